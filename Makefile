@@ -1,0 +1,69 @@
+# What one does here, by verb; `make` alone lists them.
+#
+# Packages come from complete locks, installed with --no-deps: see requirements/README.md. Each stamp is written last, so an
+# interrupted install is done again, and depends on what it was made from, so a changed lock is installed.
+
+VENV ?= .venv
+CONFIG ?= configs/local.yaml
+HOST ?=
+PORT ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
+TOOLS := $(VENV)/.tools
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+
+# The locks were solved for 3.11, so it goes first.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3 python3.12 python3.13,$(shell \
+	$(name) -c 'import ensurepip, sys; (3, 11) <= sys.version_info < (3, 14) and print(sys.executable)' 2>/dev/null)))
+
+UV_COMPILE := uv pip compile pyproject.toml --override requirements/overrides.txt --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 --no-header --no-emit-index-url --no-annotate --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check bench sim lock clean
+
+help: ## list these
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(RUNTIME) ## install what `make run` needs into .venv
+
+run: $(RUNTIME) ## serve: make run PORT=8000 HOST=127.0.0.1 CONFIG=configs/local.yaml
+	@exec $(BIN)/embedding-router run --config $(CONFIG) $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
+
+test: $(TOOLS) ## run the tests: make test ARGS="tests/unit -k deadline"
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(TOOLS) ## lint, types and every config
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/embedding-router check-config configs/*.yaml
+
+bench: $(TOOLS) ## measure: make bench ARGS=decide
+	$(BIN)/python -m benchmarks $(ARGS)
+
+sim: $(RUNTIME) ## replay a trace through the simulator: make sim ARGS=--help
+	@$(BIN)/embedding-router replay $(ARGS)
+
+lock: ## solve requirements/*.lock again (needs uv)
+	$(UV_COMPILE) --extra cpu --extra local --upgrade --output-file requirements/run.lock
+	$(UV_COMPILE) --extra cpu --extra local --extra test --extra bench --upgrade --constraint requirements/run.lock \
+		--output-file requirements/dev.lock
+
+clean: ## remove .venv, caches and builds
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 with venv found; install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): requirements/run.lock pyproject.toml | $(BIN)/python
+	$(PIP_INSTALL) --requirement requirements/run.lock
+	$(PIP_INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+$(TOOLS): requirements/dev.lock $(RUNTIME)
+	$(PIP_INSTALL) --requirement requirements/dev.lock
+	@touch $@

@@ -1,0 +1,133 @@
+"""Microseconds of what a router does for each request besides its text: `python -m benchmarks.decide`.
+
+Three models, four rules, inputs made just before each call and never the same twice. The subjects take turns, round by round,
+so that a noisy machine is noisy for all; the quietest round and the median round are printed.
+"""
+
+import gc
+import random
+import statistics
+from collections.abc import Callable
+from time import perf_counter_ns
+
+from router.domain import Curve, Features, Load, Model, Request, Work
+from router.latency import Correction
+from router.ledger import Ledger
+from router.policy import Floor, Policy, decide, predict
+
+ROUNDS, CALLS = 15, 1000
+MODELS = {
+    name: Model(name, rank, 32_768, Curve(0.004 * 4**rank, 0.002, 1e-5 * 4**rank, 1e-9, 16_384, 0.002), {"default": 60.0 + rank})
+    for rank, name in enumerate(("small", "middle", "large"))
+}
+FLOORS = (
+    Floor("not-english", "large", not_languages=frozenset({"en"})),
+    Floor("mixed", "large", mixed=True),
+    Floor("long", "middle", min_tokens=200),
+    Floor("code", "middle", code=True),
+)
+REPLICAS = 16
+Subject = Callable[[random.Random], Callable[[], object]]
+
+
+def deciding(policy: Policy) -> Subject:
+    """A free request, three times in four with a budget, against random backlogs."""
+
+    def make(rng: random.Random) -> Callable[[], object]:
+        tokens = rng.randrange(8, 400)
+        request = Request(
+            work=dict.fromkeys(MODELS, Work(tokens, tokens, tokens * tokens)),
+            features=Features(4 * tokens, rng.choice(("en", "de", None)), "Latn", False, False),
+            deadline_s=None if rng.random() < 0.25 else rng.uniform(0.01, 0.3),
+        )
+        loads = {name: Load(2, rng.randrange(30_000), 0.0, 1.3, rng.random()) for name in MODELS}
+        return lambda: decide(policy, request, MODELS, loads, 0.0)
+
+    return make
+
+
+def predicting(rng: random.Random) -> Callable[[], object]:
+    """One model."""
+    load, work = Load(2, rng.randrange(30_000)), Work(40, 40, 1600)
+    return lambda: predict(MODELS["middle"], load, work)
+
+
+def ledger_subjects() -> dict[str, Subject]:
+    """Events of one ledger with a few calls in flight at sixteen replicas of each model."""
+    book = Ledger(dict.fromkeys(MODELS, 1_000_000))
+    for name in MODELS:
+        for replica in range(REPLICAS):
+            book.joined(name, str(replica))
+    clock = iter(range(10**9))
+
+    def now() -> float:
+        return next(clock) * 1e-5
+
+    def completing(rng: random.Random) -> Callable[[], object]:
+        dispatch = book.dispatched("middle", str(rng.randrange(REPLICAS)), 100, now())
+        return lambda: book.completed(dispatch)
+
+    def dispatching(rng: random.Random) -> Callable[[], object]:
+        replica, at = str(rng.randrange(REPLICAS)), now()
+        return lambda: book.dispatched("middle", replica, 100, at)
+
+    def reporting(rng: random.Random) -> Callable[[], object]:
+        replica, tokens, at = str(rng.randrange(REPLICAS)), rng.randrange(9000), now()
+        return lambda: book.reported("middle", replica, tokens, at)
+
+    def picking(rng: random.Random) -> Callable[[], object]:
+        at = now()
+        return lambda: book.pick("middle", at, rng)
+
+    def loading(rng: random.Random) -> Callable[[], object]:
+        at = now()
+        return lambda: book.load(MODELS["middle"], at, rng, 1.3)
+
+    return {
+        "ledger.dispatched": dispatching, "ledger.completed": completing, "ledger.reported": reporting,
+        "ledger.pick": picking, "ledger.load": loading,
+    }  # fmt: skip
+
+
+def correcting(rng: random.Random) -> Callable[[], object]:
+    """Margin and bias after one completion."""
+    correction, actual_s = Correction(0.05), rng.uniform(0.01, 0.2)
+    return lambda: correction.observe(actual_s, 0.1, 1.0)
+
+
+def timed(subject: Subject, rng: random.Random) -> list[int]:
+    """Nanoseconds of `CALLS` calls, sorted."""
+    taken = []
+    for _ in range(CALLS):
+        call = subject(rng)
+        start = perf_counter_ns()
+        call()
+        taken.append(perf_counter_ns() - start)
+    return sorted(taken)
+
+
+def main() -> None:
+    """Print a table of p50 and p99, quietest and median round."""
+    subjects = {
+        "nothing (the clock)": lambda rng: lambda: None,
+        "decide, rules": deciding(Policy("small", FLOORS)),
+        "decide, priced": deciding(Policy("small", FLOORS, "priced")),
+        "predict": predicting,
+        "correction.observe": correcting,
+        **ledger_subjects(),
+    }
+    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in subjects}
+    gc.disable()
+    for number in range(ROUNDS):
+        for name, subject in subjects.items():
+            taken = timed(subject, random.Random(number))
+            rounds[name].append((taken[CALLS // 2] / 1000, taken[CALLS * 99 // 100] / 1000))
+        gc.collect()
+    print(f"{'microseconds':<22}{'p50 quiet':>10}{'median':>8}{'p99 quiet':>11}{'median':>8}")
+    for name, seen in rounds.items():
+        p50, p99 = zip(*seen, strict=True)
+        print(f"{name:<22}{min(p50):>10.2f}{statistics.median(p50):>8.2f}{min(p99):>11.2f}{statistics.median(p99):>8.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The edge's share of a request: parse the body, look in the cache, write the response.
+
+    python -m benchmarks.encoding
+
+Prints the quietest and the median of rounds that are interleaved, so that a noisy machine hurts every line alike. The rows that
+are not ours say what the obvious way costs: the json module over Python floats.
+"""
+
+import base64
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from router.cache import VectorCache
+from router.config import Limits, RouterArgs
+from router.encoding import Routing, encode
+from router.schema import parse
+from router.spaces import Catalogue, fit
+
+ROUNDS = 15
+ROUND_S = 0.02
+ROUTING = Routing("model", "best", "rule:long", "model/4096", "en", 480, 6.2, False, 0)
+
+
+def _request(texts: Any, **more: Any) -> bytes:
+    return json.dumps({"input": texts, **more}).encode()
+
+
+def _naive_float(vectors: np.ndarray[Any, Any]) -> bytes:
+    rows = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(vectors.tolist())]
+    return json.dumps({"object": "list", "data": rows}).encode()
+
+
+def _naive_base64(vectors: np.ndarray[Any, Any]) -> bytes:
+    texts = [base64.b64encode(row.tobytes()).decode() for row in vectors]
+    rows = [{"object": "embedding", "index": i, "embedding": text} for i, text in enumerate(texts)]
+    return json.dumps({"object": "list", "data": rows}).encode()
+
+
+def cases() -> dict[str, Callable[[], object]]:
+    """What is timed, by name."""
+    limits, headers = Limits(), {"host": "localhost", "content-type": "application/json"}
+    short = _request("What is the capital of France?", model="auto", encoding_format="base64")
+    many = _request([f"text number {i}, about as long as a passage's first sentence" for i in range(2048)])
+    ids = _request([list(range(1000))] * 300, model="model", token_ids="model")
+    model = {"engine": {"kind": "fake"}, "dimensions": 4096, "max_tokens": 512, "matryoshka": {"min": 32}}
+    catalogue = Catalogue(RouterArgs.model_validate({"models": {"model": model}, "tiers": {"fast": "model"}}))
+    free, pinned = parse(short, headers, limits), parse(_request("a", space="Org/Model/1024"), headers, limits)
+    rows = np.random.default_rng(0).standard_normal((32, 4096), dtype=np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    one = rows[:1, :1024].copy()
+    cache, digests = VectorCache(10**8), [i.to_bytes(16, "big") for i in range(32)]
+    cache.put_many("model", digests, rows, [12] * 32)
+    return {
+        "parse 1 short text": lambda: parse(short, headers, limits),
+        "parse 2048 texts": lambda: parse(many, headers, limits),
+        "parse 300 x 1000 token ids": lambda: parse(ids, headers, limits),
+        "resolve auto": lambda: catalogue.resolve(free),
+        "resolve space": lambda: catalogue.resolve(pinned),
+        "fit 32 x 4096 to 1024": lambda: fit(rows, 1024),
+        "cache: look up 1": lambda: cache.get_many("model", digests[:1]),
+        "cache: look up 32": lambda: cache.get_many("model", digests),
+        "encode 1 x 1024 base64": lambda: encode(one, "base64", ROUTING, 12),
+        "encode 1 x 1024 float": lambda: encode(one, "float", ROUTING, 12),
+        "encode 32 x 4096 base64": lambda: encode(rows, "base64", ROUTING, 480),
+        "encode 32 x 4096 float": lambda: encode(rows, "float", ROUTING, 480),
+        "encode 32 x 4096 int8": lambda: encode(rows, "int8", ROUTING, 480),
+        "encode 32 x 4096 binary": lambda: encode(rows, "binary", ROUTING, 480),
+        "json module 32 x 4096 base64": lambda: _naive_base64(rows),
+        "json module 32 x 4096 float": lambda: _naive_float(rows),
+    }
+
+
+def main() -> None:
+    """Time every case in microseconds a call."""
+    timed = cases()
+    took: dict[str, list[float]] = {name: [] for name in timed}
+    calls = {name: max(1, int(ROUND_S / _seconds(call, 1))) for name, call in timed.items()}
+    for _ in range(ROUNDS):
+        for name, call in timed.items():
+            took[name].append(_seconds(call, calls[name]) / calls[name] * 1e6)
+    print(f"{'us a call':<32}{'quietest':>12}{'median':>12}")
+    for name, us in took.items():
+        print(f"{name:<32}{min(us):>12.2f}{statistics.median(us):>12.2f}")
+
+
+def _seconds(call: Callable[[], object], times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""`deployments.app:build` makes the Serve application of a config: one deployment per model, and the router in front."""
+# No `from __future__ import annotations` here: Serve looks at the builder's annotation itself, and a string turns it off.
+
+from typing import Any
+
+from ray import serve
+
+from deployments.embedder import Embedder
+from deployments.ingress import Router
+from router.config import ModelConfig
+from router.strict import parse_args
+
+ROUTER = "router"
+MAX_ONGOING = 1_000_000  # admission is by tokens, in the router's lanes and here, never by a count of calls
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application for the `args:` of a Serve config file; raises ConfigError naming every key that is wrong.
+
+    Each model's deployment has the model's id as its name, so that the standard `deployments:` section of the same file sets
+    its resources and autoscaling. Routing rules travel as `user_config`: changing them restarts nothing.
+    """
+    config = parse_args(args)
+    models = {name: _model(name, model, config.base_dir) for name, model in config.models.items()}
+    fixed = config.model_dump(mode="json", exclude={"routing"})
+    routing = config.routing.model_dump(mode="json")
+    router = serve.deployment(name=ROUTER, max_ongoing_requests=MAX_ONGOING, user_config=routing, health_check_period_s=2)
+    return router(Router).bind(fixed, models)
+
+
+def _model(name: str, model: ModelConfig, base_dir: str | None) -> serve.Application:
+    embedder = serve.deployment(
+        name=name,
+        max_ongoing_requests=MAX_ONGOING,
+        health_check_period_s=5,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=20,
+        request_router_config={"request_router_class": "deployments.replica_choice:ByTokens"},
+    )
+    return embedder(Embedder).bind(name, model.model_dump(mode="json"), base_dir)

@@ -1,0 +1,95 @@
+"""Writes the decision log (router/decision_log.py has its format) on a thread of its own.
+
+A request costs the event loop one append. Every line is one write to a file opened for appending, so the routers of a machine
+may share a file. A file that has grown to `max_bytes` becomes PATH.1, in the place of the one before it: a log never takes more
+than twice that. Whoever renames holds a lock on the file that is renamed, so that two routers do not do it one after the other.
+"""
+
+import fcntl
+import logging
+import os
+import secrets
+import threading
+from collections import deque
+from pathlib import Path
+
+from router import config
+from router.decision_log import Entry, Setting, entry_line, lost_line, setting_line
+
+WRITE_EVERY_S = 0.2
+MOST_WAITING = 20_000  # requests in memory; beyond it the newest are counted and not written
+
+log = logging.getLogger("ray.serve")
+
+
+class DecisionLog:
+    """An open log file; `add` from one thread, `close` at the end."""
+
+    def __init__(self, path: Path, max_bytes: int, router: str) -> None:
+        """Creates the folder and the file; raises OSError when they cannot be written."""
+        self._path, self._max_bytes, self._router = path, max_bytes, router
+        self._waiting: deque[tuple[Setting, Entry]] = deque()
+        self._lost = 0
+        self._setting: Setting | None = None  # the last one written
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._open()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
+        self._thread.start()
+
+    def add(self, setting: Setting, entry: Entry) -> None:
+        """Take one request; it is on its way to the file within `WRITE_EVERY_S`."""
+        if self._stopped.is_set():
+            return
+        if len(self._waiting) < MOST_WAITING:
+            self._waiting.append((setting, entry))
+        else:
+            self._lost += 1
+
+    def close(self) -> None:
+        """Write what waits and close the file."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped.wait(WRITE_EVERY_S):
+                self._write()
+            self._write()
+        except OSError as error:
+            log.error("the decision log %s ends here: %s", self._path, error)
+            self._stopped.set()
+            self._waiting.clear()
+        finally:
+            os.close(self._file)
+
+    def _write(self) -> None:
+        while self._waiting:
+            setting, entry = self._waiting.popleft()
+            self._make_room()
+            if setting is not self._setting:
+                os.write(self._file, setting_line(setting, self._router))
+                self._setting = setting
+            os.write(self._file, entry_line(entry, setting, self._router))
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            os.write(self._file, lost_line(lost, self._router))
+
+    def _make_room(self) -> None:
+        """Begin a new file when this one is full, or when another router already has."""
+        if os.fstat(self._file).st_size < self._max_bytes:
+            return
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        if self._path.exists() and os.path.samestat(os.fstat(self._file), self._path.stat()):
+            self._path.replace(self._path.with_name(self._path.name + ".1"))
+        os.close(self._file)  # and with it the lock
+        self._file, self._setting = self._open(), None
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+def open_log(settings: config.DecisionLog, base_dir: str | None) -> DecisionLog:
+    """The log that a config asks for, of a router with a name of its own; raises OSError when it cannot be written."""
+    path = Path(base_dir or ".") / Path(settings.path).expanduser()  # an absolute path stays itself
+    return DecisionLog(path, settings.max_bytes, secrets.token_hex(4))

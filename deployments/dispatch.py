@@ -1,0 +1,361 @@
+"""The async shell around the ledger: texts of many requests travel together in calls to a model's replicas.
+
+One lane per model. A request is cut into chunks of at most one engine batch; small chunks share a call, a large one has a call
+of its own. Each replica has a few calls in flight: enough that the engine never waits for the router, few enough that the rest
+stays in this router's queue, where it can still be reordered, cancelled or sent elsewhere. Neither kind may take every slot:
+a small chunk never waits behind more than the large calls already at the engines, and a stream of small ones never starves a
+large one. `bulk` goes when nothing interactive waits.
+
+A chunk whose caller has left is dropped when popped; a call is cancelled when all of its callers have left. A call that fails
+because its replica died is sent once more elsewhere; one that fails for another reason is sent again chunk by chunk, so that a
+bad chunk harms nobody else. Every chunk ends with rows or with an error that says why.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from deployments.engines.base import TokenIds, Vectors
+from deployments.wire import MESSAGE_BYTES, Call, Failure, Reply, max_rows
+from router.errors import DeadlineExceeded, ModelUnavailable, Overloaded, RouterError
+from router.feedback import Feedback
+from router.ledger import Dispatch, Ledger
+
+SMALL, LARGE = 0, 1  # kinds of calls
+SMALL_TOKENS = 512  # a chunk up to this size shares a call
+SMALL_ROWS = 32
+RETRY_AFTER_S = 1.0  # what a caller is told when nothing better is known
+
+
+class ReplicaLost(Exception):
+    """The replica died or cannot be reached; the work may be sent elsewhere."""
+
+
+class Transport(Protocol):
+    """How a call reaches a replica; raises ReplicaLost when it did not, or died on the way."""
+
+    async def send(self, model: str, call: Call, replica: str) -> Reply: ...
+
+
+class Rows(NamedTuple):
+    """The answer to one chunk."""
+
+    vectors: Vectors  # (texts, native dimensions)
+    tokens: list[int]
+    failed: dict[int, Failure]
+    queue_s: float
+    inference_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """A part of one request, small enough for one engine batch."""
+
+    ids: TokenIds | None  # flat
+    lengths: npt.NDArray[np.int32]
+    texts: list[str] | None
+    input_type: Literal["query", "document"]
+    tokens: int
+    bulk: bool
+    deadline_s: float | None
+    future: "asyncio.Future[Rows]"
+    tries: int = 0
+    alone: bool = False
+    queued_s: float = 0.0
+
+    @property
+    def tokens_sq(self) -> int:
+        """The attention term of the curve."""
+        return int(np.dot(self.lengths, self.lengths.astype(np.int64)))
+
+    @property
+    def small(self) -> bool:
+        return self.tokens <= SMALL_TOKENS and len(self.lengths) <= SMALL_ROWS and not self.alone
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a lane has done, for metrics and tests."""
+
+    calls: int = 0
+    retries: int = 0
+    dropped: int = 0
+    cancelled_calls: int = 0
+
+
+@dataclass(slots=True)
+class Lane:
+    """One model's queue in this router, and the calls it has in flight."""
+
+    model: str
+    dimensions: int
+    batch_tokens: int
+    calls_in_flight: int
+    max_queued_tokens: int
+    transport: Transport
+    ledger: Ledger
+    feedback: Feedback
+    clock: Callable[[], float]
+    rng: random.Random
+    replicas: tuple[str, ...] = ()
+    counters: Counters = field(default_factory=Counters)
+    _small: tuple[deque[Chunk], deque[Chunk]] = field(default_factory=lambda: (deque(), deque()))  # interactive, bulk
+    _large: tuple[deque[Chunk], deque[Chunk]] = field(default_factory=lambda: (deque(), deque()))
+    _in_flight: list[int] = field(default_factory=lambda: [0, 0])  # calls: small, large
+    _flights: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    def submit(
+        self,
+        ids: Sequence[TokenIds] | None,
+        texts: Sequence[str] | None,
+        counts: Sequence[int],
+        input_type: Literal["query", "document"],
+        deadline_s: float | None,
+        bulk: bool = False,
+    ) -> "list[asyncio.Future[Rows]]":
+        """Queue the texts of one request; one future per chunk, in order. Cancel the futures to take the work back.
+
+        `deadline_s` is on this lane's clock: text that was not sent by then is dropped with DeadlineExceeded.
+        Raises Overloaded when the queue of this router is full.
+        """
+        total = sum(counts)
+        waiting = self.ledger.waiting_tokens(self.model)
+        if waiting and waiting + total > self.max_queued_tokens:
+            raise Overloaded(self.model, RETRY_AFTER_S)
+        loop = asyncio.get_running_loop()
+        chunks = []
+        for start, stop in _cuts(counts, texts, self.batch_tokens, max_rows(self.dimensions)):
+            lengths = np.asarray(counts[start:stop], np.int32)
+            chunk = Chunk(
+                ids=None if ids is None else (ids[start] if stop - start == 1 else np.concatenate(ids[start:stop])),
+                lengths=lengths, texts=None if texts is None else list(texts[start:stop]), input_type=input_type,
+                tokens=int(lengths.sum()), bulk=bulk, deadline_s=deadline_s, future=loop.create_future(), queued_s=self.clock(),
+            )
+            chunks.append(chunk)
+            self._queue(chunk)
+        self.pump()
+        return [chunk.future for chunk in chunks]
+
+    def replicas_changed(self, replicas: Sequence[str]) -> None:
+        """The replicas that take calls now; those that are gone take their share of the ledger with them."""
+        for gone in set(self.replicas) - set(replicas):
+            self.ledger.lost(self.model, gone)
+            self.feedback.lost(gone)
+        for new in replicas:
+            self.ledger.joined(self.model, new)
+        self.replicas = tuple(replicas)
+        self.pump()
+
+    def pump(self) -> None:
+        """Send what can be sent now."""
+        while True:
+            small_waits, large_waits = self._waits(self._small), self._waits(self._large)
+            if small_waits and self._may_send(SMALL, large_waits):
+                queues = self._small
+            elif large_waits and self._may_send(LARGE, small_waits):
+                queues = self._large
+            else:
+                return
+            replica = self.ledger.pick(self.model, self.clock(), self.rng)
+            if replica is None:
+                return
+            chunks = self._take_small() if queues is self._small else self._take_large()
+            if chunks:
+                self._launch(chunks, replica)
+
+    async def close(self) -> None:
+        """Cancel what is in flight and fail what waits."""
+        for queue in (*self._small, *self._large):
+            while queue:
+                self._settle(self._unqueue(queue), self._stopping())
+        for task in list(self._flights):
+            task.cancel()
+        await asyncio.gather(*self._flights, return_exceptions=True)
+
+    def _queue(self, chunk: Chunk, front: bool = False) -> None:
+        queue = (self._small if chunk.small else self._large)[chunk.bulk]
+        if front:
+            queue.appendleft(chunk)
+        else:
+            queue.append(chunk)
+        self.ledger.queued(self.model, chunk.tokens)
+
+    def _unqueue(self, queue: deque[Chunk]) -> Chunk:
+        chunk = queue.popleft()
+        self.ledger.unqueued(self.model, chunk.tokens)
+        return chunk
+
+    def _waits(self, queues: tuple[deque[Chunk], deque[Chunk]]) -> bool:
+        """Whether a live chunk waits; dead ones in front are dropped on the way."""
+        for queue in queues:
+            while queue:
+                if self._alive(queue[0]):
+                    return True
+                self._unqueue(queue)
+        return False
+
+    def _alive(self, chunk: Chunk) -> bool:
+        if chunk.future.done():
+            self.counters.dropped += 1
+            return False
+        if chunk.deadline_s is not None and self.clock() >= chunk.deadline_s:
+            self.counters.dropped += 1
+            self._settle(chunk, DeadlineExceeded(chunk.deadline_s - chunk.queued_s))
+            return False
+        return True
+
+    def _may_send(self, kind: int, other_waits: bool) -> bool:
+        """Whether one more call of this kind leaves room for the other kind; large ones always leave some."""
+        most = self.calls_in_flight * len(self.replicas)
+        if kind is LARGE or other_waits:
+            most -= max(1, len(self.replicas)) if self.calls_in_flight > 1 else 0
+        return self._in_flight[kind] < most
+
+    def _take_large(self) -> list[Chunk]:
+        for queue in self._large:
+            while queue:
+                chunk = self._unqueue(queue)
+                if self._alive(chunk):
+                    return [chunk]
+        return []
+
+    def _take_small(self) -> list[Chunk]:
+        """Small chunks for one call: interactive first, up to one batch, one reply's rows and one side of the prompt."""
+        chunks: list[Chunk] = []
+        tokens = rows = 0
+        most_rows = max_rows(self.dimensions)
+        for queue in self._small:
+            while queue:
+                chunk = queue[0]
+                if chunks and (
+                    tokens + chunk.tokens > self.batch_tokens
+                    or rows + len(chunk.lengths) > most_rows
+                    or chunk.input_type != chunks[0].input_type
+                ):
+                    return chunks
+                self._unqueue(queue)
+                if self._alive(chunk):
+                    chunks.append(chunk)
+                    tokens, rows = tokens + chunk.tokens, rows + len(chunk.lengths)
+        return chunks
+
+    def _launch(self, chunks: list[Chunk], replica: str) -> None:
+        kind = SMALL if chunks[0].small else LARGE
+        self._in_flight[kind] += 1
+        ahead_tokens = self.ledger.outstanding_tokens(self.model, self.clock())[replica]
+        dispatch = self.ledger.dispatched(self.model, replica, sum(chunk.tokens for chunk in chunks), self.clock())
+        self.counters.calls += 1
+        # An empty context: Serve takes the request id of the current one, and its replica choice needs a unique id per call.
+        task = asyncio.get_running_loop().create_task(self._fly(chunks, replica, dispatch, ahead_tokens), context=Context())
+        self._flights.add(task)
+
+        def landed(_: "asyncio.Task[None]") -> None:
+            # Not a `finally` in the task: one that is cancelled before it first runs never gets there.
+            self.ledger.completed(dispatch)
+            self._in_flight[kind] -= 1
+            self._flights.discard(task)
+            if task.cancelled():
+                for chunk in chunks:
+                    self._settle(chunk, self._stopping())
+            self.pump()
+
+        task.add_done_callback(landed)
+
+        def left(_: "asyncio.Future[Rows]") -> None:
+            if not task.done() and all(chunk.future.cancelled() for chunk in chunks):
+                self.counters.cancelled_calls += 1
+                task.cancel()
+
+        for chunk in chunks:
+            chunk.future.add_done_callback(left)
+
+    async def _fly(self, chunks: list[Chunk], replica: str, dispatch: Dispatch, ahead_tokens: int) -> None:
+        sent_s = self.clock()
+        try:
+            reply = await self.transport.send(self.model, _call(chunks, sent_s), replica)
+            if reply.vectors.shape != (rows := sum(len(chunk.lengths) for chunk in chunks), self.dimensions):
+                raise ValueError(f"{self.model} answered {reply.vectors.shape} for {rows} texts of {self.dimensions} dimensions")
+        except ReplicaLost as error:
+            self._again(chunks, str(error), alone=False)
+        except RouterError as error:
+            for chunk in chunks:
+                self._settle(chunk, error)
+        except Exception as error:
+            self._again(chunks, f"{type(error).__name__}: {error}", alone=True)
+        else:
+            now = self.clock()
+            self.ledger.completed(dispatch)
+            self.ledger.reported(self.model, reply.replica, reply.outstanding_tokens, now)
+            self.feedback.served(reply.replica, reply.counters)
+            self.feedback.stepped(ahead_tokens + dispatch.tokens, sum(chunk.tokens_sq for chunk in chunks), now - sent_s)
+            self._deliver(chunks, reply, sent_s)
+
+    def _deliver(self, chunks: list[Chunk], reply: Reply, sent_s: float) -> None:
+        start = 0
+        for chunk in chunks:
+            stop = start + len(chunk.lengths)
+            if not chunk.future.done():
+                failed = {row - start: failure for row, failure in reply.failed.items() if start <= row < stop}
+                chunk.future.set_result(Rows(
+                    reply.vectors[start:stop], reply.tokens[start:stop], failed,
+                    sent_s - chunk.queued_s + reply.queue_s, reply.inference_s,
+                ))
+            start = stop
+
+    def _again(self, chunks: Iterable[Chunk], why: str, alone: bool) -> None:
+        """Send each chunk once more, in front of the queue; a second failure is its caller's."""
+        for chunk in chunks:
+            if chunk.future.done():
+                continue
+            if chunk.tries:
+                self._settle(chunk, ModelUnavailable([f"{self.model} failed twice: {why}"], RETRY_AFTER_S))
+                continue
+            chunk.tries += 1
+            chunk.alone = chunk.alone or alone
+            self.counters.retries += 1
+            self._queue(chunk, front=True)
+
+    def _stopping(self) -> ModelUnavailable:
+        return ModelUnavailable([f"{self.model}: this router is stopping"], RETRY_AFTER_S)
+
+    def _settle(self, chunk: Chunk, error: RouterError) -> None:
+        if not chunk.future.done():
+            chunk.future.set_exception(error)
+
+
+def _cuts(
+    counts: Sequence[int], texts: Sequence[str] | None, batch_tokens: int, most_rows: int
+) -> "list[tuple[int, int]]":
+    """Consecutive ranges of texts, each at most one batch of tokens, one reply of rows and one message of text."""
+    cuts, start, tokens, size = [], 0, 0, 0
+    for index, count in enumerate(counts):
+        own = 0 if texts is None else 4 * len(texts[index])
+        if index > start and (
+            tokens + count > batch_tokens or index - start >= most_rows or size + own > MESSAGE_BYTES
+        ):
+            cuts.append((start, index))
+            start, tokens, size = index, 0, 0
+        tokens, size = tokens + count, size + own
+    cuts.append((start, len(counts)))
+    return cuts
+
+
+def _call(chunks: list[Chunk], now: float) -> Call:
+    only = chunks[0]
+    if len(chunks) == 1:
+        left_s = None if only.deadline_s is None else only.deadline_s - now
+        return Call(only.ids, only.lengths, only.texts, only.input_type, [left_s] * len(only.lengths))
+    return Call(
+        None if only.ids is None else np.concatenate([chunk.ids for chunk in chunks if chunk.ids is not None]),
+        np.concatenate([chunk.lengths for chunk in chunks]),
+        None if only.texts is None else [text for chunk in chunks for text in chunk.texts or ()],
+        only.input_type,
+        [None if chunk.deadline_s is None else chunk.deadline_s - now for chunk in chunks for _ in chunk.lengths],
+    )

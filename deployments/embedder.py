@@ -1,0 +1,135 @@
+"""One model's deployment: the engine's life, admission, health, and what the replica reports of its load."""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ray import serve
+
+from deployments import engines
+from deployments.engines.base import Batch, Embedded, Engine, EngineDead, EngineError, TextTooLong, Vectors
+from deployments.wire import Call, Failure, Reply, split_ids
+from router.config import ModelConfig
+from router.feedback import Counters
+
+HEALTH_TIMEOUT_S = 20.0
+
+log = logging.getLogger("ray.serve")
+
+
+class Host:
+    """One started engine and what is said of it; knows no Ray, so that tests can have it in their own process."""
+
+    def __init__(self, engine: Engine, replica: str) -> None:
+        self._engine, self._replica = engine, replica
+        self._outstanding_tokens = self._served_tokens = self._calls = 0
+        self._busy_s, self._busy_since_s = 0.0, 0.0
+        self._dead: str | None = None
+
+    async def embed(self, call: Call, to: str | None = None) -> Reply:
+        """Embed the texts of one call; `to` is read by the replica choice (deployments/replica_choice.py) and not here.
+
+        Texts whose time is over are dropped here and reported as expired. A cancelled call leaves the engine at once.
+        Raises EngineDead when the engine is gone: the caller retries elsewhere and Serve replaces this replica.
+        """
+        arrived = time.monotonic()
+        tokens = int(call.lengths.sum())
+        self._outstanding_tokens += tokens
+        if not self._calls:
+            self._busy_since_s = arrived
+        self._calls += 1
+        try:
+            failed = {
+                row: Failure("expired", "its deadline passed before it was embedded")
+                for row, left_s in enumerate(call.expires_in_s) if left_s is not None and left_s <= 0
+            }
+            keep = [row for row in range(len(call.lengths)) if row not in failed]
+            if not keep:
+                return self._reply(call, None, keep, failed, 0.0, 0.0)
+            ids = split_ids(call.ids, call.lengths) if call.ids is not None else None
+            batch = Batch(
+                ids=[ids[row] for row in keep] if ids is not None else None,
+                texts=[call.texts[row] for row in keep] if call.texts is not None else None,
+                input_type=call.input_type,
+            )
+            started = time.monotonic()
+            embedded = await self._engine.embed(batch)
+            ended = time.monotonic()
+            for index, error in embedded.failed.items():
+                failed[keep[index]] = _failure(error)
+            for index in np.flatnonzero(~_unit_length(embedded.vectors)):
+                failed.setdefault(keep[index], Failure("engine", "the engine made a vector that is not of length 1"))
+            return self._reply(call, embedded, keep, failed, started - arrived, ended - started, tokens)
+        except EngineDead as error:
+            self._dead = str(error)
+            raise
+        finally:
+            self._outstanding_tokens -= tokens
+            self._calls -= 1
+            if not self._calls:
+                self._busy_s += time.monotonic() - self._busy_since_s
+
+    def _reply(
+        self, call: Call, embedded: Embedded | None, keep: list[int], failed: dict[int, Failure], queue_s: float,
+        inference_s: float, own_tokens: int = 0,
+    ) -> Reply:
+        rows, width = len(call.lengths), self._engine.dimensions
+        if embedded is not None and len(keep) == rows:
+            vectors, tokens = embedded.vectors, embedded.tokens
+        else:
+            vectors, tokens = np.zeros((rows, width), np.float32), [0] * rows
+            if embedded is not None:
+                vectors[keep] = embedded.vectors
+                for row, count in zip(keep, embedded.tokens, strict=True):
+                    tokens[row] = count
+        left = self._outstanding_tokens - own_tokens
+        busy_s = self._busy_s + time.monotonic() - self._busy_since_s
+        return Reply(
+            vectors, tokens, failed, self._replica, queue_s, inference_s, left, Counters(self._served_tokens, busy_s)
+        )
+
+    async def check_health(self) -> None:
+        """Embed something; Serve replaces the replica when this raises three times."""
+        if self._dead is not None:
+            raise EngineDead(self._dead)
+        await asyncio.wait_for(self._engine.check_health(), HEALTH_TIMEOUT_S)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tokens taken and not answered, for the autoscaling policy."""
+        return {"outstanding_tokens": float(self._outstanding_tokens)}
+
+    async def stop(self) -> None:
+        """Give back what the engine holds."""
+        await self._engine.stop()
+
+
+class Embedder(Host):
+    """Every replica of a model's deployment is one of these."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, model_id: str, config: dict[str, Any], base_dir: str | None
+    ) -> None:
+        started = time.monotonic()
+        engine = engines.create(ModelConfig.model_validate(config), base_dir)
+        await engine.start()
+        super().__init__(engine, serve.get_replica_context().replica_id.unique_id)
+        log.info("%s ready in %.1f s", model_id, time.monotonic() - started)
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_engine"):
+            await self.stop()
+
+
+def _unit_length(vectors: Vectors) -> npt.NDArray[np.bool_]:
+    """Which rows are what every caller is promised; NaN is not."""
+    squares: Vectors = np.einsum("ij,ij->i", vectors, vectors)
+    return np.abs(squares - 1.0) < 1e-2
+
+
+def _failure(error: EngineError) -> Failure:
+    if isinstance(error, TextTooLong):
+        return Failure("too_long", str(error), error.tokens, error.limit)
+    return Failure("engine", str(error))

@@ -1,0 +1,79 @@
+"""What every engine is: texts of one model in, one float32 array out.
+
+The caller is the model's deployment (deployments/embedder.py), on the event loop of its replica. An engine never cuts a text,
+never returns fewer rows than texts, and never answers after it was told to stop.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]  # (texts, dimensions), rows of length 1
+TokenIds = npt.NDArray[np.int32]  # (tokens,)
+
+
+class EngineError(Exception):
+    """The engine could not embed this batch; the message says what to do."""
+
+
+class EngineDead(EngineError):
+    """The engine will not embed anything again: the replica must be replaced."""
+
+
+class TextTooLong(EngineError):
+    """One text has more tokens than the model reads (raised by engines that tokenise themselves)."""
+
+    def __init__(self, index: int, tokens: int, limit: int) -> None:
+        super().__init__(f"text {index} has {tokens} tokens, the model reads {limit}")
+        self.index, self.tokens, self.limit = index, tokens, limit
+
+    def __reduce__(self) -> tuple[type["TextTooLong"], tuple[int, int, int]]:
+        """Travel between processes: Exception's own pickling would call the class with the message alone."""
+        return type(self), (self.index, self.tokens, self.limit)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Texts that travel together: token ids where the router tokenised for this model, else the prompted texts."""
+
+    ids: Sequence[TokenIds] | None = None
+    texts: Sequence[str] | None = None
+    input_type: Literal["query", "document"] = "document"
+
+    def __len__(self) -> int:
+        return len(self.ids if self.ids is not None else self.texts or ())
+
+
+@dataclass(slots=True)
+class Embedded:
+    """The engine's answer, in the order of the batch."""
+
+    vectors: Vectors
+    tokens: list[int]  # what the model read of each text, special tokens included
+    failed: dict[int, EngineError] = field(default_factory=dict)  # rows that failed alone; their vectors are undefined
+
+
+class Engine(Protocol):
+    """Life: start, embed many times at once, stop. All but `queued_tokens` run on the replica's event loop."""
+
+    dimensions: int
+    max_tokens: int
+    batch_tokens: int  # most tokens one step takes
+
+    async def start(self) -> None:
+        """Load the model and embed something; raises EngineError saying what is missing."""
+
+    async def embed(self, batch: Batch) -> Embedded:
+        """Embed the batch; cancelling the awaiting task takes its texts out of the engine. Raises EngineError."""
+
+    def queued_tokens(self) -> int:
+        """Tokens taken and not finished, those in the running step included."""
+
+    async def check_health(self) -> None:
+        """Embed a short text; raises EngineDead when the engine will not answer again."""
+
+    async def stop(self) -> None:
+        """Give back memory, processes and files; safe to call twice."""

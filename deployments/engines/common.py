@@ -1,0 +1,92 @@
+"""What engines do alike: find their model, refuse the texts it cannot read, give every vector length 1.
+
+Ids are checked here because engines do not: an id outside the vocabulary reads foreign memory on some kernels and kills the
+whole engine on others, and callers may send ids of their own (`token_ids: "model"`).
+"""
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+
+from deployments.engines.base import Batch, Embedded, EngineError, TextTooLong, TokenIds, Vectors
+from router.config import resolve_path
+
+
+def model_source(source: str, base_dir: str | None) -> str:
+    """The folder that `source` names, else the hub id that it is; a local folder switches the hub off in this process.
+
+    Raises FileNotFoundError with a sentence when it is neither.
+    """
+    try:
+        folder = resolve_path(source, base_dir)
+    except FileNotFoundError:
+        if source.count("/") == 1 and not source.startswith((".", "/", "~", "package:")):
+            return source
+        raise
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    return str(folder)
+
+
+def token_ids(batch: Batch) -> Sequence[TokenIds]:
+    """The batch's token ids; raises EngineError where it holds texts."""
+    if batch.ids is None:
+        raise EngineError("this engine takes token ids, not text: set the model's `tokenizer` to its tokenizer.json")
+    return batch.ids
+
+
+def unreadable(ids: Sequence[TokenIds], max_tokens: int, vocabulary: int) -> dict[int, EngineError]:
+    """The rows a model with this context and vocabulary cannot read, each with its reason."""
+    failed: dict[int, EngineError] = {}
+    for row, text in enumerate(ids):
+        if len(text) > max_tokens:
+            failed[row] = TextTooLong(row, len(text), max_tokens)
+        elif not len(text):
+            failed[row] = EngineError(f"text {row} has no tokens: there is nothing to embed")
+        elif text.min() < 0 or text.max() >= vocabulary:
+            failed[row] = EngineError(
+                f"text {row} has token id {max(text.max(), -text.min(), key=abs)}, the model knows 0 to {vocabulary - 1}: "
+                "tokenise with the model's own tokenizer"
+            )
+    return failed
+
+
+def normalise(vectors: Vectors) -> dict[int, EngineError]:
+    """Scale every row to length 1 in place; rows that are zero or not finite come back as failures."""
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    usable = np.isfinite(squares) & (squares > 0.0)
+    if usable.all():
+        if squares.size and np.abs(squares - 1.0).max() > 1e-6:
+            vectors /= np.sqrt(squares)[:, None]
+        return {}
+    vectors[usable] /= np.sqrt(squares[usable])[:, None]
+    return {
+        int(row): EngineError(f"the model's vector for text {row} is {'zero' if squares[row] == 0.0 else 'not finite'}")
+        for row in np.flatnonzero(~usable)
+    }
+
+
+def require_dimensions(got: int, wanted: int) -> None:
+    """Raise EngineError unless the model's vectors are as wide as the config says."""
+    if got != wanted:
+        raise EngineError(f"the model gives {got} dimensions, the config says {wanted}: set `dimensions: {got}`")
+
+
+async def probe(embed: Callable[[Batch], Awaitable[Embedded]], batch: Batch) -> None:
+    """Embed the batch for its health's sake; raises the EngineError of the first text that failed."""
+    answer = await embed(batch)
+    for error in answer.failed.values():
+        raise error
+
+
+def pieces_of(rows: Sequence[int], tokens: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Rows in runs of at most `batch_tokens` tokens, or one longer text, in their order."""
+    pieces: list[list[int]] = []
+    room = 0
+    for row in rows:
+        if not pieces or tokens[row] > room:
+            pieces.append([])
+            room = batch_tokens
+        pieces[-1].append(row)
+        room -= tokens[row]
+    return pieces

@@ -1,0 +1,157 @@
+"""Any OpenAI-compatible embeddings server as an engine: SGLang, TEI, `vllm serve`, a hosted one.
+
+The server is not trusted: a reply must have one vector of the right width for every text, in whatever order `index` says, or
+the batch fails with a sentence. Texts of many callers travel together: a batch that the server refuses is sent again in
+halves until the text at fault fails alone. Vectors travel as base64 float32 where the server knows it. Cancelling closes the
+connection of the request, which servers take as a sign to drop its work.
+
+Servers count the tokens of a request, not of each text: the sum is shared out by length, one token per four characters where
+there is no sum.
+"""
+
+import asyncio
+import base64
+import os
+from itertools import accumulate, pairwise
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, Vectors
+from deployments.engines.common import normalise, probe
+from router import config
+
+
+class _Refused(EngineError):
+    """The server says that the request itself is at fault."""
+
+
+class RemoteEngine:
+    """A client of one server and model."""
+
+    def __init__(self, settings: config.RemoteEngine, dimensions: int, max_tokens: int, batch_tokens: int) -> None:
+        self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, batch_tokens
+        self._settings = settings
+        self._where = f"{settings.base_url} ({settings.model})"
+        self._client: httpx.AsyncClient | None = None
+        self._queued_tokens = 0
+
+    async def start(self) -> None:
+        """Open the connection pool and embed a word; raises EngineError saying what the server answered."""
+        headers = {"Content-Type": "application/json"}
+        if (name := self._settings.api_key_env) is not None:
+            if not (key := os.environ.get(name)):
+                raise EngineError(f"engine.api_key_env: the environment variable {name} is not set")
+            headers["Authorization"] = f"Bearer {key}"
+        most = self._settings.max_connections
+        self._client = httpx.AsyncClient(
+            base_url=self._settings.base_url,
+            headers=headers,
+            timeout=None,  # _post limits the whole exchange, where httpx would limit each read
+            limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
+        )
+        try:
+            await self.check_health()
+        except EngineError:
+            await self.stop()
+            raise
+
+    async def embed(self, batch: Batch) -> Embedded:
+        """Send the texts in one request; texts that the server refuses fail alone."""
+        if batch.texts is None:
+            raise EngineError("a remote engine takes text, not token ids: its tokenizer is `callable:module:function`")
+        guess = sum(map(_guess, batch.texts))
+        self._queued_tokens += guess
+        try:
+            answer = await self._embed(list(batch.texts))
+        finally:
+            self._queued_tokens -= guess
+        answer.failed = normalise(answer.vectors) | answer.failed
+        return answer
+
+    async def _embed(self, texts: list[str]) -> Embedded:
+        if not texts:
+            return Embedded(np.empty((0, self.dimensions), np.float32), [])
+        try:
+            reply = await self._post(texts)
+        except _Refused as error:
+            if len(texts) == 1:
+                return Embedded(np.ones((1, self.dimensions), np.float32), [_guess(texts[0])], {0: EngineError(str(error))})
+            middle = len(texts) // 2
+            left, right = await self._embed(texts[:middle]), await self._embed(texts[middle:])
+            failed = left.failed | {middle + row: reason for row, reason in right.failed.items()}
+            return Embedded(np.concatenate([left.vectors, right.vectors]), left.tokens + right.tokens, failed)
+        try:
+            return Embedded(self._vectors(reply["data"], len(texts)), _tokens(reply, texts))
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineError(f"{self._where} answered nonsense: {type(error).__name__}: {error}") from error
+
+    async def _post(self, texts: list[str]) -> Any:
+        if self._client is None:
+            raise EngineDead("the connection to the server was closed")
+        body = orjson.dumps({"model": self._settings.model, "input": texts, "encoding_format": "base64"})
+        try:
+            async with asyncio.timeout(self._settings.timeout_s):
+                response = await self._client.post("embeddings", content=body)
+        except TimeoutError as error:
+            raise EngineError(f"{self._where} did not answer within {self._settings.timeout_s:g} s") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise EngineError(f"{self._where} cannot be reached: {type(error).__name__}: {error}") from error
+        status, said = response.status_code, response.text[:300]
+        if status == 429:
+            after = response.headers.get("Retry-After")
+            raise EngineError(f"{self._where} is overloaded" + (f": retry after {after} s" if after else ""))
+        if status in (400, 413, 422):
+            raise _Refused(f"{self._where} refused the text with {status}: {said}")
+        if status != 200:
+            raise EngineError(f"{self._where} answered {status}: {said}")
+        try:
+            return orjson.loads(response.content)
+        except orjson.JSONDecodeError as error:
+            raise EngineError(f"{self._where} answered something that is not JSON: {said!r}") from error
+
+    def _vectors(self, data: Any, texts: int) -> Vectors:
+        """The vectors in the order of `index`; raises ValueError, KeyError or TypeError for what is not a reply."""
+        if sorted(item["index"] for item in data) != list(range(texts)):
+            raise ValueError(f"{len(data)} vectors for {texts} texts, or an index twice")
+        vectors = np.empty((texts, self.dimensions), np.float32)
+        for item in data:
+            embedding = item["embedding"]
+            if isinstance(embedding, str):
+                row = np.frombuffer(base64.b64decode(embedding, validate=True), "<f4")
+            else:
+                row = np.array(embedding, np.float32)
+            if row.shape != (self.dimensions,):
+                raise ValueError(f"a vector of shape {row.shape}, the config says dimensions: {self.dimensions}")
+            vectors[item["index"]] = row
+        return vectors
+
+    def queued_tokens(self) -> int:
+        """Tokens of the texts that wait for the server, one per four characters."""
+        return self._queued_tokens
+
+    async def check_health(self) -> None:
+        """Embed a word; the server may come back, so that this never says EngineDead while running."""
+        await probe(self.embed, Batch(texts=["health"]))
+
+    async def stop(self) -> None:
+        """Close the connections, those in use included."""
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.aclose()
+
+
+def _guess(text: str) -> int:
+    return -(-len(text) // 4)
+
+
+def _tokens(reply: Any, texts: list[str]) -> list[int]:
+    """The request's tokens shared out by length, so that they add up to what the server counted."""
+    usage = reply.get("usage")
+    if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
+        return list(map(_guess, texts))
+    ends = list(accumulate(map(len, texts)))
+    shares = [usage["prompt_tokens"] * end // max(ends[-1], 1) for end in ends]
+    return [end - start for start, end in pairwise([0, *shares])]

@@ -1,0 +1,123 @@
+"""The reference: Hugging Face transformers, plain and slow; what the other engines are held to.
+
+Texts of similar length share a forward pass, padded on the right and masked, of at most `batch_tokens` tokens with padding.
+Pooling takes the last token, the mean of all, or the first (cls), then scales to length 1: as sentence-transformers does.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, TokenIds, Vectors
+from deployments.engines.common import model_source, normalise, probe, require_dimensions, token_ids, unreadable
+from router import config
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TransformersEngine:
+    """An AutoModel on one thread of its own."""
+
+    def __init__(self, settings: config.TransformersEngine, dimensions: int, max_tokens: int, base_dir: str | None) -> None:
+        self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, settings.batch_tokens
+        self._settings, self._base_dir = settings, base_dir
+        self._model: Any = None
+        self._vocabulary = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="transformers-engine")
+        self._queued_tokens = 0
+
+    async def start(self) -> None:
+        """Load the weights and embed one token; raises EngineError with the library's reason."""
+        try:
+            self._model = await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
+            require_dimensions(self._model.config.hidden_size, self.dimensions)
+            await self.check_health()
+        except EngineError:
+            await self.stop()
+            raise
+        except Exception as error:
+            await self.stop()
+            raise EngineError(f"transformers could not load {self._settings.source}: {error}") from error
+
+    def _load(self) -> Any:
+        source = model_source(self._settings.source, self._base_dir)
+        from transformers import AutoModel
+
+        model = AutoModel.from_pretrained(source, dtype=self._settings.dtype).eval().to(self._settings.device)
+        self._vocabulary = model.get_input_embeddings().num_embeddings
+        return model
+
+    async def embed(self, batch: Batch) -> Embedded:
+        """Embed token ids pass by pass; between passes other batches have their turn and a cancelled one leaves."""
+        if self._model is None:
+            raise EngineDead("the model is not loaded")
+        ids = token_ids(batch)
+        failed = unreadable(ids, self.max_tokens, self._vocabulary)
+        tokens = [len(text) for text in ids]
+        vectors = np.ones((len(ids), self.dimensions), np.float32)  # rows that fail stay harmless numbers
+        readable = sorted((row for row in range(len(ids)) if row not in failed), key=tokens.__getitem__)
+        left = sum(tokens[row] for row in readable)
+        self._queued_tokens += left
+        try:
+            for rows in _passes(readable, tokens, self.batch_tokens):
+                vectors[rows] = await asyncio.get_running_loop().run_in_executor(
+                    self._thread, self._forward, self._model, [ids[row] for row in rows]
+                )
+                done = sum(tokens[row] for row in rows)
+                self._queued_tokens -= done
+                left -= done
+        except RuntimeError as error:  # torch's, out of memory among them
+            raise EngineError(f"the forward pass failed: {error}") from error
+        finally:
+            self._queued_tokens -= left
+        return Embedded(vectors, tokens, normalise(vectors) | failed)
+
+    def _forward(self, model: Any, ids: list[TokenIds]) -> Vectors:
+        import torch
+
+        longest = max(map(len, ids))
+        padded = np.zeros((len(ids), longest), np.int64)
+        mask = np.zeros_like(padded)
+        for row, text in enumerate(ids):
+            padded[row, : len(text)], mask[row, : len(text)] = text, 1
+        with torch.inference_mode():
+            attention = torch.from_numpy(mask).to(model.device)
+            states = model(input_ids=torch.from_numpy(padded).to(model.device), attention_mask=attention).last_hidden_state
+            pooled: Vectors = self._pool(states.float(), attention).cpu().numpy()
+        return pooled
+
+    def _pool(self, states: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
+        """(texts, tokens, dimensions) to (texts, dimensions)."""
+        match self._settings.pooling:
+            case "last":
+                return states[range(len(states)), mask.sum(1) - 1]
+            case "mean":
+                return (states * mask[:, :, None]).sum(1) / mask.sum(1)[:, None]
+            case "cls":
+                return states[:, 0]
+
+    def queued_tokens(self) -> int:
+        """Tokens of the batches in work that had no forward pass yet."""
+        return self._queued_tokens
+
+    async def check_health(self) -> None:
+        """Embed one token, in turn with the passes of other batches."""
+        await probe(self.embed, Batch(ids=[np.zeros(1, np.int32)]))
+
+    async def stop(self) -> None:
+        """Drop the model after the pass that runs."""
+        self._model = None
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _passes(rows: list[int], tokens: list[int], batch_tokens: int) -> list[list[int]]:
+    """Rows, sorted by length, in runs of at most `batch_tokens` tokens with padding, or one longer text."""
+    passes: list[list[int]] = []
+    for row in rows:
+        if not passes or (len(passes[-1]) + 1) * tokens[row] > batch_tokens:
+            passes.append([])
+        passes[-1].append(row)
+    return passes

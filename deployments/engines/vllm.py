@@ -1,0 +1,150 @@
+"""vLLM in pooling mode: token ids in, one float32 row a text out, at the model's full width.
+
+By default the engine lives in the replica's own process (vllm_backends.InProcess), without vLLM's tokenizer, and batches
+continuously. `in_process: false` starts vLLM's worker processes instead, for several devices a replica.
+
+What this file settles for vLLM, each replaced by the same name under `args`:
+- max_model_len is the config's `max_tokens`: no key-value memory for texts that the router refuses anyway.
+- On a CPU: eager, as compiling costs more than it gives there; key-value memory for one longest text and a short one per
+  sequence, as vLLM would take nearly all of the machine's memory, which a second replica then lacks.
+- Prefix caching and chunked prefill stay vLLM's defaults (on for causal models with last-token pooling): tests hold both to
+  the reference.
+"""
+
+import asyncio
+import os
+import sys
+from dataclasses import fields
+from difflib import get_close_matches
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError
+from deployments.engines.common import model_source, normalise, probe, require_dimensions, token_ids, unreadable
+from deployments.engines.vllm_backends import InProcess, Workers
+from router import config
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+_SETTLED = {
+    "model": "write it as `source`",
+    "runner": "it is always pooling",
+    "skip_tokenizer_init": "the router tokenises",
+}
+
+
+class VllmEngine:
+    """One model on vLLM; `batch_tokens` is known after start."""
+
+    def __init__(self, settings: config.VllmEngine, dimensions: int, max_tokens: int, base_dir: str | None) -> None:
+        self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, max_tokens
+        self._settings, self._base_dir = settings, base_dir
+        self._vocabulary = 0
+        self._backend: InProcess | Workers | None = None
+
+    async def start(self) -> None:
+        """Load the model and embed one token; raises EngineError with vLLM's reason when it cannot."""
+        chosen = InProcess if self._settings.in_process else Workers
+        self._backend = chosen(lambda: vllm_config(self._settings, self.max_tokens, self._base_dir))
+        try:
+            facts = await self._backend.start()
+            require_dimensions(facts.dimensions, self.dimensions)
+            if facts.max_tokens < self.max_tokens:
+                raise EngineError(f"vLLM reads {facts.max_tokens} tokens, the config says max_tokens: {self.max_tokens}")
+        except EngineError:
+            await self.stop()
+            raise
+        except Exception as error:
+            await self.stop()
+            raise EngineError(f"vLLM could not start {self._settings.source}: {error}") from error
+        self.batch_tokens, self._vocabulary = facts.batch_tokens, facts.vocabulary
+
+    async def embed(self, batch: Batch) -> Embedded:
+        """Embed token ids; texts that cannot be read or have no finite vector fail alone."""
+        if self._backend is None:
+            raise EngineDead("vLLM is not running")
+        ids = token_ids(batch)
+        failed = unreadable(ids, self.max_tokens, self._vocabulary)
+        rows = [row for row in range(len(ids)) if row not in failed]
+        vectors = np.ones((len(ids), self.dimensions), np.float32)  # rows that fail stay harmless numbers
+        failed |= await self._backend.encode({row: ids[row].tolist() for row in rows}, vectors)
+        return Embedded(vectors, [len(text) for text in ids], normalise(vectors) | failed)
+
+    def queued_tokens(self) -> int:
+        """Tokens in vLLM's queue and in its running step."""
+        return 0 if self._backend is None else self._backend.queued_tokens
+
+    async def check_health(self) -> None:
+        """Wait for a probe's answer or any other text's: behind a long queue the next answer is sign enough of life."""
+        if self._backend is None:
+            raise EngineDead("vLLM is not running")
+        answer = self._backend.next_answer()
+        own = asyncio.ensure_future(probe(self.embed, Batch(ids=[np.zeros(1, np.int32)])))
+        either: set[asyncio.Future[Any]] = {own, answer}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if own.done():
+                own.result()
+        finally:
+            own.cancel()
+
+    async def stop(self) -> None:
+        """End the stepping thread or the workers and give their memory back."""
+        if self._backend is not None:
+            backend, self._backend = self._backend, None
+            await backend.stop()
+
+
+def vllm_config(settings: config.VllmEngine, max_tokens: int, base_dir: str | None) -> "VllmConfig":
+    """Import vLLM and make its whole configuration; blocks for seconds.
+
+    Raises EngineError for an argument that vLLM does not have, FileNotFoundError where `source` names nothing.
+    """
+    source = model_source(settings.source, base_dir)
+    # Both are read while vLLM is imported or configured; the engine's own parameter for the first does not switch it off.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if settings.in_process else "1"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    _hide_broken_torchvision()
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.platforms import current_platform
+    from vllm.usage.usage_lib import UsageContext
+
+    known = [field.name for field in fields(EngineArgs)]
+    for name in settings.args:
+        if name in _SETTLED:
+            raise EngineError(f"engine.args.{name} is not yours to set: {_SETTLED[name]}")
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise EngineError(f"engine.args.{name}: vLLM has no such argument" + (f"; did you mean {near[0]}?" if near else ""))
+    on_cpu = current_platform.is_cpu()
+    defaults: dict[str, Any] = {"max_model_len": max_tokens, "enforce_eager": on_cpu, "use_tqdm_on_load": False}
+    args = EngineArgs(model=source, runner="pooling", skip_tokenizer_init=True, **(defaults | settings.args))
+    made = args.create_engine_config(UsageContext.OPENAI_API_SERVER)  # its batch sizes are meant for serving
+    if on_cpu and made.cache_config.kv_cache_memory_bytes is None and "gpu_memory_utilization" not in settings.args:
+        made.cache_config.kv_cache_memory_bytes = _cache_bytes(made)
+    return made
+
+
+def _cache_bytes(made: "VllmConfig") -> int:
+    """Key-value memory for one longest text and, for each other sequence, one block."""
+    model, parallel = made.model_config, made.parallel_config
+    heads = model.get_num_layers(parallel) * model.get_num_kv_heads(parallel)
+    per_token = 2 * heads * model.get_head_size() * model.dtype.itemsize
+    return int(per_token * (model.max_model_len + made.scheduler_config.max_num_seqs * made.cache_config.block_size))
+
+
+def _hide_broken_torchvision() -> None:
+    """Make vLLM believe that torchvision is absent where it cannot be imported.
+
+    Installing a CPU build of torch over a CUDA one leaves a torchvision that fails on import, and `import vllm` with it.
+    """
+    import torch
+
+    if torch.version.cuda is None and find_spec("torchvision") is not None:
+        try:
+            import torchvision  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
+        except Exception:
+            sys.modules["torchvision"] = None  # type: ignore[assignment]

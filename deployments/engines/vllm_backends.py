@@ -1,0 +1,300 @@
+"""The two ways to run vLLM behind one face: stepped by a thread of this process, or in vLLM's worker processes.
+
+InProcess: one thread owns the engine. It takes new and cancelled requests from a queue between two steps, so that texts join
+and leave a running batch (continuous batching), and hands what a step finished to the event loop in one wake-up. Nothing else
+touches the engine; everything about a job but its vectors changes on the event loop alone. An exception in a step leaves the
+engine in an unknown state: all jobs fail with EngineDead and so does every later one.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from deployments.engines.base import EngineDead, EngineError, Vectors
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+STOP_S = 30.0  # how long a step that runs may keep `stop` waiting
+
+
+class Facts(NamedTuple):
+    """What vLLM says of the model it loaded."""
+
+    dimensions: int
+    max_tokens: int
+    batch_tokens: int
+    vocabulary: int
+
+
+def _facts(config: "VllmConfig", dimensions: int) -> Facts:
+    model = config.model_config
+    return Facts(dimensions, model.max_model_len, config.scheduler_config.max_num_batched_tokens, model.get_vocab_size())
+
+
+class _Answers:
+    """Lets a health check wait for the next answer of any kind."""
+
+    def __init__(self) -> None:
+        self._next: asyncio.Future[None] | None = None
+
+    def next(self) -> "asyncio.Future[None]":
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        return self._next
+
+    def seen(self) -> None:
+        if self._next is not None:
+            self._next.set_result(None)
+            self._next = None
+
+
+class _Job:
+    """The texts of one call, by row; the stepping thread writes their vectors."""
+
+    __slots__ = ("cancelled", "failed", "future", "ids", "left", "tokens", "vectors")
+
+    def __init__(self, ids: dict[int, list[int]], vectors: Vectors, future: "asyncio.Future[None]") -> None:
+        self.ids, self.vectors, self.future = ids, vectors, future
+        self.tokens = sum(map(len, ids.values()))
+        self.left = len(ids)
+        self.failed: dict[int, EngineError] = {}
+        self.cancelled = False
+
+
+class InProcess:
+    """vLLM's LLMEngine on a thread of this process."""
+
+    def __init__(self, make_config: Callable[[], "VllmConfig"]) -> None:
+        self.queued_tokens = 0
+        self.engine: LLMEngine | None = None  # the thread's; look, do not touch
+        self._make_config = make_config
+        self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # a job comes again when it was cancelled; None ends
+        self._jobs: set[_Job] = set()
+        self._answers = _Answers()
+        self._dead: EngineDead | None = None
+        self._thread: threading.Thread | None = None
+
+    async def start(self) -> Facts:
+        """Load on the thread that will step, as torch keeps the device and thread counts per thread."""
+        loop = asyncio.get_running_loop()
+        started: asyncio.Future[Facts] = loop.create_future()
+        # A daemon, so that a step that never ends cannot keep the process alive.
+        self._thread = threading.Thread(target=self._run, args=(loop, started), name="vllm-step", daemon=True)
+        self._thread.start()
+        return await started
+
+    async def encode(self, ids: dict[int, list[int]], vectors: Vectors) -> dict[int, EngineError]:
+        """Write the vectors of `ids` into their rows; returns the rows that vLLM refused."""
+        if self._dead is not None:
+            raise self._dead
+        if not ids:
+            return {}
+        job = _Job(ids, vectors, asyncio.get_running_loop().create_future())
+        self._jobs.add(job)
+        self.queued_tokens += job.tokens
+        self._inbox.put(job)
+        try:
+            await job.future
+        except asyncio.CancelledError:
+            job.cancelled = True
+            self._inbox.put(job)
+            raise
+        return job.failed
+
+    def next_answer(self) -> "asyncio.Future[None]":
+        """Done when any text is answered."""
+        return self._answers.next()
+
+    async def stop(self) -> None:
+        """End the thread after the step that runs; what was not answered fails with EngineDead."""
+        self._die(EngineDead("the engine was stopped"))
+        self._inbox.put(None)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, STOP_S)
+
+    def _finish(self, jobs: list[_Job]) -> None:
+        self._answers.seen()
+        for job in jobs:
+            self._leave(job)
+            if not job.future.done():
+                job.future.set_result(None)
+
+    def _leave(self, job: _Job) -> None:
+        if job in self._jobs:
+            self._jobs.remove(job)
+            self.queued_tokens -= job.tokens
+
+    def _die(self, error: EngineDead) -> None:
+        self._dead = self._dead or error
+        for job in list(self._jobs):
+            self._leave(job)
+            if not job.future.done():
+                job.future.set_exception(self._dead)
+        self._answers.seen()
+
+    def _run(self, loop: asyncio.AbstractEventLoop, started: "asyncio.Future[Facts]") -> None:
+        def tell(function: Callable[..., Any], *args: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+                loop.call_soon_threadsafe(function, *args)
+
+        def start(facts: Facts | None, error: BaseException | None) -> None:
+            if started.done():
+                return
+            if error is None and facts is not None:
+                started.set_result(facts)
+            elif error is not None:
+                started.set_exception(error)
+
+        try:
+            engine = self.engine = self._load()
+            facts = _facts(engine.vllm_config, self._probe(engine))
+        except Exception as error:
+            tell(start, None, error)
+            return
+        tell(start, facts, None)
+        try:
+            self._step(engine, tell)
+        except Exception as error:
+            dead = EngineDead(f"a step of vLLM failed, the replica must be replaced: {type(error).__name__}: {error}")
+            dead.__cause__ = error
+            tell(self._die, dead)
+        finally:
+            self.engine = None
+            engine.engine_core.shutdown()
+
+    def _load(self) -> "LLMEngine":
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        return LLMEngine.from_vllm_config(self._make_config(), disable_log_stats=True)
+
+    def _probe(self, engine: "LLMEngine") -> int:
+        """Embed one token; returns the width of its vector."""
+        from vllm import PoolingParams
+        from vllm.inputs import tokens_input
+
+        engine.add_request("probe", tokens_input([0]), PoolingParams(task="embed"))
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                return int(output.outputs.data.shape[-1])
+        raise EngineError("vLLM ended its probe without an answer")
+
+    def _step(self, engine: "LLMEngine", tell: Callable[..., None]) -> None:
+        """Take what came in, step, hand out what is done, until told to stop."""
+        from vllm import PoolingParams
+        from vllm.inputs import tokens_input
+
+        params = PoolingParams(task="embed")
+        names = map(str, count())
+        running: dict[str, tuple[_Job, int]] = {}
+        while True:
+            done: list[_Job] = []
+            wait = not running
+            while wait or not self._inbox.empty():
+                wait = False
+                job = self._inbox.get()
+                if job is None:
+                    return
+                if job.cancelled:
+                    gone = [name for name, (owner, _) in running.items() if owner is job]
+                    engine.abort_request(gone)
+                    for name in gone:
+                        del running[name]
+                    tell(self._leave, job)
+                    continue
+                for row, ids in job.ids.items():
+                    name = next(names)
+                    try:
+                        engine.add_request(name, tokens_input(ids), params)
+                    except ValueError as error:
+                        job.failed[row] = EngineError(f"vLLM refuses text {row}: {error}")
+                        job.left -= 1
+                    else:
+                        running[name] = job, row
+                if not job.left:
+                    done.append(job)
+            answered = False
+            for output in engine.step() if running else ():
+                owner, row = running.pop(output.request_id)
+                owner.vectors[row] = output.outputs.data.float().numpy()
+                owner.left -= 1
+                answered = True
+                if not owner.left:
+                    done.append(owner)
+            if answered or done:
+                tell(self._finish, done)
+
+
+class Workers:
+    """vLLM's AsyncLLM: an engine process and one worker process a device."""
+
+    def __init__(self, make_config: Callable[[], "VllmConfig"]) -> None:
+        self.queued_tokens = 0
+        self._make_config = make_config
+        self._answers = _Answers()
+        self._names = map(str, count())
+        self._dead: EngineDead | None = None
+        self._llm: AsyncLLM | None = None
+
+    async def start(self) -> Facts:
+        """Start the processes and embed one token."""
+        llm = await asyncio.to_thread(self._load)
+        self._llm = llm
+        width = int(llm.model_config.embedding_size)
+        await self.encode({0: [0]}, np.empty((1, width), np.float32))
+        return _facts(llm.vllm_config, width)
+
+    def _load(self) -> "AsyncLLM":
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        return AsyncLLM.from_vllm_config(self._make_config(), disable_log_stats=True, enable_log_requests=False)
+
+    async def encode(self, ids: dict[int, list[int]], vectors: Vectors) -> dict[int, EngineError]:
+        """Write the vectors of `ids` into their rows; returns the rows that vLLM refused."""
+        failed: dict[int, EngineError] = {}
+        tasks = [asyncio.ensure_future(self._encode(row, text, vectors, failed)) for row, text in ids.items()]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return failed
+
+    async def _encode(self, row: int, ids: list[int], vectors: Vectors, failed: dict[int, EngineError]) -> None:
+        from vllm import PoolingParams
+        from vllm.inputs import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        if self._dead is not None or self._llm is None:
+            raise self._dead or EngineDead("the engine is not running")
+        self.queued_tokens += len(ids)
+        try:
+            async for output in self._llm.encode(tokens_input(ids), PoolingParams(task="embed"), next(self._names)):
+                vectors[row] = output.outputs.data.float().numpy()
+        except ValueError as error:
+            failed[row] = EngineError(f"vLLM refuses text {row}: {error}")
+        except EngineDeadError as error:
+            self._dead = EngineDead(f"vLLM's processes are gone, the replica must be replaced: {error}")
+            raise self._dead from error
+        finally:
+            self.queued_tokens -= len(ids)
+        self._answers.seen()
+
+    def next_answer(self) -> "asyncio.Future[None]":
+        """Done when any text is answered."""
+        return self._answers.next()
+
+    async def stop(self) -> None:
+        """End the processes; what was not answered fails with EngineDead."""
+        self._dead = self._dead or EngineDead("the engine was stopped")
+        if self._llm is not None:
+            llm, self._llm = self._llm, None
+            await asyncio.to_thread(llm.shutdown)

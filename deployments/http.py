@@ -1,0 +1,95 @@
+"""The few things of ASGI that the ingress needs: a body with a limit, headers, and noticing that the client has left."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from typing import Any, TypeVar
+
+from router.errors import RequestTooLarge
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = Mapping[str, str]
+T = TypeVar("T")
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class ClientLeft(Exception):
+    """The client closed the connection: nobody reads an answer."""
+
+
+def headers(scope: Scope) -> Headers:
+    """Names in lower case; of a name that stands twice the last value counts."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def request_id(given: Headers) -> str:
+    """The caller's `x-request-id` when it is short and printable, else a new one."""
+    own = given.get("x-request-id", "")
+    return own if _REQUEST_ID.fullmatch(own) else uuid.uuid4().hex
+
+
+def path(scope: Scope) -> str:
+    """The path below the application's route prefix, without a slash at its end."""
+    full: str = scope["path"]
+    return full.removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
+
+
+async def body(given: Headers, receive: Receive, limit: int) -> bytes:
+    """The whole body; raises RequestTooLarge before it is read where its length is declared, ClientLeft on a broken upload."""
+    declared = given.get("content-length", "")
+    if declared.isdigit() and int(declared[:12]) > limit:
+        raise RequestTooLarge(limit)
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        part = message.get("body", b"")
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise RequestTooLarge(limit)
+        if not message.get("more_body", False):
+            return b"".join(parts) if len(parts) > 1 else part
+
+
+async def unless_client_leaves(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """The result of `work`, which is cancelled with ClientLeft when the connection closes first."""
+    task = asyncio.ensure_future(work)
+    listener = asyncio.ensure_future(_disconnect(receive))
+    try:
+        await asyncio.wait((task, listener), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientLeft
+        return task.result()
+    finally:
+        listener.cancel()
+        task.cancel()
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def respond(send: Send, status: int, content: bytes, given: Mapping[str, str]) -> None:
+    """One whole response."""
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def lifespan(receive: Receive, send: Send) -> None:
+    """Nothing to start or stop here: Serve's own hooks do it."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await send({"type": "lifespan.shutdown.complete"})
+            return

@@ -1,0 +1,116 @@
+"""Prompt and tokens of a request, made once for all models that read them alike.
+
+Models whose tokenizer and prompt are the same (the whole Qwen3 family) share one tokenisation. An engine that takes text gets
+the prompted text, and its tokens are counted here where its tokenizer can be had, else estimated; the engine has the last word.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from deployments.engines.base import TokenIds
+from router.config import RouterArgs
+from router.schema import Side
+from router.tokenizer import Tokenizer, load
+
+TEXT_ENGINES = ("callable", "remote")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The texts of one request as one group of models reads them."""
+
+    ids: Sequence[TokenIds] | None  # one array a text, or None where the engine takes text
+    texts: Sequence[str] | None  # prompted, where the engine takes text
+    counts: Sequence[int]
+    side: Side
+    exact: bool  # counts come from the model's own tokenizer
+    digests: Sequence[bytes]  # of what the model reads, one a text: the cache's key
+
+
+class Preparer:
+    """Tokenizers of all models of a config; thread-safe once made."""
+
+    def __init__(self, args: RouterArgs) -> None:
+        self._models = args.models
+        self._tokenizers: dict[str, Tokenizer | None] = {}
+        by_source: dict[tuple[str, bool], Tokenizer] = {}
+        for name, model in args.models.items():
+            if model.tokenizer is None:
+                self._tokenizers[name] = None
+                continue
+            key = (model.tokenizer, model.special_tokens)
+            if key not in by_source:
+                by_source[key] = load(model.tokenizer, model.special_tokens, args.base_dir)
+            self._tokenizers[name] = by_source[key]
+
+    def prepare(
+        self, texts: Sequence[str], side: Side | None, instruction: str | None, models: Iterable[str]
+    ) -> dict[str, Prepared]:
+        """Prompted and tokenised texts by model; models that read alike share one value."""
+        groups: dict[tuple[object, ...], Prepared] = {}
+        prepared = {}
+        for name in models:
+            config = self._models[name]
+            own_side: Side = side or config.prompts.default
+            template = config.prompts.query if own_side == "query" else config.prompts.document
+            before, after = template.replace(
+                "{instruction}", config.prompts.instruction if instruction is None else instruction
+            ).split("{text}", 1)
+            tokenizer = self._tokenizers[name]
+            takes_text = config.engine.kind in TEXT_ENGINES
+            key = (tokenizer.key_for(texts) if tokenizer else name, before, after, takes_text and own_side)
+            if key not in groups:
+                prompted = [before + text + after for text in texts] if before or after else texts
+                groups[key] = _tokenised(prompted, own_side, tokenizer, takes_text)
+            prepared[name] = groups[key]
+        return prepared
+
+    def given(self, ids: Sequence[TokenIds], model: str) -> dict[str, Prepared]:
+        """Token ids that the caller made for `model`, taken as they are: the prompt, if any, is in them."""
+        side = self._models[model].prompts.default
+        return {model: Prepared(ids, None, [len(row) for row in ids], side, True, [_digest(row.tobytes()) for row in ids])}
+
+    def cut(
+        self, prepared: Prepared, texts: Sequence[str], model: str, where: Literal["end", "start"], instruction: str | None
+    ) -> tuple[Prepared, list[int]]:
+        """Shorten what is too long for `model`, keeping its prompt and special tokens; also says which texts were cut."""
+        limit = self._models[model].max_tokens
+        long = [index for index, count in enumerate(prepared.counts) if count > limit]
+        if not long:
+            return prepared, []
+        shorter = list(texts)
+        for index in long:
+            shorter[index] = self._longest_that_fits(texts[index], prepared.side, instruction, model, limit, where)
+        return self.prepare(shorter, prepared.side, instruction, [model])[model], long
+
+    def _longest_that_fits(
+        self, text: str, side: Side, instruction: str | None, model: str, limit: int, where: Literal["end", "start"]
+    ) -> str:
+        """By bisection over characters: tokens do not always end where characters do, and every tokenizer can count."""
+        low, high = 0, len(text)
+        while low < high:
+            middle = (low + high + 1) // 2
+            part = text[:middle] if where == "end" else text[len(text) - middle:]
+            if self.prepare([part], side, instruction, [model])[model].counts[0] <= limit:
+                low = middle
+            else:
+                high = middle - 1
+        return text[:low] if where == "end" else text[len(text) - low:]
+
+
+def _tokenised(texts: Sequence[str], side: Side, tokenizer: Tokenizer | None, takes_text: bool) -> Prepared:
+    if tokenizer is None:
+        counts: Sequence[int] = [max(1, len(text.encode()) // 3) for text in texts]
+        ids = None
+    else:
+        ids, counts = tokenizer(texts, side)
+    if takes_text or ids is None:
+        digests = [_digest(side.encode() + text.encode()) for text in texts]
+        return Prepared(None, texts, counts, side, tokenizer is not None, digests)
+    return Prepared(ids, None, counts, side, True, [_digest(row.tobytes()) for row in ids])
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()

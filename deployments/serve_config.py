@@ -1,0 +1,304 @@
+"""Checks a whole Serve config file before Ray sees it: syntax, Serve's own keys and values, and our `args:`.
+
+Ray Serve drops keys that it does not know, takes the values of nested sections as they are until the deployment fails, and
+PyYAML keeps the last of two equal keys. Each of these turns a typo into a setting that silently does nothing.
+"""
+
+import ast
+import copy
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import yaml
+from pydantic import BaseModel, ValidationError
+from ray.serve.config import (
+    AutoscalingConfig,
+    AutoscalingPolicy,
+    DeploymentActorConfig,
+    GangSchedulingConfig,
+    RequestRouterConfig,
+)
+from ray.serve.schema import ServeDeploySchema
+
+from router.config import ModelConfig, RouterArgs, TransformersEngine, VllmEngine, resolve_path
+from router.strict import ConfigError, join, parse_args, sentences, suggestion, unknown_keys
+
+IMPORT_PATH = "deployments.app:build"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+# Sections that Serve's schema leaves as plain dicts: their values are checked here or nowhere.
+OF_DEPLOYMENT: Mapping[str, type[BaseModel]] = {
+    "autoscaling_config": AutoscalingConfig,
+    "request_router_config": RequestRouterConfig,
+    "gang_scheduling_config": GangSchedulingConfig,
+}
+
+
+class Report(NamedTuple):
+    """What a file holds: `problems` is empty when it can be deployed; `models` are the ids of ours, in order."""
+
+    problems: list[str]
+    models: list[str]
+
+
+def check(path: str | Path) -> list[str]:
+    """One sentence for each problem of a Serve config file; none means that it is fit to be deployed."""
+    return examine(path).problems
+
+
+def examine(path: str | Path) -> Report:
+    """Check a Serve config file, or the one inside a KubeRay RayService manifest, and name its models."""
+    try:
+        data = read(Path(path).read_bytes())
+    except OSError as error:
+        return Report([f"cannot be read: {error.strerror or error}"], [])
+    except ConfigError as error:
+        return Report(error.problems, [])
+    if isinstance(data, Mapping) and data.get("kind") == "RayService":
+        spec = data.get("spec")
+        inner = spec.get("serveConfigV2") if isinstance(spec, Mapping) else None
+        if not isinstance(inner, str):
+            return Report(["spec.serveConfigV2: must be text that holds the Serve config"], [])
+        try:
+            problems, models = _examine(read(inner))
+        except ConfigError as error:
+            problems, models = error.problems, []
+        return Report([f"spec.serveConfigV2: {problem}" for problem in problems], models)
+    return _examine(data)
+
+
+def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
+    """Our application in a Serve config file: its `args`, and the whole of it as Serve reads it.
+
+    Raises ConfigError where the file is not fit to be deployed or holds no application of this project.
+    """
+    if problems := check(path):
+        raise ConfigError([f"{path}: {problem}" for problem in problems])
+    data = read(Path(path).read_bytes())
+    if data.get("kind") == "RayService":
+        data = read(data["spec"]["serveConfigV2"])
+    for one in data["applications"]:
+        if one["import_path"] in (IMPORT_PATH, IMPORT_PATH.replace(":", ".")):
+            return parse_args(one.get("args") or {}), one
+    raise ConfigError([f"{path}: it has no application with import_path: {IMPORT_PATH}"])
+
+
+def read(text: str | bytes) -> Any:
+    """The data of one YAML document; raises ConfigError with line numbers for bad syntax and for keys given twice."""
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            raise ConfigError(["the file is empty"])
+        if twice := list(_twice(root, set())):
+            raise ConfigError(twice)
+        return loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        mark = error.problem_mark or error.context_mark
+        raise ConfigError([f"line {mark.line + 1}, column {mark.column + 1}: {what}" if mark else what]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([f"not YAML: {' '.join(str(error).split())}"]) from None
+    finally:
+        loader.dispose()
+
+
+def _twice(node: yaml.Node, seen: set[int]) -> Iterator[str]:
+    """A sentence for each key that a mapping gives twice; on nodes, because the data no longer shows it."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        first: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and first.setdefault(key.value, line) != line:
+                yield f"line {line}: {key.value} is given twice, first in line {first[key.value]}; YAML would keep only the last"
+            yield from _twice(value, seen)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _twice(item, seen)
+
+
+def _examine(data: Any) -> Report:
+    if not isinstance(data, Mapping):
+        return Report(["the file must be a mapping with the key applications"], [])
+    problems = unknown_keys(ServeDeploySchema, data)
+    whole = _validate(ServeDeploySchema, data, "")
+    models: list[str] = []
+    applications = data.get("applications")
+    for index, application in enumerate(applications if isinstance(applications, list) else ()):
+        if not isinstance(application, Mapping):
+            continue
+        where = f"applications[{index}]"
+        problems += _loose_sections(application, where)
+        import_path = application.get("import_path")
+        if import_path in (IMPORT_PATH, IMPORT_PATH.replace(":", ".")):
+            try:
+                args = parse_args(application.get("args") or {}, f"{where}.args")
+            except ConfigError as error:
+                problems += error.problems
+            else:
+                models += args.models
+                problems += _deployments(args, application.get("deployments") or [], f"{where}.deployments")
+                for name, model in args.models.items():
+                    problems += _model(model, args.base_dir, f"{where}.args.models.{name}")
+        elif isinstance(import_path, str) and get_close_matches(import_path, [IMPORT_PATH], cutoff=0.8):
+            problems.append(f"{where}.import_path: {import_path} does not exist; did you mean {IMPORT_PATH}?")
+    # What went wrong inside a nested section Serve says again of the whole file, without a place.
+    said = {problem.partition(": ")[2] for problem in problems}
+    return Report([*problems, *(problem for problem in whole if problem.removeprefix("the file: ") not in said)], models)
+
+
+def _validate(model: type[BaseModel], data: Any, where: str) -> list[str]:
+    """What `model` says of the values in `data`."""
+    try:
+        with warnings.catch_warnings(action="ignore"), _own_folder_first():
+            model(**copy.deepcopy(dict(data)))
+    except ValidationError as error:
+        return sentences(error, data, where)
+    except Exception as error:  # Serve's validators import what the file names and let anything out
+        return [f"{where or 'the file'}: {error}"]
+    return []
+
+
+@contextmanager
+def _own_folder_first() -> Iterator[None]:
+    """Import from the folder that the process runs in, as `serve run` does."""
+    sys.path.insert(0, os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path.remove(os.getcwd())
+
+
+def _loose_sections(application: Mapping[str, Any], where: str) -> list[str]:
+    found: list[tuple[str, type[BaseModel], Any]] = [
+        (f"{where}.autoscaling_policy", AutoscalingPolicy, application.get("autoscaling_policy"))
+    ]
+    problems = unknown_keys(AutoscalingPolicy, found[0][2], found[0][0])
+    deployments = application.get("deployments")
+    for index, deployment in enumerate(deployments if isinstance(deployments, list) else ()):
+        if isinstance(deployment, Mapping):
+            path = f"{where}.deployments[{index}]"
+            found += [(join(path, key), model, deployment.get(key)) for key, model in OF_DEPLOYMENT.items()]
+            actors = deployment.get("deployment_actors")
+            found += [
+                (f"{path}.deployment_actors[{i}]", DeploymentActorConfig, actor)
+                for i, actor in enumerate(actors if isinstance(actors, list) else ())
+            ]
+    for path, model, value in found:
+        if isinstance(value, Mapping):
+            problems += _validate(model, value, path)
+    return problems
+
+
+def _deployments(args: RouterArgs, deployments: list[Any], where: str) -> Iterator[str]:
+    """Names that the application does not have, and options that would undo what it sets itself."""
+    first: dict[str, int] = {}
+    for index, deployment in enumerate(deployments):
+        if not isinstance(deployment, Mapping) or not isinstance(name := deployment.get("name"), str):
+            continue
+        path = f"{where}[{index}]"
+        if name != "router" and name not in args.models:
+            yield f"{path}.name: there is no deployment {name!r}; {suggestion(name, ['router', *args.models], 'there are')}"
+        elif first.setdefault(name, index) != index:
+            yield f"{path}.name: {name!r} is given twice, first in {where}[{first[name]}]"
+        elif name != "router" and args.models[name].environment != "default" and "ray_actor_options" in deployment:
+            yield (
+                f"{path}.ray_actor_options: Serve would put these in the place of the application's own, which carry what "
+                f"environment: {args.models[name].environment} sets; remove one of the two"
+            )
+
+
+def _model(model: ModelConfig, base_dir: str | None, where: str) -> Iterator[str]:
+    """Files, packages and modules that are not there, and engine arguments that vLLM does not have."""
+    engine = model.engine
+    paths = {"tokenizer": model.tokenizer, "profile": model.profile}
+    if isinstance(engine, VllmEngine | TransformersEngine):
+        paths["engine.source"] = engine.source
+    elif engine.kind == "static":
+        paths["engine.weights"] = engine.weights
+    elif engine.kind == "callable" and (problem := _missing_function(engine.target)):
+        yield f"{where}.engine.target: {problem}"
+    for key, path in paths.items():
+        if path is not None and (problem := _missing(path, base_dir, hub=key in ("tokenizer", "engine.source"))):
+            yield f"{where}.{key}: {problem}"
+    if isinstance(engine, VllmEngine) and (known := _vllm_arguments()):
+        for key in engine.args.keys() - known:
+            yield f"{where}.engine.args.{key}: vLLM has no such argument; {_nearest_argument(key, known)}"
+
+
+def _missing(path: str, base_dir: str | None, hub: bool) -> str | None:
+    if hub and path.startswith("callable:"):
+        return _missing_function(path.removeprefix("callable:"))
+    try:
+        resolve_path(path, base_dir)
+    except FileNotFoundError as error:
+        return None if hub and HUB_ID.fullmatch(path) else str(error)
+    return None
+
+
+def _missing_function(target: str) -> str | None:
+    """What is wrong with `module:function`; the module is looked for and not imported, for it may load a model."""
+    module, _, function = target.partition(":")
+    if not module or not function:
+        return f"must be module:function, it is {target!r}"
+    with _own_folder_first():
+        try:
+            spec = find_spec(module)
+        except (ImportError, ValueError):
+            spec = None
+    return None if spec is not None else f"there is no module {module!r}"
+
+
+@cache
+def _vllm_arguments() -> frozenset[str]:
+    """The fields of vLLM's EngineArgs, read from its source: importing vLLM takes seconds. Empty where it is not installed."""
+    spec = find_spec("vllm")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    source = Path(spec.origin).parent / "engine" / "arg_utils.py"
+    tree = ast.parse(source.read_text()) if source.exists() else ast.Module([], [])
+    return frozenset(
+        field.target.id
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == "EngineArgs"
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+    )
+
+
+def _nearest_argument(key: str, known: frozenset[str]) -> str:
+    close = get_close_matches(key, sorted(known), n=1)
+    return f"did you mean {close[0]}?" if close else "see vLLM's EngineArgs for those it has"
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.pass_context
+def main(context: click.Context, files: tuple[str, ...]) -> None:
+    """Check Serve config files before they are deployed.
+
+    Prints one line for each file that is fit to be deployed, or one line for each problem, and exits 1 if there was any.
+    """
+    failed = False
+    for file in files:
+        problems, models = examine(file)
+        for problem in problems:
+            click.echo(f"{file}: {problem}", err=True)
+        if not problems:
+            count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
+            click.echo(f"{file}: ok, {count}: {', '.join(models)}" if models else f"{file}: ok, no application of this project")
+        failed = failed or bool(problems)
+    context.exit(1 if failed else 0)

@@ -1,0 +1,253 @@
+"""One request's way, in order: features, tokens, decision, cache, dispatch, space. The ingress speaks HTTP around it."""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from deployments.decision_log import DecisionLog
+from deployments.dispatch import RETRY_AFTER_S, Lane, Transport
+from deployments.engines.base import Vectors
+from deployments.gather import Gatherer
+from deployments.prepare import Prepared, Preparer
+from router.cache import VectorCache
+from router.config import RouterArgs, Routing
+from router.decision_log import ANSWERED, Entry, Setting
+from router.domain import Decision, Features, Load, Model, OnMiss, Reason, Request, Tier, Why, Work
+from router.errors import (
+    BudgetUnreachable,
+    ContextLengthExceeded,
+    MaxTokensPerRequest,
+    ModelUnavailable,
+    RouterError,
+    TierNotAllowed,
+)
+from router.features import extract
+from router.feedback import Feedback, tell
+from router.ledger import Ledger
+from router.models import build_models, build_policy
+from router.policy import decide
+from router.schema import EmbeddingsRequest
+from router.spaces import Catalogue, Space, Wanted, fit
+
+RECENT = 1024  # answers per model that percentiles are made of
+OFF_LOOP_CHARACTERS = 20_000  # a longer request is tokenised in a thread, so that nobody else waits for it
+
+class Plan(NamedTuple):
+    """A request decided and not yet sent."""
+
+    request: EmbeddingsRequest
+    wanted: Wanted
+    features: Features
+    prepared: dict[str, Prepared]
+    work: dict[str, Work]
+    loads: dict[str, Load]
+    decision: Decision
+    arrived_s: float
+    asked: Request
+    models: dict[str, Model]  # as they were decided on
+    decided_s: float
+    setting: Setting
+
+class Answer(NamedTuple):
+    """Vectors of one request, all of one space, and how they came to be."""
+
+    vectors: Vectors  # (texts, dimensions of the space), rows of length 1
+    space: Space
+    decision: Decision
+    features: Features
+    prompt_tokens: int
+    cached: int
+    truncated: list[int]
+    queue_s: float
+    inference_s: float
+    total_s: float
+
+class Service:
+    """Everything one router replica knows: models, policy, ledger, lanes and cache."""
+
+    def __init__(
+        self,
+        args: RouterArgs,
+        transport: Transport,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.args = args
+        self.catalogue = Catalogue(args)
+        now = clock()
+        self.feedback = {
+            name: Feedback(model, args.models[name].profile is not None, args.routing, now)
+            for name, model in build_models(args).items()
+        }
+        self.preparer = Preparer(args)
+        self.clock = clock
+        self.rng = rng or random.Random()
+        self.ledger = Ledger({name: model.calls_in_flight for name, model in args.models.items()})
+        self.cache = VectorCache(args.cache.max_bytes)
+        self.lanes = {
+            name: Lane(
+                model=name, dimensions=config.dimensions, batch_tokens=self.feedback[name].model.curve.batch_tokens,
+                calls_in_flight=config.calls_in_flight, max_queued_tokens=args.limits.max_queued_tokens,
+                transport=transport, ledger=self.ledger, feedback=self.feedback[name], clock=clock, rng=self.rng,
+            )
+            for name, config in args.models.items()
+        }
+        self.gatherers = {name: Gatherer(lane, self.cache) for name, lane in self.lanes.items()}
+        self.latencies: dict[str, deque[tuple[float, float]]] = {name: deque(maxlen=RECENT) for name in args.models}
+        self.log: DecisionLog | None = None
+        self.routing = args.routing
+        self.policy = build_policy(args.routing, args.tiers)
+        self._setting = self._settle()
+
+    def reload(self, routing: Routing) -> None:
+        """Decide by these rules from the next request on."""
+        self.args = self.args.model_copy(update={"routing": routing})
+        self.routing = routing
+        self.policy = build_policy(routing, self.args.tiers)
+        self.catalogue = Catalogue(self.args)
+        self._setting = self._settle()
+
+    @property
+    def models(self) -> dict[str, Model]:
+        """Every model with the curve that is known now."""
+        return {name: feedback.model for name, feedback in self.feedback.items()}
+
+    def replicas_changed(self, model: str, replicas: Sequence[str]) -> None:
+        """What the board says of one model's deployment."""
+        if model in self.lanes:
+            self.lanes[model].replicas_changed(replicas)
+
+    async def plan(self, request: EmbeddingsRequest, permitted: frozenset[str] | None = None) -> Plan:
+        """Read the text and decide; raises RouterError when no model may serve the request."""
+        arrived_s = self.clock()
+        wanted = self.catalogue.resolve(request)
+        candidates = [name for name in self.feedback if wanted.candidates is None or name in wanted.candidates]
+        texts = request.texts
+        if texts is None:
+            assert wanted.target is not None, "the schema lets token ids pass only with a model"
+            assert request.ids is not None, "a request has texts or token ids"
+            prepared = self.preparer.given(request.ids, wanted.target)
+            features = Features(0, None, None, False, False)
+        else:
+            read = (texts, request.side, request.instruction, candidates)
+            if sum(map(len, texts)) > OFF_LOOP_CHARACTERS:
+                prepared = await asyncio.to_thread(self.preparer.prepare, *read)
+            else:
+                prepared = self.preparer.prepare(*read)
+            features = extract(texts, request.language)
+        tokens = min(sum(p.counts) for p in prepared.values())
+        if tokens > (most := self.args.limits.max_tokens_per_request):
+            raise MaxTokensPerRequest(tokens, most)
+        loads, work, models = self.loads(), {name: self._work(name, one) for name, one in prepared.items()}, self.models
+        asked, decided_s = self._asked(request, wanted, features, work, arrived_s, permitted), self.clock()
+        setting = self._setting
+        decision = decide(setting.policy, asked, models, loads, decided_s)
+        if decision.reason is Reason.NO_MODEL and request.truncate != "none":
+            # Nothing reads the text as it is: decide on what would be left of it.
+            work = {name: one._replace(longest=min(one.longest, models[name].max_tokens)) for name, one in work.items()}
+            asked = asked._replace(work=work)
+            decision = decide(setting.policy, asked, models, loads, decided_s)
+        return Plan(request, wanted, features, prepared, work, loads, decision, arrived_s, asked, models, decided_s, setting)
+
+    async def embed(self, request: EmbeddingsRequest, permitted: frozenset[str] | None = None) -> Answer:
+        """Answer one request with vectors of one space; raises RouterError with the contract's code."""
+        plan = await self.plan(request, permitted)
+        if self.log is None:
+            return await self._answer(plan, permitted)
+        outcome, actual_s = "cancelled", None
+        try:
+            answer = await self._answer(plan, permitted)
+            outcome, actual_s = ANSWERED, answer.total_s
+            return answer
+        except RouterError as error:
+            outcome = error.code
+            raise
+        finally:
+            self.log.add(plan.setting, Entry(
+                time.time(), plan.arrived_s, plan.decided_s, plan.asked, plan.wanted.tier, request.latency_budget_ms is not None,
+                plan.models, plan.loads, plan.decision, outcome, actual_s,
+            ))
+
+    async def _answer(self, plan: Plan, permitted: frozenset[str] | None) -> Answer:
+        request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
+        if decision.model is None:
+            raise self._refusal(plan, permitted)
+        model = decision.model
+        prepared, truncated = plan.prepared[model], list[int]()
+        if request.truncate != "none" and request.texts is not None:
+            prepared, truncated = await asyncio.to_thread(
+                self.preparer.cut, prepared, request.texts, model, request.truncate, request.instruction
+            )
+        deadline_s = arrived_s + self.args.limits.request_timeout_s
+        if request.on_budget_miss is OnMiss.REJECT and (budget_s := self._budget_s(request)) is not None:
+            deadline_s = min(deadline_s, arrived_s + budget_s)
+        tell(self.feedback, decision, plan.work, arrived_s)
+        got = await self.gatherers[model].gather(prepared, deadline_s, request.priority == "bulk")
+        now = self.clock()
+        self.latencies[model].append((now, now - arrived_s))
+        if plan.work[model].tokens and not truncated and decision.predicted_s is not None:
+            self.feedback[model].completed(now - arrived_s, decision.predicted_s, plan.loads[model].bias, now)
+        space = self.catalogue.space_of(model, plan.wanted.dimensions)
+        return Answer(
+            fit(got.vectors, space.dimensions), space, decision, plan.features, sum(got.tokens), got.known, truncated,
+            got.queue_s, got.inference_s, now - arrived_s,
+        )
+
+    def loads(self) -> dict[str, Load]:
+        """What is happening at each model now, as this router knows it."""
+        now = self.clock()
+        return {
+            name: feedback.load(self.ledger, self.routing, now, self.rng) for name, feedback in self.feedback.items()
+        }
+
+    def _budget_s(self, request: EmbeddingsRequest) -> float | None:
+        budget_ms = request.latency_budget_ms or self.routing.default_budget_ms
+        return None if budget_ms is None else budget_ms / 1000.0
+
+    def _work(self, model: str, prepared: Prepared) -> Work:
+        """What the request asks of one model: the texts that are not in the cache, but the longest of all."""
+        counts = prepared.counts
+        if len(unknown := self.cache.unknown(model, prepared.digests)) < len(counts):
+            rest = [counts[place] for place in unknown]
+            return Work(sum(rest), max(counts), sum(count * count for count in rest))
+        if len(counts) == 1:
+            return Work(counts[0], counts[0], counts[0] * counts[0])
+        return Work(sum(counts), max(counts), sum(count * count for count in counts))
+
+    def _settle(self) -> Setting:
+        """What this service decides by from now on, for the decision log."""
+        default_ms = self.routing.default_budget_ms
+        return Setting(
+            self.models, self.policy, {Tier(tier): model for tier, model in self.args.tiers.items()},
+            self.routing.strict_tiers, None if default_ms is None else default_ms / 1000.0,
+        )
+
+    def _asked(
+        self, request: EmbeddingsRequest, wanted: Wanted, features: Features, work: dict[str, Work], arrived_s: float,
+        permitted: frozenset[str] | None,
+    ) -> Request:
+        budget_s = self._budget_s(request)
+        return Request(
+            work=work, features=features, deadline_s=None if budget_s is None else arrived_s + budget_s, target=wanted.target,
+            pinned=wanted.pinned, strict=wanted.strict, candidates=wanted.candidates, permitted=permitted,
+            on_miss=request.on_budget_miss, input_type=request.side,
+        )
+
+    def _refusal(self, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
+        """The contract's error for a request that no model may serve."""
+        decision = plan.decision
+        if decision.reason is Reason.OVER_BUDGET:
+            return BudgetUnreachable(self._budget_s(plan.request) or 0.0, decision.retry_after_s or 0.0)
+        whys = {candidate.model: candidate.why for candidate in decision.candidates}
+        able = [name for name, why in whys.items() if why not in (Why.NOT_IN_SPACE, Why.NOT_PERMITTED)]
+        if not able:
+            return TierNotAllowed(plan.request.model or decision.target or "auto", sorted(permitted or ()))
+        if any(whys[name] is Why.NOT_READY for name in able):
+            return ModelUnavailable([f"{name}: {whys[name]}" for name in able], RETRY_AFTER_S)
+        name = max(able, key=lambda name: self.models[name].max_tokens)
+        counts = plan.prepared[name].counts
+        index = max(range(len(counts)), key=counts.__getitem__)
+        return ContextLengthExceeded(index, counts[index], self.models[name].max_tokens, name)

@@ -1,0 +1,141 @@
+"""What the router tells of itself: models, tiers, health, explanations, documentation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import orjson
+from router.openapi import document
+
+from deployments.docs_page import page
+from deployments.service import Plan, Service
+from router.domain import Load, Why
+
+MODELS = "/v1/models"
+WINDOW_S = 300.0  # what "the last minutes" means for p50 and p95
+
+View = Callable[[], tuple[int, bytes, str]]
+
+
+class Views:
+    """Read-only routes over one `Service`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._fixed: dict[str, View] = {
+            "/health": self.health,
+            "/health/live": lambda: _json(200, {"status": "ok"}),
+            MODELS: self.models,
+            "/v1/tiers": self.tiers,
+            "/openapi.json": lambda: _json(200, document(service.catalogue)),
+            "/docs": lambda: (200, page(document(service.catalogue)).encode(), "text/html; charset=utf-8"),
+        }
+
+    def find(self, path: str) -> View | None:
+        """The view at `path`, or None."""
+        if path.startswith(MODELS + "/"):
+            return lambda: self.model(path.removeprefix(MODELS + "/"))
+        return self._fixed.get(path)
+
+    def health(self) -> tuple[int, bytes, str]:
+        """200 when every model that must be ready is, else 503 naming those that are not."""
+        service = self._service
+        waiting = [name for name, model in service.args.models.items() if model.required and not service.lanes[name].replicas]
+        if waiting:
+            return _json(503, {"status": "starting", "waiting_for": waiting})
+        return _json(200, {"status": "ok"})
+
+    def models(self) -> tuple[int, bytes, str]:
+        """OpenAI's list: model ids, then tiers."""
+        names = [*self._service.args.models, "auto", *self._service.args.tiers]
+        return _json(200, {"object": "list", "data": [self._card(str(name)) for name in names]})
+
+    def model(self, asked: str) -> tuple[int, bytes, str]:
+        """One entry of that list; raises ModelNotFound."""
+        catalogue = self._service.catalogue
+        name = asked.lower()
+        if name not in ("auto", *self._service.args.tiers):
+            name = catalogue.find(asked)
+        return _json(200, self._card(name))
+
+    def _card(self, name: str) -> dict[str, Any]:
+        served_by = self._service.args.tiers.get(name) or (name if name in self._service.args.models else None)  # type: ignore[call-overload]
+        card: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "embedding-router"}
+        if served_by is not None:
+            config = self._service.args.models[served_by]
+            card |= {"model": served_by, "dimensions": config.dimensions, "max_tokens": config.max_tokens}
+        return card
+
+    def tiers(self) -> tuple[int, bytes, str]:
+        """The decision matrix, live."""
+        service = self._service
+        loads = service.loads()
+        rows = [self._row(name, loads[name]) for name in service.args.models]
+        tiers = {str(tier): model for tier, model in service.args.tiers.items()}
+        return _json(200, {"object": "list", "policy": service.routing.policy, "tiers": tiers, "data": rows})
+
+    def _row(self, name: str, load: Load) -> dict[str, Any]:
+        service = self._service
+        config, model, now = service.args.models[name], service.models[name], service.clock()
+        recent = [seconds for at, seconds in service.latencies[name] if now - at <= WINDOW_S]
+        p50, p95 = (float(value) * 1000 for value in np.percentile(recent, (50, 95))) if recent else (None, None)
+        return {
+            "model": name,
+            "tier": service.catalogue.tier_of(name),
+            "engine": config.engine.kind,
+            "dimensions": config.dimensions,
+            "space": str(service.catalogue.space_of(name)),
+            "sizes": service.catalogue.sizes(name),
+            "max_tokens": config.max_tokens,
+            "quality": dict(model.quality),
+            "memory_bytes": config.memory_bytes,
+            "p50_ms": None if p50 is None else round(p50, 2),
+            "p95_ms": None if p95 is None else round(p95, 2),
+            "answers": len(recent),
+            "replicas_ready": load.ready_replicas,
+            "load": {
+                "ahead_tokens": load.ahead_tokens,
+                "queued_tokens": service.ledger.waiting_tokens(name),
+                "margin": load.margin,
+                "price": load.price,
+            },
+            "good_for": config.good_for,
+        }
+
+    def explanation(self, plan: Plan) -> bytes:
+        """What /v1/route answers: features, the decision, and every model with its prediction and its reason."""
+        decision, features = plan.decision, plan.features
+        counts = plan.prepared.get(decision.model or decision.target or "", next(iter(plan.prepared.values()))).counts
+        catalogue, model = self._service.catalogue, decision.model
+        body = {
+            "features": {
+                "tokens": sum(counts), "language": features.language, "script": features.script,
+                "mixed": features.mixed, "code": features.code,
+            },
+            "decision": {
+                "model": model,
+                "tier": None if model is None else catalogue.tier_of(model),
+                "reason": decision.label,
+                "space": None if model is None else str(catalogue.space_of(model, plan.wanted.dimensions)),
+                "predicted_ms": _ms(decision.predicted_s),
+                "degraded": decision.degraded,
+            },
+            "models": [
+                {
+                    "model": candidate.model, "predicted_ms": _ms(candidate.predicted_s), "wait_ms": _ms(candidate.wait_s),
+                    "work_ms": _ms(None if candidate.predicted_s is None else candidate.predicted_s - (candidate.wait_s or 0.0)),
+                    "margin": round(plan.loads[candidate.model].margin, 3), "price": round(plan.loads[candidate.model].price, 3),
+                    "chosen": candidate.why is Why.CHOSEN, "why": str(candidate.why),
+                }
+                for candidate in decision.candidates
+            ],
+        }
+        return orjson.dumps(body)
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 2)
+
+
+def _json(status: int, body: object) -> tuple[int, bytes, str]:
+    return status, orjson.dumps(body), "application/json"

@@ -1,0 +1,200 @@
+"""Maps from one model's vectors into another model's space, and the rule by which a collection may use one.
+
+Fitting: rows of `source` and `target` are vectors of the same texts. The default, orthogonal Procrustes with the smaller side padded
+with zeros (Schönemann 1966), keeps angles between source vectors as they are; ridge and low rank fit the target's vectors more
+closely and the search less well (docs/vector-spaces.md has the figures). An adapter therefore carries what a search kept, measured
+on text that it was not fitted on, and never a cosine.
+
+Using: an adapter belongs to the two models whose fingerprints it was made with; any other weights, or less recall than the
+collection's `min_recall`, and the router refuses to start. It maps vectors of the source's own size straight into the target's.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from router import fingerprint
+from router.config import RouterArgs, resolve_path
+from router.domain import Model
+from router.spaces import Space
+from router.strict import ConfigError
+
+Vectors = npt.NDArray[np.float32]
+Method = Literal["procrustes", "ridge", "low-rank"]
+Judged = Literal["judgements", "neighbours"]
+
+METHODS: tuple[Method, ...] = get_args(Method)
+FORMAT = "embedding-router adapter 1"
+RIDGE = 1e-2  # times the mean square of the source's dimensions
+RANK_SHARE = 0.5  # of the smaller side's dimensions
+
+
+class Kept(NamedTuple):
+    """What a search over the adapter keeps of one with the space's own model, as shares of the latter."""
+
+    queries: int
+    recall: float  # recall@10
+    ndcg: float  # nDCG@10
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """x -> (x @ matrix + offset) / |x @ matrix + offset|, from `source` (its model's own size) into `target`."""
+
+    source: Space
+    target: Space
+    matrix: Vectors  # (source dimensions, target dimensions)
+    offset: Vectors  # (target dimensions,)
+    method: Method
+    source_fingerprint: str  # digests of what the models proved to be when it was made
+    target_fingerprint: str
+    texts: int  # that it was fitted on
+    judged_by: Judged  # the user's own relevance judgements, or the neighbours that the target's own model finds
+    kept: Kept
+    by_language: Mapping[str, Kept] = field(default_factory=dict)  # ISO 639-1 of the queries
+
+    def map(self, vectors: Vectors) -> Vectors:
+        """(n, source dimensions) to (n, target dimensions) of length 1.
+
+        Row by row, so that a row's bits do not depend on the rows beside it, as a batched product's do.
+        """
+        mapped: Vectors = np.matmul(vectors[:, None, :], self.matrix)[:, 0] + self.offset
+        lengths = np.linalg.norm(mapped, axis=1, keepdims=True)
+        lengths[lengths == 0.0] = 1.0
+        mapped /= lengths
+        return mapped
+
+    def kept_for(self, language: str | None) -> float:
+        """Recall kept for queries in this language, where it was measured, else overall."""
+        return self.by_language.get(language or "", self.kept).recall
+
+
+def fit(source: Vectors, target: Vectors, method: Method = "procrustes") -> tuple[Vectors, Vectors]:
+    """Matrix and offset of the map that `method` fits to (n, source) and (n, target) vectors of the same n texts.
+
+    Raises ValueError where the two do not have the same number of rows.
+    """
+    if len(source) != len(target):
+        raise ValueError(f"{len(source)} source vectors and {len(target)} target vectors are not of the same texts")
+    x, y = source.astype(np.float64), target.astype(np.float64)
+    if method == "procrustes":
+        # Of the product of the padded matrices only this block is not zero, and its singular vectors are all that counts.
+        left, _, right = np.linalg.svd(x.T @ y, full_matrices=False)
+        matrix, offset = left @ right, np.zeros(y.shape[1])
+    else:
+        x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
+        x, y = x - x_mean, y - y_mean
+        gram = x.T @ x
+        matrix = np.linalg.solve(gram + RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)), x.T @ y)
+        if method == "low-rank":  # the best map of this rank: the ridge map onto the main directions of what it predicts
+            rank = max(1, int(RANK_SHARE * min(matrix.shape)))
+            _, _, main = np.linalg.svd(x @ matrix, full_matrices=False)
+            matrix = matrix @ main[:rank].T @ main[:rank]
+        offset = y_mean - x_mean @ matrix
+    return matrix.astype(np.float32), offset.astype(np.float32)
+
+
+def save(adapter: Adapter, path: Path) -> None:
+    """Write it as npz: two arrays, and JSON for the rest."""
+    about = asdict(replace(adapter, matrix=np.zeros(0, np.float32), offset=np.zeros(0, np.float32)))
+    about |= {"format": FORMAT, "source": str(adapter.source), "target": str(adapter.target)}
+    about |= {"kept": adapter.kept._asdict(), "by_language": {name: kept._asdict() for name, kept in adapter.by_language.items()}}
+    text = json.dumps({name: value for name, value in about.items() if name not in ("matrix", "offset")}, sort_keys=True)
+    with path.open("wb") as file:  # numpy would append .npz to another name
+        np.savez_compressed(file, matrix=adapter.matrix, offset=adapter.offset, about=np.frombuffer(text.encode(), np.uint8))
+
+
+def load(path: Path) -> Adapter:
+    """Read a file that `save` wrote; raises ValueError naming the file when it is something else."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            matrix, offset, about = arrays["matrix"], arrays["offset"], json.loads(arrays["about"].tobytes())
+        if about.pop("format") != FORMAT:
+            raise ValueError(f"this version reads {FORMAT!r}")
+        adapter = Adapter(
+            matrix=matrix,
+            offset=offset,
+            source=Space.parse(about.pop("source")),
+            target=Space.parse(about.pop("target")),
+            kept=Kept(**about.pop("kept")),
+            by_language={name: Kept(**kept) for name, kept in about.pop("by_language").items()},
+            **about,
+        )
+        sizes = (adapter.source.dimensions, adapter.target.dimensions)
+        if matrix.shape != sizes or offset.shape != sizes[1:] or not (np.isfinite(matrix).all() and np.isfinite(offset).all()):
+            raise ValueError(f"it maps {sizes[0]} to {sizes[1]} dimensions and its matrix is {matrix.shape}, or not finite")
+        return adapter
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise ValueError(f"{path} is not an adapter: {error}; make one with `embedding-router align`") from error
+
+
+def load_adapters(args: RouterArgs) -> dict[str, dict[str, Adapter]]:
+    """For each collection the adapters that it may use, by their source model; raises ConfigError with all that are not fit."""
+    problems: list[str] = []
+    loaded: dict[str, dict[str, Adapter]] = {}
+    for name, collection in args.collections.items():
+        loaded[name] = {}
+        for index, file in enumerate(collection.adapters):
+            where = f"collections.{name}.adapters[{index}]"
+            try:
+                adapter = load(resolve_path(file, args.base_dir))
+            except (OSError, ValueError) as error:
+                problems.append(f"{where}: {error}")
+                continue
+            wrong = _unfit(args, adapter, collection.space, collection.min_recall)
+            if not wrong and adapter.source.model in loaded[name]:
+                wrong = f"there is one from {adapter.source.model} already; a collection takes one from each model"
+            if wrong:
+                problems.append(f"{where}: {file}: {wrong}")
+            loaded[name][adapter.source.model] = adapter
+    if problems:
+        raise ConfigError(problems)
+    return loaded
+
+
+def as_ranked(models: Mapping[str, Model], space: Space, adapters: Mapping[str, Adapter]) -> dict[str, Model]:
+    """The models as the decision shall see them for one space: its own above all others, which follow by what they keep of it.
+
+    The quality of a model that comes over an adapter is the own model's times the recall kept.
+    """
+    own = models[space.model]
+    ranked = {**models, space.model: replace(own, rank=len(models))}
+    for rank, (name, adapter) in enumerate(sorted(adapters.items(), key=lambda item: item[1].kept.recall)):
+        quality = {language: points * adapter.kept_for(language) for language, points in own.quality.items()}
+        ranked[name] = replace(models[name], rank=rank, quality=quality)
+    return ranked
+
+
+def _unfit(args: RouterArgs, adapter: Adapter, space: str, min_recall: float) -> str | None:
+    """Why this adapter may not serve this space, in a clause; None when it may."""
+    if str(adapter.target) != space:
+        return f"it leads to {adapter.target}, the collection's space is {space}"
+    if adapter.source.model == adapter.target.model:
+        return f"it leads from {adapter.source.model} to itself"
+    for role, model, made_with in (
+        ("from", adapter.source.model, adapter.source_fingerprint), ("to", adapter.target.model, adapter.target_fingerprint),
+    ):
+        if model not in args.models:
+            return f"it leads {role} {model}, which is not one of the models"
+        if (config := args.models[model].fingerprint) is None:
+            return f"models.{model} has no `fingerprint`, so nobody knows that it is the {model} that the adapter was made with"
+        try:
+            digest = fingerprint.load(resolve_path(config.file, args.base_dir)).digest
+        except (OSError, ValueError) as error:
+            return str(error)
+        if digest != made_with:
+            return f"it was made with another {model}: the fingerprints differ; run `embedding-router align` again"
+    own = args.models[adapter.source.model].dimensions
+    if adapter.source.dimensions != own:
+        return f"it reads {adapter.source.dimensions} dimensions, {adapter.source.model} makes {own}"
+    if adapter.kept.recall < min_recall:
+        return (
+            f"it keeps {adapter.kept.recall:.1%} of the recall of {space}'s own model (by {adapter.judged_by}, {adapter.kept.queries} "
+            f"queries) and min_recall is {min_recall:.1%}; align it with more of your own text, or lower min_recall if that is enough"
+        )
+    return None

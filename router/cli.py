@@ -1,0 +1,89 @@
+"""`embedding-router ...`: a table of commands, each imported only when it is asked for, so that `--help` answers at once."""
+
+from importlib import import_module, metadata
+from typing import Any, NamedTuple
+
+import click
+
+
+class Entry(NamedTuple):
+    """Where a command is, as `module:function`, and its line in the list of commands."""
+
+    target: str
+    summary: str
+
+
+COMMANDS = {
+    "calibrate": Entry("deployments.calibrate_cli:main", "Measure how long a model takes, for its profile."),
+    "check-config": Entry("deployments.serve_config:main", "Check Serve config files before they are deployed."),
+    "replay": Entry("deployments.replay_cli:main", "Decide a decision log again, under its own policy or another."),
+    "route": Entry("deployments.route_cli:main", "Show which model would answer a text, and why."),
+    "run": Entry("deployments.run:main", "Serve a config file on this machine until interrupted."),
+}
+
+
+class Commands(click.Group):
+    """The commands of COMMANDS; a ConfigError becomes its sentences and exit status 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, function = entry.target.partition(":")
+        try:
+            command = getattr(import_module(module), function)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] in ("router", "deployments"):
+                raise
+            raise click.ClickException(f"{cmd_name} needs the package {error.name!r}, which is not installed") from None
+        assert isinstance(command, click.Command), entry.target
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            from router.strict import suggestion
+
+            ctx.fail(f"There is no command {args[0]!r}; {suggestion(args[0], COMMANDS, 'there are')}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from router.strict import ConfigError
+
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            for problem in error.problems:
+                click.echo(problem, err=True)
+            ctx.exit(1)
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        try:
+            version = metadata.version("embedding-router")
+        except metadata.PackageNotFoundError:
+            version = "(not installed: run from its source)"
+        click.echo(f"embedding-router {version}")
+        ctx.exit()
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version.")
+def main() -> None:
+    """Serve embedding models behind one OpenAI-compatible address.
+
+    Exit status: 0 done, 1 a problem was found, 2 wrong usage.
+    """
+
+
+if __name__ == "__main__":
+    main(prog_name="embedding-router")

@@ -1,0 +1,319 @@
+"""The one config tree: what a user writes under `args:` of a Serve config file, parsed and checked in one place.
+
+Every section refuses keys it does not know; `router.strict` turns that into a sentence that names the nearest valid one.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from router.domain import Tier
+
+NamedTier = Literal[Tier.FAST, Tier.BALANCED, Tier.BEST]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are errors, values never change after parsing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class VllmEngine(Section):
+    """vLLM in pooling mode; `source` is a local folder, `package:NAME/PATH` or a hub id."""
+
+    kind: Literal["vllm"]
+    source: str
+    in_process: bool = True  # False starts vLLM's own worker processes, needed for more than one device a replica
+    args: dict[str, Any] = Field(default_factory=dict)  # handed to vLLM's EngineArgs, checked by name against its fields
+
+
+class TransformersEngine(Section):
+    """The reference: Hugging Face transformers, plain and slow."""
+
+    kind: Literal["transformers"]
+    source: str
+    pooling: Literal["last", "mean", "cls"]
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+    batch_tokens: PositiveInt = 8192
+
+
+class StaticEngine(Section):
+    """An embedding table: look up, average, normalise."""
+
+    kind: Literal["static"]
+    weights: str  # safetensors file with one 2-d tensor
+    tensor: str | None = None
+
+
+class CallableEngine(Section):
+    """Any Python function: `target` is `module:factory`, called once with `kwargs`; see deployments/engines/callable.py."""
+
+    kind: Literal["callable"]
+    target: str
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class RemoteEngine(Section):
+    """Any OpenAI-compatible embeddings server, for example SGLang, TEI or `vllm serve`."""
+
+    kind: Literal["remote"]
+    base_url: str
+    model: str
+    api_key_env: str | None = None  # the environment variable that holds the key
+    timeout_s: PositiveFloat = 30.0
+    max_connections: PositiveInt = 32
+
+
+class FakeEngine(Section):
+    """Vectors made from a hash of the ids, after a delay; for tests only."""
+
+    kind: Literal["fake"]
+    base_s: NonNegativeFloat = 0.0
+    s_per_token: NonNegativeFloat = 0.0
+    seed: int = 0
+
+
+Engine = Annotated[
+    VllmEngine | TransformersEngine | StaticEngine | CallableEngine | RemoteEngine | FakeEngine, Field(discriminator="kind")
+]
+
+
+class Prompts(Section):
+    """What stands in front of a text. Templates may use {text} and, for queries, {instruction}."""
+
+    query: str = "{text}"
+    document: str = "{text}"
+    instruction: str = ""  # used where a request gives none
+    default: Literal["query", "document"] = "document"  # the side of a request without input_type
+
+    @model_validator(mode="after")
+    def _has_text(self) -> "Prompts":
+        for side, template in (("query", self.query), ("document", self.document)):
+            if template.count("{text}") != 1:
+                raise ValueError(f"prompts.{side} must contain {{text}} exactly once, it is {template!r}")
+        return self
+
+
+class CurveConfig(Section):
+    """See router.domain.Curve; the defaults are the prior that a model starts from before it is measured."""
+
+    fixed_s: NonNegativeFloat = 0.005
+    base_s: NonNegativeFloat = 0.003
+    s_per_token: NonNegativeFloat = 0.0001
+    s_per_token_sq: NonNegativeFloat = 0.0
+    batch_tokens: PositiveInt = 8192
+    overhead_s: NonNegativeFloat = 0.004
+
+
+class MatryoshkaRange(Section):
+    """Every size from `min` to the model's own may be asked for."""
+
+    min: PositiveInt
+
+
+class FingerprintConfig(Section):
+    """How a replica proves that its weights are those that the vectors of this model came from; a path alone is `file`."""
+
+    file: str  # made by `embedding-router fingerprint`
+    min_cosine: float = Field(default=0.999, gt=0.0, le=1.0)  # of each probe's vector with the stored one
+    every_s: PositiveFloat = 600.0  # how often a replica that serves is asked again
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:
+        return {"file": data} if isinstance(data, str) else data
+
+
+class ModelConfig(Section):
+    """One embedding model, served by one deployment of the same name."""
+
+    engine: Engine
+    dimensions: PositiveInt
+    max_tokens: PositiveInt
+    tokenizer: str | None = None  # tokenizer.json, its folder, or `package:NAME/PATH`; none: the engine takes text
+    special_tokens: bool = True  # whether the tokenizer's own post-processor adds its special tokens
+    aliases: tuple[str, ...] = ()
+    matryoshka: tuple[PositiveInt, ...] | MatryoshkaRange | None = None
+    prompts: Prompts = Prompts()
+    fingerprint: FingerprintConfig | None = None
+    profile: str | None = None  # file made by `embedding-router calibrate`
+    curve: CurveConfig | None = None  # written by hand; a profile wins
+    quality: dict[str, float] = Field(default_factory=dict)
+    memory_bytes: PositiveInt | None = None
+    devices: PositiveFloat = 1.0
+    good_for: str = ""
+    required: bool = True  # /health waits for it
+    calls_in_flight: PositiveInt = 3  # calls that one router keeps at one replica
+    environment: Literal["default", "cpu-vllm"] = "default"  # allocator and OpenMP settings for the replica's process
+
+    @model_validator(mode="after")
+    def _sizes(self) -> "ModelConfig":
+        if isinstance(self.matryoshka, tuple):
+            too_large = [size for size in self.matryoshka if size > self.dimensions]
+            if too_large:
+                raise ValueError(f"matryoshka sizes {too_large} are larger than dimensions: {self.dimensions}")
+        elif self.matryoshka is not None and self.matryoshka.min > self.dimensions:
+            raise ValueError(f"matryoshka.min {self.matryoshka.min} is larger than dimensions: {self.dimensions}")
+        return self
+
+    def serves(self, dimensions: int) -> bool:
+        """Whether vectors of this size may be asked for: the model's own, or one it was Matryoshka-trained for."""
+        if isinstance(self.matryoshka, MatryoshkaRange):
+            return self.matryoshka.min <= dimensions <= self.dimensions
+        return dimensions == self.dimensions or dimensions in (self.matryoshka or ())
+
+
+class When(Section):
+    """Conditions of a rule; all that are given must hold. A rule without any always holds."""
+
+    min_tokens: PositiveInt | None = None  # of the longest text
+    max_tokens: PositiveInt | None = None
+    languages: tuple[str, ...] | None = None  # ISO 639-1
+    not_languages: tuple[str, ...] | None = None  # a text of unknown language does not match
+    scripts: tuple[str, ...] | None = None  # ISO 15924
+    mixed: bool | None = None
+    code: bool | None = None
+    input_type: Literal["query", "document"] | None = None
+
+
+class Rule(Section):
+    """A floor: an `auto` request that matches goes to this tier's model or a larger one."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    when: When = When()
+    floor: NamedTier
+
+
+class Routing(Section):
+    """How requests are decided; reloaded without a restart."""
+
+    policy: Literal["rules", "priced"] = "rules"
+    default_tier: NamedTier = Tier.FAST  # the floor when no rule applies
+    rules: tuple[Rule, ...] = ()
+    require_space: bool = False
+    strict_tiers: bool = False
+    default_budget_ms: PositiveFloat | None = None
+    miss_share: float = Field(default=0.05, gt=0.0, lt=0.5)  # share of predictions that may be exceeded: alpha
+    quality_weight: NonNegativeFloat = 1.0
+    price_eta: NonNegativeFloat = 0.05
+    price_utilisation: float = Field(default=0.85, gt=0.0, le=1.0)  # rho
+
+
+class Limits(Section):
+    """Where a request is refused; every limit is an error that says what to do, never a cut."""
+
+    max_body_bytes: PositiveInt = 8 * 1024 * 1024
+    max_items: PositiveInt = 2048
+    max_tokens_per_request: PositiveInt = 300_000
+    max_queued_tokens: PositiveInt = 4_000_000  # of one model in one router replica
+    request_timeout_s: PositiveFloat = 300.0
+
+
+class Cache(Section):
+    """Vectors kept by exact text, in memory of each router replica."""
+
+    max_bytes: int = Field(default=256 * 1024 * 1024, ge=0)  # 0 turns it off
+
+
+class DecisionLog(Section):
+    """A file of JSON lines, one per request, that `embedding-router replay` decides again; it never holds text."""
+
+    path: str  # created where it does not exist; the routers of one machine may share it
+    max_bytes: PositiveInt = 256 * 1024 * 1024  # then it becomes PATH.1, in the place of the one before
+
+
+class CollectionConfig(Section):
+    """What a request means by this name as its `space`; `MODEL/DIMENSIONS` alone is `space`.
+
+    `input_type`, `instruction` and `truncate` hold for requests that do not give their own.
+    """
+
+    space: str  # MODEL/DIMENSIONS
+    input_type: Literal["query", "document"] | None = None
+    instruction: str | None = Field(default=None, min_length=1)
+    truncate: Literal["none", "end", "start"] = "none"
+    adapters: tuple[str, ...] = ()  # files made by `embedding-router align`: their models may serve it too
+    adapt: Literal["queries", "all"] = "queries"  # what may come over an adapter
+    min_recall: float = Field(default=0.95, ge=0.0, le=1.0)  # share of the space's own recall that an adapter must keep
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:
+        return {"space": data} if isinstance(data, str) else data
+
+
+RELOADABLE = ("routing", "tiers", "collections")  # sections that change without a restart
+
+
+class RouterArgs(Section):
+    """Everything under `args:`. Models are written from small to large: their order is their rank."""
+
+    models: dict[str, ModelConfig] = Field(min_length=1)
+    tiers: dict[NamedTier, str] = Field(min_length=1)
+    collections: dict[str, CollectionConfig] = Field(default_factory=dict)  # by the name that a request may give as its space
+    routing: Routing = Routing()
+    limits: Limits = Limits()
+    cache: Cache = Cache()
+    decision_log: DecisionLog | None = None
+    base_dir: str | None = None  # relative paths start here; the folder of the process where it is not given
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "RouterArgs":
+        for tier, model in self.tiers.items():
+            if model not in self.models:
+                raise ValueError(f"tiers.{tier} names model {model!r}; models are {', '.join(self.models)}")
+        wanted = {rule.floor: f"rule {rule.name!r}" for rule in self.routing.rules}
+        wanted[self.routing.default_tier] = "routing.default_tier"
+        for tier, who in wanted.items():
+            if tier not in self.tiers:
+                raise ValueError(f"{who} names tier {tier!r}, which tiers: does not map to a model")
+        order = list(self.models)
+        ranked = [(tier, self.tiers[tier]) for tier in (Tier.FAST, Tier.BALANCED, Tier.BEST) if tier in self.tiers]
+        for (lower, small), (upper, large) in pairwise(ranked):
+            if order.index(small) > order.index(large):
+                raise ValueError(
+                    f"tiers.{lower} names {small!r}, which stands after {large!r} of tiers.{upper} in models; write models from "
+                    "small to large (a tool that sorts keys may have reordered them)"
+                )
+        names = [rule.name for rule in self.routing.rules]
+        if len(set(names)) != len(names):
+            raise ValueError("routing.rules: every rule needs a name of its own")
+        for name, collection in self.collections.items():
+            space = collection.space
+            model, _, size = space.rpartition("/")
+            if "/" in name:
+                raise ValueError(f"collections.{name}: the name of a collection has no '/', MODEL/DIMENSIONS has one")
+            if model not in self.models or not size.isdecimal() or not self.models[model].serves(int(size)):
+                raise ValueError(f"collections.{name}: {space!r} is not MODEL/DIMENSIONS of a model and a size that it serves")
+        for name in self.models:
+            if name != name.lower() or name in set(Tier) or name == "router":
+                raise ValueError(f"models.{name}: a model id is lower case and neither a tier's name nor 'router'")
+        return self
+
+
+def resolve_path(path: str, base_dir: str | None = None) -> Path:
+    """The file or folder that `path` names: `package:NAME/PATH` looks inside an installed package.
+
+    Raises FileNotFoundError with a sentence when the package or the file is not there.
+    """
+    if path.startswith("package:"):
+        from importlib.util import find_spec
+
+        package, _, inner = path.removeprefix("package:").partition("/")
+        try:
+            spec = find_spec(package)
+        except (ImportError, ValueError):  # a part of a dotted name is missing, or there is no name
+            spec = None
+        if spec is None or not spec.submodule_search_locations:
+            raise FileNotFoundError(f"{path}: the package {package!r} is not installed; install the extra that brings it")
+        found = Path(next(iter(spec.submodule_search_locations))) / inner
+    else:
+        found = Path(path).expanduser()
+        if not found.is_absolute():
+            found = Path(base_dir or ".") / found
+    if not found.exists():
+        raise FileNotFoundError(f"{path}: there is no such file or folder ({found})")
+    return found.resolve()

@@ -1,0 +1,184 @@
+"""The decision log: one JSON line per request, with everything `decide` needs to decide it again, and never its text.
+
+    setting   the models and the policy; before the first request that was decided by them, and again whenever they change
+    request   what was asked, the load of every model, the decision, and how it ended
+    lost      how many requests were not written because the writer could not keep up
+
+Lines of several routers may share a file: each names its router. A curve that a model learned while it served differs from
+request to request, so a request carries those that are not in its setting. JSON keeps every bit of a float: deciding a request
+of the log again under its own setting gives the decision that was made, exactly (router/replay.py).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
+
+import orjson
+
+from router.domain import (
+    Curve,
+    Decision,
+    Features,
+    Load,
+    Model,
+    OnMiss,
+    Prediction,
+    Reason,
+    Request,
+    Tier,
+    Why,
+    Work,
+)
+from router.policy import Floor, Policy
+
+FORMAT = 1
+ANSWERED = "answered"
+
+
+class LogError(ValueError):
+    """A line that is not of a decision log; the message says which and why."""
+
+
+class Setting(NamedTuple):
+    """What a router decides by: its models, from small to large, and the parts of the config that decisions depend on."""
+
+    models: Mapping[str, Model]
+    policy: Policy
+    tiers: Mapping[Tier, str]
+    strict_tiers: bool
+    default_budget_s: float | None
+
+
+class Entry(NamedTuple):
+    """One request as it was decided, and how it ended."""
+
+    at_s: float  # seconds since 1970, for people; the two that follow are on the router's own clock
+    arrived_s: float
+    now: float  # of the decision
+    request: Request
+    tier: Tier | None  # as the caller asked for it; None when a model or a space was named
+    own_budget: bool  # the caller gave the budget, not the config
+    models: Mapping[str, Model]  # with the curves as they were then
+    loads: Mapping[str, Load]
+    decision: Decision
+    outcome: str  # "answered", the code of the error the caller got, or "cancelled"
+    actual_s: float | None  # from arrival to the vectors
+
+
+class Logged(NamedTuple):
+    """An entry and the setting it was decided by."""
+
+    setting: Setting
+    entry: Entry
+
+
+def setting_line(setting: Setting, router: str) -> bytes:
+    """The line that stands before the requests decided by `setting`."""
+    return _line({
+        "kind": "setting", "format": FORMAT, "router": router, "models": [asdict(model) for model in setting.models.values()],
+        "policy": asdict(setting.policy) | {"floors": [floor._asdict() for floor in setting.policy.floors]},
+        "tiers": setting.tiers, "strict_tiers": setting.strict_tiers, "default_budget_s": setting.default_budget_s,
+    })
+
+
+def entry_line(entry: Entry, setting: Setting, router: str) -> bytes:
+    """The line of one request; a setting line of the same router comes before it."""
+    request, decision = entry.request, entry.decision
+    curves = {name: asdict(model.curve) for name, model in entry.models.items() if model.curve != setting.models[name].curve}
+    return _line({
+        "kind": "request", "router": router, "at_s": entry.at_s, "arrived_s": entry.arrived_s, "now": entry.now,
+        "tier": entry.tier, "own_budget": entry.own_budget,
+        "request": request._asdict() | {
+            "work": {name: work._asdict() for name, work in request.work.items()}, "features": asdict(request.features),
+        },
+        **({"curves": curves} if curves else {}),
+        "loads": {name: load._asdict() for name, load in entry.loads.items()},
+        "decision": decision._asdict() | {
+            "predictions": {name: predicted._asdict() for name, predicted in decision.predictions.items()},
+        },
+        "outcome": entry.outcome, "actual_s": entry.actual_s,
+    })
+
+
+def lost_line(requests: int, router: str) -> bytes:
+    """The line that says how many requests are missing here."""
+    return _line({"kind": "lost", "router": router, "requests": requests})
+
+
+def read(lines: Iterable[bytes]) -> Iterator[Logged]:
+    """The requests of a log in the order they were written; a last line that was cut short is passed over.
+
+    Raises LogError for a line of another kind or format, and for requests without a setting.
+    """
+    settings: dict[str, Setting] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            data = orjson.loads(line)
+            kind = data["kind"]
+            if kind == "setting":
+                settings[data["router"]] = _setting(data)
+            elif kind == "request":
+                if data["router"] not in settings:
+                    raise LogError("its setting is missing; a log is read from its beginning")
+                setting = settings[data["router"]]
+                yield Logged(setting, _entry(data, setting))
+            elif kind != "lost":
+                raise LogError(f"there is no kind {kind!r}")
+        except (KeyError, TypeError, ValueError) as error:
+            why = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+            raise LogError(f"line {number} is not of a decision log: {why}") from error
+
+
+def _setting(data: dict[str, Any]) -> Setting:
+    if data["format"] != FORMAT:
+        raise LogError(f"its format is {data['format']}, this version reads {FORMAT}")
+    models = {each["id"]: Model(**each | {"curve": Curve(**each["curve"])}) for each in data["models"]}
+    policy = data["policy"]
+    floors = tuple(
+        Floor(**floor | {name: _set(floor[name]) for name in ("languages", "not_languages", "scripts")})
+        for floor in policy["floors"]
+    )
+    return Setting(
+        models, Policy(**policy | {"floors": floors}), {Tier(tier): model for tier, model in data["tiers"].items()},
+        data["strict_tiers"], data["default_budget_s"],
+    )
+
+
+def _entry(data: dict[str, Any], setting: Setting) -> Entry:
+    request, decision, curves = data["request"], data["decision"], data.get("curves", {})
+    return Entry(
+        at_s=data["at_s"], arrived_s=data["arrived_s"], now=data["now"],
+        tier=None if data["tier"] is None else Tier(data["tier"]), own_budget=data["own_budget"],
+        request=Request(**request | {
+            "work": {name: Work(**work) for name, work in request["work"].items()},
+            "features": Features(**request["features"]),
+            "candidates": _set(request["candidates"]), "permitted": _set(request["permitted"]),
+            "on_miss": OnMiss(request["on_miss"]),
+        }),
+        models=setting.models if not curves else {
+            name: replace(model, curve=Curve(**curves[name])) if name in curves else model
+            for name, model in setting.models.items()
+        },
+        loads={name: Load(**load) for name, load in data["loads"].items()},
+        decision=Decision(**decision | {
+            "reason": Reason(decision["reason"]), "whys": {name: Why(why) for name, why in decision["whys"].items()},
+            "predictions": {name: Prediction(**predicted) for name, predicted in decision["predictions"].items()},
+        }),
+        outcome=data["outcome"], actual_s=data["actual_s"],
+    )
+
+
+def _set(values: list[str] | None) -> frozenset[str] | None:
+    return None if values is None else frozenset(values)
+
+
+def _line(data: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(data, default=_plain, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, frozenset):
+        return sorted(value)
+    raise TypeError(f"a decision log has no {type(value).__name__}")

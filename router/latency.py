@@ -1,0 +1,275 @@
+"""Latency curves: fitted to measured steps, read from profiles, learned from completions, and corrected while they serve.
+
+    fit            measured steps -> Curve, by least absolute relative error
+    load_profile   the JSON file that `embedding-router calibrate` writes, refused by name when it cannot be right
+    Learner        a curve for a model without a profile, from the steps it serves
+    Correction     two factors per model on every prediction: `bias` makes its median right, `margin` its tail
+
+Both factors are online quantiles. Each completion moves log m by eta * (1[actual / predicted > m] - share), so over n
+completions the share that is exceeded differs from the declared one by (log m_n - log m_0) / (eta * n), whatever the distribution
+(Gibbs and Candes, "Adaptive conformal inference under distribution shift", 2021; here in log space, where a factor of two
+is as far up as down). A large eta therefore keeps every window of requests close to the declared share and follows drift, at
+the price of a margin that wobbles by about eta; see tests/unit/test_latency.py for what that buys.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from router.domain import Curve
+
+MARGIN_ETA = 0.2
+BIAS_ETA = 0.02
+Floats = npt.NDArray[np.float64]
+
+
+class Point(NamedTuple):
+    """One measured engine step."""
+
+    tokens: int
+    tokens_sq: int  # sum over its texts of tokens squared
+    seconds: float
+
+
+class Fit(NamedTuple):
+    """A curve and how far it is from the points it was fitted to, as shares of the measured seconds."""
+
+    curve: Curve
+    median_error: float
+    p95_error: float
+    points: int
+
+    @property
+    def knee_tokens(self) -> float:
+        """Tokens up to which a step of short texts takes `fixed_s`; 0 when there is no flat part."""
+        slope = self.curve.s_per_token
+        return max(0.0, (self.curve.fixed_s - self.curve.base_s) / slope) if slope else 0.0
+
+
+def fit(points: Sequence[Point], batch_tokens: int, overhead_s: float = 0.0) -> Fit:
+    """Fit max(fixed, base + s_per_token * T + s_per_token_sq * sum(L^2)) with no negative coefficient.
+
+    Least absolute relative error, so stalls among the points do not bend the curve; every place of the knee is tried. Raises
+    ValueError when there are fewer than three different sizes or a point is not a finite positive number.
+    """
+    data = np.array(points, dtype=np.float64).reshape(-1, 3)
+    if not (np.isfinite(data).all() and (data > 0.0).all()):
+        raise ValueError("every point needs tokens, tokens_sq and seconds that are finite and above 0")
+    tokens, seconds = data[:, 0], data[:, 2]
+    sizes = np.unique(tokens)
+    if len(sizes) < 3:
+        raise ValueError(f"a curve needs steps of at least three different sizes, these have {len(sizes)}; measure more sizes")
+    columns = np.column_stack([np.ones(len(data)), data[:, :2]])
+    knees = np.concatenate([[0.0], np.unique(np.quantile(sizes[:-2], np.linspace(0.0, 1.0, 24)))])
+    best, best_error = np.zeros(4), math.inf
+    for knee in knees:
+        flat = tokens <= knee
+        fixed = float(np.median(seconds[flat])) if flat.any() else 0.0
+        line = _non_negative(columns[~flat], seconds[~flat])
+        error = float(np.mean(np.abs(np.maximum(fixed, columns @ line) - seconds) / seconds))
+        if error < best_error:
+            best, best_error = np.array([fixed, *line]), error
+    errors = np.abs(np.maximum(best[0], columns @ best[1:]) - seconds) / seconds
+    fixed_s, base_s, s_per_token, s_per_token_sq = (float(value) for value in best)
+    curve = Curve(fixed_s, base_s, s_per_token, s_per_token_sq, batch_tokens, overhead_s)
+    return Fit(curve, float(np.median(errors)), float(np.quantile(errors, 0.95)), len(data))
+
+
+def _non_negative(columns: Floats, seconds: Floats) -> Floats:
+    """Non-negative coefficients of least absolute relative error: reweighted least squares, exact over the sets of three."""
+    scale = columns.max(axis=0)
+    relative = columns / scale / seconds[:, None]
+    weights, best = np.ones(len(seconds)), np.zeros(3)
+    for _ in range(30):
+        best_error = math.inf
+        for kept in ([0, 1, 2], [0, 1], [1, 2], [0, 2], [1], [0], [2]):
+            part = relative[:, kept] * weights[:, None]
+            found = np.linalg.lstsq(part, weights, rcond=None)[0]
+            error = float(np.sum((part @ found - weights) ** 2))
+            if (found >= 0.0).all() and error < best_error:
+                best, best_error = np.zeros(3), error
+                best[kept] = found
+        weights = 1.0 / np.sqrt(np.maximum(np.abs(relative @ best - 1.0), 1e-4))
+    solution: Floats = best / scale
+    return solution
+
+
+class Learner:
+    """Learns base and slope of a curve from the steps a model serves, starting at `prior`.
+
+    Recursive least squares on relative errors, forgetting over about 100 steps; a step counts at most as twice what was
+    expected, so that a stall does not pass for slowness. What it cannot tell apart (attention, the flat part) stays `prior`'s.
+    """
+
+    __slots__ = ("_base_s", "_covariance", "_per_knot", "_prior", "count")
+
+    FORGET = 0.99
+    KNOT_TOKENS = 1000.0  # slope is held per this many tokens, so that both unknowns are of one size
+
+    def __init__(self, prior: Curve) -> None:
+        self.count = 0
+        self._prior = prior
+        self._base_s = max(prior.fixed_s, prior.base_s)
+        self._per_knot = prior.s_per_token * self.KNOT_TOKENS
+        spread = max(self._base_s, self._per_knot, 1e-4) ** 2
+        self._covariance = (100.0 * spread, 0.0, 100.0 * spread)  # symmetric: (base, both, slope)
+
+    def observe(self, tokens: int, tokens_sq: int, seconds: float) -> None:
+        """A step carried `tokens` tokens and took `seconds`; numbers that cannot be a step are passed over."""
+        if not (tokens > 0 and 0.0 < seconds < math.inf):
+            return
+        knots = tokens / self.KNOT_TOKENS
+        attention_s = self._prior.s_per_token_sq * tokens_sq
+        expected_s = max(self._base_s + self._per_knot * knots, 1e-6)
+        error_s = min(max(seconds - attention_s, 0.0), 2.0 * expected_s) - expected_s
+        base, both, slope = self._covariance
+        toward_base, toward_slope = base + both * knots, both + slope * knots
+        forget = self.FORGET if base + slope < 1e4 * expected_s * expected_s else 1.0  # else constant sizes blow it up
+        gain = 1.0 / (forget * expected_s * expected_s + toward_base + toward_slope * knots)
+        self._base_s = max(0.0, self._base_s + gain * toward_base * error_s)
+        self._per_knot = max(0.0, self._per_knot + gain * toward_slope * error_s)
+        self._covariance = (
+            (base - gain * toward_base * toward_base) / forget,
+            (both - gain * toward_base * toward_slope) / forget,
+            (slope - gain * toward_slope * toward_slope) / forget,
+        )
+        self.count += 1
+
+    @property
+    def curve(self) -> Curve:
+        """The curve as learned so far; `prior` until a step was seen."""
+        if not self.count:
+            return self._prior
+        prior = self._prior
+        return Curve(
+            0.0, self._base_s, self._per_knot / self.KNOT_TOKENS, prior.s_per_token_sq, prior.batch_tokens, prior.overhead_s
+        )
+
+
+class Quantile:
+    """The factor that a declared share of the ratios exceeds, followed online; see the top of this file."""
+
+    __slots__ = ("_down", "_up", "highest", "lowest", "share", "value")
+
+    def __init__(self, share: float, eta: float, value: float = 1.0, lowest: float = 0.1, highest: float = 100.0) -> None:
+        if not 0.0 < share < 1.0:
+            raise ValueError(f"the share that may be exceeded lies between 0 and 1, not {share}")
+        self.share, self.value, self.lowest, self.highest = share, value, lowest, highest
+        self._up, self._down = math.exp(eta * (1.0 - share)), math.exp(-eta * share)
+
+    def observe(self, ratio: float) -> bool:
+        """Take one ratio in; says whether it exceeded the factor as it stood."""
+        exceeded = ratio > self.value
+        moved = self.value * (self._up if exceeded else self._down)
+        self.value = min(max(moved, self.lowest), self.highest)
+        return exceeded
+
+
+class Correction:
+    """The two factors of one model: pass `bias` and `margin` to `Ledger.load`, and every completion to `observe`."""
+
+    __slots__ = ("_bias", "_margin")
+
+    def __init__(self, miss_share: float) -> None:
+        self._bias = Quantile(0.5, BIAS_ETA)
+        self._margin = Quantile(miss_share, MARGIN_ETA, lowest=0.5)
+
+    @property
+    def bias(self) -> float:
+        """Factor on the curve after which half of the predictions are too long and half too short."""
+        return self._bias.value
+
+    @property
+    def margin(self) -> float:
+        """Factor on the corrected prediction that only the declared share of requests exceeds."""
+        return self._margin.value
+
+    def relax(self, times: int) -> None:
+        """Let the margin fall as after `times` answers that came in time."""
+        for _ in range(times):
+            self._margin.observe(0.0)
+
+    def observe(self, actual_s: float, predicted_s: float, bias: float) -> None:
+        """A request took `actual_s`; `predicted_s` was said when the bias was `bias`. Not-positive times are passed over.
+
+        Compared with the factors as they are now, not as they were then: a burst of late answers in flight counts until the
+        margin covers it and no further.
+        """
+        if not (actual_s > 0.0 and predicted_s > 0.0):
+            return
+        ratio = actual_s * bias / predicted_s
+        self._margin.observe(ratio / self._bias.value)
+        self._bias.observe(ratio)
+
+
+class ProfileError(ValueError):
+    """A profile that must not be used; the message names it and says why."""
+
+
+Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ProfileCurve(_Strict):
+    """router.domain.Curve as it is written to a file."""
+
+    fixed_s: Seconds
+    base_s: Seconds
+    s_per_token: Seconds
+    s_per_token_sq: Seconds
+    batch_tokens: PositiveInt
+    overhead_s: Seconds
+
+
+class ProfileFit(_Strict):
+    """How well the curve met the points."""
+
+    median_error: Share
+    p95_error: Share
+    points: PositiveInt
+
+
+class ProfilePoint(_Strict):
+    """One measured step; see Point."""
+
+    tokens: PositiveInt
+    tokens_sq: PositiveInt
+    seconds: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class Profile(_Strict):
+    """What was measured of one model on one device."""
+
+    model: str
+    device: str
+    software: str
+    date: str
+    curve: ProfileCurve
+    fit: ProfileFit
+    points: Annotated[tuple[ProfilePoint, ...], Field(min_length=1, strict=False)]
+    memory_bytes: PositiveInt | None = None
+
+
+def load_profile(data: Mapping[str, Any], model_id: str) -> Curve:
+    """The curve in a profile's parsed JSON. Raises ProfileError when it is empty, of another model or not plausible."""
+    if not data:
+        raise ProfileError(f"the profile of {model_id} is empty; make it with `embedding-router calibrate`")
+    try:
+        profile = Profile.model_validate(data)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
+        raise ProfileError(f"the profile of {model_id} cannot be used: {problems}") from error
+    if profile.model != model_id:
+        raise ProfileError(f"this is the profile of {profile.model}, not of {model_id}; profiles do not carry over")
+    curve = Curve(**profile.curve.model_dump())
+    if curve.step(curve.batch_tokens) <= 0.0:
+        raise ProfileError(f"the profile of {model_id} says that a full step takes no time; measure it again")
+    return curve

@@ -1,0 +1,265 @@
+"""What one router replica knows of the work that every model replica has in hand, in tokens.
+
+    own          tokens this router sent and has no answer for: exact at every moment
+    last report  tokens the replica held, from all routers, when it last said so (with a reply, or every 50-100 ms)
+    outstanding  last report + R * (own now - own at the report), and never less than own
+
+R routers share the traffic evenly and see much the same reports, so what this one sent or got back since the report, the others
+did too (interpreting old load by the arrivals since: Dahlin, "Interpreting stale load information", 2000; own arrivals times
+the dispatchers as the estimate: Goren, Vargaftik and Moses, "Stochastic coordination in heterogeneous load balancing systems",
+2021). A report that is not renewed fades to nothing over `REPORT_LIFE_S`: a replica nobody hears from is tried again.
+
+A reply also says that a step just ended, so what the replica holds then is what its next step runs; work for an idle replica
+starts a step at once. From that follows how much of the running step is left, and that the rest of the backlog waits behind it.
+
+Replicas are compared by tokens, never by requests, two at a time (Mitzenmacher, "The power of two choices in randomized load
+balancing", 2001): with old reports, taking the least loaded of all would send every router to the same replica (Mitzenmacher,
+"How useful is old information?", 2000).
+
+Pure and O(1) for every event: time and randomness are arguments.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from router.domain import Load, Model
+
+REPORT_LIFE_S = 1.0
+
+
+class Random(Protocol):
+    """A source of floats in [0, 1), such as random.Random."""
+
+    def random(self) -> float:
+        """The next one."""
+
+
+class Replica:
+    """One replica of a model, as this router sees it; made by `Ledger.joined`."""
+
+    __slots__ = (
+        "_joined_at", "_reported_own", "_reported_s", "_reported_tokens", "_roomy_at", "_step_s", "_step_tokens",
+        "id", "own_calls", "own_tokens",
+    )  # fmt: skip
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self.own_tokens = 0
+        self.own_calls = 0
+        self._reported_tokens = 0  # by the last report, all routers
+        self._reported_own = 0  # own tokens when it came
+        self._reported_s = 0.0
+        self._step_s = -math.inf  # when the running step began
+        self._step_tokens = 0  # and what it could take
+        self._joined_at = -1  # place in the pool's list of all replicas
+        self._roomy_at = -1  # place in the pool's list of replicas with room, -1: it has none
+
+    def outstanding_tokens(self, now: float, routers: int) -> int:
+        """Tokens the replica has taken and not finished, for all `routers` routers, at `now`."""
+        own = self.own_tokens
+        others = self._reported_tokens - own + routers * (own - self._reported_own)
+        if others <= 0:
+            return own
+        age_s = now - self._reported_s
+        if age_s <= 0.0:
+            return own + others
+        return own + int(others * (1.0 - age_s / REPORT_LIFE_S)) if age_s < REPORT_LIFE_S else own
+
+
+class Dispatch:
+    """One call under way; hand it back to `Ledger.completed` once, however the call ends."""
+
+    __slots__ = ("model", "open", "replica", "tokens")
+
+    def __init__(self, model: str, replica: Replica, tokens: int) -> None:
+        self.model = model
+        self.replica = replica
+        self.tokens = tokens
+        self.open = True
+
+
+class _Pool:
+    """The replicas of one model; `joined` and `roomy` are unordered, a place in them is freed by moving the last one there."""
+
+    __slots__ = ("by_id", "calls_in_flight", "joined", "roomy", "waiting_tokens")
+
+    def __init__(self, calls_in_flight: int) -> None:
+        self.calls_in_flight = calls_in_flight
+        self.by_id: dict[str, Replica] = {}
+        self.joined: list[Replica] = []
+        self.roomy: list[Replica] = []
+        self.waiting_tokens = 0
+
+    def close(self, replica: Replica) -> None:
+        """Take `replica` out of those with room."""
+        last = self.roomy.pop()
+        if last is not replica:
+            self.roomy[replica._roomy_at] = last
+            last._roomy_at = replica._roomy_at
+        replica._roomy_at = -1
+
+    def reopen(self, replica: Replica) -> None:
+        """Put `replica` among those with room."""
+        replica._roomy_at = len(self.roomy)
+        self.roomy.append(replica)
+
+
+class Ledger:
+    """Own calls, own queue and last reports of one router replica over all models.
+
+    `calls_in_flight` names every model and the calls that this router keeps at one of its replicas. `routers` is the number of
+    router replicas that share the load evenly, this one included; set it when that changes.
+    """
+
+    __slots__ = ("_pools", "routers")
+
+    def __init__(self, calls_in_flight: Mapping[str, int], routers: int = 1) -> None:
+        self.routers = routers
+        self._pools = {model: _Pool(calls) for model, calls in calls_in_flight.items()}
+
+    def joined(self, model: str, replica: str) -> None:
+        """A replica is ready to take work; saying it twice changes nothing."""
+        pool = self._pools[model]
+        if replica not in pool.by_id:
+            made = pool.by_id[replica] = Replica(replica)
+            made._joined_at = len(pool.joined)
+            pool.joined.append(made)
+            pool.reopen(made)
+
+    def lost(self, model: str, replica: str) -> int:
+        """A replica is gone: own tokens it had are forgotten and returned, its calls may still be handed to `completed`."""
+        pool = self._pools[model]
+        gone = pool.by_id.pop(replica, None)
+        if gone is None:
+            return 0
+        last = pool.joined.pop()
+        if last is not gone:
+            pool.joined[gone._joined_at] = last
+            last._joined_at = gone._joined_at
+        if gone._roomy_at >= 0:
+            pool.close(gone)
+        gone._joined_at = -1
+        tokens, gone.own_tokens = gone.own_tokens, 0
+        return tokens
+
+    def queued(self, model: str, tokens: int) -> None:
+        """Tokens entered this router's own queue for `model`."""
+        self._pools[model].waiting_tokens += tokens
+
+    def unqueued(self, model: str, tokens: int) -> None:
+        """Tokens left that queue: dispatched, expired or cancelled. Raises ValueError when more leave than entered."""
+        pool = self._pools[model]
+        if tokens > pool.waiting_tokens:
+            raise ValueError(f"{tokens} tokens leave the queue of {model}, which holds {pool.waiting_tokens}")
+        pool.waiting_tokens -= tokens
+
+    def pick(self, model: str, now: float, rng: Random) -> str | None:
+        """The less loaded of two random replicas that have room for another call of this router; None when none has."""
+        roomy = self._pools[model].roomy
+        return self._lighter(roomy, now, rng)[0].id if roomy else None
+
+    def dispatched(self, model: str, replica: str, tokens: int, now: float | None = None) -> Dispatch:
+        """A call with `tokens` tokens goes to `replica`. Raises KeyError when that is not joined (any more).
+
+        Given `now`, a step is known to begin with it when the replica was idle.
+        """
+        pool = self._pools[model]
+        state = pool.by_id[replica]
+        if now is not None and not state.outstanding_tokens(now, self.routers):
+            state._step_s, state._step_tokens = now, tokens
+        state.own_tokens += tokens
+        state.own_calls += 1
+        if state.own_calls >= pool.calls_in_flight and state._roomy_at >= 0:
+            pool.close(state)
+        return Dispatch(model, state, tokens)
+
+    def completed(self, dispatch: Dispatch) -> None:
+        """The call ended, well or not; saying it twice changes nothing."""
+        if not dispatch.open:
+            return
+        dispatch.open = False
+        state = dispatch.replica
+        if state._joined_at < 0:  # lost meanwhile: its tokens are already forgotten
+            return
+        state.own_tokens -= dispatch.tokens
+        state.own_calls -= 1
+        if state._roomy_at < 0:
+            self._pools[dispatch.model].reopen(state)
+
+    def reported(self, model: str, replica: str, held_tokens: int, now: float, in_reply: bool = True) -> None:
+        """The replica says that it holds `held_tokens` tokens of all routers; for a report in a reply, call `completed` first."""
+        state = self._pools[model].by_id.get(replica)
+        if state is not None:
+            state._reported_tokens = held_tokens
+            state._reported_own = state.own_tokens
+            state._reported_s = now
+            if in_reply:
+                state._step_s, state._step_tokens = now, held_tokens
+
+    def load(
+        self,
+        model: Model,
+        now: float,
+        rng: Random,
+        margin: float = 1.0,
+        price: float = 0.0,
+        cold_start_s: float | None = None,
+        bias: float = 1.0,
+    ) -> Load:
+        """What `decide` needs to know of `model`: the better of two sampled replicas, and this router's own queue.
+
+        The own queue is served by all replicas, and the other routers are taken to have one like it. `cold_start_s` counts only
+        while no replica is joined.
+        """
+        pool = self._pools[model.id]
+        replicas = len(pool.joined)
+        waiting = pool.waiting_tokens * self.routers
+        if not replicas:
+            return Load(0, waiting, 0.0, margin, price, cold_start_s, bias)
+        state, ahead = self._lighter(pool.joined, now, rng)
+        rest_s = 0.0
+        if ahead:
+            running = min(state._step_tokens, ahead, model.curve.batch_tokens)
+            rest_s = state._step_s + bias * model.curve.step(running) - now
+            if rest_s > 0.0:
+                ahead -= running
+            else:  # that step is over: nothing is known of the one that runs now
+                rest_s = 0.0
+        return Load(replicas, ahead + waiting // replicas, rest_s, margin, price, None, bias)
+
+    def outstanding_tokens(self, model: str, now: float) -> dict[str, int]:
+        """Per replica, what this router believes it holds; for metrics, O(replicas)."""
+        return {state.id: state.outstanding_tokens(now, self.routers) for state in self._pools[model].joined}
+
+    def replicas(self, model: str) -> int:
+        """How many replicas of `model` take work."""
+        return len(self._pools[model].joined)
+
+    def waiting_tokens(self, model: str) -> int:
+        """Tokens in this router's own queue for `model`."""
+        return self._pools[model].waiting_tokens
+
+    def assert_empty(self) -> None:
+        """Raise AssertionError naming every model or replica that still has own work; for tests and shutdown."""
+        left = list(self._left())
+        assert not left, "the ledger is not empty: " + "; ".join(left)
+
+    def _lighter(self, replicas: list[Replica], now: float, rng: Random) -> tuple[Replica, int]:
+        """The one of two different random replicas with fewer tokens outstanding, and its tokens."""
+        count = len(replicas)
+        if count == 1:
+            return replicas[0], replicas[0].outstanding_tokens(now, self.routers)
+        first = int(rng.random() * count)
+        second = int(rng.random() * (count - 1))
+        one, other = replicas[first], replicas[second if second < first else second + 1]
+        tokens, others = one.outstanding_tokens(now, self.routers), other.outstanding_tokens(now, self.routers)
+        return (one, tokens) if tokens <= others else (other, others)
+
+    def _left(self) -> Iterator[str]:
+        for model, pool in self._pools.items():
+            if pool.waiting_tokens:
+                yield f"{model} has {pool.waiting_tokens} tokens waiting"
+            for state in pool.joined:
+                if state.own_tokens or state.own_calls:
+                    yield f"{model} {state.id} has {state.own_tokens} tokens in {state.own_calls} calls"

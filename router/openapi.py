@@ -1,0 +1,334 @@
+"""The service as an OpenAPI 3.1 document, with the models and spaces of its own config in the examples.
+
+The request comes from router.schema, the `routing` object from router.encoding, the errors from router.errors; only what no class
+of ours describes is written here.
+"""
+
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from router.encoding import Routing
+from router.errors import RouterError
+from router.schema import EmbeddingsBody
+from router.spaces import Catalogue
+
+Json = dict[str, Any]
+
+_REFERENCE = "#/components/schemas/{model}"
+_ON_REQUEST = (400, 401, 403, 404, 409, 413, 429, 500, 503, 504)
+_ON_READ = (401, 500)
+
+
+def document(catalogue: Catalogue) -> Json:
+    """The whole document, ready for JSON."""
+    body = EmbeddingsBody.model_json_schema(ref_template=_REFERENCE)
+    schemas = {"EmbeddingsRequest": body, **body.pop("$defs"), **_SCHEMAS, "Routing": _routing()}
+    body["properties"]["model"]["examples"] = list(catalogue.names)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "embedding-router",
+            "version": _version(),
+            "description": "OpenAI-compatible embeddings. Each request goes to the model that serves it best now; every vector "
+            "says which vector space it belongs to, and a caller can pin one.",
+        },
+        "security": [{"apiKey": []}, {}],
+        "paths": _paths(catalogue),
+        "components": {
+            "schemas": schemas,
+            "responses": {str(status): _error_response(status) for status in sorted({error.status for error in _errors()})},
+            "parameters": _PARAMETERS,
+            "securitySchemes": {
+                "apiKey": {"type": "http", "scheme": "bearer", "description": "Needed where the service is configured with keys."}
+            },
+        },
+    }
+
+
+def _paths(catalogue: Catalogue) -> Json:
+    embeddings = {
+        "summary": "Embed texts",
+        "description": "OpenAI's endpoint. All texts of a request are embedded by one model, in one vector space.",
+        "requestBody": _request_body(catalogue),
+        "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in _PARAMETERS],
+        "responses": {
+            "200": {
+                "description": "The vectors in the order of the input, and how the request was routed.",
+                "headers": {name: {"description": text, "schema": _STRING} for name, text in _RESPONSE_HEADERS.items()},
+                "content": {"application/json": {"schema": _ref("EmbeddingsResponse"), "example": _response_example(catalogue)}},
+            },
+            **_refused(_ON_REQUEST),
+        },
+    }
+    return {
+        "/v1/embeddings": {"post": {"operationId": "embed", "tags": ["embeddings"], **embeddings}},
+        "/embeddings": {
+            "post": {
+                "operationId": "embedAlias", "tags": ["embeddings"], **embeddings, "description": "The same as /v1/embeddings."
+            }
+        },
+        "/v1/route": {
+            "post": {
+                "operationId": "route",
+                "tags": ["routing"],
+                "summary": "Explain where a request would go",
+                "description": "The body of /v1/embeddings; answers the decision and why each other model was not chosen.",
+                "requestBody": embeddings["requestBody"],
+                "parameters": embeddings["parameters"],
+                "responses": {"200": _json_response("The decision.", "Route"), **_refused(_ON_REQUEST)},
+            }
+        },
+        "/v1/models": {
+            "get": {
+                "operationId": "listModels",
+                "tags": ["models"],
+                "summary": "List models and tiers",
+                "responses": {"200": _json_response("Everything that `model` may be.", "ModelList"), **_refused(_ON_READ)},
+            }
+        },
+        "/v1/models/{id}": {
+            "get": {
+                "operationId": "getModel",
+                "tags": ["models"],
+                "summary": "Show one model or tier",
+                "description": "An id may be written without case, with its hub prefix, and with `/` as it is.",
+                "parameters": [
+                    {
+                        "name": "id", "in": "path", "required": True, "schema": {"type": "string"},
+                        "example": next(iter(catalogue.models)),
+                    }
+                ],
+                "responses": {"200": _json_response("The model.", "Model"), **_refused((404, *_ON_READ))},
+            }
+        },
+        "/v1/tiers": {
+            "get": {
+                "operationId": "listTiers",
+                "tags": ["routing"],
+                "summary": "Show the decision matrix, live",
+                "description": "What each model can do, what it costs, and what is happening at it now.",
+                "responses": {"200": _json_response("One row a model, from small to large.", "Tiers"), **_refused(_ON_READ)},
+            }
+        },
+        "/health": {
+            "get": {
+                "operationId": "health",
+                "tags": ["health"],
+                "summary": "Say whether every model that must be ready is",
+                "security": [{}],
+                "responses": {
+                    "200": _json_response("Ready.", "Health"),
+                    "503": _json_response("Not ready; names the models that are missing.", "Health"),
+                },
+            }
+        },
+        "/health/live": {
+            "get": {
+                "operationId": "live",
+                "tags": ["health"],
+                "summary": "Say that the router runs",
+                "security": [{}],
+                "responses": {"200": _json_response("It runs.", "Health")},
+            }
+        },
+        "/": {"get": _page("console", "The console: a page to try requests and watch decisions")},
+        "/docs": {"get": _page("docs", "This document as a page")},
+    }
+
+
+def _request_body(catalogue: Catalogue) -> Json:
+    models = list(catalogue.models)
+    space = str(catalogue.space_of(models[-1]))
+    tier = next(iter(catalogue.tiers))
+    free = {
+        "auto": ("The router chooses", {"input": "What is the capital of France?"}),
+        "tier": ("A tier, within a latency budget", {"input": ["one text", "another"], "model": tier, "latency_budget_ms": 50}),
+    }
+    examples = ({} if catalogue.requires_space else free) | {
+        "model": (
+            "A document, by one model, in base64",
+            {"input": "Paris is in France.", "model": models[0], "input_type": "document", "encoding_format": "base64"},
+        ),
+        "space": ("A query for an index that exists", {"input": "capital of France", "space": space, "input_type": "query"}),
+    }
+    return {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _ref("EmbeddingsRequest"),
+                "examples": {name: {"summary": summary, "value": value} for name, (summary, value) in examples.items()},
+            }
+        },
+    }
+
+
+def _response_example(catalogue: Catalogue) -> Json:
+    model = next(iter(catalogue.models))
+    tier = catalogue.tier_of(model)
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": 0, "embedding": [0.021, -0.114, 0.057]}],
+        "model": model,
+        "usage": {"prompt_tokens": 9, "total_tokens": 9},
+        "routing": {
+            "model": model, "tier": tier and tier.value, "reason": "auto", "space": str(catalogue.space_of(model)),
+            "language": "en", "tokens": 9, "predicted_ms": 6.2, "degraded": False, "cached": 0, "truncated": [],
+        },
+    }
+
+
+def _routing() -> Json:
+    schema = TypeAdapter(Routing).json_schema(mode="serialization")
+    schema["required"] = list(schema["properties"])
+    for name, text in _ROUTING.items():
+        schema["properties"][name]["description"] = text
+    return schema
+
+
+def _errors() -> Iterable[type[RouterError]]:
+    return RouterError.__subclasses__()
+
+
+def _error_response(status: int) -> Json:
+    errors = [error for error in _errors() if error.status == status]
+    response: Json = {
+        "description": " ".join(f"`{error.code}`: {(error.__doc__ or '').splitlines()[0]}" for error in errors),
+        "content": {
+            "application/json": {
+                "schema": {
+                    "allOf": [
+                        _ref("Error"),
+                        {"properties": {"error": {"properties": {"code": {"enum": [error.code for error in errors]}}}}},
+                    ]
+                }
+            }
+        },
+    }
+    if status in (429, 503):
+        response["headers"] = {
+            "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}},
+            "retry-after-ms": {"description": "The same in milliseconds.", "schema": {"type": "integer", "minimum": 1}},
+        }
+    return response
+
+
+def _refused(statuses: Iterable[int]) -> Json:
+    return {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
+
+
+def _json_response(description: str, schema: str) -> Json:
+    return {"description": description, "content": {"application/json": {"schema": _ref(schema)}}}
+
+
+def _page(operation: str, summary: str) -> Json:
+    html = {"description": "A web page.", "content": {"text/html": {"schema": {"type": "string"}}}}
+    return {"operationId": operation, "tags": ["pages"], "summary": summary, "security": [{}], "responses": {"200": html}}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": _REFERENCE.format(model=name)}
+
+
+def _version() -> str:
+    try:
+        return version("embedding-router")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"
+
+
+def _object(properties: Json, optional: Iterable[str] = ()) -> Json:
+    return {"type": "object", "properties": properties, "required": [name for name in properties if name not in set(optional)]}
+
+
+def _array(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+_STRING, _INTEGER, _NUMBER, _BOOLEAN = ({"type": name} for name in ("string", "integer", "number", "boolean"))
+_STRING_OR_NULL, _NUMBER_OR_NULL = {"type": ["string", "null"]}, {"type": ["number", "null"]}
+
+_ROUTING = {
+    "model": "The model that embedded the texts.",
+    "tier": "The tier that this model stands for.",
+    "reason": "Why this model: pinned, tier, rule:NAME, auto, context, unavailable, budget, load or late.",
+    "space": "MODEL/DIMENSIONS: only vectors of the same space may be compared.",
+    "language": "ISO 639-1 code of the texts, null where it is not known.",
+    "tokens": "What the model read, prompts and special tokens included.",
+    "predicted_ms": "What the router expected the answer to take.",
+    "degraded": "A smaller model than the target answered.",
+    "cached": "How many of the vectors were known already.",
+    "truncated": "Indices of the inputs that were cut.",
+}
+_RESPONSE_HEADERS = {
+    "x-request-id": "Of this request: the caller's own, or a new one.",
+    "x-embedding-model": "routing.model",
+    "x-embedding-space": "routing.space",
+    "x-routing-reason": "routing.reason",
+    "x-predicted-ms": "routing.predicted_ms",
+    "x-queue-ms": "Time spent waiting.",
+    "x-inference-ms": "Time in the model.",
+    "x-total-ms": "Time in the service.",
+}
+_PARAMETERS: Json = {
+    "X-Quality-Tier": {
+        "name": "X-Quality-Tier", "in": "header", "description": "As quality; the body wins.", "schema": _ref("Tier"),
+    },
+    "X-Latency-Budget-Ms": {
+        "name": "X-Latency-Budget-Ms", "in": "header", "description": "As latency_budget_ms; the body wins.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+    "X-Embedding-Space": {
+        "name": "X-Embedding-Space", "in": "header", "description": "As space; the body wins.",
+        "schema": {"type": "string", "minLength": 1},
+    },
+}
+_DECISION = _object({
+    "model": _STRING_OR_NULL, "tier": _STRING_OR_NULL, "reason": _STRING, "space": _STRING_OR_NULL,
+    "predicted_ms": _NUMBER_OR_NULL, "degraded": _BOOLEAN,
+})
+_SCHEMAS: Json = {
+    "EmbeddingsResponse": _object({
+        "object": {"const": "list"},
+        "data": _array(_object({
+            "object": {"const": "embedding"},
+            "index": _INTEGER,
+            "embedding": {
+                "oneOf": [
+                    {"title": "float", **_array(_NUMBER)},
+                    {"title": "every other encoding_format, as base64 bytes", **_STRING, "contentEncoding": "base64"},
+                ]
+            },
+        })),
+        "model": _STRING,
+        "usage": _object({"prompt_tokens": _INTEGER, "total_tokens": _INTEGER}),
+        "routing": _ref("Routing"),
+    }),
+    "Route": _object({
+        "features": _object({
+            "tokens": _INTEGER, "language": _STRING_OR_NULL, "script": _STRING_OR_NULL, "mixed": _BOOLEAN, "code": _BOOLEAN,
+        }),
+        "decision": _DECISION,
+        "models": _array(_object({
+            "model": _STRING, "predicted_ms": _NUMBER_OR_NULL, "wait_ms": _NUMBER_OR_NULL, "work_ms": _NUMBER_OR_NULL,
+            "margin": _NUMBER, "price": _NUMBER, "chosen": _BOOLEAN, "why": _STRING,
+        })),
+    }),
+    "Model": _object({"id": _STRING, "object": {"const": "model"}, "created": _INTEGER, "owned_by": _STRING}),
+    "ModelList": _object({"object": {"const": "list"}, "data": _array(_ref("Model"))}),
+    "Tiers": _object({
+        "tiers": {"type": "object", "additionalProperties": _STRING, "description": "The model that each tier stands for."},
+        "data": _array(_object({
+            "model": _STRING, "tier": _STRING_OR_NULL, "dimensions": _INTEGER, "max_tokens": _INTEGER,
+            "quality": {"type": "object", "additionalProperties": _NUMBER}, "memory_bytes": {"type": ["integer", "null"]},
+            "p50_ms": _NUMBER_OR_NULL, "p95_ms": _NUMBER_OR_NULL, "replicas_ready": _INTEGER, "load": {"type": "object"},
+            "good_for": _STRING,
+        })),
+    }),
+    "Health": _object({"status": _STRING, "waiting_for": _array(_STRING)}, optional=["waiting_for"]),
+    "Error": _object({
+        "error": _object({"message": _STRING, "type": _STRING, "param": _STRING_OR_NULL, "code": _STRING_OR_NULL}),
+    }),
+}

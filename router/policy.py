@@ -1,0 +1,202 @@
+"""The decision: which model answers this request, and why each other one does not.
+
+    allowed   models that are permitted, produce what is pinned, read the longest text, and are ready or known to be soon
+    target    the pinned model or the explicit tier's, else the highest floor that a rule raises, else the default tier's
+    feasible  allowed, not above the target (`strict`: nor below it), predicted tail within the budget
+    choice    the best feasible one; else what on_budget_miss says
+
+`rules` takes the largest feasible model: load never lowers a request that gave no budget. `priced` takes the one whose quality
+on this text exceeds its price by most, for requests that the rules (not the caller) gave a target; while prices are low it may
+be larger than the target.
+
+Counting an answer that is predicted to be late as nothing, more budget never lowers quality and more backlog never raises it.
+Pure: the same request, models, loads and `now` give the same decision, whatever order the models come in.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from router.domain import Decision, Features, Load, Model, OnMiss, Prediction, Reason, Request, Why, Work
+
+# An enum's member costs a descriptor call on Python 3.11, and these are named for every model of every request.
+ABOVE_TARGET, CHOSEN, LESS_QUALITY, OVER_BUDGET = Why.ABOVE_TARGET, Why.CHOSEN, Why.LESS_QUALITY, Why.OVER_BUDGET
+
+
+class Floor(NamedTuple):
+    """A rule in the form the decision uses: conditions that must all hold, and the model it raises the target to."""
+
+    name: str
+    model: str
+    min_tokens: int | None = None
+    max_tokens: int | None = None
+    languages: frozenset[str] | None = None
+    not_languages: frozenset[str] | None = None
+    scripts: frozenset[str] | None = None
+    mixed: bool | None = None
+    code: bool | None = None
+    input_type: str | None = None
+
+    def holds(self, features: Features, longest: int, input_type: str | None) -> bool:
+        """Whether every condition that was given is met."""
+        return (
+            (self.min_tokens is None or longest >= self.min_tokens)
+            and (self.max_tokens is None or longest <= self.max_tokens)
+            and (self.languages is None or features.language in self.languages)
+            and (self.not_languages is None or (features.language is not None and features.language not in self.not_languages))
+            and (self.scripts is None or features.script in self.scripts)
+            and (self.mixed is None or features.mixed == self.mixed)
+            and (self.code is None or features.code == self.code)
+            and (self.input_type is None or input_type == self.input_type)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the config says about deciding."""
+
+    default: str
+    floors: tuple[Floor, ...] = ()
+    kind: Literal["rules", "priced"] = "rules"
+    quality_weight: float = 1.0
+
+
+def predict(model: Model, load: Load, work: Work) -> Prediction:
+    """Closed form: the rest of the running step, full steps for the backlog and this work, and the step that ends it.
+
+    Steps are filled to the last token, so the end of a text may fall into a step of its own. Work larger than one step is spread
+    over the replicas in pieces of a step; its time is that of the replica with most of them.
+    """
+    curve = model.curve
+    ready, ahead, wait_s, _, _, cold_start_s, bias = load
+    tokens, _, tokens_sq = work
+    most = curve.batch_tokens
+    if tokens > most and ready > 1:
+        share = max(most / tokens, 1.0 / ready)
+        tokens, tokens_sq = math.ceil(tokens * share), math.ceil(tokens_sq * share)
+    if ahead + tokens <= most:
+        own_s = curve.step(ahead + tokens, tokens_sq)
+    else:
+        full, before_last = divmod(ahead + tokens - 1, most)  # so that the last step is never empty
+        step_s = curve.step(most)
+        waiting = ahead // most
+        wait_s += bias * waiting * step_s
+        own_s = (full - waiting) * step_s + curve.step(before_last + 1, tokens_sq)
+    if not ready and cold_start_s is not None:
+        wait_s += cold_start_s
+    return Prediction(wait_s + bias * (own_s + curve.overhead_s), wait_s)
+
+
+def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads: Mapping[str, Load], now: float) -> Decision:
+    """Choose the model that serves `request`; `now` is seconds on the clock of `request.deadline_s`.
+
+    `loads` covers `models`; `request.work` covers those that `permitted` and `candidates` leave. Raises nothing then.
+    """
+    out: dict[str, Why] = {}
+    fits: dict[str, Prediction] = {}  # allowed models, in time or not
+    permitted, candidates = request.permitted, request.candidates
+    for name, model in models.items():
+        load = loads[name]
+        if permitted is not None and name not in permitted:
+            out[name] = Why.NOT_PERMITTED
+        elif candidates is not None and name not in candidates:
+            out[name] = Why.NOT_IN_SPACE
+        elif (work := request.work[name]).longest > model.max_tokens:
+            out[name] = Why.TOO_LONG
+        elif not load.ready_replicas and load.cold_start_s is None:
+            out[name] = Why.NOT_READY
+        else:
+            fits[name] = predict(model, load, work)
+
+    target, reason, rule = _target(policy, request, models)
+    effective = target
+    if target not in fits:
+        # The caller's own limits (a pinned space, what its key may use) move the target in silence; length and outage are said.
+        if (why := out[target]) is Why.TOO_LONG:
+            reason, rule = Reason.CONTEXT, None
+        elif why is Why.NOT_READY:
+            reason, rule = Reason.UNAVAILABLE, None
+        nearest = _nearest(models, fits, models[target].rank, why is Why.TOO_LONG, request.strict)
+        if nearest is None:
+            return _refuse(target, Reason.NO_MODEL, out, fits)
+        effective = nearest
+
+    priced = policy.kind == "priced" and request.target is None
+    limit = models[effective].rank
+    budget_s = math.inf if request.deadline_s is None else request.deadline_s - now
+    chosen, best = None, 0.0
+    soonest, soonest_s = effective, math.inf  # for when none is in time
+    for name, predicted in fits.items():
+        model, load = models[name], loads[name]
+        rank = model.rank
+        if rank > limit and not priced:
+            out[name] = ABOVE_TARGET
+        elif rank < limit and request.strict:
+            out[name] = Why.BELOW_TARGET
+        else:
+            tail_s = predicted[0] * load.margin
+            if tail_s <= budget_s:
+                out[name] = LESS_QUALITY
+                worth = _worth(policy, request, model, load) if priced else rank
+                if chosen is None or worth > best or (worth == best and rank > models[chosen].rank):
+                    chosen, best = name, worth
+            else:
+                out[name] = OVER_BUDGET
+                if tail_s < soonest_s or (tail_s == soonest_s and rank > models[soonest].rank):
+                    soonest, soonest_s = name, tail_s
+
+    if chosen is None:
+        if request.on_miss is OnMiss.REJECT:
+            return _refuse(target, Reason.OVER_BUDGET, out, fits, soonest_s - max(budget_s, 0.0))
+        chosen = effective if request.on_miss is OnMiss.SERVE else soonest
+        reason, rule = Reason.LATE, None
+    elif chosen != effective:
+        if models[chosen].rank > limit:
+            reason, rule = Reason.IDLE, None
+        else:
+            reason, rule = Reason.LOAD if out[effective] is LESS_QUALITY else Reason.BUDGET, None
+    if priced:
+        for name, why in out.items():
+            if why is LESS_QUALITY and models[name].rank > models[chosen].rank:
+                out[name] = Why.PRICE
+    out[chosen] = CHOSEN
+    total_s, wait_s = fits[chosen]
+    degraded = models[chosen].rank < models[target].rank
+    return Decision(chosen, target, reason, rule, total_s, wait_s, degraded, out, fits)
+
+
+def _target(policy: Policy, request: Request, models: Mapping[str, Model]) -> tuple[str, Reason, str | None]:
+    """The model this request should have if time and load did not matter."""
+    target = request.target
+    if target is not None:
+        return target, Reason.PINNED if request.pinned else Reason.TIER, None
+    target, rule = policy.default, None
+    rank, features = models[target].rank, request.features
+    for floor in policy.floors:
+        above = models[floor.model].rank
+        if above > rank and (work := request.work.get(floor.model)) and floor.holds(features, work.longest, request.input_type):
+            target, rule, rank = floor.model, floor.name, above
+    if rule is None:
+        return target, Reason.PINNED if request.pinned else Reason.AUTO, None
+    return target, Reason.RULE, rule
+
+
+def _nearest(models: Mapping[str, Model], fits: Iterable[str], rank: int, above_first: bool, strict: bool) -> str | None:
+    """The allowed model closest to a target that is not allowed: the next larger for a long text, else the next smaller."""
+    above = min((name for name in fits if models[name].rank > rank), key=lambda name: models[name].rank, default=None)
+    below = max((name for name in fits if models[name].rank < rank), key=lambda name: models[name].rank, default=None)
+    return above if strict else above or below if above_first else below or above
+
+
+def _worth(policy: Policy, request: Request, model: Model, load: Load) -> float:
+    """Points of quality on this text, less the price of the device seconds it takes."""
+    work = request.work[model.id]
+    device_s = model.curve.step(work.tokens, work.tokens_sq) * model.devices
+    return policy.quality_weight * model.quality_of(request.features) - load.price * device_s
+
+
+def _refuse(
+    target: str, reason: Reason, out: dict[str, Why], fits: dict[str, Prediction], retry_after_s: float | None = None
+) -> Decision:
+    return Decision(None, target, reason, None, None, None, False, out, fits, retry_after_s)

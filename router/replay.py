@@ -1,0 +1,157 @@
+"""Decide the requests of a decision log again, under the policy they were decided by or another, and say what would change.
+
+Each request is decided on the loads that were written with it. A policy that sends work elsewhere would have changed those
+loads: what it would then have been is for the simulator to say. Times are therefore predictions, for both policies alike; what
+was measured stands beside them. Not replayed: `require_space`, `miss_share` (the margins are those of the log) and the prices,
+which are zero in a log that was not written under `priced`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from router.config import NamedTier, Routing
+from router.decision_log import ANSWERED, Entry, Logged, Setting
+from router.domain import Decision, Reason, Tier
+from router.models import build_policy
+from router.policy import decide
+
+REFUSED = "refused"
+
+
+class Other(NamedTuple):
+    """The policy to decide by instead; `tiers` None keeps those of the log."""
+
+    routing: Routing
+    tiers: Mapping[Tier, str] | None = None
+
+    def setting(self, logged: Setting) -> Setting:
+        """The log's setting with this policy in it; raises ValueError for a tier whose model the log does not have."""
+        tiers = logged.tiers if self.tiers is None else self.tiers
+        for tier, model in tiers.items():
+            if model not in logged.models:
+                raise ValueError(f"tiers.{tier} names {model!r}; the models of the log are {', '.join(logged.models)}")
+        wanted = {self.routing.default_tier, *(rule.floor for rule in self.routing.rules)}
+        if missing := sorted(wanted - set(tiers)):
+            raise ValueError(f"routing names tier {missing[0]!r}; the tiers are {', '.join(tiers)}")
+        default_ms = self.routing.default_budget_ms
+        return Setting(
+            logged.models, build_policy(self.routing, cast(Mapping[NamedTier, str], tiers)), tiers, self.routing.strict_tiers,
+            None if default_ms is None else default_ms / 1000.0,
+        )
+
+
+class Side(NamedTuple):
+    """The requests of a log under one policy; latencies are predicted seconds of those that get an answer."""
+
+    models: Mapping[str, int]  # requests by the model that answers, or REFUSED
+    p50_s: float | None
+    p95_s: float | None
+    quality: float | None  # mean points over the answered
+    degraded: int  # answered by a smaller model than the target
+    misses: int  # with a budget that the predicted tail exceeds, refusals for that reason included
+
+
+class Measured(NamedTuple):
+    """What happened to the requests that were answered."""
+
+    p50_s: float | None
+    p95_s: float | None
+    misses: int  # answered after their budget
+
+
+class Summary(NamedTuple):
+    """What a replay found."""
+
+    requests: int
+    budgets: int  # requests with a latency budget, under the policy of the log
+    before: Side
+    after: Side
+    measured: Measured
+    moved: Mapping[tuple[str, str], Mapping[str, int]]  # (from, to) -> requests by the new reason
+    changed: int  # decisions that are not the logged one in every detail
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary for JSON."""
+        moved = [
+            {"from": old, "to": new, "requests": sum(reasons.values()), "reasons": dict(reasons)}
+            for (old, new), reasons in self.moved.items()
+        ]
+        return {
+            "requests": self.requests, "budgets": self.budgets, "before": self.before._asdict(),
+            "after": self.after._asdict(), "measured": self.measured._asdict(), "moved": moved, "changed": self.changed,
+        }
+
+
+def redecide(logged: Logged, other: Setting | None = None) -> Decision:
+    """The decision on one request under its own setting, or under `other`."""
+    setting, entry = logged
+    request = entry.request
+    if other is not None:
+        budget_s = other.default_budget_s
+        if not entry.own_budget:
+            request = request._replace(deadline_s=None if budget_s is None else entry.arrived_s + budget_s)
+        if entry.tier is not None:
+            target = other.tiers.get(entry.tier)
+            request = request._replace(target=target, strict=target is not None and other.strict_tiers)
+    return decide((setting if other is None else other).policy, request, entry.models, entry.loads, entry.now)
+
+
+def replay(log: Iterable[Logged], other: Other | None = None) -> Summary:
+    """Decide a log again; raises ValueError where `other` does not fit the log's models."""
+    settings: dict[int, tuple[Setting, Setting | None]] = {}  # by identity: a log has few
+    before, after, entries = list[Decision](), list[Decision](), list[Entry]()
+    moved: dict[tuple[str, str], Counter[str]] = {}
+    changed = 0
+    for logged in log:
+        setting, entry = logged
+        if id(setting) not in settings:
+            settings[id(setting)] = (setting, None if other is None else other.setting(setting))
+        decision = redecide(logged, settings[id(setting)][1])
+        entries.append(entry)
+        before.append(entry.decision)
+        after.append(decision)
+        changed += decision != entry.decision
+        if decision.model != entry.decision.model:
+            way = (entry.decision.model or REFUSED, decision.model or REFUSED)
+            moved.setdefault(way, Counter())[decision.label] += 1
+    ways = sorted(moved.items(), key=lambda way: -way[1].total())
+    return Summary(
+        requests=len(entries), budgets=sum(entry.request.deadline_s is not None for entry in entries),
+        before=_side(entries, before), after=_side(entries, after), measured=_measured(entries),
+        moved={way: dict(reasons.most_common()) for way, reasons in ways}, changed=changed,
+    )
+
+
+def _side(entries: Sequence[Entry], decisions: Sequence[Decision]) -> Side:
+    models, predicted, quality = Counter[str](), list[float](), list[float]()
+    degraded = misses = 0
+    for entry, decision in zip(entries, decisions, strict=True):
+        models[decision.model or REFUSED] += 1
+        degraded += decision.degraded
+        misses += decision.reason in (Reason.LATE, Reason.OVER_BUDGET)
+        if decision.model is not None and decision.predicted_s is not None:
+            predicted.append(decision.predicted_s)
+            quality.append(entry.models[decision.model].quality_of(entry.request.features))
+    p50_s, p95_s = _percentiles(predicted)
+    mean = float(np.mean(quality)) if quality else None
+    return Side(dict(models.most_common()), p50_s, p95_s, mean, degraded, misses)
+
+
+def _measured(entries: Sequence[Entry]) -> Measured:
+    answered = [(entry, entry.actual_s) for entry in entries if entry.outcome == ANSWERED and entry.actual_s is not None]
+    p50_s, p95_s = _percentiles([actual_s for _, actual_s in answered])
+    misses = 0
+    for entry, actual_s in answered:
+        deadline_s = entry.request.deadline_s
+        misses += deadline_s is not None and entry.arrived_s + actual_s > deadline_s
+    return Measured(p50_s, p95_s, misses)
+
+
+def _percentiles(seconds: Sequence[float]) -> tuple[float | None, float | None]:
+    if not seconds:
+        return None, None
+    p50, p95 = np.percentile(seconds, (50, 95))
+    return float(p50), float(p95)

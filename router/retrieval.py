@@ -1,0 +1,56 @@
+"""How well a search finds what it should: exact nearest neighbours, and the measures that adapters and new indexes are judged by.
+
+Cosine between two vectors of the same text says little about a search: a map can raise every cosine and still swap neighbours. So
+nothing here compares vectors of one text; everything compares what is found.
+"""
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]
+Found = npt.NDArray[np.int64]  # (queries, k) rows of documents, best first
+Scores = npt.NDArray[np.float64]  # (queries,)
+
+TOP = 10
+_BLOCK = 1024  # queries scored at a time
+
+
+def nearest(queries: Vectors, documents: Vectors, k: int = TOP) -> Found:
+    """The `k` documents of the largest dot product with each query, or all where there are fewer; among equals the first."""
+    k = min(k, len(documents))
+    found = np.empty((len(queries), k), np.int64)
+    for start in range(0, len(queries), _BLOCK):
+        scores = queries[start : start + _BLOCK] @ documents.T
+        if k < len(documents):
+            kept = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
+        else:
+            kept = np.broadcast_to(np.arange(k), scores.shape)
+        order = np.argsort(-np.take_along_axis(scores, kept, axis=1), axis=1, kind="stable")
+        found[start : start + _BLOCK] = np.take_along_axis(kept, order, axis=1)
+    return found
+
+
+def recall(found: Found, relevant: Sequence[Collection[int]]) -> Scores:
+    """Share of each query's relevant documents that were found; at most as many count as can be found at all."""
+    return np.array([
+        len(set(row) & set(wanted)) / min(len(wanted), len(row)) for row, wanted in zip(found.tolist(), relevant, strict=True)
+    ])
+
+
+def ndcg(found: Found, relevant: Sequence[Collection[int]]) -> Scores:
+    """Normalised discounted cumulative gain of each query, relevance being yes or no (Järvelin and Kekäläinen 2002)."""
+    discounts = 1.0 / np.log2(np.arange(2, found.shape[1] + 2))
+    scores = np.empty(len(found))
+    for row, (documents, wanted) in enumerate(zip(found.tolist(), relevant, strict=True)):
+        hits = [document in wanted for document in documents]
+        scores[row] = discounts[hits].sum() / discounts[: min(len(wanted), len(documents))].sum()
+    return scores
+
+
+def overlap(one: Found, other: Found) -> Scores:
+    """Share of each query's results that two searches have in common."""
+    return np.array([
+        len(set(a) & set(b)) / max(len(a), len(b)) for a, b in zip(one.tolist(), other.tolist(), strict=True)
+    ])

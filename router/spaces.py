@@ -1,0 +1,221 @@
+"""Which model and which vector space a request means, and the cut that brings a vector into a smaller space.
+
+What contradicts itself is refused, never resolved in silence:
+- `space` against `model`, a tier or `dimensions`: SpaceConflict. A tier in either place counts, for it names a model.
+- `quality` against a model id, or against another tier in `model`: InvalidValue.
+- `dimensions` that the pinned model, the tier's model, or no model at all gives: DimensionsNotSupported.
+
+A tier is a wish, not a pin: unless the config says `strict_tiers` the router may answer it from a smaller model, so a service
+that requires a space (`routing.require_space`) refuses tiers as it refuses `auto`.
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from router.config import MatryoshkaRange, ModelConfig, RemoteEngine, RouterArgs, TransformersEngine, VllmEngine
+from router.domain import Tier
+from router.errors import DimensionsNotSupported, InvalidValue, ModelNotFound, SpaceConflict, shorten
+from router.schema import EmbeddingsRequest
+
+Vectors = npt.NDArray[np.float32]
+
+_TIERS = frozenset(tier.value for tier in Tier)
+
+
+class Space(NamedTuple):
+    """Vectors that may be compared with each other; written `MODEL/DIMENSIONS`, where the model's id may hold slashes."""
+
+    model: str
+    dimensions: int
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.dimensions}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError when `text` does not end in a slash and a size."""
+        model, _, size = text.rpartition("/")
+        if not model or not size.isascii() or not size.isdecimal() or len(size) > 9 or not int(size):
+            raise ValueError(f"{shorten(text)} is not MODEL/DIMENSIONS")
+        return cls(model, int(size))
+
+
+class Wanted(NamedTuple):
+    """What a request leaves open: the fields of router.domain.Request of the same names, and the size of its vectors."""
+
+    target: str | None  # the pinned model or the tier's; None: the rules choose
+    tier: Tier | None  # as asked; None when a model or a space was named
+    pinned: bool
+    candidates: frozenset[str] | None  # None: every model
+    dimensions: int | None  # None: the model's own
+    strict: bool
+
+
+class Catalogue:
+    """The models, tiers and spaces of a config by every name that a caller may use for them."""
+
+    def __init__(self, args: RouterArgs) -> None:
+        self.models: dict[str, ModelConfig] = dict(args.models)
+        self.tiers: dict[Tier, str] = {Tier(tier): model for tier, model in args.tiers.items()}
+        self.collections: dict[str, Space] = {name: Space.parse(space) for name, space in args.collections.items()}
+        self.requires_space = args.routing.require_space
+        self._strict_tiers = args.routing.strict_tiers
+        self._names: dict[str, str] = {}
+        for id, model in self.models.items():
+            for name in (id, *model.aliases):
+                if name.lower() in _TIERS or self._names.setdefault(name.lower(), id) != id:
+                    raise ValueError(f"models.{id}: the name {name!r} already means something else; choose another")
+        self._hub_ids = {id: _hub_id(model) for id, model in self.models.items()}
+        for id, hub_id in self._hub_ids.items():
+            if hub_id is not None:
+                self._names.setdefault(hub_id, id)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What may stand in `model`, as errors and the list of models say it: ids and tiers."""
+        return *self.models, Tier.AUTO.value, *(tier.value for tier in self.tiers)
+
+    def find(self, name: str, param: str = "model") -> str:
+        """The id of the model that `name` means: its id or an alias, without case, with or without its hub prefix.
+
+        Where the config tells the hub id of a model only that prefix is right: `Other/x` is not `Org/x`. Raises ModelNotFound.
+        """
+        asked = name.lower()
+        if (id := self._names.get(asked)) is not None:
+            return id
+        prefix, _, last = asked.rpartition("/")
+        id = self._names.get(last) if prefix else None
+        if id is None or self._hub_ids[id] is not None:
+            raise ModelNotFound(name, self.names if param == "model" else tuple(self.models), param)
+        return id
+
+    def tier_of(self, model: str) -> Tier | None:
+        """The tier that `model` stands for, if any."""
+        return next((tier for tier, id in self.tiers.items() if id == model), None)
+
+    def sizes(self, model: str) -> str:
+        """The sizes of `model`'s vectors in words, e.g. `64, 128 or 256`, `32 to 1024`, `384`."""
+        config = self.models[model]
+        if isinstance(config.matryoshka, MatryoshkaRange):
+            return f"{config.matryoshka.min} to {config.dimensions}"
+        *smaller, own = sorted({*(config.matryoshka or ()), config.dimensions})
+        return f"{', '.join(map(str, smaller))} or {own}" if smaller else str(own)
+
+    def space_of(self, model: str, dimensions: int | None = None) -> Space:
+        """The space of `model`'s vectors of this size; None is the model's own size."""
+        return Space(model, self.models[model].dimensions if dimensions is None else dimensions)
+
+    def resolve(self, request: EmbeddingsRequest) -> Wanted:
+        """What the request leaves open.
+
+        Raises ModelNotFound, SpaceConflict, DimensionsNotSupported or InvalidValue.
+        """
+        model, tier = self._model_and_tier(request)
+        if request.space is not None:
+            return self._in_space(request, request.space, model, tier)
+        if model is not None:
+            self._check_size(request.dimensions, (model,))
+            return Wanted(model, None, True, frozenset((model,)), request.dimensions, False)
+        if self.requires_space:
+            example = self.space_of(next(iter(self.models)))
+            raise InvalidValue(
+                f'this service answers only requests that name their vector space; send "space", for example "{example}", '
+                'or a model id in "model"',
+                "space",
+            )
+        target = self.tiers.get(tier)
+        self._check_size(request.dimensions, self.models if target is None else (target,))
+        able = None if request.dimensions is None else self._able(request.dimensions)
+        return Wanted(target, tier, False, able, request.dimensions, target is not None and self._strict_tiers)
+
+    def _model_and_tier(self, request: EmbeddingsRequest) -> tuple[str | None, Tier]:
+        """The model that is named, and the tier; a tier in `model` is a tier."""
+        tier = request.quality
+        self._check_tier(tier, "quality")
+        if request.model is None:
+            return None, tier
+        named = request.model.lower()
+        if named in _TIERS:
+            own = Tier(named)
+            self._check_tier(own, "model")
+            if own is not tier and own is not Tier.AUTO and tier is not Tier.AUTO:
+                raise InvalidValue(f"model asks for tier {named!r}, quality for {tier.value!r}; leave one of them out", "quality")
+            return None, tier if own is Tier.AUTO else own
+        model = self.find(request.model)
+        meant = self.tiers.get(tier, model)
+        if meant != model:
+            raise InvalidValue(f"model names {model}, quality {tier.value!r} means {meant}; leave one of them out", "quality")
+        return model, Tier.AUTO
+
+    def _check_tier(self, tier: Tier, param: str) -> None:
+        if tier is not Tier.AUTO and tier not in self.tiers:
+            raise InvalidValue(f"this service has no tier {tier.value!r}; it has {', '.join((Tier.AUTO, *self.tiers))}", param)
+
+    def _in_space(self, request: EmbeddingsRequest, text: str, model: str | None, tier: Tier) -> Wanted:
+        space = self.collections.get(text) or self._parse_space(text)
+        named = f"space {text!r}" if str(space) == text.lower() else f"space {text!r} is {space}: it"
+        if model is not None and model != space.model:
+            raise SpaceConflict(f"{named} needs model {space.model} and model names {model}; leave one of them out")
+        wished = self.tiers.get(tier)
+        if wished is not None and wished != space.model:
+            raise SpaceConflict(
+                f"{named} needs model {space.model} and tier {tier.value!r} means {wished}; leave one of them out"
+            )
+        if request.dimensions is not None and request.dimensions != space.dimensions:
+            raise SpaceConflict(
+                f"{named} has {space.dimensions} dimensions and dimensions is {request.dimensions}; leave one of them out"
+            )
+        self._check_size(space.dimensions, (space.model,), "space")
+        return Wanted(space.model, None, True, frozenset((space.model,)), space.dimensions, False)
+
+    def _parse_space(self, text: str) -> Space:
+        try:
+            space = Space.parse(text)
+        except ValueError:
+            known = f", or one of the collections {', '.join(self.collections)}" if self.collections else ""
+            example = self.space_of(next(iter(self.models)))
+            raise InvalidValue(
+                f"space must be MODEL/DIMENSIONS such as {example}{known}; it is {shorten(text)}", "space"
+            ) from None
+        return Space(self.find(space.model, "space"), space.dimensions)
+
+    def _able(self, dimensions: int) -> frozenset[str]:
+        return frozenset(id for id, model in self.models.items() if model.serves(dimensions))
+
+    def _check_size(self, dimensions: int | None, models: Collection[str], param: str = "dimensions") -> None:
+        if dimensions is not None and not any(self.models[id].serves(dimensions) for id in models):
+            raise DimensionsNotSupported(dimensions, [f"{id}: {self.sizes(id)}" for id in models], param)
+
+
+def fit(vectors: Vectors, dimensions: int) -> Vectors:
+    """Cut (n, native) vectors to (n, dimensions) and give them length 1 again; no copy where the width is native already.
+
+    A row's result does not depend on the rows beside it, so a cached vector equals a fresh one. A row of zeros stays one.
+    """
+    native = vectors.shape[1]
+    if dimensions == native:
+        return vectors
+    if dimensions > native:
+        raise ValueError(f"vectors of {native} dimensions cannot be cut to {dimensions}")
+    cut = vectors[:, :dimensions]
+    lengths = np.sqrt(np.square(cut, dtype=np.float64).sum(axis=1, keepdims=True))
+    lengths[lengths == 0.0] = 1.0
+    fitted: Vectors = (cut / lengths).astype(np.float32)
+    return fitted
+
+
+def _hub_id(model: ModelConfig) -> str | None:
+    """`org/name` in lower case where an alias, or the engine's source, is one."""
+    engine = model.engine
+    source = ""
+    if isinstance(engine, VllmEngine | TransformersEngine):
+        source = engine.source
+    elif isinstance(engine, RemoteEngine):
+        source = engine.model
+    for name in (*model.aliases, source):
+        if name.count("/") == 1 and not name.startswith(("package:", ".", "~", "/")):
+            return name.lower()
+    return None

@@ -1,0 +1,209 @@
+"""What is wrong with a config, one plain sentence per problem: where, what, and what to write instead.
+
+pydantic says the same in its own words and once per branch of a union; users of a YAML file should not have to know either.
+Unknown keys are found by walking the models' fields, not by `extra="forbid"`, so that the same walk serves Ray Serve's own
+schema, which drops them in silence.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from router.config import Engine, RouterArgs
+
+ENGINE_KINDS = tuple(get_args(engine.model_fields["kind"].annotation)[0] for engine in get_args(get_args(Engine)[0]))
+
+
+class ConfigError(Exception):
+    """A config that cannot be used; `problems` has one sentence for each thing to mend."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str]]]:
+        return ConfigError, (self.problems,)  # Serve carries it from the process that builds the application
+
+
+def parse_args(data: Any, where: str = "") -> RouterArgs:
+    """The config tree in `data`; raises ConfigError. `where` is the path of `data` in its file, for the sentences."""
+    unknown = unknown_keys(RouterArgs, data, where)
+    try:
+        args = RouterArgs.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(unknown + sentences(error, data, where)) from None
+    if unknown:
+        raise ConfigError(unknown)
+    return args
+
+
+def unknown_keys(model: type[BaseModel], data: Any, where: str = "") -> list[str]:
+    """A sentence for every key in `data` that `model`, or a model inside it, does not have."""
+    return list(_unknown(model, data, where))
+
+
+def sentences(error: ValidationError, data: Any, where: str = "") -> list[str]:
+    """A sentence for every problem in `error`, unknown keys left out; `data` is what was validated.
+
+    Of a union only the branch that the value has the form of is spoken of, or all forms in one sentence when it has none.
+    """
+    places = [_locate(detail, data, where) for detail in error.errors(include_url=False)]
+    details = error.errors(include_url=False)
+    fits = {place.union for place, detail in zip(places, details, strict=True) if place.union and not _wrong_form(place, detail)}
+    forms: dict[str, list[str]] = {}
+    out: dict[str, None] = {}
+    for place, detail in zip(places, details, strict=True):
+        if detail["type"] == "extra_forbidden" or (place.is_key and "expected" in detail.get("ctx", {})):
+            continue
+        if place.union is None or not _wrong_form(place, detail):
+            out[_sentence(place.path, detail)] = None
+        elif place.union not in fits:
+            forms.setdefault(place.path, []).append(_wanted(detail))
+    out |= {f"{path}: must be {' or '.join(wanted)}": None for path, wanted in forms.items()}
+    return list(out)
+
+
+def suggestion(word: str, valid: Iterable[str], what: str = "valid keys are") -> str:
+    """`did you mean X?` where one is close, otherwise all of them."""
+    words = list(valid)
+    close = get_close_matches(word.lower(), words, n=1)
+    return f"did you mean {close[0]}?" if close else f"{what} {', '.join(words)}"
+
+
+def join(path: str, part: str | int) -> str:
+    """The dotted path of `part` inside `path`: `a.b`, `a[0]`."""
+    if isinstance(part, int) and not isinstance(part, bool):
+        return f"{path}[{part}]"
+    return f"{path}.{part}" if path else str(part)
+
+
+def _unknown(annotation: Any, value: Any, path: str) -> Iterator[str]:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if isinstance(value, Mapping):
+        if origin is Annotated:
+            yield from _unknown(args[0], value, path)
+        elif origin in (Union, UnionType):
+            models = [member for member in args if _is_model(member) and _tags_agree(member, value)]
+            if len(models) == 1:
+                yield from _unknown(models[0], value, path)
+        elif _is_model(annotation):
+            fields = annotation.model_fields
+            for key, inner in value.items():
+                if key in fields:
+                    yield from _unknown(fields[key].annotation, inner, join(path, key))
+                else:
+                    yield f"{join(path, str(key))}: unknown key; {suggestion(str(key), fields)}"
+        elif origin is dict and args:
+            allowed = [str(name) for name in get_args(args[0])] if get_origin(args[0]) is Literal else None
+            for key, inner in value.items():
+                if allowed is not None and key not in allowed:
+                    yield f"{join(path, str(key))}: unknown key; {suggestion(str(key), allowed)}"
+                else:
+                    yield from _unknown(args[1], inner, join(path, str(key)))
+    elif _is_list(value):
+        if origin in (Union, UnionType):
+            for member in args:
+                yield from _unknown(member, value, path)
+        elif origin in (list, tuple) and args:
+            for index, inner in enumerate(value):
+                yield from _unknown(args[0], inner, join(path, index))
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _tags_agree(model: type[BaseModel], value: Mapping[Any, Any]) -> bool:
+    """Whether the fields that tell the models of a union apart (`kind`) have this model's words."""
+    return all(
+        value.get(name) in get_args(field.annotation)
+        for name, field in model.model_fields.items()
+        if field.is_required() and get_origin(field.annotation) is Literal
+    )
+
+
+class _Place(NamedTuple):
+    path: str
+    union: str | None  # path of the union that the error is in, when it is in one
+    is_key: bool  # the key itself is wrong, not its value
+
+
+def _locate(detail: ErrorDetails, data: Any, where: str) -> _Place:
+    """Where in the data an error is.
+
+    pydantic puts the names of union branches between the keys: a part that the data does not have is such a name, unless it
+    is the key that is missing.
+    """
+    loc, path, union = detail["loc"], where, None
+    is_key = loc[-1:] == ("[key]",)
+    for index, part in enumerate(loc[:-2] if is_key else loc):
+        if (isinstance(data, Mapping) and part in data) or (_is_list(data) and isinstance(part, int)):
+            data, path = data[part], join(path, part)
+        elif detail["type"] == "missing" and index == len(loc) - 1:
+            path = join(path, part)
+        else:
+            union = path
+    return _Place(join(path, _shown(detail["input"]).strip("'")) if is_key else path, union, is_key)
+
+
+def _wrong_form(place: _Place, detail: ErrorDetails) -> bool:
+    return place.path == place.union and detail["type"].endswith("_type")
+
+
+def _sentence(path: str, detail: ErrorDetails) -> str:
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
+    where = path or "the config"
+    match kind:
+        case "missing":
+            return f"{where}: missing, it has no default"
+        case "union_tag_not_found":
+            return f"{join(path, 'kind')}: missing; it is one of {', '.join(ENGINE_KINDS)}"
+        case "union_tag_invalid":
+            return f"{join(path, 'kind')}: {context['tag']!r} is not known; {_choose(context['tag'], context['expected_tags'])}"
+        case "literal_error" | "enum":
+            return f"{where}: {_shown(value)} is not known; {_choose(value, context['expected'])}"
+        case "string_pattern_mismatch":
+            return f"{where}: {_shown(value)} does not match {context['pattern']}"
+        case "too_short":
+            return f"{where}: must not be empty"
+        case "value_error" | "assertion_error":
+            return f"{where}: {detail['msg'].split(', ', 1)[1]}"
+        case "string_type" if isinstance(value, bool):
+            return f"{where}: must be text; YAML reads no, off, on and yes as {_shown(value)}: put the word in quotes"
+    return f"{where}: must be {_wanted(detail)}, it is {_shown(value)}"
+
+
+def _wanted(detail: ErrorDetails) -> str:
+    match detail["type"]:
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return "a mapping"
+        case "list_type" | "tuple_type":
+            return "a list"
+        case "string_type":
+            return "text"
+    return re.sub(r"^Input should be |, (unable|got) .*$", "", detail["msg"])
+
+
+def _choose(word: Any, expected: str) -> str:
+    return suggestion(str(word), re.findall(r"'([^']*)'", expected), "it is one of")
+
+
+def _shown(value: Any) -> str:
+    """The value as its YAML file has it, or what sort of thing it is when it is long."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if _is_list(value):
+        return "a list"
+    if value is None or isinstance(value, bool):
+        return {None: "empty", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,203 @@
+"""POST /v1/embeddings as clients see it: what was decided is said, and every format holds the same vector."""
+
+import base64
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from openai import OpenAI
+
+from tests.support.local_service import LocalRouter
+
+CHINESE = "今天天气很好，我们去公园散步吧。"
+ENGLISH = "How are you today"
+
+
+def embed(http: httpx.Client, **body: Any) -> dict[str, Any]:
+    answer = http.post("/v1/embeddings", json=body)
+    assert answer.status_code == 200, answer.text
+    parsed: dict[str, Any] = answer.json()
+    return parsed
+
+
+def vectors(answer: dict[str, Any]) -> np.ndarray:
+    return np.array([item["embedding"] for item in answer["data"]], np.float32)
+
+
+def from_base64(answer: dict[str, Any], dtype: str = "<f4") -> np.ndarray:
+    return np.array([np.frombuffer(base64.b64decode(item["embedding"]), dtype) for item in answer["data"]])
+
+
+def test_the_plain_openai_client_works_with_no_options(openai_client: OpenAI) -> None:
+    answer = openai_client.embeddings.create(model="auto", input=ENGLISH)
+    assert len(answer.data[0].embedding) == 256
+    assert answer.model == "wordllama-256"
+    assert answer.usage.prompt_tokens > 0
+
+
+def test_an_answer_names_its_model_its_reason_and_its_space(http: httpx.Client) -> None:
+    answer = http.post("/v1/embeddings", json={"input": CHINESE, "model": "auto"})
+    routing = answer.json()["routing"]
+    assert routing["model"] == "multilingual-e5-small"
+    assert routing["tier"] == "best"
+    assert routing["reason"] == "rule:not-english"
+    assert routing["space"] == "multilingual-e5-small/384"
+    assert routing["language"] == "zh"
+    assert routing["degraded"] is False
+    assert answer.headers["x-embedding-model"] == "multilingual-e5-small"
+    assert answer.headers["x-embedding-space"] == "multilingual-e5-small/384"
+    assert answer.headers["x-routing-reason"] == "rule:not-english"
+    for name in ("x-request-id", "x-predicted-ms", "x-queue-ms", "x-inference-ms", "x-total-ms"):
+        assert answer.headers[name]
+
+
+@pytest.mark.parametrize(
+    ("body", "model", "reason"),
+    [
+        ({"model": "auto"}, "wordllama-256", "auto"),
+        ({}, "wordllama-256", "auto"),
+        ({"model": "best"}, "multilingual-e5-small", "tier"),
+        ({"quality": "best"}, "multilingual-e5-small", "tier"),
+        ({"model": "balanced"}, "all-minilm-l6-v2", "tier"),
+        ({"model": "Multilingual-E5-Small"}, "multilingual-e5-small", "pinned"),
+        ({"model": "intfloat/multilingual-e5-small"}, "multilingual-e5-small", "pinned"),
+        ({"space": "multilingual-e5-small/384"}, "multilingual-e5-small", "pinned"),
+        ({"space": "wordllama-256/64"}, "wordllama-256", "pinned"),
+        ({"dimensions": 384}, "all-minilm-l6-v2", "auto"),
+        ({"dimensions": 128, "model": "fast"}, "wordllama-256", "tier"),
+        ({"input": "word " * 220}, "multilingual-e5-small", "rule:long"),
+        ({"input": "word " * 2000, "model": "balanced"}, "multilingual-e5-small", "context"),
+        ({"language": "zh-Hant"}, "multilingual-e5-small", "rule:not-english"),
+    ],
+    ids=[
+        "auto", "no-model", "tier-as-model", "tier-as-quality", "balanced", "id-any-case", "hub-prefix", "space",
+        "smaller-space", "free-with-dimensions", "tier-with-dimensions", "long", "too-long-for-its-tier", "language-hint",
+    ],
+)
+def test_a_request_goes_where_it_says(http: httpx.Client, body: dict[str, Any], model: str, reason: str) -> None:
+    answer = embed(http, **{"input": ENGLISH, **body})
+    assert (answer["routing"]["model"], answer["routing"]["reason"]) == (model, reason)
+    assert answer["model"] == model
+
+
+def test_headers_work_like_body_keys_and_the_body_wins(http: httpx.Client) -> None:
+    headers = {"X-Quality-Tier": "best", "X-Latency-Budget-Ms": "60000"}
+    by_header = http.post("/v1/embeddings", json={"input": ENGLISH}, headers=headers)
+    assert by_header.json()["routing"]["model"] == "multilingual-e5-small"
+    both = http.post("/v1/embeddings", json={"input": ENGLISH, "quality": "fast"}, headers=headers)
+    assert both.json()["routing"]["model"] == "wordllama-256"
+    pinned = http.post("/v1/embeddings", json={"input": ENGLISH}, headers={"X-Embedding-Space": "wordllama-256/64"})
+    assert pinned.json()["routing"]["space"] == "wordllama-256/64"
+
+
+def test_base64_and_float_are_the_same_bits(http: httpx.Client) -> None:
+    texts = [ENGLISH, CHINESE, "def f(x): return x", "a" * 5000]
+    as_float = vectors(embed(http, input=texts, model="best", encoding_format="float"))
+    as_bytes = from_base64(embed(http, input=texts, model="best", encoding_format="base64"))
+    assert as_float.tobytes() == as_bytes.tobytes()
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_a_smaller_space_is_the_cut_and_renormalised_vector(http: httpx.Client, size: int) -> None:
+    whole = vectors(embed(http, input=[ENGLISH, "another text"], model="fast"))
+    cut = vectors(embed(http, input=[ENGLISH, "another text"], model="fast", dimensions=size))
+    expected = whole[:, :size] / np.linalg.norm(whole[:, :size], axis=1, keepdims=True)
+    assert cut.shape == (2, size)
+    np.testing.assert_allclose(cut, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("encoding_format", "dtype", "width"),
+    [("int8", "i1", 256), ("uint8", "u1", 256), ("binary", "i1", 32), ("ubinary", "u1", 32)],
+)
+def test_quantised_formats_hold_the_same_direction(http: httpx.Client, encoding_format: str, dtype: str, width: int) -> None:
+    exact = vectors(embed(http, input=ENGLISH, model="fast"))[0]
+    coarse = from_base64(embed(http, input=ENGLISH, model="fast", encoding_format=encoding_format), dtype)[0]
+    assert coarse.shape == (width,)
+    if encoding_format in ("int8", "uint8"):
+        signed = coarse.astype(np.float32) - (128 if encoding_format == "uint8" else 0)
+        assert signed @ exact / np.linalg.norm(signed) > 0.999
+    else:
+        bits = np.unpackbits((coarse.astype(np.int16) + (128 if encoding_format == "binary" else 0)).astype(np.uint8))
+        assert (bits.astype(bool) == (exact > 0)).all()
+
+
+def test_2048_items_come_back_in_order_with_duplicates(http: httpx.Client) -> None:
+    texts = [f"item number {index % 700}" for index in range(2048)]
+    answer = embed(http, input=texts, model="fast")
+    assert [item["index"] for item in answer["data"]] == list(range(2048))
+    made = vectors(answer)
+    alone = vectors(embed(http, input="item number 699", model="fast"))[0]
+    np.testing.assert_array_equal(made[699], alone)
+    np.testing.assert_array_equal(made[699], made[1399])
+    assert not np.array_equal(made[699], made[698])
+
+
+def test_a_repeated_text_is_answered_from_the_cache_with_the_same_bits(http: httpx.Client) -> None:
+    text = "a sentence that only this test sends"
+    first, second = embed(http, input=text, model="best"), embed(http, input=text, model="best")
+    assert (first["routing"]["cached"], second["routing"]["cached"]) == (0, 1)
+    assert first["usage"] == second["usage"]
+    assert first["data"] == second["data"]
+    mixed = embed(http, input=["new beside it", text, "new beside it"], model="best")
+    assert mixed["data"][1]["embedding"] == first["data"][0]["embedding"]
+    assert mixed["data"][0]["embedding"] == mixed["data"][2]["embedding"] != first["data"][0]["embedding"]
+
+
+def test_queries_and_documents_have_their_own_prompts(http: httpx.Client) -> None:
+    query = vectors(embed(http, input="protein per day", model="best", input_type="query"))
+    document = vectors(embed(http, input="protein per day", model="best", input_type="document"))
+    default = vectors(embed(http, input="protein per day", model="best"))
+    assert not np.allclose(query, document, atol=1e-3)
+    np.testing.assert_array_equal(query, default)
+
+
+def test_a_text_too_long_for_its_model_is_cut_only_when_asked_and_said(http: httpx.Client) -> None:
+    text = "start " + "middle " * 400 + "end"
+    refused = http.post("/v1/embeddings", json={"input": text, "model": "all-minilm-l6-v2"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
+    assert "256" in refused.json()["error"]["message"]
+    for where in ("end", "start"):
+        cut = embed(http, input=["short", text], model="all-minilm-l6-v2", truncate=where)
+        assert cut["routing"]["truncated"] == [1]
+        assert 200 < cut["usage"]["prompt_tokens"] <= 256 + 3
+    whole = embed(http, input=["short", text], truncate="end")
+    assert whole["routing"]["truncated"] == []
+    assert whole["routing"]["model"] == "multilingual-e5-small"
+
+
+def test_token_ids_of_the_pinned_model_are_embedded_as_they_are(http: httpx.Client, running: tuple[str, LocalRouter]) -> None:
+    prepared = running[1].service.preparer.prepare([ENGLISH], None, None, ["wordllama-256"])["wordllama-256"]
+    assert prepared.ids is not None
+    ids = prepared.ids[0].tolist()
+    by_text = vectors(embed(http, input=ENGLISH, model="wordllama-256"))
+    by_ids = vectors(embed(http, input=ids, model="wordllama-256", token_ids="model"))
+    by_list = vectors(embed(http, input=[ids, ids[:2]], model="wordllama-256", token_ids="model"))
+    np.testing.assert_array_equal(by_text, by_ids)
+    np.testing.assert_array_equal(by_list[0], by_ids[0])
+
+
+def test_related_sentences_are_closer_in_english_and_in_chinese(http: httpx.Client) -> None:
+    for texts in (
+        ["A man is playing a guitar.", "Someone plays an instrument.", "The stock market fell sharply."],
+        ["一个男人在弹吉他。", "有人在演奏乐器。", "股市大幅下跌。"],
+    ):
+        made = vectors(embed(http, input=texts))
+        assert made[0] @ made[1] > made[0] @ made[2]
+
+
+def test_a_budget_that_the_target_cannot_meet_lowers_it_and_says_so(http: httpx.Client) -> None:
+    text = CHINESE * 60
+    free = embed(http, input=text)
+    assert free["routing"]["model"] == "multilingual-e5-small"
+    tight = embed(http, input=text + "。", latency_budget_ms=20)
+    assert tight["routing"]["degraded"] is True
+    assert tight["routing"]["reason"] == "budget"
+    pinned = http.post("/v1/embeddings", json={
+        "input": text + "！", "model": "multilingual-e5-small", "latency_budget_ms": 1, "on_budget_miss": "reject",
+    })
+    assert pinned.status_code == 503
+    assert pinned.json()["error"]["code"] == "budget_unreachable"
+    assert int(pinned.headers["retry-after"]) >= 1

@@ -1,0 +1,140 @@
+"""Bad requests get the contract's error, all four keys, and everything else that answers a GET."""
+
+from typing import Any
+
+import httpx
+import pytest
+import tiktoken
+from langchain_openai import OpenAIEmbeddings
+from llama_index.embeddings.openai_like import OpenAILikeEmbedding
+from openai import BadRequestError
+from pydantic import SecretStr
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, "invalid_json"),
+        (b"[]", 400, "invalid_json"),
+        (b"\xff\xfe", 400, "invalid_json"),
+        (b"[" * 100_000, 400, "invalid_json"),
+        ({}, 400, "invalid_value"),
+        ({"input": ""}, 400, "invalid_value"),
+        ({"input": []}, 400, "invalid_value"),
+        ({"input": ["a", ""]}, 400, "invalid_value"),
+        ({"input": ["a", 1]}, 400, "invalid_value"),
+        ({"input": {"text": "a"}}, 400, "invalid_value"),
+        ({"input": ["a"] * 2049}, 400, "invalid_value"),
+        ({"input": "a", "latency_budget_ms": 0}, 400, "invalid_value"),
+        (b'{"input": "a", "latency_budget_ms": NaN}', 400, "invalid_value"),
+        ({"input": "a", "latency_budget_ms": "50"}, 400, "invalid_value"),
+        ({"input": "a", "encoding_format": "float64"}, 400, "invalid_value"),
+        ({"input": "a", "latency_budget": 5}, 400, "unknown_field"),
+        ({"input": "a", "dimensions": 100, "model": "fast"}, 400, "dimensions_not_supported"),
+        ({"input": "a", "dimensions": 128, "model": "all-minilm-l6-v2"}, 400, "dimensions_not_supported"),
+        ({"input": [1, 2, 3]}, 400, "ambiguous_token_ids"),
+        ({"input": "word " * 40_000}, 400, "context_length_exceeded"),
+        ({"input": ["word " * 20_000] * 20, "model": "fast"}, 400, "max_tokens_per_request"),
+        ({"input": "a", "model": "gpt-4"}, 404, "model_not_found"),
+        ({"input": "a", "space": "wordllama-256/64", "dimensions": 128}, 409, "space_conflict"),
+        ({"input": "a", "space": "wordllama-256/64", "model": "multilingual-e5-small"}, 409, "space_conflict"),
+        (b'{"input": "' + b"a" * 10_000_000 + b'"}', 413, "request_too_large"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, bytes | dict) else None,
+)
+def test_bad_requests_get_the_contracts_error(http: httpx.Client, body: Any, status: int, code: str) -> None:
+    answer = http.post("/v1/embeddings", **({"content": body} if isinstance(body, bytes) else {"json": body}))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, code), answer.text
+    assert set(error) == {"message", "type", "param", "code"}
+    assert len(error["message"]) > 10
+    assert answer.headers["x-request-id"]
+
+
+def test_a_body_without_a_declared_length_has_the_same_limit(http: httpx.Client) -> None:
+    pieces = (b"a" * 1_000_000 for _ in range(10))
+    answer = http.post("/v1/embeddings", content=pieces)
+    assert answer.json()["error"]["code"] == "request_too_large"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/embeddings", 405, "method_not_allowed"),
+        ("POST", "/v1/models", 405, "method_not_allowed"),
+        ("GET", "/v1/nothing", 404, "not_found"),
+        ("GET", "/v1/models/nothing", 404, "model_not_found"),
+    ],
+)
+def test_wrong_paths_and_methods_are_json_errors(http: httpx.Client, method: str, path: str, status: int, code: str) -> None:
+    answer = http.request(method, path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+@pytest.fixture
+def some_tiktoken_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LangChain asks tiktoken for OpenAI's encoding, which it would download: any encoding makes ids that are not the model's."""
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    made = tiktoken.Encoding("cl100k_base", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={})
+    monkeypatch.setitem(tiktoken.registry.ENCODINGS, "cl100k_base", made)
+
+
+@pytest.mark.usefixtures("some_tiktoken_encoding")
+def test_langchain_with_defaults_is_told_what_to_set_and_then_works(url: str) -> None:
+    def client(**options: bool) -> OpenAIEmbeddings:
+        return OpenAIEmbeddings(
+            model="wordllama-256", base_url=f"{url}/v1", api_key=SecretStr("unused"), max_retries=0, **options
+        )
+
+    with pytest.raises(BadRequestError, match="check_embedding_ctx_length=False"):
+        client().embed_query("hello")
+    assert len(client(check_embedding_ctx_length=False).embed_documents(["hello", "world"])[1]) == 256
+
+
+def test_llama_index_works(url: str) -> None:
+    model = OpenAILikeEmbedding(model_name="best", api_base=f"{url}/v1", api_key="unused")
+    assert len(model.get_text_embedding("hello")) == 384
+
+
+def test_a_request_id_is_kept_when_it_is_sane(http: httpx.Client) -> None:
+    assert http.get("/health", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
+    assert http.get("/health", headers={"x-request-id": "x" * 1000}).headers["x-request-id"] != "x" * 1000
+
+
+def test_route_explains_without_embedding(http: httpx.Client) -> None:
+    body = http.post("/v1/route", json={"input": "Où est la gare la plus proche de notre hôtel ?"}).json()
+    assert body["features"]["language"] == "fr"
+    assert body["features"]["script"] == "Latn"
+    assert body["decision"]["model"] == "multilingual-e5-small"
+    assert body["decision"]["reason"] == "rule:not-english"
+    assert [model["model"] for model in body["models"]] == ["wordllama-256", "all-minilm-l6-v2", "multilingual-e5-small"]
+    assert [model["chosen"] for model in body["models"]] == [False, False, True]
+    assert all(model["why"] for model in body["models"])
+
+
+def test_models_are_listed_as_openai_does_with_tiers(http: httpx.Client) -> None:
+    listed = http.get("/v1/models").json()
+    assert listed["object"] == "list"
+    assert {"wordllama-256", "multilingual-e5-small", "auto", "fast", "best"} <= {model["id"] for model in listed["data"]}
+    assert http.get("/v1/models/intfloat/multilingual-e5-small").json()["id"] == "multilingual-e5-small"
+    assert http.get("/v1/models/best").json()["id"] == "best"
+
+
+def test_tiers_show_the_matrix(http: httpx.Client) -> None:
+    http.post("/v1/embeddings", json={"input": "something to measure", "model": "fast"})
+    body = http.get("/v1/tiers").json()
+    rows = {row["model"]: row for row in body["data"]}
+    assert body["tiers"]["best"] == "multilingual-e5-small"
+    assert rows["wordllama-256"]["dimensions"] == 256
+    assert rows["wordllama-256"]["p50_ms"] > 0
+    assert rows["wordllama-256"]["replicas_ready"] == 1
+
+
+def test_health_docs_and_openapi_answer(http: httpx.Client) -> None:
+    assert http.get("/health").json() == {"status": "ok"}
+    assert http.get("/health/live").status_code == 200
+    assert "/v1/embeddings" in http.get("/openapi.json").json()["paths"]
+    docs = http.get("/docs")
+    assert docs.headers["content-type"].startswith("text/html")
+    assert "/v1/embeddings" in docs.text
+    assert "http://" not in docs.text.replace("http://127.0.0.1", "").replace("http://localhost", "")

@@ -1,0 +1,143 @@
+"""`make run` with the three local models: real Ray Serve, real weights, the plain openai client."""
+
+import inspect
+import json
+import textwrap
+import threading
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from openai import OpenAI
+
+from tests.support.launched import Launched
+
+pytestmark = pytest.mark.serve
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "reason", "language"),
+    [
+        ("How are you today", "all-minilm-l6-v2", "auto", "en"),
+        ("你今天怎么样", "multilingual-e5-small", "rule:not-english", "zh"),
+        ("كيف حالك اليوم يا صديقي؟", "multilingual-e5-small", "rule:not-english", "ar"),
+        ("วันนี้คุณเป็นอย่างไรบ้าง", "multilingual-e5-small", "rule:not-english", "th"),
+        ("Как у тебя сегодня дела?", "multilingual-e5-small", "rule:not-english", "ru"),
+        ("The committee discussed the annual report in detail. " * 250, "multilingual-e5-small", "rule:long", "en"),
+        (inspect.getsource(textwrap.dedent)[:600], "all-minilm-l6-v2", "auto", None),
+    ],
+    ids=["english", "chinese", "arabic", "thai", "russian", "2000-words", "python-function"],
+)
+def test_each_text_goes_to_the_model_for_it(
+    openai_client: OpenAI, local: Launched, text: str, model: str, reason: str, language: str | None
+) -> None:
+    answer = openai_client.embeddings.create(model="auto", input=text)
+    routing: dict[str, Any] = answer.model_extra["routing"]  # type: ignore[index]
+    assert answer.model == model
+    assert (routing["model"], routing["reason"], routing["space"]) == (model, reason, f"{model}/384")
+    if language is not None:
+        assert routing["language"] == language
+    assert np.linalg.norm(answer.data[0].embedding) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_list_of_2048_items_is_answered_in_order(openai_client: OpenAI) -> None:
+    texts = [f"item {index}" for index in range(2048)]
+    answer = openai_client.embeddings.create(model="fast", input=texts)
+    assert [item.index for item in answer.data] == list(range(2048))
+    again = openai_client.embeddings.create(model="fast", input=texts[1000])
+    assert again.data[0].embedding == answer.data[1000].embedding
+
+
+@pytest.mark.parametrize(
+    ("texts", "model"),
+    [
+        (
+            ["A man is playing a guitar.", "Someone plays an instrument.", "The stock market fell sharply."],
+            "all-minilm-l6-v2",
+        ),
+        (["一个男人正在弹吉他。", "有人在演奏乐器。", "股票市场大幅下跌。"], "multilingual-e5-small"),
+    ],
+    ids=["english", "chinese"],
+)
+def test_related_sentences_are_closer_than_unrelated_ones(openai_client: OpenAI, texts: list[str], model: str) -> None:
+    answer = openai_client.embeddings.create(model="auto", input=texts)
+    assert answer.model == model
+    vectors = np.array([item.embedding for item in answer.data])
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.02
+
+
+def test_every_tier_answers_and_says_its_space(local: Launched) -> None:
+    for tier, space in {
+        "fast": "wordllama-256/256", "balanced": "all-minilm-l6-v2/384", "best": "multilingual-e5-small/384"
+    }.items():
+        answer = httpx.post(f"{local.url}/v1/embeddings", json={"input": "hello there", "model": tier}, timeout=60)
+        assert answer.headers["x-embedding-space"] == space
+        assert answer.headers.get_list("x-request-id") == [answer.headers["x-request-id"]]
+
+
+def test_bad_requests_are_the_contracts_errors_through_serve(local: Launched) -> None:
+    for body, status, code in (
+        (b"{", 400, "invalid_json"),
+        (json.dumps({"input": ["a"] * 2049}).encode(), 400, "invalid_value"),
+        (json.dumps({"input": "word " * 40_000}).encode(), 400, "context_length_exceeded"),
+        (b'{"input": "' + b"a" * 10_000_000 + b'"}', 413, "request_too_large"),
+    ):
+        answer = httpx.post(f"{local.url}/v1/embeddings", content=body, timeout=60)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_a_client_that_leaves_takes_its_work_out_of_the_engine(local: Launched) -> None:
+    texts = [f"{index} " + "слово " * 400 for index in range(300)]
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{local.url}/v1/embeddings", json={"input": texts, "model": "best"}, timeout=3)
+    # All of it would take minutes; the queue is empty as soon as the router has noticed, and the model answers at once.
+    for _ in range(200):
+        rows = httpx.get(f"{local.url}/v1/tiers", timeout=60).json()["data"]
+        load = next(row["load"] for row in rows if row["model"] == "multilingual-e5-small")
+        if load["queued_tokens"] == 0:
+            break
+    answer = httpx.post(f"{local.url}/v1/embeddings", json={"input": "коротко", "model": "best"}, timeout=30)
+    assert answer.status_code == 200
+    assert load["queued_tokens"] == 0
+
+
+def test_a_killed_replica_gives_no_wrong_vector_and_no_hang(local: Launched) -> None:
+    def ask(text: str) -> httpx.Response:
+        return httpx.post(
+            f"{local.url}/v1/embeddings", json={"input": text, "model": "multilingual-e5-small"}, timeout=120
+        )
+
+    expected = {text: ask(text).json()["data"][0]["embedding"] for text in (f"текст номер {index}" for index in range(5))}
+    answers: list[tuple[str, httpx.Response]] = []
+    killed = threading.Event()
+
+    def load() -> None:
+        for index in range(60):
+            text = f"предложение {index} " + "и ещё слова " * 20
+            answers.append((text, ask(text)))
+            if index > 10 and not killed.is_set():
+                killed.wait(30)
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    (victim,) = local.replicas("multilingual-e5-small")
+    victim.kill()
+    psutil.wait_procs([victim])
+    killed.set()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 180
+    for _, answer in answers:
+        assert answer.status_code in (200, 503), answer.text
+        if answer.status_code == 200:
+            assert answer.json()["routing"]["space"] == "multilingual-e5-small/384"
+        else:
+            assert answer.json()["error"]["code"] == "model_unavailable"
+    assert sum(answer.status_code == 200 for _, answer in answers) > 100
+    for text, vector in expected.items():
+        fresh = ask(text + " ").json()["data"][0]["embedding"]
+        assert np.dot(fresh, vector) > 0.9
+        assert ask(text).json()["data"][0]["embedding"] == vector

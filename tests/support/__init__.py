@@ -1,0 +1,1 @@
+"""What several tests need: real files and small fakes."""

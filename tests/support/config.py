@@ -1,0 +1,33 @@
+"""A small config with every kind of section, and a way to change one place of it."""
+
+from typing import Any
+
+GONE = object()
+
+ARGS: dict[str, Any] = {
+    "models": {
+        "small": {"engine": {"kind": "fake"}, "dimensions": 64, "max_tokens": 512, "matryoshka": [32], "quality": {"en": 60}},
+        "large": {
+            "engine": {"kind": "vllm", "source": "Org/large"},
+            "dimensions": 128,
+            "max_tokens": 512,
+            "matryoshka": {"min": 32},
+            "prompts": {"query": "q: {text}"},
+            "curve": {"base_s": 0.01},
+        },
+    },
+    "tiers": {"fast": "small", "best": "large"},
+    "routing": {"rules": [{"name": "long", "when": {"min_tokens": 100}, "floor": "best"}]},
+    "limits": {"max_items": 10},
+}
+
+
+def put(data: Any, place: str, value: Any) -> None:
+    """Set the value at a dotted place, `a.0.b`; GONE takes the key away."""
+    *parts, last = [int(part) if part.isdigit() else part for part in place.split(".")]
+    for part in parts:
+        data = data[part]
+    if value is GONE:
+        del data[last]
+    else:
+        data[last] = value

@@ -1,0 +1,63 @@
+"""A transport that a test works by hand: calls stay open until the test answers, fails or loses them."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deployments.dispatch import ReplicaLost
+from deployments.wire import Call, Failure, Reply
+from router.feedback import Counters
+
+
+@dataclass(eq=False)
+class OpenCall:
+    """One call that the dispatcher sent."""
+
+    model: str
+    call: Call
+    replica: str
+    width: int
+    future: "asyncio.Future[Reply]"
+    cancelled: bool = False
+
+    @property
+    def firsts(self) -> list[int]:
+        """The first token id of each text, by which a test knows it."""
+        assert self.call.ids is not None
+        starts = np.concatenate([[0], np.cumsum(self.call.lengths)[:-1]])
+        return [int(self.call.ids[start]) for start in starts]
+
+    def answer(self, failed: dict[int, Failure] | None = None) -> None:
+        """Every vector holds its text's first token id."""
+        rows = np.repeat(np.array(self.firsts, np.float32)[:, None], self.width, axis=1)
+        self.future.set_result(Reply(rows, [int(n) for n in self.call.lengths], failed or {}, self.replica, 0.0, 0.0, 0, Counters(0, 0.0)))
+
+    def lose(self) -> None:
+        """The replica died."""
+        self.future.set_exception(ReplicaLost("killed"))
+
+    def fail(self) -> None:
+        """The engine raised something."""
+        self.future.set_exception(ValueError("poison"))
+
+
+@dataclass
+class HandTransport:
+    """Keeps what was sent; `open` are the calls that wait for their answer."""
+
+    width: int = 4
+    sent: list[OpenCall] = field(default_factory=list)
+
+    @property
+    def open(self) -> list[OpenCall]:
+        return [call for call in self.sent if not call.future.done()]
+
+    async def send(self, model: str, call: Call, replica: str) -> Reply:
+        sent = OpenCall(model, call, replica, self.width, asyncio.get_running_loop().create_future())
+        self.sent.append(sent)
+        try:
+            return await sent.future
+        except asyncio.CancelledError:
+            sent.cancelled = True
+            raise

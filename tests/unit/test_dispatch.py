@@ -1,0 +1,308 @@
+"""The dispatcher against a transport worked by hand: who shares a call, who waits, who is touched by a failure."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from deployments.dispatch import Lane, Rows
+from deployments.wire import Failure, max_rows
+from router.config import Routing
+from router.domain import Curve, Model
+from router.errors import DeadlineExceeded, ModelUnavailable, Overloaded
+from router.feedback import Feedback
+from router.ledger import Ledger
+from tests.support.hand_transport import HandTransport
+
+BATCH = 1000
+
+
+def feedback() -> Feedback:
+    return Feedback(Model("m", 0, 100_000, Curve(0.001, 0.001, 0.0001, 0.0, BATCH), {}), True, Routing(), 0.0)
+
+
+class Clock:
+    """Seconds that only a test moves."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Bench:
+    """One lane, its transport, and the shorthand of the tests."""
+
+    def __init__(self) -> None:
+        self.transport, self.clock = HandTransport(), Clock()
+        self.ledger = Ledger({"m": 3})
+        self.lane = Lane(
+            model="m", dimensions=4, batch_tokens=BATCH, calls_in_flight=3, max_queued_tokens=50_000, transport=self.transport,
+            ledger=self.ledger, feedback=feedback(), clock=self.clock, rng=random.Random(1),
+        )
+
+    def submit(self, first: int, *lengths: int, bulk: bool = False, deadline_s: float | None = None) -> list[asyncio.Future[Rows]]:
+        ids = [np.full(length, first + index, np.int32) for index, length in enumerate(lengths)]
+        return self.lane.submit(ids, None, list(lengths), "document", deadline_s, bulk)
+
+    async def answer_all(self) -> None:
+        await settle()
+        while self.transport.open:
+            for call in self.transport.open:
+                call.answer()
+            await settle()
+
+
+async def settle() -> None:
+    """Let everything run that can run now."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
+    made.lane.replicas_changed(["a"])
+    yield made
+    await made.lane.close()
+    await settle()
+    made.ledger.assert_empty()
+
+
+def firsts(rows: list[Rows]) -> list[int]:
+    return [int(value) for answer in rows for value in answer.vectors[:, 0]]
+
+
+async def test_small_requests_that_wait_share_a_call(bench: Bench) -> None:
+    futures = [bench.submit(index, 10)[0] for index in range(20)]
+    await settle()
+    assert [call.firsts for call in bench.transport.sent[:2]] == [[0], [1]]
+    await bench.answer_all()
+    assert len(bench.transport.sent) <= 4
+    assert firsts([await future for future in futures]) == list(range(20))
+
+
+async def test_a_large_request_is_cut_into_batches_and_answered_in_order(bench: Bench) -> None:
+    futures = bench.submit(0, *[300] * 10)
+    await bench.answer_all()
+    assert all(int(call.call.lengths.sum()) <= BATCH for call in bench.transport.sent)
+    assert firsts([await future for future in futures]) == list(range(10))
+
+
+async def test_a_text_longer_than_a_batch_has_a_call_of_its_own(bench: Bench) -> None:
+    futures = bench.submit(0, 10, BATCH * 3, 10)
+    await bench.answer_all()
+    assert firsts([await future for future in futures]) == [0, 1, 2]
+
+
+async def test_a_reply_never_exceeds_the_message_limit() -> None:
+    assert max_rows(4096) * 4096 * 4 < 4 * 1024 * 1024
+    transport, ledger = HandTransport(width=4096), Ledger({"m": 3})
+    lane = Lane("m", 4096, 100_000, 3, 1_000_000, transport, ledger, feedback(), Clock(), random.Random(1))
+    lane.replicas_changed(["a"])
+    futures = lane.submit([np.array([index], np.int32) for index in range(2048)], None, [1] * 2048, "document", None)
+    rows: list[Rows] = []
+    while len(rows) < len(futures):
+        await settle()
+        for call in transport.open:
+            assert len(call.call.lengths) <= max_rows(4096)
+            call.answer()
+        await settle()
+        rows = [future.result() for future in futures if future.done()]
+    assert firsts(rows) == list(range(2048))
+    ledger.assert_empty()
+
+
+async def test_a_small_request_does_not_wait_behind_fifty_long_ones(bench: Bench) -> None:
+    long = [bench.submit(1000 + index, 900)[0] for index in range(50)]
+    await settle()
+    small = bench.submit(1, 10)[0]
+    await settle()
+    assert [1] in [call.firsts for call in bench.transport.open]
+    next(call for call in bench.transport.open if call.firsts == [1]).answer()
+    await settle()
+    assert small.done()
+    assert not any(future.done() for future in long)
+    await bench.answer_all()
+    assert firsts([await future for future in long]) == list(range(1000, 1050))
+
+
+async def test_small_requests_do_not_starve_a_large_one(bench: Bench) -> None:
+    for index in range(3):
+        bench.submit(index, 10)
+    await settle()
+    large = bench.submit(500, 900)[0]
+    for index in range(3, 30):
+        bench.submit(index, 10)
+    for _ in range(3):
+        await settle()
+        bench.transport.open[0].answer()
+    await settle()
+    assert [500] in [call.firsts for call in bench.transport.sent]
+    await bench.answer_all()
+    assert large.done()
+
+
+async def test_bulk_yields_to_interactive(bench: Bench) -> None:
+    for index in range(3):
+        bench.submit(index, 10)
+    await settle()
+    bench.submit(100, 10, bulk=True)
+    bench.submit(200, 10)
+    bench.transport.open[0].answer()
+    await settle()
+    assert bench.transport.sent[3].firsts == [200, 100]
+    await bench.answer_all()
+
+
+async def test_one_caller_that_leaves_takes_nothing_from_its_neighbours(bench: Bench) -> None:
+    for index in range(3):
+        bench.submit(index, 10)
+    await settle()
+    leaving, staying = bench.submit(7, 10)[0], bench.submit(8, 10)[0]
+    bench.transport.open[0].answer()
+    await settle()
+    shared = bench.transport.sent[3]
+    assert shared.firsts == [7, 8]
+    leaving.cancel()
+    await settle()
+    assert not shared.cancelled
+    await bench.answer_all()
+    assert firsts([await staying]) == [8]
+
+
+async def test_a_call_is_cancelled_when_all_its_callers_left(bench: Bench) -> None:
+    futures = bench.submit(0, 900)
+    await settle()
+    futures[0].cancel()
+    await settle()
+    assert bench.transport.sent[0].cancelled
+    assert bench.lane.counters.cancelled_calls == 1
+
+
+async def test_a_caller_that_leaves_at_once_leaves_nothing_behind(bench: Bench) -> None:
+    futures = bench.submit(0, 900)
+    futures[0].cancel()  # before the call's task has run for the first time
+    await settle()
+    bench.ledger.assert_empty()
+    again = bench.submit(1, 900)
+    await bench.answer_all()
+    assert firsts([await again[0]]) == [1]
+
+
+async def test_work_whose_caller_left_is_dropped_before_it_is_sent(bench: Bench) -> None:
+    for index in range(3):
+        bench.submit(index, 900)
+    await settle()
+    waiting = bench.submit(9, 900)[0]
+    waiting.cancel()
+    await bench.answer_all()
+    assert [9] not in [call.firsts for call in bench.transport.sent]
+    assert bench.lane.counters.dropped == 1
+
+
+async def test_work_whose_deadline_passed_is_dropped_with_an_error(bench: Bench) -> None:
+    for index in range(3):
+        bench.submit(index, 900)
+    late = bench.submit(9, 900, deadline_s=bench.clock() + 1)[0]
+    await settle()
+    bench.clock.now += 2
+    await bench.answer_all()
+    with pytest.raises(DeadlineExceeded):
+        await late
+    assert [9] not in [call.firsts for call in bench.transport.sent]
+
+
+async def test_a_dead_replica_is_retried_once_elsewhere(bench: Bench) -> None:
+    bench.lane.replicas_changed(["a", "b"])
+    future = bench.submit(5, 900)[0]
+    await settle()
+    died = bench.transport.sent[0].replica
+    bench.transport.sent[0].lose()
+    bench.lane.replicas_changed([name for name in ("a", "b") if name != died])
+    await bench.answer_all()
+    assert firsts([await future]) == [5]
+    assert bench.transport.sent[1].replica != died
+
+
+async def test_a_chunk_whose_replica_dies_twice_is_an_error_that_says_so(bench: Bench) -> None:
+    future = bench.submit(5, 900)[0]
+    for _ in range(2):
+        await settle()
+        bench.transport.open[0].lose()
+    with pytest.raises(ModelUnavailable, match="failed twice"):
+        await future
+
+
+async def test_a_poisoned_call_is_sent_again_one_request_at_a_time(bench: Bench) -> None:
+    for index in range(3):
+        bench.submit(index, 10)
+    await settle()
+    good, bad = bench.submit(7, 10)[0], bench.submit(8, 10)[0]
+    bench.transport.open[0].answer()
+    await settle()
+    bench.transport.sent[3].fail()
+    await settle()
+    for call in bench.transport.open:
+        if call.firsts == [8]:
+            call.fail()
+    await bench.answer_all()
+    assert firsts([await good]) == [7]
+    with pytest.raises(ModelUnavailable, match="poison"):
+        await bad
+
+
+async def test_a_text_that_fails_alone_is_reported_in_its_own_request_only(bench: Bench) -> None:
+    for index in range(3):
+        bench.submit(index, 10)
+    await settle()
+    good, bad = bench.submit(7, 10)[0], bench.submit(8, 10, 10)[0]
+    bench.transport.open[0].answer()
+    await settle()
+    bench.transport.sent[3].answer({2: Failure("too_long", "too long", 10, 5)})
+    await settle()
+    assert (await good).failed == {}
+    assert list((await bad).failed) == [1]
+    await bench.answer_all()
+
+
+async def test_an_answer_of_another_shape_is_an_error_not_a_vector(bench: Bench) -> None:
+    bench.transport.width = 5
+    future = bench.submit(0, 900)[0]
+    await bench.answer_all()
+    with pytest.raises(ModelUnavailable, match="5"):
+        await future
+
+
+async def test_work_waits_for_the_first_replica() -> None:
+    bench = Bench()
+    future = bench.submit(3, 10)[0]
+    await settle()
+    assert not bench.transport.sent
+    bench.lane.replicas_changed(["late"])
+    await bench.answer_all()
+    assert firsts([await future]) == [3]
+    bench.ledger.assert_empty()
+
+
+async def test_a_full_queue_refuses_with_a_time_to_retry(bench: Bench) -> None:
+    for index in range(53):
+        bench.submit(index, 900)
+    with pytest.raises(Overloaded) as refused:
+        for index in range(53):
+            bench.submit(index, 900)
+    assert int(refused.value.headers["retry-after"]) >= 1
+
+
+async def test_closing_fails_what_waits_and_says_so() -> None:
+    bench = Bench()
+    bench.lane.replicas_changed(["a"])
+    futures = [bench.submit(index, 900)[0] for index in range(6)]
+    await settle()
+    await bench.lane.close()
+    for future in futures:
+        with pytest.raises(ModelUnavailable, match="stopping"):
+            await future
+    bench.ledger.assert_empty()

@@ -1,0 +1,144 @@
+import inspect
+import json
+import math
+
+import pytest
+
+from router import errors
+from router.errors import (
+    AmbiguousTokenIds,
+    BudgetUnreachable,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    DimensionsNotSupported,
+    InternalError,
+    InvalidApiKey,
+    InvalidJson,
+    InvalidValue,
+    MaxTokensPerRequest,
+    MethodNotAllowed,
+    ModelNotFound,
+    ModelUnavailable,
+    NotFound,
+    Overloaded,
+    RateLimitExceeded,
+    RequestTooLarge,
+    RouterError,
+    SpaceConflict,
+    TierNotAllowed,
+    UnknownField,
+    render,
+)
+
+# The table of the HTTP contract.
+CONTRACT = {
+    "invalid_value": 400, "dimensions_not_supported": 400, "context_length_exceeded": 400, "max_tokens_per_request": 400,
+    "ambiguous_token_ids": 400, "unknown_field": 400, "invalid_json": 400, "invalid_api_key": 401, "tier_not_allowed": 403,
+    "model_not_found": 404, "not_found": 404, "method_not_allowed": 405, "space_conflict": 409, "request_too_large": 413,
+    "rate_limit_exceeded": 429, "overloaded": 429, "internal_error": 500, "model_unavailable": 503, "budget_unreachable": 503,
+    "deadline_exceeded": 504,
+}
+EXAMPLES: list[RouterError] = [
+    InvalidJson("the body is empty; send a JSON object"),
+    InvalidValue("dimensions must be a valid integer, it is '1'", "dimensions"),
+    UnknownField("dimension", ["input", "dimensions"]),
+    AmbiguousTokenIds(),
+    DimensionsNotSupported(512, ["small: 64 or 256"]),
+    ContextLengthExceeded(3, 600, 512, "small"),
+    MaxTokensPerRequest(400_000, 300_000),
+    InvalidApiKey(),
+    TierNotAllowed("best", ["fast"]),
+    NotFound("/v2"),
+    ModelNotFound("text-embedding-3-small", ["small", "large"]),
+    MethodNotAllowed("GET", "/v1/embeddings", ["POST"]),
+    SpaceConflict("space names small, model names large; leave one of them out"),
+    RequestTooLarge(8),
+    RateLimitExceeded("100 requests per minute", 1.2),
+    Overloaded("small", 0.25),
+    InternalError(),
+    ModelUnavailable(["small: no ready replica"], 5.0),
+    BudgetUnreachable(0.05, 0.02),
+    DeadlineExceeded(0.05),
+]
+by_code = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: error.code)
+
+
+def test_every_code_of_the_contract_has_one_class_and_no_class_is_outside_it() -> None:
+    classes = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, RouterError) and c is not RouterError]
+    assert {c.code: c.status for c in classes} == CONTRACT
+    assert len(classes) == len(CONTRACT)
+    assert {type(error) for error in EXAMPLES} == set(classes)
+
+
+def test_the_drawing_at_the_top_of_the_file_is_the_tree() -> None:
+    lines = [line.split() for line in (errors.__doc__ or "").splitlines() if "── " in line]
+    drawn = {name: (int(status), code) for _, name, status, code, *_ in lines}
+    assert drawn == {type(error).__name__: (error.status, error.code) for error in EXAMPLES}
+
+
+@by_code
+def test_the_body_has_all_four_keys_and_says_something(error: RouterError) -> None:
+    body = json.loads(render(error))
+    assert list(body) == ["error"]
+    assert list(body["error"]) == ["message", "type", "param", "code"]
+    assert body["error"]["code"] == error.code
+    assert len(body["error"]["message"]) > 20
+    assert body["error"]["param"] is None or body["error"]["param"]
+
+
+@by_code
+def test_the_type_follows_from_the_status_as_at_openai(error: RouterError) -> None:
+    assert error.type == {4: "invalid_request_error", 5: "server_error"}[error.status // 100] or error.status == 429
+    assert (error.type == "rate_limit_error") == (error.status == 429)
+
+
+@by_code
+def test_header_names_are_lower_case(error: RouterError) -> None:
+    assert [*error.headers] == [name.lower() for name in error.headers]
+
+
+@by_code
+def test_retry_after_is_there_in_both_forms_exactly_where_waiting_helps(error: RouterError) -> None:
+    waiting_helps = error.status in (429, 503)
+    assert ("retry-after" in error.headers) == ("retry-after-ms" in error.headers) == waiting_helps
+
+
+@pytest.mark.parametrize(
+    ("seconds", "whole", "milliseconds"),
+    [(0.0, "1", "1"), (-3.0, "1", "1"), (0.25, "1", "250"), (1.2, "2", "1200"), (60.0, "60", "60000"),
+     (math.inf, "60", "60000"), (math.nan, "60", "60000")],
+    ids=["none", "negative", "quarter", "rounded up", "whole", "never", "unknown"],
+)
+def test_retry_after_is_never_earlier_than_asked_and_never_zero(seconds: float, whole: str, milliseconds: str) -> None:
+    assert Overloaded("small", seconds).headers == {"retry-after": whole, "retry-after-ms": milliseconds}
+
+
+def test_openai_clients_are_told_not_to_repeat_a_space_conflict() -> None:
+    assert SpaceConflict("space and model disagree").headers == {"x-should-retry": "false"}
+
+
+def test_an_unknown_field_names_the_nearest_valid_one_and_all_others() -> None:
+    error = UnknownField("dimension", ["input", "dimensions"])
+    assert error.param == "dimension"
+    assert "'dimension'; did you mean 'dimensions'?" in error.message
+    assert "valid fields are input, dimensions" in error.message
+
+
+def test_a_field_that_resembles_nothing_gets_the_list_without_a_guess() -> None:
+    assert "did you mean" not in UnknownField("zzz", ["input", "dimensions"]).message
+
+
+def test_an_unknown_model_lists_the_valid_names_nearest_first_without_its_hub_prefix() -> None:
+    error = ModelNotFound("Qwen/Qwen3-Embedding-4", ["all-minilm-l6-v2", "qwen3-embedding-8b", "qwen3-embedding-4b"])
+    assert error.message.endswith("are qwen3-embedding-4b, qwen3-embedding-8b, all-minilm-l6-v2")
+
+
+def test_the_fix_for_langchain_is_named_where_token_ids_are_refused() -> None:
+    assert "check_embedding_ctx_length=False" in AmbiguousTokenIds().message
+
+
+def test_a_hostile_name_is_quoted_short_and_on_one_line() -> None:
+    for error in (UnknownField("x" * 10_000, ["input"]), ModelNotFound("a\nb\udc80" * 5_000, ["small"]), NotFound("/" * 9_000)):
+        assert len(error.message) < 300
+        assert "\n" not in error.message
+        render(error)

@@ -1,0 +1,124 @@
+"""The config files that we ship, and the page that explains every key."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic_core import PydanticUndefined
+
+from deployments.serve_config import check
+from router import config
+from router.config import RouterArgs, Section
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
+GIB = 2**30
+
+
+def load(name: str) -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load((ROOT / "configs" / name).read_text())
+    return data
+
+
+def models_of(name: str) -> dict[str, config.ModelConfig]:
+    return dict(RouterArgs.model_validate(load(name)["applications"][0]["args"]).models)
+
+
+def actor_options(name: str) -> dict[str, dict[str, float]]:
+    return {d["name"]: d.get("ray_actor_options", {}) for d in load(name)["applications"][0]["deployments"]}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_config_passes_the_check(path: Path) -> None:
+    assert check(path) == []
+
+
+def test_local_models_and_router_fit_on_two_cores() -> None:
+    options = actor_options("local.yaml")
+    assert options.keys() == {"router", *models_of("local.yaml")}
+    assert sum(each.get("num_cpus", 1.0) for each in options.values()) <= 2.0  # 1 is what Serve books for a replica
+
+
+def test_qwen3_queries_read_as_the_model_card_says() -> None:
+    for name in ("qwen3.yaml", "qwen3-one-gpu.yaml"):
+        for model in models_of(name).values():
+            prompt = model.prompts.query.replace("{instruction}", model.prompts.instruction).replace("{text}", "why?")
+            assert prompt == (
+                "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:why?"
+            )
+            assert model.prompts.document == "{text}"
+            assert model.prompts.default == "document"
+
+
+def test_both_qwen3_configs_describe_the_same_models() -> None:
+    own = {"engine", "devices"}
+    many, one = models_of("qwen3.yaml"), models_of("qwen3-one-gpu.yaml")
+    assert {name: model.model_dump(exclude=own) for name, model in many.items()} == {
+        name: model.model_dump(exclude=own) for name, model in one.items()
+    }
+
+
+def test_three_qwen3_models_fit_on_one_card() -> None:
+    parameters = {"qwen3-embedding-0.6b": 595_776_512, "qwen3-embedding-4b": 4_021_774_336, "qwen3-embedding-8b": 7_567_295_488}
+    kv_bytes_per_token = {"qwen3-embedding-0.6b": 114_688, "qwen3-embedding-4b": 147_456, "qwen3-embedding-8b": 147_456}
+    models, used = models_of("qwen3-one-gpu.yaml"), 0.0
+    for name, model in models.items():
+        assert isinstance(model.engine, config.VllmEngine)
+        kv_cache = model.engine.args["kv_cache_memory_bytes"]
+        needed = 2 * parameters[name] + kv_cache + 2 * GIB
+        assert kv_cache >= 32768 * kv_bytes_per_token[name], f"{name}: no room for its longest text"
+        assert needed <= 1.05 * model.engine.args["gpu_memory_utilization"] * 79 * GIB
+        used += needed
+    assert used <= 75 * GIB
+    assert sum(model.engine.args["gpu_memory_utilization"] for model in models.values()) < 1  # type: ignore[union-attr]
+    assert sum(each.get("num_gpus", 0.0) for each in actor_options("qwen3-one-gpu.yaml").values()) <= 1
+
+
+HEADINGS: dict[str, type[Section]] = {
+    "args": config.RouterArgs,
+    "args.models.ID": config.ModelConfig,
+    "args.models.ID.matryoshka": config.MatryoshkaRange,
+    "args.models.ID.prompts": config.Prompts,
+    "args.models.ID.curve": config.CurveConfig,
+    "kind: vllm": config.VllmEngine,
+    "kind: transformers": config.TransformersEngine,
+    "kind: static": config.StaticEngine,
+    "kind: callable": config.CallableEngine,
+    "kind: remote": config.RemoteEngine,
+    "kind: fake": config.FakeEngine,
+    "args.routing": config.Routing,
+    "args.routing.rules": config.Rule,
+    "args.routing.rules.when": config.When,
+    "args.limits": config.Limits,
+    "args.cache": config.Cache,
+    "args.decision_log": config.DecisionLog,
+}
+
+
+def default_of(section: type[Section], name: str) -> str:
+    """The default of a key as the page writes it."""
+    field = section.model_fields[name]
+    value = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+    if value is PydanticUndefined:
+        return "required"
+    if value is None:
+        return "none"
+    return "see below" if isinstance(value, Section) else f"`{json.dumps(value)}`"
+
+
+@pytest.mark.parametrize("heading", HEADINGS)
+def test_the_page_lists_every_key_with_its_default(heading: str) -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    part = re.split(r"^#+ ", page.split(f"# {heading}\n", 1)[1], flags=re.MULTILINE)[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in part.splitlines() if row.startswith("| `")]
+    section = HEADINGS[heading]
+    assert {row[0].strip("`"): row[2] for row in rows} == {name: default_of(section, name) for name in section.model_fields}
+
+
+def test_the_page_has_a_part_for_every_section() -> None:
+    assert set(HEADINGS.values()) == set(Section.__subclasses__())
+    engines = {section for heading, section in HEADINGS.items() if heading.startswith("kind: ")}
+    assert engines == set(get_args(get_args(config.Engine)[0]))

