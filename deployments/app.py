@@ -7,6 +7,7 @@ from ray import serve
 
 from deployments.embedder import Embedder
 from deployments.ingress import Router
+from router.adapters import load_adapters
 from router.config import ModelConfig
 from router.strict import parse_args
 
@@ -18,14 +19,14 @@ def build(args: dict[str, Any]) -> serve.Application:
     """The application for the `args:` of a Serve config file; raises ConfigError naming every key that is wrong.
 
     Each model's deployment has the model's id as its name, so that the standard `deployments:` section of the same file sets
-    its resources and autoscaling. Routing rules travel as `user_config`: changing them restarts nothing.
+    its resources and autoscaling. Serve restarts every replica of every model when anything under `args:` changes; what stands in
+    the router's `user_config` instead (routing, tiers, collections) replaces the same section of `args:` and restarts nothing.
     """
     config = parse_args(args)
+    load_adapters(config)
     models = {name: _model(name, model, config.base_dir) for name, model in config.models.items()}
-    fixed = config.model_dump(mode="json", exclude={"routing"})
-    routing = config.routing.model_dump(mode="json")
-    router = serve.deployment(name=ROUTER, max_ongoing_requests=MAX_ONGOING, user_config=routing, health_check_period_s=2)
-    return router(Router).bind(fixed, models)
+    router = serve.deployment(name=ROUTER, max_ongoing_requests=MAX_ONGOING, user_config={}, health_check_period_s=2)
+    return router(Router).bind(config.model_dump(mode="json"), models)
 
 
 def _model(name: str, model: ModelConfig, base_dir: str | None) -> serve.Application:

@@ -11,6 +11,7 @@ from ray import serve
 
 from deployments import engines
 from deployments.engines.base import Batch, Embedded, Engine, EngineDead, EngineError, TextTooLong, Vectors
+from deployments.identity import Identity, WrongModel, identity_of
 from deployments.wire import Call, Failure, Reply, split_ids
 from router.config import ModelConfig
 from router.feedback import Counters
@@ -23,8 +24,8 @@ log = logging.getLogger("ray.serve")
 class Host:
     """One started engine and what is said of it; knows no Ray, so that tests can have it in their own process."""
 
-    def __init__(self, engine: Engine, replica: str) -> None:
-        self._engine, self._replica = engine, replica
+    def __init__(self, engine: Engine, replica: str, identity: Identity | None = None) -> None:
+        self._engine, self._replica, self._identity = engine, replica, identity
         self._outstanding_tokens = self._served_tokens = self._calls = 0
         self._busy_s, self._busy_since_s = 0.0, 0.0
         self._dead: str | None = None
@@ -55,9 +56,13 @@ class Host:
                 texts=[call.texts[row] for row in keep] if call.texts is not None else None,
                 input_type=call.input_type,
             )
+            if self._identity is not None and self._identity.doubted:
+                await self._identity.prove()
             started = time.monotonic()
             embedded = await self._engine.embed(batch)
             ended = time.monotonic()
+            if self._dead is not None:  # disproved meanwhile
+                raise EngineDead(self._dead)
             for index, error in embedded.failed.items():
                 failed[keep[index]] = _failure(error)
             for index in np.flatnonzero(~_unit_length(embedded.vectors)):
@@ -65,6 +70,10 @@ class Host:
             return self._reply(call, embedded, keep, failed, started - arrived, ended - started, tokens)
         except EngineDead as error:
             self._dead = str(error)
+            raise
+        except EngineError:
+            if self._identity is not None:
+                self._identity.doubted = True
             raise
         finally:
             self._outstanding_tokens -= tokens
@@ -96,6 +105,11 @@ class Host:
         if self._dead is not None:
             raise EngineDead(self._dead)
         await asyncio.wait_for(self._engine.check_health(), HEALTH_TIMEOUT_S)
+        if self._identity is not None:
+            self._identity.prove_in_time(self._disproved)
+
+    def _disproved(self, error: WrongModel) -> None:
+        self._dead = str(error)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tokens taken and not answered, for the autoscaling policy."""
@@ -103,6 +117,8 @@ class Host:
 
     async def stop(self) -> None:
         """Give back what the engine holds."""
+        if self._identity is not None:
+            self._identity.stop()
         await self._engine.stop()
 
 
@@ -113,9 +129,17 @@ class Embedder(Host):
         self, model_id: str, config: dict[str, Any], base_dir: str | None
     ) -> None:
         started = time.monotonic()
-        engine = engines.create(ModelConfig.model_validate(config), base_dir)
+        model = ModelConfig.model_validate(config)
+        engine = engines.create(model, base_dir)
+        identity = identity_of(engine, model.fingerprint, base_dir)
         await engine.start()
-        super().__init__(engine, serve.get_replica_context().replica_id.unique_id)
+        if identity is not None:
+            try:
+                await identity.prove()
+            except EngineError:
+                await engine.stop()
+                raise
+        super().__init__(engine, serve.get_replica_context().replica_id.unique_id, identity)
         log.info("%s ready in %.1f s", model_id, time.monotonic() - started)
 
     async def __del__(self) -> None:
@@ -126,7 +150,8 @@ class Embedder(Host):
 def _unit_length(vectors: Vectors) -> npt.NDArray[np.bool_]:
     """Which rows are what every caller is promised; NaN is not."""
     squares: Vectors = np.einsum("ij,ij->i", vectors, vectors)
-    return np.abs(squares - 1.0) < 1e-2
+    unit: npt.NDArray[np.bool_] = np.abs(squares - 1.0) < 1e-2
+    return unit
 
 
 def _failure(error: EngineError) -> Failure:

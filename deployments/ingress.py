@@ -17,10 +17,11 @@ from deployments.replicas import board
 from deployments.service import Answer, Service
 from deployments.views import Views
 from router import encoding
-from router.config import RouterArgs, Routing
+from router.adapters import load_adapters
 from router.errors import InternalError, MethodNotAllowed, NotFound, RouterError, render
 from router.schema import EmbeddingsRequest, parse
 from router.spaces import Catalogue
+from router.strict import changed
 
 EMBEDDINGS = ("/v1/embeddings", "/embeddings")
 
@@ -104,18 +105,33 @@ class Router:
         self.service: Service
         self.views: Views
 
-    async def reconfigure(self, routing: dict[str, Any]) -> None:
-        """Take the `routing` section; requests that are running keep the rules they were decided by."""
+    async def reconfigure(self, changes: dict[str, Any]) -> None:
+        """Take sections in the place of those at the start; requests that are running keep what they were decided by.
+
+        Once requests are served, changes that cannot be used are logged, shown in /v1/tiers, and change nothing: Serve would
+        answer an exception by replacing a router that works.
+        """
         if hasattr(self, "service"):
-            self.service.reload(Routing.model_validate(routing))
+            await self._reload(changes)
             return
-        args = RouterArgs.model_validate({**self._fixed, "routing": routing})
+        args = changed(self._fixed, changes)
         service = await asyncio.to_thread(Service, args, HandleTransport(self._handles))
         if args.decision_log is not None:
             service.log = open_log(args.decision_log, args.base_dir)
         self.service, self.views = service, Views(service)
         loop = asyncio.get_running_loop()
         board.watch(lambda model, replicas: _later(loop, service, model, replicas))
+
+    async def _reload(self, changes: dict[str, Any]) -> None:
+        try:
+            args = changed(self._fixed, changes)
+            catalogue = Catalogue(args, await asyncio.to_thread(load_adapters, args))
+        except Exception as error:
+            self.views.reload_error = str(error)
+            log.exception("the new config cannot be used and the one before stays")
+        else:
+            self.service.reload(args, catalogue)
+            self.views.reload_error = None
 
     def __serve_build_asgi_app__(self) -> Application:
         return Application(self)
@@ -131,16 +147,18 @@ def _failed(error: RouterError) -> HttpAnswer:
 
 
 def _embeddings(request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue) -> HttpAnswer:
-    decision, space = answer.decision, answer.space
+    decision, space, over = answer.decision, answer.space, answer.adapter
+    model = decision.model or space.model
     predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
     routing = encoding.Routing(
-        model=space.model, tier=catalogue.tier_of(space.model), reason=decision.label, space=str(space),
+        model=model, tier=catalogue.tier_of(model), reason=decision.label, space=str(space),
         language=answer.features.language, tokens=answer.prompt_tokens, predicted_ms=predicted_ms, degraded=decision.degraded,
         cached=answer.cached, truncated=answer.truncated,
+        adapter=None if over is None else encoding.Crossing(str(over.source), round(over.kept_for(answer.features.language), 4)),
     )
     body = encoding.encode(answer.vectors, request.encoding_format, routing, answer.prompt_tokens)
     return HttpAnswer(200, body, headers={
-        "x-embedding-model": space.model, "x-embedding-space": str(space), "x-routing-reason": decision.label,
+        "x-embedding-model": model, "x-embedding-space": str(space), "x-routing-reason": decision.label,
         "x-predicted-ms": f"{predicted_ms:g}", "x-queue-ms": f"{answer.queue_s * 1000:.2f}",
         "x-inference-ms": f"{answer.inference_s * 1000:.2f}",
     })

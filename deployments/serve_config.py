@@ -70,7 +70,7 @@ def examine(path: str | Path) -> Report:
         if not isinstance(inner, str):
             return Report(["spec.serveConfigV2: must be text that holds the Serve config"], [])
         try:
-            problems, models = _examine(read(inner))
+            problems, models = _examine(_sorted(read(inner)))
         except ConfigError as error:
             problems, models = error.problems, []
         return Report([f"spec.serveConfigV2: {problem}" for problem in problems], models)
@@ -130,6 +130,13 @@ def _twice(node: yaml.Node, seen: set[int]) -> Iterator[str]:
             yield from _twice(item, seen)
 
 
+def _sorted(data: Any) -> Any:
+    """The data with keys in order: KubeRay makes JSON of the config through a Go map, which sorts them, models too."""
+    if isinstance(data, Mapping):
+        return {key: _sorted(data[key]) for key in sorted(data, key=str)}
+    return [_sorted(item) for item in data] if isinstance(data, list) else data
+
+
 def _examine(data: Any) -> Report:
     if not isinstance(data, Mapping):
         return Report(["the file must be a mapping with the key applications"], [])
@@ -153,6 +160,10 @@ def _examine(data: Any) -> Report:
                 problems += _deployments(args, application.get("deployments") or [], f"{where}.deployments")
                 for name, model in args.models.items():
                     problems += _model(model, args.base_dir, f"{where}.args.models.{name}")
+                for name, collection in args.collections.items():
+                    for path in collection.adapters:
+                        if problem := _missing(path, args.base_dir, hub=False):
+                            problems.append(f"{where}.args.collections.{name}.adapters: {problem}")
         elif isinstance(import_path, str) and get_close_matches(import_path, [IMPORT_PATH], cutoff=0.8):
             problems.append(f"{where}.import_path: {import_path} does not exist; did you mean {IMPORT_PATH}?")
     # What went wrong inside a nested section Serve says again of the whole file, without a place.
@@ -224,7 +235,8 @@ def _deployments(args: RouterArgs, deployments: list[Any], where: str) -> Iterat
 def _model(model: ModelConfig, base_dir: str | None, where: str) -> Iterator[str]:
     """Files, packages and modules that are not there, and engine arguments that vLLM does not have."""
     engine = model.engine
-    paths = {"tokenizer": model.tokenizer, "profile": model.profile}
+    fingerprint = model.fingerprint.file if model.fingerprint else None
+    paths = {"tokenizer": model.tokenizer, "profile": model.profile, "fingerprint": fingerprint}
     if isinstance(engine, VllmEngine | TransformersEngine):
         paths["engine.source"] = engine.source
     elif engine.kind == "static":

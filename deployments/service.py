@@ -11,9 +11,11 @@ from deployments.decision_log import DecisionLog
 from deployments.dispatch import RETRY_AFTER_S, Lane, Transport
 from deployments.engines.base import Vectors
 from deployments.gather import Gatherer
+from deployments.identity import check_reading
 from deployments.prepare import Prepared, Preparer
+from router.adapters import Adapter, as_ranked, load_adapters
 from router.cache import VectorCache
-from router.config import RouterArgs, Routing
+from router.config import RouterArgs
 from router.decision_log import ANSWERED, Entry, Setting
 from router.domain import Decision, Features, Load, Model, OnMiss, Reason, Request, Tier, Why, Work
 from router.errors import (
@@ -30,7 +32,7 @@ from router.ledger import Ledger
 from router.models import build_models, build_policy
 from router.policy import decide
 from router.schema import EmbeddingsRequest
-from router.spaces import Catalogue, Space, Wanted, fit
+from router.spaces import Catalogue, Space, Wanted
 
 RECENT = 1024  # answers per model that percentiles are made of
 OFF_LOOP_CHARACTERS = 20_000  # a longer request is tokenised in a thread, so that nobody else waits for it
@@ -64,6 +66,7 @@ class Answer(NamedTuple):
     queue_s: float
     inference_s: float
     total_s: float
+    adapter: Adapter | None  # that the vectors came over
 
 class Service:
     """Everything one router replica knows: models, policy, ledger, lanes and cache."""
@@ -76,13 +79,14 @@ class Service:
         rng: random.Random | None = None,
     ) -> None:
         self.args = args
-        self.catalogue = Catalogue(args)
+        self.catalogue = Catalogue(args, load_adapters(args))
         now = clock()
         self.feedback = {
             name: Feedback(model, args.models[name].profile is not None, args.routing, now)
             for name, model in build_models(args).items()
         }
         self.preparer = Preparer(args)
+        self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
         self.rng = rng or random.Random()
         self.ledger = Ledger({name: model.calls_in_flight for name, model in args.models.items()})
@@ -102,12 +106,13 @@ class Service:
         self.policy = build_policy(args.routing, args.tiers)
         self._setting = self._settle()
 
-    def reload(self, routing: Routing) -> None:
-        """Decide by these rules from the next request on."""
-        self.args = self.args.model_copy(update={"routing": routing})
-        self.routing = routing
-        self.policy = build_policy(routing, self.args.tiers)
-        self.catalogue = Catalogue(self.args)
+    def reload(self, args: RouterArgs, catalogue: Catalogue) -> None:
+        """Serve by these rules, tiers and collections from the next request on; running ones keep theirs, in their plans.
+
+        `catalogue` is that of `args`, which differ from those at the start in RELOADABLE sections only.
+        """
+        self.args, self.catalogue, self.routing = args, catalogue, args.routing
+        self.policy = build_policy(args.routing, args.tiers)
         self._setting = self._settle()
 
     @property
@@ -123,6 +128,7 @@ class Service:
     async def plan(self, request: EmbeddingsRequest, permitted: frozenset[str] | None = None) -> Plan:
         """Read the text and decide; raises RouterError when no model may serve the request."""
         arrived_s = self.clock()
+        request = self.catalogue.completed(request)
         wanted = self.catalogue.resolve(request)
         candidates = [name for name in self.feedback if wanted.candidates is None or name in wanted.candidates]
         texts = request.texts
@@ -142,10 +148,12 @@ class Service:
         if tokens > (most := self.args.limits.max_tokens_per_request):
             raise MaxTokensPerRequest(tokens, most)
         loads, work, models = self.loads(), {name: self._work(name, one) for name, one in prepared.items()}, self.models
+        if wanted.adapters and wanted.space is not None:
+            models = as_ranked(models, wanted.space, wanted.adapters)
         asked, decided_s = self._asked(request, wanted, features, work, arrived_s, permitted), self.clock()
         setting = self._setting
         decision = decide(setting.policy, asked, models, loads, decided_s)
-        if decision.reason is Reason.NO_MODEL and request.truncate != "none":
+        if decision.reason is Reason.NO_MODEL and request.truncate not in (None, "none"):
             # Nothing reads the text as it is: decide on what would be left of it.
             work = {name: one._replace(longest=min(one.longest, models[name].max_tokens)) for name, one in work.items()}
             asked = asked._replace(work=work)
@@ -177,7 +185,7 @@ class Service:
             raise self._refusal(plan, permitted)
         model = decision.model
         prepared, truncated = plan.prepared[model], list[int]()
-        if request.truncate != "none" and request.texts is not None:
+        if request.truncate is not None and request.truncate != "none" and request.texts is not None:
             prepared, truncated = await asyncio.to_thread(
                 self.preparer.cut, prepared, request.texts, model, request.truncate, request.instruction
             )
@@ -190,10 +198,10 @@ class Service:
         self.latencies[model].append((now, now - arrived_s))
         if plan.work[model].tokens and not truncated and decision.predicted_s is not None:
             self.feedback[model].completed(now - arrived_s, decision.predicted_s, plan.loads[model].bias, now)
-        space = self.catalogue.space_of(model, plan.wanted.dimensions)
+        vectors, space = self.catalogue.land(got.vectors, model, plan.wanted)
         return Answer(
-            fit(got.vectors, space.dimensions), space, decision, plan.features, sum(got.tokens), got.known, truncated,
-            got.queue_s, got.inference_s, now - arrived_s,
+            vectors, space, decision, plan.features, sum(got.tokens), got.known, truncated, got.queue_s, got.inference_s,
+            now - arrived_s, plan.wanted.adapters.get(model),
         )
 
     def loads(self) -> dict[str, Load]:
@@ -247,7 +255,7 @@ class Service:
             return TierNotAllowed(plan.request.model or decision.target or "auto", sorted(permitted or ()))
         if any(whys[name] is Why.NOT_READY for name in able):
             return ModelUnavailable([f"{name}: {whys[name]}" for name in able], RETRY_AFTER_S)
-        name = max(able, key=lambda name: self.models[name].max_tokens)
+        name = max(able, key=lambda name: (self.models[name].max_tokens, name == decision.target))
         counts = plan.prepared[name].counts
         index = max(range(len(counts)), key=counts.__getitem__)
         return ContextLengthExceeded(index, counts[index], self.models[name].max_tokens, name)

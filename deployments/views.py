@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import orjson
-from router.openapi import document
 
 from deployments.docs_page import page
 from deployments.service import Plan, Service
 from router.domain import Load, Why
+from router.openapi import document
 
 MODELS = "/v1/models"
 WINDOW_S = 300.0  # what "the last minutes" means for p50 and p95
@@ -22,6 +22,7 @@ class Views:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self.reload_error: str | None = None  # why the last change of the config was not taken
         self._fixed: dict[str, View] = {
             "/health": self.health,
             "/health/live": lambda: _json(200, {"status": "ok"}),
@@ -72,7 +73,23 @@ class Views:
         loads = service.loads()
         rows = [self._row(name, loads[name]) for name in service.args.models]
         tiers = {str(tier): model for tier, model in service.args.tiers.items()}
-        return _json(200, {"object": "list", "policy": service.routing.policy, "tiers": tiers, "data": rows})
+        return _json(200, {
+            "object": "list", "policy": service.routing.policy, "tiers": tiers, "collections": self._collections(),
+            "reload_error": self.reload_error, "data": rows,
+        })
+
+    def _collections(self) -> dict[str, Any]:
+        return {
+            name: {
+                "space": str(named.space), "input_type": named.input_type, "instruction": named.instruction,
+                "truncate": named.truncate, "adapt": named.adapt,
+                "adapters": [
+                    {"source": str(adapter.source), "expected_recall": adapter.kept.recall, "judged_by": adapter.judged_by}
+                    for adapter in named.adapters.values()
+                ],
+            }
+            for name, named in self._service.catalogue.collections.items()
+        }
 
     def _row(self, name: str, load: Load) -> dict[str, Any]:
         service = self._service
@@ -100,13 +117,15 @@ class Views:
                 "price": load.price,
             },
             "good_for": config.good_for,
+            "fingerprint": proof.digest if (proof := service.fingerprints.get(name)) else None,
         }
 
     def explanation(self, plan: Plan) -> bytes:
         """What /v1/route answers: features, the decision, and every model with its prediction and its reason."""
         decision, features = plan.decision, plan.features
         counts = plan.prepared.get(decision.model or decision.target or "", next(iter(plan.prepared.values()))).counts
-        catalogue, model = self._service.catalogue, decision.model
+        catalogue, model, wanted = self._service.catalogue, decision.model, plan.wanted
+        adapter = wanted.adapters.get(model or "")
         body = {
             "features": {
                 "tokens": sum(counts), "language": features.language, "script": features.script,
@@ -116,9 +135,10 @@ class Views:
                 "model": model,
                 "tier": None if model is None else catalogue.tier_of(model),
                 "reason": decision.label,
-                "space": None if model is None else str(catalogue.space_of(model, plan.wanted.dimensions)),
+                "space": None if model is None else str(wanted.space or catalogue.space_of(model, wanted.dimensions)),
                 "predicted_ms": _ms(decision.predicted_s),
                 "degraded": decision.degraded,
+                "expected_recall": adapter and round(adapter.kept_for(features.language), 4),
             },
             "models": [
                 {

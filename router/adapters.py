@@ -1,9 +1,9 @@
 """Maps from one model's vectors into another model's space, and the rule by which a collection may use one.
 
-Fitting: rows of `source` and `target` are vectors of the same texts. The default, orthogonal Procrustes with the smaller side padded
-with zeros (Schönemann 1966), keeps angles between source vectors as they are; ridge and low rank fit the target's vectors more
-closely and the search less well (docs/vector-spaces.md has the figures). An adapter therefore carries what a search kept, measured
-on text that it was not fitted on, and never a cosine.
+Fitting: rows of `source` and `target` are vectors of the same texts. The default, orthogonal Procrustes with the smaller side
+padded with zeros (Schönemann 1966), keeps angles between source vectors as they are; ridge and low rank fit the target's vectors
+more closely and the search less well (docs/vector-spaces.md has the figures). An adapter therefore carries what a search kept,
+measured on text that it was not fitted on, and never a cosine.
 
 Using: an adapter belongs to the two models whose fingerprints it was made with; any other weights, or less recall than the
 collection's `min_recall`, and the router refuses to start. It maps vectors of the source's own size straight into the target's.
@@ -194,7 +194,8 @@ def _unfit(args: RouterArgs, adapter: Adapter, space: str, min_recall: float) ->
         return f"it reads {adapter.source.dimensions} dimensions, {adapter.source.model} makes {own}"
     if adapter.kept.recall < min_recall:
         return (
-            f"it keeps {adapter.kept.recall:.1%} of the recall of {space}'s own model (by {adapter.judged_by}, {adapter.kept.queries} "
-            f"queries) and min_recall is {min_recall:.1%}; align it with more of your own text, or lower min_recall if that is enough"
+            f"it keeps {adapter.kept.recall:.1%} of the recall of {space}'s own model ({adapter.kept.queries} queries, by "
+            f"{adapter.judged_by}) and min_recall is {min_recall:.1%}; align it with more of your own text, or lower min_recall "
+            "if that is enough"
         )
     return None

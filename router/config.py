@@ -269,7 +269,7 @@ class RouterArgs(Section):
         wanted[self.routing.default_tier] = "routing.default_tier"
         for tier, who in wanted.items():
             if tier not in self.tiers:
-                raise ValueError(f"{who} names tier {tier!r}, which tiers: does not map to a model")
+                raise ValueError(f"{who} names tier {str(tier)!r}, which tiers: does not map to a model")
         order = list(self.models)
         ranked = [(tier, self.tiers[tier]) for tier in (Tier.FAST, Tier.BALANCED, Tier.BEST) if tier in self.tiers]
         for (lower, small), (upper, large) in pairwise(ranked):

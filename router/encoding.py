@@ -25,6 +25,14 @@ Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
+class Crossing:
+    """The adapter that vectors came over into a space that is not their model's own."""
+
+    source: str  # the space they came from
+    expected_recall: float  # share of the recall@10 of the space's own model that a search with them keeps, as measured
+
+
+@dataclass(frozen=True, slots=True)
 class Routing:
     """The `routing` object of a response: what was decided for it."""
 
@@ -38,6 +46,7 @@ class Routing:
     degraded: bool
     cached: int  # how many of the vectors were known already
     truncated: Sequence[int] = ()  # indices of the inputs that were cut
+    adapter: Crossing | None = None
 
 
 def encode(vectors: Vectors, encoding_format: EncodingFormat, routing: Routing, prompt_tokens: int) -> bytes:

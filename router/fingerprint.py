@@ -26,7 +26,7 @@ TokenIds = npt.NDArray[np.int32]
 
 FORMAT = "embedding-router fingerprint 1"
 
-# Long and short, several scripts, code and signs: a wrong pooling shows only over many tokens, a wrong tokenizer only off English.
+# Long and short, several scripts, code and signs: a wrong pooling shows over many tokens, a wrong tokenizer off English.
 TEXTS = (
     "Which proteins bind iron in the blood?",
     "The committee met on Tuesday to discuss the budget for the coming year. After three hours of debate it agreed to spend more "
@@ -64,26 +64,29 @@ class Fingerprint:
     def misread(self, probe: Probe, ids: TokenIds | None, prompted: str | None) -> str | None:
         """What is wrong with how the router prepared the text of `probe` just now, in a sentence; None when nothing is."""
         if (ids is None) != (probe.ids is None):
-            return f"{self.model}: its fingerprint was made with {'text' if probe.ids is None else 'token ids'}, its engine takes the other"
+            made_with = "text" if probe.ids is None else "token ids"
+            return f"{self.model}: its fingerprint was made with {made_with}, its engine takes the other"
         same = prompted == probe.prompted if ids is None or probe.ids is None else np.array_equal(ids, probe.ids)
         if same:
             return None
         return (
-            f"{self.model}: what it would read of the {probe.side} {_short(probe.text)} is not what its fingerprint was made with: its "
-            "prompt, instruction or tokenizer changed, and its vectors with them"
+            f"{self.model}: what it would read of the {probe.side} {_short(probe.text)} is not what its fingerprint was made "
+            "with: its prompt, instruction or tokenizer changed, and its vectors with them"
         )
 
     def mismatch(self, made: Vectors, min_cosine: float) -> str | None:
         """What is wrong with vectors that were made of the probes just now, in a sentence; None when nothing is."""
         if made.shape != self.vectors.shape:
             return f"{self.model}: it makes vectors of {made.shape[1]} dimensions, its fingerprint has {self.vectors.shape[1]}"
-        cosines = np.einsum("ij,ij->i", made, self.vectors) / np.linalg.norm(made, axis=1) / np.linalg.norm(self.vectors, axis=1)
+        lengths = np.linalg.norm(made, axis=1) * np.linalg.norm(self.vectors, axis=1)
+        cosines = np.einsum("ij,ij->i", made, self.vectors) / lengths
         worst = int(np.argmin(np.where(np.isfinite(cosines), cosines, -1.0)))
         if cosines[worst] >= min_cosine:
             return None
         return (
-            f"{self.model}: its vector of {_short(self.probes[worst].text)} has cosine {cosines[worst]:.4f} with the fingerprint's, and "
-            f"{min_cosine:g} is the least allowed: these are not the weights, the pooling or the revision that it was made with"
+            f"{self.model}: its vector of {_short(self.probes[worst].text)} has cosine {cosines[worst]:.4f} with the "
+            f"fingerprint's, and {min_cosine:g} is the least allowed: these are not the weights, pooling or revision that it was "
+            "made with"
         )
 
 
@@ -94,7 +97,8 @@ def make(model: str, probes: Sequence[Probe], vectors: Vectors) -> Fingerprint:
 
 def save(fingerprint: Fingerprint, path: Path) -> None:
     """Write it as JSON."""
-    data = {"format": FORMAT, "model": fingerprint.model, "dimensions": fingerprint.vectors.shape[1], "probes": _rows(fingerprint)}
+    dimensions = fingerprint.vectors.shape[1]
+    data = {"format": FORMAT, "model": fingerprint.model, "dimensions": dimensions, "probes": _rows(fingerprint)}
     path.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 

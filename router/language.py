@@ -29,9 +29,9 @@ TEXT_CHARACTERS = 200  # fastText takes about 0.2 us a character
 WINDOW_CHARACTERS = 60
 
 _SCRIPTS = (
-    "Latn", "Cyrl", "Grek", "Armn", "Hebr", "Arab", "Syrc", "Thaa", "Deva", "Beng", "Guru", "Gujr", "Orya", "Taml", "Telu", "Knda",
-    "Mlym", "Sinh", "Thai", "Laoo", "Tibt", "Mymr", "Geor", "Hang", "Ethi", "Cher", "Cans", "Khmr", "Mong", "Hira", "Kana", "Hani",
-    "Bopo", "Yiii", "Nkoo", "Tfng", "Olck", "Adlm",
+    "Latn", "Cyrl", "Grek", "Armn", "Hebr", "Arab", "Syrc", "Thaa", "Deva", "Beng", "Guru", "Gujr", "Orya", "Taml", "Telu",
+    "Knda", "Mlym", "Sinh", "Thai", "Laoo", "Tibt", "Mymr", "Geor", "Hang", "Ethi", "Cher", "Cans", "Khmr", "Mong", "Hira",
+    "Kana", "Hani", "Bopo", "Yiii", "Nkoo", "Tfng", "Olck", "Adlm",
 )  # fmt: skip
 _LANGUAGE_OF_SCRIPT = {
     "Grek": "el", "Armn": "hy", "Thaa": "dv", "Guru": "pa", "Gujr": "gu", "Orya": "or", "Taml": "ta", "Telu": "te",
@@ -129,8 +129,11 @@ def is_code(text: str) -> bool:
     sql = sum(map(count, _SQL_WORDS))
     if len(text) < _CODE_LEAST_CHARACTERS or (symbols < 0.02 * len(text) and not sql):
         return False
+    signs = sum(map(count, _CODE_PAIRS)) + sum(map(count, _CODE_WORDS))
+    if not (signs or sql):
+        return False  # symbols alone also make statistics, chemistry and prices
     names = count("_") + len(_CODE_NAMES.findall(text))
-    points = symbols + 2 * (sum(map(count, _CODE_PAIRS)) + sum(map(count, _CODE_WORDS))) + 3 * names + 5 * sql
+    points = symbols + 2 * signs + 3 * names + 5 * sql
     return 100 * points >= _CODE_SCORE * len(text)
 
 

@@ -25,7 +25,8 @@ _ON_READ = (401, 500)
 def document(catalogue: Catalogue) -> Json:
     """The whole document, ready for JSON."""
     body = EmbeddingsBody.model_json_schema(ref_template=_REFERENCE)
-    schemas = {"EmbeddingsRequest": body, **body.pop("$defs"), **_SCHEMAS, "Routing": _routing()}
+    routing = _routing()
+    schemas = {"EmbeddingsRequest": body, **body.pop("$defs"), **_SCHEMAS, "Routing": routing, **routing.pop("$defs")}
     body["properties"]["model"]["examples"] = list(catalogue.names)
     return {
         "openapi": "3.1.0",
@@ -176,12 +177,13 @@ def _response_example(catalogue: Catalogue) -> Json:
         "routing": {
             "model": model, "tier": tier and tier.value, "reason": "auto", "space": str(catalogue.space_of(model)),
             "language": "en", "tokens": 9, "predicted_ms": 6.2, "degraded": False, "cached": 0, "truncated": [],
+            "adapter": None,
         },
     }
 
 
 def _routing() -> Json:
-    schema = TypeAdapter(Routing).json_schema(mode="serialization")
+    schema = TypeAdapter(Routing).json_schema(mode="serialization", ref_template=_REFERENCE)
     schema["required"] = list(schema["properties"])
     for name, text in _ROUTING.items():
         schema["properties"][name]["description"] = text
@@ -258,9 +260,10 @@ _ROUTING = {
     "language": "ISO 639-1 code of the texts, null where it is not known.",
     "tokens": "What the model read, prompts and special tokens included.",
     "predicted_ms": "What the router expected the answer to take.",
-    "degraded": "A smaller model than the target answered.",
+    "degraded": "A smaller model than the target answered, or another one over an adapter.",
     "cached": "How many of the vectors were known already.",
     "truncated": "Indices of the inputs that were cut.",
+    "adapter": "The adapter that the vectors came over from another model's space, and the share of recall that it keeps.",
 }
 _RESPONSE_HEADERS = {
     "x-request-id": "Of this request: the caller's own, or a new one.",
@@ -287,7 +290,7 @@ _PARAMETERS: Json = {
 }
 _DECISION = _object({
     "model": _STRING_OR_NULL, "tier": _STRING_OR_NULL, "reason": _STRING, "space": _STRING_OR_NULL,
-    "predicted_ms": _NUMBER_OR_NULL, "degraded": _BOOLEAN,
+    "predicted_ms": _NUMBER_OR_NULL, "degraded": _BOOLEAN, "expected_recall": _NUMBER_OR_NULL,
 })
 _SCHEMAS: Json = {
     "EmbeddingsResponse": _object({
@@ -320,11 +323,13 @@ _SCHEMAS: Json = {
     "ModelList": _object({"object": {"const": "list"}, "data": _array(_ref("Model"))}),
     "Tiers": _object({
         "tiers": {"type": "object", "additionalProperties": _STRING, "description": "The model that each tier stands for."},
+        "collections": {"type": "object", "description": "What each collection's name means as a request's space."},
+        "reload_error": {**_STRING_OR_NULL, "description": "Why the last change of the config was not taken."},
         "data": _array(_object({
             "model": _STRING, "tier": _STRING_OR_NULL, "dimensions": _INTEGER, "max_tokens": _INTEGER,
             "quality": {"type": "object", "additionalProperties": _NUMBER}, "memory_bytes": {"type": ["integer", "null"]},
             "p50_ms": _NUMBER_OR_NULL, "p95_ms": _NUMBER_OR_NULL, "replicas_ready": _INTEGER, "load": {"type": "object"},
-            "good_for": _STRING,
+            "good_for": _STRING, "fingerprint": {**_STRING_OR_NULL, "description": "What its replicas have proved to be."},
         })),
     }),
     "Health": _object({"status": _STRING, "waiting_for": _array(_STRING)}, optional=["waiting_for"]),

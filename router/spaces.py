@@ -9,8 +9,9 @@ A tier is a wish, not a pin: unless the config says `strict_tiers` the router ma
 that requires a space (`routing.require_space`) refuses tiers as it refuses `auto`.
 """
 
-from collections.abc import Collection
-from typing import NamedTuple, Self
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,15 @@ import numpy.typing as npt
 from router.config import MatryoshkaRange, ModelConfig, RemoteEngine, RouterArgs, TransformersEngine, VllmEngine
 from router.domain import Tier
 from router.errors import DimensionsNotSupported, InvalidValue, ModelNotFound, SpaceConflict, shorten
-from router.schema import EmbeddingsRequest
+from router.schema import EmbeddingsRequest, Side, Truncate
+
+if TYPE_CHECKING:
+    from router.adapters import Adapter
 
 Vectors = npt.NDArray[np.float32]
 
 _TIERS = frozenset(tier.value for tier in Tier)
+_NONE: "Mapping[str, Adapter]" = MappingProxyType({})
 
 
 class Space(NamedTuple):
@@ -43,8 +48,23 @@ class Space(NamedTuple):
         return cls(model, int(size))
 
 
+class NamedSpace(NamedTuple):
+    """A collection: its space, what requests that name it mean where they say nothing, and who else may serve it."""
+
+    space: Space
+    input_type: Side | None
+    instruction: str | None
+    truncate: Truncate
+    adapters: "Mapping[str, Adapter]"  # by the model they lead from
+    adapt: Literal["queries", "all"]
+
+    def adapters_for(self, side: Side | None) -> "Mapping[str, Adapter]":
+        """Those that texts of this side may come over; a side that nobody gave is not a query."""
+        return self.adapters if self.adapt == "all" or side == "query" else _NONE
+
+
 class Wanted(NamedTuple):
-    """What a request leaves open: the fields of router.domain.Request of the same names, and the size of its vectors."""
+    """What a request leaves open: the fields of router.domain.Request of the same names, and where its vectors shall lie."""
 
     target: str | None  # the pinned model or the tier's; None: the rules choose
     tier: Tier | None  # as asked; None when a model or a space was named
@@ -52,15 +72,24 @@ class Wanted(NamedTuple):
     candidates: frozenset[str] | None  # None: every model
     dimensions: int | None  # None: the model's own
     strict: bool
+    space: Space | None = None  # the pinned one; None: that of the model that is chosen
+    adapters: "Mapping[str, Adapter]" = _NONE  # into `space`, by the candidates that need one
 
 
 class Catalogue:
     """The models, tiers and spaces of a config by every name that a caller may use for them."""
 
-    def __init__(self, args: RouterArgs) -> None:
+    def __init__(self, args: RouterArgs, adapters: "Mapping[str, Mapping[str, Adapter]]" = MappingProxyType({})) -> None:
+        """`adapters` are those that router.adapters.load_adapters found fit; without them every space has only its own model."""
         self.models: dict[str, ModelConfig] = dict(args.models)
         self.tiers: dict[Tier, str] = {Tier(tier): model for tier, model in args.tiers.items()}
-        self.collections: dict[str, Space] = {name: Space.parse(space) for name, space in args.collections.items()}
+        self.collections: dict[str, NamedSpace] = {
+            name: NamedSpace(
+                Space.parse(config.space), config.input_type, config.instruction, config.truncate, adapters.get(name, _NONE),
+                config.adapt,
+            )
+            for name, config in args.collections.items()
+        }
         self.requires_space = args.routing.require_space
         self._strict_tiers = args.routing.strict_tiers
         self._names: dict[str, str] = {}
@@ -108,8 +137,20 @@ class Catalogue:
         """The space of `model`'s vectors of this size; None is the model's own size."""
         return Space(model, self.models[model].dimensions if dimensions is None else dimensions)
 
+    def completed(self, request: EmbeddingsRequest) -> EmbeddingsRequest:
+        """The request with what its collection says, where it says nothing itself; token ids are embedded as they stand."""
+        collection = self.collections.get(request.space or "")
+        if collection is None or request.texts is None:
+            return request
+        side = request.side or (collection.input_type if request.input_type is None else None)
+        return request._replace(
+            side=side,
+            instruction=request.instruction or (None if side == "document" else collection.instruction),
+            truncate=request.truncate or collection.truncate,
+        )
+
     def resolve(self, request: EmbeddingsRequest) -> Wanted:
-        """What the request leaves open.
+        """What a completed request leaves open.
 
         Raises ModelNotFound, SpaceConflict, DimensionsNotSupported or InvalidValue.
         """
@@ -130,6 +171,16 @@ class Catalogue:
         self._check_size(request.dimensions, self.models if target is None else (target,))
         able = None if request.dimensions is None else self._able(request.dimensions)
         return Wanted(target, tier, False, able, request.dimensions, target is not None and self._strict_tiers)
+
+    def land(self, vectors: Vectors, model: str, wanted: Wanted) -> tuple[Vectors, Space]:
+        """(n, own size) vectors of `model` in the space that was wanted, and which that is: every answer comes through here.
+
+        A model that is neither the space's own nor the source of one of its adapters is a KeyError, never an answer.
+        """
+        space = wanted.space or self.space_of(model, wanted.dimensions)
+        if model != space.model:
+            vectors = wanted.adapters[model].map(vectors)
+        return fit(vectors, space.dimensions), space
 
     def _model_and_tier(self, request: EmbeddingsRequest) -> tuple[str | None, Tier]:
         """The model that is named, and the tier; a tier in `model` is a tier."""
@@ -155,21 +206,26 @@ class Catalogue:
             raise InvalidValue(f"this service has no tier {tier.value!r}; it has {', '.join((Tier.AUTO, *self.tiers))}", param)
 
     def _in_space(self, request: EmbeddingsRequest, text: str, model: str | None, tier: Tier) -> Wanted:
-        space = self.collections.get(text) or self._parse_space(text)
+        collection = self.collections.get(text)
+        space = collection.space if collection is not None else self._parse_space(text)
+        adapters = collection.adapters_for(request.side) if collection is not None and request.texts is not None else _NONE
         named = f"space {text!r}" if str(space) == text.lower() else f"space {text!r} is {space}: it"
-        if model is not None and model != space.model:
-            raise SpaceConflict(f"{named} needs model {space.model} and model names {model}; leave one of them out")
         wished = self.tiers.get(tier)
-        if wished is not None and wished != space.model:
-            raise SpaceConflict(
-                f"{named} needs model {space.model} and tier {tier.value!r} means {wished}; leave one of them out"
-            )
+        for asked, what in ((model, f"model names {model}"), (wished, f"tier {tier.value!r} means {wished}")):
+            if asked is not None and asked != space.model and asked not in adapters:
+                hint = (
+                    f', or send "input_type": "query": {asked} may serve queries of it'
+                    if collection is not None and asked in collection.adapters else ""
+                )
+                raise SpaceConflict(f"{named} needs model {space.model} and {what}; leave one of them out{hint}")
         if request.dimensions is not None and request.dimensions != space.dimensions:
             raise SpaceConflict(
                 f"{named} has {space.dimensions} dimensions and dimensions is {request.dimensions}; leave one of them out"
             )
         self._check_size(space.dimensions, (space.model,), "space")
-        return Wanted(space.model, None, True, frozenset((space.model,)), space.dimensions, False)
+        able = frozenset((model,)) if model is not None else frozenset((space.model, *adapters))
+        crossing = {source: adapters[source] for source in able - {space.model}}
+        return Wanted(model or wished or space.model, None, True, able, space.dimensions, False, space, crossing)
 
     def _parse_space(self, text: str) -> Space:
         try:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from router.config import Engine, RouterArgs
+from router.config import RELOADABLE, Engine, RouterArgs
 
 ENGINE_KINDS = tuple(get_args(engine.model_fields["kind"].annotation)[0] for engine in get_args(get_args(Engine)[0]))
 
@@ -40,6 +40,18 @@ def parse_args(data: Any, where: str = "") -> RouterArgs:
     if unknown:
         raise ConfigError(unknown)
     return args
+
+
+def changed(args: Mapping[str, Any], changes: Any, where: str = "") -> RouterArgs:
+    """The config `args` with the sections in `changes` in the place of its own; raises ConfigError.
+
+    `changes` is what stands as `user_config` of the router's deployment: Serve reloads that and nothing else without a restart.
+    """
+    if not isinstance(changes, Mapping):
+        raise ConfigError([f"{where or 'user_config'}: must be a mapping"])
+    if fixed := [join(where, str(key)) for key in changes if key not in RELOADABLE]:
+        raise ConfigError([f"{key}: only {', '.join(RELOADABLE)} change without a restart; write it under args" for key in fixed])
+    return parse_args({**args, **changes}, where)
 
 
 def unknown_keys(model: type[BaseModel], data: Any, where: str = "") -> list[str]:

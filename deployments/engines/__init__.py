@@ -27,26 +27,26 @@ def create(model: ModelConfig, base_dir: str | None) -> Engine:
         raise EngineError(f"a {settings.kind} engine takes token ids: set `tokenizer` to the model's tokenizer.json")
     match settings:
         case VllmEngine():
-            from deployments.engines import vllm
+            from deployments.engines.vllm import VllmEngine as Vllm
 
-            return vllm.VllmEngine(settings, dimensions, max_tokens, base_dir)
+            return Vllm(settings, dimensions, max_tokens, base_dir)
         case TransformersEngine():
-            from deployments.engines import transformers
+            from deployments.engines.transformers import TransformersEngine as Transformers
 
-            return transformers.TransformersEngine(settings, dimensions, max_tokens, base_dir)
+            return Transformers(settings, dimensions, max_tokens, base_dir)
         case StaticEngine():
-            from deployments.engines import static
+            from deployments.engines.static import StaticEngine as Static
 
-            return static.StaticEngine(settings, dimensions, max_tokens, base_dir)
+            return Static(settings, dimensions, max_tokens, base_dir)
         case CallableEngine():
-            from deployments.engines import callable
+            from deployments.engines.callable import CallableEngine as Callable
 
-            return callable.CallableEngine(settings, dimensions, max_tokens)
+            return Callable(settings, dimensions, max_tokens)
         case RemoteEngine():
-            from deployments.engines import remote
+            from deployments.engines.remote import RemoteEngine as Remote
 
-            return remote.RemoteEngine(settings, dimensions, max_tokens, batch_tokens)
+            return Remote(settings, dimensions, max_tokens, batch_tokens)
         case FakeEngine():
-            from deployments.engines import fake
+            from deployments.engines.fake import FakeEngine as Fake
 
-            return fake.FakeEngine(settings, dimensions, max_tokens, batch_tokens)
+            return Fake(settings, dimensions, max_tokens, batch_tokens)

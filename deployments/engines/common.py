@@ -1,7 +1,7 @@
 """What engines do alike: find their model, refuse the texts it cannot read, give every vector length 1.
 
-Ids are checked here because engines do not: an id outside the vocabulary reads foreign memory on some kernels and kills the
-whole engine on others, and callers may send ids of their own (`token_ids: "model"`).
+Ids are checked here because engines do not: for an id outside the vocabulary vLLM's CPU kernels answer a vector of nothing and
+CUDA's end the process, and callers may send ids of their own (`token_ids: "model"`).
 """
 
 import os

@@ -31,7 +31,8 @@ class OpenCall:
     def answer(self, failed: dict[int, Failure] | None = None) -> None:
         """Every vector holds its text's first token id."""
         rows = np.repeat(np.array(self.firsts, np.float32)[:, None], self.width, axis=1)
-        self.future.set_result(Reply(rows, [int(n) for n in self.call.lengths], failed or {}, self.replica, 0.0, 0.0, 0, Counters(0, 0.0)))
+        tokens = [int(length) for length in self.call.lengths]
+        self.future.set_result(Reply(rows, tokens, failed or {}, self.replica, 0.0, 0.0, 0, Counters(0, 0.0)))
 
     def lose(self) -> None:
         """The replica died."""

@@ -21,4 +21,4 @@ class Hello:
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    return Hello.bind(args.get("word", ""), args.get("failure"))  # type: ignore[attr-defined,no-any-return]
+    return Hello.bind(args.get("word", ""), args.get("failure"))  # type: ignore[attr-defined]

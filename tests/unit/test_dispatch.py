@@ -43,7 +43,9 @@ class Bench:
             ledger=self.ledger, feedback=feedback(), clock=self.clock, rng=random.Random(1),
         )
 
-    def submit(self, first: int, *lengths: int, bulk: bool = False, deadline_s: float | None = None) -> list[asyncio.Future[Rows]]:
+    def submit(
+        self, first: int, *lengths: int, bulk: bool = False, deadline_s: float | None = None
+    ) -> list[asyncio.Future[Rows]]:
         ids = [np.full(length, first + index, np.int32) for index, length in enumerate(lengths)]
         return self.lane.submit(ids, None, list(lengths), "document", deadline_s, bulk)
 
@@ -288,11 +290,10 @@ async def test_work_waits_for_the_first_replica() -> None:
 
 
 async def test_a_full_queue_refuses_with_a_time_to_retry(bench: Bench) -> None:
-    for index in range(53):
+    for index in range(57):  # two of them are on their way, 55 wait: 49,500 of 50,000 tokens
         bench.submit(index, 900)
     with pytest.raises(Overloaded) as refused:
-        for index in range(53):
-            bench.submit(index, 900)
+        bench.submit(57, 900)
     assert int(refused.value.headers["retry-after"]) >= 1
 
 

@@ -71,7 +71,7 @@ def test_rows_get_length_one_and_unusable_rows_are_named() -> None:
     failed = normalise(vectors)
     said = {row: str(error).rpartition(" is ")[2] for row, error in failed.items()}
     assert said == {1: "zero", 2: "not finite", 3: "not finite"}
-    np.testing.assert_allclose(vectors[[0, 4]], [[0.6, 0.8], [1, 0]], rtol=1e-6)
+    np.testing.assert_allclose(vectors[[0, 4]], np.array([[0.6, 0.8], [1.0, 0.0]]), rtol=1e-6)
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 100))
@@ -245,7 +245,9 @@ async def test_callable_embeds_in_pieces_and_long_texts_fail_alone() -> None:
 async def test_cancelling_takes_the_pieces_that_did_not_start_out_of_the_callable() -> None:
     async with started(letters_engine(), max_tokens=20) as engine:
         model = made[-1]
-        model.calls.clear(), model.entered.clear(), model.go_on.clear()
+        model.calls.clear()
+        model.entered.clear()
+        model.go_on.clear()
         task = asyncio.create_task(engine.embed(Batch(texts=["a" * 10, "b" * 10, "c" * 10])))
         assert await asyncio.to_thread(model.entered.wait, 30)
         assert engine.queued_tokens() == 30

@@ -97,6 +97,14 @@ WRONG = {
         "args.models.large.profile", "no/such.json",
         f"{MODELS}.large.profile: no/such.json: there is no such file or folder (no/such.json)",
     ),
+    "no-such-fingerprint": (
+        "args.models.large.fingerprint", "no/such.json",
+        f"{MODELS}.large.fingerprint: no/such.json: there is no such file or folder (no/such.json)",
+    ),
+    "no-such-adapter": (
+        "args.collections", {"wiki": {"space": "small/64", "adapters": ["no/such.npz"]}},
+        f"{APP}.args.collections.wiki.adapters: no/such.npz: there is no such file or folder (no/such.npz)",
+    ),
     "no-such-package": (
         "args.models.large.engine.source", "package:nowhere/model",
         f"{MODELS}.large.engine.source: package:nowhere/model: the package 'nowhere' is not installed; install the extra that "
@@ -196,6 +204,14 @@ def test_the_config_inside_a_rayservice_manifest_is_checked(tmp_path: Path) -> N
     inner = "applications:\n- {name: a, import_path: 'm:f', rout_prefix: /}\n"
     path.write_text(yaml.safe_dump({"kind": "RayService", "spec": {"serveConfigV2": inner}}))
     assert check(path) == ["spec.serveConfigV2: applications[0].rout_prefix: unknown key; did you mean route_prefix?"]
+
+
+def test_models_that_kuberay_would_put_out_of_order_are_refused(tmp_path: Path) -> None:
+    path = serve_file(tmp_path)
+    assert check(path) == []
+    path.write_text(yaml.safe_dump({"kind": "RayService", "spec": {"serveConfigV2": path.read_text()}}))
+    (problem,) = check(path)
+    assert "tiers.fast names 'small', which stands after 'large' of tiers.best in models" in problem
 
 
 def test_paths_start_at_base_dir_or_in_a_package(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ HEADINGS: dict[str, type[Section]] = {
     "args": config.RouterArgs,
     "args.models.ID": config.ModelConfig,
     "args.models.ID.matryoshka": config.MatryoshkaRange,
+    "args.models.ID.fingerprint": config.FingerprintConfig,
     "args.models.ID.prompts": config.Prompts,
     "args.models.ID.curve": config.CurveConfig,
     "kind: vllm": config.VllmEngine,
@@ -89,6 +90,7 @@ HEADINGS: dict[str, type[Section]] = {
     "kind: callable": config.CallableEngine,
     "kind: remote": config.RemoteEngine,
     "kind: fake": config.FakeEngine,
+    "args.collections.NAME": config.CollectionConfig,
     "args.routing": config.Routing,
     "args.routing.rules": config.Rule,
     "args.routing.rules.when": config.When,
@@ -101,7 +103,7 @@ HEADINGS: dict[str, type[Section]] = {
 def default_of(section: type[Section], name: str) -> str:
     """The default of a key as the page writes it."""
     field = section.model_fields[name]
-    value = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+    value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
     if value is None:

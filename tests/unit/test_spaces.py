@@ -120,7 +120,7 @@ def test_a_model_id_is_pinned() -> None:
     "also", [{}, {"model": QWEN.upper()}, {"model": "balanced"}, {"quality": Tier.BALANCED}, {"dimensions": 512}], ids=str
 )
 def test_a_space_pins_model_and_dimensions(space: str, also: dict[str, Any]) -> None:
-    assert resolve(space=space, **also) == Wanted(QWEN, None, True, frozenset({QWEN}), 512, False)
+    assert resolve(space=space, **also) == Wanted(QWEN, None, True, frozenset({QWEN}), 512, False, Space(QWEN, 512))
 
 
 @pytest.mark.parametrize(

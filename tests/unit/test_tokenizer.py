@@ -15,7 +15,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.tokenizer import _FastTokenizer, load
+from router.tokenizer import Tokenizer, _FastTokenizer, load
 from tests.support.qwen_tokenizer import PLAIN_TOKENS, SPECIAL_TOKENS, THINK_TOKENS, write_qwen_tokenizer
 
 EVAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "eval"
@@ -60,8 +60,13 @@ def own(qwen_folder: Path) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_file(str(qwen_folder / "tokenizer.json"))
 
 
-def same(source: Path | str, own: tokenizers.Tokenizer, texts: Sequence[str], special_tokens: bool = True) -> None:
-    ids, counts = load(str(source), special_tokens)(texts, "document")
+@pytest.fixture(scope="module")
+def qwen(qwen_folder: Path) -> Tokenizer:
+    return load(str(qwen_folder))
+
+
+def same(tokenizer: Tokenizer, own: tokenizers.Tokenizer, texts: Sequence[str], special_tokens: bool = True) -> None:
+    ids, counts = tokenizer(texts, "document")
     assert ids is not None
     assert counts == [len(row) for row in ids]
     for text, row, expected in zip(texts, ids, own.encode_batch(list(texts), add_special_tokens=special_tokens), strict=True):
@@ -89,44 +94,45 @@ def test_the_larger_qwen_models_have_no_think_tokens(tmp_path: Path) -> None:
 def test_the_fast_way_gives_the_ids_of_the_models_own_tokenizer(
     qwen_folder: Path, own: tokenizers.Tokenizer, special_tokens: bool
 ) -> None:
-    assert isinstance(load(str(qwen_folder)), _FastTokenizer)
-    same(qwen_folder, own, HARD, special_tokens)
+    tokenizer = load(str(qwen_folder), special_tokens)
+    assert isinstance(tokenizer, _FastTokenizer)
+    same(tokenizer, own, HARD, special_tokens)
 
 
 @pytest.mark.skipif(not EVAL.exists(), reason="the evaluation texts are not there")
-def test_the_fast_way_gives_the_same_ids_on_text_in_42_languages(qwen_folder: Path, own: tokenizers.Tokenizer) -> None:
+def test_the_fast_way_gives_the_same_ids_on_text_in_42_languages(qwen: Tokenizer, own: tokenizers.Tokenizer) -> None:
     texts = [json.loads(line)["text"] for line in (EVAL / "language-id.jsonl").read_text().splitlines()]
     texts += [text for group in json.loads((EVAL / "language-mixed.json").read_text()).values() for _, text in group]
     for name in ("banking77-test.csv", "banking77-train.csv", "stsb-en.csv", "stsb-zh.csv"):
         with (EVAL / name).open(newline="") as file:
             texts += [cell for row in csv.reader(file) for cell in row[:2]]
     texts.append((EVAL / "scifact-mini.json").read_text()[:300_000])
-    same(qwen_folder, own, texts)
-    same(qwen_folder, own, [unicodedata.normalize("NFD", text) for text in texts[:4000]])
+    same(qwen, own, texts)
+    same(qwen, own, [unicodedata.normalize("NFD", text) for text in texts[:4000]])
 
 
 @given(st.text(max_size=60))
 @settings(max_examples=300, deadline=None)
-def test_the_fast_way_gives_the_same_ids_for_any_text(qwen_folder: Path, own: tokenizers.Tokenizer, text: str) -> None:
-    same(qwen_folder, own, [text, text + "\n " + text, unicodedata.normalize("NFD", text)])
+def test_the_fast_way_gives_the_same_ids_for_any_text(qwen: Tokenizer, own: tokenizers.Tokenizer, text: str) -> None:
+    same(qwen, own, [text, text + "\n " + text, unicodedata.normalize("NFD", text)])
 
 
 @given(
     st.lists(
         st.sampled_from(
-            [*SPECIAL_TOKENS[:3], *PLAIN_TOKENS[:2], *THINK_TOKENS, "<", "|>", " ", "  ", "\n", "\r", "'s", "'LL", "é", "e", "\u0301",
-             "\u0338", "中", "か", "\u3099", "1", "23", "_", "//", "\u00a0", "\u2003", "x", "Word", "؟", "ก", "ि", "😀"]
+            [*SPECIAL_TOKENS[:3], *PLAIN_TOKENS[:2], *THINK_TOKENS, "<", "|>", " ", "  ", "\n", "\r", "'s", "'LL", "é", "e",
+             "\u0301", "\u0338", "中", "か", "\u3099", "1", "23", "_", "//", "\u00a0", "\u2003", "x", "Word", "؟", "ก", "ि", "😀"]
         ),
         max_size=25,
     )
 )  # fmt: skip
 @settings(max_examples=300, deadline=None)
-def test_the_fast_way_gives_the_same_ids_where_rules_meet(qwen_folder: Path, own: tokenizers.Tokenizer, parts: list[str]) -> None:
-    same(qwen_folder, own, ["".join(parts)])
+def test_the_fast_way_gives_the_same_ids_where_rules_meet(qwen: Tokenizer, own: tokenizers.Tokenizer, parts: list[str]) -> None:
+    same(qwen, own, ["".join(parts)])
 
 
 @pytest.mark.parametrize("template", ["a{0}b", " {0}a", "'{0}", "  {0}\n", "1{0}2", "{0}{0}"])
-def test_both_split_every_assigned_character_alike(qwen_folder: Path, own: tokenizers.Tokenizer, template: str) -> None:
+def test_both_split_every_assigned_character_alike(qwen: Tokenizer, own: tokenizers.Tokenizer, template: str) -> None:
     """Han and Hangul, each one class to the expression, are sampled; all of Unicode was compared when this was written."""
     characters = [
         chr(code)
@@ -134,14 +140,14 @@ def test_both_split_every_assigned_character_alike(qwen_folder: Path, own: token
         if unicodedata.category(chr(code)) not in ("Cn", "Cs", "Co")
         and (not (0x3400 <= code < 0xA000 or 0xAC00 <= code < 0xD7A4 or 0x17000 <= code < 0x19000) or code % 97 == 0)
     ]
-    ids, _ = load(str(qwen_folder))([template.format(character) for character in characters], "document")
+    ids, _ = qwen([template.format(character) for character in characters], "document")
     assert ids is not None
     expected = own.encode_batch_fast([template.format(character) for character in characters])
     assert [character for character, row, one in zip(characters, ids, expected, strict=True) if row.tolist() != one.ids] == []
 
 
 def test_no_character_is_newer_to_the_normaliser_than_to_python() -> None:
-    """What Python finds normalised skips the normaliser, so every character that the normaliser moves or joins Python must too."""
+    """What Python finds normalised skips the normaliser, so Python must move and join all that the normaliser does."""
     normalise = tokenizers.normalizers.NFC().normalize_str
     for code in (*range(0xD800), *range(0xE000, 0x110000)):
         character = chr(code)
@@ -150,8 +156,8 @@ def test_no_character_is_newer_to_the_normaliser_than_to_python() -> None:
                 assert normalise(text) == text, hex(code)
 
 
-def test_a_text_of_a_million_spaces_does_not_kill_the_router(qwen_folder: Path) -> None:
-    _, counts = load(str(qwen_folder))([" " * 1_000_000 + "x"], "document")
+def test_a_text_of_a_million_spaces_does_not_kill_the_router(qwen: Tokenizer) -> None:
+    _, counts = qwen([" " * 1_000_000 + "x"], "document")
     assert 0 < counts[0] < 1_000_000
 
 
@@ -174,36 +180,39 @@ def changed(folder: Path, target: Path, name: str, value: object) -> Path:
 )  # fmt: skip
 def test_a_file_that_is_not_quite_qwens_takes_the_slow_way(qwen_folder: Path, tmp_path: Path, part: str, value: object) -> None:
     folder = changed(qwen_folder, tmp_path, part, value)
-    assert not isinstance(load(str(folder)), _FastTokenizer)
-    same(folder, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), HARD)
+    slow = load(str(folder))
+    assert not isinstance(slow, _FastTokenizer)
+    same(slow, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), HARD)
 
 
 def test_merges_that_tiktoken_would_not_follow_take_the_slow_way(qwen_folder: Path, tmp_path: Path) -> None:
     merges = json.loads((qwen_folder / "tokenizer.json").read_text())["model"]["merges"]
     folder = changed(qwen_folder, tmp_path, "model.merges", [merges[1], merges[0], *merges[2:]])
-    assert not isinstance(load(str(folder)), _FastTokenizer)
-    same(folder, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), HARD)
+    slow = load(str(folder))
+    assert not isinstance(slow, _FastTokenizer)
+    same(slow, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), HARD)
 
 
-def test_qwen_models_share_ordinary_text_and_only_that(qwen_folder: Path, tmp_path: Path) -> None:
-    small, large = load(str(qwen_folder)), load(str(write_qwen_tokenizer(tmp_path, think_tokens=False)))
+def test_qwen_models_share_ordinary_text_and_only_that(qwen: Tokenizer, tmp_path: Path) -> None:
+    small, large = qwen, load(str(write_qwen_tokenizer(tmp_path, think_tokens=False)))
     assert small.key != large.key
     ordinary, thoughts = ["how do I reset my password?", "x < y"], ["fine", "I <think> so"]
     assert small.key_for(ordinary) == large.key_for(ordinary)
     assert small.key_for(thoughts) != large.key_for(thoughts)
-    assert [row.tolist() for row in small(ordinary, "query").ids or ()] == [row.tolist() for row in large(ordinary, "query").ids or ()]
+    assert [row.tolist() for row in small(ordinary, "query").ids or ()] == [
+        row.tolist() for row in large(ordinary, "query").ids or ()
+    ]
     assert small(thoughts, "query").counts != large(thoughts, "query").counts
 
 
-def test_special_tokens_are_part_of_the_key(qwen_folder: Path) -> None:
-    with_special, without = load(str(qwen_folder), True), load(str(qwen_folder), False)
+def test_special_tokens_are_part_of_the_key(qwen_folder: Path, qwen: Tokenizer) -> None:
+    with_special, without = qwen, load(str(qwen_folder), False)
     assert with_special.key != without.key
     assert with_special.key_for(["a"]) != without.key_for(["a"])
 
 
-def test_a_file_is_held_in_memory_once(qwen_folder: Path) -> None:
-    first = load(str(qwen_folder))
-    assert load(str(qwen_folder / "tokenizer.json")) is first
+def test_a_file_is_held_in_memory_once(qwen_folder: Path, qwen: Tokenizer) -> None:
+    assert load(str(qwen_folder / "tokenizer.json")) is qwen
 
 
 def test_truncation_and_padding_of_the_file_are_switched_off() -> None:
@@ -223,13 +232,13 @@ def test_other_tokenizers_give_their_own_ids(source: str) -> None:
     own = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path))
     own.no_truncation()
     own.no_padding()
-    same(source, own, HARD)
+    same(load(source), own, HARD)
 
 
-def test_half_a_surrogate_pair_is_refused_with_its_place(qwen_folder: Path) -> None:
-    for source in (str(qwen_folder), WORDLLAMA):
+def test_half_a_surrogate_pair_is_refused_with_its_place(qwen: Tokenizer) -> None:
+    for tokenizer in (qwen, load(WORDLLAMA)):
         with pytest.raises(ValueError, match=r"text 1 is not valid Unicode: character 2 is U\+D800"):
-            load(source)(["fine", "ab\ud800"], "document")
+            tokenizer(["fine", "ab\ud800"], "document")
 
 
 def lengths(texts: Sequence[str], input_type: str) -> list[int]:

@@ -1,0 +1,138 @@
+"""`embedding-router run` as a user meets it: in a process of its own, ended by signals."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from deployments.run import environment
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 120.0
+STOP_S = 30.0
+
+
+class Instance:
+    """One `embedding-router run`, its output, and every process that it started."""
+
+    def __init__(self, folder: Path, args: dict[str, str], port: int) -> None:
+        config = folder / f"{port}.yaml"
+        application = {"name": "hello", "route_prefix": "/", "import_path": "tests.support.hello_app:build", "args": args}
+        config.write_text(yaml.safe_dump({"applications": [application]}))
+        self.port = port
+        self._output = folder / f"{port}.txt"
+        with self._output.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "router.cli", "run", "--config", str(config), "--port", str(port)],
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def wait_for(self, line: str) -> None:
+        deadline = time.monotonic() + START_S
+        while line not in self.output:
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.1)
+
+    def descendants(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def get(self) -> str:
+        return httpx.get(f"http://127.0.0.1:{self.port}/").text
+
+
+Start = Callable[[dict[str, str], int], Instance]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts instances; those that a failing test left running are killed."""
+    started: list[Instance] = []
+
+    def begin(args: dict[str, str], port: int) -> Instance:
+        started.append(Instance(tmp_path, args, port))
+        return started[-1]
+
+    yield begin
+    for instance in started:
+        if instance.process.poll() is None:
+            for process in [*instance.descendants(), instance.process]:
+                process.kill()
+            instance.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.serve
+def test_two_instances_answer_side_by_side_and_signals_end_them_without_leftovers(start: Start) -> None:
+    first, second = start({"word": "one"}, free_port()), start({"word": "two"}, free_port())
+    for instance in (first, second):
+        instance.wait_for("ready")
+    assert (first.get(), second.get()) == ("one", "two")
+    of_first, of_second = first.descendants(), second.descendants()
+    assert {"raylet", "gcs_server"} <= {process.name() for process in of_first}
+
+    os.killpg(first.process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
+    assert first.process.wait(STOP_S) == 0, first.output
+    assert psutil.wait_procs(of_first, timeout=0)[1] == []
+    assert second.get() == "two"
+
+    second.process.send_signal(signal.SIGTERM)
+    assert second.process.wait(STOP_S) == 0, second.output
+    assert psutil.wait_procs(of_second, timeout=0)[1] == []
+
+
+@pytest.mark.serve
+def test_an_application_that_cannot_start_ends_the_command_with_its_message(start: Start) -> None:
+    instance = start({"failure": "there are no such weights"}, free_port())
+    assert instance.process.wait(START_S) == 1
+    last = instance.output[instance.output.index("Error: ") :]
+    assert "application 'hello' failed to start" in last
+    assert "there are no such weights" in last
+
+
+def test_a_port_in_use_is_one_sentence(start: Start) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        instance = start({"word": "one"}, port)
+        assert instance.process.wait(START_S) == 1
+    message = instance.output
+    assert message == f"Error: cannot listen on 127.0.0.1:{port} (Address already in use); choose another --port or --host\n"
+
+
+def test_what_the_user_set_wins_over_what_we_would_choose(tmp_path: Path) -> None:
+    chosen = environment({"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "5"}, 8000, tmp_path, haproxy=None)
+    assert "RAY_AUTH_MODE" not in chosen
+    assert "RAY_AUTH_TOKEN" not in chosen
+    assert "RAY_worker_niceness" not in chosen
+    assert "RAY_SERVE_ENABLE_HA_PROXY" not in chosen
+
+
+def test_instances_share_neither_a_token_nor_an_inner_port_nor_a_path(tmp_path: Path) -> None:
+    first, second = (environment({}, port, tmp_path / str(port), tmp_path / "haproxy") for port in (8000, 8001))
+    own = {name for name in first if name.endswith(("_PORT", "_SOCKET_PATH", "_LOC", "_STATE_BASE", "_STATE_FILE", "_TOKEN"))}
+    assert len(own) == 12
+    assert not {first[name] for name in own} & {second[name] for name in own}
+    assert first["RAY_AUTH_MODE"] == "token"
