@@ -18,7 +18,7 @@ import random
 import re
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import NamedTuple, Protocol
 
 import httpx
@@ -26,11 +26,12 @@ import numpy as np
 import orjson
 import psutil
 
-from deployments import engines
+from deployments import cpu, engines
 from deployments.embedder import Host
 from deployments.prepare import Preparer
 from deployments.wire import Call
 from router.config import RouterArgs
+from router.domain import Curve
 from router.latency import Fit, Point, Profile, ProfileCurve, ProfileFit, ProfilePoint, fit
 
 SHORTEST = 16  # tokens
@@ -120,10 +121,13 @@ async def sample(
     source: Source, writer: Writer, sizes: Sequence[Cell], batch_tokens: int, repeats: int, rng: random.Random,
     tick: Callable[[Cell], None],
 ) -> list[Sample]:
-    """Measure every size `repeats` times in random order, after once without counting; `tick` is told of each call."""
-    plan = [cell for cell in sizes for _ in range(repeats)]
-    rng.shuffle(plan)
+    """Measure every size in random order, after once without counting; `tick` is told of each call.
+
+    `repeats` times, but those of more than a batch a third as often: each is several steps.
+    """
     warm = [cell for cell in sizes if cell.tokens * cell.texts <= batch_tokens]
+    plan = [cell for cell in sizes for _ in range(repeats if cell in warm else math.ceil(repeats / 3))]
+    rng.shuffle(plan)
     samples = []
     for index, cell in enumerate([*warm, *plan]):
         texts, counts = zip(*(writer.write(cell.tokens) for _ in range(cell.texts)), strict=True)
@@ -136,7 +140,8 @@ async def sample(
 
 def calls(sizes: Sequence[Cell], batch_tokens: int, repeats: int) -> int:
     """How many calls `sample` makes."""
-    return len(sizes) * repeats + sum(cell.tokens * cell.texts <= batch_tokens for cell in sizes)
+    one_step = sum(cell.tokens * cell.texts <= batch_tokens for cell in sizes)
+    return one_step * (repeats + 1) + (len(sizes) - one_step) * math.ceil(repeats / 3)
 
 
 def overhead(samples: Sequence[Sample]) -> float | None:
@@ -151,32 +156,47 @@ def overhead(samples: Sequence[Sample]) -> float | None:
 
 
 def points(samples: Sequence[Sample], batch_tokens: int, overhead_s: float) -> list[Point]:
-    """One average step per sample: its seconds are the engine's, or the request's less the overhead."""
+    """One average step per sample; its seconds are the engine's, or where a router measured it, the step's and `overhead_s`."""
     found = []
     for sample in samples:
         steps = math.ceil(sample.tokens / batch_tokens)
-        seconds = sample.inference_s if sample.total_s is None else max(sample.total_s - overhead_s, 1e-6)
-        found.append(Point(round(sample.tokens / steps), round(sample.tokens_sq / steps), seconds / steps))
+        if sample.total_s is None:
+            seconds = sample.inference_s / steps
+        else:
+            seconds = max(sample.total_s - overhead_s, 0.0) / steps + overhead_s
+        found.append(Point(round(sample.tokens / steps), round(sample.tokens_sq / steps), seconds))
     return found
 
 
 def fitted(samples: Sequence[Sample], batch_tokens: int, assumed_overhead_s: float) -> tuple[Fit, list[Point]]:
-    """The curve, and the median point of every size; `assumed_overhead_s` stands where no router measured it.
+    """The curve, and the median point of every size; through a router the points hold the overhead.
+
+    `assumed_overhead_s` is the curve's where no router measured it.
 
     Raises CalibrationError when the samples do not make a curve.
     """
     measured_s = overhead(samples)
-    overhead_s = assumed_overhead_s if measured_s is None else max(0.0, measured_s)
+    overhead_s = assumed_overhead_s if measured_s is None else measured_s
     try:
-        curve = fit(points(samples, batch_tokens, overhead_s), batch_tokens, overhead_s)
+        made = fit(points(samples, batch_tokens, overhead_s), batch_tokens, overhead_s)
     except ValueError as error:
         raise CalibrationError(str(error)) from error
+    if measured_s is not None:  # fitted with the overhead in every step, for its errors to be shares of what a caller waits
+        made = made._replace(curve=_without_overhead(made.curve))
     medians = []
     for cell in sorted({sample.cell for sample in samples}):
         own = points([sample for sample in samples if sample.cell == cell], batch_tokens, overhead_s)
         tokens, tokens_sq, seconds = (statistics.median(column) for column in zip(*own, strict=True))
         medians.append(Point(round(tokens), round(tokens_sq), seconds))
-    return curve, medians
+    return made, medians
+
+
+def _without_overhead(curve: Curve) -> Curve:
+    """The curve whose every step is `overhead_s` shorter, or as much shorter as the least step allows."""
+    overhead_s = min(curve.overhead_s, max(curve.fixed_s, curve.base_s))
+    return replace(
+        curve, fixed_s=max(0.0, curve.fixed_s - overhead_s), base_s=max(0.0, curve.base_s - overhead_s), overhead_s=overhead_s
+    )
 
 
 def profile(
@@ -202,6 +222,7 @@ class InProcess:
         self._engine = engines.create(args.models[model], args.base_dir)
         self._preparer = Preparer(args)
         self._host, self._model = Host(self._engine, "calibration"), model
+        self._settings = args.models[model]
 
     @property
     def batch_tokens(self) -> int:
@@ -209,6 +230,8 @@ class InProcess:
         return self._engine.batch_tokens
 
     async def start(self) -> None:
+        if self._settings.environment == "cpu-vllm":
+            cpu.prepare()
         await self._engine.start()
 
     async def measure(self, texts: Sequence[str], counts: Sequence[int]) -> tuple[float, float | None]:

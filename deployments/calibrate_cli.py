@@ -97,7 +97,7 @@ def main(
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         file.write_bytes(calibrate.profile(name, measured.device, measured.engine, today, made, medians, measured.memory_bytes))
         click.echo("\n".join(_report(name, file, made, measured, base_url is not None)))
-        _plot(file.with_suffix(".png"), name, made, medians)
+        _plot(file.with_suffix(".png"), name, made, medians, made.curve.overhead_s if base_url else 0.0)
 
 
 def replica_environment(serve: Mapping[str, Any], model: str) -> dict[str, str]:
@@ -195,7 +195,7 @@ def _report(name: str, file: Path, made: Fit, measured: Measured, through_router
     yield f"  wrote      {file} and {file.with_suffix('.png').name}"
 
 
-def _plot(file: Path, name: str, made: Fit, medians: list[Point]) -> None:
+def _plot(file: Path, name: str, made: Fit, medians: list[Point], overhead_s: float) -> None:
     """Measured steps and the curve, both axes logarithmic; without matplotlib only a sentence."""
     try:
         import matplotlib
@@ -211,7 +211,8 @@ def _plot(file: Path, name: str, made: Fit, medians: list[Point]) -> None:
         [point.tokens for point in medians], [point.seconds * 1000 for point in medians], c=lengths, norm="log", cmap="viridis"
     )
     axes.plot(
-        [point.tokens for point in medians], [made.curve.step(point.tokens, point.tokens_sq) * 1000 for point in medians],
+        [point.tokens for point in medians],
+        [(made.curve.step(point.tokens, point.tokens_sq) + overhead_s) * 1000 for point in medians],
         linestyle="none", marker="x", color="black", markersize=4, label=f"curve, off by {made.median_error:.1%} in the median",
     )
     figure.colorbar(marks, label="tokens of a text")

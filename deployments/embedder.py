@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from ray import serve
 
-from deployments import engines
+from deployments import cpu, engines
 from deployments.engines.base import Batch, Embedded, Engine, EngineDead, EngineError, TextTooLong, Vectors
 from deployments.identity import Identity, WrongModel, identity_of
 from deployments.wire import Call, Failure, Reply, split_ids
@@ -130,6 +130,8 @@ class Embedder(Host):
     ) -> None:
         started = time.monotonic()
         model = ModelConfig.model_validate(config)
+        if model.environment == "cpu-vllm":
+            cpu.prepare()
         engine = engines.create(model, base_dir)
         identity = identity_of(engine, model.fingerprint, base_dir)
         await engine.start()

@@ -133,6 +133,10 @@ class Router:
             self.service.reload(args, catalogue)
             self.views.reload_error = None
 
+    def check_health(self) -> None:
+        """Serve asks every few seconds; the moment to see how many routers share the load."""
+        self.service.ledger.routers = max(1, serve.get_replica_context().world_size)
+
     def __serve_build_asgi_app__(self) -> Application:
         return Application(self)
 

@@ -30,8 +30,9 @@ from ray.serve.config import (
 )
 from ray.serve.schema import ServeDeploySchema
 
+from router.adapters import load_adapters
 from router.config import ModelConfig, RouterArgs, TransformersEngine, VllmEngine, resolve_path
-from router.strict import ConfigError, join, parse_args, sentences, suggestion, unknown_keys
+from router.strict import ConfigError, changed, join, parse_args, sentences, suggestion, unknown_keys
 
 IMPORT_PATH = "deployments.app:build"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -78,7 +79,7 @@ def examine(path: str | Path) -> Report:
 
 
 def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
-    """Our application in a Serve config file: its `args`, and the whole of it as Serve reads it.
+    """Our application in a Serve config file: its `args`, changed as `user_config` says, and the whole of it as Serve reads it.
 
     Raises ConfigError where the file is not fit to be deployed or holds no application of this project.
     """
@@ -89,7 +90,10 @@ def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
         data = read(data["spec"]["serveConfigV2"])
     for one in data["applications"]:
         if one["import_path"] in (IMPORT_PATH, IMPORT_PATH.replace(":", ".")):
-            return parse_args(one.get("args") or {}), one
+            args = parse_args(one.get("args") or {})
+            for _, changes in _reloadable(one):
+                args = changed(args.model_dump(mode="json"), changes)
+            return args, one
     raise ConfigError([f"{path}: it has no application with import_path: {IMPORT_PATH}"])
 
 
@@ -160,15 +164,34 @@ def _examine(data: Any) -> Report:
                 problems += _deployments(args, application.get("deployments") or [], f"{where}.deployments")
                 for name, model in args.models.items():
                     problems += _model(model, args.base_dir, f"{where}.args.models.{name}")
-                for name, collection in args.collections.items():
-                    for path in collection.adapters:
-                        if problem := _missing(path, args.base_dir, hub=False):
-                            problems.append(f"{where}.args.collections.{name}.adapters: {problem}")
+                problems += _collections(args, f"{where}.args")
+                for at, changes in _reloadable(application, where):
+                    try:
+                        problems += _collections(changed(args.model_dump(mode="json"), changes, at), at)
+                    except ConfigError as error:
+                        problems += error.problems
         elif isinstance(import_path, str) and get_close_matches(import_path, [IMPORT_PATH], cutoff=0.8):
             problems.append(f"{where}.import_path: {import_path} does not exist; did you mean {IMPORT_PATH}?")
     # What went wrong inside a nested section Serve says again of the whole file, without a place.
     said = {problem.partition(": ")[2] for problem in problems}
     return Report([*problems, *(problem for problem in whole if problem.removeprefix("the file: ") not in said)], models)
+
+
+def _reloadable(application: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Where the router's `user_config` stands, and what it holds."""
+    deployments = application.get("deployments")
+    for index, deployment in enumerate(deployments if isinstance(deployments, list) else ()):
+        if isinstance(deployment, Mapping) and deployment.get("name") == "router" and "user_config" in deployment:
+            yield f"{where}.deployments[{index}].user_config", deployment["user_config"] or {}
+
+
+def _collections(args: RouterArgs, where: str) -> list[str]:
+    """Adapters that cannot be used where they are named."""
+    try:
+        load_adapters(args)
+    except ConfigError as error:
+        return [join(where, problem) for problem in error.problems]
+    return []
 
 
 def _validate(model: type[BaseModel], data: Any, where: str) -> list[str]:

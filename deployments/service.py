@@ -175,8 +175,8 @@ class Service:
             raise
         finally:
             self.log.add(plan.setting, Entry(
-                time.time(), plan.arrived_s, plan.decided_s, plan.asked, plan.wanted.tier, request.latency_budget_ms is not None,
-                plan.models, plan.loads, plan.decision, outcome, actual_s,
+                time.time(), plan.arrived_s, plan.decided_s, plan.asked, plan.wanted.tier,
+                plan.request.latency_budget_ms is not None, plan.models, plan.loads, plan.decision, outcome, actual_s,
             ))
 
     async def _answer(self, plan: Plan, permitted: frozenset[str] | None) -> Answer:
@@ -250,7 +250,8 @@ class Service:
         if decision.reason is Reason.OVER_BUDGET:
             return BudgetUnreachable(self._budget_s(plan.request) or 0.0, decision.retry_after_s or 0.0)
         whys = {candidate.model: candidate.why for candidate in decision.candidates}
-        able = [name for name, why in whys.items() if why not in (Why.NOT_IN_SPACE, Why.NOT_PERMITTED)]
+        out = (Why.NOT_IN_SPACE, Why.NOT_PERMITTED, Why.BELOW_TARGET)
+        able = [name for name, why in whys.items() if why not in out]
         if not able:
             return TierNotAllowed(plan.request.model or decision.target or "auto", sorted(permitted or ()))
         if any(whys[name] is Why.NOT_READY for name in able):

@@ -4,9 +4,10 @@
     request   what was asked, the load of every model, the decision, and how it ended
     lost      how many requests were not written because the writer could not keep up
 
-Lines of several routers may share a file: each names its router. A curve that a model learned while it served differs from
-request to request, so a request carries those that are not in its setting. JSON keeps every bit of a float: deciding a request
-of the log again under its own setting gives the decision that was made, exactly (router/replay.py).
+Lines of several routers may share a file: each names its router. What a model learned while it served, and what it is worth in a
+space that it reaches by an adapter, differs from request to request, so a request carries what is not as in its setting. JSON
+keeps every bit of a float: deciding a request of the log again under its own setting gives the decision that was made, exactly
+(router/replay.py).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -84,14 +85,14 @@ def setting_line(setting: Setting, router: str) -> bytes:
 def entry_line(entry: Entry, setting: Setting, router: str) -> bytes:
     """The line of one request; a setting line of the same router comes before it."""
     request, decision = entry.request, entry.decision
-    curves = {name: asdict(model.curve) for name, model in entry.models.items() if model.curve != setting.models[name].curve}
+    models = {name: _changes(model, setting.models[name]) for name, model in entry.models.items()}
     return _line({
         "kind": "request", "router": router, "at_s": entry.at_s, "arrived_s": entry.arrived_s, "now": entry.now,
         "tier": entry.tier, "own_budget": entry.own_budget,
         "request": request._asdict() | {
             "work": {name: work._asdict() for name, work in request.work.items()}, "features": asdict(request.features),
         },
-        **({"curves": curves} if curves else {}),
+        "models": {name: changes for name, changes in models.items() if changes},
         "loads": {name: load._asdict() for name, load in entry.loads.items()},
         "decision": decision._asdict() | {
             "predictions": {name: predicted._asdict() for name, predicted in decision.predictions.items()},
@@ -147,7 +148,7 @@ def _setting(data: dict[str, Any]) -> Setting:
 
 
 def _entry(data: dict[str, Any], setting: Setting) -> Entry:
-    request, decision, curves = data["request"], data["decision"], data.get("curves", {})
+    request, decision, changes = data["request"], data["decision"], data["models"]
     return Entry(
         at_s=data["at_s"], arrived_s=data["arrived_s"], now=data["now"],
         tier=None if data["tier"] is None else Tier(data["tier"]), own_budget=data["own_budget"],
@@ -157,10 +158,7 @@ def _entry(data: dict[str, Any], setting: Setting) -> Entry:
             "candidates": _set(request["candidates"]), "permitted": _set(request["permitted"]),
             "on_miss": OnMiss(request["on_miss"]),
         }),
-        models=setting.models if not curves else {
-            name: replace(model, curve=Curve(**curves[name])) if name in curves else model
-            for name, model in setting.models.items()
-        },
+        models={name: _changed(model, changes.get(name, {})) for name, model in setting.models.items()},
         loads={name: Load(**load) for name, load in data["loads"].items()},
         decision=Decision(**decision | {
             "reason": Reason(decision["reason"]), "whys": {name: Why(why) for name, why in decision["whys"].items()},
@@ -168,6 +166,20 @@ def _entry(data: dict[str, Any], setting: Setting) -> Entry:
         }),
         outcome=data["outcome"], actual_s=data["actual_s"],
     )
+
+
+def _changes(model: Model, setting: Model) -> dict[str, Any]:
+    """The fields of `model` that are not as in its setting."""
+    if model is setting:
+        return {}
+    was = asdict(setting)
+    return {name: value for name, value in asdict(model).items() if value != was[name]}
+
+
+def _changed(setting: Model, changes: dict[str, Any]) -> Model:
+    if "curve" in changes:
+        changes = changes | {"curve": Curve(**changes["curve"])}
+    return replace(setting, **changes) if changes else setting
 
 
 def _set(values: list[str] | None) -> frozenset[str] | None:

@@ -61,7 +61,7 @@ _SHORT_SCORE = 0.40  # a word or two is no proof: fastText's first guess is wron
 _LEAST_SCORE = 0.15  # what it answers, "en", when it knows nothing of the text is 0.12
 
 _CODE_LEAST_CHARACTERS = 24
-_CODE_SCORE = 14.0  # points per 100 characters
+_CODE_SCORE = 10.0  # points per 100 characters
 _CODE_SYMBOLS = "{}[]();=<>_|&*$#\\"
 _CODE_PAIRS = (
     "();", "){", ") {", "};", ");", "->", "=>", "==", "!=", ":=", "&&", "||", "+=", "::", "</", "/>", ";\n", "{\n", "):\n",

@@ -119,7 +119,7 @@ def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads:
             reason, rule = Reason.UNAVAILABLE, None
         nearest = _nearest(models, fits, models[target].rank, why is Why.TOO_LONG, request.strict)
         if nearest is None:
-            return _refuse(target, Reason.NO_MODEL, out, fits)
+            return _refuse(target, Reason.NO_MODEL, out | dict.fromkeys(fits, Why.BELOW_TARGET), fits)
         effective = nearest
 
     priced = policy.kind == "priced" and request.target is None

@@ -103,6 +103,13 @@ def test_a_client_that_leaves_takes_its_work_out_of_the_engine(local: Launched) 
     assert load["queued_tokens"] == 0
 
 
+def wait_until_healthy(local: Launched) -> None:
+    for _ in range(10_000):
+        if httpx.get(f"{local.url}/health", timeout=60).status_code == 200:
+            return
+    raise AssertionError("the killed replica was not replaced")
+
+
 def test_a_killed_replica_gives_no_wrong_vector_and_no_hang(local: Launched) -> None:
     def ask(text: str) -> httpx.Response:
         return httpx.post(
@@ -114,10 +121,12 @@ def test_a_killed_replica_gives_no_wrong_vector_and_no_hang(local: Launched) -> 
     killed = threading.Event()
 
     def load() -> None:
-        for index in range(60):
+        for index in range(40):
             text = f"предложение {index} " + "и ещё слова " * 20
             answers.append((text, ask(text)))
-            if index > 10 and not killed.is_set():
+            if answers[-1][1].status_code == 503:  # what a client does with Retry-After: come back when the model is there
+                wait_until_healthy(local)
+            if index == 10:
                 killed.wait(30)
 
     threads = [threading.Thread(target=load) for _ in range(3)]
@@ -129,14 +138,15 @@ def test_a_killed_replica_gives_no_wrong_vector_and_no_hang(local: Launched) -> 
     killed.set()
     for thread in threads:
         thread.join()
-    assert len(answers) == 180
+    assert len(answers) == 120
     for _, answer in answers:
         assert answer.status_code in (200, 503), answer.text
         if answer.status_code == 200:
             assert answer.json()["routing"]["space"] == "multilingual-e5-small/384"
         else:
             assert answer.json()["error"]["code"] == "model_unavailable"
-    assert sum(answer.status_code == 200 for _, answer in answers) > 100
+            assert int(answer.headers["retry-after"]) >= 1
+    assert sum(answer.status_code == 200 for _, answer in answers) > 60
     for text, vector in expected.items():
         fresh = ask(text + " ").json()["data"][0]["embedding"]
         assert np.dot(fresh, vector) > 0.9

@@ -16,7 +16,9 @@ KEY_VALUE_HEADS = 8
 HEAD = 128
 
 
-def write_tiny_qwen3(folder: Path, hidden: int = 1024, layers: int = 1, max_tokens: int = 4096, seed: int = 0) -> Path:
+def write_tiny_qwen3(
+    folder: Path, hidden: int = 1024, layers: int = 1, max_tokens: int = 4096, seed: int = 0, heads: int | None = None
+) -> Path:
     """Write a checkpoint as the hub has it and return `folder`; one that is there already is kept.
 
     Args:
@@ -26,11 +28,14 @@ def write_tiny_qwen3(folder: Path, hidden: int = 1024, layers: int = 1, max_toke
         layers: transformer blocks, 512 wide between their projections.
         max_tokens: the longest text, max_position_embeddings.
         seed: of the weights.
+        heads: attention heads, with half as many for keys and values; the real model's where not given. Two make a block so
+            cheap that a CPU spends as little on a text as a GPU does on the real model: for measuring what is around it.
     """
     write_qwen_tokenizer(folder)
     if (folder / "model.safetensors").exists():
         return folder
-    heads = 16 if hidden <= 1024 else 32
+    key_value_heads = KEY_VALUE_HEADS if heads is None else heads // 2
+    heads = heads or (16 if hidden <= 1024 else 32)
     (folder / "1_Pooling").mkdir(exist_ok=True)
     for name, content in {
         "config.json": {
@@ -41,7 +46,7 @@ def write_tiny_qwen3(folder: Path, hidden: int = 1024, layers: int = 1, max_toke
             "intermediate_size": INTERMEDIATE,
             "num_hidden_layers": layers,
             "num_attention_heads": heads,
-            "num_key_value_heads": KEY_VALUE_HEADS,
+            "num_key_value_heads": key_value_heads,
             "head_dim": HEAD,
             "hidden_act": "silu",
             "max_position_embeddings": max_tokens,
@@ -79,14 +84,15 @@ def write_tiny_qwen3(folder: Path, hidden: int = 1024, layers: int = 1, max_toke
         },
     }.items():
         (folder / name).write_text(json.dumps(content, indent=2))
-    _write_weights(folder, hidden, heads, layers, seed)
+    _write_weights(folder, hidden, (heads, key_value_heads), layers, seed)
     return folder
 
 
-def _write_weights(folder: Path, hidden: int, heads: int, layers: int, seed: int) -> None:
+def _write_weights(folder: Path, hidden: int, head_counts: tuple[int, int], layers: int, seed: int) -> None:
     import torch
     from safetensors.torch import save_file
 
+    heads, key_value_heads = head_counts
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(rows: int, columns: int, deviation: float) -> torch.Tensor:
@@ -104,8 +110,8 @@ def _write_weights(folder: Path, hidden: int, heads: int, layers: int, seed: int
         block = {
             "input_layernorm.weight": ones(hidden),
             "self_attn.q_proj.weight": projection(heads * HEAD, hidden),
-            "self_attn.k_proj.weight": projection(KEY_VALUE_HEADS * HEAD, hidden),
-            "self_attn.v_proj.weight": projection(KEY_VALUE_HEADS * HEAD, hidden),
+            "self_attn.k_proj.weight": projection(key_value_heads * HEAD, hidden),
+            "self_attn.v_proj.weight": projection(key_value_heads * HEAD, hidden),
             "self_attn.o_proj.weight": projection(hidden, heads * HEAD),
             "self_attn.q_norm.weight": ones(HEAD),
             "self_attn.k_norm.weight": ones(HEAD),

@@ -244,7 +244,7 @@ def test_a_model_without_a_profile_is_learned_from_its_steps(shape: str) -> None
 def test_a_learner_that_saw_one_size_for_long_still_learns_another() -> None:
     truth = SHAPES["cpu"]
     learner = Learner(Curve(0.005, 0.003, 1e-4, 0.0, 16384))
-    for _ in range(5000):
+    for _ in range(100_000):  # enough to overflow what forgetting blows up
         learner.observe(40, 0, truth.step(40))
     for _ in range(5):
         learner.observe(8000, 0, truth.step(8000))

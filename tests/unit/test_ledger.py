@@ -113,6 +113,28 @@ def test_a_replica_with_all_its_calls_in_flight_is_not_picked() -> None:
     book.completed(second)
 
 
+def test_any_order_of_filling_and_freeing_leaves_exactly_the_replicas_with_room() -> None:
+    book, source, busy = ledger(*"abcdef", calls=1), rng(), dict[str, Dispatch]()
+    for _ in range(500):
+        if busy and source.random() < 0.5:
+            book.completed(busy.pop(source.choice(sorted(busy))))
+        else:
+            free = sorted(set("abcdef") - busy.keys())
+            if free:
+                replica = source.choice(free)
+                busy[replica] = book.dispatched("m", replica, 1, 0.0)
+        picked = {book.pick("m", 0.0, source) for _ in range(60)} - {None}
+        assert picked == set("abcdef") - busy.keys()
+
+
+def test_a_call_of_a_lost_replica_that_ends_does_not_bring_it_back() -> None:
+    book = ledger("a", "b", calls=1)
+    call = book.dispatched("m", "a", 30, 0.0)
+    book.lost("m", "a")
+    book.completed(call)
+    assert {book.pick("m", 0.0, random.Random(seed)) for seed in range(20)} == {"b"}
+
+
 def test_a_lost_replica_takes_its_tokens_along_and_its_calls_may_still_end() -> None:
     book = ledger("a", "b")
     call = book.dispatched("m", "a", 30, 0.0)
@@ -207,7 +229,7 @@ def test_when_the_known_step_is_over_all_that_is_outstanding_counts_as_waiting()
 
 events = st.lists(
     st.tuples(
-        st.sampled_from(("join", "lose", "queue", "unqueue", "send", "end", "end", "end-twice", "report")),
+        st.sampled_from(("join", "lose", "queue", "unqueue", "send", "end", "end", "end-twice", "report", "orphan-ends")),
         st.sampled_from("abc"), st.integers(0, 500), st.floats(0.0, 0.5),
     ),
     max_size=120,
@@ -222,6 +244,7 @@ def test_the_ledger_is_never_negative_and_ends_at_zero(
     book = ledger("a", calls=calls, routers=routers)
     alive, now = {"a"}, 0.0
     open_calls: list[tuple[str, Dispatch]] = []
+    orphans: list[Dispatch] = []
     for event, replica, tokens, wait_s in told:
         now += wait_s
         if event == "join":
@@ -231,6 +254,7 @@ def test_the_ledger_is_never_negative_and_ends_at_zero(
             lost = sum(call.tokens for name, call in open_calls if name == replica)
             assert book.lost("m", replica) == lost
             alive.discard(replica)
+            orphans += [call for name, call in open_calls if name == replica]
             open_calls = [pair for pair in open_calls if pair[0] != replica]
         elif event == "queue":
             book.queued("m", tokens)
@@ -244,6 +268,8 @@ def test_the_ledger_is_never_negative_and_ends_at_zero(
                 book.completed(call)
         elif event == "report":
             book.reported("m", replica, tokens, now)
+        elif event == "orphan-ends" and orphans:
+            book.completed(orphans.pop())
         in_flight = Counter(name for name, _ in open_calls)
         assert all(count <= calls for count in in_flight.values())
         assert (book.pick("m", now, source) is None) == (all(in_flight[name] >= calls for name in alive))

@@ -118,6 +118,7 @@ def test_strict_never_goes_below_a_target_that_is_down() -> None:
     assert run(request(target="middle", strict=True), middle=Load(ready_replicas=0)).model == "large"
     refused = run(request(target="large", strict=True), large=Load(ready_replicas=0))
     assert (refused.model, refused.reason) == (None, Reason.NO_MODEL)
+    assert refused.whys == {"small": Why.BELOW_TARGET, "middle": Why.BELOW_TARGET, "large": Why.NOT_READY}
 
 
 def test_a_cold_model_counts_its_start_into_the_prediction() -> None:
@@ -129,6 +130,13 @@ def test_a_cold_model_counts_its_start_into_the_prediction() -> None:
 def test_the_margin_makes_room_for_the_tail() -> None:
     assert run(request(GERMAN, deadline_s=0.1)).model == "large"
     assert run(request(GERMAN, deadline_s=0.1), large=Load(margin=1.5)).model == "middle"
+
+
+@pytest.mark.parametrize(("margins", "soonest"), [((20.0, 4.0, 1.0), "large"), ((10.0, 4.0, 2.0), "small")])
+def test_the_soonest_late_answer_is_the_one_with_the_soonest_tail(margins: tuple[float, ...], soonest: str) -> None:
+    at = {name: Load(margin=margin) for name, margin in zip(MODELS, margins, strict=True)}
+    decision = run(request(GERMAN, deadline_s=0.001), RULES, **at)
+    assert (decision.model, decision.reason) == (soonest, Reason.LATE)
 
 
 def test_a_refusal_says_when_to_come_back() -> None:

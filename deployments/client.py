@@ -1,0 +1,97 @@
+"""A running router as the command line tools use it: bulk requests that wait for their turn, and vectors of one space only."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import httpx
+import numpy as np
+import orjson
+import pybase64
+
+from router.retrieval import Vectors
+
+TIMEOUT_S = 330.0  # above the router's own limit, so that it is the router who says what took so long
+PATIENCE_S = 600.0  # without an answer, after which a tool gives up
+LONGEST_WAIT_S = 30.0
+TRANSIENT = (429, 500, 502, 503, 504)
+
+
+class RequestRefused(Exception):
+    """The router refused a request for a reason that sending it again does not change; the message is the router's."""
+
+
+class RouterAway(Exception):
+    """The router cannot be reached, or has refused everything for a long time."""
+
+
+class Embedded(NamedTuple):
+    """The answer to one request."""
+
+    vectors: Vectors
+    space: str
+    adapter: str | None  # the space that the vectors came from, where they came over an adapter
+
+
+class Client:
+    """Requests to one router; retries what is worth it, within PATIENCE_S."""
+
+    def __init__(self, base_url: str, api_key: str | None = None, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._url = base_url.rstrip("/").removesuffix("/v1")
+        headers = {"content-type": "application/json"} | ({} if api_key is None else {"authorization": f"Bearer {api_key}"})
+        self._http = httpx.AsyncClient(base_url=self._url, headers=headers, timeout=TIMEOUT_S, transport=transport)
+
+    async def __aenter__(self) -> "Client":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._http.aclose()
+
+    async def tiers(self) -> dict[str, Any]:
+        """GET /v1/tiers; raises RouterAway."""
+        answer = await self._patiently(lambda: self._http.get("/v1/tiers"))
+        tiers: dict[str, Any] = answer.json()
+        return tiers
+
+    async def embed(self, texts: Sequence[str], **options: Any) -> Embedded:
+        """Embed texts on the bulk lane, `options` being those of the API; raises RequestRefused or RouterAway."""
+        body = orjson.dumps({"input": list(texts), "priority": "bulk", "encoding_format": "base64", **options})
+        answer = orjson.loads((await self._patiently(lambda: self._http.post("/v1/embeddings", content=body))).content)
+        rows = [np.frombuffer(pybase64.b64decode(row["embedding"]), "<f4") for row in answer["data"]]
+        adapter = answer["routing"].get("adapter")
+        return Embedded(np.stack(rows), answer["routing"]["space"], adapter and adapter["source"])
+
+    async def _patiently(self, send: "Callable[[], Any]") -> httpx.Response:
+        """The answer to `send`, sent again with longer and longer pauses while the router is away or busy."""
+        wait_s, until_s = 0.5, time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                answer: httpx.Response = await send()
+            except httpx.TransportError as error:
+                said = f"{type(error).__name__}: {error}"
+            else:
+                if answer.status_code == httpx.codes.OK:
+                    return answer
+                said = _message(answer)
+                if answer.status_code not in TRANSIENT:
+                    raise RequestRefused(said)
+                wait_s = max(wait_s, _retry_after_s(answer))
+            if time.monotonic() + wait_s > until_s:
+                raise RouterAway(f"no answer from {self._url} for {PATIENCE_S:.0f} s; the last was: {said}")
+            await asyncio.sleep(min(wait_s, LONGEST_WAIT_S))
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+
+def _message(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.status_code} {answer.text[:300]}"
+
+
+def _retry_after_s(answer: httpx.Response) -> float:
+    try:
+        return float(answer.headers.get("retry-after", 0))
+    except ValueError:
+        return 0.0
