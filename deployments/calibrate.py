@@ -17,7 +17,8 @@ import math
 import random
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import NamedTuple, Protocol
 
@@ -31,7 +32,7 @@ from deployments.embedder import Host
 from deployments.prepare import Preparer
 from deployments.wire import Call
 from router.config import RouterArgs
-from router.domain import Curve
+from router.domain import Curve, attention
 from router.latency import Fit, Point, Profile, ProfileCurve, ProfileFit, ProfilePoint, fit
 
 SHORTEST = 16  # tokens
@@ -118,12 +119,13 @@ class Writer:
 
 
 async def sample(
-    source: Source, writer: Writer, sizes: Sequence[Cell], batch_tokens: int, repeats: int, rng: random.Random,
+    source: Source, writer: Writer, sizes: Sequence[Cell], batch_tokens: int, span: int | None, repeats: int, rng: random.Random,
     tick: Callable[[Cell], None],
 ) -> list[Sample]:
     """Measure every size in random order, after once without counting; `tick` is told of each call.
 
-    `repeats` times, but those of more than a batch a third as often: each is several steps.
+    `repeats` times, but those of more than a batch a third as often: each is several steps. `span` is the model's
+    `attention_tokens`.
     """
     warm = [cell for cell in sizes if cell.tokens * cell.texts <= batch_tokens]
     plan = [cell for cell in sizes for _ in range(repeats if cell in warm else math.ceil(repeats / 3))]
@@ -133,7 +135,7 @@ async def sample(
         texts, counts = zip(*(writer.write(cell.tokens) for _ in range(cell.texts)), strict=True)
         inference_s, total_s = await source.measure(texts, counts)
         if index >= len(warm):
-            samples.append(Sample(cell, sum(counts), sum(count * count for count in counts), inference_s, total_s))
+            samples.append(Sample(cell, sum(counts), attention(counts, span), inference_s, total_s))
         tick(cell)
     return samples
 
@@ -277,17 +279,20 @@ class Running:
         return float(headers["x-inference-ms"]) / 1000.0, float(headers["x-total-ms"]) / 1000.0
 
     def memory_bytes(self) -> int | None:
-        """Of the replica's process, if it runs on this machine: Serve writes the deployment's name into its title."""
-        held = [
-            int(process.info["memory_info"].rss)
-            for process in psutil.process_iter(["cmdline", "memory_info"])
-            if process.info["memory_info"] and " ".join(process.info["cmdline"] or ()).strip().startswith("ray::ServeReplica:")
-            and " ".join(process.info["cmdline"]).strip().endswith(f":{self._model}")
-        ]
-        return max(held, default=None)
+        """Of the largest replica of this model on this machine, if there is one."""
+        return max((int(process.memory_info().rss) for process in replicas(self._model, psutil.process_iter())), default=None)
 
     async def stop(self) -> None:
         await self._client.aclose()
+
+
+def replicas(model: str, processes: Iterable[psutil.Process]) -> Iterator[psutil.Process]:
+    """Those of `processes` that are a replica of the model: Serve writes the deployment's name into their title."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            title = " ".join(process.cmdline()).strip()  # while it works the name of a method may follow
+            if re.fullmatch(rf"ray::ServeReplica:.*:{re.escape(model)}(\.\w+)?", title):
+                yield process
 
 
 def accelerator_bytes() -> int:

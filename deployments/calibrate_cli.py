@@ -139,7 +139,8 @@ async def _measure(job: Job) -> Measured:
                 bar.set_postfix_str(f"{cell.texts} x {cell.tokens} tokens", refresh=False)
                 bar.update()
 
-            samples = await calibrate.sample(source, writer, sizes, batch_tokens, job.repeats, rng, tick)
+            span = job.args.models[model].attention_tokens
+            samples = await calibrate.sample(source, writer, sizes, batch_tokens, span, job.repeats, rng, tick)
         return Measured(samples, batch_tokens, source.memory_bytes(), _device(), _software(job.args.models[model].engine.kind))
     finally:
         await source.stop()

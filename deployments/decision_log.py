@@ -82,8 +82,8 @@ class DecisionLog:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         if self._path.exists() and os.path.samestat(os.fstat(self._file), self._path.stat()):
             self._path.replace(self._path.with_name(self._path.name + ".1"))
-        os.close(self._file)  # and with it the lock
-        self._file, self._setting = self._open(), None
+        full, self._file, self._setting = self._file, self._open(), None
+        os.close(full)  # and with it the lock
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

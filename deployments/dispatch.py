@@ -43,6 +43,9 @@ class Transport(Protocol):
 
     async def send(self, model: str, call: Call, replica: str) -> Reply: ...
 
+    async def wake(self, model: str) -> None:
+        """Ask for a replica of a model that has none; returns when there is one."""
+
 
 class Rows(NamedTuple):
     """The answer to one chunk."""
@@ -151,6 +154,8 @@ class Lane:
         for new in replicas:
             self.ledger.joined(self.model, new)
         self.replicas = tuple(replicas)
+        if replicas:
+            self.feedback.awake()
         self.pump()
 
     def pump(self) -> None:
@@ -162,6 +167,8 @@ class Lane:
             elif large_waits and self._may_send(LARGE, small_waits):
                 queues = self._large
             else:
+                if not self.replicas and (small_waits or large_waits) and self.feedback.wake(self.clock()):
+                    self._wake()
                 return
             replica = self.ledger.pick(self.model, self.clock(), self.rng)
             if replica is None:
@@ -169,6 +176,17 @@ class Lane:
             chunks = self._take_small() if queues is self._small else self._take_large()
             if chunks:
                 self._launch(chunks, replica)
+
+    def _wake(self) -> None:
+        task = asyncio.get_running_loop().create_task(self.transport.wake(self.model), context=Context())
+        self._flights.add(task)
+
+        def done(_: "asyncio.Task[None]") -> None:
+            self._flights.discard(task)
+            if task.cancelled() or task.exception() is not None:
+                self.feedback.awake()  # nobody is on the way: the next request asks again
+
+        task.add_done_callback(done)
 
     async def close(self) -> None:
         """Cancel what is in flight and fail what waits."""

@@ -100,6 +100,9 @@ class Host:
             vectors, tokens, failed, self._replica, queue_s, inference_s, left, Counters(self._served_tokens, busy_s)
         )
 
+    async def wake(self, to: str | None = None) -> None:
+        """Nothing: to be called is what starts a first replica."""
+
     async def check_health(self) -> None:
         """Embed something; Serve replaces the replica when this raises three times."""
         if self._dead is not None:

@@ -20,6 +20,7 @@ class HandleTransport:
     """
 
     def __init__(self, handles: dict[str, DeploymentHandle[Any]]) -> None:
+        self._wake = {model: handle.options(method_name="wake") for model, handle in handles.items()}
         self._embed = {
             model: handle.options(
                 method_name="embed", _by_reference=False, request_serialization="pickle", response_serialization="pickle"
@@ -42,3 +43,7 @@ class HandleTransport:
         except DeploymentUnavailableError as error:
             raise ModelUnavailable([f"{model}: its deployment failed or is being replaced"], 5.0) from error
         return reply
+
+    async def wake(self, model: str) -> None:
+        """A call that waits in Serve's handle is what makes it start the first replica."""
+        await self._wake[model].remote()

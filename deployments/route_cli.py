@@ -97,6 +97,9 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
     except RouterError as error:
         raise click.ClickException(error.message) from None
 
+    async def wake(self, model: str) -> None:
+        """No model is asleep: a decision counts one idle replica of each."""
+
 
 def _table(answer: dict[str, Any], budget_ms: float | None) -> Iterator[str]:
     features, decision = answer["features"], answer["decision"]

@@ -17,7 +17,7 @@ from router.adapters import Adapter, as_ranked, load_adapters
 from router.cache import VectorCache
 from router.config import RouterArgs
 from router.decision_log import ANSWERED, Entry, Setting
-from router.domain import Decision, Features, Load, Model, OnMiss, Reason, Request, Tier, Why, Work
+from router.domain import Decision, Features, Load, Model, OnMiss, Reason, Request, Tier, Why, Work, attention
 from router.errors import (
     BudgetUnreachable,
     ContextLengthExceeded,
@@ -82,7 +82,7 @@ class Service:
         self.catalogue = Catalogue(args, load_adapters(args))
         now = clock()
         self.feedback = {
-            name: Feedback(model, args.models[name].profile is not None, args.routing, now)
+            name: Feedback(model, args.models[name].profile is not None, args.routing, now, args.models[name].cold_start_s)
             for name, model in build_models(args).items()
         }
         self.preparer = Preparer(args)
@@ -217,13 +217,11 @@ class Service:
 
     def _work(self, model: str, prepared: Prepared) -> Work:
         """What the request asks of one model: the texts that are not in the cache, but the longest of all."""
-        counts = prepared.counts
+        counts, span = prepared.counts, self.args.models[model].attention_tokens
         if len(unknown := self.cache.unknown(model, prepared.digests)) < len(counts):
             rest = [counts[place] for place in unknown]
-            return Work(sum(rest), max(counts), sum(count * count for count in rest))
-        if len(counts) == 1:
-            return Work(counts[0], counts[0], counts[0] * counts[0])
-        return Work(sum(counts), max(counts), sum(count * count for count in counts))
+            return Work(sum(rest), max(counts), attention(rest, span))
+        return Work(sum(counts), max(counts), attention(counts, span))
 
     def _settle(self) -> Setting:
         """What this service decides by from now on, for the decision log."""
@@ -245,7 +243,12 @@ class Service:
         )
 
     def _refusal(self, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
-        """The contract's error for a request that no model may serve."""
+        """The contract's error for a request that no model may serve, with the decision's reason."""
+        error = self._why_refused(plan, permitted)
+        error.headers["x-routing-reason"] = plan.decision.label
+        return error
+
+    def _why_refused(self, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
         decision = plan.decision
         if decision.reason is Reason.OVER_BUDGET:
             return BudgetUnreachable(self._budget_s(plan.request) or 0.0, decision.retry_after_s or 0.0)

@@ -133,6 +133,7 @@ class ModelConfig(Section):
     engine: Engine
     dimensions: PositiveInt
     max_tokens: PositiveInt
+    attention_tokens: PositiveInt | None = None  # how far a token sees, where that is less than the text: windows
     tokenizer: str | None = None  # tokenizer.json, its folder, or `package:NAME/PATH`; none: the engine takes text
     special_tokens: bool = True  # whether the tokenizer's own post-processor adds its special tokens
     aliases: tuple[str, ...] = ()
@@ -146,6 +147,7 @@ class ModelConfig(Section):
     devices: PositiveFloat = 1.0
     good_for: str = ""
     required: bool = True  # /health waits for it
+    cold_start_s: PositiveFloat | None = None  # from no replica to a ready one: set it where min_replicas is 0
     calls_in_flight: PositiveInt = 3  # calls that one router keeps at one replica
     environment: Literal["default", "cpu-vllm"] = "default"  # allocator and OpenMP settings for the replica's process
 

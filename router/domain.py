@@ -4,7 +4,7 @@ Units are in the names: `_s` seconds, `_tokens` tokens. Times are plain floats o
 this file reads one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -64,7 +64,14 @@ class Work(NamedTuple):
 
     tokens: int  # of all texts together, special tokens and prompt included
     longest: int  # of the longest text
-    tokens_sq: int  # sum over texts of tokens squared: the attention term
+    tokens_sq: int  # the attention term, see `attention`
+
+
+def attention(counts: Iterable[int], span: int | None) -> int:
+    """Pairs of tokens that attend to each other, summed over texts: tokens squared, or times the `span` they reach at most."""
+    if span is None:
+        return sum(count * count for count in counts)
+    return sum(count * min(count, span) for count in counts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,13 @@ class Counters(NamedTuple):
 class Feedback:
     """One model's state; `model` carries the curve as learned so far."""
 
-    def __init__(self, model: Model, measured: bool, routing: Routing, now: float) -> None:
-        """`measured` says that the curve comes from a profile, which only the bias corrects."""
+    def __init__(
+        self, model: Model, measured: bool, routing: Routing, now: float, cold_start_s: float | None = None
+    ) -> None:
+        """`measured` says that the curve comes from a profile, which only the bias corrects.
+
+        `cold_start_s` is what a model that scales to zero takes from its first request to a ready replica.
+        """
         self.model = model
         self.correction = Correction(routing.miss_share)
         self.rate = Rate(model.curve.batch_tokens / model.curve.step(model.curve.batch_tokens))
@@ -44,13 +49,33 @@ class Feedback:
         self._learner = None if measured else Learner(model.curve)
         self._replicas: dict[str, Counters] = {}
         self._priced_s = self._tested_s = now
+        self._cold_start_s = cold_start_s
+        self._woken_s: float | None = None
 
     def load(self, ledger: Ledger, routing: Routing, now: float, rng: Random) -> Load:
         """What `decide` needs to know of this model at `now`."""
         self._tick(ledger, routing, now)
         return ledger.load(
-            self.model, now, rng, margin=self.correction.margin, price=self.price, bias=self.correction.bias
+            self.model, now, rng, margin=self.correction.margin, price=self.price, cold_start_s=self._cold_s(now),
+            bias=self.correction.bias,
         )
+
+    def wake(self, now: float) -> bool:
+        """Work waits for a model without replicas: whether somebody must ask for one (the first time only)."""
+        if self._cold_start_s is None or self._woken_s is not None:
+            return False
+        self._woken_s = now
+        return True
+
+    def awake(self) -> None:
+        """A replica is there."""
+        self._woken_s = None
+
+    def _cold_s(self, now: float) -> float | None:
+        """Seconds until a model without replicas is ready; one that is overdue is expected any moment."""
+        if self._cold_start_s is None or self._woken_s is None:
+            return self._cold_start_s
+        return max(1.0, self._cold_start_s - (now - self._woken_s))
 
     def chosen(self, tokens: int, now: float) -> None:
         """A request of `tokens` tokens goes to this model."""

@@ -129,12 +129,15 @@ def is_code(text: str) -> bool:
     sql = sum(map(count, _SQL_WORDS))
     if len(text) < _CODE_LEAST_CHARACTERS or (symbols < 0.02 * len(text) and not sql):
         return False
-    signs = sum(map(count, _CODE_PAIRS)) + sum(map(count, _CODE_WORDS))
-    if not (signs or sql):
-        return False  # symbols alone also make statistics, chemistry and prices
-    names = count("_") + len(_CODE_NAMES.findall(text))
-    points = symbols + 2 * signs + 3 * names + 5 * sql
-    return 100 * points >= _CODE_SCORE * len(text)
+    least = _CODE_SCORE / 100 * len(text)
+    signs = sum(map(count, _CODE_PAIRS))
+    points = symbols + 2 * signs + 3 * count("_") + 5 * sql
+    if points < least or not (signs or sql):  # most code is known by now, and the rest costs as much again
+        words = sum(map(count, _CODE_WORDS))
+        if not (signs or sql or words):
+            return False  # symbols alone also make statistics, chemistry and prices
+        points += 2 * words + 3 * len(_CODE_NAMES.findall(text))
+    return points >= least
 
 
 def _letters_by_script(sample: str) -> dict[str, float]:

@@ -35,7 +35,7 @@ class Other(NamedTuple):
                 raise ValueError(f"tiers.{tier} names {model!r}; the models of the log are {', '.join(logged.models)}")
         wanted = {self.routing.default_tier, *(rule.floor for rule in self.routing.rules)}
         if missing := sorted(wanted - set(tiers)):
-            raise ValueError(f"routing names tier {missing[0]!r}; the tiers are {', '.join(tiers)}")
+            raise ValueError(f"routing names tier {missing[0].value!r}; the tiers are {', '.join(tiers)}")
         default_ms = self.routing.default_budget_ms
         return Setting(
             logged.models, build_policy(self.routing, cast(Mapping[NamedTier, str], tiers)), tiers, self.routing.strict_tiers,

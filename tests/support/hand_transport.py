@@ -48,6 +48,7 @@ class HandTransport:
     """Keeps what was sent; `open` are the calls that wait for their answer."""
 
     width: int = 4
+    woken: list[str] = field(default_factory=list)
     sent: list[OpenCall] = field(default_factory=list)
 
     @property
@@ -62,3 +63,6 @@ class HandTransport:
         except asyncio.CancelledError:
             sent.cancelled = True
             raise
+
+    async def wake(self, model: str) -> None:
+        self.woken.append(model)

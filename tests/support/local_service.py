@@ -63,6 +63,9 @@ class LocalTransport:
     async def send(self, model: str, call: Call, replica: str) -> Reply:
         return await self.hosts[replica].embed(call, to=replica)
 
+    async def wake(self, model: str) -> None:
+        """Nothing: the engines of this process are awake."""
+
 
 class LocalRouter:
     """What the ingress application needs of the router's deployment."""

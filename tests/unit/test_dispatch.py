@@ -19,8 +19,9 @@ from tests.support.hand_transport import HandTransport
 BATCH = 1000
 
 
-def feedback() -> Feedback:
-    return Feedback(Model("m", 0, 100_000, Curve(0.001, 0.001, 0.0001, 0.0, BATCH), {}), True, Routing(), 0.0)
+def feedback(cold_start_s: float | None = None) -> Feedback:
+    model = Model("m", 0, 100_000, Curve(0.001, 0.001, 0.0001, 0.0, BATCH), {})
+    return Feedback(model, True, Routing(), 0.0, cold_start_s)
 
 
 class Clock:
@@ -286,6 +287,24 @@ async def test_work_waits_for_the_first_replica() -> None:
     bench.lane.replicas_changed(["late"])
     await bench.answer_all()
     assert firsts([await future]) == [3]
+    bench.ledger.assert_empty()
+
+
+async def test_work_for_a_model_at_zero_replicas_asks_for_one_once() -> None:
+    bench = Bench()
+    bench.lane.feedback = feedback(cold_start_s=30.0)
+    futures = [bench.submit(index, 10)[0] for index in range(3)]
+    await settle()
+    assert bench.transport.woken == ["m"]
+    bench.lane.replicas_changed(["a"])
+    await bench.answer_all()
+    assert firsts([await future for future in futures]) == [0, 1, 2]
+    bench.lane.replicas_changed([])
+    again = bench.submit(9, 10)[0]
+    await settle()
+    assert bench.transport.woken == ["m", "m"]
+    again.cancel()
+    bench.lane.pump()
     bench.ledger.assert_empty()
 
 

@@ -1,0 +1,211 @@
+"""Are the predictions right? Live, under steady load, in a burst, and while a model runs at half its speed.
+
+    make bench-latency            (or: python -m benchmarks.latency --config configs/local.yaml)
+
+Starts a router of its own, with a decision log, and reads from the log what was predicted and what came: the error of the
+prediction, and the share of requests above its tail (prediction x margin), which the config declares as `routing.miss_share`. A
+model is slowed by stopping its replica's process every other 10 ms. It has recovered at the first completion from which on 100 of
+its own have a median ratio of actual to predicted within 10 % of 1, and exceed their tail at most twice as often as declared.
+"""
+
+import asyncio
+import json
+import random
+import signal
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import psutil
+
+from benchmarks.live import Ask, Client, Router, Texts, router
+from router.decision_log import ANSWERED, Entry, read
+
+STOP_EVERY_S = 0.01
+WINDOW = 1000  # requests in which the declared share is to hold
+RECOVERY = 100
+MOST_ERROR, MOST_POINTS, MOST_COMPLETIONS = 0.10, 0.5, 300  # the marks
+
+
+class Phase(NamedTuple):
+    """A part of the run, by the wall clock that the log has."""
+
+    name: str
+    start_s: float
+    end_s: float
+
+
+@click.command()
+@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), default="configs/local.yaml")
+@click.option("--base-url", help="A router that runs already; then its --log is needed too, and nothing is slowed.")
+@click.option("--log", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The decision log of --base-url.")
+@click.option("--load", type=click.FloatRange(0.05, 0.9), default=0.4, show_default=True, help="Steady load over capacity.")
+@click.option("--seconds", type=click.IntRange(5), default=60, show_default=True, help="Of steady load; the rest follows.")
+@click.option("--slow", default="all-minilm-l6-v2", show_default=True, help="The model that is slowed.")
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--seed", type=int, default=0)
+def main(
+    config: Path, base_url: str | None, log: Path | None, load: float, seconds: int, slow: str, as_json: bool, seed: int
+) -> None:
+    """Measure how far predictions are from what comes, and print it beside the marks."""
+    if (base_url is None) != (log is None):
+        raise click.UsageError("--base-url and --log belong together")
+    with tempfile.TemporaryDirectory() as scratch:
+        path = log or Path(scratch) / "decisions.jsonl"
+        with router(config, base_url, decision_log={"path": str(path)}) as running:
+            share = running.args.routing.miss_share
+            phases, capacity = asyncio.run(_drive(running, load, seconds, slow, random.Random(seed)))
+            time.sleep(1.0)  # the log is written five times a second
+        with path.open("rb") as lines:
+            entries = [logged.entry for logged in read(lines)]
+    found = summarise(entries, phases, share, slow)
+    if as_json:
+        click.echo(json.dumps({"capacity_per_s": capacity, "miss_share": share, **found}, indent=2))
+    else:
+        click.echo("\n".join(_table(found, capacity, load, share, slow)))
+
+
+async def _drive(running: Router, load: float, seconds: int, slow: str, rng: random.Random) -> tuple[list[Phase], float]:
+    """The run: warm-up and capacity, steady, a burst of five seconds, steady with one model at half speed, steady again."""
+    texts, phases = Texts(rng), list[Phase]()
+
+    def make() -> Ask:
+        return Ask(next(texts), {"model": "fast"} if rng.random() < 0.3 else {})
+
+    async with Client(running.url) as client:
+        capacity = await client.capacity(make, clients=8, seconds=10.0)
+        rate = load * capacity
+
+        async def phase(name: str, rate: float, seconds: float) -> None:
+            start_s = time.time()
+            await client.at_rate(make, rate, seconds, rng)
+            phases.append(Phase(name, start_s, time.time()))
+
+        await client.at_rate(make, rate, 5.0, rng)
+        await phase("steady", rate, seconds)
+        await phase("burst x3", 3 * rate, 5.0)
+        await phase("after it", rate, seconds / 4)
+        if (replica := running.replica(slow)) is not None:
+            with slowed(replica):
+                await phase("half speed", rate, seconds / 2)
+            await phase("full speed", rate, seconds / 2)
+    return phases, capacity
+
+
+@contextmanager
+def slowed(process: psutil.Process) -> Iterator[None]:
+    """Half the speed for a process that this benchmark started: it is stopped every other STOP_EVERY_S."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(STOP_EVERY_S):
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(STOP_EVERY_S)
+            process.send_signal(signal.SIGCONT)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def summarise(entries: Sequence[Entry], phases: Sequence[Phase], share: float, slow: str) -> dict[str, Any]:
+    """Errors by phase and model, the worst thousand for the declared share, and completions until a speed was learned.
+
+    `entries` are in the order of their completion.
+    """
+    rows = []
+    for phase in phases:
+        within = [entry for entry in entries if _counts(entry) and phase.start_s <= entry.at_s <= phase.end_s]
+        models = sorted({entry.decision.model or "" for entry in within})
+        for model in ["all", *models]:
+            own = [entry for entry in within if model in ("all", entry.decision.model)]
+            if own:
+                ratios = [_ratio(entry) for entry in own]
+                rows.append({
+                    "phase": phase.name, "model": model, "requests": len(own),
+                    "p50_ms": 1000 * statistics.median(entry.actual_s or 0.0 for entry in own),
+                    "error": statistics.median(abs(1.0 / ratio - 1.0) for ratio in ratios),
+                    "ratio": statistics.median(ratios),
+                    "over_tail": sum(map(_over_tail, own)) / len(own),
+                })
+    steady = [entry for entry in entries if _counts(entry) and entry.at_s >= phases[0].start_s]
+    over = [_over_tail(entry) for entry in steady]
+    windows = [sum(over[start : start + WINDOW]) / WINDOW for start in range(len(over) - WINDOW + 1)]
+    worst = max(windows, key=lambda found: abs(found - share), default=None)
+    return {
+        "rows": rows,
+        "worst_share_of_1000": worst,
+        "recovered_after": {
+            phase.name: completions_until_recovery(
+                [e for e in steady if e.decision.model == slow and phase.start_s <= e.at_s <= phase.end_s], share
+            )
+            for phase in phases if phase.name.endswith("speed")
+        },
+    }
+
+
+def completions_until_recovery(entries: Sequence[Entry], share: float) -> int | None:
+    """Completions after which RECOVERY others are predicted right; None when none are."""
+    for start in range(len(entries) - RECOVERY + 1):
+        own = entries[start : start + RECOVERY]
+        right = abs(statistics.median(map(_ratio, own)) - 1.0) <= MOST_ERROR
+        if right and sum(map(_over_tail, own)) / RECOVERY <= 2 * share:
+            return start
+    return None
+
+
+def _counts(entry: Entry) -> bool:
+    """Whether the request was answered by a model; one answered from the cache says nothing."""
+    model = entry.decision.model
+    return entry.outcome == ANSWERED and model is not None and entry.request.work[model].tokens > 0
+
+
+def _ratio(entry: Entry) -> float:
+    """Actual seconds over predicted."""
+    return (entry.actual_s or 0.0) / (entry.decision.predicted_s or 1.0)
+
+
+def _over_tail(entry: Entry) -> bool:
+    return _ratio(entry) > entry.loads[entry.decision.model or ""].margin
+
+
+def _table(found: dict[str, Any], capacity: float, load: float, share: float, slow: str) -> Iterator[str]:
+    yield f"capacity of this mix {capacity:.0f} requests/s, steady load {load:.0%} of it; {slow} is slowed; alpha {share:.1%}"
+    yield ""
+    yield f"{'phase':<11} {'model':<24} {'requests':>8} {'p50 ms':>8} {'median error':>13} {'actual/said':>12} {'over tail':>10}"
+    for row in found["rows"]:
+        yield (
+            f"{row['phase']:<11} {row['model']:<24} {row['requests']:>8} {row['p50_ms']:>8.1f} {row['error']:>13.1%} "
+            f"{row['ratio']:>12.2f} {row['over_tail']:>10.1%}"
+        )
+    yield ""
+    steady = next((row for row in found["rows"] if row["phase"] == "steady" and row["model"] == "all"), None)
+    if steady is not None:
+        yield _mark("median error, steady", f"{steady['error']:.1%}", f"<= {MOST_ERROR:.0%}", steady["error"] <= MOST_ERROR)
+    worst = found["worst_share_of_1000"]
+    if worst is None:
+        yield f"fewer than {WINDOW} requests were answered: take more --seconds for the share of a thousand"
+    else:
+        points = abs(worst - share) * 100
+        yield _mark("worst share of any 1,000", f"{worst:.1%}", f"{share:.1%} +- {MOST_POINTS} points", points <= MOST_POINTS)
+    for phase, after in found["recovered_after"].items():
+        reached = "never" if after is None else f"{after} completions"
+        yield _mark(f"recovered, {phase}", reached, f"<= {MOST_COMPLETIONS}", after is not None and after <= MOST_COMPLETIONS)
+
+
+def _mark(what: str, reached: str, wanted: str, met: bool) -> str:
+    return f"{what:<26} {reached:>16}   mark {wanted:<18} {'met' if met else 'missed'}"
+
+
+if __name__ == "__main__":
+    main()

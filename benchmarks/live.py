@@ -1,0 +1,202 @@
+"""What the live benchmarks share: a router of their own, real texts that no cache knows, and load.
+
+Texts are in ../shared/eval: intents of bank customers and scientific claims (short, English), abstracts (long, English), and
+short texts in 42 languages. Each gets a number at its end, so that none is ever sent twice.
+"""
+
+import asyncio
+import csv
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import click
+import httpx
+import psutil
+import yaml
+
+from deployments.calibrate import replicas
+from deployments.serve_config import application
+from router.config import RouterArgs
+
+ROOT = Path(__file__).resolve().parents[1]
+EVAL = ROOT / ".." / "shared" / "eval"
+READY_S = 180.0
+STOP_S = 30.0
+ANSWER_S = 60.0
+
+
+class Text(NamedTuple):
+    """A text to embed, and what it is."""
+
+    text: str
+    language: str  # ISO 639-1
+    kind: str  # "query", "passage" or "foreign"
+
+
+class Ask(NamedTuple):
+    """One request: a text, the fields of the body beside it, and the time the caller gives it."""
+
+    text: Text
+    options: Mapping[str, Any]
+    budget_s: float | None = None
+
+
+class Told(NamedTuple):
+    """How a request ended, for the one who sent it."""
+
+    ask: Ask
+    status: int  # 0: no answer
+    model: str | None
+    reason: str | None
+    total_s: float
+
+
+class Router(NamedTuple):
+    """A router that answers at `url`; `process` is None where somebody else started it."""
+
+    url: str
+    args: RouterArgs
+    process: psutil.Process | None
+
+    def replica(self, model: str) -> psutil.Process | None:
+        """The process of a model's replica, where this benchmark started it."""
+        return None if self.process is None else next(replicas(model, self.process.children(recursive=True)), None)
+
+
+@contextmanager
+def router(config: Path, base_url: str | None, **sections: Any) -> Iterator[Router]:
+    """A router on a free port with `sections` in its `args:`, stopped at the end; or the one at `base_url`, as it is."""
+    args, _ = application(config)
+    if base_url is not None:
+        yield Router(base_url.rstrip("/").removesuffix("/v1"), args, None)
+        return
+    data = yaml.safe_load(config.read_text())
+    for one in data["applications"]:
+        one["args"] |= sections
+    with tempfile.TemporaryDirectory() as scratch, socket.socket() as probe:
+        path, log = Path(scratch) / config.name, Path(scratch) / "log"
+        path.write_text(yaml.safe_dump(data, sort_keys=False))  # the order of models is their rank
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        command = [sys.executable, "-m", "router.cli", "run", "--config", str(path), "--port", str(port)]
+        with log.open("wb") as out:
+            started = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env=os.environ | _OFFLINE)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_until_ready(url, started, log)
+            yield Router(url, args, psutil.Process(started.pid))
+        finally:
+            started.send_signal(signal.SIGINT)
+            started.wait(STOP_S)
+
+
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "RAY_worker_niceness": "0"}
+
+
+def _wait_until_ready(url: str, started: "subprocess.Popen[bytes]", log: Path) -> None:
+    until_s = time.monotonic() + READY_S
+    while time.monotonic() < until_s and started.poll() is None:
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/health", timeout=5).status_code == httpx.codes.OK:
+                return
+        time.sleep(0.5)
+    raise click.ClickException(f"the router did not become ready:\n{log.read_text()[-2000:]}")
+
+
+class Texts:
+    """New texts of three kinds, in a declared mix."""
+
+    MIX: Mapping[str, float] = {"query": 0.6, "passage": 0.2, "foreign": 0.2}
+
+    def __init__(self, rng: random.Random) -> None:
+        if not EVAL.is_dir():
+            raise click.ClickException("the texts are in ../shared/eval beside the repository, which is not there")
+        scifact = json.loads((EVAL / "scifact-mini.json").read_text())
+        with (EVAL / "banking77-test.csv").open() as lines:
+            intents = [row["text"] for row in csv.DictReader(lines)]
+        foreign = [json.loads(line) for line in (EVAL / "language-id.jsonl").read_text().splitlines()]
+        self._kinds: dict[str, list[tuple[str, str]]] = {
+            "query": [(text, "en") for text in [*intents, *scifact["queries"].values()]],
+            "passage": [(document["text"][:1000], "en") for document in scifact["corpus"].values()],
+            "foreign": [(one["text"], one["lang"]) for one in foreign if one["lang"] != "en"],
+        }
+        self._rng, self._sent = rng, 0
+
+    def __next__(self) -> Text:
+        kind = self._rng.choices(list(self.MIX), list(self.MIX.values()))[0]
+        text, language = self._rng.choice(self._kinds[kind])
+        self._sent += 1
+        return Text(f"{text} {self._sent}", language, kind)
+
+    def __iter__(self) -> "Texts":
+        return self
+
+
+class Client:
+    """Sends requests to one router; open it with `async with`."""
+
+    def __init__(self, url: str) -> None:
+        self._url = f"{url}/v1/embeddings"
+
+    async def __aenter__(self) -> "Client":
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=ANSWER_S)
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._session.close()
+
+    async def send(self, ask: Ask) -> Told:
+        """One request, timed from here to the last byte."""
+        body = {"input": ask.text.text, "encoding_format": "base64", **ask.options}
+        start_s = time.perf_counter()
+        try:
+            async with self._session.post(self._url, json=body) as answer:
+                await answer.read()
+                status, headers = answer.status, answer.headers
+        except (aiohttp.ClientError, TimeoutError):
+            return Told(ask, 0, None, None, time.perf_counter() - start_s)
+        model, reason = headers.get("x-embedding-model"), headers.get("x-routing-reason")
+        return Told(ask, status, model, reason, time.perf_counter() - start_s)
+
+    async def at_rate(
+        self, make: Callable[[], Ask], rate: float, seconds: float, rng: random.Random, done: Callable[[Told], None] | None = None
+    ) -> list[Told]:
+        """`rate` requests a second with random gaps (Poisson) whether or not they are answered; returns when all are."""
+        loop = asyncio.get_running_loop()
+        tasks, next_s = list[asyncio.Task[Told]](), loop.time()
+        until_s = next_s + seconds
+        while (next_s := next_s + rng.expovariate(rate)) < until_s:
+            await asyncio.sleep(max(0.0, next_s - loop.time()))
+            task = loop.create_task(self.send(make()))
+            if done is not None:
+                task.add_done_callback(lambda task: done(task.result()))
+            tasks.append(task)
+        return list(await asyncio.gather(*tasks))
+
+    async def capacity(self, make: Callable[[], Ask], clients: int, seconds: float) -> float:
+        """Answers a second when `clients` always have one request under way."""
+        until_s, answered = time.perf_counter() + seconds, 0
+
+        async def one() -> None:
+            nonlocal answered
+            while time.perf_counter() < until_s:
+                told = await self.send(make())
+                answered += told.status == httpx.codes.OK and time.perf_counter() <= until_s
+
+        await asyncio.gather(*(one() for _ in range(clients)))
+        return answered / seconds
