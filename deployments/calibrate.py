@@ -205,16 +205,22 @@ def profile(
     model: str, device: str, software: str, date: str, fit: Fit, medians: Sequence[Point], memory_bytes: int | None
 ) -> bytes:
     """The profile's JSON: one line per section and per point."""
+    curve = {name: value if isinstance(value, int) else _rounded(value) for name, value in asdict(fit.curve).items()}
     made = Profile(
-        model=model, device=device, software=software, date=date, curve=ProfileCurve(**asdict(fit.curve)),
+        model=model, device=device, software=software, date=date, curve=ProfileCurve(**curve),
         fit=ProfileFit(median_error=round(fit.median_error, 4), p95_error=round(fit.p95_error, 4), points=fit.points),
-        points=tuple(ProfilePoint(tokens=p.tokens, tokens_sq=p.tokens_sq, seconds=float(f"{p.seconds:.4g}")) for p in medians),
+        points=tuple(ProfilePoint(tokens=p.tokens, tokens_sq=p.tokens_sq, seconds=_rounded(p.seconds)) for p in medians),
         memory_bytes=memory_bytes,
     )
     data = made.model_dump(mode="json")
     lines = [f'  "{key}": {orjson.dumps(value).decode()}' for key, value in data.items() if key != "points"]
     rows = ",\n".join(f"    {orjson.dumps(point).decode()}" for point in data["points"])
     return ("{\n" + ",\n".join([*lines, f'  "points": [\n{rows}\n  ]']) + "\n}\n").encode()
+
+
+def _rounded(value: float) -> float:
+    """Four digits: more than any measurement here has."""
+    return float(f"{value:.4g}")
 
 
 class InProcess:

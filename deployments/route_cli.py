@@ -86,6 +86,9 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
         async def send(self, model: str, call: Call, replica: str) -> Reply:
             raise AssertionError("a plan sends nothing")
 
+        async def wake(self, model: str) -> None:
+            raise AssertionError("no model is asleep")
+
     async def explain() -> bytes:
         service = Service(args, Nowhere(), clock=lambda: 0.0)  # so that loading a tokenizer takes nothing from the budget
         for model in args.models:
@@ -96,10 +99,6 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
         return asyncio.run(explain())
     except RouterError as error:
         raise click.ClickException(error.message) from None
-
-    async def wake(self, model: str) -> None:
-        """No model is asleep: a decision counts one idle replica of each."""
-
 
 def _table(answer: dict[str, Any], budget_ms: float | None) -> Iterator[str]:
     features, decision = answer["features"], answer["decision"]
