@@ -11,6 +11,7 @@ from typing import Literal
 
 from deployments.engines.base import TokenIds
 from router.config import RouterArgs
+from router.errors import InvalidValue
 from router.schema import Side
 from router.tokenizer import Tokenizer, load
 
@@ -50,19 +51,21 @@ class Preparer:
     ) -> dict[str, Prepared]:
         """Prompted and tokenised texts by model; models that read alike share one value."""
         groups: dict[tuple[object, ...], Prepared] = {}
+        prompts: dict[tuple[str, str], Sequence[str]] = {("", ""): texts}
         prepared = {}
         for name in models:
             config = self._models[name]
             own_side: Side = side or config.prompts.default
             template = config.prompts.query if own_side == "query" else config.prompts.document
-            before, after = template.replace(
-                "{instruction}", config.prompts.instruction if instruction is None else instruction
-            ).split("{text}", 1)
+            task = config.prompts.instruction if instruction is None else instruction
+            before, after = (part.replace("{instruction}", task) for part in template.split("{text}"))
             tokenizer = self._tokenizers[name]
             takes_text = config.engine.kind in TEXT_ENGINES
-            key = (tokenizer.key_for(texts) if tokenizer else name, before, after, takes_text and own_side)
+            prompted = prompts.get((before, after))
+            if prompted is None:
+                prompted = prompts[before, after] = [before + text + after for text in texts]
+            key = (tokenizer.key_for(prompted) if tokenizer else name, before, after, takes_text and own_side)
             if key not in groups:
-                prompted = [before + text + after for text in texts] if before or after else texts
                 groups[key] = _tokenised(prompted, own_side, tokenizer, takes_text)
             prepared[name] = groups[key]
         return prepared
@@ -97,6 +100,8 @@ class Preparer:
                 low = middle
             else:
                 high = middle - 1
+        if not low:
+            raise InvalidValue(f"the prompt alone has more tokens than the {limit} that {model} reads; shorten it", "instruction")
         return text[:low] if where == "end" else text[len(text) - low:]
 
 
