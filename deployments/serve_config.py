@@ -238,7 +238,7 @@ def _loose_sections(application: Mapping[str, Any], where: str) -> list[str]:
 
 
 def _deployments(args: RouterArgs, deployments: list[Any], where: str) -> Iterator[str]:
-    """Names that the application does not have, and options that would undo what it sets itself."""
+    """Names that the application does not have, or that are given twice."""
     first: dict[str, int] = {}
     for index, deployment in enumerate(deployments):
         if not isinstance(deployment, Mapping) or not isinstance(name := deployment.get("name"), str):
@@ -248,11 +248,6 @@ def _deployments(args: RouterArgs, deployments: list[Any], where: str) -> Iterat
             yield f"{path}.name: there is no deployment {name!r}; {suggestion(name, ['router', *args.models], 'there are')}"
         elif first.setdefault(name, index) != index:
             yield f"{path}.name: {name!r} is given twice, first in {where}[{first[name]}]"
-        elif name != "router" and args.models[name].environment != "default" and "ray_actor_options" in deployment:
-            yield (
-                f"{path}.ray_actor_options: Serve would put these in the place of the application's own, which carry what "
-                f"environment: {args.models[name].environment} sets; remove one of the two"
-            )
 
 
 def _model(model: ModelConfig, base_dir: str | None, where: str) -> Iterator[str]:

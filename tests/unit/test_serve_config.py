@@ -88,11 +88,6 @@ WRONG = {
     ),
     "no-such-deployment": ("large.name", "lerge", f"{LARGE}.name: there is no deployment 'lerge'; did you mean large?"),
     "deployment-given-twice": ("large.name", "router", f"{LARGE}.name: 'router' is given twice, first in {ROUTER}"),
-    "actor-options-that-undo-the-environment": (
-        "args.models.large.environment", "cpu-vllm",
-        f"{LARGE}.ray_actor_options: Serve would put these in the place of the application's own, which carry what environment: "
-        "cpu-vllm sets; remove one of the two",
-    ),
     "no-such-profile": (
         "args.models.large.profile", "no/such.json",
         f"{MODELS}.large.profile: no/such.json: there is no such file or folder (no/such.json)",
