@@ -22,10 +22,10 @@ UV_COMPILE := uv pip compile pyproject.toml --override requirements/overrides.tx
 	--python-platform x86_64-manylinux_2_28 --no-header --no-emit-index-url --no-annotate --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench sim lock clean
+.PHONY: help install run test check bench bench-decide bench-latency bench-budgets sim lock clean
 
 help: ## list these
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(RUNTIME) ## install what `make run` needs into .venv
 
@@ -42,6 +42,15 @@ check: $(TOOLS) ## lint, types and every config
 
 bench: $(TOOLS) ## measure: make bench ARGS=decide
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-decide: $(TOOLS) ## microseconds of a decision
+	$(BIN)/python -m benchmarks decide $(ARGS)
+
+bench-latency: $(TOOLS) ## are the predictions right? live, in 4 minutes
+	$(BIN)/python -m benchmarks latency --config $(CONFIG) $(ARGS)
+
+bench-budgets: $(TOOLS) ## who is answered in time under load? live, in 5 minutes
+	$(BIN)/python -m benchmarks budgets --config $(CONFIG) $(ARGS)
 
 sim: $(RUNTIME) ## replay a trace through the simulator: make sim ARGS=--help
 	@$(BIN)/embedding-router replay $(ARGS)

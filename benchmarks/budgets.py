@@ -29,13 +29,12 @@ import click
 import httpx
 import numpy as np
 
-from benchmarks.live import Ask, Client, Text, Texts, Told, router
+from benchmarks.live import CHARACTERS_A_TOKEN, Ask, Client, Text, Texts, Told, router
 from router.domain import Features, Model
 from router.models import build_models
 
 BUDGETS_S: Mapping[str, Sequence[float]] = {"query": (0.05, 0.1, 0.3), "foreign": (0.05, 0.1, 0.3), "passage": (0.3, 1.0)}
 LOADS = (0.8, 1.2)
-CHARACTERS_A_TOKEN = 3  # fewer than English has: a client that must not send a text that is too long
 
 
 class Chooser(NamedTuple):
@@ -142,17 +141,18 @@ def _table(rows: Sequence[Mapping[str, Any]], capacity: float) -> Iterator[str]:
     yield f"the largest model answers {capacity:.0f} of these requests a second; loads are shares of that"
     yield ""
     yield (
-        f"{'load':>5} {'policy':<19} {'requests':>8} {'in time':>8} {'errors':>7} {'p50 ms':>8} {'p99 ms':>8} {'quality of':>11} "
+        f"{'load':>5} {'policy':<19} {'requests':>8} {'in time':>8} {'errors':>7} {'p50 ms':>8} {'p99 ms':>8} {'quality':>8} "
         f"{'of all':>7}  answered by"
     )
-    yield f"{'':>5} {'':<19} {'':>8} {'':>8} {'':>7} {'':>8} {'':>8} {'in time':>11} {'':>7}"
     for row in rows:
         shares = ", ".join(f"{model} {share:.0%}" for model, share in sorted(row["models"].items(), key=lambda item: -item[1]))
         yield (
             f"{row['load']:>5.0%} {row['policy']:<19} {row['requests']:>8} {row['in_time']:>8.1%} {row['errors']:>7} "
-            f"{_number(row['p50_ms']):>8} {_number(row['p99_ms']):>8} {_number(row['quality_in_time']):>11} "
+            f"{_number(row['p50_ms']):>8} {_number(row['p99_ms']):>8} {_number(row['quality_in_time']):>8} "
             f"{row['quality_offered']:>7.1f}  {shares}"
         )
+    yield ""
+    yield "quality: points of the answers in time; of all: the same sum over everything offered, a late answer counting 0"
 
 
 def _number(value: float | None) -> str:

@@ -3,9 +3,12 @@
     make bench-latency            (or: python -m benchmarks.latency --config configs/local.yaml)
 
 Starts a router of its own, with a decision log, and reads from the log what was predicted and what came: the error of the
-prediction, and the share of requests above its tail (prediction x margin), which the config declares as `routing.miss_share`. A
-model is slowed by stopping its replica's process every other 10 ms. It has recovered at the first completion from which on 100 of
-its own have a median ratio of actual to predicted within 10 % of 1, and exceed their tail at most twice as often as declared.
+prediction, and the share of requests above its tail (prediction x margin), which the config declares as `routing.miss_share`.
+
+First a mix of texts over all models, then each model alone: where models share the cores of one machine, each is slower while
+another works, which no prediction for one model can know. The model that is slowed has its replica's process stopped every other
+10 ms. It has recovered at the first completion from which on 100 have a median ratio of actual to predicted within 10 % of 1, and
+exceed their tail at most twice as often as declared.
 """
 
 import asyncio
@@ -16,7 +19,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +27,7 @@ from typing import Any, NamedTuple
 import click
 import psutil
 
-from benchmarks.live import Ask, Client, Router, Texts, router
+from benchmarks.live import CHARACTERS_A_TOKEN, Ask, Client, Router, Texts, router
 from router.decision_log import ANSWERED, Entry, read
 
 STOP_EVERY_S = 0.01
@@ -72,29 +75,36 @@ def main(
 
 
 async def _drive(running: Router, load: float, seconds: int, slow: str, rng: random.Random) -> tuple[list[Phase], float]:
-    """The run: warm-up and capacity, steady, a burst of five seconds, steady with one model at half speed, steady again."""
+    """The run: a mix, steady and in a burst of five seconds; each model alone; one of them at half speed, at full speed again."""
     texts, phases = Texts(rng), list[Phase]()
 
-    def make() -> Ask:
+    def mix() -> Ask:
         return Ask(next(texts), {"model": "fast"} if rng.random() < 0.3 else {})
 
-    async with Client(running.url) as client:
-        capacity = await client.capacity(make, clients=8, seconds=10.0)
-        rate = load * capacity
+    def alone(model: str) -> Callable[[], Ask]:
+        most = CHARACTERS_A_TOKEN * running.args.models[model].max_tokens
+        return lambda: Ask(next(text for text in texts if len(text.text) <= most), {"model": model})
 
-        async def phase(name: str, rate: float, seconds: float) -> None:
+    async with Client(running.url) as client:
+
+        async def phase(name: str, make: Callable[[], Ask], rate: float, seconds: float) -> None:
             start_s = time.time()
             await client.at_rate(make, rate, seconds, rng)
             phases.append(Phase(name, start_s, time.time()))
 
-        await client.at_rate(make, rate, 5.0, rng)
-        await phase("steady", rate, seconds)
-        await phase("burst x3", 3 * rate, 5.0)
-        await phase("after it", rate, seconds / 4)
+        capacity = await client.capacity(mix, clients=8, seconds=10.0)
+        await client.at_rate(mix, load * capacity, 5.0, rng)
+        await phase("steady", mix, load * capacity, seconds)
+        await phase("burst x3", mix, 3 * load * capacity, 5.0)
+        await phase("after it", mix, load * capacity, seconds / 4)
+        for model in sorted(running.args.models, key=lambda model: model == slow):  # the one that is slowed last
+            own = load * await client.capacity(alone(model), clients=4, seconds=4.0)
+            await client.at_rate(alone(model), own, 2.0, rng)
+            await phase("alone", alone(model), own, seconds / 4)
         if (replica := running.replica(slow)) is not None:
             with slowed(replica):
-                await phase("half speed", rate, seconds / 2)
-            await phase("full speed", rate, seconds / 2)
+                await phase("half speed", alone(slow), own, seconds / 2)
+            await phase("full speed", alone(slow), own, seconds / 2)
     return phases, capacity
 
 
@@ -127,7 +137,7 @@ def summarise(entries: Sequence[Entry], phases: Sequence[Phase], share: float, s
     for phase in phases:
         within = [entry for entry in entries if _counts(entry) and phase.start_s <= entry.at_s <= phase.end_s]
         models = sorted({entry.decision.model or "" for entry in within})
-        for model in ["all", *models]:
+        for model in ["all", *models] if len(models) > 1 else models:
             own = [entry for entry in within if model in ("all", entry.decision.model)]
             if own:
                 ratios = [_ratio(entry) for entry in own]
@@ -192,6 +202,9 @@ def _table(found: dict[str, Any], capacity: float, load: float, share: float, sl
     steady = next((row for row in found["rows"] if row["phase"] == "steady" and row["model"] == "all"), None)
     if steady is not None:
         yield _mark("median error, steady", f"{steady['error']:.1%}", f"<= {MOST_ERROR:.0%}", steady["error"] <= MOST_ERROR)
+    for row in found["rows"]:
+        if row["phase"] == "alone":
+            yield _mark(f"  {row['model']}", f"{row['error']:.1%}", f"<= {MOST_ERROR:.0%}", row["error"] <= MOST_ERROR)
     worst = found["worst_share_of_1000"]
     if worst is None:
         yield f"fewer than {WINDOW} requests were answered: take more --seconds for the share of a thousand"

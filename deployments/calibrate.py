@@ -20,7 +20,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import httpx
 import numpy as np
@@ -37,7 +37,7 @@ from router.latency import Fit, Point, Profile, ProfileCurve, ProfileFit, Profil
 
 SHORTEST = 16  # tokens
 SHORT = 64  # tokens of a request whose overhead is not the text's
-MOST_TEXTS = 512  # of one call
+MOST_TEXTS = 128  # of one call
 REQUEST_TIMEOUT_S = 300.0
 
 
@@ -205,9 +205,10 @@ def profile(
     model: str, device: str, software: str, date: str, fit: Fit, medians: Sequence[Point], memory_bytes: int | None
 ) -> bytes:
     """The profile's JSON: one line per section and per point."""
-    curve = {name: value if isinstance(value, int) else _rounded(value) for name, value in asdict(fit.curve).items()}
+    curve: dict[str, Any] = {name: _rounded(value) for name, value in asdict(fit.curve).items() if name != "batch_tokens"}
     made = Profile(
-        model=model, device=device, software=software, date=date, curve=ProfileCurve(**curve),
+        model=model, device=device, software=software, date=date,
+        curve=ProfileCurve(batch_tokens=fit.curve.batch_tokens, **curve),
         fit=ProfileFit(median_error=round(fit.median_error, 4), p95_error=round(fit.p95_error, 4), points=fit.points),
         points=tuple(ProfilePoint(tokens=p.tokens, tokens_sq=p.tokens_sq, seconds=_rounded(p.seconds)) for p in medians),
         memory_bytes=memory_bytes,

@@ -46,6 +46,10 @@ class Client:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
         await self._http.aclose()
 
     async def tiers(self) -> dict[str, Any]:

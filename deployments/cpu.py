@@ -1,10 +1,10 @@
 """What a replica that runs its model on the CPU sets for itself: `environment: cpu-vllm`.
 
-glibc gives large buffers back to the kernel when they are freed, so that every step of a model faults all of its memory in again:
-a third of the time of a batch or a long text. Kept, glibc is as fast as tcmalloc. Ray starts actors with one OpenMP thread for each
+glibc gives large buffers back to the kernel when they are freed, so every step of a model faults all of its memory in again:
+a third of the time of a batch or a long text. Kept, glibc is as fast as tcmalloc. Ray starts actors with one OpenMP thread a
 booked core, and these replicas book less than one.
 
-The replica does this itself, before torch is imported, because an `LD_PRELOAD` or environment variable in a runtime_env is lost when
+The replica does this itself, before torch is imported: an `LD_PRELOAD` or environment variable in a runtime_env is lost when
 a config file sets `ray_actor_options`, and is inherited by processes that it does not suit.
 """
 
@@ -22,6 +22,6 @@ def prepare() -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         libc.mallopt(_M_ARENA_MAX, 1)
-    booked = os.environ.get("OMP_NUM_THREADS", "1")
-    if booked == "1":
-        os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        os.environ["OMP_NUM_THREADS"] = str(cores)

@@ -31,6 +31,7 @@ from router.ledger import Dispatch, Ledger
 SMALL, LARGE = 0, 1  # kinds of calls
 SMALL_TOKENS = 512  # a chunk up to this size shares a call
 SMALL_ROWS = 32
+OUT_S = 2.0  # a replica that failed gets no calls for so long: failing fast, it would look like the least loaded
 RETRY_AFTER_S = 1.0  # what a caller is told when nothing better is known
 
 
@@ -72,6 +73,7 @@ class Chunk:
     tries: int = 0
     alone: bool = False
     queued_s: float = 0.0
+    waiting: bool = False  # counted in the ledger's queue
 
     @property
     def tokens_sq(self) -> int:
@@ -112,6 +114,9 @@ class Lane:
     _small: tuple[deque[Chunk], deque[Chunk]] = field(default_factory=lambda: (deque(), deque()))  # interactive, bulk
     _large: tuple[deque[Chunk], deque[Chunk]] = field(default_factory=lambda: (deque(), deque()))
     _in_flight: list[int] = field(default_factory=lambda: [0, 0])  # calls: small, large
+    _bulk_tokens: int = 0
+    _posted: tuple[str, ...] = ()
+    _out: set[str] = field(default_factory=set)
     _flights: set["asyncio.Task[None]"] = field(default_factory=set)
 
     def submit(
@@ -129,7 +134,7 @@ class Lane:
         Raises Overloaded when the queue of this router is full.
         """
         total = sum(counts)
-        waiting = self.ledger.waiting_tokens(self.model)
+        waiting = self._bulk_tokens if bulk else self.ledger.waiting_tokens(self.model)
         if waiting and waiting + total > self.max_queued_tokens:
             raise Overloaded(self.model, RETRY_AFTER_S)
         loop = asyncio.get_running_loop()
@@ -142,12 +147,17 @@ class Lane:
                 tokens=int(lengths.sum()), bulk=bulk, deadline_s=deadline_s, future=loop.create_future(), queued_s=self.clock(),
             )
             chunks.append(chunk)
+            # One that its caller takes back stops counting at once, wherever it stands in the queue.
+            chunk.future.add_done_callback(lambda _, chunk=chunk: self._uncount(chunk))  # type: ignore[misc]
             self._queue(chunk)
         self.pump()
         return [chunk.future for chunk in chunks]
 
-    def replicas_changed(self, replicas: Sequence[str]) -> None:
-        """The replicas that take calls now; those that are gone take their share of the ledger with them."""
+    def replicas_changed(self, posted: Sequence[str]) -> None:
+        """The replicas there are now; those that are gone take their share of the ledger with them."""
+        self._posted = tuple(posted)
+        self._out &= set(posted)
+        replicas = [replica for replica in posted if replica not in self._out]
         for gone in set(self.replicas) - set(replicas):
             self.ledger.lost(self.model, gone)
             self.feedback.lost(gone)
@@ -157,6 +167,17 @@ class Lane:
         if replicas:
             self.feedback.awake()
         self.pump()
+
+    def _take_out(self, replica: str) -> None:
+        """Send nothing to a replica that just failed, until Serve has replaced it or `OUT_S` have passed."""
+        if replica in self._posted and replica not in self._out:
+            self._out.add(replica)
+            self.replicas_changed(self._posted)
+            asyncio.get_running_loop().call_later(OUT_S, self._bring_back, replica)
+
+    def _bring_back(self, replica: str) -> None:
+        self._out.discard(replica)
+        self.replicas_changed(self._posted)
 
     def pump(self) -> None:
         """Send what can be sent now."""
@@ -203,11 +224,20 @@ class Lane:
             queue.appendleft(chunk)
         else:
             queue.append(chunk)
-        self.ledger.queued(self.model, chunk.tokens)
+        self._bulk_tokens += chunk.tokens * chunk.bulk
+        if not chunk.bulk:  # bulk goes after everybody else: nobody's wait grows by it
+            chunk.waiting = True
+            self.ledger.queued(self.model, chunk.tokens)
+
+    def _uncount(self, chunk: Chunk) -> None:
+        if chunk.waiting:
+            chunk.waiting = False
+            self.ledger.unqueued(self.model, chunk.tokens)
 
     def _unqueue(self, queue: deque[Chunk]) -> Chunk:
         chunk = queue.popleft()
-        self.ledger.unqueued(self.model, chunk.tokens)
+        self._uncount(chunk)
+        self._bulk_tokens -= chunk.tokens * chunk.bulk
         return chunk
 
     def _waits(self, queues: tuple[deque[Chunk], deque[Chunk]]) -> bool:
@@ -279,7 +309,7 @@ class Lane:
             self.ledger.completed(dispatch)
             self._in_flight[kind] -= 1
             self._flights.discard(task)
-            if task.cancelled():
+            if task.cancelled() or task.exception() is not None:
                 for chunk in chunks:
                     self._settle(chunk, self._stopping())
             self.pump()
@@ -301,6 +331,7 @@ class Lane:
             if reply.vectors.shape != (rows := sum(len(chunk.lengths) for chunk in chunks), self.dimensions):
                 raise ValueError(f"{self.model} answered {reply.vectors.shape} for {rows} texts of {self.dimensions} dimensions")
         except ReplicaLost as error:
+            self._take_out(replica)
             self._again(chunks, str(error), alone=False)
         except RouterError as error:
             for chunk in chunks:

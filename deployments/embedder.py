@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ray import serve
 
 from deployments import cpu, engines
-from deployments.engines.base import Batch, Embedded, Engine, EngineDead, EngineError, TextTooLong, Vectors
+from deployments.engines.base import Batch, Embedded, Engine, EngineDead, EngineError, InvalidText, TextTooLong, Vectors
 from deployments.identity import Identity, WrongModel, identity_of
 from deployments.wire import Call, Failure, Reply, split_ids
 from router.config import ModelConfig
@@ -28,6 +28,7 @@ class Host:
         self._engine, self._replica, self._identity = engine, replica, identity
         self._outstanding_tokens = self._served_tokens = self._calls = 0
         self._busy_s, self._busy_since_s = 0.0, 0.0
+        self._progress = (0, 0)
         self._dead: str | None = None
 
     async def embed(self, call: Call, to: str | None = None) -> Reply:
@@ -67,6 +68,7 @@ class Host:
                 failed[keep[index]] = _failure(error)
             for index in np.flatnonzero(~_unit_length(embedded.vectors)):
                 failed.setdefault(keep[index], Failure("engine", "the engine made a vector that is not of length 1"))
+            self._served_tokens += tokens
             return self._reply(call, embedded, keep, failed, started - arrived, ended - started, tokens)
         except EngineDead as error:
             self._dead = str(error)
@@ -104,9 +106,16 @@ class Host:
         """Nothing: to be called is what starts a first replica."""
 
     async def check_health(self) -> None:
-        """Embed something; Serve replaces the replica when this raises three times."""
+        """Embed something; Serve replaces the replica when this raises three times.
+
+        Work that has moved on since the last time is sign enough of life: behind it the probe might wait longer than Serve does.
+        """
         if self._dead is not None:
             raise EngineDead(self._dead)
+        progress = (self._served_tokens, self._engine.queued_tokens())
+        if self._calls and progress != self._progress:
+            self._progress = progress
+            return
         await asyncio.wait_for(self._engine.check_health(), HEALTH_TIMEOUT_S)
         if self._identity is not None:
             self._identity.prove_in_time(self._disproved)
@@ -162,4 +171,4 @@ def _unit_length(vectors: Vectors) -> npt.NDArray[np.bool_]:
 def _failure(error: EngineError) -> Failure:
     if isinstance(error, TextTooLong):
         return Failure("too_long", str(error), error.tokens, error.limit)
-    return Failure("engine", str(error))
+    return Failure("invalid" if isinstance(error, InvalidText) else "engine", str(error))

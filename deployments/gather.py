@@ -1,8 +1,9 @@
 """The vectors of one request: what is known drops out, a text that is on its way already is waited for, the rest is sent.
 
 Everything is keyed by model and digest of what the model reads, so nothing ever crosses a model. Order and duplicates are kept by
-place: each text of the request ends at the row it had. A text is waited for only where that costs nothing: not an interactive
-one for a bulk one, and when the request that sent it fails or leaves, those who waited send it themselves.
+place: each text of the request ends at the row it had. A text is waited for only where that costs little: not an interactive one
+for a bulk one, none for a request of several batches, and when the request that sent it fails or leaves, those who waited send it
+themselves.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from deployments.dispatch import RETRY_AFTER_S, Lane, Rows
 from deployments.engines.base import Vectors
 from deployments.prepare import Prepared
 from router.cache import VectorCache
-from router.errors import ContextLengthExceeded, DeadlineExceeded, ModelUnavailable
+from router.errors import ContextLengthExceeded, DeadlineExceeded, InvalidValue, ModelUnavailable
 
 T = TypeVar("T")
 
@@ -115,8 +116,10 @@ class Gatherer:
         """Send the texts at `places` (None: all), whose digests are `own` in the same order."""
         lane = self._lane
         shared: asyncio.Future[Made] = asyncio.get_running_loop().create_future()
-        for digest, row in own.items():
-            self._on_their_way[digest] = OnItsWay(shared, row, bulk)
+        counts = prepared.counts if places is None else [prepared.counts[place] for place in places]
+        if sum(counts) <= lane.batch_tokens:  # nobody waits for the rest of a large request
+            for digest, row in own.items():
+                self._on_their_way[digest] = OnItsWay(shared, row, bulk)
         try:
             made = await self._flown(prepared, places, deadline_s, bulk)
             self._cache.put_many(lane.model, list(own), made.vectors, made.tokens)
@@ -161,6 +164,8 @@ class Gatherer:
                 place = start + row if places is None else places[start + row]
                 if failure.code == "too_long":
                     raise ContextLengthExceeded(place, failure.tokens, failure.limit, model)
+                if failure.code == "invalid":
+                    raise InvalidValue(f"input[{place}]: {failure.message}", "input")
                 if failure.code == "expired":
                     raise DeadlineExceeded(limit_s)
                 raise ModelUnavailable([f"{model} could not embed input[{place}]: {failure.message}"], RETRY_AFTER_S)

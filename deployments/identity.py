@@ -28,7 +28,7 @@ class Identity:
     """What one replica must prove, and when it last did."""
 
     def __init__(
-        self, engine: Engine, fingerprint: Fingerprint, config: FingerprintConfig, clock: Callable[[], float] = time.monotonic
+        self, engine: Engine, fingerprint: Fingerprint, config: FingerprintConfig, clock: Callable[[], float]
     ) -> None:
         self._engine, self._fingerprint, self._config, self._clock = engine, fingerprint, config, clock
         self._proved_s = clock()
@@ -73,9 +73,11 @@ class Identity:
             self._running.cancel()
 
 
-def identity_of(engine: Engine, config: FingerprintConfig | None, base_dir: str | None) -> Identity | None:
+def identity_of(
+    engine: Engine, config: FingerprintConfig | None, base_dir: str | None, clock: Callable[[], float] = time.monotonic
+) -> Identity | None:
     """What `engine` must prove, where its config says so; raises FileNotFoundError or ValueError for an unusable file."""
-    return None if config is None else Identity(engine, load(resolve_path(config.file, base_dir)), config)
+    return None if config is None else Identity(engine, load(resolve_path(config.file, base_dir)), config, clock)
 
 
 def check_reading(args: RouterArgs, preparer: Preparer) -> dict[str, Fingerprint]:

@@ -23,6 +23,7 @@ from router.schema import EmbeddingsRequest, parse
 from router.spaces import Catalogue
 from router.strict import changed
 
+OFF_LOOP_NUMBERS = 500_000  # 30 ms as JSON: more are written in a thread
 EMBEDDINGS = ("/v1/embeddings", "/embeddings")
 
 log = logging.getLogger("ray.serve")
@@ -78,7 +79,7 @@ class Application:
         if path in EMBEDDINGS:
             request = await self._request(method, path, headers, receive)
             answer = await http.unless_client_leaves(service.embed(request), receive)
-            return _embeddings(request, answer, service.catalogue)
+            return await _embeddings(request, answer, service.catalogue)
         if path == "/v1/route":
             request = await self._request(method, path, headers, receive)
             return HttpAnswer(200, views.explanation(await service.plan(request)))
@@ -150,7 +151,7 @@ def _failed(error: RouterError) -> HttpAnswer:
     return HttpAnswer(error.status, render(error), headers=error.headers)
 
 
-def _embeddings(request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue) -> HttpAnswer:
+async def _embeddings(request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue) -> HttpAnswer:
     decision, space, over = answer.decision, answer.space, answer.adapter
     model = decision.model or space.model
     predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
@@ -160,7 +161,9 @@ def _embeddings(request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue
         cached=answer.cached, truncated=answer.truncated,
         adapter=None if over is None else encoding.Crossing(str(over.source), round(over.kept_for(answer.features.language), 4)),
     )
-    body = encoding.encode(answer.vectors, request.encoding_format, routing, answer.prompt_tokens)
+    encode = (answer.vectors, request.encoding_format, routing, answer.prompt_tokens)
+    large = answer.vectors.size > OFF_LOOP_NUMBERS and request.encoding_format == "float"
+    body = await asyncio.to_thread(encoding.encode, *encode) if large else encoding.encode(*encode)
     return HttpAnswer(200, body, headers={
         "x-embedding-model": model, "x-embedding-space": str(space), "x-routing-reason": decision.label,
         "x-predicted-ms": f"{predicted_ms:g}", "x-queue-ms": f"{answer.queue_s * 1000:.2f}",

@@ -64,7 +64,7 @@ class Preparer:
             prompted = prompts.get((before, after))
             if prompted is None:
                 prompted = prompts[before, after] = [before + text + after for text in texts]
-            key = (tokenizer.key_for(prompted) if tokenizer else name, before, after, takes_text and own_side)
+            key = (tokenizer.key_for(prompted) if tokenizer else name, before, after, takes_text, own_side)
             if key not in groups:
                 groups[key] = _tokenised(prompted, own_side, tokenizer, takes_text)
             prepared[name] = groups[key]
@@ -80,6 +80,8 @@ class Preparer:
     ) -> tuple[Prepared, list[int]]:
         """Shorten what is too long for `model`, keeping its prompt and special tokens; also says which texts were cut."""
         limit = self._models[model].max_tokens
+        if not prepared.exact:  # an estimate is no reason to cut: the engine refuses what it cannot read
+            return prepared, []
         long = [index for index, count in enumerate(prepared.counts) if count > limit]
         if not long:
             return prepared, []
@@ -87,6 +89,12 @@ class Preparer:
         for index in long:
             shorter[index] = self._longest_that_fits(texts[index], prepared.side, instruction, model, limit, where)
         return self.prepare(shorter, prepared.side, instruction, [model])[model], long
+
+    def cut_ids(self, prepared: Prepared, model: str, where: Literal["end", "start"]) -> tuple[Prepared, list[int]]:
+        """Shorten token ids that are too many for `model`; which of them are special is the caller's to know."""
+        limit, given = self._models[model].max_tokens, prepared.ids or ()
+        long = [index for index, row in enumerate(given) if len(row) > limit]
+        return self.given([row[:limit] if where == "end" else row[-limit:] for row in given], model)[model], long
 
     def _longest_that_fits(
         self, text: str, side: Side, instruction: str | None, model: str, limit: int, where: Literal["end", "start"]

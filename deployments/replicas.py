@@ -1,5 +1,6 @@
 """The board on which Serve's request routers post the replicas of each model, read by the dispatcher of the same process."""
 
+import threading
 from collections.abc import Callable, Sequence
 
 
@@ -7,22 +8,25 @@ class Board:
     """Replica ids by deployment name; watchers are told of every change, possibly from another thread."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._replicas: dict[str, tuple[str, ...]] = {}
         self._watchers: list[Callable[[str, tuple[str, ...]], None]] = []
 
     def post(self, deployment: str, replicas: Sequence[str]) -> None:
         """Replace what is known of one deployment."""
         now = tuple(replicas)
-        if self._replicas.get(deployment) != now:
-            self._replicas[deployment] = now
-            for watcher in self._watchers:
-                watcher(deployment, now)
+        with self._lock:
+            if self._replicas.get(deployment) != now:
+                self._replicas[deployment] = now
+                for watcher in self._watchers:
+                    watcher(deployment, now)
 
     def watch(self, watcher: Callable[[str, tuple[str, ...]], None]) -> None:
         """Call `watcher` with everything known now and with every later change."""
-        self._watchers.append(watcher)
-        for deployment, replicas in self._replicas.items():
-            watcher(deployment, replicas)
+        with self._lock:
+            self._watchers.append(watcher)
+            for deployment, replicas in self._replicas.items():
+                watcher(deployment, replicas)
 
 
 board = Board()

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_S = 0.25
 WATCH_S = 2.0
+WATCHES_FAILED = 5  # in a row, before a running service is given up
 DRAIN_S = 8.0  # what requests in flight get when the service is told to stop
 LINGER_S = 3.0  # what processes get to end by themselves before they are killed
 PORT_BASE, PORT_SPAN, PORTS_EACH = 20_000, 10_000, 8  # below the range from which the kernel hands out ports
@@ -268,8 +269,16 @@ def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> 
 
 
 def _watch(logs: Path, said: dict[str, str], stopped: Event) -> None:
+    failures = 0
     while not stopped.wait(WATCH_S):
-        _tell_news(_status(logs), said)
+        try:
+            _tell_news(_status(logs), said)
+        except StartError:  # the controller may be restarting, while requests are answered
+            failures += 1
+            if failures == WATCHES_FAILED:
+                raise
+        else:
+            failures = 0
 
 
 def _say(line: str) -> None:

@@ -12,7 +12,7 @@ from deployments.dispatch import RETRY_AFTER_S, Lane, Transport
 from deployments.engines.base import Vectors
 from deployments.gather import Gatherer
 from deployments.identity import check_reading
-from deployments.prepare import Prepared, Preparer
+from deployments.prepare import TEXT_ENGINES, Prepared, Preparer
 from router.adapters import Adapter, as_ranked, load_adapters
 from router.cache import VectorCache
 from router.config import RouterArgs
@@ -21,6 +21,7 @@ from router.domain import Decision, Features, Load, Model, OnMiss, Reason, Reque
 from router.errors import (
     BudgetUnreachable,
     ContextLengthExceeded,
+    InvalidValue,
     MaxTokensPerRequest,
     ModelUnavailable,
     RouterError,
@@ -35,7 +36,7 @@ from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue, Space, Wanted
 
 RECENT = 1024  # answers per model that percentiles are made of
-OFF_LOOP_CHARACTERS = 20_000  # a longer request is tokenised in a thread, so that nobody else waits for it
+OFF_LOOP_CHARACTERS = 5_000  # a longer request is tokenised in a thread, so that nobody else waits for it
 
 class Plan(NamedTuple):
     """A request decided and not yet sent."""
@@ -135,6 +136,8 @@ class Service:
         if texts is None:
             assert wanted.target is not None, "the schema lets token ids pass only with a model"
             assert request.ids is not None, "a request has texts or token ids"
+            if self.args.models[wanted.target].engine.kind in TEXT_ENGINES:
+                raise InvalidValue(f"{wanted.target} takes text, not token ids; send the text", "input")
             prepared = self.preparer.given(request.ids, wanted.target)
             features = Features(0, None, None, False, False)
         else:
@@ -143,7 +146,10 @@ class Service:
                 prepared = await asyncio.to_thread(self.preparer.prepare, *read)
             else:
                 prepared = self.preparer.prepare(*read)
-            features = extract(texts, request.language)
+            try:
+                features = extract(texts, request.language)
+            except ValueError as error:
+                raise InvalidValue(f"language: {error}", "language") from None
         tokens = min(sum(p.counts) for p in prepared.values())
         if tokens > (most := self.args.limits.max_tokens_per_request):
             raise MaxTokensPerRequest(tokens, most)
@@ -189,6 +195,8 @@ class Service:
             prepared, truncated = await asyncio.to_thread(
                 self.preparer.cut, prepared, request.texts, model, request.truncate, request.instruction
             )
+        elif request.truncate in ("end", "start"):
+            prepared, truncated = self.preparer.cut_ids(prepared, model, request.truncate)
         deadline_s = arrived_s + self.args.limits.request_timeout_s
         if request.on_budget_miss is OnMiss.REJECT and (budget_s := self._budget_s(request)) is not None:
             deadline_s = min(deadline_s, arrived_s + budget_s)
@@ -196,7 +204,8 @@ class Service:
         got = await self.gatherers[model].gather(prepared, deadline_s, request.priority == "bulk")
         now = self.clock()
         self.latencies[model].append((now, now - arrived_s))
-        if plan.work[model].tokens and not truncated and decision.predicted_s is not None:
+        # Bulk waits for everybody else, so how late it was says nothing of the next interactive request.
+        if plan.work[model].tokens and not truncated and request.priority != "bulk" and decision.predicted_s is not None:
             self.feedback[model].completed(now - arrived_s, decision.predicted_s, plan.loads[model].bias, now)
         vectors, space = self.catalogue.land(got.vectors, model, plan.wanted)
         return Answer(
@@ -218,6 +227,8 @@ class Service:
     def _work(self, model: str, prepared: Prepared) -> Work:
         """What the request asks of one model: the texts that are not in the cache, but the longest of all."""
         counts, span = prepared.counts, self.args.models[model].attention_tokens
+        if not prepared.exact:  # only the engine knows whether it can read the text
+            counts = [min(count, self.args.models[model].max_tokens) for count in counts]
         if len(unknown := self.cache.unknown(model, prepared.digests)) < len(counts):
             rest = [counts[place] for place in unknown]
             return Work(sum(rest), max(counts), attention(rest, span))

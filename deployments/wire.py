@@ -28,7 +28,7 @@ class Call(NamedTuple):
 class Failure(NamedTuple):
     """Why one text of a call has no vector."""
 
-    code: Literal["too_long", "expired", "engine"]
+    code: Literal["too_long", "invalid", "expired", "engine"]
     message: str
     tokens: int = 0
     limit: int = 0

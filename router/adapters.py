@@ -10,10 +10,11 @@ collection's `min_recall`, and the router refuses to start. It maps vectors of t
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from router import fingerprint
 from router.config import RouterArgs, resolve_path
 from router.domain import Model
+from router.retrieval import Found, Scores, ndcg, recall
 from router.spaces import Space
 from router.strict import ConfigError
 
@@ -40,6 +42,9 @@ class Kept(NamedTuple):
     queries: int
     recall: float  # recall@10
     ndcg: float  # nDCG@10
+    error: float  # standard error of `recall`: what other queries of the same kind would change it by
+    own_recall: float  # of the space's own model, as it is
+    own_ndcg: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,24 @@ def fit(source: Vectors, target: Vectors, method: Method = "procrustes") -> tupl
     return matrix.astype(np.float32), offset.astype(np.float32)
 
 
+def kept_of(over: Found, own: Found, relevant: Sequence[Collection[int]]) -> Kept:
+    """What results over an adapter keep of the own model's, for the same queries; its standard error by the delta method.
+
+    Where the own model finds nothing that is relevant there is nothing to keep: shares are 0.
+    """
+    over_recall, own_recall = recall(over, relevant), recall(own, relevant)
+    over_ndcg, own_ndcg = ndcg(over, relevant), ndcg(own, relevant)
+    share = _share(over_recall, own_recall)
+    spread = np.std(over_recall - share * own_recall) / np.sqrt(len(own)) / max(own_recall.mean(), 1e-12)
+    return Kept(
+        len(own), share, _share(over_ndcg, own_ndcg), float(spread), float(own_recall.mean()), float(own_ndcg.mean())
+    )
+
+
+def _share(part: Scores, whole: Scores) -> float:
+    return float(part.mean() / whole.mean()) if whole.any() else 0.0
+
+
 def save(adapter: Adapter, path: Path) -> None:
     """Write it as npz: two arrays, and JSON for the rest."""
     about = asdict(replace(adapter, matrix=np.zeros(0, np.float32), offset=np.zeros(0, np.float32)))
@@ -112,7 +135,7 @@ def save(adapter: Adapter, path: Path) -> None:
 def load(path: Path) -> Adapter:
     """Read a file that `save` wrote; raises ValueError naming the file when it is something else."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             matrix, offset, about = arrays["matrix"], arrays["offset"], json.loads(arrays["about"].tobytes())
         if about.pop("format") != FORMAT:
             raise ValueError(f"this version reads {FORMAT!r}")
@@ -129,7 +152,7 @@ def load(path: Path) -> Adapter:
         if matrix.shape != sizes or offset.shape != sizes[1:] or not (np.isfinite(matrix).all() and np.isfinite(offset).all()):
             raise ValueError(f"it maps {sizes[0]} to {sizes[1]} dimensions and its matrix is {matrix.shape}, or not finite")
         return adapter
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path} is not an adapter: {error}; make one with `embedding-router align`") from error
 
 

@@ -96,10 +96,10 @@ def make(model: str, probes: Sequence[Probe], vectors: Vectors) -> Fingerprint:
 
 
 def save(fingerprint: Fingerprint, path: Path) -> None:
-    """Write it as JSON."""
-    dimensions = fingerprint.vectors.shape[1]
-    data = {"format": FORMAT, "model": fingerprint.model, "dimensions": dimensions, "probes": _rows(fingerprint)}
-    path.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    """Write it as JSON, a line for each probe."""
+    about = {"format": FORMAT, "model": fingerprint.model, "dimensions": fingerprint.vectors.shape[1]}
+    probes = ",\n".join(json.dumps(row, ensure_ascii=False) for row in _rows(fingerprint))
+    path.write_text(f'{json.dumps(about)[:-1]}, "probes": [\n{probes}\n]}}\n', encoding="utf-8")
 
 
 def load(path: Path) -> Fingerprint:

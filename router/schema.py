@@ -168,7 +168,7 @@ def _request(given: EmbeddingsBody, headers: Mapping[str, str], limits: Limits) 
         given.dimensions,
         given.encoding_format or "float",
         given.user,
-        given.quality or _quality_header(headers.get("x-quality-tier")),
+        given.quality or (_quality_header(headers.get("x-quality-tier")) if _leaves_tier_open(given.model) else Tier.AUTO),
         given.latency_budget_ms or _budget_header(headers.get("x-latency-budget-ms")),
         given.on_budget_miss or OnMiss.DEGRADE,
         given.space or _space_header(headers.get("x-embedding-space")),
@@ -233,6 +233,11 @@ def _check_alike(items: list[object], wanted: type, where: str, noun: str) -> No
         else f"{where}[0] must be {noun}, it is {_kind(items[0])}",
         "input",
     )
+
+
+def _leaves_tier_open(model: str | None) -> bool:
+    """Whether the body says nothing about the tier, so that the header may."""
+    return model is None or model.lower() == Tier.AUTO
 
 
 def _quality_header(value: str | None) -> Tier:

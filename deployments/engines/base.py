@@ -23,6 +23,10 @@ class EngineDead(EngineError):
     """The engine will not embed anything again: the replica must be replaced."""
 
 
+class InvalidText(EngineError):
+    """No engine of this model can embed this text, however often it is sent."""
+
+
 class TextTooLong(EngineError):
     """One text has more tokens than the model reads (raised by engines that tokenise themselves)."""
 

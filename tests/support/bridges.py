@@ -1,0 +1,66 @@
+"""Fingerprints and adapters of fake models, made in a moment: what the commands of these names make of real ones."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from deployments import engines
+from deployments.engines.base import Batch
+from deployments.identity import probes_of
+from deployments.prepare import Preparer
+from router import adapters, fingerprint
+from router.adapters import Adapter, Kept
+from router.config import RouterArgs
+from router.fingerprint import Fingerprint
+from router.spaces import Space
+from router.strict import parse_args
+
+
+async def fingerprint_of(args: RouterArgs, model: str) -> Fingerprint:
+    """What the engine of `model` makes of the probes."""
+    config = args.models[model]
+    probes = probes_of(Preparer(args), model, config.max_tokens)
+    engine = engines.create(config, None)
+    await engine.start()
+    vectors = []
+    for probe in probes:
+        batch = Batch(
+            ids=None if probe.ids is None else [probe.ids], texts=None if probe.prompted is None else [probe.prompted],
+            input_type=probe.side,
+        )
+        vectors.append((await engine.embed(batch)).vectors)
+    await engine.stop()
+    return fingerprint.make(model, probes, np.concatenate(vectors))
+
+
+async def with_fingerprints(args: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The args with a fingerprint for every model, written into `folder`."""
+    parsed = parse_args({**args, "collections": {}})
+    models = {}
+    for name, model in args["models"].items():
+        file = folder / f"{name}.json"
+        fingerprint.save(await fingerprint_of(parsed, name), file)
+        models[name] = {**model, "fingerprint": str(file)}
+    return {**args, "models": models}
+
+
+def write_adapter(
+    args: Mapping[str, Any], folder: Path, source: str, target: str, recall: float = 0.97,
+    change: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
+    """The path of a new adapter between models that have fingerprints: a random map that says it keeps `recall`."""
+    into, dimensions = Space.parse(target), args["models"][source]["dimensions"]
+    rng = np.random.default_rng(abs(hash((source, target))) % 2**32)
+    matrix = rng.standard_normal((dimensions, into.dimensions)).astype(np.float32)
+    digests = [fingerprint.load(Path(args["models"][model]["fingerprint"])).digest for model in (source, into.model)]
+    adapter = Adapter(
+        Space(source, dimensions), into, matrix, np.zeros(into.dimensions, np.float32), "procrustes", digests[0], digests[1], 1000,
+        "judgements", Kept(300, recall, recall, 0.01, 0.8, 0.7),
+    )
+    file = folder / f"{source}-to-{into.model}-{into.dimensions}-{len(list(folder.iterdir()))}.npz"
+    adapters.save(replace(adapter, **change), file)
+    return str(file)

@@ -1,0 +1,83 @@
+"""What the live benchmarks conclude from what they saw."""
+
+import random
+
+import pytest
+
+from benchmarks.budgets import choosers, summarise
+from benchmarks.latency import Phase, completions_until_recovery
+from benchmarks.latency import summarise as judge
+from benchmarks.live import Ask, Text, Told
+from router.decision_log import ANSWERED, Entry
+from router.domain import Curve, Features, Load, Model, Request, Tier, Work
+from router.policy import Policy, decide
+
+MODELS = {
+    "small": Model("small", 0, 512, Curve(0.0, 0.0, 1e-4, 0.0, 512), {"en": 60.0, "default": 50.0}),
+    "large": Model("large", 1, 8192, Curve(0.0, 0.0, 1e-3, 0.0, 512), {"en": 80.0, "default": 70.0}),
+}
+SHORT, LONG = Text("short", "en", "query"), Text("x" * 2000, "en", "passage")
+
+
+def entry(ratio: float, at_s: float = 10.0, tokens: int = 100, outcome: str = ANSWERED) -> Entry:
+    """A request that took `ratio` of what was predicted, at a model with a margin of 1.5."""
+    request = Request(dict.fromkeys(MODELS, Work(tokens, 100, 0)), Features(0, "en", "Latn", False, False))
+    loads = dict.fromkeys(MODELS, Load(margin=1.5))
+    decision = decide(Policy("small"), request, MODELS, loads, 0.0)
+    actual_s = ratio * (decision.predicted_s or 0.0)
+    return Entry(at_s, 0.0, 0.0, request, Tier.AUTO, False, MODELS, loads, decision, outcome, actual_s)
+
+
+def test_error_and_share_over_the_tail_are_counted_for_answers_of_the_phase() -> None:
+    entries = [
+        entry(1.0), entry(1.25), entry(2.0), entry(9.0, at_s=99.0), entry(9.0, tokens=0), entry(9.0, outcome="cancelled"),
+    ]
+    found = judge(entries, [Phase("steady", 5.0, 20.0)], 0.05, "small")
+    [small] = found["rows"]
+    assert small["requests"] == 3
+    assert small["error"] == pytest.approx(0.2)
+    assert small["over_tail"] == pytest.approx(1 / 3)
+
+
+def test_the_worst_thousand_is_the_one_farthest_from_what_was_declared() -> None:
+    entries = [entry(2.0 if index % 20 == 0 else 1.0) for index in range(1000)] + [entry(2.0)] * 30 + [entry(1.0)] * 500
+    assert judge(entries, [Phase("steady", 5.0, 20.0)], 0.05, "small")["worst_share_of_1000"] == pytest.approx(0.078)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "after"),
+    [
+        ([1.0] * 100, 0), ([2.0] * 40 + [1.0] * 200, 30), ([2.0] * 300, None), ([1.0] * 99, None),
+        ([1.0, 1.0, 1.0, 1.0, 1.6] * 60, None),
+    ],
+    ids=["at once", "after some", "never", "too few to tell", "right in the median, wrong in the tail"],
+)
+def test_recovery_is_the_first_completion_after_which_predictions_are_right(ratios: list[float], after: int | None) -> None:
+    assert completions_until_recovery([entry(ratio) for ratio in ratios], 0.05) == after
+
+
+def test_only_answers_within_their_budget_count_and_only_they_have_quality() -> None:
+    def told(status: int, model: str | None, total_s: float, language: str = "en") -> Told:
+        return Told(Ask(Text("t", language, "query"), {}, 0.1), status, model, None, total_s)
+
+    answers = [told(200, "large", 0.05), told(200, "small", 0.09, "de"), told(200, "large", 0.2), told(503, None, 0.01)]
+    row = summarise("auto", 0.8, answers, MODELS)
+    assert row["in_time"] == 0.5
+    assert row["errors"] == 1
+    assert row["quality_in_time"] == pytest.approx((80 + 50) / 2)
+    assert row["quality_offered"] == pytest.approx((80 + 50) / 4)
+
+
+def test_the_simple_ways_never_send_a_text_where_it_is_not_read() -> None:
+    ways = {way.name: way for way in choosers(MODELS, random.Random(0))}
+    for name in ("always best", "by length", "least outstanding"):
+        assert {ways[name].options(LONG, 1.0)["model"] for _ in range(20)} == {"large"}, name
+    assert ways["by length"].options(SHORT, 1.0) == {"model": "small"}
+
+
+def test_least_outstanding_counts_what_it_sent_and_what_came_back() -> None:
+    way = choosers(MODELS, random.Random(0))[-1]
+    first, second = way.options(SHORT, 1.0), way.options(SHORT, 1.0)
+    assert {first["model"], second["model"]} == {"small", "large"}
+    way.done(Told(Ask(SHORT, first), 200, None, None, 0.1))
+    assert way.options(SHORT, 1.0) == first
