@@ -58,7 +58,8 @@ def write_adapter(
     matrix = rng.standard_normal((dimensions, into.dimensions)).astype(np.float32)
     digests = [fingerprint.load(Path(args["models"][model]["fingerprint"])).digest for model in (source, into.model)]
     adapter = Adapter(
-        Space(source, dimensions), into, matrix, np.zeros(into.dimensions, np.float32), "procrustes", digests[0], digests[1], 1000,
+        Space(source, dimensions), into, matrix, np.zeros(into.dimensions, np.float32), "procrustes", digests[0], digests[1],
+        1000,
         "judgements", Kept(300, recall, recall, 0.01, 0.8, 0.7),
     )
     file = folder / f"{source}-to-{into.model}-{into.dimensions}-{len(list(folder.iterdir()))}.npz"
