@@ -37,7 +37,7 @@ from router.spaces import Space
 ROOT = Path(__file__).resolve().parents[1]
 EVAL = ROOT / ".." / "shared" / "eval"
 TABLE, MINILM, E5, MPNET = "wordllama-256", "all-minilm-l6-v2", "multilingual-e5-small", "all-mpnet-base-v2"
-CHUNK = 100  # texts embedded and kept at a time
+CHUNK = 25  # texts embedded and kept at a time
 FOREIGN = 6000
 
 

@@ -21,7 +21,7 @@ from router.adapters import METHODS, Adapter, Kept, Method
 from router.config import CollectionConfig, RouterArgs, resolve_path
 from router.fingerprint import load
 from router.schema import Side
-from router.spaces import Space
+from router.spaces import Catalogue, Space
 
 TEXTS_A_REQUEST = 64
 FLOOR: float = CollectionConfig.model_fields["min_recall"].default
@@ -74,17 +74,18 @@ def main(
 
 async def _aligned(origin: "Configured | Served", source: str, target: str, given: Material, method: Method) -> Adapter:
     async with origin:
-        spaces = Space(source, origin.dimensions(source)), _space(origin, target)
+        spaces = Space(source, origin.dimensions(source)), await _space(origin, target)
         fingerprints = {space.model: origin.fingerprint(space.model) for space in spaces}
         return await align(Remembering(origin.embed), *spaces, fingerprints, given, method)
 
 
-def _space(origin: "Configured | Served", text: str) -> Space:
+async def _space(origin: "Configured | Served", text: str) -> Space:
     try:
         space = Space.parse(text)
     except ValueError:
         return Space(text, origin.dimensions(text))
-    origin.dimensions(space.model)
+    if origin.dimensions(space.model) != space.dimensions:
+        await origin.check(space)
     return space
 
 
@@ -105,6 +106,12 @@ class Configured:
         if model not in self._args.models:
             raise AlignError(f"there is no model {model!r}; there are {', '.join(self._args.models)}")
         return self._args.models[model].dimensions
+
+    async def check(self, space: Space) -> None:
+        """Raise AlignError where the model has no vectors of this size."""
+        if not self._args.models[space.model].serves(space.dimensions):
+            sizes = Catalogue(self._args).sizes(space.model)
+            raise AlignError(f"{space.model} has no vectors of {space.dimensions} dimensions; it has {sizes}")
 
     def fingerprint(self, model: str) -> str:
         """Digest of what the model proves to be; raises AlignError where it has none."""
@@ -138,6 +145,10 @@ class Served:
         if model not in self._rows:
             raise AlignError(f"there is no model {model!r}; there are {', '.join(self._rows)}")
         return int(self._rows[model]["dimensions"])
+
+    async def check(self, space: Space) -> None:
+        """Raise RequestRefused where the model has no vectors of this size."""
+        await self._client.embed(["ready?"], space=str(space))
 
     def fingerprint(self, model: str) -> str:
         """Digest of what the model proves to be; raises AlignError where it has none."""

@@ -83,9 +83,10 @@ def main(
 
 async def _migrate(client: Client, job: Job) -> None:
     async with client:
+        # An unknown space is refused before a long corpus is read, and a model's other names become its id.
+        job = job._replace(target=(await client.embed(["ready?"], space=job.target, input_type="document")).space)
         moving = await _collection(client, job.collection, job.target)
         options: dict[str, Any] = {"space": job.target, "input_type": "document", "truncate": job.truncate}
-        await client.embed(["ready?"], **options)  # an unknown space is refused before a long corpus is read
         with opened(job.output, manifest_of(job.texts, count_rows(job.texts), job.target, job.part_rows)) as parts:
             rows, missing = parts.manifest.rows, sum(map(len, parts.missing()))
             with tqdm(total=rows, initial=rows - missing, unit="text", desc=job.target) as bar:

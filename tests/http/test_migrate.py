@@ -113,9 +113,10 @@ def test_what_is_done_is_not_asked_for_again(running: tuple[str, LocalRouter], t
     assert router.service.lanes["new"].counters.calls - before <= 1 + 40 // 8  # one to see whether it may, and one part
 
 
-def test_a_part_says_which_space_it_is_of(url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["new/64", "NEW/64"], ids=["its id", "another way to write it"])
+def test_a_part_says_which_space_it_is_of(url: str, tmp_path: Path, target: str) -> None:
     texts = corpus(tmp_path, dict(list(TEXTS.items())[:10]))
-    assert migrate(*command(url, texts, tmp_path / "out")).exit_code == 0
+    assert migrate(*command(url, texts, tmp_path / "out", "--to", target)).exit_code == 0
     schema = parquet.read_schema(tmp_path / "out" / "part-000000000-000000009.parquet")
     assert schema.metadata[b"embedding_space"] == b"new/64"
     assert str(schema.field("vector").type) == "fixed_size_list<element: float>[64]"

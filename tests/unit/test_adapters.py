@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router import adapters
@@ -25,6 +25,7 @@ def orthogonal(rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
     return np.linalg.qr(rng.standard_normal((max(rows, columns),) * 2))[0][:rows, :columns]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([(8, 8), (6, 10), (10, 6)]))
 def test_procrustes_equals_the_rotation_of_zero_padded_vectors(seed: int, sizes: tuple[int, int]) -> None:
     rng = np.random.default_rng(seed)
@@ -70,6 +71,7 @@ def adapter(matrix: np.ndarray | None = None, offset: np.ndarray | None = None, 
     return Adapter(matrix=matrix, offset=offset, **{**values, **changes})
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 9))
 def test_a_mapped_row_does_not_depend_on_the_rows_beside_it(seed: int, rows: int) -> None:
     rng = np.random.default_rng(seed)

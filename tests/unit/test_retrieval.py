@@ -2,12 +2,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.retrieval import ndcg, nearest, overlap, recall
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 30), st.integers(1, 12))
 def test_nearest_is_a_full_sort_cut_short(seed: int, documents: int, k: int) -> None:
     rng = np.random.default_rng(seed)

