@@ -207,7 +207,7 @@ def _plot(file: Path, adapter: Adapter) -> str | None:
     from matplotlib import pyplot
 
     rows = _rows(adapter)
-    figure, axes = pyplot.subplots(figsize=(6.5, 1.6 + 0.5 * len(rows)))
+    figure, axes = pyplot.subplots(figsize=(6.5, 1.8 + 0.5 * len(rows)), layout="constrained")
     places = np.arange(len(rows))
     recalls, errors = [100 * kept.recall for _, kept in rows], [200 * kept.error for _, kept in rows]
     axes.barh(places - 0.2, recalls, 0.38, xerr=errors, label="recall@10", color="tab:blue", ecolor="black", capsize=2)
@@ -215,9 +215,11 @@ def _plot(file: Path, adapter: Adapter) -> str | None:
     axes.axvline(100 * FLOOR, color="black", linestyle="--", linewidth=1, label=f"min_recall {FLOOR:.0%}")
     axes.set_yticks(places, [f"{name} ({kept.queries})" for name, kept in rows])
     axes.invert_yaxis()
-    axes.set(xlabel="% kept of the own model's", title=f"{adapter.source} -> {adapter.target}")
-    axes.legend(loc="lower left", fontsize=8)
-    figure.tight_layout()
+    axes.set(
+        xlabel="% kept of what the own model finds", xlim=(0, 1.05 * max(*recalls, 100.0)),
+        title=f"{adapter.source} -> {adapter.target}, {adapter.method}",
+    )
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     figure.savefig(file, dpi=120)
     pyplot.close(figure)
     return file.name
