@@ -116,7 +116,7 @@ async def trap(embed: Remembering, data: Data) -> list[str]:
         (f"pinned to {MINILM}/384", documents[MINILM], queries[MINILM]),
         (f"pinned to {E5}/384", documents[E5], queries[E5]),
         ("both by turns, documents and queries", turns(documents), turns(queries)),
-        (f"documents of {MINILM}, queries of the other", documents[MINILM], queries[E5]),
+        ("documents of the first, queries of the second", documents[MINILM], queries[E5]),
     ):
         found = nearest(search, index)
         lines.append(f"{name:44} {recall(found, relevant).mean():9.3f} {ndcg(found, relevant).mean():8.3f}")

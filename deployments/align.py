@@ -3,8 +3,8 @@
 With queries and judgements it is measured as their search is. With queries alone, or neither (then a tenth of the texts are held
 out and searched with), what the space's own model finds counts as relevant: all that is known, and a stricter measure.
 
-Texts are embedded on the query side of both models, for queries are what comes over an adapter; the documents that are
-searched are the target's own, on its document side.
+Texts are embedded on the document side of both models, though queries are what comes over an adapter: that finds no less than
+fitting on the query side does (docs/decisions/0004), and the target's vectors of the documents are needed anyway.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -94,7 +94,9 @@ async def align(
         raise AlignError(f"{len(fitted)} texts cannot tell {fewest} dimensions apart; give it several thousand of your own")
     queries = [query.text for query in given.queries]
     matrix, offset = fit(
-        await embed(source.model, fitted, "query"), cut(await embed(target.model, fitted, "query"), target.dimensions), method
+        await embed(source.model, fitted, "document"),
+        cut(await embed(target.model, fitted, "document"), target.dimensions),
+        method,
     )
     documents = cut(await embed(target.model, [text.text for text in given.documents], "document"), target.dimensions)
     own = nearest(cut(await embed(target.model, queries, "query"), target.dimensions), documents)

@@ -1,9 +1,10 @@
 """Maps from one model's vectors into another model's space, and the rule by which a collection may use one.
 
-Fitting: rows of `source` and `target` are vectors of the same texts. The default, orthogonal Procrustes with the smaller side
-padded with zeros (Schönemann 1966), keeps angles between source vectors as they are; ridge and low rank fit the target's vectors
-more closely and the search less well (docs/vector-spaces.md has the figures). An adapter therefore carries what a search kept,
-measured on text that it was not fitted on, and never a cosine.
+Fitting: rows of `source` and `target` are vectors of the same texts. The default is orthogonal Procrustes, the smaller side
+padded with zeros (Schönemann 1966), of what is left when each side's mean is taken away, brought to the target's scale: it keeps
+the angles between source vectors as they are. Ridge and low rank fit the target's vectors more closely and the search less well
+(docs/decisions/0004 has the figures). An adapter therefore carries what a search kept, measured with queries that it was not
+fitted on, and never a cosine.
 
 Using: an adapter belongs to the two models whose fingerprints it was made with; any other weights, or less recall than the
 collection's `min_recall`, and the router refuses to start. It maps vectors of the source's own size straight into the target's.
@@ -87,21 +88,21 @@ def fit(source: Vectors, target: Vectors, method: Method = "procrustes") -> tupl
     if len(source) != len(target):
         raise ValueError(f"{len(source)} source vectors and {len(target)} target vectors are not of the same texts")
     x, y = source.astype(np.float64), target.astype(np.float64)
+    x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
+    x, y = x - x_mean, y - y_mean
     if method == "procrustes":
         # Of the product of the padded matrices only this block is not zero, and its singular vectors are all that counts.
         left, _, right = np.linalg.svd(x.T @ y, full_matrices=False)
-        matrix, offset = left @ right, np.zeros(y.shape[1])
+        spread = float(np.linalg.norm(x)) or 1.0
+        matrix = left @ right * (float(np.linalg.norm(y)) / spread)
     else:
-        x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
-        x, y = x - x_mean, y - y_mean
         gram = x.T @ x
         matrix = np.linalg.solve(gram + RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)), x.T @ y)
         if method == "low-rank":  # the best map of this rank: the ridge map onto the main directions of what it predicts
             rank = max(1, int(RANK_SHARE * min(matrix.shape)))
             _, _, main = np.linalg.svd(x @ matrix, full_matrices=False)
             matrix = matrix @ main[:rank].T @ main[:rank]
-        offset = y_mean - x_mean @ matrix
-    return matrix.astype(np.float32), offset.astype(np.float32)
+    return matrix.astype(np.float32), (y_mean - x_mean @ matrix).astype(np.float32)
 
 
 def kept_of(over: Found, own: Found, relevant: Sequence[Collection[int]]) -> Kept:

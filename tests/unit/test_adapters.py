@@ -29,16 +29,17 @@ def orthogonal(rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
 @given(st.integers(0, 2**32), st.sampled_from([(8, 8), (6, 10), (10, 6)]))
 def test_procrustes_equals_the_rotation_of_zero_padded_vectors(seed: int, sizes: tuple[int, int]) -> None:
     rng = np.random.default_rng(seed)
-    x, y = unit(rng.standard_normal((50, sizes[0]))), unit(rng.standard_normal((50, sizes[1])))
+    x, y = unit(rng.standard_normal((50, sizes[0])) + 1), unit(rng.standard_normal((50, sizes[1])) - 1)
     matrix, offset = fit(x, y)
-    widest = max(sizes)
-    padded = [np.pad(rows.astype(np.float64), ((0, 0), (0, widest - rows.shape[1]))) for rows in (x, y)]
-    left, _, right = np.linalg.svd(padded[0].T @ padded[1])
-    whole = left @ right
-    assert not offset.any()
+    np.testing.assert_allclose(x.mean(axis=0) @ matrix + offset, y.mean(axis=0), atol=1e-5)
+    centred = [(rows - rows.mean(axis=0)).astype(np.float64) for rows in (x, y)]
+    scale = np.linalg.norm(centred[1]) / np.linalg.norm(centred[0])
     if sizes[0] <= sizes[1]:  # else the padding has directions of its own, which no vector reaches
-        np.testing.assert_allclose(matrix @ matrix.T, np.eye(sizes[0]), atol=1e-5)
-    np.testing.assert_allclose(np.trace(x.T @ y @ matrix.T), np.trace(padded[0].T @ padded[1] @ whole.T), rtol=1e-4)
+        np.testing.assert_allclose(matrix @ matrix.T, scale**2 * np.eye(sizes[0]), atol=1e-5)
+    padded = [np.pad(rows, ((0, 0), (0, max(sizes) - rows.shape[1]))) for rows in centred]
+    left, _, right = np.linalg.svd(padded[0].T @ padded[1])
+    best = scale * np.trace(padded[0].T @ padded[1] @ (left @ right).T)
+    np.testing.assert_allclose(np.trace(centred[0].T @ centred[1] @ matrix.T), best, rtol=1e-4)
 
 
 @pytest.mark.parametrize("sizes", [(24, 24), (16, 24)], ids=["same size", "into a larger space"])
@@ -54,6 +55,16 @@ def test_a_space_that_is_only_turned_is_mapped_onto_itself(method: Method, sizes
     matrix, offset = fit(x[:1500], y[:1500], method)
     mapped = adapter(matrix=matrix, offset=offset, method=method).map(x[1500:])
     assert (nearest(mapped, y[1500:], 1)[:, 0] == np.arange(500)).mean() > 0.99
+
+
+def test_what_all_vectors_of_a_model_have_in_common_does_not_drown_what_they_differ_in() -> None:
+    rng = np.random.default_rng(0)
+    apart = rng.standard_normal((2000, 24))
+    narrow = unit(apart + 20 * rng.standard_normal(24))  # as multilingual-e5 is: no two texts are further apart than 0.7
+    wide = unit(apart @ orthogonal(24, 24, rng))
+    matrix, offset = fit(narrow[:1500], wide[:1500])
+    mapped = adapter(matrix=matrix, offset=offset).map(narrow[1500:])
+    assert (nearest(mapped, wide[1500:], 1)[:, 0] == np.arange(500)).mean() > 0.95
 
 
 def test_vectors_of_different_texts_are_refused() -> None:
