@@ -17,20 +17,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from deployments.engines.base import TokenIds, Vectors
-from deployments.wire import MESSAGE_BYTES, Call, Failure, Reply, max_rows
+from deployments.chunks import Chunk, Rows, call_of, cuts
+from deployments.engines.base import TokenIds
+from deployments.wire import Call, Reply, max_rows
 from router.errors import DeadlineExceeded, ModelUnavailable, Overloaded, RouterError
 from router.feedback import Feedback
 from router.ledger import Dispatch, Ledger
 
 SMALL, LARGE = 0, 1  # kinds of calls
-SMALL_TOKENS = 512  # a chunk up to this size shares a call
-SMALL_ROWS = 32
 OUT_S = 2.0  # a replica that failed gets no calls for so long: failing fast, it would look like the least loaded
 RETRY_AFTER_S = 1.0  # what a caller is told when nothing better is known
 
@@ -46,43 +44,6 @@ class Transport(Protocol):
 
     async def wake(self, model: str) -> None:
         """Ask for a replica of a model that has none; returns when there is one."""
-
-
-class Rows(NamedTuple):
-    """The answer to one chunk."""
-
-    vectors: Vectors  # (texts, native dimensions)
-    tokens: list[int]
-    failed: dict[int, Failure]
-    queue_s: float
-    inference_s: float
-
-
-@dataclass(slots=True, eq=False)
-class Chunk:
-    """A part of one request, small enough for one engine batch."""
-
-    ids: TokenIds | None  # flat
-    lengths: npt.NDArray[np.int32]
-    texts: list[str] | None
-    input_type: Literal["query", "document"]
-    tokens: int
-    bulk: bool
-    deadline_s: float | None
-    future: "asyncio.Future[Rows]"
-    tries: int = 0
-    alone: bool = False
-    queued_s: float = 0.0
-    waiting: bool = False  # counted in the ledger's queue
-
-    @property
-    def tokens_sq(self) -> int:
-        """The attention term of the curve."""
-        return int(np.dot(self.lengths, self.lengths.astype(np.int64)))
-
-    @property
-    def small(self) -> bool:
-        return self.tokens <= SMALL_TOKENS and len(self.lengths) <= SMALL_ROWS and not self.alone
 
 
 @dataclass(slots=True)
@@ -139,7 +100,7 @@ class Lane:
             raise Overloaded(self.model, RETRY_AFTER_S)
         loop = asyncio.get_running_loop()
         chunks = []
-        for start, stop in _cuts(counts, texts, self.batch_tokens, max_rows(self.dimensions)):
+        for start, stop in cuts(counts, texts, self.batch_tokens, max_rows(self.dimensions)):
             lengths = np.asarray(counts[start:stop], np.int32)
             chunk = Chunk(
                 ids=None if ids is None else (ids[start] if stop - start == 1 else np.concatenate(ids[start:stop])),
@@ -327,7 +288,7 @@ class Lane:
     async def _fly(self, chunks: list[Chunk], replica: str, dispatch: Dispatch, ahead_tokens: int) -> None:
         sent_s = self.clock()
         try:
-            reply = await self.transport.send(self.model, _call(chunks, sent_s), replica)
+            reply = await self.transport.send(self.model, call_of(chunks, sent_s), replica)
             if reply.vectors.shape != (rows := sum(len(chunk.lengths) for chunk in chunks), self.dimensions):
                 raise ValueError(f"{self.model} answered {reply.vectors.shape} for {rows} texts of {self.dimensions} dimensions")
         except ReplicaLost as error:
@@ -377,34 +338,3 @@ class Lane:
     def _settle(self, chunk: Chunk, error: RouterError) -> None:
         if not chunk.future.done():
             chunk.future.set_exception(error)
-
-
-def _cuts(
-    counts: Sequence[int], texts: Sequence[str] | None, batch_tokens: int, most_rows: int
-) -> "list[tuple[int, int]]":
-    """Consecutive ranges of texts, each at most one batch of tokens, one reply of rows and one message of text."""
-    cuts, start, tokens, size = [], 0, 0, 0
-    for index, count in enumerate(counts):
-        own = 0 if texts is None else 4 * len(texts[index])
-        if index > start and (
-            tokens + count > batch_tokens or index - start >= most_rows or size + own > MESSAGE_BYTES
-        ):
-            cuts.append((start, index))
-            start, tokens, size = index, 0, 0
-        tokens, size = tokens + count, size + own
-    cuts.append((start, len(counts)))
-    return cuts
-
-
-def _call(chunks: list[Chunk], now: float) -> Call:
-    only = chunks[0]
-    if len(chunks) == 1:
-        left_s = None if only.deadline_s is None else only.deadline_s - now
-        return Call(only.ids, only.lengths, only.texts, only.input_type, [left_s] * len(only.lengths))
-    return Call(
-        None if only.ids is None else np.concatenate([chunk.ids for chunk in chunks if chunk.ids is not None]),
-        np.concatenate([chunk.lengths for chunk in chunks]),
-        None if only.texts is None else [text for chunk in chunks for text in chunk.texts or ()],
-        only.input_type,
-        [None if chunk.deadline_s is None else chunk.deadline_s - now for chunk in chunks for _ in chunk.lengths],
-    )

@@ -113,10 +113,9 @@ class Host:
         if self._dead is not None:
             raise EngineDead(self._dead)
         progress = (self._served_tokens, self._engine.queued_tokens())
-        if self._calls and progress != self._progress:
-            self._progress = progress
-            return
-        await asyncio.wait_for(self._engine.check_health(), HEALTH_TIMEOUT_S)
+        if not self._calls or progress == self._progress:
+            await asyncio.wait_for(self._engine.check_health(), HEALTH_TIMEOUT_S)
+        self._progress = progress
         if self._identity is not None:
             self._identity.prove_in_time(self._disproved)
 

@@ -13,7 +13,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from deployments.dispatch import RETRY_AFTER_S, Lane, Rows
+from deployments.chunks import Rows
+from deployments.dispatch import RETRY_AFTER_S, Lane
 from deployments.engines.base import Vectors
 from deployments.prepare import Prepared
 from router.cache import VectorCache

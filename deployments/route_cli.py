@@ -100,6 +100,7 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
     except RouterError as error:
         raise click.ClickException(error.message) from None
 
+
 def _table(answer: dict[str, Any], budget_ms: float | None) -> Iterator[str]:
     features, decision = answer["features"], answer["decision"]
     marks = [word for word in ("mixed", "code") if features[word]]

@@ -38,6 +38,7 @@ from router.spaces import Catalogue, Space, Wanted
 RECENT = 1024  # answers per model that percentiles are made of
 OFF_LOOP_CHARACTERS = 5_000  # a longer request is tokenised in a thread, so that nobody else waits for it
 
+
 class Plan(NamedTuple):
     """A request decided and not yet sent."""
 
@@ -54,6 +55,7 @@ class Plan(NamedTuple):
     decided_s: float
     setting: Setting
 
+
 class Answer(NamedTuple):
     """Vectors of one request, all of one space, and how they came to be."""
 
@@ -68,6 +70,7 @@ class Answer(NamedTuple):
     inference_s: float
     total_s: float
     adapter: Adapter | None  # that the vectors came over
+
 
 class Service:
     """Everything one router replica knows: models, policy, ledger, lanes and cache."""
@@ -191,12 +194,13 @@ class Service:
             raise self._refusal(plan, permitted)
         model = decision.model
         prepared, truncated = plan.prepared[model], list[int]()
-        if request.truncate is not None and request.truncate != "none" and request.texts is not None:
-            prepared, truncated = await asyncio.to_thread(
-                self.preparer.cut, prepared, request.texts, model, request.truncate, request.instruction
-            )
-        elif request.truncate in ("end", "start"):
-            prepared, truncated = self.preparer.cut_ids(prepared, model, request.truncate)
+        if request.truncate in ("end", "start"):
+            if request.texts is None:
+                prepared, truncated = self.preparer.cut_ids(prepared, model, request.truncate)
+            else:
+                prepared, truncated = await asyncio.to_thread(
+                    self.preparer.cut, prepared, request.texts, model, request.truncate, request.instruction
+                )
         deadline_s = arrived_s + self.args.limits.request_timeout_s
         if request.on_budget_miss is OnMiss.REJECT and (budget_s := self._budget_s(request)) is not None:
             deadline_s = min(deadline_s, arrived_s + budget_s)

@@ -102,16 +102,20 @@ class Learner:
     """Learns base and slope of a curve from the steps a model serves, starting at `prior`.
 
     Recursive least squares on relative errors, forgetting over about 100 steps; a step counts at most as twice what was
-    expected, so that a stall does not pass for slowness. What it cannot tell apart (attention, the flat part) stays `prior`'s.
+    expected, so that a stall does not pass for slowness. What it cannot tell apart (attention, the flat part) stays that of
+    `prior`, and so does the slope beyond the largest step seen, until a good part of a full one was: short texts may all lie
+    in the flat part, and say nothing of a long one.
     """
 
-    __slots__ = ("_base_s", "_covariance", "_per_knot", "_prior", "count")
+    __slots__ = ("_base_s", "_covariance", "_largest_tokens", "_per_knot", "_prior", "count")
 
     FORGET = 0.99
+    ENOUGH = 0.25  # of a full step
     KNOT_TOKENS = 1000.0  # slope is held per this many tokens, so that both unknowns are of one size
 
     def __init__(self, prior: Curve) -> None:
         self.count = 0
+        self._largest_tokens = 0
         self._prior = prior
         self._base_s = max(prior.fixed_s, prior.base_s)
         self._per_knot = prior.s_per_token * self.KNOT_TOKENS
@@ -122,6 +126,7 @@ class Learner:
         """A step carried `tokens` tokens and took `seconds`; numbers that cannot be a step are passed over."""
         if not (tokens > 0 and 0.0 < seconds < math.inf):
             return
+        self._largest_tokens = max(self._largest_tokens, min(tokens, self._prior.batch_tokens))
         knots = tokens / self.KNOT_TOKENS
         attention_s = self._prior.s_per_token_sq * tokens_sq
         expected_s = max(self._base_s + self._per_knot * knots, 1e-6)
@@ -144,10 +149,11 @@ class Learner:
         """The curve as learned so far; `prior` until a step was seen."""
         if not self.count:
             return self._prior
-        prior = self._prior
-        return Curve(
-            0.0, self._base_s, self._per_knot / self.KNOT_TOKENS, prior.s_per_token_sq, prior.batch_tokens, prior.overhead_s
-        )
+        prior, slope, base_s, flat_s = self._prior, self._per_knot / self.KNOT_TOKENS, self._base_s, 0.0
+        if self._largest_tokens < self.ENOUGH * prior.batch_tokens and slope < prior.s_per_token:
+            flat_s = base_s + slope * self._largest_tokens
+            slope, base_s = prior.s_per_token, flat_s - prior.s_per_token * self._largest_tokens
+        return Curve(flat_s, base_s, slope, prior.s_per_token_sq, prior.batch_tokens, prior.overhead_s)
 
 
 class Quantile:

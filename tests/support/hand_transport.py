@@ -66,3 +66,17 @@ class HandTransport:
 
     async def wake(self, model: str) -> None:
         self.woken.append(model)
+
+    async def answer_all(self) -> None:
+        """Answer what is open, and what is sent when that is answered."""
+        await settle()
+        while self.open:
+            for call in self.open:
+                call.answer()
+            await settle()
+
+
+async def settle() -> None:
+    """Let everything run that can run now."""
+    for _ in range(20):
+        await asyncio.sleep(0)

@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from deployments.dispatch import Lane, Rows
+from deployments.chunks import Rows
+from deployments.dispatch import Lane
 from deployments.wire import Failure, max_rows
 from router.config import Routing
 from router.domain import Curve, Model
 from router.errors import DeadlineExceeded, ModelUnavailable, Overloaded
 from router.feedback import Feedback
 from router.ledger import Ledger
-from tests.support.hand_transport import HandTransport
+from tests.support.hand_transport import HandTransport, settle
 
 BATCH = 1000
 
@@ -50,19 +51,6 @@ class Bench:
         ids = [np.full(length, first + index, np.int32) for index, length in enumerate(lengths)]
         return self.lane.submit(ids, None, list(lengths), "document", deadline_s, bulk)
 
-    async def answer_all(self) -> None:
-        await settle()
-        while self.transport.open:
-            for call in self.transport.open:
-                call.answer()
-            await settle()
-
-
-async def settle() -> None:
-    """Let everything run that can run now."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
@@ -82,21 +70,21 @@ async def test_small_requests_that_wait_share_a_call(bench: Bench) -> None:
     futures = [bench.submit(index, 10)[0] for index in range(20)]
     await settle()
     assert [call.firsts for call in bench.transport.sent[:2]] == [[0], [1]]
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert len(bench.transport.sent) <= 4
     assert firsts([await future for future in futures]) == list(range(20))
 
 
 async def test_a_large_request_is_cut_into_batches_and_answered_in_order(bench: Bench) -> None:
     futures = bench.submit(0, *[300] * 10)
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert all(int(call.call.lengths.sum()) <= BATCH for call in bench.transport.sent)
     assert firsts([await future for future in futures]) == list(range(10))
 
 
 async def test_a_text_longer_than_a_batch_has_a_call_of_its_own(bench: Bench) -> None:
     futures = bench.submit(0, 10, BATCH * 3, 10)
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert firsts([await future for future in futures]) == [0, 1, 2]
 
 
@@ -128,7 +116,7 @@ async def test_a_small_request_does_not_wait_behind_fifty_long_ones(bench: Bench
     await settle()
     assert small.done()
     assert not any(future.done() for future in long)
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert firsts([await future for future in long]) == list(range(1000, 1050))
 
 
@@ -144,7 +132,7 @@ async def test_small_requests_do_not_starve_a_large_one(bench: Bench) -> None:
         bench.transport.open[0].answer()
     await settle()
     assert [500] in [call.firsts for call in bench.transport.sent]
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert large.done()
 
 
@@ -157,7 +145,7 @@ async def test_bulk_yields_to_interactive(bench: Bench) -> None:
     bench.transport.open[0].answer()
     await settle()
     assert bench.transport.sent[3].firsts == [200, 100]
-    await bench.answer_all()
+    await bench.transport.answer_all()
 
 
 async def test_one_caller_that_leaves_takes_nothing_from_its_neighbours(bench: Bench) -> None:
@@ -172,7 +160,7 @@ async def test_one_caller_that_leaves_takes_nothing_from_its_neighbours(bench: B
     leaving.cancel()
     await settle()
     assert not shared.cancelled
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert firsts([await staying]) == [8]
 
 
@@ -191,7 +179,7 @@ async def test_a_caller_that_leaves_at_once_leaves_nothing_behind(bench: Bench) 
     await settle()
     bench.ledger.assert_empty()
     again = bench.submit(1, 900)
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert firsts([await again[0]]) == [1]
 
 
@@ -201,7 +189,7 @@ async def test_work_whose_caller_left_is_dropped_before_it_is_sent(bench: Bench)
     await settle()
     waiting = bench.submit(9, 900)[0]
     waiting.cancel()
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert [9] not in [call.firsts for call in bench.transport.sent]
     assert bench.lane.counters.dropped == 1
 
@@ -212,7 +200,7 @@ async def test_work_whose_deadline_passed_is_dropped_with_an_error(bench: Bench)
     late = bench.submit(9, 900, deadline_s=bench.clock() + 1)[0]
     await settle()
     bench.clock.now += 2
-    await bench.answer_all()
+    await bench.transport.answer_all()
     with pytest.raises(DeadlineExceeded):
         await late
     assert [9] not in [call.firsts for call in bench.transport.sent]
@@ -225,7 +213,7 @@ async def test_a_dead_replica_is_retried_once_elsewhere(bench: Bench) -> None:
     died = bench.transport.sent[0].replica
     bench.transport.sent[0].lose()
     bench.lane.replicas_changed([name for name in ("a", "b") if name != died])
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert firsts([await future]) == [5]
     assert bench.transport.sent[1].replica != died
 
@@ -241,7 +229,7 @@ async def test_a_replica_that_fails_fast_is_not_taken_for_the_least_loaded(bench
                 call.lose()
             else:
                 call.answer()
-        await bench.answer_all()
+        await bench.transport.answer_all()
     assert firsts([await future for future in futures]) == list(range(20))
     assert sum(call.replica == "dead" for call in bench.transport.sent) == 1
 
@@ -250,7 +238,7 @@ async def test_bulk_that_waits_is_not_counted_in_the_wait_of_others(bench: Bench
     for index in range(20):
         bench.submit(index, 900, bulk=True)
     assert bench.ledger.waiting_tokens("m") == 0
-    await bench.answer_all()
+    await bench.transport.answer_all()
 
 
 async def test_work_that_is_taken_back_stops_counting_wherever_it_stands(bench: Bench) -> None:
@@ -261,7 +249,7 @@ async def test_work_that_is_taken_back_stops_counting_wherever_it_stands(bench: 
         future.cancel()
     await settle()
     assert bench.ledger.waiting_tokens("m") == before - 5 * 900
-    await bench.answer_all()
+    await bench.transport.answer_all()
 
 
 async def test_a_chunk_whose_replica_dies_twice_is_an_error_that_says_so(bench: Bench) -> None:
@@ -288,7 +276,7 @@ async def test_a_poisoned_call_is_sent_again_one_request_at_a_time(bench: Bench)
     for call in bench.transport.open:
         if call.firsts == [8]:
             call.fail()
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert firsts([await good]) == [7]
     with pytest.raises(ModelUnavailable, match="poison"):
         await bad
@@ -305,13 +293,13 @@ async def test_a_text_that_fails_alone_is_reported_in_its_own_request_only(bench
     await settle()
     assert (await good).failed == {}
     assert list((await bad).failed) == [1]
-    await bench.answer_all()
+    await bench.transport.answer_all()
 
 
 async def test_an_answer_of_another_shape_is_an_error_not_a_vector(bench: Bench) -> None:
     bench.transport.width = 5
     future = bench.submit(0, 900)[0]
-    await bench.answer_all()
+    await bench.transport.answer_all()
     with pytest.raises(ModelUnavailable, match="5"):
         await future
 
@@ -322,7 +310,7 @@ async def test_work_waits_for_the_first_replica() -> None:
     await settle()
     assert not bench.transport.sent
     bench.lane.replicas_changed(["late"])
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert firsts([await future]) == [3]
     bench.ledger.assert_empty()
 
@@ -334,7 +322,7 @@ async def test_work_for_a_model_at_zero_replicas_asks_for_one_once() -> None:
     await settle()
     assert bench.transport.woken == ["m"]
     bench.lane.replicas_changed(["a"])
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert firsts([await future for future in futures]) == [0, 1, 2]
     bench.lane.replicas_changed([])
     again = bench.submit(9, 10)[0]

@@ -17,7 +17,7 @@ from router.domain import Curve, Model
 from router.errors import ContextLengthExceeded, DeadlineExceeded, ModelUnavailable
 from router.feedback import Feedback
 from router.ledger import Ledger
-from tests.support.hand_transport import HandTransport
+from tests.support.hand_transport import HandTransport, settle
 
 
 class Bench:
@@ -39,21 +39,9 @@ class Bench:
         prepared = Prepared(ids, None, [10] * len(texts), "document", True, digests)
         return asyncio.create_task(self.gatherer.gather(prepared, deadline_s, bulk))
 
-    async def answer_all(self) -> None:
-        await settle()
-        while self.transport.open:
-            for call in self.transport.open:
-                call.answer()
-            await settle()
-
     @property
     def sent(self) -> list[int]:
         return [text for call in self.transport.sent for text in call.firsts]
-
-
-async def settle() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -72,7 +60,7 @@ def texts(gathered: Gathered) -> list[int]:
 
 async def test_duplicates_are_sent_once_and_come_back_where_they_were(bench: Bench) -> None:
     task = bench.ask(5, 7, 5, 9, 7, 5)
-    await bench.answer_all()
+    await bench.transport.answer_all()
     gathered = await task
     assert texts(gathered) == [5, 7, 5, 9, 7, 5]
     assert gathered.tokens == [10] * 6
@@ -82,10 +70,10 @@ async def test_duplicates_are_sent_once_and_come_back_where_they_were(bench: Ben
 
 async def test_partial_hits_keep_the_order(bench: Bench) -> None:
     first = bench.ask(2, 4)
-    await bench.answer_all()
+    await bench.transport.answer_all()
     await first
     second = bench.ask(1, 2, 3, 4, 5, 2)
-    await bench.answer_all()
+    await bench.transport.answer_all()
     gathered = await second
     assert texts(gathered) == [1, 2, 3, 4, 5, 2]
     assert gathered.known == 3
@@ -94,7 +82,7 @@ async def test_partial_hits_keep_the_order(bench: Bench) -> None:
 
 async def test_a_fully_known_request_sends_nothing(bench: Bench) -> None:
     first = bench.ask(2, 4)
-    await bench.answer_all()
+    await bench.transport.answer_all()
     await first
     assert texts(await bench.ask(4, 2, 4)) == [4, 2, 4]
     assert len(bench.transport.sent) == 1
@@ -102,7 +90,7 @@ async def test_a_fully_known_request_sends_nothing(bench: Bench) -> None:
 
 async def test_a_text_on_its_way_is_waited_for_by_the_next_request(bench: Bench) -> None:
     first, second = bench.ask(1, 2), bench.ask(2, 3)
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert texts(await first) == [1, 2]
     assert texts(await second) == [2, 3]
     assert sorted(bench.sent) == [1, 2, 3]
@@ -113,7 +101,7 @@ async def test_when_the_sender_leaves_the_one_who_waited_sends_it(bench: Bench) 
     first, second = bench.ask(1, 2), bench.ask(2, 3)
     await settle()
     first.cancel()
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert texts(await second) == [2, 3]
     with pytest.raises(asyncio.CancelledError):
         await first
@@ -128,7 +116,7 @@ async def test_when_the_sender_fails_the_one_who_waited_tries_for_itself(bench: 
         bench.lane.replicas_changed([])
         bench.lane.replicas_changed(["a"])
     await settle()
-    await bench.answer_all()
+    await bench.transport.answer_all()
     with pytest.raises(ModelUnavailable):
         await first
     assert texts(await second) == [1, 8]
@@ -136,14 +124,14 @@ async def test_when_the_sender_fails_the_one_who_waited_tries_for_itself(bench: 
 
 async def test_an_interactive_request_does_not_wait_for_a_bulk_one(bench: Bench) -> None:
     bulk, interactive = bench.ask(1, bulk=True), bench.ask(1)
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert texts(await bulk) == texts(await interactive) == [1]
     assert bench.sent == [1, 1]
 
 
 async def test_a_failed_text_is_named_by_its_place_in_the_request(bench: Bench) -> None:
     known = bench.ask(1, 2)
-    await bench.answer_all()
+    await bench.transport.answer_all()
     await known
     task = bench.ask(1, 9, 2, 8)
     await settle()
@@ -151,7 +139,7 @@ async def test_a_failed_text_is_named_by_its_place_in_the_request(bench: Bench) 
     with pytest.raises(ContextLengthExceeded, match=r"input\[3\] has 300 tokens"):
         await task
     again = bench.ask(9)
-    await bench.answer_all()
+    await bench.transport.answer_all()
     assert texts(await again) == [9]
 
 
@@ -169,6 +157,6 @@ async def test_without_a_cache_nothing_is_kept() -> None:
     bench = Bench(cache_bytes=0)
     for _ in range(2):
         task = bench.ask(1)
-        await bench.answer_all()
+        await bench.transport.answer_all()
         assert texts(await task) == [1]
     assert bench.sent == [1, 1]

@@ -241,6 +241,15 @@ def test_a_model_without_a_profile_is_learned_from_its_steps(shape: str) -> None
     assert learner.curve.overhead_s == 0.004
 
 
+def test_short_texts_in_the_flat_part_do_not_make_a_long_one_look_short() -> None:
+    prior = Curve(0.005, 0.002, 0.001, 0.0, 512)
+    learner, source = Learner(prior), random.Random(1)
+    for _ in range(50):
+        learner.observe(source.randint(8, 40), 0, 0.012 * math.exp(source.gauss(0.0, 0.1)))
+    assert learner.curve.step(20) == pytest.approx(0.012, rel=0.2)
+    assert learner.curve.step(512) > 0.4
+
+
 def test_a_learner_that_saw_one_size_for_long_still_learns_another() -> None:
     truth = SHAPES["cpu"]
     learner = Learner(Curve(0.005, 0.003, 1e-4, 0.0, 16384))
@@ -259,7 +268,10 @@ def test_a_learned_curve_is_never_negative_nor_infinite(seen: list[tuple[int, fl
     for tokens, seconds in seen:
         learner.observe(tokens, 0, seconds)
     curve = learner.curve
-    assert all(math.isfinite(value) and value >= 0.0 for value in (curve.fixed_s, curve.base_s, curve.s_per_token))
+    assert all(math.isfinite(value) for value in (curve.fixed_s, curve.base_s, curve.s_per_token))
+    times = [curve.step(size) for size in (0, 1, 100, 16384)]
+    assert times == sorted(times)
+    assert times[0] >= 0.0
 
 
 def test_a_learner_gives_its_prior_until_it_has_seen_a_step() -> None:

@@ -1,0 +1,84 @@
+"""The part of a request that travels as one: cut from it, joined with others in a call, answered with rows."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from deployments.engines.base import TokenIds, Vectors
+from deployments.wire import MESSAGE_BYTES, Call, Failure
+
+SMALL_TOKENS = 512  # a chunk up to this size shares a call
+SMALL_ROWS = 32
+
+
+class Rows(NamedTuple):
+    """The answer to one chunk."""
+
+    vectors: Vectors  # (texts, native dimensions)
+    tokens: list[int]
+    failed: dict[int, Failure]
+    queue_s: float
+    inference_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """A part of one request, small enough for one engine batch."""
+
+    ids: TokenIds | None  # flat
+    lengths: npt.NDArray[np.int32]
+    texts: list[str] | None
+    input_type: Literal["query", "document"]
+    tokens: int
+    bulk: bool
+    deadline_s: float | None
+    future: "asyncio.Future[Rows]"
+    tries: int = 0
+    alone: bool = False
+    queued_s: float = 0.0
+    waiting: bool = False  # counted in the ledger's queue
+
+    @property
+    def tokens_sq(self) -> int:
+        """The attention term of the curve."""
+        return int(np.dot(self.lengths, self.lengths.astype(np.int64)))
+
+    @property
+    def small(self) -> bool:
+        return self.tokens <= SMALL_TOKENS and len(self.lengths) <= SMALL_ROWS and not self.alone
+
+
+def cuts(
+    counts: Sequence[int], texts: Sequence[str] | None, batch_tokens: int, most_rows: int
+) -> "list[tuple[int, int]]":
+    """Consecutive ranges of texts, each at most one batch of tokens, one reply of rows and one message of text."""
+    cuts, start, tokens, size = [], 0, 0, 0
+    for index, count in enumerate(counts):
+        own = 0 if texts is None else 4 * len(texts[index])
+        if index > start and (
+            tokens + count > batch_tokens or index - start >= most_rows or size + own > MESSAGE_BYTES
+        ):
+            cuts.append((start, index))
+            start, tokens, size = index, 0, 0
+        tokens, size = tokens + count, size + own
+    cuts.append((start, len(counts)))
+    return cuts
+
+
+def call_of(chunks: list[Chunk], now: float) -> Call:
+    """One call that carries these chunks, in order."""
+    only = chunks[0]
+    if len(chunks) == 1:
+        left_s = None if only.deadline_s is None else only.deadline_s - now
+        return Call(only.ids, only.lengths, only.texts, only.input_type, [left_s] * len(only.lengths))
+    return Call(
+        None if only.ids is None else np.concatenate([chunk.ids for chunk in chunks if chunk.ids is not None]),
+        np.concatenate([chunk.lengths for chunk in chunks]),
+        None if only.texts is None else [text for chunk in chunks for text in chunk.texts or ()],
+        only.input_type,
+        [None if chunk.deadline_s is None else chunk.deadline_s - now for chunk in chunks for _ in chunk.lengths],
+    )
