@@ -56,8 +56,8 @@ sim: $(RUNTIME) ## replay a trace through the simulator: make sim ARGS=--help
 	@$(BIN)/embedding-router replay $(ARGS)
 
 lock: ## solve requirements/*.lock again (needs uv)
-	$(UV_COMPILE) --extra cpu --extra local --upgrade --output-file requirements/run.lock
-	$(UV_COMPILE) --extra cpu --extra local --extra test --extra bench --upgrade --constraint requirements/run.lock \
+	$(UV_COMPILE) --extra cpu --extra local --extra redis --upgrade --output-file requirements/run.lock
+	$(UV_COMPILE) --extra cpu --extra local --extra redis --extra advise --extra test --extra bench --upgrade --constraint requirements/run.lock \
 		--output-file requirements/dev.lock
 
 clean: ## remove .venv, caches and builds

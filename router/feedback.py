@@ -121,10 +121,13 @@ class Feedback:
 
 
 def tell(feedback: dict[str, Feedback], decision: Decision, work: dict[str, Work], now: float) -> None:
-    """Book one decision as demand: for the model it chose, and for the target it was pushed down from."""
+    """Book one decision as demand: for the model it chose, and for the target it was pushed down from.
+
+    A target that the caller's own limits exclude (a pinned space, what its key may use) is not in `work` and missed nothing.
+    """
     if decision.model is None:
         return
     feedback[decision.model].chosen(work[decision.model].tokens, now)
     target = decision.target
-    if target is not None and target != decision.model and decision.degraded and decision.reason in PUSHED_DOWN:
+    if target in work and target != decision.model and decision.degraded and decision.reason in PUSHED_DOWN:
         feedback[target].missed(work[target].tokens, now)
