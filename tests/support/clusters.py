@@ -24,6 +24,7 @@ import yaml
 from ray import serve
 from ray.cluster_utils import Cluster
 from ray.serve._private.api import serve_start
+from ray.serve._private.common import ReplicaState
 from ray.serve.schema import ServeDeploySchema, ServeStatus
 
 from tests.support.launched import ROOT
@@ -69,11 +70,11 @@ class Service:
     def replicas(self, deployment: str, application: str = "embedding-router") -> int:
         """Running replicas of a deployment, as Serve counts them."""
         states = self.status().applications[application].deployments[deployment].replica_states
-        return states.get("RUNNING", 0)
+        return states.get(ReplicaState.RUNNING, 0)
 
     def nodes(self, resource: str = "CPU") -> int:
         """Live nodes that have some of `resource`, for example `accelerator_type:L4`."""
-        return sum(node["Alive"] and resource in node["Resources"] for node in ray.nodes())
+        return sum(node["Alive"] and resource in node["Resources"] for node in ray.nodes())  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -152,7 +153,7 @@ def _service(address: str, proxies: str) -> Iterator[Service]:
         yield Service(address, proxies)
     finally:
         with suppress(Exception):  # a cluster that lost its head has nothing to shut down
-            serve.shutdown()
+            serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
 
 
