@@ -40,7 +40,8 @@ class Chunk:
     tries: int = 0
     alone: bool = False
     queued_s: float = 0.0
-    waiting: bool = False  # counted in the ledger's queue
+    waiting: bool = False  # counted among what waits
+    failed_at: str | None = None  # the replica that it was sent to in vain
 
     @property
     def tokens_sq(self) -> int:

@@ -7,14 +7,18 @@ a small chunk never waits behind more than the large calls already at the engine
 large one. `bulk` goes when nothing interactive waits.
 
 A chunk whose caller has left is dropped when popped; a call is cancelled when all of its callers have left. A call that fails
-because its replica died is sent once more elsewhere; one that fails for another reason is sent again chunk by chunk, so that a
-bad chunk harms nobody else. Every chunk ends with rows or with an error that says why.
+because its replica died or hangs is sent once more elsewhere; one that fails for another reason is sent again chunk by chunk, so
+that a bad chunk harms nobody else, and to another replica where there is one. A replica hangs when it has calls and answers none
+of them for `replica_timeout_s`, or for several times what they should take. One that failed is left alone for a while, and for
+longer each time it fails again. Every chunk ends with rows or with an error that says why.
 """
 
 import asyncio
+import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -30,6 +34,9 @@ from router.ledger import Dispatch, Ledger
 
 SMALL, LARGE = 0, 1  # kinds of calls
 OUT_S = 2.0  # a replica that failed gets no calls for so long: failing fast, it would look like the least loaded
+MOST_OUT_S = 30.0  # twice as long each time it fails again, up to this
+FAILURES_IN_A_ROW = 5  # calls that an engine may fail, without an answer between, before its replica is left alone
+HANGS_AFTER = 5.0  # times what its calls should take
 RETRY_AFTER_S = 1.0  # what a caller is told when nothing better is known
 
 
@@ -57,6 +64,15 @@ class Counters:
 
 
 @dataclass(slots=True)
+class _At:
+    """What this lane has in flight at one replica."""
+
+    calls: list[int] = field(default_factory=lambda: [0, 0])  # small, large
+    limits: dict[asyncio.Timeout, float] = field(default_factory=dict)  # of each call, and its seconds
+    failures: int = 0  # calls in a row
+
+
+@dataclass(slots=True)
 class Lane:
     """One model's queue in this router, and the calls it has in flight."""
 
@@ -65,6 +81,8 @@ class Lane:
     batch_tokens: int
     calls_in_flight: int
     max_queued_tokens: int
+    max_queue_s: float
+    replica_timeout_s: float
     transport: Transport
     ledger: Ledger
     feedback: Feedback
@@ -74,10 +92,12 @@ class Lane:
     counters: Counters = field(default_factory=Counters)
     _small: tuple[deque[Chunk], deque[Chunk]] = field(default_factory=lambda: (deque(), deque()))  # interactive, bulk
     _large: tuple[deque[Chunk], deque[Chunk]] = field(default_factory=lambda: (deque(), deque()))
-    _in_flight: list[int] = field(default_factory=lambda: [0, 0])  # calls: small, large
+    _in_flight: list[int] = field(default_factory=lambda: [0, 0])  # calls at the replicas there are: small, large
+    _at: dict[str, "_At"] = field(default_factory=dict)  # the same for each of them
     _bulk_tokens: int = 0
     _posted: tuple[str, ...] = ()
     _out: set[str] = field(default_factory=set)
+    _strikes: dict[str, int] = field(default_factory=dict)  # times that a replica was left alone, without an answer between
     _flights: set["asyncio.Task[None]"] = field(default_factory=set)
 
     def submit(
@@ -92,12 +112,9 @@ class Lane:
         """Queue the texts of one request; one future per chunk, in order. Cancel the futures to take the work back.
 
         `deadline_s` is on this lane's clock: text that was not sent by then is dropped with DeadlineExceeded.
-        Raises Overloaded when the queue of this router is full.
+        Raises Overloaded when the queue of this router is full, or so long that the text would wait longer than it may.
         """
-        total = sum(counts)
-        waiting = self._bulk_tokens if bulk else self.ledger.waiting_tokens(self.model)
-        if waiting and waiting + total > self.max_queued_tokens:
-            raise Overloaded(self.model, RETRY_AFTER_S)
+        self._admit(sum(counts), deadline_s, bulk)
         loop = asyncio.get_running_loop()
         chunks = []
         for start, stop in cuts(counts, texts, self.batch_tokens, max_rows(self.dimensions)):
@@ -114,27 +131,46 @@ class Lane:
         self.pump()
         return [chunk.future for chunk in chunks]
 
+    def _admit(self, tokens: int, deadline_s: float | None, bulk: bool) -> None:
+        waiting = self.ledger.waiting_tokens(self.model)
+        same = self._bulk_tokens if bulk else waiting
+        if same and same + tokens > self.max_queued_tokens:
+            raise Overloaded(self.model, RETRY_AFTER_S)
+        if same and self.replicas:
+            share = len(self.replicas) / self.ledger.routers
+            wait_s = (waiting + bulk * self._bulk_tokens) / (self.feedback.tokens_per_s * share)
+            left_s = math.inf if deadline_s is None else deadline_s - self.clock()
+            most_s = left_s if bulk else min(self.max_queue_s, left_s)
+            if wait_s > most_s:
+                raise Overloaded(self.model, max(RETRY_AFTER_S, wait_s - most_s))
+
     def replicas_changed(self, posted: Sequence[str]) -> None:
         """The replicas there are now; those that are gone take their share of the ledger with them."""
         self._posted = tuple(posted)
         self._out &= set(posted)
+        self._strikes = {replica: strikes for replica, strikes in self._strikes.items() if replica in posted}
         replicas = [replica for replica in posted if replica not in self._out]
         for gone in set(self.replicas) - set(replicas):
             self.ledger.lost(self.model, gone)
             self.feedback.lost(gone)
+            for kind, calls in enumerate(self._at.pop(gone).calls):  # what it still does takes no room from the others
+                self._in_flight[kind] -= calls
         for new in replicas:
             self.ledger.joined(self.model, new)
+            self._at.setdefault(new, _At())
         self.replicas = tuple(replicas)
         if replicas:
             self.feedback.awake()
         self.pump()
 
     def _take_out(self, replica: str) -> None:
-        """Send nothing to a replica that just failed, until Serve has replaced it or `OUT_S` have passed."""
+        """Send nothing to a replica that just failed, until Serve has replaced it or some time has passed."""
         if replica in self._posted and replica not in self._out:
+            strikes = self._strikes[replica] = self._strikes.get(replica, 0) + 1
             self._out.add(replica)
             self.replicas_changed(self._posted)
-            asyncio.get_running_loop().call_later(OUT_S, self._bring_back, replica)
+            out_s = min(OUT_S * 2 ** (strikes - 1), MOST_OUT_S)
+            asyncio.get_running_loop().call_later(out_s, self._bring_back, replica)
 
     def _bring_back(self, replica: str) -> None:
         self._out.discard(replica)
@@ -152,10 +188,11 @@ class Lane:
                 if not self.replicas and (small_waits or large_waits) and self.feedback.wake(self.clock()):
                     self._wake()
                 return
-            replica = self.ledger.pick(self.model, self.clock(), self.rng)
+            failed_at = self._first(queues).failed_at if len(self.replicas) > 1 else None
+            replica = self.ledger.pick(self.model, self.clock(), self.rng, failed_at)
             if replica is None:
                 return
-            chunks = self._take_small() if queues is self._small else self._take_large()
+            chunks = self._take_small(failed_at) if queues is self._small else self._take_large()
             if chunks:
                 self._launch(chunks, replica)
 
@@ -185,21 +222,29 @@ class Lane:
             queue.appendleft(chunk)
         else:
             queue.append(chunk)
-        self._bulk_tokens += chunk.tokens * chunk.bulk
-        if not chunk.bulk:  # bulk goes after everybody else: nobody's wait grows by it
-            chunk.waiting = True
+        chunk.waiting = True
+        if chunk.bulk:  # it goes after everybody else: nobody's wait grows by it
+            self._bulk_tokens += chunk.tokens
+        else:
             self.ledger.queued(self.model, chunk.tokens)
 
     def _uncount(self, chunk: Chunk) -> None:
         if chunk.waiting:
             chunk.waiting = False
-            self.ledger.unqueued(self.model, chunk.tokens)
+            if chunk.bulk:
+                self._bulk_tokens -= chunk.tokens
+            else:
+                self.ledger.unqueued(self.model, chunk.tokens)
 
     def _unqueue(self, queue: deque[Chunk]) -> Chunk:
         chunk = queue.popleft()
         self._uncount(chunk)
-        self._bulk_tokens -= chunk.tokens * chunk.bulk
         return chunk
+
+    @staticmethod
+    def _first(queues: tuple[deque[Chunk], deque[Chunk]]) -> Chunk:
+        """The chunk that goes next; one waits."""
+        return (queues[0] or queues[1])[0]
 
     def _waits(self, queues: tuple[deque[Chunk], deque[Chunk]]) -> bool:
         """Whether a live chunk waits; dead ones in front are dropped on the way."""
@@ -235,8 +280,11 @@ class Lane:
                     return [chunk]
         return []
 
-    def _take_small(self) -> list[Chunk]:
-        """Small chunks for one call: interactive first, up to one batch, one reply's rows and one side of the prompt."""
+    def _take_small(self, failed_at: str | None) -> list[Chunk]:
+        """Small chunks for one call: interactive first, up to one batch, one reply's rows and one side of the prompt.
+
+        Where the first one failed at a replica, those that join it failed there too: the call goes to another.
+        """
         chunks: list[Chunk] = []
         tokens = rows = 0
         most_rows = max_rows(self.dimensions)
@@ -247,6 +295,7 @@ class Lane:
                     tokens + chunk.tokens > self.batch_tokens
                     or rows + len(chunk.lengths) > most_rows
                     or chunk.input_type != chunks[0].input_type
+                    or (len(self.replicas) > 1 and chunk.failed_at not in (None, failed_at))
                 ):
                     return chunks
                 self._unqueue(queue)
@@ -256,19 +305,22 @@ class Lane:
         return chunks
 
     def _launch(self, chunks: list[Chunk], replica: str) -> None:
-        kind = SMALL if chunks[0].small else LARGE
+        kind, at = SMALL if chunks[0].small else LARGE, self._at[replica]
         self._in_flight[kind] += 1
+        at.calls[kind] += 1
         ahead_tokens = self.ledger.outstanding_tokens(self.model, self.clock())[replica]
         dispatch = self.ledger.dispatched(self.model, replica, sum(chunk.tokens for chunk in chunks), self.clock())
         self.counters.calls += 1
         # An empty context: Serve takes the request id of the current one, and its replica choice needs a unique id per call.
-        task = asyncio.get_running_loop().create_task(self._fly(chunks, replica, dispatch, ahead_tokens), context=Context())
+        task = asyncio.get_running_loop().create_task(self._fly(chunks, at, dispatch, ahead_tokens), context=Context())
         self._flights.add(task)
 
         def landed(_: "asyncio.Task[None]") -> None:
             # Not a `finally` in the task: one that is cancelled before it first runs never gets there.
             self.ledger.completed(dispatch)
-            self._in_flight[kind] -= 1
+            if self._at.get(replica) is at:
+                self._in_flight[kind] -= 1
+                at.calls[kind] -= 1
             self._flights.discard(task)
             if task.cancelled() or task.exception() is not None:
                 for chunk in chunks:
@@ -285,27 +337,54 @@ class Lane:
         for chunk in chunks:
             chunk.future.add_done_callback(left)
 
-    async def _fly(self, chunks: list[Chunk], replica: str, dispatch: Dispatch, ahead_tokens: int) -> None:
-        sent_s = self.clock()
+    async def _fly(self, chunks: list[Chunk], at: _At, dispatch: Dispatch, ahead_tokens: int) -> None:
+        sent_s, replica = self.clock(), dispatch.replica.id
+        tokens_sq = sum(chunk.tokens_sq for chunk in chunks)
         try:
-            reply = await self.transport.send(self.model, call_of(chunks, sent_s), replica)
+            expected_s = self.feedback.model.curve.step(ahead_tokens + dispatch.tokens, tokens_sq)
+            async with self._limit(at, max(self.replica_timeout_s, HANGS_AFTER * expected_s)):
+                reply = await self.transport.send(self.model, call_of(chunks, sent_s), replica)
             if reply.vectors.shape != (rows := sum(len(chunk.lengths) for chunk in chunks), self.dimensions):
                 raise ValueError(f"{self.model} answered {reply.vectors.shape} for {rows} texts of {self.dimensions} dimensions")
         except ReplicaLost as error:
             self._take_out(replica)
-            self._again(chunks, str(error), alone=False)
+            self._again(chunks, str(error), replica, alone=False)
         except RouterError as error:
             for chunk in chunks:
                 self._settle(chunk, error)
         except Exception as error:
-            self._again(chunks, f"{type(error).__name__}: {error}", alone=True)
+            at.failures += 1
+            if at.failures >= FAILURES_IN_A_ROW:
+                self._take_out(replica)
+            self._again(chunks, f"{type(error).__name__}: {error}", replica, alone=True)
         else:
             now = self.clock()
+            at.failures = 0
+            self._strikes.pop(reply.replica, None)
             self.ledger.completed(dispatch)
             self.ledger.reported(self.model, reply.replica, reply.outstanding_tokens, now)
             self.feedback.served(reply.replica, reply.counters)
-            self.feedback.stepped(ahead_tokens + dispatch.tokens, sum(chunk.tokens_sq for chunk in chunks), now - sent_s)
+            self.feedback.stepped(ahead_tokens + dispatch.tokens, tokens_sq, now - sent_s)
             self._deliver(chunks, reply, sent_s)
+
+    @asynccontextmanager
+    async def _limit(self, at: _At, seconds: float) -> AsyncIterator[None]:
+        """Raises ReplicaLost in a call when it is so long since its replica answered any; an answer gives the others time."""
+        limit = asyncio.timeout(seconds)
+        at.limits[limit] = seconds
+        try:
+            async with limit:
+                yield
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise ReplicaLost(f"it answered nothing for {seconds:g} s") from error
+        finally:
+            del at.limits[limit]
+        now = asyncio.get_running_loop().time()
+        for other, other_s in at.limits.items():
+            if not other.expired():
+                other.reschedule(now + other_s)
 
     def _deliver(self, chunks: list[Chunk], reply: Reply, sent_s: float) -> None:
         start = 0
@@ -319,15 +398,16 @@ class Lane:
                 ))
             start = stop
 
-    def _again(self, chunks: Iterable[Chunk], why: str, alone: bool) -> None:
-        """Send each chunk once more, in front of the queue; a second failure is its caller's."""
-        for chunk in chunks:
+    def _again(self, chunks: Sequence[Chunk], why: str, replica: str, alone: bool) -> None:
+        """Send each chunk once more, in front of the queue and to another replica; a second failure is its caller's."""
+        for chunk in reversed(chunks):  # each goes in front of the one before
             if chunk.future.done():
                 continue
             if chunk.tries:
                 self._settle(chunk, ModelUnavailable([f"{self.model} failed twice: {why}"], RETRY_AFTER_S))
                 continue
             chunk.tries += 1
+            chunk.failed_at = replica
             chunk.alone = chunk.alone or alone
             self.counters.retries += 1
             self._queue(chunk, front=True)

@@ -16,7 +16,7 @@ from deployments.wire import Call, Failure, Reply, split_ids
 from router.config import ModelConfig
 from router.feedback import Counters
 
-HEALTH_TIMEOUT_S = 20.0
+CHECKS_FAILED = 3  # in a row, after which Serve replaces the replica
 
 log = logging.getLogger("ray.serve")
 
@@ -24,25 +24,37 @@ log = logging.getLogger("ray.serve")
 class Host:
     """One started engine and what is said of it; knows no Ray, so that tests can have it in their own process."""
 
-    def __init__(self, engine: Engine, replica: str, identity: Identity | None = None) -> None:
+    def __init__(
+        self, engine: Engine, replica: str, identity: Identity | None = None, health_timeout_s: float = 20.0
+    ) -> None:
         self._engine, self._replica, self._identity = engine, replica, identity
+        self._health_timeout_s = health_timeout_s
         self._outstanding_tokens = self._served_tokens = self._calls = 0
         self._busy_s, self._busy_since_s = 0.0, 0.0
-        self._progress = (0, 0)
+        self._seen = (0, 0, 0)  # at the last check: tokens served, tokens queued, calls that came or went
+        self._changes = 0
+        self._probe: asyncio.Task[None] | None = None
+        self._checks_failed = 0
         self._dead: str | None = None
+        self._callers: set[asyncio.Task[Any]] = set()
 
     async def embed(self, call: Call, to: str | None = None) -> Reply:
         """Embed the texts of one call; `to` is read by the replica choice (deployments/replica_choice.py) and not here.
 
         Texts whose time is over are dropped here and reported as expired. A cancelled call leaves the engine at once.
-        Raises EngineDead when the engine is gone: the caller retries elsewhere and Serve replaces this replica.
+        Raises EngineDead when the engine is gone or hangs: the caller retries elsewhere and Serve replaces this replica.
         """
-        arrived = time.monotonic()
+        if self._dead is not None:
+            raise EngineDead(self._dead)
+        arrived, caller = time.monotonic(), asyncio.current_task()
+        assert caller is not None
+        self._callers.add(caller)
         tokens = int(call.lengths.sum())
         self._outstanding_tokens += tokens
         if not self._calls:
             self._busy_since_s = arrived
         self._calls += 1
+        self._changes += 1
         try:
             failed = {
                 row: Failure("expired", "its deadline passed before it was embedded")
@@ -70,6 +82,11 @@ class Host:
                 failed.setdefault(keep[index], Failure("engine", "the engine made a vector that is not of length 1"))
             self._served_tokens += tokens
             return self._reply(call, embedded, keep, failed, started - arrived, ended - started, tokens)
+        except asyncio.CancelledError:
+            if self._dead is None:
+                raise
+            caller.uncancel()  # it was `_give_up`
+            raise EngineDead(self._dead) from None
         except EngineDead as error:
             self._dead = str(error)
             raise
@@ -78,8 +95,10 @@ class Host:
                 self._identity.doubted = True
             raise
         finally:
+            self._callers.discard(caller)
             self._outstanding_tokens -= tokens
             self._calls -= 1
+            self._changes += 1
             if not self._calls:
                 self._busy_s += time.monotonic() - self._busy_since_s
 
@@ -106,18 +125,52 @@ class Host:
         """Nothing: to be called is what starts a first replica."""
 
     async def check_health(self) -> None:
-        """Embed something; Serve replaces the replica when this raises three times.
+        """Embed something; Serve replaces the replica when this raises three times in a row.
 
         Work that has moved on since the last time is sign enough of life: behind it the probe might wait longer than Serve does.
+        That calls come and go is none: they may all go because nobody waits any longer. A probe without an answer goes on until
+        the next check, which then knows at once; the third gives the engine up and sends its calls back to their routers.
         """
         if self._dead is not None:
             raise EngineDead(self._dead)
-        progress = (self._served_tokens, self._engine.queued_tokens())
-        if not self._calls or progress == self._progress:
-            await asyncio.wait_for(self._engine.check_health(), HEALTH_TIMEOUT_S)
-        self._progress = progress
+        if self._moved_on():
+            self._stop_probe()
+        else:
+            await self._ask_engine()
+        self._checks_failed = 0
         if self._identity is not None:
             self._identity.prove_in_time(self._disproved)
+
+    def _moved_on(self) -> bool:
+        served, queued, changes = now = self._served_tokens, self._engine.queued_tokens(), self._changes
+        before, self._seen = self._seen, now
+        return self._calls > 0 and (served > before[0] or (changes == before[2] and queued < before[1]))
+
+    async def _ask_engine(self) -> None:
+        waits = self._probe is None
+        self._probe = probe = self._probe or asyncio.ensure_future(self._engine.check_health())
+        await asyncio.wait({probe}, timeout=self._health_timeout_s if waits else 0.0)
+        if probe.done():
+            self._probe = None
+            probe.result()
+            return
+        self._checks_failed += 1
+        why = f"the engine did not answer a probe within {self._health_timeout_s:g} s"
+        if self._checks_failed >= CHECKS_FAILED:
+            self._give_up(why)
+        raise EngineError(why)
+
+    def _give_up(self, why: str) -> None:
+        log.error("%s; this replica answers no more", why)
+        self._dead = why
+        self._stop_probe()
+        for caller in self._callers:
+            caller.cancel()
+
+    def _stop_probe(self) -> None:
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
 
     def _disproved(self, error: WrongModel) -> None:
         self._dead = str(error)
@@ -128,6 +181,7 @@ class Host:
 
     async def stop(self) -> None:
         """Give back what the engine holds."""
+        self._stop_probe()
         if self._identity is not None:
             self._identity.stop()
         await self._engine.stop()
@@ -152,7 +206,7 @@ class Embedder(Host):
             except EngineError:
                 await engine.stop()
                 raise
-        super().__init__(engine, serve.get_replica_context().replica_id.unique_id, identity)
+        super().__init__(engine, serve.get_replica_context().replica_id.unique_id, identity, model.health_timeout_s)
         log.info("%s ready in %.1f s", model_id, time.monotonic() - started)
 
     async def __del__(self) -> None:

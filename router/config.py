@@ -74,6 +74,7 @@ class FakeEngine(Section):
     base_s: NonNegativeFloat = 0.0
     s_per_token: NonNegativeFloat = 0.0
     seed: int = 0
+    faults: str | None = None  # folder; a file in it, named after a replica's process id, says what goes wrong there
 
 
 Engine = Annotated[
@@ -149,6 +150,7 @@ class ModelConfig(Section):
     required: bool = True  # /health waits for it
     cold_start_s: PositiveFloat | None = None  # from no replica to a ready one: set it where min_replicas is 0
     calls_in_flight: PositiveInt = 3  # calls that one router keeps at one replica
+    health_timeout_s: PositiveFloat = 20.0  # of the text that a health check embeds; less than Serve's health_check_timeout_s
     environment: Literal["default", "cpu-vllm"] = "default"  # allocator and OpenMP settings for the replica's process
 
     @model_validator(mode="after")
@@ -211,7 +213,9 @@ class Limits(Section):
     max_items: PositiveInt = 2048
     max_tokens_per_request: PositiveInt = 300_000
     max_queued_tokens: PositiveInt = 4_000_000  # of one model in one router replica
+    max_queue_s: PositiveFloat = 30.0  # predicted wait of interactive requests; bulk may wait as long as a request may take
     request_timeout_s: PositiveFloat = 300.0
+    replica_timeout_s: PositiveFloat = 60.0  # a replica that has calls and answers none for so long hangs
 
 
 class Cache(Section):

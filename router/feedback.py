@@ -60,6 +60,12 @@ class Feedback:
             bias=self.correction.bias,
         )
 
+    @property
+    def tokens_per_s(self) -> float:
+        """What one busy replica serves when enough waits: the better of what was seen, also in small steps, and of full steps."""
+        curve = self.model.curve
+        return max(self.rate.tokens_per_s, curve.batch_tokens / (curve.step(curve.batch_tokens) * self.correction.bias))
+
     def wake(self, now: float) -> bool:
         """Work waits for a model without replicas: whether somebody must ask for one (the first time only)."""
         if self._cold_start_s is None or self._woken_s is not None:

@@ -154,9 +154,14 @@ class Ledger:
             raise ValueError(f"{tokens} tokens leave the queue of {model}, which holds {pool.waiting_tokens}")
         pool.waiting_tokens -= tokens
 
-    def pick(self, model: str, now: float, rng: Random) -> str | None:
-        """The less loaded of two random replicas that have room for another call of this router; None when none has."""
+    def pick(self, model: str, now: float, rng: Random, but: str | None = None) -> str | None:
+        """The less loaded of two random replicas that have room for another call of this router; None when none has.
+
+        `but` names one that is not wanted.
+        """
         roomy = self._pools[model].roomy
+        if but is not None:
+            roomy = [replica for replica in roomy if replica.id != but]
         return self._lighter(roomy, now, rng)[0].id if roomy else None
 
     def dispatched(self, model: str, replica: str, tokens: int, now: float | None = None) -> Dispatch:

@@ -1,16 +1,26 @@
 """The engine of tests: vectors made from a hash, after a delay that follows the latency model; never a default.
 
 Batches are served one after another in the order they came (FCFS), each in base_s + s_per_token * tokens seconds, so that
-waits, cancellation and queues behave as they do at a real engine.
+waits, cancellation and queues behave as they do at a real engine. So do faults, one per process, switched by a file:
+
+    hang      no batch ends, the event loop lives
+    block     the event loop stands still, as in a step that never returns
+    fail      every batch fails
+    die       the engine is gone
+    nonsense  vectors that are not of length 1
 """
 
 import asyncio
+import os
+import time
+from contextlib import suppress
 from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, TextTooLong, Vectors
-from deployments.engines.common import normalise
+from deployments.engines.common import normalise, probe
 from router import config
 
 
@@ -23,6 +33,7 @@ class FakeEngine:
         self._turn = asyncio.Lock()
         self._queued_tokens = 0
         self._stopped = False
+        self._faults = None if settings.faults is None else Path(settings.faults) / str(os.getpid())
 
     async def start(self) -> None:
         """Nothing to load."""
@@ -45,11 +56,27 @@ class FakeEngine:
         try:
             async with self._turn:
                 await asyncio.sleep(self._settings.base_s + self._settings.s_per_token * work)
+                vectors = self._vectors(keys)
+                if self._faults is not None:
+                    await self._misbehave(self._faults, vectors)
         finally:
             self._queued_tokens -= work
         if self._stopped:
             raise EngineDead("the fake engine was stopped")
-        return Embedded(self._vectors(keys), tokens, failed)
+        return Embedded(vectors, tokens, failed)
+
+    async def _misbehave(self, switch: Path, vectors: Vectors) -> None:
+        while (fault := _read(switch)) in ("hang", "block"):
+            if fault == "block":
+                time.sleep(0.05)  # noqa: ASYNC251
+            else:
+                await asyncio.sleep(0.05)
+        if fault == "fail":
+            raise EngineError("the fake engine was told to fail")
+        if fault == "die":
+            self._stopped = True
+        elif fault == "nonsense":
+            vectors *= np.nan
 
     def _vectors(self, keys: list[bytes]) -> Vectors:
         vectors = np.empty((len(keys), self.dimensions), np.float32)
@@ -64,10 +91,15 @@ class FakeEngine:
         return self._queued_tokens
 
     async def check_health(self) -> None:
-        """Raise EngineDead once stopped."""
-        if self._stopped:
-            raise EngineDead("the fake engine was stopped")
+        """Embed a word in its turn; raises EngineDead once stopped."""
+        await probe(self.embed, Batch(texts=["health"]))
 
     async def stop(self) -> None:
         """Answer no more."""
         self._stopped = True
+
+
+def _read(switch: Path) -> str:
+    with suppress(FileNotFoundError):
+        return switch.read_text().strip()
+    return ""

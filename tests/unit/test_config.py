@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from router.config import RouterArgs
+from router.config import Limits, RouterArgs
 from router.strict import ConfigError, parse_args
 from tests.support.config import ARGS, GONE, put
 
@@ -32,7 +32,7 @@ def test_a_good_config_is_parsed_and_may_be_parsed_again() -> None:
     assert parse_args(args) == args
 
 
-LIMITS = "max_body_bytes, max_items, max_tokens_per_request, max_queued_tokens, request_timeout_s"
+LIMITS = ", ".join(Limits.model_fields)
 NORWAY = "must be text; YAML reads no, off, on and yes as false: put the word in quotes"
 MISTAKES = {
     "typo-deep-in-a-list": (

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,8 +42,9 @@ class Bench:
         self.transport, self.clock = HandTransport(), Clock()
         self.ledger = Ledger({"m": 3})
         self.lane = Lane(
-            model="m", dimensions=4, batch_tokens=BATCH, calls_in_flight=3, max_queued_tokens=50_000, transport=self.transport,
-            ledger=self.ledger, feedback=feedback(), clock=self.clock, rng=random.Random(1),
+            model="m", dimensions=4, batch_tokens=BATCH, calls_in_flight=3, max_queued_tokens=50_000, max_queue_s=1000.0,
+            replica_timeout_s=1000.0, transport=self.transport, ledger=self.ledger, feedback=feedback(), clock=self.clock,
+            rng=random.Random(1),
         )
 
     def submit(
@@ -91,7 +93,7 @@ async def test_a_text_longer_than_a_batch_has_a_call_of_its_own(bench: Bench) ->
 async def test_a_reply_never_exceeds_the_message_limit() -> None:
     assert max_rows(4096) * 4096 * 4 < 4 * 1024 * 1024
     transport, ledger = HandTransport(width=4096), Ledger({"m": 3})
-    lane = Lane("m", 4096, 100_000, 3, 1_000_000, transport, ledger, feedback(), Clock(), random.Random(1))
+    lane = Lane("m", 4096, 100_000, 3, 1_000_000, 1000.0, 1000.0, transport, ledger, feedback(), Clock(), random.Random(1))
     lane.replicas_changed(["a"])
     futures = lane.submit([np.array([index], np.int32) for index in range(2048)], None, [1] * 2048, "document", None)
     rows: list[Rows] = []
@@ -218,6 +220,115 @@ async def test_a_dead_replica_is_retried_once_elsewhere(bench: Bench) -> None:
     assert bench.transport.sent[1].replica != died
 
 
+async def test_what_an_engine_could_not_do_is_sent_to_another_replica(bench: Bench) -> None:
+    bench.lane.replicas_changed(["a", "b"])
+    futures = [bench.submit(index, 900)[0] for index in range(20)]
+    await settle()
+    while bench.transport.open:
+        for call in bench.transport.open:
+            if call.replica == "a":
+                call.fail()
+            else:
+                call.answer()
+        await settle()
+    assert firsts([await future for future in futures]) == list(range(20))
+
+
+async def test_a_replica_whose_engine_fails_again_and_again_is_left_alone(bench: Bench) -> None:
+    futures = [bench.submit(index, 900)[0] for index in range(20)]
+    await settle()
+    while bench.transport.open:
+        bench.transport.open[0].fail()
+        await settle()
+    assert bench.lane.replicas == ()
+    assert len(bench.transport.sent) <= 7  # five in a row, and what was on its way
+    bench.lane.replicas_changed(["b"])
+    await bench.transport.answer_all()
+    assert sum(future.done() and future.exception() is None for future in futures) >= 16
+
+
+async def test_a_replica_that_hangs_loses_its_calls_to_another(bench: Bench) -> None:
+    bench.lane.replica_timeout_s = 0.05  # real seconds: five times the calls' 0.1 s decide
+    bench.lane.feedback.model = replace(bench.lane.feedback.model, curve=Curve(0.0, 0.01, 0.0, 0.0, BATCH))
+    bench.lane.replicas_changed(["hangs", "works"])
+    futures = [bench.submit(index, 900)[0] for index in range(12)]
+    while not all(future.done() for future in futures):
+        await asyncio.sleep(0)
+        for call in bench.transport.open:
+            if call.replica == "works":
+                call.answer()
+    assert firsts([await future for future in futures]) == list(range(12))
+    hung = [call for call in bench.transport.sent if call.replica == "hangs"]
+    assert hung
+    assert all(call.cancelled for call in hung)
+    assert bench.lane.replicas == ("works",)
+
+
+async def test_a_slow_replica_that_answers_something_does_not_hang(bench: Bench) -> None:
+    bench.lane.replica_timeout_s = 0.2
+    bench.lane.feedback.model = replace(bench.lane.feedback.model, curve=Curve(0.0, 0.01, 0.0, 0.0, BATCH))
+    slow = bench.submit(1, 900)[0]
+    await settle()
+    first = bench.transport.open[0]
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 0.5
+    while loop.time() < end:
+        futures = bench.submit(2, 10)
+        while not futures[0].done():
+            await asyncio.sleep(0.01)
+            for call in bench.transport.open:
+                if call is not first:
+                    call.answer()
+    assert not first.cancelled
+    first.answer()
+    assert firsts([await slow]) == [1]
+
+
+async def test_what_a_lost_replica_still_does_takes_no_room_from_the_others(bench: Bench) -> None:
+    for index in range(3):
+        bench.submit(index, 10)
+    await settle()
+    assert len(bench.transport.open) == 3
+    bench.lane.replicas_changed(["b"])  # Serve drains a: its calls go on
+    new = bench.submit(7, 10)[0]
+    await settle()
+    assert [call.replica for call in bench.transport.open] == ["a", "a", "a", "b"]
+    await bench.transport.answer_all()
+    assert firsts([await new]) == [7]
+
+
+async def test_a_queue_that_is_too_long_to_wait_for_refuses_until_when_there_is_room(bench: Bench) -> None:
+    bench.lane.max_queue_s = 1.0  # the curve serves 9,900 tokens a second
+    for index in range(14):  # two are on their way, 12 wait: 10,800 tokens
+        bench.submit(index, 900)
+    with pytest.raises(Overloaded) as refused:
+        bench.submit(20, 900)
+    assert 1 <= int(refused.value.headers["retry-after"]) <= 2
+    bulk = bench.submit(99, 900, bulk=True)
+    assert not bulk[0].done()
+    await bench.transport.answer_all()
+
+
+async def test_a_request_that_cannot_be_served_by_its_deadline_is_refused_at_once(bench: Bench) -> None:
+    for index in range(22):
+        bench.submit(index, 900)
+    with pytest.raises(Overloaded):
+        bench.submit(50, 900, deadline_s=bench.clock() + 1.0)
+    assert not bench.submit(51, 900, deadline_s=bench.clock() + 10.0)[0].done()
+    await bench.transport.answer_all()
+
+
+async def test_bulk_that_is_taken_back_makes_room_for_other_bulk(bench: Bench) -> None:
+    futures = [bench.submit(index, 900, bulk=True)[0] for index in range(57)]
+    with pytest.raises(Overloaded):
+        bench.submit(57, 900, bulk=True)
+    for future in futures[10:]:
+        future.cancel()
+    await settle()
+    bench.submit(58, 900, bulk=True)
+    await bench.transport.answer_all()
+
+
 async def test_a_replica_that_fails_fast_is_not_taken_for_the_least_loaded(bench: Bench) -> None:
     bench.lane.replicas_changed(["dead", "alive"])
     futures = []
@@ -273,10 +384,13 @@ async def test_a_poisoned_call_is_sent_again_one_request_at_a_time(bench: Bench)
     await settle()
     bench.transport.sent[3].fail()
     await settle()
-    for call in bench.transport.open:
-        if call.firsts == [8]:
-            call.fail()
-    await bench.transport.answer_all()
+    while bench.transport.open:
+        for call in bench.transport.open:
+            if call.firsts == [8]:
+                call.fail()
+            else:
+                call.answer()
+        await settle()
     assert firsts([await good]) == [7]
     with pytest.raises(ModelUnavailable, match="poison"):
         await bad

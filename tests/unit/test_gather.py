@@ -27,8 +27,9 @@ class Bench:
         self.transport, self.ledger, self.cache = HandTransport(), Ledger({"m": 3}), VectorCache(cache_bytes)
         model = Model("m", 0, 100_000, Curve(0.001, 0.001, 0.0001, 0.0, 1000), {})
         self.lane = Lane(
-            model="m", dimensions=4, batch_tokens=1000, calls_in_flight=3, max_queued_tokens=100_000, transport=self.transport,
-            ledger=self.ledger, feedback=Feedback(model, True, Routing(), 0.0), clock=lambda: 0.0, rng=random.Random(1),
+            model="m", dimensions=4, batch_tokens=1000, calls_in_flight=3, max_queued_tokens=100_000, max_queue_s=1000.0,
+            replica_timeout_s=1000.0, transport=self.transport, ledger=self.ledger,
+            feedback=Feedback(model, True, Routing(), 0.0), clock=lambda: 0.0, rng=random.Random(1),
         )
         self.lane.replicas_changed(["a"])
         self.gatherer = Gatherer(self.lane, self.cache)

@@ -1,0 +1,124 @@
+"""A replica's health check against a fake engine that is told what goes wrong."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deployments import engines
+from deployments.embedder import CHECKS_FAILED, Host
+from deployments.engines.base import EngineDead, EngineError
+from deployments.wire import Call
+from router.config import ModelConfig
+
+
+class Replica:
+    """A host whose fake engine misbehaves as told."""
+
+    def __init__(self, folder: Path, base_s: float = 0.0) -> None:
+        settings = {"kind": "fake", "faults": str(folder), "base_s": base_s}
+        config = ModelConfig.model_validate({"engine": settings, "dimensions": 16, "max_tokens": 100})
+        self.engine = engines.create(config, None)
+        self.host = Host(self.engine, "one", health_timeout_s=0.05)
+        self._switch = folder / str(os.getpid())
+
+    def fault(self, name: str | None) -> None:
+        if name is None:
+            self._switch.unlink()
+        else:
+            self._switch.write_text(name)
+
+    async def embed(self, tokens: int = 10) -> None:
+        await self.host.embed(Call(np.zeros(tokens, np.int32), np.array([tokens], np.int32), None, "document", [None]))
+
+
+@pytest.fixture
+async def replica(tmp_path: Path) -> AsyncIterator[Replica]:
+    made = Replica(tmp_path)
+    yield made
+    await made.host.stop()
+
+
+async def test_an_idle_engine_that_answers_is_healthy(replica: Replica) -> None:
+    for _ in range(5):
+        await replica.host.check_health()
+
+
+async def test_an_engine_that_hangs_is_given_up_at_the_third_check_and_its_calls_go_back(replica: Replica) -> None:
+    replica.fault("hang")
+    calls = [asyncio.create_task(replica.embed()) for _ in range(3)]
+    for _ in range(CHECKS_FAILED):
+        with pytest.raises(EngineError, match="did not answer a probe"):
+            await replica.host.check_health()
+    for call in calls:
+        with pytest.raises(EngineDead, match="did not answer a probe"):
+            await call
+    with pytest.raises(EngineDead):
+        await replica.embed()
+
+
+async def test_callers_that_come_and_go_do_not_make_a_hanging_engine_look_alive(replica: Replica) -> None:
+    replica.fault("hang")
+    failed = 0
+    for round in range(CHECKS_FAILED + 1):
+        callers = [asyncio.create_task(replica.embed(10 + round)) for _ in range(3)]
+        await asyncio.sleep(0)
+        try:
+            await replica.host.check_health()
+        except EngineError:
+            failed += 1
+        for caller in callers:
+            caller.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+    assert failed >= CHECKS_FAILED
+
+
+async def test_an_engine_that_comes_back_in_time_is_kept(replica: Replica) -> None:
+    replica.fault("hang")
+    call = asyncio.create_task(replica.embed())
+    for _ in range(CHECKS_FAILED - 1):
+        with pytest.raises(EngineError):
+            await replica.host.check_health()
+    replica.fault(None)
+    await call
+    await replica.host.check_health()
+    replica.fault("hang")
+    with pytest.raises(EngineError) as first:
+        await replica.host.check_health()
+    assert not isinstance(first.value, EngineDead)
+
+
+async def test_a_long_queue_that_moves_on_is_healthy(tmp_path: Path) -> None:
+    replica = Replica(tmp_path, base_s=0.04)
+    calls = [asyncio.create_task(replica.embed()) for _ in range(10)]
+    for call in calls:
+        await call
+        await replica.host.check_health()
+    await replica.host.stop()
+
+
+async def test_a_caller_that_leaves_is_cancelled_and_not_told_of_a_dead_engine(replica: Replica) -> None:
+    replica.fault("hang")
+    call = asyncio.create_task(replica.embed())
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+async def test_an_engine_that_dies_stays_dead(replica: Replica) -> None:
+    replica.fault("die")
+    with pytest.raises(EngineDead):
+        await replica.embed()
+    with pytest.raises(EngineDead):
+        await replica.host.check_health()
+
+
+async def test_nonsense_fails_its_text_and_never_leaves_as_a_vector(replica: Replica) -> None:
+    replica.fault("nonsense")
+    call = Call(np.zeros(4, np.int32), np.array([4], np.int32), None, "document", [None])
+    reply = await replica.host.embed(call)
+    assert reply.failed[0].code == "engine"
