@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import click
 import httpx
 import numpy as np
 import orjson
@@ -12,6 +13,8 @@ import pybase64
 
 from router.retrieval import Vectors
 
+BASE_URL = "http://127.0.0.1:8000"
+VIEW_TIMEOUT_S = 30.0  # of what answers without a model
 TIMEOUT_S = 330.0  # above the router's own limit, so that it is the router who says what took so long
 PATIENCE_S = 600.0  # without an answer, after which a tool gives up
 LONGEST_WAIT_S = 30.0
@@ -99,3 +102,24 @@ def _retry_after_s(answer: httpx.Response) -> float:
         return float(answer.headers.get("retry-after", 0))
     except ValueError:
         return 0.0
+
+
+def ask(base_url: str, path: str, api_key: str | None, body: bytes | None, no_router: str) -> bytes:
+    """What a running router answers to a GET, or to a POST of `body`; raises click.ClickException with its words.
+
+    `no_router` says what to do where nobody answers.
+    """
+    headers = {"content-type": "application/json"} | ({} if api_key is None else {"authorization": f"Bearer {api_key}"})
+    url = base_url.rstrip("/").removesuffix("/v1") + path
+    try:
+        method = "GET" if body is None else "POST"
+        answer = httpx.request(method, url, content=body, headers=headers, timeout=VIEW_TIMEOUT_S)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise click.ClickException(f"no router answers at {base_url} ({error}); {no_router}") from None
+    if answer.status_code != httpx.codes.OK:
+        try:
+            message = answer.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = f"{url} answered {answer.status_code}; is this a router?"
+        raise click.ClickException(message)
+    return answer.content

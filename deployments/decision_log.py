@@ -30,7 +30,7 @@ class DecisionLog:
         self._path, self._max_bytes, self._router = path, max_bytes, router
         self._waiting: deque[tuple[Setting, Entry]] = deque()
         self._lost = 0
-        self._setting: Setting | None = None  # the last one written
+        self._settings: dict[str | None, Setting] = {}  # the last one written, by arm
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._open()
         self._stopped = threading.Event()
@@ -67,10 +67,11 @@ class DecisionLog:
         while self._waiting:
             setting, entry = self._waiting.popleft()
             self._make_room()
-            if setting is not self._setting:
-                os.write(self._file, setting_line(setting, self._router))
-                self._setting = setting
-            os.write(self._file, entry_line(entry, setting, self._router))
+            router = self._router if setting.arm is None else f"{self._router}-{setting.arm}"
+            if setting is not self._settings.get(setting.arm):
+                os.write(self._file, setting_line(setting, router))
+                self._settings[setting.arm] = setting
+            os.write(self._file, entry_line(entry, setting, router))
         if self._lost:
             lost, self._lost = self._lost, 0
             os.write(self._file, lost_line(lost, self._router))
@@ -82,7 +83,7 @@ class DecisionLog:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         if self._path.exists() and os.path.samestat(os.fstat(self._file), self._path.stat()):
             self._path.replace(self._path.with_name(self._path.name + ".1"))
-        full, self._file, self._setting = self._file, self._open(), None
+        full, self._file, self._settings = self._file, self._open(), {}
         os.close(full)  # and with it the lock
 
     def _open(self) -> int:

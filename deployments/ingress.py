@@ -160,6 +160,7 @@ async def _embeddings(request: EmbeddingsRequest, answer: Answer, catalogue: Cat
         language=answer.features.language, tokens=answer.prompt_tokens, predicted_ms=predicted_ms, degraded=decision.degraded,
         cached=answer.cached, truncated=answer.truncated,
         adapter=None if over is None else encoding.Crossing(str(over.source), round(over.kept_for(answer.features.language), 4)),
+        canary=answer.canary,
     )
     encode = (answer.vectors, request.encoding_format, routing, answer.prompt_tokens)
     large = answer.vectors.size > OFF_LOOP_NUMBERS and request.encoding_format == "float"

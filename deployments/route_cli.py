@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-import httpx
 import orjson
 
+from deployments.client import BASE_URL, ask
 from deployments.serve_config import application
 from router.config import RouterArgs
 from router.domain import OnMiss, Tier
 from router.errors import RouterError
 
-BASE_URL = "http://127.0.0.1:8000"
-TIMEOUT_S = 30.0
+NO_ROUTER = "start one with `embedding-router run`, name another with --base-url, or decide by a file with --config"
 
 
 @click.command()
@@ -49,30 +48,14 @@ def main(
         raise click.UsageError("give --base-url or --config, not both")
     given = {name: value for name, value in options.items() if value is not None}
     body = orjson.dumps({"input": texts[0] if len(texts) == 1 else list(texts), **given})
-    answer = _ask(base_url or BASE_URL, body, api_key) if path is None else _decide(application(path)[0], body)
+    if path is None:
+        answer = ask(base_url or BASE_URL, "/v1/route", api_key, body, NO_ROUTER)
+    else:
+        answer = _decide(application(path)[0], body)
     if as_json:
         click.echo(orjson.dumps(orjson.loads(answer), option=orjson.OPT_INDENT_2))
     else:
         click.echo("\n".join(_table(orjson.loads(answer), given.get("latency_budget_ms"))))
-
-
-def _ask(base_url: str, body: bytes, api_key: str | None) -> bytes:
-    headers = {"content-type": "application/json"} | ({} if api_key is None else {"authorization": f"Bearer {api_key}"})
-    url = base_url.rstrip("/").removesuffix("/v1") + "/v1/route"
-    try:
-        answer = httpx.post(url, content=body, headers=headers, timeout=TIMEOUT_S)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise click.ClickException(
-            f"no router answers at {base_url} ({error}); start one with `embedding-router run`, name another with --base-url, "
-            "or decide by a file with --config"
-        ) from None
-    if answer.status_code != httpx.codes.OK:
-        try:
-            message = answer.json()["error"]["message"]
-        except (ValueError, KeyError, TypeError):
-            message = f"{url} answered {answer.status_code}; is this a router?"
-        raise click.ClickException(message)
-    return answer.content
 
 
 def _decide(args: RouterArgs, body: bytes) -> bytes:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from deployments.compare import CANARY, Answered, Comparison
 from deployments.decision_log import DecisionLog
 from deployments.dispatch import RETRY_AFTER_S, Lane, Transport
 from deployments.engines.base import Vectors
@@ -31,7 +32,7 @@ from router.features import extract
 from router.feedback import Feedback, tell
 from router.ledger import Ledger
 from router.models import build_models, build_policy
-from router.policy import decide
+from router.policy import Policy, decide
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue, Space, Wanted
 
@@ -54,6 +55,7 @@ class Plan(NamedTuple):
     models: dict[str, Model]  # as they were decided on
     decided_s: float
     setting: Setting
+    arm: str | None  # of the canary
 
 
 class Answer(NamedTuple):
@@ -70,6 +72,7 @@ class Answer(NamedTuple):
     inference_s: float
     total_s: float
     adapter: Adapter | None  # that the vectors came over
+    canary: bool  # decided by the canary's rules
 
 
 class Service:
@@ -109,7 +112,8 @@ class Service:
         self.log: DecisionLog | None = None
         self.routing = args.routing
         self.policy = build_policy(args.routing, args.tiers)
-        self._setting = self._settle()
+        self._setting, self._canary = self._settle()
+        self.comparison = Comparison(args, self.preparer, self.lanes, clock)
 
     def reload(self, args: RouterArgs, catalogue: Catalogue) -> None:
         """Serve by these rules, tiers and collections from the next request on; running ones keep theirs, in their plans.
@@ -118,7 +122,8 @@ class Service:
         """
         self.args, self.catalogue, self.routing = args, catalogue, args.routing
         self.policy = build_policy(args.routing, args.tiers)
-        self._setting = self._settle()
+        self._setting, self._canary = self._settle()
+        self.comparison.reload(args)
 
     @property
     def models(self) -> dict[str, Model]:
@@ -160,34 +165,40 @@ class Service:
         loads, work, models = self.loads(), {name: self._work(name, one) for name, one in prepared.items()}, self.models
         if wanted.adapters and wanted.space is not None:
             models = as_ranked(models, wanted.space, wanted.adapters)
-        asked, decided_s = self._asked(request, wanted, features, work, arrived_s, permitted), self.clock()
         setting = self._setting
+        asked = self._asked(request, wanted, features, work, arrived_s, permitted, setting)
+        if (arm := self.comparison.arm(request, asked)) == CANARY:
+            setting = self._canary
+            asked = self._asked(request, wanted, features, work, arrived_s, permitted, setting)
+        decided_s = self.clock()
         decision = decide(setting.policy, asked, models, loads, decided_s)
         if decision.reason is Reason.NO_MODEL and request.truncate not in (None, "none"):
             # Nothing reads the text as it is: decide on what would be left of it.
             work = {name: one._replace(longest=min(one.longest, models[name].max_tokens)) for name, one in work.items()}
             asked = asked._replace(work=work)
             decision = decide(setting.policy, asked, models, loads, decided_s)
-        return Plan(request, wanted, features, prepared, work, loads, decision, arrived_s, asked, models, decided_s, setting)
+        return Plan(request, wanted, features, prepared, work, loads, decision, arrived_s, asked, models, decided_s, setting, arm)
 
     async def embed(self, request: EmbeddingsRequest, permitted: frozenset[str] | None = None) -> Answer:
         """Answer one request with vectors of one space; raises RouterError with the contract's code."""
         plan = await self.plan(request, permitted)
-        if self.log is None:
-            return await self._answer(plan, permitted)
         outcome, actual_s = "cancelled", None
+        self.comparison.entered()
         try:
             answer = await self._answer(plan, permitted)
             outcome, actual_s = ANSWERED, answer.total_s
             return answer
         except RouterError as error:
             outcome = error.code
+            self.comparison.failed(plan.arm, error.code)
             raise
         finally:
-            self.log.add(plan.setting, Entry(
-                time.time(), plan.arrived_s, plan.decided_s, plan.asked, plan.wanted.tier,
-                plan.request.latency_budget_ms is not None, plan.models, plan.loads, plan.decision, outcome, actual_s,
-            ))
+            self.comparison.left()
+            if self.log is not None:
+                self.log.add(plan.setting, Entry(
+                    time.time(), plan.arrived_s, plan.decided_s, plan.asked, plan.wanted.tier,
+                    plan.request.latency_budget_ms is not None, plan.models, plan.loads, plan.decision, outcome, actual_s,
+                ))
 
     async def _answer(self, plan: Plan, permitted: frozenset[str] | None) -> Answer:
         request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
@@ -203,8 +214,8 @@ class Service:
                     self.preparer.cut, prepared, request.texts, model, request.truncate, request.instruction
                 )
         deadline_s = arrived_s + self.args.limits.request_timeout_s
-        if request.on_budget_miss is OnMiss.REJECT and (budget_s := self._budget_s(request)) is not None:
-            deadline_s = min(deadline_s, arrived_s + budget_s)
+        if request.on_budget_miss is OnMiss.REJECT and plan.asked.deadline_s is not None:
+            deadline_s = min(deadline_s, plan.asked.deadline_s)
         tell(self.feedback, decision, plan.work, arrived_s)
         got = await self.gatherers[model].gather(prepared, deadline_s, request.priority == "bulk")
         now = self.clock()
@@ -212,10 +223,14 @@ class Service:
         # Bulk waits for everybody else, so how late it was says nothing of the next interactive request.
         if plan.work[model].tokens and not truncated and request.priority != "bulk" and decision.predicted_s is not None:
             self.feedback[model].completed(now - arrived_s, decision.predicted_s, plan.loads[model].bias, now)
+        if not truncated:
+            self.comparison.answered(Answered(
+                request, plan.asked, decision, plan.models, prepared.digests, got.vectors, arrived_s, now - arrived_s, plan.arm
+            ))
         vectors, space = self.catalogue.land(got.vectors, model, plan.wanted)
         return Answer(
             vectors, space, decision, plan.features, sum(got.tokens), got.known, truncated, got.queue_s, got.inference_s,
-            now - arrived_s, plan.wanted.adapters.get(model),
+            now - arrived_s, plan.wanted.adapters.get(model), plan.arm == CANARY,
         )
 
     def loads(self) -> dict[str, Load]:
@@ -224,10 +239,6 @@ class Service:
         return {
             name: feedback.load(self.ledger, self.routing, now, self.rng) for name, feedback in self.feedback.items()
         }
-
-    def _budget_s(self, request: EmbeddingsRequest) -> float | None:
-        budget_ms = request.latency_budget_ms or self.routing.default_budget_ms
-        return None if budget_ms is None else budget_ms / 1000.0
 
     def _work(self, model: str, prepared: Prepared) -> Work:
         """What the request asks of one model: the texts that are not in the cache, but the longest of all."""
@@ -239,19 +250,25 @@ class Service:
             return Work(sum(rest), max(counts), attention(rest, span))
         return Work(sum(counts), max(counts), attention(counts, span))
 
-    def _settle(self) -> Setting:
-        """What this service decides by from now on, for the decision log."""
-        default_ms = self.routing.default_budget_ms
-        return Setting(
-            self.models, self.policy, {Tier(tier): model for tier, model in self.args.tiers.items()},
-            self.routing.strict_tiers, None if default_ms is None else default_ms / 1000.0,
+    def _settle(self) -> tuple[Setting, Setting]:
+        """What this service decides by from now on: usually, and for the requests of the canary."""
+        args, canary = self.args, self.args.compare.canary
+        usual = Setting(
+            self.models, self.policy, {Tier(tier): model for tier, model in args.tiers.items()}, args.routing.strict_tiers,
+            _seconds(args.routing.default_budget_ms),
         )
+        if canary is None:
+            return usual, usual
+        if canary.routing is None:
+            return usual, usual._replace(policy=Policy(canary.model or self.policy.default), arm=CANARY)
+        policy, budget_s = build_policy(canary.routing, args.tiers), _seconds(canary.routing.default_budget_ms)
+        return usual, usual._replace(policy=policy, default_budget_s=budget_s, arm=CANARY)
 
     def _asked(
         self, request: EmbeddingsRequest, wanted: Wanted, features: Features, work: dict[str, Work], arrived_s: float,
-        permitted: frozenset[str] | None,
+        permitted: frozenset[str] | None, setting: Setting,
     ) -> Request:
-        budget_s = self._budget_s(request)
+        budget_s = _seconds(request.latency_budget_ms) or setting.default_budget_s
         return Request(
             work=work, features=features, deadline_s=None if budget_s is None else arrived_s + budget_s, target=wanted.target,
             pinned=wanted.pinned, strict=wanted.strict, candidates=wanted.candidates, permitted=permitted,
@@ -267,7 +284,7 @@ class Service:
     def _why_refused(self, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
         decision = plan.decision
         if decision.reason is Reason.OVER_BUDGET:
-            return BudgetUnreachable(self._budget_s(plan.request) or 0.0, decision.retry_after_s or 0.0)
+            return BudgetUnreachable((plan.asked.deadline_s or plan.arrived_s) - plan.arrived_s, decision.retry_after_s or 0.0)
         whys = {candidate.model: candidate.why for candidate in decision.candidates}
         out = (Why.NOT_IN_SPACE, Why.NOT_PERMITTED, Why.BELOW_TARGET)
         able = [name for name, why in whys.items() if why not in out]
@@ -279,3 +296,7 @@ class Service:
         counts = plan.prepared[name].counts
         index = max(range(len(counts)), key=counts.__getitem__)
         return ContextLengthExceeded(index, counts[index], self.models[name].max_tokens, name)
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000.0

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from deployments.compare import CANARY
 from deployments.docs_page import page
 from deployments.service import Plan, Service
 from router.domain import Load, Why
@@ -28,6 +29,7 @@ class Views:
             "/health/live": lambda: _json(200, {"status": "ok"}),
             MODELS: self.models,
             "/v1/tiers": self.tiers,
+            "/v1/compare": lambda: _json(200, service.comparison.as_dict()),
             "/openapi.json": lambda: _json(200, document(service.catalogue)),
             "/docs": lambda: (200, page(document(service.catalogue)).encode(), "text/html; charset=utf-8"),
         }
@@ -138,6 +140,7 @@ class Views:
                 "space": None if model is None else str(wanted.space or catalogue.space_of(model, wanted.dimensions)),
                 "predicted_ms": _ms(decision.predicted_s),
                 "degraded": decision.degraded,
+                "canary": plan.arm == CANARY,
                 "expected_recall": adapter and round(adapter.kept_for(features.language), 4),
             },
             "models": [

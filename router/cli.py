@@ -17,6 +17,7 @@ COMMANDS = {
     "align": Entry("deployments.align_cli:main", "Fit an adapter between two models, and measure what it keeps."),
     "calibrate": Entry("deployments.calibrate_cli:main", "Measure how long a model takes, for its profile."),
     "check-config": Entry("deployments.serve_config:main", "Check Serve config files before they are deployed."),
+    "compare": Entry("deployments.compare_cli:main", "Show what a shadow or a canary has found on live traffic."),
     "fingerprint": Entry("deployments.fingerprint_cli:main", "Write down what a model proves to be, for its replicas."),
     "migrate": Entry("deployments.migrate_cli:main", "Embed a collection in another vector space, resumably."),
     "replay": Entry("deployments.replay_cli:main", "Decide a decision log again, under its own policy or another."),

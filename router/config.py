@@ -206,6 +206,36 @@ class Routing(Section):
     price_utilisation: float = Field(default=0.85, gt=0.0, le=1.0)  # rho
 
 
+class Shadow(Section):
+    """A share of the answered requests is embedded by another model too, on its bulk lane; answers never change."""
+
+    model: str
+    share: float = Field(gt=0.0, le=1.0)
+    when: When = When()  # which requests; all where nothing is given
+    wait_for_idle: bool = False  # start only while this router has no request under way: for models that share a machine
+
+
+class Canary(Section):
+    """A share of the free requests is decided by other rules: a `model` for all of them, or a `routing` of its own."""
+
+    share: float = Field(gt=0.0, le=1.0)
+    model: str | None = None
+    routing: Routing | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "Canary":
+        if (self.model is None) == (self.routing is None):
+            raise ValueError("a canary has either a model or a routing of its own; give one of the two")
+        return self
+
+
+class Compare(Section):
+    """Other models and other rules, tried on live traffic; reloaded without a restart, off where nothing is given."""
+
+    shadow: Shadow | None = None
+    canary: Canary | None = None
+
+
 class Limits(Section):
     """Where a request is refused; every limit is an error that says what to do, never a cut."""
 
@@ -251,7 +281,7 @@ class CollectionConfig(Section):
         return {"space": data} if isinstance(data, str) else data
 
 
-RELOADABLE = ("routing", "tiers", "collections")  # sections that change without a restart
+RELOADABLE = ("routing", "tiers", "collections", "compare")  # sections that change without a restart
 
 
 class RouterArgs(Section):
@@ -261,6 +291,7 @@ class RouterArgs(Section):
     tiers: dict[NamedTier, str] = Field(min_length=1)
     collections: dict[str, CollectionConfig] = Field(default_factory=dict)  # by the name that a request may give as its space
     routing: Routing = Routing()
+    compare: Compare = Compare()
     limits: Limits = Limits()
     cache: Cache = Cache()
     decision_log: DecisionLog | None = None
@@ -271,11 +302,22 @@ class RouterArgs(Section):
         for tier, model in self.tiers.items():
             if model not in self.models:
                 raise ValueError(f"tiers.{tier} names model {model!r}; models are {', '.join(self.models)}")
-        wanted = {rule.floor: f"rule {rule.name!r}" for rule in self.routing.rules}
-        wanted[self.routing.default_tier] = "routing.default_tier"
-        for tier, who in wanted.items():
-            if tier not in self.tiers:
-                raise ValueError(f"{who} names tier {str(tier)!r}, which tiers: does not map to a model")
+        canary, shadow = self.compare.canary, self.compare.shadow
+        routings = {"routing": self.routing}
+        if canary is not None and canary.routing is not None:
+            routings["compare.canary.routing"] = canary.routing
+        for where, routing in routings.items():
+            wanted = {rule.floor: f"{where}: rule {rule.name!r}" for rule in routing.rules}
+            wanted[routing.default_tier] = f"{where}.default_tier"
+            for tier, who in wanted.items():
+                if tier not in self.tiers:
+                    raise ValueError(f"{who} names tier {str(tier)!r}, which tiers: does not map to a model")
+            names = [rule.name for rule in routing.rules]
+            if len(set(names)) != len(names):
+                raise ValueError(f"{where}.rules: every rule needs a name of its own")
+        for who, one in (("shadow", shadow), ("canary", canary)):
+            if one is not None and one.model is not None and one.model not in self.models:
+                raise ValueError(f"compare.{who}.model: {one.model!r} is no model; models are {', '.join(self.models)}")
         order = list(self.models)
         ranked = [(tier, self.tiers[tier]) for tier in (Tier.FAST, Tier.BALANCED, Tier.BEST) if tier in self.tiers]
         for (lower, small), (upper, large) in pairwise(ranked):
@@ -284,9 +326,6 @@ class RouterArgs(Section):
                     f"tiers.{lower} names {small!r}, which stands after {large!r} of tiers.{upper} in models; write models from "
                     "small to large (a tool that sorts keys may have reordered them)"
                 )
-        names = [rule.name for rule in self.routing.rules]
-        if len(set(names)) != len(names):
-            raise ValueError("routing.rules: every rule needs a name of its own")
         for name, collection in self.collections.items():
             space = collection.space
             model, _, size = space.rpartition("/")

@@ -48,6 +48,7 @@ class Setting(NamedTuple):
     tiers: Mapping[Tier, str]
     strict_tiers: bool
     default_budget_s: float | None
+    arm: str | None = None  # of an experiment; its requests are logged as those of a router of their own
 
 
 class Entry(NamedTuple):

@@ -47,6 +47,7 @@ class Routing:
     cached: int  # how many of the vectors were known already
     truncated: Sequence[int] = ()  # indices of the inputs that were cut
     adapter: Crossing | None = None
+    canary: bool = False  # decided by the rules that are being tried (`compare.canary`)
 
 
 def encode(vectors: Vectors, encoding_format: EncodingFormat, routing: Routing, prompt_tokens: int) -> bytes:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from router.config import CurveConfig, ModelConfig, NamedTier, RouterArgs, Routing, resolve_path
+from router.config import CurveConfig, ModelConfig, NamedTier, RouterArgs, Routing, When, resolve_path
 from router.domain import Curve, Model
 from router.latency import load_profile
 from router.policy import Floor, Policy
@@ -24,16 +24,18 @@ def build_policy(routing: Routing, tiers: Mapping[NamedTier, str]) -> Policy:
     """The rules with their tiers replaced by the models that serve them."""
     return Policy(
         default=tiers[routing.default_tier],
-        floors=tuple(
-            Floor(
-                name=rule.name, model=tiers[rule.floor], min_tokens=rule.when.min_tokens, max_tokens=rule.when.max_tokens,
-                languages=_set(rule.when.languages), not_languages=_set(rule.when.not_languages),
-                scripts=_set(rule.when.scripts), mixed=rule.when.mixed, code=rule.when.code, input_type=rule.when.input_type,
-            )
-            for rule in routing.rules
-        ),
+        floors=tuple(build_floor(rule.name, rule.when, tiers[rule.floor]) for rule in routing.rules),
         kind=routing.policy,
         quality_weight=routing.quality_weight,
+    )
+
+
+def build_floor(name: str, when: When, model: str) -> Floor:
+    """Conditions in the form the decision uses."""
+    return Floor(
+        name=name, model=model, min_tokens=when.min_tokens, max_tokens=when.max_tokens, languages=_set(when.languages),
+        not_languages=_set(when.not_languages), scripts=_set(when.scripts), mixed=when.mixed, code=when.code,
+        input_type=when.input_type,
     )
 
 

@@ -114,6 +114,15 @@ def _paths(catalogue: Catalogue) -> Json:
                 "responses": {"200": _json_response("One row a model, from small to large.", "Tiers"), **_refused(_ON_READ)},
             }
         },
+        "/v1/compare": {
+            "get": {
+                "operationId": "compare",
+                "tags": ["routing"],
+                "summary": "Show what a shadow or a canary has found on live traffic",
+                "description": "What `compare:` of the config asks for, as this router replica has counted it since it began.",
+                "responses": {"200": _json_response("Both; null where none runs.", "Comparison"), **_refused(_ON_READ)},
+            }
+        },
         "/health": {
             "get": {
                 "operationId": "health",
@@ -178,6 +187,7 @@ def _response_example(catalogue: Catalogue) -> Json:
             "model": model, "tier": tier and tier.value, "reason": "auto", "space": str(catalogue.space_of(model)),
             "language": "en", "tokens": 9, "predicted_ms": 6.2, "degraded": False, "cached": 0, "truncated": [],
             "adapter": None,
+            "canary": False,
         },
     }
 
@@ -250,7 +260,7 @@ def _array(items: Json) -> Json:
 
 
 _STRING, _INTEGER, _NUMBER, _BOOLEAN = ({"type": name} for name in ("string", "integer", "number", "boolean"))
-_STRING_OR_NULL, _NUMBER_OR_NULL = {"type": ["string", "null"]}, {"type": ["number", "null"]}
+_STRING_OR_NULL, _NUMBER_OR_NULL, _OBJECT_OR_NULL = ({"type": [name, "null"]} for name in ("string", "number", "object"))
 
 _ROUTING = {
     "model": "The model that embedded the texts.",
@@ -263,6 +273,7 @@ _ROUTING = {
     "degraded": "A smaller model than the target answered, or another one over an adapter.",
     "cached": "How many of the vectors were known already.",
     "truncated": "Indices of the inputs that were cut.",
+    "canary": "Decided by the rules that are being tried, not by the usual ones.",
     "adapter": "The adapter that the vectors came over from another model's space, and the share of recall that it keeps.",
 }
 _RESPONSE_HEADERS = {
@@ -290,7 +301,7 @@ _PARAMETERS: Json = {
 }
 _DECISION = _object({
     "model": _STRING_OR_NULL, "tier": _STRING_OR_NULL, "reason": _STRING, "space": _STRING_OR_NULL,
-    "predicted_ms": _NUMBER_OR_NULL, "degraded": _BOOLEAN, "expected_recall": _NUMBER_OR_NULL,
+    "predicted_ms": _NUMBER_OR_NULL, "degraded": _BOOLEAN, "canary": _BOOLEAN, "expected_recall": _NUMBER_OR_NULL,
 })
 _SCHEMAS: Json = {
     "EmbeddingsResponse": _object({
@@ -332,6 +343,7 @@ _SCHEMAS: Json = {
             "good_for": _STRING, "fingerprint": {**_STRING_OR_NULL, "description": "What its replicas have proved to be."},
         })),
     }),
+    "Comparison": _object({"object": {"const": "comparison"}, "shadow": _OBJECT_OR_NULL, "canary": _OBJECT_OR_NULL}),
     "Health": _object({"status": _STRING, "waiting_for": _array(_STRING)}, optional=["waiting_for"]),
     "Error": _object({
         "error": _object({"message": _STRING, "type": _STRING, "param": _STRING_OR_NULL, "code": _STRING_OR_NULL}),

@@ -83,6 +83,7 @@ class LocalRouter:
             self.service.replicas_changed(name, [name])
 
     async def stop(self) -> None:
+        await self.service.comparison.close()
         for lane in self.service.lanes.values():
             await lane.close()
         self.service.ledger.assert_empty()

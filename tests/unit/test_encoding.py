@@ -49,6 +49,7 @@ def test_the_response_is_openai_s_with_routing_beside_it(encoding_format: Encodi
     assert body["routing"] == {
         "model": "small", "tier": "fast", "reason": "rule:long", "space": "small/3", "language": None, "tokens": 7,
         "predicted_ms": 1.5, "degraded": False, "cached": 1, "truncated": [1], "adapter": None,
+        "canary": False,
     }
 
 

@@ -63,8 +63,8 @@ def test_every_schema_is_a_json_schema_and_every_reference_leads_somewhere() -> 
 def test_every_endpoint_of_the_contract_is_there() -> None:
     assert {(method, path) for path, method, _ in operations()} == {
         ("post", "/v1/embeddings"), ("post", "/embeddings"), ("post", "/v1/route"), ("get", "/v1/models"),
-        ("get", "/v1/models/{id}"), ("get", "/v1/tiers"), ("get", "/health"), ("get", "/health/live"), ("get", "/"),
-        ("get", "/docs"),
+        ("get", "/v1/models/{id}"), ("get", "/v1/tiers"), ("get", "/v1/compare"), ("get", "/health"), ("get", "/health/live"),
+        ("get", "/"), ("get", "/docs"),
     }
     names = [operation["operationId"] for _, _, operation in operations()]
     assert len(set(names)) == len(names)

@@ -1,0 +1,108 @@
+"""Does a shadow of every request slow the requests?
+
+    python -m benchmarks shadow                 (configs/local.yaml, 3 minutes)
+
+One router with `compare.shadow` for requests with `input_type: query`, share 1. Turns of a few seconds with `query` (shadowed)
+and with `document` (not) alternate in random order, at the same rate, on the same model, which reads both sides alike. What is
+compared is the latency of the caller, on his clock: the ratio of the two medians and of the two 95th percentiles, and how far
+these ratios move between two halves of the turns that were not shadowed, which is the noise.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import numpy as np
+
+from benchmarks.live import Ask, Client, Text, Texts, router
+
+SIDES = ("query", "document")
+
+
+@click.command()
+@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), default="configs/local.yaml")
+@click.option("--model", default="all-minilm-l6-v2", show_default=True, help="Who answers.")
+@click.option("--shadow", "shadows", multiple=True, default=["wordllama-256", "multilingual-e5-small"], show_default=True)
+@click.option("--load", type=click.FloatRange(0.01, 1.0), default=0.3, show_default=True, help="Of what the model can answer.")
+@click.option("--seconds", type=click.FloatRange(1.0), default=4.0, show_default=True, help="Of one turn.")
+@click.option("--turns", type=click.IntRange(2), default=8, show_default=True, help="Of each side.")
+@click.option("--wait-for-idle/--no-wait-for-idle", default=True, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--seed", type=int, default=0)
+def main(
+    config: Path, model: str, shadows: Sequence[str], load: float, seconds: float, turns: int, wait_for_idle: bool, as_json: bool,
+    seed: int,
+) -> None:
+    """Measure the latency of requests that are shadowed against that of requests that are not."""
+    rows = []
+    for shadow in shadows:
+        compare = {"shadow": {
+            "model": shadow, "share": 1.0, "when": {"input_type": "query"}, "wait_for_idle": wait_for_idle,
+        }}
+        with router(config, None, compare=compare) as running:
+            rate, times = asyncio.run(_drive(running.url, model, load, seconds, turns, random.Random(seed)))
+            found = httpx.get(f"{running.url}/v1/compare", timeout=30).raise_for_status().json()["shadow"]
+        rows.append({"shadow": shadow, "rate_per_s": round(rate, 1), **summarise(times), **{
+            name: found[name] for name in ("compared", "left_out", "waiting")
+        }})
+    if as_json:
+        click.echo(json.dumps({"model": model, "load": load, "rows": rows}, indent=2))
+    else:
+        click.echo("\n".join(_table(model, load, rows)))
+
+
+async def _drive(
+    url: str, model: str, load: float, seconds: float, turns: int, rng: random.Random
+) -> tuple[float, dict[str, list[list[float]]]]:
+    """Requests a second, and the latencies in seconds of every turn, by side."""
+    texts, times = Texts(rng), dict[str, list[list[float]]]({side: [] for side in SIDES})
+
+    def asking(side: str) -> Callable[[], Ask]:
+        def make() -> Ask:
+            text: Text = next(text for text in texts if text.kind == "query")
+            return Ask(text, {"model": model, "input_type": side})
+
+        return make
+
+    async with Client(url) as client:
+        rate = load * await client.capacity(asking("document"), clients=8, seconds=5.0)
+        for side in SIDES:
+            await client.at_rate(asking(side), rate, 2.0, rng)
+        for _ in range(turns):
+            for side in rng.sample(SIDES, 2):
+                told = await client.at_rate(asking(side), rate, seconds, rng)
+                if any(one.status != httpx.codes.OK for one in told):
+                    raise click.ClickException(f"a request failed: {[one.status for one in told]}")
+                times[side].append([one.total_s for one in told])
+    return rate, times
+
+
+def summarise(times: dict[str, list[list[float]]]) -> dict[str, Any]:
+    """Both sides' p50 and p95 in milliseconds, their ratios, and the ratio of two halves of what was not shadowed."""
+    out: dict[str, Any] = {}
+    plain = times["document"]
+    for percent in (50, 95):
+        shadowed, alone = (float(np.percentile(np.concatenate(times[side]), percent)) for side in SIDES)
+        halves = [float(np.percentile(np.concatenate(plain[start::2]), percent)) for start in (0, 1)]
+        out |= {
+            f"p{percent}_ms": [round(alone * 1000, 2), round(shadowed * 1000, 2)],
+            f"p{percent}_ratio": round(shadowed / alone, 3), f"p{percent}_noise": round(max(halves) / min(halves), 3),
+        }
+    return out
+
+
+def _table(model: str, load: float, rows: Sequence[dict[str, Any]]) -> list[str]:
+    lines = [f"{model} at {load:.0%} of its capacity; milliseconds without and with a shadow of every request", ""]
+    for row in rows:
+        lines.append(f"shadow {row['shadow']}, {row['rate_per_s']:g} requests/s: {row['compared']} compared, "
+                     f"{row['waiting']} waiting, left out: {row['left_out'] or 'none'}")
+        for percent in (50, 95):
+            alone, shadowed = row[f"p{percent}_ms"]
+            lines.append(f"  p{percent}  {alone:8.2f} {shadowed:8.2f}   ratio {row[f'p{percent}_ratio']:.2f}   "
+                         f"two halves without: {row[f'p{percent}_noise']:.2f}")
+    return lines

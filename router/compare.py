@@ -1,0 +1,277 @@
+"""Two models, or two policies, on the same traffic: who takes part, what is counted, and how far two models agree.
+
+    shadow   a share of the answered requests is embedded by another model too; nobody gets those vectors
+    canary   a share of the free requests is decided by other rules; the rest of them is the control
+
+Who takes part follows from the text alone: the same text is always on the same side, on every router and after a restart, so a
+cache stays as good as it was and a caller who repeats himself gets the same vector.
+
+Vectors of two models must never be compared with each other. What can be compared is whom they take for neighbours: of the texts
+that came before, the share of a new text's ten nearest under one model that are among its ten nearest under the other. Two
+models that agree make the same search; where they do not, only labelled data says which is right (`embedding-router advise`).
+
+Pure: no clock, no randomness.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from router.domain import Features
+
+Vectors = npt.NDArray[np.float32]
+
+NEIGHBOURS = 10
+RING_TEXTS = 512  # that a new text is compared with: of each pair of models
+FEWEST_TEXTS = 100  # before that ten neighbours are too large a part of what there is
+LENGTHS = (16, 64, 256, 1024)  # tokens, upper ends of the bands
+
+
+def falls_in(texts: Iterable[str], salt: str, share: float) -> bool:
+    """Whether a request with these texts is in a sample of `share` (0 to 1); another `salt`, another independent sample."""
+    if share >= 1.0:
+        return True
+    digest = hashlib.blake2b(salt.encode(), digest_size=8)
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return int.from_bytes(digest.digest(), "big") < share * 2.0**64
+
+
+def slices_of(features: Features, longest: int, side: str | None) -> tuple[str, ...]:
+    """The slices that a request belongs to; `longest` is its longest text in tokens."""
+    below = 0
+    for most in LENGTHS:
+        if longest <= most:
+            band = f"{below + 1}-{most} tokens"
+            break
+        below = most
+    else:
+        band = f"over {LENGTHS[-1]} tokens"
+    language = "code" if features.code else "mixed" if features.mixed else features.language or "unknown"
+    return ("all", f"language: {language}", f"length: {band}", f"side: {side or 'not given'}")
+
+
+class Times:
+    """Durations in buckets 5 % apart: percentiles within 2.5 %, whatever their number."""
+
+    RATIO = 1.05
+
+    def __init__(self) -> None:
+        self._buckets = Counter[int]()
+
+    def add(self, seconds: float) -> None:
+        """Count one duration; all below a microsecond are one."""
+        self._buckets[round(math.log(max(seconds, 1e-6)) / math.log(self.RATIO))] += 1
+
+    def percentile(self, percent: float) -> float | None:
+        """Seconds that `percent` of the durations do not exceed, None where there are none."""
+        left = math.ceil(self._buckets.total() * percent / 100.0)
+        for bucket in sorted(self._buckets):
+            left -= self._buckets[bucket]
+            if left <= 0:
+                return float(self.RATIO**bucket)
+        return None
+
+    def as_dict(self) -> dict[str, float | None]:
+        """p50 and p95 in milliseconds."""
+        found = {f"p{percent}": self.percentile(percent) for percent in (50, 95)}
+        return {name: None if seconds is None else round(seconds * 1000, 2) for name, seconds in found.items()}
+
+
+@dataclass(slots=True)
+class Mean:
+    """A mean and how sure it is."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, value: float) -> None:
+        self.count, self.total, self.squares = self.count + 1, self.total + value, self.squares + value * value
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """The mean with its 95 % interval (normal approximation; none below 30 values)."""
+        if not self.count:
+            return {"mean": None, "low": None, "high": None, "texts": 0}
+        mean = self.total / self.count
+        if self.count < 30:
+            return {"mean": round(mean, 4), "low": None, "high": None, "texts": self.count}
+        spread = math.sqrt(max(0.0, self.squares / self.count - mean * mean) / (self.count - 1))
+        low, high = max(0.0, mean - 1.96 * spread), min(1.0, mean + 1.96 * spread)
+        return {"mean": round(mean, 4), "low": round(low, 4), "high": round(high, 4), "texts": self.count}
+
+
+class Ring:
+    """The last texts that two models have embedded, as vectors of both; never as text."""
+
+    def __init__(self, size: int = RING_TEXTS) -> None:
+        self._size, self._next = size, 0
+        self._digests: dict[bytes, int] = {}
+        self._at: list[bytes | None] = [None] * size
+        self._pair: tuple[Vectors, Vectors] | None = None
+
+    def add(self, digests: Sequence[bytes], first: Vectors, second: Vectors) -> list[float]:
+        """Take texts as (n, d1) and (n, d2) vectors of length 1; returns each new one's overlap with those before it.
+
+        A text that is here already is passed over: it would be its own neighbour. Nothing is returned before FEWEST_TEXTS.
+        """
+        new = [row for row, digest in enumerate(digests) if digest not in self._digests]
+        new = [row for place, row in enumerate(new) if digests[row] not in {digests[earlier] for earlier in new[:place]}]
+        if not new:
+            return []
+        if self._pair is None:
+            widths = first.shape[1], second.shape[1]
+            self._pair = (np.zeros((self._size, widths[0]), np.float32), np.zeros((self._size, widths[1]), np.float32))
+        overlaps = []
+        if (known := len(self._digests)) >= min(FEWEST_TEXTS, self._size):
+            nearest = [_nearest(kept[:known], rows[new]) for kept, rows in zip(self._pair, (first, second), strict=True)]
+            overlaps = [len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(*nearest, strict=True)]
+        for row in new[-self._size:]:
+            place, self._next = self._next, (self._next + 1) % self._size
+            if (gone := self._at[place]) is not None:
+                del self._digests[gone]
+            self._at[place], self._digests[digests[row]] = digests[row], place
+            self._pair[0][place], self._pair[1][place] = first[row], second[row]
+        return overlaps
+
+
+def _nearest(kept: Vectors, rows: Vectors) -> list[list[int]]:
+    found: list[list[int]] = np.argpartition(-(rows @ kept.T), NEIGHBOURS, axis=1)[:, :NEIGHBOURS].tolist()
+    return found
+
+
+class Seen(NamedTuple):
+    """One request as a report counts it; seconds."""
+
+    slices: tuple[str, ...]
+    model: str  # that answered
+    texts: int
+    tokens: int
+    actual_s: float  # from arrival to the vectors
+    device_s: float  # by the model's latency curve, times the devices it occupies
+    in_time: bool | None = None  # None: it had no budget
+    degraded: bool = False
+    quality: float = 0.0  # points that the config gives the model for this text
+
+
+class Shadowed(NamedTuple):
+    """What a shadow model made of a request."""
+
+    overlaps: Sequence[float]
+    inference_s: float  # of the calls it travelled in
+    predicted_s: float | None  # what the model would have taken for the caller, had it been chosen
+    device_s: float
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over the requests of one slice."""
+
+    requests: int = 0
+    texts: int = 0
+    tokens: int = 0
+    actual: Times = field(default_factory=Times)
+    device_s: float = 0.0
+    budgets: int = 0
+    in_time: int = 0
+    degraded: int = 0
+    quality: Mean = field(default_factory=Mean)
+    models: Counter[str] = field(default_factory=Counter)
+    overlap: Mean = field(default_factory=Mean)
+    shadow_inference: Times = field(default_factory=Times)
+    shadow_predicted: Times = field(default_factory=Times)
+    shadow_device_s: float = 0.0
+
+    def add(self, seen: Seen, shadowed: Shadowed | None = None) -> None:
+        """Count one request."""
+        self.requests += 1
+        self.texts += seen.texts
+        self.tokens += seen.tokens
+        self.actual.add(seen.actual_s)
+        self.device_s += seen.device_s
+        self.budgets += seen.in_time is not None
+        self.in_time += seen.in_time is True
+        self.degraded += seen.degraded
+        self.quality.add(seen.quality)
+        self.models[seen.model] += 1
+        if shadowed is not None:
+            for overlap in shadowed.overlaps:
+                self.overlap.add(overlap)
+            self.shadow_inference.add(shadowed.inference_s)
+            if shadowed.predicted_s is not None:
+                self.shadow_predicted.add(shadowed.predicted_s)
+            self.shadow_device_s += shadowed.device_s
+
+    def common(self) -> dict[str, Any]:
+        """What both kinds of report say of a slice."""
+        return {
+            "requests": self.requests, "texts": self.texts, "tokens": self.tokens, "latency_ms": self.actual.as_dict(),
+            "device_s": round(self.device_s, 4),
+        }
+
+
+class ShadowReport:
+    """Agreement, latency and cost of a shadow model against the models that answered, by model and slice."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[tuple[str, str], Tally] = {}
+        self.compared = 0
+        self.left_out = Counter[str]()  # requests of the sample that were not compared, by why
+
+    def add(self, seen: Seen, shadowed: Shadowed) -> None:
+        """Count one request that both models have embedded."""
+        self.compared += 1
+        for name in seen.slices:
+            self._tallies.setdefault((seen.model, name), Tally()).add(seen, shadowed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report for JSON; slices with most requests first."""
+        ordered = sorted(self._tallies.items(), key=lambda each: (each[0][0], each[0][1] != "all", -each[1].requests))
+        return {
+            "compared": self.compared, "left_out": dict(self.left_out.most_common()),
+            "slices": [
+                {
+                    "answered_by": model, "slice": name, **tally.common(), f"overlap_at_{NEIGHBOURS}": tally.overlap.as_dict(),
+                    "shadow_predicted_ms": tally.shadow_predicted.as_dict(),
+                    "shadow_inference_ms": tally.shadow_inference.as_dict(), "shadow_device_s": round(tally.shadow_device_s, 4),
+                }
+                for (model, name), tally in ordered
+            ],
+        }
+
+
+class CanaryReport:
+    """Free requests under the canary's rules and under the usual ones."""
+
+    ARMS = ("control", "canary")
+
+    def __init__(self) -> None:
+        self._tallies: dict[str, dict[str, Tally]] = {}
+        self.failed: dict[str, Counter[str]] = {arm: Counter() for arm in self.ARMS}
+
+    def add(self, arm: str, seen: Seen) -> None:
+        """Count one answered request of "control" or "canary"."""
+        for name in seen.slices:
+            self._tallies.setdefault(name, {each: Tally() for each in self.ARMS})[arm].add(seen)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report for JSON; both arms of a slice side by side."""
+        ordered = sorted(self._tallies.items(), key=lambda each: (each[0] != "all", -each[1]["canary"].requests))
+        return {
+            "failed": {arm: dict(codes.most_common()) for arm, codes in self.failed.items()},
+            "slices": [{"slice": name, **{arm: _arm(tally) for arm, tally in arms.items()}} for name, arms in ordered],
+        }
+
+
+def _arm(tally: Tally) -> Mapping[str, Any]:
+    quality = tally.quality
+    return {
+        **tally.common(), "models": dict(tally.models.most_common()), "budgets": tally.budgets, "in_time": tally.in_time,
+        "degraded": tally.degraded, "quality": round(quality.total / quality.count, 3) if quality.count else None,
+    }
