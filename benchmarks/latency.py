@@ -47,7 +47,9 @@ class Phase(NamedTuple):
 @click.command()
 @click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), default="configs/local.yaml")
 @click.option("--base-url", help="A router that runs already; then its --log is needed too, and nothing is slowed.")
-@click.option("--log", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The decision log of --base-url.")
+@click.option(
+    "--log", type=click.Path(dir_okay=False, path_type=Path), help="Keep the decision log here; of --base-url: the one it writes."
+)
 @click.option("--load", type=click.FloatRange(0.05, 0.9), default=0.4, show_default=True, help="Steady load over capacity.")
 @click.option("--seconds", type=click.IntRange(5), default=60, show_default=True, help="Of steady load; the rest follows.")
 @click.option("--slow", default="all-minilm-l6-v2", show_default=True, help="The model that is slowed.")
@@ -57,10 +59,12 @@ def main(
     config: Path, base_url: str | None, log: Path | None, load: float, seconds: int, slow: str, as_json: bool, seed: int
 ) -> None:
     """Measure how far predictions are from what comes, and print it beside the marks."""
-    if (base_url is None) != (log is None):
-        raise click.UsageError("--base-url and --log belong together")
+    if base_url is not None and (log is None or not log.exists()):
+        raise click.UsageError("--base-url needs --log with the decision log that it writes")
+    if base_url is None and log is not None and log.exists():
+        raise click.UsageError(f"{log} exists already; a run needs a log of its own")
     with tempfile.TemporaryDirectory() as scratch:
-        path = log or Path(scratch) / "decisions.jsonl"
+        path = (log or Path(scratch) / "decisions.jsonl").absolute()
         with router(config, base_url, decision_log={"path": str(path)}) as running:
             share = running.args.routing.miss_share
             phases, capacity = asyncio.run(_drive(running, load, seconds, slow, random.Random(seed)))
@@ -69,7 +73,8 @@ def main(
             entries = [logged.entry for logged in read(lines)]
     found = summarise(entries, phases, share, slow)
     if as_json:
-        click.echo(json.dumps({"capacity_per_s": capacity, "miss_share": share, **found}, indent=2))
+        plan = [phase._asdict() for phase in phases]
+        click.echo(json.dumps({"capacity_per_s": capacity, "miss_share": share, "phases": plan, **found}, indent=2))
     else:
         click.echo("\n".join(_table(found, capacity, load, share, slow)))
 

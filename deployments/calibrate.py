@@ -8,7 +8,7 @@ What belongs where, as `router.policy.predict` adds it up:
 - What the router does for each token (tokenising a long text, moving its vectors) grows with the call, so through a router it
   goes into the curve: a prediction is then right for the whole answer.
 
-A call of more than one batch is taken for its average step, which is how `predict` takes it apart. Sizes are doubled from 16
+A call of more than one batch is taken for its average step, which is how `predict` takes it apart. Sizes are doubled from 8
 tokens up to the model's context and from one text up to a full batch, in random order, so that a machine that is slow for a
 minute is slow for all sizes alike. Every text is new, of words that follow no order: no cache knows it, no two begin alike.
 """
@@ -35,9 +35,9 @@ from router.config import RouterArgs
 from router.domain import Curve, attention
 from router.latency import Fit, Point, Profile, ProfileCurve, ProfileFit, ProfilePoint, fit
 
-SHORTEST = 16  # tokens
+SHORTEST = 8  # tokens; in a full batch of these what a text costs shows beside what its tokens do
 SHORT = 64  # tokens of a request whose overhead is not the text's
-MOST_TEXTS = 128  # of one call
+MOST_TEXTS = 512  # of one call
 REQUEST_TIMEOUT_S = 300.0
 
 
@@ -79,7 +79,7 @@ class Source(Protocol):
 
 
 def cells(max_tokens: int, batch_tokens: int, most_texts: int) -> list[Cell]:
-    """Text lengths 16, 32, ... and `max_tokens`, each with 1, 2, 4, ... texts and as many as fill a batch, or `most_texts`."""
+    """Text lengths 8, 16, 32, ... and `max_tokens`, each with 1, 2, 4, ... texts and as many as fill a batch, or `most_texts`."""
     lengths, found = [], list[Cell]()
     length = min(SHORTEST, max_tokens)
     while length < max_tokens:
@@ -100,19 +100,24 @@ class Writer:
         from pydoc_data.topics import topics  # English prose that every Python brings
 
         self._count, self._rng = count, rng
+        self._written = set[str]()
         self._words = re.findall(r"[A-Za-z]{2,}", " ".join(topics.values()))
         sample = self._text(2000)
         self._per_word = count(sample) / 2000
 
     def write(self, tokens: int) -> tuple[str, int]:
         """A new text and its tokens: as many as wanted or, but for the shortest, a few fewer."""
-        words = max(1, round(0.98 * tokens / self._per_word))
+        words, least = max(1, round(0.98 * tokens / self._per_word)), 1
         while True:
             text = self._text(words)
             found = self._count(text)
-            if found <= tokens or words == 1:
+            if text in self._written:  # one of a word or two
+                least = words = words + (self._rng.random() < 0.1)
+            elif found <= tokens or words <= least:
+                self._written.add(text)
                 return text, found
-            words = max(1, words - max(1, round((found - tokens) / self._per_word)))
+            else:
+                words = max(least, words - max(1, round((found - tokens) / self._per_word)))
 
     def _text(self, words: int) -> str:
         return " ".join(self._rng.choices(self._words, k=words))
@@ -166,7 +171,8 @@ def points(samples: Sequence[Sample], batch_tokens: int, overhead_s: float) -> l
             seconds = sample.inference_s / steps
         else:
             seconds = max(sample.total_s - overhead_s, 0.0) / steps + overhead_s
-        found.append(Point(round(sample.tokens / steps), round(sample.tokens_sq / steps), seconds))
+        texts = math.ceil(sample.cell.texts / steps)
+        found.append(Point(round(sample.tokens / steps), round(sample.tokens_sq / steps), seconds, texts))
     return found
 
 
@@ -188,8 +194,8 @@ def fitted(samples: Sequence[Sample], batch_tokens: int, assumed_overhead_s: flo
     medians = []
     for cell in sorted({sample.cell for sample in samples}):
         own = points([sample for sample in samples if sample.cell == cell], batch_tokens, overhead_s)
-        tokens, tokens_sq, seconds = (statistics.median(column) for column in zip(*own, strict=True))
-        medians.append(Point(round(tokens), round(tokens_sq), seconds))
+        tokens, tokens_sq, seconds, texts = (statistics.median(column) for column in zip(*own, strict=True))
+        medians.append(Point(round(tokens), round(tokens_sq), seconds, round(texts)))
     return made, medians
 
 
@@ -210,7 +216,9 @@ def profile(
         model=model, device=device, software=software, date=date,
         curve=ProfileCurve(batch_tokens=fit.curve.batch_tokens, **curve),
         fit=ProfileFit(median_error=round(fit.median_error, 4), p95_error=round(fit.p95_error, 4), points=fit.points),
-        points=tuple(ProfilePoint(tokens=p.tokens, tokens_sq=p.tokens_sq, seconds=_rounded(p.seconds)) for p in medians),
+        points=tuple(
+            ProfilePoint(tokens=p.tokens, tokens_sq=p.tokens_sq, seconds=_rounded(p.seconds), texts=p.texts) for p in medians
+        ),
         memory_bytes=memory_bytes,
     )
     data = made.model_dump(mode="json")

@@ -188,6 +188,7 @@ def _report(name: str, file: Path, made: Fit, measured: Measured, through_router
     yield f"{name} on {measured.device}"
     yield f"  one step   {curve.fixed_s * 1000:.3g} ms up to {made.knee_tokens:.0f} tokens, then {curve.base_s * 1000:.3g} ms"
     yield f"             + {curve.s_per_token * 1e6:.3g} us a token + {curve.s_per_token_sq * 1e9:.3g} ns a token squared"
+    yield f"             + {curve.s_per_text * 1e6:.3g} us a text"
     yield f"  full step  {curve.batch_tokens} tokens in {curve.step(curve.batch_tokens) * 1000:.3g} ms"
     source = "measured" if through_router else "as in the config: --base-url measures it"
     yield f"  overhead   {curve.overhead_s * 1000:.3g} ms ({source})"
@@ -213,7 +214,7 @@ def _plot(file: Path, name: str, made: Fit, medians: list[Point], overhead_s: fl
     )
     axes.plot(
         [point.tokens for point in medians],
-        [(made.curve.step(point.tokens, point.tokens_sq) + overhead_s) * 1000 for point in medians],
+        [(made.curve.step(point.tokens, point.tokens_sq, point.texts) + overhead_s) * 1000 for point in medians],
         linestyle="none", marker="x", color="black", markersize=4, label=f"curve, off by {made.median_error:.1%} in the median",
     )
     figure.colorbar(marks, label="tokens of a text")

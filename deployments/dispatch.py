@@ -339,9 +339,9 @@ class Lane:
 
     async def _fly(self, chunks: list[Chunk], at: _At, dispatch: Dispatch, ahead_tokens: int) -> None:
         sent_s, replica = self.clock(), dispatch.replica.id
-        tokens_sq = sum(chunk.tokens_sq for chunk in chunks)
+        tokens_sq, texts = sum(chunk.tokens_sq for chunk in chunks), sum(len(chunk.lengths) for chunk in chunks)
         try:
-            expected_s = self.feedback.model.curve.step(ahead_tokens + dispatch.tokens, tokens_sq)
+            expected_s = self.feedback.model.curve.step(ahead_tokens + dispatch.tokens, tokens_sq, texts)
             async with self._limit(at, max(self.replica_timeout_s, HANGS_AFTER * expected_s)):
                 reply = await self.transport.send(self.model, call_of(chunks, sent_s), replica)
             if reply.vectors.shape != (rows := sum(len(chunk.lengths) for chunk in chunks), self.dimensions):
@@ -364,7 +364,7 @@ class Lane:
             self.ledger.completed(dispatch)
             self.ledger.reported(self.model, reply.replica, reply.outstanding_tokens, now)
             self.feedback.served(reply.replica, reply.counters)
-            self.feedback.stepped(ahead_tokens + dispatch.tokens, tokens_sq, now - sent_s)
+            self.feedback.stepped(ahead_tokens + dispatch.tokens, tokens_sq, now - sent_s, texts)
             self._deliver(chunks, reply, sent_s)
 
     @asynccontextmanager

@@ -247,8 +247,8 @@ class Service:
             counts = [min(count, self.args.models[model].max_tokens) for count in counts]
         if len(unknown := self.cache.unknown(model, prepared.digests)) < len(counts):
             rest = [counts[place] for place in unknown]
-            return Work(sum(rest), max(counts), attention(rest, span))
-        return Work(sum(counts), max(counts), attention(counts, span))
+            return Work(sum(rest), max(counts), attention(rest, span), len(rest))
+        return Work(sum(counts), max(counts), attention(counts, span), len(counts))
 
     def _settle(self) -> tuple[Setting, Setting]:
         """What this service decides by from now on: usually, and for the requests of the canary."""

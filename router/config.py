@@ -105,6 +105,7 @@ class CurveConfig(Section):
     base_s: NonNegativeFloat = 0.003
     s_per_token: NonNegativeFloat = 0.0001
     s_per_token_sq: NonNegativeFloat = 0.0
+    s_per_text: NonNegativeFloat = 0.0
     batch_tokens: PositiveInt = 8192
     overhead_s: NonNegativeFloat = 0.004
 

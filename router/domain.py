@@ -65,6 +65,7 @@ class Work(NamedTuple):
     tokens: int  # of all texts together, special tokens and prompt included
     longest: int  # of the longest text
     tokens_sq: int  # the attention term, see `attention`
+    texts: int = 1
 
 
 def attention(counts: Iterable[int], span: int | None) -> int:
@@ -87,10 +88,11 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Latency of one engine step on T tokens: max(fixed_s, base_s + s_per_token * T + s_per_token_sq * sum(L^2)).
+    """Latency of one engine step on N texts of T tokens: a line in T, sum(L^2) and N, never below `fixed_s`.
 
-    Flat up to a knee, then linear, plus attention for long texts (the shape published for embedding prefill, and measured
-    for each model by `embedding-router calibrate`).
+    max(fixed_s, base_s + s_per_token * T + s_per_token_sq * sum(L^2) + s_per_text * N), L being the tokens of each text. Flat up
+    to a knee, then linear, plus attention for long texts (the shape published for embedding prefill, and measured for each model
+    by `embedding-router calibrate`), plus what an engine pays for a text however short it is.
     """
 
     fixed_s: float
@@ -99,10 +101,11 @@ class Curve:
     s_per_token_sq: float
     batch_tokens: int  # most tokens one step takes
     overhead_s: float = 0.0  # router, transport and encoding, per request
+    s_per_text: float = 0.0
 
-    def step(self, tokens: float, tokens_sq: float = 0.0) -> float:
-        """Seconds of one step that carries `tokens` tokens whose squared lengths sum to `tokens_sq`."""
-        seconds = self.base_s + self.s_per_token * tokens + self.s_per_token_sq * tokens_sq
+    def step(self, tokens: float, tokens_sq: float = 0.0, texts: float = 0.0) -> float:
+        """Seconds of one step that carries `texts` texts of `tokens` tokens whose squared lengths sum to `tokens_sq`."""
+        seconds = self.base_s + self.s_per_token * tokens + self.s_per_token_sq * tokens_sq + self.s_per_text * texts
         return seconds if seconds > self.fixed_s else self.fixed_s
 
 

@@ -91,10 +91,10 @@ class Feedback:
         """A request of `tokens` tokens would have gone to this model and was sent to a smaller one."""
         self.shadow.add(tokens, now)
 
-    def stepped(self, tokens: int, tokens_sq: int, seconds: float) -> None:
-        """A call returned after `seconds`; `tokens` counts what was ahead of it, `tokens_sq` its own texts."""
+    def stepped(self, tokens: int, tokens_sq: int, seconds: float, texts: int = 1) -> None:
+        """A call returned after `seconds`; `tokens` counts what was ahead of it, `tokens_sq` and `texts` its own texts."""
         if self._learner is not None:
-            self._learner.observe(tokens, tokens_sq, seconds - self.model.curve.overhead_s)
+            self._learner.observe(tokens, tokens_sq, seconds - self.model.curve.overhead_s, texts)
             self.model = replace(self.model, curve=self._learner.curve)
 
     def served(self, replica: str, counters: Counters) -> None:

@@ -14,6 +14,8 @@ the price of a margin that wobbles by about eta; see tests/unit/test_latency.py 
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -33,6 +35,7 @@ class Point(NamedTuple):
     tokens: int
     tokens_sq: int  # sum over its texts of tokens squared
     seconds: float
+    texts: int = 1
 
 
 class Fit(NamedTuple):
@@ -51,47 +54,51 @@ class Fit(NamedTuple):
 
 
 def fit(points: Sequence[Point], batch_tokens: int, overhead_s: float = 0.0) -> Fit:
-    """Fit max(fixed, base + s_per_token * T + s_per_token_sq * sum(L^2)) with no negative coefficient.
+    """Fit max(fixed, base + s_per_token * T + s_per_token_sq * sum(L^2) + s_per_text * N) with no negative coefficient.
 
-    Least absolute relative error, so stalls among the points do not bend the curve; every place of the knee is tried. Raises
-    ValueError when there are fewer than three different sizes or a point is not a finite positive number.
+    Least absolute relative error, so stalls among the points do not bend the curve; every place of the knee is tried. Where all
+    points have as many texts, what a text costs cannot be told from the base and stays there. Raises ValueError when there are
+    fewer than three different sizes or a point is not a finite positive number.
     """
-    data = np.array(points, dtype=np.float64).reshape(-1, 3)
+    data = np.array(points, dtype=np.float64).reshape(-1, 4)
     if not (np.isfinite(data).all() and (data > 0.0).all()):
         raise ValueError("every point needs tokens, tokens_sq and seconds that are finite and above 0")
     tokens, seconds = data[:, 0], data[:, 2]
     sizes = np.unique(tokens)
     if len(sizes) < 3:
         raise ValueError(f"a curve needs steps of at least three different sizes, these have {len(sizes)}; measure more sizes")
-    columns = np.column_stack([np.ones(len(data)), data[:, :2]])
+    columns = np.column_stack([np.ones(len(data)), data[:, :2], data[:, 3]])
+    if len(np.unique(data[:, 3])) == 1:
+        columns = columns[:, :3]
     knees = np.concatenate([[0.0], np.unique(np.quantile(sizes[:-2], np.linspace(0.0, 1.0, 24)))])
-    best, best_error = np.zeros(4), math.inf
+    best, best_error = np.zeros(5), math.inf
     for knee in knees:
         flat = tokens <= knee
         fixed = float(np.median(seconds[flat])) if flat.any() else 0.0
         line = _non_negative(columns[~flat], seconds[~flat])
         error = float(np.mean(np.abs(np.maximum(fixed, columns @ line) - seconds) / seconds))
         if error < best_error:
-            best, best_error = np.array([fixed, *line]), error
-    errors = np.abs(np.maximum(best[0], columns @ best[1:]) - seconds) / seconds
-    fixed_s, base_s, s_per_token, s_per_token_sq = (float(value) for value in best)
-    curve = Curve(fixed_s, base_s, s_per_token, s_per_token_sq, batch_tokens, overhead_s)
+            best, best_error = np.array([fixed, *line, 0.0][:5]), error
+    errors = np.abs(np.maximum(best[0], columns @ best[1 : 1 + columns.shape[1]]) - seconds) / seconds
+    fixed_s, base_s, s_per_token, s_per_token_sq, s_per_text = (float(value) for value in best)
+    curve = Curve(fixed_s, base_s, s_per_token, s_per_token_sq, batch_tokens, overhead_s, s_per_text)
     return Fit(curve, float(np.median(errors)), float(np.quantile(errors, 0.95)), len(data))
 
 
 def _non_negative(columns: Floats, seconds: Floats) -> Floats:
-    """Non-negative coefficients of least absolute relative error: reweighted least squares, exact over the sets of three."""
+    """Non-negative coefficients of least absolute relative error: reweighted least squares, exact over the sets of columns."""
     scale = columns.max(axis=0)
     relative = columns / scale / seconds[:, None]
-    weights, best = np.ones(len(seconds)), np.zeros(3)
+    every = range(columns.shape[1])
+    weights, best = np.ones(len(seconds)), np.zeros(len(every))
     for _ in range(30):
         best_error = math.inf
-        for kept in ([0, 1, 2], [0, 1], [1, 2], [0, 2], [1], [0], [2]):
+        for kept in (list(few) for count in every for few in combinations(every, count + 1)):
             part = relative[:, kept] * weights[:, None]
             found = np.linalg.lstsq(part, weights, rcond=None)[0]
             error = float(np.sum((part @ found - weights) ** 2))
             if (found >= 0.0).all() and error < best_error:
-                best, best_error = np.zeros(3), error
+                best, best_error = np.zeros(len(every)), error
                 best[kept] = found
         weights = 1.0 / np.sqrt(np.maximum(np.abs(relative @ best - 1.0), 1e-4))
     solution: Floats = best / scale
@@ -102,9 +109,9 @@ class Learner:
     """Learns base and slope of a curve from the steps a model serves, starting at `prior`.
 
     Recursive least squares on relative errors, forgetting over about 100 steps; a step counts at most as twice what was
-    expected, so that a stall does not pass for slowness. What it cannot tell apart (attention, the flat part) stays that of
-    `prior`, and so does the slope beyond the largest step seen, until a good part of a full one was: short texts may all lie
-    in the flat part, and say nothing of a long one.
+    expected, so that a stall does not pass for slowness. What it cannot tell apart (attention, what a text costs, the flat part)
+    stays that of `prior`, and so does the slope beyond the largest step seen, until a good part of a full one was: short texts
+    may all lie in the flat part, and say nothing of a long one.
     """
 
     __slots__ = ("_base_s", "_covariance", "_largest_tokens", "_per_knot", "_prior", "count")
@@ -122,15 +129,15 @@ class Learner:
         spread = max(self._base_s, self._per_knot, 1e-4) ** 2
         self._covariance = (100.0 * spread, 0.0, 100.0 * spread)  # symmetric: (base, both, slope)
 
-    def observe(self, tokens: int, tokens_sq: int, seconds: float) -> None:
-        """A step carried `tokens` tokens and took `seconds`; numbers that cannot be a step are passed over."""
+    def observe(self, tokens: int, tokens_sq: int, seconds: float, texts: int = 1) -> None:
+        """A step carried `texts` texts of `tokens` tokens and took `seconds`; numbers that cannot be a step are passed over."""
         if not (tokens > 0 and 0.0 < seconds < math.inf):
             return
         self._largest_tokens = max(self._largest_tokens, min(tokens, self._prior.batch_tokens))
         knots = tokens / self.KNOT_TOKENS
-        attention_s = self._prior.s_per_token_sq * tokens_sq
+        known_s = self._prior.s_per_token_sq * tokens_sq + self._prior.s_per_text * texts
         expected_s = max(self._base_s + self._per_knot * knots, 1e-6)
-        error_s = min(max(seconds - attention_s, 0.0), 2.0 * expected_s) - expected_s
+        error_s = min(max(seconds - known_s, 0.0), 2.0 * expected_s) - expected_s
         base, both, slope = self._covariance
         toward_base, toward_slope = base + both * knots, both + slope * knots
         forget = self.FORGET if base + slope < 1e4 * expected_s * expected_s else 1.0  # else constant sizes blow it up
@@ -153,7 +160,7 @@ class Learner:
         if self._largest_tokens < self.ENOUGH * prior.batch_tokens and slope < prior.s_per_token:
             flat_s = base_s + slope * self._largest_tokens
             slope, base_s = prior.s_per_token, flat_s - prior.s_per_token * self._largest_tokens
-        return Curve(flat_s, base_s, slope, prior.s_per_token_sq, prior.batch_tokens, prior.overhead_s)
+        return replace(prior, fixed_s=flat_s, base_s=base_s, s_per_token=slope)
 
 
 class Quantile:
@@ -233,6 +240,7 @@ class ProfileCurve(_Strict):
     s_per_token_sq: Seconds
     batch_tokens: PositiveInt
     overhead_s: Seconds
+    s_per_text: Seconds = 0.0  # not in profiles of before there was such a term
 
 
 class ProfileFit(_Strict):
@@ -249,6 +257,7 @@ class ProfilePoint(_Strict):
     tokens: PositiveInt
     tokens_sq: PositiveInt
     seconds: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+    texts: PositiveInt | None = None  # likewise
 
 
 class Profile(_Strict):

@@ -46,6 +46,7 @@ def _curve(name: str, config: ModelConfig, base_dir: str | None) -> Curve:
     return Curve(
         fixed_s=prior.fixed_s, base_s=prior.base_s, s_per_token=prior.s_per_token, s_per_token_sq=prior.s_per_token_sq,
         batch_tokens=prior.batch_tokens, overhead_s=prior.overhead_s,
+        s_per_text=prior.s_per_text,
     )
 
 

@@ -70,19 +70,19 @@ def predict(model: Model, load: Load, work: Work) -> Prediction:
     """
     curve = model.curve
     ready, ahead, wait_s, _, _, cold_start_s, bias = load
-    tokens, _, tokens_sq = work
+    tokens, _, tokens_sq, texts = work
     most = curve.batch_tokens
     if tokens > most and ready > 1:
         share = max(most / tokens, 1.0 / ready)
-        tokens, tokens_sq = math.ceil(tokens * share), math.ceil(tokens_sq * share)
+        tokens, tokens_sq, texts = math.ceil(tokens * share), math.ceil(tokens_sq * share), math.ceil(texts * share)
     if ahead + tokens <= most:
-        own_s = curve.step(ahead + tokens, tokens_sq)
+        own_s = curve.step(ahead + tokens, tokens_sq, texts)
     else:
         full, before_last = divmod(ahead + tokens - 1, most)  # so that the last step is never empty
         step_s = curve.step(most)
         waiting = ahead // most
         wait_s += bias * waiting * step_s
-        own_s = (full - waiting) * step_s + curve.step(before_last + 1, tokens_sq)
+        own_s = (full - waiting) * step_s + curve.step(before_last + 1, tokens_sq, texts)
     if not ready and cold_start_s is not None:
         wait_s += cold_start_s
     return Prediction(wait_s + bias * (own_s + curve.overhead_s), wait_s)
@@ -192,7 +192,7 @@ def _nearest(models: Mapping[str, Model], fits: Iterable[str], rank: int, above_
 def _worth(policy: Policy, request: Request, model: Model, load: Load) -> float:
     """Points of quality on this text, less the price of the device seconds it takes."""
     work = request.work[model.id]
-    device_s = model.curve.step(work.tokens, work.tokens_sq) * model.devices
+    device_s = model.curve.step(work.tokens, work.tokens_sq, work.texts) * model.devices
     return policy.quality_weight * model.quality_of(request.features) - load.price * device_s
 
 

@@ -17,7 +17,7 @@ from router.latency import load_profile
 from router.policy import predict
 from tests.support.local_service import WORDLLAMA
 
-TRUTH = Curve(0.004, 0.002, 50e-6, 20e-9, 512, 0.003)
+TRUTH = Curve(0.004, 0.002, 50e-6, 20e-9, 512, 0.003, 100e-6)
 
 
 class Clockwork:
@@ -30,7 +30,7 @@ class Clockwork:
         """It runs."""
 
     async def measure(self, texts: Sequence[str], counts: Sequence[int]) -> tuple[float, float | None]:
-        work = Work(sum(counts), max(counts), attention(counts, self._span))
+        work = Work(sum(counts), max(counts), attention(counts, self._span), len(counts))
         total_s = predict(self._model, Load(), work).total_s
         return total_s - self._model.curve.overhead_s, total_s if self._through_router else None
 
@@ -53,7 +53,7 @@ async def samples(source: Clockwork, max_tokens: int, span: int | None = None) -
 
 def test_sizes_are_doubled_up_to_the_context_and_up_to_a_full_batch() -> None:
     assert calibrate.cells(100, 256, 8) == [
-        *(Cell(16, texts) for texts in (1, 2, 4, 8)), *(Cell(32, texts) for texts in (1, 2, 4, 8)),
+        *(Cell(tokens, texts) for tokens in (8, 16, 32) for texts in (1, 2, 4, 8)),
         *(Cell(64, texts) for texts in (1, 2, 4)), Cell(100, 1), Cell(100, 2),
     ]
 
@@ -73,15 +73,21 @@ def test_texts_are_as_long_as_wanted_and_never_alike() -> None:
     assert len({text[:40] for text, _ in texts}) == 200
 
 
+def test_texts_of_a_word_are_never_alike_either() -> None:
+    writer = Writer(words, random.Random(0))
+    assert len({writer.write(3)[0] for _ in range(5000)}) == 5000
+
+
 @pytest.mark.parametrize("through_router", [False, True], ids=["an engine", "a router"])
 async def test_the_curve_that_made_the_times_comes_out(through_router: bool) -> None:
     measured = await samples(Clockwork(TRUTH, through_router), 4096)
     made, medians = calibrate.fitted(measured, TRUTH.batch_tokens, TRUTH.overhead_s)
     assert made.median_error < 0.01
     assert made.curve.overhead_s == pytest.approx(TRUTH.overhead_s, rel=0.01)
-    for tokens, length in ((16, 16), (100, 50), (512, 512), (512, 16)):
-        tokens_sq = tokens * length
-        assert made.curve.step(tokens, tokens_sq) == pytest.approx(TRUTH.step(tokens, tokens_sq), rel=0.05)
+    for texts, length in ((1, 16), (2, 50), (1, 512), (32, 16), (64, 8)):
+        call = (texts * length, texts * length**2, texts)
+        assert made.curve.step(*call) == pytest.approx(TRUTH.step(*call), rel=0.05)
+    assert made.curve.s_per_text == pytest.approx(TRUTH.s_per_text, rel=0.1)
     assert len(medians) == len({sample.cell for sample in measured})
 
 
