@@ -92,7 +92,7 @@ def ledger_subjects() -> dict[str, Subject]:
 def correcting(rng: random.Random) -> Callable[[], object]:
     """Margin and bias after one completion."""
     correction, actual_s = Correction(0.05), rng.uniform(0.01, 0.2)
-    return lambda: correction.observe(actual_s, 0.1, 1.0)
+    return lambda: correction.observe(actual_s, 0.1, 1.0, 1.2)
 
 
 def timed(subject: Subject, rng: random.Random) -> list[int]:

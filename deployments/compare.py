@@ -202,11 +202,11 @@ def _seen(answered: Answered) -> Seen:
 
 
 def _device_s(model: Model, work: Work) -> float:
-    return model.curve.step(work.tokens, work.tokens_sq) * model.devices if work.tokens else 0.0
+    return model.curve.step(work.tokens, work.tokens_sq, work.texts) * model.devices if work.tokens else 0.0
 
 
 def _work(prepared: Prepared, span: int | None) -> Work:
-    return Work(sum(prepared.counts), max(prepared.counts), attention(prepared.counts, span))
+    return Work(sum(prepared.counts), max(prepared.counts), attention(prepared.counts, span), len(prepared.counts))
 
 
 def _sample(answered: Answered) -> Answered:

@@ -222,7 +222,8 @@ class Service:
         self.latencies[model].append((now, now - arrived_s))
         # Bulk waits for everybody else, so how late it was says nothing of the next interactive request.
         if plan.work[model].tokens and not truncated and request.priority != "bulk" and decision.predicted_s is not None:
-            self.feedback[model].completed(now - arrived_s, decision.predicted_s, plan.loads[model].bias, now)
+            load = plan.loads[model]
+            self.feedback[model].completed(now - arrived_s, decision.predicted_s, load.bias, now, load.margin)
         if not truncated:
             self.comparison.answered(Answered(
                 request, plan.asked, decision, plan.models, prepared.digests, got.vectors, arrived_s, now - arrived_s, plan.arm

@@ -108,9 +108,9 @@ class Feedback:
         """A replica is gone."""
         self._replicas.pop(replica, None)
 
-    def completed(self, actual_s: float, predicted_s: float, bias: float, now: float) -> None:
-        """A request took `actual_s`; `predicted_s` was said when the bias was `bias`."""
-        self.correction.observe(actual_s, predicted_s, bias)
+    def completed(self, actual_s: float, predicted_s: float, bias: float, now: float, margin: float | None = None) -> None:
+        """A request took `actual_s`; `predicted_s` was said when the factors were `bias` and `margin` (None: as they are now)."""
+        self.correction.observe(actual_s, predicted_s, bias, margin)
         self._tested_s = now
 
     def _tick(self, ledger: Ledger, routing: Routing, now: float) -> None:

@@ -5,11 +5,18 @@
     Learner        a curve for a model without a profile, from the steps it serves
     Correction     two factors per model on every prediction: `bias` makes its median right, `margin` its tail
 
-Both factors are online quantiles. Each completion moves log m by eta * (1[actual / predicted > m] - share), so over n
-completions the share that is exceeded differs from the declared one by (log m_n - log m_0) / (eta * n), whatever the distribution
-(Gibbs and Candes, "Adaptive conformal inference under distribution shift", 2021; here in log space, where a factor of two
-is as far up as down). A large eta therefore keeps every window of requests close to the declared share and follows drift, at
-the price of a margin that wobbles by about eta; see tests/unit/test_latency.py for what that buys.
+The bias is a running mean of log(actual / curve) in which no completion counts as more than BIAS_CLIP off (Huber, "Robust
+estimation of a location parameter", 1964): a stall is a step like any other, and a drift is followed within a dozen completions.
+
+The margin is an online quantile. Each completion moves log m by eta * (1[actual / predicted > m] - aim), so over n completions
+the share that is exceeded differs from `aim` by (log m_n - log m_0) / (eta * n), whatever the distribution (Gibbs and Candes,
+"Adaptive conformal inference under distribution shift", 2021; here in log space, where a factor of two is as far up as down). A
+large eta keeps every window of requests close to the aim and follows drift, at the price of a margin that wobbles by about eta;
+see tests/unit/test_latency.py for what that buys. Two loops, because answers come late:
+- The inner one compares with the factors as they are now, not as they were at the decision: a burst of late answers in flight
+  counts until the margin covers it and no further, however many there are.
+- Such a burst was missed all the same. So the outer loop counts what exceeded the margin that its decision was made with, and
+  moves the aim until these are the declared share: a factor of e^AIM_ETA for each, within e^+-MOST_AIM of what was declared.
 """
 
 import math
@@ -25,7 +32,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from router.domain import Curve
 
 MARGIN_ETA = 0.2
-BIAS_ETA = 0.02
+AIM_ETA, MOST_AIM = 0.1, 1.5
+BIAS_GAIN, BIAS_CLIP = 0.2, 0.4
 Floats = npt.NDArray[np.float64]
 
 
@@ -166,18 +174,17 @@ class Learner:
 class Quantile:
     """The factor that a declared share of the ratios exceeds, followed online; see the top of this file."""
 
-    __slots__ = ("_down", "_up", "highest", "lowest", "share", "value")
+    __slots__ = ("eta", "highest", "lowest", "share", "value")
 
     def __init__(self, share: float, eta: float, value: float = 1.0, lowest: float = 0.1, highest: float = 100.0) -> None:
         if not 0.0 < share < 1.0:
             raise ValueError(f"the share that may be exceeded lies between 0 and 1, not {share}")
-        self.share, self.value, self.lowest, self.highest = share, value, lowest, highest
-        self._up, self._down = math.exp(eta * (1.0 - share)), math.exp(-eta * share)
+        self.share, self.eta, self.value, self.lowest, self.highest = share, eta, value, lowest, highest
 
     def observe(self, ratio: float) -> bool:
         """Take one ratio in; says whether it exceeded the factor as it stood."""
         exceeded = ratio > self.value
-        moved = self.value * (self._up if exceeded else self._down)
+        moved = self.value * math.exp(self.eta * (exceeded - self.share))
         self.value = min(max(moved, self.lowest), self.highest)
         return exceeded
 
@@ -185,16 +192,16 @@ class Quantile:
 class Correction:
     """The two factors of one model: pass `bias` and `margin` to `Ledger.load`, and every completion to `observe`."""
 
-    __slots__ = ("_bias", "_margin")
+    __slots__ = ("_margin", "_missed", "_share", "bias")
+
+    LEAST_MARGIN = 0.5
+    LEAST_BIAS, MOST_BIAS = 0.1, 100.0
 
     def __init__(self, miss_share: float) -> None:
-        self._bias = Quantile(0.5, BIAS_ETA)
-        self._margin = Quantile(miss_share, MARGIN_ETA, lowest=0.5)
-
-    @property
-    def bias(self) -> float:
-        """Factor on the curve after which half of the predictions are too long and half too short."""
-        return self._bias.value
+        self.bias = 1.0  # factor on the curve after which half of the predictions are too long and half too short
+        self._margin = Quantile(miss_share, MARGIN_ETA, lowest=self.LEAST_MARGIN)
+        self._share = miss_share
+        self._missed = 0.0  # more than declared (above 0) or less, in steps of AIM_ETA
 
     @property
     def margin(self) -> float:
@@ -206,17 +213,20 @@ class Correction:
         for _ in range(times):
             self._margin.observe(0.0)
 
-    def observe(self, actual_s: float, predicted_s: float, bias: float) -> None:
-        """A request took `actual_s`; `predicted_s` was said when the bias was `bias`. Not-positive times are passed over.
+    def observe(self, actual_s: float, predicted_s: float, bias: float, margin: float | None = None) -> None:
+        """A request took `actual_s`; `predicted_s` was said when the factors were `bias` and `margin` (None: the margin now).
 
-        Compared with the factors as they are now, not as they were then: a burst of late answers in flight counts until the
-        margin covers it and no further.
+        Times that are not positive are passed over.
         """
         if not (actual_s > 0.0 and predicted_s > 0.0):
             return
-        ratio = actual_s * bias / predicted_s
-        self._margin.observe(ratio / self._bias.value)
-        self._bias.observe(ratio)
+        missed = actual_s > predicted_s * (self.margin if margin is None else margin)
+        self._missed = min(max(self._missed + AIM_ETA * (missed - self._share), -MOST_AIM), MOST_AIM)
+        self._margin.share = min(self._share * math.exp(-self._missed), 0.5)
+        ratio = actual_s * bias / (predicted_s * self.bias)
+        self._margin.observe(ratio)
+        self.bias *= math.exp(BIAS_GAIN * min(max(math.log(ratio), -BIAS_CLIP), BIAS_CLIP))
+        self.bias = min(max(self.bias, self.LEAST_BIAS), self.MOST_BIAS)
 
 
 class ProfileError(ValueError):

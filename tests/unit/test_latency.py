@@ -175,8 +175,13 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
         Quantile(share, MARGIN_ETA)
 
 
-def serve(correction: Correction, slowness: Callable[[int], float], count: int, in_flight: int) -> list[tuple[float, bool]]:
-    """Predict and complete `count` requests, each answer coming `in_flight` requests later: (relative error, miss)."""
+def serve(
+    correction: Correction, slowness: Callable[[int], float], count: int, in_flight: int, then: bool = True
+) -> list[tuple[float, bool]]:
+    """Predict and complete `count` requests, each answer coming `in_flight` requests later: (relative error, miss).
+
+    `then` tells the correction the margin that each was promised.
+    """
     source = random.Random(11)
     sent: list[tuple[float, float, float, float]] = []
     seen = []
@@ -187,7 +192,7 @@ def serve(correction: Correction, slowness: Callable[[int], float], count: int, 
         if len(sent) > in_flight:
             actual_s, predicted_s, bias, margin = sent.pop(0)
             seen.append((abs(actual_s / predicted_s - 1.0), actual_s > predicted_s * margin))
-            correction.observe(actual_s, predicted_s, bias)
+            correction.observe(actual_s, predicted_s, bias, margin if then else None)
     return seen
 
 
@@ -215,8 +220,19 @@ def test_both_factors_together_are_back_within_300_completions_at_any_share(fact
 def test_a_burst_of_late_answers_in_flight_does_not_blow_the_margin_up() -> None:
     correction = Correction(0.05)
     for _ in range(200):  # all sent before the first came back
-        correction.observe(0.3, 0.1, 1.0)
-    assert correction.margin * correction.bias < 5.0
+        correction.observe(0.3, 0.1, 1.0, 1.0)
+    assert correction.margin * correction.bias < 2 * 3.0
+
+
+def test_the_declared_share_holds_where_slowness_comes_in_spells() -> None:
+    source, spell, slowness = random.Random(5), 0.0, list[float]()
+    for _ in range(10_000):
+        spell = 0.8 * spell + source.gauss(0.0, 0.2)
+        slowness.append(math.exp(spell))
+    told = serve(Correction(0.05), slowness.__getitem__, 10_000, in_flight=3)
+    assert mean(missed for _, missed in told[1000:]) == pytest.approx(0.05, abs=0.005)
+    untold = serve(Correction(0.05), slowness.__getitem__, 10_000, in_flight=3, then=False)
+    assert mean(missed for _, missed in untold[1000:]) > 0.06, "what is not told of the margin that was promised cannot be mended"
 
 
 @pytest.mark.parametrize("actual", [0.0, -1.0, math.nan])
@@ -225,6 +241,18 @@ def test_times_that_cannot_be_change_nothing(actual: float) -> None:
     correction.observe(actual, 0.1, 1.0)
     correction.observe(0.1, 0.0, 1.0)
     assert (correction.bias, correction.margin) == (1.0, 1.0)
+
+
+def test_what_a_text_costs_beside_its_tokens_is_found_by_a_fit() -> None:
+    truth = Curve(0.0, 0.002, 1e-4, 1e-8, 16384, s_per_text=3e-4)
+    points = [
+        Point(length * texts, length * length * texts, truth.step(length * texts, length * length * texts, texts), texts)
+        for length in (4, 16, 64, 256, 1024) for texts in (1, 2, 8, 32, 128) if length * texts <= 16384
+    ]  # fmt: skip
+    assert fit(points, 16384).curve.s_per_text == pytest.approx(3e-4, rel=0.02)
+    alone = fit([point for point in points if point.texts == 1], 16384).curve
+    assert alone.s_per_text == 0.0, "which is which cannot be told"
+    assert alone.base_s == pytest.approx(0.0023, rel=0.02)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -299,8 +327,12 @@ def profile(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_profile_gives_its_curve() -> None:
-    read = json.loads(json.dumps(profile()))
-    assert load_profile(read, "m") == Curve(0.01, 0.0, 1e-4, 0.0, 8192, 0.002)
+    read = json.loads(json.dumps(profile(curve__s_per_text=2e-4)))
+    assert load_profile(read, "m") == Curve(0.01, 0.0, 1e-4, 0.0, 8192, 0.002, 2e-4)
+
+
+def test_a_profile_from_before_texts_had_a_cost_is_still_read() -> None:
+    assert load_profile(profile(), "m") == Curve(0.01, 0.0, 1e-4, 0.0, 8192, 0.002)
 
 
 @pytest.mark.parametrize(
@@ -310,6 +342,7 @@ def test_a_profile_gives_its_curve() -> None:
         pytest.param(profile(points=[]), "profile of m .*points", id="no-points"),
         pytest.param(profile(model="other"), "the profile of other, not of m", id="of-another-model"),
         pytest.param(profile(curve__s_per_token=-1e-4), "curve.s_per_token", id="negative"),
+        pytest.param(profile(curve__s_per_text=-1e-4), "curve.s_per_text", id="negative-text"),
         pytest.param(profile(curve__base_s=math.nan), "curve.base_s", id="nan"),
         pytest.param(profile(curve__fixed_s=math.inf), "curve.fixed_s", id="infinite"),
         pytest.param(profile(curve__batch_tokens=0), "curve.batch_tokens", id="no-batch"),

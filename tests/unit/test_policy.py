@@ -181,6 +181,13 @@ def test_work_larger_than_a_step_is_spread_over_the_replicas() -> None:
     assert [predict(one, Load(ready), work).total_s for ready in (1, 2, 4, 8, 100)] == [8.0, 4.0, 2.0, 1.0, 1.0]
 
 
+def test_every_text_of_a_request_adds_its_cost() -> None:
+    curve = Curve(fixed_s=0.0, base_s=1.0, s_per_token=0.0, s_per_token_sq=0.0, batch_tokens=10, s_per_text=0.25)
+    one = Model("m", 0, 100, curve, QUALITY)
+    assert [predict(one, Load(), Work(8, 8, 64, texts)).total_s for texts in (1, 2, 8)] == [1.25, 1.5, 3.0]
+    assert predict(one, Load(2), Work(20, 5, 100, 4)).total_s == 1.5, "of two replicas each has half of the texts"
+
+
 def test_bias_scales_the_curve_and_not_what_is_known_of_the_running_step() -> None:
     assert predict(MODELS["large"], Load(running_rest_s=1.0, bias=2.0), WORK["large"]) == pytest.approx((1.16, 1.0))
 
@@ -194,14 +201,14 @@ subsets = st.none() | st.frozensets(st.sampled_from(names))
 def curves(draw: st.DrawFn) -> Curve:
     return Curve(
         draw(ticks), draw(ticks), draw(st.integers(0, 8)) / 1024, draw(st.integers(0, 4)) / 2**20,
-        draw(st.sampled_from((1, 16, 64, 512))), draw(ticks),
+        draw(st.sampled_from((1, 16, 64, 512))), draw(ticks), draw(st.integers(0, 8)) / 1024,
     )
 
 
 @st.composite
 def works(draw: st.DrawFn) -> Work:
     lengths = draw(st.lists(st.integers(1, 400), min_size=1, max_size=4))
-    return Work(sum(lengths), max(lengths), sum(length**2 for length in lengths))
+    return Work(sum(lengths), max(lengths), sum(length**2 for length in lengths), len(lengths))
 
 
 loads = st.builds(
@@ -265,7 +272,7 @@ def quality(world: World, decision: Decision) -> float:
     if policy.kind == "rules" or asked.target is not None:
         return chosen.rank
     work = asked.work[chosen.id]
-    device_s = chosen.curve.step(work.tokens, work.tokens_sq) * chosen.devices
+    device_s = chosen.curve.step(work.tokens, work.tokens_sq, work.texts) * chosen.devices
     return policy.quality_weight * chosen.quality_of(asked.features) - at[chosen.id].price * device_s
 
 
