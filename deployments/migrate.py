@@ -3,7 +3,7 @@
 A part holds the rows FIRST to LAST of the corpus, and its name says which. It is written under another name, flushed to the disk
 and renamed: a part that is there is whole, and rows of different parts never overlap. So what is done is what lies there; nothing
 else is remembered, and starting again does the missing parts and no other. The manifest, written first, holds what must not
-change in between: the corpus (its size, and a digest of its ends), the space and the rows of a part. A lock keeps others out.
+change meanwhile: the corpus and how it is read, the space and its weights, the rows of a part. A lock keeps out others.
 
     DIR/manifest.json   DIR/part-000000000-000002047.parquet   DIR/part-000002048-000004095.parquet   ...   DIR/.lock
 """
@@ -27,8 +27,7 @@ from deployments.client import Client, Embedded, RequestRefused
 from deployments.corpus import CorpusError, Text
 from router.retrieval import Vectors
 
-ENDS_BYTES = 1 << 20
-VERSION = 1
+VERSION = 2
 
 
 class MigrationError(Exception):
@@ -40,22 +39,19 @@ class Manifest:
     """What a folder of parts holds; a run with another one may not add to it."""
 
     space: str
-    corpus_bytes: int
+    fingerprint: str | None  # what the model's replicas prove to be, as the router says; None: nobody knows
     corpus_digest: str
+    text_field: str
+    id_field: str | None
     rows: int
     part_rows: int
     version: int = VERSION
 
 
-def manifest_of(corpus: Path, rows: int, space: str, part_rows: int) -> Manifest:
-    """The manifest of a corpus; its digest is of its first and last mebibyte, so that a large one is not read twice."""
-    size = corpus.stat().st_size
-    digest = hashlib.blake2b(digest_size=16)
+def digest_of(corpus: Path) -> str:
+    """Of every byte: a row that changed anywhere makes another corpus."""
     with corpus.open("rb") as file:
-        digest.update(file.read(ENDS_BYTES))
-        file.seek(max(0, size - ENDS_BYTES))
-        digest.update(file.read())
-    return Manifest(space, size, digest.hexdigest(), rows, part_rows)
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 @contextmanager

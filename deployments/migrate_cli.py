@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +11,12 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from deployments.client import Client, RequestRefused, RouterAway
+from deployments.client import BASE_URL, Client, RequestRefused, RouterAway
 from deployments.corpus import CorpusError, Text, count_rows, read_texts
-from deployments.migrate import MigrationError, Parts, fill, manifest_of, opened, read_vectors
+from deployments.migrate import Manifest, MigrationError, Parts, digest_of, fill, opened, read_vectors
 from router.retrieval import TOP, Vectors, nearest, overlap
 from router.schema import Side
 
-BASE_URL = "http://127.0.0.1:8000"
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -72,6 +72,8 @@ def main(
     options: nothing is lost and nothing is done twice. At the end it compares what the old and the new index find for your
     queries, and says what to change in the config.
     """
+    if find_spec("pyarrow") is None:
+        raise click.ClickException("the vectors are written as Parquet, which needs the package pyarrow: pip install pyarrow")
     try:
         job = Job(
             collection, target, texts, text_field, id_field, output, queries, old, sample, truncate, batch, in_flight, part_rows
@@ -85,9 +87,12 @@ async def _migrate(client: Client, job: Job) -> None:
     async with client:
         # An unknown space is refused before a long corpus is read, and a model's other names become its id.
         job = job._replace(target=(await client.embed(["ready?"], space=job.target, input_type="document")).space)
-        moving = await _collection(client, job.collection, job.target)
+        moving, proof = await _collection(client, job.collection, job.target)
         options: dict[str, Any] = {"space": job.target, "input_type": "document", "truncate": job.truncate}
-        with opened(job.output, manifest_of(job.texts, count_rows(job.texts), job.target, job.part_rows)) as parts:
+        manifest = Manifest(
+            job.target, proof, digest_of(job.texts), job.text_field, job.id_field, count_rows(job.texts), job.part_rows
+        )
+        with opened(job.output, manifest) as parts:
             rows, missing = parts.manifest.rows, sum(map(len, parts.missing()))
             with tqdm(total=rows, initial=rows - missing, unit="text", desc=job.target) as bar:
                 await fill(parts, _texts(job), client, options, job.batch, job.in_flight, bar.update)
@@ -106,13 +111,17 @@ def _texts(job: Job) -> Iterator[Text]:
     return read_texts(job.texts, job.text_field, job.id_field)
 
 
-async def _collection(client: Client, name: str, target: str) -> Collection:
-    known = (await client.tiers())["collections"]
+async def _collection(client: Client, name: str, target: str) -> tuple[Collection, str | None]:
+    """The collection that moves, and the fingerprint of the model it moves to."""
+    tiers = await client.tiers()
+    known = tiers["collections"]
     if name not in known:
         raise MigrationError(f"the router has no collection {name!r}; it has {', '.join(known) or 'none'}")
     if known[name]["space"] == target:
         raise MigrationError(f"collection {name!r} is of {target} already")
-    return Collection(name, known[name]["space"], known[name]["instruction"])
+    model = target.rpartition("/")[0]
+    proof = next((row["fingerprint"] for row in tiers["data"] if row["model"] == model), None)
+    return Collection(name, known[name]["space"], known[name]["instruction"]), proof
 
 
 async def _compare(

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from deployments.migrate import MigrationError, manifest_of, opened
+from deployments.migrate import Manifest, MigrationError, digest_of, opened
 from router.cli import main
+from router.fingerprint import Fingerprint
 from tests.support.local_service import LocalRouter, served
 
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -122,14 +123,22 @@ def test_a_part_says_which_space_it_is_of(url: str, tmp_path: Path, target: str)
     assert str(schema.field("vector").type) == "fixed_size_list<element: float>[64]"
 
 
-@pytest.mark.parametrize("change", ["space", "corpus", "part rows"])
-def test_a_folder_takes_the_parts_of_one_migration_only(url: str, tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("change", ["space", "corpus", "a letter in the middle", "part rows", "ids", "weights"])
+def test_a_folder_takes_the_parts_of_one_migration_only(
+    running: tuple[str, LocalRouter], tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, router = running
     texts, folder = corpus(tmp_path, dict(list(TEXTS.items())[:20])), tmp_path / "out"
     assert migrate(*command(url, texts, folder)).exit_code == 0
     if change == "corpus":
         corpus(tmp_path, dict(list(TEXTS.items())[:21]))
-    more = {"space": ["--to", "new/32"], "part rows": ["--part-rows", "5"], "corpus": []}[change]
-    refused = migrate(*command(url, texts, folder, *more))
+    if change == "a letter in the middle":
+        texts.write_text(texts.read_text().replace("row 10", "row 1O"))
+    if change == "weights":
+        proof = Fingerprint("new", [], np.zeros((0, 64), np.float32))
+        monkeypatch.setitem(router.service.fingerprints, "new", proof)
+    more = {"space": ["--to", "new/32"], "part rows": ["--part-rows", "5"], "ids": ["--id-field", "id"]}
+    refused = migrate(*command(url, texts, folder, *more.get(change, [])))
     assert refused.exit_code == 1
     assert "holds another migration" in refused.output
     assert len(rows_of(folder)) == 20
@@ -137,7 +146,7 @@ def test_a_folder_takes_the_parts_of_one_migration_only(url: str, tmp_path: Path
 
 def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
     texts = corpus(tmp_path)
-    manifest = manifest_of(texts, 600, "new/64", 40)
+    manifest = Manifest("new/64", None, digest_of(texts), "text", None, 600, 40)
     with (
         opened(tmp_path / "out", manifest),
         pytest.raises(MigrationError, match="another process is writing there"),
