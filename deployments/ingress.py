@@ -10,18 +10,22 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments import http
+from deployments.access import Access, require_local
 from deployments.decision_log import open_log
 from deployments.handles import HandleTransport
 from deployments.http import ClientLeft, Headers, Receive, Scope, Send
+from deployments.quotas import Meters
 from deployments.replicas import board
+from deployments.routers import Reports, Routers, listening_host
 from deployments.service import Answer, Service
 from deployments.views import Views
 from router import encoding
 from router.adapters import load_adapters
 from router.errors import InternalError, MethodNotAllowed, NotFound, RouterError, render
+from router.keys import Grant
 from router.schema import EmbeddingsRequest, parse
 from router.spaces import Catalogue
-from router.strict import changed
+from router.strict import ConfigError, changed
 
 OFF_LOOP_NUMBERS = 500_000  # 30 ms as JSON: more are written in a thread
 EMBEDDINGS = ("/v1/embeddings", "/embeddings")
@@ -55,8 +59,13 @@ class Application:
         arrived_s = time.monotonic()
         headers = http.headers(scope)
         request_id = http.request_id(headers)
+        access, caller = self._router.access, None
         try:
-            answer = await self._answer(scope, headers, receive)
+            if scope["method"] == "OPTIONS" and (told := access.preflight(headers)) is not None:
+                answer = HttpAnswer(204, b"", headers=told)
+            else:
+                caller = access.caller(http.path(scope), headers, scope)
+                answer = await self._answer(caller, scope, headers, receive)
         except ClientLeft:
             return
         except RouterError as error:
@@ -67,34 +76,52 @@ class Application:
         total_ms = (time.monotonic() - arrived_s) * 1000
         given = {
             "content-type": answer.content_type, "content-length": str(len(answer.body)), "x-total-ms": f"{total_ms:.2f}",
+            **access.cors(headers),
+            **({} if caller is None else access.limits(caller)),
             **answer.headers,
         }
         if self._says_request_id:
             given["x-request-id"] = request_id
         await http.respond(send, answer.status, b"" if scope["method"] == "HEAD" else answer.body, given)
 
-    async def _answer(self, scope: Scope, headers: Headers, receive: Receive) -> HttpAnswer:
-        service, views = self._router.service, self._router.views
+    async def _answer(self, caller: Grant, scope: Scope, headers: Headers, receive: Receive) -> HttpAnswer:
         path, method = http.path(scope), scope["method"]
-        if path in EMBEDDINGS:
-            request = await self._request(method, path, headers, receive)
-            answer = await http.unless_client_leaves(service.embed(request), receive)
-            return await _embeddings(request, answer, service.catalogue)
-        if path == "/v1/route":
-            request = await self._request(method, path, headers, receive)
-            return HttpAnswer(200, views.explanation(await service.plan(request)))
-        view = views.find(path)
+        if path in EMBEDDINGS or path == "/v1/route":
+            if method != "POST":
+                raise MethodNotAllowed(method, path, ("POST",))
+            return await self._charged(caller, path, headers, receive)
+        view = self._router.views.find(path, caller)
         if view is None:
             raise NotFound(path)
         if method not in ("GET", "HEAD"):
             raise MethodNotAllowed(method, path, ("GET", "HEAD"))
         return HttpAnswer(*view())
 
-    async def _request(self, method: str, path: str, headers: Headers, receive: Receive) -> EmbeddingsRequest:
-        if method != "POST":
-            raise MethodNotAllowed(method, path, ("POST",))
-        limits = self._router.service.args.limits
-        return parse(await http.body(headers, receive, limits.max_body_bytes), headers, limits)
+    async def _charged(self, caller: Grant, path: str, headers: Headers, receive: Receive) -> HttpAnswer:
+        """One request that counts against its key's limits; a caller who leaves before the answer pays all the same."""
+        service, bill = self._router.service, await self._router.access.meters.open(caller)
+        try:
+            request = await self._request(caller, headers, receive)
+            if path == "/v1/route":
+                return HttpAnswer(200, self._router.views.explanation(await service.plan(request, caller.models)))
+            work = service.embed(request, caller.models, None if bill is None else bill.charge)
+            answer = await http.unless_client_leaves(work, receive)
+        except ClientLeft:
+            raise
+        except Exception as error:
+            if bill is not None:
+                bill.failed(error.status if isinstance(error, RouterError) else InternalError.status)
+            raise
+        if bill is not None:
+            bill.answered(answer.prompt_tokens)
+        return await _embeddings(request, answer, service.catalogue)
+
+    async def _request(self, caller: Grant, headers: Headers, receive: Receive) -> EmbeddingsRequest:
+        service = self._router.service
+        limits = service.args.limits
+        request = parse(await http.body(headers, receive, limits.max_body_bytes), headers, limits, caller.default_priority)
+        caller.check(request, service.catalogue.collections)
+        return request
 
 
 @serve.ingress()
@@ -103,8 +130,11 @@ class Router:
 
     def __init__(self, fixed: dict[str, Any], handles: dict[str, DeploymentHandle[Any]]) -> None:
         self._fixed, self._handles = fixed, handles
+        self._others = Routers()
+        self._keeping_even: asyncio.Task[None]
         self.service: Service
         self.views: Views
+        self.access: Access
 
     async def reconfigure(self, changes: dict[str, Any]) -> None:
         """Take sections in the place of those at the start; requests that are running keep what they were decided by.
@@ -116,27 +146,40 @@ class Router:
             await self._reload(changes)
             return
         args = changed(self._fixed, changes)
+        require_local(args, await listening_host(), "http_options.host")
         service = await asyncio.to_thread(Service, args, HandleTransport(self._handles))
         if args.decision_log is not None:
             service.log = open_log(args.decision_log, args.base_dir)
         self.service, self.views = service, Views(service)
+        self.access = Access(args, Meters(exchange=self._others.ask))
         loop = asyncio.get_running_loop()
+        self._keeping_even = loop.create_task(self.access.meters.run())
         board.watch(lambda model, replicas: _later(loop, service, model, replicas))
 
     async def _reload(self, changes: dict[str, Any]) -> None:
         try:
             args = changed(self._fixed, changes)
+            if self.service.args.keys and not args.keys:
+                raise ConfigError(["keys: the last key cannot be taken away from a service that runs; restart it to open it"])
             catalogue = Catalogue(args, await asyncio.to_thread(load_adapters, args))
         except Exception as error:
             self.views.reload_error = str(error)
             log.exception("the new config cannot be used and the one before stays")
         else:
             self.service.reload(args, catalogue)
+            self.access.reload(args)
             self.views.reload_error = None
 
     def check_health(self) -> None:
         """Serve asks every few seconds; the moment to see how many routers share the load."""
-        self.service.ledger.routers = max(1, serve.get_replica_context().world_size)
+        routers = max(1, serve.get_replica_context().world_size)
+        self.service.ledger.routers = routers
+        self.access.meters.routers_are(routers)
+
+    async def exchange(self, router: str, reports: Reports) -> tuple[str, Reports]:
+        """What another router asks twice a second while keys have limits: who this is, and where it stands."""
+        own = self._others.own_id
+        return own, {} if router == own else self.access.meters.answer(router, reports)
 
     def __serve_build_asgi_app__(self) -> Application:
         return Application(self)

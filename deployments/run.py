@@ -66,7 +66,7 @@ def main(path: Path, port: int | None, host: str | None, dashboard_port: int | N
         with tempfile.TemporaryDirectory(prefix="er-", dir="/tmp") as scratch:  # short: HAProxy puts sockets in it, of 97 letters
             haproxy = None if http.get("ssl_certfile") else _haproxy(Path(scratch))
             os.environ.update(environment(os.environ, http["port"], Path(scratch), haproxy))
-            _check(path)
+            _check(path, http["host"])
             with _serving(config, dashboard_port, stopped) as logs:
                 said = _wait_until_ready(config, logs, stopped)
                 _watch(logs, said, stopped)
@@ -124,10 +124,10 @@ def _read(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check(path: Path) -> None:
+def _check(path: Path, host: str) -> None:
     from deployments.serve_config import check
 
-    if problems := check(path):
+    if problems := check(path, host):
         raise StartError("\n".join([f"{path} has {len(problems)} problem(s):", *problems]))
 
 

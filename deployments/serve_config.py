@@ -28,12 +28,14 @@ from ray.serve.config import (
     GangSchedulingConfig,
     RequestRouterConfig,
 )
-from ray.serve.schema import ServeDeploySchema
+from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
+from deployments.access import require_local
 from router.adapters import load_adapters
 from router.config import ModelConfig, RouterArgs, TransformersEngine, VllmEngine, resolve_path
 from router.strict import ConfigError, changed, join, parse_args, sentences, suggestion, unknown_keys
 
+LOOPBACK = "127.0.0.1"
 IMPORT_PATH = "deployments.app:build"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -52,12 +54,15 @@ class Report(NamedTuple):
     models: list[str]
 
 
-def check(path: str | Path) -> list[str]:
-    """One sentence for each problem of a Serve config file; none means that it is fit to be deployed."""
-    return examine(path).problems
+def check(path: str | Path, host: str | None = None) -> list[str]:
+    """One sentence for each problem of a Serve config file; none means that it is fit to be deployed.
+
+    `host` is the address that it will listen on, where that is not the file's.
+    """
+    return examine(path, host).problems
 
 
-def examine(path: str | Path) -> Report:
+def examine(path: str | Path, host: str | None = None) -> Report:
     """Check a Serve config file, or the one inside a KubeRay RayService manifest, and name its models."""
     try:
         data = read(Path(path).read_bytes())
@@ -71,11 +76,11 @@ def examine(path: str | Path) -> Report:
         if not isinstance(inner, str):
             return Report(["spec.serveConfigV2: must be text that holds the Serve config"], [])
         try:
-            problems, models = _examine(_sorted(read(inner)))
+            problems, models = _examine(_sorted(read(inner)), host)
         except ConfigError as error:
             problems, models = error.problems, []
         return Report([f"spec.serveConfigV2: {problem}" for problem in problems], models)
-    return _examine(data)
+    return _examine(data, host)
 
 
 def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
@@ -83,7 +88,7 @@ def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
 
     Raises ConfigError where the file is not fit to be deployed or holds no application of this project.
     """
-    if problems := check(path):
+    if problems := check(path, LOOPBACK):  # it is read here, not served
         raise ConfigError([f"{path}: {problem}" for problem in problems])
     data = read(Path(path).read_bytes())
     if data.get("kind") == "RayService":
@@ -141,7 +146,7 @@ def _sorted(data: Any) -> Any:
     return [_sorted(item) for item in data] if isinstance(data, list) else data
 
 
-def _examine(data: Any) -> Report:
+def _examine(data: Any, host: str | None) -> Report:
     if not isinstance(data, Mapping):
         return Report(["the file must be a mapping with the key applications"], [])
     problems = unknown_keys(ServeDeploySchema, data)
@@ -167,9 +172,11 @@ def _examine(data: Any) -> Report:
                 problems += _collections(args, f"{where}.args")
                 for at, changes in _reloadable(application, where):
                     try:
-                        problems += _collections(changed(args.model_dump(mode="json"), changes, at), at)
+                        args = changed(args.model_dump(mode="json"), changes, at)
+                        problems += _collections(args, at)
                     except ConfigError as error:
                         problems += error.problems
+                problems += _exposed(args, data, host)
         elif isinstance(import_path, str) and get_close_matches(import_path, [IMPORT_PATH], cutoff=0.8):
             problems.append(f"{where}.import_path: {import_path} does not exist; did you mean {IMPORT_PATH}?")
     # What went wrong inside a nested section Serve says again of the whole file, without a place.
@@ -183,6 +190,18 @@ def _reloadable(application: Mapping[str, Any], where: str = "") -> Iterator[tup
     for index, deployment in enumerate(deployments if isinstance(deployments, list) else ()):
         if isinstance(deployment, Mapping) and deployment.get("name") == "router" and "user_config" in deployment:
             yield f"{where}.deployments[{index}].user_config", deployment["user_config"] or {}
+
+
+def _exposed(args: RouterArgs, data: Mapping[str, Any], host: str | None) -> list[str]:
+    """An address that other machines reach, without keys; Serve's own default is one."""
+    options = data.get("http_options")
+    default = HTTPOptionsSchema().host
+    given = options.get("host", default) if isinstance(options, Mapping) else default
+    try:
+        require_local(args, host or (given if isinstance(given, str) else None), "http_options.host")
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 def _collections(args: RouterArgs, where: str) -> list[str]:

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from deployments.compare import CANARY, Answered, Comparison
@@ -37,6 +37,7 @@ from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue, Space, Wanted
 
 RECENT = 1024  # answers per model that percentiles are made of
+Charge = Callable[[int], Awaitable[None]]
 OFF_LOOP_CHARACTERS = 5_000  # a longer request is tokenised in a thread, so that nobody else waits for it
 
 
@@ -140,6 +141,9 @@ class Service:
         arrived_s = self.clock()
         request = self.catalogue.completed(request)
         wanted = self.catalogue.resolve(request)
+        if permitted is not None and wanted.tier is not None and wanted.target is not None and wanted.target not in permitted:
+            field = "quality" if request.quality is wanted.tier else "model"
+            raise TierNotAllowed(wanted.tier.value, self._names(permitted), field)
         candidates = [name for name in self.feedback if wanted.candidates is None or name in wanted.candidates]
         texts = request.texts
         if texts is None:
@@ -179,13 +183,18 @@ class Service:
             decision = decide(setting.policy, asked, models, loads, decided_s)
         return Plan(request, wanted, features, prepared, work, loads, decision, arrived_s, asked, models, decided_s, setting, arm)
 
-    async def embed(self, request: EmbeddingsRequest, permitted: frozenset[str] | None = None) -> Answer:
-        """Answer one request with vectors of one space; raises RouterError with the contract's code."""
+    async def embed(
+        self, request: EmbeddingsRequest, permitted: frozenset[str] | None = None, charge: Charge | None = None
+    ) -> Answer:
+        """Answer one request with vectors of one space; raises RouterError with the contract's code.
+
+        `charge` is told the tokens before anything is sent, and may raise RouterError.
+        """
         plan = await self.plan(request, permitted)
         outcome, actual_s = "cancelled", None
         self.comparison.entered()
         try:
-            answer = await self._answer(plan, permitted)
+            answer = await self._answer(plan, permitted, charge)
             outcome, actual_s = ANSWERED, answer.total_s
             return answer
         except RouterError as error:
@@ -200,7 +209,7 @@ class Service:
                     plan.request.latency_budget_ms is not None, plan.models, plan.loads, plan.decision, outcome, actual_s,
                 ))
 
-    async def _answer(self, plan: Plan, permitted: frozenset[str] | None) -> Answer:
+    async def _answer(self, plan: Plan, permitted: frozenset[str] | None, charge: Charge | None = None) -> Answer:
         request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
         if decision.model is None:
             raise self._refusal(plan, permitted)
@@ -213,6 +222,8 @@ class Service:
                 prepared, truncated = await asyncio.to_thread(
                     self.preparer.cut, prepared, request.texts, model, request.truncate, request.instruction
                 )
+        if charge is not None:
+            await charge(sum(prepared.counts))
         deadline_s = arrived_s + self.args.limits.request_timeout_s
         if request.on_budget_miss is OnMiss.REJECT and plan.asked.deadline_s is not None:
             deadline_s = min(deadline_s, plan.asked.deadline_s)
@@ -282,6 +293,11 @@ class Service:
         error.headers["x-routing-reason"] = plan.decision.label
         return error
 
+    def _names(self, permitted: frozenset[str]) -> list[str]:
+        """What a key may write as `model`: its models, and the tiers that mean one of them."""
+        tiers = (str(tier) for tier, name in self.args.tiers.items() if name in permitted)
+        return [*(name for name in self.args.models if name in permitted), *tiers]
+
     def _why_refused(self, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
         decision = plan.decision
         if decision.reason is Reason.OVER_BUDGET:
@@ -290,7 +306,7 @@ class Service:
         out = (Why.NOT_IN_SPACE, Why.NOT_PERMITTED, Why.BELOW_TARGET)
         able = [name for name, why in whys.items() if why not in out]
         if not able:
-            return TierNotAllowed(plan.request.model or decision.target or "auto", sorted(permitted or ()))
+            return TierNotAllowed(plan.request.model or decision.target or "auto", self._names(permitted or frozenset()))
         if any(whys[name] is Why.NOT_READY for name in able):
             return ModelUnavailable([f"{name}: {whys[name]}" for name in able], RETRY_AFTER_S)
         name = max(able, key=lambda name: (self.models[name].max_tokens, name == decision.target))

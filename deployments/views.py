@@ -10,12 +10,15 @@ from deployments.compare import CANARY
 from deployments.docs_page import page
 from deployments.service import Plan, Service
 from router.domain import Load, Why
+from router.errors import ModelNotFound
+from router.keys import EVERYTHING, Grant
 from router.openapi import document
 
 MODELS = "/v1/models"
 WINDOW_S = 300.0  # what "the last minutes" means for p50 and p95
 
-View = Callable[[], tuple[int, bytes, str]]
+Told = tuple[int, bytes, str]
+View = Callable[[Grant], Told]
 
 
 class Views:
@@ -25,22 +28,23 @@ class Views:
         self._service = service
         self.reload_error: str | None = None  # why the last change of the config was not taken
         self._fixed: dict[str, View] = {
-            "/health": self.health,
-            "/health/live": lambda: _json(200, {"status": "ok"}),
+            "/health": lambda _: self.health(),
+            "/health/live": lambda _: _json(200, {"status": "ok"}),
             MODELS: self.models,
             "/v1/tiers": self.tiers,
-            "/v1/compare": lambda: _json(200, service.comparison.as_dict()),
-            "/openapi.json": lambda: _json(200, document(service.catalogue)),
-            "/docs": lambda: (200, page(document(service.catalogue)).encode(), "text/html; charset=utf-8"),
+            "/v1/compare": lambda _: _json(200, service.comparison.as_dict()),
+            "/openapi.json": lambda _: _json(200, document(service.catalogue)),
+            "/docs": lambda _: (200, page(document(service.catalogue)).encode(), "text/html; charset=utf-8"),
         }
 
-    def find(self, path: str) -> View | None:
-        """The view at `path`, or None."""
+    def find(self, path: str, caller: Grant = EVERYTHING) -> Callable[[], Told] | None:
+        """The view at `path` as `caller` may see it, or None."""
         if path.startswith(MODELS + "/"):
-            return lambda: self.model(path.removeprefix(MODELS + "/"))
-        return self._fixed.get(path)
+            return lambda: self.model(path.removeprefix(MODELS + "/"), caller)
+        view = self._fixed.get(path)
+        return None if view is None else lambda: view(caller)
 
-    def health(self) -> tuple[int, bytes, str]:
+    def health(self) -> Told:
         """200 when every model that must be ready is, else 503 naming those that are not."""
         service = self._service
         waiting = [name for name, model in service.args.models.items() if model.required and not service.lanes[name].replicas]
@@ -48,18 +52,26 @@ class Views:
             return _json(503, {"status": "starting", "waiting_for": waiting})
         return _json(200, {"status": "ok"})
 
-    def models(self) -> tuple[int, bytes, str]:
-        """OpenAI's list: model ids, then tiers."""
-        names = [*self._service.args.models, "auto", *self._service.args.tiers]
-        return _json(200, {"object": "list", "data": [self._card(str(name)) for name in names]})
+    def models(self, caller: Grant) -> Told:
+        """OpenAI's list: model ids, then tiers; those that the caller may use."""
+        return _json(200, {"object": "list", "data": [self._card(name) for name in self._names(caller)]})
 
-    def model(self, asked: str) -> tuple[int, bytes, str]:
+    def model(self, asked: str, caller: Grant) -> Told:
         """One entry of that list; raises ModelNotFound."""
         catalogue = self._service.catalogue
         name = asked.lower()
         if name not in ("auto", *self._service.args.tiers):
             name = catalogue.find(asked)
+        if name not in (names := self._names(caller)):
+            raise ModelNotFound(asked, names)
         return _json(200, self._card(name))
+
+    def _names(self, caller: Grant) -> list[str]:
+        args = self._service.args
+        return [
+            *(name for name in args.models if caller.may_use(name)), "auto",
+            *(str(tier) for tier, name in args.tiers.items() if caller.may_use(name)),
+        ]
 
     def _card(self, name: str) -> dict[str, Any]:
         served_by = self._service.args.tiers.get(name) or (name if name in self._service.args.models else None)  # type: ignore[call-overload]
@@ -69,18 +81,18 @@ class Views:
             card |= {"model": served_by, "dimensions": config.dimensions, "max_tokens": config.max_tokens}
         return card
 
-    def tiers(self) -> tuple[int, bytes, str]:
-        """The decision matrix, live."""
+    def tiers(self, caller: Grant) -> Told:
+        """The decision matrix, live: what the caller may use of it."""
         service = self._service
         loads = service.loads()
-        rows = [self._row(name, loads[name]) for name in service.args.models]
-        tiers = {str(tier): model for tier, model in service.args.tiers.items()}
+        rows = [self._row(name, loads[name]) for name in service.args.models if caller.may_use(name)]
+        tiers = {str(tier): model for tier, model in service.args.tiers.items() if caller.may_use(model)}
         return _json(200, {
-            "object": "list", "policy": service.routing.policy, "tiers": tiers, "collections": self._collections(),
-            "reload_error": self.reload_error, "data": rows,
+            "object": "list", "policy": service.routing.policy, "tiers": tiers, "collections": self._collections(caller),
+            "reload_error": self.reload_error if caller.admin else None, "data": rows,
         })
 
-    def _collections(self) -> dict[str, Any]:
+    def _collections(self, caller: Grant) -> dict[str, Any]:
         return {
             name: {
                 "space": str(named.space), "input_type": named.input_type, "instruction": named.instruction,
@@ -91,6 +103,7 @@ class Views:
                 ],
             }
             for name, named in self._service.catalogue.collections.items()
+            if caller.collections is None or name in caller.collections
         }
 
     def _row(self, name: str, load: Load) -> dict[str, Any]:
@@ -160,5 +173,5 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 2)
 
 
-def _json(status: int, body: object) -> tuple[int, bytes, str]:
+def _json(status: int, body: object) -> Told:
     return status, orjson.dumps(body), "application/json"

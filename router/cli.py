@@ -19,6 +19,7 @@ COMMANDS = {
     "check-config": Entry("deployments.serve_config:main", "Check Serve config files before they are deployed."),
     "compare": Entry("deployments.compare_cli:main", "Show what a shadow or a canary has found on live traffic."),
     "fingerprint": Entry("deployments.fingerprint_cli:main", "Write down what a model proves to be, for its replicas."),
+    "keys": Entry("deployments.keys_cli:main", "Make API keys for the config."),
     "migrate": Entry("deployments.migrate_cli:main", "Embed a collection in another vector space, resumably."),
     "replay": Entry("deployments.replay_cli:main", "Decide a decision log again, under its own policy or another."),
     "route": Entry("deployments.route_cli:main", "Show which model would answer a text, and why."),

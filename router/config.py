@@ -3,11 +3,12 @@
 Every section refuses keys it does not know; `router.strict` turns that into a sentence that names the nearest valid one.
 """
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from router.domain import Tier
 
@@ -282,7 +283,56 @@ class CollectionConfig(Section):
         return {"space": data} if isinstance(data, str) else data
 
 
-RELOADABLE = ("routing", "tiers", "collections", "compare")  # sections that change without a restart
+class KeyConfig(Section):
+    """What the holder of one API key may do; a list that is not given leaves everything of its kind open.
+
+    The models are those of `models` and of `tiers` together.
+    """
+
+    hash: str  # of the key, as `embedding-router keys new` prints it; the key itself stands nowhere
+    tiers: tuple[NamedTier, ...] | None = None
+    models: tuple[str, ...] | None = None
+    collections: tuple[str, ...] | None = None
+    priorities: tuple[Literal["interactive", "bulk"], ...] | None = None
+    requests_per_minute: PositiveInt | None = None
+    tokens_per_minute: PositiveInt | None = None
+    admin: bool = False  # may see what other callers do
+
+    @field_validator("hash")
+    @classmethod
+    def _is_a_hash(cls, value: str) -> str:
+        # The value is not shown: who writes the key itself here by mistake shall not find it in a log as well.
+        if not _HASH.fullmatch(value):
+            raise ValueError("must be sha256: and 64 hexadecimal digits, as `embedding-router keys new` prints them")
+        return value
+
+    @field_validator("priorities")
+    @classmethod
+    def _some_priority(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value == ():
+            raise ValueError("must not be empty: a key without a priority can ask for nothing")
+        return value
+
+
+class Cors(Section):
+    """Web pages of other origins whose scripts may call this service; none by default."""
+
+    origins: tuple[str, ...] = ()  # SCHEME://HOST[:PORT], or * for all
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin: write https://HOST or https://HOST:PORT, lower case, no path, or *")
+        return value
+
+
+_HASH = re.compile(r"sha256:[0-9a-f]{64}")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+RELOADABLE = ("routing", "tiers", "collections", "compare", "keys")  # sections that change without a restart
 
 
 class RouterArgs(Section):
@@ -296,6 +346,9 @@ class RouterArgs(Section):
     limits: Limits = Limits()
     cache: Cache = Cache()
     decision_log: DecisionLog | None = None
+    keys: dict[str, KeyConfig] = Field(default_factory=dict)  # by a name of your choice; none: every request is answered
+    auth: Literal["none"] | None = None  # must be written to answer other machines without keys
+    cors: Cors = Cors()
     base_dir: str | None = None  # relative paths start here; the folder of the process where it is not given
 
     @model_validator(mode="after")
@@ -337,6 +390,23 @@ class RouterArgs(Section):
         for name in self.models:
             if name != name.lower() or name in set(Tier) or name == "router":
                 raise ValueError(f"models.{name}: a model id is lower case and neither a tier's name nor 'router'")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_name_what_exists(self) -> "RouterArgs":
+        owner: dict[str, str] = {}
+        for name, key in self.keys.items():
+            if not _KEY_NAME.fullmatch(name):
+                raise ValueError(f"keys: {name!r} is no name of a key: letters, digits, '.', '_' and '-', at most 64")
+            if (other := owner.setdefault(key.hash, name)) != name:
+                raise ValueError(f"keys.{name}: its hash is that of keys.{other}; a key has one name")
+            for kind in ("tiers", "models", "collections"):
+                known = getattr(self, kind)
+                for one in getattr(key, kind) or ():
+                    if one not in known:
+                        raise ValueError(f"keys.{name}.{kind}: there is no {str(one)!r}; there are {', '.join(known) or 'none'}")
+        if self.keys and self.auth == "none":
+            raise ValueError("auth: none says that nobody needs a key, and keys: has some; remove one of them")
         return self
 
 

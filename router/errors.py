@@ -10,6 +10,9 @@
     ├── MaxTokensPerRequest       400  max_tokens_per_request
     ├── InvalidApiKey             401  invalid_api_key
     ├── TierNotAllowed            403  tier_not_allowed
+    ├── CollectionNotAllowed      403  collection_not_allowed
+    ├── PriorityNotAllowed        403  priority_not_allowed
+    ├── AdminKeyRequired          403  admin_key_required
     ├── NotFound                  404  not_found
     ├── ModelNotFound             404  model_not_found
     ├── MethodNotAllowed          405  method_not_allowed
@@ -154,11 +157,10 @@ class InvalidApiKey(RouterError):
 
     status, code = 401, "invalid_api_key"
 
-    def __init__(self) -> None:
-        super().__init__(
-            'the API key is missing or not valid; send a valid one as "Authorization: Bearer KEY"',
-            headers={"www-authenticate": "Bearer"},
-        )
+    def __init__(
+        self, message: str = 'the API key is missing or not valid; send a valid one as "Authorization: Bearer KEY"'
+    ) -> None:
+        super().__init__(message, headers={"www-authenticate": "Bearer"})
 
 
 class TierNotAllowed(RouterError):
@@ -170,6 +172,36 @@ class TierNotAllowed(RouterError):
         names = ", ".join(allowed)
         rest = f"it may use {names}" if names else "it may use no model; ask for a key that may"
         super().__init__(f"this API key may not use {asked!r}; {rest}", param)
+
+
+class CollectionNotAllowed(RouterError):
+    """The key may not use this collection."""
+
+    status, code = 403, "collection_not_allowed"
+
+    def __init__(self, asked: str, allowed: Sequence[str]) -> None:
+        rest = f"it may use {', '.join(allowed)}" if allowed else "it may use none; ask for a key that may"
+        super().__init__(f"this API key may not use the collection {asked!r}; {rest}", "space")
+
+
+class PriorityNotAllowed(RouterError):
+    """The key may not use this priority."""
+
+    status, code = 403, "priority_not_allowed"
+
+    def __init__(self, asked: str, allowed: Sequence[str]) -> None:
+        super().__init__(
+            f'this API key may not use priority {asked!r}; send "priority": "{allowed[0]}", or leave it out', "priority"
+        )
+
+
+class AdminKeyRequired(RouterError):
+    """What other callers did is shown to admin keys only."""
+
+    status, code = 403, "admin_key_required"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{shorten(path)} shows what other callers do; it needs a key whose config says `admin: true`")
 
 
 class NotFound(RouterError):
@@ -230,6 +262,17 @@ class RateLimitExceeded(RouterError):
             f"this API key has reached its limit of {limit}; send the request again after the time in Retry-After",
             headers=_retry_after(retry_after_s),
         )
+
+    @classmethod
+    def never(cls, tokens: int, per_minute: int) -> "RateLimitExceeded":
+        """For one request that needs more than the whole limit: waiting does not help."""
+        error = cls(f"{per_minute} tokens per minute", 60.0)
+        error.message = (
+            f"this request has {tokens} tokens and this API key may use {per_minute} per minute; send its texts in several "
+            "requests"
+        )
+        error.headers["x-should-retry"] = "false"
+        return error
 
 
 class Overloaded(RouterError):

@@ -131,9 +131,12 @@ class EmbeddingsRequest(NamedTuple):
         return len(self.texts if self.texts is not None else self.ids or ())
 
 
-def parse(body: bytes, headers: Mapping[str, str], limits: Limits) -> EmbeddingsRequest:
+def parse(
+    body: bytes, headers: Mapping[str, str], limits: Limits, priority: Priority = "interactive"
+) -> EmbeddingsRequest:
     """Check a request; `headers` has its names in lower case, or does not mind their case.
 
+    `priority` is that of a request which gives none.
     Raises RequestTooLarge, InvalidJson, UnknownField, InvalidValue or AmbiguousTokenIds.
     """
     if len(body) > limits.max_body_bytes:
@@ -142,10 +145,12 @@ def parse(body: bytes, headers: Mapping[str, str], limits: Limits) -> Embeddings
         given = EmbeddingsBody.model_validate_json(body)
     except ValidationError as invalid:
         raise _explain(invalid, body) from None
-    return _request(given, headers, limits)
+    return _request(given, headers, limits, priority)
 
 
-def _request(given: EmbeddingsBody, headers: Mapping[str, str], limits: Limits) -> EmbeddingsRequest:
+def _request(
+    given: EmbeddingsBody, headers: Mapping[str, str], limits: Limits, priority: Priority
+) -> EmbeddingsRequest:
     if given.__pydantic_extra__:
         raise UnknownField(next(iter(given.__pydantic_extra__)), FIELDS)
     texts, ids = _read_input(given.input, limits.max_items)
@@ -177,7 +182,7 @@ def _request(given: EmbeddingsBody, headers: Mapping[str, str], limits: Limits) 
         given.instruction,
         given.language,
         given.truncate,
-        given.priority or "interactive",
+        given.priority or priority,
     )
 
 

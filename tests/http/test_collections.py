@@ -188,7 +188,7 @@ async def test_a_reload_that_cannot_be_used_changes_nothing_and_says_why(tmp_pat
         for bad, said in (
             ({"collections": {"docs": {"space": "large/64", "adapters": [weak]}}}, "keeps 50.0% of the recall"),
             ({"collections": {"docs": "unknown/64"}}, "collections.docs"),
-            ({"models": {}}, "only routing, tiers, collections change without a restart"),
+            ({"models": {}}, "only routing, tiers, collections, compare, keys change without a restart"),
             ({"tiers": {"fast": "unknown"}}, "tiers.fast"),
             ({"routing": {"polcy": "priced"}}, "routing.polcy: unknown key; did you mean policy?"),
         ):

@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 
 from deployments import engines
+from deployments.access import Access
 from deployments.embedder import Host
 from deployments.ingress import Application
 from deployments.service import Service
@@ -74,6 +75,7 @@ class LocalRouter:
         self.transport = LocalTransport()
         self.service = Service(args, self.transport)
         self.views = Views(self.service)
+        self.access = Access(args)
 
     async def start(self) -> None:
         for name, model in self.service.args.models.items():

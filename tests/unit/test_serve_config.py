@@ -20,7 +20,7 @@ def serve_file(folder: Path, place: str | None = None, value: Any = None) -> Pat
     app = {
         "name": "embed", "import_path": "deployments.app:build", "args": copy.deepcopy(ARGS), "deployments": [router, large],
     }
-    data: dict[str, Any] = {"http_options": {"port": 8000}, "applications": [app]}
+    data: dict[str, Any] = {"http_options": {"host": "127.0.0.1", "port": 8000}, "applications": [app]}
     if place is not None:
         put({"app": app, "args": app["args"], "router": router, "large": large, "file": data}, place, value)
     path = folder / "serve.yaml"

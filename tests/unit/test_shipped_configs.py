@@ -100,6 +100,8 @@ HEADINGS: dict[str, type[Section]] = {
     "args.limits": config.Limits,
     "args.cache": config.Cache,
     "args.decision_log": config.DecisionLog,
+    "args.keys.NAME": config.KeyConfig,
+    "args.cors": config.Cors,
 }
 
 
