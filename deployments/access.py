@@ -16,7 +16,7 @@ from router.keys import EVERYTHING, NOBODY, Grant, Keyring, presented
 from router.strict import ConfigError
 
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health", "/health/live"})
-ADMIN_PATHS = frozenset({"/v1/compare", "/v1/decisions", "/v1/what-if"})  # and what is below them: they show what other callers do
+ADMIN_PATHS = frozenset({"/v1/compare", "/v1/decisions", "/v1/what-if"})  # and below them: they show what others do
 
 ALLOWED_METHODS = "GET, HEAD, POST"
 EXPOSED = (

@@ -20,7 +20,7 @@ def build(args: dict[str, Any]) -> serve.Application:
 
     Each model's deployment has the model's id as its name, so that the standard `deployments:` section of the same file sets
     its resources and autoscaling. Serve restarts every replica of every model when anything under `args:` changes; what stands in
-    the router's `user_config` instead (routing, tiers, collections, compare, keys) replaces the same section and restarts nothing.
+    the router's `user_config` instead (what is RELOADABLE) replaces the same section of `args:` and restarts nothing.
     """
     config = parse_args(args)
     load_adapters(config)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
+import ray
 from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
@@ -35,6 +36,8 @@ class Routers:
 
 
 async def listening_host() -> str | None:
-    """The address that this Serve's HTTP servers listen on, as it was started with."""
+    """The address that this Serve's HTTP servers listen on, as it was started with; outside of Serve nothing listens."""
+    if not ray.is_initialized():
+        return "127.0.0.1"
     client = await asyncio.to_thread(_get_global_client)
     return None if client is None else client.http_config.host

@@ -1,0 +1,173 @@
+"""Keys in real Serve: a limit kept by two routers, keys that change under running replicas, and no open service by accident."""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+import ray
+from ray import serve
+from ray.serve._private.api import serve_start
+from ray.serve.schema import ServeDeploySchema
+
+from router.keys import hash_of, new_key
+from router.quota import Limit, Report
+from tests.support.launched import ROOT
+
+pytestmark = pytest.mark.serve
+
+KEYS = {name: new_key(bytes([index + 1]) * 32) for index, name in enumerate(("limited", "spare", "new"))}
+PER_MINUTE = 600
+MODEL: dict[str, Any] = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 512}
+SECONDS = 8.0
+THREADS = 4
+WAIT_S = 60.0
+
+
+def eventually(what: Callable[[], bool]) -> None:
+    """Wait for something that another process does."""
+    until = time.monotonic() + WAIT_S
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def keys(*names: str) -> dict[str, Any]:
+    limits: dict[str, dict[str, Any]] = {"limited": {"requests_per_minute": PER_MINUTE}, "new": {"admin": True}}
+    return {name: {"hash": hash_of(KEYS[name]), **limits.get(name, {})} for name in names}
+
+
+class Cluster:
+    """A Serve on one address, with the application deployed as `serve deploy` does."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._client: Any = serve_start(http_options={"host": host, "port": port})
+
+    def deploy(self, args: dict[str, Any], user_config: dict[str, Any], routers: int) -> None:
+        small = {"ray_actor_options": {"num_cpus": 0.1}}
+        application = {
+            "name": "router", "route_prefix": "/", "import_path": "deployments.app:build",
+            "args": {"models": {"small": MODEL}, "tiers": {"fast": "small"}, **args},
+            "deployments": [
+                {"name": "router", "num_replicas": routers, "user_config": user_config, **small}, {"name": "small", **small},
+            ],
+        }
+        self._client.deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}), _blocking=False)
+
+    def status(self) -> Any:
+        return serve.status().applications.get("router")
+
+    def embed(self, key: str | None, client: Any = httpx) -> int:
+        headers = {} if key is None else {"authorization": f"Bearer {KEYS[key]}"}
+        try:
+            answer: httpx.Response = client.post(f"{self.url}/v1/embeddings", json={"input": "text"}, headers=headers, timeout=60)
+        except httpx.HTTPError:
+            return 0
+        return answer.status_code
+
+
+    def reload_error(self) -> str:
+        tiers = httpx.get(f"{self.url}/v1/tiers", headers={"api-key": KEYS["new"]}, timeout=60).json()
+        return str(tiers.get("reload_error"))
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT),
+            "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
+        }.items():
+            patch.setenv(name, value)
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        ray.init(
+            address="local", namespace="serve", num_cpus=8, include_dashboard=False, log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def cluster(host: str) -> Iterator[Cluster]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    try:
+        yield Cluster(host, port)
+    finally:
+        serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.usefixtures("running")
+def test_two_routers_keep_one_limit_and_keys_change_under_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with cluster("127.0.0.1") as running:
+        running.deploy({}, {"keys": keys("limited", "spare")}, routers=2)
+        eventually(lambda: running.embed("spare") == 200)
+        assert (running.embed(None), running.embed("new")) == (401, 401)
+        handle = serve.get_deployment_handle("router", "router")
+        eventually(lambda: len(handle.broadcast("exchange", "test", {}).results()) == 2)
+
+        admitted, refused = flooded(running)
+        limit = Limit("limited", "requests", PER_MINUTE)
+        seen = handle.broadcast("exchange", "test", {limit: Report(0.0, 0.0, 0.0, PER_MINUTE, 0.0)}).results()
+        used = [replies[limit].used for _, replies in seen]
+        ideal = PER_MINUTE * (1 + SECONDS / 60)
+        error = sum(admitted.values()) / ideal - 1
+        with capsys.disabled():
+            print(
+                f"\ntwo routers, {PER_MINUTE} requests/min, {SECONDS:g} s: {sum(admitted.values())} of {ideal:.0f} admitted, "
+                f"{error:+.2%}; {refused} refused; by router {used}"
+            )
+        assert sum(used) == sum(admitted.values())
+        assert min(used) > 0.1 * sum(used)
+        assert abs(error) < 0.05
+
+        running.deploy({}, {"keys": keys("limited", "new")}, routers=2)
+        eventually(lambda: [running.embed("new") for _ in range(8)] == [200] * 8)
+        eventually(lambda: [running.embed("spare") for _ in range(8)] == [401] * 8)
+        running.deploy({}, {}, routers=2)  # takes the last key away
+        eventually(lambda: "the last key cannot be taken away" in running.reload_error())
+        assert running.embed(None) == 401
+
+
+def flooded(running: Cluster) -> tuple[dict[int, int], int]:
+    """What became of more requests than the limit allows: those admitted by each client, and how many were refused."""
+    admitted, refused, lock, start_s = dict.fromkeys(range(THREADS), 0), 0, threading.Lock(), time.monotonic()
+
+    def one(number: int) -> None:
+        nonlocal refused
+        with httpx.Client() as client:
+            while time.monotonic() - start_s < SECONDS:
+                status = running.embed("limited", client)
+                assert status in (200, 429)
+                with lock:
+                    admitted[number] += status == 200
+                    refused += status == 429
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return admitted, refused
+
+
+@pytest.mark.usefixtures("running")
+def test_an_open_service_on_every_address_is_refused_however_it_is_deployed() -> None:
+    with cluster("0.0.0.0") as running:
+        running.deploy({}, {}, routers=1)
+        eventually(lambda: (status := running.status()) is not None and status.status == "DEPLOY_FAILED")
+        message = " ".join(deployment.message for deployment in running.status().deployments.values())
+        assert "http_options.host is '0.0.0.0', which other machines reach" in message
+        assert running.embed(None) != 200
+        running.deploy({"auth": "none"}, {}, routers=1)
+        eventually(lambda: running.embed(None) == 200)
