@@ -28,6 +28,7 @@ import numpy as np
 from deployments.chunks import Chunk, Rows, call_of, cuts
 from deployments.engines.base import TokenIds
 from deployments.wire import Call, Reply, max_rows
+from router.capacity import Ask
 from router.errors import DeadlineExceeded, ModelUnavailable, Overloaded, RouterError
 from router.feedback import Feedback
 from router.ledger import Dispatch, Ledger
@@ -196,6 +197,18 @@ class Lane:
             if chunks:
                 self._launch(chunks, replica)
 
+    def warm(self) -> None:
+        """Work went elsewhere because this model has no replica: ask for one."""
+        if not self.replicas and self.feedback.wake(self.clock()):
+            self._wake()
+
+    def ask(self) -> Ask:
+        """What this router asks of the model, for the autoscaler."""
+        return self.feedback.ask(self.ledger.backlog_tokens(self.model) + self._bulk_tokens, self.clock())
+
+    def _waiting_tokens(self) -> int:
+        return self.ledger.waiting_tokens(self.model) + self._bulk_tokens
+
     def _wake(self) -> None:
         task = asyncio.get_running_loop().create_task(self.transport.wake(self.model), context=Context())
         self._flights.add(task)
@@ -363,7 +376,8 @@ class Lane:
             self._strikes.pop(reply.replica, None)
             self.ledger.completed(dispatch)
             self.ledger.reported(self.model, reply.replica, reply.outstanding_tokens, now)
-            self.feedback.served(reply.replica, reply.counters)
+            left = reply.outstanding_tokens + self._waiting_tokens() // max(1, len(self.replicas))
+            self.feedback.served(reply.replica, reply.counters, full=left >= self.batch_tokens)
             self.feedback.stepped(ahead_tokens + dispatch.tokens, tokens_sq, now - sent_s, texts)
             self._deliver(chunks, reply, sent_s)
 

@@ -175,10 +175,6 @@ class Host:
     def _disproved(self, error: WrongModel) -> None:
         self._dead = str(error)
 
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """Tokens taken and not answered, for the autoscaling policy."""
-        return {"outstanding_tokens": float(self._outstanding_tokens)}
-
     async def stop(self) -> None:
         """Give back what the engine holds."""
         self._stop_probe()

@@ -11,6 +11,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments import http
 from deployments.access import Access, require_local
+from deployments.autoscale import flat
 from deployments.decision_log import open_log
 from deployments.handles import HandleTransport
 from deployments.http import ClientLeft, Headers, Receive, Scope, Send
@@ -180,6 +181,10 @@ class Router:
         """What another router asks twice a second while keys have limits: who this is, and where it stands."""
         own = self._others.own_id
         return own, {} if router == own else self.access.meters.answer(router, reports)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What this router asks of every model, for the autoscaling policy; Serve sends it to its controller."""
+        return flat({model: lane.ask() for model, lane in self.service.lanes.items()})
 
     def __serve_build_asgi_app__(self) -> Application:
         return Application(self)

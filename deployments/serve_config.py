@@ -32,11 +32,12 @@ from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
 from deployments.access import require_local
 from router.adapters import load_adapters
-from router.config import ModelConfig, RouterArgs, TransformersEngine, VllmEngine, resolve_path
+from router.config import Autoscaling, ModelConfig, RouterArgs, TransformersEngine, VllmEngine, resolve_path
 from router.strict import ConfigError, changed, join, parse_args, sentences, suggestion, unknown_keys
 
 LOOPBACK = "127.0.0.1"
 IMPORT_PATH = "deployments.app:build"
+POLICIES = ("deployments.autoscale:ByTokens", "deployments.autoscale.ByTokens")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 # Sections that Serve's schema leaves as plain dicts: their values are checked here or nowhere.
@@ -167,6 +168,7 @@ def _examine(data: Any, host: str | None) -> Report:
             else:
                 models += args.models
                 problems += _deployments(args, application.get("deployments") or [], f"{where}.deployments")
+                problems += _policy(application, where)
                 for name, model in args.models.items():
                     problems += _model(model, args.base_dir, f"{where}.args.models.{name}")
                 problems += _collections(args, f"{where}.args")
@@ -267,6 +269,30 @@ def _deployments(args: RouterArgs, deployments: list[Any], where: str) -> Iterat
             yield f"{path}.name: there is no deployment {name!r}; {suggestion(name, ['router', *args.models], 'there are')}"
         elif first.setdefault(name, index) != index:
             yield f"{path}.name: {name!r} is given twice, first in {where}[{first[name]}]"
+
+
+def _policy(application: Mapping[str, Any], where: str) -> Iterator[str]:
+    """What our autoscaling policy would trip over in Serve's controller, or miss in silence."""
+    listed = application.get("deployments")
+    deployments = [one if isinstance(one, Mapping) else {} for one in (listed if isinstance(listed, list) else ())]
+    for index, deployment in enumerate(deployments):
+        scaling = deployment.get("autoscaling_config")
+        policy = scaling.get("policy") if isinstance(scaling, Mapping) else None
+        if isinstance(policy, Mapping) and policy.get("policy_function") in POLICIES:
+            at = f"{where}.deployments[{index}].autoscaling_config.policy"
+            yield f"{at}: this one scales all models at once; name it in {where}.autoscaling_policy"
+    named = application.get("autoscaling_policy")
+    if not isinstance(named, Mapping) or named.get("policy_function") not in POLICIES:
+        return
+    kwargs, path = named.get("policy_kwargs") or {}, f"{where}.autoscaling_policy.policy_kwargs"
+    if isinstance(kwargs, Mapping):  # else Serve's own schema says so
+        yield from unknown_keys(Autoscaling, kwargs, path)
+        yield from _validate(Autoscaling, kwargs, path)
+    if not any(one.get("name") == "router" and one.get("autoscaling_config") for one in deployments):
+        yield (
+            f"{where}.deployments: the autoscaling policy needs what routers report, and Serve takes reports only from "
+            "deployments with an autoscaling_config: give router one (min_replicas equal to max_replicas is a fixed number)"
+        )
 
 
 def _model(model: ModelConfig, base_dir: str | None, where: str) -> Iterator[str]:

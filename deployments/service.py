@@ -211,6 +211,9 @@ class Service:
 
     async def _answer(self, plan: Plan, permitted: frozenset[str] | None, charge: Charge | None = None) -> Answer:
         request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
+        missed = tell(self.feedback, decision, plan.work, arrived_s, plan.asked.deadline_s)
+        if missed is not None:
+            self.lanes[missed].warm()
         if decision.model is None:
             raise self._refusal(plan, permitted)
         model = decision.model
@@ -227,7 +230,6 @@ class Service:
         deadline_s = arrived_s + self.args.limits.request_timeout_s
         if request.on_budget_miss is OnMiss.REJECT and plan.asked.deadline_s is not None:
             deadline_s = min(deadline_s, plan.asked.deadline_s)
-        tell(self.feedback, decision, plan.work, arrived_s)
         got = await self.gatherers[model].gather(prepared, deadline_s, request.priority == "bulk")
         now = self.clock()
         self.latencies[model].append((now, now - arrived_s))

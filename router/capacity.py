@@ -1,16 +1,21 @@
 """How much work a model can take, how much it is asked for, and what follows: its price and its replicas.
 
-    rate      tokens per second one replica serves while it is busy
+    rate      tokens per second one replica serves while it is busy; with full batches where replicas are counted by it, because
+              a replica with little to do is busy too, and slow
     offered   tokens per second that requests bring to the model they are sent to
     shadow    tokens per second that wanted this model and were sent to a smaller one: without it a model that everybody is
               degraded away from would look idle and never grow
     price     points of quality per device second; rises while a model is asked for more than `rho` of what it can do
 
 The price is dual mirror descent on the capacity constraint (Balseiro, Lu and Mirrokni, "The best of many worlds: dual mirror
-descent for online allocation problems", 2020). Pure: times are arguments.
+descent for online allocation problems", 2020). Pure: times are arguments. Nothing is imported but the standard library: Serve's
+controller, which may not have this project installed, runs the autoscaling policy from a copy of this module.
 """
 
 import math
+from collections import deque
+from collections.abc import Mapping
+from typing import NamedTuple
 
 
 class Rate:
@@ -64,8 +69,111 @@ def next_price(price: float, offered: float, capacity: float, eta: float, rho: f
     return max(0.0, price + eta * (offered / capacity - rho)) if capacity > 0.0 else price
 
 
+class Ask(NamedTuple):
+    """What one model is asked for, by one router or by all of them together."""
+
+    offered: float  # tokens per second
+    shadow: float  # tokens per second
+    backlog_tokens: float  # queued and in flight
+    tokens_per_s: float  # of one replica whose batches are full
+    devices: float = 1.0  # that one replica occupies
+    start_s: float | None = None  # from the decision to a ready replica, where the config says it
+
+
+def together(asks: list[Ask]) -> Ask:
+    """What all routers ask of one model: demand and backlog add up, and who sends most knows the replicas' rate best.
+
+    Raises ValueError for an empty list.
+    """
+    if not asks:
+        raise ValueError("nobody asks")
+    weights = [ask.offered + ask.shadow + ask.backlog_tokens + 1e-9 for ask in asks]
+    rate = sum(weight * ask.tokens_per_s for weight, ask in zip(weights, asks, strict=True)) / sum(weights)
+    return asks[0]._replace(
+        offered=sum(ask.offered for ask in asks), shadow=sum(ask.shadow for ask in asks),
+        backlog_tokens=sum(ask.backlog_tokens for ask in asks), tokens_per_s=rate,
+    )
+
+
+def needed_replicas(ask: Ask, ready: int, rho: float, drain_s: float, start_s: float) -> float:
+    """Replicas that serve what is asked for at utilisation `rho`, or at full speed while they drain what is late.
+
+    Late is the backlog that the `ready` replicas will not have served beside their new work in the `start_s` seconds until
+    another could help them; it shall be gone `drain_s` seconds after that. Raises ValueError for what no replica can be.
+    """
+    offered, shadow, backlog, rate = ask.offered, ask.shadow, ask.backlog_tokens, ask.tokens_per_s
+    if not (rate > 0.0 and rho > 0.0 and drain_s > 0.0):
+        raise ValueError(f"a replica's rate, its utilisation and the time to drain are above 0, not {rate}, {rho} and {drain_s}")
+    late = max(0.0, backlog - max(0.0, ready * rate - offered) * start_s)
+    return max((offered + shadow) / (rate * rho), (offered + shadow + late / drain_s) / rate)
+
+
 def desired_replicas(offered: float, shadow: float, tokens_per_s: float, rho: float) -> int:
     """Replicas that serve `offered + shadow` tokens per second at utilisation `rho`, each able to do `tokens_per_s`."""
-    if not (tokens_per_s > 0.0 and rho > 0.0):
-        raise ValueError(f"a replica's rate and utilisation are above 0, not {tokens_per_s} and {rho}")
-    return math.ceil((offered + shadow) / (tokens_per_s * rho))
+    return math.ceil(needed_replicas(Ask(offered, shadow, 0.0, tokens_per_s), 0, rho, 1.0, 0.0))
+
+
+def next_replicas(needed: float, now: int, slack: float) -> int:
+    """Whole replicas for `needed` where there are `now`: up as soon as these do not suffice, down only to what has slack.
+
+    Without that, a need around a whole number would start and stop a replica in turns.
+    """
+    return max(math.ceil(needed), min(now, math.ceil(needed / (1.0 - slack))))
+
+
+class Peak:
+    """The highest value of the last `window_s` seconds."""
+
+    __slots__ = ("_falling", "window_s")
+
+    def __init__(self, window_s: float) -> None:
+        self.window_s = window_s
+        self._falling: deque[tuple[float, float]] = deque()  # (time, value): later ones are lower
+
+    def seen(self, value: float, now: float) -> float:
+        """The highest value since `now - window_s`, this one included."""
+        falling = self._falling
+        while falling and falling[-1][1] <= value:
+            falling.pop()
+        falling.append((now, value))
+        while falling[0][0] < now - self.window_s:
+            falling.popleft()
+        return falling[0][1]
+
+
+class Want(NamedTuple):
+    """What one model wants of a budget of devices."""
+
+    replicas: int  # at least `least`
+    needed: float  # the same before it was rounded: who is short of more comes first
+    least: int  # that it gets in any case
+    devices: float  # of one replica
+    held: int  # replicas that occupy their devices now, those that are stopping included
+
+
+def share_devices(wants: Mapping[str, Want], devices: float) -> dict[str, int]:
+    """Replicas for each model that together occupy at most `devices`, or what everybody's `least` occupies if that is more.
+
+    One replica after the other goes to the model whose replicas would have to do most: in the end all are short by much the same
+    share. A device that a stopping replica still occupies is given away when it is free, not before.
+    """
+    given = {name: want.least for name, want in wants.items()}
+
+    def short(name: str) -> tuple[float, float]:
+        """How much a replica has to do, and for models without one how much there is to do."""
+        return (wants[name].needed / given[name] if given[name] else math.inf, wants[name].needed)
+
+    left = devices - sum(want.least * want.devices for want in wants.values())
+    while able := [name for name, want in wants.items() if given[name] < want.replicas and want.devices <= left + 1e-9]:
+        neediest = max(able, key=short)
+        given[neediest] += 1
+        left -= wants[neediest].devices
+    free = devices - sum(max(want.held, want.least) * want.devices for want in wants.values())
+    for name in sorted(given, key=short, reverse=True):
+        want = wants[name]
+        standing = max(want.held, want.least)
+        if given[name] > standing:
+            growth = min(given[name] - standing, max(0, math.floor(free / want.devices + 1e-9)))
+            given[name] = standing + growth
+            free -= growth * want.devices
+    return given

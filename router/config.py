@@ -153,6 +153,7 @@ class ModelConfig(Section):
     cold_start_s: PositiveFloat | None = None  # from no replica to a ready one: set it where min_replicas is 0
     calls_in_flight: PositiveInt = 3  # calls that one router keeps at one replica
     health_timeout_s: PositiveFloat = 20.0  # of the text that a health check embeds; less than Serve's health_check_timeout_s
+    rank: int | None = None  # smaller models have lower ones; all models have one, or none and their order is the rank
     environment: Literal["default", "cpu-vllm"] = "default"  # allocator and OpenMP settings for the replica's process
 
     @model_validator(mode="after")
@@ -283,6 +284,17 @@ class CollectionConfig(Section):
         return {"space": data} if isinstance(data, str) else data
 
 
+class Autoscaling(Section):
+    """`policy_kwargs` of the autoscaling policy `deployments.autoscale:ByTokens`; see router/capacity.py for what they mean."""
+
+    utilisation: float = Field(default=0.8, gt=0.0, le=1.0)
+    drain_s: PositiveFloat = 60.0
+    start_s: NonNegativeFloat = 60.0
+    hold_s: NonNegativeFloat = 300.0
+    slack: float = Field(default=0.1, ge=0.0, lt=1.0)
+    devices: PositiveFloat | None = None
+
+
 class KeyConfig(Section):
     """What the holder of one API key may do; a list that is not given leaves everything of its kind open.
 
@@ -336,7 +348,7 @@ RELOADABLE = ("routing", "tiers", "collections", "compare", "keys")  # sections 
 
 
 class RouterArgs(Section):
-    """Everything under `args:`. Models are written from small to large: their order is their rank."""
+    """Everything under `args:`. `models` are from small to large: in the order they are written in, or that of their `rank`."""
 
     models: dict[str, ModelConfig] = Field(min_length=1)
     tiers: dict[NamedTier, str] = Field(min_length=1)
@@ -350,6 +362,16 @@ class RouterArgs(Section):
     auth: Literal["none"] | None = None  # must be written to answer other machines without keys
     cors: Cors = Cors()
     base_dir: str | None = None  # relative paths start here; the folder of the process where it is not given
+
+    @field_validator("models")
+    @classmethod
+    def _ranked(cls, models: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
+        ranks = {name: model.rank for name, model in models.items() if model.rank is not None}
+        if ranks and len(ranks) < len(models):
+            raise ValueError(f"rank: {', '.join(models.keys() - ranks.keys())} has none; give every model one, or none")
+        if len(set(ranks.values())) < len(ranks):
+            raise ValueError(f"rank: every model needs one of its own, not {', '.join(f'{n}: {r}' for n, r in ranks.items())}")
+        return dict(sorted(models.items(), key=lambda item: ranks[item[0]])) if ranks else models
 
     @model_validator(mode="after")
     def _names_exist(self) -> "RouterArgs":
@@ -378,7 +400,7 @@ class RouterArgs(Section):
             if order.index(small) > order.index(large):
                 raise ValueError(
                     f"tiers.{lower} names {small!r}, which stands after {large!r} of tiers.{upper} in models; write models from "
-                    "small to large (a tool that sorts keys may have reordered them)"
+                    "small to large, or give each a rank (a tool that sorts keys may have reordered them)"
                 )
         for name, collection in self.collections.items():
             space = collection.space

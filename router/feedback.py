@@ -11,7 +11,7 @@ fast enough. (Sending a share of requests there to find out would make their cal
 from dataclasses import replace
 from typing import NamedTuple
 
-from router.capacity import Demand, Rate, next_price
+from router.capacity import Ask, Demand, Rate, next_price
 from router.config import Routing
 from router.domain import Decision, Load, Model, Reason, Work
 from router.latency import Correction, Learner
@@ -43,11 +43,13 @@ class Feedback:
         """
         self.model = model
         self.correction = Correction(routing.miss_share)
-        self.rate = Rate(model.curve.batch_tokens / model.curve.step(model.curve.batch_tokens))
+        self.rate = Rate(_full_rate(model))
+        self.full_rate = Rate(_full_rate(model))  # over the time in which a batch or more was waiting
         self.offered, self.shadow = Demand(now), Demand(now)
         self.price = 0.0
         self._learner = None if measured else Learner(model.curve)
-        self._replicas: dict[str, Counters] = {}
+        self._replicas: dict[str, tuple[Counters, bool]] = {}  # with whether it had a full batch to do
+        self._full_seen = False
         self._priced_s = self._tested_s = now
         self._cold_start_s = cold_start_s
         self._woken_s: float | None = None
@@ -96,13 +98,30 @@ class Feedback:
         if self._learner is not None:
             self._learner.observe(tokens, tokens_sq, seconds - self.model.curve.overhead_s, texts)
             self.model = replace(self.model, curve=self._learner.curve)
+            if not self._full_seen:
+                self.full_rate = Rate(_full_rate(self.model))
 
-    def served(self, replica: str, counters: Counters) -> None:
-        """A reply told what its replica has done so far; counters that fell are those of a replica that started again."""
-        before = self._replicas.get(replica, Counters(0, 0.0))
-        if counters.served_tokens >= before.served_tokens and counters.busy_s >= before.busy_s:
-            self.rate.served(counters.served_tokens - before.served_tokens, counters.busy_s - before.busy_s)
-        self._replicas[replica] = counters
+    def served(self, replica: str, counters: Counters, full: bool = False) -> None:
+        """A reply told what its replica has done so far; counters that fell are those of a replica that started again.
+
+        `full` says that a batch or more is left for it: what it does between two such replies is what it can do.
+        """
+        before, was_full = self._replicas.get(replica, (Counters(0, 0.0), False))
+        tokens, busy_s = counters.served_tokens - before.served_tokens, counters.busy_s - before.busy_s
+        if tokens >= 0 and busy_s >= 0.0:
+            self.rate.served(tokens, busy_s)
+            if full and was_full:
+                self._full_seen = True
+                self.full_rate.served(tokens, busy_s)
+        self._replicas[replica] = counters, full
+
+    def ask(self, backlog_tokens: int, now: float) -> Ask:
+        """What this router asks of the model, for the autoscaler; less than a token in a window of demand is none."""
+        offered, shadow = (
+            rate if (rate := demand.tokens_per_s(now)) * demand.window_s >= 1.0 else 0.0 for demand in (self.offered, self.shadow)
+        )
+        rate = max(self.full_rate.tokens_per_s, self.rate.tokens_per_s)
+        return Ask(offered, shadow, backlog_tokens, rate, self.model.devices, self._cold_start_s)
 
     def lost(self, replica: str) -> None:
         """A replica is gone."""
@@ -126,14 +145,26 @@ class Feedback:
             self.correction.relax(rests)
 
 
-def tell(feedback: dict[str, Feedback], decision: Decision, work: dict[str, Work], now: float) -> None:
-    """Book one decision as demand: for the model it chose, and for the target it was pushed down from.
+def tell(
+    feedback: dict[str, Feedback], decision: Decision, work: dict[str, Work], now: float, deadline_s: float | None = None
+) -> str | None:
+    """Book one decision as demand: for the model it chose, and for the target that it was pushed down or refused from.
 
-    A target that the caller's own limits exclude (a pinned space, what its key may use) is not in `work` and missed nothing.
+    Returns that target where it was booked. One that the caller's own limits exclude (a pinned space, what its key may use) is
+    not in `work` and missed nothing; nor did one that would miss `deadline_s` with nobody in front: no replica would help.
     """
-    if decision.model is None:
-        return
-    feedback[decision.model].chosen(work[decision.model].tokens, now)
+    if decision.model is not None:
+        feedback[decision.model].chosen(work[decision.model].tokens, now)
     target = decision.target
-    if target in work and target != decision.model and decision.degraded and decision.reason in PUSHED_DOWN:
-        feedback[target].missed(work[target].tokens, now)
+    pushed = decision.degraded and decision.reason in PUSHED_DOWN if decision.model else decision.reason is Reason.OVER_BUDGET
+    if target is None or target not in work or not pushed:
+        return None
+    predicted = decision.predictions.get(target)
+    if predicted is not None and deadline_s is not None and now + predicted.total_s - predicted.wait_s > deadline_s:
+        return None
+    feedback[target].missed(work[target].tokens, now)
+    return target
+
+
+def _full_rate(model: Model) -> float:
+    return model.curve.batch_tokens / model.curve.step(model.curve.batch_tokens)

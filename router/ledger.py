@@ -237,6 +237,11 @@ class Ledger:
         """Per replica, what this router believes it holds; for metrics, O(replicas)."""
         return {state.id: state.outstanding_tokens(now, self.routers) for state in self._pools[model].joined}
 
+    def backlog_tokens(self, model: str) -> int:
+        """Tokens of this router that wait in its queue for `model` or are at a replica."""
+        pool = self._pools[model]
+        return pool.waiting_tokens + sum(state.own_tokens for state in pool.joined)
+
     def replicas(self, model: str) -> int:
         """How many replicas of `model` take work."""
         return len(self._pools[model].joined)

@@ -49,10 +49,7 @@ def qwen3(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
         model["engine"]["args"]["kv_cache_memory_bytes"] = 256 * 1024 * 1024
     for deployment in application["deployments"]:
         deployment["ray_actor_options"] = {"num_cpus": 0.1}
-        if deployment["name"] == "router":
-            deployment["num_replicas"] = 1
-        else:
-            deployment["autoscaling_config"] = {"min_replicas": 1, "max_replicas": 1}
+        deployment["autoscaling_config"] = {"min_replicas": 1, "max_replicas": 1}
     path = tmp_path_factory.mktemp("config") / "qwen3-tiny.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     with launched(path) as running:

@@ -82,7 +82,7 @@ def test_a_mistake_gives_one_sentence(place: str, value: Any, sentence: str) -> 
         pytest.param(
             {"tiers": {"fast": "large", "best": "small"}},
             "args: tiers.fast names 'large', which stands after 'small' of tiers.best in models; write models from small to "
-            "large (a tool that sorts keys may have reordered them)", id="models-not-from-small-to-large",
+            "large, or give each a rank (a tool that sorts keys may have reordered them)", id="models-not-from-small-to-large",
         ),
         pytest.param(
             {"routing.default_tier": "balanced"},

@@ -3,8 +3,8 @@
 import pytest
 
 from router.config import Routing
-from router.domain import Curve, Features, Load, Model, Reason, Request, Work
-from router.feedback import Feedback, tell
+from router.domain import Curve, Features, Load, Model, OnMiss, Reason, Request, Work
+from router.feedback import Counters, Feedback, tell
 from router.policy import Policy, decide
 
 ENGLISH = Features(characters=100, language="en", script="Latn", mixed=False, code=False)
@@ -39,3 +39,49 @@ def test_a_target_outside_the_pinned_space_missed_nothing(feedback: dict[str, Fe
     assert (decision.model, decision.target, decision.reason) == ("small", "large", Reason.LATE)
     assert feedback["small"].offered.tokens_per_s(0.0) > 0
     assert feedback["large"].shadow.tokens_per_s(0.0) == 0
+
+
+def test_a_refused_request_counts_as_demand_for_the_model_it_wanted(feedback: dict[str, Feedback]) -> None:
+    work = dict.fromkeys(MODELS, Work(100, 100, 10_000))
+    loads = {"small": Load(margin=1000.0), "large": Load(0, cold_start_s=20.0)}
+    decision = decide(Policy("large"), Request(work, ENGLISH, deadline_s=1.0, on_miss=OnMiss.REJECT), MODELS, loads, 0.0)
+
+    assert tell(feedback, decision, work, 0.0, deadline_s=1.0) == "large"
+
+    assert decision.reason is Reason.OVER_BUDGET
+    assert feedback["large"].shadow.tokens_per_s(0.0) > 0
+    assert feedback["large"].offered.tokens_per_s(0.0) == 0
+
+
+def test_a_budget_that_an_idle_model_would_miss_too_asks_for_no_replicas(feedback: dict[str, Feedback]) -> None:
+    work = dict.fromkeys(MODELS, Work(100, 100, 10_000))  # 0.1 s on an idle model
+    decision = decide(Policy("large"), Request(work, ENGLISH, deadline_s=0.05), MODELS, LOADS, 0.0)
+
+    assert tell(feedback, decision, work, 0.0, deadline_s=0.05) is None
+    assert feedback["large"].shadow.tokens_per_s(0.0) == 0
+
+
+def test_demand_of_less_than_a_token_is_none(feedback: dict[str, Feedback]) -> None:
+    large = feedback["large"]
+    large.chosen(1000, 0.0)
+    assert large.ask(7, 0.0)[:3] == (100.0, 0.0, 7)
+    assert large.ask(0, 60.0).offered > 0.0
+    assert large.ask(0, 80.0)[:3] == (0.0, 0.0, 0)
+
+
+def test_a_replica_is_rated_by_what_it_does_with_full_batches(feedback: dict[str, Feedback]) -> None:
+    small = feedback["small"]
+    profile = small.ask(0, 0.0).tokens_per_s
+    for second in range(1, 100):  # busy all the time, with a tenth of what fits
+        small.served("r1", Counters(100 * second, float(second)))
+    assert small.ask(0, 0.0).tokens_per_s == profile
+    for second in range(100, 400):
+        small.served("r1", Counters(500 * second, float(second)), full=True)
+    assert small.ask(0, 0.0).tokens_per_s == pytest.approx(500.0, rel=0.01)
+
+
+def test_a_replica_that_did_more_than_its_profile_says_is_believed(feedback: dict[str, Feedback]) -> None:
+    small = feedback["small"]
+    for second in range(1, 200):
+        small.served("r1", Counters(5000 * second, float(second)))
+    assert small.ask(0, 0.0).tokens_per_s == pytest.approx(5000.0, rel=0.05)

@@ -209,6 +209,52 @@ def test_models_that_kuberay_would_put_out_of_order_are_refused(tmp_path: Path) 
     assert "tiers.fast names 'small', which stands after 'large' of tiers.best in models" in problem
 
 
+def test_ranks_keep_models_in_order_where_kuberay_sorts_them(tmp_path: Path) -> None:
+    path = serve_file(tmp_path)
+    args = yaml.safe_load(path.read_text())
+    for rank, model in enumerate(args["applications"][0]["args"]["models"].values()):
+        model["rank"] = rank
+    path.write_text(yaml.safe_dump({"kind": "RayService", "spec": {"serveConfigV2": yaml.safe_dump(args)}}))
+    assert examine(path) == ([], ["small", "large"])
+
+
+BY_TOKENS = {"policy_function": "deployments.autoscale:ByTokens"}
+SCALED = {"name": "router", "autoscaling_config": {"min_replicas": 2, "max_replicas": 2}}
+
+
+def with_policy(folder: Path, router: dict[str, Any], policy: dict[str, Any]) -> Path:
+    path = serve_file(folder)
+    data = yaml.safe_load(path.read_text())
+    data["applications"][0] |= {"autoscaling_policy": policy}
+    data["applications"][0]["deployments"][0] = router
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return path
+
+
+def test_a_config_with_the_token_policy_is_good(tmp_path: Path) -> None:
+    assert check(with_policy(tmp_path, SCALED, BY_TOKENS | {"policy_kwargs": {"devices": 8, "hold_s": 60}})) == []
+
+
+def test_arguments_of_the_token_policy_are_checked_by_name_and_value(tmp_path: Path) -> None:
+    kwargs = f"{APP}.autoscaling_policy.policy_kwargs"
+    assert check(with_policy(tmp_path, SCALED, BY_TOKENS | {"policy_kwargs": {"device": 8}})) == [
+        f"{kwargs}.device: unknown key; did you mean devices?"
+    ]
+    (problem,) = check(with_policy(tmp_path, SCALED, BY_TOKENS | {"policy_kwargs": {"utilisation": 2}}))
+    assert problem.startswith(f"{kwargs}.utilisation: ")
+
+
+def test_the_token_policy_without_reports_of_routers_is_refused(tmp_path: Path) -> None:
+    (problem,) = check(with_policy(tmp_path, {"name": "router", "num_replicas": 2}, BY_TOKENS))
+    assert problem.startswith(f"{APP}.deployments: the autoscaling policy needs what routers report")
+
+
+def test_the_token_policy_of_a_single_model_is_refused(tmp_path: Path) -> None:
+    (problem,) = check(serve_file(tmp_path, "large.autoscaling_config.policy", BY_TOKENS))
+    at = f"{LARGE}.autoscaling_config.policy"
+    assert problem == f"{at}: this one scales all models at once; name it in {APP}.autoscaling_policy"
+
+
 def test_paths_start_at_base_dir_or_in_a_package(tmp_path: Path) -> None:
     (tmp_path / "profile.json").write_text("{}")
     assert resolve_path("profile.json", str(tmp_path)) == tmp_path / "profile.json"

@@ -102,6 +102,7 @@ HEADINGS: dict[str, type[Section]] = {
     "args.decision_log": config.DecisionLog,
     "args.keys.NAME": config.KeyConfig,
     "args.cors": config.Cors,
+    "autoscaling_policy.policy_kwargs": config.Autoscaling,
 }
 
 

@@ -1,0 +1,106 @@
+"""Replicas by tokens: a Serve autoscaling policy for the whole application, named under `autoscaling_policy` of a config file.
+
+What waits for a model waits in the routers, which give a replica only a few calls at a time, and what was sent to a smaller model
+waits nowhere: Serve's own count of requests sees neither. So every router reports what it asks of every model, with
+`record_autoscaling_stats`, and its controller runs this policy on the sum. Serve applies the factors, the delays and the bounds
+of each deployment's `autoscaling_config` to what comes out.
+
+The controller gets this module and router/capacity.py as copies inside a pickle, so both import next to nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ray import cloudpickle
+
+from router import capacity
+from router.capacity import Ask, Peak, Want, needed_replicas, next_replicas, share_devices, together
+
+cloudpickle.register_pickle_by_value(capacity)  # type: ignore[no-untyped-call]
+
+ROUTER = "router"
+EVERY_S = 0.5  # the controller asks ten times a second
+REPORT_LIFE_S = 30.0  # a router that says nothing for so long asks for nothing
+
+Decisions = dict[Any, float]
+
+
+class Context(Protocol):
+    """What is used of Serve's AutoscalingContext."""
+
+    raw_metrics: Any  # by name and replica a list of points with `timestamp` and `value`
+    total_num_requests: float
+    current_num_replicas: int
+    target_num_replicas: int
+    capacity_adjusted_min_replicas: int
+    capacity_adjusted_max_replicas: int
+    current_time: float | None
+    config: Any
+
+
+class ByTokens:
+    """The policy; its arguments are `policy_kwargs`, explained with their defaults in docs/configuration.md."""
+
+    def __init__(
+        self, utilisation: float = 0.8, drain_s: float = 60.0, start_s: float = 60.0, hold_s: float = 300.0, slack: float = 0.1,
+        devices: float | None = None,
+    ) -> None:
+        self._utilisation, self._drain_s, self._start_s, self._hold_s = utilisation, drain_s, start_s, hold_s
+        self._slack, self._devices = slack, devices
+        self._peaks: dict[str, Peak] = {}
+        self._decided_s = 0.0
+        self._decisions: Decisions = {}
+
+    def __call__(self, contexts: Mapping[Any, Context]) -> tuple[Decisions, dict[Any, dict[str, Any]]]:
+        """Replicas for every deployment that scales; one of which no router has reported yet keeps what it has."""
+        now = max((context.current_time or 0.0 for context in contexts.values()), default=0.0)
+        if not 0.0 <= now - self._decided_s < EVERY_S:
+            self._decided_s, self._decisions = now, self._decide(contexts, now)
+        return {deployment: count for deployment, count in self._decisions.items() if deployment in contexts}, {}
+
+    def _decide(self, contexts: Mapping[Any, Context], now: float) -> Decisions:
+        asks, decisions, wants = reports(contexts, now), Decisions(), dict[Any, Want]()
+        for deployment, context in contexts.items():
+            if deployment.name == ROUTER:  # as Serve does it: routers have no tokens of their own
+                decisions[deployment] = context.total_num_requests / context.config.get_target_ongoing_requests()
+            elif (ask := asks.get(deployment.name)) is not None:
+                wants[deployment] = self._want(deployment.name, ask, context, now)
+        if self._devices is not None:
+            return decisions | share_devices(wants, self._devices)
+        return decisions | {deployment: want.replicas for deployment, want in wants.items()}
+
+    def _want(self, name: str, ask: Ask, context: Context, now: float) -> Want:
+        ready, target = context.current_num_replicas, context.target_num_replicas
+        start_s = self._start_s if ask.start_s is None else ask.start_s
+        needed = needed_replicas(ask, ready, self._utilisation, self._drain_s, start_s)
+        peak = self._peaks.get(name)
+        if peak is None:  # a policy that has just started has seen no peak, and what runs may be there because of one
+            peak = self._peaks[name] = Peak(self._hold_s)
+            peak.seen(target * (1.0 - self._slack), now)
+        needed = peak.seen(needed, now)
+        least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
+        replicas = max(least, min(most, next_replicas(needed, target, self._slack)))
+        return Want(replicas, needed, least, ask.devices, ready)
+
+
+def flat(asks: Mapping[str, Ask]) -> dict[str, float]:
+    """What a router reports: one number for each field of each model, for Serve knows nothing else."""
+    return {
+        f"{model}/{field}": float(value)
+        for model, ask in asks.items() for field, value in ask._asdict().items() if value is not None
+    }
+
+
+def reports(contexts: Mapping[Any, Context], now: float) -> dict[str, Ask]:
+    """What all routers together ask of each model, by their last reports."""
+    fields: dict[tuple[str, Any], dict[str, float]] = {}
+    for context in contexts.values():
+        for metric, replicas in (context.raw_metrics or {}).items():
+            model, _, field = metric.rpartition("/")
+            for replica, points in replicas.items():
+                if field in Ask._fields and points and points[-1].timestamp > now - REPORT_LIFE_S:
+                    fields.setdefault((model, replica), {})[field] = points[-1].value
+    asks: dict[str, list[Ask]] = {}
+    for (model, _), given in fields.items():
+        asks.setdefault(model, []).append(Ask(**given))
+    return {model: together(each) for model, each in asks.items()}

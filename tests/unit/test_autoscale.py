@@ -1,0 +1,165 @@
+"""The autoscaling policy as Serve's controller runs it: on reports of routers, from a pickle, with nothing of ours installed."""
+
+import base64
+import inspect
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pytest
+from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
+
+from deployments.autoscale import ByTokens, Context, flat, reports
+from router.capacity import Ask
+from router.config import Autoscaling
+
+
+class Id(NamedTuple):
+    name: str
+
+
+class Point(NamedTuple):
+    timestamp: float
+    value: float
+
+
+@dataclass
+class State:
+    """What Serve says of one deployment."""
+
+    raw_metrics: Any = None
+    total_num_requests: float = 0.0
+    current_num_replicas: int = 1
+    target_num_replicas: int = 1
+    capacity_adjusted_min_replicas: int = 1
+    capacity_adjusted_max_replicas: int = 10
+    current_time: float | None = 1000.0
+    config: Any = field(default_factory=lambda: AutoscalingConfig(target_ongoing_requests=100.0))
+
+
+def routers(at: float, *each: dict[str, Ask]) -> State:
+    """The routers' state with one report of each, old points before it."""
+    metrics: dict[str, dict[str, list[Point]]] = {"running_requests": {"r0": [Point(at, 3.0)]}}
+    for number, asks in enumerate(each):
+        for name, value in flat(asks).items():
+            metrics.setdefault(name, {})[f"r{number}"] = [Point(at - 10.0, 1e9), Point(at, value)]
+    return State(metrics, total_num_requests=250.0)
+
+
+IDLE = Ask(0.0, 0.0, 0.0, 1000.0)
+
+
+def decide(policy: ByTokens, at: float, ask: Ask, **state: Any) -> float:
+    contexts: dict[Any, Context] = {Id("router"): routers(at, {"m": ask}), Id("m"): State(current_time=at, **state)}
+    return policy(contexts)[0][Id("m")]
+
+
+def test_reports_of_all_routers_add_up() -> None:
+    each = {"a": Ask(100.0, 10.0, 5.0, 1000.0, 0.5, 20.0), "org/b": IDLE}
+    asks = reports({Id("router"): routers(1000.0, each, each)}, 1000.0)
+    assert asks["a"] == Ask(200.0, 20.0, 10.0, 1000.0, 0.5, 20.0)
+    assert asks["org/b"].offered == 0.0
+
+
+def test_a_router_that_fell_silent_asks_for_nothing() -> None:
+    assert reports({Id("router"): routers(1000.0, {"a": IDLE})}, 1031.0) == {}
+
+
+def test_a_model_that_nobody_reported_keeps_what_it_has() -> None:
+    decisions, _ = ByTokens()({Id("router"): routers(1000.0, {}), Id("m"): State(target_num_replicas=7)})
+    assert Id("m") not in decisions
+
+
+def test_routers_scale_by_requests_as_serve_does() -> None:
+    decisions, _ = ByTokens()({Id("router"): routers(1000.0, {"m": IDLE}), Id("m"): State()})
+    assert decisions[Id("router")] == 2.5
+
+
+def test_replicas_follow_tokens_within_the_bounds() -> None:
+    assert decide(ByTokens(), 1000.0, IDLE._replace(offered=2500.0)) == 4
+    assert decide(ByTokens(), 1000.0, IDLE._replace(shadow=2500.0)) == 4
+    assert decide(ByTokens(), 1000.0, IDLE._replace(offered=1e6)) == 10
+    assert decide(ByTokens(), 1000.0, IDLE) == 1
+
+
+def test_a_model_at_zero_wakes_for_what_waits_in_a_router_and_sleeps_when_nobody_asks() -> None:
+    asleep = {"current_num_replicas": 0, "target_num_replicas": 0, "capacity_adjusted_min_replicas": 0}
+    assert decide(ByTokens(), 1000.0, IDLE._replace(backlog_tokens=5.0), **asleep) == 1
+    assert decide(ByTokens(), 1000.0, IDLE, **asleep) == 0
+    policy = ByTokens(hold_s=60.0)
+    assert decide(policy, 1000.0, IDLE, capacity_adjusted_min_replicas=0) == 1  # a new policy knows no peak, so it waits
+    assert decide(policy, 1059.0, IDLE, capacity_adjusted_min_replicas=0) == 1
+    assert decide(policy, 1061.0, IDLE, capacity_adjusted_min_replicas=0) == 0
+
+
+def test_a_peak_is_held() -> None:
+    policy = ByTokens(hold_s=60.0)
+    state = {"current_num_replicas": 4, "target_num_replicas": 4}
+    assert decide(policy, 1000.0, IDLE._replace(offered=2500.0), **state) == 4
+    assert decide(policy, 1050.0, IDLE._replace(offered=500.0), **state) == 4
+    assert decide(policy, 1061.0, IDLE._replace(offered=500.0), **state) == 1
+
+
+def test_a_new_policy_stops_nothing_that_it_finds_running() -> None:
+    assert decide(ByTokens(), 1000.0, IDLE, current_num_replicas=9, target_num_replicas=9) == 9
+
+
+def test_the_start_counts_as_the_config_says_and_else_as_the_policy_does() -> None:
+    late = Ask(1000.0, 0.0, 120_000.0, 2000.0)  # one replica has it done in 120 s
+    assert decide(ByTokens(start_s=200.0, drain_s=30.0), 1000.0, late) == 1
+    assert decide(ByTokens(start_s=10.0, drain_s=30.0), 1000.0, late) == 3
+    assert decide(ByTokens(start_s=10.0, drain_s=30.0), 1000.0, late._replace(start_s=200.0)) == 1
+
+
+def test_a_budget_holds_over_all_models() -> None:
+    asks = {"a": IDLE._replace(offered=8000.0), "b": IDLE._replace(offered=8000.0, devices=2.0)}
+    contexts: dict[Any, Context] = {Id("router"): routers(1000.0, asks), Id("a"): State(), Id("b"): State()}
+    decisions, _ = ByTokens(devices=9)(contexts)
+    assert (decisions[Id("a")], decisions[Id("b")]) == (3, 3)
+
+
+def test_decisions_are_made_twice_a_second_and_repeated_in_between() -> None:
+    policy = ByTokens()
+    assert decide(policy, 1000.0, IDLE) == 1
+    assert decide(policy, 1000.4, IDLE._replace(offered=5000.0)) == 1
+    assert decide(policy, 1000.6, IDLE._replace(offered=5000.0)) == 7
+
+
+def test_serves_context_has_what_the_policy_reads() -> None:
+    assert set(Context.__annotations__) <= {*inspect.signature(AutoscalingContext.__init__).parameters}
+
+
+def test_the_documented_arguments_are_those_of_the_policy() -> None:
+    parameters = inspect.signature(ByTokens).parameters
+    assert {name: each.default for name, each in parameters.items()} == {
+        name: each.default for name, each in Autoscaling.model_fields.items()
+    }
+
+
+def test_the_pickle_needs_nothing_of_this_project() -> None:
+    named = AutoscalingPolicy(policy_function="deployments.autoscale:ByTokens")  # type: ignore[no-untyped-call]
+    pickled = named.get_serialized_policy_def()
+    assert pickled is not None
+    script = f"""
+import base64, sys
+from ray import cloudpickle
+policy = cloudpickle.loads(base64.b64decode({base64.b64encode(pickled)!r}))(devices=2)
+class Deployment: name = "m"
+class Point: timestamp, value = 9.0, 4000.0
+class State:
+    total_num_requests, current_num_replicas, target_num_replicas, current_time = 0.0, 1, 1, 9.0
+    capacity_adjusted_min_replicas, capacity_adjusted_max_replicas, config = 1, 8, None
+    raw_metrics = {{f"m/{{field}}": {{"r": [Point]}} for field in ("offered", "shadow", "backlog_tokens", "tokens_per_s")}}
+assert list(policy({{Deployment: State}})[0].values()) == [2]
+assert not {{"router", "deployments", "pydantic"}} & set(sys.modules)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd="/", env={"PATH": "/bin"}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["utilisation", "drain_s"])
+def test_nonsense_is_refused_before_it_scales_anything(name: str) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        decide(ByTokens(**{name: 0.0}), 1000.0, IDLE)
