@@ -5,8 +5,9 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
-from router.errors import RequestTooLarge
+from router.errors import InvalidValue, RequestTooLarge
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -37,6 +38,14 @@ def path(scope: Scope) -> str:
     """The path below the application's route prefix, without a slash at its end."""
     full: str = scope["path"]
     return full.removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
+
+
+def query(scope: Scope) -> Mapping[str, str]:
+    """The query's parameters; of a name that stands twice the last value counts. Raises InvalidValue."""
+    try:
+        return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=16))
+    except ValueError:
+        raise InvalidValue("the query has more than 16 parameters") from None
 
 
 async def body(given: Headers, receive: Receive, limit: int) -> bytes:

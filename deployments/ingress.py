@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments import http
+from deployments import console, http
 from deployments.access import Access, require_local
 from deployments.autoscale import flat
 from deployments.decision_log import open_log
@@ -20,9 +21,10 @@ from deployments.replicas import board
 from deployments.routers import Reports, Routers, listening_host
 from deployments.service import Answer, Service
 from deployments.views import Views
+from deployments.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
 from router import encoding
 from router.adapters import load_adapters
-from router.errors import InternalError, MethodNotAllowed, NotFound, RouterError, render
+from router.errors import InternalError, MethodNotAllowed, NotFound, RequestTooLarge, RouterError, render
 from router.keys import Grant
 from router.schema import EmbeddingsRequest, parse
 from router.spaces import Catalogue
@@ -30,6 +32,8 @@ from router.strict import ConfigError, changed
 
 OFF_LOOP_NUMBERS = 500_000  # 30 ms as JSON: more are written in a thread
 EMBEDDINGS = ("/v1/embeddings", "/embeddings")
+WHAT_IF = "/v1/what-if"
+READ = ("GET", "HEAD")
 
 log = logging.getLogger("ray.serve")
 
@@ -91,12 +95,32 @@ class Application:
             if method != "POST":
                 raise MethodNotAllowed(method, path, ("POST",))
             return await self._charged(caller, path, headers, receive)
-        view = self._router.views.find(path, caller)
-        if view is None:
+        if path == WHAT_IF and method == "POST":
+            service, policy = self._router.service, await self._policy(headers, receive)
+            told = headers.get("content-type", "")
+            return HttpAnswer(200, await self._router.views.what_if.answer(service.args, policy, told, service.ledger.routers))
+        reads = self._reads(caller, scope, path, headers)
+        if reads is None:
             raise NotFound(path)
-        if method not in ("GET", "HEAD"):
-            raise MethodNotAllowed(method, path, ("GET", "HEAD"))
-        return HttpAnswer(*view())
+        if method not in READ:
+            raise MethodNotAllowed(method, path, (*READ, "POST") if path == WHAT_IF else READ)
+        return reads()
+
+    def _reads(self, caller: Grant, scope: Scope, path: str, headers: Headers) -> Callable[[], HttpAnswer] | None:
+        """What a GET of this path answers, or None where there is nothing."""
+        views = self._router.views
+        if path in console.ASSETS:
+            return lambda: _asset(scope, console.ASSETS[path], headers)
+        if path == "/v1/decisions":
+            return lambda: HttpAnswer(200, views.decisions(http.query(scope)))
+        view = views.find(path, caller)
+        return None if view is None else lambda: HttpAnswer(*view())
+
+    async def _policy(self, headers: Headers, receive: Receive) -> bytes:
+        try:
+            return await http.body(headers, receive, MAX_POLICY_BYTES)
+        except RequestTooLarge:
+            raise RequestTooLarge(MAX_POLICY_BYTES, "a policy has only `routing:` and `tiers:`") from None
 
     async def _charged(self, caller: Grant, path: str, headers: Headers, receive: Receive) -> HttpAnswer:
         """One request that counts against its key's limits; a caller who leaves before the answer pays all the same."""
@@ -193,6 +217,16 @@ class Router:
 def _later(loop: asyncio.AbstractEventLoop, service: Service, model: str, replicas: tuple[str, ...]) -> None:
     """The board's news come from Serve's thread in its default mode, from this loop in throughput mode."""
     loop.call_soon_threadsafe(service.replicas_changed, model, replicas)
+
+
+def _asset(scope: Scope, asset: console.Asset, headers: Headers) -> HttpAnswer:
+    """A file of the console; its links are relative, so under a route prefix the page needs the slash at its end."""
+    prefix = scope.get("root_path", "")
+    if prefix and scope["path"] == prefix:
+        return HttpAnswer(307, b"", headers={"location": f"{prefix.rpartition('/')[2]}/"})
+    if asset.known(headers.get("if-none-match", "")):
+        return HttpAnswer(304, b"", asset.content_type, asset.headers())
+    return HttpAnswer(200, asset.body, asset.content_type, asset.headers())
 
 
 def _failed(error: RouterError) -> HttpAnswer:

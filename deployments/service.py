@@ -14,6 +14,7 @@ from deployments.engines.base import Vectors
 from deployments.gather import Gatherer
 from deployments.identity import check_reading
 from deployments.prepare import TEXT_ENGINES, Prepared, Preparer
+from deployments.recent import Recent
 from router.adapters import Adapter, as_ranked, load_adapters
 from router.cache import VectorCache
 from router.config import RouterArgs
@@ -110,6 +111,7 @@ class Service:
         }
         self.gatherers = {name: Gatherer(lane, self.cache) for name, lane in self.lanes.items()}
         self.latencies: dict[str, deque[tuple[float, float]]] = {name: deque(maxlen=RECENT) for name in args.models}
+        self.recent = Recent()
         self.log: DecisionLog | None = None
         self.routing = args.routing
         self.policy = build_policy(args.routing, args.tiers)
@@ -203,11 +205,13 @@ class Service:
             raise
         finally:
             self.comparison.left()
+            entry = Entry(
+                time.time(), plan.arrived_s, plan.decided_s, plan.asked, plan.wanted.tier,
+                plan.request.latency_budget_ms is not None, plan.models, plan.loads, plan.decision, outcome, actual_s,
+            )
+            self.recent.add(plan.setting, entry)
             if self.log is not None:
-                self.log.add(plan.setting, Entry(
-                    time.time(), plan.arrived_s, plan.decided_s, plan.asked, plan.wanted.tier,
-                    plan.request.latency_budget_ms is not None, plan.models, plan.loads, plan.decision, outcome, actual_s,
-                ))
+                self.log.add(plan.setting, entry)
 
     async def _answer(self, plan: Plan, permitted: frozenset[str] | None, charge: Charge | None = None) -> Answer:
         request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s

@@ -1,6 +1,6 @@
 """What the router tells of itself: models, tiers, health, explanations, documentation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,14 +8,22 @@ import orjson
 
 from deployments.compare import CANARY
 from deployments.docs_page import page
+from deployments.recent import asked
 from deployments.service import Plan, Service
+<<<<<<< HEAD
 from router.domain import Load, Why
 from router.errors import ModelNotFound
 from router.keys import EVERYTHING, Grant
+=======
+from deployments.what_if import WhatIf, current
+from router.domain import Load, Why, Work, attention
+>>>>>>> 8ddfc39 (The last decisions can be polled, and decided again by other rules)
 from router.openapi import document
+from router.policy import predict
 
 MODELS = "/v1/models"
 WINDOW_S = 300.0  # what "the last minutes" means for p50 and p95
+PREDICTED_TOKENS = (32, 512)  # a query and a passage
 
 Told = tuple[int, bytes, str]
 View = Callable[[Grant], Told]
@@ -26,15 +34,23 @@ class Views:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self.what_if = WhatIf(service.recent)
         self.reload_error: str | None = None  # why the last change of the config was not taken
         self._fixed: dict[str, View] = {
             "/health": lambda _: self.health(),
             "/health/live": lambda _: _json(200, {"status": "ok"}),
             MODELS: self.models,
             "/v1/tiers": self.tiers,
+<<<<<<< HEAD
             "/v1/compare": lambda _: _json(200, service.comparison.as_dict()),
             "/openapi.json": lambda _: _json(200, document(service.catalogue)),
             "/docs": lambda _: (200, page(document(service.catalogue)).encode(), "text/html; charset=utf-8"),
+=======
+            "/v1/compare": lambda: _json(200, service.comparison.as_dict()),
+            "/v1/what-if": lambda: (200, current(service.args), "application/yaml"),
+            "/openapi.json": lambda: _json(200, document(service.catalogue)),
+            "/docs": lambda: (200, page(document(service.catalogue)).encode(), "text/html; charset=utf-8"),
+>>>>>>> 8ddfc39 (The last decisions can be polled, and decided again by other rules)
         }
 
     def find(self, path: str, caller: Grant = EVERYTHING) -> Callable[[], Told] | None:
@@ -88,11 +104,23 @@ class Views:
         rows = [self._row(name, loads[name]) for name in service.args.models if caller.may_use(name)]
         tiers = {str(tier): model for tier, model in service.args.tiers.items() if caller.may_use(model)}
         return _json(200, {
+<<<<<<< HEAD
             "object": "list", "policy": service.routing.policy, "tiers": tiers, "collections": self._collections(caller),
             "reload_error": self.reload_error if caller.admin else None, "data": rows,
         })
 
     def _collections(self, caller: Grant) -> dict[str, Any]:
+=======
+            "object": "list", "policy": service.routing.policy, "tiers": tiers, "collections": self._collections(),
+            "reload_error": self.reload_error, "router": service.recent.router, "routers": service.ledger.routers, "data": rows,
+        })
+
+    def decisions(self, query: Mapping[str, str]) -> bytes:
+        """The last decisions of this router; raises UnknownField or InvalidValue."""
+        return orjson.dumps(self._service.recent.view(asked(query), self._service.ledger.routers))
+
+    def _collections(self) -> dict[str, Any]:
+>>>>>>> 8ddfc39 (The last decisions can be polled, and decided again by other rules)
         return {
             name: {
                 "space": str(named.space), "input_type": named.input_type, "instruction": named.instruction,
@@ -124,6 +152,7 @@ class Views:
             "p50_ms": None if p50 is None else round(p50, 2),
             "p95_ms": None if p95 is None else round(p95, 2),
             "answers": len(recent),
+            "predicted_ms": self._predicted(name, load),
             "replicas_ready": load.ready_replicas,
             "load": {
                 "ahead_tokens": load.ahead_tokens,
@@ -134,6 +163,14 @@ class Views:
             "good_for": config.good_for,
             "fingerprint": proof.digest if (proof := service.fingerprints.get(name)) else None,
         }
+
+    def _predicted(self, name: str, load: Load) -> dict[str, float | None]:
+        """Milliseconds that one text of so many tokens would take now; nothing for a model that could not answer it."""
+        config, model = self._service.args.models[name], self._service.models[name]
+        if not load.ready_replicas and load.cold_start_s is None:
+            return {}
+        works = (Work(tokens, tokens, attention((tokens,), config.attention_tokens)) for tokens in PREDICTED_TOKENS)
+        return {str(work.tokens): _ms(predict(model, load, work).total_s) for work in works if work.tokens <= model.max_tokens}
 
     def explanation(self, plan: Plan) -> bytes:
         """What /v1/route answers: features, the decision, and every model with its prediction and its reason."""

@@ -248,8 +248,8 @@ class RequestTooLarge(RouterError):
 
     status, code = 413, "request_too_large"
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"the body is larger than {limit} bytes; send its texts in several requests")
+    def __init__(self, limit: int, then: str = "send its texts in several requests") -> None:
+        super().__init__(f"the body is larger than {limit} bytes; {then}")
 
 
 class RateLimitExceeded(RouterError):

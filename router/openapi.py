@@ -123,6 +123,55 @@ def _paths(catalogue: Catalogue) -> Json:
                 "responses": {"200": _json_response("Both; null where none runs.", "Comparison"), **_refused(_ON_READ)},
             }
         },
+        "/v1/decisions": {
+            "get": {
+                "operationId": "listDecisions",
+                "tags": ["routing"],
+                "summary": "List the last decisions of one router replica",
+                "description": "Oldest first, never with a text. Router replicas share nothing: the answer says whose decisions "
+                "it has, and of how many routers. To see those of all, poll with the `next` of every router that has answered.",
+                "parameters": [
+                    {
+                        "name": "after", "in": "query", "schema": _STRING, "example": "5f0c2a9e:17",
+                        "description": "Only later ones: the last `next` of each router, separated by commas.",
+                    },
+                    {
+                        "name": "limit", "in": "query", "description": "At most so many, the newest.",
+                        "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 100},
+                    },
+                ],
+                "responses": {"200": _json_response("The decisions.", "Decisions"), **_refused((400, 403, *_ON_READ))},
+            }
+        },
+        "/v1/what-if": {
+            "get": {
+                "operationId": "getPolicy",
+                "tags": ["routing"],
+                "summary": "Show the routing rules in force, ready to be edited and posted back",
+                "responses": {
+                    "200": {"description": "`routing:` and `tiers:`.", "content": {"application/yaml": {"schema": _STRING}}},
+                    **_refused((403, *_ON_READ)),
+                },
+            },
+            "post": {
+                "operationId": "whatIf",
+                "tags": ["routing"],
+                "summary": "Decide the last requests again by other rules",
+                "description": "`routing:`, `tiers:` or both, as in the config file; what is left out stays as it is. Changes "
+                "nothing. Each request meets the loads of its own moment, so times are predictions; `require_space` refuses "
+                "requests before they are decided and is not replayed.",
+                "requestBody": {
+                    "required": True,
+                    "content": {
+                        "application/json": {"schema": _ref("Policy"), "example": _policy(catalogue)},
+                        "application/yaml": {"schema": _ref("Policy")},
+                    },
+                },
+                "responses": {
+                    "200": _json_response("What would have moved.", "WhatIf"), **_refused((400, 403, 413, *_ON_READ)),
+                },
+            },
+        },
         "/health": {
             "get": {
                 "operationId": "health",
@@ -173,6 +222,11 @@ def _request_body(catalogue: Catalogue) -> Json:
             }
         },
     }
+
+
+def _policy(catalogue: Catalogue) -> Json:
+    tier = next(iter(catalogue.tiers)).value
+    return {"routing": {"default_tier": tier, "rules": [{"name": "long", "when": {"min_tokens": 200}, "floor": tier}]}}
 
 
 def _response_example(catalogue: Catalogue) -> Json:
@@ -303,6 +357,11 @@ _DECISION = _object({
     "model": _STRING_OR_NULL, "tier": _STRING_OR_NULL, "reason": _STRING, "space": _STRING_OR_NULL,
     "predicted_ms": _NUMBER_OR_NULL, "degraded": _BOOLEAN, "canary": _BOOLEAN, "expected_recall": _NUMBER_OR_NULL,
 })
+_SIDE = _object({
+    "p50_ms": _NUMBER_OR_NULL, "p95_ms": _NUMBER_OR_NULL,
+    "models": {"type": "object", "additionalProperties": _INTEGER, "description": "By the model that answers, or `refused`."},
+    "quality": _NUMBER_OR_NULL, "degraded": _INTEGER, "misses": _INTEGER,
+})
 _SCHEMAS: Json = {
     "EmbeddingsResponse": _object({
         "object": {"const": "list"},
@@ -336,14 +395,54 @@ _SCHEMAS: Json = {
         "tiers": {"type": "object", "additionalProperties": _STRING, "description": "The model that each tier stands for."},
         "collections": {"type": "object", "description": "What each collection's name means as a request's space."},
         "reload_error": {**_STRING_OR_NULL, "description": "Why the last change of the config was not taken."},
+        "router": {**_STRING, "description": "The router replica that answers; loads and latencies are as it knows them."},
+        "routers": {**_INTEGER, "description": "How many router replicas there are."},
         "data": _array(_object({
             "model": _STRING, "tier": _STRING_OR_NULL, "dimensions": _INTEGER, "max_tokens": _INTEGER,
             "quality": {"type": "object", "additionalProperties": _NUMBER}, "memory_bytes": {"type": ["integer", "null"]},
-            "p50_ms": _NUMBER_OR_NULL, "p95_ms": _NUMBER_OR_NULL, "replicas_ready": _INTEGER, "load": {"type": "object"},
+            "p50_ms": _NUMBER_OR_NULL, "p95_ms": _NUMBER_OR_NULL,
+            "predicted_ms": {
+                "type": "object", "additionalProperties": _NUMBER, "description": "For one text of so many tokens, now.",
+            },
+            "replicas_ready": _INTEGER, "load": {"type": "object"},
             "good_for": _STRING, "fingerprint": {**_STRING_OR_NULL, "description": "What its replicas have proved to be."},
         })),
     }),
     "Comparison": _object({"object": {"const": "comparison"}, "shadow": _OBJECT_OR_NULL, "canary": _OBJECT_OR_NULL}),
+    "Decisions": _object({
+        "object": {"const": "list"},
+        "router": {**_STRING, "description": "The router replica whose decisions these are."},
+        "routers": {**_INTEGER, "description": "How many router replicas there are."},
+        "next": {**_STRING, "description": "What to send as `after` to see the ones that follow."},
+        "missed": {**_INTEGER, "description": "Later decisions that are not here: more than the limit, or than are kept."},
+        "data": _array(_object({
+            "id": _STRING, "at_s": {**_NUMBER, "description": "Seconds since 1970."},
+            "tokens": {"type": ["integer", "null"], "description": "Of the texts that were not in the cache."},
+            "language": _STRING_OR_NULL, "script": _STRING_OR_NULL, "mixed": _BOOLEAN, "code": _BOOLEAN,
+            "tier": {**_STRING_OR_NULL, "description": "As asked; null where a model or a space was named."},
+            "pinned": _BOOLEAN, "input_type": _STRING_OR_NULL, "budget_ms": _NUMBER_OR_NULL, "model": _STRING_OR_NULL,
+            "target": _STRING_OR_NULL, "reason": _STRING, "degraded": _BOOLEAN, "predicted_ms": _NUMBER_OR_NULL,
+            "actual_ms": _NUMBER_OR_NULL,
+            "outcome": {**_STRING, "description": "answered, cancelled, or the code of the error."},
+        })),
+    }),
+    "Policy": {
+        "type": "object",
+        "properties": {
+            "routing": {"type": "object", "description": "As `args.routing` of the config."},
+            "tiers": {"type": "object", "additionalProperties": _STRING, "description": "As `args.tiers` of the config."},
+        },
+        "additionalProperties": False,
+    },
+    "WhatIf": _object({
+        "object": {"const": "what_if"}, "router": _STRING, "routers": _INTEGER, "since_s": _NUMBER_OR_NULL,
+        "until_s": _NUMBER_OR_NULL, "requests": _INTEGER, "budgets": _INTEGER, "before": _SIDE, "after": _SIDE,
+        "measured": _object({"p50_ms": _NUMBER_OR_NULL, "p95_ms": _NUMBER_OR_NULL, "misses": _INTEGER}),
+        "moved": _array(_object({
+            "from": _STRING, "to": _STRING, "requests": _INTEGER, "reasons": {"type": "object", "additionalProperties": _INTEGER},
+        })),
+        "changed": {**_INTEGER, "description": "Decisions that differ in any detail, those that moved among them."},
+    }),
     "Health": _object({"status": _STRING, "waiting_for": _array(_STRING)}, optional=["waiting_for"]),
     "Error": _object({
         "error": _object({"message": _STRING, "type": _STRING, "param": _STRING_OR_NULL, "code": _STRING_OR_NULL}),

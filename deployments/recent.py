@@ -1,0 +1,94 @@
+"""The last decisions of one router replica, in memory, for /v1/decisions and /v1/what-if; no text is ever among them.
+
+Router replicas share nothing, so each answers with its own decisions and says whose they are. Whoever polls sends the cursors of
+all the routers that have answered so far, and sees every decision of each: a load balancer may send each poll where it likes.
+"""
+
+import re
+import secrets
+from collections import deque
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any, NamedTuple
+
+from router.decision_log import Entry, Logged, Setting
+from router.errors import InvalidValue, UnknownField, shorten
+
+MOST = 1000  # of about 2.3 kB each
+LIMIT, MOST_SHOWN = 100, 200  # in one answer: it is made on the event loop, in about 20 us each
+_PARAMETERS = ("after", "limit")
+_CURSOR = re.compile(r"([0-9a-f]{8}):([0-9]{1,15})")
+
+
+class Asked(NamedTuple):
+    """The query of /v1/decisions."""
+
+    after: Mapping[str, int]  # by router: the number of the last decision that is known already
+    limit: int
+
+
+class Recent:
+    """A ring of the last decisions; `add` costs a request one append."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self.router = secrets.token_hex(4)  # a name for as long as this replica lives
+        self._ring: deque[Logged] = deque(maxlen=most)
+        self._count = 0
+
+    def add(self, setting: Setting, entry: Entry) -> None:
+        """Keep one request in the place of the oldest."""
+        self._ring.append(Logged(setting, entry))
+        self._count += 1
+
+    def logged(self) -> list[Logged]:
+        """All that are kept, oldest first."""
+        return list(self._ring)
+
+    def view(self, asked: Asked, routers: int) -> dict[str, Any]:
+        """The newest decisions after the cursor, oldest first, for JSON; `missed` came after the cursor too and are not here."""
+        last = asked.after.get(self.router)
+        oldest = self._count - len(self._ring) + 1
+        # A cursor of the future is of nobody: begin anew.
+        known = 0 if last is None or last > self._count else last
+        first = max(oldest, known + 1, self._count - asked.limit + 1)
+        kept = islice(self._ring, first - oldest, None)
+        return {
+            "object": "list", "router": self.router, "routers": routers, "next": f"{self.router}:{self._count}",
+            "missed": 0 if last is None else first - known - 1,
+            "data": [_shown(entry, f"{self.router}:{number}") for number, (_, entry) in enumerate(kept, first)],
+        }
+
+
+def asked(query: Mapping[str, str]) -> Asked:
+    """The query as it was meant; raises UnknownField or InvalidValue."""
+    for name in query:
+        if name not in _PARAMETERS:
+            raise UnknownField(name, _PARAMETERS)
+    after = {}
+    for cursor in filter(None, query.get("after", "").split(",")):
+        found = _CURSOR.fullmatch(cursor)
+        if found is None:
+            raise InvalidValue(f"after must be what `next` of an earlier answer says, it is {shorten(cursor)}", "after")
+        after[found[1]] = int(found[2])
+    limit = query.get("limit", str(LIMIT))
+    if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MOST_SHOWN:
+        raise InvalidValue(f"limit must be a number from 1 to {MOST_SHOWN}, it is {shorten(limit)}", "limit")
+    return Asked(after, int(limit))
+
+
+def _shown(entry: Entry, id: str) -> dict[str, Any]:
+    request, decision = entry.request, entry.decision
+    features, work = request.features, request.work
+    read = work.get(decision.model or decision.target or "") or next(iter(work.values()), None)
+    return {
+        "id": id, "at_s": round(entry.at_s, 3), "tokens": read and read.tokens,
+        "language": features.language, "script": features.script, "mixed": features.mixed, "code": features.code,
+        "tier": entry.tier, "pinned": request.pinned, "input_type": request.input_type,
+        "budget_ms": None if request.deadline_s is None else _ms(request.deadline_s - entry.arrived_s),
+        "model": decision.model, "target": decision.target, "reason": decision.label, "degraded": decision.degraded,
+        "predicted_ms": _ms(decision.predicted_s), "actual_ms": _ms(entry.actual_s), "outcome": entry.outcome,
+    }
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 2)
