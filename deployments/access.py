@@ -8,6 +8,7 @@ is not the one that the config names. `auth: none` turns both off.
 import re
 from ipaddress import ip_address
 
+from deployments.console import ASSETS
 from deployments.http import Headers, Scope
 from deployments.quotas import Meters
 from router.config import RouterArgs
@@ -15,7 +16,7 @@ from router.errors import AdminKeyRequired, InvalidApiKey
 from router.keys import EVERYTHING, NOBODY, Grant, Keyring, presented
 from router.strict import ConfigError
 
-OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health", "/health/live"})
+OPEN_PATHS = frozenset({*ASSETS, "/docs", "/openapi.json", "/health", "/health/live"})
 ADMIN_PATHS = frozenset({"/v1/compare", "/v1/decisions", "/v1/what-if"})  # and below them: they show what others do
 
 ALLOWED_METHODS = "GET, HEAD, POST"

@@ -10,14 +10,10 @@ from deployments.compare import CANARY
 from deployments.docs_page import page
 from deployments.recent import asked
 from deployments.service import Plan, Service
-<<<<<<< HEAD
-from router.domain import Load, Why
-from router.errors import ModelNotFound
-from router.keys import EVERYTHING, Grant
-=======
 from deployments.what_if import WhatIf, current
 from router.domain import Load, Why, Work, attention
->>>>>>> 8ddfc39 (The last decisions can be polled, and decided again by other rules)
+from router.errors import ModelNotFound
+from router.keys import EVERYTHING, Grant
 from router.openapi import document
 from router.policy import predict
 
@@ -41,16 +37,10 @@ class Views:
             "/health/live": lambda _: _json(200, {"status": "ok"}),
             MODELS: self.models,
             "/v1/tiers": self.tiers,
-<<<<<<< HEAD
             "/v1/compare": lambda _: _json(200, service.comparison.as_dict()),
+            "/v1/what-if": lambda _: (200, current(service.args), "application/yaml"),
             "/openapi.json": lambda _: _json(200, document(service.catalogue)),
             "/docs": lambda _: (200, page(document(service.catalogue)).encode(), "text/html; charset=utf-8"),
-=======
-            "/v1/compare": lambda: _json(200, service.comparison.as_dict()),
-            "/v1/what-if": lambda: (200, current(service.args), "application/yaml"),
-            "/openapi.json": lambda: _json(200, document(service.catalogue)),
-            "/docs": lambda: (200, page(document(service.catalogue)).encode(), "text/html; charset=utf-8"),
->>>>>>> 8ddfc39 (The last decisions can be polled, and decided again by other rules)
         }
 
     def find(self, path: str, caller: Grant = EVERYTHING) -> Callable[[], Told] | None:
@@ -104,23 +94,16 @@ class Views:
         rows = [self._row(name, loads[name]) for name in service.args.models if caller.may_use(name)]
         tiers = {str(tier): model for tier, model in service.args.tiers.items() if caller.may_use(model)}
         return _json(200, {
-<<<<<<< HEAD
             "object": "list", "policy": service.routing.policy, "tiers": tiers, "collections": self._collections(caller),
-            "reload_error": self.reload_error if caller.admin else None, "data": rows,
-        })
-
-    def _collections(self, caller: Grant) -> dict[str, Any]:
-=======
-            "object": "list", "policy": service.routing.policy, "tiers": tiers, "collections": self._collections(),
-            "reload_error": self.reload_error, "router": service.recent.router, "routers": service.ledger.routers, "data": rows,
+            "reload_error": self.reload_error if caller.admin else None, "router": service.recent.router,
+            "routers": service.ledger.routers, "data": rows,
         })
 
     def decisions(self, query: Mapping[str, str]) -> bytes:
         """The last decisions of this router; raises UnknownField or InvalidValue."""
         return orjson.dumps(self._service.recent.view(asked(query), self._service.ledger.routers))
 
-    def _collections(self) -> dict[str, Any]:
->>>>>>> 8ddfc39 (The last decisions can be polled, and decided again by other rules)
+    def _collections(self, caller: Grant) -> dict[str, Any]:
         return {
             name: {
                 "space": str(named.space), "input_type": named.input_type, "instruction": named.instruction,

@@ -58,8 +58,10 @@ def current(args: RouterArgs) -> bytes:
         "routing": {name: plain.get(name, value) for name, value in routing.items() if name in SHOWN or name in plain},
         "tiers": {str(tier): model for tier, model in args.tiers.items()},
     }
-    text: str = yaml.safe_dump(policy, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
-    return text.encode()
+    # Rules with their conditions in a line, as people write them; tiers one below the other.
+    parts = (yaml.safe_dump({name: policy[name]}, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=70)
+             for name, flow in (("routing", None), ("tiers", False)))
+    return "".join(parts).encode()
 
 
 def parse(args: RouterArgs, body: bytes, content_type: str) -> RouterArgs:

@@ -1,0 +1,265 @@
+"""The console in a real browser, over a real socket, with the engines of the HTTP tests."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
+
+from tests.support.browser import CHROMIUM, NOT_INSTALLED, chromium
+from tests.support.local_service import served
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NOT_INSTALLED)
+
+DESKTOP, PHONE = ViewportSize(width=1440, height=1000), ViewportSize(width=390, height=844)
+TOO_DIM = """() => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const paint = (colours) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const light = (rgb) => rgb.map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, place) => sum + v * [0.2126, 0.7152, 0.0722][place], 0);
+  const out = [];
+  for (const node of document.querySelectorAll("body *")) {
+    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
+    if (!own && !node.matches("input, select, textarea")) continue;
+    if (!node.checkVisibility() || node.closest("option, datalist, noscript, .skip")) continue;
+    const under = [];
+    for (let above = node; above; above = above.parentElement) under.unshift(getComputedStyle(above).backgroundColor);
+    const ground = paint(["#fff", ...under]), ink = paint(["#fff", ...under, getComputedStyle(node).color]);
+    const [low, high] = [light(ground), light(ink)].sort((a, b) => a - b), contrast = (high + 0.05) / (low + 0.05);
+    if (contrast < 4.5) out.push(`${node.tagName}.${node.className} ${node.textContent.slice(0, 30)}: ${contrast.toFixed(2)}`);
+  }
+  return out;
+}"""
+NAMED = "button, input, select, textarea, a, table, [role=region], dialog"
+NAMELESS = """(named) => [...document.querySelectorAll(named)].filter((node) => {
+  const by = (node.getAttribute("aria-labelledby") ?? "").split(" ").filter(Boolean).map((id) => document.getElementById(id));
+  const names = [...by, ...(node.labels ?? []), node.matches("button, a") ? node : null, node.querySelector("caption")];
+  return !(node.getAttribute("aria-label") || names.some((one) => one?.textContent.trim()));
+}).map((node) => node.outerHTML.slice(0, 80))"""
+
+
+class Open(NamedTuple):
+    """The page, the service behind it, and what the browser complained of or asked of others."""
+
+    page: Page
+    http: httpx.Client
+    trouble: list[str]
+
+    def embed(self, **body: Any) -> None:
+        self.http.post("/v1/embeddings", json=body).raise_for_status()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def base_url() -> Iterator[str]:
+    with served() as (url, _):
+        yield url
+
+
+def opened(context: BrowserContext, url: str, client: httpx.Client) -> Open:
+    page, trouble = context.new_page(), list[str]()
+    page.set_default_timeout(20_000)
+    page.on("console", lambda message: trouble.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith(url + "/") else trouble.append(request.url))
+    page.goto(url)
+    expect(page.locator("#matrix tr")).to_have_count(3)
+    return Open(page, client, trouble)
+
+
+@pytest.fixture
+def console(browser: Browser, base_url: str) -> Iterator[Open]:
+    with browser.new_context(viewport=DESKTOP, locale="en-GB") as context, httpx.Client(base_url=base_url, timeout=60) as client:
+        open_ = opened(context, base_url, client)
+        yield open_
+        assert open_.trouble == []
+
+
+def press_until(page: Page, selector: str, key: str = "Tab") -> None:
+    for _ in range(60):
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+        page.keyboard.press(key)
+    raise AssertionError(f"{key} does not lead to {selector}")
+
+
+def embed_example(page: Page) -> None:
+    page.click("#embed")
+    expect(page.locator(".alike tbody tr")).to_have_count(4)
+
+
+def replay_with(page: Page, old: str, new: str) -> None:
+    expect(page.locator("#policy")).to_have_value(re.compile("default_tier"))
+    page.fill("#policy", page.input_value("#policy").replace(old, new))
+    page.click("#whatif button[type=submit]")
+
+
+def test_it_loads_from_here_alone_without_an_error_and_shows_the_matrix(console: Open) -> None:
+    page = console.page
+    expect(page.locator("#state")).to_have_text("live, every 2 s")
+    first = page.locator("#matrix tr").first
+    for text in ("wordllama-256", "fast", "64, 128 or 256", "32,768 tokens", "1 ready"):
+        expect(first).to_contain_text(text)
+    embed_example(page)
+
+
+def test_the_matrix_changes_in_place(console: Open) -> None:
+    page = console.page
+    page.evaluate("() => { window.before = document.querySelector('#matrix tr') }")
+    measured = page.locator("#matrix tr").first.locator(".latency")
+    before = measured.inner_text()
+    console.embed(input="one more, please", model="fast")
+    expect(measured).not_to_have_text(before)
+    expect(measured).to_contain_text("p50")
+    assert page.evaluate("() => window.before === document.querySelector('#matrix tr')")
+
+
+def test_it_asks_nothing_while_it_is_paused(browser: Browser, base_url: str) -> None:
+    with browser.new_context(locale="en") as context, httpx.Client(base_url=base_url) as client:
+        context.clock.install()
+        page = opened(context, base_url, client).page
+        expect(page.locator("#state")).to_have_text("live, every 2 s")
+        page.click("#pause")
+        expect(page.locator("#pause")).to_have_attribute("aria-pressed", "true")
+        expect(page.locator("#state")).to_have_text("paused")
+        page.wait_for_load_state("networkidle")
+        asked = list[str]()
+        page.on("request", lambda request: asked.append(request.url))
+        context.clock.run_for(30_000)
+        assert asked == []
+        with page.expect_request("**/v1/tiers"):
+            page.click("#pause")
+
+
+def test_the_playground_works_by_keyboard_alone(console: Open) -> None:
+    page = console.page
+    press_until(page, "#texts")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("Wo ist der nächste Bahnhof?\nWie komme ich zum Zug?")
+    press_until(page, "#model")
+    page.keyboard.type("auto")
+    press_until(page, "#budget")
+    page.keyboard.type("60000")
+    press_until(page, "#embed")
+    page.keyboard.press("Enter")
+    expect(page.locator("#said")).to_contain_text("multilingual-e5-small answered in")
+    expect(page.locator("#answer .because")).to_have_text("rule not-english raised the floor")
+    expect(page.locator(".candidates tr", has_text="wordllama-256")).to_contain_text("fits, but a better model fits too")
+    cosine = float(page.locator(".alike td.heat").first.inner_text())
+    assert 0.5 < cosine < 1
+    press_until(page, "#texts", "Shift+Tab")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#answer .facts")).to_contain_text("from the cache 2")
+
+
+def test_explaining_embeds_nothing(console: Open) -> None:
+    page = console.page
+    before = console.http.get("/v1/decisions").json()["next"]
+    page.click("#explain")
+    expect(page.locator("#said")).to_have_text("wordllama-256 would answer")
+    expect(page.locator(".candidates tr.chosen")).to_contain_text("no rule applied: the default tier")
+    expect(page.locator(".alike")).to_have_count(0)
+    assert console.http.get("/v1/decisions").json()["next"] == before
+
+
+def test_an_error_is_the_sentence_that_the_service_gave(browser: Browser, base_url: str) -> None:
+    with browser.new_context(locale="en") as context, httpx.Client(base_url=base_url) as client:
+        page = opened(context, base_url, client).page
+        page.select_option("#model", "fast")
+        page.fill("#space", "multilingual-e5-small/384")
+        page.click("#embed")
+        said = client.post("/v1/route", json={"input": "a", "model": "fast", "space": "multilingual-e5-small/384"})
+        assert said.status_code == 409
+        expect(page.locator("#said.problem")).to_have_text(said.json()["error"]["message"])
+        page.fill("#budget", "soon")
+        page.click("#embed")
+        expect(page.locator("#said.problem")).to_contain_text("a number of milliseconds above 0")
+
+
+def test_a_text_stays_text_whatever_is_written_in_it(console: Open) -> None:
+    page = console.page
+    page.fill("#texts", '<img src=x onerror="document.title=1"><b>bold</b>\n</table><script>document.title=2</script>')
+    page.click("#embed")
+    expect(page.locator(".alike tbody th").first).to_contain_text("<b>bold</b>")
+    assert page.locator("#answer img, #answer b, #answer script").count() == 0
+    assert page.title() == "embedding-router"
+
+
+def test_decisions_come_as_they_are_made_and_without_the_text(console: Open) -> None:
+    console.embed(input="Dobrý den, kde je nádraží?", latency_budget_ms=60_000)
+    row = console.page.locator("#decisions tr").first
+    expect(row).to_contain_text("rule:not-english")
+    expect(row).to_contain_text("60.0 s")
+    expect(row).to_contain_text("answered")
+    assert "nádraží" not in console.page.content()
+
+
+def test_what_if_shows_what_would_have_moved(console: Open) -> None:
+    page = console.page
+    for text in ("a plain text", "another plain text"):
+        console.embed(input=text, language="en")
+    replay_with(page, "default_tier: fast", "default_tier: best")
+    expect(page.locator("#whatif-said")).to_contain_text("requests would have moved")
+    moved = page.locator("#whatif-answer tr", has_text="wordllama-256 → multilingual-e5-small")
+    expect(moved).to_contain_text("no rule applied: the default tier")
+    page.click("#policy-reset")
+    expect(page.locator("#policy")).to_have_value(console.http.get("/v1/what-if").text)
+
+
+def test_a_policy_with_a_mistake_is_answered_with_where_it_is(browser: Browser, base_url: str) -> None:
+    with browser.new_context(locale="en") as context, httpx.Client(base_url=base_url) as client:
+        page = opened(context, base_url, client).page
+        replay_with(page, "min_tokens", "min_token")
+        expect(page.locator("#whatif-said.problem")).to_contain_text("min_token: unknown key; did you mean min_tokens?")
+
+
+def test_it_speaks_the_browsers_language_and_the_other_one_and_remembers(browser: Browser, base_url: str) -> None:
+    with browser.new_context(locale="zh-CN") as context, httpx.Client(base_url=base_url) as client:
+        page = opened(context, base_url, client).page
+        expect(page.locator("#matrix-title")).to_have_text("模型")
+        expect(page.locator("html")).to_have_attribute("lang", "zh-Hans")
+        page.click("#explain")
+        expect(page.locator(".candidates tr.chosen")).to_contain_text("没有规则适用")
+        page.click("#language")
+        expect(page.locator("#matrix-title")).to_have_text("Models")
+        expect(page.locator(".candidates tr.chosen")).to_contain_text("no rule applied")
+        page.reload()
+        expect(page.locator("#matrix-title")).to_have_text("Models")
+        expect(page.locator("html")).to_have_attribute("lang", "en")
+
+
+@pytest.mark.parametrize(
+    ("size", "locale", "scheme"),
+    [(PHONE, "en", "light"), (PHONE, "zh-CN", "dark"), (DESKTOP, "en", "dark"), (DESKTOP, "zh-CN", "light")],
+    ids=["phone", "phone in Chinese", "desktop", "desktop in Chinese"],
+)
+def test_everything_fits_is_named_and_can_be_read(
+    browser: Browser, base_url: str, size: ViewportSize, locale: str, scheme: Literal["light", "dark"]
+) -> None:
+    with (
+        browser.new_context(viewport=size, locale=locale, color_scheme=scheme, reduced_motion="reduce") as context,
+        httpx.Client(base_url=base_url, timeout=60) as client,
+    ):
+        open_ = opened(context, base_url, client)
+        page = open_.page
+        open_.embed(input="a text that is late", latency_budget_ms=0.001)
+        page.fill("#texts", "\n".join([page.input_value("#texts"), "x" * 500, *"abcdefgh"]))
+        page.click("#embed")
+        expect(page.locator(".alike tbody tr")).to_have_count(12)
+        replay_with(page, "default_tier: fast", "default_tier: best")
+        expect(page.locator("#whatif-answer table")).to_have_count(2)
+        expect(page.locator("#decisions .chip.bad").first).to_be_attached()
+        assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+        assert page.evaluate(TOO_DIM) == []
+        assert page.evaluate(NAMELESS, NAMED) == []
