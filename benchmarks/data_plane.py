@@ -1,5 +1,7 @@
 """Requests through the router against the same engine bare and against other routers: `make bench ARGS="--seconds 4 --rounds 2"`.
 
+Peers take part where they are installed: ray.serve.llm in this environment, LiteLLM's proxy in one of its own (--litellm).
+
 Every server is started once and they take turns, point by point and round by round, so that a noisy machine is noisy for all.
 A ratio is the median over rounds of this round's server to this round's `vllm serve`.
 
@@ -11,6 +13,7 @@ otherwise. The client is wrk where it is installed, else one of ours.
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -46,6 +49,7 @@ POINTS = {
     "batch float c=8": Point(replace(BATCH, encoding_format="float"), 8),
     "long c=8": Point(Shape((ONE,), 1, 2000), 8, EVERY_CORE),
     "repeated c=32": Point(replace(SHORT, repeats=1.0), 32),
+    "Zipf 0 % repeats c=32": Point(SHORT, 32),
     "Zipf 50 % repeats c=32": Point(replace(SHORT, repeats=0.5), 32),
     "Zipf 90 % repeats c=32": Point(replace(SHORT, repeats=0.9), 32),
     "three models short c=32": Point(replace(SHORT, models=tuple(servers.WIDTHS)), 32, RAY_LLM),
@@ -128,6 +132,8 @@ def main(
     """Compare the data plane with the engine's own server and with other routers."""
     chosen = _chosen(points)
     folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
+    click.echo(_announcement(chosen, seconds, rounds, folder), err=True)
+    done, started_s = 0, time.monotonic()
     rows: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
@@ -148,7 +154,9 @@ def main(
                                 continue
                             got = measure(server, POINTS[name], seconds, number + 1, word_file)
                             seen[name].setdefault(server.name, []).append(got)
-                            click.echo(f"{name:<26} {server.name:<24} {got.per_s:8.1f}/s  p99 {got.load.p99_ms:7.1f} ms"
+                            done += 1
+                            click.echo(f"{time.monotonic() - started_s:5.0f} s [{done:>3} of about {2 * len(chosen) * rounds}] "
+                                       f"{name:<26} {server.name:<24} {got.per_s:8.1f}/s  p99 {got.load.p99_ms:7.1f} ms"
                                        f"  {got.cpu_ms:6.2f} ms CPU  {got.load.failures} failed", err=True)
                 rows |= {name: row(POINTS[name], seen[name]) for name in names}
     click.echo(table(rows))
@@ -158,6 +166,16 @@ def main(
         from benchmarks.plot import draw
 
         draw(rows, plot)
+
+
+def _announcement(chosen: list[str], seconds: float, rounds: int, folder: Path) -> str:
+    """What is about to happen, and how long it takes."""
+    measuring_s = 2 * len(chosen) * rounds * (seconds + WARM_S)
+    first = "" if folder.exists() else f" Writes three random checkpoints (2.3 GB) into {folder}."
+    return (
+        f"{len(chosen)} points, each server {seconds:g} s a point, {rounds} rounds: about {measuring_s / 60 + 2:.0f} minutes, "
+        "two of them for starting `vllm serve` and the router; each further peer adds half as much. Uses every core." + first
+    )
 
 
 def _chosen(points: str) -> list[str]:
@@ -187,6 +205,8 @@ def _start(
     if EVERY_CORE in bases:
         made[EVERY_CORE] = lambda: servers.vllm_serve(folder, scratch, every_core=True)
     made[OURS] = lambda: servers.ours(folder, list(servers.WIDTHS)[:models], scratch)
+    if RAY_LLM in bases:
+        made[RAY_LLM] = lambda: servers.ray_llm(folder, list(servers.WIDTHS)[:models], scratch)
     started = []
     for name, start in made.items():
         try:
@@ -202,7 +222,5 @@ def _start(
     if python is not None and bare is not None:
         started.append(running.enter_context(servers.litellm(python, bare, scratch)))
     if python is None and bare is not None:
-        click.echo(f"without {LITELLM}: give --litellm", err=True)
-    if RAY_LLM in bases:
-        click.echo(f"without {RAY_LLM}: it is not started here yet, so the three models have no ratio", err=True)
+        click.echo(f"without {LITELLM}: not installed; --litellm takes the Python of an environment that has it", err=True)
     return started

@@ -52,7 +52,7 @@ def cases() -> dict[str, Callable[[], object]]:
     free, pinned = parse(short, headers, limits), parse(_request("a", space="Org/Model/1024"), headers, limits)
     rows = np.random.default_rng(0).standard_normal((32, 4096), dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    one = rows[:1, :1024].copy()
+    one, large = rows[:1, :1024].copy(), np.tile(rows, (8, 1))
     cache, digests = VectorCache(10**8), [i.to_bytes(16, "big") for i in range(32)]
     cache.put_many("model", digests, rows, [12] * 32)
     return {
@@ -68,6 +68,8 @@ def cases() -> dict[str, Callable[[], object]]:
         "encode 1 x 1024 float": lambda: encode(one, "float", ROUTING, 12),
         "encode 32 x 4096 base64": lambda: encode(rows, "base64", ROUTING, 480),
         "encode 32 x 4096 float": lambda: encode(rows, "float", ROUTING, 480),
+        "encode 256 x 4096 base64": lambda: encode(large, "base64", ROUTING, 3840),
+        "encode 256 x 4096 float": lambda: encode(large, "float", ROUTING, 3840),
         "encode 32 x 4096 int8": lambda: encode(rows, "int8", ROUTING, 480),
         "encode 32 x 4096 binary": lambda: encode(rows, "binary", ROUTING, 480),
         "json module 32 x 4096 base64": lambda: _naive_base64(rows),

@@ -1,5 +1,7 @@
-"""The data plane's table as a picture for the README."""
+"""The data plane's table as a picture for the README: `python -m benchmarks.plot bench.json docs/img/bench.png`."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +29,13 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, bbox_inches="tight")
     pyplot.close(figure)
+
+
+def main() -> None:
+    """Draw what `make bench ARGS="--json FILE"` wrote."""
+    source, target = map(Path, sys.argv[1:])
+    draw({row["point"]: row for row in json.loads(source.read_text())["points"]}, target)
+
+
+if __name__ == "__main__":
+    main()

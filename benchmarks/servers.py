@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,37 +84,44 @@ def checkpoints(folder: Path) -> dict[str, Path]:
 
 
 @contextmanager
-def ours(folder: Path, models: Sequence[str], scratch: Path, cache_bytes: int | None = None) -> Iterator[Server]:
-    """`embedding-router run` with one vLLM deployment for each of `models`."""
+def ours(
+    folder: Path, models: Sequence[str], scratch: Path, more: Mapping[str, Any] | None = None, fake: bool = False,
+    name: str = "ours",
+) -> Iterator[Server]:
+    """`embedding-router run` with one deployment for each of `models`: vLLM, or an engine that costs next to nothing.
+
+    `more` are further keys of the config's `args`.
+    """
     made = checkpoints(folder)
+    engines = {
+        model: {"kind": "fake"} if fake else {
+            "kind": "vllm", "source": str(made[model]), "args": {"dtype": "bfloat16", "kv_cache_memory_bytes": KV_BYTES}
+        }
+        for model in models
+    }
     args: dict[str, Any] = {
         "models": {
-            name: {
-                "engine": {
-                    "kind": "vllm", "source": str(made[name]),
-                    "args": {"dtype": "bfloat16", "kv_cache_memory_bytes": KV_BYTES},
-                },
-                "tokenizer": str(made[name]), "dimensions": WIDTHS[name], "max_tokens": MAX_TOKENS, "environment": "cpu-vllm",
+            model: {
+                "engine": engine, "tokenizer": str(made[model]), "dimensions": WIDTHS[model], "max_tokens": MAX_TOKENS,
+                "environment": "default" if fake else "cpu-vllm",
             }
-            for name in models
+            for model, engine in engines.items()
         },
-        "tiers": {"fast": models[0]},
+        "tiers": {"fast": models[0]}, **(more or {}),
     }
-    if cache_bytes is not None:
-        args["cache"] = {"max_bytes": cache_bytes}
     config = {
         "logging_config": {"enable_access_log": False},
         "applications": [{
             "name": "bench", "route_prefix": "/", "import_path": "deployments.app:build", "args": args,
-            "deployments": [{"name": name, "ray_actor_options": {"num_cpus": 0.25}} for name in ("router", *models)],
+            "deployments": [{"name": each, "ray_actor_options": {"num_cpus": 0.25}} for each in ("router", *models)],
         }],
     }
-    path = scratch / f"ours-{len(models)}.yaml"
+    path = scratch / f"{name.replace(' ', '-').replace(',', '')}-{len(models)}.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     port = free_port()
     command = [sys.executable, "-m", "router.cli", "run", "--config", str(path), "--port", str(port)]
     environment = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
-    with _running("ours", command, environment, port, "/v1/embeddings", models, scratch) as server:
+    with _running(name, command, environment, port, "/v1/embeddings", models, scratch) as server:
         yield server
 
 
@@ -157,6 +165,28 @@ def litellm(python: Path, upstream: Server, scratch: Path) -> Iterator[Server]:
     command = [str(python.parent / "litellm"), "--config", str(path), "--host", "127.0.0.1", "--port", str(port)]
     environment = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     with _running("LiteLLM proxy", command, environment, port, "/v1/embeddings", [ONE], scratch) as server:
+        yield server
+
+
+@contextmanager
+def ray_llm(folder: Path, models: Sequence[str], scratch: Path) -> Iterator[Server]:
+    """ray.serve.llm with HAProxy and throughput mode, the three models as one application (benchmarks/ray_llm.py)."""
+    for needed in ("pyarrow", "fsspec"):
+        if find_spec(needed) is None:
+            raise NotReady(f"not installed: ray.serve.llm needs {needed}")
+    made, port, own = checkpoints(folder), free_port(), scratch / "ray-llm"
+    own.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "benchmarks.ray_llm", str(port), *(f"{name}={made[name]}" for name in models)]
+    environment = {
+        "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "VLLM_CPU_KVCACHE_SPACE": str(KV_BYTES >> 30), "VLLM_LOGGING_LEVEL": "WARNING",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()), "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()), "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(own / "haproxy.cfg"), "RAY_SERVE_HAPROXY_SOCKET_PATH": str(own / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(own / "metrics.sock"), "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(own),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(own / "server-state"), "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    with _running("ray.serve.llm, tuned", command, environment, port, "/v1/embeddings", models, scratch) as server:
         yield server
 
 

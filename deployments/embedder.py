@@ -7,10 +7,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import ray
 from ray import serve
 
-from deployments import cpu, engines
-from deployments.engines.base import Batch, Embedded, Engine, EngineDead, EngineError, InvalidText, TextTooLong, Vectors
+from deployments import cpu, direct, engines
+from deployments.direct import Address, Listener
+from deployments.engines.base import (
+    Batch,
+    Embedded,
+    Engine,
+    EngineDead,
+    EngineError,
+    EngineOverloaded,
+    InvalidText,
+    TextTooLong,
+    Vectors,
+)
 from deployments.identity import Identity, WrongModel, identity_of
 from deployments.wire import Call, Failure, Reply, split_ids
 from router.config import ModelConfig
@@ -89,6 +101,8 @@ class Host:
             raise EngineDead(self._dead) from None
         except EngineDead as error:
             self._dead = str(error)
+            raise
+        except EngineOverloaded:
             raise
         except EngineError:
             if self._identity is not None:
@@ -202,11 +216,31 @@ class Embedder(Host):
             except EngineError:
                 await engine.stop()
                 raise
-        super().__init__(engine, serve.get_replica_context().replica_id.unique_id, identity, model.health_timeout_s)
+        replica = serve.get_replica_context().replica_id.unique_id
+        super().__init__(engine, replica, identity, model.health_timeout_s)
+        self._listener: Listener | None = None
+        self._address: Address | None = None
+        if direct.allowed():
+            await self._listen(replica)
         log.info("%s ready in %.1f s", model_id, time.monotonic() - started)
+
+    async def _listen(self, replica: str) -> None:
+        listener, host = Listener(self.embed), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        try:
+            port = await listener.start(host)
+        except OSError as error:
+            log.warning("no socket of its own on %s (%s): calls come through Serve's handles", host, error)
+        else:
+            self._listener, self._address = listener, Address(replica, host, port, listener.token)
+
+    async def address(self, to: str | None = None) -> Address | None:
+        """Where this replica takes calls directly (deployments/direct.py); None where it does not."""
+        return self._address
 
     async def __del__(self) -> None:
         if hasattr(self, "_engine"):
+            if self._listener is not None:
+                await self._listener.stop()
             await self.stop()
 
 

@@ -17,7 +17,8 @@ from deployments.chunks import Rows
 from deployments.dispatch import RETRY_AFTER_S, Lane
 from deployments.engines.base import Vectors
 from deployments.prepare import Prepared
-from router.cache import VectorCache
+from deployments.shared_cache import SharedCache
+from router.cache import Entry, VectorCache
 from router.errors import ContextLengthExceeded, DeadlineExceeded, InvalidValue, ModelUnavailable
 
 T = TypeVar("T")
@@ -54,8 +55,8 @@ class OnItsWay:
 class Gatherer:
     """One model's cache lookups, texts on their way, and lane."""
 
-    def __init__(self, lane: Lane, cache: VectorCache) -> None:
-        self._lane, self._cache = lane, cache
+    def __init__(self, lane: Lane, cache: VectorCache, shared: SharedCache | None = None) -> None:
+        self._lane, self._cache, self._shared = lane, cache, shared
         self._on_their_way: dict[bytes, OnItsWay] = {}
         self.coalesced = 0  # texts that waited for another request's
 
@@ -63,6 +64,8 @@ class Gatherer:
         """Raises RouterError when a text has no vector by `deadline_s` (on the lane's clock)."""
         lane, digests = self._lane, prepared.digests
         entries = self._cache.get_many(lane.model, digests)
+        if self._shared is not None and None in entries:
+            await self._look_further(self._shared, digests, entries)
         own: dict[bytes, int] = {}  # digest -> row of what this request sends
         others: dict[bytes, OnItsWay] = {}
         for digest, entry in zip(digests, entries, strict=True):
@@ -89,6 +92,25 @@ class Gatherer:
                 source, row = (made, own[digest]) if digest in own else found[digest]
                 vectors[place], tokens[place] = source.vectors[row], source.tokens[row]
         return Gathered(vectors, tokens, len(digests) - len(own), made.queue_s, made.inference_s)
+
+    async def _look_further(self, shared: SharedCache, digests: Sequence[bytes], entries: list[Entry | None]) -> None:
+        """Put what the shared cache has into `entries` and the own cache; what is on its way is not asked for."""
+        unknown = {
+            digest: place for place, digest in enumerate(digests) if entries[place] is None and digest not in self._on_their_way
+        }
+        if not unknown:
+            return
+        found = {
+            digest: entry for digest, entry in zip(unknown, await shared.get_many(self._lane.model, list(unknown)), strict=True)
+            if entry is not None
+        }
+        if found:
+            self._cache.put_many(
+                self._lane.model, list(found), np.stack([entry.vector for entry in found.values()]),
+                [entry.tokens for entry in found.values()],
+            )
+            for place, digest in enumerate(digests):
+                entries[place] = entries[place] or found.get(digest)
 
     async def _wait(
         self, others: dict[bytes, OnItsWay], prepared: Prepared, deadline_s: float, bulk: bool
@@ -124,6 +146,8 @@ class Gatherer:
         try:
             made = await self._flown(prepared, places, deadline_s, bulk)
             self._cache.put_many(lane.model, list(own), made.vectors, made.tokens)
+            if self._shared is not None:
+                self._shared.put_many(lane.model, list(own), made.vectors, made.tokens)
             shared.set_result(made)
             return made
         finally:

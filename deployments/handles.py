@@ -1,15 +1,23 @@
 """How a call leaves the router's process: Serve handles, by value, with errors put into the dispatcher's words."""
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
+from ray.serve._private.common import ReplicaID
+from ray.serve._private.constants import RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from deployments.direct import Address
 from deployments.dispatch import ReplicaLost
-from deployments.engines.base import EngineDead
+from deployments.engines.base import EngineDead, EngineOverloaded
 from deployments.wire import Call, Reply
 from router.errors import ModelUnavailable, Overloaded
+
+ASK_S = 10.0  # for a replica's address
 
 
 class HandleTransport:
@@ -21,12 +29,37 @@ class HandleTransport:
 
     def __init__(self, handles: dict[str, DeploymentHandle[Any]]) -> None:
         self._wake = {model: handle.options(method_name="wake") for model, handle in handles.items()}
-        self._embed = {
-            model: handle.options(
-                method_name="embed", _by_reference=False, request_serialization="pickle", response_serialization="pickle"
-            )
-            for model, handle in handles.items()
+        by_value: dict[str, Any] = {
+            "_by_reference": False, "request_serialization": "pickle", "response_serialization": "pickle"
         }
+        self._embed = {model: handle.options(method_name="embed", **by_value) for model, handle in handles.items()}
+        self._address = {model: handle.options(method_name="address", **by_value) for model, handle in handles.items()}
+        self._deployments = {model: handle.deployment_id for model, handle in handles.items()}
+        self._counts = {model: _counter(handle) for model, handle in self._embed.items()}
+
+    @property
+    def can_count(self) -> bool:
+        """Whether Serve's own counts of running calls can be kept from here, for calls that do not pass through it."""
+        return RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE and None not in self._counts.values()
+
+    @contextmanager
+    def counted(self, model: str, replica: str) -> Iterator[None]:
+        """Count a call to `replica` as Serve counts its own: for its autoscaling and its gauges."""
+        counts, replica_id = self._counts[model], ReplicaID(replica, self._deployments[model])
+        counts.inc_num_running_requests_for_replica(replica_id)
+        try:
+            yield
+        finally:
+            counts.dec_num_running_requests_for_replica(replica_id)
+
+    async def address(self, model: str, replica: str) -> Address | None:
+        """Where `replica` takes calls directly, None where it does not; raises ConnectionError or TimeoutError."""
+        try:
+            async with asyncio.timeout(ASK_S):
+                found: Address | None = await self._address[model].remote(to=replica)
+        except (RayActorError, BackPressureError, DeploymentUnavailableError) as error:
+            raise ConnectionError(f"it cannot be asked for its address: {type(error).__name__}") from error
+        return found
 
     async def send(self, model: str, call: Call, replica: str) -> Reply:
         """Call `replica` of `model`, or another one if it is gone by now."""
@@ -37,7 +70,11 @@ class HandleTransport:
         except RayTaskError as error:
             if isinstance(error.cause, EngineDead):
                 raise ReplicaLost(f"the engine of replica {replica} died: {error.cause}") from error
+            if isinstance(error.cause, EngineOverloaded):
+                raise Overloaded(model, error.cause.retry_after_s) from error
             raise
+        except EngineOverloaded as error:
+            raise Overloaded(model, error.retry_after_s) from error
         except BackPressureError as error:
             raise Overloaded(model, error.retry_after_s or 1.0) from error
         except DeploymentUnavailableError as error:
@@ -47,3 +84,8 @@ class HandleTransport:
     async def wake(self, model: str) -> None:
         """A call that waits in Serve's handle is what makes it start the first replica."""
         await self._wake[model].remote()
+
+
+def _counter(handle: DeploymentHandle[Any]) -> Any:
+    """Serve's count of calls under way at each replica; None where a handle has no such thing, as in local testing."""
+    return getattr(getattr(handle._router, "_asyncio_router", None), "_metrics_manager", None)

@@ -4,16 +4,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments import console, http
+from deployments import console, direct, http
 from deployments.access import Access, require_local
 from deployments.autoscale import flat
 from deployments.decision_log import open_log
+from deployments.direct import DirectTransport
+from deployments.dispatch import Transport
 from deployments.handles import HandleTransport
 from deployments.http import ClientLeft, Headers, Receive, Scope, Send
 from deployments.quotas import Meters
@@ -48,11 +51,13 @@ class HttpAnswer(NamedTuple):
 
 
 class Application:
-    """The ASGI application of one router replica."""
+    """The ASGI application of one router replica.
 
-    def __init__(self, router: "Router", says_request_id: bool = False) -> None:
-        self._router = router
-        self._says_request_id = says_request_id  # Serve puts `x-request-id` into the answer itself
+    `alone` is without Serve around it, which says `x-request-id` itself and cancels the call of a client that leaves.
+    """
+
+    def __init__(self, router: "Router", alone: bool = False) -> None:
+        self._router, self._alone = router, alone
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -85,7 +90,7 @@ class Application:
             **({} if caller is None else access.limits(caller)),
             **answer.headers,
         }
-        if self._says_request_id:
+        if self._alone:
             given["x-request-id"] = request_id
         await http.respond(send, answer.status, b"" if scope["method"] == "HEAD" else answer.body, given)
 
@@ -130,7 +135,7 @@ class Application:
             if path == "/v1/route":
                 return HttpAnswer(200, self._router.views.explanation(await service.plan(request, caller.models)))
             work = service.embed(request, caller.models, None if bill is None else bill.charge)
-            answer = await http.unless_client_leaves(work, receive)
+            answer = await (http.unless_client_leaves(work, receive) if self._alone else work)
         except ClientLeft:
             raise
         except Exception as error:
@@ -172,14 +177,19 @@ class Router:
             return
         args = changed(self._fixed, changes)
         require_local(args, await listening_host(), "http_options.host")
-        service = await asyncio.to_thread(Service, args, HandleTransport(self._handles))
+        handles = HandleTransport(self._handles)
+        transport: Transport = handles
+        if args.transport == "direct" and direct.allowed() and handles.can_count:
+            transport = lines = DirectTransport(handles)
+            board.watch(partial(_later, asyncio.get_running_loop(), lines.replicas_changed))
+        service = await asyncio.to_thread(Service, args, transport)
         if args.decision_log is not None:
             service.log = open_log(args.decision_log, args.base_dir)
         self.service, self.views = service, Views(service)
         self.access = Access(args, Meters(exchange=self._others.ask))
         loop = asyncio.get_running_loop()
         self._keeping_even = loop.create_task(self.access.meters.run())
-        board.watch(lambda model, replicas: _later(loop, service, model, replicas))
+        board.watch(partial(_later, loop, service.replicas_changed))
 
     async def _reload(self, changes: dict[str, Any]) -> None:
         try:
@@ -214,9 +224,11 @@ class Router:
         return Application(self)
 
 
-def _later(loop: asyncio.AbstractEventLoop, service: Service, model: str, replicas: tuple[str, ...]) -> None:
+def _later(
+    loop: asyncio.AbstractEventLoop, changed: Callable[[str, tuple[str, ...]], None], model: str, replicas: tuple[str, ...]
+) -> None:
     """The board's news come from Serve's thread in its default mode, from this loop in throughput mode."""
-    loop.call_soon_threadsafe(service.replicas_changed, model, replicas)
+    loop.call_soon_threadsafe(changed, model, replicas)
 
 
 def _asset(scope: Scope, asset: console.Asset, headers: Headers) -> HttpAnswer:

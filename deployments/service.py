@@ -15,6 +15,7 @@ from deployments.gather import Gatherer
 from deployments.identity import check_reading
 from deployments.prepare import TEXT_ENGINES, Prepared, Preparer
 from deployments.recent import Recent
+from deployments.shared_cache import open_shared
 from router.adapters import Adapter, as_ranked, load_adapters
 from router.cache import VectorCache
 from router.config import RouterArgs
@@ -109,7 +110,11 @@ class Service:
             )
             for name, config in args.models.items()
         }
-        self.gatherers = {name: Gatherer(lane, self.cache) for name, lane in self.lanes.items()}
+        self.shared = open_shared(args, self.fingerprints)
+        self.gatherers = {
+            name: Gatherer(lane, self.cache, self.shared if self.shared and self.shared.shares(name) else None)
+            for name, lane in self.lanes.items()
+        }
         self.latencies: dict[str, deque[tuple[float, float]]] = {name: deque(maxlen=RECENT) for name in args.models}
         self.recent = Recent()
         self.log: DecisionLog | None = None

@@ -1,13 +1,16 @@
 """What travels between a router and a model's replica: one call carries texts of many requests, one reply their vectors.
 
-Plain tuples of numpy arrays and lists, so that pickle copies bytes and nothing else. A reply of `max_rows` rows stays below
-gRPC's default limit of 4 MiB a message, whatever environment the replicas were started with.
+Plain tuples of numpy arrays and lists. Over a Serve handle they are pickled; over a socket (deployments/direct.py) they are
+packed here: two counts, the arrays as they lie in memory, the rest as JSON. Nothing that is unpacked can run code. A reply of
+`max_rows` rows stays below gRPC's default limit of 4 MiB a message, whatever environment the replicas were started with.
 """
 
+import struct
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from deployments.engines.base import TokenIds, Vectors
 from router.feedback import Counters
@@ -55,3 +58,58 @@ def max_rows(dimensions: int) -> int:
 def split_ids(ids: TokenIds, lengths: npt.NDArray[np.int32]) -> list[TokenIds]:
     """The flat ids of a call as one array a text, without a copy."""
     return np.split(ids, np.cumsum(lengths)[:-1])
+
+
+_COUNTS = struct.Struct("<ii")
+
+
+def pack_call(call: Call) -> bytes:
+    """One call as bytes; `unpack_call` makes it again."""
+    rows, tokens = len(call.lengths), -1 if call.ids is None else len(call.ids)
+    parts = [_COUNTS.pack(rows, tokens), np.ascontiguousarray(call.lengths, "<i4").tobytes()]
+    if call.ids is not None:
+        parts.append(np.ascontiguousarray(call.ids, "<i4").tobytes())
+    parts.append(orjson.dumps((call.texts, call.input_type, call.expires_in_s)))
+    return b"".join(parts)
+
+
+def unpack_call(data: bytearray) -> Call:
+    """The call in `data`, which its arrays keep alive; raises ValueError where it is none."""
+    rows, tokens = _counts(data)
+    lengths = np.frombuffer(data, "<i4", rows, _COUNTS.size)
+    end = _COUNTS.size + 4 * rows
+    ids = None
+    if tokens >= 0:
+        ids, end = np.frombuffer(data, "<i4", tokens, end), end + 4 * tokens
+    texts, input_type, expires_in_s = orjson.loads(memoryview(data)[end:])
+    return Call(ids, lengths, texts, input_type, expires_in_s)
+
+
+def pack_reply(reply: Reply) -> bytes:
+    """One reply as bytes; `unpack_reply` makes it again."""
+    rows, width = reply.vectors.shape
+    rest = orjson.dumps((
+        reply.tokens, [(row, *failure) for row, failure in reply.failed.items()], reply.replica, reply.queue_s,
+        reply.inference_s, reply.outstanding_tokens, tuple(reply.counters),
+    ))
+    return b"".join((_COUNTS.pack(rows, width), np.ascontiguousarray(reply.vectors, "<f4").data, rest))
+
+
+def unpack_reply(data: bytearray) -> Reply:
+    """The reply in `data`, which its vectors keep alive and may be written to; raises ValueError where it is none."""
+    rows, width = _counts(data)
+    vectors = np.frombuffer(data, "<f4", rows * width, _COUNTS.size).reshape(rows, width)
+    rest = orjson.loads(memoryview(data)[_COUNTS.size + vectors.nbytes:])
+    tokens, failed, replica, queue_s, inference_s, outstanding_tokens, counters = rest
+    return Reply(
+        vectors, tokens, {row: Failure(*failure) for row, *failure in failed}, replica, queue_s, inference_s,
+        outstanding_tokens, Counters(*counters),
+    )
+
+
+def _counts(data: bytearray) -> tuple[int, int]:
+    try:
+        first, second = _COUNTS.unpack_from(data)
+    except struct.error as error:
+        raise ValueError(f"a message of {len(data)} bytes is too short") from error
+    return first, second

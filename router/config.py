@@ -252,9 +252,12 @@ class Limits(Section):
 
 
 class Cache(Section):
-    """Vectors kept by exact text, in memory of each router replica."""
+    """Vectors kept by exact text, in memory of each router replica and, behind it, in a Redis that routers share."""
 
     max_bytes: int = Field(default=256 * 1024 * 1024, ge=0)  # 0 turns it off
+    redis_url: str | None = Field(default=None, pattern=r"^(rediss?|unix)://.|^env:[A-Za-z_][A-Za-z0-9_]*$")
+    redis_ttl_s: PositiveFloat = 7 * 24 * 3600.0
+    redis_timeout_s: PositiveFloat = 0.005  # for each 32 texts of a request
 
 
 class DecisionLog(Section):
@@ -361,6 +364,7 @@ class RouterArgs(Section):
     keys: dict[str, KeyConfig] = Field(default_factory=dict)  # by a name of your choice; none: every request is answered
     auth: Literal["none"] | None = None  # must be written to answer other machines without keys
     cors: Cors = Cors()
+    transport: Literal["direct", "handles"] = "direct"  # how calls reach replicas
     base_dir: str | None = None  # relative paths start here; the folder of the process where it is not given
 
     @field_validator("models")

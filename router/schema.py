@@ -20,12 +20,22 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import from_json
 
 from router.config import Limits
 from router.domain import OnMiss, Tier
-from router.errors import AmbiguousTokenIds, InvalidJson, InvalidValue, RequestTooLarge, UnknownField, shorten, suggest
+from router.errors import (
+    AmbiguousTokenIds,
+    InvalidJson,
+    InvalidValue,
+    MaxTokensPerRequest,
+    RequestTooLarge,
+    UnknownField,
+    shorten,
+    suggest,
+)
 
 EncodingFormat = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 InputType = Literal["query", "document", "search_query", "search_document", "classification", "clustering"]
@@ -36,6 +46,7 @@ TokenIds = npt.NDArray[np.int32]
 
 _TIERS = frozenset(tier.value for tier in Tier)
 _LARGEST_ID = 2**31 - 1
+_LARGE_BODY = 65_536
 _LARGEST_SIZE = 2**31 - 1
 _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _LANGUAGE = r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$"
@@ -141,19 +152,41 @@ def parse(
     """
     if len(body) > limits.max_body_bytes:
         raise RequestTooLarge(limits.max_body_bytes)
+    if len(body) > _LARGE_BODY:
+        return _parse_large(body, headers, limits, priority)
     try:
         given = EmbeddingsBody.model_validate_json(body)
     except ValidationError as invalid:
         raise _explain(invalid, body) from None
-    return _request(given, headers, limits, priority)
+    return _request(given, given.input, headers, limits, priority)
+
+
+def _parse_large(body: bytes, headers: Mapping[str, str], limits: Limits, priority: Priority) -> EmbeddingsRequest:
+    """The same with orjson, which reads megabytes ten times as fast: while one body is read, nobody else is answered."""
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidJson(_explain_json(body, error.msg)) from None
+    if not isinstance(data, dict):
+        raise InvalidJson(f'the body must be a JSON object such as {{"input": "text"}}, it is {_kind(data)}')
+    for key in data:
+        if key not in FIELDS:
+            raise UnknownField(key, FIELDS)
+    value = data.get("input")
+    small = orjson.dumps({name: None if name == "input" else part for name, part in data.items()})
+    try:
+        given = EmbeddingsBody.model_validate_json(small)
+    except ValidationError as invalid:
+        raise _explain(invalid, small) from None
+    return _request(given, value, headers, limits, priority)
 
 
 def _request(
-    given: EmbeddingsBody, headers: Mapping[str, str], limits: Limits, priority: Priority
+    given: EmbeddingsBody, value: object, headers: Mapping[str, str], limits: Limits, priority: Priority
 ) -> EmbeddingsRequest:
     if given.__pydantic_extra__:
         raise UnknownField(next(iter(given.__pydantic_extra__)), FIELDS)
-    texts, ids = _read_input(given.input, limits.max_items)
+    texts, ids = _read_input(value, limits)
     if ids is not None and (given.token_ids is None or given.model is None or given.model.lower() in _TIERS):
         raise AmbiguousTokenIds
     side = _SIDES[given.input_type]
@@ -186,7 +219,7 @@ def _request(
     )
 
 
-def _read_input(value: object, max_items: int) -> tuple[Sequence[str] | None, Sequence[TokenIds] | None]:
+def _read_input(value: object, limits: Limits) -> tuple[Sequence[str] | None, Sequence[TokenIds] | None]:
     """Texts or token ids, or InvalidValue naming the first item that is wrong."""
     if type(value) is str:
         if not value:
@@ -196,8 +229,9 @@ def _read_input(value: object, max_items: int) -> tuple[Sequence[str] | None, Se
         raise InvalidValue(f"input must be a string or an array of strings, it is {_kind(value)}", "input")
     if not value:
         raise InvalidValue("input is an empty array; send at least one text", "input")
-    first = type(value[0])
+    first, max_items = type(value[0]), limits.max_items
     if first is int:
+        _check_count(len(value), limits)
         return None, (_read_ids(value, "input"),)
     if len(value) > max_items:
         raise InvalidValue(
@@ -210,8 +244,15 @@ def _read_input(value: object, max_items: int) -> tuple[Sequence[str] | None, Se
         return tuple(value), None
     if first is list:
         _check_alike(value, list, "input", "an array of token ids")
+        _check_count(sum(map(len, value)), limits)
         return None, tuple(_read_ids(ids, f"input[{index}]") for index, ids in enumerate(value))
     raise InvalidValue(f"input[0] must be a string, it is {_kind(value[0])}", "input")
+
+
+def _check_count(tokens: int, limits: Limits) -> None:
+    """Before they are looked at one by one."""
+    if tokens > limits.max_tokens_per_request:
+        raise MaxTokensPerRequest(tokens, limits.max_tokens_per_request)
 
 
 def _read_ids(value: list[object], where: str) -> TokenIds:

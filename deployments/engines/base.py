@@ -23,6 +23,18 @@ class EngineDead(EngineError):
     """The engine will not embed anything again: the replica must be replaced."""
 
 
+class EngineOverloaded(EngineError):
+    """What is behind the engine takes no more work for now; the caller is told when to come back."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[type["EngineOverloaded"], tuple[str, float]]:
+        """Travel between processes with the time."""
+        return type(self), (str(self), self.retry_after_s)
+
+
 class InvalidText(EngineError):
     """No engine of this model can embed this text, however often it is sent."""
 

@@ -12,6 +12,9 @@ there is no sum.
 import asyncio
 import base64
 import os
+from contextlib import suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -19,9 +22,11 @@ import httpx
 import numpy as np
 import orjson
 
-from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, Vectors
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, EngineOverloaded, Vectors
 from deployments.engines.common import normalise, probe
 from router import config
+
+_LONGEST_RETRY_S = 3600.0
 
 
 class _Refused(EngineError):
@@ -101,8 +106,8 @@ class RemoteEngine:
             raise EngineError(f"{self._where} cannot be reached: {type(error).__name__}: {error}") from error
         status, said = response.status_code, response.text[:300]
         if status == 429:
-            after = response.headers.get("Retry-After")
-            raise EngineError(f"{self._where} is overloaded" + (f": retry after {after} s" if after else ""))
+            after_s = _retry_after_s(response.headers)
+            raise EngineOverloaded(f"{self._where} is overloaded: retry after {after_s:g} s", after_s)
         if status in (400, 413, 422):
             raise _Refused(f"{self._where} refused the text with {status}: {said}")
         if status != 200:
@@ -133,14 +138,29 @@ class RemoteEngine:
         return self._queued_tokens
 
     async def check_health(self) -> None:
-        """Embed a word; the server may come back, so that this never says EngineDead while running."""
-        await probe(self.embed, Batch(texts=["health"]))
+        """Embed a word; the server may come back, so that this never says EngineDead while running, and 429 is an answer."""
+        with suppress(EngineOverloaded):
+            await probe(self.embed, Batch(texts=["health"]))
 
     async def stop(self) -> None:
         """Close the connections, those in use included."""
         if self._client is not None:
             client, self._client = self._client, None
             await client.aclose()
+
+
+def _retry_after_s(headers: httpx.Headers) -> float:
+    """Seconds of `retry-after-ms` or `Retry-After`, which may also be a date; 1 where there is neither."""
+    for name, unit_s in (("retry-after-ms", 0.001), ("Retry-After", 1.0)):
+        given = headers.get(name, "")
+        with suppress(ValueError):
+            after_s = float(given) * unit_s
+            if 0 <= after_s < _LONGEST_RETRY_S:
+                return after_s
+        with suppress(ValueError):
+            at = parsedate_to_datetime(given)
+            return min(max(0.0, (at - datetime.now(at.tzinfo)).total_seconds()), _LONGEST_RETRY_S)
+    return 1.0
 
 
 def _guess(text: str) -> int:

@@ -194,6 +194,7 @@ class InProcess:
     def _step(self, engine: "LLMEngine", tell: Callable[..., None]) -> None:
         """Take what came in, step, hand out what is done, until told to stop."""
         from vllm import PoolingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.inputs import tokens_input
 
         params = PoolingParams(task="embed")
@@ -219,7 +220,7 @@ class InProcess:
                     name = next(names)
                     try:
                         engine.add_request(name, tokens_input(ids), params)
-                    except ValueError as error:
+                    except (ValueError, VLLMClientError) as error:  # of this text alone
                         job.failed[row] = EngineError(f"vLLM refuses text {row}: {error}")
                         job.left -= 1
                     else:
@@ -296,6 +297,7 @@ class Workers:
 
     async def _encode(self, row: int, ids: list[int], vectors: Vectors, failed: dict[int, EngineError]) -> None:
         from vllm import PoolingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -305,7 +307,7 @@ class Workers:
         try:
             async for output in self._llm.encode(tokens_input(ids), PoolingParams(task="embed"), next(self._names)):
                 vectors[row] = output.outputs.data.float().numpy()
-        except ValueError as error:
+        except (ValueError, VLLMClientError) as error:
             failed[row] = EngineError(f"vLLM refuses text {row}: {error}")
         except EngineDeadError as error:
             self._dead = EngineDead(f"vLLM's processes are gone, the replica must be replaced: {error}")

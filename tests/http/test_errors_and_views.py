@@ -1,8 +1,11 @@
 """Bad requests get the contract's error, all four keys, and everything else that answers a GET."""
 
+import gzip
+import json
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import tiktoken
 from langchain_openai import OpenAIEmbeddings
@@ -162,3 +165,42 @@ def test_token_ids_for_a_model_that_takes_text_or_outside_its_vocabulary_are_ref
 def test_the_body_wins_over_a_header_that_contradicts_it(http: httpx.Client) -> None:
     answer = http.post("/v1/embeddings", json={"input": "hello", "model": "fast"}, headers={"X-Quality-Tier": "best"})
     assert answer.json()["routing"]["model"] == "wordllama-256"
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_body_in_gzip_is_read(http: httpx.Client, parts: int) -> None:
+    plain = json.dumps({"input": "a text " * 9000, "model": "fast"}).encode()
+    cut = -(-len(plain) // parts)
+    body = b"".join(gzip.compress(plain[start:start + cut]) for start in range(0, len(plain), cut))
+    answer = http.post("/v1/embeddings", content=body, headers={"content-encoding": "gzip"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["data"] == http.post("/v1/embeddings", content=plain).json()["data"]
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "status", "says"),
+    [
+        ("gzip", gzip.compress(b" " * 200_000_000, 9), 413, "bytes"),
+        ("gzip", b"{}", 400, "gzip and the body is not"),
+        ("gzip", gzip.compress(b'{"input": "a"}')[:-9], 400, "ends too early"),
+        ("br", b"{}", 400, "content-encoding 'br'"),
+        ("gzip, gzip", b"{}", 400, "content-encoding"),
+    ],
+    ids=["bomb", "plain", "cut", "brotli", "twice"],
+)
+def test_a_coding_that_cannot_be_read_is_named(http: httpx.Client, coding: str, body: bytes, status: int, says: str) -> None:
+    answer = http.post("/v1/embeddings", content=body, headers={"content-encoding": coding})
+    assert answer.status_code == status
+    assert says in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("tier", "text"),
+    [*((tier, text) for tier in ("fast", "balanced", "best") for text in (" ", "\n\t ")), ("balanced", "a" * 1_000_000)],
+    ids=lambda value: repr(value[:9]),
+)
+def test_a_text_is_embedded_as_its_model_reads_it_however_little_that_is(http: httpx.Client, tier: str, text: str) -> None:
+    """docs/configuration.md says so: white space is text, and to WordPiece a word of a million letters is one unknown token."""
+    answer = http.post("/v1/embeddings", json={"input": text, "model": tier})
+    assert answer.status_code == 200
+    assert np.linalg.norm(answer.json()["data"][0]["embedding"]) == pytest.approx(1.0, abs=1e-4)

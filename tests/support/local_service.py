@@ -73,11 +73,13 @@ class LocalRouter:
 
     def __init__(self, args: RouterArgs) -> None:
         self.transport = LocalTransport()
+        self.loop: asyncio.AbstractEventLoop
         self.service = Service(args, self.transport)
         self.views = Views(self.service)
         self.access = Access(args)
 
     async def start(self) -> None:
+        self.loop = asyncio.get_running_loop()
         for name, model in self.service.args.models.items():
             engine = engines.create(model, None)
             await engine.start()
@@ -91,6 +93,8 @@ class LocalRouter:
         self.service.ledger.assert_empty()
         for host in self.transport.hosts.values():
             await host.stop()
+        if self.service.shared is not None:
+            await self.service.shared.close()
 
 
 class Running(uvicorn.Server):
@@ -114,7 +118,7 @@ class Running(uvicorn.Server):
 def served(args: dict[str, Any] = ARGS) -> Iterator[tuple[str, LocalRouter]]:
     """The base URL of a router with these args, and the router; both are gone after the block."""
     router = LocalRouter(parse_args(args))
-    server = Running(uvicorn.Config(Application(router, says_request_id=True), port=0, log_level="warning"))  # type: ignore[arg-type]
+    server = Running(uvicorn.Config(Application(router, alone=True), port=0, log_level="warning"))  # type: ignore[arg-type]
     failure: list[BaseException] = []
 
     async def life() -> None:

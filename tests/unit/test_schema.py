@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from router.config import Limits
 from router.domain import OnMiss, Tier
-from router.errors import AmbiguousTokenIds, InvalidJson, InvalidValue, RequestTooLarge, RouterError, UnknownField
+from router.errors import (
+    AmbiguousTokenIds,
+    InvalidJson,
+    InvalidValue,
+    MaxTokensPerRequest,
+    RequestTooLarge,
+    RouterError,
+    UnknownField,
+)
 from router.schema import FIELDS, EmbeddingsBody, EmbeddingsRequest, parse
 
 LIMITS = Limits()
@@ -201,8 +209,8 @@ def test_very_many_unknown_keys_make_one_error() -> None:
         (b'\xef\xbb\xbf{"input": "a"}', "byte order mark"),
         (b'{"input": "\\ud800"}', "surrogates come in pairs"),
         (b'{"input": "\\udc00 \\ud800"}', "surrogates come in pairs"),
-        (b"[" * 100_000, "recursion limit"),
-        (b'{"input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "recursion limit"),
+        (b"[" * 100_000, "limit exceeded"),
+        (b'{"input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "limit exceeded"),
         (b'["a"]', "must be a JSON object such as {\"input\": \"text\"}, it is an array"),
         (b'"a"', "it is 'a'"),
         (b"null", "it is null"),
@@ -315,3 +323,51 @@ def test_no_object_raises_anything_but_a_router_error(body: dict[str, Any]) -> N
     else:
         assert result.items >= 1
         assert (result.texts is None) != (result.ids is None)
+
+
+def padded(body: dict[str, Any]) -> bytes:
+    """The same request with a body that is read as a large one."""
+    return json.dumps(body).encode() + b" " * 70_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {}, {"input": None}, {"input": ""}, {"input": []}, {"input": ["a", ""]}, {"input": ["a", 1]}, {"input": 7},
+        {"imput": "a"},
+        {"input": "a", "quality": "bests"}, {"input": "a", "dimensions": "4"}, {"input": "a", "dimensions": 1.0},
+        {"input": [1, 2]}, {"input": [[1], []], "model": "m", "token_ids": "model"}, {"input": "a", "language": "?"},
+        {"input": [[2**40]], "model": "m", "token_ids": "model"}, {"input": ["a"] * 3000}, [], "a", None,
+        {"input": "a", "instruction": "b", "input_type": "document"},
+    ],
+    ids=str,
+)
+def test_a_large_body_is_refused_in_the_words_of_a_small_one(body: Any) -> None:
+    with pytest.raises(RouterError) as small:
+        parse(json.dumps(body).encode(), {}, LIMITS)
+    with pytest.raises(RouterError) as large:
+        parse(padded(body), {}, LIMITS)
+    assert type(large.value) is type(small.value)
+    assert (large.value.message, large.value.param) == (small.value.message, small.value.param)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": "a", "model": "best", "dimensions": 4, "priority": "bulk", "user": None},
+        {"input": ["a", "b"] * 1000, "latency_budget_ms": 2.5, "on_budget_miss": "reject", "input_type": "search_query"},
+        {"input": "\u00e9\U0001f600", "quality": "best", "encoding_format": "base64", "truncate": "end"},
+    ],
+    ids=["options", "many", "unicode"],
+)
+def test_a_large_body_is_read_like_a_small_one(body: Any) -> None:
+    assert parse(padded(body), {}, LIMITS) == parse(json.dumps(body).encode(), {}, LIMITS)
+
+
+def test_token_ids_of_a_large_body_are_read_and_counted() -> None:
+    ids = [[7] * 20_000, [8] * 20_000]
+    read = parse(json.dumps({"input": ids, "model": "m", "token_ids": "model"}).encode(), {}, LIMITS)
+    assert read.ids is not None
+    assert [row.tolist() for row in read.ids] == ids
+    with pytest.raises(MaxTokensPerRequest):
+        parse(json.dumps({"input": ids * 10, "model": "m", "token_ids": "model"}).encode(), {}, LIMITS)

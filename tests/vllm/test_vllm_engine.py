@@ -131,6 +131,17 @@ async def test_texts_that_cannot_be_read_fail_alone(pair: Pair) -> None:
     np.testing.assert_allclose(answer.vectors[0], (await pair.vllm.embed(Batch(ids=[good]))).vectors[0], atol=0.01)
 
 
+async def test_a_text_that_vllm_itself_refuses_fails_alone(pair: Pair) -> None:
+    """Past the checks in front of it: what vLLM says no to is its text's fault, and the engine goes on."""
+    backend = pair.vllm._backend
+    assert backend is not None
+    vectors = np.zeros((3, pair.vllm.dimensions), np.float32)
+    failed = await backend.encode({0: [1, 2], 1: [3] * (pair.vllm.max_tokens + 1), 2: [4]}, vectors)
+    assert list(failed) == [1]
+    assert (np.linalg.norm(vectors, axis=1) > 0).tolist() == [True, False, True]
+    await pair.vllm.check_health()
+
+
 async def test_cancelling_takes_texts_out_of_vllm(pair: Pair) -> None:
     work = asyncio.create_task(pair.vllm.embed(Batch(ids=[np.full(pair.vllm.max_tokens, 7, np.int32)] * 400)))
     await asyncio.wait_for(pair.vllm.check_health(), 60)  # healthy behind a long queue: the next answer is sign enough

@@ -1,0 +1,35 @@
+"""ray.serve.llm as a user would tune it, for comparison: `python -m benchmarks.ray_llm PORT NAME=FOLDER ...`.
+
+HAProxy and throughput mode, which it does not turn on by itself, one CPU bundle a model, vLLM's pooling runner.
+"""
+
+import sys
+import threading
+from pathlib import Path
+
+
+def main() -> None:
+    """Serve the models until told to stop."""
+    port, models = int(sys.argv[1]), dict(argument.split("=", 1) for argument in sys.argv[2:])
+    import ray
+    from ray import serve
+    from ray.serve.llm import LLMConfig, build_openai_app
+
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    configs = [
+        LLMConfig(
+            model_loading_config={"model_id": name, "model_source": str(Path(folder))},
+            engine_kwargs={"runner": "pooling", "enforce_eager": True, "dtype": "bfloat16", "max_model_len": 4096},
+            placement_group_config={"bundles": [{"CPU": 0.25}]},
+            deployment_config={"num_replicas": 1, "max_ongoing_requests": 1000},
+            log_engine_metrics=False,
+        )
+        for name, folder in models.items()
+    ]
+    serve.run(build_openai_app({"llm_configs": configs}), blocking=False)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

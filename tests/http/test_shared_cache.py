@@ -1,0 +1,303 @@
+"""Routers that share vectors through a real Redis: exact, never another model's, and never in the way."""
+
+import asyncio
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from redis import Redis
+
+from deployments.shared_cache import FAILURES, RedisClient, SharedCache, identities_of, open_shared, pack, unpack
+from router.cache import Entry
+from router.config import Cache, RouterArgs
+from router.fingerprint import Fingerprint, Probe
+from router.strict import ConfigError, parse_args
+from tests.support.launched import ROOT
+from tests.support.local_service import FAKE, WORDLLAMA, served
+from tests.support.redis_server import RedisServer, needs_redis, redis_server
+
+pytestmark = needs_redis
+
+WIDTH = 16
+IDENTITY = b"er1:identity-of-m"
+ALWAYS_S = 30.0  # a time box that a busy machine does not open
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with tempfile.TemporaryDirectory(prefix="er-", dir="/tmp") as folder, redis_server(Path(folder)) as running:
+        yield running
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Bench:
+    def __init__(self, url: str, timeout_s: float = ALWAYS_S, ttl_s: float = 60.0, identity: bytes = IDENTITY) -> None:
+        self.clock = Clock()
+        config = Cache(redis_url=url, redis_timeout_s=timeout_s, redis_ttl_s=ttl_s)
+        self.cache = SharedCache(RedisClient(url), {"m": identity}, {"m": WIDTH}, config, self.clock)
+
+    async def put(self, *names: int) -> None:
+        self.cache.put_many("m", list(map(digest, names)), np.stack([vector(name) for name in names]), list(names))
+        await self.cache.written()
+
+    async def get(self, *names: int) -> list[Entry | None]:
+        return await self.cache.get_many("m", list(map(digest, names)))
+
+
+def digest(name: int) -> bytes:
+    return name.to_bytes(16, "big")
+
+
+def vector(name: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.random.default_rng(name).standard_normal(WIDTH, np.float32)
+
+
+@pytest.fixture
+async def bench(server: RedisServer) -> AsyncIterator[Bench]:
+    made = Bench(server.url)
+    yield made
+    await made.cache.close()
+
+
+async def test_what_one_router_wrote_another_reads_bit_by_bit(server: RedisServer, bench: Bench) -> None:
+    await bench.put(1, 2, 3)
+    other = Bench(server.url)
+    found = await other.get(3, 9, 1)
+    assert found[1] is None
+    for entry, name in ((found[0], 3), (found[2], 1)):
+        assert entry is not None
+        assert entry.tokens == name
+        np.testing.assert_array_equal(entry.vector, vector(name))
+    assert (other.cache.counters.hits, other.cache.counters.misses) == (2, 1)
+    await other.cache.close()
+
+
+async def test_another_models_vectors_are_never_found(server: RedisServer, bench: Bench) -> None:
+    await bench.put(1)
+    other = Bench(server.url, identity=b"er1:identity-of-n")
+    assert await other.get(1) == [None]
+    await other.cache.close()
+
+
+async def test_lookups_that_wait_together_are_one_command(server: RedisServer, bench: Bench) -> None:
+    await bench.put(*range(40))
+    await bench.get(0)  # connected
+    redis = Redis.from_url(server.url)
+    redis.config_resetstat()
+    found = await asyncio.gather(*(bench.get(name) for name in range(40)))
+    assert all(entry is not None and entry.tokens == name for name, (entry,) in enumerate(found))
+    commands = redis.info("commandstats")
+    assert commands["cmdstat_mget"]["calls"] == 1
+    redis.close()
+
+
+async def test_everything_that_is_written_ends(server: RedisServer, bench: Bench) -> None:
+    await bench.put(1, 2)
+    redis = Redis.from_url(server.url)
+    keys = redis.keys("*")
+    assert len(keys) == 2
+    assert all(0 < redis.pttl(key) <= 60_000 for key in keys)
+    redis.close()
+
+
+async def test_garbage_in_redis_is_a_miss_and_counted(server: RedisServer, bench: Bench) -> None:
+    await bench.put(1, 2, 3, 4, 5, 6)
+    redis = Redis.from_url(server.url)
+    keys = [IDENTITY + digest(name) for name in range(1, 7)]
+    whole = redis.get(keys[0])
+    assert isinstance(whole, bytes)
+    redis.set(keys[0], b"")
+    redis.set(keys[1], whole[:-4])  # a vector of one dimension less
+    redis.set(keys[2], whole[:12] + bytes(4 * WIDTH))  # the right length, other numbers
+    redis.set(keys[3], whole)  # another text's
+    redis.delete(keys[4])
+    redis.lpush(keys[4], b"a list")  # not even a string
+    found = await bench.get(1, 2, 3, 4, 5, 6)
+    assert found[:5] == [None] * 5
+    assert found[5] is not None
+    assert bench.cache.counters.invalid == 4
+    redis.close()
+
+
+async def test_a_redis_that_hangs_is_not_waited_for_and_soon_not_asked(server: RedisServer) -> None:
+    bench = Bench(server.url, timeout_s=0.01)
+    await bench.cache._client.get([b"a"])  # connected
+    server.pause()
+    for _ in range(FAILURES):
+        assert await bench.get(1) == [None]
+    counters = bench.cache.counters
+    assert counters.slow == FAILURES
+    assert bench.cache.paused
+    assert await bench.get(1, 2) == [None, None]
+    bench.cache.put_many("m", [digest(1)], vector(1)[None], [1])
+    assert (counters.slow, counters.skipped, counters.dropped) == (FAILURES, 2, 1)
+    server.go_on()
+    await bench.cache.close()
+
+
+async def test_a_redis_that_dies_and_comes_back_is_used_again(server: RedisServer, bench: Bench) -> None:
+    await bench.put(1)
+    server.kill()
+    for _ in range(FAILURES):
+        assert await bench.get(1) == [None]
+    assert bench.cache.paused
+    assert bench.cache.counters.failures == FAILURES
+    server.start()
+    assert await bench.get(1) == [None]  # not asked yet
+    bench.clock.now += 3600
+    await bench.put(2)
+    (entry,) = await bench.get(2)
+    assert entry is not None
+    assert not bench.cache.paused
+
+
+async def test_each_failure_after_a_pause_makes_the_next_one_longer(server: RedisServer, bench: Bench) -> None:
+    server.kill()
+    pauses = []
+    for _ in range(12):
+        while not bench.cache.paused:
+            await bench.get(1)
+        pauses.append(bench.cache._closed_until_s - bench.clock.now)
+        bench.clock.now = bench.cache._closed_until_s
+    assert pauses[:3] == pytest.approx([0.5, 1.0, 2.0])
+    assert pauses[-1] == 30.0
+
+
+ARGS: dict[str, Any] = {
+    "models": {
+        "wordllama-256": WORDLLAMA | {"fingerprint": str(ROOT / "configs" / "fingerprints" / "wordllama-256.json")},
+        "all-minilm-l6-v2": FAKE,
+    },
+    "tiers": {"fast": "wordllama-256", "best": "all-minilm-l6-v2"},
+}
+
+
+def with_redis(url: str, **more: Any) -> dict[str, Any]:
+    return ARGS | {"cache": {"redis_url": url, "redis_timeout_s": ALWAYS_S, **more}}
+
+
+def embed(url: str, texts: list[str], model: str = "fast") -> dict[str, Any]:
+    answer = httpx.post(f"{url}/v1/embeddings", json={"input": texts, "model": model}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def test_a_second_router_answers_what_the_first_has_seen_without_its_engine(server: RedisServer) -> None:
+    texts = ["a shared sentence", "another", "a shared sentence"]
+    with served(with_redis(server.url)) as (first, one):
+        fresh = embed(first, texts)
+        asyncio.run_coroutine_threadsafe(one.service.shared.written(), one.loop).result(60)  # type: ignore[union-attr]
+    with served(with_redis(server.url)) as (second, router):
+        known = embed(second, [*texts, "new"])
+        assert known["routing"]["cached"] == 3
+        assert known["data"][:3] == fresh["data"]
+        again = embed(second, texts)  # from its own memory now
+        assert again["data"] == fresh["data"]
+        assert router.service.shared is not None
+        assert router.service.shared.counters.hits == 2
+        assert known["usage"]["prompt_tokens"] > fresh["usage"]["prompt_tokens"]
+    without = ARGS | {"cache": {"max_bytes": 0}}
+    with served(without) as (third, _):
+        assert embed(third, texts)["data"] == fresh["data"]
+
+
+def test_a_model_without_a_fingerprint_is_not_shared(server: RedisServer) -> None:
+    with served(with_redis(server.url)) as (url, _):
+        embed(url, ["alone"], "best")
+    redis = Redis.from_url(server.url)
+    assert redis.keys("*") == []
+    redis.close()
+
+
+def test_no_request_fails_while_redis_is_killed_and_started(server: RedisServer) -> None:
+    with served(with_redis(server.url, redis_timeout_s=0.02)) as (url, router):
+        stop = threading.Event()
+        answered: list[int] = []
+
+        def ask(who: int) -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                texts = [f"text {who} {number}", "the same for all", f"text {who} {number}"]
+                body = embed(url, texts)
+                assert [item["index"] for item in body["data"]] == [0, 1, 2]
+                assert body["data"][0]["embedding"] == body["data"][2]["embedding"]
+                answered.append(who)
+
+        errors: list[BaseException] = []
+
+        def watched(who: int) -> None:
+            try:
+                ask(who)
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=watched, args=(who,)) for who in range(4)]
+        for thread in threads:
+            thread.start()
+        for step in (server.pause, server.kill, server.start, lambda: None):
+            before = len(answered)
+            while len(answered) < before + 20 and not errors:
+                stop.wait(0.01)
+            step()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not errors
+        assert router.service.shared is not None
+        assert router.service.shared.counters.slow + router.service.shared.counters.failures >= FAILURES
+
+
+def test_a_value_survives_only_under_its_own_key_and_size() -> None:
+    value = pack(b"key", vector(1), 7)
+    entry = unpack(b"key", value, WIDTH)
+    assert entry is not None
+    assert entry.tokens == 7
+    assert unpack(b"kez", value, WIDTH) is None
+    assert unpack(b"key", value, WIDTH - 1) is None
+    for place in range(len(value)):
+        broken = bytearray(value)
+        broken[place] ^= 1
+        assert unpack(b"key", bytes(broken), WIDTH) is None
+
+
+def test_whatever_a_vector_depends_on_is_in_its_key() -> None:
+    def identity(fingerprint: Fingerprint, **model: Any) -> bytes:
+        args = RouterArgs.model_validate({
+            "models": {"m": {"engine": {"kind": "fake"}, "dimensions": 4, "max_tokens": 9, **model}}, "tiers": {"fast": "m"}
+        })
+        return identities_of(args, {"m": fingerprint})["m"]
+
+    probes = (Probe("a", "query", None, "a"),)
+    proof = Fingerprint("m", probes, np.eye(1, 4, dtype=np.float32))
+    first = identity(proof)
+    assert identity(proof) == first
+    others = {
+        identity(Fingerprint("m", probes, -np.eye(1, 4, dtype=np.float32))),
+        identity(proof, engine={"kind": "fake", "seed": 1}),
+        identity(proof, dimensions=5),
+    }
+    assert first not in others
+    assert len(others) == 3
+
+
+def test_a_cache_that_cannot_be_shared_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    nameless = parse_args({"models": {"m": FAKE}, "tiers": {"fast": "m"}, "cache": {"redis_url": "redis://localhost"}})
+    with pytest.raises(ConfigError, match="no model has a fingerprint"):
+        open_shared(nameless, {})
+    by_name = nameless.model_copy(update={"cache": Cache(redis_url="env:NO_SUCH_REDIS")})
+    monkeypatch.delenv("NO_SUCH_REDIS", raising=False)
+    with pytest.raises(ConfigError, match="NO_SUCH_REDIS is not set"):
+        open_shared(by_name, {})

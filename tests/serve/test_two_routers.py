@@ -1,0 +1,55 @@
+"""Two router replicas behind HAProxy: each serves alone, with a cache and a line to the model of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from tests.support.launched import Launched, launched
+from tests.support.local_service import WORDLLAMA
+
+pytestmark = pytest.mark.serve
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    model = {**WORDLLAMA, "max_tokens": 512}
+    config = {"applications": [{
+        "name": "router", "route_prefix": "/", "import_path": "deployments.app:build",
+        "args": {"models": {"wordllama-256": model}, "tiers": {"fast": "wordllama-256"}},
+        "deployments": [
+            {"name": "router", "num_replicas": 2, "ray_actor_options": {"num_cpus": 0.25}},
+            {"name": "wordllama-256", "num_replicas": 1, "ray_actor_options": {"num_cpus": 0.25}},
+        ],
+    }]}
+    path: Path = tmp_path_factory.mktemp("two") / "two.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with launched(path) as running:
+        yield running
+
+
+def ask(two: Launched, text: str) -> httpx.Response:
+    """Over a connection of its own, so that HAProxy chooses anew."""
+    return httpx.post(f"{two.url}/v1/embeddings", json={"input": text}, timeout=60)
+
+
+def test_both_answer_alike_and_share_neither_cache_nor_line(two: Launched) -> None:
+    answers = [ask(two, "the same text for both").json() for _ in range(16)]
+    assert {str(answer["data"]) for answer in answers} == {str(answers[0]["data"])}
+    assert [answer["routing"]["cached"] for answer in answers].count(0) == 2  # once for each router
+    (replica,) = two.replicas("wordllama-256")
+    heard = {line.raddr for line in replica.net_connections("tcp") if line.status == psutil.CONN_ESTABLISHED}
+    for router in two.replicas("router"):
+        assert any(line.laddr in heard for line in router.net_connections("tcp") if line.status == psutil.CONN_ESTABLISHED)
+
+
+def test_one_goes_on_when_the_other_is_killed(two: Launched) -> None:
+    victim, _ = two.replicas("router")
+    victim.kill()
+    psutil.wait_procs([victim])
+    answers = [ask(two, f"text {number}").status_code for number in range(40)]
+    assert answers.count(200) >= 38  # one may have been on its way to the one that died
+    assert answers[-1] == 200

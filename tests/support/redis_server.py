@@ -1,0 +1,73 @@
+"""A real Redis of the test's own, on a unix socket in its folder."""
+
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+BINARY = shutil.which("redis-server", path="/usr/bin:/usr/local/bin:/opt/homebrew/bin")
+needs_redis = pytest.mark.skipif(BINARY is None, reason="redis-server is not installed (Debian: apt-get install redis-server)")
+
+
+class RedisServer:
+    """Started, paused, killed and started again by a test."""
+
+    def __init__(self, folder: Path) -> None:
+        self._socket = folder / "r.sock"
+        self.url = f"unix://{self._socket}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        assert BINARY is not None
+        self._process = subprocess.Popen(
+            [BINARY, "--port", "0", "--unixsocket", str(self._socket), "--save", "", "--appendonly", "no",
+             "--dir", str(self._socket.parent)],
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if b"ready to accept connections" in line.lower():
+                break
+        else:
+            raise AssertionError("redis-server ended before it was ready")
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(self._socket))
+
+    def pause(self) -> None:
+        """Take every command and answer none."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._process = None
+        with suppress(FileNotFoundError):
+            self._socket.unlink()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self.kill()
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[RedisServer]:
+    """A server that is ready; gone after the block."""
+    server = RedisServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
