@@ -38,7 +38,7 @@ test: $(TOOLS) ## run the tests: make test ARGS="tests/unit -k deadline"
 check: $(TOOLS) ## lint, types and every config
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/embedding-router check-config configs/*.yaml
+	$(BIN)/embedding-router check-config configs/*.yaml cluster.yaml
 
 bench: $(TOOLS) ## measure: make bench ARGS=decide
 	$(BIN)/python -m benchmarks $(ARGS)

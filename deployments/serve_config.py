@@ -64,13 +64,15 @@ def check(path: str | Path, host: str | None = None) -> list[str]:
 
 
 def examine(path: str | Path, host: str | None = None) -> Report:
-    """Check a Serve config file, or the one inside a KubeRay RayService manifest, and name its models."""
+    """Check a Serve config file, the one inside a KubeRay RayService manifest, or `ray up`'s file; name the models in it."""
     try:
         data = read(Path(path).read_bytes())
     except OSError as error:
         return Report([f"cannot be read: {error.strerror or error}"], [])
     except ConfigError as error:
         return Report(error.problems, [])
+    if isinstance(data, Mapping) and "available_node_types" in data:
+        return Report(list(_cluster(data)), [])
     if isinstance(data, Mapping) and data.get("kind") == "RayService":
         spec = data.get("spec")
         inner = spec.get("serveConfigV2") if isinstance(spec, Mapping) else None
@@ -121,6 +123,24 @@ def read(text: str | bytes) -> Any:
         raise ConfigError([f"not YAML: {' '.join(str(error).split())}"]) from None
     finally:
         loader.dispose()
+
+
+def _cluster(data: Mapping[str, Any]) -> Iterator[str]:
+    """What `ray up` would refuse, or what it would ask the cloud for; nothing is asked here."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    types = data["available_node_types"]
+    for name, node in types.items() if isinstance(types, Mapping) else ():
+        if not (isinstance(node, Mapping) and node.get("resources")):
+            yield f"available_node_types.{name}.resources: state them, accelerator_type:... too; else ray up asks the cloud"
+    if not data.get("cluster_name"):
+        yield "cluster_name: required"
+    try:
+        validate_config(prepare_config(copy.deepcopy(dict(data))))
+    except ImportError as error:
+        yield f"cannot be checked here: {error}; install jsonschema"
+    except Exception as error:  # jsonschema's own, and whatever Ray's helpers let out
+        yield str(getattr(error, "message", error)).splitlines()[0]
 
 
 def _twice(node: yaml.Node, seen: set[int]) -> Iterator[str]:
@@ -374,6 +394,6 @@ def main(context: click.Context, files: tuple[str, ...]) -> None:
             click.echo(f"{file}: {problem}", err=True)
         if not problems:
             count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
-            click.echo(f"{file}: ok, {count}: {', '.join(models)}" if models else f"{file}: ok, no application of this project")
+            click.echo(f"{file}: ok, {count}: {', '.join(models)}" if models else f"{file}: ok, no model in it")
         failed = failed or bool(problems)
     context.exit(1 if failed else 0)

@@ -56,6 +56,10 @@ class Demand:
         self._rate = self.tokens_per_s(now) + tokens / self.window_s
         self._since_s = max(now, self._since_s)
 
+    def asked(self, now: float) -> float:
+        """The average at `now`, and none when nobody has asked for three windows: only this lets a model go to sleep."""
+        return self.tokens_per_s(now) if now - self._since_s <= 3.0 * self.window_s else 0.0
+
     def tokens_per_s(self, now: float) -> float:
         """The average at `now`; a clock that runs back counts as standing still."""
         return self._rate * math.exp(-max(0.0, now - self._since_s) / self.window_s)
@@ -148,14 +152,14 @@ class Want(NamedTuple):
     needed: float  # the same before it was rounded: who is short of more comes first
     least: int  # that it gets in any case
     devices: float  # of one replica
-    held: int  # replicas that occupy their devices now, those that are stopping included
+    held: int  # replicas that run now
 
 
 def share_devices(wants: Mapping[str, Want], devices: float) -> dict[str, int]:
     """Replicas for each model that together occupy at most `devices`, or what everybody's `least` occupies if that is more.
 
     One replica after the other goes to the model whose replicas would have to do most: in the end all are short by much the same
-    share. A device that a stopping replica still occupies is given away when it is free, not before.
+    share. A device of a replica that has not been told to stop yet is not given away before.
     """
     given = {name: want.least for name, want in wants.items()}
 

@@ -43,8 +43,9 @@ class Feedback:
         """
         self.model = model
         self.correction = Correction(routing.miss_share)
-        self.rate = Rate(_full_rate(model))
-        self.full_rate = Rate(_full_rate(model))  # over the time in which a batch or more was waiting
+        full_rate = model.curve.batch_tokens / model.curve.step(model.curve.batch_tokens)
+        self.rate = Rate(full_rate)
+        self.full_rate = Rate(full_rate)  # over the time in which a batch or more was waiting
         self.offered, self.shadow = Demand(now), Demand(now)
         self.price = 0.0
         self._learner = None if measured else Learner(model.curve)
@@ -64,7 +65,9 @@ class Feedback:
 
     @property
     def tokens_per_s(self) -> float:
-        """What one busy replica serves when enough waits: the better of what was seen, also in small steps, and of full steps."""
+        """What one busy replica serves when enough waits: as seen, or until then as its curve says of full steps."""
+        if self._full_seen:
+            return max(self.rate.tokens_per_s, self.full_rate.tokens_per_s)
         curve = self.model.curve
         return max(self.rate.tokens_per_s, curve.batch_tokens / (curve.step(curve.batch_tokens) * self.correction.bias))
 
@@ -98,8 +101,6 @@ class Feedback:
         if self._learner is not None:
             self._learner.observe(tokens, tokens_sq, seconds - self.model.curve.overhead_s, texts)
             self.model = replace(self.model, curve=self._learner.curve)
-            if not self._full_seen:
-                self.full_rate = Rate(_full_rate(self.model))
 
     def served(self, replica: str, counters: Counters, full: bool = False) -> None:
         """A reply told what its replica has done so far; counters that fell are those of a replica that started again.
@@ -116,12 +117,11 @@ class Feedback:
         self._replicas[replica] = counters, full
 
     def ask(self, backlog_tokens: int, now: float) -> Ask:
-        """What this router asks of the model, for the autoscaler; less than a token in a window of demand is none."""
-        offered, shadow = (
-            rate if (rate := demand.tokens_per_s(now)) * demand.window_s >= 1.0 else 0.0 for demand in (self.offered, self.shadow)
+        """What this router asks of the model, for the autoscaler."""
+        return Ask(
+            self.offered.asked(now), self.shadow.asked(now), backlog_tokens, self.tokens_per_s, self.model.devices,
+            self._cold_start_s,
         )
-        rate = max(self.full_rate.tokens_per_s, self.rate.tokens_per_s)
-        return Ask(offered, shadow, backlog_tokens, rate, self.model.devices, self._cold_start_s)
 
     def lost(self, replica: str) -> None:
         """A replica is gone."""
@@ -164,7 +164,3 @@ def tell(
         return None
     feedback[target].missed(work[target].tokens, now)
     return target
-
-
-def _full_rate(model: Model) -> float:
-    return model.curve.batch_tokens / model.curve.step(model.curve.batch_tokens)

@@ -75,7 +75,7 @@ def test_one_bad_file_of_several_fails_and_all_are_reported(tmp_path: Path) -> N
     bad.write_text(GOOD + "http_option: {}\nport: 1\n")
     result = run("check-config", str(bad), str(absent), str(good))
     assert result.exit_code == 1
-    assert result.stdout == f"{good}: ok, no application of this project\n"
+    assert result.stdout == f"{good}: ok, no model in it\n"
     assert [line.split(": ")[:2] for line in result.stderr.splitlines()] == [
         [str(bad), "http_option"], [str(bad), "port"], [str(absent), "cannot be read"],
     ]

@@ -61,12 +61,12 @@ def test_a_budget_that_an_idle_model_would_miss_too_asks_for_no_replicas(feedbac
     assert feedback["large"].shadow.tokens_per_s(0.0) == 0
 
 
-def test_demand_of_less_than_a_token_is_none(feedback: dict[str, Feedback]) -> None:
+def test_a_model_that_nobody_asked_for_in_three_windows_is_not_asked_for(feedback: dict[str, Feedback]) -> None:
     large = feedback["large"]
     large.chosen(1000, 0.0)
     assert large.ask(7, 0.0)[:3] == (100.0, 0.0, 7)
-    assert large.ask(0, 60.0).offered > 0.0
-    assert large.ask(0, 80.0)[:3] == (0.0, 0.0, 0)
+    assert large.ask(0, 29.0).offered > 0.0
+    assert large.ask(0, 31.0)[:3] == (0.0, 0.0, 0)
 
 
 def test_a_replica_is_rated_by_what_it_does_with_full_batches(feedback: dict[str, Feedback]) -> None:

@@ -1,0 +1,179 @@
+"""cluster.yaml and configs/kuberay.yaml: accepted by what reads them, with room for every replica of configs/qwen3.yaml."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft7Validator
+
+from deployments.serve_config import check
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = ROOT.parent / "shared" / "schemas" / "rayservice-v1.json"
+CLUSTER, KUBERAY, QWEN3 = ROOT / "cluster.yaml", ROOT / "configs" / "kuberay.yaml", ROOT / "configs" / "qwen3.yaml"
+SERVICE_PORT = 8000
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def serve_config() -> Any:
+    return yaml.safe_load(load(KUBERAY)["spec"]["serveConfigV2"])
+
+
+def replicas() -> dict[str, tuple[dict[str, float], int]]:
+    """Per deployment of configs/qwen3.yaml: what a replica occupies, in Ray's names, and how many there may be."""
+    found = {}
+    for deployment in load(QWEN3)["applications"][0]["deployments"]:
+        options = deployment["ray_actor_options"]
+        needs = {"CPU": options["num_cpus"]}
+        if gpus := options.get("num_gpus"):
+            needs |= {"GPU": gpus, f"accelerator_type:{options['accelerator_type']}": 0.001}
+        found[deployment["name"]] = needs, deployment["autoscaling_config"]["max_replicas"]
+    return found
+
+
+def rooms(resources: dict[str, float], needs: dict[str, float]) -> int:
+    """Replicas that fit on one node."""
+    return int(min(resources.get(name, 0) / amount for name, amount in needs.items()))
+
+
+def test_ray_up_accepts_the_cluster_file() -> None:
+    assert check(CLUSTER) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "sentence"),
+    [
+        ("max_worker", 3, "max_worker"),
+        ("head_node_type", "other", "head_node_type"),
+        ("cluster_name", "", "cluster_name: required"),
+    ],
+)
+def test_a_cluster_file_that_ray_up_would_refuse_is_refused(tmp_path: Path, place: str, value: Any, sentence: str) -> None:
+    data = load(CLUSTER) | {place: value}
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump(data))
+    assert sentence in " ".join(check(path))
+
+
+def test_a_node_type_whose_resources_the_cloud_would_be_asked_for_is_refused(tmp_path: Path) -> None:
+    data = load(CLUSTER)
+    del data["available_node_types"]["qwen3-4b"]["resources"]
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump(data))
+    assert any(problem.startswith("available_node_types.qwen3-4b.resources: state them") for problem in check(path))
+
+
+def test_every_model_has_one_type_of_node_of_its_own_with_room_for_all_its_replicas() -> None:
+    cluster = load(CLUSTER)
+    types = {name: node for name, node in cluster["available_node_types"].items() if name != cluster["head_node_type"]}
+    used = []
+    for name, (needs, most) in replicas().items():
+        if "GPU" in needs:
+            (fitting,) = [kind for kind, node in types.items() if rooms(node["resources"], needs)]
+            used.append(fitting)
+            assert rooms(types[fitting]["resources"], needs) * types[fitting]["max_workers"] >= most, name
+            assert types[fitting].get("min_workers", 0) == 0
+    assert sorted(used) == sorted(types)
+    assert cluster["max_workers"] >= sum(node["max_workers"] for node in types.values())
+
+
+def test_the_head_has_no_gpu_and_room_for_the_routers() -> None:
+    cluster = load(CLUSTER)
+    head = cluster["available_node_types"][cluster["head_node_type"]]["resources"]
+    needs, most = replicas()["router"]
+    assert "GPU" not in head
+    assert rooms(head, needs) >= most
+
+
+def test_only_the_port_of_the_service_is_opened_and_not_to_everybody() -> None:
+    (rule,) = load(CLUSTER)["provider"]["security_group"]["IpPermissions"]
+    assert (rule["FromPort"], rule["ToPort"]) == (SERVICE_PORT, SERVICE_PORT)
+    assert load(QWEN3)["http_options"]["port"] == SERVICE_PORT
+    assert "0.0.0.0/0" not in [each["CidrIp"] for each in rule["IpRanges"]]
+
+
+def test_every_node_has_token_auth_and_the_same_switches() -> None:
+    cluster = load(CLUSTER)
+    (written,) = [command for command in cluster["setup_commands"] if "printf" in command]
+    for setting in ("RAY_AUTH_MODE=token", "RAY_SERVE_ENABLE_HA_PROXY=1", "RAY_SERVE_THROUGHPUT_OPTIMIZED=1"):
+        assert setting in written
+    assert "/home/ubuntu/.ray/auth_token" in cluster["file_mounts"]
+    for commands in (cluster["head_start_ray_commands"], cluster["worker_start_ray_commands"]):
+        assert all(command.startswith(". ~/.embedding-router.sh") for command in commands)
+
+
+def test_the_manifest_holds_the_config_of_qwen3_and_says_the_ranks() -> None:
+    inner = serve_config()
+    models = inner["applications"][0]["args"]["models"]
+    assert [model.pop("rank") for model in models.values()] == list(range(len(models)))
+    assert list(models) == list(load(QWEN3)["applications"][0]["args"]["models"])
+    assert inner == load(QWEN3)
+
+
+def test_the_manifest_passes_our_own_check() -> None:
+    assert check(KUBERAY) == []
+
+
+def test_every_model_has_a_group_of_pods_with_room_for_all_its_replicas() -> None:
+    groups = load(KUBERAY)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    for name, (needs, most) in replicas().items():
+        fitting = [
+            group for group in groups
+            if rooms({key: float(value) for key, value in group["resources"].items()}, needs)
+            and ("GPU" in needs) == ("GPU" in group["resources"])
+        ]
+        (group,) = fitting
+        container = group["template"]["spec"]["containers"][0]
+        resources = {key: float(value) for key, value in group["resources"].items()}
+        assert rooms(resources, needs) * group["maxReplicas"] >= most, name
+        assert float(container["resources"]["limits"].get("nvidia.com/gpu", 0)) == resources.get("GPU", 0)
+        assert float(container["resources"]["limits"]["cpu"]) == resources["CPU"]
+
+
+def test_all_pods_have_the_same_image_and_environment() -> None:
+    config = load(KUBERAY)["spec"]["rayClusterConfig"]
+    containers = [
+        group["template"]["spec"]["containers"][0] for group in (config["headGroupSpec"], *config["workerGroupSpecs"])
+    ]
+    assert len({container["image"] for container in containers}) == 1
+    assert len({json.dumps(container["env"]) for container in containers}) == 1
+    assert config["authOptions"] == {"mode": "token"}
+    assert all("readinessProbe" in container for container in containers[1:])
+
+
+def strict(schema: Any) -> Any:
+    """The CRD's schema in JSON Schema's words: closed objects, ints that may be strings, keys with defaults not required."""
+    if isinstance(schema, list):
+        return [strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    out = {key: strict(value) for key, value in schema.items()}
+    if out.pop("x-kubernetes-int-or-string", False):
+        out.pop("type", None)
+        out["anyOf"] = [{"type": "integer"}, {"type": "string"}]
+    properties = schema.get("properties")
+    if isinstance(properties, dict) and schema.get("type") == "object":
+        if not schema.get("x-kubernetes-preserve-unknown-fields"):
+            out["additionalProperties"] = False
+        if isinstance(required := schema.get("required"), list):
+            out["required"] = [name for name in required if "default" not in properties.get(name, {})]
+    return out
+
+
+@pytest.mark.skipif(not SCHEMA.exists(), reason="the schema of RayService is in ../shared/schemas beside the repository")
+def test_the_manifest_fits_the_schema_of_rayservice() -> None:
+    validator = Draft7Validator(strict(json.loads(SCHEMA.read_text())))
+    manifest = load(KUBERAY)
+    top = {key: manifest.pop(key) for key in ("apiVersion", "kind", "metadata")}
+    assert (top["apiVersion"], top["kind"]) == ("ray.io/v1", "RayService")
+    assert [f"{list(error.absolute_path)}: {error.message}" for error in validator.iter_errors(manifest)] == []
+    for place, key in (("rayClusterConfig", "rayVersionn"), ("upgradeStrategy", "kind")):
+        typo = copy.deepcopy(manifest)
+        typo["spec"][place][key] = "x"
+        assert list(validator.iter_errors(typo)), f"a typo in {place} passes"
