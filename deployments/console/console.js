@@ -25,8 +25,10 @@ async function poll() {
     if (state !== "live") say("live");
     matrix.show(data);
     playground.offer(data);
-    if (key.mayAdmin()) await decisions.poll();
-    if (key.mayAdmin() && whatif.waits()) await whatif.load();
+    if (key.mayAdmin()) { // a key that may not is told so once, in both places
+      await decisions.poll();
+      if (whatif.waits()) await whatif.load();
+    }
   } catch (problem) {
     say(problem.status === 401 ? "locked" : "offline");
     notice($("matrix-problem"), problem.status ? problem.message : t("error.offline"));

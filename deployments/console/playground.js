@@ -4,7 +4,7 @@ import { $, bar, call, cell, count, el, fixed, known, ms, row, setText, t, table
 
 const COMPARED = 12; // texts in the matrix of likeness
 const EXAMPLE = [
-  "How do I reset my password?", "I cannot log in any more, what now?", "如何重置我的密码？", "The train to Munich leaves at nine.",
+  "How do I reset my password?", "如何重置我的密码？", "Wie setze ich mein Passwort zurück?", "The train to Munich leaves at nine.",
 ];
 
 let shown = null; // what the last request came to: {problem} or {explained, vectors, answer, headers, texts}

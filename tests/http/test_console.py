@@ -8,12 +8,14 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
 
+from router.keys import hash_of, new_key
 from tests.support.browser import CHROMIUM, NOT_INSTALLED, chromium
-from tests.support.local_service import served
+from tests.support.local_service import ARGS, served
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NOT_INSTALLED)
 
 DESKTOP, PHONE = ViewportSize(width=1440, height=1000), ViewportSize(width=390, height=844)
+expect.set_options(timeout=20_000)  # for a busy machine
 TOO_DIM = """() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const paint = (colours) => {
@@ -44,6 +46,10 @@ NAMELESS = """(named) => [...document.querySelectorAll(named)].filter((node) => 
 }).map((node) => node.outerHTML.slice(0, 80))"""
 
 
+USER, ADMIN = new_key(b"user" * 8), new_key(b"admi" * 8)
+LOCKED = ARGS | {"keys": {"user": {"hash": hash_of(USER)}, "admin": {"hash": hash_of(ADMIN), "admin": True}}}
+
+
 class Open(NamedTuple):
     """The page, the service behind it, and what the browser complained of or asked of others."""
 
@@ -69,7 +75,6 @@ def base_url() -> Iterator[str]:
 
 def opened(context: BrowserContext, url: str, client: httpx.Client) -> Open:
     page, trouble = context.new_page(), list[str]()
-    page.set_default_timeout(20_000)
     page.on("console", lambda message: trouble.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("request", lambda request: None if request.url.startswith(url + "/") else trouble.append(request.url))
@@ -166,6 +171,7 @@ def test_the_playground_works_by_keyboard_alone(console: Open) -> None:
 def test_explaining_embeds_nothing(console: Open) -> None:
     page = console.page
     before = console.http.get("/v1/decisions").json()["next"]
+    page.fill("#texts", "The committee discussed the annual report in detail.")
     page.click("#explain")
     expect(page.locator("#said")).to_have_text("wordllama-256 would answer")
     expect(page.locator(".candidates tr.chosen")).to_contain_text("no rule applied: the default tier")
@@ -229,6 +235,7 @@ def test_it_speaks_the_browsers_language_and_the_other_one_and_remembers(browser
         page = opened(context, base_url, client).page
         expect(page.locator("#matrix-title")).to_have_text("模型")
         expect(page.locator("html")).to_have_attribute("lang", "zh-Hans")
+        page.fill("#texts", "The committee discussed the annual report in detail.")
         page.click("#explain")
         expect(page.locator(".candidates tr.chosen")).to_contain_text("没有规则适用")
         page.click("#language")
@@ -263,3 +270,35 @@ def test_everything_fits_is_named_and_can_be_read(
         assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
         assert page.evaluate(TOO_DIM) == []
         assert page.evaluate(NAMELESS, NAMED) == []
+
+
+def test_it_asks_for_a_key_where_one_is_needed_and_says_where_it_must_be_an_admins(browser: Browser) -> None:
+    with served(LOCKED) as (url, _), browser.new_context(locale="en") as context:
+        page = context.new_page()
+        page.goto(url)
+        expect(page.locator("#key-dialog")).to_be_visible()
+        expect(page.locator("#state")).to_have_text("waiting for an API key")
+        page.keyboard.type("er-no-such-key")
+        page.keyboard.press("Enter")
+        expect(page.locator("#key-problem")).to_contain_text("the API key is missing or not valid")
+        page.fill("#key-value", USER)
+        page.keyboard.press("Enter")
+        expect(page.locator("#key-dialog")).to_be_hidden()
+        expect(page.locator("#matrix tr")).to_have_count(3)
+        for place in ("#decisions-problem", "#whatif-said"):
+            expect(page.locator(place)).to_contain_text("An admin key is needed for this.")
+        embed_example(page)
+
+        page.reload()  # the tab still has it
+        expect(page.locator("#matrix tr")).to_have_count(3)
+        assert page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 1]
+
+        page.click("#key")
+        page.fill("#key-value", ADMIN)
+        page.keyboard.press("Enter")
+        expect(page.locator("#decisions tr")).to_have_count(1)
+        expect(page.locator("#decisions-problem")).to_be_hidden()
+        expect(page.locator("#policy")).to_have_value(re.compile("default_tier"))
+        page.click("#key")
+        page.click("#key-forget")
+        expect(page.locator("#key-dialog")).to_be_visible()

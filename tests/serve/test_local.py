@@ -12,7 +12,8 @@ import psutil
 import pytest
 from openai import OpenAI
 
-from tests.support.launched import Launched
+from tests.support.launched import ROOT, Launched
+from tests.support.notebook import executed, read, said
 
 pytestmark = pytest.mark.serve
 
@@ -109,6 +110,17 @@ def test_calls_reach_replicas_over_lines_of_the_routers_own(local: Launched) -> 
         (replica,) = local.replicas(model)
         heard = {line.raddr for line in replica.net_connections("tcp") if line.status == psutil.CONN_ESTABLISHED}
         assert any(line.laddr in heard for line in router.net_connections("tcp") if line.status == psutil.CONN_ESTABLISHED)
+
+
+def test_the_notebook_of_the_quick_start_says_what_it_said_when_it_was_written(
+    local: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BASE_URL", local.url)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    path = ROOT / "docs" / "quickstart.ipynb"
+    written, again = (list(said(one)) for one in (read(path), executed(path)))
+    assert all(output for source, output in written if "print(" in source and "varies" not in source)
+    assert again == written
 
 
 def wait_until_healthy(local: Launched) -> None:

@@ -1,0 +1,31 @@
+"""Runs a notebook of the documentation and compares what it says with what stands in it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+
+def read(path: Path) -> NotebookNode:
+    """The notebook as it stands in its file."""
+    found: NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    return found
+
+
+def executed(path: Path, timeout_s: int = 120) -> NotebookNode:
+    """The notebook with the outputs of a run of its own; raises CellExecutionError where a cell fails."""
+    notebook = read(path)
+    NotebookClient(notebook, timeout=timeout_s, kernel_name="python3").execute()
+    return notebook
+
+
+def said(notebook: NotebookNode) -> Iterator[tuple[str, str]]:
+    """The source and the output of every cell of code, without its figures; what is tagged as varying is not looked at."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            text = "".join(output.get("text", str(output)) for output in cell.outputs)
+            plain = re.sub(r"\s*-?\d+(\.\d+)?", " #", text)
+            yield cell.source, "" if "varies" in cell.metadata.get("tags", ()) else plain
