@@ -36,7 +36,7 @@ def _operations(document: Mapping[str, Any]) -> Iterator[str]:
             yield f"<p>{_text(operation.get('description') or operation.get('summary', ''))}</p>"
             content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
             if content:
-                yield _fields(_resolve(document, content.get("schema", {})))
+                yield _fields(document, _resolve(document, content.get("schema", {})))
                 yield from _examples(content)
             rows = "".join(
                 f"<tr><td>{_text(status)}</td><td>{_text(_resolve(document, answer).get('description', ''))}</td></tr>"
@@ -45,14 +45,21 @@ def _operations(document: Mapping[str, Any]) -> Iterator[str]:
             yield f"<table><tr><th>status</th><th>answer</th></tr>{rows}</table>"
 
 
-def _fields(schema: Mapping[str, Any]) -> str:
+def _fields(document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     required = set(schema.get("required", ()))
     rows = "".join(
         f"<tr><td><code>{_text(name)}</code>{' *' if name in required else ''}</td>"
-        f"<td>{_text(field.get('description', ''))}</td></tr>"
+        f"<td>{_text(field.get('description', ''))}{_choices(document, field)}</td></tr>"
         for name, field in schema.get("properties", {}).items()
     )
     return f"<table><tr><th>field (* required)</th><th></th></tr>{rows}</table>"
+
+
+def _choices(document: Mapping[str, Any], field: Mapping[str, Any]) -> str:
+    """The values that a field may have, where they are few words."""
+    forms = [_resolve(document, form) for form in field.get("anyOf", [field])]
+    words = [value for form in forms for value in form.get("enum", [form["const"]] if "const" in form else [])]
+    return f" <small>One of {', '.join(f'<code>{_text(word)}</code>' for word in words)}.</small>" if words else ""
 
 
 def _examples(content: Mapping[str, Any]) -> Iterator[str]:

@@ -335,3 +335,30 @@ class DeadlineExceeded(RouterError):
 def _number(value: int) -> str:
     """An integer of the caller's, which may have more digits than a message should."""
     return str(value) if abs(value) < 10**12 else "that many"
+
+
+SAMPLES: tuple[RouterError, ...] = (  # one of each, for the reference and the tests
+    InvalidJson("the body is empty; send a JSON object"),
+    InvalidValue("dimensions must be a valid integer, it is '1'", "dimensions"),
+    UnknownField("dimension", ["input", "dimensions"]),
+    AmbiguousTokenIds(),
+    DimensionsNotSupported(512, ["small: 64 or 256"]),
+    ContextLengthExceeded(3, 600, 512, "small"),
+    MaxTokensPerRequest(400_000, 300_000),
+    InvalidApiKey(),
+    TierNotAllowed("best", ["fast"]),
+    CollectionNotAllowed("products", ["docs"]),
+    PriorityNotAllowed("interactive", ["bulk"]),
+    AdminKeyRequired("/v1/decisions"),
+    NotFound("/v2"),
+    ModelNotFound("text-embedding-3-small", ["small", "large"]),
+    MethodNotAllowed("GET", "/v1/embeddings", ["POST"]),
+    SpaceConflict("space names small, model names large; leave one of them out"),
+    RequestTooLarge(8),
+    RateLimitExceeded("100 requests per minute", 1.2),
+    Overloaded("small", 0.25),
+    InternalError(),
+    ModelUnavailable(["small: no ready replica"], 5.0),
+    BudgetUnreachable(0.05, 0.02),
+    DeadlineExceeded(0.05),
+)

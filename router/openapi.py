@@ -4,22 +4,27 @@ The request comes from router.schema, the `routing` object from router.encoding,
 of ours describes is written here.
 """
 
+import json
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
+from router.config import Routing as Routing_
+from router.domain import Reason, Tier, Why
 from router.encoding import Routing
-from router.errors import RouterError
+from router.errors import SAMPLES, RouterError, render
 from router.schema import EmbeddingsBody
 from router.spaces import Catalogue
+from router.strict import ENGINE_KINDS
 
 Json = dict[str, Any]
 
 _REFERENCE = "#/components/schemas/{model}"
 _ON_REQUEST = (400, 401, 403, 404, 409, 413, 429, 500, 503, 504)
 _ON_READ = (401, 500)
+_ON_ADMIN = (401, 403, 500)
 
 
 def document(catalogue: Catalogue) -> Json:
@@ -36,14 +41,15 @@ def document(catalogue: Catalogue) -> Json:
             "description": "OpenAI-compatible embeddings. Each request goes to the model that serves it best now; every vector "
             "says which vector space it belongs to, and a caller can pin one.",
         },
-        "security": [{"apiKey": []}, {}],
+        "security": [{"apiKey": []}, {"azureKey": []}, {}],
         "paths": _paths(catalogue),
         "components": {
             "schemas": schemas,
             "responses": {str(status): _error_response(status) for status in sorted({error.status for error in _errors()})},
             "parameters": _PARAMETERS,
             "securitySchemes": {
-                "apiKey": {"type": "http", "scheme": "bearer", "description": "Needed where the service is configured with keys."}
+                "apiKey": {"type": "http", "scheme": "bearer", "description": "Where the service is configured with keys."},
+                "azureKey": {"type": "apiKey", "in": "header", "name": "api-key", "description": "As Azure's clients send it."},
             },
         },
     }
@@ -58,7 +64,7 @@ def _paths(catalogue: Catalogue) -> Json:
         "responses": {
             "200": {
                 "description": "The vectors in the order of the input, and how the request was routed.",
-                "headers": {name: {"description": text, "schema": _STRING} for name, text in _RESPONSE_HEADERS.items()},
+                "headers": {name: {"description": text, "schema": schema} for name, (text, schema) in _HEADERS.items()} | _LIMITS,
                 "content": {"application/json": {"schema": _ref("EmbeddingsResponse"), "example": _response_example(catalogue)}},
             },
             **_refused(_ON_REQUEST),
@@ -120,7 +126,7 @@ def _paths(catalogue: Catalogue) -> Json:
                 "tags": ["routing"],
                 "summary": "Show what a shadow or a canary has found on live traffic",
                 "description": "What `compare:` of the config asks for, as this router replica has counted it since it began.",
-                "responses": {"200": _json_response("Both; null where none runs.", "Comparison"), **_refused(_ON_READ)},
+                "responses": {"200": _json_response("Both; null where none runs.", "Comparison"), **_refused(_ON_ADMIN)},
             }
         },
         "/v1/decisions": {
@@ -140,7 +146,7 @@ def _paths(catalogue: Catalogue) -> Json:
                         "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 100},
                     },
                 ],
-                "responses": {"200": _json_response("The decisions.", "Decisions"), **_refused((400, 403, *_ON_READ))},
+                "responses": {"200": _json_response("The decisions.", "Decisions"), **_refused((400, *_ON_ADMIN))},
             }
         },
         "/v1/what-if": {
@@ -150,7 +156,7 @@ def _paths(catalogue: Catalogue) -> Json:
                 "summary": "Show the routing rules in force, ready to be edited and posted back",
                 "responses": {
                     "200": {"description": "`routing:` and `tiers:`.", "content": {"application/yaml": {"schema": _STRING}}},
-                    **_refused((403, *_ON_READ)),
+                    **_refused(_ON_ADMIN),
                 },
             },
             "post": {
@@ -168,7 +174,7 @@ def _paths(catalogue: Catalogue) -> Json:
                     },
                 },
                 "responses": {
-                    "200": _json_response("What would have moved.", "WhatIf"), **_refused((400, 403, 413, *_ON_READ)),
+                    "200": _json_response("What would have moved.", "WhatIf"), **_refused((400, 413, *_ON_ADMIN)),
                 },
             },
         },
@@ -181,6 +187,7 @@ def _paths(catalogue: Catalogue) -> Json:
                 "responses": {
                     "200": _json_response("Ready.", "Health"),
                     "503": _json_response("Not ready; names the models that are missing.", "Health"),
+                    **_refused((401,)),
                 },
             }
         },
@@ -190,7 +197,19 @@ def _paths(catalogue: Catalogue) -> Json:
                 "tags": ["health"],
                 "summary": "Say that the router runs",
                 "security": [{}],
-                "responses": {"200": _json_response("It runs.", "Health")},
+                "responses": {"200": _json_response("It runs.", "Health"), **_refused((401,))},
+            }
+        },
+        "/openapi.json": {
+            "get": {
+                "operationId": "document",
+                "tags": ["pages"],
+                "summary": "This document",
+                "security": [{}],
+                "responses": {
+                    "200": {"description": "OpenAPI 3.1.", "content": {"application/json": {"schema": {"type": "object"}}}},
+                    **_refused((401,)),
+                },
             }
         },
         "/": {"get": _page("console", "The console: a page to try requests and watch decisions")},
@@ -249,6 +268,8 @@ def _response_example(catalogue: Catalogue) -> Json:
 def _routing() -> Json:
     schema = TypeAdapter(Routing).json_schema(mode="serialization", ref_template=_REFERENCE)
     schema["required"] = list(schema["properties"])
+    schema["properties"]["reason"] = dict(_REASON)
+    schema["properties"]["tier"] = dict(_TIER_OR_NULL)
     for name, text in _ROUTING.items():
         schema["properties"][name]["description"] = text
     return schema
@@ -273,6 +294,8 @@ def _error_response(status: int) -> Json:
             }
         },
     }
+    examples = {error.code: json.loads(render(error)) for error in SAMPLES if error.status == status}
+    response["content"]["application/json"]["examples"] = {code: {"value": value} for code, value in examples.items()}
     if status in (429, 503):
         response["headers"] = {
             "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}},
@@ -291,7 +314,8 @@ def _json_response(description: str, schema: str) -> Json:
 
 def _page(operation: str, summary: str) -> Json:
     html = {"description": "A web page.", "content": {"text/html": {"schema": {"type": "string"}}}}
-    return {"operationId": operation, "tags": ["pages"], "summary": summary, "security": [{}], "responses": {"200": html}}
+    responses = {"200": html, **_refused((401,))}
+    return {"operationId": operation, "tags": ["pages"], "summary": summary, "security": [{}], "responses": responses}
 
 
 def _ref(name: str) -> Json:
@@ -315,6 +339,7 @@ def _array(items: Json) -> Json:
 
 _STRING, _INTEGER, _NUMBER, _BOOLEAN = ({"type": name} for name in ("string", "integer", "number", "boolean"))
 _STRING_OR_NULL, _NUMBER_OR_NULL, _OBJECT_OR_NULL = ({"type": [name, "null"]} for name in ("string", "number", "object"))
+_TIER_OR_NULL: Json = {"enum": [*(tier.value for tier in Tier if tier is not Tier.AUTO), None]}
 
 _ROUTING = {
     "model": "The model that embedded the texts.",
@@ -330,15 +355,27 @@ _ROUTING = {
     "canary": "Decided by the rules that are being tried, not by the usual ones.",
     "adapter": "The adapter that the vectors came over from another model's space, and the share of recall that it keeps.",
 }
-_RESPONSE_HEADERS = {
-    "x-request-id": "Of this request: the caller's own, or a new one.",
-    "x-embedding-model": "routing.model",
-    "x-embedding-space": "routing.space",
-    "x-routing-reason": "routing.reason",
-    "x-predicted-ms": "routing.predicted_ms",
-    "x-queue-ms": "Time spent waiting.",
-    "x-inference-ms": "Time in the model.",
-    "x-total-ms": "Time in the service.",
+_REASONS = "|".join(reason for reason in Reason if reason is not Reason.RULE)
+_REASON = {"type": "string", "pattern": f"^({_REASONS}|rule:[a-z0-9-]+)$"}
+_MS = {"type": "number", "minimum": 0}
+_HEADERS: dict[str, tuple[str, Json]] = {
+    "x-request-id": ("Of this request: the caller's own, or a new one.", _STRING),
+    "x-embedding-model": ("routing.model", _STRING),
+    "x-embedding-space": ("routing.space", _STRING),
+    "x-routing-reason": ("routing.reason", _REASON),
+    "x-predicted-ms": ("routing.predicted_ms", _MS),
+    "x-queue-ms": ("Time spent waiting.", _MS),
+    "x-inference-ms": ("Time in the model.", _MS),
+    "x-total-ms": ("Time in the service.", _MS),
+}
+_LIMITS: Json = {
+    f"x-ratelimit-{what}-{kind}": {"description": f"{text} {kind}, where the key has such a limit.", "schema": schema}
+    for kind in ("requests", "tokens")
+    for what, text, schema in (
+        ("limit", "Per minute, of", {"type": "integer", "minimum": 1}),
+        ("remaining", "Left now, of", {"type": "integer", "minimum": 0}),
+        ("reset", "Time until all are back, e.g. 6m0s, of", {"type": "string", "pattern": "^([0-9]+m)?[0-9.]+(s|ms)$"}),
+    )
 }
 _PARAMETERS: Json = {
     "X-Quality-Tier": {
@@ -354,7 +391,7 @@ _PARAMETERS: Json = {
     },
 }
 _DECISION = _object({
-    "model": _STRING_OR_NULL, "tier": _STRING_OR_NULL, "reason": _STRING, "space": _STRING_OR_NULL,
+    "model": _STRING_OR_NULL, "tier": _TIER_OR_NULL, "reason": _REASON, "space": _STRING_OR_NULL,
     "predicted_ms": _NUMBER_OR_NULL, "degraded": _BOOLEAN, "canary": _BOOLEAN, "expected_recall": _NUMBER_OR_NULL,
 })
 _SIDE = _object({
@@ -386,25 +423,32 @@ _SCHEMAS: Json = {
         "decision": _DECISION,
         "models": _array(_object({
             "model": _STRING, "predicted_ms": _NUMBER_OR_NULL, "wait_ms": _NUMBER_OR_NULL, "work_ms": _NUMBER_OR_NULL,
-            "margin": _NUMBER, "price": _NUMBER, "chosen": _BOOLEAN, "why": _STRING,
+            "margin": _NUMBER, "price": _NUMBER, "chosen": _BOOLEAN, "why": {"enum": [why.value for why in Why]},
         })),
     }),
-    "Model": _object({"id": _STRING, "object": {"const": "model"}, "created": _INTEGER, "owned_by": _STRING}),
+    "Model": _object({
+        "id": _STRING, "object": {"const": "model"}, "created": _INTEGER, "owned_by": _STRING,
+        "model": {**_STRING, "description": "The model that a tier stands for."}, "dimensions": _INTEGER, "max_tokens": _INTEGER,
+    }, optional=["model", "dimensions", "max_tokens"]),
     "ModelList": _object({"object": {"const": "list"}, "data": _array(_ref("Model"))}),
     "Tiers": _object({
+        "object": {"const": "list"},
+        "policy": {"enum": list(get_args(Routing_.model_fields["policy"].annotation))},
         "tiers": {"type": "object", "additionalProperties": _STRING, "description": "The model that each tier stands for."},
         "collections": {"type": "object", "description": "What each collection's name means as a request's space."},
         "reload_error": {**_STRING_OR_NULL, "description": "Why the last change of the config was not taken."},
         "router": {**_STRING, "description": "The router replica that answers; loads and latencies are as it knows them."},
         "routers": {**_INTEGER, "description": "How many router replicas there are."},
         "data": _array(_object({
-            "model": _STRING, "tier": _STRING_OR_NULL, "dimensions": _INTEGER, "max_tokens": _INTEGER,
+            "model": _STRING, "tier": _TIER_OR_NULL, "engine": {"enum": list(ENGINE_KINDS)}, "dimensions": _INTEGER,
+            "space": _STRING, "sizes": _STRING, "max_tokens": _INTEGER, "answers": _INTEGER,
             "quality": {"type": "object", "additionalProperties": _NUMBER}, "memory_bytes": {"type": ["integer", "null"]},
             "p50_ms": _NUMBER_OR_NULL, "p95_ms": _NUMBER_OR_NULL,
             "predicted_ms": {
                 "type": "object", "additionalProperties": _NUMBER, "description": "For one text of so many tokens, now.",
             },
-            "replicas_ready": _INTEGER, "load": {"type": "object"},
+            "replicas_ready": _INTEGER,
+            "load": _object({"ahead_tokens": _NUMBER, "queued_tokens": _NUMBER, "margin": _NUMBER, "price": _NUMBER}),
             "good_for": _STRING, "fingerprint": {**_STRING_OR_NULL, "description": "What its replicas have proved to be."},
         })),
     }),
@@ -443,8 +487,11 @@ _SCHEMAS: Json = {
         })),
         "changed": {**_INTEGER, "description": "Decisions that differ in any detail, those that moved among them."},
     }),
-    "Health": _object({"status": _STRING, "waiting_for": _array(_STRING)}, optional=["waiting_for"]),
+    "Health": _object({"status": {"enum": ["ok", "starting"]}, "waiting_for": _array(_STRING)}, optional=["waiting_for"]),
     "Error": _object({
-        "error": _object({"message": _STRING, "type": _STRING, "param": _STRING_OR_NULL, "code": _STRING_OR_NULL}),
+        "error": _object({
+            "message": _STRING, "type": {"enum": ["invalid_request_error", "rate_limit_error", "server_error"]},
+            "param": _STRING_OR_NULL, "code": {"enum": sorted({error.code for error in _errors()})},
+        }),
     }),
 }

@@ -6,29 +6,13 @@ import pytest
 
 from router import errors
 from router.errors import (
-    AdminKeyRequired,
+    SAMPLES,
     AmbiguousTokenIds,
-    BudgetUnreachable,
-    CollectionNotAllowed,
-    ContextLengthExceeded,
-    DeadlineExceeded,
-    DimensionsNotSupported,
-    InternalError,
-    InvalidApiKey,
-    InvalidJson,
-    InvalidValue,
-    MaxTokensPerRequest,
-    MethodNotAllowed,
     ModelNotFound,
-    ModelUnavailable,
     NotFound,
     Overloaded,
-    PriorityNotAllowed,
-    RateLimitExceeded,
-    RequestTooLarge,
     RouterError,
     SpaceConflict,
-    TierNotAllowed,
     UnknownField,
     render,
 )
@@ -42,31 +26,7 @@ CONTRACT = {
     "rate_limit_exceeded": 429, "overloaded": 429, "internal_error": 500, "model_unavailable": 503, "budget_unreachable": 503,
     "deadline_exceeded": 504,
 }
-EXAMPLES: list[RouterError] = [
-    InvalidJson("the body is empty; send a JSON object"),
-    InvalidValue("dimensions must be a valid integer, it is '1'", "dimensions"),
-    UnknownField("dimension", ["input", "dimensions"]),
-    AmbiguousTokenIds(),
-    DimensionsNotSupported(512, ["small: 64 or 256"]),
-    ContextLengthExceeded(3, 600, 512, "small"),
-    MaxTokensPerRequest(400_000, 300_000),
-    InvalidApiKey(),
-    TierNotAllowed("best", ["fast"]),
-    CollectionNotAllowed("products", ["docs"]),
-    PriorityNotAllowed("interactive", ["bulk"]),
-    AdminKeyRequired("/v1/decisions"),
-    NotFound("/v2"),
-    ModelNotFound("text-embedding-3-small", ["small", "large"]),
-    MethodNotAllowed("GET", "/v1/embeddings", ["POST"]),
-    SpaceConflict("space names small, model names large; leave one of them out"),
-    RequestTooLarge(8),
-    RateLimitExceeded("100 requests per minute", 1.2),
-    Overloaded("small", 0.25),
-    InternalError(),
-    ModelUnavailable(["small: no ready replica"], 5.0),
-    BudgetUnreachable(0.05, 0.02),
-    DeadlineExceeded(0.05),
-]
+EXAMPLES = SAMPLES
 by_code = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: error.code)
 
 

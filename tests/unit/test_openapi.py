@@ -64,7 +64,7 @@ def test_every_endpoint_of_the_contract_is_there() -> None:
     assert {(method, path) for path, method, _ in operations()} == {
         ("post", "/v1/embeddings"), ("post", "/embeddings"), ("post", "/v1/route"), ("get", "/v1/models"),
         ("get", "/v1/models/{id}"), ("get", "/v1/tiers"), ("get", "/v1/compare"), ("get", "/health"), ("get", "/health/live"),
-        ("get", "/"), ("get", "/docs"),
+        ("get", "/"), ("get", "/docs"), ("get", "/openapi.json"),
         ("get", "/v1/decisions"), ("get", "/v1/what-if"), ("post", "/v1/what-if"),
     }
     names = [operation["operationId"] for _, _, operation in operations()]

@@ -1,0 +1,322 @@
+"""`python -m benchmarks fuzz --cases 20000`: requests that nobody would write; what may not happen is counted.
+
+Three sources, on real sockets against the whole router with fake engines, once open and once with keys:
+- schemathesis makes requests of every documented operation, right ones and wrong ones, and holds every answer against the
+  document: status, content type, headers, body;
+- hypothesis makes bodies and headers: JSON that is nearly right, deep, huge, with NaN, surrogates, keys twice, or no JSON at all;
+- bytes are written straight to the socket: lengths that lie, chunks that break, many headers, no end.
+"""
+
+import json
+import logging
+import random
+import re
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+import httpx
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import FailureGroup
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from router.keys import hash_of, new_key
+from router.schema import FIELDS
+from tests.support.local_service import served
+
+HANG_S = 20.0  # without an answer; fake engines answer in milliseconds
+CHECKS = [
+    not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
+    response_schema_conformance,
+]
+KEY = new_key(bytes(32))
+MODEL: dict[str, Any] = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 512, "matryoshka": [4]}
+OPEN: dict[str, Any] = {
+    "models": {"small": MODEL, "large": MODEL}, "tiers": {"fast": "small", "best": "large"}, "collections": {"docs": "small/8"},
+}
+LOCKED = OPEN | {"keys": {
+    "some": {"hash": hash_of(KEY), "tiers": ["fast"], "collections": [], "requests_per_minute": 600, "tokens_per_minute": 20_000},
+}}
+TRACES = re.compile(rb"Traceback|File \"|site-packages|\.py\b")
+
+
+@dataclass
+class Tally:
+    """What happened; `problems` has one entry for each thing that may not happen."""
+
+    cases: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    failures: int = 0  # answers of 500 and above that are no promise of the contract
+    hangs: int = 0
+    slowest_s: float = 0.0
+
+    def answered(self, source: str, status: int, body: bytes, took_s: float, what: str) -> None:
+        """Count one answer, and what is wrong with it in itself."""
+        self.cases[source] += 1
+        self.statuses[status] += 1
+        self.slowest_s = max(self.slowest_s, took_s)
+        if status >= 500:
+            self.failures += 1
+            self.problems.append(f"{source}: {status} for {what}")
+        if TRACES.search(body):
+            self.problems.append(f"{source}: a trace in the answer to {what}")
+
+    def hung(self, source: str, what: str) -> None:
+        """Count a request that was not answered in time."""
+        self.cases[source] += 1
+        self.hangs += 1
+        self.problems.append(f"{source}: no answer within {HANG_S:g} s to {what}")
+
+
+def fuzz(cases: int, start: int = 0) -> Tally:
+    """About `cases` requests, the same for the same `start`."""
+    tally = Tally()
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it has a warning for each request that is none
+    for args, headers in ((OPEN, {}), (LOCKED, {"authorization": f"Bearer {KEY}"}), (LOCKED, {})):
+        some = cases // 3 if headers or args is OPEN else cases - 2 * (cases // 3)
+        with served(args) as (url, _):
+            documented(tally, url, headers, some // 2, start)
+            bodies(tally, url, headers, some // 3, start)
+            sockets(tally, url, headers, some // 6, start)
+            if httpx.get(f"{url}/health", timeout=HANG_S).status_code != httpx.codes.OK:
+                tally.problems.append("the service is not healthy after all this")
+    return tally
+
+
+def documented(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start: int) -> None:
+    """Requests that follow from the document, right and wrong, with every answer held against it."""
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    operations = [result.ok() for result in schema.get_all_operations()]
+    weights = {operation.label: 6 if operation.method.upper() == "POST" else 1 for operation in operations}
+    for operation in operations:
+        each = max(2, cases * weights[operation.label] // sum(weights.values()) // 2)
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+            strategy = operation.as_strategy(generation_mode=mode)
+            source = f"schemathesis, {mode.value}"
+
+            def one(case: Any, source: str = source) -> None:
+                what = f"{case.method} {case.formatted_path} {str(case.body)[:200]}"
+                begun_s = time.monotonic()
+                try:
+                    response = case.call(base_url=url, headers=dict(headers), timeout=HANG_S)
+                except Exception as error:
+                    if "timed out" in str(error).lower() or "timeout" in str(error).lower():
+                        tally.hung(source, what)
+                    return  # what cannot be sent at all, e.g. a header with a line break
+                tally.answered(source, response.status_code, response.content, time.monotonic() - begun_s, what)
+                try:
+                    case.validate_response(response, checks=CHECKS)
+                except FailureGroup as error:
+                    tally.problems.append(f"{source}: {what}: {' '.join(str(error).split())[:600]}")
+
+            _each(strategy, each, start, one)
+
+
+def bodies(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start: int) -> None:
+    """Bodies and headers that no schema makes."""
+    with httpx.Client(base_url=url, timeout=HANG_S, headers=dict(headers)) as client:
+        def one(case: tuple[str, bytes, dict[str, bytes]]) -> None:
+            path, body, given = case
+            what, begun_s = f"{path} {body[:120]!r} {given}", time.monotonic()
+            try:
+                answer = client.post(path, content=body, headers=[(name.encode(), value) for name, value in given.items()])
+            except httpx.TimeoutException:
+                tally.hung("bodies and headers", what)
+            except (httpx.HTTPError, ValueError, UnicodeError):
+                return
+            else:
+                tally.answered("bodies and headers", answer.status_code, answer.content, time.monotonic() - begun_s, what)
+                _is_ours(tally, "bodies and headers", answer.status_code, answer.headers, answer.content, what)
+
+        _each(st.tuples(st.sampled_from(["/v1/embeddings", "/embeddings", "/v1/route"]), BODIES, HEADERS), cases, start, one)
+
+
+def sockets(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start: int) -> None:
+    """Bytes that are hardly HTTP; the server in front may refuse them in its own words, but must answer or close."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    rng = random.Random(start)
+    key = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
+    for _ in range(cases):
+        sent = _raw(rng, key)
+        what, begun_s = repr(sent[:160]), time.monotonic()
+        try:
+            with socket.create_connection((host, int(port)), timeout=HANG_S) as connection:
+                connection.settimeout(HANG_S)
+                connection.sendall(sent)
+                connection.shutdown(socket.SHUT_WR)
+                received = b""
+                while part := connection.recv(65536):
+                    received += part
+        except TimeoutError:
+            tally.hung("raw bytes", what)
+            continue
+        except OSError:  # closed while it was still being sent to: an answer too
+            received = b""
+        status = int(received[9:12]) if received[:5] == b"HTTP/" and received[9:12].isdigit() else 0
+        tally.answered("raw bytes", status, received, time.monotonic() - begun_s, what)
+
+
+def _each(strategy: Any, cases: int, start: int, one: Callable[[Any], None]) -> None:
+    """Call `one` with that many examples, the same every time."""
+
+    @seed(start)
+    @settings(
+        max_examples=max(1, cases), database=None, deadline=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def run(case: Any) -> None:
+        one(case)
+
+    with suppress(Unsatisfiable):  # nothing about a request without parameters can be wrong
+        run()
+
+
+def _is_ours(tally: Tally, source: str, status: int, headers: Mapping[str, str], body: bytes, what: str) -> None:
+    """An answer of the application is JSON, and an error has all four keys."""
+    try:
+        data = json.loads(body)
+        good = headers["content-type"] == "application/json" and (
+            status < 400 or set(data["error"]) == {"message", "type", "param", "code"}
+        )
+    except (ValueError, KeyError, TypeError):
+        good = False
+    if not good and body != b"Invalid HTTP request received.":
+        tally.problems.append(f"{source}: {status} {headers.get('content-type')} {body[:80]!r} for {what}")
+
+
+TEXT = st.text(max_size=40) | st.sampled_from(["", "\0", "\ufeff", "\ufdfa" * 20, "a" * 5000, "１２", "‮abc", "😀" * 50])
+NUMBER = st.integers() | st.floats() | st.sampled_from([2**63, -(2**63), 10**400, 1e308, -0.0, 1e-320])
+LEAF = st.none() | st.booleans() | NUMBER | TEXT
+VALUE = st.recursive(LEAF, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=12)
+RIGHT = st.sampled_from(["fast", "small", "docs", "small/8", "base64", "query", "end", "bulk", 8, 50])
+NEARLY = st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, VALUE | RIGHT))
+SPLICES = [
+    b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-", b"0x1", b"01", b'"\\ud800"', b'"\\udc00\\ud800"', b'"\\u00"', b'"\xff"',
+    b"'a'",
+    b"[" * 3000, b'{"a":' * 3000, b"9" * 5000, b'"a",' * 100, b"\x00", b"\xef\xbb\xbf", b"//c\n", b"True", b"nan",
+]
+
+
+def _dumped(value: object) -> bytes:
+    return json.dumps(value, allow_nan=True).encode("utf-8", "surrogatepass")
+
+
+@st.composite
+def _spliced(draw: st.DrawFn) -> bytes:
+    """JSON with something in it that is none, or with a key twice."""
+    body = _dumped(draw(NEARLY))
+    at, splice = draw(st.integers(0, len(body))), draw(st.sampled_from(SPLICES))
+    kept = draw(st.integers(at, min(len(body), at + 8)))
+    return body[:at] + splice + body[kept:]
+
+
+GOOD = st.fixed_dictionaries(
+    {"input": st.text(min_size=1, max_size=40) | st.lists(st.text(min_size=1, max_size=40), min_size=1, max_size=5)},
+    optional={
+        "model": st.sampled_from(["auto", "fast", "best", "SMALL", None]), "dimensions": st.sampled_from([4, 8, None]),
+        "encoding_format": st.sampled_from(["float", "base64", "int8", "ubinary"]),
+        "latency_budget_ms": st.sampled_from([5, 0.5, 1e6]),
+        "on_budget_miss": st.sampled_from(["degrade", "serve", "reject"]), "space": st.sampled_from(["docs", "small/4", None]),
+        "input_type": st.sampled_from(["query", "document", "clustering"]), "language": st.sampled_from(["en", "zh-Hant"]),
+        "truncate": st.sampled_from(["none", "end", "start"]), "priority": st.sampled_from(["interactive", "bulk"]),
+    },
+)
+BODIES = (
+    GOOD.map(_dumped) | GOOD.map(_dumped) | GOOD.map(_dumped)
+    | st.binary(max_size=200) | NEARLY.map(_dumped) | VALUE.map(_dumped) | _spliced()
+    | st.tuples(NEARLY, VALUE).map(lambda two: _dumped(two[0])[:-1] + b',"input":' + _dumped(two[1]) + b',"input":"b"}')
+    | NEARLY.map(lambda value: json.dumps(value).encode("utf-16"))
+    | NEARLY.map(lambda value: json.dumps(value).encode("utf-32-be"))
+    | st.integers(1, 60_000).map(lambda depth: b'{"input":' + b"[" * depth + b"]" * depth + b"}")
+)
+LINE = st.binary(max_size=60).map(lambda value: bytes(byte for byte in value if byte not in b"\r\n\0"))
+HEADER_VALUE = LINE | st.sampled_from(
+    [b"fast", b"5", b"1e9", b"-1", b"nan", b"small/8", b"small/999999999999", b"\xe9\xff", b"a" * 4000, b"9" * 400]
+)
+HEADERS = st.dictionaries(
+    st.sampled_from([
+        "x-quality-tier", "x-latency-budget-ms", "x-embedding-space", "x-request-id", "content-type", "accept", "origin",
+        "api-key", "authorization", "accept-encoding", "traceparent", "cookie", "x-forwarded-for", "content-encoding", "expect",
+        "range",
+    ]),
+    HEADER_VALUE, max_size=4,
+)
+
+
+def _raw(rng: random.Random, key: bytes) -> bytes:
+    """One request as bytes, with something wrong about it."""
+    body = b'{"input":"a"}'
+    lengths = rng.choice([
+        b"content-length: 13\r\n", b"content-length: 5\r\n", b"content-length: 500\r\n", b"content-length: -1\r\n",
+        b"content-length: 13\r\ncontent-length: 14\r\n", b"content-length: 13, 13\r\n",
+        b"content-length: 99999999999999999999\r\n", b"",
+        b"content-length: 13\r\ntransfer-encoding: chunked\r\n", b"transfer-encoding: chunked\r\n", b"content-length: \xb2\r\n",
+        b"transfer-encoding: gzip, chunked\r\n", b"content-length: 0x0d\r\n", b"content-length: +13\r\n",
+    ])
+    if b"chunked" in lengths:
+        chunk = rng.choice([b"d", b"d", b"ffffffff", b"zz", b"d;" + b"x" * 9000])
+        body = chunk + b"\r\n" + body + rng.choice([b"\r\n0\r\n\r\n", b""])
+    more = rng.choice([
+        b"", b"".join(b"x-%d: %s\r\n" % (index, b"v" * rng.randrange(50)) for index in range(rng.randrange(300))),
+        b"x: " + b"y" * rng.randrange(70_000) + b"\r\n", b"no colon\r\n", b": no name\r\n", b"x y: z\r\n", b"x: a\r\n b\r\n",
+        b"x: \x00\r\n", b"host: a\r\nhost: b\r\n", b"authorization: Bearer a\r\nauthorization: Bearer b\r\n",
+    ])
+    target = rng.choice([
+        b"/v1/embeddings", b"/v1/embeddings/", b"//v1//embeddings", b"/v1/models/%00", b"/v1/models/%ff%fe",
+        b"/v1/models/" + b"a" * 9000, b"/v1/../v1/tiers", b"*", b"http://elsewhere/v1/models", b"/v1/models/\xff", b"",
+        b"/%2e%2e/%2e%2e/etc/passwd", b"/?" + b"&" * 500,
+    ])
+    method = rng.choice([
+        b"POST", b"POST", b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"CONNECT", b"G\x00T", b"post", b"X" * 500,
+    ])
+    version = rng.choice([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/9", b""])
+    first = b" ".join((method, target, version))
+    whole = first + b"\r\nhost: a\r\nconnection: close\r\n" + key + lengths + more + b"\r\n" + body
+    return whole[: rng.randrange(1, len(whole))] if rng.random() < 0.2 else whole
+
+
+def table(tally: Tally, took_s: float) -> Iterator[str]:
+    """The counts as Markdown."""
+    yield "| source | requests |"
+    yield "|---|---|"
+    for source, count in tally.cases.items():
+        yield f"| {source} | {count:,} |"
+    yield f"| **all** | **{sum(tally.cases.values()):,}** |"
+    families = Counter[str]()
+    for status, count in tally.statuses.items():
+        families[f"{status // 100}xx" if status else "closed without an answer"] += count
+    yield ""
+    answers = ", ".join(f"{name} {families[name]:,}" for name in sorted(families))
+    yield f"answers: {answers}; slowest {tally.slowest_s:.2f} s; {took_s:.0f} s in all"
+    yield f"5xx: {tally.failures}, hangs: {tally.hangs}, other problems: {len(tally.problems) - tally.failures - tally.hangs}"
+
+
+@click.command()
+@click.option("--cases", type=click.IntRange(30), default=3000, show_default=True)
+@click.option("--seed", "start", type=int, default=0, show_default=True)
+def main(cases: int, start: int) -> None:
+    """Send requests that nobody would write; exit status 1 when something happened that may not."""
+    begun_s = time.monotonic()
+    tally = fuzz(cases, start)
+    click.echo("\n".join(table(tally, time.monotonic() - begun_s)))
+    for problem, count in Counter(tally.problems).most_common(20):
+        click.echo(f"{count} x {problem}", err=True)
+    sys.exit(1 if tally.problems else 0)
