@@ -88,10 +88,10 @@ class Tally:
 def fuzz(cases: int, start: int = 0) -> Tally:
     """About `cases` requests, the same for the same `start`."""
     tally = Tally()
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it has a warning for each request that is none
     for args, headers in ((OPEN, {}), (LOCKED, {"authorization": f"Bearer {KEY}"}), (LOCKED, {})):
         some = cases // 3 if headers or args is OPEN else cases - 2 * (cases // 3)
         with served(args) as (url, _):
+            logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it has a warning for each request that is none
             documented(tally, url, headers, some // 2, start)
             bodies(tally, url, headers, some // 3, start)
             sockets(tally, url, headers, some // 6, start)

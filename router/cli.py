@@ -18,6 +18,7 @@ COMMANDS = {
     "calibrate": Entry("deployments.calibrate_cli:main", "Measure how long a model takes, for its profile."),
     "check-config": Entry("deployments.serve_config:main", "Check Serve config files before they are deployed."),
     "compare": Entry("deployments.compare_cli:main", "Show what a shadow or a canary has found on live traffic."),
+    "doctor": Entry("deployments.doctor:main", "Check whether this machine can serve, and what to do."),
     "fingerprint": Entry("deployments.fingerprint_cli:main", "Write down what a model proves to be, for its replicas."),
     "keys": Entry("deployments.keys_cli:main", "Make API keys for the config."),
     "migrate": Entry("deployments.migrate_cli:main", "Embed a collection in another vector space, resumably."),

@@ -155,7 +155,9 @@ def _paths(catalogue: Catalogue) -> Json:
                 "tags": ["routing"],
                 "summary": "Show the routing rules in force, ready to be edited and posted back",
                 "responses": {
-                    "200": {"description": "`routing:` and `tiers:`.", "content": {"application/yaml": {"schema": _STRING}}},
+                    "200": {
+                        "description": "`routing:` and `tiers:`.", "content": {"application/yaml": {"schema": _ref("Policy")}},
+                    },
                     **_refused(_ON_ADMIN),
                 },
             },
