@@ -1,7 +1,7 @@
 // The page as a whole: what is polled, the language, and the key.
 import * as decisions from "./decisions.js";
 import * as matrix from "./matrix.js";
-import { $, call, key, notice, setText, speak, t, translate, words } from "./page.js";
+import { $, Refused, call, key, notice, setText, speak, t, translate, words } from "./page.js";
 import * as playground from "./playground.js";
 import * as whatif from "./whatif.js";
 
@@ -22,7 +22,7 @@ async function poll() {
   polling = true;
   try {
     const { data } = await call("v1/tiers");
-    if (state !== "live") say("live");
+    if (state !== "live" && !paused) say("live");
     matrix.show(data);
     playground.offer(data);
     if (key.mayAdmin()) { // a key that may not is told so once, in both places
@@ -30,11 +30,13 @@ async function poll() {
       if (whatif.waits()) await whatif.load();
     }
   } catch (problem) {
-    say(problem.status === 401 ? "locked" : "offline");
-    notice($("matrix-problem"), problem.status ? problem.message : t("error.offline"));
+    if (!(problem instanceof Refused)) throw problem;
+    if (!paused) say(problem.status === 401 ? "locked" : "offline");
+    notice($("matrix-problem"), problem.message);
+  } finally {
+    polling = false;
+    if (!paused && state !== "locked") timer = setTimeout(poll, state === "live" ? EVERY_MS : AFTER_FAILURE_MS);
   }
-  polling = false;
-  if (!paused && state !== "locked") timer = setTimeout(poll, state === "live" ? EVERY_MS : AFTER_FAILURE_MS);
 }
 
 function pause(on) {

@@ -1,5 +1,5 @@
 // The last decisions as they come. Each poll may reach another router: it brings the cursor of every router it has seen.
-import { $, call, cell, clock, count, el, fill, known, ms, notice, row, setText, t } from "./page.js";
+import { $, Refused, call, cell, clock, count, el, fill, known, ms, notice, row, setText, t } from "./page.js";
 
 const SHOWN = 40;
 
@@ -19,6 +19,7 @@ export async function poll() {
     decisions = [...data.data.filter((one) => !seen.has(one.id)), ...decisions].sort((a, b) => b.at_s - a.at_s).slice(0, SHOWN);
     notice($("decisions-problem"), null);
   } catch (problem) {
+    if (!(problem instanceof Refused)) throw problem;
     notice($("decisions-problem"), problem.status ? problem.message : null); // no answer at all is said once, at the top
     if (problem.status === 401 || problem.status === 403) decisions = [];
   }

@@ -7,7 +7,8 @@ const EXAMPLE = [
   "How do I reset my password?", "如何重置我的密码？", "Wie setze ich mein Passwort zurück?", "The train to Munich leaves at nine.",
 ];
 
-let shown = null; // what the last request came to: {problem} or {explained, vectors, answer, headers, texts}
+let latest = null; // the last request that was sent
+let shown = null; // what one came to: {texts, problem, explained}, and where it was embedded {answer, vectors, times}
 
 export function start() {
   $("texts").value = EXAMPLE.join("\n");
@@ -63,20 +64,22 @@ async function ask(embeds) {
   for (const name of ["embed", "explain"]) $(name).setAttribute("aria-disabled", "true");
   setText($("said"), t("play.asking"));
   $("said").className = "said";
-  shown = {};
+  const asked = latest = {};
   try {
     const body = request();
-    shown.texts = body.input;
-    shown.explained = (await call("v1/route", { body })).data; // first: afterwards the texts are in the cache
+    asked.texts = body.input;
+    asked.explained = (await call("v1/route", { body })).data; // first: afterwards the texts are in the cache
     if (embeds) {
       const { data, headers } = await call("v1/embeddings", { body: { ...body, encoding_format: "base64" } });
-      shown.answer = data.routing;
-      shown.vectors = data.data.map((one) => floats(one.embedding));
-      shown.times = Object.fromEntries(["queue", "inference", "total"].map((name) => [name, Number(headers.get(`x-${name}-ms`))]));
+      asked.answer = data.routing;
+      asked.vectors = data.data.map((one) => floats(one.embedding));
+      asked.times = Object.fromEntries(["queue", "inference", "total"].map((name) => [name, Number(headers.get(`x-${name}-ms`))]));
     }
   } catch (problem) {
-    shown.problem = problem.message;
+    asked.problem = problem.message;
   }
+  if (asked !== latest) return; // another request was sent meanwhile, and its answer counts
+  shown = asked;
   for (const name of ["embed", "explain"]) $(name).removeAttribute("aria-disabled");
   render();
 }

@@ -179,6 +179,20 @@ def test_explaining_embeds_nothing(console: Open) -> None:
     assert console.http.get("/v1/decisions").json()["next"] == before
 
 
+def test_of_two_requests_the_last_one_is_shown_in_whatever_language_the_page_is_by_then(console: Open) -> None:
+    page = console.page
+    page.fill("#texts", "\n".join(f"a sentence with the number {number}" for number in range(300)))
+    page.focus("#texts")
+    page.keyboard.press("Control+Enter")
+    page.fill("#texts", "one\ntwo")
+    page.keyboard.press("Control+Enter")
+    page.click("#language")
+    expect(page.locator(".alike tbody tr")).to_have_count(2)
+    expect(page.locator("#said")).to_contain_text("回答")
+    page.wait_for_load_state("networkidle")
+    expect(page.locator(".alike tbody tr")).to_have_count(2)
+
+
 def test_an_error_is_the_sentence_that_the_service_gave(browser: Browser, base_url: str) -> None:
     with browser.new_context(locale="en") as context, httpx.Client(base_url=base_url) as client:
         page = opened(context, base_url, client).page
