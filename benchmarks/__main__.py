@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-NAMES = ("data_plane", "budgets", "decide", "encoding", "fuzz", "latency", "memory", "shadow", "spaces")
+NAMES = ("data_plane", "budgets", "decide", "encoding", "fuzz", "latency", "memory", "observability", "shadow", "spaces")
 
 
 def main() -> None:

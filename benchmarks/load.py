@@ -61,18 +61,21 @@ def words(tokenizer: str) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def run(url: str, shape: Shape, connections: int, seconds: float, seed: int, word_file: Path) -> Load:
-    """Load `url` with `connections` for `seconds`; equal seeds send equal texts."""
+def run(
+    url: str, shape: Shape, connections: int, seconds: float, seed: int, word_file: Path, key: str | None = None
+) -> Load:
+    """Load `url` with `connections` for `seconds`; equal seeds send equal texts. `key` is an API key."""
     wrk = shutil.which("wrk")
-    plan = json.dumps({"shape": asdict(shape), "seed": seed, "words": str(word_file)})
+    plan = json.dumps({"shape": asdict(shape), "seed": seed, "words": str(word_file), "key": key})
     if wrk is None:
         command = [sys.executable, "-m", "benchmarks.load", url, str(connections), str(seconds), plan]
     else:
+        allowed = [] if key is None else ["-H", f"authorization: Bearer {key}"]
         script = word_file.with_name("load.lua")
         script.write_text(_LUA)
         given = [str(seed), str(word_file), str(shape.texts), str(shape.tokens), shape.encoding_format, str(shape.repeats)]
         command = [
-            wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "60s", "-s", str(script), url,
+            wrk, *allowed, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "60s", "-s", str(script), url,
             "--", *given, *shape.models,
         ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120)
@@ -155,9 +158,12 @@ class _Texts:
         }).encode()
 
 
-async def _connection(url: str, texts: _Texts, end_s: float, took_s: list[float], failures: list[int]) -> None:
+async def _connection(
+    url: str, texts: _Texts, end_s: float, took_s: list[float], failures: list[int], key: str | None
+) -> None:
     parts = urlsplit(url)
-    head = f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\ncontent-length: "
+    allowed = "" if key is None else f"authorization: Bearer {key}\r\n"
+    head = f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\n{allowed}content-type: application/json\r\ncontent-length: "
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     while time.perf_counter() < end_s:
         body, started_s = texts.body(), time.perf_counter()
@@ -178,7 +184,8 @@ async def _client(url: str, connections: int, seconds: float, plan: str) -> None
     took_s: list[float] = []
     failures: list[int] = []
     started_s = time.perf_counter()
-    await asyncio.gather(*(_connection(url, texts, started_s + seconds, took_s, failures) for _ in range(connections)))
+    end_s, key = started_s + seconds, given["key"]
+    await asyncio.gather(*(_connection(url, texts, end_s, took_s, failures, key) for _ in range(connections)))
     took_s.sort()
     at = [took_s[min(len(took_s) - 1, int(share * len(took_s)))] * 1000 for share in (0.5, 0.95, 0.99)]
     print("RESULT", json.dumps(asdict(Load(len(took_s), len(failures), time.perf_counter() - started_s, *at))))

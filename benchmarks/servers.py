@@ -116,12 +116,21 @@ def ours(
             "deployments": [{"name": each, "ray_actor_options": {"num_cpus": 0.25}} for each in ("router", *models)],
         }],
     }
-    path = scratch / f"{name.replace(' ', '-').replace(',', '')}-{len(models)}.yaml"
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    with configured(name, config, models, scratch) as server:
+        yield server
+
+
+@contextmanager
+def configured(
+    name: str, config: Mapping[str, Any], models: Sequence[str], scratch: Path, key: str | None = None
+) -> Iterator[Server]:
+    """`embedding-router run` with this config, ready when `models` answer whoever has the API key `key`."""
     port = free_port()
+    path = scratch / f"{port}.yaml"
+    path.write_text(yaml.safe_dump(dict(config), sort_keys=False))
     command = [sys.executable, "-m", "router.cli", "run", "--config", str(path), "--port", str(port)]
     environment = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
-    with _running(name, command, environment, port, "/v1/embeddings", models, scratch) as server:
+    with _running(name, command, environment, port, "/v1/embeddings", models, scratch, key) as server:
         yield server
 
 
@@ -206,7 +215,8 @@ def free_port() -> int:
 
 @contextmanager
 def _running(
-    name: str, command: Sequence[str], environment: Mapping[str, str], port: int, route: str, models: Sequence[str], scratch: Path
+    name: str, command: Sequence[str], environment: Mapping[str, str], port: int, route: str, models: Sequence[str],
+    scratch: Path, key: str | None = None,
 ) -> Iterator[Server]:
     """Start `command`, wait until every model answers, and end all of it after the block."""
     log = scratch / f"{name.replace(' ', '-').replace(',', '')}-{port}.log"
@@ -219,7 +229,7 @@ def _running(
     url = f"http://127.0.0.1:{port}{route}"
     try:
         for model in models:
-            _wait(process, url, model, started_s, log)
+            _wait(process, url, model, started_s, log, key)
         yield Server(name, url, psutil.Process(process.pid), time.monotonic() - started_s)
     finally:
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
@@ -233,13 +243,13 @@ def _running(
             child.kill()
 
 
-def _wait(process: "subprocess.Popen[bytes]", url: str, model: str, started_s: float, log: Path) -> None:
-    body = {"model": model, "input": "ready?"}
+def _wait(process: "subprocess.Popen[bytes]", url: str, model: str, started_s: float, log: Path, key: str | None) -> None:
+    body, headers = {"model": model, "input": "ready?"}, {} if key is None else {"authorization": f"Bearer {key}"}
     while time.monotonic() - started_s < READY_S:
         if process.poll() is not None:
             raise NotReady(f"it ended with {process.returncode}:\n{log.read_text()[-2000:]}")
         try:
-            if httpx.post(url, json=body, timeout=10).status_code == httpx.codes.OK:
+            if httpx.post(url, json=body, headers=headers, timeout=10).status_code == httpx.codes.OK:
                 return
         except httpx.HTTPError:
             pass

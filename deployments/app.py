@@ -8,7 +8,7 @@ from ray import serve
 from deployments.embedder import Embedder
 from deployments.ingress import Router
 from router.adapters import load_adapters
-from router.config import ModelConfig
+from router.config import ModelConfig, RouterArgs
 from router.strict import parse_args
 
 ROUTER = "router"
@@ -24,12 +24,12 @@ def build(args: dict[str, Any]) -> serve.Application:
     """
     config = parse_args(args)
     load_adapters(config)
-    models = {name: _model(name, model, config.base_dir) for name, model in config.models.items()}
+    models = {name: _model(name, model, config) for name, model in config.models.items()}
     router = serve.deployment(name=ROUTER, max_ongoing_requests=MAX_ONGOING, user_config={}, health_check_period_s=2)
     return router(Router).bind(config.model_dump(mode="json"), models)
 
 
-def _model(name: str, model: ModelConfig, base_dir: str | None) -> serve.Application:
+def _model(name: str, model: ModelConfig, config: RouterArgs) -> serve.Application:
     embedder = serve.deployment(
         name=name,
         max_ongoing_requests=MAX_ONGOING,
@@ -38,4 +38,4 @@ def _model(name: str, model: ModelConfig, base_dir: str | None) -> serve.Applica
         graceful_shutdown_timeout_s=20,
         request_router_config={"request_router_class": "deployments.replica_choice:ByTokens"},
     )
-    return embedder(Embedder).bind(name, model.model_dump(mode="json"), base_dir)
+    return embedder(Embedder).bind(name, model.model_dump(mode="json"), config.base_dir, config.metrics)

@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from deployments.engines.base import TokenIds, Vectors
 from deployments.wire import MESSAGE_BYTES, Call, Failure
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
 
 SMALL_TOKENS = 512  # a chunk up to this size shares a call
 SMALL_ROWS = 32
@@ -42,6 +45,8 @@ class Chunk:
     queued_s: float = 0.0
     waiting: bool = False  # counted among what waits
     failed_at: str | None = None  # the replica that it was sent to in vain
+    request_ids: tuple[str, ...] = ()
+    origin: "SpanContext | None" = None  # of the request's span, where that is recorded
 
     @property
     def tokens_sq(self) -> int:
@@ -75,11 +80,12 @@ def call_of(chunks: list[Chunk], now: float) -> Call:
     only = chunks[0]
     if len(chunks) == 1:
         left_s = None if only.deadline_s is None else only.deadline_s - now
-        return Call(only.ids, only.lengths, only.texts, only.input_type, [left_s] * len(only.lengths))
+        return Call(only.ids, only.lengths, only.texts, only.input_type, [left_s] * len(only.lengths), only.request_ids)
     return Call(
         None if only.ids is None else np.concatenate([chunk.ids for chunk in chunks if chunk.ids is not None]),
         np.concatenate([chunk.lengths for chunk in chunks]),
         None if only.texts is None else [text for chunk in chunks for text in chunk.texts or ()],
         only.input_type,
         [None if chunk.deadline_s is None else chunk.deadline_s - now for chunk in chunks for _ in chunk.lengths],
+        tuple(one for chunk in chunks for one in chunk.request_ids),
     )

@@ -26,7 +26,8 @@ from typing import NamedTuple, Protocol
 import orjson
 
 from deployments.dispatch import ReplicaLost
-from deployments.engines.base import EngineDead, EngineError, EngineOverloaded
+from deployments.engines.base import EngineDead, EngineError, EngineFailed, EngineOverloaded
+from deployments.logs import where
 from deployments.wire import Call, Reply, pack_call, pack_reply, unpack_call, unpack_reply
 from router.errors import Overloaded
 
@@ -172,10 +173,11 @@ class _Caller(_Frames):
             reply = pack_reply(await self._listener.embed(unpack_call(payload)))
         except Exception as error:
             after_s = error.retry_after_s if isinstance(error, EngineOverloaded) else None
-            said = (isinstance(error, EngineDead), after_s, type(error).__name__, str(error))
+            detail = error.detail if isinstance(error, EngineFailed) else None
+            said = (isinstance(error, EngineDead), after_s, type(error).__name__, str(error), detail)
             self.write(number, ERROR, orjson.dumps(said))
             if not isinstance(error, EngineError):
-                log.exception("a call failed")
+                log.error("a call failed:\n%s", where(error))
         else:
             self.write(number, REPLY, reply)
 
@@ -249,11 +251,13 @@ class Line(_Frames):
             except (ValueError, TypeError) as error:
                 future.set_exception(error)
         elif kind == ERROR:
-            dead, after_s, name, message = orjson.loads(payload)
+            dead, after_s, name, message, detail = orjson.loads(payload)
             if dead:
                 future.set_exception(ReplicaLost(f"the engine of replica {self.replica} died: {message}"))
             elif after_s is not None:
                 future.set_exception(EngineOverloaded(message, after_s))
+            elif detail is not None:
+                future.set_exception(EngineFailed(message, detail))
             else:
                 future.set_exception(EngineError(f"{name}: {message}"))
 

@@ -26,7 +26,9 @@ from typing import Literal, Protocol
 import numpy as np
 
 from deployments.chunks import Chunk, Rows, call_of, cuts
-from deployments.engines.base import TokenIds
+from deployments.engines.base import EngineFailed, TokenIds
+from deployments.logs import REQUEST_IDS
+from deployments.tracing import Tracing
 from deployments.wire import Call, Reply, max_rows
 from router.capacity import Ask
 from router.errors import DeadlineExceeded, ModelUnavailable, Overloaded, RouterError
@@ -62,6 +64,7 @@ class Counters:
     retries: int = 0
     dropped: int = 0
     cancelled_calls: int = 0
+    wakes: int = 0  # times that a replica was asked for where there was none
 
 
 @dataclass(slots=True)
@@ -91,6 +94,7 @@ class Lane:
     rng: random.Random
     replicas: tuple[str, ...] = ()
     counters: Counters = field(default_factory=Counters)
+    tracing: Tracing | None = None
     _small: tuple[deque[Chunk], deque[Chunk]] = field(default_factory=lambda: (deque(), deque()))  # interactive, bulk
     _large: tuple[deque[Chunk], deque[Chunk]] = field(default_factory=lambda: (deque(), deque()))
     _in_flight: list[int] = field(default_factory=lambda: [0, 0])  # calls at the replicas there are: small, large
@@ -100,6 +104,11 @@ class Lane:
     _out: set[str] = field(default_factory=set)
     _strikes: dict[str, int] = field(default_factory=dict)  # times that a replica was left alone, without an answer between
     _flights: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    @property
+    def replicas_out(self) -> int:
+        """Replicas that failed a moment ago and get no calls now."""
+        return len(self._out)
 
     def submit(
         self,
@@ -117,6 +126,7 @@ class Lane:
         """
         self._admit(sum(counts), deadline_s, bulk)
         loop = asyncio.get_running_loop()
+        request_ids, origin = REQUEST_IDS.get(), None if self.tracing is None else self.tracing.current()
         chunks = []
         for start, stop in cuts(counts, texts, self.batch_tokens, max_rows(self.dimensions)):
             lengths = np.asarray(counts[start:stop], np.int32)
@@ -124,6 +134,7 @@ class Lane:
                 ids=None if ids is None else (ids[start] if stop - start == 1 else np.concatenate(ids[start:stop])),
                 lengths=lengths, texts=None if texts is None else list(texts[start:stop]), input_type=input_type,
                 tokens=int(lengths.sum()), bulk=bulk, deadline_s=deadline_s, future=loop.create_future(), queued_s=self.clock(),
+                request_ids=request_ids, origin=origin,
             )
             chunks.append(chunk)
             # One that its caller takes back stops counting at once, wherever it stands in the queue.
@@ -210,6 +221,7 @@ class Lane:
         return self.ledger.waiting_tokens(self.model) + self._bulk_tokens
 
     def _wake(self) -> None:
+        self.counters.wakes += 1
         task = asyncio.get_running_loop().create_task(self.transport.wake(self.model), context=Context())
         self._flights.add(task)
 
@@ -325,11 +337,17 @@ class Lane:
         dispatch = self.ledger.dispatched(self.model, replica, sum(chunk.tokens for chunk in chunks), self.clock())
         self.counters.calls += 1
         # An empty context: Serve takes the request id of the current one, and its replica choice needs a unique id per call.
-        task = asyncio.get_running_loop().create_task(self._fly(chunks, at, dispatch, ahead_tokens), context=Context())
+        context, span = Context(), None
+        if self.tracing is not None:
+            origins = [chunk.origin for chunk in chunks]
+            span = context.run(self.tracing.call, self.model, sum(len(c.lengths) for c in chunks), dispatch.tokens, origins)
+        task = asyncio.get_running_loop().create_task(self._fly(chunks, at, dispatch, ahead_tokens), context=context)
         self._flights.add(task)
 
         def landed(_: "asyncio.Task[None]") -> None:
             # Not a `finally` in the task: one that is cancelled before it first runs never gets there.
+            if span is not None:
+                span.end()
             self.ledger.completed(dispatch)
             if self._at.get(replica) is at:
                 self._in_flight[kind] -= 1
@@ -356,7 +374,10 @@ class Lane:
         try:
             expected_s = self.feedback.model.curve.step(ahead_tokens + dispatch.tokens, tokens_sq, texts)
             async with self._limit(at, max(self.replica_timeout_s, HANGS_AFTER * expected_s)):
-                reply = await self.transport.send(self.model, call_of(chunks, sent_s), replica)
+                call = call_of(chunks, sent_s)
+                if self.tracing is not None:
+                    call = call._replace(traceparent=self.tracing.traceparent())
+                reply = await self.transport.send(self.model, call, replica)
             if reply.vectors.shape != (rows := sum(len(chunk.lengths) for chunk in chunks), self.dimensions):
                 raise ValueError(f"{self.model} answered {reply.vectors.shape} for {rows} texts of {self.dimensions} dimensions")
         except ReplicaLost as error:
@@ -369,7 +390,8 @@ class Lane:
             at.failures += 1
             if at.failures >= FAILURES_IN_A_ROW:
                 self._take_out(replica)
-            self._again(chunks, f"{type(error).__name__}: {error}", replica, alone=True)
+            why = error.detail if isinstance(error, EngineFailed) else f"{type(error).__name__}: {error}"
+            self._again(chunks, why, replica, alone=True)
         else:
             now = self.clock()
             at.failures = 0

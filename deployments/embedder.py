@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import ray
 from ray import serve
 
-from deployments import cpu, direct, engines
+from deployments import cpu, direct, engines, logs, metrics
 from deployments.direct import Address, Listener
 from deployments.engines.base import (
     Batch,
@@ -18,12 +19,18 @@ from deployments.engines.base import (
     Engine,
     EngineDead,
     EngineError,
+    EngineFailed,
     EngineOverloaded,
     InvalidText,
     TextTooLong,
     Vectors,
 )
+from deployments.events import replica_tally
 from deployments.identity import Identity, WrongModel, identity_of
+from deployments.logs import REQUEST_IDS, where
+from deployments.metrics import EngineStats, Tally
+from deployments.publish import Publisher
+from deployments.tracing import Tracing, tracing
 from deployments.wire import Call, Failure, Reply, split_ids
 from router.config import ModelConfig
 from router.feedback import Counters
@@ -49,6 +56,8 @@ class Host:
         self._checks_failed = 0
         self._dead: str | None = None
         self._callers: set[asyncio.Task[Any]] = set()
+        self._tracing: Tracing | None = None
+        self._failures: Counter[str] = Counter()  # texts, by the code of their failure
 
     async def embed(self, call: Call, to: str | None = None) -> Reply:
         """Embed the texts of one call; `to` is read by the replica choice (deployments/replica_choice.py) and not here.
@@ -60,6 +69,8 @@ class Host:
             raise EngineDead(self._dead)
         arrived, caller = time.monotonic(), asyncio.current_task()
         assert caller is not None
+        REQUEST_IDS.set(call.request_ids)
+        span = None if self._tracing is None else self._tracing.serving(call.traceparent)
         self._callers.add(caller)
         tokens = int(call.lengths.sum())
         self._outstanding_tokens += tokens
@@ -101,20 +112,29 @@ class Host:
             raise EngineDead(self._dead) from None
         except EngineDead as error:
             self._dead = str(error)
-            raise
-        except EngineOverloaded:
-            raise
-        except EngineError:
+            raise error from None  # Serve logs what leaves here, causes and all, and those may quote a text
+        except EngineOverloaded as error:
+            raise error from None
+        except EngineError as error:
             if self._identity is not None:
                 self._identity.doubted = True
-            raise
+            raise self._failed(error) from None
+        except Exception as error:
+            raise self._failed(error) from None
         finally:
+            if span is not None:
+                span.end()
             self._callers.discard(caller)
             self._outstanding_tokens -= tokens
             self._calls -= 1
             self._changes += 1
             if not self._calls:
                 self._busy_s += time.monotonic() - self._busy_since_s
+
+    def _failed(self, error: Exception) -> EngineFailed:
+        log.error("the engine failed on a call:\n%s", where(error))
+        detail = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+        return EngineFailed(f"the engine failed with {type(error).__name__}; this replica's log has the lines of code", detail)
 
     def _reply(
         self, call: Call, embedded: Embedded | None, keep: list[int], failed: dict[int, Failure], queue_s: float,
@@ -129,6 +149,8 @@ class Host:
                 vectors[keep] = embedded.vectors
                 for row, count in zip(keep, embedded.tokens, strict=True):
                     tokens[row] = count
+        for failure in failed.values():
+            self._failures[failure.code] += 1
         left = self._outstanding_tokens - own_tokens
         busy_s = self._busy_s + time.monotonic() - self._busy_since_s
         return Reply(
@@ -189,6 +211,19 @@ class Host:
     def _disproved(self, error: WrongModel) -> None:
         self._dead = str(error)
 
+    def sample(self, tally: Tally, model: str) -> None:
+        """What this replica has done, into its metrics."""
+        labels = (model,)
+        busy_s = self._busy_s + (time.monotonic() - self._busy_since_s if self._calls else 0.0)
+        tally.set(metrics.ENGINE_TOKENS, labels, self._served_tokens)
+        tally.set(metrics.ENGINE_BUSY, labels, busy_s)
+        tally.set(metrics.ENGINE_HELD, labels, self._outstanding_tokens)
+        for code, count in self._failures.items():
+            tally.set(metrics.FAILED_TEXTS, (model, code), count)
+        if (identity := self._identity) is not None:
+            for result, count in (("passed", identity.passed), ("failed", identity.failed), ("put_off", identity.put_off)):
+                tally.set(metrics.IDENTITY, (model, result), count)
+
     async def stop(self) -> None:
         """Give back what the engine holds."""
         self._stop_probe()
@@ -200,25 +235,35 @@ class Host:
 class Embedder(Host):
     """Every replica of a model's deployment is one of these."""
 
+    _publisher: Publisher | None
+    _listener: Listener | None
+
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, model_id: str, config: dict[str, Any], base_dir: str | None
+        self, model_id: str, config: dict[str, Any], base_dir: str | None, counted: bool = False
     ) -> None:
         started = time.monotonic()
+        traced = tracing()
+        logs.install(traced is not None)
         model = ModelConfig.model_validate(config)
         if model.environment == "cpu-vllm":
             cpu.prepare()
-        engine = engines.create(model, base_dir)
+        stats = EngineStats(Tally(metrics.OF_VLLM), model_id) if counted and model.engine.kind == "vllm" else None
+        engine = engines.create(model, base_dir, stats)
         identity = identity_of(engine, model.fingerprint, base_dir)
         await engine.start()
+        replica = serve.get_replica_context().replica_id.unique_id
+        super().__init__(engine, replica, identity, model.health_timeout_s)
+        self._tracing, self._publisher, self._listener = traced, None, None
+        if counted:
+            tally = replica_tally(model_id)
+            self._publisher = Publisher([tally] if stats is None else [tally, stats.tally], lambda: self.sample(tally, model_id))
+            self._publisher.start()
         if identity is not None:
             try:
                 await identity.prove()
             except EngineError:
-                await engine.stop()
+                await self._end()
                 raise
-        replica = serve.get_replica_context().replica_id.unique_id
-        super().__init__(engine, replica, identity, model.health_timeout_s)
-        self._listener: Listener | None = None
         self._address: Address | None = None
         if direct.allowed():
             await self._listen(replica)
@@ -241,7 +286,12 @@ class Embedder(Host):
         if hasattr(self, "_engine"):
             if self._listener is not None:
                 await self._listener.stop()
-            await self.stop()
+            await self._end()
+
+    async def _end(self) -> None:
+        if self._publisher is not None:
+            self._publisher.stop()
+        await self.stop()
 
 
 def _unit_length(vectors: Vectors) -> npt.NDArray[np.bool_]:

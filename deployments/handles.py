@@ -13,7 +13,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.direct import Address
 from deployments.dispatch import ReplicaLost
-from deployments.engines.base import EngineDead, EngineOverloaded
+from deployments.engines.base import EngineDead, EngineFailed, EngineOverloaded
 from deployments.wire import Call, Reply
 from router.errors import ModelUnavailable, Overloaded
 
@@ -72,6 +72,8 @@ class HandleTransport:
                 raise ReplicaLost(f"the engine of replica {replica} died: {error.cause}") from error
             if isinstance(error.cause, EngineOverloaded):
                 raise Overloaded(model, error.cause.retry_after_s) from error
+            if isinstance(error.cause, EngineFailed):
+                raise error.cause from None
             raise
         except EngineOverloaded as error:
             raise Overloaded(model, error.retry_after_s) from error

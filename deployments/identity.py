@@ -33,10 +33,22 @@ class Identity:
         self._engine, self._fingerprint, self._config, self._clock = engine, fingerprint, config, clock
         self._proved_s = clock()
         self._running: asyncio.Task[None] | None = None
+        self.passed = self.failed = self.put_off = 0  # proofs
         self.doubted = False  # the engine failed since: no text may pass before it has proved itself again
 
     async def prove(self) -> None:
         """Embed the probes; raises WrongModel when a vector is not the stored one's, EngineError when there is none."""
+        try:
+            await self._prove()
+        except WrongModel:
+            self.failed += 1
+            raise
+        except EngineError:
+            self.put_off += 1
+            raise
+        self.passed += 1
+
+    async def _prove(self) -> None:
         probes = self._fingerprint.probes
         vectors = self._fingerprint.vectors.copy()
         for side in ("query", "document"):

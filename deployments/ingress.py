@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments import console, direct, http
+from deployments import console, direct, http, logs
 from deployments.access import Access, require_local
 from deployments.autoscale import flat
 from deployments.decision_log import open_log
@@ -19,15 +19,26 @@ from deployments.direct import DirectTransport
 from deployments.dispatch import Transport
 from deployments.handles import HandleTransport
 from deployments.http import ClientLeft, Headers, Receive, Scope, Send
+from deployments.logs import REQUEST_IDS, where
+from deployments.publish import Publisher
 from deployments.quotas import Meters
 from deployments.replicas import board
 from deployments.routers import Reports, Routers, listening_host
 from deployments.service import Answer, Service
+from deployments.tracing import tracing
 from deployments.views import Views
 from deployments.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
 from router import encoding
 from router.adapters import load_adapters
-from router.errors import InternalError, MethodNotAllowed, NotFound, RequestTooLarge, RouterError, render
+from router.errors import (
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    RateLimitExceeded,
+    RequestTooLarge,
+    RouterError,
+    render,
+)
 from router.keys import Grant
 from router.schema import EmbeddingsRequest, parse
 from router.spaces import Catalogue
@@ -62,6 +73,8 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await http.lifespan(receive, send)
+            if self._router.publisher is not None:
+                self._router.publisher.stop()
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
 
@@ -69,6 +82,7 @@ class Application:
         arrived_s = time.monotonic()
         headers = http.headers(scope)
         request_id = http.request_id(headers)
+        REQUEST_IDS.set((request_id,))
         access, caller = self._router.access, None
         try:
             if scope["method"] == "OPTIONS" and (told := access.preflight(headers)) is not None:
@@ -79,9 +93,10 @@ class Application:
         except ClientLeft:
             return
         except RouterError as error:
+            self._count(error, scope)
             answer = _failed(error)
-        except Exception:
-            log.exception("request %s failed", request_id)
+        except Exception as error:
+            log.error("request %s failed:\n%s", request_id, where(error))
             answer = _failed(InternalError())
         total_ms = (time.monotonic() - arrived_s) * 1000
         given = {
@@ -93,6 +108,15 @@ class Application:
         if self._alone:
             given["x-request-id"] = request_id
         await http.respond(send, answer.status, b"" if scope["method"] == "HEAD" else answer.body, given)
+
+    def _count(self, error: RouterError, scope: Scope) -> None:
+        """Tell the metrics of an embedding request that the service never saw, and of a limit that was used up."""
+        events = self._router.service.events
+        if events is not None and http.path(scope) in EMBEDDINGS:
+            if not error.counted:
+                events.unread(error.code)
+            if isinstance(error, RateLimitExceeded):
+                events.rate_limited(error.kind)
 
     async def _answer(self, caller: Grant, scope: Scope, headers: Headers, receive: Receive) -> HttpAnswer:
         path, method = http.path(scope), scope["method"]
@@ -165,6 +189,7 @@ class Router:
         self.service: Service
         self.views: Views
         self.access: Access
+        self.publisher: Publisher | None = None
 
     async def reconfigure(self, changes: dict[str, Any]) -> None:
         """Take sections in the place of those at the start; requests that are running keep what they were decided by.
@@ -177,14 +202,19 @@ class Router:
             return
         args = changed(self._fixed, changes)
         require_local(args, await listening_host(), "http_options.host")
+        traced = tracing()
+        logs.install(traced is not None)
         handles = HandleTransport(self._handles)
         transport: Transport = handles
         if args.transport == "direct" and direct.allowed() and handles.can_count:
             transport = lines = DirectTransport(handles)
             board.watch(partial(_later, asyncio.get_running_loop(), lines.replicas_changed))
-        service = await asyncio.to_thread(Service, args, transport)
+        service = await asyncio.to_thread(Service, args, transport, tracing=traced)
         if args.decision_log is not None:
             service.log = open_log(args.decision_log, args.base_dir)
+        if (events := service.events) is not None:
+            self.publisher = Publisher([events.tally], lambda: events.sample(service))
+            self.publisher.start()
         self.service, self.views = service, Views(service)
         self.access = Access(args, Meters(exchange=self._others.ask))
         loop = asyncio.get_running_loop()

@@ -51,7 +51,8 @@ class StartError(Exception):
 @click.option("--port", type=click.IntRange(1, 65535), help="HTTP port; the config's, or 8000, where not given.")
 @click.option("--host", help="Address to listen on; the config's, or 127.0.0.1, where not given.")
 @click.option("--dashboard-port", type=click.IntRange(1, 65535), help="Also start Ray's dashboard, on 127.0.0.1.")
-def main(path: Path, port: int | None, host: str | None, dashboard_port: int | None) -> None:
+@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Where Prometheus finds the metrics; else a free one.")
+def main(path: Path, port: int | None, host: str | None, dashboard_port: int | None, metrics_port: int | None) -> None:
     """Serve a config on this machine until Ctrl-C."""
     config = _read(path)
     given = config.get("http_options")
@@ -63,11 +64,13 @@ def main(path: Path, port: int | None, host: str | None, dashboard_port: int | N
     stopped = Event()
     try:
         _require_free(http["host"], http["port"])
+        if metrics_port is not None:
+            _require_free("0.0.0.0", metrics_port, "--metrics-port")
         with tempfile.TemporaryDirectory(prefix="er-", dir="/tmp") as scratch:  # short: HAProxy puts sockets in it, of 97 letters
             haproxy = None if http.get("ssl_certfile") else _haproxy(Path(scratch))
             os.environ.update(environment(os.environ, http["port"], Path(scratch), haproxy))
             _check(path, http["host"])
-            with _serving(config, dashboard_port, stopped) as logs:
+            with _serving(config, dashboard_port, metrics_port, stopped) as logs:
                 said = _wait_until_ready(config, logs, stopped)
                 _watch(logs, said, stopped)
                 click.echo("stopping")
@@ -131,14 +134,14 @@ def _check(path: Path, host: str) -> None:
         raise StartError("\n".join([f"{path} has {len(problems)} problem(s):", *problems]))
 
 
-def _require_free(host: str, port: int) -> None:
+def _require_free(host: str, port: int, options: str = "--port or --host") -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise StartError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port or --host") from None
+            raise StartError(f"cannot listen on {host}:{port} ({error.strerror}); choose another {options}") from None
 
 
 def _free_ports(port: int) -> list[int]:
@@ -193,7 +196,9 @@ def _on_signals(stopped: Event) -> None:
 
 
 @contextmanager
-def _serving(config: Mapping[str, Any], dashboard_port: int | None, stopped: Event) -> Iterator[Path]:
+def _serving(
+    config: Mapping[str, Any], dashboard_port: int | None, metrics_port: int | None, stopped: Event
+) -> Iterator[Path]:
     """Starts Ray, Serve and the config's applications, gives the folder of their logs, and at the end leaves no process behind.
 
     These are the steps of `serve run`, which neither reports a failed application nor lets one choose Ray's options.
@@ -213,6 +218,7 @@ def _serving(config: Mapping[str, Any], dashboard_port: int | None, stopped: Eve
                 namespace="serve",
                 include_dashboard=dashboard_port is not None,
                 dashboard_port=dashboard_port,
+                _metrics_export_port=metrics_port,
                 logging_level=logging.WARNING,
                 log_to_driver=False,  # what matters is said by _tell_news; the rest is in the logs
             )
@@ -234,6 +240,14 @@ def _serving(config: Mapping[str, Any], dashboard_port: int | None, stopped: Eve
                 client.shutdown(timeout_s=DRAIN_S)
             ray.shutdown()
         _end(started, LINGER_S)
+
+
+def _metrics_url() -> str:
+    """Where Ray's agent shows the metrics of this machine; it listens on every interface."""
+    import ray
+
+    node: dict[str, Any] = ray.nodes()[0]  # type: ignore[no-untyped-call]
+    return f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
 
 
 def _gone() -> list[str]:
@@ -258,7 +272,7 @@ def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> 
         _tell_news(_status(logs), said)
         with suppress(httpx.HTTPError):
             if httpx.get(f"{base}/health", timeout=WATCH_S, verify=False).status_code == httpx.codes.OK:
-                _say(f"ready on {base}; logs in {logs}")
+                _say(f"ready on {base}; metrics on {_metrics_url()}; logs in {logs}")
                 for application in config["applications"]:
                     for tier, model in (application.get("args") or {}).get("tiers", {}).items():
                         click.echo(f"         {tier}: {model}")

@@ -11,11 +11,13 @@ from deployments.compare import CANARY, Answered, Comparison
 from deployments.decision_log import DecisionLog
 from deployments.dispatch import RETRY_AFTER_S, Lane, Transport
 from deployments.engines.base import Vectors
+from deployments.events import Events
 from deployments.gather import Gatherer
 from deployments.identity import check_reading
 from deployments.prepare import TEXT_ENGINES, Prepared, Preparer
 from deployments.recent import Recent
 from deployments.shared_cache import open_shared
+from deployments.tracing import Tracing
 from router.adapters import Adapter, as_ranked, load_adapters
 from router.cache import VectorCache
 from router.config import RouterArgs
@@ -24,6 +26,7 @@ from router.domain import Decision, Features, Load, Model, OnMiss, Reason, Reque
 from router.errors import (
     BudgetUnreachable,
     ContextLengthExceeded,
+    InternalError,
     InvalidValue,
     MaxTokensPerRequest,
     ModelUnavailable,
@@ -38,6 +41,7 @@ from router.policy import Policy, decide
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue, Space, Wanted
 
+CANCELLED = "cancelled"  # the outcome of a request whose client left
 RECENT = 1024  # answers per model that percentiles are made of
 Charge = Callable[[int], Awaitable[None]]
 OFF_LOOP_CHARACTERS = 5_000  # a longer request is tokenised in a thread, so that nobody else waits for it
@@ -56,6 +60,7 @@ class Plan(NamedTuple):
     arrived_s: float
     asked: Request
     models: dict[str, Model]  # as they were decided on
+    read_s: float
     decided_s: float
     setting: Setting
     arm: str | None  # of the canary
@@ -87,6 +92,7 @@ class Service:
         transport: Transport,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.args = args
         self.catalogue = Catalogue(args, load_adapters(args))
@@ -107,6 +113,7 @@ class Service:
                 calls_in_flight=config.calls_in_flight, max_queued_tokens=args.limits.max_queued_tokens,
                 max_queue_s=args.limits.max_queue_s, replica_timeout_s=args.limits.replica_timeout_s,
                 transport=transport, ledger=self.ledger, feedback=self.feedback[name], clock=clock, rng=self.rng,
+                tracing=tracing,
             )
             for name, config in args.models.items()
         }
@@ -118,6 +125,8 @@ class Service:
         self.latencies: dict[str, deque[tuple[float, float]]] = {name: deque(maxlen=RECENT) for name in args.models}
         self.recent = Recent()
         self.log: DecisionLog | None = None
+        self.tracing = tracing
+        self.events: Events | None = Events(args) if args.metrics else None
         self.routing = args.routing
         self.policy = build_policy(args.routing, args.tiers)
         self._setting, self._canary = self._settle()
@@ -132,6 +141,8 @@ class Service:
         self.policy = build_policy(args.routing, args.tiers)
         self._setting, self._canary = self._settle()
         self.comparison.reload(args)
+        if self.events is not None:
+            self.events.reloaded(args)
 
     @property
     def models(self) -> dict[str, Model]:
@@ -170,7 +181,7 @@ class Service:
                 features = extract(texts, request.language)
             except ValueError as error:
                 raise InvalidValue(f"language: {error}", "language") from None
-        tokens = min(sum(p.counts) for p in prepared.values())
+        read_s, tokens = self.clock(), min(sum(p.counts) for p in prepared.values())
         if tokens > (most := self.args.limits.max_tokens_per_request):
             raise MaxTokensPerRequest(tokens, most)
         loads, work, models = self.loads(), {name: self._work(name, one) for name, one in prepared.items()}, self.models
@@ -188,7 +199,9 @@ class Service:
             work = {name: one._replace(longest=min(one.longest, models[name].max_tokens)) for name, one in work.items()}
             asked = asked._replace(work=work)
             decision = decide(setting.policy, asked, models, loads, decided_s)
-        return Plan(request, wanted, features, prepared, work, loads, decision, arrived_s, asked, models, decided_s, setting, arm)
+        return Plan(
+            request, wanted, features, prepared, work, loads, decision, arrived_s, asked, models, read_s, decided_s, setting, arm
+        )
 
     async def embed(
         self, request: EmbeddingsRequest, permitted: frozenset[str] | None = None, charge: Charge | None = None
@@ -197,26 +210,38 @@ class Service:
 
         `charge` is told the tokens before anything is sent, and may raise RouterError.
         """
-        plan = await self.plan(request, permitted)
-        outcome, actual_s = "cancelled", None
-        self.comparison.entered()
+        plan, answer, outcome = None, None, CANCELLED
         try:
-            answer = await self._answer(plan, permitted, charge)
-            outcome, actual_s = ANSWERED, answer.total_s
+            plan = await self.plan(request, permitted)
+            if self.tracing is not None:
+                self.tracing.decided(plan, self.clock())
+            self.comparison.entered()
+            try:
+                answer = await self._answer(plan, permitted, charge)
+            finally:
+                self.comparison.left()
+            outcome = ANSWERED
             return answer
         except RouterError as error:
-            outcome = error.code
-            self.comparison.failed(plan.arm, error.code)
+            outcome, error.counted = error.code, True
+            if plan is not None:
+                self.comparison.failed(plan.arm, error.code)
+            raise
+        except Exception:
+            outcome = InternalError.code
             raise
         finally:
-            self.comparison.left()
-            entry = Entry(
-                time.time(), plan.arrived_s, plan.decided_s, plan.asked, plan.wanted.tier,
-                plan.request.latency_budget_ms is not None, plan.models, plan.loads, plan.decision, outcome, actual_s,
-            )
-            self.recent.add(plan.setting, entry)
-            if self.log is not None:
-                self.log.add(plan.setting, entry)
+            if self.events is not None:
+                self.events.ended(request, plan, answer, outcome)
+            if plan is not None:
+                entry = Entry(
+                    time.time(), plan.arrived_s, plan.decided_s, plan.asked, plan.wanted.tier,
+                    plan.request.latency_budget_ms is not None, plan.models, plan.loads, plan.decision, outcome,
+                    None if answer is None else answer.total_s,
+                )
+                self.recent.add(plan.setting, entry)
+                if self.log is not None:
+                    self.log.add(plan.setting, entry)
 
     async def _answer(self, plan: Plan, permitted: frozenset[str] | None, charge: Charge | None = None) -> Answer:
         request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
@@ -239,7 +264,13 @@ class Service:
         deadline_s = arrived_s + self.args.limits.request_timeout_s
         if request.on_budget_miss is OnMiss.REJECT and plan.asked.deadline_s is not None:
             deadline_s = min(deadline_s, plan.asked.deadline_s)
-        got = await self.gatherers[model].gather(prepared, deadline_s, request.priority == "bulk")
+        gathering = self.gatherers[model].gather(prepared, deadline_s, request.priority == "bulk")
+        if self.tracing is None:
+            got = await gathering
+        else:
+            with self.tracing.dispatching(plan) as dispatching:
+                got = await gathering
+                dispatching.answered(got.known, got.queue_s, got.inference_s)
         now = self.clock()
         self.latencies[model].append((now, now - arrived_s))
         # Bulk waits for everybody else, so how late it was says nothing of the next interactive request.

@@ -15,6 +15,8 @@ import orjson
 from deployments.engines.base import TokenIds, Vectors
 from router.feedback import Counters
 
+FailureCode = Literal["too_long", "invalid", "expired", "engine"]
+
 MESSAGE_BYTES = 3_500_000  # of 4 MiB; the rest is for headers, counts and pickle
 
 
@@ -26,12 +28,14 @@ class Call(NamedTuple):
     texts: list[str] | None
     input_type: Literal["query", "document"]
     expires_in_s: list[float | None]  # per text: after this it is worth nothing to its caller
+    request_ids: tuple[str, ...] = ()  # of the requests in it, for the replica's log
+    traceparent: str | None = None  # W3C's, of the call's span where it is recorded
 
 
 class Failure(NamedTuple):
     """Why one text of a call has no vector."""
 
-    code: Literal["too_long", "invalid", "expired", "engine"]
+    code: FailureCode
     message: str
     tokens: int = 0
     limit: int = 0
@@ -69,7 +73,7 @@ def pack_call(call: Call) -> bytes:
     parts = [_COUNTS.pack(rows, tokens), np.ascontiguousarray(call.lengths, "<i4").tobytes()]
     if call.ids is not None:
         parts.append(np.ascontiguousarray(call.ids, "<i4").tobytes())
-    parts.append(orjson.dumps((call.texts, call.input_type, call.expires_in_s)))
+    parts.append(orjson.dumps((call.texts, call.input_type, call.expires_in_s, call.request_ids, call.traceparent)))
     return b"".join(parts)
 
 
@@ -81,8 +85,8 @@ def unpack_call(data: bytearray) -> Call:
     ids = None
     if tokens >= 0:
         ids, end = np.frombuffer(data, "<i4", tokens, end), end + 4 * tokens
-    texts, input_type, expires_in_s = orjson.loads(memoryview(data)[end:])
-    return Call(ids, lengths, texts, input_type, expires_in_s)
+    texts, input_type, expires_in_s, request_ids, traceparent = orjson.loads(memoryview(data)[end:])
+    return Call(ids, lengths, texts, input_type, expires_in_s, tuple(request_ids), traceparent)
 
 
 def pack_reply(reply: Reply) -> bytes:

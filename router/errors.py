@@ -32,7 +32,7 @@ as it does at OpenAI. OpenAI's clients retry every 409; `x-should-retry: false` 
 import math
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher, get_close_matches
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import orjson
 
@@ -42,6 +42,7 @@ class RouterError(Exception):
 
     status: ClassVar[int]
     code: ClassVar[str]
+    counted = False  # whether the service has told the metrics of it
 
     def __init__(self, message: str, param: str | None = None, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -258,6 +259,7 @@ class RateLimitExceeded(RouterError):
     status, code = 429, "rate_limit_exceeded"
 
     def __init__(self, limit: str, retry_after_s: float) -> None:
+        self.kind: Literal["tokens", "requests"] = "tokens" if "tokens" in limit else "requests"
         super().__init__(
             f"this API key has reached its limit of {limit}; send the request again after the time in Retry-After",
             headers=_retry_after(retry_after_s),

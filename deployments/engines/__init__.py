@@ -1,6 +1,7 @@
 """Engines by their kind in the config; an engine's libraries are imported only when it is chosen."""
 
 from deployments.engines.base import Engine, EngineError
+from deployments.metrics import EngineStats
 from router.config import (
     CallableEngine,
     CurveConfig,
@@ -13,8 +14,8 @@ from router.config import (
 )
 
 
-def create(model: ModelConfig, base_dir: str | None) -> Engine:
-    """Make the engine of `model`, not yet started; relative paths start at `base_dir`.
+def create(model: ModelConfig, base_dir: str | None, stats: EngineStats | None = None) -> Engine:
+    """Make the engine of `model`, not yet started; relative paths start at `base_dir`. `stats` is for vLLM's own metrics.
 
     Raises EngineError for a model whose engine and tokenizer do not fit together.
     """
@@ -29,7 +30,7 @@ def create(model: ModelConfig, base_dir: str | None) -> Engine:
         case VllmEngine():
             from deployments.engines.vllm import VllmEngine as Vllm
 
-            return Vllm(settings, dimensions, max_tokens, base_dir)
+            return Vllm(settings, dimensions, max_tokens, base_dir, stats)
         case TransformersEngine():
             from deployments.engines.transformers import TransformersEngine as Transformers
 

@@ -35,6 +35,17 @@ class EngineOverloaded(EngineError):
         return type(self), (str(self), self.retry_after_s)
 
 
+class EngineFailed(EngineError):
+    """A failure on its way to the router: the message is fit for every log, `detail` may quote a text and goes to its caller."""
+
+    def __init__(self, message: str, detail: str) -> None:
+        super().__init__(message)
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["EngineFailed"], tuple[str, str]]:
+        return type(self), (str(self), self.detail)
+
+
 class InvalidText(EngineError):
     """No engine of this model can embed this text, however often it is sent."""
 

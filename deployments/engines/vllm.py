@@ -24,6 +24,7 @@ import numpy as np
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError
 from deployments.engines.common import model_source, normalise, probe, require_dimensions, token_ids, unreadable
 from deployments.engines.vllm_backends import InProcess, Workers
+from deployments.metrics import EngineStats
 from router import config
 
 if TYPE_CHECKING:
@@ -39,16 +40,19 @@ _SETTLED = {
 class VllmEngine:
     """One model on vLLM; `batch_tokens` is known after start."""
 
-    def __init__(self, settings: config.VllmEngine, dimensions: int, max_tokens: int, base_dir: str | None) -> None:
+    def __init__(
+        self, settings: config.VllmEngine, dimensions: int, max_tokens: int, base_dir: str | None,
+        stats: EngineStats | None = None,
+    ) -> None:
         self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, max_tokens
-        self._settings, self._base_dir = settings, base_dir
+        self._settings, self._base_dir, self._stats = settings, base_dir, stats
         self._vocabulary = 0
         self._backend: InProcess | Workers | None = None
 
     async def start(self) -> None:
         """Load the model and embed one token; raises EngineError with vLLM's reason when it cannot."""
         chosen = InProcess if self._settings.in_process else Workers
-        self._backend = chosen(lambda: vllm_config(self._settings, self.max_tokens, self._base_dir))
+        self._backend = chosen(lambda: vllm_config(self._settings, self.max_tokens, self._base_dir), self._stats)
         try:
             facts = await self._backend.start()
             require_dimensions(facts.dimensions, self.dimensions)

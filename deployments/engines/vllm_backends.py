@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from deployments.engines.base import EngineDead, EngineError, Vectors
+from deployments.metrics import EngineStats
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -42,6 +43,14 @@ class Facts(NamedTuple):
 def _facts(config: "VllmConfig", dimensions: int) -> Facts:
     model = config.model_config
     return Facts(dimensions, model.max_model_len, config.scheduler_config.max_num_batched_tokens, model.get_vocab_size())
+
+
+def _counting(stats: EngineStats | None) -> dict[str, Any]:
+    if stats is None:
+        return {"disable_log_stats": True}
+    from deployments.engines.vllm_stats import stat_logger
+
+    return {"disable_log_stats": False, "stat_loggers": [stat_logger(stats)]}
 
 
 class _Answers:
@@ -77,8 +86,9 @@ class _Job:
 class InProcess:
     """vLLM's LLMEngine on a thread of this process."""
 
-    def __init__(self, make_config: Callable[[], "VllmConfig"]) -> None:
+    def __init__(self, make_config: Callable[[], "VllmConfig"], stats: EngineStats | None = None) -> None:
         self.queued_tokens = 0
+        self._stats = stats
         self.engine: LLMEngine | None = None  # the thread's; look, do not touch
         self._make_config = make_config
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # a job comes again when it was cancelled; None ends
@@ -178,7 +188,8 @@ class InProcess:
     def _load(self) -> "LLMEngine":
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        return LLMEngine.from_vllm_config(self._make_config(), disable_log_stats=True)
+        config = self._make_config()  # the first to import vLLM, which reads the environment then
+        return LLMEngine.from_vllm_config(config, **_counting(self._stats))
 
     def _probe(self, engine: "LLMEngine") -> int:
         """Embed one token; returns the width of its vector."""
@@ -263,8 +274,9 @@ def _thread_setter(config: "VllmConfig") -> Callable[[int], None] | None:
 class Workers:
     """vLLM's AsyncLLM: an engine process and one worker process a device."""
 
-    def __init__(self, make_config: Callable[[], "VllmConfig"]) -> None:
+    def __init__(self, make_config: Callable[[], "VllmConfig"], stats: EngineStats | None = None) -> None:
         self.queued_tokens = 0
+        self._stats = stats
         self._make_config = make_config
         self._answers = _Answers()
         self._names = map(str, count())
@@ -282,7 +294,8 @@ class Workers:
     def _load(self) -> "AsyncLLM":
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        return AsyncLLM.from_vllm_config(self._make_config(), disable_log_stats=True, enable_log_requests=False)
+        config = self._make_config()
+        return AsyncLLM.from_vllm_config(config, enable_log_requests=False, **_counting(self._stats))
 
     async def encode(self, ids: dict[int, list[int]], vectors: Vectors) -> dict[int, EngineError]:
         """Write the vectors of `ids` into their rows; returns the rows that vLLM refused."""

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 class Launched:
     """`embedding-router run`, ready; `url` is its base URL."""
 
-    def __init__(self, process: "subprocess.Popen[str]", url: str) -> None:
-        self.process, self.url = process, url
+    def __init__(self, process: "subprocess.Popen[str]", url: str, said: str) -> None:
+        self.process, self.url, self.said = process, url, said
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """The processes of one deployment's replicas."""
@@ -54,7 +54,7 @@ def launched(config: Path, options: Sequence[str] = ()) -> Iterator[Launched]:
                 break
         else:
             raise AssertionError("the router ended before it was ready:\n" + "".join(said))
-        yield Launched(process, f"http://127.0.0.1:{port}")
+        yield Launched(process, f"http://127.0.0.1:{port}", "".join(said))
     finally:
         started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.send_signal(signal.SIGINT)

@@ -77,6 +77,7 @@ class LocalRouter:
         self.service = Service(args, self.transport)
         self.views = Views(self.service)
         self.access = Access(args)
+        self.publisher = None  # Ray's
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()

@@ -8,7 +8,7 @@ import pytest
 
 from deployments import engines
 from deployments.embedder import Host
-from deployments.engines.base import Batch, Embedded, Engine, EngineDead, EngineError
+from deployments.engines.base import Batch, Embedded, Engine, EngineDead, EngineError, EngineFailed
 from deployments.identity import WrongModel, check_reading, identity_of
 from deployments.prepare import Preparer
 from deployments.wire import Call
@@ -129,8 +129,9 @@ async def test_a_proof_in_time_leaves_a_right_replica_alone(tmp_path: Path) -> N
 async def test_after_a_failure_nothing_passes_before_the_engine_has_proved_itself(tmp_path: Path) -> None:
     server, host, _ = await replica(tmp_path)
     server.away = True
-    with pytest.raises(EngineError, match="reached"):
+    with pytest.raises(EngineFailed) as failed:
         await host.embed(call())
+    assert "reached" in failed.value.detail
     server.away = False
     server.come_back_as(2)
     with pytest.raises(EngineDead, match="its vector of"):

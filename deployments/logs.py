@@ -1,0 +1,53 @@
+"""What log lines carry beside their message, and what they never do: the text of a request.
+
+Serve writes a line's request id by itself where one request is served. Added here: the ids of all requests of a call in the
+lines of a replica, and trace and span where tracing is on. With `logging_config: {encoding: JSON}` each is a key.
+
+An exception's message may quote what it failed on, so errors that are not the router's own are logged by `where`: types and lines
+of code, of the whole chain, and no message.
+"""
+
+import logging
+import traceback
+from contextvars import ContextVar
+
+REQUEST_IDS: ContextVar[tuple[str, ...]] = ContextVar("request_ids", default=())  # whose work is done now
+
+log = logging.getLogger("ray.serve")
+
+
+class Context(logging.Filter):
+    """Puts ids into records; lets every record pass."""
+
+    def __init__(self, traced: bool) -> None:
+        super().__init__()
+        self._traced = traced
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add what is known of the current context."""
+        if ids := REQUEST_IDS.get():
+            record.request_ids = ids
+        if self._traced:
+            from opentelemetry import trace
+
+            span = trace.get_current_span().get_span_context()
+            if span.is_valid:
+                record.trace_id, record.span_id = f"{span.trace_id:032x}", f"{span.span_id:016x}"
+        return True
+
+
+def install(traced: bool) -> None:
+    """Add the ids to Serve's logger in this process; once is enough."""
+    if not any(isinstance(one, Context) for one in log.filters):
+        log.addFilter(Context(traced))
+
+
+def where(error: BaseException) -> str:
+    """Types and lines of code of an error and of what caused it, the cause first; no message, which may hold text."""
+    chain: list[BaseException] = []
+    now: BaseException | None = error
+    while now is not None and now not in chain:
+        chain.append(now)
+        now = now.__cause__ or (None if now.__suppress_context__ else now.__context__)
+    parts = ["".join([*traceback.format_tb(one.__traceback__), type(one).__name__]) for one in reversed(chain)]
+    return "\nwhich led to\n".join(parts)

@@ -1,0 +1,37 @@
+"""An embedder that says in its errors what it was given, as many libraries do."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from deployments.engines.base import Vectors
+
+
+class Leaky:
+    """Fails on texts with `explode` in them."""
+
+    dimensions, max_tokens, batch_tokens = 4, 1000, 1000
+
+    def count(self, texts: Sequence[str], input_type: str) -> list[int]:
+        return [len(text.split()) for text in texts]
+
+    def embed(self, texts: Sequence[str], input_type: str) -> Vectors:
+        for text in texts:
+            if "explode" in text:
+                try:
+                    raise KeyError(text)
+                except KeyError as error:
+                    raise ValueError(f"cannot embed {text!r}") from error
+        return np.full((len(texts), 4), 0.5, np.float32)
+
+
+def load() -> Leaky:
+    return Leaky()
+
+
+def count(texts: Sequence[str], input_type: str) -> list[int]:
+    """The router's own count; fails on `crash`."""
+    for text in texts:
+        if "crash" in text:
+            raise ValueError(f"cannot count {text!r}")
+    return [len(text.split()) for text in texts]

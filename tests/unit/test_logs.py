@@ -1,0 +1,89 @@
+"""What our log lines carry, and what they leave out."""
+
+import logging
+import pickle
+
+import numpy as np
+import pytest
+
+from deployments.embedder import Host
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, EngineFailed
+from deployments.engines.fake import FakeEngine
+from deployments.logs import REQUEST_IDS, Context, where
+from deployments.wire import Call
+from router import config
+
+SECRET = "zq7marigold"
+
+
+def failing() -> Exception:
+    """An error as libraries raise them, the text in all of its parts."""
+    try:
+        try:
+            raise KeyError(f"{SECRET} {len(SECRET)}")
+        except KeyError as error:
+            raise EngineError(f"cannot embed {SECRET} {len(SECRET)}") from error
+    except EngineError as error:
+        return error
+
+
+def test_where_names_types_and_lines_of_the_whole_chain_and_no_message() -> None:
+    told = where(failing())
+    assert f"{SECRET} 11" not in told
+    assert told.index("KeyError") < told.index("which led to") < told.rindex("EngineError")
+    assert "test_logs.py" in told
+
+
+def test_where_ends_with_errors_that_cause_each_other() -> None:
+    one, other = ValueError("a"), KeyError("b")
+    one.__cause__, other.__cause__ = other, one
+    assert where(one).count("which led to") == 1
+
+
+class Failing(FakeEngine):
+    """Raises what it is given."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(config.FakeEngine(kind="fake"), 4, 100, 100)
+        self.error = error
+
+    async def embed(self, batch: Batch) -> Embedded:
+        raise self.error
+
+
+def call() -> Call:
+    return Call(None, np.array([1], np.int32), [SECRET], "query", [None], ("request-1",))
+
+
+@pytest.mark.parametrize("error", [failing(), ValueError(f"no {SECRET}")], ids=["engine-error", "any-other"])
+async def test_what_leaves_a_replica_has_the_engines_words_only_as_detail(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(EngineFailed) as caught:
+        await Host(Failing(error), "replica").embed(call())
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+    assert SECRET in caught.value.detail
+    assert pickle.loads(pickle.dumps(caught.value)).detail == caught.value.detail
+    assert f"{SECRET} 11" not in caplog.text
+    assert "the engine failed" in caplog.text
+
+
+async def test_the_death_of_an_engine_leaves_without_its_causes() -> None:
+    dead = EngineDead("it was stopped")
+    dead.__cause__ = ValueError(SECRET)
+    with pytest.raises(EngineDead) as caught:
+        await Host(Failing(dead), "replica").embed(call())
+    assert caught.value.__cause__ is None
+
+
+def test_records_carry_the_requests_whose_work_is_done() -> None:
+    record = logging.LogRecord("ray.serve", logging.ERROR, "", 1, "message", None, None)
+    assert Context(traced=False).filter(record)
+    assert "request_ids" not in record.__dict__
+    token = REQUEST_IDS.set(("a", "b"))
+    assert Context(traced=True).filter(record)
+    REQUEST_IDS.reset(token)
+    assert record.__dict__["request_ids"] == ("a", "b")
+    assert "trace_id" not in record.__dict__

