@@ -37,7 +37,7 @@ from router.features import extract
 from router.feedback import Feedback, tell
 from router.ledger import Ledger
 from router.models import build_models, build_policy
-from router.policy import Policy, decide
+from router.policy import Policy, decide, idle_tail_s
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue, Space, Wanted
 
@@ -196,7 +196,7 @@ class Service:
         decision = decide(setting.policy, asked, models, loads, decided_s)
         if decision.reason is Reason.NO_MODEL and request.truncate not in (None, "none"):
             # Nothing reads the text as it is: decide on what would be left of it.
-            work = {name: one._replace(longest=min(one.longest, models[name].max_tokens)) for name, one in work.items()}
+            work = self._cut_work(prepared)
             asked = asked._replace(work=work)
             decision = decide(setting.policy, asked, models, loads, decided_s)
         return Plan(
@@ -273,8 +273,10 @@ class Service:
                 dispatching.answered(got.known, got.queue_s, got.inference_s)
         now = self.clock()
         self.latencies[model].append((now, now - arrived_s))
-        # Bulk waits for everybody else, so how late it was says nothing of the next interactive request.
-        if plan.work[model].tokens and not truncated and request.priority != "bulk" and decision.predicted_s is not None:
+        # Bulk waits for everybody else, so how late it was says nothing of the next interactive request. What was cut may be in
+        # the cache although the whole text was not.
+        unforeseen = bool(truncated and got.known)
+        if plan.work[model].tokens and not unforeseen and request.priority != "bulk" and decision.predicted_s is not None:
             load = plan.loads[model]
             self.feedback[model].completed(now - arrived_s, decision.predicted_s, load.bias, now, load.margin)
         if not truncated:
@@ -303,6 +305,15 @@ class Service:
             rest = [counts[place] for place in unknown]
             return Work(sum(rest), max(counts), attention(rest, span), len(rest))
         return Work(sum(counts), max(counts), attention(counts, span), len(counts))
+
+    def _cut_work(self, prepared: dict[str, Prepared]) -> dict[str, Work]:
+        """What it asks of each model when every text is cut to what that model reads; cut texts are taken to be new."""
+        work = {}
+        for name, one in prepared.items():
+            settings = self.args.models[name]
+            counts = [min(count, settings.max_tokens) for count in one.counts]
+            work[name] = Work(sum(counts), max(counts), attention(counts, settings.attention_tokens), len(counts))
+        return work
 
     def _settle(self) -> tuple[Setting, Setting]:
         """What this service decides by from now on: usually, and for the requests of the canary."""
@@ -343,7 +354,12 @@ class Service:
     def _why_refused(self, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
         decision = plan.decision
         if decision.reason is Reason.OVER_BUDGET:
-            return BudgetUnreachable((plan.asked.deadline_s or plan.arrived_s) - plan.arrived_s, decision.retry_after_s or 0.0)
+            soonest_s = min(
+                idle_tail_s(plan.models[candidate.model], plan.loads[candidate.model], plan.work[candidate.model])
+                for candidate in decision.candidates if candidate.why is Why.OVER_BUDGET
+            )
+            budget_s = (plan.asked.deadline_s or plan.arrived_s) - plan.arrived_s
+            return BudgetUnreachable(budget_s, soonest_s, decision.retry_after_s)
         whys = {candidate.model: candidate.why for candidate in decision.candidates}
         out = (Why.NOT_IN_SPACE, Why.NOT_PERMITTED, Why.BELOW_TARGET)
         able = [name for name, why in whys.items() if why not in out]
@@ -351,7 +367,12 @@ class Service:
             return TierNotAllowed(plan.request.model or decision.target or "auto", self._names(permitted or frozenset()))
         if any(whys[name] is Why.NOT_READY for name in able):
             return ModelUnavailable([f"{name}: {whys[name]}" for name in able], RETRY_AFTER_S)
-        name = max(able, key=lambda name: (self.models[name].max_tokens, name == decision.target))
+        # Nothing reads it whole: say which model would be given it cut, for that is what the message advises.
+        cut = decide(
+            plan.setting.policy, plan.asked._replace(work=self._cut_work(plan.prepared), on_miss=OnMiss.SERVE), plan.models,
+            plan.loads, plan.decided_s,
+        )
+        name = cut.model or max(able, key=lambda name: self.models[name].max_tokens)
         counts = plan.prepared[name].counts
         index = max(range(len(counts)), key=counts.__getitem__)
         return ContextLengthExceeded(index, counts[index], self.models[name].max_tokens, name)

@@ -14,6 +14,7 @@ from deployments.what_if import WhatIf, current
 from router.domain import Load, Why, Work, attention
 from router.errors import ModelNotFound
 from router.keys import EVERYTHING, Grant
+from router.models import memory_bytes
 from router.openapi import document
 from router.policy import predict
 
@@ -31,6 +32,7 @@ class Views:
     def __init__(self, service: Service) -> None:
         self._service = service
         self.what_if = WhatIf(service.recent)
+        self._memory_bytes = memory_bytes(service.args)
         self.reload_error: str | None = None  # why the last change of the config was not taken
         self._fixed: dict[str, View] = {
             "/health": lambda _: self.health(),
@@ -131,7 +133,7 @@ class Views:
             "sizes": service.catalogue.sizes(name),
             "max_tokens": config.max_tokens,
             "quality": dict(model.quality),
-            "memory_bytes": config.memory_bytes,
+            "memory_bytes": self._memory_bytes[name],
             "p50_ms": None if p50 is None else round(p50, 2),
             "p95_ms": None if p95 is None else round(p95, 2),
             "answers": len(recent),

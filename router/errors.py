@@ -135,6 +135,7 @@ class ContextLengthExceeded(RouterError):
     status, code = 400, "context_length_exceeded"
 
     def __init__(self, index: int, tokens: int, limit: int, model: str) -> None:
+        """`model` is the one that would embed it if it were cut."""
         super().__init__(
             f"input[{index}] has {tokens} tokens with its prompt and {model} reads {limit}; shorten it, split it, or send "
             f'"truncate": "end" to embed only its first {limit} tokens',
@@ -316,13 +317,26 @@ class BudgetUnreachable(RouterError):
 
     status, code = 503, "budget_unreachable"
 
-    def __init__(self, budget_s: float, retry_after_s: float) -> None:
-        super().__init__(
-            f"no allowed model is predicted to answer within {budget_s * 1000:g} ms; send the request again after the time in "
-            'Retry-After, raise latency_budget_ms, or send "on_budget_miss": "degrade" to be answered late',
-            "latency_budget_ms",
-            _retry_after(retry_after_s),
-        )
+    def __init__(self, budget_s: float, soonest_s: float, retry_after_s: float | None) -> None:
+        """`soonest_s` is the shortest that an allowed model is likely to take when it is idle.
+
+        `retry_after_s` None: waiting does not help.
+        """
+        within = f"no allowed model is predicted to answer within {budget_s * 1000:.4g} ms"
+        if retry_after_s is None:
+            super().__init__(
+                f"{within}, not even an idle one: raise latency_budget_ms to {math.ceil(soonest_s * 1000)} or more, or send "
+                '"on_budget_miss": "degrade" to be answered late',
+                "latency_budget_ms",
+                {"x-should-retry": "false"},  # OpenAI's clients repeat a 503 otherwise
+            )
+        else:
+            super().__init__(
+                f"{within} at this load; send the request again after the time in Retry-After, raise latency_budget_ms, or send "
+                '"on_budget_miss": "degrade" to be answered late',
+                "latency_budget_ms",
+                _retry_after(retry_after_s),
+            )
 
 
 class DeadlineExceeded(RouterError):
@@ -361,6 +375,6 @@ SAMPLES: tuple[RouterError, ...] = (  # one of each, for the reference and the t
     Overloaded("small", 0.25),
     InternalError(),
     ModelUnavailable(["small: no ready replica"], 5.0),
-    BudgetUnreachable(0.05, 0.02),
+    BudgetUnreachable(0.05, 0.04, 0.02),
     DeadlineExceeded(0.05),
 )

@@ -9,8 +9,10 @@ first character to the last, and for code the first `CODE_CHARACTERS`. Within th
 - Mixed: a second script with 10 % of the letters, of which Latin names and acronyms are none; or, within one script, windows in
   which fastText is sure of languages that are not close relatives. Wrong on about 1.5 % of texts in one language, right on all
   pairs of sentences across scripts and on 80 % of those within one.
-- Language: by the script where one language dominates it, else fastText's lid.176 (compressed) on windows of the sample, and on
-  its first `TEXT_CHARACTERS` where they disagree. Texts too short to tell, and languages without a code in ISO 639-1, are None.
+- Language: by the script where one language dominates it (Han is Chinese, unless Shift JIS can write the text and neither GB 2312
+  nor Big5 can: then it has forms that only Japanese uses, or mixes those of both), else fastText's lid.176 (compressed) on
+  windows of the sample, and on its first `TEXT_CHARACTERS` where they disagree. Texts too short to tell, and languages without a
+  code in ISO 639-1, are None.
 """
 
 import re
@@ -48,6 +50,7 @@ _CLOSE = tuple(  # languages that fastText takes for each other in a short windo
         "de nl lb af", "fi et", "hi ne mr sa", "fa ar ur ku az ps", "ur pa", "tr az", "kk ky tt ba", "bn as",
     )
 )  # fmt: skip
+_HAN = re.compile(r"[\u3400-\u9fff]+")
 _DENSE = frozenset({"Jpan", "Hani", "Hang", "Bopo", "Hira", "Kana", "Yiii"})
 _DENSE_WEIGHT = 2.5
 _SECOND_SHARE = 0.10
@@ -98,6 +101,8 @@ def detect(text: str) -> Detected:
         return Detected(None, script, False, True)
     total = sum(letters.values())
     mixed = any(_is_second(name, count, total, sample) for name, count in letters.items() if name != script)
+    if script == "Hani" and _is_japanese(sample):
+        return Detected("ja", script, mixed, False)
     if script in _LANGUAGE_OF_SCRIPT:
         return Detected(_LANGUAGE_OF_SCRIPT[script], script, mixed, False)
     if len(letters) > 1:
@@ -153,6 +158,20 @@ def _letters_by_script(sample: str) -> dict[str, float]:
     if found.get("Hang", 0.0) > found.get("Hani", 0.0) > 0.0:
         found["Hang"] += found.pop("Hani")
     return {name: count * _DENSE_WEIGHT if name in _DENSE else count for name, count in found.items()}
+
+
+def _is_japanese(sample: str) -> bool:
+    """Whether Han without kana is Japanese for certain: a third of Japanese words of three characters and more, no Chinese."""
+    han = "".join(_HAN.findall(sample[:TEXT_CHARACTERS]))
+    return _writes("shift_jis", han) and not _writes("gb2312", han) and not _writes("big5", han)
+
+
+def _writes(encoding: str, text: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_second(script: str, count: float, total: float, sample: str) -> bool:

@@ -285,6 +285,11 @@ class Profile(_Strict):
 
 def load_profile(data: Mapping[str, Any], model_id: str) -> Curve:
     """The curve in a profile's parsed JSON. Raises ProfileError when it is empty, of another model or not plausible."""
+    return Curve(**read_profile(data, model_id).curve.model_dump())
+
+
+def read_profile(data: Mapping[str, Any], model_id: str) -> Profile:
+    """A profile's parsed JSON, checked as `load_profile` says."""
     if not data:
         raise ProfileError(f"the profile of {model_id} is empty; make it with `embedding-router calibrate`")
     try:
@@ -297,4 +302,4 @@ def load_profile(data: Mapping[str, Any], model_id: str) -> Curve:
     curve = Curve(**profile.curve.model_dump())
     if curve.step(curve.batch_tokens) <= 0.0:
         raise ProfileError(f"the profile of {model_id} says that a full step takes no time; measure it again")
-    return curve
+    return profile

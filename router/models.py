@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from router.config import CurveConfig, ModelConfig, NamedTier, RouterArgs, Routing, When, resolve_path
 from router.domain import Curve, Model
-from router.latency import load_profile
+from router.latency import Profile, load_profile, read_profile
 from router.policy import Floor, Policy
 
 
@@ -18,6 +18,19 @@ def build_models(args: RouterArgs) -> dict[str, Model]:
         )
         for rank, (name, config) in enumerate(args.models.items())
     }
+
+
+def memory_bytes(args: RouterArgs) -> dict[str, int | None]:
+    """What a replica of each model holds: as its profile measured it, else as the config says; None where neither does."""
+    found = {}
+    for name, config in args.models.items():
+        measured = None if config.profile is None else _profile(name, config.profile, args.base_dir).memory_bytes
+        found[name] = config.memory_bytes if measured is None else measured
+    return found
+
+
+def _profile(name: str, path: str, base_dir: str | None) -> Profile:
+    return read_profile(json.loads(resolve_path(path, base_dir).read_text()), name)
 
 
 def build_policy(routing: Routing, tiers: Mapping[NamedTier, str]) -> Policy:

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 from router.domain import Decision, Features, Load, Model, OnMiss, Prediction, Reason, Request, Why, Work
 
 # An enum's member costs a descriptor call on Python 3.11, and these are named for every model of every request.
+_new = tuple.__new__  # NamedTuple's own is a Python function that calls it
 ABOVE_TARGET, CHOSEN, LESS_QUALITY, OVER_BUDGET = Why.ABOVE_TARGET, Why.CHOSEN, Why.LESS_QUALITY, Why.OVER_BUDGET
 
 
@@ -75,8 +76,10 @@ def predict(model: Model, load: Load, work: Work) -> Prediction:
     if tokens > most and ready > 1:
         share = max(most / tokens, 1.0 / ready)
         tokens, tokens_sq, texts = math.ceil(tokens * share), math.ceil(tokens_sq * share), math.ceil(texts * share)
-    if ahead + tokens <= most:
-        own_s = curve.step(ahead + tokens, tokens_sq, texts)
+    if ahead + tokens <= most:  # as Curve.step, whose call would be a fifth of a decision
+        own_s = curve.base_s + curve.s_per_token * (ahead + tokens) + curve.s_per_token_sq * tokens_sq + curve.s_per_text * texts
+        if own_s < curve.fixed_s:
+            own_s = curve.fixed_s
     else:
         full, before_last = divmod(ahead + tokens - 1, most)  # so that the last step is never empty
         step_s = curve.step(most)
@@ -85,7 +88,7 @@ def predict(model: Model, load: Load, work: Work) -> Prediction:
         own_s = (full - waiting) * step_s + curve.step(before_last + 1, tokens_sq, texts)
     if not ready and cold_start_s is not None:
         wait_s += cold_start_s
-    return Prediction(wait_s + bias * (own_s + curve.overhead_s), wait_s)
+    return _new(Prediction, (wait_s + bias * (own_s + curve.overhead_s), wait_s))
 
 
 def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads: Mapping[str, Load], now: float) -> Decision:
@@ -127,12 +130,13 @@ def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads:
     budget_s = math.inf if request.deadline_s is None else request.deadline_s - now
     chosen, best = None, 0.0
     soonest, soonest_s = effective, math.inf  # for when none is in time
+    strict = request.strict
     for name, predicted in fits.items():
         model, load = models[name], loads[name]
         rank = model.rank
         if rank > limit and not priced:
             out[name] = ABOVE_TARGET
-        elif rank < limit and request.strict:
+        elif strict and rank < limit:
             out[name] = Why.BELOW_TARGET
         else:
             tail_s = predicted[0] * load.margin
@@ -148,7 +152,8 @@ def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads:
 
     if chosen is None:
         if request.on_miss is OnMiss.REJECT:
-            return _refuse(target, Reason.OVER_BUDGET, out, fits, soonest_s - max(budget_s, 0.0))
+            late = [name for name, why in out.items() if why is OVER_BUDGET]
+            return _refuse(target, Reason.OVER_BUDGET, out, fits, _retry_after_s(request, models, loads, fits, late, budget_s))
         chosen = effective if request.on_miss is OnMiss.SERVE else soonest
         reason, rule = Reason.LATE, None
     elif chosen != effective:
@@ -163,7 +168,26 @@ def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads:
     out[chosen] = CHOSEN
     total_s, wait_s = fits[chosen]
     degraded = models[chosen].rank < models[target].rank
-    return Decision(chosen, target, reason, rule, total_s, wait_s, degraded, out, fits)
+    return _new(Decision, (chosen, target, reason, rule, total_s, wait_s, degraded, out, fits, None))
+
+
+def idle_tail_s(model: Model, load: Load, work: Work) -> float:
+    """The tail of the prediction once `model` has a ready replica and nothing else to do."""
+    idle = load._replace(ready_replicas=max(1, load.ready_replicas), ahead_tokens=0, running_rest_s=0.0, cold_start_s=None)
+    return predict(model, idle, work).total_s * load.margin
+
+
+def _retry_after_s(
+    request: Request, models: Mapping[str, Model], loads: Mapping[str, Load], fits: Mapping[str, Prediction], late: Iterable[str],
+    budget_s: float,
+) -> float | None:
+    """When the backlog of one of the models that are too late has gone so far that it is in time; None where that is not all."""
+    waits = [
+        fits[name].total_s - budget_s / loads[name].margin
+        for name in late
+        if idle_tail_s(models[name], loads[name], request.work[name]) <= budget_s
+    ]
+    return min(waits, default=None)
 
 
 def _target(policy: Policy, request: Request, models: Mapping[str, Model]) -> tuple[str, Reason, str | None]:
@@ -191,9 +215,11 @@ def _nearest(models: Mapping[str, Model], fits: Iterable[str], rank: int, above_
 
 def _worth(policy: Policy, request: Request, model: Model, load: Load) -> float:
     """Points of quality on this text, less the price of the device seconds it takes."""
-    work = request.work[model.id]
-    device_s = model.curve.step(work.tokens, work.tokens_sq, work.texts) * model.devices
-    return policy.quality_weight * model.quality_of(request.features) - load.price * device_s
+    worth = policy.quality_weight * model.quality_of(request.features)
+    if not load.price:
+        return worth
+    tokens, _, tokens_sq, texts = request.work[model.id]
+    return worth - load.price * model.curve.step(tokens, tokens_sq, texts) * model.devices
 
 
 def _refuse(

@@ -1,6 +1,7 @@
 """POST /v1/embeddings as clients see it: what was decided is said, and every format holds the same vector."""
 
 import base64
+import re
 from typing import Any
 
 import httpx
@@ -166,6 +167,19 @@ def test_a_text_too_long_for_its_model_is_cut_only_when_asked_and_said(http: htt
     whole = embed(http, input=["short", text], truncate="end")
     assert whole["routing"]["truncated"] == []
     assert whole["routing"]["model"] == "multilingual-e5-small"
+
+
+@pytest.mark.parametrize("model", ["auto", "best", "fast"])
+def test_what_the_error_says_of_a_text_that_nothing_reads_is_what_cutting_it_then_does(http: httpx.Client, model: str) -> None:
+    body = {"input": "word " * 40_000, "model": model}
+    error = http.post("/v1/embeddings", json=body).json()["error"]
+    said = re.search(r"and (\S+) reads (\d+);", error["message"])
+    assert said is not None, error
+    assert http.post("/v1/route", json=body | {"truncate": "end"}).json()["decision"]["model"] == said[1]
+    if model == "fast":  # the others take half a minute for this
+        cut = embed(http, **body, truncate="end")
+        assert (cut["routing"]["model"], cut["routing"]["truncated"]) == (said[1], [0])
+        assert int(said[2]) - 3 <= cut["usage"]["prompt_tokens"] <= int(said[2])
 
 
 def test_token_ids_of_the_pinned_model_are_embedded_as_they_are(http: httpx.Client, running: tuple[str, LocalRouter]) -> None:

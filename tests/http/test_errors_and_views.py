@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from typing import Any
 
 import httpx
@@ -52,6 +53,17 @@ def test_bad_requests_get_the_contracts_error(http: httpx.Client, body: Any, sta
     assert set(error) == {"message", "type", "param", "code"}
     assert len(error["message"]) > 10
     assert answer.headers["x-request-id"]
+
+
+def test_a_budget_that_no_idle_model_meets_is_refused_without_a_time_to_come_back(http: httpx.Client) -> None:
+    answer = http.post("/v1/embeddings", json={"input": "a", "latency_budget_ms": 0.01, "on_budget_miss": "reject"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "budget_unreachable")
+    assert "retry-after" not in answer.headers
+    assert answer.headers["x-should-retry"] == "false"
+    enough = re.search(r"raise latency_budget_ms to (\d+)", answer.json()["error"]["message"])
+    assert enough is not None, answer.text
+    again = {"input": "a", "latency_budget_ms": int(enough[1]) * 3, "on_budget_miss": "reject"}
+    assert http.post("/v1/embeddings", json=again).status_code == 200
 
 
 def test_a_body_without_a_declared_length_has_the_same_limit(http: httpx.Client) -> None:

@@ -8,6 +8,7 @@ from router import errors
 from router.errors import (
     SAMPLES,
     AmbiguousTokenIds,
+    BudgetUnreachable,
     ModelNotFound,
     NotFound,
     Overloaded,
@@ -68,6 +69,12 @@ def test_header_names_are_lower_case(error: RouterError) -> None:
 def test_retry_after_is_there_in_both_forms_exactly_where_waiting_helps(error: RouterError) -> None:
     waiting_helps = error.status in (429, 503)
     assert ("retry-after" in error.headers) == ("retry-after-ms" in error.headers) == waiting_helps
+
+
+def test_a_budget_that_no_waiting_meets_says_which_one_can_be_met() -> None:
+    error = BudgetUnreachable(0.005, 0.0231, None)
+    assert "raise latency_budget_ms to 24 or more" in error.message
+    assert error.headers == {"x-should-retry": "false"}
 
 
 @pytest.mark.parametrize(

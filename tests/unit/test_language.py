@@ -1,6 +1,8 @@
 """Figures on the evaluation texts, and rules on texts written here."""
 
+import csv
 import json
+import re
 import sysconfig
 from pathlib import Path
 
@@ -49,6 +51,26 @@ def test_finds_two_languages_in_one_text() -> None:
 
 
 @needs_eval
+def test_languages_are_right_on_texts_that_no_setting_was_chosen_on() -> None:
+    with (EVAL / "banking77-test.csv").open() as lines:
+        questions = [row["text"] for row in csv.DictReader(lines)][::4]
+    assert share([detect(text).language == "en" for text in questions]) >= 0.99
+    for language in ("en", "zh"):
+        with (EVAL / f"stsb-{language}.csv").open() as lines:
+            sentences = [row[0] for row in csv.reader(lines)][::4]
+        assert share([detect(text).language == language for text in sentences]) >= 0.98
+
+
+@needs_eval
+def test_no_chinese_is_taken_for_japanese() -> None:
+    with (EVAL / "stsb-zh.csv").open() as lines:
+        sentences = [sentence for row in csv.reader(lines) for sentence in row[:2]]
+    words = [word for sentence in sentences for word in re.findall(r"[\u4e00-\u9fff]{3,8}", sentence)]
+    assert len(words) > 5000
+    assert not [text for text in (*sentences, *words) if detect(text)[:2] == ("ja", "Hani")]
+
+
+@needs_eval
 def test_scientific_prose_is_not_code() -> None:
     corpus = json.loads((EVAL / "scifact-mini.json").read_text())
     texts = [*corpus["queries"].values(), *(abstract["text"] for abstract in corpus["corpus"].values())]
@@ -62,6 +84,9 @@ def test_scientific_prose_is_not_code() -> None:
         ("東京タワーに行きたい", "ja", "Jpan"),
         ("カメラ", "ja", "Jpan"),
         ("数学对象的编码", "zh", "Hani"),
+        ("數學對象的編碼", "zh", "Hani"),
+        ("東京都知事選挙", "ja", "Hani"),
+        ("日本国憲法", "ja", "Hani"),
         ("안녕하세요", "ko", "Hang"),
         ("大韓民國은 민주공화국이다", "ko", "Hang"),
         ("Καλημέρα κόσμε", "el", "Grek"),

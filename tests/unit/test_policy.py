@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.domain import Curve, Decision, Features, Load, Model, OnMiss, Reason, Request, Why, Work
-from router.policy import Floor, Policy, decide, predict
+from router.policy import Floor, Policy, decide, idle_tail_s, predict
 
 untimed = settings(deadline=None)
 
@@ -143,6 +143,11 @@ def test_a_refusal_says_when_to_come_back() -> None:
     decision = run(request(target="small", deadline_s=0.02, on_miss=OnMiss.REJECT), small=Load(running_rest_s=0.03))
     assert decision.retry_after_s == pytest.approx(0.02)
     assert decision.candidates[0].predicted_s == pytest.approx(0.04)
+
+
+def test_a_refusal_that_waiting_does_not_help_gives_no_time() -> None:
+    decision = run(request(target="small", deadline_s=0.005, on_miss=OnMiss.REJECT), small=Load(running_rest_s=0.03))
+    assert (decision.reason, decision.retry_after_s) == (Reason.OVER_BUDGET, None)
 
 
 def test_tokens_of_models_that_may_not_serve_are_not_asked_for() -> None:
@@ -354,6 +359,9 @@ def test_only_a_request_that_nothing_in_reach_can_meet_is_rejected(world: World)
         }
         assert within
         assert all(predict(models[n], at[n], asked.work[n]).total_s * at[n].margin > asked.deadline_s for n in within)
+        soonest_s = min(idle_tail_s(models[name], at[name], asked.work[name]) for name in within)
+        assert (decision.retry_after_s is not None) == (soonest_s <= asked.deadline_s), "time to come back only where it helps"
+        assert decision.retry_after_s is None or decision.retry_after_s > 0.0
     elif decision.reason is Reason.NO_MODEL and not asked.strict:
         assert not decision.predictions
 

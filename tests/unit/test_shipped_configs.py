@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 from deployments.serve_config import check
 from router import config
 from router.config import RouterArgs, Section
+from router.models import memory_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
@@ -34,6 +35,16 @@ def actor_options(name: str) -> dict[str, dict[str, float]]:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_config_passes_the_check(path: Path) -> None:
     assert check(path) == []
+
+
+def test_memory_is_what_a_profile_measured_else_what_the_config_says() -> None:
+    args = load("local.yaml")["applications"][0]["args"]
+    for model in args["models"].values():
+        model["memory_bytes"] = 1
+    del args["models"]["wordllama-256"]["profile"]
+    found = memory_bytes(RouterArgs.model_validate(args | {"base_dir": str(ROOT)}))
+    assert found.pop("wordllama-256") == 1
+    assert all(0.2 * GIB < (held or 0) < 4 * GIB for held in found.values()), found
 
 
 def test_local_models_and_router_fit_on_two_cores() -> None:
