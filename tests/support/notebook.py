@@ -22,10 +22,10 @@ def executed(path: Path, timeout_s: int = 120) -> NotebookNode:
     return notebook
 
 
-def said(notebook: NotebookNode) -> Iterator[tuple[str, str]]:
-    """The source and the output of every cell of code, without its figures; what is tagged as varying is not looked at."""
+def said(notebook: NotebookNode) -> Iterator[tuple[str, str | None]]:
+    """The source of every cell of code, and its output without the figures; None where a tag says that it varies."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             text = "".join(output.get("text", str(output)) for output in cell.outputs)
             plain = re.sub(r"\s*-?\d+(\.\d+)?", " #", text)
-            yield cell.source, "" if "varies" in cell.metadata.get("tags", ()) else plain
+            yield cell.source, None if "varies" in cell.metadata.get("tags", ()) else plain
