@@ -30,7 +30,7 @@ from ray.serve.schema import ServeDeploySchema, ServeStatus
 from tests.support.launched import ROOT
 
 HEAD_ID = "f" * 51 + "00000"  # what the fake node provider calls its head
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 class Service:

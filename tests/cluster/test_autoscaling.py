@@ -1,0 +1,74 @@
+"""A GPU node comes for the model that is asked for: Ray's own autoscaler, real Serve, our policy, fake engines."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.clusters import Service, autoscaled, wait_for
+
+pytestmark = pytest.mark.cluster
+
+NODE_TYPES = {
+    "small-gpu": {"resources": {"CPU": 4, "GPU": 1, "accelerator_type:L4": 1}, "min_workers": 0, "max_workers": 4},
+    "large-gpu": {"resources": {"CPU": 4, "GPU": 1, "accelerator_type:H100": 1}, "min_workers": 0, "max_workers": 4},
+}
+FAST = {"metrics_interval_s": 0.5, "look_back_period_s": 2, "upscale_delay_s": 0.5, "downscale_delay_s": 1}
+COLD_S = 20
+
+
+def model(s_per_token: float) -> dict[str, Any]:
+    return {
+        "engine": {"kind": "fake", "s_per_token": s_per_token}, "dimensions": 32, "max_tokens": 512, "required": False,
+        "curve": {"fixed_s": 0, "base_s": 0, "s_per_token": s_per_token, "batch_tokens": 100, "overhead_s": 0.02},
+        "cold_start_s": COLD_S,
+    }
+
+
+def deployment(name: str, accelerator: str) -> dict[str, Any]:
+    return {
+        "name": name, "ray_actor_options": {"num_cpus": 0.5, "num_gpus": 1, "accelerator_type": accelerator},
+        "autoscaling_config": {"min_replicas": 0, "max_replicas": 3, **FAST},
+        "graceful_shutdown_wait_loop_s": 0.2, "graceful_shutdown_timeout_s": 5,
+    }
+
+
+CONFIG: dict[str, Any] = {"applications": [{
+    "name": "embedding-router", "route_prefix": "/", "import_path": "deployments.app:build",
+    "autoscaling_policy": {
+        "policy_function": "deployments.autoscale:ByTokens", "policy_kwargs": {"hold_s": 4, "start_s": 2, "drain_s": 5},
+    },
+    "args": {
+        # 2,000 tokens a second for a replica of the small model, 500 for one of the large
+        "models": {"small": model(0.0005), "large": model(0.002)}, "tiers": {"fast": "small", "best": "large"},
+    },
+    "deployments": [
+        {
+            "name": "router", "ray_actor_options": {"num_cpus": 0.5},
+            "autoscaling_config": {"min_replicas": 1, "max_replicas": 1, **FAST},
+        },
+        deployment("small", "L4"),
+        deployment("large", "H100"),
+    ],
+}]}
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with autoscaled(NODE_TYPES, idle_s=3.0) as running:
+        running.deploy(CONFIG)
+        yield running
+
+
+def test_a_cluster_at_rest_has_no_gpus_and_a_refused_request_starts_the_first_node(service: Service) -> None:
+    assert service.nodes("GPU") == 0
+    body = {"input": "hello", "model": "best", "latency_budget_ms": 2000, "on_budget_miss": "reject"}
+
+    refused = httpx.post(f"{service.url}/v1/embeddings", json=body, timeout=30)
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "budget_unreachable")
+    assert COLD_S - 5 <= int(refused.headers["retry-after"]) <= COLD_S + 5
+    wait_for(lambda: service.replicas("large") == 1, "the first replica of the model that was asked for", told=service.status)
+    assert (service.nodes("accelerator_type:H100"), service.nodes("accelerator_type:L4")) == (1, 0)
+    assert httpx.post(f"{service.url}/v1/embeddings", json=body, timeout=30).status_code == httpx.codes.OK
