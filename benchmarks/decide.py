@@ -16,6 +16,7 @@ from router.ledger import Ledger
 from router.policy import Floor, Policy, decide, predict
 
 ROUNDS, CALLS = 15, 1000
+MOST_P50_US, MOST_P99_US = 5.0, 20.0  # the marks, of a quiet round
 MODELS = {
     name: Model(name, rank, 32_768, Curve(0.004 * 4**rank, 0.002, 1e-5 * 4**rank, 1e-9, 16_384, 0.002), {"default": 60.0 + rank})
     for rank, name in enumerate(("small", "middle", "large"))
@@ -127,6 +128,11 @@ def main() -> None:
     for name, seen in rounds.items():
         p50, p99 = zip(*seen, strict=True)
         print(f"{name:<22}{min(p50):>10.2f}{statistics.median(p50):>8.2f}{min(p99):>11.2f}{statistics.median(p99):>8.2f}")
+    print()
+    for name in ("decide, rules", "decide, priced"):
+        quiet = map(min, zip(*rounds[name], strict=True))
+        for what, reached, most in zip(("p50", "p99"), quiet, (MOST_P50_US, MOST_P99_US), strict=True):
+            print(f"{name}, {what:<4}{reached:>8.2f}   mark <= {most:g} us   {'met' if reached <= most else 'missed'}")
 
 
 if __name__ == "__main__":
