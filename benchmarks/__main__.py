@@ -3,7 +3,9 @@
 import sys
 from importlib import import_module
 
-NAMES = ("data_plane", "budgets", "decide", "encoding", "fuzz", "latency", "memory", "observability", "shadow", "spaces")
+NAMES = (
+    "advise", "data_plane", "budgets", "decide", "encoding", "fuzz", "latency", "memory", "observability", "shadow", "spaces",
+)
 
 
 def main() -> None:
@@ -14,7 +16,7 @@ def main() -> None:
             sys.exit(f"there is no benchmark {first!r}; there are {', '.join(NAMES)}")
         del sys.argv[1]
     else:
-        first = NAMES[0]
+        first = "data_plane"
     import_module(f"benchmarks.{first}").main()
 
 

@@ -35,6 +35,7 @@ class Embedded(NamedTuple):
     vectors: Vectors
     space: str
     adapter: str | None  # the space that the vectors came from, where they came over an adapter
+    tokens: int  # that the model read
 
 
 class Client:
@@ -61,13 +62,21 @@ class Client:
         tiers: dict[str, Any] = answer.json()
         return tiers
 
+    async def route(self, texts: Sequence[str], **options: Any) -> dict[str, Any]:
+        """POST /v1/route: features, tokens and predicted times of what is not embedded; raises RequestRefused or RouterAway."""
+        body = orjson.dumps({"input": list(texts), "priority": "bulk", **options})
+        answer = await self._patiently(lambda: self._http.post("/v1/route", content=body))
+        routed: dict[str, Any] = answer.json()
+        return routed
+
     async def embed(self, texts: Sequence[str], **options: Any) -> Embedded:
         """Embed texts on the bulk lane, `options` being those of the API; raises RequestRefused or RouterAway."""
         body = orjson.dumps({"input": list(texts), "priority": "bulk", "encoding_format": "base64", **options})
         answer = orjson.loads((await self._patiently(lambda: self._http.post("/v1/embeddings", content=body))).content)
         rows = [np.frombuffer(pybase64.b64decode(row["embedding"]), "<f4") for row in answer["data"]]
         adapter = answer["routing"].get("adapter")
-        return Embedded(np.stack(rows), answer["routing"]["space"], adapter and adapter["source"])
+        tokens = answer["usage"]["prompt_tokens"]
+        return Embedded(np.stack(rows), answer["routing"]["space"], adapter and adapter["source"], tokens)
 
     async def _patiently(self, send: "Callable[[], Any]") -> httpx.Response:
         """The answer to `send`, sent again with longer and longer pauses while the router is away or busy."""

@@ -41,7 +41,7 @@ def read_texts(path: Path, text_field: str = "text", id_field: str | None = None
 def count_rows(path: Path) -> int:
     """How many rows a file has; reads all of a JSONL file and only the footer of a Parquet file."""
     if path.suffix == ".parquet":
-        return int(_parquet(path).metadata.num_rows)
+        return int(parquet_file(path).metadata.num_rows)
     with _opened(path) as lines:
         return sum(1 for line in lines if line.strip())
 
@@ -70,7 +70,7 @@ def read_judgements(path: Path) -> dict[str, set[str]]:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if path.suffix == ".parquet":
-        for batch in _parquet(path).iter_batches(ROWS_A_READ):
+        for batch in parquet_file(path).iter_batches(ROWS_A_READ):
             yield from batch.to_pylist()
         return
     if path.suffix not in SUFFIXES:
@@ -95,7 +95,7 @@ def _opened(path: Path) -> Any:
         raise CorpusError(f"{path}: {error.strerror}") from None
 
 
-def _parquet(path: Path) -> Any:
+def parquet_file(path: Path) -> Any:
     try:
         from pyarrow import ArrowInvalid
         from pyarrow.parquet import ParquetFile

@@ -73,7 +73,7 @@ def opened(folder: Path, manifest: Manifest) -> Iterator["Parts"]:
                 said = "; ".join(f"{key} was {before.get(key)!r} and is {getattr(manifest, key)!r}" for key in different)
                 raise MigrationError(f"{folder} holds another migration ({said}); choose another folder or remove it")
         else:
-            _write(file, lambda path: path.write_text(json.dumps(asdict(manifest), indent=1) + "\n"))
+            write_whole(file, lambda path: path.write_text(json.dumps(asdict(manifest), indent=1) + "\n"))
         for unfinished in folder.glob("*.unfinished"):
             unfinished.unlink()
         yield Parts(folder, manifest)
@@ -110,7 +110,7 @@ class Parts:
             {"id": pa.array(ids, pa.string()), "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])},
             metadata={"embedding_space": self.manifest.space},
         )
-        _write(self.path(rows), lambda path: parquet.write_table(table, path))
+        write_whole(self.path(rows), lambda path: parquet.write_table(table, path))
 
 
 async def fill(
@@ -193,7 +193,7 @@ def read_vectors(path: Path, wanted: set[str] | None = None) -> dict[str, Vector
     return found
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """A file that is there whole or not at all, also after the machine lost its power."""
     unfinished = path.with_name(path.name + ".unfinished")
     write(unfinished)

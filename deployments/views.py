@@ -134,6 +134,8 @@ class Views:
             "max_tokens": config.max_tokens,
             "quality": dict(model.quality),
             "memory_bytes": self._memory_bytes[name],
+            "matryoshka": config.model_dump(include={"matryoshka"}, mode="json")["matryoshka"],
+            "devices": config.devices,
             "p50_ms": None if p50 is None else round(p50, 2),
             "p95_ms": None if p95 is None else round(p95, 2),
             "answers": len(recent),

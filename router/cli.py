@@ -14,6 +14,7 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
+    "advise": Entry("deployments.advise_cli:main", "Measure on your own texts when a larger model is worth it."),
     "align": Entry("deployments.align_cli:main", "Fit an adapter between two models, and measure what it keeps."),
     "calibrate": Entry("deployments.calibrate_cli:main", "Measure how long a model takes, for its profile."),
     "check-config": Entry("deployments.serve_config:main", "Check Serve config files before they are deployed."),

@@ -445,6 +445,8 @@ _SCHEMAS: Json = {
             "model": _STRING, "tier": _TIER_OR_NULL, "engine": {"enum": list(ENGINE_KINDS)}, "dimensions": _INTEGER,
             "space": _STRING, "sizes": _STRING, "max_tokens": _INTEGER, "answers": _INTEGER,
             "quality": {"type": "object", "additionalProperties": _NUMBER}, "memory_bytes": {"type": ["integer", "null"]},
+            "devices": {**_NUMBER, "description": "Accelerators that one replica occupies."},
+            "matryoshka": {"description": "Smaller sizes that may be asked for: a list, {min: N} for all from N up, or null."},
             "p50_ms": _NUMBER_OR_NULL, "p95_ms": _NUMBER_OR_NULL,
             "predicted_ms": {
                 "type": "object", "additionalProperties": _NUMBER, "description": "For one text of so many tokens, now.",

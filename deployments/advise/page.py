@@ -1,0 +1,199 @@
+"""The report as one page: its style, its plots and its text are all inside, and it asks for nothing else.
+
+Plots are matplotlib's SVG with its colours replaced by the page's own, so that they follow a dark screen, and its text left as
+text, so that it can be read aloud and searched.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+TEMPLATE = Path(__file__).with_name("page.html")
+INK, FAINT, GOOD, PLAIN = "#010203", "#010204", "#010205", "#010206"  # stand for colours of the page
+MODELS = tuple(f"#0102{10 + place:02d}" for place in range(8))
+COLOURS = {
+    INK: "currentColor", FAINT: "var(--line)", GOOD: "var(--good)", PLAIN: "var(--quiet)",
+    **{colour: f"var(--m{place})" for place, colour in enumerate(MODELS)},
+}
+WIDTH_IN = 5.0  # 360 CSS pixels: a phone
+SHOWN_SLICES = 30
+
+
+def draw(data: Mapping[str, Any], routing: str) -> str:
+    """The page."""
+    import jinja2
+    from markupsafe import Markup
+
+    names = [model["name"] for model in data["models"]]
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"number": number, "bytes": bytes_of, "seconds": seconds, "signed": lambda value: f"{value:+.1f}"}
+    plots = {
+        "latency": _against(data, "together_p95_ms", f"p95, ms, {data['at_once']} asking at once", data["budget_ms"]),
+        "cost": _against(data, "device_s_per_million", "device seconds per million texts", None),
+        "slices": _forest(data, names), "sizes": _sizes(data, names),
+    }
+    markup = {name: Markup(plot) if plot else "" for name, plot in plots.items()}
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        report=data, routing=routing, plots=markup, colour={name: f"var(--m{place % 8})" for place, name in enumerate(names)},
+    )
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number for people; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{value:,.{digits}f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def bytes_of(value: float | None) -> str:
+    """Bytes in their own size."""
+    if value is None:
+        return "–"
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value / 1e3:.3g} kB"
+
+
+def seconds(value: float) -> str:
+    """Device seconds in the size that people say."""
+    return f"{value:,.0f} s" if value < 7200 else f"{value / 3600:,.1f} h"
+
+
+def _against(data: Mapping[str, Any], key: str, label: str, budget: float | None) -> str:
+    """Quality of every model against what it takes."""
+    models = [model for model in data["models"] if model["quality"] is not None]
+    if not models:
+        return ""
+
+    def paint(axes: Any) -> None:
+        for place, model in enumerate(data["models"]):
+            if model["quality"] is None:
+                continue
+            axes.plot(model[key], model["quality"], "o", color=MODELS[place % 8], markersize=9)
+            at = (model[key], model["quality"])
+            axes.annotate(model["name"], at, (0, 10), textcoords="offset points", ha="center", color=INK)
+        low, high = min(model["quality"] for model in models), max(model["quality"] for model in models)
+        room = max(high - low, 1.0)
+        axes.set(xscale="log", xlabel=label, ylabel="quality, points", ylim=(low - 0.25 * room, high + 0.35 * room))
+        left, right = min(model[key] for model in models), max(model[key] for model in models)
+        axes.set_xlim(left / 3.0, right * 3.0)
+        if budget is not None:
+            axes.axvline(budget, color=PLAIN, linestyle="--", linewidth=1)
+            axes.annotate("your budget", (budget, low - 0.2 * room), (4, 0), textcoords="offset points", color=PLAIN)
+
+    told = "; ".join(f"{model['name']}: {number(model['quality'])} points, {number(model[key])}" for model in models)
+    return _svg(paint, 3.4, f"Quality against {label}. {told}")
+
+
+def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What the largest model brings over the next smaller one, slice by slice, with intervals."""
+    rows = []
+    for task in data["tasks"]:
+        if task["kind"] == "agreement":
+            continue
+        for one in task["slices"]:
+            found = [each for each in one["differences"] if (each["smaller"], each["larger"]) == (names[-2], names[-1])]
+            label = task["name"] if one["dimension"] == "all" else f"{_short(one['dimension'])} {one['value']}"
+            rows += [(label, one["dimension"] == "all", one["units"], found[0])] if found else []
+    rows = rows[:SHOWN_SLICES]
+    if not rows:
+        return ""
+
+    def paint(axes: Any) -> None:
+        for place, (_, whole, _, found) in enumerate(rows):
+            colour = GOOD if found["measured"] and found["points"] > 0 else MODELS[-1] if found["measured"] else PLAIN
+            axes.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=2.4 if whole else 1.4)
+            axes.plot(found["points"], place, "o", color=colour, markersize=7 if whole else 4.5)
+        axes.axvline(0.0, color=INK, linewidth=0.8)
+        axes.set_yticks(range(len(rows)), [f"{label} ({units})" for label, _, units, _ in rows])
+        for (_, whole, _, _), text in zip(rows, axes.get_yticklabels(), strict=True):
+            text.set_fontweight("bold" if whole else "normal")
+        axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"points, {names[-1]} less {names[-2]}")
+        axes.grid(visible=False, axis="y")
+
+    told = "; ".join(f"{label}: {one['points']:+.1f}, {one['low']:+.1f} to {one['high']:+.1f}" for label, _, _, one in rows)
+    return _svg(paint, 1.1 + 0.27 * len(rows), f"Points that {names[-1]} has over {names[-2]}. {told}")
+
+
+def _sizes(data: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Quality against the size of an index."""
+    rows = data["dimensions"]
+    if not rows:
+        return ""
+    cut = [name for name in names if any(row["model"] == name for row in rows)]
+
+    def paint(axes: Any) -> None:
+        for name in cut:
+            own = [row for row in rows if row["model"] == name]
+            places, heights = [row["bytes_per_million"] / 1e9 for row in own], [row["quality"] for row in own]
+            axes.plot(places, heights, "o-", color=MODELS[names.index(name) % 8], markersize=7)
+            for row, place, height in zip(own, places, heights, strict=True):
+                axes.annotate(str(row["size"]), (place, height), (0, 9), textcoords="offset points", ha="center", color=INK)
+        axes.set(xscale="log", xlabel="GB per million vectors (float32)", ylabel="quality, points")
+        axes.margins(0.15, 0.25)
+
+    told = "; ".join(f"{row['model']} at {row['size']}: {number(row['quality'])}" for row in rows)
+    return _svg(paint, 3.0, f"Quality against the size of an index. {told}")
+
+
+def _short(dimension: str) -> str:
+    return {"tokens of the right document": "answer of", "tokens": "tokens"}.get(dimension, "")
+
+
+def _svg(paint: Callable[[Any], None], height_in: float, told: str) -> str:
+    """A figure as SVG to be set into the page."""
+    import html
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    style = {
+        "svg.fonttype": "none", "svg.hashsalt": told, "font.size": 10, "text.color": INK, "axes.labelcolor": INK,
+        "axes.edgecolor": FAINT, "xtick.color": INK, "ytick.color": INK, "grid.color": FAINT, "axes.spines.top": False,
+        "axes.spines.right": False, "axes.grid": True, "grid.linewidth": 0.6, "axes.axisbelow": True, "xtick.major.size": 0,
+        "ytick.major.size": 0, "axes.spines.left": False,
+    }
+    with matplotlib.rc_context(style):
+        figure, axes = pyplot.subplots(figsize=(WIDTH_IN, height_in), layout="constrained")
+        paint(axes)
+        if axes.get_xscale() == "log":
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.xaxis.set_minor_locator(NullLocator())
+            low, high = axes.get_xlim()
+            axes.set_xticks(_round_ticks(low, high))
+            axes.set_xlim(low, high)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        made = io.StringIO()
+        figure.savefig(made, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        pyplot.close(figure)
+    svg = made.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font: (?:bold |700 )?([\d.]+)px [^;\"]+", _font, svg)
+    for stands, colour in COLOURS.items():
+        svg = svg.replace(stands, colour)
+    label = html.escape(told)
+    opening = re.search(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', svg)
+    assert opening is not None
+    return f'<svg viewBox="{opening[1]}" role="img" aria-label="{label}">' + svg[opening.end() :]
+
+
+def _font(found: "re.Match[str]") -> str:
+    weight = "; font-weight: 600" if "bold" in found[0] or "700" in found[0] else ""
+    return f"font-size: {found[1]}px{weight}"
+
+
+def _round_ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5 times powers of ten between two numbers; fewer where these are many."""
+    powers = [10.0**power for power in range(-6, 13)]
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [step * power for power in powers for step in steps if low <= step * power <= high]
+        if len(ticks) <= 6:
+            break
+    return ticks

@@ -1,0 +1,232 @@
+"""Everything that was found as one dictionary, the sentence that says it, and the three files that hold it."""
+
+import datetime
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deployments.advise import quality, rules
+from deployments.advise import slices as slicing
+from deployments.advise.inputs import Inputs
+from deployments.advise.latency import AT_ONCE, Timing
+from deployments.advise.quality import Task
+from deployments.advise.rules import Choice, Derived, language, names_of
+from deployments.advise.run import Plan
+from deployments.advise.slices import Difference, Slice
+from deployments.advise.traffic import Outcome, outcomes
+from deployments.migrate import write_whole
+
+FLOAT_BYTES = 4
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What is written: the data, and the policy file's text."""
+
+    data: Mapping[str, Any]
+    routing: str
+
+
+def make(
+    plan: Plan, inputs: Inputs, output: Path, timing: Mapping[str, Timing], budget_ms: float | None, gpu_hour: float | None,
+    min_gain: float,
+) -> Report:
+    """Measure what the kept vectors are worth, and put it together."""
+    tasks = quality.tasks(plan, inputs, output)
+    found = slicing.holm([one for task in tasks for one in slicing.slices(plan, task)])
+    derived = rules.Search(plan, tasks, min_gain).derive()
+    traffic = outcomes(plan, tasks, derived, timing, min_gain, gpu_hour)
+    late = {} if budget_ms is None else {name: 1.0 - (one.in_budget or 0.0) for name, one in timing.items()}
+    routing = rules.yaml(plan, derived, budget_ms, late, min_gain)
+    judged = [task for task in tasks if task.kind != "agreement"]
+    headline, more = verdict(plan, tasks, derived, traffic)
+    data = {
+        "made": datetime.date.today().isoformat(), "verdict": headline, "more": more, "notes": inputs.notes,
+        "budget_ms": budget_ms, "gpu_hour": gpu_hour, "min_gain": min_gain, "at_once": AT_ONCE,
+        "looks": sum(len(one.differences) for one in found), "least_units": slicing.LEAST_UNITS,
+        "models": [_model(plan, place, judged, timing) for place in range(len(plan.candidates))],
+        "tasks": [_task(plan, task, [one for one in found if one.task == task.name], min_gain) for task in tasks],
+        "dimensions": _dimensions(plan, judged),
+        "routing": {
+            "default_tier": derived.default, "default_model": derived.default_model, "why": derived.default_why,
+            "rules": [{**one._asdict(), "when": dict(one.when), "choice": _choice(one.choice)} for one in derived.rules],
+            "languages": {name: _choice(choice) for name, choice in derived.languages.items()}, "silent": derived.silent,
+        },
+        "traffic": [one._asdict() for one in traffic],
+        "collections": [_collection(plan, name, space) for name, space in plan.collections.items()],
+    }
+    return Report(_finite(data), routing)
+
+
+def written(report: Report, output: Path) -> str:
+    """Write the three files; returns what to print."""
+    from deployments.advise.page import draw
+
+    texts = {
+        "report.json": json.dumps(report.data, indent=1, ensure_ascii=False) + "\n", "routing.yaml": report.routing,
+        "index.html": draw(report.data, report.routing),
+    }
+    for name, text in texts.items():
+        write_whole(output / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+    return "\n".join([
+        report.data["verdict"], *report.data["more"], "", f"to read: {output / 'index.html'}",
+        f"the rules, with their evidence: {output / 'routing.yaml'}",
+    ])
+
+
+def verdict(plan: Plan, tasks: Sequence[Task], derived: Derived, traffic: Sequence[Outcome]) -> tuple[str, list[str]]:
+    """The sentence, and what stands below it."""
+    largest = [candidate for candidate in plan.candidates if candidate.tiers][-1].name
+    if not traffic:
+        task = tasks[0]
+        shares = ", ".join(f"{model} {100 * scores.mean():.0f} %" for model, scores in task.scores.items() if model != largest)
+        return (
+            "Nothing here says which model is better: there are no judgements, pairs or labels.",
+            [f"Of what {largest} finds the others find: {shares}. That is agreement, not quality: a better model would disagree "
+             "as much as a worse one. Judge a few hundred queries or pairs, of the kind where they disagree most."],
+        )  # fmt: skip
+    if not derived.languages:
+        names = {"": derived.default_model}
+        head = f"{_named(plan, derived.default_model)} is enough for these texts" if derived.default_choice else (
+            "There are too few judged texts to tell the models apart"
+        )
+    else:
+        names = {code: choice.model or largest for code, choice in derived.languages.items()}
+        worth = [code for code, model in names.items() if model == largest]
+        others = {model: [code for code in names if names[code] == model] for model in dict.fromkeys(names.values())}
+        others.pop(largest, None)
+        rest = "; ".join(f"for {names_of(codes)} {_named(plan, model)} is enough" for model, codes in others.items())
+        if worth:
+            head = f"{_named(plan, largest)} is worth its price for {names_of(worth)}" + (f"; {rest}" if rest else "")
+        else:
+            head = f"{_named(plan, largest)} is not worth its price here: {rest}"
+    more = [_task_verdict(plan, task) for task in tasks if task.kind != "agreement"]
+    routed = next(one for one in traffic if one.name == "routed")
+    always = {one.name.removeprefix("always "): one for one in traffic if one.name.startswith("always ")}
+    top = always[largest]
+    low = always[next(iter(always))]
+    share = routed.device_s / top.device_s if top.device_s else 1.0
+    more.append(
+        f"Routed this way these texts have {routed.quality:.1f} points, {_versus(routed, top)} and {_versus(routed, low)}, "
+        f"for {share:.0%} of the device time of always {largest}."
+    )
+    return head + ".", more
+
+
+def _versus(one: Outcome, other: Outcome) -> str:
+    points, low, high = one.against[other.name]
+    if low <= 0.0 <= high:
+        return f"not measurably other than {other.name} ({other.quality:.1f})"
+    return f"{points:+.1f} [{low:+.1f}, {high:+.1f}] against {other.name} ({other.quality:.1f})"
+
+
+def _task_verdict(plan: Plan, task: Task) -> str:
+    models = list(task.scores)
+    found = slicing.differences(task, models, _all(task))
+    model = slicing.enough(found, models, 0.0)
+    spoken = Counter(unit.features.language for unit in task.units if unit.features.language).most_common(1)
+    about = f"{task.name} ({language(spoken[0][0]) if spoken else 'language unknown'}, {len(task.units)} {NOUNS[task.kind]})"
+    over = next((one for one in found if one.smaller == model and one.larger == models[-1]), None)
+    if over is None:
+        gap = next(one for one in found if one.smaller == models[-2] and one.larger == models[-1])
+        return f"{about}: {model} is measurably better, {_interval(gap)} over {models[-2]}."
+    tail = "" if over.is_measured else ", no measurable difference"
+    return f"{about}: {model} is enough; {models[-1]} has {_interval(over)}{tail}."
+
+
+NOUNS = {"retrieval": "queries", "pairs": "pairs", "labels": "texts", "agreement": "texts"}
+
+
+def _all(task: Task) -> quality.Rows:
+    import numpy as np
+
+    return np.arange(len(task.units))
+
+
+def _interval(one: Difference) -> str:
+    return f"{one.points:+.1f} [{one.low:+.1f}, {one.high:+.1f}]"
+
+
+def _named(plan: Plan, model: str) -> str:
+    tiers = next(candidate.tiers for candidate in plan.candidates if candidate.name == model)
+    return f"{model} ({', '.join(tiers)})" if tiers else model
+
+
+def says(one: Slice, models: Sequence[str], min_gain: float) -> tuple[str, str]:
+    """What a slice says of the larger models: a word for its colour, and the sentence."""
+    if not one.differences:
+        return "few", f"too few to tell ({one.units})"
+    model = slicing.enough(one.differences, models, min_gain)
+    if place := models.index(model):
+        gain = next(each for each in one.differences if (each.smaller, each.larger) == (models[place - 1], model))
+        return "gain", f"{model}: {_interval(gain)} over {gain.smaller}"
+    best = max((each for each in one.differences if each.smaller == model), key=lambda each: each.points)
+    if best.is_measured and best.points < 0:
+        return "none", f"{model} is enough: the next best has {_interval(best)}"
+    return "none", f"no measurable gain of {min_gain:g} points: {best.larger} has {_interval(best)}"
+
+
+def _model(plan: Plan, place: int, tasks: Sequence[Task], timing: Mapping[str, Timing]) -> dict[str, Any]:
+    candidate = plan.candidates[place]
+    by_task = {task.name: task.value(task.scores[candidate.name], _all(task)) for task in tasks}
+    mean = sum(by_task.values()) / len(by_task) if by_task else None
+    return {**candidate._asdict(), "quality": mean, "by_task": by_task, **timing[candidate.name]._asdict()}
+
+
+def _task(plan: Plan, task: Task, found: Sequence[Slice], min_gain: float) -> dict[str, Any]:
+    models = list(task.scores)
+    rows = []
+    for one in found:
+        tone, sentence = says(one, models, min_gain) if task.kind != "agreement" else ("none", "agreement is not quality")
+        rows.append({
+            "dimension": one.dimension, "value": one.value, "units": one.units, "values": dict(one.values),
+            "differences": [{**each._asdict(), "measured": each.is_measured} for each in one.differences],
+            "tone": tone, "says": sentence,
+        })
+    return {
+        "name": task.name, "kind": task.kind, "metric": task.metric, "units": len(task.units), "noun": NOUNS[task.kind],
+        "more": task.more, "slices": rows, "cut": dict(quality.read_whole(task, plan)),
+    }
+
+
+def _dimensions(plan: Plan, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    """Quality by vector size, for models trained to be cut."""
+    made = []
+    for candidate in plan.candidates:
+        if len(candidate.cuts) < 2 or not tasks:
+            continue
+        for size in candidate.cuts:
+            by_task = {task.name: task.cuts[candidate.name][size] for task in tasks}
+            made.append({
+                "model": candidate.name, "size": size, "by_task": by_task, "quality": sum(by_task.values()) / len(by_task),
+                "bytes_per_million": size * FLOAT_BYTES * MILLION,
+            })
+    return made
+
+
+def _collection(plan: Plan, name: str, space: str) -> dict[str, Any]:
+    return {"name": name, "space": space, "measured": space.rpartition("/")[0] in {one.name for one in plan.candidates}}
+
+
+def _choice(choice: Choice | None) -> dict[str, Any] | None:
+    if choice is None:
+        return None
+    return {
+        "model": choice.model, "units": choice.units, "evidence": [one._asdict() for one in choice.evidence],
+        "differences": [one._asdict() for one in choice.differences],
+    }
+
+
+def _finite(data: Any) -> Any:
+    """Plain data with numbers rounded to what they mean, and null where there is none."""
+    if isinstance(data, float):
+        return None if data != data or data in (float("inf"), float("-inf")) else float(f"{data:.6g}")
+    if isinstance(data, Mapping):
+        return {str(key): _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return data

@@ -1,0 +1,283 @@
+"""`embedding-router advise` against a real router: from files to the report, killed and gone on with, and read in a browser."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+
+from deployments import advise_cli
+from deployments.advise import page
+from deployments.decision_log import open_log
+from router.cli import main
+from router.config import DecisionLog
+from tests.support.advise_data import write
+from tests.support.local_service import FAKE, WORDLLAMA, LocalRouter, served
+
+pytest.importorskip("pyarrow")
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM_ARGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)
+NOISE: dict[str, Any] = {**FAKE, "engine": {"kind": "fake", "base_s": 0.02}, "dimensions": 64}  # vectors that mean nothing
+
+
+ARGS = {
+    "models": {"noise": NOISE, "wordllama-256": WORDLLAMA}, "tiers": {"fast": "noise", "best": "wordllama-256"},
+    "cache": {"max_bytes": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[tuple[str, LocalRouter]]:
+    with served(ARGS) as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write(tmp_path_factory.mktemp("inputs"))
+
+
+def command(url: str, files: dict[str, Path], output: Path, *more: str) -> list[str]:
+    return [
+        "advise", "--base-url", url, "--texts", str(files["texts.jsonl"]), "--queries", str(files["queries.jsonl"]),
+        "--qrels", str(files["qrels.tsv"]), "--pairs", str(files["pairs.csv"]), "--labels", str(files["labels.csv"]),
+        "--requests", "10", "-o", str(output), *more,
+    ]
+
+
+def advise(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def parts(output: Path) -> set[Path]:
+    return set(output.glob("vectors/*/*/*.parquet"))
+
+
+@pytest.fixture(scope="module")
+def reported(running: tuple[str, LocalRouter], files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report that was killed twice on its way, each time as soon as another part of the vectors was there."""
+    output = tmp_path_factory.mktemp("report")
+    arguments = command(running[0], files, output, "--budget-ms", "50", "--gpu-hour", "36", "--batch", "8", "--in-flight", "1")
+    seen = 0
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-m", "router.cli", *arguments], cwd=ROOT, stderr=subprocess.PIPE, bufsize=0)
+        assert process.stderr is not None
+        said = b""
+        while news := process.stderr.read(16):  # the progress bar, drawn again and again
+            said += news
+            if len(parts(output)) > seen:
+                break
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, said.decode()
+        process.stderr.close()
+        assert len(parts(output)) > seen
+        seen = len(parts(output))
+        assert not (output / "report.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in parts(output)}
+    ended = advise(*arguments)
+    assert ended.exit_code == 0, ended.output
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # what was there was not made again
+    return output
+
+
+@pytest.fixture(scope="module")
+def report(reported: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((reported / "report.json").read_text())
+    return data
+
+
+def test_the_better_model_is_found_on_every_task(report: dict[str, Any]) -> None:
+    assert report["verdict"] == "wordllama-256 (best) is worth its price for English."
+    by_model = {model["name"]: model for model in report["models"]}
+    for task in ("queries", "pairs", "labels"):
+        assert by_model["wordllama-256"]["by_task"][task] > by_model["noise"]["by_task"][task] + 20
+    kinds = {task["name"]: (task["kind"], task["units"]) for task in report["tasks"]}
+    assert kinds == {"queries": ("retrieval", 60), "pairs": ("pairs", 120), "labels": ("labels", 240)}
+    assert set(report["tasks"][0]["more"]["noise"]) == {"recall@10", "recall@100", "MRR"}
+    assert report["tasks"][2]["more"]["wordllama-256"]["V-measure"] > 50
+    for task in report["tasks"]:
+        assert task["slices"][0]["differences"][0]["measured"]
+
+
+def test_vectors_that_were_kept_are_those_of_the_service(
+    running: tuple[str, LocalRouter], files: dict[str, Path], reported: Path
+) -> None:
+    from deployments.migrate import read_vectors
+
+    texts = [json.loads(line)["text"] for line in files["texts.jsonl"].read_text().splitlines()]
+    first = list(dict.fromkeys(texts))
+    kept = read_vectors(reported / "vectors" / "wordllama-256" / "document")
+    assert len(kept) == len(first)
+    body = {"input": first, "model": "wordllama-256", "input_type": "document"}
+    rows = httpx.post(f"{running[0]}/v1/embeddings", json=body, timeout=60).json()["data"]
+    for place, row in enumerate(rows):
+        assert kept[str(place)] == pytest.approx(row["embedding"], abs=1e-6)
+
+
+def test_latency_throughput_and_price_are_measured(report: dict[str, Any]) -> None:
+    for model in report["models"]:
+        assert model["requests"] == 10
+        assert 0 < model["alone_p50_ms"] <= model["alone_p95_ms"]
+        assert model["price_per_million"] == pytest.approx(model["device_s_per_million"] / 100, rel=1e-4)
+        assert model["device_s_per_million"] == pytest.approx(1e6 / model["texts_per_s"], rel=1e-4)
+        assert 0 <= model["in_budget"] <= 1
+    noise = report["models"][0]
+    assert noise["alone_p50_ms"] >= 20  # what its engine sleeps
+
+
+def test_cut_vectors_are_measured_where_the_model_was_trained_for_it(report: dict[str, Any]) -> None:
+    rows = [(row["model"], row["size"], row["bytes_per_million"]) for row in report["dimensions"]]
+    assert rows == [("wordllama-256", size, size * 4_000_000) for size in (64, 128, 256)]
+    own = next(model for model in report["models"] if model["name"] == "wordllama-256")
+    assert report["dimensions"][-1]["quality"] == pytest.approx(own["quality"], rel=1e-5)
+
+
+def test_the_rules_replay_a_real_log(
+    running: tuple[str, LocalRouter], tmp_path: Path, reported: Path, report: dict[str, Any]
+) -> None:
+    log = tmp_path / "decisions.jsonl"
+    service = running[1].service
+    service.log = open_log(DecisionLog(path=str(log)), None)
+    answer = httpx.post(f"{running[0]}/v1/embeddings", json={"input": "an English sentence about the weather"}, timeout=60)
+    assert answer.json()["model"] == "noise"  # as the service is configured
+    service.log.close()
+    service.log = None
+    assert report["routing"]["default_tier"] == "best"
+    replayed = advise("replay", str(log), "--policy", str(reported / "routing.yaml"), "--json")
+    assert replayed.exit_code == 0, replayed.output
+    moved = json.loads(replayed.output)["moved"]
+    assert [(way["from"], way["to"], way["requests"]) for way in moved] == [("noise", "wordllama-256", 1)]
+
+
+def test_a_complete_run_makes_its_report_again_without_the_service(files: dict[str, Path], reported: Path) -> None:
+    before = json.loads((reported / "report.json").read_text())
+    nobody = "http://127.0.0.1:9"
+    again = advise(*command(nobody, files, reported, "--budget-ms", "50", "--gpu-hour", "36"))
+    assert again.exit_code == 0, again.output
+    after = json.loads((reported / "report.json").read_text())
+    assert after["tasks"] == before["tasks"]
+    assert after["models"] == before["models"]
+
+
+def test_a_folder_takes_the_measurements_of_one_set_of_texts_only(
+    running: tuple[str, LocalRouter], files: dict[str, Path], reported: Path
+) -> None:
+    refused = advise("advise", "--base-url", running[0], "--labels", str(files["labels.csv"]), "-o", str(reported))
+    assert refused.exit_code == 1
+    assert "holds the measurements of other texts or models; choose another folder" in refused.output
+
+
+def test_without_labels_it_says_that_agreement_is_not_quality(
+    running: tuple[str, LocalRouter], files: dict[str, Path], tmp_path: Path
+) -> None:
+    texts = str(files["texts.jsonl"])
+    ended = advise("advise", "--base-url", running[0], "--texts", texts, "--requests", "5", "-o", str(tmp_path))
+    assert ended.exit_code == 0, ended.output
+    assert "Nothing here says which model is better" in ended.output
+    assert "agreement, not quality" in ended.output
+    found = json.loads((tmp_path / "report.json").read_text())
+    task = found["tasks"][0]
+    assert (task["kind"], task["slices"][0]["values"]["wordllama-256"]) == ("agreement", 100.0)
+    assert task["slices"][0]["values"]["noise"] < 40
+    assert task["more"]["wordllama-256"]["rank correlation"] == pytest.approx(100.0, abs=0.01)
+    assert found["traffic"] == []
+    assert found["routing"]["rules"] == []
+    assert "default_tier: best" in (tmp_path / "routing.yaml").read_text()
+
+
+def test_a_broken_line_stops_it_before_anything_is_asked(files: dict[str, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "labels.csv"
+    broken.write_text(files["labels.csv"].read_text() + "only one column\n")
+    refused = advise("advise", "--base-url", "http://127.0.0.1:9", "--labels", str(broken), "-o", str(tmp_path / "out"))
+    assert refused.exit_code == 1
+    assert f"{broken}, line 242: it has 1 columns and the file has 2 (text, label)" in refused.output
+    assert "--skip-bad" in refused.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "give texts to measure with: --texts, --pairs or --labels"),
+        (["--queries", "queries.jsonl"], "need --texts, the documents that are searched"),
+        (["--texts", "texts.jsonl", "--qrels", "qrels.tsv"], "--qrels needs --queries"),
+        (["--labels", "labels.csv", "--model", "no-such"], "the service has no model 'no-such'; it has noise, wordllama-256"),
+        (["--labels", "labels.csv", "--model", "noise"], "a comparison needs two"),
+        (["--labels", "labels.csv", "--labels", "labels.csv"], "two files of pairs or labels have one name"),
+    ],
+)
+def test_what_is_missing_is_one_sentence(
+    running: tuple[str, LocalRouter], files: dict[str, Path], tmp_path: Path, options: list[str], said: str
+) -> None:
+    given = [str(files.get(option, option)) for option in options]
+    refused = advise("advise", "--base-url", running[0], *given, "-o", str(tmp_path / "out"))
+    assert refused.exit_code in (1, 2)
+    assert said in " ".join(refused.output.split())
+
+
+def test_a_missing_package_is_one_sentence(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advise_cli, "NEEDED", (*advise_cli.NEEDED, "not_installed_anywhere"))
+    refused = advise("advise", "--labels", str(files["labels.csv"]), "-o", str(tmp_path))
+    assert refused.exit_code == 1
+    assert "advise needs not_installed_anywhere, not installed here: pip install 'embedding-router[advise]'" in refused.output
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(reported: Path) -> None:
+    text = (reported / "index.html").read_text()
+    for outside in ("http://", "https://", "src=", "@import", "url(", "<script", "<link rel=\"stylesheet"):
+        assert outside not in text.replace("http://www.w3.org/", "").replace("url(#", ""), outside
+    for colour in page.COLOURS:
+        assert colour not in text
+
+
+def test_text_from_a_file_cannot_become_markup(report: dict[str, Any]) -> None:
+    bad = json.loads(json.dumps(report))
+    bad["tasks"][0]["name"] = "<script>alert(1)</script>"
+    bad["verdict"] = "<img src=x>"
+    for model in bad["models"]:
+        model["by_task"]["<script>alert(1)</script>"] = model["by_task"]["queries"]
+    for row in [*bad["dimensions"], *bad["traffic"]]:
+        row["by_task"]["<script>alert(1)</script>"] = row["by_task"]["queries"]
+    drawn = page.draw(bad, "routing: {}")
+    assert "<script>" not in drawn
+    assert "<img" not in drawn
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (360, "light"), (360, "dark")])
+def test_the_page_opens_in_a_browser(reported: Path, width: int, scheme: Any) -> None:
+    from playwright.sync_api import sync_playwright
+
+    file = (reported / "index.html").as_uri()
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_ARGS))
+        window = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
+        said, asked = list[str](), list[str]()
+        window.on("console", lambda message: said.append(message.text))
+        window.on("pageerror", lambda error: said.append(str(error)))
+        window.on("request", lambda request: asked.append(request.url))
+        window.goto(file)
+        assert window.evaluate("document.documentElement.scrollWidth") <= width  # only tables scroll, in their own frames
+        assert window.locator("h1").inner_text() == "wordllama-256 (best) is worth its price for English."
+        assert window.locator("svg[role=img]").count() == 4
+        assert all(window.locator("svg[role=img]").evaluate_all("plots => plots.map(plot => plot.ariaLabel.length > 20)"))
+        paper, ink = window.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
+        bright = sum(map(int, paper[4:-1].split(","))) > sum(map(int, ink[4:-1].split(",")))
+        assert bright == (scheme == "light")
+        for number in range(window.locator("details").count()):
+            window.locator("summary").nth(number).click()
+        assert window.locator("details[open]").count() == 3
+        browser.close()
+    assert said == []
+    assert [url for url in asked if not url.startswith("data:")] == [file]
