@@ -171,7 +171,7 @@ def _folder(output: Path, candidate: Candidate, side: Side) -> Path:
 
 def _manifest(candidate: Candidate, texts: Sequence[str]) -> Manifest:
     # The inputs have a digest of their own in run.json: sizes alone are told apart here.
-    return Manifest(candidate.space, sum(map(len, texts)), "", len(texts), PART_ROWS)
+    return Manifest(candidate.space, None, f"{sum(map(len, texts))} characters", "text", None, len(texts), PART_ROWS)
 
 
 def _missing(output: Path, candidate: Candidate, side: Side, texts: Sequence[str]) -> int:
