@@ -104,14 +104,6 @@ def test_a_client_that_leaves_takes_its_work_out_of_the_engine(local: Launched) 
     assert load["queued_tokens"] == 0
 
 
-def test_calls_reach_replicas_over_lines_of_the_routers_own(local: Launched) -> None:
-    (router,) = local.replicas("router")
-    for model in ("wordllama-256", "all-minilm-l6-v2", "multilingual-e5-small"):
-        (replica,) = local.replicas(model)
-        heard = {line.raddr for line in replica.net_connections("tcp") if line.status == psutil.CONN_ESTABLISHED}
-        assert any(line.laddr in heard for line in router.net_connections("tcp") if line.status == psutil.CONN_ESTABLISHED)
-
-
 def test_the_notebook_of_the_quick_start_says_what_it_said_when_it_was_written(
     local: Launched, monkeypatch: pytest.MonkeyPatch
 ) -> None:

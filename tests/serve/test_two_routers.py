@@ -8,7 +8,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.support.launched import Launched, launched
+from tests.support.launched import Launched, has_line, launched
 from tests.support.local_service import WORDLLAMA
 
 pytestmark = pytest.mark.serve
@@ -19,7 +19,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
     model = {**WORDLLAMA, "max_tokens": 512}
     config = {"applications": [{
         "name": "router", "route_prefix": "/", "import_path": "deployments.app:build",
-        "args": {"models": {"wordllama-256": model}, "tiers": {"fast": "wordllama-256"}},
+        "args": {"models": {"wordllama-256": model}, "tiers": {"fast": "wordllama-256"}, "transport": "direct"},
         "deployments": [
             {"name": "router", "num_replicas": 2, "ray_actor_options": {"num_cpus": 0.25}},
             {"name": "wordllama-256", "num_replicas": 1, "ray_actor_options": {"num_cpus": 0.25}},
@@ -41,9 +41,8 @@ def test_both_answer_alike_and_share_neither_cache_nor_line(two: Launched) -> No
     assert {str(answer["data"]) for answer in answers} == {str(answers[0]["data"])}
     assert [answer["routing"]["cached"] for answer in answers].count(0) == 2  # once for each router
     (replica,) = two.replicas("wordllama-256")
-    heard = {line.raddr for line in replica.net_connections("tcp") if line.status == psutil.CONN_ESTABLISHED}
     for router in two.replicas("router"):
-        assert any(line.laddr in heard for line in router.net_connections("tcp") if line.status == psutil.CONN_ESTABLISHED)
+        assert has_line(router, replica)
 
 
 def test_one_goes_on_when_the_other_is_killed(two: Launched) -> None:

@@ -34,6 +34,13 @@ class Launched:
         return found
 
 
+def has_line(router: psutil.Process, replica: psutil.Process) -> bool:
+    """Whether a router is connected to the socket of deployments/direct.py: the one bound to an address; Ray's take any."""
+    heard = {line.laddr for line in replica.net_connections("tcp") if line.status == psutil.CONN_LISTEN}
+    own = {address for address in heard if address.ip not in ("::", "0.0.0.0")}
+    return any(line.raddr in own for line in router.net_connections("tcp") if line.status == psutil.CONN_ESTABLISHED)
+
+
 @contextmanager
 def launched(config: Path, options: Sequence[str] = ()) -> Iterator[Launched]:
     """Start the router on a free port; everything it started is gone after the block."""

@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,13 @@ from deployments.wire import Call, Failure, Reply, pack_call, pack_reply, unpack
 from router.feedback import Counters
 
 WAIT_S = 30.0
+
+
+@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """Both loops: Ray's workers run on uvloop where it is installed."""
+    policy: asyncio.AbstractEventLoopPolicy = request.param()
+    return policy
 
 
 def call(*lengths: int) -> Call:
