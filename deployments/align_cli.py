@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import numpy as np
+import orjson
 from tqdm import tqdm
 
 from deployments.align import AlignError, Material, Remembering, align, material
@@ -39,9 +40,10 @@ FLOOR: float = CollectionConfig.model_fields["min_recall"].default
 @click.option("--text-field", default="text", show_default=True)
 @click.option("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True)
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.npz")
+@click.option("--json", "as_json", is_flag=True, help="What the adapter keeps, as JSON.")
 def main(
     path: Path | None, base_url: str | None, api_key: str | None, source: str, target: str, texts: Path, queries: Path | None,
-    qrels: Path | None, text_field: str, method: Method, output: Path,
+    qrels: Path | None, text_field: str, method: Method, output: Path, as_json: bool,
 ) -> None:
     """Fit a map from one model's vectors into another model's space, and measure what a search over it keeps.
 
@@ -66,8 +68,16 @@ def main(
         raise click.ClickException(str(error)) from None
     output.parent.mkdir(parents=True, exist_ok=True)
     adapters.save(adapter, output)
-    click.echo("\n".join(report(adapter)))
     plot = _plot(output.with_suffix(".png"), adapter)
+    if as_json:
+        rows = [{"queries": name, **kept._asdict()} for name, kept in _rows(adapter)]
+        told = {
+            "source": str(adapter.source), "target": str(adapter.target), "method": adapter.method, "texts": adapter.texts,
+            "judged_by": adapter.judged_by, "file": str(output), "kept": rows,
+        }
+        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        return
+    click.echo("\n".join(report(adapter)))
     click.echo(f"wrote {output}{f' and {plot}' if plot else '; install matplotlib for a plot'}")
     click.echo(f"in the config: collections: {{NAME: {{space: {adapter.target}, adapters: [{output}]}}}}")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import orjson
 from tqdm import tqdm
 
 from deployments import calibrate
@@ -66,9 +67,10 @@ class Job(NamedTuple):
 @click.option("--batch-tokens", type=click.IntRange(1), help="Most tokens of one call; the config's, else the engine's.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest text; the model's context where not given.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the texts and their order.")
+@click.option("--json", "as_json", is_flag=True, help="The profiles that were written, as JSON.")
 def main(
     path: Path, model: str, output: Path, base_url: str | None, api_key: str | None, repeats: int, batch_tokens: int | None,
-    max_tokens: int | None, seed: int,
+    max_tokens: int | None, seed: int, as_json: bool,
 ) -> None:
     """Measure how long a model takes for texts and batches of every size, and write its profile and a plot beside it.
 
@@ -80,6 +82,7 @@ def main(
         raise click.UsageError(f"there is no model {model!r} in {path}; there are {', '.join(args.models)} and {ALL}")
     if model == ALL and output.suffix == ".json":
         raise click.UsageError(f"--model all writes one file for each model: give a folder, not {output}")
+    written: dict[str, Any] = {}
     for name in args.models if model == ALL else [model]:
         settings = args.models[name]
         known = settings.curve is not None or settings.profile is not None
@@ -96,8 +99,12 @@ def main(
         file.parent.mkdir(parents=True, exist_ok=True)
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         file.write_bytes(calibrate.profile(name, measured.device, measured.engine, today, made, medians, measured.memory_bytes))
-        click.echo("\n".join(_report(name, file, made, measured, base_url is not None)))
-        _plot(file.with_suffix(".png"), name, made, medians, made.curve.overhead_s if base_url else 0.0)
+        written[name] = {"file": str(file), "profile": orjson.loads(file.read_bytes())}
+        if not as_json:
+            click.echo("\n".join(_report(name, file, made, measured, base_url is not None)))
+        _plot(file.with_suffix(".png"), name, made, medians, made.curve.overhead_s if base_url else 0.0, quiet=as_json)
+    if as_json:
+        click.echo(orjson.dumps(written, option=orjson.OPT_INDENT_2))
 
 
 def replica_environment(serve: Mapping[str, Any], model: str) -> dict[str, str]:
@@ -197,12 +204,13 @@ def _report(name: str, file: Path, made: Fit, measured: Measured, through_router
     yield f"  wrote      {file} and {file.with_suffix('.png').name}"
 
 
-def _plot(file: Path, name: str, made: Fit, medians: list[Point], overhead_s: float) -> None:
+def _plot(file: Path, name: str, made: Fit, medians: list[Point], overhead_s: float, quiet: bool) -> None:
     """Measured steps and the curve, both axes logarithmic; without matplotlib only a sentence."""
     try:
         import matplotlib
     except ModuleNotFoundError:
-        click.echo("  no plot: install matplotlib for one")
+        if not quiet:
+            click.echo("  no plot: install matplotlib for one")
         return
     matplotlib.use("Agg")
     from matplotlib import pyplot

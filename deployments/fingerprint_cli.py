@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import orjson
 
 from deployments.client import Client, RequestRefused, RouterAway
 from deployments.engines.base import Batch, EngineError, Vectors
@@ -23,7 +24,8 @@ from router.fingerprint import Probe
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
 @click.option("--base-url", help="Take the vectors of this running router's replicas, and start no engine here.")
 @click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="For --base-url; or EMBEDDING_ROUTER_API_KEY.")
-def main(path: Path, model: str, output: Path, base_url: str | None, api_key: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="What was written, as JSON.")
+def main(path: Path, model: str, output: Path, base_url: str | None, api_key: str | None, as_json: bool) -> None:
     """Write down what a model makes of a few texts, so that replicas can prove to be that model.
 
     Do this once for every model whose vectors you keep, while you trust its weights; then name FILE as the model's
@@ -45,6 +47,10 @@ def main(path: Path, model: str, output: Path, base_url: str | None, api_key: st
     made = fingerprint.make(model, probes, vectors)
     output.parent.mkdir(parents=True, exist_ok=True)
     fingerprint.save(made, output)
+    if as_json:
+        told = {"model": model, "file": str(output), "probes": len(probes), "dimensions": vectors.shape[1], "digest": made.digest}
+        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        return
     click.echo(f"{model}: {len(probes)} probes, {vectors.shape[1]} dimensions, {made.digest}")
     click.echo(f"  wrote {output} ({output.stat().st_size / 1000:.0f} kB); in the config: fingerprint: {output}")
 

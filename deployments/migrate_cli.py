@@ -62,9 +62,11 @@ class Job(NamedTuple):
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Texts of one request.")
 @click.option("--in-flight", type=click.IntRange(1), default=4, show_default=True, help="Requests at the router at a time.")
 @click.option("--part-rows", type=click.IntRange(1), default=2048, show_default=True, help="Rows of one Parquet file.")
+@click.option("--json", "as_json", is_flag=True, help="What was written and compared, as JSON.")
 def main(
     base_url: str, api_key: str | None, collection: str, target: str, texts: Path, text_field: str, id_field: str | None,
     output: Path, queries: Path | None, old: Path | None, sample: int, truncate: str, batch: int, in_flight: int, part_rows: int,
+    as_json: bool,
 ) -> None:
     """Embed a collection's documents in another space, while it goes on being served in its old one.
 
@@ -78,12 +80,12 @@ def main(
         job = Job(
             collection, target, texts, text_field, id_field, output, queries, old, sample, truncate, batch, in_flight, part_rows
         )
-        asyncio.run(_migrate(Client(base_url, api_key), job))
+        asyncio.run(_migrate(Client(base_url, api_key), job, as_json))
     except (MigrationError, CorpusError, RequestRefused, RouterAway) as error:
         raise click.ClickException(str(error)) from None
 
 
-async def _migrate(client: Client, job: Job) -> None:
+async def _migrate(client: Client, job: Job, as_json: bool) -> None:
     async with client:
         # An unknown space is refused before a long corpus is read, and a model's other names become its id.
         job = job._replace(target=(await client.embed(["ready?"], space=job.target, input_type="document")).space)
@@ -96,13 +98,23 @@ async def _migrate(client: Client, job: Job) -> None:
             rows, missing = parts.manifest.rows, sum(map(len, parts.missing()))
             with tqdm(total=rows, initial=rows - missing, unit="text", desc=job.target) as bar:
                 await fill(parts, _texts(job), client, options, job.batch, job.in_flight, bar.update)
-            click.echo(f"{job.output}: {rows} vectors of {job.target} in {len(parts.ranges())} files")
+            told: dict[str, Any] = {
+                "folder": str(job.output), "collection": job.collection, "old": moving.space, "new": job.target, "vectors": rows,
+                "files": len(parts.ranges()), "report": None,
+            }
+            if not as_json:
+                click.echo(f"{job.output}: {rows} vectors of {job.target} in {len(parts.ranges())} files")
             if job.queries is not None:
                 sampled = set(np.linspace(0, rows - 1, min(job.sample, rows), dtype=np.int64).tolist())
                 documents = [text for row, text in enumerate(_texts(job)) if row in sampled]
                 found = await _compare(client, moving, parts, list(read_texts(job.queries, job.text_field)), documents, job.old)
                 (job.output / "report.json").write_text(json.dumps(found, indent=1) + "\n")
-                click.echo(_told(found))
+                told["report"] = found
+                if not as_json:
+                    click.echo(_told(found))
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+        return
     click.echo(f"load {job.output} into your index, and cut over with one change in the config (docs/vector-spaces.md):")
     click.echo(f"  collections.{job.collection}.space: {job.target}    # was {moving.space}")
 

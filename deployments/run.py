@@ -8,6 +8,7 @@ of its choices need a reason:
 - Everything that has a fixed port or path gets one of this instance's own, or a second instance would share them silently.
 """
 
+import json
 import logging
 import os
 import secrets
@@ -52,7 +53,10 @@ class StartError(Exception):
 @click.option("--host", help="Address to listen on; the config's, or 127.0.0.1, where not given.")
 @click.option("--dashboard-port", type=click.IntRange(1, 65535), help="Also start Ray's dashboard, on 127.0.0.1.")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="Where Prometheus finds the metrics; else a free one.")
-def main(path: Path, port: int | None, host: str | None, dashboard_port: int | None, metrics_port: int | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="What happens as lines of JSON, with `event` in each.")
+def main(
+    path: Path, port: int | None, host: str | None, dashboard_port: int | None, metrics_port: int | None, as_json: bool
+) -> None:
     """Serve a config on this machine until Ctrl-C."""
     config = _read(path)
     given = config.get("http_options")
@@ -73,7 +77,7 @@ def main(path: Path, port: int | None, host: str | None, dashboard_port: int | N
             with _serving(config, dashboard_port, metrics_port, stopped) as logs:
                 said = _wait_until_ready(config, logs, stopped)
                 _watch(logs, said, stopped)
-                click.echo("stopping")
+                _say("stopping", "stopping")
     except StartError as problem:
         raise click.ClickException(str(problem)) from None
 
@@ -272,11 +276,13 @@ def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> 
         _tell_news(_status(logs), said)
         with suppress(httpx.HTTPError):
             if httpx.get(f"{base}/health", timeout=WATCH_S, verify=False).status_code == httpx.codes.OK:
-                _say(f"ready on {base}; metrics on {_metrics_url()}; logs in {logs}")
-                for application in config["applications"]:
-                    for tier, model in (application.get("args") or {}).get("tiers", {}).items():
-                        click.echo(f"         {tier}: {model}")
-                click.echo(f"curl {base}/v1/embeddings -H 'content-type: application/json' -d '{{\"input\": \"hello\"}}'")
+                metrics = _metrics_url()
+                given = [application.get("args") or {} for application in config["applications"]]
+                tiers = {tier: model for args in given for tier, model in args.get("tiers", {}).items()}
+                hint = f"curl {base}/v1/embeddings -H 'content-type: application/json' -d '{{\"input\": \"hello\"}}'"
+                named = (f"         {tier}: {model}" for tier, model in tiers.items())
+                lines = [f"ready on {base}; metrics on {metrics}; logs in {logs}", *named, hint]
+                _say("\n".join(lines), "ready", url=base, metrics=metrics, logs=str(logs), tiers=tiers)
                 break
         stopped.wait(POLL_S)
     return said
@@ -295,8 +301,13 @@ def _watch(logs: Path, said: dict[str, str], stopped: Event) -> None:
             failures = 0
 
 
-def _say(line: str) -> None:
-    click.echo(f"{time.time() - psutil.Process().create_time():6.1f} s  {line}")
+def _say(line: str, event: str, **told: object) -> None:
+    """One piece of news: a line with the time since the start, or with --json an object."""
+    since_s = time.time() - psutil.Process().create_time()
+    if click.get_current_context().params["as_json"]:
+        click.echo(json.dumps({"event": event, "since_start_s": round(since_s, 1), **told}))
+    else:
+        click.echo(f"{since_s:6.1f} s  {line}")
 
 
 def _status(logs: Path) -> "ServeStatus":
@@ -326,7 +337,7 @@ def _tell_news(status: "ServeStatus", said: dict[str, str]) -> None:
             line = " ".join([name, deployment.status.value.lower(), *lines[:1], *lines[1:][-1:]])  # without the traceback between
             if said.get(name) != line:
                 said[name] = line
-                _say(line)
+                _say(line, "deployment", name=name, status=deployment.status.value, message=deployment.message)
 
 
 def _base_url(config: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import orjson
 import yaml
 from pydantic import BaseModel, ValidationError
 from ray.serve.config import (
@@ -381,12 +382,20 @@ def _nearest_argument(key: str, known: frozenset[str]) -> str:
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--json", "as_json", is_flag=True, help="Files, models and problems as JSON.")
 @click.pass_context
-def main(context: click.Context, files: tuple[str, ...]) -> None:
+def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
     """Check Serve config files before they are deployed.
 
     Prints one line for each file that is fit to be deployed, or one line for each problem, and exits 1 if there was any.
     """
+    if as_json:
+        reports = {file: examine(file) for file in files}
+        click.echo(orjson.dumps(
+            [{"file": file, "problems": report.problems, "models": report.models} for file, report in reports.items()],
+            option=orjson.OPT_INDENT_2,
+        ))
+        context.exit(1 if any(report.problems for report in reports.values()) else 0)
     failed = False
     for file in files:
         problems, models = examine(file)

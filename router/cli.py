@@ -19,6 +19,7 @@ COMMANDS = {
     "calibrate": Entry("deployments.calibrate_cli:main", "Measure how long a model takes, for its profile."),
     "check-config": Entry("deployments.serve_config:main", "Check Serve config files before they are deployed."),
     "compare": Entry("deployments.compare_cli:main", "Show what a shadow or a canary has found on live traffic."),
+    "completion": Entry("router.completion:main", "Print a script that completes commands in a shell."),
     "doctor": Entry("deployments.doctor:main", "Check whether this machine can serve, and what to do."),
     "fingerprint": Entry("deployments.fingerprint_cli:main", "Write down what a model proves to be, for its replicas."),
     "keys": Entry("deployments.keys_cli:main", "Make API keys for the config."),
@@ -88,7 +89,8 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 def main() -> None:
     """Serve embedding models behind one OpenAI-compatible address.
 
-    Exit status: 0 done, 1 a problem was found, 2 wrong usage.
+    Exit status: 0 done, 1 a problem was found or something failed, 2 wrong usage. Problems are sentences on standard error; with
+    --json what a command found is JSON on standard output.
     """
 
 
