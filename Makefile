@@ -22,7 +22,7 @@ UV_COMPILE := uv pip compile pyproject.toml --override requirements/overrides.tx
 	--python-platform x86_64-manylinux_2_28 --no-header --no-emit-index-url --no-annotate --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench bench-decide bench-latency bench-budgets sim lock clean
+.PHONY: help install run test check bench bench-decide bench-latency bench-budgets chaos soak sim lock clean
 
 help: ## list these
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,12 @@ bench-latency: $(TOOLS) ## are the predictions right? live, in 4 minutes
 
 bench-budgets: $(TOOLS) ## who is answered in time under load? live, in 5 minutes
 	$(BIN)/python -m benchmarks budgets --config $(CONFIG) $(ARGS)
+
+chaos: $(TOOLS) ## break one thing after another under load: make chaos ARGS="--scenario replica-killed"
+	$(BIN)/python -m benchmarks chaos $(ARGS)
+
+soak: $(TOOLS) ## mixed load with a fault every 20 s: make soak SECONDS=600
+	$(BIN)/python -m benchmarks soak --seconds $(or $(SECONDS),600) $(ARGS)
 
 sim: $(RUNTIME) ## replay a trace through the simulator: make sim ARGS=--help
 	@$(BIN)/embedding-router replay $(ARGS)

@@ -4,7 +4,8 @@ import sys
 from importlib import import_module
 
 NAMES = (
-    "advise", "data_plane", "budgets", "decide", "encoding", "fuzz", "latency", "memory", "observability", "shadow", "spaces",
+    "advise", "data_plane", "budgets", "chaos", "decide", "encoding", "fuzz", "latency", "memory", "observability", "shadow",
+    "soak", "spaces",
 )
 
 

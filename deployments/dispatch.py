@@ -387,15 +387,16 @@ class Lane:
             for chunk in chunks:
                 self._settle(chunk, error)
         except Exception as error:
-            at.failures += 1
-            if at.failures >= FAILURES_IN_A_ROW:
-                self._take_out(replica)
+            self._failed(at, replica)
             why = error.detail if isinstance(error, EngineFailed) else f"{type(error).__name__}: {error}"
             self._again(chunks, why, replica, alone=True)
         else:
             now = self.clock()
-            at.failures = 0
-            self._strikes.pop(reply.replica, None)
+            if any(failure.code == "engine" for failure in reply.failed.values()):
+                self._failed(at, replica)
+            else:
+                at.failures = 0
+                self._strikes.pop(reply.replica, None)
             self.ledger.completed(dispatch)
             self.ledger.reported(self.model, reply.replica, reply.outstanding_tokens, now)
             left = reply.outstanding_tokens + self._waiting_tokens() // max(1, len(self.replicas))
@@ -422,17 +423,26 @@ class Lane:
             if not other.expired():
                 other.reschedule(now + other_s)
 
+    def _failed(self, at: _At, replica: str) -> None:
+        at.failures += 1
+        if at.failures >= FAILURES_IN_A_ROW:
+            self._take_out(replica)
+
     def _deliver(self, chunks: list[Chunk], reply: Reply, sent_s: float) -> None:
-        start = 0
+        stop = 0
         for chunk in chunks:
-            stop = start + len(chunk.lengths)
-            if not chunk.future.done():
-                failed = {row - start: failure for row, failure in reply.failed.items() if start <= row < stop}
-                chunk.future.set_result(Rows(
-                    reply.vectors[start:stop], reply.tokens[start:stop], failed,
-                    sent_s - chunk.queued_s + reply.queue_s, reply.inference_s,
-                ))
-            start = stop
+            start, stop = stop, stop + len(chunk.lengths)
+            if chunk.future.done():
+                continue
+            failed = {row - start: failure for row, failure in reply.failed.items() if start <= row < stop}
+            faults = [failure.message for failure in failed.values() if failure.code == "engine"]
+            if faults and not chunk.tries:  # the engine's fault, perhaps of this replica alone
+                self._again([chunk], faults[0], reply.replica, alone=True)
+                continue
+            chunk.future.set_result(Rows(
+                reply.vectors[start:stop], reply.tokens[start:stop], failed,
+                sent_s - chunk.queued_s + reply.queue_s, reply.inference_s,
+            ))
 
     def _again(self, chunks: Sequence[Chunk], why: str, replica: str, alone: bool) -> None:
         """Send each chunk once more, in front of the queue and to another replica; a second failure is its caller's."""

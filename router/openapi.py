@@ -22,7 +22,7 @@ from router.strict import ENGINE_KINDS
 Json = dict[str, Any]
 
 _REFERENCE = "#/components/schemas/{model}"
-_ON_REQUEST = (400, 401, 403, 404, 409, 413, 429, 500, 503, 504)
+_ON_REQUEST = (400, 401, 403, 404, 408, 409, 413, 429, 431, 500, 503, 504)
 _ON_READ = (401, 500)
 _ON_ADMIN = (401, 403, 500)
 

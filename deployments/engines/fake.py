@@ -13,6 +13,7 @@ waits, cancellation and queues behave as they do at a real engine. So do faults,
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -56,7 +57,7 @@ class FakeEngine:
         try:
             async with self._turn:
                 await asyncio.sleep(self._settings.base_s + self._settings.s_per_token * work)
-                vectors = self._vectors(keys)
+                vectors = hashed(keys, self.dimensions, self._settings.seed)
                 if self._faults is not None:
                     await self._misbehave(self._faults, vectors)
         finally:
@@ -78,14 +79,6 @@ class FakeEngine:
         elif fault == "nonsense":
             vectors *= np.nan
 
-    def _vectors(self, keys: list[bytes]) -> Vectors:
-        vectors = np.empty((len(keys), self.dimensions), np.float32)
-        for row, key in enumerate(keys):
-            digest = blake2b(key, digest_size=8, salt=self._settings.seed.to_bytes(16, "little", signed=True)).digest()
-            vectors[row] = np.random.default_rng(int.from_bytes(digest, "little")).standard_normal(self.dimensions)
-        normalise(vectors)
-        return vectors
-
     def queued_tokens(self) -> int:
         """Tokens of the batches that wait or are served."""
         return self._queued_tokens
@@ -97,6 +90,17 @@ class FakeEngine:
     async def stop(self) -> None:
         """Answer no more."""
         self._stopped = True
+
+
+def hashed(keys: Sequence[bytes], dimensions: int, seed: int) -> Vectors:
+    """The vectors of these keys: a text's is `SIDE:TEXT` in UTF-8, that of token ids their int32 bytes."""
+    vectors = np.empty((len(keys), dimensions), np.float32)
+    salt = seed.to_bytes(16, "little", signed=True)
+    for row, key in enumerate(keys):
+        digest = blake2b(key, digest_size=8, salt=salt).digest()
+        vectors[row] = np.random.default_rng(int.from_bytes(digest, "little")).standard_normal(dimensions)
+    normalise(vectors)
+    return vectors
 
 
 def _read(switch: Path) -> str:

@@ -39,6 +39,15 @@ MISTAKES = {
         "routing.rules.0.when.min_token", 3, "routing.rules[0].when.min_token: unknown key; did you mean min_tokens?",
     ),
     "nothing-near": ("limits.zzz", 1, f"limits.zzz: unknown key; valid keys are {LIMITS}"),
+    "flag-for-a-number": (
+        "models.small.dimensions", True, "models.small.dimensions: must be a valid integer, it is true",
+    ),
+    "flag-for-a-fraction": (
+        "limits.request_timeout_s", True, "limits.request_timeout_s: must be a number, it is true",
+    ),
+    "text-for-a-whole-number": (
+        "limits.max_items", "10", "limits.max_items: must be a valid integer, it is '10'",
+    ),
     "unknown-tier": ("tiers.quick", "small", "tiers.quick: unknown key; valid keys are fast, balanced, best"),
     "typo-inside-a-union": (
         "models.large.engine.in_proces", True, "models.large.engine.in_proces: unknown key; did you mean in_process?",

@@ -234,6 +234,19 @@ async def test_what_an_engine_could_not_do_is_sent_to_another_replica(bench: Ben
     assert firsts([await future for future in futures]) == list(range(20))
 
 
+async def test_a_text_that_one_engine_makes_nonsense_of_is_sent_to_another_replica(bench: Bench) -> None:
+    bench.lane.replicas_changed(["a", "b"])
+    futures = [bench.submit(index, 900)[0] for index in range(4)]
+    await settle()
+    while bench.transport.open:
+        for call in bench.transport.open:
+            call.answer({0: Failure("engine", "not a vector")} if call.replica == "a" else None)
+        await settle()
+    rows = [await future for future in futures]
+    assert firsts(rows) == list(range(4))
+    assert not any(row.failed for row in rows)
+
+
 async def test_a_replica_whose_engine_fails_again_and_again_is_left_alone(bench: Bench) -> None:
     futures = [bench.submit(index, 900)[0] for index in range(20)]
     await settle()

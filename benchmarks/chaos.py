@@ -1,0 +1,337 @@
+"""What happens to requests when something breaks? `python -m benchmarks chaos [--scenario NAME]... [--json]`.
+
+One service on fake engines, two routers, two replicas of the larger model, and in each scenario one fault under a load whose
+answers are known beforehand. Lost and wrong must be 0: a request is answered right, or refused with a reason and, where it may be
+sent again, with the time to do so. "recovered" is the time from the fault until every deployment is whole again and every router
+says so; a dash where nothing had to recover.
+"""
+
+import asyncio
+import copy
+import json
+import socket
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import psutil
+
+from benchmarks.chaos_load import PAUSE_S, Checked, Tally
+from benchmarks.chaos_stage import MODELS, REQUEST_TIMEOUT_S, Stage, stage
+
+BEFORE_S, AFTER_S = 2.0, 2.0  # load before the fault, and after the recovery
+HOLD_S = 6.0  # how long a fault without a recovery of its own lasts
+OVERLOAD = 3.0
+OVERLOAD_S = 12.0
+SLOW = 20  # clients that read or write slowly
+
+
+class Result(NamedTuple):
+    """One row of the table."""
+
+    scenario: str
+    sent: int
+    right: int
+    refused: dict[str, int]
+    lost: list[str]
+    wrong: list[str]
+    worst_s: float
+    recovered_s: float | None
+    note: str = ""
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was lost and nothing was in another space."""
+        return not self.lost and not self.wrong and self.right > 0
+
+
+Fault = Callable[[Stage, Checked], Awaitable[tuple[float | None, str]]]
+SCENARIOS: dict[str, Fault] = {}
+
+
+def scenario(fault: Fault) -> Fault:
+    """Register a fault by its name; it returns the seconds until all was whole again, and a remark."""
+    SCENARIOS[fault.__name__.replace("_", "-")] = fault
+    return fault
+
+
+@scenario
+async def nothing(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """No fault: the load itself."""
+    await asyncio.sleep(HOLD_S)
+    return None, ""
+
+
+async def _killed(on: Stage, victims: list[psutil.Process]) -> float:
+    for victim in victims:
+        victim.kill()
+    return await on.recovered(victims)
+
+
+@scenario
+async def replica_killed(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """One of two replicas dies with calls in flight."""
+    return await _killed(on, on.replicas("large")[:1]), ""
+
+
+@scenario
+async def only_replica_killed(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """The only replica of a model dies: nobody else can answer for it."""
+    return await _killed(on, on.replicas("small")), ""
+
+
+@scenario
+async def engine_dies(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """An engine is gone under a replica that lives on."""
+    return await _faulty(on, "die")
+
+
+@scenario
+async def engine_hangs(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """An engine answers nothing any more, its probe included."""
+    return await _faulty(on, "hang")
+
+
+@scenario
+async def process_frozen(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """A replica's event loop stands still: it cannot even say that it is not healthy."""
+    return await _faulty(on, "block")
+
+
+async def _faulty(on: Stage, fault: str) -> tuple[float, str]:
+    victim = on.replicas("large")[0]
+    on.fault(victim, fault)
+    try:
+        return await on.recovered([victim]), ""
+    finally:
+        on.fault(victim, None)
+
+
+async def _for_a_while(on: Stage, fault: str) -> tuple[float, str]:
+    victim = on.replicas("large")[0]
+    on.fault(victim, fault)
+    await asyncio.sleep(HOLD_S)
+    on.fault(victim, None)
+    return await on.recovered(), f"{fault} for {HOLD_S:g} s"
+
+
+@scenario
+async def engine_fails(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """An engine fails every batch for some seconds."""
+    return await _for_a_while(on, "fail")
+
+
+@scenario
+async def engine_makes_nonsense(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """An engine makes vectors that are not numbers for some seconds."""
+    return await _for_a_while(on, "nonsense")
+
+
+@scenario
+async def router_killed(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """One of two routers dies with requests in flight."""
+    return await _killed(on, on.replicas("router")[:1]), ""
+
+
+@scenario
+async def controller_killed(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """Serve's controller dies; Ray starts another one."""
+    victims = on.processes(r"^ray::ServeController")
+    for victim in victims:
+        victim.kill()
+    start_s = time.monotonic()
+    old = {victim.pid for victim in victims}
+    for _ in range(400):
+        if {one.pid for one in on.processes(r"^ray::ServeController")} - old:
+            break
+        await asyncio.sleep(0.25)
+    await on.until(("RUNNING",))
+    await on.recovered()
+    return time.monotonic() - start_s, ""
+
+
+@scenario
+async def redeployed(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """A new config restarts every replica of everything."""
+    return await _redeploy(on), ""
+
+
+async def _redeploy(on: Stage) -> float:
+    old = [one for name in ("router", *MODELS) for one in on.replicas(name)]
+    data = copy.deepcopy(on.data)
+    data["applications"][0]["args"]["limits"]["max_items"] = 2000 + int(time.monotonic()) % 1000
+    start_s = time.monotonic()
+    await on.deploy(data)
+    await on.recovered(old)
+    await on.until(("RUNNING",))
+    return time.monotonic() - start_s
+
+
+@scenario
+async def bad_config_deployed(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """A config that cannot be used is deployed; the old one serves on, and the right one is deployed after it."""
+    data = copy.deepcopy(on.data)
+    data["applications"][0]["args"]["tiers"]["fast"] = "smal"
+    before = {one.pid for one in on.replicas("small")}
+    await on.deploy(data)
+    status = await on.until(("DEPLOY_FAILED",))
+    kept = before == {one.pid for one in on.replicas("small")}
+    await asyncio.sleep(HOLD_S)
+    await on.deploy(on.data)
+    await on.until(("RUNNING",))
+    return await on.recovered(), f"{status}, {'the old replicas' if kept else 'OTHER replicas'} served on"
+
+
+@scenario
+async def config_reloaded(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """Routing, tiers and collections change five times through user_config, with no restart."""
+    before = {one.pid for name in ("router", *MODELS) for one in on.replicas(name)}
+    for turn in range(5):
+        data = copy.deepcopy(on.data)
+        data["applications"][0]["deployments"][0]["user_config"] = {
+            "routing": {"default_tier": "best" if turn % 2 else "fast"}, "collections": {f"turn-{turn}": "small/64"},
+        }
+        await on.deploy(data)
+        await asyncio.sleep(1)
+        await on.until(("RUNNING",))
+    await on.deploy(on.data)
+    await on.until(("RUNNING",))
+    after = {one.pid for name in ("router", *MODELS) for one in on.replicas(name)}
+    return None, "no process restarted" if before == after else "PROCESSES RESTARTED"
+
+
+def _raw(body: bytes, url: str) -> tuple[str, int, bytes]:
+    host, _, port = url.removeprefix("http://").partition(":")
+    lines = ("POST /v1/embeddings HTTP/1.1", f"host: {host}", "content-type: application/json", f"content-length: {len(body)}")
+    return host, int(port), "\r\n".join([*lines, "", ""]).encode() + body
+
+
+@scenario
+async def clients_leave(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """Clients send large requests and close the connection."""
+    for _ in range(60):
+        host, port, message = _raw(json.dumps({"input": client.texts(50, 60), "model": "large"}).encode(), on.url)
+        _, writer = await asyncio.open_connection(host, port)
+        writer.write(message)
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        writer.close()
+    return await on.recovered(), "60 x 50 texts left behind"
+
+
+@scenario
+async def slow_clients(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """Clients that send their headers or their body byte by byte, or do not read their answer."""
+    body = json.dumps({"input": client.texts(30, 5), "model": "large", "encoding_format": "float"}).encode()
+    host, port, message = _raw(body, on.url)
+    end = message.index(b"\r\n\r\n") + 4
+
+    async def trickle(until: int) -> None:
+        _, writer = await asyncio.open_connection(host, port)
+        try:
+            writer.write(message[:until])
+            for byte in message[until : until + int(HOLD_S * 4)]:
+                await asyncio.sleep(0.25)
+                writer.write(bytes([byte]))
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def unread() -> None:
+        with socket.socket() as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            one.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(one, (host, port))
+            for _ in range(4):
+                await asyncio.get_running_loop().sock_sendall(one, message)
+            await asyncio.sleep(HOLD_S)
+
+    slow = [trickle(20) for _ in range(SLOW)] + [trickle(end) for _ in range(SLOW)] + [unread() for _ in range(SLOW)]
+    await asyncio.gather(*slow)
+    return None, f"{3 * SLOW} slow ones"
+
+
+@scenario
+async def overload(on: Stage, client: Checked) -> tuple[float | None, str]:
+    """Three times what the large model can do, half of it bulk, for some seconds."""
+    tokens = 2000  # of one request: the engine takes 0.0001 s for each, on two replicas
+    rate = OVERLOAD * 2 / (0.0001 * tokens + 0.01)
+    tallies = {"interactive": Tally(), "bulk": Tally()}
+    tasks: list[asyncio.Task[int]] = []
+    end_s, turn = time.monotonic() + OVERLOAD_S, 0
+    while time.monotonic() < end_s:
+        priority = ("interactive", "bulk")[turn % 2]
+        turn += 1
+        body = {"input": client.texts(20, 64), "model": "large", "priority": priority}
+        tasks.append(asyncio.create_task(client.send(body, tallies[priority])))
+        await asyncio.sleep(1 / rate)
+    await asyncio.gather(*tasks)
+    said = "; ".join(
+        f"{name} {tally.right} of {tally.sent}, worst {max(tally.took_s, default=0.0):.1f} s" for name, tally in tallies.items()
+    )
+    return await on.recovered(), said
+
+
+async def play(on: Stage, name: str, seed: int = 0) -> Result:
+    """One scenario under load."""
+    async with Checked(on.url, MODELS, REQUEST_TIMEOUT_S, seed) as client:
+        stop = asyncio.Event()
+        load = asyncio.create_task(client.run(stop))
+        try:
+            await asyncio.sleep(BEFORE_S)
+            recovered_s, note = await SCENARIOS[name](on, client)
+            await asyncio.sleep(AFTER_S)
+        finally:
+            stop.set()
+            await load
+        tally = client.tally
+    return Result(
+        name, tally.sent, tally.right, dict(tally.refused), tally.lost, tally.wrong, tally.worst_s, recovered_s, note
+    )
+
+
+HEAD = f"{'scenario':<22} {'sent':>6} {'right':>6} {'refused':>7} {'lost':>4} {'wrong':>5} {'worst':>7} {'recovered':>9}  remarks"
+
+
+def row(result: Result) -> str:
+    """The result as a line of the table, and what was lost or wrong below it."""
+    recovered = "-" if result.recovered_s is None else f"{result.recovered_s:.1f} s"
+    refused = ", ".join(f"{count} x {reason}" for reason, count in sorted(result.refused.items()))
+    remarks = "; ".join(filter(None, [result.note, refused]))
+    line = (
+        f"{result.scenario:<22} {result.sent:6} {result.right:6} {sum(result.refused.values()):7} {len(result.lost):4} "
+        f"{len(result.wrong):5} {result.worst_s:5.2f} s {recovered:>9}  {remarks}"
+    )
+    return "\n".join([line, *(f"    {what}" for what in [*result.lost[:3], *result.wrong[:3]])])
+
+
+async def _play_all(names: tuple[str, ...], port: int, as_json: bool) -> list[Result]:
+    results = []
+    with tempfile.TemporaryDirectory(prefix="er-chaos-", dir="/tmp") as scratch:
+        async with stage(Path(scratch), port) as on:
+            if not as_json:
+                click.echo(f"{PAUSE_S=:g}\n{HEAD}")
+            for name in names:
+                results.append(await play(on, name))
+                if not as_json:
+                    click.echo(row(results[-1]))
+    return results
+
+
+@click.command()
+@click.option("--scenario", "names", multiple=True, help="One of them; may be given several times. All without it.")
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--port", default=8140, show_default=True, help="This one and the next are used.")
+def main(names: tuple[str, ...], as_json: bool, port: int) -> None:
+    """Break one thing after another under load and count what became of the requests; exits 1 where one was lost or wrong."""
+    if unknown := set(names) - set(SCENARIOS):
+        raise click.ClickException(f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    results = asyncio.run(_play_all(names or tuple(SCENARIOS), port, as_json))
+    if as_json:
+        click.echo(json.dumps([result._asdict() for result in results], indent=1))
+    if not all(result.clean for result in results):
+        raise click.ClickException("requests were lost or answered wrong")

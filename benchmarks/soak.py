@@ -1,0 +1,92 @@
+"""Does it hold? Mixed load for as long as you like with a fault every 20 s: `python -m benchmarks soak --seconds 600`.
+
+The load of `chaos`, one fault after another in an order drawn from a seed. At the end: what became of the requests, and the
+memory of every role after the first faults and at the end. The cache is full long before, so what grows is a leak; processes that
+a fault replaced start anew, which is why roles are compared and not processes.
+"""
+
+import asyncio
+import json
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.chaos import HEAD, SCENARIOS, Result, row
+from benchmarks.chaos_load import Checked
+from benchmarks.chaos_stage import MODELS, REQUEST_TIMEOUT_S, Stage, stage
+
+EVERY_S = 20.0
+FAULTS = (
+    "replica-killed", "engine-dies", "engine-hangs", "engine-fails", "engine-makes-nonsense", "router-killed", "clients-leave",
+    "slow-clients", "config-reloaded", "only-replica-killed", "redeployed",
+)
+SETTLED_S = 30.0  # of load, before memory is first looked at
+
+
+async def _inject(on: Stage, client: Checked, seconds: float, rng: random.Random, said: list[tuple[str, float | None]]) -> None:
+    """Faults, each `EVERY_S` after the one before, or as soon as that has passed."""
+    end_s, queue = time.monotonic() + seconds, list[str]()
+    while (start_s := time.monotonic()) < end_s - EVERY_S / 2:
+        if not queue:
+            queue = rng.sample(FAULTS, len(FAULTS))
+        name = queue.pop()
+        recovered_s, _ = await SCENARIOS[name](on, client)
+        said.append((name, recovered_s))
+        took = "" if recovered_s is None else f", whole again after {recovered_s:.1f} s"
+        tally = client.tally
+        click.echo(
+            f"{seconds - (end_s - start_s):6.0f} s  {name}{took}; {tally.sent} sent, {tally.right} right, "
+            f"{len(tally.lost)} lost, {len(tally.wrong)} wrong", err=True,
+        )
+        await asyncio.sleep(max(0.0, start_s + EVERY_S - time.monotonic()))
+
+
+async def soak(seconds: float, port: int, seed: int) -> tuple[Result, dict[str, tuple[float, float]]]:
+    """The whole run as one row, and MiB per role at its start and end."""
+    said: list[tuple[str, float | None]] = []
+    with tempfile.TemporaryDirectory(prefix="er-soak-", dir="/tmp") as scratch:
+        async with stage(Path(scratch), port) as on, Checked(on.url, MODELS, REQUEST_TIMEOUT_S, seed) as client:
+            stop = asyncio.Event()
+            load = asyncio.create_task(client.run(stop))
+            try:
+                await asyncio.sleep(SETTLED_S)
+                before = on.memory_mib()
+                await _inject(on, client, seconds - SETTLED_S, random.Random(seed), said)
+                await on.recovered()
+                await asyncio.sleep(5)
+                after = on.memory_mib()
+            finally:
+                stop.set()
+                await load
+    tally = client.tally
+    slowest = max((took for _, took in said if took is not None), default=None)
+    result = Result(
+        f"soak {seconds:g} s", tally.sent, tally.right, dict(tally.refused), tally.lost, tally.wrong, tally.worst_s, slowest,
+        f"{len(said)} faults",
+    )
+    return result, {role: (before.get(role, 0.0), after.get(role, 0.0)) for role in sorted(before.keys() | after.keys())}
+
+
+@click.command()
+@click.option("--seconds", default=600.0, type=click.FloatRange(60), show_default=True)
+@click.option("--allowed-mib", default=64.0, show_default=True, help="Growth of one role that still counts as flat.")
+@click.option("--seed", default=0, show_default=True, help="Of the order of the faults and of the texts.")
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--port", default=8140, show_default=True, help="This one and the next are used.")
+def main(seconds: float, allowed_mib: float, seed: int, as_json: bool, port: int) -> None:
+    """Load one service with a fault every 20 s; exits 1 where a request was lost or wrong, or memory grew."""
+    result, memory = asyncio.run(soak(seconds, port, seed))
+    if as_json:
+        told: dict[str, Any] = {"result": result._asdict(), "memory_mib": memory}
+        click.echo(json.dumps(told, indent=1))
+    else:
+        click.echo("\n".join([HEAD, row(result), "", f"{'MiB':<22} {'start':>8} {'end':>8}"]))
+        for role, (start, end) in memory.items():
+            click.echo(f"{role:<22} {start:8.0f} {end:8.0f}")
+    grown = [role for role, (start, end) in memory.items() if end - start > allowed_mib]
+    if not result.clean or grown:
+        raise click.ClickException(f"requests were lost or wrong, or memory grew: {', '.join(grown)}")

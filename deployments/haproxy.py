@@ -1,0 +1,113 @@
+"""HAProxy as `embedding-router run` wants it: it dies with its parent, is closed to strangers, and is drained before it ends.
+
+Ray Serve writes HAProxy's config and has no switch for some of what it says; this file changes the text between Serve and the
+program. It imports nothing but the standard library, because it also is the program that Serve starts: see `starter`.
+"""
+
+import ctypes
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+HEADERS_S = 15  # for all headers of a request
+POLL_S = 0.1
+# What HAProxy says itself, in the words of the service. 502 to 504 are its own as well: Serve makes 500 of them, which no client
+# sends again by itself.
+ERRORS = {
+    400: ("HAProxy", 400, "invalid_value", "the request is not HTTP, or its headers are larger than the service reads"),
+    408: ("HAProxy", 408, "request_timeout", f"the headers did not arrive within {HEADERS_S} s; send the request again"),
+    502: ("HAProxy", 503, "model_unavailable", "the service lost this request; send it again after the time in Retry-After"),
+    503: ("HAProxy", 503, "model_unavailable", "no router can answer now; send the request again after the time in Retry-After"),
+    504: ("HAProxy", 503, "model_unavailable", "a router did not answer; send the request again after the time in Retry-After"),
+}
+REASONS = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
+
+
+def starter(folder: Path, binary: str) -> Path:
+    """A program in `folder` that does what the HAProxy at `binary` does, with a config changed by `hardened`."""
+    for status in ERRORS:
+        (folder / f"{status}.http").write_bytes(error_response(status))
+    program = folder / "haproxy"
+    program.write_text(
+        f"#!{sys.executable} -IS\n"
+        "import runpy, sys\n"
+        f"sys.argv[1:1] = [{str(folder)!r}, {binary!r}]\n"
+        f"runpy.run_path({__file__!r}, run_name='__main__')\n"
+    )
+    program.chmod(0o700)
+    return program
+
+
+def error_response(status: int) -> bytes:
+    """The whole response of an error of HAProxy's own: the four keys, and a time where the request may be sent again."""
+    _, answered, code, message = ERRORS[status]
+    kind = "server_error" if answered >= 500 else "invalid_request_error"
+    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
+    lines = [f"HTTP/1.1 {answered} {REASONS[answered]}", "content-type: application/json", f"content-length: {len(body)}"]
+    if answered == 503:
+        lines += ["retry-after: 1", "retry-after-ms: 1000"]
+    return "\r\n".join([*lines, "connection: close", "", body]).encode()
+
+
+def hardened(config: str, folder: Path) -> str:
+    """Serve's HAProxy config with statistics on loopback, a time limit for headers, our errors, and the client's address."""
+    config = re.sub(r"(?m)^((?:frontend prometheus|listen stats)\n\s*bind )\*?:", r"\g<1>127.0.0.1:", config)
+    config = re.sub(r"(?m)^\s*errorfile \d+ .*\n", "", config)
+    config = re.sub(r"(?m)^\s*timeout http-request .*\n", "", config)
+    own = [f"    timeout http-request {HEADERS_S}s", "    option forwardfor"]
+    own += [f"    errorfile {status} {folder / f'{status}.http'}" for status in ERRORS]
+    return re.sub(r"(?m)^defaults\n    mode http\n", lambda found: found[0] + "\n".join(own) + "\n", config, count=1)
+
+
+def drain(admin: Path, seconds: float) -> bool:
+    """Send no more requests to any server and wait up to `seconds` for those under way; whether all of them ended."""
+    until_s = time.monotonic() + seconds
+    try:
+        for row in _rows(admin):
+            if row["svname"] not in ("FRONTEND", "BACKEND"):
+                _say(admin, f"set server {row['pxname']}/{row['svname']} state drain")
+        while time.monotonic() < until_s:
+            if not any(int(row["scur"] or 0) for row in _rows(admin) if row["svname"] not in ("FRONTEND", "BACKEND")):
+                return True
+            time.sleep(POLL_S)
+    except OSError:
+        return True  # it is gone, and what it did with it
+    return False
+
+
+def _rows(admin: Path) -> list[dict[str, str]]:
+    names, *rows = _say(admin, "show stat").removeprefix("# ").strip().splitlines()
+    return [dict(zip(names.split(","), row.split(","), strict=False)) for row in rows]
+
+
+def _say(admin: Path, command: str) -> str:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as one:
+        one.settimeout(2.0)
+        one.connect(str(admin))
+        one.sendall(f"{command}\n".encode())
+        parts = []
+        while part := one.recv(65536):
+            parts.append(part)
+    return b"".join(parts).decode()
+
+
+def _start(folder: Path, binary: str, arguments: list[str]) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else it outlives a killed Ray, port in hand
+    os.setpgid(0, 0)  # Ctrl-C in a terminal is meant for the command, which drains first
+    if "-f" in arguments:
+        at = arguments.index("-f") + 1
+        given = Path(arguments[at])
+        changed = folder / "hardened.cfg"
+        changed.write_text(hardened(given.read_text(), folder))
+        arguments[at] = str(changed)
+    os.execv(binary, [binary, *arguments])
+
+
+if __name__ == "__main__":
+    _start(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -1,0 +1,172 @@
+"""What a config says of a model, held against the files, packages, modules and weights that are here; nothing is loaded."""
+
+import ast
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from router.config import ModelConfig, StaticEngine, TransformersEngine, VllmEngine, resolve_path
+from router.strict import suggestion
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@contextmanager
+def own_folder_first() -> Iterator[None]:
+    """Import from the folder that the process runs in, as `serve run` does."""
+    sys.path.insert(0, os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path.remove(os.getcwd())
+
+
+def model_problems(model: ModelConfig, base_dir: str | None, where: str) -> Iterator[str]:
+    """Files, packages and modules that are not there, and engine arguments that vLLM does not have."""
+    engine = model.engine
+    fingerprint = model.fingerprint.file if model.fingerprint else None
+    paths = {"tokenizer": model.tokenizer, "profile": model.profile, "fingerprint": fingerprint}
+    if isinstance(engine, VllmEngine | TransformersEngine):
+        paths["engine.source"] = engine.source
+    elif engine.kind == "static":
+        paths["engine.weights"] = engine.weights
+    elif engine.kind == "callable" and (problem := _missing_function(engine.target)):
+        yield f"{where}.engine.target: {problem}"
+    for key, path in paths.items():
+        if path is not None and (problem := _missing(path, base_dir, hub=key in ("tokenizer", "engine.source"))):
+            yield f"{where}.{key}: {problem}"
+    if (real := _real_dimensions(model, base_dir)) is not None and real != model.dimensions:
+        yield f"{where}.dimensions: the model makes {real}, the config says {model.dimensions}; smaller ones go into matryoshka"
+    if isinstance(engine, VllmEngine):
+        dtype, dtypes = engine.args.get("dtype", "auto"), _vllm_dtypes()
+        if dtypes and dtype not in dtypes:
+            yield f"{where}.engine.args.dtype: {dtype!r} is not known; {suggestion(str(dtype), sorted(dtypes), 'it is one of')}"
+    if isinstance(engine, VllmEngine) and (known := _vllm_arguments()):
+        for key in engine.args.keys() - known:
+            yield f"{where}.engine.args.{key}: vLLM has no such argument; {_nearest_argument(key, known)}"
+
+
+def hub_problems(model: ModelConfig, base_dir: str | None, where: str) -> Iterator[str]:
+    """A tokenizer that should come from the hub and does not; one that comes is kept there for the router."""
+    source = model.tokenizer
+    if source is None or not HUB_ID.fullmatch(source) or not _missing(source, base_dir, hub=False):
+        return
+    from router.tokenizer import load
+
+    try:
+        load(source, model.special_tokens, base_dir)
+    except (OSError, ValueError) as error:
+        yield (
+            f"{where}.tokenizer: {source} cannot be had from the Hugging Face hub ({type(error.__cause__ or error).__name__}); "
+            "write the folder that holds the model instead, as `source` and as `tokenizer`, or see that the hub can be reached"
+        )
+
+
+def _missing(path: str, base_dir: str | None, hub: bool) -> str | None:
+    if hub and path.startswith("callable:"):
+        return _missing_function(path.removeprefix("callable:"))
+    try:
+        resolve_path(path, base_dir)
+    except FileNotFoundError as error:
+        return None if hub and HUB_ID.fullmatch(path) else str(error)
+    return None
+
+
+def _missing_function(target: str) -> str | None:
+    """What is wrong with `module:function`; the module is read and not imported, for it may load a model."""
+    module, _, function = target.partition(":")
+    if not module or not function:
+        return f"must be module:function, it is {target!r}"
+    with own_folder_first():
+        try:
+            spec = find_spec(module)
+        except (ImportError, ValueError):
+            spec = None
+    if spec is None:
+        return f"there is no module {module!r}"
+    names = _names_in(Path(spec.origin)) if spec.origin and spec.origin.endswith(".py") else None
+    if names is None or function.partition(".")[0] in names:
+        return None
+    return f"module {module!r} has no {function!r}; {suggestion(function, sorted(names), 'it has')}"
+
+
+def _names_in(source: Path) -> set[str] | None:
+    """What a module may define or import at its top level; None where that cannot be told."""
+    try:
+        names = set(_bound(ast.parse(source.read_bytes()).body))
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return None if names & {"*", "__getattr__"} else names
+
+
+def _bound(body: Sequence[ast.AST]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        else:
+            yield from _bound(list(ast.iter_child_nodes(node)))
+
+
+def _real_dimensions(model: ModelConfig, base_dir: str | None) -> int | None:
+    """The size of the vectors that local weights make; None where it cannot be told without loading them."""
+    engine = model.engine
+    try:
+        if isinstance(engine, VllmEngine | TransformersEngine):
+            facts = json.loads((resolve_path(engine.source, base_dir) / "config.json").read_bytes())
+            found = facts.get("hidden_size", facts.get("d_model"))
+        elif isinstance(engine, StaticEngine):
+            with resolve_path(engine.weights, base_dir).open("rb") as weights:
+                header = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
+            tables = {name: entry for name, entry in header.items() if len(entry.get("shape", ())) == 2}
+            found = tables[engine.tensor or next(iter(tables))]["shape"][1] if engine.tensor or len(tables) == 1 else None
+        else:
+            return None
+    except (OSError, ValueError, KeyError, AttributeError, OverflowError, MemoryError):
+        return None
+    return found if isinstance(found, int) else None
+
+
+@cache
+def _vllm_dtypes() -> frozenset[str]:
+    """The words that vLLM takes for `dtype`, read from its source. Empty where it is not installed."""
+    spec = find_spec("vllm")
+    source = None if spec is None or spec.origin is None else Path(spec.origin).parent / "config" / "model.py"
+    if source is None or not source.exists():
+        return frozenset()
+    for node in ast.parse(source.read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "ModelDType":
+            return frozenset(str(word.value) for word in ast.walk(node.value) if isinstance(word, ast.Constant))
+    return frozenset()
+
+
+@cache
+def _vllm_arguments() -> frozenset[str]:
+    """The fields of vLLM's EngineArgs, read from its source: importing vLLM takes seconds. Empty where it is not installed."""
+    spec = find_spec("vllm")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    source = Path(spec.origin).parent / "engine" / "arg_utils.py"
+    tree = ast.parse(source.read_text()) if source.exists() else ast.Module([], [])
+    return frozenset(
+        field.target.id
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == "EngineArgs"
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+    )
+
+
+def _nearest_argument(key: str, known: frozenset[str]) -> str:
+    close = get_close_matches(key, sorted(known), n=1)
+    return f"did you mean {close[0]}?" if close else "see vLLM's EngineArgs for those it has"
