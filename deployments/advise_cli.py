@@ -34,6 +34,7 @@ class Job(NamedTuple):
     batch: int
     in_flight: int
     yes: bool
+    as_json: bool
 
 
 @click.command()
@@ -60,11 +61,12 @@ class Job(NamedTuple):
 @click.option("--in-flight", type=click.IntRange(1), default=4, show_default=True, help="Bulk requests at a time.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before starting; a script without a terminal is not asked.")
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the verdict.")
 def main(
     base_url: str, api_key: str | None, texts: Path | None, queries: Path | None, qrels: Path | None, pairs: tuple[Path, ...],
     labels: tuple[Path, ...], text_field: str, id_field: str | None, skip_bad: bool, most: int, models: tuple[str, ...],
     budget_ms: float | None, gpu_hour: float | None, min_gain: float, requests: int, batch: int, in_flight: int, yes: bool,
-    output: Path,
+    output: Path, as_json: bool,
 ) -> None:
     """Measure on your own texts when a larger model is worth it.
 
@@ -82,7 +84,7 @@ def main(
     try:
         reader = Reader(skip_bad, text_field, id_field)
         inputs = _read(reader, texts, queries, qrels, pairs, labels)
-        job = Job(base_url, output, models, budget_ms, gpu_hour, min_gain, requests, batch, in_flight, yes)
+        job = Job(base_url, output, models, budget_ms, gpu_hour, min_gain, requests, batch, in_flight, yes, as_json)
         asyncio.run(_advise(Client(base_url, api_key), sampled(inputs, most), job))
     except (AdviseError, InputError, CorpusError, MigrationError, RequestRefused, RouterAway) as error:
         raise click.ClickException(str(error)) from None
@@ -136,7 +138,8 @@ async def _advise(client: Client, inputs: Inputs, job: Job) -> None:
     timing = latency.summary(plan, rounds, job.budget_ms, job.gpu_hour, urlsplit(job.base_url).hostname in LOCAL)
     click.echo("comparing", err=True)
     made = make(plan, inputs, job.output, timing, job.budget_ms, job.gpu_hour, job.min_gain)
-    click.echo(written(made, job.output))
+    said = written(made, job.output)
+    click.echo((job.output / "report.json").read_text(encoding="utf-8") if job.as_json else said)
 
 
 def _told(plan: Plan, todo: list[Estimate], gpu_hour: float | None) -> list[str]:

@@ -340,7 +340,7 @@ class BudgetUnreachable(RouterError):
     def __init__(self, budget_s: float, soonest_s: float, retry_after_s: float | None) -> None:
         """`soonest_s` is the shortest that an allowed model is likely to take when it is idle.
 
-        `retry_after_s` None: waiting does not help.
+        `retry_after_s` None: waiting does not help. Clients that do not know `x-should-retry` are then told to come back late.
         """
         within = f"no allowed model is predicted to answer within {budget_s * 1000:.4g} ms"
         if retry_after_s is None:
@@ -348,7 +348,7 @@ class BudgetUnreachable(RouterError):
                 f"{within}, not even an idle one: raise latency_budget_ms to {math.ceil(soonest_s * 1000)} or more, or send "
                 '"on_budget_miss": "degrade" to be answered late',
                 "latency_budget_ms",
-                {"x-should-retry": "false"},  # OpenAI's clients repeat a 503 otherwise
+                _retry_after(math.inf) | {"x-should-retry": "false"},  # OpenAI's clients repeat a 503 otherwise
             )
         else:
             super().__init__(

@@ -55,10 +55,10 @@ def test_bad_requests_get_the_contracts_error(http: httpx.Client, body: Any, sta
     assert answer.headers["x-request-id"]
 
 
-def test_a_budget_that_no_idle_model_meets_is_refused_without_a_time_to_come_back(http: httpx.Client) -> None:
+def test_a_budget_that_no_idle_model_meets_is_refused_and_not_to_be_repeated(http: httpx.Client) -> None:
     answer = http.post("/v1/embeddings", json={"input": "a", "latency_budget_ms": 0.01, "on_budget_miss": "reject"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "budget_unreachable")
-    assert "retry-after" not in answer.headers
+    assert answer.headers["retry-after"] == "60"
     assert answer.headers["x-should-retry"] == "false"
     enough = re.search(r"raise latency_budget_ms to (\d+)", answer.json()["error"]["message"])
     assert enough is not None, answer.text

@@ -263,7 +263,7 @@ def fluid(loads: list[float], start_ticks: int, replicas: int = 1) -> tuple[list
 def test_constant_demand_ends_in_a_constant_number_without_a_backlog(load: float, replicas: int, start_ticks: int) -> None:
     targets, backlogs = fluid([load] * 600, start_ticks, replicas)
     assert len(set(targets[-200:])) == 1, targets
-    assert backlogs[-1] == 0.0
+    assert backlogs[-1] < 1e-6  # tokens: what underflows is no backlog
     moves = [b - a for a, b in itertools.pairwise(targets) if b != a]
     turns = sum(a * b < 0 for a, b in itertools.pairwise(moves))
     assert turns <= 1, targets

@@ -75,7 +75,7 @@ def test_retry_after_is_there_in_both_forms_exactly_where_waiting_helps(error: R
 def test_a_budget_that_no_waiting_meets_says_which_one_can_be_met() -> None:
     error = BudgetUnreachable(0.005, 0.0231, None)
     assert "raise latency_budget_ms to 24 or more" in error.message
-    assert error.headers == {"x-should-retry": "false"}
+    assert error.headers == {"x-should-retry": "false", "retry-after": "60", "retry-after-ms": "60000"}
 
 
 @pytest.mark.parametrize(
