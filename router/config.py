@@ -402,7 +402,7 @@ class RouterArgs(Section):
     keys: dict[str, KeyConfig] = Field(default_factory=dict)  # by a name of your choice; none: every request is answered
     auth: Literal["none"] | None = None  # must be written to answer other machines without keys
     cors: Cors = Cors()
-    transport: Literal["direct", "handles"] = "handles"  # how calls reach replicas
+    transport: Literal["direct", "handles"] = "direct"  # how calls reach replicas
     metrics: bool = True  # in Ray's own, under embedding_router_*; those of vLLM too
     base_dir: str | None = None  # relative paths start here; the folder of the process where it is not given
 
