@@ -1,13 +1,15 @@
 """Latency and throughput of every model through the service, in rounds that take turns so that a slow minute is slow for all.
 
-Each text gets a number in front, so that no cache knows it. A round asks, for each model: single texts one at a time, single
-texts a few at a time, and batches until all replicas are busy. What a round found is a line in a file before the next begins.
+Each text gets a number in front that no run before had, so that no cache knows it. A round asks, for each model: single texts one
+at a time, single texts a few at a time, and batches enough for every device. What a round found is a line in a file before the next begins.
 """
 
 import asyncio
 import json
+import math
 import os
 import random
+import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +26,7 @@ from deployments.client import Client
 ROUNDS = 5
 AT_ONCE = 4
 BATCH_TEXTS = 16
-BATCHES = 4  # of one throughput round, all in flight
+BATCHES = 4  # for each device, of one throughput round, all in flight
 
 
 class Round(NamedTuple):
@@ -67,7 +69,7 @@ async def measure(client: Client, plan: Plan, output: Path, requests: int) -> li
     if not left:
         return done
     for candidate in plan.candidates:  # once without counting
-        await _ask(client, candidate, interactive[0], random.Random())
+        await _ask(client, candidate, interactive[0])
     with tqdm(total=len(left), desc="latency", bar_format="{desc}  {percentage:3.0f}%|{bar}| {remaining} left") as bar:
         for number, candidate in left:
             found = await _round(client, candidate, number, interactive, mix, each)
@@ -119,36 +121,39 @@ async def _round(
 ) -> Round:
     rng = random.Random(number)  # the same texts for every model
     plan = [rng.choice(interactive) for _ in range(2 * each)]
-    alone_ms = [await _ask(client, candidate, one, rng) for one in plan[:each]]
+    alone_ms = [await _ask(client, candidate, one) for one in plan[:each]]
     gate, together_ms = asyncio.Semaphore(AT_ONCE), list[float]()
 
     async def one_of_several(one: tuple[Side, str]) -> None:
         async with gate:
-            together_ms.append(await _ask(client, candidate, one, rng))
+            together_ms.append(await _ask(client, candidate, one))
 
     await asyncio.gather(*map(one_of_several, plan[each:]))
-    batches = [[rng.choice(mix) for _ in range(BATCH_TEXTS)] for _ in range(BATCHES)]
+    batches = [[rng.choice(mix) for _ in range(BATCH_TEXTS)] for _ in range(BATCHES * max(1, math.ceil(candidate.devices)))]
     started_s = time.perf_counter()
     answers = await asyncio.gather(*(
-        client.embed([_new(text, rng) for _, text in batch], model=candidate.name, truncate="end") for batch in batches
+        client.embed([_new(text) for _, text in batch], model=candidate.name, truncate="end") for batch in batches
     ))
     wall_s = time.perf_counter() - started_s
     return Round(
-        number, candidate.name, alone_ms, together_ms, BATCHES * BATCH_TEXTS, sum(answer.tokens for answer in answers), wall_s
+        number, candidate.name, alone_ms, together_ms, len(batches) * BATCH_TEXTS, sum(answer.tokens for answer in answers), wall_s
     )
 
 
-async def _ask(client: Client, candidate: Candidate, one: tuple[Side, str], rng: random.Random) -> float:
+async def _ask(client: Client, candidate: Candidate, one: tuple[Side, str]) -> float:
     """Milliseconds of one interactive request."""
     side, text = one
     started_s = time.perf_counter()
-    await client.embed([_new(text, rng)], model=candidate.name, truncate="end", priority="interactive", **INPUT_TYPES[side])
+    await client.embed([_new(text)], model=candidate.name, truncate="end", priority="interactive", **INPUT_TYPES[side])
     return 1000.0 * (time.perf_counter() - started_s)
 
 
-def _new(text: str, rng: random.Random) -> str:
-    """The text as no cache knows it; at its front, where cutting a long one does not take it away."""
-    return f"{rng.randrange(10_000, 100_000)} {text}"
+def _new(text: str) -> str:
+    """The text as no cache knows it; at its front, where cutting a long one does not take it away.
+
+    The number is not that of the round: a second run would be answered from the cache of the first.
+    """
+    return f"{secrets.randbelow(9_000_000) + 1_000_000} {text}"
 
 
 def _order(plan: Plan, number: int) -> list[Candidate]:
