@@ -14,21 +14,22 @@ Found = npt.NDArray[np.int64]  # (queries, k) rows of documents, best first
 Scores = npt.NDArray[np.float64]  # (queries,)
 
 TOP = 10
-_BLOCK = 1024  # queries scored at a time
+_BLOCK_SCORES = 2**24  # scored at a time: some 300 MB, however large the corpus
 
 
 def nearest(queries: Vectors, documents: Vectors, k: int = TOP) -> Found:
     """The `k` documents of the largest dot product with each query, or all where there are fewer; among equals the first."""
     k = min(k, len(documents))
     found = np.empty((len(queries), k), np.int64)
-    for start in range(0, len(queries), _BLOCK):
-        scores = queries[start : start + _BLOCK] @ documents.T
+    block = max(1, _BLOCK_SCORES // max(1, len(documents)))
+    for start in range(0, len(queries), block):
+        scores = queries[start : start + block] @ documents.T
         if k < len(documents):
             kept = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
         else:
             kept = np.broadcast_to(np.arange(k), scores.shape)
         order = np.argsort(-np.take_along_axis(scores, kept, axis=1), axis=1, kind="stable")
-        found[start : start + _BLOCK] = np.take_along_axis(kept, order, axis=1)
+        found[start : start + block] = np.take_along_axis(kept, order, axis=1)
     return found
 
 
