@@ -183,9 +183,11 @@ class Comparison:
         async with self._comparing:
             overlaps = await asyncio.to_thread(ring.add, answered.digests, answered.vectors, got.vectors)
         predicted = answered.decision.predictions.get(shadow.model)
+        # Both would have had a cache: the shadow's cost is that of as many texts as the other model had to embed.
+        new = answered.asked.work[answered.decision.model].texts / len(request.texts)
         report.add(_seen(answered), Shadowed(
             overlaps, got.inference_s, None if predicted is None else predicted.total_s,
-            _device_s(model, _work(prepared, config.attention_tokens)),
+            new * _device_s(model, _work(prepared, config.attention_tokens)),
         ))
 
 
@@ -210,13 +212,17 @@ def _work(prepared: Prepared, span: int | None) -> Work:
 
 
 def _sample(answered: Answered) -> Answered:
-    """At most MOST_TEXTS of the request's texts, spread over all of it."""
-    texts = answered.request.texts
+    """At most MOST_TEXTS of the request's texts, spread over all of it, with their share of its work."""
+    texts, model = answered.request.texts, answered.decision.model
     assert texts is not None
+    assert model is not None
     if len(texts) <= MOST_TEXTS:
         return answered
     rows = np.linspace(0, len(texts) - 1, MOST_TEXTS).astype(int).tolist()
+    share, work = len(rows) / len(texts), answered.asked.work[model]
+    own = Work(round(share * work.tokens), work.longest, round(share * work.tokens_sq), round(share * work.texts))
     return answered._replace(
+        asked=answered.asked._replace(work={**answered.asked.work, model: own}),
         request=answered.request._replace(texts=[texts[row] for row in rows]),
         digests=[answered.digests[row] for row in rows], vectors=answered.vectors[rows],
     )

@@ -80,7 +80,10 @@ async def test_a_shadow_leaves_the_cache_and_the_demand_to_the_callers() -> None
         service = router.service
         assert len(service.cache) == 400
         assert service.feedback["large"].offered.tokens_per_s(service.clock()) == 0.0
-        assert slice_of(found)["texts"] == 10 * 16  # of a long list a sample is compared
+        whole = slice_of(found)
+        assert whole["texts"] == 10 * 16  # of a long list a sample is compared
+        tokens = (await embed(client, [f"0 {place}" for place in range(40)]))["usage"]["prompt_tokens"]
+        assert whole["tokens"] == pytest.approx(10 * tokens * 16 / 40, rel=0.01)  # both sides count the same texts
 
 
 async def test_what_cannot_be_compared_is_left_out_and_counted() -> None:
