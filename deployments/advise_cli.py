@@ -117,6 +117,7 @@ def _read(
     inputs.notes = reader.settle()
     if qrels is not None and not inputs.judgements:
         raise InputError(f"{qrels}: no query of it has a relevant document")
+    inputs.check()
     return inputs
 
 
@@ -132,10 +133,10 @@ async def _advise(client: Client, inputs: Inputs, job: Job) -> None:
             if not job.yes and sys.stdin.isatty():
                 click.confirm("Go on?", default=True, abort=True, err=True)
         await run.embed_all(client, plan, job.output, job.batch, job.in_flight)
-        rounds = await latency.measure(client, plan, job.output, job.requests)
+        rounds = await latency.measure(client, plan, job.output, job.requests, urlsplit(job.base_url).hostname in LOCAL)
     from deployments.advise.report import make, written  # scikit-learn and scipy take a second to load
 
-    timing = latency.summary(plan, rounds, job.budget_ms, job.gpu_hour, urlsplit(job.base_url).hostname in LOCAL)
+    timing = latency.summary(plan, rounds, job.budget_ms, job.gpu_hour)
     click.echo("comparing", err=True)
     made = make(plan, inputs, job.output, timing, job.budget_ms, job.gpu_hour, job.min_gain)
     said = written(made, job.output)

@@ -11,7 +11,9 @@ import numpy as np
 import orjson
 
 from deployments.corpus import ROWS_A_READ, CorpusError, Text, parquet_file
+from router.retrieval import TOP
 
+LEAST_UNITS = 30  # queries, pairs or texts that were judged; a slice of fewer cannot tell
 SHOWN = 10  # broken lines that are printed; all are counted
 PAIR_FIELDS = (("text_a", "text_b"), ("text1", "text2"), ("sentence1", "sentence2"), ("a", "b"))
 SCORE_FIELDS = ("score", "similarity", "label")
@@ -50,6 +52,26 @@ class Inputs:
     labelled: dict[str, list[Labelled]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what was left out, and why
     names: dict[str, str] = field(default_factory=dict)  # "texts", "queries": the files they came from
+
+    @property
+    def different_documents(self) -> list[Text]:
+        """Each text once."""
+        return list({document.text: document for document in self.documents}.values())
+
+    def check(self) -> None:
+        """Raise InputError where there is too little to measure anything with, before anybody embeds it."""
+        counts = {name: len(pairs) for name, pairs in self.pairs.items()}
+        counts |= {name: sum(not one.teaches for one in rows) for name, rows in self.labelled.items()}
+        if self.judgements:
+            counts[self.names.get("queries", "queries")] = len(self.judgements)
+        for name, count in counts.items():
+            if count < LEAST_UNITS:
+                raise InputError(f"{name}: {count} judged rows tell nothing; {LEAST_UNITS} is the least, hundreds are better")
+        if not counts and len(self.different_documents) <= TOP + 1:
+            raise InputError(
+                f"{self.names.get('texts', 'texts')}: {len(self.different_documents)} different texts; whether models find the "
+                f"same {TOP} neighbours takes {TOP + 2} at least, and says little below some hundreds"
+            )
 
     def digest(self) -> str:
         """Of everything that measurements depend on."""

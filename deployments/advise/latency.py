@@ -1,7 +1,8 @@
 """Latency and throughput of every model through the service, in rounds that take turns so that a slow minute is slow for all.
 
 Each text gets a number in front that no run before had, so that no cache knows it. A round asks, for each model: single texts one
-at a time, single texts a few at a time, and batches enough for every device. What a round found is a line in a file before the next begins.
+at a time, single texts a few at a time, and batches enough for every device. What a round found is a line in a file before the
+next begins.
 """
 
 import asyncio
@@ -39,6 +40,7 @@ class Round(NamedTuple):
     texts: int  # of the batches
     tokens: int
     wall_s: float
+    memory_bytes: int | None = None  # resident, of the largest replica, where it runs on this machine
 
 
 class Timing(NamedTuple):
@@ -57,8 +59,11 @@ class Timing(NamedTuple):
     memory_bytes: int | None
 
 
-async def measure(client: Client, plan: Plan, output: Path, requests: int) -> list[Round]:
-    """All rounds, those that `output` already has among them; `requests` of each kind for each model."""
+async def measure(client: Client, plan: Plan, output: Path, requests: int, is_local: bool = False) -> list[Round]:
+    """All rounds, those that `output` already has among them; `requests` of each kind for each model.
+
+    `is_local` says that the service runs on this machine, where its memory can be seen.
+    """
     file = output / "latency.jsonl"
     done = read(file)
     have = {(one.round, one.model) for one in done}
@@ -73,6 +78,8 @@ async def measure(client: Client, plan: Plan, output: Path, requests: int) -> li
     with tqdm(total=len(left), desc="latency", bar_format="{desc}  {percentage:3.0f}%|{bar}| {remaining} left") as bar:
         for number, candidate in left:
             found = await _round(client, candidate, number, interactive, mix, each)
+            if is_local:
+                found = found._replace(memory_bytes=_memory(candidate.name))
             _append(file, found)
             done.append(found)
             bar.update()
@@ -88,7 +95,7 @@ def read(file: Path) -> list[Round]:
 
 
 def summary(
-    plan: Plan, rounds: Sequence[Round], budget_ms: float | None, gpu_hour: float | None, is_local: bool
+    plan: Plan, rounds: Sequence[Round], budget_ms: float | None, gpu_hour: float | None
 ) -> dict[str, Timing]:
     """Each model's figures."""
     made = {}
@@ -103,7 +110,7 @@ def summary(
             len(alone), *_percentiles(alone), *_percentiles(together),
             None if budget_ms is None else sum(ms <= budget_ms for ms in together) / len(together),
             texts / wall_s, device_s / tokens, per_million, None if gpu_hour is None else per_million / 3600 * gpu_hour,
-            candidate.memory_bytes or (_memory(candidate.name) if is_local else None),
+            candidate.memory_bytes or max((one.memory_bytes for one in own if one.memory_bytes), default=None),
         )
     return made
 
@@ -135,9 +142,8 @@ async def _round(
         client.embed([_new(text) for _, text in batch], model=candidate.name, truncate="end") for batch in batches
     ))
     wall_s = time.perf_counter() - started_s
-    return Round(
-        number, candidate.name, alone_ms, together_ms, len(batches) * BATCH_TEXTS, sum(answer.tokens for answer in answers), wall_s
-    )
+    tokens = sum(answer.tokens for answer in answers)
+    return Round(number, candidate.name, alone_ms, together_ms, len(batches) * BATCH_TEXTS, tokens, wall_s)
 
 
 async def _ask(client: Client, candidate: Candidate, one: tuple[Side, str]) -> float:

@@ -87,7 +87,7 @@ def tasks(plan: Plan, inputs: Inputs, output: Path) -> list[Task]:
     made = [_retrieval(inputs)] if inputs.judgements else []
     made += [_pairs(name, pairs) for name, pairs in inputs.pairs.items()]
     made += [_labels(name, rows) for name, rows in inputs.labelled.items()]
-    agreement = None if inputs.judgements or len(inputs.documents) <= TOP + 1 else Agreement(inputs)
+    agreement = None if inputs.judgements or len(inputs.different_documents) <= TOP + 1 else Agreement(inputs)
     if agreement is not None:
         made.append(agreement.task)
     for candidate in reversed(plan.candidates):  # the largest first: agreement is with it
@@ -159,7 +159,7 @@ def retrieval_scores(inputs: Inputs, by_text: Mapping[str, Mapping[str, Vectors]
     documents = np.stack([by_text["document"][document.text] for document in inputs.documents])
     queries = np.stack([by_text["query"][query.text] for query in inputs.queries])
     found = nearest(queries, documents, DEPTH)
-    scores = np.take_along_axis(queries @ documents.T, found, axis=1)
+    scores = np.stack([documents[row] @ query for row, query in zip(found, queries, strict=True)])
     run = {
         query.id: {inputs.documents[place].id: float(score) for place, score in zip(row, values, strict=True)}
         for query, row, values in zip(inputs.queries, found.tolist(), scores.tolist(), strict=True)
@@ -222,7 +222,7 @@ class Agreement:
     """How alike the models search where nobody judged what is right."""
 
     def __init__(self, inputs: Inputs) -> None:
-        self._documents = list({document.text: document for document in inputs.documents}.values())
+        self._documents = inputs.different_documents
         asked: list[Text] = inputs.queries or self._documents
         places = np.linspace(0, len(asked) - 1, min(AGREEMENT_UNITS, len(asked)), dtype=np.int64)
         self._asked = [asked[place] for place in places]

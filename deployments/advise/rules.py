@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deployments.advise.inputs import LEAST_UNITS
 from deployments.advise.quality import Rows, Task, Unit
 from deployments.advise.run import Plan
-from deployments.advise.slices import ALPHA, BANDS, LEAST_UNITS, Difference, enough, gaps, p_value
+from deployments.advise.slices import ALPHA, BANDS, Difference, enough, gaps, p_value
 
 Where = Mapping[str, Rows]  # rows of each task, by its name
 Condition = tuple[str, dict[str, Any], Callable[[Unit], bool]]  # name of the rule, its `when`, and whether it holds
@@ -94,16 +95,17 @@ class Search:
         looks = sum(1 + len(self._cuts(rows)) for rows in measured.values())
         looks += sum(self._is_enough(self._where(holds)) for _, _, holds in conditions) + len(self._cuts(self._rows))
         self._looks = max(1, pairs * looks)
-        choices = {name: self._of_language(rows) for name, rows in measured.items()}
+        choices = {name: choice for name, rows in measured.items() if (choice := self._of_language(rows)).model is not None}
         if not choices:
             return self._without_languages(languages)
-        base = min((choice.model or self._models[-1] for choice in choices.values()), key=self._rank.__getitem__)
+        base = min((choice.model for choice in choices.values() if choice.model), key=self._rank.__getitem__)
         asks = [name for name, choice in choices.items() if choice.model == base]
         rules = self._language_rules(choices, base)
         silent = [
             f"{name}: {sum(map(len, rows.values()))} texts, too few to tell ({LEAST_UNITS} of a task are needed)"
             for name, rows in languages.items() if name not in measured
         ]
+        silent += [f"{name}: its scores are all alike and tell no models apart" for name in measured if name not in choices]
         held: list[Callable[[Unit], bool]] = [_is_raised(rule, set(choices)) for rule in rules]
 
         def left(holds: Callable[[Unit], bool]) -> Where:

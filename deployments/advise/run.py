@@ -53,6 +53,7 @@ class Candidate(NamedTuple):
     devices: float  # of all its ready replicas
     memory_bytes: int | None
     engine: str
+    fingerprint: str | None = None  # what its replicas prove to be; None: nobody knows
 
     @property
     def space(self) -> str:
@@ -133,10 +134,14 @@ def estimate(plan: Plan, output: Path) -> list[Estimate]:
 
 
 async def embed_all(client: Client, plan: Plan, output: Path, batch: int, in_flight: int) -> None:
-    """Embed what is missing with every model, from small to large, on the bulk lane."""
+    """Embed what is missing with every model, from small to large, on the bulk lane.
+
+    Raises AdviseError where a model is not the one that made the vectors which are there.
+    """
     todo = estimate(plan, output)
     if not any(each.texts for each in todo):
         return
+    await _same_weights(client, plan, output)
     # Progress is counted in predicted seconds, not in texts: models differ a hundredfold, and so would the time left.
     layout = "{desc}  {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
     with tqdm(total=round(sum(each.seconds for each in todo), 3), bar_format=layout) as bar:
@@ -169,9 +174,23 @@ def _folder(output: Path, candidate: Candidate, side: Side) -> Path:
     return output / "vectors" / candidate.name / side
 
 
+async def _same_weights(client: Client, plan: Plan, output: Path) -> None:
+    now = {row["model"]: row["fingerprint"] for row in (await client.tiers())["data"]}
+    for candidate in plan.candidates:
+        if candidate.name not in now:
+            raise AdviseError(f"the service has no model {candidate.name!r} any more; start it again with that model and go on")
+        if candidate.fingerprint not in (None, now[candidate.name]):
+            raise AdviseError(
+                f"{candidate.name} is not what it was when {output} was begun: its fingerprint was {candidate.fingerprint} and "
+                f"is {now[candidate.name]}. Vectors of other weights must not join these: choose another folder, or remove it"
+            )
+
+
 def _manifest(candidate: Candidate, texts: Sequence[str]) -> Manifest:
     # The inputs have a digest of their own in run.json: sizes alone are told apart here.
-    return Manifest(candidate.space, None, f"{sum(map(len, texts))} characters", "text", None, len(texts), PART_ROWS)
+    return Manifest(
+        candidate.space, candidate.fingerprint, f"{sum(map(len, texts))} characters", "text", None, len(texts), PART_ROWS,
+    )
 
 
 def _missing(output: Path, candidate: Candidate, side: Side, texts: Sequence[str]) -> int:
@@ -194,6 +213,11 @@ async def _survey(client: Client, inputs: Inputs, wanted: Sequence[str]) -> dict
         raise AdviseError(f"the service has no model {unknown[0]!r}; it has {', '.join(names)}")
     if len(rows) < 2:
         raise AdviseError(f"the service has one model to measure ({', '.join(names)}); a comparison needs two")
+    measured, tiered = [row["model"] for row in rows], set(answer["tiers"].values())
+    if len(tiered & set(measured)) < 2:
+        raise AdviseError(
+            f"of {', '.join(measured)} fewer than two have a tier, so no rule could choose between them: name them under `tiers:`"
+        )
     for row in rows:
         if not row["replicas_ready"]:
             await client.embed(["ready?"], model=row["model"])  # a model at zero replicas starts
@@ -220,6 +244,7 @@ def _candidate(row: Mapping[str, Any], tiers: Mapping[str, str]) -> Candidate:
     return Candidate(
         row["model"], tuple(tier for tier, model in tiers.items() if model == row["model"]), own, (*sorted(cuts), own),
         row["max_tokens"], float(row["devices"]) * max(1, row["replicas_ready"]), row["memory_bytes"], row["engine"],
+        row["fingerprint"],
     )
 
 

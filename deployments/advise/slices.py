@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from deployments.advise.inputs import LEAST_UNITS
 from deployments.advise.quality import SEED, Rows, Task, Unit
 from deployments.advise.run import Floats, Plan
 
 RESAMPLES, FEW_RESAMPLES = 1000, 200
-LEAST_UNITS = 30  # a slice of fewer cannot tell
 ALPHA = 0.05
 BANDS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # tokens
 SHOWN_LANGUAGES = 12

@@ -25,6 +25,7 @@ from router.models import build_policy
 from router.policy import decide
 
 RESAMPLES = 300
+ROUTED, CROSSED = "routed", "routed, rules from the other half"
 LEAST_PAIRS = 10  # of one model, to correlate
 Assigned = Mapping[str, Sequence[str]]  # by task, the model of each unit
 
@@ -74,14 +75,14 @@ def outcomes(
         for candidate in plan.candidates if candidate.tiers
     }
     smallest, largest = next(iter(named)), list(named)[-1]
-    named["routed"] = assign(plan, judged, derived)
-    named["routed, rules from the other half"] = _crossed(plan, judged, min_gain)
+    named[ROUTED] = assign(plan, judged, derived)
+    named[CROSSED] = _crossed(plan, judged, min_gain)
     made = []
     for name, assigned in named.items():
         against = {
-            other: _against(judged, assigned, named[other]) for other in (largest, smallest) if name.startswith("routed")
+            other: _against(judged, assigned, named[other]) for other in (largest, smallest) if name in (ROUTED, CROSSED)
         }
-        by_task = {task.name: _value(task, assigned[task.name], named["routed"][task.name]) for task in judged}
+        by_task = {task.name: _value(task, assigned[task.name], named[ROUTED][task.name]) for task in judged}
         device_s = _device_s(plan, judged, assigned, timing)
         shares = {
             candidate.name: sum(Counter(assigned[task.name])[candidate.name] / len(task.units) for task in judged) / len(judged)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -18,6 +19,7 @@ from deployments.advise import page
 from deployments.decision_log import open_log
 from router.cli import main
 from router.config import DecisionLog
+from router.fingerprint import Fingerprint, Probe
 from tests.support.advise_data import write
 from tests.support.local_service import FAKE, WORDLLAMA, LocalRouter, served
 
@@ -176,6 +178,23 @@ def test_a_folder_takes_the_measurements_of_one_set_of_texts_only(
     refused = advise("advise", "--base-url", running[0], "--labels", str(files["labels.csv"]), "-o", str(reported))
     assert refused.exit_code == 1
     assert "holds the measurements of other texts or models; choose another folder" in refused.output
+
+
+def test_other_weights_under_the_same_name_do_not_go_on_with_a_run(
+    running: tuple[str, LocalRouter], files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proofs = [Fingerprint("noise", [Probe(text, "query", None, text)], np.ones((1, 64), np.float32)) for text in ("a", "b")]
+    arguments = ["advise", "--base-url", running[0], "--labels", str(files["labels.csv"]), "--requests", "5", "-o", str(tmp_path)]
+    monkeypatch.setitem(running[1].service.fingerprints, "noise", proofs[0])
+    assert advise(*arguments).exit_code == 0
+    part = sorted((tmp_path / "vectors" / "noise" / "symmetric").glob("*.parquet"))[-1]
+    assert json.loads((part.parent / "manifest.json").read_text())["fingerprint"] == proofs[0].digest
+    part.unlink()  # as if it had been killed before
+    monkeypatch.setitem(running[1].service.fingerprints, "noise", proofs[1])
+    refused = advise(*arguments)
+    assert refused.exit_code == 1
+    assert f"its fingerprint was {proofs[0].digest} and is {proofs[1].digest}" in refused.output
+    assert not part.exists()
 
 
 def test_without_labels_it_says_that_agreement_is_not_quality(

@@ -169,3 +169,23 @@ def test_other_inputs_have_another_digest() -> None:
         for name, value in change.items():
             setattr(other, name, value)
         assert other.digest() != digest
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (Inputs([Text(str(place), f"{place % 11}") for place in range(40)], names={"texts": "t.jsonl"}), "t.jsonl: 11 different"),
+        (Inputs(pairs={"p": [Pair("x", "y", place) for place in range(29)]}), "p: 29 judged rows tell nothing; 30 is the least"),
+        (Inputs(labelled={"l": [Labelled("x", "y", place > 28) for place in range(99)]}), "l: 29 judged rows"),
+        (Inputs(judgements={"q": {"a": 1}}, names={"queries": "q.jsonl"}), "q.jsonl: 1 judged rows"),
+    ],
+    ids=["texts", "pairs", "labels", "queries"],
+)  # fmt: skip
+def test_too_little_to_tell_anything_is_said_before_it_is_embedded(inputs: Inputs, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        inputs.check()
+
+
+def test_enough_is_enough() -> None:
+    Inputs([Text(str(place), f"text {place}") for place in range(12)]).check()
+    Inputs([Text("a", "one")], pairs={"p": [Pair("x", "y", place) for place in range(30)]}).check()

@@ -1,11 +1,13 @@
-"""What is timed is what nobody knows yet, and as much of it as the service has devices."""
+"""What is asked of the service: texts that nobody knows yet, as many as it has devices, of models that a rule can choose from."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from deployments.advise import latency
+from deployments.advise import latency, run
+from deployments.advise.inputs import Inputs
 from deployments.client import Embedded
 from tests.support.advise_plan import MODELS, plan
 
@@ -51,3 +53,14 @@ async def test_every_device_gets_its_share_of_batches(tmp_path: Path) -> None:
 
     assert service.batches == dict.fromkeys(MODELS, 8 * latency.BATCHES * latency.ROUNDS)
     assert {one.texts for one in rounds} == {8 * latency.BATCHES * latency.BATCH_TEXTS}
+
+
+async def test_models_that_no_rule_could_choose_are_not_measured(tmp_path: Path) -> None:
+    class Service:
+        async def tiers(self) -> dict[str, Any]:
+            rows = [{"model": name, "replicas_ready": 1} for name in MODELS]
+            return {"data": rows, "tiers": {"fast": "small", "best": "small"}, "collections": {}}
+
+    with pytest.raises(run.AdviseError, match="of small, middle, large fewer than two have a tier"):
+        await run.plan(Service(), Inputs(), tmp_path, [])  # type: ignore[arg-type]
+    assert not (tmp_path / "run.json").exists()

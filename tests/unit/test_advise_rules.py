@@ -120,6 +120,19 @@ def test_too_few_texts_say_nothing() -> None:
     assert "de: 12 texts, too few to tell (30 of a task are needed)" in made.silent
 
 
+def test_a_language_whose_scores_are_all_alike_is_no_reason_for_the_largest_model() -> None:
+    rng = np.random.default_rng(5)
+    units = [unit("en")] * 200 + [unit("zh", 20)] * 60
+    chinese = np.array([one.features.language == "zh" for one in units])
+    gold = np.where(chinese, 5.0, rng.random(260))  # every Chinese pair has the same score
+    alike = Task("p", "pairs", "Spearman", tuple(units), gold, {model: gold + 0.2 * rng.random(260) for model in MODELS})
+    made = derived(alike)
+    assert (made.default, found(made), list(made.languages)) == ("fast", {}, ["en"])
+    assert "zh: its scores are all alike and tell no models apart" in made.silent
+    alone = Task("p", "pairs", "Spearman", tuple(units[200:]), gold[200:], {model: rng.random(60) for model in MODELS})
+    assert derived(alone).languages == {}
+
+
 def test_without_judged_texts_the_largest_stays_and_no_rule_is_made() -> None:
     made = derived()
     assert (made.default, made.rules, made.default_choice) == ("best", (), None)
