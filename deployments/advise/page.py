@@ -36,7 +36,8 @@ def draw(data: Mapping[str, Any], routing: str) -> str:
     }
     markup = {name: Markup(plot) if plot else "" for name, plot in plots.items()}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        report=data, routing=routing, plots=markup, colour={name: f"var(--m{place % 8})" for place, name in enumerate(names)},
+        report=data, routing=routing, plots=markup, shown_slices=SHOWN_SLICES,
+        colour={name: f"var(--m{place % 8})" for place, name in enumerate(names)},
     )
 
 
@@ -90,15 +91,19 @@ def _against(data: Mapping[str, Any], key: str, label: str, budget: float | None
 
 def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
     """What the largest model brings over the next smaller one, slice by slice, with intervals."""
-    rows = []
+    by_task = []
     for task in data["tasks"]:
         if task["kind"] == "agreement":
             continue
+        rows = list[tuple[str, bool, int, Mapping[str, Any]]]()
         for one in task["slices"]:
             found = [each for each in one["differences"] if (each["smaller"], each["larger"]) == (names[-2], names[-1])]
             label = task["name"] if one["dimension"] == "all" else f"{_short(one['dimension'])} {one['value']}"
             rows += [(label, one["dimension"] == "all", one["units"], found[0])] if found else []
-    rows = rows[:SHOWN_SLICES]
+        by_task.append(rows)
+    while sum(map(len, by_task)) > SHOWN_SLICES:  # no task is crowded out by another's slices
+        max(by_task, key=len).pop()
+    rows = [row for some in by_task for row in some]
     if not rows:
         return ""
 

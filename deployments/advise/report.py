@@ -163,8 +163,14 @@ def says(one: Slice, models: Sequence[str], min_gain: float) -> tuple[str, str]:
         return "few", f"too few to tell ({one.units})"
     model = slicing.enough(one.differences, models, min_gain)
     if place := models.index(model):
-        gain = next(each for each in one.differences if (each.smaller, each.larger) == (models[place - 1], model))
-        return "gain", f"{model}: {_interval(gain)} over {gain.smaller}"
+        # Those that rule the smaller ones out: the chosen model's own where it has one.
+        gains = [
+            each for each in one.differences
+            if each.smaller in models[:place] and each.larger in models[place:] and each.is_measured and each.points >= min_gain
+        ]
+        gain = max(gains, key=lambda each: (each.larger == model, models.index(each.smaller)))
+        own = "" if gain.larger == model else f" is enough, but {gain.smaller} is not; {gain.larger}"
+        return "gain", f"{model}{own}: {_interval(gain)} over {gain.smaller}"
     best = max((each for each in one.differences if each.smaller == model), key=lambda each: each.points)
     if best.is_measured and best.points < 0:
         return "none", f"{model} is enough: the next best has {_interval(best)}"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml as pyyaml
 
-from deployments.advise import rules, slices, traffic
+from deployments.advise import report, rules, slices, traffic
 from deployments.advise.quality import Task, Unit
 from deployments.advise.rules import Derived, Search
 from deployments.replay_cli import _other
@@ -225,6 +225,28 @@ def test_holm_is_the_step_down_of_the_book() -> None:
 
     adjusted = [each.differences[0].p for each in slices.holm([row(p) for p in (0.01, 0.04, 0.03, 0.005)])]
     assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def gap(smaller: str, larger: str, points: float, p: float) -> slices.Difference:
+    return slices.Difference(smaller, larger, points, points - 1.0, points + 1.0, p, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "said"),
+    [
+        ((("small", "middle", 5.0, 0.0), ("small", "large", 5.0, 0.0), ("middle", "large", 0.0, 1.0)), ("gain", "middle: +5.0")),
+        (
+            (("small", "middle", 1.2, 0.3), ("small", "large", 2.5, 0.01), ("middle", "large", 1.3, 0.3)),
+            ("gain", "middle is enough, but small is not; large: +2.5"),  # never +1.2, which nobody measured
+        ),
+        ((("small", "middle", 1.2, 0.3), ("small", "large", 0.5, 0.6), ("middle", "large", -0.7, 0.5)), ("none", "no meas")),
+    ],
+)
+def test_a_slice_tells_only_gains_that_were_measured(gaps: Sequence[tuple], said: tuple[str, str]) -> None:
+    one = slices.Slice("t", "language", "en", 99, dict.fromkeys(MODELS, 50.0), tuple(gap(*each) for each in gaps))
+    tone, sentence = report.says(one, MODELS, 1.0)
+    assert tone == said[0]
+    assert sentence.startswith(said[1])
 
 
 def test_a_small_slice_says_that_it_is_small() -> None:
