@@ -14,6 +14,7 @@ from deployments.corpus import ROWS_A_READ, CorpusError, Text, parquet_file
 from router.retrieval import TOP
 
 LEAST_UNITS = 30  # queries, pairs or texts that were judged; a slice of fewer cannot tell
+LONGEST_CELL = 2**30  # characters; the csv module's own limit is shorter than what some models read
 SHOWN = 10  # broken lines that are printed; all are counted
 PAIR_FIELDS = (("text_a", "text_b"), ("text1", "text2"), ("sentence1", "sentence2"), ("a", "b"))
 SCORE_FIELDS = ("score", "similarity", "label")
@@ -152,17 +153,19 @@ class Reader:
             if not parts:
                 continue
             try:
-                query, document, grade = parts[0].decode(), parts[-2].decode(), round(float(parts[-1]))
+                query, document, grade = parts[0].decode(), parts[-2].decode(), float(parts[-1])
             except (IndexError, ValueError):
                 if number > 1:  # the first may be a heading
                     self.problems.append(f"{_where(path, number)}: it must be `query document grade`")
                 continue
-            if query not in known_queries:
+            if not grade.is_integer():
+                self.problems.append(f"{_where(path, number)}: the grade {grade:g} is not a whole number")
+            elif query not in known_queries:
                 self.problems.append(f"{_where(path, number)}: there is no query {query!r}")
             elif document not in known_documents:
                 self.problems.append(f"{_where(path, number)}: there is no document {document!r}")
             else:
-                made.setdefault(query, {})[document] = grade
+                made.setdefault(query, {})[document] = int(grade)
         if not made and len(self.problems) == before:
             raise InputError(f"{path}: it has no judgements")
         return {query: grades for query, grades in made.items() if any(grade > 0 for grade in grades.values())}
@@ -294,6 +297,7 @@ def _csv_rows(path: Path, delimiter: str, headless: tuple[str, ...]) -> Iterator
     except OSError as error:
         raise CorpusError(f"{path}: {error.strerror}") from None
     with file:
+        csv.field_size_limit(LONGEST_CELL)
         lines = csv.reader(file, delimiter=delimiter)
         names: Sequence[str] | None = None
         start = 1

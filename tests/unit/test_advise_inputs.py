@@ -144,6 +144,19 @@ def test_judgements_of_what_is_not_there_are_named(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("grade", ["0.5", "inf", "nan"])
+def test_a_grade_that_is_no_whole_number_is_named_and_never_rounded(tmp_path: Path, grade: str) -> None:
+    path = file(tmp_path, "q.tsv", f"q1 a {grade}\nq1 b 1.0\n")
+    reader = Reader(skip_bad=True)
+    assert reader.judgements(path, [Text("q1", "?")], [Text("a", "one"), Text("b", "two")]) == {"q1": {"b": 1}}
+    assert reader.settle() == [f"skipped {path}, line 1: the grade {grade} is not a whole number"]
+
+
+def test_a_long_document_may_stand_in_a_cell(tmp_path: Path) -> None:
+    long = "many words " * 20_000
+    assert Reader(skip_bad=False).texts(file(tmp_path, "a.csv", f"id,text\na,{long}\n")) == [Text("a", long)]
+
+
 def test_a_sample_keeps_what_is_judged_and_says_what_it_left_out() -> None:
     documents = [Text(str(place), f"text {place}") for place in range(100)]
     queries = [Text("q", "?"), Text("unjudged", "?")]
