@@ -117,7 +117,7 @@ class Host:
             raise error from None
         except EngineError as error:
             if self._identity is not None:
-                self._identity.doubted = True
+                self._identity.doubt()
             raise self._failed(error) from None
         except Exception as error:
             raise self._failed(error) from None

@@ -35,6 +35,11 @@ class Identity:
         self._running: asyncio.Task[None] | None = None
         self.passed = self.failed = self.put_off = 0  # proofs
         self.doubted = False  # the engine failed since: no text may pass before it has proved itself again
+        self._doubts = 0
+
+    def doubt(self) -> None:
+        """The engine failed: what it was before proves nothing any more, nor does a proof that was under way."""
+        self.doubted, self._doubts = True, self._doubts + 1
 
     async def prove(self) -> None:
         """Embed the probes; raises WrongModel when a vector is not the stored one's, EngineError when there is none."""
@@ -49,7 +54,7 @@ class Identity:
         self.passed += 1
 
     async def _prove(self) -> None:
-        probes = self._fingerprint.probes
+        probes, doubts = self._fingerprint.probes, self._doubts
         vectors = self._fingerprint.vectors.copy()
         for side in ("query", "document"):
             rows = [row for row, probe in enumerate(probes) if probe.side == side]
@@ -61,7 +66,7 @@ class Identity:
             vectors[rows] = made.vectors
         if (wrong := self._fingerprint.mismatch(vectors, self._config.min_cosine)) is not None:
             raise WrongModel(f"{wrong} ({self._config.file})")
-        self._proved_s, self.doubted = self._clock(), False
+        self._proved_s, self.doubted = self._clock(), self._doubts != doubts
 
     def prove_in_time(self, failed: Callable[[WrongModel], None]) -> None:
         """Start a proof where one is due; `failed` is told of a WrongModel."""

@@ -152,6 +152,25 @@ async def test_after_a_failure_the_same_engine_goes_on(tmp_path: Path) -> None:
     assert server.batches == asked + 1  # once is enough
 
 
+async def test_a_proof_that_was_under_way_when_the_engine_failed_proves_nothing(tmp_path: Path) -> None:
+    server, host, _ = await replica(tmp_path)
+    identity = host._identity
+    assert identity is not None
+    embed, failures = server.embed, [1]
+
+    async def embed_while_another_call_fails(batch: Batch) -> Embedded:
+        made = await embed(batch)
+        if failures and failures.pop():
+            identity.doubt()
+        return made
+
+    server.embed = embed_while_another_call_fails  # type: ignore[method-assign]
+    await identity.prove()
+    assert identity.doubted
+    await identity.prove()
+    assert not identity.doubted
+
+
 async def test_an_engine_that_is_away_when_its_time_has_come_is_asked_later(tmp_path: Path) -> None:
     server, host, clock = await replica(tmp_path, every_s=60.0)
     server.away, clock.now = True, 60.0
