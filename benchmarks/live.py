@@ -10,7 +10,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import yaml
 from deployments.calibrate import replicas
 from deployments.serve_config import application
 from router.config import RouterArgs
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 EVAL = ROOT / ".." / "shared" / "eval"
@@ -86,12 +86,10 @@ def router(config: Path, base_url: str | None, **sections: Any) -> Iterator[Rout
     data = yaml.safe_load(config.read_text())
     for one in data["applications"]:
         one["args"] |= sections
-    with tempfile.TemporaryDirectory() as scratch, socket.socket() as probe:
+    with tempfile.TemporaryDirectory() as scratch:
         path, log = Path(scratch) / config.name, Path(scratch) / "log"
         path.write_text(yaml.safe_dump(data, sort_keys=False))  # the order of models is their rank
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+        port = free_port()
         command = [sys.executable, "-m", "router.cli", "run", "--config", str(path), "--port", str(port)]
         with log.open("wb") as out:
             started = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env=os.environ | _OFFLINE)

@@ -10,7 +10,6 @@ results by factors when it was left out:
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ import httpx
 import psutil
 import yaml
 
+from tests.support.ports import free_port
 from tests.support.tiny_qwen3 import write_tiny_qwen3
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -204,13 +204,6 @@ def preloaded() -> dict[str, str]:
     places = [Path(sys.prefix, "lib").glob("libiomp5.so"), Path("/usr/lib").glob("*/libtcmalloc_minimal.so.4")]
     found = [str(path) for place in places for path in sorted(place)[:1]]
     return {"LD_PRELOAD": ":".join(found)} if found else {}
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Keys in real Serve: a limit kept by two routers, keys that change under running replicas, and no open service by accident."""
 
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from ray.serve.schema import ServeDeploySchema
 from router.keys import hash_of, new_key
 from router.quota import Limit, Report
 from tests.support.launched import ROOT
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.serve
 
@@ -98,9 +98,7 @@ def running() -> Iterator[None]:
 
 @contextmanager
 def cluster(host: str) -> Iterator[Cluster]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     try:
         yield Cluster(host, port)
     finally:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from deployments.run import environment
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 120.0
@@ -75,12 +76,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
             for process in [*instance.descendants(), instance.process]:
                 process.kill()
             instance.process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.serve

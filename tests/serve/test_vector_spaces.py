@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from ray.serve.schema import ServeDeploySchema
 from safetensors.numpy import load_file, save_file
 
 from tests.support.launched import ROOT
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.serve
 
@@ -113,9 +113,7 @@ def cluster() -> Iterator[Cluster]:
             "PYTHONPATH": str(ROOT),
         }.items():
             patch.setenv(name, value)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         ray.init(
             address="local", namespace="serve", num_cpus=8, include_dashboard=False, log_to_driver=False,

@@ -7,7 +7,6 @@ here has one, so only engines of kind `fake` or `static` belong on them.
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from ray.serve._private.common import ReplicaState
 from ray.serve.schema import ServeDeploySchema, ServeStatus
 
 from tests.support.launched import ROOT
+from tests.support.ports import free_port
 
 HEAD_ID = "f" * 51 + "00000"  # what the fake node provider calls its head
 WAIT_S = 120.0
@@ -192,11 +192,3 @@ def wait_for(
         if time.monotonic() > until_s:
             raise AssertionError(f"waited {wait_s:.0f} s for {what}" + (f": {told()}" if told else ""))
         time.sleep(0.2)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,9 +45,7 @@ def has_line(router: psutil.Process, replica: psutil.Process) -> bool:
 @contextmanager
 def launched(config: Path, options: Sequence[str] = ()) -> Iterator[Launched]:
     """Start the router on a free port; everything it started is gone after the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "router.cli", "run", "--config", str(config), "--port", str(port), *options]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(

