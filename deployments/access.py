@@ -2,7 +2,8 @@
 
 Without `keys:` everybody who reaches the service is answered, so only this machine may reach it: `require_local` refuses to start
 on another address than loopback, and `Access` refuses whoever comes from another machine all the same, for a replica's own port
-is not the one that the config names. `auth: none` turns both off.
+is not the one that the config names. Nor is a request answered that asks for another host than this machine: it comes from a
+page in a browser here whose name was made to mean 127.0.0.1 (DNS rebinding). `auth: none` turns all of it off.
 """
 
 import re
@@ -26,11 +27,16 @@ EXPOSED = (
     "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 PREFLIGHT_S = 600  # how long a browser may remember what a preflight said
+_HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:[0-9]*)?")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,2000}")
 
 NOT_LOCAL = (
     "without keys the service answers its own machine only: add `keys:` (made by `embedding-router keys new`), listen on "
     "127.0.0.1, or write `auth: none` under args where something else decides who may reach it"
+)
+NOT_THIS_HOST = (
+    "without keys the service answers only where its own machine's name is asked for: call it as localhost or 127.0.0.1, add "
+    "`keys:`, or write `auth: none` under args where something else decides who may reach it"
 )
 
 
@@ -52,6 +58,8 @@ class Access:
         if not len(self._keys):
             if self._local_only and not _is_local(scope):
                 raise InvalidApiKey(NOT_LOCAL)
+            if self._local_only and not _asks_for_this_machine(headers):
+                raise InvalidApiKey(NOT_THIS_HOST)
             return EVERYTHING
         key = presented(headers)
         grant = None if key is None else self._keys.find(key)
@@ -133,3 +141,12 @@ def _is_local(scope: Scope) -> bool:
     """Whether the other end of the connection is this machine; a server that does not say is one of a test or a socket file."""
     peer = scope.get("client")
     return not peer or is_loopback(peer[0])
+
+
+def _asks_for_this_machine(headers: Headers) -> bool:
+    """Whether `host` is a name that nobody else can give to this machine; browsers always send one."""
+    host = headers.get("host")
+    if host is None:
+        return True
+    name = _HOST.fullmatch(host.strip())
+    return name is not None and is_loopback(name[1].lower().rstrip("."))

@@ -77,9 +77,9 @@ class ByTokens:
         if peak is None:  # a policy that has just started has seen no peak, and what runs may be there because of one
             peak = self._peaks[name] = Peak(self._hold_s)
             peak.seen(target * (1.0 - self._slack), now)
-        needed = peak.seen(needed, now)
+        highest = peak.seen(needed, now)
         least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
-        replicas = max(least, min(most, next_replicas(needed, target, self._slack)))
+        replicas = max(least, min(most, next_replicas(needed, target, self._slack, highest)))
         return Want(replicas, needed, least, ask.devices, ready)
 
 

@@ -48,10 +48,10 @@ class Chunk:
     request_ids: tuple[str, ...] = ()
     origin: "SpanContext | None" = None  # of the request's span, where that is recorded
 
-    @property
-    def tokens_sq(self) -> int:
-        """The attention term of the curve."""
-        return int(np.dot(self.lengths, self.lengths.astype(np.int64)))
+    def tokens_sq(self, span: int | None) -> int:
+        """The attention term of the curve, as `router.domain.attention` has it."""
+        lengths = self.lengths.astype(np.int64)
+        return int(np.dot(lengths, lengths if span is None else np.minimum(lengths, span)))
 
     @property
     def small(self) -> bool:

@@ -95,6 +95,7 @@ class Lane:
     replicas: tuple[str, ...] = ()
     counters: Counters = field(default_factory=Counters)
     tracing: Tracing | None = None
+    attention_tokens: int | None = None  # how far a token sees, where that is less than the text
     _small: tuple[deque[Chunk], deque[Chunk]] = field(default_factory=lambda: (deque(), deque()))  # interactive, bulk
     _large: tuple[deque[Chunk], deque[Chunk]] = field(default_factory=lambda: (deque(), deque()))
     _in_flight: list[int] = field(default_factory=lambda: [0, 0])  # calls at the replicas there are: small, large
@@ -370,7 +371,7 @@ class Lane:
 
     async def _fly(self, chunks: list[Chunk], at: _At, dispatch: Dispatch, ahead_tokens: int) -> None:
         sent_s, replica = self.clock(), dispatch.replica.id
-        tokens_sq, texts = sum(chunk.tokens_sq for chunk in chunks), sum(len(chunk.lengths) for chunk in chunks)
+        tokens_sq, texts = sum(c.tokens_sq(self.attention_tokens) for c in chunks), sum(len(c.lengths) for c in chunks)
         try:
             expected_s = self.feedback.model.curve.step(ahead_tokens + dispatch.tokens, tokens_sq, texts)
             async with self._limit(at, max(self.replica_timeout_s, HANGS_AFTER * expected_s)):

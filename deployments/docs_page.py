@@ -1,5 +1,7 @@
 """/docs: the OpenAPI document as a page that needs nothing from elsewhere."""
 
+import base64
+import hashlib
 import html
 import json
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,13 @@ table { border-collapse: collapse; width: 100% }
 td, th { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid #8884; vertical-align: top }
 .method { display: inline-block; min-width: 4rem; font-weight: 700 }
 """
+_STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+HEADERS = {
+    "content-security-policy": (
+        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
+}
 
 
 def page(document: Mapping[str, Any]) -> str:

@@ -51,6 +51,7 @@ OFF_LOOP_NUMBERS = 500_000  # 30 ms as JSON: more are written in a thread
 EMBEDDINGS = ("/v1/embeddings", "/embeddings")
 WHAT_IF = "/v1/what-if"
 READ = ("GET", "HEAD")
+BODILESS = (204, 304)  # a length beside these would be that of an answer which is not sent
 
 log = logging.getLogger("ray.serve")
 
@@ -104,9 +105,11 @@ class Application:
             log.error("request %s failed:\n%s", request_id, where(error))
             answer = _failed(InternalError())
         total_ms = (time.monotonic() - arrived_s) * 1000
+        whole = {} if answer.status in BODILESS else {
+            "content-type": answer.content_type, "content-length": str(len(answer.body)),
+        }
         given = {
-            "content-type": answer.content_type, "content-length": str(len(answer.body)), "x-total-ms": f"{total_ms:.2f}",
-            **access.cors(headers),
+            **whole, "x-total-ms": f"{total_ms:.2f}", **access.cors(headers),
             **({} if caller is None else access.limits(caller)),
             **answer.headers,
         }
@@ -117,11 +120,12 @@ class Application:
     def _count(self, error: RouterError, scope: Scope) -> None:
         """Tell the metrics of an embedding request that the service never saw, and of a limit that was used up."""
         events = self._router.service.events
-        if events is not None and http.path(scope) in EMBEDDINGS:
-            if not error.counted:
-                events.unread(error.code)
-            if isinstance(error, RateLimitExceeded):
-                events.rate_limited(error.kind)
+        if events is None:
+            return
+        if http.path(scope) in EMBEDDINGS and not error.counted:
+            events.unread(error.code)
+        if isinstance(error, RateLimitExceeded):
+            events.rate_limited(error.kind)
 
     async def _answer(self, caller: Grant, scope: Scope, headers: Headers, receive: Receive) -> HttpAnswer:
         path, method = http.path(scope), scope["method"]

@@ -7,6 +7,7 @@ import numpy as np
 import orjson
 
 from deployments.compare import CANARY
+from deployments.docs_page import HEADERS as DOCS_HEADERS
 from deployments.docs_page import page
 from deployments.recent import asked
 from deployments.service import Plan, Service
@@ -22,7 +23,7 @@ MODELS = "/v1/models"
 WINDOW_S = 300.0  # what "the last minutes" means for p50 and p95
 PREDICTED_TOKENS = (32, 512)  # a query and a passage
 
-Told = tuple[int, bytes, str]
+Told = tuple[int, bytes, str] | tuple[int, bytes, str, Mapping[str, str]]  # status, body, content type, headers
 View = Callable[[Grant], Told]
 
 
@@ -42,7 +43,7 @@ class Views:
             "/v1/compare": lambda _: _json(200, service.comparison.as_dict()),
             "/v1/what-if": lambda _: (200, current(service.args), "application/yaml"),
             "/openapi.json": lambda _: _json(200, document(service.catalogue)),
-            "/docs": lambda _: (200, page(document(service.catalogue)).encode(), "text/html; charset=utf-8"),
+            "/docs": lambda _: (200, page(document(service.catalogue)).encode(), "text/html; charset=utf-8", DOCS_HEADERS),
         }
 
     def find(self, path: str, caller: Grant = EVERYTHING) -> Callable[[], Told] | None:

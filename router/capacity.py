@@ -117,12 +117,13 @@ def desired_replicas(offered: float, shadow: float, tokens_per_s: float, rho: fl
     return math.ceil(needed_replicas(Ask(offered, shadow, 0.0, tokens_per_s), 0, rho, 1.0, 0.0))
 
 
-def next_replicas(needed: float, now: int, slack: float) -> int:
-    """Whole replicas for `needed` where there are `now`: up as soon as these do not suffice, down only to what has slack.
+def next_replicas(needed: float, now: int, slack: float, peak: float = 0.0) -> int:
+    """Whole replicas for `needed` where there are `now`: up when these do not suffice, down only to what has slack at `peak`.
 
-    Without that, a need around a whole number would start and stop a replica in turns.
+    `peak` is the highest need of late, and starts nothing: what is over when another replica would come needs none. Without
+    slack, a need around a whole number would start and stop a replica in turns.
     """
-    return max(math.ceil(needed), min(now, math.ceil(needed / (1.0 - slack))))
+    return max(math.ceil(needed), min(now, math.ceil(max(needed, peak) / (1.0 - slack))))
 
 
 class Peak:

@@ -5,7 +5,7 @@ arguments, so the simulator uses it as it is.
 
 A model whose predictions were bad gets a margin so high that no budget fits it, and then no completion would ever lower the
 margin again. So a margin that nothing tests relaxes with time: each second without a completion counts as one answer that was
-fast enough. (Sending a share of requests there to find out would make their callers pay for it.)
+fast enough, until it is 1. (Sending a share of requests there to find out would make their callers pay for it.)
 """
 
 from dataclasses import replace

@@ -209,9 +209,9 @@ class Correction:
         return self._margin.value
 
     def relax(self, times: int) -> None:
-        """Let the margin fall as after `times` answers that came in time."""
-        for _ in range(times):
-            self._margin.observe(0.0)
+        """Let a margin above 1 fall as after `times` answers that came in time; below 1 only answers bring it."""
+        if self._margin.value > 1.0:
+            self._margin.value = max(1.0, self._margin.value * math.exp(-MARGIN_ETA * self._margin.share * times))
 
     def observe(self, actual_s: float, predicted_s: float, bias: float, margin: float | None = None) -> None:
         """A request took `actual_s`; `predicted_s` was said when the factors were `bias` and `margin` (None: the margin now).

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from openai import AuthenticationError, OpenAI, PermissionDeniedError, RateLimitError
 
+from deployments import metrics
 from deployments.access import ADMIN_PATHS, OPEN_PATHS, Access, duration, is_loopback, require_local
 from router.errors import InvalidApiKey
 from router.keys import EVERYTHING, hash_of, new_key
@@ -180,6 +181,7 @@ def test_preflights_are_answered_for_the_configured_origin_only(locked: tuple[st
     asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization, content-type"}
     told = httpx.options(f"{locked[0]}/v1/embeddings", headers={"origin": "https://app.example.com", **asks})
     assert (told.status_code, told.content) == (204, b"")
+    assert "content-length" not in told.headers
     assert told.headers["access-control-allow-origin"] == "https://app.example.com"
     assert "POST" in told.headers["access-control-allow-methods"]
     assert told.headers["access-control-allow-headers"] == "authorization, content-type"
@@ -213,6 +215,42 @@ def test_an_open_service_answers_its_own_machine_only() -> None:
         with pytest.raises(InvalidApiKey, match=r"write `auth: none`"):
             access.caller("/v1/models", {}, {"client": (peer, 1)})
     assert Access(parse_args(OPEN | {"auth": "none"})).caller("/v1/models", {}, {"client": ("10.0.0.7", 1)}) is EVERYTHING
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "LOCALHOST", "localhost.", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
+def test_an_open_service_is_asked_for_by_its_machines_own_names(host: str) -> None:
+    assert Access(parse_args(OPEN)).caller("/v1/models", {"host": host}, {"client": ("127.0.0.1", 1)}) is EVERYTHING
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example:8000", "localhost.evil.example", "0.0.0.0:8000", "127.0.0.1.nip.io", "[::1", "", "a:b"]
+)
+def test_a_page_whose_name_was_bent_to_this_machine_reads_nothing_of_an_open_service(host: str) -> None:
+    local = {"client": ("127.0.0.1", 1)}
+    with pytest.raises(InvalidApiKey, match="call it as localhost"):
+        Access(parse_args(OPEN)).caller("/v1/decisions", {"host": host}, local)
+    assert Access(parse_args(OPEN | {"auth": "none"})).caller("/v1/models", {"host": host}, local) is EVERYTHING
+    assert Access(parse_args(LOCKED)).caller("/v1/models", {"host": host, "api-key": KEYS["all"]}, local).name == "all"
+
+
+def test_requests_that_never_reach_the_service_are_counted_too() -> None:
+    limited = {"models": {"small": MODEL}, "tiers": {"fast": "small"}, "routing": {"default_tier": "fast"}} | {
+        "keys": {"one": {"hash": hash_of(KEYS["all"]), "requests_per_minute": 4}}
+    }
+    with served(limited) as (url, router), httpx.Client(base_url=url, headers={"api-key": KEYS["all"]}) as http:
+        for body in (b"{", b'{"input": 1}', b'{"modle": "a", "input": "a"}'):
+            assert http.post("/embeddings", content=body).status_code == 400
+        assert http.post("/v1/embeddings", content=b"{}", headers={"api-key": "er-wrong"}).status_code == 401
+        assert http.post("/v1/route", json={"input": "a"}).status_code == 200
+        assert http.post("/v1/route", json={"input": "a"}).status_code == 429
+        assert http.post("/v1/embeddings", json={"input": "a"}).status_code == 429
+        assert router.service.events is not None
+        values = router.service.events.tally.values
+    outcomes = {labels[-1]: count for labels, count in values[metrics.REQUESTS].items()}
+    assert outcomes == {
+        "invalid_json": 1, "invalid_value": 1, "unknown_field": 1, "invalid_api_key": 1, "rate_limit_exceeded": 1,
+    }
+    assert values[metrics.RATE_LIMITED] == {("requests",): 2, ("tokens",): 0}
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "gpu-7.example.com", None, ""])

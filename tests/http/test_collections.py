@@ -44,7 +44,7 @@ async def served(folder: Path, **collections: Any) -> AsyncIterator[tuple[httpx.
     router = LocalRouter(parse_args({**args, "collections": collections}))
     await router.start()
     transport = httpx.ASGITransport(Application(router))  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client, router
     await router.stop()
 
@@ -184,7 +184,7 @@ async def test_a_reload_that_cannot_be_used_changes_nothing_and_says_why(tmp_pat
     router = PlainRouter(parse_args(args).model_dump(mode="json"), {})
     await router.reconfigure({"collections": {"docs": "middle/64"}})
     transport = httpx.ASGITransport(Application(router))
-    async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for bad, said in (
             ({"collections": {"docs": {"space": "large/64", "adapters": [weak]}}}, "keeps 50.0% of the recall"),
             ({"collections": {"docs": "unknown/64"}}, "collections.docs"),

@@ -33,7 +33,7 @@ async def served(compare: dict[str, Any]) -> AsyncIterator[tuple[httpx.AsyncClie
     router = LocalRouter(parse_args({**ARGS, "compare": compare}))
     await router.start()
     transport = httpx.ASGITransport(Application(router))  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client, router
     await router.stop()
 

@@ -1,6 +1,8 @@
 """Bad requests get the contract's error, all four keys, and everything else that answers a GET."""
 
+import base64
 import gzip
+import hashlib
 import json
 import re
 from typing import Any
@@ -151,6 +153,11 @@ def test_health_docs_and_openapi_answer(http: httpx.Client) -> None:
     assert "/v1/embeddings" in http.get("/openapi.json").json()["paths"]
     docs = http.get("/docs")
     assert docs.headers["content-type"].startswith("text/html")
+    (style,) = re.findall(r"<style>(.*?)</style>", docs.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = docs.headers["content-security-policy"]
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}';")
+    assert "frame-ancestors 'none'" in policy
     assert "/v1/embeddings" in docs.text
     assert "http://" not in docs.text.replace("http://127.0.0.1", "").replace("http://localhost", "")
 

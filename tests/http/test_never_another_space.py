@@ -134,7 +134,7 @@ class Attack:
                 lane.transport = router.transport
             await router.start()
             transport = httpx.ASGITransport(Application(router))  # type: ignore[arg-type]
-            async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 for wave in waves:
                     asked = [asyncio.create_task(self._ask(client, body)) for body in wave]
                     await asyncio.sleep(0)
