@@ -22,7 +22,7 @@ UV_COMPILE := uv pip compile pyproject.toml --override requirements/overrides.tx
 	--python-platform x86_64-manylinux_2_28 --no-header --no-emit-index-url --no-annotate --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench bench-decide bench-latency bench-budgets chaos soak sim lock clean
+.PHONY: help install run test check bench bench-decide bench-latency bench-budgets chaos soak replay lock clean
 
 help: ## list these
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,7 +58,7 @@ chaos: $(TOOLS) ## break one thing after another under load: make chaos ARGS="--
 soak: $(TOOLS) ## mixed load with a fault every 20 s: make soak SECONDS=600
 	$(BIN)/python -m benchmarks soak --seconds $(or $(SECONDS),600) $(ARGS)
 
-sim: $(RUNTIME) ## replay a trace through the simulator: make sim ARGS=--help
+replay: $(RUNTIME) ## decide a log again under another policy: make replay ARGS="decisions.jsonl --policy other.yaml"
 	@$(BIN)/embedding-router replay $(ARGS)
 
 lock: ## solve requirements/*.lock again (needs uv)

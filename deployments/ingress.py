@@ -29,7 +29,7 @@ from deployments.service import Answer, Service
 from deployments.tracing import tracing
 from deployments.views import Views
 from deployments.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
-from router import encoding
+from router import encoding, language
 from router.adapters import load_adapters
 from router.errors import (
     DeadlineExceeded,
@@ -226,6 +226,7 @@ class Router:
             transport = lines = DirectTransport(handles)
             board.watch(partial(_later, asyncio.get_running_loop(), lines.replicas_changed))
         service = await asyncio.to_thread(Service, args, transport, tracing=traced)
+        await asyncio.to_thread(language.load)  # not while the first caller waits
         if args.decision_log is not None:
             service.log = open_log(args.decision_log, args.base_dir)
         if (events := service.events) is not None:

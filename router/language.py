@@ -111,6 +111,12 @@ def detect(text: str) -> Detected:
     return Detected(language, script, mixed or differ, False)
 
 
+def load() -> None:
+    """Read the tables that the first detections would wait for, most of a second; they stay for the life of the process."""
+    _script_table()
+    _detector().detect("a")
+
+
 def script_of(text: str) -> str | None:
     """The script of most letters of a text, as `detect` reports it."""
     letters = _letters_by_script(sample_of(text))
