@@ -30,7 +30,7 @@ from deployments.engines.base import EngineFailed, TokenIds
 from deployments.logs import REQUEST_IDS
 from deployments.tracing import Tracing
 from deployments.wire import Call, Reply, max_rows
-from router.capacity import Ask
+from router.capacity import Ask, Demand
 from router.errors import DeadlineExceeded, ModelUnavailable, Overloaded, RouterError
 from router.feedback import Feedback
 from router.ledger import Dispatch, Ledger
@@ -41,6 +41,7 @@ MOST_OUT_S = 30.0  # twice as long each time it fails again, up to this
 FAILURES_IN_A_ROW = 5  # calls that an engine may fail, without an answer between, before its replica is left alone
 HANGS_AFTER = 5.0  # times what its calls should take
 RETRY_AFTER_S = 1.0  # what a caller is told when nothing better is known
+LEAST_BULK_SHARE = 0.05  # of the capacity, whatever else there is to do: an estimate, for bulk gets what is left
 
 
 class ReplicaLost(Exception):
@@ -101,10 +102,14 @@ class Lane:
     _in_flight: list[int] = field(default_factory=lambda: [0, 0])  # calls at the replicas there are: small, large
     _at: dict[str, "_At"] = field(default_factory=dict)  # the same for each of them
     _bulk_tokens: int = 0
+    _interactive: Demand = field(init=False)  # what goes before bulk
     _posted: tuple[str, ...] = ()
     _out: set[str] = field(default_factory=set)
     _strikes: dict[str, int] = field(default_factory=dict)  # times that a replica was left alone, without an answer between
     _flights: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._interactive = Demand(self.clock())
 
     @property
     def replicas_out(self) -> int:
@@ -125,7 +130,9 @@ class Lane:
         `deadline_s` is on this lane's clock: text that was not sent by then is dropped with DeadlineExceeded.
         Raises Overloaded when the queue of this router is full, or so long that the text would wait longer than it may.
         """
-        self._admit(sum(counts), deadline_s, bulk)
+        self._admit(tokens := sum(counts), deadline_s, bulk)
+        if not bulk:
+            self._interactive.add(tokens, self.clock())
         loop = asyncio.get_running_loop()
         request_ids, origin = REQUEST_IDS.get(), None if self.tracing is None else self.tracing.current()
         chunks = []
@@ -149,10 +156,13 @@ class Lane:
         same = self._bulk_tokens if bulk else waiting
         if same and same + tokens > self.max_queued_tokens:
             raise Overloaded(self.model, RETRY_AFTER_S)
-        if same and self.replicas:
-            share = len(self.replicas) / self.ledger.routers
-            wait_s = (waiting + bulk * self._bulk_tokens) / (self.feedback.tokens_per_s * share)
-            left_s = math.inf if deadline_s is None else deadline_s - self.clock()
+        if (waiting or same) and self.replicas:
+            now, rate = self.clock(), self.feedback.tokens_per_s * len(self.replicas) / self.ledger.routers
+            if bulk:  # what is interactive goes before it, also what comes while it waits
+                waiting += self._bulk_tokens
+                rate = max(LEAST_BULK_SHARE * rate, rate - self._interactive.tokens_per_s(now))
+            wait_s = waiting / rate
+            left_s = math.inf if deadline_s is None else deadline_s - now
             most_s = left_s if bulk else min(self.max_queue_s, left_s)
             if wait_s > most_s:
                 raise Overloaded(self.model, max(RETRY_AFTER_S, wait_s - most_s))

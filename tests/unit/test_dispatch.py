@@ -331,6 +331,24 @@ async def test_a_request_that_cannot_be_served_by_its_deadline_is_refused_at_onc
     await bench.transport.answer_all()
 
 
+async def test_bulk_that_others_would_keep_waiting_beyond_its_deadline_is_refused_at_once(bench: Bench) -> None:
+    deadline_s = bench.clock() + 60.0  # the curve serves 9,900 tokens a second; 4 s of work are there
+    for index in range(44):
+        bench.submit(index, 900)
+    assert not bench.submit(100, 900, bulk=True, deadline_s=deadline_s)[0].done()
+    for index in range(100):  # and 9,000 tokens a second more come before it, as long as it waits
+        bench.clock.now += 0.1
+        bench.submit(200 + index, 900)
+        await settle()
+        bench.transport.open[0].answer()
+        await settle()
+    with pytest.raises(Overloaded) as refused:
+        bench.submit(101, 900, bulk=True, deadline_s=bench.clock() + 8.0)
+    assert int(refused.value.headers["retry-after"]) >= 1
+    assert not bench.submit(102, 900, deadline_s=bench.clock() + 8.0)[0].done()  # what is interactive would be in time
+    await bench.transport.answer_all()
+
+
 async def test_bulk_that_is_taken_back_makes_room_for_other_bulk(bench: Bench) -> None:
     futures = [bench.submit(index, 900, bulk=True)[0] for index in range(57)]
     with pytest.raises(Overloaded):
