@@ -43,8 +43,9 @@ check: $(TOOLS) ## lint, types and every config
 bench: $(TOOLS) ## measure: make bench ARGS=decide
 	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-decide: $(TOOLS) ## microseconds of a decision
-	$(BIN)/python -m benchmarks decide $(ARGS)
+bench-decide: $(TOOLS) ## microseconds of a decision, and of a text's features
+	$(BIN)/python -m benchmarks decide
+	$(BIN)/python -m benchmarks features $(ARGS)
 
 bench-latency: $(TOOLS) ## are the predictions right? live, in 4 minutes
 	$(BIN)/python -m benchmarks latency --config $(CONFIG) $(ARGS)

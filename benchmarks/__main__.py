@@ -4,8 +4,8 @@ import sys
 from importlib import import_module
 
 NAMES = (
-    "advise", "data_plane", "budgets", "chaos", "decide", "encoding", "fuzz", "latency", "memory", "observability", "shadow",
-    "soak", "spaces",
+    "advise", "autoscale", "budgets", "chaos", "data_plane", "decide", "encoding", "features", "fuzz", "latency", "memory",
+    "observability", "shadow", "soak", "spaces",
 )
 
 

@@ -149,10 +149,11 @@ def main(
                 seen: dict[str, dict[str, list[Measured]]] = {name: {} for name in names}
                 for number in range(rounds):
                     for name in names:
+                        seed = 1 + number * len(POINTS) + list(POINTS).index(name)  # another point's texts may be cached
                         for server in started:
                             if not _takes_part(server.name, name):
                                 continue
-                            got = measure(server, POINTS[name], seconds, number + 1, word_file)
+                            got = measure(server, POINTS[name], seconds, seed, word_file)
                             seen[name].setdefault(server.name, []).append(got)
                             done += 1
                             click.echo(f"{time.monotonic() - started_s:5.0f} s [{done:>3} of about {2 * len(chosen) * rounds}] "

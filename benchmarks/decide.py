@@ -1,4 +1,4 @@
-"""Microseconds of what a router does for each request besides its text: `python -m benchmarks.decide`.
+"""Microseconds of what a router does for each request besides its text: `python -m benchmarks decide`.
 
 Three models, four rules, inputs made just before each call and never the same twice. The subjects take turns, round by round,
 so that a noisy machine is noisy for all; the quietest round and the median round are printed.

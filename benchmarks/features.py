@@ -1,4 +1,4 @@
-"""What it costs to learn a text's features and to tokenise it: `python -m benchmarks.features`.
+"""What it costs to learn a text's features and to tokenise it: `python -m benchmarks features`.
 
 Texts are sentences of a few languages with their words shuffled anew for each call (words repeat, which flatters the word cache
 of `tokenizers`). Steps take turns, round by round, so that a noisy machine is noisy for all; the median round is printed, per

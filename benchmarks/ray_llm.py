@@ -15,7 +15,7 @@ def main() -> None:
     from ray import serve
     from ray.serve.llm import LLMConfig, build_openai_app
 
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False)  # each model books 1.25
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     configs = [
         LLMConfig(

@@ -20,7 +20,8 @@ from typing import Literal, NamedTuple
 
 from router.domain import Decision, Features, Load, Model, OnMiss, Prediction, Reason, Request, Why, Work
 
-# An enum's member costs a descriptor call on Python 3.11, and these are named for every model of every request.
+# A named field of a tuple, and an enum's member, cost a descriptor's call on Python 3.11: what is needed for every model of every
+# request is unpacked at once, or named here.
 _new = tuple.__new__  # NamedTuple's own is a Python function that calls it
 ABOVE_TARGET, CHOSEN, LESS_QUALITY, OVER_BUDGET = Why.ABOVE_TARGET, Why.CHOSEN, Why.LESS_QUALITY, Why.OVER_BUDGET
 
@@ -41,15 +42,17 @@ class Floor(NamedTuple):
 
     def holds(self, features: Features, longest: int, input_type: str | None) -> bool:
         """Whether every condition that was given is met."""
+        _, _, least, most, languages, not_languages, scripts, mixed, code, side = self
+        language = features.language
         return (
-            (self.min_tokens is None or longest >= self.min_tokens)
-            and (self.max_tokens is None or longest <= self.max_tokens)
-            and (self.languages is None or features.language in self.languages)
-            and (self.not_languages is None or (features.language is not None and features.language not in self.not_languages))
-            and (self.scripts is None or features.script in self.scripts)
-            and (self.mixed is None or features.mixed == self.mixed)
-            and (self.code is None or features.code == self.code)
-            and (self.input_type is None or input_type == self.input_type)
+            (least is None or longest >= least)
+            and (most is None or longest <= most)
+            and (languages is None or language in languages)
+            and (not_languages is None or (language is not None and language not in not_languages))
+            and (scripts is None or features.script in scripts)
+            and (mixed is None or features.mixed == mixed)
+            and (code is None or features.code == code)
+            and (side is None or input_type == side)
         )
 
 
@@ -98,16 +101,16 @@ def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads:
     """
     out: dict[str, Why] = {}
     fits: dict[str, Prediction] = {}  # allowed models, in time or not
-    permitted, candidates = request.permitted, request.candidates
+    works, _, deadline_s, wanted, _, strict, candidates, permitted, on_miss, _ = request
     for name, model in models.items():
         load = loads[name]
         if permitted is not None and name not in permitted:
             out[name] = Why.NOT_PERMITTED
         elif candidates is not None and name not in candidates:
             out[name] = Why.NOT_IN_SPACE
-        elif (work := request.work[name]).longest > model.max_tokens:
+        elif (work := works[name])[1] > model.max_tokens:
             out[name] = Why.TOO_LONG
-        elif not load.ready_replicas and load.cold_start_s is None:
+        elif not load[0] and load.cold_start_s is None:
             out[name] = Why.NOT_READY
         else:
             fits[name] = predict(model, load, work)
@@ -120,17 +123,16 @@ def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads:
             reason, rule = Reason.CONTEXT, None
         elif why is Why.NOT_READY:
             reason, rule = Reason.UNAVAILABLE, None
-        nearest = _nearest(models, fits, models[target].rank, why is Why.TOO_LONG, request.strict)
+        nearest = _nearest(models, fits, models[target].rank, why is Why.TOO_LONG, strict)
         if nearest is None:
             return _refuse(target, Reason.NO_MODEL, out | dict.fromkeys(fits, Why.BELOW_TARGET), fits)
         effective = nearest
 
-    priced = policy.kind == "priced" and request.target is None
+    priced = policy.kind == "priced" and wanted is None
     limit = models[effective].rank
-    budget_s = math.inf if request.deadline_s is None else request.deadline_s - now
+    budget_s = math.inf if deadline_s is None else deadline_s - now
     chosen, best = None, 0.0
     soonest, soonest_s = effective, math.inf  # for when none is in time
-    strict = request.strict
     for name, predicted in fits.items():
         model, load = models[name], loads[name]
         rank = model.rank
@@ -151,10 +153,10 @@ def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads:
                     soonest, soonest_s = name, tail_s
 
     if chosen is None:
-        if request.on_miss is OnMiss.REJECT:
+        if on_miss is OnMiss.REJECT:
             late = [name for name, why in out.items() if why is OVER_BUDGET]
             return _refuse(target, Reason.OVER_BUDGET, out, fits, _retry_after_s(request, models, loads, fits, late, budget_s))
-        chosen = effective if request.on_miss is OnMiss.SERVE else soonest
+        chosen = effective if on_miss is OnMiss.SERVE else soonest
         reason, rule = Reason.LATE, None
     elif chosen != effective:
         if models[chosen].rank > limit:
@@ -196,11 +198,11 @@ def _target(policy: Policy, request: Request, models: Mapping[str, Model]) -> tu
     if target is not None:
         return target, Reason.PINNED if request.pinned else Reason.TIER, None
     target, rule = policy.default, None
-    rank, features = models[target].rank, request.features
+    rank, works, features, input_type = models[target].rank, request.work, request.features, request.input_type
     for floor in policy.floors:
-        above = models[floor.model].rank
-        if above > rank and (work := request.work.get(floor.model)) and floor.holds(features, work.longest, request.input_type):
-            target, rule, rank = floor.model, floor.name, above
+        above = models[raised := floor.model].rank
+        if above > rank and (work := works.get(raised)) and floor.holds(features, work.longest, input_type):
+            target, rule, rank = raised, floor.name, above
     if rule is None:
         return target, Reason.PINNED if request.pinned else Reason.AUTO, None
     return target, Reason.RULE, rule

@@ -1,8 +1,11 @@
-"""A GPU node comes for the model that is asked for: Ray's own autoscaler, real Serve, our policy, fake engines."""
+"""Nodes come for the model under load, answer, and go: Ray's own autoscaler, real Serve, our policy, fake engines."""
 
+import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
 
@@ -72,3 +75,38 @@ def test_a_cluster_at_rest_has_no_gpus_and_a_refused_request_starts_the_first_no
     wait_for(lambda: service.replicas("large") == 1, "the first replica of the model that was asked for", told=service.status)
     assert (service.nodes("accelerator_type:H100"), service.nodes("accelerator_type:L4")) == (1, 0)
     assert httpx.post(f"{service.url}/v1/embeddings", json=body, timeout=30).status_code == httpx.codes.OK
+
+
+async def load(url: str, rate: float, done: asyncio.Event, answers: Counter[int]) -> None:
+    """Requests of 50 tokens for the small model, `rate` a second, until `done`; counts how they ended."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, asyncio.TaskGroup() as group:
+
+        async def one(number: int) -> None:
+            body = {"input": f"{number:08d} " + "word " * 38 + "end", "model": "small"}
+            async with session.post(f"{url}/v1/embeddings", json=body) as answer:
+                await answer.read()
+                answers[answer.status] += 1
+
+        loop, number = asyncio.get_running_loop(), 0
+        start_s = loop.time()
+        while not done.is_set():
+            while number < (loop.time() - start_s) * rate:
+                group.create_task(one(number))
+                number += 1
+            await asyncio.sleep(0.01)
+
+
+async def test_nodes_come_for_the_model_under_load_and_go_after_it_and_every_request_is_answered(service: Service) -> None:
+    answers, done = Counter[int](), asyncio.Event()
+    running = asyncio.create_task(load(service.url, rate=80, done=done, answers=answers))  # 4,000 tokens a second
+    try:
+        await asyncio.to_thread(
+            wait_for, lambda: service.replicas("small") == 3, "three replicas of the model under load", told=service.status
+        )
+        assert service.nodes("accelerator_type:L4") == 3
+    finally:
+        done.set()
+        await running
+    assert set(answers) == {200}, answers
+    await asyncio.to_thread(wait_for, lambda: service.nodes("GPU") == 0, "all GPU nodes to be removed", told=service.status)
+    assert service.replicas("small") == service.replicas("large") == 0
