@@ -28,7 +28,6 @@ import orjson
 import psutil
 
 from deployments import cpu, engines
-from deployments.embedder import Host
 from deployments.prepare import Preparer
 from deployments.wire import Call
 from router.config import RouterArgs
@@ -124,10 +123,10 @@ class Writer:
 
 
 async def sample(
-    source: Source, writer: Writer, sizes: Sequence[Cell], batch_tokens: int, span: int | None, repeats: int, rng: random.Random,
-    tick: Callable[[Cell], None],
+    source: Source, write: Callable[[int], tuple[str, int]], sizes: Sequence[Cell], batch_tokens: int, span: int | None,
+    repeats: int, rng: random.Random, tick: Callable[[Cell], None],
 ) -> list[Sample]:
-    """Measure every size in random order, after once without counting; `tick` is told of each call.
+    """Measure every size in random order, after once without counting; `write` is Writer's, `tick` is told of each call.
 
     `repeats` times, but those of more than a batch a third as often: each is several steps. `span` is the model's
     `attention_tokens`.
@@ -137,7 +136,7 @@ async def sample(
     rng.shuffle(plan)
     samples = []
     for index, cell in enumerate([*warm, *plan]):
-        texts, counts = zip(*(writer.write(cell.tokens) for _ in range(cell.texts)), strict=True)
+        texts, counts = zip(*(write(cell.tokens) for _ in range(cell.texts)), strict=True)
         inference_s, total_s = await source.measure(texts, counts)
         if index >= len(warm):
             samples.append(Sample(cell, sum(counts), attention(counts, span), inference_s, total_s))
@@ -236,6 +235,8 @@ class InProcess:
     """A model's engine in this process, behind the same host as in its replica."""
 
     def __init__(self, args: RouterArgs, model: str) -> None:
+        from deployments.embedder import Host  # which imports Ray: what else is here needs only the engine's own libraries
+
         self._engine = engines.create(args.models[model], args.base_dir)
         self._preparer = Preparer(args)
         self._host, self._model = Host(self._engine, "calibration"), model

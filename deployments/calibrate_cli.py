@@ -147,7 +147,7 @@ async def _measure(job: Job) -> Measured:
                 bar.update()
 
             span = job.args.models[model].attention_tokens
-            samples = await calibrate.sample(source, writer, sizes, batch_tokens, span, job.repeats, rng, tick)
+            samples = await calibrate.sample(source, writer.write, sizes, batch_tokens, span, job.repeats, rng, tick)
         return Measured(samples, batch_tokens, source.memory_bytes(), _device(), _software(job.args.models[model].engine.kind))
     finally:
         await source.stop()

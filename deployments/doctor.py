@@ -19,6 +19,7 @@ import orjson
 import psutil
 
 from router.config import ModelConfig, RouterArgs, TransformersEngine, VllmEngine, resolve_path
+from router.latency import read_profile
 from router.strict import ConfigError
 
 GIB = 2**30
@@ -252,7 +253,7 @@ def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterat
         replicas = replicas if isinstance(replicas, int) else 1
         share = float((own.get("ray_actor_options") or {}).get("num_gpus", 0) or 0)
         asked += share * replicas
-        needed = model.memory_bytes or _profiled(model, args.base_dir)
+        needed = model.memory_bytes or _profiled(name, model, args.base_dir)
         if needed is None:
             unknown.append(name)
         elif not share:
@@ -278,15 +279,14 @@ def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterat
         yield Finding("memory", "warn", f"not known of {', '.join(unknown)}", "write memory_bytes, or calibrate a profile")
 
 
-def _profiled(model: ModelConfig, base_dir: str | None) -> int | None:
+def _profiled(name: str, model: ModelConfig, base_dir: str | None) -> int | None:
     """Of one replica, as it was measured."""
     if model.profile is None:
         return None
     try:
-        found = orjson.loads(resolve_path(model.profile, base_dir).read_bytes()).get("memory_bytes")
-    except (OSError, ValueError, AttributeError):
+        return read_profile(orjson.loads(resolve_path(model.profile, base_dir).read_bytes()), name).memory_bytes
+    except (OSError, ValueError):
         return None
-    return int(found) if found else None
 
 
 def _of_hub(name: str, pattern: Any) -> bool:

@@ -289,9 +289,14 @@ def load_profile(data: Mapping[str, Any], model_id: str) -> Curve:
 
 
 def read_profile(data: Mapping[str, Any], model_id: str) -> Profile:
-    """A profile's parsed JSON, checked as `load_profile` says."""
+    """A profile's parsed JSON, checked as `load_profile` says; a file of several, {"profiles": [...]}, has one for each model."""
     if not data:
         raise ProfileError(f"the profile of {model_id} is empty; make it with `embedding-router calibrate`")
+    if isinstance(data, Mapping) and isinstance(several := data.get("profiles"), list):
+        of = [each.get("model") if isinstance(each, Mapping) else None for each in several]
+        if model_id not in of:
+            raise ProfileError(f"this file has profiles of {', '.join(map(str, of)) or 'no model'}, none of {model_id}")
+        data = several[of.index(model_id)]
     try:
         profile = Profile.model_validate(data)
     except ValidationError as error:

@@ -48,7 +48,7 @@ def words(text: str) -> int:
 async def samples(source: Clockwork, max_tokens: int, span: int | None = None) -> list[Sample]:
     rng = random.Random(1)
     sizes = calibrate.cells(max_tokens, TRUTH.batch_tokens, 64)
-    return await calibrate.sample(source, Writer(words, rng), sizes, TRUTH.batch_tokens, span, 3, rng, lambda cell: None)
+    return await calibrate.sample(source, Writer(words, rng).write, sizes, TRUTH.batch_tokens, span, 3, rng, lambda cell: None)
 
 
 def test_sizes_are_doubled_up_to_the_context_and_up_to_a_full_batch() -> None:
@@ -100,7 +100,7 @@ async def test_an_engine_that_reads_long_texts_in_windows_is_fitted_where_its_wi
 async def test_every_size_is_measured_and_the_order_is_mixed() -> None:
     told = list[Cell]()
     rng, sizes = random.Random(1), calibrate.cells(64, 256, 64)
-    got = await calibrate.sample(Clockwork(TRUTH, True), Writer(words, rng), sizes, 256, None, 3, rng, told.append)
+    got = await calibrate.sample(Clockwork(TRUTH, True), Writer(words, rng).write, sizes, 256, None, 3, rng, told.append)
     assert len(told) == calibrate.calls(sizes, 256, 3)
     assert all(sum(sample.cell == cell for sample in got) == 3 for cell in sizes)
     assert [sample.cell for sample in got] != sorted(sample.cell for sample in got)

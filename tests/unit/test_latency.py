@@ -335,9 +335,18 @@ def test_a_profile_from_before_texts_had_a_cost_is_still_read() -> None:
     assert load_profile(profile(), "m") == Curve(0.01, 0.0, 1e-4, 0.0, 8192, 0.002)
 
 
+def test_a_file_of_several_profiles_has_one_for_each_model() -> None:
+    several = {"profiles": [profile(model="other", curve__fixed_s=9.0), profile()]}
+    assert load_profile(several, "m") == Curve(0.01, 0.0, 1e-4, 0.0, 8192, 0.002)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
+        pytest.param({"profiles": [profile(model="other")]}, "profiles of other, none of m", id="several-of-others"),
+        pytest.param({"profiles": []}, "profiles of no model, none of m", id="several-of-none"),
+        pytest.param({"profiles": [profile(curve__fixed_s=-1.0)]}, "profile of m .*curve.fixed_s", id="bad-among-several"),
+        pytest.param({"profiles": ["m"]}, "none of m", id="several-that-are-no-objects"),
         pytest.param({}, "the profile of m is empty; make it with", id="empty"),
         pytest.param(profile(points=[]), "profile of m .*points", id="no-points"),
         pytest.param(profile(model="other"), "the profile of other, not of m", id="of-another-model"),

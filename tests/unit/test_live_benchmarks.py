@@ -8,6 +8,7 @@ from benchmarks.budgets import choosers, summarise
 from benchmarks.latency import Phase, completions_until_recovery
 from benchmarks.latency import summarise as judge
 from benchmarks.live import Ask, Text, Told
+from benchmarks.qwen3_shapes import Shape, measure, table
 from router.decision_log import ANSWERED, Entry
 from router.domain import Curve, Features, Load, Model, Request, Tier, Work
 from router.policy import Policy, decide
@@ -81,3 +82,13 @@ def test_least_outstanding_counts_what_it_sent_and_what_came_back() -> None:
     assert {first["model"], second["model"]} == {"small", "large"}
     way.done(Told(Ask(SHORT, first), 200, None, None, 0.1))
     assert way.options(SHORT, 1.0) == first
+
+
+async def test_a_qwen3_shape_is_measured_from_its_shortest_text_to_a_full_call() -> None:
+    shape = Shape(layers=1, hidden=64, intermediate=64, heads=2, vocabulary=100, key_value_heads=1, head=32)
+    found = await measure("tiny", shape, max_tokens=64, batch_tokens=128, repeats=1, device="cpu")
+    assert {sample.cell for sample in found.samples} >= {(8, 1), (8, 16), (64, 1), (64, 2)}
+    assert all(sample.inference_s > 0.0 for sample in found.samples)
+    assert found.graph_s is None, "there is no GPU"
+    *_, row = table({"tiny": found})
+    assert row.startswith("| tiny |")

@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 from deployments.serve_config import check
 from router import config
 from router.config import RouterArgs, Section
+from router.latency import load_profile
 from router.models import memory_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +46,16 @@ def test_memory_is_what_a_profile_measured_else_what_the_config_says() -> None:
     found = memory_bytes(RouterArgs.model_validate(args | {"base_dir": str(ROOT)}))
     assert found.pop("wordllama-256") == 1
     assert all(0.2 * GIB < (held or 0) < 4 * GIB for held in found.values()), found
+
+
+def test_the_profiles_of_an_h200_are_of_the_models_that_qwen3_yaml_serves_and_larger_ones_are_slower() -> None:
+    profiles = json.loads((ROOT / "configs" / "profiles" / "h200.json").read_text())
+    measured = {name: load_profile(profiles, name) for name in models_of("qwen3.yaml")}
+    assert [curve.s_per_token for curve in measured.values()] == sorted(curve.s_per_token for curve in measured.values())
+    for name, model in models_of("qwen3.yaml").items():
+        assert model.curve is not None
+        assert model.curve.s_per_token == pytest.approx(measured[name].s_per_token, rel=0.01)
+        assert model.curve.base_s == pytest.approx(measured[name].base_s, rel=0.02)
 
 
 def test_local_models_and_router_fit_on_two_cores() -> None:
