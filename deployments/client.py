@@ -23,7 +23,7 @@ START_ONE = "start one with `embedding-router run`, or name another with --base-
 IS_IT_ONE = "is a router there?"
 
 
-class BaseUrl(click.ParamType):
+class BaseUrl(click.ParamType[str]):
     """The address of a router, for an option."""
 
     name = "url"

@@ -12,7 +12,7 @@ RULES = Path(__file__).resolve().parents[2] / "configs" / "prometheus" / "alerts
 NAMES = [rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 STEP_S, STEPS, LOOK_AT = 15, 200, "40m"
 
-Series = dict[tuple[str, str], str | None]  # name without its prefix, labels besides the application's: values as promtool has them
+Series = dict[tuple[str, str], str | None]  # metric and labels: values as promtool has them; None takes a series away
 WELL: Series = {
     ("requests_total", 'outcome="answered"'): f"0+150x{STEPS}",
     ("replicas_ready", 'model="m"'): f"1+0x{STEPS}",
@@ -44,9 +44,7 @@ SILENT: dict[str, Series] = {
     "a model at zero replicas that may be": {
         ("replicas_ready", 'model="m"'): f"0+0x{STEPS}", ("required", 'model="m"'): f"0+0x{STEPS}",
     },
-    "nobody asks": {key: f"0+0x{STEPS}" for key in WELL if key[0].endswith("_total")} | {
-        ("replica_outstanding_tokens", 'model="m"'): f"0+0x{STEPS}",
-    },
+    "nobody asks": {key: f"0+0x{STEPS}" for key in WELL if key[0].endswith(("_total", "_tokens"))},
 }
 
 
