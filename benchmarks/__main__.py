@@ -5,7 +5,7 @@ from importlib import import_module
 
 NAMES = (
     "advise", "autoscale", "budgets", "chaos", "data_plane", "decide", "encoding", "features", "fuzz", "latency", "memory",
-    "observability", "qwen3_shapes", "shadow", "soak", "spaces",
+    "mteb", "observability", "profile", "qwen3_shapes", "shadow", "soak", "spaces",
 )
 
 

@@ -11,11 +11,10 @@ import click
 from deployments.advise import latency, run
 from deployments.advise.inputs import InputError, Inputs, Reader, sampled
 from deployments.advise.run import AdviseError, Estimate, Plan
-from deployments.client import Client, RequestRefused, RouterAway
+from deployments.client import BASE_URL, BaseUrl, Client, RequestRefused, RouterAway
 from deployments.corpus import CorpusError
 from deployments.migrate import MigrationError
 
-BASE_URL = "http://127.0.0.1:8000"
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 LOCAL = ("localhost", "127.0.0.1", "::1")
 NEEDED = ("ir_measures", "jinja2", "matplotlib", "pyarrow", "scipy", "sklearn")
@@ -38,7 +37,7 @@ class Job(NamedTuple):
 
 
 @click.command()
-@click.option("--base-url", default=BASE_URL, show_default=True, help="A running router that has the models to compare.")
+@click.option("--base-url", type=BaseUrl(), default=BASE_URL, show_default=True, help="A running router with the models.")
 @click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="Or EMBEDDING_ROUTER_API_KEY.")
 @click.option("--texts", type=FILE, help="Documents with `id` and `text`.")
 @click.option("--queries", type=FILE, help="Queries with `id` and `text`.")

@@ -12,7 +12,7 @@ import orjson
 from tqdm import tqdm
 
 from deployments.align import AlignError, Material, Remembering, align, material
-from deployments.client import Client, RequestRefused, RouterAway
+from deployments.client import BaseUrl, Client, RequestRefused, RouterAway
 from deployments.corpus import CorpusError, read_judgements, read_texts
 from deployments.engines.base import EngineError, Vectors
 from deployments.offline import Offline
@@ -30,7 +30,7 @@ FLOOR: float = CollectionConfig.model_fields["min_recall"].default
 
 @click.command()
 @click.option("--config", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Start both engines here.")
-@click.option("--base-url", help="Take the vectors of this running router instead, on its bulk lane.")
+@click.option("--base-url", type=BaseUrl(), help="Take the vectors of this running router instead, on its bulk lane.")
 @click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="For --base-url; or EMBEDDING_ROUTER_API_KEY.")
 @click.option("--from", "source", required=True, metavar="MODEL", help="The model whose vectors shall be mapped.")
 @click.option("--to", "target", required=True, metavar="SPACE", help="MODEL or MODEL/DIMENSIONS whose index exists.")

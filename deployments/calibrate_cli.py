@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from deployments import calibrate
 from deployments.calibrate import CalibrationError, InProcess, Running, Sample, Source, Writer
+from deployments.client import BaseUrl
 from deployments.engines.base import EngineError
 from deployments.prepare import Preparer
 from deployments.serve_config import application
@@ -61,7 +62,7 @@ class Job(NamedTuple):
     "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE",
     help="The profile to write; a folder with --model all: then NAME-MODEL.json, NAME being the config's.",
 )
-@click.option("--base-url", help="Measure through this running router, which nobody else should use meanwhile.")
+@click.option("--base-url", type=BaseUrl(), help="Measure through this running router, which nobody else should use meanwhile.")
 @click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="For --base-url; or EMBEDDING_ROUTER_API_KEY.")
 @click.option("--repeats", type=click.IntRange(1), default=7, show_default=True, help="Times that every size is measured.")
 @click.option("--batch-tokens", type=click.IntRange(1), help="Most tokens of one call; the config's, else the engine's.")

@@ -19,6 +19,25 @@ TIMEOUT_S = 330.0  # above the router's own limit, so that it is the router who 
 PATIENCE_S = 600.0  # without an answer, after which a tool gives up
 LONGEST_WAIT_S = 30.0
 TRANSIENT = (429, 500, 502, 503, 504)
+START_ONE = "start one with `embedding-router run`, or name another with --base-url"
+IS_IT_ONE = "is a router there?"
+
+
+class BaseUrl(click.ParamType[str]):
+    """The address of a router, for an option."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """As it was given; with a scheme and a host, or it is refused."""
+        try:
+            url = httpx.URL(str(value))
+            is_one = url.scheme in ("http", "https") and bool(url.host)
+        except httpx.InvalidURL:
+            is_one = False
+        if not is_one:
+            self.fail(f"{value!r} is no address of a router, which looks like {BASE_URL}", param, ctx)
+        return str(value)
 
 
 class RequestRefused(Exception):
@@ -26,7 +45,7 @@ class RequestRefused(Exception):
 
 
 class RouterAway(Exception):
-    """The router cannot be reached, or has refused everything for a long time."""
+    """Nobody answers at the router's address, or it has refused everything for a long time."""
 
 
 class Embedded(NamedTuple):
@@ -39,10 +58,19 @@ class Embedded(NamedTuple):
 
 
 class Client:
-    """Requests to one router; retries what is worth it, within PATIENCE_S."""
+    """Requests to one router; retries what is worth it, within PATIENCE_S.
 
-    def __init__(self, base_url: str, api_key: str | None = None, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    A router that answered once may be away for a while, when it is started again. Where nobody ever answered there is probably
+    none, and whoever waits at a terminal is told so at once.
+    """
+
+    def __init__(
+        self, base_url: str, api_key: str | None = None, transport: httpx.AsyncBaseTransport | None = None,
+        has_answered: bool = False,
+    ) -> None:
+        """`has_answered` says that the router did so before this client was made."""
         self._url = base_url.rstrip("/").removesuffix("/v1")
+        self._has_answered, self._is_waited_for = has_answered, False
         headers = {"content-type": "application/json"} | ({} if api_key is None else {"authorization": f"Bearer {api_key}"})
         self._http = httpx.AsyncClient(base_url=self._url, headers=headers, timeout=TIMEOUT_S, transport=transport)
 
@@ -57,9 +85,12 @@ class Client:
         await self._http.aclose()
 
     async def tiers(self) -> dict[str, Any]:
-        """GET /v1/tiers; raises RouterAway."""
+        """GET /v1/tiers; raises RequestRefused or RouterAway."""
         answer = await self._patiently(lambda: self._http.get("/v1/tiers"))
-        tiers: dict[str, Any] = answer.json()
+        try:
+            tiers: dict[str, Any] = answer.json()
+        except ValueError:
+            raise RequestRefused(f"{self._url}/v1/tiers did not answer JSON; {IS_IT_ONE}") from None
         return tiers
 
     async def route(self, texts: Sequence[str], **options: Any) -> dict[str, Any]:
@@ -85,8 +116,14 @@ class Client:
             try:
                 answer: httpx.Response = await send()
             except httpx.TransportError as error:
+                if not self._has_answered and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+                    raise RouterAway(f"no router answers at {self._url} ({error}); {START_ONE}") from None
                 said = f"{type(error).__name__}: {error}"
+                if not self._is_waited_for:  # once, not for every request that was under way
+                    self._is_waited_for = True
+                    click.echo(f"\n{self._url} does not answer ({said}); trying for up to {PATIENCE_S / 60:.0f} min", err=True)
             else:
+                self._has_answered, self._is_waited_for = True, False
                 if answer.status_code == httpx.codes.OK:
                     return answer
                 said = _message(answer)
@@ -103,7 +140,7 @@ def _message(answer: httpx.Response) -> str:
     try:
         return str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return f"{answer.status_code} {answer.text[:300]}"
+        return f"{answer.url} answered {answer.status_code}; {IS_IT_ONE}"
 
 
 def _retry_after_s(answer: httpx.Response) -> float:
@@ -129,6 +166,6 @@ def ask(base_url: str, path: str, api_key: str | None, body: bytes | None, no_ro
         try:
             message = answer.json()["error"]["message"]
         except (ValueError, KeyError, TypeError):
-            message = f"{url} answered {answer.status_code}; is this a router?"
+            message = f"{url} answered {answer.status_code}; {IS_IT_ONE}"
         raise click.ClickException(message)
     return answer.content

@@ -6,13 +6,13 @@ from typing import Any
 import click
 import orjson
 
-from deployments.client import BASE_URL, ask
+from deployments.client import BASE_URL, START_ONE, BaseUrl, ask
 
 FEWEST = 30  # requests of a slice that is shown, unless all are asked for
 
 
 @click.command()
-@click.option("--base-url", default=BASE_URL, show_default=True, help="A running router.")
+@click.option("--base-url", type=BaseUrl(), default=BASE_URL, show_default=True, help="A running router.")
 @click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="An admin's key; or EMBEDDING_ROUTER_API_KEY.")
 @click.option("--all", "all_slices", is_flag=True, help=f"Also slices of fewer than {FEWEST} requests.")
 @click.option("--json", "as_json", is_flag=True, help="The answer as it came.")
@@ -22,8 +22,7 @@ def main(base_url: str, api_key: str | None, all_slices: bool, as_json: bool) ->
     Every router replica keeps its own count, and one of them answers: with several, what is shown is the part of the traffic
     that came to that one.
     """
-    no_router = "start one with `embedding-router run`, or name another with --base-url"
-    answer = orjson.loads(ask(base_url, "/v1/compare", api_key, None, no_router))
+    answer = orjson.loads(ask(base_url, "/v1/compare", api_key, None, START_ONE))
     if as_json:
         click.echo(orjson.dumps(answer, option=orjson.OPT_INDENT_2))
     else:

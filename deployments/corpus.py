@@ -54,11 +54,11 @@ def read_judgements(path: Path) -> dict[str, set[str]]:
     relevant: dict[str, set[str]] = {}
     with _opened(path) as lines:
         for number, line in enumerate(lines):
-            parts = line.decode().split()
+            parts = line.split()
             if not parts:
                 continue
             try:
-                query, document, score = parts[0], parts[-2], float(parts[-1])
+                query, document, score = parts[0].decode(), parts[-2].decode(), float(parts[-1])
             except (IndexError, ValueError):
                 if number == 0:
                     continue
@@ -82,10 +82,19 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                raise CorpusError(f"{path}, line {number}: not JSON ({error}); each line must be one JSON object") from None
+                raise CorpusError(f"{path}, line {number}: {not_json(line, error)}; each line must be one JSON object") from None
             if not isinstance(row, dict):
                 raise CorpusError(f"{path}, line {number}: it must be a JSON object such as {{\"id\": \"1\", \"text\": \"...\"}}")
             yield row
+
+
+def not_json(line: bytes, error: ValueError) -> str:
+    """Why a line is none: what the parser found, unless it found no text at all."""
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    return f"not JSON ({error})"
 
 
 def _opened(path: Path) -> Any:

@@ -7,7 +7,7 @@ import click
 import numpy as np
 import orjson
 
-from deployments.client import Client, RequestRefused, RouterAway
+from deployments.client import BaseUrl, Client, RequestRefused, RouterAway
 from deployments.engines.base import Batch, EngineError, Vectors
 from deployments.identity import probes_of
 from deployments.offline import Offline
@@ -22,7 +22,7 @@ from router.fingerprint import Probe
 @click.option("--config", "path", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--model", required=True, help="A model id of the config.")
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
-@click.option("--base-url", help="Take the vectors of this running router's replicas, and start no engine here.")
+@click.option("--base-url", type=BaseUrl(), help="Take the vectors of this running router's replicas, and start no engine here.")
 @click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="For --base-url; or EMBEDDING_ROUTER_API_KEY.")
 @click.option("--json", "as_json", is_flag=True, help="What was written, as JSON.")
 def main(path: Path, model: str, output: Path, base_url: str | None, api_key: str | None, as_json: bool) -> None:

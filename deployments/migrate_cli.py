@@ -11,7 +11,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from deployments.client import BASE_URL, Client, RequestRefused, RouterAway
+from deployments.client import BASE_URL, BaseUrl, Client, RequestRefused, RouterAway
 from deployments.corpus import CorpusError, Text, count_rows, read_texts
 from deployments.migrate import Manifest, MigrationError, Parts, digest_of, fill, opened, read_vectors
 from router.retrieval import TOP, Vectors, nearest, overlap
@@ -47,7 +47,7 @@ class Job(NamedTuple):
 
 
 @click.command()
-@click.option("--base-url", default=BASE_URL, show_default=True, help="A running router that has both models.")
+@click.option("--base-url", type=BaseUrl(), default=BASE_URL, show_default=True, help="A running router that has both models.")
 @click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="Or EMBEDDING_ROUTER_API_KEY.")
 @click.option("--collection", required=True, help="The collection that moves; its old space serves until the config changes.")
 @click.option("--to", "target", required=True, metavar="MODEL/DIMENSIONS", help="The space it moves to.")

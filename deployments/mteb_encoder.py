@@ -82,7 +82,7 @@ class ServiceEncoder:
 
     async def _encode(self, texts: list[str], input_type: str) -> Vectors:
         gate = asyncio.Semaphore(self._in_flight)
-        async with Client(self._base_url, self._api_key, self._transport) as client:
+        async with Client(self._base_url, self._api_key, self._transport, has_answered=self.space is not None) as client:
 
             async def one(some: list[str]) -> Embedded:
                 async with gate:

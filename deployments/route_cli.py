@@ -8,7 +8,7 @@ from typing import Any
 import click
 import orjson
 
-from deployments.client import BASE_URL, ask
+from deployments.client import BASE_URL, BaseUrl, ask
 from deployments.serve_config import application
 from router.config import RouterArgs
 from router.domain import OnMiss, Tier
@@ -19,7 +19,7 @@ NO_ROUTER = "start one with `embedding-router run`, name another with --base-url
 
 @click.command()
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
-@click.option("--base-url", help=f"A running router; {BASE_URL} where neither this nor --config is given.")
+@click.option("--base-url", type=BaseUrl(), help=f"A running router; {BASE_URL} where neither this nor --config is given.")
 @click.option(
     "--config", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A config instead of a running router: one idle replica of every model, with the curves of the file.",

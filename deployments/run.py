@@ -156,8 +156,12 @@ def environment(given: Mapping[str, str], port: int, scratch: Path, haproxy: Pat
 def _read(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise click.ClickException(f"{path} is not YAML: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise click.ClickException(f"{path} is not YAML: {where}{error.problem or error.context}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise click.ClickException(f"{path} is no text, or not in UTF-8; a config is YAML") from None
     if not isinstance(config, dict) or not config.get("applications"):
         raise click.ClickException(f"{path} is no Serve config: it has no `applications:`")
     return config

@@ -491,10 +491,13 @@ def resolve_path(path: str, base_dir: str | None = None) -> Path:
         if spec is None or not spec.submodule_search_locations:
             raise FileNotFoundError(f"{path}: the package {package!r} is not installed; install the extra that brings it")
         found = Path(next(iter(spec.submodule_search_locations))) / inner
+        where = f" ({found})"
     else:
-        found = Path(path).expanduser()
+        found, where = Path(path).expanduser(), ""
         if not found.is_absolute():
             found = Path(base_dir or ".") / found
+            started = "" if base_dir else ", where this was started: start it where its paths begin, or set base_dir"
+            where = f" in {Path(base_dir or '.').absolute()}{started}"
     if not found.exists():
-        raise FileNotFoundError(f"{path}: there is no such file or folder ({found})")
+        raise FileNotFoundError(f"{path}: there is no such file or folder{where}")
     return found.resolve()

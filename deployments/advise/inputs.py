@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import orjson
 
-from deployments.corpus import ROWS_A_READ, CorpusError, Text, parquet_file
+from deployments.corpus import ROWS_A_READ, CorpusError, Text, not_json, parquet_file
 from router.retrieval import TOP
 
 LEAST_UNITS = 30  # queries, pairs or texts that were judged; a slice of fewer cannot tell
@@ -282,7 +282,7 @@ def _json_rows(path: Path) -> Iterator[_Row]:
         try:
             data = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            yield _Row(number, None, f"not JSON ({error})")
+            yield _Row(number, None, not_json(line, error))
             continue
         if isinstance(data, dict):
             yield _Row(number, data)

@@ -38,6 +38,8 @@ TOO_DIM = """() => {
   }
   return out;
 }"""
+SQUEEZED = """() => [...document.querySelectorAll("caption")].filter((node) => node.checkVisibility()
+  && node.offsetWidth < 0.9 * node.closest("table").offsetWidth).map((node) => node.textContent)"""
 NAMED = "button, input, select, textarea, a, table, [role=region], dialog"
 NAMELESS = """(named) => [...document.querySelectorAll(named)].filter((node) => {
   const by = (node.getAttribute("aria-labelledby") ?? "").split(" ").filter(Boolean).map((id) => document.getElementById(id));
@@ -283,6 +285,7 @@ def test_everything_fits_is_named_and_can_be_read(
         expect(page.locator("#decisions .chip.bad").first).to_be_attached()
         assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
         assert page.evaluate(TOO_DIM) == []
+        assert page.evaluate(SQUEEZED) == []
         assert page.evaluate(NAMELESS, NAMED) == []
 
 

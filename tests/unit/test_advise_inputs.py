@@ -49,7 +49,7 @@ def test_the_three_formats_are_read_alike(tmp_path: Path) -> None:
         ("x.jsonl", "\n".join([*LINES, '{"id": "c"}']), "line 3: 'text' is missing; it has id"),
         ("x.jsonl", "\n".join([*LINES, '{"id": "c", "text": " "}']), "line 3: 'text' is no text"),
         ("x.jsonl", "\n".join([*LINES, '{"id": "a", "text": "again"}']), "line 3: id 'a' is that of {path}, line 1 too"),
-        ("x.jsonl", "\n".join(LINES).encode() + b'\n{"id": "c", "text": "\xff"}', "line 3: not JSON"),
+        ("x.jsonl", "\n".join(LINES).encode() + b'\n{"id": "c", "text": "\xff"}', "line 3: not UTF-8"),
         ("x.csv", 'id,text\na,one\nb,"two\nlines"\nc\n', "line 5: it has 1 columns and the file has 2 (id, text)"),
         ("x.csv", b"id,text\na,one\nb,\xff\xfe\n", "line 3: it is not UTF-8"),
     ],

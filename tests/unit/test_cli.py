@@ -1,6 +1,8 @@
 """The command line: what each command prints, its exit status, and that asking for help imports nothing heavy."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -60,6 +62,53 @@ def test_wrong_usage_is_a_sentence_and_status_two(arguments: list[str], sentence
     result = run(*arguments)
     assert result.exit_code == 2
     assert sentence in result.stderr
+
+
+def commands() -> list[tuple[str, click.Command]]:
+    """Every command with what one types for it, those below `keys` too."""
+    found = list[tuple[str, click.Command]]()
+    for name, entry in cli.COMMANDS.items():
+        module, _, function = entry.target.partition(":")
+        command = getattr(import_module(module), function)
+        inner = command.commands if isinstance(command, click.Group) else {"": command}
+        found += [(f"{name} {each}".strip(), one) for each, one in inner.items()]
+    return found
+
+
+COMMANDS = commands()
+ASKING = [name for name, command in COMMANDS if any(one.name == "base_url" for one in command.params)]
+
+
+@pytest.mark.parametrize("command", [command for _, command in COMMANDS], ids=[name for name, _ in COMMANDS])
+def test_every_command_knows_json_and_help(command: click.Command) -> None:
+    assert any("--json" in one.opts for one in command.params)
+    assert command.help
+
+
+@pytest.mark.parametrize("address", ["localhost:8000", "127.0.0.1", "ftp://a/", "http://", "http://[::1", ""])
+@pytest.mark.parametrize("name", ASKING)
+def test_an_address_that_is_none_is_refused_before_anything_is_done(name: str, address: str) -> None:
+    result = run(name, "--base-url", address)
+    assert result.exit_code == 2
+    assert f"{address!r} is no address of a router, which looks like http://127.0.0.1:8000" in " ".join(result.stderr.split())
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_tab_completes_commands_options_and_values_in_bash(tmp_path: Path) -> None:
+    """The script in a real bash, which asks the program as Tab would."""
+    program = tmp_path / "embedding-router"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m router.cli "$@"\n')
+    program.chmod(0o755)
+    ask = "".join(
+        f'COMP_WORDS=({words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 )); COMPREPLY=()\n'
+        '_embedding_router_completion embedding-router; echo "${COMPREPLY[*]}"\n'
+        for words in ("embedding-router che", "embedding-router advise --la", "embedding-router completion z")
+    )
+    done = subprocess.run(
+        ["bash", "-c", 'eval "$(embedding-router completion bash)"\n' + ask], capture_output=True, text=True, check=True,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["check-config", "--labels", "zsh"]
 
 
 def test_a_good_file_is_named_with_its_models() -> None:

@@ -62,6 +62,16 @@ def test_judgements_are_read_without_those_that_say_no(tmp_path: Path, lines: st
     assert read_judgements(write(tmp_path / "qrels", lines)) == {"q1": {"d1"}, "q2": {"d3"}}
 
 
+@pytest.mark.parametrize("text", [b'{"text": "\xff"}\n', b"\x80\x02 binary\n"])
+def test_what_is_no_text_at_all_is_said_to_be_none(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "c.jsonl").write_bytes(text)
+    with pytest.raises(CorpusError, match="line 1: not UTF-8"):
+        list(read_texts(tmp_path / "c.jsonl"))
+    (tmp_path / "qrels").write_bytes(b"q1 d1 1\n" + text + b"\xff \xff 1\n")
+    with pytest.raises(CorpusError, match="line 2: it must be `query document score`"):
+        read_judgements(tmp_path / "qrels")
+
+
 def test_a_judgement_without_a_score_is_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="line 2"):
         read_judgements(write(tmp_path / "qrels", "q1 d1 1\nq1 d2\n"))

@@ -34,6 +34,7 @@ def test_a_good_file_has_no_problems_and_its_models_are_named_in_order(tmp_path:
 
 APP = "applications[0]"
 MODELS = f"{APP}.args.models"
+HERE = f"{Path().absolute()}, where this was started: start it where its paths begin, or set base_dir"
 ROUTER, LARGE = f"{APP}.deployments[0]", f"{APP}.deployments[1]"
 UNKNOWN = {
     "file": ("file.application", "application: unknown key; did you mean applications?"),
@@ -115,15 +116,15 @@ WRONG = {
     "deployment-given-twice": ("large.name", "router", f"{LARGE}.name: 'router' is given twice, first in {ROUTER}"),
     "no-such-profile": (
         "args.models.large.profile", "no/such.json",
-        f"{MODELS}.large.profile: no/such.json: there is no such file or folder (no/such.json)",
+        f"{MODELS}.large.profile: no/such.json: there is no such file or folder in {HERE}",
     ),
     "no-such-fingerprint": (
         "args.models.large.fingerprint", "no/such.json",
-        f"{MODELS}.large.fingerprint: no/such.json: there is no such file or folder (no/such.json)",
+        f"{MODELS}.large.fingerprint: no/such.json: there is no such file or folder in {HERE}",
     ),
     "no-such-adapter": (
         "args.collections", {"wiki": {"space": "small/64", "adapters": ["no/such.npz"]}},
-        f"{APP}.args.collections.wiki.adapters[0]: no/such.npz: there is no such file or folder (no/such.npz)",
+        f"{APP}.args.collections.wiki.adapters[0]: no/such.npz: there is no such file or folder in {HERE}",
     ),
     "no-such-package": (
         "args.models.large.engine.source", "package:nowhere/model",
@@ -132,7 +133,7 @@ WRONG = {
     ),
     "not-a-hub-id": (
         "args.models.large.tokenizer", "./Org/large",
-        f"{MODELS}.large.tokenizer: ./Org/large: there is no such file or folder (Org/large)",
+        f"{MODELS}.large.tokenizer: ./Org/large: there is no such file or folder in {HERE}",
     ),
     "no-such-module": (
         "args.models.small.engine", {"kind": "callable", "target": "nowhere:load"},
