@@ -5,7 +5,7 @@ from importlib import import_module
 
 NAMES = (
     "advise", "autoscale", "budgets", "chaos", "data_plane", "decide", "encoding", "features", "fuzz", "latency", "memory",
-    "observability", "shadow", "soak", "spaces",
+    "observability", "profile", "shadow", "soak", "spaces",
 )
 
 
