@@ -14,8 +14,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,7 @@ def vllm_serve(folder: Path, scratch: Path, every_core: bool = False) -> Iterato
     command = [
         sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(checkpoints(folder)[ONE]), "--served-model-name", ONE,
         "--runner", "pooling", "--enforce-eager", "--dtype", "bfloat16", "--max-model-len", str(MAX_TOKENS),
+        "--no-enable-prefix-caching",
         "--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning",
     ]
     environment = {
@@ -201,8 +203,10 @@ def ray_llm(folder: Path, models: Sequence[str], scratch: Path) -> Iterator[Serv
 
 def preloaded() -> dict[str, str]:
     """Environment of a peer that runs a model: Intel's OpenMP and tcmalloc, where found, loaded before everything else."""
-    places = [Path(sys.prefix, "lib").glob("libiomp5.so"), Path("/usr/lib").glob("*/libtcmalloc_minimal.so.4")]
-    found = [str(path) for place in places for path in sorted(place)[:1]]
+    openmp: list[Path] = []
+    with suppress(PackageNotFoundError):
+        openmp = [Path(str(file.locate())).resolve() for file in files("intel-openmp") or () if file.name == "libiomp5.so"]
+    found = [str(path) for path in [*openmp[:1], *sorted(Path("/usr/lib").glob("*/libtcmalloc_minimal.so.4"))[:1]]]
     return {"LD_PRELOAD": ":".join(found)} if found else {}
 
 

@@ -113,7 +113,7 @@ def is_admin(path: str) -> bool:
 
 def is_loopback(host: str | None) -> bool:
     """Whether only this machine can reach a server that listens on `host`; a name other than localhost may mean any address."""
-    if host == "localhost":
+    if host in ("127.0.0.1", "localhost", "::1"):  # nearly always
         return True
     try:
         address = ip_address((host or "").strip("[]"))

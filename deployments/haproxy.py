@@ -56,11 +56,22 @@ def error_response(status: int) -> bytes:
 
 
 def hardened(config: str, folder: Path) -> str:
-    """Serve's HAProxy config with statistics on loopback, a time limit for headers, our errors, and the client's address."""
+    """Serve's HAProxy config with statistics on loopback, a time limit for headers, our errors, and the client's address.
+
+    Only what goes wrong is logged: Serve would have a line of each request, for a syslog that is rarely there.
+
+    Requests for embeddings say that Serve need not watch for their client to leave: the router does, and Serve would make two
+    tasks for that where it makes one, or none for what it answers at once.
+    """
     config = re.sub(r"(?m)^((?:frontend prometheus|listen stats)\n\s*bind )\*?:", r"\g<1>127.0.0.1:", config)
     config = re.sub(r"(?m)^\s*errorfile \d+ .*\n", "", config)
     config = re.sub(r"(?m)^\s*timeout http-request .*\n", "", config)
-    own = [f"    timeout http-request {HEADERS_S}s", "    option forwardfor"]
+    config = re.sub(
+        r"(?m)^frontend http_frontend\n\s*bind .*\n",
+        lambda found: f"{found[0]}    http-request set-header x-request-disconnect-disabled ?1 if {{ path_end /embeddings }}\n",
+        config,
+    )
+    own = [f"    timeout http-request {HEADERS_S}s", "    option forwardfor", "    option dontlog-normal"]
     own += [f"    errorfile {status} {folder / f'{status}.http'}" for status in ERRORS]
     return re.sub(r"(?m)^defaults\n    mode http\n", lambda found: found[0] + "\n".join(own) + "\n", config, count=1)
 

@@ -87,6 +87,11 @@ def request_id(given: Headers) -> str:
     return own if _REQUEST_ID.fullmatch(own) else uuid.uuid4().hex
 
 
+def is_unwatched(given: Headers) -> bool:
+    """Whether Serve was told not to cancel this request when its client leaves."""
+    return given.get("x-request-disconnect-disabled") == "?1"
+
+
 def path(scope: Scope) -> str:
     """The path below the application's route prefix, without a slash at its end."""
     full: str = scope["path"]
@@ -141,8 +146,7 @@ async def _sent(given: Headers, receive: Receive, limit: int, timeout_s: float) 
     if declared.isdigit() and int(declared[:12]) > limit:
         raise RequestTooLarge(limit)
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _whole(receive, limit)
+        return await attended(_whole(receive, limit), timeout_s)
     except TimeoutError:
         raise RequestTimeout(timeout_s) from None
 
@@ -162,18 +166,61 @@ async def _whole(receive: Receive, limit: int) -> bytes:
             return b"".join(parts) if len(parts) > 1 else part
 
 
-async def unless_client_leaves(work: Coroutine[Any, Any, T], receive: Receive) -> T:
-    """The result of `work`, which is cancelled with ClientLeft when the connection closes first."""
-    task = asyncio.ensure_future(work)
-    listener = asyncio.ensure_future(_disconnect(receive))
+async def attended(work: Coroutine[Any, Any, T], limit_s: float, receive: Receive | None = None) -> T:
+    """The result of `work`, which is cancelled after `limit_s` with TimeoutError, and with ClientLeft when `receive` tells so.
+
+    Neither a timer nor a listener is there before the work first waits for something: what can be answered at once costs neither.
+    """
+    attendant = _Attendant(limit_s, receive)
     try:
-        await asyncio.wait((task, listener), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientLeft
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if (why := attendant.why()) is None:
+            raise
+        raise why from None
     finally:
-        listener.cancel()
-        task.cancel()
+        attendant.leave()
+
+
+class _Attendant:
+    """Cancels the task that made it when its time is over or its client has left."""
+
+    def __init__(self, limit_s: float, receive: Receive | None) -> None:
+        caller = asyncio.current_task()
+        assert caller is not None
+        self._caller, self._cancelled_before = caller, caller.cancelling()
+        self._limit_s, self._receive = limit_s, receive
+        self._loop = asyncio.get_running_loop()
+        self._next: asyncio.Handle = self._loop.call_soon(self._begin)
+        self._listener: asyncio.Task[None] | None = None
+        self._why: Exception | None = None
+
+    def _begin(self) -> None:
+        self._next = self._loop.call_later(self._limit_s, self._end, TimeoutError())
+        if self._receive is not None:
+            self._listener = self._loop.create_task(_disconnect(self._receive))
+            self._listener.add_done_callback(self._heard)
+
+    def _heard(self, listener: "asyncio.Task[None]") -> None:
+        if not listener.cancelled():
+            listener.exception()  # a connection that cannot be read has no client either
+            self._end(ClientLeft())
+
+    def _end(self, why: Exception) -> None:
+        if self._why is None:
+            self._why = why
+            self._caller.cancel()
+
+    def why(self) -> Exception | None:
+        """Why the work was cancelled; None where somebody else did it too, which goes first."""
+        return None if self._why is None or self._caller.uncancel() > self._cancelled_before else self._why
+
+    def leave(self) -> None:
+        """Cancel nothing from now on."""
+        self._why = self._why or ClientLeft()
+        self._next.cancel()
+        if self._listener is not None:
+            self._listener.cancel()
 
 
 async def _disconnect(receive: Receive) -> None:

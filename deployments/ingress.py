@@ -1,10 +1,10 @@
 """HTTP to domain and back; thin. One ASGI application, no framework between the socket and the router's own values."""
 
 import asyncio
+import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -68,7 +68,8 @@ class HttpAnswer(NamedTuple):
 class Application:
     """The ASGI application of one router replica.
 
-    `alone` is without Serve around it, which says `x-request-id` itself and cancels the call of a client that leaves.
+    `alone` is without Serve around it, which says `x-request-id` itself and cancels the call of a client that leaves; the latter
+    not where it was told to leave that to us, which costs less (deployments/haproxy.py).
     """
 
     def __init__(self, router: "Router", alone: bool = False) -> None:
@@ -170,11 +171,16 @@ class Application:
         try:
             request = await self._request(caller, headers, receive)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
-            async with _deadline(service.args.limits.request_timeout_s):
+            limit_s = service.args.limits.request_timeout_s
+            watched = receive if self._alone or http.is_unwatched(headers) else None
+            try:
                 if path == "/v1/route":
-                    return HttpAnswer(200, self._router.views.explanation(await service.plan(request, caller.models)))
+                    planned = http.attended(service.plan(request, caller.models), limit_s + LATE_S, watched)
+                    return HttpAnswer(200, self._router.views.explanation(await planned))
                 work = service.embed(request, caller.models, None if bill is None else bill.charge)
-                answer = await (http.unless_client_leaves(work, receive) if self._alone else work)
+                answer = await http.attended(work, limit_s + LATE_S, watched)
+            except TimeoutError:
+                raise DeadlineExceeded(limit_s) from None
         except ClientLeft:
             raise
         except Exception as error:
@@ -236,6 +242,7 @@ class Router:
         self.access = Access(args, Meters(exchange=self._others.ask))
         loop = asyncio.get_running_loop()
         self._keeping_even = loop.create_task(self.access.meters.run())
+        gc.freeze()  # what stays for good is not looked through again while requests wait
         board.watch(partial(_later, loop, service.replicas_changed))
 
     async def _reload(self, changes: dict[str, Any]) -> None:
@@ -286,16 +293,6 @@ def _asset(scope: Scope, asset: console.Asset, headers: Headers) -> HttpAnswer:
     if asset.known(headers.get("if-none-match", "")):
         return HttpAnswer(304, b"", asset.content_type, asset.headers())
     return HttpAnswer(200, asset.body, asset.content_type, asset.headers())
-
-
-@asynccontextmanager
-async def _deadline(limit_s: float) -> AsyncIterator[None]:
-    """Raises DeadlineExceeded a moment after `limit_s`."""
-    try:
-        async with asyncio.timeout(limit_s + LATE_S):
-            yield
-    except TimeoutError:
-        raise DeadlineExceeded(limit_s) from None
 
 
 def _failed(error: RouterError) -> HttpAnswer:

@@ -132,6 +132,8 @@ def environment(given: Mapping[str, str], port: int, scratch: Path, haproxy: Pat
         chosen |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     if haproxy is not None:
         chosen |= {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+        # Counted by the routers instead of from a line of log for each request, which one Python process reads for them all.
+        chosen |= {"RAY_SERVE_HAPROXY_METRICS_ENABLED": "0"}
         chosen |= {"RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy), ADDRESS_HEADER_VARIABLE: "x-forwarded-for"}
     inner = iter(_free_ports(port))
     own = {

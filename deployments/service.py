@@ -15,6 +15,7 @@ from deployments.events import Events
 from deployments.gather import Gatherer
 from deployments.identity import check_reading
 from deployments.prepare import TEXT_ENGINES, Prepared, Preparer
+from deployments.reader import Reader
 from deployments.recent import Recent
 from deployments.shared_cache import open_shared
 from deployments.tracing import Tracing
@@ -33,7 +34,6 @@ from router.errors import (
     RouterError,
     TierNotAllowed,
 )
-from router.features import extract
 from router.feedback import Feedback, tell
 from router.ledger import Ledger
 from router.models import build_models, build_policy
@@ -44,7 +44,6 @@ from router.spaces import Catalogue, Space, Wanted
 CANCELLED = "cancelled"  # the outcome of a request whose client left
 RECENT = 1024  # answers per model that percentiles are made of
 Charge = Callable[[int], Awaitable[None]]
-OFF_LOOP_CHARACTERS = 5_000  # a longer request is tokenised in a thread, so that nobody else waits for it
 
 
 class Plan(NamedTuple):
@@ -102,6 +101,7 @@ class Service:
             for name, model in build_models(args).items()
         }
         self.preparer = Preparer(args)
+        self.reader = Reader(self.preparer)
         self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
         self.rng = rng or random.Random()
@@ -172,15 +172,9 @@ class Service:
             prepared = self.preparer.given(request.ids, wanted.target)
             features = Features(0, None, None, False, False)
         else:
-            read = (texts, request.side, request.instruction, candidates)
-            if sum(map(len, texts)) > OFF_LOOP_CHARACTERS:
-                prepared = await asyncio.to_thread(self.preparer.prepare, *read)
-            else:
-                prepared = self.preparer.prepare(*read)
-            try:
-                features = extract(texts, request.language)
-            except ValueError as error:
-                raise InvalidValue(f"language: {error}", "language") from None
+            prepared, features = await self.reader.read(
+                texts, request.side, request.instruction, request.language, tuple(candidates)
+            )
         read_s, tokens = self.clock(), min(sum(p.counts) for p in prepared.values())
         if tokens > (most := self.args.limits.max_tokens_per_request):
             raise MaxTokensPerRequest(tokens, most)

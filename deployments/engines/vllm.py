@@ -5,10 +5,11 @@ continuously. `in_process: false` starts vLLM's worker processes instead, for se
 
 What this file settles for vLLM, each replaced by the same name under `args`:
 - max_model_len is the config's `max_tokens`: no key-value memory for texts that the router refuses anyway.
-- On a CPU: eager, as compiling costs more than it gives there; key-value memory for one longest text and a short one per
-  sequence, as vLLM would take nearly all of the machine's memory, which a second replica then lacks.
-- Prefix caching and chunked prefill stay vLLM's defaults (on for causal models with last-token pooling): tests hold both to
-  the reference.
+- On a CPU: eager, as compiling costs more than it gives there, and the norms by kernels (vllm_kernels.py); key-value memory for
+  one longest text and a short one per sequence, as vLLM would take nearly all of the machine's memory, which a second replica
+  then lacks; no prefix cache, for its blocks are of 128 tokens there: no prompt fills one, and every text pays for looking.
+- Chunked prefill, and prefix caching on a GPU, stay vLLM's defaults (on for causal models with last-token pooling): tests hold
+  both to the reference.
 """
 
 import asyncio
@@ -125,6 +126,12 @@ def vllm_config(settings: config.VllmEngine, max_tokens: int, base_dir: str | No
             raise EngineError(f"engine.args.{name}: vLLM has no such argument" + (f"; did you mean {near[0]}?" if near else ""))
     on_cpu = current_platform.is_cpu()
     defaults: dict[str, Any] = {"max_model_len": max_tokens, "enforce_eager": on_cpu, "use_tqdm_on_load": False}
+    if on_cpu:
+        defaults["enable_prefix_caching"] = False
+    if on_cpu and settings.in_process and settings.args.get("enforce_eager", True):
+        from deployments.engines.vllm_kernels import fast_norms
+
+        defaults["ir_op_priority"] = fast_norms()
     args = EngineArgs(model=source, runner="pooling", skip_tokenizer_init=True, **(defaults | settings.args))
     made = args.create_engine_config(UsageContext.OPENAI_API_SERVER)  # its batch sizes are meant for serving
     if on_cpu and made.cache_config.kv_cache_memory_bytes is None and "gpu_memory_utilization" not in settings.args:

@@ -51,6 +51,12 @@ class Instance:
             assert time.monotonic() < deadline, self.output
             time.sleep(0.1)
 
+    @property
+    def haproxy_config(self) -> str:
+        """What HAProxy was started with."""
+        commands = [process.cmdline() for process in self.descendants() if "haproxy" in process.name()]
+        return next(Path(command[command.index("-f") + 1]).read_text() for command in commands if "-f" in command)
+
     def descendants(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
@@ -85,6 +91,9 @@ def test_two_instances_answer_side_by_side_and_signals_end_them_without_leftover
         instance.wait_for("ready")
     assert (first.get(), second.get()) == ("one", "two")
     of_first, of_second = first.descendants(), second.descendants()
+    config = first.haproxy_config
+    assert "set-header x-request-disconnect-disabled ?1 if { path_end /embeddings }" in config
+    assert "option dontlog-normal" in config
     assert {"raylet", "gcs_server"} <= {process.name() for process in of_first}
 
     os.killpg(first.process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does

@@ -75,7 +75,9 @@ async def pair(request: pytest.FixtureRequest, tiny_qwen3: Path) -> AsyncIterato
     if request.param == "minilm":
         source, dimensions, max_tokens, pooling, args = MINILM, 384, 256, "mean", {"dtype": "float32"}
     else:
-        source, dimensions, max_tokens, pooling, args = str(tiny_qwen3), 1024, 2048, "last", {"max_num_batched_tokens": 512}
+        source, dimensions, max_tokens, pooling, args = str(tiny_qwen3), 1024, 2048, "last", {
+            "max_num_batched_tokens": 512, "enable_prefix_caching": True,
+        }
     tokenizer = tokenizers.Tokenizer.from_file(str(resolve_path(source) / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()

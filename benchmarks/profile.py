@@ -1,0 +1,130 @@
+"""Where the time of a point goes: `python -m benchmarks profile --point "short c=8"`.
+
+Starts the router and one model as `make bench` does, loads them, and looks with py-spy into the router's process and the
+replica's meanwhile. Prints for each thread how much of the time it ran, and the functions that it was in: `own` is time in the
+function itself, `all` with what it called. A thread that waits for the interpreter's lock or in a system call counts as idle.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import psutil
+
+from benchmarks import load, servers
+from benchmarks.data_plane import POINTS, WARM_S
+
+RATE = 400  # samples a second
+
+
+@click.command()
+@click.option("--point", "points", multiple=True, default=("short c=8",), type=click.Choice(list(POINTS)), show_default=True)
+@click.option("--seconds", default=6.0, type=click.FloatRange(1), show_default=True)
+@click.option("--rows", default=25, show_default=True, help="Functions shown of each thread.")
+@click.option("--native", is_flag=True, help="Also what is compiled: slower, and the figures of the load suffer.")
+@click.option("--gil", is_flag=True, help="Only what holds the interpreter's lock.")
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints are kept.")
+def main(points: tuple[str, ...], seconds: float, rows: int, native: bool, gil: bool, folder: Path | None) -> None:
+    """Profile router and replica under the load of a point."""
+    folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
+    models = sorted({model for point in points for model in POINTS[point].shape.models})
+    with tempfile.TemporaryDirectory(prefix="bench-") as made:
+        scratch = Path(made)
+        word_file = scratch / "words"
+        word_file.write_text("\n".join(load.words(str(servers.checkpoints(folder)[servers.ONE]))))
+        with servers.ours(folder, models, scratch) as server:
+            for seed, name in enumerate(points):
+                point = POINTS[name]
+                load.run(server.url, point.shape, point.connections, WARM_S, 1000 + seed, word_file)
+                before = {process.pid: _cpu_s(process) for process in server.tree()}
+                with _recording(server, scratch, seconds, ["-n"] * native + ["--gil"] * gil) as found:
+                    got = load.run(server.url, point.shape, point.connections, seconds, seed, word_file)
+                click.echo(f"\n{name}: {(got.requests - got.failures) / got.seconds:.1f}/s, p50 {got.p50_ms:.2f} ms, "
+                           f"p99 {got.p99_ms:.2f} ms, {got.failures} failed")
+                _processes(server, before, got.requests, got.seconds)
+                for title, file in found.items():
+                    _report(title, file, rows)
+
+
+@contextmanager
+def _recording(server: servers.Server, scratch: Path, seconds: float, options: list[str]) -> Iterator[dict[str, Path]]:
+    """py-spy beside every replica of the service, for the time of the block; gives the file of each."""
+    files: dict[str, Path] = {}
+    spies = []
+    for process in server.tree():
+        title = _title(process)
+        if title.startswith("ray::ServeReplica"):
+            name = title.rpartition(":")[2]
+            files[name] = file = scratch / f"{name}.raw"
+            command = ["record", "-t", "-r", str(RATE), "-d", str(max(1, round(seconds))), "-f", "raw", "-o", str(file), *options]
+            spies.append(subprocess.Popen(
+                [str(Path(sys.executable).with_name("py-spy")), *command, "-p", str(process.pid)],
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            ))
+    yield files
+    for spy in spies:
+        spy.wait(timeout=60)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()).strip()
+    except psutil.Error:
+        return ""
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def _processes(server: servers.Server, before: dict[int, float], requests: int, seconds: float) -> None:
+    """What each process of the service took of the processor."""
+    spent = []
+    for process in server.tree():
+        used_s = _cpu_s(process) - before.get(process.pid, 0.0)
+        if used_s >= 0.01 * seconds:
+            spent.append((used_s, _title(process)[:60] or str(process.pid)))
+    for used_s, title in sorted(spent, reverse=True):
+        click.echo(f"  {100 * used_s / seconds:5.1f} % of a core, {1000 * used_s / max(1, requests):7.3f} ms a request  {title}")
+
+
+def _report(title: str, file: Path, rows: int) -> None:
+    """Functions by time, thread by thread."""
+    threads: dict[str, tuple[Counter[str], Counter[str]]] = {}
+    totals: Counter[str] = Counter()
+    for line in file.read_text().splitlines():
+        stack, _, count = line.rpartition(" ")
+        thread, *frames = [_short(frame) for frame in stack.split(";")]
+        own, every = threads.setdefault(thread, (Counter(), Counter()))
+        totals[thread] += int(count)
+        for frame in set(frames):
+            every[frame] += int(count)
+        if frames:
+            own[frames[-1]] += int(count)
+    for thread, total in totals.most_common(4):
+        own, every = threads[thread]
+        click.echo(f"\n  {title}, thread {thread}: {total} samples")
+        for one, other in zip(every.most_common(rows), own.most_common(rows), strict=False):
+            shares = [f"{100 * count / total:5.1f} %  {name}" for name, count in (one, other)]
+            click.echo(f"    all {shares[0]:<75.75} own {shares[1]:.70}")
+
+
+def _short(frame: str) -> str:
+    """`function (folder/file.py:12)` without the line and all but the last of the folders."""
+    function, _, place = frame.partition(" (")
+    path = place.rstrip(")").rpartition(":")[0] or place.rstrip(")")
+    return f"{function} {os.sep.join(path.split('/')[-2:])}" if path else function
+
+
+if __name__ == "__main__":
+    main()
