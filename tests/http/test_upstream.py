@@ -7,13 +7,20 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from deployments import dispatch
+from deployments import dispatch, engines
+from deployments.embedder import Host
+from deployments.engines.base import EngineDead
+from deployments.identity import WrongModel, identity_of
+from deployments.wire import Call
+from router.strict import parse_args
+from tests.support.bridges import with_fingerprints
 from tests.support.local_service import served
 
 WIDTH = 8
@@ -37,6 +44,8 @@ def answer(fault: str, texts: list[str]) -> tuple[int, bytes]:
         return 200, b"<html>we are moving</html>"
     if fault in ("500", "429"):
         return int(fault), b"{}"
+    if fault == "other weights":
+        rows = [row[::-1] for row in rows]
     if fault == "another width":
         rows = [row * 2 for row in rows]
     if fault == "not finite":
@@ -137,6 +146,35 @@ def test_whatever_the_server_behind_a_model_does_a_request_ends_right_or_with_a_
     expected = {name: Counter({"503 model_unavailable": ALL}) for name in FAULTS}
     expected |= {"none": Counter(right=ALL), "429": Counter({"429 overloaded": ALL}), "after all": Counter(right=ALL)}
     assert ended == expected
+
+
+async def test_a_server_that_becomes_another_model_without_a_failure_is_found_out_by_the_next_proof(tmp_path: Path) -> None:
+    now_s = [0.0]
+    with upstream() as (url, fault):
+        model = {
+            "engine": {"kind": "remote", "base_url": url, "model": "theirs"}, "dimensions": WIDTH, "max_tokens": 512,
+        }
+        args = parse_args(await with_fingerprints({"models": {"theirs": model}, "tiers": {"fast": "theirs"}}, tmp_path))
+        config = args.models["theirs"]
+        engine = engines.create(config, None)
+        await engine.start()
+        identity = identity_of(engine, config.fingerprint, None, lambda: now_s[0])
+        assert config.fingerprint is not None
+        assert identity is not None
+        host, call = Host(engine, "one", identity), Call(None, np.array([1], np.int32), ["text"], "document", [None])
+        fault[0] = "other weights"
+        await host.check_health()
+        assert (await host.embed(call)).failed == {}  # nobody can know yet
+        now_s[0] = config.fingerprint.every_s
+        await host.check_health()
+        while identity.passed + identity.failed == 0:  # noqa: ASYNC110  # it runs beside what is served
+            await asyncio.sleep(0.01)
+        for asked in (host.check_health(), host.embed(call)):
+            with pytest.raises(EngineDead, match="these are not the weights, pooling or revision"):
+                await asked
+        with pytest.raises(WrongModel):  # nor does the replica that Serve starts in its place become ready
+            await identity.prove()
+        await host.stop()
 
 
 @pytest.mark.parametrize("fault", ["nonsense", "hang up", "silence"])
