@@ -7,12 +7,16 @@ One router, two models of kind `fake`, real Serve: a replica of the large model 
 of a large replica up to 2.4 and back. A replica starts as soon as its process does: what a node and weights add is added to all.
 
     by tokens       deployments.autoscale:ByTokens, as configs/qwen3.yaml sets it, but for `hold_s`
-    serve, tuned    Serve's policy with 4 requests a replica, 2 s between reports, a mean of 12 s and 5 s of delay
+    serve, tuned    Serve's policy with 1 request a replica, 2 s between reports, a mean of 12 s and 5 s of delay
     serve, default  Serve's policy as it comes: 2 requests a replica, 10 s, 30 s and 30 s
 
-Both of the first two may go down 20 s after the load. Time to ready is from the step up to the third ready replica;
-replica-seconds are those of all processes that exist, so what starts and what drains is paid for. Asked for: answered by the
-large model. Late: later than the budget on the client's clock, errors included.
+Both of the first two may go down 20 s after the load. Serve counts calls at replicas, of which a router keeps three at most, and
+not what waits in the router. `--pinned` names the large model and gives no budget, so that the small one answers nothing: all of
+the load waits for replicas, or is refused with 429 where it would wait for more than 10 s.
+
+Time to ready is from the step up to the third ready replica; replica-seconds are those of all processes that exist, so what
+starts and what drains is paid for. Asked for: answered by the large model. Late: later than 500 ms on the client's clock,
+refusals included.
 """
 
 import asyncio
@@ -48,7 +52,7 @@ POLICIES: Mapping[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
     "serve, tuned": (
         None,
         {
-            **SLOW, "target_ongoing_requests": 4, "metrics_interval_s": 2, "look_back_period_s": 12, "upscale_delay_s": 5,
+            **SLOW, "target_ongoing_requests": 1, "metrics_interval_s": 2, "look_back_period_s": 12, "upscale_delay_s": 5,
             "downscale_delay_s": 20,
         },
     ),
@@ -86,14 +90,14 @@ def config(policy: str) -> dict[str, Any]:
         "name": "embedding-router", "route_prefix": "/", "import_path": "deployments.app:build",
         "args": {
             "models": {"small": model(1 / (20 * RATE)), "large": model(1 / RATE)}, "tiers": {"fast": "small", "best": "large"},
-            "cache": {"max_bytes": 0},
+            "cache": {"max_bytes": 0}, "limits": {"max_queue_s": 10.0},
         },
         "deployments": [deployment("router", fixed), deployment("small", fixed), deployment("large", scaling)],
     }
     return {"applications": [application | ({"autoscaling_policy": scale_all} if scale_all else {})]}
 
 
-async def trace(running: Router, seconds: float, rng: random.Random) -> tuple[list[Told], list[Seen]]:
+async def trace(running: Router, seconds: float, pinned: bool, rng: random.Random) -> tuple[list[Told], list[Seen]]:
     """The answers and the replicas of one run of the steps."""
     assert running.process is not None
     told, seen, number = list[Told](), list[Seen](), 0
@@ -104,7 +108,8 @@ async def trace(running: Router, seconds: float, rng: random.Random) -> tuple[li
         nonlocal number
         number += 1
         text = f"{number} ".ljust(CHARACTERS, "x")
-        return Ask(Text(text, "en", "query"), {"model": "best", "latency_budget_ms": BUDGET_S * 1000}, BUDGET_S)
+        options = {"model": "large"} if pinned else {"model": "best", "latency_budget_ms": BUDGET_S * 1000}
+        return Ask(Text(text, "en", "query"), options, BUDGET_S)
 
     async def watch() -> None:
         async with httpx.AsyncClient(base_url=running.url, timeout=5) as client:
@@ -137,16 +142,18 @@ def summarise(policy: str, told: Sequence[Told], seen: Sequence[Seen], seconds: 
     return {
         "policy": policy, "requests": len(told), "ready_s": ready[0] if ready else None, "most": max(one.exist for one in seen),
         "replica_s": paid, "asked_for": sum(one.model == "large" for one in told) / len(told), "late": late / len(told),
-        "errors": sum(one.status != httpx.codes.OK for one in told),
+        "refused": sum(one.status == httpx.codes.TOO_MANY_REQUESTS for one in told),
+        "errors": sum(one.status not in (httpx.codes.OK, httpx.codes.TOO_MANY_REQUESTS) for one in told),
     }
 
 
 @click.command()
 @click.option("--policy", "chosen", multiple=True, type=click.Choice(list(POLICIES)), help="Only these.")
 @click.option("--seconds", type=click.FloatRange(20.0), default=90.0, show_default=True, help="Of the trace.")
+@click.option("--pinned", is_flag=True, help="Nothing may be answered by the small model.")
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--seed", type=int, default=0)
-def main(chosen: Sequence[str], seconds: float, as_json: bool, seed: int) -> None:
+def main(chosen: Sequence[str], seconds: float, pinned: bool, as_json: bool, seed: int) -> None:
     """Run a load with a step up and a step down under each autoscaling policy."""
     rows = []
     for policy in chosen or POLICIES:
@@ -154,20 +161,23 @@ def main(chosen: Sequence[str], seconds: float, as_json: bool, seed: int) -> Non
             path = Path(scratch) / "autoscale.yaml"
             path.write_text(yaml.safe_dump(config(policy), sort_keys=False))
             with router(path, None) as running:
-                told, seen = asyncio.run(trace(running, seconds, random.Random(seed)))
+                told, seen = asyncio.run(trace(running, seconds, pinned, random.Random(seed)))
         rows.append(summarise(policy, told, seen, seconds))
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
     ideal = sum(load * share * seconds for load, share in STEPS)
     click.echo(f"{seconds:.0f} s; {NEEDED} replicas needed at most, {ideal:.0f} replica-seconds of work")
-    heads = (("requests", 8), ("ready s", 8), ("most", 5), ("replica-s", 9), ("asked for", 9), ("late", 6), ("errors", 6))
+    heads = (
+        ("requests", 8), ("ready s", 8), ("most", 5), ("replica-s", 9), ("asked for", 9), ("late", 6), ("refused", 7),
+        ("errors", 6),
+    )
     click.echo(f"{'policy':<15} " + " ".join(f"{head:>{width}}" for head, width in heads))
     for row in rows:
         ready = "never" if row["ready_s"] is None else f"{row['ready_s']:.1f}"
         click.echo(
             f"{row['policy']:<15} {row['requests']:>8} {ready:>8} {row['most']:>5} {row['replica_s']:>9.0f} "
-            f"{row['asked_for']:>9.1%} {row['late']:>6.1%} {row['errors']:>6}"
+            f"{row['asked_for']:>9.1%} {row['late']:>6.1%} {row['refused']:>7} {row['errors']:>6}"
         )
 
 

@@ -53,7 +53,10 @@ def config(faults: Path, engines: dict[str, dict[str, Any]] | None = None, **sec
     ]
     args = {
         "models": models, "tiers": {"fast": "small", "best": "large"},
-        "limits": {"request_timeout_s": REQUEST_TIMEOUT_S, "replica_timeout_s": 4.0, "max_queue_s": 4.0, "body_timeout_s": 5.0},
+        "limits": {
+            "request_timeout_s": REQUEST_TIMEOUT_S, "replica_timeout_s": 4.0, "max_queue_s": 4.0, "headers_timeout_s": 3.0,
+            "body_timeout_s": 5.0,
+        },
         "cache": {"max_bytes": 4_000_000}, **sections,
     }
     return {

@@ -7,7 +7,9 @@ one index, and no error says so; here every text goes to one of the two by turns
 
 Adapters: fitted on the abstracts alone, on these and their sentences, or on text of another domain (sentence pairs, questions
 of bank customers), and searched with the claims, which no map was fitted on. `--mpnet FOLDER` adds all-mpnet-base-v2 from its
-folder. `--keep FOLDER` keeps vectors, so that a run that was interrupted goes on where it stopped.
+folder. `--keep FOLDER` keeps vectors, so that a run that was interrupted goes on where it stopped. The last column is what a
+router says at its start to a collection with this adapter and the default `min_recall`; it takes none between models that have no
+fingerprint.
 """
 
 import asyncio
@@ -15,6 +17,7 @@ import csv
 import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -28,11 +31,13 @@ from deployments.corpus import Text
 from deployments.engines.base import Vectors
 from deployments.offline import Offline
 from deployments.serve_config import application
-from router.adapters import METHODS, Method
-from router.config import ModelConfig, RouterArgs
+from router.adapters import METHODS, Adapter, Method, load_adapters, save
+from router.config import CollectionConfig, ModelConfig, RouterArgs, resolve_path
+from router.fingerprint import load as load_fingerprint
 from router.retrieval import ndcg, nearest, recall
 from router.schema import Side
 from router.spaces import Space
+from router.strict import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 EVAL = ROOT / ".." / "shared" / "eval"
@@ -132,20 +137,38 @@ async def bridges(embed: Remembering, args: RouterArgs, data: Data, methods: Seq
     if more:
         fitted |= {"and sentences": [*data.documents, *data.sentences], "another domain": data.foreign}
         fitted["all of these"] = [*data.documents, *data.sentences, *data.foreign]
-    lines = [f"{'from':22} {'to':22} {'fitted on':16} {'texts':>6}  {'method':10} {'recall@10':>9} {'kept':>15} {'nDCG kept':>9}"]
+    digests = {
+        name: load_fingerprint(resolve_path(model.fingerprint.file, args.base_dir)).digest if model.fingerprint else ""
+        for name, model in args.models.items()
+    }
+    heads = f"{'fitted on':16} {'texts':>6}  {'method':10} {'recall@10':>9} {'kept':>15} {'nDCG kept':>9}  a router"
+    lines = [f"{'from':22} {'to':22} {heads}"]
     for source, target in pairs:
         for on, texts in fitted.items():
             for method in methods:
                 given = Material(texts, data.documents, data.queries, data.judgements)
                 own, into = (Space(model, args.models[model].dimensions) for model in (source, target))
-                made = await align(embed, own, into, {source: "", target: ""}, given, method)
+                made = await align(embed, own, into, digests, given, method)
                 kept = made.kept
                 lines.append(
                     f"{source:22} {target:22} {on:16} {made.texts:6d}  {method:10} {kept.own_recall * kept.recall:9.3f} "
-                    f"{kept.recall:7.1%} ±{2 * kept.error:6.1%} {kept.ndcg:9.1%}"
+                    f"{kept.recall:7.1%} ±{2 * kept.error:6.1%} {kept.ndcg:9.1%}  {verdict(args, made)}"
                 )
                 click.echo(lines[-1], err=True)
     return lines
+
+
+def verdict(args: RouterArgs, adapter: Adapter) -> str:
+    """Whether a router with these models starts with a collection that names the adapter."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "adapter.npz"
+        save(adapter, file)
+        collection = CollectionConfig(space=str(adapter.target), adapters=(str(file),))
+        try:
+            load_adapters(args.model_copy(update={"collections": {"docs": collection}}))
+        except ConfigError as error:
+            return "no fingerprint" if "no `fingerprint`" in str(error) else "refuses it"
+    return "takes it"
 
 
 def with_mpnet(args: RouterArgs, folder: Path) -> RouterArgs:

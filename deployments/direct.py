@@ -29,7 +29,6 @@ from deployments.dispatch import ReplicaLost
 from deployments.engines.base import EngineDead, EngineError, EngineFailed, EngineOverloaded
 from deployments.logs import where
 from deployments.wire import Call, Reply, pack_call, pack_reply, unpack_call, unpack_reply
-from router.errors import Overloaded
 
 HELLO, CALL, CANCEL, REPLY, ERROR = range(5)
 _HEAD = struct.Struct("<IIB")  # bytes that follow, number of the call, kind
@@ -281,15 +280,12 @@ class DirectTransport:
         self._keeping: dict[tuple[str, str], asyncio.Task[None]] = {}  # (model, replica)
 
     async def send(self, model: str, call: Call, replica: str) -> Reply:
-        """Call `replica`; raises ReplicaLost when it died on the way, Overloaded when what is behind it takes no more."""
+        """Call `replica`; raises ReplicaLost when it died on the way, else EngineError."""
         line = self.lines.get(replica)
         if line is None or line.lost.done():
             return await self._handles.send(model, call, replica)
-        try:
-            with self._handles.counted(model, replica):
-                return await line.send(call)
-        except EngineOverloaded as error:
-            raise Overloaded(model, error.retry_after_s) from error
+        with self._handles.counted(model, replica):
+            return await line.send(call)
 
     async def wake(self, model: str) -> None:
         """Ask Serve for a first replica."""

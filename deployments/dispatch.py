@@ -8,9 +8,10 @@ large one. `bulk` goes when nothing interactive waits.
 
 A chunk whose caller has left is dropped when popped; a call is cancelled when all of its callers have left. A call that fails
 because its replica died or hangs is sent once more elsewhere; one that fails for another reason is sent again chunk by chunk, so
-that a bad chunk harms nobody else, and to another replica where there is one. A replica hangs when it has calls and answers none
-of them for `replica_timeout_s`, or for several times what they should take. One that failed is left alone for a while, and for
-longer each time it fails again. Every chunk ends with rows or with an error that says why.
+that a bad chunk harms nobody else, and to another replica where there is one. What a server behind the engines refuses for now
+is not sent again: its callers are told when to come back, as it said. A replica hangs when it has calls and answers none of them
+for `replica_timeout_s`, or for several times what they should take. One that failed is left alone for a while, and for longer
+each time it fails again. Every chunk ends with rows or with an error that says why.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from deployments.chunks import Chunk, Rows, call_of, cuts
-from deployments.engines.base import EngineFailed, TokenIds
+from deployments.engines.base import EngineFailed, EngineOverloaded, TokenIds
 from deployments.logs import REQUEST_IDS
 from deployments.tracing import Tracing
 from deployments.wire import Call, Reply, max_rows
@@ -49,7 +50,7 @@ class ReplicaLost(Exception):
 
 
 class Transport(Protocol):
-    """How a call reaches a replica; raises ReplicaLost when it did not, or died on the way."""
+    """How a call reaches a replica; raises ReplicaLost when it did not, or died on the way, else what the engine raised."""
 
     async def send(self, model: str, call: Call, replica: str) -> Reply: ...
 
@@ -394,6 +395,9 @@ class Lane:
         except ReplicaLost as error:
             self._take_out(replica)
             self._again(chunks, str(error), replica, alone=False)
+        except EngineOverloaded as error:
+            for chunk in chunks:
+                self._settle(chunk, Overloaded(self.model, error.retry_after_s))
         except RouterError as error:
             for chunk in chunks:
                 self._settle(chunk, error)

@@ -70,13 +70,9 @@ class HandleTransport:
         except RayTaskError as error:
             if isinstance(error.cause, EngineDead):
                 raise ReplicaLost(f"the engine of replica {replica} died: {error.cause}") from error
-            if isinstance(error.cause, EngineOverloaded):
-                raise Overloaded(model, error.cause.retry_after_s) from error
-            if isinstance(error.cause, EngineFailed):
+            if isinstance(error.cause, EngineOverloaded | EngineFailed):
                 raise error.cause from None
             raise
-        except EngineOverloaded as error:
-            raise Overloaded(model, error.retry_after_s) from error
         except BackPressureError as error:
             raise Overloaded(model, error.retry_after_s or 1.0) from error
         except DeploymentUnavailableError as error:

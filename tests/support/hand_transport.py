@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from deployments.dispatch import ReplicaLost
+from deployments.engines.base import EngineOverloaded
 from deployments.wire import Call, Failure, Reply
 from router.feedback import Counters
 
@@ -41,6 +42,10 @@ class OpenCall:
     def fail(self) -> None:
         """The engine raised something."""
         self.future.set_exception(ValueError("poison"))
+
+    def refuse(self, retry_after_s: float) -> None:
+        """What is behind the engine takes no more for now."""
+        self.future.set_exception(EngineOverloaded("429", retry_after_s))
 
 
 @dataclass

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deployments.direct import Address, DirectTransport, Line, Listener
 from deployments.dispatch import ReplicaLost
-from deployments.engines.base import EngineDead, EngineError
+from deployments.engines.base import EngineDead, EngineError, EngineOverloaded
 from deployments.wire import Call, Failure, Reply, pack_call, pack_reply, unpack_call, unpack_reply
 from router.feedback import Counters
 
@@ -265,6 +265,16 @@ async def test_what_fails_at_the_replica_is_said_here(replica: Replica, error: E
     with pytest.raises(raised, match=str(error)) as seen:
         await line.send(call(1))
     assert type(seen.value) is raised
+    line.close()
+
+
+async def test_when_to_come_back_travels_with_a_refusal(replica: Replica) -> None:
+    replica.error = EngineOverloaded("the server behind it is full", 7.5)
+    replica.go_on.set()
+    line = await Line.open(replica.address)
+    with pytest.raises(EngineOverloaded, match="is full") as seen:
+        await line.send(call(1))
+    assert seen.value.retry_after_s == 7.5
     line.close()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deployments.chunks import Rows
-from deployments.dispatch import Lane
+from deployments.dispatch import FAILURES_IN_A_ROW, Lane
 from deployments.wire import Failure, max_rows
 from router.config import Routing
 from router.domain import Curve, Model
@@ -347,6 +347,21 @@ async def test_bulk_that_others_would_keep_waiting_beyond_its_deadline_is_refuse
     assert int(refused.value.headers["retry-after"]) >= 1
     assert not bench.submit(102, 900, deadline_s=bench.clock() + 8.0)[0].done()  # what is interactive would be in time
     await bench.transport.answer_all()
+
+
+async def test_what_a_server_behind_the_engine_refuses_for_now_is_not_sent_again_and_its_time_is_passed_on(bench: Bench) -> None:
+    for turn in range(2 * FAILURES_IN_A_ROW):
+        one, other = bench.submit(1, 10)[0], bench.submit(2, 10)[0]
+        await settle()
+        for call in bench.transport.open:
+            call.refuse(retry_after_s=7.0)
+        await settle()
+        for future in (one, other):
+            with pytest.raises(Overloaded) as refused:
+                await future
+            assert refused.value.headers["retry-after"] == "7"
+        assert (bench.lane.counters.retries, len(bench.transport.sent)) == (0, 2 * (turn + 1))
+    assert bench.lane.replicas_out == 0
 
 
 async def test_bulk_that_is_taken_back_makes_room_for_other_bulk(bench: Bench) -> None:

@@ -1,0 +1,190 @@
+"""A model behind somebody else's server that answers nonsense, errors, nothing, or hangs up: no request is left alone."""
+
+import asyncio
+import itertools
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from deployments import dispatch, engines
+from deployments.embedder import Host
+from deployments.engines.base import EngineDead
+from deployments.identity import WrongModel, identity_of
+from deployments.wire import Call
+from router.strict import parse_args
+from tests.support.bridges import with_fingerprints
+from tests.support.local_service import served
+
+WIDTH = 8
+TIMEOUT_S = 0.5
+AFTER_S = 7  # what the server says with a 429
+ALL = 12  # requests while it has one fault
+FAULTS = ("none", "nonsense", "html", "500", "hang up", "silence", "another width", "429", "not finite", "too few")
+
+
+def vector(text: str) -> list[float]:
+    """Unit vector that tells which text it is of."""
+    row = np.array([float(len(text)), *[1.0] * (WIDTH - 1)])
+    return [float(value) for value in row / np.linalg.norm(row)]
+
+
+def answer(fault: str, texts: list[str]) -> tuple[int, bytes]:
+    rows = [vector(text) for text in texts]
+    if fault == "nonsense":
+        return 200, b'{"data": 7}'
+    if fault == "html":
+        return 200, b"<html>we are moving</html>"
+    if fault in ("500", "429"):
+        return int(fault), b"{}"
+    if fault == "other weights":
+        rows = [row[::-1] for row in rows]
+    if fault == "another width":
+        rows = [row * 2 for row in rows]
+    if fault == "not finite":
+        rows = [[float("nan")] * WIDTH for _ in rows]
+    if fault == "too few":
+        rows = rows[1:]
+    return 200, json.dumps({"data": [{"index": at, "embedding": row} for at, row in enumerate(rows)]}).encode()
+
+
+@contextmanager
+def upstream() -> Iterator[tuple[str, list[str]]]:
+    """A server on a socket, and the list whose only entry is the fault it has now; it starts without one."""
+    fault, started, ended = ["none"], threading.Event(), asyncio.Event()
+    place: dict[str, Any] = {}
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                length = next(int(line.split(":")[1]) for line in head.splitlines() if line.startswith("content-length"))
+                texts = json.loads(await reader.readexactly(length))["input"]
+                if fault[0] == "hang up":
+                    return
+                if fault[0] == "silence":
+                    await reader.read()
+                    return
+                status, body = answer(fault[0], texts)
+                head = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\nretry-after: {AFTER_S}\r\n\r\n"
+                writer.write(head.encode() + body)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def life() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        place.update(port=server.sockets[0].getsockname()[1], loop=asyncio.get_running_loop())
+        started.set()
+        await ended.wait()
+        server.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(life(),))
+    thread.start()
+    started.wait()
+    try:
+        yield f"http://127.0.0.1:{place['port']}/v1", fault
+    finally:
+        place["loop"].call_soon_threadsafe(ended.set)
+        thread.join()
+
+
+def test_whatever_the_server_behind_a_model_does_a_request_ends_right_or_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "OUT_S", 0.05)
+    monkeypatch.setattr(dispatch, "MOST_OUT_S", 0.2)
+    with upstream() as (url, fault):
+        model = {
+            "engine": {"kind": "remote", "base_url": url, "model": "theirs", "timeout_s": TIMEOUT_S}, "dimensions": WIDTH,
+            "max_tokens": 512, "curve": {"fixed_s": 0.01, "base_s": 0, "s_per_token": 1e-5, "batch_tokens": 512},
+        }
+        args = {
+            "models": {"theirs": model}, "tiers": {"fast": "theirs"}, "routing": {"default_tier": "fast"},
+            "limits": {"request_timeout_s": 30.0}, "cache": {"max_bytes": 0},
+        }
+        ended: dict[str, Counter[str]] = {}
+        with served(args) as (base, router):
+            numbers = itertools.count()
+
+            async def ask(client: httpx.AsyncClient, seen: Counter[str]) -> None:
+                texts = ["x" * (next(numbers) % 50 + 1) for _ in range(3)]
+                reply = await client.post("/v1/embeddings", json={"input": texts, "encoding_format": "float"})
+                if reply.status_code == httpx.codes.OK:
+                    got = np.array([item["embedding"] for item in reply.json()["data"]])
+                    np.testing.assert_allclose(got, [vector(text) for text in texts], atol=1e-6)
+                    seen["right"] += 1
+                else:
+                    error = reply.json()["error"]
+                    assert error["message"], error
+                    assert reply.headers["retry-after"] == str(AFTER_S if fault[0] == "429" else 1), error
+                    seen[f"{reply.status_code} {error['code']}"] += 1
+
+            async def load() -> None:
+                async with httpx.AsyncClient(base_url=base, timeout=60) as client:
+                    for now in (*FAULTS, "none"):
+                        fault[0] = now
+                        seen = ended[now if now != "none" or not ended else "after all"] = Counter()
+                        await asyncio.gather(*(ask(client, seen) for _ in range(ALL)))
+                        fault[0] = "none"
+                        for _ in range(200):
+                            if (await client.post("/v1/embeddings", json={"input": "well again?"})).status_code == httpx.codes.OK:
+                                break
+                            await asyncio.sleep(0.05)
+                        else:
+                            pytest.fail(f"after {now!r} the model did not come back")
+
+            asyncio.run(asyncio.wait_for(load(), 120))
+            assert router.service.ledger.outstanding_tokens("theirs", 0.0) == {"theirs": 0}
+    expected = {name: Counter({"503 model_unavailable": ALL}) for name in FAULTS}
+    expected |= {"none": Counter(right=ALL), "429": Counter({"429 overloaded": ALL}), "after all": Counter(right=ALL)}
+    assert ended == expected
+
+
+async def test_a_server_that_becomes_another_model_without_a_failure_is_found_out_by_the_next_proof(tmp_path: Path) -> None:
+    now_s = [0.0]
+    with upstream() as (url, fault):
+        model = {
+            "engine": {"kind": "remote", "base_url": url, "model": "theirs"}, "dimensions": WIDTH, "max_tokens": 512,
+        }
+        args = parse_args(await with_fingerprints({"models": {"theirs": model}, "tiers": {"fast": "theirs"}}, tmp_path))
+        config = args.models["theirs"]
+        engine = engines.create(config, None)
+        await engine.start()
+        identity = identity_of(engine, config.fingerprint, None, lambda: now_s[0])
+        assert config.fingerprint is not None
+        assert identity is not None
+        host, call = Host(engine, "one", identity), Call(None, np.array([1], np.int32), ["text"], "document", [None])
+        fault[0] = "other weights"
+        await host.check_health()
+        assert (await host.embed(call)).failed == {}  # nobody can know yet
+        now_s[0] = config.fingerprint.every_s
+        await host.check_health()
+        while identity.passed + identity.failed == 0:  # noqa: ASYNC110  # it runs beside what is served
+            await asyncio.sleep(0.01)
+        for asked in (host.check_health(), host.embed(call)):
+            with pytest.raises(EngineDead, match="these are not the weights, pooling or revision"):
+                await asked
+        with pytest.raises(WrongModel):  # nor does the replica that Serve starts in its place become ready
+            await identity.prove()
+        await host.stop()
+
+
+@pytest.mark.parametrize("fault", ["nonsense", "hang up", "silence"])
+def test_a_server_that_is_broken_at_the_start_is_named(fault: str) -> None:
+    with upstream() as (url, now):
+        now[0] = fault
+        model = {
+            "engine": {"kind": "remote", "base_url": url, "model": "theirs", "timeout_s": TIMEOUT_S}, "dimensions": WIDTH,
+            "max_tokens": 9,
+        }
+        args = {"models": {"theirs": model}, "tiers": {"fast": "theirs"}, "routing": {"default_tier": "fast"}}
+        with pytest.raises(Exception, match="theirs"), served(args):
+            pass
