@@ -9,6 +9,9 @@ First a mix of texts over all models, then each model alone: where models share 
 another works, which no prediction for one model can know. The model that is slowed has its replica's process stopped every other
 10 ms. It has recovered at the first completion from which on 100 have a median ratio of actual to predicted within 10 % of 1, and
 exceed their tail at most twice as often as declared.
+
+With --slept the models are engines that sleep as long as the curves of configs/qwen3.yaml say, each as if it had a device for
+itself: what is left of the error is the router's own and that of its waits. A process that sleeps cannot be slowed, so none is.
 """
 
 import asyncio
@@ -26,8 +29,10 @@ from typing import Any, NamedTuple
 
 import click
 import psutil
+import yaml
 
-from benchmarks.live import CHARACTERS_A_TOKEN, Ask, Client, Router, Texts, router
+from benchmarks.live import CHARACTERS_A_TOKEN, ROOT, Ask, Client, Router, Texts, router
+from deployments.serve_config import application
 from router.decision_log import ANSWERED, Entry, read
 
 STOP_EVERY_S = 0.01
@@ -53,18 +58,25 @@ class Phase(NamedTuple):
 @click.option("--load", type=click.FloatRange(0.05, 0.9), default=0.4, show_default=True, help="Steady load over capacity.")
 @click.option("--seconds", type=click.IntRange(5), default=60, show_default=True, help="Of steady load; the rest follows.")
 @click.option("--slow", default="all-minilm-l6-v2", show_default=True, help="The model that is slowed.")
+@click.option("--slept", is_flag=True, help="Engines that sleep as long as Qwen3 takes on an H200, instead of --config.")
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--seed", type=int, default=0)
 def main(
-    config: Path, base_url: str | None, log: Path | None, load: float, seconds: int, slow: str, as_json: bool, seed: int
+    config: Path, base_url: str | None, log: Path | None, load: float, seconds: int, slow: str, slept: bool, as_json: bool,
+    seed: int,
 ) -> None:
     """Measure how far predictions are from what comes, and print it beside the marks."""
+    if slept and base_url is not None:
+        raise click.UsageError("--slept starts a router of its own: leave out --base-url")
     if base_url is not None and (log is None or not log.exists()):
         raise click.UsageError("--base-url needs --log with the decision log that it writes")
     if base_url is None and log is not None and log.exists():
         raise click.UsageError(f"{log} exists already; a run needs a log of its own")
     with tempfile.TemporaryDirectory() as scratch:
         path = (log or Path(scratch) / "decisions.jsonl").absolute()
+        if slept:
+            config, slow = Path(scratch) / "slept.yaml", ""
+            config.write_text(yaml.safe_dump(slept_config(), sort_keys=False))
         with router(config, base_url, decision_log={"path": str(path)}) as running:
             share = running.args.routing.miss_share
             phases, capacity = asyncio.run(_drive(running, load, seconds, slow, random.Random(seed)))
@@ -77,6 +89,25 @@ def main(
         click.echo(json.dumps({"capacity_per_s": capacity, "miss_share": share, "phases": plan, **found}, indent=2))
     else:
         click.echo("\n".join(_table(found, capacity, load, share, slow)))
+
+
+def slept_config() -> dict[str, Any]:
+    """configs/qwen3.yaml with engines that sleep, on this machine."""
+    args, _ = application(ROOT / "configs" / "qwen3.yaml")
+    models = {}
+    for name, model in args.models.items():
+        assert model.curve is not None
+        curve = model.curve.model_dump() | {"fixed_s": 0.0, "s_per_token_sq": 0.0, "s_per_text": 0.0}  # all that it can sleep
+        models[name] = {
+            "engine": {"kind": "fake", "base_s": curve["base_s"], "s_per_token": curve["s_per_token"]}, "dimensions": 64,
+            "max_tokens": 8192, "curve": curve, "quality": dict(model.quality),
+        }
+    routing = args.routing.model_dump(mode="json", include={"default_tier", "rules"}, exclude_unset=True)
+    own = [{"name": name, "ray_actor_options": {"num_cpus": 0.1}} for name in ("router", *models)]
+    return {"http_options": {"host": "127.0.0.1"}, "applications": [{
+        "name": "slept", "route_prefix": "/", "import_path": "deployments.app:build", "deployments": own,
+        "args": {"models": models, "tiers": {str(tier): name for tier, name in args.tiers.items()}, "routing": routing},
+    }]}
 
 
 async def _drive(running: Router, load: float, seconds: int, slow: str, rng: random.Random) -> tuple[list[Phase], float]:
