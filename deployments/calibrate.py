@@ -166,10 +166,8 @@ def points(samples: Sequence[Sample], batch_tokens: int, overhead_s: float) -> l
     found = []
     for sample in samples:
         steps = math.ceil(sample.tokens / batch_tokens)
-        if sample.total_s is None:
-            seconds = sample.inference_s / steps
-        else:
-            seconds = max(sample.total_s - overhead_s, 0.0) / steps + overhead_s
+        total_s = sample.total_s
+        seconds = sample.inference_s / steps if total_s is None else (total_s - overhead_s) / steps + overhead_s
         texts = math.ceil(sample.cell.texts / steps)
         found.append(Point(round(sample.tokens / steps), round(sample.tokens_sq / steps), seconds, texts))
     return found

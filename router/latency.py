@@ -150,13 +150,16 @@ class Learner:
         toward_base, toward_slope = base + both * knots, both + slope * knots
         forget = self.FORGET if base + slope < 1e4 * expected_s * expected_s else 1.0  # else constant sizes blow it up
         gain = 1.0 / (forget * expected_s * expected_s + toward_base + toward_slope * knots)
-        self._base_s = max(0.0, self._base_s + gain * toward_base * error_s)
-        self._per_knot = max(0.0, self._per_knot + gain * toward_slope * error_s)
-        self._covariance = (
-            (base - gain * toward_base * toward_base) / forget,
-            (both - gain * toward_base * toward_slope) / forget,
-            (slope - gain * toward_slope * toward_slope) / forget,
-        )
+        base_s, per_knot = self._base_s + gain * toward_base * error_s, self._per_knot + gain * toward_slope * error_s
+        base = (base - gain * toward_base * toward_base) / forget
+        both = (both - gain * toward_base * toward_slope) / forget
+        slope = (slope - gain * toward_slope * toward_slope) / forget
+        # Neither is below 0. What the steps told is a sum of the two: the one that is held at 0 takes the other along with it.
+        if base_s < 0.0 < base:
+            base_s, per_knot = 0.0, per_knot - both / base * base_s
+        if per_knot < 0.0 < slope:
+            base_s, per_knot = base_s - both / slope * per_knot, 0.0
+        self._base_s, self._per_knot, self._covariance = max(0.0, base_s), max(0.0, per_knot), (base, both, slope)
         self.count += 1
 
     @property

@@ -91,6 +91,11 @@ async def test_the_curve_that_made_the_times_comes_out(through_router: bool) -> 
     assert len(medians) == len({sample.cell for sample in measured})
 
 
+def test_a_request_that_was_faster_than_the_overhead_counts_as_it_was() -> None:
+    samples = [Sample(Cell(8, 1), 8, 64, 0.001, total_s) for total_s in (0.003, 0.004, 0.009)]
+    assert [point.seconds for point in calibrate.points(samples, 512, 0.005)] == pytest.approx([0.003, 0.004, 0.009])
+
+
 async def test_an_engine_that_reads_long_texts_in_windows_is_fitted_where_its_window_is_told() -> None:
     measured = await samples(Clockwork(TRUTH, True, 512), 4096, 512)
     made, _ = calibrate.fitted(measured, TRUTH.batch_tokens, 0.0)

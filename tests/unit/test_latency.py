@@ -278,6 +278,24 @@ def test_short_texts_in_the_flat_part_do_not_make_a_long_one_look_short() -> Non
     assert learner.curve.step(512) > 0.4
 
 
+@pytest.mark.parametrize("truth", [Curve(0.01, 0.004, 6e-6, 0.0, 16384), Curve(0.0, 0.003, 3e-4, 0.0, 2048)], ids=["gpu", "cpu"])
+@pytest.mark.parametrize("slope", [1e-4, 1e-3])
+@pytest.mark.parametrize("count", [12, 100])
+def test_short_requests_leave_the_budgets_of_long_ones_where_prior_or_truth_has_them(
+    truth: Curve, slope: float, count: int
+) -> None:
+    prior = Curve(0.005, 0.003, slope, 0.0, truth.batch_tokens)
+    full = sorted((prior.step(prior.batch_tokens), truth.step(truth.batch_tokens)))
+    for seed in range(20):
+        learner, source = Learner(prior), random.Random(seed)
+        for _ in range(count):
+            tokens = source.randint(8, 40)
+            stall = 4.0 if source.random() < 0.03 else 1.0
+            learner.observe(tokens, 0, truth.step(tokens) * math.exp(source.gauss(0.0, 0.15)) * stall)
+        assert truth.step(8) / 1.5 < learner.curve.step(24) < truth.step(40) * 1.5
+        assert full[0] / 1.5 < learner.curve.step(prior.batch_tokens) < full[1] * 2.0
+
+
 def test_a_learner_that_saw_one_size_for_long_still_learns_another() -> None:
     truth = SHAPES["cpu"]
     learner = Learner(Curve(0.005, 0.003, 1e-4, 0.0, 16384))
