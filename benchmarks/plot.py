@@ -13,7 +13,10 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = {point: found["servers"] for point, found in rows.items() if found["ratio"] is not None}
+    shown = {
+        point if found["base"].startswith("vllm serve") else f"{point}\n({found['base']} = 1)": found["servers"]
+        for point, found in rows.items() if found["ratio"] is not None
+    }
     names = [name for name in dict.fromkeys(name for one in shown.values() for name in one) if not name.startswith("vllm serve")]
     figure, axes = pyplot.subplots(figsize=(8, 0.6 * len(shown) + 1.2))
     height = 0.8 / max(1, len(names))
@@ -21,10 +24,10 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
         ratios = [one.get(name, {}).get("ratio") or 0.0 for one in shown.values()]
         bars = axes.barh([row + place * height for row in range(len(shown))], ratios, height, label=name)
         axes.bar_label(bars, fmt="%.2f", padding=3)
-    axes.axvline(1.0, color="black", linewidth=1, label="vllm serve")
+    axes.axvline(1.0, color="black", linewidth=1)
     axes.set_yticks([row + 0.4 - height / 2 for row in range(len(shown))], list(shown))
     axes.invert_yaxis()
-    axes.set_xlabel("requests/s, vllm serve on the same machine = 1")
+    axes.set_xlabel("requests/s, vllm serve on the same machine = 1, where not said otherwise")
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, bbox_inches="tight")

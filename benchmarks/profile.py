@@ -1,11 +1,13 @@
 """Where the time of a point goes: `python -m benchmarks profile --point "short c=8"`.
 
 Starts the router and one model as `make bench` does, loads them, and looks with py-spy into the router's process and the
-replica's meanwhile. Prints for each thread how much of the time it ran, and the functions that it was in: `own` is time in the
-function itself, `all` with what it called. A thread that waits for the interpreter's lock or in a system call counts as idle.
+replica's meanwhile. Prints what each process and each of its busiest threads took of a core, as the kernel counts it, and the
+functions that a thread was in: `own` is time in the function itself, `all` with what it called. Samples of a thread that waits
+are left out; so is what uvloop does between callbacks, which py-spy cannot tell from waiting.
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,8 @@ from benchmarks import load, servers
 from benchmarks.data_plane import POINTS, WARM_S
 
 RATE = 400  # samples a second
+WAITING = ("Thread.run threading.py", "InProcess._step engines/vllm_backends.py", "Condition.wait threading.py")
+SHOWN = 2  # threads of each process
 
 
 @click.command()
@@ -42,14 +46,15 @@ def main(points: tuple[str, ...], seconds: float, rows: int, native: bool, gil: 
             for seed, name in enumerate(points):
                 point = POINTS[name]
                 load.run(server.url, point.shape, point.connections, WARM_S, 1000 + seed, word_file)
-                before = {process.pid: _cpu_s(process) for process in server.tree()}
+                before, threads = {process.pid: _cpu_s(process) for process in server.tree()}, _threads(server)
                 with _recording(server, scratch, seconds, ["-n"] * native + ["--gil"] * gil) as found:
                     got = load.run(server.url, point.shape, point.connections, seconds, seed, word_file)
                 click.echo(f"\n{name}: {(got.requests - got.failures) / got.seconds:.1f}/s, p50 {got.p50_ms:.2f} ms, "
                            f"p99 {got.p99_ms:.2f} ms, {got.failures} failed")
                 _processes(server, before, got.requests, got.seconds)
+                busy = {thread: used_s - threads.get(thread, 0.0) for thread, used_s in _threads(server).items()}
                 for title, file in found.items():
-                    _report(title, file, rows)
+                    _report(title, file, rows, busy, got.seconds)
 
 
 @contextmanager
@@ -98,22 +103,32 @@ def _processes(server: servers.Server, before: dict[int, float], requests: int, 
         click.echo(f"  {100 * used_s / seconds:5.1f} % of a core, {1000 * used_s / max(1, requests):7.3f} ms a request  {title}")
 
 
-def _report(title: str, file: Path, rows: int) -> None:
-    """Functions by time, thread by thread."""
+def _threads(server: servers.Server) -> dict[int, float]:
+    """Processor time of every thread of the replicas by its number."""
+    found = {}
+    for process in server.tree():
+        if _title(process).startswith("ray::ServeReplica"):
+            found.update({thread.id: float(thread.user_time + thread.system_time) for thread in process.threads()})
+    return found
+
+
+def _report(title: str, file: Path, rows: int, busy: dict[int, float], seconds: float) -> None:
+    """Functions by time, for the threads of one process that ran most."""
     threads: dict[str, tuple[Counter[str], Counter[str]]] = {}
-    totals: Counter[str] = Counter()
     for line in file.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
-        thread, *frames = [_short(frame) for frame in stack.split(";")]
+        thread, *frames = stack.split(";")
+        frames = [_short(frame) for frame in frames]
         own, every = threads.setdefault(thread, (Counter(), Counter()))
-        totals[thread] += int(count)
-        for frame in set(frames):
-            every[frame] += int(count)
-        if frames:
+        if frames and frames[-1] not in WAITING:
             own[frames[-1]] += int(count)
-    for thread, total in totals.most_common(4):
+            for frame in set(frames):
+                every[frame] += int(count)
+    used = {thread: next((busy.get(int(digits), 0.0) for digits in re.findall(r"\d+", thread)), 0.0) for thread in threads}
+    for thread in sorted(threads, key=used.__getitem__, reverse=True)[:SHOWN]:
         own, every = threads[thread]
-        click.echo(f"\n  {title}, thread {thread}: {total} samples")
+        total = max(1, own.total())
+        click.echo(f"\n  {title}, {thread}: {100 * used[thread] / seconds:.1f} % of a core, {own.total()} samples at work")
         for one, other in zip(every.most_common(rows), own.most_common(rows), strict=False):
             shares = [f"{100 * count / total:5.1f} %  {name}" for name, count in (one, other)]
             click.echo(f"    all {shares[0]:<75.75} own {shares[1]:.70}")

@@ -46,6 +46,7 @@ from router.schema import EmbeddingsRequest, parse
 from router.spaces import Catalogue
 from router.strict import ConfigError, changed
 
+CLIENT_LEFT = 499
 LATE_S = 1.0  # what the answer to a deadline may itself take
 OFF_LOOP_NUMBERS = 500_000  # 30 ms as JSON: more are written in a thread
 EMBEDDINGS = ("/v1/embeddings", "/embeddings")
@@ -68,8 +69,8 @@ class HttpAnswer(NamedTuple):
 class Application:
     """The ASGI application of one router replica.
 
-    `alone` is without Serve around it, which says `x-request-id` itself and cancels the call of a client that leaves; the latter
-    not where it was told to leave that to us, which costs less (deployments/haproxy.py).
+    `alone` is without Serve around it. Serve says `x-request-id` itself, and cancels the call of a client that leaves, unless the
+    request says that the router does (deployments/haproxy.py).
     """
 
     def __init__(self, router: "Router", alone: bool = False) -> None:
@@ -98,7 +99,7 @@ class Application:
                 caller = access.caller(http.path(scope), headers, scope)
                 answer = await self._answer(caller, scope, headers, receive)
         except ClientLeft:
-            return
+            answer = HttpAnswer(CLIENT_LEFT, b"")  # nobody reads it; Serve counts it
         except RouterError as error:
             self._count(error, scope)
             answer = _failed(error)

@@ -23,7 +23,7 @@ def fast_norms() -> dict[str, list[str]]:
 
         current_platform.import_kernels()
         known = PROVIDER in ops.rms_norm.impls
-        norm, add_and_norm = torch.ops._C.rms_norm, torch.ops._C.fused_add_rms_norm
+        norm, add_and_norm = torch.ops._C.rms_norm.default, torch.ops._C.fused_add_rms_norm.default
     except (ImportError, AttributeError) as error:
         log.warning("vLLM's kernels for RMSNorm cannot be used, its slower way is taken: %s", error)
         return {}

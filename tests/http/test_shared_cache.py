@@ -162,6 +162,17 @@ async def test_a_redis_that_dies_and_comes_back_is_used_again(server: RedisServe
     assert not bench.cache.paused
 
 
+async def test_what_cannot_be_written_is_dropped_and_counted_and_later_writes_arrive(server: RedisServer, bench: Bench) -> None:
+    server.kill()
+    await bench.put(1, 2)
+    counters = bench.cache.counters
+    assert (counters.failures, counters.dropped, counters.written) == (1, 2, 0)
+    server.start()
+    await bench.put(3)
+    assert [entry is not None for entry in await bench.get(1, 2, 3)] == [False, False, True]
+    assert (counters.dropped, counters.written) == (2, 1)
+
+
 async def test_each_failure_after_a_pause_makes_the_next_one_longer(server: RedisServer, bench: Bench) -> None:
     server.kill()
     pauses = []

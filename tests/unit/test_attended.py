@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -92,6 +93,26 @@ async def test_a_client_who_stays_gets_the_answer_and_is_listened_to_no_longer()
     for _ in range(5):
         await asyncio.sleep(0)  # nothing comes after the answer
     assert client.listeners == 0
+
+
+@pytest.mark.parametrize("moments", range(6))
+async def test_a_client_that_leaves_as_the_answer_is_made_cancels_nothing_after_it(moments: int) -> None:
+    client = Client()
+
+    async def work() -> int:
+        await asyncio.sleep(0.01)
+        client.leave()
+        for _ in range(moments):
+            await asyncio.sleep(0)
+        return 7
+
+    with suppress(ClientLeft):
+        assert await http.attended(work(), FAR_S, client.receive) == 7
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
 
 
 async def test_somebody_elses_cancellation_goes_first() -> None:

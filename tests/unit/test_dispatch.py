@@ -108,6 +108,19 @@ async def test_a_reply_never_exceeds_the_message_limit() -> None:
     ledger.assert_empty()
 
 
+async def test_small_requests_that_share_a_call_keep_its_reply_below_the_message_limit() -> None:
+    transport, ledger, most = HandTransport(width=4096), Ledger({"m": 3}), max_rows(4096)
+    lane = Lane("m", 4096, 100_000, 3, 1_000_000, 1000.0, 1000.0, transport, ledger, feedback(), Clock(), random.Random(1))
+    lane.replicas_changed(["a"])
+    texts = [[np.array([100 * request + row], np.int32) for row in range(32)] for request in range(20)]
+    futures = [lane.submit(ids, None, [1] * 32, "document", None)[0] for ids in texts]
+    await transport.answer_all()
+    rows = [len(sent.call.lengths) for sent in transport.sent]
+    assert max(rows) == most // 32 * 32  # as many as fit
+    assert firsts([await future for future in futures]) == [100 * request + row for request in range(20) for row in range(32)]
+    ledger.assert_empty()
+
+
 async def test_a_small_request_does_not_wait_behind_fifty_long_ones(bench: Bench) -> None:
     long = [bench.submit(1000 + index, 900)[0] for index in range(50)]
     await settle()
