@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SMALL_TOKENS = 512  # a chunk up to this size shares a call
 SMALL_ROWS = 32
+SMALL_BYTES = 65_536  # of text, which may be long and have few tokens
 
 
 class Rows(NamedTuple):
@@ -45,6 +46,8 @@ class Chunk:
     queued_s: float = 0.0
     waiting: bool = False  # counted among what waits
     failed_at: str | None = None  # the replica that it was sent to in vain
+    suspect: str | None = None  # the replica whose engine made no vector of a text in it, where others did not fail
+    lines_broken: int = 0  # that it was on, and that count for no try
     request_ids: tuple[str, ...] = ()
     origin: "SpanContext | None" = None  # of the request's span, where that is recorded
 
@@ -54,8 +57,15 @@ class Chunk:
         return int(np.dot(lengths, lengths if span is None else np.minimum(lengths, span)))
 
     @property
+    def size(self) -> int:
+        """At most so many bytes of text."""
+        return 0 if self.texts is None else 4 * sum(map(len, self.texts))
+
+    @property
     def small(self) -> bool:
-        return self.tokens <= SMALL_TOKENS and len(self.lengths) <= SMALL_ROWS and not self.alone
+        return (
+            self.tokens <= SMALL_TOKENS and len(self.lengths) <= SMALL_ROWS and not self.alone and self.size <= SMALL_BYTES
+        )
 
 
 def cuts(

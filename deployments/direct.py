@@ -6,8 +6,9 @@ handle calls can connect; whoever connects says the token first and is cut off o
 take the handle: when a replica is new, when a firewall is in the way, when Ray's own traffic is encrypted (RAY_USE_TLS).
 
 - A cancelled call is cancelled at the replica; a router that dies takes its texts out of the engine.
-- A replica that dies ends its connections: what it had is ReplicaLost at once. A node that vanishes is noticed by TCP in
-  10 s. A replica that Serve stops answers what it has taken first.
+- A replica that dies ends its connections, which is known at once: what it had is LineLost, and the next call to it, over Serve's
+  handle, says whether only the line broke. A node that vanishes is noticed by TCP in 10 s, and what it had is ReplicaLost. A
+  replica that Serve stops answers what it has taken first.
 - Serve counts these calls as it counts its own, so `target_ongoing_requests` and its gauges mean what they did.
 """
 
@@ -25,10 +26,11 @@ from typing import NamedTuple, Protocol, cast
 
 import orjson
 
-from deployments.dispatch import ReplicaLost
+from deployments.dispatch import LineLost, ReplicaLost
 from deployments.engines.base import EngineDead, EngineError, EngineFailed, EngineOverloaded
 from deployments.logs import where
 from deployments.wire import Call, Reply, pack_call, pack_reply, unpack_call, unpack_reply
+from router.errors import RequestTooLarge
 
 HELLO, CALL, CANCEL, REPLY, ERROR = range(5)
 _HEAD = struct.Struct("<IIB")  # bytes that follow, number of the call, kind
@@ -215,13 +217,19 @@ class Line(_Frames):
         return line
 
     async def send(self, call: Call) -> Reply:
-        """Make one call; cancelling it cancels it at the replica. Raises ReplicaLost, or EngineError with what failed there."""
+        """Make one call; cancelling it cancels it at the replica. Raises ReplicaLost, or EngineError with what failed there.
+
+        Raises RequestTooLarge for what the replica would hang up on, with the calls of everybody else.
+        """
         if self.lost.done():
-            raise ReplicaLost(f"the connection to replica {self.replica} is closed")
+            raise LineLost(f"the connection to replica {self.replica} is closed")
+        packed = pack_call(call)
+        if len(packed) > _MOST_BYTES:
+            raise RequestTooLarge(_MOST_BYTES)
         self._number = number = (self._number + 1) & 0xFFFFFFFF
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._calls[number] = future
-        self.write(number, CALL, pack_call(call))
+        self.write(number, CALL, packed)
         try:
             return await future
         except asyncio.CancelledError:
@@ -262,9 +270,10 @@ class Line(_Frames):
 
     def connection_lost(self, exc: Exception | None) -> None:
         why = f"the connection to replica {self.replica} broke" + (f": {exc}" if exc else "")
+        hung_up = exc is None or isinstance(exc, ConnectionError)  # else nobody is there to say anything
         for future in self._calls.values():
             if not future.done():
-                future.set_exception(ReplicaLost(why))
+                future.set_exception(LineLost(why) if hung_up else ReplicaLost(why))
         if not self.greeted.done():
             self.greeted.set_exception(ConnectionError(why))
         if not self.lost.done():

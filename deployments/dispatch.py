@@ -8,13 +8,15 @@ large one. `bulk` goes when nothing interactive waits.
 
 A chunk whose caller has left is dropped when popped; a call is cancelled when all of its callers have left. A call that fails
 because its replica died or hangs is sent once more elsewhere; one that fails for another reason is sent again chunk by chunk, so
-that a bad chunk harms nobody else, and to another replica where there is one. What a server behind the engines refuses for now
+that a bad chunk harms nobody else, and to another replica where there is one. A text that fails alone is sent again too, and
+held against its replica only where another one can embed it. What a server behind the engines refuses for now
 is not sent again: its callers are told when to come back, as it said. A replica hangs when it has calls and answers none of them
 for `replica_timeout_s`, or for several times what they should take. One that failed is left alone for a while, and for longer
 each time it fails again. Every chunk ends with rows or with an error that says why.
 """
 
 import asyncio
+import logging
 import math
 import random
 from collections import deque
@@ -28,11 +30,11 @@ import numpy as np
 
 from deployments.chunks import Chunk, Rows, call_of, cuts
 from deployments.engines.base import EngineFailed, EngineOverloaded, TokenIds
-from deployments.logs import REQUEST_IDS
+from deployments.logs import REQUEST_IDS, where
 from deployments.tracing import Tracing
-from deployments.wire import Call, Reply, max_rows
+from deployments.wire import MESSAGE_BYTES, Call, Reply, max_rows
 from router.capacity import Ask, Demand
-from router.errors import DeadlineExceeded, ModelUnavailable, Overloaded, RouterError
+from router.errors import DeadlineExceeded, InternalError, ModelUnavailable, Overloaded, RouterError
 from router.feedback import Feedback
 from router.ledger import Dispatch, Ledger
 
@@ -44,9 +46,15 @@ HANGS_AFTER = 5.0  # times what its calls should take
 RETRY_AFTER_S = 1.0  # what a caller is told when nothing better is known
 LEAST_BULK_SHARE = 0.05  # of the capacity, whatever else there is to do: an estimate, for bulk gets what is left
 
+log = logging.getLogger("ray.serve")
+
 
 class ReplicaLost(Exception):
     """The replica died or cannot be reached; the work may be sent elsewhere."""
+
+
+class LineLost(ReplicaLost):
+    """The connection to the replica broke, which says nothing of the replica: there may be another way to it."""
 
 
 class Transport(Protocol):
@@ -202,8 +210,10 @@ class Lane:
 
     def pump(self) -> None:
         """Send what can be sent now."""
+        stuck: set[int] = set()  # kinds of which nothing may go to a replica that has room
         while True:
-            small_waits, large_waits = self._waits(self._small), self._waits(self._large)
+            small_waits = SMALL not in stuck and self._waits(self._small)
+            large_waits = LARGE not in stuck and self._waits(self._large)
             if small_waits and self._may_send(SMALL, large_waits):
                 queues = self._small
             elif large_waits and self._may_send(LARGE, small_waits):
@@ -213,12 +223,19 @@ class Lane:
                     self._wake()
                 return
             failed_at = self._first(queues).failed_at if len(self.replicas) > 1 else None
-            replica = self.ledger.pick(self.model, self.clock(), self.rng, failed_at)
+            replica, aside = self.ledger.pick(self.model, self.clock(), self.rng, failed_at), list[Chunk]()
+            if replica is None and failed_at is not None:  # it waits for another replica, and nobody waits behind it
+                replica = self.ledger.pick(self.model, self.clock(), self.rng)
+                aside = self._failed_here(queues, replica)
             if replica is None:
                 return
-            chunks = self._take_small(failed_at) if queues is self._small else self._take_large()
+            chunks = self._take_small(replica) if queues is self._small else self._take_large()
+            for chunk in reversed(aside):
+                queues[chunk.bulk].appendleft(chunk)
             if chunks:
                 self._launch(chunks, replica)
+            elif aside:
+                stuck.add(SMALL if queues is self._small else LARGE)
 
     def warm(self) -> None:
         """Work went elsewhere because this model has no replica: ask for one."""
@@ -283,6 +300,15 @@ class Lane:
         """The chunk that goes next; one waits."""
         return (queues[0] or queues[1])[0]
 
+    @staticmethod
+    def _failed_here(queues: tuple[deque[Chunk], deque[Chunk]], replica: str | None) -> list[Chunk]:
+        """Take out the chunks in front that `replica` failed; they still count as waiting."""
+        found = []
+        for queue in queues:
+            while replica is not None and queue and queue[0].failed_at == replica:
+                found.append(queue.popleft())
+        return found
+
     def _waits(self, queues: tuple[deque[Chunk], deque[Chunk]]) -> bool:
         """Whether a live chunk waits; dead ones in front are dropped on the way."""
         for queue in queues:
@@ -317,13 +343,13 @@ class Lane:
                     return [chunk]
         return []
 
-    def _take_small(self, failed_at: str | None) -> list[Chunk]:
-        """Small chunks for one call: interactive first, up to one batch, one reply's rows and one side of the prompt.
+    def _take_small(self, replica: str) -> list[Chunk]:
+        """Small chunks for one call: interactive first, up to one batch, message and reply, all of one side of the prompt.
 
-        Where the first one failed at a replica, those that join it failed there too: the call goes to another.
+        None that `replica` failed joins where there is another replica.
         """
         chunks: list[Chunk] = []
-        tokens = rows = 0
+        tokens = rows = size = 0
         most_rows = max_rows(self.dimensions)
         for queue in self._small:
             while queue:
@@ -331,14 +357,15 @@ class Lane:
                 if chunks and (
                     tokens + chunk.tokens > self.batch_tokens
                     or rows + len(chunk.lengths) > most_rows
+                    or size + chunk.size > MESSAGE_BYTES
                     or chunk.input_type != chunks[0].input_type
-                    or (len(self.replicas) > 1 and chunk.failed_at not in (None, failed_at))
+                    or (len(self.replicas) > 1 and chunk.failed_at == replica)
                 ):
                     return chunks
                 self._unqueue(queue)
                 if self._alive(chunk):
                     chunks.append(chunk)
-                    tokens, rows = tokens + chunk.tokens, rows + len(chunk.lengths)
+                    tokens, rows, size = tokens + chunk.tokens, rows + len(chunk.lengths), size + chunk.size
         return chunks
 
     def _launch(self, chunks: list[Chunk], replica: str) -> None:
@@ -365,9 +392,13 @@ class Lane:
                 self._in_flight[kind] -= 1
                 at.calls[kind] -= 1
             self._flights.discard(task)
-            if task.cancelled() or task.exception() is not None:
+            if task.cancelled():
                 for chunk in chunks:
                     self._settle(chunk, self._stopping())
+            elif (error := task.exception()) is not None:
+                log.error("what %s answered could not be handed out:\n%s", self.model, where(error))
+                for chunk in chunks:
+                    self._settle(chunk, InternalError())
             self.pump()
 
         task.add_done_callback(landed)
@@ -392,6 +423,8 @@ class Lane:
                 reply = await self.transport.send(self.model, call, replica)
             if reply.vectors.shape != (rows := sum(len(chunk.lengths) for chunk in chunks), self.dimensions):
                 raise ValueError(f"{self.model} answered {reply.vectors.shape} for {rows} texts of {self.dimensions} dimensions")
+        except LineLost as error:
+            self._again(chunks, str(error), replica, alone=False, broken_line=True)
         except ReplicaLost as error:
             self._take_out(replica)
             self._again(chunks, str(error), replica, alone=False)
@@ -407,9 +440,7 @@ class Lane:
             self._again(chunks, why, replica, alone=True)
         else:
             now = self.clock()
-            if any(failure.code == "engine" for failure in reply.failed.values()):
-                self._failed(at, replica)
-            else:
+            if sum(failure.code == "engine" for failure in reply.failed.values()) < rows:
                 at.failures = 0
                 self._strikes.pop(reply.replica, None)
             self.ledger.completed(dispatch)
@@ -452,22 +483,31 @@ class Lane:
             failed = {row - start: failure for row, failure in reply.failed.items() if start <= row < stop}
             faults = [failure.message for failure in failed.values() if failure.code == "engine"]
             if faults and not chunk.tries:  # the engine's fault, perhaps of this replica alone
+                chunk.suspect = reply.replica
                 self._again([chunk], faults[0], reply.replica, alone=True)
                 continue
+            if not faults and (suspect := chunk.suspect) not in (None, reply.replica) and suspect in self._at:
+                self._failed(self._at[suspect], suspect)
             chunk.future.set_result(Rows(
                 reply.vectors[start:stop], reply.tokens[start:stop], failed,
                 sent_s - chunk.queued_s + reply.queue_s, reply.inference_s,
             ))
 
-    def _again(self, chunks: Sequence[Chunk], why: str, replica: str, alone: bool) -> None:
-        """Send each chunk once more, in front of the queue and to another replica; a second failure is its caller's."""
+    def _again(self, chunks: Sequence[Chunk], why: str, replica: str, alone: bool, broken_line: bool = False) -> None:
+        """Send each chunk once more, in front of the queue and to another replica; a second failure is its caller's.
+
+        A first broken line counts for none: where the replica died the next call to it says so.
+        """
         for chunk in reversed(chunks):  # each goes in front of the one before
             if chunk.future.done():
                 continue
-            if chunk.tries:
+            if broken_line and not chunk.lines_broken:
+                chunk.lines_broken += 1
+            elif chunk.tries:
                 self._settle(chunk, ModelUnavailable([f"{self.model} failed twice: {why}"], RETRY_AFTER_S))
                 continue
-            chunk.tries += 1
+            else:
+                chunk.tries += 1
             chunk.failed_at = replica
             chunk.alone = chunk.alone or alone
             self.counters.retries += 1

@@ -92,8 +92,8 @@ class Host:
                 texts=[call.texts[row] for row in keep] if call.texts is not None else None,
                 input_type=call.input_type,
             )
-            if self._identity is not None and self._identity.doubted:
-                await self._identity.prove()
+            if self._identity is not None:
+                await self._identity.certain()
             started = time.monotonic()
             embedded = await self._engine.embed(batch)
             ended = time.monotonic()

@@ -36,10 +36,19 @@ class Identity:
         self.passed = self.failed = self.put_off = 0  # proofs
         self.doubted = False  # the engine failed since: no text may pass before it has proved itself again
         self._doubts = 0
+        self._proof: asyncio.Task[None] | None = None  # that texts wait for
 
     def doubt(self) -> None:
         """The engine failed: what it was before proves nothing any more, nor does a proof that was under way."""
         self.doubted, self._doubts = True, self._doubts + 1
+
+    async def certain(self) -> None:
+        """Return once nothing is doubted; raises as `prove` does. All who wait wait for the same proof."""
+        while self.doubted:
+            if self._proof is None or self._proof.done():
+                self._proof = asyncio.create_task(self.prove())
+                self._proof.add_done_callback(_seen)
+            await asyncio.shield(self._proof)  # it is not one caller's to cancel
 
     async def prove(self) -> None:
         """Embed the probes; raises WrongModel when a vector is not the stored one's, EngineError when there is none."""
@@ -85,9 +94,16 @@ class Identity:
             self._running = None
 
     def stop(self) -> None:
-        """Give up a proof that runs."""
-        if self._running is not None:
-            self._running.cancel()
+        """Give up the proofs that run."""
+        for proof in (self._running, self._proof):
+            if proof is not None:
+                proof.cancel()
+
+
+def _seen(proof: "asyncio.Task[None]") -> None:
+    """Read the error that nobody waited for any longer."""
+    if not proof.cancelled():
+        proof.exception()
 
 
 def identity_of(

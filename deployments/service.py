@@ -27,6 +27,7 @@ from router.domain import Decision, Features, Load, Model, OnMiss, Reason, Reque
 from router.errors import (
     BudgetUnreachable,
     ContextLengthExceeded,
+    DeadlineExceeded,
     InternalError,
     InvalidValue,
     MaxTokensPerRequest,
@@ -259,12 +260,15 @@ class Service:
         if request.on_budget_miss is OnMiss.REJECT and plan.asked.deadline_s is not None:
             deadline_s = min(deadline_s, plan.asked.deadline_s)
         gathering = self.gatherers[model].gather(prepared, deadline_s, request.priority == "bulk")
-        if self.tracing is None:
-            got = await gathering
-        else:
-            with self.tracing.dispatching(plan) as dispatching:
+        try:
+            if self.tracing is None:
                 got = await gathering
-                dispatching.answered(got.known, got.queue_s, got.inference_s)
+            else:
+                with self.tracing.dispatching(plan) as dispatching:
+                    got = await gathering
+                    dispatching.answered(got.known, got.queue_s, got.inference_s)
+        except DeadlineExceeded:
+            raise DeadlineExceeded(deadline_s - arrived_s) from None  # what the caller gave, not what was left of it here
         now = self.clock()
         self.latencies[model].append((now, now - arrived_s))
         # Bulk waits for everybody else, so how late it was says nothing of the next interactive request. What was cut may be in

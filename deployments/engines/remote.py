@@ -22,7 +22,7 @@ import httpx
 import numpy as np
 import orjson
 
-from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, EngineOverloaded, Vectors
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, EngineOverloaded, InvalidText, Vectors
 from deployments.engines.common import normalise, probe
 from router import config
 
@@ -83,14 +83,14 @@ class RemoteEngine:
             reply = await self._post(texts)
         except _Refused as error:
             if len(texts) == 1:
-                return Embedded(np.ones((1, self.dimensions), np.float32), [_guess(texts[0])], {0: EngineError(str(error))})
+                return Embedded(np.ones((1, self.dimensions), np.float32), [_guess(texts[0])], {0: InvalidText(str(error))})
             middle = len(texts) // 2
             left, right = await self._embed(texts[:middle]), await self._embed(texts[middle:])
             failed = left.failed | {middle + row: reason for row, reason in right.failed.items()}
             return Embedded(np.concatenate([left.vectors, right.vectors]), left.tokens + right.tokens, failed)
         try:
             return Embedded(self._vectors(reply["data"], len(texts)), _tokens(reply, texts))
-        except (KeyError, TypeError, ValueError) as error:
+        except (IndexError, KeyError, TypeError, ValueError) as error:
             raise EngineError(f"{self._where} answered nonsense: {type(error).__name__}: {error}") from error
 
     async def _post(self, texts: list[str]) -> Any:
@@ -119,8 +119,10 @@ class RemoteEngine:
 
     def _vectors(self, data: Any, texts: int) -> Vectors:
         """The vectors in the order of `index`; raises ValueError, KeyError or TypeError for what is not a reply."""
-        if sorted(item["index"] for item in data) != list(range(texts)):
-            raise ValueError(f"{len(data)} vectors for {texts} texts, or an index twice")
+        places = [item["index"] for item in data]
+        # Python takes 0.0 and false for 0, and numpy takes false for a mask.
+        if any(type(place) is not int for place in places) or sorted(places) != list(range(texts)):
+            raise ValueError(f"{len(data)} vectors for {texts} texts, an index twice, or one that is no whole number")
         vectors = np.empty((texts, self.dimensions), np.float32)
         for item in data:
             embedding = item["embedding"]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from deployments.engines.base import EngineDead, EngineError, Vectors
+from deployments.engines.base import EngineDead, EngineError, InvalidText, Vectors
 from deployments.metrics import EngineStats
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class InProcess:
                     try:
                         engine.add_request(name, tokens_input(ids), params)
                     except (ValueError, VLLMClientError) as error:  # of this text alone
-                        job.failed[row] = EngineError(f"vLLM refuses text {row}: {error}")
+                        job.failed[row] = InvalidText(f"vLLM refuses text {row}: {error}")
                         job.left -= 1
                     else:
                         running[name] = job, row
@@ -321,7 +321,7 @@ class Workers:
             async for output in self._llm.encode(tokens_input(ids), PoolingParams(task="embed"), next(self._names)):
                 vectors[row] = output.outputs.data.float().numpy()
         except (ValueError, VLLMClientError) as error:
-            failed[row] = EngineError(f"vLLM refuses text {row}: {error}")
+            failed[row] = InvalidText(f"vLLM refuses text {row}: {error}")
         except EngineDeadError as error:
             self._dead = EngineDead(f"vLLM's processes are gone, the replica must be replaced: {error}")
             raise self._dead from error

@@ -165,6 +165,7 @@ def test_a_request_ends_by_its_timeout_whatever_the_engine_does(tmp_path_factory
     with served({"models": {"hangs": hangs}, "tiers": {"fast": "hangs"}, "limits": {"request_timeout_s": 0.5}}) as (url, _):
         answer = ask(url)
         assert error(answer) == (504, "deadline_exceeded")
+        assert answer.json()["error"]["message"].startswith("no answer within 500 ms;")
 
 
 def test_json_of_every_kind_of_nesting_is_an_answer_and_never_a_crash(url: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deployments.dispatch import ReplicaLost
+from deployments.dispatch import LineLost, ReplicaLost
 from deployments.engines.base import EngineOverloaded
 from deployments.wire import Call, Failure, Reply
 from router.feedback import Counters
@@ -38,6 +38,10 @@ class OpenCall:
     def lose(self) -> None:
         """The replica died."""
         self.future.set_exception(ReplicaLost("killed"))
+
+    def hang_up(self) -> None:
+        """The line to the replica broke."""
+        self.future.set_exception(LineLost("broken"))
 
     def fail(self) -> None:
         """The engine raised something."""

@@ -10,10 +10,12 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployments import direct
 from deployments.direct import Address, DirectTransport, Line, Listener
-from deployments.dispatch import ReplicaLost
+from deployments.dispatch import LineLost, ReplicaLost
 from deployments.engines.base import EngineDead, EngineError, EngineOverloaded
 from deployments.wire import Call, Failure, Reply, pack_call, pack_reply, unpack_call, unpack_reply
+from router.errors import RequestTooLarge
 from router.feedback import Counters
 
 WAIT_S = 30.0
@@ -265,6 +267,32 @@ async def test_what_fails_at_the_replica_is_said_here(replica: Replica, error: E
     with pytest.raises(raised, match=str(error)) as seen:
         await line.send(call(1))
     assert type(seen.value) is raised
+    line.close()
+
+
+async def test_a_line_that_breaks_is_told_from_a_replica_that_is_lost(replica: Replica) -> None:
+    line = await Line.open(replica.address)
+    running = asyncio.create_task(line.send(call(1)))
+    await replica.arrived.get()
+    for caller in list(replica.listener.callers):
+        caller.abort()
+    with pytest.raises(LineLost):
+        await running
+    with pytest.raises(LineLost):
+        await line.send(call(1))
+
+
+async def test_what_is_too_large_for_a_frame_breaks_nobodys_line(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = await Line.open(replica.address)
+    running = asyncio.create_task(line.send(call(1)))
+    await replica.arrived.get()
+    monkeypatch.setattr(direct, "_MOST_BYTES", 1000)
+    for caller in replica.listener.callers:
+        caller.most_bytes = 1000
+    with pytest.raises(RequestTooLarge, match="1000 bytes"):
+        await line.send(call(2000))
+    replica.go_on.set()
+    assert (await running).tokens == [1]
     line.close()
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from deployments.chunks import Rows
 from deployments.dispatch import FAILURES_IN_A_ROW, Lane
-from deployments.wire import Failure, max_rows
+from deployments.wire import MESSAGE_BYTES, Failure, max_rows
 from router.config import Routing
 from router.domain import Curve, Model
-from router.errors import DeadlineExceeded, ModelUnavailable, Overloaded
+from router.errors import DeadlineExceeded, InternalError, ModelUnavailable, Overloaded
 from router.feedback import Feedback
 from router.ledger import Ledger
 from tests.support.hand_transport import HandTransport, settle
@@ -258,6 +258,112 @@ async def test_a_text_that_one_engine_makes_nonsense_of_is_sent_to_another_repli
     rows = [await future for future in futures]
     assert firsts(rows) == list(range(4))
     assert not any(row.failed for row in rows)
+
+
+@pytest.mark.parametrize("replicas", [["a"], ["a", "b"]])
+async def test_texts_that_no_engine_can_embed_take_no_replica_from_the_others(bench: Bench, replicas: list[str]) -> None:
+    bench.lane.replicas_changed(replicas)
+    for _ in range(2 * FAILURES_IN_A_ROW):
+        future = bench.submit(1, 10)[0]
+        for _ in range(2):
+            await settle()
+            bench.transport.open[0].answer({0: Failure("engine", "its vector is not finite")})
+        await settle()
+        assert list((await future).failed) == [0]
+    assert bench.lane.replicas == tuple(replicas)
+
+
+async def test_a_replica_that_makes_nonsense_of_what_another_can_embed_is_left_alone(bench: Bench) -> None:
+    bench.lane.replicas_changed(["a", "b"])
+    futures = [bench.submit(index, 900)[0] for index in range(40)]
+    await settle()
+    while bench.transport.open:
+        for call in bench.transport.open:
+            call.answer({0: Failure("engine", "not a vector")} if call.replica == "a" else None)
+        await settle()
+    assert firsts([await future for future in futures]) == list(range(40))
+    assert bench.lane.replicas == ("b",)
+
+
+async def test_a_broken_line_takes_no_replica_out_and_counts_for_no_try(bench: Bench) -> None:
+    future = bench.submit(5, 900)[0]
+    await settle()
+    bench.transport.open[0].hang_up()
+    await settle()
+    assert bench.lane.replicas_out == 0
+    bench.transport.open[0].lose()  # the handle says that it died
+    await settle()
+    assert bench.lane.replicas_out == 1
+    bench.lane.replicas_changed([])
+    bench.lane.replicas_changed(["b"])
+    await bench.transport.answer_all()
+    assert firsts([await future]) == [5]
+
+
+async def test_lines_that_break_again_and_again_end_in_an_error(bench: Bench) -> None:
+    future = bench.submit(5, 900)[0]
+    for _ in range(3):
+        await settle()
+        bench.transport.open[0].hang_up()
+    await settle()
+    with pytest.raises(ModelUnavailable, match="failed twice: broken"):
+        await future
+
+
+async def test_nobody_waits_behind_a_chunk_that_may_not_go_back_to_the_replica_with_room(bench: Bench) -> None:
+    bench.lane.replicas_changed(["busy"])
+    for first, length in ((1, 900), (2, 900), (3, 10)):  # all the calls that it may have
+        bench.submit(first, length)
+    await settle()
+    bench.lane.replicas_changed(["busy", "idle"])
+    poison = bench.submit(7, 900)[0]
+    await settle()
+    bench.transport.open[-1].fail()
+    others = [bench.submit(index, 900)[0] for index in range(10, 15)]
+    await settle()
+    while here := [call for call in bench.transport.open if call.replica == "idle"]:
+        for call in here:
+            call.answer()
+        await settle()
+    assert firsts([future.result() for future in others]) == list(range(10, 15))
+    assert not poison.done()
+    await bench.transport.answer_all()
+    assert firsts([await poison]) == [7]
+    assert next(call for call in bench.transport.sent[::-1] if call.firsts == [7]).replica == "busy"
+
+
+@pytest.mark.parametrize(("characters", "count"), [(16_000, 240), (400_000, 40)])
+async def test_texts_of_few_tokens_and_many_bytes_make_no_call_larger_than_a_message(
+    bench: Bench, characters: int, count: int
+) -> None:
+    futures = [bench.lane.submit(None, [" " * characters], [4], "query", None)[0] for _ in range(count)]
+    await settle()
+    while bench.transport.open:
+        for call in bench.transport.open:
+            call.refuse(1.0)
+        await settle()
+    sent = [call.call.texts or [] for call in bench.transport.sent]
+    assert sum(map(len, sent)) == len(futures)
+    assert max(sum(map(len, texts)) for texts in sent) <= MESSAGE_BYTES
+    for future in futures:
+        with pytest.raises(Overloaded):
+            await future
+
+
+async def test_a_fault_of_ours_after_the_answer_is_logged_and_called_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(Feedback, "stepped", broken)
+    future = bench.submit(5, 900)[0]
+    with caplog.at_level("ERROR", logger="ray.serve"):
+        await bench.transport.answer_all()
+    with pytest.raises(InternalError):
+        await future
+    assert "could not be handed out" in caplog.text
+    assert "KeyError" in caplog.text
 
 
 async def test_a_replica_whose_engine_fails_again_and_again_is_left_alone(bench: Bench) -> None:

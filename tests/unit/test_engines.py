@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.engines import create
-from deployments.engines.base import Batch, Engine, EngineDead, EngineError, TextTooLong
+from deployments.engines.base import Batch, Engine, EngineDead, EngineError, InvalidText, TextTooLong
 from deployments.engines.common import normalise, pieces_of, unreadable
 from router.config import ModelConfig, resolve_path
 from tests.support.ports import free_port
@@ -459,6 +459,12 @@ async def test_remote_puts_vectors_in_the_order_of_their_index_and_sends_the_key
         pytest.param(replies(200, {"data": []}), "0 vectors for 2 texts", id="too few"),
         pytest.param(replies(200, {"data": [{"index": 0, "embedding": vector(1)}] * 2}), "an index twice", id="an index twice"),
         pytest.param(
+            replies(200, {"data": [{"index": row, "embedding": vector(1)} for row in (False, True)]}), "whole number", id="mask"
+        ),
+        pytest.param(
+            replies(200, {"data": [{"index": row, "embedding": vector(1)} for row in (0.0, 1.0)]}), "no whole number", id="floats"
+        ),
+        pytest.param(
             replies(200, {"data": [{"index": row, "embedding": vector(1, 9)} for row in (0, 1)]}), "dimensions: 8", id="too wide"
         ),
         pytest.param(replies(200, {"data": [{"index": row, "embedding": "&&&"} for row in (0, 1)]}), "nonsense", id="not base64"),
@@ -493,6 +499,7 @@ async def test_a_text_that_the_server_refuses_fails_alone() -> None:
         script.answer = picky
         answer = await engine.embed(Batch(texts=["a", "b", "c", "d" * 11, "e"]))
     assert {row: str(error).rpartition(": ")[2] for row, error in answer.failed.items()} == {3: "too long"}
+    assert type(answer.failed[3]) is InvalidText  # its caller's fault: sent again it would be refused again
     assert len(answer.tokens) == 5
     np.testing.assert_allclose(np.linalg.norm(answer.vectors[[0, 1, 2, 4]], axis=1), 1, rtol=1e-5)
 

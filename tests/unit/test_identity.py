@@ -1,5 +1,6 @@
 """Who may answer in a model's name: the two halves of the proof, and when they run."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,42 @@ async def test_a_proof_that_was_under_way_when_the_engine_failed_proves_nothing(
     assert identity.doubted
     await identity.prove()
     assert not identity.doubted
+
+
+async def test_all_who_wait_after_a_failure_wait_for_one_proof(tmp_path: Path) -> None:
+    server, host, _ = await replica(tmp_path)
+    identity = host._identity
+    assert identity is not None
+    identity.doubt()
+    asked, passed = server.batches, identity.passed
+    calls = [asyncio.create_task(host.embed(call(f"text {number}"))) for number in range(30)]
+    await asyncio.sleep(0)
+    calls[0].cancel()  # who leaves takes the proof from nobody
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(answer).__name__ for answer in answers] == ["CancelledError"] + ["Reply"] * 29
+    assert identity.passed == passed + 1
+    assert server.batches == asked + 2 + 29  # both sides, and the texts
+
+
+async def test_no_text_passes_after_a_proof_that_proved_nothing(tmp_path: Path) -> None:
+    server, host, _ = await replica(tmp_path)
+    identity = host._identity
+    assert identity is not None
+    identity.doubt()
+    embed, failures, doubted = server.embed, [1], list[bool]()
+
+    async def embed_while_another_call_fails(batch: Batch) -> Embedded:
+        doubted.append(identity.doubted)
+        made = await embed(batch)
+        if failures and failures.pop():
+            identity.doubt()
+        return made
+
+    server.embed = embed_while_another_call_fails  # type: ignore[method-assign]
+    passed = identity.passed
+    await host.embed(call())
+    assert identity.passed == passed + 2
+    assert doubted == [True] * 4 + [False]  # two proofs of both sides, then the text
 
 
 async def test_an_engine_that_is_away_when_its_time_has_come_is_asked_later(tmp_path: Path) -> None:
