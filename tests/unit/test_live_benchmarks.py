@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from benchmarks import observability
 from benchmarks.budgets import choosers, summarise
 from benchmarks.latency import Phase, completions_until_recovery
 from benchmarks.latency import summarise as judge
@@ -81,3 +82,11 @@ def test_least_outstanding_counts_what_it_sent_and_what_came_back() -> None:
     assert {first["model"], second["model"]} == {"small", "large"}
     way.done(Told(Ask(SHORT, first), 200, None, None, 0.1))
     assert way.options(SHORT, 1.0) == first
+
+
+def test_a_ratio_is_told_with_the_interval_that_its_rounds_leave() -> None:
+    assert observability.interval([0.9] * 7) == pytest.approx((0.9, 0.9))
+    low, high = observability.interval([0.5, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 2.0])
+    assert 0.85 < low < 1.0 < high < 1.15
+    few = observability.interval([0.5, 1.0, 2.0])
+    assert few == pytest.approx((0.5, 2.0))  # three rounds tell nothing
