@@ -2,8 +2,10 @@
 
 Instances of one config that differ in these settings only are started side by side and take turns, round by round, so that a
 noisy machine is noisy for all. A ratio is the median over rounds of this round's requests per second to this round's of the first
-instance. Short texts, 32 connections, new texts in every request. The engine is a table (wordllama), the fastest there is: what
-stands around it weighs most. `--vllm` takes a block of Qwen3 on vLLM instead, with vLLM's own metrics.
+instance, with the 95 % interval of that median (bootstrap over rounds): without it nobody knows what is noise. Short texts, 32
+connections, new texts in every request. The engine is a table (wordllama), the fastest there is: what stands around it weighs
+most. `--vllm` takes a block of Qwen3 on vLLM instead, with vLLM's own metrics. Every instance takes time while it idles, so name
+two with `--with` where a machine has two cores.
 """
 
 import json
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from benchmarks import load, servers
 from benchmarks.load import Shape
@@ -26,6 +29,7 @@ from router.keys import hash_of, new_key
 NOTHING = "nothing"
 CONNECTIONS = 32
 WARM_S = 1.0
+RESAMPLES = 2000
 KEY = new_key(secrets.token_bytes(32))
 WORDLLAMA = {
     "engine": {"kind": "static", "weights": "package:wordllama/weights/l2_supercat_256.safetensors"},
@@ -73,8 +77,8 @@ def words() -> list[str]:
 
 
 @click.command()
-@click.option("--seconds", default=4.0, type=click.FloatRange(1), show_default=True, help="Of each measurement.")
-@click.option("--rounds", default=7, type=click.IntRange(1), show_default=True)
+@click.option("--seconds", default=2.0, type=click.FloatRange(1), show_default=True, help="Of each measurement.")
+@click.option("--rounds", default=20, type=click.IntRange(1), show_default=True)
 @click.option("--with", "chosen", multiple=True, type=click.Choice(list(WITH)), default=list(WITH), show_default=True,
               help="An instance; more than once. Ratios are to the first.")
 @click.option("--vllm", is_flag=True, help="vLLM with a small random Qwen3 instead of a table.")
@@ -112,17 +116,29 @@ def main(seconds: float, rounds: int, chosen: tuple[str, ...], vllm: bool, folde
                 click.echo(f"round {number + 1}  {server.name:<24} {per_s[server.name][-1]:8.1f}/s", err=True)
     rows = {name: _row(per_s[name], cpu_ms[name], per_s[names[0]], cpu_ms[names[0]]) for name in names}
     for name, row in rows.items():
-        spread = f"{row['least']:.3f} to {row['most']:.3f}"
-        click.echo(f"{name:<24} {row['requests_per_s']:8.1f}/s  ratio {row['ratio']:.3f} ({spread})"
-                   f"  {row['cpu_ms']:.3f} ms CPU each, ratio {row['cpu_ratio']:.3f}")
+        click.echo(f"{name:<24} {row['requests_per_s']:8.1f}/s  ratio {_with_interval(row, 'ratio')}"
+                   f"  {row['cpu_ms']:.3f} ms CPU each, ratio {_with_interval(row, 'cpu_ratio')}")
     if json_path is not None:
         json_path.write_text(json.dumps(rows, indent=1))
 
 
-def _row(per_s: list[float], cpu_ms: list[float], base_per_s: list[float], base_cpu_ms: list[float]) -> dict[str, float]:
+def _row(per_s: list[float], cpu_ms: list[float], base_per_s: list[float], base_cpu_ms: list[float]) -> dict[str, Any]:
     ratios = [one / other for one, other in zip(per_s, base_per_s, strict=True)]
+    cpu_ratios = [one / other for one, other in zip(cpu_ms, base_cpu_ms, strict=True)]
     return {
-        "requests_per_s": statistics.median(per_s), "ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios),
-        "cpu_ms": statistics.median(cpu_ms),
-        "cpu_ratio": statistics.median(one / other for one, other in zip(cpu_ms, base_cpu_ms, strict=True)),
+        "requests_per_s": statistics.median(per_s), "ratio": statistics.median(ratios), "ratio_interval": interval(ratios),
+        "cpu_ms": statistics.median(cpu_ms), "cpu_ratio": statistics.median(cpu_ratios),
+        "cpu_ratio_interval": interval(cpu_ratios),
     }
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """The 95 % interval of the median, by drawing rounds again."""
+    drawn = np.random.default_rng(0).choice(values, (RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _with_interval(row: dict[str, Any], name: str) -> str:
+    low, high = row[f"{name}_interval"]
+    return f"{row[name]:.3f} [{low:.3f}, {high:.3f}]"

@@ -26,6 +26,9 @@ EXPOSED = (
     "x-total-ms, retry-after, retry-after-ms, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
     "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
+_LIMIT_HEADERS = {
+    kind: tuple(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset")) for kind in ("requests", "tokens")
+}
 PREFLIGHT_S = 600  # how long a browser may remember what a preflight said
 _HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:[0-9]*)?")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,2000}")
@@ -75,9 +78,9 @@ class Access:
         """OpenAI's headers about a key's limits."""
         told = {}
         for limit, standing in self.meters.standings(grant).items():
-            told[f"x-ratelimit-limit-{limit.kind}"] = str(standing.limit)
-            told[f"x-ratelimit-remaining-{limit.kind}"] = str(standing.remaining)
-            told[f"x-ratelimit-reset-{limit.kind}"] = duration(standing.full_after_s)
+            most, remaining, reset = _LIMIT_HEADERS[limit.kind]
+            told[most], told[remaining] = str(standing.limit), str(standing.remaining)
+            told[reset] = duration(standing.full_after_s)
         return told
 
     def preflight(self, headers: Headers) -> dict[str, str] | None:

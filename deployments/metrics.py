@@ -10,6 +10,7 @@ has `MOST_SERIES` all the same (many reloads, each with new rules) counts the re
 
 from bisect import bisect_left
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 PREFIX = "embedding_router_"
@@ -22,7 +23,8 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 RATIOS = (0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
 
 
-class Metric(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)  # a key of every count: told apart by what it is, not by all that it says
+class Metric:
     """One metric as it is declared; Prometheus sees `scraped`."""
 
     name: str

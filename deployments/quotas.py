@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import lru_cache
 
 from router.errors import RateLimitExceeded
 from router.keys import Grant
@@ -145,8 +146,9 @@ class Bill:
             self._meters.settle(self._requests, -1)
 
 
+@lru_cache(maxsize=1024)
 def limits_of(grant: Grant) -> tuple[Limit, ...]:
-    """The limits of a key."""
+    """The limits of a key; asked for twice in every request."""
     if grant.requests_per_minute is None and grant.tokens_per_minute is None:
         return ()
     pairs = (("requests", grant.requests_per_minute), ("tokens", grant.tokens_per_minute))

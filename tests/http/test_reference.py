@@ -100,3 +100,8 @@ def test_the_fuzz_counts_what_may_not_happen() -> None:
     tally.answered("a", 500, b'Traceback (most recent call last):\n  File "x.py"', 0.1, "a request")
     tally.hung("a", "another")
     assert (tally.failures, tally.hangs, len(tally.problems)) == (1, 1, 3)
+    tally.answered("a", 503, b'{"error": {"code": "budget_unreachable"}}', 0.1, "a refusal that was asked for")
+    assert (tally.failures, tally.refusals, len(tally.problems)) == (1, 1, 3)
+    for body in (b'{"error": {"code": "model_unavailable"}}', b"<html>", b"[]"):
+        tally.answered("a", 503, body, 0.1, "another")
+    assert (tally.failures, tally.refusals) == (4, 1)

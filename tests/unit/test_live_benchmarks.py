@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from benchmarks import observability
 from benchmarks.budgets import choosers, summarise
 from benchmarks.latency import Phase, completions_until_recovery
 from benchmarks.latency import summarise as judge
@@ -92,3 +93,11 @@ async def test_a_qwen3_shape_is_measured_from_its_shortest_text_to_a_full_call()
     assert found.graph_s is None, "there is no GPU"
     *_, row = table({"tiny": found})
     assert row.startswith("| tiny |")
+
+
+def test_a_ratio_is_told_with_the_interval_that_its_rounds_leave() -> None:
+    assert observability.interval([0.9] * 7) == pytest.approx((0.9, 0.9))
+    low, high = observability.interval([0.5, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 2.0])
+    assert 0.85 < low < 1.0 < high < 1.15
+    few = observability.interval([0.5, 1.0, 2.0])
+    assert few == pytest.approx((0.5, 2.0))  # three rounds tell nothing
