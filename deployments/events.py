@@ -127,7 +127,7 @@ class Events:
             tally.set(metrics.MARGIN, labels, load.margin)
             tally.set(metrics.BIAS, labels, load.bias)
             tally.set(metrics.PRICE, labels, load.price)
-            tally.set(metrics.CAPACITY, labels, feedback.rate.tokens_per_s)
+            tally.set(metrics.CAPACITY, labels, feedback.tokens_per_s)
             tally.set(metrics.OFFERED, labels, feedback.offered.tokens_per_s(now))
             tally.set(metrics.SHADOW, labels, feedback.shadow.tokens_per_s(now))
         tally.set(metrics.CACHE_HITS, (), cache.hits)

@@ -91,7 +91,7 @@ OUT = _gauge("replicas_out", MODEL, "Replicas that failed a moment ago and get n
 MARGIN = _gauge("margin", MODEL, "Factor on the prediction that only the declared share of requests exceeds.")
 BIAS = _gauge("bias", MODEL, "Factor on the latency curve that makes the median prediction right.")
 PRICE = _gauge("price", MODEL, "Points of quality per device second; 0 while there is room.")
-CAPACITY = _gauge("replica_capacity_tokens_per_second", MODEL, "What one replica has been seen to serve.")
+CAPACITY = _gauge("replica_capacity_tokens_per_second", MODEL, "What one replica serves when enough waits for it.")
 OFFERED = _gauge("offered_tokens_per_second", MODEL, "Demand: tokens of requests sent to the model.")
 SHADOW = _gauge("shadow_tokens_per_second", MODEL, "Demand that would have come here and was sent to a smaller model.")
 

@@ -38,7 +38,7 @@ def main(logs: tuple[Path, ...], policy: Path | None, as_json: bool) -> None:
     """Decide the requests of LOG again, and say what moves.
 
     A LOG is what `decision_log:` in the config makes; give PATH.1 before PATH to read the older part too. Each request meets the
-    loads that were written with it, so times are predictions; what another policy does to the loads, the simulator shows.
+    loads that were written with it, so times are predictions; what another policy would do to the loads is not shown.
     Without --policy every decision must come out as it is in the log: exit status 1 if one does not.
     """
     try:

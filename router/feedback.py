@@ -1,7 +1,7 @@
 """What a router learns of one model while it serves: its curve, its two factors, its rate, its demand and its price.
 
 The service tells of every decision, call and completion; `load` gives the next decision what follows from them. Pure: times are
-arguments, so the simulator uses it as it is.
+arguments.
 
 A model whose predictions were bad gets a margin so high that no budget fits it, and then no completion would ever lower the
 margin again. So a margin that nothing tests relaxes with time: each second without a completion counts as one answer that was
@@ -136,7 +136,7 @@ class Feedback:
         ticks = min(int((now - self._priced_s) / PRICE_EVERY_S), MOST_TICKS)
         if ticks > 0:
             self._priced_s = now
-            capacity, offered = self.rate.tokens_per_s * ledger.replicas(self.model.id), self.offered.tokens_per_s(now)
+            capacity, offered = self.tokens_per_s * ledger.replicas(self.model.id), self.offered.tokens_per_s(now)
             for _ in range(ticks):
                 self.price = next_price(self.price, offered, capacity, routing.price_eta, routing.price_utilisation)
         rests = min(int((now - self._tested_s) / RELAX_EVERY_S), MOST_TICKS)

@@ -1,7 +1,7 @@
 """Decide the requests of a decision log again, under the policy they were decided by or another, and say what would change.
 
 Each request is decided on the loads that were written with it. A policy that sends work elsewhere would have changed those
-loads: what it would then have been is for the simulator to say. Times are therefore predictions, for both policies alike; what
+loads, and what those would then have been is not said here. Times are therefore predictions, for both policies alike; what
 was measured stands beside them. Not replayed: `require_space`, `miss_share` (the margins are those of the log) and the prices,
 which are zero in a log that was not written under `priced`.
 """

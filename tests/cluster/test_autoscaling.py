@@ -9,7 +9,8 @@ import aiohttp
 import httpx
 import pytest
 
-from tests.support.clusters import Service, autoscaled, wait_for
+from tests.support.clusters import Service, autoscaled
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -45,8 +46,8 @@ CONFIG: dict[str, Any] = {"applications": [{
     "args": {
         # 2,000 tokens a second for a replica of the small model, 500 for one of the large
         "models": {"small": model(0.0005), "large": model(0.002)}, "tiers": {"fast": "small", "best": "large"},
-        # What came while the first node started waits longer than the first replica needs for 30 s of work, the default.
-        "limits": {"max_queue_s": 200.0},
+        # What comes while the first node starts waits for it, however long that takes: by default 30 s of work may.
+        "limits": {"max_queue_s": 3600.0, "max_queued_tokens": 100_000_000, "request_timeout_s": 600.0, "max_requests": 100_000},
     },
     "deployments": [
         {
@@ -76,12 +77,20 @@ def test_a_cluster_at_rest_has_no_gpus_and_a_refused_request_starts_the_first_no
     assert COLD_S - 5 <= int(refused.headers["retry-after"]) <= COLD_S + 5
     wait_for(lambda: service.replicas("large") == 1, "the first replica of the model that was asked for", told=service.status)
     assert (service.nodes("accelerator_type:H100"), service.nodes("accelerator_type:L4")) == (1, 0)
+    wait_for(lambda: ready(service.url, "large") == 1, "the router to know that replica, which Serve tells it after it runs")
     assert httpx.post(f"{service.url}/v1/embeddings", json=body, timeout=30).status_code == httpx.codes.OK
+
+
+def ready(url: str, model: str) -> int:
+    """Replicas that the router may use."""
+    rows = httpx.get(f"{url}/v1/tiers", timeout=60).json()["data"]
+    return int(next(row["replicas_ready"] for row in rows if row["model"] == model))
 
 
 async def load(url: str, rate: float, done: asyncio.Event, answers: Counter[int]) -> None:
     """Requests of 50 tokens for the small model, `rate` a second, until `done`; counts how they ended."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, asyncio.TaskGroup() as group:
+    everything, patient = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout()
+    async with aiohttp.ClientSession(connector=everything, timeout=patient) as session, asyncio.TaskGroup() as group:
 
         async def one(number: int) -> None:
             body = {"input": f"{number:08d} " + "word " * 38 + "end", "model": "small"}

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks.chaos_load import Checked, Model
-from tests.support.clusters import nodes, wait_for
+from tests.support.clusters import nodes
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -48,13 +49,12 @@ async def test_a_lost_node_takes_no_request_with_it(capsys: pytest.CaptureFixtur
             stop = asyncio.Event()
             load = asyncio.create_task(client.run(stop))
             try:
-                await asyncio.sleep(2)
-                assert client.tally.right > 0
+                await asyncio.to_thread(wait_for, lambda: client.tally.right > 0, "answers")
                 start_s = time.monotonic()
                 await asyncio.to_thread(cluster.remove_node, lost, allow_graceful=False)
                 await asyncio.to_thread(wait_for, whole, "two replicas on the nodes that are left", told=service.status)
                 took_s, right = time.monotonic() - start_s, client.tally.right
-                await asyncio.sleep(2)
+                await asyncio.to_thread(wait_for, lambda: client.tally.right > right, "answers after the loss")
             finally:
                 stop.set()
                 await load

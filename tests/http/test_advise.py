@@ -21,7 +21,8 @@ from router.cli import main
 from router.config import DecisionLog
 from router.fingerprint import Fingerprint, Probe
 from tests.support.advise_data import write
-from tests.support.local_service import FAKE, WORDLLAMA, LocalRouter, served
+from tests.support.local_service import FAKE, WORDLLAMA, LocalRouter, held, served
+from tests.support.waiting import wait_for
 
 pytest.importorskip("pyarrow")
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,20 +72,18 @@ def reported(running: tuple[str, LocalRouter], files: dict[str, Path], tmp_path_
     """A report that was killed twice on its way, each time as soon as another part of the vectors was there."""
     output = tmp_path_factory.mktemp("report")
     arguments = command(running[0], files, output, "--budget-ms", "50", "--gpu-hour", "36", "--batch", "8", "--in-flight", "1")
-    seen = 0
-    for _ in range(2):
-        process = subprocess.Popen([sys.executable, "-m", "router.cli", *arguments], cwd=ROOT, stderr=subprocess.PIPE, bufsize=0)
-        assert process.stderr is not None
-        said = b""
-        while news := process.stderr.read(16):  # the progress bar, drawn again and again
-            said += news
-            if len(parts(output)) > seen:
-                break
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, said.decode()
-        process.stderr.close()
-        assert len(parts(output)) > seen
-        seen = len(parts(output))
+    said = output.with_suffix(".said")
+    for wanted in (1, 2):
+
+        def enough(wanted: int = wanted) -> bool:
+            return len(parts(output)) >= wanted
+
+        with said.open("wb") as stderr, held(running[1], enough):
+            process = subprocess.Popen([sys.executable, "-m", "router.cli", *arguments], cwd=ROOT, stderr=stderr)
+            wait_for(lambda: enough() or process.poll() is not None, f"{wanted} parts")  # noqa: B023  # called here alone
+            process.send_signal(signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL, said.read_text()
+        assert len(parts(output)) == wanted
         assert not (output / "report.json").exists()
     before = {path: path.stat().st_mtime_ns for path in parts(output)}
     ended = advise(*arguments)

@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from deployments.migrate import Manifest, MigrationError, digest_of, opened
 from router.cli import main
 from router.fingerprint import Fingerprint
-from tests.support.local_service import LocalRouter, served
+from tests.support.local_service import LocalRouter, held, served
+from tests.support.waiting import wait_for
 
 parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -71,27 +72,27 @@ def asked(url: str, texts: list[str], space: str) -> np.ndarray:
     return np.array([row["embedding"] for row in httpx.post(f"{url}/v1/embeddings", json=body, timeout=60).json()["data"]])
 
 
-def killed_after(parts: int, arguments: list[str], folder: Path) -> int:
-    """Run the command until there are that many parts, kill it there and then, and say how many there were in the end."""
-    process = subprocess.Popen([sys.executable, "-m", "router.cli", *arguments], cwd=ROOT, stderr=subprocess.PIPE, bufsize=0)
-    assert process.stderr is not None
-    said = b""
-    while news := process.stderr.read(64):  # the progress bar, drawn again and again
-        said += news
-        if len(list(folder.glob("*.parquet"))) >= parts:
-            break
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, said.decode()
-    process.stderr.close()
+def killed_after(parts: int, arguments: list[str], folder: Path, router: LocalRouter) -> int:
+    """Kill the command in the middle of the part after so many, and say how many there were in the end."""
+
+    def enough() -> bool:
+        return len(list(folder.glob("*.parquet"))) >= parts
+
+    said = folder.parent / "said"
+    with said.open("wb") as stderr, held(router, enough):
+        process = subprocess.Popen([sys.executable, "-m", "router.cli", *arguments], cwd=ROOT, stderr=stderr)
+        wait_for(lambda: enough() or process.poll() is not None, f"{parts} parts")
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, said.read_text()
     return len(list(folder.glob("*.parquet")))
 
 
-def test_three_kills_lose_nothing_and_double_nothing(url: str, tmp_path: Path) -> None:
+def test_three_kills_lose_nothing_and_double_nothing(running: tuple[str, LocalRouter], tmp_path: Path) -> None:
+    url, router = running
     texts, folder = corpus(tmp_path), tmp_path / "out"
-    arguments, done = command(url, texts, folder), 0
-    for _ in range(3):
-        done = killed_after(done + 2, arguments, folder)
-        assert 0 < done < 15
+    arguments = command(url, texts, folder)
+    for parts in (2, 4, 6):
+        assert killed_after(parts, arguments, folder, router) == parts  # of 15
     (folder / "part-x.parquet.unfinished").write_bytes(b"half a part")
     ended = migrate(*arguments)
     assert ended.exit_code == 0, ended.output

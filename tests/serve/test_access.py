@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,23 +18,16 @@ from router.keys import hash_of, new_key
 from router.quota import Limit, Report
 from tests.support.launched import ROOT
 from tests.support.ports import free_port
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.serve
 
 KEYS = {name: new_key(bytes([index + 1]) * 32) for index, name in enumerate(("limited", "spare", "new"))}
 PER_MINUTE = 600
 MODEL: dict[str, Any] = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 512}
-SECONDS = 8.0
+SECONDS, REFUSED = 8.0, 200  # at least so long, and until so many were refused: by then what there was is used up
+FLOOD_S = 300.0
 THREADS = 4
-WAIT_S = 60.0
-
-
-def eventually(what: Callable[[], bool]) -> None:
-    """Wait for something that another process does."""
-    until = time.monotonic() + WAIT_S
-    while not what():
-        assert time.monotonic() < until
-        time.sleep(0.2)
 
 
 def keys(*names: str) -> dict[str, Any]:
@@ -109,20 +102,20 @@ def cluster(host: str) -> Iterator[Cluster]:
 def test_two_routers_keep_one_limit_and_keys_change_under_them(capsys: pytest.CaptureFixture[str]) -> None:
     with cluster("127.0.0.1") as running:
         running.deploy({}, {"keys": keys("limited", "spare")}, routers=2)
-        eventually(lambda: running.embed("spare") == 200)
+        wait_for(lambda: running.embed("spare") == 200, "the service to answer a key")
         assert (running.embed(None), running.embed("new")) == (401, 401)
         handle = serve.get_deployment_handle("router", "router")
-        eventually(lambda: len(handle.broadcast("exchange", "test", {}).results()) == 2)
+        wait_for(lambda: len(handle.broadcast("exchange", "test", {}).results()) == 2, "both routers")
 
-        admitted, refused = flooded(running)
+        admitted, refused, seconds = flooded(running)
         limit = Limit("limited", "requests", PER_MINUTE)
         seen = handle.broadcast("exchange", "test", {limit: Report(0.0, 0.0, 0.0, PER_MINUTE, 0.0)}).results()
         used = [replies[limit].used for _, replies in seen]
-        ideal = PER_MINUTE * (1 + SECONDS / 60)
+        ideal = PER_MINUTE * (1 + seconds / 60)
         error = sum(admitted.values()) / ideal - 1
         with capsys.disabled():
             print(
-                f"\ntwo routers, {PER_MINUTE} requests/min, {SECONDS:g} s: {sum(admitted.values())} of {ideal:.0f} admitted, "
+                f"\ntwo routers, {PER_MINUTE} requests/min, {seconds:.1f} s: {sum(admitted.values())} of {ideal:.0f} admitted, "
                 f"{error:+.2%}; {refused} refused; by router {used}"
             )
         assert sum(used) == sum(admitted.values())
@@ -130,21 +123,22 @@ def test_two_routers_keep_one_limit_and_keys_change_under_them(capsys: pytest.Ca
         assert abs(error) < 0.05
 
         running.deploy({}, {"keys": keys("limited", "new")}, routers=2)
-        eventually(lambda: [running.embed("new") for _ in range(8)] == [200] * 8)
-        eventually(lambda: [running.embed("spare") for _ in range(8)] == [401] * 8)
+        wait_for(lambda: [running.embed("new") for _ in range(8)] == [200] * 8, "both routers to know the new key")
+        wait_for(lambda: [running.embed("spare") for _ in range(8)] == [401] * 8, "both routers to refuse the old one")
         running.deploy({}, {}, routers=2)  # takes the last key away
-        eventually(lambda: "the last key cannot be taken away" in running.reload_error())
+        wait_for(lambda: "the last key cannot be taken away" in running.reload_error(), "the change to be refused")
         assert running.embed(None) == 401
 
 
-def flooded(running: Cluster) -> tuple[dict[int, int], int]:
-    """What became of more requests than the limit allows: those admitted by each client, and how many were refused."""
+def flooded(running: Cluster) -> tuple[dict[int, int], int, float]:
+    """Ask until the limit has refused many: what was admitted of each client, how many were refused, and the seconds."""
     admitted, refused, lock, start_s = dict.fromkeys(range(THREADS), 0), 0, threading.Lock(), time.monotonic()
 
     def one(number: int) -> None:
         nonlocal refused
         with httpx.Client() as client:
-            while time.monotonic() - start_s < SECONDS:
+            while (passed_s := time.monotonic() - start_s) < SECONDS or refused < REFUSED:
+                assert passed_s < FLOOD_S, f"{THREADS} clients are too slow for {PER_MINUTE} requests a minute: {refused} refused"
                 status = running.embed("limited", client)
                 assert status in (200, 429)
                 with lock:
@@ -156,16 +150,17 @@ def flooded(running: Cluster) -> tuple[dict[int, int], int]:
         thread.start()
     for thread in threads:
         thread.join()
-    return admitted, refused
+    assert refused >= REFUSED
+    return admitted, refused, time.monotonic() - start_s
 
 
 @pytest.mark.usefixtures("running")
 def test_an_open_service_on_every_address_is_refused_however_it_is_deployed() -> None:
     with cluster("0.0.0.0") as running:
         running.deploy({}, {}, routers=1)
-        eventually(lambda: (status := running.status()) is not None and status.status == "DEPLOY_FAILED")
+        wait_for(lambda: (status := running.status()) is not None and status.status == "DEPLOY_FAILED", "the refusal")
         message = " ".join(deployment.message for deployment in running.status().deployments.values())
         assert "http_options.host is '0.0.0.0', which other machines reach" in message
         assert running.embed(None) != 200
         running.deploy({"auth": "none"}, {}, routers=1)
-        eventually(lambda: running.embed(None) == 200)
+        wait_for(lambda: running.embed(None) == 200, "the open service to answer")

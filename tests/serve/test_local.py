@@ -14,6 +14,7 @@ from openai import OpenAI
 
 from tests.support.launched import ROOT, Launched
 from tests.support.notebook import executed, read, said
+from tests.support.waiting import WAIT_S, wait_for
 
 pytestmark = pytest.mark.serve
 
@@ -94,14 +95,13 @@ def test_a_client_that_leaves_takes_its_work_out_of_the_engine(local: Launched) 
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{local.url}/v1/embeddings", json={"input": texts, "model": "best"}, timeout=3)
     # All of it would take minutes; the queue is empty as soon as the router has noticed, and the model answers at once.
-    for _ in range(200):
+    def queued_tokens() -> int:
         rows = httpx.get(f"{local.url}/v1/tiers", timeout=60).json()["data"]
-        load = next(row["load"] for row in rows if row["model"] == "multilingual-e5-small")
-        if load["queued_tokens"] == 0:
-            break
-    answer = httpx.post(f"{local.url}/v1/embeddings", json={"input": "коротко", "model": "best"}, timeout=30)
+        return int(next(row["load"]["queued_tokens"] for row in rows if row["model"] == "multilingual-e5-small"))
+
+    wait_for(lambda: queued_tokens() == 0, "the queue to be empty", 30)
+    answer = httpx.post(f"{local.url}/v1/embeddings", json={"input": "коротко", "model": "best"}, timeout=60)
     assert answer.status_code == 200
-    assert load["queued_tokens"] == 0
 
 
 def test_the_notebook_of_the_quick_start_says_what_it_said_when_it_was_written(
@@ -116,10 +116,7 @@ def test_the_notebook_of_the_quick_start_says_what_it_said_when_it_was_written(
 
 
 def wait_until_healthy(local: Launched) -> None:
-    for _ in range(10_000):
-        if httpx.get(f"{local.url}/health", timeout=60).status_code == 200:
-            return
-    raise AssertionError("the killed replica was not replaced")
+    wait_for(lambda: httpx.get(f"{local.url}/health", timeout=60).status_code == 200, "a replica in place of the killed one")
 
 
 def test_a_killed_replica_gives_no_wrong_vector_and_no_hang(local: Launched) -> None:
@@ -139,7 +136,7 @@ def test_a_killed_replica_gives_no_wrong_vector_and_no_hang(local: Launched) -> 
             if answers[-1][1].status_code == 503:  # what a client does with Retry-After: come back when the model is there
                 wait_until_healthy(local)
             if index == 10:
-                killed.wait(30)
+                assert killed.wait(WAIT_S)
 
     threads = [threading.Thread(target=load) for _ in range(3)]
     for thread in threads:

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments import metrics
 from tests.support.launched import ROOT, Launched, launched
 from tests.support.local_service import WORDLLAMA
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.serve
 
@@ -32,7 +33,7 @@ QUERIES = {
     f"{panel['title']}/{target['refId']}": target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())
 }
 TOOLS = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed (Debian's package prometheus)")
-WAIT_S = 60.0
+WAIT_S = 180.0
 
 
 def config() -> dict[str, Any]:
@@ -242,11 +243,11 @@ def prometheus(folder: Path, target: str, port: int) -> Iterator[str]:
 
 @TOOLS
 def test_every_query_of_the_dashboard_returns_data(
-    live: Launched, scrape: dict[str, str], metrics_url: str, tmp_path: Path, unused_tcp_port: int
+    live: Launched, scrape: dict[str, str], metrics_url: str, tmp_path: Path
 ) -> None:
     target = re.sub(r"http://([^/]+)/.*", r"\1", metrics_url)
     left, deadline, number = dict(QUERIES), time.monotonic() + WAIT_S, 1000
-    with prometheus(tmp_path, target, unused_tcp_port) as api:
+    with prometheus(tmp_path, target, free_port()) as api:
         while left:
             assert time.monotonic() < deadline, f"no data: {left}"
             traffic(live, number := number + 1)

@@ -9,9 +9,9 @@ import psutil
 import pytest
 import yaml
 
-from tests.support.clusters import wait_for
 from tests.support.launched import Launched, has_line, launched
 from tests.support.local_service import WORDLLAMA
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.serve
 
@@ -51,8 +51,7 @@ def test_both_answer_alike_and_share_neither_cache_nor_line(two: Launched) -> No
         assert cold() == 2
     assert {str(answer["data"]) for answer in answers} == {str(answers[0]["data"])}
     (replica,) = two.replicas("wordllama-256")
-    for router in two.replicas("router"):
-        assert has_line(router, replica)
+    wait_for(lambda: all(has_line(router, replica) for router in two.replicas("router")), "a line from each router to the model")
 
 
 def test_one_goes_on_when_the_other_is_killed(two: Launched) -> None:

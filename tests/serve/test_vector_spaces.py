@@ -4,8 +4,7 @@ import json
 import logging
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.support.launched import ROOT
 from tests.support.ports import free_port
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.serve
 
@@ -40,7 +40,6 @@ MINILM: dict[str, Any] = {
     "max_tokens": 256,
     "required": False,
 }
-WAIT_S = 120.0
 
 
 def renamed(model: str, folder: Path) -> str:
@@ -81,7 +80,7 @@ class Cluster:
     def tiers(self) -> dict[str, Any]:
         """What /v1/tiers says now; nothing while the router is not there."""
         try:
-            tiers: dict[str, Any] = httpx.get(f"{self.url}/v1/tiers", timeout=10).json()
+            tiers: dict[str, Any] = httpx.get(f"{self.url}/v1/tiers", timeout=60).json()
         except (httpx.HTTPError, ValueError):
             return {}
         return tiers
@@ -94,14 +93,6 @@ class Cluster:
 
     def embed(self, **body: Any) -> httpx.Response:
         return httpx.post(f"{self.url}/v1/embeddings", json={"input": "some text", **body}, timeout=60)
-
-
-def eventually(what: Callable[[], bool]) -> None:
-    """Wait for something that another process does."""
-    until = time.monotonic() + WAIT_S
-    while not what():
-        assert time.monotonic() < until
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +119,7 @@ def cluster() -> Iterator[Cluster]:
 
 def test_a_collection_changes_under_running_replicas(cluster: Cluster) -> None:
     cluster.deploy({"wordllama-256": TABLE}, {})
-    eventually(lambda: cluster.embed(space="docs").status_code == 200)
+    wait_for(lambda: cluster.embed(space="docs").status_code == 200, "the service to answer")
     assert cluster.embed(space="docs").json()["routing"]["space"] == "wordllama-256/64"
     before = cluster.replicas()
     statuses: list[int] = []
@@ -141,10 +132,10 @@ def test_a_collection_changes_under_running_replicas(cluster: Cluster) -> None:
     asking = threading.Thread(target=ask)
     asking.start()
     cluster.deploy({"wordllama-256": TABLE}, {"collections": {"docs": "wordllama-256/128", "more": "wordllama-256/256"}})
-    eventually(lambda: "more" in cluster.tiers()["collections"])
+    wait_for(lambda: "more" in cluster.tiers().get("collections", ()), "the new collection")
     assert cluster.embed(space="docs").json()["routing"]["space"] == "wordllama-256/128"
     cluster.deploy({"wordllama-256": TABLE}, {"collections": {"docs": "unknown/128"}})
-    eventually(lambda: cluster.tiers()["reload_error"] is not None)
+    wait_for(lambda: cluster.tiers().get("reload_error") is not None, "the change to be refused")
     stop.set()
     asking.join()
     assert set(statuses) == {200}
@@ -164,17 +155,19 @@ def test_wrong_weights_and_wrong_pooling_are_kept_out(cluster: Cluster, tmp_path
     right = {**MINILM, "engine": {**wrong["pooling"]["engine"], "pooling": "mean"}, "fingerprint": renamed("right", tmp_path)}
     cluster.deploy({**models, "right": right}, {})
 
+    def ready() -> dict[str, int]:
+        return {row["model"]: row["replicas_ready"] for row in cluster.tiers().get("data", ())}
+
     def said(name: str) -> str:
         deployments = serve.status().applications["router"].deployments
         return deployments[name].message if name in deployments else ""
 
-    eventually(lambda: all("these are not the weights, pooling or revision" in said(name) for name in wrong))
+    wait_for(lambda: all("these are not the weights, pooling or revision" in said(name) for name in wrong), "both to be refused")
     for name in wrong:
         assert f"{name}: its vector of " in said(name)
         assert " has cosine " in said(name)
-    eventually(lambda: {row["model"]: row["replicas_ready"] for row in cluster.tiers().get("data", ())}.get("right") == 1)
-    ready = {row["model"]: row["replicas_ready"] for row in cluster.tiers()["data"]}
-    assert ready == {"wordllama-256": 1, "one-tensor": 0, "pooling": 0, "right": 1}
+    expected = {"wordllama-256": 1, "one-tensor": 0, "pooling": 0, "right": 1}
+    wait_for(lambda: ready() == expected, f"replicas {expected}", told=ready)
     assert cluster.embed(model="right").status_code == 200
     assert cluster.embed(model="wordllama-256").status_code == 200
     for name in wrong:

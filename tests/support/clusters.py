@@ -10,8 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,9 @@ from ray.serve.schema import ServeDeploySchema, ServeStatus
 
 from tests.support.launched import ROOT
 from tests.support.ports import free_port
+from tests.support.waiting import WAIT_S, wait_for
 
 HEAD_ID = "f" * 51 + "00000"  # what the fake node provider calls its head
-WAIT_S = 120.0
 
 
 class Service:
@@ -186,14 +185,3 @@ def _end(pid: int, scratch: Path) -> None:
         with suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(list(found.values()), timeout=10)
-
-
-def wait_for(
-    condition: Callable[[], bool], what: str, wait_s: float = WAIT_S, told: Callable[[], object] | None = None
-) -> None:
-    """Return once `condition` holds; fail naming `what` when it does not in time."""
-    until_s = time.monotonic() + wait_s
-    while not condition():
-        if time.monotonic() > until_s:
-            raise AssertionError(f"waited {wait_s:.0f} s for {what}" + (f": {told()}" if told else ""))
-        time.sleep(0.2)

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -113,6 +113,24 @@ class Running(uvicorn.Server):
     def url(self) -> str:
         port = self.servers[0].sockets[0].getsockname()[1]
         return f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def held(router: LocalRouter, when: Callable[[], bool]) -> Iterator[None]:
+    """Calls to engines wait while `when` says so: a client is stopped at a place that no machine is too slow to hit."""
+    send, over = router.transport.send, False
+
+    async def in_time(model: str, call: Call, replica: str) -> Reply:
+        while not over and when():  # noqa: ASYNC110  # a file or another process has no event for it
+            await asyncio.sleep(0.01)
+        return await send(model, call, replica)
+
+    router.transport.send = in_time  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        over = True
+        router.transport.send = send  # type: ignore[method-assign]
 
 
 @contextmanager

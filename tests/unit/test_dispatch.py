@@ -16,7 +16,7 @@ from router.domain import Curve, Model
 from router.errors import DeadlineExceeded, InternalError, ModelUnavailable, Overloaded
 from router.feedback import Feedback
 from router.ledger import Ledger
-from tests.support.hand_transport import HandTransport, settle
+from tests.support.hand_transport import HandTransport, LoopTime, settle
 
 BATCH = 1000
 
@@ -379,16 +379,18 @@ async def test_a_replica_whose_engine_fails_again_and_again_is_left_alone(bench:
     assert sum(future.done() and future.exception() is None for future in futures) >= 16
 
 
-async def test_a_replica_that_hangs_loses_its_calls_to_another(bench: Bench) -> None:
-    bench.lane.replica_timeout_s = 0.05  # real seconds: five times the calls' 0.1 s decide
+async def test_a_replica_that_hangs_loses_its_calls_to_another(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    time = LoopTime(monkeypatch)
+    bench.lane.replica_timeout_s = 0.05
     bench.lane.feedback.model = replace(bench.lane.feedback.model, curve=Curve(0.0, 0.01, 0.0, 0.0, BATCH))
     bench.lane.replicas_changed(["hangs", "works"])
     futures = [bench.submit(index, 900)[0] for index in range(12)]
     while not all(future.done() for future in futures):
-        await asyncio.sleep(0)
+        await settle()
         for call in bench.transport.open:
             if call.replica == "works":
                 call.answer()
+        await time.move(0.01)
     assert firsts([await future for future in futures]) == list(range(12))
     hung = [call for call in bench.transport.sent if call.replica == "hangs"]
     assert hung
@@ -396,21 +398,21 @@ async def test_a_replica_that_hangs_loses_its_calls_to_another(bench: Bench) -> 
     assert bench.lane.replicas == ("works",)
 
 
-async def test_a_slow_replica_that_answers_something_does_not_hang(bench: Bench) -> None:
+async def test_a_slow_replica_that_answers_something_does_not_hang(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    time = LoopTime(monkeypatch)
     bench.lane.replica_timeout_s = 0.2
     bench.lane.feedback.model = replace(bench.lane.feedback.model, curve=Curve(0.0, 0.01, 0.0, 0.0, BATCH))
     slow = bench.submit(1, 900)[0]
     await settle()
     first = bench.transport.open[0]
-    loop = asyncio.get_running_loop()
-    end = loop.time() + 0.5
-    while loop.time() < end:
-        futures = bench.submit(2, 10)
-        while not futures[0].done():
-            await asyncio.sleep(0.01)
-            for call in bench.transport.open:
-                if call is not first:
-                    call.answer()
+    for _ in range(10):  # 1.5 s, in steps that are shorter than its 0.2 s
+        other = bench.submit(2, 10)[0]
+        await time.move(0.15)
+        for call in bench.transport.open:
+            if call is not first:
+                call.answer()
+        await settle()
+        assert firsts([await other]) == [2]
     assert not first.cancelled
     first.answer()
     assert firsts([await slow]) == [1]

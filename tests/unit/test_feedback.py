@@ -1,10 +1,13 @@
 """Demand as the autoscaler and the prices see it: what goes to a model, and what was sent to a smaller one instead."""
 
+import random
+
 import pytest
 
 from router.config import Routing
 from router.domain import Curve, Features, Load, Model, OnMiss, Reason, Request, Work
 from router.feedback import Counters, Feedback, tell
+from router.ledger import Ledger
 from router.policy import Policy, decide
 
 ENGLISH = Features(characters=100, language="en", script="Latn", mixed=False, code=False)
@@ -85,3 +88,19 @@ def test_a_replica_that_did_more_than_its_profile_says_is_believed(feedback: dic
     for second in range(1, 200):
         small.served("r1", Counters(5000 * second, float(second)))
     assert small.ask(0, 0.0).tokens_per_s == pytest.approx(5000.0, rel=0.05)
+
+
+@pytest.mark.parametrize(("requests_per_s", "scarce"), [(200, False), (1500, True)], ids=["a fifth", "more than it can"])
+def test_a_price_counts_what_full_batches_would_serve_and_not_what_small_ones_do(requests_per_s: int, scarce: bool) -> None:
+    step = Curve(fixed_s=0.0, base_s=0.02, s_per_token=0.00003, s_per_token_sq=0.0, batch_tokens=8192)  # 30,800 tokens a second
+    feedback, ledger = Feedback(Model("large", 0, 8192, step, {}), True, Routing(policy="priced"), 0.0), Ledger({"large": 3})
+    ledger.joined("large", "r1")
+    served = 0
+    for tenth in range(1, 3000):  # busy all the time: the next step takes what came in the last one
+        now = tenth / 10
+        tokens = 3 * requests_per_s
+        feedback.chosen(tokens, now)
+        served += min(tokens, 3080)
+        feedback.served("r1", Counters(served, now), full=scarce)
+        price = feedback.load(ledger, Routing(policy="priced"), now, random.Random(1)).price
+    assert (price > 0.0) == scarce

@@ -10,19 +10,22 @@ import pytest
 
 from deployments import engines
 from deployments.embedder import CHECKS_FAILED, Host
-from deployments.engines.base import EngineDead, EngineError
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError
 from deployments.wire import Call
 from router.config import ModelConfig
+
+SOON_S = 0.05  # for an engine that answers nothing, however long one waits
+PATIENT_S = 60.0  # for one that answers: how slow this machine is decides nothing
 
 
 class Replica:
     """A host whose fake engine misbehaves as told."""
 
-    def __init__(self, folder: Path, base_s: float = 0.0) -> None:
-        settings = {"kind": "fake", "faults": str(folder), "base_s": base_s}
+    def __init__(self, folder: Path, health_timeout_s: float = PATIENT_S) -> None:
+        settings = {"kind": "fake", "faults": str(folder)}
         config = ModelConfig.model_validate({"engine": settings, "dimensions": 16, "max_tokens": 100})
         self.engine = engines.create(config, None)
-        self.host = Host(self.engine, "one", health_timeout_s=0.05)
+        self.host = Host(self.engine, "one", health_timeout_s=health_timeout_s)
         self._switch = folder / str(os.getpid())
 
     def fault(self, name: str | None) -> None:
@@ -42,32 +45,38 @@ async def replica(tmp_path: Path) -> AsyncIterator[Replica]:
     await made.host.stop()
 
 
+@pytest.fixture
+async def hanging(tmp_path: Path) -> AsyncIterator[Replica]:
+    made = Replica(tmp_path, SOON_S)
+    made.fault("hang")
+    yield made
+    await made.host.stop()
+
+
 async def test_an_idle_engine_that_answers_is_healthy(replica: Replica) -> None:
     for _ in range(5):
         await replica.host.check_health()
 
 
-async def test_an_engine_that_hangs_is_given_up_at_the_third_check_and_its_calls_go_back(replica: Replica) -> None:
-    replica.fault("hang")
-    calls = [asyncio.create_task(replica.embed()) for _ in range(3)]
+async def test_an_engine_that_hangs_is_given_up_at_the_third_check_and_its_calls_go_back(hanging: Replica) -> None:
+    calls = [asyncio.create_task(hanging.embed()) for _ in range(3)]
     for _ in range(CHECKS_FAILED):
         with pytest.raises(EngineError, match="did not answer a probe"):
-            await replica.host.check_health()
+            await hanging.host.check_health()
     for call in calls:
         with pytest.raises(EngineDead, match="did not answer a probe"):
             await call
     with pytest.raises(EngineDead):
-        await replica.embed()
+        await hanging.embed()
 
 
-async def test_callers_that_come_and_go_do_not_make_a_hanging_engine_look_alive(replica: Replica) -> None:
-    replica.fault("hang")
+async def test_callers_that_come_and_go_do_not_make_a_hanging_engine_look_alive(hanging: Replica) -> None:
     failed = 0
     for round in range(CHECKS_FAILED + 1):
-        callers = [asyncio.create_task(replica.embed(10 + round)) for _ in range(3)]
+        callers = [asyncio.create_task(hanging.embed(10 + round)) for _ in range(3)]
         await asyncio.sleep(0)
         try:
-            await replica.host.check_health()
+            await hanging.host.check_health()
         except EngineError:
             failed += 1
         for caller in callers:
@@ -76,33 +85,46 @@ async def test_callers_that_come_and_go_do_not_make_a_hanging_engine_look_alive(
     assert failed >= CHECKS_FAILED
 
 
-async def test_an_engine_that_comes_back_in_time_is_kept(replica: Replica) -> None:
-    replica.fault("hang")
-    call = asyncio.create_task(replica.embed())
+async def test_an_engine_that_comes_back_in_time_is_kept(hanging: Replica) -> None:
+    call = asyncio.create_task(hanging.embed())
     for _ in range(CHECKS_FAILED - 1):
         with pytest.raises(EngineError):
-            await replica.host.check_health()
-    replica.fault(None)
+            await hanging.host.check_health()
+    hanging.fault(None)
     await call
-    await replica.host.check_health()
-    replica.fault("hang")
+    await hanging.host.check_health()
+    hanging.fault("hang")
     with pytest.raises(EngineError) as first:
-        await replica.host.check_health()
+        await hanging.host.check_health()
     assert not isinstance(first.value, EngineDead)
 
 
-async def test_a_long_queue_that_moves_on_is_healthy(tmp_path: Path) -> None:
-    replica = Replica(tmp_path, base_s=0.04)
+async def test_a_long_queue_that_moves_on_is_healthy_and_needs_no_probe(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns, embed, probes = asyncio.Semaphore(0), replica.engine.embed, list[str]()
+
+    async def in_turn(batch: Batch) -> Embedded:
+        await turns.acquire()
+        return await embed(batch)
+
+    async def probed() -> None:
+        probes.append("behind the queue")
+
+    monkeypatch.setattr(replica.engine, "embed", in_turn)
+    monkeypatch.setattr(replica.engine, "check_health", probed)
     calls = [asyncio.create_task(replica.embed()) for _ in range(10)]
-    for call in calls:
+    for call in calls[:-1]:
+        turns.release()
         await call
         await replica.host.check_health()
-    await replica.host.stop()
+    assert probes == []
+    turns.release()
+    await calls[-1]
 
 
-async def test_a_caller_that_leaves_is_cancelled_and_not_told_of_a_dead_engine(replica: Replica) -> None:
-    replica.fault("hang")
-    call = asyncio.create_task(replica.embed())
+async def test_a_caller_that_leaves_is_cancelled_and_not_told_of_a_dead_engine(hanging: Replica) -> None:
+    call = asyncio.create_task(hanging.embed())
     await asyncio.sleep(0)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
