@@ -103,7 +103,7 @@ def verdict(
     more.append(
         f"Routed this way these texts have {routed.quality:.1f} points for {share:.0%} of the device time of always {largest}. "
         "Rules flatter the texts they were made from; " + (
-            f"there are too few texts here to judge them fairly: that takes {2 * LEAST_UNITS} of a task, half of them to make rules."
+            f"there are too few texts here to judge them fairly: that takes {2 * LEAST_UNITS} of a task, half to make rules."
             if fair is None else
             f"with rules made from the other half of the texts it is {fair.quality:.1f}: {_versus(fair, top)}, and "
             f"{_versus(fair, low)}."

@@ -6,8 +6,8 @@ choice of any language that was measured, for rules can only raise. Then, one af
 texts that no rule before it raised, so that no rule is made of another's evidence: languages (by their plain texts), then
 scripts, mixed texts, code, and long texts. The significance asked of each is 0.05 shared out over all the looks.
 
-A length is a rule's only where the gain of the long texts is measurably larger than that of the short ones: where both gain alike,
-the fewer short texts would often look as if they gained nothing.
+A length is a rule's only where the gain of the long texts is measurably larger than that of the short ones: where both gain
+alike, the fewer short texts would often look as if they gained nothing.
 """
 
 import json
@@ -156,12 +156,13 @@ class Search:
             above, below = self.choose(long), self.choose(short)
             if above.model is None or below.model is None:
                 continue
-            if self._rank[above.model] > rank >= self._rank[below.model] and self._differ(above, below, self._models[max(rank, 0)]):
+            changes = self._rank[above.model] > rank >= self._rank[below.model]
+            if changes and self._differ(above, below, self._models[rank]):
                 return edge, above
         return None
 
     def _differ(self, above: Choice, below: Choice, smaller: str) -> bool:
-        """Whether the larger model's gain is measurably larger above than below; the texts are others, so errors add in squares."""
+        """Whether the larger model gains measurably more above than below; these are other texts, so errors add in squares."""
         more, less = (
             next(one for one in choice.differences if (one.smaller, one.larger) == (smaller, above.model))
             for choice in (above, below)
