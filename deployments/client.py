@@ -43,6 +43,10 @@ class BaseUrl(click.ParamType[str]):
 class RequestRefused(Exception):
     """The router refused a request for a reason that sending it again does not change; the message is the router's."""
 
+    def __init__(self, said: str, status: int | None = None) -> None:
+        super().__init__(said)
+        self.status = status  # of HTTP; None: it did not answer as a router does
+
 
 class RouterAway(Exception):
     """Nobody answers at the router's address, or it has refused everything for a long time."""
@@ -128,7 +132,7 @@ class Client:
                     return answer
                 said = _message(answer)
                 if answer.status_code not in TRANSIENT:
-                    raise RequestRefused(said)
+                    raise RequestRefused(said, answer.status_code)
                 wait_s = max(wait_s, _retry_after_s(answer))
             if time.monotonic() + wait_s > until_s:
                 raise RouterAway(f"no answer from {self._url} for {PATIENCE_S:.0f} s; the last was: {said}")

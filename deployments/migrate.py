@@ -28,6 +28,7 @@ from deployments.corpus import CorpusError, Text
 from router.retrieval import Vectors
 
 VERSION = 2
+FOR_ITS_TEXTS = (400, 413)  # a refusal that fewer texts, or others, may not meet
 
 
 class MigrationError(Exception):
@@ -119,7 +120,7 @@ async def fill(
 ) -> None:
     """Embed every missing part of the corpus, whose rows `texts` gives in order; `done` is told of rows as they are embedded.
 
-    Raises MigrationError for a text that cannot be embedded and for vectors of another space; RouterAway.
+    Raises MigrationError for a text that cannot be embedded and for vectors of another space; RequestRefused, RouterAway.
     """
     missing = {rows.start: rows for rows in parts.missing()}
     gate, running = asyncio.Semaphore(in_flight), deque[tuple[range, list[Text], list[asyncio.Task[Vectors]]]]()
@@ -157,13 +158,19 @@ async def fill(
 
 
 async def _embedded(space: str, texts: list[Text], client: Client, options: dict[str, Any]) -> Vectors:
-    """Vectors of `space`; a request that is refused is taken apart until the text that is at fault is alone."""
+    """Vectors of `space`; a request that is refused for its texts is taken apart until the one that is at fault is alone.
+
+    Raises RequestRefused where it is refused for another reason, as a key that was revoked.
+    """
     try:
         answer: Embedded = await client.embed([text.text for text in texts], **options)
     except RequestRefused as error:
+        if error.status not in FOR_ITS_TEXTS:
+            raise
         if len(texts) == 1:
+            then = "take it out" if options.get("truncate") == "end" else "go on with --truncate end"
             raise MigrationError(
-                f"text {texts[0].id!r} cannot be embedded: {error}. Mend it, or go on with --truncate end; what is done is kept"
+                f"text {texts[0].id!r} cannot be embedded: {error}. Mend it, or {then}; what is done is kept"
             ) from None
         half = len(texts) // 2
         return np.concatenate([

@@ -43,7 +43,7 @@ def make(
     late = {} if budget_ms is None else {name: 1.0 - (one.in_budget or 0.0) for name, one in timing.items()}
     routing = rules.yaml(plan, derived, budget_ms, late, min_gain)
     judged = [task for task in tasks if task.kind != "agreement"]
-    headline, more = verdict(plan, tasks, derived, traffic)
+    headline, more = verdict(plan, tasks, found, derived, traffic, min_gain)
     data = {
         "made": datetime.date.today().isoformat(), "verdict": headline, "more": more, "notes": inputs.notes,
         "budget_ms": budget_ms, "gpu_hour": gpu_hour, "min_gain": min_gain, "at_once": AT_ONCE,
@@ -78,7 +78,9 @@ def written(report: Report, output: Path) -> str:
     ])
 
 
-def verdict(plan: Plan, tasks: Sequence[Task], derived: Derived, traffic: Sequence[Outcome]) -> tuple[str, list[str]]:
+def verdict(
+    plan: Plan, tasks: Sequence[Task], found: Sequence[Slice], derived: Derived, traffic: Sequence[Outcome], min_gain: float
+) -> tuple[str, list[str]]:
     """The sentence, and what stands below it."""
     largest = [candidate for candidate in plan.candidates if candidate.tiers][-1].name
     if not traffic:
@@ -89,33 +91,53 @@ def verdict(plan: Plan, tasks: Sequence[Task], derived: Derived, traffic: Sequen
             [f"Of what {largest} finds the others find: {shares}. That is agreement, not quality: a better model would disagree "
              "as much as a worse one. Judge a few hundred queries or pairs, of the kind where they disagree most."],
         )  # fmt: skip
-    if not derived.languages:
-        names = {"": derived.default_model}
-        head = f"{_named(plan, derived.default_model)} is enough for these texts" if derived.default_choice else (
-            "There are too few judged texts to tell the models apart"
-        )
-    else:
-        names = {code: choice.model for code, choice in derived.languages.items() if choice.model}
-        worth = [code for code, model in names.items() if model == largest]
-        others = {model: [code for code in names if names[code] == model] for model in dict.fromkeys(names.values())}
-        others.pop(largest, None)
-        rest = "; ".join(f"for {names_of(codes)} {_named(plan, model)} is enough" for model, codes in others.items())
-        if worth:
-            head = f"{_named(plan, largest)} is worth its price for {names_of(worth)}" + (f"; {rest}" if rest else "")
-        else:
-            head = f"{_named(plan, largest)} is not worth its price here: {rest}"
-    more = [_task_verdict(plan, task) for task in tasks if task.kind != "agreement"]
-    routed, fair = (next(one for one in traffic if one.name == name) for name in (ROUTED, CROSSED))
+    head = _headline(plan, largest, derived, min_gain)
+    whole = {one.task: one for one in found if one.dimension == "all"}
+    more = [_task_verdict(task, whole[task.name], min_gain) for task in tasks if task.kind != "agreement"]
+    routed = next(one for one in traffic if one.name == ROUTED)
+    fair = next((one for one in traffic if one.name == CROSSED), None)
     always = {one.name.removeprefix("always "): one for one in traffic if one.name.startswith("always ")}
     top = always[largest]
     low = always[next(iter(always))]
     share = routed.device_s / top.device_s if top.device_s else 1.0
     more.append(
         f"Routed this way these texts have {routed.quality:.1f} points for {share:.0%} of the device time of always {largest}. "
-        "Rules flatter the texts they were made from; with rules made from the other half of the texts it is "
-        f"{fair.quality:.1f}: {_versus(fair, top)}, and {_versus(fair, low)}."
+        "Rules flatter the texts they were made from; " + (
+            f"there are too few texts here to judge them fairly: that takes {2 * LEAST_UNITS} of a task, half to make rules."
+            if fair is None else
+            f"with rules made from the other half of the texts it is {fair.quality:.1f}: {_versus(fair, top)}, and "
+            f"{_versus(fair, low)}."
+        )
     )
     return head + ".", more
+
+
+def _headline(plan: Plan, largest: str, derived: Derived, min_gain: float) -> str:
+    """What is worth it, what is enough, and what these texts cannot tell: no measurable gain is not yet no gain."""
+    if derived.languages:
+        choices = {language(code): choice for code, choice in derived.languages.items() if choice.model}
+    elif derived.default_choice:
+        choices = {"these texts": derived.default_choice}
+    else:
+        return "There are too few judged texts to tell the models apart"
+    worth, doubtful, is_enough = list[str](), list[str](), dict[str, list[str]]()
+    for name, choice in choices.items():
+        model = choice.model or largest
+        if model == largest:
+            worth.append(name)
+        elif (one := slicing.doubt(choice.differences, model, min_gain)) is None:
+            is_enough.setdefault(model, []).append(name)
+        else:
+            doubtful.append(
+                f"for {name} {choice.units:,} texts cannot rule out {one.high:+.1f} points of {_named(plan, one.larger)} over "
+                f"{_named(plan, model)}"
+            )
+    rest = [f"for {names_of(names)} {_named(plan, model)} is enough" for model, names in is_enough.items()]
+    if worth:
+        shown = [f"not shown to be so elsewhere: {doubtful[0]}", *doubtful[1:]] if doubtful else []
+        return "; ".join([f"{_named(plan, largest)} is worth its price for {names_of(worth)}", *rest, *shown])
+    verb = "is not shown to be worth its price here" if doubtful else "is not worth its price here"
+    return f"{_named(plan, largest)} {verb}: " + "; ".join([*rest, *doubtful])
 
 
 def _versus(one: Outcome, other: Outcome) -> str:
@@ -125,18 +147,21 @@ def _versus(one: Outcome, other: Outcome) -> str:
     return f"{points:+.1f} [{low:+.1f}, {high:+.1f}] against {other.name} ({other.quality:.1f})"
 
 
-def _task_verdict(plan: Plan, task: Task) -> str:
-    models = list(task.scores)
-    found = slicing.differences(task, models, _all(task))
-    model = slicing.enough(found, models, 0.0)
+def _task_verdict(task: Task, whole: Slice, min_gain: float) -> str:
+    """Of the whole task, by the differences that hold for all comparisons together."""
+    models, found = list(task.scores), whole.differences
+    model = slicing.enough(found, models, min_gain)
     spoken = Counter(unit.features.language for unit in task.units if unit.features.language).most_common(1)
     about = f"{task.name} ({language(spoken[0][0]) if spoken else 'language unknown'}, {len(task.units)} {NOUNS[task.kind]})"
+    if not found:
+        return f"{about}: too few, or too much alike, to tell the models apart."
     over = next((one for one in found if one.smaller == model and one.larger == models[-1]), None)
     if over is None:
         gap = next(one for one in found if one.smaller == models[-2] and one.larger == models[-1])
         return f"{about}: {model} is measurably better, {_interval(gap)} over {models[-2]}."
-    tail = "" if over.is_measured else ", no measurable difference"
-    return f"{about}: {model} is enough; {models[-1]} has {_interval(over)}{tail}."
+    if (one := slicing.doubt(found, model, min_gain)) is not None:
+        return f"{about}: nothing is shown to be worth more than {model}, nor ruled out; {one.larger} has {_interval(one)}."
+    return f"{about}: {model} is enough; {models[-1]} has {_interval(over)}."
 
 
 NOUNS = {"retrieval": "queries", "pairs": "pairs", "labels": "texts", "agreement": "texts"}

@@ -5,6 +5,9 @@ the models' differences are averaged over the tasks that have enough such texts,
 choice of any language that was measured, for rules can only raise. Then, one after the other, each rule is looked for among the
 texts that no rule before it raised, so that no rule is made of another's evidence: languages (by their plain texts), then
 scripts, mixed texts, code, and long texts. The significance asked of each is 0.05 shared out over all the looks.
+
+A length is a rule's only where the gain of the long texts is measurably larger than that of the short ones: where both gain
+alike, the fewer short texts would often look as if they gained nothing.
 """
 
 import json
@@ -153,9 +156,19 @@ class Search:
             above, below = self.choose(long), self.choose(short)
             if above.model is None or below.model is None:
                 continue
-            if self._rank[above.model] > rank >= self._rank[below.model]:
+            changes = self._rank[above.model] > rank >= self._rank[below.model]
+            if changes and self._differ(above, below, self._models[rank]):
                 return edge, above
         return None
+
+    def _differ(self, above: Choice, below: Choice, smaller: str) -> bool:
+        """Whether the larger model gains measurably more above than below; these are other texts, so errors add in squares."""
+        more, less = (
+            next(one for one in choice.differences if (one.smaller, one.larger) == (smaller, above.model))
+            for choice in (above, below)
+        )
+        points = more.points - less.points
+        return points > 0.0 and p_value(points, math.hypot(more.error, less.error)) < ALPHA / self._looks
 
     def _cuts(self, rows: Where) -> list[tuple[int, Where, Where]]:
         """Lengths with enough texts on both sides, from the highest: the length, the shorter texts, the others."""

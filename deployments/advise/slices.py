@@ -161,6 +161,12 @@ def enough(found: Sequence[Difference], models: Sequence[str], min_gain: float, 
     return models[-1]
 
 
+def doubt(found: Sequence[Difference], model: str, min_gain: float) -> Difference | None:
+    """The larger model that may still be worth it after all: its interval reaches `min_gain` points over this one."""
+    open_still = [one for one in found if one.smaller == model and one.high >= min_gain]
+    return max(open_still, key=lambda one: one.high, default=None)
+
+
 def _slice(task: Task, models: Sequence[str], dimension: str, value: str, rows: Rows) -> Slice:
     values = {model: task.value(task.scores[model], rows) for model in models}
     can_tell = len(rows) >= LEAST_UNITS and not np.isnan(list(values.values())).any()

@@ -5,7 +5,7 @@ text with the neighbours of its own model, and of pairs each model's are correla
 That is what a service does that keeps an index per model, or whose requests need no index.
 
 Rules that are judged by the texts they were made from look better than they are. So the figure is given a second time with rules
-that were made from the other half of the texts.
+that were made from the other half of the texts; where a half has too few texts to make any, there is no such figure.
 """
 
 import math
@@ -76,7 +76,8 @@ def outcomes(
     }
     smallest, largest = next(iter(named)), list(named)[-1]
     named[ROUTED] = assign(plan, judged, derived)
-    named[CROSSED] = _crossed(plan, judged, min_gain)
+    if (crossed := _crossed(plan, judged, min_gain)) is not None:
+        named[CROSSED] = crossed
     made = []
     for name, assigned in named.items():
         against = {
@@ -96,10 +97,13 @@ def outcomes(
     return made
 
 
-def _crossed(plan: Plan, tasks: Sequence[Task], min_gain: float) -> Assigned:
-    """Each half of the texts assigned by the rules that the other half supports."""
+def _crossed(plan: Plan, tasks: Sequence[Task], min_gain: float) -> Assigned | None:
+    """Each half of the texts assigned by the rules that the other half supports; None where a half supports no choice at all."""
     halves = [{task.name: np.arange(start, len(task.units), 2) for task in tasks} for start in (0, 1)]
-    assigned = [assign(plan, tasks, Search(plan, tasks, min_gain, half).derive()) for half in halves]
+    made = [Search(plan, tasks, min_gain, half).derive() for half in halves]
+    if any(derived.default_choice is None for derived in made):
+        return None
+    assigned = [assign(plan, tasks, derived) for derived in made]
     return {
         task.name: [assigned[1 - place % 2][task.name][place] for place in range(len(task.units))] for task in tasks
     }

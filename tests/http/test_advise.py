@@ -132,9 +132,14 @@ def test_latency_throughput_and_price_are_measured(report: dict[str, Any]) -> No
         assert 0 < model["alone_p50_ms"] <= model["alone_p95_ms"]
         assert model["price_per_million"] == pytest.approx(model["device_s_per_million"] / 100, rel=1e-4)
         assert model["device_s_per_million"] == pytest.approx(1e6 / model["texts_per_s"], rel=1e-4)
-        assert 0 <= model["in_budget"] <= 1
-    noise = report["models"][0]
+    noise, fast = report["models"]
     assert noise["alone_p50_ms"] >= 20  # what its engine sleeps
+    # Percentiles say how many of ten are within the budget, of the same requests.
+    for model in (noise, fast):
+        if model["together_p95_ms"] <= 50:
+            assert model["in_budget"] >= 0.9
+        if model["together_p50_ms"] > 50:
+            assert model["in_budget"] <= 0.5
 
 
 def test_cut_vectors_are_measured_where_the_model_was_trained_for_it(report: dict[str, Any]) -> None:

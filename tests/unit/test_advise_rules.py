@@ -259,3 +259,59 @@ def test_a_small_slice_says_that_it_is_small() -> None:
 @pytest.mark.parametrize(("tokens", "name"), [(1, "under 16"), (15, "under 16"), (16, "16 to 31"), (8192, "8192 or more")])
 def test_bands_have_no_gaps(tokens: int, name: str) -> None:
     assert slices.band(tokens) == name
+
+
+def uniform(count: int, gain: float, seed: int) -> Task:
+    """One language, many lengths, and a large model that is better by as much at every one."""
+    units = [unit("en", (10, 24, 48, 100, 200, 400)[place % 6]) for place in range(count)]
+    rng = np.random.default_rng(seed)
+    scores = {model: (rng.random(count) < 0.6 + gain * (model == "large")).astype(float) for model in MODELS}
+    return Task("t", "labels", "accuracy", tuple(units), scores=scores)
+
+
+def test_a_gain_at_every_length_makes_no_rule_for_a_length() -> None:
+    for seed in range(20):
+        made = derived(uniform(1000, 0.12, seed))
+        whole = Search(plan(), [uniform(1000, 0.12, seed)], 1.0).choose({"t": np.arange(1000)})
+        assert whole.model == "large"
+        assert "long" not in found(made), seed
+
+
+def said_of(*tasks: Task, min_gain: float = 1.0) -> tuple[str, list[str]]:
+    whole = slices.holm([one for each in tasks for one in slices.slices(plan(), each)])
+    made = Search(plan(), tasks, min_gain).derive()
+    return report.verdict(plan(), tasks, whole, made, traffic.outcomes(plan(), tasks, made, TIMING, min_gain, None), min_gain)
+
+
+def test_few_texts_that_show_no_gain_do_not_show_that_there_is_none() -> None:
+    scores = np.ones(50)
+    worse = scores.copy()
+    worse[:4], scores[4:6] = 0.0, 0.0  # +4 points, and an interval on both sides of 0
+    one = Task("t", "labels", "accuracy", (unit("en"),) * 50, scores={"small": worse, "middle": worse, "large": scores})
+    head, _ = said_of(one)
+    assert head.startswith("large (best) is not shown to be worth its price here: for English 50 texts cannot rule out +")
+    assert "points of large (best) over small (fast)" in head
+
+
+def test_what_is_ruled_out_is_said_to_be_enough() -> None:
+    units = [unit("en")] * 400
+    alike = task("t", units, dict.fromkeys(MODELS, [0.7] * 400))
+    assert said_of(alike)[0] == "large (best) is not worth its price here: for English small (fast) is enough."
+
+
+def test_halves_that_are_too_small_to_make_rules_judge_nothing() -> None:
+    units = [unit("en")] * 50
+    _, more = said_of(task("t", units, dict.fromkeys(MODELS, [0.7] * 50)))
+    assert "too few texts here to judge them fairly: that takes 60 of a task" in more[-1]
+    one = task("t", units, dict.fromkeys(MODELS, [0.7] * 50))
+    rows = traffic.outcomes(plan(), [one], derived(one), TIMING, 1.0, None)
+    assert "routed, rules from the other half" not in {row.name for row in rows}
+
+
+def test_what_is_said_of_a_task_is_corrected_and_large_enough() -> None:
+    units = [unit("en")] * 400
+    one = task("t", units, {"small": [0.7] * 400, "middle": [0.7] * 400, "large": [0.73] * 400}, seed=4)
+    raw = slices.differences(one, MODELS, np.arange(400))
+    assert raw[-1].p < 0.05 < raw[-1].points
+    _, more = said_of(one, min_gain=10.0)  # measurable, and not worth it
+    assert "measurably better" not in more[0]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,6 +10,8 @@ import pytest
 
 from deployments import client
 from deployments.client import Client, RequestRefused, RouterAway
+from deployments.corpus import Text
+from deployments.migrate import Manifest, MigrationError, fill, opened
 
 URL = "http://127.0.0.1:9"
 TIERS: dict[str, Any] = {"data": [], "tiers": {}}
@@ -89,3 +92,24 @@ def test_what_is_no_router_is_asked_once(reply: httpx.Response, said: str) -> No
         asyncio.run(tiers(replies))
     assert str(refused.value) == said
     assert replies.asked == 1
+
+
+@pytest.mark.parametrize(("status", "asked"), [(401, 1), (403, 1), (400, 4), (413, 4)])
+def test_only_what_is_refused_for_its_texts_is_taken_apart(status: int, asked: int, tmp_path: Path) -> None:
+    requests = list[httpx.Request]()
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return httpx.Response(status, json={"error": {"message": "no"}})
+
+    async def filled() -> None:
+        texts = [Text(f"id {row}", "a text") for row in range(8)]
+        with opened(tmp_path / "out", Manifest("new/64", None, "", "text", None, 8, 8)) as parts:
+            async with Client(URL, transport=httpx.MockTransport(refuse), has_answered=True) as asking:
+                await fill(parts, iter(texts), asking, {"space": "new/64", "truncate": "end"}, 8, 1, lambda done: None)
+
+    with pytest.raises(RequestRefused if asked == 1 else MigrationError) as refused:
+        asyncio.run(filled())
+    assert len(requests) == asked  # 8, 4, 2 and 1 texts
+    said = str(refused.value)
+    assert said == "no" if asked == 1 else said.startswith("text 'id 0' cannot be embedded: no. Mend it, or take it out")
