@@ -6,6 +6,7 @@ shadow is a sample. Whatever goes wrong with it is a number in the report.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
@@ -16,6 +17,7 @@ import numpy as np
 from deployments.dispatch import Lane
 from deployments.engines.base import Vectors
 from deployments.gather import Gatherer
+from deployments.logs import where
 from deployments.prepare import Prepared, Preparer
 from router.cache import VectorCache
 from router.compare import CanaryReport, Ring, Seen, Shadowed, ShadowReport, falls_in, slices_of
@@ -24,6 +26,8 @@ from router.domain import Decision, Model, Request, Work, attention
 from router.errors import RouterError
 from router.models import build_floor
 from router.schema import EmbeddingsRequest
+
+log = logging.getLogger("ray.serve")
 
 MOST_WAITING = 256  # requests; beyond it the newest are left out
 MOST_AT_ONCE = 4  # of them under way
@@ -161,11 +165,17 @@ class Comparison:
                 await self._idle.wait()
                 if not self._waiting:  # a change of the config threw them away meanwhile
                     return
+                report, shadow = self.shadowed, self.shadow  # or it put others in their place
+                if shadow is None:
+                    return
             answered = self._waiting.popleft()
             try:
                 await self._compare(answered, report, shadow)
             except RouterError as error:
                 report.left_out[error.code] += 1
+            except Exception as error:  # a fault of ours must not end the comparison
+                report.left_out["internal_error"] += 1
+                log.error("a shadow failed:\n%s", where(error))
 
     async def _compare(self, answered: Answered, report: ShadowReport, shadow: Shadow) -> None:
         request, gatherer, rings = answered.request, self._gatherer, self._rings  # a reload brings others

@@ -127,6 +127,7 @@ class Listener:
         self.embed = embed
         self.token = secrets.token_hex(32)
         self.callers: set[_Caller] = set()
+        self.strangers: set[_Caller] = set()  # have not said the token yet
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str) -> int:
@@ -143,6 +144,8 @@ class Listener:
             self._server.close()
         for caller in list(self.callers):
             caller.close()
+        for stranger in list(self.strangers):
+            stranger.abort()
 
 
 class _Caller(_Frames):
@@ -154,6 +157,12 @@ class _Caller(_Frames):
         self._known = False
         self.most_bytes = _HELLO_BYTES  # until the token was right
         self.running: dict[int, asyncio.Task[None]] = {}
+        self._patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._listener.strangers.add(self)
+        self._patience = asyncio.get_running_loop().call_later(_CONNECT_S, self.abort)
 
     def frame(self, number: int, kind: int, payload: bytearray) -> None:
         if not self._known:
@@ -161,6 +170,7 @@ class _Caller(_Frames):
                 self.abort()
                 return
             self._known, self.most_bytes = True, _MOST_BYTES
+            self._forget()
             self._listener.callers.add(self)
             self.write(number, HELLO)
         elif kind == CALL:
@@ -182,7 +192,14 @@ class _Caller(_Frames):
         else:
             self.write(number, REPLY, reply)
 
+    def _forget(self) -> None:
+        """It is a stranger no more."""
+        self._listener.strangers.discard(self)
+        if self._patience is not None:
+            self._patience.cancel()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
         self._listener.callers.discard(self)
         for task in self.running.values():
             task.cancel()
@@ -313,28 +330,23 @@ class DirectTransport:
     async def _keep(self, model: str, replica: str) -> None:
         """Hold a line to this replica for as long as Serve lists it."""
         tries = 0
-        try:
-            while True:
-                try:
-                    address = await self._handles.address(model, replica)
-                    if address is None:
-                        return
-                    if address.replica == replica:
-                        line = self.lines[replica] = await Line.open(address)
-                        tries = 0
-                        await asyncio.shield(line.lost)
-                except (OSError, TimeoutError) as error:
-                    tries += 1
-                    if tries == 1:
-                        log.warning("calls to %s at %s take Serve's handles: %s", model, replica, error or type(error).__name__)
-                finally:
-                    if (line_left := self.lines.pop(replica, None)) is not None:
-                        line_left.retire()
-                await asyncio.sleep(_AGAIN_S * min(tries + 1, 30))
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("calls to %s at %s take Serve's handles", model, replica)
+        while True:
+            try:
+                address = await self._handles.address(model, replica)
+                if address is None:
+                    return
+                if address.replica == replica:
+                    line = self.lines[replica] = await Line.open(address)
+                    tries = 0
+                    await asyncio.shield(line.lost)
+            except Exception as error:  # also what Ray says when it is not well: the handle takes the calls meanwhile
+                tries += 1
+                if tries == 1:
+                    log.warning("calls to %s at %s take Serve's handles: %s: %s", model, replica, type(error).__name__, error)
+            finally:
+                if (line_left := self.lines.pop(replica, None)) is not None:
+                    line_left.retire()
+            await asyncio.sleep(_AGAIN_S * min(tries + 1, 30))
 
     async def close(self) -> None:
         """Hang up everywhere."""

@@ -89,7 +89,7 @@ def drain(admin: Path, seconds: float) -> bool:
             if not any(int(row["scur"] or 0) for row in _rows(admin) if row["svname"] not in ("FRONTEND", "BACKEND")):
                 return True
             time.sleep(POLL_S)
-    except OSError:
+    except (OSError, ValueError, KeyError):  # no answer, or half of one
         return True  # it is gone, and what it did with it
     return False
 

@@ -20,6 +20,7 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = Mapping[str, str]
 T = TypeVar("T")
 
+MOST_GZIP_FILES = 32  # in one body
 OFF_LOOP_GZIP_BYTES = 16_384  # a millisecond of inflating, at most: more is done in a thread
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -123,8 +124,12 @@ async def body(given: Headers, receive: Receive, limit: int, timeout_s: float) -
 
 def _inflated(sent: bytes, limit: int) -> bytes:
     """At most `limit` bytes, whatever the sender packed into a few."""
-    parts, left = [], limit
+    parts, left = list[bytes](), limit
     while sent:  # gzip may be several files after one another
+        if len(parts) == MOST_GZIP_FILES:  # each costs a copy of all that follows it
+            raise InvalidValue(
+                f"the body is more than {MOST_GZIP_FILES} gzip files after one another; send one", "content-encoding"
+            )
         stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
         try:
             part = stream.decompress(sent, left + 1)
@@ -236,7 +241,7 @@ async def respond(send: Send, status: int, content: bytes, given: Mapping[str, s
 
 
 async def lifespan(receive: Receive, send: Send) -> None:
-    """Nothing to start or stop here: Serve's own hooks do it."""
+    """Says yes to both: what a router starts, Serve's own hooks start, and the caller stops it afterwards."""
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":

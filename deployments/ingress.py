@@ -80,8 +80,7 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await http.lifespan(receive, send)
-            if self._router.publisher is not None:
-                self._router.publisher.stop()
+            await self._router.close()
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
 
@@ -126,7 +125,7 @@ class Application:
             return
         if http.path(scope) in EMBEDDINGS and not error.counted:
             events.unread(error.code)
-        if isinstance(error, RateLimitExceeded):
+        if isinstance(error, RateLimitExceeded) and error.of_key:
             events.rate_limited(error.kind)
 
     async def _answer(self, caller: Grant, scope: Scope, headers: Headers, receive: Receive) -> HttpAnswer:
@@ -245,6 +244,15 @@ class Router:
         self._keeping_even = loop.create_task(self.access.meters.run())
         gc.freeze()  # what stays for good is not looked through again while requests wait
         board.watch(partial(_later, loop, service.replicas_changed))
+
+    async def close(self) -> None:
+        """Write what waits to be written, and hang up."""
+        if self.publisher is not None:
+            self.publisher.stop()
+        if self.service.log is not None:
+            await asyncio.to_thread(self.service.log.close)
+        if self.service.shared is not None:
+            await self.service.shared.close()
 
     async def _reload(self, changes: dict[str, Any]) -> None:
         try:

@@ -7,8 +7,8 @@ somebody else under this name is a miss and not a vector.
 
 Redis may be slow, away or full of nonsense. Look-ups of requests that wait at the same time travel in one MGET; a request waits
 for its own at most `redis_timeout_s` for each 32 texts, then goes on without. After three failures in a row nobody asks for a
-while, which doubles up to half a minute. Writes happen behind the answer and are dropped when too many wait. All of it is
-counted.
+while, which doubles up to half a minute; only an answer in time ends the row. Writes happen behind the answer and are dropped
+when too many wait. All of it is counted.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -88,6 +89,8 @@ class SharedCache:
         self._reading: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
         self._failures, self._closed_until_s = 0, 0.0
+        self._under_way: list[_Ask] = []  # look-ups of the MGET that runs
+        self._late = False  # it took longer than one of them waited
 
     def shares(self, model: str) -> bool:
         """Whether vectors of this model are shared, and Redis is being asked at all."""
@@ -112,7 +115,11 @@ class SharedCache:
         if not ask.future.done():
             ask.future.cancel()
             self.counters.slow += 1
-            self._failed(f"no answer within {self._timeout_s * 1000:g} ms")
+            if not (self._late and any(one is ask for one in self._under_way)):  # one answer is late once
+                self._late = True
+                self._failed(f"no answer within {self._timeout_s * 1000:g} ms")
+            return [None] * len(digests)
+        if ask.future.cancelled():  # the cache is being closed
             return [None] * len(digests)
         found = [
             None if value is None else self._unpack(model, key, value)
@@ -166,13 +173,18 @@ class SharedCache:
                 if not keys:
                     continue
                 values: Sequence[bytes | None] = [None] * len(keys)
+                self._under_way, self._late = asks, False
                 try:
                     async with asyncio.timeout(COMMAND_S):
-                        values = await self._client.get(keys)
+                        found = await self._client.get(keys)
+                    if len(found) != len(keys):
+                        raise ValueError(f"{len(found)} values for {len(keys)} keys")
+                    values = found
                 except Exception as error:  # whatever a client library says of a broken server
                     self._broke(error)
                 else:
-                    self._worked()
+                    if not self._late:
+                        self._worked()
                 start = 0
                 for ask in asks:
                     if not ask.future.done():
@@ -187,7 +199,7 @@ class SharedCache:
     async def _write(self) -> None:
         try:
             while self._to_write:
-                batch = dict(list(self._to_write.items())[:BATCH_KEYS])
+                batch = dict(islice(self._to_write.items(), BATCH_KEYS))
                 try:
                     async with asyncio.timeout(COMMAND_S):
                         await self._client.put(batch, self._ttl_s)

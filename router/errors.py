@@ -272,6 +272,7 @@ class RateLimitExceeded(RouterError):
 
     def __init__(self, limit: str, retry_after_s: float, who: str = "this API key") -> None:
         self.kind: Literal["tokens", "requests"] = "tokens" if "tokens" in limit else "requests"
+        self.of_key = who == "this API key"
         super().__init__(
             f"{who} has reached its limit of {limit}; send the request again after the time in Retry-After",
             headers=_retry_after(retry_after_s),

@@ -202,10 +202,11 @@ def test_a_body_in_gzip_is_read(http: httpx.Client, parts: int) -> None:
         ("gzip", gzip.compress(b" " * 200_000_000, 9), 413, "bytes"),
         ("gzip", b"{}", 400, "gzip and the body is not"),
         ("gzip", gzip.compress(b'{"input": "a"}')[:-9], 400, "ends too early"),
+        ("gzip", gzip.compress(b"") * 10_000, 400, "gzip files after one another"),
         ("br", b"{}", 400, "content-encoding 'br'"),
         ("gzip, gzip", b"{}", 400, "content-encoding"),
     ],
-    ids=["bomb", "plain", "cut", "brotli", "twice"],
+    ids=["bomb", "plain", "cut", "many", "brotli", "twice"],
 )
 def test_a_coding_that_cannot_be_read_is_named(http: httpx.Client, coding: str, body: bytes, status: int, says: str) -> None:
     answer = http.post("/v1/embeddings", content=body, headers={"content-encoding": coding})

@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,45 @@ async def test_a_redis_that_hangs_is_not_waited_for_and_soon_not_asked(server: R
     assert (counters.slow, counters.skipped, counters.dropped) == (FAILURES, 2, 1)
     server.go_on()
     await bench.cache.close()
+
+
+class Slow:
+    """A Redis whose every answer comes when nobody waits for it any longer."""
+
+    def __init__(self) -> None:
+        self.asked, self.answer = 0, asyncio.Event()
+
+    async def get(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        self.asked += 1
+        await self.answer.wait()
+        return [None] * len(keys)
+
+    async def put(self, values: Mapping[bytes, bytes], ttl_s: float) -> None:
+        raise AssertionError("nothing is written here")
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_redis_that_is_always_late_is_left_alone_and_said_to_be_away_once(caplog: pytest.LogCaptureFixture) -> None:
+    redis, clock = Slow(), Clock()
+    cache = SharedCache(redis, {"m": IDENTITY}, {"m": WIDTH}, Cache(redis_url="redis://x", redis_timeout_s=0.005), clock)
+    for late in range(1, FAILURES + 3):
+        redis.answer = asyncio.Event()
+        waiting = [asyncio.create_task(cache.get_many("m", [digest(name)])) for name in range(5)]
+        assert await asyncio.gather(*waiting) == [[None]] * 5
+        assert redis.asked == late
+        assert cache.paused == (late >= FAILURES), "one late answer is one failure, whoever waited for it"
+        reading = cache._reading
+        assert reading is not None
+        redis.answer.set()
+        await reading
+        assert cache.paused == (late >= FAILURES), "an answer that came too late proves nothing"
+        clock.now += 60.0
+    assert [record.getMessage() for record in caplog.records if "shared cache" in record.getMessage()] == [
+        "the shared cache is left out until Redis answers again: no answer within 5 ms"
+    ]
+    await cache.close()
 
 
 async def test_a_redis_that_dies_and_comes_back_is_used_again(server: RedisServer, bench: Bench) -> None:

@@ -77,7 +77,9 @@ class LocalRouter:
         self.service = Service(args, self.transport)
         self.views = Views(self.service)
         self.access = Access(args)
-        self.publisher = None  # Ray's
+
+    async def close(self) -> None:
+        """Nothing here waits to be written."""
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()

@@ -242,6 +242,44 @@ async def test_where_no_line_can_be_made_calls_take_the_handle() -> None:
     await transport.close()
 
 
+async def test_a_replica_is_asked_again_for_its_address_whatever_ray_says_first(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct, "_AGAIN_S", 0.01)
+    handles = Handles(replica)
+    answers: list[Address | Exception] = [replica.address, RuntimeError("unexpected")]
+    connected = asyncio.Event()
+    open_line = Line.open
+
+    async def address(model: str, name: str) -> Address | None:
+        if isinstance(answer := answers.pop(), Exception):
+            raise answer
+        return answer
+
+    async def opened(address: Address) -> Line:
+        line = await open_line(address)
+        connected.set()
+        return line
+
+    monkeypatch.setattr(Line, "open", opened)
+    monkeypatch.setattr(handles, "address", address)
+    transport = DirectTransport(handles)
+    transport.replicas_changed("m", ["a"])
+    async with asyncio.timeout(WAIT_S):
+        await connected.wait()
+    await transport.close()
+
+
+async def test_whoever_says_nothing_is_hung_up_on(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "_CONNECT_S", 0.05)
+    reader, writer = await asyncio.open_connection(replica.address.host, replica.address.port)
+    async with asyncio.timeout(WAIT_S):
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    writer.close()
+    assert not replica.listener.strangers
+
+
 async def test_an_address_of_another_replica_is_not_taken_for_it(replica: Replica) -> None:
     other = Replica("b")
     handles = Handles(replica, other)
@@ -250,6 +288,7 @@ async def test_an_address_of_another_replica_is_not_taken_for_it(replica: Replic
     transport.replicas_changed("m", ["b"])
     async with asyncio.timeout(WAIT_S):
         assert await handles.asked.get() == "b"
+        assert await handles.asked.get() == "b", "asked again, as the first answer was of no use"
     other.go_on.set()
     assert (await transport.send("m", call(1), "b")).replica == "b"
     assert handles.sent == ["b"]
