@@ -249,6 +249,8 @@ class Router:
         """Write what waits to be written, and hang up."""
         if self.publisher is not None:
             self.publisher.stop()
+        if not hasattr(self, "service"):  # it never came so far
+            return
         if self.service.log is not None:
             await asyncio.to_thread(self.service.log.close)
         if self.service.shared is not None:
