@@ -1,5 +1,6 @@
 """`python -m benchmarks [NAME] ...`: run one benchmark; without a name, the data plane."""
 
+import signal
 import sys
 from importlib import import_module
 
@@ -18,6 +19,7 @@ def main() -> None:
         del sys.argv[1]
     else:
         first = "data_plane"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped by whoever started them
     import_module(f"benchmarks.{first}").main()
 
 

@@ -45,8 +45,8 @@ POINTS = {
     "short c=1": Point(SHORT, 1),
     "short c=8": Point(SHORT, 8),
     "short c=32": Point(SHORT, 32),
-    "batch c=8": Point(BATCH, 8),
-    "batch float c=8": Point(replace(BATCH, encoding_format="float"), 8),
+    "batch c=8": Point(BATCH, 8, EVERY_CORE),
+    "batch float c=8": Point(replace(BATCH, encoding_format="float"), 8, EVERY_CORE),
     "long c=8": Point(Shape((ONE,), 1, 2000), 8, EVERY_CORE),
     "repeated c=32": Point(replace(SHORT, repeats=1.0), 32),
     "Zipf 0 % repeats c=32": Point(SHORT, 32),
@@ -160,9 +160,9 @@ def main(
                                        f"{name:<26} {server.name:<24} {got.per_s:8.1f}/s  p99 {got.load.p99_ms:7.1f} ms"
                                        f"  {got.cpu_ms:6.2f} ms CPU  {got.load.failures} failed", err=True)
                 rows |= {name: row(POINTS[name], seen[name]) for name in names}
+            if json_path is not None:
+                json_path.write_text(json.dumps({"points": [{"point": name, **found} for name, found in rows.items()]}, indent=1))
     click.echo(table(rows))
-    if json_path is not None:
-        json_path.write_text(json.dumps({"points": [{"point": name, **found} for name, found in rows.items()]}, indent=1))
     if plot is not None:
         from benchmarks.plot import draw
 

@@ -12,6 +12,7 @@ the older "passage" are taken too. Nothing here imports mteb but `mteb_model_met
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,13 @@ class ServiceEncoder:
         texts = list(_texts(inputs))
         if not texts:
             raise ValueError("there are no texts to encode")
-        return asyncio.run(self._encode(texts, INPUT_TYPES[side]))
+        encoding = self._encode(texts, INPUT_TYPES[side])
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(encoding)
+        with ThreadPoolExecutor(1) as beside:  # a notebook's loop runs already, and waits here
+            return beside.submit(asyncio.run, encoding).result()
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> npt.NDArray[np.float32]:
         """Cosines of every vector of the first with every one of the second."""

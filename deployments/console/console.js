@@ -20,28 +20,29 @@ async function poll() {
   clearTimeout(timer);
   if (paused || polling || document.hidden) return;
   polling = true;
+  const asked = key.get(); // another one may be given while this one is being refused
   try {
     const { data } = await call("v1/tiers");
     if (state !== "live" && !paused) say("live");
     matrix.show(data);
     playground.offer(data);
     if (key.mayAdmin()) { // a key that may not is told so once, in both places
-      await decisions.poll();
-      if (whatif.waits()) await whatif.load();
+      if (!paused) await decisions.poll();
+      if (!paused && whatif.waits()) await whatif.load();
     }
   } catch (problem) {
     if (!(problem instanceof Refused)) throw problem;
-    if (!paused) say(problem.status === 401 ? "locked" : "offline");
+    if (!paused && asked === key.get()) say(problem.status === 401 ? "locked" : "offline");
     notice($("matrix-problem"), problem.message);
   } finally {
     polling = false;
-    if (!paused && state !== "locked") timer = setTimeout(poll, state === "live" ? EVERY_MS : AFTER_FAILURE_MS);
+    if (asked !== key.get()) poll();
+    else if (!paused && state !== "locked") timer = setTimeout(poll, state === "live" ? EVERY_MS : AFTER_FAILURE_MS);
   }
 }
 
 function pause(on) {
   paused = on;
-  $("pause").setAttribute("aria-pressed", String(paused));
   setText($("pause"), t(paused ? "resume" : "pause"));
   if (paused) { clearTimeout(timer); say("paused"); } else { say("starting"); poll(); }
 }

@@ -121,16 +121,21 @@ export class Refused extends Error {
 
 let notAdmin; // the key that was told so
 
+let heldKey = null; // the key, where the browser keeps nothing for a page
+
 export const key = {
-  get: () => sessionStorage.getItem(KEY),
+  get: () => { try { return sessionStorage.getItem(KEY); } catch { return heldKey; } },
   mayAdmin: () => notAdmin === undefined || notAdmin !== key.get(),
-  set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
+  set: (value) => {
+    heldKey = value || null;
+    try { if (heldKey) sessionStorage.setItem(KEY, heldKey); else sessionStorage.removeItem(KEY); } catch { /* kept until the page goes */ }
+  },
 };
 
 /** One call; `admin` says so where the service answers 403. Throws Refused with the sentence that the service gave. */
 export async function call(path, { body, type = "application/json", admin = false, text = false } = {}) {
-  const headers = {};
-  if (key.get()) headers.authorization = `Bearer ${key.get()}`;
+  const headers = {}, used = key.get();
+  if (used) headers.authorization = `Bearer ${used}`;
   if (body !== undefined) headers["content-type"] = type;
   let answer, said;
   try {
@@ -149,7 +154,7 @@ export async function call(path, { body, type = "application/json", admin = fals
   } catch { /* a proxy in between has spoken */ }
   if (answer.ok && data !== null) return { data, headers: answer.headers };
   const { message, code } = data?.error ?? { message: t("error.status", { status: answer.status }), code: null };
-  if (answer.status === 401) document.dispatchEvent(new CustomEvent("key-needed", { detail: key.get() ? message : null }));
+  if (answer.status === 401 && used === key.get()) document.dispatchEvent(new CustomEvent("key-needed", { detail: key.get() ? message : null }));
   if (answer.status === 401 && !key.get()) throw new Refused(t("error.key"), 401, code);
   if (answer.status === 403 && admin) notAdmin = key.get();
   if (answer.status === 403 && admin) throw new Refused(t("error.admin"), 403, code);

@@ -60,6 +60,10 @@ def test_the_side_of_a_task_is_the_side_of_the_prompt(url: str, side: PromptType
     assert encoder.space == "multilingual-e5-small/384"
 
 
+async def test_it_encodes_where_a_loop_runs_already_as_in_a_notebook(url: str) -> None:
+    assert called(ServiceEncoder("wordllama-256", base_url=url), ["a bird", "a boat"], None).shape == (2, 256)
+
+
 def test_a_similarity_task_scores_as_its_cosines_do(url: str) -> None:
     rows = labelled()
     pairs = [(rows[place], rows[(place * 7) % len(rows)]) for place in range(60)]

@@ -39,6 +39,11 @@ FAULTS: dict[str, Series] = {
     "EmbeddingEngineStuck": {("replica_tokens_total", 'model="m"'): f"9000+0x{STEPS}"},
     "EmbeddingMetricsMissing": {("replicas_ready", 'model="m"'): None},
 }
+ALSO: dict[str, tuple[str, Series]] = {
+    "a replica that fails its first proof": (
+        "EmbeddingWrongModel", {("identity_checks_total", 'model="m",result="failed"'): f"_x120 1+0x{STEPS - 120}"},
+    ),
+}
 SILENT: dict[str, Series] = {
     "a service that is well": {},
     "a model at zero replicas that may be": {
@@ -68,6 +73,7 @@ def case(name: str, fault: Series, firing: list[str]) -> dict[str, Any]:
 def test_every_alert_fires_for_its_fault_and_for_no_other(tmp_path: Path) -> None:
     assert set(FAULTS) == set(NAMES)
     cases = [case(name, fault, [name]) for name, fault in FAULTS.items()]
+    cases += [case(name, fault, [alert]) for name, (alert, fault) in ALSO.items()]
     cases += [case(name, fault, []) for name, fault in SILENT.items()]
     file = tmp_path / "alerts_test.yml"
     file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": f"{STEP_S}s", "tests": cases}))
