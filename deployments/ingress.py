@@ -272,7 +272,7 @@ class Router:
 
     def check_health(self) -> None:
         """Serve asks every few seconds; the moment to see how many routers share the load."""
-        routers = max(1, serve.get_replica_context().world_size)
+        routers = self._others.count()
         self.service.ledger.routers = routers
         self.access.meters.routers_are(routers)
 

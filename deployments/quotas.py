@@ -84,10 +84,13 @@ class Meters:
         return self._quotas.answer(router, reports, self._clock())
 
     async def run(self) -> None:
-        """Exchange twice a second, forever, while there is somebody to exchange with and something to tell."""
+        """Exchange twice a second, forever, while there is something to tell.
+
+        Also where no other router is known of: one that has just started knows of this one before this one knows of it.
+        """
         while True:
             await asyncio.sleep(EXCHANGE_S)
-            if self._limited and self._quotas.routers > 1:
+            if self._limited:
                 await self.exchange()
 
     async def exchange(self) -> None:

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.serve
 KEYS = {name: new_key(bytes([index + 1]) * 32) for index, name in enumerate(("limited", "spare", "new"))}
 PER_MINUTE = 600
 MODEL: dict[str, Any] = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 512}
+ONE, TWO = {"num_replicas": 1}, {"num_replicas": 2}
+SCALED = {"autoscaling_config": {"min_replicas": 2, "max_replicas": 2}}  # as the shipped configs of a cluster have it
 SECONDS, REFUSED = 8.0, 200  # at least so long, and until so many were refused: by then what there was is used up
 FLOOD_S = 300.0
 THREADS = 4
@@ -42,13 +44,13 @@ class Cluster:
         self.url = f"http://127.0.0.1:{port}"
         self._client: Any = serve_start(http_options={"host": host, "port": port})
 
-    def deploy(self, args: dict[str, Any], user_config: dict[str, Any], routers: int) -> None:
+    def deploy(self, args: dict[str, Any], user_config: dict[str, Any], routers: dict[str, Any]) -> None:
         small = {"ray_actor_options": {"num_cpus": 0.1}}
         application = {
             "name": "router", "route_prefix": "/", "import_path": "deployments.app:build",
             "args": {"models": {"small": MODEL}, "tiers": {"fast": "small"}, **args},
             "deployments": [
-                {"name": "router", "num_replicas": routers, "user_config": user_config, **small}, {"name": "small", **small},
+                {"name": "router", "user_config": user_config, **routers, **small}, {"name": "small", **small},
             ],
         }
         self._client.deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}), _blocking=False)
@@ -65,9 +67,9 @@ class Cluster:
         return answer.status_code
 
 
-    def reload_error(self) -> str:
+    def tiers(self, say: str) -> str:
         tiers = httpx.get(f"{self.url}/v1/tiers", headers={"api-key": KEYS["new"]}, timeout=60).json()
-        return str(tiers.get("reload_error"))
+        return str(tiers.get(say))
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +101,10 @@ def cluster(host: str) -> Iterator[Cluster]:
 
 
 @pytest.mark.usefixtures("running")
-def test_two_routers_keep_one_limit_and_keys_change_under_them(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("two", [TWO, SCALED], ids=["num_replicas", "autoscaling_config"])
+def test_two_routers_keep_one_limit_and_keys_change_under_them(two: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     with cluster("127.0.0.1") as running:
-        running.deploy({}, {"keys": keys("limited", "spare")}, routers=2)
+        running.deploy({}, {"keys": keys("limited", "spare")}, routers=two)
         wait_for(lambda: running.embed("spare") == 200, "the service to answer a key")
         assert (running.embed(None), running.embed("new")) == (401, 401)
         handle = serve.get_deployment_handle("router", "router")
@@ -115,19 +118,22 @@ def test_two_routers_keep_one_limit_and_keys_change_under_them(capsys: pytest.Ca
         error = sum(admitted.values()) / ideal - 1
         with capsys.disabled():
             print(
-                f"\ntwo routers, {PER_MINUTE} requests/min, {seconds:.1f} s: {sum(admitted.values())} of {ideal:.0f} admitted, "
-                f"{error:+.2%}; {refused} refused; by router {used}"
+                f"\ntwo routers by {next(iter(two))}, {PER_MINUTE} requests/min, {seconds:.1f} s: {sum(admitted.values())} of "
+                f"{ideal:.0f} admitted, {error:+.2%}; {refused} refused; by router {used}"
             )
         assert sum(used) == sum(admitted.values())
         assert min(used) > 0.1 * sum(used)
         assert abs(error) < 0.05
 
-        running.deploy({}, {"keys": keys("limited", "new")}, routers=2)
+        running.deploy({}, {"keys": keys("limited", "new")}, routers=two)
         wait_for(lambda: [running.embed("new") for _ in range(8)] == [200] * 8, "both routers to know the new key")
         wait_for(lambda: [running.embed("spare") for _ in range(8)] == [401] * 8, "both routers to refuse the old one")
-        running.deploy({}, {}, routers=2)  # takes the last key away
-        wait_for(lambda: "the last key cannot be taken away" in running.reload_error(), "the change to be refused")
+        running.deploy({}, {}, routers=two)  # takes the last key away
+        wait_for(lambda: "the last key cannot be taken away" in running.tiers("reload_error"), "the change to be refused")
         assert running.embed(None) == 401
+        wait_for(lambda: running.tiers("routers") == "2", "two routers to be counted")
+        running.deploy({}, {"keys": keys("limited", "new")}, routers=ONE)  # tells the router that stays nothing
+        wait_for(lambda: [running.tiers("routers") for _ in range(8)] == ["1"] * 8, "the one that is left to be counted")
 
 
 def flooded(running: Cluster) -> tuple[dict[int, int], int, float]:
@@ -157,10 +163,10 @@ def flooded(running: Cluster) -> tuple[dict[int, int], int, float]:
 @pytest.mark.usefixtures("running")
 def test_an_open_service_on_every_address_is_refused_however_it_is_deployed() -> None:
     with cluster("0.0.0.0") as running:
-        running.deploy({}, {}, routers=1)
+        running.deploy({}, {}, routers=ONE)
         wait_for(lambda: (status := running.status()) is not None and status.status == "DEPLOY_FAILED", "the refusal")
         message = " ".join(deployment.message for deployment in running.status().deployments.values())
         assert "http_options.host is '0.0.0.0', which other machines reach" in message
         assert running.embed(None) != 200
-        running.deploy({"auth": "none"}, {}, routers=1)
+        running.deploy({"auth": "none"}, {}, routers=ONE)
         wait_for(lambda: running.embed(None) == 200, "the open service to answer")

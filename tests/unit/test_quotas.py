@@ -1,0 +1,55 @@
+"""How many routers share a limit, by what Serve says, and that those who exchange need not know."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from ray.serve._private.config import DeploymentConfig
+
+from deployments.quotas import Meters, Replies
+from deployments.routers import routers_of
+from router.keys import Grant
+from router.quota import Limit, Report
+
+GRANT = Grant("k", requests_per_minute=100)
+SCALED = {"min_replicas": 2, "max_replicas": 6}
+
+
+@pytest.mark.parametrize(
+    ("listed", "config", "routers"),
+    [
+        ([], {"num_replicas": 2}, 2),  # all start at once
+        ([], {"num_replicas": None, "autoscaling_config": SCALED}, 2),  # what a config file with autoscaling_config leaves
+        ([], {"num_replicas": 1, "autoscaling_config": SCALED}, 2),
+        ([], {"autoscaling_config": {**SCALED, "initial_replicas": 4}}, 4),
+        ([], {"num_replicas": None}, 1),
+        (["a", "b", "c"], {"autoscaling_config": SCALED}, 4),  # one is added
+        (["a", "own"], {"num_replicas": 1}, 2),  # one was added since this one's config was written
+        (["own"], {"num_replicas": 2}, 1),  # and one was taken away
+        (["own", "a", "b"], {"autoscaling_config": SCALED}, 3),
+    ],
+)
+def test_the_routers_are_those_that_serve_lists(listed: list[str], config: dict[str, Any], routers: int) -> None:
+    assert routers_of("own", listed, DeploymentConfig(**config)) == routers
+
+
+async def test_routers_that_do_not_know_of_each_other_exchange_all_the_same() -> None:
+    heard, clock = asyncio.Event(), [0.0]
+
+    async def exchange(reports: Mapping[Limit, Report]) -> Replies:
+        replies = {"other": other.answer("own", reports)}
+        heard.set()
+        return replies
+
+    own, other = Meters(lambda: clock[0], exchange), Meters(lambda: clock[0])
+    for one in (own, other):
+        one.configure([GRANT])
+        one.routers_are(1)
+    running = asyncio.create_task(own.run())
+    for _ in range(90):
+        await own.open(GRANT)
+    async with asyncio.timeout(5):
+        await heard.wait()
+    assert other.standings(GRANT)[Limit("k", "requests", 100)].remaining == 10
+    running.cancel()
