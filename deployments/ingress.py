@@ -270,7 +270,7 @@ class Router:
             self.access.reload(args)
             self.views.reload_error = None
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:  # not in a thread: a handle wants the loop that it is used in
         """Serve asks every few seconds; the moment to see how many routers share the load."""
         routers = self._others.count()
         self.service.ledger.routers = routers
