@@ -116,11 +116,11 @@ def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
         axes.set_yticks(range(len(rows)), [f"{label} ({units})" for label, _, units, _ in rows])
         for (_, whole, _, _), text in zip(rows, axes.get_yticklabels(), strict=True):
             text.set_fontweight("bold" if whole else "normal")
-        axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"points, {names[-1]} less {names[-2]}")
+        axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"points, {names[-1]}\nless {names[-2]}")
         axes.grid(visible=False, axis="y")
 
     told = "; ".join(f"{label}: {one['points']:+.1f}, {one['low']:+.1f} to {one['high']:+.1f}" for label, _, _, one in rows)
-    return _svg(paint, 1.1 + 0.27 * len(rows), f"Points that {names[-1]} has over {names[-2]}. {told}")
+    return _svg(paint, 1.3 + 0.27 * len(rows), f"Points that {names[-1]} has over {names[-2]}. {told}")
 
 
 def _sizes(data: Mapping[str, Any], names: Sequence[str]) -> str:

@@ -277,6 +277,15 @@ def test_text_from_a_file_cannot_become_markup(report: dict[str, Any]) -> None:
     assert "<img" not in drawn
 
 
+CUT_OFF = """[...document.querySelectorAll("figure svg")].flatMap((plot) => {
+  const frame = plot.getBoundingClientRect();
+  return [...plot.querySelectorAll("text")].filter((text) => {
+    const own = text.getBoundingClientRect();
+    return own.left < frame.left - 1 || own.right > frame.right + 1 || own.bottom > frame.bottom + 1;
+  }).map((text) => text.textContent);
+})"""
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (360, "light"), (360, "dark")])
 def test_the_page_opens_in_a_browser(reported: Path, width: int, scheme: Any) -> None:
@@ -298,6 +307,7 @@ def test_the_page_opens_in_a_browser(reported: Path, width: int, scheme: Any) ->
         paper, ink = window.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
         bright = sum(map(int, paper[4:-1].split(","))) > sum(map(int, ink[4:-1].split(",")))
         assert bright == (scheme == "light")
+        assert window.evaluate(CUT_OFF) == []
         for number in range(window.locator("details").count()):
             window.locator("summary").nth(number).click()
         assert window.locator("details[open]").count() == 3
