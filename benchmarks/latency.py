@@ -34,10 +34,12 @@ import yaml
 from benchmarks.live import CHARACTERS_A_TOKEN, ROOT, Ask, Client, Router, Texts, router
 from deployments.serve_config import application
 from router.decision_log import ANSWERED, Entry, read
+from router.latency import Point, fit
 
 STOP_EVERY_S = 0.01
 WINDOW = 1000  # requests in which the declared share is to hold
 RECOVERY = 100
+MOST_FITTED = 2000
 MOST_ERROR, MOST_POINTS, MOST_COMPLETIONS = 0.10, 0.5, 300  # the marks
 
 
@@ -191,6 +193,7 @@ def summarise(entries: Sequence[Entry], phases: Sequence[Phase], share: float, s
     return {
         "rows": rows,
         "worst_share_of_1000": worst,
+        "undisturbed": undisturbed(steady),
         "recovered_after": {
             phase.name: completions_until_recovery(
                 [e for e in steady if e.decision.model == slow and phase.start_s <= e.at_s <= phase.end_s], share
@@ -198,6 +201,26 @@ def summarise(entries: Sequence[Entry], phases: Sequence[Phase], share: float, s
             for phase in phases if phase.name.endswith("speed")
         },
     }
+
+
+def undisturbed(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Each model's error over answers that found all models idle, and that of a curve fitted to these very answers.
+
+    The second is what no predictor of this form can go below: the rest is the machine's.
+    """
+    rows = []
+    for model in sorted({entry.decision.model or "" for entry in entries}):
+        own = [entry for entry in entries if entry.decision.model == model]
+        quiet = [e for e in own if not any(load.ahead_tokens or load.running_rest_s for load in e.loads.values())][-MOST_FITTED:]
+        works = [entry.request.work[model] for entry in quiet]
+        points = [
+            Point(work.tokens, max(1, work.tokens_sq), entry.actual_s or 1e-9, work.texts)
+            for work, entry in zip(works, quiet, strict=True)
+        ]
+        if len(quiet) >= RECOVERY and len({point.tokens for point in points}) >= 3:
+            said = statistics.median(abs(1.0 / _ratio(entry) - 1.0) for entry in quiet)
+            rows.append({"model": model, "requests": len(quiet), "error": said, "hindsight": fit(points, 1).median_error})
+    return rows
 
 
 def completions_until_recovery(entries: Sequence[Entry], share: float) -> int | None:
@@ -241,6 +264,11 @@ def _table(found: dict[str, Any], capacity: float, load: float, share: float, sl
     for row in found["rows"]:
         if row["phase"] == "alone":
             yield _mark(f"  {row['model']}", f"{row['error']:.1%}", f"<= {MOST_ERROR:.0%}", row["error"] <= MOST_ERROR)
+    for row in found["undisturbed"]:
+        yield (
+            f"  {row['model']}, all idle: {row['error']:.1%} over {row['requests']} answers; "
+            f"a curve fitted to these very answers is off by {row['hindsight']:.1%}"
+        )
     worst = found["worst_share_of_1000"]
     if worst is None:
         yield f"fewer than {WINDOW} requests were answered: take more --seconds for the share of a thousand"

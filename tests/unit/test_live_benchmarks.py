@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import observability
 from benchmarks.budgets import choosers, summarise
-from benchmarks.latency import Phase, completions_until_recovery
+from benchmarks.latency import Phase, completions_until_recovery, undisturbed
 from benchmarks.latency import summarise as judge
 from benchmarks.live import Ask, Text, Told
 from benchmarks.qwen3_shapes import Shape, measure, table
@@ -93,6 +93,15 @@ async def test_a_qwen3_shape_is_measured_from_its_shortest_text_to_a_full_call()
     assert found.graph_s is None, "there is no GPU"
     *_, row = table({"tiny": found})
     assert row.startswith("| tiny |")
+
+
+def test_what_no_curve_could_have_known_is_told_from_a_wrong_curve() -> None:
+    answers = [entry(ratio * noise, tokens=tokens) for ratio in (2.0,) for noise in (0.9, 1.1) for tokens in range(50, 150)]
+    busy = [one._replace(loads=dict.fromkeys(MODELS, Load(margin=1.5, ahead_tokens=1))) for one in answers]
+    [small] = undisturbed(answers + busy)
+    assert (small["model"], small["requests"]) == ("small", len(answers))
+    assert small["error"] > 0.4, "the curve says half"
+    assert small["hindsight"] == pytest.approx(0.1, abs=0.03)
 
 
 def test_a_ratio_is_told_with_the_interval_that_its_rounds_leave() -> None:
