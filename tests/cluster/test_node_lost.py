@@ -36,7 +36,7 @@ CONFIG: dict[str, Any] = {"applications": [{
 
 
 async def test_a_lost_node_takes_no_request_with_it(capsys: pytest.CaptureFixture[str]) -> None:
-    with nodes([{"num_cpus": 1, "num_gpus": 1}] * 3) as (service, cluster):
+    with nodes([{"num_cpus": 2, "num_gpus": 1}] * 3) as (service, cluster):
         await asyncio.to_thread(service.deploy, CONFIG)
         before = await asyncio.to_thread(service.nodes_of, "large")
         assert len(set(before)) == 2
