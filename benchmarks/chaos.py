@@ -248,7 +248,7 @@ async def slow_clients(on: Stage, client: Checked) -> tuple[float | None, str]:
                 await asyncio.sleep(0.25)
                 writer.write(bytes([byte]))
             async with asyncio.timeout(1):
-                return b"request_timeout" in await reader.read()
+                return b"request_timeout" in await reader.read()  # up to the end of the connection
         except ConnectionError:
             return True
         except TimeoutError:

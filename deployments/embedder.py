@@ -33,9 +33,12 @@ from deployments.publish import Publisher
 from deployments.tracing import Tracing, tracing
 from deployments.wire import Call, Failure, Reply, split_ids
 from router.config import ModelConfig
+from router.domain import Curve, attention
 from router.feedback import Counters
+from router.models import curve_of
 
 CHECKS_FAILED = 3  # in a row, after which Serve replaces the replica
+SLOWER = 4.0  # than its curve, before an engine that is reading a long text passes for one that hangs
 
 log = logging.getLogger("ray.serve")
 
@@ -44,18 +47,21 @@ class Host:
     """One started engine and what is said of it; knows no Ray, so that tests can have it in their own process."""
 
     def __init__(
-        self, engine: Engine, replica: str, identity: Identity | None = None, health_timeout_s: float = 20.0
+        self, engine: Engine, replica: str, identity: Identity | None = None, health_timeout_s: float = 20.0,
+        curve: Curve | None = None, attention_tokens: int | None = None,
     ) -> None:
         self._engine, self._replica, self._identity = engine, replica, identity
-        self._health_timeout_s = health_timeout_s
+        self._health_timeout_s, self._curve, self._attention_tokens = health_timeout_s, curve, attention_tokens
         self._outstanding_tokens = self._served_tokens = self._calls = 0
         self._busy_s, self._busy_since_s = 0.0, 0.0
         self._seen = (0, 0, 0)  # at the last check: tokens served, tokens queued, calls that came or went
         self._changes = 0
         self._probe: asyncio.Task[None] | None = None
+        self._probed_s = 0.0  # when it was sent
+        self._longest_s = 0.0  # longest that the engine may be at one text, of those that came since it last gave a sign of life
         self._checks_failed = 0
         self._dead: str | None = None
-        self._callers: set[asyncio.Task[Any]] = set()
+        self._callers: dict[asyncio.Task[Any], float] = {}  # with their longest text's seconds
         self._tracing: Tracing | None = None
         self._failures: Counter[str] = Counter()  # texts, by the code of their failure
 
@@ -71,7 +77,8 @@ class Host:
         assert caller is not None
         REQUEST_IDS.set(call.request_ids)
         span = None if self._tracing is None else self._tracing.serving(call.traceparent)
-        self._callers.add(caller)
+        self._callers[caller] = longest_s = self._seconds(int(call.lengths.max(initial=0)))
+        self._longest_s = max(self._longest_s, longest_s)
         tokens = int(call.lengths.sum())
         self._outstanding_tokens += tokens
         if not self._calls:
@@ -124,7 +131,7 @@ class Host:
         finally:
             if span is not None:
                 span.end()
-            self._callers.discard(caller)
+            del self._callers[caller]
             self._outstanding_tokens -= tokens
             self._calls -= 1
             self._changes += 1
@@ -166,11 +173,13 @@ class Host:
         Work that has moved on since the last time is sign enough of life: behind it the probe might wait longer than Serve does.
         That calls come and go is none: they may all go because nobody waits any longer. A probe without an answer goes on until
         the next check, which then knows at once; the third gives the engine up and sends its calls back to their routers.
+        An engine reads a text in one go, and may take minutes for a long one: so long its probe has to wait too.
         """
         if self._dead is not None:
             raise EngineDead(self._dead)
         if self._moved_on():
             self._stop_probe()
+            self._longest_s = max(self._callers.values(), default=0.0)
         else:
             await self._ask_engine()
         self._checks_failed = 0
@@ -183,18 +192,30 @@ class Host:
         return self._calls > 0 and (served > before[0] or (changes == before[2] and queued < before[1]))
 
     async def _ask_engine(self) -> None:
-        waits = self._probe is None
-        self._probe = probe = self._probe or asyncio.ensure_future(self._engine.check_health())
-        await asyncio.wait({probe}, timeout=self._health_timeout_s if waits else 0.0)
+        probe, wait_s = self._probe, 0.0
+        if probe is None:
+            self._probe = probe = asyncio.ensure_future(self._engine.check_health())
+            self._probed_s, wait_s = time.monotonic(), self._health_timeout_s
+        await asyncio.wait({probe}, timeout=wait_s)
         if probe.done():
             self._probe = None
             probe.result()
+            self._longest_s = max(self._callers.values(), default=0.0)
+            return
+        patience_s = self._health_timeout_s + self._longest_s
+        if self._longest_s and time.monotonic() - self._probed_s < patience_s:
             return
         self._checks_failed += 1
-        why = f"the engine did not answer a probe within {self._health_timeout_s:g} s"
+        why = f"the engine did not answer a probe within {patience_s:.3g} s"
         if self._checks_failed >= CHECKS_FAILED:
             self._give_up(why)
         raise EngineError(why)
+
+    def _seconds(self, tokens: int) -> float:
+        """How long the engine may be at a text of so many tokens before it passes for hanging; 0 where nothing is known."""
+        if self._curve is None:
+            return 0.0
+        return SLOWER * self._curve.step(tokens, attention((tokens,), self._attention_tokens), 1)
 
     def _give_up(self, why: str) -> None:
         log.error("%s; this replica answers no more", why)
@@ -252,7 +273,8 @@ class Embedder(Host):
         identity = identity_of(engine, model.fingerprint, base_dir)
         await engine.start()
         replica = serve.get_replica_context().replica_id.unique_id
-        super().__init__(engine, replica, identity, model.health_timeout_s)
+        curve = curve_of(model_id, model, base_dir)
+        super().__init__(engine, replica, identity, model.health_timeout_s, curve, model.attention_tokens)
         self._tracing, self._publisher, self._listener = traced, None, None
         if counted:
             tally = replica_tally(model_id)

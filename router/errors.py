@@ -239,12 +239,15 @@ class MethodNotAllowed(RouterError):
 
 
 class RequestTimeout(RouterError):
-    """The client took too long to send its body."""
+    """The client took too long to send its body; the connection ends with the answer, or it could go on sending."""
 
     status, code = 408, "request_timeout"
 
     def __init__(self, limit_s: float) -> None:
-        super().__init__(f"the body did not arrive within {limit_s:g} s; send it faster, or its texts in several requests")
+        super().__init__(
+            f"the body did not arrive within {limit_s:g} s; send it faster, or its texts in several requests",
+            headers={"connection": "close"},
+        )
 
 
 class SpaceConflict(RouterError):

@@ -13,7 +13,7 @@ def build_models(args: RouterArgs) -> dict[str, Model]:
     """One `Model` per configured model, in order; raises ValueError naming a profile that is not usable."""
     return {
         name: Model(
-            id=name, rank=rank, max_tokens=config.max_tokens, curve=_curve(name, config, args.base_dir),
+            id=name, rank=rank, max_tokens=config.max_tokens, curve=curve_of(name, config, args.base_dir),
             quality=dict(config.quality), devices=config.devices,
         )
         for rank, (name, config) in enumerate(args.models.items())
@@ -52,7 +52,8 @@ def build_floor(name: str, when: When, model: str) -> Floor:
     )
 
 
-def _curve(name: str, config: ModelConfig, base_dir: str | None) -> Curve:
+def curve_of(name: str, config: ModelConfig, base_dir: str | None) -> Curve:
+    """The latency curve of one model: its profile's, else the config's; raises ValueError for a profile that is not usable."""
     if config.profile is not None:
         return load_profile(json.loads(resolve_path(config.profile, base_dir).read_text()), name)
     prior = config.curve or CurveConfig()

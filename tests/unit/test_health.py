@@ -13,6 +13,7 @@ from deployments.embedder import CHECKS_FAILED, Host
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError
 from deployments.wire import Call
 from router.config import ModelConfig
+from router.domain import Curve
 
 SOON_S = 0.05  # for an engine that answers nothing, however long one waits
 PATIENT_S = 60.0  # for one that answers: how slow this machine is decides nothing
@@ -21,11 +22,11 @@ PATIENT_S = 60.0  # for one that answers: how slow this machine is decides nothi
 class Replica:
     """A host whose fake engine misbehaves as told."""
 
-    def __init__(self, folder: Path, health_timeout_s: float = PATIENT_S) -> None:
+    def __init__(self, folder: Path, health_timeout_s: float = PATIENT_S, curve: Curve | None = None) -> None:
         settings = {"kind": "fake", "faults": str(folder)}
         config = ModelConfig.model_validate({"engine": settings, "dimensions": 16, "max_tokens": 100})
         self.engine = engines.create(config, None)
-        self.host = Host(self.engine, "one", health_timeout_s=health_timeout_s)
+        self.host = Host(self.engine, "one", health_timeout_s=health_timeout_s, curve=curve)
         self._switch = folder / str(os.getpid())
 
     def fault(self, name: str | None) -> None:
@@ -83,6 +84,41 @@ async def test_callers_that_come_and_go_do_not_make_a_hanging_engine_look_alive(
             caller.cancel()
         await asyncio.gather(*callers, return_exceptions=True)
     assert failed >= CHECKS_FAILED
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["waits", "has left"])
+async def test_an_engine_that_reads_a_long_text_is_not_taken_for_one_that_hangs(tmp_path: Path, left: bool) -> None:
+    """Whether or not its caller still waits: the engine's thread cannot drop it half-way."""
+    a_minute_a_token = Curve(fixed_s=0.0, base_s=0.0, s_per_token=60.0, s_per_token_sq=0.0, batch_tokens=100)
+    replica = Replica(tmp_path, SOON_S, a_minute_a_token)
+    replica.fault("hang")
+    call = asyncio.create_task(replica.embed())
+    await asyncio.sleep(0)
+    if left:
+        call.cancel()
+    for _ in range(2 * CHECKS_FAILED):
+        await replica.host.check_health()
+    replica.fault(None)
+    if not left:
+        await call
+    await replica.host.check_health()
+    await replica.host.stop()
+
+
+async def test_the_patience_for_a_long_text_ends_with_it(tmp_path: Path) -> None:
+    replica = Replica(tmp_path, SOON_S, Curve(fixed_s=0.0, base_s=0.0, s_per_token=0.001, s_per_token_sq=0.0, batch_tokens=100))
+    replica.fault("hang")
+    call = asyncio.create_task(replica.embed(10))
+    failed = 0
+    while failed < CHECKS_FAILED:  # the first ones pass, or not, as the time goes
+        try:
+            await replica.host.check_health()
+        except EngineError:
+            failed += 1
+        await asyncio.sleep(0.01)
+    with pytest.raises(EngineDead, match="did not answer a probe"):
+        await call
+    await replica.host.stop()
 
 
 async def test_an_engine_that_comes_back_in_time_is_kept(hanging: Replica) -> None:

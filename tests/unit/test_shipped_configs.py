@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 from deployments.serve_config import check
 from router import config
 from router.config import RouterArgs, Section
+from router.domain import Curve
 from router.latency import load_profile
 from router.models import memory_bytes
 
@@ -48,10 +49,19 @@ def test_memory_is_what_a_profile_measured_else_what_the_config_says() -> None:
     assert all(0.2 * GIB < (held or 0) < 4 * GIB for held in found.values()), found
 
 
-def test_the_profiles_of_an_h200_are_of_the_models_that_qwen3_yaml_serves_and_larger_ones_are_slower() -> None:
-    profiles = json.loads((ROOT / "configs" / "profiles" / "h200.json").read_text())
-    measured = {name: load_profile(profiles, name) for name in models_of("qwen3.yaml")}
-    assert [curve.s_per_token for curve in measured.values()] == sorted(curve.s_per_token for curve in measured.values())
+def of_card(card: str) -> dict[str, Curve]:
+    profiles = json.loads((ROOT / "configs" / "profiles" / f"{card}.json").read_text())
+    return {name: load_profile(profiles, name) for name in models_of("qwen3.yaml")}
+
+
+@pytest.mark.parametrize("card", ["h100", "h200"])
+def test_the_profiles_of_a_card_are_of_the_models_that_qwen3_yaml_serves_and_larger_ones_are_slower(card: str) -> None:
+    slopes = [curve.s_per_token for curve in of_card(card).values()]
+    assert slopes == sorted(slopes)
+
+
+def test_the_curves_of_qwen3_yaml_are_those_of_an_h200() -> None:
+    measured = of_card("h200")
     for name, model in models_of("qwen3.yaml").items():
         assert model.curve is not None
         assert model.curve.s_per_token == pytest.approx(measured[name].s_per_token, rel=0.01)
