@@ -80,7 +80,7 @@ class ByTokens:
         highest = peak.seen(needed, now)
         least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
         replicas = max(least, min(most, next_replicas(needed, target, self._slack, highest)))
-        return Want(replicas, needed, least, ask.devices, ready)
+        return Want(replicas, highest, least, ask.devices, ready)
 
 
 def flat(asks: Mapping[str, Ask]) -> dict[str, float]:

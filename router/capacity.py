@@ -150,7 +150,7 @@ class Want(NamedTuple):
     """What one model wants of a budget of devices."""
 
     replicas: int  # at least `least`
-    needed: float  # the same before it was rounded: who is short of more comes first
+    needed: float  # the highest of late before it was rounded: who is short of more comes first, and keeps that for a while
     least: int  # that it gets in any case
     devices: float  # of one replica
     held: int  # replicas that run now
