@@ -76,7 +76,7 @@ class Comparison:
         self.shadowed, self.canaried = ShadowReport(), CanaryReport()
         self._rings: dict[str, Ring] = {}
         self._waiting.clear()
-        self._when = None if self.shadow is None else build_floor("shadow", self.shadow.when, self.shadow.model)
+        self._applies = None if self.shadow is None else build_floor("shadow", self.shadow.when, self.shadow.model).condition()
         # A cache of its own that keeps nothing: no shadow takes room from a caller's vectors.
         self._gatherer = None if self.shadow is None else Gatherer(self._lanes[self.shadow.model], VectorCache(0))
 
@@ -111,11 +111,11 @@ class Comparison:
         if answered.arm is not None:
             self.canaried.add(answered.arm, _seen(answered))
         shadow, texts = self.shadow, answered.request.texts
-        if shadow is None or self._when is None or texts is None:
+        if shadow is None or self._applies is None or texts is None:
             return
         model, asked = answered.decision.model, answered.asked
         assert model is not None
-        if model == shadow.model or not self._when.holds(asked.features, asked.work[model].longest, asked.input_type):
+        if model == shadow.model or not self._applies(asked.features, asked.work[model].longest, asked.input_type):
             return
         if not falls_in(texts, "shadow", shadow.share):
             return

@@ -76,9 +76,13 @@ class Logged(NamedTuple):
 
 def setting_line(setting: Setting, router: str) -> bytes:
     """The line that stands before the requests decided by `setting`."""
+    policy = setting.policy
     return _line({
         "kind": "setting", "format": FORMAT, "router": router, "models": [asdict(model) for model in setting.models.values()],
-        "policy": asdict(setting.policy) | {"floors": [floor._asdict() for floor in setting.policy.floors]},
+        "policy": {
+            "default": policy.default, "floors": [floor._asdict() for floor in policy.floors], "kind": policy.kind,
+            "quality_weight": policy.quality_weight,
+        },
         "tiers": setting.tiers, "strict_tiers": setting.strict_tiers, "default_budget_s": setting.default_budget_s,
     })
 

@@ -14,8 +14,8 @@ Pure: the same request, models, loads and `now` give the same decision, whatever
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from router.domain import Decision, Features, Load, Model, OnMiss, Prediction, Reason, Request, Why, Work
@@ -24,6 +24,9 @@ from router.domain import Decision, Features, Load, Model, OnMiss, Prediction, R
 # request is unpacked at once, or named here.
 _new = tuple.__new__  # NamedTuple's own is a Python function that calls it
 ABOVE_TARGET, CHOSEN, LESS_QUALITY, OVER_BUDGET = Why.ABOVE_TARGET, Why.CHOSEN, Why.LESS_QUALITY, Why.OVER_BUDGET
+
+
+Condition = Callable[[Features, int, str | None], bool]  # of a text's features, the tokens of the longest one, and the input type
 
 
 class Floor(NamedTuple):
@@ -40,20 +43,34 @@ class Floor(NamedTuple):
     code: bool | None = None
     input_type: str | None = None
 
-    def holds(self, features: Features, longest: int, input_type: str | None) -> bool:
-        """Whether every condition that was given is met."""
+    def condition(self) -> Condition:
+        """Whether all that was given holds, as one function: of what was not given nothing is asked."""
         _, _, least, most, languages, not_languages, scripts, mixed, code, side = self
-        language = features.language
-        return (
-            (least is None or longest >= least)
-            and (most is None or longest <= most)
-            and (languages is None or language in languages)
-            and (not_languages is None or (language is not None and language not in not_languages))
-            and (scripts is None or features.script in scripts)
-            and (mixed is None or features.mixed == mixed)
-            and (code is None or features.code == code)
-            and (side is None or input_type == side)
-        )
+        given = list[Condition]()
+        if least is not None:
+            from_tokens = least
+            given.append(lambda features, longest, input_type: longest >= from_tokens)
+        if most is not None:
+            to_tokens = most
+            given.append(lambda features, longest, input_type: longest <= to_tokens)
+        if languages is not None:
+            wanted = languages
+            given.append(lambda features, longest, input_type: features.language in wanted)
+        if not_languages is not None:
+            passed_over = not_languages | {None}
+            given.append(lambda features, longest, input_type: features.language not in passed_over)
+        if scripts is not None:
+            written_in = scripts
+            given.append(lambda features, longest, input_type: features.script in written_in)
+        if mixed is not None:
+            given.append(lambda features, longest, input_type: features.mixed == mixed)
+        if code is not None:
+            given.append(lambda features, longest, input_type: features.code == code)
+        if side is not None:
+            given.append(lambda features, longest, input_type: input_type == side)
+        if len(given) == 1:
+            return given[0]
+        return lambda features, longest, input_type: all(each(features, longest, input_type) for each in given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +81,10 @@ class Policy:
     floors: tuple[Floor, ...] = ()
     kind: Literal["rules", "priced"] = "rules"
     quality_weight: float = 1.0
+    raises: tuple[tuple[str, str, Condition], ...] = field(init=False, repr=False, compare=False)  # the floors
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "raises", tuple((floor.model, floor.name, floor.condition()) for floor in self.floors))
 
 
 def predict(model: Model, load: Load, work: Work) -> Prediction:
@@ -73,9 +94,9 @@ def predict(model: Model, load: Load, work: Work) -> Prediction:
     over the replicas in pieces of a step; its time is that of the replica with most of them.
     """
     curve = model.curve
+    most = curve.batch_tokens
     ready, ahead, wait_s, _, _, cold_start_s, bias = load
     tokens, _, tokens_sq, texts = work
-    most = curve.batch_tokens
     if tokens > most and ready > 1:
         share = max(most / tokens, 1.0 / ready)
         tokens, tokens_sq, texts = math.ceil(tokens * share), math.ceil(tokens_sq * share), math.ceil(texts * share)
@@ -101,6 +122,7 @@ def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads:
     """
     out: dict[str, Why] = {}
     fits: dict[str, Prediction] = {}  # allowed models, in time or not
+    able: list[tuple[str, Model, Load, float]] = []  # the same, with the tail of the prediction
     works, _, deadline_s, wanted, _, strict, candidates, permitted, on_miss, _ = request
     for name, model in models.items():
         load = loads[name]
@@ -113,7 +135,8 @@ def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads:
         elif not load[0] and load.cold_start_s is None:
             out[name] = Why.NOT_READY
         else:
-            fits[name] = predict(model, load, work)
+            fits[name] = predicted = predict(model, load, work)
+            able.append((name, model, load, predicted[0] * load[3]))
 
     target, reason, rule = _target(policy, request, models)
     effective = target
@@ -133,24 +156,21 @@ def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads:
     budget_s = math.inf if deadline_s is None else deadline_s - now
     chosen, best = None, 0.0
     soonest, soonest_s = effective, math.inf  # for when none is in time
-    for name, predicted in fits.items():
-        model, load = models[name], loads[name]
+    for name, model, load, tail_s in able:
         rank = model.rank
         if rank > limit and not priced:
             out[name] = ABOVE_TARGET
         elif strict and rank < limit:
             out[name] = Why.BELOW_TARGET
+        elif tail_s <= budget_s:
+            out[name] = LESS_QUALITY
+            worth = _worth(policy, request, model, load) if priced else rank
+            if chosen is None or worth > best or (worth == best and rank > models[chosen].rank):
+                chosen, best = name, worth
         else:
-            tail_s = predicted[0] * load.margin
-            if tail_s <= budget_s:
-                out[name] = LESS_QUALITY
-                worth = _worth(policy, request, model, load) if priced else rank
-                if chosen is None or worth > best or (worth == best and rank > models[chosen].rank):
-                    chosen, best = name, worth
-            else:
-                out[name] = OVER_BUDGET
-                if tail_s < soonest_s or (tail_s == soonest_s and rank > models[soonest].rank):
-                    soonest, soonest_s = name, tail_s
+            out[name] = OVER_BUDGET
+            if tail_s < soonest_s or (tail_s == soonest_s and rank > models[soonest].rank):
+                soonest, soonest_s = name, tail_s
 
     if chosen is None:
         if on_miss is OnMiss.REJECT:
@@ -199,10 +219,10 @@ def _target(policy: Policy, request: Request, models: Mapping[str, Model]) -> tu
         return target, Reason.PINNED if request.pinned else Reason.TIER, None
     target, rule = policy.default, None
     rank, works, features, input_type = models[target].rank, request.work, request.features, request.input_type
-    for floor in policy.floors:
-        above = models[raised := floor.model].rank
-        if above > rank and (work := works.get(raised)) and floor.holds(features, work.longest, input_type):
-            target, rule, rank = raised, floor.name, above
+    for raised, name, applies in policy.raises:
+        above = models[raised].rank
+        if above > rank and (work := works.get(raised)) and applies(features, work[1], input_type):
+            target, rule, rank = raised, name, above
     if rule is None:
         return target, Reason.PINNED if request.pinned else Reason.AUTO, None
     return target, Reason.RULE, rule
