@@ -447,7 +447,7 @@ class Lane:
             self.ledger.reported(self.model, reply.replica, reply.outstanding_tokens, now)
             left = reply.outstanding_tokens + self._waiting_tokens() // max(1, len(self.replicas))
             self.feedback.served(reply.replica, reply.counters, full=left >= self.batch_tokens)
-            self.feedback.stepped(ahead_tokens + dispatch.tokens, tokens_sq, now - sent_s, texts)
+            self.feedback.stepped(ahead_tokens + dispatch.tokens, tokens_sq, reply.queue_s + reply.inference_s, texts)
             self._deliver(chunks, reply, sent_s)
 
     @asynccontextmanager

@@ -276,7 +276,8 @@ class Service:
         unforeseen = bool(truncated and got.known)
         if plan.work[model].tokens and not unforeseen and request.priority != "bulk" and decision.predicted_s is not None:
             load = plan.loads[model]
-            self.feedback[model].completed(now - arrived_s, decision.predicted_s, load.bias, now, load.margin)
+            engine_s = got.queue_s + got.inference_s
+            self.feedback[model].completed(now - arrived_s, decision.predicted_s, load.bias, now, load.margin, engine_s)
         if not truncated:
             self.comparison.answered(Answered(
                 request, plan.asked, decision, plan.models, prepared.digests, got.vectors, arrived_s, now - arrived_s, plan.arm

@@ -6,6 +6,10 @@ arguments.
 A model whose predictions were bad gets a margin so high that no budget fits it, and then no completion would ever lower the
 margin again. So a margin that nothing tests relaxes with time: each second without a completion counts as one answer that was
 fast enough, until it is 1. (Sending a share of requests there to find out would make their callers pay for it.)
+
+Of every answer it is known how long it waited and was in the engine. The rest is overhead: the router's own time and the way to
+the replica. Its running median takes the place of the curve's `overhead_s`, which no profile of an engine alone can know: as a
+part of the bias it would make long texts look slow because short ones pay it too.
 """
 
 from dataclasses import replace
@@ -14,12 +18,15 @@ from typing import NamedTuple
 from router.capacity import Ask, Demand, Rate, next_price
 from router.config import Routing
 from router.domain import Decision, Load, Model, Reason, Work
-from router.latency import Correction, Learner
+from router.latency import Correction, Learner, Quantile
 from router.ledger import Ledger, Random
 
 PRICE_EVERY_S = 0.1
 RELAX_EVERY_S = 1.0
 MOST_TICKS = 600  # of a clock that jumped
+OVERHEAD_ETA = 0.1  # each answer moves the median of the overhead by e^+-0.05
+OVERHEAD_NEWS = 0.1  # further off than this the curve is replaced
+LEAST_OVERHEAD_S, MOST_OVERHEAD_S = 1e-4, 10.0
 
 PUSHED_DOWN = frozenset((Reason.BUDGET, Reason.LOAD, Reason.LATE))
 
@@ -37,12 +44,14 @@ class Feedback:
     def __init__(
         self, model: Model, measured: bool, routing: Routing, now: float, cold_start_s: float | None = None
     ) -> None:
-        """`measured` says that the curve comes from a profile, which only the bias corrects.
+        """`measured` says that the curve comes from a profile: its shape stays, bias and overhead are learned.
 
         `cold_start_s` is what a model that scales to zero takes from its first request to a ready replica.
         """
         self.model = model
         self.correction = Correction(routing.miss_share)
+        first_s = max(model.curve.overhead_s, LEAST_OVERHEAD_S)
+        self._overhead = Quantile(0.5, OVERHEAD_ETA, first_s, LEAST_OVERHEAD_S, MOST_OVERHEAD_S)
         full_rate = model.curve.batch_tokens / model.curve.step(model.curve.batch_tokens)
         self.rate = Rate(full_rate)
         self.full_rate = Rate(full_rate)  # over the time in which a batch or more was waiting
@@ -97,10 +106,10 @@ class Feedback:
         self.shadow.add(tokens, now)
 
     def stepped(self, tokens: int, tokens_sq: int, seconds: float, texts: int = 1) -> None:
-        """A call returned after `seconds`; `tokens` counts what was ahead of it, `tokens_sq` and `texts` its own texts."""
+        """A call was `seconds` at its replica; `tokens` counts what was ahead of it, `tokens_sq` and `texts` its own texts."""
         if self._learner is not None:
-            self._learner.observe(tokens, tokens_sq, seconds - self.model.curve.overhead_s, texts)
-            self.model = replace(self.model, curve=self._learner.curve)
+            self._learner.observe(tokens, tokens_sq, seconds, texts)
+            self.model = replace(self.model, curve=replace(self._learner.curve, overhead_s=self.model.curve.overhead_s))
 
     def served(self, replica: str, counters: Counters, full: bool = False) -> None:
         """A reply told what its replica has done so far; counters that fell are those of a replica that started again.
@@ -127,10 +136,21 @@ class Feedback:
         """A replica is gone."""
         self._replicas.pop(replica, None)
 
-    def completed(self, actual_s: float, predicted_s: float, bias: float, now: float, margin: float | None = None) -> None:
-        """A request took `actual_s`; `predicted_s` was said when the factors were `bias` and `margin` (None: as they are now)."""
+    def completed(
+        self, actual_s: float, predicted_s: float, bias: float, now: float, margin: float | None = None,
+        engine_s: float | None = None,
+    ) -> None:
+        """A request took `actual_s`; `predicted_s` was said when the factors were `bias` and `margin` (None: as they are now).
+
+        `engine_s` of that it waited or was in the engine; the rest is overhead, which a slower engine does not change.
+        """
         self.correction.observe(actual_s, predicted_s, bias, margin)
         self._tested_s = now
+        if engine_s is not None and actual_s > engine_s:
+            self._overhead.observe(actual_s - engine_s)
+            curve, overhead_s = self.model.curve, self._overhead.value / self.correction.bias  # by which it is multiplied
+            if abs(overhead_s - curve.overhead_s) > OVERHEAD_NEWS * overhead_s:
+                self.model = replace(self.model, curve=replace(curve, overhead_s=overhead_s))
 
     def _tick(self, ledger: Ledger, routing: Routing, now: float) -> None:
         ticks = min(int((now - self._priced_s) / PRICE_EVERY_S), MOST_TICKS)

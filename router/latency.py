@@ -175,7 +175,7 @@ class Learner:
 
 
 class Quantile:
-    """The factor that a declared share of the ratios exceeds, followed online; see the top of this file."""
+    """What a declared share of the values exceeds, followed online; see the top of this file."""
 
     __slots__ = ("eta", "highest", "lowest", "share", "value")
 
@@ -184,9 +184,9 @@ class Quantile:
             raise ValueError(f"the share that may be exceeded lies between 0 and 1, not {share}")
         self.share, self.eta, self.value, self.lowest, self.highest = share, eta, value, lowest, highest
 
-    def observe(self, ratio: float) -> bool:
-        """Take one ratio in; says whether it exceeded the factor as it stood."""
-        exceeded = ratio > self.value
+    def observe(self, value: float) -> bool:
+        """Take one value in; says whether it exceeded the quantile as it stood."""
+        exceeded = value > self.value
         moved = self.value * math.exp(self.eta * (exceeded - self.share))
         self.value = min(max(moved, self.lowest), self.highest)
         return exceeded

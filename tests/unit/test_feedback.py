@@ -1,6 +1,7 @@
 """Demand as the autoscaler and the prices see it: what goes to a model, and what was sent to a smaller one instead."""
 
 import random
+import statistics
 
 import pytest
 
@@ -8,7 +9,7 @@ from router.config import Routing
 from router.domain import Curve, Features, Load, Model, OnMiss, Reason, Request, Work
 from router.feedback import Counters, Feedback, tell
 from router.ledger import Ledger
-from router.policy import Policy, decide
+from router.policy import Policy, decide, predict
 
 ENGLISH = Features(characters=100, language="en", script="Latn", mixed=False, code=False)
 CURVE = Curve(fixed_s=0.01, base_s=0.0, s_per_token=0.001, s_per_token_sq=0.0, batch_tokens=8192)
@@ -104,3 +105,30 @@ def test_a_price_counts_what_full_batches_would_serve_and_not_what_small_ones_do
         feedback.served("r1", Counters(served, now), full=scarce)
         price = feedback.load(ledger, Routing(policy="priced"), now, random.Random(1)).price
     assert (price > 0.0) == scarce
+
+
+@pytest.mark.parametrize("slower", [1.0, 3.0], ids=["as its profile says", "at a third of the speed"])
+def test_what_an_answer_takes_beside_the_engine_is_learned_and_not_taken_for_slowness(slower: float) -> None:
+    curve = Curve(fixed_s=0.0, base_s=0.002, s_per_token=0.0001, s_per_token_sq=0.0, batch_tokens=10_000)  # overhead unknown
+    model, rng = Feedback(Model("m", 0, 10_000, curve, {}), True, Routing(), 0.0), random.Random(3)
+    book, errors = Ledger({"m": 3}), list[float]()
+    book.joined("m", "r1")
+    for number in range(600):
+        tokens = rng.choice((10, 10, 10, 2000))
+        load = model.load(book, Routing(), float(number), rng)
+        predicted_s = predict(model.model, load, Work(tokens, tokens, tokens * tokens)).total_s
+        engine_s = slower * curve.step(tokens)
+        actual_s = engine_s + 0.006 * rng.uniform(0.8, 1.25)
+        model.completed(actual_s, predicted_s, load.bias, float(number), load.margin, engine_s)
+        errors.append(abs(predicted_s / actual_s - 1.0))
+    assert statistics.median(errors[300:]) < 0.1
+    assert max(errors[300:]) < 0.3, "short and long texts alike"
+    assert model.model.curve.overhead_s * model.correction.bias == pytest.approx(0.006, rel=0.25)
+
+
+def test_the_overhead_stays_as_the_profile_says_where_nobody_tells_the_engines_part(feedback: dict[str, Feedback]) -> None:
+    small, before = feedback["small"], feedback["small"].model
+    for _ in range(50):
+        small.completed(0.5, 0.1, 1.0, 0.0)
+        small.completed(0.5, 0.1, 1.0, 0.0, engine_s=0.7)  # pieces at several replicas: the longest wait, the longest step
+    assert small.model is before
