@@ -167,9 +167,11 @@ async def redeployed(on: Stage, client: Checked) -> tuple[float | None, str]:
 async def _redeploy(on: Stage) -> float:
     old = [one for name in ("router", *MODELS) for one in on.replicas(name)]
     data = copy.deepcopy(on.data)
-    data["applications"][0]["args"]["limits"]["max_items"] = 2000 + int(time.monotonic()) % 1000
+    limits = data["applications"][0]["args"]["limits"]
+    limits["max_items"] = limits.get("max_items", 2000) + 1
     start_s = time.monotonic()
     await on.deploy(data)
+    on.data = data  # or the next change would restart everything once more, to take this one back
     await on.recovered(old)
     await on.until(("RUNNING",))
     return time.monotonic() - start_s
@@ -246,6 +248,8 @@ async def slow_clients(on: Stage, client: Checked) -> tuple[float | None, str]:
             writer.write(message[:until])
             for byte in message[until : until + int(HOLD_S * 4)]:
                 await asyncio.sleep(0.25)
+                if reader.at_eof():
+                    return True
                 writer.write(bytes([byte]))
             async with asyncio.timeout(1):
                 return b"request_timeout" in await reader.read()  # up to the end of the connection
