@@ -12,10 +12,12 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_S = 0.1
+CONFIG = "hardened.cfg"
 # What HAProxy says itself, in the words of the service. 502 to 504 are its own as well: Serve makes 500 of them, which no client
 # sends again by itself.
 ERRORS = {
@@ -78,20 +80,44 @@ def hardened(config: str, folder: Path, headers_s: float) -> str:
     return re.sub(r"(?m)^defaults\n    mode http\n", lambda found: found[0] + "\n".join(own) + "\n", config, count=1)
 
 
-def drain(admin: Path, seconds: float) -> bool:
-    """Send no more requests to any server and wait up to `seconds` for those under way; whether all of them ended."""
-    until_s = time.monotonic() + seconds
-    try:
-        for row in _rows(admin):
-            if row["svname"] not in ("FRONTEND", "BACKEND"):
+def drain(folder: Path, seconds: float) -> bool:
+    """Send no more requests to any server and wait up to `seconds` for those under way; whether all of them ended.
+
+    `folder` is where HAProxy was told to have its admin socket; Serve puts it into a folder of the node below that. With every
+    change of replicas Serve starts a new HAProxy, and the one before ends when its last request has.
+    """
+    until_s, sockets = time.monotonic() + seconds, [*folder.glob("admin.sock"), *folder.glob("*/admin.sock")]
+    for admin in sockets:
+        with suppress(OSError, ValueError, KeyError):
+            for row in _servers(admin):
                 _say(admin, f"set server {row['pxname']}/{row['svname']} state drain")
-        while time.monotonic() < until_s:
-            if not any(int(row["scur"] or 0) for row in _rows(admin) if row["svname"] not in ("FRONTEND", "BACKEND")):
-                return True
-            time.sleep(POLL_S)
-    except (OSError, ValueError, KeyError):  # no answer, or half of one
-        return True  # it is gone, and what it did with it
-    return False
+    while sum(map(_in_flight, sockets)) or len(_running(folder)) > len(sockets):
+        if time.monotonic() > until_s:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _in_flight(admin: Path) -> int:
+    try:
+        return sum(int(row["scur"] or 0) for row in _servers(admin))
+    except (OSError, ValueError, KeyError):  # no answer, or half of one: it is gone, and what it did with it
+        return 0
+
+
+def _running(folder: Path) -> list[int]:
+    """The HAProxies that run with a config in `folder`."""
+    import psutil  # here, for the program that starts HAProxy runs without packages
+
+    config = str(folder / CONFIG)
+    return [
+        one.pid for one in psutil.process_iter(["name", "cmdline"])
+        if one.info["name"] == "haproxy" and config in (one.info["cmdline"] or ())
+    ]
+
+
+def _servers(admin: Path) -> list[dict[str, str]]:
+    return [row for row in _rows(admin) if row["svname"] not in ("FRONTEND", "BACKEND")]
 
 
 def _rows(admin: Path) -> list[dict[str, str]]:
@@ -116,7 +142,7 @@ def _start(folder: Path, binary: str, headers_s: float, arguments: list[str]) ->
     if "-f" in arguments:
         at = arguments.index("-f") + 1
         given = Path(arguments[at])
-        changed = folder / "hardened.cfg"
+        changed = folder / CONFIG
         changed.write_text(hardened(given.read_text(), folder, headers_s))
         arguments[at] = str(changed)
     os.execv(binary, [binary, *arguments])

@@ -286,7 +286,7 @@ def _serving(
         with redirect_stdout(StringIO()):  # Ray reports the controller's death, which is what was asked for
             if client is not None and not _gone():
                 if haproxy_folder is not None:
-                    haproxy.drain(haproxy_folder / "admin.sock", DRAIN_S)
+                    haproxy.drain(haproxy_folder, DRAIN_S)
                 else:
                     _delete(config)
                 client.shutdown(timeout_s=SHUTDOWN_S)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ import yaml
 
 from deployments.run import environment
 from tests.support.ports import free_port
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 120.0
@@ -63,6 +65,12 @@ class Instance:
     def get(self) -> str:
         return httpx.get(f"http://127.0.0.1:{self.port}/").text
 
+    def refuses(self) -> bool:
+        try:
+            return not httpx.get(f"http://127.0.0.1:{self.port}/").is_success
+        except httpx.HTTPError:
+            return True
+
 
 Start = Callable[[dict[str, str], int], Instance]
 
@@ -104,6 +112,22 @@ def test_two_instances_answer_side_by_side_and_signals_end_them_without_leftover
     second.process.send_signal(signal.SIGTERM)
     assert second.process.wait(STOP_S) == 0, second.output
     assert psutil.wait_procs(of_second, timeout=0)[1] == []
+
+
+@pytest.mark.serve
+def test_a_request_under_way_is_answered_before_a_signal_ends_the_command(start: Start, tmp_path: Path) -> None:
+    instance, until = start({"word": "whole"}, free_port()), tmp_path / "until"
+    instance.wait_for("ready")
+    with ThreadPoolExecutor(1) as pool:
+        url = f"http://127.0.0.1:{instance.port}/?until={until}"
+        answer = pool.submit(httpx.get, url, timeout=60)
+        wait_for(Path(f"{until}.here").exists, "the request to be under way")
+        instance.process.send_signal(signal.SIGTERM)
+        wait_for(instance.refuses, "the next request to be refused")
+        assert not answer.done()
+        until.touch()
+        assert answer.result().text == "whole"
+    assert instance.process.wait(STOP_S) == 0, instance.output
 
 
 @pytest.mark.serve

@@ -1,5 +1,7 @@
 """A Serve application that starts at once, for tests of what surrounds the real one."""
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -9,7 +11,10 @@ from starlette.responses import PlainTextResponse, Response
 
 @serve.deployment(name="hello", max_ongoing_requests=100, ray_actor_options={"num_cpus": 0.1})
 class Hello:
-    """Answers every path with its word, or fails to start for the reason given."""
+    """Answers every path with its word, or fails to start for the reason given.
+
+    A query `until=FILE` makes it write FILE.here and wait for FILE.
+    """
 
     def __init__(self, word: str, failure: str | None) -> None:
         if failure:
@@ -17,6 +22,10 @@ class Hello:
         self._word = word
 
     async def __call__(self, request: Request) -> Response:
+        if (until := request.query_params.get("until")) is not None:
+            Path(f"{until}.here").touch()  # noqa: ASYNC240
+            while not Path(until).exists():  # noqa: ASYNC110, ASYNC240  # another process has no event for it
+                await asyncio.sleep(0.02)
         return PlainTextResponse(self._word)
 
 
