@@ -40,7 +40,7 @@ async def _inject(on: Stage, client: Checked, seconds: float, rng: random.Random
         tally = client.tally
         click.echo(
             f"{seconds - (end_s - start_s):6.0f} s  {name}{took}; {tally.sent} sent, {tally.right} right, "
-            f"{len(tally.lost)} lost, {len(tally.wrong)} wrong", err=True,
+            f"{len(tally.lost)} lost, {len(tally.wrong)} wrong; routers {on.memory_mib().get('router', 0.0):.0f} MiB", err=True,
         )
         await asyncio.sleep(max(0.0, start_s + EVERY_S - time.monotonic()))
 
