@@ -3,10 +3,12 @@
 `ended` is on every request's way and counts only; everything that the service keeps a number of anyway is read by `sample`.
 """
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Literal, get_args
 
 from deployments import metrics
 from deployments.metrics import Labels, Tally
+from deployments.shared_cache import Counters
 from deployments.wire import FailureCode
 from router.config import RouterArgs
 from router.domain import Features
@@ -133,6 +135,9 @@ class Events:
         tally.set(metrics.CACHE_HITS, (), cache.hits)
         tally.set(metrics.CACHE_MISSES, (), cache.misses)
         tally.set(metrics.CACHE_EVICTIONS, (), cache.evictions)
+        shared = Counters() if service.shared is None else service.shared.counters
+        for one in fields(shared):
+            tally.set(metrics.SHARED_CACHE, (one.name,), getattr(shared, one.name))
         tally.set(metrics.CACHE_BYTES, (), cache.used_bytes)
         tally.set(metrics.CACHE_ENTRIES, (), len(cache))
 

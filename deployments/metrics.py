@@ -81,6 +81,7 @@ CACHE_HITS = _counter("cache_hits", (), "Texts whose vector was known.")
 CACHE_MISSES = _counter("cache_misses", (), "Texts whose vector was not known.")
 CACHE_EVICTIONS = _counter("cache_evictions", (), "Vectors thrown out to make room.")
 
+SHARED_CACHE = _counter("shared_cache", ("result",), "What was asked of Redis and written to it, by what became of it.")
 CACHE_BYTES = _gauge("cache_bytes", (), "Memory that the cache takes.")
 CACHE_ENTRIES = _gauge("cache_entries", (), "Vectors in the cache.")
 OUTSTANDING = _gauge("outstanding_tokens", MODEL, "Tokens at the replicas and not answered, as this router knows it.")
@@ -103,8 +104,9 @@ IDENTITY = _counter("identity_checks", ("model", "result"), "Proofs that the rep
 
 OF_ROUTER: tuple[Metric, ...] = (
     REQUESTS, TEXTS, TOKENS, BUDGETS, PREDICTIONS, PINNED, ADAPTED, TRUNCATED, RATE_LIMITED, LATENCY, PREDICTED, RATIO, QUEUE,
-    INFERENCE, CALLS, RETRIES, DROPPED, CANCELLED, COLD_STARTS, COALESCED, CACHE_HITS, CACHE_MISSES, CACHE_EVICTIONS, CACHE_BYTES,
-    CACHE_ENTRIES, OUTSTANDING, QUEUED, READY, REQUIRED, OUT, MARGIN, BIAS, PRICE, CAPACITY, OFFERED, SHADOW,
+    INFERENCE, CALLS, RETRIES, DROPPED, CANCELLED, COLD_STARTS, COALESCED, CACHE_HITS, CACHE_MISSES, CACHE_EVICTIONS,
+    SHARED_CACHE, CACHE_BYTES, CACHE_ENTRIES, OUTSTANDING, QUEUED, READY, REQUIRED, OUT, MARGIN, BIAS, PRICE, CAPACITY, OFFERED,
+    SHADOW,
 )  # fmt: skip
 OF_REPLICA: tuple[Metric, ...] = (ENGINE_TOKENS, ENGINE_BUSY, ENGINE_HELD, FAILED_TEXTS, IDENTITY)
 

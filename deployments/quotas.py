@@ -91,7 +91,10 @@ class Meters:
         while True:
             await asyncio.sleep(EXCHANGE_S)
             if self._limited:
-                await self.exchange()
+                try:
+                    await self.exchange()
+                except Exception:
+                    log.exception("what the other routers say of the limits of keys could not be used")
 
     async def exchange(self) -> None:
         """One exchange; those who ask while one is under way wait for it."""

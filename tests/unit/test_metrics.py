@@ -15,6 +15,7 @@ from deployments import metrics
 from deployments.events import NONE, Events, replica_tally
 from deployments.metrics import MOST_SERIES, OTHER, Metric, Tally
 from deployments.service import CANCELLED, Service
+from deployments.shared_cache import RedisClient, SharedCache
 from deployments.wire import Failure, FailureCode
 from router import errors
 from router.domain import Reason, Tier
@@ -101,6 +102,19 @@ async def test_a_repeated_text_is_a_cache_hit_and_no_prediction() -> None:
     assert sum(tally.buckets[metrics.LATENCY]["small",].counts) == 2
     assert sum(tally.buckets[metrics.RATIO]["small",].counts) == 1
     assert counted(tally, metrics.CALLS) == {("small",): 1}
+
+
+async def test_what_the_shared_cache_did_is_counted_and_nothing_where_there_is_none() -> None:
+    made, _ = service()
+    tally = tally_of(made)
+    assert made.events is not None
+    made.events.sample(made)
+    assert tally.values[metrics.SHARED_CACHE]["hits",] == 0
+    assert not counted(tally, metrics.SHARED_CACHE)
+    made.shared = SharedCache(RedisClient("redis://127.0.0.1:1"), {}, {}, made.args.cache)  # never asked
+    made.shared.counters.hits, made.shared.counters.dropped = 3, 1
+    made.events.sample(made)
+    assert counted(tally, metrics.SHARED_CACHE) == {("hits",): 3, ("dropped",): 1}
 
 
 async def test_every_way_to_end_has_its_outcome() -> None:

@@ -53,3 +53,22 @@ async def test_routers_that_do_not_know_of_each_other_exchange_all_the_same() ->
         await heard.wait()
     assert other.standings(GRANT)[Limit("k", "requests", 100)].remaining == 10
     running.cancel()
+
+
+async def test_nonsense_of_another_router_ends_no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.quotas.EXCHANGE_S", 0.01)
+    asked, often = 0, asyncio.Event()
+
+    async def exchange(reports: Mapping[Limit, Report]) -> Replies:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            often.set()
+        return {"other": None}  # type: ignore[dict-item]
+
+    own = Meters(exchange=exchange)
+    own.configure([GRANT])
+    running = asyncio.create_task(own.run())
+    async with asyncio.timeout(30):
+        await often.wait()
+    running.cancel()
