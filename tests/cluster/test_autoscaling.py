@@ -47,7 +47,10 @@ CONFIG: dict[str, Any] = {"applications": [{
         # 2,000 tokens a second for a replica of the small model, 500 for one of the large
         "models": {"small": model(0.0005), "large": model(0.002)}, "tiers": {"fast": "small", "best": "large"},
         # What comes while the first node starts waits for it, however long that takes: by default 30 s of work may.
-        "limits": {"max_queue_s": 3600.0, "max_queued_tokens": 100_000_000, "request_timeout_s": 600.0, "max_requests": 100_000},
+        "limits": {
+            "max_queue_s": 3600.0, "max_queued_tokens": 100_000_000, "request_timeout_s": 600.0, "max_requests": 100_000,
+            "max_requests_per_client": 100_000,
+        },
     },
     "deployments": [
         {
