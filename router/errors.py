@@ -70,7 +70,7 @@ def render(error: RouterError) -> bytes:
 def suggest(name: str, valid: Iterable[str]) -> str:
     """`; did you mean X?` for a name that resembles a valid one, else nothing."""
     near = get_close_matches(name[:80].lower(), list(valid), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {str(near[0])!r}?" if near else ""  # a member of an enum by its value
 
 
 def shorten(text: str, characters: int = 80) -> str:

@@ -24,6 +24,8 @@ from deployments.advise.run import Plan
 from deployments.advise.slices import ALPHA, BANDS, Difference, enough, gaps, p_value
 
 Where = Mapping[str, Rows]  # rows of each task, by its name
+NO_LARGER = "no larger model is shown to be worth its price"
+
 Condition = tuple[str, dict[str, Any], Callable[[Unit], bool]]  # name of the rule, its `when`, and whether it holds
 LATIN = "Latn"
 
@@ -133,7 +135,7 @@ class Search:
             model = choice.model or base
             rules.append(Found("long", {"min_tokens": edge}, self._tier[model], model, told(choice, base), choice))
         return Derived(
-            self._tier[base], base, f"enough for {names_of(asks)}", choices[asks[0]], tuple(rules), choices,
+            self._tier[base], base, f"{NO_LARGER} for {names_of(asks)}", choices[asks[0]], tuple(rules), choices,
             tuple(dict.fromkeys(silent)),
         )
 
@@ -207,7 +209,7 @@ class Search:
     def _without_languages(self, languages: Mapping[str, Where]) -> Derived:
         choice = self.choose(self._rows)
         model = choice.model or self._models[-1]
-        why = "enough for all texts together; no language has enough of them alone" if choice.model else (
+        why = f"{NO_LARGER} for all texts together; no language has enough of them alone" if choice.model else (
             "nothing was measured that could speak for a smaller model"
         )
         silent = tuple(f"{name}: {sum(map(len, rows.values()))} texts, too few to tell" for name, rows in languages.items())

@@ -371,3 +371,8 @@ def test_token_ids_of_a_large_body_are_read_and_counted() -> None:
     assert [row.tolist() for row in read.ids] == ids
     with pytest.raises(MaxTokensPerRequest):
         parse(json.dumps({"input": ids * 10, "model": "m", "token_ids": "model"}).encode(), {}, LIMITS)
+
+
+def test_a_header_that_is_nearly_a_tier_is_told_the_tier() -> None:
+    with pytest.raises(RouterError, match="did you mean 'best'"):
+        parse(b'{"input": "a"}', {"x-quality-tier": "bestest"}, Limits())
