@@ -30,7 +30,7 @@ from router.keys import hash_of, new_key
 
 NOTHING, AGAIN = "nothing", "nothing again"
 CONNECTIONS = 32
-WARM_S = 0.3
+WARM_S = 1.0
 RESAMPLES = 2000
 KEY = new_key(secrets.token_bytes(32))
 WORDLLAMA = {

@@ -173,7 +173,7 @@ def _letters_by_script(sample: str) -> dict[str, float]:
 def _western(sample: str) -> bytes | None:
     """The sample a byte a character, where Western Europe's alphabets write it: these are counted in a tenth of the time."""
     try:
-        return sample.encode("ascii" if sample.isascii() else _WESTERN)
+        return sample.encode(_WESTERN)
     except UnicodeEncodeError:
         return None
 

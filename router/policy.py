@@ -25,7 +25,6 @@ from router.domain import Decision, Features, Load, Model, OnMiss, Prediction, R
 _new = tuple.__new__  # NamedTuple's own is a Python function that calls it
 ABOVE_TARGET, CHOSEN, LESS_QUALITY, OVER_BUDGET = Why.ABOVE_TARGET, Why.CHOSEN, Why.LESS_QUALITY, Why.OVER_BUDGET
 
-
 Condition = Callable[[Features, int, str | None], bool]  # of a text's features, the tokens of the longest one, and the input type
 
 
@@ -75,13 +74,13 @@ class Floor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the config says about deciding."""
+    """What the config says about deciding; `raises` is `floors` as they are asked: model, name, and when it applies."""
 
     default: str
     floors: tuple[Floor, ...] = ()
     kind: Literal["rules", "priced"] = "rules"
     quality_weight: float = 1.0
-    raises: tuple[tuple[str, str, Condition], ...] = field(init=False, repr=False, compare=False)  # the floors
+    raises: tuple[tuple[str, str, Condition], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "raises", tuple((floor.model, floor.name, floor.condition()) for floor in self.floors))
@@ -94,9 +93,9 @@ def predict(model: Model, load: Load, work: Work) -> Prediction:
     over the replicas in pieces of a step; its time is that of the replica with most of them.
     """
     curve = model.curve
-    most = curve.batch_tokens
     ready, ahead, wait_s, _, _, cold_start_s, bias = load
     tokens, _, tokens_sq, texts = work
+    most = curve.batch_tokens
     if tokens > most and ready > 1:
         share = max(most / tokens, 1.0 / ready)
         tokens, tokens_sq, texts = math.ceil(tokens * share), math.ceil(tokens_sq * share), math.ceil(texts * share)

@@ -24,10 +24,9 @@ from deployments.advise.run import Plan
 from deployments.advise.slices import ALPHA, BANDS, Difference, enough, gaps, p_value
 
 Where = Mapping[str, Rows]  # rows of each task, by its name
-NO_LARGER = "no larger model is shown to be worth its price"
-
 Condition = tuple[str, dict[str, Any], Callable[[Unit], bool]]  # name of the rule, its `when`, and whether it holds
 LATIN = "Latn"
+NO_LARGER = "no larger model is shown to be worth its price"
 
 
 class Evidence(NamedTuple):
