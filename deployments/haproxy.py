@@ -84,22 +84,25 @@ def drain(folder: Path, seconds: float) -> bool:
     """Send no more requests to any server and wait up to `seconds` for those under way; whether all of them ended.
 
     `folder` is where HAProxy was told to have its admin socket; Serve puts it into a folder of the node below that. With every
-    change of replicas Serve starts a new HAProxy, and the one before ends when its last request has.
+    change of replicas Serve starts a new HAProxy, which knows nothing of what the one before was told; that one ends when its
+    last request has.
     """
-    until_s, sockets = time.monotonic() + seconds, [*folder.glob("admin.sock"), *folder.glob("*/admin.sock")]
-    for admin in sockets:
-        with suppress(OSError, ValueError, KeyError):
-            for row in _servers(admin):
-                _say(admin, f"set server {row['pxname']}/{row['svname']} state drain")
-    while sum(map(_in_flight, sockets)) or len(_running(folder)) > len(sockets):
+    until_s = time.monotonic() + seconds
+    while True:
+        sockets = [*folder.glob("admin.sock"), *folder.glob("*/admin.sock")]
+        if not sum(map(_drained, sockets)) and len(_running(folder)) <= len(sockets):
+            return True
         if time.monotonic() > until_s:
             return False
         time.sleep(POLL_S)
-    return True
 
 
-def _in_flight(admin: Path) -> int:
+def _drained(admin: Path) -> int:
+    """How many requests are under way, once no server gets another."""
     try:
+        for row in _servers(admin):
+            if not row["status"].startswith("DRAIN"):
+                _say(admin, f"set server {row['pxname']}/{row['svname']} state drain")
         return sum(int(row["scur"] or 0) for row in _servers(admin))
     except (OSError, ValueError, KeyError):  # no answer, or half of one: it is gone, and what it did with it
         return 0
