@@ -70,6 +70,10 @@ async def nothing(on: Stage, client: Checked) -> tuple[float | None, str]:
     return None, ""
 
 
+def _pids(on: Stage) -> set[int]:
+    return {one.pid for name in ("router", *MODELS) for one in on.replicas(name)}
+
+
 async def _killed(on: Stage, victims: list[psutil.Process]) -> float:
     for victim in victims:
         victim.kill()
@@ -143,7 +147,8 @@ async def router_killed(on: Stage, client: Checked) -> tuple[float | None, str]:
 
 @scenario
 async def controller_killed(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """Serve's controller dies; Ray starts another one."""
+    """Serve's controller dies; Ray starts another one, which takes over the replicas there are."""
+    kept = _pids(on)
     victims = on.processes(r"^ray::ServeController")
     for victim in victims:
         victim.kill()
@@ -155,7 +160,9 @@ async def controller_killed(on: Stage, client: Checked) -> tuple[float | None, s
         await asyncio.sleep(0.25)
     await on.until(("RUNNING",))
     await on.recovered()
-    return time.monotonic() - start_s, ""
+    if kept != _pids(on):
+        raise Broken("the new controller replaced replicas that lived")
+    return time.monotonic() - start_s, "every replica was kept"
 
 
 @scenario
@@ -198,7 +205,7 @@ async def bad_config_deployed(on: Stage, client: Checked) -> tuple[float | None,
 @scenario
 async def config_reloaded(on: Stage, client: Checked) -> tuple[float | None, str]:
     """Routing, tiers and collections change five times through user_config, with no restart."""
-    before = {one.pid for name in ("router", *MODELS) for one in on.replicas(name)}
+    before = _pids(on)
     for turn in range(5):
         data = copy.deepcopy(on.data)
         data["applications"][0]["deployments"][0]["user_config"] = {
@@ -209,8 +216,7 @@ async def config_reloaded(on: Stage, client: Checked) -> tuple[float | None, str
         await on.until(("RUNNING",))
     await on.deploy(on.data)
     await on.until(("RUNNING",))
-    after = {one.pid for name in ("router", *MODELS) for one in on.replicas(name)}
-    if before != after:
+    if before != _pids(on):
         raise Broken("a change of user_config restarted processes")
     return None, "no process restarted"
 

@@ -205,9 +205,9 @@ def _start(
         made[BARE] = lambda: servers.vllm_serve(folder, scratch)
     if EVERY_CORE in bases:
         made[EVERY_CORE] = lambda: servers.vllm_serve(folder, scratch, every_core=True)
-    made[OURS] = lambda: servers.ours(folder, list(servers.WIDTHS)[:models], scratch)
-    if RAY_LLM in bases:
+    if RAY_LLM in bases:  # first: three of its engines take 16 GB, and more while they load
         made[RAY_LLM] = lambda: servers.ray_llm(folder, list(servers.WIDTHS)[:models], scratch)
+    made[OURS] = lambda: servers.ours(folder, list(servers.WIDTHS)[:models], scratch)
     started = []
     for name, start in made.items():
         try:

@@ -269,9 +269,10 @@ class Embedder(Host):
         if model.environment == "cpu-vllm":
             cpu.prepare()
         stats = EngineStats(Tally(metrics.OF_VLLM), model_id) if counted and model.engine.kind == "vllm" else None
-        engine = engines.create(model, base_dir, stats)
-        identity = identity_of(engine, model.fingerprint, base_dir)
-        await engine.start()
+        with logs.kept():
+            engine = engines.create(model, base_dir, stats)
+            identity = identity_of(engine, model.fingerprint, base_dir)
+            await engine.start()
         replica = serve.get_replica_context().replica_id.unique_id
         curve = curve_of(model_id, model, base_dir)
         super().__init__(engine, replica, identity, model.health_timeout_s, curve, model.attention_tokens)

@@ -9,7 +9,10 @@ of code, of the whole chain, and no message.
 
 import logging
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
+from logging.handlers import MemoryHandler
 
 REQUEST_IDS: ContextVar[tuple[str, ...]] = ContextVar("request_ids", default=())  # whose work is done now
 
@@ -40,6 +43,22 @@ def install(traced: bool) -> None:
     """Add the ids to Serve's logger in this process; once is enough."""
     if not any(isinstance(one, Context) for one in log.filters):
         log.addFilter(Context(traced))
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Undo what a library does to Serve's log in this block when it sets up logging for itself, as vLLM does on import.
+
+    `logging.config.dictConfig` closes every handler there is, whoever made it. Serve's has then nowhere to write and keeps every
+    record for ever; and Serve's controller, should it be started again, gives the replica up, for it asks where that log is.
+    """
+    held = [(one, one.target) for one in log.handlers if isinstance(one, MemoryHandler)]
+    try:
+        yield
+    finally:
+        for handler, target in held:
+            if handler.target is None:
+                handler.setTarget(target)
 
 
 def where(error: BaseException) -> str:

@@ -8,9 +8,12 @@ waits, cancellation and queues behave as they do at a real engine. So do faults,
     fail      every batch fails
     die       the engine is gone
     nonsense  vectors that are not of length 1
+
+An engine with such switches also sets up logging for its whole process when it starts, as vLLM does.
 """
 
 import asyncio
+import logging.config
 import os
 import time
 from collections.abc import Sequence
@@ -38,6 +41,8 @@ class FakeEngine:
 
     async def start(self) -> None:
         """Nothing to load."""
+        if self._faults is not None:
+            logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
 
     async def embed(self, batch: Batch) -> Embedded:
         """Hash the batch after its delay; texts count one token per four characters, as no tokenizer is known here."""

@@ -1,7 +1,10 @@
 """What our log lines carry, and what they leave out."""
 
 import logging
+import logging.config
 import pickle
+from logging.handlers import MemoryHandler
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from deployments.embedder import Host
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, EngineFailed
 from deployments.engines.fake import FakeEngine
-from deployments.logs import REQUEST_IDS, Context, where
+from deployments.logs import REQUEST_IDS, Context, kept, where
 from deployments.wire import Call
 from router import config
 
@@ -32,6 +35,24 @@ def test_where_names_types_and_lines_of_the_whole_chain_and_no_message() -> None
     assert f"{SECRET} 11" not in told
     assert told.index("KeyError") < told.index("which led to") < told.rindex("EngineError")
     assert "test_logs.py" in told
+
+
+def test_a_library_that_sets_up_logging_leaves_serves_log_where_it_was(tmp_path: Path) -> None:
+    file = logging.FileHandler(tmp_path / "replica.log")
+    buffered = MemoryHandler(1000, target=file)  # what Serve writes a replica's log with
+    log = logging.getLogger("ray.serve")
+    log.addHandler(buffered)
+    try:
+        log.error("before")
+        with kept():
+            logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
+            assert buffered.target is None  # else there is nothing to undo any more
+        log.error("after")
+        assert buffered.target is file
+        assert (tmp_path / "replica.log").read_text() == "before\nafter\n"
+    finally:
+        log.removeHandler(buffered)
+        file.close()
 
 
 def test_where_ends_with_errors_that_cause_each_other() -> None:
