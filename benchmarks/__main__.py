@@ -13,6 +13,10 @@ NAMES = (
 def main() -> None:
     """Hand the arguments behind the name to the benchmark of that name."""
     first = sys.argv[1] if len(sys.argv) > 1 else ""
+    if first in ("-h", "--help"):
+        names = (f"  {name:<14} {(import_module(f'benchmarks.{name}').__doc__ or '').splitlines()[0]}" for name in NAMES)
+        print("\n".join([__doc__ or "", "", *names, "", "Each has --help of its own."]))
+        return
     if first and not first.startswith("-"):
         if first not in NAMES:
             sys.exit(f"there is no benchmark {first!r}; there are {', '.join(NAMES)}")

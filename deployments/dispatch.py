@@ -446,7 +446,8 @@ class Lane:
             self.ledger.completed(dispatch)
             self.ledger.reported(self.model, reply.replica, reply.outstanding_tokens, now)
             left = reply.outstanding_tokens + self._waiting_tokens() // max(1, len(self.replicas))
-            self.feedback.served(reply.replica, reply.counters, full=left >= self.batch_tokens)
+            if reply.replica in self._at:  # one that is gone since is not remembered again
+                self.feedback.served(reply.replica, reply.counters, full=left >= self.batch_tokens)
             self.feedback.stepped(ahead_tokens + dispatch.tokens, tokens_sq, reply.queue_s + reply.inference_s, texts)
             self._deliver(chunks, reply, sent_s)
 

@@ -60,6 +60,7 @@ def main(
 
 def _decide(args: RouterArgs, body: bytes) -> bytes:
     """The same explanation from the config alone; nothing is started."""
+    from deployments.model_check import hub_problems
     from deployments.service import Service
     from deployments.views import Views
     from deployments.wire import Call, Reply
@@ -71,6 +72,10 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
 
         async def wake(self, model: str) -> None:
             raise AssertionError("no model is asleep")
+
+    for name, model in args.models.items():
+        for problem in hub_problems(model, args.base_dir, f"models.{name}"):
+            raise click.ClickException(problem)
 
     async def explain() -> bytes:
         service = Service(args, Nowhere(), clock=lambda: 0.0)  # so that loading a tokenizer takes nothing from the budget

@@ -10,6 +10,7 @@ of its choices need a reason:
 
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
 POLL_S = 0.25
 WATCH_S = 2.0
 WATCHES_FAILED = 5  # in a row, before a running service is given up
-DRAIN_S = 8.0  # what requests in flight get when the service is told to stop
+SILENT_S = 1.0  # of waiting for requests in flight, before a word is said of it
 SHUTDOWN_S = 8.0  # what Serve gets after that
+CLIENT_S = 60.0  # a client that neither reads nor writes, where it should (Serve: an hour)
 START_TRIES = 3  # Ray gives itself 30 s, too few for a machine that is busy
 SCRATCH, OWNER = "er-", "owner"  # folders of instances in /tmp, and the file in them that says whose they are
 LINGER_S = 3.0  # what processes get to end by themselves before they are killed
@@ -80,10 +82,13 @@ def main(
         with tempfile.TemporaryDirectory(prefix=SCRATCH, dir="/tmp") as scratch:  # short: HAProxy's sockets have 97 letters
             folder = Path(scratch)
             (folder / OWNER).write_text(_owner(psutil.Process()))
-            in_front = None if http.get("ssl_certfile") else _haproxy(folder, _headers_s(config))
-            os.environ.update(environment(os.environ, http["port"], folder, in_front))
+            limits = _limits(config)
+            in_front = None if http.get("ssl_certfile") else _haproxy(folder, min(one.headers_timeout_s for one in limits))
+            client_s = max(CLIENT_S, *(one.body_timeout_s + CLIENT_S / 4 for one in limits))  # the router's word comes first
+            os.environ.update(environment(os.environ, http["port"], folder, in_front, client_s))
             _check(path, http["host"])
-            with _serving(config, dashboard_port, metrics_port, stopped, folder if in_front else None) as logs:
+            drain_s = max(one.request_timeout_s for one in limits)
+            with _serving(config, dashboard_port, metrics_port, stopped, folder if in_front else None, drain_s) as logs:
                 said = _wait_until_ready(config, logs, stopped)
                 _watch(logs, said, stopped)
                 _say("stopping", "stopping")
@@ -109,11 +114,14 @@ def _sweep(where: Path) -> None:
                 shutil.rmtree(owner.parent)
 
 
-def environment(given: Mapping[str, str], port: int, scratch: Path, haproxy: Path | None) -> dict[str, str]:
+def environment(
+    given: Mapping[str, str], port: int, scratch: Path, haproxy: Path | None, client_s: float = CLIENT_S
+) -> dict[str, str]:
     """The variables that Ray, Serve and what they start read; those the user set win, but for paths and ports of this instance.
 
     `port` is the instance's HTTP port, from which its inner ports derive; `scratch` is a folder of its own that lives as long.
     `haproxy` is the program to put in front; none where it does not run, or the config asks for TLS, which Serve's does not have.
+    It leaves a client that is silent for `client_s`.
     """
     chosen = {
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(256 * 2**20),  # a full batch of 4096 float32 passes Serve's 4 MiB
@@ -124,7 +132,7 @@ def environment(given: Mapping[str, str], port: int, scratch: Path, haproxy: Pat
         # so with requests that it holds whole, hence the size (Serve: 16 KiB).
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 * 1024),
-        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # a client that neither reads nor writes, where it should (Serve: an hour)
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(math.ceil(client_s)),
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # one that hangs has nothing to finish
         "RAY_worker_niceness": "0",  # Ray's workers run at 15
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -214,13 +222,13 @@ def _free_ports(port: int) -> list[int]:
     raise StartError(f"no {PORTS_EACH} free ports between {PORT_BASE} and {PORT_BASE + PORT_SPAN}; stop what holds them")
 
 
-def _headers_s(config: Mapping[str, Any]) -> float:
-    """How long the headers of a request may take: the least that an application allows."""
+def _limits(config: Mapping[str, Any]) -> list[Limits]:
+    """The limits of every application that is ours; the usual ones where none is."""
     given = []
     for application in config["applications"]:
         with suppress(KeyError, TypeError, ValueError):  # what is wrong with it is said by `_check`
-            given.append(Limits.model_validate(application["args"]["limits"]).headers_timeout_s)
-    return min(given, default=Limits().headers_timeout_s)
+            given.append(Limits.model_validate(application["args"]["limits"]))
+    return given or [Limits()]
 
 
 def _haproxy(scratch: Path, headers_s: float) -> Path | None:
@@ -252,11 +260,11 @@ def _on_signals(stopped: Event) -> None:
 @contextmanager
 def _serving(
     config: Mapping[str, Any], dashboard_port: int | None, metrics_port: int | None, stopped: Event,
-    haproxy_folder: Path | None,
+    haproxy_folder: Path | None, drain_s: float,
 ) -> Iterator[Path]:
     """Starts Ray, Serve and the config's applications, gives the folder of their logs, and at the end leaves no process behind.
 
-    Requests under way get `DRAIN_S` to end; HAProxy, where it is in front, refuses the next ones meanwhile. These are the steps
+    Requests under way get `drain_s` to end; HAProxy, where it is in front, refuses the next ones meanwhile. These are the steps
     of `serve run`, which neither reports a failed application nor lets one choose Ray's options.
     """
     import ray
@@ -285,10 +293,12 @@ def _serving(
         started = psutil.Process().children(recursive=True)
         with redirect_stdout(StringIO()):  # Ray reports the controller's death, which is what was asked for
             if client is not None and not _gone():
-                if haproxy_folder is not None:
-                    haproxy.drain(haproxy_folder, DRAIN_S)
-                else:
-                    _delete(config)
+                if haproxy_folder is None:
+                    _delete(config, drain_s)
+                elif not haproxy.drain(haproxy_folder, SILENT_S):
+                    told = f"requests are under way and get up to {drain_s:g} s to end; a second signal ends everything at once"
+                    _say(told, "draining", seconds=drain_s)
+                    haproxy.drain(haproxy_folder, drain_s)
                 client.shutdown(timeout_s=SHUTDOWN_S)
             ray.shutdown()
         _end(started, LINGER_S)
@@ -325,13 +335,13 @@ def _start_ray(dashboard_port: int | None, metrics_port: int | None, stopped: Ev
             _say(f"Ray did not start, once more: {error}", "retry", message=str(error))
 
 
-def _delete(config: Mapping[str, Any]) -> None:
+def _delete(config: Mapping[str, Any], drain_s: float) -> None:
     """Take the applications away, which lets their replicas finish what they have, while Serve's proxies can still answer."""
     from ray import serve
 
     for application in config["applications"]:
         serve.delete(application.get("name", "default"), _blocking=False)
-    until_s = time.monotonic() + DRAIN_S
+    until_s = time.monotonic() + drain_s
     while serve.status().applications and time.monotonic() < until_s:
         time.sleep(POLL_S)
 
@@ -363,7 +373,8 @@ def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> 
                 metrics = _metrics_url()
                 given = [application.get("args") or {} for application in config["applications"]]
                 tiers = {tier: model for args in given for tier, model in args.get("tiers", {}).items()}
-                hint = f"curl {base}/v1/embeddings -H 'content-type: application/json' -d '{{\"input\": \"hello\"}}'"
+                key = " -H 'authorization: Bearer KEY'" if any(args.get("keys") for args in given) else ""
+                hint = f"curl {base}/v1/embeddings{key} -H 'content-type: application/json' -d '{{\"input\": \"hello\"}}'"
                 named = (f"         {tier}: {model}" for tier, model in tiers.items())
                 lines = [f"ready on {base}; metrics on {metrics}; logs in {logs}", *named, hint]
                 _say("\n".join(lines), "ready", url=base, metrics=metrics, logs=str(logs), tiers=tiers)

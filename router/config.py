@@ -284,7 +284,7 @@ class Limits(Section):
     max_headers: PositiveInt = 100
     max_header_bytes: PositiveInt = 32 * 1024
     headers_timeout_s: PositiveFloat = 15.0  # for all headers, where `embedding-router run` puts HAProxy in front
-    body_timeout_s: PositiveFloat = 45.0  # for the whole body; less than the 60 s in which HAProxy ends who sends nothing
+    body_timeout_s: PositiveFloat = 45.0  # for the whole body
     max_queue_s: PositiveFloat = 30.0  # predicted wait of interactive requests; bulk may wait as long as a request may take
     request_timeout_s: PositiveFloat = 300.0
     replica_timeout_s: PositiveFloat = 60.0  # a replica that has calls and answers none for so long hangs
