@@ -3,7 +3,8 @@
 Peers take part where they are installed: ray.serve.llm in this environment, LiteLLM's proxy in one of its own (--litellm).
 
 Every server is started once and they take turns, point by point and round by round, so that a noisy machine is noisy for all.
-A ratio is the median over rounds of this round's server to this round's `vllm serve`.
+A ratio is the median over rounds of this round's server to this round's `vllm serve`. Three models twice do not fit a small
+machine: there ours, ray.serve.llm and ours once more run one after the other, and the ratio is of medians.
 
 The model is Qwen3's architecture with random weights and one small block: on a CPU a short text then costs about as much as the
 real model's on a GPU, so what is measured is what stands around it. Texts are new in every request, but for points that say
@@ -83,7 +84,11 @@ def row(point: Point, rounds: dict[str, list[Measured]]) -> dict[str, Any]:
     answer: dict[str, Any] = {"ratio": None, "base": point.base, "servers": {}}
     base = rounds.get(point.base, [])
     for name, seen in rounds.items():
-        ratios = [one.per_s / other.per_s for one, other in zip(seen, base, strict=False) if other.per_s]
+        if len(seen) == len(base):
+            ratios = [one.per_s / other.per_s for one, other in zip(seen, base, strict=True) if other.per_s]
+        else:  # not by turns
+            usual = statistics.median(one.per_s for one in base) if base else 0.0
+            ratios = [one.per_s / usual for one in seen if usual]
         answer["servers"][name] = {
             "requests_per_s": round(statistics.median(one.per_s for one in seen), 1),
             "ratio": round(statistics.median(ratios), 3) if ratios else None,
@@ -139,14 +144,15 @@ def main(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         word_file = scratch / "words"
         word_file.write_text("\n".join(load.words(str(servers.checkpoints(folder)[ONE]))))
-        groups = {1: [name for name in chosen if len(POINTS[name].shape.models) == 1]}
-        groups[3] = [name for name in chosen if name not in groups[1]]
-        for models, names in groups.items():
+        one = [name for name in chosen if len(POINTS[name].shape.models) == 1]
+        three = [name for name in chosen if name not in one]
+        blocks: list[tuple[list[str], str | None]] = [(one, None), *((three, alone) for alone in (OURS, RAY_LLM, OURS))]
+        seen: dict[str, dict[str, list[Measured]]] = {name: {} for name in chosen}
+        for names, alone in blocks:
             if not names:
                 continue
             with ExitStack() as running:
-                started = _start(running, models, names, folder, scratch, litellm)
-                seen: dict[str, dict[str, list[Measured]]] = {name: {} for name in names}
+                started = _start(running, names, alone, folder, scratch, litellm)
                 for number in range(rounds):
                     for name in names:
                         seed = 1 + number * len(POINTS) + list(POINTS).index(name)  # another point's texts may be cached
@@ -159,7 +165,7 @@ def main(
                             click.echo(f"{time.monotonic() - started_s:5.0f} s [{done:>3} of about {2 * len(chosen) * rounds}] "
                                        f"{name:<26} {server.name:<24} {got.per_s:8.1f}/s  p99 {got.load.p99_ms:7.1f} ms"
                                        f"  {got.cpu_ms:6.2f} ms CPU  {got.load.failures} failed", err=True)
-                rows |= {name: row(POINTS[name], seen[name]) for name in names}
+            rows |= {name: row(POINTS[name], seen[name]) for name in names}
             if json_path is not None:
                 json_path.write_text(json.dumps({"points": [{"point": name, **found} for name, found in rows.items()]}, indent=1))
     click.echo(table(rows))
@@ -196,20 +202,23 @@ def _takes_part(server: str, point: str) -> bool:
 
 
 def _start(
-    running: ExitStack, models: int, names: list[str], folder: Path, scratch: Path, python: Path | None
+    running: ExitStack, names: list[str], alone: str | None, folder: Path, scratch: Path, python: Path | None
 ) -> list[Server]:
-    """Every server that these points need and that can be had."""
+    """Every server that these points need and that can be had, or only the one called `alone`."""
     made: dict[str, Callable[[], AbstractContextManager[Server]]] = {}
     bases = {POINTS[name].base for name in names}
+    models = [model for model in servers.WIDTHS if any(model in POINTS[name].shape.models for name in names)]
     if BARE in bases:
         made[BARE] = lambda: servers.vllm_serve(folder, scratch)
     if EVERY_CORE in bases:
         made[EVERY_CORE] = lambda: servers.vllm_serve(folder, scratch, every_core=True)
-    if RAY_LLM in bases:  # first: three of its engines take 16 GB, and more while they load
-        made[RAY_LLM] = lambda: servers.ray_llm(folder, list(servers.WIDTHS)[:models], scratch)
-    made[OURS] = lambda: servers.ours(folder, list(servers.WIDTHS)[:models], scratch)
+    made[OURS] = lambda: servers.ours(folder, models, scratch)
+    if RAY_LLM in bases:
+        made[RAY_LLM] = lambda: servers.ray_llm(folder, models, scratch)
     started = []
     for name, start in made.items():
+        if alone not in (None, name):
+            continue
         try:
             server = running.enter_context(start())
         except NotReady as error:

@@ -6,7 +6,6 @@ results by factors when it was left out:
   folder of its own on this peer's PYTHONPATH.
 - Unless told otherwise vLLM leaves a core to the rest. Where the model takes most of the time, the peer gets all of them.
 - A preloaded allocator or OpenMP belongs into the processes that run a model, and nowhere else: in Ray's it would pin a cluster.
-- Ray ends processes where the machine's memory runs short, whoever took it: while a peer loads its models that would be ours.
 """
 
 import os
@@ -131,7 +130,7 @@ def configured(
     path = scratch / f"{port}.yaml"
     path.write_text(yaml.safe_dump(dict(config), sort_keys=False))
     command = [sys.executable, "-m", "router.cli", "run", "--config", str(path), "--port", str(port)]
-    environment = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_memory_monitor_refresh_ms": "0"}
+    environment = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
     with _running(name, command, environment, port, "/v1/embeddings", models, scratch, key) as server:
         yield server
 
@@ -190,9 +189,8 @@ def ray_llm(folder: Path, models: Sequence[str], scratch: Path) -> Iterator[Serv
     own.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "benchmarks.ray_llm", str(port), *(f"{name}={made[name]}" for name in models)]
     environment = {
-        "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_memory_monitor_refresh_ms": "0",
-        "RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "VLLM_CPU_KVCACHE_SPACE": str(KV_BYTES >> 30), "VLLM_LOGGING_LEVEL": "WARNING",
+        "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "VLLM_CPU_KVCACHE_SPACE": str(KV_BYTES >> 30), "VLLM_LOGGING_LEVEL": "WARNING",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()), "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()), "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(own / "haproxy.cfg"), "RAY_SERVE_HAPROXY_SOCKET_PATH": str(own / "admin.sock"),
