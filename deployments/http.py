@@ -29,7 +29,7 @@ class ClientLeft(Exception):
     """The client closed the connection: nobody reads an answer."""
 
 
-# Where a proxy in front writes the client's address; set for every process by who starts the proxy (deployments/run.py).
+# Where a proxy in front writes the client's address; set for every process by who starts the proxy (deployments/instance.py).
 ADDRESS_HEADER_VARIABLE = "EMBEDDING_ROUTER_CLIENT_ADDRESS_HEADER"
 BUSY_RETRY_S = 1.0
 

@@ -1,19 +1,12 @@
 """`embedding-router run`: one config, served by a Ray of its own on this machine, in the foreground.
 
-Ray Serve reads its switches from the environment when it is imported, so `environment` comes before everything else. Three
-of its choices need a reason:
-- HAProxy and throughput mode, where HAProxy runs, answer about seven times as many requests as Serve's Python proxy.
-- Ray listens on every interface, whoever it is told to serve, and whoever reaches it may run code. Each instance therefore gets
-  a token that nobody else knows. Set RAY_AUTH_MODE to choose otherwise.
-- Everything that has a fixed port or path gets one of this instance's own, or a second instance would share them silently.
+Ray Serve reads its switches from the environment when it is imported, so `environment` (deployments/instance.py) comes before
+everything else.
 """
 
 import json
 import logging
-import math
 import os
-import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -33,7 +26,7 @@ import psutil
 import yaml
 
 from deployments import haproxy
-from deployments.http import ADDRESS_HEADER_VARIABLE
+from deployments.instance import CLIENT_S, OWNER, SCRATCH, NoPorts, environment, owner, sweep
 from router.config import Limits
 
 if TYPE_CHECKING:
@@ -44,11 +37,8 @@ WATCH_S = 2.0
 WATCHES_FAILED = 5  # in a row, before a running service is given up
 SILENT_S = 1.0  # of waiting for requests in flight, before a word is said of it
 SHUTDOWN_S = 8.0  # what Serve gets after that
-CLIENT_S = 60.0  # a client that neither reads nor writes, where it should (Serve: an hour)
 START_TRIES = 3  # Ray gives itself 30 s, too few for a machine that is busy
-SCRATCH, OWNER = "er-", "owner"  # folders of instances in /tmp, and the file in them that says whose they are
 LINGER_S = 3.0  # what processes get to end by themselves before they are killed
-PORT_BASE, PORT_SPAN, PORTS_EACH = 20_000, 10_000, 8  # below the range from which the kernel hands out ports
 
 
 class StartError(Exception):
@@ -78,10 +68,10 @@ def main(
         _require_free(http["host"], http["port"])
         if metrics_port is not None:
             _require_free("0.0.0.0", metrics_port, "--metrics-port")
-        _sweep(Path("/tmp"))
+        sweep(Path("/tmp"))
         with tempfile.TemporaryDirectory(prefix=SCRATCH, dir="/tmp") as scratch:  # short: HAProxy's sockets have 97 letters
             folder = Path(scratch)
-            (folder / OWNER).write_text(_owner(psutil.Process()))
+            (folder / OWNER).write_text(owner(psutil.Process()))
             limits = _limits(config)
             in_front = None if http.get("ssl_certfile") else _haproxy(folder, min(one.headers_timeout_s for one in limits))
             client_s = max(CLIENT_S, *(one.body_timeout_s + CLIENT_S / 4 for one in limits))  # the router's word comes first
@@ -92,76 +82,8 @@ def main(
                 said = _wait_until_ready(config, logs, stopped)
                 _watch(logs, said, stopped)
                 _say("stopping", "stopping")
-    except StartError as problem:
+    except (StartError, NoPorts) as problem:
         raise click.ClickException(str(problem)) from None
-
-
-def _owner(process: psutil.Process) -> str:
-    return f"{process.pid} {process.create_time()}"
-
-
-def _sweep(where: Path) -> None:
-    """Remove the folders of instances that were killed."""
-    for owner in where.glob(f"{SCRATCH}*/{OWNER}"):
-        with suppress(OSError, ValueError):
-            text = owner.read_text()
-            pid = int(text.split()[0])
-            try:
-                lives = _owner(psutil.Process(pid)) == text
-            except psutil.NoSuchProcess:
-                lives = False
-            if not lives:
-                shutil.rmtree(owner.parent)
-
-
-def environment(
-    given: Mapping[str, str], port: int, scratch: Path, haproxy: Path | None, client_s: float = CLIENT_S
-) -> dict[str, str]:
-    """The variables that Ray, Serve and what they start read; those the user set win, but for paths and ports of this instance.
-
-    `port` is the instance's HTTP port, from which its inner ports derive; `scratch` is a folder of its own that lives as long.
-    `haproxy` is the program to put in front; none where it does not run, or the config asks for TLS, which Serve's does not have.
-    It leaves a client that is silent for `client_s`.
-    """
-    chosen = {
-        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(256 * 2**20),  # a full batch of 4096 float32 passes Serve's 4 MiB
-        "RAY_SERVE_LOG_TO_STDERR": "0",  # an access log line for every request; the files keep it
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # 30 s is for load balancers elsewhere
-        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
-        # A request that reached a router which then died is sent to another one: to embed twice does no harm. HAProxy can do
-        # so with requests that it holds whole, hence the size (Serve: 16 KiB).
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 * 1024),
-        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(math.ceil(client_s)),
-        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # one that hangs has nothing to finish
-        "RAY_worker_niceness": "0",  # Ray's workers run at 15
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    if "RAY_AUTH_MODE" not in given:
-        chosen |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    if haproxy is not None:
-        chosen |= {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
-        # Counted by the routers instead of from a line of log for each request, which one Python process reads for them all.
-        chosen |= {"RAY_SERVE_HAPROXY_METRICS_ENABLED": "0"}
-        chosen |= {"RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy), ADDRESS_HEADER_VARIABLE: "x-forwarded-for"}
-    inner = iter(_free_ports(port))
-    own = {
-        "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(next(inner)),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(next(inner)),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(next(inner)),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(next(inner)),
-        "AUTOSCALER_METRIC_PORT": str(next(inner)),
-        "DASHBOARD_METRIC_PORT": str(next(inner)),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(scratch / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "server-state"),
-        # Applications are imported from here, as `serve run` does.
-        "PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [given.get("PYTHONPATH")])]),
-    }
-    return {name: value for name, value in chosen.items() if name not in given} | own
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -203,23 +125,6 @@ def _require_free(host: str, port: int, options: str = "--port or --host") -> No
             probe.bind((host, port))
         except OSError as error:
             raise StartError(f"cannot listen on {host}:{port} ({error.strerror}); choose another {options}") from None
-
-
-def _free_ports(port: int) -> list[int]:
-    """As many free ports as an instance needs; where to look follows from its HTTP port, which no other instance has."""
-    found: list[int] = []
-    start = port * PORTS_EACH
-    for offset in range(PORT_SPAN):
-        candidate = PORT_BASE + (start + offset) % PORT_SPAN
-        with socket.socket() as probe:
-            try:
-                probe.bind(("", candidate))
-            except OSError:
-                continue
-        found.append(candidate)
-        if len(found) == PORTS_EACH:
-            return found
-    raise StartError(f"no {PORTS_EACH} free ports between {PORT_BASE} and {PORT_BASE + PORT_SPAN}; stop what holds them")
 
 
 def _limits(config: Mapping[str, Any]) -> list[Limits]:

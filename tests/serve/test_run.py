@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from deployments.run import environment
+from deployments.instance import environment
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
@@ -123,7 +123,8 @@ def test_a_request_under_way_is_answered_before_a_signal_ends_the_command(start:
         answer = pool.submit(httpx.get, url, timeout=60)
         wait_for(Path(f"{until}.here").exists, "the request to be under way")
         instance.process.send_signal(signal.SIGTERM)
-        wait_for(instance.refuses, "the next request to be refused")
+        instance.wait_for("requests are under way")
+        assert instance.refuses()
         assert not answer.done()
         until.touch()
         assert answer.result().text == "whole"
