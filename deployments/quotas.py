@@ -66,7 +66,7 @@ class Meters:
             return
         if self._quotas.elsewhere(limit, cost, self._clock()):
             await self.exchange()
-            if self._quotas.take(limit, cost, self._clock()):
+            if self._quotas.take(limit, cost, self._clock(), again=True):
                 return
         raise self._refusal(limit, cost)
 

@@ -103,10 +103,11 @@ class Bucket:
             self.allowance = min(self.share * self.per_minute, self.allowance + passed_s * self.share * self.per_s)
             self.demand *= 0.5 ** (passed_s / DEMAND_HALF_LIFE_S)
 
-    def take(self, cost: int, now: float) -> bool:
-        """Spend `cost` if this router may; a refusal counts as demand."""
+    def take(self, cost: int, now: float, again: bool = False) -> bool:
+        """Spend `cost` if this router may; a refusal counts as demand, `again` the same one."""
         self.advance(now)
-        self.demand += cost
+        if not again:
+            self.demand += cost
         if cost > self.allowance + ROUNDING:
             return False
         self._spend(cost)
@@ -177,13 +178,14 @@ class Quotas:
         self.routers = 1
         self._buckets: dict[Limit, Bucket] = {}
 
-    def take(self, limit: Limit, cost: int, now: float) -> bool:
+    def take(self, limit: Limit, cost: int, now: float, again: bool = False) -> bool:
         """Whether `cost` was spent; see Bucket.take."""
-        return self._bucket(limit, now).take(cost, now)
+        return self._bucket(limit, now).take(cost, now, again)
 
     def settle(self, limit: Limit, difference: int, now: float) -> None:
-        """See Bucket.settle."""
-        self._bucket(limit, now).settle(difference, now)
+        """See Bucket.settle; a limit that is not in the config any more needs none."""
+        if (bucket := self._buckets.get(limit)) is not None:
+            bucket.settle(difference, now)
 
     def wait_s(self, limit: Limit, cost: int, now: float) -> float:
         """See Bucket.wait_s."""

@@ -36,7 +36,7 @@ class Service:
         if not own.elsewhere(limit, cost, now):
             return False
         self.exchange(router, now)
-        return own.take(limit, cost, now)
+        return own.take(limit, cost, now, again=True)
 
     def exchange(self, router: int, now: float) -> None:
         own, replies = self.routers[router], {}
@@ -144,3 +144,22 @@ def test_a_limit_that_changed_starts_full_and_one_that_is_gone_is_forgotten() ->
     quotas.keep([other])
     assert quotas.take(other, 700, 0.0)
     assert LIMIT not in quotas.reports(0.0)
+
+
+def test_a_request_that_asks_twice_is_wanted_once() -> None:
+    once, twice = Bucket(1, 0.0), Bucket(1, 0.0)
+    for bucket in (once, twice):
+        assert bucket.take(1, 0.0)
+        assert not bucket.take(1, 0.0)
+    assert not twice.take(1, 0.0, again=True)
+    assert twice.demand == once.demand == 2.0
+
+
+def test_what_is_settled_on_a_limit_that_was_removed_brings_it_not_back() -> None:
+    quotas = Quotas()
+    assert quotas.take(LIMIT, 1, 0.0)
+    quotas.keep([])
+    quotas.settle(LIMIT, -1, 1.0)
+    assert quotas.reports(1.0) == {}
+    assert quotas.take(LIMIT, 1, 1.0)
+    assert quotas.reports(1.0)[LIMIT].used == 1.0
