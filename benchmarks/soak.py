@@ -25,7 +25,7 @@ FAULTS = (
     "replica-killed", "engine-dies", "engine-hangs", "engine-fails", "engine-makes-nonsense", "router-killed", "clients-leave",
     "slow-clients", "config-reloaded", "only-replica-killed", "redeployed",
 )
-FILL_REQUESTS = 5000  # for each router: its caches and records are full then (of 5 texts each; 8,192 texts are remembered)
+FILL_REQUESTS = 13_000  # for each router: two of three are one short text, and it remembers the last 8,192 of these
 FILL_CLIENTS = 16  # who do not pause
 
 

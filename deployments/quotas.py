@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from functools import lru_cache
 
 from router.errors import RateLimitExceeded
 from router.keys import Grant
@@ -32,13 +31,12 @@ class Meters:
         self._asking: asyncio.Task[None] | None = None
         self._asked_s = float("-inf")
         self._failed = False
-        self._limited = False
+        self._limits: dict[str, tuple[Limit, ...]] = {}  # by the name of the key
 
     def configure(self, grants: Iterable[Grant]) -> None:
         """Forget the limits that no key has any more."""
-        limits = [limit for grant in grants for limit in limits_of(grant)]
-        self._limited = bool(limits)
-        self._quotas.keep(limits)
+        self._limits = {grant.name: limits for grant in grants if (limits := limits_of(grant))}
+        self._quotas.keep([limit for limits in self._limits.values() for limit in limits])
 
     def routers_are(self, routers: int) -> None:
         """How many routers share the limits."""
@@ -46,12 +44,12 @@ class Meters:
 
     async def open(self, grant: Grant) -> "Bill | None":
         """Charge one request; None for a key without limits. Raises RateLimitExceeded."""
-        limits = limits_of(grant)
+        limits = self._limits.get(grant.name)
         if not limits:
             return None
-        bill = Bill(self, limits)
+        bill, now = Bill(self, limits), self._clock()
         for limit in limits:
-            if limit.kind == "tokens" and self._quotas.spent(limit, self._clock()):
+            if limit.kind == "tokens" and self._quotas.spent(limit, now):
                 raise self._refusal(limit, 1)  # before anything is read: counting tokens is work too
         for limit in limits:
             if limit.kind == "requests":
@@ -77,7 +75,7 @@ class Meters:
     def standings(self, grant: Grant) -> dict[Limit, Standing]:
         """What is left of each limit of a key."""
         now = self._clock()
-        return {limit: self._quotas.standing(limit, now) for limit in limits_of(grant)}
+        return {limit: self._quotas.standing(limit, now) for limit in self._limits.get(grant.name, ())}
 
     def answer(self, router: str, reports: Mapping[Limit, Report]) -> dict[Limit, Report]:
         """What this router replies to another one's exchange."""
@@ -90,7 +88,7 @@ class Meters:
         """
         while True:
             await asyncio.sleep(EXCHANGE_S)
-            if self._limited:
+            if self._limits:
                 try:
                     await self.exchange()
                 except Exception:
@@ -129,8 +127,13 @@ class Bill:
 
     def __init__(self, meters: Meters, limits: Iterable[Limit]) -> None:
         self._meters = meters
-        self._requests = next((limit for limit in limits if limit.kind == "requests"), None)
-        self._tokens = next((limit for limit in limits if limit.kind == "tokens"), None)
+        self._requests: Limit | None = None
+        self._tokens: Limit | None = None
+        for limit in limits:
+            if limit.kind == "requests":
+                self._requests = limit
+            else:
+                self._tokens = limit
         self._charged = 0
 
     async def charge(self, tokens: int) -> None:
@@ -152,10 +155,7 @@ class Bill:
             self._meters.settle(self._requests, -1)
 
 
-@lru_cache(maxsize=1024)
 def limits_of(grant: Grant) -> tuple[Limit, ...]:
-    """The limits of a key; asked for twice in every request."""
-    if grant.requests_per_minute is None and grant.tokens_per_minute is None:
-        return ()
+    """The limits of a key."""
     pairs = (("requests", grant.requests_per_minute), ("tokens", grant.tokens_per_minute))
     return tuple(Limit(grant.name, kind, most) for kind, most in pairs if most is not None)  # type: ignore[arg-type]

@@ -29,6 +29,7 @@ EXCHANGE_S = 0.5
 SILENT_S = 3 * EXCHANGE_S  # without a report, after which a router counts as not heard
 FORGET_S = 600.0  # after which a router that was not heard is gone for good: its id is not used again
 ROUNDING = 1e-9
+LEAST_FILL_S = 1e-3  # a bucket is asked five times for one request, and filled once
 
 Kind = Literal["requests", "tokens"]
 
@@ -95,9 +96,9 @@ class Bucket:
         return self.per_minute / 60.0
 
     def advance(self, now: float) -> None:
-        """Fill for the time since the last call."""
+        """Fill for the time since the last call, once that is a millisecond."""
         passed_s = now - self.at_s
-        if passed_s > 0:
+        if passed_s >= LEAST_FILL_S:
             self.at_s = now
             self.level = min(float(self.per_minute), self.level + passed_s * self.present * self.per_s)
             self.allowance = min(self.share * self.per_minute, self.allowance + passed_s * self.share * self.per_s)
