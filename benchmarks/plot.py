@@ -27,6 +27,7 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_yticks([row + 0.4 - height / 2 for row in range(len(shown))], list(shown))
     axes.invert_yaxis()
+    axes.margins(x=0.08)  # room for the figure behind the longest bar
     axes.set_xlabel("requests/s, vllm serve on the same machine = 1, where not said otherwise")
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)

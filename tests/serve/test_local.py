@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import re
 import textwrap
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -113,6 +115,23 @@ def test_the_notebook_of_the_quick_start_says_what_it_said_when_it_was_written(
     written, again = (list(said(one)) for one in (read(path), executed(path)))
     assert "" not in (words for source, words in written if "print(" in source)
     assert again == written
+
+
+def test_replicas_outlive_serves_controller(local: Launched) -> None:
+    """Also the one that runs vLLM, whose import closes every log handler of its process, Serve's too."""
+    replicas = {one.pid for one in local.processes("ray::ServeReplica:")}
+    (controller,) = local.processes("ray::ServeController")
+    controller.kill()
+    logs = Path(re.findall(r"logs in (\S+)", local.said)[-1]) / "serve"
+
+    def recovered() -> bool:
+        return any("Finished recovering deployments" in log.read_text() for log in logs.glob("controller_*.log"))
+
+    wait_for(recovered, "another controller")
+    assert {one.pid for one in local.processes("ray::ServeReplica:")} == replicas
+    for tier in ("fast", "balanced", "best"):
+        answer = httpx.post(f"{local.url}/v1/embeddings", json={"input": "who is there now?", "model": tier}, timeout=60)
+        assert answer.status_code == 200
 
 
 def wait_until_healthy(local: Launched) -> None:

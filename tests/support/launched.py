@@ -1,11 +1,12 @@
 """A router started as a user starts it, in processes of its own."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -21,18 +22,18 @@ class Launched:
     def __init__(self, process: "subprocess.Popen[str]", url: str, said: str) -> None:
         self.process, self.url, self.said = process, url, said
 
-    def replicas(self, deployment: str) -> list[psutil.Process]:
-        """The processes of one deployment's replicas."""
-        suffix = f":{deployment}"
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Those that were started and whose title matches this expression from its beginning."""
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                title = child.cmdline()[0] if child.cmdline() else ""
-            except psutil.NoSuchProcess:
-                continue
-            if title.startswith("ray::ServeReplica:") and title.split()[0].endswith(suffix):
-                found.append(child)
+            with suppress(psutil.NoSuchProcess, IndexError):
+                if re.match(title, child.cmdline()[0].strip()):
+                    found.append(child)
         return found
+
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        """The processes of one deployment's replicas; while one works the name of a method follows its own."""
+        return self.processes(rf"ray::ServeReplica:[^:]*:{re.escape(deployment)}(\.\w+)?( |$)")
 
 
 def has_line(router: psutil.Process, replica: psutil.Process) -> bool:
