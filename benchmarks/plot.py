@@ -17,7 +17,8 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
         point if found["base"].startswith("vllm serve") else f"{point}\n({found['base']} = 1)": found["servers"]
         for point, found in rows.items() if found["ratio"] is not None
     }
-    names = [name for name in dict.fromkeys(name for one in shown.values() for name in one) if not name.startswith("vllm serve")]
+    bases = {found["base"] for found in rows.values()}  # 1 by definition
+    names = [name for name in dict.fromkeys(name for one in shown.values() for name in one) if name not in bases]
     figure, axes = pyplot.subplots(figsize=(8, 0.6 * len(shown) + 1.2))
     height = 0.8 / max(1, len(names))
     for place, name in enumerate(names):
