@@ -129,11 +129,11 @@ def _require_free(host: str, port: int, options: str = "--port or --host") -> No
 
 
 def _limits(config: Mapping[str, Any]) -> list[Limits]:
-    """The limits of every application that is ours; the usual ones where none is."""
+    """The limits of every application, the usual ones where it gives none."""
     given = []
     for application in config["applications"]:
-        with suppress(KeyError, TypeError, ValueError):  # what is wrong with it is said by `_check`
-            given.append(Limits.model_validate(application["args"]["limits"]))
+        with suppress(AttributeError, TypeError, ValueError):  # what is wrong with it is said by `_check`
+            given.append(Limits.model_validate((application.get("args") or {}).get("limits") or {}))
     return given or [Limits()]
 
 
