@@ -137,15 +137,16 @@ def main(
     """Compare the data plane with the engine's own server and with other routers."""
     chosen = _chosen(points)
     folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
-    click.echo(_announcement(chosen, seconds, rounds, folder), err=True)
+    one = [name for name in chosen if len(POINTS[name].shape.models) == 1]
+    three = [name for name in chosen if name not in one]
+    measurements = (2 * len(one) + 3 * len(three)) * rounds
+    click.echo(_announcement(one, three, measurements, seconds, folder), err=True)
     done, started_s = 0, time.monotonic()
     rows: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         word_file = scratch / "words"
         word_file.write_text("\n".join(load.words(str(servers.checkpoints(folder)[ONE]))))
-        one = [name for name in chosen if len(POINTS[name].shape.models) == 1]
-        three = [name for name in chosen if name not in one]
         blocks: list[tuple[list[str], str | None]] = [(one, None), *((three, alone) for alone in (OURS, RAY_LLM, OURS))]
         seen: dict[str, dict[str, list[Measured]]] = {name: {} for name in chosen}
         for names, alone in blocks:
@@ -162,7 +163,7 @@ def main(
                             got = measure(server, POINTS[name], seconds, seed, word_file)
                             seen[name].setdefault(server.name, []).append(got)
                             done += 1
-                            click.echo(f"{time.monotonic() - started_s:5.0f} s [{done:>3} of about {2 * len(chosen) * rounds}] "
+                            click.echo(f"{time.monotonic() - started_s:5.0f} s [{done:>3} of about {measurements}] "
                                        f"{name:<26} {server.name:<24} {got.per_s:8.1f}/s  p99 {got.load.p99_ms:7.1f} ms"
                                        f"  {got.cpu_ms:6.2f} ms CPU  {got.load.failures} failed", err=True)
             rows |= {name: row(POINTS[name], seen[name]) for name in names}
@@ -175,13 +176,14 @@ def main(
         draw(rows, plot)
 
 
-def _announcement(chosen: list[str], seconds: float, rounds: int, folder: Path) -> str:
+def _announcement(one: list[str], three: list[str], measurements: int, seconds: float, folder: Path) -> str:
     """What is about to happen, and how long it takes."""
-    measuring_s = 2 * len(chosen) * rounds * (seconds + WARM_S)
+    starting_s = 120 * bool(one) + 300 * bool(three)  # ray.serve.llm alone takes half of the latter
     first = "" if folder.exists() else f" Writes three random checkpoints (2.3 GB) into {folder}."
     return (
-        f"{len(chosen)} points, each server {seconds:g} s a point, {rounds} rounds: about {measuring_s / 60 + 2:.0f} minutes, "
-        "two of them for starting `vllm serve` and the router; each further peer adds half as much. Uses every core." + first
+        f"{len(one) + len(three)} points, each server {seconds:g} s a point, {measurements} measurements: about "
+        f"{(measurements * (seconds + WARM_S) + starting_s) / 60:.0f} minutes, {starting_s / 60:.0f} of them to start servers. "
+        "Uses every core." + first
     )
 
 
