@@ -6,6 +6,9 @@ stays in this router's queue, where it can still be reordered, cancelled or sent
 a small chunk never waits behind more than the large calls already at the engines, and a stream of small ones never starves a
 large one. `bulk` goes when nothing interactive waits.
 
+A step costs much the same however few texts are in it. So while a replica works on small chunks, the next ones are gathered, and
+go when those before them should be nearly done, or when they fill a batch: sooner they would only wait there, in smaller company.
+
 A chunk whose caller has left is dropped when popped; a call is cancelled when all of its callers have left. A call that fails
 because its replica died or hangs is sent once more elsewhere; one that fails for another reason is sent again chunk by chunk, so
 that a bad chunk harms nobody else, and to another replica where there is one. A text that fails alone is sent again too, and
@@ -44,6 +47,7 @@ MOST_OUT_S = 30.0  # twice as long each time it fails again, up to this
 FAILURES_IN_A_ROW = 5  # calls that an engine may fail, without an answer between, before its replica is left alone
 HANGS_AFTER = 5.0  # times what its calls should take
 RETRY_AFTER_S = 1.0  # what a caller is told when nothing better is known
+NEARLY_DONE = 0.9  # of what a call should take: by then the next one is on its way, so that the engine never waits for it
 LEAST_BULK_SHARE = 0.05  # of the capacity, whatever else there is to do: an estimate, for bulk gets what is left
 
 log = logging.getLogger("ray.serve")
@@ -84,6 +88,7 @@ class _At:
     calls: list[int] = field(default_factory=lambda: [0, 0])  # small, large
     limits: dict[asyncio.Timeout, float] = field(default_factory=dict)  # of each call, and its seconds
     failures: int = 0  # calls in a row
+    nearly_done_s: float = 0.0  # when the small call that went there last should be
 
 
 @dataclass(slots=True)
@@ -113,6 +118,8 @@ class Lane:
     _bulk_tokens: int = 0
     _interactive: Demand = field(init=False)  # what goes before bulk
     _posted: tuple[str, ...] = ()
+    _later: asyncio.TimerHandle | None = None  # pumps when chunks were gathered for long enough
+    _later_s: float = 0.0  # which is then
     _out: set[str] = field(default_factory=set)
     _strikes: dict[str, int] = field(default_factory=dict)  # times that a replica was left alone, without an answer between
     _flights: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -229,13 +236,33 @@ class Lane:
                 aside = self._failed_here(queues, replica)
             if replica is None:
                 return
-            chunks = self._take_small(replica) if queues is self._small else self._take_large()
+            chunks, gathers = list[Chunk](), queues is self._small and self._gathers(self._at[replica])
+            if not gathers:
+                chunks = self._take_small(replica) if queues is self._small else self._take_large()
             for chunk in reversed(aside):
                 queues[chunk.bulk].appendleft(chunk)
             if chunks:
                 self._launch(chunks, replica)
-            elif aside:
+            elif aside or gathers:
                 stuck.add(SMALL if queues is self._small else LARGE)
+
+    def _gathers(self, at: _At) -> bool:
+        """Whether small chunks do better to wait for the call before them than to follow it now; comes back when they do not."""
+        left_s = at.nearly_done_s - self.clock()
+        if not at.calls[SMALL] or left_s <= 0.0 or self._waiting_tokens() >= self.batch_tokens:
+            return False
+        if self._later is None or at.nearly_done_s < self._later_s:
+            self._pump_later(left_s)
+        return True
+
+    def _pump_later(self, seconds: float) -> None:
+        def pump() -> None:
+            self._later = None
+            self.pump()
+
+        if self._later is not None:
+            self._later.cancel()
+        self._later, self._later_s = asyncio.get_running_loop().call_later(seconds, pump), self.clock() + seconds
 
     def warm(self) -> None:
         """Work went elsewhere because this model has no replica: ask for one."""
@@ -263,6 +290,8 @@ class Lane:
 
     async def close(self) -> None:
         """Cancel what is in flight and fail what waits."""
+        if self._later is not None:
+            self._later.cancel()
         for queue in (*self._small, *self._large):
             while queue:
                 self._settle(self._unqueue(queue), self._stopping())
@@ -372,6 +401,8 @@ class Lane:
         kind, at = SMALL if chunks[0].small else LARGE, self._at[replica]
         self._in_flight[kind] += 1
         at.calls[kind] += 1
+        if kind is SMALL:
+            at.nearly_done_s = self.clock() + NEARLY_DONE * self._step_s(chunks)
         ahead_tokens = self.ledger.outstanding_tokens(self.model, self.clock())[replica]
         dispatch = self.ledger.dispatched(self.model, replica, sum(chunk.tokens for chunk in chunks), self.clock())
         self.counters.calls += 1
@@ -410,6 +441,11 @@ class Lane:
 
         for chunk in chunks:
             chunk.future.add_done_callback(left)
+
+    def _step_s(self, chunks: list[Chunk]) -> float:
+        """Seconds that an idle engine should take for these chunks."""
+        tokens, texts = sum(chunk.tokens for chunk in chunks), sum(len(chunk.lengths) for chunk in chunks)
+        return self.feedback.model.curve.step(tokens, 0.0, texts) * self.feedback.correction.bias
 
     async def _fly(self, chunks: list[Chunk], at: _At, dispatch: Dispatch, ahead_tokens: int) -> None:
         sent_s, replica = self.clock(), dispatch.replica.id

@@ -2,8 +2,8 @@
 
 import asyncio
 import os
+import random
 import re
-import uuid
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -85,7 +85,7 @@ def headers(scope: Scope) -> Headers:
 def request_id(given: Headers) -> str:
     """The caller's `x-request-id` when it is short and printable, else a new one."""
     own = given.get("x-request-id", "")
-    return own if _REQUEST_ID.fullmatch(own) else uuid.uuid4().hex
+    return own if _REQUEST_ID.fullmatch(own) else f"{random.getrandbits(128):032x}"
 
 
 def is_unwatched(given: Headers) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments import console, direct, http, logs
+from deployments import console, direct, http, listener, logs
 from deployments.access import Access, require_local
 from deployments.autoscale import flat
 from deployments.decision_log import open_log
@@ -26,7 +26,7 @@ from deployments.quotas import Meters
 from deployments.replicas import board
 from deployments.routers import Reports, Routers, listening_host
 from deployments.service import Answer, Service
-from deployments.tracing import tracing
+from deployments.tracing import Tracing, tracing
 from deployments.views import Views
 from deployments.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
 from router import encoding, language
@@ -69,8 +69,8 @@ class HttpAnswer(NamedTuple):
 class Application:
     """The ASGI application of one router replica.
 
-    `alone` is without Serve around it. Serve says `x-request-id` itself, and cancels the call of a client that leaves, unless the
-    request says that the router does (deployments/haproxy.py).
+    `alone` is without Serve around it. Serve says `x-request-id` itself, begins a trace, and cancels the call of a client that
+    leaves, unless the request says that the router does (deployments/haproxy.py).
     """
 
     def __init__(self, router: "Router", alone: bool = False) -> None:
@@ -82,9 +82,20 @@ class Application:
             await http.lifespan(receive, send)
             await self._router.close()
         elif scope["type"] == "http":
-            await self._http(scope, receive, send)
+            answer = await self._whole(scope, receive, self._alone)
+            await http.respond(send, answer.status, b"" if scope["method"] == "HEAD" else answer.body, answer.headers)
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def exchange(self, scope: Scope, receive: Receive) -> HttpAnswer:
+        """The answer to a request that did not pass Serve (deployments/listener.py), with all of its headers."""
+        tracing = self._router.tracing
+        if tracing is None:
+            return await self._whole(scope, receive, True)
+        with tracing.requested(scope["method"], http.path(scope), http.headers(scope)) as span:
+            answer = await self._whole(scope, receive, True)
+            span.answered(answer.status)
+            return answer
+
+    async def _whole(self, scope: Scope, receive: Receive, alone: bool) -> HttpAnswer:
         arrived_s = time.monotonic()
         headers = http.headers(scope)
         request_id = http.request_id(headers)
@@ -96,7 +107,7 @@ class Application:
                 answer = HttpAnswer(204, b"", headers=told)
             else:
                 caller = access.caller(http.path(scope), headers, scope)
-                answer = await self._answer(caller, scope, headers, receive)
+                answer = await self._answer(caller, scope, headers, receive, alone)
         except ClientLeft:
             answer = HttpAnswer(CLIENT_LEFT, b"")  # nobody reads it; Serve counts it
         except RouterError as error:
@@ -114,9 +125,9 @@ class Application:
             **({} if caller is None else access.limits(caller)),
             **answer.headers,
         }
-        if self._alone:
+        if alone:
             given["x-request-id"] = request_id
-        await http.respond(send, answer.status, b"" if scope["method"] == "HEAD" else answer.body, given)
+        return answer._replace(headers=given)
 
     def _count(self, error: RouterError, scope: Scope) -> None:
         """Tell the metrics of an embedding request that the service never saw, and of a limit that was used up."""
@@ -128,7 +139,7 @@ class Application:
         if isinstance(error, RateLimitExceeded) and error.of_key:
             events.rate_limited(error.kind)
 
-    async def _answer(self, caller: Grant, scope: Scope, headers: Headers, receive: Receive) -> HttpAnswer:
+    async def _answer(self, caller: Grant, scope: Scope, headers: Headers, receive: Receive, alone: bool) -> HttpAnswer:
         path, method = http.path(scope), scope["method"]
         if path in EMBEDDINGS or path == "/v1/route":
             if method != "POST":
@@ -136,7 +147,7 @@ class Application:
             limits = self._router.service.args.limits
             client = f"key {caller.name}" if caller.name else http.client_of(scope, headers, limits)
             with self._gate.passed(client, limits):
-                return await self._charged(caller, path, headers, receive)
+                return await self._charged(caller, path, headers, receive, alone)
         if path == WHAT_IF and method == "POST":
             service, policy = self._router.service, await self._policy(headers, receive)
             told = headers.get("content-type", "")
@@ -165,14 +176,14 @@ class Application:
         except RequestTooLarge:
             raise RequestTooLarge(MAX_POLICY_BYTES, "a policy has only `routing:` and `tiers:`") from None
 
-    async def _charged(self, caller: Grant, path: str, headers: Headers, receive: Receive) -> HttpAnswer:
+    async def _charged(self, caller: Grant, path: str, headers: Headers, receive: Receive, alone: bool) -> HttpAnswer:
         """One request that counts against its key's limits; a caller who leaves before the answer pays all the same."""
         service, bill = self._router.service, await self._router.access.meters.open(caller)
         try:
             request = await self._request(caller, headers, receive)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
             limit_s = service.args.limits.request_timeout_s
-            watched = receive if self._alone or http.is_unwatched(headers) else None
+            watched = receive if alone or http.is_unwatched(headers) else None
             try:
                 if path == "/v1/route":
                     planned = http.attended(service.plan(request, caller.models), limit_s + LATE_S, watched)
@@ -212,6 +223,7 @@ class Router:
         self.views: Views
         self.access: Access
         self.publisher: Publisher | None = None
+        self.tracing: Tracing | None = None
 
     async def reconfigure(self, changes: dict[str, Any]) -> None:
         """Take sections in the place of those at the start; requests that are running keep what they were decided by.
@@ -224,7 +236,7 @@ class Router:
             return
         args = changed(self._fixed, changes)
         require_local(args, await listening_host(), "http_options.host")
-        traced = tracing()
+        traced = self.tracing = tracing()
         logs.install(traced is not None)
         handles = HandleTransport(self._handles)
         transport: Transport = handles
@@ -286,7 +298,9 @@ class Router:
         return flat({model: lane.ask() for model, lane in self.service.lanes.items()})
 
     def __serve_build_asgi_app__(self) -> Application:
-        return Application(self)
+        application = Application(self)
+        listener.install(application)
+        return application
 
 
 def _later(

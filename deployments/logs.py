@@ -30,6 +30,8 @@ class Context(logging.Filter):
         """Add what is known of the current context."""
         if ids := REQUEST_IDS.get():
             record.request_ids = ids
+            if len(ids) == 1:
+                record.request_id = ids[0]
         if self._traced:
             from opentelemetry import trace
 

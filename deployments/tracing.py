@@ -29,6 +29,7 @@ from router.domain import Why
 if TYPE_CHECKING:
     from deployments.service import Plan
 
+_PROPAGATOR = TraceContextTextMapPropagator()
 _UNSAMPLED = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.DEFAULT))
 
 
@@ -42,6 +43,12 @@ class Tracing:
         """The span that work is done for now, where it is recorded."""
         context = trace.get_current_span().get_span_context()
         return context if context.is_valid and context.trace_flags.sampled else None
+
+    def requested(self, method: str, route: str, headers: Mapping[str, str]) -> "Requested":
+        """The span of a whole request that Serve made none for, below the caller's, for a `with`."""
+        parent = _PROPAGATOR.extract(headers) if "traceparent" in headers else None
+        attributes = {"http.request.method": method, "http.route": route}
+        return Requested(self._tracer.start_span(f"{method} {route}", parent, SpanKind.SERVER, attributes))
 
     def decided(self, plan: "Plan", now: float) -> None:
         """Record how a request was read and decided; `now` is on the clock of the plan's times."""
@@ -80,7 +87,7 @@ class Tracing:
         """Begin the span `embed` of a replica at work on a call, and make it this task's current one; end it with the work."""
         if traceparent is None:
             return None
-        parent = TraceContextTextMapPropagator().extract({"traceparent": traceparent})
+        parent = _PROPAGATOR.extract({"traceparent": traceparent})
         span = self._tracer.start_span("embed", parent, SpanKind.SERVER)
         otel_context.attach(trace.set_span_in_context(span))
         return span
@@ -101,6 +108,30 @@ class Tracing:
         )
         otel_context.attach(trace.set_span_in_context(span))
         return span
+
+
+class Requested:
+    """The span of one request, current where it is recorded."""
+
+    def __init__(self, span: Span) -> None:
+        self._span, self._recorded = span, span.is_recording()
+
+    def __enter__(self) -> "Requested":
+        if self._recorded:
+            self._token = otel_context.attach(trace.set_span_in_context(self._span))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if self._recorded:
+            otel_context.detach(self._token)
+            self._span.end()
+
+    def answered(self, status: int) -> None:
+        """The status of the response; from 500 on it is the service's error."""
+        if self._recorded:
+            self._span.set_attribute("http.response.status_code", status)
+            if status >= 500:
+                self._span.set_status(Status(StatusCode.ERROR))
 
 
 class Dispatching:

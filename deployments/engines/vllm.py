@@ -112,6 +112,8 @@ def vllm_config(settings: config.VllmEngine, max_tokens: int, base_dir: str | No
     # Both are read while vLLM is imported or configured; the engine's own parameter for the first does not switch it off.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if settings.in_process else "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if settings.in_process:  # which names its texts itself: vLLM would make each name random, with a call to the kernel
+        os.environ["VLLM_DISABLE_REQUEST_ID_RANDOMIZATION"] = "1"
     _hide_broken_torchvision()
     from vllm.engine.arg_utils import EngineArgs
     from vllm.platforms import current_platform

@@ -154,7 +154,7 @@ def test_a_trace_goes_from_the_callers_traceparent_to_the_models_replica(told: P
     assert ours < set(found)
     above = {name: span["parent_id"] for name, span in found.items()}
     ids = {name: span["context"]["span_id"] for name, span in found.items()}
-    request = "replica_handle_request router __call__"
+    request = "POST /v1/embeddings"
     assert int(above[request], 16) == ANSWERED
     assert above["features"] == above["decide"] == above["dispatch"] == ids[request]
     assert above["engine"] == above["call"] == ids["dispatch"]
@@ -166,7 +166,10 @@ def test_a_trace_goes_from_the_callers_traceparent_to_the_models_replica(told: P
     assert said["embedding.tokens"] > 4
     assert any("wordllama-256: fits, but" in why for why in said["embedding.rejected"])
     assert found["dispatch"]["attributes"]["embedding.inference_ms"] > 0
-    assert spans(told, FAILED)["dispatch"]["status"]["status_code"] == "ERROR"
+    assert found[request]["attributes"]["http.response.status_code"] == 200
+    failed = spans(told, FAILED)
+    assert failed["dispatch"]["status"]["status_code"] == failed[request]["status"]["status_code"] == "ERROR"
+    assert failed[request]["attributes"]["http.response.status_code"] == 503
 
 
 # --- metrics -----------------------------------------------------------------------------------------------------------------

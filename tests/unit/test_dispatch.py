@@ -53,6 +53,12 @@ class Bench:
         ids = [np.full(length, first + index, np.int32) for index, length in enumerate(lengths)]
         return self.lane.submit(ids, None, list(lengths), "document", deadline_s, bulk)
 
+    def occupied(self, calls: int = 3) -> None:
+        """Submit so many small texts that each take a call, as the one before should be nearly done; so should the last be."""
+        for index in range(calls):
+            self.submit(index, 10)
+            self.clock.now += 1.0
+
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
@@ -70,11 +76,76 @@ def firsts(rows: list[Rows]) -> list[int]:
 
 async def test_small_requests_that_wait_share_a_call(bench: Bench) -> None:
     futures = [bench.submit(index, 10)[0] for index in range(20)]
-    await settle()
-    assert [call.firsts for call in bench.transport.sent[:2]] == [[0], [1]]
     await bench.transport.answer_all()
-    assert len(bench.transport.sent) <= 4
+    assert [call.firsts for call in bench.transport.sent] == [[0], list(range(1, 20))]
     assert firsts([await future for future in futures]) == list(range(20))
+
+
+async def test_small_requests_gather_until_the_call_before_them_should_be_nearly_done(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = LoopTime(monkeypatch)
+    bench.lane.clock = asyncio.get_running_loop().time
+    bench.submit(0, 10)  # 2 ms by the curve
+    for index in range(1, 4):
+        bench.submit(index, 10)
+        await time.move(0.0005)
+    assert [call.firsts for call in bench.transport.sent] == [[0]]
+    await time.move(0.0005)
+    assert [call.firsts for call in bench.transport.sent] == [[0], [1, 2, 3]]
+    bench.submit(4, 10)  # the one that waits there takes its time too: 4 ms
+    await time.move(0.003)
+    assert len(bench.transport.sent) == 2
+    await time.move(0.001)
+    assert [call.firsts for call in bench.transport.sent] == [[0], [1, 2, 3], [4]]
+    await bench.transport.answer_all()
+
+
+async def test_small_requests_that_gather_go_to_the_replica_that_is_done_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = LoopTime(monkeypatch)
+    bench.lane.clock = asyncio.get_running_loop().time
+    bench.lane.replicas_changed(["a", "b"])
+    bench.submit(0, *[10] * 30)  # 31 ms by the curve
+    bench.submit(30, 10)  # 2 ms
+    await settle()
+    slow, quick = bench.transport.sent
+    assert slow.replica != quick.replica
+    bench.submit(50, 10)
+    await time.move(0.002)
+    assert [(call.replica, call.firsts) for call in bench.transport.sent[2:]] == [(quick.replica, [50])]
+    await bench.transport.answer_all()
+
+
+async def test_small_requests_gather_no_longer_than_until_they_fill_a_batch(bench: Bench) -> None:
+    for index in range(BATCH // 10):
+        bench.submit(index, 10)
+    await settle()
+    assert [call.firsts for call in bench.transport.sent] == [[0]]
+    bench.submit(BATCH // 10, 10)
+    await settle()
+    assert [call.firsts for call in bench.transport.sent] == [[0], list(range(1, BATCH // 10 + 1))]
+    await bench.transport.answer_all()
+
+
+async def test_small_requests_that_gather_go_when_the_call_before_them_is_answered_sooner(bench: Bench) -> None:
+    bench.submit(0, 10)
+    bench.submit(1, 10)
+    await settle()
+    bench.transport.open[0].answer()
+    await settle()
+    assert [call.firsts for call in bench.transport.open] == [[1]]
+    await bench.transport.answer_all()
+
+
+async def test_small_requests_that_gather_at_one_replica_keep_no_large_one_waiting(bench: Bench) -> None:
+    bench.submit(0, 10)
+    bench.submit(1, 10)
+    bench.submit(500, 900)
+    await settle()
+    assert [call.firsts for call in bench.transport.sent] == [[0], [500]]
+    await bench.transport.answer_all()
 
 
 async def test_a_large_request_is_cut_into_batches_and_answered_in_order(bench: Bench) -> None:
@@ -136,8 +207,7 @@ async def test_a_small_request_does_not_wait_behind_fifty_long_ones(bench: Bench
 
 
 async def test_small_requests_do_not_starve_a_large_one(bench: Bench) -> None:
-    for index in range(3):
-        bench.submit(index, 10)
+    bench.occupied()
     await settle()
     large = bench.submit(500, 900)[0]
     for index in range(3, 30):
@@ -152,8 +222,7 @@ async def test_small_requests_do_not_starve_a_large_one(bench: Bench) -> None:
 
 
 async def test_bulk_yields_to_interactive(bench: Bench) -> None:
-    for index in range(3):
-        bench.submit(index, 10)
+    bench.occupied()
     await settle()
     bench.submit(100, 10, bulk=True)
     bench.submit(200, 10)
@@ -164,8 +233,7 @@ async def test_bulk_yields_to_interactive(bench: Bench) -> None:
 
 
 async def test_one_caller_that_leaves_takes_nothing_from_its_neighbours(bench: Bench) -> None:
-    for index in range(3):
-        bench.submit(index, 10)
+    bench.occupied()
     await settle()
     leaving, staying = bench.submit(7, 10)[0], bench.submit(8, 10)[0]
     bench.transport.open[0].answer()
@@ -419,8 +487,7 @@ async def test_a_slow_replica_that_answers_something_does_not_hang(bench: Bench,
 
 
 async def test_what_a_lost_replica_still_does_takes_no_room_from_the_others(bench: Bench) -> None:
-    for index in range(3):
-        bench.submit(index, 10)
+    bench.occupied()
     await settle()
     assert len(bench.transport.open) == 3
     bench.lane.replicas_changed(["b"])  # Serve drains a: its calls go on
@@ -472,7 +539,7 @@ async def test_bulk_that_others_would_keep_waiting_beyond_its_deadline_is_refuse
 
 async def test_what_a_server_behind_the_engine_refuses_for_now_is_not_sent_again_and_its_time_is_passed_on(bench: Bench) -> None:
     for turn in range(2 * FAILURES_IN_A_ROW):
-        one, other = bench.submit(1, 10)[0], bench.submit(2, 10)[0]
+        one, other = bench.submit(1, 900)[0], bench.submit(2, 900)[0]
         await settle()
         for call in bench.transport.open:
             call.refuse(retry_after_s=7.0)
@@ -543,8 +610,7 @@ async def test_a_chunk_whose_replica_dies_twice_is_an_error_that_says_so(bench: 
 
 
 async def test_a_poisoned_call_is_sent_again_one_request_at_a_time(bench: Bench) -> None:
-    for index in range(3):
-        bench.submit(index, 10)
+    bench.occupied()
     await settle()
     good, bad = bench.submit(7, 10)[0], bench.submit(8, 10)[0]
     bench.transport.open[0].answer()
@@ -564,8 +630,7 @@ async def test_a_poisoned_call_is_sent_again_one_request_at_a_time(bench: Bench)
 
 
 async def test_a_text_that_fails_alone_is_reported_in_its_own_request_only(bench: Bench) -> None:
-    for index in range(3):
-        bench.submit(index, 10)
+    bench.occupied()
     await settle()
     good, bad = bench.submit(7, 10)[0], bench.submit(8, 10, 10)[0]
     bench.transport.open[0].answer()

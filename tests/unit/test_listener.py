@@ -1,0 +1,295 @@
+"""The short way of a request for embeddings: real sockets, real uvicorn, and an application that says what it was given."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvicorn
+from ray.serve._private.http_util import RequestIdMiddleware
+
+from deployments import http, listener
+from deployments.http import Receive, Scope
+from deployments.ingress import HttpAnswer
+
+
+class Counts:
+    """Serve's counts of requests, of which a test sees every change."""
+
+    def __init__(self) -> None:
+        self.running = self.ended = 0
+        self.statuses: list[str] = []
+
+    def inc_num_ongoing_requests(self, kind: Any) -> None:
+        assert kind.is_direct_ingress
+        self.running += 1
+
+    def dec_num_ongoing_requests(self, kind: Any) -> None:
+        self.running -= 1
+
+    def record_request_metrics(self, *, route: str, latency_ms: float, is_error: bool, exception_type: str | None) -> None:
+        assert (route, is_error, exception_type) == ("/", False, None)
+        assert latency_ms > 0
+        self.ended += 1
+
+    def record_ingress_request_metrics(self, *, status_code: str, is_error: bool, **_: object) -> None:
+        assert is_error == (status_code >= "400")
+        self.statuses.append(status_code)
+
+
+class Replica:
+    """Serve's replica, as far as the listener looks at it; what comes its own way is answered `slow`."""
+
+    def __init__(self, prefix: str = "/", **changed: Any) -> None:
+        self._metrics_manager, self._route_prefix = Counts(), prefix
+        self._deployment_id = SimpleNamespace(name="router", app_name="app")
+        self._http_options = SimpleNamespace(request_timeout_s=None)
+        self.max_ongoing_requests, self.max_queued_requests = 1_000_000, -1
+        for name, value in changed.items():
+            setattr(self, name, value)
+
+    async def asgi(self, scope: Scope, receive: Receive, send: http.Send) -> None:
+        await http.respond(send, 200, b"slow", {"content-length": "4"})
+
+
+class Echo:
+    """An application that answers with what it was asked, once it has the whole body; `answer` replaces that."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+        self.answer: HttpAnswer | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.left = 0
+
+    async def exchange(self, scope: Scope, receive: Receive) -> HttpAnswer:
+        self.scopes.append(scope)
+        headers = http.headers(scope)
+        try:
+            body = await http.body(headers, receive, 10_000_000, 5.0)
+            await http.attended(self.gate.wait(), 5.0, receive)
+        except http.ClientLeft:
+            self.left += 1
+            return HttpAnswer(499, b"")
+        if self.answer is not None:
+            return self.answer
+        told = json.dumps({"body": len(body), "path": http.path(scope), "client": scope["client"][0]}).encode()
+        return HttpAnswer(200, told, headers={"content-length": str(len(told)), "x-echo": "ä"})
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  others change it
+            await asyncio.sleep(0.01)
+
+
+class Stage:
+    """A server, and the bytes that go to it and come from it."""
+
+    def __init__(self, replica: Replica, echo: Echo, port: int, server: uvicorn.Server) -> None:
+        self.counts: Counts = replica._metrics_manager
+        self.echo, self.port, self.server = echo, port, server
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+
+    async def ask(self, request: bytes, answers: int = 1) -> list[tuple[bytes, dict[bytes, bytes], bytes]]:
+        """Send `request` and read so many answers: status line, headers, body."""
+        async with self.connected() as (reader, writer):
+            writer.write(request)
+            return [await read(reader) for _ in range(answers)]
+
+
+async def read(reader: asyncio.StreamReader) -> tuple[bytes, dict[bytes, bytes], bytes]:
+    async with asyncio.timeout(5):
+        status, *lines = (await reader.readuntil(b"\r\n\r\n")).strip().split(b"\r\n")
+        headers = dict(line.lower().split(b": ", 1) for line in lines)
+        return status, headers, await reader.readexactly(int(headers[b"content-length"]))
+
+
+@asynccontextmanager
+async def staged(replica: Replica, middleware: Any = None) -> AsyncIterator[Stage]:
+    """A server as Serve starts it, around `replica`."""
+    echo, before = Echo(), uvicorn.config.HTTP_PROTOCOLS["auto"]
+    listener.install(echo)  # type: ignore[arg-type]
+    app: Any = RequestIdMiddleware(replica.asgi)
+    app = app if middleware is None else middleware(app)
+    server = uvicorn.Server(uvicorn.Config(lambda: app, factory=True, host="127.0.0.1", port=0, lifespan="off", log_config=None))
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    serving = asyncio.create_task(server._serve(None))
+    try:
+        await until(lambda: server.started)
+        yield Stage(replica, echo, server.servers[0].sockets[0].getsockname()[1], server)
+    finally:
+        server.should_exit = True
+        await serving
+        uvicorn.config.HTTP_PROTOCOLS["auto"] = before
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with staged(Replica()) as made:
+        yield made
+        made.echo.gate.set()
+        await until(lambda: not made.counts.running)
+
+
+def post(
+    path: str = "/v1/embeddings", body: bytes = b"hello", more: str = "", version: str = "1.1", method: str = "POST"
+) -> bytes:
+    head = f"{method} {path} HTTP/{version}\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n{more}\r\n"
+    return head.encode() + body
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/embeddings"])
+async def test_embeddings_go_to_the_application_at_once(stage: Stage, path: str) -> None:
+    ((status, headers, body),) = await stage.ask(post(path))
+    assert status == b"HTTP/1.1 200 OK"
+    assert json.loads(body) == {"body": 5, "path": path, "client": "127.0.0.1"}
+    assert headers[b"x-echo"] == "ä".encode("latin-1")
+    assert b"date" in headers
+    assert (stage.counts.running, stage.counts.ended, stage.counts.statuses) == (0, 1, ["200"])
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post("/v1/models"), post("/v1/embeddings?a=b"), post("/v1/embeddings/"), post(method="PUT"), post("//v1/embeddings"),
+        post(more="x-request-timeout-seconds: 3\r\n"), post(more="X-Request-Timeout-Seconds: 3\r\n"),
+        b"GET /v1/embeddings HTTP/1.1\r\nhost: localhost\r\n\r\n", b"GET /-/healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    ],
+)
+async def test_everything_else_goes_serves_way(stage: Stage, request_: bytes) -> None:
+    ((status, headers, body),) = await stage.ask(request_)
+    assert (status, body) == (b"HTTP/1.1 200 OK", b"slow")
+    assert b"x-request-id" in headers
+    assert not stage.echo.scopes
+
+
+async def test_a_connection_takes_many_requests_of_both_ways(stage: Stage) -> None:
+    async with stage.connected() as (reader, writer):
+        for number in range(20):
+            writer.write(post("/v1/embeddings" if number % 2 else "/v1/models", b"x" * number))
+            status, _, body = await read(reader)
+            assert status == b"HTTP/1.1 200 OK"
+            assert body == b"slow" if number % 2 == 0 else json.loads(body)["body"] == number
+    assert stage.counts.ended == 10
+
+
+async def test_requests_that_do_not_wait_for_answers_are_answered_in_order(stage: Stage) -> None:
+    sizes = [1, 70_000, 3, 200_000, 5]
+    sent = b"".join(post(body=b"x" * size) + post("/v1/models") for size in sizes)
+    found = await stage.ask(sent, 2 * len(sizes))
+    assert [body for _, _, body in found[1::2]] == [b"slow"] * len(sizes)
+    assert [json.loads(body)["body"] for _, _, body in found[::2]] == sizes
+
+
+async def test_a_body_may_come_in_pieces(stage: Stage) -> None:
+    async with stage.connected() as (reader, writer):
+        chunked = post(body=b"", more="transfer-encoding: chunked\r\n").replace(b"content-length: 0\r\n", b"")
+        for part in (chunked[:30], chunked[30:], b"5\r\nhel", b"lo\r\n", b"3\r\nyou\r\n0\r\n\r\n"):
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        assert json.loads((await read(reader))[2])["body"] == 8
+
+
+@pytest.mark.parametrize(
+    "request_", [post(more="connection: close\r\n"), post(version="1.0")], ids=["asked for", "HTTP/1.0"]
+)
+async def test_a_connection_is_closed_after_the_answer_where_it_shall_be(stage: Stage, request_: bytes) -> None:
+    async with stage.connected() as (reader, writer):
+        writer.write(request_)
+        _, headers, _ = await read(reader)
+        assert headers[b"connection"] == b"close"
+        assert await reader.read() == b""
+
+
+async def test_a_large_answer_arrives_whole(stage: Stage) -> None:
+    body = bytes(range(256)) * 20_000
+    stage.echo.answer = HttpAnswer(200, body, headers={"content-length": str(len(body))})
+    assert (await stage.ask(post()))[0][2] == body
+
+
+async def test_an_answer_waits_until_the_client_reads(stage: Stage) -> None:
+    body = b"x" * 20_000_000
+    stage.echo.answer = HttpAnswer(200, body, headers={"content-length": str(len(body))})
+    found = await stage.ask(post() * 3, 3)
+    assert [len(answer) for _, _, answer in found] == [len(body)] * 3
+
+
+async def test_a_client_that_leaves_is_noticed_while_its_request_runs(stage: Stage) -> None:
+    stage.echo.gate.clear()
+    async with stage.connected() as (_, writer):
+        writer.write(post())
+        await until(lambda: stage.counts.running)
+    await until(lambda: stage.echo.left and not stage.counts.running)
+    assert stage.counts.statuses == ["499"]
+
+
+@pytest.mark.parametrize("value", ["a\r\nset-cookie: b", "a\nb", "a\x00b", "☃"])
+async def test_no_header_can_end_a_header(stage: Stage, value: str, caplog: pytest.LogCaptureFixture) -> None:
+    stage.echo.answer = HttpAnswer(200, b"", headers={"content-length": "0", "x-model": value})
+    with caplog.at_level("ERROR", logger="ray.serve"):
+        async with stage.connected() as (reader, writer):
+            writer.write(post())
+            assert await reader.read() == b""
+    assert "could not be sent" in caplog.text
+    assert stage.counts.running == 0
+
+
+async def test_the_client_is_who_a_trusted_proxy_says(stage: Stage) -> None:
+    ((_, _, body),) = await stage.ask(post(more="x-forwarded-for: 9.9.9.9, 8.8.8.8\r\n"))
+    assert json.loads(body)["client"] == "8.8.8.8"
+
+
+async def test_a_prefix_and_a_root_path_are_no_part_of_the_path() -> None:
+    async with staged(Replica(prefix="/tools/embed")) as stage:
+        stage.counts.record_request_metrics = lambda **_: None  # type: ignore[method-assign]
+        ((_, _, body),) = await stage.ask(post("/tools/embed/v1/embeddings"))
+        assert json.loads(body)["path"] == "/v1/embeddings"
+        assert (await stage.ask(post("/v1/embeddings")))[0][2] == b"slow"
+
+
+class Middleware:
+    """Somebody's own, as Serve lets people add them."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: http.Send) -> None:
+        await self._app(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("replica", "middleware"),
+    [
+        (Replica(max_ongoing_requests=5), None), (Replica(max_queued_requests=5), None), (Replica(), Middleware),
+        (Replica(_http_options=SimpleNamespace(request_timeout_s=3.0)), None), (Replica(_metrics_manager=object()), None),
+    ],
+    ids=["running", "queued", "middleware", "time", "another Serve"],
+)
+async def test_what_somebody_asked_serve_for_it_does(replica: Replica, middleware: Any) -> None:
+    async with staged(replica, middleware) as stage:
+        assert (await stage.ask(post()))[0][2] == b"slow"
+
+
+async def test_a_server_that_stops_answers_what_is_under_way(stage: Stage) -> None:
+    stage.echo.gate.clear()
+    async with stage.connected() as (reader, writer):
+        writer.write(post())
+        await until(lambda: stage.counts.running)
+        stage.server.should_exit = True
+        await until(lambda: not stage.server.servers[0].is_serving())
+        stage.echo.gate.set()
+        status, headers, _ = await read(reader)
+    assert (status, headers[b"connection"]) == (b"HTTP/1.1 200 OK", b"close")
+
