@@ -7,10 +7,11 @@ page in a browser here whose name was made to mean 127.0.0.1 (DNS rebinding). `a
 """
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 
 from deployments.console import ASSETS
-from deployments.http import Headers, Scope
+from deployments.http import Asked, Headers, Scope
 from deployments.quotas import Meters
 from router.config import RouterArgs
 from router.errors import AdminKeyRequired, InvalidApiKey
@@ -56,22 +57,22 @@ class Access:
         self._origins = frozenset(args.cors.origins)
         self.meters.configure(self._keys.grants)
 
-    def caller(self, path: str, headers: Headers, scope: Scope) -> Grant:
+    def caller(self, asked: Asked) -> Grant:
         """What the sender of a request may do; raises InvalidApiKey or AdminKeyRequired."""
         if not len(self._keys):
-            if self._local_only and not _is_local(scope):
+            if self._local_only and not _is_local(asked.scope):
                 raise InvalidApiKey(NOT_LOCAL)
-            if self._local_only and not _asks_for_this_machine(headers):
+            if self._local_only and not _asks_for_this_machine(asked.headers.get("host")):
                 raise InvalidApiKey(NOT_THIS_HOST)
             return EVERYTHING
-        key = presented(headers)
+        key = presented(asked.headers)
         grant = None if key is None else self._keys.find(key)
         if grant is None:
-            if path in OPEN_PATHS:
+            if asked.path in OPEN_PATHS:
                 return NOBODY
             raise InvalidApiKey
-        if not grant.admin and is_admin(path):
-            raise AdminKeyRequired(path)
+        if not grant.admin and is_admin(asked.path):
+            raise AdminKeyRequired(asked.path)
         return grant
 
     def limits(self, grant: Grant) -> dict[str, str]:
@@ -146,9 +147,9 @@ def _is_local(scope: Scope) -> bool:
     return not peer or is_loopback(peer[0])
 
 
-def _asks_for_this_machine(headers: Headers) -> bool:
-    """Whether `host` is a name that nobody else can give to this machine; browsers always send one."""
-    host = headers.get("host")
+@lru_cache(64)
+def _asks_for_this_machine(host: str | None) -> bool:
+    """Whether the header `host` is a name that nobody else can give to this machine; browsers always send one."""
     if host is None:
         return True
     name = _HOST.fullmatch(host.strip())

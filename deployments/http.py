@@ -29,6 +29,28 @@ class ClientLeft(Exception):
     """The client closed the connection: nobody reads an answer."""
 
 
+class Asked:
+    """One request: what the server says of it, its headers by name in lower case, its path, and where its body comes from.
+
+    Of a header that stands twice the last value counts. The path is that below the application's route prefix, without a slash at
+    its end. `alone` says that Serve is not around the application, `sent` is the body where all of it is there already.
+    """
+
+    __slots__ = ("alone", "headers", "path", "receive", "scope", "sent")
+
+    def __init__(self, scope: Scope, receive: Receive, alone: bool, sent: bytes | None = None) -> None:
+        self.scope, self.receive, self.alone, self.sent = scope, receive, alone, sent
+        self.headers: Headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        full: str = scope["path"]
+        self.path = full.removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
+
+    @property
+    def watched(self) -> Receive | None:
+        """What tells that the client left, where that is the application's to notice: else Serve cancels the call."""
+        unwatched = self.alone or self.headers.get("x-request-disconnect-disabled") == "?1"
+        return self.receive if unwatched else None
+
+
 # Where a proxy in front writes the client's address; set for every process by who starts the proxy (deployments/instance.py).
 ADDRESS_HEADER_VARIABLE = "EMBEDDING_ROUTER_CLIENT_ADDRESS_HEADER"
 BUSY_RETRY_S = 1.0
@@ -61,12 +83,12 @@ class Gate:
                 del self._of[client]
 
 
-def client_of(scope: Scope, given: Headers, limits: Limits) -> str:
+def client_of(asked: Asked, limits: Limits) -> str:
     """The address that the request comes from, as far as it is known."""
     name = limits.client_address_header or os.environ.get(ADDRESS_HEADER_VARIABLE, "")
-    if name and (forwarded := given.get(name.lower())):
+    if name and (forwarded := asked.headers.get(name.lower())):
         return forwarded.rpartition(",")[2].strip()  # what stands before it the client may have written itself
-    client = scope.get("client")
+    client = asked.scope.get("client")
     return client[0] if client else ""
 
 
@@ -77,26 +99,10 @@ def check_headers(scope: Scope, limits: Limits) -> None:
         raise HeadersTooLarge(limits.max_headers, limits.max_header_bytes)
 
 
-def headers(scope: Scope) -> Headers:
-    """Names in lower case; of a name that stands twice the last value counts."""
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-
-
 def request_id(given: Headers) -> str:
     """The caller's `x-request-id` when it is short and printable, else a new one."""
     own = given.get("x-request-id", "")
     return own if _REQUEST_ID.fullmatch(own) else f"{random.getrandbits(128):032x}"
-
-
-def is_unwatched(given: Headers) -> bool:
-    """Whether Serve was told not to cancel this request when its client leaves."""
-    return given.get("x-request-disconnect-disabled") == "?1"
-
-
-def path(scope: Scope) -> str:
-    """The path below the application's route prefix, without a slash at its end."""
-    full: str = scope["path"]
-    return full.removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
 
 
 def query(scope: Scope) -> Mapping[str, str]:
@@ -107,14 +113,14 @@ def query(scope: Scope) -> Mapping[str, str]:
         raise InvalidValue("the query has more than 16 parameters") from None
 
 
-async def body(given: Headers, receive: Receive, limit: int, timeout_s: float) -> bytes:
+async def body(asked: Asked, limit: int, timeout_s: float) -> bytes:
     """The whole body as it was before gzip; raises RequestTooLarge, RequestTimeout, ClientLeft, InvalidValue."""
-    coding = given.get("content-encoding", "").strip().lower()
+    coding = asked.headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity", "gzip", "x-gzip"):
         raise InvalidValue(
             f"content-encoding {shorten(coding)} is not known here; send the body plain or with gzip", "content-encoding"
         )
-    sent = await _sent(given, receive, limit, timeout_s)
+    sent = await _sent(asked, limit, timeout_s)
     if coding not in ("gzip", "x-gzip"):
         return sent
     if len(sent) > OFF_LOOP_GZIP_BYTES:
@@ -145,13 +151,17 @@ def _inflated(sent: bytes, limit: int) -> bytes:
     return b"".join(parts)
 
 
-async def _sent(given: Headers, receive: Receive, limit: int, timeout_s: float) -> bytes:
+async def _sent(asked: Asked, limit: int, timeout_s: float) -> bytes:
     """The body; raises RequestTooLarge before it is read where its length is declared, ClientLeft on a broken upload."""
-    declared = given.get("content-length", "")
+    if asked.sent is not None:
+        if len(asked.sent) > limit:
+            raise RequestTooLarge(limit)
+        return asked.sent
+    declared = asked.headers.get("content-length", "")
     if declared.isdigit() and int(declared[:12]) > limit:
         raise RequestTooLarge(limit)
     try:
-        return await attended(_whole(receive, limit), timeout_s)
+        return await attended(_whole(asked.receive, limit), timeout_s)
     except TimeoutError:
         raise RequestTimeout(timeout_s) from None
 

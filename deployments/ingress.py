@@ -19,7 +19,7 @@ from deployments.decision_log import open_log
 from deployments.direct import DirectTransport
 from deployments.dispatch import Transport
 from deployments.handles import HandleTransport
-from deployments.http import ClientLeft, Headers, Receive, Scope, Send
+from deployments.http import Asked, ClientLeft, Headers, Receive, Scope, Send
 from deployments.logs import REQUEST_IDS, where
 from deployments.publish import Publisher
 from deployments.quotas import Meters
@@ -82,36 +82,35 @@ class Application:
             await http.lifespan(receive, send)
             await self._router.close()
         elif scope["type"] == "http":
-            answer = await self._whole(scope, receive, self._alone)
+            answer = await self._whole(Asked(scope, receive, self._alone))
             await http.respond(send, answer.status, b"" if scope["method"] == "HEAD" else answer.body, answer.headers)
 
-    async def exchange(self, scope: Scope, receive: Receive) -> HttpAnswer:
+    async def exchange(self, asked: Asked) -> HttpAnswer:
         """The answer to a request that did not pass Serve (deployments/listener.py), with all of its headers."""
         tracing = self._router.tracing
         if tracing is None:
-            return await self._whole(scope, receive, True)
-        with tracing.requested(scope["method"], http.path(scope), http.headers(scope)) as span:
-            answer = await self._whole(scope, receive, True)
+            return await self._whole(asked)
+        with tracing.requested(asked.scope["method"], asked.path, asked.headers) as span:
+            answer = await self._whole(asked)
             span.answered(answer.status)
             return answer
 
-    async def _whole(self, scope: Scope, receive: Receive, alone: bool) -> HttpAnswer:
+    async def _whole(self, asked: Asked) -> HttpAnswer:
         arrived_s = time.monotonic()
-        headers = http.headers(scope)
-        request_id = http.request_id(headers)
+        request_id = http.request_id(asked.headers)
         REQUEST_IDS.set((request_id,))
         access, caller = self._router.access, None
         try:
-            http.check_headers(scope, self._router.service.args.limits)
-            if scope["method"] == "OPTIONS" and (told := access.preflight(headers)) is not None:
+            http.check_headers(asked.scope, self._router.service.args.limits)
+            if asked.scope["method"] == "OPTIONS" and (told := access.preflight(asked.headers)) is not None:
                 answer = HttpAnswer(204, b"", headers=told)
             else:
-                caller = access.caller(http.path(scope), headers, scope)
-                answer = await self._answer(caller, scope, headers, receive, alone)
+                caller = access.caller(asked)
+                answer = await self._answer(caller, asked)
         except ClientLeft:
             answer = HttpAnswer(CLIENT_LEFT, b"")  # nobody reads it; Serve counts it
         except RouterError as error:
-            self._count(error, scope)
+            self._count(error, asked.path)
             answer = _failed(error)
         except Exception as error:
             log.error("request %s failed:\n%s", request_id, where(error))
@@ -121,71 +120,70 @@ class Application:
             "content-type": answer.content_type, "content-length": str(len(answer.body)),
         }
         given = {
-            **whole, "x-total-ms": f"{total_ms:.2f}", **access.cors(headers),
+            **whole, "x-total-ms": f"{total_ms:.2f}", **access.cors(asked.headers),
             **({} if caller is None else access.limits(caller)),
             **answer.headers,
         }
-        if alone:
+        if asked.alone:
             given["x-request-id"] = request_id
         return answer._replace(headers=given)
 
-    def _count(self, error: RouterError, scope: Scope) -> None:
+    def _count(self, error: RouterError, path: str) -> None:
         """Tell the metrics of an embedding request that the service never saw, and of a limit that was used up."""
         events = self._router.service.events
         if events is None:
             return
-        if http.path(scope) in EMBEDDINGS and not error.counted:
+        if path in EMBEDDINGS and not error.counted:
             events.unread(error.code)
         if isinstance(error, RateLimitExceeded) and error.of_key:
             events.rate_limited(error.kind)
 
-    async def _answer(self, caller: Grant, scope: Scope, headers: Headers, receive: Receive, alone: bool) -> HttpAnswer:
-        path, method = http.path(scope), scope["method"]
+    async def _answer(self, caller: Grant, asked: Asked) -> HttpAnswer:
+        path, method = asked.path, asked.scope["method"]
         if path in EMBEDDINGS or path == "/v1/route":
             if method != "POST":
                 raise MethodNotAllowed(method, path, ("POST",))
             limits = self._router.service.args.limits
-            client = f"key {caller.name}" if caller.name else http.client_of(scope, headers, limits)
+            client = f"key {caller.name}" if caller.name else http.client_of(asked, limits)
             with self._gate.passed(client, limits):
-                return await self._charged(caller, path, headers, receive, alone)
+                return await self._charged(caller, asked)
         if path == WHAT_IF and method == "POST":
-            service, policy = self._router.service, await self._policy(headers, receive)
-            told = headers.get("content-type", "")
+            service, policy = self._router.service, await self._policy(asked)
+            told = asked.headers.get("content-type", "")
             return HttpAnswer(200, await self._router.views.what_if.answer(service.args, policy, told, service.ledger.routers))
-        reads = self._reads(caller, scope, path, headers)
+        reads = self._reads(caller, asked)
         if reads is None:
             raise NotFound(path)
         if method not in READ:
             raise MethodNotAllowed(method, path, (*READ, "POST") if path == WHAT_IF else READ)
         return reads()
 
-    def _reads(self, caller: Grant, scope: Scope, path: str, headers: Headers) -> Callable[[], HttpAnswer] | None:
+    def _reads(self, caller: Grant, asked: Asked) -> Callable[[], HttpAnswer] | None:
         """What a GET of this path answers, or None where there is nothing."""
-        views = self._router.views
+        views, path = self._router.views, asked.path
         if path in console.ASSETS:
-            return lambda: _asset(scope, console.ASSETS[path], headers)
+            return lambda: _asset(asked, console.ASSETS[path])
         if path == "/v1/decisions":
-            return lambda: HttpAnswer(200, views.decisions(http.query(scope)))
+            return lambda: HttpAnswer(200, views.decisions(http.query(asked.scope)))
         view = views.find(path, caller)
         return None if view is None else lambda: HttpAnswer(*view())
 
-    async def _policy(self, headers: Headers, receive: Receive) -> bytes:
+    async def _policy(self, asked: Asked) -> bytes:
         limits = self._router.service.args.limits
         try:
-            return await http.body(headers, receive, MAX_POLICY_BYTES, limits.body_timeout_s)
+            return await http.body(asked, MAX_POLICY_BYTES, limits.body_timeout_s)
         except RequestTooLarge:
             raise RequestTooLarge(MAX_POLICY_BYTES, "a policy has only `routing:` and `tiers:`") from None
 
-    async def _charged(self, caller: Grant, path: str, headers: Headers, receive: Receive, alone: bool) -> HttpAnswer:
+    async def _charged(self, caller: Grant, asked: Asked) -> HttpAnswer:
         """One request that counts against its key's limits; a caller who leaves before the answer pays all the same."""
         service, bill = self._router.service, await self._router.access.meters.open(caller)
         try:
-            request = await self._request(caller, headers, receive)
+            request = await self._request(caller, asked)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
-            limit_s = service.args.limits.request_timeout_s
-            watched = receive if alone or http.is_unwatched(headers) else None
+            limit_s, watched = service.args.limits.request_timeout_s, asked.watched
             try:
-                if path == "/v1/route":
+                if asked.path == "/v1/route":
                     planned = http.attended(service.plan(request, caller.models), limit_s + LATE_S, watched)
                     return HttpAnswer(200, self._router.views.explanation(await planned))
                 work = service.embed(request, caller.models, None if bill is None else bill.charge)
@@ -202,11 +200,11 @@ class Application:
             bill.answered(answer.prompt_tokens)
         return await _embeddings(request, answer, service.catalogue)
 
-    async def _request(self, caller: Grant, headers: Headers, receive: Receive) -> EmbeddingsRequest:
+    async def _request(self, caller: Grant, asked: Asked) -> EmbeddingsRequest:
         service = self._router.service
         limits = service.args.limits
-        body = await http.body(headers, receive, limits.max_body_bytes, limits.body_timeout_s)
-        request = parse(body, headers, limits, caller.default_priority)
+        body = await http.body(asked, limits.max_body_bytes, limits.body_timeout_s)
+        request = parse(body, asked.headers, limits, caller.default_priority)
         caller.check(request, service.catalogue.collections)
         return request
 
@@ -310,12 +308,12 @@ def _later(
     loop.call_soon_threadsafe(changed, model, replicas)
 
 
-def _asset(scope: Scope, asset: console.Asset, headers: Headers) -> HttpAnswer:
+def _asset(asked: Asked, asset: console.Asset) -> HttpAnswer:
     """A file of the console; its links are relative, so under a route prefix the page needs the slash at its end."""
-    prefix = scope.get("root_path", "")
-    if prefix and scope["path"] == prefix:
+    prefix = asked.scope.get("root_path", "")
+    if prefix and asked.scope["path"] == prefix:
         return HttpAnswer(307, b"", headers={"location": f"{prefix.rpartition('/')[2]}/"})
-    if asset.known(headers.get("if-none-match", "")):
+    if asset.known(asked.headers.get("if-none-match", "")):
         return HttpAnswer(304, b"", asset.content_type, asset.headers())
     return HttpAnswer(200, asset.body, asset.content_type, asset.headers())
 

@@ -28,7 +28,7 @@ from ray.serve._private.constants import SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from deployments.http import Receive, Scope
+from deployments.http import Asked, Receive, Scope
 from deployments.logs import where
 
 if TYPE_CHECKING:
@@ -163,7 +163,11 @@ class Exchange(RequestResponseCycle):
         counts, began_s, status = self._way.counts, time.monotonic(), 499
         counts.began()
         try:
-            answer = await self._way.application.exchange(cast(Scope, self.scope), cast(Receive, self.receive))
+            sent = None
+            if not self.more_body:
+                sent, self.body = bytes(self.body), bytearray()
+                self.message_event.clear()
+            answer = await self._way.application.exchange(Asked(cast(Scope, self.scope), cast(Receive, self.receive), True, sent))
             status = answer.status
             await self._respond(status, answer.body, answer.headers)
         except Exception as error:

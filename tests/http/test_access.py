@@ -11,6 +11,7 @@ from openai import AuthenticationError, OpenAI, PermissionDeniedError, RateLimit
 
 from deployments import metrics
 from deployments.access import ADMIN_PATHS, OPEN_PATHS, Access, duration, is_loopback, require_local
+from deployments.http import Asked, Message
 from router.errors import InvalidApiKey
 from router.keys import EVERYTHING, hash_of, new_key
 from router.strict import ConfigError, parse_args
@@ -212,30 +213,38 @@ def test_origins_are_nobody_by_default_and_everybody_by_a_star() -> None:
     assert star.cors({"origin": "https://any.example"})["access-control-allow-origin"] == "*"
 
 
+def asked(path: str, headers: dict[str, str], peer: str | None = None) -> Asked:
+    async def receive() -> Message:
+        raise AssertionError("nobody reads a body")
+
+    scope: dict[str, Any] = {"path": path, "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
+    return Asked(scope if peer is None else scope | {"client": (peer, 1)}, receive, alone=True)
+
+
 def test_an_open_service_answers_its_own_machine_only() -> None:
     access = Access(parse_args(OPEN))
     for peer in ("127.0.0.1", "::1", "127.8.9.10", "::ffff:127.0.0.1"):
-        assert access.caller("/v1/models", {}, {"client": (peer, 1)}) is EVERYTHING
+        assert access.caller(asked("/v1/models", {}, peer)) is EVERYTHING
     for peer in ("10.0.0.7", "192.168.1.1", "fe80::1", "::ffff:10.0.0.7", "example"):
         with pytest.raises(InvalidApiKey, match=r"write `auth: none`"):
-            access.caller("/v1/models", {}, {"client": (peer, 1)})
-    assert Access(parse_args(OPEN | {"auth": "none"})).caller("/v1/models", {}, {"client": ("10.0.0.7", 1)}) is EVERYTHING
+            access.caller(asked("/v1/models", {}, peer))
+    assert Access(parse_args(OPEN | {"auth": "none"})).caller(asked("/v1/models", {}, "10.0.0.7")) is EVERYTHING
 
 
 @pytest.mark.parametrize("host", ["localhost:8000", "LOCALHOST", "localhost.", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
 def test_an_open_service_is_asked_for_by_its_machines_own_names(host: str) -> None:
-    assert Access(parse_args(OPEN)).caller("/v1/models", {"host": host}, {"client": ("127.0.0.1", 1)}) is EVERYTHING
+    assert Access(parse_args(OPEN)).caller(asked("/v1/models", {"host": host}, "127.0.0.1")) is EVERYTHING
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example:8000", "localhost.evil.example", "0.0.0.0:8000", "127.0.0.1.nip.io", "[::1", "", "a:b"]
 )
 def test_a_page_whose_name_was_bent_to_this_machine_reads_nothing_of_an_open_service(host: str) -> None:
-    local = {"client": ("127.0.0.1", 1)}
     with pytest.raises(InvalidApiKey, match="call it as localhost"):
-        Access(parse_args(OPEN)).caller("/v1/decisions", {"host": host}, local)
-    assert Access(parse_args(OPEN | {"auth": "none"})).caller("/v1/models", {"host": host}, local) is EVERYTHING
-    assert Access(parse_args(LOCKED)).caller("/v1/models", {"host": host, "api-key": KEYS["all"]}, local).name == "all"
+        Access(parse_args(OPEN)).caller(asked("/v1/decisions", {"host": host}, "127.0.0.1"))
+    assert Access(parse_args(OPEN | {"auth": "none"})).caller(asked("/v1/models", {"host": host}, "127.0.0.1")) is EVERYTHING
+    with_key = asked("/v1/models", {"host": host, "api-key": KEYS["all"]}, "127.0.0.1")
+    assert Access(parse_args(LOCKED)).caller(with_key).name == "all"
 
 
 def test_requests_that_never_reach_the_service_are_counted_too() -> None:
@@ -269,13 +278,13 @@ def test_other_addresses_than_loopback_need_keys_or_a_word(host: str | None) -> 
 
 def test_keys_are_reloaded_and_a_limit_goes_on_where_it_was() -> None:
     access = Access(parse_args(LOCKED))
-    assert access.caller("/v1/models", {"api-key": KEYS["limited"]}, {}).name == "limited"
+    assert access.caller(asked("/v1/models", {"api-key": KEYS["limited"]})).name == "limited"
     less = json.loads(json.dumps(LOCKED))
     del less["keys"]["all"]
     access.reload(parse_args(less))
     with pytest.raises(InvalidApiKey):
-        access.caller("/v1/models", {"api-key": KEYS["all"]}, {})
-    assert access.caller("/v1/models", {"api-key": KEYS["limited"]}, {}).name == "limited"
+        access.caller(asked("/v1/models", {"api-key": KEYS["all"]}))
+    assert access.caller(asked("/v1/models", {"api-key": KEYS["limited"]})).name == "limited"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import uvicorn
 from ray.serve._private.http_util import RequestIdMiddleware
 
 from deployments import http, listener
-from deployments.http import Receive, Scope
+from deployments.http import Asked, Receive, Scope
 from deployments.ingress import HttpAnswer
 
 
@@ -65,18 +65,17 @@ class Echo:
         self.gate.set()
         self.left = 0
 
-    async def exchange(self, scope: Scope, receive: Receive) -> HttpAnswer:
-        self.scopes.append(scope)
-        headers = http.headers(scope)
+    async def exchange(self, asked: Asked) -> HttpAnswer:
+        self.scopes.append(asked.scope)
         try:
-            body = await http.body(headers, receive, 10_000_000, 5.0)
-            await http.attended(self.gate.wait(), 5.0, receive)
+            body = await http.body(asked, 10_000_000, 5.0)
+            await http.attended(self.gate.wait(), 5.0, asked.watched)
         except http.ClientLeft:
             self.left += 1
             return HttpAnswer(499, b"")
         if self.answer is not None:
             return self.answer
-        told = json.dumps({"body": len(body), "path": http.path(scope), "client": scope["client"][0]}).encode()
+        told = json.dumps({"body": len(body), "path": asked.path, "client": asked.scope["client"][0]}).encode()
         return HttpAnswer(200, told, headers={"content-length": str(len(told)), "x-echo": "ä"})
 
 
