@@ -1,12 +1,11 @@
-"""What metrics, traces and keys cost: `python -m benchmarks observability`.
+"""What metrics, traces and keys cost: `python -m benchmarks observability`, and `--vllm`.
 
-Instances of one config that differ in these settings only are started side by side and take turns, round by round, so that a
-noisy machine is noisy for all. Two instances of the very same config differ by a tenth for as long as they live, so all are
-started anew several times. A ratio is the median over starts of the median over rounds of this round's requests per second to
-this round's of the first instance, with the 95 % interval of both (bootstrap over starts, and over rounds within each). Short
-texts, 32 connections, new texts in every request. The engine is a table (wordllama), the fastest there is: what stands around it
-weighs most. `--vllm` takes a block of Qwen3 on vLLM instead, with vLLM's own metrics. Every instance takes time while it idles,
-so name two with `--with` where a machine has two cores. What is to be told from noise: `--with nothing --with "nothing again"`.
+One instance has all three and a switch for each (benchmarks/switched.py), and they take turns in the same processes, round by
+round: two instances of the very same config differ by a tenth for as long as they live. A ratio is the median over rounds of this
+round's requests per second with them to this round's without, with its 95 % interval (bootstrap over rounds). Short texts, 32
+connections, new texts in every request, one trace in a hundred recorded. The engine is a table (wordllama), the fastest there is:
+what stands around it weighs most. `--vllm` takes a block of Qwen3 on vLLM instead, with vLLM's own metrics. What is to be told
+from noise is the row `nothing again`.
 """
 
 import json
@@ -14,21 +13,25 @@ import random
 import secrets
 import statistics
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import httpx
 import numpy as np
 
 from benchmarks import load, servers
 from benchmarks.load import Shape
 from benchmarks.servers import ONE, Server
+from benchmarks.switched import PATH
 from router.keys import hash_of, new_key
 
-NOTHING, AGAIN = "nothing", "nothing again"
+NOTHING = "nothing"
+PARTS = {
+    NOTHING: "", "nothing again": "", "metrics": "metrics", "metrics, traces": "metrics+traces",
+    "metrics, traces, keys": "metrics+traces+keys",
+}
 CONNECTIONS = 32
 WARM_S = 1.0
 RESAMPLES = 2000
@@ -38,29 +41,26 @@ WORDLLAMA = {
     "tokenizer": "package:wordllama/tokenizers/l2_supercat_tokenizer_config.json", "special_tokens": False,
     "dimensions": 256, "max_tokens": 32768, "curve": {"fixed_s": 0.0001, "s_per_token": 0.000002, "batch_tokens": 65536},
 }
-WITH: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what the whole file and what `args` get more
-    NOTHING: ({}, {"metrics": False}),
-    AGAIN: ({}, {"metrics": False}),
-    "metrics": ({}, {}),
-    "metrics, traces": ({"tracing_config": {"enabled": True, "sampling_ratio": 0.01}}, {}),
-    "metrics, traces, keys": (
-        {"tracing_config": {"enabled": True, "sampling_ratio": 0.01}},
-        {"keys": {"bench": {"hash": hash_of(KEY), "requests_per_minute": 10**9, "tokens_per_minute": 10**12}}},
-    ),
-}
 
 
-def config(name: str, model: str, model_config: dict[str, Any]) -> dict[str, Any]:
-    """The Serve config of one instance."""
-    file, args = WITH[name]
+class Measured(NamedTuple):
+    """One round of one choice of parts."""
+
+    per_s: float
+    cpu_ms: float
+
+
+def config(model: str, model_config: dict[str, Any]) -> dict[str, Any]:
+    """The Serve config, with everything on."""
+    keys = {"bench": {"hash": hash_of(KEY), "requests_per_minute": 10**9, "tokens_per_minute": 10**12}}
     return {
         "logging_config": {"enable_access_log": False},
+        "tracing_config": {"enabled": True, "sampling_ratio": 0.01},
         "applications": [{
-            "name": "bench", "route_prefix": "/", "import_path": "deployments.app:build",
-            "args": {"models": {model: model_config}, "tiers": {"fast": model}, "cache": {"max_bytes": 0}, **args},
+            "name": "bench", "route_prefix": "/", "import_path": "benchmarks.switched:build",
+            "args": {"models": {model: model_config}, "tiers": {"fast": model}, "cache": {"max_bytes": 0}, "keys": keys},
             "deployments": [{"name": one, "ray_actor_options": {"num_cpus": 0.1}} for one in ("router", model)],
         }],
-        **file,
     }
 
 
@@ -80,96 +80,72 @@ def words() -> list[str]:
 
 
 @click.command()
-@click.option("--seconds", default=1.0, type=click.FloatRange(1), show_default=True, help="Of each measurement.")
-@click.option("--rounds", default=15, type=click.IntRange(1), show_default=True, help="Of each start.")
-@click.option("--starts", default=5, type=click.IntRange(1), show_default=True, help="Times that all instances are started.")
-@click.option("--with", "chosen", multiple=True, type=click.Choice(list(WITH)),
-              default=[name for name in WITH if name != AGAIN], show_default=True,
-              help="An instance; more than once. Ratios are to the first.")
+@click.option("--seconds", default=2.0, type=click.FloatRange(1), show_default=True, help="Of each measurement.")
+@click.option("--rounds", default=20, type=click.IntRange(1), show_default=True)
+@click.option("--with", "chosen", multiple=True, type=click.Choice([name for name in PARTS if name != NOTHING]),
+              default=[name for name in PARTS if name != NOTHING], show_default=True, help="What to measure; more than once.")
 @click.option("--vllm", is_flag=True, help="vLLM with a small random Qwen3 instead of a table.")
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints of 2.3 GB are kept.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the results here.")
 def main(
-    seconds: float, rounds: int, starts: int, chosen: tuple[str, ...], vllm: bool, folder: Path | None, json_path: Path | None
+    seconds: float, rounds: int, chosen: tuple[str, ...], vllm: bool, folder: Path | None, json_path: Path | None
 ) -> None:
     """Measure what metrics, traces and keys cost."""
-    names = list(dict.fromkeys(chosen))
+    names = [NOTHING, *dict.fromkeys(chosen)]
     folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
     model, model_config = (ONE, tiny_qwen3(folder)) if vllm else ("wordllama-256", WORDLLAMA)
-    shape, seen = Shape((model,), 1, 12), list[dict[str, list[Measured]]]()
-    for start in range(starts):
-        turn = names[start % len(names) :] + names[: start % len(names)]
-        seen.append(measured(turn, model, model_config, shape, seconds, rounds, start))
-        click.echo(f"start {start + 1}  " + "  ".join(
-            f"{name} {statistics.median(one.per_s for one in seen[-1][name]):.0f}/s" for name in names
-        ), err=True)
-    rows = {name: _row([(each[name], each[names[0]]) for each in seen]) for name in names}
-    for name, row in rows.items():
-        click.echo(f"{name:<24} {row['requests_per_s']:8.1f}/s  ratio {_with_interval(row, 'ratio')}"
-                   f"  {row['cpu_ms']:.3f} ms CPU each, ratio {_with_interval(row, 'cpu_ratio')}")
+    with tempfile.TemporaryDirectory(prefix="bench-") as made:
+        scratch = Path(made)
+        word_file = scratch / "words"
+        word_file.write_text("\n".join(words()))
+        with servers.configured("switched", config(model, model_config), [model], scratch, KEY) as server:
+            found = measured(server, names, Shape((model,), 1, 12), seconds, rounds, word_file)
+    rows = {name: row(found[name], found[NOTHING]) for name in names}
+    for name, one in rows.items():
+        click.echo(f"{name:<24} {one['requests_per_s']:8.1f}/s  ratio {_with_interval(one, 'ratio')}"
+                   f"  {one['cpu_ms']:.3f} ms CPU each, ratio {_with_interval(one, 'cpu_ratio')}")
     if json_path is not None:
         json_path.write_text(json.dumps(rows, indent=1))
 
 
 def measured(
-    names: Sequence[str], model: str, model_config: dict[str, Any], shape: Shape, seconds: float, rounds: int, start: int
-) -> dict[str, list["Measured"]]:
-    """What each instance did in each round of one life."""
+    server: Server, names: Sequence[str], shape: Shape, seconds: float, rounds: int, word_file: Path
+) -> dict[str, list[Measured]]:
+    """What the instance did with each choice of parts in each round; every round begins with another one."""
     found: dict[str, list[Measured]] = {name: [] for name in names}
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        word_file = scratch / "words"
-        word_file.write_text("\n".join(words()))
-        keys = {name: KEY if "keys" in name else None for name in names}
-
-        def begin(name: str) -> Server:
-            wanted = config(name, model, model_config)
-            return stack.enter_context(servers.configured(name, wanted, [model], scratch, keys[name]))
-
-        with ThreadPoolExecutor(len(names)) as pool:
-            started = list(pool.map(begin, names))
-        for number in range(rounds):
-            seed = start * rounds + number
-            for server in started[number % len(started) :] + started[: number % len(started)]:
-                key = keys[server.name]
-                load.run(server.url, shape, CONNECTIONS, WARM_S, seed + 1_000_000, word_file, key)
-                before_s = server.cpu_s()
-                got = load.run(server.url, shape, CONNECTIONS, seconds, seed, word_file, key)
-                if got.failures:
-                    raise click.ClickException(f"{server.name}: {got.failures} of {got.requests} requests failed")
-                cpu_ms = (server.cpu_s() - before_s) * 1000 / got.requests
-                found[server.name].append(Measured(got.requests / got.seconds, cpu_ms))
+    base, key = server.url.removesuffix("/v1/embeddings"), {"authorization": f"Bearer {KEY}"}
+    for number in range(rounds):
+        for place in range(len(names)):
+            name = names[(number + place) % len(names)]
+            httpx.post(f"{base}{PATH}{PARTS[name]}", headers=key, timeout=60).raise_for_status()
+            seed = number * len(names) + place
+            load.run(server.url, shape, CONNECTIONS, WARM_S, seed + 1_000_000, word_file, KEY)
+            before_s = server.cpu_s()
+            got = load.run(server.url, shape, CONNECTIONS, seconds, seed, word_file, KEY)
+            if got.failures:
+                raise click.ClickException(f"{name}: {got.failures} of {got.requests} requests failed")
+            cpu_ms = (server.cpu_s() - before_s) * 1000 / got.requests
+            found[name].append(Measured(got.requests / got.seconds, cpu_ms))
     return found
 
 
-class Measured(NamedTuple):
-    """One instance in one round."""
-
-    per_s: float
-    cpu_ms: float
-
-
-def _row(lives: Sequence[tuple[list[Measured], list[Measured]]]) -> dict[str, Any]:
-    """One instance beside the first one, in all of their lives."""
-    ratios = [[one.per_s / other.per_s for one, other in zip(*life, strict=True)] for life in lives]
-    cpu_ratios = [[one.cpu_ms / other.cpu_ms for one, other in zip(*life, strict=True)] for life in lives]
-    return {
-        "requests_per_s": statistics.median(one.per_s for own, _ in lives for one in own),
-        "ratio": _middle(ratios), "ratio_interval": interval(ratios),
-        "cpu_ms": statistics.median(one.cpu_ms for own, _ in lives for one in own),
-        "cpu_ratio": _middle(cpu_ratios), "cpu_ratio_interval": interval(cpu_ratios),
-        "ratio_of_each_start": [statistics.median(life) for life in ratios],
+def row(rounds: Sequence[Measured], without: Sequence[Measured]) -> dict[str, Any]:
+    """One choice of parts beside none of them."""
+    answer: dict[str, Any] = {
+        "requests_per_s": statistics.median(one.per_s for one in rounds),
+        "cpu_ms": statistics.median(one.cpu_ms for one in rounds),
     }
+    quantities: dict[str, Callable[[Measured], float]] = {"ratio": lambda one: one.per_s, "cpu_ratio": lambda one: one.cpu_ms}
+    for name, of in quantities.items():
+        ratios = [of(one) / of(other) for one, other in zip(rounds, without, strict=True)]
+        answer[name], answer[f"{name}_interval"] = statistics.median(ratios), interval(ratios)
+    return answer
 
 
-def _middle(lives: Sequence[Sequence[float]]) -> float:
-    return statistics.median(statistics.median(life) for life in lives)
-
-
-def interval(lives: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The 95 % interval of the median over lives of medians over rounds, by drawing both again."""
+def interval(ratios: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of their median, by drawing them again."""
     rng = random.Random(0)
-    drawn = [_middle([rng.choices(life, k=len(life)) for life in rng.choices(lives, k=len(lives))]) for _ in range(RESAMPLES)]
+    drawn = [statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES)]
     low, high = np.percentile(drawn, (2.5, 97.5))
     return float(low), float(high)
 
@@ -177,3 +153,7 @@ def interval(lives: Sequence[Sequence[float]]) -> tuple[float, float]:
 def _with_interval(row: dict[str, Any], name: str) -> str:
     low, high = row[f"{name}_interval"]
     return f"{row[name]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+if __name__ == "__main__":
+    main()

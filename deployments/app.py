@@ -22,15 +22,20 @@ def build(args: dict[str, Any]) -> serve.Application:
     its resources and autoscaling. Serve restarts every replica of every model when anything under `args:` changes; what stands in
     the router's `user_config` instead (what is RELOADABLE) replaces the same section of `args:` and restarts nothing.
     """
+    return assembled(args, Router, Embedder)
+
+
+def assembled(args: dict[str, Any], router: type, embedder: type[Embedder]) -> serve.Application:
+    """The same with other classes for the router and the replicas."""
     config = parse_args(args)
     load_adapters(config)
-    models = {name: _model(name, model, config) for name, model in config.models.items()}
-    router = serve.deployment(name=ROUTER, max_ongoing_requests=MAX_ONGOING, user_config={}, health_check_period_s=2)
-    return router(Router).bind(config.model_dump(mode="json"), models)
+    models = {name: _model(name, model, config, embedder) for name, model in config.models.items()}
+    deployment = serve.deployment(name=ROUTER, max_ongoing_requests=MAX_ONGOING, user_config={}, health_check_period_s=2)
+    return deployment(router).bind(config.model_dump(mode="json"), models)
 
 
-def _model(name: str, model: ModelConfig, config: RouterArgs) -> serve.Application:
-    embedder = serve.deployment(
+def _model(name: str, model: ModelConfig, config: RouterArgs, embedder: type[Embedder]) -> serve.Application:
+    deployment = serve.deployment(
         name=name,
         max_ongoing_requests=MAX_ONGOING,
         health_check_period_s=5,
@@ -38,4 +43,4 @@ def _model(name: str, model: ModelConfig, config: RouterArgs) -> serve.Applicati
         graceful_shutdown_timeout_s=20,
         request_router_config={"request_router_class": "deployments.replica_choice:ByTokens"},
     )
-    return embedder(Embedder).bind(name, model.model_dump(mode="json"), config.base_dir, config.metrics)
+    return deployment(embedder).bind(name, model.model_dump(mode="json"), config.base_dir, config.metrics)

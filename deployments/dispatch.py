@@ -6,8 +6,9 @@ stays in this router's queue, where it can still be reordered, cancelled or sent
 a small chunk never waits behind more than the large calls already at the engines, and a stream of small ones never starves a
 large one. `bulk` goes when nothing interactive waits.
 
-A step costs much the same however few texts are in it. So while a replica works on small chunks, the next ones are gathered, and
-go when those before them should be nearly done, or when they fill a batch: sooner they would only wait there, in smaller company.
+A step of an engine costs much the same however few texts are in it. So while a replica works on small chunks, the next ones are
+gathered, and go when those before them should be nearly done, or when they fill a batch: sooner they would only wait there, in
+smaller company. Not so for an engine that takes calls side by side, as a server elsewhere does.
 
 A chunk whose caller has left is dropped when popped; a call is cancelled when all of its callers have left. A call that fails
 because its replica died or hangs is sent once more elsewhere; one that fails for another reason is sent again chunk by chunk, so
@@ -47,7 +48,8 @@ MOST_OUT_S = 30.0  # twice as long each time it fails again, up to this
 FAILURES_IN_A_ROW = 5  # calls that an engine may fail, without an answer between, before its replica is left alone
 HANGS_AFTER = 5.0  # times what its calls should take
 RETRY_AFTER_S = 1.0  # what a caller is told when nothing better is known
-NEARLY_DONE = 0.9  # of what a call should take: by then the next one is on its way, so that the engine never waits for it
+NEARLY_DONE = 0.9  # of what a call should take: the next one is on its way before its engine waits
+TIMER_S = 0.001  # uvloop's timers count milliseconds: less is not worth one
 LEAST_BULK_SHARE = 0.05  # of the capacity, whatever else there is to do: an estimate, for bulk gets what is left
 
 log = logging.getLogger("ray.serve")
@@ -88,7 +90,7 @@ class _At:
     calls: list[int] = field(default_factory=lambda: [0, 0])  # small, large
     limits: dict[asyncio.Timeout, float] = field(default_factory=dict)  # of each call, and its seconds
     failures: int = 0  # calls in a row
-    nearly_done_s: float = 0.0  # when the small call that went there last should be
+    nearly_done_s: float = 0.0  # when the small calls that went there should be
 
 
 @dataclass(slots=True)
@@ -111,6 +113,7 @@ class Lane:
     counters: Counters = field(default_factory=Counters)
     tracing: Tracing | None = None
     attention_tokens: int | None = None  # how far a token sees, where that is less than the text
+    steps: bool = True  # whether an engine does one step after another: then small chunks are gathered
     _small: tuple[deque[Chunk], deque[Chunk]] = field(default_factory=lambda: (deque(), deque()))  # interactive, bulk
     _large: tuple[deque[Chunk], deque[Chunk]] = field(default_factory=lambda: (deque(), deque()))
     _in_flight: list[int] = field(default_factory=lambda: [0, 0])  # calls at the replicas there are: small, large
@@ -118,8 +121,9 @@ class Lane:
     _bulk_tokens: int = 0
     _interactive: Demand = field(init=False)  # what goes before bulk
     _posted: tuple[str, ...] = ()
-    _later: asyncio.TimerHandle | None = None  # pumps when chunks were gathered for long enough
-    _later_s: float = 0.0  # which is then
+    _small_tokens: int = 0  # of small chunks that wait, bulk ones too
+    _gathered: asyncio.TimerHandle | None = None  # pumps when small chunks were gathered for long enough
+    _gathered_s: float = 0.0  # when that is
     _out: set[str] = field(default_factory=set)
     _strikes: dict[str, int] = field(default_factory=dict)  # times that a replica was left alone, without an answer between
     _flights: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -218,6 +222,7 @@ class Lane:
     def pump(self) -> None:
         """Send what can be sent now."""
         stuck: set[int] = set()  # kinds of which nothing may go to a replica that has room
+        ready: set[str] = set()  # replicas to which everything small goes that was gathered, in however many calls
         while True:
             small_waits = SMALL not in stuck and self._waits(self._small)
             large_waits = LARGE not in stuck and self._waits(self._large)
@@ -236,9 +241,12 @@ class Lane:
                 aside = self._failed_here(queues, replica)
             if replica is None:
                 return
-            chunks, gathers = list[Chunk](), queues is self._small and self._gathers(self._at[replica])
-            if not gathers:
-                chunks = self._take_small(replica) if queues is self._small else self._take_large()
+            chunks, gathers = list[Chunk](), queues is self._small and replica not in ready and self._gathers(self._at[replica])
+            if queues is self._large:
+                chunks = self._take_large()
+            elif not gathers:
+                ready.add(replica)
+                chunks = self._take_small(replica)
             for chunk in reversed(aside):
                 queues[chunk.bulk].appendleft(chunk)
             if chunks:
@@ -247,22 +255,24 @@ class Lane:
                 stuck.add(SMALL if queues is self._small else LARGE)
 
     def _gathers(self, at: _At) -> bool:
-        """Whether small chunks do better to wait for the call before them than to follow it now; comes back when they do not."""
+        """Whether small chunks do better to wait for those before them than to follow them now; comes back when they do not."""
         left_s = at.nearly_done_s - self.clock()
-        if not at.calls[SMALL] or left_s <= 0.0 or self._waiting_tokens() >= self.batch_tokens:
+        if not self.steps or not at.calls[SMALL] or left_s < TIMER_S or self._small_tokens >= self.batch_tokens:
             return False
-        if self._later is None or at.nearly_done_s < self._later_s:
-            self._pump_later(left_s)
+        if self._gathered is None or at.nearly_done_s < self._gathered_s:
+            self._stop_gathering()
+            self._gathered_s = at.nearly_done_s
+            self._gathered = asyncio.get_running_loop().call_later(left_s, self._pump_gathered)
         return True
 
-    def _pump_later(self, seconds: float) -> None:
-        def pump() -> None:
-            self._later = None
-            self.pump()
+    def _pump_gathered(self) -> None:
+        self._gathered = None
+        self.pump()
 
-        if self._later is not None:
-            self._later.cancel()
-        self._later, self._later_s = asyncio.get_running_loop().call_later(seconds, pump), self.clock() + seconds
+    def _stop_gathering(self) -> None:
+        if self._gathered is not None:
+            self._gathered.cancel()
+            self._gathered = None
 
     def warm(self) -> None:
         """Work went elsewhere because this model has no replica: ask for one."""
@@ -290,8 +300,7 @@ class Lane:
 
     async def close(self) -> None:
         """Cancel what is in flight and fail what waits."""
-        if self._later is not None:
-            self._later.cancel()
+        self._stop_gathering()
         for queue in (*self._small, *self._large):
             while queue:
                 self._settle(self._unqueue(queue), self._stopping())
@@ -306,6 +315,8 @@ class Lane:
         else:
             queue.append(chunk)
         chunk.waiting = True
+        if chunk.small:
+            self._small_tokens += chunk.tokens
         if chunk.bulk:  # it goes after everybody else: nobody's wait grows by it
             self._bulk_tokens += chunk.tokens
         else:
@@ -314,6 +325,8 @@ class Lane:
     def _uncount(self, chunk: Chunk) -> None:
         if chunk.waiting:
             chunk.waiting = False
+            if chunk.small:
+                self._small_tokens -= chunk.tokens
             if chunk.bulk:
                 self._bulk_tokens -= chunk.tokens
             else:
@@ -373,9 +386,10 @@ class Lane:
         return []
 
     def _take_small(self, replica: str) -> list[Chunk]:
-        """Small chunks for one call: interactive first, up to one batch, message and reply, all of one side of the prompt.
+        """Small chunks for one call: interactive first, up to one batch, message and reply.
 
-        None that `replica` failed joins where there is another replica.
+        Those of text are all of one side, for its engine writes the prompt, which token ids hold already. None that `replica`
+        failed joins where there is another replica.
         """
         chunks: list[Chunk] = []
         tokens = rows = size = 0
@@ -387,7 +401,7 @@ class Lane:
                     tokens + chunk.tokens > self.batch_tokens
                     or rows + len(chunk.lengths) > most_rows
                     or size + chunk.size > MESSAGE_BYTES
-                    or chunk.input_type != chunks[0].input_type
+                    or (chunk.texts is not None and chunk.input_type != chunks[0].input_type)
                     or (len(self.replicas) > 1 and chunk.failed_at == replica)
                 ):
                     return chunks
@@ -402,7 +416,7 @@ class Lane:
         self._in_flight[kind] += 1
         at.calls[kind] += 1
         if kind is SMALL:
-            at.nearly_done_s = self.clock() + NEARLY_DONE * self._step_s(chunks)
+            at.nearly_done_s = max(at.nearly_done_s, self.clock()) + NEARLY_DONE * self._step_s(chunks)
         ahead_tokens = self.ledger.outstanding_tokens(self.model, self.clock())[replica]
         dispatch = self.ledger.dispatched(self.model, replica, sum(chunk.tokens for chunk in chunks), self.clock())
         self.counters.calls += 1

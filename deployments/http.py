@@ -33,14 +33,16 @@ class Asked:
     """One request: what the server says of it, its headers by name in lower case, its path, and where its body comes from.
 
     Of a header that stands twice the last value counts. The path is that below the application's route prefix, without a slash at
-    its end. `alone` says that Serve is not around the application, `sent` is the body where all of it is there already.
+    its end. `id` is the caller's `x-request-id` or a new one. `alone` says that Serve is not around the application, `sent` is
+    the body where all of it is there already.
     """
 
-    __slots__ = ("alone", "headers", "path", "receive", "scope", "sent")
+    __slots__ = ("alone", "headers", "id", "path", "receive", "scope", "sent")
 
     def __init__(self, scope: Scope, receive: Receive, alone: bool, sent: bytes | None = None) -> None:
         self.scope, self.receive, self.alone, self.sent = scope, receive, alone, sent
         self.headers: Headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        self.id = request_id(self.headers)
         full: str = scope["path"]
         self.path = full.removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
 

@@ -35,6 +35,7 @@ from router.errors import (
     DeadlineExceeded,
     InternalError,
     MethodNotAllowed,
+    ModelUnavailable,
     NotFound,
     RateLimitExceeded,
     RequestTooLarge,
@@ -47,6 +48,7 @@ from router.spaces import Catalogue
 from router.strict import ConfigError, changed
 
 CLIENT_LEFT = 499
+STARTING_S = 1.0  # until it is worth to ask again
 LATE_S = 1.0  # what the answer to a deadline may itself take
 OFF_LOOP_NUMBERS = 500_000  # 30 ms as JSON: more are written in a thread
 EMBEDDINGS = ("/v1/embeddings", "/embeddings")
@@ -69,8 +71,8 @@ class HttpAnswer(NamedTuple):
 class Application:
     """The ASGI application of one router replica.
 
-    `alone` is without Serve around it. Serve says `x-request-id` itself, begins a trace, and cancels the call of a client that
-    leaves, unless the request says that the router does (deployments/haproxy.py).
+    `alone` is without Serve around it, as every request is that comes by `exchange`. Serve says `x-request-id` itself, begins a
+    trace, and cancels the call of a client that leaves, unless the request says that the router does (deployments/haproxy.py).
     """
 
     def __init__(self, router: "Router", alone: bool = False) -> None:
@@ -90,16 +92,18 @@ class Application:
         tracing = self._router.tracing
         if tracing is None:
             return await self._whole(asked)
-        with tracing.requested(asked.scope["method"], asked.path, asked.headers) as span:
+        with tracing.requested(asked.scope["method"], asked.path, asked.headers, asked.id) as span:
             answer = await self._whole(asked)
             span.answered(answer.status)
             return answer
 
     async def _whole(self, asked: Asked) -> HttpAnswer:
         arrived_s = time.monotonic()
-        request_id = http.request_id(asked.headers)
-        REQUEST_IDS.set((request_id,))
-        access, caller = self._router.access, None
+        REQUEST_IDS.set((asked.id,))
+        access, caller = getattr(self._router, "access", None), None
+        if access is None:  # Serve starts its server before it hands the config over
+            early = _failed(ModelUnavailable(["this router is starting"], STARTING_S))
+            return early._replace(headers={**_entity(early), **early.headers, "x-request-id": asked.id})
         try:
             http.check_headers(asked.scope, self._router.service.args.limits)
             if asked.scope["method"] == "OPTIONS" and (told := access.preflight(asked.headers)) is not None:
@@ -113,19 +117,16 @@ class Application:
             self._count(error, asked.path)
             answer = _failed(error)
         except Exception as error:
-            log.error("request %s failed:\n%s", request_id, where(error))
+            log.error("request %s failed:\n%s", asked.id, where(error))
             answer = _failed(InternalError())
         total_ms = (time.monotonic() - arrived_s) * 1000
-        whole = {} if answer.status in BODILESS else {
-            "content-type": answer.content_type, "content-length": str(len(answer.body)),
-        }
         given = {
-            **whole, "x-total-ms": f"{total_ms:.2f}", **access.cors(asked.headers),
+            **_entity(answer), "x-total-ms": f"{total_ms:.2f}", **access.cors(asked.headers),
             **({} if caller is None else access.limits(caller)),
             **answer.headers,
         }
         if asked.alone:
-            given["x-request-id"] = request_id
+            given["x-request-id"] = asked.id
         return answer._replace(headers=given)
 
     def _count(self, error: RouterError, path: str) -> None:
@@ -316,6 +317,13 @@ def _asset(asked: Asked, asset: console.Asset) -> HttpAnswer:
     if asset.known(asked.headers.get("if-none-match", "")):
         return HttpAnswer(304, b"", asset.content_type, asset.headers())
     return HttpAnswer(200, asset.body, asset.content_type, asset.headers())
+
+
+def _entity(answer: HttpAnswer) -> dict[str, str]:
+    """The headers about its body."""
+    if answer.status in BODILESS:
+        return {}
+    return {"content-type": answer.content_type, "content-length": str(len(answer.body))}
 
 
 def _failed(error: RouterError) -> HttpAnswer:

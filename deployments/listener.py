@@ -11,7 +11,7 @@ connections, its draining and its health checks, and every other request goes Se
 requests under way, which its autoscaler and its draining ask for, and those that ended.
 
 It needs names of Serve's replica that Serve does not promise. Where they are missing, or where somebody asked Serve for something
-that it would do on that way (middleware, time limits, a limit of requests), all requests go Serve's way.
+that it does on its way (an access log, middleware, time limits, a limit of requests), all requests go Serve's way.
 """
 
 import asyncio
@@ -20,16 +20,19 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from functools import cache
+from logging.handlers import MemoryHandler
 from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn.config
 from ray.serve._private.common import RequestMetadata, RequestProtocol
 from ray.serve._private.constants import SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER
+from ray.serve._private.logging_utils import log_access_log_filter
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from deployments.http import Asked, Receive, Scope
 from deployments.logs import where
+from router.errors import InternalError, render
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -56,27 +59,25 @@ class ServesCounts:
     """What Serve wants to know of the requests that do not pass it."""
 
     def __init__(self, replica: Any) -> None:
-        """Raises AttributeError or TypeError where Serve's replica is not as it was."""
-        self._counts = replica._metrics_manager
-        deployment, self._route = replica._deployment_id, replica._route_prefix or "/"
-        self._deployment, self._app = deployment.name, deployment.app_name
+        """Raises AttributeError where Serve's replica is not as it was."""
+        counts, deployment = replica._metrics_manager, replica._deployment_id
+        self._more, self._less = counts.inc_num_ongoing_requests, counts.dec_num_ongoing_requests
+        self._record, self._record_http = counts.record_request_metrics, counts.record_ingress_request_metrics
         self._kind = RequestMetadata(
             request_id="", internal_request_id="", is_direct_ingress=True, _request_protocol=RequestProtocol.HTTP
         )
-        for name in ("inc_num_ongoing_requests", "dec_num_ongoing_requests", "record_request_metrics"):
-            getattr(self._counts, name)
-        self._counts.record_ingress_request_metrics  # noqa: B018
+        self._route, self._deployment, self._app = replica._route_prefix or "/", deployment.name, deployment.app_name
 
     def began(self) -> None:
         """One more is under way."""
-        self._counts.inc_num_ongoing_requests(self._kind)
+        self._more(self._kind)
 
     def ended(self, status: int, seconds: float) -> None:
         """One is over."""
-        counts, latency_ms = self._counts, seconds * 1000
-        counts.dec_num_ongoing_requests(self._kind)
-        counts.record_request_metrics(route=self._route, latency_ms=latency_ms, is_error=False, exception_type=None)
-        counts.record_ingress_request_metrics(
+        latency_ms = seconds * 1000
+        self._less(self._kind)
+        self._record(route=self._route, latency_ms=latency_ms, is_error=False, exception_type=None)
+        self._record_http(
             protocol=RequestProtocol.HTTP, method="POST", route=self._route, app_name=self._app,
             deployment_name=self._deployment, latency_ms=latency_ms, is_error=status >= 400, status_code=str(status),
         )
@@ -85,10 +86,23 @@ class ServesCounts:
 class Way:
     """The short way of one server: its paths, and the counts to keep."""
 
-    def __init__(self, application: "Application", counts: ServesCounts, root: str, outer: ProxyHeadersMiddleware) -> None:
-        self.application, self.counts, self.root = application, counts, root
-        self.urls = frozenset((root + path).encode() for path in PATHS)
+    def __init__(self, application: "Application", replica: Any, root_path: str, outer: ProxyHeadersMiddleware) -> None:
+        """Raises AttributeError where Serve's replica or uvicorn's middleware is not as it was."""
+        self.application, self.counts, self._replica = application, ServesCounts(replica), replica
+        self.outside, self._prefix = root_path, replica._route_prefix  # what a proxy took off the path, and what Serve will
+        self.root = root_path + (self._prefix or "").rstrip("/")
+        self.urls = frozenset(((self._prefix or "").rstrip("/") + path).encode() for path in PATHS)
         self._trusted = outer.trusted_hosts
+        self.open  # noqa: B018  asked once to see that it can be
+
+    @property
+    def open(self) -> bool:
+        """Whether there is nothing that Serve is to do with a request; the next config may change that."""
+        replica = self._replica
+        return bool(
+            replica.max_ongoing_requests >= UNLIMITED and replica.max_queued_requests < 0
+            and replica._route_prefix == self._prefix and not _access_log()
+        )
 
     def client(self, peer: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, int] | None:
         """Who asks, by the word of a proxy that uvicorn trusts, as its own middleware has it."""
@@ -99,17 +113,22 @@ class Way:
         return (host, port) if host else peer
 
 
+def _access_log() -> bool:
+    """Whether Serve writes a line for every request, as it does unless `enable_access_log` is false."""
+    return any(isinstance(one, MemoryHandler) and log_access_log_filter not in one.filters for one in log.handlers)
+
+
 @cache
 def way_of(app: Any, root_path: str) -> Way | None:
     """The short way through a server of Serve's that runs `app`; None where all requests must go Serve's way."""
     try:
         (application, loop), = _here
         replica = app.app._app.__self__  # below uvicorn's middleware for proxies, Serve's for request ids, and no other
-        limited = replica.max_ongoing_requests < UNLIMITED or replica.max_queued_requests >= 0
-        if limited or replica._http_options.request_timeout_s is not None or loop is not asyncio.get_running_loop():
+        if replica._http_options.request_timeout_s is not None:
             return None
-        prefix = replica._route_prefix or ""
-        return Way(application, ServesCounts(replica), root_path + prefix.rstrip("/"), app)
+        if loop is not asyncio.get_running_loop():
+            raise ValueError("Serve runs the application on another thread than its server")
+        return Way(application, replica, root_path, app)
     except (AttributeError, TypeError, ValueError) as error:
         log.warning("embeddings go through Serve's own handling, which costs time: %s", error)
         return None
@@ -126,15 +145,15 @@ class Listener(HttpToolsProtocol):
         """Called when all headers of a request are there."""
         way, parser = self._way, self.parser
         if (
-            way is None or self.url not in way.urls or parser.get_method() != b"POST" or self.expect_100_continue
-            or parser.should_upgrade() or any(name == TIME_LIMIT for name, _ in self.headers)
+            way is None or self.url not in way.urls or not way.open or parser.get_method() != b"POST"
+            or self.expect_100_continue or parser.should_upgrade() or any(name == TIME_LIMIT for name, _ in self.headers)
         ):
             super().on_headers_complete()
             return
-        path, version = self.url.decode("ascii"), parser.get_http_version()
+        path, version = way.outside + self.url.decode("ascii"), parser.get_http_version()
         asked = cast(dict[str, Any], self.scope)
         asked.update(
-            method="POST", path=path, raw_path=self.url, query_string=b"", root_path=way.root, http_version=version,
+            method="POST", path=path, raw_path=path.encode(), query_string=b"", root_path=way.root, http_version=version,
             client=way.client(self.client, self.headers),
         )
         before = self.cycle
@@ -167,22 +186,34 @@ class Exchange(RequestResponseCycle):
             if not self.more_body:
                 sent, self.body = bytes(self.body), bytearray()
                 self.message_event.clear()
-            answer = await self._way.application.exchange(Asked(cast(Scope, self.scope), cast(Receive, self.receive), True, sent))
+            asked = Asked(cast(Scope, self.scope), cast(Receive, self.receive), True, sent)
+            answer = await self._way.application.exchange(asked)
+            await self._respond(answer.status, answer.body, answer.headers)
             status = answer.status
-            await self._respond(status, answer.body, answer.headers)
         except Exception as error:
+            status = InternalError.status
             log.error("an answer could not be sent:\n%s", where(error))
+            await self._fail()
+        except asyncio.CancelledError:
             self.transport.close()
+            raise
         finally:
             self.on_response = lambda: None
             counts.ended(status, time.monotonic() - began_s)
+
+    async def _fail(self) -> None:
+        if self.response_started:
+            self.transport.close()
+        else:
+            body = render(InternalError())
+            headers = {"content-type": "application/json", "content-length": str(len(body))}
+            await self._respond(InternalError.status, body, headers)
 
     async def _respond(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
             return
-        self.response_started = True
         values = "".join(headers.values())
         if not values.isprintable() and _CONTROL.search(values):
             raise ValueError("a header's value holds a control character")
@@ -191,6 +222,7 @@ class Exchange(RequestResponseCycle):
             lines.append("connection: close\r\n")
         usual = b"".join([part for name, value in self.default_headers for part in (name, b": ", value, b"\r\n")])
         head = b"".join((STATUS_LINE[status], usual, "".join(lines).encode("latin-1"), b"\r\n"))
+        self.response_started = True
         if len(body) <= ONE_WRITE_BYTES:
             self.transport.write(head + body)
         else:

@@ -1,7 +1,7 @@
 """What log lines carry beside their message, and what they never do: the text of a request.
 
-Serve writes a line's request id by itself where one request is served. Added here: the ids of all requests of a call in the
-lines of a replica, and trace and span where tracing is on. With `logging_config: {encoding: JSON}` each is a key.
+Added here: the id of the request that a line is about, the ids of all requests of a call in the lines of a replica, and trace and
+span where tracing is on. With `logging_config: {encoding: JSON}` each is a key.
 
 An exception's message may quote what it failed on, so errors that are not the router's own are logged by `where`: types and lines
 of code, of the whole chain, and no message.

@@ -114,7 +114,7 @@ class Service:
                 calls_in_flight=config.calls_in_flight, max_queued_tokens=args.limits.max_queued_tokens,
                 max_queue_s=args.limits.max_queue_s, replica_timeout_s=args.limits.replica_timeout_s,
                 transport=transport, ledger=self.ledger, feedback=self.feedback[name], clock=clock, rng=self.rng,
-                tracing=tracing, attention_tokens=config.attention_tokens,
+                tracing=tracing, attention_tokens=config.attention_tokens, steps=config.engine.kind != "remote",
             )
             for name, config in args.models.items()
         }

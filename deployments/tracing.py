@@ -44,10 +44,10 @@ class Tracing:
         context = trace.get_current_span().get_span_context()
         return context if context.is_valid and context.trace_flags.sampled else None
 
-    def requested(self, method: str, route: str, headers: Mapping[str, str]) -> "Requested":
-        """The span of a whole request that Serve made none for, below the caller's, for a `with`."""
-        parent = _PROPAGATOR.extract(headers) if "traceparent" in headers else None
-        attributes = {"http.request.method": method, "http.route": route}
+    def requested(self, method: str, route: str, headers: Mapping[str, str], request_id: str) -> "Requested":
+        """The span of a whole request that Serve made none for, below the caller's or none, for a `with`."""
+        parent = _PROPAGATOR.extract(headers, otel_context.Context())  # what is current here may be another request's
+        attributes = {"http.request.method": method, "http.route": route, "request_id": request_id}
         return Requested(self._tracer.start_span(f"{method} {route}", parent, SpanKind.SERVER, attributes))
 
     def decided(self, plan: "Plan", now: float) -> None:
@@ -124,6 +124,8 @@ class Requested:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         if self._recorded:
             otel_context.detach(self._token)
+            if kind is not None:
+                self._span.set_status(Status(StatusCode.ERROR, kind.__name__))
             self._span.end()
 
     def answered(self, status: int) -> None:

@@ -456,6 +456,8 @@ class RouterArgs(Section):
         for name in self.models:
             if name != name.lower() or name in set(Tier) or name == "router":
                 raise ValueError(f"models.{name}: a model id is lower case and neither a tier's name nor 'router'")
+            if not name.isascii() or not name.isprintable() or " " in name:  # it stands in headers of answers
+                raise ValueError(f"models.{name}: a model id has ASCII letters, digits and signs only, and no space")
         return self
 
     @model_validator(mode="after")

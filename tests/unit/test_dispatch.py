@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import uvloop
 
 from deployments.chunks import Rows
 from deployments.dispatch import FAILURES_IN_A_ROW, Lane
@@ -86,17 +87,18 @@ async def test_small_requests_gather_until_the_call_before_them_should_be_nearly
 ) -> None:
     time = LoopTime(monkeypatch)
     bench.lane.clock = asyncio.get_running_loop().time
-    bench.submit(0, 10)  # 2 ms by the curve
+    bench.lane.feedback.model = replace(bench.lane.feedback.model, curve=Curve(0.0, 0.01, 0.001, 0.0, BATCH))
+    bench.submit(0, 10)  # 20 ms
     for index in range(1, 4):
         bench.submit(index, 10)
-        await time.move(0.0005)
+        await time.move(0.005)
     assert [call.firsts for call in bench.transport.sent] == [[0]]
-    await time.move(0.0005)
-    assert [call.firsts for call in bench.transport.sent] == [[0], [1, 2, 3]]
-    bench.submit(4, 10)  # the one that waits there takes its time too: 4 ms
     await time.move(0.003)
+    assert [call.firsts for call in bench.transport.sent] == [[0], [1, 2, 3]]
+    bench.submit(4, 10)  # those that wait there take their time too: 40 ms
+    await time.move(0.034)
     assert len(bench.transport.sent) == 2
-    await time.move(0.001)
+    await time.move(0.002)
     assert [call.firsts for call in bench.transport.sent] == [[0], [1, 2, 3], [4]]
     await bench.transport.answer_all()
 
@@ -106,14 +108,15 @@ async def test_small_requests_that_gather_go_to_the_replica_that_is_done_first(
 ) -> None:
     time = LoopTime(monkeypatch)
     bench.lane.clock = asyncio.get_running_loop().time
+    bench.lane.feedback.model = replace(bench.lane.feedback.model, curve=Curve(0.0, 0.01, 0.001, 0.0, BATCH))
     bench.lane.replicas_changed(["a", "b"])
-    bench.submit(0, *[10] * 30)  # 31 ms by the curve
-    bench.submit(30, 10)  # 2 ms
+    bench.submit(0, *[10] * 30)  # 310 ms
+    bench.submit(30, 10)  # 20 ms
     await settle()
     slow, quick = bench.transport.sent
     assert slow.replica != quick.replica
     bench.submit(50, 10)
-    await time.move(0.002)
+    await time.move(0.018)
     assert [(call.replica, call.firsts) for call in bench.transport.sent[2:]] == [(quick.replica, [50])]
     await bench.transport.answer_all()
 
@@ -137,6 +140,91 @@ async def test_small_requests_that_gather_go_when_the_call_before_them_is_answer
     await settle()
     assert [call.firsts for call in bench.transport.open] == [[1]]
     await bench.transport.answer_all()
+
+
+async def test_queries_and_documents_that_gather_go_together(bench: Bench) -> None:
+    bench.submit(0, 10)
+    for index in range(1, 9):
+        ids = [np.full(10, index, np.int32)]
+        bench.lane.submit(ids, None, [10], "query" if index % 2 else "document", None)
+    await bench.transport.answer_all()
+    assert [call.firsts for call in bench.transport.sent] == [[0], list(range(1, 9))]
+
+
+async def test_texts_that_gather_go_side_by_side_where_an_engine_writes_their_prompts(bench: Bench) -> None:
+    for index in range(5):
+        bench.lane.submit(None, [f"text {index}"], [10], "query" if index in (3, 4) else "document", None)
+    await settle()
+    bench.transport.open[0].refuse(1.0)
+    await settle()
+    assert [(call.call.input_type, call.call.texts) for call in bench.transport.open] == [
+        ("document", ["text 1", "text 2"]), ("query", ["text 3", "text 4"]),
+    ]
+    for call in bench.transport.open:
+        call.refuse(1.0)
+    await settle()
+
+
+async def test_small_requests_do_not_gather_for_an_engine_that_takes_calls_side_by_side(bench: Bench) -> None:
+    bench.lane.steps = False
+    for index in range(3):
+        bench.submit(index, 10)
+    await settle()
+    assert [call.firsts for call in bench.transport.open] == [[0], [1], [2]]
+    await bench.transport.answer_all()
+
+
+async def test_small_requests_gather_however_many_large_and_bulk_ones_wait(bench: Bench) -> None:
+    for index in range(10):
+        bench.submit(100 + index, 900, bulk=index % 2 == 0)
+    bench.submit(0, 10)
+    for index in range(1, 4):
+        bench.submit(index, 10)
+    await settle()
+    bench.clock.now += 1.0
+    bench.submit(4, 10)
+    await settle()
+    small = [call.firsts for call in bench.transport.sent if call.firsts[0] < 100]
+    assert small == [[0]], "the large ones take the other calls"
+    await bench.transport.answer_all()
+    small = [call.firsts for call in bench.transport.sent if call.firsts[0] < 100]
+    assert small == [[0], [1, 2, 3, 4]]
+
+
+async def test_a_lane_that_is_closed_gathers_nothing_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    time = LoopTime(monkeypatch)
+    bench.submit(0, 10)
+    bench.submit(1, 10)
+    await settle()
+    await bench.lane.close()
+    pumped: list[None] = []
+    monkeypatch.setattr(Lane, "pump", lambda self: pumped.append(None))
+    await time.move(1.0)
+    assert not pumped
+
+
+def test_gathering_costs_one_timer_on_uvloop_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> int:
+        bench, pumped, pump = Bench(), list[None](), Lane.pump
+        bench.lane.clock = asyncio.get_running_loop().time
+        bench.lane.feedback.model = replace(bench.lane.feedback.model, curve=Curve(0.0105, 0.0, 0.0, 0.0, BATCH))
+        bench.lane.replicas_changed(["a"])
+
+        def counted(self: Lane) -> None:
+            pumped.append(None)
+            pump(self)
+
+        monkeypatch.setattr(Lane, "pump", counted)
+        futures = [bench.submit(0, 10)[0], bench.submit(1, 10)[0]]
+        async with asyncio.timeout(10):
+            while len(bench.transport.sent) < 2:  # noqa: ASYNC110  the lane's own timer is what is looked at
+                await asyncio.sleep(0)
+        found = len(pumped)
+        await bench.transport.answer_all()
+        await asyncio.gather(*futures)
+        return found
+
+    assert uvloop.run(main()) == 3, "two for the texts and one for the timer"
 
 
 async def test_small_requests_that_gather_at_one_replica_keep_no_large_one_waiting(bench: Bench) -> None:

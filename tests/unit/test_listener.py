@@ -4,16 +4,19 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from logging.handlers import MemoryHandler
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
 from ray.serve._private.http_util import RequestIdMiddleware
+from ray.serve._private.logging_utils import log_access_log_filter
 
 from deployments import http, listener
 from deployments.http import Asked, Receive, Scope
-from deployments.ingress import HttpAnswer
+from deployments.ingress import Application, HttpAnswer
+from router.errors import RequestTooLarge
 
 
 class Counts:
@@ -64,12 +67,18 @@ class Echo:
         self.gate = asyncio.Event()
         self.gate.set()
         self.left = 0
+        self.error: Exception | None = None
+        self.most_bytes = 10_000_000
 
     async def exchange(self, asked: Asked) -> HttpAnswer:
         self.scopes.append(asked.scope)
+        if self.error is not None:
+            raise self.error
         try:
-            body = await http.body(asked, 10_000_000, 5.0)
+            body = await http.body(asked, self.most_bytes, 5.0)
             await http.attended(self.gate.wait(), 5.0, asked.watched)
+        except RequestTooLarge:
+            return HttpAnswer(413, b"", headers={"content-length": "0"})
         except http.ClientLeft:
             self.left += 1
             return HttpAnswer(499, b"")
@@ -115,13 +124,14 @@ async def read(reader: asyncio.StreamReader) -> tuple[bytes, dict[bytes, bytes],
 
 
 @asynccontextmanager
-async def staged(replica: Replica, middleware: Any = None) -> AsyncIterator[Stage]:
-    """A server as Serve starts it, around `replica`."""
+async def staged(replica: Replica, middleware: Any = None, **options: Any) -> AsyncIterator[Stage]:
+    """A server as Serve starts it, around `replica`; `options` are uvicorn's."""
     echo, before = Echo(), uvicorn.config.HTTP_PROTOCOLS["auto"]
     listener.install(echo)  # type: ignore[arg-type]
     app: Any = RequestIdMiddleware(replica.asgi)
     app = app if middleware is None else middleware(app)
-    server = uvicorn.Server(uvicorn.Config(lambda: app, factory=True, host="127.0.0.1", port=0, lifespan="off", log_config=None))
+    options |= {"factory": True, "host": "127.0.0.1", "port": 0, "lifespan": "off", "log_config": None}
+    server = uvicorn.Server(uvicorn.Config(lambda: app, **options))
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     serving = asyncio.create_task(server._serve(None))
     try:
@@ -163,6 +173,7 @@ async def test_embeddings_go_to_the_application_at_once(stage: Stage, path: str)
     [
         post("/v1/models"), post("/v1/embeddings?a=b"), post("/v1/embeddings/"), post(method="PUT"), post("//v1/embeddings"),
         post(more="x-request-timeout-seconds: 3\r\n"), post(more="X-Request-Timeout-Seconds: 3\r\n"),
+        post(more="connection: upgrade\r\nupgrade: h2c\r\n"),
         b"GET /v1/embeddings HTTP/1.1\r\nhost: localhost\r\n\r\n", b"GET /-/healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
     ],
 )
@@ -171,6 +182,12 @@ async def test_everything_else_goes_serves_way(stage: Stage, request_: bytes) ->
     assert (status, body) == (b"HTTP/1.1 200 OK", b"slow")
     assert b"x-request-id" in headers
     assert not stage.echo.scopes
+
+
+async def test_a_client_that_asks_whether_to_send_its_body_is_serves(stage: Stage) -> None:
+    async with stage.connected() as (reader, writer):
+        writer.write(post(body=b"", more="expect: 100-continue\r\n"))
+        assert (await read(reader))[2] == b"slow"
 
 
 async def test_a_connection_takes_many_requests_of_both_ways(stage: Stage) -> None:
@@ -238,11 +255,32 @@ async def test_a_client_that_leaves_is_noticed_while_its_request_runs(stage: Sta
 async def test_no_header_can_end_a_header(stage: Stage, value: str, caplog: pytest.LogCaptureFixture) -> None:
     stage.echo.answer = HttpAnswer(200, b"", headers={"content-length": "0", "x-model": value})
     with caplog.at_level("ERROR", logger="ray.serve"):
-        async with stage.connected() as (reader, writer):
-            writer.write(post())
-            assert await reader.read() == b""
+        ((status, headers, body),) = await stage.ask(post())
+    assert status == b"HTTP/1.1 500 Internal Server Error"
+    assert b"x-model" not in headers
+    assert json.loads(body)["error"]["code"] == "internal_error"
     assert "could not be sent" in caplog.text
-    assert stage.counts.running == 0
+    assert (stage.counts.running, stage.counts.statuses) == (0, ["500"])
+
+
+async def test_what_the_application_raises_is_an_answer_and_harms_no_other(stage: Stage) -> None:
+    async with stage.connected() as (reader, writer):
+        stage.echo.error = KeyError("secret")
+        writer.write(post())
+        status, headers, body = await read(reader)
+        assert (status, b"connection" in headers) == (b"HTTP/1.1 500 Internal Server Error", False)
+        assert b"secret" not in body
+        stage.echo.error = None
+        writer.write(post())
+        assert json.loads((await read(reader))[2])["body"] == 5
+    assert stage.counts.statuses == ["500", "200"]
+
+
+async def test_a_body_that_came_with_its_headers_is_held_to_the_limit_too(stage: Stage) -> None:
+    stage.echo.most_bytes = 4
+    assert (await stage.ask(post()))[0][0] == b"HTTP/1.1 413 Request Entity Too Large"
+    chunked = post(body=b"", more="transfer-encoding: chunked\r\n").replace(b"content-length: 0\r\n", b"")
+    assert (await stage.ask(chunked + b"5\r\nhello\r\n0\r\n\r\n"))[0][0] == b"HTTP/1.1 413 Request Entity Too Large"
 
 
 async def test_the_client_is_who_a_trusted_proxy_says(stage: Stage) -> None:
@@ -250,7 +288,28 @@ async def test_the_client_is_who_a_trusted_proxy_says(stage: Stage) -> None:
     assert json.loads(body)["client"] == "8.8.8.8"
 
 
-async def test_a_prefix_and_a_root_path_are_no_part_of_the_path() -> None:
+async def test_nobody_else_says_who_the_client_is() -> None:
+    async with staged(Replica(), forwarded_allow_ips="10.0.0.1") as stage:
+        ((_, _, body),) = await stage.ask(post(more="x-forwarded-for: 9.9.9.9\r\n"))
+        assert json.loads(body)["client"] == "127.0.0.1"
+        twice = "x-forwarded-for: 9.9.9.9\r\nX-Forwarded-For: 8.8.8.8\r\n"
+        assert json.loads((await stage.ask(post(more=twice)))[0][2])["client"] == "127.0.0.1"
+
+
+async def test_of_two_headers_about_the_client_the_last_counts(stage: Stage) -> None:
+    ((_, _, body),) = await stage.ask(post(more="x-forwarded-for: 9.9.9.9\r\nX-Forwarded-For: 8.8.8.8, 127.0.0.1\r\n"))
+    assert json.loads(body)["client"] == "8.8.8.8"
+
+
+async def test_a_root_path_is_what_a_proxy_took_off_the_path() -> None:
+    async with staged(Replica(), root_path="/api") as stage:
+        ((_, _, body),) = await stage.ask(post("/v1/embeddings"))
+        assert json.loads(body)["path"] == "/v1/embeddings"
+        assert stage.echo.scopes[0]["path"] == "/api/v1/embeddings"
+        assert (await stage.ask(post("/api/v1/embeddings")))[0][2] == b"slow"
+
+
+async def test_a_prefix_is_no_part_of_the_path() -> None:
     async with staged(Replica(prefix="/tools/embed")) as stage:
         stage.counts.record_request_metrics = lambda **_: None  # type: ignore[method-assign]
         ((_, _, body),) = await stage.ask(post("/tools/embed/v1/embeddings"))
@@ -281,6 +340,37 @@ async def test_what_somebody_asked_serve_for_it_does(replica: Replica, middlewar
         assert (await stage.ask(post()))[0][2] == b"slow"
 
 
+@pytest.mark.parametrize(("name", "value"), [("max_queued_requests", 5), ("_route_prefix", "/elsewhere")])
+async def test_what_the_next_config_says_holds_on_connections_that_are_open(name: str, value: Any) -> None:
+    replica = Replica()
+    async with staged(replica) as stage, stage.connected() as (reader, writer):
+        writer.write(post())
+        assert json.loads((await read(reader))[2])["body"] == 5
+        setattr(replica, name, value)
+        writer.write(post())
+        assert (await read(reader))[2] == b"slow"
+
+
+async def test_a_request_goes_serves_way_as_long_as_serve_logs_each(stage: Stage) -> None:
+    serves = MemoryHandler(1000)
+    listener.log.addHandler(serves)
+    try:
+        assert (await stage.ask(post()))[0][2] == b"slow"
+        serves.addFilter(log_access_log_filter)
+        assert json.loads((await stage.ask(post()))[0][2])["body"] == 5
+    finally:
+        listener.log.removeHandler(serves)
+
+
+async def test_an_application_on_another_loop_is_serves_to_call(caplog: pytest.LogCaptureFixture) -> None:
+    async with staged(Replica()) as stage:
+        other = asyncio.new_event_loop()
+        listener._here[:] = [(stage.echo, other)]  # type: ignore[list-item]
+        assert (await stage.ask(post()))[0][2] == b"slow"
+        other.close()
+    assert "another thread" in caplog.text
+
+
 async def test_a_server_that_stops_answers_what_is_under_way(stage: Stage) -> None:
     stage.echo.gate.clear()
     async with stage.connected() as (reader, writer):
@@ -292,3 +382,14 @@ async def test_a_server_that_stops_answers_what_is_under_way(stage: Stage) -> No
         status, headers, _ = await read(reader)
     assert (status, headers[b"connection"]) == (b"HTTP/1.1 200 OK", b"close")
 
+
+async def test_a_router_that_has_no_config_yet_says_when_to_come_back() -> None:
+    async def receive() -> http.Message:
+        raise AssertionError("nobody reads the body")
+
+    scope = {"path": "/v1/embeddings", "method": "POST", "headers": [(b"x-request-id", b"mine")]}
+    application = Application(SimpleNamespace(tracing=None))  # type: ignore[arg-type]
+    answer = await application.exchange(Asked(scope, receive, True))
+    assert answer.status == 503
+    assert answer.headers["content-length"] == str(len(answer.body))
+    assert (answer.headers["retry-after"], answer.headers["x-request-id"]) == ("1", "mine")

@@ -104,11 +104,12 @@ def test_what_no_curve_could_have_known_is_told_from_a_wrong_curve() -> None:
     assert small["hindsight"] == pytest.approx(0.1, abs=0.03)
 
 
-def test_a_ratio_is_told_with_the_interval_that_its_starts_and_rounds_leave() -> None:
+def test_a_ratio_is_told_with_the_interval_that_its_rounds_leave() -> None:
     rounds = [0.5, 0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 2.0]
-    assert observability.interval([[0.9] * 7] * 3) == pytest.approx((0.9, 0.9))
-    low, high = observability.interval([rounds] * 3)
+    assert observability.interval([0.9] * 7) == pytest.approx((0.9, 0.9))
+    low, high = observability.interval(rounds * 3)
     assert 0.85 < low < 1.0 < high < 1.15
-    assert observability.interval([[0.5, 1.0, 2.0]]) == pytest.approx((0.5, 2.0))  # three rounds tell nothing
-    low, high = observability.interval([[0.8] * 9, [1.0] * 9, [1.2] * 9])  # nor do three starts that differ, however many rounds
-    assert (low, high) == pytest.approx((0.8, 1.2))
+    assert observability.interval([0.5, 1.0, 2.0]) == pytest.approx((0.5, 2.0))  # three rounds tell nothing
+    without, with_them = [observability.Measured(per_s, 1.0) for per_s in (50, 200)], [observability.Measured(100, 1.1)] * 2
+    found = observability.row(with_them, without)
+    assert (found["ratio"], found["cpu_ratio"]) == pytest.approx((1.25, 1.1))  # of the rounds' ratios, not of the medians

@@ -153,3 +153,52 @@ async def test_a_replica_goes_on_with_the_trace_of_the_call() -> None:
     (embed,) = traced.spans("embed")
     assert embed.parent is not None
     assert embed.parent.span_id == sent
+
+
+def requested(traced: Traced, headers: dict[str, str]) -> ReadableSpan | None:
+    with Tracing(traced.tracer).requested("POST", "/v1/embeddings", headers, "id") as span:
+        traced.tracer.start_span("below").end()
+        span.answered(503)
+    found = traced.spans("POST /v1/embeddings")
+    return found[-1] if found else None
+
+
+def test_the_span_of_a_request_is_below_the_callers() -> None:
+    traced = Traced()
+    span = requested(traced, {"traceparent": f"00-{5:032x}-{6:016x}-01"})
+    assert span is not None
+    assert span.parent is not None
+    assert span.context is not None
+    assert (span.context.trace_id, span.parent.span_id) == (5, 6)
+    assert span.attributes is not None
+    assert (span.attributes["request_id"], span.attributes["http.response.status_code"]) == ("id", 503)
+    assert span.status.status_code is trace.StatusCode.ERROR
+    (below,) = traced.spans("below")
+    assert below.parent is not None
+    assert below.parent.span_id == span.context.span_id
+
+
+@pytest.mark.parametrize("headers", [{}, {"traceparent": "nonsense"}])
+def test_the_span_of_a_request_without_a_caller_is_below_no_other(headers: dict[str, str]) -> None:
+    traced = Traced()
+    with traced._around("somebody else's", sampled=True):
+        span = requested(traced, headers)
+    assert span is not None
+    assert span.parent is None
+
+
+def test_a_request_that_its_caller_does_not_record_has_no_span_and_none_below() -> None:
+    traced, headers = Traced(), {"traceparent": f"00-{5:032x}-{6:016x}-00"}
+    with Tracing(traced.tracer).requested("POST", "/", headers, "id") as span:
+        assert Tracing(traced.tracer).current() is None
+        span.answered(200)
+    assert not traced.spans("POST /")
+
+
+def test_the_span_of_a_request_that_fails_says_so_by_the_errors_name_alone() -> None:
+    traced = Traced()
+    with pytest.raises(KeyError), Tracing(traced.tracer).requested("POST", "/", {}, "id"):
+        raise KeyError("a text")
+    (span,) = traced.spans("POST /")
+    assert (span.status.status_code, span.status.description) == (trace.StatusCode.ERROR, "KeyError")
+    assert not span.events

@@ -1,0 +1,94 @@
+"""The service with a switch for its metrics, traces and keys: what they cost can then be told within one life of one process.
+
+`benchmarks.switched:build` takes the place of `deployments.app:build` in a config that has all three. POST /switch/metrics+keys,
+say, and from the next request on every router and replica has these two and no traces; /switch/ is without all. Metrics are
+counting, publishing and vLLM's statistics; traces our spans; keys the search for the key, its limits and their headers.
+"""
+
+import asyncio
+from typing import Any
+
+from ray import serve
+
+from deployments.access import Access
+from deployments.app import assembled
+from deployments.embedder import Embedder
+from deployments.events import Events
+from deployments.http import Asked
+from deployments.ingress import Application, HttpAnswer, Router
+from deployments.listener import install
+from deployments.publish import Publisher
+from deployments.tracing import Tracing
+from router.keys import Grant
+
+PATH = "/switch/"
+SWITCH_S = 30.0
+PlainRouter: Any = Router.__mro__[1]  # without what Serve puts around it
+
+
+class SwitchedApplication(Application):
+    """Answers POST /switch/... too."""
+
+    async def _answer(self, caller: Grant, asked: Asked) -> HttpAnswer:
+        if asked.path.startswith(PATH.rstrip("/")) and asked.scope["method"] == "POST":
+            router: Any = self._router
+            await router.switch(frozenset(asked.path.removeprefix(PATH).split("+")))
+            return HttpAnswer(200, b"{}")
+        return await super()._answer(caller, asked)
+
+
+@serve.ingress()
+class SwitchedRouter(PlainRouter):  # type: ignore[misc]  # Serve's class is known at run time only
+    """One router with its switch."""
+
+    access: Access
+    tracing: Tracing | None
+    everything: tuple[Access, Events | None, Tracing | None]
+    unlocked: Access
+
+    def __serve_build_asgi_app__(self) -> Application:
+        application = SwitchedApplication(self)
+        install(application)
+        return application
+
+    async def switch(self, parts: frozenset[str]) -> None:
+        """Have these parts only, here and at every replica of every model."""
+        if not hasattr(self, "everything"):
+            self.everything = self.access, self.service.events, self.tracing
+            self.unlocked = Access(self.service.args.model_copy(update={"keys": {}, "auth": "none"}))
+        access, events, tracing = self.everything
+        self.access = access if "keys" in parts else self.unlocked
+        self.service.events = events if "metrics" in parts else None
+        self.tracing = self.service.tracing = tracing if "traces" in parts else None
+        for lane in self.service.lanes.values():
+            lane.tracing = self.tracing
+        _switch(self.publisher, "metrics" in parts)
+        told = [handle.broadcast("switch", parts).results_async(timeout_s=SWITCH_S) for handle in self._handles.values()]
+        await asyncio.gather(*told)
+
+
+class SwitchedEmbedder(Embedder):
+    """One replica with its switch."""
+
+    async def switch(self, parts: frozenset[str]) -> None:
+        """Have these parts only."""
+        if not hasattr(self, "traced"):
+            self.traced = self._tracing
+        self._tracing = self.traced if "traces" in parts else None
+        _switch(self._publisher, "metrics" in parts)
+        engine: Any = getattr(getattr(self._engine, "_backend", None), "engine", None)  # vLLM's, where it is one
+        if engine is not None:
+            for part in (engine, engine.output_processor, engine.engine_core.engine_core.scheduler):
+                part.log_stats = "metrics" in parts
+
+
+def _switch(publisher: Publisher | None, on: bool) -> None:
+    if publisher is not None:
+        publisher.stop()
+        if on:
+            publisher.start()
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """As `deployments.app:build`."""
+    return assembled(args, SwitchedRouter, SwitchedEmbedder)
