@@ -41,7 +41,7 @@ def config() -> dict[str, Any]:
     few = {"ray_actor_options": {"num_cpus": 0.1}, "graceful_shutdown_timeout_s": 2}
     proved = {**WORDLLAMA, "fingerprint": local["wordllama-256"]["fingerprint"]}
     return {
-        "logging_config": {"encoding": "JSON"},
+        "logging_config": {"encoding": "JSON", "enable_access_log": False},
         "tracing_config": {"enabled": True, "sampling_ratio": 1.0},
         "applications": [{
             "name": "embedding-router", "route_prefix": "/", "import_path": "deployments.app:build",
