@@ -1,11 +1,12 @@
 """What metrics, traces and keys cost: `python -m benchmarks observability`, and `--vllm`.
 
-One instance has all three and a switch for each (benchmarks/switched.py), and they take turns in the same processes, round by
-round: two instances of the very same config differ by a tenth for as long as they live. A ratio is the median over rounds of this
-round's requests per second with them to this round's without, with its 95 % interval (bootstrap over rounds). Short texts, 32
-connections, new texts in every request, one trace in a hundred recorded. The engine is a table (wordllama), the fastest there is:
-what stands around it weighs most. `--vllm` takes a block of Qwen3 on vLLM instead, with vLLM's own metrics. What is to be told
-from noise is the row `nothing again`.
+One instance has all three and a switch for each (benchmarks/switched.py). Under one load that goes on they take turns of a second,
+as long as it is from one publishing to the next: two instances of the very same config differ by a tenth for as long as they
+live, and on a machine that is shared so does one from minute to minute. A ratio is the median over rounds of this round's requests
+per second with them to this round's without, with its 95 % interval (bootstrap over rounds); processor time is that of router and
+replica. Short texts, 32 connections, new texts in every request, one trace in a hundred recorded. The engine is a table
+(wordllama), the fastest there is: what stands around it weighs most. `--vllm` takes a block of Qwen3 on vLLM instead, with vLLM's
+own metrics. What is to be told from noise is the row `nothing again`.
 """
 
 import json
@@ -13,7 +14,9 @@ import random
 import secrets
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +27,7 @@ import numpy as np
 from benchmarks import load, servers
 from benchmarks.load import Shape
 from benchmarks.servers import ONE, Server
-from benchmarks.switched import PATH
+from benchmarks.switched import PATH, Standing
 from router.keys import hash_of, new_key
 
 NOTHING = "nothing"
@@ -33,7 +36,8 @@ PARTS = {
     "metrics, traces, keys": "metrics+traces+keys",
 }
 CONNECTIONS = 32
-WARM_S = 1.0
+WARM_S = 2.0
+SWITCH_S = 0.3  # what a switch takes at most, on average
 RESAMPLES = 2000
 KEY = new_key(secrets.token_bytes(32))
 WORDLLAMA = {
@@ -80,8 +84,8 @@ def words() -> list[str]:
 
 
 @click.command()
-@click.option("--seconds", default=2.0, type=click.FloatRange(1), show_default=True, help="Of each measurement.")
-@click.option("--rounds", default=20, type=click.IntRange(1), show_default=True)
+@click.option("--seconds", default=1.0, type=click.FloatRange(0.1), show_default=True, help="Of each turn.")
+@click.option("--rounds", default=60, type=click.IntRange(1), show_default=True)
 @click.option("--with", "chosen", multiple=True, type=click.Choice([name for name in PARTS if name != NOTHING]),
               default=[name for name in PARTS if name != NOTHING], show_default=True, help="What to measure; more than once.")
 @click.option("--vllm", is_flag=True, help="vLLM with a small random Qwen3 instead of a table.")
@@ -111,21 +115,33 @@ def main(
 def measured(
     server: Server, names: Sequence[str], shape: Shape, seconds: float, rounds: int, word_file: Path
 ) -> dict[str, list[Measured]]:
-    """What the instance did with each choice of parts in each round; every round begins with another one."""
+    """What the instance did with each choice of parts in each round; every round takes them in another order."""
     found: dict[str, list[Measured]] = {name: [] for name in names}
-    base, key = server.url.removesuffix("/v1/embeddings"), {"authorization": f"Bearer {KEY}"}
-    for number in range(rounds):
-        for place in range(len(names)):
-            name = names[(number + place) % len(names)]
-            httpx.post(f"{base}{PATH}{PARTS[name]}", headers=key, timeout=60).raise_for_status()
-            seed = number * len(names) + place
-            load.run(server.url, shape, CONNECTIONS, WARM_S, seed + 1_000_000, word_file, KEY)
-            before_s = server.cpu_s()
-            got = load.run(server.url, shape, CONNECTIONS, seconds, seed, word_file, KEY)
-            if got.failures:
-                raise click.ClickException(f"{name}: {got.failures} of {got.requests} requests failed")
-            cpu_ms = (server.cpu_s() - before_s) * 1000 / got.requests
-            found[name].append(Measured(got.requests / got.seconds, cpu_ms))
+    base, rng = server.url.removesuffix("/v1/embeddings"), random.Random(0)
+    whole_s = rounds * len(names) * (seconds + SWITCH_S) + 2 * WARM_S
+    load.run(server.url, shape, CONNECTIONS, WARM_S, 1, word_file, KEY)
+    with (
+        httpx.Client(headers={"authorization": f"Bearer {KEY}"}, timeout=60) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        loading = pool.submit(load.run, server.url, shape, CONNECTIONS, whole_s, 2, word_file, KEY)
+        time.sleep(WARM_S)
+        running, began = "", Standing(0, 0.0, 0.0)
+        for name in [*(one for _ in range(rounds) for one in rng.sample(names, len(names))), ""]:
+            told = client.post(f"{base}{PATH}{PARTS.get(name, '')}").raise_for_status().json()
+            if running:
+                ended = Standing(**told["before"])
+                requests = max(1, ended.answered - began.answered)
+                found[running].append(Measured(
+                    requests / (ended.at_s - began.at_s), 1000 * (ended.cpu_s - began.cpu_s) / requests
+                ))
+            running, began = name, Standing(**told["after"])
+            time.sleep(seconds)
+        if loading.done():
+            raise click.ClickException("the load ended before all were measured: this machine is slower than was planned for")
+        got = loading.result()
+    if got.failures:
+        raise click.ClickException(f"{got.failures} of {got.requests} requests failed")
     return found
 
 

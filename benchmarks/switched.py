@@ -2,12 +2,16 @@
 
 `benchmarks.switched:build` takes the place of `deployments.app:build` in a config that has all three. POST /switch/metrics+keys,
 say, and from the next request on every router and replica has these two and no traces; /switch/ is without all. Metrics are
-counting, publishing and vLLM's statistics; traces our spans; keys the search for the key, its limits and their headers.
+counting, publishing and vLLM's statistics; traces our spans; keys the search for the key, its limits and their headers. The
+answer says how many requests for embeddings were answered, by when, and what processor time router and replicas took: `before`
+the switch, and `after` it.
 """
 
 import asyncio
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
+import orjson
 from ray import serve
 
 from deployments.access import Access
@@ -26,15 +30,38 @@ SWITCH_S = 30.0
 PlainRouter: Any = Router.__mro__[1]  # without what Serve puts around it
 
 
+class Standing(NamedTuple):
+    """What was done by a moment."""
+
+    answered: int
+    at_s: float
+    cpu_s: float  # of the router, and of its replicas as they were switched
+
+
 class SwitchedApplication(Application):
     """Answers POST /switch/... too."""
+
+    answered = 0
+
+    async def exchange(self, asked: Asked) -> HttpAnswer:
+        answer = await super().exchange(asked)
+        self.answered += answer.status == 200
+        return answer
 
     async def _answer(self, caller: Grant, asked: Asked) -> HttpAnswer:
         if asked.path.startswith(PATH.rstrip("/")) and asked.scope["method"] == "POST":
             router: Any = self._router
-            await router.switch(frozenset(asked.path.removeprefix(PATH).split("+")))
-            return HttpAnswer(200, b"{}")
+            before = self._now()
+            replicas_s = await router.switch(frozenset(asked.path.removeprefix(PATH).split("+")))
+            after = self._now()
+            told = {"before": before, "after": after}
+            return HttpAnswer(200, orjson.dumps({
+                name: one._replace(cpu_s=one.cpu_s + replicas_s)._asdict() for name, one in told.items()
+            }))
         return await super()._answer(caller, asked)
+
+    def _now(self) -> "Standing":
+        return Standing(self.answered, time.monotonic(), time.process_time())
 
 
 @serve.ingress()
@@ -51,8 +78,8 @@ class SwitchedRouter(PlainRouter):  # type: ignore[misc]  # Serve's class is kno
         install(application)
         return application
 
-    async def switch(self, parts: frozenset[str]) -> None:
-        """Have these parts only, here and at every replica of every model."""
+    async def switch(self, parts: frozenset[str]) -> float:
+        """Have these parts only, here and at every replica of every model; returns what these took of the processor."""
         if not hasattr(self, "everything"):
             self.everything = self.access, self.service.events, self.tracing
             self.unlocked = Access(self.service.args.model_copy(update={"keys": {}, "auth": "none"}))
@@ -64,29 +91,34 @@ class SwitchedRouter(PlainRouter):  # type: ignore[misc]  # Serve's class is kno
             lane.tracing = self.tracing
         _switch(self.publisher, "metrics" in parts)
         told = [handle.broadcast("switch", parts).results_async(timeout_s=SWITCH_S) for handle in self._handles.values()]
-        await asyncio.gather(*told)
+        return float(sum(seconds for replicas in await asyncio.gather(*told) for seconds in replicas))
 
 
 class SwitchedEmbedder(Embedder):
     """One replica with its switch."""
 
-    async def switch(self, parts: frozenset[str]) -> None:
-        """Have these parts only."""
+    async def switch(self, parts: frozenset[str]) -> float:
+        """Have these parts only; returns the processor time that this process took."""
         if not hasattr(self, "traced"):
             self.traced = self._tracing
         self._tracing = self.traced if "traces" in parts else None
         _switch(self._publisher, "metrics" in parts)
         engine: Any = getattr(getattr(self._engine, "_backend", None), "engine", None)  # vLLM's, where it is one
         if engine is not None:
-            for part in (engine, engine.output_processor, engine.engine_core.engine_core.scheduler):
+            # What the output processor notes of each text stays: it takes texts under way for texts that it noted nothing of.
+            for part in (engine, engine.engine_core.engine_core.scheduler):
                 part.log_stats = "metrics" in parts
+        return time.process_time()
 
 
 def _switch(publisher: Publisher | None, on: bool) -> None:
-    if publisher is not None:
-        publisher.stop()
-        if on:
-            publisher.start()
+    if publisher is None or (publisher._task is not None) == on:
+        return
+    if on:
+        publisher.start()
+    elif publisher._task is not None:
+        publisher._task.cancel()  # without the last word of `stop`, which would be one for each turn
+        publisher._task = None
 
 
 def build(args: dict[str, Any]) -> serve.Application:
