@@ -1,12 +1,12 @@
 """What metrics, traces and keys cost: `python -m benchmarks observability`, and `--vllm`.
 
-One instance has all three and a switch for each (benchmarks/switched.py). Under one load that goes on they take turns of a second,
-as long as it is from one publishing to the next: two instances of the very same config differ by a tenth for as long as they
-live, and on a machine that is shared so does one from minute to minute. A ratio is the median over rounds of this round's requests
-per second with them to this round's without, with its 95 % interval (bootstrap over rounds); processor time is that of router and
-replica. Short texts, 32 connections, new texts in every request, one trace in a hundred recorded. The engine is a table
-(wordllama), the fastest there is: what stands around it weighs most. `--vllm` takes a block of Qwen3 on vLLM instead, with vLLM's
-own metrics. What is to be told from noise is the row `nothing again`.
+One instance has all three and a switch for each (benchmarks/switched.py). Under one load that goes on they take turns of a
+second, as long as it is from one publishing to the next: two instances of the very same config differ by a tenth for as long as
+they live, and on a machine that is shared so does one from minute to minute. A ratio is the median over rounds of this round's
+requests per second with them to this round's without, with its 95 % interval (bootstrap over rounds); processor time is that of
+router and replica. Short texts, 32 connections, new texts in every request, one trace in a hundred recorded. The engine is a
+table (wordllama), the fastest there is: what stands around it weighs most. `--vllm` takes a block of Qwen3 on vLLM instead,
+with vLLM's own metrics. What is to be told from noise is the row `nothing again`.
 """
 
 import json
