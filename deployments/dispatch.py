@@ -413,10 +413,11 @@ class Lane:
 
     def _launch(self, chunks: list[Chunk], replica: str) -> None:
         kind, at = SMALL if chunks[0].small else LARGE, self._at[replica]
+        if kind is SMALL:
+            before_s = max(at.nearly_done_s, self.clock()) if at.calls[SMALL] else self.clock()
+            at.nearly_done_s = before_s + NEARLY_DONE * self._step_s(chunks)
         self._in_flight[kind] += 1
         at.calls[kind] += 1
-        if kind is SMALL:
-            at.nearly_done_s = max(at.nearly_done_s, self.clock()) + NEARLY_DONE * self._step_s(chunks)
         ahead_tokens = self.ledger.outstanding_tokens(self.model, self.clock())[replica]
         dispatch = self.ledger.dispatched(self.model, replica, sum(chunk.tokens for chunk in chunks), self.clock())
         self.counters.calls += 1

@@ -103,6 +103,26 @@ async def test_small_requests_gather_until_the_call_before_them_should_be_nearly
     await bench.transport.answer_all()
 
 
+async def test_calls_that_are_answered_sooner_than_expected_keep_nobody_waiting(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = LoopTime(monkeypatch)
+    bench.lane.clock = asyncio.get_running_loop().time
+    bench.lane.feedback.model = replace(bench.lane.feedback.model, curve=Curve(0.0, 0.1, 0.0, 0.0, BATCH))
+    for index in range(5):
+        bench.submit(index, 10)
+        await time.move(0.001)
+        bench.transport.open[0].answer()
+        await settle()
+    bench.submit(5, 10)
+    bench.submit(6, 10)
+    await time.move(0.089)
+    assert [call.firsts for call in bench.transport.open] == [[5]]
+    await time.move(0.001)
+    assert [call.firsts for call in bench.transport.open] == [[5], [6]]
+    await bench.transport.answer_all()
+
+
 async def test_small_requests_that_gather_go_to_the_replica_that_is_done_first(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
