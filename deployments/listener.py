@@ -90,8 +90,8 @@ class Way:
         """Raises AttributeError where Serve's replica or uvicorn's middleware is not as it was."""
         self.application, self.counts, self._replica = application, ServesCounts(replica), replica
         self.outside, self._prefix = root_path, replica._route_prefix  # what a proxy took off the path, and what Serve will
-        self.root = root_path + (self._prefix or "").rstrip("/")
-        self.urls = frozenset(((self._prefix or "").rstrip("/") + path).encode() for path in PATHS)
+        inside = (self._prefix or "").rstrip("/")
+        self.root, self.urls = root_path + inside, frozenset((inside + path).encode() for path in PATHS)
         self._trusted = outer.trusted_hosts
         self.open  # noqa: B018  asked once to see that it can be
 

@@ -97,6 +97,13 @@ def test_a_mistake_gives_one_sentence(place: str, value: Any, sentence: str) -> 
             {"routing.default_tier": "balanced"},
             "args: routing.default_tier names tier 'balanced', which tiers: does not map to a model", id="tier-without-model",
         ),
+        *(
+            pytest.param(
+                {f"models.{name}": ARGS["models"]["small"]},
+                f"args: models.{name}: a model id has ASCII letters, digits and signs only, and no space", id=kind,
+            )
+            for kind, name in (("model-in-another-script", "模型"), ("model-with-a-space", "a b"))
+        ),
     ],
 )
 def test_names_that_do_not_fit_together_are_told(changes: dict[str, Any], sentence: str) -> None:
