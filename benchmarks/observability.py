@@ -4,9 +4,10 @@ One instance has all three and a switch for each (benchmarks/switched.py). Under
 second, as long as it is from one publishing to the next: two instances of the very same config differ by a tenth for as long as
 they live, and on a machine that is shared so does one from minute to minute. A ratio is the median over rounds of this round's
 requests per second with them to this round's without, with its 95 % interval (bootstrap over rounds); processor time is that of
-router and replica. Short texts, 32 connections, new texts in every request, one trace in a hundred recorded. The engine is a
-table (wordllama), the fastest there is: what stands around it weighs most. `--vllm` takes a block of Qwen3 on vLLM instead,
-with vLLM's own metrics. What is to be told from noise is the row `nothing again`.
+router and replica. Short texts, 32 connections, new texts in every request. One trace in a hundred is recorded, and its spans go
+to a collector by OTLP, as docs/observability.md has it; this one throws them away. The engine is a table (wordllama), the fastest
+there is: what stands around it weighs most. `--vllm` takes a block of Qwen3 on vLLM instead, with vLLM's own metrics. What is to
+be told from noise is the row `nothing again`.
 """
 
 import json
@@ -14,9 +15,12 @@ import random
 import secrets
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +63,9 @@ def config(model: str, model_config: dict[str, Any]) -> dict[str, Any]:
     keys = {"bench": {"hash": hash_of(KEY), "requests_per_minute": 10**9, "tokens_per_minute": 10**12}}
     return {
         "logging_config": {"enable_access_log": False},
-        "tracing_config": {"enabled": True, "sampling_ratio": 0.01},
+        "tracing_config": {
+            "enabled": True, "sampling_ratio": 0.01, "exporter_import_path": "deployments.export_spans:otlp",
+        },
         "applications": [{
             "name": "bench", "route_prefix": "/", "import_path": "benchmarks.switched:build",
             "args": {"models": {model: model_config}, "tiers": {"fast": model}, "cache": {"max_bytes": 0}, "keys": keys},
@@ -71,10 +77,36 @@ def config(model: str, model_config: dict[str, Any]) -> dict[str, Any]:
 def tiny_qwen3(folder: Path) -> dict[str, Any]:
     """The model of the data plane's benchmark."""
     source = str(servers.checkpoints(folder)[ONE])
+    args = {"dtype": servers.dtype(), "kv_cache_memory_bytes": servers.KV_BYTES}
     return {
-        "engine": {"kind": "vllm", "source": source, "args": {"dtype": "bfloat16", "kv_cache_memory_bytes": servers.KV_BYTES}},
+        "engine": {"kind": "vllm", "source": source, "args": args},
         "tokenizer": source, "dimensions": servers.WIDTHS[ONE], "max_tokens": servers.MAX_TOKENS, "environment": "cpu-vllm",
     }
+
+
+class _Sink(BaseHTTPRequestHandler):
+    """Takes everything, keeps nothing."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def collector() -> Iterator[str]:
+    """The URL of a collector of spans, there until the block ends."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Sink) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def words() -> list[str]:
@@ -102,7 +134,12 @@ def main(
         scratch = Path(made)
         word_file = scratch / "words"
         word_file.write_text("\n".join(words()))
-        with servers.configured("switched", config(model, model_config), [model], scratch, KEY) as server:
+        with (
+            collector() as url,
+            servers.configured(
+                "switched", config(model, model_config), [model], scratch, KEY, {"OTEL_EXPORTER_OTLP_ENDPOINT": url}
+            ) as server,
+        ):
             found = measured(server, names, Shape((model,), 1, 12), seconds, rounds, word_file)
     rows = {name: row(found[name], found[NOTHING]) for name in names}
     for name, one in rows.items():

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, files
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import httpx
 import psutil
+import torch
 import yaml
 
 from tests.support.ports import free_port
@@ -76,6 +78,13 @@ class Server:
         return total
 
 
+@cache
+def dtype() -> str:
+    """What every peer computes in: bfloat16 where this processor multiplies it, else float32, which it multiplies sooner."""
+    able: dict[str, Any] = torch.cpu.get_capabilities()
+    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
+
+
 def checkpoints(folder: Path) -> dict[str, Path]:
     """Random one-layer checkpoints of Qwen3's three widths below `folder`, written once (2.3 GB)."""
     return {
@@ -96,7 +105,7 @@ def ours(
     made = checkpoints(folder)
     engines = {
         model: {"kind": "fake"} if fake else {
-            "kind": "vllm", "source": str(made[model]), "args": {"dtype": "bfloat16", "kv_cache_memory_bytes": KV_BYTES}
+            "kind": "vllm", "source": str(made[model]), "args": {"dtype": dtype(), "kv_cache_memory_bytes": KV_BYTES}
         }
         for model in models
     }
@@ -123,14 +132,18 @@ def ours(
 
 @contextmanager
 def configured(
-    name: str, config: Mapping[str, Any], models: Sequence[str], scratch: Path, key: str | None = None
+    name: str, config: Mapping[str, Any], models: Sequence[str], scratch: Path, key: str | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """`embedding-router run` with this config, ready when `models` answer whoever has the API key `key`."""
+    """`embedding-router run` with this config, ready when `models` answer whoever has the API key `key`.
+
+    `more` are further variables of its environment.
+    """
     port = free_port()
     path = scratch / f"{port}.yaml"
     path.write_text(yaml.safe_dump(dict(config), sort_keys=False))
     command = [sys.executable, "-m", "router.cli", "run", "--config", str(path), "--port", str(port)]
-    environment = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
+    environment = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", **(more or {})}
     with _running(name, command, environment, port, "/v1/embeddings", models, scratch, key) as server:
         yield server
 
@@ -144,7 +157,7 @@ def vllm_serve(folder: Path, scratch: Path, every_core: bool = False) -> Iterato
     port = free_port()
     command = [
         sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(checkpoints(folder)[ONE]), "--served-model-name", ONE,
-        "--runner", "pooling", "--enforce-eager", "--dtype", "bfloat16", "--max-model-len", str(MAX_TOKENS),
+        "--runner", "pooling", "--enforce-eager", "--dtype", dtype(), "--max-model-len", str(MAX_TOKENS),
         "--no-enable-prefix-caching",
         "--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning",
     ]

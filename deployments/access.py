@@ -19,7 +19,8 @@ from router.keys import EVERYTHING, NOBODY, Grant, Keyring, presented
 from router.strict import ConfigError
 
 OPEN_PATHS = frozenset({*ASSETS, "/docs", "/openapi.json", "/health", "/health/live"})
-ADMIN_PATHS = frozenset({"/v1/compare", "/v1/decisions", "/v1/what-if"})  # and below them: they show what others do
+ADMIN_PATHS = ("/v1/compare", "/v1/decisions", "/v1/what-if")  # and below them: they show what others do
+_BELOW_ADMIN = tuple(f"{path}/" for path in ADMIN_PATHS)
 
 ALLOWED_METHODS = "GET, HEAD, POST"
 EXPOSED = (
@@ -78,7 +79,7 @@ class Access:
     def limits(self, grant: Grant) -> dict[str, str]:
         """OpenAI's headers about a key's limits."""
         told = {}
-        for limit, standing in self.meters.standings(grant).items():
+        for limit, standing in self.meters.standings(grant):
             most, remaining, reset = _LIMIT_HEADERS[limit.kind]
             told[most], told[remaining] = str(standing.limit), str(standing.remaining)
             told[reset] = duration(standing.full_after_s)
@@ -112,7 +113,7 @@ class Access:
 
 def is_admin(path: str) -> bool:
     """Whether a path shows what other callers do."""
-    return path in ADMIN_PATHS or any(path.startswith(admin + "/") for admin in ADMIN_PATHS)
+    return path in ADMIN_PATHS or path.startswith(_BELOW_ADMIN)
 
 
 def is_loopback(host: str | None) -> bool:

@@ -469,8 +469,8 @@ class Lane:
             expected_s = self.feedback.model.curve.step(ahead_tokens + dispatch.tokens, tokens_sq, texts)
             async with self._limit(at, max(self.replica_timeout_s, HANGS_AFTER * expected_s)):
                 call = call_of(chunks, sent_s)
-                if self.tracing is not None:
-                    call = call._replace(traceparent=self.tracing.traceparent())
+                if self.tracing is not None and (traceparent := self.tracing.traceparent()) is not None:
+                    call = call._replace(traceparent=traceparent)
                 reply = await self.transport.send(self.model, call, replica)
             if reply.vectors.shape != (rows := sum(len(chunk.lengths) for chunk in chunks), self.dimensions):
                 raise ValueError(f"{self.model} answered {reply.vectors.shape} for {rows} texts of {self.dimensions} dimensions")

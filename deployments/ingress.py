@@ -90,9 +90,10 @@ class Application:
     async def exchange(self, asked: Asked) -> HttpAnswer:
         """The answer to a request that did not pass Serve (deployments/listener.py), with all of its headers."""
         tracing = self._router.tracing
-        if tracing is None:
+        span = None if tracing is None else tracing.requested(asked.scope["method"], asked.path, asked.headers, asked.id)
+        if span is None:
             return await self._whole(asked)
-        with tracing.requested(asked.scope["method"], asked.path, asked.headers, asked.id) as span:
+        with span:
             answer = await self._whole(asked)
             span.answered(answer.status)
             return answer

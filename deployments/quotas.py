@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from router.errors import RateLimitExceeded
 from router.keys import Grant
@@ -21,6 +22,13 @@ Exchange = Callable[[Mapping[Limit, Report]], Awaitable[Replies]]
 log = logging.getLogger("ray.serve")
 
 
+class Limits(NamedTuple):
+    """Those of one key."""
+
+    requests: Limit | None
+    tokens: Limit | None
+
+
 class Meters:
     """The limits of all keys in this router."""
 
@@ -31,12 +39,12 @@ class Meters:
         self._asking: asyncio.Task[None] | None = None
         self._asked_s = float("-inf")
         self._failed = False
-        self._limits: dict[str, tuple[Limit, ...]] = {}  # by the name of the key
+        self._limits: dict[str, Limits] = {}  # by the name of the key
 
     def configure(self, grants: Iterable[Grant]) -> None:
         """Forget the limits that no key has any more."""
-        self._limits = {grant.name: limits for grant in grants if (limits := limits_of(grant))}
-        self._quotas.keep([limit for limits in self._limits.values() for limit in limits])
+        self._limits = {grant.name: limits for grant in grants if any(limits := limits_of(grant))}
+        self._quotas.keep([limit for limits in self._limits.values() for limit in limits if limit is not None])
 
     def routers_are(self, routers: int) -> None:
         """How many routers share the limits."""
@@ -45,16 +53,14 @@ class Meters:
     async def open(self, grant: Grant) -> "Bill | None":
         """Charge one request; None for a key without limits. Raises RateLimitExceeded."""
         limits = self._limits.get(grant.name)
-        if not limits:
+        if limits is None:
             return None
-        bill, now = Bill(self, limits), self._clock()
-        for limit in limits:
-            if limit.kind == "tokens" and self._quotas.spent(limit, now):
-                raise self._refusal(limit, 1)  # before anything is read: counting tokens is work too
-        for limit in limits:
-            if limit.kind == "requests":
-                await self.take(limit, 1)
-        return bill
+        requests, tokens = limits
+        if tokens is not None and self._quotas.spent(tokens, self._clock()):
+            raise self._refusal(tokens, 1)  # before anything is read: counting tokens is work too
+        if requests is not None:
+            await self.take(requests, 1)
+        return Bill(self, requests, tokens)
 
     async def take(self, limit: Limit, cost: int) -> None:
         """Spend `cost`, or raise RateLimitExceeded."""
@@ -72,10 +78,10 @@ class Meters:
         """See Bucket.settle."""
         self._quotas.settle(limit, difference, self._clock())
 
-    def standings(self, grant: Grant) -> dict[Limit, Standing]:
+    def standings(self, grant: Grant) -> list[tuple[Limit, Standing]]:
         """What is left of each limit of a key."""
         now = self._clock()
-        return {limit: self._quotas.standing(limit, now) for limit in self._limits.get(grant.name, ())}
+        return [(limit, self._quotas.standing(limit, now)) for limit in self._limits.get(grant.name, ()) if limit is not None]
 
     def answer(self, router: str, reports: Mapping[Limit, Report]) -> dict[Limit, Report]:
         """What this router replies to another one's exchange."""
@@ -125,15 +131,10 @@ class Meters:
 class Bill:
     """What one request was charged."""
 
-    def __init__(self, meters: Meters, limits: Iterable[Limit]) -> None:
-        self._meters = meters
-        self._requests: Limit | None = None
-        self._tokens: Limit | None = None
-        for limit in limits:
-            if limit.kind == "requests":
-                self._requests = limit
-            else:
-                self._tokens = limit
+    __slots__ = ("_charged", "_meters", "_requests", "_tokens")
+
+    def __init__(self, meters: Meters, requests: Limit | None, tokens: Limit | None) -> None:
+        self._meters, self._requests, self._tokens = meters, requests, tokens
         self._charged = 0
 
     async def charge(self, tokens: int) -> None:
@@ -155,7 +156,10 @@ class Bill:
             self._meters.settle(self._requests, -1)
 
 
-def limits_of(grant: Grant) -> tuple[Limit, ...]:
+def limits_of(grant: Grant) -> Limits:
     """The limits of a key."""
-    pairs = (("requests", grant.requests_per_minute), ("tokens", grant.tokens_per_minute))
-    return tuple(Limit(grant.name, kind, most) for kind, most in pairs if most is not None)  # type: ignore[arg-type]
+    requests, tokens = grant.requests_per_minute, grant.tokens_per_minute
+    return Limits(
+        None if requests is None else Limit(grant.name, "requests", requests),
+        None if tokens is None else Limit(grant.name, "tokens", tokens),
+    )

@@ -208,11 +208,12 @@ class Service:
         plan, answer, outcome = None, None, CANCELLED
         try:
             plan = await self.plan(request, permitted)
-            if self.tracing is not None:
-                self.tracing.decided(plan, self.clock())
+            tracing = self.tracing if self.tracing is not None and self.tracing.current() is not None else None
+            if tracing is not None:
+                tracing.decided(plan, self.clock())
             self.comparison.entered()
             try:
-                answer = await self._answer(plan, permitted, charge)
+                answer = await self._answer(plan, permitted, charge, tracing)
             finally:
                 self.comparison.left()
             outcome = ANSWERED
@@ -238,7 +239,9 @@ class Service:
                 if self.log is not None:
                     self.log.add(plan.setting, entry)
 
-    async def _answer(self, plan: Plan, permitted: frozenset[str] | None, charge: Charge | None = None) -> Answer:
+    async def _answer(
+        self, plan: Plan, permitted: frozenset[str] | None, charge: Charge | None = None, tracing: Tracing | None = None
+    ) -> Answer:
         request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
         missed = tell(self.feedback, decision, plan.work, arrived_s, plan.asked.deadline_s)
         if missed is not None:
@@ -261,10 +264,10 @@ class Service:
             deadline_s = min(deadline_s, plan.asked.deadline_s)
         gathering = self.gatherers[model].gather(prepared, deadline_s, request.priority == "bulk")
         try:
-            if self.tracing is None:
+            if tracing is None:
                 got = await gathering
             else:
-                with self.tracing.dispatching(plan) as dispatching:
+                with tracing.dispatching(plan) as dispatching:
                     got = await gathering
                     dispatching.answered(got.known, got.queue_s, got.inference_s)
         except DeadlineExceeded:

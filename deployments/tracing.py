@@ -12,15 +12,19 @@ One call to a replica carries texts of many requests. Its span `call` is a child
 links to those of the others; the replica's `embed` is below it, by the W3C traceparent in the call, and so are Serve's spans
 where the call takes Serve's handles. No attribute holds text.
 
-Nothing here runs where tracing is off: `tracing()` then gives None, and the service asks no more.
+Nothing here runs where tracing is off: `tracing()` then gives None, and the service asks no more. Nor does a request that is not
+recorded pay for one that is: it is known before anything is made for it.
 """
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.sdk.trace import Tracer, TracerProvider
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -30,30 +34,46 @@ if TYPE_CHECKING:
     from deployments.service import Plan
 
 _PROPAGATOR = TraceContextTextMapPropagator()
-_UNSAMPLED = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.DEFAULT))
+_NO_PARENT = otel_context.Context()
+_UNSAMPLED = trace.set_span_in_context(
+    NonRecordingSpan(SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.DEFAULT))), _NO_PARENT
+)
 
 
 class Tracing:
     """Makes the spans of one router replica."""
 
-    def __init__(self, tracer: trace.Tracer) -> None:
+    def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
+        self._ids = tracer.id_generator = _DrawnBefore(tracer.id_generator)
 
     def current(self) -> SpanContext | None:
         """The span that work is done for now, where it is recorded."""
         context = trace.get_current_span().get_span_context()
         return context if context.is_valid and context.trace_flags.sampled else None
 
-    def requested(self, method: str, route: str, headers: Mapping[str, str], request_id: str) -> "Requested":
-        """The span of a whole request that Serve made none for, below the caller's or none, for a `with`."""
-        parent = _PROPAGATOR.extract(headers, otel_context.Context())  # what is current here may be another request's
-        attributes = {"http.request.method": method, "http.route": route, "request_id": request_id}
-        return Requested(self._tracer.start_span(f"{method} {route}", parent, SpanKind.SERVER, attributes))
+    def requested(self, method: str, route: str, headers: Mapping[str, str], request_id: str) -> "Requested | None":
+        """The span of a whole request that Serve made none for, below the caller's or none, for a `with`; None: not recorded.
+
+        A request without a caller's trace gets its id here, and the sampler is asked before there is a span: to make one that
+        records nothing takes several times as long.
+        """
+        name, attributes = f"{method} {route}", {"http.request.method": method, "http.route": route, "request_id": request_id}
+        parent, told = _NO_PARENT, False  # what is current here may be another request's
+        if "traceparent" in headers:
+            parent = _PROPAGATOR.extract(headers, _NO_PARENT)
+            told = trace.get_current_span(parent).get_span_context().is_valid
+        if not told:
+            trace_id = self._ids.draw()
+            sampled = self._tracer.sampler.should_sample(parent, trace_id, name, SpanKind.SERVER, attributes)
+            if sampled.decision is Decision.DROP:
+                return None
+            self._ids.next = trace_id
+        span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes)
+        return Requested(span) if span.is_recording() else None
 
     def decided(self, plan: "Plan", now: float) -> None:
         """Record how a request was read and decided; `now` is on the clock of the plan's times."""
-        if self.current() is None:
-            return
         decision, behind_ns = plan.decision, time.time_ns() - int(now * 1e9)  # from the plan's clock to the time of day
         arrived_ns, read_ns, decided_ns = (behind_ns + int(at * 1e9) for at in (plan.arrived_s, plan.read_s, plan.decided_s))
         features = plan.features
@@ -76,7 +96,7 @@ class Tracing:
 
     def dispatching(self, plan: "Plan") -> "Dispatching":
         """The span of a request on its way to vectors, for a `with`."""
-        return Dispatching(self._tracer, self.current() is not None, plan.decision.model or "none")
+        return Dispatching(self._tracer, plan.decision.model or "none")
 
     def traceparent(self) -> str | None:
         """The current span as W3C writes it, where it is recorded."""
@@ -99,7 +119,7 @@ class Tracing:
         """
         origins = [origin for origin in carried if origin is not None]
         if not origins:
-            otel_context.attach(trace.set_span_in_context(NonRecordingSpan(_UNSAMPLED)))
+            otel_context.attach(_UNSAMPLED)
             return None
         parent = trace.set_span_in_context(NonRecordingSpan(origins[0]))
         span = self._tracer.start_span(
@@ -110,56 +130,61 @@ class Tracing:
         return span
 
 
-class Requested:
-    """The span of one request, current where it is recorded."""
+class _DrawnBefore(IdGenerator):
+    """The ids of `others`, but that the next trace may have one that was drawn already."""
+
+    def __init__(self, others: IdGenerator) -> None:
+        self._others = others
+        self.draw = others.generate_trace_id
+        self.next: int | None = None
+
+    def generate_trace_id(self) -> int:
+        drawn, self.next = self.next, None
+        return self.draw() if drawn is None else drawn
+
+    def generate_span_id(self) -> int:
+        return self._others.generate_span_id()
+
+    def is_trace_id_random(self) -> bool:
+        return self._others.is_trace_id_random()
+
+
+class _Current:
+    """A span that is the current one for as long as a block runs, and ends with it."""
 
     def __init__(self, span: Span) -> None:
-        self._span, self._recorded = span, span.is_recording()
+        self._span = span
 
-    def __enter__(self) -> "Requested":
-        if self._recorded:
-            self._token = otel_context.attach(trace.set_span_in_context(self._span))
+    def __enter__(self) -> Self:
+        self._token = otel_context.attach(trace.set_span_in_context(self._span))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if self._recorded:
-            otel_context.detach(self._token)
-            if kind is not None:
-                self._span.set_status(Status(StatusCode.ERROR, kind.__name__))
-            self._span.end()
-
-    def answered(self, status: int) -> None:
-        """The status of the response; from 500 on it is the service's error."""
-        if self._recorded:
-            self._span.set_attribute("http.response.status_code", status)
-            if status >= 500:
-                self._span.set_status(Status(StatusCode.ERROR))
-
-
-class Dispatching:
-    """The spans `dispatch` and `engine` of one request."""
-
-    def __init__(self, tracer: trace.Tracer, traced: bool, model: str) -> None:
-        self._tracer, self._model = tracer, model
-        self._span = tracer.start_span("dispatch", attributes={"embedding.model": model}) if traced else None
-
-    def __enter__(self) -> "Dispatching":
-        if self._span is not None:
-            self._token = otel_context.attach(trace.set_span_in_context(self._span))
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if self._span is None:
-            return
         otel_context.detach(self._token)
         if kind is not None:  # its name: the message may hold what a server said of the text
             self._span.set_status(Status(StatusCode.ERROR, kind.__name__))
         self._span.end()
 
+
+class Requested(_Current):
+    """The span of one request."""
+
+    def answered(self, status: int) -> None:
+        """The status of the response; from 500 on it is the service's error."""
+        self._span.set_attribute("http.response.status_code", status)
+        if status >= 500:
+            self._span.set_status(Status(StatusCode.ERROR))
+
+
+class Dispatching(_Current):
+    """The spans `dispatch` and `engine` of one request."""
+
+    def __init__(self, tracer: Tracer, model: str) -> None:
+        super().__init__(tracer.start_span("dispatch", attributes={"embedding.model": model}))
+        self._tracer, self._model = tracer, model
+
     def answered(self, cached: int, queue_s: float, inference_s: float) -> None:
         """What the vectors cost; the engine's span ends now."""
-        if self._span is None:
-            return
         self._span.set_attributes({
             "embedding.cached": cached, "embedding.queue_ms": round(queue_s * 1000, 2),
             "embedding.inference_ms": round(inference_s * 1000, 2),
@@ -172,8 +197,6 @@ class Dispatching:
 
 def tracing() -> Tracing | None:
     """Ours, where Serve was told to trace when this process started."""
-    from opentelemetry.sdk.trace import TracerProvider
-
-    if not isinstance(trace.get_tracer_provider(), TracerProvider):
-        return None
-    return Tracing(trace.get_tracer("embedding_router"))
+    provider = trace.get_tracer_provider()
+    tracer = provider.get_tracer("embedding_router")
+    return Tracing(tracer) if isinstance(provider, TracerProvider) and isinstance(tracer, Tracer) else None

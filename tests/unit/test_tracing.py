@@ -7,9 +7,10 @@ from contextlib import contextmanager
 import orjson
 import pytest
 from opentelemetry import context, trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
 from deployments.service import Answer, Service
@@ -30,11 +31,13 @@ ARGS = {"models": {"small": MODEL, "large": MODEL}, "tiers": {"fast": "small", "
 class Traced:
     """A service whose spans are kept, and a tracer for the requests around it."""
 
-    def __init__(self) -> None:
+    def __init__(self, ratio: float = 1.0, ids: IdGenerator | None = None) -> None:
         self.kept = InMemorySpanExporter()
-        provider = TracerProvider(sampler=ParentBasedTraceIdRatio(1.0))
+        provider = TracerProvider(sampler=ParentBasedTraceIdRatio(ratio), id_generator=ids)
         provider.add_span_processor(SimpleSpanProcessor(self.kept))
-        self.tracer = provider.get_tracer("test")
+        tracer = provider.get_tracer("test")
+        assert isinstance(tracer, Tracer)
+        self.tracer = tracer
         self.transport = HandTransport()
         self.service = Service(parse_args(ARGS), self.transport, tracing=Tracing(self.tracer))
         for model in ("small", "large"):
@@ -155,18 +158,18 @@ async def test_a_replica_goes_on_with_the_trace_of_the_call() -> None:
     assert embed.parent.span_id == sent
 
 
-def requested(traced: Traced, headers: dict[str, str]) -> ReadableSpan | None:
-    with Tracing(traced.tracer).requested("POST", "/v1/embeddings", headers, "id") as span:
+def requested(traced: Traced, headers: dict[str, str]) -> ReadableSpan:
+    span = Tracing(traced.tracer).requested("POST", "/v1/embeddings", headers, "id")
+    assert span is not None
+    with span:
         traced.tracer.start_span("below").end()
         span.answered(503)
-    found = traced.spans("POST /v1/embeddings")
-    return found[-1] if found else None
+    return traced.spans("POST /v1/embeddings")[-1]
 
 
 def test_the_span_of_a_request_is_below_the_callers() -> None:
-    traced = Traced()
+    traced = Traced(ratio=0.0)
     span = requested(traced, {"traceparent": f"00-{5:032x}-{6:016x}-01"})
-    assert span is not None
     assert span.parent is not None
     assert span.context is not None
     assert (span.context.trace_id, span.parent.span_id) == (5, 6)
@@ -183,22 +186,49 @@ def test_the_span_of_a_request_without_a_caller_is_below_no_other(headers: dict[
     traced = Traced()
     with traced._around("somebody else's", sampled=True):
         span = requested(traced, headers)
-    assert span is not None
     assert span.parent is None
 
 
-def test_a_request_that_its_caller_does_not_record_has_no_span_and_none_below() -> None:
+def test_a_request_that_its_caller_does_not_record_has_no_span() -> None:
     traced, headers = Traced(), {"traceparent": f"00-{5:032x}-{6:016x}-00"}
-    with Tracing(traced.tracer).requested("POST", "/", headers, "id") as span:
-        assert Tracing(traced.tracer).current() is None
-        span.answered(200)
-    assert not traced.spans("POST /")
+    assert Tracing(traced.tracer).requested("POST", "/", headers, "id") is None
+
+
+class Counting(IdGenerator):
+    """Ids of traces that are spread evenly: every hundredth is below a hundredth of all."""
+
+    def __init__(self) -> None:
+        self.drawn: list[int] = []
+
+    def generate_trace_id(self) -> int:
+        self.drawn.append((len(self.drawn) % 100 * 2 + 1) * (2**64 // 200))
+        return self.drawn[-1]
+
+    def generate_span_id(self) -> int:
+        return 7
+
+
+@pytest.mark.parametrize("headers", [{}, {"traceparent": "nonsense"}])
+def test_as_many_requests_are_recorded_as_the_sampler_wants_each_under_the_id_it_was_asked_for(headers: dict[str, str]) -> None:
+    ids = Counting()
+    traced = Traced(0.1, ids)
+    ours = Tracing(traced.tracer)
+    for _ in range(200):
+        if (span := ours.requested("POST", "/", headers, "id")) is not None:
+            with span:
+                pass
+    recorded = [span.context.trace_id for span in traced.spans("POST /") if span.context is not None]
+    assert len(recorded) == 20
+    assert recorded == [id for id in ids.drawn if id < 2**64 // 10]
+    assert len(ids.drawn) == 200
 
 
 def test_the_span_of_a_request_that_fails_says_so_by_the_errors_name_alone() -> None:
     traced = Traced()
-    with pytest.raises(KeyError), Tracing(traced.tracer).requested("POST", "/", {}, "id"):
+    span = Tracing(traced.tracer).requested("POST", "/", {}, "id")
+    assert span is not None
+    with pytest.raises(KeyError), span:
         raise KeyError("a text")
-    (span,) = traced.spans("POST /")
-    assert (span.status.status_code, span.status.description) == (trace.StatusCode.ERROR, "KeyError")
-    assert not span.events
+    (ended,) = traced.spans("POST /")
+    assert (ended.status.status_code, ended.status.description) == (trace.StatusCode.ERROR, "KeyError")
+    assert not ended.events
