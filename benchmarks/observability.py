@@ -55,7 +55,13 @@ class Measured(NamedTuple):
     """One round of one choice of parts."""
 
     per_s: float
-    cpu_ms: float
+    router_ms: float  # of the processor, a request
+    replicas_ms: float
+
+    @property
+    def cpu_ms(self) -> float:
+        """That of both."""
+        return self.router_ms + self.replicas_ms
 
 
 def config(model: str, model_config: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +150,8 @@ def main(
     rows = {name: row(found[name], found[NOTHING]) for name in names}
     for name, one in rows.items():
         click.echo(f"{name:<24} {one['requests_per_s']:8.1f}/s  ratio {_with_interval(one, 'ratio')}"
-                   f"  {one['cpu_ms']:.3f} ms CPU each, ratio {_with_interval(one, 'cpu_ratio')}")
+                   f"  {one['cpu_ms']:.3f} ms CPU each ({one['router_ms']:.3f} of it the router), "
+                   f"ratio {_with_interval(one, 'cpu_ratio')}")
     if json_path is not None:
         json_path.write_text(json.dumps(rows, indent=1))
 
@@ -163,15 +170,18 @@ def measured(
     ):
         loading = pool.submit(load.run, server.url, shape, CONNECTIONS, whole_s, 2, word_file, KEY)
         time.sleep(WARM_S)
-        running, began = "", Standing(0, 0.0, 0.0)
+        running, began = "", Standing(0, 0.0, 0.0, 0.0)
         for name in [*(one for _ in range(rounds) for one in rng.sample(names, len(names))), ""]:
             told = client.post(f"{base}{PATH}{PARTS.get(name, '')}").raise_for_status().json()
             if running:
                 ended = Standing(**told["before"])
                 requests = max(1, ended.answered - began.answered)
-                found[running].append(Measured(
-                    requests / (ended.at_s - began.at_s), 1000 * (ended.cpu_s - began.cpu_s) / requests
-                ))
+                router_ms, replicas_ms = (
+                    1000 * (after_s - before_s) / requests
+                    for after_s, before_s in ((ended.router_s, began.router_s), (ended.replicas_s, began.replicas_s))
+                )
+                per_s = requests / (ended.at_s - began.at_s)
+                found[running].append(Measured(per_s, router_ms, replicas_ms))
             running, began = name, Standing(**told["after"])
             time.sleep(seconds)
         if loading.done():
@@ -187,6 +197,7 @@ def row(rounds: Sequence[Measured], without: Sequence[Measured]) -> dict[str, An
     answer: dict[str, Any] = {
         "requests_per_s": statistics.median(one.per_s for one in rounds),
         "cpu_ms": statistics.median(one.cpu_ms for one in rounds),
+        "router_ms": statistics.median(one.router_ms for one in rounds),
     }
     quantities: dict[str, Callable[[Measured], float]] = {"ratio": lambda one: one.per_s, "cpu_ratio": lambda one: one.cpu_ms}
     for name, of in quantities.items():

@@ -35,7 +35,8 @@ class Standing(NamedTuple):
 
     answered: int
     at_s: float
-    cpu_s: float  # of the router, and of its replicas as they were switched
+    router_s: float  # of the processor
+    replicas_s: float  # of the processor, as they were switched
 
 
 class SwitchedApplication(Application):
@@ -56,12 +57,12 @@ class SwitchedApplication(Application):
             after = self._now()
             told = {"before": before, "after": after}
             return HttpAnswer(200, orjson.dumps({
-                name: one._replace(cpu_s=one.cpu_s + replicas_s)._asdict() for name, one in told.items()
+                name: one._replace(replicas_s=replicas_s)._asdict() for name, one in told.items()
             }))
         return await super()._answer(caller, asked)
 
     def _now(self) -> "Standing":
-        return Standing(self.answered, time.monotonic(), time.process_time())
+        return Standing(self.answered, time.monotonic(), time.process_time(), 0.0)
 
 
 @serve.ingress()

@@ -79,8 +79,8 @@ class Access:
     def limits(self, grant: Grant) -> dict[str, str]:
         """OpenAI's headers about a key's limits."""
         told = {}
-        for limit, standing in self.meters.standings(grant):
-            most, remaining, reset = _LIMIT_HEADERS[limit.kind]
+        for kind, standing in self.meters.standings(grant):
+            most, remaining, reset = _LIMIT_HEADERS[kind]
             told[most], told[remaining] = str(standing.limit), str(standing.remaining)
             told[reset] = duration(standing.full_after_s)
         return told

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from deployments.engines.base import TokenIds, Vectors
 from deployments.wire import MESSAGE_BYTES, Call, Failure
+from router.errors import RouterError
 
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
@@ -50,6 +51,11 @@ class Chunk:
     lines_broken: int = 0  # that it was on, and that count for no try
     request_ids: tuple[str, ...] = ()
     origin: "SpanContext | None" = None  # of the request's span, where that is recorded
+
+    def fail(self, error: RouterError) -> None:
+        """Answer it with an error, unless it was answered or taken back."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
     def tokens_sq(self, span: int | None) -> int:
         """The attention term of the curve, as `router.domain.attention` has it."""

@@ -26,9 +26,9 @@ from typing import NamedTuple, Protocol, cast
 
 import orjson
 
-from deployments.dispatch import LineLost, ReplicaLost
 from deployments.engines.base import EngineDead, EngineError, EngineFailed, EngineOverloaded
 from deployments.logs import where
+from deployments.transport import LineLost, ReplicaLost
 from deployments.wire import Call, Reply, pack_call, pack_reply, unpack_call, unpack_reply
 from router.errors import RequestTooLarge
 

@@ -23,28 +23,26 @@ import asyncio
 import logging
 import math
 import random
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
 from deployments.chunks import Chunk, Rows, call_of, cuts
 from deployments.engines.base import EngineFailed, EngineOverloaded, TokenIds
 from deployments.logs import REQUEST_IDS, where
+from deployments.queues import LARGE, SMALL, Counters, Queues
+from deployments.standing import At, LeftAlone
 from deployments.tracing import Tracing
-from deployments.wire import MESSAGE_BYTES, Call, Reply, max_rows
+from deployments.transport import LineLost, ReplicaLost, Transport
+from deployments.wire import Reply, max_rows
 from router.capacity import Ask, Demand
-from router.errors import DeadlineExceeded, InternalError, ModelUnavailable, Overloaded, RouterError
+from router.errors import InternalError, ModelUnavailable, Overloaded, RouterError
 from router.feedback import Feedback
 from router.ledger import Dispatch, Ledger
 
-SMALL, LARGE = 0, 1  # kinds of calls
-OUT_S = 2.0  # a replica that failed gets no calls for so long: failing fast, it would look like the least loaded
-MOST_OUT_S = 30.0  # twice as long each time it fails again, up to this
 FAILURES_IN_A_ROW = 5  # calls that an engine may fail, without an answer between, before its replica is left alone
 HANGS_AFTER = 5.0  # times what its calls should take
 RETRY_AFTER_S = 1.0  # what a caller is told when nothing better is known
@@ -53,44 +51,6 @@ TIMER_S = 0.001  # uvloop's timers count milliseconds: less is not worth one
 LEAST_BULK_SHARE = 0.05  # of the capacity, whatever else there is to do: an estimate, for bulk gets what is left
 
 log = logging.getLogger("ray.serve")
-
-
-class ReplicaLost(Exception):
-    """The replica died or cannot be reached; the work may be sent elsewhere."""
-
-
-class LineLost(ReplicaLost):
-    """The connection to the replica broke, which says nothing of the replica: there may be another way to it."""
-
-
-class Transport(Protocol):
-    """How a call reaches a replica; raises ReplicaLost when it did not, or died on the way, else what the engine raised."""
-
-    async def send(self, model: str, call: Call, replica: str) -> Reply: ...
-
-    async def wake(self, model: str) -> None:
-        """Ask for a replica of a model that has none; returns when there is one."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a lane has done, for metrics and tests."""
-
-    calls: int = 0
-    retries: int = 0
-    dropped: int = 0
-    cancelled_calls: int = 0
-    wakes: int = 0  # times that a replica was asked for where there was none
-
-
-@dataclass(slots=True)
-class _At:
-    """What this lane has in flight at one replica."""
-
-    calls: list[int] = field(default_factory=lambda: [0, 0])  # small, large
-    limits: dict[asyncio.Timeout, float] = field(default_factory=dict)  # of each call, and its seconds
-    failures: int = 0  # calls in a row
-    nearly_done_s: float = 0.0  # when the small calls that went there should be
 
 
 @dataclass(slots=True)
@@ -114,22 +74,20 @@ class Lane:
     tracing: Tracing | None = None
     attention_tokens: int | None = None  # how far a token sees, where that is less than the text
     steps: bool = True  # whether an engine does one step after another: then small chunks are gathered
-    _small: tuple[deque[Chunk], deque[Chunk]] = field(default_factory=lambda: (deque(), deque()))  # interactive, bulk
-    _large: tuple[deque[Chunk], deque[Chunk]] = field(default_factory=lambda: (deque(), deque()))
+    _queues: Queues = field(init=False)
     _in_flight: list[int] = field(default_factory=lambda: [0, 0])  # calls at the replicas there are: small, large
-    _at: dict[str, "_At"] = field(default_factory=dict)  # the same for each of them
-    _bulk_tokens: int = 0
+    _at: dict[str, At] = field(default_factory=dict)  # the same for each of them
     _interactive: Demand = field(init=False)  # what goes before bulk
     _posted: tuple[str, ...] = ()
-    _small_tokens: int = 0  # of small chunks that wait, bulk ones too
     _gathered: asyncio.TimerHandle | None = None  # pumps when small chunks were gathered for long enough
     _gathered_s: float = 0.0  # when that is
-    _out: set[str] = field(default_factory=set)
-    _strikes: dict[str, int] = field(default_factory=dict)  # times that a replica was left alone, without an answer between
+    _out: LeftAlone = field(init=False)
     _flights: set["asyncio.Task[None]"] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._interactive = Demand(self.clock())
+        self._out = LeftAlone(lambda: self.replicas_changed(self._posted))
+        self._queues = Queues(self.model, self.batch_tokens, self.dimensions, self.ledger, self.counters, self.clock)
 
     @property
     def replicas_out(self) -> int:
@@ -166,20 +124,20 @@ class Lane:
             )
             chunks.append(chunk)
             # One that its caller takes back stops counting at once, wherever it stands in the queue.
-            chunk.future.add_done_callback(lambda _, chunk=chunk: self._uncount(chunk))  # type: ignore[misc]
-            self._queue(chunk)
+            chunk.future.add_done_callback(lambda _, chunk=chunk: self._queues.uncount(chunk))  # type: ignore[misc]
+            self._queues.put(chunk)
         self.pump()
         return [chunk.future for chunk in chunks]
 
     def _admit(self, tokens: int, deadline_s: float | None, bulk: bool) -> None:
         waiting = self.ledger.waiting_tokens(self.model)
-        same = self._bulk_tokens if bulk else waiting
+        same = self._queues.bulk_tokens if bulk else waiting
         if same and same + tokens > self.max_queued_tokens:
             raise Overloaded(self.model, RETRY_AFTER_S)
         if (waiting or same) and self.replicas:
             now, rate = self.clock(), self.feedback.tokens_per_s * len(self.replicas) / self.ledger.routers
             if bulk:  # what is interactive goes before it, also what comes while it waits
-                waiting += self._bulk_tokens
+                waiting = self._queues.tokens
                 rate = max(LEAST_BULK_SHARE * rate, rate - self._interactive.tokens_per_s(now))
             wait_s = waiting / rate
             left_s = math.inf if deadline_s is None else deadline_s - now
@@ -190,8 +148,7 @@ class Lane:
     def replicas_changed(self, posted: Sequence[str]) -> None:
         """The replicas there are now; those that are gone take their share of the ledger with them."""
         self._posted = tuple(posted)
-        self._out &= set(posted)
-        self._strikes = {replica: strikes for replica, strikes in self._strikes.items() if replica in posted}
+        self._out.keep(posted)
         replicas = [replica for replica in posted if replica not in self._out]
         for gone in set(self.replicas) - set(replicas):
             self.ledger.lost(self.model, gone)
@@ -200,7 +157,7 @@ class Lane:
                 self._in_flight[kind] -= calls
         for new in replicas:
             self.ledger.joined(self.model, new)
-            self._at.setdefault(new, _At())
+            self._at.setdefault(new, At())
         self.replicas = tuple(replicas)
         if replicas:
             self.feedback.awake()
@@ -209,55 +166,48 @@ class Lane:
     def _take_out(self, replica: str) -> None:
         """Send nothing to a replica that just failed, until Serve has replaced it or some time has passed."""
         if replica in self._posted and replica not in self._out:
-            strikes = self._strikes[replica] = self._strikes.get(replica, 0) + 1
             self._out.add(replica)
             self.replicas_changed(self._posted)
-            out_s = min(OUT_S * 2 ** (strikes - 1), MOST_OUT_S)
-            asyncio.get_running_loop().call_later(out_s, self._bring_back, replica)
-
-    def _bring_back(self, replica: str) -> None:
-        self._out.discard(replica)
-        self.replicas_changed(self._posted)
 
     def pump(self) -> None:
         """Send what can be sent now."""
         stuck: set[int] = set()  # kinds of which nothing may go to a replica that has room
         ready: set[str] = set()  # replicas to which everything small goes that was gathered, in however many calls
         while True:
-            small_waits = SMALL not in stuck and self._waits(self._small)
-            large_waits = LARGE not in stuck and self._waits(self._large)
+            small_waits = SMALL not in stuck and self._queues.waits(SMALL)
+            large_waits = LARGE not in stuck and self._queues.waits(LARGE)
             if small_waits and self._may_send(SMALL, large_waits):
-                queues = self._small
+                kind = SMALL
             elif large_waits and self._may_send(LARGE, small_waits):
-                queues = self._large
+                kind = LARGE
             else:
                 if not self.replicas and (small_waits or large_waits) and self.feedback.wake(self.clock()):
                     self._wake()
                 return
-            failed_at = self._first(queues).failed_at if len(self.replicas) > 1 else None
+            several = len(self.replicas) > 1
+            failed_at = self._queues.first(kind).failed_at if several else None
             replica, aside = self.ledger.pick(self.model, self.clock(), self.rng, failed_at), list[Chunk]()
             if replica is None and failed_at is not None:  # it waits for another replica, and nobody waits behind it
                 replica = self.ledger.pick(self.model, self.clock(), self.rng)
-                aside = self._failed_here(queues, replica)
+                aside = [] if replica is None else self._queues.set_aside(kind, replica)
             if replica is None:
                 return
-            chunks, gathers = list[Chunk](), queues is self._small and replica not in ready and self._gathers(self._at[replica])
-            if queues is self._large:
-                chunks = self._take_large()
+            chunks, gathers = list[Chunk](), kind is SMALL and replica not in ready and self._gathers(self._at[replica])
+            if kind is LARGE:
+                chunks = self._queues.take_large()
             elif not gathers:
                 ready.add(replica)
-                chunks = self._take_small(replica)
-            for chunk in reversed(aside):
-                queues[chunk.bulk].appendleft(chunk)
+                chunks = self._queues.take_small(but_of=replica if several else None)
+            self._queues.put_back(aside)
             if chunks:
                 self._launch(chunks, replica)
             elif aside or gathers:
-                stuck.add(SMALL if queues is self._small else LARGE)
+                stuck.add(kind)
 
-    def _gathers(self, at: _At) -> bool:
+    def _gathers(self, at: At) -> bool:
         """Whether small chunks do better to wait for those before them than to follow them now; comes back when they do not."""
         left_s = at.nearly_done_s - self.clock()
-        if not self.steps or not at.calls[SMALL] or left_s < TIMER_S or self._small_tokens >= self.batch_tokens:
+        if not self.steps or not at.calls[SMALL] or left_s < TIMER_S or self._queues.small_tokens >= self.batch_tokens:
             return False
         if self._gathered is None or at.nearly_done_s < self._gathered_s:
             self._stop_gathering()
@@ -281,10 +231,7 @@ class Lane:
 
     def ask(self) -> Ask:
         """What this router asks of the model, for the autoscaler."""
-        return self.feedback.ask(self.ledger.backlog_tokens(self.model) + self._bulk_tokens, self.clock())
-
-    def _waiting_tokens(self) -> int:
-        return self.ledger.waiting_tokens(self.model) + self._bulk_tokens
+        return self.feedback.ask(self.ledger.backlog_tokens(self.model) + self._queues.bulk_tokens, self.clock())
 
     def _wake(self) -> None:
         self.counters.wakes += 1
@@ -301,74 +248,11 @@ class Lane:
     async def close(self) -> None:
         """Cancel what is in flight and fail what waits."""
         self._stop_gathering()
-        for queue in (*self._small, *self._large):
-            while queue:
-                self._settle(self._unqueue(queue), self._stopping())
+        for chunk in self._queues.take_all():
+            chunk.fail(self._stopping())
         for task in list(self._flights):
             task.cancel()
         await asyncio.gather(*self._flights, return_exceptions=True)
-
-    def _queue(self, chunk: Chunk, front: bool = False) -> None:
-        queue = (self._small if chunk.small else self._large)[chunk.bulk]
-        if front:
-            queue.appendleft(chunk)
-        else:
-            queue.append(chunk)
-        chunk.waiting = True
-        if chunk.small:
-            self._small_tokens += chunk.tokens
-        if chunk.bulk:  # it goes after everybody else: nobody's wait grows by it
-            self._bulk_tokens += chunk.tokens
-        else:
-            self.ledger.queued(self.model, chunk.tokens)
-
-    def _uncount(self, chunk: Chunk) -> None:
-        if chunk.waiting:
-            chunk.waiting = False
-            if chunk.small:
-                self._small_tokens -= chunk.tokens
-            if chunk.bulk:
-                self._bulk_tokens -= chunk.tokens
-            else:
-                self.ledger.unqueued(self.model, chunk.tokens)
-
-    def _unqueue(self, queue: deque[Chunk]) -> Chunk:
-        chunk = queue.popleft()
-        self._uncount(chunk)
-        return chunk
-
-    @staticmethod
-    def _first(queues: tuple[deque[Chunk], deque[Chunk]]) -> Chunk:
-        """The chunk that goes next; one waits."""
-        return (queues[0] or queues[1])[0]
-
-    @staticmethod
-    def _failed_here(queues: tuple[deque[Chunk], deque[Chunk]], replica: str | None) -> list[Chunk]:
-        """Take out the chunks in front that `replica` failed; they still count as waiting."""
-        found = []
-        for queue in queues:
-            while replica is not None and queue and queue[0].failed_at == replica:
-                found.append(queue.popleft())
-        return found
-
-    def _waits(self, queues: tuple[deque[Chunk], deque[Chunk]]) -> bool:
-        """Whether a live chunk waits; dead ones in front are dropped on the way."""
-        for queue in queues:
-            while queue:
-                if self._alive(queue[0]):
-                    return True
-                self._unqueue(queue)
-        return False
-
-    def _alive(self, chunk: Chunk) -> bool:
-        if chunk.future.done():
-            self.counters.dropped += 1
-            return False
-        if chunk.deadline_s is not None and self.clock() >= chunk.deadline_s:
-            self.counters.dropped += 1
-            self._settle(chunk, DeadlineExceeded(chunk.deadline_s - chunk.queued_s))
-            return False
-        return True
 
     def _may_send(self, kind: int, other_waits: bool) -> bool:
         """Whether one more call of this kind leaves room for the other kind; large ones always leave some."""
@@ -376,40 +260,6 @@ class Lane:
         if kind is LARGE or other_waits:
             most -= max(1, len(self.replicas)) if self.calls_in_flight > 1 else 0
         return self._in_flight[kind] < most
-
-    def _take_large(self) -> list[Chunk]:
-        for queue in self._large:
-            while queue:
-                chunk = self._unqueue(queue)
-                if self._alive(chunk):
-                    return [chunk]
-        return []
-
-    def _take_small(self, replica: str) -> list[Chunk]:
-        """Small chunks for one call: interactive first, up to one batch, message and reply.
-
-        Those of text are all of one side, for its engine writes the prompt, which token ids hold already. None that `replica`
-        failed joins where there is another replica.
-        """
-        chunks: list[Chunk] = []
-        tokens = rows = size = 0
-        most_rows = max_rows(self.dimensions)
-        for queue in self._small:
-            while queue:
-                chunk = queue[0]
-                if chunks and (
-                    tokens + chunk.tokens > self.batch_tokens
-                    or rows + len(chunk.lengths) > most_rows
-                    or size + chunk.size > MESSAGE_BYTES
-                    or (chunk.texts is not None and chunk.input_type != chunks[0].input_type)
-                    or (len(self.replicas) > 1 and chunk.failed_at == replica)
-                ):
-                    return chunks
-                self._unqueue(queue)
-                if self._alive(chunk):
-                    chunks.append(chunk)
-                    tokens, rows, size = tokens + chunk.tokens, rows + len(chunk.lengths), size + chunk.size
-        return chunks
 
     def _launch(self, chunks: list[Chunk], replica: str) -> None:
         kind, at = SMALL if chunks[0].small else LARGE, self._at[replica]
@@ -440,11 +290,11 @@ class Lane:
             self._flights.discard(task)
             if task.cancelled():
                 for chunk in chunks:
-                    self._settle(chunk, self._stopping())
+                    chunk.fail(self._stopping())
             elif (error := task.exception()) is not None:
                 log.error("what %s answered could not be handed out:\n%s", self.model, where(error))
                 for chunk in chunks:
-                    self._settle(chunk, InternalError())
+                    chunk.fail(InternalError())
             self.pump()
 
         task.add_done_callback(landed)
@@ -462,12 +312,12 @@ class Lane:
         tokens, texts = sum(chunk.tokens for chunk in chunks), sum(len(chunk.lengths) for chunk in chunks)
         return self.feedback.model.curve.step(tokens, 0.0, texts) * self.feedback.correction.bias
 
-    async def _fly(self, chunks: list[Chunk], at: _At, dispatch: Dispatch, ahead_tokens: int) -> None:
+    async def _fly(self, chunks: list[Chunk], at: At, dispatch: Dispatch, ahead_tokens: int) -> None:
         sent_s, replica = self.clock(), dispatch.replica.id
         tokens_sq, texts = sum(c.tokens_sq(self.attention_tokens) for c in chunks), sum(len(c.lengths) for c in chunks)
         try:
             expected_s = self.feedback.model.curve.step(ahead_tokens + dispatch.tokens, tokens_sq, texts)
-            async with self._limit(at, max(self.replica_timeout_s, HANGS_AFTER * expected_s)):
+            async with at.limit(max(self.replica_timeout_s, HANGS_AFTER * expected_s)):
                 call = call_of(chunks, sent_s)
                 if self.tracing is not None and (traceparent := self.tracing.traceparent()) is not None:
                     call = call._replace(traceparent=traceparent)
@@ -481,10 +331,10 @@ class Lane:
             self._again(chunks, str(error), replica, alone=False)
         except EngineOverloaded as error:
             for chunk in chunks:
-                self._settle(chunk, Overloaded(self.model, error.retry_after_s))
+                chunk.fail(Overloaded(self.model, error.retry_after_s))
         except RouterError as error:
             for chunk in chunks:
-                self._settle(chunk, error)
+                chunk.fail(error)
         except Exception as error:
             self._failed(at, replica)
             why = error.detail if isinstance(error, EngineFailed) else f"{type(error).__name__}: {error}"
@@ -493,35 +343,16 @@ class Lane:
             now = self.clock()
             if sum(failure.code == "engine" for failure in reply.failed.values()) < rows:
                 at.failures = 0
-                self._strikes.pop(reply.replica, None)
+                self._out.answered(reply.replica)
             self.ledger.completed(dispatch)
             self.ledger.reported(self.model, reply.replica, reply.outstanding_tokens, now)
-            left = reply.outstanding_tokens + self._waiting_tokens() // max(1, len(self.replicas))
+            left = reply.outstanding_tokens + self._queues.tokens // max(1, len(self.replicas))
             if reply.replica in self._at:  # one that is gone since is not remembered again
                 self.feedback.served(reply.replica, reply.counters, full=left >= self.batch_tokens)
             self.feedback.stepped(ahead_tokens + dispatch.tokens, tokens_sq, reply.queue_s + reply.inference_s, texts)
             self._deliver(chunks, reply, sent_s)
 
-    @asynccontextmanager
-    async def _limit(self, at: _At, seconds: float) -> AsyncIterator[None]:
-        """Raises ReplicaLost in a call when it is so long since its replica answered any; an answer gives the others time."""
-        limit = asyncio.timeout(seconds)
-        at.limits[limit] = seconds
-        try:
-            async with limit:
-                yield
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise ReplicaLost(f"it answered nothing for {seconds:g} s") from error
-        finally:
-            del at.limits[limit]
-        now = asyncio.get_running_loop().time()
-        for other, other_s in at.limits.items():
-            if not other.expired():
-                other.reschedule(now + other_s)
-
-    def _failed(self, at: _At, replica: str) -> None:
+    def _failed(self, at: At, replica: str) -> None:
         at.failures += 1
         if at.failures >= FAILURES_IN_A_ROW:
             self._take_out(replica)
@@ -556,18 +387,14 @@ class Lane:
             if broken_line and not chunk.lines_broken:
                 chunk.lines_broken += 1
             elif chunk.tries:
-                self._settle(chunk, ModelUnavailable([f"{self.model} failed twice: {why}"], RETRY_AFTER_S))
+                chunk.fail(ModelUnavailable([f"{self.model} failed twice: {why}"], RETRY_AFTER_S))
                 continue
             else:
                 chunk.tries += 1
             chunk.failed_at = replica
             chunk.alone = chunk.alone or alone
             self.counters.retries += 1
-            self._queue(chunk, front=True)
+            self._queues.put(chunk, front=True)
 
     def _stopping(self) -> ModelUnavailable:
         return ModelUnavailable([f"{self.model}: this router is stopping"], RETRY_AFTER_S)
-
-    def _settle(self, chunk: Chunk, error: RouterError) -> None:
-        if not chunk.future.done():
-            chunk.future.set_exception(error)

@@ -12,8 +12,8 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.direct import Address
-from deployments.dispatch import ReplicaLost
 from deployments.engines.base import EngineDead, EngineFailed, EngineOverloaded
+from deployments.transport import ReplicaLost
 from deployments.wire import Call, Reply
 from router.errors import ModelUnavailable, Overloaded
 

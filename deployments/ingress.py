@@ -17,7 +17,6 @@ from deployments.access import Access, require_local
 from deployments.autoscale import flat
 from deployments.decision_log import open_log
 from deployments.direct import DirectTransport
-from deployments.dispatch import Transport
 from deployments.handles import HandleTransport
 from deployments.http import Asked, ClientLeft, Headers, Receive, Scope, Send
 from deployments.logs import REQUEST_IDS, where
@@ -27,6 +26,7 @@ from deployments.replicas import board
 from deployments.routers import Reports, Routers, listening_host
 from deployments.service import Answer, Service
 from deployments.tracing import Tracing, tracing
+from deployments.transport import Transport
 from deployments.views import Views
 from deployments.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
 from router import encoding, language

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from router.errors import RateLimitExceeded
 from router.keys import Grant
-from router.quota import EXCHANGE_S, Limit, Quotas, Report, Standing
+from router.quota import EXCHANGE_S, Bucket, Kind, Limit, Quotas, Report, Standing
 
 NOT_SOONER_S = 0.02  # than so long after the last exchange is the next one asked for by a request
 
@@ -22,11 +22,12 @@ Exchange = Callable[[Mapping[Limit, Report]], Awaitable[Replies]]
 log = logging.getLogger("ray.serve")
 
 
-class Limits(NamedTuple):
-    """Those of one key."""
+class Account(NamedTuple):
+    """The limits of one key."""
 
-    requests: Limit | None
-    tokens: Limit | None
+    requests: Bucket | None
+    tokens: Bucket | None
+    all: tuple[tuple[Kind, Bucket], ...]  # those that there are
 
 
 class Meters:
@@ -39,12 +40,14 @@ class Meters:
         self._asking: asyncio.Task[None] | None = None
         self._asked_s = float("-inf")
         self._failed = False
-        self._limits: dict[str, Limits] = {}  # by the name of the key
+        self._limits: dict[str, tuple[Limit, ...]] = {}  # by the name of the key
+        self._accounts: dict[str, Account] = {}  # of those that were asked for
 
     def configure(self, grants: Iterable[Grant]) -> None:
         """Forget the limits that no key has any more."""
-        self._limits = {grant.name: limits for grant in grants if any(limits := limits_of(grant))}
-        self._quotas.keep([limit for limits in self._limits.values() for limit in limits if limit is not None])
+        self._limits = {grant.name: limits for grant in grants if (limits := limits_of(grant))}
+        self._quotas.keep([limit for limits in self._limits.values() for limit in limits])
+        self._accounts = {}
 
     def routers_are(self, routers: int) -> None:
         """How many routers share the limits."""
@@ -52,36 +55,28 @@ class Meters:
 
     async def open(self, grant: Grant) -> "Bill | None":
         """Charge one request; None for a key without limits. Raises RateLimitExceeded."""
-        limits = self._limits.get(grant.name)
-        if limits is None:
+        account = self._account(grant)
+        if account is None:
             return None
-        requests, tokens = limits
-        if tokens is not None and self._quotas.spent(tokens, self._clock()):
-            raise self._refusal(tokens, 1)  # before anything is read: counting tokens is work too
-        if requests is not None:
-            await self.take(requests, 1)
-        return Bill(self, requests, tokens)
+        requests, tokens, _ = account
+        if tokens is not None and tokens.spent(self._clock()):
+            raise self._refusal("tokens", tokens, 1)  # before anything is read: counting tokens is work too
+        if requests is not None and not requests.take(1, self._clock()):
+            await self.take_after_all("requests", requests, 1)
+        return Bill(self, account, self._clock)
 
-    async def take(self, limit: Limit, cost: int) -> None:
-        """Spend `cost`, or raise RateLimitExceeded."""
-        if limit.kind == "tokens" and cost > limit.per_minute:
-            raise RateLimitExceeded.never(cost, limit.per_minute)
-        if self._quotas.take(limit, cost, self._clock()):
-            return
-        if self._quotas.elsewhere(limit, cost, self._clock()):
+    async def take_after_all(self, kind: Kind, bucket: Bucket, cost: int) -> None:
+        """Spend what was refused once the others were heard, or raise RateLimitExceeded."""
+        if self._quotas.routers > 1 and bucket.elsewhere(cost):
             await self.exchange()
-            if self._quotas.take(limit, cost, self._clock(), again=True):
+            if bucket.take(cost, self._clock(), again=True):
                 return
-        raise self._refusal(limit, cost)
+        raise self._refusal(kind, bucket, cost)
 
-    def settle(self, limit: Limit, difference: int) -> None:
-        """See Bucket.settle."""
-        self._quotas.settle(limit, difference, self._clock())
-
-    def standings(self, grant: Grant) -> list[tuple[Limit, Standing]]:
+    def standings(self, grant: Grant) -> list[tuple[Kind, Standing]]:
         """What is left of each limit of a key."""
-        now = self._clock()
-        return [(limit, self._quotas.standing(limit, now)) for limit in self._limits.get(grant.name, ()) if limit is not None]
+        account, now = self._account(grant), self._clock()
+        return [] if account is None else [(kind, bucket.standing(now)) for kind, bucket in account.all]
 
     def answer(self, router: str, reports: Mapping[Limit, Report]) -> dict[Limit, Report]:
         """What this router replies to another one's exchange."""
@@ -124,42 +119,53 @@ class Meters:
             self._asked_s, self._asking = self._clock(), None
         self._quotas.exchanged(replies, self._clock())
 
-    def _refusal(self, limit: Limit, cost: int) -> RateLimitExceeded:
-        return RateLimitExceeded(f"{limit.per_minute} {limit.kind} per minute", self._quotas.wait_s(limit, cost, self._clock()))
+    def _account(self, grant: Grant) -> Account | None:
+        account = self._accounts.get(grant.name)
+        if account is None and (limits := self._limits.get(grant.name)):
+            buckets = {limit.kind: self._quotas.bucket(limit, self._clock()) for limit in limits}
+            account = Account(buckets.get("requests"), buckets.get("tokens"), tuple(buckets.items()))
+            self._accounts[grant.name] = account
+        return account
+
+    def _refusal(self, kind: Kind, bucket: Bucket, cost: int) -> RateLimitExceeded:
+        return RateLimitExceeded(f"{bucket.per_minute} {kind} per minute", bucket.wait_s(cost, self._clock()))
 
 
 class Bill:
-    """What one request was charged."""
+    """What one request was charged; on a limit that is gone from the config meanwhile it is settled all the same, unseen."""
 
-    __slots__ = ("_charged", "_meters", "_requests", "_tokens")
+    __slots__ = ("_charged", "_clock", "_meters", "_requests", "_tokens")
 
-    def __init__(self, meters: Meters, requests: Limit | None, tokens: Limit | None) -> None:
-        self._meters, self._requests, self._tokens = meters, requests, tokens
+    def __init__(self, meters: Meters, account: Account, clock: Callable[[], float]) -> None:
+        self._meters, self._clock = meters, clock
+        self._requests, self._tokens, _ = account
         self._charged = 0
 
     async def charge(self, tokens: int) -> None:
         """Charge what the request will be read as, before it is; raises RateLimitExceeded."""
-        if self._tokens is not None:
-            await self._meters.take(self._tokens, tokens)
-            self._charged = tokens
+        bucket = self._tokens
+        if bucket is None:
+            return
+        if tokens > bucket.per_minute:
+            raise RateLimitExceeded.never(tokens, bucket.per_minute)
+        if not bucket.take(tokens, self._clock()):
+            await self._meters.take_after_all("tokens", bucket, tokens)
+        self._charged = tokens
 
     def answered(self, tokens: int) -> None:
         """Settle on what the model read."""
         if self._tokens is not None and tokens != self._charged:
-            self._meters.settle(self._tokens, tokens - self._charged)
+            self._tokens.settle(tokens - self._charged, self._clock())
 
     def failed(self, status: int) -> None:
         """Give back the tokens, and the request too where the service is to blame; one that made no sense stays counted."""
         if self._tokens is not None and self._charged:
-            self._meters.settle(self._tokens, -self._charged)
+            self._tokens.settle(-self._charged, self._clock())
         if self._requests is not None and (status >= 500 or status == 429):
-            self._meters.settle(self._requests, -1)
+            self._requests.settle(-1, self._clock())
 
 
-def limits_of(grant: Grant) -> Limits:
+def limits_of(grant: Grant) -> tuple[Limit, ...]:
     """The limits of a key."""
-    requests, tokens = grant.requests_per_minute, grant.tokens_per_minute
-    return Limits(
-        None if requests is None else Limit(grant.name, "requests", requests),
-        None if tokens is None else Limit(grant.name, "tokens", tokens),
-    )
+    pairs = (("requests", grant.requests_per_minute), ("tokens", grant.tokens_per_minute))
+    return tuple(Limit(grant.name, kind, most) for kind, most in pairs if most is not None)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from deployments.compare import CANARY, Answered, Comparison
 from deployments.decision_log import DecisionLog
-from deployments.dispatch import RETRY_AFTER_S, Lane, Transport
+from deployments.dispatch import RETRY_AFTER_S, Lane
 from deployments.engines.base import Vectors
 from deployments.events import Events
 from deployments.gather import Gatherer
@@ -19,6 +19,7 @@ from deployments.reader import Reader
 from deployments.recent import Recent
 from deployments.shared_cache import open_shared
 from deployments.tracing import Tracing
+from deployments.transport import Transport
 from router.adapters import Adapter, as_ranked, load_adapters
 from router.cache import VectorCache
 from router.config import RouterArgs

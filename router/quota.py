@@ -81,19 +81,15 @@ class Bucket:
     present: float = 1.0  # part of all routers that was heard, this one included
     used: float = 0.0
     demand: float = 0.0
+    per_s: float = field(init=False)  # how fast the whole bucket fills
     born_s: float = field(init=False)
     _heard: dict[str, _Heard] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.born_s = self.at_s
+        self.per_s, self.born_s = self.per_minute / 60.0, self.at_s
         self.level = float(self.per_minute)
         self.share = self.present = 1.0 / self.routers
         self.allowance = self.share * self.level
-
-    @property
-    def per_s(self) -> float:
-        """How fast the whole bucket fills."""
-        return self.per_minute / 60.0
 
     def advance(self, now: float) -> None:
         """Fill for the time since the last call, once that is a millisecond."""
@@ -124,6 +120,21 @@ class Bucket:
         """When `cost` may be asked for again: the bucket has to fill, or only the shares have to move."""
         self.advance(now)
         return max(EXCHANGE_S, (cost - self.level) / self.per_s)
+
+    def spent(self, now: float) -> bool:
+        """Whether not even one more may be taken, anywhere."""
+        self.advance(now)
+        return self.level < 1.0
+
+    def elsewhere(self, cost: int) -> bool:
+        """Whether an exchange could help one that was refused: the bucket holds `cost`, and other routers may spend it."""
+        return self.level >= cost > self.allowance
+
+    def standing(self, now: float) -> Standing:
+        """What is left of the whole limit, as far as this router knows."""
+        self.advance(now)
+        left = max(0.0, self.level)
+        return Standing(self.per_minute, int(left + ROUNDING), (self.per_minute - self.level) / self.per_s)
 
     def report(self, now: float) -> Report:
         """What the others shall know."""
@@ -179,37 +190,12 @@ class Quotas:
         self.routers = 1
         self._buckets: dict[Limit, Bucket] = {}
 
-    def take(self, limit: Limit, cost: int, now: float, again: bool = False) -> bool:
-        """Whether `cost` was spent; see Bucket.take."""
-        return self._bucket(limit, now).take(cost, now, again)
-
-    def settle(self, limit: Limit, difference: int, now: float) -> None:
-        """See Bucket.settle; a limit that is not in the config any more needs none."""
-        if (bucket := self._buckets.get(limit)) is not None:
-            bucket.settle(difference, now)
-
-    def wait_s(self, limit: Limit, cost: int, now: float) -> float:
-        """See Bucket.wait_s."""
-        return self._bucket(limit, now).wait_s(cost, now)
-
-    def spent(self, limit: Limit, now: float) -> bool:
-        """Whether not even one more may be taken, anywhere."""
-        bucket = self._bucket(limit, now)
-        bucket.advance(now)
-        return bucket.level < 1.0
-
-    def elsewhere(self, limit: Limit, cost: int, now: float) -> bool:
-        """Whether an exchange could help: the bucket holds `cost`, and other routers may spend it."""
-        bucket = self._bucket(limit, now)
-        bucket.advance(now)
-        return self.routers > 1 and bucket.level >= cost > bucket.allowance
-
-    def standing(self, limit: Limit, now: float) -> Standing:
-        """What is left of the whole limit, as far as this router knows."""
-        bucket = self._bucket(limit, now)
-        bucket.advance(now)
-        left = max(0.0, bucket.level)
-        return Standing(limit.per_minute, int(left + ROUNDING), (limit.per_minute - bucket.level) / bucket.per_s)
+    def bucket(self, limit: Limit, now: float) -> Bucket:
+        """That of a limit, full where there was none."""
+        bucket = self._buckets.get(limit)
+        if bucket is None:
+            bucket = self._buckets[limit] = Bucket(limit.per_minute, now, self.routers)
+        return bucket
 
     def reports(self, now: float) -> dict[Limit, Report]:
         """What an exchange starts with: the buckets that are not full and idle."""
@@ -222,7 +208,7 @@ class Quotas:
         """What this router replies to another one's exchange, having taken it in and given up what it leaves."""
         replies = {}
         for limit, report in reports.items():
-            bucket = self._bucket(limit, now)
+            bucket = self.bucket(limit, now)
             bucket.heard(router, report, now, knows_me=False)
             bucket.share_out(self.routers, now, shrink_only=True)
             replies[limit] = bucket.report(now)
@@ -232,7 +218,7 @@ class Quotas:
         """Take in the replies of all others that answered, and take the share that follows."""
         for router, reports in replies.items():
             for limit, report in reports.items():
-                self._bucket(limit, now).heard(router, report, now, knows_me=True)
+                self.bucket(limit, now).heard(router, report, now, knows_me=True)
         for bucket in self._buckets.values():
             bucket.share_out(self.routers, now)
 
@@ -240,9 +226,3 @@ class Quotas:
         """Forget every other bucket: its limit is not in the config any more."""
         wanted = set(limits)
         self._buckets = {limit: bucket for limit, bucket in self._buckets.items() if limit in wanted}
-
-    def _bucket(self, limit: Limit, now: float) -> Bucket:
-        bucket = self._buckets.get(limit)
-        if bucket is None:
-            bucket = self._buckets[limit] = Bucket(limit.per_minute, now, self.routers)
-        return bucket

@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from deployments import engines
-from deployments.dispatch import ReplicaLost
 from deployments.engines.base import Batch
 from deployments.ingress import Application
 from deployments.service import Service
+from deployments.transport import ReplicaLost
 from deployments.wire import Call, Reply
 from router import adapters
 from router.adapters import load_adapters

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from deployments.dispatch import LineLost, ReplicaLost
 from deployments.engines.base import EngineOverloaded
+from deployments.transport import LineLost, ReplicaLost
 from deployments.wire import Call, Failure, Reply
 from router.feedback import Counters
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from deployments import direct
 from deployments.direct import Address, DirectTransport, Line, Listener
-from deployments.dispatch import LineLost, ReplicaLost
 from deployments.engines.base import EngineDead, EngineError, EngineOverloaded
+from deployments.transport import LineLost, ReplicaLost
 from deployments.wire import Call, Failure, Reply, pack_call, pack_reply, unpack_call, unpack_reply
 from router.errors import RequestTooLarge
 from router.feedback import Counters

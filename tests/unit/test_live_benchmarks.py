@@ -110,6 +110,7 @@ def test_a_ratio_is_told_with_the_interval_that_its_rounds_leave() -> None:
     low, high = observability.interval(rounds * 3)
     assert 0.85 < low < 1.0 < high < 1.15
     assert observability.interval([0.5, 1.0, 2.0]) == pytest.approx((0.5, 2.0))  # three rounds tell nothing
-    without, with_them = [observability.Measured(per_s, 1.0) for per_s in (50, 200)], [observability.Measured(100, 1.1)] * 2
+    without = [observability.Measured(per_s, 0.8, 0.2) for per_s in (50, 200)]
+    with_them = [observability.Measured(100, 0.7, 0.4)] * 2
     found = observability.row(with_them, without)
     assert (found["ratio"], found["cpu_ratio"]) == pytest.approx((1.25, 1.1))  # of the rounds' ratios, not of the medians

@@ -30,13 +30,13 @@ class Service:
             while self._next_s[index] <= now:
                 self.exchange(index, next_s)
                 self._next_s[index] = next_s = next_s + EXCHANGE_S
-        own = self.routers[router]
-        if own.take(limit, cost, now):
+        bucket = self.routers[router].bucket(limit, now)
+        if bucket.take(cost, now):
             return True
-        if not own.elsewhere(limit, cost, now):
+        if not bucket.elsewhere(cost):
             return False
         self.exchange(router, now)
-        return own.take(limit, cost, now, again=True)
+        return bucket.take(cost, now, again=True)
 
     def exchange(self, router: int, now: float) -> None:
         own, replies = self.routers[router], {}
@@ -63,10 +63,10 @@ def admitted(
 
 def test_one_router_keeps_the_limit_to_the_request() -> None:
     quotas = Quotas()
-    assert sum(quotas.take(LIMIT, 1, 0.0) for _ in range(1000)) == 600
-    assert sum(quotas.take(LIMIT, 1, 30.0) for _ in range(1000)) == 300
-    assert quotas.standing(LIMIT, 30.0) == (600, 0, 60.0)
-    assert quotas.wait_s(LIMIT, 10, 30.0) == pytest.approx(1.0)
+    assert sum(quotas.bucket(LIMIT, 0.0).take(1, 0.0) for _ in range(1000)) == 600
+    assert sum(quotas.bucket(LIMIT, 30.0).take(1, 30.0) for _ in range(1000)) == 300
+    assert quotas.bucket(LIMIT, 30.0).standing(30.0) == (600, 0, 60.0)
+    assert quotas.bucket(LIMIT, 30.0).wait_s(10, 30.0) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("where", WHERE.values(), ids=WHERE)
@@ -107,23 +107,23 @@ def test_a_router_that_dies_leaves_its_share_reserved_until_serve_says_that_it_i
     survivor = service.routers[0]
     later_s = 60.0 + SILENT_S
     survivor.exchanged({}, later_s)
-    assert not survivor.take(LIMIT, 400, later_s)
+    assert not survivor.bucket(LIMIT, later_s).take(400, later_s)
     survivor.routers = 1
     survivor.exchanged({}, later_s)
-    assert survivor.take(LIMIT, 400, later_s)
+    assert survivor.bucket(LIMIT, later_s).take(400, later_s)
 
 
 def test_a_router_that_starts_late_takes_over_what_the_others_know() -> None:
     old, new = Quotas(), Quotas()
     old.routers = new.routers = 2
     old.exchanged({}, 0.0)
-    while old.take(LIMIT, 1, 100.0):
+    while old.bucket(LIMIT, 100.0).take(1, 100.0):
         pass
-    new.take(LIMIT, 1, 100.0)
+    new.bucket(LIMIT, 100.0).take(1, 100.0)
     replies = old.answer("new", new.reports(100.0), 100.0)
     new.exchanged({"old": replies}, 100.0)
-    assert new.standing(LIMIT, 100.0).remaining == old.standing(LIMIT, 100.0).remaining
-    assert new.standing(LIMIT, 100.0).remaining < LIMIT.per_minute - 298
+    assert new.bucket(LIMIT, 100.0).standing(100.0).remaining == old.bucket(LIMIT, 100.0).standing(100.0).remaining
+    assert new.bucket(LIMIT, 100.0).standing(100.0).remaining < LIMIT.per_minute - 298
 
 
 def test_a_refund_comes_back_and_a_debt_is_waited_for() -> None:
@@ -140,9 +140,9 @@ def test_a_refund_comes_back_and_a_debt_is_waited_for() -> None:
 
 def test_a_limit_that_changed_starts_full_and_one_that_is_gone_is_forgotten() -> None:
     quotas, other = Quotas(), Limit("key", "requests", 700)
-    assert quotas.take(LIMIT, 600, 0.0)
+    assert quotas.bucket(LIMIT, 0.0).take(600, 0.0)
     quotas.keep([other])
-    assert quotas.take(other, 700, 0.0)
+    assert quotas.bucket(other, 0.0).take(700, 0.0)
     assert LIMIT not in quotas.reports(0.0)
 
 
@@ -157,9 +157,10 @@ def test_a_request_that_asks_twice_is_wanted_once() -> None:
 
 def test_what_is_settled_on_a_limit_that_was_removed_brings_it_not_back() -> None:
     quotas = Quotas()
-    assert quotas.take(LIMIT, 1, 0.0)
+    before = quotas.bucket(LIMIT, 0.0)
+    assert before.take(1, 0.0)
     quotas.keep([])
-    quotas.settle(LIMIT, -1, 1.0)
+    before.settle(-1, 1.0)
     assert quotas.reports(1.0) == {}
-    assert quotas.take(LIMIT, 1, 1.0)
+    assert quotas.bucket(LIMIT, 1.0).take(1, 1.0)
     assert quotas.reports(1.0)[LIMIT].used == 1.0
