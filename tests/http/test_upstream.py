@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from deployments import dispatch, engines
+from deployments import engines, standing
 from deployments.embedder import Host
 from deployments.engines.base import EngineDead
 from deployments.identity import WrongModel, identity_of
@@ -101,8 +101,8 @@ def upstream() -> Iterator[tuple[str, list[str]]]:
 
 
 def test_whatever_the_server_behind_a_model_does_a_request_ends_right_or_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "OUT_S", 0.05)
-    monkeypatch.setattr(dispatch, "MOST_OUT_S", 0.2)
+    monkeypatch.setattr(standing, "OUT_S", 0.05)
+    monkeypatch.setattr(standing, "MOST_OUT_S", 0.2)
     with upstream() as (url, fault):
         model = {
             "engine": {"kind": "remote", "base_url": url, "model": "theirs", "timeout_s": WAIT_S}, "dimensions": WIDTH,
