@@ -27,7 +27,7 @@ class Account(NamedTuple):
 
     requests: Bucket | None
     tokens: Bucket | None
-    all: tuple[tuple[Kind, Bucket], ...]  # those that there are
+    each: tuple[tuple[Kind, Bucket], ...]  # those that there are
 
 
 class Meters:
@@ -76,7 +76,7 @@ class Meters:
     def standings(self, grant: Grant) -> list[tuple[Kind, Standing]]:
         """What is left of each limit of a key."""
         account, now = self._account(grant), self._clock()
-        return [] if account is None else [(kind, bucket.standing(now)) for kind, bucket in account.all]
+        return [] if account is None else [(kind, bucket.standing(now)) for kind, bucket in account.each]
 
     def answer(self, router: str, reports: Mapping[Limit, Report]) -> dict[Limit, Report]:
         """What this router replies to another one's exchange."""
