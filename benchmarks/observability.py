@@ -33,6 +33,7 @@ from benchmarks.load import Shape
 from benchmarks.servers import ONE, Server
 from benchmarks.switched import PATH, Standing
 from router.keys import hash_of, new_key
+from tests.support.tiny_qwen3 import quick_dtype
 
 NOTHING = "nothing"
 PARTS = {
@@ -83,7 +84,7 @@ def config(model: str, model_config: dict[str, Any]) -> dict[str, Any]:
 def tiny_qwen3(folder: Path) -> dict[str, Any]:
     """The model of the data plane's benchmark."""
     source = str(servers.checkpoints(folder)[ONE])
-    args = {"dtype": servers.dtype(), "kv_cache_memory_bytes": servers.KV_BYTES}
+    args = {"dtype": quick_dtype(), "kv_cache_memory_bytes": servers.KV_BYTES}
     return {
         "engine": {"kind": "vllm", "source": source, "args": args},
         "tokenizer": source, "dimensions": servers.WIDTHS[ONE], "max_tokens": servers.MAX_TOKENS, "environment": "cpu-vllm",

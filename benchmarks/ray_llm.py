@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from benchmarks.servers import dtype
+from tests.support.tiny_qwen3 import quick_dtype
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     configs = [
         LLMConfig(
             model_loading_config={"model_id": name, "model_source": str(Path(folder))},
-            engine_kwargs={"runner": "pooling", "enforce_eager": True, "dtype": dtype(), "max_model_len": 4096},
+            engine_kwargs={"runner": "pooling", "enforce_eager": True, "dtype": quick_dtype(), "max_model_len": 4096},
             placement_group_config={"bundles": [{"CPU": 0.25}]},
             deployment_config={"num_replicas": 1, "max_ongoing_requests": 1000},
             log_engine_metrics=False,

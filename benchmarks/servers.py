@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import PackageNotFoundError, files
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,11 +23,10 @@ from typing import Any
 
 import httpx
 import psutil
-import torch
 import yaml
 
 from tests.support.ports import free_port
-from tests.support.tiny_qwen3 import write_tiny_qwen3
+from tests.support.tiny_qwen3 import quick_dtype, write_tiny_qwen3
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = {"qwen3-embedding-0.6b": 1024, "qwen3-embedding-4b": 2560, "qwen3-embedding-8b": 4096}
@@ -78,13 +76,6 @@ class Server:
         return total
 
 
-@cache
-def dtype() -> str:
-    """What every peer computes in: bfloat16 where this processor multiplies it, else float32, which it multiplies sooner."""
-    able: dict[str, Any] = torch.cpu.get_capabilities()
-    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
-
-
 def checkpoints(folder: Path) -> dict[str, Path]:
     """Random one-layer checkpoints of Qwen3's three widths below `folder`, written once (2.3 GB)."""
     return {
@@ -105,7 +96,7 @@ def ours(
     made = checkpoints(folder)
     engines = {
         model: {"kind": "fake"} if fake else {
-            "kind": "vllm", "source": str(made[model]), "args": {"dtype": dtype(), "kv_cache_memory_bytes": KV_BYTES}
+            "kind": "vllm", "source": str(made[model]), "args": {"dtype": quick_dtype(), "kv_cache_memory_bytes": KV_BYTES}
         }
         for model in models
     }
@@ -157,7 +148,7 @@ def vllm_serve(folder: Path, scratch: Path, every_core: bool = False) -> Iterato
     port = free_port()
     command = [
         sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(checkpoints(folder)[ONE]), "--served-model-name", ONE,
-        "--runner", "pooling", "--enforce-eager", "--dtype", dtype(), "--max-model-len", str(MAX_TOKENS),
+        "--runner", "pooling", "--enforce-eager", "--dtype", quick_dtype(), "--max-model-len", str(MAX_TOKENS),
         "--no-enable-prefix-caching",
         "--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning",
     ]

@@ -118,7 +118,9 @@ class Host:
             caller.uncancel()  # it was `_give_up`
             raise EngineDead(self._dead) from None
         except EngineDead as error:
-            self._dead = str(error)
+            if self._dead is None:
+                self._dead = str(error)
+                log.error("%s; this replica answers no more\n%s", error, where(error))
             raise error from None  # Serve logs what leaves here, causes and all, and those may quote a text
         except EngineOverloaded as error:
             raise error from None

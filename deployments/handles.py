@@ -65,8 +65,10 @@ class HandleTransport:
         """Call `replica` of `model`, or another one if it is gone by now."""
         try:
             reply: Reply = await self._embed[model].remote(call, to=replica)
-        except (RayActorError, EngineDead) as error:
+        except RayActorError as error:
             raise ReplicaLost(f"{type(error).__name__} at replica {replica}") from error
+        except EngineDead as error:
+            raise ReplicaLost(f"the engine of replica {replica} died: {error}") from error
         except RayTaskError as error:
             if isinstance(error.cause, EngineDead):
                 raise ReplicaLost(f"the engine of replica {replica} died: {error.cause}") from error

@@ -295,6 +295,8 @@ class Router:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What this router asks of every model, for the autoscaling policy; Serve sends it to its controller."""
+        if not hasattr(self, "service"):  # Serve asks while __init__ still waits
+            return {}
         return flat({model: lane.ask() for model, lane in self.service.lanes.items()})
 
     def __serve_build_asgi_app__(self) -> Application:

@@ -204,11 +204,10 @@ class InProcess:
 
     def _step(self, engine: "LLMEngine", tell: Callable[..., None]) -> None:
         """Take what came in, step, hand out what is done, until told to stop."""
-        from vllm import PoolingParams
         from vllm.exceptions import VLLMClientError
         from vllm.inputs import tokens_input
 
-        params = PoolingParams(task="embed")
+        params = _same_for_all()
         names = map(str, count())
         running: dict[str, tuple[_Job, int]] = {}
         set_threads = _thread_setter(engine.vllm_config)
@@ -250,6 +249,20 @@ class InProcess:
                     done.append(owner)
             if answered or done:
                 tell(self._finish, done)
+
+
+def _same_for_all() -> "PoolingParams":
+    """One object that all texts share: vLLM would copy it deeply for each, which takes a fifth of the time to add one.
+
+    What vLLM writes into it follows from the task and the model, which are the same for every text.
+    """
+    from vllm import PoolingParams
+
+    class Same(PoolingParams):  # type: ignore[misc,unused-ignore]
+        def clone(self) -> "PoolingParams":
+            return self
+
+    return Same(task="embed")
 
 
 def _thread_setter(config: "VllmConfig") -> Callable[[int], None] | None:

@@ -1,67 +1,74 @@
 """vLLM's own metrics, in our tally instead of Ray's objects.
 
-vLLM decides what is measured and when: this is its RayPrometheusStatLogger with other classes for gauge, counter and histogram.
-Its own tell Ray every value of every text, about fifteen calls of 5-8 us for each; ours add to a dictionary, on vLLM's thread,
-and are published with the rest of the replica's. What means nothing for embeddings (generated tokens, LoRA) is not kept.
+vLLM decides what is measured and when, as with its RayPrometheusStatLogger. That logger keeps about sixty metrics and tells Ray
+every value of every text, about fifteen calls of 5-8 us for each; ours takes the twelve that mean something for embeddings out of
+the same records, adds them to dictionaries on vLLM's thread, and they are published with the rest of the replica's.
 """
 
-from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vllm.v1.engine import FinishReason
 from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
-from deployments.metrics import OF_VLLM, EngineStats, Labels, Metric
+from deployments.metrics import OF_VLLM, EngineStats
 
-_OURS = ("model_name", "engine")  # labels that `model` stands for
-_RENAMED = {"iteration_tokens_total": "iteration_tokens"}  # Ray puts `_total` behind every counter
-_WANTED = {metric.name: metric for metric in OF_VLLM}
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
-
-class Series:
-    """What vLLM takes for a Prometheus metric, of any of the three kinds."""
-
-    def __init__(
-        self, stats: EngineStats, name: str, documentation: str = "", labelnames: Sequence[str] | None = None, **unused: Any
-    ) -> None:
-        name = name.removeprefix("vllm:")
-        self._tally, self._names = stats.tally, tuple(labelnames or ())
-        self._metric: Metric | None = _WANTED.get(_RENAMED.get(name, name))
-        self._labels: Labels = (stats.model,)
-
-    def labels(self, *values: object, **named: object) -> "Series":
-        """The series with these labels, known from now on."""
-        given = dict(zip(self._names, values, strict=False)) | named
-        made = object.__new__(Series)
-        made._tally, made._names, made._metric = self._tally, self._names, self._metric
-        made._labels = (*self._labels, *(str(given[name]) for name in self._names if name not in _OURS))
-        if self._metric is not None and self._metric.kind != "histogram":
-            self._tally.add(self._metric, made._labels, 0)
-        return made
-
-    def inc(self, amount: float = 1) -> None:
-        """Count."""
-        if self._metric is not None:
-            self._tally.add(self._metric, self._labels, amount)
-
-    def set(self, value: float) -> None:
-        """Show."""
-        if self._metric is not None:
-            self._tally.set(self._metric, self._labels, value)
-
-    def observe(self, value: float) -> None:
-        """One more value."""
-        if self._metric is not None:
-            self._tally.observe(self._metric, self._labels, value)
-
-    def set_to_current_time(self) -> None:
-        """Only metrics that are not kept ask for this."""
+_KEPT = {metric.name: metric for metric in OF_VLLM}
+_RUNNING, _WAITING, _KV_CACHE = (_KEPT[name] for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"))
+_LOOKED_FOR, _FOUND = _KEPT["prefix_cache_queries"], _KEPT["prefix_cache_hits"]
+_PREEMPTED, _TOKENS, _OF_A_STEP = _KEPT["num_preemptions"], _KEPT["prompt_tokens"], _KEPT["iteration_tokens"]
+_ENDED = _KEPT["request_success"]
+_ALL, _QUEUED, _COMPUTED = (
+    _KEPT[name] for name in ("e2e_request_latency_seconds", "request_queue_time_seconds", "request_inference_time_seconds")
+)
 
 
 def stat_logger(stats: EngineStats) -> type[RayPrometheusStatLogger]:
-    """A class, as vLLM would start a second logger beside anything else."""
+    """A class, as vLLM makes the logger itself; of this base, or vLLM would start its own Prometheus logger beside it."""
+    tally, labels = stats.tally, (stats.model,)
+    by_reason = {reason: (stats.model, str(reason)) for reason in FinishReason}
 
     class Stats(RayPrometheusStatLogger):  # type: ignore[misc,unused-ignore]
-        _gauge_cls = _counter_cls = _histogram_cls = partial(Series, stats)
+        def __init__(self, vllm_config: "VllmConfig", engine_indexes: list[int] | None = None) -> None:
+            """Begin at nothing, so that every series is there before the first text."""
+            for metric in OF_VLLM:
+                if metric.kind != "histogram" and metric is not _ENDED:
+                    tally.add(metric, labels, 0)
+            for named in by_reason.values():
+                tally.add(_ENDED, named, 0)
+
+        def record(
+            self,
+            scheduler_stats: "SchedulerStats | None",
+            iteration_stats: "IterationStats | None",
+            mm_cache_stats: object = None,
+            engine_idx: int = 0,
+        ) -> None:
+            """Count one step."""
+            if scheduler_stats is not None:
+                tally.set(_RUNNING, labels, scheduler_stats.num_running_reqs)
+                tally.set(_WAITING, labels, scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs)
+                tally.set(_KV_CACHE, labels, scheduler_stats.kv_cache_usage)
+                tally.add(_LOOKED_FOR, labels, scheduler_stats.prefix_cache_stats.queries)
+                tally.add(_FOUND, labels, scheduler_stats.prefix_cache_stats.hits)
+            if iteration_stats is None:
+                return
+            read = iteration_stats.prompt_token_stats
+            tally.add(_PREEMPTED, labels, iteration_stats.num_preempted_reqs)
+            tally.add(_TOKENS, labels, read.total)
+            tally.observe(_OF_A_STEP, labels, read.computed)
+            for text in iteration_stats.finished_requests:
+                tally.add(_ENDED, by_reason[text.finish_reason])
+                tally.observe(_ALL, labels, text.e2e_latency)
+                tally.observe(_QUEUED, labels, text.queued_time)
+                tally.observe(_COMPUTED, labels, text.inference_time)
+
+        def _nothing(self, *args: Any, **named: Any) -> None:
+            """What is not kept: sleep, admission by vLLM's own server, the cache's configuration."""
+
+        log_engine_initialized = record_sleep_state = record_admission_rejection = _nothing
 
     return Stats

@@ -1,11 +1,22 @@
 """The router as users run it, started once for all tests that only ask it something."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from openai import OpenAI
 
 from tests.support.launched import ROOT, Launched, launched
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where a test fails, what the router's processes complained of is a part of the report."""
+    report = yield
+    if report.failed:
+        for name, value in item.funcargs.items():
+            if isinstance(value, Launched):
+                report.sections.append((f"complaints in the logs of {name}", "\n".join(value.complaints())))
+    return report
 
 
 @pytest.fixture(scope="module")

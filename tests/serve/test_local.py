@@ -2,10 +2,8 @@
 
 import inspect
 import json
-import re
 import textwrap
 import threading
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -122,10 +120,9 @@ def test_replicas_outlive_serves_controller(local: Launched) -> None:
     replicas = {one.pid for one in local.processes("ray::ServeReplica:")}
     (controller,) = local.processes("ray::ServeController")
     controller.kill()
-    logs = Path(re.findall(r"logs in (\S+)", local.said)[-1]) / "serve"
 
     def recovered() -> bool:
-        return any("Finished recovering deployments" in log.read_text() for log in logs.glob("controller_*.log"))
+        return any("Finished recovering deployments" in log.read_text() for log in local.logs.glob("controller_*.log"))
 
     wait_for(recovered, "another controller")
     assert {one.pid for one in local.processes("ray::ServeReplica:")} == replicas

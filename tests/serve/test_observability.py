@@ -106,9 +106,7 @@ def told(live: Launched) -> Path:
         assert answer.status_code == status, answer.text
         if number:
             assert answer.headers["x-request-id"] == f"request-{number}"
-    found = re.search(r"logs in (\S+)", live.said)
-    assert found is not None
-    return Path(found[1])
+    return live.logs.parent
 
 
 def test_no_text_is_in_any_log_or_span(told: Path) -> None:

@@ -22,6 +22,19 @@ class Launched:
     def __init__(self, process: "subprocess.Popen[str]", url: str, said: str) -> None:
         self.process, self.url, self.said = process, url, said
 
+    @property
+    def logs(self) -> Path:
+        """Where Serve's processes write."""
+        return Path(re.findall(r"logs in (\S+)", self.said)[-1]) / "serve"
+
+    def complaints(self, most: int = 40) -> list[str]:
+        """The last warnings and errors of each process, under the name of its log."""
+        found = []
+        for log in sorted(self.logs.glob("*.log")):
+            lines = [line for line in log.read_text(errors="replace").splitlines() if re.search(r"WARNING|ERROR", line)]
+            found += [f"{log.name}:", *lines[-most:]] if lines else []
+        return found
+
     def processes(self, title: str) -> list[psutil.Process]:
         """Those that were started and whose title matches this expression from its beginning."""
         found = []

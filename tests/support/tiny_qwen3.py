@@ -6,7 +6,9 @@ they carry, while embeddings are small beside it, so that the last token's own d
 """
 
 import json
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from tests.support.qwen_tokenizer import write_qwen_tokenizer
 
@@ -14,6 +16,15 @@ VOCABULARY = 151669
 INTERMEDIATE = 512
 KEY_VALUE_HEADS = 8
 HEAD = 128
+
+
+@cache
+def quick_dtype() -> Literal["bfloat16", "float32"]:
+    """bfloat16 where this processor multiplies it, else float32, which it then multiplies several times sooner."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
 
 
 def write_tiny_qwen3(

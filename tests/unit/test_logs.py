@@ -91,12 +91,17 @@ async def test_what_leaves_a_replica_has_the_engines_words_only_as_detail(
     assert "the engine failed" in caplog.text
 
 
-async def test_the_death_of_an_engine_leaves_without_its_causes() -> None:
+async def test_the_death_of_an_engine_leaves_without_its_causes_which_the_log_has_once(caplog: pytest.LogCaptureFixture) -> None:
     dead = EngineDead("it was stopped")
     dead.__cause__ = ValueError(SECRET)
-    with pytest.raises(EngineDead) as caught:
-        await Host(Failing(dead), "replica").embed(call())
-    assert caught.value.__cause__ is None
+    host = Host(Failing(dead), "replica")
+    for _ in range(2):
+        with pytest.raises(EngineDead) as caught:
+            await host.embed(call())
+        assert caught.value.__cause__ is None
+    (said,) = caplog.messages
+    assert said.startswith("it was stopped; this replica answers no more\nValueError\nwhich led to\n")
+    assert SECRET not in said
 
 
 def test_records_carry_the_requests_whose_work_is_done() -> None:
