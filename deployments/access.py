@@ -79,10 +79,9 @@ class Access:
     def limits(self, grant: Grant) -> dict[str, str]:
         """OpenAI's headers about a key's limits."""
         told = {}
-        for kind, standing in self.meters.standings(grant):
+        for kind, limit, left, full_after_s in self.meters.left(grant):
             most, remaining, reset = _LIMIT_HEADERS[kind]
-            told[most], told[remaining] = str(standing.limit), str(standing.remaining)
-            told[reset] = duration(standing.full_after_s)
+            told[most], told[remaining], told[reset] = str(limit), str(left), duration(full_after_s)
         return told
 
     def preflight(self, headers: Headers) -> dict[str, str] | None:
@@ -137,7 +136,7 @@ def require_local(args: RouterArgs, host: str | None, where: str) -> None:
 def duration(seconds: float) -> str:
     """A time as OpenAI's headers have it: `250ms`, `1.5s`, `6m0s`."""
     if seconds < 1:
-        return f"{max(0, round(seconds * 1000))}ms"
+        return f"{int(max(0.0, seconds) * 1000 + 0.5)}ms"
     minutes, rest = divmod(round(seconds, 1), 60)
     return f"{int(minutes)}m{rest:g}s" if minutes else f"{rest:g}s"
 

@@ -276,7 +276,9 @@ class Lane:
         if self.tracing is not None:
             origins = [chunk.origin for chunk in chunks]
             span = context.run(self.tracing.call, self.model, sum(len(c.lengths) for c in chunks), dispatch.tokens, origins)
-        task = asyncio.get_running_loop().create_task(self._fly(chunks, at, dispatch, ahead_tokens), context=context)
+        task = asyncio.get_running_loop().create_task(
+            self._fly(chunks, at, dispatch, ahead_tokens, span is not None), context=context
+        )
         self._flights.add(task)
 
         def landed(_: "asyncio.Task[None]") -> None:
@@ -312,15 +314,15 @@ class Lane:
         tokens, texts = sum(chunk.tokens for chunk in chunks), sum(len(chunk.lengths) for chunk in chunks)
         return self.feedback.model.curve.step(tokens, 0.0, texts) * self.feedback.correction.bias
 
-    async def _fly(self, chunks: list[Chunk], at: At, dispatch: Dispatch, ahead_tokens: int) -> None:
+    async def _fly(self, chunks: list[Chunk], at: At, dispatch: Dispatch, ahead_tokens: int, traced: bool) -> None:
         sent_s, replica = self.clock(), dispatch.replica.id
         tokens_sq, texts = sum(c.tokens_sq(self.attention_tokens) for c in chunks), sum(len(c.lengths) for c in chunks)
         try:
             expected_s = self.feedback.model.curve.step(ahead_tokens + dispatch.tokens, tokens_sq, texts)
             async with at.limit(max(self.replica_timeout_s, HANGS_AFTER * expected_s)):
                 call = call_of(chunks, sent_s)
-                if self.tracing is not None and (traceparent := self.tracing.traceparent()) is not None:
-                    call = call._replace(traceparent=traceparent)
+                if traced and self.tracing is not None:
+                    call = call._replace(traceparent=self.tracing.traceparent())
                 reply = await self.transport.send(self.model, call, replica)
             if reply.vectors.shape != (rows := sum(len(chunk.lengths) for chunk in chunks), self.dimensions):
                 raise ValueError(f"{self.model} answered {reply.vectors.shape} for {rows} texts of {self.dimensions} dimensions")

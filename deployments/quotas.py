@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from router.errors import RateLimitExceeded
 from router.keys import Grant
-from router.quota import EXCHANGE_S, Bucket, Kind, Limit, Quotas, Report, Standing
+from router.quota import EXCHANGE_S, Bucket, Kind, Limit, Quotas, Report
 
 NOT_SOONER_S = 0.02  # than so long after the last exchange is the next one asked for by a request
 
@@ -58,10 +58,10 @@ class Meters:
         account = self._account(grant)
         if account is None:
             return None
-        requests, tokens, _ = account
-        if tokens is not None and tokens.spent(self._clock()):
+        requests, tokens, now = account.requests, account.tokens, self._clock()
+        if tokens is not None and tokens.spent(now):
             raise self._refusal("tokens", tokens, 1)  # before anything is read: counting tokens is work too
-        if requests is not None and not requests.take(1, self._clock()):
+        if requests is not None and not requests.take(1, now):
             await self.take_after_all("requests", requests, 1)
         return Bill(self, account, self._clock)
 
@@ -73,10 +73,10 @@ class Meters:
                 return
         raise self._refusal(kind, bucket, cost)
 
-    def standings(self, grant: Grant) -> list[tuple[Kind, Standing]]:
-        """What is left of each limit of a key."""
+    def left(self, grant: Grant) -> list[tuple[Kind, int, int, float]]:
+        """Of each limit of a key: what it is, what is left of it, and the seconds until it is full again."""
         account, now = self._account(grant), self._clock()
-        return [] if account is None else [(kind, bucket.standing(now)) for kind, bucket in account.each]
+        return [] if account is None else [(kind, bucket.per_minute, *bucket.left(now)) for kind, bucket in account.each]
 
     def answer(self, router: str, reports: Mapping[Limit, Report]) -> dict[Limit, Report]:
         """What this router replies to another one's exchange."""

@@ -24,7 +24,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -46,6 +46,9 @@ class Tracing:
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
         self._ids = tracer.id_generator = _DrawnBefore(tracer.id_generator)
+        # Serve's sampler, which asks the root's where there is no parent; of another one nothing is known before it is asked.
+        root = getattr(tracer.sampler, "_root", None) if isinstance(tracer.sampler, ParentBased) else None
+        self._sampled_below = root.bound if isinstance(root, TraceIdRatioBased) else None
 
     def current(self) -> SpanContext | None:
         """The span that work is done for now, where it is recorded."""
@@ -58,13 +61,17 @@ class Tracing:
         A request without a caller's trace gets its id here, and the sampler is asked before there is a span: to make one that
         records nothing takes several times as long.
         """
-        name, attributes = f"{method} {route}", {"http.request.method": method, "http.route": route, "request_id": request_id}
         parent, told = _NO_PARENT, False  # what is current here may be another request's
         if "traceparent" in headers:
             parent = _PROPAGATOR.extract(headers, _NO_PARENT)
             told = trace.get_current_span(parent).get_span_context().is_valid
+        trace_id = 0
         if not told:
             trace_id = self._ids.draw()
+            if self._sampled_below is not None and trace_id & TraceIdRatioBased.TRACE_ID_LIMIT >= self._sampled_below:
+                return None
+        name, attributes = f"{method} {route}", {"http.request.method": method, "http.route": route, "request_id": request_id}
+        if not told:
             sampled = self._tracer.sampler.should_sample(parent, trace_id, name, SpanKind.SERVER, attributes)
             if sampled.decision is Decision.DROP:
                 return None

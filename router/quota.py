@@ -52,14 +52,6 @@ class Report(NamedTuple):
     age_s: float  # of the bucket
 
 
-class Standing(NamedTuple):
-    """What a caller is told about a limit."""
-
-    limit: int
-    remaining: int
-    full_after_s: float
-
-
 @dataclass(slots=True)
 class _Heard:
     used: float
@@ -130,11 +122,10 @@ class Bucket:
         """Whether an exchange could help one that was refused: the bucket holds `cost`, and other routers may spend it."""
         return self.level >= cost > self.allowance
 
-    def standing(self, now: float) -> Standing:
-        """What is left of the whole limit, as far as this router knows."""
+    def left(self, now: float) -> tuple[int, float]:
+        """What is left of the whole limit, as far as this router knows, and the seconds until it is full again."""
         self.advance(now)
-        left = max(0.0, self.level)
-        return Standing(self.per_minute, int(left + ROUNDING), (self.per_minute - self.level) / self.per_s)
+        return int(max(0.0, self.level) + ROUNDING), (self.per_minute - self.level) / self.per_s
 
     def report(self, now: float) -> Report:
         """What the others shall know."""

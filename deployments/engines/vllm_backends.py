@@ -23,6 +23,7 @@ from deployments.engines.base import EngineDead, EngineError, InvalidText, Vecto
 from deployments.metrics import EngineStats
 
 if TYPE_CHECKING:
+    from vllm import PoolingParams
     from vllm.config import VllmConfig
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.llm_engine import LLMEngine

@@ -65,7 +65,7 @@ def test_one_router_keeps_the_limit_to_the_request() -> None:
     quotas = Quotas()
     assert sum(quotas.bucket(LIMIT, 0.0).take(1, 0.0) for _ in range(1000)) == 600
     assert sum(quotas.bucket(LIMIT, 30.0).take(1, 30.0) for _ in range(1000)) == 300
-    assert quotas.bucket(LIMIT, 30.0).standing(30.0) == (600, 0, 60.0)
+    assert quotas.bucket(LIMIT, 30.0).left(30.0) == (0, 60.0)
     assert quotas.bucket(LIMIT, 30.0).wait_s(10, 30.0) == pytest.approx(1.0)
 
 
@@ -122,8 +122,8 @@ def test_a_router_that_starts_late_takes_over_what_the_others_know() -> None:
     new.bucket(LIMIT, 100.0).take(1, 100.0)
     replies = old.answer("new", new.reports(100.0), 100.0)
     new.exchanged({"old": replies}, 100.0)
-    assert new.bucket(LIMIT, 100.0).standing(100.0).remaining == old.bucket(LIMIT, 100.0).standing(100.0).remaining
-    assert new.bucket(LIMIT, 100.0).standing(100.0).remaining < LIMIT.per_minute - 298
+    assert new.bucket(LIMIT, 100.0).left(100.0)[0] == old.bucket(LIMIT, 100.0).left(100.0)[0]
+    assert new.bucket(LIMIT, 100.0).left(100.0)[0] < LIMIT.per_minute - 298
 
 
 def test_a_refund_comes_back_and_a_debt_is_waited_for() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import orjson
 import pytest
@@ -11,7 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from opentelemetry.sdk.trace.sampling import ParentBased, ParentBasedTraceIdRatio, Sampler, SamplingResult, TraceIdRatioBased
 
 from deployments.service import Answer, Service
 from deployments.tracing import Tracing, tracing
@@ -26,14 +27,15 @@ MODEL = {
     "calls_in_flight": 1,
 }
 ARGS = {"models": {"small": MODEL, "large": MODEL}, "tiers": {"fast": "small", "best": "large"}, "cache": {"max_bytes": 0}}
+ALL = ParentBasedTraceIdRatio(1.0)
 
 
 class Traced:
     """A service whose spans are kept, and a tracer for the requests around it."""
 
-    def __init__(self, ratio: float = 1.0, ids: IdGenerator | None = None) -> None:
+    def __init__(self, sampler: Sampler = ALL, ids: IdGenerator | None = None) -> None:
         self.kept = InMemorySpanExporter()
-        provider = TracerProvider(sampler=ParentBasedTraceIdRatio(ratio), id_generator=ids)
+        provider = TracerProvider(sampler=sampler, id_generator=ids)
         provider.add_span_processor(SimpleSpanProcessor(self.kept))
         tracer = provider.get_tracer("test")
         assert isinstance(tracer, Tracer)
@@ -168,7 +170,7 @@ def requested(traced: Traced, headers: dict[str, str]) -> ReadableSpan:
 
 
 def test_the_span_of_a_request_is_below_the_callers() -> None:
-    traced = Traced(ratio=0.0)
+    traced = Traced(ParentBasedTraceIdRatio(0.0))
     span = requested(traced, {"traceparent": f"00-{5:032x}-{6:016x}-01"})
     assert span.parent is not None
     assert span.context is not None
@@ -208,10 +210,23 @@ class Counting(IdGenerator):
         return 7
 
 
+class Own(Sampler):
+    """A sampler of which nothing is known before it is asked; it samples as the ratio's does."""
+
+    def should_sample(self, *args: Any, **named: Any) -> SamplingResult:
+        return TraceIdRatioBased(0.1).should_sample(*args, **named)
+
+    def get_description(self) -> str:
+        return "own"
+
+
 @pytest.mark.parametrize("headers", [{}, {"traceparent": "nonsense"}])
-def test_as_many_requests_are_recorded_as_the_sampler_wants_each_under_the_id_it_was_asked_for(headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("sampler", [ParentBasedTraceIdRatio(0.1), TraceIdRatioBased(0.1), ParentBased(Own()), Own()])
+def test_as_many_requests_are_recorded_as_the_sampler_wants_each_under_the_id_it_was_asked_for(
+    sampler: Sampler, headers: dict[str, str]
+) -> None:
     ids = Counting()
-    traced = Traced(0.1, ids)
+    traced = Traced(sampler, ids)
     ours = Tracing(traced.tracer)
     for _ in range(200):
         if (span := ours.requested("POST", "/", headers, "id")) is not None:
