@@ -55,12 +55,13 @@ class Access:
     def reload(self, args: RouterArgs) -> None:
         """Take the keys of `args` from now on; limits that did not change go on where they are."""
         self._keys, self._local_only = Keyring(args), not args.keys and args.auth != "none"
+        self._locked = len(self._keys) > 0
         self._origins = frozenset(args.cors.origins)
         self.meters.configure(self._keys.grants)
 
     def caller(self, asked: Asked) -> Grant:
         """What the sender of a request may do; raises InvalidApiKey or AdminKeyRequired."""
-        if not len(self._keys):
+        if not self._locked:
             if self._local_only and not _is_local(asked.scope):
                 raise InvalidApiKey(NOT_LOCAL)
             if self._local_only and not _asks_for_this_machine(asked.headers.get("host")):

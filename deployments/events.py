@@ -4,10 +4,10 @@
 """
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from deployments import metrics
-from deployments.metrics import Labels, Tally
+from deployments.metrics import Buckets, Labels, Tally
 from deployments.shared_cache import Counters
 from deployments.wire import FailureCode
 from router.config import RouterArgs
@@ -22,11 +22,25 @@ NONE = "none"
 RESULTS = ("kept", "missed", "refused", "failed")
 
 
+_TIMES = (metrics.LATENCY, metrics.QUEUE, metrics.INFERENCE, metrics.PREDICTED, metrics.RATIO)
+
+
+class _Times(NamedTuple):
+    """One model's histograms, in the order of `_TIMES`."""
+
+    latency: Buckets
+    queue: Buckets
+    inference: Buckets
+    predicted: Buckets
+    ratio: Buckets
+
+
 class Events:
     """The router's tally and the rules by which labels are chosen."""
 
     def __init__(self, args: RouterArgs) -> None:
         self.tally = Tally(metrics.OF_ROUTER)
+        self._times: dict[str, _Times] = {}  # by model
         self._languages: frozenset[str] = frozenset()
         self.reloaded(args)
         for model in args.models:
@@ -93,19 +107,22 @@ class Events:
 
     def _answered(self, plan: "Plan", answer: "Answer", model: str) -> None:
         tally, labels, predicted_s = self.tally, (model,), plan.decision.predicted_s
-        tally.observe(metrics.LATENCY, labels, answer.total_s)
+        times = self._times.get(model)
+        if times is None:
+            times = self._times[model] = _Times(*(tally.series(one, labels) for one in _TIMES))
+        times.latency.observe(answer.total_s)
         if answer.adapter is not None:
             tally.add(metrics.ADAPTED, labels)
         if answer.truncated:
             tally.add(metrics.TRUNCATED, labels, len(answer.truncated))
         if not plan.work[model].tokens:  # all from the cache: nothing waited and nothing was computed
             return
-        tally.observe(metrics.QUEUE, labels, answer.queue_s)
-        tally.observe(metrics.INFERENCE, labels, answer.inference_s)
+        times.queue.observe(answer.queue_s)
+        times.inference.observe(answer.inference_s)
         # As in Service._answer: these are the requests of which the prediction is meant to be right.
         if predicted_s and not answer.truncated and plan.request.priority != "bulk":
-            tally.observe(metrics.PREDICTED, labels, predicted_s)
-            tally.observe(metrics.RATIO, labels, answer.total_s / predicted_s)
+            times.predicted.observe(predicted_s)
+            times.ratio.observe(answer.total_s / predicted_s)
             within = "yes" if answer.total_s <= predicted_s * plan.loads[model].margin else "no"
             tally.add(metrics.PREDICTIONS, (model, within))
 

@@ -132,11 +132,17 @@ OF_VLLM: tuple[Metric, ...] = (
 class Buckets:
     """One series of a histogram."""
 
-    __slots__ = ("counts", "sum")
+    __slots__ = ("bounds", "counts", "sum")
 
-    def __init__(self, bounds: int) -> None:
-        self.counts = [0] * (bounds + 1)  # of each bucket alone; the last is beyond every bound
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)  # of each bucket alone; the last is beyond every bound
         self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """One more value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
 
 
 class Tally:
@@ -150,12 +156,12 @@ class Tally:
     def add(self, metric: Metric, labels: Labels, amount: float = 1) -> None:
         """Count `amount` more; 0 makes the series known."""
         values = self.values[metric]
-        if labels in values:
+        try:
             values[labels] += amount
-            return
-        if len(values) >= MOST_SERIES:
-            labels = (OTHER,) * len(labels)
-        values[labels] = values.get(labels, 0) + amount
+        except KeyError:
+            if len(values) >= MOST_SERIES:
+                labels = (OTHER,) * len(labels)
+            values[labels] = values.get(labels, 0) + amount
 
     def set(self, metric: Metric, labels: Labels, value: float) -> None:
         """What a gauge shows, or a counter that is kept elsewhere has come to."""
@@ -164,16 +170,15 @@ class Tally:
             labels = (OTHER,) * len(labels)
         values[labels] = value
 
-    def observe(self, metric: Metric, labels: Labels, value: float) -> None:
-        """One more value of a histogram."""
-        series = self.buckets[metric]
-        found = series.get(labels)
+    def series(self, metric: Metric, labels: Labels) -> Buckets:
+        """That of a histogram, to be told its values."""
+        every = self.buckets[metric]
+        found = every.get(labels)
         if found is None:
-            if len(series) >= MOST_SERIES:
+            if len(every) >= MOST_SERIES:
                 labels = (OTHER,) * len(labels)
-            found = series.setdefault(labels, Buckets(len(metric.bounds)))
-        found.counts[bisect_left(metric.bounds, value)] += 1
-        found.sum += value
+            found = every.setdefault(labels, Buckets(metric.bounds))
+        return found
 
 
 class EngineStats(NamedTuple):

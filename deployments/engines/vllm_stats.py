@@ -21,7 +21,7 @@ _RUNNING, _WAITING, _KV_CACHE = (_KEPT[name] for name in ("num_requests_running"
 _LOOKED_FOR, _FOUND = _KEPT["prefix_cache_queries"], _KEPT["prefix_cache_hits"]
 _PREEMPTED, _TOKENS, _OF_A_STEP = _KEPT["num_preemptions"], _KEPT["prompt_tokens"], _KEPT["iteration_tokens"]
 _ENDED = _KEPT["request_success"]
-_ALL, _QUEUED, _COMPUTED = (
+_WHOLE, _QUEUED, _COMPUTED = (
     _KEPT[name] for name in ("e2e_request_latency_seconds", "request_queue_time_seconds", "request_inference_time_seconds")
 )
 
@@ -29,6 +29,7 @@ _ALL, _QUEUED, _COMPUTED = (
 def stat_logger(stats: EngineStats) -> type[RayPrometheusStatLogger]:
     """A class, as vLLM makes the logger itself; of this base, or vLLM would start its own Prometheus logger beside it."""
     tally, labels = stats.tally, (stats.model,)
+    of_a_step, whole, queued, computed = (tally.series(one, labels) for one in (_OF_A_STEP, _WHOLE, _QUEUED, _COMPUTED))
     by_reason = {reason: (stats.model, str(reason)) for reason in FinishReason}
 
     class Stats(RayPrometheusStatLogger):  # type: ignore[misc,unused-ignore]
@@ -59,12 +60,12 @@ def stat_logger(stats: EngineStats) -> type[RayPrometheusStatLogger]:
             read = iteration_stats.prompt_token_stats
             tally.add(_PREEMPTED, labels, iteration_stats.num_preempted_reqs)
             tally.add(_TOKENS, labels, read.total)
-            tally.observe(_OF_A_STEP, labels, read.computed)
+            of_a_step.observe(read.computed)
             for text in iteration_stats.finished_requests:
                 tally.add(_ENDED, by_reason[text.finish_reason])
-                tally.observe(_ALL, labels, text.e2e_latency)
-                tally.observe(_QUEUED, labels, text.queued_time)
-                tally.observe(_COMPUTED, labels, text.inference_time)
+                whole.observe(text.e2e_latency)
+                queued.observe(text.queued_time)
+                computed.observe(text.inference_time)
 
         def _nothing(self, *args: Any, **named: Any) -> None:
             """What is not kept: sleep, admission by vLLM's own server, the cache's configuration."""

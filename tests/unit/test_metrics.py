@@ -212,7 +212,7 @@ def test_a_metric_with_too_many_series_counts_the_rest_as_other() -> None:
     tally = Tally([metrics.CALLS, metrics.RATIO])
     for number in range(MOST_SERIES + 5):
         tally.add(metrics.CALLS, (f"model-{number}",))
-        tally.observe(metrics.RATIO, (f"model-{number}",), 1.0)
+        tally.series(metrics.RATIO, (f"model-{number}",)).observe(1.0)
     assert len(tally.values[metrics.CALLS]) == len(tally.buckets[metrics.RATIO]) == MOST_SERIES + 1
     assert tally.values[metrics.CALLS][OTHER,] == 5
     assert tally.buckets[metrics.RATIO][OTHER,].counts[5] == 5
