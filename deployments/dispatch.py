@@ -87,7 +87,7 @@ class Lane:
     def __post_init__(self) -> None:
         self._interactive = Demand(self.clock())
         self._out = LeftAlone(lambda: self.replicas_changed(self._posted))
-        self._queues = Queues(self.model, self.batch_tokens, self.dimensions, self.ledger, self.counters, self.clock)
+        self._queues = Queues(self.model, self.batch_tokens, self.dimensions, self.ledger, self.counters, lambda: self.clock())
 
     @property
     def replicas_out(self) -> int:

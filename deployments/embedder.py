@@ -61,6 +61,7 @@ class Host:
         self._longest_s = 0.0  # longest that the engine may be at one text, of those that came since it last gave a sign of life
         self._checks_failed = 0
         self._dead: str | None = None
+        self._stopped = False
         self._callers: dict[asyncio.Task[Any], float] = {}  # with their longest text's seconds
         self._tracing: Tracing | None = None
         self._failures: Counter[str] = Counter()  # texts, by the code of their failure
@@ -118,7 +119,7 @@ class Host:
             caller.uncancel()  # it was `_give_up`
             raise EngineDead(self._dead) from None
         except EngineDead as error:
-            if self._dead is None:
+            if self._dead is None and not self._stopped:
                 self._dead = str(error)
                 log.error("%s; this replica answers no more\n%s", error, where(error))
             raise error from None  # Serve logs what leaves here, causes and all, and those may quote a text
@@ -249,6 +250,7 @@ class Host:
 
     async def stop(self) -> None:
         """Give back what the engine holds."""
+        self._stopped = True
         self._stop_probe()
         if self._identity is not None:
             self._identity.stop()

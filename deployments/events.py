@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 NONE = "none"
 RESULTS = ("kept", "missed", "refused", "failed")
-
-
 _TIMES = (metrics.LATENCY, metrics.QUEUE, metrics.INFERENCE, metrics.PREDICTED, metrics.RATIO)
 
 

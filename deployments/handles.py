@@ -67,14 +67,14 @@ class HandleTransport:
             reply: Reply = await self._embed[model].remote(call, to=replica)
         except RayActorError as error:
             raise ReplicaLost(f"{type(error).__name__} at replica {replica}") from error
-        except EngineDead as error:
-            raise ReplicaLost(f"the engine of replica {replica} died: {error}") from error
-        except RayTaskError as error:
+        except RayTaskError as error:  # before the others: it may be one of them as well, with a traceback for its words
             if isinstance(error.cause, EngineDead):
                 raise ReplicaLost(f"the engine of replica {replica} died: {error.cause}") from error
             if isinstance(error.cause, EngineOverloaded | EngineFailed):
                 raise error.cause from None
             raise
+        except EngineDead as error:
+            raise ReplicaLost(f"the engine of replica {replica} died: {error}") from error
         except BackPressureError as error:
             raise Overloaded(model, error.retry_after_s or 1.0) from error
         except DeploymentUnavailableError as error:

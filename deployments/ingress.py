@@ -295,7 +295,7 @@ class Router:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What this router asks of every model, for the autoscaling policy; Serve sends it to its controller."""
-        if not hasattr(self, "service"):  # Serve asks while __init__ still waits
+        if not hasattr(self, "service"):  # Serve asks while `reconfigure` still waits
             return {}
         return flat({model: lane.ask() for model, lane in self.service.lanes.items()})
 

@@ -12,8 +12,8 @@ One call to a replica carries texts of many requests. Its span `call` is a child
 links to those of the others; the replica's `embed` is below it, by the W3C traceparent in the call, and so are Serve's spans
 where the call takes Serve's handles. No attribute holds text.
 
-Nothing here runs where tracing is off: `tracing()` then gives None, and the service asks no more. Nor does a request that is not
-recorded pay for one that is: it is known before anything is made for it.
+Nothing here runs where tracing is off: `tracing()` then gives None, and the service asks no more. Nor is anything made for a
+request without a caller's trace that is not recorded: its id alone decides that.
 """
 
 import time
@@ -24,7 +24,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import Decision, ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -52,30 +52,27 @@ class Tracing:
 
     def current(self) -> SpanContext | None:
         """The span that work is done for now, where it is recorded."""
+        if not otel_context.get_current():  # nothing was begun here, as for nearly every request
+            return None
         context = trace.get_current_span().get_span_context()
         return context if context.is_valid and context.trace_flags.sampled else None
 
     def requested(self, method: str, route: str, headers: Mapping[str, str], request_id: str) -> "Requested | None":
         """The span of a whole request that Serve made none for, below the caller's or none, for a `with`; None: not recorded.
 
-        A request without a caller's trace gets its id here, and the sampler is asked before there is a span: to make one that
-        records nothing takes several times as long.
+        A request without a caller's trace gets its id here, and is compared with what Serve's sampler records before there is a
+        span: to make one that records nothing takes many times as long.
         """
         parent, told = _NO_PARENT, False  # what is current here may be another request's
         if "traceparent" in headers:
             parent = _PROPAGATOR.extract(headers, _NO_PARENT)
             told = trace.get_current_span(parent).get_span_context().is_valid
-        trace_id = 0
-        if not told:
-            trace_id = self._ids.draw()
-            if self._sampled_below is not None and trace_id & TraceIdRatioBased.TRACE_ID_LIMIT >= self._sampled_below:
+        if not told and self._sampled_below is not None:
+            drawn = self._ids.draw()
+            if drawn & TraceIdRatioBased.TRACE_ID_LIMIT >= self._sampled_below:
                 return None
+            self._ids.next = drawn
         name, attributes = f"{method} {route}", {"http.request.method": method, "http.route": route, "request_id": request_id}
-        if not told:
-            sampled = self._tracer.sampler.should_sample(parent, trace_id, name, SpanKind.SERVER, attributes)
-            if sampled.decision is Decision.DROP:
-                return None
-            self._ids.next = trace_id
         span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes)
         return Requested(span) if span.is_recording() else None
 

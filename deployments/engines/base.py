@@ -20,7 +20,7 @@ class EngineError(Exception):
 
 
 class EngineDead(EngineError):
-    """The engine will not embed anything again: the replica must be replaced."""
+    """The engine will not embed anything again: the replica must be replaced. Its words are ours: they are logged and told."""
 
 
 class EngineOverloaded(EngineError):

@@ -179,7 +179,7 @@ class InProcess:
         try:
             self._step(engine, tell)
         except Exception as error:
-            dead = EngineDead(f"a step of vLLM failed, the replica must be replaced: {type(error).__name__}: {error}")
+            dead = EngineDead(f"a step of vLLM failed with {type(error).__name__}, the replica must be replaced")
             dead.__cause__ = error
             tell(self._die, dead)
         finally:
@@ -208,7 +208,7 @@ class InProcess:
         from vllm.exceptions import VLLMClientError
         from vllm.inputs import tokens_input
 
-        params = _same_for_all()
+        params = _same_for_all(engine.vllm_config)
         names = map(str, count())
         running: dict[str, tuple[_Job, int]] = {}
         set_threads = _thread_setter(engine.vllm_config)
@@ -252,12 +252,16 @@ class InProcess:
                 tell(self._finish, done)
 
 
-def _same_for_all() -> "PoolingParams":
+def _same_for_all(config: "VllmConfig") -> "PoolingParams":
     """One object that all texts share: vLLM would copy it deeply for each, which takes a fifth of the time to add one.
 
-    What vLLM writes into it follows from the task and the model, which are the same for every text.
+    What vLLM writes into it follows from the task and the model, which are the same for every text. Where it has to reach other
+    processes it is one of vLLM's own, as only those can be pickled.
     """
     from vllm import PoolingParams
+
+    if config.parallel_config.distributed_executor_backend != "uni":
+        return PoolingParams(task="embed")
 
     class Same(PoolingParams):  # type: ignore[misc,unused-ignore]
         def clone(self) -> "PoolingParams":
@@ -337,7 +341,7 @@ class Workers:
         except (ValueError, VLLMClientError) as error:
             failed[row] = InvalidText(f"vLLM refuses text {row}: {error}")
         except EngineDeadError as error:
-            self._dead = EngineDead(f"vLLM's processes are gone, the replica must be replaced: {error}")
+            self._dead = EngineDead("vLLM's processes are gone, the replica must be replaced")
             raise self._dead from error
         finally:
             self.queued_tokens -= len(ids)

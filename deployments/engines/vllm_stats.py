@@ -2,7 +2,7 @@
 
 vLLM decides what is measured and when, as with its RayPrometheusStatLogger. That logger keeps about sixty metrics and tells Ray
 every value of every text, about fifteen calls of 5-8 us for each; ours takes the twelve that mean something for embeddings out of
-the same records, adds them to dictionaries on vLLM's thread, and they are published with the rest of the replica's.
+the same records and adds them to dictionaries; they are published with the rest of the replica's.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ def stat_logger(stats: EngineStats) -> type[RayPrometheusStatLogger]:
             read = iteration_stats.prompt_token_stats
             tally.add(_PREEMPTED, labels, iteration_stats.num_preempted_reqs)
             tally.add(_TOKENS, labels, read.total)
-            of_a_step.observe(read.computed)
+            of_a_step.observe(read.computed + iteration_stats.num_generation_tokens)
             for text in iteration_stats.finished_requests:
                 tally.add(_ENDED, by_reason[text.finish_reason])
                 whole.observe(text.e2e_latency)

@@ -28,10 +28,15 @@ class Launched:
         return Path(re.findall(r"logs in (\S+)", self.said)[-1]) / "serve"
 
     def complaints(self, most: int = 40) -> list[str]:
-        """The last warnings and errors of each process, under the name of its log."""
+        """The last warnings and errors of each process with the lines below them, under the name of its log."""
         found = []
         for log in sorted(self.logs.glob("*.log")):
-            lines = [line for line in log.read_text(errors="replace").splitlines() if re.search(r"WARNING|ERROR", line)]
+            lines, bad = list[str](), False
+            for line in log.read_text(errors="replace").splitlines():
+                if (level := re.match(r'(?:\{.*"levelname": ")?(DEBUG|INFO|WARNING|ERROR)\b', line)) is not None:
+                    bad = level[1] in ("WARNING", "ERROR")
+                if bad:
+                    lines.append(line)
             found += [f"{log.name}:", *lines[-most:]] if lines else []
         return found
 

@@ -24,7 +24,7 @@ def quick_dtype() -> Literal["bfloat16", "float32"]:
     import torch
 
     able = torch.cpu.get_capabilities()
-    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
+    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") else "float32"
 
 
 def write_tiny_qwen3(

@@ -104,6 +104,14 @@ async def test_the_death_of_an_engine_leaves_without_its_causes_which_the_log_ha
     assert SECRET not in said
 
 
+async def test_an_engine_that_was_told_to_stop_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    host = Host(Failing(EngineDead("the engine was stopped")), "replica")
+    await host.stop()
+    with pytest.raises(EngineDead):
+        await host.embed(call())
+    assert not caplog.messages
+
+
 def test_records_carry_the_requests_whose_work_is_done() -> None:
     record = logging.LogRecord("ray.serve", logging.ERROR, "", 1, "message", None, None)
     assert Context(traced=False).filter(record)

@@ -9,6 +9,7 @@ from ray.serve._private.config import DeploymentConfig
 
 from deployments.quotas import Meters, Replies
 from deployments.routers import routers_of
+from router.errors import RateLimitExceeded
 from router.keys import Grant
 from router.quota import Limit, Report
 
@@ -53,6 +54,34 @@ async def test_routers_that_do_not_know_of_each_other_exchange_all_the_same() ->
         await heard.wait()
     assert [left for kind, _, left, _ in other.left(GRANT) if kind == "requests"] == [10]
     running.cancel()
+
+
+async def test_after_a_reload_a_limit_that_stayed_goes_on_and_one_that_changed_is_full_and_holds() -> None:
+    meters = Meters(lambda: 0.0)
+
+    def left(grant: Grant) -> dict[str, int]:
+        return {kind: left for kind, _, left, _ in meters.left(grant)}
+
+    before = Grant("k", requests_per_minute=10, tokens_per_minute=100)
+    meters.configure([before])
+    bill = await meters.open(before)
+    assert bill is not None
+    await bill.charge(60)
+    assert left(before) == {"requests": 9, "tokens": 40}
+    after = before._replace(tokens_per_minute=50)
+    meters.configure([after])
+    assert left(after) == {"requests": 9, "tokens": 50}
+    bill.answered(90)  # unseen: the limit that it was charged to is gone
+    assert left(after) == {"requests": 9, "tokens": 50}
+    for tokens in (30, 20):
+        again = await meters.open(after)
+        assert again is not None
+        await again.charge(tokens)
+    with pytest.raises(RateLimitExceeded, match="50 tokens"):
+        await meters.open(after)
+    assert left(after) == {"requests": 7, "tokens": 0}
+    meters.configure([Grant("k")])
+    assert await meters.open(Grant("k")) is None
 
 
 async def test_nonsense_of_another_router_ends_no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:

