@@ -128,10 +128,14 @@ def way_of(app: Any, root_path: str) -> Way | None:
             return None
         if loop is not asyncio.get_running_loop():
             raise ValueError("Serve runs the application on another thread than its server")
-        return Way(application, replica, root_path, app)
+        way = Way(application, replica, root_path, app)
     except (AttributeError, TypeError, ValueError) as error:
         log.warning("embeddings go through Serve's own handling, which costs time: %s", error)
         return None
+    if _access_log():
+        log.warning("embeddings go through Serve's own handling, which costs time, for its access log: "
+                    "`logging_config: {enable_access_log: false}` turns that off")
+    return way
 
 
 class Listener(HttpToolsProtocol):

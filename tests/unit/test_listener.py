@@ -351,13 +351,14 @@ async def test_what_the_next_config_says_holds_on_connections_that_are_open(name
         assert (await read(reader))[2] == b"slow"
 
 
-async def test_a_request_goes_serves_way_as_long_as_serve_logs_each(stage: Stage) -> None:
+async def test_a_request_goes_serves_way_as_long_as_serve_logs_each(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     serves = MemoryHandler(1000)
     listener.log.addHandler(serves)
     try:
         assert (await stage.ask(post()))[0][2] == b"slow"
         serves.addFilter(log_access_log_filter)
         assert json.loads((await stage.ask(post()))[0][2])["body"] == 5
+        assert "enable_access_log: false" in caplog.text
     finally:
         listener.log.removeHandler(serves)
 
