@@ -327,8 +327,10 @@ class Lane:
             if reply.vectors.shape != (rows := sum(len(chunk.lengths) for chunk in chunks), self.dimensions):
                 raise ValueError(f"{self.model} answered {reply.vectors.shape} for {rows} texts of {self.dimensions} dimensions")
         except LineLost as error:
+            self._note(chunks, replica, error, str(error))
             self._again(chunks, str(error), replica, alone=False, broken_line=True)
         except ReplicaLost as error:
+            self._note(chunks, replica, error, str(error))
             self._take_out(replica)
             self._again(chunks, str(error), replica, alone=False)
         except EngineOverloaded as error:
@@ -338,6 +340,7 @@ class Lane:
             for chunk in chunks:
                 chunk.fail(error)
         except Exception as error:
+            self._note(chunks, replica, error, str(error) if isinstance(error, EngineFailed) else type(error).__name__)
             self._failed(at, replica)
             why = error.detail if isinstance(error, EngineFailed) else f"{type(error).__name__}: {error}"
             self._again(chunks, why, replica, alone=True)
@@ -353,6 +356,13 @@ class Lane:
                 self.feedback.served(reply.replica, reply.counters, full=left >= self.batch_tokens)
             self.feedback.stepped(ahead_tokens + dispatch.tokens, tokens_sq, reply.queue_s + reply.inference_s, texts)
             self._deliver(chunks, reply, sent_s)
+
+    def _note(self, chunks: list[Chunk], replica: str, error: Exception, said: str) -> None:
+        """In the flight's own context: log that its call failed, for these requests, and mark its span; `said` quotes no text."""
+        REQUEST_IDS.set(tuple(one for chunk in chunks for one in chunk.request_ids))
+        log.warning("a call to replica %s of %s failed: %s", replica, self.model, said)
+        if self.tracing is not None:
+            self.tracing.failed(error)
 
     def _failed(self, at: At, replica: str) -> None:
         at.failures += 1

@@ -276,7 +276,8 @@ class Router:
             catalogue = Catalogue(args, await asyncio.to_thread(load_adapters, args))
         except Exception as error:
             self.views.reload_error = str(error)
-            log.exception("the new config cannot be used and the one before stays")
+            why = str(error) if isinstance(error, ConfigError) else where(error)
+            log.error("the new config cannot be used and the one before stays:\n%s", why)
         else:
             self.service.reload(args, catalogue)
             self.access.reload(args)

@@ -66,7 +66,7 @@ TRUNCATED = _counter("truncated_texts", MODEL, "Texts that were cut because the 
 RATE_LIMITED = _counter("rate_limited", ("limit",), "Requests refused because their key had used up a limit.")
 
 LATENCY = Metric("latency_seconds", "histogram", MODEL, "From arrival at the router to the vectors, where answered.", SECONDS)
-PREDICTED = Metric("predicted_seconds", "histogram", MODEL, "What was predicted of the same requests.", SECONDS)
+PREDICTED = Metric("predicted_seconds", "histogram", MODEL, "What was predicted, of those not wholly cached.", SECONDS)
 RATIO = Metric("prediction_ratio", "histogram", MODEL, "Actual over predicted; 1 is a perfect prediction.", RATIOS)
 QUEUE = Metric("queue_seconds", "histogram", MODEL, "Waiting in the router and at the replica before the engine.", SECONDS)
 INFERENCE = Metric("inference_seconds", "histogram", MODEL, "In the engine.", SECONDS)

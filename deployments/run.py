@@ -281,7 +281,8 @@ def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> 
                 metrics = _metrics_url()
                 given = [application.get("args") or {} for application in config["applications"]]
                 tiers = {tier: model for args in given for tier, model in args.get("tiers", {}).items()}
-                key = " -H 'authorization: Bearer KEY'" if any(args.get("keys") for args in given) else ""
+                changes = [one.get("user_config") or {} for one in config["applications"] for one in one.get("deployments") or ()]
+                key = " -H 'authorization: Bearer KEY'" if any(args.get("keys") for args in (*given, *changes)) else ""
                 hint = f"curl {base}/v1/embeddings{key} -H 'content-type: application/json' -d '{{\"input\": \"hello\"}}'"
                 named = (f"         {tier}: {model}" for tier, model in tiers.items())
                 lines = [f"ready on {base}; metrics on {metrics}; logs in {logs}", *named, hint]

@@ -107,14 +107,20 @@ class Tracing:
         context = self.current()
         return None if context is None else f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
 
-    def serving(self, traceparent: str | None) -> Span | None:
+    def serving(self, traceparent: str | None, texts: int, tokens: int) -> Span | None:
         """Begin the span `embed` of a replica at work on a call, and make it this task's current one; end it with the work."""
         if traceparent is None:
             return None
         parent = _PROPAGATOR.extract({"traceparent": traceparent})
-        span = self._tracer.start_span("embed", parent, SpanKind.SERVER)
+        span = self._tracer.start_span(
+            "embed", parent, SpanKind.SERVER, {"embedding.texts": texts, "embedding.tokens": tokens}
+        )
         otel_context.attach(trace.set_span_in_context(span))
         return span
+
+    def failed(self, error: Exception) -> None:
+        """The call that this context is of has failed; its span says so by the error's name alone."""
+        trace.get_current_span().set_status(Status(StatusCode.ERROR, type(error).__name__))
 
     def call(self, model: str, texts: int, tokens: int, carried: Iterable[SpanContext | None]) -> Span | None:
         """Make this context that of a call, so that Serve's spans are below it; `carried` are spans of the requests in it.

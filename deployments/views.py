@@ -22,6 +22,7 @@ from router.policy import predict
 MODELS = "/v1/models"
 WINDOW_S = 300.0  # what "the last minutes" means for p50 and p95
 PREDICTED_TOKENS = (32, 512)  # a query and a passage
+NOT_TAKEN = "the last change of the config was not taken; an admin key is told why"
 
 Told = tuple[int, bytes, str] | tuple[int, bytes, str, Mapping[str, str]]  # status, body, content type, headers
 View = Callable[[Grant], Told]
@@ -96,9 +97,10 @@ class Views:
         loads = service.loads()
         rows = [self._row(name, loads[name]) for name in service.args.models if caller.may_use(name)]
         tiers = {str(tier): model for tier, model in service.args.tiers.items() if caller.may_use(model)}
+        error = self.reload_error if caller.admin or self.reload_error is None else NOT_TAKEN
         return _json(200, {
             "object": "list", "policy": service.routing.policy, "tiers": tiers, "collections": self._collections(caller),
-            "reload_error": self.reload_error if caller.admin else None, "router": service.recent.router,
+            "reload_error": error, "router": service.recent.router,
             "routers": service.ledger.routers, "data": rows,
         })
 

@@ -438,7 +438,7 @@ _SCHEMAS: Json = {
         "policy": {"enum": list(get_args(Routing_.model_fields["policy"].annotation))},
         "tiers": {"type": "object", "additionalProperties": _STRING, "description": "The model that each tier stands for."},
         "collections": {"type": "object", "description": "What each collection's name means as a request's space."},
-        "reload_error": {**_STRING_OR_NULL, "description": "Why the last change of the config was not taken."},
+        "reload_error": {**_STRING_OR_NULL, "description": "That the last change of the config was not taken; to an admin why."},
         "router": {**_STRING, "description": "The router replica that answers; loads and latencies are as it knows them."},
         "routers": {**_INTEGER, "description": "How many router replicas there are."},
         "data": _array(_object({

@@ -12,6 +12,7 @@ from openai import AuthenticationError, OpenAI, PermissionDeniedError, RateLimit
 from deployments import metrics
 from deployments.access import ADMIN_PATHS, OPEN_PATHS, Access, duration, is_loopback, require_local
 from deployments.http import Asked, Message
+from deployments.views import NOT_TAKEN
 from router.errors import InvalidApiKey
 from router.keys import EVERYTHING, hash_of, new_key
 from router.strict import ConfigError, parse_args
@@ -130,6 +131,19 @@ def test_lists_show_what_the_key_may_use(locked: tuple[str, LocalRouter]) -> Non
         assert http.get("/v1/models/large").json()["error"]["code"] == "model_not_found"
     with client(locked, "all") as http:
         assert len(http.get("/v1/models").json()["data"]) == 5
+
+
+def test_everybody_reads_that_a_change_was_not_taken_and_an_admin_why(locked: tuple[str, LocalRouter]) -> None:
+    views = locked[1].views
+    views.reload_error = "keys.search: it says too much"
+    try:
+        for name, said in (("all", NOT_TAKEN), ("admin", "keys.search: it says too much")):
+            with client(locked, name) as http:
+                assert http.get("/v1/tiers").json()["reload_error"] == said
+    finally:
+        views.reload_error = None
+    with client(locked, "all") as http:
+        assert http.get("/v1/tiers").json()["reload_error"] is None
 
 
 def test_a_bulk_key_asks_for_bulk_without_saying_so(locked: tuple[str, LocalRouter]) -> None:

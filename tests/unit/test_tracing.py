@@ -152,12 +152,28 @@ async def test_a_replica_goes_on_with_the_trace_of_the_call() -> None:
     (sent,) = traced.ids("call")
     assert call.traceparent is not None
     assert unpack_call(bytearray(pack_call(call))).traceparent == call.traceparent
-    span = Tracing(traced.tracer).serving(call.traceparent)
+    span = Tracing(traced.tracer).serving(call.traceparent, 2, 9)
     assert span is not None
     span.end()
     (embed,) = traced.spans("embed")
     assert embed.parent is not None
     assert embed.parent.span_id == sent
+    assert embed.attributes == {"embedding.texts": 2, "embedding.tokens": 9}
+
+
+async def test_a_call_that_is_lost_is_an_error_in_its_span_and_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    traced = Traced()
+    task = traced.ask("hello", model="fast")
+    await settle()
+    traced.service.replicas_changed("small", ["small-1", "small-2"])
+    traced.transport.open[0].lose()
+    await settle()
+    await traced.transport.answer_all()
+    await task
+    lost, again = traced.spans("call")
+    assert (lost.status.status_code, lost.status.description) == (trace.StatusCode.ERROR, "ReplicaLost")
+    assert again.status.status_code is trace.StatusCode.UNSET
+    assert caplog.messages == ["a call to replica small-1 of small failed: killed"]
 
 
 def requested(traced: Traced, headers: dict[str, str]) -> ReadableSpan:
