@@ -106,9 +106,7 @@ class SwitchedEmbedder(Embedder):
         _switch(self._publisher, "metrics" in parts)
         engine: Any = getattr(getattr(self._engine, "_backend", None), "engine", None)  # vLLM's, where it is one
         if engine is not None:
-            # What the output processor notes of each text stays: it takes texts under way for texts that it noted nothing of.
-            for part in (engine, engine.engine_core.engine_core.scheduler):
-                part.log_stats = "metrics" in parts
+            engine.engine_core.engine_core.scheduler.log_stats = "metrics" in parts
         return time.process_time()
 
 

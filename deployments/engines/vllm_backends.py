@@ -190,7 +190,12 @@ class InProcess:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         config = self._make_config()  # the first to import vLLM, which reads the environment then
-        return LLMEngine.from_vllm_config(config, **_counting(self._stats))
+        engine = LLMEngine.from_vllm_config(config, **_counting(self._stats))
+        if self._stats is not None:
+            from deployments.engines.vllm_stats import Texts
+
+            Texts(self._stats).watch(engine)
+        return engine
 
     def _probe(self, engine: "LLMEngine") -> int:
         """Embed one token; returns the width of its vector."""

@@ -1,15 +1,18 @@
 """Our record of vLLM's statistics beside vLLM's own."""
 
+import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 from vllm.v1.engine import FinishReason
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, PrefillStats, PrefixCacheStats, SchedulerStats
 
+from deployments.engines import create
+from deployments.engines.base import Batch
 from deployments.engines.vllm import vllm_config
 from deployments.engines.vllm_stats import stat_logger
 from deployments.metrics import OF_VLLM, EngineStats, Tally
-from router.config import VllmEngine
+from router.config import ModelConfig, VllmEngine
 
 pytestmark = pytest.mark.vllm
 
@@ -65,3 +68,30 @@ def test_our_numbers_are_those_of_vllms_own_logger() -> None:
         else:
             name = f"{metric.name}_total" if metric.kind == "counter" else metric.name
             assert tally.values[metric] == {("m",): said(name)}
+
+
+async def test_texts_are_counted_as_they_leave_the_core() -> None:
+    tally, source = Tally(OF_VLLM), MINILM.source
+    engine = create(
+        ModelConfig.model_validate(
+            {"engine": {"kind": "vllm", "source": source}, "tokenizer": source, "dimensions": 384, "max_tokens": 256}
+        ), None, EngineStats(tally, "m"),
+    )
+    await engine.start()  # with a text of one token
+    try:
+        await engine.embed(Batch(ids=[np.full(length, 2024, np.int32) for length in (5, 7, 200)]))
+    finally:
+        await engine.stop()
+    counts = {metric.name: dict(values) for metric, values in tally.values.items()}
+    assert counts["prompt_tokens"] == {("m",): 213}
+    assert {reason: count for (_, reason), count in counts["request_success"].items() if count} == {"stop": 4}
+    assert counts["num_requests_running"] == counts["num_requests_waiting"] == counts["num_preemptions"] == {("m",): 0}
+    times = {metric.name: series["m",] for metric, series in tally.buckets.items()}
+    assert times["iteration_tokens"].sum == 213
+    assert 2 <= sum(times["iteration_tokens"].counts) <= 4  # steps
+    whole, queued, computed = (
+        times[f"{name}_seconds"] for name in ("e2e_request_latency", "request_queue_time", "request_inference_time")
+    )
+    assert sum(whole.counts) == sum(queued.counts) == sum(computed.counts) == 4
+    assert whole.sum == pytest.approx(queued.sum + computed.sum)
+    assert min(queued.sum, computed.sum) > 0
