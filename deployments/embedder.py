@@ -77,10 +77,10 @@ class Host:
         arrived, caller = time.monotonic(), asyncio.current_task()
         assert caller is not None
         REQUEST_IDS.set(call.request_ids)
-        self._callers[caller] = longest_s = self._seconds(int(call.lengths.max(initial=0)))
-        self._longest_s = max(self._longest_s, longest_s)
         tokens = int(call.lengths.sum())
         span = None if self._tracing is None else self._tracing.serving(call.traceparent, len(call.lengths), tokens)
+        self._callers[caller] = longest_s = self._seconds(int(call.lengths.max(initial=0)))
+        self._longest_s = max(self._longest_s, longest_s)
         self._outstanding_tokens += tokens
         if not self._calls:
             self._busy_since_s = arrived

