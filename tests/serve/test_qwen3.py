@@ -52,6 +52,7 @@ def qwen3(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
         model["health_timeout_s"] = PATIENCE_S
     for deployment in application["deployments"]:
         deployment["ray_actor_options"] = {"num_cpus": 0.1}
+        deployment["health_check_timeout_s"] = PATIENCE_S + 10  # Serve's, which has to wait for ours
         deployment["autoscaling_config"] = {"min_replicas": 1, "max_replicas": 1}
     path = tmp_path_factory.mktemp("config") / "qwen3-tiny.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
