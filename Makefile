@@ -35,8 +35,9 @@ run: $(RUNTIME) ## serve: make run PORT=8000 HOST=127.0.0.1 CONFIG=configs/local
 test: $(TOOLS) ## run the tests: make test ARGS="tests/unit -k deadline"
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(TOOLS) ## lint, types and every config
+check: $(TOOLS) ## lint, format, types and every config
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/embedding-router check-config configs/*.yaml cluster.yaml
 

@@ -5,8 +5,24 @@ import sys
 from importlib import import_module
 
 NAMES = (
-    "advise", "autoscale", "budgets", "chaos", "data_plane", "decide", "encoding", "features", "fuzz", "latency", "memory",
-    "mteb", "observability", "profile", "qwen3_shapes", "shadow", "soak", "spaces",
+    "advise",
+    "autoscale",
+    "budgets",
+    "chaos",
+    "data_plane",
+    "decide",
+    "encoding",
+    "features",
+    "fuzz",
+    "latency",
+    "memory",
+    "mteb",
+    "observability",
+    "profile",
+    "qwen3_shapes",
+    "shadow",
+    "soak",
+    "spaces",
 )
 
 
@@ -14,7 +30,10 @@ def main() -> None:
     """Hand the arguments behind the name to the benchmark of that name."""
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     if first in ("-h", "--help"):
-        names = (f"  {name:<14} {(import_module(f'benchmarks.{name}').__doc__ or '').splitlines()[0]}" for name in NAMES)
+        names = (
+            f"  {name:<14} {(import_module(f'benchmarks.{name}').__doc__ or '').splitlines()[0]}"
+            for name in NAMES
+        )
         print("\n".join([__doc__ or "", "", *names, "", "Each has --help of its own."]))
         return
     if first and not first.startswith("-"):
@@ -23,7 +42,8 @@ def main() -> None:
         del sys.argv[1]
     else:
         first = "data_plane"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped by whoever started them
+    # so that servers are stopped by whoever started them
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     import_module(f"benchmarks.{first}").main()
 
 

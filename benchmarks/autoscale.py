@@ -1,22 +1,26 @@
-"""How fast replicas come, how many, at what cost, and who is answered late meanwhile: our autoscaling policy against Serve's.
+"""How fast replicas come, how many, at what cost, and who is answered late meanwhile: our
+autoscaling policy against Serve's.
 
     python -m benchmarks autoscale                    (about 2 minutes for each of three policies)
 
-One router, two models of kind `fake`, real Serve: a replica of the large model does 1,000 tokens a second, one of the small model
-20,000. Requests of 50 tokens ask for the large one within a budget, and the small one may answer instead. The load steps from 0.4
-of a large replica up to 2.4 and back. A replica starts as soon as its process does: what a node and weights add is added to all.
+One router, two models of kind `fake`, real Serve: a replica of the large model does 1,000 tokens a
+second, one of the small model 20,000. Requests of 50 tokens ask for the large one within a budget,
+and the small one may answer instead. The load steps from 0.4 of a large replica up to 2.4 and back.
+A replica starts as soon as its process does: what a node and weights add is added to all.
 
     by tokens       deployments.autoscale:ByTokens, as configs/qwen3.yaml sets it, but for `hold_s`
-    serve, tuned    Serve's policy with 1 request a replica, 2 s between reports, a mean of 12 s and 5 s of delay
+    serve, tuned    Serve's policy with 1 request a replica, 2 s between reports, a mean of 12 s and
+                    5 s of delay
     serve, default  Serve's policy as it comes: 2 requests a replica, 10 s, 30 s and 30 s
 
-Both of the first two may go down 20 s after the load. Serve counts calls at replicas, of which a router keeps three at most, and
-not what waits in the router. `--pinned` names the large model and gives no budget, so that the small one answers nothing: all of
-the load waits for replicas, or is refused with 429 where it would wait for more than 10 s.
+Both of the first two may go down 20 s after the load. Serve counts calls at replicas, of which a
+router keeps three at most, and not what waits in the router. `--pinned` names the large model and
+gives no budget, so that the small one answers nothing: all of the load waits for replicas, or is
+refused with 429 where it would wait for more than 10 s.
 
-Time to ready is from the step up to the third ready replica; replica-seconds are those of all processes that exist, so what
-starts and what drains is paid for. Asked for: answered by the large model. Late: later than 500 ms on the client's clock,
-refusals included.
+Time to ready is from the step up to the third ready replica; replica-seconds are those of all
+processes that exist, so what starts and what drains is paid for. Asked for: answered by the large
+model. Late: later than 500 ms on the client's clock, refusals included.
 """
 
 import asyncio
@@ -46,13 +50,26 @@ STEPS = ((0.4, 0.15), (2.4, 0.45), (0.4, 0.4))  # load in large replicas, share 
 SLOW = {"min_replicas": 1, "max_replicas": 6}
 POLICIES: Mapping[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
     "by tokens": (
-        {"policy_function": "deployments.autoscale:ByTokens", "policy_kwargs": {"hold_s": 20.0, "start_s": 10.0}},
-        {**SLOW, "metrics_interval_s": 2, "look_back_period_s": 10, "upscale_delay_s": 3, "downscale_delay_s": 1},
+        {
+            "policy_function": "deployments.autoscale:ByTokens",
+            "policy_kwargs": {"hold_s": 20.0, "start_s": 10.0},
+        },
+        {
+            **SLOW,
+            "metrics_interval_s": 2,
+            "look_back_period_s": 10,
+            "upscale_delay_s": 3,
+            "downscale_delay_s": 1,
+        },
     ),
     "serve, tuned": (
         None,
         {
-            **SLOW, "target_ongoing_requests": 1, "metrics_interval_s": 2, "look_back_period_s": 12, "upscale_delay_s": 5,
+            **SLOW,
+            "target_ongoing_requests": 1,
+            "metrics_interval_s": 2,
+            "look_back_period_s": 12,
+            "upscale_delay_s": 5,
             "downscale_delay_s": 20,
         },
     ),
@@ -73,31 +90,60 @@ def config(policy: str) -> dict[str, Any]:
     scale_all, scaling = POLICIES[policy]
 
     def model(s_per_token: float) -> dict[str, Any]:
-        curve = {"fixed_s": 0, "base_s": 0, "s_per_token": s_per_token, "batch_tokens": 200, "overhead_s": 0.02}
+        curve = {
+            "fixed_s": 0,
+            "base_s": 0,
+            "s_per_token": s_per_token,
+            "batch_tokens": 200,
+            "overhead_s": 0.02,
+        }
         return {
-            "engine": {"kind": "fake", "s_per_token": s_per_token}, "dimensions": 64, "max_tokens": 512, "curve": curve,
+            "engine": {"kind": "fake", "s_per_token": s_per_token},
+            "dimensions": 64,
+            "max_tokens": 512,
+            "curve": curve,
             "quality": {"default": 60 if s_per_token < 0.001 else 70},
         }
 
     def deployment(name: str, autoscaling: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "name": name, "autoscaling_config": dict(autoscaling), "ray_actor_options": {"num_cpus": 0.01},
-            "graceful_shutdown_wait_loop_s": 0.5, "graceful_shutdown_timeout_s": 5,
+            "name": name,
+            "autoscaling_config": dict(autoscaling),
+            "ray_actor_options": {"num_cpus": 0.01},
+            "graceful_shutdown_wait_loop_s": 0.5,
+            "graceful_shutdown_timeout_s": 5,
         }
 
-    fixed = {"min_replicas": 1, "max_replicas": 1, "metrics_interval_s": 2, "look_back_period_s": 10}
-    application = {
-        "name": "embedding-router", "route_prefix": "/", "import_path": "deployments.app:build",
-        "args": {
-            "models": {"small": model(1 / (20 * RATE)), "large": model(1 / RATE)}, "tiers": {"fast": "small", "best": "large"},
-            "cache": {"max_bytes": 0}, "limits": {"max_queue_s": 10.0},
-        },
-        "deployments": [deployment("router", fixed), deployment("small", fixed), deployment("large", scaling)],
+    fixed = {
+        "min_replicas": 1,
+        "max_replicas": 1,
+        "metrics_interval_s": 2,
+        "look_back_period_s": 10,
     }
-    return {"applications": [application | ({"autoscaling_policy": scale_all} if scale_all else {})]}
+    application = {
+        "name": "embedding-router",
+        "route_prefix": "/",
+        "import_path": "deployments.app:build",
+        "args": {
+            "models": {"small": model(1 / (20 * RATE)), "large": model(1 / RATE)},
+            "tiers": {"fast": "small", "best": "large"},
+            "cache": {"max_bytes": 0},
+            "limits": {"max_queue_s": 10.0},
+        },
+        "deployments": [
+            deployment("router", fixed),
+            deployment("small", fixed),
+            deployment("large", scaling),
+        ],
+    }
+    return {
+        "applications": [application | ({"autoscaling_policy": scale_all} if scale_all else {})]
+    }
 
 
-async def trace(running: Router, seconds: float, pinned: bool, rng: random.Random) -> tuple[list[Told], list[Seen]]:
+async def trace(
+    running: Router, seconds: float, pinned: bool, rng: random.Random
+) -> tuple[list[Told], list[Seen]]:
     """The answers and the replicas of one run of the steps."""
     assert running.process is not None
     told, seen, number = list[Told](), list[Seen](), 0
@@ -108,14 +154,22 @@ async def trace(running: Router, seconds: float, pinned: bool, rng: random.Rando
         nonlocal number
         number += 1
         text = f"{number} ".ljust(CHARACTERS, "x")
-        options = {"model": "large"} if pinned else {"model": "best", "latency_budget_ms": BUDGET_S * 1000}
+        options = (
+            {"model": "large"}
+            if pinned
+            else {"model": "best", "latency_budget_ms": BUDGET_S * 1000}
+        )
         return Ask(Text(text, "en", "query"), options, BUDGET_S)
 
     async def watch() -> None:
         async with httpx.AsyncClient(base_url=running.url, timeout=5) as client:
             while not done.is_set():
                 exist = await asyncio.to_thread(_exist, running.process)
-                ready = next(m for m in (await client.get("/v1/tiers")).json()["data"] if m["model"] == "large")["replicas_ready"]
+                ready = next(
+                    m
+                    for m in (await client.get("/v1/tiers")).json()["data"]
+                    if m["model"] == "large"
+                )["replicas_ready"]
                 seen.append(Seen(time.perf_counter() - start_s, exist, ready))
                 await asyncio.sleep(0.5)
 
@@ -133,23 +187,36 @@ def _exist(process: psutil.Process | None) -> int:
     return sum(1 for _ in replicas("large", process.children(recursive=True)))
 
 
-def summarise(policy: str, told: Sequence[Told], seen: Sequence[Seen], seconds: float) -> dict[str, Any]:
+def summarise(
+    policy: str, told: Sequence[Told], seen: Sequence[Seen], seconds: float
+) -> dict[str, Any]:
     """One row of the table."""
     up_s = STEPS[0][1] * seconds
     ready = [one.at_s - up_s for one in seen if one.at_s >= up_s and one.ready >= NEEDED]
     paid = sum(one.exist * (after.at_s - one.at_s) for one, after in itertools.pairwise(seen))
     late = sum(one.status != httpx.codes.OK or one.total_s > BUDGET_S for one in told)
     return {
-        "policy": policy, "requests": len(told), "ready_s": ready[0] if ready else None, "most": max(one.exist for one in seen),
-        "replica_s": paid, "asked_for": sum(one.model == "large" for one in told) / len(told), "late": late / len(told),
+        "policy": policy,
+        "requests": len(told),
+        "ready_s": ready[0] if ready else None,
+        "most": max(one.exist for one in seen),
+        "replica_s": paid,
+        "asked_for": sum(one.model == "large" for one in told) / len(told),
+        "late": late / len(told),
         "refused": sum(one.status == httpx.codes.TOO_MANY_REQUESTS for one in told),
-        "errors": sum(one.status not in (httpx.codes.OK, httpx.codes.TOO_MANY_REQUESTS) for one in told),
+        "errors": sum(
+            one.status not in (httpx.codes.OK, httpx.codes.TOO_MANY_REQUESTS) for one in told
+        ),
     }
 
 
 @click.command()
-@click.option("--policy", "chosen", multiple=True, type=click.Choice(list(POLICIES)), help="Only these.")
-@click.option("--seconds", type=click.FloatRange(20.0), default=90.0, show_default=True, help="Of the trace.")
+@click.option(
+    "--policy", "chosen", multiple=True, type=click.Choice(list(POLICIES)), help="Only these."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(20.0), default=90.0, show_default=True, help="Of the trace."
+)
 @click.option("--pinned", is_flag=True, help="Nothing may be answered by the small model.")
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--seed", type=int, default=0)
@@ -167,16 +234,25 @@ def main(chosen: Sequence[str], seconds: float, pinned: bool, as_json: bool, see
         click.echo(json.dumps(rows, indent=2))
         return
     ideal = sum(load * share * seconds for load, share in STEPS)
-    click.echo(f"{seconds:.0f} s; {NEEDED} replicas needed at most, {ideal:.0f} replica-seconds of work")
+    click.echo(
+        f"{seconds:.0f} s; {NEEDED} replicas needed at most, {ideal:.0f} replica-seconds of work"
+    )
     heads = (
-        ("requests", 8), ("ready s", 8), ("most", 5), ("replica-s", 9), ("asked for", 9), ("late", 6), ("refused", 7),
+        ("requests", 8),
+        ("ready s", 8),
+        ("most", 5),
+        ("replica-s", 9),
+        ("asked for", 9),
+        ("late", 6),
+        ("refused", 7),
         ("errors", 6),
     )
     click.echo(f"{'policy':<15} " + " ".join(f"{head:>{width}}" for head, width in heads))
     for row in rows:
         ready = "never" if row["ready_s"] is None else f"{row['ready_s']:.1f}"
         click.echo(
-            f"{row['policy']:<15} {row['requests']:>8} {ready:>8} {row['most']:>5} {row['replica_s']:>9.0f} "
+            f"{row['policy']:<15} {row['requests']:>8} {ready:>8} {row['most']:>5} "
+            f"{row['replica_s']:>9.0f} "
             f"{row['asked_for']:>9.1%} {row['late']:>6.1%} {row['refused']:>7} {row['errors']:>6}"
         )
 

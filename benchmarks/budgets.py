@@ -2,19 +2,23 @@
 
     make bench-budgets            (or: python -m benchmarks.budgets --config configs/local.yaml)
 
-Short questions, abstracts and texts that are not English (benchmarks/live.py has the mix), each with a latency budget, arrive at
-80 % and at 120 % of what the largest model alone can answer. Five ways to choose the model take turns of a few seconds each, in
-random order, on one router:
+Short questions, abstracts and texts that are not English (benchmarks/live.py has the mix), each
+with a latency budget, arrive at 80 % and at 120 % of what the largest model alone can answer. Five
+ways to choose the model take turns of a few seconds each, in random order, on one router:
 
-    auto                 this policy as a free request: rules for the target, the budget for the limit
-    best within budget   this policy with `quality: best`: the largest model that is predicted to be in time
+    auto                 this policy as a free request: rules for the target, the budget for the
+                         limit
+    best within budget   this policy with `quality: best`: the largest model that is predicted to be
+                         in time
     always best          the largest model
     by length            what the client can see: small for short texts, large for long ones
-    least outstanding    of the models that can read the text, the one this client has fewest requests at
+    least outstanding    of the models that can read the text, the one this client has fewest
+                         requests at
 
-In time means that the last byte arrived within the budget, on the client's clock; an error is not in time. Quality is the points
-that the config gives the model that answered, for the text's language: over the answers that were in time, and over everything
-that was offered, where a late answer is worth nothing.
+In time means that the last byte arrived within the budget, on the client's clock; an error is not
+in time. Quality is the points that the config gives the model that answered, for the text's
+language: over the answers that were in time, and over everything that was offered, where a late
+answer is worth nothing.
 """
 
 import asyncio
@@ -33,12 +37,18 @@ from benchmarks.live import CHARACTERS_A_TOKEN, Ask, Client, Text, Texts, Told, 
 from router.domain import Features, Model
 from router.models import build_models
 
-BUDGETS_S: Mapping[str, Sequence[float]] = {"query": (0.05, 0.1, 0.3), "foreign": (0.05, 0.1, 0.3), "passage": (0.3, 1.0)}
+BUDGETS_S: Mapping[str, Sequence[float]] = {
+    "query": (0.05, 0.1, 0.3),
+    "foreign": (0.05, 0.1, 0.3),
+    "passage": (0.3, 1.0),
+}
 LOADS = (0.8, 1.2)
 
 
 class Chooser(NamedTuple):
-    """One way to choose: the fields of a request's body for a text, and what it must know of the answer."""
+    """One way to choose: the fields of a request's body for a text, and what it must know of the
+    answer.
+    """
 
     name: str
     options: Callable[[Text, float], Mapping[str, Any]]
@@ -46,17 +56,33 @@ class Chooser(NamedTuple):
 
 
 @click.command()
-@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), default="configs/local.yaml")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default="configs/local.yaml",
+)
 @click.option("--base-url", help="A router that runs this config already.")
-@click.option("--seconds", type=click.FloatRange(1.0), default=6.0, show_default=True, help="Of one turn.")
-@click.option("--turns", type=click.IntRange(1), default=3, show_default=True, help="Of every way at every load.")
+@click.option(
+    "--seconds", type=click.FloatRange(1.0), default=6.0, show_default=True, help="Of one turn."
+)
+@click.option(
+    "--turns",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Of every way at every load.",
+)
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--seed", type=int, default=0)
-def main(config: Path, base_url: str | None, seconds: float, turns: int, as_json: bool, seed: int) -> None:
+def main(
+    config: Path, base_url: str | None, seconds: float, turns: int, as_json: bool, seed: int
+) -> None:
     """Measure the share that is answered in time, for this policy and for four simpler ones."""
     with router(config, base_url) as running:
         models = build_models(running.args)
-        capacity, told = asyncio.run(_drive(running.url, models, seconds, turns, random.Random(seed)))
+        capacity, told = asyncio.run(
+            _drive(running.url, models, seconds, turns, random.Random(seed))
+        )
     rows = [summarise(name, load, answers, models) for (load, name), answers in told.items()]
     if as_json:
         click.echo(json.dumps({"capacity_per_s": capacity, "rows": rows}, indent=2))
@@ -69,7 +95,9 @@ def choosers(models: Mapping[str, Model], rng: random.Random) -> list[Chooser]:
     names, outstanding = list(models), Counter[str]()
 
     def readable(text: Text) -> list[str]:
-        return [name for name in names if len(text.text) / CHARACTERS_A_TOKEN <= models[name].max_tokens]
+        return [
+            name for name in names if len(text.text) / CHARACTERS_A_TOKEN <= models[name].max_tokens
+        ]
 
     def by_length(text: Text, _: float) -> Mapping[str, Any]:
         able = readable(text)
@@ -86,7 +114,10 @@ def choosers(models: Mapping[str, Model], rng: random.Random) -> list[Chooser]:
 
     return [
         Chooser("auto", lambda text, budget_s: {"latency_budget_ms": budget_s * 1000}),
-        Chooser("best within budget", lambda text, budget_s: {"latency_budget_ms": budget_s * 1000, "quality": "best"}),
+        Chooser(
+            "best within budget",
+            lambda text, budget_s: {"latency_budget_ms": budget_s * 1000, "quality": "best"},
+        ),
         Chooser("always best", lambda text, budget_s: {"model": names[-1]}),
         Chooser("by length", by_length),
         Chooser("least outstanding", least, answered),
@@ -98,7 +129,9 @@ async def _drive(
 ) -> tuple[float, dict[tuple[float, str], list[Told]]]:
     """Capacity of the largest model for this mix, and the answers by load and way."""
     texts, ways = Texts(rng), choosers(models, rng)
-    told: dict[tuple[float, str], list[Told]] = {(load, way.name): [] for load in LOADS for way in ways}
+    told: dict[tuple[float, str], list[Told]] = {
+        (load, way.name): [] for load in LOADS for way in ways
+    }
 
     def asking(way: Chooser) -> Callable[[], Ask]:
         def make() -> Ask:
@@ -114,45 +147,75 @@ async def _drive(
         for way in ways:  # predictions of every model have something to learn from
             await client.at_rate(asking(way), 0.5 * capacity, 2.0, rng, way.done)
         for _ in range(turns):
-            for load, way in rng.sample([(load, way) for load in LOADS for way in ways], len(LOADS) * len(ways)):
-                told[load, way.name] += await client.at_rate(asking(way), load * capacity, seconds, rng, way.done)
+            for load, way in rng.sample(
+                [(load, way) for load in LOADS for way in ways], len(LOADS) * len(ways)
+            ):
+                told[load, way.name] += await client.at_rate(
+                    asking(way), load * capacity, seconds, rng, way.done
+                )
     return capacity, told
 
 
-def summarise(name: str, load: float, told: Sequence[Told], models: Mapping[str, Model]) -> dict[str, Any]:
+def summarise(
+    name: str, load: float, told: Sequence[Told], models: Mapping[str, Model]
+) -> dict[str, Any]:
     """One row of the table."""
-    in_time = [one for one in told if one.status == httpx.codes.OK and one.total_s <= (one.ask.budget_s or 0.0)]
+    in_time = [
+        one
+        for one in told
+        if one.status == httpx.codes.OK and one.total_s <= (one.ask.budget_s or 0.0)
+    ]
     points = [
-        models[one.model].quality_of(Features(0, one.ask.text.language, None, False, False)) for one in in_time if one.model
+        models[one.model].quality_of(Features(0, one.ask.text.language, None, False, False))
+        for one in in_time
+        if one.model
     ]
     seconds = [one.total_s for one in told]
     return {
-        "load": load, "policy": name, "requests": len(told), "in_time": len(in_time) / max(1, len(told)),
+        "load": load,
+        "policy": name,
+        "requests": len(told),
+        "in_time": len(in_time) / max(1, len(told)),
         "errors": sum(one.status != httpx.codes.OK for one in told),
         "p50_ms": 1000 * float(np.percentile(seconds, 50)) if seconds else None,
         "p99_ms": 1000 * float(np.percentile(seconds, 99)) if seconds else None,
         "quality_in_time": sum(points) / len(points) if points else None,
         "quality_offered": sum(points) / max(1, len(told)),
-        "models": {model: count / len(told) for model, count in Counter(one.model for one in told if one.model).items()},
+        "models": {
+            model: count / len(told)
+            for model, count in Counter(one.model for one in told if one.model).items()
+        },
     }
 
 
 def _table(rows: Sequence[Mapping[str, Any]], capacity: float) -> Iterator[str]:
-    yield f"the largest model answers {capacity:.0f} of these requests a second; loads are shares of that"
+    yield (
+        f"the largest model answers {capacity:.0f} of these requests a second; loads are "
+        "shares of that"
+    )
     yield ""
     yield (
-        f"{'load':>5} {'policy':<19} {'requests':>8} {'in time':>8} {'errors':>7} {'p50 ms':>8} {'p99 ms':>8} {'quality':>8} "
+        f"{'load':>5} {'policy':<19} {'requests':>8} {'in time':>8} {'errors':>7} {'p50 ms':>8} "
+        f"{'p99 ms':>8} {'quality':>8} "
         f"{'of all':>7}  answered by"
     )
     for row in rows:
-        shares = ", ".join(f"{model} {share:.0%}" for model, share in sorted(row["models"].items(), key=lambda item: -item[1]))
+        shares = ", ".join(
+            f"{model} {share:.0%}"
+            for model, share in sorted(row["models"].items(), key=lambda item: -item[1])
+        )
         yield (
-            f"{row['load']:>5.0%} {row['policy']:<19} {row['requests']:>8} {row['in_time']:>8.1%} {row['errors']:>7} "
-            f"{_number(row['p50_ms']):>8} {_number(row['p99_ms']):>8} {_number(row['quality_in_time']):>8} "
+            f"{row['load']:>5.0%} {row['policy']:<19} {row['requests']:>8} "
+            f"{row['in_time']:>8.1%} {row['errors']:>7} "
+            f"{_number(row['p50_ms']):>8} {_number(row['p99_ms']):>8} "
+            f"{_number(row['quality_in_time']):>8} "
             f"{row['quality_offered']:>7.1f}  {shares}"
         )
     yield ""
-    yield "quality: points of the answers in time; of all: the same sum over everything offered, a late answer counting 0"
+    yield (
+        "quality: points of the answers in time; of all: the same sum over everything offered, "
+        "a late answer counting 0"
+    )
 
 
 def _number(value: float | None) -> str:

@@ -1,9 +1,11 @@
-"""What happens to requests when something breaks? `python -m benchmarks chaos [--scenario NAME]... [--json]`.
+"""What happens to requests when something breaks? `python -m benchmarks chaos [--scenario NAME]...
+[--json]`.
 
-One service on fake engines, two routers, two replicas of the larger model, and in each scenario one fault under a load whose
-answers are known beforehand. Lost and wrong must be 0: a request is answered right, or refused with a reason and, where it may be
-sent again, with the time to do so. Some scenarios promise more, and say what of it was broken. "recovered" is the time from the
-fault until every deployment is whole again and every router says so; a dash where nothing had to recover.
+One service on fake engines, two routers, two replicas of the larger model, and in each scenario one
+fault under a load whose answers are known beforehand. Lost and wrong must be 0: a request is
+answered right, or refused with a reason and, where it may be sent again, with the time to do so.
+Some scenarios promise more, and say what of it was broken. "recovered" is the time from the fault
+until every deployment is whole again and every router says so; a dash where nothing had to recover.
 """
 
 import asyncio
@@ -49,7 +51,9 @@ class Result(NamedTuple):
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was lost, nothing was in another space, and what else was promised is true."""
+        """Whether nothing was lost, nothing was in another space, and what else was promised is
+        true.
+        """
         return not self.lost and not self.wrong and not self.broken and self.right > 0
 
 
@@ -58,7 +62,9 @@ SCENARIOS: dict[str, Fault] = {}
 
 
 def scenario(fault: Fault) -> Fault:
-    """Register a fault by its name; it returns the seconds until all was whole again, and a remark. May raise Broken."""
+    """Register a fault by its name; it returns the seconds until all was whole again, and a remark.
+    May raise Broken.
+    """
     SCENARIOS[fault.__name__.replace("_", "-")] = fault
     return fault
 
@@ -186,7 +192,9 @@ async def _redeploy(on: Stage) -> float:
 
 @scenario
 async def bad_config_deployed(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """A config that cannot be used is deployed; the old one serves on, and the right one is deployed after it."""
+    """A config that cannot be used is deployed; the old one serves on, and the right one is
+    deployed after it.
+    """
     data = copy.deepcopy(on.data)
     data["applications"][0]["args"]["tiers"]["fast"] = "smal"
     before = {one.pid for one in on.replicas("small")}
@@ -209,7 +217,8 @@ async def config_reloaded(on: Stage, client: Checked) -> tuple[float | None, str
     for turn in range(5):
         data = copy.deepcopy(on.data)
         data["applications"][0]["deployments"][0]["user_config"] = {
-            "routing": {"default_tier": "best" if turn % 2 else "fast"}, "collections": {f"turn-{turn}": "small/64"},
+            "routing": {"default_tier": "best" if turn % 2 else "fast"},
+            "collections": {f"turn-{turn}": "small/64"},
         }
         await on.deploy(data)
         await asyncio.sleep(1)
@@ -223,7 +232,12 @@ async def config_reloaded(on: Stage, client: Checked) -> tuple[float | None, str
 
 def _raw(body: bytes, url: str) -> tuple[str, int, bytes]:
     host, _, port = url.removeprefix("http://").partition(":")
-    lines = ("POST /v1/embeddings HTTP/1.1", f"host: {host}", "content-type: application/json", f"content-length: {len(body)}")
+    lines = (
+        "POST /v1/embeddings HTTP/1.1",
+        f"host: {host}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+    )
     return host, int(port), "\r\n".join([*lines, "", ""]).encode() + body
 
 
@@ -231,7 +245,9 @@ def _raw(body: bytes, url: str) -> tuple[str, int, bytes]:
 async def clients_leave(on: Stage, client: Checked) -> tuple[float | None, str]:
     """Clients send large requests and close the connection."""
     for _ in range(60):
-        host, port, message = _raw(json.dumps({"input": client.texts(50, 60), "model": "large"}).encode(), on.url)
+        host, port, message = _raw(
+            json.dumps({"input": client.texts(50, 60), "model": "large"}).encode(), on.url
+        )
         _, writer = await asyncio.open_connection(host, port)
         writer.write(message)
         await writer.drain()
@@ -242,8 +258,12 @@ async def clients_leave(on: Stage, client: Checked) -> tuple[float | None, str]:
 
 @scenario
 async def slow_clients(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """Clients that send their headers or their body byte by byte, which are ended, or do not read their answer."""
-    body = json.dumps({"input": client.texts(30, 5), "model": "large", "encoding_format": "float"}).encode()
+    """Clients that send their headers or their body byte by byte, which are ended, or do not read
+    their answer.
+    """
+    body = json.dumps(
+        {"input": client.texts(30, 5), "model": "large", "encoding_format": "float"}
+    ).encode()
     host, port, message = _raw(body, on.url)
     end = message.index(b"\r\n\r\n") + 4
 
@@ -276,7 +296,11 @@ async def slow_clients(on: Stage, client: Checked) -> tuple[float | None, str]:
             await asyncio.sleep(HOLD_S)
         return True
 
-    slow = [trickle(20) for _ in range(SLOW)] + [trickle(end) for _ in range(SLOW)] + [unread() for _ in range(SLOW)]
+    slow = (
+        [trickle(20) for _ in range(SLOW)]
+        + [trickle(end) for _ in range(SLOW)]
+        + [unread() for _ in range(SLOW)]
+    )
     ended = await asyncio.gather(*slow)
     if not all(ended):
         raise Broken(f"{ended.count(False)} clients could go on sending byte by byte")
@@ -285,7 +309,9 @@ async def slow_clients(on: Stage, client: Checked) -> tuple[float | None, str]:
 
 @scenario
 async def overload(on: Stage, client: Checked) -> tuple[float | None, str]:
-    """Three times what the large model can do, half of it bulk, for some seconds: what is accepted is answered, bulk last."""
+    """Three times what the large model can do, half of it bulk, for some seconds: what is accepted
+    is answered, bulk last.
+    """
     tokens = 2000  # of one request: the engine takes 0.0001 s for each, on two replicas
     rate = OVERLOAD * 2 / (0.0001 * tokens + 0.01)
     tallies = {"interactive": Tally(), "bulk": Tally()}
@@ -299,11 +325,15 @@ async def overload(on: Stage, client: Checked) -> tuple[float | None, str]:
         await asyncio.sleep(1 / rate)
     await asyncio.gather(*tasks)
     said = "; ".join(
-        f"{name} {tally.right} of {tally.sent}, worst {max(tally.took_s, default=0.0):.1f} s" for name, tally in tallies.items()
+        f"{name} {tally.right} of {tally.sent}, worst {max(tally.took_s, default=0.0):.1f} s"
+        for name, tally in tallies.items()
     )
     for name, tally in tallies.items():
         if late := tally.sent - tally.right - tally.refused["429 overloaded"]:
-            raise Broken(f"{late} {name} requests were accepted and not answered in time: {dict(tally.refused)} ({said})")
+            raise Broken(
+                f"{late} {name} requests were accepted and not answered in time: "
+                f"{dict(tally.refused)} ({said})"
+            )
     if tallies["bulk"].right > tallies["interactive"].right:
         raise Broken(f"bulk went first ({said})")
     return await on.recovered(), said
@@ -326,11 +356,23 @@ async def play(on: Stage, name: str, seed: int = 0) -> Result:
             await load
         tally = client.tally
     return Result(
-        name, tally.sent, tally.right, dict(tally.refused), tally.lost, tally.wrong, tally.worst_s, recovered_s, note, broken
+        name,
+        tally.sent,
+        tally.right,
+        dict(tally.refused),
+        tally.lost,
+        tally.wrong,
+        tally.worst_s,
+        recovered_s,
+        note,
+        broken,
     )
 
 
-HEAD = f"{'scenario':<22} {'sent':>6} {'right':>6} {'refused':>7} {'lost':>4} {'wrong':>5} {'worst':>7} {'recovered':>9}  remarks"
+HEAD = (
+    f"{'scenario':<22} {'sent':>6} {'right':>6} {'refused':>7} {'lost':>4} {'wrong':>5} "
+    f"{'worst':>7} {'recovered':>9}  remarks"
+)
 
 
 def row(result: Result) -> str:
@@ -339,7 +381,8 @@ def row(result: Result) -> str:
     refused = ", ".join(f"{count} x {reason}" for reason, count in sorted(result.refused.items()))
     remarks = "; ".join(filter(None, [result.note, refused]))
     line = (
-        f"{result.scenario:<22} {result.sent:6} {result.right:6} {sum(result.refused.values()):7} {len(result.lost):4} "
+        f"{result.scenario:<22} {result.sent:6} {result.right:6} "
+        f"{sum(result.refused.values()):7} {len(result.lost):4} "
         f"{len(result.wrong):5} {result.worst_s:5.2f} s {recovered:>9}  {remarks}"
     )
     faults = [*filter(None, [result.broken]), *result.lost[:3], *result.wrong[:3]]
@@ -360,13 +403,22 @@ async def _play_all(names: tuple[str, ...], port: int, as_json: bool) -> list[Re
 
 
 @click.command()
-@click.option("--scenario", "names", multiple=True, help="One of them; may be given several times. All without it.")
+@click.option(
+    "--scenario",
+    "names",
+    multiple=True,
+    help="One of them; may be given several times. All without it.",
+)
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--port", default=8140, show_default=True, help="This one and the next are used.")
 def main(names: tuple[str, ...], as_json: bool, port: int) -> None:
-    """Break one thing after another under load and count what became of the requests; exits 1 where a promise was broken."""
+    """Break one thing after another under load and count what became of the requests; exits 1 where
+    a promise was broken.
+    """
     if unknown := set(names) - set(SCENARIOS):
-        raise click.ClickException(f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+        raise click.ClickException(
+            f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}"
+        )
     results = asyncio.run(_play_all(names or tuple(SCENARIOS), port, as_json))
     if as_json:
         click.echo(json.dumps([result._asdict() for result in results], indent=1))

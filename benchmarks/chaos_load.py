@@ -1,7 +1,9 @@
-"""Load whose answers are known beforehand: a request ends right, refused with a reason, or as a fault that is kept to be shown.
+"""Load whose answers are known beforehand: a request ends right, refused with a reason, or as a
+fault that is kept to be shown.
 
-The models are fake engines: a text's vector is a hash of it, another one for each model. So the client knows each vector of every
-space, and an answer in another space than the one that was asked for cannot pass as right.
+The models are fake engines: a text's vector is a hash of it, another one for each model. So the
+client knows each vector of every space, and an answer in another space than the one that was asked
+for cannot pass as right.
 """
 
 import asyncio
@@ -23,7 +25,18 @@ REFUSALS = {429, 503, 504}
 CLIENTS = 10
 PAUSE_S = 0.1  # mean, between two requests of a client
 SLACK_S = 5.0  # of a busy machine, beyond request_timeout_s
-WORDS = ("index", "vector", "space", "query", "cluster", "shard", "recall", "latency", "token", "model")
+WORDS = (
+    "index",
+    "vector",
+    "space",
+    "query",
+    "cluster",
+    "shard",
+    "recall",
+    "latency",
+    "token",
+    "model",
+)
 
 
 class Model(NamedTuple):
@@ -43,14 +56,19 @@ class Tally:
     sent: int = 0
     right: int = 0
     refused: Counter[str] = field(default_factory=Counter)  # by status and code
-    lost: list[str] = field(default_factory=list)  # no answer, or one that is neither vectors nor a reason
+    # no answer, or one that is neither vectors nor a reason
+    lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)  # vectors of another space, or of another text
     worst_s: float = 0.0
     took_s: list[float] = field(default_factory=list)  # of those answered right
 
     def add(self, other: "Tally") -> None:
         """Count what another one counted."""
-        self.sent, self.right, self.worst_s = self.sent + other.sent, self.right + other.right, max(self.worst_s, other.worst_s)
+        self.sent, self.right, self.worst_s = (
+            self.sent + other.sent,
+            self.right + other.right,
+            max(self.worst_s, other.worst_s),
+        )
         self.refused.update(other.refused)
         self.lost += other.lost
         self.wrong += other.wrong
@@ -60,7 +78,9 @@ class Tally:
 class Checked:
     """A client that knows what is right; open it with `async with`."""
 
-    def __init__(self, url: str, models: Mapping[str, Model], timeout_s: float, seed: int = 0) -> None:
+    def __init__(
+        self, url: str, models: Mapping[str, Model], timeout_s: float, seed: int = 0
+    ) -> None:
         self._url, self._models, self._timeout_s = f"{url}/v1/embeddings", models, timeout_s
         self._rng = random.Random(seed)
         self._sent = 0
@@ -68,7 +88,8 @@ class Checked:
 
     async def __aenter__(self) -> "Checked":
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=self._timeout_s + SLACK_S)
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s + SLACK_S),
         )
         return self
 
@@ -79,12 +100,15 @@ class Checked:
         """Texts that were never sent before."""
         self._sent += 1
         return [
-            f"{self._sent} {index} {self._rng.getrandbits(48):x} {' '.join(self._rng.choices(WORDS, k=words))}"
+            f"{self._sent} {index} {self._rng.getrandbits(48):x} "
+            f"{' '.join(self._rng.choices(WORDS, k=words))}"
             for index in range(count)
         ]
 
     def ask(self) -> dict[str, Any]:
-        """The body of one request of the mix: short and long, one text and lists, pinned and free, interactive and bulk."""
+        """The body of one request of the mix: short and long, one text and lists, pinned and free,
+        interactive and bulk.
+        """
         rng, models = self._rng, list(self._models)
         small, large = models[0], models[-1]
         kind = rng.random()
@@ -92,7 +116,10 @@ class Checked:
             return {"input": self.texts(1, rng.randint(1, 20))[0], "model": small}
         if kind < 0.65:
             pinned = rng.choice(models)
-            return {"input": self.texts(1, rng.randint(1, 60)), "space": f"{pinned}/{self._models[pinned].dimensions}"}
+            return {
+                "input": self.texts(1, rng.randint(1, 60)),
+                "space": f"{pinned}/{self._models[pinned].dimensions}",
+            }
         if kind < 0.75:
             return {"input": self.texts(1, 10), "model": "auto", "latency_budget_ms": 500}
         if kind < 0.9:
@@ -104,11 +131,15 @@ class Checked:
         own = Tally(sent=1)
         status, start_s = 0, time.perf_counter()
         try:
-            async with self._session.post(self._url, json={**body, "encoding_format": "base64"}) as answer:
+            async with self._session.post(
+                self._url, json={**body, "encoding_format": "base64"}
+            ) as answer:
                 content = await answer.read()
                 status, headers = answer.status, dict(answer.headers)
         except (aiohttp.ClientError, TimeoutError) as error:
-            own.lost.append(f"{type(error).__name__} after {time.perf_counter() - start_s:.1f} s: {error}")
+            own.lost.append(
+                f"{type(error).__name__} after {time.perf_counter() - start_s:.1f} s: {error}"
+            )
         else:
             self._judge(body, status, content, headers, own)
         own.worst_s = time.perf_counter() - start_s
@@ -118,7 +149,14 @@ class Checked:
                 one.add(own)
         return status
 
-    def _judge(self, body: dict[str, Any], status: int, content: bytes, headers: dict[str, str], tally: Tally) -> None:
+    def _judge(
+        self,
+        body: dict[str, Any],
+        status: int,
+        content: bytes,
+        headers: dict[str, str],
+        tally: Tally,
+    ) -> None:
         if status != 200:
             try:
                 error = orjson.loads(content)["error"]
@@ -136,15 +174,23 @@ class Checked:
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
         model = answer["routing"]["model"]
         asked = body["space"].split("/")[0] if "space" in body else body["model"]
-        got = np.array([np.frombuffer(base64.b64decode(item["embedding"]), "<f4") for item in answer["data"]])
+        got = np.array(
+            [np.frombuffer(base64.b64decode(item["embedding"]), "<f4") for item in answer["data"]]
+        )
         want = self._models[model].vectors(texts)
-        if asked not in ("auto", model) or got.shape != want.shape or not np.allclose(got, want, atol=1e-5):
+        if (
+            asked not in ("auto", model)
+            or got.shape != want.shape
+            or not np.allclose(got, want, atol=1e-5)
+        ):
             tally.wrong.append(f"asked for {asked}, got {model}, shape {got.shape} of {want.shape}")
         else:
             tally.right += 1
 
     async def run(self, stop: asyncio.Event, clients: int = CLIENTS) -> None:
-        """Send the mix from so many clients until `stop`; returns when everything that was sent has ended."""
+        """Send the mix from so many clients until `stop`; returns when everything that was sent has
+        ended.
+        """
 
         async def one() -> None:
             while not stop.is_set():

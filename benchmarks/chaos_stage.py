@@ -1,4 +1,6 @@
-"""The service that is mistreated: `embedding-router run` on fake engines, its processes by name, and its redeploys."""
+"""The service that is mistreated: `embedding-router run` on fake engines, its processes by name,
+and its redeploys.
+"""
 
 import asyncio
 import contextlib
@@ -27,16 +29,35 @@ RECOVER_S = 180.0
 STEADY_POLLS = 4  # in a row, as each is answered by another router
 
 
-def config(faults: Path, engines: dict[str, dict[str, Any]] | None = None, **sections: Any) -> dict[str, Any]:
-    """A Serve config: two fake models, two replicas of the large one, two routers, and times short enough to be waited for."""
+def config(
+    faults: Path, engines: dict[str, dict[str, Any]] | None = None, **sections: Any
+) -> dict[str, Any]:
+    """A Serve config: two fake models, two replicas of the large one, two routers, and times short
+    enough to be waited for.
+    """
     models: dict[str, Any] = {}
     for name, model in MODELS.items():
-        slow = {"base_s": 0.004, "s_per_token": 0.00004} if name == "small" else {"base_s": 0.01, "s_per_token": 0.0001}
+        slow = (
+            {"base_s": 0.004, "s_per_token": 0.00004}
+            if name == "small"
+            else {"base_s": 0.01, "s_per_token": 0.0001}
+        )
         models[name] = {
-            "engine": {"kind": "fake", "seed": model.seed, "faults": str(faults), **slow, **(engines or {}).get(name, {})},
-            "dimensions": model.dimensions, "max_tokens": 2000, "health_timeout_s": 2.0,
+            "engine": {
+                "kind": "fake",
+                "seed": model.seed,
+                "faults": str(faults),
+                **slow,
+                **(engines or {}).get(name, {}),
+            },
+            "dimensions": model.dimensions,
+            "max_tokens": 2000,
+            "health_timeout_s": 2.0,
             "curve": {
-                "fixed_s": 0.001, "base_s": slow["base_s"], "s_per_token": slow["s_per_token"], "batch_tokens": 4096,
+                "fixed_s": 0.001,
+                "base_s": slow["base_s"],
+                "s_per_token": slow["s_per_token"],
+                "batch_tokens": 4096,
                 "overhead_s": 0.01,
             },
         }
@@ -45,34 +66,56 @@ def config(faults: Path, engines: dict[str, dict[str, Any]] | None = None, **sec
     few = {"num_cpus": 0.05}
     deployments = [
         {
-            "name": name, "num_replicas": count, "ray_actor_options": few, "health_check_period_s": 1,
-            "health_check_timeout_s": 8, "graceful_shutdown_wait_loop_s": 0.5,
+            "name": name,
+            "num_replicas": count,
+            "ray_actor_options": few,
+            "health_check_period_s": 1,
+            "health_check_timeout_s": 8,
+            "graceful_shutdown_wait_loop_s": 0.5,
             "graceful_shutdown_timeout_s": 8,
         }
         for name, count in REPLICAS.items()
     ]
     args = {
-        "models": models, "tiers": {"fast": "small", "best": "large"},
+        "models": models,
+        "tiers": {"fast": "small", "best": "large"},
         "limits": {
-            "request_timeout_s": REQUEST_TIMEOUT_S, "replica_timeout_s": 4.0, "max_queue_s": 4.0, "headers_timeout_s": 3.0,
+            "request_timeout_s": REQUEST_TIMEOUT_S,
+            "replica_timeout_s": 4.0,
+            "max_queue_s": 4.0,
+            "headers_timeout_s": 3.0,
             "body_timeout_s": 5.0,
         },
-        "cache": {"max_bytes": 4_000_000}, **sections,
+        "cache": {"max_bytes": 4_000_000},
+        **sections,
     }
     return {
         "logging_config": {"enable_access_log": False},
-        "applications": [{
-            "name": "chaos", "route_prefix": "/", "import_path": "deployments.app:build", "args": args,
-            "deployments": deployments,
-        }],
+        "applications": [
+            {
+                "name": "chaos",
+                "route_prefix": "/",
+                "import_path": "deployments.app:build",
+                "args": args,
+                "deployments": deployments,
+            }
+        ],
     }
 
 
 class Stage:
     """A running service."""
 
-    def __init__(self, url: str, dashboard: str, process: psutil.Process, faults: Path, data: dict[str, Any]) -> None:
-        self.url, self.dashboard, self.process, self.faults, self.data = url, dashboard, process, faults, data
+    def __init__(
+        self, url: str, dashboard: str, process: psutil.Process, faults: Path, data: dict[str, Any]
+    ) -> None:
+        self.url, self.dashboard, self.process, self.faults, self.data = (
+            url,
+            dashboard,
+            process,
+            faults,
+            data,
+        )
 
     def processes(self, pattern: str) -> list[psutil.Process]:
         """Those of the service whose title matches."""
@@ -97,8 +140,12 @@ class Stage:
             switch.with_suffix(".new").write_text(name)
             switch.with_suffix(".new").replace(switch)
 
-    async def recovered(self, gone: Iterable[psutil.Process] = (), within_s: float = RECOVER_S) -> float:
-        """Seconds until every deployment has all its replicas, `gone` not among them, and every router says so."""
+    async def recovered(
+        self, gone: Iterable[psutil.Process] = (), within_s: float = RECOVER_S
+    ) -> float:
+        """Seconds until every deployment has all its replicas, `gone` not among them, and every
+        router says so.
+        """
         start_s, steady, lost = time.monotonic(), 0, {process.pid for process in gone}
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             while (spent_s := time.monotonic() - start_s) < within_s:
@@ -122,7 +169,9 @@ class Stage:
         return False
 
     async def deploy(self, data: dict[str, Any]) -> None:
-        """What `serve deploy` does: hand the config to the dashboard, which returns before anything has changed."""
+        """What `serve deploy` does: hand the config to the dashboard, which returns before anything
+        has changed.
+        """
         address = f"{self.dashboard}/api/serve/applications/"
         async with aiohttp.ClientSession() as session, session.put(address, json=data) as answer:
             if answer.status != 200:
@@ -130,7 +179,10 @@ class Stage:
 
     async def status(self) -> str:
         """Serve's word for the application."""
-        async with aiohttp.ClientSession() as session, session.get(f"{self.dashboard}/api/serve/applications/") as answer:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{self.dashboard}/api/serve/applications/") as answer,
+        ):
             return str((await answer.json())["applications"]["chaos"]["status"])
 
     async def until(self, statuses: tuple[str, ...], within_s: float = RECOVER_S) -> str:
@@ -140,7 +192,9 @@ class Stage:
             if (status := await self.status()) in statuses:
                 return status
             await asyncio.sleep(0.25)
-        raise click.ClickException(f"the application was {status}, not {' or '.join(statuses)}, after {within_s:g} s")
+        raise click.ClickException(
+            f"the application was {status}, not {' or '.join(statuses)}, after {within_s:g} s"
+        )
 
     def memory_mib(self) -> dict[str, float]:
         """Proportional set size by role."""
@@ -160,7 +214,9 @@ class Stage:
 async def stage(
     scratch: Path, port: int, engines: dict[str, dict[str, Any]] | None = None, **sections: Any
 ) -> AsyncIterator[Stage]:
-    """Start the service on `port` and its dashboard on the next one; nothing of it is left after the block."""
+    """Start the service on `port` and its dashboard on the next one; nothing of it is left after
+    the block.
+    """
     faults = scratch / "faults"
     faults.mkdir(exist_ok=True)
     data = config(faults, engines, **sections)
@@ -168,10 +224,21 @@ async def stage(
     path.write_text(yaml.safe_dump(data, sort_keys=False))  # the order of models is their rank
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
     command = [
-        sys.executable, "-m", "router.cli", "run", "--config", str(path), "--port", str(port), "--dashboard-port", str(port + 1),
+        sys.executable,
+        "-m",
+        "router.cli",
+        "run",
+        "--config",
+        str(path),
+        "--port",
+        str(port),
+        "--dashboard-port",
+        str(port + 1),
     ]
     with log.open("wb") as out:
-        started = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=out, stderr=out, env=environment)
+        started = await asyncio.create_subprocess_exec(
+            *command, cwd=ROOT, stdout=out, stderr=out, env=environment
+        )
     process = psutil.Process(started.pid)
     made = Stage(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}", process, faults, data)
     try:

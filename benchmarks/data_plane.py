@@ -1,14 +1,18 @@
-"""Requests through the router against the same engine bare and against other routers: `make bench ARGS="--seconds 4 --rounds 2"`.
+"""Requests through the router against the same engine bare and against other routers: `make bench
+ARGS="--seconds 4 --rounds 2"`.
 
-Peers take part where they are installed: ray.serve.llm in this environment, LiteLLM's proxy in one of its own (--litellm).
+Peers take part where they are installed: ray.serve.llm in this environment, LiteLLM's proxy in one
+of its own (--litellm).
 
-Every server is started once and they take turns, point by point and round by round, so that a noisy machine is noisy for all.
-A ratio is the median over rounds of this round's server to this round's `vllm serve`. Three models twice do not fit a small
-machine: there ours, ray.serve.llm and ours once more run one after the other, and the ratio is of medians.
+Every server is started once and they take turns, point by point and round by round, so that a noisy
+machine is noisy for all. A ratio is the median over rounds of this round's server to this round's
+`vllm serve`. Three models twice do not fit a small machine: there ours, ray.serve.llm and ours once
+more run one after the other, and the ratio is of medians.
 
-The model is Qwen3's architecture with random weights and one small block: on a CPU a short text then costs about as much as the
-real model's on a GPU, so what is measured is what stands around it. Texts are new in every request, but for points that say
-otherwise. The client is wrk where it is installed, else one of ours.
+The model is Qwen3's architecture with random weights and one small block: on a CPU a short text
+then costs about as much as the real model's on a GPU, so what is measured is what stands around it.
+Texts are new in every request, but for points that say otherwise. The client is wrk where it is
+installed, else one of ours.
 """
 
 import json
@@ -27,7 +31,13 @@ from benchmarks import load, servers
 from benchmarks.load import Load, Shape
 from benchmarks.servers import ONE, NotReady, Server
 
-BARE, EVERY_CORE, OURS, LITELLM, RAY_LLM = "vllm serve", "vllm serve, every core", "ours", "LiteLLM proxy", "ray.serve.llm, tuned"
+BARE, EVERY_CORE, OURS, LITELLM, RAY_LLM = (
+    "vllm serve",
+    "vllm serve, every core",
+    "ours",
+    "LiteLLM proxy",
+    "ray.serve.llm, tuned",
+)
 SHORT = Shape((ONE,), 1, 12)
 BATCH = Shape((ONE,), 32, 40)
 WARM_S = 1.0
@@ -76,7 +86,9 @@ def measure(server: Server, point: Point, seconds: float, seed: int, word_file: 
     load.run(server.url, point.shape, point.connections, WARM_S, seed + 1_000_000, word_file)
     before_s = server.cpu_s()
     got = load.run(server.url, point.shape, point.connections, seconds, seed, word_file)
-    return Measured(got, (server.cpu_s() - before_s) * 1000 / max(1, got.requests), server.memory_bytes())
+    return Measured(
+        got, (server.cpu_s() - before_s) * 1000 / max(1, got.requests), server.memory_bytes()
+    )
 
 
 def row(point: Point, rounds: dict[str, list[Measured]]) -> dict[str, Any]:
@@ -85,7 +97,11 @@ def row(point: Point, rounds: dict[str, list[Measured]]) -> dict[str, Any]:
     base = rounds.get(point.base, [])
     for name, seen in rounds.items():
         if len(seen) == len(base):
-            ratios = [one.per_s / other.per_s for one, other in zip(seen, base, strict=True) if other.per_s]
+            ratios = [
+                one.per_s / other.per_s
+                for one, other in zip(seen, base, strict=True)
+                if other.per_s
+            ]
         else:  # not by turns
             usual = statistics.median(one.per_s for one in base) if base else 0.0
             ratios = [one.per_s / usual for one in seen if usual]
@@ -93,7 +109,10 @@ def row(point: Point, rounds: dict[str, list[Measured]]) -> dict[str, Any]:
             "requests_per_s": round(statistics.median(one.per_s for one in seen), 1),
             "ratio": round(statistics.median(ratios), 3) if ratios else None,
             "cpu_ms": round(statistics.median(one.cpu_ms for one in seen), 3),
-            **{key: round(statistics.median(asdict(one.load)[key] for one in seen), 2) for key in ("p50_ms", "p95_ms", "p99_ms")},
+            **{
+                key: round(statistics.median(asdict(one.load)[key] for one in seen), 2)
+                for key in ("p50_ms", "p95_ms", "p99_ms")
+            },
             "memory_bytes": max(one.memory_bytes for one in seen),
             "failures": sum(one.load.failures for one in seen),
         }
@@ -103,35 +122,90 @@ def row(point: Point, rounds: dict[str, list[Measured]]) -> dict[str, Any]:
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """The rows as text."""
-    head = ("point", "server", "requests/s", "ratio", "CPU ms", "p50 ms", "p95 ms", "p99 ms", "MiB", "failed")
+    head = (
+        "point",
+        "server",
+        "requests/s",
+        "ratio",
+        "CPU ms",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+        "MiB",
+        "failed",
+    )
     lines = [head]
     for point, found in rows.items():
         for name, one in found["servers"].items():
             ratio = "" if one["ratio"] is None else f"{one['ratio']:.2f}"
-            lines.append((
-                point, name, f"{one['requests_per_s']:.1f}", ratio, f"{one['cpu_ms']:.2f}", f"{one['p50_ms']:.1f}",
-                f"{one['p95_ms']:.1f}", f"{one['p99_ms']:.1f}", f"{one['memory_bytes'] / 2**20:.0f}", str(one["failures"]),
-            ))
+            lines.append(
+                (
+                    point,
+                    name,
+                    f"{one['requests_per_s']:.1f}",
+                    ratio,
+                    f"{one['cpu_ms']:.2f}",
+                    f"{one['p50_ms']:.1f}",
+                    f"{one['p95_ms']:.1f}",
+                    f"{one['p99_ms']:.1f}",
+                    f"{one['memory_bytes'] / 2**20:.0f}",
+                    str(one["failures"]),
+                )
+            )
             point = ""
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
-        "  ".join(cell.ljust(width) if column < 2 else cell.rjust(width)
-                  for column, (cell, width) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
     )
 
 
 @click.command()
-@click.option("--points", default=",".join(POINTS), help="Names from the table, with commas between, or their beginnings.")
-@click.option("--seconds", default=4.0, type=click.FloatRange(1), show_default=True, help="Of each measurement.")
+@click.option(
+    "--points",
+    default=",".join(POINTS),
+    help="Names from the table, with commas between, or their beginnings.",
+)
+@click.option(
+    "--seconds",
+    default=4.0,
+    type=click.FloatRange(1),
+    show_default=True,
+    help="Of each measurement.",
+)
 @click.option("--rounds", default=3, type=click.IntRange(1), show_default=True)
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the results here.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the results into this PNG.")
-@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints of 2.3 GB are kept.")
-@click.option("--litellm", envvar="BENCH_LITELLM", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="Python of an environment with litellm[proxy].")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the results here.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the results into this PNG.",
+)
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where checkpoints of 2.3 GB are kept.",
+)
+@click.option(
+    "--litellm",
+    envvar="BENCH_LITELLM",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Python of an environment with litellm[proxy].",
+)
 def main(
-    points: str, seconds: float, rounds: int, json_path: Path | None, plot: Path | None, folder: Path | None,
+    points: str,
+    seconds: float,
+    rounds: int,
+    json_path: Path | None,
+    plot: Path | None,
+    folder: Path | None,
     litellm: Path | None,
 ) -> None:
     """Compare the data plane with the engine's own server and with other routers."""
@@ -147,7 +221,10 @@ def main(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         word_file = scratch / "words"
         word_file.write_text("\n".join(load.words(str(servers.checkpoints(folder)[ONE]))))
-        blocks: list[tuple[list[str], str | None]] = [(one, None), *((three, alone) for alone in (OURS, RAY_LLM, OURS))]
+        blocks: list[tuple[list[str], str | None]] = [
+            (one, None),
+            *((three, alone) for alone in (OURS, RAY_LLM, OURS)),
+        ]
         seen: dict[str, dict[str, list[Measured]]] = {name: {} for name in chosen}
         for names, alone in blocks:
             if not names:
@@ -156,19 +233,30 @@ def main(
                 started = _start(running, names, alone, folder, scratch, litellm)
                 for number in range(rounds):
                     for name in names:
-                        seed = 1 + number * len(POINTS) + list(POINTS).index(name)  # another point's texts may be cached
+                        # another point's texts may be cached
+                        seed = 1 + number * len(POINTS) + list(POINTS).index(name)
                         for server in started:
                             if not _takes_part(server.name, name):
                                 continue
                             got = measure(server, POINTS[name], seconds, seed, word_file)
                             seen[name].setdefault(server.name, []).append(got)
                             done += 1
-                            click.echo(f"{time.monotonic() - started_s:5.0f} s [{done:>3} of about {measurements}] "
-                                       f"{name:<26} {server.name:<24} {got.per_s:8.1f}/s  p99 {got.load.p99_ms:7.1f} ms"
-                                       f"  {got.cpu_ms:6.2f} ms CPU  {got.load.failures} failed", err=True)
+                            click.echo(
+                                f"{time.monotonic() - started_s:5.0f} s [{done:>3} of about "
+                                f"{measurements}] "
+                                f"{name:<26} {server.name:<24} {got.per_s:8.1f}/s  p99 "
+                                f"{got.load.p99_ms:7.1f} ms"
+                                f"  {got.cpu_ms:6.2f} ms CPU  {got.load.failures} failed",
+                                err=True,
+                            )
             rows |= {name: row(POINTS[name], seen[name]) for name in names}
             if json_path is not None:
-                json_path.write_text(json.dumps({"points": [{"point": name, **found} for name, found in rows.items()]}, indent=1))
+                json_path.write_text(
+                    json.dumps(
+                        {"points": [{"point": name, **found} for name, found in rows.items()]},
+                        indent=1,
+                    )
+                )
     click.echo(table(rows))
     if plot is not None:
         from benchmarks.plot import draw
@@ -176,13 +264,17 @@ def main(
         draw(rows, plot)
 
 
-def _announcement(one: list[str], three: list[str], measurements: int, seconds: float, folder: Path) -> str:
+def _announcement(
+    one: list[str], three: list[str], measurements: int, seconds: float, folder: Path
+) -> str:
     """What is about to happen, and how long it takes."""
     starting_s = 120 * bool(one) + 300 * bool(three)  # ray.serve.llm alone takes half of the latter
     first = "" if folder.exists() else f" Writes three random checkpoints (2.3 GB) into {folder}."
     return (
-        f"{len(one) + len(three)} points, each server {seconds:g} s a point, {measurements} measurements: about "
-        f"{(measurements * (seconds + WARM_S) + starting_s) / 60:.0f} minutes, {starting_s / 60:.0f} of them to start servers. "
+        f"{len(one) + len(three)} points, each server {seconds:g} s a point, {measurements} "
+        "measurements: about "
+        f"{(measurements * (seconds + WARM_S) + starting_s) / 60:.0f} minutes, "
+        f"{starting_s / 60:.0f} of them to start servers. "
         "Uses every core." + first
     )
 
@@ -192,24 +284,37 @@ def _chosen(points: str) -> list[str]:
     found = [name for name in POINTS if any(name.startswith(part) for part in wanted)]
     for part in wanted:
         if not any(name.startswith(part) for name in POINTS):
-            raise click.BadParameter(f"{part!r} is none of {', '.join(POINTS)}", param_hint="--points")
+            raise click.BadParameter(
+                f"{part!r} is none of {', '.join(POINTS)}", param_hint="--points"
+            )
     return found
 
 
 def _takes_part(server: str, point: str) -> bool:
-    """A peer that gets every core is the base of the points that are about the model, and only there."""
+    """A peer that gets every core is the base of the points that are about the model, and only
+    there.
+    """
     if server in (BARE, EVERY_CORE):
         return POINTS[point].base == server
     return True
 
 
 def _start(
-    running: ExitStack, names: list[str], alone: str | None, folder: Path, scratch: Path, python: Path | None
+    running: ExitStack,
+    names: list[str],
+    alone: str | None,
+    folder: Path,
+    scratch: Path,
+    python: Path | None,
 ) -> list[Server]:
     """Every server that these points need and that can be had, or only the one called `alone`."""
     made: dict[str, Callable[[], AbstractContextManager[Server]]] = {}
     bases = {POINTS[name].base for name in names}
-    models = [model for model in servers.WIDTHS if any(model in POINTS[name].shape.models for name in names)]
+    models = [
+        model
+        for model in servers.WIDTHS
+        if any(model in POINTS[name].shape.models for name in names)
+    ]
     if BARE in bases:
         made[BARE] = lambda: servers.vllm_serve(folder, scratch)
     if EVERY_CORE in bases:
@@ -234,5 +339,9 @@ def _start(
     if python is not None and bare is not None:
         started.append(running.enter_context(servers.litellm(python, bare, scratch)))
     if python is None and bare is not None:
-        click.echo(f"without {LITELLM}: not installed; --litellm takes the Python of an environment that has it", err=True)
+        click.echo(
+            f"without {LITELLM}: not installed; --litellm takes the Python of an environment "
+            "that has it",
+            err=True,
+        )
     return started

@@ -1,7 +1,9 @@
-"""Microseconds of what a router does for each request besides its text: `python -m benchmarks decide`.
+"""Microseconds of what a router does for each request besides its text: `python -m benchmarks
+decide`.
 
-Three models, four rules, inputs made just before each call and never the same twice. The subjects take turns, round by round,
-so that a noisy machine is noisy for all; the quietest round and the median round are printed.
+Three models, four rules, inputs made just before each call and never the same twice. The subjects
+take turns, round by round, so that a noisy machine is noisy for all; the quietest round and the
+median round are printed.
 """
 
 import gc
@@ -18,7 +20,13 @@ from router.policy import Floor, Policy, decide, predict
 ROUNDS, CALLS = 15, 1000
 MOST_P50_US, MOST_P99_US = 5.0, 20.0  # the marks, of a quiet round
 MODELS = {
-    name: Model(name, rank, 32_768, Curve(0.004 * 4**rank, 0.002, 1e-5 * 4**rank, 1e-9, 16_384, 0.002), {"default": 60.0 + rank})
+    name: Model(
+        name,
+        rank,
+        32_768,
+        Curve(0.004 * 4**rank, 0.002, 1e-5 * 4**rank, 1e-9, 16_384, 0.002),
+        {"default": 60.0 + rank},
+    )
     for rank, name in enumerate(("small", "middle", "large"))
 }
 FLOORS = (
@@ -85,7 +93,8 @@ def ledger_subjects() -> dict[str, Subject]:
         return lambda: book.load(MODELS["middle"], at, rng, 1.3)
 
     return {
-        "ledger.dispatched": dispatching, "ledger.completed": completing, "ledger.reported": reporting,
+        "ledger.dispatched": dispatching, "ledger.completed": completing,
+        "ledger.reported": reporting,
         "ledger.pick": picking, "ledger.load": loading,
     }  # fmt: skip
 
@@ -127,12 +136,19 @@ def main() -> None:
     print(f"{'microseconds':<22}{'p50 quiet':>10}{'median':>8}{'p99 quiet':>11}{'median':>8}")
     for name, seen in rounds.items():
         p50, p99 = zip(*seen, strict=True)
-        print(f"{name:<22}{min(p50):>10.2f}{statistics.median(p50):>8.2f}{min(p99):>11.2f}{statistics.median(p99):>8.2f}")
+        print(
+            f"{name:<22}{min(p50):>10.2f}{statistics.median(p50):>8.2f}{min(p99):>11.2f}{statistics.median(p99):>8.2f}"
+        )
     print()
     for name in ("decide, rules", "decide, priced"):
         quiet = map(min, zip(*rounds[name], strict=True))
-        for what, reached, most in zip(("p50", "p99"), quiet, (MOST_P50_US, MOST_P99_US), strict=True):
-            print(f"{name}, {what:<4}{reached:>8.2f}   mark <= {most:g} us   {'met' if reached <= most else 'missed'}")
+        for what, reached, most in zip(
+            ("p50", "p99"), quiet, (MOST_P50_US, MOST_P99_US), strict=True
+        ):
+            print(
+                f"{name}, {what:<4}{reached:>8.2f}   mark <= {most:g} us   "
+                f"{'met' if reached <= most else 'missed'}"
+            )
 
 
 if __name__ == "__main__":

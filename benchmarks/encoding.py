@@ -2,8 +2,9 @@
 
     python -m benchmarks.encoding
 
-Prints the quietest and the median of rounds that are interleaved, so that a noisy machine hurts every line alike. The rows that
-are not ours say what the obvious way costs, the json module over Python floats, and what orjson takes for the bare array.
+Prints the quietest and the median of rounds that are interleaved, so that a noisy machine hurts
+every line alike. The rows that are not ours say what the obvious way costs, the json module over
+Python floats, and what orjson takes for the bare array.
 """
 
 import base64
@@ -32,7 +33,10 @@ def _request(texts: Any, **more: Any) -> bytes:
 
 
 def _naive_float(vectors: np.ndarray[Any, Any]) -> bytes:
-    rows = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(vectors.tolist())]
+    rows = [
+        {"object": "embedding", "index": i, "embedding": row}
+        for i, row in enumerate(vectors.tolist())
+    ]
     return json.dumps({"object": "list", "data": rows}).encode()
 
 
@@ -46,11 +50,23 @@ def cases() -> dict[str, Callable[[], object]]:
     """What is timed, by name."""
     limits, headers = Limits(), {"host": "localhost", "content-type": "application/json"}
     short = _request("What is the capital of France?", model="auto", encoding_format="base64")
-    many = _request([f"text number {i}, about as long as a passage's first sentence" for i in range(2048)])
+    many = _request(
+        [f"text number {i}, about as long as a passage's first sentence" for i in range(2048)]
+    )
     ids = _request([list(range(1000))] * 300, model="model", token_ids="model")
-    model = {"engine": {"kind": "fake"}, "dimensions": 4096, "max_tokens": 512, "matryoshka": {"min": 32}}
-    catalogue = Catalogue(RouterArgs.model_validate({"models": {"model": model}, "tiers": {"fast": "model"}}))
-    free, pinned = parse(short, headers, limits), parse(_request("a", space="Org/Model/1024"), headers, limits)
+    model = {
+        "engine": {"kind": "fake"},
+        "dimensions": 4096,
+        "max_tokens": 512,
+        "matryoshka": {"min": 32},
+    }
+    catalogue = Catalogue(
+        RouterArgs.model_validate({"models": {"model": model}, "tiers": {"fast": "model"}})
+    )
+    free, pinned = (
+        parse(short, headers, limits),
+        parse(_request("a", space="Org/Model/1024"), headers, limits),
+    )
     rows = np.random.default_rng(0).standard_normal((32, 4096), dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     one, large = rows[:1, :1024].copy(), np.tile(rows, (8, 1))
@@ -73,7 +89,9 @@ def cases() -> dict[str, Callable[[], object]]:
         "encode 256 x 4096 float": lambda: encode(large, "float", ROUTING, 3840),
         "encode 32 x 4096 int8": lambda: encode(rows, "int8", ROUTING, 480),
         "encode 32 x 4096 binary": lambda: encode(rows, "binary", ROUTING, 480),
-        "orjson alone 32 x 4096 float": lambda: orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY),
+        "orjson alone 32 x 4096 float": lambda: orjson.dumps(
+            rows, option=orjson.OPT_SERIALIZE_NUMPY
+        ),
         "json module 32 x 4096 base64": lambda: _naive_base64(rows),
         "json module 32 x 4096 float": lambda: _naive_float(rows),
     }

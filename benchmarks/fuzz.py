@@ -1,10 +1,14 @@
-"""`python -m benchmarks fuzz --cases 20000`: requests that nobody would write; what may not happen is counted.
+"""`python -m benchmarks fuzz --cases 20000`: requests that nobody would write; what may not happen
+is counted.
 
-Three sources, on real sockets against the whole router with fake engines, once open and once with keys:
-- schemathesis makes requests of every documented operation, right ones and wrong ones, and holds every answer against the
-  document: status, content type, headers, body;
-- hypothesis makes bodies and headers: JSON that is nearly right, deep, huge, with NaN, surrogates, keys twice, or no JSON at all;
-- bytes are written straight to the socket: lengths that lie, chunks that break, many headers, no end.
+Three sources, on real sockets against the whole router with fake engines, once open and once with
+keys:
+- schemathesis makes requests of every documented operation, right ones and wrong ones, and holds
+  every answer against the document: status, content type, headers, body;
+- hypothesis makes bodies and headers: JSON that is nearly right, deep, huge, with NaN, surrogates,
+  keys twice, or no JSON at all;
+- bytes are written straight to the socket: lengths that lie, chunks that break, many headers, no
+  end.
 """
 
 import json
@@ -42,15 +46,35 @@ from router.schema import FIELDS
 from tests.support.local_service import served
 
 HANG_S = 20.0  # without an answer; fake engines answer in milliseconds
-DOCUMENTED = [status_code_conformance, content_type_conformance, response_headers_conformance, response_schema_conformance]
+DOCUMENTED = [
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
 KEY = new_key(bytes(32))
-MODEL: dict[str, Any] = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 512, "matryoshka": [4]}
-OPEN: dict[str, Any] = {
-    "models": {"small": MODEL, "large": MODEL}, "tiers": {"fast": "small", "best": "large"}, "collections": {"docs": "small/8"},
+MODEL: dict[str, Any] = {
+    "engine": {"kind": "fake"},
+    "dimensions": 8,
+    "max_tokens": 512,
+    "matryoshka": [4],
 }
-LOCKED = OPEN | {"keys": {
-    "some": {"hash": hash_of(KEY), "tiers": ["fast"], "collections": [], "requests_per_minute": 600, "tokens_per_minute": 20_000},
-}}
+OPEN: dict[str, Any] = {
+    "models": {"small": MODEL, "large": MODEL},
+    "tiers": {"fast": "small", "best": "large"},
+    "collections": {"docs": "small/8"},
+}
+LOCKED = OPEN | {
+    "keys": {
+        "some": {
+            "hash": hash_of(KEY),
+            "tiers": ["fast"],
+            "collections": [],
+            "requests_per_minute": 600,
+            "tokens_per_minute": 20_000,
+        },
+    }
+}
 TRACES = re.compile(rb"Traceback|File \"|site-packages|\.py\b")
 
 
@@ -102,7 +126,8 @@ def fuzz(cases: int, start: int = 0) -> Tally:
     for args, headers in ((OPEN, {}), (LOCKED, {"authorization": f"Bearer {KEY}"}), (LOCKED, {})):
         some = cases // 3 if headers or args is OPEN else cases - 2 * (cases // 3)
         with served(args) as (url, _):
-            logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it has a warning for each request that is none
+            # it has a warning for each request that is none
+            logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
             documented(tally, url, headers, some // 2, start)
             bodies(tally, url, headers, some // 3, start)
             sockets(tally, url, headers, some // 6, start)
@@ -112,10 +137,14 @@ def fuzz(cases: int, start: int = 0) -> Tally:
 
 
 def documented(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start: int) -> None:
-    """Requests that follow from the document, right and wrong, with every answer held against it."""
+    """Requests that follow from the document, right and wrong, with every answer held
+    against it.
+    """
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     operations = [result.ok() for result in schema.get_all_operations()]
-    weights = {operation.label: 6 if operation.method.upper() == "POST" else 1 for operation in operations}
+    weights = {
+        operation.label: 6 if operation.method.upper() == "POST" else 1 for operation in operations
+    }
     for operation in operations:
         each = max(2, cases * weights[operation.label] // sum(weights.values()) // 2)
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
@@ -131,8 +160,14 @@ def documented(tally: Tally, url: str, headers: Mapping[str, str], cases: int, s
                     if "timed out" in str(error).lower() or "timeout" in str(error).lower():
                         tally.hung(source, what)
                     return  # what cannot be sent at all, e.g. a header with a line break
-                tally.answered(source, response.status_code, response.content, time.monotonic() - begun_s, what)
-                checks = DOCUMENTED if is_refusal(response.status_code, response.content) else [not_a_server_error, *DOCUMENTED]
+                tally.answered(
+                    source, response.status_code, response.content, time.monotonic() - begun_s, what
+                )
+                checks = (
+                    DOCUMENTED
+                    if is_refusal(response.status_code, response.content)
+                    else [not_a_server_error, *DOCUMENTED]
+                )
                 try:
                     case.validate_response(response, checks=checks)
                 except FailureGroup as error:
@@ -144,24 +179,51 @@ def documented(tally: Tally, url: str, headers: Mapping[str, str], cases: int, s
 def bodies(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start: int) -> None:
     """Bodies and headers that no schema makes."""
     with httpx.Client(base_url=url, timeout=HANG_S, headers=dict(headers)) as client:
+
         def one(case: tuple[str, bytes, dict[str, bytes]]) -> None:
             path, body, given = case
             what, begun_s = f"{path} {body[:120]!r} {given}", time.monotonic()
             try:
-                answer = client.post(path, content=body, headers=[(name.encode(), value) for name, value in given.items()])
+                answer = client.post(
+                    path,
+                    content=body,
+                    headers=[(name.encode(), value) for name, value in given.items()],
+                )
             except httpx.TimeoutException:
                 tally.hung("bodies and headers", what)
             except (httpx.HTTPError, ValueError, UnicodeError):
                 return
             else:
-                tally.answered("bodies and headers", answer.status_code, answer.content, time.monotonic() - begun_s, what)
-                _is_ours(tally, "bodies and headers", answer.status_code, answer.headers, answer.content, what)
+                tally.answered(
+                    "bodies and headers",
+                    answer.status_code,
+                    answer.content,
+                    time.monotonic() - begun_s,
+                    what,
+                )
+                _is_ours(
+                    tally,
+                    "bodies and headers",
+                    answer.status_code,
+                    answer.headers,
+                    answer.content,
+                    what,
+                )
 
-        _each(st.tuples(st.sampled_from(["/v1/embeddings", "/embeddings", "/v1/route"]), BODIES, HEADERS), cases, start, one)
+        _each(
+            st.tuples(
+                st.sampled_from(["/v1/embeddings", "/embeddings", "/v1/route"]), BODIES, HEADERS
+            ),
+            cases,
+            start,
+            one,
+        )
 
 
 def sockets(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start: int) -> None:
-    """Bytes that are hardly HTTP; the server in front may refuse them in its own words, but must answer or close."""
+    """Bytes that are hardly HTTP; the server in front may refuse them in its own words, but must
+    answer or close.
+    """
     host, _, port = url.removeprefix("http://").partition(":")
     rng = random.Random(start)
     key = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
@@ -190,7 +252,10 @@ def _each(strategy: Any, cases: int, start: int, one: Callable[[Any], None]) -> 
 
     @seed(start)
     @settings(
-        max_examples=max(1, cases), database=None, deadline=None, phases=[Phase.generate],
+        max_examples=max(1, cases),
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
     @given(strategy)
@@ -201,7 +266,9 @@ def _each(strategy: Any, cases: int, start: int, one: Callable[[Any], None]) -> 
         run()
 
 
-def _is_ours(tally: Tally, source: str, status: int, headers: Mapping[str, str], body: bytes, what: str) -> None:
+def _is_ours(
+    tally: Tally, source: str, status: int, headers: Mapping[str, str], body: bytes, what: str
+) -> None:
     """An answer of the application is JSON, and an error has all four keys."""
     try:
         data = json.loads(body)
@@ -211,19 +278,49 @@ def _is_ours(tally: Tally, source: str, status: int, headers: Mapping[str, str],
     except (ValueError, KeyError, TypeError):
         good = False
     if not good and body != b"Invalid HTTP request received.":
-        tally.problems.append(f"{source}: {status} {headers.get('content-type')} {body[:80]!r} for {what}")
+        tally.problems.append(
+            f"{source}: {status} {headers.get('content-type')} {body[:80]!r} for {what}"
+        )
 
 
-TEXT = st.text(max_size=40) | st.sampled_from(["", "\0", "\ufeff", "\ufdfa" * 20, "a" * 5000, "１２", "‮abc", "😀" * 50])
-NUMBER = st.integers() | st.floats() | st.sampled_from([2**63, -(2**63), 10**400, 1e308, -0.0, 1e-320])
+TEXT = st.text(max_size=40) | st.sampled_from(
+    ["", "\0", "\ufeff", "\ufdfa" * 20, "a" * 5000, "１２", "‮abc", "😀" * 50]
+)
+NUMBER = (
+    st.integers() | st.floats() | st.sampled_from([2**63, -(2**63), 10**400, 1e308, -0.0, 1e-320])
+)
 LEAF = st.none() | st.booleans() | NUMBER | TEXT
-VALUE = st.recursive(LEAF, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=12)
-RIGHT = st.sampled_from(["fast", "small", "docs", "small/8", "base64", "query", "end", "bulk", 8, 50])
+VALUE = st.recursive(
+    LEAF,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+RIGHT = st.sampled_from(
+    ["fast", "small", "docs", "small/8", "base64", "query", "end", "bulk", 8, 50]
+)
 NEARLY = st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, VALUE | RIGHT))
 SPLICES = [
-    b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-", b"0x1", b"01", b'"\\ud800"', b'"\\udc00\\ud800"', b'"\\u00"', b'"\xff"',
+    b"NaN",
+    b"Infinity",
+    b"-Infinity",
+    b"1e999",
+    b"-",
+    b"0x1",
+    b"01",
+    b'"\\ud800"',
+    b'"\\udc00\\ud800"',
+    b'"\\u00"',
+    b'"\xff"',
     b"'a'",
-    b"[" * 3000, b'{"a":' * 3000, b"9" * 5000, b'"a",' * 100, b"\x00", b"\xef\xbb\xbf", b"//c\n", b"True", b"nan",
+    b"[" * 3000,
+    b'{"a":' * 3000,
+    b"9" * 5000,
+    b'"a",' * 100,
+    b"\x00",
+    b"\xef\xbb\xbf",
+    b"//c\n",
+    b"True",
+    b"nan",
 ]
 
 
@@ -241,64 +338,155 @@ def _spliced(draw: st.DrawFn) -> bytes:
 
 
 GOOD = st.fixed_dictionaries(
-    {"input": st.text(min_size=1, max_size=40) | st.lists(st.text(min_size=1, max_size=40), min_size=1, max_size=5)},
+    {
+        "input": st.text(min_size=1, max_size=40)
+        | st.lists(st.text(min_size=1, max_size=40), min_size=1, max_size=5)
+    },
     optional={
-        "model": st.sampled_from(["auto", "fast", "best", "SMALL", None]), "dimensions": st.sampled_from([4, 8, None]),
+        "model": st.sampled_from(["auto", "fast", "best", "SMALL", None]),
+        "dimensions": st.sampled_from([4, 8, None]),
         "encoding_format": st.sampled_from(["float", "base64", "int8", "ubinary"]),
         "latency_budget_ms": st.sampled_from([5, 0.5, 1e6]),
-        "on_budget_miss": st.sampled_from(["degrade", "serve", "reject"]), "space": st.sampled_from(["docs", "small/4", None]),
-        "input_type": st.sampled_from(["query", "document", "clustering"]), "language": st.sampled_from(["en", "zh-Hant"]),
-        "truncate": st.sampled_from(["none", "end", "start"]), "priority": st.sampled_from(["interactive", "bulk"]),
+        "on_budget_miss": st.sampled_from(["degrade", "serve", "reject"]),
+        "space": st.sampled_from(["docs", "small/4", None]),
+        "input_type": st.sampled_from(["query", "document", "clustering"]),
+        "language": st.sampled_from(["en", "zh-Hant"]),
+        "truncate": st.sampled_from(["none", "end", "start"]),
+        "priority": st.sampled_from(["interactive", "bulk"]),
     },
 )
 BODIES = (
-    GOOD.map(_dumped) | GOOD.map(_dumped) | GOOD.map(_dumped)
-    | st.binary(max_size=200) | NEARLY.map(_dumped) | VALUE.map(_dumped) | _spliced()
-    | st.tuples(NEARLY, VALUE).map(lambda two: _dumped(two[0])[:-1] + b',"input":' + _dumped(two[1]) + b',"input":"b"}')
+    GOOD.map(_dumped)
+    | GOOD.map(_dumped)
+    | GOOD.map(_dumped)
+    | st.binary(max_size=200)
+    | NEARLY.map(_dumped)
+    | VALUE.map(_dumped)
+    | _spliced()
+    | st.tuples(NEARLY, VALUE).map(
+        lambda two: _dumped(two[0])[:-1] + b',"input":' + _dumped(two[1]) + b',"input":"b"}'
+    )
     | NEARLY.map(lambda value: json.dumps(value).encode("utf-16"))
     | NEARLY.map(lambda value: json.dumps(value).encode("utf-32-be"))
     | st.integers(1, 60_000).map(lambda depth: b'{"input":' + b"[" * depth + b"]" * depth + b"}")
 )
-LINE = st.binary(max_size=60).map(lambda value: bytes(byte for byte in value if byte not in b"\r\n\0"))
+LINE = st.binary(max_size=60).map(
+    lambda value: bytes(byte for byte in value if byte not in b"\r\n\0")
+)
 HEADER_VALUE = LINE | st.sampled_from(
-    [b"fast", b"5", b"1e9", b"-1", b"nan", b"small/8", b"small/999999999999", b"\xe9\xff", b"a" * 4000, b"9" * 400]
+    [
+        b"fast",
+        b"5",
+        b"1e9",
+        b"-1",
+        b"nan",
+        b"small/8",
+        b"small/999999999999",
+        b"\xe9\xff",
+        b"a" * 4000,
+        b"9" * 400,
+    ]
 )
 HEADERS = st.dictionaries(
-    st.sampled_from([
-        "x-quality-tier", "x-latency-budget-ms", "x-embedding-space", "x-request-id", "content-type", "accept", "origin",
-        "api-key", "authorization", "accept-encoding", "traceparent", "cookie", "x-forwarded-for", "content-encoding", "expect",
-        "range",
-    ]),
-    HEADER_VALUE, max_size=4,
+    st.sampled_from(
+        [
+            "x-quality-tier",
+            "x-latency-budget-ms",
+            "x-embedding-space",
+            "x-request-id",
+            "content-type",
+            "accept",
+            "origin",
+            "api-key",
+            "authorization",
+            "accept-encoding",
+            "traceparent",
+            "cookie",
+            "x-forwarded-for",
+            "content-encoding",
+            "expect",
+            "range",
+        ]
+    ),
+    HEADER_VALUE,
+    max_size=4,
 )
 
 
 def _raw(rng: random.Random, key: bytes) -> bytes:
     """One request as bytes, with something wrong about it."""
     body = b'{"input":"a"}'
-    lengths = rng.choice([
-        b"content-length: 13\r\n", b"content-length: 5\r\n", b"content-length: 500\r\n", b"content-length: -1\r\n",
-        b"content-length: 13\r\ncontent-length: 14\r\n", b"content-length: 13, 13\r\n",
-        b"content-length: 99999999999999999999\r\n", b"",
-        b"content-length: 13\r\ntransfer-encoding: chunked\r\n", b"transfer-encoding: chunked\r\n", b"content-length: \xb2\r\n",
-        b"transfer-encoding: gzip, chunked\r\n", b"content-length: 0x0d\r\n", b"content-length: +13\r\n",
-    ])
+    lengths = rng.choice(
+        [
+            b"content-length: 13\r\n",
+            b"content-length: 5\r\n",
+            b"content-length: 500\r\n",
+            b"content-length: -1\r\n",
+            b"content-length: 13\r\ncontent-length: 14\r\n",
+            b"content-length: 13, 13\r\n",
+            b"content-length: 99999999999999999999\r\n",
+            b"",
+            b"content-length: 13\r\ntransfer-encoding: chunked\r\n",
+            b"transfer-encoding: chunked\r\n",
+            b"content-length: \xb2\r\n",
+            b"transfer-encoding: gzip, chunked\r\n",
+            b"content-length: 0x0d\r\n",
+            b"content-length: +13\r\n",
+        ]
+    )
     if b"chunked" in lengths:
         chunk = rng.choice([b"d", b"d", b"ffffffff", b"zz", b"d;" + b"x" * 9000])
         body = chunk + b"\r\n" + body + rng.choice([b"\r\n0\r\n\r\n", b""])
-    more = rng.choice([
-        b"", b"".join(b"x-%d: %s\r\n" % (index, b"v" * rng.randrange(50)) for index in range(rng.randrange(300))),
-        b"x: " + b"y" * rng.randrange(70_000) + b"\r\n", b"no colon\r\n", b": no name\r\n", b"x y: z\r\n", b"x: a\r\n b\r\n",
-        b"x: \x00\r\n", b"host: a\r\nhost: b\r\n", b"authorization: Bearer a\r\nauthorization: Bearer b\r\n",
-    ])
-    target = rng.choice([
-        b"/v1/embeddings", b"/v1/embeddings/", b"//v1//embeddings", b"/v1/models/%00", b"/v1/models/%ff%fe",
-        b"/v1/models/" + b"a" * 9000, b"/v1/../v1/tiers", b"*", b"http://elsewhere/v1/models", b"/v1/models/\xff", b"",
-        b"/%2e%2e/%2e%2e/etc/passwd", b"/?" + b"&" * 500,
-    ])
-    method = rng.choice([
-        b"POST", b"POST", b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"CONNECT", b"G\x00T", b"post", b"X" * 500,
-    ])
+    more = rng.choice(
+        [
+            b"",
+            b"".join(
+                b"x-%d: %s\r\n" % (index, b"v" * rng.randrange(50))
+                for index in range(rng.randrange(300))
+            ),
+            b"x: " + b"y" * rng.randrange(70_000) + b"\r\n",
+            b"no colon\r\n",
+            b": no name\r\n",
+            b"x y: z\r\n",
+            b"x: a\r\n b\r\n",
+            b"x: \x00\r\n",
+            b"host: a\r\nhost: b\r\n",
+            b"authorization: Bearer a\r\nauthorization: Bearer b\r\n",
+        ]
+    )
+    target = rng.choice(
+        [
+            b"/v1/embeddings",
+            b"/v1/embeddings/",
+            b"//v1//embeddings",
+            b"/v1/models/%00",
+            b"/v1/models/%ff%fe",
+            b"/v1/models/" + b"a" * 9000,
+            b"/v1/../v1/tiers",
+            b"*",
+            b"http://elsewhere/v1/models",
+            b"/v1/models/\xff",
+            b"",
+            b"/%2e%2e/%2e%2e/etc/passwd",
+            b"/?" + b"&" * 500,
+        ]
+    )
+    method = rng.choice(
+        [
+            b"POST",
+            b"POST",
+            b"GET",
+            b"HEAD",
+            b"PUT",
+            b"DELETE",
+            b"OPTIONS",
+            b"TRACE",
+            b"CONNECT",
+            b"G\x00T",
+            b"post",
+            b"X" * 500,
+        ]
+    )
     version = rng.choice([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/9", b""])
     first = b" ".join((method, target, version))
     whole = first + b"\r\nhost: a\r\nconnection: close\r\n" + key + lengths + more + b"\r\n" + body
@@ -320,7 +508,10 @@ def table(tally: Tally, took_s: float) -> Iterator[str]:
     yield ""
     answers = ", ".join(f"{name} {families[name]:,}" for name in sorted(families) if families[name])
     yield f"answers: {answers}; slowest {tally.slowest_s:.2f} s; {took_s:.0f} s in all"
-    yield f"5xx: {tally.failures}, hangs: {tally.hangs}, other problems: {len(tally.problems) - tally.failures - tally.hangs}"
+    yield (
+        f"5xx: {tally.failures}, hangs: {tally.hangs}, other problems: "
+        f"{len(tally.problems) - tally.failures - tally.hangs}"
+    )
 
 
 @click.command()

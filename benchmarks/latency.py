@@ -1,17 +1,21 @@
-"""Are the predictions right? Live, under steady load, in a burst, and while a model runs at half its speed.
+"""Are the predictions right? Live, under steady load, in a burst, and while a model runs at half
+its speed.
 
     make bench-latency            (or: python -m benchmarks.latency --config configs/local.yaml)
 
-Starts a router of its own, with a decision log, and reads from the log what was predicted and what came: the error of the
-prediction, and the share of requests above its tail (prediction x margin), which the config declares as `routing.miss_share`.
+Starts a router of its own, with a decision log, and reads from the log what was predicted and what
+came: the error of the prediction, and the share of requests above its tail (prediction x margin),
+which the config declares as `routing.miss_share`.
 
-First a mix of texts over all models, then each model alone: where models share the cores of one machine, each is slower while
-another works, which no prediction for one model can know. The model that is slowed has its replica's process stopped every other
-10 ms. It has recovered at the first completion from which on 100 have a median ratio of actual to predicted within 10 % of 1, and
-exceed their tail at most twice as often as declared.
+First a mix of texts over all models, then each model alone: where models share the cores of one
+machine, each is slower while another works, which no prediction for one model can know. The model
+that is slowed has its replica's process stopped every other 10 ms. It has recovered at the first
+completion from which on 100 have a median ratio of actual to predicted within 10 % of 1, and exceed
+their tail at most twice as often as declared.
 
-With --slept the models are engines that sleep as long as the curves of configs/qwen3.yaml say, each as if it had a device for
-itself: what is left of the error is the router's own and that of its waits. A process that sleeps cannot be slowed, so none is.
+With --slept the models are engines that sleep as long as the curves of configs/qwen3.yaml say, each
+as if it had a device for itself: what is left of the error is the router's own and that of its
+waits. A process that sleeps cannot be slowed, so none is.
 """
 
 import asyncio
@@ -52,19 +56,53 @@ class Phase(NamedTuple):
 
 
 @click.command()
-@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), default="configs/local.yaml")
-@click.option("--base-url", help="A router that runs already; then its --log is needed too, and nothing is slowed.")
 @click.option(
-    "--log", type=click.Path(dir_okay=False, path_type=Path), help="Keep the decision log here; of --base-url: the one it writes."
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default="configs/local.yaml",
 )
-@click.option("--load", type=click.FloatRange(0.05, 0.9), default=0.4, show_default=True, help="Steady load over capacity.")
-@click.option("--seconds", type=click.IntRange(5), default=60, show_default=True, help="Of steady load; the rest follows.")
-@click.option("--slow", default="all-minilm-l6-v2", show_default=True, help="The model that is slowed.")
-@click.option("--slept", is_flag=True, help="Engines that sleep as long as Qwen3 takes on an H200, instead of --config.")
+@click.option(
+    "--base-url",
+    help="A router that runs already; then its --log is needed too, and nothing is slowed.",
+)
+@click.option(
+    "--log",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep the decision log here; of --base-url: the one it writes.",
+)
+@click.option(
+    "--load",
+    type=click.FloatRange(0.05, 0.9),
+    default=0.4,
+    show_default=True,
+    help="Steady load over capacity.",
+)
+@click.option(
+    "--seconds",
+    type=click.IntRange(5),
+    default=60,
+    show_default=True,
+    help="Of steady load; the rest follows.",
+)
+@click.option(
+    "--slow", default="all-minilm-l6-v2", show_default=True, help="The model that is slowed."
+)
+@click.option(
+    "--slept",
+    is_flag=True,
+    help="Engines that sleep as long as Qwen3 takes on an H200, instead of --config.",
+)
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--seed", type=int, default=0)
 def main(
-    config: Path, base_url: str | None, log: Path | None, load: float, seconds: int, slow: str, slept: bool, as_json: bool,
+    config: Path,
+    base_url: str | None,
+    log: Path | None,
+    load: float,
+    seconds: int,
+    slow: str,
+    slept: bool,
+    as_json: bool,
     seed: int,
 ) -> None:
     """Measure how far predictions are from what comes, and print it beside the marks."""
@@ -81,14 +119,20 @@ def main(
             config.write_text(yaml.safe_dump(slept_config(), sort_keys=False))
         with router(config, base_url, decision_log={"path": str(path)}) as running:
             share = running.args.routing.miss_share
-            phases, capacity = asyncio.run(_drive(running, load, seconds, slow, random.Random(seed)))
+            phases, capacity = asyncio.run(
+                _drive(running, load, seconds, slow, random.Random(seed))
+            )
             time.sleep(1.0)  # the log is written five times a second
         with path.open("rb") as lines:
             entries = [logged.entry for logged in read(lines)]
     found = summarise(entries, phases, share, slow)
     if as_json:
         plan = [phase._asdict() for phase in phases]
-        click.echo(json.dumps({"capacity_per_s": capacity, "miss_share": share, "phases": plan, **found}, indent=2))
+        click.echo(
+            json.dumps(
+                {"capacity_per_s": capacity, "miss_share": share, "phases": plan, **found}, indent=2
+            )
+        )
     else:
         click.echo("\n".join(_table(found, capacity, load, share, slow)))
 
@@ -99,21 +143,51 @@ def slept_config() -> dict[str, Any]:
     models = {}
     for name, model in args.models.items():
         assert model.curve is not None
-        curve = model.curve.model_dump() | {"fixed_s": 0.0, "s_per_token_sq": 0.0, "s_per_text": 0.0}  # all that it can sleep
-        models[name] = {
-            "engine": {"kind": "fake", "base_s": curve["base_s"], "s_per_token": curve["s_per_token"]}, "dimensions": 64,
-            "max_tokens": 8192, "curve": curve, "quality": dict(model.quality),
+        # all that it can sleep
+        curve = model.curve.model_dump() | {
+            "fixed_s": 0.0,
+            "s_per_token_sq": 0.0,
+            "s_per_text": 0.0,
         }
-    routing = args.routing.model_dump(mode="json", include={"default_tier", "rules"}, exclude_unset=True)
+        models[name] = {
+            "engine": {
+                "kind": "fake",
+                "base_s": curve["base_s"],
+                "s_per_token": curve["s_per_token"],
+            },
+            "dimensions": 64,
+            "max_tokens": 8192,
+            "curve": curve,
+            "quality": dict(model.quality),
+        }
+    routing = args.routing.model_dump(
+        mode="json", include={"default_tier", "rules"}, exclude_unset=True
+    )
     own = [{"name": name, "ray_actor_options": {"num_cpus": 0.1}} for name in ("router", *models)]
-    return {"http_options": {"host": "127.0.0.1"}, "applications": [{
-        "name": "slept", "route_prefix": "/", "import_path": "deployments.app:build", "deployments": own,
-        "args": {"models": models, "tiers": {str(tier): name for tier, name in args.tiers.items()}, "routing": routing},
-    }]}
+    return {
+        "http_options": {"host": "127.0.0.1"},
+        "applications": [
+            {
+                "name": "slept",
+                "route_prefix": "/",
+                "import_path": "deployments.app:build",
+                "deployments": own,
+                "args": {
+                    "models": models,
+                    "tiers": {str(tier): name for tier, name in args.tiers.items()},
+                    "routing": routing,
+                },
+            }
+        ],
+    }
 
 
-async def _drive(running: Router, load: float, seconds: int, slow: str, rng: random.Random) -> tuple[list[Phase], float]:
-    """The run: a mix, steady and in a burst of five seconds; each model alone; one of them at half speed, at full speed again."""
+async def _drive(
+    running: Router, load: float, seconds: int, slow: str, rng: random.Random
+) -> tuple[list[Phase], float]:
+    """The run: a mix, steady and in a burst of five seconds; each model alone; one of them at half
+    speed, at full speed again.
+    """
     texts, phases = Texts(rng), list[Phase]()
 
     def mix() -> Ask:
@@ -135,7 +209,9 @@ async def _drive(running: Router, load: float, seconds: int, slow: str, rng: ran
         await phase("steady", mix, load * capacity, seconds)
         await phase("burst x3", mix, 3 * load * capacity, 5.0)
         await phase("after it", mix, load * capacity, seconds / 4)
-        for model in sorted(running.args.models, key=lambda model: model == slow):  # the one that is slowed last
+        for model in sorted(
+            running.args.models, key=lambda model: model == slow
+        ):  # the one that is slowed last
             own = load * await client.capacity(alone(model), clients=4, seconds=4.0)
             await client.at_rate(alone(model), own, 2.0, rng)
             await phase("alone", alone(model), own, seconds / 4)
@@ -148,7 +224,9 @@ async def _drive(running: Router, load: float, seconds: int, slow: str, rng: ran
 
 @contextmanager
 def slowed(process: psutil.Process) -> Iterator[None]:
-    """Half the speed for a process that this benchmark started: it is stopped every other STOP_EVERY_S."""
+    """Half the speed for a process that this benchmark started: it is stopped every other
+    STOP_EVERY_S.
+    """
     over = threading.Event()
 
     def work() -> None:
@@ -166,29 +244,42 @@ def slowed(process: psutil.Process) -> Iterator[None]:
         thread.join()
 
 
-def summarise(entries: Sequence[Entry], phases: Sequence[Phase], share: float, slow: str) -> dict[str, Any]:
-    """Errors by phase and model, the worst thousand for the declared share, and completions until a speed was learned.
+def summarise(
+    entries: Sequence[Entry], phases: Sequence[Phase], share: float, slow: str
+) -> dict[str, Any]:
+    """Errors by phase and model, the worst thousand for the declared share, and completions until a
+    speed was learned.
 
     `entries` are in the order of their completion.
     """
     rows = []
     for phase in phases:
-        within = [entry for entry in entries if _counts(entry) and phase.start_s <= entry.at_s <= phase.end_s]
+        within = [
+            entry
+            for entry in entries
+            if _counts(entry) and phase.start_s <= entry.at_s <= phase.end_s
+        ]
         models = sorted({entry.decision.model or "" for entry in within})
         for model in ["all", *models] if len(models) > 1 else models:
             own = [entry for entry in within if model in ("all", entry.decision.model)]
             if own:
                 ratios = [_ratio(entry) for entry in own]
-                rows.append({
-                    "phase": phase.name, "model": model, "requests": len(own),
-                    "p50_ms": 1000 * statistics.median(entry.actual_s or 0.0 for entry in own),
-                    "error": statistics.median(abs(1.0 / ratio - 1.0) for ratio in ratios),
-                    "ratio": statistics.median(ratios),
-                    "over_tail": sum(map(_over_tail, own)) / len(own),
-                })
+                rows.append(
+                    {
+                        "phase": phase.name,
+                        "model": model,
+                        "requests": len(own),
+                        "p50_ms": 1000 * statistics.median(entry.actual_s or 0.0 for entry in own),
+                        "error": statistics.median(abs(1.0 / ratio - 1.0) for ratio in ratios),
+                        "ratio": statistics.median(ratios),
+                        "over_tail": sum(map(_over_tail, own)) / len(own),
+                    }
+                )
     steady = [entry for entry in entries if _counts(entry) and entry.at_s >= phases[0].start_s]
     over = [_over_tail(entry) for entry in steady]
-    windows = [sum(over[start : start + WINDOW]) / WINDOW for start in range(len(over) - WINDOW + 1)]
+    windows = [
+        sum(over[start : start + WINDOW]) / WINDOW for start in range(len(over) - WINDOW + 1)
+    ]
     worst = max(windows, key=lambda found: abs(found - share), default=None)
     return {
         "rows": rows,
@@ -196,22 +287,33 @@ def summarise(entries: Sequence[Entry], phases: Sequence[Phase], share: float, s
         "undisturbed": undisturbed(steady),
         "recovered_after": {
             phase.name: completions_until_recovery(
-                [e for e in steady if e.decision.model == slow and phase.start_s <= e.at_s <= phase.end_s], share
+                [
+                    e
+                    for e in steady
+                    if e.decision.model == slow and phase.start_s <= e.at_s <= phase.end_s
+                ],
+                share,
             )
-            for phase in phases if phase.name.endswith("speed")
+            for phase in phases
+            if phase.name.endswith("speed")
         },
     }
 
 
 def undisturbed(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Each model's error over answers that found all models idle, and that of a curve fitted to these very answers.
+    """Each model's error over answers that found all models idle, and that of a curve fitted to
+    these very answers.
 
     The second is what no predictor of this form can go below: the rest is the machine's.
     """
     rows = []
     for model in sorted({entry.decision.model or "" for entry in entries}):
         own = [entry for entry in entries if entry.decision.model == model]
-        quiet = [e for e in own if not any(load.ahead_tokens or load.running_rest_s for load in e.loads.values())][-MOST_FITTED:]
+        quiet = [
+            e
+            for e in own
+            if not any(load.ahead_tokens or load.running_rest_s for load in e.loads.values())
+        ][-MOST_FITTED:]
         works = [entry.request.work[model] for entry in quiet]
         points = [
             Point(work.tokens, max(1, work.tokens_sq), entry.actual_s or 1e-9, work.texts)
@@ -219,7 +321,14 @@ def undisturbed(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         ]
         if len(quiet) >= RECOVERY and len({point.tokens for point in points}) >= 3:
             said = statistics.median(abs(1.0 / _ratio(entry) - 1.0) for entry in quiet)
-            rows.append({"model": model, "requests": len(quiet), "error": said, "hindsight": fit(points, 1).median_error})
+            rows.append(
+                {
+                    "model": model,
+                    "requests": len(quiet),
+                    "error": said,
+                    "hindsight": fit(points, 1).median_error,
+                }
+            )
     return rows
 
 
@@ -248,22 +357,43 @@ def _over_tail(entry: Entry) -> bool:
     return _ratio(entry) > entry.loads[entry.decision.model or ""].margin
 
 
-def _table(found: dict[str, Any], capacity: float, load: float, share: float, slow: str) -> Iterator[str]:
-    yield f"capacity of this mix {capacity:.0f} requests/s, steady load {load:.0%} of it; {slow} is slowed; alpha {share:.1%}"
+def _table(
+    found: dict[str, Any], capacity: float, load: float, share: float, slow: str
+) -> Iterator[str]:
+    yield (
+        f"capacity of this mix {capacity:.0f} requests/s, steady load {load:.0%} of it; {slow} "
+        f"is slowed; alpha {share:.1%}"
+    )
     yield ""
-    yield f"{'phase':<11} {'model':<24} {'requests':>8} {'p50 ms':>8} {'median error':>13} {'actual/said':>12} {'over tail':>10}"
+    yield (
+        f"{'phase':<11} {'model':<24} {'requests':>8} {'p50 ms':>8} {'median error':>13} "
+        f"{'actual/said':>12} {'over tail':>10}"
+    )
     for row in found["rows"]:
         yield (
-            f"{row['phase']:<11} {row['model']:<24} {row['requests']:>8} {row['p50_ms']:>8.1f} {row['error']:>13.1%} "
+            f"{row['phase']:<11} {row['model']:<24} {row['requests']:>8} {row['p50_ms']:>8.1f} "
+            f"{row['error']:>13.1%} "
             f"{row['ratio']:>12.2f} {row['over_tail']:>10.1%}"
         )
     yield ""
-    steady = next((row for row in found["rows"] if row["phase"] == "steady" and row["model"] == "all"), None)
+    steady = next(
+        (row for row in found["rows"] if row["phase"] == "steady" and row["model"] == "all"), None
+    )
     if steady is not None:
-        yield _mark("median error, steady", f"{steady['error']:.1%}", f"<= {MOST_ERROR:.0%}", steady["error"] <= MOST_ERROR)
+        yield _mark(
+            "median error, steady",
+            f"{steady['error']:.1%}",
+            f"<= {MOST_ERROR:.0%}",
+            steady["error"] <= MOST_ERROR,
+        )
     for row in found["rows"]:
         if row["phase"] == "alone":
-            yield _mark(f"  {row['model']}", f"{row['error']:.1%}", f"<= {MOST_ERROR:.0%}", row["error"] <= MOST_ERROR)
+            yield _mark(
+                f"  {row['model']}",
+                f"{row['error']:.1%}",
+                f"<= {MOST_ERROR:.0%}",
+                row["error"] <= MOST_ERROR,
+            )
     for row in found["undisturbed"]:
         yield (
             f"  {row['model']}, all idle: {row['error']:.1%} over {row['requests']} answers; "
@@ -271,13 +401,26 @@ def _table(found: dict[str, Any], capacity: float, load: float, share: float, sl
         )
     worst = found["worst_share_of_1000"]
     if worst is None:
-        yield f"fewer than {WINDOW} requests were answered: take more --seconds for the share of a thousand"
+        yield (
+            f"fewer than {WINDOW} requests were answered: take more --seconds for the share of "
+            "a thousand"
+        )
     else:
         points = abs(worst - share) * 100
-        yield _mark("worst share of any 1,000", f"{worst:.1%}", f"{share:.1%} +- {MOST_POINTS} points", points <= MOST_POINTS)
+        yield _mark(
+            "worst share of any 1,000",
+            f"{worst:.1%}",
+            f"{share:.1%} +- {MOST_POINTS} points",
+            points <= MOST_POINTS,
+        )
     for phase, after in found["recovered_after"].items():
         reached = "never" if after is None else f"{after} completions"
-        yield _mark(f"recovered, {phase}", reached, f"<= {MOST_COMPLETIONS}", after is not None and after <= MOST_COMPLETIONS)
+        yield _mark(
+            f"recovered, {phase}",
+            reached,
+            f"<= {MOST_COMPLETIONS}",
+            after is not None and after <= MOST_COMPLETIONS,
+        )
 
 
 def _mark(what: str, reached: str, wanted: str, met: bool) -> str:

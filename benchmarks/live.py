@@ -1,7 +1,8 @@
 """What the live benchmarks share: a router of their own, real texts that no cache knows, and load.
 
-Texts are in ../shared/eval: intents of bank customers and scientific claims (short, English), abstracts (long, English), and
-short texts in 42 languages. Each gets a number at its end, so that none is ever sent twice.
+Texts are in ../shared/eval: intents of bank customers and scientific claims (short, English),
+abstracts (long, English), and short texts in 42 languages. Each gets a number at its end, so that
+none is ever sent twice.
 """
 
 import asyncio
@@ -32,7 +33,8 @@ from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 EVAL = ROOT / ".." / "shared" / "eval"
-CHARACTERS_A_TOKEN = 2.5  # fewer than texts have here: a client must not send one that is too long for its model
+# fewer than texts have here: a client must not send one that is too long for its model
+CHARACTERS_A_TOKEN = 2.5
 READY_S = 180.0
 STOP_S = 30.0
 ANSWER_S = 60.0
@@ -73,12 +75,18 @@ class Router(NamedTuple):
 
     def replica(self, model: str) -> psutil.Process | None:
         """The process of a model's replica, where this benchmark started it."""
-        return None if self.process is None else next(replicas(model, self.process.children(recursive=True)), None)
+        return (
+            None
+            if self.process is None
+            else next(replicas(model, self.process.children(recursive=True)), None)
+        )
 
 
 @contextmanager
 def router(config: Path, base_url: str | None, **sections: Any) -> Iterator[Router]:
-    """A router on a free port with `sections` in its `args:`, stopped at the end; or the one at `base_url`, as it is."""
+    """A router on a free port with `sections` in its `args:`, stopped at the end; or the one at
+    `base_url`, as it is.
+    """
     args, _ = application(config)
     if base_url is not None:
         yield Router(base_url.rstrip("/").removesuffix("/v1"), args, None)
@@ -90,9 +98,20 @@ def router(config: Path, base_url: str | None, **sections: Any) -> Iterator[Rout
         path, log = Path(scratch) / config.name, Path(scratch) / "log"
         path.write_text(yaml.safe_dump(data, sort_keys=False))  # the order of models is their rank
         port = free_port()
-        command = [sys.executable, "-m", "router.cli", "run", "--config", str(path), "--port", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "router.cli",
+            "run",
+            "--config",
+            str(path),
+            "--port",
+            str(port),
+        ]
         with log.open("wb") as out:
-            started = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env=os.environ | _OFFLINE)
+            started = subprocess.Popen(
+                command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env=os.environ | _OFFLINE
+            )
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_until_ready(url, started, log)
@@ -122,11 +141,15 @@ class Texts:
 
     def __init__(self, rng: random.Random) -> None:
         if not EVAL.is_dir():
-            raise click.ClickException("the texts are in ../shared/eval beside the repository, which is not there")
+            raise click.ClickException(
+                "the texts are in ../shared/eval beside the repository, which is not there"
+            )
         scifact = json.loads((EVAL / "scifact-mini.json").read_text())
         with (EVAL / "banking77-test.csv").open() as lines:
             intents = [row["text"] for row in csv.DictReader(lines)]
-        foreign = [json.loads(line) for line in (EVAL / "language-id.jsonl").read_text().splitlines()]
+        foreign = [
+            json.loads(line) for line in (EVAL / "language-id.jsonl").read_text().splitlines()
+        ]
         self._kinds: dict[str, list[tuple[str, str]]] = {
             "query": [(text, "en") for text in [*intents, *scifact["queries"].values()]],
             "passage": [(document["text"], "en") for document in scifact["corpus"].values()],
@@ -175,9 +198,16 @@ class Client:
         return Told(ask, status, model, reason, time.perf_counter() - start_s)
 
     async def at_rate(
-        self, make: Callable[[], Ask], rate: float, seconds: float, rng: random.Random, done: Callable[[Told], None] | None = None
+        self,
+        make: Callable[[], Ask],
+        rate: float,
+        seconds: float,
+        rng: random.Random,
+        done: Callable[[Told], None] | None = None,
     ) -> list[Told]:
-        """`rate` requests a second with random gaps (Poisson) whether or not they are answered; returns when all are."""
+        """`rate` requests a second with random gaps (Poisson) whether or not they are answered;
+        returns when all are.
+        """
         loop = asyncio.get_running_loop()
         tasks, next_s = list[asyncio.Task[Told]](), loop.time()
         until_s = next_s + seconds

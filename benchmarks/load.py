@@ -1,7 +1,9 @@
-"""Closed-loop clients: so many connections, each asks again when it is answered, with a new text every time.
+"""Closed-loop clients: so many connections, each asks again when it is answered, with a new text
+every time.
 
-wrk where it is installed, as it takes the least of the cores that the servers need; else a client of our own in another process.
-Texts are random words of one token each, so that their length is known and no two begin alike.
+wrk where it is installed, as it takes the least of the cores that the servers need; else a client
+of our own in another process. Texts are random words of one token each, so that their length is
+known and no two begin alike.
 """
 
 import asyncio
@@ -30,7 +32,8 @@ class Shape:
     texts: int
     tokens: int  # of each text, the one that ends it included
     encoding_format: str = "base64"
-    repeats: float = 0.0  # share of requests whose text was sent before, drawn from a pool by Zipf's law
+    # share of requests whose text was sent before, drawn from a pool by Zipf's law
+    repeats: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,28 +58,64 @@ def words(tokenizer: str) -> tuple[str, ...]:
     while len(found) < WORDS:
         made = {"".join(rng.choices(letters, k=rng.choice((2, 3, 4)))) for _ in range(4000)}
         candidates = sorted(made - found)
-        for word, count in zip(candidates, encode([f" {word}" for word in candidates], "document").counts, strict=True):
+        for word, count in zip(
+            candidates, encode([f" {word}" for word in candidates], "document").counts, strict=True
+        ):
             if count == 2:
                 found.add(word)
     return tuple(sorted(found))
 
 
 def run(
-    url: str, shape: Shape, connections: int, seconds: float, seed: int, word_file: Path, key: str | None = None
+    url: str,
+    shape: Shape,
+    connections: int,
+    seconds: float,
+    seed: int,
+    word_file: Path,
+    key: str | None = None,
 ) -> Load:
-    """Load `url` with `connections` for `seconds`; equal seeds send equal texts. `key` is an API key."""
+    """Load `url` with `connections` for `seconds`; equal seeds send equal texts. `key` is an API
+    key.
+    """
     wrk = shutil.which("wrk")
     plan = json.dumps({"shape": asdict(shape), "seed": seed, "words": str(word_file), "key": key})
     if wrk is None:
-        command = [sys.executable, "-m", "benchmarks.load", url, str(connections), str(seconds), plan]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.load",
+            url,
+            str(connections),
+            str(seconds),
+            plan,
+        ]
     else:
         allowed = [] if key is None else ["-H", f"authorization: Bearer {key}"]
         script = word_file.with_name("load.lua")
         script.write_text(_LUA)
-        given = [str(seed), str(word_file), str(shape.texts), str(shape.tokens), shape.encoding_format, str(shape.repeats)]
+        given = [
+            str(seed),
+            str(word_file),
+            str(shape.texts),
+            str(shape.tokens),
+            shape.encoding_format,
+            str(shape.repeats),
+        ]
         command = [
-            wrk, *allowed, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "60s", "-s", str(script), url,
-            "--", *given, *shape.models,
+            wrk,
+            *allowed,
+            "-t1",
+            f"-c{connections}",
+            f"-d{max(1, round(seconds))}s",
+            "--timeout",
+            "60s",
+            "-s",
+            str(script),
+            url,
+            "--",
+            *given,
+            *shape.models,
         ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120)
     for line in done.stdout.splitlines():
@@ -118,12 +157,14 @@ function request()
     if repeats > 0 and math.random() < repeats then all[i] = pool[zipf()] else all[i] = text() end
   end
   local input = texts == 1 and '"' .. all[1] .. '"' or '["' .. table.concat(all, '","') .. '"]'
-  return wrk.format(nil, nil, nil, '{"model":"' .. model .. '","encoding_format":"' .. format .. '","input":' .. input .. '}')
+  return wrk.format(nil, nil, nil,
+  '{"model":"' .. model .. '","encoding_format":"' .. format .. '","input":' .. input .. '}')
 end
 function done(summary, latency)
   local e = summary.errors
   io.write(string.format(
-    'RESULT {"requests":%d,"failures":%d,"seconds":%.4f,"p50_ms":%.3f,"p95_ms":%.3f,"p99_ms":%.3f}\\n',
+    'RESULT {"requests":%d,"failures":%d,"seconds":%.4f,' ..
+    '"p50_ms":%.3f,"p95_ms":%.3f,"p99_ms":%.3f}\\n',
     summary.requests, e.status + e.connect + e.read + e.write + e.timeout, summary.duration / 1e6,
     latency:percentile(50) / 1000, latency:percentile(95) / 1000, latency:percentile(99) / 1000))
 end
@@ -152,10 +193,13 @@ class _Texts:
         shape = self._shape
         self._turn += 1
         texts = [self._one() for _ in range(shape.texts)]
-        return json.dumps({
-            "model": shape.models[self._turn % len(shape.models)], "encoding_format": shape.encoding_format,
-            "input": texts[0] if len(texts) == 1 else texts,
-        }).encode()
+        return json.dumps(
+            {
+                "model": shape.models[self._turn % len(shape.models)],
+                "encoding_format": shape.encoding_format,
+                "input": texts[0] if len(texts) == 1 else texts,
+            }
+        ).encode()
 
 
 async def _connection(
@@ -163,13 +207,18 @@ async def _connection(
 ) -> None:
     parts = urlsplit(url)
     allowed = "" if key is None else f"authorization: Bearer {key}\r\n"
-    head = f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\n{allowed}content-type: application/json\r\ncontent-length: "
+    head = (
+        f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\n{allowed}content-type: "
+        "application/json\r\ncontent-length: "
+    )
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     while time.perf_counter() < end_s:
         body, started_s = texts.body(), time.perf_counter()
         writer.write(f"{head}{len(body)}\r\n\r\n".encode() + body)
         answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
-        length = next(int(line.split(":")[1]) for line in answer if line.startswith("content-length:"))
+        length = next(
+            int(line.split(":")[1]) for line in answer if line.startswith("content-length:")
+        )
         await reader.readexactly(length)
         if answer[0].split()[1] != "200":
             failures.append(1)
@@ -180,15 +229,24 @@ async def _connection(
 async def _client(url: str, connections: int, seconds: float, plan: str) -> None:
     given = json.loads(plan)
     shape = given["shape"]
-    texts = _Texts(Shape(**(shape | {"models": tuple(shape["models"])})), given["seed"], Path(given["words"]))
+    texts = _Texts(
+        Shape(**(shape | {"models": tuple(shape["models"])})), given["seed"], Path(given["words"])
+    )
     took_s: list[float] = []
     failures: list[int] = []
     started_s = time.perf_counter()
     end_s, key = started_s + seconds, given["key"]
-    await asyncio.gather(*(_connection(url, texts, end_s, took_s, failures, key) for _ in range(connections)))
+    await asyncio.gather(
+        *(_connection(url, texts, end_s, took_s, failures, key) for _ in range(connections))
+    )
     took_s.sort()
-    at = [took_s[min(len(took_s) - 1, int(share * len(took_s)))] * 1000 for share in (0.5, 0.95, 0.99)]
-    print("RESULT", json.dumps(asdict(Load(len(took_s), len(failures), time.perf_counter() - started_s, *at))))
+    at = [
+        took_s[min(len(took_s) - 1, int(share * len(took_s)))] * 1000 for share in (0.5, 0.95, 0.99)
+    ]
+    print(
+        "RESULT",
+        json.dumps(asdict(Load(len(took_s), len(failures), time.perf_counter() - started_s, *at))),
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Does memory stay flat? Mixed load on one router with a small cache: `python -m benchmarks memory --seconds 600`.
+"""Does memory stay flat? Mixed load on one router with a small cache: `python -m benchmarks memory
+--seconds 600`.
 
-The cache is full long before half of the time is over, so what grows in the second half is a leak. With `--engine fake` the
-model costs next to nothing, so that in the same time the router, whose memory this is about, answers many times as much.
+The cache is full long before half of the time is over, so what grows in the second half is a leak.
+With `--engine fake` the model costs next to nothing, so that in the same time the router, whose
+memory this is about, answers many times as much.
 """
 
 import tempfile
@@ -21,19 +23,33 @@ SLICE_S = 5.0
 @click.command()
 @click.option("--seconds", default=600.0, type=click.FloatRange(60), show_default=True)
 @click.option("--engine", default="vllm", type=click.Choice(["vllm", "fake"]), show_default=True)
-@click.option("--allowed-mib", default=64.0, show_default=True, help="Growth in the second half that still counts as flat.")
-@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints are kept.")
+@click.option(
+    "--allowed-mib",
+    default=64.0,
+    show_default=True,
+    help="Growth in the second half that still counts as flat.",
+)
+@click.option(
+    "--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints are kept."
+)
 def main(seconds: float, engine: str, allowed_mib: float, folder: Path | None) -> None:
-    """Load one router in turn with every shape and print its processes' memory; fails when it grows."""
+    """Load one router in turn with every shape and print its processes' memory; fails when it
+    grows.
+    """
     folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         word_file = Path(scratch) / "words"
         word_file.write_text("\n".join(load.words(str(servers.checkpoints(folder)[servers.ONE]))))
-        click.echo(f"{seconds / 60:.0f} minutes of {', '.join(MIX)} in turn, a cache of {CACHE_BYTES >> 20} MiB, engine {engine}")
+        click.echo(
+            f"{seconds / 60:.0f} minutes of {', '.join(MIX)} in turn, a cache of "
+            f"{CACHE_BYTES >> 20} MiB, engine {engine}"
+        )
         more = {"cache": {"max_bytes": CACHE_BYTES}}
         with servers.ours(folder, [servers.ONE], Path(scratch), more, engine == "fake") as server:
             for name in MIX:
-                load.run(server.url, POINTS[name].shape, POINTS[name].connections, WARM_S, 0, word_file)
+                load.run(
+                    server.url, POINTS[name].shape, POINTS[name].connections, WARM_S, 0, word_file
+                )
             seen: list[float] = []
             failures, answered, turn, started_s = 0, 0, 0, time.monotonic()
             while (spent_s := time.monotonic() - started_s) < seconds:
@@ -42,8 +58,10 @@ def main(seconds: float, engine: str, allowed_mib: float, folder: Path | None) -
                 got = load.run(server.url, point.shape, point.connections, SLICE_S, turn, word_file)
                 failures, answered = failures + got.failures, answered + got.requests
                 seen.append(server.memory_bytes() / 2**20)
-                click.echo(f"{spent_s:6.0f} s  {seen[-1]:8.1f} MiB  {answered} answered, {failures} failed")
-    grown_mib = max(seen[-len(MIX):]) - max(seen[len(seen) // 2 - len(MIX):len(seen) // 2])
+                click.echo(
+                    f"{spent_s:6.0f} s  {seen[-1]:8.1f} MiB  {answered} answered, {failures} failed"
+                )
+    grown_mib = max(seen[-len(MIX) :]) - max(seen[len(seen) // 2 - len(MIX) : len(seen) // 2])
     click.echo(f"second half: {grown_mib:+.1f} MiB")
     if grown_mib > allowed_mib or failures:
         raise click.ClickException("memory grew or requests failed")

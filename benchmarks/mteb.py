@@ -1,8 +1,10 @@
-"""Does `mteb` run against the service? `python -m benchmarks mteb --base-url URL --model wordllama-256`.
+"""Does `mteb` run against the service? `python -m benchmarks mteb --base-url URL --model
+wordllama-256`.
 
-Two tasks of mteb's own kinds over local data, for its data sets come from a hub: the STS benchmark in English and SciFact-mini.
-What mteb scores must be what `advise` measures of the same texts. Start the service first (`make run`) and install mteb, which is
-no dependency: `pip install mteb`. It is also how to make a task of one's own data.
+Two tasks of mteb's own kinds over local data, for its data sets come from a hub: the STS benchmark
+in English and SciFact-mini. What mteb scores must be what `advise` measures of the same texts.
+Start the service first (`make run`) and install mteb, which is no dependency: `pip install mteb`.
+It is also how to make a task of one's own data.
 """
 
 import csv
@@ -18,7 +20,13 @@ from deployments.mteb_encoder import ServiceEncoder
 
 
 @click.command()
-@click.option("--data", "folder", default=EVAL, type=click.Path(path_type=Path), help="Where scifact-mini.json lies.")
+@click.option(
+    "--data",
+    "folder",
+    default=EVAL,
+    type=click.Path(path_type=Path),
+    help="Where scifact-mini.json lies.",
+)
 @click.option("--base-url", type=BaseUrl(), default=BASE_URL, show_default=True)
 @click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="Or EMBEDDING_ROUTER_API_KEY.")
 @click.option("--model", "models", multiple=True, default=["wordllama-256"], show_default=True)
@@ -27,11 +35,15 @@ def main(folder: Path, base_url: str, api_key: str | None, models: tuple[str, ..
     try:
         import mteb  # type: ignore[import-not-found,unused-ignore]
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"the package {error.name!r} is not installed: pip install mteb") from None
+        raise click.ClickException(
+            f"the package {error.name!r} is not installed: pip install mteb"
+        ) from None
     for model in models:
         encoder = ServiceEncoder(model, base_url=base_url, api_key=api_key)
         found = mteb.evaluate(encoder, tasks(folder), cache=None)
-        scores = ", ".join(f"{one.task_name} {100 * one.get_score():.1f}" for one in found.task_results)
+        scores = ", ".join(
+            f"{one.task_name} {100 * one.get_score():.1f}" for one in found.task_results
+        )
         click.echo(f"mteb {mteb.__version__}, {model}: {scores}")
 
 
@@ -48,7 +60,11 @@ def tasks(folder: Path) -> list[Any]:
         def load_data(self, **_: Any) -> None:
             with (folder / "stsb-en.csv").open(newline="") as file:
                 one, other, scores = zip(*csv.reader(file), strict=True)
-            rows = {"sentence1": list(one), "sentence2": list(other), "score": [float(score) for score in scores]}
+            rows = {
+                "sentence1": list(one),
+                "sentence2": list(other),
+                "score": [float(score) for score in scores],
+            }
             self.dataset, self.data_loaded = DatasetDict({"test": Dataset.from_dict(rows)}), True
 
     class Retrieval(AbsTaskRetrieval):  # type: ignore[misc,unused-ignore]
@@ -56,12 +72,26 @@ def tasks(folder: Path) -> list[Any]:
 
         def load_data(self, **_: Any) -> None:
             data = json.loads((folder / "scifact-mini.json").read_text())
-            self.dataset, self.data_loaded = {"default": {"test": {
-                "corpus": Dataset.from_list([{"id": id, **document} for id, document in data["corpus"].items()]),
-                "queries": Dataset.from_list([{"id": id, "text": text} for id, text in data["queries"].items()]),
-                "relevant_docs": {query: dict.fromkeys(documents, 1) for query, documents in data["qrels"].items()},
-                "top_ranked": None,
-            }}}, True
+            self.dataset, self.data_loaded = (
+                {
+                    "default": {
+                        "test": {
+                            "corpus": Dataset.from_list(
+                                [{"id": id, **document} for id, document in data["corpus"].items()]
+                            ),
+                            "queries": Dataset.from_list(
+                                [{"id": id, "text": text} for id, text in data["queries"].items()]
+                            ),
+                            "relevant_docs": {
+                                query: dict.fromkeys(documents, 1)
+                                for query, documents in data["qrels"].items()
+                            },
+                            "top_ranked": None,
+                        }
+                    }
+                },
+                True,
+            )
 
     return [Similarity(), Retrieval()]
 
@@ -70,10 +100,18 @@ def _metadata(name: str, kind: str, main_score: str) -> Any:
     from mteb.abstasks.task_metadata import TaskMetadata  # type: ignore[import-not-found,unused-ignore]
 
     unknown = {key: None for key, field in TaskMetadata.model_fields.items() if field.is_required()}
-    return TaskMetadata(**unknown | {
-        "name": name, "description": f"{name}, from files", "dataset": {"path": f"local/{name}", "revision": "1"}, "type": kind,
-        "eval_splits": ["test"], "eval_langs": ["eng-Latn"], "main_score": main_score,
-    })
+    return TaskMetadata(
+        **unknown
+        | {
+            "name": name,
+            "description": f"{name}, from files",
+            "dataset": {"path": f"local/{name}", "revision": "1"},
+            "type": kind,
+            "eval_splits": ["test"],
+            "eval_langs": ["eng-Latn"],
+            "main_score": main_score,
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """What metrics, traces and keys cost: `python -m benchmarks observability`, and `--vllm`.
 
-One instance has all three and a switch for each (benchmarks/switched.py). Under one load that goes on they take turns of a
-second, as long as it is from one publishing to the next: two instances of the very same config differ by a tenth for as long as
-they live, and on a machine that is shared so does one from minute to minute. A ratio is the median over rounds of this round's
-requests per second with them to this round's without, with its 95 % interval (bootstrap over rounds); processor time is that of
-router and replica. Short texts, 32 connections, new texts in every request. One trace in a hundred is recorded, and its spans go
-to a collector by OTLP, as docs/observability.md has it; this one throws them away. The engine is a table (wordllama), the fastest
-there is: what stands around it weighs most. `--vllm` takes a block of Qwen3 on vLLM instead, with vLLM's own metrics. What is to
-be told from noise is the row `nothing again`.
+One instance has all three and a switch for each (benchmarks/switched.py). Under one load that goes
+on they take turns of a second, as long as it is from one publishing to the next: two instances of
+the very same config differ by a tenth for as long as they live, and on a machine that is shared so
+does one from minute to minute. A ratio is the median over rounds of this round's requests per
+second with them to this round's without, with its 95 % interval (bootstrap over rounds); processor
+time is that of router and replica. Short texts, 32 connections, new texts in every request. One
+trace in a hundred is recorded, and its spans go to a collector by OTLP, as docs/observability.md
+has it; this one throws them away. The engine is a table (wordllama), the fastest there is: what
+stands around it weighs most. `--vllm` takes a block of Qwen3 on vLLM instead, with vLLM's own
+metrics. What is to be told from noise is the row `nothing again`.
 """
 
 import json
@@ -37,7 +39,10 @@ from tests.support.tiny_qwen3 import quick_dtype
 
 NOTHING = "nothing"
 PARTS = {
-    NOTHING: "", "nothing again": "", "metrics": "metrics", "metrics, traces": "metrics+traces",
+    NOTHING: "",
+    "nothing again": "",
+    "metrics": "metrics",
+    "metrics, traces": "metrics+traces",
     "metrics, traces, keys": "metrics+traces+keys",
 }
 CONNECTIONS = 32
@@ -46,9 +51,15 @@ SWITCH_S = 0.3  # what a switch takes at most, on average
 RESAMPLES = 2000
 KEY = new_key(secrets.token_bytes(32))
 WORDLLAMA = {
-    "engine": {"kind": "static", "weights": "package:wordllama/weights/l2_supercat_256.safetensors"},
-    "tokenizer": "package:wordllama/tokenizers/l2_supercat_tokenizer_config.json", "special_tokens": False,
-    "dimensions": 256, "max_tokens": 32768, "curve": {"fixed_s": 0.0001, "s_per_token": 0.000002, "batch_tokens": 65536},
+    "engine": {
+        "kind": "static",
+        "weights": "package:wordllama/weights/l2_supercat_256.safetensors",
+    },
+    "tokenizer": "package:wordllama/tokenizers/l2_supercat_tokenizer_config.json",
+    "special_tokens": False,
+    "dimensions": 256,
+    "max_tokens": 32768,
+    "curve": {"fixed_s": 0.0001, "s_per_token": 0.000002, "batch_tokens": 65536},
 }
 
 
@@ -67,17 +78,33 @@ class Measured(NamedTuple):
 
 def config(model: str, model_config: dict[str, Any]) -> dict[str, Any]:
     """The Serve config, with everything on."""
-    keys = {"bench": {"hash": hash_of(KEY), "requests_per_minute": 10**9, "tokens_per_minute": 10**12}}
+    keys = {
+        "bench": {"hash": hash_of(KEY), "requests_per_minute": 10**9, "tokens_per_minute": 10**12}
+    }
     return {
         "logging_config": {"enable_access_log": False},
         "tracing_config": {
-            "enabled": True, "sampling_ratio": 0.01, "exporter_import_path": "deployments.export_spans:otlp",
+            "enabled": True,
+            "sampling_ratio": 0.01,
+            "exporter_import_path": "deployments.export_spans:otlp",
         },
-        "applications": [{
-            "name": "bench", "route_prefix": "/", "import_path": "benchmarks.switched:build",
-            "args": {"models": {model: model_config}, "tiers": {"fast": model}, "cache": {"max_bytes": 0}, "keys": keys},
-            "deployments": [{"name": one, "ray_actor_options": {"num_cpus": 0.1}} for one in ("router", model)],
-        }],
+        "applications": [
+            {
+                "name": "bench",
+                "route_prefix": "/",
+                "import_path": "benchmarks.switched:build",
+                "args": {
+                    "models": {model: model_config},
+                    "tiers": {"fast": model},
+                    "cache": {"max_bytes": 0},
+                    "keys": keys,
+                },
+                "deployments": [
+                    {"name": one, "ray_actor_options": {"num_cpus": 0.1}}
+                    for one in ("router", model)
+                ],
+            }
+        ],
     }
 
 
@@ -87,7 +114,10 @@ def tiny_qwen3(folder: Path) -> dict[str, Any]:
     args = {"dtype": quick_dtype(), "kv_cache_memory_bytes": servers.KV_BYTES}
     return {
         "engine": {"kind": "vllm", "source": source, "args": args},
-        "tokenizer": source, "dimensions": servers.WIDTHS[ONE], "max_tokens": servers.MAX_TOKENS, "environment": "cpu-vllm",
+        "tokenizer": source,
+        "dimensions": servers.WIDTHS[ONE],
+        "max_tokens": servers.MAX_TOKENS,
+        "environment": "cpu-vllm",
     }
 
 
@@ -119,19 +149,47 @@ def collector() -> Iterator[str]:
 def words() -> list[str]:
     """Random words of two to four letters."""
     rng = random.Random(0)
-    return sorted({"".join(rng.choices("aeiourstlnmpcdbhgfwyk", k=rng.choice((2, 3, 4)))) for _ in range(4000)})
+    return sorted(
+        {
+            "".join(rng.choices("aeiourstlnmpcdbhgfwyk", k=rng.choice((2, 3, 4))))
+            for _ in range(4000)
+        }
+    )
 
 
 @click.command()
-@click.option("--seconds", default=1.0, type=click.FloatRange(0.1), show_default=True, help="Of each turn.")
+@click.option(
+    "--seconds", default=1.0, type=click.FloatRange(0.1), show_default=True, help="Of each turn."
+)
 @click.option("--rounds", default=60, type=click.IntRange(1), show_default=True)
-@click.option("--with", "chosen", multiple=True, type=click.Choice([name for name in PARTS if name != NOTHING]),
-              default=[name for name in PARTS if name != NOTHING], show_default=True, help="What to measure; more than once.")
+@click.option(
+    "--with",
+    "chosen",
+    multiple=True,
+    type=click.Choice([name for name in PARTS if name != NOTHING]),
+    default=[name for name in PARTS if name != NOTHING],
+    show_default=True,
+    help="What to measure; more than once.",
+)
 @click.option("--vllm", is_flag=True, help="vLLM with a small random Qwen3 instead of a table.")
-@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints of 2.3 GB are kept.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the results here.")
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where checkpoints of 2.3 GB are kept.",
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the results here.",
+)
 def main(
-    seconds: float, rounds: int, chosen: tuple[str, ...], vllm: bool, folder: Path | None, json_path: Path | None
+    seconds: float,
+    rounds: int,
+    chosen: tuple[str, ...],
+    vllm: bool,
+    folder: Path | None,
+    json_path: Path | None,
 ) -> None:
     """Measure what metrics, traces and keys cost."""
     names = [NOTHING, *dict.fromkeys(chosen)]
@@ -144,15 +202,22 @@ def main(
         with (
             collector() as url,
             servers.configured(
-                "switched", config(model, model_config), [model], scratch, KEY, {"OTEL_EXPORTER_OTLP_ENDPOINT": url}
+                "switched",
+                config(model, model_config),
+                [model],
+                scratch,
+                KEY,
+                {"OTEL_EXPORTER_OTLP_ENDPOINT": url},
             ) as server,
         ):
             found = measured(server, names, Shape((model,), 1, 12), seconds, rounds, word_file)
     rows = {name: row(found[name], found[NOTHING]) for name in names}
     for name, one in rows.items():
-        click.echo(f"{name:<24} {one['requests_per_s']:8.1f}/s  ratio {_with_interval(one, 'ratio')}"
-                   f"  {one['cpu_ms']:.3f} ms CPU each ({one['router_ms']:.3f} of it the router), "
-                   f"ratio {_with_interval(one, 'cpu_ratio')}")
+        click.echo(
+            f"{name:<24} {one['requests_per_s']:8.1f}/s  ratio {_with_interval(one, 'ratio')}"
+            f"  {one['cpu_ms']:.3f} ms CPU each ({one['router_ms']:.3f} of it the router), "
+            f"ratio {_with_interval(one, 'cpu_ratio')}"
+        )
     if json_path is not None:
         json_path.write_text(json.dumps(rows, indent=1))
 
@@ -160,7 +225,9 @@ def main(
 def measured(
     server: Server, names: Sequence[str], shape: Shape, seconds: float, rounds: int, word_file: Path
 ) -> dict[str, list[Measured]]:
-    """What the instance did with each choice of parts in each round; every round takes them in another order."""
+    """What the instance did with each choice of parts in each round; every round takes them in
+    another order.
+    """
     found: dict[str, list[Measured]] = {name: [] for name in names}
     base, rng = server.url.removesuffix("/v1/embeddings"), random.Random(0)
     whole_s = rounds * len(names) * (seconds + SWITCH_S) + 2 * WARM_S
@@ -179,14 +246,20 @@ def measured(
                 requests = max(1, ended.answered - began.answered)
                 router_ms, replicas_ms = (
                     1000 * (after_s - before_s) / requests
-                    for after_s, before_s in ((ended.router_s, began.router_s), (ended.replicas_s, began.replicas_s))
+                    for after_s, before_s in (
+                        (ended.router_s, began.router_s),
+                        (ended.replicas_s, began.replicas_s),
+                    )
                 )
                 per_s = requests / (ended.at_s - began.at_s)
                 found[running].append(Measured(per_s, router_ms, replicas_ms))
             running, began = name, Standing(**told["after"])
             time.sleep(seconds)
         if loading.done():
-            raise click.ClickException("the load ended before all were measured: this machine is slower than was planned for")
+            raise click.ClickException(
+                "the load ended before all were measured: this machine is slower than was "
+                "planned for"
+            )
         got = loading.result()
     if got.failures:
         raise click.ClickException(f"{got.failures} of {got.requests} requests failed")
@@ -200,7 +273,10 @@ def row(rounds: Sequence[Measured], without: Sequence[Measured]) -> dict[str, An
         "cpu_ms": statistics.median(one.cpu_ms for one in rounds),
         "router_ms": statistics.median(one.router_ms for one in rounds),
     }
-    quantities: dict[str, Callable[[Measured], float]] = {"ratio": lambda one: one.per_s, "cpu_ratio": lambda one: one.cpu_ms}
+    quantities: dict[str, Callable[[Measured], float]] = {
+        "ratio": lambda one: one.per_s,
+        "cpu_ratio": lambda one: one.cpu_ms,
+    }
     for name, of in quantities.items():
         ratios = [of(one) / of(other) for one, other in zip(rounds, without, strict=True)]
         answer[name], answer[f"{name}_interval"] = statistics.median(ratios), interval(ratios)

@@ -1,9 +1,10 @@
 """Where the time of a point goes: `python -m benchmarks profile --point "short c=8"`.
 
-Starts the router and one model as `make bench` does, loads them, and looks with py-spy into the router's process and the
-replica's meanwhile. Prints what each process and each of its busiest threads took of a core, as the kernel counts it, and the
-functions that a thread was in: `own` is time in the function itself, `all` with what it called. Samples of a thread that waits
-are left out; so is what uvloop does between callbacks, which py-spy cannot tell from waiting.
+Starts the router and one model as `make bench` does, loads them, and looks with py-spy into the
+router's process and the replica's meanwhile. Prints what each process and each of its busiest
+threads took of a core, as the kernel counts it, and the functions that a thread was in: `own` is
+time in the function itself, `all` with what it called. Samples of a thread that waits are left out;
+so is what uvloop does between callbacks, which py-spy cannot tell from waiting.
 """
 
 import os
@@ -23,18 +24,37 @@ from benchmarks import load, servers
 from benchmarks.data_plane import POINTS, WARM_S
 
 RATE = 400  # samples a second
-WAITING = ("Thread.run threading.py", "InProcess._step engines/vllm_backends.py", "Condition.wait threading.py")
+WAITING = (
+    "Thread.run threading.py",
+    "InProcess._step engines/vllm_backends.py",
+    "Condition.wait threading.py",
+)
 SHOWN = 2  # threads of each process
 
 
 @click.command()
-@click.option("--point", "points", multiple=True, default=("short c=8",), type=click.Choice(list(POINTS)), show_default=True)
+@click.option(
+    "--point",
+    "points",
+    multiple=True,
+    default=("short c=8",),
+    type=click.Choice(list(POINTS)),
+    show_default=True,
+)
 @click.option("--seconds", default=6.0, type=click.FloatRange(1), show_default=True)
 @click.option("--rows", default=25, show_default=True, help="Functions shown of each thread.")
-@click.option("--native", is_flag=True, help="Also what is compiled: slower, and the figures of the load suffer.")
+@click.option(
+    "--native",
+    is_flag=True,
+    help="Also what is compiled: slower, and the figures of the load suffer.",
+)
 @click.option("--gil", is_flag=True, help="Only what holds the interpreter's lock.")
-@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints are kept.")
-def main(points: tuple[str, ...], seconds: float, rows: int, native: bool, gil: bool, folder: Path | None) -> None:
+@click.option(
+    "--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints are kept."
+)
+def main(
+    points: tuple[str, ...], seconds: float, rows: int, native: bool, gil: bool, folder: Path | None
+) -> None:
     """Profile router and replica under the load of a point."""
     folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
     models = sorted({model for point in points for model in POINTS[point].shape.models})
@@ -46,20 +66,37 @@ def main(points: tuple[str, ...], seconds: float, rows: int, native: bool, gil: 
             for seed, name in enumerate(points):
                 point = POINTS[name]
                 load.run(server.url, point.shape, point.connections, WARM_S, 1000 + seed, word_file)
-                before, threads = {process.pid: _cpu_s(process) for process in server.tree()}, _threads(server)
-                with _recording(server, scratch, seconds, ["-n"] * native + ["--gil"] * gil) as found:
-                    got = load.run(server.url, point.shape, point.connections, seconds, seed, word_file)
-                click.echo(f"\n{name}: {(got.requests - got.failures) / got.seconds:.1f}/s, p50 {got.p50_ms:.2f} ms, "
-                           f"p99 {got.p99_ms:.2f} ms, {got.failures} failed")
+                before, threads = (
+                    {process.pid: _cpu_s(process) for process in server.tree()},
+                    _threads(server),
+                )
+                with _recording(
+                    server, scratch, seconds, ["-n"] * native + ["--gil"] * gil
+                ) as found:
+                    got = load.run(
+                        server.url, point.shape, point.connections, seconds, seed, word_file
+                    )
+                click.echo(
+                    f"\n{name}: {(got.requests - got.failures) / got.seconds:.1f}/s, p50 "
+                    f"{got.p50_ms:.2f} ms, "
+                    f"p99 {got.p99_ms:.2f} ms, {got.failures} failed"
+                )
                 _processes(server, before, got.requests, got.seconds)
-                busy = {thread: used_s - threads.get(thread, 0.0) for thread, used_s in _threads(server).items()}
+                busy = {
+                    thread: used_s - threads.get(thread, 0.0)
+                    for thread, used_s in _threads(server).items()
+                }
                 for title, file in found.items():
                     _report(title, file, rows, busy, got.seconds)
 
 
 @contextmanager
-def _recording(server: servers.Server, scratch: Path, seconds: float, options: list[str]) -> Iterator[dict[str, Path]]:
-    """py-spy beside every replica of the service, for the time of the block; gives the file of each."""
+def _recording(
+    server: servers.Server, scratch: Path, seconds: float, options: list[str]
+) -> Iterator[dict[str, Path]]:
+    """py-spy beside every replica of the service, for the time of the block; gives the file of
+    each.
+    """
     files: dict[str, Path] = {}
     spies = []
     for process in server.tree():
@@ -67,11 +104,31 @@ def _recording(server: servers.Server, scratch: Path, seconds: float, options: l
         if title.startswith("ray::ServeReplica"):
             name = title.rpartition(":")[2]
             files[name] = file = scratch / f"{name}.raw"
-            command = ["record", "-t", "-r", str(RATE), "-d", str(max(1, round(seconds))), "-f", "raw", "-o", str(file), *options]
-            spies.append(subprocess.Popen(
-                [str(Path(sys.executable).with_name("py-spy")), *command, "-p", str(process.pid)],
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            ))
+            command = [
+                "record",
+                "-t",
+                "-r",
+                str(RATE),
+                "-d",
+                str(max(1, round(seconds))),
+                "-f",
+                "raw",
+                "-o",
+                str(file),
+                *options,
+            ]
+            spies.append(
+                subprocess.Popen(
+                    [
+                        str(Path(sys.executable).with_name("py-spy")),
+                        *command,
+                        "-p",
+                        str(process.pid),
+                    ],
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            )
     yield files
     for spy in spies:
         spy.wait(timeout=60)
@@ -92,7 +149,9 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _processes(server: servers.Server, before: dict[int, float], requests: int, seconds: float) -> None:
+def _processes(
+    server: servers.Server, before: dict[int, float], requests: int, seconds: float
+) -> None:
     """What each process of the service took of the processor."""
     spent = []
     for process in server.tree():
@@ -100,7 +159,10 @@ def _processes(server: servers.Server, before: dict[int, float], requests: int, 
         if used_s >= 0.01 * seconds:
             spent.append((used_s, _title(process)[:60] or str(process.pid)))
     for used_s, title in sorted(spent, reverse=True):
-        click.echo(f"  {100 * used_s / seconds:5.1f} % of a core, {1000 * used_s / max(1, requests):7.3f} ms a request  {title}")
+        click.echo(
+            f"  {100 * used_s / seconds:5.1f} % of a core, "
+            f"{1000 * used_s / max(1, requests):7.3f} ms a request  {title}"
+        )
 
 
 def _threads(server: servers.Server) -> dict[int, float]:
@@ -108,7 +170,12 @@ def _threads(server: servers.Server) -> dict[int, float]:
     found = {}
     for process in server.tree():
         if _title(process).startswith("ray::ServeReplica"):
-            found.update({thread.id: float(thread.user_time + thread.system_time) for thread in process.threads()})
+            found.update(
+                {
+                    thread.id: float(thread.user_time + thread.system_time)
+                    for thread in process.threads()
+                }
+            )
     return found
 
 
@@ -124,11 +191,17 @@ def _report(title: str, file: Path, rows: int, busy: dict[int, float], seconds: 
             own[frames[-1]] += int(count)
             for frame in set(frames):
                 every[frame] += int(count)
-    used = {thread: next((busy.get(int(digits), 0.0) for digits in re.findall(r"\d+", thread)), 0.0) for thread in threads}
+    used = {
+        thread: next((busy.get(int(digits), 0.0) for digits in re.findall(r"\d+", thread)), 0.0)
+        for thread in threads
+    }
     for thread in sorted(threads, key=used.__getitem__, reverse=True)[:SHOWN]:
         own, every = threads[thread]
         total = max(1, own.total())
-        click.echo(f"\n  {title}, {thread}: {100 * used[thread] / seconds:.1f} % of a core, {own.total()} samples at work")
+        click.echo(
+            f"\n  {title}, {thread}: {100 * used[thread] / seconds:.1f} % of a core, "
+            f"{own.total()} samples at work"
+        )
         for one, other in zip(every.most_common(rows), own.most_common(rows), strict=False):
             shares = [f"{100 * count / total:5.1f} %  {name}" for name, count in (one, other)]
             click.echo(f"    all {shares[0]:<75.75} own {shares[1]:.70}")

@@ -1,11 +1,14 @@
-"""The three Qwen3-Embedding shapes on a GPU: how long calls of every size take, what they hold, and the curve that follows.
+"""The three Qwen3-Embedding shapes on a GPU: how long calls of every size take, what they hold, and
+the curve that follows.
 
-    python -m benchmarks qwen3_shapes -o configs/profiles/h200.json     (3 minutes on an H200; needs torch and transformers only)
+    python -m benchmarks qwen3_shapes -o configs/profiles/h200.json     (3 minutes on an H200; needs
+                                                                        torch and transformers only)
 
-Weights are random: what a forward pass costs does not depend on their values, and nothing is downloaded. The engine is the
-reference of deployments/engines/transformers.py in bf16, so the flat part of a curve is that of a model whose kernels are
-launched one by one from Python; vLLM, which serves in configs/qwen3.yaml, does the same sums and launches a step as one CUDA
-graph. What a short text takes then is measured too. Texts are random token ids. Memory is what torch allocated at most
+Weights are random: what a forward pass costs does not depend on their values, and nothing is
+downloaded. The engine is the reference of deployments/engines/transformers.py in bf16, so the flat
+part of a curve is that of a model whose kernels are launched one by one from Python; vLLM, which
+serves in configs/qwen3.yaml, does the same sums and launches a step as one CUDA graph. What a short
+text takes then is measured too. Texts are random token ids. Memory is what torch allocated at most
 during calls of that size, weights included.
 """
 
@@ -61,7 +64,12 @@ class RandomWeights(TransformersEngine):
 
     def __init__(self, shape: Shape, max_tokens: int, batch_tokens: int, device: str) -> None:
         settings = config.TransformersEngine(
-            kind="transformers", source="random", dtype="bfloat16", device=device, pooling="last", batch_tokens=batch_tokens
+            kind="transformers",
+            source="random",
+            dtype="bfloat16",
+            device=device,
+            pooling="last",
+            batch_tokens=batch_tokens,
         )
         super().__init__(settings, shape.hidden, max_tokens, None)
         self._shape = shape
@@ -72,9 +80,16 @@ class RandomWeights(TransformersEngine):
 
         shape = self._shape
         made = Qwen3Config(
-            vocab_size=shape.vocabulary, hidden_size=shape.hidden, intermediate_size=shape.intermediate,
-            num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.key_value_heads,
-            head_dim=shape.head, max_position_embeddings=40960, use_cache=False, dtype="bfloat16",
+            vocab_size=shape.vocabulary,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.intermediate,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.key_value_heads,
+            head_dim=shape.head,
+            max_position_embeddings=40960,
+            use_cache=False,
+            dtype="bfloat16",
         )
         with torch.device(self._settings.device):
             model = AutoModel.from_config(made, dtype=torch.bfloat16).eval()
@@ -106,7 +121,9 @@ class RandomWeights(TransformersEngine):
 
 
 class Measuring:
-    """A source of deployments.calibrate: an engine that is given random ids, and the memory of every size."""
+    """A source of deployments.calibrate: an engine that is given random ids, and the memory of
+    every size.
+    """
 
     def __init__(self, engine: RandomWeights, vocabulary: int, seed: int) -> None:
         self._engine, self._vocabulary, self._rng = engine, vocabulary, np.random.default_rng(seed)
@@ -116,14 +133,18 @@ class Measuring:
     async def start(self) -> None:
         await self._engine.start()
 
-    async def measure(self, texts: Sequence[str], counts: Sequence[int]) -> tuple[float, float | None]:
+    async def measure(
+        self, texts: Sequence[str], counts: Sequence[int]
+    ) -> tuple[float, float | None]:
         ids = [self._rng.integers(self._vocabulary, size=count, dtype=np.int32) for count in counts]
         _forget_peak()
         start_s = asyncio.get_running_loop().time()
         embedded = await self._engine.embed(Batch(ids=ids))
         seconds = asyncio.get_running_loop().time() - start_s
         if embedded.failed:
-            raise calibrate.CalibrationError(f"a text failed: {next(iter(embedded.failed.values()))}")
+            raise calibrate.CalibrationError(
+                f"a text failed: {next(iter(embedded.failed.values()))}"
+            )
         cell = Cell(counts[0], len(counts))
         self.held[cell] = max(self.held.get(cell, 0), _peak_bytes())
         self._reserved_bytes = max(self._reserved_bytes, calibrate.accelerator_bytes())
@@ -148,7 +169,9 @@ class Found(NamedTuple):
     memory_bytes: int | None
 
 
-async def measure(name: str, shape: Shape, max_tokens: int, batch_tokens: int, repeats: int, device: str) -> Found:
+async def measure(
+    name: str, shape: Shape, max_tokens: int, batch_tokens: int, repeats: int, device: str
+) -> Found:
     """All sizes of one shape; its weights are gone from the device afterwards."""
     engine = RandomWeights(shape, max_tokens, batch_tokens, device)
     source = Measuring(engine, shape.vocabulary, seed=0)
@@ -156,12 +179,29 @@ async def measure(name: str, shape: Shape, max_tokens: int, batch_tokens: int, r
     try:
         weights_bytes = _allocated_bytes()
         sizes = calibrate.cells(max_tokens, batch_tokens, calibrate.MOST_TEXTS)
-        with tqdm(total=calibrate.calls(sizes, batch_tokens, repeats), desc=name, unit="call") as bar:
+        with tqdm(
+            total=calibrate.calls(sizes, batch_tokens, repeats), desc=name, unit="call"
+        ) as bar:
             samples = await calibrate.sample(
-                source, lambda tokens: ("", tokens), sizes, batch_tokens, None, repeats, random.Random(0), lambda _: bar.update()
+                source,
+                lambda tokens: ("", tokens),
+                sizes,
+                batch_tokens,
+                None,
+                repeats,
+                random.Random(0),
+                lambda _: bar.update(),
             )
         fit, medians = calibrate.fitted(samples, batch_tokens, 0.0)
-        return Found(fit, medians, samples, source.held, weights_bytes, engine.graph_s(), source.memory_bytes())
+        return Found(
+            fit,
+            medians,
+            samples,
+            source.held,
+            weights_bytes,
+            engine.graph_s(),
+            source.memory_bytes(),
+        )
     finally:
         await source.stop()
         _empty_cache()
@@ -171,15 +211,29 @@ def table(found: Mapping[str, Found]) -> Iterator[str]:
     """Milliseconds and gigabytes by size, as Markdown."""
     heads = [_size(cell) for cell in TIMED]
     graph = f"{_size(Cell(SHORT_TOKENS, 1))} as a graph"
-    yield f"| | {' | '.join([*heads, graph, 'saturated', 'weights', *(f'peak {_size(cell)}' for cell in HELD)])} |"
+    yield (
+        "| | "
+        + " | ".join(
+            [*heads, graph, "saturated", "weights", *(f"peak {_size(cell)}" for cell in HELD)]
+        )
+        + " |"
+    )
     yield "|---" * (len(TIMED) + len(HELD) + 4) + "|"
     for name, one in found.items():
-        times = {cell: median(s.inference_s for s in one.samples if s.cell == cell) for cell in {s.cell for s in one.samples}}
+        times = {
+            cell: median(s.inference_s for s in one.samples if s.cell == cell)
+            for cell in {s.cell for s in one.samples}
+        }
         most = max(cell.tokens * cell.texts / seconds for cell, seconds in times.items())
         timed = [f"{1000 * times[cell]:.1f} ms" if cell in times else "" for cell in TIMED]
         held = [f"{one.held[cell] / 1e9:.1f} GB" if cell in one.held else "" for cell in HELD]
         graph_ms = "" if one.graph_s is None else f"{1000 * one.graph_s:.1f} ms"
-        rest = [graph_ms, f"{most / 1000:.0f}k tokens/s", f"{one.weights_bytes / 1e9:.2f} GB", *held]
+        rest = [
+            graph_ms,
+            f"{most / 1000:.0f}k tokens/s",
+            f"{one.weights_bytes / 1e9:.2f} GB",
+            *held,
+        ]
         yield f"| {' | '.join([name, *timed, *rest])} |"
 
 
@@ -188,15 +242,38 @@ def _size(cell: Cell) -> str:
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the profiles here, all in one file.")
-@click.option("--model", "chosen", multiple=True, type=click.Choice(list(SHAPES)), help="Only these.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the profiles here, all in one file.",
+)
+@click.option(
+    "--model", "chosen", multiple=True, type=click.Choice(list(SHAPES)), help="Only these."
+)
 @click.option("--max-tokens", type=click.IntRange(16), default=8192, show_default=True)
-@click.option("--batch-tokens", type=click.IntRange(16), default=16384, show_default=True, help="Of the largest call.")
+@click.option(
+    "--batch-tokens",
+    type=click.IntRange(16),
+    default=16384,
+    show_default=True,
+    help="Of the largest call.",
+)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--layers", type=click.IntRange(1), help="Fewer than the real model has: to try the command, not for a profile.")
+@click.option(
+    "--layers",
+    type=click.IntRange(1),
+    help="Fewer than the real model has: to try the command, not for a profile.",
+)
 @click.option("--device", default=DEVICE, show_default=True)
 def main(
-    output: Path | None, chosen: Sequence[str], max_tokens: int, batch_tokens: int, repeats: int, layers: int | None, device: str
+    output: Path | None,
+    chosen: Sequence[str],
+    max_tokens: int,
+    batch_tokens: int,
+    repeats: int,
+    layers: int | None,
+    device: str,
 ) -> None:
     """Measure the shapes one after the other."""
     if layers is not None and output is not None:
@@ -204,20 +281,35 @@ def main(
     found, written = dict[str, Found](), list[bytes]()
     for name in chosen or SHAPES:
         shape = SHAPES[name] if layers is None else SHAPES[name]._replace(layers=layers)
-        one = found[name] = asyncio.run(measure(name, shape, max_tokens, batch_tokens, repeats, device))
+        one = found[name] = asyncio.run(
+            measure(name, shape, max_tokens, batch_tokens, repeats, device)
+        )
         curve = one.fit.curve
         click.echo(
-            f"{name}: {curve.fixed_s * 1000:.3g} ms up to {one.fit.knee_tokens:.0f} tokens, then {curve.base_s * 1000:.3g} ms + "
-            f"{curve.s_per_token * 1e6:.3g} us a token + {curve.s_per_token_sq * 1e9:.3g} ns a token squared + "
+            f"{name}: {curve.fixed_s * 1000:.3g} ms up to {one.fit.knee_tokens:.0f} tokens, then "
+            f"{curve.base_s * 1000:.3g} ms + "
+            f"{curve.s_per_token * 1e6:.3g} us a token + {curve.s_per_token_sq * 1e9:.3g} ns a "
+            "token squared + "
             f"{curve.s_per_text * 1e6:.3g} us a text; "
             f"off by {one.fit.median_error:.1%} in the median, {one.fit.p95_error:.1%} at p95"
         )
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        software = ", ".join(f"{package} {metadata.version(package)}" for package in ("transformers", "torch"))
-        software = f"engine transformers, random weights, bf16, {software}, Python {platform.python_version()}"
-        written.append(calibrate.profile(name, _device(device), software, today, one.fit, one.medians, one.memory_bytes))
+        software = ", ".join(
+            f"{package} {metadata.version(package)}" for package in ("transformers", "torch")
+        )
+        software = (
+            f"engine transformers, random weights, bf16, {software}, Python "
+            f"{platform.python_version()}"
+        )
+        written.append(
+            calibrate.profile(
+                name, _device(device), software, today, one.fit, one.medians, one.memory_bytes
+            )
+        )
         if output is not None:
-            output.write_bytes(b'{"profiles": [\n' + b",\n".join(text.rstrip() for text in written) + b"\n]}\n")
+            output.write_bytes(
+                b'{"profiles": [\n' + b",\n".join(text.rstrip() for text in written) + b"\n]}\n"
+            )
     click.echo("\n".join(["", *table(found)]))
 
 

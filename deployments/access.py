@@ -1,9 +1,12 @@
-"""Who may ask for what: where a request meets keys, limits, origins, and the rule that an open service is a local one.
+"""Who may ask for what: where a request meets keys, limits, origins, and the rule that an open
+service is a local one.
 
-Without `keys:` everybody who reaches the service is answered, so only this machine may reach it: `require_local` refuses to start
-on another address than loopback, and `Access` refuses whoever comes from another machine all the same, for a replica's own port
-is not the one that the config names. Nor is a request answered that asks for another host than this machine: it comes from a
-page in a browser here whose name was made to mean 127.0.0.1 (DNS rebinding). `auth: none` turns all of it off.
+Without `keys:` everybody who reaches the service is answered, so only this machine may reach it:
+`require_local` refuses to start on another address than loopback, and `Access` refuses whoever
+comes from another machine all the same, for a replica's own port is not the one that the config
+names. Nor is a request answered that asks for another host than this machine: it comes from a page
+in a browser here whose name was made to mean 127.0.0.1 (DNS rebinding). `auth: none` turns all of
+it off.
 """
 
 import re
@@ -19,28 +22,39 @@ from router.keys import EVERYTHING, NOBODY, Grant, Keyring, presented
 from router.strict import ConfigError
 
 OPEN_PATHS = frozenset({*ASSETS, "/docs", "/openapi.json", "/health", "/health/live"})
-ADMIN_PATHS = ("/v1/compare", "/v1/decisions", "/v1/what-if")  # and below them: they show what others do
+# and below them: they show what others do
+ADMIN_PATHS = (
+    "/v1/compare",
+    "/v1/decisions",
+    "/v1/what-if",
+)
 _BELOW_ADMIN = tuple(f"{path}/" for path in ADMIN_PATHS)
 
 ALLOWED_METHODS = "GET, HEAD, POST"
 EXPOSED = (
-    "x-request-id, x-embedding-model, x-embedding-space, x-routing-reason, x-predicted-ms, x-queue-ms, x-inference-ms, "
-    "x-total-ms, retry-after, retry-after-ms, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
-    "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+    "x-request-id, x-embedding-model, x-embedding-space, x-routing-reason, x-predicted-ms, "
+    "x-queue-ms, x-inference-ms, "
+    "x-total-ms, retry-after, retry-after-ms, x-ratelimit-limit-requests, "
+    "x-ratelimit-remaining-requests, "
+    "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "
+    "x-ratelimit-reset-tokens"
 )
 _LIMIT_HEADERS = {
-    kind: tuple(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset")) for kind in ("requests", "tokens")
+    kind: tuple(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset"))
+    for kind in ("requests", "tokens")
 }
 PREFLIGHT_S = 600  # how long a browser may remember what a preflight said
 _HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:[0-9]*)?")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,2000}")
 
 NOT_LOCAL = (
-    "without keys the service answers its own machine only: add `keys:` (made by `embedding-router keys new`), listen on "
+    "without keys the service answers its own machine only: add `keys:` (made by "
+    "`embedding-router keys new`), listen on "
     "127.0.0.1, or write `auth: none` under args where something else decides who may reach it"
 )
 NOT_THIS_HOST = (
-    "without keys the service answers only where its own machine's name is asked for: call it as localhost or 127.0.0.1, add "
+    "without keys the service answers only where its own machine's name is asked for: call it as "
+    "localhost or 127.0.0.1, add "
     "`keys:`, or write `auth: none` under args where something else decides who may reach it"
 )
 
@@ -86,18 +100,28 @@ class Access:
         return told
 
     def preflight(self, headers: Headers) -> dict[str, str] | None:
-        """What a browser is told that asks before it sends a request; None when this is no such question, or nobody may."""
-        if not self._origins or "origin" not in headers or "access-control-request-method" not in headers:
+        """What a browser is told that asks before it sends a request; None when this is no such
+        question, or nobody may.
+        """
+        if (
+            not self._origins
+            or "origin" not in headers
+            or "access-control-request-method" not in headers
+        ):
             return None
         allowed = self.cors(headers)
         if "access-control-allow-origin" not in allowed:
             return allowed
         wanted = headers.get("access-control-request-headers", "")
-        return allowed | {
-            "access-control-allow-methods": ALLOWED_METHODS,
-            "access-control-max-age": str(PREFLIGHT_S),
-            "vary": "origin, access-control-request-headers",
-        } | ({"access-control-allow-headers": wanted} if _HEADER_NAMES.fullmatch(wanted) else {})
+        return (
+            allowed
+            | {
+                "access-control-allow-methods": ALLOWED_METHODS,
+                "access-control-max-age": str(PREFLIGHT_S),
+                "vary": "origin, access-control-request-headers",
+            }
+            | ({"access-control-allow-headers": wanted} if _HEADER_NAMES.fullmatch(wanted) else {})
+        )
 
     def cors(self, headers: Headers) -> dict[str, str]:
         """What a browser needs to let a page of another origin read the answer."""
@@ -108,7 +132,11 @@ class Access:
         origin = headers.get("origin", "")
         if origin not in self._origins:
             return {"vary": "origin"}
-        return {"access-control-allow-origin": origin, "access-control-expose-headers": EXPOSED, "vary": "origin"}
+        return {
+            "access-control-allow-origin": origin,
+            "access-control-expose-headers": EXPOSED,
+            "vary": "origin",
+        }
 
 
 def is_admin(path: str) -> bool:
@@ -117,7 +145,9 @@ def is_admin(path: str) -> bool:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether only this machine can reach a server that listens on `host`; a name other than localhost may mean any address."""
+    """Whether only this machine can reach a server that listens on `host`; a name other than
+    localhost may mean any address.
+    """
     if host in ("127.0.0.1", "localhost", "::1"):  # nearly always
         return True
     try:
@@ -129,7 +159,9 @@ def is_loopback(host: str | None) -> bool:
 
 
 def require_local(args: RouterArgs, host: str | None, where: str) -> None:
-    """Raise ConfigError when the service would answer other machines without keys and nobody wrote that it shall."""
+    """Raise ConfigError when the service would answer other machines without keys and nobody wrote
+    that it shall.
+    """
     if not args.keys and args.auth != "none" and not is_loopback(host):
         raise ConfigError([f"{where} is {host!r}, which other machines reach; {NOT_LOCAL}"])
 
@@ -143,14 +175,18 @@ def duration(seconds: float) -> str:
 
 
 def _is_local(scope: Scope) -> bool:
-    """Whether the other end of the connection is this machine; a server that does not say is one of a test or a socket file."""
+    """Whether the other end of the connection is this machine; a server that does not say is one of
+    a test or a socket file.
+    """
     peer = scope.get("client")
     return not peer or is_loopback(peer[0])
 
 
 @lru_cache(64)
 def _asks_for_this_machine(host: str | None) -> bool:
-    """Whether the header `host` is a name that nobody else can give to this machine; browsers always send one."""
+    """Whether the header `host` is a name that nobody else can give to this machine; browsers
+    always send one.
+    """
     if host is None:
         return True
     name = _HOST.fullmatch(host.strip())

@@ -1,4 +1,6 @@
-"""`embedding-router advise`: every model of a running service on the user's own texts, and which are worth their price."""
+"""`embedding-router advise`: every model of a running service on the user's own texts, and which
+are worth their price.
+"""
 
 import asyncio
 import sys
@@ -37,45 +39,127 @@ class Job(NamedTuple):
 
 
 @click.command()
-@click.option("--base-url", type=BaseUrl(), default=BASE_URL, show_default=True, help="A running router with the models.")
+@click.option(
+    "--base-url",
+    type=BaseUrl(),
+    default=BASE_URL,
+    show_default=True,
+    help="A running router with the models.",
+)
 @click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="Or EMBEDDING_ROUTER_API_KEY.")
 @click.option("--texts", type=FILE, help="Documents with `id` and `text`.")
 @click.option("--queries", type=FILE, help="Queries with `id` and `text`.")
-@click.option("--qrels", type=FILE, help="Which documents answer which query: lines `query document grade`.")
-@click.option("--pairs", type=FILE, multiple=True, help="text_a, text_b, score. May be given several times.")
-@click.option("--labels", type=FILE, multiple=True, help="text, label, and maybe split (train, test). Several times too.")
+@click.option(
+    "--qrels", type=FILE, help="Which documents answer which query: lines `query document grade`."
+)
+@click.option(
+    "--pairs", type=FILE, multiple=True, help="text_a, text_b, score. May be given several times."
+)
+@click.option(
+    "--labels",
+    type=FILE,
+    multiple=True,
+    help="text, label, and maybe split (train, test). Several times too.",
+)
 @click.option("--text-field", default="text", show_default=True)
 @click.option("--id-field", help="`id`, else `_id`, else the row's number, where not given.")
-@click.option("--skip-bad", is_flag=True, help="Leave broken lines out instead of stopping at them.")
-@click.option("--most", type=click.IntRange(30), default=20_000, show_default=True, help="Rows of each file that are measured.")
-@click.option("--model", "models", multiple=True, help="Only these models; every one of the service where not given.")
-@click.option("--budget-ms", type=click.FloatRange(min=0, min_open=True), help="What your callers wait at most.")
-@click.option("--gpu-hour", type=click.FloatRange(min=0), help="What a device costs an hour, in any currency.")
 @click.option(
-    "--min-gain", type=click.FloatRange(min=0), default=1.0, show_default=True,
+    "--skip-bad", is_flag=True, help="Leave broken lines out instead of stopping at them."
+)
+@click.option(
+    "--most",
+    type=click.IntRange(30),
+    default=20_000,
+    show_default=True,
+    help="Rows of each file that are measured.",
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="Only these models; every one of the service where not given.",
+)
+@click.option(
+    "--budget-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    help="What your callers wait at most.",
+)
+@click.option(
+    "--gpu-hour", type=click.FloatRange(min=0), help="What a device costs an hour, in any currency."
+)
+@click.option(
+    "--min-gain",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
     help="Points of 100 that a larger model must bring to be worth it.",
 )
-@click.option("--requests", type=click.IntRange(5), default=100, show_default=True, help="Timed requests of each kind.")
-@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Texts of one bulk request.")
-@click.option("--in-flight", type=click.IntRange(1), default=4, show_default=True, help="Bulk requests at a time.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask before starting; a script without a terminal is not asked.")
-@click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
+@click.option(
+    "--requests",
+    type=click.IntRange(5),
+    default=100,
+    show_default=True,
+    help="Timed requests of each kind.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Texts of one bulk request.",
+)
+@click.option(
+    "--in-flight",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Bulk requests at a time.",
+)
+@click.option(
+    "-y",
+    "--yes",
+    is_flag=True,
+    help="Do not ask before starting; a script without a terminal is not asked.",
+)
+@click.option(
+    "-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the verdict.")
 def main(
-    base_url: str, api_key: str | None, texts: Path | None, queries: Path | None, qrels: Path | None, pairs: tuple[Path, ...],
-    labels: tuple[Path, ...], text_field: str, id_field: str | None, skip_bad: bool, most: int, models: tuple[str, ...],
-    budget_ms: float | None, gpu_hour: float | None, min_gain: float, requests: int, batch: int, in_flight: int, yes: bool,
-    output: Path, as_json: bool,
+    base_url: str,
+    api_key: str | None,
+    texts: Path | None,
+    queries: Path | None,
+    qrels: Path | None,
+    pairs: tuple[Path, ...],
+    labels: tuple[Path, ...],
+    text_field: str,
+    id_field: str | None,
+    skip_bad: bool,
+    most: int,
+    models: tuple[str, ...],
+    budget_ms: float | None,
+    gpu_hour: float | None,
+    min_gain: float,
+    requests: int,
+    batch: int,
+    in_flight: int,
+    yes: bool,
+    output: Path,
+    as_json: bool,
 ) -> None:
     """Measure on your own texts when a larger model is worth it.
 
-    Files are JSON lines, CSV or Parquet. Every text goes through the running service, pinned to each model in turn, on the bulk
-    lane. Kill it at any moment and start it again with the same options: nothing is embedded twice. The folder then holds
-    index.html to read, report.json, and routing.yaml with the rules that the data supports.
+    Files are JSON lines, CSV or Parquet. Every text goes through the running service, pinned to
+    each model in turn, on the bulk lane. Kill it at any moment and start it again with the same
+    options: nothing is embedded twice. The folder then holds index.html to read, report.json, and
+    routing.yaml with the rules that the data supports.
     """
     _check_packages()
     if (queries is None) != (qrels is None) and texts is None:
-        raise click.UsageError("--queries and --qrels need --texts, the documents that are searched")
+        raise click.UsageError(
+            "--queries and --qrels need --texts, the documents that are searched"
+        )
     if qrels is not None and queries is None:
         raise click.UsageError("--qrels needs --queries")
     if texts is None and not pairs and not labels:
@@ -83,9 +167,28 @@ def main(
     try:
         reader = Reader(skip_bad, text_field, id_field)
         inputs = _read(reader, texts, queries, qrels, pairs, labels)
-        job = Job(base_url, output, models, budget_ms, gpu_hour, min_gain, requests, batch, in_flight, yes, as_json)
+        job = Job(
+            base_url,
+            output,
+            models,
+            budget_ms,
+            gpu_hour,
+            min_gain,
+            requests,
+            batch,
+            in_flight,
+            yes,
+            as_json,
+        )
         asyncio.run(_advise(Client(base_url, api_key), sampled(inputs, most), job))
-    except (AdviseError, InputError, CorpusError, MigrationError, RequestRefused, RouterAway) as error:
+    except (
+        AdviseError,
+        InputError,
+        CorpusError,
+        MigrationError,
+        RequestRefused,
+        RouterAway,
+    ) as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -94,13 +197,18 @@ def _check_packages() -> None:
 
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise click.ClickException(
-            f"advise needs {', '.join(missing)}, not installed here: pip install 'embedding-router[advise]'"
+            f"advise needs {', '.join(missing)}, not installed here: pip install "
+            "'embedding-router[advise]'"
         )
 
 
 def _read(
-    reader: Reader, texts: Path | None, queries: Path | None, qrels: Path | None,
-    pairs: tuple[Path, ...], labels: tuple[Path, ...],
+    reader: Reader,
+    texts: Path | None,
+    queries: Path | None,
+    qrels: Path | None,
+    pairs: tuple[Path, ...],
+    labels: tuple[Path, ...],
 ) -> Inputs:
     inputs = Inputs()
     if texts is not None:
@@ -112,7 +220,10 @@ def _read(
     inputs.pairs = {path.stem: reader.pairs(path) for path in pairs}
     inputs.labelled = {path.stem: reader.labelled(path) for path in labels}
     if len(inputs.pairs | inputs.labelled) < len(pairs) + len(labels):
-        raise InputError("two files of pairs or labels have one name; the report tells them apart by it, so rename one")
+        raise InputError(
+            "two files of pairs or labels have one name; the report tells them apart by it, so "
+            "rename one"
+        )
     inputs.notes = reader.settle()
     if qrels is not None and not inputs.judgements:
         raise InputError(f"{qrels}: no query of it has a relevant document")
@@ -132,8 +243,13 @@ async def _advise(client: Client, inputs: Inputs, job: Job) -> None:
             if not job.yes and sys.stdin.isatty():
                 click.confirm("Go on?", default=True, abort=True, err=True)
         await run.embed_all(client, plan, job.output, job.batch, job.in_flight)
-        rounds = await latency.measure(client, plan, job.output, job.requests, urlsplit(job.base_url).hostname in LOCAL)
-    from deployments.advise.report import make, written  # scikit-learn and scipy take a second to load
+        rounds = await latency.measure(
+            client, plan, job.output, job.requests, urlsplit(job.base_url).hostname in LOCAL
+        )
+    from deployments.advise.report import (
+        make,
+        written,
+    )  # scikit-learn and scipy take a second to load
 
     timing = latency.summary(plan, rounds, job.budget_ms, job.gpu_hour)
     click.echo("comparing", err=True)

@@ -29,26 +29,80 @@ FLOOR: float = CollectionConfig.model_fields["min_recall"].default
 
 
 @click.command()
-@click.option("--config", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Start both engines here.")
-@click.option("--base-url", type=BaseUrl(), help="Take the vectors of this running router instead, on its bulk lane.")
-@click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="For --base-url; or EMBEDDING_ROUTER_API_KEY.")
-@click.option("--from", "source", required=True, metavar="MODEL", help="The model whose vectors shall be mapped.")
-@click.option("--to", "target", required=True, metavar="SPACE", help="MODEL or MODEL/DIMENSIONS whose index exists.")
-@click.option("--texts", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Your documents.")
-@click.option("--queries", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Your queries.")
-@click.option("--qrels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Lines `query document score`.")
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Start both engines here.",
+)
+@click.option(
+    "--base-url",
+    type=BaseUrl(),
+    help="Take the vectors of this running router instead, on its bulk lane.",
+)
+@click.option(
+    "--api-key",
+    envvar="EMBEDDING_ROUTER_API_KEY",
+    help="For --base-url; or EMBEDDING_ROUTER_API_KEY.",
+)
+@click.option(
+    "--from",
+    "source",
+    required=True,
+    metavar="MODEL",
+    help="The model whose vectors shall be mapped.",
+)
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    metavar="SPACE",
+    help="MODEL or MODEL/DIMENSIONS whose index exists.",
+)
+@click.option(
+    "--texts",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Your documents.",
+)
+@click.option(
+    "--queries", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Your queries."
+)
+@click.option(
+    "--qrels",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Lines `query document score`.",
+)
 @click.option("--text-field", default="text", show_default=True)
 @click.option("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True)
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.npz")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.npz",
+)
 @click.option("--json", "as_json", is_flag=True, help="What the adapter keeps, as JSON.")
 def main(
-    path: Path | None, base_url: str | None, api_key: str | None, source: str, target: str, texts: Path, queries: Path | None,
-    qrels: Path | None, text_field: str, method: Method, output: Path, as_json: bool,
+    path: Path | None,
+    base_url: str | None,
+    api_key: str | None,
+    source: str,
+    target: str,
+    texts: Path,
+    queries: Path | None,
+    qrels: Path | None,
+    text_field: str,
+    method: Method,
+    output: Path,
+    as_json: bool,
 ) -> None:
-    """Fit a map from one model's vectors into another model's space, and measure what a search over it keeps.
+    """Fit a map from one model's vectors into another model's space, and measure what a search over
+    it keeps.
 
-    Texts and queries are JSON lines or Parquet with `text` and, where judgements name them, `id`. Use your own: text of another
-    domain makes a map that fails on yours. The figures are shares of what the target's own model finds for the same queries.
+    Texts and queries are JSON lines or Parquet with `text` and, where judgements name them, `id`.
+    Use your own: text of another domain makes a map that fails on yours. The figures are shares of
+    what the target's own model finds for the same queries.
     """
     if (path is None) == (base_url is None):
         raise click.UsageError("give either --config or --base-url")
@@ -61,7 +115,11 @@ def main(
             None if qrels is None else read_judgements(qrels),
         )
         with tqdm(total=2 * (len(given.fitted) + len(given.queries)), unit="text") as bar:
-            origin = Configured(application(path)[0], bar) if path is not None else Served(Client(base_url or "", api_key), bar)
+            origin = (
+                Configured(application(path)[0], bar)
+                if path is not None
+                else Served(Client(base_url or "", api_key), bar)
+            )
             adapter = asyncio.run(_aligned(origin, source, target, given, method))
             bar.total = bar.n
     except (AlignError, CorpusError, EngineError, RequestRefused, RouterAway) as error:
@@ -72,17 +130,26 @@ def main(
     if as_json:
         rows = [{"queries": name, **kept._asdict()} for name, kept in _rows(adapter)]
         told = {
-            "source": str(adapter.source), "target": str(adapter.target), "method": adapter.method, "texts": adapter.texts,
-            "judged_by": adapter.judged_by, "file": str(output), "kept": rows,
+            "source": str(adapter.source),
+            "target": str(adapter.target),
+            "method": adapter.method,
+            "texts": adapter.texts,
+            "judged_by": adapter.judged_by,
+            "file": str(output),
+            "kept": rows,
         }
         click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2))
         return
     click.echo("\n".join(report(adapter)))
     click.echo(f"wrote {output}{f' and {plot}' if plot else '; install matplotlib for a plot'}")
-    click.echo(f"in the config: collections: {{NAME: {{space: {adapter.target}, adapters: [{output}]}}}}")
+    click.echo(
+        f"in the config: collections: {{NAME: {{space: {adapter.target}, adapters: [{output}]}}}}"
+    )
 
 
-async def _aligned(origin: "Configured | Served", source: str, target: str, given: Material, method: Method) -> Adapter:
+async def _aligned(
+    origin: "Configured | Served", source: str, target: str, given: Material, method: Method
+) -> Adapter:
     async with origin:
         spaces = Space(source, origin.dimensions(source)), await _space(origin, target)
         fingerprints = {space.model: origin.fingerprint(space.model) for space in spaces}
@@ -114,14 +181,18 @@ class Configured:
     def dimensions(self, model: str) -> int:
         """Of the model's own vectors; raises AlignError for an unknown one."""
         if model not in self._args.models:
-            raise AlignError(f"there is no model {model!r}; there are {', '.join(self._args.models)}")
+            raise AlignError(
+                f"there is no model {model!r}; there are {', '.join(self._args.models)}"
+            )
         return self._args.models[model].dimensions
 
     async def check(self, space: Space) -> None:
         """Raise AlignError where the model has no vectors of this size."""
         if not self._args.models[space.model].serves(space.dimensions):
             sizes = Catalogue(self._args).sizes(space.model)
-            raise AlignError(f"{space.model} has no vectors of {space.dimensions} dimensions; it has {sizes}")
+            raise AlignError(
+                f"{space.model} has no vectors of {space.dimensions} dimensions; it has {sizes}"
+            )
 
     def fingerprint(self, model: str) -> str:
         """Digest of what the model proves to be; raises AlignError where it has none."""
@@ -172,14 +243,19 @@ class Served:
         made = []
         for start in range(0, len(texts), TEXTS_A_REQUEST):
             some = texts[start : start + TEXTS_A_REQUEST]
-            made.append((await self._client.embed(some, model=model, input_type=side, truncate="end")).vectors)
+            made.append(
+                (
+                    await self._client.embed(some, model=model, input_type=side, truncate="end")
+                ).vectors
+            )
             self._bar.update(len(some))
         return np.concatenate(made)
 
 
 def _unknown(model: str) -> AlignError:
     return AlignError(
-        f"{model} has no `fingerprint`, so nobody could tell later whether the adapter is for its weights; "
+        f"{model} has no `fingerprint`, so nobody could tell later whether the adapter is for "
+        "its weights; "
         "make one with `embedding-router fingerprint`"
     )
 
@@ -191,16 +267,31 @@ def _expect(bar: "tqdm[None]", model: str, texts: int) -> None:
 
 def report(adapter: Adapter) -> Iterator[str]:
     """What was measured, overall and by language."""
-    measure = "your judgements" if adapter.judged_by == "judgements" else "what the target's own model finds"
-    yield f"{adapter.source} -> {adapter.target}: {adapter.method}, fitted on {adapter.texts} texts, judged by {measure}"
-    yield f"{'':10}{'queries':>8}  {'recall@10: own':>14} {'over it':>8} {'kept':>16}  {'nDCG@10: own':>13} {'over it':>8}  kept"
+    measure = (
+        "your judgements"
+        if adapter.judged_by == "judgements"
+        else "what the target's own model finds"
+    )
+    yield (
+        f"{adapter.source} -> {adapter.target}: {adapter.method}, fitted on {adapter.texts} "
+        f"texts, judged by {measure}"
+    )
+    yield (
+        f"{'':10}{'queries':>8}  {'recall@10: own':>14} {'over it':>8} {'kept':>16}  "
+        f"{'nDCG@10: own':>13} {'over it':>8}  kept"
+    )
     for name, kept in _rows(adapter):
         yield (
-            f"{name:10}{kept.queries:8d}  {kept.own_recall:14.3f} {kept.own_recall * kept.recall:8.3f} "
-            f"{kept.recall:8.1%} ±{2 * kept.error:6.1%}  {kept.own_ndcg:13.3f} {kept.own_ndcg * kept.ndcg:8.3f} {kept.ndcg:7.1%}"
+            f"{name:10}{kept.queries:8d}  {kept.own_recall:14.3f} "
+            f"{kept.own_recall * kept.recall:8.3f} "
+            f"{kept.recall:8.1%} ±{2 * kept.error:6.1%}  {kept.own_ndcg:13.3f} "
+            f"{kept.own_ndcg * kept.ndcg:8.3f} {kept.ndcg:7.1%}"
         )
     if adapter.kept.recall < FLOOR:
-        yield f"less than a collection's min_recall of {FLOOR:.0%}: the router will refuse it unless you lower that"
+        yield (
+            f"less than a collection's min_recall of {FLOOR:.0%}: the router will refuse it "
+            "unless you lower that"
+        )
 
 
 def _rows(adapter: Adapter) -> list[tuple[str, Kept]]:
@@ -219,17 +310,44 @@ def _plot(file: Path, adapter: Adapter) -> str | None:
     rows = _rows(adapter)
     figure, axes = pyplot.subplots(figsize=(6.5, 1.8 + 0.5 * len(rows)), layout="constrained")
     places = np.arange(len(rows))
-    recalls, errors = [100 * kept.recall for _, kept in rows], [200 * kept.error for _, kept in rows]
-    axes.barh(places - 0.2, recalls, 0.38, xerr=errors, label="recall@10", color="tab:blue", ecolor="black", capsize=2)
-    axes.barh(places + 0.2, [100 * kept.ndcg for _, kept in rows], 0.38, label="nDCG@10", color="tab:orange")
-    axes.axvline(100 * FLOOR, color="black", linestyle="--", linewidth=1, label=f"min_recall {FLOOR:.0%}")
+    recalls, errors = (
+        [100 * kept.recall for _, kept in rows],
+        [200 * kept.error for _, kept in rows],
+    )
+    axes.barh(
+        places - 0.2,
+        recalls,
+        0.38,
+        xerr=errors,
+        label="recall@10",
+        color="tab:blue",
+        ecolor="black",
+        capsize=2,
+    )
+    axes.barh(
+        places + 0.2,
+        [100 * kept.ndcg for _, kept in rows],
+        0.38,
+        label="nDCG@10",
+        color="tab:orange",
+    )
+    axes.axvline(
+        100 * FLOOR, color="black", linestyle="--", linewidth=1, label=f"min_recall {FLOOR:.0%}"
+    )
     axes.set_yticks(places, [f"{name} ({kept.queries})" for name, kept in rows])
     axes.invert_yaxis()
     axes.set(
-        xlabel="% kept of what the own model finds", xlim=(0, 1.05 * max(*recalls, 100.0)),
+        xlabel="% kept of what the own model finds",
+        xlim=(0, 1.05 * max(*recalls, 100.0)),
         title=f"{adapter.source} -> {adapter.target}, {adapter.method}",
     )
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        fontsize=8,
+        frameon=False,
+    )
     figure.savefig(file, dpi=120)
     pyplot.close(figure)
     return file.name

@@ -1,5 +1,8 @@
-"""`deployments.app:build` makes the Serve application of a config: one deployment per model, and the router in front."""
-# No `from __future__ import annotations` here: Serve looks at the builder's annotation itself, and a string turns it off.
+"""`deployments.app:build` makes the Serve application of a config: one deployment per model, and
+the router in front.
+"""
+# No `from __future__ import annotations` here: Serve looks at the builder's annotation itself, and
+# a string turns it off.
 
 from typing import Any
 
@@ -12,15 +15,18 @@ from router.config import ModelConfig, RouterArgs
 from router.strict import parse_args
 
 ROUTER = "router"
-MAX_ONGOING = 1_000_000  # admission is by tokens, in the router's lanes and here, never by a count of calls
+# admission is by tokens, in the router's lanes and here, never by a count of calls
+MAX_ONGOING = 1_000_000
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """The application for the `args:` of a Serve config file; raises ConfigError naming every key that is wrong.
+    """The application for the `args:` of a Serve config file; raises ConfigError naming every key
+    that is wrong.
 
-    Each model's deployment has the model's id as its name, so that the standard `deployments:` section of the same file sets
-    its resources and autoscaling. Serve restarts every replica of every model when anything under `args:` changes; what stands in
-    the router's `user_config` instead (what is RELOADABLE) replaces the same section of `args:` and restarts nothing.
+    Each model's deployment has the model's id as its name, so that the standard `deployments:`
+    section of the same file sets its resources and autoscaling. Serve restarts every replica of
+    every model when anything under `args:` changes; what stands in the router's `user_config`
+    instead (what is RELOADABLE) replaces the same section of `args:` and restarts nothing.
     """
     return assembled(args, Router, Embedder)
 
@@ -30,11 +36,15 @@ def assembled(args: dict[str, Any], router: type, embedder: type[Embedder]) -> s
     config = parse_args(args)
     load_adapters(config)
     models = {name: _model(name, model, config, embedder) for name, model in config.models.items()}
-    deployment = serve.deployment(name=ROUTER, max_ongoing_requests=MAX_ONGOING, user_config={}, health_check_period_s=2)
+    deployment = serve.deployment(
+        name=ROUTER, max_ongoing_requests=MAX_ONGOING, user_config={}, health_check_period_s=2
+    )
     return deployment(router).bind(config.model_dump(mode="json"), models)
 
 
-def _model(name: str, model: ModelConfig, config: RouterArgs, embedder: type[Embedder]) -> serve.Application:
+def _model(
+    name: str, model: ModelConfig, config: RouterArgs, embedder: type[Embedder]
+) -> serve.Application:
     deployment = serve.deployment(
         name=name,
         max_ongoing_requests=MAX_ONGOING,
@@ -43,4 +53,6 @@ def _model(name: str, model: ModelConfig, config: RouterArgs, embedder: type[Emb
         graceful_shutdown_timeout_s=20,
         request_router_config={"request_router_class": "deployments.replica_choice:ByTokens"},
     )
-    return deployment(embedder).bind(name, model.model_dump(mode="json"), config.base_dir, config.metrics)
+    return deployment(embedder).bind(
+        name, model.model_dump(mode="json"), config.base_dir, config.metrics
+    )

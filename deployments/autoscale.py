@@ -1,11 +1,14 @@
-"""Replicas by tokens: a Serve autoscaling policy for the whole application, named under `autoscaling_policy` of a config file.
+"""Replicas by tokens: a Serve autoscaling policy for the whole application, named under
+`autoscaling_policy` of a config file.
 
-What waits for a model waits in the routers, which give a replica only a few calls at a time, and what was sent to a smaller model
-waits nowhere: Serve's own count of requests sees neither. So every router reports what it asks of every model, with
-`record_autoscaling_stats`, and its controller runs this policy on the sum. Serve applies the factors, the delays and the bounds
-of each deployment's `autoscaling_config` to what comes out.
+What waits for a model waits in the routers, which give a replica only a few calls at a time, and
+what was sent to a smaller model waits nowhere: Serve's own count of requests sees neither. So every
+router reports what it asks of every model, with `record_autoscaling_stats`, and its controller runs
+this policy on the sum. Serve applies the factors, the delays and the bounds of each deployment's
+`autoscaling_config` to what comes out.
 
-The controller gets this module and router/capacity.py as copies inside a pickle, so both import next to nothing.
+The controller gets this module and router/capacity.py as copies inside a pickle, so both import
+next to nothing.
 """
 
 from collections.abc import Mapping
@@ -39,30 +42,52 @@ class Context(Protocol):
 
 
 class ByTokens:
-    """The policy; its arguments are `policy_kwargs`, explained with their defaults in docs/configuration.md."""
+    """The policy; its arguments are `policy_kwargs`, explained with their defaults in
+    docs/configuration.md.
+    """
 
     def __init__(
-        self, utilisation: float = 0.8, drain_s: float = 60.0, start_s: float = 60.0, hold_s: float = 300.0, slack: float = 0.1,
+        self,
+        utilisation: float = 0.8,
+        drain_s: float = 60.0,
+        start_s: float = 60.0,
+        hold_s: float = 300.0,
+        slack: float = 0.1,
         devices: float | None = None,
     ) -> None:
-        self._utilisation, self._drain_s, self._start_s, self._hold_s = utilisation, drain_s, start_s, hold_s
+        self._utilisation, self._drain_s, self._start_s, self._hold_s = (
+            utilisation,
+            drain_s,
+            start_s,
+            hold_s,
+        )
         self._slack, self._devices = slack, devices
         self._peaks: dict[str, Peak] = {}
         self._decided_s = 0.0
         self._decisions: Decisions = {}
 
-    def __call__(self, contexts: Mapping[Any, Context]) -> tuple[Decisions, dict[Any, dict[str, Any]]]:
-        """Replicas for every deployment that scales; one of which no router has reported yet keeps what it has."""
+    def __call__(
+        self, contexts: Mapping[Any, Context]
+    ) -> tuple[Decisions, dict[Any, dict[str, Any]]]:
+        """Replicas for every deployment that scales; one of which no router has reported yet keeps
+        what it has.
+        """
         now = max((context.current_time or 0.0 for context in contexts.values()), default=0.0)
         if not 0.0 <= now - self._decided_s < EVERY_S:
             self._decided_s, self._decisions = now, self._decide(contexts, now)
-        return {deployment: count for deployment, count in self._decisions.items() if deployment in contexts}, {}
+        return {
+            deployment: count
+            for deployment, count in self._decisions.items()
+            if deployment in contexts
+        }, {}
 
     def _decide(self, contexts: Mapping[Any, Context], now: float) -> Decisions:
         asks, decisions, wants = reports(contexts, now), Decisions(), dict[Any, Want]()
         for deployment, context in contexts.items():
             if deployment.name == ROUTER:  # as Serve does it: routers have no tokens of their own
-                decisions[deployment] = context.total_num_requests / context.config.get_target_ongoing_requests()
+                decisions[deployment] = (
+                    context.total_num_requests / context.config.get_target_ongoing_requests()
+                )
             elif (ask := asks.get(deployment.name)) is not None:
                 wants[deployment] = self._want(deployment.name, ask, context, now)
         if self._devices is not None:
@@ -74,7 +99,8 @@ class ByTokens:
         start_s = self._start_s if ask.start_s is None else ask.start_s
         needed = needed_replicas(ask, ready, self._utilisation, self._drain_s, start_s)
         peak = self._peaks.get(name)
-        if peak is None:  # a policy that has just started has seen no peak, and what runs may be there because of one
+        if peak is None:
+            # a policy that has just started has seen no peak; what runs may be there because of one
             peak = self._peaks[name] = Peak(self._hold_s)
             peak.seen(target * (1.0 - self._slack), now)
         highest = peak.seen(needed, now)
@@ -84,10 +110,14 @@ class ByTokens:
 
 
 def flat(asks: Mapping[str, Ask]) -> dict[str, float]:
-    """What a router reports: one number for each field of each model, for Serve knows nothing else."""
+    """What a router reports: one number for each field of each model, for Serve knows
+    nothing else.
+    """
     return {
         f"{model}/{field}": float(value)
-        for model, ask in asks.items() for field, value in ask._asdict().items() if value is not None
+        for model, ask in asks.items()
+        for field, value in ask._asdict().items()
+        if value is not None
     }
 
 

@@ -1,4 +1,6 @@
-"""The part of a request that travels as one: cut from it, joined with others in a call, answered with rows."""
+"""The part of a request that travels as one: cut from it, joined with others in a call, answered
+with rows.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -47,7 +49,8 @@ class Chunk:
     queued_s: float = 0.0
     waiting: bool = False  # counted among what waits
     failed_at: str | None = None  # the replica that it was sent to in vain
-    suspect: str | None = None  # the replica whose engine made no vector of a text in it, where others did not fail
+    # the replica whose engine made no vector of a text in it, where others did not fail
+    suspect: str | None = None
     lines_broken: int = 0  # that it was on, and that count for no try
     request_ids: tuple[str, ...] = ()
     origin: "SpanContext | None" = None  # of the request's span, where that is recorded
@@ -70,19 +73,26 @@ class Chunk:
     @property
     def small(self) -> bool:
         return (
-            self.tokens <= SMALL_TOKENS and len(self.lengths) <= SMALL_ROWS and not self.alone and self.size <= SMALL_BYTES
+            self.tokens <= SMALL_TOKENS
+            and len(self.lengths) <= SMALL_ROWS
+            and not self.alone
+            and self.size <= SMALL_BYTES
         )
 
 
 def cuts(
     counts: Sequence[int], texts: Sequence[str] | None, batch_tokens: int, most_rows: int
 ) -> "list[tuple[int, int]]":
-    """Consecutive ranges of texts, each at most one batch of tokens, one reply of rows and one message of text."""
+    """Consecutive ranges of texts, each at most one batch of tokens, one reply of rows and one
+    message of text.
+    """
     cuts, start, tokens, size = [], 0, 0, 0
     for index, count in enumerate(counts):
         own = 0 if texts is None else 4 * len(texts[index])
         if index > start and (
-            tokens + count > batch_tokens or index - start >= most_rows or size + own > MESSAGE_BYTES
+            tokens + count > batch_tokens
+            or index - start >= most_rows
+            or size + own > MESSAGE_BYTES
         ):
             cuts.append((start, index))
             start, tokens, size = index, 0, 0
@@ -96,12 +106,25 @@ def call_of(chunks: list[Chunk], now: float) -> Call:
     only = chunks[0]
     if len(chunks) == 1:
         left_s = None if only.deadline_s is None else only.deadline_s - now
-        return Call(only.ids, only.lengths, only.texts, only.input_type, [left_s] * len(only.lengths), only.request_ids)
+        return Call(
+            only.ids,
+            only.lengths,
+            only.texts,
+            only.input_type,
+            [left_s] * len(only.lengths),
+            only.request_ids,
+        )
     return Call(
-        None if only.ids is None else np.concatenate([chunk.ids for chunk in chunks if chunk.ids is not None]),
+        None
+        if only.ids is None
+        else np.concatenate([chunk.ids for chunk in chunks if chunk.ids is not None]),
         np.concatenate([chunk.lengths for chunk in chunks]),
         None if only.texts is None else [text for chunk in chunks for text in chunk.texts or ()],
         only.input_type,
-        [None if chunk.deadline_s is None else chunk.deadline_s - now for chunk in chunks for _ in chunk.lengths],
+        [
+            None if chunk.deadline_s is None else chunk.deadline_s - now
+            for chunk in chunks
+            for _ in chunk.lengths
+        ],
         tuple(one for chunk in chunks for one in chunk.request_ids),
     )

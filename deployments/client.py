@@ -1,4 +1,6 @@
-"""A running router as the command line tools use it: bulk requests that wait for their turn, and vectors of one space only."""
+"""A running router as the command line tools use it: bulk requests that wait for their turn, and
+vectors of one space only.
+"""
 
 import asyncio
 import time
@@ -15,7 +17,8 @@ from router.retrieval import Vectors
 
 BASE_URL = "http://127.0.0.1:8000"
 VIEW_TIMEOUT_S = 30.0  # of what answers without a model
-TIMEOUT_S = 330.0  # above the router's own limit, so that it is the router who says what took so long
+# above the router's own limit, so that it is the router who says what took so long
+TIMEOUT_S = 330.0
 PATIENCE_S = 600.0  # without an answer, after which a tool gives up
 LONGEST_WAIT_S = 30.0
 TRANSIENT = (429, 500, 502, 503, 504)
@@ -36,12 +39,16 @@ class BaseUrl(click.ParamType[str]):
         except httpx.InvalidURL:
             is_one = False
         if not is_one:
-            self.fail(f"{value!r} is no address of a router, which looks like {BASE_URL}", param, ctx)
+            self.fail(
+                f"{value!r} is no address of a router, which looks like {BASE_URL}", param, ctx
+            )
         return str(value)
 
 
 class RequestRefused(Exception):
-    """The router refused a request for a reason that sending it again does not change; the message is the router's."""
+    """The router refused a request for a reason that sending it again does not change; the message
+    is the router's.
+    """
 
     def __init__(self, said: str, status: int | None = None) -> None:
         super().__init__(said)
@@ -64,19 +71,26 @@ class Embedded(NamedTuple):
 class Client:
     """Requests to one router; retries what is worth it, within PATIENCE_S.
 
-    A router that answered once may be away for a while, when it is started again. Where nobody ever answered there is probably
-    none, and whoever waits at a terminal is told so at once.
+    A router that answered once may be away for a while, when it is started again. Where nobody ever
+    answered there is probably none, and whoever waits at a terminal is told so at once.
     """
 
     def __init__(
-        self, base_url: str, api_key: str | None = None, transport: httpx.AsyncBaseTransport | None = None,
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
         has_answered: bool = False,
     ) -> None:
         """`has_answered` says that the router did so before this client was made."""
         self._url = base_url.rstrip("/").removesuffix("/v1")
         self._has_answered, self._is_waited_for = has_answered, False
-        headers = {"content-type": "application/json"} | ({} if api_key is None else {"authorization": f"Bearer {api_key}"})
-        self._http = httpx.AsyncClient(base_url=self._url, headers=headers, timeout=TIMEOUT_S, transport=transport)
+        headers = {"content-type": "application/json"} | (
+            {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        )
+        self._http = httpx.AsyncClient(
+            base_url=self._url, headers=headers, timeout=TIMEOUT_S, transport=transport
+        )
 
     async def __aenter__(self) -> "Client":
         return self
@@ -98,34 +112,56 @@ class Client:
         return tiers
 
     async def route(self, texts: Sequence[str], **options: Any) -> dict[str, Any]:
-        """POST /v1/route: features, tokens and predicted times of what is not embedded; raises RequestRefused or RouterAway."""
+        """POST /v1/route: features, tokens and predicted times of what is not embedded; raises
+        RequestRefused or RouterAway.
+        """
         body = orjson.dumps({"input": list(texts), "priority": "bulk", **options})
         answer = await self._patiently(lambda: self._http.post("/v1/route", content=body))
         routed: dict[str, Any] = answer.json()
         return routed
 
     async def embed(self, texts: Sequence[str], **options: Any) -> Embedded:
-        """Embed texts on the bulk lane, `options` being those of the API; raises RequestRefused or RouterAway."""
-        body = orjson.dumps({"input": list(texts), "priority": "bulk", "encoding_format": "base64", **options})
-        answer = orjson.loads((await self._patiently(lambda: self._http.post("/v1/embeddings", content=body))).content)
-        rows = [np.frombuffer(pybase64.b64decode(row["embedding"]), "<f4") for row in answer["data"]]
+        """Embed texts on the bulk lane, `options` being those of the API; raises RequestRefused or
+        RouterAway.
+        """
+        body = orjson.dumps(
+            {"input": list(texts), "priority": "bulk", "encoding_format": "base64", **options}
+        )
+        answer = orjson.loads(
+            (await self._patiently(lambda: self._http.post("/v1/embeddings", content=body))).content
+        )
+        rows = [
+            np.frombuffer(pybase64.b64decode(row["embedding"]), "<f4") for row in answer["data"]
+        ]
         adapter = answer["routing"].get("adapter")
         tokens = answer["usage"]["prompt_tokens"]
-        return Embedded(np.stack(rows), answer["routing"]["space"], adapter and adapter["source"], tokens)
+        return Embedded(
+            np.stack(rows), answer["routing"]["space"], adapter and adapter["source"], tokens
+        )
 
     async def _patiently(self, send: "Callable[[], Any]") -> httpx.Response:
-        """The answer to `send`, sent again with longer and longer pauses while the router is away or busy."""
+        """The answer to `send`, sent again with longer and longer pauses while the router is away
+        or busy.
+        """
         wait_s, until_s = 0.5, time.monotonic() + PATIENCE_S
         while True:
             try:
                 answer: httpx.Response = await send()
             except httpx.TransportError as error:
-                if not self._has_answered and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-                    raise RouterAway(f"no router answers at {self._url} ({error}); {START_ONE}") from None
+                if not self._has_answered and isinstance(
+                    error, httpx.ConnectError | httpx.ConnectTimeout
+                ):
+                    raise RouterAway(
+                        f"no router answers at {self._url} ({error}); {START_ONE}"
+                    ) from None
                 said = f"{type(error).__name__}: {error}"
                 if not self._is_waited_for:  # once, not for every request that was under way
                     self._is_waited_for = True
-                    click.echo(f"\n{self._url} does not answer ({said}); trying for up to {PATIENCE_S / 60:.0f} min", err=True)
+                    click.echo(
+                        f"\n{self._url} does not answer ({said}); trying for up to "
+                        f"{PATIENCE_S / 60:.0f} min",
+                        err=True,
+                    )
             else:
                 self._has_answered, self._is_waited_for = True, False
                 if answer.status_code == httpx.codes.OK:
@@ -135,7 +171,9 @@ class Client:
                     raise RequestRefused(said, answer.status_code)
                 wait_s = max(wait_s, _retry_after_s(answer))
             if time.monotonic() + wait_s > until_s:
-                raise RouterAway(f"no answer from {self._url} for {PATIENCE_S:.0f} s; the last was: {said}")
+                raise RouterAway(
+                    f"no answer from {self._url} for {PATIENCE_S:.0f} s; the last was: {said}"
+                )
             await asyncio.sleep(min(wait_s, LONGEST_WAIT_S))
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
@@ -155,17 +193,22 @@ def _retry_after_s(answer: httpx.Response) -> float:
 
 
 def ask(base_url: str, path: str, api_key: str | None, body: bytes | None, no_router: str) -> bytes:
-    """What a running router answers to a GET, or to a POST of `body`; raises click.ClickException with its words.
+    """What a running router answers to a GET, or to a POST of `body`; raises click.ClickException
+    with its words.
 
     `no_router` says what to do where nobody answers.
     """
-    headers = {"content-type": "application/json"} | ({} if api_key is None else {"authorization": f"Bearer {api_key}"})
+    headers = {"content-type": "application/json"} | (
+        {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+    )
     url = base_url.rstrip("/").removesuffix("/v1") + path
     try:
         method = "GET" if body is None else "POST"
         answer = httpx.request(method, url, content=body, headers=headers, timeout=VIEW_TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise click.ClickException(f"no router answers at {base_url} ({error}); {no_router}") from None
+        raise click.ClickException(
+            f"no router answers at {base_url} ({error}); {no_router}"
+        ) from None
     if answer.status_code != httpx.codes.OK:
         try:
             message = answer.json()["error"]["message"]

@@ -1,8 +1,9 @@
 """Shadow and canary on live traffic (router/compare.py says what they are and what is counted).
 
-A shadow starts when the caller has his answer, on the bulk lane, which yields to every interactive request; it has no share in
-the cache, and no demand is booked for it. What there is no room for is left out and counted, never queued without bound: a
-shadow is a sample. Whatever goes wrong with it is a number in the report.
+A shadow starts when the caller has his answer, on the bulk lane, which yields to every interactive
+request; it has no share in the cache, and no demand is booked for it. What there is no room for is
+left out and counted, never queued without bound: a shadow is a sample. Whatever goes wrong with it
+is a number in the report.
 """
 
 import asyncio
@@ -54,7 +55,13 @@ class Answered(NamedTuple):
 class Comparison:
     """The experiments of one router replica, as the config says now."""
 
-    def __init__(self, args: RouterArgs, preparer: Preparer, lanes: Mapping[str, Lane], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        args: RouterArgs,
+        preparer: Preparer,
+        lanes: Mapping[str, Lane],
+        clock: Callable[[], float],
+    ) -> None:
         self._preparer, self._lanes, self._clock = preparer, lanes, clock
         self._args = args
         self._waiting: deque[Answered] = deque()
@@ -70,23 +77,40 @@ class Comparison:
             self._use(args)
 
     def _use(self, args: RouterArgs) -> None:
-        self._args = args  # but for `compare`, of the sections read here none changes without a restart
+        # but for `compare`, of the sections read here none changes without a restart
+        self._args = args
         self.shadow, self.canary = args.compare.shadow, args.compare.canary
         self.since_s = self._clock()
         self.shadowed, self.canaried = ShadowReport(), CanaryReport()
         self._rings: dict[str, Ring] = {}
         self._waiting.clear()
-        self._applies = None if self.shadow is None else build_floor("shadow", self.shadow.when, self.shadow.model).condition()
+        self._applies = (
+            None
+            if self.shadow is None
+            else build_floor("shadow", self.shadow.when, self.shadow.model).condition()
+        )
         # A cache of its own that keeps nothing: no shadow takes room from a caller's vectors.
-        self._gatherer = None if self.shadow is None else Gatherer(self._lanes[self.shadow.model], VectorCache(0))
+        self._gatherer = (
+            None
+            if self.shadow is None
+            else Gatherer(self._lanes[self.shadow.model], VectorCache(0))
+        )
 
     def arm(self, request: EmbeddingsRequest, asked: Request) -> str | None:
-        """Which rules decide the request: CANARY, CONTROL, or None where it is not in the experiment.
+        """Which rules decide the request: CANARY, CONTROL, or None where it is not in the
+        experiment.
 
-        Only a request that left everything open takes part: one with a model, a tier, a space or a size never does.
+        Only a request that left everything open takes part: one with a model, a tier, a space or a
+        size never does.
         """
         canary = self.canary
-        if canary is None or request.texts is None or asked.pinned or asked.target is not None or asked.candidates is not None:
+        if (
+            canary is None
+            or request.texts is None
+            or asked.pinned
+            or asked.target is not None
+            or asked.candidates is not None
+        ):
             return None
         return CANARY if falls_in(request.texts, "canary", canary.share) else CONTROL
 
@@ -115,7 +139,9 @@ class Comparison:
             return
         model, asked = answered.decision.model, answered.asked
         assert model is not None
-        if model == shadow.model or not self._applies(asked.features, asked.work[model].longest, asked.input_type):
+        if model == shadow.model or not self._applies(
+            asked.features, asked.work[model].longest, asked.input_type
+        ):
             return
         if not falls_in(texts, "shadow", shadow.share):
             return
@@ -148,11 +174,20 @@ class Comparison:
         running_s = round(self._clock() - self.since_s, 1)
         return {
             "object": "comparison",
-            "shadow": None if self.shadow is None else {
-                **_said(self.shadow), "running_s": running_s, "waiting": len(self._waiting), **self.shadowed.as_dict(),
+            "shadow": None
+            if self.shadow is None
+            else {
+                **_said(self.shadow),
+                "running_s": running_s,
+                "waiting": len(self._waiting),
+                **self.shadowed.as_dict(),
             },
-            "canary": None if self.canary is None else {
-                **_said(self.canary), "running_s": running_s, **self.canaried.as_dict(),
+            "canary": None
+            if self.canary is None
+            else {
+                **_said(self.canary),
+                "running_s": running_s,
+                **self.canaried.as_dict(),
             },
         }
 
@@ -178,7 +213,12 @@ class Comparison:
                 log.error("a shadow failed:\n%s", where(error))
 
     async def _compare(self, answered: Answered, report: ShadowReport, shadow: Shadow) -> None:
-        request, gatherer, rings = answered.request, self._gatherer, self._rings  # a reload brings others
+        # a reload brings others
+        request, gatherer, rings = (
+            answered.request,
+            self._gatherer,
+            self._rings,
+        )
         assert request.texts is not None
         assert gatherer is not None, "there is a shadow"
         read = (request.texts, request.side, request.instruction, [shadow.model])
@@ -191,14 +231,22 @@ class Comparison:
         assert answered.decision.model is not None
         ring = rings.setdefault(answered.decision.model, Ring())
         async with self._comparing:
-            overlaps = await asyncio.to_thread(ring.add, answered.digests, answered.vectors, got.vectors)
+            overlaps = await asyncio.to_thread(
+                ring.add, answered.digests, answered.vectors, got.vectors
+            )
         predicted = answered.decision.predictions.get(shadow.model)
-        # Both would have had a cache: the shadow's cost is that of as many texts as the other model had to embed.
+        # Both would have had a cache: the shadow's cost is that of as many texts as the other model
+        # had to embed.
         new = answered.asked.work[answered.decision.model].texts / len(request.texts)
-        report.add(_seen(answered), Shadowed(
-            overlaps, got.inference_s, None if predicted is None else predicted.total_s,
-            new * _device_s(model, _work(prepared, config.attention_tokens)),
-        ))
+        report.add(
+            _seen(answered),
+            Shadowed(
+                overlaps,
+                got.inference_s,
+                None if predicted is None else predicted.total_s,
+                new * _device_s(model, _work(prepared, config.attention_tokens)),
+            ),
+        )
 
 
 def _seen(answered: Answered) -> Seen:
@@ -207,22 +255,39 @@ def _seen(answered: Answered) -> Seen:
     model, work = answered.models[decision.model], asked.work[decision.model]
     done_s = answered.arrived_s + answered.actual_s
     return Seen(
-        slices_of(asked.features, work.longest, asked.input_type), decision.model, len(answered.request.texts or ()), work.tokens,
-        answered.actual_s, _device_s(model, work), None if asked.deadline_s is None else done_s <= asked.deadline_s,
-        decision.degraded, model.quality_of(asked.features),
+        slices_of(asked.features, work.longest, asked.input_type),
+        decision.model,
+        len(answered.request.texts or ()),
+        work.tokens,
+        answered.actual_s,
+        _device_s(model, work),
+        None if asked.deadline_s is None else done_s <= asked.deadline_s,
+        decision.degraded,
+        model.quality_of(asked.features),
     )
 
 
 def _device_s(model: Model, work: Work) -> float:
-    return model.curve.step(work.tokens, work.tokens_sq, work.texts) * model.devices if work.tokens else 0.0
+    return (
+        model.curve.step(work.tokens, work.tokens_sq, work.texts) * model.devices
+        if work.tokens
+        else 0.0
+    )
 
 
 def _work(prepared: Prepared, span: int | None) -> Work:
-    return Work(sum(prepared.counts), max(prepared.counts), attention(prepared.counts, span), len(prepared.counts))
+    return Work(
+        sum(prepared.counts),
+        max(prepared.counts),
+        attention(prepared.counts, span),
+        len(prepared.counts),
+    )
 
 
 def _sample(answered: Answered) -> Answered:
-    """At most MOST_TEXTS of the request's texts, spread over all of it, with their share of its work."""
+    """At most MOST_TEXTS of the request's texts, spread over all of it, with their share of its
+    work.
+    """
     texts, model = answered.request.texts, answered.decision.model
     assert texts is not None
     assert model is not None
@@ -230,14 +295,19 @@ def _sample(answered: Answered) -> Answered:
         return answered
     rows = np.linspace(0, len(texts) - 1, MOST_TEXTS).astype(int).tolist()
     share, work = len(rows) / len(texts), answered.asked.work[model]
-    own = Work(round(share * work.tokens), work.longest, round(share * work.tokens_sq), round(share * work.texts))
+    own = Work(
+        round(share * work.tokens),
+        work.longest,
+        round(share * work.tokens_sq),
+        round(share * work.texts),
+    )
     return answered._replace(
         asked=answered.asked._replace(work={**answered.asked.work, model: own}),
         request=answered.request._replace(texts=[texts[row] for row in rows]),
-        digests=[answered.digests[row] for row in rows], vectors=answered.vectors[rows],
+        digests=[answered.digests[row] for row in rows],
+        vectors=answered.vectors[rows],
     )
 
 
 def _said(section: Shadow | Canary) -> dict[str, Any]:
     return section.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-

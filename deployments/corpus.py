@@ -1,4 +1,6 @@
-"""Texts from files: JSON lines or Parquet, one text a row, read as a stream so that a corpus may be larger than memory."""
+"""Texts from files: JSON lines or Parquet, one text a row, read as a stream so that a corpus may be
+larger than memory.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,14 +26,17 @@ class Text(NamedTuple):
 def read_texts(path: Path, text_field: str = "text", id_field: str | None = None) -> Iterator[Text]:
     """The texts of a file in its order.
 
-    A row's id is its `id_field`, where none is named its `id` or `_id`, and where it has none of these its number, from 0.
-    Raises CorpusError for a row without text.
+    A row's id is its `id_field`, where none is named its `id` or `_id`, and where it has none of
+    these its number, from 0. Raises CorpusError for a row without text.
     """
     for number, row in enumerate(_rows(path)):
         text = row.get(text_field)
         if not isinstance(text, str) or not text:
             has = ", ".join(map(str, row)) or "nothing"
-            raise CorpusError(f"{path}, row {number}: {text_field!r} is no text; it has {has} (--text-field names another)")
+            raise CorpusError(
+                f"{path}, row {number}: {text_field!r} is no text; it has {has} (--text-field "
+                "names another)"
+            )
         id = row.get(id_field) if id_field is not None else row.get("id", row.get("_id", number))
         if id is None:
             raise CorpusError(f"{path}, row {number}: it has no {id_field or 'id'!r}")
@@ -47,7 +52,8 @@ def count_rows(path: Path) -> int:
 
 
 def read_judgements(path: Path) -> dict[str, set[str]]:
-    """Relevant documents by query, from lines `query document score` or TREC's `query 0 document score`; a score of 0 is none.
+    """Relevant documents by query, from lines `query document score` or TREC's `query 0 document
+    score`; a score of 0 is none.
 
     Raises CorpusError for any other line but the first, which may be a heading.
     """
@@ -62,7 +68,9 @@ def read_judgements(path: Path) -> dict[str, set[str]]:
             except (IndexError, ValueError):
                 if number == 0:
                     continue
-                raise CorpusError(f"{path}, line {number + 1}: it must be `query document score`") from None
+                raise CorpusError(
+                    f"{path}, line {number + 1}: it must be `query document score`"
+                ) from None
             if score > 0:
                 relevant.setdefault(query, set()).add(document)
     return relevant
@@ -82,9 +90,15 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                raise CorpusError(f"{path}, line {number}: {not_json(line, error)}; each line must be one JSON object") from None
+                raise CorpusError(
+                    f"{path}, line {number}: {not_json(line, error)}; each line must be one JSON "
+                    "object"
+                ) from None
             if not isinstance(row, dict):
-                raise CorpusError(f"{path}, line {number}: it must be a JSON object such as {{\"id\": \"1\", \"text\": \"...\"}}")
+                raise CorpusError(
+                    f'{path}, line {number}: it must be a JSON object such as {{"id": "1", '
+                    f'"text": "..."}}'
+                )
             yield row
 
 

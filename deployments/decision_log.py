@@ -1,8 +1,9 @@
 """Writes the decision log (router/decision_log.py has its format) on a thread of its own.
 
-A request costs the event loop one append. Every line is one write to a file opened for appending, so the routers of a machine
-may share a file. A file that has grown to `max_bytes` becomes PATH.1, in the place of the one before it: a log never takes more
-than twice that. Whoever renames holds a lock on the file that is renamed, so that two routers do not do it one after the other.
+A request costs the event loop one append. Every line is one write to a file opened for appending,
+so the routers of a machine may share a file. A file that has grown to `max_bytes` becomes PATH.1,
+in the place of the one before it: a log never takes more than twice that. Whoever renames holds a
+lock on the file that is renamed, so that two routers do not do it one after the other.
 """
 
 import fcntl
@@ -91,6 +92,8 @@ class DecisionLog:
 
 
 def open_log(settings: config.DecisionLog, base_dir: str | None) -> DecisionLog:
-    """The log that a config asks for, of a router with a name of its own; raises OSError when it cannot be written."""
+    """The log that a config asks for, of a router with a name of its own; raises OSError when it
+    cannot be written.
+    """
     path = Path(base_dir or ".") / Path(settings.path).expanduser()  # an absolute path stays itself
     return DecisionLog(path, settings.max_bytes, secrets.token_hex(4))

@@ -1,15 +1,20 @@
-"""Calls to replicas over sockets of our own (`transport: direct`), without the cost of a Serve handle call.
+"""Calls to replicas over sockets of our own (`transport: direct`), without the cost of a Serve
+handle call.
 
-Serve stays in charge of everything but the call itself: which replicas there are, health, start, stop, scaling. Each replica
-listens on a port and keeps a random token. A router asks a replica for both through its Serve handle, so only who may make
-handle calls can connect; whoever connects says the token first and is cut off otherwise. While there is no connection, calls
-take the handle: when a replica is new, when a firewall is in the way, when Ray's own traffic is encrypted (RAY_USE_TLS).
+Serve stays in charge of everything but the call itself: which replicas there are, health, start,
+stop, scaling. Each replica listens on a port and keeps a random token. A router asks a replica for
+both through its Serve handle, so only who may make handle calls can connect; whoever connects says
+the token first and is cut off otherwise. While there is no connection, calls take the handle: when
+a replica is new, when a firewall is in the way, when Ray's own traffic is encrypted (RAY_USE_TLS).
 
-- A cancelled call is cancelled at the replica; a router that dies takes its texts out of the engine.
-- A replica that dies ends its connections, which is known at once: what it had is LineLost, and the next call to it, over Serve's
-  handle, says whether only the line broke. A node that vanishes is noticed by TCP in 10 s, and what it had is ReplicaLost. A
-  replica that Serve stops answers what it has taken first.
-- Serve counts these calls as it counts its own, so `target_ongoing_requests` and its gauges mean what they did.
+- A cancelled call is cancelled at the replica; a router that dies takes its texts out of the
+  engine.
+- A replica that dies ends its connections, which is known at once: what it had is LineLost, and the
+  next call to it, over Serve's handle, says whether only the line broke. A node that vanishes is
+  noticed by TCP in 10 s, and what it had is ReplicaLost. A replica that Serve stops answers what it
+  has taken first.
+- Serve counts these calls as it counts its own, so `target_ongoing_requests` and its gauges mean
+  what they did.
 """
 
 import asyncio
@@ -60,7 +65,9 @@ class Handles(Protocol):
     async def wake(self, model: str) -> None: ...
 
     async def address(self, model: str, replica: str) -> Address | None:
-        """Where `replica` listens, or another one that answered in its place; None where it has no socket."""
+        """Where `replica` listens, or another one that answered in its place; None where it has no
+        socket.
+        """
 
     def counted(self, model: str, replica: str) -> AbstractContextManager[None]:
         """Counts a call for Serve's autoscaling and gauges while it runs."""
@@ -76,7 +83,9 @@ class _Frames(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are of no common class
-        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as same:  # uvloop's have no options
+        with socket.socket(
+            fileno=os.dup(transport.get_extra_info("socket").fileno())
+        ) as same:  # uvloop's have no options
             _keep_alive(same)
 
     def data_received(self, data: bytes) -> None:
@@ -90,7 +99,7 @@ class _Frames(asyncio.Protocol):
             end = _HEAD.size + size
             if len(buffer) < end:
                 return
-            payload = buffer[_HEAD.size:end]
+            payload = buffer[_HEAD.size : end]
             del buffer[:end]
             self.frame(number, kind, payload)
 
@@ -113,9 +122,16 @@ class _Frames(asyncio.Protocol):
 
 
 def _keep_alive(sock: socket.socket) -> None:
-    """Notice within some 10 s that the other machine is gone; the kernel tells of a process that is."""
+    """Notice within some 10 s that the other machine is gone; the kernel tells of a process that
+    is.
+    """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", _QUIET_S), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", _PROBES), ("TCP_USER_TIMEOUT", 10_000)):
+    for name, value in (
+        ("TCP_KEEPIDLE", _QUIET_S),
+        ("TCP_KEEPINTVL", 2),
+        ("TCP_KEEPCNT", _PROBES),
+        ("TCP_USER_TIMEOUT", 10_000),
+    ):
         if hasattr(socket, name):  # Linux
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
@@ -132,7 +148,9 @@ class Listener:
 
     async def start(self, host: str) -> int:
         """Listen on a free port of `host`, which is returned."""
-        self._server = await asyncio.get_running_loop().create_server(lambda: _Caller(self), host, 0)
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: _Caller(self), host, 0
+        )
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
@@ -166,7 +184,9 @@ class _Caller(_Frames):
 
     def frame(self, number: int, kind: int, payload: bytearray) -> None:
         if not self._known:
-            if kind != HELLO or not hmac.compare_digest(bytes(payload), self._listener.token.encode()):
+            if kind != HELLO or not hmac.compare_digest(
+                bytes(payload), self._listener.token.encode()
+            ):
                 self.abort()
                 return
             self._known, self.most_bytes = True, _MOST_BYTES
@@ -174,7 +194,9 @@ class _Caller(_Frames):
             self._listener.callers.add(self)
             self.write(number, HELLO)
         elif kind == CALL:
-            task = self.running[number] = asyncio.get_running_loop().create_task(self._serve(number, payload))
+            task = self.running[number] = asyncio.get_running_loop().create_task(
+                self._serve(number, payload)
+            )
             task.add_done_callback(lambda _: self.running.pop(number, None))
         elif kind == CANCEL and number in self.running:
             self.running[number].cancel()
@@ -185,7 +207,13 @@ class _Caller(_Frames):
         except Exception as error:
             after_s = error.retry_after_s if isinstance(error, EngineOverloaded) else None
             detail = error.detail if isinstance(error, EngineFailed) else None
-            said = (isinstance(error, EngineDead), after_s, type(error).__name__, str(error), detail)
+            said = (
+                isinstance(error, EngineDead),
+                after_s,
+                type(error).__name__,
+                str(error),
+                detail,
+            )
             self.write(number, ERROR, orjson.dumps(said))
             if not isinstance(error, EngineError):
                 log.error("a call failed:\n%s", where(error))
@@ -234,9 +262,11 @@ class Line(_Frames):
         return line
 
     async def send(self, call: Call) -> Reply:
-        """Make one call; cancelling it cancels it at the replica. Raises ReplicaLost, or EngineError with what failed there.
+        """Make one call; cancelling it cancels it at the replica. Raises ReplicaLost, or
+        EngineError with what failed there.
 
-        Raises RequestTooLarge for what the replica would hang up on, with the calls of everybody else.
+        Raises RequestTooLarge for what the replica would hang up on, with the calls of everybody
+        else.
         """
         if self.lost.done():
             raise LineLost(f"the connection to replica {self.replica} is closed")
@@ -277,7 +307,9 @@ class Line(_Frames):
         elif kind == ERROR:
             dead, after_s, name, message, detail = orjson.loads(payload)
             if dead:
-                future.set_exception(ReplicaLost(f"the engine of replica {self.replica} died: {message}"))
+                future.set_exception(
+                    ReplicaLost(f"the engine of replica {self.replica} died: {message}")
+                )
             elif after_s is not None:
                 future.set_exception(EngineOverloaded(message, after_s))
             elif detail is not None:
@@ -287,7 +319,8 @@ class Line(_Frames):
 
     def connection_lost(self, exc: Exception | None) -> None:
         why = f"the connection to replica {self.replica} broke" + (f": {exc}" if exc else "")
-        hung_up = exc is None or isinstance(exc, ConnectionError)  # else nobody is there to say anything
+        # else nobody is there to say anything
+        hung_up = exc is None or isinstance(exc, ConnectionError)
         for future in self._calls.values():
             if not future.done():
                 future.set_exception(LineLost(why) if hung_up else ReplicaLost(why))
@@ -298,7 +331,9 @@ class Line(_Frames):
 
 
 class DirectTransport:
-    """Sends each call over the replica's own line where there is one, else through Serve's handle."""
+    """Sends each call over the replica's own line where there is one, else through Serve's
+    handle.
+    """
 
     def __init__(self, handles: Handles) -> None:
         self._handles = handles
@@ -318,13 +353,16 @@ class DirectTransport:
         await self._handles.wake(model)
 
     def replicas_changed(self, model: str, replicas: Sequence[str]) -> None:
-        """Connect to the replicas that are new, and hang up on those that are gone when they have answered."""
+        """Connect to the replicas that are new, and hang up on those that are gone when they have
+        answered.
+        """
         for key in [key for key in self._keeping if key[0] == model and key[1] not in replicas]:
             self._keeping.pop(key).cancel()
         for replica in replicas:
             if (model, replica) not in self._keeping:
                 self._keeping[model, replica] = asyncio.get_running_loop().create_task(
-                    self._keep(model, replica), context=Context()  # see dispatch.py: no two handle calls of one request
+                    self._keep(model, replica),
+                    context=Context(),  # see dispatch.py: no two handle calls of one request
                 )
 
     async def _keep(self, model: str, replica: str) -> None:
@@ -339,10 +377,17 @@ class DirectTransport:
                     line = self.lines[replica] = await Line.open(address)
                     tries = 0
                     await asyncio.shield(line.lost)
-            except Exception as error:  # also what Ray says when it is not well: the handle takes the calls meanwhile
+            # also what Ray says when it is not well: the handle takes the calls meanwhile
+            except Exception as error:
                 tries += 1
                 if tries == 1:
-                    log.warning("calls to %s at %s take Serve's handles: %s: %s", model, replica, type(error).__name__, error)
+                    log.warning(
+                        "calls to %s at %s take Serve's handles: %s: %s",
+                        model,
+                        replica,
+                        type(error).__name__,
+                        error,
+                    )
             finally:
                 if (line_left := self.lines.pop(replica, None)) is not None:
                     line_left.retire()

@@ -1,4 +1,6 @@
-"""One model's deployment: the engine's life, admission, health, and what the replica reports of its load."""
+"""One model's deployment: the engine's life, admission, health, and what the replica reports of its
+load.
+"""
 
 import asyncio
 import logging
@@ -38,27 +40,46 @@ from router.feedback import Counters
 from router.models import curve_of
 
 CHECKS_FAILED = 3  # in a row, after which Serve replaces the replica
-SLOWER = 4.0  # than its curve, before an engine that is reading a long text passes for one that hangs
+# than its curve, before an engine that is reading a long text passes for one that hangs
+SLOWER = 4.0
 
 log = logging.getLogger("ray.serve")
 
 
 class Host:
-    """One started engine and what is said of it; knows no Ray, so that tests can have it in their own process."""
+    """One started engine and what is said of it; knows no Ray, so that tests can have it in their
+    own process.
+    """
 
     def __init__(
-        self, engine: Engine, replica: str, identity: Identity | None = None, health_timeout_s: float = 20.0,
-        curve: Curve | None = None, attention_tokens: int | None = None,
+        self,
+        engine: Engine,
+        replica: str,
+        identity: Identity | None = None,
+        health_timeout_s: float = 20.0,
+        curve: Curve | None = None,
+        attention_tokens: int | None = None,
     ) -> None:
         self._engine, self._replica, self._identity = engine, replica, identity
-        self._health_timeout_s, self._curve, self._attention_tokens = health_timeout_s, curve, attention_tokens
+        self._health_timeout_s, self._curve, self._attention_tokens = (
+            health_timeout_s,
+            curve,
+            attention_tokens,
+        )
         self._outstanding_tokens = self._served_tokens = self._calls = 0
         self._busy_s, self._busy_since_s = 0.0, 0.0
-        self._seen = (0, 0, 0)  # at the last check: tokens served, tokens queued, calls that came or went
+        # at the last check: tokens served, tokens queued, calls that came or went
+        self._seen = (
+            0,
+            0,
+            0,
+        )
         self._changes = 0
         self._probe: asyncio.Task[None] | None = None
         self._probed_s = 0.0  # when it was sent
-        self._longest_s = 0.0  # longest that the engine may be at one text, of those that came since it last gave a sign of life
+        # longest that the engine may be at one text, of those that came since it last gave a sign
+        # of life
+        self._longest_s = 0.0
         self._checks_failed = 0
         self._dead: str | None = None
         self._stopped = False
@@ -67,10 +88,12 @@ class Host:
         self._failures: Counter[str] = Counter()  # texts, by the code of their failure
 
     async def embed(self, call: Call, to: str | None = None) -> Reply:
-        """Embed the texts of one call; `to` is read by the replica choice (deployments/replica_choice.py) and not here.
+        """Embed the texts of one call; `to` is read by the replica choice
+        (deployments/replica_choice.py) and not here.
 
-        Texts whose time is over are dropped here and reported as expired. A cancelled call leaves the engine at once.
-        Raises EngineDead when the engine is gone or hangs: the caller retries elsewhere and Serve replaces this replica.
+        Texts whose time is over are dropped here and reported as expired. A cancelled call leaves
+        the engine at once. Raises EngineDead when the engine is gone or hangs: the caller retries
+        elsewhere and Serve replaces this replica.
         """
         if self._dead is not None:
             raise EngineDead(self._dead)
@@ -78,7 +101,11 @@ class Host:
         assert caller is not None
         REQUEST_IDS.set(call.request_ids)
         tokens = int(call.lengths.sum())
-        span = None if self._tracing is None else self._tracing.serving(call.traceparent, len(call.lengths), tokens)
+        span = (
+            None
+            if self._tracing is None
+            else self._tracing.serving(call.traceparent, len(call.lengths), tokens)
+        )
         self._callers[caller] = longest_s = self._seconds(int(call.lengths.max(initial=0)))
         self._longest_s = max(self._longest_s, longest_s)
         self._outstanding_tokens += tokens
@@ -89,7 +116,8 @@ class Host:
         try:
             failed = {
                 row: Failure("expired", "its deadline passed before it was embedded")
-                for row, left_s in enumerate(call.expires_in_s) if left_s is not None and left_s <= 0
+                for row, left_s in enumerate(call.expires_in_s)
+                if left_s is not None and left_s <= 0
             }
             keep = [row for row in range(len(call.lengths)) if row not in failed]
             if not keep:
@@ -110,9 +138,14 @@ class Host:
             for index, error in embedded.failed.items():
                 failed[keep[index]] = _failure(error)
             for index in np.flatnonzero(~_unit_length(embedded.vectors)):
-                failed.setdefault(keep[index], Failure("engine", "the engine made a vector that is not of length 1"))
+                failed.setdefault(
+                    keep[index],
+                    Failure("engine", "the engine made a vector that is not of length 1"),
+                )
             self._served_tokens += tokens
-            return self._reply(call, embedded, keep, failed, started - arrived, ended - started, tokens)
+            return self._reply(
+                call, embedded, keep, failed, started - arrived, ended - started, tokens
+            )
         except asyncio.CancelledError:
             if self._dead is None:
                 raise
@@ -122,7 +155,8 @@ class Host:
             if self._dead is None and not self._stopped:
                 self._dead = str(error)
                 log.error("%s; this replica answers no more\n%s", error, where(error))
-            raise error from None  # Serve logs what leaves here, causes and all, and those may quote a text
+            # Serve logs what leaves here, causes and all, and those may quote a text
+            raise error from None
         except EngineOverloaded as error:
             raise error from None
         except EngineError as error:
@@ -143,12 +177,24 @@ class Host:
 
     def _failed(self, error: Exception) -> EngineFailed:
         log.error("the engine failed on a call:\n%s", where(error))
-        detail = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
-        return EngineFailed(f"the engine failed with {type(error).__name__}; this replica's log has the lines of code", detail)
+        detail = (
+            str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+        )
+        return EngineFailed(
+            f"the engine failed with {type(error).__name__}; this replica's log has the lines of "
+            "code",
+            detail,
+        )
 
     def _reply(
-        self, call: Call, embedded: Embedded | None, keep: list[int], failed: dict[int, Failure], queue_s: float,
-        inference_s: float, own_tokens: int = 0,
+        self,
+        call: Call,
+        embedded: Embedded | None,
+        keep: list[int],
+        failed: dict[int, Failure],
+        queue_s: float,
+        inference_s: float,
+        own_tokens: int = 0,
     ) -> Reply:
         rows, width = len(call.lengths), self._engine.dimensions
         if embedded is not None and len(keep) == rows:
@@ -164,7 +210,14 @@ class Host:
         left = self._outstanding_tokens - own_tokens
         busy_s = self._busy_s + time.monotonic() - self._busy_since_s
         return Reply(
-            vectors, tokens, failed, self._replica, queue_s, inference_s, left, Counters(self._served_tokens, busy_s)
+            vectors,
+            tokens,
+            failed,
+            self._replica,
+            queue_s,
+            inference_s,
+            left,
+            Counters(self._served_tokens, busy_s),
         )
 
     async def wake(self, to: str | None = None) -> None:
@@ -173,10 +226,12 @@ class Host:
     async def check_health(self) -> None:
         """Embed something; Serve replaces the replica when this raises three times in a row.
 
-        Work that has moved on since the last time is sign enough of life: behind it the probe might wait longer than Serve does.
-        That calls come and go is none: they may all go because nobody waits any longer. A probe without an answer goes on until
-        the next check, which then knows at once; the third gives the engine up and sends its calls back to their routers.
-        An engine reads a text in one go, and may take minutes for a long one: so long its probe has to wait too.
+        Work that has moved on since the last time is sign enough of life: behind it the probe might
+        wait longer than Serve does. That calls come and go is none: they may all go because nobody
+        waits any longer. A probe without an answer goes on until the next check, which then knows
+        at once; the third gives the engine up and sends its calls back to their routers. An engine
+        reads a text in one go, and may take minutes for a long one: so long its probe has to wait
+        too.
         """
         if self._dead is not None:
             raise EngineDead(self._dead)
@@ -190,9 +245,15 @@ class Host:
             self._identity.prove_in_time(self._disproved)
 
     def _moved_on(self) -> bool:
-        served, queued, changes = now = self._served_tokens, self._engine.queued_tokens(), self._changes
+        served, queued, changes = now = (
+            self._served_tokens,
+            self._engine.queued_tokens(),
+            self._changes,
+        )
         before, self._seen = self._seen, now
-        return self._calls > 0 and (served > before[0] or (changes == before[2] and queued < before[1]))
+        return self._calls > 0 and (
+            served > before[0] or (changes == before[2] and queued < before[1])
+        )
 
     async def _ask_engine(self) -> None:
         probe, wait_s = self._probe, 0.0
@@ -215,7 +276,9 @@ class Host:
         raise EngineError(why)
 
     def _seconds(self, tokens: int) -> float:
-        """How long the engine may be at a text of so many tokens before it passes for hanging; 0 where nothing is known."""
+        """How long the engine may be at a text of so many tokens before it passes for hanging; 0
+        where nothing is known.
+        """
         if self._curve is None:
             return 0.0
         return SLOWER * self._curve.step(tokens, attention((tokens,), self._attention_tokens), 1)
@@ -245,7 +308,11 @@ class Host:
         for code, count in self._failures.items():
             tally.set(metrics.FAILED_TEXTS, (model, code), count)
         if (identity := self._identity) is not None:
-            for result, count in (("passed", identity.passed), ("failed", identity.failed), ("put_off", identity.put_off)):
+            for result, count in (
+                ("passed", identity.passed),
+                ("failed", identity.failed),
+                ("put_off", identity.put_off),
+            ):
                 tally.set(metrics.IDENTITY, (model, result), count)
 
     async def stop(self) -> None:
@@ -272,18 +339,27 @@ class Embedder(Host):
         model = ModelConfig.model_validate(config)
         if model.environment == "cpu-vllm":
             cpu.prepare()
-        stats = EngineStats(Tally(metrics.OF_VLLM), model_id) if counted and model.engine.kind == "vllm" else None
+        stats = (
+            EngineStats(Tally(metrics.OF_VLLM), model_id)
+            if counted and model.engine.kind == "vllm"
+            else None
+        )
         with logs.kept():
             engine = engines.create(model, base_dir, stats)
             identity = identity_of(engine, model.fingerprint, base_dir)
             await engine.start()
         replica = serve.get_replica_context().replica_id.unique_id
         curve = curve_of(model_id, model, base_dir)
-        super().__init__(engine, replica, identity, model.health_timeout_s, curve, model.attention_tokens)
+        super().__init__(
+            engine, replica, identity, model.health_timeout_s, curve, model.attention_tokens
+        )
         self._tracing, self._publisher, self._listener = traced, None, None
         if counted:
             tally = replica_tally(model_id)
-            self._publisher = Publisher([tally] if stats is None else [tally, stats.tally], lambda: self.sample(tally, model_id))
+            self._publisher = Publisher(
+                [tally] if stats is None else [tally, stats.tally],
+                lambda: self.sample(tally, model_id),
+            )
             self._publisher.start()
         if identity is not None:
             try:
@@ -301,12 +377,16 @@ class Embedder(Host):
         try:
             port = await listener.start(host)
         except OSError as error:
-            log.warning("no socket of its own on %s (%s): calls come through Serve's handles", host, error)
+            log.warning(
+                "no socket of its own on %s (%s): calls come through Serve's handles", host, error
+            )
         else:
             self._listener, self._address = listener, Address(replica, host, port, listener.token)
 
     async def address(self, to: str | None = None) -> Address | None:
-        """Where this replica takes calls directly (deployments/direct.py); None where it does not."""
+        """Where this replica takes calls directly (deployments/direct.py); None where it
+        does not.
+        """
         return self._address
 
     async def __del__(self) -> None:

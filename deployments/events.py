@@ -1,6 +1,8 @@
-"""What the service tells of each request, and what is asked of it once a second: the router's half of the metrics.
+"""What the service tells of each request, and what is asked of it once a second: the router's half
+of the metrics.
 
-`ended` is on every request's way and counts only; everything that the service keeps a number of anyway is read by `sample`.
+`ended` is on every request's way and counts only; everything that the service keeps a number of
+anyway is read by `sample`.
 """
 
 from dataclasses import fields
@@ -76,7 +78,9 @@ class Events:
     def ended(
         self, request: EmbeddingsRequest, plan: "Plan | None", answer: "Answer | None", outcome: str
     ) -> None:
-        """A request is over. `outcome` is `answered`, `cancelled` or an error's code; without a decision `plan` is None."""
+        """A request is over. `outcome` is `answered`, `cancelled` or an error's code; without a
+        decision `plan` is None.
+        """
         tally, texts = self.tally, request.items
         if plan is None:
             labels: Labels = (NONE, NONE, NONE, NONE, outcome)
@@ -84,14 +88,32 @@ class Events:
             tally.add(metrics.TEXTS, labels, texts)
             return
         decision, model = plan.decision, plan.decision.model or NONE
-        labels = (model, plan.wanted.tier or NONE, decision.label, self.language(plan.features), outcome)
+        labels = (
+            model,
+            plan.wanted.tier or NONE,
+            decision.label,
+            self.language(plan.features),
+            outcome,
+        )
         prepared = plan.prepared.get(decision.model or decision.target or "")
-        tokens = answer.prompt_tokens if answer is not None else 0 if prepared is None else sum(prepared.counts)
+        tokens = (
+            answer.prompt_tokens
+            if answer is not None
+            else 0
+            if prepared is None
+            else sum(prepared.counts)
+        )
         tally.add(metrics.REQUESTS, labels)
         tally.add(metrics.TEXTS, labels, texts)
         tally.add(metrics.TOKENS, labels, tokens)
         if plan.wanted.pinned:
-            by = "model" if request.space is None else "space" if "/" in request.space else "collection"
+            by = (
+                "model"
+                if request.space is None
+                else "space"
+                if "/" in request.space
+                else "collection"
+            )
             tally.add(metrics.PINNED, (model, by))
         if (deadline_s := plan.asked.deadline_s) is not None:
             budget_s = deadline_s - plan.arrived_s
@@ -113,11 +135,14 @@ class Events:
             tally.add(metrics.ADAPTED, labels)
         if answer.truncated:
             tally.add(metrics.TRUNCATED, labels, len(answer.truncated))
-        if not plan.work[model].tokens:  # all from the cache: nothing waited and nothing was computed
+        if not plan.work[
+            model
+        ].tokens:  # all from the cache: nothing waited and nothing was computed
             return
         times.queue.observe(answer.queue_s)
         times.inference.observe(answer.inference_s)
-        # As in Service._answer: these are the requests of which the prediction is meant to be right.
+        # As in Service._answer: these are the requests of which the prediction is meant to be
+        # right.
         if predicted_s and not answer.truncated and plan.request.priority != "bulk":
             times.predicted.observe(predicted_s)
             times.ratio.observe(answer.total_s / predicted_s)
@@ -129,14 +154,23 @@ class Events:
         tally, now, cache = self.tally, service.clock(), service.cache
         loads = service.loads()
         for name, lane in service.lanes.items():
-            labels, feedback, load, done = (name,), service.feedback[name], loads[name], lane.counters
+            labels, feedback, load, done = (
+                (name,),
+                service.feedback[name],
+                loads[name],
+                lane.counters,
+            )
             tally.set(metrics.CALLS, labels, done.calls)
             tally.set(metrics.RETRIES, labels, done.retries)
             tally.set(metrics.DROPPED, labels, done.dropped)
             tally.set(metrics.CANCELLED, labels, done.cancelled_calls)
             tally.set(metrics.COLD_STARTS, labels, done.wakes)
             tally.set(metrics.COALESCED, labels, service.gatherers[name].coalesced)
-            tally.set(metrics.OUTSTANDING, labels, sum(service.ledger.outstanding_tokens(name, now).values()))
+            tally.set(
+                metrics.OUTSTANDING,
+                labels,
+                sum(service.ledger.outstanding_tokens(name, now).values()),
+            )
             tally.set(metrics.QUEUED, labels, service.ledger.waiting_tokens(name))
             tally.set(metrics.READY, labels, load.ready_replicas)
             tally.set(metrics.REQUIRED, labels, service.args.models[name].required)
@@ -157,7 +191,9 @@ class Events:
         tally.set(metrics.CACHE_ENTRIES, (), len(cache))
 
     def _begin_with_nothing(self, model: str) -> None:
-        """Series at 0, so that the first event of a kind is an increase and not a series that appears."""
+        """Series at 0, so that the first event of a kind is an increase and not a series that
+        appears.
+        """
         tally = self.tally
         for result in RESULTS:
             tally.add(metrics.BUDGETS, (model, result), 0)

@@ -1,8 +1,10 @@
-"""The vectors of one request: what is known drops out, a text that is on its way already is waited for, the rest is sent.
+"""The vectors of one request: what is known drops out, a text that is on its way already is waited
+for, the rest is sent.
 
-Everything is keyed by model and digest of what the model reads, so nothing ever crosses a model. Order and duplicates are kept by
-place: each text of the request ends at the row it had. A text is waited for only where that costs little: not an interactive one
-for a bulk one, none for a request of several batches, and when the request that sent it fails or leaves, those who waited send it
+Everything is keyed by model and digest of what the model reads, so nothing ever crosses a model.
+Order and duplicates are kept by place: each text of the request ends at the row it had. A text is
+waited for only where that costs little: not an interactive one for a bulk one, none for a request
+of several batches, and when the request that sent it fails or leaves, those who waited send it
 themselves.
 """
 
@@ -93,20 +95,31 @@ class Gatherer:
                 vectors[place], tokens[place] = source.vectors[row], source.tokens[row]
         return Gathered(vectors, tokens, len(digests) - len(own), made.queue_s, made.inference_s)
 
-    async def _look_further(self, shared: SharedCache, digests: Sequence[bytes], entries: list[Entry | None]) -> None:
-        """Put what the shared cache has into `entries` and the own cache; what is on its way is not asked for."""
+    async def _look_further(
+        self, shared: SharedCache, digests: Sequence[bytes], entries: list[Entry | None]
+    ) -> None:
+        """Put what the shared cache has into `entries` and the own cache; what is on its way is not
+        asked for.
+        """
         unknown = {
-            digest: place for place, digest in enumerate(digests) if entries[place] is None and digest not in self._on_their_way
+            digest: place
+            for place, digest in enumerate(digests)
+            if entries[place] is None and digest not in self._on_their_way
         }
         if not unknown:
             return
         found = {
-            digest: entry for digest, entry in zip(unknown, await shared.get_many(self._lane.model, list(unknown)), strict=True)
+            digest: entry
+            for digest, entry in zip(
+                unknown, await shared.get_many(self._lane.model, list(unknown)), strict=True
+            )
             if entry is not None
         }
         if found:
             self._cache.put_many(
-                self._lane.model, list(found), np.stack([entry.vector for entry in found.values()]),
+                self._lane.model,
+                list(found),
+                np.stack([entry.vector for entry in found.values()]),
                 [entry.tokens for entry in found.values()],
             )
             for place, digest in enumerate(digests):
@@ -123,18 +136,29 @@ class Gatherer:
             await asyncio.wait({waited.made for waited in others.values()}, timeout=left_s)
         again: dict[bytes, int] = {}
         for digest, waited in others.items():
-            if waited.made.done() and not waited.made.cancelled() and waited.made.exception() is None:
+            if (
+                waited.made.done()
+                and not waited.made.cancelled()
+                and waited.made.exception() is None
+            ):
                 found[digest] = (waited.made.result(), waited.row)
             else:
                 again[digest] = len(again)
         if again:
             places = [place for place, digest in enumerate(prepared.digests) if digest in again]
-            made = await self._send(prepared, again, _firsts(places, prepared.digests), deadline_s, bulk)
+            made = await self._send(
+                prepared, again, _firsts(places, prepared.digests), deadline_s, bulk
+            )
             found |= {digest: (made, row) for digest, row in again.items()}
         return found
 
     async def _send(
-        self, prepared: Prepared, own: dict[bytes, int], places: list[int] | None, deadline_s: float, bulk: bool
+        self,
+        prepared: Prepared,
+        own: dict[bytes, int],
+        places: list[int] | None,
+        deadline_s: float,
+        bulk: bool,
     ) -> Made:
         """Send the texts at `places` (None: all), whose digests are `own` in the same order."""
         lane = self._lane
@@ -156,12 +180,18 @@ class Gatherer:
                 if (waited := self._on_their_way.get(digest)) is not None and waited.made is shared:
                     del self._on_their_way[digest]
 
-    async def _flown(self, prepared: Prepared, places: list[int] | None, deadline_s: float, bulk: bool) -> Made:
+    async def _flown(
+        self, prepared: Prepared, places: list[int] | None, deadline_s: float, bulk: bool
+    ) -> Made:
         lane = self._lane
         left_s = deadline_s - lane.clock()
         futures = lane.submit(
-            _at(prepared.ids, places), _at(prepared.texts, places), _at(prepared.counts, places) or (), prepared.side,
-            deadline_s, bulk,
+            _at(prepared.ids, places),
+            _at(prepared.texts, places),
+            _at(prepared.counts, places) or (),
+            prepared.side,
+            deadline_s,
+            bulk,
         )
         try:
             async with asyncio.timeout(max(0.0, left_s)):
@@ -171,14 +201,17 @@ class Gatherer:
         finally:
             for future in futures:
                 if not future.cancel() and not future.cancelled():
-                    future.exception()  # read, so that the error of a later chunk is not reported as lost
+                    # read, so that the error of a later chunk is not reported as lost
+                    future.exception()
         self._check(answers, places, left_s)
         if len(answers) == 1:
             only = answers[0]
             return Made(only.vectors, only.tokens, only.queue_s, only.inference_s)
         return Made(
-            np.concatenate([answer.vectors for answer in answers]), [count for answer in answers for count in answer.tokens],
-            max(answer.queue_s for answer in answers), max(answer.inference_s for answer in answers),
+            np.concatenate([answer.vectors for answer in answers]),
+            [count for answer in answers for count in answer.tokens],
+            max(answer.queue_s for answer in answers),
+            max(answer.inference_s for answer in answers),
         )
 
     def _check(self, answers: list[Rows], places: list[int] | None, limit_s: float) -> None:
@@ -193,7 +226,9 @@ class Gatherer:
                     raise InvalidValue(f"input[{place}]: {failure.message}", "input")
                 if failure.code == "expired":
                     raise DeadlineExceeded(limit_s)
-                raise ModelUnavailable([f"{model} could not embed input[{place}]: {failure.message}"], RETRY_AFTER_S)
+                raise ModelUnavailable(
+                    [f"{model} could not embed input[{place}]: {failure.message}"], RETRY_AFTER_S
+                )
             start += len(answer.tokens)
 
 

@@ -1,4 +1,6 @@
-"""How a call leaves the router's process: Serve handles, by value, with errors put into the dispatcher's words."""
+"""How a call leaves the router's process: Serve handles, by value, with errors put into the
+dispatcher's words.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -23,23 +25,36 @@ ASK_S = 10.0  # for a replica's address
 class HandleTransport:
     """Sends calls through one Serve handle per model.
 
-    By value and pickled: measured at half the latency of object references for replies of a few KiB to 1 MiB, and a reply is a
-    writable array. Cancelling the awaiting task cancels the call in the replica.
+    By value and pickled: measured at half the latency of object references for replies of a few KiB
+    to 1 MiB, and a reply is a writable array. Cancelling the awaiting task cancels the call in the
+    replica.
     """
 
     def __init__(self, handles: dict[str, DeploymentHandle[Any]]) -> None:
-        self._wake = {model: handle.options(method_name="wake") for model, handle in handles.items()}
-        by_value: dict[str, Any] = {
-            "_by_reference": False, "request_serialization": "pickle", "response_serialization": "pickle"
+        self._wake = {
+            model: handle.options(method_name="wake") for model, handle in handles.items()
         }
-        self._embed = {model: handle.options(method_name="embed", **by_value) for model, handle in handles.items()}
-        self._address = {model: handle.options(method_name="address", **by_value) for model, handle in handles.items()}
+        by_value: dict[str, Any] = {
+            "_by_reference": False,
+            "request_serialization": "pickle",
+            "response_serialization": "pickle",
+        }
+        self._embed = {
+            model: handle.options(method_name="embed", **by_value)
+            for model, handle in handles.items()
+        }
+        self._address = {
+            model: handle.options(method_name="address", **by_value)
+            for model, handle in handles.items()
+        }
         self._deployments = {model: handle.deployment_id for model, handle in handles.items()}
         self._counts = {model: _counter(handle) for model, handle in self._embed.items()}
 
     @property
     def can_count(self) -> bool:
-        """Whether Serve's own counts of running calls can be kept from here, for calls that do not pass through it."""
+        """Whether Serve's own counts of running calls can be kept from here, for calls that do not
+        pass through it.
+        """
         return RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE and None not in self._counts.values()
 
     @contextmanager
@@ -53,12 +68,16 @@ class HandleTransport:
             counts.dec_num_running_requests_for_replica(replica_id)
 
     async def address(self, model: str, replica: str) -> Address | None:
-        """Where `replica` takes calls directly, None where it does not; raises ConnectionError or TimeoutError."""
+        """Where `replica` takes calls directly, None where it does not; raises ConnectionError or
+        TimeoutError.
+        """
         try:
             async with asyncio.timeout(ASK_S):
                 found: Address | None = await self._address[model].remote(to=replica)
         except (RayActorError, BackPressureError, DeploymentUnavailableError) as error:
-            raise ConnectionError(f"it cannot be asked for its address: {type(error).__name__}") from error
+            raise ConnectionError(
+                f"it cannot be asked for its address: {type(error).__name__}"
+            ) from error
         return found
 
     async def send(self, model: str, call: Call, replica: str) -> Reply:
@@ -67,7 +86,8 @@ class HandleTransport:
             reply: Reply = await self._embed[model].remote(call, to=replica)
         except RayActorError as error:
             raise ReplicaLost(f"{type(error).__name__} at replica {replica}") from error
-        except RayTaskError as error:  # before the others: it may be one of them as well, with a traceback for its words
+        # before the others: it may be one of them as well, with a traceback for its words
+        except RayTaskError as error:
             if isinstance(error.cause, EngineDead):
                 raise ReplicaLost(f"the engine of replica {replica} died: {error.cause}") from error
             if isinstance(error.cause, EngineOverloaded | EngineFailed):
@@ -78,7 +98,9 @@ class HandleTransport:
         except BackPressureError as error:
             raise Overloaded(model, error.retry_after_s or 1.0) from error
         except DeploymentUnavailableError as error:
-            raise ModelUnavailable([f"{model}: its deployment failed or is being replaced"], 5.0) from error
+            raise ModelUnavailable(
+                [f"{model}: its deployment failed or is being replaced"], 5.0
+            ) from error
         return reply
 
     async def wake(self, model: str) -> None:
@@ -87,5 +109,7 @@ class HandleTransport:
 
 
 def _counter(handle: DeploymentHandle[Any]) -> Any:
-    """Serve's count of calls under way at each replica; None where a handle has no such thing, as in local testing."""
+    """Serve's count of calls under way at each replica; None where a handle has no such thing, as
+    in local testing.
+    """
     return getattr(getattr(handle._router, "_asyncio_router", None), "_metrics_manager", None)

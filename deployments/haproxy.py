@@ -1,7 +1,9 @@
-"""HAProxy as `embedding-router run` wants it: it dies with its parent, is closed to strangers, and is drained before it ends.
+"""HAProxy as `embedding-router run` wants it: it dies with its parent, is closed to strangers, and
+is drained before it ends.
 
-Ray Serve writes HAProxy's config and has no switch for some of what it says; this file changes the text between Serve and the
-program. It imports nothing but the standard library, because it also is the program that Serve starts: see `starter`.
+Ray Serve writes HAProxy's config and has no switch for some of what it says; this file changes the
+text between Serve and the program. It imports nothing but the standard library, because it also is
+the program that Serve starts: see `starter`.
 """
 
 import ctypes
@@ -17,20 +19,41 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_S = 0.1
 CONFIG = "hardened.cfg"
-# What HAProxy says itself, in the words of the service. 502 to 504 are its own as well: Serve makes 500 of them, which no client
-# sends again by itself.
+# What HAProxy says itself, in the words of the service. 502 to 504 are its own as well: Serve makes
+# 500 of them, which no client sends again by itself.
 ERRORS = {
-    400: ("HAProxy", 400, "invalid_value", "the request is not HTTP, or its headers are larger than the service reads"),
+    400: (
+        "HAProxy",
+        400,
+        "invalid_value",
+        "the request is not HTTP, or its headers are larger than the service reads",
+    ),
     408: ("HAProxy", 408, "request_timeout", "the request did not arrive in time; send it again"),
-    502: ("HAProxy", 503, "model_unavailable", "the service lost this request; send it again after the time in Retry-After"),
-    503: ("HAProxy", 503, "model_unavailable", "no router can answer now; send the request again after the time in Retry-After"),
-    504: ("HAProxy", 503, "model_unavailable", "a router did not answer; send the request again after the time in Retry-After"),
+    502: (
+        "HAProxy",
+        503,
+        "model_unavailable",
+        "the service lost this request; send it again after the time in Retry-After",
+    ),
+    503: (
+        "HAProxy",
+        503,
+        "model_unavailable",
+        "no router can answer now; send the request again after the time in Retry-After",
+    ),
+    504: (
+        "HAProxy",
+        503,
+        "model_unavailable",
+        "a router did not answer; send the request again after the time in Retry-After",
+    ),
 }
 REASONS = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
 
 
 def starter(folder: Path, binary: str, headers_s: float, body_s: float) -> Path:
-    """A program in `folder` that does what the HAProxy at `binary` does, with a config changed by `hardened`.
+    """A program in `folder` that does what the HAProxy at `binary` does, with a config changed by
+    `hardened`.
 
     `headers_s` is how long a client may take for all headers of a request, `body_s` for its body.
     """
@@ -48,44 +71,69 @@ def starter(folder: Path, binary: str, headers_s: float, body_s: float) -> Path:
 
 
 def error_response(status: int) -> bytes:
-    """The whole response of an error of HAProxy's own: the four keys, and a time where the request may be sent again."""
+    """The whole response of an error of HAProxy's own: the four keys, and a time where the request
+    may be sent again.
+    """
     _, answered, code, message = ERRORS[status]
     kind = "server_error" if answered >= 500 else "invalid_request_error"
     body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
-    lines = [f"HTTP/1.1 {answered} {REASONS[answered]}", "content-type: application/json", f"content-length: {len(body)}"]
+    lines = [
+        f"HTTP/1.1 {answered} {REASONS[answered]}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+    ]
     if answered == 503:
         lines += ["retry-after: 1", "retry-after-ms: 1000"]
     return "\r\n".join([*lines, "connection: close", "", body]).encode()
 
 
 def hardened(config: str, folder: Path, headers_s: float, body_s: float) -> str:
-    """Serve's HAProxy config with statistics on loopback, a time limit for headers, our errors, and the client's address.
+    """Serve's HAProxy config with statistics on loopback, a time limit for headers, our errors, and
+    the client's address.
 
-    Only what goes wrong is logged: Serve would have a line of each request, for a syslog that is rarely there.
+    Only what goes wrong is logged: Serve would have a line of each request, for a syslog that is
+    rarely there.
 
-    A body is waited for, as far as it fits the buffer, before the request goes to a router: what HAProxy does not hold whole it
-    cannot send again when that router dies, and it would close the connection without a word. Many clients send headers and body
-    apart.
+    A body is waited for, as far as it fits the buffer, before the request goes to a router: what
+    HAProxy does not hold whole it cannot send again when that router dies, and it would close the
+    connection without a word. Many clients send headers and body apart.
 
     Before any application is there, everything is 503 and not 404: the service is starting.
 
-    Requests for embeddings say that Serve need not watch for their client to leave: the router does, and Serve would make two
-    tasks for that where it makes one, or none for what it answers at once.
+    Requests for embeddings say that Serve need not watch for their client to leave: the router
+    does, and Serve would make two tasks for that where it makes one, or none for what it answers at
+    once.
     """
-    config = re.sub(r"(?m)^((?:frontend prometheus|listen stats)\n\s*bind )\*?:", r"\g<1>127.0.0.1:", config)
+    config = re.sub(
+        r"(?m)^((?:frontend prometheus|listen stats)\n\s*bind )\*?:", r"\g<1>127.0.0.1:", config
+    )
     config = re.sub(r"(?m)^\s*errorfile \d+ .*\n", "", config)
     config = re.sub(r"(?m)^\s*timeout http-request .*\n", "", config)
     config = re.sub(
         r"(?m)^frontend http_frontend\n\s*bind .*\n",
-        lambda found: f"{found[0]}    http-request set-header x-request-disconnect-disabled ?1 if {{ path_end /embeddings }}\n"
-        f"    http-request wait-for-body time {_ms(body_s)}ms if METH_POST\n",
+        lambda found: (
+            f"{found[0]}    http-request set-header x-request-disconnect-disabled ?1 if {{ "
+            f"path_end /embeddings }}\n"
+            f"    http-request wait-for-body time {_ms(body_s)}ms if METH_POST\n"
+        ),
         config,
     )
     if not re.search(r"(?m)^backend http-", config):
-        config = re.sub(r"(?m)^(\s*http-request return status) 404 .*\n", r"\1 503 default-errorfiles\n", config)
-    own = [f"    timeout http-request {_ms(headers_s)}ms", "    option forwardfor", "    option dontlog-normal"]
+        config = re.sub(
+            r"(?m)^(\s*http-request return status) 404 .*\n", r"\1 503 default-errorfiles\n", config
+        )
+    own = [
+        f"    timeout http-request {_ms(headers_s)}ms",
+        "    option forwardfor",
+        "    option dontlog-normal",
+    ]
     own += [f"    errorfile {status} {folder / f'{status}.http'}" for status in ERRORS]
-    return re.sub(r"(?m)^defaults\n    mode http\n", lambda found: found[0] + "\n".join(own) + "\n", config, count=1)
+    return re.sub(
+        r"(?m)^defaults\n    mode http\n",
+        lambda found: found[0] + "\n".join(own) + "\n",
+        config,
+        count=1,
+    )
 
 
 def _ms(seconds: float) -> int:
@@ -93,11 +141,12 @@ def _ms(seconds: float) -> int:
 
 
 def drain(folder: Path, seconds: float) -> bool:
-    """Send no more requests to any server and wait up to `seconds` for those under way; whether all of them ended.
+    """Send no more requests to any server and wait up to `seconds` for those under way; whether all
+    of them ended.
 
-    `folder` is where HAProxy was told to have its admin socket; Serve puts it into a folder of the node below that. With every
-    change of replicas Serve starts a new HAProxy, which knows nothing of what the one before was told; that one ends when its
-    last request has.
+    `folder` is where HAProxy was told to have its admin socket; Serve puts it into a folder of the
+    node below that. With every change of replicas Serve starts a new HAProxy, which knows nothing
+    of what the one before was told; that one ends when its last request has.
     """
     until_s = time.monotonic() + seconds
     while True:
@@ -111,7 +160,9 @@ def drain(folder: Path, seconds: float) -> bool:
 
 
 def _drained(admin: Path) -> int | None:
-    """How many requests are under way, once no server gets another; None where nobody says, as while one replaces another."""
+    """How many requests are under way, once no server gets another; None where nobody says, as
+    while one replaces another.
+    """
     try:
         for row in _servers(admin):
             if not row["status"].startswith("DRAIN"):
@@ -127,7 +178,8 @@ def _running(folder: Path) -> list[int]:
 
     config = str(folder / CONFIG)
     return [
-        one.pid for one in psutil.process_iter(["name", "cmdline"])
+        one.pid
+        for one in psutil.process_iter(["name", "cmdline"])
         if one.info["name"] == "haproxy" and config in (one.info["cmdline"] or ())
     ]
 
@@ -152,8 +204,11 @@ def _say(admin: Path, command: str) -> str:
     return b"".join(parts).decode()
 
 
-def _start(folder: Path, binary: str, headers_s: float, body_s: float, arguments: list[str]) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else it outlives a killed Ray, port in hand
+def _start(
+    folder: Path, binary: str, headers_s: float, body_s: float, arguments: list[str]
+) -> None:
+    # else it outlives a killed Ray, port in hand
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setpgid(0, 0)  # Ctrl-C in a terminal is meant for the command, which drains first
     if "-f" in arguments:
         at = arguments.index("-f") + 1

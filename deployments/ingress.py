@@ -1,4 +1,6 @@
-"""HTTP to domain and back; thin. One ASGI application, no framework between the socket and the router's own values."""
+"""HTTP to domain and back; thin. One ASGI application, no framework between the socket and the
+router's own values.
+"""
 
 import asyncio
 import gc
@@ -71,8 +73,9 @@ class HttpAnswer(NamedTuple):
 class Application:
     """The ASGI application of one router replica.
 
-    `alone` is without Serve around it, as every request is that comes by `exchange`. Serve says `x-request-id` itself, begins a
-    trace, and cancels the call of a client that leaves, unless the request says that the router does (deployments/haproxy.py).
+    `alone` is without Serve around it, as every request is that comes by `exchange`. Serve says
+    `x-request-id` itself, begins a trace, and cancels the call of a client that leaves, unless the
+    request says that the router does (deployments/haproxy.py).
     """
 
     def __init__(self, router: "Router", alone: bool = False) -> None:
@@ -85,12 +88,23 @@ class Application:
             await self._router.close()
         elif scope["type"] == "http":
             answer = await self._whole(Asked(scope, receive, self._alone))
-            await http.respond(send, answer.status, b"" if scope["method"] == "HEAD" else answer.body, answer.headers)
+            await http.respond(
+                send,
+                answer.status,
+                b"" if scope["method"] == "HEAD" else answer.body,
+                answer.headers,
+            )
 
     async def exchange(self, asked: Asked) -> HttpAnswer:
-        """The answer to a request that did not pass Serve (deployments/listener.py), with all of its headers."""
+        """The answer to a request that did not pass Serve (deployments/listener.py), with all of
+        its headers.
+        """
         tracing = self._router.tracing
-        span = None if tracing is None else tracing.requested(asked.scope["method"], asked.path, asked.headers, asked.id)
+        span = (
+            None
+            if tracing is None
+            else tracing.requested(asked.scope["method"], asked.path, asked.headers, asked.id)
+        )
         if span is None:
             return await self._whole(asked)
         with span:
@@ -104,10 +118,15 @@ class Application:
         access, caller = getattr(self._router, "access", None), None
         if access is None:  # Serve starts its server before it hands the config over
             early = _failed(ModelUnavailable(["this router is starting"], STARTING_S))
-            return early._replace(headers={**_entity(early), **early.headers, "x-request-id": asked.id})
+            return early._replace(
+                headers={**_entity(early), **early.headers, "x-request-id": asked.id}
+            )
         try:
             http.check_headers(asked.scope, self._router.service.args.limits)
-            if asked.scope["method"] == "OPTIONS" and (told := access.preflight(asked.headers)) is not None:
+            if (
+                asked.scope["method"] == "OPTIONS"
+                and (told := access.preflight(asked.headers)) is not None
+            ):
                 answer = HttpAnswer(204, b"", headers=told)
             else:
                 caller = access.caller(asked)
@@ -122,7 +141,9 @@ class Application:
             answer = _failed(InternalError())
         total_ms = (time.monotonic() - arrived_s) * 1000
         given = {
-            **_entity(answer), "x-total-ms": f"{total_ms:.2f}", **access.cors(asked.headers),
+            **_entity(answer),
+            "x-total-ms": f"{total_ms:.2f}",
+            **access.cors(asked.headers),
             **({} if caller is None else access.limits(caller)),
             **answer.headers,
         }
@@ -131,7 +152,9 @@ class Application:
         return answer._replace(headers=given)
 
     def _count(self, error: RouterError, path: str) -> None:
-        """Tell the metrics of an embedding request that the service never saw, and of a limit that was used up."""
+        """Tell the metrics of an embedding request that the service never saw, and of a limit that
+        was used up.
+        """
         events = self._router.service.events
         if events is None:
             return
@@ -152,7 +175,12 @@ class Application:
         if path == WHAT_IF and method == "POST":
             service, policy = self._router.service, await self._policy(asked)
             told = asked.headers.get("content-type", "")
-            return HttpAnswer(200, await self._router.views.what_if.answer(service.args, policy, told, service.ledger.routers))
+            return HttpAnswer(
+                200,
+                await self._router.views.what_if.answer(
+                    service.args, policy, told, service.ledger.routers
+                ),
+            )
         reads = self._reads(caller, asked)
         if reads is None:
             raise NotFound(path)
@@ -175,10 +203,14 @@ class Application:
         try:
             return await http.body(asked, MAX_POLICY_BYTES, limits.body_timeout_s)
         except RequestTooLarge:
-            raise RequestTooLarge(MAX_POLICY_BYTES, "a policy has only `routing:` and `tiers:`") from None
+            raise RequestTooLarge(
+                MAX_POLICY_BYTES, "a policy has only `routing:` and `tiers:`"
+            ) from None
 
     async def _charged(self, caller: Grant, asked: Asked) -> HttpAnswer:
-        """One request that counts against its key's limits; a caller who leaves before the answer pays all the same."""
+        """One request that counts against its key's limits; a caller who leaves before the answer
+        pays all the same.
+        """
         service, bill = self._router.service, await self._router.access.meters.open(caller)
         try:
             request = await self._request(caller, asked)
@@ -186,7 +218,9 @@ class Application:
             limit_s, watched = service.args.limits.request_timeout_s, asked.watched
             try:
                 if asked.path == "/v1/route":
-                    planned = http.attended(service.plan(request, caller.models), limit_s + LATE_S, watched)
+                    planned = http.attended(
+                        service.plan(request, caller.models), limit_s + LATE_S, watched
+                    )
                     return HttpAnswer(200, self._router.views.explanation(await planned))
                 work = service.embed(request, caller.models, None if bill is None else bill.charge)
                 answer = await http.attended(work, limit_s + LATE_S, watched)
@@ -196,7 +230,9 @@ class Application:
             raise
         except Exception as error:
             if bill is not None:
-                bill.failed(error.status if isinstance(error, RouterError) else InternalError.status)
+                bill.failed(
+                    error.status if isinstance(error, RouterError) else InternalError.status
+                )
             raise
         if bill is not None:
             bill.answered(answer.prompt_tokens)
@@ -226,10 +262,11 @@ class Router:
         self.tracing: Tracing | None = None
 
     async def reconfigure(self, changes: dict[str, Any]) -> None:
-        """Take sections in the place of those at the start; requests that are running keep what they were decided by.
+        """Take sections in the place of those at the start; requests that are running keep what
+        they were decided by.
 
-        Once requests are served, changes that cannot be used are logged, shown in /v1/tiers, and change nothing: Serve would
-        answer an exception by replacing a router that works.
+        Once requests are served, changes that cannot be used are logged, shown in /v1/tiers, and
+        change nothing: Serve would answer an exception by replacing a router that works.
         """
         if hasattr(self, "service"):
             await self._reload(changes)
@@ -272,7 +309,12 @@ class Router:
         try:
             args = changed(self._fixed, changes)
             if self.service.args.keys and not args.keys:
-                raise ConfigError(["keys: the last key cannot be taken away from a service that runs; restart it to open it"])
+                raise ConfigError(
+                    [
+                        "keys: the last key cannot be taken away from a service that runs; "
+                        "restart it to open it"
+                    ]
+                )
             catalogue = Catalogue(args, await asyncio.to_thread(load_adapters, args))
         except Exception as error:
             self.views.reload_error = str(error)
@@ -283,19 +325,25 @@ class Router:
             self.access.reload(args)
             self.views.reload_error = None
 
-    async def check_health(self) -> None:  # not in a thread: a handle wants the loop that it is used in
+    async def check_health(
+        self,
+    ) -> None:  # not in a thread: a handle wants the loop that it is used in
         """Serve asks every few seconds; the moment to see how many routers share the load."""
         routers = self._others.count()
         self.service.ledger.routers = routers
         self.access.meters.routers_are(routers)
 
     async def exchange(self, router: str, reports: Reports) -> tuple[str, Reports]:
-        """What another router asks twice a second while keys have limits: who this is, and where it stands."""
+        """What another router asks twice a second while keys have limits: who this is, and where it
+        stands.
+        """
         own = self._others.own_id
         return own, {} if router == own else self.access.meters.answer(router, reports)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What this router asks of every model, for the autoscaling policy; Serve sends it to its controller."""
+        """What this router asks of every model, for the autoscaling policy; Serve sends it to its
+        controller.
+        """
         if not hasattr(self, "service"):  # Serve asks while `reconfigure` still waits
             return {}
         return flat({model: lane.ask() for model, lane in self.service.lanes.items()})
@@ -307,14 +355,21 @@ class Router:
 
 
 def _later(
-    loop: asyncio.AbstractEventLoop, changed: Callable[[str, tuple[str, ...]], None], model: str, replicas: tuple[str, ...]
+    loop: asyncio.AbstractEventLoop,
+    changed: Callable[[str, tuple[str, ...]], None],
+    model: str,
+    replicas: tuple[str, ...],
 ) -> None:
-    """The board's news come from Serve's thread in its default mode, from this loop in throughput mode."""
+    """The board's news come from Serve's thread in its default mode, from this loop in throughput
+    mode.
+    """
     loop.call_soon_threadsafe(changed, model, replicas)
 
 
 def _asset(asked: Asked, asset: console.Asset) -> HttpAnswer:
-    """A file of the console; its links are relative, so under a route prefix the page needs the slash at its end."""
+    """A file of the console; its links are relative, so under a route prefix the page needs the
+    slash at its end.
+    """
     prefix = asked.scope.get("root_path", "")
     if prefix and asked.scope["path"] == prefix:
         return HttpAnswer(307, b"", headers={"location": f"{prefix.rpartition('/')[2]}/"})
@@ -334,22 +389,40 @@ def _failed(error: RouterError) -> HttpAnswer:
     return HttpAnswer(error.status, render(error), headers=error.headers)
 
 
-async def _embeddings(request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue) -> HttpAnswer:
+async def _embeddings(
+    request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue
+) -> HttpAnswer:
     decision, space, over = answer.decision, answer.space, answer.adapter
     model = decision.model or space.model
     predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
     routing = encoding.Routing(
-        model=model, tier=catalogue.tier_of(model), reason=decision.label, space=str(space),
-        language=answer.features.language, tokens=answer.prompt_tokens, predicted_ms=predicted_ms, degraded=decision.degraded,
-        cached=answer.cached, truncated=answer.truncated,
-        adapter=None if over is None else encoding.Crossing(str(over.source), round(over.kept_for(answer.features.language), 4)),
+        model=model,
+        tier=catalogue.tier_of(model),
+        reason=decision.label,
+        space=str(space),
+        language=answer.features.language,
+        tokens=answer.prompt_tokens,
+        predicted_ms=predicted_ms,
+        degraded=decision.degraded,
+        cached=answer.cached,
+        truncated=answer.truncated,
+        adapter=None
+        if over is None
+        else encoding.Crossing(str(over.source), round(over.kept_for(answer.features.language), 4)),
         canary=answer.canary,
     )
     encode = (answer.vectors, request.encoding_format, routing, answer.prompt_tokens)
     large = answer.vectors.size > OFF_LOOP_NUMBERS and request.encoding_format == "float"
     body = await asyncio.to_thread(encoding.encode, *encode) if large else encoding.encode(*encode)
-    return HttpAnswer(200, body, headers={
-        "x-embedding-model": model, "x-embedding-space": str(space), "x-routing-reason": decision.label,
-        "x-predicted-ms": f"{predicted_ms:g}", "x-queue-ms": f"{answer.queue_s * 1000:.2f}",
-        "x-inference-ms": f"{answer.inference_s * 1000:.2f}",
-    })
+    return HttpAnswer(
+        200,
+        body,
+        headers={
+            "x-embedding-model": model,
+            "x-embedding-space": str(space),
+            "x-routing-reason": decision.label,
+            "x-predicted-ms": f"{predicted_ms:g}",
+            "x-queue-ms": f"{answer.queue_s * 1000:.2f}",
+            "x-inference-ms": f"{answer.inference_s * 1000:.2f}",
+        },
+    )

@@ -11,20 +11,31 @@ from router.keys import BITS, hash_of, new_key
 
 @click.group()
 def main() -> None:
-    """Make API keys for `keys:` in the config; docs/security.md says how they are kept and changed."""
+    """Make API keys for `keys:` in the config; docs/security.md says how they are kept and
+    changed.
+    """
 
 
 @main.command()
-@click.option("--name", default="my-key", show_default=True, help="What the config, metrics and logs call it.")
+@click.option(
+    "--name", default="my-key", show_default=True, help="What the config, metrics and logs call it."
+)
 @click.option("--json", "as_json", is_flag=True, help="Name, key and hash as JSON.")
 def new(name: str, as_json: bool) -> None:
     """Make a key, print it this once, and print what the config shall hold."""
     key = new_key(secrets.token_bytes(BITS // 8))
     if as_json:
-        click.echo(orjson.dumps({"name": name, "key": key, "hash": hash_of(key)}, option=orjson.OPT_INDENT_2))
+        click.echo(
+            orjson.dumps(
+                {"name": name, "key": key, "hash": hash_of(key)}, option=orjson.OPT_INDENT_2
+            )
+        )
         return
     click.echo(f"{key}\n")
-    click.echo("This is shown once: give it to its holder. Into the config, under args or the router's user_config:\n")
+    click.echo(
+        "This is shown once: give it to its holder. Into the config, under args or the router's "
+        "user_config:\n"
+    )
     click.echo(f"keys:\n  {name}:\n    hash: {hash_of(key)}")
 
 
@@ -37,5 +48,7 @@ def hash_command(as_json: bool) -> None:
     """
     key = sys.stdin.readline().strip()
     if len(key) < 32:
-        raise click.ClickException(f"this key has {len(key)} characters; a key that cannot be guessed has 32 or more")
+        raise click.ClickException(
+            f"this key has {len(key)} characters; a key that cannot be guessed has 32 or more"
+        )
     click.echo(orjson.dumps({"hash": hash_of(key)}) if as_json else hash_of(key))

@@ -1,17 +1,21 @@
-"""Requests for embeddings on their short way: from the socket to the application, past Serve's wrapper around it.
+"""Requests for embeddings on their short way: from the socket to the application, past Serve's
+wrapper around it.
 
-Behind HAProxy every router replica has an HTTP server of its own, which Serve starts: uvicorn around an ASGI application of
-Serve's around ours. For each request Serve makes metadata, five contexts, a record for a log that is off, and two wrappers around
-`send`; uvicorn looks at every header of the answer with two regular expressions. Where the answer is in the cache that was two
+Behind HAProxy every router replica has an HTTP server of its own, which Serve starts: uvicorn
+around an ASGI application of Serve's around ours. For each request Serve makes metadata, five
+contexts, a record for a log that is off, and two wrappers around `send`; uvicorn looks at every
+header of the answer with two regular expressions. Where the answer is in the cache that was two
 thirds of all that the router did.
 
-uvicorn takes the class that speaks HTTP as a setting, and Serve leaves it at `auto`. `install` says what that means in this
-process: uvicorn's own class, but that a POST for embeddings goes to our application at once. Serve's server keeps its port, its
-connections, its draining and its health checks, and every other request goes Serve's way. What Serve counts is told to it: the
-requests under way, which its autoscaler and its draining ask for, and those that ended.
+uvicorn takes the class that speaks HTTP as a setting, and Serve leaves it at `auto`. `install` says
+what that means in this process: uvicorn's own class, but that a POST for embeddings goes to our
+application at once. Serve's server keeps its port, its connections, its draining and its health
+checks, and every other request goes Serve's way. What Serve counts is told to it: the requests
+under way, which its autoscaler and its draining ask for, and those that ended.
 
-It needs names of Serve's replica that Serve does not promise. Where they are missing, or where somebody asked Serve for something
-that it does on its way (an access log, middleware, time limits, a limit of requests), all requests go Serve's way.
+It needs names of Serve's replica that Serve does not promise. Where they are missing, or where
+somebody asked Serve for something that it does on its way (an access log, middleware, time limits,
+a limit of requests), all requests go Serve's way.
 """
 
 import asyncio
@@ -28,7 +32,11 @@ from ray.serve._private.common import RequestMetadata, RequestProtocol
 from ray.serve._private.constants import SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER
 from ray.serve._private.logging_utils import log_access_log_filter
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from deployments.http import Asked, Receive, Scope
 from deployments.logs import where
@@ -46,11 +54,15 @@ TIME_LIMIT = SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER.encode()
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 log = logging.getLogger("ray.serve")
-_here: list[tuple["Application", asyncio.AbstractEventLoop]] = []  # the application of this process, and its loop
+_here: list[
+    tuple["Application", asyncio.AbstractEventLoop]
+] = []  # the application of this process, and its loop
 
 
 def install(application: "Application") -> None:
-    """Let `application`, which runs on the current loop, answer the embeddings of the server that Serve is about to start."""
+    """Let `application`, which runs on the current loop, answer the embeddings of the server that
+    Serve is about to start.
+    """
     _here[:] = [(application, asyncio.get_running_loop())]
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:Listener"
 
@@ -62,11 +74,21 @@ class ServesCounts:
         """Raises AttributeError where Serve's replica is not as it was."""
         counts, deployment = replica._metrics_manager, replica._deployment_id
         self._more, self._less = counts.inc_num_ongoing_requests, counts.dec_num_ongoing_requests
-        self._record, self._record_http = counts.record_request_metrics, counts.record_ingress_request_metrics
-        self._kind = RequestMetadata(
-            request_id="", internal_request_id="", is_direct_ingress=True, _request_protocol=RequestProtocol.HTTP
+        self._record, self._record_http = (
+            counts.record_request_metrics,
+            counts.record_ingress_request_metrics,
         )
-        self._route, self._deployment, self._app = replica._route_prefix or "/", deployment.name, deployment.app_name
+        self._kind = RequestMetadata(
+            request_id="",
+            internal_request_id="",
+            is_direct_ingress=True,
+            _request_protocol=RequestProtocol.HTTP,
+        )
+        self._route, self._deployment, self._app = (
+            replica._route_prefix or "/",
+            deployment.name,
+            deployment.app_name,
+        )
 
     def began(self) -> None:
         """One more is under way."""
@@ -78,52 +100,87 @@ class ServesCounts:
         self._less(self._kind)
         self._record(route=self._route, latency_ms=latency_ms, is_error=False, exception_type=None)
         self._record_http(
-            protocol=RequestProtocol.HTTP, method="POST", route=self._route, app_name=self._app,
-            deployment_name=self._deployment, latency_ms=latency_ms, is_error=status >= 400, status_code=str(status),
+            protocol=RequestProtocol.HTTP,
+            method="POST",
+            route=self._route,
+            app_name=self._app,
+            deployment_name=self._deployment,
+            latency_ms=latency_ms,
+            is_error=status >= 400,
+            status_code=str(status),
         )
 
 
 class Way:
     """The short way of one server: its paths, and the counts to keep."""
 
-    def __init__(self, application: "Application", replica: Any, root_path: str, outer: ProxyHeadersMiddleware) -> None:
+    def __init__(
+        self,
+        application: "Application",
+        replica: Any,
+        root_path: str,
+        outer: ProxyHeadersMiddleware,
+    ) -> None:
         """Raises AttributeError where Serve's replica or uvicorn's middleware is not as it was."""
         self.application, self.counts, self._replica = application, ServesCounts(replica), replica
-        self.outside, self._prefix = root_path, replica._route_prefix  # what a proxy took off the path, and what Serve will
+        # what a proxy took off the path, and what Serve will
+        self.outside, self._prefix = (
+            root_path,
+            replica._route_prefix,
+        )
         inside = (self._prefix or "").rstrip("/")
-        self.root, self.urls = root_path + inside, frozenset((inside + path).encode() for path in PATHS)
+        self.root, self.urls = (
+            root_path + inside,
+            frozenset((inside + path).encode() for path in PATHS),
+        )
         self._trusted = outer.trusted_hosts
         self.open  # noqa: B018  asked once to see that it can be
 
     @property
     def open(self) -> bool:
-        """Whether there is nothing that Serve is to do with a request; the next config may change that."""
+        """Whether there is nothing that Serve is to do with a request; the next config may change
+        that.
+        """
         replica = self._replica
         return bool(
-            replica.max_ongoing_requests >= UNLIMITED and replica.max_queued_requests < 0
-            and replica._route_prefix == self._prefix and not _access_log()
+            replica.max_ongoing_requests >= UNLIMITED
+            and replica.max_queued_requests < 0
+            and replica._route_prefix == self._prefix
+            and not _access_log()
         )
 
-    def client(self, peer: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, int] | None:
+    def client(
+        self, peer: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]
+    ) -> tuple[str, int] | None:
         """Who asks, by the word of a proxy that uvicorn trusts, as its own middleware has it."""
         if peer is None or peer[0] not in self._trusted:
             return peer
-        told = b", ".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1")
+        told = b", ".join(value for name, value in headers if name == b"x-forwarded-for").decode(
+            "latin-1"
+        )
         host, port = self._trusted.get_trusted_client_address(told) if told else ("", 0)
         return (host, port) if host else peer
 
 
 def _access_log() -> bool:
-    """Whether Serve writes a line for every request, as it does unless `enable_access_log` is false."""
-    return any(isinstance(one, MemoryHandler) and log_access_log_filter not in one.filters for one in log.handlers)
+    """Whether Serve writes a line for every request, as it does unless `enable_access_log` is
+    false.
+    """
+    return any(
+        isinstance(one, MemoryHandler) and log_access_log_filter not in one.filters
+        for one in log.handlers
+    )
 
 
 @cache
 def way_of(app: Any, root_path: str) -> Way | None:
-    """The short way through a server of Serve's that runs `app`; None where all requests must go Serve's way."""
+    """The short way through a server of Serve's that runs `app`; None where all requests must go
+    Serve's way.
+    """
     try:
-        (application, loop), = _here
-        replica = app.app._app.__self__  # below uvicorn's middleware for proxies, Serve's for request ids, and no other
+        ((application, loop),) = _here
+        # below uvicorn's middleware for proxies, Serve's for request ids, and no other
+        replica = app.app._app.__self__
         if replica._http_options.request_timeout_s is not None:
             return None
         if loop is not asyncio.get_running_loop():
@@ -133,13 +190,17 @@ def way_of(app: Any, root_path: str) -> Way | None:
         log.warning("embeddings go through Serve's own handling, which costs time: %s", error)
         return None
     if _access_log():
-        log.warning("embeddings go through Serve's own handling, which costs time, for its access log: "
-                    "`logging_config: {enable_access_log: false}` turns that off")
+        log.warning(
+            "embeddings go through Serve's own handling, which costs time, for its access log: "
+            "`logging_config: {enable_access_log: false}` turns that off"
+        )
     return way
 
 
 class Listener(HttpToolsProtocol):
-    """uvicorn's HTTP, but that the router's application is asked for embeddings without anybody between."""
+    """uvicorn's HTTP, but that the router's application is asked for embeddings without anybody
+    between.
+    """
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -149,15 +210,25 @@ class Listener(HttpToolsProtocol):
         """Called when all headers of a request are there."""
         way, parser = self._way, self.parser
         if (
-            way is None or self.url not in way.urls or not way.open or parser.get_method() != b"POST"
-            or self.expect_100_continue or parser.should_upgrade() or any(name == TIME_LIMIT for name, _ in self.headers)
+            way is None
+            or self.url not in way.urls
+            or not way.open
+            or parser.get_method() != b"POST"
+            or self.expect_100_continue
+            or parser.should_upgrade()
+            or any(name == TIME_LIMIT for name, _ in self.headers)
         ):
             super().on_headers_complete()
             return
         path, version = way.outside + self.url.decode("ascii"), parser.get_http_version()
         asked = cast(dict[str, Any], self.scope)
         asked.update(
-            method="POST", path=path, raw_path=path.encode(), query_string=b"", root_path=way.root, http_version=version,
+            method="POST",
+            path=path,
+            raw_path=path.encode(),
+            query_string=b"",
+            root_path=way.root,
+            http_version=version,
             client=way.client(self.client, self.headers),
         )
         before = self.cycle
@@ -174,9 +245,16 @@ class Exchange(RequestResponseCycle):
 
     def __init__(self, way: Way, listener: Listener, keep_alive: bool) -> None:
         super().__init__(
-            scope=listener.scope, transport=listener.transport, flow=listener.flow, logger=listener.logger,
-            access_logger=listener.access_logger, access_log=False, default_headers=listener.server_state.default_headers,
-            message_event=asyncio.Event(), expect_100_continue=False, keep_alive=keep_alive,
+            scope=listener.scope,
+            transport=listener.transport,
+            flow=listener.flow,
+            logger=listener.logger,
+            access_logger=listener.access_logger,
+            access_log=False,
+            default_headers=listener.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=keep_alive,
             on_response=listener.on_response_complete,
         )
         self._way = way
@@ -224,7 +302,9 @@ class Exchange(RequestResponseCycle):
         lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
         if not self.keep_alive:
             lines.append("connection: close\r\n")
-        usual = b"".join([part for name, value in self.default_headers for part in (name, b": ", value, b"\r\n")])
+        usual = b"".join(
+            [part for name, value in self.default_headers for part in (name, b": ", value, b"\r\n")]
+        )
         head = b"".join((STATUS_LINE[status], usual, "".join(lines).encode("latin-1"), b"\r\n"))
         self.response_started = True
         if len(body) <= ONE_WRITE_BYTES:

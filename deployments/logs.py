@@ -1,10 +1,11 @@
 """What log lines carry beside their message, and what they never do: the text of a request.
 
-Added here: the id of the request that a line is about, the ids of all requests of a call in the lines of a replica, and trace and
-span where tracing is on. With `logging_config: {encoding: JSON}` each is a key.
+Added here: the id of the request that a line is about, the ids of all requests of a call in the
+lines of a replica, and trace and span where tracing is on. With `logging_config: {encoding: JSON}`
+each is a key.
 
-An exception's message may quote what it failed on, so errors that are not the router's own are logged by `where`: types and lines
-of code, of the whole chain, and no message.
+An exception's message may quote what it failed on, so errors that are not the router's own are
+logged by `where`: types and lines of code, of the whole chain, and no message.
 """
 
 import logging
@@ -14,7 +15,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from logging.handlers import MemoryHandler
 
-REQUEST_IDS: ContextVar[tuple[str, ...]] = ContextVar("request_ids", default=())  # whose work is done now
+# whose work is done now
+REQUEST_IDS: ContextVar[tuple[str, ...]] = ContextVar("request_ids", default=())
 
 log = logging.getLogger("ray.serve")
 
@@ -49,10 +51,12 @@ def install(traced: bool) -> None:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Undo what a library does to Serve's log in this block when it sets up logging for itself, as vLLM does on import.
+    """Undo what a library does to Serve's log in this block when it sets up logging for itself, as
+    vLLM does on import.
 
-    `logging.config.dictConfig` closes every handler there is, whoever made it. Serve's has then nowhere to write and keeps every
-    record for ever; and Serve's controller, should it be started again, gives the replica up, for it asks where that log is.
+    `logging.config.dictConfig` closes every handler there is, whoever made it. Serve's has then
+    nowhere to write and keeps every record for ever; and Serve's controller, should it be started
+    again, gives the replica up, for it asks where that log is.
     """
     held = [(one, one.target) for one in log.handlers if isinstance(one, MemoryHandler)]
     try:
@@ -64,11 +68,16 @@ def kept() -> Iterator[None]:
 
 
 def where(error: BaseException) -> str:
-    """Types and lines of code of an error and of what caused it, the cause first; no message, which may hold text."""
+    """Types and lines of code of an error and of what caused it, the cause first; no message, which
+    may hold text.
+    """
     chain: list[BaseException] = []
     now: BaseException | None = error
     while now is not None and now not in chain:
         chain.append(now)
         now = now.__cause__ or (None if now.__suppress_context__ else now.__context__)
-    parts = ["".join([*traceback.format_tb(one.__traceback__), type(one).__name__]) for one in reversed(chain)]
+    parts = [
+        "".join([*traceback.format_tb(one.__traceback__), type(one).__name__])
+        for one in reversed(chain)
+    ]
     return "\nwhich led to\n".join(parts)

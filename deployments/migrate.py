@@ -1,11 +1,15 @@
-"""Embeds a corpus into a folder of Parquet parts, so that a kill at any moment loses at most the parts that were in work.
+"""Embeds a corpus into a folder of Parquet parts, so that a kill at any moment loses at most the
+parts that were in work.
 
-A part holds the rows FIRST to LAST of the corpus, and its name says which. It is written under another name, flushed to the disk
-and renamed: a part that is there is whole, and rows of different parts never overlap. So what is done is what lies there; nothing
-else is remembered, and starting again does the missing parts and no other. The manifest, written first, holds what must not
-change meanwhile: the corpus and how it is read, the space and its weights, the rows of a part. A lock keeps out others.
+A part holds the rows FIRST to LAST of the corpus, and its name says which. It is written under
+another name, flushed to the disk and renamed: a part that is there is whole, and rows of different
+parts never overlap. So what is done is what lies there; nothing else is remembered, and starting
+again does the missing parts and no other. The manifest, written first, holds what must not change
+meanwhile: the corpus and how it is read, the space and its weights, the rows of a part. A lock
+keeps out others.
 
-    DIR/manifest.json   DIR/part-000000000-000002047.parquet   DIR/part-000002048-000004095.parquet   ...   DIR/.lock
+    DIR/manifest.json   DIR/part-000000000-000002047.parquet   DIR/part-000002048-000004095.parquet
+                        ...   DIR/.lock
 """
 
 import asyncio
@@ -40,7 +44,8 @@ class Manifest:
     """What a folder of parts holds; a run with another one may not add to it."""
 
     space: str
-    fingerprint: str | None  # what the model's replicas prove to be, as the router says; None: nobody knows
+    # what the model's replicas prove to be, as the router says; None: nobody knows
+    fingerprint: str | None
     corpus_digest: str
     text_field: str
     id_field: str | None
@@ -57,7 +62,8 @@ def digest_of(corpus: Path) -> str:
 
 @contextmanager
 def opened(folder: Path, manifest: Manifest) -> Iterator["Parts"]:
-    """The parts in `folder`, which is made where it is not there and locked until the end of the block.
+    """The parts in `folder`, which is made where it is not there and locked until the end of the
+    block.
 
     Raises MigrationError where another process has it, or it holds something else.
     """
@@ -70,11 +76,20 @@ def opened(folder: Path, manifest: Manifest) -> Iterator["Parts"]:
         file = folder / "manifest.json"
         if file.exists():
             before = json.loads(file.read_text())
-            if different := [key for key, value in asdict(manifest).items() if before.get(key) != value]:
-                said = "; ".join(f"{key} was {before.get(key)!r} and is {getattr(manifest, key)!r}" for key in different)
-                raise MigrationError(f"{folder} holds another migration ({said}); choose another folder or remove it")
+            if different := [
+                key for key, value in asdict(manifest).items() if before.get(key) != value
+            ]:
+                said = "; ".join(
+                    f"{key} was {before.get(key)!r} and is {getattr(manifest, key)!r}"
+                    for key in different
+                )
+                raise MigrationError(
+                    f"{folder} holds another migration ({said}); choose another folder or remove it"
+                )
         else:
-            write_whole(file, lambda path: path.write_text(json.dumps(asdict(manifest), indent=1) + "\n"))
+            write_whole(
+                file, lambda path: path.write_text(json.dumps(asdict(manifest), indent=1) + "\n")
+            )
         for unfinished in folder.glob("*.unfinished"):
             unfinished.unlink()
         yield Parts(folder, manifest)
@@ -108,22 +123,35 @@ class Parts:
             raise ValueError(f"{len(ids)} ids and {len(vectors)} vectors for {len(rows)} rows")
         flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
         table = pa.table(
-            {"id": pa.array(ids, pa.string()), "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])},
+            {
+                "id": pa.array(ids, pa.string()),
+                "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+            },
             metadata={"embedding_space": self.manifest.space},
         )
         write_whole(self.path(rows), lambda path: parquet.write_table(table, path))
 
 
 async def fill(
-    parts: Parts, texts: Iterator[Text], client: Client, options: dict[str, Any], batch: int, in_flight: int,
+    parts: Parts,
+    texts: Iterator[Text],
+    client: Client,
+    options: dict[str, Any],
+    batch: int,
+    in_flight: int,
     done: Callable[[int], object],
 ) -> None:
-    """Embed every missing part of the corpus, whose rows `texts` gives in order; `done` is told of rows as they are embedded.
+    """Embed every missing part of the corpus, whose rows `texts` gives in order; `done` is told of
+    rows as they are embedded.
 
-    Raises MigrationError for a text that cannot be embedded and for vectors of another space; RequestRefused, RouterAway.
+    Raises MigrationError for a text that cannot be embedded and for vectors of another space;
+    RequestRefused, RouterAway.
     """
     missing = {rows.start: rows for rows in parts.missing()}
-    gate, running = asyncio.Semaphore(in_flight), deque[tuple[range, list[Text], list[asyncio.Task[Vectors]]]]()
+    gate, running = (
+        asyncio.Semaphore(in_flight),
+        deque[tuple[range, list[Text], list[asyncio.Task[Vectors]]]](),
+    )
 
     async def one(some: list[Text]) -> Vectors:
         async with gate:
@@ -142,10 +170,19 @@ async def fill(
             some = list(islice(texts, len(rows)))
             if len(some) != len(rows):
                 ended = rows.start + len(some)
-                raise MigrationError(f"the corpus ended at row {ended} of {parts.manifest.rows}: it changed meanwhile")
+                raise MigrationError(
+                    f"the corpus ended at row {ended} of {parts.manifest.rows}: it changed "
+                    "meanwhile"
+                )
             if rows.start in missing:
                 cuts = range(0, len(some), batch)
-                running.append((rows, some, [asyncio.create_task(one(some[start : start + batch])) for start in cuts]))
+                running.append(
+                    (
+                        rows,
+                        some,
+                        [asyncio.create_task(one(some[start : start + batch])) for start in cuts],
+                    )
+                )
                 while len(running) > 1:  # the next part fills the pipe while this one ends
                     await settle()
         while running:
@@ -157,8 +194,11 @@ async def fill(
         await asyncio.gather(*left, return_exceptions=True)
 
 
-async def _embedded(space: str, texts: list[Text], client: Client, options: dict[str, Any]) -> Vectors:
-    """Vectors of `space`; a request that is refused for its texts is taken apart until the one that is at fault is alone.
+async def _embedded(
+    space: str, texts: list[Text], client: Client, options: dict[str, Any]
+) -> Vectors:
+    """Vectors of `space`; a request that is refused for its texts is taken apart until the one that
+    is at fault is alone.
 
     Raises RequestRefused where it is refused for another reason, as a key that was revoked.
     """
@@ -168,22 +208,32 @@ async def _embedded(space: str, texts: list[Text], client: Client, options: dict
         if error.status not in FOR_ITS_TEXTS:
             raise
         if len(texts) == 1:
-            then = "take it out" if options.get("truncate") == "end" else "go on with --truncate end"
+            then = (
+                "take it out" if options.get("truncate") == "end" else "go on with --truncate end"
+            )
             raise MigrationError(
-                f"text {texts[0].id!r} cannot be embedded: {error}. Mend it, or {then}; what is done is kept"
+                f"text {texts[0].id!r} cannot be embedded: {error}. Mend it, or {then}; what is "
+                "done is kept"
             ) from None
         half = len(texts) // 2
-        return np.concatenate([
-            await _embedded(space, texts[:half], client, options), await _embedded(space, texts[half:], client, options)
-        ])
+        return np.concatenate(
+            [
+                await _embedded(space, texts[:half], client, options),
+                await _embedded(space, texts[half:], client, options),
+            ]
+        )
     if answer.space != space or answer.adapter is not None:
         over = f" over an adapter from {answer.adapter}" if answer.adapter else ""
-        raise MigrationError(f"the router answered in {answer.space}{over}, and this index is of {space}")
+        raise MigrationError(
+            f"the router answered in {answer.space}{over}, and this index is of {space}"
+        )
     return answer.vectors
 
 
 def read_vectors(path: Path, wanted: set[str] | None = None) -> dict[str, Vectors]:
-    """Vectors by id from a Parquet file or folder with columns `id` and `vector`; of `wanted` ids only, where given."""
+    """Vectors by id from a Parquet file or folder with columns `id` and `vector`; of `wanted` ids
+    only, where given.
+    """
     from pyarrow import parquet
 
     found: dict[str, Vectors] = {}
@@ -191,12 +241,19 @@ def read_vectors(path: Path, wanted: set[str] | None = None) -> dict[str, Vector
         try:
             opened = parquet.ParquetFile(file)
             for rows in opened.iter_batches(columns=["id", "vector"]):
-                vectors = rows.column("vector").flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+                vectors = (
+                    rows.column("vector")
+                    .flatten()
+                    .to_numpy(zero_copy_only=False)
+                    .reshape(len(rows), -1)
+                )
                 for id, vector in zip(rows.column("id").to_pylist(), vectors, strict=True):
                     if wanted is None or str(id) in wanted:
                         found[str(id)] = vector.astype(np.float32)
         except (OSError, KeyError, ValueError) as error:
-            raise CorpusError(f"{file}: {error}; it must have the columns `id` and `vector`") from None
+            raise CorpusError(
+                f"{file}: {error}; it must have the columns `id` and `vector`"
+            ) from None
     return found
 
 

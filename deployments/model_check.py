@@ -1,4 +1,6 @@
-"""What a config says of a model, held against the files, packages, modules and weights that are here; nothing is loaded."""
+"""What a config says of a model, held against the files, packages, modules and weights that are
+here; nothing is loaded.
+"""
 
 import ast
 import json
@@ -29,7 +31,9 @@ def own_folder_first() -> Iterator[None]:
 
 
 def model_problems(model: ModelConfig, base_dir: str | None, where: str) -> Iterator[str]:
-    """Files, packages and modules that are not there, and engine arguments that vLLM does not have."""
+    """Files, packages and modules that are not there, and engine arguments that vLLM does
+    not have.
+    """
     engine = model.engine
     fingerprint = model.fingerprint.file if model.fingerprint else None
     paths = {"tokenizer": model.tokenizer, "profile": model.profile, "fingerprint": fingerprint}
@@ -40,21 +44,34 @@ def model_problems(model: ModelConfig, base_dir: str | None, where: str) -> Iter
     elif engine.kind == "callable" and (problem := _missing_function(engine.target)):
         yield f"{where}.engine.target: {problem}"
     for key, path in paths.items():
-        if path is not None and (problem := _missing(path, base_dir, hub=key in ("tokenizer", "engine.source"))):
+        if path is not None and (
+            problem := _missing(path, base_dir, hub=key in ("tokenizer", "engine.source"))
+        ):
             yield f"{where}.{key}: {problem}"
     if (real := _real_dimensions(model, base_dir)) is not None and real != model.dimensions:
-        yield f"{where}.dimensions: the model makes {real}, the config says {model.dimensions}; smaller ones go into matryoshka"
+        yield (
+            f"{where}.dimensions: the model makes {real}, the config says {model.dimensions}; "
+            "smaller ones go into matryoshka"
+        )
     if isinstance(engine, VllmEngine):
         dtype, dtypes = engine.args.get("dtype", "auto"), _vllm_dtypes()
         if dtypes and dtype not in dtypes:
-            yield f"{where}.engine.args.dtype: {dtype!r} is not known; {suggestion(str(dtype), sorted(dtypes), 'it is one of')}"
+            yield (
+                f"{where}.engine.args.dtype: {dtype!r} is not known; "
+                f"{suggestion(str(dtype), sorted(dtypes), 'it is one of')}"
+            )
     if isinstance(engine, VllmEngine) and (known := _vllm_arguments()):
         for key in engine.args.keys() - known:
-            yield f"{where}.engine.args.{key}: vLLM has no such argument; {_nearest_argument(key, known)}"
+            yield (
+                f"{where}.engine.args.{key}: vLLM has no such argument; "
+                f"{_nearest_argument(key, known)}"
+            )
 
 
 def hub_problems(model: ModelConfig, base_dir: str | None, where: str) -> Iterator[str]:
-    """A tokenizer that should come from the hub and does not; one that comes is kept there for the router."""
+    """A tokenizer that should come from the hub and does not; one that comes is kept there for the
+    router.
+    """
     source = model.tokenizer
     if source is None or not HUB_ID.fullmatch(source) or not _missing(source, base_dir, hub=False):
         return
@@ -64,8 +81,10 @@ def hub_problems(model: ModelConfig, base_dir: str | None, where: str) -> Iterat
         load(source, model.special_tokens, base_dir)
     except (OSError, ValueError) as error:
         yield (
-            f"{where}.tokenizer: {source} cannot be had from the Hugging Face hub ({type(error.__cause__ or error).__name__}); "
-            "write the folder that holds the model instead, as `source` and as `tokenizer`, or see that the hub can be reached"
+            f"{where}.tokenizer: {source} cannot be had from the Hugging Face hub "
+            f"({type(error.__cause__ or error).__name__}); "
+            "write the folder that holds the model instead, as `source` and as `tokenizer`, or "
+            "see that the hub can be reached"
         )
 
 
@@ -80,7 +99,9 @@ def _missing(path: str, base_dir: str | None, hub: bool) -> str | None:
 
 
 def _missing_function(target: str) -> str | None:
-    """What is wrong with `module:function`; the module is read and not imported, for it may load a model."""
+    """What is wrong with `module:function`; the module is read and not imported, for it may load a
+    model.
+    """
     module, _, function = target.partition(":")
     if not module or not function:
         return f"must be module:function, it is {target!r}"
@@ -119,7 +140,9 @@ def _bound(body: Sequence[ast.AST]) -> Iterator[str]:
 
 
 def _real_dimensions(model: ModelConfig, base_dir: str | None) -> int | None:
-    """The size of the vectors that local weights make; None where it cannot be told without loading them."""
+    """The size of the vectors that local weights make; None where it cannot be told without loading
+    them.
+    """
     engine = model.engine
     try:
         if isinstance(engine, VllmEngine | TransformersEngine):
@@ -128,8 +151,14 @@ def _real_dimensions(model: ModelConfig, base_dir: str | None) -> int | None:
         elif isinstance(engine, StaticEngine):
             with resolve_path(engine.weights, base_dir).open("rb") as weights:
                 header = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
-            tables = {name: entry for name, entry in header.items() if len(entry.get("shape", ())) == 2}
-            found = tables[engine.tensor or next(iter(tables))]["shape"][1] if engine.tensor or len(tables) == 1 else None
+            tables = {
+                name: entry for name, entry in header.items() if len(entry.get("shape", ())) == 2
+            }
+            found = (
+                tables[engine.tensor or next(iter(tables))]["shape"][1]
+                if engine.tensor or len(tables) == 1
+                else None
+            )
         else:
             return None
     except (OSError, ValueError, KeyError, AttributeError, OverflowError, MemoryError):
@@ -139,20 +168,34 @@ def _real_dimensions(model: ModelConfig, base_dir: str | None) -> int | None:
 
 @cache
 def _vllm_dtypes() -> frozenset[str]:
-    """The words that vLLM takes for `dtype`, read from its source. Empty where it is not installed."""
+    """The words that vLLM takes for `dtype`, read from its source. Empty where it is not
+    installed.
+    """
     spec = find_spec("vllm")
-    source = None if spec is None or spec.origin is None else Path(spec.origin).parent / "config" / "model.py"
+    source = (
+        None
+        if spec is None or spec.origin is None
+        else Path(spec.origin).parent / "config" / "model.py"
+    )
     if source is None or not source.exists():
         return frozenset()
     for node in ast.parse(source.read_text()).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "ModelDType":
-            return frozenset(str(word.value) for word in ast.walk(node.value) if isinstance(word, ast.Constant))
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and node.targets[0].id == "ModelDType"
+        ):
+            return frozenset(
+                str(word.value) for word in ast.walk(node.value) if isinstance(word, ast.Constant)
+            )
     return frozenset()
 
 
 @cache
 def _vllm_arguments() -> frozenset[str]:
-    """The fields of vLLM's EngineArgs, read from its source: importing vLLM takes seconds. Empty where it is not installed."""
+    """The fields of vLLM's EngineArgs, read from its source: importing vLLM takes seconds. Empty
+    where it is not installed.
+    """
     spec = find_spec("vllm")
     if spec is None or spec.origin is None:
         return frozenset()

@@ -1,4 +1,5 @@
-"""The service as a model of `mteb`, so that its tasks measure what callers get: prompts, truncation and all.
+"""The service as a model of `mteb`, so that its tasks measure what callers get: prompts, truncation
+and all.
 
     import mteb
     from deployments.mteb_encoder import ServiceEncoder
@@ -6,8 +7,9 @@
     encoder = ServiceEncoder("multilingual-e5-small", base_url="http://localhost:8000")
     mteb.evaluate(encoder, mteb.get_tasks(["STS22.v2"]))
 
-Written to mteb's EncoderProtocol (2.x: batches of a data loader, `prompt_type` "query" or "document"); plain lists of texts and
-the older "passage" are taken too. Nothing here imports mteb but `mteb_model_meta`, which mteb asks for.
+Written to mteb's EncoderProtocol (2.x: batches of a data loader, `prompt_type` "query" or
+"document"); plain lists of texts and the older "passage" are taken too. Nothing here imports mteb
+but `mteb_model_meta`, which mteb asks for.
 """
 
 import asyncio
@@ -27,11 +29,22 @@ INPUT_TYPES = {"query": "query", "document": "document", "passage": "document", 
 
 
 class ServiceEncoder:
-    """One model, or one size of its vectors, behind a running router; bulk requests, so that other callers go first."""
+    """One model, or one size of its vectors, behind a running router; bulk requests, so that other
+    callers go first.
+    """
 
     def __init__(
-        self, model_name: str, revision: str | None = None, *, base_url: str = BASE_URL, api_key: str | None = None,
-        dimensions: int | None = None, batch: int = 32, in_flight: int = 4, transport: Any = None, **_: Any,
+        self,
+        model_name: str,
+        revision: str | None = None,
+        *,
+        base_url: str = BASE_URL,
+        api_key: str | None = None,
+        dimensions: int | None = None,
+        batch: int = 32,
+        in_flight: int = 4,
+        transport: Any = None,
+        **_: Any,
     ) -> None:
         self.model_name, self.revision = model_name, revision
         self._base_url, self._api_key, self._transport = base_url, api_key, transport
@@ -45,8 +58,9 @@ class ServiceEncoder:
     def encode(self, inputs: Iterable[Any], *, prompt_type: Any = None, **_: Any) -> Vectors:
         """(texts, dimensions) vectors of length 1, in order.
 
-        `inputs` is mteb's data loader, whose batches have their texts under "text", or texts. What mteb says of the task besides
-        is not used: the service has the prompts. Raises RequestRefused, RouterAway, and ValueError for other input than text.
+        `inputs` is mteb's data loader, whose batches have their texts under "text", or texts. What
+        mteb says of the task besides is not used: the service has the prompts. Raises
+        RequestRefused, RouterAway, and ValueError for other input than text.
         """
         side = getattr(prompt_type, "value", prompt_type)
         if side not in INPUT_TYPES:
@@ -76,11 +90,19 @@ class ServiceEncoder:
         if self._meta is None:
             from mteb.models.model_meta import ModelMeta  # type: ignore[import-not-found,unused-ignore]
 
-            unknown = {name: None for name, field in ModelMeta.model_fields.items() if field.is_required()}
-            self._meta = ModelMeta(**unknown | {
-                "name": f"embedding-router/{self.model_name}", "revision": self.revision or "served", "framework": [],
-                "similarity_fn_name": "cosine", "embed_dim": self._options.get("dimensions"),
-            })
+            unknown = {
+                name: None for name, field in ModelMeta.model_fields.items() if field.is_required()
+            }
+            self._meta = ModelMeta(
+                **unknown
+                | {
+                    "name": f"embedding-router/{self.model_name}",
+                    "revision": self.revision or "served",
+                    "framework": [],
+                    "similarity_fn_name": "cosine",
+                    "embed_dim": self._options.get("dimensions"),
+                }
+            )
         return self._meta
 
     @mteb_model_meta.setter
@@ -89,16 +111,29 @@ class ServiceEncoder:
 
     async def _encode(self, texts: list[str], input_type: str) -> Vectors:
         gate = asyncio.Semaphore(self._in_flight)
-        async with Client(self._base_url, self._api_key, self._transport, has_answered=self.space is not None) as client:
+        async with Client(
+            self._base_url, self._api_key, self._transport, has_answered=self.space is not None
+        ) as client:
 
             async def one(some: list[str]) -> Embedded:
                 async with gate:
                     return await client.embed(some, input_type=input_type, **self._options)
 
             cuts = range(0, len(texts), self._batch)
-            answers = await asyncio.gather(*(one(texts[start : start + self._batch]) for start in cuts))
-        if len(spaces := {answer.space for answer in answers} | ({self.space} if self.space else set())) > 1:
-            raise ValueError(f"the service answered in {', '.join(sorted(spaces))}; name a model, not a tier that may change")
+            answers = await asyncio.gather(
+                *(one(texts[start : start + self._batch]) for start in cuts)
+            )
+        if (
+            len(
+                spaces := {answer.space for answer in answers}
+                | ({self.space} if self.space else set())
+            )
+            > 1
+        ):
+            raise ValueError(
+                f"the service answered in {', '.join(sorted(spaces))}; name a model, not a tier "
+                "that may change"
+            )
         self.space = answers[0].space
         return np.concatenate([answer.vectors for answer in answers])
 
@@ -114,4 +149,6 @@ def _texts(inputs: Iterable[Any]) -> Iterable[str]:
 
 def _unit(vectors: Any) -> npt.NDArray[np.float32]:
     rows = np.atleast_2d(np.asarray(vectors, np.float32))
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), np.float32)
+    return np.asarray(
+        rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), np.float32
+    )

@@ -1,7 +1,8 @@
 """Prompt and tokens of a request, made once for all models that read them alike.
 
-Models whose tokenizer and prompt are the same (the whole Qwen3 family) share one tokenisation. An engine that takes text gets
-the prompted text, and its tokens are counted here where its tokenizer can be had, else estimated; the engine has the last word.
+Models whose tokenizer and prompt are the same (the whole Qwen3 family) share one tokenisation. An
+engine that takes text gets the prompted text, and its tokens are counted here where its tokenizer
+can be had, else estimated; the engine has the last word.
 """
 
 import hashlib
@@ -47,7 +48,11 @@ class Preparer:
             self._tokenizers[name] = by_source[key]
 
     def prepare(
-        self, texts: Sequence[str], side: Side | None, instruction: str | None, models: Iterable[str]
+        self,
+        texts: Sequence[str],
+        side: Side | None,
+        instruction: str | None,
+        models: Iterable[str],
     ) -> dict[str, Prepared]:
         """Prompted and tokenised texts by model; models that read alike share one value."""
         groups: dict[tuple[object, ...], Prepared] = {}
@@ -58,62 +63,110 @@ class Preparer:
             own_side: Side = side or config.prompts.default
             template = config.prompts.query if own_side == "query" else config.prompts.document
             task = config.prompts.instruction if instruction is None else instruction
-            before, after = (part.replace("{instruction}", task) for part in template.split("{text}"))
+            before, after = (
+                part.replace("{instruction}", task) for part in template.split("{text}")
+            )
             tokenizer = self._tokenizers[name]
             takes_text = config.engine.kind in TEXT_ENGINES
             prompted = prompts.get((before, after))
             if prompted is None:
                 prompted = prompts[before, after] = [before + text + after for text in texts]
-            key = (tokenizer.key_for(prompted) if tokenizer else name, before, after, takes_text, own_side)
+            key = (
+                tokenizer.key_for(prompted) if tokenizer else name,
+                before,
+                after,
+                takes_text,
+                own_side,
+            )
             if key not in groups:
                 groups[key] = _tokenised(prompted, own_side, tokenizer, takes_text)
             prepared[name] = groups[key]
         return prepared
 
     def given(self, ids: Sequence[TokenIds], model: str) -> dict[str, Prepared]:
-        """Token ids that the caller made for `model`, taken as they are: the prompt, if any, is in them."""
+        """Token ids that the caller made for `model`, taken as they are: the prompt, if any, is in
+        them.
+        """
         side = self._models[model].prompts.default
-        return {model: Prepared(ids, None, [len(row) for row in ids], side, True, [_digest(row.tobytes()) for row in ids])}
+        return {
+            model: Prepared(
+                ids,
+                None,
+                [len(row) for row in ids],
+                side,
+                True,
+                [_digest(row.tobytes()) for row in ids],
+            )
+        }
 
     def cut(
-        self, prepared: Prepared, texts: Sequence[str], model: str, where: Literal["end", "start"], instruction: str | None
+        self,
+        prepared: Prepared,
+        texts: Sequence[str],
+        model: str,
+        where: Literal["end", "start"],
+        instruction: str | None,
     ) -> tuple[Prepared, list[int]]:
-        """Shorten what is too long for `model`, keeping its prompt and special tokens; also says which texts were cut."""
+        """Shorten what is too long for `model`, keeping its prompt and special tokens; also says
+        which texts were cut.
+        """
         limit = self._models[model].max_tokens
-        if not prepared.exact:  # an estimate is no reason to cut: the engine refuses what it cannot read
+        # an estimate is no reason to cut: the engine refuses what it cannot read
+        if not prepared.exact:
             return prepared, []
         long = [index for index, count in enumerate(prepared.counts) if count > limit]
         if not long:
             return prepared, []
         shorter = list(texts)
         for index in long:
-            shorter[index] = self._longest_that_fits(texts[index], prepared.side, instruction, model, limit, where)
+            shorter[index] = self._longest_that_fits(
+                texts[index], prepared.side, instruction, model, limit, where
+            )
         return self.prepare(shorter, prepared.side, instruction, [model])[model], long
 
-    def cut_ids(self, prepared: Prepared, model: str, where: Literal["end", "start"]) -> tuple[Prepared, list[int]]:
-        """Shorten token ids that are too many for `model`; which of them are special is the caller's to know."""
+    def cut_ids(
+        self, prepared: Prepared, model: str, where: Literal["end", "start"]
+    ) -> tuple[Prepared, list[int]]:
+        """Shorten token ids that are too many for `model`; which of them are special is the
+        caller's to know.
+        """
         limit, given = self._models[model].max_tokens, prepared.ids or ()
         long = [index for index, row in enumerate(given) if len(row) > limit]
-        return self.given([row[:limit] if where == "end" else row[-limit:] for row in given], model)[model], long
+        return self.given(
+            [row[:limit] if where == "end" else row[-limit:] for row in given], model
+        )[model], long
 
     def _longest_that_fits(
-        self, text: str, side: Side, instruction: str | None, model: str, limit: int, where: Literal["end", "start"]
+        self,
+        text: str,
+        side: Side,
+        instruction: str | None,
+        model: str,
+        limit: int,
+        where: Literal["end", "start"],
     ) -> str:
-        """By bisection over characters: tokens do not always end where characters do, and every tokenizer can count."""
+        """By bisection over characters: tokens do not always end where characters do, and every
+        tokenizer can count.
+        """
         low, high = 0, len(text)
         while low < high:
             middle = (low + high + 1) // 2
-            part = text[:middle] if where == "end" else text[len(text) - middle:]
+            part = text[:middle] if where == "end" else text[len(text) - middle :]
             if self.prepare([part], side, instruction, [model])[model].counts[0] <= limit:
                 low = middle
             else:
                 high = middle - 1
         if not low:
-            raise InvalidValue(f"the prompt alone has more tokens than the {limit} that {model} reads; shorten it", "instruction")
-        return text[:low] if where == "end" else text[len(text) - low:]
+            raise InvalidValue(
+                f"the prompt alone has more tokens than the {limit} that {model} reads; shorten it",
+                "instruction",
+            )
+        return text[:low] if where == "end" else text[len(text) - low :]
 
 
-def _tokenised(texts: Sequence[str], side: Side, tokenizer: Tokenizer | None, takes_text: bool) -> Prepared:
+def _tokenised(
+    texts: Sequence[str], side: Side, tokenizer: Tokenizer | None, takes_text: bool
+) -> Prepared:
     if tokenizer is None:
         counts: Sequence[int] = [max(1, len(text.encode()) // 3) for text in texts]
         ids = None

@@ -35,7 +35,9 @@ class _Counter:
 
 
 class Publisher:
-    """Tells Ray what has changed, every `EVERY_S` and once more at the end; made inside a Serve replica."""
+    """Tells Ray what has changed, every `EVERY_S` and once more at the end; made inside a Serve
+    replica.
+    """
 
     def __init__(self, tallies: Sequence[Tally], sample: Callable[[], None]) -> None:
         """`sample` brings into the tallies what is kept elsewhere."""
@@ -51,7 +53,8 @@ class Publisher:
                 self._gauges[one] = ray_metrics.Gauge(name, one.meaning, one.labels)  # type: ignore[arg-type]
             else:
                 self._buckets[one] = (
-                    _Counter(f"{name}_bucket", one.meaning, (*one.labels, "le")), _Counter(f"{name}_sum", one.meaning, one.labels)
+                    _Counter(f"{name}_bucket", one.meaning, (*one.labels, "le")),
+                    _Counter(f"{name}_sum", one.meaning, one.labels),
                 )
         self._task: asyncio.Task[None] | None = None
 

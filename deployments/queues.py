@@ -1,8 +1,9 @@
-"""What waits in one lane: small chunks and large ones, of each kind the interactive before the bulk.
+"""What waits in one lane: small chunks and large ones, of each kind the interactive before the
+bulk.
 
-Small chunks share a call, a large one has a call of its own. The ledger is told of what is interactive; bulk goes after everybody
-else, so nobody's wait grows by it. A chunk that its caller took back stops counting at once, wherever it stands, and leaves the
-queue when its turn comes.
+Small chunks share a call, a large one has a call of its own. The ledger is told of what is
+interactive; bulk goes after everybody else, so nobody's wait grows by it. A chunk that its caller
+took back stops counting at once, wherever it stands, and leaves the queue when its turn comes.
 """
 
 from collections import deque
@@ -32,7 +33,13 @@ class Queues:
     """The chunks of one model that wait in this router."""
 
     def __init__(
-        self, model: str, batch_tokens: int, dimensions: int, ledger: Ledger, counters: Counters, clock: Callable[[], float]
+        self,
+        model: str,
+        batch_tokens: int,
+        dimensions: int,
+        ledger: Ledger,
+        counters: Counters,
+        clock: Callable[[], float],
     ) -> None:
         self._model, self._batch_tokens, self._most_rows = model, batch_tokens, max_rows(dimensions)
         self._ledger, self._counters, self._clock = ledger, counters, clock
@@ -110,8 +117,8 @@ class Queues:
     def take_small(self, but_of: str | None) -> list[Chunk]:
         """Small chunks for one call: interactive first, up to one batch, message and reply.
 
-        Those of text are all of one side, for its engine writes the prompt, which token ids hold already. Behind the first none
-        joins that the replica `but_of` failed.
+        Those of text are all of one side, for its engine writes the prompt, which token ids hold
+        already. Behind the first none joins that the replica `but_of` failed.
         """
         chunks: list[Chunk] = []
         tokens = rows = size = 0
@@ -129,7 +136,11 @@ class Queues:
                 self._next(queue)
                 if self._alive(chunk):
                     chunks.append(chunk)
-                    tokens, rows, size = tokens + chunk.tokens, rows + len(chunk.lengths), size + chunk.size
+                    tokens, rows, size = (
+                        tokens + chunk.tokens,
+                        rows + len(chunk.lengths),
+                        size + chunk.size,
+                    )
         return chunks
 
     def take_all(self) -> Iterator[Chunk]:

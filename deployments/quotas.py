@@ -1,7 +1,9 @@
-"""Limits of keys as one router keeps them: what a request is charged, and the exchange with the other routers.
+"""Limits of keys as one router keeps them: what a request is charged, and the exchange with the
+other routers.
 
-The bookkeeping is router/quota.py. Here are the clock, the calls to the others, and one rule: a request that another router's
-part of the limit could serve asks for it at once, and is refused only when that did not help.
+The bookkeeping is router/quota.py. Here are the clock, the calls to the others, and one rule: a
+request that another router's part of the limit could serve asks for it at once, and is refused only
+when that did not help.
 """
 
 import asyncio
@@ -33,8 +35,12 @@ class Account(NamedTuple):
 class Meters:
     """The limits of all keys in this router."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, exchange: Exchange | None = None) -> None:
-        """`exchange` tells all other routers and returns what those that answer reply; none where there is one router only."""
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, exchange: Exchange | None = None
+    ) -> None:
+        """`exchange` tells all other routers and returns what those that answer reply; none where
+        there is one router only.
+        """
         self._clock, self._exchange = clock, exchange
         self._quotas = Quotas()
         self._asking: asyncio.Task[None] | None = None
@@ -60,7 +66,8 @@ class Meters:
             return None
         requests, tokens, now = account.requests, account.tokens, self._clock()
         if tokens is not None and tokens.spent(now):
-            raise self._refusal("tokens", tokens, 1)  # before anything is read: counting tokens is work too
+            # before anything is read: counting tokens is work too
+            raise self._refusal("tokens", tokens, 1)
         if requests is not None and not requests.take(1, now):
             await self.take_after_all("requests", requests, 1)
         return Bill(self, account, self._clock)
@@ -74,9 +81,15 @@ class Meters:
         raise self._refusal(kind, bucket, cost)
 
     def left(self, grant: Grant) -> list[tuple[Kind, int, int, float]]:
-        """Of each limit of a key: what it is, what is left of it, and the seconds until it is full again."""
+        """Of each limit of a key: what it is, what is left of it, and the seconds until it is full
+        again.
+        """
         account, now = self._account(grant), self._clock()
-        return [] if account is None else [(kind, bucket.per_minute, *bucket.left(now)) for kind, bucket in account.each]
+        return (
+            []
+            if account is None
+            else [(kind, bucket.per_minute, *bucket.left(now)) for kind, bucket in account.each]
+        )
 
     def answer(self, router: str, reports: Mapping[Limit, Report]) -> dict[Limit, Report]:
         """What this router replies to another one's exchange."""
@@ -85,7 +98,8 @@ class Meters:
     async def run(self) -> None:
         """Exchange twice a second, forever, while there is something to tell.
 
-        Also where no other router is known of: one that has just started knows of this one before this one knows of it.
+        Also where no other router is known of: one that has just started knows of this one before
+        this one knows of it.
         """
         while True:
             await asyncio.sleep(EXCHANGE_S)
@@ -93,7 +107,9 @@ class Meters:
                 try:
                     await self.exchange()
                 except Exception:
-                    log.exception("what the other routers say of the limits of keys could not be used")
+                    log.exception(
+                        "what the other routers say of the limits of keys could not be used"
+                    )
 
     async def exchange(self) -> None:
         """One exchange; those who ask while one is under way wait for it."""
@@ -111,7 +127,11 @@ class Meters:
         except Exception as error:  # whoever cannot be heard keeps an even share reserved
             replies = {}
             if not self._failed:
-                log.warning("the other routers cannot be heard: limits of keys are kept by even shares meanwhile (%r)", error)
+                log.warning(
+                    "the other routers cannot be heard: limits of keys are kept by even shares "
+                    "meanwhile (%r)",
+                    error,
+                )
             self._failed = True
         else:
             self._failed = False
@@ -123,16 +143,22 @@ class Meters:
         account = self._accounts.get(grant.name)
         if account is None and (limits := self._limits.get(grant.name)):
             buckets = {limit.kind: self._quotas.bucket(limit, self._clock()) for limit in limits}
-            account = Account(buckets.get("requests"), buckets.get("tokens"), tuple(buckets.items()))
+            account = Account(
+                buckets.get("requests"), buckets.get("tokens"), tuple(buckets.items())
+            )
             self._accounts[grant.name] = account
         return account
 
     def _refusal(self, kind: Kind, bucket: Bucket, cost: int) -> RateLimitExceeded:
-        return RateLimitExceeded(f"{bucket.per_minute} {kind} per minute", bucket.wait_s(cost, self._clock()))
+        return RateLimitExceeded(
+            f"{bucket.per_minute} {kind} per minute", bucket.wait_s(cost, self._clock())
+        )
 
 
 class Bill:
-    """What one request was charged; on a limit that is gone from the config meanwhile it is settled all the same, unseen."""
+    """What one request was charged; on a limit that is gone from the config meanwhile it is settled
+    all the same, unseen.
+    """
 
     __slots__ = ("_charged", "_clock", "_meters", "_requests", "_tokens")
 
@@ -158,7 +184,9 @@ class Bill:
             self._tokens.settle(tokens - self._charged, self._clock())
 
     def failed(self, status: int) -> None:
-        """Give back the tokens, and the request too where the service is to blame; one that made no sense stays counted."""
+        """Give back the tokens, and the request too where the service is to blame; one that made no
+        sense stays counted.
+        """
         if self._tokens is not None and self._charged:
             self._tokens.settle(-self._charged, self._clock())
         if self._requests is not None and (status >= 500 or status == 429):

@@ -1,7 +1,9 @@
-"""The last decisions of one router replica, in memory, for /v1/decisions and /v1/what-if; no text is ever among them.
+"""The last decisions of one router replica, in memory, for /v1/decisions and /v1/what-if; no text
+is ever among them.
 
-Router replicas share nothing, so each answers with its own decisions and says whose they are. Whoever polls sends the cursors of
-all the routers that have answered so far, and sees every decision of each: a load balancer may send each poll where it likes.
+Router replicas share nothing, so each answers with its own decisions and says whose they are.
+Whoever polls sends the cursors of all the routers that have answered so far, and sees every
+decision of each: a load balancer may send each poll where it likes.
 """
 
 import re
@@ -45,7 +47,9 @@ class Recent:
         return list(self._ring)
 
     def view(self, asked: Asked, routers: int) -> dict[str, Any]:
-        """The newest decisions after the cursor, oldest first, for JSON; `missed` came after the cursor too and are not here."""
+        """The newest decisions after the cursor, oldest first, for JSON; `missed` came after the
+        cursor too and are not here.
+        """
         last = asked.after.get(self.router)
         oldest = self._count - len(self._ring) + 1
         # A cursor of the future is of nobody: begin anew.
@@ -53,9 +57,15 @@ class Recent:
         first = max(oldest, known + 1, self._count - asked.limit + 1)
         kept = islice(self._ring, first - oldest, None)
         return {
-            "object": "list", "router": self.router, "routers": routers, "next": f"{self.router}:{self._count}",
+            "object": "list",
+            "router": self.router,
+            "routers": routers,
+            "next": f"{self.router}:{self._count}",
             "missed": 0 if last is None else first - known - 1,
-            "data": [_shown(entry, f"{self.router}:{number}") for number, (_, entry) in enumerate(kept, first)],
+            "data": [
+                _shown(entry, f"{self.router}:{number}")
+                for number, (_, entry) in enumerate(kept, first)
+            ],
         }
 
 
@@ -68,11 +78,16 @@ def asked(query: Mapping[str, str]) -> Asked:
     for cursor in filter(None, query.get("after", "").split(",")):
         found = _CURSOR.fullmatch(cursor)
         if found is None:
-            raise InvalidValue(f"after must be what `next` of an earlier answer says, it is {shorten(cursor)}", "after")
+            raise InvalidValue(
+                f"after must be what `next` of an earlier answer says, it is {shorten(cursor)}",
+                "after",
+            )
         after[found[1]] = int(found[2])
     limit = query.get("limit", str(LIMIT))
     if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MOST_SHOWN:
-        raise InvalidValue(f"limit must be a number from 1 to {MOST_SHOWN}, it is {shorten(limit)}", "limit")
+        raise InvalidValue(
+            f"limit must be a number from 1 to {MOST_SHOWN}, it is {shorten(limit)}", "limit"
+        )
     return Asked(after, int(limit))
 
 
@@ -81,12 +96,26 @@ def _shown(entry: Entry, id: str) -> dict[str, Any]:
     features, work = request.features, request.work
     read = work.get(decision.model or decision.target or "") or next(iter(work.values()), None)
     return {
-        "id": id, "at_s": round(entry.at_s, 3), "tokens": read and read.tokens,
-        "language": features.language, "script": features.script, "mixed": features.mixed, "code": features.code,
-        "tier": entry.tier, "pinned": request.pinned, "input_type": request.input_type,
-        "budget_ms": None if request.deadline_s is None else _ms(request.deadline_s - entry.arrived_s),
-        "model": decision.model, "target": decision.target, "reason": decision.label, "degraded": decision.degraded,
-        "predicted_ms": _ms(decision.predicted_s), "actual_ms": _ms(entry.actual_s), "outcome": entry.outcome,
+        "id": id,
+        "at_s": round(entry.at_s, 3),
+        "tokens": read and read.tokens,
+        "language": features.language,
+        "script": features.script,
+        "mixed": features.mixed,
+        "code": features.code,
+        "tier": entry.tier,
+        "pinned": request.pinned,
+        "input_type": request.input_type,
+        "budget_ms": None
+        if request.deadline_s is None
+        else _ms(request.deadline_s - entry.arrived_s),
+        "model": decision.model,
+        "target": decision.target,
+        "reason": decision.label,
+        "degraded": decision.degraded,
+        "predicted_ms": _ms(decision.predicted_s),
+        "actual_ms": _ms(entry.actual_s),
+        "outcome": entry.outcome,
     }
 
 

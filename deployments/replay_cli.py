@@ -28,21 +28,34 @@ class PolicyFile(BaseModel):
 
 
 @click.command()
-@click.argument("logs", nargs=-1, required=True, metavar="LOG...", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "logs",
+    nargs=-1,
+    required=True,
+    metavar="LOG...",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
 @click.option(
-    "--policy", "policy", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
-    help="A Serve config, or a file with only `routing:` and `tiers:`; without it the log's own policy.",
+    "--policy",
+    "policy",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A Serve config, or a file with only `routing:` and `tiers:`; without it the log's own "
+    "policy.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON.")
 def main(logs: tuple[Path, ...], policy: Path | None, as_json: bool) -> None:
     """Decide the requests of LOG again, and say what moves.
 
-    A LOG is what `decision_log:` in the config makes; give PATH.1 before PATH to read the older part too. Each request meets the
-    loads that were written with it, so times are predictions; what another policy would do to the loads is not shown.
-    Without --policy every decision must come out as it is in the log: exit status 1 if one does not.
+    A LOG is what `decision_log:` in the config makes; give PATH.1 before PATH to read the older
+    part too. Each request meets the loads that were written with it, so times are predictions; what
+    another policy would do to the loads is not shown. Without --policy every decision must come out
+    as it is in the log: exit status 1 if one does not.
     """
     try:
-        summary = replay(chain.from_iterable(map(_entries, logs)), None if policy is None else _other(policy))
+        summary = replay(
+            chain.from_iterable(map(_entries, logs)), None if policy is None else _other(policy)
+        )
     except LogError as error:
         raise click.ClickException(str(error)) from None
     except ValueError as error:
@@ -52,7 +65,10 @@ def main(logs: tuple[Path, ...], policy: Path | None, as_json: bool) -> None:
     else:
         click.echo("\n".join(_table(summary, policy)))
     if policy is None and summary.changed:
-        raise click.ClickException(f"{summary.changed} decisions differ: this version decides otherwise than the one that logged")
+        raise click.ClickException(
+            f"{summary.changed} decisions differ: this version decides otherwise than the one "
+            "that logged"
+        )
 
 
 def _entries(path: Path) -> Iterator[Logged]:
@@ -70,12 +86,19 @@ def _other(path: Path) -> Other:
         args, _ = application(path)
         return Other(args.routing, {Tier(tier): model for tier, model in args.tiers.items()})
     if not isinstance(data, dict) or (unknown := unknown_keys(PolicyFile, data)):
-        raise ConfigError(unknown if isinstance(data, dict) else [f"{path} holds no `routing:`, no `tiers:` and no config"])
+        raise ConfigError(
+            unknown
+            if isinstance(data, dict)
+            else [f"{path} holds no `routing:`, no `tiers:` and no config"]
+        )
     try:
         given = PolicyFile.model_validate(data)
     except ValidationError as error:
         raise ConfigError(sentences(error, data)) from None
-    return Other(given.routing, None if given.tiers is None else {Tier(tier): model for tier, model in given.tiers.items()})
+    return Other(
+        given.routing,
+        None if given.tiers is None else {Tier(tier): model for tier, model in given.tiers.items()},
+    )
 
 
 def _table(summary: Summary, policy: Path | None) -> Iterator[str]:
@@ -93,18 +116,26 @@ def _table(summary: Summary, policy: Path | None) -> Iterator[str]:
     for model in models:
         yield f"{model:<26}{before.models.get(model, 0):>14}{after.models.get(model, 0):>20}"
     yield ""
-    yield f"measured: p50 {_ms(measured.p50_s)} ms, p95 {_ms(measured.p95_s)} ms, {measured.misses} answered after their budget"
+    yield (
+        f"measured: p50 {_ms(measured.p50_s)} ms, p95 {_ms(measured.p95_s)} ms, "
+        f"{measured.misses} answered after their budget"
+    )
     yield ""
     if not summary.moved:
-        yield "every request goes where it went" + ("" if summary.changed else ", for the same reason")
+        yield "every request goes where it went" + (
+            "" if summary.changed else ", for the same reason"
+        )
     for (old, new), reasons in summary.moved.items():
         said = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         yield f"{old} -> {new}: {sum(reasons.values())} ({said})"
 
 
 _ROWS = (
-    ("predicted p50, ms", "p50_s"), ("predicted p95, ms", "p95_s"), ("mean quality, points", "quality"),
-    ("degraded", "degraded"), ("predicted to miss", "misses"),
+    ("predicted p50, ms", "p50_s"),
+    ("predicted p95, ms", "p95_s"),
+    ("mean quality, points", "quality"),
+    ("degraded", "degraded"),
+    ("predicted to miss", "misses"),
 )
 
 

@@ -1,11 +1,15 @@
-"""The board on which Serve's request routers post the replicas of each model, read by the dispatcher of the same process."""
+"""The board on which Serve's request routers post the replicas of each model, read by the
+dispatcher of the same process.
+"""
 
 import threading
 from collections.abc import Callable, Sequence
 
 
 class Board:
-    """Replica ids by deployment name; watchers are told of every change, possibly from another thread."""
+    """Replica ids by deployment name; watchers are told of every change, possibly from another
+    thread.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -14,17 +14,31 @@ from router.config import RouterArgs
 from router.domain import OnMiss, Tier
 from router.errors import RouterError
 
-NO_ROUTER = "start one with `embedding-router run`, name another with --base-url, or decide by a file with --config"
+NO_ROUTER = (
+    "start one with `embedding-router run`, name another with --base-url, or decide by a "
+    "file with --config"
+)
 
 
 @click.command()
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
-@click.option("--base-url", type=BaseUrl(), help=f"A running router; {BASE_URL} where neither this nor --config is given.")
 @click.option(
-    "--config", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A config instead of a running router: one idle replica of every model, with the curves of the file.",
+    "--base-url",
+    type=BaseUrl(),
+    help=f"A running router; {BASE_URL} where neither this nor --config is given.",
 )
-@click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="Sent to the router; or EMBEDDING_ROUTER_API_KEY.")
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A config instead of a running router: one idle replica of every model, with the curves "
+    "of the file.",
+)
+@click.option(
+    "--api-key",
+    envvar="EMBEDDING_ROUTER_API_KEY",
+    help="Sent to the router; or EMBEDDING_ROUTER_API_KEY.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The answer as it came.")
 @click.option("--model", help="A model id or a tier.")
 @click.option("--quality", type=click.Choice([tier.value for tier in Tier]))
@@ -38,9 +52,15 @@ NO_ROUTER = "start one with `embedding-router run`, name another with --base-url
 @click.option("--truncate", type=click.Choice(["none", "end", "start"]))
 @click.option("--priority", type=click.Choice(["interactive", "bulk"]))
 def main(
-    texts: tuple[str, ...], base_url: str | None, path: Path | None, api_key: str | None, as_json: bool, **options: Any
+    texts: tuple[str, ...],
+    base_url: str | None,
+    path: Path | None,
+    api_key: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Show which model would answer TEXT, what each would take now, and why the others were not chosen.
+    """Show which model would answer TEXT, what each would take now, and why the others were not
+    chosen.
 
     Nothing is embedded. Several TEXTs are one request. The options are those of the API.
     """
@@ -78,7 +98,8 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
             raise click.ClickException(problem)
 
     async def explain() -> bytes:
-        service = Service(args, Nowhere(), clock=lambda: 0.0)  # so that loading a tokenizer takes nothing from the budget
+        # so that loading a tokenizer takes nothing from the budget
+        service = Service(args, Nowhere(), clock=lambda: 0.0)
         for model in args.models:
             service.replicas_changed(model, ["idle"])
         return Views(service).explanation(await service.plan(parse(body, {}, args.limits)))
@@ -92,24 +113,44 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
 def _table(answer: dict[str, Any], budget_ms: float | None) -> Iterator[str]:
     features, decision = answer["features"], answer["decision"]
     marks = [word for word in ("mixed", "code") if features[word]]
-    said = [f"{features['tokens']} tokens", features["language"] or "language unknown", features["script"] or "no script", *marks]
+    said = [
+        f"{features['tokens']} tokens",
+        features["language"] or "language unknown",
+        features["script"] or "no script",
+        *marks,
+    ]
     yield f"text      {', '.join(said)}"
     if decision["model"] is None:
         yield f"decision  refused: {decision['reason']}"
     else:
         tier = "" if decision["tier"] is None else f" ({decision['tier']})"
         lower = ", below its target" if decision["degraded"] else ""
-        yield f"decision  {decision['model']}{tier} by {decision['reason']}{lower}; space {decision['space']}"
+        yield (
+            f"decision  {decision['model']}{tier} by {decision['reason']}{lower}; space "
+            f"{decision['space']}"
+        )
     if budget_ms is not None:
         yield f"budget    {budget_ms:g} ms; a model fits when its tail does"
     yield ""
     width = max(len(model["model"]) for model in answer["models"])
-    yield f"  {'':<{width}} {'wait':>9} {'work':>9} {'total':>9} {'tail':>9} {'margin':>7} {'price':>7}  "
+    yield (
+        f"  {'':<{width}} {'wait':>9} {'work':>9} {'total':>9} {'tail':>9} {'margin':>7} "
+        f"{'price':>7}  "
+    )
     for model in answer["models"]:
         total, margin = model["predicted_ms"], model["margin"]
         tail = None if total is None else total * margin
-        times = " ".join(f"{'-' if ms is None else f'{ms:.1f}':>9}" for ms in (model["wait_ms"], model["work_ms"], total, tail))
+        times = " ".join(
+            f"{'-' if ms is None else f'{ms:.1f}':>9}"
+            for ms in (model["wait_ms"], model["work_ms"], total, tail)
+        )
         mark = ">" if model["chosen"] else " "
-        yield f"{mark} {model['model']:<{width}} {times} {margin:>7.2f} {model['price']:>7.2f}  {model['why']}"
+        yield (
+            f"{mark} {model['model']:<{width}} {times} {margin:>7.2f} {model['price']:>7.2f}  "
+            f"{model['why']}"
+        )
     yield ""
-    yield "ms; wait + work = total, half of the answers are sooner; tail = total x margin, all but the declared share are sooner"
+    yield (
+        "ms; wait + work = total, half of the answers are sooner; tail = total x margin, all "
+        "but the declared share are sooner"
+    )

@@ -1,4 +1,6 @@
-"""The other replicas of the router, and what Serve says of the whole: nothing here is on a request's way."""
+"""The other replicas of the router, and what Serve says of the whole: nothing here is on a
+request's way.
+"""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -36,15 +38,20 @@ class Routers:
 
     async def ask(self, reports: Reports) -> dict[str, Reports]:
         """What the others reply; raises when one of those that Serve lists does not."""
-        answers = await self._handle.broadcast("exchange", self.own_id, reports).results_async(timeout_s=ANSWER_S)
+        answers = await self._handle.broadcast("exchange", self.own_id, reports).results_async(
+            timeout_s=ANSWER_S
+        )
         return {router: replies for router, replies in answers if router != self.own_id}
 
     @property
     def _handle(self) -> DeploymentHandle[object]:
         if self._own_handle is None:
             context = serve.get_replica_context()
-            handle = serve.get_deployment_handle(context.deployment, context.app_name, _check_exists=False)
-            self._own_handle = handle.options(method_name="exchange")  # from now on Serve tells it which replicas run
+            handle = serve.get_deployment_handle(
+                context.deployment, context.app_name, _check_exists=False
+            )
+            # from now on Serve tells it which replicas run
+            self._own_handle = handle.options(method_name="exchange")
         return self._own_handle
 
     def _listed(self) -> list[ReplicaID]:
@@ -57,18 +64,23 @@ class Routers:
 def routers_of(own: str, listed: Sequence[str], config: DeploymentConfig) -> int:
     """How many routers there are, by what Serve lists as running.
 
-    Serve lists a router once it has started. One that starts is told by its config how many start with it; later that says
-    nothing: scaling and deploying anew change the number and leave the config of those that run as it was.
+    Serve lists a router once it has started. One that starts is told by its config how many start
+    with it; later that says nothing: scaling and deploying anew change the number and leave the
+    config of those that run as it was.
     """
     if own in listed:
         return len(listed)
     scaling = config.autoscaling_config
-    wanted = config.num_replicas if scaling is None else scaling.initial_replicas or scaling.min_replicas
+    wanted = (
+        config.num_replicas if scaling is None else scaling.initial_replicas or scaling.min_replicas
+    )
     return max(len(listed) + 1, wanted or 1)
 
 
 async def listening_host() -> str | None:
-    """The address that this Serve's HTTP servers listen on, as it was started with; outside of Serve nothing listens."""
+    """The address that this Serve's HTTP servers listen on, as it was started with; outside of
+    Serve nothing listens.
+    """
     if not ray.is_initialized():
         return "127.0.0.1"
     client = await asyncio.to_thread(_get_global_client)

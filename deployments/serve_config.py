@@ -1,7 +1,9 @@
-"""Checks a whole Serve config file before Ray sees it: syntax, Serve's own keys and values, and our `args:`.
+"""Checks a whole Serve config file before Ray sees it: syntax, Serve's own keys and values, and our
+`args:`.
 
-Ray Serve drops keys that it does not know, takes the values of nested sections as they are until the deployment fails, and
-PyYAML keeps the last of two equal keys. Each of these turns a typo into a setting that silently does nothing.
+Ray Serve drops keys that it does not know, takes the values of nested sections as they are until
+the deployment fails, and PyYAML keeps the last of two equal keys. Each of these turns a typo into a
+setting that silently does nothing.
 """
 
 import copy
@@ -28,7 +30,15 @@ from deployments.access import require_local
 from deployments.model_check import model_problems, own_folder_first
 from router.adapters import load_adapters
 from router.config import Autoscaling, RouterArgs
-from router.strict import ConfigError, changed, join, parse_args, sentences, suggestion, unknown_keys
+from router.strict import (
+    ConfigError,
+    changed,
+    join,
+    parse_args,
+    sentences,
+    suggestion,
+    unknown_keys,
+)
 
 LOOPBACK = "127.0.0.1"
 IMPORT_PATH = "deployments.app:build"
@@ -43,14 +53,17 @@ OF_DEPLOYMENT: Mapping[str, type[BaseModel]] = {
 
 
 class Report(NamedTuple):
-    """What a file holds: `problems` is empty when it can be deployed; `models` are the ids of ours, in order."""
+    """What a file holds: `problems` is empty when it can be deployed; `models` are the ids of ours,
+    in order.
+    """
 
     problems: list[str]
     models: list[str]
 
 
 def check(path: str | Path, host: str | None = None) -> list[str]:
-    """One sentence for each problem of a Serve config file; none means that it is fit to be deployed.
+    """One sentence for each problem of a Serve config file; none means that it is fit to be
+    deployed.
 
     `host` is the address that it will listen on, where that is not the file's.
     """
@@ -58,7 +71,9 @@ def check(path: str | Path, host: str | None = None) -> list[str]:
 
 
 def examine(path: str | Path, host: str | None = None) -> Report:
-    """Check a Serve config file, the one inside a KubeRay RayService manifest, or `ray up`'s file; name the models in it."""
+    """Check a Serve config file, the one inside a KubeRay RayService manifest, or `ray up`'s file;
+    name the models in it.
+    """
     try:
         data = read(Path(path).read_bytes())
     except OSError as error:
@@ -81,9 +96,11 @@ def examine(path: str | Path, host: str | None = None) -> Report:
 
 
 def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
-    """Our application in a Serve config file: its `args`, changed as `user_config` says, and the whole of it as Serve reads it.
+    """Our application in a Serve config file: its `args`, changed as `user_config` says, and the
+    whole of it as Serve reads it.
 
-    Raises ConfigError where the file is not fit to be deployed or holds no application of this project.
+    Raises ConfigError where the file is not fit to be deployed or holds no application of this
+    project.
     """
     if problems := check(path, LOOPBACK):  # it is read here, not served
         raise ConfigError([f"{path}: {problem}" for problem in problems])
@@ -100,7 +117,9 @@ def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
 
 
 def read(text: str | bytes) -> Any:
-    """The data of one YAML document; raises ConfigError with line numbers for bad syntax and for keys given twice."""
+    """The data of one YAML document; raises ConfigError with line numbers for bad syntax and for
+    keys given twice.
+    """
     try:
         loader = yaml.SafeLoader(text)  # reads the beginning already
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -115,7 +134,9 @@ def read(text: str | bytes) -> Any:
     except yaml.MarkedYAMLError as error:
         what = ", ".join(part for part in (error.context, error.problem) if part)
         mark = error.problem_mark or error.context_mark
-        raise ConfigError([f"line {mark.line + 1}, column {mark.column + 1}: {what}" if mark else what]) from None
+        raise ConfigError(
+            [f"line {mark.line + 1}, column {mark.column + 1}: {what}" if mark else what]
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise ConfigError(["this is no text, or not in UTF-8; a config is YAML"]) from None
     finally:
@@ -129,7 +150,10 @@ def _cluster(data: Mapping[str, Any]) -> Iterator[str]:
     types = data["available_node_types"]
     for name, node in types.items() if isinstance(types, Mapping) else ():
         if not (isinstance(node, Mapping) and node.get("resources")):
-            yield f"available_node_types.{name}.resources: state them, accelerator_type:... too; else ray up asks the cloud"
+            yield (
+                f"available_node_types.{name}.resources: state them, accelerator_type:... too; "
+                "else ray up asks the cloud"
+            )
     if not data.get("cluster_name"):
         yield "cluster_name: required"
     try:
@@ -141,7 +165,9 @@ def _cluster(data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _twice(node: yaml.Node, seen: set[int]) -> Iterator[str]:
-    """A sentence for each key that a mapping gives twice; on nodes, because the data no longer shows it."""
+    """A sentence for each key that a mapping gives twice; on nodes, because the data no longer
+    shows it.
+    """
     if id(node) in seen:
         return
     seen.add(id(node))
@@ -150,7 +176,10 @@ def _twice(node: yaml.Node, seen: set[int]) -> Iterator[str]:
         for key, value in node.value:
             line = key.start_mark.line + 1
             if isinstance(key, yaml.ScalarNode) and first.setdefault(key.value, line) != line:
-                yield f"line {line}: {key.value} is given twice, first in line {first[key.value]}; YAML would keep only the last"
+                yield (
+                    f"line {line}: {key.value} is given twice, first in line "
+                    f"{first[key.value]}; YAML would keep only the last"
+                )
             yield from _twice(value, seen)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
@@ -158,7 +187,9 @@ def _twice(node: yaml.Node, seen: set[int]) -> Iterator[str]:
 
 
 def _sorted(data: Any) -> Any:
-    """The data with keys in order: KubeRay makes JSON of the config through a Go map, which sorts them, models too."""
+    """The data with keys in order: KubeRay makes JSON of the config through a Go map, which sorts
+    them, models too.
+    """
     if isinstance(data, Mapping):
         return {key: _sorted(data[key]) for key in sorted(data, key=str)}
     return [_sorted(item) for item in data] if isinstance(data, list) else data
@@ -169,8 +200,10 @@ def _examine(data: Any, host: str | None) -> Report:
         return Report(["the file must be a mapping with the key applications"], [])
     problems = unknown_keys(ServeDeploySchema, data)
     problems += [
-        f"{section}.port: must be 1 to 65535, it is {port}" for section in ("http_options", "grpc_options")
-        if isinstance(options := data.get(section), Mapping) and isinstance(port := options.get("port"), int)
+        f"{section}.port: must be 1 to 65535, it is {port}"
+        for section in ("http_options", "grpc_options")
+        if isinstance(options := data.get(section), Mapping)
+        and isinstance(port := options.get("port"), int)
         and not 1 <= port <= 65535
     ]
     whole = _validate(ServeDeploySchema, data, "")
@@ -189,7 +222,9 @@ def _examine(data: Any, host: str | None) -> Report:
                 problems += error.problems
             else:
                 models += args.models
-                problems += _deployments(args, application.get("deployments") or [], f"{where}.deployments")
+                problems += _deployments(
+                    args, application.get("deployments") or [], f"{where}.deployments"
+                )
                 problems += _policy(application, where)
                 for name, model in args.models.items():
                     problems += model_problems(model, args.base_dir, f"{where}.args.models.{name}")
@@ -201,18 +236,32 @@ def _examine(data: Any, host: str | None) -> Report:
                     except ConfigError as error:
                         problems += error.problems
                 problems += _exposed(args, data, host)
-        elif isinstance(import_path, str) and get_close_matches(import_path, [IMPORT_PATH], cutoff=0.8):
-            problems.append(f"{where}.import_path: {import_path} does not exist; did you mean {IMPORT_PATH}?")
+        elif isinstance(import_path, str) and get_close_matches(
+            import_path, [IMPORT_PATH], cutoff=0.8
+        ):
+            problems.append(
+                f"{where}.import_path: {import_path} does not exist; did you mean {IMPORT_PATH}?"
+            )
     # What went wrong inside a nested section Serve says again of the whole file, without a place.
     said = {problem.partition(": ")[2] for problem in problems}
-    return Report([*problems, *(problem for problem in whole if problem.removeprefix("the file: ") not in said)], models)
+    return Report(
+        [
+            *problems,
+            *(problem for problem in whole if problem.removeprefix("the file: ") not in said),
+        ],
+        models,
+    )
 
 
 def _reloadable(application: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
     """Where the router's `user_config` stands, and what it holds."""
     deployments = application.get("deployments")
     for index, deployment in enumerate(deployments if isinstance(deployments, list) else ()):
-        if isinstance(deployment, Mapping) and deployment.get("name") == "router" and "user_config" in deployment:
+        if (
+            isinstance(deployment, Mapping)
+            and deployment.get("name") == "router"
+            and "user_config" in deployment
+        ):
             yield f"{where}.deployments[{index}].user_config", deployment["user_config"] or {}
 
 
@@ -222,7 +271,9 @@ def _exposed(args: RouterArgs, data: Mapping[str, Any], host: str | None) -> lis
     default = HTTPOptionsSchema().host
     given = options.get("host", default) if isinstance(options, Mapping) else default
     try:
-        require_local(args, host or (given if isinstance(given, str) else None), "http_options.host")
+        require_local(
+            args, host or (given if isinstance(given, str) else None), "http_options.host"
+        )
     except ConfigError as error:
         return error.problems
     return []
@@ -258,7 +309,10 @@ def _loose_sections(application: Mapping[str, Any], where: str) -> list[str]:
     for index, deployment in enumerate(deployments if isinstance(deployments, list) else ()):
         if isinstance(deployment, Mapping):
             path = f"{where}.deployments[{index}]"
-            found += [(join(path, key), model, deployment.get(key)) for key, model in OF_DEPLOYMENT.items()]
+            found += [
+                (join(path, key), model, deployment.get(key))
+                for key, model in OF_DEPLOYMENT.items()
+            ]
             actors = deployment.get("deployment_actors")
             found += [
                 (f"{path}.deployment_actors[{i}]", DeploymentActorConfig, actor)
@@ -274,11 +328,16 @@ def _deployments(args: RouterArgs, deployments: list[Any], where: str) -> Iterat
     """Names that the application does not have, or that are given twice."""
     first: dict[str, int] = {}
     for index, deployment in enumerate(deployments):
-        if not isinstance(deployment, Mapping) or not isinstance(name := deployment.get("name"), str):
+        if not isinstance(deployment, Mapping) or not isinstance(
+            name := deployment.get("name"), str
+        ):
             continue
         path = f"{where}[{index}]"
         if name != "router" and name not in args.models:
-            yield f"{path}.name: there is no deployment {name!r}; {suggestion(name, ['router', *args.models], 'there are')}"
+            yield (
+                f"{path}.name: there is no deployment {name!r}; "
+                f"{suggestion(name, ['router', *args.models], 'there are')}"
+            )
         elif first.setdefault(name, index) != index:
             yield f"{path}.name: {name!r} is given twice, first in {where}[{first[name]}]"
 
@@ -286,7 +345,10 @@ def _deployments(args: RouterArgs, deployments: list[Any], where: str) -> Iterat
 def _policy(application: Mapping[str, Any], where: str) -> Iterator[str]:
     """What our autoscaling policy would trip over in Serve's controller, or miss in silence."""
     listed = application.get("deployments")
-    deployments = [one if isinstance(one, Mapping) else {} for one in (listed if isinstance(listed, list) else ())]
+    deployments = [
+        one if isinstance(one, Mapping) else {}
+        for one in (listed if isinstance(listed, list) else ())
+    ]
     for index, deployment in enumerate(deployments):
         scaling = deployment.get("autoscaling_config")
         policy = scaling.get("policy") if isinstance(scaling, Mapping) else None
@@ -300,10 +362,14 @@ def _policy(application: Mapping[str, Any], where: str) -> Iterator[str]:
     if isinstance(kwargs, Mapping):  # else Serve's own schema says so
         yield from unknown_keys(Autoscaling, kwargs, path)
         yield from _validate(Autoscaling, kwargs, path)
-    if not any(one.get("name") == "router" and one.get("autoscaling_config") for one in deployments):
+    if not any(
+        one.get("name") == "router" and one.get("autoscaling_config") for one in deployments
+    ):
         yield (
-            f"{where}.deployments: the autoscaling policy needs what routers report, and Serve takes reports only from "
-            "deployments with an autoscaling_config: give router one (min_replicas equal to max_replicas is a fixed number)"
+            f"{where}.deployments: the autoscaling policy needs what routers report, and Serve "
+            "takes reports only from "
+            "deployments with an autoscaling_config: give router one (min_replicas equal to "
+            "max_replicas is a fixed number)"
         )
 
 
@@ -314,14 +380,20 @@ def _policy(application: Mapping[str, Any], where: str) -> Iterator[str]:
 def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
     """Check Serve config files before they are deployed.
 
-    Prints one line for each file that is fit to be deployed, or one line for each problem, and exits 1 if there was any.
+    Prints one line for each file that is fit to be deployed, or one line for each problem, and
+    exits 1 if there was any.
     """
     if as_json:
         reports = {file: examine(file) for file in files}
-        click.echo(orjson.dumps(
-            [{"file": file, "problems": report.problems, "models": report.models} for file, report in reports.items()],
-            option=orjson.OPT_INDENT_2,
-        ))
+        click.echo(
+            orjson.dumps(
+                [
+                    {"file": file, "problems": report.problems, "models": report.models}
+                    for file, report in reports.items()
+                ],
+                option=orjson.OPT_INDENT_2,
+            )
+        )
         context.exit(1 if any(report.problems for report in reports.values()) else 0)
     failed = False
     for file in files:
@@ -330,6 +402,10 @@ def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
             click.echo(f"{file}: {problem}", err=True)
         if not problems:
             count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
-            click.echo(f"{file}: ok, {count}: {', '.join(models)}" if models else f"{file}: ok, no model in it")
+            click.echo(
+                f"{file}: ok, {count}: {', '.join(models)}"
+                if models
+                else f"{file}: ok, no model in it"
+            )
         failed = failed or bool(problems)
     context.exit(1 if failed else 0)

@@ -1,4 +1,6 @@
-"""One request's way, in order: features, tokens, decision, cache, dispatch, space. The ingress speaks HTTP around it."""
+"""One request's way, in order: features, tokens, decision, cache, dispatch, space. The ingress
+speaks HTTP around it.
+"""
 
 import asyncio
 import random
@@ -24,7 +26,19 @@ from router.adapters import Adapter, as_ranked, load_adapters
 from router.cache import VectorCache
 from router.config import RouterArgs
 from router.decision_log import ANSWERED, Entry, Setting
-from router.domain import Decision, Features, Load, Model, OnMiss, Reason, Request, Tier, Why, Work, attention
+from router.domain import (
+    Decision,
+    Features,
+    Load,
+    Model,
+    OnMiss,
+    Reason,
+    Request,
+    Tier,
+    Why,
+    Work,
+    attention,
+)
 from router.errors import (
     BudgetUnreachable,
     ContextLengthExceeded,
@@ -99,7 +113,13 @@ class Service:
         self.catalogue = Catalogue(args, load_adapters(args))
         now = clock()
         self.feedback = {
-            name: Feedback(model, args.models[name].profile is not None, args.routing, now, args.models[name].cold_start_s)
+            name: Feedback(
+                model,
+                args.models[name].profile is not None,
+                args.routing,
+                now,
+                args.models[name].cold_start_s,
+            )
             for name, model in build_models(args).items()
         }
         self.preparer = Preparer(args)
@@ -111,20 +131,34 @@ class Service:
         self.cache = VectorCache(args.cache.max_bytes)
         self.lanes = {
             name: Lane(
-                model=name, dimensions=config.dimensions, batch_tokens=self.feedback[name].model.curve.batch_tokens,
-                calls_in_flight=config.calls_in_flight, max_queued_tokens=args.limits.max_queued_tokens,
-                max_queue_s=args.limits.max_queue_s, replica_timeout_s=args.limits.replica_timeout_s,
-                transport=transport, ledger=self.ledger, feedback=self.feedback[name], clock=clock, rng=self.rng,
-                tracing=tracing, attention_tokens=config.attention_tokens, steps=config.engine.kind != "remote",
+                model=name,
+                dimensions=config.dimensions,
+                batch_tokens=self.feedback[name].model.curve.batch_tokens,
+                calls_in_flight=config.calls_in_flight,
+                max_queued_tokens=args.limits.max_queued_tokens,
+                max_queue_s=args.limits.max_queue_s,
+                replica_timeout_s=args.limits.replica_timeout_s,
+                transport=transport,
+                ledger=self.ledger,
+                feedback=self.feedback[name],
+                clock=clock,
+                rng=self.rng,
+                tracing=tracing,
+                attention_tokens=config.attention_tokens,
+                steps=config.engine.kind != "remote",
             )
             for name, config in args.models.items()
         }
         self.shared = open_shared(args, self.fingerprints)
         self.gatherers = {
-            name: Gatherer(lane, self.cache, self.shared if self.shared and self.shared.shares(name) else None)
+            name: Gatherer(
+                lane, self.cache, self.shared if self.shared and self.shared.shares(name) else None
+            )
             for name, lane in self.lanes.items()
         }
-        self.latencies: dict[str, deque[tuple[float, float]]] = {name: deque(maxlen=RECENT) for name in args.models}
+        self.latencies: dict[str, deque[tuple[float, float]]] = {
+            name: deque(maxlen=RECENT) for name in args.models
+        }
         self.recent = Recent()
         self.log: DecisionLog | None = None
         self.tracing = tracing
@@ -135,9 +169,11 @@ class Service:
         self.comparison = Comparison(args, self.preparer, self.lanes, clock)
 
     def reload(self, args: RouterArgs, catalogue: Catalogue) -> None:
-        """Serve by these rules, tiers and collections from the next request on; running ones keep theirs, in their plans.
+        """Serve by these rules, tiers and collections from the next request on; running ones keep
+        theirs, in their plans.
 
-        `catalogue` is that of `args`, which differ from those at the start in RELOADABLE sections only.
+        `catalogue` is that of `args`, which differ from those at the start in RELOADABLE sections
+        only.
         """
         self.args, self.catalogue, self.routing = args, catalogue, args.routing
         self.policy = build_policy(args.routing, args.tiers)
@@ -156,21 +192,32 @@ class Service:
         if model in self.lanes:
             self.lanes[model].replicas_changed(replicas)
 
-    async def plan(self, request: EmbeddingsRequest, permitted: frozenset[str] | None = None) -> Plan:
+    async def plan(
+        self, request: EmbeddingsRequest, permitted: frozenset[str] | None = None
+    ) -> Plan:
         """Read the text and decide; raises RouterError when no model may serve the request."""
         arrived_s = self.clock()
         request = self.catalogue.completed(request)
         wanted = self.catalogue.resolve(request)
-        if permitted is not None and wanted.tier is not None and wanted.target is not None and wanted.target not in permitted:
+        if (
+            permitted is not None
+            and wanted.tier is not None
+            and wanted.target is not None
+            and wanted.target not in permitted
+        ):
             field = "quality" if request.quality is wanted.tier else "model"
             raise TierNotAllowed(wanted.tier.value, self._names(permitted), field)
-        candidates = [name for name in self.feedback if wanted.candidates is None or name in wanted.candidates]
+        candidates = [
+            name for name in self.feedback if wanted.candidates is None or name in wanted.candidates
+        ]
         texts = request.texts
         if texts is None:
             assert wanted.target is not None, "the schema lets token ids pass only with a model"
             assert request.ids is not None, "a request has texts or token ids"
             if self.args.models[wanted.target].engine.kind in TEXT_ENGINES:
-                raise InvalidValue(f"{wanted.target} takes text, not token ids; send the text", "input")
+                raise InvalidValue(
+                    f"{wanted.target} takes text, not token ids; send the text", "input"
+                )
             prepared = self.preparer.given(request.ids, wanted.target)
             features = Features(0, None, None, False, False)
         else:
@@ -180,7 +227,11 @@ class Service:
         read_s, tokens = self.clock(), min(sum(p.counts) for p in prepared.values())
         if tokens > (most := self.args.limits.max_tokens_per_request):
             raise MaxTokensPerRequest(tokens, most)
-        loads, work, models = self.loads(), {name: self._work(name, one) for name, one in prepared.items()}, self.models
+        loads, work, models = (
+            self.loads(),
+            {name: self._work(name, one) for name, one in prepared.items()},
+            self.models,
+        )
         if wanted.adapters and wanted.space is not None:
             models = as_ranked(models, wanted.space, wanted.adapters)
         setting = self._setting
@@ -196,20 +247,41 @@ class Service:
             asked = asked._replace(work=work)
             decision = decide(setting.policy, asked, models, loads, decided_s)
         return Plan(
-            request, wanted, features, prepared, work, loads, decision, arrived_s, asked, models, read_s, decided_s, setting, arm
+            request,
+            wanted,
+            features,
+            prepared,
+            work,
+            loads,
+            decision,
+            arrived_s,
+            asked,
+            models,
+            read_s,
+            decided_s,
+            setting,
+            arm,
         )
 
     async def embed(
-        self, request: EmbeddingsRequest, permitted: frozenset[str] | None = None, charge: Charge | None = None
+        self,
+        request: EmbeddingsRequest,
+        permitted: frozenset[str] | None = None,
+        charge: Charge | None = None,
     ) -> Answer:
-        """Answer one request with vectors of one space; raises RouterError with the contract's code.
+        """Answer one request with vectors of one space; raises RouterError with the contract's
+        code.
 
         `charge` is told the tokens before anything is sent, and may raise RouterError.
         """
         plan, answer, outcome = None, None, CANCELLED
         try:
             plan = await self.plan(request, permitted)
-            tracing = self.tracing if self.tracing is not None and self.tracing.current() is not None else None
+            tracing = (
+                self.tracing
+                if self.tracing is not None and self.tracing.current() is not None
+                else None
+            )
             if tracing is not None:
                 tracing.decided(plan, self.clock())
             self.comparison.entered()
@@ -232,8 +304,16 @@ class Service:
                 self.events.ended(request, plan, answer, outcome)
             if plan is not None:
                 entry = Entry(
-                    time.time(), plan.arrived_s, plan.decided_s, plan.asked, plan.wanted.tier,
-                    plan.request.latency_budget_ms is not None, plan.models, plan.loads, plan.decision, outcome,
+                    time.time(),
+                    plan.arrived_s,
+                    plan.decided_s,
+                    plan.asked,
+                    plan.wanted.tier,
+                    plan.request.latency_budget_ms is not None,
+                    plan.models,
+                    plan.loads,
+                    plan.decision,
+                    outcome,
                     None if answer is None else answer.total_s,
                 )
                 self.recent.add(plan.setting, entry)
@@ -241,7 +321,11 @@ class Service:
                     self.log.add(plan.setting, entry)
 
     async def _answer(
-        self, plan: Plan, permitted: frozenset[str] | None, charge: Charge | None = None, tracing: Tracing | None = None
+        self,
+        plan: Plan,
+        permitted: frozenset[str] | None,
+        charge: Charge | None = None,
+        tracing: Tracing | None = None,
     ) -> Answer:
         request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
         missed = tell(self.feedback, decision, plan.work, arrived_s, plan.asked.deadline_s)
@@ -256,7 +340,12 @@ class Service:
                 prepared, truncated = self.preparer.cut_ids(prepared, model, request.truncate)
             else:
                 prepared, truncated = await asyncio.to_thread(
-                    self.preparer.cut, prepared, request.texts, model, request.truncate, request.instruction
+                    self.preparer.cut,
+                    prepared,
+                    request.texts,
+                    model,
+                    request.truncate,
+                    request.instruction,
                 )
         if charge is not None:
             await charge(sum(prepared.counts))
@@ -272,35 +361,67 @@ class Service:
                     got = await gathering
                     dispatching.answered(got.known, got.queue_s, got.inference_s)
         except DeadlineExceeded:
-            raise DeadlineExceeded(deadline_s - arrived_s) from None  # what the caller gave, not what was left of it here
+            raise DeadlineExceeded(
+                deadline_s - arrived_s
+            ) from None  # what the caller gave, not what was left of it here
         now = self.clock()
         self.latencies[model].append((now, now - arrived_s))
-        # Bulk waits for everybody else, so how late it was says nothing of the next interactive request. What was cut may be in
-        # the cache although the whole text was not.
+        # Bulk waits for everybody else, so how late it was says nothing of the next interactive
+        # request. What was cut may be in the cache although the whole text was not.
         unforeseen = bool(truncated and got.known)
-        if plan.work[model].tokens and not unforeseen and request.priority != "bulk" and decision.predicted_s is not None:
+        if (
+            plan.work[model].tokens
+            and not unforeseen
+            and request.priority != "bulk"
+            and decision.predicted_s is not None
+        ):
             load = plan.loads[model]
             engine_s = got.queue_s + got.inference_s
-            self.feedback[model].completed(now - arrived_s, decision.predicted_s, load.bias, now, load.margin, engine_s)
+            self.feedback[model].completed(
+                now - arrived_s, decision.predicted_s, load.bias, now, load.margin, engine_s
+            )
         if not truncated:
-            self.comparison.answered(Answered(
-                request, plan.asked, decision, plan.models, prepared.digests, got.vectors, arrived_s, now - arrived_s, plan.arm
-            ))
+            self.comparison.answered(
+                Answered(
+                    request,
+                    plan.asked,
+                    decision,
+                    plan.models,
+                    prepared.digests,
+                    got.vectors,
+                    arrived_s,
+                    now - arrived_s,
+                    plan.arm,
+                )
+            )
         vectors, space = self.catalogue.land(got.vectors, model, plan.wanted)
         return Answer(
-            vectors, space, decision, plan.features, sum(got.tokens), got.known, truncated, got.queue_s, got.inference_s,
-            now - arrived_s, plan.wanted.adapters.get(model), plan.arm == CANARY,
+            vectors,
+            space,
+            decision,
+            plan.features,
+            sum(got.tokens),
+            got.known,
+            truncated,
+            got.queue_s,
+            got.inference_s,
+            now - arrived_s,
+            plan.wanted.adapters.get(model),
+            plan.arm == CANARY,
         )
 
     def loads(self) -> dict[str, Load]:
         """What is happening at each model now, as this router knows it."""
         now = self.clock()
         return {
-            name: feedback.load(self.ledger, self.routing, now, self.rng) for name, feedback in self.feedback.items()
+            name: feedback.load(self.ledger, self.routing, now, self.rng)
+            for name, feedback in self.feedback.items()
         }
 
     def _work(self, model: str, prepared: Prepared) -> Work:
-        """What the request asks of one model: the texts that are not in the cache, but the longest of all."""
+        """What the request asks of one model: the texts that are not in the cache, but the longest
+        of all.
+        """
         counts, span = prepared.counts, self.args.models[model].attention_tokens
         if not prepared.exact:  # only the engine knows whether it can read the text
             counts = [min(count, self.args.models[model].max_tokens) for count in counts]
@@ -310,41 +431,68 @@ class Service:
         return Work(sum(counts), max(counts), attention(counts, span), len(counts))
 
     def _cut_work(self, prepared: dict[str, Prepared]) -> dict[str, Work]:
-        """What it asks of each model when every text is cut to what that model reads; cut texts are taken to be new."""
+        """What it asks of each model when every text is cut to what that model reads; cut texts are
+        taken to be new.
+        """
         work = {}
         for name, one in prepared.items():
             settings = self.args.models[name]
             counts = [min(count, settings.max_tokens) for count in one.counts]
-            work[name] = Work(sum(counts), max(counts), attention(counts, settings.attention_tokens), len(counts))
+            work[name] = Work(
+                sum(counts), max(counts), attention(counts, settings.attention_tokens), len(counts)
+            )
         return work
 
     def _settle(self) -> tuple[Setting, Setting]:
         """What this service decides by from now on: usually, and for the requests of the canary."""
         args, canary = self.args, self.args.compare.canary
         usual = Setting(
-            self.models, self.policy, {Tier(tier): model for tier, model in args.tiers.items()}, args.routing.strict_tiers,
+            self.models,
+            self.policy,
+            {Tier(tier): model for tier, model in args.tiers.items()},
+            args.routing.strict_tiers,
             _seconds(args.routing.default_budget_ms),
         )
         if canary is None:
             return usual, usual
         if canary.routing is None:
-            return usual, usual._replace(policy=Policy(canary.model or self.policy.default), arm=CANARY)
-        policy, budget_s = build_policy(canary.routing, args.tiers), _seconds(canary.routing.default_budget_ms)
+            return usual, usual._replace(
+                policy=Policy(canary.model or self.policy.default), arm=CANARY
+            )
+        policy, budget_s = (
+            build_policy(canary.routing, args.tiers),
+            _seconds(canary.routing.default_budget_ms),
+        )
         return usual, usual._replace(policy=policy, default_budget_s=budget_s, arm=CANARY)
 
     def _asked(
-        self, request: EmbeddingsRequest, wanted: Wanted, features: Features, work: dict[str, Work], arrived_s: float,
-        permitted: frozenset[str] | None, setting: Setting,
+        self,
+        request: EmbeddingsRequest,
+        wanted: Wanted,
+        features: Features,
+        work: dict[str, Work],
+        arrived_s: float,
+        permitted: frozenset[str] | None,
+        setting: Setting,
     ) -> Request:
         budget_s = _seconds(request.latency_budget_ms) or setting.default_budget_s
         return Request(
-            work=work, features=features, deadline_s=None if budget_s is None else arrived_s + budget_s, target=wanted.target,
-            pinned=wanted.pinned, strict=wanted.strict, candidates=wanted.candidates, permitted=permitted,
-            on_miss=request.on_budget_miss, input_type=request.side,
+            work=work,
+            features=features,
+            deadline_s=None if budget_s is None else arrived_s + budget_s,
+            target=wanted.target,
+            pinned=wanted.pinned,
+            strict=wanted.strict,
+            candidates=wanted.candidates,
+            permitted=permitted,
+            on_miss=request.on_budget_miss,
+            input_type=request.side,
         )
 
     def _refusal(self, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
-        """The contract's error for a request that no model may serve, with the decision's reason."""
+        """The contract's error for a request that no model may serve, with the decision's
+        reason.
+        """
         error = self._why_refused(plan, permitted)
         error.headers["x-routing-reason"] = plan.decision.label
         return error
@@ -358,8 +506,13 @@ class Service:
         decision = plan.decision
         if decision.reason is Reason.OVER_BUDGET:
             soonest_s = min(
-                idle_tail_s(plan.models[candidate.model], plan.loads[candidate.model], plan.work[candidate.model])
-                for candidate in decision.candidates if candidate.why is Why.OVER_BUDGET
+                idle_tail_s(
+                    plan.models[candidate.model],
+                    plan.loads[candidate.model],
+                    plan.work[candidate.model],
+                )
+                for candidate in decision.candidates
+                if candidate.why is Why.OVER_BUDGET
             )
             budget_s = (plan.asked.deadline_s or plan.arrived_s) - plan.arrived_s
             return BudgetUnreachable(budget_s, soonest_s, decision.retry_after_s)
@@ -367,13 +520,20 @@ class Service:
         out = (Why.NOT_IN_SPACE, Why.NOT_PERMITTED, Why.BELOW_TARGET)
         able = [name for name, why in whys.items() if why not in out]
         if not able:
-            return TierNotAllowed(plan.request.model or decision.target or "auto", self._names(permitted or frozenset()))
+            return TierNotAllowed(
+                plan.request.model or decision.target or "auto",
+                self._names(permitted or frozenset()),
+            )
         if any(whys[name] is Why.NOT_READY for name in able):
             return ModelUnavailable([f"{name}: {whys[name]}" for name in able], RETRY_AFTER_S)
-        # Nothing reads it whole: say which model would be given it cut, for that is what the message advises.
+        # Nothing reads it whole: say which model would be given it cut, for that is what the
+        # message advises.
         cut = decide(
-            plan.setting.policy, plan.asked._replace(work=self._cut_work(plan.prepared), on_miss=OnMiss.SERVE), plan.models,
-            plan.loads, plan.decided_s,
+            plan.setting.policy,
+            plan.asked._replace(work=self._cut_work(plan.prepared), on_miss=OnMiss.SERVE),
+            plan.models,
+            plan.loads,
+            plan.decided_s,
         )
         name = cut.model or max(able, key=lambda name: self.models[name].max_tokens)
         counts = plan.prepared[name].counts

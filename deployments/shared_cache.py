@@ -1,14 +1,16 @@
 """Vectors that routers share through Redis: exact, bounded in time, and never in the way.
 
-A value is known by everything that its vector depends on: the model's name, size and engine settings, its fingerprint, and the
-digest of what the model reads. A model without a fingerprint is not shared: a name and a path do not prove that two routers
-have the same weights behind them. A value carries a checksum over its key, so that what is damaged, cut, or written by
-somebody else under this name is a miss and not a vector.
+A value is known by everything that its vector depends on: the model's name, size and engine
+settings, its fingerprint, and the digest of what the model reads. A model without a fingerprint is
+not shared: a name and a path do not prove that two routers have the same weights behind them. A
+value carries a checksum over its key, so that what is damaged, cut, or written by somebody else
+under this name is a miss and not a vector.
 
-Redis may be slow, away or full of nonsense. Look-ups of requests that wait at the same time travel in one MGET; a request waits
-for its own at most `redis_timeout_s` for each 32 texts, then goes on without. After three failures in a row nobody asks for a
-while, which doubles up to half a minute; only an answer in time ends the row. Writes happen behind the answer and are dropped
-when too many wait. All of it is counted.
+Redis may be slow, away or full of nonsense. Look-ups of requests that wait at the same time travel
+in one MGET; a request waits for its own at most `redis_timeout_s` for each 32 texts, then goes on
+without. After three failures in a row nobody asks for a while, which doubles up to half a minute;
+only an answer in time ends the row. Writes happen behind the answer and are dropped when too many
+wait. All of it is counted.
 """
 
 import asyncio
@@ -74,14 +76,25 @@ class _Ask(NamedTuple):
 
 
 class SharedCache:
-    """One router's side of the cache in Redis; `identities` are the models that are shared, see `identities_of`."""
+    """One router's side of the cache in Redis; `identities` are the models that are shared, see
+    `identities_of`.
+    """
 
     def __init__(
-        self, client: Client, identities: Mapping[str, bytes], dimensions: Mapping[str, int], config: Cache,
+        self,
+        client: Client,
+        identities: Mapping[str, bytes],
+        dimensions: Mapping[str, int],
+        config: Cache,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.counters = Counters()
-        self._client, self._identities, self._dimensions, self._clock = client, identities, dimensions, clock
+        self._client, self._identities, self._dimensions, self._clock = (
+            client,
+            identities,
+            dimensions,
+            clock,
+        )
         self._timeout_s, self._ttl_s = config.redis_timeout_s, config.redis_ttl_s
         self._asked: deque[_Ask] = deque()
         self._to_write: dict[bytes, bytes] = {}
@@ -102,7 +115,9 @@ class SharedCache:
         return self._clock() < self._closed_until_s
 
     async def get_many(self, model: str, digests: Sequence[bytes]) -> list[Entry | None]:
-        """The entry of each digest, None where Redis has none or did not answer in time; never raises."""
+        """The entry of each digest, None where Redis has none or did not answer in time; never
+        raises.
+        """
         if self.paused:
             self.counters.skipped += len(digests)
             return [None] * len(digests)
@@ -115,7 +130,8 @@ class SharedCache:
         if not ask.future.done():
             ask.future.cancel()
             self.counters.slow += 1
-            if not (self._late and any(one is ask for one in self._under_way)):  # one answer is late once
+            # one answer is late once
+            if not (self._late and any(one is ask for one in self._under_way)):
                 self._late = True
                 self._failed(f"no answer within {self._timeout_s * 1000:g} ms")
             return [None] * len(digests)
@@ -129,7 +145,9 @@ class SharedCache:
         self.counters.hits += len(found) - missed
         return found
 
-    def put_many(self, model: str, digests: Sequence[bytes], vectors: Vectors, tokens: Sequence[int]) -> None:
+    def put_many(
+        self, model: str, digests: Sequence[bytes], vectors: Vectors, tokens: Sequence[int]
+    ) -> None:
         """Write behind the answer; returns at once."""
         if self.paused:
             self.counters.dropped += len(digests)
@@ -165,7 +183,9 @@ class SharedCache:
         try:
             while self._asked:
                 asks, keys = [], list[bytes]()
-                while self._asked and (not keys or len(keys) + len(self._asked[0].keys) <= BATCH_KEYS):
+                while self._asked and (
+                    not keys or len(keys) + len(self._asked[0].keys) <= BATCH_KEYS
+                ):
                     ask = self._asked.popleft()
                     if not ask.future.done():
                         asks.append(ask)
@@ -188,7 +208,7 @@ class SharedCache:
                 start = 0
                 for ask in asks:
                     if not ask.future.done():
-                        ask.future.set_result(values[start:start + len(ask.keys)])
+                        ask.future.set_result(values[start : start + len(ask.keys)])
                     start += len(ask.keys)
         finally:
             self._reading = None
@@ -257,7 +277,9 @@ def unpack(key: bytes, value: bytes, dimensions: int) -> Entry | None:
 
 
 def _checksum(key: bytes, body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=8, key=hashlib.blake2b(key, digest_size=16).digest()).digest()
+    return hashlib.blake2b(
+        body, digest_size=8, key=hashlib.blake2b(key, digest_size=16).digest()
+    ).digest()
 
 
 def identities_of(args: RouterArgs, fingerprints: Mapping[str, Fingerprint]) -> dict[str, bytes]:
@@ -266,35 +288,49 @@ def identities_of(args: RouterArgs, fingerprints: Mapping[str, Fingerprint]) -> 
     for name, fingerprint in fingerprints.items():
         model = args.models[name]
         settings = orjson.dumps(
-            (name, model.dimensions, model.engine.model_dump(mode="json"), fingerprint.digest), option=orjson.OPT_SORT_KEYS
+            (name, model.dimensions, model.engine.model_dump(mode="json"), fingerprint.digest),
+            option=orjson.OPT_SORT_KEYS,
         )
         found[name] = VERSION + hashlib.blake2b(settings, digest_size=16).digest()
     return found
 
 
 def open_shared(args: RouterArgs, fingerprints: Mapping[str, Fingerprint]) -> SharedCache | None:
-    """The cache of `cache.redis_url`, not yet connected; raises ConfigError where there can be none."""
+    """The cache of `cache.redis_url`, not yet connected; raises ConfigError where there can be
+    none.
+    """
     url = args.cache.redis_url
     if url is None:
         return None
     if url.startswith("env:"):
         name = url.removeprefix("env:")
         if not (url := os.environ.get(name, "")):
-            raise ConfigError([f"cache.redis_url: the environment variable {name} is not set for the router"])
+            raise ConfigError(
+                [f"cache.redis_url: the environment variable {name} is not set for the router"]
+            )
     identities = identities_of(args, fingerprints)
     if not identities:
-        raise ConfigError([
-            "cache.redis_url: no model has a fingerprint, so nothing may be shared; make one with `embedding-router fingerprint`"
-        ])
+        raise ConfigError(
+            [
+                "cache.redis_url: no model has a fingerprint, so nothing may be shared; make one "
+                "with `embedding-router fingerprint`"
+            ]
+        )
     if alone := sorted(set(args.models) - set(identities)):
-        log.warning("the shared cache leaves out models without a fingerprint: %s", ", ".join(alone))
+        log.warning(
+            "the shared cache leaves out models without a fingerprint: %s", ", ".join(alone)
+        )
     try:
         client = RedisClient(url)
     except ImportError:
-        raise ConfigError(['cache.redis_url: redis is not installed; pip install "embedding-router[redis]"']) from None
+        raise ConfigError(
+            ['cache.redis_url: redis is not installed; pip install "embedding-router[redis]"']
+        ) from None
     except ValueError as error:
         raise ConfigError([f"cache.redis_url: {error}"]) from None
-    return SharedCache(client, identities, {name: args.models[name].dimensions for name in identities}, args.cache)
+    return SharedCache(
+        client, identities, {name: args.models[name].dimensions for name in identities}, args.cache
+    )
 
 
 class RedisClient:
@@ -306,7 +342,11 @@ class RedisClient:
         from redis.backoff import NoBackoff
 
         self._redis: Any = Redis.from_url(
-            url, socket_connect_timeout=COMMAND_S, decode_responses=False, retry=Retry(NoBackoff(), 0), retry_on_error=[]
+            url,
+            socket_connect_timeout=COMMAND_S,
+            decode_responses=False,
+            retry=Retry(NoBackoff(), 0),
+            retry_on_error=[],
         )
 
     async def get(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:

@@ -1,8 +1,9 @@
-"""How a replica stands with one router: what it has in hand, whether it hangs, and whether it is left alone for a while.
+"""How a replica stands with one router: what it has in hand, whether it hangs, and whether it is
+left alone for a while.
 
-A replica hangs when it has calls and answers none of them for as long as their limits say: an answer to one gives the others
-time. One that failed is left alone, and for longer each time it fails again without an answer between: failing fast, it would
-look like the least loaded of all.
+A replica hangs when it has calls and answers none of them for as long as their limits say: an
+answer to one gives the others time. One that failed is left alone, and for longer each time it
+fails again without an answer between: failing fast, it would look like the least loaded of all.
 """
 
 import asyncio
@@ -21,13 +22,16 @@ class At:
     """What one lane has in flight at one replica."""
 
     calls: list[int] = field(default_factory=lambda: [0, 0])  # small, large
-    limits: dict[asyncio.Timeout, float] = field(default_factory=dict)  # of each call, and its seconds
+    # of each call, and its seconds
+    limits: dict[asyncio.Timeout, float] = field(default_factory=dict)
     failures: int = 0  # calls in a row
     nearly_done_s: float = 0.0  # when the small calls that went there should be
 
     @asynccontextmanager
     async def limit(self, seconds: float) -> AsyncIterator[None]:
-        """Raises ReplicaLost in a call when it is so long since its replica answered any; an answer gives the others time."""
+        """Raises ReplicaLost in a call when it is so long since its replica answered any; an answer
+        gives the others time.
+        """
         limit = asyncio.timeout(seconds)
         self.limits[limit] = seconds
         try:
@@ -52,7 +56,9 @@ class LeftAlone:
         """`over` is called when one of them may be sent to again."""
         self._over = over
         self._out: set[str] = set()
-        self._strikes: dict[str, int] = {}  # times that a replica was left alone, without an answer between
+        self._strikes: dict[
+            str, int
+        ] = {}  # times that a replica was left alone, without an answer between
 
     def __contains__(self, replica: str) -> bool:
         return replica in self._out
@@ -74,7 +80,9 @@ class LeftAlone:
     def keep(self, posted: Collection[str]) -> None:
         """Forget those that Serve has replaced."""
         self._out &= set(posted)
-        self._strikes = {replica: strikes for replica, strikes in self._strikes.items() if replica in posted}
+        self._strikes = {
+            replica: strikes for replica, strikes in self._strikes.items() if replica in posted
+        }
 
     def _end(self, replica: str) -> None:
         self._out.discard(replica)

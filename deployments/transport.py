@@ -10,11 +10,15 @@ class ReplicaLost(Exception):
 
 
 class LineLost(ReplicaLost):
-    """The connection to the replica broke, which says nothing of the replica: there may be another way to it."""
+    """The connection to the replica broke, which says nothing of the replica: there may be another
+    way to it.
+    """
 
 
 class Transport(Protocol):
-    """How a call reaches a replica; raises ReplicaLost when it did not, or died on the way, else what the engine raised."""
+    """How a call reaches a replica; raises ReplicaLost when it did not, or died on the way, else
+    what the engine raised.
+    """
 
     async def send(self, model: str, call: Call, replica: str) -> Reply: ...
 

@@ -24,7 +24,8 @@ WINDOW_S = 300.0  # what "the last minutes" means for p50 and p95
 PREDICTED_TOKENS = (32, 512)  # a query and a passage
 NOT_TAKEN = "the last change of the config was not taken; an admin key is told why"
 
-Told = tuple[int, bytes, str] | tuple[int, bytes, str, Mapping[str, str]]  # status, body, content type, headers
+# status, body, content type, headers
+Told = tuple[int, bytes, str] | tuple[int, bytes, str, Mapping[str, str]]
 View = Callable[[Grant], Told]
 
 
@@ -44,7 +45,12 @@ class Views:
             "/v1/compare": lambda _: _json(200, service.comparison.as_dict()),
             "/v1/what-if": lambda _: (200, current(service.args), "application/yaml"),
             "/openapi.json": lambda _: _json(200, document(service.catalogue)),
-            "/docs": lambda _: (200, page(document(service.catalogue)).encode(), "text/html; charset=utf-8", DOCS_HEADERS),
+            "/docs": lambda _: (
+                200,
+                page(document(service.catalogue)).encode(),
+                "text/html; charset=utf-8",
+                DOCS_HEADERS,
+            ),
         }
 
     def find(self, path: str, caller: Grant = EVERYTHING) -> Callable[[], Told] | None:
@@ -57,14 +63,20 @@ class Views:
     def health(self) -> Told:
         """200 when every model that must be ready is, else 503 naming those that are not."""
         service = self._service
-        waiting = [name for name, model in service.args.models.items() if model.required and not service.lanes[name].replicas]
+        waiting = [
+            name
+            for name, model in service.args.models.items()
+            if model.required and not service.lanes[name].replicas
+        ]
         if waiting:
             return _json(503, {"status": "starting", "waiting_for": waiting})
         return _json(200, {"status": "ok"})
 
     def models(self, caller: Grant) -> Told:
         """OpenAI's list: model ids, then tiers; those that the caller may use."""
-        return _json(200, {"object": "list", "data": [self._card(name) for name in self._names(caller)]})
+        return _json(
+            200, {"object": "list", "data": [self._card(name) for name in self._names(caller)]}
+        )
 
     def model(self, asked: str, caller: Grant) -> Told:
         """One entry of that list; raises ModelNotFound."""
@@ -79,30 +91,54 @@ class Views:
     def _names(self, caller: Grant) -> list[str]:
         args = self._service.args
         return [
-            *(name for name in args.models if caller.may_use(name)), "auto",
+            *(name for name in args.models if caller.may_use(name)),
+            "auto",
             *(str(tier) for tier, name in args.tiers.items() if caller.may_use(name)),
         ]
 
     def _card(self, name: str) -> dict[str, Any]:
-        served_by = self._service.args.tiers.get(name) or (name if name in self._service.args.models else None)  # type: ignore[call-overload]
-        card: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "embedding-router"}
+        served_by = self._service.args.tiers.get(name) or (
+            name if name in self._service.args.models else None
+        )  # type: ignore[call-overload]
+        card: dict[str, Any] = {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "embedding-router",
+        }
         if served_by is not None:
             config = self._service.args.models[served_by]
-            card |= {"model": served_by, "dimensions": config.dimensions, "max_tokens": config.max_tokens}
+            card |= {
+                "model": served_by,
+                "dimensions": config.dimensions,
+                "max_tokens": config.max_tokens,
+            }
         return card
 
     def tiers(self, caller: Grant) -> Told:
         """The decision matrix, live: what the caller may use of it."""
         service = self._service
         loads = service.loads()
-        rows = [self._row(name, loads[name]) for name in service.args.models if caller.may_use(name)]
-        tiers = {str(tier): model for tier, model in service.args.tiers.items() if caller.may_use(model)}
+        rows = [
+            self._row(name, loads[name]) for name in service.args.models if caller.may_use(name)
+        ]
+        tiers = {
+            str(tier): model for tier, model in service.args.tiers.items() if caller.may_use(model)
+        }
         error = self.reload_error if caller.admin or self.reload_error is None else NOT_TAKEN
-        return _json(200, {
-            "object": "list", "policy": service.routing.policy, "tiers": tiers, "collections": self._collections(caller),
-            "reload_error": error, "router": service.recent.router,
-            "routers": service.ledger.routers, "data": rows,
-        })
+        return _json(
+            200,
+            {
+                "object": "list",
+                "policy": service.routing.policy,
+                "tiers": tiers,
+                "collections": self._collections(caller),
+                "reload_error": error,
+                "router": service.recent.router,
+                "routers": service.ledger.routers,
+                "data": rows,
+            },
+        )
 
     def decisions(self, query: Mapping[str, str]) -> bytes:
         """The last decisions of this router; raises UnknownField or InvalidValue."""
@@ -111,10 +147,17 @@ class Views:
     def _collections(self, caller: Grant) -> dict[str, Any]:
         return {
             name: {
-                "space": str(named.space), "input_type": named.input_type, "instruction": named.instruction,
-                "truncate": named.truncate, "adapt": named.adapt,
+                "space": str(named.space),
+                "input_type": named.input_type,
+                "instruction": named.instruction,
+                "truncate": named.truncate,
+                "adapt": named.adapt,
                 "adapters": [
-                    {"source": str(adapter.source), "expected_recall": adapter.kept.recall, "judged_by": adapter.judged_by}
+                    {
+                        "source": str(adapter.source),
+                        "expected_recall": adapter.kept.recall,
+                        "judged_by": adapter.judged_by,
+                    }
                     for adapter in named.adapters.values()
                 ],
             }
@@ -126,7 +169,11 @@ class Views:
         service = self._service
         config, model, now = service.args.models[name], service.models[name], service.clock()
         recent = [seconds for at, seconds in service.latencies[name] if now - at <= WINDOW_S]
-        p50, p95 = (float(value) * 1000 for value in np.percentile(recent, (50, 95))) if recent else (None, None)
+        p50, p95 = (
+            (float(value) * 1000 for value in np.percentile(recent, (50, 95)))
+            if recent
+            else (None, None)
+        )
         return {
             "model": name,
             "tier": service.catalogue.tier_of(name),
@@ -155,29 +202,47 @@ class Views:
         }
 
     def _predicted(self, name: str, load: Load) -> dict[str, float | None]:
-        """Milliseconds that one text of so many tokens would take now; nothing for a model that could not answer it."""
+        """Milliseconds that one text of so many tokens would take now; nothing for a model that
+        could not answer it.
+        """
         config, model = self._service.args.models[name], self._service.models[name]
         if not load.ready_replicas and load.cold_start_s is None:
             return {}
-        works = (Work(tokens, tokens, attention((tokens,), config.attention_tokens)) for tokens in PREDICTED_TOKENS)
-        return {str(work.tokens): _ms(predict(model, load, work).total_s) for work in works if work.tokens <= model.max_tokens}
+        works = (
+            Work(tokens, tokens, attention((tokens,), config.attention_tokens))
+            for tokens in PREDICTED_TOKENS
+        )
+        return {
+            str(work.tokens): _ms(predict(model, load, work).total_s)
+            for work in works
+            if work.tokens <= model.max_tokens
+        }
 
     def explanation(self, plan: Plan) -> bytes:
-        """What /v1/route answers: features, the decision, and every model with its prediction and its reason."""
+        """What /v1/route answers: features, the decision, and every model with its prediction and
+        its reason.
+        """
         decision, features = plan.decision, plan.features
-        counts = plan.prepared.get(decision.model or decision.target or "", next(iter(plan.prepared.values()))).counts
+        counts = plan.prepared.get(
+            decision.model or decision.target or "", next(iter(plan.prepared.values()))
+        ).counts
         catalogue, model, wanted = self._service.catalogue, decision.model, plan.wanted
         adapter = wanted.adapters.get(model or "")
         body = {
             "features": {
-                "tokens": sum(counts), "language": features.language, "script": features.script,
-                "mixed": features.mixed, "code": features.code,
+                "tokens": sum(counts),
+                "language": features.language,
+                "script": features.script,
+                "mixed": features.mixed,
+                "code": features.code,
             },
             "decision": {
                 "model": model,
                 "tier": None if model is None else catalogue.tier_of(model),
                 "reason": decision.label,
-                "space": None if model is None else str(wanted.space or catalogue.space_of(model, wanted.dimensions)),
+                "space": None
+                if model is None
+                else str(wanted.space or catalogue.space_of(model, wanted.dimensions)),
                 "predicted_ms": _ms(decision.predicted_s),
                 "degraded": decision.degraded,
                 "canary": plan.arm == CANARY,
@@ -185,10 +250,18 @@ class Views:
             },
             "models": [
                 {
-                    "model": candidate.model, "predicted_ms": _ms(candidate.predicted_s), "wait_ms": _ms(candidate.wait_s),
-                    "work_ms": _ms(None if candidate.predicted_s is None else candidate.predicted_s - (candidate.wait_s or 0.0)),
-                    "margin": round(plan.loads[candidate.model].margin, 3), "price": round(plan.loads[candidate.model].price, 3),
-                    "chosen": candidate.why is Why.CHOSEN, "why": str(candidate.why),
+                    "model": candidate.model,
+                    "predicted_ms": _ms(candidate.predicted_s),
+                    "wait_ms": _ms(candidate.wait_s),
+                    "work_ms": _ms(
+                        None
+                        if candidate.predicted_s is None
+                        else candidate.predicted_s - (candidate.wait_s or 0.0)
+                    ),
+                    "margin": round(plan.loads[candidate.model].margin, 3),
+                    "price": round(plan.loads[candidate.model].price, 3),
+                    "chosen": candidate.why is Why.CHOSEN,
+                    "why": str(candidate.why),
                 }
                 for candidate in decision.candidates
             ],

@@ -1,8 +1,8 @@
 """/v1/what-if: other routing rules, and how the last requests would have moved under them.
 
-A policy is checked as a reload of it would be, so its errors are the sentences of `check-config`. The requests are those of one
-router replica (deployments/recent.py), decided again by router/replay.py: each meets the loads of its own moment, so times are
-predictions.
+A policy is checked as a reload of it would be, so its errors are the sentences of `check-config`.
+The requests are those of one router replica (deployments/recent.py), decided again by
+router/replay.py: each meets the loads of its own moment, so times are predictions.
 """
 
 import asyncio
@@ -25,29 +25,50 @@ SECTIONS = ("routing", "tiers")
 MAX_BODY_BYTES = 32 * 1024  # ten times the longest policy we have seen; YAML is read at 100 kB/s
 MAX_DEPTH = 16
 MOST_PROBLEMS = 20
-SHOWN = ("policy", "default_tier", "rules")  # what a policy to edit has even where it says the default
+# what a policy to edit has even where it says the default
+SHOWN = (
+    "policy",
+    "default_tier",
+    "rules",
+)
 
 
 class WhatIf:
-    """Replays the last decisions, one policy at a time and in a thread: a request that is served never waits for it."""
+    """Replays the last decisions, one policy at a time and in a thread: a request that is served
+    never waits for it.
+    """
 
     def __init__(self, recent: Recent) -> None:
         self._recent = recent
         self._one_at_a_time = asyncio.Semaphore(1)
 
     async def answer(self, args: RouterArgs, body: bytes, content_type: str, routers: int) -> bytes:
-        """The JSON answer for a policy in `body`; `args` are what the router serves by. Raises RouterError."""
+        """The JSON answer for a policy in `body`; `args` are what the router serves by. Raises
+        RouterError.
+        """
         async with self._one_at_a_time:
-            return await asyncio.to_thread(self._answer, args, body, content_type, self._recent.logged(), routers)
+            return await asyncio.to_thread(
+                self._answer, args, body, content_type, self._recent.logged(), routers
+            )
 
-    def _answer(self, args: RouterArgs, body: bytes, content_type: str, log: list[Logged], routers: int) -> bytes:
+    def _answer(
+        self, args: RouterArgs, body: bytes, content_type: str, log: list[Logged], routers: int
+    ) -> bytes:
         other = parse(args, body, content_type)
-        summary = replay(log, Other(other.routing, {Tier(tier): model for tier, model in other.tiers.items()}))
+        summary = replay(
+            log, Other(other.routing, {Tier(tier): model for tier, model in other.tiers.items()})
+        )
         since, until = (log[0].entry.at_s, log[-1].entry.at_s) if log else (None, None)
-        return orjson.dumps({
-            "object": "what_if", "router": self._recent.router, "routers": routers, "since_s": since, "until_s": until,
-            **shown(summary),
-        })
+        return orjson.dumps(
+            {
+                "object": "what_if",
+                "router": self._recent.router,
+                "routers": routers,
+                "since_s": since,
+                "until_s": until,
+                **shown(summary),
+            }
+        )
 
 
 def current(args: RouterArgs) -> bytes:
@@ -55,18 +76,36 @@ def current(args: RouterArgs) -> bytes:
     routing = args.routing.model_dump(mode="json")
     plain = args.routing.model_dump(mode="json", exclude_defaults=True)
     policy = {
-        "routing": {name: plain.get(name, value) for name, value in routing.items() if name in SHOWN or name in plain},
+        "routing": {
+            name: plain.get(name, value)
+            for name, value in routing.items()
+            if name in SHOWN or name in plain
+        },
         "tiers": {str(tier): model for tier, model in args.tiers.items()},
     }
     # Rules with their conditions in a line, as people write them; tiers one below the other.
-    parts = (yaml.safe_dump({name: policy[name]}, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=70)
-             for name, flow in (("routing", None), ("tiers", False)))
+    parts = (
+        yaml.safe_dump(
+            {name: policy[name]},
+            sort_keys=False,
+            allow_unicode=True,
+            default_flow_style=flow,
+            width=70,
+        )
+        for name, flow in (("routing", None), ("tiers", False))
+    )
     return "".join(parts).encode()
 
 
 def parse(args: RouterArgs, body: bytes, content_type: str) -> RouterArgs:
-    """`args` with the routing and tiers in `body`, JSON where the content type says so, else YAML; raises RouterError."""
-    data = _json(body) if content_type.partition(";")[0].strip().lower() == "application/json" else _yaml(body)
+    """`args` with the routing and tiers in `body`, JSON where the content type says so, else YAML;
+    raises RouterError.
+    """
+    data = (
+        _json(body)
+        if content_type.partition(";")[0].strip().lower() == "application/json"
+        else _yaml(body)
+    )
     if not isinstance(data, Mapping):
         raise InvalidValue("the body must be a mapping with `routing:`, `tiers:` or both")
     for key in data:
@@ -82,8 +121,13 @@ def shown(summary: Summary) -> dict[str, Any]:
     """A replay's summary as HTTP has it: milliseconds."""
     measured = summary.measured
     return summary.as_dict() | {
-        "before": _side(summary.before), "after": _side(summary.after),
-        "measured": {"p50_ms": _ms(measured.p50_s), "p95_ms": _ms(measured.p95_s), "misses": measured.misses},
+        "before": _side(summary.before),
+        "after": _side(summary.after),
+        "measured": {
+            "p50_ms": _ms(measured.p50_s),
+            "p95_ms": _ms(measured.p95_s),
+            "misses": measured.misses,
+        },
     }
 
 
@@ -100,18 +144,26 @@ def _yaml(body: bytes) -> Any:
     try:
         depth = 0
         for event in yaml.parse(body, Loader=yaml.SafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+                event, yaml.CollectionEndEvent
+            )
             if depth > MAX_DEPTH:
                 raise InvalidValue(f"the policy is nested deeper than {MAX_DEPTH} levels")
-            if isinstance(event, yaml.AliasEvent):  # a few of them can stand for more data than a machine holds
-                raise InvalidValue(f"YAML aliases are not read here; write out what *{event.anchor} stands for")
+            # a few of them can stand for more data than a machine holds
+            if isinstance(event, yaml.AliasEvent):
+                raise InvalidValue(
+                    f"YAML aliases are not read here; write out what *{event.anchor} stands for"
+                )
     except (yaml.YAMLError, ValueError):
         pass  # `read` says it with its line
     try:
         return read(body)
     except ConfigError as error:
         raise _refused(error) from None
-    except (yaml.YAMLError, ValueError) as error:  # bytes that are no text; a date that is none, a number of too many digits
+    except (
+        yaml.YAMLError,
+        ValueError,
+    ) as error:  # bytes that are no text; a date that is none, a number of too many digits
         raise InvalidValue(f"not YAML: {' '.join(str(error).split())}") from None
 
 

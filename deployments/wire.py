@@ -1,8 +1,10 @@
-"""What travels between a router and a model's replica: one call carries texts of many requests, one reply their vectors.
+"""What travels between a router and a model's replica: one call carries texts of many requests, one
+reply their vectors.
 
-Plain tuples of numpy arrays and lists. Over a Serve handle they are pickled; over a socket (deployments/direct.py) they are
-packed here: two counts, the arrays as they lie in memory, the rest as JSON. Nothing that is unpacked can run code. A reply of
-`max_rows` rows stays below gRPC's default limit of 4 MiB a message, whatever environment the replicas were started with.
+Plain tuples of numpy arrays and lists. Over a Serve handle they are pickled; over a socket
+(deployments/direct.py) they are packed here: two counts, the arrays as they lie in memory, the rest
+as JSON. Nothing that is unpacked can run code. A reply of `max_rows` rows stays below gRPC's
+default limit of 4 MiB a message, whatever environment the replicas were started with.
 """
 
 import struct
@@ -21,7 +23,9 @@ MESSAGE_BYTES = 3_500_000  # of 4 MiB; the rest is for headers, counts and pickl
 
 
 class Call(NamedTuple):
-    """Texts for one model; `ids` is flat and `lengths` cuts it, or `texts` for engines that take text."""
+    """Texts for one model; `ids` is flat and `lengths` cuts it, or `texts` for engines that take
+    text.
+    """
 
     ids: TokenIds | None
     lengths: npt.NDArray[np.int32]  # (texts,) tokens of each, counted or estimated by the router
@@ -73,7 +77,11 @@ def pack_call(call: Call) -> bytes:
     parts = [_COUNTS.pack(rows, tokens), np.ascontiguousarray(call.lengths, "<i4").tobytes()]
     if call.ids is not None:
         parts.append(np.ascontiguousarray(call.ids, "<i4").tobytes())
-    parts.append(orjson.dumps((call.texts, call.input_type, call.expires_in_s, call.request_ids, call.traceparent)))
+    parts.append(
+        orjson.dumps(
+            (call.texts, call.input_type, call.expires_in_s, call.request_ids, call.traceparent)
+        )
+    )
     return b"".join(parts)
 
 
@@ -92,22 +100,39 @@ def unpack_call(data: bytearray) -> Call:
 def pack_reply(reply: Reply) -> bytes:
     """One reply as bytes; `unpack_reply` makes it again."""
     rows, width = reply.vectors.shape
-    rest = orjson.dumps((
-        reply.tokens, [(row, *failure) for row, failure in reply.failed.items()], reply.replica, reply.queue_s,
-        reply.inference_s, reply.outstanding_tokens, tuple(reply.counters),
-    ))
-    return b"".join((_COUNTS.pack(rows, width), np.ascontiguousarray(reply.vectors, "<f4").data, rest))
+    rest = orjson.dumps(
+        (
+            reply.tokens,
+            [(row, *failure) for row, failure in reply.failed.items()],
+            reply.replica,
+            reply.queue_s,
+            reply.inference_s,
+            reply.outstanding_tokens,
+            tuple(reply.counters),
+        )
+    )
+    return b"".join(
+        (_COUNTS.pack(rows, width), np.ascontiguousarray(reply.vectors, "<f4").data, rest)
+    )
 
 
 def unpack_reply(data: bytearray) -> Reply:
-    """The reply in `data`, which its vectors keep alive and may be written to; raises ValueError where it is none."""
+    """The reply in `data`, which its vectors keep alive and may be written to; raises ValueError
+    where it is none.
+    """
     rows, width = _counts(data)
     vectors = np.frombuffer(data, "<f4", rows * width, _COUNTS.size).reshape(rows, width)
-    rest = orjson.loads(memoryview(data)[_COUNTS.size + vectors.nbytes:])
+    rest = orjson.loads(memoryview(data)[_COUNTS.size + vectors.nbytes :])
     tokens, failed, replica, queue_s, inference_s, outstanding_tokens, counters = rest
     return Reply(
-        vectors, tokens, {row: Failure(*failure) for row, *failure in failed}, replica, queue_s, inference_s,
-        outstanding_tokens, Counters(*counters),
+        vectors,
+        tokens,
+        {row: Failure(*failure) for row, *failure in failed},
+        replica,
+        queue_s,
+        inference_s,
+        outstanding_tokens,
+        Counters(*counters),
     )
 
 

@@ -1,13 +1,16 @@
-"""Maps from one model's vectors into another model's space, and the rule by which a collection may use one.
+"""Maps from one model's vectors into another model's space, and the rule by which a collection may
+use one.
 
-Fitting: rows of `source` and `target` are vectors of the same texts. The default is orthogonal Procrustes, the smaller side
-padded with zeros (Schönemann 1966), of what is left when each side's mean is taken away, brought to the target's scale: it keeps
-the angles between source vectors as they are. Ridge and low rank fit the target's vectors more closely and the search less well
-(docs/decisions/0004 has the figures). An adapter therefore carries what a search kept, measured with queries that it was not
-fitted on, and never a cosine.
+Fitting: rows of `source` and `target` are vectors of the same texts. The default is orthogonal
+Procrustes, the smaller side padded with zeros (Schönemann 1966), of what is left when each side's
+mean is taken away, brought to the target's scale: it keeps the angles between source vectors as
+they are. Ridge and low rank fit the target's vectors more closely and the search less well
+(docs/decisions/0004 has the figures). An adapter therefore carries what a search kept, measured
+with queries that it was not fitted on, and never a cosine.
 
-Using: an adapter belongs to the two models whose fingerprints it was made with; any other weights, or less recall than the
-collection's `min_recall`, and the router refuses to start. It maps vectors of the source's own size straight into the target's.
+Using: an adapter belongs to the two models whose fingerprints it was made with; any other weights,
+or less recall than the collection's `min_recall`, and the router refuses to start. It maps vectors
+of the source's own size straight into the target's.
 """
 
 import json
@@ -38,19 +41,25 @@ RANK_SHARE = 0.5  # of the smaller side's dimensions
 
 
 class Kept(NamedTuple):
-    """What a search over the adapter keeps of one with the space's own model, as shares of the latter."""
+    """What a search over the adapter keeps of one with the space's own model, as shares of the
+    latter.
+    """
 
     queries: int
     recall: float  # recall@10
     ndcg: float  # nDCG@10
-    error: float  # standard error of `recall`: what other queries of the same kind would change it by
+    error: (
+        float  # standard error of `recall`: what other queries of the same kind would change it by
+    )
     own_recall: float  # of the space's own model, as it is
     own_ndcg: float
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """x -> (x @ matrix + offset) / |x @ matrix + offset|, from `source` (its model's own size) into `target`."""
+    """x -> (x @ matrix + offset) / |x @ matrix + offset|, from `source` (its model's own size) into
+    `target`.
+    """
 
     source: Space
     target: Space
@@ -60,14 +69,16 @@ class Adapter:
     source_fingerprint: str  # digests of what the models proved to be when it was made
     target_fingerprint: str
     texts: int  # that it was fitted on
-    judged_by: Judged  # the user's own relevance judgements, or the neighbours that the target's own model finds
+    # the user's own relevance judgements, or the neighbours that the target's own model finds
+    judged_by: Judged
     kept: Kept
     by_language: Mapping[str, Kept] = field(default_factory=dict)  # ISO 639-1 of the queries
 
     def map(self, vectors: Vectors) -> Vectors:
         """(n, source dimensions) to (n, target dimensions) of length 1.
 
-        Row by row, so that a row's bits do not depend on the rows beside it, as a batched product's do.
+        Row by row, so that a row's bits do not depend on the rows beside it, as a batched product's
+        do.
         """
         mapped: Vectors = np.matmul(vectors[:, None, :], self.matrix)[:, 0] + self.offset
         lengths = np.linalg.norm(mapped, axis=1, keepdims=True)
@@ -81,24 +92,32 @@ class Adapter:
 
 
 def fit(source: Vectors, target: Vectors, method: Method = "procrustes") -> tuple[Vectors, Vectors]:
-    """Matrix and offset of the map that `method` fits to (n, source) and (n, target) vectors of the same n texts.
+    """Matrix and offset of the map that `method` fits to (n, source) and (n, target) vectors of the
+    same n texts.
 
     Raises ValueError where the two do not have the same number of rows.
     """
     if len(source) != len(target):
-        raise ValueError(f"{len(source)} source vectors and {len(target)} target vectors are not of the same texts")
+        raise ValueError(
+            f"{len(source)} source vectors and {len(target)} target vectors are not of the same "
+            "texts"
+        )
     x, y = source.astype(np.float64), target.astype(np.float64)
     x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
     x, y = x - x_mean, y - y_mean
     if method == "procrustes":
-        # Of the product of the padded matrices only this block is not zero, and its singular vectors are all that counts.
+        # Of the product of the padded matrices only this block is not zero, and its singular
+        # vectors are all that counts.
         left, _, right = np.linalg.svd(x.T @ y, full_matrices=False)
         spread = float(np.linalg.norm(x)) or 1.0
         matrix = left @ right * (float(np.linalg.norm(y)) / spread)
     else:
         gram = x.T @ x
-        matrix = np.linalg.solve(gram + RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)), x.T @ y)
-        if method == "low-rank":  # the best map of this rank: the ridge map onto the main directions of what it predicts
+        matrix = np.linalg.solve(
+            gram + RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)), x.T @ y
+        )
+        # the best map of this rank: the ridge map onto the main directions of what it predicts
+        if method == "low-rank":
             rank = max(1, int(RANK_SHARE * min(matrix.shape)))
             _, _, main = np.linalg.svd(x @ matrix, full_matrices=False)
             matrix = matrix @ main[:rank].T @ main[:rank]
@@ -106,16 +125,24 @@ def fit(source: Vectors, target: Vectors, method: Method = "procrustes") -> tupl
 
 
 def kept_of(over: Found, own: Found, relevant: Sequence[Collection[int]]) -> Kept:
-    """What results over an adapter keep of the own model's, for the same queries; its standard error by the delta method.
+    """What results over an adapter keep of the own model's, for the same queries; its standard
+    error by the delta method.
 
     Where the own model finds nothing that is relevant there is nothing to keep: shares are 0.
     """
     over_recall, own_recall = recall(over, relevant), recall(own, relevant)
     over_ndcg, own_ndcg = ndcg(over, relevant), ndcg(own, relevant)
     share = _share(over_recall, own_recall)
-    spread = np.std(over_recall - share * own_recall) / np.sqrt(len(own)) / max(own_recall.mean(), 1e-12)
+    spread = (
+        np.std(over_recall - share * own_recall) / np.sqrt(len(own)) / max(own_recall.mean(), 1e-12)
+    )
     return Kept(
-        len(own), share, _share(over_ndcg, own_ndcg), float(spread), float(own_recall.mean()), float(own_ndcg.mean())
+        len(own),
+        share,
+        _share(over_ndcg, own_ndcg),
+        float(spread),
+        float(own_recall.mean()),
+        float(own_ndcg.mean()),
     )
 
 
@@ -127,17 +154,34 @@ def save(adapter: Adapter, path: Path) -> None:
     """Write it as npz: two arrays, and JSON for the rest."""
     about = asdict(replace(adapter, matrix=np.zeros(0, np.float32), offset=np.zeros(0, np.float32)))
     about |= {"format": FORMAT, "source": str(adapter.source), "target": str(adapter.target)}
-    about |= {"kept": adapter.kept._asdict(), "by_language": {name: kept._asdict() for name, kept in adapter.by_language.items()}}
-    text = json.dumps({name: value for name, value in about.items() if name not in ("matrix", "offset")}, sort_keys=True)
+    about |= {
+        "kept": adapter.kept._asdict(),
+        "by_language": {name: kept._asdict() for name, kept in adapter.by_language.items()},
+    }
+    text = json.dumps(
+        {name: value for name, value in about.items() if name not in ("matrix", "offset")},
+        sort_keys=True,
+    )
     with path.open("wb") as file:  # numpy would append .npz to another name
-        np.savez_compressed(file, matrix=adapter.matrix, offset=adapter.offset, about=np.frombuffer(text.encode(), np.uint8))
+        np.savez_compressed(
+            file,
+            matrix=adapter.matrix,
+            offset=adapter.offset,
+            about=np.frombuffer(text.encode(), np.uint8),
+        )
 
 
 def load(path: Path) -> Adapter:
-    """Read a file that `save` wrote; raises ValueError naming the file when it is something else."""
+    """Read a file that `save` wrote; raises ValueError naming the file when it is something
+    else.
+    """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            matrix, offset, about = arrays["matrix"], arrays["offset"], json.loads(arrays["about"].tobytes())
+            matrix, offset, about = (
+                arrays["matrix"],
+                arrays["offset"],
+                json.loads(arrays["about"].tobytes()),
+            )
         if about.pop("format") != FORMAT:
             raise ValueError(f"this version reads {FORMAT!r}")
         adapter = Adapter(
@@ -150,15 +194,26 @@ def load(path: Path) -> Adapter:
             **about,
         )
         sizes = (adapter.source.dimensions, adapter.target.dimensions)
-        if matrix.shape != sizes or offset.shape != sizes[1:] or not (np.isfinite(matrix).all() and np.isfinite(offset).all()):
-            raise ValueError(f"it maps {sizes[0]} to {sizes[1]} dimensions and its matrix is {matrix.shape}, or not finite")
+        if (
+            matrix.shape != sizes
+            or offset.shape != sizes[1:]
+            or not (np.isfinite(matrix).all() and np.isfinite(offset).all())
+        ):
+            raise ValueError(
+                f"it maps {sizes[0]} to {sizes[1]} dimensions and its matrix is {matrix.shape}, "
+                "or not finite"
+            )
         return adapter
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{path} is not an adapter: {error}; make one with `embedding-router align`") from error
+        raise ValueError(
+            f"{path} is not an adapter: {error}; make one with `embedding-router align`"
+        ) from error
 
 
 def load_adapters(args: RouterArgs) -> dict[str, dict[str, Adapter]]:
-    """For each collection the adapters that it may use, by their source model; raises ConfigError with all that are not fit."""
+    """For each collection the adapters that it may use, by their source model; raises ConfigError
+    with all that are not fit.
+    """
     problems: list[str] = []
     loaded: dict[str, dict[str, Adapter]] = {}
     for name, collection in args.collections.items():
@@ -172,7 +227,10 @@ def load_adapters(args: RouterArgs) -> dict[str, dict[str, Adapter]]:
                 continue
             wrong = _unfit(args, adapter, collection.space, collection.min_recall)
             if not wrong and adapter.source.model in loaded[name]:
-                wrong = f"there is one from {adapter.source.model} already; a collection takes one from each model"
+                wrong = (
+                    f"there is one from {adapter.source.model} already; a collection takes "
+                    "one from each model"
+                )
             if wrong:
                 problems.append(f"{where}: {file}: {wrong}")
             loaded[name][adapter.source.model] = adapter
@@ -181,15 +239,23 @@ def load_adapters(args: RouterArgs) -> dict[str, dict[str, Adapter]]:
     return loaded
 
 
-def as_ranked(models: Mapping[str, Model], space: Space, adapters: Mapping[str, Adapter]) -> dict[str, Model]:
-    """The models as the decision shall see them for one space: its own above all others, which follow by what they keep of it.
+def as_ranked(
+    models: Mapping[str, Model], space: Space, adapters: Mapping[str, Adapter]
+) -> dict[str, Model]:
+    """The models as the decision shall see them for one space: its own above all others, which
+    follow by what they keep of it.
 
     The quality of a model that comes over an adapter is the own model's times the recall kept.
     """
     own = models[space.model]
     ranked = {**models, space.model: replace(own, rank=len(models))}
-    for rank, (name, adapter) in enumerate(sorted(adapters.items(), key=lambda item: item[1].kept.recall)):
-        quality = {language: points * adapter.kept_for(language) for language, points in own.quality.items()}
+    for rank, (name, adapter) in enumerate(
+        sorted(adapters.items(), key=lambda item: item[1].kept.recall)
+    ):
+        quality = {
+            language: points * adapter.kept_for(language)
+            for language, points in own.quality.items()
+        }
         ranked[name] = replace(models[name], rank=rank, quality=quality)
     return ranked
 
@@ -201,25 +267,36 @@ def _unfit(args: RouterArgs, adapter: Adapter, space: str, min_recall: float) ->
     if adapter.source.model == adapter.target.model:
         return f"it leads from {adapter.source.model} to itself"
     for role, model, made_with in (
-        ("from", adapter.source.model, adapter.source_fingerprint), ("to", adapter.target.model, adapter.target_fingerprint),
+        ("from", adapter.source.model, adapter.source_fingerprint),
+        ("to", adapter.target.model, adapter.target_fingerprint),
     ):
         if model not in args.models:
             return f"it leads {role} {model}, which is not one of the models"
         if (config := args.models[model].fingerprint) is None:
-            return f"models.{model} has no `fingerprint`, so nobody knows that it is the {model} that the adapter was made with"
+            return (
+                f"models.{model} has no `fingerprint`, so nobody knows that it is the {model} "
+                "that the adapter was made with"
+            )
         try:
             digest = fingerprint.load(resolve_path(config.file, args.base_dir)).digest
         except (OSError, ValueError) as error:
             return str(error)
         if digest != made_with:
-            return f"it was made with another {model}: the fingerprints differ; run `embedding-router align` again"
+            return (
+                f"it was made with another {model}: the fingerprints differ; run "
+                "`embedding-router align` again"
+            )
     own = args.models[adapter.source.model].dimensions
     if adapter.source.dimensions != own:
-        return f"it reads {adapter.source.dimensions} dimensions, {adapter.source.model} makes {own}"
+        return (
+            f"it reads {adapter.source.dimensions} dimensions, {adapter.source.model} makes {own}"
+        )
     if adapter.kept.recall < min_recall:
         return (
-            f"it keeps {adapter.kept.recall:.1%} of the recall of {space}'s own model ({adapter.kept.queries} queries, by "
-            f"{adapter.judged_by}) and min_recall is {min_recall:.1%}; align it with more of your own text, or lower min_recall "
+            f"it keeps {adapter.kept.recall:.1%} of the recall of {space}'s own model "
+            f"({adapter.kept.queries} queries, by "
+            f"{adapter.judged_by}) and min_recall is {min_recall:.1%}; align it with more of "
+            "your own text, or lower min_recall "
             "if that is enough"
         )
     return None

@@ -1,11 +1,14 @@
-"""Vectors of texts that were embedded before: exact, least recently used out first, bounded in bytes.
+"""Vectors of texts that were embedded before: exact, least recently used out first, bounded in
+bytes.
 
-An entry is known by its model and by a digest of everything else that the vector depends on: the exact token ids, or the side and
-the prompted text for engines that take text. Nothing about the caller is in it, so all who may use a model share its vectors;
-hence the digest must be cryptographic, lest a text be made to answer with another's vector. What is kept is the vector in the
-model's own size: `router.spaces.fit` makes every smaller one from it, to the same bits.
+An entry is known by its model and by a digest of everything else that the vector depends on: the
+exact token ids, or the side and the prompted text for engines that take text. Nothing about the
+caller is in it, so all who may use a model share its vectors; hence the digest must be
+cryptographic, lest a text be made to answer with another's vector. What is kept is the vector in
+the model's own size: `router.spaces.fit` makes every smaller one from it, to the same bits.
 
-For one event loop: no locks. Requests that wait for the same text at the same time are dispatch's matter.
+For one event loop: no locks. Requests that wait for the same text at the same time are dispatch's
+matter.
 """
 
 from collections import OrderedDict
@@ -17,20 +20,24 @@ import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
 
-# What an entry costs beside its 4 bytes a dimension: array, entry and key objects, places in the dictionary. Measured with
-# tracemalloc; test_cache.py holds it to that.
+# What an entry costs beside its 4 bytes a dimension: array, entry and key objects, places in the
+# dictionary. Measured with tracemalloc; test_cache.py holds it to that.
 _ENTRY_BYTES = 450
 
 
 class Entry(NamedTuple):
-    """One text's vector (read-only, the model's own size) and the tokens that the model read of it."""
+    """One text's vector (read-only, the model's own size) and the tokens that the model read
+    of it.
+    """
 
     vector: Vectors
     tokens: int
 
 
 class VectorCache:
-    """At most `max_bytes` of vectors, their keys and what Python needs around them; 0 keeps nothing."""
+    """At most `max_bytes` of vectors, their keys and what Python needs around them; 0 keeps
+    nothing.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -44,7 +51,9 @@ class VectorCache:
         return len(self._entries)
 
     def unknown(self, model: str, digests: Sequence[bytes]) -> list[int]:
-        """The places of the digests that have no entry; asks without counting and without keeping anything recent."""
+        """The places of the digests that have no entry; asks without counting and without keeping
+        anything recent.
+        """
         entries = self._entries
         if not entries:
             return list(range(len(digests)))
@@ -65,13 +74,19 @@ class VectorCache:
         self.hits += len(found) - misses
         return found
 
-    def put_many(self, model: str, digests: Sequence[bytes], vectors: Vectors, tokens: Sequence[int]) -> None:
-        """Keep a copy of each row of (len(digests), native) `vectors`; what is there already only becomes recent.
+    def put_many(
+        self, model: str, digests: Sequence[bytes], vectors: Vectors, tokens: Sequence[int]
+    ) -> None:
+        """Keep a copy of each row of (len(digests), native) `vectors`; what is there already only
+        becomes recent.
 
         Raises ValueError when the three differ in length or the vectors are not float32.
         """
         if not len(digests) == len(vectors) == len(tokens):
-            raise ValueError(f"{len(digests)} digests, {len(vectors)} vectors and {len(tokens)} token counts do not match")
+            raise ValueError(
+                f"{len(digests)} digests, {len(vectors)} vectors and {len(tokens)} token counts "
+                "do not match"
+            )
         if vectors.dtype != np.float32:
             raise ValueError(f"the cache keeps float32 vectors, these are {vectors.dtype}")
         entry_bytes = _ENTRY_BYTES + 4 * vectors.shape[1]

@@ -1,15 +1,18 @@
-"""How much work a model can take, how much it is asked for, and what follows: its price and its replicas.
+"""How much work a model can take, how much it is asked for, and what follows: its price and its
+replicas.
 
-    rate      tokens per second one replica serves while it is busy; with full batches where replicas are counted by it, because
-              a replica with little to do is busy too, and slow
+    rate      tokens per second one replica serves while it is busy; with full batches where
+              replicas are counted by it, because a replica with little to do is busy too, and slow
     offered   tokens per second that requests bring to the model they are sent to
-    shadow    tokens per second that wanted this model and were sent to a smaller one: without it a model that everybody is
-              degraded away from would look idle and never grow
-    price     points of quality per device second; rises while a model is asked for more than `rho` of what it can do
+    shadow    tokens per second that wanted this model and were sent to a smaller one: without it a
+              model that everybody is degraded away from would look idle and never grow
+    price     points of quality per device second; rises while a model is asked for more than `rho`
+              of what it can do
 
-The price is dual mirror descent on the capacity constraint (Balseiro, Lu and Mirrokni, "The best of many worlds: dual mirror
-descent for online allocation problems", 2020). Pure: times are arguments. Nothing is imported but the standard library: Serve's
-controller, which may not have this project installed, runs the autoscaling policy from a copy of this module.
+The price is dual mirror descent on the capacity constraint (Balseiro, Lu and Mirrokni, "The best of
+many worlds: dual mirror descent for online allocation problems", 2020). Pure: times are arguments.
+Nothing is imported but the standard library: Serve's controller, which may not have this project
+installed, runs the autoscaling policy from a copy of this module.
 """
 
 import math
@@ -19,7 +22,9 @@ from typing import NamedTuple
 
 
 class Rate:
-    """Tokens per second served while busy, averaged over about the last `window_s` busy seconds; `tokens_per_s` at first."""
+    """Tokens per second served while busy, averaged over about the last `window_s` busy seconds;
+    `tokens_per_s` at first.
+    """
 
     __slots__ = ("_seconds", "_tokens", "window_s")
 
@@ -42,7 +47,9 @@ class Rate:
 
 
 class Demand:
-    """Tokens per second asked for, averaged over about the last `window_s` seconds, idle ones included."""
+    """Tokens per second asked for, averaged over about the last `window_s` seconds, idle ones
+    included.
+    """
 
     __slots__ = ("_rate", "_since_s", "window_s")
 
@@ -57,7 +64,9 @@ class Demand:
         self._since_s = max(now, self._since_s)
 
     def asked(self, now: float) -> float:
-        """The average at `now`, and none when nobody has asked for three windows: only this lets a model go to sleep."""
+        """The average at `now`, and none when nobody has asked for three windows: only this lets a
+        model go to sleep.
+        """
         return self.tokens_per_s(now) if now - self._since_s <= 3.0 * self.window_s else 0.0
 
     def tokens_per_s(self, now: float) -> float:
@@ -66,7 +75,8 @@ class Demand:
 
 
 def next_price(price: float, offered: float, capacity: float, eta: float, rho: float) -> float:
-    """The price 100 ms later: max(0, price + eta * (offered / capacity - rho)), both in tokens per second.
+    """The price 100 ms later: max(0, price + eta * (offered / capacity - rho)), both in tokens per
+    second.
 
     Without capacity the price stays: a model that is not there is not chosen at any price.
     """
@@ -85,43 +95,57 @@ class Ask(NamedTuple):
 
 
 def together(asks: list[Ask]) -> Ask:
-    """What all routers ask of one model: demand and backlog add up, and who sends most knows the replicas' rate best.
+    """What all routers ask of one model: demand and backlog add up, and who sends most knows the
+    replicas' rate best.
 
     Raises ValueError for an empty list.
     """
     if not asks:
         raise ValueError("nobody asks")
     weights = [ask.offered + ask.shadow + ask.backlog_tokens + 1e-9 for ask in asks]
-    rate = sum(weight * ask.tokens_per_s for weight, ask in zip(weights, asks, strict=True)) / sum(weights)
+    rate = sum(weight * ask.tokens_per_s for weight, ask in zip(weights, asks, strict=True)) / sum(
+        weights
+    )
     return asks[0]._replace(
-        offered=sum(ask.offered for ask in asks), shadow=sum(ask.shadow for ask in asks),
-        backlog_tokens=sum(ask.backlog_tokens for ask in asks), tokens_per_s=rate,
+        offered=sum(ask.offered for ask in asks),
+        shadow=sum(ask.shadow for ask in asks),
+        backlog_tokens=sum(ask.backlog_tokens for ask in asks),
+        tokens_per_s=rate,
     )
 
 
 def needed_replicas(ask: Ask, ready: int, rho: float, drain_s: float, start_s: float) -> float:
-    """Replicas that serve what is asked for at utilisation `rho`, or at full speed while they drain what is late.
+    """Replicas that serve what is asked for at utilisation `rho`, or at full speed while they drain
+    what is late.
 
-    Late is the backlog that the `ready` replicas will not have served beside their new work in the `start_s` seconds until
-    another could help them; it shall be gone `drain_s` seconds after that. Raises ValueError for what no replica can be.
+    Late is the backlog that the `ready` replicas will not have served beside their new work in the
+    `start_s` seconds until another could help them; it shall be gone `drain_s` seconds after that.
+    Raises ValueError for what no replica can be.
     """
     offered, shadow, backlog, rate = ask.offered, ask.shadow, ask.backlog_tokens, ask.tokens_per_s
     if not (rate > 0.0 and rho > 0.0 and drain_s > 0.0):
-        raise ValueError(f"a replica's rate, its utilisation and the time to drain are above 0, not {rate}, {rho} and {drain_s}")
+        raise ValueError(
+            f"a replica's rate, its utilisation and the time to drain are above 0, not {rate}, "
+            f"{rho} and {drain_s}"
+        )
     late = max(0.0, backlog - max(0.0, ready * rate - offered) * start_s)
     return max((offered + shadow) / (rate * rho), (offered + shadow + late / drain_s) / rate)
 
 
 def desired_replicas(offered: float, shadow: float, tokens_per_s: float, rho: float) -> int:
-    """Replicas that serve `offered + shadow` tokens per second at utilisation `rho`, each able to do `tokens_per_s`."""
+    """Replicas that serve `offered + shadow` tokens per second at utilisation `rho`, each able to
+    do `tokens_per_s`.
+    """
     return math.ceil(needed_replicas(Ask(offered, shadow, 0.0, tokens_per_s), 0, rho, 1.0, 0.0))
 
 
 def next_replicas(needed: float, now: int, slack: float, peak: float = 0.0) -> int:
-    """Whole replicas for `needed` where there are `now`: up when these do not suffice, down only to what has slack at `peak`.
+    """Whole replicas for `needed` where there are `now`: up when these do not suffice, down only to
+    what has slack at `peak`.
 
-    `peak` is the highest need of late, and starts nothing: what is over when another replica would come needs none. Without
-    slack, a need around a whole number would start and stop a replica in turns.
+    `peak` is the highest need of late, and starts nothing: what is over when another replica would
+    come needs none. Without slack, a need around a whole number would start and stop a replica in
+    turns.
     """
     return max(math.ceil(needed), min(now, math.ceil(max(needed, peak) / (1.0 - slack))))
 
@@ -150,17 +174,21 @@ class Want(NamedTuple):
     """What one model wants of a budget of devices."""
 
     replicas: int  # at least `least`
-    needed: float  # the highest of late before it was rounded: who is short of more comes first, and keeps that for a while
+    # the highest of late before it was rounded: who is short of more comes first, and keeps that
+    # for a while
+    needed: float
     least: int  # that it gets in any case
     devices: float  # of one replica
     held: int  # replicas that run now
 
 
 def share_devices(wants: Mapping[str, Want], devices: float) -> dict[str, int]:
-    """Replicas for each model that together occupy at most `devices`, or what everybody's `least` occupies if that is more.
+    """Replicas for each model that together occupy at most `devices`, or what everybody's `least`
+    occupies if that is more.
 
-    One replica after the other goes to the model whose replicas would have to do most: in the end all are short by much the same
-    share. A device of a replica that has not been told to stop yet is not given away before.
+    One replica after the other goes to the model whose replicas would have to do most: in the end
+    all are short by much the same share. A device of a replica that has not been told to stop yet
+    is not given away before.
     """
     given = {name: want.least for name, want in wants.items()}
 
@@ -169,7 +197,11 @@ def share_devices(wants: Mapping[str, Want], devices: float) -> dict[str, int]:
         return (wants[name].needed / given[name] if given[name] else math.inf, wants[name].needed)
 
     left = devices - sum(want.least * want.devices for want in wants.values())
-    while able := [name for name, want in wants.items() if given[name] < want.replicas and want.devices <= left + 1e-9]:
+    while able := [
+        name
+        for name, want in wants.items()
+        if given[name] < want.replicas and want.devices <= left + 1e-9
+    ]:
         neediest = max(able, key=short)
         given[neediest] += 1
         left -= wants[neediest].devices

@@ -1,4 +1,6 @@
-"""`embedding-router ...`: a table of commands, each imported only when it is asked for, so that `--help` answers at once."""
+"""`embedding-router ...`: a table of commands, each imported only when it is asked for, so that
+`--help` answers at once.
+"""
 
 from importlib import import_module, metadata
 from typing import Any, NamedTuple
@@ -14,17 +16,40 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "advise": Entry("deployments.advise_cli:main", "Measure on your own texts when a larger model is worth it."),
-    "align": Entry("deployments.align_cli:main", "Fit an adapter between two models, and measure what it keeps."),
-    "calibrate": Entry("deployments.calibrate_cli:main", "Measure how long a model takes, for its profile."),
-    "check-config": Entry("deployments.serve_config:main", "Check Serve config files before they are deployed."),
-    "compare": Entry("deployments.compare_cli:main", "Show what a shadow or a canary has found on live traffic."),
-    "completion": Entry("router.completion:main", "Print a script that completes commands in a shell."),
-    "doctor": Entry("deployments.doctor:main", "Check whether this machine can serve, and what to do."),
-    "fingerprint": Entry("deployments.fingerprint_cli:main", "Write down what a model proves to be, for its replicas."),
+    "advise": Entry(
+        "deployments.advise_cli:main", "Measure on your own texts when a larger model is worth it."
+    ),
+    "align": Entry(
+        "deployments.align_cli:main",
+        "Fit an adapter between two models, and measure what it keeps.",
+    ),
+    "calibrate": Entry(
+        "deployments.calibrate_cli:main", "Measure how long a model takes, for its profile."
+    ),
+    "check-config": Entry(
+        "deployments.serve_config:main", "Check Serve config files before they are deployed."
+    ),
+    "compare": Entry(
+        "deployments.compare_cli:main", "Show what a shadow or a canary has found on live traffic."
+    ),
+    "completion": Entry(
+        "router.completion:main", "Print a script that completes commands in a shell."
+    ),
+    "doctor": Entry(
+        "deployments.doctor:main", "Check whether this machine can serve, and what to do."
+    ),
+    "fingerprint": Entry(
+        "deployments.fingerprint_cli:main",
+        "Write down what a model proves to be, for its replicas.",
+    ),
     "keys": Entry("deployments.keys_cli:main", "Make API keys for the config."),
-    "migrate": Entry("deployments.migrate_cli:main", "Embed a collection in another vector space, resumably."),
-    "replay": Entry("deployments.replay_cli:main", "Decide a decision log again, under its own policy or another."),
+    "migrate": Entry(
+        "deployments.migrate_cli:main", "Embed a collection in another vector space, resumably."
+    ),
+    "replay": Entry(
+        "deployments.replay_cli:main",
+        "Decide a decision log again, under its own policy or another.",
+    ),
     "route": Entry("deployments.route_cli:main", "Show which model would answer a text, and why."),
     "run": Entry("deployments.run:main", "Serve a config file on this machine until interrupted."),
 }
@@ -46,7 +71,9 @@ class Commands(click.Group):
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] in ("router", "deployments"):
                 raise
-            raise click.ClickException(f"{cmd_name} needs the package {error.name!r}, which is not installed") from None
+            raise click.ClickException(
+                f"{cmd_name} needs the package {error.name!r}, which is not installed"
+            ) from None
         assert isinstance(command, click.Command), entry.target
         return command
 
@@ -56,7 +83,9 @@ class Commands(click.Group):
         if args[0] not in COMMANDS and not ctx.resilient_parsing:
             from router.strict import suggestion
 
-            ctx.fail(f"There is no command {args[0]!r}; {suggestion(args[0], COMMANDS, 'there are')}")
+            ctx.fail(
+                f"There is no command {args[0]!r}; {suggestion(args[0], COMMANDS, 'there are')}"
+            )
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -85,12 +114,19 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version.",
+)
 def main() -> None:
     """Serve embedding models behind one OpenAI-compatible address.
 
-    Exit status: 0 done, 1 a problem was found or something failed, 2 wrong usage. Problems are sentences on standard error; with
-    --json what a command found is JSON on standard output.
+    Exit status: 0 done, 1 a problem was found or something failed, 2 wrong usage. Problems are
+    sentences on standard error; with --json what a command found is JSON on standard output.
     """
 
 

@@ -1,14 +1,18 @@
-"""Two models, or two policies, on the same traffic: who takes part, what is counted, and how far two models agree.
+"""Two models, or two policies, on the same traffic: who takes part, what is counted, and how far
+two models agree.
 
-    shadow   a share of the answered requests is embedded by another model too; nobody gets those vectors
+    shadow   a share of the answered requests is embedded by another model too; nobody gets those
+             vectors
     canary   a share of the free requests is decided by other rules; the rest of them is the control
 
-Who takes part follows from the text alone: the same text is always on the same side, on every router and after a restart, so a
-cache stays as good as it was and a caller who repeats himself gets the same vector.
+Who takes part follows from the text alone: the same text is always on the same side, on every
+router and after a restart, so a cache stays as good as it was and a caller who repeats himself gets
+the same vector.
 
-Vectors of two models must never be compared with each other. What can be compared is whom they take for neighbours: of the texts
-that came before, the share of a new text's ten nearest under one model that are among its ten nearest under the other. Two
-models that agree make the same search; where they do not, only labelled data says which is right (`embedding-router advise`).
+Vectors of two models must never be compared with each other. What can be compared is whom they take
+for neighbours: of the texts that came before, the share of a new text's ten nearest under one model
+that are among its ten nearest under the other. Two models that agree make the same search; where
+they do not, only labelled data says which is right (`embedding-router advise`).
 
 Pure: no clock, no randomness.
 """
@@ -34,7 +38,9 @@ LENGTHS = (16, 64, 256, 1024)  # tokens, upper ends of the bands
 
 
 def falls_in(texts: Iterable[str], salt: str, share: float) -> bool:
-    """Whether a request with these texts is in a sample of `share` (0 to 1); another `salt`, another independent sample."""
+    """Whether a request with these texts is in a sample of `share` (0 to 1); another `salt`,
+    another independent sample.
+    """
     if share >= 1.0:
         return True
     digest = hashlib.blake2b(salt.encode(), digest_size=8)
@@ -53,7 +59,9 @@ def slices_of(features: Features, longest: int, side: str | None) -> tuple[str, 
         below = most
     else:
         band = f"over {LENGTHS[-1]} tokens"
-    language = "code" if features.code else "mixed" if features.mixed else features.language or "unknown"
+    language = (
+        "code" if features.code else "mixed" if features.mixed else features.language or "unknown"
+    )
     return ("all", f"language: {language}", f"length: {band}", f"side: {side or 'not given'}")
 
 
@@ -81,7 +89,10 @@ class Times:
     def as_dict(self) -> dict[str, float | None]:
         """p50 and p95 in milliseconds."""
         found = {f"p{percent}": self.percentile(percent) for percent in (50, 95)}
-        return {name: None if seconds is None else round(seconds * 1000, 2) for name, seconds in found.items()}
+        return {
+            name: None if seconds is None else round(seconds * 1000, 2)
+            for name, seconds in found.items()
+        }
 
 
 @dataclass(slots=True)
@@ -93,7 +104,11 @@ class Mean:
     squares: float = 0.0
 
     def add(self, value: float) -> None:
-        self.count, self.total, self.squares = self.count + 1, self.total + value, self.squares + value * value
+        self.count, self.total, self.squares = (
+            self.count + 1,
+            self.total + value,
+            self.squares + value * value,
+        )
 
     def as_dict(self) -> dict[str, float | int | None]:
         """The mean with its 95 % interval (normal approximation; none below 30 values)."""
@@ -104,7 +119,12 @@ class Mean:
             return {"mean": round(mean, 4), "low": None, "high": None, "texts": self.count}
         spread = math.sqrt(max(0.0, self.squares / self.count - mean * mean) / (self.count - 1))
         low, high = max(0.0, mean - 1.96 * spread), min(1.0, mean + 1.96 * spread)
-        return {"mean": round(mean, 4), "low": round(low, 4), "high": round(high, 4), "texts": self.count}
+        return {
+            "mean": round(mean, 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
+            "texts": self.count,
+        }
 
 
 class Ring:
@@ -117,22 +137,34 @@ class Ring:
         self._pair: tuple[Vectors, Vectors] | None = None
 
     def add(self, digests: Sequence[bytes], first: Vectors, second: Vectors) -> list[float]:
-        """Take texts as (n, d1) and (n, d2) vectors of length 1; returns each new one's overlap with those before it.
+        """Take texts as (n, d1) and (n, d2) vectors of length 1; returns each new one's overlap
+        with those before it.
 
-        A text that is here already is passed over: it would be its own neighbour. Nothing is returned before FEWEST_TEXTS.
+        A text that is here already is passed over: it would be its own neighbour. Nothing is
+        returned before FEWEST_TEXTS.
         """
         new = [row for row, digest in enumerate(digests) if digest not in self._digests]
-        new = [row for place, row in enumerate(new) if digests[row] not in {digests[earlier] for earlier in new[:place]}]
+        new = [
+            row
+            for place, row in enumerate(new)
+            if digests[row] not in {digests[earlier] for earlier in new[:place]}
+        ]
         if not new:
             return []
         if self._pair is None:
             widths = first.shape[1], second.shape[1]
-            self._pair = (np.zeros((self._size, widths[0]), np.float32), np.zeros((self._size, widths[1]), np.float32))
+            self._pair = (
+                np.zeros((self._size, widths[0]), np.float32),
+                np.zeros((self._size, widths[1]), np.float32),
+            )
         overlaps = []
         if (known := len(self._digests)) >= min(FEWEST_TEXTS, self._size):
-            nearest = [_nearest(kept[:known], rows[new]) for kept, rows in zip(self._pair, (first, second), strict=True)]
+            nearest = [
+                _nearest(kept[:known], rows[new])
+                for kept, rows in zip(self._pair, (first, second), strict=True)
+            ]
             overlaps = [len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(*nearest, strict=True)]
-        for row in new[-self._size:]:
+        for row in new[-self._size :]:
             place, self._next = self._next, (self._next + 1) % self._size
             if (gone := self._at[place]) is not None:
                 del self._digests[gone]
@@ -142,7 +174,9 @@ class Ring:
 
 
 def _nearest(kept: Vectors, rows: Vectors) -> list[list[int]]:
-    found: list[list[int]] = np.argpartition(-(rows @ kept.T), NEIGHBOURS, axis=1)[:, :NEIGHBOURS].tolist()
+    found: list[list[int]] = np.argpartition(-(rows @ kept.T), NEIGHBOURS, axis=1)[
+        :, :NEIGHBOURS
+    ].tolist()
     return found
 
 
@@ -211,13 +245,18 @@ class Tally:
     def common(self) -> dict[str, Any]:
         """What both kinds of report say of a slice."""
         return {
-            "requests": self.requests, "texts": self.texts, "tokens": self.tokens, "latency_ms": self.actual.as_dict(),
+            "requests": self.requests,
+            "texts": self.texts,
+            "tokens": self.tokens,
+            "latency_ms": self.actual.as_dict(),
             "device_s": round(self.device_s, 4),
         }
 
 
 class ShadowReport:
-    """Agreement, latency and cost of a shadow model against the models that answered, by model and slice."""
+    """Agreement, latency and cost of a shadow model against the models that answered, by model and
+    slice.
+    """
 
     def __init__(self) -> None:
         self._tallies: dict[tuple[str, str], Tally] = {}
@@ -232,14 +271,22 @@ class ShadowReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report for JSON; slices with most requests first."""
-        ordered = sorted(self._tallies.items(), key=lambda each: (each[0][0], each[0][1] != "all", -each[1].requests))
+        ordered = sorted(
+            self._tallies.items(),
+            key=lambda each: (each[0][0], each[0][1] != "all", -each[1].requests),
+        )
         return {
-            "compared": self.compared, "left_out": dict(self.left_out.most_common()),
+            "compared": self.compared,
+            "left_out": dict(self.left_out.most_common()),
             "slices": [
                 {
-                    "answered_by": model, "slice": name, **tally.common(), f"overlap_at_{NEIGHBOURS}": tally.overlap.as_dict(),
+                    "answered_by": model,
+                    "slice": name,
+                    **tally.common(),
+                    f"overlap_at_{NEIGHBOURS}": tally.overlap.as_dict(),
                     "shadow_predicted_ms": tally.shadow_predicted.as_dict(),
-                    "shadow_inference_ms": tally.shadow_inference.as_dict(), "shadow_device_s": round(tally.shadow_device_s, 4),
+                    "shadow_inference_ms": tally.shadow_inference.as_dict(),
+                    "shadow_device_s": round(tally.shadow_device_s, 4),
                 }
                 for (model, name), tally in ordered
             ],
@@ -262,16 +309,25 @@ class CanaryReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report for JSON; both arms of a slice side by side."""
-        ordered = sorted(self._tallies.items(), key=lambda each: (each[0] != "all", -each[1]["canary"].requests))
+        ordered = sorted(
+            self._tallies.items(), key=lambda each: (each[0] != "all", -each[1]["canary"].requests)
+        )
         return {
             "failed": {arm: dict(codes.most_common()) for arm, codes in self.failed.items()},
-            "slices": [{"slice": name, **{arm: _arm(tally) for arm, tally in arms.items()}} for name, arms in ordered],
+            "slices": [
+                {"slice": name, **{arm: _arm(tally) for arm, tally in arms.items()}}
+                for name, arms in ordered
+            ],
         }
 
 
 def _arm(tally: Tally) -> Mapping[str, Any]:
     quality = tally.quality
     return {
-        **tally.common(), "models": dict(tally.models.most_common()), "budgets": tally.budgets, "in_time": tally.in_time,
-        "degraded": tally.degraded, "quality": round(quality.total / quality.count, 3) if quality.count else None,
+        **tally.common(),
+        "models": dict(tally.models.most_common()),
+        "budgets": tally.budgets,
+        "in_time": tally.in_time,
+        "degraded": tally.degraded,
+        "quality": round(quality.total / quality.count, 3) if quality.count else None,
     }

@@ -1,6 +1,8 @@
-"""The one config tree: what a user writes under `args:` of a Serve config file, parsed and checked in one place.
+"""The one config tree: what a user writes under `args:` of a Serve config file, parsed and checked
+in one place.
 
-Every section refuses keys it does not know; `router.strict` turns that into a sentence that names the nearest valid one.
+Every section refuses keys it does not know; `router.strict` turns that into a sentence that names
+the nearest valid one.
 """
 
 import re
@@ -9,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    field_validator,
+    model_validator,
+)
 
 from router.codes import unknown_language, unknown_script
 from router.domain import Tier
@@ -44,8 +54,10 @@ class VllmEngine(Section):
 
     kind: Literal["vllm"]
     source: str
-    in_process: Flag = True  # False starts vLLM's own worker processes, needed for more than one device a replica
-    args: dict[str, Any] = Field(default_factory=dict)  # handed to vLLM's EngineArgs, checked by name against its fields
+    # False starts vLLM's own worker processes, needed for more than one device a replica
+    in_process: Flag = True
+    # handed to vLLM's EngineArgs, checked by name against its fields
+    args: dict[str, Any] = Field(default_factory=dict)
 
 
 class TransformersEngine(Section):
@@ -68,7 +80,9 @@ class StaticEngine(Section):
 
 
 class CallableEngine(Section):
-    """Any Python function: `target` is `module:factory`, called once with `kwargs`; see deployments/engines/callable.py."""
+    """Any Python function: `target` is `module:factory`, called once with `kwargs`; see
+    deployments/engines/callable.py.
+    """
 
     kind: Literal["callable"]
     target: str
@@ -93,11 +107,13 @@ class FakeEngine(Section):
     base_s: NonNegativeFloat = 0.0
     s_per_token: NonNegativeFloat = 0.0
     seed: Int = 0
-    faults: str | None = None  # folder; a file in it, named after a replica's process id, says what goes wrong there
+    # folder; a file in it, named after a replica's process id, says what goes wrong there
+    faults: str | None = None
 
 
 Engine = Annotated[
-    VllmEngine | TransformersEngine | StaticEngine | CallableEngine | RemoteEngine | FakeEngine, Field(discriminator="kind")
+    VllmEngine | TransformersEngine | StaticEngine | CallableEngine | RemoteEngine | FakeEngine,
+    Field(discriminator="kind"),
 ]
 
 
@@ -113,12 +129,16 @@ class Prompts(Section):
     def _has_text(self) -> "Prompts":
         for side, template in (("query", self.query), ("document", self.document)):
             if template.count("{text}") != 1:
-                raise ValueError(f"prompts.{side} must contain {{text}} exactly once, it is {template!r}")
+                raise ValueError(
+                    f"prompts.{side} must contain {{text}} exactly once, it is {template!r}"
+                )
         return self
 
 
 class CurveConfig(Section):
-    """See router.domain.Curve; the defaults are the prior that a model starts from before it is measured."""
+    """See router.domain.Curve; the defaults are the prior that a model starts from before it is
+    measured.
+    """
 
     fixed_s: NonNegativeFloat = 0.005
     base_s: NonNegativeFloat = 0.003
@@ -136,10 +156,13 @@ class MatryoshkaRange(Section):
 
 
 class FingerprintConfig(Section):
-    """How a replica proves that its weights are those that the vectors of this model came from; a path alone is `file`."""
+    """How a replica proves that its weights are those that the vectors of this model came from; a
+    path alone is `file`.
+    """
 
     file: str  # made by `embedding-router fingerprint`
-    min_cosine: Float = Field(default=0.999, gt=0.0, le=1.0)  # of each probe's vector with the stored one
+    # of each probe's vector with the stored one
+    min_cosine: Float = Field(default=0.999, gt=0.0, le=1.0)
     every_s: PositiveFloat = 600.0  # how often a replica that serves is asked again
 
     @model_validator(mode="before")
@@ -154,9 +177,12 @@ class ModelConfig(Section):
     engine: Engine
     dimensions: PositiveInt
     max_tokens: PositiveInt
-    attention_tokens: PositiveInt | None = None  # how far a token sees, where that is less than the text: windows
-    tokenizer: str | None = None  # tokenizer.json, its folder, or `package:NAME/PATH`; none: the engine takes text
-    special_tokens: Flag = True  # whether the tokenizer's own post-processor adds its special tokens
+    # how far a token sees, where that is less than the text: windows
+    attention_tokens: PositiveInt | None = None
+    # tokenizer.json, its folder, or `package:NAME/PATH`; none: the engine takes text
+    tokenizer: str | None = None
+    # whether the tokenizer's own post-processor adds its special tokens
+    special_tokens: Flag = True
     aliases: tuple[str, ...] = ()
     matryoshka: tuple[PositiveInt, ...] | MatryoshkaRange | None = None
     prompts: Prompts = Prompts()
@@ -168,27 +194,41 @@ class ModelConfig(Section):
     devices: PositiveFloat = 1.0
     good_for: str = ""
     required: Flag = True  # /health waits for it
-    cold_start_s: PositiveFloat | None = None  # from no replica to a ready one: set it where min_replicas is 0
+    # from no replica to a ready one: set it where min_replicas is 0
+    cold_start_s: PositiveFloat | None = None
     calls_in_flight: PositiveInt = 3  # calls that one router keeps at one replica
-    health_timeout_s: PositiveFloat = 20.0  # of the text that a health check embeds; less than Serve's health_check_timeout_s
-    rank: int | None = None  # smaller models have lower ones; all models have one, or none and their order is the rank
-    environment: Literal["default", "cpu-vllm"] = "default"  # allocator and OpenMP settings for the replica's process
+    # of the text that a health check embeds; less than Serve's health_check_timeout_s
+    health_timeout_s: PositiveFloat = 20.0
+    rank: int | None = (
+        # smaller models have lower ones; all models have one, or none and their order is the rank
+        None
+    )
+    # allocator and OpenMP settings for the replica's process
+    environment: Literal["default", "cpu-vllm"] = "default"
 
     @model_validator(mode="after")
     def _sizes(self) -> "ModelConfig":
         for key in self.quality:
             if key not in ("code", "mixed", "default") and (problem := unknown_language(key)):
-                raise ValueError(f"quality: {problem}; beside languages there are code, mixed and default")
+                raise ValueError(
+                    f"quality: {problem}; beside languages there are code, mixed and default"
+                )
         if isinstance(self.matryoshka, tuple):
             too_large = [size for size in self.matryoshka if size > self.dimensions]
             if too_large:
-                raise ValueError(f"matryoshka sizes {too_large} are larger than dimensions: {self.dimensions}")
+                raise ValueError(
+                    f"matryoshka sizes {too_large} are larger than dimensions: {self.dimensions}"
+                )
         elif self.matryoshka is not None and self.matryoshka.min > self.dimensions:
-            raise ValueError(f"matryoshka.min {self.matryoshka.min} is larger than dimensions: {self.dimensions}")
+            raise ValueError(
+                f"matryoshka.min {self.matryoshka.min} is larger than dimensions: {self.dimensions}"
+            )
         return self
 
     def serves(self, dimensions: int) -> bool:
-        """Whether vectors of this size may be asked for: the model's own, or one it was Matryoshka-trained for."""
+        """Whether vectors of this size may be asked for: the model's own, or one it was
+        Matryoshka-trained for.
+        """
         if isinstance(self.matryoshka, MatryoshkaRange):
             return self.matryoshka.min <= dimensions <= self.dimensions
         return dimensions == self.dimensions or dimensions in (self.matryoshka or ())
@@ -209,7 +249,8 @@ class When(Section):
     @model_validator(mode="after")
     def _codes_exist(self) -> "When":
         for key, words, wrong in (
-            ("languages", self.languages, unknown_language), ("not_languages", self.not_languages, unknown_language),
+            ("languages", self.languages, unknown_language),
+            ("not_languages", self.not_languages, unknown_language),
             ("scripts", self.scripts, unknown_script),
         ):
             for word in words or ():
@@ -235,23 +276,29 @@ class Routing(Section):
     require_space: Flag = False
     strict_tiers: Flag = False
     default_budget_ms: PositiveFloat | None = None
-    miss_share: Float = Field(default=0.05, gt=0.0, lt=0.5)  # share of predictions that may be exceeded: alpha
+    # share of predictions that may be exceeded: alpha
+    miss_share: Float = Field(default=0.05, gt=0.0, lt=0.5)
     quality_weight: NonNegativeFloat = 1.0
     price_eta: NonNegativeFloat = 0.05
     price_utilisation: Float = Field(default=0.85, gt=0.0, le=1.0)  # rho
 
 
 class Shadow(Section):
-    """A share of the answered requests is embedded by another model too, on its bulk lane; answers never change."""
+    """A share of the answered requests is embedded by another model too, on its bulk lane; answers
+    never change.
+    """
 
     model: str
     share: Float = Field(gt=0.0, le=1.0)
     when: When = When()  # which requests; all where nothing is given
-    wait_for_idle: Flag = False  # start only while this router has no request under way: for models that share a machine
+    # start only while this router has no request under way: for models that share a machine
+    wait_for_idle: Flag = False
 
 
 class Canary(Section):
-    """A share of the free requests is decided by other rules: a `model` for all of them, or a `routing` of its own."""
+    """A share of the free requests is decided by other rules: a `model` for all of them, or a
+    `routing` of its own.
+    """
 
     share: Float = Field(gt=0.0, le=1.0)
     model: str | None = None
@@ -260,12 +307,16 @@ class Canary(Section):
     @model_validator(mode="after")
     def _one_of_two(self) -> "Canary":
         if (self.model is None) == (self.routing is None):
-            raise ValueError("a canary has either a model or a routing of its own; give one of the two")
+            raise ValueError(
+                "a canary has either a model or a routing of its own; give one of the two"
+            )
         return self
 
 
 class Compare(Section):
-    """Other models and other rules, tried on live traffic; reloaded without a restart, off where nothing is given."""
+    """Other models and other rules, tried on live traffic; reloaded without a restart, off where
+    nothing is given.
+    """
 
     shadow: Shadow | None = None
     canary: Canary | None = None
@@ -279,31 +330,43 @@ class Limits(Section):
     max_tokens_per_request: PositiveInt = 300_000
     max_queued_tokens: PositiveInt = 4_000_000  # of one model in one router replica
     max_requests: PositiveInt = 10_000  # at once, in one router replica
-    max_requests_per_client: PositiveInt = 1024  # at once, in one router replica; a client is an API key, else an address
-    client_address_header: str | None = None  # written by a proxy that you trust; without it the connection's own address
+    # at once, in one router replica; a client is an API key, else an address
+    max_requests_per_client: PositiveInt = 1024
+    # written by a proxy that you trust; without it the connection's own address
+    client_address_header: str | None = None
     max_headers: PositiveInt = 100
     max_header_bytes: PositiveInt = 32 * 1024
-    headers_timeout_s: PositiveFloat = 15.0  # for all headers, where `embedding-router run` puts HAProxy in front
+    # for all headers, where `embedding-router run` puts HAProxy in front
+    headers_timeout_s: PositiveFloat = 15.0
     body_timeout_s: PositiveFloat = 45.0  # for the whole body
-    max_queue_s: PositiveFloat = 30.0  # predicted wait of interactive requests; bulk may wait as long as a request may take
+    # predicted wait of interactive requests; bulk may wait as long as a request may take
+    max_queue_s: PositiveFloat = 30.0
     request_timeout_s: PositiveFloat = 300.0
-    replica_timeout_s: PositiveFloat = 60.0  # a replica that has calls and answers none for so long hangs
+    # a replica that has calls and answers none for so long hangs
+    replica_timeout_s: PositiveFloat = 60.0
 
 
 class Cache(Section):
-    """Vectors kept by exact text, in memory of each router replica and, behind it, in a Redis that routers share."""
+    """Vectors kept by exact text, in memory of each router replica and, behind it, in a Redis that
+    routers share.
+    """
 
     max_bytes: Int = Field(default=256 * 1024 * 1024, ge=0)  # 0 turns it off
-    redis_url: str | None = Field(default=None, pattern=r"^(rediss?|unix)://.|^env:[A-Za-z_][A-Za-z0-9_]*$")
+    redis_url: str | None = Field(
+        default=None, pattern=r"^(rediss?|unix)://.|^env:[A-Za-z_][A-Za-z0-9_]*$"
+    )
     redis_ttl_s: PositiveFloat = 7 * 24 * 3600.0
     redis_timeout_s: PositiveFloat = 0.005  # for each 32 texts of a request
 
 
 class DecisionLog(Section):
-    """A file of JSON lines, one per request, that `embedding-router replay` decides again; it never holds text."""
+    """A file of JSON lines, one per request, that `embedding-router replay` decides again; it never
+    holds text.
+    """
 
     path: str  # created where it does not exist; the routers of one machine may share it
-    max_bytes: PositiveInt = 256 * 1024 * 1024  # then it becomes PATH.1, in the place of the one before
+    # then it becomes PATH.1, in the place of the one before
+    max_bytes: PositiveInt = 256 * 1024 * 1024
 
 
 class CollectionConfig(Section):
@@ -316,9 +379,12 @@ class CollectionConfig(Section):
     input_type: Literal["query", "document"] | None = None
     instruction: str | None = Field(default=None, min_length=1)
     truncate: Literal["none", "end", "start"] = "none"
-    adapters: tuple[str, ...] = ()  # files made by `embedding-router align`: their models may serve it too
+    adapters: tuple[
+        str, ...
+    ] = ()  # files made by `embedding-router align`: their models may serve it too
     adapt: Literal["queries", "all"] = "queries"  # what may come over an adapter
-    min_recall: Float = Field(default=0.95, ge=0.0, le=1.0)  # share of the space's own recall that an adapter must keep
+    # share of the space's own recall that an adapter must keep
+    min_recall: Float = Field(default=0.95, ge=0.0, le=1.0)
 
     @model_validator(mode="before")
     @classmethod
@@ -327,7 +393,9 @@ class CollectionConfig(Section):
 
 
 class Autoscaling(Section):
-    """`policy_kwargs` of the autoscaling policy `deployments.autoscale:ByTokens`; see router/capacity.py for what they mean."""
+    """`policy_kwargs` of the autoscaling policy `deployments.autoscale:ByTokens`; see
+    router/capacity.py for what they mean.
+    """
 
     utilisation: Float = Field(default=0.8, gt=0.0, le=1.0)
     drain_s: PositiveFloat = 60.0
@@ -338,7 +406,8 @@ class Autoscaling(Section):
 
 
 class KeyConfig(Section):
-    """What the holder of one API key may do; a list that is not given leaves everything of its kind open.
+    """What the holder of one API key may do; a list that is not given leaves everything of its kind
+    open.
 
     The models are those of `models` and of `tiers` together.
     """
@@ -355,9 +424,13 @@ class KeyConfig(Section):
     @field_validator("hash")
     @classmethod
     def _is_a_hash(cls, value: str) -> str:
-        # The value is not shown: who writes the key itself here by mistake shall not find it in a log as well.
+        # The value is not shown: who writes the key itself here by mistake shall not find it in a
+        # log as well.
         if not _HASH.fullmatch(value):
-            raise ValueError("must be sha256: and 64 hexadecimal digits, as `embedding-router keys new` prints them")
+            raise ValueError(
+                "must be sha256: and 64 hexadecimal digits, as `embedding-router keys new` "
+                "prints them"
+            )
         return value
 
     @field_validator("priorities")
@@ -378,7 +451,10 @@ class Cors(Section):
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for origin in value:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
-                raise ValueError(f"{origin!r} is no origin: write https://HOST or https://HOST:PORT, lower case, no path, or *")
+                raise ValueError(
+                    f"{origin!r} is no origin: write https://HOST or https://HOST:PORT, lower "
+                    "case, no path, or *"
+                )
         return value
 
 
@@ -386,42 +462,62 @@ _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-RELOADABLE = ("routing", "tiers", "collections", "compare", "keys")  # sections that change without a restart
+# sections that change without a restart
+RELOADABLE = (
+    "routing",
+    "tiers",
+    "collections",
+    "compare",
+    "keys",
+)
 
 
 class RouterArgs(Section):
-    """Everything under `args:`. `models` are from small to large: in the order they are written in, or that of their `rank`."""
+    """Everything under `args:`. `models` are from small to large: in the order they are written in,
+    or that of their `rank`.
+    """
 
     models: dict[str, ModelConfig] = Field(min_length=1)
     tiers: dict[NamedTier, str] = Field(min_length=1)
-    collections: dict[str, CollectionConfig] = Field(default_factory=dict)  # by the name that a request may give as its space
+    # by the name that a request may give as its space
+    collections: dict[str, CollectionConfig] = Field(default_factory=dict)
     routing: Routing = Routing()
     compare: Compare = Compare()
     limits: Limits = Limits()
     cache: Cache = Cache()
     decision_log: DecisionLog | None = None
-    keys: dict[str, KeyConfig] = Field(default_factory=dict)  # by a name of your choice; none: every request is answered
+    # by a name of your choice; none: every request is answered
+    keys: dict[str, KeyConfig] = Field(default_factory=dict)
     auth: Literal["none"] | None = None  # must be written to answer other machines without keys
     cors: Cors = Cors()
     transport: Literal["direct", "handles"] = "direct"  # how calls reach replicas
     metrics: bool = True  # in Ray's own, under embedding_router_*; those of vLLM too
-    base_dir: str | None = None  # relative paths start here; the folder of the process where it is not given
+    # relative paths start here; the folder of the process where it is not given
+    base_dir: str | None = None
 
     @field_validator("models")
     @classmethod
     def _ranked(cls, models: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
         ranks = {name: model.rank for name, model in models.items() if model.rank is not None}
         if ranks and len(ranks) < len(models):
-            raise ValueError(f"rank: {', '.join(models.keys() - ranks.keys())} has none; give every model one, or none")
+            raise ValueError(
+                f"rank: {', '.join(models.keys() - ranks.keys())} has none; give every model "
+                "one, or none"
+            )
         if len(set(ranks.values())) < len(ranks):
-            raise ValueError(f"rank: every model needs one of its own, not {', '.join(f'{n}: {r}' for n, r in ranks.items())}")
+            raise ValueError(
+                "rank: every model needs one of its own, not "
+                f"{', '.join(f'{n}: {r}' for n, r in ranks.items())}"
+            )
         return dict(sorted(models.items(), key=lambda item: ranks[item[0]])) if ranks else models
 
     @model_validator(mode="after")
     def _names_exist(self) -> "RouterArgs":
         for tier, model in self.tiers.items():
             if model not in self.models:
-                raise ValueError(f"tiers.{tier} names model {model!r}; models are {', '.join(self.models)}")
+                raise ValueError(
+                    f"tiers.{tier} names model {model!r}; models are {', '.join(self.models)}"
+                )
         canary, shadow = self.compare.canary, self.compare.shadow
         routings = {"routing": self.routing}
         if canary is not None and canary.routing is not None:
@@ -431,33 +527,61 @@ class RouterArgs(Section):
             wanted[routing.default_tier] = f"{where}.default_tier"
             for tier, who in wanted.items():
                 if tier not in self.tiers:
-                    raise ValueError(f"{who} names tier {str(tier)!r}, which tiers: does not map to a model")
+                    raise ValueError(
+                        f"{who} names tier {str(tier)!r}, which tiers: does not map to a model"
+                    )
             names = [rule.name for rule in routing.rules]
             if len(set(names)) != len(names):
                 raise ValueError(f"{where}.rules: every rule needs a name of its own")
         for who, one in (("shadow", shadow), ("canary", canary)):
             if one is not None and one.model is not None and one.model not in self.models:
-                raise ValueError(f"compare.{who}.model: {one.model!r} is no model; models are {', '.join(self.models)}")
+                raise ValueError(
+                    f"compare.{who}.model: {one.model!r} is no model; models are "
+                    f"{', '.join(self.models)}"
+                )
         order = list(self.models)
-        ranked = [(tier, self.tiers[tier]) for tier in (Tier.FAST, Tier.BALANCED, Tier.BEST) if tier in self.tiers]
+        ranked = [
+            (tier, self.tiers[tier])
+            for tier in (Tier.FAST, Tier.BALANCED, Tier.BEST)
+            if tier in self.tiers
+        ]
         for (lower, small), (upper, large) in pairwise(ranked):
             if order.index(small) > order.index(large):
                 raise ValueError(
-                    f"tiers.{lower} names {small!r}, which stands after {large!r} of tiers.{upper} in models; write models from "
-                    "small to large, or give each a rank (a tool that sorts keys may have reordered them)"
+                    f"tiers.{lower} names {small!r}, which stands after {large!r} of "
+                    f"tiers.{upper} in models; write models from "
+                    "small to large, or give each a rank (a tool that sorts keys may have "
+                    "reordered them)"
                 )
         for name, collection in self.collections.items():
             space = collection.space
             model, _, size = space.rpartition("/")
             if "/" in name:
-                raise ValueError(f"collections.{name}: the name of a collection has no '/', MODEL/DIMENSIONS has one")
-            if model not in self.models or not size.isdecimal() or not self.models[model].serves(int(size)):
-                raise ValueError(f"collections.{name}: {space!r} is not MODEL/DIMENSIONS of a model and a size that it serves")
+                raise ValueError(
+                    f"collections.{name}: the name of a collection has no '/', MODEL/DIMENSIONS "
+                    "has one"
+                )
+            if (
+                model not in self.models
+                or not size.isdecimal()
+                or not self.models[model].serves(int(size))
+            ):
+                raise ValueError(
+                    f"collections.{name}: {space!r} is not MODEL/DIMENSIONS of a model and a "
+                    "size that it serves"
+                )
         for name in self.models:
             if name != name.lower() or name in set(Tier) or name == "router":
-                raise ValueError(f"models.{name}: a model id is lower case and neither a tier's name nor 'router'")
-            if not name.isascii() or not name.isprintable() or " " in name:  # it stands in headers of answers
-                raise ValueError(f"models.{name}: a model id has ASCII letters, digits and signs only, and no space")
+                raise ValueError(
+                    f"models.{name}: a model id is lower case and neither a tier's name nor "
+                    "'router'"
+                )
+            # it stands in headers of answers
+            if not name.isascii() or not name.isprintable() or " " in name:
+                raise ValueError(
+                    f"models.{name}: a model id has ASCII letters, digits and signs only, and no "
+                    "space"
+                )
         return self
 
     @model_validator(mode="after")
@@ -465,16 +589,26 @@ class RouterArgs(Section):
         owner: dict[str, str] = {}
         for name, key in self.keys.items():
             if not _KEY_NAME.fullmatch(name):
-                raise ValueError(f"keys: {name!r} is no name of a key: letters, digits, '.', '_' and '-', at most 64")
+                raise ValueError(
+                    f"keys: {name!r} is no name of a key: letters, digits, '.', '_' and '-', at "
+                    "most 64"
+                )
             if (other := owner.setdefault(key.hash, name)) != name:
-                raise ValueError(f"keys.{name}: its hash is that of keys.{other}; a key has one name")
+                raise ValueError(
+                    f"keys.{name}: its hash is that of keys.{other}; a key has one name"
+                )
             for kind in ("tiers", "models", "collections"):
                 known = getattr(self, kind)
                 for one in getattr(key, kind) or ():
                     if one not in known:
-                        raise ValueError(f"keys.{name}.{kind}: there is no {str(one)!r}; there are {', '.join(known) or 'none'}")
+                        raise ValueError(
+                            f"keys.{name}.{kind}: there is no {str(one)!r}; there are "
+                            f"{', '.join(known) or 'none'}"
+                        )
         if self.keys and self.auth == "none":
-            raise ValueError("auth: none says that nobody needs a key, and keys: has some; remove one of them")
+            raise ValueError(
+                "auth: none says that nobody needs a key, and keys: has some; remove one of them"
+            )
         return self
 
 
@@ -492,14 +626,21 @@ def resolve_path(path: str, base_dir: str | None = None) -> Path:
         except (ImportError, ValueError):  # a part of a dotted name is missing, or there is no name
             spec = None
         if spec is None or not spec.submodule_search_locations:
-            raise FileNotFoundError(f"{path}: the package {package!r} is not installed; install the extra that brings it")
+            raise FileNotFoundError(
+                f"{path}: the package {package!r} is not installed; install the extra that "
+                "brings it"
+            )
         found = Path(next(iter(spec.submodule_search_locations))) / inner
         where = f" ({found})"
     else:
         found, where = Path(path).expanduser(), ""
         if not found.is_absolute():
             found = Path(base_dir or ".") / found
-            started = "" if base_dir else ", where this was started: start it where its paths begin, or set base_dir"
+            started = (
+                ""
+                if base_dir
+                else ", where this was started: start it where its paths begin, or set base_dir"
+            )
             where = f" in {Path(base_dir or '.').absolute()}{started}"
     if not found.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder{where}")

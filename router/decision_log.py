@@ -1,12 +1,15 @@
-"""The decision log: one JSON line per request, with everything `decide` needs to decide it again, and never its text.
+"""The decision log: one JSON line per request, with everything `decide` needs to decide it again,
+and never its text.
 
-    setting   the models and the policy; before the first request that was decided by them, and again whenever they change
+    setting   the models and the policy; before the first request that was decided by them, and
+              again whenever they change
     request   what was asked, the load of every model, the decision, and how it ended
     lost      how many requests were not written because the writer could not keep up
 
-Lines of several routers may share a file: each names its router. What a model learned while it served, and what it is worth in a
-space that it reaches by an adapter, differs from request to request, so a request carries what is not as in its setting. JSON
-keeps every bit of a float: deciding a request of the log again under its own setting gives the decision that was made, exactly
+Lines of several routers may share a file: each names its router. What a model learned while it
+served, and what it is worth in a space that it reaches by an adapter, differs from request to
+request, so a request carries what is not as in its setting. JSON keeps every bit of a float:
+deciding a request of the log again under its own setting gives the decision that was made, exactly
 (router/replay.py).
 """
 
@@ -41,14 +44,17 @@ class LogError(ValueError):
 
 
 class Setting(NamedTuple):
-    """What a router decides by: its models, from small to large, and the parts of the config that decisions depend on."""
+    """What a router decides by: its models, from small to large, and the parts of the config that
+    decisions depend on.
+    """
 
     models: Mapping[str, Model]
     policy: Policy
     tiers: Mapping[Tier, str]
     strict_tiers: bool
     default_budget_s: float | None
-    arm: str | None = None  # of an experiment; its requests are logged as those of a router of their own
+    # of an experiment; its requests are logged as those of a router of their own
+    arm: str | None = None
 
 
 class Entry(NamedTuple):
@@ -77,33 +83,55 @@ class Logged(NamedTuple):
 def setting_line(setting: Setting, router: str) -> bytes:
     """The line that stands before the requests decided by `setting`."""
     policy = setting.policy
-    return _line({
-        "kind": "setting", "format": FORMAT, "router": router, "models": [asdict(model) for model in setting.models.values()],
-        "policy": {
-            "default": policy.default, "floors": [floor._asdict() for floor in policy.floors], "kind": policy.kind,
-            "quality_weight": policy.quality_weight,
-        },
-        "tiers": setting.tiers, "strict_tiers": setting.strict_tiers, "default_budget_s": setting.default_budget_s,
-    })
+    return _line(
+        {
+            "kind": "setting",
+            "format": FORMAT,
+            "router": router,
+            "models": [asdict(model) for model in setting.models.values()],
+            "policy": {
+                "default": policy.default,
+                "floors": [floor._asdict() for floor in policy.floors],
+                "kind": policy.kind,
+                "quality_weight": policy.quality_weight,
+            },
+            "tiers": setting.tiers,
+            "strict_tiers": setting.strict_tiers,
+            "default_budget_s": setting.default_budget_s,
+        }
+    )
 
 
 def entry_line(entry: Entry, setting: Setting, router: str) -> bytes:
     """The line of one request; a setting line of the same router comes before it."""
     request, decision = entry.request, entry.decision
     models = {name: _changes(model, setting.models[name]) for name, model in entry.models.items()}
-    return _line({
-        "kind": "request", "router": router, "at_s": entry.at_s, "arrived_s": entry.arrived_s, "now": entry.now,
-        "tier": entry.tier, "own_budget": entry.own_budget,
-        "request": request._asdict() | {
-            "work": {name: work._asdict() for name, work in request.work.items()}, "features": asdict(request.features),
-        },
-        "models": {name: changes for name, changes in models.items() if changes},
-        "loads": {name: load._asdict() for name, load in entry.loads.items()},
-        "decision": decision._asdict() | {
-            "predictions": {name: predicted._asdict() for name, predicted in decision.predictions.items()},
-        },
-        "outcome": entry.outcome, "actual_s": entry.actual_s,
-    })
+    return _line(
+        {
+            "kind": "request",
+            "router": router,
+            "at_s": entry.at_s,
+            "arrived_s": entry.arrived_s,
+            "now": entry.now,
+            "tier": entry.tier,
+            "own_budget": entry.own_budget,
+            "request": request._asdict()
+            | {
+                "work": {name: work._asdict() for name, work in request.work.items()},
+                "features": asdict(request.features),
+            },
+            "models": {name: changes for name, changes in models.items() if changes},
+            "loads": {name: load._asdict() for name, load in entry.loads.items()},
+            "decision": decision._asdict()
+            | {
+                "predictions": {
+                    name: predicted._asdict() for name, predicted in decision.predictions.items()
+                },
+            },
+            "outcome": entry.outcome,
+            "actual_s": entry.actual_s,
+        }
+    )
 
 
 def lost_line(requests: int, router: str) -> bytes:
@@ -112,7 +140,8 @@ def lost_line(requests: int, router: str) -> bytes:
 
 
 def read(lines: Iterable[bytes]) -> Iterator[Logged]:
-    """The requests of a log in the order they were written; a last line that was cut short is passed over.
+    """The requests of a log in the order they were written; a last line that was cut short is
+    passed over.
 
     Raises LogError for a line of another kind or format, and for requests without a setting.
     """
@@ -140,36 +169,61 @@ def read(lines: Iterable[bytes]) -> Iterator[Logged]:
 def _setting(data: dict[str, Any]) -> Setting:
     if data["format"] != FORMAT:
         raise LogError(f"its format is {data['format']}, this version reads {FORMAT}")
-    models = {each["id"]: Model(**each | {"curve": Curve(**each["curve"])}) for each in data["models"]}
+    models = {
+        each["id"]: Model(**each | {"curve": Curve(**each["curve"])}) for each in data["models"]
+    }
     policy = data["policy"]
     floors = tuple(
-        Floor(**floor | {name: _set(floor[name]) for name in ("languages", "not_languages", "scripts")})
+        Floor(
+            **floor
+            | {name: _set(floor[name]) for name in ("languages", "not_languages", "scripts")}
+        )
         for floor in policy["floors"]
     )
     return Setting(
-        models, Policy(**policy | {"floors": floors}), {Tier(tier): model for tier, model in data["tiers"].items()},
-        data["strict_tiers"], data["default_budget_s"],
+        models,
+        Policy(**policy | {"floors": floors}),
+        {Tier(tier): model for tier, model in data["tiers"].items()},
+        data["strict_tiers"],
+        data["default_budget_s"],
     )
 
 
 def _entry(data: dict[str, Any], setting: Setting) -> Entry:
     request, decision, changes = data["request"], data["decision"], data["models"]
     return Entry(
-        at_s=data["at_s"], arrived_s=data["arrived_s"], now=data["now"],
-        tier=None if data["tier"] is None else Tier(data["tier"]), own_budget=data["own_budget"],
-        request=Request(**request | {
-            "work": {name: Work(**work) for name, work in request["work"].items()},
-            "features": Features(**request["features"]),
-            "candidates": _set(request["candidates"]), "permitted": _set(request["permitted"]),
-            "on_miss": OnMiss(request["on_miss"]),
-        }),
-        models={name: _changed(model, changes.get(name, {})) for name, model in setting.models.items()},
+        at_s=data["at_s"],
+        arrived_s=data["arrived_s"],
+        now=data["now"],
+        tier=None if data["tier"] is None else Tier(data["tier"]),
+        own_budget=data["own_budget"],
+        request=Request(
+            **request
+            | {
+                "work": {name: Work(**work) for name, work in request["work"].items()},
+                "features": Features(**request["features"]),
+                "candidates": _set(request["candidates"]),
+                "permitted": _set(request["permitted"]),
+                "on_miss": OnMiss(request["on_miss"]),
+            }
+        ),
+        models={
+            name: _changed(model, changes.get(name, {})) for name, model in setting.models.items()
+        },
         loads={name: Load(**load) for name, load in data["loads"].items()},
-        decision=Decision(**decision | {
-            "reason": Reason(decision["reason"]), "whys": {name: Why(why) for name, why in decision["whys"].items()},
-            "predictions": {name: Prediction(**predicted) for name, predicted in decision["predictions"].items()},
-        }),
-        outcome=data["outcome"], actual_s=data["actual_s"],
+        decision=Decision(
+            **decision
+            | {
+                "reason": Reason(decision["reason"]),
+                "whys": {name: Why(why) for name, why in decision["whys"].items()},
+                "predictions": {
+                    name: Prediction(**predicted)
+                    for name, predicted in decision["predictions"].items()
+                },
+            }
+        ),
+        outcome=data["outcome"],
+        actual_s=data["actual_s"],
     )
 
 
@@ -192,7 +246,9 @@ def _set(values: list[str] | None) -> frozenset[str] | None:
 
 
 def _line(data: Mapping[str, Any]) -> bytes:
-    return orjson.dumps(data, default=_plain, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+    return orjson.dumps(
+        data, default=_plain, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
+    )
 
 
 def _plain(value: object) -> object:

@@ -1,7 +1,7 @@
 """The words of the router as plain values; everything else here takes and returns these.
 
-Units are in the names: `_s` seconds, `_tokens` tokens. Times are plain floats on whatever clock the caller reads; nothing in
-this file reads one.
+Units are in the names: `_s` seconds, `_tokens` tokens. Times are plain floats on whatever clock the
+caller reads; nothing in this file reads one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 
 class Tier(StrEnum):
-    """Quality tier a request may ask for; each named one maps to a model in the config, AUTO leaves it to the rules."""
+    """Quality tier a request may ask for; each named one maps to a model in the config, AUTO leaves
+    it to the rules.
+    """
 
     FAST = "fast"
     BALANCED = "balanced"
@@ -28,7 +30,9 @@ class OnMiss(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why the chosen model was chosen, or why a request was refused. RULE is followed by the rule's name in headers."""
+    """Why the chosen model was chosen, or why a request was refused. RULE is followed by the rule's
+    name in headers.
+    """
 
     PINNED = "pinned"  # the caller named the model or its space
     TIER = "tier"  # the tier the caller asked for
@@ -69,7 +73,9 @@ class Work(NamedTuple):
 
 
 def attention(counts: Iterable[int], span: int | None) -> int:
-    """Pairs of tokens that attend to each other, summed over texts: tokens squared, or times the `span` they reach at most."""
+    """Pairs of tokens that attend to each other, summed over texts: tokens squared, or times the
+    `span` they reach at most.
+    """
     if span is None:
         return sum(count * count for count in counts)
     return sum(count * min(count, span) for count in counts)
@@ -77,7 +83,9 @@ def attention(counts: Iterable[int], span: int | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the router learned of a request's text; a list of texts has one, made over the whole list."""
+    """What the router learned of a request's text; a list of texts has one, made over the whole
+    list.
+    """
 
     characters: int
     language: str | None  # ISO 639-1
@@ -88,11 +96,13 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Latency of one engine step on N texts of T tokens: a line in T, sum(L^2) and N, never below `fixed_s`.
+    """Latency of one engine step on N texts of T tokens: a line in T, sum(L^2) and N, never below
+    `fixed_s`.
 
-    max(fixed_s, base_s + s_per_token * T + s_per_token_sq * sum(L^2) + s_per_text * N), L being the tokens of each text. Flat up
-    to a knee, then linear, plus attention for long texts (the shape published for embedding prefill, and measured for each model
-    by `embedding-router calibrate`), plus what an engine pays for a text however short it is.
+    max(fixed_s, base_s + s_per_token * T + s_per_token_sq * sum(L^2) + s_per_text * N), L being the
+    tokens of each text. Flat up to a knee, then linear, plus attention for long texts (the shape
+    published for embedding prefill, and measured for each model by `embedding-router calibrate`),
+    plus what an engine pays for a text however short it is.
     """
 
     fixed_s: float
@@ -104,8 +114,15 @@ class Curve:
     s_per_text: float = 0.0
 
     def step(self, tokens: float, tokens_sq: float = 0.0, texts: float = 0.0) -> float:
-        """Seconds of one step that carries `texts` texts of `tokens` tokens whose squared lengths sum to `tokens_sq`."""
-        seconds = self.base_s + self.s_per_token * tokens + self.s_per_token_sq * tokens_sq + self.s_per_text * texts
+        """Seconds of one step that carries `texts` texts of `tokens` tokens whose squared lengths
+        sum to `tokens_sq`.
+        """
+        seconds = (
+            self.base_s
+            + self.s_per_token * tokens
+            + self.s_per_token_sq * tokens_sq
+            + self.s_per_text * texts
+        )
         return seconds if seconds > self.fixed_s else self.fixed_s
 
 
@@ -134,8 +151,9 @@ class Model:
 class Load(NamedTuple):
     """What is happening at a model now, as this router knows it.
 
-    `ahead_tokens` waits at the better of two sampled replicas, behind the step that runs there. A model with no ready replica is
-    unavailable, or cold when `cold_start_s` says how long until it is ready.
+    `ahead_tokens` waits at the better of two sampled replicas, behind the step that runs there. A
+    model with no ready replica is unavailable, or cold when `cold_start_s` says how long until it
+    is ready.
     """
 
     ready_replicas: int = 1
@@ -150,8 +168,9 @@ class Load(NamedTuple):
 class Request(NamedTuple):
     """One request, ready to be decided.
 
-    `candidates` are the models that can produce what the caller pinned (None: a free request); `permitted` those its key may
-    use (None: all). `target` is the model of an explicit tier or pin; None lets the rules set it.
+    `candidates` are the models that can produce what the caller pinned (None: a free request);
+    `permitted` those its key may use (None: all). `target` is the model of an explicit tier or pin;
+    None lets the rules set it.
     """
 
     work: Mapping[str, Work]

@@ -1,14 +1,14 @@
 """The response, straight from the array to bytes; no vector ever becomes a list of Python floats.
 
-float     JSON numbers, the shortest that read back as the same float32
-base64    little-endian float32, 4 bytes a dimension: what the openai client asks for by default
-int8      round(127 * v / max|v|), one scale for the whole vector, so cosines of 384 dimensions move by some 0.001
-uint8     int8 + 128: subtract 128 before comparing
-ubinary   the signs, 1 where v > 0, eight to a byte, first dimension in the highest bit, zeros after the last
-binary    ubinary - 128 as int8: the form Cohere and sentence-transformers give and vector databases take
+float JSON numbers, the shortest that read back as the same float32 base64 little-endian float32, 4
+bytes a dimension: what the openai client asks for by default int8 round(127 * v / max|v|), one
+scale for the whole vector, so cosines of 384 dimensions move by some 0.001 uint8 int8 + 128:
+subtract 128 before comparing ubinary the signs, 1 where v > 0, eight to a byte, first dimension in
+the highest bit, zeros after the last binary ubinary - 128 as int8: the form Cohere and
+sentence-transformers give and vector databases take
 
-The bytes of all but `float` are sent in base64. A scale per vector needs no calibration set; a dot product of int8 vectors must
-be divided by their lengths.
+The bytes of all but `float` are sent in base64. A scale per vector needs no calibration set; a dot
+product of int8 vectors must be divided by their lengths.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,8 @@ class Crossing:
     """The adapter that vectors came over into a space that is not their model's own."""
 
     source: str  # the space they came from
-    expected_recall: float  # share of the recall@10 of the space's own model that a search with them keeps, as measured
+    # share of the recall@10 of the space's own model that a search with them keeps, as measured
+    expected_recall: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +51,47 @@ class Routing:
     canary: bool = False  # decided by the rules that are being tried (`compare.canary`)
 
 
-def encode(vectors: Vectors, encoding_format: EncodingFormat, routing: Routing, prompt_tokens: int) -> bytes:
+def encode(
+    vectors: Vectors, encoding_format: EncodingFormat, routing: Routing, prompt_tokens: int
+) -> bytes:
     """The whole JSON response for (n, dimensions) finite vectors in input order, n >= 1."""
     usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
     rest = {"model": routing.model, "usage": usage, "routing": routing}
     if encoding_format == "float":
         rows = np.ascontiguousarray(vectors, dtype=np.float32)
-        data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
-        return orjson.dumps({"object": "list", "data": data, **rest}, option=orjson.OPT_SERIALIZE_NUMPY)
+        data = [
+            {"object": "embedding", "index": index, "embedding": row}
+            for index, row in enumerate(rows)
+        ]
+        return orjson.dumps(
+            {"object": "list", "data": data, **rest}, option=orjson.OPT_SERIALIZE_NUMPY
+        )
     pieces: list[bytes] = []
     opening = b'{"object":"list","data":['
     for index, row in enumerate(quantise(vectors, encoding_format)):
-        pieces += (opening, b'{"object":"embedding","index":%d,"embedding":"' % index, pybase64.b64encode(row.data), b'"}')
+        pieces += (
+            opening,
+            b'{"object":"embedding","index":%d,"embedding":"' % index,
+            pybase64.b64encode(row.data),
+            b'"}',
+        )
         opening = b","
     pieces += (b"],", orjson.dumps(rest)[1:])
     return b"".join(pieces)
 
 
-def quantise(vectors: Vectors, encoding_format: EncodingFormat) -> npt.NDArray[np.float32 | np.int8 | np.uint8]:
-    """The array whose rows are sent in base64, contiguous: (n, dimensions), or (n, ceil(dimensions / 8)) for the binary two."""
+def quantise(
+    vectors: Vectors, encoding_format: EncodingFormat
+) -> npt.NDArray[np.float32 | np.int8 | np.uint8]:
+    """The array whose rows are sent in base64, contiguous: (n, dimensions), or (n, ceil(dimensions
+    / 8)) for the binary two.
+    """
     if encoding_format in ("int8", "uint8"):
         largest = np.abs(vectors).max(axis=1, keepdims=True)
         largest[largest == 0.0] = 1.0
-        signed: npt.NDArray[np.int8] = np.rint(vectors / largest * np.float32(127.0)).astype(np.int8)
+        signed: npt.NDArray[np.int8] = np.rint(vectors / largest * np.float32(127.0)).astype(
+            np.int8
+        )
         return signed if encoding_format == "int8" else signed.view(np.uint8) ^ np.uint8(128)
     if encoding_format in ("binary", "ubinary"):
         bits = np.packbits(vectors > 0.0, axis=1)

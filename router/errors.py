@@ -27,8 +27,9 @@
     ├── BudgetUnreachable         503  budget_unreachable    Retry-After
     └── DeadlineExceeded          504  deadline_exceeded
 
-The tree is closed: a class here is a code of the HTTP contract, and a message says what to do. `type` follows from the status
-as it does at OpenAI. OpenAI's clients retry every 409; `x-should-retry: false` stops them where only another request helps.
+The tree is closed: a class here is a code of the HTTP contract, and a message says what to do.
+`type` follows from the status as it does at OpenAI. OpenAI's clients retry every 409;
+`x-should-retry: false` stops them where only another request helps.
 """
 
 import math
@@ -40,13 +41,17 @@ import orjson
 
 
 class RouterError(Exception):
-    """An answer that is not 200: status, the four keys of an OpenAI error, and headers (names in lower case)."""
+    """An answer that is not 200: status, the four keys of an OpenAI error, and headers (names in
+    lower case).
+    """
 
     status: ClassVar[int]
     code: ClassVar[str]
     counted = False  # whether the service has told the metrics of it
 
-    def __init__(self, message: str, param: str | None = None, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, message: str, param: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
@@ -63,7 +68,14 @@ class RouterError(Exception):
 def render(error: RouterError) -> bytes:
     """The JSON body of an error: all four keys, always."""
     return orjson.dumps(
-        {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+        {
+            "error": {
+                "message": error.message,
+                "type": error.type,
+                "param": error.param,
+                "code": error.code,
+            }
+        }
     )
 
 
@@ -79,7 +91,9 @@ def shorten(text: str, characters: int = 80) -> str:
 
 
 def _retry_after(seconds: float) -> dict[str, str]:
-    """Both forms of the header: whole seconds for HTTP, milliseconds for OpenAI's clients; never a time of 0."""
+    """Both forms of the header: whole seconds for HTTP, milliseconds for OpenAI's clients; never a
+    time of 0.
+    """
     milliseconds = max(1, math.ceil(seconds * 1000)) if math.isfinite(seconds) else 60_000
     return {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
 
@@ -103,19 +117,27 @@ class UnknownField(RouterError):
 
     def __init__(self, key: str, valid: Sequence[str]) -> None:
         hint = suggest(key, valid)
-        super().__init__(f"unknown field {shorten(key)}{hint or ';'} valid fields are {', '.join(valid)}", key[:80])
+        super().__init__(
+            f"unknown field {shorten(key)}{hint or ';'} valid fields are {', '.join(valid)}",
+            key[:80],
+        )
 
 
 class AmbiguousTokenIds(RouterError):
-    """Token ids of which nobody said whose they are: another model's ids would give wrong vectors without an error."""
+    """Token ids of which nobody said whose they are: another model's ids would give wrong vectors
+    without an error.
+    """
 
     status, code = 400, "ambiguous_token_ids"
 
     def __init__(self) -> None:
         super().__init__(
-            "input holds token ids. They mean something only to the tokenizer that made them, and another model's ids would be "
-            "embedded as other words without an error: send text instead. LangChain sends OpenAI token ids unless it is told "
-            "OpenAIEmbeddings(check_embedding_ctx_length=False). If the ids are from the tokenizer of the model that shall embed "
+            "input holds token ids. They mean something only to the tokenizer that made them, "
+            "and another model's ids would be "
+            "embedded as other words without an error: send text instead. LangChain sends OpenAI "
+            "token ids unless it is told "
+            "OpenAIEmbeddings(check_embedding_ctx_length=False). If the ids are from the "
+            "tokenizer of the model that shall embed "
             'them, name that model in "model" (not auto or a tier) and add "token_ids": "model".',
             "input",
         )
@@ -128,7 +150,11 @@ class DimensionsNotSupported(RouterError):
 
     def __init__(self, dimensions: int, sizes: Sequence[str], param: str = "dimensions") -> None:
         """`sizes` has one entry a model, for example `wordllama-256: 64, 128 or 256`."""
-        super().__init__(f"{_number(dimensions)} dimensions are not available; send one of these: {'; '.join(sizes)}", param)
+        super().__init__(
+            f"{_number(dimensions)} dimensions are not available; send one of these: "
+            f"{'; '.join(sizes)}",
+            param,
+        )
 
 
 class ContextLengthExceeded(RouterError):
@@ -139,7 +165,8 @@ class ContextLengthExceeded(RouterError):
     def __init__(self, index: int, tokens: int, limit: int, model: str) -> None:
         """`model` is the one that would embed it if it were cut."""
         super().__init__(
-            f"input[{index}] has {tokens} tokens with its prompt and {model} reads {limit}; shorten it, split it, or send "
+            f"input[{index}] has {tokens} tokens with its prompt and {model} reads {limit}; "
+            "shorten it, split it, or send "
             f'"truncate": "end" to embed only its first {limit} tokens',
             "input",
         )
@@ -152,7 +179,9 @@ class MaxTokensPerRequest(RouterError):
 
     def __init__(self, tokens: int, limit: int) -> None:
         super().__init__(
-            f"input has {tokens} tokens in all and a request may have {limit}; send its texts in several requests", "input"
+            f"input has {tokens} tokens in all and a request may have {limit}; send its texts in "
+            "several requests",
+            "input",
         )
 
 
@@ -162,7 +191,9 @@ class InvalidApiKey(RouterError):
     status, code = 401, "invalid_api_key"
 
     def __init__(
-        self, message: str = 'the API key is missing or not valid; send a valid one as "Authorization: Bearer KEY"'
+        self,
+        message: str = 'the API key is missing or not valid; send a valid one as "Authorization: '
+        'Bearer KEY"',
     ) -> None:
         super().__init__(message, headers={"www-authenticate": "Bearer"})
 
@@ -184,7 +215,11 @@ class CollectionNotAllowed(RouterError):
     status, code = 403, "collection_not_allowed"
 
     def __init__(self, asked: str, allowed: Sequence[str]) -> None:
-        rest = f"it may use {', '.join(allowed)}" if allowed else "it may use none; ask for a key that may"
+        rest = (
+            f"it may use {', '.join(allowed)}"
+            if allowed
+            else "it may use none; ask for a key that may"
+        )
         super().__init__(f"this API key may not use the collection {asked!r}; {rest}", "space")
 
 
@@ -195,7 +230,9 @@ class PriorityNotAllowed(RouterError):
 
     def __init__(self, asked: str, allowed: Sequence[str]) -> None:
         super().__init__(
-            f'this API key may not use priority {asked!r}; send "priority": "{allowed[0]}", or leave it out', "priority"
+            f'this API key may not use priority {asked!r}; send "priority": "{allowed[0]}", or '
+            "leave it out",
+            "priority",
         )
 
 
@@ -205,7 +242,10 @@ class AdminKeyRequired(RouterError):
     status, code = 403, "admin_key_required"
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"{shorten(path)} shows what other callers do; it needs a key whose config says `admin: true`")
+        super().__init__(
+            f"{shorten(path)} shows what other callers do; it needs a key whose config says "
+            "`admin: true`"
+        )
 
 
 class NotFound(RouterError):
@@ -214,7 +254,10 @@ class NotFound(RouterError):
     status, code = 404, "not_found"
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"there is nothing at {shorten(path)}; embeddings are at POST /v1/embeddings, /docs lists the rest")
+        super().__init__(
+            f"there is nothing at {shorten(path)}; embeddings are at POST /v1/embeddings, /docs "
+            "lists the rest"
+        )
 
 
 class ModelNotFound(RouterError):
@@ -225,7 +268,11 @@ class ModelNotFound(RouterError):
     def __init__(self, asked: str, valid: Sequence[str], param: str = "model") -> None:
         bare = asked.lower().rpartition("/")[2][:80]
         nearest_first = sorted(valid, key=lambda name: -SequenceMatcher(None, bare, name).ratio())
-        super().__init__(f"there is no model {shorten(asked)}; valid names, nearest first, are {', '.join(nearest_first)}", param)
+        super().__init__(
+            f"there is no model {shorten(asked)}; valid names, nearest first, are "
+            f"{', '.join(nearest_first)}",
+            param,
+        )
 
 
 class MethodNotAllowed(RouterError):
@@ -235,17 +282,23 @@ class MethodNotAllowed(RouterError):
 
     def __init__(self, method: str, path: str, allowed: Sequence[str]) -> None:
         methods = ", ".join(allowed)
-        super().__init__(f"{shorten(path)} does not answer {shorten(method)}; use {methods}", headers={"allow": methods})
+        super().__init__(
+            f"{shorten(path)} does not answer {shorten(method)}; use {methods}",
+            headers={"allow": methods},
+        )
 
 
 class RequestTimeout(RouterError):
-    """The client took too long to send its body; the connection ends with the answer, or it could go on sending."""
+    """The client took too long to send its body; the connection ends with the answer, or it could
+    go on sending.
+    """
 
     status, code = 408, "request_timeout"
 
     def __init__(self, limit_s: float) -> None:
         super().__init__(
-            f"the body did not arrive within {limit_s:g} s; send it faster, or its texts in several requests",
+            f"the body did not arrive within {limit_s:g} s; send it faster, or its texts in "
+            "several requests",
             headers={"connection": "close"},
         )
 
@@ -269,7 +322,9 @@ class RequestTooLarge(RouterError):
 
 
 class RateLimitExceeded(RouterError):
-    """The client has used up what it may use for now; `limit` is a phrase such as `100000 tokens per minute`."""
+    """The client has used up what it may use for now; `limit` is a phrase such as `100000 tokens
+    per minute`.
+    """
 
     status, code = 429, "rate_limit_exceeded"
 
@@ -277,7 +332,8 @@ class RateLimitExceeded(RouterError):
         self.kind: Literal["tokens", "requests"] = "tokens" if "tokens" in limit else "requests"
         self.of_key = who == "this API key"
         super().__init__(
-            f"{who} has reached its limit of {limit}; send the request again after the time in Retry-After",
+            f"{who} has reached its limit of {limit}; send the request again after the time in "
+            "Retry-After",
             headers=_retry_after(retry_after_s),
         )
 
@@ -286,7 +342,8 @@ class RateLimitExceeded(RouterError):
         """For one request that needs more than the whole limit: waiting does not help."""
         error = cls(f"{per_minute} tokens per minute", 60.0)
         error.message = (
-            f"this request has {tokens} tokens and this API key may use {per_minute} per minute; send its texts in several "
+            f"this request has {tokens} tokens and this API key may use {per_minute} per minute; "
+            "send its texts in several "
             "requests"
         )
         error.headers["x-should-retry"] = "false"
@@ -300,7 +357,8 @@ class Overloaded(RouterError):
 
     def __init__(self, model: str, retry_after_s: float) -> None:
         super().__init__(
-            f"too much work waits for {model}; send the request again after the time in Retry-After, or to another model",
+            f"too much work waits for {model}; send the request again after the time in "
+            "Retry-After, or to another model",
             headers=_retry_after(retry_after_s),
         )
 
@@ -311,16 +369,24 @@ class HeadersTooLarge(RouterError):
     status, code = 431, "headers_too_large"
 
     def __init__(self, most: int, most_bytes: int) -> None:
-        super().__init__(f"a request may have {most} headers of {most_bytes} bytes in all; send fewer or shorter ones")
+        super().__init__(
+            f"a request may have {most} headers of {most_bytes} bytes in all; send fewer or "
+            "shorter ones"
+        )
 
 
 class InternalError(RouterError):
-    """A fault of the service; what happened is in its log under the request's id, never in the answer."""
+    """A fault of the service; what happened is in its log under the request's id, never in the
+    answer.
+    """
 
     status, code = 500, "internal_error"
 
     def __init__(self) -> None:
-        super().__init__("the service failed; send the request again, and report its x-request-id if it fails again")
+        super().__init__(
+            "the service failed; send the request again, and report its x-request-id if it fails "
+            "again"
+        )
 
 
 class ModelUnavailable(RouterError):
@@ -330,7 +396,8 @@ class ModelUnavailable(RouterError):
 
     def __init__(self, why: Sequence[str], retry_after_s: float) -> None:
         super().__init__(
-            f"no model can answer this request now ({'; '.join(why)}); send it again after the time in Retry-After",
+            f"no model can answer this request now ({'; '.join(why)}); send it again after the "
+            "time in Retry-After",
             "model",
             _retry_after(retry_after_s),
         )
@@ -344,19 +411,23 @@ class BudgetUnreachable(RouterError):
     def __init__(self, budget_s: float, soonest_s: float, retry_after_s: float | None) -> None:
         """`soonest_s` is the shortest that an allowed model is likely to take when it is idle.
 
-        `retry_after_s` None: waiting does not help. Clients that do not know `x-should-retry` are then told to come back late.
+        `retry_after_s` None: waiting does not help. Clients that do not know `x-should-retry` are
+        then told to come back late.
         """
         within = f"no allowed model is predicted to answer within {budget_s * 1000:.4g} ms"
         if retry_after_s is None:
             super().__init__(
-                f"{within}, not even an idle one: raise latency_budget_ms to {math.ceil(soonest_s * 1000)} or more, or send "
+                f"{within}, not even an idle one: raise latency_budget_ms to "
+                f"{math.ceil(soonest_s * 1000)} or more, or send "
                 '"on_budget_miss": "degrade" to be answered late',
                 "latency_budget_ms",
-                _retry_after(math.inf) | {"x-should-retry": "false"},  # OpenAI's clients repeat a 503 otherwise
+                _retry_after(math.inf)
+                | {"x-should-retry": "false"},  # OpenAI's clients repeat a 503 otherwise
             )
         else:
             super().__init__(
-                f"{within} at this load; send the request again after the time in Retry-After, raise latency_budget_ms, or send "
+                f"{within} at this load; send the request again after the time in Retry-After, "
+                "raise latency_budget_ms, or send "
                 '"on_budget_miss": "degrade" to be answered late',
                 "latency_budget_ms",
                 _retry_after(retry_after_s),
@@ -369,7 +440,10 @@ class DeadlineExceeded(RouterError):
     status, code = 504, "deadline_exceeded"
 
     def __init__(self, limit_s: float) -> None:
-        super().__init__(f"no answer within {limit_s * 1000:g} ms; send fewer or shorter texts, or allow more time")
+        super().__init__(
+            f"no answer within {limit_s * 1000:g} ms; send fewer or shorter texts, or allow more "
+            "time"
+        )
 
 
 def _number(value: int) -> str:

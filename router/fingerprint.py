@@ -1,8 +1,10 @@
-"""What proves that two processes run the same model: texts, what the model reads of them, and the vectors it makes.
+"""What proves that two processes run the same model: texts, what the model reads of them, and the
+vectors it makes.
 
-The proof has two halves. The router prepares the texts again and must get the very token ids, or prompted text, that are stored:
-that catches another tokenizer, prompt or instruction. A replica embeds what is stored and must get vectors of the same
-direction: that catches other weights, pooling or a changed revision. Neither half can pass with the other half's fault.
+The proof has two halves. The router prepares the texts again and must get the very token ids, or
+prompted text, that are stored: that catches another tokenizer, prompt or instruction. A replica
+embeds what is stored and must get vectors of the same direction: that catches other weights,
+pooling or a changed revision. Neither half can pass with the other half's fault.
 
 Vectors are stored in 16 bits, which moves a cosine by less than 0.00001.
 """
@@ -26,21 +28,27 @@ TokenIds = npt.NDArray[np.int32]
 
 FORMAT = "embedding-router fingerprint 1"
 
-# Long and short, several scripts, code and signs: a wrong pooling shows over many tokens, a wrong tokenizer off English.
+# Long and short, several scripts, code and signs: a wrong pooling shows over many tokens, a wrong
+# tokenizer off English.
 TEXTS = (
     "Which proteins bind iron in the blood?",
-    "The committee met on Tuesday to discuss the budget for the coming year. After three hours of debate it agreed to spend more "
-    "on schools and less on roads, although two members, who live far from the city, voted against it. The decision takes effect "
+    "The committee met on Tuesday to discuss the budget for the coming year. After three hours "
+    "of debate it agreed to spend more "
+    "on schools and less on roads, although two members, who live far from the city, voted "
+    "against it. The decision takes effect "
     "in March, and a report on what it changed is due before the end of the following summer.",
     "今天天气很好，我们去公园散步吧。",
-    "def mean(values: list[float]) -> float:\n    return sum(values) / len(values)  # ZeroDivisionError when empty",
+    "def mean(values: list[float]) -> float:\n    return sum(values) / len(values)  # "
+    "ZeroDivisionError when empty",
     "Über die Brücke fährt täglich ein Zug: 1.234,56 € – c'est déjà trop cher, n'est-ce pas? ☕🚆",
     "Который час? كم الساعة؟ 몇 시예요?",
 )
 
 
 class Probe(NamedTuple):
-    """One text and what the model reads of it: token ids, or the prompted text where the engine takes text."""
+    """One text and what the model reads of it: token ids, or the prompted text where the engine
+    takes text.
+    """
 
     text: str
     side: Side
@@ -50,7 +58,9 @@ class Probe(NamedTuple):
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Probes of one model and their vectors, (probes, dimensions), of length 1 but for the rounding to 16 bits."""
+    """Probes of one model and their vectors, (probes, dimensions), of length 1 but for the rounding
+    to 16 bits.
+    """
 
     model: str
     probes: Sequence[Probe]
@@ -58,34 +68,55 @@ class Fingerprint:
 
     @cached_property
     def digest(self) -> str:
-        """32 hexadecimal characters that stand for this proof; the model's name is not part of it."""
-        return hashlib.blake2b(json.dumps(_rows(self), sort_keys=True).encode(), digest_size=16).hexdigest()
+        """32 hexadecimal characters that stand for this proof; the model's name is not part
+        of it.
+        """
+        return hashlib.blake2b(
+            json.dumps(_rows(self), sort_keys=True).encode(), digest_size=16
+        ).hexdigest()
 
     def misread(self, probe: Probe, ids: TokenIds | None, prompted: str | None) -> str | None:
-        """What is wrong with how the router prepared the text of `probe` just now, in a sentence; None when nothing is."""
+        """What is wrong with how the router prepared the text of `probe` just now, in a sentence;
+        None when nothing is.
+        """
         if (ids is None) != (probe.ids is None):
             made_with = "text" if probe.ids is None else "token ids"
-            return f"{self.model}: its fingerprint was made with {made_with}, its engine takes the other"
-        same = prompted == probe.prompted if ids is None or probe.ids is None else np.array_equal(ids, probe.ids)
+            return (
+                f"{self.model}: its fingerprint was made with {made_with}, its engine takes "
+                "the other"
+            )
+        same = (
+            prompted == probe.prompted
+            if ids is None or probe.ids is None
+            else np.array_equal(ids, probe.ids)
+        )
         if same:
             return None
         return (
-            f"{self.model}: what it would read of the {probe.side} {_short(probe.text)} is not what its fingerprint was made "
+            f"{self.model}: what it would read of the {probe.side} {_short(probe.text)} is not "
+            "what its fingerprint was made "
             "with: its prompt, instruction or tokenizer changed, and its vectors with them"
         )
 
     def mismatch(self, made: Vectors, min_cosine: float) -> str | None:
-        """What is wrong with vectors that were made of the probes just now, in a sentence; None when nothing is."""
+        """What is wrong with vectors that were made of the probes just now, in a sentence; None
+        when nothing is.
+        """
         if made.shape != self.vectors.shape:
-            return f"{self.model}: it makes vectors of {made.shape[1]} dimensions, its fingerprint has {self.vectors.shape[1]}"
+            return (
+                f"{self.model}: it makes vectors of {made.shape[1]} dimensions, its "
+                f"fingerprint has {self.vectors.shape[1]}"
+            )
         lengths = np.linalg.norm(made, axis=1) * np.linalg.norm(self.vectors, axis=1)
         cosines = np.einsum("ij,ij->i", made, self.vectors) / lengths
         worst = int(np.argmin(np.where(np.isfinite(cosines), cosines, -1.0)))
         if cosines[worst] >= min_cosine:
             return None
         return (
-            f"{self.model}: its vector of {_short(self.probes[worst].text)} has cosine {cosines[worst]:.4f} with the "
-            f"fingerprint's, and {min_cosine:g} is the least allowed: these are not the weights, pooling or revision that it was "
+            f"{self.model}: its vector of {_short(self.probes[worst].text)} has cosine "
+            f"{cosines[worst]:.4f} with the "
+            f"fingerprint's, and {min_cosine:g} is the least allowed: these are not the weights, "
+            "pooling or revision that it was "
             "made with"
         )
 
@@ -97,28 +128,46 @@ def make(model: str, probes: Sequence[Probe], vectors: Vectors) -> Fingerprint:
 
 def save(fingerprint: Fingerprint, path: Path) -> None:
     """Write it as JSON, a line for each probe."""
-    about = {"format": FORMAT, "model": fingerprint.model, "dimensions": fingerprint.vectors.shape[1]}
+    about = {
+        "format": FORMAT,
+        "model": fingerprint.model,
+        "dimensions": fingerprint.vectors.shape[1],
+    }
     probes = ",\n".join(json.dumps(row, ensure_ascii=False) for row in _rows(fingerprint))
     path.write_text(f'{json.dumps(about)[:-1]}, "probes": [\n{probes}\n]}}\n', encoding="utf-8")
 
 
 def load(path: Path) -> Fingerprint:
-    """Read a file that `save` wrote; raises ValueError naming the file when it is something else."""
+    """Read a file that `save` wrote; raises ValueError naming the file when it is something
+    else.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise ValueError(f"its format is {data['format']!r}, this version reads {FORMAT!r}")
         rows: list[dict[str, Any]] = data["probes"]
-        vectors = np.array([np.frombuffer(base64.b64decode(row["vector"]), "<f2") for row in rows], np.float32)
+        vectors = np.array(
+            [np.frombuffer(base64.b64decode(row["vector"]), "<f2") for row in rows], np.float32
+        )
         if vectors.shape != (len(rows), data["dimensions"]) or not rows:
-            raise ValueError(f"it has {vectors.shape} vectors for {len(rows)} probes of {data['dimensions']} dimensions")
+            raise ValueError(
+                f"it has {vectors.shape} vectors for {len(rows)} probes of {data['dimensions']} "
+                "dimensions"
+            )
         probes = [
-            Probe(row["text"], row["side"], np.array(row["ids"], np.int32) if "ids" in row else None, row.get("prompted"))
+            Probe(
+                row["text"],
+                row["side"],
+                np.array(row["ids"], np.int32) if "ids" in row else None,
+                row.get("prompted"),
+            )
             for row in rows
         ]
         return Fingerprint(str(data["model"]), probes, vectors)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a fingerprint: {error}; make one with `embedding-router fingerprint`") from error
+        raise ValueError(
+            f"{path} is not a fingerprint: {error}; make one with `embedding-router fingerprint`"
+        ) from error
 
 
 def _rows(fingerprint: Fingerprint) -> list[dict[str, Any]]:

@@ -1,11 +1,12 @@
 """API keys: how one is made, written down and recognised, and what its holder may do.
 
-A key is `er-` and 256 random bits. The config holds its SHA-256 and nothing else. A slow hash such as bcrypt or argon2 is for
-passwords, which people choose and an attacker can guess; 2^256 random keys cannot be guessed at any speed, so a fast hash keeps
-the same secret and costs a request a microsecond.
+A key is `er-` and 256 random bits. The config holds its SHA-256 and nothing else. A slow hash such
+as bcrypt or argon2 is for passwords, which people choose and an attacker can guess; 2^256 random
+keys cannot be guessed at any speed, so a fast hash keeps the same secret and costs a request a
+microsecond.
 
-A key that arrives is compared with all keys, each in constant time and to the end of the list: how long it takes tells nothing of
-which keys there are.
+A key that arrives is compared with all keys, each in constant time and to the end of the list: how
+long it takes tells nothing of which keys there are.
 """
 
 import base64
@@ -37,17 +38,26 @@ class Grant(NamedTuple):
     @property
     def default_priority(self) -> Priority:
         """The priority of a request that gives none."""
-        return "interactive" if self.priorities is None or "interactive" in self.priorities else "bulk"
+        return (
+            "interactive" if self.priorities is None or "interactive" in self.priorities else "bulk"
+        )
 
     def check(self, request: EmbeddingsRequest, collections: Mapping[str, object]) -> None:
-        """Raise CollectionNotAllowed or PriorityNotAllowed; which models may answer is decided with the rest of the decision.
+        """Raise CollectionNotAllowed or PriorityNotAllowed; which models may answer is decided with
+        the rest of the decision.
 
-        `collections` are those of the config: a space that is no collection's name is as free as its model.
+        `collections` are those of the config: a space that is no collection's name is as free as
+        its model.
         """
         if self.priorities is not None and request.priority not in self.priorities:
             raise PriorityNotAllowed(request.priority, self.priorities)
         space = request.space
-        if self.collections is not None and space is not None and space in collections and space not in self.collections:
+        if (
+            self.collections is not None
+            and space is not None
+            and space in collections
+            and space not in self.collections
+        ):
             raise CollectionNotAllowed(space, sorted(self.collections))
 
     def may_use(self, model: str) -> bool:
@@ -56,14 +66,17 @@ class Grant(NamedTuple):
 
 
 EVERYTHING = Grant("", admin=True)  # the caller of a service that asks for no keys
-NOBODY = Grant("", models=frozenset(), collections=frozenset())  # who reads the open pages of one that does
+# who reads the open pages of one that does
+NOBODY = Grant("", models=frozenset(), collections=frozenset())
 
 
 class Keyring:
     """All keys of a config."""
 
     def __init__(self, args: RouterArgs) -> None:
-        self._grants = [(_digest_of(key.hash), _grant(name, key, args)) for name, key in args.keys.items()]
+        self._grants = [
+            (_digest_of(key.hash), _grant(name, key, args)) for name, key in args.keys.items()
+        ]
 
     def __len__(self) -> int:
         return len(self._grants)
@@ -96,7 +109,9 @@ def hash_of(key: str) -> str:
 
 
 def presented(headers: Mapping[str, str]) -> str | None:
-    """The key that a request carries: `Authorization: Bearer KEY`, or `api-key: KEY` as Azure's clients send it."""
+    """The key that a request carries: `Authorization: Bearer KEY`, or `api-key: KEY` as Azure's
+    clients send it.
+    """
     scheme, _, key = headers.get("authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer" and key.strip():
         return key.strip()
@@ -112,6 +127,11 @@ def _grant(name: str, key: KeyConfig, args: RouterArgs) -> Grant:
     if key.models is not None or key.tiers is not None:
         models = frozenset((*(key.models or ()), *(args.tiers[tier] for tier in key.tiers or ())))
     return Grant(
-        name, models, None if key.collections is None else frozenset(key.collections), key.priorities,
-        key.requests_per_minute, key.tokens_per_minute, key.admin,
+        name,
+        models,
+        None if key.collections is None else frozenset(key.collections),
+        key.priorities,
+        key.requests_per_minute,
+        key.tokens_per_minute,
+        key.admin,
     )

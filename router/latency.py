@@ -1,22 +1,30 @@
-"""Latency curves: fitted to measured steps, read from profiles, learned from completions, and corrected while they serve.
+"""Latency curves: fitted to measured steps, read from profiles, learned from completions, and
+corrected while they serve.
 
     fit            measured steps -> Curve, by least absolute relative error
-    load_profile   the JSON file that `embedding-router calibrate` writes, refused by name when it cannot be right
+    load_profile   the JSON file that `embedding-router calibrate` writes, refused by name when it
+                   cannot be right
     Learner        a curve for a model without a profile, from the steps it serves
-    Correction     two factors per model on every prediction: `bias` makes its median right, `margin` its tail
+    Correction     two factors per model on every prediction: `bias` makes its median right,
+                   `margin` its tail
 
-The bias is a running mean of log(actual / curve) in which no completion counts as more than BIAS_CLIP off (Huber, "Robust
-estimation of a location parameter", 1964): a stall is a step like any other, and a drift is followed within a dozen completions.
+The bias is a running mean of log(actual / curve) in which no completion counts as more than
+BIAS_CLIP off (Huber, "Robust estimation of a location parameter", 1964): a stall is a step like any
+other, and a drift is followed within a dozen completions.
 
-The margin is an online quantile. Each completion moves log m by eta * (1[actual / predicted > m] - aim), so over n completions
-the share that is exceeded differs from `aim` by (log m_n - log m_0) / (eta * n), whatever the distribution (Gibbs and Candes,
-"Adaptive conformal inference under distribution shift", 2021; here in log space, where a factor of two is as far up as down). A
-large eta keeps every window of requests close to the aim and follows drift, at the price of a margin that wobbles by about eta;
-see tests/unit/test_latency.py for what that buys. Two loops, because answers come late:
-- The inner one compares with the factors as they are now, not as they were at the decision: a burst of late answers in flight
-  counts until the margin covers it and no further, however many there are.
-- Such a burst was missed all the same. So the outer loop counts what exceeded the margin that its decision was made with, and
-  moves the aim until these are the declared share: a factor of e^AIM_ETA for each, within e^+-MOST_AIM of what was declared.
+The margin is an online quantile. Each completion moves log m by eta * (1[actual / predicted > m] -
+aim), so over n completions the share that is exceeded differs from `aim` by (log m_n - log m_0) /
+(eta * n), whatever the distribution (Gibbs and Candes, "Adaptive conformal inference under
+distribution shift", 2021; here in log space, where a factor of two is as far up as down). A large
+eta keeps every window of requests close to the aim and follows drift, at the price of a margin that
+wobbles by about eta; see tests/unit/test_latency.py for what that buys. Two loops, because answers
+come late:
+- The inner one compares with the factors as they are now, not as they were at the decision: a burst
+  of late answers in flight counts until the margin covers it and no further, however many there
+  are.
+- Such a burst was missed all the same. So the outer loop counts what exceeded the margin that its
+  decision was made with, and moves the aim until these are the declared share: a factor of
+  e^AIM_ETA for each, within e^+-MOST_AIM of what was declared.
 """
 
 import math
@@ -47,7 +55,9 @@ class Point(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A curve and how far it is from the points it was fitted to, as shares of the measured seconds."""
+    """A curve and how far it is from the points it was fitted to, as shares of the measured
+    seconds.
+    """
 
     curve: Curve
     median_error: float
@@ -56,25 +66,34 @@ class Fit(NamedTuple):
 
     @property
     def knee_tokens(self) -> float:
-        """Tokens up to which a step of short texts takes `fixed_s`; 0 when there is no flat part."""
+        """Tokens up to which a step of short texts takes `fixed_s`; 0 when there is no flat
+        part.
+        """
         slope = self.curve.s_per_token
         return max(0.0, (self.curve.fixed_s - self.curve.base_s) / slope) if slope else 0.0
 
 
 def fit(points: Sequence[Point], batch_tokens: int, overhead_s: float = 0.0) -> Fit:
-    """Fit max(fixed, base + s_per_token * T + s_per_token_sq * sum(L^2) + s_per_text * N) with no negative coefficient.
+    """Fit max(fixed, base + s_per_token * T + s_per_token_sq * sum(L^2) + s_per_text * N) with no
+    negative coefficient.
 
-    Least absolute relative error, so stalls among the points do not bend the curve; every place of the knee is tried. Where all
-    points have as many texts, what a text costs cannot be told from the base and stays there. Raises ValueError when there are
-    fewer than three different sizes or a point is not a finite positive number.
+    Least absolute relative error, so stalls among the points do not bend the curve; every place of
+    the knee is tried. Where all points have as many texts, what a text costs cannot be told from
+    the base and stays there. Raises ValueError when there are fewer than three different sizes or a
+    point is not a finite positive number.
     """
     data = np.array(points, dtype=np.float64).reshape(-1, 4)
     if not (np.isfinite(data).all() and (data > 0.0).all()):
-        raise ValueError("every point needs tokens, tokens_sq and seconds that are finite and above 0")
+        raise ValueError(
+            "every point needs tokens, tokens_sq and seconds that are finite and above 0"
+        )
     tokens, seconds = data[:, 0], data[:, 2]
     sizes = np.unique(tokens)
     if len(sizes) < 3:
-        raise ValueError(f"a curve needs steps of at least three different sizes, these have {len(sizes)}; measure more sizes")
+        raise ValueError(
+            f"a curve needs steps of at least three different sizes, these have {len(sizes)}; "
+            "measure more sizes"
+        )
     columns = np.column_stack([np.ones(len(data)), data[:, :2], data[:, 3]])
     if len(np.unique(data[:, 3])) == 1:
         columns = columns[:, :3]
@@ -87,14 +106,20 @@ def fit(points: Sequence[Point], batch_tokens: int, overhead_s: float = 0.0) -> 
         error = float(np.mean(np.abs(np.maximum(fixed, columns @ line) - seconds) / seconds))
         if error < best_error:
             best, best_error = np.array([fixed, *line, 0.0][:5]), error
-    errors = np.abs(np.maximum(best[0], columns @ best[1 : 1 + columns.shape[1]]) - seconds) / seconds
+    errors = (
+        np.abs(np.maximum(best[0], columns @ best[1 : 1 + columns.shape[1]]) - seconds) / seconds
+    )
     fixed_s, base_s, s_per_token, s_per_token_sq, s_per_text = (float(value) for value in best)
-    curve = Curve(fixed_s, base_s, s_per_token, s_per_token_sq, batch_tokens, overhead_s, s_per_text)
+    curve = Curve(
+        fixed_s, base_s, s_per_token, s_per_token_sq, batch_tokens, overhead_s, s_per_text
+    )
     return Fit(curve, float(np.median(errors)), float(np.quantile(errors, 0.95)), len(data))
 
 
 def _non_negative(columns: Floats, seconds: Floats) -> Floats:
-    """Non-negative coefficients of least absolute relative error: reweighted least squares, exact over the sets of columns."""
+    """Non-negative coefficients of least absolute relative error: reweighted least squares, exact
+    over the sets of columns.
+    """
     scale = columns.max(axis=0)
     relative = columns / scale / seconds[:, None]
     every = range(columns.shape[1])
@@ -116,17 +141,19 @@ def _non_negative(columns: Floats, seconds: Floats) -> Floats:
 class Learner:
     """Learns base and slope of a curve from the steps a model serves, starting at `prior`.
 
-    Recursive least squares on relative errors, forgetting over about 100 steps; a step counts at most as twice what was
-    expected, so that a stall does not pass for slowness. What it cannot tell apart (attention, what a text costs, the flat part)
-    stays that of `prior`, and so does the slope beyond the largest step seen, until a good part of a full one was: short texts
-    may all lie in the flat part, and say nothing of a long one.
+    Recursive least squares on relative errors, forgetting over about 100 steps; a step counts at
+    most as twice what was expected, so that a stall does not pass for slowness. What it cannot tell
+    apart (attention, what a text costs, the flat part) stays that of `prior`, and so does the slope
+    beyond the largest step seen, until a good part of a full one was: short texts may all lie in
+    the flat part, and say nothing of a long one.
     """
 
     __slots__ = ("_base_s", "_covariance", "_largest_tokens", "_per_knot", "_prior", "count")
 
     FORGET = 0.99
     ENOUGH = 0.25  # of a full step
-    KNOT_TOKENS = 1000.0  # slope is held per this many tokens, so that both unknowns are of one size
+    # slope is held per this many tokens, so that both unknowns are of one size
+    KNOT_TOKENS = 1000.0
 
     def __init__(self, prior: Curve) -> None:
         self.count = 0
@@ -138,7 +165,9 @@ class Learner:
         self._covariance = (100.0 * spread, 0.0, 100.0 * spread)  # symmetric: (base, both, slope)
 
     def observe(self, tokens: int, tokens_sq: int, seconds: float, texts: int = 1) -> None:
-        """A step carried `texts` texts of `tokens` tokens and took `seconds`; numbers that cannot be a step are passed over."""
+        """A step carried `texts` texts of `tokens` tokens and took `seconds`; numbers that cannot
+        be a step are passed over.
+        """
         if not (tokens > 0 and 0.0 < seconds < math.inf):
             return
         self._largest_tokens = max(self._largest_tokens, min(tokens, self._prior.batch_tokens))
@@ -148,18 +177,27 @@ class Learner:
         error_s = min(max(seconds - known_s, 0.0), 2.0 * expected_s) - expected_s
         base, both, slope = self._covariance
         toward_base, toward_slope = base + both * knots, both + slope * knots
-        forget = self.FORGET if base + slope < 1e4 * expected_s * expected_s else 1.0  # else constant sizes blow it up
+        # else constant sizes blow it up
+        forget = self.FORGET if base + slope < 1e4 * expected_s * expected_s else 1.0
         gain = 1.0 / (forget * expected_s * expected_s + toward_base + toward_slope * knots)
-        base_s, per_knot = self._base_s + gain * toward_base * error_s, self._per_knot + gain * toward_slope * error_s
+        base_s, per_knot = (
+            self._base_s + gain * toward_base * error_s,
+            self._per_knot + gain * toward_slope * error_s,
+        )
         base = (base - gain * toward_base * toward_base) / forget
         both = (both - gain * toward_base * toward_slope) / forget
         slope = (slope - gain * toward_slope * toward_slope) / forget
-        # Neither is below 0. What the steps told is a sum of the two: the one that is held at 0 takes the other along with it.
+        # Neither is below 0. What the steps told is a sum of the two: the one that is held at 0
+        # takes the other along with it.
         if base_s < 0.0 < base:
             base_s, per_knot = 0.0, per_knot - both / base * base_s
         if per_knot < 0.0 < slope:
             base_s, per_knot = base_s - both / slope * per_knot, 0.0
-        self._base_s, self._per_knot, self._covariance = max(0.0, base_s), max(0.0, per_knot), (base, both, slope)
+        self._base_s, self._per_knot, self._covariance = (
+            max(0.0, base_s),
+            max(0.0, per_knot),
+            (base, both, slope),
+        )
         self.count += 1
 
     @property
@@ -167,7 +205,12 @@ class Learner:
         """The curve as learned so far; `prior` until a step was seen."""
         if not self.count:
             return self._prior
-        prior, slope, base_s, flat_s = self._prior, self._per_knot / self.KNOT_TOKENS, self._base_s, 0.0
+        prior, slope, base_s, flat_s = (
+            self._prior,
+            self._per_knot / self.KNOT_TOKENS,
+            self._base_s,
+            0.0,
+        )
         if self._largest_tokens < self.ENOUGH * prior.batch_tokens and slope < prior.s_per_token:
             flat_s = base_s + slope * self._largest_tokens
             slope, base_s = prior.s_per_token, flat_s - prior.s_per_token * self._largest_tokens
@@ -179,10 +222,23 @@ class Quantile:
 
     __slots__ = ("eta", "highest", "lowest", "share", "value")
 
-    def __init__(self, share: float, eta: float, value: float = 1.0, lowest: float = 0.1, highest: float = 100.0) -> None:
+    def __init__(
+        self,
+        share: float,
+        eta: float,
+        value: float = 1.0,
+        lowest: float = 0.1,
+        highest: float = 100.0,
+    ) -> None:
         if not 0.0 < share < 1.0:
             raise ValueError(f"the share that may be exceeded lies between 0 and 1, not {share}")
-        self.share, self.eta, self.value, self.lowest, self.highest = share, eta, value, lowest, highest
+        self.share, self.eta, self.value, self.lowest, self.highest = (
+            share,
+            eta,
+            value,
+            lowest,
+            highest,
+        )
 
     def observe(self, value: float) -> bool:
         """Take one value in; says whether it exceeded the quantile as it stood."""
@@ -193,7 +249,9 @@ class Quantile:
 
 
 class Correction:
-    """The two factors of one model: pass `bias` and `margin` to `Ledger.load`, and every completion to `observe`."""
+    """The two factors of one model: pass `bias` and `margin` to `Ledger.load`, and every completion
+    to `observe`.
+    """
 
     __slots__ = ("_margin", "_missed", "_share", "bias")
 
@@ -201,7 +259,8 @@ class Correction:
     LEAST_BIAS, MOST_BIAS = 0.1, 100.0
 
     def __init__(self, miss_share: float) -> None:
-        self.bias = 1.0  # factor on the curve after which half of the predictions are too long and half too short
+        # factor on the curve after which half of the predictions are too long and half too short
+        self.bias = 1.0
         self._margin = Quantile(miss_share, MARGIN_ETA, lowest=self.LEAST_MARGIN)
         self._share = miss_share
         self._missed = 0.0  # more than declared (above 0) or less, in steps of AIM_ETA
@@ -212,19 +271,28 @@ class Correction:
         return self._margin.value
 
     def relax(self, times: int) -> None:
-        """Let a margin above 1 fall as after `times` answers that came in time; below 1 only answers bring it."""
+        """Let a margin above 1 fall as after `times` answers that came in time; below 1 only
+        answers bring it.
+        """
         if self._margin.value > 1.0:
-            self._margin.value = max(1.0, self._margin.value * math.exp(-MARGIN_ETA * self._margin.share * times))
+            self._margin.value = max(
+                1.0, self._margin.value * math.exp(-MARGIN_ETA * self._margin.share * times)
+            )
 
-    def observe(self, actual_s: float, predicted_s: float, bias: float, margin: float | None = None) -> None:
-        """A request took `actual_s`; `predicted_s` was said when the factors were `bias` and `margin` (None: the margin now).
+    def observe(
+        self, actual_s: float, predicted_s: float, bias: float, margin: float | None = None
+    ) -> None:
+        """A request took `actual_s`; `predicted_s` was said when the factors were `bias` and
+        `margin` (None: the margin now).
 
         Times that are not positive are passed over.
         """
         if not (actual_s > 0.0 and predicted_s > 0.0):
             return
         missed = actual_s > predicted_s * (self.margin if margin is None else margin)
-        self._missed = min(max(self._missed + AIM_ETA * (missed - self._share), -MOST_AIM), MOST_AIM)
+        self._missed = min(
+            max(self._missed + AIM_ETA * (missed - self._share), -MOST_AIM), MOST_AIM
+        )
         self._margin.share = min(self._share * math.exp(-self._missed), 0.5)
         ratio = actual_s * bias / (predicted_s * self.bias)
         self._margin.observe(ratio)
@@ -287,27 +355,42 @@ class Profile(_Strict):
 
 
 def load_profile(data: Mapping[str, Any], model_id: str) -> Curve:
-    """The curve in a profile's parsed JSON. Raises ProfileError when it is empty, of another model or not plausible."""
+    """The curve in a profile's parsed JSON. Raises ProfileError when it is empty, of another model
+    or not plausible.
+    """
     return Curve(**read_profile(data, model_id).curve.model_dump())
 
 
 def read_profile(data: Mapping[str, Any], model_id: str) -> Profile:
-    """A profile's parsed JSON, checked as `load_profile` says; a file of several, {"profiles": [...]}, has one for each model."""
+    """A profile's parsed JSON, checked as `load_profile` says; a file of several, {"profiles":
+    [...]}, has one for each model.
+    """
     if not data:
-        raise ProfileError(f"the profile of {model_id} is empty; make it with `embedding-router calibrate`")
+        raise ProfileError(
+            f"the profile of {model_id} is empty; make it with `embedding-router calibrate`"
+        )
     if isinstance(data, Mapping) and isinstance(several := data.get("profiles"), list):
         of = [each.get("model") if isinstance(each, Mapping) else None for each in several]
         if model_id not in of:
-            raise ProfileError(f"this file has profiles of {', '.join(map(str, of)) or 'no model'}, none of {model_id}")
+            raise ProfileError(
+                f"this file has profiles of {', '.join(map(str, of)) or 'no model'}, none of "
+                f"{model_id}"
+            )
         data = several[of.index(model_id)]
     try:
         profile = Profile.model_validate(data)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
+        problems = "; ".join(
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5]
+        )
         raise ProfileError(f"the profile of {model_id} cannot be used: {problems}") from error
     if profile.model != model_id:
-        raise ProfileError(f"this is the profile of {profile.model}, not of {model_id}; profiles do not carry over")
+        raise ProfileError(
+            f"this is the profile of {profile.model}, not of {model_id}; profiles do not carry over"
+        )
     curve = Curve(**profile.curve.model_dump())
     if curve.step(curve.batch_tokens) <= 0.0:
-        raise ProfileError(f"the profile of {model_id} says that a full step takes no time; measure it again")
+        raise ProfileError(
+            f"the profile of {model_id} says that a full step takes no time; measure it again"
+        )
     return profile

@@ -1,20 +1,24 @@
 """What one router replica knows of the work that every model replica has in hand, in tokens.
 
     own          tokens this router sent and has no answer for: exact at every moment
-    last report  tokens the replica held, from all routers, when it last said so (with a reply, or every 50-100 ms)
+    last report  tokens the replica held, from all routers, when it last said so (with a reply, or
+                 every 50-100 ms)
     outstanding  last report + R * (own now - own at the report), and never less than own
 
-R routers share the traffic evenly and see much the same reports, so what this one sent or got back since the report, the others
-did too (interpreting old load by the arrivals since: Dahlin, "Interpreting stale load information", 2000; own arrivals times
-the dispatchers as the estimate: Goren, Vargaftik and Moses, "Stochastic coordination in heterogeneous load balancing systems",
-2021). A report that is not renewed fades to nothing over `REPORT_LIFE_S`: a replica nobody hears from is tried again.
+R routers share the traffic evenly and see much the same reports, so what this one sent or got back
+since the report, the others did too (interpreting old load by the arrivals since: Dahlin,
+"Interpreting stale load information", 2000; own arrivals times the dispatchers as the estimate:
+Goren, Vargaftik and Moses, "Stochastic coordination in heterogeneous load balancing systems",
+2021). A report that is not renewed fades to nothing over `REPORT_LIFE_S`: a replica nobody hears
+from is tried again.
 
-A reply also says that a step just ended, so what the replica holds then is what its next step runs; work for an idle replica
-starts a step at once. From that follows how much of the running step is left, and that the rest of the backlog waits behind it.
+A reply also says that a step just ended, so what the replica holds then is what its next step runs;
+work for an idle replica starts a step at once. From that follows how much of the running step is
+left, and that the rest of the backlog waits behind it.
 
-Replicas are compared by tokens, never by requests, two at a time (Mitzenmacher, "The power of two choices in randomized load
-balancing", 2001): with old reports, taking the least loaded of all would send every router to the same replica (Mitzenmacher,
-"How useful is old information?", 2000).
+Replicas are compared by tokens, never by requests, two at a time (Mitzenmacher, "The power of two
+choices in randomized load balancing", 2001): with old reports, taking the least loaded of all would
+send every router to the same replica (Mitzenmacher, "How useful is old information?", 2000).
 
 Pure and O(1) for every event: time and randomness are arguments.
 """
@@ -39,7 +43,8 @@ class Replica:
     """One replica of a model, as this router sees it; made by `Ledger.joined`."""
 
     __slots__ = (
-        "_joined_at", "_reported_own", "_reported_s", "_reported_tokens", "_roomy_at", "_step_s", "_step_tokens",
+        "_joined_at", "_reported_own", "_reported_s", "_reported_tokens", "_roomy_at", "_step_s",
+        "_step_tokens",
         "id", "own_calls", "own_tokens",
     )  # fmt: skip
 
@@ -80,7 +85,9 @@ class Dispatch:
 
 
 class _Pool:
-    """The replicas of one model; `joined` and `roomy` are unordered, a place in them is freed by moving the last one there."""
+    """The replicas of one model; `joined` and `roomy` are unordered, a place in them is freed by
+    moving the last one there.
+    """
 
     __slots__ = ("by_id", "calls_in_flight", "joined", "roomy", "waiting_tokens")
 
@@ -108,8 +115,9 @@ class _Pool:
 class Ledger:
     """Own calls, own queue and last reports of one router replica over all models.
 
-    `calls_in_flight` names every model and the calls that this router keeps at one of its replicas. `routers` is the number of
-    router replicas that share the load evenly, this one included; set it when that changes.
+    `calls_in_flight` names every model and the calls that this router keeps at one of its replicas.
+    `routers` is the number of router replicas that share the load evenly, this one included; set it
+    when that changes.
     """
 
     __slots__ = ("_pools", "routers")
@@ -128,7 +136,9 @@ class Ledger:
             pool.reopen(made)
 
     def lost(self, model: str, replica: str) -> int:
-        """A replica is gone: own tokens it had are forgotten and returned, its calls may still be handed to `completed`."""
+        """A replica is gone: own tokens it had are forgotten and returned, its calls may still be
+        handed to `completed`.
+        """
         pool = self._pools[model]
         gone = pool.by_id.pop(replica, None)
         if gone is None:
@@ -148,14 +158,19 @@ class Ledger:
         self._pools[model].waiting_tokens += tokens
 
     def unqueued(self, model: str, tokens: int) -> None:
-        """Tokens left that queue: dispatched, expired or cancelled. Raises ValueError when more leave than entered."""
+        """Tokens left that queue: dispatched, expired or cancelled. Raises ValueError when more
+        leave than entered.
+        """
         pool = self._pools[model]
         if tokens > pool.waiting_tokens:
-            raise ValueError(f"{tokens} tokens leave the queue of {model}, which holds {pool.waiting_tokens}")
+            raise ValueError(
+                f"{tokens} tokens leave the queue of {model}, which holds {pool.waiting_tokens}"
+            )
         pool.waiting_tokens -= tokens
 
     def pick(self, model: str, now: float, rng: Random, but: str | None = None) -> str | None:
-        """The less loaded of two random replicas that have room for another call of this router; None when none has.
+        """The less loaded of two random replicas that have room for another call of this router;
+        None when none has.
 
         `but` names one that is not wanted.
         """
@@ -164,8 +179,11 @@ class Ledger:
             roomy = [replica for replica in roomy if replica.id != but]
         return self._lighter(roomy, now, rng)[0].id if roomy else None
 
-    def dispatched(self, model: str, replica: str, tokens: int, now: float | None = None) -> Dispatch:
-        """A call with `tokens` tokens goes to `replica`. Raises KeyError when that is not joined (any more).
+    def dispatched(
+        self, model: str, replica: str, tokens: int, now: float | None = None
+    ) -> Dispatch:
+        """A call with `tokens` tokens goes to `replica`. Raises KeyError when that is not joined
+        (any more).
 
         Given `now`, a step is known to begin with it when the replica was idle.
         """
@@ -192,8 +210,12 @@ class Ledger:
         if state._roomy_at < 0:
             self._pools[dispatch.model].reopen(state)
 
-    def reported(self, model: str, replica: str, held_tokens: int, now: float, in_reply: bool = True) -> None:
-        """The replica says that it holds `held_tokens` tokens of all routers; for a report in a reply, call `completed` first."""
+    def reported(
+        self, model: str, replica: str, held_tokens: int, now: float, in_reply: bool = True
+    ) -> None:
+        """The replica says that it holds `held_tokens` tokens of all routers; for a report in a
+        reply, call `completed` first.
+        """
         state = self._pools[model].by_id.get(replica)
         if state is not None:
             state._reported_tokens = held_tokens
@@ -212,10 +234,11 @@ class Ledger:
         cold_start_s: float | None = None,
         bias: float = 1.0,
     ) -> Load:
-        """What `decide` needs to know of `model`: the better of two sampled replicas, and this router's own queue.
+        """What `decide` needs to know of `model`: the better of two sampled replicas, and this
+        router's own queue.
 
-        The own queue is served by all replicas, and the other routers are taken to have one like it. `cold_start_s` counts only
-        while no replica is joined.
+        The own queue is served by all replicas, and the other routers are taken to have one like
+        it. `cold_start_s` counts only while no replica is joined.
         """
         pool = self._pools[model.id]
         replicas = len(pool.joined)
@@ -235,7 +258,10 @@ class Ledger:
 
     def outstanding_tokens(self, model: str, now: float) -> dict[str, int]:
         """Per replica, what this router believes it holds; for metrics, O(replicas)."""
-        return {state.id: state.outstanding_tokens(now, self.routers) for state in self._pools[model].joined}
+        return {
+            state.id: state.outstanding_tokens(now, self.routers)
+            for state in self._pools[model].joined
+        }
 
     def backlog_tokens(self, model: str) -> int:
         """Tokens of this router that wait in its queue for `model` or are at a replica."""
@@ -251,19 +277,26 @@ class Ledger:
         return self._pools[model].waiting_tokens
 
     def assert_empty(self) -> None:
-        """Raise AssertionError naming every model or replica that still has own work; for tests and shutdown."""
+        """Raise AssertionError naming every model or replica that still has own work; for tests and
+        shutdown.
+        """
         left = list(self._left())
         assert not left, "the ledger is not empty: " + "; ".join(left)
 
     def _lighter(self, replicas: list[Replica], now: float, rng: Random) -> tuple[Replica, int]:
-        """The one of two different random replicas with fewer tokens outstanding, and its tokens."""
+        """The one of two different random replicas with fewer tokens outstanding, and its
+        tokens.
+        """
         count = len(replicas)
         if count == 1:
             return replicas[0], replicas[0].outstanding_tokens(now, self.routers)
         first = int(rng.random() * count)
         second = int(rng.random() * (count - 1))
         one, other = replicas[first], replicas[second if second < first else second + 1]
-        tokens, others = one.outstanding_tokens(now, self.routers), other.outstanding_tokens(now, self.routers)
+        tokens, others = (
+            one.outstanding_tokens(now, self.routers),
+            other.outstanding_tokens(now, self.routers),
+        )
         return (one, tokens) if tokens <= others else (other, others)
 
     def _left(self) -> Iterator[str]:
@@ -272,4 +305,7 @@ class Ledger:
                 yield f"{model} has {pool.waiting_tokens} tokens waiting"
             for state in pool.joined:
                 if state.own_tokens or state.own_calls:
-                    yield f"{model} {state.id} has {state.own_tokens} tokens in {state.own_calls} calls"
+                    yield (
+                        f"{model} {state.id} has {state.own_tokens} tokens in "
+                        f"{state.own_calls} calls"
+                    )

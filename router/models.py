@@ -3,28 +3,48 @@
 import json
 from collections.abc import Mapping
 
-from router.config import CurveConfig, ModelConfig, NamedTier, RouterArgs, Routing, When, resolve_path
+from router.config import (
+    CurveConfig,
+    ModelConfig,
+    NamedTier,
+    RouterArgs,
+    Routing,
+    When,
+    resolve_path,
+)
 from router.domain import Curve, Model
 from router.latency import Profile, load_profile, read_profile
 from router.policy import Floor, Policy
 
 
 def build_models(args: RouterArgs) -> dict[str, Model]:
-    """One `Model` per configured model, in order; raises ValueError naming a profile that is not usable."""
+    """One `Model` per configured model, in order; raises ValueError naming a profile that is not
+    usable.
+    """
     return {
         name: Model(
-            id=name, rank=rank, max_tokens=config.max_tokens, curve=curve_of(name, config, args.base_dir),
-            quality=dict(config.quality), devices=config.devices,
+            id=name,
+            rank=rank,
+            max_tokens=config.max_tokens,
+            curve=curve_of(name, config, args.base_dir),
+            quality=dict(config.quality),
+            devices=config.devices,
         )
         for rank, (name, config) in enumerate(args.models.items())
     }
 
 
 def memory_bytes(args: RouterArgs) -> dict[str, int | None]:
-    """What a replica of each model holds: as its profile measured it, else as the config says; None where neither does."""
+    """What a replica of each model holds: as its profile measured it, else as the config says; None
+    where neither does.
+    """
     found = {}
     for name, config in args.models.items():
-        measured = None if config.profile is None else _profile(name, config.profile, args.base_dir).memory_bytes
+        measured = (
+            None
+            if config.profile is None
+            else _profile(name, config.profile, args.base_dir).memory_bytes
+        )
         found[name] = config.memory_bytes if measured is None else measured
     return found
 
@@ -37,7 +57,9 @@ def build_policy(routing: Routing, tiers: Mapping[NamedTier, str]) -> Policy:
     """The rules with their tiers replaced by the models that serve them."""
     return Policy(
         default=tiers[routing.default_tier],
-        floors=tuple(build_floor(rule.name, rule.when, tiers[rule.floor]) for rule in routing.rules),
+        floors=tuple(
+            build_floor(rule.name, rule.when, tiers[rule.floor]) for rule in routing.rules
+        ),
         kind=routing.policy,
         quality_weight=routing.quality_weight,
     )
@@ -46,20 +68,33 @@ def build_policy(routing: Routing, tiers: Mapping[NamedTier, str]) -> Policy:
 def build_floor(name: str, when: When, model: str) -> Floor:
     """Conditions in the form the decision uses."""
     return Floor(
-        name=name, model=model, min_tokens=when.min_tokens, max_tokens=when.max_tokens, languages=_set(when.languages),
-        not_languages=_set(when.not_languages), scripts=_set(when.scripts), mixed=when.mixed, code=when.code,
+        name=name,
+        model=model,
+        min_tokens=when.min_tokens,
+        max_tokens=when.max_tokens,
+        languages=_set(when.languages),
+        not_languages=_set(when.not_languages),
+        scripts=_set(when.scripts),
+        mixed=when.mixed,
+        code=when.code,
         input_type=when.input_type,
     )
 
 
 def curve_of(name: str, config: ModelConfig, base_dir: str | None) -> Curve:
-    """The latency curve of one model: its profile's, else the config's; raises ValueError for a profile that is not usable."""
+    """The latency curve of one model: its profile's, else the config's; raises ValueError for a
+    profile that is not usable.
+    """
     if config.profile is not None:
         return load_profile(json.loads(resolve_path(config.profile, base_dir).read_text()), name)
     prior = config.curve or CurveConfig()
     return Curve(
-        fixed_s=prior.fixed_s, base_s=prior.base_s, s_per_token=prior.s_per_token, s_per_token_sq=prior.s_per_token_sq,
-        batch_tokens=prior.batch_tokens, overhead_s=prior.overhead_s,
+        fixed_s=prior.fixed_s,
+        base_s=prior.base_s,
+        s_per_token=prior.s_per_token,
+        s_per_token_sq=prior.s_per_token_sq,
+        batch_tokens=prior.batch_tokens,
+        overhead_s=prior.overhead_s,
         s_per_text=prior.s_per_text,
     )
 

@@ -1,16 +1,20 @@
 """The decision: which model answers this request, and why each other one does not.
 
-    allowed   models that are permitted, produce what is pinned, read the longest text, and are ready or known to be soon
-    target    the pinned model or the explicit tier's, else the highest floor that a rule raises, else the default tier's
-    feasible  allowed, not above the target (`strict`: nor below it), predicted tail within the budget
+    allowed   models that are permitted, produce what is pinned, read the longest text, and are
+              ready or known to be soon
+    target    the pinned model or the explicit tier's, else the highest floor that a rule raises,
+              else the default tier's
+    feasible  allowed, not above the target (`strict`: nor below it), predicted tail within the
+              budget
     choice    the best feasible one; else what on_budget_miss says
 
-`rules` takes the largest feasible model: load never lowers a request that gave no budget. `priced` takes the one whose quality
-on this text exceeds its price by most, for requests that the rules (not the caller) gave a target; while prices are low it may
-be larger than the target.
+`rules` takes the largest feasible model: load never lowers a request that gave no budget. `priced`
+takes the one whose quality on this text exceeds its price by most, for requests that the rules (not
+the caller) gave a target; while prices are low it may be larger than the target.
 
-Counting an answer that is predicted to be late as nothing, more budget never lowers quality and more backlog never raises it.
-Pure: the same request, models, loads and `now` give the same decision, whatever order the models come in.
+Counting an answer that is predicted to be late as nothing, more budget never lowers quality and
+more backlog never raises it. Pure: the same request, models, loads and `now` give the same
+decision, whatever order the models come in.
 """
 
 import math
@@ -18,18 +22,37 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from router.domain import Decision, Features, Load, Model, OnMiss, Prediction, Reason, Request, Why, Work
+from router.domain import (
+    Decision,
+    Features,
+    Load,
+    Model,
+    OnMiss,
+    Prediction,
+    Reason,
+    Request,
+    Why,
+    Work,
+)
 
-# A named field of a tuple, and an enum's member, cost a descriptor's call on Python 3.11: what is needed for every model of every
-# request is unpacked at once, or named here.
+# A named field of a tuple, and an enum's member, cost a descriptor's call on Python 3.11: what is
+# needed for every model of every request is unpacked at once, or named here.
 _new = tuple.__new__  # NamedTuple's own is a Python function that calls it
-ABOVE_TARGET, CHOSEN, LESS_QUALITY, OVER_BUDGET = Why.ABOVE_TARGET, Why.CHOSEN, Why.LESS_QUALITY, Why.OVER_BUDGET
+ABOVE_TARGET, CHOSEN, LESS_QUALITY, OVER_BUDGET = (
+    Why.ABOVE_TARGET,
+    Why.CHOSEN,
+    Why.LESS_QUALITY,
+    Why.OVER_BUDGET,
+)
 
-Condition = Callable[[Features, int, str | None], bool]  # of a text's features, the tokens of the longest one, and the input type
+# of a text's features, the tokens of the longest one, and the input type
+Condition = Callable[[Features, int, str | None], bool]
 
 
 class Floor(NamedTuple):
-    """A rule in the form the decision uses: conditions that must all hold, and the model it raises the target to."""
+    """A rule in the form the decision uses: conditions that must all hold, and the model it raises
+    the target to.
+    """
 
     name: str
     model: str
@@ -43,7 +66,9 @@ class Floor(NamedTuple):
     input_type: str | None = None
 
     def condition(self) -> Condition:
-        """Whether all that was given holds, as one function: of what was not given nothing is asked."""
+        """Whether all that was given holds, as one function: of what was not given nothing is
+        asked.
+        """
         _, _, least, most, languages, not_languages, scripts, mixed, code, side = self
         given = list[Condition]()
         if least is not None:
@@ -69,12 +94,16 @@ class Floor(NamedTuple):
             given.append(lambda features, longest, input_type: input_type == side)
         if len(given) == 1:
             return given[0]
-        return lambda features, longest, input_type: all(each(features, longest, input_type) for each in given)
+        return lambda features, longest, input_type: all(
+            each(features, longest, input_type) for each in given
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the config says about deciding; `raises` is `floors` as they are asked: model, name, and when it applies."""
+    """What the config says about deciding; `raises` is `floors` as they are asked: model, name, and
+    when it applies.
+    """
 
     default: str
     floors: tuple[Floor, ...] = ()
@@ -83,14 +112,20 @@ class Policy:
     raises: tuple[tuple[str, str, Condition], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "raises", tuple((floor.model, floor.name, floor.condition()) for floor in self.floors))
+        object.__setattr__(
+            self,
+            "raises",
+            tuple((floor.model, floor.name, floor.condition()) for floor in self.floors),
+        )
 
 
 def predict(model: Model, load: Load, work: Work) -> Prediction:
-    """Closed form: the rest of the running step, full steps for the backlog and this work, and the step that ends it.
+    """Closed form: the rest of the running step, full steps for the backlog and this work, and the
+    step that ends it.
 
-    Steps are filled to the last token, so the end of a text may fall into a step of its own. Work larger than one step is spread
-    over the replicas in pieces of a step; its time is that of the replica with most of them.
+    Steps are filled to the last token, so the end of a text may fall into a step of its own. Work
+    larger than one step is spread over the replicas in pieces of a step; its time is that of the
+    replica with most of them.
     """
     curve = model.curve
     ready, ahead, wait_s, _, _, cold_start_s, bias = load
@@ -98,9 +133,18 @@ def predict(model: Model, load: Load, work: Work) -> Prediction:
     most = curve.batch_tokens
     if tokens > most and ready > 1:
         share = max(most / tokens, 1.0 / ready)
-        tokens, tokens_sq, texts = math.ceil(tokens * share), math.ceil(tokens_sq * share), math.ceil(texts * share)
+        tokens, tokens_sq, texts = (
+            math.ceil(tokens * share),
+            math.ceil(tokens_sq * share),
+            math.ceil(texts * share),
+        )
     if ahead + tokens <= most:  # as Curve.step, whose call would be a fifth of a decision
-        own_s = curve.base_s + curve.s_per_token * (ahead + tokens) + curve.s_per_token_sq * tokens_sq + curve.s_per_text * texts
+        own_s = (
+            curve.base_s
+            + curve.s_per_token * (ahead + tokens)
+            + curve.s_per_token_sq * tokens_sq
+            + curve.s_per_text * texts
+        )
         if own_s < curve.fixed_s:
             own_s = curve.fixed_s
     else:
@@ -114,10 +158,18 @@ def predict(model: Model, load: Load, work: Work) -> Prediction:
     return _new(Prediction, (wait_s + bias * (own_s + curve.overhead_s), wait_s))
 
 
-def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads: Mapping[str, Load], now: float) -> Decision:
-    """Choose the model that serves `request`; `now` is seconds on the clock of `request.deadline_s`.
+def decide(
+    policy: Policy,
+    request: Request,
+    models: Mapping[str, Model],
+    loads: Mapping[str, Load],
+    now: float,
+) -> Decision:
+    """Choose the model that serves `request`; `now` is seconds on the clock of
+    `request.deadline_s`.
 
-    `loads` covers `models`; `request.work` covers those that `permitted` and `candidates` leave. Raises nothing then.
+    `loads` covers `models`; `request.work` covers those that `permitted` and `candidates` leave.
+    Raises nothing then.
     """
     out: dict[str, Why] = {}
     fits: dict[str, Prediction] = {}  # allowed models, in time or not
@@ -140,14 +192,17 @@ def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads:
     target, reason, rule = _target(policy, request, models)
     effective = target
     if target not in fits:
-        # The caller's own limits (a pinned space, what its key may use) move the target in silence; length and outage are said.
+        # The caller's own limits (a pinned space, what its key may use) move the target in silence;
+        # length and outage are said.
         if (why := out[target]) is Why.TOO_LONG:
             reason, rule = Reason.CONTEXT, None
         elif why is Why.NOT_READY:
             reason, rule = Reason.UNAVAILABLE, None
         nearest = _nearest(models, fits, models[target].rank, why is Why.TOO_LONG, strict)
         if nearest is None:
-            return _refuse(target, Reason.NO_MODEL, out | dict.fromkeys(fits, Why.BELOW_TARGET), fits)
+            return _refuse(
+                target, Reason.NO_MODEL, out | dict.fromkeys(fits, Why.BELOW_TARGET), fits
+            )
         effective = nearest
 
     priced = policy.kind == "priced" and wanted is None
@@ -174,7 +229,13 @@ def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads:
     if chosen is None:
         if on_miss is OnMiss.REJECT:
             late = [name for name, why in out.items() if why is OVER_BUDGET]
-            return _refuse(target, Reason.OVER_BUDGET, out, fits, _retry_after_s(request, models, loads, fits, late, budget_s))
+            return _refuse(
+                target,
+                Reason.OVER_BUDGET,
+                out,
+                fits,
+                _retry_after_s(request, models, loads, fits, late, budget_s),
+            )
         chosen = effective if on_miss is OnMiss.SERVE else soonest
         reason, rule = Reason.LATE, None
     elif chosen != effective:
@@ -189,20 +250,33 @@ def decide(policy: Policy, request: Request, models: Mapping[str, Model], loads:
     out[chosen] = CHOSEN
     total_s, wait_s = fits[chosen]
     degraded = models[chosen].rank < models[target].rank
-    return _new(Decision, (chosen, target, reason, rule, total_s, wait_s, degraded, out, fits, None))
+    return _new(
+        Decision, (chosen, target, reason, rule, total_s, wait_s, degraded, out, fits, None)
+    )
 
 
 def idle_tail_s(model: Model, load: Load, work: Work) -> float:
     """The tail of the prediction once `model` has a ready replica and nothing else to do."""
-    idle = load._replace(ready_replicas=max(1, load.ready_replicas), ahead_tokens=0, running_rest_s=0.0, cold_start_s=None)
+    idle = load._replace(
+        ready_replicas=max(1, load.ready_replicas),
+        ahead_tokens=0,
+        running_rest_s=0.0,
+        cold_start_s=None,
+    )
     return predict(model, idle, work).total_s * load.margin
 
 
 def _retry_after_s(
-    request: Request, models: Mapping[str, Model], loads: Mapping[str, Load], fits: Mapping[str, Prediction], late: Iterable[str],
+    request: Request,
+    models: Mapping[str, Model],
+    loads: Mapping[str, Load],
+    fits: Mapping[str, Prediction],
+    late: Iterable[str],
     budget_s: float,
 ) -> float | None:
-    """When the backlog of one of the models that are too late has gone so far that it is in time; None where that is not all."""
+    """When the backlog of one of the models that are too late has gone so far that it is in time;
+    None where that is not all.
+    """
     waits = [
         fits[name].total_s - budget_s / loads[name].margin
         for name in late
@@ -211,13 +285,20 @@ def _retry_after_s(
     return min(waits, default=None)
 
 
-def _target(policy: Policy, request: Request, models: Mapping[str, Model]) -> tuple[str, Reason, str | None]:
+def _target(
+    policy: Policy, request: Request, models: Mapping[str, Model]
+) -> tuple[str, Reason, str | None]:
     """The model this request should have if time and load did not matter."""
     target = request.target
     if target is not None:
         return target, Reason.PINNED if request.pinned else Reason.TIER, None
     target, rule = policy.default, None
-    rank, works, features, input_type = models[target].rank, request.work, request.features, request.input_type
+    rank, works, features, input_type = (
+        models[target].rank,
+        request.work,
+        request.features,
+        request.input_type,
+    )
     for raised, name, applies in policy.raises:
         above = models[raised].rank
         if above > rank and (work := works.get(raised)) and applies(features, work[1], input_type):
@@ -227,10 +308,22 @@ def _target(policy: Policy, request: Request, models: Mapping[str, Model]) -> tu
     return target, Reason.RULE, rule
 
 
-def _nearest(models: Mapping[str, Model], fits: Iterable[str], rank: int, above_first: bool, strict: bool) -> str | None:
-    """The allowed model closest to a target that is not allowed: the next larger for a long text, else the next smaller."""
-    above = min((name for name in fits if models[name].rank > rank), key=lambda name: models[name].rank, default=None)
-    below = max((name for name in fits if models[name].rank < rank), key=lambda name: models[name].rank, default=None)
+def _nearest(
+    models: Mapping[str, Model], fits: Iterable[str], rank: int, above_first: bool, strict: bool
+) -> str | None:
+    """The allowed model closest to a target that is not allowed: the next larger for a long text,
+    else the next smaller.
+    """
+    above = min(
+        (name for name in fits if models[name].rank > rank),
+        key=lambda name: models[name].rank,
+        default=None,
+    )
+    below = max(
+        (name for name in fits if models[name].rank < rank),
+        key=lambda name: models[name].rank,
+        default=None,
+    )
     return above if strict else above or below if above_first else below or above
 
 
@@ -244,6 +337,10 @@ def _worth(policy: Policy, request: Request, model: Model, load: Load) -> float:
 
 
 def _refuse(
-    target: str, reason: Reason, out: dict[str, Why], fits: dict[str, Prediction], retry_after_s: float | None = None
+    target: str,
+    reason: Reason,
+    out: dict[str, Why],
+    fits: dict[str, Prediction],
+    retry_after_s: float | None = None,
 ) -> Decision:
     return Decision(None, target, reason, None, None, None, False, out, fits, retry_after_s)

@@ -1,20 +1,27 @@
-"""Requests and tokens per minute of each key, kept together by routers that share nothing but a short report twice a second.
+"""Requests and tokens per minute of each key, kept together by routers that share nothing but a
+short report twice a second.
 
-A limit is one token bucket for the whole service: it holds a minute's worth and fills at limit / 60 a second. Every router keeps
+A limit is one token bucket for the whole service: it holds a minute's worth and fills at limit / 60
+a second. Every router keeps
 
-    level       its view of that bucket: filled by the clock, less what it spent, less what the others reported
+    level       its view of that bucket: filled by the clock, less what it spent, less what the
+                others reported
     allowance   the part of the level that it may spend by itself until it hears of the others again
     demand      what was asked of it lately, admitted or not (halves every 2 seconds)
 
-In an exchange a router hears what the others spent and what they may still spend. Its share is a tenth divided evenly and nine
-tenths by demand, and its new allowance is that share of the level, but never more than the level less what the others may still
-spend. So all allowances together are at most the level, and the limit holds while routers exchange, however the requests are
-spread. Two things bend it:
-- Two routers that exchange at the same moment with demand that moves may disagree about shares for that one exchange.
-- What a router spent and did not report is unknown to the others when it dies, and a router that starts has its even share of a
-  full bucket until it first hears: at most limit / routers, once for each.
-Of a router that is not heard it is assumed that it spends what it was last known to have and an even share of the refill, so
-routers that are cut off from each other fall back to limit / routers each: neither open nor closed.
+In an exchange a router hears what the others spent and what they may still spend. Its share is a
+tenth divided evenly and nine tenths by demand, and its new allowance is that share of the level,
+but never more than the level less what the others may still spend. So all allowances together are
+at most the level, and the limit holds while routers exchange, however the requests are spread. Two
+things bend it:
+- Two routers that exchange at the same moment with demand that moves may disagree about shares for
+  that one exchange.
+- What a router spent and did not report is unknown to the others when it dies, and a router that
+  starts has its even share of a full bucket until it first hears: at most limit / routers, once for
+  each.
+Of a router that is not heard it is assumed that it spends what it was last known to have and an
+even share of the refill, so routers that are cut off from each other fall back to limit / routers
+each: neither open nor closed.
 
 Pure: `now` is seconds on any clock that only rises; reports hold no times.
 """
@@ -27,7 +34,8 @@ DEMAND_HALF_LIFE_S = 2.0
 EVEN_PART = 0.1  # of all shares, so that a router that was idle answers its first requests at once
 EXCHANGE_S = 0.5
 SILENT_S = 3 * EXCHANGE_S  # without a report, after which a router counts as not heard
-FORGET_S = 600.0  # after which a router that was not heard is gone for good: its id is not used again
+# after which a router that was not heard is gone for good: its id is not used again
+FORGET_S = 600.0
 ROUNDING = 1e-9
 LEAST_FILL_S = 1e-3  # a bucket is asked five times for one request, and filled once
 
@@ -88,8 +96,12 @@ class Bucket:
         passed_s = now - self.at_s
         if passed_s >= LEAST_FILL_S:
             self.at_s = now
-            self.level = min(float(self.per_minute), self.level + passed_s * self.present * self.per_s)
-            self.allowance = min(self.share * self.per_minute, self.allowance + passed_s * self.share * self.per_s)
+            self.level = min(
+                float(self.per_minute), self.level + passed_s * self.present * self.per_s
+            )
+            self.allowance = min(
+                self.share * self.per_minute, self.allowance + passed_s * self.share * self.per_s
+            )
             self.demand *= 0.5 ** (passed_s / DEMAND_HALF_LIFE_S)
 
     def take(self, cost: int, now: float, again: bool = False) -> bool:
@@ -103,13 +115,17 @@ class Bucket:
         return True
 
     def settle(self, difference: int, now: float) -> None:
-        """Correct what was taken once it is known better; a refund is below 0, a debt makes others wait."""
+        """Correct what was taken once it is known better; a refund is below 0, a debt makes others
+        wait.
+        """
         self.advance(now)
         self._spend(difference)
         self.level = min(float(self.per_minute), self.level)
 
     def wait_s(self, cost: int, now: float) -> float:
-        """When `cost` may be asked for again: the bucket has to fill, or only the shares have to move."""
+        """When `cost` may be asked for again: the bucket has to fill, or only the shares have to
+        move.
+        """
         self.advance(now)
         return max(EXCHANGE_S, (cost - self.level) / self.per_s)
 
@@ -119,11 +135,15 @@ class Bucket:
         return self.level < 1.0
 
     def elsewhere(self, cost: int) -> bool:
-        """Whether an exchange could help one that was refused: the bucket holds `cost`, and other routers may spend it."""
+        """Whether an exchange could help one that was refused: the bucket holds `cost`, and other
+        routers may spend it.
+        """
         return self.level >= cost > self.allowance
 
     def left(self, now: float) -> tuple[int, float]:
-        """What is left of the whole limit, as far as this router knows, and the seconds until it is full again."""
+        """What is left of the whole limit, as far as this router knows, and the seconds until it is
+        full again.
+        """
         self.advance(now)
         return int(max(0.0, self.level) + ROUNDING), (self.per_minute - self.level) / self.per_s
 
@@ -133,7 +153,9 @@ class Bucket:
         return Report(self.used, self.allowance, self.demand, self.level, now - self.born_s)
 
     def heard(self, router: str, report: Report, now: float, knows_me: bool) -> None:
-        """Take in what another router reports; `knows_me` when its level holds what this one has spent."""
+        """Take in what another router reports; `knows_me` when its level holds what this one has
+        spent.
+        """
         self.advance(now)
         before = self._heard.get(router)
         if before is not None:
@@ -147,14 +169,18 @@ class Bucket:
         self._heard[router] = _Heard(report.used, report.allowance, report.demand, now)
 
     def share_out(self, routers: int, now: float, shrink_only: bool = False) -> None:
-        """Take the share that follows from demand; `shrink_only` for a router that answers another's exchange.
+        """Take the share that follows from demand; `shrink_only` for a router that answers
+        another's exchange.
 
         `routers` is how many there are, this one included.
         """
         self.advance(now)
         self._heard = {name: one for name, one in self._heard.items() if now - one.at_s <= FORGET_S}
         others = [one for one in self._heard.values() if now - one.at_s <= SILENT_S]
-        silent = sorted((max(0.0, one.allowance) for one in self._heard.values() if now - one.at_s > SILENT_S), reverse=True)
+        silent = sorted(
+            (max(0.0, one.allowance) for one in self._heard.values() if now - one.at_s > SILENT_S),
+            reverse=True,
+        )
         present = len(others) + 1
         self.routers = max(routers, present)
         self.present = present / self.routers
@@ -191,12 +217,17 @@ class Quotas:
     def reports(self, now: float) -> dict[Limit, Report]:
         """What an exchange starts with: the buckets that are not full and idle."""
         return {
-            limit: report for limit, bucket in self._buckets.items()
+            limit: report
+            for limit, bucket in self._buckets.items()
             if (report := bucket.report(now)).level < limit.per_minute or report.demand >= 1.0
         }
 
-    def answer(self, router: str, reports: Mapping[Limit, Report], now: float) -> dict[Limit, Report]:
-        """What this router replies to another one's exchange, having taken it in and given up what it leaves."""
+    def answer(
+        self, router: str, reports: Mapping[Limit, Report], now: float
+    ) -> dict[Limit, Report]:
+        """What this router replies to another one's exchange, having taken it in and given up what
+        it leaves.
+        """
         replies = {}
         for limit, report in reports.items():
             bucket = self.bucket(limit, now)
@@ -216,4 +247,6 @@ class Quotas:
     def keep(self, limits: Iterable[Limit]) -> None:
         """Forget every other bucket: its limit is not in the config any more."""
         wanted = set(limits)
-        self._buckets = {limit: bucket for limit, bucket in self._buckets.items() if limit in wanted}
+        self._buckets = {
+            limit: bucket for limit, bucket in self._buckets.items() if limit in wanted
+        }

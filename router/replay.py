@@ -1,9 +1,11 @@
-"""Decide the requests of a decision log again, under the policy they were decided by or another, and say what would change.
+"""Decide the requests of a decision log again, under the policy they were decided by or another,
+and say what would change.
 
-Each request is decided on the loads that were written with it. A policy that sends work elsewhere would have changed those
-loads, and what those would then have been is not said here. Times are therefore predictions, for both policies alike; what
-was measured stands beside them. Not replayed: `require_space`, `miss_share` (the margins are those of the log) and the prices,
-which are zero in a log that was not written under `priced`.
+Each request is decided on the loads that were written with it. A policy that sends work elsewhere
+would have changed those loads, and what those would then have been is not said here. Times are
+therefore predictions, for both policies alike; what was measured stands beside them. Not replayed:
+`require_space`, `miss_share` (the margins are those of the log) and the prices, which are zero in a
+log that was not written under `priced`.
 """
 
 from collections import Counter
@@ -28,23 +30,35 @@ class Other(NamedTuple):
     tiers: Mapping[Tier, str] | None = None
 
     def setting(self, logged: Setting) -> Setting:
-        """The log's setting with this policy in it; raises ValueError for a tier whose model the log does not have."""
+        """The log's setting with this policy in it; raises ValueError for a tier whose model the
+        log does not have.
+        """
         tiers = logged.tiers if self.tiers is None else self.tiers
         for tier, model in tiers.items():
             if model not in logged.models:
-                raise ValueError(f"tiers.{tier} names {model!r}; the models of the log are {', '.join(logged.models)}")
+                raise ValueError(
+                    f"tiers.{tier} names {model!r}; the models of the log are "
+                    f"{', '.join(logged.models)}"
+                )
         wanted = {self.routing.default_tier, *(rule.floor for rule in self.routing.rules)}
         if missing := sorted(wanted - set(tiers)):
-            raise ValueError(f"routing names tier {missing[0].value!r}; the tiers are {', '.join(tiers)}")
+            raise ValueError(
+                f"routing names tier {missing[0].value!r}; the tiers are {', '.join(tiers)}"
+            )
         default_ms = self.routing.default_budget_ms
         return Setting(
-            logged.models, build_policy(self.routing, cast(Mapping[NamedTier, str], tiers)), tiers, self.routing.strict_tiers,
+            logged.models,
+            build_policy(self.routing, cast(Mapping[NamedTier, str], tiers)),
+            tiers,
+            self.routing.strict_tiers,
             None if default_ms is None else default_ms / 1000.0,
         )
 
 
 class Side(NamedTuple):
-    """The requests of a log under one policy; latencies are predicted seconds of those that get an answer."""
+    """The requests of a log under one policy; latencies are predicted seconds of those that get an
+    answer.
+    """
 
     models: Mapping[str, int]  # requests by the model that answers, or REFUSED
     p50_s: float | None
@@ -80,8 +94,13 @@ class Summary(NamedTuple):
             for (old, new), reasons in self.moved.items()
         ]
         return {
-            "requests": self.requests, "budgets": self.budgets, "before": self.before._asdict(),
-            "after": self.after._asdict(), "measured": self.measured._asdict(), "moved": moved, "changed": self.changed,
+            "requests": self.requests,
+            "budgets": self.budgets,
+            "before": self.before._asdict(),
+            "after": self.after._asdict(),
+            "measured": self.measured._asdict(),
+            "moved": moved,
+            "changed": self.changed,
         }
 
 
@@ -92,11 +111,17 @@ def redecide(logged: Logged, other: Setting | None = None) -> Decision:
     if other is not None:
         budget_s = other.default_budget_s
         if not entry.own_budget:
-            request = request._replace(deadline_s=None if budget_s is None else entry.arrived_s + budget_s)
+            request = request._replace(
+                deadline_s=None if budget_s is None else entry.arrived_s + budget_s
+            )
         if entry.tier is not None:
             target = other.tiers.get(entry.tier)
-            request = request._replace(target=target, strict=target is not None and other.strict_tiers)
-    return decide((setting if other is None else other).policy, request, entry.models, entry.loads, entry.now)
+            request = request._replace(
+                target=target, strict=target is not None and other.strict_tiers
+            )
+    return decide(
+        (setting if other is None else other).policy, request, entry.models, entry.loads, entry.now
+    )
 
 
 def replay(log: Iterable[Logged], other: Other | None = None) -> Summary:
@@ -119,9 +144,13 @@ def replay(log: Iterable[Logged], other: Other | None = None) -> Summary:
             moved.setdefault(way, Counter())[decision.label] += 1
     ways = sorted(moved.items(), key=lambda way: -way[1].total())
     return Summary(
-        requests=len(entries), budgets=sum(entry.request.deadline_s is not None for entry in entries),
-        before=_side(entries, before), after=_side(entries, after), measured=_measured(entries),
-        moved={way: dict(reasons.most_common()) for way, reasons in ways}, changed=changed,
+        requests=len(entries),
+        budgets=sum(entry.request.deadline_s is not None for entry in entries),
+        before=_side(entries, before),
+        after=_side(entries, after),
+        measured=_measured(entries),
+        moved={way: dict(reasons.most_common()) for way, reasons in ways},
+        changed=changed,
     )
 
 
@@ -141,7 +170,11 @@ def _side(entries: Sequence[Entry], decisions: Sequence[Decision]) -> Side:
 
 
 def _measured(entries: Sequence[Entry]) -> Measured:
-    answered = [(entry, entry.actual_s) for entry in entries if entry.outcome == ANSWERED and entry.actual_s is not None]
+    answered = [
+        (entry, entry.actual_s)
+        for entry in entries
+        if entry.outcome == ANSWERED and entry.actual_s is not None
+    ]
     p50_s, p95_s = _percentiles([actual_s for _, actual_s in answered])
     misses = 0
     for entry, actual_s in answered:

@@ -1,7 +1,9 @@
-"""How well a search finds what it should: exact nearest neighbours, and the measures that adapters and new indexes are judged by.
+"""How well a search finds what it should: exact nearest neighbours, and the measures that adapters
+and new indexes are judged by.
 
-Cosine between two vectors of the same text says little about a search: a map can raise every cosine and still swap neighbours. So
-nothing here compares vectors of one text; everything compares what is found.
+Cosine between two vectors of the same text says little about a search: a map can raise every cosine
+and still swap neighbours. So nothing here compares vectors of one text; everything compares what is
+found.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,7 +20,9 @@ _BLOCK_SCORES = 2**24  # scored at a time: some 300 MB, however large the corpus
 
 
 def nearest(queries: Vectors, documents: Vectors, k: int = TOP) -> Found:
-    """The `k` documents of the largest dot product with each query, or all where there are fewer; among equals the first."""
+    """The `k` documents of the largest dot product with each query, or all where there are fewer;
+    among equals the first.
+    """
     k = min(k, len(documents))
     found = np.empty((len(queries), k), np.int64)
     block = max(1, _BLOCK_SCORES // max(1, len(documents)))
@@ -34,14 +38,21 @@ def nearest(queries: Vectors, documents: Vectors, k: int = TOP) -> Found:
 
 
 def recall(found: Found, relevant: Sequence[Collection[int]]) -> Scores:
-    """Share of each query's relevant documents that were found; at most as many count as can be found at all."""
-    return np.array([
-        len(set(row) & set(wanted)) / min(len(wanted), len(row)) for row, wanted in zip(found.tolist(), relevant, strict=True)
-    ])
+    """Share of each query's relevant documents that were found; at most as many count as can be
+    found at all.
+    """
+    return np.array(
+        [
+            len(set(row) & set(wanted)) / min(len(wanted), len(row))
+            for row, wanted in zip(found.tolist(), relevant, strict=True)
+        ]
+    )
 
 
 def ndcg(found: Found, relevant: Sequence[Collection[int]]) -> Scores:
-    """Normalised discounted cumulative gain of each query, relevance being yes or no (Järvelin and Kekäläinen 2002)."""
+    """Normalised discounted cumulative gain of each query, relevance being yes or no (Järvelin and
+    Kekäläinen 2002).
+    """
     discounts = 1.0 / np.log2(np.arange(2, found.shape[1] + 2))
     scores = np.empty(len(found))
     for row, (documents, wanted) in enumerate(zip(found.tolist(), relevant, strict=True)):
@@ -52,6 +63,9 @@ def ndcg(found: Found, relevant: Sequence[Collection[int]]) -> Scores:
 
 def overlap(one: Found, other: Found) -> Scores:
     """Share of each query's results that two searches have in common."""
-    return np.array([
-        len(set(a) & set(b)) / max(len(a), len(b)) for a, b in zip(one.tolist(), other.tolist(), strict=True)
-    ])
+    return np.array(
+        [
+            len(set(a) & set(b)) / max(len(a), len(b))
+            for a, b in zip(one.tolist(), other.tolist(), strict=True)
+        ]
+    )

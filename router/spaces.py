@@ -1,12 +1,16 @@
-"""Which model and which vector space a request means, and the cut that brings a vector into a smaller space.
+"""Which model and which vector space a request means, and the cut that brings a vector into a
+smaller space.
 
 What contradicts itself is refused, never resolved in silence:
-- `space` against `model`, a tier or `dimensions`: SpaceConflict. A tier in either place counts, for it names a model.
+- `space` against `model`, a tier or `dimensions`: SpaceConflict. A tier in either place counts, for
+  it names a model.
 - `quality` against a model id, or against another tier in `model`: InvalidValue.
-- `dimensions` that the pinned model, the tier's model, or no model at all gives: DimensionsNotSupported.
+- `dimensions` that the pinned model, the tier's model, or no model at all gives:
+  DimensionsNotSupported.
 
-A tier is a wish, not a pin: unless the config says `strict_tiers` the router may answer it from a smaller model, so a service
-that requires a space (`routing.require_space`) refuses tiers as it refuses `auto`.
+A tier is a wish, not a pin: unless the config says `strict_tiers` the router may answer it from a
+smaller model, so a service that requires a space (`routing.require_space`) refuses tiers as it
+refuses `auto`.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,9 +20,22 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from router.config import MatryoshkaRange, ModelConfig, RemoteEngine, RouterArgs, TransformersEngine, VllmEngine
+from router.config import (
+    MatryoshkaRange,
+    ModelConfig,
+    RemoteEngine,
+    RouterArgs,
+    TransformersEngine,
+    VllmEngine,
+)
 from router.domain import Tier
-from router.errors import DimensionsNotSupported, InvalidValue, ModelNotFound, SpaceConflict, shorten
+from router.errors import (
+    DimensionsNotSupported,
+    InvalidValue,
+    ModelNotFound,
+    SpaceConflict,
+    shorten,
+)
 from router.schema import EmbeddingsRequest, Side, Truncate
 
 if TYPE_CHECKING:
@@ -31,7 +48,9 @@ _NONE: "Mapping[str, Adapter]" = MappingProxyType({})
 
 
 class Space(NamedTuple):
-    """Vectors that may be compared with each other; written `MODEL/DIMENSIONS`, where the model's id may hold slashes."""
+    """Vectors that may be compared with each other; written `MODEL/DIMENSIONS`, where the model's
+    id may hold slashes.
+    """
 
     model: str
     dimensions: int
@@ -43,13 +62,21 @@ class Space(NamedTuple):
     def parse(cls, text: str) -> Self:
         """Raises ValueError when `text` does not end in a slash and a size."""
         model, _, size = text.rpartition("/")
-        if not model or not size.isascii() or not size.isdecimal() or len(size) > 9 or not int(size):
+        if (
+            not model
+            or not size.isascii()
+            or not size.isdecimal()
+            or len(size) > 9
+            or not int(size)
+        ):
             raise ValueError(f"{shorten(text)} is not MODEL/DIMENSIONS")
         return cls(model, int(size))
 
 
 class NamedSpace(NamedTuple):
-    """A collection: its space, what requests that name it mean where they say nothing, and who else may serve it."""
+    """A collection: its space, what requests that name it mean where they say nothing, and who else
+    may serve it.
+    """
 
     space: Space
     input_type: Side | None
@@ -64,7 +91,9 @@ class NamedSpace(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What a request leaves open: the fields of router.domain.Request of the same names, and where its vectors shall lie."""
+    """What a request leaves open: the fields of router.domain.Request of the same names, and where
+    its vectors shall lie.
+    """
 
     target: str | None  # the pinned model or the tier's; None: the rules choose
     tier: Tier | None  # as asked; None when a model or a space was named
@@ -79,13 +108,23 @@ class Wanted(NamedTuple):
 class Catalogue:
     """The models, tiers and spaces of a config by every name that a caller may use for them."""
 
-    def __init__(self, args: RouterArgs, adapters: "Mapping[str, Mapping[str, Adapter]]" = MappingProxyType({})) -> None:
-        """`adapters` are those that router.adapters.load_adapters found fit; without them every space has only its own model."""
+    def __init__(
+        self,
+        args: RouterArgs,
+        adapters: "Mapping[str, Mapping[str, Adapter]]" = MappingProxyType({}),
+    ) -> None:
+        """`adapters` are those that router.adapters.load_adapters found fit; without them every
+        space has only its own model.
+        """
         self.models: dict[str, ModelConfig] = dict(args.models)
         self.tiers: dict[Tier, str] = {Tier(tier): model for tier, model in args.tiers.items()}
         self.collections: dict[str, NamedSpace] = {
             name: NamedSpace(
-                Space.parse(config.space), config.input_type, config.instruction, config.truncate, adapters.get(name, _NONE),
+                Space.parse(config.space),
+                config.input_type,
+                config.instruction,
+                config.truncate,
+                adapters.get(name, _NONE),
                 config.adapt,
             )
             for name, config in args.collections.items()
@@ -96,7 +135,10 @@ class Catalogue:
         for id, model in self.models.items():
             for name in (id, *model.aliases):
                 if name.lower() in _TIERS or self._names.setdefault(name.lower(), id) != id:
-                    raise ValueError(f"models.{id}: the name {name!r} already means something else; choose another")
+                    raise ValueError(
+                        f"models.{id}: the name {name!r} already means something else; choose "
+                        "another"
+                    )
         self._hub_ids = {id: _hub_id(model) for id, model in self.models.items()}
         for id, hub_id in self._hub_ids.items():
             if hub_id is not None:
@@ -108,9 +150,11 @@ class Catalogue:
         return *self.models, Tier.AUTO.value, *(tier.value for tier in self.tiers)
 
     def find(self, name: str, param: str = "model") -> str:
-        """The id of the model that `name` means: its id or an alias, without case, with or without its hub prefix.
+        """The id of the model that `name` means: its id or an alias, without case, with or without
+        its hub prefix.
 
-        Where the config tells the hub id of a model only that prefix is right: `Other/x` is not `Org/x`. Raises ModelNotFound.
+        Where the config tells the hub id of a model only that prefix is right: `Other/x` is not
+        `Org/x`. Raises ModelNotFound.
         """
         asked = name.lower()
         if (id := self._names.get(asked)) is not None:
@@ -138,14 +182,17 @@ class Catalogue:
         return Space(model, self.models[model].dimensions if dimensions is None else dimensions)
 
     def completed(self, request: EmbeddingsRequest) -> EmbeddingsRequest:
-        """The request with what its collection says, where it says nothing itself; token ids are embedded as they stand."""
+        """The request with what its collection says, where it says nothing itself; token ids are
+        embedded as they stand.
+        """
         collection = self.collections.get(request.space or "")
         if collection is None or request.texts is None:
             return request
         side = request.side or (collection.input_type if request.input_type is None else None)
         return request._replace(
             side=side,
-            instruction=request.instruction or (None if side == "document" else collection.instruction),
+            instruction=request.instruction
+            or (None if side == "document" else collection.instruction),
             truncate=request.truncate or collection.truncate,
         )
 
@@ -163,19 +210,24 @@ class Catalogue:
         if self.requires_space:
             example = self.space_of(next(iter(self.models)))
             raise InvalidValue(
-                f'this service answers only requests that name their vector space; send "space", for example "{example}", '
+                'this service answers only requests that name their vector space; send "space", '
+                f'for example "{example}", '
                 'or a model id in "model"',
                 "space",
             )
         target = self.tiers.get(tier)
         self._check_size(request.dimensions, self.models if target is None else (target,))
         able = None if request.dimensions is None else self._able(request.dimensions)
-        return Wanted(target, tier, False, able, request.dimensions, target is not None and self._strict_tiers)
+        return Wanted(
+            target, tier, False, able, request.dimensions, target is not None and self._strict_tiers
+        )
 
     def land(self, vectors: Vectors, model: str, wanted: Wanted) -> tuple[Vectors, Space]:
-        """(n, own size) vectors of `model` in the space that was wanted, and which that is: every answer comes through here.
+        """(n, own size) vectors of `model` in the space that was wanted, and which that is: every
+        answer comes through here.
 
-        A model that is neither the space's own nor the source of one of its adapters is a KeyError, never an answer.
+        A model that is neither the space's own nor the source of one of its adapters is a KeyError,
+        never an answer.
         """
         space = wanted.space or self.space_of(model, wanted.dimensions)
         if model != space.model:
@@ -193,63 +245,109 @@ class Catalogue:
             own = Tier(named)
             self._check_tier(own, "model")
             if own is not tier and own is not Tier.AUTO and tier is not Tier.AUTO:
-                raise InvalidValue(f"model asks for tier {named!r}, quality for {tier.value!r}; leave one of them out", "quality")
+                raise InvalidValue(
+                    f"model asks for tier {named!r}, quality for {tier.value!r}; leave one of "
+                    "them out",
+                    "quality",
+                )
             return None, tier if own is Tier.AUTO else own
         model = self.find(request.model)
         meant = self.tiers.get(tier, model)
         if meant != model:
-            raise InvalidValue(f"model names {model}, quality {tier.value!r} means {meant}; leave one of them out", "quality")
+            raise InvalidValue(
+                f"model names {model}, quality {tier.value!r} means {meant}; leave one of them out",
+                "quality",
+            )
         return model, Tier.AUTO
 
     def _check_tier(self, tier: Tier, param: str) -> None:
         if tier is not Tier.AUTO and tier not in self.tiers:
-            raise InvalidValue(f"this service has no tier {tier.value!r}; it has {', '.join((Tier.AUTO, *self.tiers))}", param)
+            raise InvalidValue(
+                f"this service has no tier {tier.value!r}; it has "
+                f"{', '.join((Tier.AUTO, *self.tiers))}",
+                param,
+            )
 
-    def _in_space(self, request: EmbeddingsRequest, text: str, model: str | None, tier: Tier) -> Wanted:
+    def _in_space(
+        self, request: EmbeddingsRequest, text: str, model: str | None, tier: Tier
+    ) -> Wanted:
         collection = self.collections.get(text)
         space = collection.space if collection is not None else self._parse_space(text)
-        adapters = collection.adapters_for(request.side) if collection is not None and request.texts is not None else _NONE
-        named = f"space {text!r}" if str(space) == text.lower() else f"space {text!r} is {space}: it"
+        adapters = (
+            collection.adapters_for(request.side)
+            if collection is not None and request.texts is not None
+            else _NONE
+        )
+        named = (
+            f"space {text!r}" if str(space) == text.lower() else f"space {text!r} is {space}: it"
+        )
         wished = self.tiers.get(tier)
-        for asked, what in ((model, f"model names {model}"), (wished, f"tier {tier.value!r} means {wished}")):
+        for asked, what in (
+            (model, f"model names {model}"),
+            (wished, f"tier {tier.value!r} means {wished}"),
+        ):
             if asked is not None and asked != space.model and asked not in adapters:
                 hint = (
                     f', or send "input_type": "query": {asked} may serve queries of it'
-                    if collection is not None and asked in collection.adapters else ""
+                    if collection is not None and asked in collection.adapters
+                    else ""
                 )
-                raise SpaceConflict(f"{named} needs model {space.model} and {what}; leave one of them out{hint}")
+                raise SpaceConflict(
+                    f"{named} needs model {space.model} and {what}; leave one of them out{hint}"
+                )
         if request.dimensions is not None and request.dimensions != space.dimensions:
             raise SpaceConflict(
-                f"{named} has {space.dimensions} dimensions and dimensions is {request.dimensions}; leave one of them out"
+                f"{named} has {space.dimensions} dimensions and dimensions is "
+                f"{request.dimensions}; leave one of them out"
             )
         self._check_size(space.dimensions, (space.model,), "space")
         able = frozenset((model,)) if model is not None else frozenset((space.model, *adapters))
         crossing = {source: adapters[source] for source in able - {space.model}}
-        return Wanted(model or wished or space.model, None, True, able, space.dimensions, False, space, crossing)
+        return Wanted(
+            model or wished or space.model,
+            None,
+            True,
+            able,
+            space.dimensions,
+            False,
+            space,
+            crossing,
+        )
 
     def _parse_space(self, text: str) -> Space:
         try:
             space = Space.parse(text)
         except ValueError:
-            known = f", or one of the collections {', '.join(self.collections)}" if self.collections else ""
+            known = (
+                f", or one of the collections {', '.join(self.collections)}"
+                if self.collections
+                else ""
+            )
             example = self.space_of(next(iter(self.models)))
             raise InvalidValue(
-                f"space must be MODEL/DIMENSIONS such as {example}{known}; it is {shorten(text)}", "space"
+                f"space must be MODEL/DIMENSIONS such as {example}{known}; it is {shorten(text)}",
+                "space",
             ) from None
         return Space(self.find(space.model, "space"), space.dimensions)
 
     def _able(self, dimensions: int) -> frozenset[str]:
         return frozenset(id for id, model in self.models.items() if model.serves(dimensions))
 
-    def _check_size(self, dimensions: int | None, models: Collection[str], param: str = "dimensions") -> None:
+    def _check_size(
+        self, dimensions: int | None, models: Collection[str], param: str = "dimensions"
+    ) -> None:
         if dimensions is not None and not any(self.models[id].serves(dimensions) for id in models):
-            raise DimensionsNotSupported(dimensions, [f"{id}: {self.sizes(id)}" for id in models], param)
+            raise DimensionsNotSupported(
+                dimensions, [f"{id}: {self.sizes(id)}" for id in models], param
+            )
 
 
 def fit(vectors: Vectors, dimensions: int) -> Vectors:
-    """Cut (n, native) vectors to (n, dimensions) and give them length 1 again; no copy where the width is native already.
+    """Cut (n, native) vectors to (n, dimensions) and give them length 1 again; no copy where the
+    width is native already.
 
-    A row's result does not depend on the rows beside it, so a cached vector equals a fresh one. A row of zeros stays one.
+    A row's result does not depend on the rows beside it, so a cached vector equals a fresh one. A
+    row of zeros stays one.
     """
     native = vectors.shape[1]
     if dimensions == native:

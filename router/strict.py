@@ -1,8 +1,9 @@
-"""What is wrong with a config, one plain sentence per problem: where, what, and what to write instead.
+"""What is wrong with a config, one plain sentence per problem: where, what, and what to write
+instead.
 
-pydantic says the same in its own words and once per branch of a union; users of a YAML file should not have to know either.
-Unknown keys are found by walking the models' fields, not by `extra="forbid"`, so that the same walk serves Ray Serve's own
-schema, which drops them in silence.
+pydantic says the same in its own words and once per branch of a union; users of a YAML file should
+not have to know either. Unknown keys are found by walking the models' fields, not by
+`extra="forbid"`, so that the same walk serves Ray Serve's own schema, which drops them in silence.
 """
 
 import re
@@ -16,7 +17,9 @@ from pydantic_core import ErrorDetails
 
 from router.config import RELOADABLE, Engine, RouterArgs
 
-ENGINE_KINDS = tuple(get_args(engine.model_fields["kind"].annotation)[0] for engine in get_args(get_args(Engine)[0]))
+ENGINE_KINDS = tuple(
+    get_args(engine.model_fields["kind"].annotation)[0] for engine in get_args(get_args(Engine)[0])
+)
 
 
 class ConfigError(Exception):
@@ -27,11 +30,14 @@ class ConfigError(Exception):
         self.problems = problems
 
     def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str]]]:
-        return ConfigError, (self.problems,)  # Serve carries it from the process that builds the application
+        # Serve carries it from the process that builds the application
+        return ConfigError, (self.problems,)
 
 
 def parse_args(data: Any, where: str = "") -> RouterArgs:
-    """The config tree in `data`; raises ConfigError. `where` is the path of `data` in its file, for the sentences."""
+    """The config tree in `data`; raises ConfigError. `where` is the path of `data` in its file, for
+    the sentences.
+    """
     unknown = unknown_keys(RouterArgs, data, where)
     try:
         args = RouterArgs.model_validate(data)
@@ -45,12 +51,18 @@ def parse_args(data: Any, where: str = "") -> RouterArgs:
 def changed(args: Mapping[str, Any], changes: Any, where: str = "") -> RouterArgs:
     """The config `args` with the sections in `changes` in the place of its own; raises ConfigError.
 
-    `changes` is what stands as `user_config` of the router's deployment: Serve reloads that and nothing else without a restart.
+    `changes` is what stands as `user_config` of the router's deployment: Serve reloads that and
+    nothing else without a restart.
     """
     if not isinstance(changes, Mapping):
         raise ConfigError([f"{where or 'user_config'}: must be a mapping"])
     if fixed := [join(where, str(key)) for key in changes if key not in RELOADABLE]:
-        raise ConfigError([f"{key}: only {', '.join(RELOADABLE)} change without a restart; write it under args" for key in fixed])
+        raise ConfigError(
+            [
+                f"{key}: only {', '.join(RELOADABLE)} change without a restart; write it under args"
+                for key in fixed
+            ]
+        )
     return parse_args({**args, **changes}, where)
 
 
@@ -62,15 +74,22 @@ def unknown_keys(model: type[BaseModel], data: Any, where: str = "") -> list[str
 def sentences(error: ValidationError, data: Any, where: str = "") -> list[str]:
     """A sentence for every problem in `error`, unknown keys left out; `data` is what was validated.
 
-    Of a union only the branch that the value has the form of is spoken of, or all forms in one sentence when it has none.
+    Of a union only the branch that the value has the form of is spoken of, or all forms in one
+    sentence when it has none.
     """
     places = [_locate(detail, data, where) for detail in error.errors(include_url=False)]
     details = error.errors(include_url=False)
-    fits = {place.union for place, detail in zip(places, details, strict=True) if place.union and not _wrong_form(place, detail)}
+    fits = {
+        place.union
+        for place, detail in zip(places, details, strict=True)
+        if place.union and not _wrong_form(place, detail)
+    }
     forms: dict[str, list[str]] = {}
     out: dict[str, None] = {}
     for place, detail in zip(places, details, strict=True):
-        if detail["type"] == "extra_forbidden" or (place.is_key and "expected" in detail.get("ctx", {})):
+        if detail["type"] == "extra_forbidden" or (
+            place.is_key and "expected" in detail.get("ctx", {})
+        ):
             continue
         if place.union is None or not _wrong_form(place, detail):
             out[_sentence(place.path, detail)] = None
@@ -111,7 +130,11 @@ def _unknown(annotation: Any, value: Any, path: str) -> Iterator[str]:
                 else:
                     yield f"{join(path, str(key))}: unknown key; {suggestion(str(key), fields)}"
         elif origin is dict and args:
-            allowed = [str(name) for name in get_args(args[0])] if get_origin(args[0]) is Literal else None
+            allowed = (
+                [str(name) for name in get_args(args[0])]
+                if get_origin(args[0]) is Literal
+                else None
+            )
             for key, inner in value.items():
                 if allowed is not None and key not in allowed:
                     yield f"{join(path, str(key))}: unknown key; {suggestion(str(key), allowed)}"
@@ -152,13 +175,15 @@ class _Place(NamedTuple):
 def _locate(detail: ErrorDetails, data: Any, where: str) -> _Place:
     """Where in the data an error is.
 
-    pydantic puts the names of union branches between the keys: a part that the data does not have is such a name, unless it
-    is the key that is missing.
+    pydantic puts the names of union branches between the keys: a part that the data does not have
+    is such a name, unless it is the key that is missing.
     """
     loc, path, union = detail["loc"], where, None
     is_key = loc[-1:] == ("[key]",)
     for index, part in enumerate(loc[:-2] if is_key else loc):
-        if (isinstance(data, Mapping) and part in data) or (_is_list(data) and isinstance(part, int)):
+        if (isinstance(data, Mapping) and part in data) or (
+            _is_list(data) and isinstance(part, int)
+        ):
             data, path = data[part], join(path, part)
         elif detail["type"] == "missing" and index == len(loc) - 1:
             path = join(path, part)
@@ -180,7 +205,10 @@ def _sentence(path: str, detail: ErrorDetails) -> str:
         case "union_tag_not_found":
             return f"{join(path, 'kind')}: missing; it is one of {', '.join(ENGINE_KINDS)}"
         case "union_tag_invalid":
-            return f"{join(path, 'kind')}: {context['tag']!r} is not known; {_choose(context['tag'], context['expected_tags'])}"
+            return (
+                f"{join(path, 'kind')}: {context['tag']!r} is not known; "
+                f"{_choose(context['tag'], context['expected_tags'])}"
+            )
         case "literal_error" | "enum":
             return f"{where}: {_shown(value)} is not known; {_choose(value, context['expected'])}"
         case "string_pattern_mismatch":
@@ -190,7 +218,10 @@ def _sentence(path: str, detail: ErrorDetails) -> str:
         case "value_error" | "assertion_error":
             return f"{where}: {detail['msg'].split(', ', 1)[1]}"
         case "string_type" if isinstance(value, bool):
-            return f"{where}: must be text; YAML reads no, off, on and yes as {_shown(value)}: put the word in quotes"
+            return (
+                f"{where}: must be text; YAML reads no, off, on and yes as {_shown(value)}: "
+                "put the word in quotes"
+            )
     return f"{where}: must be {_wanted(detail)}, it is {_shown(value)}"
 
 

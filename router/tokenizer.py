@@ -1,19 +1,25 @@
 """Texts to token ids, once for every model that reads the same ids.
 
-Nothing here cuts or pads a text: what a tokenizer.json says about truncation and padding is switched off. Ids are those of the
-model's own tokenizer, added tokens that stand literally in a text included.
+Nothing here cuts or pads a text: what a tokenizer.json says about truncation and padding is
+switched off. Ids are those of the model's own tokenizer, added tokens that stand literally in a
+text included.
 
-Qwen's tokenizer runs on tiktoken, several times as fast as `tokenizers`, with ranks read from the very tokenizer.json. The two
-give the same ids because:
-- Split: both split by one expression; the tests compare every code point of Unicode in the contexts it distinguishes.
-- Merges: tiktoken joins any neighbours that spell a token, lowest id first; `tokenizers` only the pairs it lists. They agree
-  where every token of more than one byte has one merge, merges stand in the order of ids, parts have lower ids than the whole
-  and the merges alone rebuild every token. Suppose tiktoken joins neighbours into token t by another pair than the listed one:
-  nothing was joined across t's borders, so inside them the listed merges did what they do on t alone, and ended in that
-  pair; then they would not rebuild t. `_ranks` checks these conditions on the file and gives up the fast way otherwise.
-- NFC: texts that Python finds normalised stay as they are, others go through the tokenizer's own normaliser. Python's Unicode
-  tables are at least as new as the normaliser's (tested), and a text normal by newer tables is normal by older ones.
-- The rest, texts with a literal added token and texts long enough to overflow tiktoken's stack, goes to `tokenizers` itself.
+Qwen's tokenizer runs on tiktoken, several times as fast as `tokenizers`, with ranks read from the
+very tokenizer.json. The two give the same ids because:
+- Split: both split by one expression; the tests compare every code point of Unicode in the contexts
+  it distinguishes.
+- Merges: tiktoken joins any neighbours that spell a token, lowest id first; `tokenizers` only the
+  pairs it lists. They agree where every token of more than one byte has one merge, merges stand in
+  the order of ids, parts have lower ids than the whole and the merges alone rebuild every token.
+  Suppose tiktoken joins neighbours into token t by another pair than the listed one: nothing was
+  joined across t's borders, so inside them the listed merges did what they do on t alone, and ended
+  in that pair; then they would not rebuild t. `_ranks` checks these conditions on the file and
+  gives up the fast way otherwise.
+- NFC: texts that Python finds normalised stay as they are, others go through the tokenizer's own
+  normaliser. Python's Unicode tables are at least as new as the normaliser's (tested), and a text
+  normal by newer tables is normal by older ones.
+- The rest, texts with a literal added token and texts long enough to overflow tiktoken's stack,
+  goes to `tokenizers` itself.
 """
 
 import hashlib
@@ -35,9 +41,19 @@ from router.config import resolve_path
 
 TokenIds = npt.NDArray[np.int32]
 
-_QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _FAST_CHARACTERS = 900_000  # tiktoken's expression engine panics on a run of a million spaces
-_UNUSED = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
+_UNUSED = (
+    "dropout",
+    "unk_token",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "byte_fallback",
+    "ignore_merges",
+)
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -51,8 +67,9 @@ class Tokens(NamedTuple):
 class Tokenizer(Protocol):
     """Tokenises texts, already in their prompt, for one model or several.
 
-    Tokenizers of equal `key` give equal ids for every text, and tokenizers of equal `key_for(texts)` for these texts: files that
-    differ in nothing but added tokens, as Qwen3-Embedding's 0.6B and 4B do, share what contains none of those literally.
+    Tokenizers of equal `key` give equal ids for every text, and tokenizers of equal
+    `key_for(texts)` for these texts: files that differ in nothing but added tokens, as
+    Qwen3-Embedding's 0.6B and 4B do, share what contains none of those literally.
     """
 
     key: str
@@ -68,10 +85,12 @@ def load(source: str, special_tokens: bool = True, base_dir: str | None = None) 
     """The tokenizer that `source` names.
 
     Args:
-        source: a tokenizer.json or a folder that holds one, `package:NAME/PATH`, a hub id `ORGANISATION/NAME` (downloaded unless
-            it is cached), or `callable:MODULE:FUNCTION` for engines that take text: FUNCTION(texts, input_type) counts tokens.
-        special_tokens: whether the tokenizer's own post-processor adds its special tokens; a callable decides for itself.
-        base_dir: where relative paths start.
+        source: a tokenizer.json or a folder that holds one, `package:NAME/PATH`, a hub id
+        `ORGANISATION/NAME` (downloaded unless
+            it is cached), or `callable:MODULE:FUNCTION` for engines that take text: FUNCTION(texts,
+            input_type) counts tokens.
+        special_tokens: whether the tokenizer's own post-processor adds its special tokens; a
+        callable decides for itself. base_dir: where relative paths start.
 
     Raises:
         FileNotFoundError: there is no such file, package or repository.
@@ -87,7 +106,9 @@ def load(source: str, special_tokens: bool = True, base_dir: str | None = None) 
         try:
             inner = tokenizers.Tokenizer.from_buffer(data)
         except Exception as error:  # it raises no narrower class
-            raise ValueError(f"{source}: {file} is not a tokenizer.json that tokenizers can read ({error})") from error
+            raise ValueError(
+                f"{source}: {file} is not a tokenizer.json that tokenizers can read ({error})"
+            ) from error
         inner.no_truncation()
         inner.no_padding()
         parts = json.loads(inner.to_str())
@@ -102,23 +123,33 @@ def load(source: str, special_tokens: bool = True, base_dir: str | None = None) 
 class _FileTokenizer:
     """A tokenizer.json run by `tokenizers`, which every Hugging Face model is defined by."""
 
-    def __init__(self, inner: tokenizers.Tokenizer, parts: dict[str, Any], key: str, special_tokens: bool) -> None:
+    def __init__(
+        self, inner: tokenizers.Tokenizer, parts: dict[str, Any], key: str, special_tokens: bool
+    ) -> None:
         self.key = key
         self._inner = inner
         self._special_tokens = special_tokens
         added = parts["added_tokens"]
         self._has_added = _contains_any([token["content"] for token in added])
         self._ordinary_key = key
-        if not any(token["normalized"] for token in added):  # else a text may come to contain one by being normalised
-            ordinary = json.dumps({name: part for name, part in parts.items() if name != "added_tokens"}, sort_keys=True)
-            self._ordinary_key = f"{hashlib.sha256(ordinary.encode()).hexdigest()}{'+' if special_tokens else '-'}"
+        # else a text may come to contain one by being normalised
+        if not any(token["normalized"] for token in added):
+            ordinary = json.dumps(
+                {name: part for name, part in parts.items() if name != "added_tokens"},
+                sort_keys=True,
+            )
+            self._ordinary_key = (
+                f"{hashlib.sha256(ordinary.encode()).hexdigest()}{'+' if special_tokens else '-'}"
+            )
 
     def key_for(self, texts: Sequence[str]) -> str:
         return self.key if any(map(self._has_added, texts)) else self._ordinary_key
 
     def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
         refuse_surrogates(texts)
-        encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=self._special_tokens)
+        encodings = self._inner.encode_batch_fast(
+            list(texts), add_special_tokens=self._special_tokens
+        )
         ids = [self._ids(encoding) for encoding in encodings]
         return Tokens(ids, [len(row) for row in ids])
 
@@ -130,12 +161,21 @@ class _FastTokenizer(_FileTokenizer):
     """Qwen's tokenizer on tiktoken; the top of this file says why the ids are the same."""
 
     def __init__(
-        self, inner: tokenizers.Tokenizer, parts: dict[str, Any], key: str, special_tokens: bool, ranks: dict[bytes, int]
+        self,
+        inner: tokenizers.Tokenizer,
+        parts: dict[str, Any],
+        key: str,
+        special_tokens: bool,
+        ranks: dict[bytes, int],
     ) -> None:
         super().__init__(inner, parts, key, special_tokens)
-        self._encoding = tiktoken.Encoding(key, pat_str=_QWEN_SPLIT, mergeable_ranks=ranks, special_tokens={})
+        self._encoding = tiktoken.Encoding(
+            key, pat_str=_QWEN_SPLIT, mergeable_ranks=ranks, special_tokens={}
+        )
         self._normalise: Callable[[str], str] = inner.normalizer.normalize_str
-        whole, bare = (inner.encode("a", add_special_tokens=special).ids for special in (special_tokens, False))
+        whole, bare = (
+            inner.encode("a", add_special_tokens=special).ids for special in (special_tokens, False)
+        )
         start = whole.index(bare[0])
         self._before, self._behind = whole[:start], whole[start + 1 :]
 
@@ -149,7 +189,9 @@ class _FastTokenizer(_FileTokenizer):
             return self._ids(self._inner.encode(text, add_special_tokens=self._special_tokens))
         if not (text.isascii() or is_normalized("NFC", text)):
             text = self._normalise(text)
-        return np.array([*self._before, *self._encoding.encode_ordinary(text), *self._behind], np.int32)
+        return np.array(
+            [*self._before, *self._encoding.encode_ordinary(text), *self._behind], np.int32
+        )
 
 
 class _Counter:
@@ -158,9 +200,13 @@ class _Counter:
     def __init__(self, source: str) -> None:
         module, _, function = source.removeprefix("callable:").partition(":")
         try:
-            self._count: Callable[[Sequence[str], str], Iterable[int]] = getattr(import_module(module), function)
+            self._count: Callable[[Sequence[str], str], Iterable[int]] = getattr(
+                import_module(module), function
+            )
         except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"{source}: expected callable:MODULE:FUNCTION that can be imported ({error})") from error
+            raise ValueError(
+                f"{source}: expected callable:MODULE:FUNCTION that can be imported ({error})"
+            ) from error
         self.key = source
 
     def key_for(self, texts: Sequence[str]) -> str:
@@ -170,24 +216,31 @@ class _Counter:
         refuse_surrogates(texts)
         counts = list(self._count(texts, input_type))
         if len(counts) != len(texts):
-            raise ValueError(f"{self.key} counted {len(counts)} texts of {len(texts)}; it must return one count for each")
+            raise ValueError(
+                f"{self.key} counted {len(counts)} texts of {len(texts)}; it must return one "
+                "count for each"
+            )
         return Tokens(None, counts)
 
 
 def refuse_surrogates(texts: Sequence[str]) -> None:
-    """Raise ValueError naming the first text that holds half a surrogate pair, which no tokenizer can read."""
+    """Raise ValueError naming the first text that holds half a surrogate pair, which no tokenizer
+    can read.
+    """
     for index, text in enumerate(texts):
         if not text.isascii():
             try:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise ValueError(
-                    f"text {index} is not valid Unicode: character {error.start} is U+{ord(text[error.start]):04X}, half of a "
+                    f"text {index} is not valid Unicode: character {error.start} is "
+                    f"U+{ord(text[error.start]):04X}, half of a "
                     "surrogate pair; send both halves or leave it out"
                 ) from None
 
 
-_loaded: WeakValueDictionary[str, _FileTokenizer] = WeakValueDictionary()  # models with one file share one copy in memory
+# models with one file share one copy in memory
+_loaded: WeakValueDictionary[str, _FileTokenizer] = WeakValueDictionary()
 
 
 def _find(source: str, base_dir: str | None) -> Path:
@@ -201,7 +254,9 @@ def _find(source: str, base_dir: str | None) -> Path:
         try:
             return Path(hf_hub_download(source, "tokenizer.json"))
         except Exception as refused:  # its errors share no class
-            raise FileNotFoundError(f"{error}; nor could tokenizer.json be had from the hub: {refused}") from refused
+            raise FileNotFoundError(
+                f"{error}; nor could tokenizer.json be had from the hub: {refused}"
+            ) from refused
     if found.is_dir():
         found = found / "tokenizer.json"
         if not found.exists():
@@ -223,14 +278,17 @@ def _contains_any(tokens: Sequence[str]) -> Callable[[str], bool]:
 
 
 def _ranks(inner: tokenizers.Tokenizer, parts: dict[str, Any]) -> dict[bytes, int] | None:
-    """The ids of all byte strings for tiktoken, or None where it could give other ids than `tokenizers`."""
+    """The ids of all byte strings for tiktoken, or None where it could give other ids than
+    `tokenizers`.
+    """
     model, steps = parts["model"], (parts["pre_tokenizer"] or {}).get("pretokenizers") or []
     is_qwen = (
         model["type"] == "BPE"
         and not any(model[option] for option in _UNUSED)
         and parts["normalizer"] == {"type": "NFC"}
         and [step["type"] for step in steps] == ["Split", "ByteLevel"]
-        and (steps[0]["pattern"], steps[0]["behavior"], steps[0]["invert"]) == ({"Regex": _QWEN_SPLIT}, "Isolated", False)
+        and (steps[0]["pattern"], steps[0]["behavior"], steps[0]["invert"])
+        == ({"Regex": _QWEN_SPLIT}, "Isolated", False)
         and not steps[1]["add_prefix_space"]
         and not steps[1]["use_regex"]
         and not any(token["normalized"] for token in parts["added_tokens"])
@@ -240,7 +298,9 @@ def _ranks(inner: tokenizers.Tokenizer, parts: dict[str, Any]) -> dict[bytes, in
     ids: dict[str, int] = model["vocab"]
     merges: list[tuple[str, str]] = model["merges"]
     byte_of = _bytes_by_character()
-    if not all(byte_of.keys() >= set(token) for token in ids) or len(ids) != len(byte_of) + len(merges):
+    if not all(byte_of.keys() >= set(token) for token in ids) or len(ids) != len(byte_of) + len(
+        merges
+    ):
         return None
     last = -1
     for left, right in merges:
@@ -255,7 +315,11 @@ def _ranks(inner: tokenizers.Tokenizer, parts: dict[str, Any]) -> dict[bytes, in
 
 
 def _bytes_by_character() -> dict[str, int]:
-    """The byte that each character of a byte-level vocabulary stands for (GPT-2's table: printable bytes are themselves)."""
+    """The byte that each character of a byte-level vocabulary stands for (GPT-2's table: printable
+    bytes are themselves).
+    """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
-    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + index): byte for index, byte in enumerate(others)
+    }

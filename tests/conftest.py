@@ -1,8 +1,11 @@
-"""Hypothesis: new examples at every run by hand, the same ones in CI, so that what CI refuses anyone can see again."""
+"""Hypothesis: new examples at every run by hand, the same ones in CI, so that what CI refuses
+anyone can see again.
+"""
 
 import os
 
 from hypothesis import settings
 
-settings.register_profile("no deadline", deadline=None)  # a busy machine makes an example slow, not wrong
+# a busy machine makes an example slow, not wrong
+settings.register_profile("no deadline", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "no deadline")

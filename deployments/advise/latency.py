@@ -1,8 +1,9 @@
-"""Latency and throughput of every model through the service, in rounds that take turns so that a slow minute is slow for all.
+"""Latency and throughput of every model through the service, in rounds that take turns so that a
+slow minute is slow for all.
 
-Each text gets a number in front that no run before had, so that no cache knows it. A round asks, for each model: single texts one
-at a time, single texts a few at a time, and batches enough for every device. What a round found is a line in a file before the
-next begins.
+Each text gets a number in front that no run before had, so that no cache knows it. A round asks,
+for each model: single texts one at a time, single texts a few at a time, and batches enough for
+every device. What a round found is a line in a file before the next begins.
 """
 
 import asyncio
@@ -40,11 +41,14 @@ class Round(NamedTuple):
     texts: int  # of the batches
     tokens: int
     wall_s: float
-    memory_bytes: int | None = None  # resident, of the largest replica, where it runs on this machine
+    # resident, of the largest replica, where it runs on this machine
+    memory_bytes: int | None = None
 
 
 class Timing(NamedTuple):
-    """One model over all rounds. Latencies are those a client sees; device seconds are of all replicas while they are busy."""
+    """One model over all rounds. Latencies are those a client sees; device seconds are of all
+    replicas while they are busy.
+    """
 
     requests: int  # of each kind
     alone_p50_ms: float
@@ -59,8 +63,11 @@ class Timing(NamedTuple):
     memory_bytes: int | None
 
 
-async def measure(client: Client, plan: Plan, output: Path, requests: int, is_local: bool = False) -> list[Round]:
-    """All rounds, those that `output` already has among them; `requests` of each kind for each model.
+async def measure(
+    client: Client, plan: Plan, output: Path, requests: int, is_local: bool = False
+) -> list[Round]:
+    """All rounds, those that `output` already has among them; `requests` of each kind for each
+    model.
 
     `is_local` says that the service runs on this machine, where its memory can be seen.
     """
@@ -75,7 +82,11 @@ async def measure(client: Client, plan: Plan, output: Path, requests: int, is_lo
         return done
     for candidate in plan.candidates:  # once without counting
         await _ask(client, candidate, interactive[0])
-    with tqdm(total=len(left), desc="latency", bar_format="{desc}  {percentage:3.0f}%|{bar}| {remaining} left") as bar:
+    with tqdm(
+        total=len(left),
+        desc="latency",
+        bar_format="{desc}  {percentage:3.0f}%|{bar}| {remaining} left",
+    ) as bar:
         for number, candidate in left:
             found = await _round(client, candidate, number, interactive, mix, each)
             if is_local:
@@ -103,28 +114,45 @@ def summary(
         own = [one for one in rounds if one.model == candidate.name]
         alone = [ms for one in own for ms in one.alone_ms]
         together = [ms for one in own for ms in one.together_ms]
-        texts, tokens, wall_s = (sum(column) for column in zip(*((o.texts, o.tokens, o.wall_s) for o in own), strict=True))
+        texts, tokens, wall_s = (
+            sum(column)
+            for column in zip(*((o.texts, o.tokens, o.wall_s) for o in own), strict=True)
+        )
         device_s = wall_s * candidate.devices
         per_million = 1e6 * device_s / texts
         made[candidate.name] = Timing(
-            len(alone), *_percentiles(alone), *_percentiles(together),
+            len(alone),
+            *_percentiles(alone),
+            *_percentiles(together),
             None if budget_ms is None else sum(ms <= budget_ms for ms in together) / len(together),
-            texts / wall_s, device_s / tokens, per_million, None if gpu_hour is None else per_million / 3600 * gpu_hour,
-            candidate.memory_bytes or max((one.memory_bytes for one in own if one.memory_bytes), default=None),
+            texts / wall_s,
+            device_s / tokens,
+            per_million,
+            None if gpu_hour is None else per_million / 3600 * gpu_hour,
+            candidate.memory_bytes
+            or max((one.memory_bytes for one in own if one.memory_bytes), default=None),
         )
     return made
 
 
 def samples(plan: Plan) -> tuple[list[tuple[Side, str]], list[tuple[Side, str]]]:
-    """Texts that people wait for (queries, pairs and labelled texts; documents where there is nothing else), and of all sides."""
-    waited: list[tuple[Side, str]] = [(side, text) for side in ("query", "symmetric") for text in plan.texts[side]]
+    """Texts that people wait for (queries, pairs and labelled texts; documents where there is
+    nothing else), and of all sides.
+    """
+    waited: list[tuple[Side, str]] = [
+        (side, text) for side in ("query", "symmetric") for text in plan.texts[side]
+    ]
     documents: list[tuple[Side, str]] = [("document", text) for text in plan.texts["document"]]
     return waited or documents, waited + documents
 
 
 async def _round(
-    client: Client, candidate: Candidate, number: int, interactive: Sequence[tuple[Side, str]],
-    mix: Sequence[tuple[Side, str]], each: int,
+    client: Client,
+    candidate: Candidate,
+    number: int,
+    interactive: Sequence[tuple[Side, str]],
+    mix: Sequence[tuple[Side, str]],
+    each: int,
 ) -> Round:
     rng = random.Random(number)  # the same texts for every model
     plan = [rng.choice(interactive) for _ in range(2 * each)]
@@ -136,21 +164,35 @@ async def _round(
             together_ms.append(await _ask(client, candidate, one))
 
     await asyncio.gather(*map(one_of_several, plan[each:]))
-    batches = [[rng.choice(mix) for _ in range(BATCH_TEXTS)] for _ in range(BATCHES * max(1, math.ceil(candidate.devices)))]
+    batches = [
+        [rng.choice(mix) for _ in range(BATCH_TEXTS)]
+        for _ in range(BATCHES * max(1, math.ceil(candidate.devices)))
+    ]
     started_s = time.perf_counter()
-    answers = await asyncio.gather(*(
-        client.embed([_new(text) for _, text in batch], model=candidate.name, truncate="end") for batch in batches
-    ))
+    answers = await asyncio.gather(
+        *(
+            client.embed([_new(text) for _, text in batch], model=candidate.name, truncate="end")
+            for batch in batches
+        )
+    )
     wall_s = time.perf_counter() - started_s
     tokens = sum(answer.tokens for answer in answers)
-    return Round(number, candidate.name, alone_ms, together_ms, len(batches) * BATCH_TEXTS, tokens, wall_s)
+    return Round(
+        number, candidate.name, alone_ms, together_ms, len(batches) * BATCH_TEXTS, tokens, wall_s
+    )
 
 
 async def _ask(client: Client, candidate: Candidate, one: tuple[Side, str]) -> float:
     """Milliseconds of one interactive request."""
     side, text = one
     started_s = time.perf_counter()
-    await client.embed([_new(text)], model=candidate.name, truncate="end", priority="interactive", **INPUT_TYPES[side])
+    await client.embed(
+        [_new(text)],
+        model=candidate.name,
+        truncate="end",
+        priority="interactive",
+        **INPUT_TYPES[side],
+    )
     return 1000.0 * (time.perf_counter() - started_s)
 
 
@@ -186,4 +228,7 @@ def _percentiles(values: Sequence[float]) -> tuple[float, float]:
 
 def _memory(model: str) -> int | None:
     """Resident bytes of the model's largest replica on this machine."""
-    return max((int(process.memory_info().rss) for process in replicas(model, psutil.process_iter())), default=None)
+    return max(
+        (int(process.memory_info().rss) for process in replicas(model, psutil.process_iter())),
+        default=None,
+    )

@@ -1,7 +1,8 @@
-"""The report as one page: its style, its plots and its text are all inside, and it asks for nothing else.
+"""The report as one page: its style, its plots and its text are all inside, and it asks for nothing
+else.
 
-Plots are matplotlib's SVG with its colours replaced by the page's own, so that they follow a dark screen, and its text left as
-text, so that it can be read aloud and searched.
+Plots are matplotlib's SVG with its colours replaced by the page's own, so that they follow a dark
+screen, and its text left as text, so that it can be read aloud and searched.
 """
 
 import io
@@ -11,10 +12,19 @@ from pathlib import Path
 from typing import Any
 
 TEMPLATE = Path(__file__).with_name("page.html")
-INK, FAINT, GOOD, PLAIN = "#010203", "#010204", "#010205", "#010206"  # stand for colours of the page
+# stand for colours of the page
+INK, FAINT, GOOD, PLAIN = (
+    "#010203",
+    "#010204",
+    "#010205",
+    "#010206",
+)
 MODELS = tuple(f"#0102{10 + place:02d}" for place in range(8))
 COLOURS = {
-    INK: "currentColor", FAINT: "var(--line)", GOOD: "var(--good)", PLAIN: "var(--quiet)",
+    INK: "currentColor",
+    FAINT: "var(--line)",
+    GOOD: "var(--good)",
+    PLAIN: "var(--quiet)",
     **{colour: f"var(--m{place})" for place, colour in enumerate(MODELS)},
 }
 WIDTH_IN = 5.0  # 360 CSS pixels: a phone
@@ -27,16 +37,29 @@ def draw(data: Mapping[str, Any], routing: str) -> str:
     from markupsafe import Markup
 
     names = [model["name"] for model in data["models"]]
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"number": number, "bytes": bytes_of, "seconds": seconds, "signed": lambda value: f"{value:+.1f}"}
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {
+        "number": number,
+        "bytes": bytes_of,
+        "seconds": seconds,
+        "signed": lambda value: f"{value:+.1f}",
+    }
     plots = {
-        "latency": _against(data, "together_p95_ms", f"p95, ms, {data['at_once']} asking at once", data["budget_ms"]),
+        "latency": _against(
+            data, "together_p95_ms", f"p95, ms, {data['at_once']} asking at once", data["budget_ms"]
+        ),
         "cost": _against(data, "device_s_per_million", "device seconds per million texts", None),
-        "slices": _forest(data, names), "sizes": _sizes(data, names),
+        "slices": _forest(data, names),
+        "sizes": _sizes(data, names),
     }
     markup = {name: Markup(plot) if plot else "" for name, plot in plots.items()}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        report=data, routing=routing, plots=markup, shown_slices=SHOWN_SLICES,
+        report=data,
+        routing=routing,
+        plots=markup,
+        shown_slices=SHOWN_SLICES,
         colour={name: f"var(--m{place % 8})" for place, name in enumerate(names)},
     )
 
@@ -75,17 +98,36 @@ def _against(data: Mapping[str, Any], key: str, label: str, budget: float | None
                 continue
             axes.plot(model[key], model["quality"], "o", color=MODELS[place % 8], markersize=9)
             at = (model[key], model["quality"])
-            axes.annotate(model["name"], at, (0, 10), textcoords="offset points", ha="center", color=INK)
-        low, high = min(model["quality"] for model in models), max(model["quality"] for model in models)
+            axes.annotate(
+                model["name"], at, (0, 10), textcoords="offset points", ha="center", color=INK
+            )
+        low, high = (
+            min(model["quality"] for model in models),
+            max(model["quality"] for model in models),
+        )
         room = max(high - low, 1.0)
-        axes.set(xscale="log", xlabel=label, ylabel="quality, points", ylim=(low - 0.25 * room, high + 0.35 * room))
+        axes.set(
+            xscale="log",
+            xlabel=label,
+            ylabel="quality, points",
+            ylim=(low - 0.25 * room, high + 0.35 * room),
+        )
         left, right = min(model[key] for model in models), max(model[key] for model in models)
         axes.set_xlim(left / 3.0, right * 3.0)
         if budget is not None:
             axes.axvline(budget, color=PLAIN, linestyle="--", linewidth=1)
-            axes.annotate("your budget", (budget, low - 0.2 * room), (4, 0), textcoords="offset points", color=PLAIN)
+            axes.annotate(
+                "your budget",
+                (budget, low - 0.2 * room),
+                (4, 0),
+                textcoords="offset points",
+                color=PLAIN,
+            )
 
-    told = "; ".join(f"{model['name']}: {number(model['quality'])} points, {number(model[key])}" for model in models)
+    told = "; ".join(
+        f"{model['name']}: {number(model['quality'])} points, {number(model[key])}"
+        for model in models
+    )
     return _svg(paint, 3.4, f"Quality against {label}. {told}")
 
 
@@ -97,8 +139,16 @@ def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
             continue
         rows = list[tuple[str, bool, int, Mapping[str, Any]]]()
         for one in task["slices"]:
-            found = [each for each in one["differences"] if (each["smaller"], each["larger"]) == (names[-2], names[-1])]
-            label = task["name"] if one["dimension"] == "all" else f"{_short(one['dimension'])} {one['value']}"
+            found = [
+                each
+                for each in one["differences"]
+                if (each["smaller"], each["larger"]) == (names[-2], names[-1])
+            ]
+            label = (
+                task["name"]
+                if one["dimension"] == "all"
+                else f"{_short(one['dimension'])} {one['value']}"
+            )
             rows += [(label, one["dimension"] == "all", one["units"], found[0])] if found else []
         by_task.append(rows)
     while sum(map(len, by_task)) > SHOWN_SLICES:  # no task is crowded out by another's slices
@@ -109,8 +159,19 @@ def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
 
     def paint(axes: Any) -> None:
         for place, (_, whole, _, found) in enumerate(rows):
-            colour = GOOD if found["measured"] and found["points"] > 0 else MODELS[-1] if found["measured"] else PLAIN
-            axes.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=2.4 if whole else 1.4)
+            colour = (
+                GOOD
+                if found["measured"] and found["points"] > 0
+                else MODELS[-1]
+                if found["measured"]
+                else PLAIN
+            )
+            axes.plot(
+                [found["low"], found["high"]],
+                [place, place],
+                color=colour,
+                linewidth=2.4 if whole else 1.4,
+            )
             axes.plot(found["points"], place, "o", color=colour, markersize=7 if whole else 4.5)
         axes.axvline(0.0, color=INK, linewidth=0.8)
         axes.set_yticks(range(len(rows)), [f"{label} ({units})" for label, _, units, _ in rows])
@@ -119,8 +180,13 @@ def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
         axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"points, {names[-1]}\nless {names[-2]}")
         axes.grid(visible=False, axis="y")
 
-    told = "; ".join(f"{label}: {one['points']:+.1f}, {one['low']:+.1f} to {one['high']:+.1f}" for label, _, _, one in rows)
-    return _svg(paint, 1.3 + 0.27 * len(rows), f"Points that {names[-1]} has over {names[-2]}. {told}")
+    told = "; ".join(
+        f"{label}: {one['points']:+.1f}, {one['low']:+.1f} to {one['high']:+.1f}"
+        for label, _, _, one in rows
+    )
+    return _svg(
+        paint, 1.3 + 0.27 * len(rows), f"Points that {names[-1]} has over {names[-2]}. {told}"
+    )
 
 
 def _sizes(data: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -133,10 +199,20 @@ def _sizes(data: Mapping[str, Any], names: Sequence[str]) -> str:
     def paint(axes: Any) -> None:
         for name in cut:
             own = [row for row in rows if row["model"] == name]
-            places, heights = [row["bytes_per_million"] / 1e9 for row in own], [row["quality"] for row in own]
+            places, heights = (
+                [row["bytes_per_million"] / 1e9 for row in own],
+                [row["quality"] for row in own],
+            )
             axes.plot(places, heights, "o-", color=MODELS[names.index(name) % 8], markersize=7)
             for row, place, height in zip(own, places, heights, strict=True):
-                axes.annotate(str(row["size"]), (place, height), (0, 9), textcoords="offset points", ha="center", color=INK)
+                axes.annotate(
+                    str(row["size"]),
+                    (place, height),
+                    (0, 9),
+                    textcoords="offset points",
+                    ha="center",
+                    color=INK,
+                )
         axes.set(xscale="log", xlabel="GB per million vectors (float32)", ylabel="quality, points")
         axes.margins(0.15, 0.25)
 
@@ -159,10 +235,23 @@ def _svg(paint: Callable[[Any], None], height_in: float, told: str) -> str:
     from matplotlib.ticker import NullFormatter, NullLocator
 
     style = {
-        "svg.fonttype": "none", "svg.hashsalt": told, "font.size": 10, "text.color": INK, "axes.labelcolor": INK,
-        "axes.edgecolor": FAINT, "xtick.color": INK, "ytick.color": INK, "grid.color": FAINT, "axes.spines.top": False,
-        "axes.spines.right": False, "axes.grid": True, "grid.linewidth": 0.6, "axes.axisbelow": True, "xtick.major.size": 0,
-        "ytick.major.size": 0, "axes.spines.left": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": told,
+        "font.size": 10,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": FAINT,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "grid.color": FAINT,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "axes.spines.left": False,
     }
     with matplotlib.rc_context(style):
         figure, axes = pyplot.subplots(figsize=(WIDTH_IN, height_in), layout="constrained")
@@ -175,7 +264,9 @@ def _svg(paint: Callable[[Any], None], height_in: float, told: str) -> str:
             axes.set_xlim(low, high)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
         made = io.StringIO()
-        figure.savefig(made, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            made, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
         pyplot.close(figure)
     svg = made.getvalue()
     svg = svg[svg.index("<svg") :]

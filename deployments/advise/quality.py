@@ -1,10 +1,14 @@
-"""Tasks: what each model is worth on the user's texts, as one number per query, pair or text, so that models can be paired.
+"""Tasks: what each model is worth on the user's texts, as one number per query, pair or text, so
+that models can be paired.
 
     retrieval   per query nDCG@10; recall@10, recall@100 and MRR beside it (ir-measures)
-    pairs       per pair the cosine; the task's value is Spearman's correlation with what people said (scipy)
-    labels      per text whether its five nearest neighbours vote for its label; V-measure of k-means beside it (scikit-learn)
-    agreement   per text the share of its ten nearest neighbours that the largest model finds too. Not quality: a model that is
-                better than the largest would agree with it just as little as one that is worse
+    pairs       per pair the cosine; the task's value is Spearman's correlation with what people
+                said (scipy)
+    labels      per text whether its five nearest neighbours vote for its label; V-measure of
+                k-means beside it (scikit-learn)
+    agreement   per text the share of its ten nearest neighbours that the largest model finds too.
+                Not quality: a model that is better than the largest would agree with it just as
+                little as one that is worse
 
 All values are points of 100.
 """
@@ -52,9 +56,12 @@ class Task:
     metric: str
     units: tuple[Unit, ...]
     gold: Floats | None = None  # pairs: what people said
-    scores: dict[str, Floats] = field(default_factory=dict)  # by model, one for each unit; cosines for pairs
-    more: dict[str, dict[str, float]] = field(default_factory=dict)  # by model: other measures, in points
-    cuts: dict[str, dict[int, float]] = field(default_factory=dict)  # by model and size: the metric with cut vectors
+    # by model, one for each unit; cosines for pairs
+    scores: dict[str, Floats] = field(default_factory=dict)
+    # by model: other measures, in points
+    more: dict[str, dict[str, float]] = field(default_factory=dict)
+    # by model and size: the metric with cut vectors
+    cuts: dict[str, dict[int, float]] = field(default_factory=dict)
 
     def value(self, scores: Floats, rows: Rows) -> float:
         """The task's metric over some of its units; NaN where there are too few to have one."""
@@ -65,12 +72,17 @@ class Task:
         return 100.0 * float(stats.spearmanr(self.gold[rows], scores[rows]).statistic)
 
     def resampled(self, draws: Rows) -> "dict[str, Floats]":
-        """The metric of every model over each row of `draws`, (times, units): the same units for all, so models are paired."""
+        """The metric of every model over each row of `draws`, (times, units): the same units for
+        all, so models are paired.
+        """
         if self.gold is None:
-            return {model: 100.0 * scores[draws].mean(axis=1) for model, scores in self.scores.items()}
+            return {
+                model: 100.0 * scores[draws].mean(axis=1) for model, scores in self.scores.items()
+            }
         gold = _standard(self.gold[draws])
         return {
-            model: 100.0 * np.einsum("ij,ij->i", gold, _standard(scores[draws])) for model, scores in self.scores.items()
+            model: 100.0 * np.einsum("ij,ij->i", gold, _standard(scores[draws]))
+            for model, scores in self.scores.items()
         }
 
 
@@ -83,17 +95,29 @@ def _standard(values: Floats) -> Floats:
 
 
 def tasks(plan: Plan, inputs: Inputs, output: Path) -> list[Task]:
-    """Every task that the inputs make possible, scored by every model; one model's vectors are in memory at a time."""
+    """Every task that the inputs make possible, scored by every model; one model's vectors are in
+    memory at a time.
+    """
     made = [_retrieval(inputs)] if inputs.judgements else []
     made += [_pairs(name, pairs) for name, pairs in inputs.pairs.items()]
     made += [_labels(name, rows) for name, rows in inputs.labelled.items()]
-    agreement = None if inputs.judgements or len(inputs.different_documents) <= TOP + 1 else Agreement(inputs)
+    agreement = (
+        None
+        if inputs.judgements or len(inputs.different_documents) <= TOP + 1
+        else Agreement(inputs)
+    )
     if agreement is not None:
         made.append(agreement.task)
     for candidate in reversed(plan.candidates):  # the largest first: agreement is with it
-        full = {side: vectors_of(plan, output, candidate, side) for side in ("document", "query", "symmetric")}
+        full = {
+            side: vectors_of(plan, output, candidate, side)
+            for side in ("document", "query", "symmetric")
+        }
         for size in reversed(candidate.cuts):
-            by_text = {side: {text: _cut(vector, size) for text, vector in some.items()} for side, some in full.items()}
+            by_text = {
+                side: {text: _cut(vector, size) for text, vector in some.items()}
+                for side, some in full.items()
+            }
             whole = size == candidate.dimensions
             for task in made:
                 if task.kind == "agreement":
@@ -101,7 +125,9 @@ def tasks(plan: Plan, inputs: Inputs, output: Path) -> list[Task]:
                         agreement.score(candidate.name, by_text)
                     continue
                 scores, more = _scored(task, inputs, by_text, whole)
-                task.cuts.setdefault(candidate.name, {})[size] = task.value(scores, np.arange(len(scores)))
+                task.cuts.setdefault(candidate.name, {})[size] = task.value(
+                    scores, np.arange(len(scores))
+                )
                 if whole:
                     task.scores[candidate.name], task.more[candidate.name] = scores, more
     for task in made:  # in the order of the models again
@@ -113,7 +139,13 @@ def tasks(plan: Plan, inputs: Inputs, output: Path) -> list[Task]:
 def _reorder(table: dict, candidates: Sequence[Candidate]) -> None:  # type: ignore[type-arg]
     found = dict(table)
     table.clear()
-    table.update({candidate.name: found[candidate.name] for candidate in candidates if candidate.name in found})
+    table.update(
+        {
+            candidate.name: found[candidate.name]
+            for candidate in candidates
+            if candidate.name in found
+        }
+    )
 
 
 def _cut(vector: Vectors, size: int) -> Vectors:
@@ -143,15 +175,25 @@ def _retrieval(inputs: Inputs) -> Task:
     lengths = {document.id: len(document.text) for document in inputs.documents}
     units = [
         Unit(
-            extract([query.text]), query.text, "query",
-            max(lengths[document] for document, grade in inputs.judgements[query.id].items() if grade > 0),
+            extract([query.text]),
+            query.text,
+            "query",
+            max(
+                lengths[document]
+                for document, grade in inputs.judgements[query.id].items()
+                if grade > 0
+            ),
         )
         for query in inputs.queries
     ]
-    return Task(Path(inputs.names.get("queries", "queries")).stem, "retrieval", "nDCG@10", tuple(units))
+    return Task(
+        Path(inputs.names.get("queries", "queries")).stem, "retrieval", "nDCG@10", tuple(units)
+    )
 
 
-def retrieval_scores(inputs: Inputs, by_text: Mapping[str, Mapping[str, Vectors]]) -> tuple[Floats, dict[str, float]]:
+def retrieval_scores(
+    inputs: Inputs, by_text: Mapping[str, Mapping[str, Vectors]]
+) -> tuple[Floats, dict[str, float]]:
     """nDCG@10 of every query, and the means of the other measures."""
     import ir_measures
     from ir_measures import RR, R, nDCG
@@ -161,7 +203,10 @@ def retrieval_scores(inputs: Inputs, by_text: Mapping[str, Mapping[str, Vectors]
     found = nearest(queries, documents, DEPTH)
     scores = np.stack([documents[row] @ query for row, query in zip(found, queries, strict=True)])
     run = {
-        query.id: {inputs.documents[place].id: float(score) for place, score in zip(row, values, strict=True)}
+        query.id: {
+            inputs.documents[place].id: float(score)
+            for place, score in zip(row, values, strict=True)
+        }
         for query, row, values in zip(inputs.queries, found.tolist(), scores.tolist(), strict=True)
     }
     main, others = nDCG @ TOP, {f"recall@{TOP}": R @ TOP, f"recall@{DEPTH}": R @ DEPTH, "MRR": RR}
@@ -180,18 +225,23 @@ def retrieval_scores(inputs: Inputs, by_text: Mapping[str, Mapping[str, Vectors]
 
 def _pairs(name: str, pairs: Sequence[Pair]) -> Task:
     units = tuple(
-        Unit(extract([pair.one, pair.other]), max(pair.one, pair.other, key=len), "symmetric") for pair in pairs
+        Unit(extract([pair.one, pair.other]), max(pair.one, pair.other, key=len), "symmetric")
+        for pair in pairs
     )
     return Task(name, "pairs", "Spearman", units, np.array([pair.score for pair in pairs]))
 
 
 def _labels(name: str, rows: Sequence[Labelled]) -> Task:
-    units = tuple(Unit(extract([row.text]), row.text, "symmetric") for row in rows if not row.teaches)
+    units = tuple(
+        Unit(extract([row.text]), row.text, "symmetric") for row in rows if not row.teaches
+    )
     return Task(name, "labels", f"{NEIGHBOURS}-NN accuracy", units)
 
 
 def neighbour_hits(vectors: Vectors, rows: Sequence[Labelled]) -> Floats:
-    """1 where a text's nearest neighbours vote for its label: those that teach, or all others where no split is given."""
+    """1 where a text's nearest neighbours vote for its label: those that teach, or all others where
+    no split is given.
+    """
     from sklearn.neighbors import NearestNeighbors
 
     names, labels = np.unique([row.label for row in rows], return_inverse=True)
@@ -201,10 +251,15 @@ def neighbour_hits(vectors: Vectors, rows: Sequence[Labelled]) -> Floats:
     if teaches.any():
         taught, asked = labels[teaches], labels[~teaches]
         search.fit(vectors[teaches])
-        found = search.kneighbors(vectors[~teaches], min(NEIGHBOURS, len(taught)), return_distance=False)
+        found = search.kneighbors(
+            vectors[~teaches], min(NEIGHBOURS, len(taught)), return_distance=False
+        )
     else:
         taught = asked = labels
-        found = search.fit(vectors).kneighbors(None, min(NEIGHBOURS, len(rows) - 1), return_distance=False)  # never itself
+        # never itself
+        found = search.fit(vectors).kneighbors(
+            None, min(NEIGHBOURS, len(rows) - 1), return_distance=False
+        )
     return np.asarray(stats.mode(taught[found], axis=1).mode == asked, np.float64)
 
 
@@ -227,7 +282,9 @@ class Agreement:
         places = np.linspace(0, len(asked) - 1, min(AGREEMENT_UNITS, len(asked)), dtype=np.int64)
         self._asked = [asked[place] for place in places]
         self._side: Side = "query" if inputs.queries else "document"
-        others = np.linspace(0, len(self._documents) - 1, min(AGREEMENT_OTHERS, len(self._documents)), dtype=np.int64)
+        others = np.linspace(
+            0, len(self._documents) - 1, min(AGREEMENT_OTHERS, len(self._documents)), dtype=np.int64
+        )
         self._others = sorted(set(others.tolist()))
         self._found: Found | None = None
         self._ranks: Floats | None = None
@@ -241,13 +298,20 @@ class Agreement:
         found = nearest(asked, documents, TOP + 1)
         if self._side == "document":  # a text is its own nearest: it does not count
             own = {document.text: place for place, document in enumerate(self._documents)}
-            found = np.array([_without(row, own[text.text]) for row, text in zip(found, self._asked, strict=True)])
+            found = np.array(
+                [
+                    _without(row, own[text.text])
+                    for row, text in zip(found, self._asked, strict=True)
+                ]
+            )
         found = found[:, :TOP]
         ranks = _standard(np.asarray(asked @ documents[self._others].T, np.float64))
         if self._found is None or self._ranks is None:
             self._found, self._ranks = found, ranks
         self.task.scores[model] = overlap(self._found, found)
-        self.task.more[model] = {"rank correlation": 100.0 * float(np.einsum("ij,ij->i", self._ranks, ranks).mean())}
+        self.task.more[model] = {
+            "rank correlation": 100.0 * float(np.einsum("ij,ij->i", self._ranks, ranks).mean())
+        }
         self.task.cuts[model] = {}
 
 
@@ -257,11 +321,16 @@ def _without(row: Found, place: int) -> Found:
 
 
 def read_whole(task: Task, plan: Plan) -> Iterator[tuple[str, float]]:
-    """For every model the share of a task's units, or of their answers, that it cannot read whole; only where there are any."""
+    """For every model the share of a task's units, or of their answers, that it cannot read whole;
+    only where there are any.
+    """
     for candidate in plan.candidates:
         tokens = plan.tokens[candidate.name]
         lengths = [
-            max(tokens.of(len(unit.longest), unit.features.script), tokens.of(unit.answer_characters, unit.features.script))
+            max(
+                tokens.of(len(unit.longest), unit.features.script),
+                tokens.of(unit.answer_characters, unit.features.script),
+            )
             for unit in task.units
         ]
         if share := sum(length > candidate.max_tokens for length in lengths) / len(lengths):

@@ -1,9 +1,11 @@
-"""Where a larger model is measurably better: paired bootstrap differences, over all units and over slices of them.
+"""Where a larger model is measurably better: paired bootstrap differences, over all units and over
+slices of them.
 
-Each resample draws the same units for all models, so what is hard for all cancels out. The intervals are percentiles of 1,000
-resamples, 95 %; the p-values take the difference for normal with the resamples' deviation. Whoever looks at forty slices finds
-two that differ by chance: Holm's method raises the p-values of all comparisons of the report together, and only what is then
-below 0.05 is called measured.
+Each resample draws the same units for all models, so what is hard for all cancels out. The
+intervals are percentiles of 1,000 resamples, 95 %; the p-values take the difference for normal with
+the resamples' deviation. Whoever looks at forty slices finds two that differ by chance: Holm's
+method raises the p-values of all comparisons of the report together, and only what is then below
+0.05 is called measured.
 """
 
 from collections import Counter
@@ -36,12 +38,16 @@ class Difference(NamedTuple):
 
     @property
     def is_measured(self) -> bool:
-        """Whether it is there at all, either way; after `holm` that holds for all looks together."""
+        """Whether it is there at all, either way; after `holm` that holds for all looks
+        together.
+        """
         return self.p < ALPHA
 
 
 class Slice(NamedTuple):
-    """Some units of a task, and every model on them; `differences` is empty where there are too few to tell."""
+    """Some units of a task, and every model on them; `differences` is empty where there are too few
+    to tell.
+    """
 
     task: str
     dimension: str  # "all", "language", "length", ...
@@ -51,7 +57,9 @@ class Slice(NamedTuple):
     differences: tuple[Difference, ...]
 
 
-def differences(task: Task, models: Sequence[str], rows: Rows, resamples: int = RESAMPLES) -> tuple[Difference, ...]:
+def differences(
+    task: Task, models: Sequence[str], rows: Rows, resamples: int = RESAMPLES
+) -> tuple[Difference, ...]:
     """Every model against every smaller one, on these units."""
     rng = np.random.default_rng(SEED)
     draws = rows[rng.integers(0, len(rows), (resamples, len(rows)))]
@@ -65,7 +73,9 @@ def differences(task: Task, models: Sequence[str], rows: Rows, resamples: int = 
 
 
 def gaps(task: Task, models: Sequence[str], rows: Rows) -> tuple[Difference, ...]:
-    """As `differences`, and faster: the error of a mean needs no resamples, that of a correlation few."""
+    """As `differences`, and faster: the error of a mean needs no resamples, that of a correlation
+    few.
+    """
     if task.gold is not None:
         return differences(task, models, rows, FEW_RESAMPLES)
     made = []
@@ -73,9 +83,17 @@ def gaps(task: Task, models: Sequence[str], rows: Rows) -> tuple[Difference, ...
         for smaller in models[:place]:
             gap = 100.0 * (task.scores[larger][rows] - task.scores[smaller][rows])
             points, error = float(gap.mean()), float(gap.std(ddof=1)) / len(gap) ** 0.5
-            made.append(Difference(
-                smaller, larger, points, points - 1.96 * error, points + 1.96 * error, p_value(points, error), error
-            ))
+            made.append(
+                Difference(
+                    smaller,
+                    larger,
+                    points,
+                    points - 1.96 * error,
+                    points + 1.96 * error,
+                    p_value(points, error),
+                    error,
+                )
+            )
     return tuple(made)
 
 
@@ -122,13 +140,20 @@ def dimensions(plan: Plan, task: Task) -> list[tuple[str, Callable[[Unit], str |
         return band(plan.tokens[largest].of(len(unit.longest), unit.features.script))
 
     def answer(unit: Unit) -> str | None:
-        return band(plan.tokens[largest].of(unit.answer_characters, unit.features.script)) if unit.answer_characters else None
+        return (
+            band(plan.tokens[largest].of(unit.answer_characters, unit.features.script))
+            if unit.answer_characters
+            else None
+        )
 
     return [
-        ("language", language), ("script", lambda unit: unit.features.script or "none"),
+        ("language", language),
+        ("script", lambda unit: unit.features.script or "none"),
         ("mixed", lambda unit: "mixed" if unit.features.mixed else "one language"),
         ("code", lambda unit: "code" if unit.features.code else "prose"),
-        ("tokens", tokens), ("tokens of the right document", answer), ("side", lambda unit: unit.side),
+        ("tokens", tokens),
+        ("tokens of the right document", answer),
+        ("side", lambda unit: unit.side),
     ]
 
 
@@ -138,7 +163,11 @@ def band(tokens: int) -> str:
     place = max(index for index, edge in enumerate(edges) if tokens >= edge)
     if place == 0:
         return f"under {BANDS[0]}"
-    return f"{edges[place]} or more" if place == len(BANDS) else f"{edges[place]} to {edges[place + 1] - 1}"
+    return (
+        f"{edges[place]} or more"
+        if place == len(BANDS)
+        else f"{edges[place]} to {edges[place + 1] - 1}"
+    )
 
 
 def holm(found: Sequence[Slice]) -> list[Slice]:
@@ -150,19 +179,28 @@ def holm(found: Sequence[Slice]) -> list[Slice]:
         highest = max(highest, min(1.0, raw[index] * (len(raw) - place)))
         adjusted[index] = highest
     values = iter(adjusted)
-    return [each._replace(differences=tuple(one._replace(p=next(values)) for one in each.differences)) for each in found]
+    return [
+        each._replace(differences=tuple(one._replace(p=next(values)) for one in each.differences))
+        for each in found
+    ]
 
 
-def enough(found: Sequence[Difference], models: Sequence[str], min_gain: float, alpha: float = ALPHA) -> str:
+def enough(
+    found: Sequence[Difference], models: Sequence[str], min_gain: float, alpha: float = ALPHA
+) -> str:
     """The smallest model that no larger one beats measurably and by at least `min_gain` points."""
     for model in models:
-        if not any(one.smaller == model and one.p < alpha and one.points >= min_gain for one in found):
+        if not any(
+            one.smaller == model and one.p < alpha and one.points >= min_gain for one in found
+        ):
             return model
     return models[-1]
 
 
 def doubt(found: Sequence[Difference], model: str, min_gain: float) -> Difference | None:
-    """The larger model that may still be worth it after all: its interval reaches `min_gain` points over this one."""
+    """The larger model that may still be worth it after all: its interval reaches `min_gain` points
+    over this one.
+    """
     open_still = [one for one in found if one.smaller == model and one.high >= min_gain]
     return max(open_still, key=lambda one: one.high, default=None)
 

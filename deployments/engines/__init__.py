@@ -1,4 +1,6 @@
-"""Engines by their kind in the config; an engine's libraries are imported only when it is chosen."""
+"""Engines by their kind in the config; an engine's libraries are imported only when it is
+chosen.
+"""
 
 from deployments.engines.base import Engine, EngineError
 from deployments.metrics import EngineStats
@@ -15,17 +17,26 @@ from router.config import (
 
 
 def create(model: ModelConfig, base_dir: str | None, stats: EngineStats | None = None) -> Engine:
-    """Make the engine of `model`, not yet started; relative paths start at `base_dir`. `stats` is for vLLM's own metrics.
+    """Make the engine of `model`, not yet started; relative paths start at `base_dir`. `stats` is
+    for vLLM's own metrics.
 
     Raises EngineError for a model whose engine and tokenizer do not fit together.
     """
     settings, dimensions, max_tokens = model.engine, model.dimensions, model.max_tokens
-    batch_tokens = (model.curve or CurveConfig()).batch_tokens  # where the engine itself has no limit
+    batch_tokens = (
+        model.curve or CurveConfig()
+    ).batch_tokens  # where the engine itself has no limit
     gets_ids = model.tokenizer is not None and not model.tokenizer.startswith("callable:")
     if gets_ids and isinstance(settings, CallableEngine | RemoteEngine):
-        raise EngineError(f"a {settings.kind} engine takes text: its tokenizer can only count, write `callable:module:function`")
+        raise EngineError(
+            f"a {settings.kind} engine takes text: its tokenizer can only count, write "
+            "`callable:module:function`"
+        )
     if not gets_ids and isinstance(settings, VllmEngine | TransformersEngine | StaticEngine):
-        raise EngineError(f"a {settings.kind} engine takes token ids: set `tokenizer` to the model's tokenizer.json")
+        raise EngineError(
+            f"a {settings.kind} engine takes token ids: set `tokenizer` to the model's "
+            "tokenizer.json"
+        )
     match settings:
         case VllmEngine():
             from deployments.engines.vllm import VllmEngine as Vllm

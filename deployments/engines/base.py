@@ -1,7 +1,8 @@
 """What every engine is: texts of one model in, one float32 array out.
 
-The caller is the model's deployment (deployments/embedder.py), on the event loop of its replica. An engine never cuts a text,
-never returns fewer rows than texts, and never answers after it was told to stop.
+The caller is the model's deployment (deployments/embedder.py), on the event loop of its replica. An
+engine never cuts a text, never returns fewer rows than texts, and never answers after it was told
+to stop.
 """
 
 from collections.abc import Sequence
@@ -20,11 +21,15 @@ class EngineError(Exception):
 
 
 class EngineDead(EngineError):
-    """The engine will not embed anything again: the replica must be replaced. Its words are ours: they are logged and told."""
+    """The engine will not embed anything again: the replica must be replaced. Its words are ours:
+    they are logged and told.
+    """
 
 
 class EngineOverloaded(EngineError):
-    """What is behind the engine takes no more work for now; the caller is told when to come back."""
+    """What is behind the engine takes no more work for now; the caller is told when to come
+    back.
+    """
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -36,7 +41,9 @@ class EngineOverloaded(EngineError):
 
 
 class EngineFailed(EngineError):
-    """A failure on its way to the router: the message is fit for every log, `detail` may quote a text and goes to its caller."""
+    """A failure on its way to the router: the message is fit for every log, `detail` may quote a
+    text and goes to its caller.
+    """
 
     def __init__(self, message: str, detail: str) -> None:
         super().__init__(message)
@@ -51,20 +58,26 @@ class InvalidText(EngineError):
 
 
 class TextTooLong(EngineError):
-    """One text has more tokens than the model reads (raised by engines that tokenise themselves)."""
+    """One text has more tokens than the model reads (raised by engines that tokenise
+    themselves).
+    """
 
     def __init__(self, index: int, tokens: int, limit: int) -> None:
         super().__init__(f"text {index} has {tokens} tokens, the model reads {limit}")
         self.index, self.tokens, self.limit = index, tokens, limit
 
     def __reduce__(self) -> tuple[type["TextTooLong"], tuple[int, int, int]]:
-        """Travel between processes: Exception's own pickling would call the class with the message alone."""
+        """Travel between processes: Exception's own pickling would call the class with the message
+        alone.
+        """
         return type(self), (self.index, self.tokens, self.limit)
 
 
 @dataclass(slots=True)
 class Batch:
-    """Texts that travel together: token ids where the router tokenised for this model, else the prompted texts."""
+    """Texts that travel together: token ids where the router tokenised for this model, else the
+    prompted texts.
+    """
 
     ids: Sequence[TokenIds] | None = None
     texts: Sequence[str] | None = None
@@ -80,11 +93,14 @@ class Embedded:
 
     vectors: Vectors
     tokens: list[int]  # what the model read of each text, special tokens included
-    failed: dict[int, EngineError] = field(default_factory=dict)  # rows that failed alone; their vectors are undefined
+    # rows that failed alone; their vectors are undefined
+    failed: dict[int, EngineError] = field(default_factory=dict)
 
 
 class Engine(Protocol):
-    """Life: start, embed many times at once, stop. All but `queued_tokens` run on the replica's event loop."""
+    """Life: start, embed many times at once, stop. All but `queued_tokens` run on the replica's
+    event loop.
+    """
 
     dimensions: int
     max_tokens: int
@@ -94,7 +110,9 @@ class Engine(Protocol):
         """Load the model and embed something; raises EngineError saying what is missing."""
 
     async def embed(self, batch: Batch) -> Embedded:
-        """Embed the batch; cancelling the awaiting task takes its texts out of the engine. Raises EngineError."""
+        """Embed the batch; cancelling the awaiting task takes its texts out of the engine. Raises
+        EngineError.
+        """
 
     def queued_tokens(self) -> int:
         """Tokens taken and not finished, those in the running step included."""

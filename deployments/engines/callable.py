@@ -1,7 +1,9 @@
-"""Any Python function as an engine: `target: "module:factory"`, called once with the config's `kwargs`.
+"""Any Python function as an engine: `target: "module:factory"`, called once with the config's
+`kwargs`.
 
-What the factory returns has the shape of `Embedder` below. It runs in one thread of its own, a piece of the batch at a time;
-between pieces other batches have their turn and a cancelled batch leaves. Write one like this:
+What the factory returns has the shape of `Embedder` below. It runs in one thread of its own, a
+piece of the batch at a time; between pieces other batches have their turn and a cancelled batch
+leaves. Write one like this:
 
     class Hashes:
         dimensions, max_tokens, batch_tokens = 64, 512, 4096
@@ -37,7 +39,9 @@ class Embedder(Protocol):
     batch_tokens: int  # most tokens one call of `embed` gets, but for a single longer text
 
     def embed(self, texts: Sequence[str], input_type: str) -> npt.NDArray[np.floating]:
-        """Vectors of shape (texts, dimensions), of any length but zero; `input_type` is "query" or "document"."""
+        """Vectors of shape (texts, dimensions), of any length but zero; `input_type` is "query" or
+        "document".
+        """
 
     def count(self, texts: Sequence[str], input_type: str) -> list[int]:
         """Tokens the model reads of each text, special tokens included."""
@@ -54,13 +58,20 @@ class CallableEngine:
         self._queued_tokens = 0
 
     async def start(self) -> None:
-        """Call the factory and embed a word; raises EngineError when the target is not there or does not fit the config."""
+        """Call the factory and embed a word; raises EngineError when the target is not there or
+        does not fit the config.
+        """
         try:
-            self._embedder = await asyncio.get_running_loop().run_in_executor(self._thread, self._make)
+            self._embedder = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._make
+            )
             self.batch_tokens = self._embedder.batch_tokens
             require_dimensions(self._embedder.dimensions, self.dimensions)
             if self._embedder.max_tokens < self.max_tokens:
-                raise EngineError(f"{self._settings.target} reads {self._embedder.max_tokens} tokens: lower `max_tokens` to that")
+                raise EngineError(
+                    f"{self._settings.target} reads {self._embedder.max_tokens} tokens: lower "
+                    "`max_tokens` to that"
+                )
             await self.check_health()
         except EngineError:
             await self.stop()
@@ -72,14 +83,20 @@ class CallableEngine:
         try:
             factory = getattr(import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
-            raise EngineError(f"engine.target {target!r} is not `module:factory`, or it cannot be imported: {error}") from error
+            raise EngineError(
+                f"engine.target {target!r} is not `module:factory`, or it cannot be imported: "
+                f"{error}"
+            ) from error
         try:
             embedder: Embedder = factory(**self._settings.kwargs)
         except Exception as error:
             raise EngineError(f"{target} failed: {type(error).__name__}: {error}") from error
         needed = ("dimensions", "max_tokens", "batch_tokens", "embed", "count")
         if missing := [name for name in needed if not hasattr(embedder, name)]:
-            raise EngineError(f"what {target} returned has no {' and no '.join(missing)}: see deployments/engines/callable.py")
+            raise EngineError(
+                f"what {target} returned has no {' and no '.join(missing)}: see "
+                "deployments/engines/callable.py"
+            )
         return embedder
 
     async def embed(self, batch: Batch) -> Embedded:
@@ -88,20 +105,33 @@ class CallableEngine:
         if embedder is None:
             raise EngineDead(f"{self._settings.target} is not running")
         if batch.texts is None:
-            raise EngineError("a callable engine takes text, not token ids: its tokenizer is `callable:module:function`")
+            raise EngineError(
+                "a callable engine takes text, not token ids: its tokenizer is "
+                "`callable:module:function`"
+            )
         tokens = await self._call(embedder.count, batch.texts, batch.input_type)
         failed: dict[int, EngineError] = {
-            row: TextTooLong(row, count, self.max_tokens) for row, count in enumerate(tokens) if count > self.max_tokens
+            row: TextTooLong(row, count, self.max_tokens)
+            for row, count in enumerate(tokens)
+            if count > self.max_tokens
         }
-        vectors = np.ones((len(tokens), self.dimensions), np.float32)  # rows that fail stay harmless numbers
-        pieces = pieces_of([row for row in range(len(tokens)) if row not in failed], tokens, embedder.batch_tokens)
+        # rows that fail stay harmless numbers
+        vectors = np.ones((len(tokens), self.dimensions), np.float32)
+        pieces = pieces_of(
+            [row for row in range(len(tokens)) if row not in failed], tokens, embedder.batch_tokens
+        )
         left = sum(tokens[row] for piece in pieces for row in piece)
         self._queued_tokens += left
         try:
             for piece in pieces:
-                made = await self._call(embedder.embed, [batch.texts[row] for row in piece], batch.input_type)
+                made = await self._call(
+                    embedder.embed, [batch.texts[row] for row in piece], batch.input_type
+                )
                 if made.shape != (len(piece), self.dimensions):
-                    raise EngineError(f"{self._settings.target} gave {made.shape} for {len(piece)} texts of {self.dimensions}")
+                    raise EngineError(
+                        f"{self._settings.target} gave {made.shape} for {len(piece)} texts of "
+                        f"{self.dimensions}"
+                    )
                 vectors[piece] = made
                 done = sum(tokens[row] for row in piece)
                 self._queued_tokens -= done
@@ -110,15 +140,21 @@ class CallableEngine:
             self._queued_tokens -= left
         return Embedded(vectors, tokens, normalise(vectors) | failed)
 
-    async def _call(self, method: Callable[[Sequence[str], str], T], texts: Sequence[str], input_type: str) -> T:
+    async def _call(
+        self, method: Callable[[Sequence[str], str], T], texts: Sequence[str], input_type: str
+    ) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, method, texts, input_type)
+            return await asyncio.get_running_loop().run_in_executor(
+                self._thread, method, texts, input_type
+            )
         except EngineError:
             raise
         except Exception as error:
             if self._embedder is None:
                 raise EngineDead(f"{self._settings.target} was stopped") from error
-            raise EngineError(f"{self._settings.target} failed: {type(error).__name__}: {error}") from error
+            raise EngineError(
+                f"{self._settings.target} failed: {type(error).__name__}: {error}"
+            ) from error
 
     def queued_tokens(self) -> int:
         """Tokens of the batches in work that were counted and not embedded yet."""
@@ -132,4 +168,3 @@ class CallableEngine:
         """Drop the embedder after the piece that runs."""
         self._embedder = None
         self._thread.shutdown(wait=False, cancel_futures=True)
-

@@ -1,7 +1,9 @@
-"""What engines do alike: find their model, refuse the texts it cannot read, give every vector length 1.
+"""What engines do alike: find their model, refuse the texts it cannot read, give every vector
+length 1.
 
-Ids are checked here because engines do not: for an id outside the vocabulary vLLM's CPU kernels answer a vector of nothing and
-CUDA's end the process, and callers may send ids of their own (`token_ids: "model"`).
+Ids are checked here because engines do not: for an id outside the vocabulary vLLM's CPU kernels
+answer a vector of nothing and CUDA's end the process, and callers may send ids of their own
+(`token_ids: "model"`).
 """
 
 import os
@@ -9,12 +11,21 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from deployments.engines.base import Batch, Embedded, EngineError, InvalidText, TextTooLong, TokenIds, Vectors
+from deployments.engines.base import (
+    Batch,
+    Embedded,
+    EngineError,
+    InvalidText,
+    TextTooLong,
+    TokenIds,
+    Vectors,
+)
 from router.config import resolve_path
 
 
 def model_source(source: str, base_dir: str | None) -> str:
-    """The folder that `source` names, else the hub id that it is; a local folder switches the hub off in this process.
+    """The folder that `source` names, else the hub id that it is; a local folder switches the hub
+    off in this process.
 
     Raises FileNotFoundError with a sentence when it is neither.
     """
@@ -31,7 +42,10 @@ def model_source(source: str, base_dir: str | None) -> str:
 def token_ids(batch: Batch) -> Sequence[TokenIds]:
     """The batch's token ids; raises EngineError where it holds texts."""
     if batch.ids is None:
-        raise EngineError("this engine takes token ids, not text: set the model's `tokenizer` to its tokenizer.json")
+        raise EngineError(
+            "this engine takes token ids, not text: set the model's `tokenizer` to its "
+            "tokenizer.json"
+        )
     return batch.ids
 
 
@@ -45,14 +59,17 @@ def unreadable(ids: Sequence[TokenIds], max_tokens: int, vocabulary: int) -> dic
             failed[row] = InvalidText(f"text {row} has no tokens: there is nothing to embed")
         elif text.min() < 0 or text.max() >= vocabulary:
             failed[row] = InvalidText(
-                f"text {row} has token id {max(text.max(), -text.min(), key=abs)}, the model knows 0 to {vocabulary - 1}: "
+                f"text {row} has token id {max(text.max(), -text.min(), key=abs)}, the model "
+                f"knows 0 to {vocabulary - 1}: "
                 "tokenise with the model's own tokenizer"
             )
     return failed
 
 
 def normalise(vectors: Vectors) -> dict[int, EngineError]:
-    """Scale every row to length 1 in place; rows that are zero or not finite come back as failures."""
+    """Scale every row to length 1 in place; rows that are zero or not finite come back as
+    failures.
+    """
     squares = np.einsum("ij,ij->i", vectors, vectors)
     usable = np.isfinite(squares) & (squares > 0.0)
     if usable.all():
@@ -61,7 +78,10 @@ def normalise(vectors: Vectors) -> dict[int, EngineError]:
         return {}
     vectors[usable] /= np.sqrt(squares[usable])[:, None]
     return {
-        int(row): EngineError(f"the model's vector for text {row} is {'zero' if squares[row] == 0.0 else 'not finite'}")
+        int(row): EngineError(
+            f"the model's vector for text {row} is "
+            f"{'zero' if squares[row] == 0.0 else 'not finite'}"
+        )
         for row in np.flatnonzero(~usable)
     }
 
@@ -69,11 +89,15 @@ def normalise(vectors: Vectors) -> dict[int, EngineError]:
 def require_dimensions(got: int, wanted: int) -> None:
     """Raise EngineError unless the model's vectors are as wide as the config says."""
     if got != wanted:
-        raise EngineError(f"the model gives {got} dimensions, the config says {wanted}: set `dimensions: {got}`")
+        raise EngineError(
+            f"the model gives {got} dimensions, the config says {wanted}: set `dimensions: {got}`"
+        )
 
 
 async def probe(embed: Callable[[Batch], Awaitable[Embedded]], batch: Batch) -> None:
-    """Embed the batch for its health's sake; raises the EngineError of the first text that failed."""
+    """Embed the batch for its health's sake; raises the EngineError of the first text that
+    failed.
+    """
     answer = await embed(batch)
     for error in answer.failed.values():
         raise error

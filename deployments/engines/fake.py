@@ -1,7 +1,9 @@
-"""The engine of tests: vectors made from a hash, after a delay that follows the latency model; never a default.
+"""The engine of tests: vectors made from a hash, after a delay that follows the latency model;
+never a default.
 
-Batches are served one after another in the order they came (FCFS), each in base_s + s_per_token * tokens seconds, so that
-waits, cancellation and queues behave as they do at a real engine. So do faults, one per process, switched by a file:
+Batches are served one after another in the order they came (FCFS), each in base_s + s_per_token *
+tokens seconds, so that waits, cancellation and queues behave as they do at a real engine. So do
+faults, one per process, switched by a file:
 
     hang      no batch ends, the event loop lives
     block     the event loop stands still, as in a step that never returns
@@ -9,7 +11,8 @@ waits, cancellation and queues behave as they do at a real engine. So do faults,
     die       the engine is gone
     nonsense  vectors that are not of length 1
 
-An engine with such switches also sets up logging for its whole process when it starts, as vLLM does.
+An engine with such switches also sets up logging for its whole process when it starts, as vLLM
+does.
 """
 
 import asyncio
@@ -29,9 +32,13 @@ from router import config
 
 
 class FakeEngine:
-    """Equal texts with an equal seed give equal vectors; other texts give nearly orthogonal ones."""
+    """Equal texts with an equal seed give equal vectors; other texts give nearly orthogonal
+    ones.
+    """
 
-    def __init__(self, settings: config.FakeEngine, dimensions: int, max_tokens: int, batch_tokens: int) -> None:
+    def __init__(
+        self, settings: config.FakeEngine, dimensions: int, max_tokens: int, batch_tokens: int
+    ) -> None:
         self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, batch_tokens
         self._settings = settings
         self._turn = asyncio.Lock()
@@ -45,7 +52,9 @@ class FakeEngine:
             logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
 
     async def embed(self, batch: Batch) -> Embedded:
-        """Hash the batch after its delay; texts count one token per four characters, as no tokenizer is known here."""
+        """Hash the batch after its delay; texts count one token per four characters, as no
+        tokenizer is known here.
+        """
         if self._stopped:
             raise EngineDead("the fake engine was stopped")
         if batch.ids is not None:
@@ -55,7 +64,9 @@ class FakeEngine:
             keys = [f"{batch.input_type}:{text}".encode() for text in batch.texts or ()]
             tokens = [-(-len(text) // 4) for text in batch.texts or ()]
         failed: dict[int, EngineError] = {
-            row: TextTooLong(row, count, self.max_tokens) for row, count in enumerate(tokens) if count > self.max_tokens
+            row: TextTooLong(row, count, self.max_tokens)
+            for row, count in enumerate(tokens)
+            if count > self.max_tokens
         }
         work = sum(count for row, count in enumerate(tokens) if row not in failed)
         self._queued_tokens += work
@@ -98,12 +109,16 @@ class FakeEngine:
 
 
 def hashed(keys: Sequence[bytes], dimensions: int, seed: int) -> Vectors:
-    """The vectors of these keys: a text's is `SIDE:TEXT` in UTF-8, that of token ids their int32 bytes."""
+    """The vectors of these keys: a text's is `SIDE:TEXT` in UTF-8, that of token ids their int32
+    bytes.
+    """
     vectors = np.empty((len(keys), dimensions), np.float32)
     salt = seed.to_bytes(16, "little", signed=True)
     for row, key in enumerate(keys):
         digest = blake2b(key, digest_size=8, salt=salt).digest()
-        vectors[row] = np.random.default_rng(int.from_bytes(digest, "little")).standard_normal(dimensions)
+        vectors[row] = np.random.default_rng(int.from_bytes(digest, "little")).standard_normal(
+            dimensions
+        )
     normalise(vectors)
     return vectors
 

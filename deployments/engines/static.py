@@ -1,8 +1,9 @@
-"""An embedding table as a model (WordLlama, model2vec): look the ids up, average their rows, normalise.
+"""An embedding table as a model (WordLlama, model2vec): look the ids up, average their rows,
+normalise.
 
-The table stays in the type it was saved in (float16 halves the memory of a replica); only gathered rows become float32, a
-piece at a time, so that 300,000 tokens do not become 300 MB. A text without tokens has no vector and fails alone: WordLlama's
-own code would answer NaN for it.
+The table stays in the type it was saved in (float16 halves the memory of a replica); only gathered
+rows become float32, a piece at a time, so that 300,000 tokens do not become 300 MB. A text without
+tokens has no vector and fails alone: WordLlama's own code would answer NaN for it.
 """
 
 import asyncio
@@ -11,24 +12,36 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, TokenIds, Vectors
-from deployments.engines.common import normalise, pieces_of, probe, require_dimensions, token_ids, unreadable
+from deployments.engines.common import (
+    normalise,
+    pieces_of,
+    probe,
+    require_dimensions,
+    token_ids,
+    unreadable,
+)
 from router import config
 from router.config import resolve_path
 
-PIECE_TOKENS = 4096  # 1-2 ms of numpy at 256 dimensions: the longest this engine holds the event loop
+# 1-2 ms of numpy at 256 dimensions: the longest this engine holds the event loop
+PIECE_TOKENS = 4096
 
 
 class StaticEngine:
     """A table of (vocabulary, dimensions) from a safetensors file."""
 
-    def __init__(self, settings: config.StaticEngine, dimensions: int, max_tokens: int, base_dir: str | None) -> None:
+    def __init__(
+        self, settings: config.StaticEngine, dimensions: int, max_tokens: int, base_dir: str | None
+    ) -> None:
         self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, PIECE_TOKENS
         self._settings, self._base_dir = settings, base_dir
         self._table: npt.NDArray[np.floating] | None = None
         self._queued_tokens = 0
 
     async def start(self) -> None:
-        """Read the table; raises EngineError when the file or the tensor is not what the config says."""
+        """Read the table; raises EngineError when the file or the tensor is not what the config
+        says.
+        """
         self._table = await asyncio.to_thread(self._read)
         await self.check_health()
 
@@ -44,21 +57,29 @@ class StaticEngine:
         if name is None and len(tensors) == 1:
             name = next(iter(tensors))
         if name is None or name not in tensors:
-            raise EngineError(f"{self._settings.weights} holds {', '.join(tensors)}: set `tensor` to one of them")
+            raise EngineError(
+                f"{self._settings.weights} holds {', '.join(tensors)}: set `tensor` to one of them"
+            )
         table: npt.NDArray[np.floating] = tensors[name]
         if table.ndim != 2 or table.dtype not in (np.float16, np.float32):
-            raise EngineError(f"tensor {name} is {table.dtype} {table.shape}: a table has two axes of float16 or float32")
+            raise EngineError(
+                f"tensor {name} is {table.dtype} {table.shape}: a table has two axes of float16 "
+                "or float32"
+            )
         require_dimensions(table.shape[1], self.dimensions)
         return table
 
     async def embed(self, batch: Batch) -> Embedded:
-        """Average the rows of each text; batches over one piece leave the event loop between pieces."""
+        """Average the rows of each text; batches over one piece leave the event loop between
+        pieces.
+        """
         if self._table is None:
             raise EngineDead("the table is not loaded")
         table, ids = self._table, token_ids(batch)
         failed = unreadable(ids, self.max_tokens, len(table))
         tokens = [len(text) for text in ids]
-        vectors = np.ones((len(ids), self.dimensions), np.float32)  # rows that fail stay harmless numbers
+        # rows that fail stay harmless numbers
+        vectors = np.ones((len(ids), self.dimensions), np.float32)
         readable = [row for row in range(len(ids)) if row not in failed]
         work = sum(tokens[row] for row in readable)
         if work <= PIECE_TOKENS:
@@ -67,7 +88,9 @@ class StaticEngine:
             self._queued_tokens += work
             try:
                 for rows in pieces_of(readable, tokens, PIECE_TOKENS):
-                    vectors[rows] = await asyncio.to_thread(_means, table, [ids[row] for row in rows])
+                    vectors[rows] = await asyncio.to_thread(
+                        _means, table, [ids[row] for row in rows]
+                    )
             finally:
                 self._queued_tokens -= work
         return Embedded(vectors, tokens, normalise(vectors) | failed)

@@ -1,7 +1,8 @@
 """The reference: Hugging Face transformers, plain and slow; what the other engines are held to.
 
-Texts of similar length share a forward pass, padded on the right and masked, of at most `batch_tokens` tokens with padding.
-Pooling takes the last token, the mean of all, or the first (cls), then scales to length 1: as sentence-transformers does.
+Texts of similar length share a forward pass, padded on the right and masked, of at most
+`batch_tokens` tokens with padding. Pooling takes the last token, the mean of all, or the first
+(cls), then scales to length 1: as sentence-transformers does.
 """
 
 import asyncio
@@ -11,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, TokenIds, Vectors
-from deployments.engines.common import model_source, normalise, probe, require_dimensions, token_ids, unreadable
+from deployments.engines.common import (
+    model_source,
+    normalise,
+    probe,
+    require_dimensions,
+    token_ids,
+    unreadable,
+)
 from router import config
 
 if TYPE_CHECKING:
@@ -21,8 +29,18 @@ if TYPE_CHECKING:
 class TransformersEngine:
     """An AutoModel on one thread of its own."""
 
-    def __init__(self, settings: config.TransformersEngine, dimensions: int, max_tokens: int, base_dir: str | None) -> None:
-        self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, settings.batch_tokens
+    def __init__(
+        self,
+        settings: config.TransformersEngine,
+        dimensions: int,
+        max_tokens: int,
+        base_dir: str | None,
+    ) -> None:
+        self.dimensions, self.max_tokens, self.batch_tokens = (
+            dimensions,
+            max_tokens,
+            settings.batch_tokens,
+        )
         self._settings, self._base_dir = settings, base_dir
         self._model: Any = None
         self._vocabulary = 0
@@ -40,25 +58,36 @@ class TransformersEngine:
             raise
         except Exception as error:
             await self.stop()
-            raise EngineError(f"transformers could not load {self._settings.source}: {error}") from error
+            raise EngineError(
+                f"transformers could not load {self._settings.source}: {error}"
+            ) from error
 
     def _load(self) -> Any:
         source = model_source(self._settings.source, self._base_dir)
         from transformers import AutoModel
 
-        model = AutoModel.from_pretrained(source, dtype=self._settings.dtype).eval().to(self._settings.device)
+        model = (
+            AutoModel.from_pretrained(source, dtype=self._settings.dtype)
+            .eval()
+            .to(self._settings.device)
+        )
         self._vocabulary = model.get_input_embeddings().num_embeddings
         return model
 
     async def embed(self, batch: Batch) -> Embedded:
-        """Embed token ids pass by pass; between passes other batches have their turn and a cancelled one leaves."""
+        """Embed token ids pass by pass; between passes other batches have their turn and a
+        cancelled one leaves.
+        """
         if self._model is None:
             raise EngineDead("the model is not loaded")
         ids = token_ids(batch)
         failed = unreadable(ids, self.max_tokens, self._vocabulary)
         tokens = [len(text) for text in ids]
-        vectors = np.ones((len(ids), self.dimensions), np.float32)  # rows that fail stay harmless numbers
-        readable = sorted((row for row in range(len(ids)) if row not in failed), key=tokens.__getitem__)
+        # rows that fail stay harmless numbers
+        vectors = np.ones((len(ids), self.dimensions), np.float32)
+        readable = sorted(
+            (row for row in range(len(ids)) if row not in failed), key=tokens.__getitem__
+        )
         left = sum(tokens[row] for row in readable)
         self._queued_tokens += left
         try:
@@ -85,7 +114,9 @@ class TransformersEngine:
             padded[row, : len(text)], mask[row, : len(text)] = text, 1
         with torch.inference_mode():
             attention = torch.from_numpy(mask).to(model.device)
-            states = model(input_ids=torch.from_numpy(padded).to(model.device), attention_mask=attention).last_hidden_state
+            states = model(
+                input_ids=torch.from_numpy(padded).to(model.device), attention_mask=attention
+            ).last_hidden_state
             pooled: Vectors = self._pool(states.float(), attention).cpu().numpy()
         return pooled
 
@@ -114,7 +145,9 @@ class TransformersEngine:
 
 
 def _passes(rows: list[int], tokens: list[int], batch_tokens: int) -> list[list[int]]:
-    """Rows, sorted by length, in runs of at most `batch_tokens` tokens with padding, or one longer text."""
+    """Rows, sorted by length, in runs of at most `batch_tokens` tokens with padding, or one longer
+    text.
+    """
     passes: list[list[int]] = []
     for row in rows:
         if not passes or (len(passes[-1]) + 1) * tokens[row] > batch_tokens:

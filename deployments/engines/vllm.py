@@ -1,15 +1,18 @@
 """vLLM in pooling mode: token ids in, one float32 row a text out, at the model's full width.
 
-By default the engine lives in the replica's own process (vllm_backends.InProcess), without vLLM's tokenizer, and batches
-continuously. `in_process: false` starts vLLM's worker processes instead, for several devices a replica.
+By default the engine lives in the replica's own process (vllm_backends.InProcess), without vLLM's
+tokenizer, and batches continuously. `in_process: false` starts vLLM's worker processes instead, for
+several devices a replica.
 
 What this file settles for vLLM, each replaced by the same name under `args`:
-- max_model_len is the config's `max_tokens`: no key-value memory for texts that the router refuses anyway.
-- On a CPU: eager, as compiling costs more than it gives there, and the norms by kernels (vllm_kernels.py); key-value memory for
-  one longest text and a short one per sequence, as vLLM would take nearly all of the machine's memory, which a second replica
-  then lacks; no prefix cache, for its blocks are of 128 tokens there: no prompt fills one, and every text pays for looking.
-- Chunked prefill, and prefix caching on a GPU, stay vLLM's defaults (on for causal models with last-token pooling): tests hold
-  both to the reference.
+- max_model_len is the config's `max_tokens`: no key-value memory for texts that the router refuses
+  anyway.
+- On a CPU: eager, as compiling costs more than it gives there, and the norms by kernels
+  (vllm_kernels.py); key-value memory for one longest text and a short one per sequence, as vLLM
+  would take nearly all of the machine's memory, which a second replica then lacks; no prefix cache,
+  for its blocks are of 128 tokens there: no prompt fills one, and every text pays for looking.
+- Chunked prefill, and prefix caching on a GPU, stay vLLM's defaults (on for causal models with
+  last-token pooling): tests hold both to the reference.
 """
 
 import asyncio
@@ -23,7 +26,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError
-from deployments.engines.common import model_source, normalise, probe, require_dimensions, token_ids, unreadable
+from deployments.engines.common import (
+    model_source,
+    normalise,
+    probe,
+    require_dimensions,
+    token_ids,
+    unreadable,
+)
 from deployments.engines.vllm_backends import InProcess, Workers
 from deployments.metrics import EngineStats
 from router import config
@@ -42,7 +52,11 @@ class VllmEngine:
     """One model on vLLM; `batch_tokens` is known after start."""
 
     def __init__(
-        self, settings: config.VllmEngine, dimensions: int, max_tokens: int, base_dir: str | None,
+        self,
+        settings: config.VllmEngine,
+        dimensions: int,
+        max_tokens: int,
+        base_dir: str | None,
         stats: EngineStats | None = None,
     ) -> None:
         self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, max_tokens
@@ -51,14 +65,21 @@ class VllmEngine:
         self._backend: InProcess | Workers | None = None
 
     async def start(self) -> None:
-        """Load the model and embed one token; raises EngineError with vLLM's reason when it cannot."""
+        """Load the model and embed one token; raises EngineError with vLLM's reason when it
+        cannot.
+        """
         chosen = InProcess if self._settings.in_process else Workers
-        self._backend = chosen(lambda: vllm_config(self._settings, self.max_tokens, self._base_dir), self._stats)
+        self._backend = chosen(
+            lambda: vllm_config(self._settings, self.max_tokens, self._base_dir), self._stats
+        )
         try:
             facts = await self._backend.start()
             require_dimensions(facts.dimensions, self.dimensions)
             if facts.max_tokens < self.max_tokens:
-                raise EngineError(f"vLLM reads {facts.max_tokens} tokens, the config says max_tokens: {self.max_tokens}")
+                raise EngineError(
+                    f"vLLM reads {facts.max_tokens} tokens, the config says max_tokens: "
+                    f"{self.max_tokens}"
+                )
         except EngineError:
             await self.stop()
             raise
@@ -74,7 +95,8 @@ class VllmEngine:
         ids = token_ids(batch)
         failed = unreadable(ids, self.max_tokens, self._vocabulary)
         rows = [row for row in range(len(ids)) if row not in failed]
-        vectors = np.ones((len(ids), self.dimensions), np.float32)  # rows that fail stay harmless numbers
+        # rows that fail stay harmless numbers
+        vectors = np.ones((len(ids), self.dimensions), np.float32)
         failed |= await self._backend.encode({row: ids[row].tolist() for row in rows}, vectors)
         return Embedded(vectors, [len(text) for text in ids], normalise(vectors) | failed)
 
@@ -83,7 +105,9 @@ class VllmEngine:
         return 0 if self._backend is None else self._backend.queued_tokens
 
     async def check_health(self) -> None:
-        """Wait for a probe's answer or any other text's: behind a long queue the next answer is sign enough of life."""
+        """Wait for a probe's answer or any other text's: behind a long queue the next answer is
+        sign enough of life.
+        """
         if self._backend is None:
             raise EngineDead("vLLM is not running")
         answer = self._backend.next_answer()
@@ -106,13 +130,16 @@ class VllmEngine:
 def vllm_config(settings: config.VllmEngine, max_tokens: int, base_dir: str | None) -> "VllmConfig":
     """Import vLLM and make its whole configuration; blocks for seconds.
 
-    Raises EngineError for an argument that vLLM does not have, FileNotFoundError where `source` names nothing.
+    Raises EngineError for an argument that vLLM does not have, FileNotFoundError where `source`
+    names nothing.
     """
     source = model_source(settings.source, base_dir)
-    # Both are read while vLLM is imported or configured; the engine's own parameter for the first does not switch it off.
+    # Both are read while vLLM is imported or configured; the engine's own parameter for the first
+    # does not switch it off.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if settings.in_process else "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    if settings.in_process:  # which names its texts itself: vLLM would make each name random, with a call to the kernel
+    # which names its texts itself: vLLM would make each name random, with a call to the kernel
+    if settings.in_process:
         os.environ["VLLM_DISABLE_REQUEST_ID_RANDOMIZATION"] = "1"
     _hide_broken_torchvision()
     from vllm.engine.arg_utils import EngineArgs
@@ -125,18 +152,32 @@ def vllm_config(settings: config.VllmEngine, max_tokens: int, base_dir: str | No
             raise EngineError(f"engine.args.{name} is not yours to set: {_SETTLED[name]}")
         if name not in known:
             near = get_close_matches(name, known, 1)
-            raise EngineError(f"engine.args.{name}: vLLM has no such argument" + (f"; did you mean {near[0]}?" if near else ""))
+            raise EngineError(
+                f"engine.args.{name}: vLLM has no such argument"
+                + (f"; did you mean {near[0]}?" if near else "")
+            )
     on_cpu = current_platform.is_cpu()
-    defaults: dict[str, Any] = {"max_model_len": max_tokens, "enforce_eager": on_cpu, "use_tqdm_on_load": False}
+    defaults: dict[str, Any] = {
+        "max_model_len": max_tokens,
+        "enforce_eager": on_cpu,
+        "use_tqdm_on_load": False,
+    }
     if on_cpu:
         defaults["enable_prefix_caching"] = False
     if on_cpu and settings.in_process and settings.args.get("enforce_eager", True):
         from deployments.engines.vllm_kernels import fast_norms
 
         defaults["ir_op_priority"] = fast_norms()
-    args = EngineArgs(model=source, runner="pooling", skip_tokenizer_init=True, **(defaults | settings.args))
-    made = args.create_engine_config(UsageContext.OPENAI_API_SERVER)  # its batch sizes are meant for serving
-    if on_cpu and made.cache_config.kv_cache_memory_bytes is None and "gpu_memory_utilization" not in settings.args:
+    args = EngineArgs(
+        model=source, runner="pooling", skip_tokenizer_init=True, **(defaults | settings.args)
+    )
+    # its batch sizes are meant for serving
+    made = args.create_engine_config(UsageContext.OPENAI_API_SERVER)
+    if (
+        on_cpu
+        and made.cache_config.kv_cache_memory_bytes is None
+        and "gpu_memory_utilization" not in settings.args
+    ):
         made.cache_config.kv_cache_memory_bytes = _cache_bytes(made)
     return made
 
@@ -146,13 +187,17 @@ def _cache_bytes(made: "VllmConfig") -> int:
     model, parallel = made.model_config, made.parallel_config
     heads = model.get_num_layers(parallel) * model.get_num_kv_heads(parallel)
     per_token = 2 * heads * model.get_head_size() * model.dtype.itemsize
-    return int(per_token * (model.max_model_len + made.scheduler_config.max_num_seqs * made.cache_config.block_size))
+    return int(
+        per_token
+        * (model.max_model_len + made.scheduler_config.max_num_seqs * made.cache_config.block_size)
+    )
 
 
 def _hide_broken_torchvision() -> None:
     """Make vLLM believe that torchvision is absent where it cannot be imported.
 
-    Installing a CPU build of torch over a CUDA one leaves a torchvision that fails on import, and `import vllm` with it.
+    Installing a CPU build of torch over a CUDA one leaves a torchvision that fails on import, and
+    `import vllm` with it.
     """
     import torch
 

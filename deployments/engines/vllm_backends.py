@@ -1,12 +1,14 @@
-"""The two ways to run vLLM behind one face: stepped by a thread of this process, or in vLLM's worker processes.
+"""The two ways to run vLLM behind one face: stepped by a thread of this process, or in vLLM's
+worker processes.
 
-InProcess: one thread owns the engine. It takes new and cancelled requests from a queue between two steps, so that texts join
-and leave a running batch (continuous batching), and hands what a step finished to the event loop in one wake-up. Nothing else
-touches the engine; everything about a job but its vectors changes on the event loop alone. An exception in a step leaves the
-engine in an unknown state: all jobs fail with EngineDead and so does every later one.
+InProcess: one thread owns the engine. It takes new and cancelled requests from a queue between two
+steps, so that texts join and leave a running batch (continuous batching), and hands what a step
+finished to the event loop in one wake-up. Nothing else touches the engine; everything about a job
+but its vectors changes on the event loop alone. An exception in a step leaves the engine in an
+unknown state: all jobs fail with EngineDead and so does every later one.
 
-On a CPU a step of few tokens runs on one thread: a second one waits for the first in a spin between kernels, on a core that the
-router needs. Steps of many tokens run on all.
+On a CPU a step of few tokens runs on one thread: a second one waits for the first in a spin between
+kernels, on a core that the router needs. Steps of many tokens run on all.
 """
 
 import asyncio
@@ -43,7 +45,12 @@ class Facts(NamedTuple):
 
 def _facts(config: "VllmConfig", dimensions: int) -> Facts:
     model = config.model_config
-    return Facts(dimensions, model.max_model_len, config.scheduler_config.max_num_batched_tokens, model.get_vocab_size())
+    return Facts(
+        dimensions,
+        model.max_model_len,
+        config.scheduler_config.max_num_batched_tokens,
+        model.get_vocab_size(),
+    )
 
 
 def _counting(stats: EngineStats | None) -> dict[str, Any]:
@@ -76,7 +83,9 @@ class _Job:
 
     __slots__ = ("cancelled", "failed", "future", "ids", "left", "tokens", "vectors")
 
-    def __init__(self, ids: dict[int, list[int]], vectors: Vectors, future: "asyncio.Future[None]") -> None:
+    def __init__(
+        self, ids: dict[int, list[int]], vectors: Vectors, future: "asyncio.Future[None]"
+    ) -> None:
         self.ids, self.vectors, self.future = ids, vectors, future
         self.tokens = sum(map(len, ids.values()))
         self.left = len(ids)
@@ -87,23 +96,30 @@ class _Job:
 class InProcess:
     """vLLM's LLMEngine on a thread of this process."""
 
-    def __init__(self, make_config: Callable[[], "VllmConfig"], stats: EngineStats | None = None) -> None:
+    def __init__(
+        self, make_config: Callable[[], "VllmConfig"], stats: EngineStats | None = None
+    ) -> None:
         self.queued_tokens = 0
         self._stats = stats
         self.engine: LLMEngine | None = None  # the thread's; look, do not touch
         self._make_config = make_config
-        self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # a job comes again when it was cancelled; None ends
+        # a job comes again when it was cancelled; None ends
+        self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._jobs: set[_Job] = set()
         self._answers = _Answers()
         self._dead: EngineDead | None = None
         self._thread: threading.Thread | None = None
 
     async def start(self) -> Facts:
-        """Load on the thread that will step, as torch keeps the device and thread counts per thread."""
+        """Load on the thread that will step, as torch keeps the device and thread counts per
+        thread.
+        """
         loop = asyncio.get_running_loop()
         started: asyncio.Future[Facts] = loop.create_future()
         # A daemon, so that a step that never ends cannot keep the process alive.
-        self._thread = threading.Thread(target=self._run, args=(loop, started), name="vllm-step", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(loop, started), name="vllm-step", daemon=True
+        )
         self._thread.start()
         return await started
 
@@ -179,7 +195,9 @@ class InProcess:
         try:
             self._step(engine, tell)
         except Exception as error:
-            dead = EngineDead(f"a step of vLLM failed with {type(error).__name__}, the replica must be replaced")
+            dead = EngineDead(
+                f"a step of vLLM failed with {type(error).__name__}, the replica must be replaced"
+            )
             dead.__cause__ = error
             tell(self._die, dead)
         finally:
@@ -258,10 +276,11 @@ class InProcess:
 
 
 def _same_for_all(config: "VllmConfig") -> "PoolingParams":
-    """One object that all texts share: vLLM would copy it deeply for each, which takes a fifth of the time to add one.
+    """One object that all texts share: vLLM would copy it deeply for each, which takes a fifth of
+    the time to add one.
 
-    What vLLM writes into it follows from the task and the model, which are the same for every text. Where it has to reach other
-    processes it is one of vLLM's own, as only those can be pickled.
+    What vLLM writes into it follows from the task and the model, which are the same for every text.
+    Where it has to reach other processes it is one of vLLM's own, as only those can be pickled.
     """
     from vllm import PoolingParams
 
@@ -276,7 +295,9 @@ def _same_for_all(config: "VllmConfig") -> "PoolingParams":
 
 
 def _thread_setter(config: "VllmConfig") -> Callable[[int], None] | None:
-    """Sets this thread's OpenMP threads for a step of so many tokens; None where the model does not run on several of a CPU."""
+    """Sets this thread's OpenMP threads for a step of so many tokens; None where the model does not
+    run on several of a CPU.
+    """
     import torch
 
     every = torch.get_num_threads()
@@ -288,7 +309,8 @@ def _thread_setter(config: "VllmConfig") -> Callable[[int], None] | None:
         nonlocal now
         wanted = 1 if tokens <= SMALL_STEP_TOKENS else every
         if wanted != now:
-            torch._C.set_num_threads(wanted)  # vLLM replaces torch's own name by one that does nothing
+            # vLLM replaces torch's own name by one that does nothing
+            torch._C.set_num_threads(wanted)
             now = wanted
 
     return set_for
@@ -297,7 +319,9 @@ def _thread_setter(config: "VllmConfig") -> Callable[[int], None] | None:
 class Workers:
     """vLLM's AsyncLLM: an engine process and one worker process a device."""
 
-    def __init__(self, make_config: Callable[[], "VllmConfig"], stats: EngineStats | None = None) -> None:
+    def __init__(
+        self, make_config: Callable[[], "VllmConfig"], stats: EngineStats | None = None
+    ) -> None:
         self.queued_tokens = 0
         self._stats = stats
         self._make_config = make_config
@@ -318,12 +342,17 @@ class Workers:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         config = self._make_config()
-        return AsyncLLM.from_vllm_config(config, enable_log_requests=False, **_counting(self._stats))
+        return AsyncLLM.from_vllm_config(
+            config, enable_log_requests=False, **_counting(self._stats)
+        )
 
     async def encode(self, ids: dict[int, list[int]], vectors: Vectors) -> dict[int, EngineError]:
         """Write the vectors of `ids` into their rows; returns the rows that vLLM refused."""
         failed: dict[int, EngineError] = {}
-        tasks = [asyncio.ensure_future(self._encode(row, text, vectors, failed)) for row, text in ids.items()]
+        tasks = [
+            asyncio.ensure_future(self._encode(row, text, vectors, failed))
+            for row, text in ids.items()
+        ]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -331,7 +360,9 @@ class Workers:
                 task.cancel()
         return failed
 
-    async def _encode(self, row: int, ids: list[int], vectors: Vectors, failed: dict[int, EngineError]) -> None:
+    async def _encode(
+        self, row: int, ids: list[int], vectors: Vectors, failed: dict[int, EngineError]
+    ) -> None:
         from vllm import PoolingParams
         from vllm.exceptions import VLLMClientError
         from vllm.inputs import tokens_input
@@ -341,7 +372,9 @@ class Workers:
             raise self._dead or EngineDead("the engine is not running")
         self.queued_tokens += len(ids)
         try:
-            async for output in self._llm.encode(tokens_input(ids), PoolingParams(task="embed"), next(self._names)):
+            async for output in self._llm.encode(
+                tokens_input(ids), PoolingParams(task="embed"), next(self._names)
+            ):
                 vectors[row] = output.outputs.data.float().numpy()
         except (ValueError, VLLMClientError) as error:
             failed[row] = InvalidText(f"vLLM refuses text {row}: {error}")

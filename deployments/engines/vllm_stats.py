@@ -1,9 +1,11 @@
 """vLLM's own metrics, in our tally instead of Ray's objects.
 
-What is measured and when is vLLM's to decide, as for its RayPrometheusStatLogger. That logger keeps about sixty metrics and tells
-Ray every value of every text, about fifteen calls of 5-8 us for each; ours adds the twelve that mean something for embeddings to
-dictionaries, which are published with the rest of the replica's. With worker processes they come from the records that all of
-vLLM's loggers get. In one process not even those of texts are made: `Texts` reads what vLLM's core says of each.
+What is measured and when is vLLM's to decide, as for its RayPrometheusStatLogger. That logger keeps
+about sixty metrics and tells Ray every value of every text, about fifteen calls of 5-8 us for each;
+ours adds the twelve that mean something for embeddings to dictionaries, which are published with
+the rest of the replica's. With worker processes they come from the records that all of vLLM's
+loggers get. In one process not even those of texts are made: `Texts` reads what vLLM's core says of
+each.
 """
 
 from collections.abc import Sequence
@@ -21,32 +23,47 @@ if TYPE_CHECKING:
     from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 _KEPT = {metric.name: metric for metric in OF_VLLM}
-_RUNNING, _WAITING, _KV_CACHE = (_KEPT[name] for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"))
+_RUNNING, _WAITING, _KV_CACHE = (
+    _KEPT[name] for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+)
 _LOOKED_FOR, _FOUND = _KEPT["prefix_cache_queries"], _KEPT["prefix_cache_hits"]
-_PREEMPTED, _TOKENS, _OF_A_STEP = _KEPT["num_preemptions"], _KEPT["prompt_tokens"], _KEPT["iteration_tokens"]
+_PREEMPTED, _TOKENS, _OF_A_STEP = (
+    _KEPT["num_preemptions"],
+    _KEPT["prompt_tokens"],
+    _KEPT["iteration_tokens"],
+)
 _ENDED = _KEPT["request_success"]
 _WHOLE, _QUEUED, _COMPUTED = (
-    _KEPT[name] for name in ("e2e_request_latency_seconds", "request_queue_time_seconds", "request_inference_time_seconds")
+    _KEPT[name]
+    for name in (
+        "e2e_request_latency_seconds",
+        "request_queue_time_seconds",
+        "request_inference_time_seconds",
+    )
 )
 
 
 class Texts:
     """Counts texts as they leave vLLM's core in this process, by what the core itself says of each.
 
-    vLLM's LLMEngine makes three objects for every text to say the same, which takes several times as long.
+    vLLM's LLMEngine makes three objects for every text to say the same, which takes several times
+    as long.
     """
 
     def __init__(self, stats: EngineStats) -> None:
         self._tally, self._labels = stats.tally, (stats.model,)
         self._by_reason = {reason: (stats.model, str(reason)) for reason in FinishReason}
         self._of_a_step, self._whole, self._queued, self._computed = (
-            stats.tally.series(one, self._labels) for one in (_OF_A_STEP, _WHOLE, _QUEUED, _COMPUTED)
+            stats.tally.series(one, self._labels)
+            for one in (_OF_A_STEP, _WHOLE, _QUEUED, _COMPUTED)
         )
 
     def watch(self, engine: "LLMEngine") -> None:
-        """Count all that `engine` answers from now on; it counts no texts itself any more, but still its queues and memory.
+        """Count all that `engine` answers from now on; it counts no texts itself any more, but
+        still its queues and memory.
 
-        With vLLM's own traces (`otlp_traces_endpoint`) it needs its records, and goes on counting by itself.
+        With vLLM's own traces (`otlp_traces_endpoint`) it needs its records, and goes on counting
+        by itself.
         """
         if engine.output_processor.tracing_enabled:
             return
@@ -88,13 +105,19 @@ class Texts:
 
 
 def stat_logger(stats: EngineStats) -> type[RayPrometheusStatLogger]:
-    """A class, as vLLM makes the logger itself; of this base, or vLLM would start its own Prometheus logger beside it."""
+    """A class, as vLLM makes the logger itself; of this base, or vLLM would start its own
+    Prometheus logger beside it.
+    """
     tally, labels = stats.tally, (stats.model,)
-    of_a_step, whole, queued, computed = (tally.series(one, labels) for one in (_OF_A_STEP, _WHOLE, _QUEUED, _COMPUTED))
+    of_a_step, whole, queued, computed = (
+        tally.series(one, labels) for one in (_OF_A_STEP, _WHOLE, _QUEUED, _COMPUTED)
+    )
     by_reason = {reason: (stats.model, str(reason)) for reason in FinishReason}
 
     class Stats(RayPrometheusStatLogger):  # type: ignore[misc,unused-ignore]
-        def __init__(self, vllm_config: "VllmConfig", engine_indexes: list[int] | None = None) -> None:
+        def __init__(
+            self, vllm_config: "VllmConfig", engine_indexes: list[int] | None = None
+        ) -> None:
             """Begin at nothing, so that every series is there before the first text."""
             for metric in OF_VLLM:
                 if metric.kind != "histogram" and metric is not _ENDED:
@@ -112,7 +135,11 @@ def stat_logger(stats: EngineStats) -> type[RayPrometheusStatLogger]:
             """Count one step."""
             if scheduler_stats is not None:
                 tally.set(_RUNNING, labels, scheduler_stats.num_running_reqs)
-                tally.set(_WAITING, labels, scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs)
+                tally.set(
+                    _WAITING,
+                    labels,
+                    scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs,
+                )
                 tally.set(_KV_CACHE, labels, scheduler_stats.kv_cache_usage)
                 tally.add(_LOOKED_FOR, labels, scheduler_stats.prefix_cache_stats.queries)
                 tally.add(_FOUND, labels, scheduler_stats.prefix_cache_stats.hits)
@@ -129,7 +156,9 @@ def stat_logger(stats: EngineStats) -> type[RayPrometheusStatLogger]:
                 computed.observe(text.inference_time)
 
         def _nothing(self, *args: Any, **named: Any) -> None:
-            """What is not kept: sleep, admission by vLLM's own server, the cache's configuration."""
+            """What is not kept: sleep, admission by vLLM's own server, the cache's
+            configuration.
+            """
 
         log_engine_initialized = record_sleep_state = record_admission_rejection = _nothing
 

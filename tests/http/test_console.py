@@ -23,33 +23,44 @@ TOO_DIM = """() => {
     for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
     return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
   };
-  const light = (rgb) => rgb.map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+  const light = (rgb) => rgb.map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
     .reduce((sum, v, place) => sum + v * [0.2126, 0.7152, 0.0722][place], 0);
   const out = [];
   for (const node of document.querySelectorAll("body *")) {
-    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
+    const own = [...node.childNodes].some((child) => child.nodeType === 3
+    && child.textContent.trim());
     if (!own && !node.matches("input, select, textarea")) continue;
     if (!node.checkVisibility() || node.closest("option, datalist, noscript, .skip")) continue;
     const under = [];
-    for (let above = node; above; above = above.parentElement) under.unshift(getComputedStyle(above).backgroundColor);
-    const ground = paint(["#fff", ...under]), ink = paint(["#fff", ...under, getComputedStyle(node).color]);
-    const [low, high] = [light(ground), light(ink)].sort((a, b) => a - b), contrast = (high + 0.05) / (low + 0.05);
-    if (contrast < 4.5) out.push(`${node.tagName}.${node.className} ${node.textContent.slice(0, 30)}: ${contrast.toFixed(2)}`);
+    for (let above = node; above;
+    above = above.parentElement) under.unshift(getComputedStyle(above).backgroundColor);
+    const ground = paint(["#fff", ...under]), ink = paint(["#fff", ...under,
+    getComputedStyle(node).color]);
+    const [low, high] = [light(ground), light(ink)].sort((a, b) => a - b),
+    contrast = (high + 0.05) / (low + 0.05);
+    if (contrast < 4.5) out.push(`${node.tagName}.${node.className} ${node.textContent.slice(0,
+    30)}: ${contrast.toFixed(2)}`);
   }
   return out;
 }"""
-SQUEEZED = """() => [...document.querySelectorAll("caption")].filter((node) => node.checkVisibility()
+SQUEEZED = """() => [...document.querySelectorAll("caption")]
+  .filter((node) => node.checkVisibility()
   && node.offsetWidth < 0.9 * node.closest("table").offsetWidth).map((node) => node.textContent)"""
 NAMED = "button, input, select, textarea, a, table, [role=region], dialog"
 NAMELESS = """(named) => [...document.querySelectorAll(named)].filter((node) => {
-  const by = (node.getAttribute("aria-labelledby") ?? "").split(" ").filter(Boolean).map((id) => document.getElementById(id));
-  const names = [...by, ...(node.labels ?? []), node.matches("button, a") ? node : null, node.querySelector("caption")];
+  const by = (node.getAttribute("aria-labelledby") ?? "").split(" ").filter(Boolean)
+    .map((id) => document.getElementById(id));
+  const names = [...by, ...(node.labels ?? []), node.matches("button, a") ? node : null,
+  node.querySelector("caption")];
   return !(node.getAttribute("aria-label") || names.some((one) => one?.textContent.trim()));
 }).map((node) => node.outerHTML.slice(0, 80))"""
 
 
 USER, ADMIN = new_key(b"user" * 8), new_key(b"admi" * 8)
-LOCKED = ARGS | {"keys": {"user": {"hash": hash_of(USER)}, "admin": {"hash": hash_of(ADMIN), "admin": True}}}
+LOCKED = ARGS | {
+    "keys": {"user": {"hash": hash_of(USER)}, "admin": {"hash": hash_of(ADMIN), "admin": True}}
+}
 
 
 class Open(NamedTuple):
@@ -77,9 +88,17 @@ def base_url() -> Iterator[str]:
 
 def opened(context: BrowserContext, url: str, client: httpx.Client) -> Open:
     page, trouble = context.new_page(), list[str]()
-    page.on("console", lambda message: trouble.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda message: (
+            trouble.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
     page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith(url + "/") else trouble.append(request.url))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith(url + "/") else trouble.append(request.url),
+    )
     page.goto(url)
     expect(page.locator("#matrix tr")).to_have_count(3)
     return Open(page, client, trouble)
@@ -87,7 +106,10 @@ def opened(context: BrowserContext, url: str, client: httpx.Client) -> Open:
 
 @pytest.fixture
 def console(browser: Browser, base_url: str) -> Iterator[Open]:
-    with browser.new_context(viewport=DESKTOP, locale="en-GB") as context, httpx.Client(base_url=base_url, timeout=60) as client:
+    with (
+        browser.new_context(viewport=DESKTOP, locale="en-GB") as context,
+        httpx.Client(base_url=base_url, timeout=60) as client,
+    ):
         open_ = opened(context, base_url, client)
         yield open_
         assert open_.trouble == []
@@ -161,7 +183,9 @@ def test_the_playground_works_by_keyboard_alone(console: Open) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#said")).to_contain_text("multilingual-e5-small answered in")
     expect(page.locator("#answer .because")).to_have_text("rule not-english raised the floor")
-    expect(page.locator(".candidates tr", has_text="wordllama-256")).to_contain_text("fits, but a better model fits too")
+    expect(page.locator(".candidates tr", has_text="wordllama-256")).to_contain_text(
+        "fits, but a better model fits too"
+    )
     cosine = float(page.locator(".alike td.heat").first.inner_text())
     assert 0.5 < cosine < 1
     press_until(page, "#texts", "Shift+Tab")
@@ -175,12 +199,16 @@ def test_explaining_embeds_nothing(console: Open) -> None:
     page.fill("#texts", "The committee discussed the annual report in detail.")
     page.click("#explain")
     expect(page.locator("#said")).to_have_text("wordllama-256 would answer")
-    expect(page.locator(".candidates tr.chosen")).to_contain_text("no rule applied: the default tier")
+    expect(page.locator(".candidates tr.chosen")).to_contain_text(
+        "no rule applied: the default tier"
+    )
     expect(page.locator(".alike")).to_have_count(0)
     assert console.http.get("/v1/decisions").json()["next"] == before
 
 
-def test_of_two_requests_the_last_one_is_shown_in_whatever_language_the_page_is_by_then(console: Open) -> None:
+def test_of_two_requests_the_last_one_is_shown_in_whatever_language_the_page_is_by_then(
+    console: Open,
+) -> None:
     page = console.page
     page.fill("#texts", "\n".join(f"a sentence with the number {number}" for number in range(300)))
     page.focus("#texts")
@@ -200,7 +228,9 @@ def test_an_error_is_the_sentence_that_the_service_gave(browser: Browser, base_u
         page.select_option("#model", "fast")
         page.fill("#space", "multilingual-e5-small/384")
         page.click("#embed")
-        said = client.post("/v1/route", json={"input": "a", "model": "fast", "space": "multilingual-e5-small/384"})
+        said = client.post(
+            "/v1/route", json={"input": "a", "model": "fast", "space": "multilingual-e5-small/384"}
+        )
         assert said.status_code == 409
         expect(page.locator("#said.problem")).to_have_text(said.json()["error"]["message"])
         page.fill("#budget", "soon")
@@ -210,7 +240,11 @@ def test_an_error_is_the_sentence_that_the_service_gave(browser: Browser, base_u
 
 def test_a_text_stays_text_whatever_is_written_in_it(console: Open) -> None:
     page = console.page
-    page.fill("#texts", '<img src=x onerror="document.title=1"><b>bold</b>\n</table><script>document.title=2</script>')
+    page.fill(
+        "#texts",
+        "<img src=x "
+        'onerror="document.title=1"><b>bold</b>\n</table><script>document.title=2</script>',
+    )
     page.click("#embed")
     expect(page.locator(".alike tbody th").first).to_contain_text("<b>bold</b>")
     assert page.locator("#answer img, #answer b, #answer script").count() == 0
@@ -238,14 +272,20 @@ def test_what_if_shows_what_would_have_moved(console: Open) -> None:
     expect(page.locator("#policy")).to_have_value(console.http.get("/v1/what-if").text)
 
 
-def test_a_policy_with_a_mistake_is_answered_with_where_it_is(browser: Browser, base_url: str) -> None:
+def test_a_policy_with_a_mistake_is_answered_with_where_it_is(
+    browser: Browser, base_url: str
+) -> None:
     with browser.new_context(locale="en") as context, httpx.Client(base_url=base_url) as client:
         page = opened(context, base_url, client).page
         replay_with(page, "min_tokens", "min_token")
-        expect(page.locator("#whatif-said.problem")).to_contain_text("min_token: unknown key; did you mean min_tokens?")
+        expect(page.locator("#whatif-said.problem")).to_contain_text(
+            "min_token: unknown key; did you mean min_tokens?"
+        )
 
 
-def test_it_speaks_the_browsers_language_and_the_other_one_and_remembers(browser: Browser, base_url: str) -> None:
+def test_it_speaks_the_browsers_language_and_the_other_one_and_remembers(
+    browser: Browser, base_url: str
+) -> None:
     with browser.new_context(locale="zh-CN") as context, httpx.Client(base_url=base_url) as client:
         page = opened(context, base_url, client).page
         expect(page.locator("#matrix-title")).to_have_text("模型")
@@ -263,14 +303,25 @@ def test_it_speaks_the_browsers_language_and_the_other_one_and_remembers(browser
 
 @pytest.mark.parametrize(
     ("size", "locale", "scheme"),
-    [(PHONE, "en", "light"), (PHONE, "zh-CN", "dark"), (DESKTOP, "en", "dark"), (DESKTOP, "zh-CN", "light")],
+    [
+        (PHONE, "en", "light"),
+        (PHONE, "zh-CN", "dark"),
+        (DESKTOP, "en", "dark"),
+        (DESKTOP, "zh-CN", "light"),
+    ],
     ids=["phone", "phone in Chinese", "desktop", "desktop in Chinese"],
 )
 def test_everything_fits_is_named_and_can_be_read(
-    browser: Browser, base_url: str, size: ViewportSize, locale: str, scheme: Literal["light", "dark"]
+    browser: Browser,
+    base_url: str,
+    size: ViewportSize,
+    locale: str,
+    scheme: Literal["light", "dark"],
 ) -> None:
     with (
-        browser.new_context(viewport=size, locale=locale, color_scheme=scheme, reduced_motion="reduce") as context,
+        browser.new_context(
+            viewport=size, locale=locale, color_scheme=scheme, reduced_motion="reduce"
+        ) as context,
         httpx.Client(base_url=base_url, timeout=60) as client,
     ):
         open_ = opened(context, base_url, client)
@@ -288,7 +339,9 @@ def test_everything_fits_is_named_and_can_be_read(
         assert page.evaluate(NAMELESS, NAMED) == []
 
 
-def test_it_asks_for_a_key_where_one_is_needed_and_says_where_it_must_be_an_admins(browser: Browser) -> None:
+def test_it_asks_for_a_key_where_one_is_needed_and_says_where_it_must_be_an_admins(
+    browser: Browser,
+) -> None:
     with served(LOCKED) as (url, _), browser.new_context(locale="en") as context:
         page = context.new_page()
         page.goto(url)

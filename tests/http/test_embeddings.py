@@ -1,4 +1,6 @@
-"""POST /v1/embeddings as clients see it: what was decided is said, and every format holds the same vector."""
+"""POST /v1/embeddings as clients see it: what was decided is said, and every format holds the same
+vector.
+"""
 
 import base64
 import re
@@ -27,7 +29,9 @@ def vectors(answer: dict[str, Any]) -> np.ndarray:
 
 
 def from_base64(answer: dict[str, Any], dtype: str = "<f4") -> np.ndarray:
-    return np.array([np.frombuffer(base64.b64decode(item["embedding"]), dtype) for item in answer["data"]])
+    return np.array(
+        [np.frombuffer(base64.b64decode(item["embedding"]), dtype) for item in answer["data"]]
+    )
 
 
 def test_the_plain_openai_client_works_with_no_options(openai_client: OpenAI) -> None:
@@ -72,11 +76,25 @@ def test_an_answer_names_its_model_its_reason_and_its_space(http: httpx.Client) 
         ({"language": "zh-Hant"}, "multilingual-e5-small", "rule:not-english"),
     ],
     ids=[
-        "auto", "no-model", "tier-as-model", "tier-as-quality", "balanced", "id-any-case", "hub-prefix", "space",
-        "smaller-space", "free-with-dimensions", "tier-with-dimensions", "long", "too-long-for-its-tier", "language-hint",
+        "auto",
+        "no-model",
+        "tier-as-model",
+        "tier-as-quality",
+        "balanced",
+        "id-any-case",
+        "hub-prefix",
+        "space",
+        "smaller-space",
+        "free-with-dimensions",
+        "tier-with-dimensions",
+        "long",
+        "too-long-for-its-tier",
+        "language-hint",
     ],
 )
-def test_a_request_goes_where_it_says(http: httpx.Client, body: dict[str, Any], model: str, reason: str) -> None:
+def test_a_request_goes_where_it_says(
+    http: httpx.Client, body: dict[str, Any], model: str, reason: str
+) -> None:
     answer = embed(http, **{"input": ENGLISH, **body})
     assert (answer["routing"]["model"], answer["routing"]["reason"]) == (model, reason)
     assert answer["model"] == model
@@ -88,7 +106,9 @@ def test_headers_work_like_body_keys_and_the_body_wins(http: httpx.Client) -> No
     assert by_header.json()["routing"]["model"] == "multilingual-e5-small"
     both = http.post("/v1/embeddings", json={"input": ENGLISH, "quality": "fast"}, headers=headers)
     assert both.json()["routing"]["model"] == "wordllama-256"
-    pinned = http.post("/v1/embeddings", json={"input": ENGLISH}, headers={"X-Embedding-Space": "wordllama-256/64"})
+    pinned = http.post(
+        "/v1/embeddings", json={"input": ENGLISH}, headers={"X-Embedding-Space": "wordllama-256/64"}
+    )
     assert pinned.json()["routing"]["space"] == "wordllama-256/64"
 
 
@@ -112,15 +132,21 @@ def test_a_smaller_space_is_the_cut_and_renormalised_vector(http: httpx.Client, 
     ("encoding_format", "dtype", "width"),
     [("int8", "i1", 256), ("uint8", "u1", 256), ("binary", "i1", 32), ("ubinary", "u1", 32)],
 )
-def test_quantised_formats_hold_the_same_direction(http: httpx.Client, encoding_format: str, dtype: str, width: int) -> None:
+def test_quantised_formats_hold_the_same_direction(
+    http: httpx.Client, encoding_format: str, dtype: str, width: int
+) -> None:
     exact = vectors(embed(http, input=ENGLISH, model="fast"))[0]
-    coarse = from_base64(embed(http, input=ENGLISH, model="fast", encoding_format=encoding_format), dtype)[0]
+    coarse = from_base64(
+        embed(http, input=ENGLISH, model="fast", encoding_format=encoding_format), dtype
+    )[0]
     assert coarse.shape == (width,)
     if encoding_format in ("int8", "uint8"):
         signed = coarse.astype(np.float32) - (128 if encoding_format == "uint8" else 0)
         assert signed @ exact / np.linalg.norm(signed) > 0.999
     else:
-        bits = np.unpackbits((coarse.astype(np.int16) + (128 if encoding_format == "binary" else 0)).astype(np.uint8))
+        bits = np.unpackbits(
+            (coarse.astype(np.int16) + (128 if encoding_format == "binary" else 0)).astype(np.uint8)
+        )
         assert (bits.astype(bool) == (exact > 0)).all()
 
 
@@ -143,7 +169,11 @@ def test_a_repeated_text_is_answered_from_the_cache_with_the_same_bits(http: htt
     assert first["data"] == second["data"]
     mixed = embed(http, input=["new beside it", text, "new beside it"], model="best")
     assert mixed["data"][1]["embedding"] == first["data"][0]["embedding"]
-    assert mixed["data"][0]["embedding"] == mixed["data"][2]["embedding"] != first["data"][0]["embedding"]
+    assert (
+        mixed["data"][0]["embedding"]
+        == mixed["data"][2]["embedding"]
+        != first["data"][0]["embedding"]
+    )
 
 
 def test_queries_and_documents_have_their_own_prompts(http: httpx.Client) -> None:
@@ -170,20 +200,29 @@ def test_a_text_too_long_for_its_model_is_cut_only_when_asked_and_said(http: htt
 
 
 @pytest.mark.parametrize("model", ["auto", "best", "fast"])
-def test_what_the_error_says_of_a_text_that_nothing_reads_is_what_cutting_it_then_does(http: httpx.Client, model: str) -> None:
+def test_what_the_error_says_of_a_text_that_nothing_reads_is_what_cutting_it_then_does(
+    http: httpx.Client, model: str
+) -> None:
     body = {"input": "word " * 40_000, "model": model}
     error = http.post("/v1/embeddings", json=body).json()["error"]
     said = re.search(r"and (\S+) reads (\d+);", error["message"])
     assert said is not None, error
-    assert http.post("/v1/route", json=body | {"truncate": "end"}).json()["decision"]["model"] == said[1]
+    assert (
+        http.post("/v1/route", json=body | {"truncate": "end"}).json()["decision"]["model"]
+        == said[1]
+    )
     if model == "fast":  # the others take half a minute for this
         cut = embed(http, **body, truncate="end")
         assert (cut["routing"]["model"], cut["routing"]["truncated"]) == (said[1], [0])
         assert int(said[2]) - 3 <= cut["usage"]["prompt_tokens"] <= int(said[2])
 
 
-def test_token_ids_of_the_pinned_model_are_embedded_as_they_are(http: httpx.Client, running: tuple[str, LocalRouter]) -> None:
-    prepared = running[1].service.preparer.prepare([ENGLISH], None, None, ["wordllama-256"])["wordllama-256"]
+def test_token_ids_of_the_pinned_model_are_embedded_as_they_are(
+    http: httpx.Client, running: tuple[str, LocalRouter]
+) -> None:
+    prepared = running[1].service.preparer.prepare([ENGLISH], None, None, ["wordllama-256"])[
+        "wordllama-256"
+    ]
     assert prepared.ids is not None
     ids = prepared.ids[0].tolist()
     by_text = vectors(embed(http, input=ENGLISH, model="wordllama-256"))
@@ -195,7 +234,11 @@ def test_token_ids_of_the_pinned_model_are_embedded_as_they_are(http: httpx.Clie
 
 def test_related_sentences_are_closer_in_english_and_in_chinese(http: httpx.Client) -> None:
     for texts in (
-        ["A man is playing a guitar.", "Someone plays an instrument.", "The stock market fell sharply."],
+        [
+            "A man is playing a guitar.",
+            "Someone plays an instrument.",
+            "The stock market fell sharply.",
+        ],
         ["一个男人在弹吉他。", "有人在演奏乐器。", "股市大幅下跌。"],
     ):
         made = vectors(embed(http, input=texts))
@@ -208,10 +251,19 @@ def test_a_budget_that_the_target_cannot_meet_lowers_it_and_says_so(http: httpx.
     assert free["routing"]["model"] == "multilingual-e5-small"
     tight = embed(http, input=text + "。", latency_budget_ms=20)
     assert tight["routing"]["degraded"] is True
-    assert tight["routing"]["reason"] in ("budget", "late")  # on a slow machine the small model is late too
-    pinned = http.post("/v1/embeddings", json={
-        "input": text + "！", "model": "multilingual-e5-small", "latency_budget_ms": 1, "on_budget_miss": "reject",
-    })
+    assert tight["routing"]["reason"] in (
+        "budget",
+        "late",
+    )  # on a slow machine the small model is late too
+    pinned = http.post(
+        "/v1/embeddings",
+        json={
+            "input": text + "！",
+            "model": "multilingual-e5-small",
+            "latency_budget_ms": 1,
+            "on_budget_miss": "reject",
+        },
+    )
     assert pinned.status_code == 503
     assert pinned.json()["error"]["code"] == "budget_unreachable"
     assert int(pinned.headers["retry-after"]) >= 1

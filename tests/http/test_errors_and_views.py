@@ -37,19 +37,31 @@ from pydantic import SecretStr
         ({"input": "a", "encoding_format": "float64"}, 400, "invalid_value"),
         ({"input": "a", "latency_budget": 5}, 400, "unknown_field"),
         ({"input": "a", "dimensions": 100, "model": "fast"}, 400, "dimensions_not_supported"),
-        ({"input": "a", "dimensions": 128, "model": "all-minilm-l6-v2"}, 400, "dimensions_not_supported"),
+        (
+            {"input": "a", "dimensions": 128, "model": "all-minilm-l6-v2"},
+            400,
+            "dimensions_not_supported",
+        ),
         ({"input": [1, 2, 3]}, 400, "ambiguous_token_ids"),
         ({"input": "word " * 40_000}, 400, "context_length_exceeded"),
         ({"input": ["word " * 20_000] * 20, "model": "fast"}, 400, "max_tokens_per_request"),
         ({"input": "a", "model": "gpt-4"}, 404, "model_not_found"),
         ({"input": "a", "space": "wordllama-256/64", "dimensions": 128}, 409, "space_conflict"),
-        ({"input": "a", "space": "wordllama-256/64", "model": "multilingual-e5-small"}, 409, "space_conflict"),
+        (
+            {"input": "a", "space": "wordllama-256/64", "model": "multilingual-e5-small"},
+            409,
+            "space_conflict",
+        ),
         (b'{"input": "' + b"a" * 10_000_000 + b'"}', 413, "request_too_large"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, bytes | dict) else None,
 )
-def test_bad_requests_get_the_contracts_error(http: httpx.Client, body: Any, status: int, code: str) -> None:
-    answer = http.post("/v1/embeddings", **({"content": body} if isinstance(body, bytes) else {"json": body}))
+def test_bad_requests_get_the_contracts_error(
+    http: httpx.Client, body: Any, status: int, code: str
+) -> None:
+    answer = http.post(
+        "/v1/embeddings", **({"content": body} if isinstance(body, bytes) else {"json": body})
+    )
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (status, code), answer.text
     assert set(error) == {"message", "type", "param", "code"}
@@ -57,8 +69,12 @@ def test_bad_requests_get_the_contracts_error(http: httpx.Client, body: Any, sta
     assert answer.headers["x-request-id"]
 
 
-def test_a_budget_that_no_idle_model_meets_is_refused_and_not_to_be_repeated(http: httpx.Client) -> None:
-    answer = http.post("/v1/embeddings", json={"input": "a", "latency_budget_ms": 0.01, "on_budget_miss": "reject"})
+def test_a_budget_that_no_idle_model_meets_is_refused_and_not_to_be_repeated(
+    http: httpx.Client,
+) -> None:
+    answer = http.post(
+        "/v1/embeddings", json={"input": "a", "latency_budget_ms": 0.01, "on_budget_miss": "reject"}
+    )
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "budget_unreachable")
     assert answer.headers["retry-after"] == "60"
     assert answer.headers["x-should-retry"] == "false"
@@ -83,16 +99,22 @@ def test_a_body_without_a_declared_length_has_the_same_limit(http: httpx.Client)
         ("GET", "/v1/models/nothing", 404, "model_not_found"),
     ],
 )
-def test_wrong_paths_and_methods_are_json_errors(http: httpx.Client, method: str, path: str, status: int, code: str) -> None:
+def test_wrong_paths_and_methods_are_json_errors(
+    http: httpx.Client, method: str, path: str, status: int, code: str
+) -> None:
     answer = http.request(method, path)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
 @pytest.fixture
 def some_tiktoken_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LangChain asks tiktoken for OpenAI's encoding, which it would download: any encoding makes ids that are not the model's."""
+    """LangChain asks tiktoken for OpenAI's encoding, which it would download: any encoding makes
+    ids that are not the model's.
+    """
     ranks = {bytes([byte]): byte for byte in range(256)}
-    made = tiktoken.Encoding("cl100k_base", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={})
+    made = tiktoken.Encoding(
+        "cl100k_base", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={}
+    )
     monkeypatch.setitem(tiktoken.registry.ENCODINGS, "cl100k_base", made)
 
 
@@ -100,12 +122,18 @@ def some_tiktoken_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_langchain_with_defaults_is_told_what_to_set_and_then_works(url: str) -> None:
     def client(**options: bool) -> OpenAIEmbeddings:
         return OpenAIEmbeddings(
-            model="wordllama-256", base_url=f"{url}/v1", api_key=SecretStr("unused"), max_retries=0, **options
+            model="wordllama-256",
+            base_url=f"{url}/v1",
+            api_key=SecretStr("unused"),
+            max_retries=0,
+            **options,
         )
 
     with pytest.raises(BadRequestError, match="check_embedding_ctx_length=False"):
         client().embed_query("hello")
-    assert len(client(check_embedding_ctx_length=False).embed_documents(["hello", "world"])[1]) == 256
+    assert (
+        len(client(check_embedding_ctx_length=False).embed_documents(["hello", "world"])[1]) == 256
+    )
 
 
 def test_llama_index_works(url: str) -> None:
@@ -115,16 +143,25 @@ def test_llama_index_works(url: str) -> None:
 
 def test_a_request_id_is_kept_when_it_is_sane(http: httpx.Client) -> None:
     assert http.get("/health", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
-    assert http.get("/health", headers={"x-request-id": "x" * 1000}).headers["x-request-id"] != "x" * 1000
+    assert (
+        http.get("/health", headers={"x-request-id": "x" * 1000}).headers["x-request-id"]
+        != "x" * 1000
+    )
 
 
 def test_route_explains_without_embedding(http: httpx.Client) -> None:
-    body = http.post("/v1/route", json={"input": "Où est la gare la plus proche de notre hôtel ?"}).json()
+    body = http.post(
+        "/v1/route", json={"input": "Où est la gare la plus proche de notre hôtel ?"}
+    ).json()
     assert body["features"]["language"] == "fr"
     assert body["features"]["script"] == "Latn"
     assert body["decision"]["model"] == "multilingual-e5-small"
     assert body["decision"]["reason"] == "rule:not-english"
-    assert [model["model"] for model in body["models"]] == ["wordllama-256", "all-minilm-l6-v2", "multilingual-e5-small"]
+    assert [model["model"] for model in body["models"]] == [
+        "wordllama-256",
+        "all-minilm-l6-v2",
+        "multilingual-e5-small",
+    ]
     assert [model["chosen"] for model in body["models"]] == [False, False, True]
     assert all(model["why"] for model in body["models"])
 
@@ -132,8 +169,13 @@ def test_route_explains_without_embedding(http: httpx.Client) -> None:
 def test_models_are_listed_as_openai_does_with_tiers(http: httpx.Client) -> None:
     listed = http.get("/v1/models").json()
     assert listed["object"] == "list"
-    assert {"wordllama-256", "multilingual-e5-small", "auto", "fast", "best"} <= {model["id"] for model in listed["data"]}
-    assert http.get("/v1/models/intfloat/multilingual-e5-small").json()["id"] == "multilingual-e5-small"
+    assert {"wordllama-256", "multilingual-e5-small", "auto", "fast", "best"} <= {
+        model["id"] for model in listed["data"]
+    }
+    assert (
+        http.get("/v1/models/intfloat/multilingual-e5-small").json()["id"]
+        == "multilingual-e5-small"
+    )
     assert http.get("/v1/models/best").json()["id"] == "best"
 
 
@@ -159,10 +201,14 @@ def test_health_docs_and_openapi_answer(http: httpx.Client) -> None:
     assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}';")
     assert "frame-ancestors 'none'" in policy
     assert "/v1/embeddings" in docs.text
-    assert "http://" not in docs.text.replace("http://127.0.0.1", "").replace("http://localhost", "")
+    assert "http://" not in docs.text.replace("http://127.0.0.1", "").replace(
+        "http://localhost", ""
+    )
 
 
-@pytest.mark.parametrize("text", ["\ufdfa" * 8, "\ufdfa" * 100, "a\0b", "\ufdfa\0" * 50], ids=["8", "100", "nul", "both"])
+@pytest.mark.parametrize(
+    "text", ["\ufdfa" * 8, "\ufdfa" * 100, "a\0b", "\ufdfa\0" * 50], ids=["8", "100", "nul", "both"]
+)
 def test_characters_that_overflow_a_c_buffer_are_harmless(http: httpx.Client, text: str) -> None:
     answer = http.post("/v1/embeddings", json={"input": text, "model": "multilingual-e5-small"})
     assert answer.status_code == 200
@@ -175,14 +221,24 @@ def test_a_language_nobody_knows_is_a_bad_value(http: httpx.Client, language: st
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
 
 
-def test_token_ids_for_a_model_that_takes_text_or_outside_its_vocabulary_are_refused(http: httpx.Client) -> None:
+def test_token_ids_for_a_model_that_takes_text_or_outside_its_vocabulary_are_refused(
+    http: httpx.Client,
+) -> None:
     for model, ids in (("multilingual-e5-small", [1, 2, 3]), ("wordllama-256", [2_000_000_000])):
-        answer = http.post("/v1/embeddings", json={"input": ids, "model": model, "token_ids": "model"})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value"), answer.text
+        answer = http.post(
+            "/v1/embeddings", json={"input": ids, "model": model, "token_ids": "model"}
+        )
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value"), (
+            answer.text
+        )
 
 
 def test_the_body_wins_over_a_header_that_contradicts_it(http: httpx.Client) -> None:
-    answer = http.post("/v1/embeddings", json={"input": "hello", "model": "fast"}, headers={"X-Quality-Tier": "best"})
+    answer = http.post(
+        "/v1/embeddings",
+        json={"input": "hello", "model": "fast"},
+        headers={"X-Quality-Tier": "best"},
+    )
     assert answer.json()["routing"]["model"] == "wordllama-256"
 
 
@@ -190,7 +246,9 @@ def test_the_body_wins_over_a_header_that_contradicts_it(http: httpx.Client) -> 
 def test_a_body_in_gzip_is_read(http: httpx.Client, parts: int) -> None:
     plain = json.dumps({"input": "a text " * 9000, "model": "fast"}).encode()
     cut = -(-len(plain) // parts)
-    body = b"".join(gzip.compress(plain[start:start + cut]) for start in range(0, len(plain), cut))
+    body = b"".join(
+        gzip.compress(plain[start : start + cut]) for start in range(0, len(plain), cut)
+    )
     answer = http.post("/v1/embeddings", content=body, headers={"content-encoding": "gzip"})
     assert answer.status_code == 200, answer.text
     assert answer.json()["data"] == http.post("/v1/embeddings", content=plain).json()["data"]
@@ -208,7 +266,9 @@ def test_a_body_in_gzip_is_read(http: httpx.Client, parts: int) -> None:
     ],
     ids=["bomb", "plain", "cut", "many", "brotli", "twice"],
 )
-def test_a_coding_that_cannot_be_read_is_named(http: httpx.Client, coding: str, body: bytes, status: int, says: str) -> None:
+def test_a_coding_that_cannot_be_read_is_named(
+    http: httpx.Client, coding: str, body: bytes, status: int, says: str
+) -> None:
     answer = http.post("/v1/embeddings", content=body, headers={"content-encoding": coding})
     assert answer.status_code == status
     assert says in answer.json()["error"]["message"]
@@ -216,11 +276,18 @@ def test_a_coding_that_cannot_be_read_is_named(http: httpx.Client, coding: str, 
 
 @pytest.mark.parametrize(
     ("tier", "text"),
-    [*((tier, text) for tier in ("fast", "balanced", "best") for text in (" ", "\n\t ")), ("balanced", "a" * 1_000_000)],
+    [
+        *((tier, text) for tier in ("fast", "balanced", "best") for text in (" ", "\n\t ")),
+        ("balanced", "a" * 1_000_000),
+    ],
     ids=lambda value: repr(value[:9]),
 )
-def test_a_text_is_embedded_as_its_model_reads_it_however_little_that_is(http: httpx.Client, tier: str, text: str) -> None:
-    """docs/configuration.md says so: white space is text, and to WordPiece a word of a million letters is one unknown token."""
+def test_a_text_is_embedded_as_its_model_reads_it_however_little_that_is(
+    http: httpx.Client, tier: str, text: str
+) -> None:
+    """docs/configuration.md says so: white space is text, and to WordPiece a word of a million
+    letters is one unknown token.
+    """
     answer = http.post("/v1/embeddings", json={"input": text, "model": tier})
     assert answer.status_code == 200
     assert np.linalg.norm(answer.json()["data"][0]["embedding"]) == pytest.approx(1.0, abs=1e-4)

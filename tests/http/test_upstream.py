@@ -1,4 +1,6 @@
-"""A model behind somebody else's server that answers nonsense, errors, nothing, or hangs up: no request is left alone."""
+"""A model behind somebody else's server that answers nonsense, errors, nothing, or hangs up: no
+request is left alone.
+"""
 
 import asyncio
 import itertools
@@ -29,7 +31,18 @@ SILENCE_S = 0.5  # how long a server that says nothing is waited for
 WAIT_S = 60.0
 AFTER_S = 7  # what the server says with a 429
 ALL = 12  # requests while it has one fault
-FAULTS = ("none", "nonsense", "html", "500", "hang up", "silence", "another width", "429", "not finite", "too few")
+FAULTS = (
+    "none",
+    "nonsense",
+    "html",
+    "500",
+    "hang up",
+    "silence",
+    "another width",
+    "429",
+    "not finite",
+    "too few",
+)
 
 
 def vector(text: str) -> list[float]:
@@ -54,12 +67,16 @@ def answer(fault: str, texts: list[str]) -> tuple[int, bytes]:
         rows = [[float("nan")] * WIDTH for _ in rows]
     if fault == "too few":
         rows = rows[1:]
-    return 200, json.dumps({"data": [{"index": at, "embedding": row} for at, row in enumerate(rows)]}).encode()
+    return 200, json.dumps(
+        {"data": [{"index": at, "embedding": row} for at, row in enumerate(rows)]}
+    ).encode()
 
 
 @contextmanager
 def upstream() -> Iterator[tuple[str, list[str]]]:
-    """A server on a socket, and the list whose only entry is the fault it has now; it starts without one."""
+    """A server on a socket, and the list whose only entry is the fault it has now; it starts
+    without one.
+    """
     fault, started, ended = ["none"], threading.Event(), asyncio.Event()
     place: dict[str, Any] = {}
 
@@ -67,7 +84,11 @@ def upstream() -> Iterator[tuple[str, list[str]]]:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-                length = next(int(line.split(":")[1]) for line in head.splitlines() if line.startswith("content-length"))
+                length = next(
+                    int(line.split(":")[1])
+                    for line in head.splitlines()
+                    if line.startswith("content-length")
+                )
                 texts = json.loads(await reader.readexactly(length))["input"]
                 if fault[0] == "hang up":
                     return
@@ -75,7 +96,10 @@ def upstream() -> Iterator[tuple[str, list[str]]]:
                     await reader.read()
                     return
                 status, body = answer(fault[0], texts)
-                head = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\nretry-after: {AFTER_S}\r\n\r\n"
+                head = (
+                    f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\nretry-after: "
+                    f"{AFTER_S}\r\n\r\n"
+                )
                 writer.write(head.encode() + body)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -100,17 +124,24 @@ def upstream() -> Iterator[tuple[str, list[str]]]:
         thread.join()
 
 
-def test_whatever_the_server_behind_a_model_does_a_request_ends_right_or_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_the_server_behind_a_model_does_a_request_ends_right_or_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(standing, "OUT_S", 0.05)
     monkeypatch.setattr(standing, "MOST_OUT_S", 0.2)
     with upstream() as (url, fault):
         model = {
-            "engine": {"kind": "remote", "base_url": url, "model": "theirs", "timeout_s": WAIT_S}, "dimensions": WIDTH,
-            "max_tokens": 512, "curve": {"fixed_s": 0.01, "base_s": 0, "s_per_token": 1e-5, "batch_tokens": 512},
+            "engine": {"kind": "remote", "base_url": url, "model": "theirs", "timeout_s": WAIT_S},
+            "dimensions": WIDTH,
+            "max_tokens": 512,
+            "curve": {"fixed_s": 0.01, "base_s": 0, "s_per_token": 1e-5, "batch_tokens": 512},
         }
         args = {
-            "models": {"theirs": model}, "tiers": {"fast": "theirs"}, "routing": {"default_tier": "fast"},
-            "limits": {"request_timeout_s": WAIT_S}, "cache": {"max_bytes": 0},
+            "models": {"theirs": model},
+            "tiers": {"fast": "theirs"},
+            "routing": {"default_tier": "fast"},
+            "limits": {"request_timeout_s": WAIT_S},
+            "cache": {"max_bytes": 0},
         }
         ended: dict[str, Counter[str]] = {}
         with served(args) as (base, router):
@@ -121,7 +152,9 @@ def test_whatever_the_server_behind_a_model_does_a_request_ends_right_or_with_a_
 
             async def ask(client: httpx.AsyncClient, seen: Counter[str]) -> None:
                 texts = ["x" * (next(numbers) % 50 + 1) for _ in range(3)]
-                reply = await client.post("/v1/embeddings", json={"input": texts, "encoding_format": "float"})
+                reply = await client.post(
+                    "/v1/embeddings", json={"input": texts, "encoding_format": "float"}
+                )
                 if reply.status_code == httpx.codes.OK:
                     got = np.array([item["embedding"] for item in reply.json()["data"]])
                     np.testing.assert_allclose(got, [vector(text) for text in texts], atol=1e-6)
@@ -129,7 +162,9 @@ def test_whatever_the_server_behind_a_model_does_a_request_ends_right_or_with_a_
                 else:
                     error = reply.json()["error"]
                     assert error["message"], error
-                    assert reply.headers["retry-after"] == str(AFTER_S if fault[0] == "429" else 1), error
+                    assert reply.headers["retry-after"] == str(
+                        AFTER_S if fault[0] == "429" else 1
+                    ), error
                     seen[f"{reply.status_code} {error['code']}"] += 1
 
             async def load() -> None:
@@ -142,31 +177,50 @@ def test_whatever_the_server_behind_a_model_does_a_request_ends_right_or_with_a_
                         fault[0] = "none"
                         patience(WAIT_S)
                         until_s = time.monotonic() + WAIT_S
-                        while (await client.post("/v1/embeddings", json={"input": "well again?"})).status_code != httpx.codes.OK:
-                            assert time.monotonic() < until_s, f"after {now!r} the model did not come back"
+                        while (
+                            await client.post("/v1/embeddings", json={"input": "well again?"})
+                        ).status_code != httpx.codes.OK:
+                            assert time.monotonic() < until_s, (
+                                f"after {now!r} the model did not come back"
+                            )
                             await asyncio.sleep(0.05)
 
             asyncio.run(load())
             assert router.service.ledger.outstanding_tokens("theirs", 0.0) == {"theirs": 0}
     expected = {name: Counter({"503 model_unavailable": ALL}) for name in FAULTS}
-    expected |= {"none": Counter(right=ALL), "429": Counter({"429 overloaded": ALL}), "after all": Counter(right=ALL)}
+    expected |= {
+        "none": Counter(right=ALL),
+        "429": Counter({"429 overloaded": ALL}),
+        "after all": Counter(right=ALL),
+    }
     assert ended == expected
 
 
-async def test_a_server_that_becomes_another_model_without_a_failure_is_found_out_by_the_next_proof(tmp_path: Path) -> None:
+async def test_a_server_that_becomes_another_model_without_a_failure_is_found_out_by_the_next_proof(
+    tmp_path: Path,
+) -> None:
     now_s = [0.0]
     with upstream() as (url, fault):
         model = {
-            "engine": {"kind": "remote", "base_url": url, "model": "theirs"}, "dimensions": WIDTH, "max_tokens": 512,
+            "engine": {"kind": "remote", "base_url": url, "model": "theirs"},
+            "dimensions": WIDTH,
+            "max_tokens": 512,
         }
-        args = parse_args(await with_fingerprints({"models": {"theirs": model}, "tiers": {"fast": "theirs"}}, tmp_path))
+        args = parse_args(
+            await with_fingerprints(
+                {"models": {"theirs": model}, "tiers": {"fast": "theirs"}}, tmp_path
+            )
+        )
         config = args.models["theirs"]
         engine = engines.create(config, None)
         await engine.start()
         identity = identity_of(engine, config.fingerprint, None, lambda: now_s[0])
         assert config.fingerprint is not None
         assert identity is not None
-        host, call = Host(engine, "one", identity), Call(None, np.array([1], np.int32), ["text"], "document", [None])
+        host, call = (
+            Host(engine, "one", identity),
+            Call(None, np.array([1], np.int32), ["text"], "document", [None]),
+        )
         fault[0] = "other weights"
         await host.check_health()
         assert (await host.embed(call)).failed == {}  # nobody can know yet
@@ -177,7 +231,9 @@ async def test_a_server_that_becomes_another_model_without_a_failure_is_found_ou
         for asked in (host.check_health(), host.embed(call)):
             with pytest.raises(EngineDead, match="these are not the weights, pooling or revision"):
                 await asked
-        with pytest.raises(WrongModel):  # nor does the replica that Serve starts in its place become ready
+        with pytest.raises(
+            WrongModel
+        ):  # nor does the replica that Serve starts in its place become ready
             await identity.prove()
         await host.stop()
 
@@ -188,9 +244,19 @@ def test_a_server_that_is_broken_at_the_start_is_named(fault: str) -> None:
         now[0] = fault
         timeout_s = SILENCE_S if fault == "silence" else WAIT_S
         model = {
-            "engine": {"kind": "remote", "base_url": url, "model": "theirs", "timeout_s": timeout_s}, "dimensions": WIDTH,
+            "engine": {
+                "kind": "remote",
+                "base_url": url,
+                "model": "theirs",
+                "timeout_s": timeout_s,
+            },
+            "dimensions": WIDTH,
             "max_tokens": 9,
         }
-        args = {"models": {"theirs": model}, "tiers": {"fast": "theirs"}, "routing": {"default_tier": "fast"}}
+        args = {
+            "models": {"theirs": model},
+            "tiers": {"fast": "theirs"},
+            "routing": {"default_tier": "fast"},
+        }
         with pytest.raises(Exception, match="theirs"), served(args):
             pass

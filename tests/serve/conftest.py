@@ -10,14 +10,20 @@ from tests.support.launched import ROOT, Launched, launched
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Function,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Where a test fails, what the router's processes complained of is a part of the report."""
     report = yield
     if report.failed:
         for name, value in item.funcargs.items():
-            with suppress(LookupError, OSError):  # a log may go while it is read, and the failure is what matters
+            with suppress(
+                LookupError, OSError
+            ):  # a log may go while it is read, and the failure is what matters
                 if isinstance(value, Launched):
-                    report.sections.append((f"complaints in the logs of {name}", "\n".join(value.complaints())))
+                    report.sections.append(
+                        (f"complaints in the logs of {name}", "\n".join(value.complaints()))
+                    )
     return report
 
 

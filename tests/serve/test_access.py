@@ -1,4 +1,6 @@
-"""Keys in real Serve: a limit kept by two routers, keys that change under running replicas, and no open service by accident."""
+"""Keys in real Serve: a limit kept by two routers, keys that change under running replicas, and no
+open service by accident.
+"""
 
 import logging
 import threading
@@ -22,18 +24,28 @@ from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.serve
 
-KEYS = {name: new_key(bytes([index + 1]) * 32) for index, name in enumerate(("limited", "spare", "new"))}
+KEYS = {
+    name: new_key(bytes([index + 1]) * 32) for index, name in enumerate(("limited", "spare", "new"))
+}
 PER_MINUTE = 600
 MODEL: dict[str, Any] = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 512}
 ONE, TWO = {"num_replicas": 1}, {"num_replicas": 2}
-SCALED = {"autoscaling_config": {"min_replicas": 2, "max_replicas": 2}}  # as the shipped configs of a cluster have it
-SECONDS, REFUSED = 8.0, 200  # at least so long, and until so many were refused: by then what there was is used up
+# as the shipped configs of a cluster have it
+SCALED = {"autoscaling_config": {"min_replicas": 2, "max_replicas": 2}}
+# at least so long, and until so many were refused: by then what there was is used up
+SECONDS, REFUSED = (
+    8.0,
+    200,
+)
 FLOOD_S = 300.0
 THREADS = 4
 
 
 def keys(*names: str) -> dict[str, Any]:
-    limits: dict[str, dict[str, Any]] = {"limited": {"requests_per_minute": PER_MINUTE}, "new": {"admin": True}}
+    limits: dict[str, dict[str, Any]] = {
+        "limited": {"requests_per_minute": PER_MINUTE},
+        "new": {"admin": True},
+    }
     return {name: {"hash": hash_of(KEYS[name]), **limits.get(name, {})} for name in names}
 
 
@@ -44,16 +56,23 @@ class Cluster:
         self.url = f"http://127.0.0.1:{port}"
         self._client: Any = serve_start(http_options={"host": host, "port": port})
 
-    def deploy(self, args: dict[str, Any], user_config: dict[str, Any], routers: dict[str, Any]) -> None:
+    def deploy(
+        self, args: dict[str, Any], user_config: dict[str, Any], routers: dict[str, Any]
+    ) -> None:
         small = {"ray_actor_options": {"num_cpus": 0.1}}
         application = {
-            "name": "router", "route_prefix": "/", "import_path": "deployments.app:build",
+            "name": "router",
+            "route_prefix": "/",
+            "import_path": "deployments.app:build",
             "args": {"models": {"small": MODEL}, "tiers": {"fast": "small"}, **args},
             "deployments": [
-                {"name": "router", "user_config": user_config, **routers, **small}, {"name": "small", **small},
+                {"name": "router", "user_config": user_config, **routers, **small},
+                {"name": "small", **small},
             ],
         }
-        self._client.deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}), _blocking=False)
+        self._client.deploy_apps(
+            ServeDeploySchema.model_validate({"applications": [application]}), _blocking=False
+        )
 
     def status(self) -> Any:
         return serve.status().applications.get("router")
@@ -61,14 +80,17 @@ class Cluster:
     def embed(self, key: str | None, client: Any = httpx) -> int:
         headers = {} if key is None else {"authorization": f"Bearer {KEYS[key]}"}
         try:
-            answer: httpx.Response = client.post(f"{self.url}/v1/embeddings", json={"input": "text"}, headers=headers, timeout=60)
+            answer: httpx.Response = client.post(
+                f"{self.url}/v1/embeddings", json={"input": "text"}, headers=headers, timeout=60
+            )
         except httpx.HTTPError:
             return 0
         return answer.status_code
 
-
     def tiers(self, say: str) -> str:
-        tiers = httpx.get(f"{self.url}/v1/tiers", headers={"api-key": KEYS["new"]}, timeout=60).json()
+        tiers = httpx.get(
+            f"{self.url}/v1/tiers", headers={"api-key": KEYS["new"]}, timeout=60
+        ).json()
         return str(tiers.get(say))
 
 
@@ -76,13 +98,20 @@ class Cluster:
 def running() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
-            "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT),
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_worker_niceness": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PYTHONPATH": str(ROOT),
             "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
         }.items():
             patch.setenv(name, value)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         ray.init(
-            address="local", namespace="serve", num_cpus=8, include_dashboard=False, log_to_driver=False,
+            address="local",
+            namespace="serve",
+            num_cpus=8,
+            include_dashboard=False,
+            log_to_driver=False,
             logging_level=logging.ERROR,
         )
         try:
@@ -102,23 +131,30 @@ def cluster(host: str) -> Iterator[Cluster]:
 
 @pytest.mark.usefixtures("running")
 @pytest.mark.parametrize("two", [TWO, SCALED], ids=["num_replicas", "autoscaling_config"])
-def test_two_routers_keep_one_limit_and_keys_change_under_them(two: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_routers_keep_one_limit_and_keys_change_under_them(
+    two: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     with cluster("127.0.0.1") as running:
         running.deploy({}, {"keys": keys("limited", "spare")}, routers=two)
         wait_for(lambda: running.embed("spare") == 200, "the service to answer a key")
         assert (running.embed(None), running.embed("new")) == (401, 401)
         handle = serve.get_deployment_handle("router", "router")
-        wait_for(lambda: len(handle.broadcast("exchange", "test", {}).results()) == 2, "both routers")
+        wait_for(
+            lambda: len(handle.broadcast("exchange", "test", {}).results()) == 2, "both routers"
+        )
 
         admitted, refused, seconds = flooded(running)
         limit = Limit("limited", "requests", PER_MINUTE)
-        seen = handle.broadcast("exchange", "test", {limit: Report(0.0, 0.0, 0.0, PER_MINUTE, 0.0)}).results()
+        seen = handle.broadcast(
+            "exchange", "test", {limit: Report(0.0, 0.0, 0.0, PER_MINUTE, 0.0)}
+        ).results()
         used = [replies[limit].used for _, replies in seen]
         ideal = PER_MINUTE * (1 + seconds / 60)
         error = sum(admitted.values()) / ideal - 1
         with capsys.disabled():
             print(
-                f"\ntwo routers by {next(iter(two))}, {PER_MINUTE} requests/min, {seconds:.1f} s: {sum(admitted.values())} of "
+                f"\ntwo routers by {next(iter(two))}, {PER_MINUTE} requests/min, {seconds:.1f} "
+                f"s: {sum(admitted.values())} of "
                 f"{ideal:.0f} admitted, {error:+.2%}; {refused} refused; by router {used}"
             )
         assert sum(used) == sum(admitted.values())
@@ -126,25 +162,48 @@ def test_two_routers_keep_one_limit_and_keys_change_under_them(two: dict[str, An
         assert abs(error) < 0.05
 
         running.deploy({}, {"keys": keys("limited", "new")}, routers=two)
-        wait_for(lambda: [running.embed("new") for _ in range(8)] == [200] * 8, "both routers to know the new key")
-        wait_for(lambda: [running.embed("spare") for _ in range(8)] == [401] * 8, "both routers to refuse the old one")
+        wait_for(
+            lambda: [running.embed("new") for _ in range(8)] == [200] * 8,
+            "both routers to know the new key",
+        )
+        wait_for(
+            lambda: [running.embed("spare") for _ in range(8)] == [401] * 8,
+            "both routers to refuse the old one",
+        )
         running.deploy({}, {}, routers=two)  # takes the last key away
-        wait_for(lambda: "the last key cannot be taken away" in running.tiers("reload_error"), "the change to be refused")
+        wait_for(
+            lambda: "the last key cannot be taken away" in running.tiers("reload_error"),
+            "the change to be refused",
+        )
         assert running.embed(None) == 401
         wait_for(lambda: running.tiers("routers") == "2", "two routers to be counted")
-        running.deploy({}, {"keys": keys("limited", "new")}, routers=ONE)  # tells the router that stays nothing
-        wait_for(lambda: [running.tiers("routers") for _ in range(8)] == ["1"] * 8, "the one that is left to be counted")
+        # tells the router that stays nothing
+        running.deploy({}, {"keys": keys("limited", "new")}, routers=ONE)
+        wait_for(
+            lambda: [running.tiers("routers") for _ in range(8)] == ["1"] * 8,
+            "the one that is left to be counted",
+        )
 
 
 def flooded(running: Cluster) -> tuple[dict[int, int], int, float]:
-    """Ask until the limit has refused many: what was admitted of each client, how many were refused, and the seconds."""
-    admitted, refused, lock, start_s = dict.fromkeys(range(THREADS), 0), 0, threading.Lock(), time.monotonic()
+    """Ask until the limit has refused many: what was admitted of each client, how many were
+    refused, and the seconds.
+    """
+    admitted, refused, lock, start_s = (
+        dict.fromkeys(range(THREADS), 0),
+        0,
+        threading.Lock(),
+        time.monotonic(),
+    )
 
     def one(number: int) -> None:
         nonlocal refused
         with httpx.Client() as client:
             while (passed_s := time.monotonic() - start_s) < SECONDS or refused < REFUSED:
-                assert passed_s < FLOOD_S, f"{THREADS} clients are too slow for {PER_MINUTE} requests a minute: {refused} refused"
+                assert passed_s < FLOOD_S, (
+                    f"{THREADS} clients are too slow for {PER_MINUTE} requests a minute: "
+                    f"{refused} refused"
+                )
                 status = running.embed("limited", client)
                 assert status in (200, 429)
                 with lock:
@@ -164,8 +223,13 @@ def flooded(running: Cluster) -> tuple[dict[int, int], int, float]:
 def test_an_open_service_on_every_address_is_refused_however_it_is_deployed() -> None:
     with cluster("0.0.0.0") as running:
         running.deploy({}, {}, routers=ONE)
-        wait_for(lambda: (status := running.status()) is not None and status.status == "DEPLOY_FAILED", "the refusal")
-        message = " ".join(deployment.message for deployment in running.status().deployments.values())
+        wait_for(
+            lambda: (status := running.status()) is not None and status.status == "DEPLOY_FAILED",
+            "the refusal",
+        )
+        message = " ".join(
+            deployment.message for deployment in running.status().deployments.values()
+        )
         assert "http_options.host is '0.0.0.0', which other machines reach" in message
         assert running.embed(None) != 200
         running.deploy({"auth": "none"}, {}, routers=ONE)

@@ -27,7 +27,12 @@ pytestmark = pytest.mark.serve
         ("كيف حالك اليوم يا صديقي؟", "multilingual-e5-small", "rule:not-english", "ar"),
         ("วันนี้คุณเป็นอย่างไรบ้าง", "multilingual-e5-small", "rule:not-english", "th"),
         ("Как у тебя сегодня дела?", "multilingual-e5-small", "rule:not-english", "ru"),
-        ("The committee discussed the annual report in detail. " * 250, "multilingual-e5-small", "rule:long", "en"),
+        (
+            "The committee discussed the annual report in detail. " * 250,
+            "multilingual-e5-small",
+            "rule:long",
+            "en",
+        ),
         (inspect.getsource(textwrap.dedent)[:600], "all-minilm-l6-v2", "auto", None),
     ],
     ids=["english", "chinese", "arabic", "thai", "russian", "2000-words", "python-function"],
@@ -38,7 +43,11 @@ def test_each_text_goes_to_the_model_for_it(
     answer = openai_client.embeddings.create(model="auto", input=text)
     routing: dict[str, Any] = answer.model_extra["routing"]  # type: ignore[index]
     assert answer.model == model
-    assert (routing["model"], routing["reason"], routing["space"]) == (model, reason, f"{model}/384")
+    assert (routing["model"], routing["reason"], routing["space"]) == (
+        model,
+        reason,
+        f"{model}/384",
+    )
     if language is not None:
         assert routing["language"] == language
     assert np.linalg.norm(answer.data[0].embedding) == pytest.approx(1.0, abs=1e-4)
@@ -56,14 +65,23 @@ def test_a_list_of_2048_items_is_answered_in_order(openai_client: OpenAI) -> Non
     ("texts", "model"),
     [
         (
-            ["A man is playing a guitar.", "Someone plays an instrument.", "The stock market fell sharply."],
+            [
+                "A man is playing a guitar.",
+                "Someone plays an instrument.",
+                "The stock market fell sharply.",
+            ],
             "all-minilm-l6-v2",
         ),
-        (["一个男人正在弹吉他。", "有人在演奏乐器。", "股票市场大幅下跌。"], "multilingual-e5-small"),
+        (
+            ["一个男人正在弹吉他。", "有人在演奏乐器。", "股票市场大幅下跌。"],
+            "multilingual-e5-small",
+        ),
     ],
     ids=["english", "chinese"],
 )
-def test_related_sentences_are_closer_than_unrelated_ones(openai_client: OpenAI, texts: list[str], model: str) -> None:
+def test_related_sentences_are_closer_than_unrelated_ones(
+    openai_client: OpenAI, texts: list[str], model: str
+) -> None:
     answer = openai_client.embeddings.create(model="auto", input=texts)
     assert answer.model == model
     vectors = np.array([item.embedding for item in answer.data])
@@ -72,9 +90,13 @@ def test_related_sentences_are_closer_than_unrelated_ones(openai_client: OpenAI,
 
 def test_every_tier_answers_and_says_its_space(local: Launched) -> None:
     for tier, space in {
-        "fast": "wordllama-256/256", "balanced": "all-minilm-l6-v2/384", "best": "multilingual-e5-small/384"
+        "fast": "wordllama-256/256",
+        "balanced": "all-minilm-l6-v2/384",
+        "best": "multilingual-e5-small/384",
     }.items():
-        answer = httpx.post(f"{local.url}/v1/embeddings", json={"input": "hello there", "model": tier}, timeout=60)
+        answer = httpx.post(
+            f"{local.url}/v1/embeddings", json={"input": "hello there", "model": tier}, timeout=60
+        )
         assert answer.headers["x-embedding-space"] == space
         assert answer.headers.get_list("x-request-id") == [answer.headers["x-request-id"]]
 
@@ -94,13 +116,23 @@ def test_a_client_that_leaves_takes_its_work_out_of_the_engine(local: Launched) 
     texts = [f"{index} " + "слово " * 400 for index in range(300)]
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{local.url}/v1/embeddings", json={"input": texts, "model": "best"}, timeout=3)
-    # All of it would take minutes; the queue is empty as soon as the router has noticed, and the model answers at once.
+
+    # All of it would take minutes; the queue is empty as soon as the router has noticed, and the
+    # model answers at once.
     def queued_tokens() -> int:
         rows = httpx.get(f"{local.url}/v1/tiers", timeout=60).json()["data"]
-        return int(next(row["load"]["queued_tokens"] for row in rows if row["model"] == "multilingual-e5-small"))
+        return int(
+            next(
+                row["load"]["queued_tokens"]
+                for row in rows
+                if row["model"] == "multilingual-e5-small"
+            )
+        )
 
     wait_for(lambda: queued_tokens() == 0, "the queue to be empty", 30)
-    answer = httpx.post(f"{local.url}/v1/embeddings", json={"input": "коротко", "model": "best"}, timeout=60)
+    answer = httpx.post(
+        f"{local.url}/v1/embeddings", json={"input": "коротко", "model": "best"}, timeout=60
+    )
     assert answer.status_code == 200
 
 
@@ -116,32 +148,49 @@ def test_the_notebook_of_the_quick_start_says_what_it_said_when_it_was_written(
 
 
 def test_replicas_outlive_serves_controller(local: Launched) -> None:
-    """Also the one that runs vLLM, whose import closes every log handler of its process, Serve's too."""
+    """Also the one that runs vLLM, whose import closes every log handler of its process, Serve's
+    too.
+    """
     replicas = {one.pid for one in local.processes("ray::ServeReplica:")}
     (controller,) = local.processes("ray::ServeController")
     controller.kill()
 
     def recovered() -> bool:
-        return any("Finished recovering deployments" in log.read_text() for log in local.logs.glob("controller_*.log"))
+        return any(
+            "Finished recovering deployments" in log.read_text()
+            for log in local.logs.glob("controller_*.log")
+        )
 
     wait_for(recovered, "another controller")
     assert {one.pid for one in local.processes("ray::ServeReplica:")} == replicas
     for tier in ("fast", "balanced", "best"):
-        answer = httpx.post(f"{local.url}/v1/embeddings", json={"input": "who is there now?", "model": tier}, timeout=60)
+        answer = httpx.post(
+            f"{local.url}/v1/embeddings",
+            json={"input": "who is there now?", "model": tier},
+            timeout=60,
+        )
         assert answer.status_code == 200
 
 
 def wait_until_healthy(local: Launched) -> None:
-    wait_for(lambda: httpx.get(f"{local.url}/health", timeout=60).status_code == 200, "a replica in place of the killed one")
+    wait_for(
+        lambda: httpx.get(f"{local.url}/health", timeout=60).status_code == 200,
+        "a replica in place of the killed one",
+    )
 
 
 def test_a_killed_replica_gives_no_wrong_vector_and_no_hang(local: Launched) -> None:
     def ask(text: str) -> httpx.Response:
         return httpx.post(
-            f"{local.url}/v1/embeddings", json={"input": text, "model": "multilingual-e5-small"}, timeout=120
+            f"{local.url}/v1/embeddings",
+            json={"input": text, "model": "multilingual-e5-small"},
+            timeout=120,
         )
 
-    expected = {text: ask(text).json()["data"][0]["embedding"] for text in (f"текст номер {index}" for index in range(5))}
+    expected = {
+        text: ask(text).json()["data"][0]["embedding"]
+        for text in (f"текст номер {index}" for index in range(5))
+    }
     answers: list[tuple[str, httpx.Response]] = []
     killed = threading.Event()
 
@@ -149,7 +198,8 @@ def test_a_killed_replica_gives_no_wrong_vector_and_no_hang(local: Launched) -> 
         for index in range(40):
             text = f"предложение {index} " + "и ещё слова " * 20
             answers.append((text, ask(text)))
-            if answers[-1][1].status_code == 503:  # what a client does with Retry-After: come back when the model is there
+            # what a client does with Retry-After: come back when the model is there
+            if answers[-1][1].status_code == 503:
                 wait_until_healthy(local)
             if index == 10:
                 assert killed.wait(WAIT_S)

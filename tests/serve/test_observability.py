@@ -1,4 +1,6 @@
-"""Metrics, traces and logs of a live run: the documented ones are there, the dashboard shows data, no text is in any."""
+"""Metrics, traces and logs of a live run: the documented ones are there, the dashboard shows data,
+no text is in any.
+"""
 
 import json
 import re
@@ -24,36 +26,59 @@ pytestmark = pytest.mark.serve
 
 SECRET = "zq7marigold"
 LEAKY = {
-    "engine": {"kind": "callable", "target": "tests.support.leaky:load"}, "tokenizer": "callable:tests.support.leaky:count",
-    "dimensions": 4, "max_tokens": 1000,
+    "engine": {"kind": "callable", "target": "tests.support.leaky:load"},
+    "tokenizer": "callable:tests.support.leaky:count",
+    "dimensions": 4,
+    "max_tokens": 1000,
 }
 DASHBOARD = json.loads((ROOT / "configs" / "grafana" / "embedding-router.json").read_text())
 ALERTS = ROOT / "configs" / "prometheus" / "alerts.yml"
 QUERIES = {
-    f"{panel['title']}/{target['refId']}": target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())
+    f"{panel['title']}/{target['refId']}": target["expr"]
+    for panel in DASHBOARD["panels"]
+    for target in panel.get("targets", ())
 }
-TOOLS = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed (Debian's package prometheus)")
+TOOLS = pytest.mark.skipif(
+    shutil.which("prometheus") is None,
+    reason="prometheus is not installed (Debian's package prometheus)",
+)
 WAIT_S = 180.0
 
 
 def config() -> dict[str, Any]:
-    local = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())["applications"][0]["args"]["models"]
+    local = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())["applications"][0][
+        "args"
+    ]["models"]
     few = {"ray_actor_options": {"num_cpus": 0.1}, "graceful_shutdown_timeout_s": 2}
     proved = {**WORDLLAMA, "fingerprint": local["wordllama-256"]["fingerprint"]}
     return {
         "logging_config": {"encoding": "JSON", "enable_access_log": False},
         "tracing_config": {"enabled": True, "sampling_ratio": 1.0},
-        "applications": [{
-            "name": "embedding-router", "route_prefix": "/", "import_path": "deployments.app:build",
-            "args": {
-                "models": {"leaky": LEAKY, "wordllama-256": proved, "all-minilm-l6-v2": local["all-minilm-l6-v2"]},
-                "tiers": {"fast": "wordllama-256", "best": "all-minilm-l6-v2"},
-            },
-            "deployments": [
-                {"name": "router", **few}, {"name": "leaky", **few}, {"name": "all-minilm-l6-v2", **few},
-                {"name": "wordllama-256", **few, "autoscaling_config": {"min_replicas": 1, "max_replicas": 1}},
-            ],
-        }],
+        "applications": [
+            {
+                "name": "embedding-router",
+                "route_prefix": "/",
+                "import_path": "deployments.app:build",
+                "args": {
+                    "models": {
+                        "leaky": LEAKY,
+                        "wordllama-256": proved,
+                        "all-minilm-l6-v2": local["all-minilm-l6-v2"],
+                    },
+                    "tiers": {"fast": "wordllama-256", "best": "all-minilm-l6-v2"},
+                },
+                "deployments": [
+                    {"name": "router", **few},
+                    {"name": "leaky", **few},
+                    {"name": "all-minilm-l6-v2", **few},
+                    {
+                        "name": "wordllama-256",
+                        **few,
+                        "autoscaling_config": {"min_replicas": 1, "max_replicas": 1},
+                    },
+                ],
+            }
+        ],
     }
 
 
@@ -63,26 +88,43 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
     path.write_text(yaml.safe_dump(config(), sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_metrics_report_interval_ms", "1000")  # 10 s by default
-        patch.setenv("RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE", "1")  # a line is in its file when it is written
+        # a line is in its file when it is written
+        patch.setenv("RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE", "1")
         with launched(path) as running:
             yield running
 
 
 def post(live: Launched, body: Any, number: int = 0) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    headers = {"x-request-id": f"request-{number}", "traceparent": f"00-{number:032x}-{number:016x}-01"} if number else {}
+    headers = (
+        {"x-request-id": f"request-{number}", "traceparent": f"00-{number:032x}-{number:016x}-01"}
+        if number
+        else {}
+    )
     return httpx.post(f"{live.url}/v1/embeddings", content=content, headers=headers, timeout=120)
 
 
 def traffic(live: Launched, number: int) -> None:
     """One request of every kind that the dashboard shows."""
     for model in ("fast", "best"):
-        assert post(live, {"input": f"{model} {number}", "model": model, "latency_budget_ms": 60_000}).status_code == 200
-    assert post(live, {"input": f"how are you {number % 3}", "space": "wordllama-256/256"}).status_code == 200
-    assert post(live, {"input": "x", "space": "wordllama-256/256", "model": "leaky"}).status_code == 409
+        assert (
+            post(
+                live, {"input": f"{model} {number}", "model": model, "latency_budget_ms": 60_000}
+            ).status_code
+            == 200
+        )
+    assert (
+        post(live, {"input": f"how are you {number % 3}", "space": "wordllama-256/256"}).status_code
+        == 200
+    )
+    assert (
+        post(live, {"input": "x", "space": "wordllama-256/256", "model": "leaky"}).status_code
+        == 409
+    )
 
 
-# --- traces and logs ---------------------------------------------------------------------------------------------------------
+# --- traces and logs
+# --------------------------------------------------------------------------------------------------
 
 ANSWERED, FAILED, CRASHED = 0xA1, 0xA2, 0xA3
 SECRETS: dict[str, tuple[int, Any, int]] = {  # status, body, request number
@@ -127,7 +169,11 @@ def test_a_failed_request_is_found_in_the_logs_by_its_id_and_its_trace(told: Pat
     assert line["trace_id"] == f"{CRASHED:032x}"
     assert "leaky.py" in line["message"]
     assert "ValueError" in line["message"]
-    ours = [one for one in lines(told, "leaky") if "the engine failed" in one["message"] and "request_ids" in one]
+    ours = [
+        one
+        for one in lines(told, "leaky")
+        if "the engine failed" in one["message"] and "request_ids" in one
+    ]
     assert ours
     for one in ours:
         assert one["request_ids"] == [f"request-{FAILED}"]
@@ -159,18 +205,28 @@ def test_a_trace_goes_from_the_callers_traceparent_to_the_models_replica(told: P
     assert above["embed"] == ids["call"]
 
     said = found["decide"]["attributes"]
-    assert (said["embedding.model"], said["embedding.tier"], said["embedding.reason"]) == ("all-minilm-l6-v2", "best", "tier")
+    assert (said["embedding.model"], said["embedding.tier"], said["embedding.reason"]) == (
+        "all-minilm-l6-v2",
+        "best",
+        "tier",
+    )
     assert said["embedding.predicted_ms"] > 0
     assert said["embedding.tokens"] > 4
     assert any("wordllama-256: fits, but" in why for why in said["embedding.rejected"])
     assert found["dispatch"]["attributes"]["embedding.inference_ms"] > 0
     assert found[request]["attributes"]["http.response.status_code"] == 200
     failed = spans(told, FAILED)
-    assert failed["dispatch"]["status"]["status_code"] == failed[request]["status"]["status_code"] == "ERROR"
+    assert (
+        failed["dispatch"]["status"]["status_code"]
+        == failed[request]["status"]["status_code"]
+        == "ERROR"
+    )
     assert failed[request]["attributes"]["http.response.status_code"] == 503
 
 
-# --- metrics -----------------------------------------------------------------------------------------------------------------
+# --- metrics
+# --------------------------------------------------------------------------------------------------
+
 
 def names_in(expression: str) -> set[str]:
     return {name.removesuffix("{") for name in re.findall(r"\bray_[a-z0-9_]+", expression)}
@@ -198,21 +254,36 @@ def scrape(live: Launched, metrics_url: str) -> dict[str, str]:
     return found
 
 
-def test_every_documented_metric_is_in_a_scrape_and_no_other_of_ours(scrape: dict[str, str]) -> None:
+def test_every_documented_metric_is_in_a_scrape_and_no_other_of_ours(
+    scrape: dict[str, str],
+) -> None:
     every = (*metrics.OF_ROUTER, *metrics.OF_REPLICA, *metrics.OF_VLLM)
-    documented = {name: "gauge" if one.kind == "gauge" else "counter" for one in every for name in one.scraped}
-    ours = {name: kind for name, kind in scrape.items() if name.startswith(("ray_embedding_router_", "ray_vllm_"))}
+    documented = {
+        name: "gauge" if one.kind == "gauge" else "counter" for one in every for name in one.scraped
+    }
+    ours = {
+        name: kind
+        for name, kind in scrape.items()
+        if name.startswith(("ray_embedding_router_", "ray_vllm_"))
+    }
     assert ours == documented
 
 
 def test_every_query_and_alert_asks_for_metrics_that_exist(scrape: dict[str, str]) -> None:
-    rules = [rule["expr"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+    rules = [
+        rule["expr"]
+        for group in yaml.safe_load(ALERTS.read_text())["groups"]
+        for rule in group["rules"]
+    ]
     assert rules
     asked = set[str]().union(*map(names_in, [*QUERIES.values(), *rules]))
     assert asked <= set(scrape), asked - set(scrape)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian's package prometheus)")
+@pytest.mark.skipif(
+    shutil.which("promtool") is None,
+    reason="promtool is not installed (Debian's package prometheus)",
+)
 def test_promtool_accepts_configuration_and_rules() -> None:
     for what in (["rules", str(ALERTS)], ["config", str(ALERTS.with_name("prometheus.yml"))]):
         done = subprocess.run(["promtool", "check", *what], capture_output=True, text=True)
@@ -226,12 +297,17 @@ def prometheus(folder: Path, target: str, port: int) -> Iterator[str]:
     job = settings["scrape_configs"][0]
     job["static_configs"] = [{"targets": [target]}]
     settings |= {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "scrape_configs": [job], "rule_files": [str(ALERTS)],
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "scrape_configs": [job],
+        "rule_files": [str(ALERTS)],
     }
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(settings))
     command = [
-        "prometheus", f"--config.file={file}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}",
+        "prometheus",
+        f"--config.file={file}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
         "--log.level=error",
     ]
     process = subprocess.Popen(command)
@@ -253,7 +329,9 @@ def test_every_query_of_the_dashboard_returns_data(
             assert time.monotonic() < deadline, f"no data: {left}"
             traffic(live, number := number + 1)
             for name, query in list(left.items()):
-                query = re.sub(r"\$(application|model)", ".*", query).replace("$__rate_interval", "20s")
+                query = re.sub(r"\$(application|model)", ".*", query).replace(
+                    "$__rate_interval", "20s"
+                )
                 try:
                     answer = httpx.get(f"{api}/query", params={"query": query}, timeout=30).json()
                 except httpx.ConnectError:
@@ -264,12 +342,18 @@ def test_every_query_of_the_dashboard_returns_data(
         groups = httpx.get(f"{api}/rules", timeout=30).json()["data"]["groups"]
     health = {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
     assert set(health.values()) == {"ok"}, health
-    firing = {rule["name"] for group in groups for rule in group["rules"] if rule["state"] == "firing"}
+    firing = {
+        rule["name"] for group in groups for rule in group["rules"] if rule["state"] == "firing"
+    }
     assert not firing
 
 
 def test_the_dashboard_can_be_imported() -> None:
-    assert {one["name"] for one in DASHBOARD["templating"]["list"]} == {"datasource", "application", "model"}
+    assert {one["name"] for one in DASHBOARD["templating"]["list"]} == {
+        "datasource",
+        "application",
+        "model",
+    }
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
     assert len(rows) == 8

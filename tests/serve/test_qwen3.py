@@ -1,6 +1,8 @@
-"""The deployments of configs/qwen3.yaml on Qwen3's own architecture: only sources, resources and scaling are replaced.
+"""The deployments of configs/qwen3.yaml on Qwen3's own architecture: only sources, resources and
+scaling are replaced.
 
-Three tiny random checkpoints at the real widths, with the real tokenizer, against transformers with last-token pooling.
+Three tiny random checkpoints at the real widths, with the real tokenizer, against transformers with
+last-token pooling.
 """
 
 import asyncio
@@ -30,18 +32,26 @@ TEXTS = {
     "long": "The quick brown fox jumps over the lazy dog near the river bank. " * 70,
     "mixed": "naïve café 🙂 — Ελληνικά, عربى, ภาษาไทย",
 }
-PATIENCE_S = 150.0  # the curves are a GPU's: a slow CPU is at one step for longer than they let an engine say nothing
-INSTRUCTED = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+# the curves are a GPU's: a slow CPU is at one step for longer than they let an engine say nothing
+PATIENCE_S = 150.0
+INSTRUCTED = (
+    "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+)
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("qwen3")
-    return {name: write_tiny_qwen3(folder / name, hidden=width, max_tokens=32768) for name, width in WIDTHS.items()}
+    return {
+        name: write_tiny_qwen3(folder / name, hidden=width, max_tokens=32768)
+        for name, width in WIDTHS.items()
+    }
 
 
 @pytest.fixture(scope="module")
-def qwen3(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+def qwen3(
+    checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Launched]:
     config = yaml.safe_load((ROOT / "configs" / "qwen3.yaml").read_text())
     application = config["applications"][0]
     for name, model in application["args"]["models"].items():
@@ -52,7 +62,8 @@ def qwen3(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
         model["health_timeout_s"] = PATIENCE_S
     for deployment in application["deployments"]:
         deployment["ray_actor_options"] = {"num_cpus": 0.1}
-        deployment["health_check_timeout_s"] = PATIENCE_S + 10  # Serve's, which has to wait for ours
+        # Serve's, which has to wait for ours
+        deployment["health_check_timeout_s"] = PATIENCE_S + 10
         deployment["autoscaling_config"] = {"min_replicas": 1, "max_replicas": 1}
     path = tmp_path_factory.mktemp("config") / "qwen3-tiny.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
@@ -68,17 +79,26 @@ def embed(qwen3: Launched, **body: Any) -> dict[str, Any]:
 
 
 def vectors(answer: dict[str, Any]) -> np.ndarray:
-    return np.array([
-        np.frombuffer(base64.b64decode(item["embedding"]), "<f4") if isinstance(item["embedding"], str) else item["embedding"]
-        for item in answer["data"]
-    ], np.float32)
+    return np.array(
+        [
+            np.frombuffer(base64.b64decode(item["embedding"]), "<f4")
+            if isinstance(item["embedding"], str)
+            else item["embedding"]
+            for item in answer["data"]
+        ],
+        np.float32,
+    )
 
 
 def reference(checkpoint: Path, width: int, texts: list[str]) -> tuple[np.ndarray, list[int]]:
     """What transformers makes of these texts as they stand, and their token counts."""
     made = TransformersEngine(
-        settings.TransformersEngine(kind="transformers", source=str(checkpoint), pooling="last", dtype=quick_dtype()),
-        width, 32768, None,
+        settings.TransformersEngine(
+            kind="transformers", source=str(checkpoint), pooling="last", dtype=quick_dtype()
+        ),
+        width,
+        32768,
+        None,
     )
     ids = load(str(checkpoint))(texts, "document").ids
     assert ids is not None
@@ -95,25 +115,40 @@ def reference(checkpoint: Path, width: int, texts: list[str]) -> tuple[np.ndarra
 
 
 @pytest.mark.parametrize("model", WIDTHS)
-def test_every_width_equals_transformers_with_its_prompts(qwen3: Launched, checkpoints: dict[str, Path], model: str) -> None:
+def test_every_width_equals_transformers_with_its_prompts(
+    qwen3: Launched, checkpoints: dict[str, Path], model: str
+) -> None:
     texts = [*TEXTS.values(), *(INSTRUCTED + text for text in TEXTS.values())]
     expected, counts = reference(checkpoints[model], WIDTHS[model], texts)
     half = len(TEXTS)
     for side, part in (("document", slice(0, half)), ("query", slice(half, None))):
-        batch = embed(qwen3, input=list(TEXTS.values()), model=model, input_type=side, encoding_format="base64")
+        batch = embed(
+            qwen3,
+            input=list(TEXTS.values()),
+            model=model,
+            input_type=side,
+            encoding_format="base64",
+        )
         assert batch["usage"]["prompt_tokens"] == sum(counts[part])
         assert batch["routing"]["space"] == f"{model}/{WIDTHS[model]}"
         cosines = np.einsum("ij,ij->i", vectors(batch), expected[part])
         assert cosines.min() >= 0.999, dict(zip(TEXTS, cosines, strict=True))
-    alone = vectors(embed(qwen3, input=TEXTS["short"] + " ", model=model, instruction="Find the answer"))
-    own, _ = reference(checkpoints[model], WIDTHS[model], [f"Instruct: Find the answer\nQuery:{TEXTS['short']} "])
+    alone = vectors(
+        embed(qwen3, input=TEXTS["short"] + " ", model=model, instruction="Find the answer")
+    )
+    own, _ = reference(
+        checkpoints[model], WIDTHS[model], [f"Instruct: Find the answer\nQuery:{TEXTS['short']} "]
+    )
     assert (alone @ own.T).item() >= 0.999
 
 
 def test_models_are_known_by_their_hub_names(qwen3: Launched) -> None:
     for name in ("Qwen/Qwen3-Embedding-0.6B", "Qwen3-Embedding-0.6B", "qwen3-embedding-0.6b"):
-        answer = httpx.post(f"{qwen3.url}/v1/embeddings", json={"input": "hello", "model": name}, timeout=60)
-        # The tiny config has no hub ids left to compare a prefix with, so only the last part counts.
+        answer = httpx.post(
+            f"{qwen3.url}/v1/embeddings", json={"input": "hello", "model": name}, timeout=60
+        )
+        # The tiny config has no hub ids left to compare a prefix with, so only the last part
+        # counts.
         assert answer.json()["model"] == "qwen3-embedding-0.6b"
 
 
@@ -130,11 +165,19 @@ def test_base64_equals_float_bit_for_bit(qwen3: Launched) -> None:
     texts = list(TEXTS.values())
     for model in WIDTHS:
         floats = vectors(embed(qwen3, input=texts, model=model, encoding_format="float"))
-        assert floats.tobytes() == vectors(embed(qwen3, input=texts, model=model, encoding_format="base64")).tobytes()
+        assert (
+            floats.tobytes()
+            == vectors(embed(qwen3, input=texts, model=model, encoding_format="base64")).tobytes()
+        )
 
 
 def test_2048_vectors_of_4096_numbers_fit_in_one_request(qwen3: Launched) -> None:
-    answer = embed(qwen3, input=[f"row {index}" for index in range(2048)], model="best", encoding_format="base64")
+    answer = embed(
+        qwen3,
+        input=[f"row {index}" for index in range(2048)],
+        model="best",
+        encoding_format="base64",
+    )
     made = vectors(answer)
     assert made.shape == (2048, 4096)
     assert [item["index"] for item in answer["data"]] == list(range(2048))
@@ -146,7 +189,9 @@ def test_2048_vectors_of_4096_numbers_fit_in_one_request(qwen3: Launched) -> Non
 
 
 def test_a_40k_token_text_is_refused_with_its_count(qwen3: Launched) -> None:
-    answer = httpx.post(f"{qwen3.url}/v1/embeddings", json={"input": "word " * 40_000, "model": "best"}, timeout=60)
+    answer = httpx.post(
+        f"{qwen3.url}/v1/embeddings", json={"input": "word " * 40_000, "model": "best"}, timeout=60
+    )
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
     assert "40002 tokens with its prompt and qwen3-embedding-8b reads 32768" in error["message"]

@@ -29,13 +29,27 @@ class Instance:
 
     def __init__(self, folder: Path, args: dict[str, str], port: int) -> None:
         config = folder / f"{port}.yaml"
-        application = {"name": "hello", "route_prefix": "/", "import_path": "tests.support.hello_app:build", "args": args}
+        application = {
+            "name": "hello",
+            "route_prefix": "/",
+            "import_path": "tests.support.hello_app:build",
+            "args": args,
+        }
         config.write_text(yaml.safe_dump({"applications": [application]}))
         self.port = port
         self._output = folder / f"{port}.txt"
         with self._output.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "router.cli", "run", "--config", str(config), "--port", str(port)],
+                [
+                    sys.executable,
+                    "-m",
+                    "router.cli",
+                    "run",
+                    "--config",
+                    str(config),
+                    "--port",
+                    str(port),
+                ],
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -56,8 +70,14 @@ class Instance:
     @property
     def haproxy_config(self) -> str:
         """What HAProxy was started with."""
-        commands = [process.cmdline() for process in self.descendants() if "haproxy" in process.name()]
-        return next(Path(command[command.index("-f") + 1]).read_text() for command in commands if "-f" in command)
+        commands = [
+            process.cmdline() for process in self.descendants() if "haproxy" in process.name()
+        ]
+        return next(
+            Path(command[command.index("-f") + 1]).read_text()
+            for command in commands
+            if "-f" in command
+        )
 
     def descendants(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -93,7 +113,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.mark.serve
-def test_two_instances_answer_side_by_side_and_signals_end_them_without_leftovers(start: Start) -> None:
+def test_two_instances_answer_side_by_side_and_signals_end_them_without_leftovers(
+    start: Start,
+) -> None:
     first, second = start({"word": "one"}, free_port()), start({"word": "two"}, free_port())
     for instance in (first, second):
         instance.wait_for("ready")
@@ -115,7 +137,9 @@ def test_two_instances_answer_side_by_side_and_signals_end_them_without_leftover
 
 
 @pytest.mark.serve
-def test_a_request_under_way_is_answered_before_a_signal_ends_the_command(start: Start, tmp_path: Path) -> None:
+def test_a_request_under_way_is_answered_before_a_signal_ends_the_command(
+    start: Start, tmp_path: Path
+) -> None:
     instance, until = start({"word": "whole"}, free_port()), tmp_path / "until"
     instance.wait_for("ready")
     with ThreadPoolExecutor(1) as pool:
@@ -148,11 +172,17 @@ def test_a_port_in_use_is_one_sentence(start: Start) -> None:
         instance = start({"word": "one"}, port)
         assert instance.process.wait(START_S) == 1
     message = instance.output
-    assert message == f"Error: cannot listen on 127.0.0.1:{port} (Address already in use); choose another --port or --host\n"
+    assert (
+        message
+        == f"Error: cannot listen on 127.0.0.1:{port} (Address already in use); choose another "
+        "--port or --host\n"
+    )
 
 
 def test_what_the_user_set_wins_over_what_we_would_choose(tmp_path: Path) -> None:
-    chosen = environment({"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "5"}, 8000, tmp_path, haproxy=None)
+    chosen = environment(
+        {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "5"}, 8000, tmp_path, haproxy=None
+    )
     assert "RAY_AUTH_MODE" not in chosen
     assert "RAY_AUTH_TOKEN" not in chosen
     assert "RAY_worker_niceness" not in chosen
@@ -160,8 +190,14 @@ def test_what_the_user_set_wins_over_what_we_would_choose(tmp_path: Path) -> Non
 
 
 def test_instances_share_neither_a_token_nor_an_inner_port_nor_a_path(tmp_path: Path) -> None:
-    first, second = (environment({}, port, tmp_path / str(port), tmp_path / "haproxy") for port in (8000, 8001))
-    own = {name for name in first if name.endswith(("_PORT", "_SOCKET_PATH", "_LOC", "_STATE_BASE", "_STATE_FILE", "_TOKEN"))}
+    first, second = (
+        environment({}, port, tmp_path / str(port), tmp_path / "haproxy") for port in (8000, 8001)
+    )
+    own = {
+        name
+        for name in first
+        if name.endswith(("_PORT", "_SOCKET_PATH", "_LOC", "_STATE_BASE", "_STATE_FILE", "_TOKEN"))
+    }
     assert len(own) == 12
     assert not {first[name] for name in own} & {second[name] for name in own}
     assert first["RAY_AUTH_MODE"] == "token"

@@ -1,4 +1,6 @@
-"""Two router replicas behind HAProxy: each serves alone, with a cache and a line to the model of its own."""
+"""Two router replicas behind HAProxy: each serves alone, with a cache and a line to the model of
+its own.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -21,14 +23,28 @@ pytestmark = pytest.mark.serve
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
     model = {**WORDLLAMA, "max_tokens": 512}
-    config = {"applications": [{
-        "name": "router", "route_prefix": "/", "import_path": "deployments.app:build",
-        "args": {"models": {"wordllama-256": model}, "tiers": {"fast": "wordllama-256"}, "transport": "direct"},
-        "deployments": [
-            {"name": "router", "num_replicas": 2, "ray_actor_options": {"num_cpus": 0.25}},
-            {"name": "wordllama-256", "num_replicas": 1, "ray_actor_options": {"num_cpus": 0.25}},
-        ],
-    }]}
+    config = {
+        "applications": [
+            {
+                "name": "router",
+                "route_prefix": "/",
+                "import_path": "deployments.app:build",
+                "args": {
+                    "models": {"wordllama-256": model},
+                    "tiers": {"fast": "wordllama-256"},
+                    "transport": "direct",
+                },
+                "deployments": [
+                    {"name": "router", "num_replicas": 2, "ray_actor_options": {"num_cpus": 0.25}},
+                    {
+                        "name": "wordllama-256",
+                        "num_replicas": 1,
+                        "ray_actor_options": {"num_cpus": 0.25},
+                    },
+                ],
+            }
+        ]
+    }
     path: Path = tmp_path_factory.mktemp("two") / "two.yaml"
     path.write_text(yaml.safe_dump(config))
     with launched(path) as running:
@@ -44,20 +60,28 @@ def test_both_answer_alike_and_share_neither_cache_nor_line(two: Launched) -> No
     answers: list[dict[str, Any]] = []
 
     def cold() -> int:
-        """Texts that had to be embedded: one more for each router that is asked for the first time."""
+        """Texts that had to be embedded: one more for each router that is asked for the
+        first time.
+        """
         answers.append(ask(two, "the same text for both").json())
         return [answer["routing"]["cached"] for answer in answers].count(0)
 
-    wait_for(lambda: cold() == 2, "both routers to be asked")  # HAProxy may hear of one a moment later than of the other
+    # HAProxy may hear of one a moment later than of the other
+    wait_for(lambda: cold() == 2, "both routers to be asked")
     for _ in range(8):
         assert cold() == 2
     assert {str(answer["data"]) for answer in answers} == {str(answers[0]["data"])}
     (replica,) = two.replicas("wordllama-256")
-    wait_for(lambda: all(has_line(router, replica) for router in two.replicas("router")), "a line from each router to the model")
+    wait_for(
+        lambda: all(has_line(router, replica) for router in two.replicas("router")),
+        "a line from each router to the model",
+    )
 
 
 def test_no_request_is_lost_with_a_router_that_is_killed(two: Launched) -> None:
-    """From a client that sends headers and body apart, as httpx does: HAProxy must hold both before it can send them again."""
+    """From a client that sends headers and body apart, as httpx does: HAProxy must hold both before
+    it can send them again.
+    """
     statuses: list[int] = []
     stop = threading.Event()
 
@@ -77,7 +101,11 @@ def test_no_request_is_lost_with_a_router_that_is_killed(two: Launched) -> None:
             victim.kill()
             psutil.wait_procs([victim])
             before = len(statuses)
-            wait_for(lambda: len(statuses) > before + 200, "answers from the one that is left", told=lambda: statuses[-5:])
+            wait_for(
+                lambda: len(statuses) > before + 200,
+                "answers from the one that is left",
+                told=lambda: statuses[-5:],
+            )
         finally:
             stop.set()
     for client in clients:

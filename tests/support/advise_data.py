@@ -1,4 +1,6 @@
-"""Small made texts of every kind that `embedding-router advise` reads, whose right answers are known."""
+"""Small made texts of every kind that `embedding-router advise` reads, whose right answers are
+known.
+"""
 
 import csv
 import json
@@ -22,22 +24,39 @@ def labelled() -> list[tuple[str, str]]:
         names = words.split()
         for place in range(40):
             frame = FRAMES[place % len(FRAMES)]
-            made.append((frame.format(names[place % 10], names[(3 * place + place // 10 + 1) % 10]), topic))
+            made.append(
+                (frame.format(names[place % 10], names[(3 * place + place // 10 + 1) % 10]), topic)
+            )
     return made
 
 
 def write(folder: Path) -> dict[str, Path]:
     """One file of each kind."""
     rows = labelled()
-    files = {name: folder / name for name in ("texts.jsonl", "queries.jsonl", "qrels.tsv", "pairs.csv", "labels.csv")}
-    files["texts.jsonl"].write_text("".join(json.dumps({"id": f"d{n}", "text": text}) + "\n" for n, (text, _) in enumerate(rows)))
+    files = {
+        name: folder / name
+        for name in ("texts.jsonl", "queries.jsonl", "qrels.tsv", "pairs.csv", "labels.csv")
+    }
+    files["texts.jsonl"].write_text(
+        "".join(
+            json.dumps({"id": f"d{n}", "text": text}) + "\n" for n, (text, _) in enumerate(rows)
+        )
+    )
     asked = [(word, topic) for topic, words in TOPICS.items() for word in words.split()]
     files["queries.jsonl"].write_text(
-        "".join(json.dumps({"id": f"q{n}", "text": f"tell me about {word}"}) + "\n" for n, (word, _) in enumerate(asked))
+        "".join(
+            json.dumps({"id": f"q{n}", "text": f"tell me about {word}"}) + "\n"
+            for n, (word, _) in enumerate(asked)
+        )
     )
-    files["qrels.tsv"].write_text("".join(
-        f"q{n}\td{m}\t1\n" for n, (_, topic) in enumerate(asked) for m, (_, other) in enumerate(rows) if topic == other
-    ))
+    files["qrels.tsv"].write_text(
+        "".join(
+            f"q{n}\td{m}\t1\n"
+            for n, (_, topic) in enumerate(asked)
+            for m, (_, other) in enumerate(rows)
+            if topic == other
+        )
+    )
     with files["pairs.csv"].open("w", newline="") as file:
         pairs = csv.writer(file)
         for place in range(120):

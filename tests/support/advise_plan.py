@@ -1,4 +1,6 @@
-"""Tasks with planted scores: what is better where is known, so that what is found can be compared with it."""
+"""Tasks with planted scores: what is better where is known, so that what is found can be compared
+with it.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +17,12 @@ SCRIPTS = {"zh": "Hani", "ru": "Cyrl", "ja": "Jpan"}
 
 
 def unit(
-    language: str | None = "en", characters: int = 60, *, code: bool = False, mixed: bool = False, script: str | None = None
+    language: str | None = "en",
+    characters: int = 60,
+    *,
+    code: bool = False,
+    mixed: bool = False,
+    script: str | None = None,
 ) -> Unit:
     """One text as the router sees it; a token is a character here."""
     own = script or SCRIPTS.get(language or "", "Latn")
@@ -32,8 +39,12 @@ def plan(models: Sequence[str] = MODELS) -> Plan:
     return Plan({}, candidates, tokens, {name: {} for name in models}, {})
 
 
-def task(name: str, units: Sequence[Unit], chances: Mapping[str, Sequence[float]], seed: int = 1) -> Task:
-    """Each model is right on each unit with its own chance, and what is hard for one is hard for all."""
+def task(
+    name: str, units: Sequence[Unit], chances: Mapping[str, Sequence[float]], seed: int = 1
+) -> Task:
+    """Each model is right on each unit with its own chance, and what is hard for one is hard for
+    all.
+    """
     luck = np.random.default_rng(seed).random(len(units))
     scores = {model: (luck < np.array(own)).astype(np.float64) for model, own in chances.items()}
     return Task(name, "labels", "accuracy", tuple(units), scores=scores)

@@ -1,4 +1,6 @@
-"""Fingerprints and adapters of fake models, made in a moment: what the commands of these names make of real ones."""
+"""Fingerprints and adapters of fake models, made in a moment: what the commands of these names make
+of real ones.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,7 +31,8 @@ async def fingerprint_of(args: RouterArgs, model: str) -> Fingerprint:
     vectors = []
     for probe in probes:
         batch = Batch(
-            ids=None if probe.ids is None else [probe.ids], texts=None if probe.prompted is None else [probe.prompted],
+            ids=None if probe.ids is None else [probe.ids],
+            texts=None if probe.prompted is None else [probe.prompted],
             input_type=probe.side,
         )
         vectors.append((await engine.embed(batch)).vectors)
@@ -49,18 +52,34 @@ async def with_fingerprints(args: Mapping[str, Any], folder: Path) -> dict[str, 
 
 
 def write_adapter(
-    args: Mapping[str, Any], folder: Path, source: str, target: str, recall: float = 0.97,
+    args: Mapping[str, Any],
+    folder: Path,
+    source: str,
+    target: str,
+    recall: float = 0.97,
     change: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """The path of a new adapter between models that have fingerprints: a random map that says it keeps `recall`."""
+    """The path of a new adapter between models that have fingerprints: a random map that says it
+    keeps `recall`.
+    """
     into, dimensions = Space.parse(target), args["models"][source]["dimensions"]
     rng = np.random.default_rng(abs(hash((source, target))) % 2**32)
     matrix = rng.standard_normal((dimensions, into.dimensions)).astype(np.float32)
-    digests = [fingerprint.load(Path(args["models"][model]["fingerprint"])).digest for model in (source, into.model)]
+    digests = [
+        fingerprint.load(Path(args["models"][model]["fingerprint"])).digest
+        for model in (source, into.model)
+    ]
     adapter = Adapter(
-        Space(source, dimensions), into, matrix, np.zeros(into.dimensions, np.float32), "procrustes", digests[0], digests[1],
+        Space(source, dimensions),
+        into,
+        matrix,
+        np.zeros(into.dimensions, np.float32),
+        "procrustes",
+        digests[0],
+        digests[1],
         1000,
-        "judgements", Kept(300, recall, recall, 0.01, 0.8, 0.7),
+        "judgements",
+        Kept(300, recall, recall, 0.01, 0.8, 0.7),
     )
     file = folder / f"{source}-to-{into.model}-{into.dimensions}-{len(list(folder.iterdir()))}.npz"
     adapters.save(replace(adapter, **change), file)

@@ -1,8 +1,10 @@
-"""Ray clusters of several nodes on this machine, with Serve on them; everything that was started is gone afterwards.
+"""Ray clusters of several nodes on this machine, with Serve on them; everything that was started is
+gone afterwards.
 
-`nodes` starts a raylet per node, which tests add and remove. `autoscaled` starts only a head, and Ray's own autoscaler adds nodes
-of declared types where replicas wait for resources and removes them when they are idle. GPUs are numbers that Ray books: nothing
-here has one, so only engines of kind `fake` or `static` belong on them.
+`nodes` starts a raylet per node, which tests add and remove. `autoscaled` starts only a head, and
+Ray's own autoscaler adds nodes of declared types where replicas wait for resources and removes them
+when they are idle. GPUs are numbers that Ray books: nothing here has one, so only engines of kind
+`fake` or `static` belong on them.
 """
 
 import os
@@ -39,11 +41,15 @@ class Service:
         self.address, self.port = address, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._client = serve_start(
-            http_options={"host": "127.0.0.1", "port": self.port}, grpc_options={"port": free_port()}, proxy_location=proxies
+            http_options={"host": "127.0.0.1", "port": self.port},
+            grpc_options={"port": free_port()},
+            proxy_location=proxies,
         )
 
     def deploy(self, config: Mapping[str, Any], wait_s: float = WAIT_S) -> None:
-        """Deploy a Serve config, as `serve deploy` does, and wait until its applications run and answer."""
+        """Deploy a Serve config, as `serve deploy` does, and wait until its applications run and
+        answer.
+        """
         self._client.deploy_apps(ServeDeploySchema.model_validate(config), _blocking=False)
         wanted = {application["name"] for application in config["applications"]}
 
@@ -51,7 +57,9 @@ class Service:
             applications = self.status().applications
             for name in wanted & applications.keys():
                 assert applications[name].status != "DEPLOY_FAILED", applications[name]
-            return all(name in applications and applications[name].status == "RUNNING" for name in wanted)
+            return all(
+                name in applications and applications[name].status == "RUNNING" for name in wanted
+            )
 
         wait_for(running, f"{', '.join(wanted)} to run", wait_s, self.status)
         wait_for(self.healthy, "/health to answer 200", wait_s)
@@ -73,8 +81,14 @@ class Service:
 
     def nodes_of(self, deployment: str, application: str = "embedding-router") -> list[str]:
         """Ids of the nodes that running replicas of a deployment are on, one for each."""
-        details = self._client.get_serve_details()["applications"][application]["deployments"][deployment]
-        return [replica["node_id"] for replica in details["replicas"] if replica["state"] == ReplicaState.RUNNING]
+        details = self._client.get_serve_details()["applications"][application]["deployments"][
+            deployment
+        ]
+        return [
+            replica["node_id"]
+            for replica in details["replicas"]
+            if replica["state"] == ReplicaState.RUNNING
+        ]
 
     def nodes(self, resource: str = "CPU") -> int:
         """Live nodes that have some of `resource`, for example `accelerator_type:L4`."""
@@ -82,16 +96,24 @@ class Service:
 
 
 @contextmanager
-def nodes(each: Sequence[Mapping[str, Any]], proxies: str = "HeadOnly") -> Iterator[tuple[Service, Cluster]]:
-    """A head and one more node for each of `each`: `num_cpus`, `num_gpus`, `resources`, ... as Ray's Cluster.add_node takes them.
+def nodes(
+    each: Sequence[Mapping[str, Any]], proxies: str = "HeadOnly"
+) -> Iterator[tuple[Service, Cluster]]:
+    """A head and one more node for each of `each`: `num_cpus`, `num_gpus`, `resources`, ... as
+    Ray's Cluster.add_node takes them.
 
-    Remove a node with `cluster.remove_node(node, allow_graceful=False)`; a raylet alone that is killed lives on in its workers.
+    Remove a node with `cluster.remove_node(node, allow_graceful=False)`; a raylet alone that is
+    killed lives on in its workers.
     """
     with _scratch() as scratch, ExitStack() as stack:
         cluster = Cluster()
         stack.callback(cluster.shutdown)
         cluster.add_node(
-            num_cpus=4, temp_dir=str(scratch), include_dashboard=False, dashboard_agent_listen_port=0, metrics_export_port=0
+            num_cpus=4,
+            temp_dir=str(scratch),
+            include_dashboard=False,
+            dashboard_agent_listen_port=0,
+            metrics_export_port=0,
         )
         for node in each:
             cluster.add_node(**node)
@@ -99,22 +121,40 @@ def nodes(each: Sequence[Mapping[str, Any]], proxies: str = "HeadOnly") -> Itera
 
 
 @contextmanager
-def autoscaled(node_types: Mapping[str, Mapping[str, Any]], proxies: str = "HeadOnly", idle_s: float = 6.0) -> Iterator[Service]:
-    """A head without GPUs and an autoscaler that adds nodes of `node_types`: by name their `resources`, `max_workers`, ...
+def autoscaled(
+    node_types: Mapping[str, Mapping[str, Any]], proxies: str = "HeadOnly", idle_s: float = 6.0
+) -> Iterator[Service]:
+    """A head without GPUs and an autoscaler that adds nodes of `node_types`: by name their
+    `resources`, `max_workers`, ...
 
     A node without work is removed after `idle_s`.
     """
     gcs_port = free_port()
     config = {
-        "cluster_name": "embedding-router-test", "max_workers": 8, "idle_timeout_minutes": idle_s / 60,
+        "cluster_name": "embedding-router-test",
+        "max_workers": 8,
+        "idle_timeout_minutes": idle_s / 60,
         "provider": {
-            "type": "external", "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
-            "gcs_address": f"127.0.0.1:{gcs_port}", "head_node_id": HEAD_ID, "launch_multiple": True, "use_node_id_as_ip": True,
-            "disable_node_updaters": True, "disable_launch_config_check": True,
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": f"127.0.0.1:{gcs_port}",
+            "head_node_id": HEAD_ID,
+            "launch_multiple": True,
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
         },
-        "head_node_type": "ray.head.default", "auth": {}, "docker": {}, "file_mounts": {}, "cluster_synced_files": [],
-        "initialization_commands": [], "setup_commands": [], "head_setup_commands": [], "worker_setup_commands": [],
-        "head_start_ray_commands": [], "worker_start_ray_commands": [],
+        "head_node_type": "ray.head.default",
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "initialization_commands": [],
+        "setup_commands": [],
+        "head_setup_commands": [],
+        "worker_setup_commands": [],
+        "head_start_ray_commands": [],
+        "worker_start_ray_commands": [],
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 4}, "node_config": {}, "max_workers": 0},
             **{name: {"node_config": {}, **given} for name, given in node_types.items()},
@@ -124,20 +164,43 @@ def autoscaled(node_types: Mapping[str, Mapping[str, Any]], proxies: str = "Head
         path = scratch / "autoscaler.yaml"
         path.write_text(yaml.safe_dump(config))
         environment = {
-            **os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "1",
-            "RAY_CLOUD_INSTANCE_ID": HEAD_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID, "RAY_AUTH_MODE": "disabled",
-            "RAY_USAGE_STATS_ENABLED": "0", "AUTOSCALER_METRIC_PORT": str(free_port()), "DASHBOARD_METRIC_PORT": str(free_port()),
+            **os.environ,
+            "RAY_FAKE_CLUSTER": "1",
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "RAY_enable_autoscaler_v2": "1",
+            "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "AUTOSCALER_METRIC_PORT": str(free_port()),
+            "DASHBOARD_METRIC_PORT": str(free_port()),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         }
         log = stack.enter_context((scratch / "head.log").open("w+"))
         head = subprocess.Popen(
             [
-                str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--autoscaling-config={path}",
-                "--num-cpus=4", "--num-gpus=0", "--node-ip-address=127.0.0.1", f"--port={gcs_port}", f"--temp-dir={scratch}",
-                "--include-dashboard=false", "--dashboard-agent-listen-port=0", "--metrics-export-port=0",
-                f"--ray-client-server-port={free_port()}", f"--object-store-memory={150 * 2**20}", "--disable-usage-stats",
+                str(Path(sys.executable).with_name("ray")),
+                "start",
+                "--head",
+                "--block",
+                f"--autoscaling-config={path}",
+                "--num-cpus=4",
+                "--num-gpus=0",
+                "--node-ip-address=127.0.0.1",
+                f"--port={gcs_port}",
+                f"--temp-dir={scratch}",
+                "--include-dashboard=false",
+                "--dashboard-agent-listen-port=0",
+                "--metrics-export-port=0",
+                f"--ray-client-server-port={free_port()}",
+                f"--object-store-memory={150 * 2**20}",
+                "--disable-usage-stats",
             ],
-            cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         stack.callback(head.wait, 30)
         stack.callback(_end, head.pid, scratch)
@@ -172,7 +235,9 @@ def _scratch() -> Iterator[Path]:
 
 
 def _end(pid: int, scratch: Path) -> None:
-    """End the head, its descendants, and the nodes that the autoscaler started: they name the cluster's own folder."""
+    """End the head, its descendants, and the nodes that the autoscaler started: they name the
+    cluster's own folder.
+    """
     found = {pid: psutil.Process(pid)} if psutil.pid_exists(pid) else {}
     for process in psutil.process_iter():
         with suppress(psutil.Error):

@@ -6,7 +6,13 @@ GONE = object()
 
 ARGS: dict[str, Any] = {
     "models": {
-        "small": {"engine": {"kind": "fake"}, "dimensions": 64, "max_tokens": 512, "matryoshka": [32], "quality": {"en": 60}},
+        "small": {
+            "engine": {"kind": "fake"},
+            "dimensions": 64,
+            "max_tokens": 512,
+            "matryoshka": [32],
+            "quality": {"en": 60},
+        },
         "large": {
             "engine": {"kind": "vllm", "source": "Org/large"},
             "dimensions": 128,

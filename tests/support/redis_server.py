@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 BINARY = shutil.which("redis-server", path="/usr/bin:/usr/local/bin:/opt/homebrew/bin")
-needs_redis = pytest.mark.skipif(BINARY is None, reason="redis-server is not installed (Debian: apt-get install redis-server)")
+needs_redis = pytest.mark.skipif(
+    BINARY is None, reason="redis-server is not installed (Debian: apt-get install redis-server)"
+)
 
 
 class RedisServer:
@@ -25,8 +27,19 @@ class RedisServer:
     def start(self) -> None:
         assert BINARY is not None
         self._process = subprocess.Popen(
-            [BINARY, "--port", "0", "--unixsocket", str(self._socket), "--save", "", "--appendonly", "no",
-             "--dir", str(self._socket.parent)],
+            [
+                BINARY,
+                "--port",
+                "0",
+                "--unixsocket",
+                str(self._socket),
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--dir",
+                str(self._socket.parent),
+            ],
             stdout=subprocess.PIPE,
         )
         assert self._process.stdout is not None

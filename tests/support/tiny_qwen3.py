@@ -1,8 +1,10 @@
-"""Writes small Qwen3-Embedding checkpoints with random weights: the real architecture, tokenizer and vocabulary, few layers.
+"""Writes small Qwen3-Embedding checkpoints with random weights: the real architecture, tokenizer
+and vocabulary, few layers.
 
-They run the code path of the real models (8 key-value heads of 128, tied bf16 embeddings, last-token pooling) at the real
-widths without a download. Their vectors mean nothing, but every token of a text moves them: projections keep the scale of what
-they carry, while embeddings are small beside it, so that the last token's own does not drown the rest.
+They run the code path of the real models (8 key-value heads of 128, tied bf16 embeddings,
+last-token pooling) at the real widths without a download. Their vectors mean nothing, but every
+token of a text moves them: projections keep the scale of what they carry, while embeddings are
+small beside it, so that the last token's own does not drown the rest.
 """
 
 import json
@@ -20,27 +22,38 @@ HEAD = 128
 
 @cache
 def quick_dtype() -> Literal["bfloat16", "float32"]:
-    """bfloat16 where this processor multiplies it, else float32, which it then multiplies several times sooner."""
+    """bfloat16 where this processor multiplies it, else float32, which it then multiplies several
+    times sooner.
+    """
     import torch
 
     able = torch.cpu.get_capabilities()
-    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") else "float32"
+    return (
+        "bfloat16"
+        if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16")
+        else "float32"
+    )
 
 
 def write_tiny_qwen3(
-    folder: Path, hidden: int = 1024, layers: int = 1, max_tokens: int = 4096, seed: int = 0, heads: int | None = None
+    folder: Path,
+    hidden: int = 1024,
+    layers: int = 1,
+    max_tokens: int = 4096,
+    seed: int = 0,
+    heads: int | None = None,
 ) -> Path:
     """Write a checkpoint as the hub has it and return `folder`; one that is there already is kept.
 
     Args:
-        folder: made if it is not there.
-        hidden: width of the vectors: 1024, 2560 and 4096 are those of the 0.6B, 4B and 8B. The embedding table takes
+        folder: made if it is not there. hidden: width of the vectors: 1024, 2560 and 4096 are those
+        of the 0.6B, 4B and 8B. The embedding table takes
             2 * 151,669 * hidden bytes on disk and in memory: 0.3, 0.8 and 1.2 GB.
-        layers: transformer blocks, 512 wide between their projections.
-        max_tokens: the longest text, max_position_embeddings.
-        seed: of the weights.
-        heads: attention heads, with half as many for keys and values; the real model's where not given. Two make a block so
-            cheap that a CPU spends as little on a text as a GPU does on the real model: for measuring what is around it.
+        layers: transformer blocks, 512 wide between their projections. max_tokens: the longest
+        text, max_position_embeddings. seed: of the weights. heads: attention heads, with half as
+        many for keys and values; the real model's where not given. Two make a block so
+            cheap that a CPU spends as little on a text as a GPU does on the real model: for
+            measuring what is around it.
     """
     write_qwen_tokenizer(folder)
     if (folder / "model.safetensors").exists():
@@ -72,8 +85,18 @@ def write_tiny_qwen3(
         },
         "modules.json": [
             {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-            {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+            {
+                "idx": 1,
+                "name": "1",
+                "path": "1_Pooling",
+                "type": "sentence_transformers.models.Pooling",
+            },
+            {
+                "idx": 2,
+                "name": "2",
+                "path": "2_Normalize",
+                "type": "sentence_transformers.models.Normalize",
+            },
         ],
         "1_Pooling/config.json": {
             "word_embedding_dimension": hidden,
@@ -87,7 +110,8 @@ def write_tiny_qwen3(
         },
         "config_sentence_transformers.json": {
             "prompts": {
-                "query": "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:",
+                "query": "Instruct: Given a web search query, retrieve relevant passages that "
+                "answer the query\nQuery:",
                 "document": "",
             },
             "default_prompt_name": None,
@@ -99,7 +123,9 @@ def write_tiny_qwen3(
     return folder
 
 
-def _write_weights(folder: Path, hidden: int, head_counts: tuple[int, int], layers: int, seed: int) -> None:
+def _write_weights(
+    folder: Path, hidden: int, head_counts: tuple[int, int], layers: int, seed: int
+) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -108,7 +134,9 @@ def _write_weights(folder: Path, hidden: int, head_counts: tuple[int, int], laye
 
     def uniform(rows: int, columns: int, deviation: float) -> torch.Tensor:
         reach = deviation * 3**0.5
-        return torch.empty(rows, columns, dtype=torch.bfloat16).uniform_(-reach, reach, generator=generator)
+        return torch.empty(rows, columns, dtype=torch.bfloat16).uniform_(
+            -reach, reach, generator=generator
+        )
 
     def projection(rows: int, columns: int) -> torch.Tensor:
         return uniform(rows, columns, columns**-0.5)
@@ -116,7 +144,10 @@ def _write_weights(folder: Path, hidden: int, head_counts: tuple[int, int], laye
     def ones(size: int) -> torch.Tensor:
         return torch.ones(size, dtype=torch.bfloat16)
 
-    weights = {"embed_tokens.weight": uniform(VOCABULARY, hidden, 0.02), "norm.weight": ones(hidden)}
+    weights = {
+        "embed_tokens.weight": uniform(VOCABULARY, hidden, 0.02),
+        "norm.weight": ones(hidden),
+    }
     for layer in range(layers):
         block = {
             "input_layernorm.weight": ones(hidden),

@@ -1,4 +1,6 @@
-"""Waiting for what another process or thread makes true: for the condition, far longer than it should take."""
+"""Waiting for what another process or thread makes true: for the condition, far longer than it
+should take.
+"""
 
 import time
 from collections.abc import Callable
@@ -7,11 +9,16 @@ WAIT_S = 120.0
 
 
 def wait_for(
-    condition: Callable[[], bool], what: str, wait_s: float = WAIT_S, told: Callable[[], object] | None = None
+    condition: Callable[[], bool],
+    what: str,
+    wait_s: float = WAIT_S,
+    told: Callable[[], object] | None = None,
 ) -> None:
     """Return once `condition` holds; fail naming `what` when it does not in time."""
     until_s = time.monotonic() + wait_s
     while not condition():
         if time.monotonic() > until_s:
-            raise AssertionError(f"waited {wait_s:.0f} s for {what}" + (f": {told()}" if told else ""))
+            raise AssertionError(
+                f"waited {wait_s:.0f} s for {what}" + (f": {told()}" if told else "")
+            )
         time.sleep(0.2)

@@ -7,7 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router import adapters
-from router.adapters import METHODS, Adapter, Kept, Method, as_ranked, fit, kept_of, load, load_adapters, save
+from router.adapters import (
+    METHODS,
+    Adapter,
+    Kept,
+    Method,
+    as_ranked,
+    fit,
+    kept_of,
+    load,
+    load_adapters,
+    save,
+)
 from router.models import build_models
 from router.retrieval import nearest
 from router.spaces import Space
@@ -27,9 +38,14 @@ def orthogonal(rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([(8, 8), (6, 10), (10, 6)]))
-def test_procrustes_equals_the_rotation_of_zero_padded_vectors(seed: int, sizes: tuple[int, int]) -> None:
+def test_procrustes_equals_the_rotation_of_zero_padded_vectors(
+    seed: int, sizes: tuple[int, int]
+) -> None:
     rng = np.random.default_rng(seed)
-    x, y = unit(rng.standard_normal((50, sizes[0])) + 1), unit(rng.standard_normal((50, sizes[1])) - 1)
+    x, y = (
+        unit(rng.standard_normal((50, sizes[0])) + 1),
+        unit(rng.standard_normal((50, sizes[1])) - 1),
+    )
     matrix, offset = fit(x, y)
     np.testing.assert_allclose(x.mean(axis=0) @ matrix + offset, y.mean(axis=0), atol=1e-5)
     centred = [(rows - rows.mean(axis=0)).astype(np.float64) for rows in (x, y)]
@@ -44,7 +60,9 @@ def test_procrustes_equals_the_rotation_of_zero_padded_vectors(seed: int, sizes:
 
 @pytest.mark.parametrize("sizes", [(24, 24), (16, 24)], ids=["same size", "into a larger space"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_space_that_is_only_turned_is_mapped_onto_itself(method: Method, sizes: tuple[int, int]) -> None:
+def test_a_space_that_is_only_turned_is_mapped_onto_itself(
+    method: Method, sizes: tuple[int, int]
+) -> None:
     rng = np.random.default_rng(0)
     x = unit(rng.standard_normal((2000, sizes[0])))
     y = unit(x @ orthogonal(*sizes, rng))
@@ -60,7 +78,8 @@ def test_a_space_that_is_only_turned_is_mapped_onto_itself(method: Method, sizes
 def test_what_all_vectors_of_a_model_have_in_common_does_not_drown_what_they_differ_in() -> None:
     rng = np.random.default_rng(0)
     apart = rng.standard_normal((2000, 24))
-    narrow = unit(apart + 20 * rng.standard_normal(24))  # as multilingual-e5 is: no two texts are further apart than 0.7
+    # as multilingual-e5 is: no two texts are further apart than 0.7
+    narrow = unit(apart + 20 * rng.standard_normal(24))
     wide = unit(apart @ orthogonal(24, 24, rng))
     matrix, offset = fit(narrow[:1500], wide[:1500])
     mapped = adapter(matrix=matrix, offset=offset).map(narrow[1500:])
@@ -72,12 +91,20 @@ def test_vectors_of_different_texts_are_refused() -> None:
         fit(np.ones((3, 2), np.float32), np.ones((4, 2), np.float32))
 
 
-def adapter(matrix: np.ndarray | None = None, offset: np.ndarray | None = None, **changes: Any) -> Adapter:
+def adapter(
+    matrix: np.ndarray | None = None, offset: np.ndarray | None = None, **changes: Any
+) -> Adapter:
     matrix = np.eye(4, 6, dtype=np.float32) if matrix is None else matrix
     offset = np.zeros(matrix.shape[1], np.float32) if offset is None else offset
     values: dict[str, Any] = {
-        "source": Space("a", matrix.shape[0]), "target": Space("b", matrix.shape[1]), "method": "procrustes",
-        "source_fingerprint": "1", "target_fingerprint": "2", "texts": 100, "judged_by": "judgements", "kept": KEPT,
+        "source": Space("a", matrix.shape[0]),
+        "target": Space("b", matrix.shape[1]),
+        "method": "procrustes",
+        "source_fingerprint": "1",
+        "target_fingerprint": "2",
+        "texts": 100,
+        "judged_by": "judgements",
+        "kept": KEPT,
     }
     return Adapter(matrix=matrix, offset=offset, **{**values, **changes})
 
@@ -86,7 +113,9 @@ def adapter(matrix: np.ndarray | None = None, offset: np.ndarray | None = None, 
 @given(st.integers(0, 2**32), st.integers(1, 9))
 def test_a_mapped_row_does_not_depend_on_the_rows_beside_it(seed: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
-    bridge = adapter(rng.standard_normal((32, 48)).astype(np.float32), rng.standard_normal(48).astype(np.float32))
+    bridge = adapter(
+        rng.standard_normal((32, 48)).astype(np.float32), rng.standard_normal(48).astype(np.float32)
+    )
     x = unit(rng.standard_normal((rows, 32)))
     together = bridge.map(x)
     for row in range(rows):
@@ -97,11 +126,19 @@ def test_a_mapped_row_does_not_depend_on_the_rows_beside_it(seed: int, rows: int
 
 def test_an_adapter_reads_back_as_it_was_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    wrote = adapter(rng.standard_normal((5, 7)).astype(np.float32), by_language={"de": KEPT._replace(recall=0.9)})
+    wrote = adapter(
+        rng.standard_normal((5, 7)).astype(np.float32),
+        by_language={"de": KEPT._replace(recall=0.9)},
+    )
     save(wrote, tmp_path / "x.adapter")
     read = load(tmp_path / "x.adapter")
     np.testing.assert_array_equal(read.matrix, wrote.matrix)
-    assert (read.source, read.target, read.kept, read.by_language) == (wrote.source, wrote.target, wrote.kept, wrote.by_language)
+    assert (read.source, read.target, read.kept, read.by_language) == (
+        wrote.source,
+        wrote.target,
+        wrote.kept,
+        wrote.by_language,
+    )
     assert (read.kept_for("de"), read.kept_for("fr"), read.kept_for(None)) == (0.9, 0.96, 0.96)
 
 
@@ -143,7 +180,10 @@ def test_nothing_is_kept_where_the_own_model_finds_nothing() -> None:
 
 MODELS = {
     name: {
-        "engine": {"kind": "fake", "seed": seed}, "dimensions": 64, "max_tokens": 512, "matryoshka": [32],
+        "engine": {"kind": "fake", "seed": seed},
+        "dimensions": 64,
+        "max_tokens": 512,
+        "matryoshka": [32],
         "quality": {"en": 80.0, "default": 50.0},
     }
     for seed, name in enumerate(("small", "large", "huge"))
@@ -153,7 +193,9 @@ ARGS: dict[str, Any] = {"models": MODELS, "tiers": {"fast": "small"}}
 
 def problems_of(args: dict[str, Any], **collection: Any) -> str:
     with pytest.raises(ConfigError) as refused:
-        load_adapters(parse_args({**args, "collections": {"docs": {"space": "large/64", **collection}}}))
+        load_adapters(
+            parse_args({**args, "collections": {"docs": {"space": "large/64", **collection}}})
+        )
     assert len(refused.value.problems) == 1
     return refused.value.problems[0]
 
@@ -165,9 +207,16 @@ async def test_a_weak_adapter_is_refused_until_the_floor_is_lowered(tmp_path: Pa
     assert "collections.docs.adapters[0]" in said
     assert "keeps 83.0% of the recall of large/64's own model" in said
     assert "min_recall is 95.0%" in said
-    loaded = load_adapters(parse_args({
-        **args, "collections": {"docs": {"space": "large/64", "adapters": [weak], "min_recall": 0.8}},
-    }))
+    loaded = load_adapters(
+        parse_args(
+            {
+                **args,
+                "collections": {
+                    "docs": {"space": "large/64", "adapters": [weak], "min_recall": 0.8}
+                },
+            }
+        )
+    )
     assert list(loaded["docs"]) == ["small"]
 
 
@@ -179,13 +228,27 @@ async def test_a_weak_adapter_is_refused_until_the_floor_is_lowered(tmp_path: Pa
         ({"source": Space("large", 64)}, "it leads from large to itself"),
         ({"source_fingerprint": "other"}, "it was made with another small"),
         ({"target_fingerprint": "other"}, "it was made with another large"),
-        ({"source": Space("small", 32), "matrix": np.ones((32, 64), np.float32)}, "it reads 32 dimensions, small makes 64"),
+        (
+            {"source": Space("small", 32), "matrix": np.ones((32, 64), np.float32)},
+            "it reads 32 dimensions, small makes 64",
+        ),
     ],
-    ids=["other space", "unknown model", "itself", "other source weights", "other target weights", "other size"],
+    ids=[
+        "other space",
+        "unknown model",
+        "itself",
+        "other source weights",
+        "other target weights",
+        "other size",
+    ],
 )
-async def test_an_adapter_serves_only_what_it_was_made_for(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+async def test_an_adapter_serves_only_what_it_was_made_for(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
     args = await with_fingerprints(ARGS, tmp_path)
-    assert said in problems_of(args, adapters=[write_adapter(args, tmp_path, "small", "large/64", change=change)])
+    assert said in problems_of(
+        args, adapters=[write_adapter(args, tmp_path, "small", "large/64", change=change)]
+    )
 
 
 async def test_a_model_without_a_fingerprint_has_no_adapters(tmp_path: Path) -> None:
@@ -201,10 +264,18 @@ async def test_a_collection_takes_one_adapter_from_each_model(tmp_path: Path) ->
     assert "there is one from small already" in problems_of(args, adapters=twice)
 
 
-async def test_in_a_space_its_own_model_ranks_first_and_others_by_what_they_keep(tmp_path: Path) -> None:
+async def test_in_a_space_its_own_model_ranks_first_and_others_by_what_they_keep(
+    tmp_path: Path,
+) -> None:
     args = await with_fingerprints(ARGS, tmp_path)
-    paths = [write_adapter(args, tmp_path, *pair) for pair in (("small", "large/64", 0.97), ("huge", "large/64", 0.96))]
+    paths = [
+        write_adapter(args, tmp_path, *pair)
+        for pair in (("small", "large/64", 0.97), ("huge", "large/64", 0.96))
+    ]
     bridges = {one.source.model: one for one in map(adapters.load, map(Path, paths))}
     ranked = as_ranked(build_models(parse_args(args)), Space("large", 64), bridges)
     assert sorted(ranked, key=lambda name: ranked[name].rank) == ["huge", "small", "large"]
-    assert ranked["small"].quality == {"en": pytest.approx(80 * 0.97), "default": pytest.approx(50 * 0.97)}
+    assert ranked["small"].quality == {
+        "en": pytest.approx(80 * 0.97),
+        "default": pytest.approx(50 * 0.97),
+    }

@@ -1,4 +1,6 @@
-"""What is asked of the service: texts that nobody knows yet, as many as it has devices, of models that a rule can choose from."""
+"""What is asked of the service: texts that nobody knows yet, as many as it has devices, of models
+that a rule can choose from.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,10 @@ async def listened(folder: Path, devices: float) -> tuple[Listener, list[latency
     service, made = Listener(), plan()
     few = made.__class__(
         {"query": ("one", "two"), "symmetric": (), "document": ("three",)},
-        tuple(each._replace(devices=devices) for each in made.candidates), made.tokens, made.predicted_s, {},
+        tuple(each._replace(devices=devices) for each in made.candidates),
+        made.tokens,
+        made.predicted_s,
+        {},
     )
     return service, await latency.measure(service, few, folder, 5)  # type: ignore[arg-type]
 
@@ -44,7 +49,10 @@ async def test_no_text_of_a_second_run_was_asked_in_the_first(tmp_path: Path) ->
     assert len(first.texts) > 900
     assert len(set(first.texts) & set(second.texts)) < 5  # seven digits may meet by chance
     # Under its number every model is asked the same texts in the same rounds.
-    asked = {model: sorted(text.split()[1] for name, text in first.texts if name == model) for model in MODELS}
+    asked = {
+        model: sorted(text.split()[1] for name, text in first.texts if name == model)
+        for model in MODELS
+    }
     assert asked["small"] == asked["middle"] == asked["large"]
 
 

@@ -15,7 +15,9 @@ SIZES = {"a": 16, "b": 24, "c": 24}
 
 
 class Models:
-    """Two models that see the same things from two sides, `a` and `b`, and one that sees others, `c`."""
+    """Two models that see the same things from two sides, `a` and `b`, and one that sees others,
+    `c`.
+    """
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int, Side]] = []
@@ -34,7 +36,9 @@ class Models:
         return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
 
 
-async def aligned(source: str, target: str, given: Material, method: Method = "procrustes") -> Adapter:
+async def aligned(
+    source: str, target: str, given: Material, method: Method = "procrustes"
+) -> Adapter:
     spaces = Space(source, SIZES[source]), Space(target, SIZES[target])
     return await align(Remembering(Models()), *spaces, {source: "fs", target: "ft"}, given, method)
 
@@ -55,7 +59,10 @@ async def test_an_unrelated_space_is_not_kept_whatever_the_method(method: Method
 
 async def test_judgements_decide_where_there_are_some() -> None:
     queries = [Text(f"q{row}", f"about text {row}") for row in range(30)]
-    judged = {f"q{row}": {str(row)} for row in range(25)} | {"q28": {"not among the texts"}, "q29": {"0", "gone"}}
+    judged = {f"q{row}": {str(row)} for row in range(25)} | {
+        "q28": {"not among the texts"},
+        "q29": {"0", "gone"},
+    }
     given = material(TEXTS, queries, judged)
     assert [query.id for query in given.queries] == [f"q{row}" for row in (*range(25), 29)]
     adapter = await aligned("a", "b", given)
@@ -97,7 +104,10 @@ async def test_queries_of_each_language_are_measured_apart() -> None:
     chinese = [Text(f"z{row}", f"今天天气很好我们去公园散步{row}") for row in range(30)]
     english = [Text(f"e{row}", f"how is the weather in the park today {row}") for row in range(25)]
     adapter = await aligned("a", "b", material(TEXTS, chinese + english, None))
-    assert {language: kept.queries for language, kept in adapter.by_language.items()} == {"zh": 30, "en": 25}
+    assert {language: kept.queries for language, kept in adapter.by_language.items()} == {
+        "zh": 30,
+        "en": 25,
+    }
 
 
 async def test_each_text_is_embedded_once_and_alike_sides_together() -> None:
@@ -105,8 +115,12 @@ async def test_each_text_is_embedded_once_and_alike_sides_together() -> None:
     remembered = Remembering(models)
     texts = [text.text for text in TEXTS[:10]]
     first = await remembered("a", texts, "query")
-    np.testing.assert_array_equal(await remembered("a", [*texts, texts[0]], "document"), first[[*range(10), 0]])
+    np.testing.assert_array_equal(
+        await remembered("a", [*texts, texts[0]], "document"), first[[*range(10), 0]]
+    )
     assert sum(count for _, count, _ in models.asked) == 4 + 4 + 6
     models.asked.clear()
-    assert not np.allclose(await remembered("c", texts, "query"), await remembered("c", texts, "document"))
+    assert not np.allclose(
+        await remembered("c", texts, "query"), await remembered("c", texts, "document")
+    )
     assert sum(count for _, count, _ in models.asked) == 20

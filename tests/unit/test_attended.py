@@ -1,4 +1,6 @@
-"""Work that ends with its time or its client, and costs neither a timer nor a listener when it never waits."""
+"""Work that ends with its time or its client, and costs neither a timer nor a listener when it
+never waits.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -96,7 +98,9 @@ async def test_a_client_who_stays_gets_the_answer_and_is_listened_to_no_longer()
 
 
 @pytest.mark.parametrize("moments", range(6))
-async def test_a_client_that_leaves_as_the_answer_is_made_cancels_nothing_after_it(moments: int) -> None:
+async def test_a_client_that_leaves_as_the_answer_is_made_cancels_nothing_after_it(
+    moments: int,
+) -> None:
     client = Client()
 
     async def work() -> int:

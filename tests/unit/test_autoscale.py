@@ -1,4 +1,6 @@
-"""The autoscaling policy as Serve's controller runs it: on reports of routers, from a pickle, with nothing of ours installed."""
+"""The autoscaling policy as Serve's controller runs it: on reports of routers, from a pickle, with
+nothing of ours installed.
+"""
 
 import base64
 import inspect
@@ -52,7 +54,10 @@ IDLE = Ask(0.0, 0.0, 0.0, 1000.0)
 
 
 def decide(policy: ByTokens, at: float, ask: Ask, **state: Any) -> float:
-    contexts: dict[Any, Context] = {Id("router"): routers(at, {"m": ask}), Id("m"): State(current_time=at, **state)}
+    contexts: dict[Any, Context] = {
+        Id("router"): routers(at, {"m": ask}),
+        Id("m"): State(current_time=at, **state),
+    }
     return policy(contexts)[0][Id("m")]
 
 
@@ -68,7 +73,9 @@ def test_a_router_that_fell_silent_asks_for_nothing() -> None:
 
 
 def test_a_model_that_nobody_reported_keeps_what_it_has() -> None:
-    decisions, _ = ByTokens()({Id("router"): routers(1000.0, {}), Id("m"): State(target_num_replicas=7)})
+    decisions, _ = ByTokens()(
+        {Id("router"): routers(1000.0, {}), Id("m"): State(target_num_replicas=7)}
+    )
     assert Id("m") not in decisions
 
 
@@ -85,11 +92,17 @@ def test_replicas_follow_tokens_within_the_bounds() -> None:
 
 
 def test_a_model_at_zero_wakes_for_what_waits_in_a_router_and_sleeps_when_nobody_asks() -> None:
-    asleep = {"current_num_replicas": 0, "target_num_replicas": 0, "capacity_adjusted_min_replicas": 0}
+    asleep = {
+        "current_num_replicas": 0,
+        "target_num_replicas": 0,
+        "capacity_adjusted_min_replicas": 0,
+    }
     assert decide(ByTokens(), 1000.0, IDLE._replace(backlog_tokens=5.0), **asleep) == 1
     assert decide(ByTokens(), 1000.0, IDLE, **asleep) == 0
     policy = ByTokens(hold_s=60.0)
-    assert decide(policy, 1000.0, IDLE, capacity_adjusted_min_replicas=0) == 1  # a new policy knows no peak, so it waits
+    assert (
+        decide(policy, 1000.0, IDLE, capacity_adjusted_min_replicas=0) == 1
+    )  # a new policy knows no peak, so it waits
     assert decide(policy, 1059.0, IDLE, capacity_adjusted_min_replicas=0) == 1
     assert decide(policy, 1061.0, IDLE, capacity_adjusted_min_replicas=0) == 0
 
@@ -115,14 +128,28 @@ def test_the_start_counts_as_the_config_says_and_else_as_the_policy_does() -> No
 
 def test_a_budget_holds_over_all_models() -> None:
     asks = {"a": IDLE._replace(offered=8000.0), "b": IDLE._replace(offered=8000.0, devices=2.0)}
-    contexts: dict[Any, Context] = {Id("router"): routers(1000.0, asks), Id("a"): State(), Id("b"): State()}
+    contexts: dict[Any, Context] = {
+        Id("router"): routers(1000.0, asks),
+        Id("a"): State(),
+        Id("b"): State(),
+    }
     decisions, _ = ByTokens(devices=9)(contexts)
     assert (decisions[Id("a")], decisions[Id("b")]) == (3, 3)
 
 
-def test_models_that_need_much_the_same_of_a_budget_do_not_take_replicas_from_each_other_in_turns() -> None:
-    policy, rng, replicas, level, stopped = ByTokens(devices=7), random.Random(0), {"a": 3, "b": 3}, {"a": 0.0, "b": 0.0}, 0
-    for at in range(1000, 4600):  # an hour in which each wants four replicas, 5 % more or less from one minute to the next
+def test_models_that_need_much_the_same_of_a_budget_do_not_take_replicas_from_each_other_in_turns() -> (  # noqa: E501
+    None
+):
+    policy, rng, replicas, level, stopped = (
+        ByTokens(devices=7),
+        random.Random(0),
+        {"a": 3, "b": 3},
+        {"a": 0.0, "b": 0.0},
+        0,
+    )
+    for at in range(
+        1000, 4600
+    ):  # an hour in which each wants four replicas, 5 % more or less from one minute to the next
         level = {name: 0.98 * was + rng.gauss(0.0, 0.01) for name, was in level.items()}
         asks = {name: IDLE._replace(offered=3200.0 * (1.0 + level[name])) for name in replicas}
         contexts: dict[Any, Context] = {Id("router"): routers(at, asks)}
@@ -135,7 +162,9 @@ def test_models_that_need_much_the_same_of_a_budget_do_not_take_replicas_from_ea
         stopped += sum(max(0, replicas[name] - now[name]) for name in replicas)
         replicas = now
     assert sum(replicas.values()) == 7
-    assert stopped <= 24, "the higher need of the last five minutes has the seventh device: two moves in each"
+    assert stopped <= 24, (
+        "the higher need of the last five minutes has the seventh device: two moves in each"
+    )
 
 
 def test_decisions_are_made_twice_a_second_and_repeated_in_between() -> None:
@@ -146,7 +175,9 @@ def test_decisions_are_made_twice_a_second_and_repeated_in_between() -> None:
 
 
 def test_serves_context_has_what_the_policy_reads() -> None:
-    assert set(Context.__annotations__) <= {*inspect.signature(AutoscalingContext.__init__).parameters}
+    assert set(Context.__annotations__) <= {
+        *inspect.signature(AutoscalingContext.__init__).parameters
+    }
 
 
 def test_the_documented_arguments_are_those_of_the_policy() -> None:
@@ -169,12 +200,15 @@ class Point: timestamp, value = 9.0, 4000.0
 class State:
     total_num_requests, current_num_replicas, target_num_replicas, current_time = 0.0, 1, 1, 9.0
     capacity_adjusted_min_replicas, capacity_adjusted_max_replicas, config = 1, 8, None
-    raw_metrics = {{f"m/{{field}}": {{"r": [Point]}} for field in ("offered", "shadow", "backlog_tokens", "tokens_per_s")}}
+    raw_metrics = {{f"m/{{field}}": {{"r": [Point]}} for field in ("offered", "shadow",
+    "backlog_tokens", "tokens_per_s")}}
 assert list(policy({{Deployment: State}})[0].values()) == [2]
 assert not {{"router", "deployments", "pydantic"}} & set(sys.modules)
 """
     command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd="/", env={"PATH": "/bin"}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, cwd="/", env={"PATH": "/bin"}, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -30,7 +30,9 @@ def test_what_was_put_comes_back_bit_for_bit_with_its_tokens() -> None:
     cache.put_many("model", names(1, 2, 3), vectors, [10, 20, 30])
     found = cache.get_many("model", names(3, 4, 1))
     assert [entry and (entry.vector.tobytes(), entry.tokens) for entry in found] == [
-        (vectors[2].tobytes(), 30), None, (vectors[0].tobytes(), 10),
+        (vectors[2].tobytes(), 30),
+        None,
+        (vectors[0].tobytes(), 10),
     ]
     assert (cache.hits, cache.misses, cache.evictions, len(cache)) == (2, 1, 0, 3)
 
@@ -53,7 +55,11 @@ def test_the_least_recently_used_goes_first() -> None:
     cache.put_many("model", names(1, 2), np.concatenate([row(1), row(2)]), [1, 1])
     cache.get_many("model", names(1))
     cache.put_many("model", names(3), row(3), [1])
-    assert [entry is not None for entry in cache.get_many("model", names(1, 2, 3))] == [True, False, True]
+    assert [entry is not None for entry in cache.get_many("model", names(1, 2, 3))] == [
+        True,
+        False,
+        True,
+    ]
     assert cache.evictions == 1
 
 
@@ -62,7 +68,11 @@ def test_putting_a_known_text_again_makes_it_recent_and_costs_nothing() -> None:
     cache.put_many("model", names(1, 2, 1), np.concatenate([row(1), row(2), row(1)]), [1, 1, 1])
     assert cache.used_bytes == 2 * entry_bytes()
     cache.put_many("model", names(3), row(3), [1])
-    assert [entry is not None for entry in cache.get_many("model", names(1, 2, 3))] == [True, False, True]
+    assert [entry is not None for entry in cache.get_many("model", names(1, 2, 3))] == [
+        True,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("max_bytes", [0, 100], ids=["none", "less than an entry"])
@@ -84,7 +94,8 @@ def test_a_wide_vector_pushes_out_as_many_narrow_ones_as_it_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vectors", "tokens"), [(row(1), [1, 2]), (np.zeros((2, 8), np.float32), [1]), (row(1).astype(np.float64), [1])],
+    ("vectors", "tokens"),
+    [(row(1), [1, 2]), (np.zeros((2, 8), np.float32), [1]), (row(1).astype(np.float64), [1])],
     ids=["tokens", "vectors", "float64"],
 )
 def test_what_does_not_belong_together_is_refused(vectors: Any, tokens: list[int]) -> None:
@@ -95,7 +106,8 @@ def test_what_does_not_belong_together_is_refused(vectors: Any, tokens: list[int
 @pytest.mark.parametrize("dimensions", [256, 1024])
 def test_the_counted_bytes_are_those_that_python_takes(dimensions: int) -> None:
     count = 3000
-    keys = names(*range(count))  # made before, but their bytes belong to the cache once the caller has gone
+    # made before, but their bytes belong to the cache once the caller has gone
+    keys = names(*range(count))
     vectors = np.zeros((1, dimensions), dtype=np.float32)
     cache = VectorCache(10**9)
     tracemalloc.start()
@@ -116,28 +128,48 @@ def test_models_do_not_see_each_other_s_vectors() -> None:
     cache.put_many("a", names(1), row(1), [1])
     assert cache.get_many("b", names(1)) == [None]
     cache.put_many("b", names(1), row(2), [2])
-    assert [entry and entry.vector.tobytes() for model in "ab" for entry in cache.get_many(model, names(1))] == [
-        row(1).tobytes(), row(2).tobytes(),
+    assert [
+        entry and entry.vector.tobytes()
+        for model in "ab"
+        for entry in cache.get_many(model, names(1))
+    ] == [
+        row(1).tobytes(),
+        row(2).tobytes(),
     ]
 
 
 @given(
     st.integers(0, 6),
-    st.lists(st.tuples(st.sampled_from(["get", "put"]), st.lists(st.integers(0, 8), min_size=1, max_size=4)), max_size=40),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["get", "put"]), st.lists(st.integers(0, 8), min_size=1, max_size=4)
+        ),
+        max_size=40,
+    ),
 )
-def test_it_behaves_as_a_plain_list_by_recency_would(room: int, steps: list[tuple[str, list[int]]]) -> None:
+def test_it_behaves_as_a_plain_list_by_recency_would(
+    room: int, steps: list[tuple[str, list[int]]]
+) -> None:
     cache, model = VectorCache(room * entry_bytes()), OrderedDict[int, int]()
     hits = misses = 0
     for action, numbers in steps:
         if action == "put":
-            cache.put_many("model", names(*numbers), np.repeat(np.array(numbers, np.float32)[:, None], 8, axis=1), numbers)
+            cache.put_many(
+                "model",
+                names(*numbers),
+                np.repeat(np.array(numbers, np.float32)[:, None], 8, axis=1),
+                numbers,
+            )
             for number in numbers if room else ():
                 model[number] = number
                 model.move_to_end(number)
                 if len(model) > room:
                     model.popitem(last=False)
         else:
-            found = [entry.tokens if entry else None for entry in cache.get_many("model", names(*numbers))]
+            found = [
+                entry.tokens if entry else None
+                for entry in cache.get_many("model", names(*numbers))
+            ]
             assert found == [model.get(number) for number in numbers]
             for number in numbers:
                 hits += number in model

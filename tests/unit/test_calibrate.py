@@ -1,4 +1,6 @@
-"""Calibration: which sizes are measured, and that the curve that made the times comes out of them."""
+"""Calibration: which sizes are measured, and that the curve that made the times comes out of
+them.
+"""
 
 import json
 import random
@@ -24,12 +26,18 @@ class Clockwork:
     """A model that takes exactly what `predict` says, alone or behind a router."""
 
     def __init__(self, truth: Curve, through_router: bool, span: int | None = None) -> None:
-        self._model, self._through_router, self._span = Model("m", 0, 10**6, truth, {}), through_router, span
+        self._model, self._through_router, self._span = (
+            Model("m", 0, 10**6, truth, {}),
+            through_router,
+            span,
+        )
 
     async def start(self) -> None:
         """It runs."""
 
-    async def measure(self, texts: Sequence[str], counts: Sequence[int]) -> tuple[float, float | None]:
+    async def measure(
+        self, texts: Sequence[str], counts: Sequence[int]
+    ) -> tuple[float, float | None]:
         work = Work(sum(counts), max(counts), attention(counts, self._span), len(counts))
         total_s = predict(self._model, Load(), work).total_s
         return total_s - self._model.curve.overhead_s, total_s if self._through_router else None
@@ -48,13 +56,17 @@ def words(text: str) -> int:
 async def samples(source: Clockwork, max_tokens: int, span: int | None = None) -> list[Sample]:
     rng = random.Random(1)
     sizes = calibrate.cells(max_tokens, TRUTH.batch_tokens, 64)
-    return await calibrate.sample(source, Writer(words, rng).write, sizes, TRUTH.batch_tokens, span, 3, rng, lambda cell: None)
+    return await calibrate.sample(
+        source, Writer(words, rng).write, sizes, TRUTH.batch_tokens, span, 3, rng, lambda cell: None
+    )
 
 
 def test_sizes_are_doubled_up_to_the_context_and_up_to_a_full_batch() -> None:
     assert calibrate.cells(100, 256, 8) == [
         *(Cell(tokens, texts) for tokens in (8, 16, 32) for texts in (1, 2, 4, 8)),
-        *(Cell(64, texts) for texts in (1, 2, 4)), Cell(100, 1), Cell(100, 2),
+        *(Cell(64, texts) for texts in (1, 2, 4)),
+        Cell(100, 1),
+        Cell(100, 2),
     ]
 
 
@@ -63,7 +75,11 @@ def test_a_batch_is_filled_where_doubling_does_not_fill_it() -> None:
 
 
 def test_a_text_longer_than_a_batch_is_measured_alone() -> None:
-    assert [cell for cell in calibrate.cells(4096, 512, 64) if cell.tokens > 512] == [Cell(1024, 1), Cell(2048, 1), Cell(4096, 1)]
+    assert [cell for cell in calibrate.cells(4096, 512, 64) if cell.tokens > 512] == [
+        Cell(1024, 1),
+        Cell(2048, 1),
+        Cell(4096, 1),
+    ]
 
 
 def test_texts_are_as_long_as_wanted_and_never_alike() -> None:
@@ -93,10 +109,14 @@ async def test_the_curve_that_made_the_times_comes_out(through_router: bool) -> 
 
 def test_a_request_that_was_faster_than_the_overhead_counts_as_it_was() -> None:
     samples = [Sample(Cell(8, 1), 8, 64, 0.001, total_s) for total_s in (0.003, 0.004, 0.009)]
-    assert [point.seconds for point in calibrate.points(samples, 512, 0.005)] == pytest.approx([0.003, 0.004, 0.009])
+    assert [point.seconds for point in calibrate.points(samples, 512, 0.005)] == pytest.approx(
+        [0.003, 0.004, 0.009]
+    )
 
 
-async def test_an_engine_that_reads_long_texts_in_windows_is_fitted_where_its_window_is_told() -> None:
+async def test_an_engine_that_reads_long_texts_in_windows_is_fitted_where_its_window_is_told() -> (
+    None
+):
     measured = await samples(Clockwork(TRUTH, True, 512), 4096, 512)
     made, _ = calibrate.fitted(measured, TRUTH.batch_tokens, 0.0)
     assert made.median_error < 0.01
@@ -105,7 +125,9 @@ async def test_an_engine_that_reads_long_texts_in_windows_is_fitted_where_its_wi
 async def test_every_size_is_measured_and_the_order_is_mixed() -> None:
     told = list[Cell]()
     rng, sizes = random.Random(1), calibrate.cells(64, 256, 64)
-    got = await calibrate.sample(Clockwork(TRUTH, True), Writer(words, rng).write, sizes, 256, None, 3, rng, told.append)
+    got = await calibrate.sample(
+        Clockwork(TRUTH, True), Writer(words, rng).write, sizes, 256, None, 3, rng, told.append
+    )
     assert len(told) == calibrate.calls(sizes, 256, 3)
     assert all(sum(sample.cell == cell for sample in got) == 3 for cell in sizes)
     assert [sample.cell for sample in got] != sorted(sample.cell for sample in got)
@@ -117,7 +139,9 @@ def test_too_few_sizes_make_no_curve() -> None:
 
 
 async def test_a_profile_is_one_that_the_router_reads() -> None:
-    made, medians = calibrate.fitted(await samples(Clockwork(TRUTH, True), 1024), TRUTH.batch_tokens, 0.0)
+    made, medians = calibrate.fitted(
+        await samples(Clockwork(TRUTH, True), 1024), TRUTH.batch_tokens, 0.0
+    )
     text = calibrate.profile("m", "a device", "software", "2026-01-01", made, medians, 1000)
     curve = load_profile(json.loads(text), "m")
     assert curve.step(300, 9000) == pytest.approx(made.curve.step(300, 9000), rel=1e-3)
@@ -125,7 +149,9 @@ async def test_a_profile_is_one_that_the_router_reads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "threads"), [({}, "1"), ({"num_cpus": 0.25}, "1"), ({"num_cpus": 4}, "4")], ids=["default", "a part", "several"]
+    ("options", "threads"),
+    [({}, "1"), ({"num_cpus": 0.25}, "1"), ({"num_cpus": 4}, "4")],
+    ids=["default", "a part", "several"],
 )
 def test_the_engine_gets_the_threads_that_ray_gives_its_replica(
     options: dict[str, float], threads: str, monkeypatch: pytest.MonkeyPatch
@@ -138,16 +164,41 @@ def test_the_engine_gets_the_threads_that_ray_gives_its_replica(
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "one.yaml"
-    path.write_text(yaml.safe_dump({"applications": [{
-        "name": "a", "import_path": "deployments.app:build",
-        "args": {"models": {"wordllama-256": WORDLLAMA}, "tiers": {"fast": "wordllama-256"}},
-    }]}))
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "applications": [
+                    {
+                        "name": "a",
+                        "import_path": "deployments.app:build",
+                        "args": {
+                            "models": {"wordllama-256": WORDLLAMA},
+                            "tiers": {"fast": "wordllama-256"},
+                        },
+                    }
+                ]
+            }
+        )
+    )
     return path
 
 
-def test_the_command_measures_an_engine_in_a_process_of_its_own(config: Path, tmp_path: Path) -> None:
+def test_the_command_measures_an_engine_in_a_process_of_its_own(
+    config: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
-    wanted = ["--model", "all", "--max-tokens", "128", "--batch-tokens", "512", "--repeats", "2", "-o", str(tmp_path / "made")]
+    wanted = [
+        "--model",
+        "all",
+        "--max-tokens",
+        "128",
+        "--batch-tokens",
+        "512",
+        "--repeats",
+        "2",
+        "-o",
+        str(tmp_path / "made"),
+    ]
     told = CliRunner().invoke(main, ["--config", str(config), *wanted])
     assert told.exit_code == 0, told.output
     profile = json.loads((tmp_path / "made" / "one-wordllama-256.json").read_text())
@@ -163,7 +214,10 @@ def test_the_command_measures_an_engine_in_a_process_of_its_own(config: Path, tm
     [
         (["--model", "worldlama", "-o", "x.json"], "there are wordllama-256 and all"),
         (["--model", "all", "-o", "x.json"], "give a folder"),
-        (["--model", "wordllama-256", "-o", "x.json", "--base-url", "http://127.0.0.1:9"], "no router at http://127.0.0.1:9"),
+        (
+            ["--model", "wordllama-256", "-o", "x.json", "--base-url", "http://127.0.0.1:9"],
+            "no router at http://127.0.0.1:9",
+        ),
     ],
     ids=["unknown model", "one file for all", "no router"],
 )

@@ -125,8 +125,15 @@ def needed(ask: Ask, ready: int = 1, start_s: float = 30.0) -> float:
 
 
 @untimed
-@given(asks, ready_replicas, st.floats(1.0, 10.0), st.sampled_from(["offered", "shadow", "backlog_tokens"]))
-def test_more_to_do_never_needs_fewer_replicas(ask: Ask, ready: int, factor: float, field: str) -> None:
+@given(
+    asks,
+    ready_replicas,
+    st.floats(1.0, 10.0),
+    st.sampled_from(["offered", "shadow", "backlog_tokens"]),
+)
+def test_more_to_do_never_needs_fewer_replicas(
+    ask: Ask, ready: int, factor: float, field: str
+) -> None:
     more = ask._replace(**{field: getattr(ask, field) * factor})
     assert needed(more, ready) >= needed(ask, ready) * (1 - 1e-9)
 
@@ -134,7 +141,10 @@ def test_more_to_do_never_needs_fewer_replicas(ask: Ask, ready: int, factor: flo
 @untimed
 @given(asks, ready_replicas)
 def test_what_is_offered_and_pushed_down_is_always_carried(ask: Ask, ready: int) -> None:
-    assert needed(ask, ready) * ask.tokens_per_s * 0.8 >= (ask.offered + ask.shadow) * (1 - 1e-9) - 1e-9
+    assert (
+        needed(ask, ready) * ask.tokens_per_s * 0.8
+        >= (ask.offered + ask.shadow) * (1 - 1e-9) - 1e-9
+    )
 
 
 def test_a_backlog_that_is_gone_before_help_could_come_needs_none() -> None:
@@ -154,7 +164,9 @@ def test_a_model_nobody_asks_for_needs_no_replica_and_a_single_token_needs_one()
 
 @untimed
 @given(st.floats(0.0, 100.0), st.integers(0, 100), st.floats(0.0, 0.5))
-def test_a_constant_need_settles_at_once_on_replicas_that_carry_it(need: float, now: int, slack: float) -> None:
+def test_a_constant_need_settles_at_once_on_replicas_that_carry_it(
+    need: float, now: int, slack: float
+) -> None:
     first = next_replicas(need, now, slack)
     assert first >= need
     assert next_replicas(need, first, slack) == first
@@ -163,7 +175,9 @@ def test_a_constant_need_settles_at_once_on_replicas_that_carry_it(need: float, 
 
 @untimed
 @given(st.integers(1, 50), st.lists(st.floats(-0.04, 0.04), max_size=40))
-def test_noise_around_a_whole_number_starts_a_replica_once_and_stops_none(count: int, noise: list[float]) -> None:
+def test_noise_around_a_whole_number_starts_a_replica_once_and_stops_none(
+    count: int, noise: list[float]
+) -> None:
     targets, now = list[int](), count
     for part in noise:
         now = next_replicas(count * (1 + part), now, slack=0.1)
@@ -176,7 +190,9 @@ def test_noise_around_a_whole_number_starts_a_replica_once_and_stops_none(count:
 def test_replicas_that_cannot_work_are_refused(field: str) -> None:
     ask = Ask(1.0, 0.0, 0.0, 0.0 if field == "rate" else 1.0)
     with pytest.raises(ValueError, match="above 0"):
-        needed_replicas(ask, 1, 0.0 if field == "rho" else 0.8, 0.0 if field == "drain" else 1.0, 1.0)
+        needed_replicas(
+            ask, 1, 0.0 if field == "rho" else 0.8, 0.0 if field == "drain" else 1.0, 1.0
+        )
 
 
 def test_routers_add_up_and_the_busiest_knows_the_rate() -> None:
@@ -188,8 +204,13 @@ def test_routers_add_up_and_the_busiest_knows_the_rate() -> None:
 
 
 @untimed
-@given(st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(0.0, 100.0)), min_size=1, max_size=50), st.floats(0.0, 20.0))
-def test_a_peak_is_the_highest_value_of_its_window(steps: list[tuple[float, float]], window_s: float) -> None:
+@given(
+    st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(0.0, 100.0)), min_size=1, max_size=50),
+    st.floats(0.0, 20.0),
+)
+def test_a_peak_is_the_highest_value_of_its_window(
+    steps: list[tuple[float, float]], window_s: float
+) -> None:
     peak, now, seen = Peak(window_s), 0.0, list[tuple[float, float]]()
     for step_s, value in steps:
         now += step_s
@@ -203,7 +224,9 @@ def wants(draw: st.DrawFn) -> dict[str, Want]:
     for name in draw(st.lists(st.sampled_from("abcd"), unique=True, min_size=1)):
         least, need = draw(st.integers(0, 3)), draw(st.floats(0.0, 20.0))
         devices = draw(st.sampled_from([0.25, 0.5, 1.0, 2.0]))
-        made[name] = Want(max(least, math.ceil(need)), need, least, devices, draw(st.integers(0, 8)))
+        made[name] = Want(
+            max(least, math.ceil(need)), need, least, devices, draw(st.integers(0, 8))
+        )
     return made
 
 
@@ -223,7 +246,11 @@ def test_a_budget_is_kept_and_nobody_gets_less_than_its_least_or_more_than_it_wa
 def test_what_still_runs_is_not_given_out_twice(models: dict[str, Want], devices: float) -> None:
     given_out = share_devices(models, devices)
     occupied = sum(max(given_out[name], want.held) * want.devices for name, want in models.items())
-    assert occupied <= max(devices, sum(max(want.held, want.least) * want.devices for want in models.values())) + 1e-6
+    assert (
+        occupied
+        <= max(devices, sum(max(want.held, want.least) * want.devices for want in models.values()))
+        + 1e-6
+    )
 
 
 def test_a_budget_that_suffices_changes_nothing() -> None:
@@ -242,14 +269,18 @@ def test_a_model_without_a_replica_comes_first_where_there_is_a_device() -> None
 
 
 def fluid(loads: list[float], start_ticks: int, replicas: int = 1) -> tuple[list[int], list[float]]:
-    """Targets and backlogs, second by second, of a service that serves 1000 tokens/s a replica and starts them with delay."""
+    """Targets and backlogs, second by second, of a service that serves 1000 tokens/s a replica and
+    starts them with delay.
+    """
     coming, backlog, targets, backlogs = list[tuple[int, int]](), 0.0, list[int](), list[float]()
     peak, ready = Peak(60.0), replicas
     target = replicas
     for second, offered in enumerate(loads):
         ready = min(target, ready + sum(count for at, count in coming if at == second))
         backlog = max(0.0, backlog + offered - 1000.0 * ready)
-        need = peak.seen(needed(Ask(offered, 0.0, backlog, 1000.0), ready, float(start_ticks)), float(second))
+        need = peak.seen(
+            needed(Ask(offered, 0.0, backlog, 1000.0), ready, float(start_ticks)), float(second)
+        )
         wanted = next_replicas(need, target, 0.1)
         if wanted > target:
             coming.append((second + start_ticks, wanted - target))
@@ -261,7 +292,9 @@ def fluid(loads: list[float], start_ticks: int, replicas: int = 1) -> tuple[list
 
 @untimed
 @given(st.floats(0.0, 20_000.0), st.integers(1, 25), st.integers(1, 60))
-def test_constant_demand_ends_in_a_constant_number_without_a_backlog(load: float, replicas: int, start_ticks: int) -> None:
+def test_constant_demand_ends_in_a_constant_number_without_a_backlog(
+    load: float, replicas: int, start_ticks: int
+) -> None:
     targets, backlogs = fluid([load] * 600, start_ticks, replicas)
     assert len(set(targets[-200:])) == 1, targets
     assert backlogs[-1] < 1e-6  # tokens: what underflows is no backlog

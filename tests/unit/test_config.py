@@ -36,46 +36,105 @@ LIMITS = ", ".join(Limits.model_fields)
 NORWAY = "must be text; YAML reads no, off, on and yes as false: put the word in quotes"
 MISTAKES = {
     "typo-deep-in-a-list": (
-        "routing.rules.0.when.min_token", 3, "routing.rules[0].when.min_token: unknown key; did you mean min_tokens?",
+        "routing.rules.0.when.min_token",
+        3,
+        "routing.rules[0].when.min_token: unknown key; did you mean min_tokens?",
     ),
     "nothing-near": ("limits.zzz", 1, f"limits.zzz: unknown key; valid keys are {LIMITS}"),
     "flag-for-a-number": (
-        "models.small.dimensions", True, "models.small.dimensions: must be a valid integer, it is true",
+        "models.small.dimensions",
+        True,
+        "models.small.dimensions: must be a valid integer, it is true",
     ),
     "flag-for-a-fraction": (
-        "limits.request_timeout_s", True, "limits.request_timeout_s: must be a number, it is true",
+        "limits.request_timeout_s",
+        True,
+        "limits.request_timeout_s: must be a number, it is true",
     ),
     "text-for-a-whole-number": (
-        "limits.max_items", "10", "limits.max_items: must be a valid integer, it is '10'",
+        "limits.max_items",
+        "10",
+        "limits.max_items: must be a valid integer, it is '10'",
     ),
-    "unknown-tier": ("tiers.quick", "small", "tiers.quick: unknown key; valid keys are fast, balanced, best"),
+    "unknown-tier": (
+        "tiers.quick",
+        "small",
+        "tiers.quick: unknown key; valid keys are fast, balanced, best",
+    ),
     "typo-inside-a-union": (
-        "models.large.engine.in_proces", True, "models.large.engine.in_proces: unknown key; did you mean in_process?",
+        "models.large.engine.in_proces",
+        True,
+        "models.large.engine.in_proces: unknown key; did you mean in_process?",
     ),
-    "typo-in-a-plain-union": ("models.large.matryoshka.mim", 3, "models.large.matryoshka.mim: unknown key; did you mean min?"),
-    "unknown-engine": ("models.small.engine.kind", "vlm", "models.small.engine.kind: 'vlm' is not known; did you mean vllm?"),
+    "typo-in-a-plain-union": (
+        "models.large.matryoshka.mim",
+        3,
+        "models.large.matryoshka.mim: unknown key; did you mean min?",
+    ),
+    "unknown-engine": (
+        "models.small.engine.kind",
+        "vlm",
+        "models.small.engine.kind: 'vlm' is not known; did you mean vllm?",
+    ),
     "engine-without-kind": (
-        "models.small.engine", {},
-        "models.small.engine.kind: missing; it is one of vllm, transformers, static, callable, remote, fake",
+        "models.small.engine",
+        {},
+        "models.small.engine.kind: missing; it is one of vllm, transformers, static, callable, "
+        "remote, fake",
     ),
-    "engine-that-is-a-word": ("models.small.engine", "vllm", "models.small.engine: must be a mapping, it is 'vllm'"),
+    "engine-that-is-a-word": (
+        "models.small.engine",
+        "vllm",
+        "models.small.engine: must be a mapping, it is 'vllm'",
+    ),
     "wrong-item-of-a-union": (
-        "models.small.matryoshka", [32, "x"], "models.small.matryoshka[1]: must be a valid integer, it is 'x'",
+        "models.small.matryoshka",
+        [32, "x"],
+        "models.small.matryoshka[1]: must be a valid integer, it is 'x'",
     ),
-    "no-branch-of-a-union": ("models.small.matryoshka", "x", "models.small.matryoshka: must be a list or a mapping"),
+    "no-branch-of-a-union": (
+        "models.small.matryoshka",
+        "x",
+        "models.small.matryoshka: must be a list or a mapping",
+    ),
     "missing": ("tiers", GONE, "tiers: missing, it has no default"),
     "no-models": ("models", {}, "models: must not be empty"),
     "null": ("models", None, "models: must be a mapping, it is empty"),
-    "typo-in-a-word": ("routing.default_tier", "bets", "routing.default_tier: 'bets' is not known; did you mean best?"),
-    "norway-in-a-list": ("routing.rules.0.when.languages", [False], f"routing.rules[0].when.languages[0]: {NORWAY}"),
-    "norway-as-a-key": ("models.small.quality", {False: 1}, f"models.small.quality.false: {NORWAY}"),
-    "too-large": ("routing.miss_share", 0.7, "routing.miss_share: must be less than 0.5, it is 0.7"),
-    "not-a-number": ("models.small.quality.en", float("nan"), "models.small.quality.en: must be a finite number, it is nan"),
+    "typo-in-a-word": (
+        "routing.default_tier",
+        "bets",
+        "routing.default_tier: 'bets' is not known; did you mean best?",
+    ),
+    "norway-in-a-list": (
+        "routing.rules.0.when.languages",
+        [False],
+        f"routing.rules[0].when.languages[0]: {NORWAY}",
+    ),
+    "norway-as-a-key": (
+        "models.small.quality",
+        {False: 1},
+        f"models.small.quality.false: {NORWAY}",
+    ),
+    "too-large": (
+        "routing.miss_share",
+        0.7,
+        "routing.miss_share: must be less than 0.5, it is 0.7",
+    ),
+    "not-a-number": (
+        "models.small.quality.en",
+        float("nan"),
+        "models.small.quality.en: must be a finite number, it is nan",
+    ),
     "prompt-without-text": (
-        "models.large.prompts.query", "q: ",
+        "models.large.prompts.query",
+        "q: ",
         "models.large.prompts: prompts.query must contain {text} exactly once, it is 'q: '",
     ),
-    "not-a-mapping": ("routing.rules", ["long"], "routing.rules[0]: must be a mapping, it is 'long'"),
+    "not-a-mapping": (
+        "routing.rules",
+        ["long"],
+        "routing.rules[0]: must be a mapping, it is 'long'",
+    ),
 }
 
 
@@ -87,20 +146,30 @@ def test_a_mistake_gives_one_sentence(place: str, value: Any, sentence: str) -> 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        pytest.param({"tiers.fast": "tiny"}, "args: tiers.fast names model 'tiny'; models are small, large", id="no-such-model"),
+        pytest.param(
+            {"tiers.fast": "tiny"},
+            "args: tiers.fast names model 'tiny'; models are small, large",
+            id="no-such-model",
+        ),
         pytest.param(
             {"tiers": {"fast": "large", "best": "small"}},
-            "args: tiers.fast names 'large', which stands after 'small' of tiers.best in models; write models from small to "
-            "large, or give each a rank (a tool that sorts keys may have reordered them)", id="models-not-from-small-to-large",
+            "args: tiers.fast names 'large', which stands after 'small' of tiers.best in models; "
+            "write models from small to "
+            "large, or give each a rank (a tool that sorts keys may have reordered them)",
+            id="models-not-from-small-to-large",
         ),
         pytest.param(
             {"routing.default_tier": "balanced"},
-            "args: routing.default_tier names tier 'balanced', which tiers: does not map to a model", id="tier-without-model",
+            "args: routing.default_tier names tier 'balanced', which tiers: does not map to a "
+            "model",
+            id="tier-without-model",
         ),
         *(
             pytest.param(
                 {f"models.{name}": ARGS["models"]["small"]},
-                f"args: models.{name}: a model id has ASCII letters, digits and signs only, and no space", id=kind,
+                f"args: models.{name}: a model id has ASCII letters, digits and signs only, and "
+                "no space",
+                id=kind,
             )
             for kind, name in (("model-in-another-script", "模型"), ("model-with-a-space", "a b"))
         ),
@@ -112,7 +181,11 @@ def test_names_that_do_not_fit_together_are_told(changes: dict[str, Any], senten
 
 def test_all_mistakes_are_reported_at_once() -> None:
     assert problems_of(
-        {"limit": {}, "models.small.dimensions": "many", "models.large.engine": {"kind": "vllm", "sorce": "x"}}
+        {
+            "limit": {},
+            "models.small.dimensions": "many",
+            "models.large.engine": {"kind": "vllm", "sorce": "x"},
+        }
     ) == [
         "args.models.large.engine.sorce: unknown key; did you mean source?",
         "args.limit: unknown key; did you mean limits?",
@@ -132,7 +205,13 @@ def sections(model: BaseModel, path: str = "") -> Iterator[str]:
     yield path
     for name in model.model_fields_set:
         value = getattr(model, name)
-        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, tuple) else [("", value)]
+        items = (
+            value.items()
+            if isinstance(value, dict)
+            else enumerate(value)
+            if isinstance(value, tuple)
+            else [("", value)]
+        )
         for key, item in items:
             if isinstance(item, BaseModel):
                 yield from sections(item, f"{path}{name}.{key}." if key != "" else f"{path}{name}.")
@@ -142,7 +221,9 @@ SECTIONS = sorted(sections(RouterArgs.model_validate(ARGS)))
 
 
 @given(section=st.sampled_from(SECTIONS), key=st.from_regex(r"zz_[a-z]{1,8}", fullmatch=True))
-def test_an_unknown_key_in_any_section_is_reported_once_and_with_its_path(section: str, key: str) -> None:
+def test_an_unknown_key_in_any_section_is_reported_once_and_with_its_path(
+    section: str, key: str
+) -> None:
     (problem,) = problems_of({section + key: 1})
     written = re.sub(r"[.](\d+)", r"[\1]", section + key)
     assert problem.startswith(f"args.{written}: unknown key; ")
@@ -156,7 +237,12 @@ ANYTHING = st.recursive(
 )
 
 
-@given(value=ANYTHING, place=st.sampled_from(["", "models", "models.small", "models.small.engine", "routing", "tiers", "limits"]))
+@given(
+    value=ANYTHING,
+    place=st.sampled_from(
+        ["", "models", "models.small", "models.small.engine", "routing", "tiers", "limits"]
+    ),
+)
 def test_whatever_is_written_gives_sentences_and_no_other_error(value: Any, place: str) -> None:
     data = copy.deepcopy(ARGS)
     if place:

@@ -1,4 +1,6 @@
-"""The words of the console: the same in both languages, all of them used, and one for everything that the router can say."""
+"""The words of the console: the same in both languages, all of them used, and one for everything
+that the router can say.
+"""
 
 import json
 import re
@@ -14,7 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deployments" / "console"
 LINES = (FOLDER / "strings.js").read_text().split("export const STRINGS = ")[1].rstrip().rstrip(";")
 STRINGS: dict[str, dict[str, str]] = json.loads(LINES)
-SOURCES = "\n".join(path.read_text() for path in FOLDER.iterdir() if path.suffix in (".html", ".js") and path.stem != "strings")
+SOURCES = "\n".join(
+    path.read_text()
+    for path in FOLDER.iterdir()
+    if path.suffix in (".html", ".js") and path.stem != "strings"
+)
 PREFIXES = tuple(re.findall(r"`([a-z]+\.)\$\{", SOURCES))
 
 
@@ -23,7 +29,9 @@ def test_both_languages_say_the_same_things_with_the_same_values() -> None:
     assert list(STRINGS["en"]) == list(STRINGS["zh"])
     for key, text in STRINGS["en"].items():
         assert text
-        assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", STRINGS["zh"][key])), key
+        assert set(re.findall(r"\{\w+\}", text)) == set(
+            re.findall(r"\{\w+\}", STRINGS["zh"][key])
+        ), key
 
 
 def test_no_word_is_written_twice() -> None:
@@ -31,16 +39,22 @@ def test_no_word_is_written_twice() -> None:
 
 
 def test_every_word_is_used_and_every_used_one_exists() -> None:
-    called = set(re.findall(r'\bt\("([^"]+)"', SOURCES)) | set(re.findall(r'data-i18n(?:-\w+)?="([^"]+)"', SOURCES))
+    called = set(re.findall(r'\bt\("([^"]+)"', SOURCES)) | set(
+        re.findall(r'data-i18n(?:-\w+)?="([^"]+)"', SOURCES)
+    )
     assert called <= set(STRINGS["en"])
     assert set(PREFIXES) == {"outcome.", "reason.", "state.", "why."}
-    assert [key for key in STRINGS["en"] if not key.startswith(PREFIXES) and f'"{key}"' not in SOURCES] == []
+    assert [
+        key for key in STRINGS["en"] if not key.startswith(PREFIXES) and f'"{key}"' not in SOURCES
+    ] == []
 
 
 @pytest.mark.parametrize("language", STRINGS)
 def test_there_is_a_word_for_every_reason_and_every_why(language: str) -> None:
     words = set(STRINGS[language])
-    assert {word for word in words if word.startswith("reason.")} == {f"reason.{reason}" for reason in Reason}
+    assert {word for word in words if word.startswith("reason.")} == {
+        f"reason.{reason}" for reason in Reason
+    }
     assert {word for word in words if word.startswith("why.")} == {f"why.{why}" for why in Why}
 
 
@@ -49,6 +63,12 @@ def test_the_english_of_a_why_is_the_routers_own() -> None:
 
 
 def test_every_file_of_the_console_is_packaged() -> None:
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["deployments.console"]
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "package-data"
+    ]["deployments.console"]
     for path in FOLDER.iterdir():
-        assert path.suffix == ".py" or path.name == "__pycache__" or any(fnmatch(path.name, one) for one in patterns), path
+        assert (
+            path.suffix == ".py"
+            or path.name == "__pycache__"
+            or any(fnmatch(path.name, one) for one in patterns)
+        ), path

@@ -30,7 +30,10 @@ def test_parquet_is_read_like_json_lines(tmp_path: Path) -> None:
     from pyarrow import parquet
 
     parquet.write_table(pa.table({"key": [1, 2], "body": ["x", "naïve"]}), tmp_path / "c.parquet")
-    assert list(read_texts(tmp_path / "c.parquet", "body", "key")) == [Text("1", "x"), Text("2", "naïve")]
+    assert list(read_texts(tmp_path / "c.parquet", "body", "key")) == [
+        Text("1", "x"),
+        Text("2", "naïve"),
+    ]
     assert count_rows(tmp_path / "c.parquet") == 2
 
 
@@ -47,7 +50,9 @@ def test_parquet_is_read_like_json_lines(tmp_path: Path) -> None:
     ],
     ids=["no text", "empty text", "a number", "not JSON", "a list", "csv", "not parquet"],
 )
-def test_what_is_no_text_is_named_with_its_row(tmp_path: Path, name: str, content: str, said: str) -> None:
+def test_what_is_no_text_is_named_with_its_row(
+    tmp_path: Path, name: str, content: str, said: str
+) -> None:
     with pytest.raises(CorpusError, match=r"(?s).*") as refused:
         list(read_texts(write(tmp_path / name, content)))
     assert said in str(refused.value)
@@ -55,7 +60,10 @@ def test_what_is_no_text_is_named_with_its_row(tmp_path: Path, name: str, conten
 
 @pytest.mark.parametrize(
     "lines",
-    ["query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t0\nq2\td3\t2\n", "q1 0 d1 1\nq1 0 d2 0\nq2 0 d3 1\n\n"],
+    [
+        "query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t0\nq2\td3\t2\n",
+        "q1 0 d1 1\nq1 0 d2 0\nq2 0 d3 1\n\n",
+    ],
     ids=["BEIR", "TREC"],
 )
 def test_judgements_are_read_without_those_that_say_no(tmp_path: Path, lines: str) -> None:

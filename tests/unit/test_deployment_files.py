@@ -1,4 +1,6 @@
-"""cluster.yaml and configs/kuberay.yaml: accepted by what reads them, with room for every replica of configs/qwen3.yaml."""
+"""cluster.yaml and configs/kuberay.yaml: accepted by what reads them, with room for every replica
+of configs/qwen3.yaml.
+"""
 
 import copy
 import json
@@ -13,7 +15,11 @@ from deployments.serve_config import check
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT.parent / "shared" / "schemas" / "rayservice-v1.json"
-CLUSTER, KUBERAY, QWEN3 = ROOT / "cluster.yaml", ROOT / "configs" / "kuberay.yaml", ROOT / "configs" / "qwen3.yaml"
+CLUSTER, KUBERAY, QWEN3 = (
+    ROOT / "cluster.yaml",
+    ROOT / "configs" / "kuberay.yaml",
+    ROOT / "configs" / "qwen3.yaml",
+)
 SERVICE_PORT = 8000
 
 
@@ -26,7 +32,9 @@ def serve_config() -> Any:
 
 
 def replicas() -> dict[str, tuple[dict[str, float], int]]:
-    """Per deployment of configs/qwen3.yaml: what a replica occupies, in Ray's names, and how many there may be."""
+    """Per deployment of configs/qwen3.yaml: what a replica occupies, in Ray's names, and how many
+    there may be.
+    """
     found = {}
     for deployment in load(QWEN3)["applications"][0]["deployments"]:
         options = deployment["ray_actor_options"]
@@ -54,30 +62,43 @@ def test_ray_up_accepts_the_cluster_file() -> None:
         ("cluster_name", "", "cluster_name: required"),
     ],
 )
-def test_a_cluster_file_that_ray_up_would_refuse_is_refused(tmp_path: Path, place: str, value: Any, sentence: str) -> None:
+def test_a_cluster_file_that_ray_up_would_refuse_is_refused(
+    tmp_path: Path, place: str, value: Any, sentence: str
+) -> None:
     data = load(CLUSTER) | {place: value}
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(data))
     assert sentence in " ".join(check(path))
 
 
-def test_a_node_type_whose_resources_the_cloud_would_be_asked_for_is_refused(tmp_path: Path) -> None:
+def test_a_node_type_whose_resources_the_cloud_would_be_asked_for_is_refused(
+    tmp_path: Path,
+) -> None:
     data = load(CLUSTER)
     del data["available_node_types"]["qwen3-4b"]["resources"]
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(data))
-    assert any(problem.startswith("available_node_types.qwen3-4b.resources: state them") for problem in check(path))
+    assert any(
+        problem.startswith("available_node_types.qwen3-4b.resources: state them")
+        for problem in check(path)
+    )
 
 
 def test_every_model_has_one_type_of_node_of_its_own_with_room_for_all_its_replicas() -> None:
     cluster = load(CLUSTER)
-    types = {name: node for name, node in cluster["available_node_types"].items() if name != cluster["head_node_type"]}
+    types = {
+        name: node
+        for name, node in cluster["available_node_types"].items()
+        if name != cluster["head_node_type"]
+    }
     used = []
     for name, (needs, most) in replicas().items():
         if "GPU" in needs:
             (fitting,) = [kind for kind, node in types.items() if rooms(node["resources"], needs)]
             used.append(fitting)
-            assert rooms(types[fitting]["resources"], needs) * types[fitting]["max_workers"] >= most, name
+            assert (
+                rooms(types[fitting]["resources"], needs) * types[fitting]["max_workers"] >= most
+            ), name
             assert types[fitting].get("min_workers", 0) == 0
     assert sorted(used) == sorted(types)
     assert cluster["max_workers"] >= sum(node["max_workers"] for node in types.values())
@@ -101,7 +122,11 @@ def test_only_the_port_of_the_service_is_opened_and_not_to_everybody() -> None:
 def test_every_node_has_token_auth_and_the_same_switches() -> None:
     cluster = load(CLUSTER)
     (written,) = [command for command in cluster["setup_commands"] if "printf" in command]
-    for setting in ("RAY_AUTH_MODE=token", "RAY_SERVE_ENABLE_HA_PROXY=1", "RAY_SERVE_THROUGHPUT_OPTIMIZED=1"):
+    for setting in (
+        "RAY_AUTH_MODE=token",
+        "RAY_SERVE_ENABLE_HA_PROXY=1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED=1",
+    ):
         assert setting in written
     assert "/home/ubuntu/.ray/auth_token" in cluster["file_mounts"]
     for commands in (cluster["head_start_ray_commands"], cluster["worker_start_ray_commands"]):
@@ -124,7 +149,8 @@ def test_every_model_has_a_group_of_pods_with_room_for_all_its_replicas() -> Non
     groups = load(KUBERAY)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     for name, (needs, most) in replicas().items():
         fitting = [
-            group for group in groups
+            group
+            for group in groups
             if rooms({key: float(value) for key, value in group["resources"].items()}, needs)
             and ("GPU" in needs) == ("GPU" in group["resources"])
         ]
@@ -132,14 +158,17 @@ def test_every_model_has_a_group_of_pods_with_room_for_all_its_replicas() -> Non
         container = group["template"]["spec"]["containers"][0]
         resources = {key: float(value) for key, value in group["resources"].items()}
         assert rooms(resources, needs) * group["maxReplicas"] >= most, name
-        assert float(container["resources"]["limits"].get("nvidia.com/gpu", 0)) == resources.get("GPU", 0)
+        assert float(container["resources"]["limits"].get("nvidia.com/gpu", 0)) == resources.get(
+            "GPU", 0
+        )
         assert float(container["resources"]["limits"]["cpu"]) == resources["CPU"]
 
 
 def test_all_pods_have_the_same_image_and_environment() -> None:
     config = load(KUBERAY)["spec"]["rayClusterConfig"]
     containers = [
-        group["template"]["spec"]["containers"][0] for group in (config["headGroupSpec"], *config["workerGroupSpecs"])
+        group["template"]["spec"]["containers"][0]
+        for group in (config["headGroupSpec"], *config["workerGroupSpecs"])
     ]
     assert len({container["image"] for container in containers}) == 1
     assert len({json.dumps(container["env"]) for container in containers}) == 1
@@ -148,7 +177,9 @@ def test_all_pods_have_the_same_image_and_environment() -> None:
 
 
 def strict(schema: Any) -> Any:
-    """The CRD's schema in JSON Schema's words: closed objects, ints that may be strings, keys with defaults not required."""
+    """The CRD's schema in JSON Schema's words: closed objects, ints that may be strings, keys with
+    defaults not required.
+    """
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):
@@ -162,17 +193,24 @@ def strict(schema: Any) -> Any:
         if not schema.get("x-kubernetes-preserve-unknown-fields"):
             out["additionalProperties"] = False
         if isinstance(required := schema.get("required"), list):
-            out["required"] = [name for name in required if "default" not in properties.get(name, {})]
+            out["required"] = [
+                name for name in required if "default" not in properties.get(name, {})
+            ]
     return out
 
 
-@pytest.mark.skipif(not SCHEMA.exists(), reason="the schema of RayService is in ../shared/schemas beside the repository")
+@pytest.mark.skipif(
+    not SCHEMA.exists(),
+    reason="the schema of RayService is in ../shared/schemas beside the repository",
+)
 def test_the_manifest_fits_the_schema_of_rayservice() -> None:
     validator = Draft7Validator(strict(json.loads(SCHEMA.read_text())))
     manifest = load(KUBERAY)
     top = {key: manifest.pop(key) for key in ("apiVersion", "kind", "metadata")}
     assert (top["apiVersion"], top["kind"]) == ("ray.io/v1", "RayService")
-    assert [f"{list(error.absolute_path)}: {error.message}" for error in validator.iter_errors(manifest)] == []
+    assert [
+        f"{list(error.absolute_path)}: {error.message}" for error in validator.iter_errors(manifest)
+    ] == []
     for place, key in (("rayClusterConfig", "rayVersionn"), ("upgradeStrategy", "kind")):
         typo = copy.deepcopy(manifest)
         typo["spec"][place][key] = "x"

@@ -21,7 +21,9 @@ from router.feedback import Counters
 WAIT_S = 30.0
 
 
-@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
+@pytest.fixture(
+    params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
+)
 def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
     """Both loops: Ray's workers run on uvloop where it is installed."""
     policy: asyncio.AbstractEventLoopPolicy = request.param()
@@ -29,12 +31,16 @@ def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLo
 
 
 def call(*lengths: int) -> Call:
-    ids = np.concatenate([np.full(length, index + 1, np.int32) for index, length in enumerate(lengths)])
+    ids = np.concatenate(
+        [np.full(length, index + 1, np.int32) for index, length in enumerate(lengths)]
+    )
     return Call(ids, np.array(lengths, np.int32), None, "document", [None] * len(lengths))
 
 
 class Replica:
-    """A replica whose engine waits until it is told to go on; every vector holds its text's first id."""
+    """A replica whose engine waits until it is told to go on; every vector holds its text's first
+    id.
+    """
 
     def __init__(self, name: str) -> None:
         self.name, self.go_on, self.arrived = name, asyncio.Event(), asyncio.Queue[Call]()
@@ -112,14 +118,21 @@ async def connected(*replicas: Replica) -> tuple[DirectTransport, Handles]:
     handles = Handles(*replicas)
     transport = DirectTransport(handles)
     transport.replicas_changed("m", [replica.name for replica in replicas])
-    await until(lambda: all(replica.listener.callers for replica in replicas) and len(transport.lines) == len(replicas))
+    await until(
+        lambda: (
+            all(replica.listener.callers for replica in replicas)
+            and len(transport.lines) == len(replicas)
+        )
+    )
     return transport, handles
 
 
 async def test_many_calls_share_a_line_and_each_gets_its_own_answer(replica: Replica) -> None:
     transport, handles = await connected(replica)
     replica.go_on.set()
-    replies = await asyncio.gather(*(transport.send("m", call(3, index + 1), "a") for index in range(50)))
+    replies = await asyncio.gather(
+        *(transport.send("m", call(3, index + 1), "a") for index in range(50))
+    )
     assert [reply.tokens for reply in replies] == [[3, index + 1] for index in range(50)]
     assert all(reply.vectors[:, 0].tolist() == [1.0, 2.0] for reply in replies)
     assert (handles.sent, handles.counted_calls, handles.running["a"]) == ([], 50, 0)
@@ -135,7 +148,9 @@ async def test_a_reply_of_many_megabytes_arrives_whole(replica: Replica) -> None
     line.close()
 
 
-async def test_a_cancelled_call_is_cancelled_at_the_replica_and_its_neighbour_is_not(replica: Replica) -> None:
+async def test_a_cancelled_call_is_cancelled_at_the_replica_and_its_neighbour_is_not(
+    replica: Replica,
+) -> None:
     transport, handles = await connected(replica)
     leaves, stays = (asyncio.ensure_future(transport.send("m", call(1), "a")) for _ in range(2))
     async with asyncio.timeout(WAIT_S):
@@ -162,7 +177,9 @@ async def test_a_router_that_dies_takes_its_texts_out_of_the_engine(replica: Rep
             await sent
 
 
-async def test_a_replica_that_dies_loses_its_calls_at_once_and_later_ones_take_the_handle(replica: Replica) -> None:
+async def test_a_replica_that_dies_loses_its_calls_at_once_and_later_ones_take_the_handle(
+    replica: Replica,
+) -> None:
     transport, handles = await connected(replica)
     sent = asyncio.ensure_future(transport.send("m", call(1), "a"))
     async with asyncio.timeout(WAIT_S):
@@ -177,7 +194,9 @@ async def test_a_replica_that_dies_loses_its_calls_at_once_and_later_ones_take_t
     await transport.close()
 
 
-async def test_a_line_that_broke_is_made_again(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_line_that_broke_is_made_again(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("deployments.direct._AGAIN_S", 0.0)
     transport, handles = await connected(replica)
     (first,) = transport.lines.values()
@@ -219,7 +238,9 @@ async def test_who_does_not_know_the_token_is_cut_off(replica: Replica) -> None:
 async def test_a_call_before_the_token_is_not_read(replica: Replica) -> None:
     line = await Line.open(replica.address)
     stranger = Line("a")
-    await asyncio.get_running_loop().create_connection(lambda: stranger, "127.0.0.1", replica.address.port)
+    await asyncio.get_running_loop().create_connection(
+        lambda: stranger, "127.0.0.1", replica.address.port
+    )
     with pytest.raises(ReplicaLost):
         await stranger.send(call(1))
     with pytest.raises(ConnectionError):
@@ -270,7 +291,9 @@ async def test_a_replica_is_asked_again_for_its_address_whatever_ray_says_first(
     await transport.close()
 
 
-async def test_whoever_says_nothing_is_hung_up_on(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_whoever_says_nothing_is_hung_up_on(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(direct, "_CONNECT_S", 0.05)
     reader, writer = await asyncio.open_connection(replica.address.host, replica.address.port)
     async with asyncio.timeout(WAIT_S):
@@ -297,9 +320,16 @@ async def test_an_address_of_another_replica_is_not_taken_for_it(replica: Replic
 
 
 @pytest.mark.parametrize(
-    ("error", "raised"), [(EngineDead("burnt"), ReplicaLost), (EngineError("no"), EngineError), (ValueError("what"), EngineError)]
+    ("error", "raised"),
+    [
+        (EngineDead("burnt"), ReplicaLost),
+        (EngineError("no"), EngineError),
+        (ValueError("what"), EngineError),
+    ],
 )
-async def test_what_fails_at_the_replica_is_said_here(replica: Replica, error: Exception, raised: type[Exception]) -> None:
+async def test_what_fails_at_the_replica_is_said_here(
+    replica: Replica, error: Exception, raised: type[Exception]
+) -> None:
     replica.error = error
     replica.go_on.set()
     line = await Line.open(replica.address)
@@ -321,7 +351,9 @@ async def test_a_line_that_breaks_is_told_from_a_replica_that_is_lost(replica: R
         await line.send(call(1))
 
 
-async def test_what_is_too_large_for_a_frame_breaks_nobodys_line(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_too_large_for_a_frame_breaks_nobodys_line(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line = await Line.open(replica.address)
     running = asyncio.create_task(line.send(call(1)))
     await replica.arrived.get()
@@ -349,11 +381,23 @@ lengths = st.lists(st.integers(1, 50), min_size=1, max_size=20)
 
 
 @given(lengths, st.booleans(), st.sampled_from(["query", "document"]), st.data())
-def test_a_call_is_the_same_after_its_journey(given: list[int], as_text: bool, side: str, data: st.DataObject) -> None:
-    ids = None if as_text else np.array(data.draw(st.lists(st.integers(-2**31, 2**31 - 1), min_size=sum(given),
-                                                           max_size=sum(given))), np.int32)
+def test_a_call_is_the_same_after_its_journey(
+    given: list[int], as_text: bool, side: str, data: st.DataObject
+) -> None:
+    ids = (
+        None
+        if as_text
+        else np.array(
+            data.draw(
+                st.lists(st.integers(-(2**31), 2**31 - 1), min_size=sum(given), max_size=sum(given))
+            ),
+            np.int32,
+        )
+    )
     legal = st.text(st.characters(exclude_categories=["Cs"]))
-    texts = data.draw(st.lists(legal, min_size=len(given), max_size=len(given))) if as_text else None
+    texts = (
+        data.draw(st.lists(legal, min_size=len(given), max_size=len(given))) if as_text else None
+    )
     left = [data.draw(st.none() | st.floats(-1.0, 1e6)) for _ in given]
     sent = Call(ids, np.array(given, np.int32), texts, side, left)  # type: ignore[arg-type]
     came = unpack_call(bytearray(pack_call(sent)))
@@ -365,9 +409,13 @@ def test_a_call_is_the_same_after_its_journey(given: list[int], as_text: bool, s
 
 
 @given(st.integers(0, 9), st.integers(1, 9), st.data())
-def test_a_reply_is_the_same_after_its_journey_and_may_be_written_to(rows: int, width: int, data: st.DataObject) -> None:
+def test_a_reply_is_the_same_after_its_journey_and_may_be_written_to(
+    rows: int, width: int, data: st.DataObject
+) -> None:
     vectors = np.random.default_rng(rows).standard_normal((rows, width)).astype(np.float32)
-    failed = {row: Failure("too_long", "no", 9, 8) for row in range(rows) if data.draw(st.booleans())}
+    failed = {
+        row: Failure("too_long", "no", 9, 8) for row in range(rows) if data.draw(st.booleans())
+    }
     sent = Reply(vectors, list(range(rows)), failed, "app#m#x", 0.25, 0.125, 12, Counters(99, 1.5))
     came = unpack_reply(bytearray(pack_reply(sent)))
     assert came[1:] == sent[1:]
@@ -376,7 +424,9 @@ def test_a_reply_is_the_same_after_its_journey_and_may_be_written_to(rows: int, 
     assert came.vectors.flags.aligned
 
 
-@pytest.mark.parametrize("data", [b"", b"\x01", b"\x05\0\0\0\xff\xff\xff\xff", b"\x01\0\0\0\xff\xff\xff\xff\x02\0\0\0{"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x01", b"\x05\0\0\0\xff\xff\xff\xff", b"\x01\0\0\0\xff\xff\xff\xff\x02\0\0\0{"]
+)
 def test_what_is_no_call_is_refused(data: bytes) -> None:
     with pytest.raises((ValueError, TypeError)):
         unpack_call(bytearray(data))

@@ -1,4 +1,6 @@
-"""The dispatcher against a transport worked by hand: who shares a call, who waits, who is touched by a failure."""
+"""The dispatcher against a transport worked by hand: who shares a call, who waits, who is touched
+by a failure.
+"""
 
 import asyncio
 import random
@@ -43,8 +45,17 @@ class Bench:
         self.transport, self.clock = HandTransport(), Clock()
         self.ledger = Ledger({"m": 3})
         self.lane = Lane(
-            model="m", dimensions=4, batch_tokens=BATCH, calls_in_flight=3, max_queued_tokens=50_000, max_queue_s=1000.0,
-            replica_timeout_s=1000.0, transport=self.transport, ledger=self.ledger, feedback=feedback(), clock=self.clock,
+            model="m",
+            dimensions=4,
+            batch_tokens=BATCH,
+            calls_in_flight=3,
+            max_queued_tokens=50_000,
+            max_queue_s=1000.0,
+            replica_timeout_s=1000.0,
+            transport=self.transport,
+            ledger=self.ledger,
+            feedback=feedback(),
+            clock=self.clock,
             rng=random.Random(1),
         )
 
@@ -54,15 +65,21 @@ class Bench:
         ids = [np.full(length, first + index, np.int32) for index, length in enumerate(lengths)]
         return self.lane.submit(ids, None, list(lengths), "document", deadline_s, bulk)
 
-    def timed(self, monkeypatch: pytest.MonkeyPatch, base_s: float, s_per_token: float = 0.0) -> LoopTime:
+    def timed(
+        self, monkeypatch: pytest.MonkeyPatch, base_s: float, s_per_token: float = 0.0
+    ) -> LoopTime:
         """The lane on the loop's own clock, which only the test moves, and with this curve."""
         time = LoopTime(monkeypatch)
         self.lane.clock = asyncio.get_running_loop().time
-        self.lane.feedback.model = replace(self.lane.feedback.model, curve=Curve(0.0, base_s, s_per_token, 0.0, BATCH))
+        self.lane.feedback.model = replace(
+            self.lane.feedback.model, curve=Curve(0.0, base_s, s_per_token, 0.0, BATCH)
+        )
         return time
 
     def occupied(self, calls: int = 3) -> None:
-        """Submit so many small texts that each take a call, as the one before should be nearly done; so should the last be."""
+        """Submit so many small texts that each take a call, as the one before should be nearly
+        done; so should the last be.
+        """
         for index in range(calls):
             self.submit(index, 10)
             self.clock.now += 1.0
@@ -138,7 +155,9 @@ async def test_small_requests_that_gather_go_to_the_replica_that_is_done_first(
     assert slow.replica != quick.replica
     bench.submit(50, 10)
     await time.move(0.018)
-    assert [(call.replica, call.firsts) for call in bench.transport.sent[2:]] == [(quick.replica, [50])]
+    assert [(call.replica, call.firsts) for call in bench.transport.sent[2:]] == [
+        (quick.replica, [50])
+    ]
     await bench.transport.answer_all()
 
 
@@ -153,7 +172,9 @@ async def test_small_requests_gather_no_longer_than_until_they_fill_a_batch(benc
     await bench.transport.answer_all()
 
 
-async def test_small_requests_that_gather_go_when_the_call_before_them_is_answered_sooner(bench: Bench) -> None:
+async def test_small_requests_that_gather_go_when_the_call_before_them_is_answered_sooner(
+    bench: Bench,
+) -> None:
     bench.submit(0, 10)
     bench.submit(1, 10)
     await settle()
@@ -172,21 +193,28 @@ async def test_queries_and_documents_that_gather_go_together(bench: Bench) -> No
     assert [call.firsts for call in bench.transport.sent] == [[0], list(range(1, 9))]
 
 
-async def test_texts_that_gather_go_side_by_side_where_an_engine_writes_their_prompts(bench: Bench) -> None:
+async def test_texts_that_gather_go_side_by_side_where_an_engine_writes_their_prompts(
+    bench: Bench,
+) -> None:
     for index in range(5):
-        bench.lane.submit(None, [f"text {index}"], [10], "query" if index in (3, 4) else "document", None)
+        bench.lane.submit(
+            None, [f"text {index}"], [10], "query" if index in (3, 4) else "document", None
+        )
     await settle()
     bench.transport.open[0].refuse(1.0)
     await settle()
     assert [(call.call.input_type, call.call.texts) for call in bench.transport.open] == [
-        ("document", ["text 1", "text 2"]), ("query", ["text 3", "text 4"]),
+        ("document", ["text 1", "text 2"]),
+        ("query", ["text 3", "text 4"]),
     ]
     for call in bench.transport.open:
         call.refuse(1.0)
     await settle()
 
 
-async def test_small_requests_do_not_gather_for_an_engine_that_takes_calls_side_by_side(bench: Bench) -> None:
+async def test_small_requests_do_not_gather_for_an_engine_that_takes_calls_side_by_side(
+    bench: Bench,
+) -> None:
     bench.lane.steps = False
     for index in range(3):
         bench.submit(index, 10)
@@ -212,7 +240,9 @@ async def test_small_requests_gather_however_many_large_and_bulk_ones_wait(bench
     assert small == [[0], [1, 2, 3, 4]]
 
 
-async def test_a_lane_that_is_closed_gathers_nothing_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lane_that_is_closed_gathers_nothing_more(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     time = LoopTime(monkeypatch)
     bench.submit(0, 10)
     bench.submit(1, 10)
@@ -228,7 +258,9 @@ def test_gathering_costs_one_timer_on_uvloop_too(monkeypatch: pytest.MonkeyPatch
     async def main() -> int:
         bench, pumped, pump = Bench(), list[None](), Lane.pump
         bench.lane.clock = asyncio.get_running_loop().time
-        bench.lane.feedback.model = replace(bench.lane.feedback.model, curve=Curve(0.1055, 0.0, 0.0, 0.0, BATCH))
+        bench.lane.feedback.model = replace(
+            bench.lane.feedback.model, curve=Curve(0.1055, 0.0, 0.0, 0.0, BATCH)
+        )
         bench.lane.replicas_changed(["a"])
 
         def counted(self: Lane) -> None:
@@ -245,10 +277,14 @@ def test_gathering_costs_one_timer_on_uvloop_too(monkeypatch: pytest.MonkeyPatch
         await asyncio.gather(*futures)
         return found
 
-    assert uvloop.run(main()) <= 3, "two for the texts and one for the timer, which a slow machine may not need"
+    assert uvloop.run(main()) <= 3, (
+        "two for the texts and one for the timer, which a slow machine may not need"
+    )
 
 
-async def test_small_requests_that_gather_at_one_replica_keep_no_large_one_waiting(bench: Bench) -> None:
+async def test_small_requests_that_gather_at_one_replica_keep_no_large_one_waiting(
+    bench: Bench,
+) -> None:
     bench.submit(0, 10)
     bench.submit(1, 10)
     bench.submit(500, 900)
@@ -273,9 +309,24 @@ async def test_a_text_longer_than_a_batch_has_a_call_of_its_own(bench: Bench) ->
 async def test_a_reply_never_exceeds_the_message_limit() -> None:
     assert max_rows(4096) * 4096 * 4 < 4 * 1024 * 1024
     transport, ledger = HandTransport(width=4096), Ledger({"m": 3})
-    lane = Lane("m", 4096, 100_000, 3, 1_000_000, 1000.0, 1000.0, transport, ledger, feedback(), Clock(), random.Random(1))
+    lane = Lane(
+        "m",
+        4096,
+        100_000,
+        3,
+        1_000_000,
+        1000.0,
+        1000.0,
+        transport,
+        ledger,
+        feedback(),
+        Clock(),
+        random.Random(1),
+    )
     lane.replicas_changed(["a"])
-    futures = lane.submit([np.array([index], np.int32) for index in range(2048)], None, [1] * 2048, "document", None)
+    futures = lane.submit(
+        [np.array([index], np.int32) for index in range(2048)], None, [1] * 2048, "document", None
+    )
     rows: list[Rows] = []
     while len(rows) < len(futures):
         await settle()
@@ -290,14 +341,31 @@ async def test_a_reply_never_exceeds_the_message_limit() -> None:
 
 async def test_small_requests_that_share_a_call_keep_its_reply_below_the_message_limit() -> None:
     transport, ledger, most = HandTransport(width=4096), Ledger({"m": 3}), max_rows(4096)
-    lane = Lane("m", 4096, 100_000, 3, 1_000_000, 1000.0, 1000.0, transport, ledger, feedback(), Clock(), random.Random(1))
+    lane = Lane(
+        "m",
+        4096,
+        100_000,
+        3,
+        1_000_000,
+        1000.0,
+        1000.0,
+        transport,
+        ledger,
+        feedback(),
+        Clock(),
+        random.Random(1),
+    )
     lane.replicas_changed(["a"])
-    texts = [[np.array([100 * request + row], np.int32) for row in range(32)] for request in range(20)]
+    texts = [
+        [np.array([100 * request + row], np.int32) for row in range(32)] for request in range(20)
+    ]
     futures = [lane.submit(ids, None, [1] * 32, "document", None)[0] for ids in texts]
     await transport.answer_all()
     rows = [len(sent.call.lengths) for sent in transport.sent]
     assert max(rows) == most // 32 * 32  # as many as fit
-    assert firsts([await future for future in futures]) == [100 * request + row for request in range(20) for row in range(32)]
+    assert firsts([await future for future in futures]) == [
+        100 * request + row for request in range(20) for row in range(32)
+    ]
     ledger.assert_empty()
 
 
@@ -424,7 +492,9 @@ async def test_what_an_engine_could_not_do_is_sent_to_another_replica(bench: Ben
     assert firsts([await future for future in futures]) == list(range(20))
 
 
-async def test_a_text_that_one_engine_makes_nonsense_of_is_sent_to_another_replica(bench: Bench) -> None:
+async def test_a_text_that_one_engine_makes_nonsense_of_is_sent_to_another_replica(
+    bench: Bench,
+) -> None:
     bench.lane.replicas_changed(["a", "b"])
     futures = [bench.submit(index, 900)[0] for index in range(4)]
     await settle()
@@ -438,7 +508,9 @@ async def test_a_text_that_one_engine_makes_nonsense_of_is_sent_to_another_repli
 
 
 @pytest.mark.parametrize("replicas", [["a"], ["a", "b"]])
-async def test_texts_that_no_engine_can_embed_take_no_replica_from_the_others(bench: Bench, replicas: list[str]) -> None:
+async def test_texts_that_no_engine_can_embed_take_no_replica_from_the_others(
+    bench: Bench, replicas: list[str]
+) -> None:
     bench.lane.replicas_changed(replicas)
     for _ in range(2 * FAILURES_IN_A_ROW):
         future = bench.submit(1, 10)[0]
@@ -450,7 +522,9 @@ async def test_texts_that_no_engine_can_embed_take_no_replica_from_the_others(be
     assert bench.lane.replicas == tuple(replicas)
 
 
-async def test_a_replica_that_makes_nonsense_of_what_another_can_embed_is_left_alone(bench: Bench) -> None:
+async def test_a_replica_that_makes_nonsense_of_what_another_can_embed_is_left_alone(
+    bench: Bench,
+) -> None:
     bench.lane.replicas_changed(["a", "b"])
     futures = [bench.submit(index, 900)[0] for index in range(40)]
     await settle()
@@ -487,7 +561,9 @@ async def test_lines_that_break_again_and_again_end_in_an_error(bench: Bench) ->
         await future
 
 
-async def test_nobody_waits_behind_a_chunk_that_may_not_go_back_to_the_replica_with_room(bench: Bench) -> None:
+async def test_nobody_waits_behind_a_chunk_that_may_not_go_back_to_the_replica_with_room(
+    bench: Bench,
+) -> None:
     bench.lane.replicas_changed(["busy"])
     for first, length in ((1, 900), (2, 900), (3, 10)):  # all the calls that it may have
         bench.submit(first, length)
@@ -513,7 +589,9 @@ async def test_nobody_waits_behind_a_chunk_that_may_not_go_back_to_the_replica_w
 async def test_texts_of_few_tokens_and_many_bytes_make_no_call_larger_than_a_message(
     bench: Bench, characters: int, count: int
 ) -> None:
-    futures = [bench.lane.submit(None, [" " * characters], [4], "query", None)[0] for _ in range(count)]
+    futures = [
+        bench.lane.submit(None, [" " * characters], [4], "query", None)[0] for _ in range(count)
+    ]
     await settle()
     while bench.transport.open:
         for call in bench.transport.open:
@@ -556,10 +634,14 @@ async def test_a_replica_whose_engine_fails_again_and_again_is_left_alone(bench:
     assert sum(future.done() and future.exception() is None for future in futures) >= 16
 
 
-async def test_a_replica_that_hangs_loses_its_calls_to_another(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replica_that_hangs_loses_its_calls_to_another(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     time = LoopTime(monkeypatch)
     bench.lane.replica_timeout_s = 0.05
-    bench.lane.feedback.model = replace(bench.lane.feedback.model, curve=Curve(0.0, 0.01, 0.0, 0.0, BATCH))
+    bench.lane.feedback.model = replace(
+        bench.lane.feedback.model, curve=Curve(0.0, 0.01, 0.0, 0.0, BATCH)
+    )
     bench.lane.replicas_changed(["hangs", "works"])
     futures = [bench.submit(index, 900)[0] for index in range(12)]
     while not all(future.done() for future in futures):
@@ -575,10 +657,14 @@ async def test_a_replica_that_hangs_loses_its_calls_to_another(bench: Bench, mon
     assert bench.lane.replicas == ("works",)
 
 
-async def test_a_slow_replica_that_answers_something_does_not_hang(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_replica_that_answers_something_does_not_hang(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     time = LoopTime(monkeypatch)
     bench.lane.replica_timeout_s = 0.2
-    bench.lane.feedback.model = replace(bench.lane.feedback.model, curve=Curve(0.0, 0.01, 0.0, 0.0, BATCH))
+    bench.lane.feedback.model = replace(
+        bench.lane.feedback.model, curve=Curve(0.0, 0.01, 0.0, 0.0, BATCH)
+    )
     slow = bench.submit(1, 900)[0]
     await settle()
     first = bench.transport.open[0]
@@ -607,7 +693,9 @@ async def test_what_a_lost_replica_still_does_takes_no_room_from_the_others(benc
     assert firsts([await new]) == [7]
 
 
-async def test_a_queue_that_is_too_long_to_wait_for_refuses_until_when_there_is_room(bench: Bench) -> None:
+async def test_a_queue_that_is_too_long_to_wait_for_refuses_until_when_there_is_room(
+    bench: Bench,
+) -> None:
     bench.lane.max_queue_s = 1.0  # the curve serves 9,900 tokens a second
     for index in range(14):  # two are on their way, 12 wait: 10,800 tokens
         bench.submit(index, 900)
@@ -619,7 +707,9 @@ async def test_a_queue_that_is_too_long_to_wait_for_refuses_until_when_there_is_
     await bench.transport.answer_all()
 
 
-async def test_a_request_that_cannot_be_served_by_its_deadline_is_refused_at_once(bench: Bench) -> None:
+async def test_a_request_that_cannot_be_served_by_its_deadline_is_refused_at_once(
+    bench: Bench,
+) -> None:
     for index in range(22):
         bench.submit(index, 900)
     with pytest.raises(Overloaded):
@@ -628,8 +718,11 @@ async def test_a_request_that_cannot_be_served_by_its_deadline_is_refused_at_onc
     await bench.transport.answer_all()
 
 
-async def test_bulk_that_others_would_keep_waiting_beyond_its_deadline_is_refused_at_once(bench: Bench) -> None:
-    deadline_s = bench.clock() + 60.0  # the curve serves 9,900 tokens a second; 4 s of work are there
+async def test_bulk_that_others_would_keep_waiting_beyond_its_deadline_is_refused_at_once(
+    bench: Bench,
+) -> None:
+    # the curve serves 9,900 tokens a second; 4 s of work are there
+    deadline_s = bench.clock() + 60.0
     for index in range(44):
         bench.submit(index, 900)
     assert not bench.submit(100, 900, bulk=True, deadline_s=deadline_s)[0].done()
@@ -642,11 +735,15 @@ async def test_bulk_that_others_would_keep_waiting_beyond_its_deadline_is_refuse
     with pytest.raises(Overloaded) as refused:
         bench.submit(101, 900, bulk=True, deadline_s=bench.clock() + 8.0)
     assert int(refused.value.headers["retry-after"]) >= 1
-    assert not bench.submit(102, 900, deadline_s=bench.clock() + 8.0)[0].done()  # what is interactive would be in time
+    assert not bench.submit(102, 900, deadline_s=bench.clock() + 8.0)[
+        0
+    ].done()  # what is interactive would be in time
     await bench.transport.answer_all()
 
 
-async def test_what_a_server_behind_the_engine_refuses_for_now_is_not_sent_again_and_its_time_is_passed_on(bench: Bench) -> None:
+async def test_what_a_server_behind_the_engine_refuses_for_now_is_not_sent_again_and_its_time_is_passed_on(  # noqa: E501
+    bench: Bench,
+) -> None:
     for turn in range(2 * FAILURES_IN_A_ROW):
         one, other = bench.submit(1, 900)[0], bench.submit(2, 900)[0]
         await settle()

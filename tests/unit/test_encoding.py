@@ -13,13 +13,23 @@ from router.encoding import Routing, encode, quantise
 from router.schema import EncodingFormat
 
 ROUTING = Routing(
-    model="small", tier="fast", reason="rule:long", space="small/3", language=None, tokens=7, predicted_ms=1.5, degraded=False,
-    cached=1, truncated=(1,),
+    model="small",
+    tier="fast",
+    reason="rule:long",
+    space="small/3",
+    language=None,
+    tokens=7,
+    predicted_ms=1.5,
+    degraded=False,
+    cached=1,
+    truncated=(1,),
 )
 FORMATS: list[EncodingFormat] = ["float", "base64", "int8", "uint8", "binary", "ubinary"]
 DTYPES = {"base64": "<f4", "int8": "i1", "uint8": "u1", "binary": "i1", "ubinary": "u1"}
 finite = hnp.arrays(
-    np.float32, st.tuples(st.integers(1, 3), st.integers(1, 20)), elements=st.floats(-1.0, 1.0, width=32, allow_subnormal=False)
+    np.float32,
+    st.tuples(st.integers(1, 3), st.integers(1, 20)),
+    elements=st.floats(-1.0, 1.0, width=32, allow_subnormal=False),
 )
 
 
@@ -28,16 +38,22 @@ def decode(body: bytes, encoding_format: str) -> npt.NDArray[Any]:
     embeddings = [item["embedding"] for item in json.loads(body)["data"]]
     if encoding_format == "float":
         return np.array(embeddings, dtype=np.float32)
-    return np.stack([np.frombuffer(base64.b64decode(text), DTYPES[encoding_format]) for text in embeddings])
+    return np.stack(
+        [np.frombuffer(base64.b64decode(text), DTYPES[encoding_format]) for text in embeddings]
+    )
 
 
 def send(vectors: Any, encoding_format: EncodingFormat) -> npt.NDArray[Any]:
-    return decode(encode(np.asarray(vectors, dtype=np.float32), encoding_format, ROUTING, 7), encoding_format)
+    return decode(
+        encode(np.asarray(vectors, dtype=np.float32), encoding_format, ROUTING, 7), encoding_format
+    )
 
 
 @pytest.mark.parametrize("encoding_format", FORMATS)
 @pytest.mark.parametrize("rows", [1, 3], ids=["one", "many"])
-def test_the_response_is_openai_s_with_routing_beside_it(encoding_format: EncodingFormat, rows: int) -> None:
+def test_the_response_is_openai_s_with_routing_beside_it(
+    encoding_format: EncodingFormat, rows: int
+) -> None:
     body = json.loads(encode(np.eye(3, dtype=np.float32)[:rows], encoding_format, ROUTING, 7))
     assert list(body) == ["object", "data", "model", "usage", "routing"]
     assert [(item["object"], item["index"], list(item)) for item in body["data"]] == [
@@ -47,15 +63,30 @@ def test_the_response_is_openai_s_with_routing_beside_it(encoding_format: Encodi
     assert body["model"] == "small"
     assert body["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
     assert body["routing"] == {
-        "model": "small", "tier": "fast", "reason": "rule:long", "space": "small/3", "language": None, "tokens": 7,
-        "predicted_ms": 1.5, "degraded": False, "cached": 1, "truncated": [1], "adapter": None,
+        "model": "small",
+        "tier": "fast",
+        "reason": "rule:long",
+        "space": "small/3",
+        "language": None,
+        "tokens": 7,
+        "predicted_ms": 1.5,
+        "degraded": False,
+        "cached": 1,
+        "truncated": [1],
+        "adapter": None,
         "canary": False,
     }
 
 
 @pytest.mark.parametrize("encoding_format", ["float", "base64"])
-@given(hnp.arrays(np.float32, (2, 5), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
-def test_floats_come_back_bit_for_bit(encoding_format: EncodingFormat, vectors: npt.NDArray[np.float32]) -> None:
+@given(
+    hnp.arrays(
+        np.float32, (2, 5), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
+    )
+)
+def test_floats_come_back_bit_for_bit(
+    encoding_format: EncodingFormat, vectors: npt.NDArray[np.float32]
+) -> None:
     assert send(vectors, encoding_format).tobytes() == vectors.tobytes()
 
 
@@ -108,7 +139,9 @@ def test_binary_packs_signs_first_dimension_highest() -> None:
 
 
 @given(finite)
-def test_binary_is_the_definition_of_cohere_and_sentence_transformers(vectors: npt.NDArray[np.float32]) -> None:
+def test_binary_is_the_definition_of_cohere_and_sentence_transformers(
+    vectors: npt.NDArray[np.float32],
+) -> None:
     bits = np.packbits(vectors > 0, axis=1)
     assert (send(vectors, "ubinary") == bits).all()
     assert (send(vectors, "binary") == (bits.astype(int) - 128).astype(np.int8)).all()

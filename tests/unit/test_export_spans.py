@@ -10,7 +10,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from deployments.export_spans import otlp
 
 
-def test_spans_arrive_at_the_endpoint_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spans_arrive_at_the_endpoint_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     got: list[tuple[str, ExportTraceServiceRequest]] = []
 
     class Collector(BaseHTTPRequestHandler):
@@ -32,7 +34,9 @@ def test_spans_arrive_at_the_endpoint_that_the_environment_names(monkeypatch: py
         provider = TracerProvider()
         for processor in otlp():
             provider.add_span_processor(processor)
-        provider.get_tracer("test").start_span("decide", attributes={"embedding.model": "small"}).end()
+        provider.get_tracer("test").start_span(
+            "decide", attributes={"embedding.model": "small"}
+        ).end()
         assert provider.force_flush()
         provider.shutdown()
     finally:

@@ -20,13 +20,17 @@ def test_one_text_has_its_own_features() -> None:
     assert extract([MIXED]).mixed
 
 
-@pytest.mark.parametrize("texts", [[], [""], ["", " "]], ids=["no text", "an empty text", "blank texts"])
+@pytest.mark.parametrize(
+    "texts", [[], [""], ["", " "]], ids=["no text", "an empty text", "blank texts"]
+)
 def test_nothing_to_read_is_nothing_learned(texts: list[str]) -> None:
     assert extract(texts) == Features(sum(map(len, texts)), None, None, False, False)
 
 
 def test_the_language_of_a_list_is_that_of_most_characters() -> None:
-    assert extract([RUSSIAN * 3, ENGLISH, ENGLISH]) == Features(3 * len(RUSSIAN) + 2 * len(ENGLISH), "ru", "Cyrl", False, False)
+    assert extract([RUSSIAN * 3, ENGLISH, ENGLISH]) == Features(
+        3 * len(RUSSIAN) + 2 * len(ENGLISH), "ru", "Cyrl", False, False
+    )
 
 
 def test_texts_in_different_languages_do_not_make_a_list_mixed() -> None:

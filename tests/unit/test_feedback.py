@@ -1,4 +1,6 @@
-"""Demand as the autoscaler and the prices see it: what goes to a model, and what was sent to a smaller one instead."""
+"""Demand as the autoscaler and the prices see it: what goes to a model, and what was sent to a
+smaller one instead.
+"""
 
 import random
 import statistics
@@ -13,7 +15,10 @@ from router.policy import Policy, decide, predict
 
 ENGLISH = Features(characters=100, language="en", script="Latn", mixed=False, code=False)
 CURVE = Curve(fixed_s=0.01, base_s=0.0, s_per_token=0.001, s_per_token_sq=0.0, batch_tokens=8192)
-MODELS = {name: Model(name, rank, 8192, CURVE, {"default": 60.0}) for rank, name in enumerate(("small", "large"))}
+MODELS = {
+    name: Model(name, rank, 8192, CURVE, {"default": 60.0})
+    for rank, name in enumerate(("small", "large"))
+}
 LOADS = {"small": Load(), "large": Load(margin=1000.0)}
 
 
@@ -22,7 +27,9 @@ def feedback() -> dict[str, Feedback]:
     return {name: Feedback(model, True, Routing(), 0.0) for name, model in MODELS.items()}
 
 
-def test_work_that_a_budget_pushed_down_counts_for_both_models(feedback: dict[str, Feedback]) -> None:
+def test_work_that_a_budget_pushed_down_counts_for_both_models(
+    feedback: dict[str, Feedback],
+) -> None:
     work = dict.fromkeys(MODELS, Work(100, 100, 10_000))
     decision = decide(Policy("large"), Request(work, ENGLISH, deadline_s=1.0), MODELS, LOADS, 0.0)
 
@@ -45,10 +52,18 @@ def test_a_target_outside_the_pinned_space_missed_nothing(feedback: dict[str, Fe
     assert feedback["large"].shadow.tokens_per_s(0.0) == 0
 
 
-def test_a_refused_request_counts_as_demand_for_the_model_it_wanted(feedback: dict[str, Feedback]) -> None:
+def test_a_refused_request_counts_as_demand_for_the_model_it_wanted(
+    feedback: dict[str, Feedback],
+) -> None:
     work = dict.fromkeys(MODELS, Work(100, 100, 10_000))
     loads = {"small": Load(margin=1000.0), "large": Load(0, cold_start_s=20.0)}
-    decision = decide(Policy("large"), Request(work, ENGLISH, deadline_s=1.0, on_miss=OnMiss.REJECT), MODELS, loads, 0.0)
+    decision = decide(
+        Policy("large"),
+        Request(work, ENGLISH, deadline_s=1.0, on_miss=OnMiss.REJECT),
+        MODELS,
+        loads,
+        0.0,
+    )
 
     assert tell(feedback, decision, work, 0.0, deadline_s=1.0) == "large"
 
@@ -57,7 +72,9 @@ def test_a_refused_request_counts_as_demand_for_the_model_it_wanted(feedback: di
     assert feedback["large"].offered.tokens_per_s(0.0) == 0
 
 
-def test_a_budget_that_an_idle_model_would_miss_too_asks_for_no_replicas(feedback: dict[str, Feedback]) -> None:
+def test_a_budget_that_an_idle_model_would_miss_too_asks_for_no_replicas(
+    feedback: dict[str, Feedback],
+) -> None:
     work = dict.fromkeys(MODELS, Work(100, 100, 10_000))  # 0.1 s on an idle model
     decision = decide(Policy("large"), Request(work, ENGLISH, deadline_s=0.05), MODELS, LOADS, 0.0)
 
@@ -65,7 +82,9 @@ def test_a_budget_that_an_idle_model_would_miss_too_asks_for_no_replicas(feedbac
     assert feedback["large"].shadow.tokens_per_s(0.0) == 0
 
 
-def test_a_model_that_nobody_asked_for_in_three_windows_is_not_asked_for(feedback: dict[str, Feedback]) -> None:
+def test_a_model_that_nobody_asked_for_in_three_windows_is_not_asked_for(
+    feedback: dict[str, Feedback],
+) -> None:
     large = feedback["large"]
     large.chosen(1000, 0.0)
     assert large.ask(7, 0.0)[:3] == (100.0, 0.0, 7)
@@ -73,7 +92,9 @@ def test_a_model_that_nobody_asked_for_in_three_windows_is_not_asked_for(feedbac
     assert large.ask(0, 31.0)[:3] == (0.0, 0.0, 0)
 
 
-def test_a_replica_is_rated_by_what_it_does_with_full_batches(feedback: dict[str, Feedback]) -> None:
+def test_a_replica_is_rated_by_what_it_does_with_full_batches(
+    feedback: dict[str, Feedback],
+) -> None:
     small = feedback["small"]
     profile = small.ask(0, 0.0).tokens_per_s
     for second in range(1, 100):  # busy all the time, with a tenth of what fits
@@ -84,17 +105,29 @@ def test_a_replica_is_rated_by_what_it_does_with_full_batches(feedback: dict[str
     assert small.ask(0, 0.0).tokens_per_s == pytest.approx(500.0, rel=0.01)
 
 
-def test_a_replica_that_did_more_than_its_profile_says_is_believed(feedback: dict[str, Feedback]) -> None:
+def test_a_replica_that_did_more_than_its_profile_says_is_believed(
+    feedback: dict[str, Feedback],
+) -> None:
     small = feedback["small"]
     for second in range(1, 200):
         small.served("r1", Counters(5000 * second, float(second)))
     assert small.ask(0, 0.0).tokens_per_s == pytest.approx(5000.0, rel=0.05)
 
 
-@pytest.mark.parametrize(("requests_per_s", "scarce"), [(200, False), (1500, True)], ids=["a fifth", "more than it can"])
-def test_a_price_counts_what_full_batches_would_serve_and_not_what_small_ones_do(requests_per_s: int, scarce: bool) -> None:
-    step = Curve(fixed_s=0.0, base_s=0.02, s_per_token=0.00003, s_per_token_sq=0.0, batch_tokens=8192)  # 30,800 tokens a second
-    feedback, ledger = Feedback(Model("large", 0, 8192, step, {}), True, Routing(policy="priced"), 0.0), Ledger({"large": 3})
+@pytest.mark.parametrize(
+    ("requests_per_s", "scarce"), [(200, False), (1500, True)], ids=["a fifth", "more than it can"]
+)
+def test_a_price_counts_what_full_batches_would_serve_and_not_what_small_ones_do(
+    requests_per_s: int, scarce: bool
+) -> None:
+    # 30,800 tokens a second
+    step = Curve(
+        fixed_s=0.0, base_s=0.02, s_per_token=0.00003, s_per_token_sq=0.0, batch_tokens=8192
+    )
+    feedback, ledger = (
+        Feedback(Model("large", 0, 8192, step, {}), True, Routing(policy="priced"), 0.0),
+        Ledger({"large": 3}),
+    )
     ledger.joined("large", "r1")
     served = 0
     for tenth in range(1, 3000):  # busy all the time: the next step takes what came in the last one
@@ -107,9 +140,16 @@ def test_a_price_counts_what_full_batches_would_serve_and_not_what_small_ones_do
     assert (price > 0.0) == scarce
 
 
-@pytest.mark.parametrize("slower", [1.0, 3.0], ids=["as its profile says", "at a third of the speed"])
-def test_what_an_answer_takes_beside_the_engine_is_learned_and_not_taken_for_slowness(slower: float) -> None:
-    curve = Curve(fixed_s=0.0, base_s=0.002, s_per_token=0.0001, s_per_token_sq=0.0, batch_tokens=10_000)  # overhead unknown
+@pytest.mark.parametrize(
+    "slower", [1.0, 3.0], ids=["as its profile says", "at a third of the speed"]
+)
+def test_what_an_answer_takes_beside_the_engine_is_learned_and_not_taken_for_slowness(
+    slower: float,
+) -> None:
+    # overhead unknown
+    curve = Curve(
+        fixed_s=0.0, base_s=0.002, s_per_token=0.0001, s_per_token_sq=0.0, batch_tokens=10_000
+    )
     model, rng = Feedback(Model("m", 0, 10_000, curve, {}), True, Routing(), 0.0), random.Random(3)
     book, errors = Ledger({"m": 3}), list[float]()
     book.joined("m", "r1")
@@ -126,9 +166,12 @@ def test_what_an_answer_takes_beside_the_engine_is_learned_and_not_taken_for_slo
     assert model.model.curve.overhead_s * model.correction.bias == pytest.approx(0.006, rel=0.25)
 
 
-def test_the_overhead_stays_as_the_profile_says_where_nobody_tells_the_engines_part(feedback: dict[str, Feedback]) -> None:
+def test_the_overhead_stays_as_the_profile_says_where_nobody_tells_the_engines_part(
+    feedback: dict[str, Feedback],
+) -> None:
     small, before = feedback["small"], feedback["small"].model
     for _ in range(50):
         small.completed(0.5, 0.1, 1.0, 0.0)
-        small.completed(0.5, 0.1, 1.0, 0.0, engine_s=0.7)  # pieces at several replicas: the longest wait, the longest step
+        # pieces at several replicas: the longest wait, the longest step
+        small.completed(0.5, 0.1, 1.0, 0.0, engine_s=0.7)
     assert small.model is before

@@ -78,16 +78,32 @@ def test_another_size_never_passes() -> None:
         (PROMPTED[0], None, TEXTS[0], "its prompt, instruction or tokenizer changed"),
         (PROMPTED[0], IDS, None, "made with text"),
     ],
-    ids=["same ids", "fewer ids", "other ids", "text for ids", "same text", "no prompt", "ids for text"],
+    ids=[
+        "same ids",
+        "fewer ids",
+        "other ids",
+        "text for ids",
+        "same text",
+        "no prompt",
+        "ids for text",
+    ],
 )
-def test_what_the_router_reads_must_be_what_was_read(probe: Probe, ids: Any, prompted: str | None, said: str | None) -> None:
+def test_what_the_router_reads_must_be_what_was_read(
+    probe: Probe, ids: Any, prompted: str | None, said: str | None
+) -> None:
     wrong = make("m", [probe], vectors(1)).misread(probe, ids, prompted)
     assert wrong is None if said is None else said in str(wrong)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"format": "x"}', f'{{"format": "{FORMAT}", "model": "m", "dimensions": 8, "probes": []}}'],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": "x"}',
+        f'{{"format": "{FORMAT}", "model": "m", "dimensions": 8, "probes": []}}',
+    ],
     ids=["empty", "a list", "no format", "other format", "no probes"],
 )
 def test_what_is_not_a_fingerprint_is_refused_by_name(tmp_path: Path, text: str) -> None:

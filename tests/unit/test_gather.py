@@ -1,4 +1,6 @@
-"""The vectors of one request: order, duplicates, partial hits, and texts that another request is already waiting for."""
+"""The vectors of one request: order, duplicates, partial hits, and texts that another request is
+already waiting for.
+"""
 
 import asyncio
 import random
@@ -24,17 +26,32 @@ class Bench:
     """One gatherer over a transport worked by hand; a text is a number, its vector repeats it."""
 
     def __init__(self, cache_bytes: int = 1_000_000) -> None:
-        self.transport, self.ledger, self.cache = HandTransport(), Ledger({"m": 3}), VectorCache(cache_bytes)
+        self.transport, self.ledger, self.cache = (
+            HandTransport(),
+            Ledger({"m": 3}),
+            VectorCache(cache_bytes),
+        )
         model = Model("m", 0, 100_000, Curve(0.001, 0.001, 0.0001, 0.0, 1000), {})
         self.lane = Lane(
-            model="m", dimensions=4, batch_tokens=1000, calls_in_flight=3, max_queued_tokens=100_000, max_queue_s=1000.0,
-            replica_timeout_s=1000.0, transport=self.transport, ledger=self.ledger,
-            feedback=Feedback(model, True, Routing(), 0.0), clock=lambda: 0.0, rng=random.Random(1),
+            model="m",
+            dimensions=4,
+            batch_tokens=1000,
+            calls_in_flight=3,
+            max_queued_tokens=100_000,
+            max_queue_s=1000.0,
+            replica_timeout_s=1000.0,
+            transport=self.transport,
+            ledger=self.ledger,
+            feedback=Feedback(model, True, Routing(), 0.0),
+            clock=lambda: 0.0,
+            rng=random.Random(1),
         )
         self.lane.replicas_changed(["a"])
         self.gatherer = Gatherer(self.lane, self.cache)
 
-    def ask(self, *texts: int, deadline_s: float = 60.0, bulk: bool = False) -> "asyncio.Task[Gathered]":
+    def ask(
+        self, *texts: int, deadline_s: float = 60.0, bulk: bool = False
+    ) -> "asyncio.Task[Gathered]":
         ids = [np.full(10, text, np.int32) for text in texts]
         digests = [str(text).encode() for text in texts]
         prepared = Prepared(ids, None, [10] * len(texts), "document", True, digests)

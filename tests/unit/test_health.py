@@ -22,9 +22,13 @@ PATIENT_S = 60.0  # for one that answers: how slow this machine is decides nothi
 class Replica:
     """A host whose fake engine misbehaves as told."""
 
-    def __init__(self, folder: Path, health_timeout_s: float = PATIENT_S, curve: Curve | None = None) -> None:
+    def __init__(
+        self, folder: Path, health_timeout_s: float = PATIENT_S, curve: Curve | None = None
+    ) -> None:
         settings = {"kind": "fake", "faults": str(folder)}
-        config = ModelConfig.model_validate({"engine": settings, "dimensions": 16, "max_tokens": 100})
+        config = ModelConfig.model_validate(
+            {"engine": settings, "dimensions": 16, "max_tokens": 100}
+        )
         self.engine = engines.create(config, None)
         self.host = Host(self.engine, "one", health_timeout_s=health_timeout_s, curve=curve)
         self._switch = folder / str(os.getpid())
@@ -36,7 +40,9 @@ class Replica:
             self._switch.write_text(name)
 
     async def embed(self, tokens: int = 10) -> None:
-        await self.host.embed(Call(np.zeros(tokens, np.int32), np.array([tokens], np.int32), None, "document", [None]))
+        await self.host.embed(
+            Call(np.zeros(tokens, np.int32), np.array([tokens], np.int32), None, "document", [None])
+        )
 
 
 @pytest.fixture
@@ -59,7 +65,9 @@ async def test_an_idle_engine_that_answers_is_healthy(replica: Replica) -> None:
         await replica.host.check_health()
 
 
-async def test_an_engine_that_hangs_is_given_up_at_the_third_check_and_its_calls_go_back(hanging: Replica) -> None:
+async def test_an_engine_that_hangs_is_given_up_at_the_third_check_and_its_calls_go_back(
+    hanging: Replica,
+) -> None:
     calls = [asyncio.create_task(hanging.embed()) for _ in range(3)]
     for _ in range(CHECKS_FAILED):
         with pytest.raises(EngineError, match="did not answer a probe"):
@@ -71,7 +79,9 @@ async def test_an_engine_that_hangs_is_given_up_at_the_third_check_and_its_calls
         await hanging.embed()
 
 
-async def test_callers_that_come_and_go_do_not_make_a_hanging_engine_look_alive(hanging: Replica) -> None:
+async def test_callers_that_come_and_go_do_not_make_a_hanging_engine_look_alive(
+    hanging: Replica,
+) -> None:
     failed = 0
     for round in range(CHECKS_FAILED + 1):
         callers = [asyncio.create_task(hanging.embed(10 + round)) for _ in range(3)]
@@ -87,9 +97,13 @@ async def test_callers_that_come_and_go_do_not_make_a_hanging_engine_look_alive(
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["waits", "has left"])
-async def test_an_engine_that_reads_a_long_text_is_not_taken_for_one_that_hangs(tmp_path: Path, left: bool) -> None:
+async def test_an_engine_that_reads_a_long_text_is_not_taken_for_one_that_hangs(
+    tmp_path: Path, left: bool
+) -> None:
     """Whether or not its caller still waits: the engine's thread cannot drop it half-way."""
-    a_minute_a_token = Curve(fixed_s=0.0, base_s=0.0, s_per_token=60.0, s_per_token_sq=0.0, batch_tokens=100)
+    a_minute_a_token = Curve(
+        fixed_s=0.0, base_s=0.0, s_per_token=60.0, s_per_token_sq=0.0, batch_tokens=100
+    )
     replica = Replica(tmp_path, SOON_S, a_minute_a_token)
     replica.fault("hang")
     call = asyncio.create_task(replica.embed())
@@ -106,7 +120,11 @@ async def test_an_engine_that_reads_a_long_text_is_not_taken_for_one_that_hangs(
 
 
 async def test_the_patience_for_a_long_text_ends_with_it(tmp_path: Path) -> None:
-    replica = Replica(tmp_path, SOON_S, Curve(fixed_s=0.0, base_s=0.0, s_per_token=0.001, s_per_token_sq=0.0, batch_tokens=100))
+    replica = Replica(
+        tmp_path,
+        SOON_S,
+        Curve(fixed_s=0.0, base_s=0.0, s_per_token=0.001, s_per_token_sq=0.0, batch_tokens=100),
+    )
     replica.fault("hang")
     call = asyncio.create_task(replica.embed(10))
     failed = 0
@@ -159,7 +177,9 @@ async def test_a_long_queue_that_moves_on_is_healthy_and_needs_no_probe(
     await calls[-1]
 
 
-async def test_a_caller_that_leaves_is_cancelled_and_not_told_of_a_dead_engine(hanging: Replica) -> None:
+async def test_a_caller_that_leaves_is_cancelled_and_not_told_of_a_dead_engine(
+    hanging: Replica,
+) -> None:
     call = asyncio.create_task(hanging.embed())
     await asyncio.sleep(0)
     call.cancel()

@@ -18,13 +18,17 @@ from router.strict import ConfigError, parse_args
 from tests.support.bridges import with_fingerprints
 
 ARGS: dict[str, Any] = {
-    "models": {"model": {"engine": {"kind": "fake", "seed": 1}, "dimensions": 64, "max_tokens": 512}},
+    "models": {
+        "model": {"engine": {"kind": "fake", "seed": 1}, "dimensions": 64, "max_tokens": 512}
+    },
     "tiers": {"fast": "model"},
 }
 
 
 class Server:
-    """An engine whose weights can be exchanged under it, and that can be away: what a remote server may do."""
+    """An engine whose weights can be exchanged under it, and that can be away: what a remote server
+    may do.
+    """
 
     dimensions, max_tokens, batch_tokens = 64, 512, 512
 
@@ -37,7 +41,10 @@ class Server:
     def come_back_as(self, seed: int) -> None:
         """Other weights under the same name."""
         self.engine = engines.create(
-            self._config.model_copy(update={"engine": self._config.engine.model_copy(update={"seed": seed})}), None
+            self._config.model_copy(
+                update={"engine": self._config.engine.model_copy(update={"seed": seed})}
+            ),
+            None,
         )
 
     async def start(self) -> None: ...
@@ -95,7 +102,9 @@ async def test_the_right_engine_proves_itself_and_serves(tmp_path: Path) -> None
 async def test_other_weights_never_become_ready(tmp_path: Path, change: dict[str, Any]) -> None:
     args = await with_fingerprints(ARGS, tmp_path)
     config = parse_args(args).models["model"]
-    wrong = engines.create(config.model_copy(update={"engine": config.engine.model_copy(update=change)}), None)
+    wrong = engines.create(
+        config.model_copy(update={"engine": config.engine.model_copy(update=change)}), None
+    )
     identity = identity_of(wrong, config.fingerprint, None)
     assert identity is not None
     with pytest.raises(WrongModel, match=r"model: its vector of .* has cosine .* not the weights"):
@@ -127,7 +136,9 @@ async def test_a_proof_in_time_leaves_a_right_replica_alone(tmp_path: Path) -> N
     assert len((await host.embed(call())).tokens) == 1
 
 
-async def test_after_a_failure_nothing_passes_before_the_engine_has_proved_itself(tmp_path: Path) -> None:
+async def test_after_a_failure_nothing_passes_before_the_engine_has_proved_itself(
+    tmp_path: Path,
+) -> None:
     server, host, _ = await replica(tmp_path)
     server.away = True
     with pytest.raises(EngineFailed) as failed:
@@ -153,7 +164,9 @@ async def test_after_a_failure_the_same_engine_goes_on(tmp_path: Path) -> None:
     assert server.batches == asked + 1  # once is enough
 
 
-async def test_a_proof_that_was_under_way_when_the_engine_failed_proves_nothing(tmp_path: Path) -> None:
+async def test_a_proof_that_was_under_way_when_the_engine_failed_proves_nothing(
+    tmp_path: Path,
+) -> None:
     server, host, _ = await replica(tmp_path)
     identity = host._identity
     assert identity is not None
@@ -230,7 +243,9 @@ async def test_an_engine_that_is_away_when_its_time_has_come_is_asked_later(tmp_
     ],
     ids=["prompt", "tokenizer", "size"],
 )
-async def test_a_router_that_would_read_a_text_otherwise_does_not_start(tmp_path: Path, change: dict[str, Any]) -> None:
+async def test_a_router_that_would_read_a_text_otherwise_does_not_start(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
     args = await with_fingerprints(ARGS, tmp_path)
     right = parse_args(args)
     assert list(check_reading(right, Preparer(right))) == ["model"]
@@ -241,7 +256,9 @@ async def test_a_router_that_would_read_a_text_otherwise_does_not_start(tmp_path
 
 async def test_a_changed_instruction_is_a_changed_prompt(tmp_path: Path) -> None:
     prompts = {"query": "{instruction}: {text}", "instruction": "find"}
-    args = await with_fingerprints({**ARGS, "models": {"model": {**ARGS["models"]["model"], "prompts": prompts}}}, tmp_path)
+    args = await with_fingerprints(
+        {**ARGS, "models": {"model": {**ARGS["models"]["model"], "prompts": prompts}}}, tmp_path
+    )
     args["models"]["model"]["prompts"] = {**prompts, "instruction": "seek"}
     parsed = parse_args(args)
     with pytest.raises(ConfigError, match="instruction or tokenizer changed"):
@@ -249,7 +266,10 @@ async def test_a_changed_instruction_is_a_changed_prompt(tmp_path: Path) -> None
 
 
 async def test_a_fingerprint_of_another_model_is_refused(tmp_path: Path) -> None:
-    two = {"models": dict.fromkeys(("model", "twin"), ARGS["models"]["model"]), "tiers": {"fast": "model"}}
+    two = {
+        "models": dict.fromkeys(("model", "twin"), ARGS["models"]["model"]),
+        "tiers": {"fast": "model"},
+    }
     args = await with_fingerprints(two, tmp_path)
     args["models"]["model"]["fingerprint"] = args["models"]["twin"]["fingerprint"]
     parsed = parse_args(args)

@@ -20,11 +20,17 @@ MODEL = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 64}
 
 
 def args(**keys: Any) -> RouterArgs:
-    return parse_args({
-        "models": {"small": MODEL, "middle": MODEL, "large": MODEL}, "tiers": {"fast": "small", "best": "large"},
-        "collections": {"docs": "small/8", "shop": "large/8"},
-        "keys": {name: {"hash": hash_of(secret), **keys.get(name, {})} for name, secret in zip("abc", SECRETS, strict=True)},
-    })
+    return parse_args(
+        {
+            "models": {"small": MODEL, "middle": MODEL, "large": MODEL},
+            "tiers": {"fast": "small", "best": "large"},
+            "collections": {"docs": "small/8", "shop": "large/8"},
+            "keys": {
+                name: {"hash": hash_of(secret), **keys.get(name, {})}
+                for name, secret in zip("abc", SECRETS, strict=True)
+            },
+        }
+    )
 
 
 def test_a_key_is_256_bits_in_words_that_need_no_quoting() -> None:
@@ -37,11 +43,21 @@ def test_a_key_is_256_bits_in_words_that_need_no_quoting() -> None:
 def test_each_key_is_found_under_its_name_and_no_other_is() -> None:
     ring = Keyring(args())
     assert [grant.name for secret in SECRETS if (grant := ring.find(secret))] == ["a", "b", "c"]
-    for wrong in ("", "er-", SECRETS[0][:-1], SECRETS[0] + "A", SECRETS[0].lower(), hash_of(SECRETS[0]), "é" * 50):
+    for wrong in (
+        "",
+        "er-",
+        SECRETS[0][:-1],
+        SECRETS[0] + "A",
+        SECRETS[0].lower(),
+        hash_of(SECRETS[0]),
+        "é" * 50,
+    ):
         assert ring.find(wrong) is None
 
 
-def test_every_key_is_compared_in_constant_time_whichever_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_key_is_compared_in_constant_time_whichever_is_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     compared: list[int] = []
 
     def counting(left: bytes, right: bytes) -> bool:
@@ -72,7 +88,9 @@ def test_every_key_is_compared_in_constant_time_whichever_is_right(monkeypatch: 
     ],
     ids=["bearer", "case", "azure", "basic-and-azure", "both", "empty", "no-scheme", "none"],
 )
-def test_a_key_comes_as_openai_or_azure_clients_send_it(headers: dict[str, str], key: str | None) -> None:
+def test_a_key_comes_as_openai_or_azure_clients_send_it(
+    headers: dict[str, str], key: str | None
+) -> None:
     assert presented(headers) == key
 
 
@@ -82,7 +100,11 @@ def test_models_and_the_models_of_tiers_add_up() -> None:
     assert first is not None
     assert second is not None
     assert third is not None
-    assert (first.models, second.models, third.models) == (frozenset({"large", "middle"}), frozenset(), None)
+    assert (first.models, second.models, third.models) == (
+        frozenset({"large", "middle"}),
+        frozenset(),
+        None,
+    )
 
 
 def test_collections_and_priorities_that_a_key_has_not_are_refused_by_name() -> None:
@@ -95,7 +117,9 @@ def test_collections_and_priorities_that_a_key_has_not_are_refused_by_name() -> 
     grant.check(bulk, collections)
     grant.check(bulk._replace(space="docs"), collections)
     grant.check(bulk._replace(space="large/8"), collections)
-    with pytest.raises(CollectionNotAllowed, match="may not use the collection 'shop'; it may use docs"):
+    with pytest.raises(
+        CollectionNotAllowed, match="may not use the collection 'shop'; it may use docs"
+    ):
         grant.check(bulk._replace(space="shop"), collections)
     with pytest.raises(PriorityNotAllowed, match='send "priority": "bulk"'):
         grant.check(bulk._replace(priority="interactive"), collections)
@@ -105,24 +129,62 @@ def test_collections_and_priorities_that_a_key_has_not_are_refused_by_name() -> 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"keys": {"a": {"hash": SECRETS[0]}}}, "keys.a.hash: must be sha256: and 64 hexadecimal digits"),
-        ({"keys": {"a": {"hash": hash_of("x"), "tier": ["fast"]}}}, "keys.a.tier: unknown key; did you mean tiers?"),
-        ({"keys": {"a": {"hash": hash_of("x"), "tiers": ["balanced"]}}}, "keys.a.tiers: there is no 'balanced'; there are fast"),
-        ({"keys": {"a": {"hash": hash_of("x"), "models": ["tiny"]}}}, "keys.a.models: there is no 'tiny'; there are small"),
-        ({"keys": {"a": {"hash": hash_of("x"), "collections": ["x"]}}}, "keys.a.collections: there is no 'x'; there are none"),
-        ({"keys": {"a": {"hash": hash_of("x"), "priorities": []}}}, "keys.a.priorities: must not be empty"),
+        (
+            {"keys": {"a": {"hash": SECRETS[0]}}},
+            "keys.a.hash: must be sha256: and 64 hexadecimal digits",
+        ),
+        (
+            {"keys": {"a": {"hash": hash_of("x"), "tier": ["fast"]}}},
+            "keys.a.tier: unknown key; did you mean tiers?",
+        ),
+        (
+            {"keys": {"a": {"hash": hash_of("x"), "tiers": ["balanced"]}}},
+            "keys.a.tiers: there is no 'balanced'; there are fast",
+        ),
+        (
+            {"keys": {"a": {"hash": hash_of("x"), "models": ["tiny"]}}},
+            "keys.a.models: there is no 'tiny'; there are small",
+        ),
+        (
+            {"keys": {"a": {"hash": hash_of("x"), "collections": ["x"]}}},
+            "keys.a.collections: there is no 'x'; there are none",
+        ),
+        (
+            {"keys": {"a": {"hash": hash_of("x"), "priorities": []}}},
+            "keys.a.priorities: must not be empty",
+        ),
         ({"keys": {"a b": {"hash": hash_of("x")}}}, "'a b' is no name of a key"),
-        ({"keys": {"a": {"hash": hash_of("x")}, "b": {"hash": hash_of("x")}}}, "keys.b: its hash is that of keys.a"),
-        ({"keys": {"a": {"hash": hash_of("x"), "requests_per_minute": 0}}}, "keys.a.requests_per_minute: must be greater than 0"),
-        ({"keys": {"a": {"hash": hash_of("x")}}, "auth": "none"}, "auth: none says that nobody needs a key, and keys: has some"),
+        (
+            {"keys": {"a": {"hash": hash_of("x")}, "b": {"hash": hash_of("x")}}},
+            "keys.b: its hash is that of keys.a",
+        ),
+        (
+            {"keys": {"a": {"hash": hash_of("x"), "requests_per_minute": 0}}},
+            "keys.a.requests_per_minute: must be greater than 0",
+        ),
+        (
+            {"keys": {"a": {"hash": hash_of("x")}}, "auth": "none"},
+            "auth: none says that nobody needs a key, and keys: has some",
+        ),
         ({"auth": "off"}, "auth: 'off' is not known; it is one of none"),
-        ({"cors": {"origins": ["https://app.example.com/"]}}, "cors.origins: 'https://app.example.com/' is no origin"),
+        (
+            {"cors": {"origins": ["https://app.example.com/"]}},
+            "cors.origins: 'https://app.example.com/' is no origin",
+        ),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else None,
 )
-def test_a_wrong_entry_is_a_sentence_that_never_shows_what_stood_as_hash(changes: dict[str, Any], sentence: str) -> None:
+def test_a_wrong_entry_is_a_sentence_that_never_shows_what_stood_as_hash(
+    changes: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(ConfigError) as raised:
-        parse_args({"models": {"small": MODEL, "large": MODEL}, "tiers": {"fast": "small", "best": "large"}, **changes})
+        parse_args(
+            {
+                "models": {"small": MODEL, "large": MODEL},
+                "tiers": {"fast": "small", "best": "large"},
+                **changes,
+            }
+        )
     assert sentence in str(raised.value)
     assert SECRETS[0] not in str(raised.value)
 
@@ -139,7 +201,9 @@ def test_the_command_prints_a_key_once_and_an_entry_that_the_config_takes() -> N
 
 
 def test_the_hash_of_an_own_key_comes_from_standard_input_and_short_keys_are_refused() -> None:
-    assert CliRunner().invoke(main, ["keys", "hash"], input=f"{SECRETS[1]}\n").stdout.strip() == hash_of(SECRETS[1])
+    assert CliRunner().invoke(
+        main, ["keys", "hash"], input=f"{SECRETS[1]}\n"
+    ).stdout.strip() == hash_of(SECRETS[1])
     refused = CliRunner().invoke(main, ["keys", "hash"], input="hunter2\n")
     assert refused.exit_code == 1
     assert "hunter2" not in refused.output

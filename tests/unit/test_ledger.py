@@ -1,4 +1,6 @@
-"""The ledger: what is outstanding, who is picked, and that nothing is left or below zero whatever happens."""
+"""The ledger: what is outstanding, who is picked, and that nothing is left or below zero whatever
+happens.
+"""
 
 import random
 from collections import Counter
@@ -64,7 +66,10 @@ def test_a_report_that_is_not_renewed_fades_and_own_tokens_stay() -> None:
     book = ledger("r")
     book.reported("m", "r", 1000, 0.0)
     book.dispatched("m", "r", 7, 0.0)
-    ages = [book.outstanding_tokens("m", share * REPORT_LIFE_S)["r"] for share in (0.0, 0.25, 0.5, 1.0, 100.0)]
+    ages = [
+        book.outstanding_tokens("m", share * REPORT_LIFE_S)["r"]
+        for share in (0.0, 0.25, 0.5, 1.0, 100.0)
+    ]
     assert ages == [1007, 757, 507, 7, 7]
 
 
@@ -179,7 +184,9 @@ def test_a_ledger_with_work_left_names_it() -> None:
     book = ledger("a")
     book.queued("m", 3)
     book.dispatched("m", "a", 30, 0.0)
-    with pytest.raises(AssertionError, match="m has 3 tokens waiting; m a has 30 tokens in 1 calls"):
+    with pytest.raises(
+        AssertionError, match="m has 3 tokens waiting; m a has 30 tokens in 1 calls"
+    ):
         book.assert_empty()
 
 
@@ -229,7 +236,8 @@ def test_when_the_known_step_is_over_all_that_is_outstanding_counts_as_waiting()
 
 events = st.lists(
     st.tuples(
-        st.sampled_from(("join", "lose", "queue", "unqueue", "send", "end", "end", "end-twice", "report", "orphan-ends")),
+        st.sampled_from(("join", "lose", "queue", "unqueue", "send", "end", "end", "end-twice",
+        "report", "orphan-ends")),
         st.sampled_from("abc"), st.integers(0, 500), st.floats(0.0, 0.5),
     ),
     max_size=120,
@@ -272,11 +280,15 @@ def test_the_ledger_is_never_negative_and_ends_at_zero(
             book.completed(orphans.pop())
         in_flight = Counter(name for name, _ in open_calls)
         assert all(count <= calls for count in in_flight.values())
-        assert (book.pick("m", now, source) is None) == (all(in_flight[name] >= calls for name in alive))
+        assert (book.pick("m", now, source) is None) == (
+            all(in_flight[name] >= calls for name in alive)
+        )
         outstanding = book.outstanding_tokens("m", now)
         assert outstanding.keys() == alive
         for name in alive:
-            assert outstanding[name] >= sum(call.tokens for owner, call in open_calls if owner == name)
+            assert outstanding[name] >= sum(
+                call.tokens for owner, call in open_calls if owner == name
+            )
         load = book.load(MODEL, now, source)
         assert load.ready_replicas == len(alive)
         assert load.ahead_tokens >= 0

@@ -1,4 +1,6 @@
-"""The short way of a request for embeddings: real sockets, real uvicorn, and an application that says what it was given."""
+"""The short way of a request for embeddings: real sockets, real uvicorn, and an application that
+says what it was given.
+"""
 
 import asyncio
 import json
@@ -33,18 +35,24 @@ class Counts:
     def dec_num_ongoing_requests(self, kind: Any) -> None:
         self.running -= 1
 
-    def record_request_metrics(self, *, route: str, latency_ms: float, is_error: bool, exception_type: str | None) -> None:
+    def record_request_metrics(
+        self, *, route: str, latency_ms: float, is_error: bool, exception_type: str | None
+    ) -> None:
         assert (route, is_error, exception_type) == ("/", False, None)
         assert latency_ms > 0
         self.ended += 1
 
-    def record_ingress_request_metrics(self, *, status_code: str, is_error: bool, **_: object) -> None:
+    def record_ingress_request_metrics(
+        self, *, status_code: str, is_error: bool, **_: object
+    ) -> None:
         assert is_error == (status_code >= "400")
         self.statuses.append(status_code)
 
 
 class Replica:
-    """Serve's replica, as far as the listener looks at it; what comes its own way is answered `slow`."""
+    """Serve's replica, as far as the listener looks at it; what comes its own way is answered
+    `slow`.
+    """
 
     def __init__(self, prefix: str = "/", **changed: Any) -> None:
         self._metrics_manager, self._route_prefix = Counts(), prefix
@@ -59,7 +67,9 @@ class Replica:
 
 
 class Echo:
-    """An application that answers with what it was asked, once it has the whole body; `answer` replaces that."""
+    """An application that answers with what it was asked, once it has the whole body; `answer`
+    replaces that.
+    """
 
     def __init__(self) -> None:
         self.scopes: list[Scope] = []
@@ -84,7 +94,9 @@ class Echo:
             return HttpAnswer(499, b"")
         if self.answer is not None:
             return self.answer
-        told = json.dumps({"body": len(body), "path": asked.path, "client": asked.scope["client"][0]}).encode()
+        told = json.dumps(
+            {"body": len(body), "path": asked.path, "client": asked.scope["client"][0]}
+        ).encode()
         return HttpAnswer(200, told, headers={"content-length": str(len(told)), "x-echo": "ä"})
 
 
@@ -109,7 +121,9 @@ class Stage:
         finally:
             writer.close()
 
-    async def ask(self, request: bytes, answers: int = 1) -> list[tuple[bytes, dict[bytes, bytes], bytes]]:
+    async def ask(
+        self, request: bytes, answers: int = 1
+    ) -> list[tuple[bytes, dict[bytes, bytes], bytes]]:
         """Send `request` and read so many answers: status line, headers, body."""
         async with self.connected() as (reader, writer):
             writer.write(request)
@@ -130,7 +144,13 @@ async def staged(replica: Replica, middleware: Any = None, **options: Any) -> As
     listener.install(echo)  # type: ignore[arg-type]
     app: Any = RequestIdMiddleware(replica.asgi)
     app = app if middleware is None else middleware(app)
-    options |= {"factory": True, "host": "127.0.0.1", "port": 0, "lifespan": "off", "log_config": None}
+    options |= {
+        "factory": True,
+        "host": "127.0.0.1",
+        "port": 0,
+        "lifespan": "off",
+        "log_config": None,
+    }
     server = uvicorn.Server(uvicorn.Config(lambda: app, **options))
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     serving = asyncio.create_task(server._serve(None))
@@ -152,9 +172,16 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 def post(
-    path: str = "/v1/embeddings", body: bytes = b"hello", more: str = "", version: str = "1.1", method: str = "POST"
+    path: str = "/v1/embeddings",
+    body: bytes = b"hello",
+    more: str = "",
+    version: str = "1.1",
+    method: str = "POST",
 ) -> bytes:
-    head = f"{method} {path} HTTP/{version}\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n{more}\r\n"
+    head = (
+        f"{method} {path} HTTP/{version}\r\nhost: localhost\r\ncontent-length: "
+        f"{len(body)}\r\n{more}\r\n"
+    )
     return head.encode() + body
 
 
@@ -171,10 +198,16 @@ async def test_embeddings_go_to_the_application_at_once(stage: Stage, path: str)
 @pytest.mark.parametrize(
     "request_",
     [
-        post("/v1/models"), post("/v1/embeddings?a=b"), post("/v1/embeddings/"), post(method="PUT"), post("//v1/embeddings"),
-        post(more="x-request-timeout-seconds: 3\r\n"), post(more="X-Request-Timeout-Seconds: 3\r\n"),
+        post("/v1/models"),
+        post("/v1/embeddings?a=b"),
+        post("/v1/embeddings/"),
+        post(method="PUT"),
+        post("//v1/embeddings"),
+        post(more="x-request-timeout-seconds: 3\r\n"),
+        post(more="X-Request-Timeout-Seconds: 3\r\n"),
         post(more="connection: upgrade\r\nupgrade: h2c\r\n"),
-        b"GET /v1/embeddings HTTP/1.1\r\nhost: localhost\r\n\r\n", b"GET /-/healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"GET /v1/embeddings HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"GET /-/healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
     ],
 )
 async def test_everything_else_goes_serves_way(stage: Stage, request_: bytes) -> None:
@@ -210,7 +243,9 @@ async def test_requests_that_do_not_wait_for_answers_are_answered_in_order(stage
 
 async def test_a_body_may_come_in_pieces(stage: Stage) -> None:
     async with stage.connected() as (reader, writer):
-        chunked = post(body=b"", more="transfer-encoding: chunked\r\n").replace(b"content-length: 0\r\n", b"")
+        chunked = post(body=b"", more="transfer-encoding: chunked\r\n").replace(
+            b"content-length: 0\r\n", b""
+        )
         for part in (chunked[:30], chunked[30:], b"5\r\nhel", b"lo\r\n", b"3\r\nyou\r\n0\r\n\r\n"):
             writer.write(part)
             await writer.drain()
@@ -219,9 +254,13 @@ async def test_a_body_may_come_in_pieces(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    "request_", [post(more="connection: close\r\n"), post(version="1.0")], ids=["asked for", "HTTP/1.0"]
+    "request_",
+    [post(more="connection: close\r\n"), post(version="1.0")],
+    ids=["asked for", "HTTP/1.0"],
 )
-async def test_a_connection_is_closed_after_the_answer_where_it_shall_be(stage: Stage, request_: bytes) -> None:
+async def test_a_connection_is_closed_after_the_answer_where_it_shall_be(
+    stage: Stage, request_: bytes
+) -> None:
     async with stage.connected() as (reader, writer):
         writer.write(request_)
         _, headers, _ = await read(reader)
@@ -252,7 +291,9 @@ async def test_a_client_that_leaves_is_noticed_while_its_request_runs(stage: Sta
 
 
 @pytest.mark.parametrize("value", ["a\r\nset-cookie: b", "a\nb", "a\x00b", "☃"])
-async def test_no_header_can_end_a_header(stage: Stage, value: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_header_can_end_a_header(
+    stage: Stage, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
     stage.echo.answer = HttpAnswer(200, b"", headers={"content-length": "0", "x-model": value})
     with caplog.at_level("ERROR", logger="ray.serve"):
         ((status, headers, body),) = await stage.ask(post())
@@ -279,8 +320,12 @@ async def test_what_the_application_raises_is_an_answer_and_harms_no_other(stage
 async def test_a_body_that_came_with_its_headers_is_held_to_the_limit_too(stage: Stage) -> None:
     stage.echo.most_bytes = 4
     assert (await stage.ask(post()))[0][0] == b"HTTP/1.1 413 Request Entity Too Large"
-    chunked = post(body=b"", more="transfer-encoding: chunked\r\n").replace(b"content-length: 0\r\n", b"")
-    assert (await stage.ask(chunked + b"5\r\nhello\r\n0\r\n\r\n"))[0][0] == b"HTTP/1.1 413 Request Entity Too Large"
+    chunked = post(body=b"", more="transfer-encoding: chunked\r\n").replace(
+        b"content-length: 0\r\n", b""
+    )
+    assert (await stage.ask(chunked + b"5\r\nhello\r\n0\r\n\r\n"))[0][
+        0
+    ] == b"HTTP/1.1 413 Request Entity Too Large"
 
 
 async def test_the_client_is_who_a_trusted_proxy_says(stage: Stage) -> None:
@@ -297,7 +342,9 @@ async def test_nobody_else_says_who_the_client_is() -> None:
 
 
 async def test_of_two_headers_about_the_client_the_last_counts(stage: Stage) -> None:
-    ((_, _, body),) = await stage.ask(post(more="x-forwarded-for: 9.9.9.9\r\nX-Forwarded-For: 8.8.8.8, 127.0.0.1\r\n"))
+    ((_, _, body),) = await stage.ask(
+        post(more="x-forwarded-for: 9.9.9.9\r\nX-Forwarded-For: 8.8.8.8, 127.0.0.1\r\n")
+    )
     assert json.loads(body)["client"] == "8.8.8.8"
 
 
@@ -330,8 +377,11 @@ class Middleware:
 @pytest.mark.parametrize(
     ("replica", "middleware"),
     [
-        (Replica(max_ongoing_requests=5), None), (Replica(max_queued_requests=5), None), (Replica(), Middleware),
-        (Replica(_http_options=SimpleNamespace(request_timeout_s=3.0)), None), (Replica(_metrics_manager=object()), None),
+        (Replica(max_ongoing_requests=5), None),
+        (Replica(max_queued_requests=5), None),
+        (Replica(), Middleware),
+        (Replica(_http_options=SimpleNamespace(request_timeout_s=3.0)), None),
+        (Replica(_metrics_manager=object()), None),
     ],
     ids=["running", "queued", "middleware", "time", "another Serve"],
 )
@@ -340,8 +390,12 @@ async def test_what_somebody_asked_serve_for_it_does(replica: Replica, middlewar
         assert (await stage.ask(post()))[0][2] == b"slow"
 
 
-@pytest.mark.parametrize(("name", "value"), [("max_queued_requests", 5), ("_route_prefix", "/elsewhere")])
-async def test_what_the_next_config_says_holds_on_connections_that_are_open(name: str, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_queued_requests", 5), ("_route_prefix", "/elsewhere")]
+)
+async def test_what_the_next_config_says_holds_on_connections_that_are_open(
+    name: str, value: Any
+) -> None:
     replica = Replica()
     async with staged(replica) as stage, stage.connected() as (reader, writer):
         writer.write(post())
@@ -351,7 +405,9 @@ async def test_what_the_next_config_says_holds_on_connections_that_are_open(name
         assert (await read(reader))[2] == b"slow"
 
 
-async def test_a_request_goes_serves_way_as_long_as_serve_logs_each(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_request_goes_serves_way_as_long_as_serve_logs_each(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
     serves = MemoryHandler(1000)
     listener.log.addHandler(serves)
     caplog.set_level("WARNING", logger="ray.serve")
@@ -364,7 +420,9 @@ async def test_a_request_goes_serves_way_as_long_as_serve_logs_each(stage: Stage
         listener.log.removeHandler(serves)
 
 
-async def test_an_application_on_another_loop_is_serves_to_call(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_application_on_another_loop_is_serves_to_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with staged(Replica()) as stage:
         other = asyncio.new_event_loop()
         listener._here[:] = [(stage.echo, other)]  # type: ignore[list-item]

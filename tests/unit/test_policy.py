@@ -1,6 +1,7 @@
 """The decision: one test per reason, and the laws for any input.
 
-Seconds in the laws are multiples of 1/1024, which floats add without rounding, so that "never" can be checked exactly.
+Seconds in the laws are multiples of 1/1024, which floats add without rounding, so that "never" can
+be checked exactly.
 """
 
 import math
@@ -22,18 +23,28 @@ QUALITY = {"default": 60.0}
 
 
 def model(name: str, rank: int, step_s: float, max_tokens: int = 32_768, **quality: float) -> Model:
-    curve = Curve(fixed_s=step_s, base_s=0.0, s_per_token=step_s / 1024, s_per_token_sq=0.0, batch_tokens=8192)
+    curve = Curve(
+        fixed_s=step_s, base_s=0.0, s_per_token=step_s / 1024, s_per_token_sq=0.0, batch_tokens=8192
+    )
     return Model(name, rank, max_tokens, curve, {"default": 60.0 + 5 * rank, **quality})
 
 
-MODELS = {each.id: each for each in (model("small", 0, 0.01, 512), model("middle", 1, 0.04), model("large", 2, 0.08))}
+MODELS = {
+    each.id: each
+    for each in (model("small", 0, 0.01, 512), model("middle", 1, 0.04), model("large", 2, 0.08))
+}
 WORK = dict.fromkeys(MODELS, Work(100, 100, 10_000))
-FLOORS = (Floor("not-english", "large", not_languages=frozenset({"en"})), Floor("long", "middle", min_tokens=200))
+FLOORS = (
+    Floor("not-english", "large", not_languages=frozenset({"en"})),
+    Floor("long", "middle", min_tokens=200),
+)
 RULES = Policy("small", FLOORS)
 PRICED = Policy("small", FLOORS, "priced")
 
 
-def request(features: Features = ENGLISH, work: Mapping[str, Work] = WORK, **fields: Any) -> Request:
+def request(
+    features: Features = ENGLISH, work: Mapping[str, Work] = WORK, **fields: Any
+) -> Request:
     return Request(work, features, **fields)
 
 
@@ -50,21 +61,67 @@ def long_text(tokens: int) -> dict[str, Work]:
     [
         pytest.param(request(), "small", "auto", id="no-rule-applies"),
         pytest.param(request(GERMAN), "large", "rule:not-english", id="a-rule-raises-a-floor"),
-        pytest.param(request(GERMAN, long_text(300)), "large", "rule:not-english", id="the-highest-floor-wins"),
-        pytest.param(request(work=long_text(300)), "middle", "rule:long", id="a-long-text"),
-        pytest.param(request(GERMAN, target="middle"), "middle", "tier", id="an-explicit-tier-beats-rules"),
         pytest.param(
-            request(GERMAN, target="middle", pinned=True, candidates=frozenset({"middle"})), "middle", "pinned", id="a-pin"
+            request(GERMAN, long_text(300)),
+            "large",
+            "rule:not-english",
+            id="the-highest-floor-wins",
         ),
-        pytest.param(request(pinned=True, candidates=frozenset({"large"})), "large", "pinned", id="a-pinned-space"),
-        pytest.param(request(GERMAN, permitted=frozenset({"small"})), "small", "rule:not-english", id="a-key-for-small-only"),
-        pytest.param(request(work=long_text(600), target="small"), "middle", "context", id="too-long-for-the-target"),
-        pytest.param(request(GERMAN, deadline_s=0.05), "middle", "budget", id="too-late-by-the-target"),
-        pytest.param(request(GERMAN, deadline_s=0.005), "small", "late", id="degrade-takes-the-soonest"),
-        pytest.param(request(GERMAN, deadline_s=0.005, on_miss=OnMiss.SERVE), "large", "late", id="serve-takes-the-target"),
-        pytest.param(request(GERMAN, deadline_s=0.005, on_miss=OnMiss.REJECT), None, "over_budget", id="reject"),
-        pytest.param(request(target="large", deadline_s=0.05, strict=True), "large", "late", id="strict-stays-with-the-target"),
-        pytest.param(request(candidates=frozenset()), None, "no_model", id="nothing-can-make-the-space"),
+        pytest.param(request(work=long_text(300)), "middle", "rule:long", id="a-long-text"),
+        pytest.param(
+            request(GERMAN, target="middle"), "middle", "tier", id="an-explicit-tier-beats-rules"
+        ),
+        pytest.param(
+            request(GERMAN, target="middle", pinned=True, candidates=frozenset({"middle"})),
+            "middle",
+            "pinned",
+            id="a-pin",
+        ),
+        pytest.param(
+            request(pinned=True, candidates=frozenset({"large"})),
+            "large",
+            "pinned",
+            id="a-pinned-space",
+        ),
+        pytest.param(
+            request(GERMAN, permitted=frozenset({"small"})),
+            "small",
+            "rule:not-english",
+            id="a-key-for-small-only",
+        ),
+        pytest.param(
+            request(work=long_text(600), target="small"),
+            "middle",
+            "context",
+            id="too-long-for-the-target",
+        ),
+        pytest.param(
+            request(GERMAN, deadline_s=0.05), "middle", "budget", id="too-late-by-the-target"
+        ),
+        pytest.param(
+            request(GERMAN, deadline_s=0.005), "small", "late", id="degrade-takes-the-soonest"
+        ),
+        pytest.param(
+            request(GERMAN, deadline_s=0.005, on_miss=OnMiss.SERVE),
+            "large",
+            "late",
+            id="serve-takes-the-target",
+        ),
+        pytest.param(
+            request(GERMAN, deadline_s=0.005, on_miss=OnMiss.REJECT),
+            None,
+            "over_budget",
+            id="reject",
+        ),
+        pytest.param(
+            request(target="large", deadline_s=0.05, strict=True),
+            "large",
+            "late",
+            id="strict-stays-with-the-target",
+        ),
+        pytest.param(
+            request(candidates=frozenset()), None, "no_model", id="nothing-can-make-the-space"
+        ),
         pytest.param(request(work=long_text(40_000)), None, "no_model", id="too-long-for-all"),
     ],
 )
@@ -88,8 +145,15 @@ def test_a_text_of_unknown_language_does_not_match_not_languages() -> None:
     [
         pytest.param(Floor("f", "large", languages=frozenset({"de"})), GERMAN, None, id="language"),
         pytest.param(Floor("f", "large", scripts=frozenset({"Latn"})), GERMAN, None, id="script"),
-        pytest.param(Floor("f", "large", mixed=True), Features(9, "de", "Latn", True, False), None, id="mixed"),
-        pytest.param(Floor("f", "large", code=True), Features(9, "en", "Latn", False, True), None, id="code"),
+        pytest.param(
+            Floor("f", "large", mixed=True),
+            Features(9, "de", "Latn", True, False),
+            None,
+            id="mixed",
+        ),
+        pytest.param(
+            Floor("f", "large", code=True), Features(9, "en", "Latn", False, True), None, id="code"
+        ),
         pytest.param(Floor("f", "large", input_type="query"), GERMAN, "query", id="input-type"),
         pytest.param(Floor("f", "large", max_tokens=100), GERMAN, None, id="short"),
     ],
@@ -105,8 +169,16 @@ def test_each_condition_raises_the_floor_and_its_opposite_does_not(
 
 def test_a_down_target_is_replaced_by_the_next_smaller_and_the_answer_says_so() -> None:
     decision = run(request(GERMAN), large=Load(ready_replicas=0))
-    assert (decision.model, decision.reason, decision.degraded) == ("middle", Reason.UNAVAILABLE, True)
-    assert decision.whys == {"small": Why.LESS_QUALITY, "middle": Why.CHOSEN, "large": Why.NOT_READY}
+    assert (decision.model, decision.reason, decision.degraded) == (
+        "middle",
+        Reason.UNAVAILABLE,
+        True,
+    )
+    assert decision.whys == {
+        "small": Why.LESS_QUALITY,
+        "middle": Why.CHOSEN,
+        "large": Why.NOT_READY,
+    }
 
 
 def test_a_down_smallest_target_is_replaced_by_the_next_larger() -> None:
@@ -115,10 +187,16 @@ def test_a_down_smallest_target_is_replaced_by_the_next_larger() -> None:
 
 
 def test_strict_never_goes_below_a_target_that_is_down() -> None:
-    assert run(request(target="middle", strict=True), middle=Load(ready_replicas=0)).model == "large"
+    assert (
+        run(request(target="middle", strict=True), middle=Load(ready_replicas=0)).model == "large"
+    )
     refused = run(request(target="large", strict=True), large=Load(ready_replicas=0))
     assert (refused.model, refused.reason) == (None, Reason.NO_MODEL)
-    assert refused.whys == {"small": Why.BELOW_TARGET, "middle": Why.BELOW_TARGET, "large": Why.NOT_READY}
+    assert refused.whys == {
+        "small": Why.BELOW_TARGET,
+        "middle": Why.BELOW_TARGET,
+        "large": Why.NOT_READY,
+    }
 
 
 def test_a_cold_model_counts_its_start_into_the_prediction() -> None:
@@ -132,21 +210,31 @@ def test_the_margin_makes_room_for_the_tail() -> None:
     assert run(request(GERMAN, deadline_s=0.1), large=Load(margin=1.5)).model == "middle"
 
 
-@pytest.mark.parametrize(("margins", "soonest"), [((20.0, 4.0, 1.0), "large"), ((10.0, 4.0, 2.0), "small")])
-def test_the_soonest_late_answer_is_the_one_with_the_soonest_tail(margins: tuple[float, ...], soonest: str) -> None:
+@pytest.mark.parametrize(
+    ("margins", "soonest"), [((20.0, 4.0, 1.0), "large"), ((10.0, 4.0, 2.0), "small")]
+)
+def test_the_soonest_late_answer_is_the_one_with_the_soonest_tail(
+    margins: tuple[float, ...], soonest: str
+) -> None:
     at = {name: Load(margin=margin) for name, margin in zip(MODELS, margins, strict=True)}
     decision = run(request(GERMAN, deadline_s=0.001), RULES, **at)
     assert (decision.model, decision.reason) == (soonest, Reason.LATE)
 
 
 def test_a_refusal_says_when_to_come_back() -> None:
-    decision = run(request(target="small", deadline_s=0.02, on_miss=OnMiss.REJECT), small=Load(running_rest_s=0.03))
+    decision = run(
+        request(target="small", deadline_s=0.02, on_miss=OnMiss.REJECT),
+        small=Load(running_rest_s=0.03),
+    )
     assert decision.retry_after_s == pytest.approx(0.02)
     assert decision.candidates[0].predicted_s == pytest.approx(0.04)
 
 
 def test_a_refusal_that_waiting_does_not_help_gives_no_time() -> None:
-    decision = run(request(target="small", deadline_s=0.005, on_miss=OnMiss.REJECT), small=Load(running_rest_s=0.03))
+    decision = run(
+        request(target="small", deadline_s=0.005, on_miss=OnMiss.REJECT),
+        small=Load(running_rest_s=0.03),
+    )
     assert (decision.reason, decision.retry_after_s) == (Reason.OVER_BUDGET, None)
 
 
@@ -173,28 +261,62 @@ def test_a_price_never_moves_what_the_caller_asked_for() -> None:
 
 
 def test_predicts_the_rest_of_the_step_then_full_steps_then_the_last_one() -> None:
-    curve = Curve(fixed_s=1.0, base_s=0.0, s_per_token=0.125, s_per_token_sq=0.0, batch_tokens=16, overhead_s=0.25)
+    curve = Curve(
+        fixed_s=1.0,
+        base_s=0.0,
+        s_per_token=0.125,
+        s_per_token_sq=0.0,
+        batch_tokens=16,
+        overhead_s=0.25,
+    )
     one = Model("m", 0, 100, curve, QUALITY)
-    assert predict(one, Load(1, 35, 0.5), Work(4, 4, 16)) == (0.5 + 2 * 2.0 + 1.0 + 0.25, 4.5)  # 35 = 2 full steps and 3
-    assert predict(one, Load(1, 30, 0.5), Work(4, 4, 16)) == (0.5 + 2 * 2.0 + 1.0 + 0.25, 2.5)  # the last 2 tokens spill over
+    assert predict(one, Load(1, 35, 0.5), Work(4, 4, 16)) == (
+        0.5 + 2 * 2.0 + 1.0 + 0.25,
+        4.5,
+    )  # 35 = 2 full steps and 3
+    assert predict(one, Load(1, 30, 0.5), Work(4, 4, 16)) == (
+        0.5 + 2 * 2.0 + 1.0 + 0.25,
+        2.5,
+    )  # the last 2 tokens spill over
 
 
 def test_work_larger_than_a_step_is_spread_over_the_replicas() -> None:
     curve = Curve(fixed_s=0.0, base_s=1.0, s_per_token=0.0, s_per_token_sq=0.0, batch_tokens=10)
     one = Model("m", 0, 100, curve, QUALITY)
     work = Work(80, 10, 800)
-    assert [predict(one, Load(ready), work).total_s for ready in (1, 2, 4, 8, 100)] == [8.0, 4.0, 2.0, 1.0, 1.0]
+    assert [predict(one, Load(ready), work).total_s for ready in (1, 2, 4, 8, 100)] == [
+        8.0,
+        4.0,
+        2.0,
+        1.0,
+        1.0,
+    ]
 
 
 def test_every_text_of_a_request_adds_its_cost() -> None:
-    curve = Curve(fixed_s=0.0, base_s=1.0, s_per_token=0.0, s_per_token_sq=0.0, batch_tokens=10, s_per_text=0.25)
+    curve = Curve(
+        fixed_s=0.0,
+        base_s=1.0,
+        s_per_token=0.0,
+        s_per_token_sq=0.0,
+        batch_tokens=10,
+        s_per_text=0.25,
+    )
     one = Model("m", 0, 100, curve, QUALITY)
-    assert [predict(one, Load(), Work(8, 8, 64, texts)).total_s for texts in (1, 2, 8)] == [1.25, 1.5, 3.0]
-    assert predict(one, Load(2), Work(20, 5, 100, 4)).total_s == 1.5, "of two replicas each has half of the texts"
+    assert [predict(one, Load(), Work(8, 8, 64, texts)).total_s for texts in (1, 2, 8)] == [
+        1.25,
+        1.5,
+        3.0,
+    ]
+    assert predict(one, Load(2), Work(20, 5, 100, 4)).total_s == 1.5, (
+        "of two replicas each has half of the texts"
+    )
 
 
 def test_bias_scales_the_curve_and_not_what_is_known_of_the_running_step() -> None:
-    assert predict(MODELS["large"], Load(running_rest_s=1.0, bias=2.0), WORK["large"]) == pytest.approx((1.16, 1.0))
+    assert predict(
+        MODELS["large"], Load(running_rest_s=1.0, bias=2.0), WORK["large"]
+    ) == pytest.approx((1.16, 1.0))
 
 
 ticks = st.integers(0, 4096).map(lambda count: count / 1024)
@@ -205,8 +327,13 @@ subsets = st.none() | st.frozensets(st.sampled_from(names))
 @st.composite
 def curves(draw: st.DrawFn) -> Curve:
     return Curve(
-        draw(ticks), draw(ticks), draw(st.integers(0, 8)) / 1024, draw(st.integers(0, 4)) / 2**20,
-        draw(st.sampled_from((1, 16, 64, 512))), draw(ticks), draw(st.integers(0, 8)) / 1024,
+        draw(ticks),
+        draw(ticks),
+        draw(st.integers(0, 8)) / 1024,
+        draw(st.integers(0, 4)) / 2**20,
+        draw(st.sampled_from((1, 16, 64, 512))),
+        draw(ticks),
+        draw(st.integers(0, 8)) / 1024,
     )
 
 
@@ -227,14 +354,21 @@ loads = st.builds(
     bias=st.sampled_from((0.5, 1.0, 2.0)),
 )
 texts = st.builds(
-    Features, characters=st.just(9), language=st.sampled_from((None, "en", "zh")), script=st.sampled_from((None, "Latn")),
-    mixed=st.booleans(), code=st.booleans(),
+    Features,
+    characters=st.just(9),
+    language=st.sampled_from((None, "en", "zh")),
+    script=st.sampled_from((None, "Latn")),
+    mixed=st.booleans(),
+    code=st.booleans(),
 )
 floors = st.lists(
     st.builds(
-        Floor, st.sampled_from(("one", "two")), st.sampled_from(names), st.none() | st.integers(1, 400),
-        st.none() | st.integers(1, 400), st.none() | st.just(frozenset({"en"})), st.none() | st.just(frozenset({"en"})),
-        st.none() | st.just(frozenset({"Latn"})), st.none() | st.booleans(), st.none() | st.booleans(),
+        Floor, st.sampled_from(("one", "two")), st.sampled_from(names), st.none() | st.integers(1,
+        400),
+        st.none() | st.integers(1, 400), st.none() | st.just(frozenset({"en"})),
+        st.none() | st.just(frozenset({"en"})),
+        st.none() | st.just(frozenset({"Latn"})), st.none() | st.booleans(),
+        st.none() | st.booleans(),
     ),
     max_size=4,
 ).map(tuple)  # fmt: skip
@@ -260,16 +394,25 @@ def worlds(draw: st.DrawFn) -> World:
     }  # fmt: skip
     target = draw(st.none() | st.sampled_from(names))
     asked = Request(
-        work={name: draw(works()) for name in names}, features=draw(texts), target=target, pinned=draw(st.booleans()),
-        strict=draw(st.booleans()), candidates=draw(subsets), permitted=draw(subsets), on_miss=draw(st.sampled_from(OnMiss)),
+        work={name: draw(works()) for name in names}, features=draw(texts), target=target,
+        pinned=draw(st.booleans()),
+        strict=draw(st.booleans()), candidates=draw(subsets), permitted=draw(subsets),
+        on_miss=draw(st.sampled_from(OnMiss)),
         deadline_s=draw(st.none() | ticks),
     )  # fmt: skip
-    policy = Policy(draw(st.sampled_from(names)), draw(floors), draw(st.sampled_from(("rules", "priced"))), draw(ticks))
+    policy = Policy(
+        draw(st.sampled_from(names)),
+        draw(floors),
+        draw(st.sampled_from(("rules", "priced"))),
+        draw(ticks),
+    )
     return World((policy, asked, models, {name: draw(loads) for name in names}))
 
 
 def quality(world: World, decision: Decision) -> float:
-    """What the policy in force tries to get most of; an answer that comes late, or never, is worth nothing."""
+    """What the policy in force tries to get most of; an answer that comes late, or never, is worth
+    nothing.
+    """
     policy, asked, models, at = world
     if decision.model is None or decision.reason is Reason.LATE:
         return -math.inf
@@ -278,14 +421,20 @@ def quality(world: World, decision: Decision) -> float:
         return chosen.rank
     work = asked.work[chosen.id]
     device_s = chosen.curve.step(work.tokens, work.tokens_sq, work.texts) * chosen.devices
-    return policy.quality_weight * chosen.quality_of(asked.features) - at[chosen.id].price * device_s
+    return (
+        policy.quality_weight * chosen.quality_of(asked.features) - at[chosen.id].price * device_s
+    )
 
 
 @untimed
 @given(worlds(), ticks, ticks)
 def test_more_budget_never_lowers_quality(world: World, budget_s: float, more_s: float) -> None:
     less, more = world.decide(deadline_s=budget_s), world.decide(deadline_s=budget_s + more_s)
-    assert quality(world, less) <= quality(world, more) <= quality(world, world.decide(deadline_s=None))
+    assert (
+        quality(world, less)
+        <= quality(world, more)
+        <= quality(world, world.decide(deadline_s=None))
+    )
 
 
 @untimed
@@ -294,28 +443,45 @@ def test_more_budget_never_leads_to_a_smaller_model_even_from_a_late_answer(
     world: World, budget_s: float, more_s: float
 ) -> None:
     policy, asked, models, at = world
-    world = World((Policy(policy.default, policy.floors), asked._replace(on_miss=OnMiss.DEGRADE), models, at))
-    less, more = world.decide(deadline_s=budget_s).model, world.decide(deadline_s=budget_s + more_s).model
+    world = World(
+        (Policy(policy.default, policy.floors), asked._replace(on_miss=OnMiss.DEGRADE), models, at)
+    )
+    less, more = (
+        world.decide(deadline_s=budget_s).model,
+        world.decide(deadline_s=budget_s + more_s).model,
+    )
     assert (less is None) == (more is None)
     assert less is None or more is None or models[less].rank <= models[more].rank
 
 
 @untimed
 @given(worlds(), st.fixed_dictionaries(dict.fromkeys(names, st.integers(0, 2000))), ticks)
-def test_more_backlog_never_raises_quality(world: World, added: dict[str, int], rest_s: float) -> None:
+def test_more_backlog_never_raises_quality(
+    world: World, added: dict[str, int], rest_s: float
+) -> None:
     policy, asked, models, at = world
     more = {
-        name: load._replace(ahead_tokens=load.ahead_tokens + added[name], running_rest_s=load.running_rest_s + rest_s)
+        name: load._replace(
+            ahead_tokens=load.ahead_tokens + added[name],
+            running_rest_s=load.running_rest_s + rest_s,
+        )
         for name, load in at.items()
     }
-    assert quality(world, World((policy, asked, models, more)).decide()) <= quality(world, world.decide())
+    assert quality(world, World((policy, asked, models, more)).decide()) <= quality(
+        world, world.decide()
+    )
 
 
 @untimed
 @given(curves(), works(), loads, st.integers(0, 2000))
-def test_more_backlog_never_shortens_a_prediction(curve: Curve, work: Work, load: Load, more: int) -> None:
+def test_more_backlog_never_shortens_a_prediction(
+    curve: Curve, work: Work, load: Load, more: int
+) -> None:
     one = Model("m", 0, 512, curve, QUALITY)
-    shorter, longer = predict(one, load, work), predict(one, load._replace(ahead_tokens=load.ahead_tokens + more), work)
+    shorter, longer = (
+        predict(one, load, work),
+        predict(one, load._replace(ahead_tokens=load.ahead_tokens + more), work),
+    )
     assert shorter.total_s <= longer.total_s
     assert shorter.wait_s <= longer.wait_s
 
@@ -332,7 +498,14 @@ def test_a_pinned_space_and_a_keys_models_are_never_left(world: World) -> None:
 @given(worlds(), st.permutations(names))
 def test_the_order_of_models_does_not_matter(world: World, order: list[str]) -> None:
     policy, asked, models, at = world
-    shuffled = World((policy, asked, {name: models[name] for name in order}, {name: at[name] for name in reversed(order)}))
+    shuffled = World(
+        (
+            policy,
+            asked,
+            {name: models[name] for name in order},
+            {name: at[name] for name in reversed(order)},
+        )
+    )
     assert shuffled.decide() == world.decide()
 
 
@@ -340,7 +513,9 @@ def test_the_order_of_models_does_not_matter(world: World, order: list[str]) -> 
 @given(worlds())
 def test_load_never_lowers_a_rules_request_without_a_budget(world: World) -> None:
     policy, asked, models, at = world
-    rules = World((Policy(policy.default, policy.floors), asked._replace(deadline_s=None), models, at))
+    rules = World(
+        (Policy(policy.default, policy.floors), asked._replace(deadline_s=None), models, at)
+    )
     idle = {name: load._replace(ahead_tokens=0, running_rest_s=0.0) for name, load in at.items()}
     assert rules.decide().model == World((rules[0], rules[1], models, idle)).decide().model
 
@@ -355,35 +530,52 @@ def test_only_a_request_that_nothing_in_reach_can_meet_is_rejected(world: World)
         assert asked.deadline_s is not None
         within = {name for name, why in decision.whys.items() if why is Why.OVER_BUDGET}
         assert within == decision.predictions.keys() - {
-            name for name, why in decision.whys.items() if why in (Why.ABOVE_TARGET, Why.BELOW_TARGET)
+            name
+            for name, why in decision.whys.items()
+            if why in (Why.ABOVE_TARGET, Why.BELOW_TARGET)
         }
         assert within
-        assert all(predict(models[n], at[n], asked.work[n]).total_s * at[n].margin > asked.deadline_s for n in within)
+        assert all(
+            predict(models[n], at[n], asked.work[n]).total_s * at[n].margin > asked.deadline_s
+            for n in within
+        )
         soonest_s = min(idle_tail_s(models[name], at[name], asked.work[name]) for name in within)
-        assert (decision.retry_after_s is not None) == (soonest_s <= asked.deadline_s), "time to come back only where it helps"
+        assert (decision.retry_after_s is not None) == (soonest_s <= asked.deadline_s), (
+            "time to come back only where it helps"
+        )
         assert decision.retry_after_s is None or decision.retry_after_s > 0.0
     elif decision.reason is Reason.NO_MODEL and not asked.strict:
         assert not decision.predictions
 
 
 @untimed
-@given(worlds(), st.floats() | st.sampled_from((math.nan, math.inf, -math.inf, -1.0, 0.0)), st.booleans())
+@given(
+    worlds(),
+    st.floats() | st.sampled_from((math.nan, math.inf, -math.inf, -1.0, 0.0)),
+    st.booleans(),
+)
 def test_any_budget_gives_a_whole_decision(world: World, deadline_s: float, all_cold: bool) -> None:
     policy, asked, models, at = world
     if all_cold:
         at = {name: load._replace(ready_replicas=0, cold_start_s=None) for name, load in at.items()}
     decision = World((policy, asked, models, at)).decide(deadline_s=deadline_s)
     assert decision.whys.keys() == models.keys()
-    assert [name for name, why in decision.whys.items() if why is Why.CHOSEN] == ([decision.model] if decision.model else [])
+    assert [name for name, why in decision.whys.items() if why is Why.CHOSEN] == (
+        [decision.model] if decision.model else []
+    )
     assert (decision.model is None) == (decision.reason in (Reason.NO_MODEL, Reason.OVER_BUDGET))
-    assert {each.model for each in decision.candidates if each.predicted_s is not None} == decision.predictions.keys()
+    assert {
+        each.model for each in decision.candidates if each.predicted_s is not None
+    } == decision.predictions.keys()
     if all_cold:
         assert decision.reason is Reason.NO_MODEL
 
 
 @untimed
 @given(worlds(), ticks)
-def test_the_same_inputs_give_the_same_decision_whatever_the_clock_shows(world: World, later_s: float) -> None:
+def test_the_same_inputs_give_the_same_decision_whatever_the_clock_shows(
+    world: World, later_s: float
+) -> None:
     deadline_s = world[1].deadline_s
     shifted = None if deadline_s is None else deadline_s + later_s
     assert world.decide() == world.decide() == world.decide(now=later_s, deadline_s=shifted)

@@ -1,4 +1,6 @@
-"""Prompts and tokens: models that read alike share them, and nothing of a caller's text is taken for a template."""
+"""Prompts and tokens: models that read alike share them, and nothing of a caller's text is taken
+for a template.
+"""
 
 from typing import Any
 
@@ -13,9 +15,15 @@ PROMPTS = {"query": "Instruct: {instruction}\nQuery:{text}", "instruction": "fin
 
 
 def preparer(**models: dict[str, Any]) -> Preparer:
-    return Preparer(parse_args({
-        "models": models, "tiers": {"fast": next(iter(models))}, "routing": {"default_tier": "fast"},
-    }))
+    return Preparer(
+        parse_args(
+            {
+                "models": models,
+                "tiers": {"fast": next(iter(models))},
+                "routing": {"default_tier": "fast"},
+            }
+        )
+    )
 
 
 def test_models_with_the_same_tokenizer_and_prompt_share_one_tokenisation() -> None:

@@ -1,4 +1,6 @@
-"""Limits kept by several routers: never more than the limit but for what the docs say, and nothing lost when demand moves."""
+"""Limits kept by several routers: never more than the limit but for what the docs say, and nothing
+lost when demand moves.
+"""
 
 import random
 from collections.abc import Callable
@@ -10,8 +12,12 @@ from hypothesis import strategies as st
 from router.quota import EXCHANGE_S, SILENT_S, Bucket, Limit, Quotas
 
 LIMIT = Limit("key", "requests", 600)
-WHERE: dict[str, Callable[[float], float]] = {  # share of the requests that goes to the first router
-    "spread": lambda now: 0.0, "all-at-one": lambda now: 1.0, "moving": lambda now: float(int(now / 10) % 2),
+WHERE: dict[
+    str, Callable[[float], float]
+] = {  # share of the requests that goes to the first router
+    "spread": lambda now: 0.0,
+    "all-at-one": lambda now: 1.0,
+    "moving": lambda now: float(int(now / 10) % 2),
 }
 
 
@@ -44,7 +50,8 @@ class Service:
             reports = own.reports(now)
             replies = {
                 str(index): other.answer(str(router), reports, now)
-                for index, other in enumerate(self.routers) if index != router
+                for index, other in enumerate(self.routers)
+                if index != router
             }
         own.exchanged(replies, now)
 
@@ -52,7 +59,9 @@ class Service:
 def admitted(
     service: Service, limit: Limit, rate: float, where: Callable[[float], float], rng: random.Random
 ) -> tuple[int, float]:
-    """Of two minutes with `rate` requests a second: how many were admitted, and the most by which that was over the limit."""
+    """Of two minutes with `rate` requests a second: how many were admitted, and the most by which
+    that was over the limit.
+    """
     now, count, over = 0.0, 0, 0.0
     while (now := now + rng.expovariate(rate)) < 120.0:
         router = 0 if rng.random() < where(now) else rng.randrange(len(service.routers))
@@ -71,7 +80,9 @@ def test_one_router_keeps_the_limit_to_the_request() -> None:
 
 @pytest.mark.parametrize("where", WHERE.values(), ids=WHERE)
 @pytest.mark.parametrize("routers", [2, 4, 8])
-def test_routers_that_exchange_admit_the_limit_within_two_percent(routers: int, where: Callable[[float], float]) -> None:
+def test_routers_that_exchange_admit_the_limit_within_two_percent(
+    routers: int, where: Callable[[float], float]
+) -> None:
     rng = random.Random(routers)
     count, over = admitted(Service(routers, rng), LIMIT, 30.0, where, rng)
     assert over <= 0.01 * LIMIT.per_minute
@@ -80,7 +91,10 @@ def test_routers_that_exchange_admit_the_limit_within_two_percent(routers: int, 
 
 @settings(max_examples=15, deadline=None)
 @given(
-    routers=st.integers(1, 6), per_minute=st.integers(60, 5000), load=st.floats(0.2, 20.0), seed=st.integers(0, 2**16),
+    routers=st.integers(1, 6),
+    per_minute=st.integers(60, 5000),
+    load=st.floats(0.2, 20.0),
+    seed=st.integers(0, 2**16),
     where=st.sampled_from(list(WHERE)),
 )
 def test_whatever_comes_the_limit_is_not_exceeded_by_more_than_a_twentieth(
@@ -88,7 +102,9 @@ def test_whatever_comes_the_limit_is_not_exceeded_by_more_than_a_twentieth(
 ) -> None:
     rng = random.Random(seed)
     rate = min(100.0, load * per_minute / 60)
-    _, over = admitted(Service(routers, rng), Limit("key", "tokens", per_minute), rate, WHERE[where], rng)
+    _, over = admitted(
+        Service(routers, rng), Limit("key", "tokens", per_minute), rate, WHERE[where], rng
+    )
     assert over <= 0.05 * per_minute
 
 

@@ -21,7 +21,11 @@ SCALED = {"min_replicas": 2, "max_replicas": 6}
     ("listed", "config", "routers"),
     [
         ([], {"num_replicas": 2}, 2),  # all start at once
-        ([], {"num_replicas": None, "autoscaling_config": SCALED}, 2),  # what a config file with autoscaling_config leaves
+        (
+            [],
+            {"num_replicas": None, "autoscaling_config": SCALED},
+            2,
+        ),  # what a config file with autoscaling_config leaves
         ([], {"num_replicas": 1, "autoscaling_config": SCALED}, 2),
         ([], {"autoscaling_config": {**SCALED, "initial_replicas": 4}}, 4),
         ([], {"num_replicas": None}, 1),
@@ -31,7 +35,9 @@ SCALED = {"min_replicas": 2, "max_replicas": 6}
         (["own", "a", "b"], {"autoscaling_config": SCALED}, 3),
     ],
 )
-def test_the_routers_are_those_that_serve_lists(listed: list[str], config: dict[str, Any], routers: int) -> None:
+def test_the_routers_are_those_that_serve_lists(
+    listed: list[str], config: dict[str, Any], routers: int
+) -> None:
     assert routers_of("own", listed, DeploymentConfig(**config)) == routers
 
 
@@ -56,7 +62,9 @@ async def test_routers_that_do_not_know_of_each_other_exchange_all_the_same() ->
     running.cancel()
 
 
-async def test_after_a_reload_a_limit_that_stayed_goes_on_and_one_that_changed_is_full_and_holds() -> None:
+async def test_after_a_reload_a_limit_that_stayed_goes_on_and_one_that_changed_is_full_and_holds() -> (  # noqa: E501
+    None
+):
     meters = Meters(lambda: 0.0)
 
     def left(grant: Grant) -> dict[str, int]:

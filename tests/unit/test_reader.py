@@ -1,4 +1,6 @@
-"""What was read of a text is kept for the next time, and only for a request that would read the same."""
+"""What was read of a text is kept for the next time, and only for a request that would read the
+same.
+"""
 
 from typing import Any
 
@@ -27,13 +29,17 @@ class Counting(Preparer):
 
 @pytest.fixture
 def preparer() -> Counting:
-    return Counting(parse_args({"models": MODELS, "tiers": {"fast": "a"}, "routing": {"default_tier": "fast"}}))
+    return Counting(
+        parse_args({"models": MODELS, "tiers": {"fast": "a"}, "routing": {"default_tier": "fast"}})
+    )
 
 
 async def test_a_short_text_is_read_once(preparer: Counting) -> None:
     reader = Reader(preparer)
     first = await reader.read(["wo ist der Bahnhof von Heidelberg"], None, None, None, ("a", "b"))
-    again = await reader.read(["wo ist der Bahnhof von " + "Heidelberg"], None, None, None, ("a", "b"))
+    again = await reader.read(
+        ["wo ist der Bahnhof von " + "Heidelberg"], None, None, None, ("a", "b")
+    )
     assert again is first
     assert preparer.reads == 1
     assert first.features.language == "de"
@@ -42,10 +48,19 @@ async def test_a_short_text_is_read_once(preparer: Counting) -> None:
 BASE: tuple[Any, ...] = ("ein Text wie jeder andere", "query", None, None, ("a", "c"))
 
 
-@pytest.mark.parametrize(("place", "value"), [
-    (0, "ein Text wie keiner sonst"), (1, "document"), (2, "find something else"), (3, "fr"), (4, ("a", "b")),
-])
-async def test_whatever_the_reading_depends_on_is_asked_for(preparer: Counting, place: int, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (0, "ein Text wie keiner sonst"),
+        (1, "document"),
+        (2, "find something else"),
+        (3, "fr"),
+        (4, ("a", "b")),
+    ],
+)
+async def test_whatever_the_reading_depends_on_is_asked_for(
+    preparer: Counting, place: int, value: Any
+) -> None:
     reader, other = Reader(preparer), list(BASE)
     other[place] = value
     for asked in (BASE, tuple(other), BASE, tuple(other)):
@@ -57,7 +72,9 @@ async def test_whatever_the_reading_depends_on_is_asked_for(preparer: Counting, 
         assert all(list(got.prepared[name].digests) == list(fresh[name].digests) for name in models)
 
 
-@pytest.mark.parametrize("texts", [["a" * (KNOWN_CHARACTERS + 1)], ["one", "two"], ["b " * OFF_LOOP_CHARACTERS]])
+@pytest.mark.parametrize(
+    "texts", [["a" * (KNOWN_CHARACTERS + 1)], ["one", "two"], ["b " * OFF_LOOP_CHARACTERS]]
+)
 async def test_what_is_long_or_many_is_read_each_time(preparer: Counting, texts: list[str]) -> None:
     reader = Reader(preparer)
     for reads in (1, 2):

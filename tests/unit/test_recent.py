@@ -20,7 +20,12 @@ def numbers(page: dict) -> list[int]:
     return [int(one["id"].partition(":")[2]) for one in page["data"]]
 
 
-@given(most=st.integers(1, 8), before=st.integers(0, 20), between=st.integers(0, 20), limit=st.integers(1, 9))
+@given(
+    most=st.integers(1, 8),
+    before=st.integers(0, 20),
+    between=st.integers(0, 20),
+    limit=st.integers(1, 9),
+)
 def test_a_poll_gets_the_newest_after_its_cursor_and_is_told_how_many_it_missed(
     most: int, before: int, between: int, limit: int
 ) -> None:
@@ -52,7 +57,12 @@ def test_a_decision_is_shown_with_what_was_predicted_and_what_it_took() -> None:
     recent = Recent()
     recent.add(setting(), entry(budget_s=0.05, tokens=12))
     [shown] = recent.view(asked({}), 1)["data"]
-    assert (shown["tokens"], shown["language"], shown["tier"], shown["model"]) == (12, "en", "auto", "middle")
+    assert (shown["tokens"], shown["language"], shown["tier"], shown["model"]) == (
+        12,
+        "en",
+        "auto",
+        "middle",
+    )
     assert (shown["budget_ms"], shown["actual_ms"], shown["outcome"]) == (50.0, 10.0, "answered")
     assert shown["predicted_ms"] > 0
 
@@ -60,11 +70,17 @@ def test_a_decision_is_shown_with_what_was_predicted_and_what_it_took() -> None:
 @pytest.mark.parametrize(
     ("query", "error"),
     [
-        ({"limit": "0"}, InvalidValue), ({"limit": str(MOST_SHOWN + 1)}, InvalidValue), ({"limit": "ten"}, InvalidValue),
-        ({"limit": ""}, InvalidValue), ({"after": "17"}, InvalidValue), ({"after": "0" * 8 + ":" + "9" * 400}, InvalidValue),
+        ({"limit": "0"}, InvalidValue),
+        ({"limit": str(MOST_SHOWN + 1)}, InvalidValue),
+        ({"limit": "ten"}, InvalidValue),
+        ({"limit": ""}, InvalidValue),
+        ({"after": "17"}, InvalidValue),
+        ({"after": "0" * 8 + ":" + "9" * 400}, InvalidValue),
         ({"before": "1"}, UnknownField),
     ],
 )
-def test_a_query_that_means_nothing_is_refused(query: dict[str, str], error: type[Exception]) -> None:
+def test_a_query_that_means_nothing_is_refused(
+    query: dict[str, str], error: type[Exception]
+) -> None:
     with pytest.raises(error):
         asked(query)

@@ -1,4 +1,6 @@
-"""The decision log and its replay: what was decided can be decided again, exactly, and under another policy otherwise."""
+"""The decision log and its replay: what was decided can be decided again, exactly, and under
+another policy otherwise.
+"""
 
 import asyncio
 import json
@@ -18,7 +20,17 @@ from deployments.decision_log import DecisionLog, open_log
 from deployments.replay_cli import main
 from router import config
 from router.config import Routing
-from router.decision_log import ANSWERED, Entry, LogError, Logged, Setting, entry_line, lost_line, read, setting_line
+from router.decision_log import (
+    ANSWERED,
+    Entry,
+    LogError,
+    Logged,
+    Setting,
+    entry_line,
+    lost_line,
+    read,
+    setting_line,
+)
 from router.domain import Curve, Features, Load, Model, OnMiss, Reason, Request, Tier, Work
 from router.errors import BudgetUnreachable
 from router.policy import Floor, Policy, decide
@@ -30,11 +42,21 @@ from tests.support.local_service import ARGS, LocalRouter
 TIERS = {Tier.FAST: "small", Tier.BALANCED: "middle", Tier.BEST: "large"}
 MODELS = {
     name: Model(
-        name, rank, 512, Curve(0.001 * 4**rank, 0.0, 1e-5 * 4**rank, 1e-9, 2048, 0.002), {"en": 60.0 + rank, "default": 50.0}
+        name,
+        rank,
+        512,
+        Curve(0.001 * 4**rank, 0.0, 1e-5 * 4**rank, 1e-9, 2048, 0.002),
+        {"en": 60.0 + rank, "default": 50.0},
     )
     for rank, name in enumerate(TIERS.values())
 }
-POLICY = Policy("middle", (Floor("foreign", "large", not_languages=frozenset({"en"})), Floor("long", "large", min_tokens=200)))
+POLICY = Policy(
+    "middle",
+    (
+        Floor("foreign", "large", not_languages=frozenset({"en"})),
+        Floor("long", "large", min_tokens=200),
+    ),
+)
 ENGLISH = Features(40, "en", "Latn", False, False)
 
 
@@ -43,45 +65,101 @@ def setting(policy: Policy = POLICY) -> Setting:
 
 
 def entry(
-    features: Features = ENGLISH, tokens: int = 10, budget_s: float | None = None, target: str | None = None,
-    tier: Tier | None = Tier.AUTO, loads: Mapping[str, Load] | None = None, policy: Policy = POLICY,
-    models: Mapping[str, Model] = MODELS, on_miss: OnMiss = OnMiss.DEGRADE, actual_s: float | None = 0.01,
+    features: Features = ENGLISH,
+    tokens: int = 10,
+    budget_s: float | None = None,
+    target: str | None = None,
+    tier: Tier | None = Tier.AUTO,
+    loads: Mapping[str, Load] | None = None,
+    policy: Policy = POLICY,
+    models: Mapping[str, Model] = MODELS,
+    on_miss: OnMiss = OnMiss.DEGRADE,
+    actual_s: float | None = 0.01,
 ) -> Entry:
     """A request that arrived at 100 and was decided a millisecond later."""
     request = Request(
-        dict.fromkeys(models, Work(tokens, tokens, tokens * tokens)), features, None if budget_s is None else 100.0 + budget_s,
-        target, on_miss=on_miss,
+        dict.fromkeys(models, Work(tokens, tokens, tokens * tokens)),
+        features,
+        None if budget_s is None else 100.0 + budget_s,
+        target,
+        on_miss=on_miss,
     )
     given_loads = loads or dict.fromkeys(models, Load())
     decision = decide(policy, request, models, given_loads, 100.001)
-    return Entry(0.0, 100.0, 100.001, request, tier, budget_s is not None, models, given_loads, decision, ANSWERED, actual_s)
+    return Entry(
+        0.0,
+        100.0,
+        100.001,
+        request,
+        tier,
+        budget_s is not None,
+        models,
+        given_loads,
+        decision,
+        ANSWERED,
+        actual_s,
+    )
 
 
 def written(*entries: Entry, of: Setting | None = None) -> list[bytes]:
-    return [setting_line(of or setting(), "r"), *(entry_line(each, of or setting(), "r") for each in entries)]
+    return [
+        setting_line(of or setting(), "r"),
+        *(entry_line(each, of or setting(), "r") for each in entries),
+    ]
 
 
-some_loads = st.fixed_dictionaries({
-    name: st.builds(
-        Load, st.integers(0, 3), st.integers(0, 10**6), st.floats(0, 1), st.floats(0.5, 100), st.floats(0, 50),
-        st.none() | st.floats(0, 90), st.floats(0.1, 10),
-    ) for name in MODELS
-})
+some_loads = st.fixed_dictionaries(
+    {
+        name: st.builds(
+            Load,
+            st.integers(0, 3),
+            st.integers(0, 10**6),
+            st.floats(0, 1),
+            st.floats(0.5, 100),
+            st.floats(0, 50),
+            st.none() | st.floats(0, 90),
+            st.floats(0.1, 10),
+        )
+        for name in MODELS
+    }
+)
 
 
 @given(
-    loads=some_loads, budget_s=st.none() | st.floats(0.0001, 5), tokens=st.integers(1, 600),
-    language=st.sampled_from([None, "en", "de"]), target=st.sampled_from([None, *MODELS]), on_miss=st.sampled_from(OnMiss),
-    kind=st.sampled_from(["rules", "priced"]), factor=st.floats(0.01, 100),
+    loads=some_loads,
+    budget_s=st.none() | st.floats(0.0001, 5),
+    tokens=st.integers(1, 600),
+    language=st.sampled_from([None, "en", "de"]),
+    target=st.sampled_from([None, *MODELS]),
+    on_miss=st.sampled_from(OnMiss),
+    kind=st.sampled_from(["rules", "priced"]),
+    factor=st.floats(0.01, 100),
 )
 def test_any_logged_request_is_read_as_it_was_and_decided_as_it_was(
-    loads: dict[str, Load], budget_s: float | None, tokens: int, language: str | None, target: str | None, on_miss: OnMiss,
-    kind: Literal["rules", "priced"], factor: float,
+    loads: dict[str, Load],
+    budget_s: float | None,
+    tokens: int,
+    language: str | None,
+    target: str | None,
+    on_miss: OnMiss,
+    kind: Literal["rules", "priced"],
+    factor: float,
 ) -> None:
     policy = replace(POLICY, kind=kind)
-    learned = {**MODELS, "large": replace(MODELS["large"], curve=replace(MODELS["large"].curve, base_s=0.003 * factor))}
+    learned = {
+        **MODELS,
+        "large": replace(
+            MODELS["large"], curve=replace(MODELS["large"].curve, base_s=0.003 * factor)
+        ),
+    }
     made = entry(
-        replace(ENGLISH, language=language), tokens, budget_s, target, loads=loads, policy=policy, models=learned,
+        replace(ENGLISH, language=language),
+        tokens,
+        budget_s,
+        target,
+        loads=loads,
+        policy=policy,
+        models=learned,
         on_miss=on_miss,
     )
     [logged] = read(written(made, of=setting(policy)))
@@ -104,7 +182,10 @@ def test_what_an_adapter_makes_of_a_model_travels_with_the_request() -> None:
         ([b"no json\n"], "line 1 "),
         ([*written(entry()), b'{"kind":"other","router":"r"}\n'], "line 3 .*no kind 'other'"),
         (written(entry())[1:], "line 1 .*its setting is missing"),
-        ([written()[0].replace(b'"format":1', b'"format":2')], "its format is 2, this version reads 1"),
+        (
+            [written()[0].replace(b'"format":1', b'"format":2')],
+            "its format is 2, this version reads 1",
+        ),
     ],
     ids=["not a record", "not JSON", "unknown kind", "no setting", "a later format"],
 )
@@ -121,8 +202,11 @@ def test_a_last_line_that_was_cut_short_is_passed_over() -> None:
 def test_routers_that_share_a_file_keep_their_own_settings() -> None:
     other = setting(replace(POLICY, default="large"))
     lines = [
-        setting_line(setting(), "a"), setting_line(other, "b"), entry_line(entry(), setting(), "a"),
-        entry_line(entry(policy=other.policy), other, "b"), lost_line(3, "a"),
+        setting_line(setting(), "a"),
+        setting_line(other, "b"),
+        entry_line(entry(), setting(), "a"),
+        entry_line(entry(policy=other.policy), other, "b"),
+        lost_line(3, "a"),
     ]
     assert [logged.setting.policy.default for logged in read(lines)] == ["middle", "large"]
     assert replay(read(lines)).changed == 0
@@ -142,8 +226,18 @@ def test_another_policy_moves_the_requests_that_its_rules_catch() -> None:
 
 
 def test_a_default_budget_counts_for_those_who_gave_none_and_only_for_them() -> None:
-    log = list(read(written(entry(replace(ENGLISH, language="de")), entry(replace(ENGLISH, language="de"), budget_s=1.0))))
-    rules = {"rules": [{"name": "foreign", "when": {"not_languages": ["en"]}, "floor": "best"}], "default_tier": "balanced"}
+    log = list(
+        read(
+            written(
+                entry(replace(ENGLISH, language="de")),
+                entry(replace(ENGLISH, language="de"), budget_s=1.0),
+            )
+        )
+    )
+    rules = {
+        "rules": [{"name": "foreign", "when": {"not_languages": ["en"]}, "floor": "best"}],
+        "default_tier": "balanced",
+    }
     summary = replay(log, Other(Routing.model_validate({**rules, "default_budget_ms": 10})))
     assert summary.moved == {("large", "middle"): {"budget": 1}}
 
@@ -161,7 +255,9 @@ def test_an_explicit_tier_follows_the_tiers_of_the_other_policy() -> None:
 
 
 def test_refusals_and_misses_are_counted() -> None:
-    refused = entry(budget_s=0.0001, on_miss=OnMiss.REJECT, actual_s=None)._replace(outcome="budget_unreachable")
+    refused = entry(budget_s=0.0001, on_miss=OnMiss.REJECT, actual_s=None)._replace(
+        outcome="budget_unreachable"
+    )
     log = [refused, entry(budget_s=0.005, actual_s=0.2), entry()]
     summary = replay([Logged(setting(), each) for each in log])
     assert refused.decision.reason is Reason.OVER_BUDGET
@@ -174,8 +270,14 @@ def test_refusals_and_misses_are_counted() -> None:
 @pytest.mark.parametrize(
     ("other", "why"),
     [
-        (Other(Routing(), {Tier.FAST: "huge"}), "'huge'; the models of the log are small, middle, large"),
-        (Other(Routing.model_validate({"default_tier": "best"}), {Tier.FAST: "small"}), "tier 'best'; the tiers are fast"),
+        (
+            Other(Routing(), {Tier.FAST: "huge"}),
+            "'huge'; the models of the log are small, middle, large",
+        ),
+        (
+            Other(Routing.model_validate({"default_tier": "best"}), {Tier.FAST: "small"}),
+            "tier 'best'; the tiers are fast",
+        ),
     ],
     ids=["a model that the log does not know", "a tier that is not mapped"],
 )
@@ -234,7 +336,11 @@ def test_requests_that_are_not_written_are_counted(tmp_path: Path) -> None:
     log.close()
     records = [json.loads(line) for line in path.read_bytes().splitlines()]
     kinds = [record["kind"] for record in records]
-    assert kinds.count("request") + sum(record["requests"] for record in records if record["kind"] == "lost") == added
+    assert (
+        kinds.count("request")
+        + sum(record["requests"] for record in records if record["kind"] == "lost")
+        == added
+    )
 
 
 def test_a_log_that_can_no_longer_be_written_does_not_fill_the_memory(tmp_path: Path) -> None:
@@ -275,18 +381,31 @@ def test_the_command_reads_another_policy(logged: Path, tmp_path: Path, whole: b
     policy: dict[str, object] = {"routing": routing}
     if whole:
         fake = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 512}
-        policy = {"applications": [{
-            "name": "a", "import_path": "deployments.app:build",
-            "args": {
-                "models": dict.fromkeys(MODELS, fake), "tiers": {str(tier): model for tier, model in TIERS.items()}, **policy,
-            },
-        }]}
+        policy = {
+            "applications": [
+                {
+                    "name": "a",
+                    "import_path": "deployments.app:build",
+                    "args": {
+                        "models": dict.fromkeys(MODELS, fake),
+                        "tiers": {str(tier): model for tier, model in TIERS.items()},
+                        **policy,
+                    },
+                }
+            ]
+        }
     other = tmp_path / "other.yaml"
     other.write_text(yaml.safe_dump(policy, sort_keys=False))
     told = CliRunner().invoke(main, [str(logged), "--policy", str(other), "--json"])
     assert told.exit_code == 0, told.output
-    assert [(one["from"], one["to"]) for one in json.loads(told.output)["moved"]] == [("middle", "small"), ("large", "small")]
-    assert "middle -> small: 1 (1 auto)" in CliRunner().invoke(main, [str(logged), "--policy", str(other)]).output
+    assert [(one["from"], one["to"]) for one in json.loads(told.output)["moved"]] == [
+        ("middle", "small"),
+        ("large", "small"),
+    ]
+    assert (
+        "middle -> small: 1 (1 auto)"
+        in CliRunner().invoke(main, [str(logged), "--policy", str(other)]).output
+    )
 
 
 def test_a_policy_with_an_unknown_key_is_refused_by_name(logged: Path, tmp_path: Path) -> None:
@@ -319,6 +438,11 @@ def test_a_service_logs_what_it_decided_and_never_the_text(tmp_path: Path) -> No
     path = tmp_path / "decisions.jsonl"
     assert b"secret" not in path.read_bytes()
     log = whole(path)
-    assert [one.entry.outcome for one in log] == [ANSWERED, ANSWERED, ANSWERED, "budget_unreachable"]
+    assert [one.entry.outcome for one in log] == [
+        ANSWERED,
+        ANSWERED,
+        ANSWERED,
+        "budget_unreachable",
+    ]
     assert all((one.entry.actual_s or 0) > 0 for one in log if one.entry.outcome == ANSWERED)
     assert replay(log).changed == 0

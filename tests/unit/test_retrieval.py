@@ -41,4 +41,7 @@ def test_ndcg_prefers_relevant_documents_first() -> None:
 
 
 def test_overlap_ignores_the_order() -> None:
-    assert overlap(np.array([[1, 2, 3], [4, 5, 6]]), np.array([[3, 2, 9], [7, 8, 9]])).tolist() == [2 / 3, 0.0]
+    assert overlap(np.array([[1, 2, 3], [4, 5, 6]]), np.array([[3, 2, 9], [7, 8, 9]])).tolist() == [
+        2 / 3,
+        0.0,
+    ]

@@ -28,17 +28,40 @@ def read(headers: dict[str, str] | None = None, /, **body: Any) -> EmbeddingsReq
 
 def test_a_bare_request_means_auto_float_vectors_without_a_budget() -> None:
     assert read() == EmbeddingsRequest(
-        texts=("text",), ids=None, model=None, dimensions=None, encoding_format="float", user=None, quality=Tier.AUTO,
-        latency_budget_ms=None, on_budget_miss=OnMiss.DEGRADE, space=None, side=None, input_type=None, instruction=None,
-        language=None, truncate=None, priority="interactive",
+        texts=("text",),
+        ids=None,
+        model=None,
+        dimensions=None,
+        encoding_format="float",
+        user=None,
+        quality=Tier.AUTO,
+        latency_budget_ms=None,
+        on_budget_miss=OnMiss.DEGRADE,
+        space=None,
+        side=None,
+        input_type=None,
+        instruction=None,
+        language=None,
+        truncate=None,
+        priority="interactive",
     )
 
 
 def test_every_field_arrives_under_its_name() -> None:
     given = {
-        "model": "best", "dimensions": 256, "encoding_format": "base64", "user": "me", "quality": "best",
-        "latency_budget_ms": 50, "on_budget_miss": "reject", "space": "small/64", "input_type": "search_query",
-        "instruction": "Find the answer", "language": "zh-Hant", "truncate": "end", "priority": "bulk",
+        "model": "best",
+        "dimensions": 256,
+        "encoding_format": "base64",
+        "user": "me",
+        "quality": "best",
+        "latency_budget_ms": 50,
+        "on_budget_miss": "reject",
+        "space": "small/64",
+        "input_type": "search_query",
+        "instruction": "Find the answer",
+        "language": "zh-Hant",
+        "truncate": "end",
+        "priority": "bulk",
     }
     request = read(**given)
     assert {name: getattr(request, name) for name in given} == given
@@ -49,11 +72,14 @@ def test_null_is_the_same_as_not_given() -> None:
 
 
 def test_the_last_of_two_equal_keys_counts() -> None:
-    assert parse(b'{"input": "a", "input": "b", "user": "x", "user": null}', {}, LIMITS) == read(input="b")
+    assert parse(b'{"input": "a", "input": "b", "user": "x", "user": null}', {}, LIMITS) == read(
+        input="b"
+    )
 
 
 @pytest.mark.parametrize(
-    ("texts", "items"), [("one", 1), (["one"], 1), (["one", "two", "one"], 3), (["x"] * 2048, 2048)],
+    ("texts", "items"),
+    [("one", 1), (["one"], 1), (["one", "two", "one"], 3), (["x"] * 2048, 2048)],
     ids=["string", "array of one", "array", "most"],
 )
 def test_texts_arrive_in_order(texts: Any, items: int) -> None:
@@ -100,11 +126,20 @@ def test_a_bad_input_is_refused_by_what_is_wrong_with_it(value: Any, says: str) 
 
 @pytest.mark.parametrize("ids", [[1, 2, 3], [[1, 2, 3]]], ids=["one text", "texts"])
 @pytest.mark.parametrize(
-    "declared", [{}, {"model": "small"}, {"token_ids": "model"}, {"token_ids": "model", "model": "Auto"},
-                 {"token_ids": "model", "model": "best"}, {"token_ids": "model", "space": "small/64"}],
+    "declared",
+    [
+        {},
+        {"model": "small"},
+        {"token_ids": "model"},
+        {"token_ids": "model", "model": "Auto"},
+        {"token_ids": "model", "model": "best"},
+        {"token_ids": "model", "space": "small/64"},
+    ],
     ids=["nothing", "model only", "declaration only", "auto", "tier", "space"],
 )
-def test_token_ids_are_refused_unless_declared_and_the_model_is_pinned(ids: Any, declared: dict[str, str]) -> None:
+def test_token_ids_are_refused_unless_declared_and_the_model_is_pinned(
+    ids: Any, declared: dict[str, str]
+) -> None:
     with pytest.raises(AmbiguousTokenIds):
         read(input=ids, **declared)
 
@@ -119,7 +154,9 @@ def test_declared_token_ids_arrive_as_int32_one_array_a_text() -> None:
     assert read(input=list(range(5000)), model="small", token_ids="model").items == 1
 
 
-@pytest.mark.parametrize("prompt", [{"instruction": "Find it"}, {"input_type": "query"}], ids=["instruction", "side"])
+@pytest.mark.parametrize(
+    "prompt", [{"instruction": "Find it"}, {"input_type": "query"}], ids=["instruction", "side"]
+)
 def test_token_ids_take_no_prompt(prompt: dict[str, str]) -> None:
     with pytest.raises(InvalidValue, match="embedded as they stand") as caught:
         read(input=[1], model="small", token_ids="model", **prompt)
@@ -142,11 +179,20 @@ def test_token_ids_take_no_prompt(prompt: dict[str, str]) -> None:
         ("latency_budget_ms", float("inf"), "must be a finite number"),
         ("latency_budget_ms", 10**400, "must be a finite number"),
         ("encoding_format", "base46", "did you mean 'base64'?"),
-        ("encoding_format", "FLOAT", "must be 'float', 'base64', 'int8', 'uint8', 'binary' or 'ubinary'"),
+        (
+            "encoding_format",
+            "FLOAT",
+            "must be 'float', 'base64', 'int8', 'uint8', 'binary' or 'ubinary'",
+        ),
         ("quality", "bestest", "did you mean 'best'?"),
         ("quality", 1, "must be 'fast', 'balanced', 'best' or 'auto', it is 1"),
         ("on_budget_miss", "drop", "must be 'degrade', 'serve' or 'reject'"),
-        ("input_type", "passage", "'query', 'document', 'search_query', 'search_document', 'classification' or 'clustering'"),
+        (
+            "input_type",
+            "passage",
+            "'query', 'document', 'search_query', 'search_document', 'classification' or "
+            "'clustering'",
+        ),
         ("truncate", True, "must be 'none', 'end' or 'start'"),
         ("priority", "high", "must be 'interactive' or 'bulk'"),
         ("token_ids", "openai", "must be 'model'"),
@@ -160,7 +206,9 @@ def test_token_ids_take_no_prompt(prompt: dict[str, str]) -> None:
     ],
     ids=lambda value: str(value)[:24],
 )
-def test_a_bad_value_is_refused_by_name_and_nothing_is_converted(field: str, value: Any, says: str) -> None:
+def test_a_bad_value_is_refused_by_name_and_nothing_is_converted(
+    field: str, value: Any, says: str
+) -> None:
     with pytest.raises(InvalidValue) as caught:
         read(**{field: value})
     assert caught.value.param == field
@@ -211,12 +259,28 @@ def test_very_many_unknown_keys_make_one_error() -> None:
         (b'{"input": "\\udc00 \\ud800"}', "surrogates come in pairs"),
         (b"[" * 100_000, "limit exceeded"),
         (b'{"input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "limit exceeded"),
-        (b'["a"]', "must be a JSON object such as {\"input\": \"text\"}, it is an array"),
+        (b'["a"]', 'must be a JSON object such as {"input": "text"}, it is an array'),
         (b'"a"', "it is 'a'"),
         (b"null", "it is null"),
     ],
-    ids=["empty", "blank", "form", "trailing comma", "two values", "cut off", "latin-1", "utf-16", "byte order mark",
-         "lone surrogate", "surrogates reversed", "deep", "deep and closed", "array", "string", "null"],
+    ids=[
+        "empty",
+        "blank",
+        "form",
+        "trailing comma",
+        "two values",
+        "cut off",
+        "latin-1",
+        "utf-16",
+        "byte order mark",
+        "lone surrogate",
+        "surrogates reversed",
+        "deep",
+        "deep and closed",
+        "array",
+        "string",
+        "null",
+    ],
 )
 def test_what_is_not_a_json_object_is_refused_with_the_reason(body: bytes, says: str) -> None:
     with pytest.raises(InvalidJson) as caught:
@@ -227,8 +291,12 @@ def test_what_is_not_a_json_object_is_refused_with_the_reason(body: bytes, says:
 
 def test_text_of_any_script_arrives_unchanged() -> None:
     text = "日本語 \u0000 \U0001f600 e\u0301 \u202e"
-    assert parse(json.dumps({"input": text}, ensure_ascii=True).encode(), {}, LIMITS).texts == (text,)
-    assert parse(json.dumps({"input": text}, ensure_ascii=False).encode(), {}, LIMITS).texts == (text,)
+    assert parse(json.dumps({"input": text}, ensure_ascii=True).encode(), {}, LIMITS).texts == (
+        text,
+    )
+    assert parse(json.dumps({"input": text}, ensure_ascii=False).encode(), {}, LIMITS).texts == (
+        text,
+    )
 
 
 def test_a_body_over_the_limit_is_refused_unread() -> None:
@@ -237,19 +305,45 @@ def test_a_body_over_the_limit_is_refused_unread() -> None:
 
 
 def test_extensions_may_be_headers() -> None:
-    headers = {"x-quality-tier": "Best", "x-latency-budget-ms": " 12.5 ", "x-embedding-space": "small/64"}
+    headers = {
+        "x-quality-tier": "Best",
+        "x-latency-budget-ms": " 12.5 ",
+        "x-embedding-space": "small/64",
+    }
     assert read(headers) == read(quality="best", latency_budget_ms=12.5, space="small/64")
 
 
 def test_the_body_wins_over_a_header_even_when_the_header_is_bad() -> None:
     headers = {"x-quality-tier": "worst", "x-latency-budget-ms": "soon", "x-embedding-space": ""}
-    assert read(headers, quality="auto", latency_budget_ms=5.0, space="a/1") == read(latency_budget_ms=5.0, space="a/1")
+    assert read(headers, quality="auto", latency_budget_ms=5.0, space="a/1") == read(
+        latency_budget_ms=5.0, space="a/1"
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("X-Quality-Tier", "bst"), ("X-Quality-Tier", ""), ("X-Embedding-Space", " "),
-     *(("X-Latency-Budget-Ms", v) for v in ("", "0", "0.0", "-5", "nan", "inf", "1e3", "1_000", "0x10", "٣", "5ms", "9" * 400))],
+    [
+        ("X-Quality-Tier", "bst"),
+        ("X-Quality-Tier", ""),
+        ("X-Embedding-Space", " "),
+        *(
+            ("X-Latency-Budget-Ms", v)
+            for v in (
+                "",
+                "0",
+                "0.0",
+                "-5",
+                "nan",
+                "inf",
+                "1e3",
+                "1_000",
+                "0x10",
+                "٣",
+                "5ms",
+                "9" * 400,
+            )
+        ),
+    ],
     ids=lambda value: str(value)[:20] or "empty",
 )
 def test_a_bad_header_is_refused_by_its_name(name: str, value: str) -> None:
@@ -274,7 +368,9 @@ def test_a_bad_header_is_refused_by_its_name(name: str, value: str) -> None:
     ],
     ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else str(value),
 )
-def test_the_input_type_chooses_the_side_of_the_prompt(given: dict[str, str], side: str | None) -> None:
+def test_the_input_type_chooses_the_side_of_the_prompt(
+    given: dict[str, str], side: str | None
+) -> None:
     assert read(**given).side == side
 
 
@@ -314,7 +410,11 @@ def test_no_body_raises_anything_but_a_router_error(body: bytes) -> None:
     assert refused.status == 400
 
 
-@given(st.fixed_dictionaries({"input": json_values}, optional={name: json_values for name in FIELDS if name != "input"}))
+@given(
+    st.fixed_dictionaries(
+        {"input": json_values}, optional={name: json_values for name in FIELDS if name != "input"}
+    )
+)
 def test_no_object_raises_anything_but_a_router_error(body: dict[str, Any]) -> None:
     result = outcome(json.dumps(body).encode())
     if isinstance(result, RouterError):
@@ -333,11 +433,25 @@ def padded(body: dict[str, Any]) -> bytes:
 @pytest.mark.parametrize(
     "body",
     [
-        {}, {"input": None}, {"input": ""}, {"input": []}, {"input": ["a", ""]}, {"input": ["a", 1]}, {"input": 7},
+        {},
+        {"input": None},
+        {"input": ""},
+        {"input": []},
+        {"input": ["a", ""]},
+        {"input": ["a", 1]},
+        {"input": 7},
         {"imput": "a"},
-        {"input": "a", "quality": "bests"}, {"input": "a", "dimensions": "4"}, {"input": "a", "dimensions": 1.0},
-        {"input": [1, 2]}, {"input": [[1], []], "model": "m", "token_ids": "model"}, {"input": "a", "language": "?"},
-        {"input": [[2**40]], "model": "m", "token_ids": "model"}, {"input": ["a"] * 3000}, [], "a", None,
+        {"input": "a", "quality": "bests"},
+        {"input": "a", "dimensions": "4"},
+        {"input": "a", "dimensions": 1.0},
+        {"input": [1, 2]},
+        {"input": [[1], []], "model": "m", "token_ids": "model"},
+        {"input": "a", "language": "?"},
+        {"input": [[2**40]], "model": "m", "token_ids": "model"},
+        {"input": ["a"] * 3000},
+        [],
+        "a",
+        None,
         {"input": "a", "instruction": "b", "input_type": "document"},
     ],
     ids=str,
@@ -355,8 +469,18 @@ def test_a_large_body_is_refused_in_the_words_of_a_small_one(body: Any) -> None:
     "body",
     [
         {"input": "a", "model": "best", "dimensions": 4, "priority": "bulk", "user": None},
-        {"input": ["a", "b"] * 1000, "latency_budget_ms": 2.5, "on_budget_miss": "reject", "input_type": "search_query"},
-        {"input": "\u00e9\U0001f600", "quality": "best", "encoding_format": "base64", "truncate": "end"},
+        {
+            "input": ["a", "b"] * 1000,
+            "latency_budget_ms": 2.5,
+            "on_budget_miss": "reject",
+            "input_type": "search_query",
+        },
+        {
+            "input": "\u00e9\U0001f600",
+            "quality": "best",
+            "encoding_format": "base64",
+            "truncate": "end",
+        },
     ],
     ids=["options", "many", "unicode"],
 )
@@ -366,11 +490,15 @@ def test_a_large_body_is_read_like_a_small_one(body: Any) -> None:
 
 def test_token_ids_of_a_large_body_are_read_and_counted() -> None:
     ids = [[7] * 20_000, [8] * 20_000]
-    read = parse(json.dumps({"input": ids, "model": "m", "token_ids": "model"}).encode(), {}, LIMITS)
+    read = parse(
+        json.dumps({"input": ids, "model": "m", "token_ids": "model"}).encode(), {}, LIMITS
+    )
     assert read.ids is not None
     assert [row.tolist() for row in read.ids] == ids
     with pytest.raises(MaxTokensPerRequest):
-        parse(json.dumps({"input": ids * 10, "model": "m", "token_ids": "model"}).encode(), {}, LIMITS)
+        parse(
+            json.dumps({"input": ids * 10, "model": "m", "token_ids": "model"}).encode(), {}, LIMITS
+        )
 
 
 def test_a_header_that_is_nearly_a_tier_is_told_the_tier() -> None:

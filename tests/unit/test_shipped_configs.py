@@ -31,7 +31,10 @@ def models_of(name: str) -> dict[str, config.ModelConfig]:
 
 
 def actor_options(name: str) -> dict[str, dict[str, float]]:
-    return {d["name"]: d.get("ray_actor_options", {}) for d in load(name)["applications"][0]["deployments"]}
+    return {
+        d["name"]: d.get("ray_actor_options", {})
+        for d in load(name)["applications"][0]["deployments"]
+    }
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
@@ -55,7 +58,9 @@ def of_card(card: str) -> dict[str, Curve]:
 
 
 @pytest.mark.parametrize("card", ["h100", "h200"])
-def test_the_profiles_of_a_card_are_of_the_models_that_qwen3_yaml_serves_and_larger_ones_are_slower(card: str) -> None:
+def test_the_profiles_of_a_card_are_of_the_models_that_qwen3_yaml_serves_and_larger_ones_are_slower(
+    card: str,
+) -> None:
     slopes = [curve.s_per_token for curve in of_card(card).values()]
     assert slopes == sorted(slopes)
 
@@ -71,15 +76,20 @@ def test_the_curves_of_qwen3_yaml_are_those_of_an_h200() -> None:
 def test_local_models_and_router_fit_on_two_cores() -> None:
     options = actor_options("local.yaml")
     assert options.keys() == {"router", *models_of("local.yaml")}
-    assert sum(each.get("num_cpus", 1.0) for each in options.values()) <= 2.0  # 1 is what Serve books for a replica
+    assert (
+        sum(each.get("num_cpus", 1.0) for each in options.values()) <= 2.0
+    )  # 1 is what Serve books for a replica
 
 
 def test_qwen3_queries_read_as_the_model_card_says() -> None:
     for name in ("qwen3.yaml", "qwen3-one-gpu.yaml"):
         for model in models_of(name).values():
-            prompt = model.prompts.query.replace("{instruction}", model.prompts.instruction).replace("{text}", "why?")
+            prompt = model.prompts.query.replace(
+                "{instruction}", model.prompts.instruction
+            ).replace("{text}", "why?")
             assert prompt == (
-                "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:why?"
+                "Instruct: Given a web search query, retrieve relevant passages that answer the "
+                "query\nQuery:why?"
             )
             assert model.prompts.document == "{text}"
             assert model.prompts.default == "document"
@@ -94,8 +104,16 @@ def test_both_qwen3_configs_describe_the_same_models() -> None:
 
 
 def test_three_qwen3_models_fit_on_one_card() -> None:
-    parameters = {"qwen3-embedding-0.6b": 595_776_512, "qwen3-embedding-4b": 4_021_774_336, "qwen3-embedding-8b": 7_567_295_488}
-    kv_bytes_per_token = {"qwen3-embedding-0.6b": 114_688, "qwen3-embedding-4b": 147_456, "qwen3-embedding-8b": 147_456}
+    parameters = {
+        "qwen3-embedding-0.6b": 595_776_512,
+        "qwen3-embedding-4b": 4_021_774_336,
+        "qwen3-embedding-8b": 7_567_295_488,
+    }
+    kv_bytes_per_token = {
+        "qwen3-embedding-0.6b": 114_688,
+        "qwen3-embedding-4b": 147_456,
+        "qwen3-embedding-8b": 147_456,
+    }
     models, used = models_of("qwen3-one-gpu.yaml"), 0.0
     for name, model in models.items():
         assert isinstance(model.engine, config.VllmEngine)
@@ -106,7 +124,9 @@ def test_three_qwen3_models_fit_on_one_card() -> None:
         used += needed
     assert used <= 75 * GIB
     assert sum(model.engine.args["gpu_memory_utilization"] for model in models.values()) < 1  # type: ignore[union-attr]
-    assert sum(each.get("num_gpus", 0.0) for each in actor_options("qwen3-one-gpu.yaml").values()) <= 1
+    assert (
+        sum(each.get("num_gpus", 0.0) for each in actor_options("qwen3-one-gpu.yaml").values()) <= 1
+    )
 
 
 HEADINGS: dict[str, type[Section]] = {
@@ -153,9 +173,15 @@ def default_of(section: type[Section], name: str) -> str:
 def test_the_page_lists_every_key_with_its_default(heading: str) -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     part = re.split(r"^#+ ", page.split(f"# {heading}\n", 1)[1], flags=re.MULTILINE)[0]
-    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in part.splitlines() if row.startswith("| `")]
+    rows = [
+        [cell.strip() for cell in row.split("|")[1:-1]]
+        for row in part.splitlines()
+        if row.startswith("| `")
+    ]
     section = HEADINGS[heading]
-    assert {row[0].strip("`"): row[2] for row in rows} == {name: default_of(section, name) for name in section.model_fields}
+    assert {row[0].strip("`"): row[2] for row in rows} == {
+        name: default_of(section, name) for name in section.model_fields
+    }
 
 
 def test_the_page_has_a_part_for_every_section() -> None:

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from router.config import RouterArgs
 from router.domain import Tier
-from router.errors import DimensionsNotSupported, InvalidValue, ModelNotFound, RouterError, SpaceConflict
+from router.errors import (
+    DimensionsNotSupported,
+    InvalidValue,
+    ModelNotFound,
+    RouterError,
+    SpaceConflict,
+)
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue, Space, Wanted, fit
 
@@ -18,12 +24,24 @@ def catalogue(**changes: Any) -> Catalogue:
     """A table of sizes, a range of sizes, and one size, as the three tiers."""
     config: dict[str, Any] = {
         "models": {
-            "table": {"engine": FAKE, "dimensions": 256, "max_tokens": 512, "matryoshka": [64, 128, 256]},
+            "table": {
+                "engine": FAKE,
+                "dimensions": 256,
+                "max_tokens": 512,
+                "matryoshka": [64, 128, 256],
+            },
             "qwen3-embedding-0.6b": {
-                "engine": {"kind": "vllm", "source": "Qwen/Qwen3-Embedding-0.6B"}, "dimensions": 1024, "max_tokens": 512,
+                "engine": {"kind": "vllm", "source": "Qwen/Qwen3-Embedding-0.6B"},
+                "dimensions": 1024,
+                "max_tokens": 512,
                 "matryoshka": {"min": 32},
             },
-            "all-minilm-l6-v2": {"engine": FAKE, "dimensions": 384, "max_tokens": 512, "aliases": ["MiniLM"]},
+            "all-minilm-l6-v2": {
+                "engine": FAKE,
+                "dimensions": 384,
+                "max_tokens": 512,
+                "aliases": ["MiniLM"],
+            },
         },
         "tiers": {"fast": "table", "balanced": "qwen3-embedding-0.6b", "best": "all-minilm-l6-v2"},
         "collections": {"docs": "qwen3-embedding-0.6b/512"},
@@ -42,7 +60,10 @@ def resolve(where: Catalogue = CATALOGUE, **request: Any) -> Wanted:
 
 @pytest.mark.parametrize(
     ("text", "space"),
-    [("table/256", Space("table", 256)), ("Qwen/Qwen3-Embedding-0.6B/1024", Space("Qwen/Qwen3-Embedding-0.6B", 1024))],
+    [
+        ("table/256", Space("table", 256)),
+        ("Qwen/Qwen3-Embedding-0.6B/1024", Space("Qwen/Qwen3-Embedding-0.6B", 1024)),
+    ],
     ids=["plain", "slash in the id"],
 )
 def test_a_space_reads_back_as_it_is_written(text: str, space: Space) -> None:
@@ -55,7 +76,10 @@ def test_every_space_reads_back(model: str, dimensions: int) -> None:
     assert Space.parse(str(Space(model, dimensions))) == Space(model, dimensions)
 
 
-@pytest.mark.parametrize("text", ["", "table", "table/", "/256", "table/0", "table/-1", "table/x", "table/²", f"t/{10**99}"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "table", "table/", "/256", "table/0", "table/-1", "table/x", "table/²", f"t/{10**99}"],
+)
 def test_what_is_not_model_and_dimensions_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not MODEL/DIMENSIONS"):
         Space.parse(text)
@@ -74,11 +98,16 @@ def test_what_is_not_model_and_dimensions_is_refused(text: str) -> None:
         ("table", "table"),
     ],
 )
-def test_a_model_is_found_without_case_and_with_or_without_its_hub_prefix(name: str, model: str) -> None:
+def test_a_model_is_found_without_case_and_with_or_without_its_hub_prefix(
+    name: str, model: str
+) -> None:
     assert CATALOGUE.find(name) == model
 
 
-@pytest.mark.parametrize("name", ["Other/Qwen3-Embedding-0.6B", "text-embedding-3-small", "tabl", "/", "best", "table/256"])
+@pytest.mark.parametrize(
+    "name",
+    ["Other/Qwen3-Embedding-0.6B", "text-embedding-3-small", "tabl", "/", "best", "table/256"],
+)
 def test_an_unknown_model_or_another_publisher_s_is_not_found(name: str) -> None:
     with pytest.raises(ModelNotFound) as caught:
         CATALOGUE.find(name)
@@ -89,7 +118,11 @@ def test_an_unknown_model_or_another_publisher_s_is_not_found(name: str) -> None
 def test_a_name_with_two_meanings_is_refused_at_the_start(alias: str) -> None:
     model = {"engine": FAKE, "dimensions": 8, "max_tokens": 8}
     with pytest.raises(ValueError, match="already means something else"):
-        catalogue(models={"table": model, "other": {**model, "aliases": [alias]}}, tiers={"fast": "table"}, collections={})
+        catalogue(
+            models={"table": model, "other": {**model, "aliases": [alias]}},
+            tiers={"fast": "table"},
+            collections={},
+        )
 
 
 @pytest.mark.parametrize("model", [None, "auto", "AUTO"], ids=str)
@@ -98,8 +131,15 @@ def test_auto_or_nothing_leaves_everything_open(model: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "request_", [{"model": "best"}, {"model": "Best"}, {"quality": Tier.BEST}, {"model": "auto", "quality": Tier.BEST},
-                 {"model": "best", "quality": Tier.BEST}], ids=str,
+    "request_",
+    [
+        {"model": "best"},
+        {"model": "Best"},
+        {"quality": Tier.BEST},
+        {"model": "auto", "quality": Tier.BEST},
+        {"model": "best", "quality": Tier.BEST},
+    ],
+    ids=str,
 )
 def test_a_tier_is_a_target_wherever_it_stands(request_: dict[str, Any]) -> None:
     assert resolve(**request_) == Wanted(MINILM, Tier.BEST, False, None, None, False)
@@ -112,15 +152,31 @@ def test_the_config_makes_tiers_strict() -> None:
 
 
 def test_a_model_id_is_pinned() -> None:
-    assert resolve(model="Qwen/Qwen3-Embedding-0.6B") == Wanted(QWEN, None, True, frozenset({QWEN}), None, False)
+    assert resolve(model="Qwen/Qwen3-Embedding-0.6B") == Wanted(
+        QWEN, None, True, frozenset({QWEN}), None, False
+    )
 
 
-@pytest.mark.parametrize("space", [f"{QWEN}/512", "Qwen/Qwen3-Embedding-0.6B/512", "docs"], ids=["id", "hub id", "collection"])
 @pytest.mark.parametrize(
-    "also", [{}, {"model": QWEN.upper()}, {"model": "balanced"}, {"quality": Tier.BALANCED}, {"dimensions": 512}], ids=str
+    "space",
+    [f"{QWEN}/512", "Qwen/Qwen3-Embedding-0.6B/512", "docs"],
+    ids=["id", "hub id", "collection"],
+)
+@pytest.mark.parametrize(
+    "also",
+    [
+        {},
+        {"model": QWEN.upper()},
+        {"model": "balanced"},
+        {"quality": Tier.BALANCED},
+        {"dimensions": 512},
+    ],
+    ids=str,
 )
 def test_a_space_pins_model_and_dimensions(space: str, also: dict[str, Any]) -> None:
-    assert resolve(space=space, **also) == Wanted(QWEN, None, True, frozenset({QWEN}), 512, False, Space(QWEN, 512))
+    assert resolve(space=space, **also) == Wanted(
+        QWEN, None, True, frozenset({QWEN}), 512, False, Space(QWEN, 512)
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,7 +190,9 @@ def test_a_space_pins_model_and_dimensions(space: str, also: dict[str, Any]) -> 
     ids=["model", "tier as model", "quality", "dimensions"],
 )
 @pytest.mark.parametrize("space", [f"{QWEN}/512", "docs"])
-def test_a_space_that_contradicts_the_rest_is_a_conflict_that_names_both(space: str, also: dict[str, Any], says: str) -> None:
+def test_a_space_that_contradicts_the_rest_is_a_conflict_that_names_both(
+    space: str, also: dict[str, Any], says: str
+) -> None:
     with pytest.raises(SpaceConflict) as caught:
         resolve(space=space, **also)
     assert says in caught.value.message
@@ -144,14 +202,20 @@ def test_a_space_that_contradicts_the_rest_is_a_conflict_that_names_both(space: 
 @pytest.mark.parametrize(
     ("space", "error", "says"),
     [
-        ("nothing", InvalidValue, "MODEL/DIMENSIONS such as table/256, or one of the collections docs"),
+        (
+            "nothing",
+            InvalidValue,
+            "MODEL/DIMENSIONS such as table/256, or one of the collections docs",
+        ),
         ("nothing/64", ModelNotFound, "there is no model 'nothing'"),
         ("fast/64", ModelNotFound, "there is no model 'fast'"),
         (f"{MINILM}/64", DimensionsNotSupported, f"{MINILM}: 384"),
     ],
     ids=["no collection", "no model", "a tier is no model", "no such size"],
 )
-def test_a_space_that_does_not_exist_is_refused_by_what_is_missing(space: str, error: type[RouterError], says: str) -> None:
+def test_a_space_that_does_not_exist_is_refused_by_what_is_missing(
+    space: str, error: type[RouterError], says: str
+) -> None:
     with pytest.raises(error) as caught:
         resolve(space=space)
     assert caught.value.param == "space"
@@ -160,10 +224,15 @@ def test_a_space_that_does_not_exist_is_refused_by_what_is_missing(space: str, e
 
 @pytest.mark.parametrize(
     ("model", "quality", "says"),
-    [("fast", Tier.BEST, "tier 'fast', quality for 'best'"), ("table", Tier.BEST, f"table, quality 'best' means {MINILM}")],
+    [
+        ("fast", Tier.BEST, "tier 'fast', quality for 'best'"),
+        ("table", Tier.BEST, f"table, quality 'best' means {MINILM}"),
+    ],
     ids=["two tiers", "model and tier"],
 )
-def test_quality_that_contradicts_the_model_is_refused(model: str, quality: Tier, says: str) -> None:
+def test_quality_that_contradicts_the_model_is_refused(
+    model: str, quality: Tier, says: str
+) -> None:
     with pytest.raises(InvalidValue) as caught:
         resolve(model=model, quality=quality)
     assert caught.value.param == "quality"
@@ -174,8 +243,12 @@ def test_quality_that_means_the_named_model_is_redundant_not_wrong() -> None:
     assert resolve(model="table", quality=Tier.FAST) == resolve(model="table")
 
 
-@pytest.mark.parametrize("request_", [{"model": "best"}, {"quality": Tier.BEST}], ids=["model", "quality"])
-def test_a_tier_that_the_service_does_not_have_is_refused_where_it_stands(request_: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "request_", [{"model": "best"}, {"quality": Tier.BEST}], ids=["model", "quality"]
+)
+def test_a_tier_that_the_service_does_not_have_is_refused_where_it_stands(
+    request_: dict[str, Any],
+) -> None:
     with pytest.raises(InvalidValue, match="has no tier 'best'; it has auto, fast") as caught:
         resolve(catalogue(tiers={"fast": "table"}), **request_)
     assert [caught.value.param] == [*request_]
@@ -183,32 +256,54 @@ def test_a_tier_that_the_service_does_not_have_is_refused_where_it_stands(reques
 
 @pytest.mark.parametrize(
     ("dimensions", "able"),
-    [(64, {"table", QWEN}), (100, {QWEN}), (384, {QWEN, MINILM}), (32, {QWEN}), (1024, {QWEN})], ids=str,
+    [(64, {"table", QWEN}), (100, {QWEN}), (384, {QWEN, MINILM}), (32, {QWEN}), (1024, {QWEN})],
+    ids=str,
 )
-def test_a_free_request_with_dimensions_leaves_the_models_that_give_them(dimensions: int, able: set[str]) -> None:
-    assert resolve(dimensions=dimensions) == Wanted(None, Tier.AUTO, False, frozenset(able), dimensions, False)
+def test_a_free_request_with_dimensions_leaves_the_models_that_give_them(
+    dimensions: int, able: set[str]
+) -> None:
+    assert resolve(dimensions=dimensions) == Wanted(
+        None, Tier.AUTO, False, frozenset(able), dimensions, False
+    )
 
 
 @pytest.mark.parametrize(
     ("request_", "says"),
     [
-        ({"dimensions": 2000}, "table: 64, 128 or 256; qwen3-embedding-0.6b: 32 to 1024; all-minilm-l6-v2: 384"),
-        ({"dimensions": 31}, "table: 64, 128 or 256; qwen3-embedding-0.6b: 32 to 1024; all-minilm-l6-v2: 384"),
+        (
+            {"dimensions": 2000},
+            "table: 64, 128 or 256; qwen3-embedding-0.6b: 32 to 1024; all-minilm-l6-v2: 384",
+        ),
+        (
+            {"dimensions": 31},
+            "table: 64, 128 or 256; qwen3-embedding-0.6b: 32 to 1024; all-minilm-l6-v2: 384",
+        ),
         ({"dimensions": 100, "model": "table"}, "these: table: 64, 128 or 256"),
         ({"dimensions": 1025, "model": QWEN}, "these: qwen3-embedding-0.6b: 32 to 1024"),
         ({"dimensions": 64, "model": MINILM}, "these: all-minilm-l6-v2: 384"),
         ({"dimensions": 64, "model": "best"}, "these: all-minilm-l6-v2: 384"),
     ],
-    ids=["above all", "below all", "between the sizes", "above the range", "not Matryoshka", "tier"],
+    ids=[
+        "above all",
+        "below all",
+        "between the sizes",
+        "above the range",
+        "not Matryoshka",
+        "tier",
+    ],
 )
-def test_dimensions_that_cannot_be_given_are_refused_with_those_that_can(request_: dict[str, Any], says: str) -> None:
+def test_dimensions_that_cannot_be_given_are_refused_with_those_that_can(
+    request_: dict[str, Any], says: str
+) -> None:
     with pytest.raises(DimensionsNotSupported) as caught:
         resolve(**request_)
     assert caught.value.message.endswith(says)
     assert caught.value.param == "dimensions"
 
 
-@pytest.mark.parametrize("request_", [{}, {"model": "auto"}, {"model": "best"}, {"dimensions": 64}], ids=str)
+@pytest.mark.parametrize(
+    "request_", [{}, {"model": "auto"}, {"model": "best"}, {"dimensions": 64}], ids=str
+)
 def test_a_service_that_requires_a_space_refuses_free_requests(request_: dict[str, Any]) -> None:
     with pytest.raises(InvalidValue, match='send "space", for example "table/256"') as caught:
         resolve(catalogue(routing={"require_space": True}), **request_)
@@ -216,7 +311,9 @@ def test_a_service_that_requires_a_space_refuses_free_requests(request_: dict[st
 
 
 @pytest.mark.parametrize("request_", [{"model": QWEN}, {"space": "docs"}], ids=["model", "space"])
-def test_a_service_that_requires_a_space_answers_requests_that_name_one(request_: dict[str, Any]) -> None:
+def test_a_service_that_requires_a_space_answers_requests_that_name_one(
+    request_: dict[str, Any],
+) -> None:
     assert resolve(catalogue(routing={"require_space": True}), **request_).pinned
 
 
@@ -232,7 +329,8 @@ def test_names_and_tiers_are_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    "space", ["table/100", "table/x", "table", "other/64", "qwen3-embedding-0.6b/2048"],
+    "space",
+    ["table/100", "table/x", "table", "other/64", "qwen3-embedding-0.6b/2048"],
     ids=["no such size", "no number", "no size", "no model", "too large"],
 )
 def test_a_collection_of_a_space_that_is_not_served_is_refused_at_the_start(space: str) -> None:
@@ -253,7 +351,11 @@ def test_a_cut_vector_keeps_its_direction_and_has_length_one(rows: Any, dimensio
     assert cut.shape == (5, dimensions)
     assert cut.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(cut, axis=1), 1.0, atol=1e-6)
-    np.testing.assert_allclose(cut * np.linalg.norm(rows[:, :dimensions], axis=1, keepdims=True), rows[:, :dimensions], atol=1e-6)
+    np.testing.assert_allclose(
+        cut * np.linalg.norm(rows[:, :dimensions], axis=1, keepdims=True),
+        rows[:, :dimensions],
+        atol=1e-6,
+    )
 
 
 @given(unit_rows, st.integers(1, 96))

