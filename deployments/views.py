@@ -97,9 +97,8 @@ class Views:
         ]
 
     def _card(self, name: str) -> dict[str, Any]:
-        served_by = self._service.args.tiers.get(name) or (
-            name if name in self._service.args.models else None
-        )  # type: ignore[call-overload]
+        tiers = {str(tier): model for tier, model in self._service.args.tiers.items()}
+        served_by = tiers.get(name) or (name if name in self._service.args.models else None)
         card: dict[str, Any] = {
             "id": name,
             "object": "model",

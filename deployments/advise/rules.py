@@ -203,9 +203,9 @@ class Search:
             )
             if longer is None:
                 break
-            choice = self.choose(
-                self._only(plain, lambda unit, edge=longer[0]: self._tokens(unit) < edge)
-            )  # type: ignore[misc]
+            edge = longer[0]
+            shorter = self._only(plain, lambda unit, edge=edge: self._tokens(unit) < edge)  # type: ignore[misc]
+            choice = self.choose(shorter)
         return choice
 
     def _length(self, rows: Where, rank: int) -> tuple[int, Choice] | None:
