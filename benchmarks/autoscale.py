@@ -39,7 +39,7 @@ import psutil
 import yaml
 
 from benchmarks.live import Ask, Client, Router, Text, Told, router
-from deployments.calibrate import replicas
+from deployments.tools.calibrate import replicas
 
 RATE = 1000.0  # tokens/s of a large replica
 TOKENS = 50

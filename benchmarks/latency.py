@@ -36,7 +36,7 @@ import psutil
 import yaml
 
 from benchmarks.live import CHARACTERS_A_TOKEN, ROOT, Ask, Client, Router, Texts, router
-from deployments.serve_config import application
+from deployments.launch.serve_config import application
 from router.decision_log import ANSWERED, Entry, read
 from router.latency import Point, fit
 

@@ -26,8 +26,8 @@ import httpx
 import psutil
 import yaml
 
-from deployments.calibrate import replicas
-from deployments.serve_config import application
+from deployments.launch.serve_config import application
+from deployments.tools.calibrate import replicas
 from router.config import RouterArgs
 from tests.support.ports import free_port
 

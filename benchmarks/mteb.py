@@ -15,8 +15,8 @@ from typing import Any
 import click
 
 from benchmarks.advise import EVAL
-from deployments.client import BASE_URL, BaseUrl
 from deployments.mteb_encoder import ServiceEncoder
+from deployments.tools.client import BASE_URL, BaseUrl
 
 
 @click.command()

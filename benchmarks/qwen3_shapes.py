@@ -27,10 +27,10 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from deployments import calibrate
-from deployments.calibrate import Cell, Sample
 from deployments.engines.base import Batch
 from deployments.engines.transformers import TransformersEngine
+from deployments.tools import calibrate
+from deployments.tools.calibrate import Cell, Sample
 from router import config
 from router.latency import Fit, Point
 
@@ -121,8 +121,8 @@ class RandomWeights(TransformersEngine):
 
 
 class Measuring:
-    """A source of deployments.calibrate: an engine that is given random ids, and the memory of
-    every size.
+    """A source of deployments.tools.calibrate: an engine that is given random ids, and the memory
+    of every size.
     """
 
     def __init__(self, engine: RandomWeights, vocabulary: int, seed: int) -> None:

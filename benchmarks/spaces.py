@@ -30,11 +30,11 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from deployments.align import Material, Remembering, align
-from deployments.corpus import Text
 from deployments.engines.base import Vectors
-from deployments.offline import Offline
-from deployments.serve_config import application
+from deployments.launch.serve_config import application
+from deployments.replica.offline import Offline
+from deployments.tools.align import Material, Remembering, align
+from deployments.tools.corpus import Text
 from router.adapters import METHODS, Adapter, Method, load_adapters, save
 from router.config import CollectionConfig, ModelConfig, RouterArgs, resolve_path
 from router.fingerprint import load as load_fingerprint

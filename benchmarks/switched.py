@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import orjson
 from ray import serve
 
-from deployments.access import Access
 from deployments.app import assembled
-from deployments.embedder import Embedder
-from deployments.events import Events
-from deployments.http import Asked
-from deployments.ingress import Application, HttpAnswer, Router
-from deployments.listener import install
-from deployments.publish import Publisher
-from deployments.tracing import Tracing
+from deployments.ingress.application import Application, HttpAnswer, Router
+from deployments.ingress.asgi import Asked
+from deployments.ingress.auth import Access
+from deployments.ingress.fast_path import install
+from deployments.replica.host import Embedder
+from deployments.service.request_metrics import Events
+from deployments.telemetry.publish import Publisher
+from deployments.telemetry.tracing import Tracing
 from router.keys import Grant
 
 PATH = "/switch/"

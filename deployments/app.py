@@ -8,8 +8,8 @@ from typing import Any
 
 from ray import serve
 
-from deployments.embedder import Embedder
-from deployments.ingress import Router
+from deployments.ingress.application import Router
+from deployments.replica.host import Embedder
 from router.adapters import load_adapters
 from router.config import ModelConfig, RouterArgs
 from router.strict import parse_args
@@ -51,7 +51,9 @@ def _model(
         health_check_period_s=5,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=20,
-        request_router_config={"request_router_class": "deployments.replica_choice:ByTokens"},
+        request_router_config={
+            "request_router_class": "deployments.dispatch.request_router:ByTokens"
+        },
     )
     return deployment(embedder).bind(
         name, model.model_dump(mode="json"), config.base_dir, config.metrics

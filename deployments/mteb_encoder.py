@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deployments.client import Client, Embedded
+from deployments.tools.client import Client, Embedded
 from router.retrieval import Vectors
 
 BASE_URL = "http://127.0.0.1:8000"

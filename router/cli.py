@@ -17,41 +17,48 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "advise": Entry(
-        "deployments.advise_cli:main", "Measure on your own texts when a larger model is worth it."
+        "deployments.tools.advise_cli:main",
+        "Measure on your own texts when a larger model is worth it.",
     ),
     "align": Entry(
-        "deployments.align_cli:main",
+        "deployments.tools.align_cli:main",
         "Fit an adapter between two models, and measure what it keeps.",
     ),
     "calibrate": Entry(
-        "deployments.calibrate_cli:main", "Measure how long a model takes, for its profile."
+        "deployments.tools.calibrate_cli:main", "Measure how long a model takes, for its profile."
     ),
     "check-config": Entry(
-        "deployments.serve_config:main", "Check Serve config files before they are deployed."
+        "deployments.launch.serve_config:main", "Check Serve config files before they are deployed."
     ),
     "compare": Entry(
-        "deployments.compare_cli:main", "Show what a shadow or a canary has found on live traffic."
+        "deployments.tools.compare_cli:main",
+        "Show what a shadow or a canary has found on live traffic.",
     ),
     "completion": Entry(
         "router.completion:main", "Print a script that completes commands in a shell."
     ),
     "doctor": Entry(
-        "deployments.doctor:main", "Check whether this machine can serve, and what to do."
+        "deployments.launch.doctor:main", "Check whether this machine can serve, and what to do."
     ),
     "fingerprint": Entry(
-        "deployments.fingerprint_cli:main",
+        "deployments.tools.fingerprint_cli:main",
         "Write down what a model proves to be, for its replicas.",
     ),
-    "keys": Entry("deployments.keys_cli:main", "Make API keys for the config."),
+    "keys": Entry("deployments.tools.keys_cli:main", "Make API keys for the config."),
     "migrate": Entry(
-        "deployments.migrate_cli:main", "Embed a collection in another vector space, resumably."
+        "deployments.tools.migrate_cli:main",
+        "Embed a collection in another vector space, resumably.",
     ),
     "replay": Entry(
-        "deployments.replay_cli:main",
+        "deployments.tools.replay_cli:main",
         "Decide a decision log again, under its own policy or another.",
     ),
-    "route": Entry("deployments.route_cli:main", "Show which model would answer a text, and why."),
-    "run": Entry("deployments.run:main", "Serve a config file on this machine until interrupted."),
+    "route": Entry(
+        "deployments.tools.route_cli:main", "Show which model would answer a text, and why."
+    ),
+    "run": Entry(
+        "deployments.launch.run:main", "Serve a config file on this machine until interrupted."
+    ),
 }
 
 

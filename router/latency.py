@@ -17,8 +17,8 @@ aim), so over n completions the share that is exceeded differs from `aim` by (lo
 (eta * n), whatever the distribution (Gibbs and Candes, "Adaptive conformal inference under
 distribution shift", 2021; here in log space, where a factor of two is as far up as down). A large
 eta keeps every window of requests close to the aim and follows drift, at the price of a margin that
-wobbles by about eta; see tests/unit/test_latency.py for what that buys. Two loops, because answers
-come late:
+wobbles by about eta; see tests/unit/router/test_latency.py for what that buys. Two loops, because
+answers come late:
 - The inner one compares with the factors as they are now, not as they were at the decision: a burst
   of late answers in flight counts until the margin covers it and no further, however many there
   are.

@@ -3,7 +3,7 @@ chosen.
 """
 
 from deployments.engines.base import Engine, EngineError
-from deployments.metrics import EngineStats
+from deployments.telemetry.metrics import EngineStats
 from router.config import (
     CallableEngine,
     CurveConfig,

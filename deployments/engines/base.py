@@ -1,8 +1,8 @@
 """What every engine is: texts of one model in, one float32 array out.
 
-The caller is the model's deployment (deployments/embedder.py), on the event loop of its replica. An
-engine never cuts a text, never returns fewer rows than texts, and never answers after it was told
-to stop.
+The caller is the model's deployment (deployments/replica/host.py), on the event loop of its
+replica. An engine never cuts a text, never returns fewer rows than texts, and never answers after
+it was told to stop.
 """
 
 from collections.abc import Sequence

@@ -35,7 +35,7 @@ from deployments.engines.common import (
     unreadable,
 )
 from deployments.engines.vllm_backends import InProcess, Workers
-from deployments.metrics import EngineStats
+from deployments.telemetry.metrics import EngineStats
 from router import config
 
 if TYPE_CHECKING:

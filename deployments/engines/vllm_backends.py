@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from deployments.engines.base import EngineDead, EngineError, InvalidText, Vectors
-from deployments.metrics import EngineStats
+from deployments.telemetry.metrics import EngineStats
 
 if TYPE_CHECKING:
     from vllm import PoolingParams

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.v1.engine import EngineCoreEventType, FinishReason
 from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
-from deployments.metrics import OF_VLLM, EngineStats
+from deployments.telemetry.metrics import OF_VLLM, EngineStats
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

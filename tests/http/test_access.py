@@ -11,10 +11,17 @@ import httpx
 import pytest
 from openai import AuthenticationError, OpenAI, PermissionDeniedError, RateLimitError
 
-from deployments import metrics
-from deployments.access import ADMIN_PATHS, OPEN_PATHS, Access, duration, is_loopback, require_local
-from deployments.http import Asked, Message
-from deployments.views import NOT_TAKEN
+from deployments.ingress.asgi import Asked, Message
+from deployments.ingress.auth import (
+    ADMIN_PATHS,
+    OPEN_PATHS,
+    Access,
+    duration,
+    is_loopback,
+    require_local,
+)
+from deployments.ingress.views import NOT_TAKEN
+from deployments.telemetry import metrics
 from router.errors import InvalidApiKey
 from router.keys import EVERYTHING, hash_of, new_key
 from router.strict import ConfigError, parse_args

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from deployments import advise_cli
-from deployments.advise import page
-from deployments.decision_log import open_log
+from deployments.service.decision_log import open_log
+from deployments.tools import advise_cli
+from deployments.tools.advise import page
 from router.cli import main
 from router.config import DecisionLog
 from router.fingerprint import Fingerprint, Probe
@@ -171,7 +171,7 @@ def test_the_better_model_is_found_on_every_task(report: dict[str, Any]) -> None
 def test_vectors_that_were_kept_are_those_of_the_service(
     running: tuple[str, LocalRouter], files: dict[str, Path], reported: Path
 ) -> None:
-    from deployments.migrate import read_vectors
+    from deployments.tools.migrate import read_vectors
 
     texts = [json.loads(line)["text"] for line in files["texts.jsonl"].read_text().splitlines()]
     first = list(dict.fromkeys(texts))

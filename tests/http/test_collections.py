@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from deployments.ingress import Application, Router
+from deployments.ingress.application import Application, Router
 from router import adapters
 from router.adapters import load_adapters
 from router.schema import EmbeddingsRequest

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from deployments import calibrate_cli, route_cli
+from deployments.tools import calibrate_cli, route_cli
 from router.latency import load_profile
 from tests.support.local_service import ARGS
 

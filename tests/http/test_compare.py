@@ -10,8 +10,8 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from deployments import compare_cli
-from deployments.ingress import Application, Router
+from deployments.ingress.application import Application, Router
+from deployments.tools import compare_cli
 from router.adapters import load_adapters
 from router.spaces import Catalogue
 from router.strict import changed, parse_args

@@ -13,9 +13,9 @@ import jsonschema
 import pytest
 import yaml
 
-from deployments import console
-from deployments.ingress import Application
-from deployments.what_if import MAX_BODY_BYTES
+from deployments.ingress import console
+from deployments.ingress.application import Application
+from deployments.ingress.what_if import MAX_BODY_BYTES
 from tests.support.local_service import LocalRouter, served
 
 TEXT = "Grüße aus Tübingen, wo die Neckarinsel liegt"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from deployments.migrate import Manifest, MigrationError, digest_of, opened
+from deployments.tools.migrate import Manifest, MigrationError, digest_of, opened
 from router.cli import main
 from router.fingerprint import Fingerprint
 from tests.support.local_service import LocalRouter, held, served

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deployments.client import RequestRefused
 from deployments.mteb_encoder import ServiceEncoder
+from deployments.tools.client import RequestRefused
 from tests.support.advise_data import labelled
 from tests.support.local_service import LocalRouter
 

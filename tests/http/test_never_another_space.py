@@ -22,11 +22,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from deployments import engines
+from deployments.dispatch.transport import ReplicaLost
+from deployments.dispatch.wire import Call, Reply
 from deployments.engines.base import Batch
-from deployments.ingress import Application
-from deployments.service import Service
-from deployments.transport import ReplicaLost
-from deployments.wire import Call, Reply
+from deployments.ingress.application import Application
+from deployments.service.service import Service
 from router import adapters
 from router.adapters import load_adapters
 from router.config import resolve_path

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from deployments.shared_cache import (
+from deployments.service.shared_cache import (
     FAILURES,
     RedisClient,
     SharedCache,

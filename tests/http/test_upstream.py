@@ -17,11 +17,12 @@ import httpx
 import numpy as np
 import pytest
 
-from deployments import engines, standing
-from deployments.embedder import Host
+from deployments import engines
+from deployments.dispatch import replica_health
+from deployments.dispatch.wire import Call
 from deployments.engines.base import EngineDead
-from deployments.identity import WrongModel, identity_of
-from deployments.wire import Call
+from deployments.replica.host import Host
+from deployments.replica.identity import WrongModel, identity_of
 from router.strict import parse_args
 from tests.support.bridges import with_fingerprints
 from tests.support.local_service import served
@@ -127,8 +128,8 @@ def upstream() -> Iterator[tuple[str, list[str]]]:
 def test_whatever_the_server_behind_a_model_does_a_request_ends_right_or_with_a_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(standing, "OUT_S", 0.05)
-    monkeypatch.setattr(standing, "MOST_OUT_S", 0.2)
+    monkeypatch.setattr(replica_health, "OUT_S", 0.05)
+    monkeypatch.setattr(replica_health, "MOST_OUT_S", 0.2)
     with upstream() as (url, fault):
         model = {
             "engine": {"kind": "remote", "base_url": url, "model": "theirs", "timeout_s": WAIT_S},

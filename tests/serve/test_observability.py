@@ -17,7 +17,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from deployments import metrics
+from deployments.telemetry import metrics
 from tests.support.launched import ROOT, Launched, launched
 from tests.support.local_service import WORDLLAMA
 from tests.support.ports import free_port

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from deployments.instance import environment
+from deployments.launch.environment import environment
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 

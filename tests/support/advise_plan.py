@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from deployments.advise.latency import Timing
-from deployments.advise.quality import Task, Unit
-from deployments.advise.run import Candidate, Plan, Tokens
+from deployments.tools.advise.latency import Timing
+from deployments.tools.advise.quality import Task, Unit
+from deployments.tools.advise.run import Candidate, Plan, Tokens
 from router.domain import Features
 
 MODELS = ("small", "middle", "large")

@@ -12,8 +12,8 @@ import numpy as np
 
 from deployments import engines
 from deployments.engines.base import Batch
-from deployments.identity import probes_of
-from deployments.prepare import Preparer
+from deployments.replica.identity import probes_of
+from deployments.service.prepare import Preparer
 from router import adapters, fingerprint
 from router.adapters import Adapter, Kept
 from router.config import RouterArgs

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from deployments.dispatch.transport import LineLost, ReplicaLost
+from deployments.dispatch.wire import Call, Failure, Reply
 from deployments.engines.base import EngineOverloaded
-from deployments.transport import LineLost, ReplicaLost
-from deployments.wire import Call, Failure, Reply
 from router.feedback import Counters
 
 

@@ -61,8 +61,8 @@ class Launched:
 
 
 def has_line(router: psutil.Process, replica: psutil.Process) -> bool:
-    """Whether a router is connected to the socket of deployments/direct.py: the one bound to an
-    address; Ray's take any.
+    """Whether a router is connected to the socket of deployments/dispatch/socket_transport.py: the
+    one bound to an address; Ray's take any.
     """
     heard = {
         line.laddr for line in replica.net_connections("tcp") if line.status == psutil.CONN_LISTEN

@@ -11,12 +11,12 @@ from typing import Any
 import uvicorn
 
 from deployments import engines
-from deployments.access import Access
-from deployments.embedder import Host
-from deployments.ingress import Application
-from deployments.service import Service
-from deployments.views import Views
-from deployments.wire import Call, Reply
+from deployments.dispatch.wire import Call, Reply
+from deployments.ingress.application import Application
+from deployments.ingress.auth import Access
+from deployments.ingress.views import Views
+from deployments.replica.host import Host
+from deployments.service.service import Service
 from router.config import RouterArgs
 from router.strict import parse_args
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic_core import PydanticUndefined
 
-from deployments.serve_config import check
+from deployments.launch.serve_config import check
 from router import config
 from router.config import RouterArgs, Section
 from router.domain import Curve

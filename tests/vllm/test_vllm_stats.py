@@ -17,7 +17,7 @@ from deployments.engines import create
 from deployments.engines.base import Batch
 from deployments.engines.vllm import vllm_config
 from deployments.engines.vllm_stats import stat_logger
-from deployments.metrics import OF_VLLM, EngineStats, Tally
+from deployments.telemetry.metrics import OF_VLLM, EngineStats, Tally
 from router.config import ModelConfig, VllmEngine
 
 pytestmark = pytest.mark.vllm

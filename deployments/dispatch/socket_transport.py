@@ -1,0 +1,408 @@
+"""Calls to replicas over sockets of our own (`transport: direct`), without the cost of a Serve
+handle call.
+
+Serve stays in charge of everything but the call itself: which replicas there are, health, start,
+stop, scaling. Each replica listens on a port and keeps a random token. A router asks a replica for
+both through its Serve handle, so only who may make handle calls can connect; whoever connects says
+the token first and is cut off otherwise. While there is no connection, calls take the handle: when
+a replica is new, when a firewall is in the way, when Ray's own traffic is encrypted (RAY_USE_TLS).
+
+- A cancelled call is cancelled at the replica; a router that dies takes its texts out of the
+  engine.
+- A replica that dies ends its connections, which is known at once: what it had is LineLost, and the
+  next call to it, over Serve's handle, says whether only the line broke. A node that vanishes is
+  noticed by TCP in 10 s, and what it had is ReplicaLost. A replica that Serve stops answers what it
+  has taken first.
+- Serve counts these calls as it counts its own, so `target_ongoing_requests` and its gauges mean
+  what they did.
+"""
+
+import asyncio
+import hmac
+import logging
+import os
+import secrets
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from contextvars import Context
+from typing import NamedTuple, Protocol, cast
+
+import orjson
+
+from deployments.dispatch.transport import LineLost, ReplicaLost
+from deployments.dispatch.wire import Call, Reply, pack_call, pack_reply, unpack_call, unpack_reply
+from deployments.engines.base import EngineDead, EngineError, EngineFailed, EngineOverloaded
+from deployments.telemetry.logs import where
+from router.errors import RequestTooLarge
+
+HELLO, CALL, CANCEL, REPLY, ERROR = range(5)
+_HEAD = struct.Struct("<IIB")  # bytes that follow, number of the call, kind
+_HELLO_BYTES = 256
+_MOST_BYTES = 1 << 28
+_CONNECT_S = 5.0
+_AGAIN_S = 1.0  # between two tries to connect
+_QUIET_S, _PROBES = 4, 3  # a peer that says nothing for so long is asked so often, every 2 s
+
+log = logging.getLogger("ray.serve")
+
+
+class Address(NamedTuple):
+    """Where one replica listens, and what must be said there."""
+
+    replica: str
+    host: str
+    port: int
+    token: str
+
+
+class Handles(Protocol):
+    """What is asked of Serve's handles."""
+
+    async def send(self, model: str, call: Call, replica: str) -> Reply: ...
+
+    async def wake(self, model: str) -> None: ...
+
+    async def address(self, model: str, replica: str) -> Address | None:
+        """Where `replica` listens, or another one that answered in its place; None where it has no
+        socket.
+        """
+
+    def counted(self, model: str, replica: str) -> AbstractContextManager[None]:
+        """Counts a call for Serve's autoscaling and gauges while it runs."""
+
+
+class _Frames(asyncio.Protocol):
+    """Cuts what arrives into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self.most_bytes = _MOST_BYTES
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are of no common class
+        with socket.socket(
+            fileno=os.dup(transport.get_extra_info("socket").fileno())
+        ) as same:  # uvloop's have no options
+            _keep_alive(same)
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= _HEAD.size:
+            size, number, kind = _HEAD.unpack_from(buffer)
+            if size > self.most_bytes:
+                self.abort()
+                return
+            end = _HEAD.size + size
+            if len(buffer) < end:
+                return
+            payload = buffer[_HEAD.size : end]
+            del buffer[:end]
+            self.frame(number, kind, payload)
+
+    def frame(self, number: int, kind: int, payload: bytearray) -> None:
+        raise NotImplementedError
+
+    def write(self, number: int, kind: int, payload: bytes = b"") -> None:
+        """Send one frame, if there is still somebody to send it to."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(_HEAD.pack(len(payload), number, kind) + payload)
+
+    def abort(self) -> None:
+        self._buffer.clear()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Notice within some 10 s that the other machine is gone; the kernel tells of a process that
+    is.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", _QUIET_S),
+        ("TCP_KEEPINTVL", 2),
+        ("TCP_KEEPCNT", _PROBES),
+        ("TCP_USER_TIMEOUT", 10_000),
+    ):
+        if hasattr(socket, name):  # Linux
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+class Listener:
+    """A replica's side."""
+
+    def __init__(self, embed: Callable[[Call], Awaitable[Reply]]) -> None:
+        self.embed = embed
+        self.token = secrets.token_hex(32)
+        self.callers: set[_Caller] = set()
+        self.strangers: set[_Caller] = set()  # have not said the token yet
+        self._server: asyncio.Server | None = None
+
+    async def start(self, host: str) -> int:
+        """Listen on a free port of `host`, which is returned."""
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: _Caller(self), host, 0
+        )
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        """Answer what was taken, then hang up."""
+        while tasks := [task for caller in self.callers for task in caller.running.values()]:
+            await asyncio.wait(tasks)
+        if self._server is not None:
+            self._server.close()
+        for caller in list(self.callers):
+            caller.close()
+        for stranger in list(self.strangers):
+            stranger.abort()
+
+
+class _Caller(_Frames):
+    """One router, as a replica sees it."""
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__()
+        self._listener = listener
+        self._known = False
+        self.most_bytes = _HELLO_BYTES  # until the token was right
+        self.running: dict[int, asyncio.Task[None]] = {}
+        self._patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._listener.strangers.add(self)
+        self._patience = asyncio.get_running_loop().call_later(_CONNECT_S, self.abort)
+
+    def frame(self, number: int, kind: int, payload: bytearray) -> None:
+        if not self._known:
+            if kind != HELLO or not hmac.compare_digest(
+                bytes(payload), self._listener.token.encode()
+            ):
+                self.abort()
+                return
+            self._known, self.most_bytes = True, _MOST_BYTES
+            self._forget()
+            self._listener.callers.add(self)
+            self.write(number, HELLO)
+        elif kind == CALL:
+            task = self.running[number] = asyncio.get_running_loop().create_task(
+                self._serve(number, payload)
+            )
+            task.add_done_callback(lambda _: self.running.pop(number, None))
+        elif kind == CANCEL and number in self.running:
+            self.running[number].cancel()
+
+    async def _serve(self, number: int, payload: bytearray) -> None:
+        try:
+            reply = pack_reply(await self._listener.embed(unpack_call(payload)))
+        except Exception as error:
+            after_s = error.retry_after_s if isinstance(error, EngineOverloaded) else None
+            detail = error.detail if isinstance(error, EngineFailed) else None
+            said = (
+                isinstance(error, EngineDead),
+                after_s,
+                type(error).__name__,
+                str(error),
+                detail,
+            )
+            self.write(number, ERROR, orjson.dumps(said))
+            if not isinstance(error, EngineError):
+                log.error("a call failed:\n%s", where(error))
+        else:
+            self.write(number, REPLY, reply)
+
+    def _forget(self) -> None:
+        """It is a stranger no more."""
+        self._listener.strangers.discard(self)
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        self._listener.callers.discard(self)
+        for task in self.running.values():
+            task.cancel()
+
+
+class Line(_Frames):
+    """A router's side: one connection to one replica, with any number of calls under way."""
+
+    def __init__(self, replica: str) -> None:
+        super().__init__()
+        self.replica = replica
+        loop = asyncio.get_running_loop()
+        self.greeted: asyncio.Future[None] = loop.create_future()
+        self.lost: asyncio.Future[None] = loop.create_future()
+        self._calls: dict[int, asyncio.Future[Reply]] = {}
+        self._number = 0
+        self._retired = False
+
+    @classmethod
+    async def open(cls, address: Address) -> "Line":
+        """Connect and be let in; raises OSError or TimeoutError."""
+        async with asyncio.timeout(_CONNECT_S):
+            _, line = await asyncio.get_running_loop().create_connection(
+                lambda: cls(address.replica), address.host, address.port
+            )
+            line.write(0, HELLO, address.token.encode())
+            try:
+                await line.greeted
+            except BaseException:
+                line.abort()
+                raise
+        return line
+
+    async def send(self, call: Call) -> Reply:
+        """Make one call; cancelling it cancels it at the replica. Raises ReplicaLost, or
+        EngineError with what failed there.
+
+        Raises RequestTooLarge for what the replica would hang up on, with the calls of everybody
+        else.
+        """
+        if self.lost.done():
+            raise LineLost(f"the connection to replica {self.replica} is closed")
+        packed = pack_call(call)
+        if len(packed) > _MOST_BYTES:
+            raise RequestTooLarge(_MOST_BYTES)
+        self._number = number = (self._number + 1) & 0xFFFFFFFF
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._calls[number] = future
+        self.write(number, CALL, packed)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.write(number, CANCEL)
+            raise
+        finally:
+            self._calls.pop(number, None)
+            if self._retired and not self._calls:
+                self.close()
+
+    def retire(self) -> None:
+        """Close when the calls that run have been answered: the replica is being stopped."""
+        self._retired = True
+        if not self._calls:
+            self.close()
+
+    def frame(self, number: int, kind: int, payload: bytearray) -> None:
+        if kind == HELLO and not self.greeted.done():
+            self.greeted.set_result(None)
+        future = self._calls.get(number)
+        if future is None or future.done():  # its caller has left
+            return
+        if kind == REPLY:
+            try:
+                future.set_result(unpack_reply(payload))
+            except (ValueError, TypeError) as error:
+                future.set_exception(error)
+        elif kind == ERROR:
+            dead, after_s, name, message, detail = orjson.loads(payload)
+            if dead:
+                future.set_exception(
+                    ReplicaLost(f"the engine of replica {self.replica} died: {message}")
+                )
+            elif after_s is not None:
+                future.set_exception(EngineOverloaded(message, after_s))
+            elif detail is not None:
+                future.set_exception(EngineFailed(message, detail))
+            else:
+                future.set_exception(EngineError(f"{name}: {message}"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        why = f"the connection to replica {self.replica} broke" + (f": {exc}" if exc else "")
+        # else nobody is there to say anything
+        hung_up = exc is None or isinstance(exc, ConnectionError)
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(LineLost(why) if hung_up else ReplicaLost(why))
+        if not self.greeted.done():
+            self.greeted.set_exception(ConnectionError(why))
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
+class DirectTransport:
+    """Sends each call over the replica's own line where there is one, else through Serve's
+    handle.
+    """
+
+    def __init__(self, handles: Handles) -> None:
+        self._handles = handles
+        self.lines: dict[str, Line] = {}  # by replica
+        self._keeping: dict[tuple[str, str], asyncio.Task[None]] = {}  # (model, replica)
+
+    async def send(self, model: str, call: Call, replica: str) -> Reply:
+        """Call `replica`; raises ReplicaLost when it died on the way, else EngineError."""
+        line = self.lines.get(replica)
+        if line is None or line.lost.done():
+            return await self._handles.send(model, call, replica)
+        with self._handles.counted(model, replica):
+            return await line.send(call)
+
+    async def wake(self, model: str) -> None:
+        """Ask Serve for a first replica."""
+        await self._handles.wake(model)
+
+    def replicas_changed(self, model: str, replicas: Sequence[str]) -> None:
+        """Connect to the replicas that are new, and hang up on those that are gone when they have
+        answered.
+        """
+        for key in [key for key in self._keeping if key[0] == model and key[1] not in replicas]:
+            self._keeping.pop(key).cancel()
+        for replica in replicas:
+            if (model, replica) not in self._keeping:
+                self._keeping[model, replica] = asyncio.get_running_loop().create_task(
+                    self._keep(model, replica),
+                    context=Context(),  # see dispatch.py: no two handle calls of one request
+                )
+
+    async def _keep(self, model: str, replica: str) -> None:
+        """Hold a line to this replica for as long as Serve lists it."""
+        tries = 0
+        while True:
+            try:
+                address = await self._handles.address(model, replica)
+                if address is None:
+                    return
+                if address.replica == replica:
+                    line = self.lines[replica] = await Line.open(address)
+                    tries = 0
+                    await asyncio.shield(line.lost)
+            # also what Ray says when it is not well: the handle takes the calls meanwhile
+            except Exception as error:
+                tries += 1
+                if tries == 1:
+                    log.warning(
+                        "calls to %s at %s take Serve's handles: %s: %s",
+                        model,
+                        replica,
+                        type(error).__name__,
+                        error,
+                    )
+            finally:
+                if (line_left := self.lines.pop(replica, None)) is not None:
+                    line_left.retire()
+            await asyncio.sleep(_AGAIN_S * min(tries + 1, 30))
+
+    async def close(self) -> None:
+        """Hang up everywhere."""
+        tasks = list(self._keeping.values())
+        self._keeping.clear()
+        for task in tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def allowed() -> bool:
+    """Whether calls may leave Ray's own connections: not where those are encrypted."""
+    return os.environ.get("RAY_USE_TLS", "0") in ("0", "", "false")

@@ -1,0 +1,144 @@
+"""What travels between a router and a model's replica: one call carries texts of many requests, one
+reply their vectors.
+
+Plain tuples of numpy arrays and lists. Over a Serve handle they are pickled; over a socket
+(deployments/dispatch/socket_transport.py) they are packed here: two counts, the arrays as they lie
+in memory, the rest as JSON. Nothing that is unpacked can run code. A reply of `max_rows` rows stays
+below gRPC's default limit of 4 MiB a message, whatever environment the replicas were started with.
+"""
+
+import struct
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from deployments.engines.base import TokenIds, Vectors
+from router.feedback import Counters
+
+FailureCode = Literal["too_long", "invalid", "expired", "engine"]
+
+MESSAGE_BYTES = 3_500_000  # of 4 MiB; the rest is for headers, counts and pickle
+
+
+class Call(NamedTuple):
+    """Texts for one model; `ids` is flat and `lengths` cuts it, or `texts` for engines that take
+    text.
+    """
+
+    ids: TokenIds | None
+    lengths: npt.NDArray[np.int32]  # (texts,) tokens of each, counted or estimated by the router
+    texts: list[str] | None
+    input_type: Literal["query", "document"]
+    expires_in_s: list[float | None]  # per text: after this it is worth nothing to its caller
+    request_ids: tuple[str, ...] = ()  # of the requests in it, for the replica's log
+    traceparent: str | None = None  # W3C's, of the call's span where it is recorded
+
+
+class Failure(NamedTuple):
+    """Why one text of a call has no vector."""
+
+    code: FailureCode
+    message: str
+    tokens: int = 0
+    limit: int = 0
+
+
+class Reply(NamedTuple):
+    """The vectors of a call, row by row, and what the replica knows of itself."""
+
+    vectors: Vectors  # (texts, native dimensions)
+    tokens: list[int]
+    failed: dict[int, Failure]
+    replica: str
+    queue_s: float
+    inference_s: float
+    outstanding_tokens: int  # at this replica, from every router, when it replied
+    counters: Counters
+
+
+def max_rows(dimensions: int) -> int:
+    """Most rows of `dimensions` float32 that one reply may carry."""
+    return max(1, MESSAGE_BYTES // (4 * dimensions))
+
+
+def split_ids(ids: TokenIds, lengths: npt.NDArray[np.int32]) -> list[TokenIds]:
+    """The flat ids of a call as one array a text, without a copy."""
+    return np.split(ids, np.cumsum(lengths)[:-1])
+
+
+_COUNTS = struct.Struct("<ii")
+
+
+def pack_call(call: Call) -> bytes:
+    """One call as bytes; `unpack_call` makes it again."""
+    rows, tokens = len(call.lengths), -1 if call.ids is None else len(call.ids)
+    parts = [_COUNTS.pack(rows, tokens), np.ascontiguousarray(call.lengths, "<i4").tobytes()]
+    if call.ids is not None:
+        parts.append(np.ascontiguousarray(call.ids, "<i4").tobytes())
+    parts.append(
+        orjson.dumps(
+            (call.texts, call.input_type, call.expires_in_s, call.request_ids, call.traceparent)
+        )
+    )
+    return b"".join(parts)
+
+
+def unpack_call(data: bytearray) -> Call:
+    """The call in `data`, which its arrays keep alive; raises ValueError where it is none."""
+    rows, tokens = _counts(data)
+    lengths = np.frombuffer(data, "<i4", rows, _COUNTS.size)
+    end = _COUNTS.size + 4 * rows
+    ids = None
+    if tokens >= 0:
+        ids, end = np.frombuffer(data, "<i4", tokens, end), end + 4 * tokens
+    texts, input_type, expires_in_s, request_ids, traceparent = orjson.loads(memoryview(data)[end:])
+    return Call(ids, lengths, texts, input_type, expires_in_s, tuple(request_ids), traceparent)
+
+
+def pack_reply(reply: Reply) -> bytes:
+    """One reply as bytes; `unpack_reply` makes it again."""
+    rows, width = reply.vectors.shape
+    rest = orjson.dumps(
+        (
+            reply.tokens,
+            [(row, *failure) for row, failure in reply.failed.items()],
+            reply.replica,
+            reply.queue_s,
+            reply.inference_s,
+            reply.outstanding_tokens,
+            tuple(reply.counters),
+        )
+    )
+    return b"".join(
+        (_COUNTS.pack(rows, width), np.ascontiguousarray(reply.vectors, "<f4").data, rest)
+    )
+
+
+def unpack_reply(data: bytearray) -> Reply:
+    """The reply in `data`, which its vectors keep alive and may be written to; raises ValueError
+    where it is none.
+    """
+    rows, width = _counts(data)
+    vectors = np.frombuffer(data, "<f4", rows * width, _COUNTS.size).reshape(rows, width)
+    rest = orjson.loads(memoryview(data)[_COUNTS.size + vectors.nbytes :])
+    tokens, failed, replica, queue_s, inference_s, outstanding_tokens, counters = rest
+    return Reply(
+        vectors,
+        tokens,
+        {row: Failure(*failure) for row, *failure in failed},
+        replica,
+        queue_s,
+        inference_s,
+        outstanding_tokens,
+        Counters(*counters),
+    )
+
+
+def _counts(data: bytearray) -> tuple[int, int]:
+    try:
+        first, second = _COUNTS.unpack_from(data)
+    except struct.error as error:
+        raise ValueError(f"a message of {len(data)} bytes is too short") from error
+    return first, second

@@ -1,0 +1,430 @@
+"""HTTP to domain and back; thin. One ASGI application, no framework between the socket and the
+router's own values.
+"""
+
+import asyncio
+import gc
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from deployments.autoscale import flat
+from deployments.dispatch import socket_transport
+from deployments.dispatch.handle_transport import HandleTransport
+from deployments.dispatch.replica_registry import board
+from deployments.dispatch.socket_transport import DirectTransport
+from deployments.dispatch.transport import Transport
+from deployments.ingress import asgi, console, fast_path
+from deployments.ingress.asgi import Asked, ClientLeft, Headers, Receive, Scope, Send
+from deployments.ingress.auth import Access, require_local
+from deployments.ingress.peers import Reports, Routers, listening_host
+from deployments.ingress.rate_limits import Meters
+from deployments.ingress.views import Views
+from deployments.ingress.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
+from deployments.service.decision_log import open_log
+from deployments.service.service import Answer, Service
+from deployments.telemetry import logs
+from deployments.telemetry.logs import REQUEST_IDS, where
+from deployments.telemetry.publish import Publisher
+from deployments.telemetry.tracing import Tracing, tracing
+from router import encoding, language
+from router.adapters import load_adapters
+from router.errors import (
+    DeadlineExceeded,
+    InternalError,
+    MethodNotAllowed,
+    ModelUnavailable,
+    NotFound,
+    RateLimitExceeded,
+    RequestTooLarge,
+    RouterError,
+    render,
+)
+from router.keys import Grant
+from router.schema import EmbeddingsRequest, parse
+from router.spaces import Catalogue
+from router.strict import ConfigError, changed
+
+CLIENT_LEFT = 499
+STARTING_S = 1.0  # until it is worth to ask again
+LATE_S = 1.0  # what the answer to a deadline may itself take
+OFF_LOOP_NUMBERS = 500_000  # 30 ms as JSON: more are written in a thread
+EMBEDDINGS = ("/v1/embeddings", "/embeddings")
+WHAT_IF = "/v1/what-if"
+READ = ("GET", "HEAD")
+BODILESS = (204, 304)  # a length beside these would be that of an answer which is not sent
+
+log = logging.getLogger("ray.serve")
+
+
+class HttpAnswer(NamedTuple):
+    """What one route returns."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    headers: Headers = MappingProxyType({})
+
+
+class Application:
+    """The ASGI application of one router replica.
+
+    `alone` is without Serve around it, as every request is that comes by `exchange`. Serve says
+    `x-request-id` itself, begins a trace, and cancels the call of a client that leaves, unless the
+    request says that the router does (deployments/launch/haproxy.py).
+    """
+
+    def __init__(self, router: "Router", alone: bool = False) -> None:
+        self._router, self._alone = router, alone
+        self._gate = asgi.Gate()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await asgi.lifespan(receive, send)
+            await self._router.close()
+        elif scope["type"] == "http":
+            answer = await self._whole(Asked(scope, receive, self._alone))
+            await asgi.respond(
+                send,
+                answer.status,
+                b"" if scope["method"] == "HEAD" else answer.body,
+                answer.headers,
+            )
+
+    async def exchange(self, asked: Asked) -> HttpAnswer:
+        """The answer to a request that did not pass Serve (deployments/ingress/fast_path.py), with
+        all of its headers.
+        """
+        tracing = self._router.tracing
+        span = (
+            None
+            if tracing is None
+            else tracing.requested(asked.scope["method"], asked.path, asked.headers, asked.id)
+        )
+        if span is None:
+            return await self._whole(asked)
+        with span:
+            answer = await self._whole(asked)
+            span.answered(answer.status)
+            return answer
+
+    async def _whole(self, asked: Asked) -> HttpAnswer:
+        arrived_s = time.monotonic()
+        REQUEST_IDS.set((asked.id,))
+        access, caller = getattr(self._router, "access", None), None
+        if access is None:  # Serve starts its server before it hands the config over
+            early = _failed(ModelUnavailable(["this router is starting"], STARTING_S))
+            return early._replace(
+                headers={**_entity(early), **early.headers, "x-request-id": asked.id}
+            )
+        try:
+            asgi.check_headers(asked.scope, self._router.service.args.limits)
+            if (
+                asked.scope["method"] == "OPTIONS"
+                and (told := access.preflight(asked.headers)) is not None
+            ):
+                answer = HttpAnswer(204, b"", headers=told)
+            else:
+                caller = access.caller(asked)
+                answer = await self._answer(caller, asked)
+        except ClientLeft:
+            answer = HttpAnswer(CLIENT_LEFT, b"")  # nobody reads it; Serve counts it
+        except RouterError as error:
+            self._count(error, asked.path)
+            answer = _failed(error)
+        except Exception as error:
+            log.error("request %s failed:\n%s", asked.id, where(error))
+            answer = _failed(InternalError())
+        total_ms = (time.monotonic() - arrived_s) * 1000
+        given = {
+            **_entity(answer),
+            "x-total-ms": f"{total_ms:.2f}",
+            **access.cors(asked.headers),
+            **({} if caller is None else access.limits(caller)),
+            **answer.headers,
+        }
+        if asked.alone:
+            given["x-request-id"] = asked.id
+        return answer._replace(headers=given)
+
+    def _count(self, error: RouterError, path: str) -> None:
+        """Tell the metrics of an embedding request that the service never saw, and of a limit that
+        was used up.
+        """
+        events = self._router.service.events
+        if events is None:
+            return
+        if path in EMBEDDINGS and not error.counted:
+            events.unread(error.code)
+        if isinstance(error, RateLimitExceeded) and error.of_key:
+            events.rate_limited(error.kind)
+
+    async def _answer(self, caller: Grant, asked: Asked) -> HttpAnswer:
+        path, method = asked.path, asked.scope["method"]
+        if path in EMBEDDINGS or path == "/v1/route":
+            if method != "POST":
+                raise MethodNotAllowed(method, path, ("POST",))
+            limits = self._router.service.args.limits
+            client = f"key {caller.name}" if caller.name else asgi.client_of(asked, limits)
+            with self._gate.passed(client, limits):
+                return await self._charged(caller, asked)
+        if path == WHAT_IF and method == "POST":
+            service, policy = self._router.service, await self._policy(asked)
+            told = asked.headers.get("content-type", "")
+            return HttpAnswer(
+                200,
+                await self._router.views.what_if.answer(
+                    service.args, policy, told, service.ledger.routers
+                ),
+            )
+        reads = self._reads(caller, asked)
+        if reads is None:
+            raise NotFound(path)
+        if method not in READ:
+            raise MethodNotAllowed(method, path, (*READ, "POST") if path == WHAT_IF else READ)
+        return reads()
+
+    def _reads(self, caller: Grant, asked: Asked) -> Callable[[], HttpAnswer] | None:
+        """What a GET of this path answers, or None where there is nothing."""
+        views, path = self._router.views, asked.path
+        if path in console.ASSETS:
+            return lambda: _asset(asked, console.ASSETS[path])
+        if path == "/v1/decisions":
+            return lambda: HttpAnswer(200, views.decisions(asgi.query(asked.scope)))
+        view = views.find(path, caller)
+        return None if view is None else lambda: HttpAnswer(*view())
+
+    async def _policy(self, asked: Asked) -> bytes:
+        limits = self._router.service.args.limits
+        try:
+            return await asgi.body(asked, MAX_POLICY_BYTES, limits.body_timeout_s)
+        except RequestTooLarge:
+            raise RequestTooLarge(
+                MAX_POLICY_BYTES, "a policy has only `routing:` and `tiers:`"
+            ) from None
+
+    async def _charged(self, caller: Grant, asked: Asked) -> HttpAnswer:
+        """One request that counts against its key's limits; a caller who leaves before the answer
+        pays all the same.
+        """
+        service, bill = self._router.service, await self._router.access.meters.open(caller)
+        try:
+            request = await self._request(caller, asked)
+            # The dispatcher keeps to the deadline; this holds where nothing came to it.
+            limit_s, watched = service.args.limits.request_timeout_s, asked.watched
+            try:
+                if asked.path == "/v1/route":
+                    planned = asgi.attended(
+                        service.plan(request, caller.models), limit_s + LATE_S, watched
+                    )
+                    return HttpAnswer(200, self._router.views.explanation(await planned))
+                work = service.embed(request, caller.models, None if bill is None else bill.charge)
+                answer = await asgi.attended(work, limit_s + LATE_S, watched)
+            except TimeoutError:
+                raise DeadlineExceeded(limit_s) from None
+        except ClientLeft:
+            raise
+        except Exception as error:
+            if bill is not None:
+                bill.failed(
+                    error.status if isinstance(error, RouterError) else InternalError.status
+                )
+            raise
+        if bill is not None:
+            bill.answered(answer.prompt_tokens)
+        return await _embeddings(request, answer, service.catalogue)
+
+    async def _request(self, caller: Grant, asked: Asked) -> EmbeddingsRequest:
+        service = self._router.service
+        limits = service.args.limits
+        body = await asgi.body(asked, limits.max_body_bytes, limits.body_timeout_s)
+        request = parse(body, asked.headers, limits, caller.default_priority)
+        caller.check(request, service.catalogue.collections)
+        return request
+
+
+@serve.ingress()
+class Router:
+    """The router's deployment: one of these in every router replica; they share nothing."""
+
+    def __init__(self, fixed: dict[str, Any], handles: dict[str, DeploymentHandle[Any]]) -> None:
+        self._fixed, self._handles = fixed, handles
+        self._others = Routers()
+        self._keeping_even: asyncio.Task[None]
+        self.service: Service
+        self.views: Views
+        self.access: Access
+        self.publisher: Publisher | None = None
+        self.tracing: Tracing | None = None
+
+    async def reconfigure(self, changes: dict[str, Any]) -> None:
+        """Take sections in the place of those at the start; requests that are running keep what
+        they were decided by.
+
+        Once requests are served, changes that cannot be used are logged, shown in /v1/tiers, and
+        change nothing: Serve would answer an exception by replacing a router that works.
+        """
+        if hasattr(self, "service"):
+            await self._reload(changes)
+            return
+        args = changed(self._fixed, changes)
+        require_local(args, await listening_host(), "http_options.host")
+        traced = self.tracing = tracing()
+        logs.install(traced is not None)
+        handles = HandleTransport(self._handles)
+        transport: Transport = handles
+        if args.transport == "direct" and socket_transport.allowed() and handles.can_count:
+            transport = lines = DirectTransport(handles)
+            board.watch(partial(_later, asyncio.get_running_loop(), lines.replicas_changed))
+        service = await asyncio.to_thread(Service, args, transport, tracing=traced)
+        await asyncio.to_thread(language.load)  # not while the first caller waits
+        if args.decision_log is not None:
+            service.log = open_log(args.decision_log, args.base_dir)
+        if (events := service.events) is not None:
+            self.publisher = Publisher([events.tally], lambda: events.sample(service))
+            self.publisher.start()
+        self.service, self.views = service, Views(service)
+        self.access = Access(args, Meters(exchange=self._others.ask))
+        loop = asyncio.get_running_loop()
+        self._keeping_even = loop.create_task(self.access.meters.run())
+        gc.freeze()  # what stays for good is not looked through again while requests wait
+        board.watch(partial(_later, loop, service.replicas_changed))
+
+    async def close(self) -> None:
+        """Write what waits to be written, and hang up."""
+        if self.publisher is not None:
+            self.publisher.stop()
+        if not hasattr(self, "service"):  # it never came so far
+            return
+        if self.service.log is not None:
+            await asyncio.to_thread(self.service.log.close)
+        if self.service.shared is not None:
+            await self.service.shared.close()
+
+    async def _reload(self, changes: dict[str, Any]) -> None:
+        try:
+            args = changed(self._fixed, changes)
+            if self.service.args.keys and not args.keys:
+                raise ConfigError(
+                    [
+                        "keys: the last key cannot be taken away from a service that runs; "
+                        "restart it to open it"
+                    ]
+                )
+            catalogue = Catalogue(args, await asyncio.to_thread(load_adapters, args))
+        except Exception as error:
+            self.views.reload_error = str(error)
+            why = str(error) if isinstance(error, ConfigError) else where(error)
+            log.error("the new config cannot be used and the one before stays:\n%s", why)
+        else:
+            self.service.reload(args, catalogue)
+            self.access.reload(args)
+            self.views.reload_error = None
+
+    async def check_health(
+        self,
+    ) -> None:  # not in a thread: a handle wants the loop that it is used in
+        """Serve asks every few seconds; the moment to see how many routers share the load."""
+        routers = self._others.count()
+        self.service.ledger.routers = routers
+        self.access.meters.routers_are(routers)
+
+    async def exchange(self, router: str, reports: Reports) -> tuple[str, Reports]:
+        """What another router asks twice a second while keys have limits: who this is, and where it
+        stands.
+        """
+        own = self._others.own_id
+        return own, {} if router == own else self.access.meters.answer(router, reports)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What this router asks of every model, for the autoscaling policy; Serve sends it to its
+        controller.
+        """
+        if not hasattr(self, "service"):  # Serve asks while `reconfigure` still waits
+            return {}
+        return flat({model: lane.ask() for model, lane in self.service.lanes.items()})
+
+    def __serve_build_asgi_app__(self) -> Application:
+        application = Application(self)
+        fast_path.install(application)
+        return application
+
+
+def _later(
+    loop: asyncio.AbstractEventLoop,
+    changed: Callable[[str, tuple[str, ...]], None],
+    model: str,
+    replicas: tuple[str, ...],
+) -> None:
+    """The board's news come from Serve's thread in its default mode, from this loop in throughput
+    mode.
+    """
+    loop.call_soon_threadsafe(changed, model, replicas)
+
+
+def _asset(asked: Asked, asset: console.Asset) -> HttpAnswer:
+    """A file of the console; its links are relative, so under a route prefix the page needs the
+    slash at its end.
+    """
+    prefix = asked.scope.get("root_path", "")
+    if prefix and asked.scope["path"] == prefix:
+        return HttpAnswer(307, b"", headers={"location": f"{prefix.rpartition('/')[2]}/"})
+    if asset.known(asked.headers.get("if-none-match", "")):
+        return HttpAnswer(304, b"", asset.content_type, asset.headers())
+    return HttpAnswer(200, asset.body, asset.content_type, asset.headers())
+
+
+def _entity(answer: HttpAnswer) -> dict[str, str]:
+    """The headers about its body."""
+    if answer.status in BODILESS:
+        return {}
+    return {"content-type": answer.content_type, "content-length": str(len(answer.body))}
+
+
+def _failed(error: RouterError) -> HttpAnswer:
+    return HttpAnswer(error.status, render(error), headers=error.headers)
+
+
+async def _embeddings(
+    request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue
+) -> HttpAnswer:
+    decision, space, over = answer.decision, answer.space, answer.adapter
+    model = decision.model or space.model
+    predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
+    routing = encoding.Routing(
+        model=model,
+        tier=catalogue.tier_of(model),
+        reason=decision.label,
+        space=str(space),
+        language=answer.features.language,
+        tokens=answer.prompt_tokens,
+        predicted_ms=predicted_ms,
+        degraded=decision.degraded,
+        cached=answer.cached,
+        truncated=answer.truncated,
+        adapter=None
+        if over is None
+        else encoding.Crossing(str(over.source), round(over.kept_for(answer.features.language), 4)),
+        canary=answer.canary,
+    )
+    encode = (answer.vectors, request.encoding_format, routing, answer.prompt_tokens)
+    large = answer.vectors.size > OFF_LOOP_NUMBERS and request.encoding_format == "float"
+    body = await asyncio.to_thread(encoding.encode, *encode) if large else encoding.encode(*encode)
+    return HttpAnswer(
+        200,
+        body,
+        headers={
+            "x-embedding-model": model,
+            "x-embedding-space": str(space),
+            "x-routing-reason": decision.label,
+            "x-predicted-ms": f"{predicted_ms:g}",
+            "x-queue-ms": f"{answer.queue_s * 1000:.2f}",
+            "x-inference-ms": f"{answer.inference_s * 1000:.2f}",
+        },
+    )

@@ -1,0 +1,320 @@
+"""The few things of ASGI that the ingress needs: bodies, headers and clients with limits, and
+noticing that a client has left.
+"""
+
+import asyncio
+import os
+import random
+import re
+import zlib
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+from router.config import Limits
+from router.errors import (
+    HeadersTooLarge,
+    InvalidValue,
+    RateLimitExceeded,
+    RequestTimeout,
+    RequestTooLarge,
+    shorten,
+)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = Mapping[str, str]
+T = TypeVar("T")
+
+MOST_GZIP_FILES = 32  # in one body
+OFF_LOOP_GZIP_BYTES = 16_384  # a millisecond of inflating, at most: more is done in a thread
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class ClientLeft(Exception):
+    """The client closed the connection: nobody reads an answer."""
+
+
+class Asked:
+    """One request: what the server says of it, its headers by name in lower case, its path, and
+    where its body comes from.
+
+    Of a header that stands twice the last value counts. The path is that below the application's
+    route prefix, without a slash at its end. `id` is the caller's `x-request-id` or a new one.
+    `alone` says that Serve is not around the application, `sent` is the body where all of it is
+    there already.
+    """
+
+    __slots__ = ("alone", "headers", "id", "path", "receive", "scope", "sent")
+
+    def __init__(
+        self, scope: Scope, receive: Receive, alone: bool, sent: bytes | None = None
+    ) -> None:
+        self.scope, self.receive, self.alone, self.sent = scope, receive, alone, sent
+        self.headers: Headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in scope["headers"]
+        }
+        self.id = request_id(self.headers)
+        full: str = scope["path"]
+        self.path = full.removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
+
+    @property
+    def watched(self) -> Receive | None:
+        """What tells that the client left, where that is the application's to notice: else Serve
+        cancels the call.
+        """
+        unwatched = self.alone or self.headers.get("x-request-disconnect-disabled") == "?1"
+        return self.receive if unwatched else None
+
+
+# Where a proxy in front writes the client's address; set for every process by who starts the proxy
+# (deployments/launch/environment.py).
+ADDRESS_HEADER_VARIABLE = "EMBEDDING_ROUTER_CLIENT_ADDRESS_HEADER"
+BUSY_RETRY_S = 1.0
+
+
+class Gate:
+    """How many requests are under way in this router, in all and of each client."""
+
+    def __init__(self) -> None:
+        self._all = 0
+        self._of: dict[str, int] = {}
+
+    @contextmanager
+    def passed(self, client: str, limits: Limits) -> Iterator[None]:
+        """Counts one request for as long as the block runs; raises RateLimitExceeded where there
+        are too many already.
+        """
+        own = self._of.get(client, 0)
+        if self._all >= limits.max_requests:
+            raise RateLimitExceeded(
+                f"{limits.max_requests} requests at once", BUSY_RETRY_S, "this router"
+            )
+        if own >= limits.max_requests_per_client:
+            raise RateLimitExceeded(
+                f"{limits.max_requests_per_client} requests at once", BUSY_RETRY_S, "this client"
+            )
+        self._all += 1
+        self._of[client] = own + 1
+        try:
+            yield
+        finally:
+            self._all -= 1
+            if self._of[client] > 1:
+                self._of[client] -= 1
+            else:
+                del self._of[client]
+
+
+def client_of(asked: Asked, limits: Limits) -> str:
+    """The address that the request comes from, as far as it is known."""
+    name = limits.client_address_header or os.environ.get(ADDRESS_HEADER_VARIABLE, "")
+    if name and (forwarded := asked.headers.get(name.lower())):
+        return forwarded.rpartition(",")[
+            2
+        ].strip()  # what stands before it the client may have written itself
+    client = asked.scope.get("client")
+    return client[0] if client else ""
+
+
+def check_headers(scope: Scope, limits: Limits) -> None:
+    """Raises HeadersTooLarge."""
+    given = scope["headers"]
+    if (
+        len(given) > limits.max_headers
+        or sum(len(name) + len(value) for name, value in given) > limits.max_header_bytes
+    ):
+        raise HeadersTooLarge(limits.max_headers, limits.max_header_bytes)
+
+
+def request_id(given: Headers) -> str:
+    """The caller's `x-request-id` when it is short and printable, else a new one."""
+    own = given.get("x-request-id", "")
+    return own if _REQUEST_ID.fullmatch(own) else f"{random.getrandbits(128):032x}"
+
+
+def query(scope: Scope) -> Mapping[str, str]:
+    """The query's parameters; of a name that stands twice the last value counts. Raises
+    InvalidValue.
+    """
+    try:
+        return dict(
+            parse_qsl(
+                scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=16
+            )
+        )
+    except ValueError:
+        raise InvalidValue("the query has more than 16 parameters") from None
+
+
+async def body(asked: Asked, limit: int, timeout_s: float) -> bytes:
+    """The whole body as it was before gzip; raises RequestTooLarge, RequestTimeout, ClientLeft,
+    InvalidValue.
+    """
+    coding = asked.headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity", "gzip", "x-gzip"):
+        raise InvalidValue(
+            f"content-encoding {shorten(coding)} is not known here; send the body plain or with "
+            "gzip",
+            "content-encoding",
+        )
+    sent = await _sent(asked, limit, timeout_s)
+    if coding not in ("gzip", "x-gzip"):
+        return sent
+    if len(sent) > OFF_LOOP_GZIP_BYTES:
+        return await asyncio.to_thread(_inflated, sent, limit)
+    return _inflated(sent, limit)
+
+
+def _inflated(sent: bytes, limit: int) -> bytes:
+    """At most `limit` bytes, whatever the sender packed into a few."""
+    parts, left = list[bytes](), limit
+    while sent:  # gzip may be several files after one another
+        if len(parts) == MOST_GZIP_FILES:  # each costs a copy of all that follows it
+            raise InvalidValue(
+                f"the body is more than {MOST_GZIP_FILES} gzip files after one another; send one",
+                "content-encoding",
+            )
+        stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        try:
+            part = stream.decompress(sent, left + 1)
+        except zlib.error as error:
+            raise InvalidValue(
+                f"content-encoding says gzip and the body is not: {error}", "content-encoding"
+            ) from None
+        left -= len(part)
+        if left < 0:
+            raise RequestTooLarge(limit)
+        if not stream.eof:
+            raise InvalidValue(
+                "content-encoding says gzip and the body ends too early", "content-encoding"
+            )
+        parts.append(part)
+        sent = stream.unused_data
+    return b"".join(parts)
+
+
+async def _sent(asked: Asked, limit: int, timeout_s: float) -> bytes:
+    """The body; raises RequestTooLarge before it is read where its length is declared, ClientLeft
+    on a broken upload.
+    """
+    if asked.sent is not None:
+        if len(asked.sent) > limit:
+            raise RequestTooLarge(limit)
+        return asked.sent
+    declared = asked.headers.get("content-length", "")
+    if declared.isdigit() and int(declared[:12]) > limit:
+        raise RequestTooLarge(limit)
+    try:
+        return await attended(_whole(asked.receive, limit), timeout_s)
+    except TimeoutError:
+        raise RequestTimeout(timeout_s) from None
+
+
+async def _whole(receive: Receive, limit: int) -> bytes:
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        part = message.get("body", b"")
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise RequestTooLarge(limit)
+        if not message.get("more_body", False):
+            return b"".join(parts) if len(parts) > 1 else part
+
+
+async def attended(
+    work: Coroutine[Any, Any, T], limit_s: float, receive: Receive | None = None
+) -> T:
+    """The result of `work`, which is cancelled after `limit_s` with TimeoutError, and with
+    ClientLeft when `receive` tells so.
+
+    Neither a timer nor a listener is there before the work first waits for something: what can be
+    answered at once costs neither.
+    """
+    attendant = _Attendant(limit_s, receive)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if (why := attendant.why()) is None:
+            raise
+        raise why from None
+    finally:
+        attendant.leave()
+
+
+class _Attendant:
+    """Cancels the task that made it when its time is over or its client has left."""
+
+    def __init__(self, limit_s: float, receive: Receive | None) -> None:
+        caller = asyncio.current_task()
+        assert caller is not None
+        self._caller, self._cancelled_before = caller, caller.cancelling()
+        self._limit_s, self._receive = limit_s, receive
+        self._loop = asyncio.get_running_loop()
+        self._next: asyncio.Handle = self._loop.call_soon(self._begin)
+        self._listener: asyncio.Task[None] | None = None
+        self._why: Exception | None = None
+
+    def _begin(self) -> None:
+        self._next = self._loop.call_later(self._limit_s, self._end, TimeoutError())
+        if self._receive is not None:
+            self._listener = self._loop.create_task(_disconnect(self._receive))
+            self._listener.add_done_callback(self._heard)
+
+    def _heard(self, listener: "asyncio.Task[None]") -> None:
+        if not listener.cancelled():
+            listener.exception()  # a connection that cannot be read has no client either
+            self._end(ClientLeft())
+
+    def _end(self, why: Exception) -> None:
+        if self._why is None:
+            self._why = why
+            self._caller.cancel()
+
+    def why(self) -> Exception | None:
+        """Why the work was cancelled; None where somebody else did it too, which goes first."""
+        return (
+            None
+            if self._why is None or self._caller.uncancel() > self._cancelled_before
+            else self._why
+        )
+
+    def leave(self) -> None:
+        """Cancel nothing from now on."""
+        self._why = self._why or ClientLeft()
+        self._next.cancel()
+        if self._listener is not None:
+            self._listener.cancel()
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def respond(send: Send, status: int, content: bytes, given: Mapping[str, str]) -> None:
+    """One whole response."""
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def lifespan(receive: Receive, send: Send) -> None:
+    """Says yes to both: what a router starts, Serve's own hooks start, and the caller stops it
+    afterwards.
+    """
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await send({"type": "lifespan.shutdown.complete"})
+            return

@@ -1,0 +1,193 @@
+"""Who may ask for what: where a request meets keys, limits, origins, and the rule that an open
+service is a local one.
+
+Without `keys:` everybody who reaches the service is answered, so only this machine may reach it:
+`require_local` refuses to start on another address than loopback, and `Access` refuses whoever
+comes from another machine all the same, for a replica's own port is not the one that the config
+names. Nor is a request answered that asks for another host than this machine: it comes from a page
+in a browser here whose name was made to mean 127.0.0.1 (DNS rebinding). `auth: none` turns all of
+it off.
+"""
+
+import re
+from functools import lru_cache
+from ipaddress import ip_address
+
+from deployments.ingress.asgi import Asked, Headers, Scope
+from deployments.ingress.console import ASSETS
+from deployments.ingress.rate_limits import Meters
+from router.config import RouterArgs
+from router.errors import AdminKeyRequired, InvalidApiKey
+from router.keys import EVERYTHING, NOBODY, Grant, Keyring, presented
+from router.strict import ConfigError
+
+OPEN_PATHS = frozenset({*ASSETS, "/docs", "/openapi.json", "/health", "/health/live"})
+# and below them: they show what others do
+ADMIN_PATHS = (
+    "/v1/compare",
+    "/v1/decisions",
+    "/v1/what-if",
+)
+_BELOW_ADMIN = tuple(f"{path}/" for path in ADMIN_PATHS)
+
+ALLOWED_METHODS = "GET, HEAD, POST"
+EXPOSED = (
+    "x-request-id, x-embedding-model, x-embedding-space, x-routing-reason, x-predicted-ms, "
+    "x-queue-ms, x-inference-ms, "
+    "x-total-ms, retry-after, retry-after-ms, x-ratelimit-limit-requests, "
+    "x-ratelimit-remaining-requests, "
+    "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "
+    "x-ratelimit-reset-tokens"
+)
+_LIMIT_HEADERS = {
+    kind: tuple(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset"))
+    for kind in ("requests", "tokens")
+}
+PREFLIGHT_S = 600  # how long a browser may remember what a preflight said
+_HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:[0-9]*)?")
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,2000}")
+
+NOT_LOCAL = (
+    "without keys the service answers its own machine only: add `keys:` (made by "
+    "`embedding-router keys new`), listen on "
+    "127.0.0.1, or write `auth: none` under args where something else decides who may reach it"
+)
+NOT_THIS_HOST = (
+    "without keys the service answers only where its own machine's name is asked for: call it as "
+    "localhost or 127.0.0.1, add "
+    "`keys:`, or write `auth: none` under args where something else decides who may reach it"
+)
+
+
+class Access:
+    """Keys, limits and origins of one router; reloaded with the config."""
+
+    def __init__(self, args: RouterArgs, meters: Meters | None = None) -> None:
+        self.meters = meters or Meters()
+        self.reload(args)
+
+    def reload(self, args: RouterArgs) -> None:
+        """Take the keys of `args` from now on; limits that did not change go on where they are."""
+        self._keys, self._local_only = Keyring(args), not args.keys and args.auth != "none"
+        self._locked = len(self._keys) > 0
+        self._origins = frozenset(args.cors.origins)
+        self.meters.configure(self._keys.grants)
+
+    def caller(self, asked: Asked) -> Grant:
+        """What the sender of a request may do; raises InvalidApiKey or AdminKeyRequired."""
+        if not self._locked:
+            if self._local_only and not _is_local(asked.scope):
+                raise InvalidApiKey(NOT_LOCAL)
+            if self._local_only and not _asks_for_this_machine(asked.headers.get("host")):
+                raise InvalidApiKey(NOT_THIS_HOST)
+            return EVERYTHING
+        key = presented(asked.headers)
+        grant = None if key is None else self._keys.find(key)
+        if grant is None:
+            if asked.path in OPEN_PATHS:
+                return NOBODY
+            raise InvalidApiKey
+        if not grant.admin and is_admin(asked.path):
+            raise AdminKeyRequired(asked.path)
+        return grant
+
+    def limits(self, grant: Grant) -> dict[str, str]:
+        """OpenAI's headers about a key's limits."""
+        told = {}
+        for kind, limit, left, full_after_s in self.meters.left(grant):
+            most, remaining, reset = _LIMIT_HEADERS[kind]
+            told[most], told[remaining], told[reset] = str(limit), str(left), duration(full_after_s)
+        return told
+
+    def preflight(self, headers: Headers) -> dict[str, str] | None:
+        """What a browser is told that asks before it sends a request; None when this is no such
+        question, or nobody may.
+        """
+        if (
+            not self._origins
+            or "origin" not in headers
+            or "access-control-request-method" not in headers
+        ):
+            return None
+        allowed = self.cors(headers)
+        if "access-control-allow-origin" not in allowed:
+            return allowed
+        wanted = headers.get("access-control-request-headers", "")
+        return (
+            allowed
+            | {
+                "access-control-allow-methods": ALLOWED_METHODS,
+                "access-control-max-age": str(PREFLIGHT_S),
+                "vary": "origin, access-control-request-headers",
+            }
+            | ({"access-control-allow-headers": wanted} if _HEADER_NAMES.fullmatch(wanted) else {})
+        )
+
+    def cors(self, headers: Headers) -> dict[str, str]:
+        """What a browser needs to let a page of another origin read the answer."""
+        if not self._origins:
+            return {}
+        if "*" in self._origins:
+            return {"access-control-allow-origin": "*", "access-control-expose-headers": EXPOSED}
+        origin = headers.get("origin", "")
+        if origin not in self._origins:
+            return {"vary": "origin"}
+        return {
+            "access-control-allow-origin": origin,
+            "access-control-expose-headers": EXPOSED,
+            "vary": "origin",
+        }
+
+
+def is_admin(path: str) -> bool:
+    """Whether a path shows what other callers do."""
+    return path in ADMIN_PATHS or path.startswith(_BELOW_ADMIN)
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether only this machine can reach a server that listens on `host`; a name other than
+    localhost may mean any address.
+    """
+    if host in ("127.0.0.1", "localhost", "::1"):  # nearly always
+        return True
+    try:
+        address = ip_address((host or "").strip("[]"))
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def require_local(args: RouterArgs, host: str | None, where: str) -> None:
+    """Raise ConfigError when the service would answer other machines without keys and nobody wrote
+    that it shall.
+    """
+    if not args.keys and args.auth != "none" and not is_loopback(host):
+        raise ConfigError([f"{where} is {host!r}, which other machines reach; {NOT_LOCAL}"])
+
+
+def duration(seconds: float) -> str:
+    """A time as OpenAI's headers have it: `250ms`, `1.5s`, `6m0s`."""
+    if seconds < 1:
+        return f"{int(max(0.0, seconds) * 1000 + 0.5)}ms"
+    minutes, rest = divmod(round(seconds, 1), 60)
+    return f"{int(minutes)}m{rest:g}s" if minutes else f"{rest:g}s"
+
+
+def _is_local(scope: Scope) -> bool:
+    """Whether the other end of the connection is this machine; a server that does not say is one of
+    a test or a socket file.
+    """
+    peer = scope.get("client")
+    return not peer or is_loopback(peer[0])
+
+
+@lru_cache(64)
+def _asks_for_this_machine(host: str | None) -> bool:
+    """Whether the header `host` is a name that nobody else can give to this machine; browsers
+    always send one.
+    """
+    if host is None:
+        return True
+    name = _HOST.fullmatch(host.strip())
+    return name is not None and is_loopback(name[1].lower().rstrip("."))

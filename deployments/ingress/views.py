@@ -1,0 +1,276 @@
+"""What the router tells of itself: models, tiers, health, explanations, documentation."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+from deployments.ingress.docs_page import HEADERS as DOCS_HEADERS
+from deployments.ingress.docs_page import page
+from deployments.ingress.what_if import WhatIf, current
+from deployments.service.experiments import CANARY
+from deployments.service.recent import asked
+from deployments.service.service import Plan, Service
+from router.domain import Load, Why, Work, attention
+from router.errors import ModelNotFound
+from router.keys import EVERYTHING, Grant
+from router.models import memory_bytes
+from router.openapi import document
+from router.policy import predict
+
+MODELS = "/v1/models"
+WINDOW_S = 300.0  # what "the last minutes" means for p50 and p95
+PREDICTED_TOKENS = (32, 512)  # a query and a passage
+NOT_TAKEN = "the last change of the config was not taken; an admin key is told why"
+
+# status, body, content type, headers
+Told = tuple[int, bytes, str] | tuple[int, bytes, str, Mapping[str, str]]
+View = Callable[[Grant], Told]
+
+
+class Views:
+    """Read-only routes over one `Service`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.what_if = WhatIf(service.recent)
+        self._memory_bytes = memory_bytes(service.args)
+        self.reload_error: str | None = None  # why the last change of the config was not taken
+        self._fixed: dict[str, View] = {
+            "/health": lambda _: self.health(),
+            "/health/live": lambda _: _json(200, {"status": "ok"}),
+            MODELS: self.models,
+            "/v1/tiers": self.tiers,
+            "/v1/compare": lambda _: _json(200, service.comparison.as_dict()),
+            "/v1/what-if": lambda _: (200, current(service.args), "application/yaml"),
+            "/openapi.json": lambda _: _json(200, document(service.catalogue)),
+            "/docs": lambda _: (
+                200,
+                page(document(service.catalogue)).encode(),
+                "text/html; charset=utf-8",
+                DOCS_HEADERS,
+            ),
+        }
+
+    def find(self, path: str, caller: Grant = EVERYTHING) -> Callable[[], Told] | None:
+        """The view at `path` as `caller` may see it, or None."""
+        if path.startswith(MODELS + "/"):
+            return lambda: self.model(path.removeprefix(MODELS + "/"), caller)
+        view = self._fixed.get(path)
+        return None if view is None else lambda: view(caller)
+
+    def health(self) -> Told:
+        """200 when every model that must be ready is, else 503 naming those that are not."""
+        service = self._service
+        waiting = [
+            name
+            for name, model in service.args.models.items()
+            if model.required and not service.lanes[name].replicas
+        ]
+        if waiting:
+            return _json(503, {"status": "starting", "waiting_for": waiting})
+        return _json(200, {"status": "ok"})
+
+    def models(self, caller: Grant) -> Told:
+        """OpenAI's list: model ids, then tiers; those that the caller may use."""
+        return _json(
+            200, {"object": "list", "data": [self._card(name) for name in self._names(caller)]}
+        )
+
+    def model(self, asked: str, caller: Grant) -> Told:
+        """One entry of that list; raises ModelNotFound."""
+        catalogue = self._service.catalogue
+        name = asked.lower()
+        if name not in ("auto", *self._service.args.tiers):
+            name = catalogue.find(asked)
+        if name not in (names := self._names(caller)):
+            raise ModelNotFound(asked, names)
+        return _json(200, self._card(name))
+
+    def _names(self, caller: Grant) -> list[str]:
+        args = self._service.args
+        return [
+            *(name for name in args.models if caller.may_use(name)),
+            "auto",
+            *(str(tier) for tier, name in args.tiers.items() if caller.may_use(name)),
+        ]
+
+    def _card(self, name: str) -> dict[str, Any]:
+        tiers = {str(tier): model for tier, model in self._service.args.tiers.items()}
+        served_by = tiers.get(name) or (name if name in self._service.args.models else None)
+        card: dict[str, Any] = {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "embedding-router",
+        }
+        if served_by is not None:
+            config = self._service.args.models[served_by]
+            card |= {
+                "model": served_by,
+                "dimensions": config.dimensions,
+                "max_tokens": config.max_tokens,
+            }
+        return card
+
+    def tiers(self, caller: Grant) -> Told:
+        """The decision matrix, live: what the caller may use of it."""
+        service = self._service
+        loads = service.loads()
+        rows = [
+            self._row(name, loads[name]) for name in service.args.models if caller.may_use(name)
+        ]
+        tiers = {
+            str(tier): model for tier, model in service.args.tiers.items() if caller.may_use(model)
+        }
+        error = self.reload_error if caller.admin or self.reload_error is None else NOT_TAKEN
+        return _json(
+            200,
+            {
+                "object": "list",
+                "policy": service.routing.policy,
+                "tiers": tiers,
+                "collections": self._collections(caller),
+                "reload_error": error,
+                "router": service.recent.router,
+                "routers": service.ledger.routers,
+                "data": rows,
+            },
+        )
+
+    def decisions(self, query: Mapping[str, str]) -> bytes:
+        """The last decisions of this router; raises UnknownField or InvalidValue."""
+        return orjson.dumps(self._service.recent.view(asked(query), self._service.ledger.routers))
+
+    def _collections(self, caller: Grant) -> dict[str, Any]:
+        return {
+            name: {
+                "space": str(named.space),
+                "input_type": named.input_type,
+                "instruction": named.instruction,
+                "truncate": named.truncate,
+                "adapt": named.adapt,
+                "adapters": [
+                    {
+                        "source": str(adapter.source),
+                        "expected_recall": adapter.kept.recall,
+                        "judged_by": adapter.judged_by,
+                    }
+                    for adapter in named.adapters.values()
+                ],
+            }
+            for name, named in self._service.catalogue.collections.items()
+            if caller.collections is None or name in caller.collections
+        }
+
+    def _row(self, name: str, load: Load) -> dict[str, Any]:
+        service = self._service
+        config, model, now = service.args.models[name], service.models[name], service.clock()
+        recent = [seconds for at, seconds in service.latencies[name] if now - at <= WINDOW_S]
+        p50, p95 = (
+            (float(value) * 1000 for value in np.percentile(recent, (50, 95)))
+            if recent
+            else (None, None)
+        )
+        return {
+            "model": name,
+            "tier": service.catalogue.tier_of(name),
+            "engine": config.engine.kind,
+            "dimensions": config.dimensions,
+            "space": str(service.catalogue.space_of(name)),
+            "sizes": service.catalogue.sizes(name),
+            "max_tokens": config.max_tokens,
+            "quality": dict(model.quality),
+            "memory_bytes": self._memory_bytes[name],
+            "matryoshka": config.model_dump(include={"matryoshka"}, mode="json")["matryoshka"],
+            "devices": config.devices,
+            "p50_ms": None if p50 is None else round(p50, 2),
+            "p95_ms": None if p95 is None else round(p95, 2),
+            "answers": len(recent),
+            "predicted_ms": self._predicted(name, load),
+            "replicas_ready": load.ready_replicas,
+            "load": {
+                "ahead_tokens": load.ahead_tokens,
+                "queued_tokens": service.ledger.waiting_tokens(name),
+                "margin": load.margin,
+                "price": load.price,
+            },
+            "good_for": config.good_for,
+            "fingerprint": proof.digest if (proof := service.fingerprints.get(name)) else None,
+        }
+
+    def _predicted(self, name: str, load: Load) -> dict[str, float | None]:
+        """Milliseconds that one text of so many tokens would take now; nothing for a model that
+        could not answer it.
+        """
+        config, model = self._service.args.models[name], self._service.models[name]
+        if not load.ready_replicas and load.cold_start_s is None:
+            return {}
+        works = (
+            Work(tokens, tokens, attention((tokens,), config.attention_tokens))
+            for tokens in PREDICTED_TOKENS
+        )
+        return {
+            str(work.tokens): _ms(predict(model, load, work).total_s)
+            for work in works
+            if work.tokens <= model.max_tokens
+        }
+
+    def explanation(self, plan: Plan) -> bytes:
+        """What /v1/route answers: features, the decision, and every model with its prediction and
+        its reason.
+        """
+        decision, features = plan.decision, plan.features
+        counts = plan.prepared.get(
+            decision.model or decision.target or "", next(iter(plan.prepared.values()))
+        ).counts
+        catalogue, model, wanted = self._service.catalogue, decision.model, plan.wanted
+        adapter = wanted.adapters.get(model or "")
+        body = {
+            "features": {
+                "tokens": sum(counts),
+                "language": features.language,
+                "script": features.script,
+                "mixed": features.mixed,
+                "code": features.code,
+            },
+            "decision": {
+                "model": model,
+                "tier": None if model is None else catalogue.tier_of(model),
+                "reason": decision.label,
+                "space": None
+                if model is None
+                else str(wanted.space or catalogue.space_of(model, wanted.dimensions)),
+                "predicted_ms": _ms(decision.predicted_s),
+                "degraded": decision.degraded,
+                "canary": plan.arm == CANARY,
+                "expected_recall": adapter and round(adapter.kept_for(features.language), 4),
+            },
+            "models": [
+                {
+                    "model": candidate.model,
+                    "predicted_ms": _ms(candidate.predicted_s),
+                    "wait_ms": _ms(candidate.wait_s),
+                    "work_ms": _ms(
+                        None
+                        if candidate.predicted_s is None
+                        else candidate.predicted_s - (candidate.wait_s or 0.0)
+                    ),
+                    "margin": round(plan.loads[candidate.model].margin, 3),
+                    "price": round(plan.loads[candidate.model].price, 3),
+                    "chosen": candidate.why is Why.CHOSEN,
+                    "why": str(candidate.why),
+                }
+                for candidate in decision.candidates
+            ],
+        }
+        return orjson.dumps(body)
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 2)
+
+
+def _json(status: int, body: object) -> Told:
+    return status, orjson.dumps(body), "application/json"

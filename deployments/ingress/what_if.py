@@ -1,0 +1,181 @@
+"""/v1/what-if: other routing rules, and how the last requests would have moved under them.
+
+A policy is checked as a reload of it would be, so its errors are the sentences of `check-config`.
+The requests are those of one router replica (deployments/service/recent.py), decided again by
+router/replay.py: each meets the loads of its own moment, so times are predictions.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import yaml
+
+from deployments.launch.serve_config import read
+from deployments.service.recent import Recent
+from router.config import RouterArgs
+from router.decision_log import Logged
+from router.domain import Tier
+from router.errors import InvalidJson, InvalidValue, UnknownField
+from router.replay import Other, Side, Summary, replay
+from router.strict import ConfigError, changed
+
+SECTIONS = ("routing", "tiers")
+MAX_BODY_BYTES = 32 * 1024  # ten times the longest policy we have seen; YAML is read at 100 kB/s
+MAX_DEPTH = 16
+MOST_PROBLEMS = 20
+# what a policy to edit has even where it says the default
+SHOWN = (
+    "policy",
+    "default_tier",
+    "rules",
+)
+
+
+class WhatIf:
+    """Replays the last decisions, one policy at a time and in a thread: a request that is served
+    never waits for it.
+    """
+
+    def __init__(self, recent: Recent) -> None:
+        self._recent = recent
+        self._one_at_a_time = asyncio.Semaphore(1)
+
+    async def answer(self, args: RouterArgs, body: bytes, content_type: str, routers: int) -> bytes:
+        """The JSON answer for a policy in `body`; `args` are what the router serves by. Raises
+        RouterError.
+        """
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(
+                self._answer, args, body, content_type, self._recent.logged(), routers
+            )
+
+    def _answer(
+        self, args: RouterArgs, body: bytes, content_type: str, log: list[Logged], routers: int
+    ) -> bytes:
+        other = parse(args, body, content_type)
+        summary = replay(
+            log, Other(other.routing, {Tier(tier): model for tier, model in other.tiers.items()})
+        )
+        since, until = (log[0].entry.at_s, log[-1].entry.at_s) if log else (None, None)
+        return orjson.dumps(
+            {
+                "object": "what_if",
+                "router": self._recent.router,
+                "routers": routers,
+                "since_s": since,
+                "until_s": until,
+                **shown(summary),
+            }
+        )
+
+
+def current(args: RouterArgs) -> bytes:
+    """The routing rules and tiers in force, as the YAML that /v1/what-if takes."""
+    routing = args.routing.model_dump(mode="json")
+    plain = args.routing.model_dump(mode="json", exclude_defaults=True)
+    policy = {
+        "routing": {
+            name: plain.get(name, value)
+            for name, value in routing.items()
+            if name in SHOWN or name in plain
+        },
+        "tiers": {str(tier): model for tier, model in args.tiers.items()},
+    }
+    # Rules with their conditions in a line, as people write them; tiers one below the other.
+    parts = (
+        yaml.safe_dump(
+            {name: policy[name]},
+            sort_keys=False,
+            allow_unicode=True,
+            default_flow_style=flow,
+            width=70,
+        )
+        for name, flow in (("routing", None), ("tiers", False))
+    )
+    return "".join(parts).encode()
+
+
+def parse(args: RouterArgs, body: bytes, content_type: str) -> RouterArgs:
+    """`args` with the routing and tiers in `body`, JSON where the content type says so, else YAML;
+    raises RouterError.
+    """
+    data = (
+        _json(body)
+        if content_type.partition(";")[0].strip().lower() == "application/json"
+        else _yaml(body)
+    )
+    if not isinstance(data, Mapping):
+        raise InvalidValue("the body must be a mapping with `routing:`, `tiers:` or both")
+    for key in data:
+        if key not in SECTIONS:
+            raise UnknownField(str(key), SECTIONS)
+    try:
+        return changed(args.model_dump(mode="json"), data)
+    except ConfigError as error:
+        raise _refused(error) from None
+
+
+def shown(summary: Summary) -> dict[str, Any]:
+    """A replay's summary as HTTP has it: milliseconds."""
+    measured = summary.measured
+    return summary.as_dict() | {
+        "before": _side(summary.before),
+        "after": _side(summary.after),
+        "measured": {
+            "p50_ms": _ms(measured.p50_s),
+            "p95_ms": _ms(measured.p95_s),
+            "misses": measured.misses,
+        },
+    }
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidJson(f"the body is not JSON: {error}; send YAML as application/yaml") from None
+
+
+def _yaml(body: bytes) -> Any:
+    if not body.strip():
+        raise InvalidValue("the body is empty; GET /v1/what-if has the policy to start from")
+    try:
+        depth = 0
+        for event in yaml.parse(body, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+                event, yaml.CollectionEndEvent
+            )
+            if depth > MAX_DEPTH:
+                raise InvalidValue(f"the policy is nested deeper than {MAX_DEPTH} levels")
+            # a few of them can stand for more data than a machine holds
+            if isinstance(event, yaml.AliasEvent):
+                raise InvalidValue(
+                    f"YAML aliases are not read here; write out what *{event.anchor} stands for"
+                )
+    except (yaml.YAMLError, ValueError):
+        pass  # `read` says it with its line
+    try:
+        return read(body)
+    except ConfigError as error:
+        raise _refused(error) from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+    ) as error:  # bytes that are no text; a date that is none, a number of too many digits
+        raise InvalidValue(f"not YAML: {' '.join(str(error).split())}") from None
+
+
+def _refused(error: ConfigError) -> InvalidValue:
+    said, rest = error.problems[:MOST_PROBLEMS], len(error.problems) - MOST_PROBLEMS
+    return InvalidValue("\n".join([*said, *([f"and {rest} more"] if rest > 0 else [])]))
+
+
+def _side(side: Side) -> dict[str, Any]:
+    data = side._asdict()
+    return {"p50_ms": _ms(data.pop("p50_s")), "p95_ms": _ms(data.pop("p95_s")), **data}
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 2)

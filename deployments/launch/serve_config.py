@@ -1,0 +1,411 @@
+"""Checks a whole Serve config file before Ray sees it: syntax, Serve's own keys and values, and our
+`args:`.
+
+Ray Serve drops keys that it does not know, takes the values of nested sections as they are until
+the deployment fails, and PyYAML keeps the last of two equal keys. Each of these turns a typo into a
+setting that silently does nothing.
+"""
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import orjson
+import yaml
+from pydantic import BaseModel, ValidationError
+from ray.serve.config import (
+    AutoscalingConfig,
+    AutoscalingPolicy,
+    DeploymentActorConfig,
+    GangSchedulingConfig,
+    RequestRouterConfig,
+)
+from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
+
+from deployments.ingress.auth import require_local
+from deployments.launch.model_check import model_problems, own_folder_first
+from router.adapters import load_adapters
+from router.config import Autoscaling, RouterArgs
+from router.strict import (
+    ConfigError,
+    changed,
+    join,
+    parse_args,
+    sentences,
+    suggestion,
+    unknown_keys,
+)
+
+LOOPBACK = "127.0.0.1"
+IMPORT_PATH = "deployments.app:build"
+POLICIES = ("deployments.autoscale:ByTokens", "deployments.autoscale.ByTokens")
+
+# Sections that Serve's schema leaves as plain dicts: their values are checked here or nowhere.
+OF_DEPLOYMENT: Mapping[str, type[BaseModel]] = {
+    "autoscaling_config": AutoscalingConfig,
+    "request_router_config": RequestRouterConfig,
+    "gang_scheduling_config": GangSchedulingConfig,
+}
+
+
+class Report(NamedTuple):
+    """What a file holds: `problems` is empty when it can be deployed; `models` are the ids of ours,
+    in order.
+    """
+
+    problems: list[str]
+    models: list[str]
+
+
+def check(path: str | Path, host: str | None = None) -> list[str]:
+    """One sentence for each problem of a Serve config file; none means that it is fit to be
+    deployed.
+
+    `host` is the address that it will listen on, where that is not the file's.
+    """
+    return examine(path, host).problems
+
+
+def examine(path: str | Path, host: str | None = None) -> Report:
+    """Check a Serve config file, the one inside a KubeRay RayService manifest, or `ray up`'s file;
+    name the models in it.
+    """
+    try:
+        data = read(Path(path).read_bytes())
+    except OSError as error:
+        return Report([f"cannot be read: {error.strerror or error}"], [])
+    except ConfigError as error:
+        return Report(error.problems, [])
+    if isinstance(data, Mapping) and "available_node_types" in data:
+        return Report(list(_cluster(data)), [])
+    if isinstance(data, Mapping) and data.get("kind") == "RayService":
+        spec = data.get("spec")
+        inner = spec.get("serveConfigV2") if isinstance(spec, Mapping) else None
+        if not isinstance(inner, str):
+            return Report(["spec.serveConfigV2: must be text that holds the Serve config"], [])
+        try:
+            problems, models = _examine(_sorted(read(inner)), host)
+        except ConfigError as error:
+            problems, models = error.problems, []
+        return Report([f"spec.serveConfigV2: {problem}" for problem in problems], models)
+    return _examine(data, host)
+
+
+def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
+    """Our application in a Serve config file: its `args`, changed as `user_config` says, and the
+    whole of it as Serve reads it.
+
+    Raises ConfigError where the file is not fit to be deployed or holds no application of this
+    project.
+    """
+    if problems := check(path, LOOPBACK):  # it is read here, not served
+        raise ConfigError([f"{path}: {problem}" for problem in problems])
+    data = read(Path(path).read_bytes())
+    if data.get("kind") == "RayService":
+        data = read(data["spec"]["serveConfigV2"])
+    for one in data["applications"]:
+        if one["import_path"] in (IMPORT_PATH, IMPORT_PATH.replace(":", ".")):
+            args = parse_args(one.get("args") or {})
+            for _, changes in _reloadable(one):
+                args = changed(args.model_dump(mode="json"), changes)
+            return args, one
+    raise ConfigError([f"{path}: it has no application with import_path: {IMPORT_PATH}"])
+
+
+def read(text: str | bytes) -> Any:
+    """The data of one YAML document; raises ConfigError with line numbers for bad syntax and for
+    keys given twice.
+    """
+    try:
+        loader = yaml.SafeLoader(text)  # reads the beginning already
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ConfigError(["this is no text, or not in UTF-8; a config is YAML"]) from None
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            raise ConfigError(["the file is empty"])
+        if twice := list(_twice(root, set())):
+            raise ConfigError(twice)
+        return loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        mark = error.problem_mark or error.context_mark
+        raise ConfigError(
+            [f"line {mark.line + 1}, column {mark.column + 1}: {what}" if mark else what]
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ConfigError(["this is no text, or not in UTF-8; a config is YAML"]) from None
+    finally:
+        loader.dispose()
+
+
+def _cluster(data: Mapping[str, Any]) -> Iterator[str]:
+    """What `ray up` would refuse, or what it would ask the cloud for; nothing is asked here."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    types = data["available_node_types"]
+    for name, node in types.items() if isinstance(types, Mapping) else ():
+        if not (isinstance(node, Mapping) and node.get("resources")):
+            yield (
+                f"available_node_types.{name}.resources: state them, accelerator_type:... too; "
+                "else ray up asks the cloud"
+            )
+    if not data.get("cluster_name"):
+        yield "cluster_name: required"
+    try:
+        validate_config(prepare_config(copy.deepcopy(dict(data))))
+    except ImportError as error:
+        yield f"cannot be checked here: {error}; install jsonschema"
+    except Exception as error:  # jsonschema's own, and whatever Ray's helpers let out
+        yield str(getattr(error, "message", error)).splitlines()[0]
+
+
+def _twice(node: yaml.Node, seen: set[int]) -> Iterator[str]:
+    """A sentence for each key that a mapping gives twice; on nodes, because the data no longer
+    shows it.
+    """
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        first: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and first.setdefault(key.value, line) != line:
+                yield (
+                    f"line {line}: {key.value} is given twice, first in line "
+                    f"{first[key.value]}; YAML would keep only the last"
+                )
+            yield from _twice(value, seen)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _twice(item, seen)
+
+
+def _sorted(data: Any) -> Any:
+    """The data with keys in order: KubeRay makes JSON of the config through a Go map, which sorts
+    them, models too.
+    """
+    if isinstance(data, Mapping):
+        return {key: _sorted(data[key]) for key in sorted(data, key=str)}
+    return [_sorted(item) for item in data] if isinstance(data, list) else data
+
+
+def _examine(data: Any, host: str | None) -> Report:
+    if not isinstance(data, Mapping):
+        return Report(["the file must be a mapping with the key applications"], [])
+    problems = unknown_keys(ServeDeploySchema, data)
+    problems += [
+        f"{section}.port: must be 1 to 65535, it is {port}"
+        for section in ("http_options", "grpc_options")
+        if isinstance(options := data.get(section), Mapping)
+        and isinstance(port := options.get("port"), int)
+        and not 1 <= port <= 65535
+    ]
+    whole = _validate(ServeDeploySchema, data, "")
+    models: list[str] = []
+    applications = data.get("applications")
+    for index, application in enumerate(applications if isinstance(applications, list) else ()):
+        if not isinstance(application, Mapping):
+            continue
+        where = f"applications[{index}]"
+        problems += _loose_sections(application, where)
+        import_path = application.get("import_path")
+        if import_path in (IMPORT_PATH, IMPORT_PATH.replace(":", ".")):
+            try:
+                args = parse_args(application.get("args") or {}, f"{where}.args")
+            except ConfigError as error:
+                problems += error.problems
+            else:
+                models += args.models
+                problems += _deployments(
+                    args, application.get("deployments") or [], f"{where}.deployments"
+                )
+                problems += _policy(application, where)
+                for name, model in args.models.items():
+                    problems += model_problems(model, args.base_dir, f"{where}.args.models.{name}")
+                problems += _collections(args, f"{where}.args")
+                for at, changes in _reloadable(application, where):
+                    try:
+                        args = changed(args.model_dump(mode="json"), changes, at)
+                        problems += _collections(args, at)
+                    except ConfigError as error:
+                        problems += error.problems
+                problems += _exposed(args, data, host)
+        elif isinstance(import_path, str) and get_close_matches(
+            import_path, [IMPORT_PATH], cutoff=0.8
+        ):
+            problems.append(
+                f"{where}.import_path: {import_path} does not exist; did you mean {IMPORT_PATH}?"
+            )
+    # What went wrong inside a nested section Serve says again of the whole file, without a place.
+    said = {problem.partition(": ")[2] for problem in problems}
+    return Report(
+        [
+            *problems,
+            *(problem for problem in whole if problem.removeprefix("the file: ") not in said),
+        ],
+        models,
+    )
+
+
+def _reloadable(application: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Where the router's `user_config` stands, and what it holds."""
+    deployments = application.get("deployments")
+    for index, deployment in enumerate(deployments if isinstance(deployments, list) else ()):
+        if (
+            isinstance(deployment, Mapping)
+            and deployment.get("name") == "router"
+            and "user_config" in deployment
+        ):
+            yield f"{where}.deployments[{index}].user_config", deployment["user_config"] or {}
+
+
+def _exposed(args: RouterArgs, data: Mapping[str, Any], host: str | None) -> list[str]:
+    """An address that other machines reach, without keys; Serve's own default is one."""
+    options = data.get("http_options")
+    default = HTTPOptionsSchema().host
+    given = options.get("host", default) if isinstance(options, Mapping) else default
+    try:
+        require_local(
+            args, host or (given if isinstance(given, str) else None), "http_options.host"
+        )
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _collections(args: RouterArgs, where: str) -> list[str]:
+    """Adapters that cannot be used where they are named."""
+    try:
+        load_adapters(args)
+    except ConfigError as error:
+        return [join(where, problem) for problem in error.problems]
+    return []
+
+
+def _validate(model: type[BaseModel], data: Any, where: str) -> list[str]:
+    """What `model` says of the values in `data`."""
+    try:
+        with warnings.catch_warnings(action="ignore"), own_folder_first():
+            model(**copy.deepcopy(dict(data)))
+    except ValidationError as error:
+        return sentences(error, data, where)
+    except Exception as error:  # Serve's validators import what the file names and let anything out
+        return [f"{where or 'the file'}: {error}"]
+    return []
+
+
+def _loose_sections(application: Mapping[str, Any], where: str) -> list[str]:
+    found: list[tuple[str, type[BaseModel], Any]] = [
+        (f"{where}.autoscaling_policy", AutoscalingPolicy, application.get("autoscaling_policy"))
+    ]
+    problems = unknown_keys(AutoscalingPolicy, found[0][2], found[0][0])
+    deployments = application.get("deployments")
+    for index, deployment in enumerate(deployments if isinstance(deployments, list) else ()):
+        if isinstance(deployment, Mapping):
+            path = f"{where}.deployments[{index}]"
+            found += [
+                (join(path, key), model, deployment.get(key))
+                for key, model in OF_DEPLOYMENT.items()
+            ]
+            actors = deployment.get("deployment_actors")
+            found += [
+                (f"{path}.deployment_actors[{i}]", DeploymentActorConfig, actor)
+                for i, actor in enumerate(actors if isinstance(actors, list) else ())
+            ]
+    for path, model, value in found:
+        if isinstance(value, Mapping):
+            problems += _validate(model, value, path)
+    return problems
+
+
+def _deployments(args: RouterArgs, deployments: list[Any], where: str) -> Iterator[str]:
+    """Names that the application does not have, or that are given twice."""
+    first: dict[str, int] = {}
+    for index, deployment in enumerate(deployments):
+        if not isinstance(deployment, Mapping) or not isinstance(
+            name := deployment.get("name"), str
+        ):
+            continue
+        path = f"{where}[{index}]"
+        if name != "router" and name not in args.models:
+            yield (
+                f"{path}.name: there is no deployment {name!r}; "
+                f"{suggestion(name, ['router', *args.models], 'there are')}"
+            )
+        elif first.setdefault(name, index) != index:
+            yield f"{path}.name: {name!r} is given twice, first in {where}[{first[name]}]"
+
+
+def _policy(application: Mapping[str, Any], where: str) -> Iterator[str]:
+    """What our autoscaling policy would trip over in Serve's controller, or miss in silence."""
+    listed = application.get("deployments")
+    deployments = [
+        one if isinstance(one, Mapping) else {}
+        for one in (listed if isinstance(listed, list) else ())
+    ]
+    for index, deployment in enumerate(deployments):
+        scaling = deployment.get("autoscaling_config")
+        policy = scaling.get("policy") if isinstance(scaling, Mapping) else None
+        if isinstance(policy, Mapping) and policy.get("policy_function") in POLICIES:
+            at = f"{where}.deployments[{index}].autoscaling_config.policy"
+            yield f"{at}: this one scales all models at once; name it in {where}.autoscaling_policy"
+    named = application.get("autoscaling_policy")
+    if not isinstance(named, Mapping) or named.get("policy_function") not in POLICIES:
+        return
+    kwargs, path = named.get("policy_kwargs") or {}, f"{where}.autoscaling_policy.policy_kwargs"
+    if isinstance(kwargs, Mapping):  # else Serve's own schema says so
+        yield from unknown_keys(Autoscaling, kwargs, path)
+        yield from _validate(Autoscaling, kwargs, path)
+    if not any(
+        one.get("name") == "router" and one.get("autoscaling_config") for one in deployments
+    ):
+        yield (
+            f"{where}.deployments: the autoscaling policy needs what routers report, and Serve "
+            "takes reports only from "
+            "deployments with an autoscaling_config: give router one (min_replicas equal to "
+            "max_replicas is a fixed number)"
+        )
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--json", "as_json", is_flag=True, help="Files, models and problems as JSON.")
+@click.pass_context
+def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
+    """Check Serve config files before they are deployed.
+
+    Prints one line for each file that is fit to be deployed, or one line for each problem, and
+    exits 1 if there was any.
+    """
+    if as_json:
+        reports = {file: examine(file) for file in files}
+        click.echo(
+            orjson.dumps(
+                [
+                    {"file": file, "problems": report.problems, "models": report.models}
+                    for file, report in reports.items()
+                ],
+                option=orjson.OPT_INDENT_2,
+            )
+        )
+        context.exit(1 if any(report.problems for report in reports.values()) else 0)
+    failed = False
+    for file in files:
+        problems, models = examine(file)
+        for problem in problems:
+            click.echo(f"{file}: {problem}", err=True)
+        if not problems:
+            count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
+            click.echo(
+                f"{file}: ok, {count}: {', '.join(models)}"
+                if models
+                else f"{file}: ok, no model in it"
+            )
+        failed = failed or bool(problems)
+    context.exit(1 if failed else 0)

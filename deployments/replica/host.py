@@ -1,0 +1,417 @@
+"""One model's deployment: the engine's life, admission, health, and what the replica reports of its
+load.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+from ray import serve
+
+from deployments import engines
+from deployments.dispatch import socket_transport
+from deployments.dispatch.socket_transport import Address, Listener
+from deployments.dispatch.wire import Call, Failure, Reply, split_ids
+from deployments.engines.base import (
+    Batch,
+    Embedded,
+    Engine,
+    EngineDead,
+    EngineError,
+    EngineFailed,
+    EngineOverloaded,
+    InvalidText,
+    TextTooLong,
+    Vectors,
+)
+from deployments.replica import cpu
+from deployments.replica.identity import Identity, WrongModel, identity_of
+from deployments.service.request_metrics import replica_tally
+from deployments.telemetry import logs, metrics
+from deployments.telemetry.logs import REQUEST_IDS, where
+from deployments.telemetry.metrics import EngineStats, Tally
+from deployments.telemetry.publish import Publisher
+from deployments.telemetry.tracing import Tracing, tracing
+from router.config import ModelConfig
+from router.domain import Curve, attention
+from router.feedback import Counters
+from router.models import curve_of
+
+CHECKS_FAILED = 3  # in a row, after which Serve replaces the replica
+# than its curve, before an engine that is reading a long text passes for one that hangs
+SLOWER = 4.0
+
+log = logging.getLogger("ray.serve")
+
+
+class Host:
+    """One started engine and what is said of it; knows no Ray, so that tests can have it in their
+    own process.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        replica: str,
+        identity: Identity | None = None,
+        health_timeout_s: float = 20.0,
+        curve: Curve | None = None,
+        attention_tokens: int | None = None,
+    ) -> None:
+        self._engine, self._replica, self._identity = engine, replica, identity
+        self._health_timeout_s, self._curve, self._attention_tokens = (
+            health_timeout_s,
+            curve,
+            attention_tokens,
+        )
+        self._outstanding_tokens = self._served_tokens = self._calls = 0
+        self._busy_s, self._busy_since_s = 0.0, 0.0
+        # at the last check: tokens served, tokens queued, calls that came or went
+        self._seen = (
+            0,
+            0,
+            0,
+        )
+        self._changes = 0
+        self._probe: asyncio.Task[None] | None = None
+        self._probed_s = 0.0  # when it was sent
+        # longest that the engine may be at one text, of those that came since it last gave a sign
+        # of life
+        self._longest_s = 0.0
+        self._checks_failed = 0
+        self._dead: str | None = None
+        self._stopped = False
+        self._callers: dict[asyncio.Task[Any], float] = {}  # with their longest text's seconds
+        self._tracing: Tracing | None = None
+        self._failures: Counter[str] = Counter()  # texts, by the code of their failure
+
+    async def embed(self, call: Call, to: str | None = None) -> Reply:
+        """Embed the texts of one call; `to` is read by the replica choice
+        (deployments/dispatch/request_router.py) and not here.
+
+        Texts whose time is over are dropped here and reported as expired. A cancelled call leaves
+        the engine at once. Raises EngineDead when the engine is gone or hangs: the caller retries
+        elsewhere and Serve replaces this replica.
+        """
+        if self._dead is not None:
+            raise EngineDead(self._dead)
+        arrived, caller = time.monotonic(), asyncio.current_task()
+        assert caller is not None
+        REQUEST_IDS.set(call.request_ids)
+        tokens = int(call.lengths.sum())
+        span = (
+            None
+            if self._tracing is None
+            else self._tracing.serving(call.traceparent, len(call.lengths), tokens)
+        )
+        self._callers[caller] = longest_s = self._seconds(int(call.lengths.max(initial=0)))
+        self._longest_s = max(self._longest_s, longest_s)
+        self._outstanding_tokens += tokens
+        if not self._calls:
+            self._busy_since_s = arrived
+        self._calls += 1
+        self._changes += 1
+        try:
+            failed = {
+                row: Failure("expired", "its deadline passed before it was embedded")
+                for row, left_s in enumerate(call.expires_in_s)
+                if left_s is not None and left_s <= 0
+            }
+            keep = [row for row in range(len(call.lengths)) if row not in failed]
+            if not keep:
+                return self._reply(call, None, keep, failed, 0.0, 0.0)
+            ids = split_ids(call.ids, call.lengths) if call.ids is not None else None
+            batch = Batch(
+                ids=[ids[row] for row in keep] if ids is not None else None,
+                texts=[call.texts[row] for row in keep] if call.texts is not None else None,
+                input_type=call.input_type,
+            )
+            if self._identity is not None:
+                await self._identity.certain()
+            started = time.monotonic()
+            embedded = await self._engine.embed(batch)
+            ended = time.monotonic()
+            if self._dead is not None:  # disproved meanwhile
+                raise EngineDead(self._dead)
+            for index, error in embedded.failed.items():
+                failed[keep[index]] = _failure(error)
+            for index in np.flatnonzero(~_unit_length(embedded.vectors)):
+                failed.setdefault(
+                    keep[index],
+                    Failure("engine", "the engine made a vector that is not of length 1"),
+                )
+            self._served_tokens += tokens
+            return self._reply(
+                call, embedded, keep, failed, started - arrived, ended - started, tokens
+            )
+        except asyncio.CancelledError:
+            if self._dead is None:
+                raise
+            caller.uncancel()  # it was `_give_up`
+            raise EngineDead(self._dead) from None
+        except EngineDead as error:
+            if self._dead is None and not self._stopped:
+                self._dead = str(error)
+                log.error("%s; this replica answers no more\n%s", error, where(error))
+            # Serve logs what leaves here, causes and all, and those may quote a text
+            raise error from None
+        except EngineOverloaded as error:
+            raise error from None
+        except EngineError as error:
+            if self._identity is not None:
+                self._identity.doubt()
+            raise self._failed(error) from None
+        except Exception as error:
+            raise self._failed(error) from None
+        finally:
+            if span is not None:
+                span.end()
+            del self._callers[caller]
+            self._outstanding_tokens -= tokens
+            self._calls -= 1
+            self._changes += 1
+            if not self._calls:
+                self._busy_s += time.monotonic() - self._busy_since_s
+
+    def _failed(self, error: Exception) -> EngineFailed:
+        log.error("the engine failed on a call:\n%s", where(error))
+        detail = (
+            str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+        )
+        return EngineFailed(
+            f"the engine failed with {type(error).__name__}; this replica's log has the lines of "
+            "code",
+            detail,
+        )
+
+    def _reply(
+        self,
+        call: Call,
+        embedded: Embedded | None,
+        keep: list[int],
+        failed: dict[int, Failure],
+        queue_s: float,
+        inference_s: float,
+        own_tokens: int = 0,
+    ) -> Reply:
+        rows, width = len(call.lengths), self._engine.dimensions
+        if embedded is not None and len(keep) == rows:
+            vectors, tokens = embedded.vectors, embedded.tokens
+        else:
+            vectors, tokens = np.zeros((rows, width), np.float32), [0] * rows
+            if embedded is not None:
+                vectors[keep] = embedded.vectors
+                for row, count in zip(keep, embedded.tokens, strict=True):
+                    tokens[row] = count
+        for failure in failed.values():
+            self._failures[failure.code] += 1
+        left = self._outstanding_tokens - own_tokens
+        busy_s = self._busy_s + time.monotonic() - self._busy_since_s
+        return Reply(
+            vectors,
+            tokens,
+            failed,
+            self._replica,
+            queue_s,
+            inference_s,
+            left,
+            Counters(self._served_tokens, busy_s),
+        )
+
+    async def wake(self, to: str | None = None) -> None:
+        """Nothing: to be called is what starts a first replica."""
+
+    async def check_health(self) -> None:
+        """Embed something; Serve replaces the replica when this raises three times in a row.
+
+        Work that has moved on since the last time is sign enough of life: behind it the probe might
+        wait longer than Serve does. That calls come and go is none: they may all go because nobody
+        waits any longer. A probe without an answer goes on until the next check, which then knows
+        at once; the third gives the engine up and sends its calls back to their routers. An engine
+        reads a text in one go, and may take minutes for a long one: so long its probe has to wait
+        too.
+        """
+        if self._dead is not None:
+            raise EngineDead(self._dead)
+        if self._moved_on():
+            self._stop_probe()
+            self._longest_s = max(self._callers.values(), default=0.0)
+        else:
+            await self._ask_engine()
+        self._checks_failed = 0
+        if self._identity is not None:
+            self._identity.prove_in_time(self._disproved)
+
+    def _moved_on(self) -> bool:
+        served, queued, changes = now = (
+            self._served_tokens,
+            self._engine.queued_tokens(),
+            self._changes,
+        )
+        before, self._seen = self._seen, now
+        return self._calls > 0 and (
+            served > before[0] or (changes == before[2] and queued < before[1])
+        )
+
+    async def _ask_engine(self) -> None:
+        probe, wait_s = self._probe, 0.0
+        if probe is None:
+            self._probe = probe = asyncio.ensure_future(self._engine.check_health())
+            self._probed_s, wait_s = time.monotonic(), self._health_timeout_s
+        await asyncio.wait({probe}, timeout=wait_s)
+        if probe.done():
+            self._probe = None
+            probe.result()
+            self._longest_s = max(self._callers.values(), default=0.0)
+            return
+        patience_s = self._health_timeout_s + self._longest_s
+        if self._longest_s and time.monotonic() - self._probed_s < patience_s:
+            return
+        self._checks_failed += 1
+        why = f"the engine did not answer a probe within {patience_s:.3g} s"
+        if self._checks_failed >= CHECKS_FAILED:
+            self._give_up(why)
+        raise EngineError(why)
+
+    def _seconds(self, tokens: int) -> float:
+        """How long the engine may be at a text of so many tokens before it passes for hanging; 0
+        where nothing is known.
+        """
+        if self._curve is None:
+            return 0.0
+        return SLOWER * self._curve.step(tokens, attention((tokens,), self._attention_tokens), 1)
+
+    def _give_up(self, why: str) -> None:
+        log.error("%s; this replica answers no more", why)
+        self._dead = why
+        self._stop_probe()
+        for caller in self._callers:
+            caller.cancel()
+
+    def _stop_probe(self) -> None:
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
+
+    def _disproved(self, error: WrongModel) -> None:
+        self._dead = str(error)
+
+    def sample(self, tally: Tally, model: str) -> None:
+        """What this replica has done, into its metrics."""
+        labels = (model,)
+        busy_s = self._busy_s + (time.monotonic() - self._busy_since_s if self._calls else 0.0)
+        tally.set(metrics.ENGINE_TOKENS, labels, self._served_tokens)
+        tally.set(metrics.ENGINE_BUSY, labels, busy_s)
+        tally.set(metrics.ENGINE_HELD, labels, self._outstanding_tokens)
+        for code, count in self._failures.items():
+            tally.set(metrics.FAILED_TEXTS, (model, code), count)
+        if (identity := self._identity) is not None:
+            for result, count in (
+                ("passed", identity.passed),
+                ("failed", identity.failed),
+                ("put_off", identity.put_off),
+            ):
+                tally.set(metrics.IDENTITY, (model, result), count)
+
+    async def stop(self) -> None:
+        """Give back what the engine holds."""
+        self._stopped = True
+        self._stop_probe()
+        if self._identity is not None:
+            self._identity.stop()
+        await self._engine.stop()
+
+
+class Embedder(Host):
+    """Every replica of a model's deployment is one of these."""
+
+    _publisher: Publisher | None
+    _listener: Listener | None
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, model_id: str, config: dict[str, Any], base_dir: str | None, counted: bool = False
+    ) -> None:
+        started = time.monotonic()
+        traced = tracing()
+        logs.install(traced is not None)
+        model = ModelConfig.model_validate(config)
+        if model.environment == "cpu-vllm":
+            cpu.prepare()
+        stats = (
+            EngineStats(Tally(metrics.OF_VLLM), model_id)
+            if counted and model.engine.kind == "vllm"
+            else None
+        )
+        with logs.kept():
+            engine = engines.create(model, base_dir, stats)
+            identity = identity_of(engine, model.fingerprint, base_dir)
+            await engine.start()
+        replica = serve.get_replica_context().replica_id.unique_id
+        curve = curve_of(model_id, model, base_dir)
+        super().__init__(
+            engine, replica, identity, model.health_timeout_s, curve, model.attention_tokens
+        )
+        self._tracing, self._publisher, self._listener = traced, None, None
+        if counted:
+            tally = replica_tally(model_id)
+            self._publisher = Publisher(
+                [tally] if stats is None else [tally, stats.tally],
+                lambda: self.sample(tally, model_id),
+            )
+            self._publisher.start()
+        if identity is not None:
+            try:
+                await identity.prove()
+            except EngineError:
+                await self._end()
+                raise
+        self._address: Address | None = None
+        if socket_transport.allowed():
+            await self._listen(replica)
+        log.info("%s ready in %.1f s", model_id, time.monotonic() - started)
+
+    async def _listen(self, replica: str) -> None:
+        listener, host = Listener(self.embed), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        try:
+            port = await listener.start(host)
+        except OSError as error:
+            log.warning(
+                "no socket of its own on %s (%s): calls come through Serve's handles", host, error
+            )
+        else:
+            self._listener, self._address = listener, Address(replica, host, port, listener.token)
+
+    async def address(self, to: str | None = None) -> Address | None:
+        """Where this replica takes calls directly (deployments/dispatch/socket_transport.py); None
+        where it does not.
+        """
+        return self._address
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_engine"):
+            if self._listener is not None:
+                await self._listener.stop()
+            await self._end()
+
+    async def _end(self) -> None:
+        if self._publisher is not None:
+            self._publisher.stop()
+        await self.stop()
+
+
+def _unit_length(vectors: Vectors) -> npt.NDArray[np.bool_]:
+    """Which rows are what every caller is promised; NaN is not."""
+    squares: Vectors = np.einsum("ij,ij->i", vectors, vectors)
+    unit: npt.NDArray[np.bool_] = np.abs(squares - 1.0) < 1e-2
+    return unit
+
+
+def _failure(error: EngineError) -> Failure:
+    if isinstance(error, TextTooLong):
+        return Failure("too_long", str(error), error.tokens, error.limit)
+    return Failure("invalid" if isinstance(error, InvalidText) else "engine", str(error))

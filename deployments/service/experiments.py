@@ -1,0 +1,313 @@
+"""Shadow and canary on live traffic (router/compare.py says what they are and what is counted).
+
+A shadow starts when the caller has his answer, on the bulk lane, which yields to every interactive
+request; it has no share in the cache, and no demand is booked for it. What there is no room for is
+left out and counted, never queued without bound: a shadow is a sample. Whatever goes wrong with it
+is a number in the report.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deployments.dispatch.dispatcher import Lane
+from deployments.engines.base import Vectors
+from deployments.service.gather import Gatherer
+from deployments.service.prepare import Prepared, Preparer
+from deployments.telemetry.logs import where
+from router.cache import VectorCache
+from router.compare import CanaryReport, Ring, Seen, Shadowed, ShadowReport, falls_in, slices_of
+from router.config import Canary, RouterArgs, Shadow
+from router.domain import Decision, Model, Request, Work, attention
+from router.errors import RouterError
+from router.models import build_floor
+from router.schema import EmbeddingsRequest
+
+log = logging.getLogger("ray.serve")
+
+MOST_WAITING = 256  # requests; beyond it the newest are left out
+MOST_AT_ONCE = 4  # of them under way
+MOST_TEXTS = 16  # of one request
+DEADLINE_S = 60.0
+
+CONTROL, CANARY = CanaryReport.ARMS
+
+
+class Answered(NamedTuple):
+    """What the service tells of a request that has its vectors."""
+
+    request: EmbeddingsRequest
+    asked: Request
+    decision: Decision
+    models: Mapping[str, Model]
+    digests: Sequence[bytes]  # of its texts as the model that answered read them
+    vectors: Vectors  # of that model, in its own size
+    arrived_s: float
+    actual_s: float
+    arm: str | None
+
+
+class Comparison:
+    """The experiments of one router replica, as the config says now."""
+
+    def __init__(
+        self,
+        args: RouterArgs,
+        preparer: Preparer,
+        lanes: Mapping[str, Lane],
+        clock: Callable[[], float],
+    ) -> None:
+        self._preparer, self._lanes, self._clock = preparer, lanes, clock
+        self._args = args
+        self._waiting: deque[Answered] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._under_way = 0
+        self._idle, self._comparing = asyncio.Event(), asyncio.Lock()
+        self._idle.set()
+        self._use(args)
+
+    def reload(self, args: RouterArgs) -> None:
+        """Go on with these; an experiment that changed begins again, and its report with it."""
+        if args.compare != self._args.compare:
+            self._use(args)
+
+    def _use(self, args: RouterArgs) -> None:
+        # but for `compare`, of the sections read here none changes without a restart
+        self._args = args
+        self.shadow, self.canary = args.compare.shadow, args.compare.canary
+        self.since_s = self._clock()
+        self.shadowed, self.canaried = ShadowReport(), CanaryReport()
+        self._rings: dict[str, Ring] = {}
+        self._waiting.clear()
+        self._applies = (
+            None
+            if self.shadow is None
+            else build_floor("shadow", self.shadow.when, self.shadow.model).condition()
+        )
+        # A cache of its own that keeps nothing: no shadow takes room from a caller's vectors.
+        self._gatherer = (
+            None
+            if self.shadow is None
+            else Gatherer(self._lanes[self.shadow.model], VectorCache(0))
+        )
+
+    def arm(self, request: EmbeddingsRequest, asked: Request) -> str | None:
+        """Which rules decide the request: CANARY, CONTROL, or None where it is not in the
+        experiment.
+
+        Only a request that left everything open takes part: one with a model, a tier, a space or a
+        size never does.
+        """
+        canary = self.canary
+        if (
+            canary is None
+            or request.texts is None
+            or asked.pinned
+            or asked.target is not None
+            or asked.candidates is not None
+        ):
+            return None
+        return CANARY if falls_in(request.texts, "canary", canary.share) else CONTROL
+
+    def entered(self) -> None:
+        """A caller waits for this router."""
+        self._under_way += 1
+        self._idle.clear()
+
+    def left(self) -> None:
+        """He does not any more."""
+        self._under_way -= 1
+        if not self._under_way:
+            self._idle.set()
+
+    def failed(self, arm: str | None, code: str) -> None:
+        """A request of an arm of the canary ended with this error."""
+        if arm is not None:
+            self.canaried.failed[arm][code] += 1
+
+    def answered(self, answered: Answered) -> None:
+        """Count an answer for the canary, and shadow it where it is in the sample."""
+        if answered.arm is not None:
+            self.canaried.add(answered.arm, _seen(answered))
+        shadow, texts = self.shadow, answered.request.texts
+        if shadow is None or self._applies is None or texts is None:
+            return
+        model, asked = answered.decision.model, answered.asked
+        assert model is not None
+        if model == shadow.model or not self._applies(
+            asked.features, asked.work[model].longest, asked.input_type
+        ):
+            return
+        if not falls_in(texts, "shadow", shadow.share):
+            return
+        if not self._lanes[shadow.model].replicas:  # no sample is worth a cold start
+            self.shadowed.left_out["no ready replica"] += 1
+        elif len(self._waiting) >= MOST_WAITING:
+            self.shadowed.left_out["no room"] += 1
+        else:
+            self._waiting.append(_sample(answered))
+            if len(self._workers) < (1 if shadow.wait_for_idle else MOST_AT_ONCE):
+                # An empty context: nothing of the request that has ended goes along.
+                worker = asyncio.get_running_loop().create_task(self._work(), context=Context())
+                self._workers.add(worker)
+                worker.add_done_callback(self._workers.discard)
+
+    async def close(self) -> None:
+        """Take back what is under way."""
+        self._waiting.clear()
+        for worker in list(self._workers):
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+
+    async def settled(self) -> None:
+        """Returns when no shadow waits or is under way."""
+        while self._workers:
+            await asyncio.wait(set(self._workers))
+
+    def as_dict(self) -> dict[str, Any]:
+        """What GET /v1/compare answers."""
+        running_s = round(self._clock() - self.since_s, 1)
+        return {
+            "object": "comparison",
+            "shadow": None
+            if self.shadow is None
+            else {
+                **_said(self.shadow),
+                "running_s": running_s,
+                "waiting": len(self._waiting),
+                **self.shadowed.as_dict(),
+            },
+            "canary": None
+            if self.canary is None
+            else {
+                **_said(self.canary),
+                "running_s": running_s,
+                **self.canaried.as_dict(),
+            },
+        }
+
+    async def _work(self) -> None:
+        while self._waiting:
+            report, shadow = self.shadowed, self.shadow
+            if shadow is None:
+                return
+            if shadow.wait_for_idle:
+                await self._idle.wait()
+                if not self._waiting:  # a change of the config threw them away meanwhile
+                    return
+                report, shadow = self.shadowed, self.shadow  # or it put others in their place
+                if shadow is None:
+                    return
+            answered = self._waiting.popleft()
+            try:
+                await self._compare(answered, report, shadow)
+            except RouterError as error:
+                report.left_out[error.code] += 1
+            except Exception as error:  # a fault of ours must not end the comparison
+                report.left_out["internal_error"] += 1
+                log.error("a shadow failed:\n%s", where(error))
+
+    async def _compare(self, answered: Answered, report: ShadowReport, shadow: Shadow) -> None:
+        # a reload brings others
+        request, gatherer, rings = (
+            answered.request,
+            self._gatherer,
+            self._rings,
+        )
+        assert request.texts is not None
+        assert gatherer is not None, "there is a shadow"
+        read = (request.texts, request.side, request.instruction, [shadow.model])
+        prepared = (await asyncio.to_thread(self._preparer.prepare, *read))[shadow.model]
+        config, model = self._args.models[shadow.model], answered.models[shadow.model]
+        if prepared.exact and max(prepared.counts) > config.max_tokens:
+            report.left_out["too long for it"] += 1
+            return
+        got = await gatherer.gather(prepared, self._clock() + DEADLINE_S, bulk=True)
+        assert answered.decision.model is not None
+        ring = rings.setdefault(answered.decision.model, Ring())
+        async with self._comparing:
+            overlaps = await asyncio.to_thread(
+                ring.add, answered.digests, answered.vectors, got.vectors
+            )
+        predicted = answered.decision.predictions.get(shadow.model)
+        # Both would have had a cache: the shadow's cost is that of as many texts as the other model
+        # had to embed.
+        new = answered.asked.work[answered.decision.model].texts / len(request.texts)
+        report.add(
+            _seen(answered),
+            Shadowed(
+                overlaps,
+                got.inference_s,
+                None if predicted is None else predicted.total_s,
+                new * _device_s(model, _work(prepared, config.attention_tokens)),
+            ),
+        )
+
+
+def _seen(answered: Answered) -> Seen:
+    asked, decision = answered.asked, answered.decision
+    assert decision.model is not None
+    model, work = answered.models[decision.model], asked.work[decision.model]
+    done_s = answered.arrived_s + answered.actual_s
+    return Seen(
+        slices_of(asked.features, work.longest, asked.input_type),
+        decision.model,
+        len(answered.request.texts or ()),
+        work.tokens,
+        answered.actual_s,
+        _device_s(model, work),
+        None if asked.deadline_s is None else done_s <= asked.deadline_s,
+        decision.degraded,
+        model.quality_of(asked.features),
+    )
+
+
+def _device_s(model: Model, work: Work) -> float:
+    return (
+        model.curve.step(work.tokens, work.tokens_sq, work.texts) * model.devices
+        if work.tokens
+        else 0.0
+    )
+
+
+def _work(prepared: Prepared, span: int | None) -> Work:
+    return Work(
+        sum(prepared.counts),
+        max(prepared.counts),
+        attention(prepared.counts, span),
+        len(prepared.counts),
+    )
+
+
+def _sample(answered: Answered) -> Answered:
+    """At most MOST_TEXTS of the request's texts, spread over all of it, with their share of its
+    work.
+    """
+    texts, model = answered.request.texts, answered.decision.model
+    assert texts is not None
+    assert model is not None
+    if len(texts) <= MOST_TEXTS:
+        return answered
+    rows = np.linspace(0, len(texts) - 1, MOST_TEXTS).astype(int).tolist()
+    share, work = len(rows) / len(texts), answered.asked.work[model]
+    own = Work(
+        round(share * work.tokens),
+        work.longest,
+        round(share * work.tokens_sq),
+        round(share * work.texts),
+    )
+    return answered._replace(
+        asked=answered.asked._replace(work={**answered.asked.work, model: own}),
+        request=answered.request._replace(texts=[texts[row] for row in rows]),
+        digests=[answered.digests[row] for row in rows],
+        vectors=answered.vectors[rows],
+    )
+
+
+def _said(section: Shadow | Canary) -> dict[str, Any]:
+    return section.model_dump(mode="json", exclude_none=True, exclude_defaults=True)

@@ -1,0 +1,244 @@
+"""The vectors of one request: what is known drops out, a text that is on its way already is waited
+for, the rest is sent.
+
+Everything is keyed by model and digest of what the model reads, so nothing ever crosses a model.
+Order and duplicates are kept by place: each text of the request ends at the row it had. A text is
+waited for only where that costs little: not an interactive one for a bulk one, none for a request
+of several batches, and when the request that sent it fails or leaves, those who waited send it
+themselves.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from deployments.dispatch.chunks import Rows
+from deployments.dispatch.dispatcher import RETRY_AFTER_S, Lane
+from deployments.engines.base import Vectors
+from deployments.service.prepare import Prepared
+from deployments.service.shared_cache import SharedCache
+from router.cache import Entry, VectorCache
+from router.errors import ContextLengthExceeded, DeadlineExceeded, InvalidValue, ModelUnavailable
+
+T = TypeVar("T")
+
+
+class Gathered(NamedTuple):
+    """All vectors of one request, in its order."""
+
+    vectors: Vectors  # (texts, native dimensions)
+    tokens: list[int]
+    known: int  # texts that nothing was sent for: cached, duplicate or already on their way
+    queue_s: float
+    inference_s: float
+
+
+class Made(NamedTuple):
+    """The rows of the texts that one request sent."""
+
+    vectors: Vectors
+    tokens: list[int]
+    queue_s: float
+    inference_s: float
+
+
+@dataclass(slots=True, frozen=True)
+class OnItsWay:
+    """Where a text that was sent will appear."""
+
+    made: "asyncio.Future[Made]"
+    row: int
+    bulk: bool
+
+
+class Gatherer:
+    """One model's cache lookups, texts on their way, and lane."""
+
+    def __init__(self, lane: Lane, cache: VectorCache, shared: SharedCache | None = None) -> None:
+        self._lane, self._cache, self._shared = lane, cache, shared
+        self._on_their_way: dict[bytes, OnItsWay] = {}
+        self.coalesced = 0  # texts that waited for another request's
+
+    async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Gathered:
+        """Raises RouterError when a text has no vector by `deadline_s` (on the lane's clock)."""
+        lane, digests = self._lane, prepared.digests
+        entries = self._cache.get_many(lane.model, digests)
+        if self._shared is not None and None in entries:
+            await self._look_further(self._shared, digests, entries)
+        own: dict[bytes, int] = {}  # digest -> row of what this request sends
+        others: dict[bytes, OnItsWay] = {}
+        for digest, entry in zip(digests, entries, strict=True):
+            if entry is None and digest not in own and digest not in others:
+                waited = self._on_their_way.get(digest)
+                if waited is not None and (bulk or not waited.bulk):
+                    others[digest] = waited
+                else:
+                    own[digest] = len(own)
+        if len(own) == len(digests):  # the hot path: all new, all different
+            made = await self._send(prepared, own, None, deadline_s, bulk)
+            return Gathered(made.vectors, made.tokens, 0, made.queue_s, made.inference_s)
+
+        made = Made(np.empty((0, lane.dimensions), np.float32), [], 0.0, 0.0)
+        if own:
+            places = [place for place, digest in enumerate(digests) if digest in own]
+            made = await self._send(prepared, own, _firsts(places, digests), deadline_s, bulk)
+        found = await self._wait(others, prepared, deadline_s, bulk)
+        vectors, tokens = np.empty((len(digests), lane.dimensions), np.float32), [0] * len(digests)
+        for place, (digest, entry) in enumerate(zip(digests, entries, strict=True)):
+            if entry is not None:
+                vectors[place], tokens[place] = entry
+            else:
+                source, row = (made, own[digest]) if digest in own else found[digest]
+                vectors[place], tokens[place] = source.vectors[row], source.tokens[row]
+        return Gathered(vectors, tokens, len(digests) - len(own), made.queue_s, made.inference_s)
+
+    async def _look_further(
+        self, shared: SharedCache, digests: Sequence[bytes], entries: list[Entry | None]
+    ) -> None:
+        """Put what the shared cache has into `entries` and the own cache; what is on its way is not
+        asked for.
+        """
+        unknown = {
+            digest: place
+            for place, digest in enumerate(digests)
+            if entries[place] is None and digest not in self._on_their_way
+        }
+        if not unknown:
+            return
+        found = {
+            digest: entry
+            for digest, entry in zip(
+                unknown, await shared.get_many(self._lane.model, list(unknown)), strict=True
+            )
+            if entry is not None
+        }
+        if found:
+            self._cache.put_many(
+                self._lane.model,
+                list(found),
+                np.stack([entry.vector for entry in found.values()]),
+                [entry.tokens for entry in found.values()],
+            )
+            for place, digest in enumerate(digests):
+                entries[place] = entries[place] or found.get(digest)
+
+    async def _wait(
+        self, others: dict[bytes, OnItsWay], prepared: Prepared, deadline_s: float, bulk: bool
+    ) -> dict[bytes, tuple[Made, int]]:
+        """Rows of texts that other requests sent; those whose sender failed are sent from here."""
+        found: dict[bytes, tuple[Made, int]] = {}
+        self.coalesced += len(others)
+        if others:
+            left_s = max(0.0, deadline_s - self._lane.clock())
+            await asyncio.wait({waited.made for waited in others.values()}, timeout=left_s)
+        again: dict[bytes, int] = {}
+        for digest, waited in others.items():
+            if (
+                waited.made.done()
+                and not waited.made.cancelled()
+                and waited.made.exception() is None
+            ):
+                found[digest] = (waited.made.result(), waited.row)
+            else:
+                again[digest] = len(again)
+        if again:
+            places = [place for place, digest in enumerate(prepared.digests) if digest in again]
+            made = await self._send(
+                prepared, again, _firsts(places, prepared.digests), deadline_s, bulk
+            )
+            found |= {digest: (made, row) for digest, row in again.items()}
+        return found
+
+    async def _send(
+        self,
+        prepared: Prepared,
+        own: dict[bytes, int],
+        places: list[int] | None,
+        deadline_s: float,
+        bulk: bool,
+    ) -> Made:
+        """Send the texts at `places` (None: all), whose digests are `own` in the same order."""
+        lane = self._lane
+        shared: asyncio.Future[Made] = asyncio.get_running_loop().create_future()
+        counts = prepared.counts if places is None else [prepared.counts[place] for place in places]
+        if sum(counts) <= lane.batch_tokens:  # nobody waits for the rest of a large request
+            for digest, row in own.items():
+                self._on_their_way[digest] = OnItsWay(shared, row, bulk)
+        try:
+            made = await self._flown(prepared, places, deadline_s, bulk)
+            self._cache.put_many(lane.model, list(own), made.vectors, made.tokens)
+            if self._shared is not None:
+                self._shared.put_many(lane.model, list(own), made.vectors, made.tokens)
+            shared.set_result(made)
+            return made
+        finally:
+            shared.cancel()
+            for digest in own:
+                if (waited := self._on_their_way.get(digest)) is not None and waited.made is shared:
+                    del self._on_their_way[digest]
+
+    async def _flown(
+        self, prepared: Prepared, places: list[int] | None, deadline_s: float, bulk: bool
+    ) -> Made:
+        lane = self._lane
+        left_s = deadline_s - lane.clock()
+        futures = lane.submit(
+            _at(prepared.ids, places),
+            _at(prepared.texts, places),
+            _at(prepared.counts, places) or (),
+            prepared.side,
+            deadline_s,
+            bulk,
+        )
+        try:
+            async with asyncio.timeout(max(0.0, left_s)):
+                answers = [await future for future in futures]
+        except TimeoutError:
+            raise DeadlineExceeded(left_s) from None
+        finally:
+            for future in futures:
+                if not future.cancel() and not future.cancelled():
+                    # read, so that the error of a later chunk is not reported as lost
+                    future.exception()
+        self._check(answers, places, left_s)
+        if len(answers) == 1:
+            only = answers[0]
+            return Made(only.vectors, only.tokens, only.queue_s, only.inference_s)
+        return Made(
+            np.concatenate([answer.vectors for answer in answers]),
+            [count for answer in answers for count in answer.tokens],
+            max(answer.queue_s for answer in answers),
+            max(answer.inference_s for answer in answers),
+        )
+
+    def _check(self, answers: list[Rows], places: list[int] | None, limit_s: float) -> None:
+        """Raise the contract's error for the first text that has no vector."""
+        start, model = 0, self._lane.model
+        for answer in answers:
+            for row, failure in answer.failed.items():
+                place = start + row if places is None else places[start + row]
+                if failure.code == "too_long":
+                    raise ContextLengthExceeded(place, failure.tokens, failure.limit, model)
+                if failure.code == "invalid":
+                    raise InvalidValue(f"input[{place}]: {failure.message}", "input")
+                if failure.code == "expired":
+                    raise DeadlineExceeded(limit_s)
+                raise ModelUnavailable(
+                    [f"{model} could not embed input[{place}]: {failure.message}"], RETRY_AFTER_S
+                )
+            start += len(answer.tokens)
+
+
+def _firsts(places: list[int], digests: Sequence[bytes]) -> list[int]:
+    """Of each digest the first place."""
+    seen: dict[bytes, int] = {}
+    for place in places:
+        seen.setdefault(digests[place], place)
+    return list(seen.values())
+
+
+def _at(values: Sequence[T] | None, places: list[int] | None) -> Sequence[T] | None:
+    return values if values is None or places is None else [values[place] for place in places]

@@ -1,0 +1,80 @@
+"""What the router reads of a request's texts before it decides: tokens for every model that may
+answer, and features.
+
+Texts come again, searches above all. What was read of a short single text is kept for the next
+time, which then costs neither a tokeniser nor the identification of its language; the vector itself
+is the cache's matter (router/cache.py).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from deployments.service.prepare import Prepared, Preparer
+from router.domain import Features
+from router.errors import InvalidValue
+from router.features import extract
+from router.schema import Side
+
+# a longer request is tokenised in a thread, so that nobody else waits for it
+OFF_LOOP_CHARACTERS = 5_000
+KNOWN_TEXTS = 8192  # of about 2 kB each at most, the text and its tokens
+KNOWN_CHARACTERS = 400
+
+
+class Read(NamedTuple):
+    """What was read; others may read the same object, so nobody writes to it."""
+
+    prepared: dict[str, Prepared]  # by model
+    features: Features
+
+
+class Reader:
+    """Reads texts; everything that the result depends on and that does not change with a reload is
+    in the arguments.
+    """
+
+    def __init__(self, preparer: Preparer) -> None:
+        self._preparer = preparer
+        self._known = lru_cache(KNOWN_TEXTS)(self._one)
+
+    async def read(
+        self,
+        texts: Sequence[str],
+        side: Side | None,
+        instruction: str | None,
+        language: str | None,
+        models: tuple[str, ...],
+    ) -> Read:
+        """Raises InvalidValue where `language` is none, and ValueError naming a text that is not
+        valid Unicode.
+        """
+        if len(texts) == 1 and len(texts[0]) + len(instruction or "") <= KNOWN_CHARACTERS:
+            return self._known(texts[0], side, instruction, language, models)
+        if sum(map(len, texts)) > OFF_LOOP_CHARACTERS:
+            prepared = await asyncio.to_thread(
+                self._preparer.prepare, texts, side, instruction, models
+            )
+        else:
+            prepared = self._preparer.prepare(texts, side, instruction, models)
+        return Read(prepared, _features(texts, language))
+
+    def _one(
+        self,
+        text: str,
+        side: Side | None,
+        instruction: str | None,
+        language: str | None,
+        models: tuple[str, ...],
+    ) -> Read:
+        return Read(
+            self._preparer.prepare((text,), side, instruction, models), _features((text,), language)
+        )
+
+
+def _features(texts: Sequence[str], language: str | None) -> Features:
+    try:
+        return extract(texts, language)
+    except ValueError as error:
+        raise InvalidValue(f"language: {error}", "language") from None

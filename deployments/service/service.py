@@ -1,0 +1,545 @@
+"""One request's way, in order: features, tokens, decision, cache, dispatch, space. The ingress
+speaks HTTP around it.
+"""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from deployments.dispatch.dispatcher import RETRY_AFTER_S, Lane
+from deployments.dispatch.transport import Transport
+from deployments.engines.base import Vectors
+from deployments.replica.identity import check_reading
+from deployments.service.decision_log import DecisionLog
+from deployments.service.experiments import CANARY, Answered, Comparison
+from deployments.service.gather import Gatherer
+from deployments.service.prepare import TEXT_ENGINES, Prepared, Preparer
+from deployments.service.reader import Reader
+from deployments.service.recent import Recent
+from deployments.service.request_metrics import Events
+from deployments.service.shared_cache import open_shared
+from deployments.telemetry.tracing import Tracing
+from router.adapters import Adapter, as_ranked, load_adapters
+from router.cache import VectorCache
+from router.config import RouterArgs
+from router.decision_log import ANSWERED, Entry, Setting
+from router.domain import (
+    Decision,
+    Features,
+    Load,
+    Model,
+    OnMiss,
+    Reason,
+    Request,
+    Tier,
+    Why,
+    Work,
+    attention,
+)
+from router.errors import (
+    BudgetUnreachable,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    InternalError,
+    InvalidValue,
+    MaxTokensPerRequest,
+    ModelUnavailable,
+    RouterError,
+    TierNotAllowed,
+)
+from router.feedback import Feedback, tell
+from router.ledger import Ledger
+from router.models import build_models, build_policy
+from router.policy import Policy, decide, idle_tail_s
+from router.schema import EmbeddingsRequest
+from router.spaces import Catalogue, Space, Wanted
+
+CANCELLED = "cancelled"  # the outcome of a request whose client left
+RECENT = 1024  # answers per model that percentiles are made of
+Charge = Callable[[int], Awaitable[None]]
+
+
+class Plan(NamedTuple):
+    """A request decided and not yet sent."""
+
+    request: EmbeddingsRequest
+    wanted: Wanted
+    features: Features
+    prepared: dict[str, Prepared]
+    work: dict[str, Work]
+    loads: dict[str, Load]
+    decision: Decision
+    arrived_s: float
+    asked: Request
+    models: dict[str, Model]  # as they were decided on
+    read_s: float
+    decided_s: float
+    setting: Setting
+    arm: str | None  # of the canary
+
+
+class Answer(NamedTuple):
+    """Vectors of one request, all of one space, and how they came to be."""
+
+    vectors: Vectors  # (texts, dimensions of the space), rows of length 1
+    space: Space
+    decision: Decision
+    features: Features
+    prompt_tokens: int
+    cached: int
+    truncated: list[int]
+    queue_s: float
+    inference_s: float
+    total_s: float
+    adapter: Adapter | None  # that the vectors came over
+    canary: bool  # decided by the canary's rules
+
+
+class Service:
+    """Everything one router replica knows: models, policy, ledger, lanes and cache."""
+
+    def __init__(
+        self,
+        args: RouterArgs,
+        transport: Transport,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self.args = args
+        self.catalogue = Catalogue(args, load_adapters(args))
+        now = clock()
+        self.feedback = {
+            name: Feedback(
+                model,
+                args.models[name].profile is not None,
+                args.routing,
+                now,
+                args.models[name].cold_start_s,
+            )
+            for name, model in build_models(args).items()
+        }
+        self.preparer = Preparer(args)
+        self.reader = Reader(self.preparer)
+        self.fingerprints = check_reading(args, self.preparer)
+        self.clock = clock
+        self.rng = rng or random.Random()
+        self.ledger = Ledger({name: model.calls_in_flight for name, model in args.models.items()})
+        self.cache = VectorCache(args.cache.max_bytes)
+        self.lanes = {
+            name: Lane(
+                model=name,
+                dimensions=config.dimensions,
+                batch_tokens=self.feedback[name].model.curve.batch_tokens,
+                calls_in_flight=config.calls_in_flight,
+                max_queued_tokens=args.limits.max_queued_tokens,
+                max_queue_s=args.limits.max_queue_s,
+                replica_timeout_s=args.limits.replica_timeout_s,
+                transport=transport,
+                ledger=self.ledger,
+                feedback=self.feedback[name],
+                clock=clock,
+                rng=self.rng,
+                tracing=tracing,
+                attention_tokens=config.attention_tokens,
+                steps=config.engine.kind != "remote",
+            )
+            for name, config in args.models.items()
+        }
+        self.shared = open_shared(args, self.fingerprints)
+        self.gatherers = {
+            name: Gatherer(
+                lane, self.cache, self.shared if self.shared and self.shared.shares(name) else None
+            )
+            for name, lane in self.lanes.items()
+        }
+        self.latencies: dict[str, deque[tuple[float, float]]] = {
+            name: deque(maxlen=RECENT) for name in args.models
+        }
+        self.recent = Recent()
+        self.log: DecisionLog | None = None
+        self.tracing = tracing
+        self.events: Events | None = Events(args) if args.metrics else None
+        self.routing = args.routing
+        self.policy = build_policy(args.routing, args.tiers)
+        self._setting, self._canary = self._settle()
+        self.comparison = Comparison(args, self.preparer, self.lanes, clock)
+
+    def reload(self, args: RouterArgs, catalogue: Catalogue) -> None:
+        """Serve by these rules, tiers and collections from the next request on; running ones keep
+        theirs, in their plans.
+
+        `catalogue` is that of `args`, which differ from those at the start in RELOADABLE sections
+        only.
+        """
+        self.args, self.catalogue, self.routing = args, catalogue, args.routing
+        self.policy = build_policy(args.routing, args.tiers)
+        self._setting, self._canary = self._settle()
+        self.comparison.reload(args)
+        if self.events is not None:
+            self.events.reloaded(args)
+
+    @property
+    def models(self) -> dict[str, Model]:
+        """Every model with the curve that is known now."""
+        return {name: feedback.model for name, feedback in self.feedback.items()}
+
+    def replicas_changed(self, model: str, replicas: Sequence[str]) -> None:
+        """What the board says of one model's deployment."""
+        if model in self.lanes:
+            self.lanes[model].replicas_changed(replicas)
+
+    async def plan(
+        self, request: EmbeddingsRequest, permitted: frozenset[str] | None = None
+    ) -> Plan:
+        """Read the text and decide; raises RouterError when no model may serve the request."""
+        arrived_s = self.clock()
+        request = self.catalogue.completed(request)
+        wanted = self.catalogue.resolve(request)
+        if (
+            permitted is not None
+            and wanted.tier is not None
+            and wanted.target is not None
+            and wanted.target not in permitted
+        ):
+            field = "quality" if request.quality is wanted.tier else "model"
+            raise TierNotAllowed(wanted.tier.value, self._names(permitted), field)
+        candidates = [
+            name for name in self.feedback if wanted.candidates is None or name in wanted.candidates
+        ]
+        texts = request.texts
+        if texts is None:
+            assert wanted.target is not None, "the schema lets token ids pass only with a model"
+            assert request.ids is not None, "a request has texts or token ids"
+            if self.args.models[wanted.target].engine.kind in TEXT_ENGINES:
+                raise InvalidValue(
+                    f"{wanted.target} takes text, not token ids; send the text", "input"
+                )
+            prepared = self.preparer.given(request.ids, wanted.target)
+            features = Features(0, None, None, False, False)
+        else:
+            prepared, features = await self.reader.read(
+                texts, request.side, request.instruction, request.language, tuple(candidates)
+            )
+        read_s, tokens = self.clock(), min(sum(p.counts) for p in prepared.values())
+        if tokens > (most := self.args.limits.max_tokens_per_request):
+            raise MaxTokensPerRequest(tokens, most)
+        loads, work, models = (
+            self.loads(),
+            {name: self._work(name, one) for name, one in prepared.items()},
+            self.models,
+        )
+        if wanted.adapters and wanted.space is not None:
+            models = as_ranked(models, wanted.space, wanted.adapters)
+        setting = self._setting
+        asked = self._asked(request, wanted, features, work, arrived_s, permitted, setting)
+        if (arm := self.comparison.arm(request, asked)) == CANARY:
+            setting = self._canary
+            asked = self._asked(request, wanted, features, work, arrived_s, permitted, setting)
+        decided_s = self.clock()
+        decision = decide(setting.policy, asked, models, loads, decided_s)
+        if decision.reason is Reason.NO_MODEL and request.truncate not in (None, "none"):
+            # Nothing reads the text as it is: decide on what would be left of it.
+            work = self._cut_work(prepared)
+            asked = asked._replace(work=work)
+            decision = decide(setting.policy, asked, models, loads, decided_s)
+        return Plan(
+            request,
+            wanted,
+            features,
+            prepared,
+            work,
+            loads,
+            decision,
+            arrived_s,
+            asked,
+            models,
+            read_s,
+            decided_s,
+            setting,
+            arm,
+        )
+
+    async def embed(
+        self,
+        request: EmbeddingsRequest,
+        permitted: frozenset[str] | None = None,
+        charge: Charge | None = None,
+    ) -> Answer:
+        """Answer one request with vectors of one space; raises RouterError with the contract's
+        code.
+
+        `charge` is told the tokens before anything is sent, and may raise RouterError.
+        """
+        plan, answer, outcome = None, None, CANCELLED
+        try:
+            plan = await self.plan(request, permitted)
+            tracing = (
+                self.tracing
+                if self.tracing is not None and self.tracing.current() is not None
+                else None
+            )
+            if tracing is not None:
+                tracing.decided(plan, self.clock())
+            self.comparison.entered()
+            try:
+                answer = await self._answer(plan, permitted, charge, tracing)
+            finally:
+                self.comparison.left()
+            outcome = ANSWERED
+            return answer
+        except RouterError as error:
+            outcome, error.counted = error.code, True
+            if plan is not None:
+                self.comparison.failed(plan.arm, error.code)
+            raise
+        except Exception:
+            outcome = InternalError.code
+            raise
+        finally:
+            if self.events is not None:
+                self.events.ended(request, plan, answer, outcome)
+            if plan is not None:
+                entry = Entry(
+                    time.time(),
+                    plan.arrived_s,
+                    plan.decided_s,
+                    plan.asked,
+                    plan.wanted.tier,
+                    plan.request.latency_budget_ms is not None,
+                    plan.models,
+                    plan.loads,
+                    plan.decision,
+                    outcome,
+                    None if answer is None else answer.total_s,
+                )
+                self.recent.add(plan.setting, entry)
+                if self.log is not None:
+                    self.log.add(plan.setting, entry)
+
+    async def _answer(
+        self,
+        plan: Plan,
+        permitted: frozenset[str] | None,
+        charge: Charge | None = None,
+        tracing: Tracing | None = None,
+    ) -> Answer:
+        request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
+        missed = tell(self.feedback, decision, plan.work, arrived_s, plan.asked.deadline_s)
+        if missed is not None:
+            self.lanes[missed].warm()
+        if decision.model is None:
+            raise self._refusal(plan, permitted)
+        model = decision.model
+        prepared, truncated = plan.prepared[model], list[int]()
+        if request.truncate in ("end", "start"):
+            if request.texts is None:
+                prepared, truncated = self.preparer.cut_ids(prepared, model, request.truncate)
+            else:
+                prepared, truncated = await asyncio.to_thread(
+                    self.preparer.cut,
+                    prepared,
+                    request.texts,
+                    model,
+                    request.truncate,
+                    request.instruction,
+                )
+        if charge is not None:
+            await charge(sum(prepared.counts))
+        deadline_s = arrived_s + self.args.limits.request_timeout_s
+        if request.on_budget_miss is OnMiss.REJECT and plan.asked.deadline_s is not None:
+            deadline_s = min(deadline_s, plan.asked.deadline_s)
+        gathering = self.gatherers[model].gather(prepared, deadline_s, request.priority == "bulk")
+        try:
+            if tracing is None:
+                got = await gathering
+            else:
+                with tracing.dispatching(plan) as dispatching:
+                    got = await gathering
+                    dispatching.answered(got.known, got.queue_s, got.inference_s)
+        except DeadlineExceeded:
+            raise DeadlineExceeded(
+                deadline_s - arrived_s
+            ) from None  # what the caller gave, not what was left of it here
+        now = self.clock()
+        self.latencies[model].append((now, now - arrived_s))
+        # Bulk waits for everybody else, so how late it was says nothing of the next interactive
+        # request. What was cut may be in the cache although the whole text was not.
+        unforeseen = bool(truncated and got.known)
+        if (
+            plan.work[model].tokens
+            and not unforeseen
+            and request.priority != "bulk"
+            and decision.predicted_s is not None
+        ):
+            load = plan.loads[model]
+            engine_s = got.queue_s + got.inference_s
+            self.feedback[model].completed(
+                now - arrived_s, decision.predicted_s, load.bias, now, load.margin, engine_s
+            )
+        if not truncated:
+            self.comparison.answered(
+                Answered(
+                    request,
+                    plan.asked,
+                    decision,
+                    plan.models,
+                    prepared.digests,
+                    got.vectors,
+                    arrived_s,
+                    now - arrived_s,
+                    plan.arm,
+                )
+            )
+        vectors, space = self.catalogue.land(got.vectors, model, plan.wanted)
+        return Answer(
+            vectors,
+            space,
+            decision,
+            plan.features,
+            sum(got.tokens),
+            got.known,
+            truncated,
+            got.queue_s,
+            got.inference_s,
+            now - arrived_s,
+            plan.wanted.adapters.get(model),
+            plan.arm == CANARY,
+        )
+
+    def loads(self) -> dict[str, Load]:
+        """What is happening at each model now, as this router knows it."""
+        now = self.clock()
+        return {
+            name: feedback.load(self.ledger, self.routing, now, self.rng)
+            for name, feedback in self.feedback.items()
+        }
+
+    def _work(self, model: str, prepared: Prepared) -> Work:
+        """What the request asks of one model: the texts that are not in the cache, but the longest
+        of all.
+        """
+        counts, span = prepared.counts, self.args.models[model].attention_tokens
+        if not prepared.exact:  # only the engine knows whether it can read the text
+            counts = [min(count, self.args.models[model].max_tokens) for count in counts]
+        if len(unknown := self.cache.unknown(model, prepared.digests)) < len(counts):
+            rest = [counts[place] for place in unknown]
+            return Work(sum(rest), max(counts), attention(rest, span), len(rest))
+        return Work(sum(counts), max(counts), attention(counts, span), len(counts))
+
+    def _cut_work(self, prepared: dict[str, Prepared]) -> dict[str, Work]:
+        """What it asks of each model when every text is cut to what that model reads; cut texts are
+        taken to be new.
+        """
+        work = {}
+        for name, one in prepared.items():
+            settings = self.args.models[name]
+            counts = [min(count, settings.max_tokens) for count in one.counts]
+            work[name] = Work(
+                sum(counts), max(counts), attention(counts, settings.attention_tokens), len(counts)
+            )
+        return work
+
+    def _settle(self) -> tuple[Setting, Setting]:
+        """What this service decides by from now on: usually, and for the requests of the canary."""
+        args, canary = self.args, self.args.compare.canary
+        usual = Setting(
+            self.models,
+            self.policy,
+            {Tier(tier): model for tier, model in args.tiers.items()},
+            args.routing.strict_tiers,
+            _seconds(args.routing.default_budget_ms),
+        )
+        if canary is None:
+            return usual, usual
+        if canary.routing is None:
+            return usual, usual._replace(
+                policy=Policy(canary.model or self.policy.default), arm=CANARY
+            )
+        policy, budget_s = (
+            build_policy(canary.routing, args.tiers),
+            _seconds(canary.routing.default_budget_ms),
+        )
+        return usual, usual._replace(policy=policy, default_budget_s=budget_s, arm=CANARY)
+
+    def _asked(
+        self,
+        request: EmbeddingsRequest,
+        wanted: Wanted,
+        features: Features,
+        work: dict[str, Work],
+        arrived_s: float,
+        permitted: frozenset[str] | None,
+        setting: Setting,
+    ) -> Request:
+        budget_s = _seconds(request.latency_budget_ms) or setting.default_budget_s
+        return Request(
+            work=work,
+            features=features,
+            deadline_s=None if budget_s is None else arrived_s + budget_s,
+            target=wanted.target,
+            pinned=wanted.pinned,
+            strict=wanted.strict,
+            candidates=wanted.candidates,
+            permitted=permitted,
+            on_miss=request.on_budget_miss,
+            input_type=request.side,
+        )
+
+    def _refusal(self, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
+        """The contract's error for a request that no model may serve, with the decision's
+        reason.
+        """
+        error = self._why_refused(plan, permitted)
+        error.headers["x-routing-reason"] = plan.decision.label
+        return error
+
+    def _names(self, permitted: frozenset[str]) -> list[str]:
+        """What a key may write as `model`: its models, and the tiers that mean one of them."""
+        tiers = (str(tier) for tier, name in self.args.tiers.items() if name in permitted)
+        return [*(name for name in self.args.models if name in permitted), *tiers]
+
+    def _why_refused(self, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
+        decision = plan.decision
+        if decision.reason is Reason.OVER_BUDGET:
+            soonest_s = min(
+                idle_tail_s(
+                    plan.models[candidate.model],
+                    plan.loads[candidate.model],
+                    plan.work[candidate.model],
+                )
+                for candidate in decision.candidates
+                if candidate.why is Why.OVER_BUDGET
+            )
+            budget_s = (plan.asked.deadline_s or plan.arrived_s) - plan.arrived_s
+            return BudgetUnreachable(budget_s, soonest_s, decision.retry_after_s)
+        whys = {candidate.model: candidate.why for candidate in decision.candidates}
+        out = (Why.NOT_IN_SPACE, Why.NOT_PERMITTED, Why.BELOW_TARGET)
+        able = [name for name, why in whys.items() if why not in out]
+        if not able:
+            return TierNotAllowed(
+                plan.request.model or decision.target or "auto",
+                self._names(permitted or frozenset()),
+            )
+        if any(whys[name] is Why.NOT_READY for name in able):
+            return ModelUnavailable([f"{name}: {whys[name]}" for name in able], RETRY_AFTER_S)
+        # Nothing reads it whole: say which model would be given it cut, for that is what the
+        # message advises.
+        cut = decide(
+            plan.setting.policy,
+            plan.asked._replace(work=self._cut_work(plan.prepared), on_miss=OnMiss.SERVE),
+            plan.models,
+            plan.loads,
+            plan.decided_s,
+        )
+        name = cut.model or max(able, key=lambda name: self.models[name].max_tokens)
+        counts = plan.prepared[name].counts
+        index = max(range(len(counts)), key=counts.__getitem__)
+        return ContextLengthExceeded(index, counts[index], self.models[name].max_tokens, name)
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000.0

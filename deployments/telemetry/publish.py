@@ -1,0 +1,101 @@
+"""Hands a tally to Ray's metrics, which the metrics agent of each node shows to Prometheus."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+from ray.serve import metrics as ray_metrics
+
+from deployments.telemetry.metrics import Labels, Metric, Tally
+
+EVERY_S = 1.0
+
+log = logging.getLogger("ray.serve")
+
+
+class _Counter:
+    """A counter of Ray's that is told totals."""
+
+    def __init__(self, name: str, meaning: str, labels: Labels) -> None:
+        self._labels = labels
+        self._counter = ray_metrics.Counter(name, meaning, labels)  # type: ignore[arg-type]  # they say tuple[str]
+        self._told: dict[Labels, float] = {}
+
+    def tell(self, values: Labels, total: float) -> None:
+        told = self._told.get(values)
+        if told == total:
+            return
+        tags = dict(zip(self._labels, values, strict=True))
+        if total > (told or 0):
+            self._counter.inc(total - (told or 0), tags)
+        elif told is None:  # 0 is news too, but `inc` refuses it
+            self._counter._record(0, tags)
+        self._told[values] = total
+
+
+class Publisher:
+    """Tells Ray what has changed, every `EVERY_S` and once more at the end; made inside a Serve
+    replica.
+    """
+
+    def __init__(self, tallies: Sequence[Tally], sample: Callable[[], None]) -> None:
+        """`sample` brings into the tallies what is kept elsewhere."""
+        self._tallies, self._sample = tallies, sample
+        self._counters: dict[Metric, _Counter] = {}
+        self._gauges: dict[Metric, ray_metrics.Gauge] = {}
+        self._buckets: dict[Metric, tuple[_Counter, _Counter]] = {}
+        for one in (one for tally in tallies for one in tally.metrics):
+            name = one.family + one.name
+            if one.kind == "counter":
+                self._counters[one] = _Counter(name, one.meaning, one.labels)
+            elif one.kind == "gauge":
+                self._gauges[one] = ray_metrics.Gauge(name, one.meaning, one.labels)  # type: ignore[arg-type]
+            else:
+                self._buckets[one] = (
+                    _Counter(f"{name}_bucket", one.meaning, (*one.labels, "le")),
+                    _Counter(f"{name}_sum", one.meaning, one.labels),
+                )
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Publish from now on, on the running loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def stop(self) -> None:
+        """Publish a last time."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+            self.publish()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                self.publish()
+            except Exception:
+                log.exception("the metrics of this moment are lost")
+            await asyncio.sleep(EVERY_S)
+
+    def publish(self) -> None:
+        """Tell what has changed since the last time."""
+        self._sample()
+        for tally in self._tallies:
+            self._publish(tally)
+
+    def _publish(self, tally: Tally) -> None:
+        for metric, values in tally.values.items():
+            if (gauge := self._gauges.get(metric)) is not None:
+                for labels, value in list(values.items()):
+                    gauge.set(value, dict(zip(metric.labels, labels, strict=True)))
+            else:
+                counter = self._counters[metric]
+                for labels, value in list(values.items()):
+                    counter.tell(labels, value)
+        for metric, series in tally.buckets.items():
+            in_bucket, total = self._buckets[metric]
+            bounds = [*(f"{bound:g}" for bound in metric.bounds), "+Inf"]
+            for labels, buckets in list(series.items()):
+                for bound, count in zip(bounds, accumulate(buckets.counts), strict=True):
+                    in_bucket.tell((*labels, bound), count)
+                total.tell(labels, buckets.sum)

@@ -1,0 +1,278 @@
+"""Spans of ours among Serve's: what the router did with a request, and which calls carried it.
+
+Where `tracing_config` is on, Serve opens a span for every HTTP request and every call between
+deployments. Below the request's:
+
+    features   the text read: tokens, language
+    decide     the decision, as attributes: model, reason, tier, predicted_ms, tokens, why each
+               other model was not chosen
+    dispatch   from the decision to the vectors
+    engine     the engine's part of it
+    embed      a replica at work on a call, in its own process
+
+One call to a replica carries texts of many requests. Its span `call` is a child of the first traced
+request's `dispatch` and links to those of the others; the replica's `embed` is below it, by the W3C
+traceparent in the call, and so are Serve's spans where the call takes Serve's handles. No attribute
+holds text.
+
+Nothing here runs where tracing is off: `tracing()` then gives None, and the service asks no more.
+Nor is anything made for a request without a caller's trace that is not recorded: its id alone
+decides that.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Self
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.sdk.trace import Tracer, TracerProvider
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from router.domain import Why
+
+if TYPE_CHECKING:
+    from deployments.service.service import Plan
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+_NO_PARENT = otel_context.Context()
+_UNSAMPLED = trace.set_span_in_context(
+    NonRecordingSpan(
+        SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.DEFAULT))
+    ),
+    _NO_PARENT,
+)
+
+
+class Tracing:
+    """Makes the spans of one router replica."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._ids = tracer.id_generator = _DrawnBefore(tracer.id_generator)
+        # Serve's sampler, which asks the root's where there is no parent; of another one nothing is
+        # known before it is asked.
+        root = (
+            getattr(tracer.sampler, "_root", None)
+            if isinstance(tracer.sampler, ParentBased)
+            else None
+        )
+        self._sampled_below = root.bound if isinstance(root, TraceIdRatioBased) else None
+
+    def current(self) -> SpanContext | None:
+        """The span that work is done for now, where it is recorded."""
+        if not otel_context.get_current():  # nothing was begun here, as for nearly every request
+            return None
+        context = trace.get_current_span().get_span_context()
+        return context if context.is_valid and context.trace_flags.sampled else None
+
+    def requested(
+        self, method: str, route: str, headers: Mapping[str, str], request_id: str
+    ) -> "Requested | None":
+        """The span of a whole request that Serve made none for, below the caller's or none, for a
+        `with`; None: not recorded.
+
+        A request without a caller's trace gets its id here, and is compared with what Serve's
+        sampler records before there is a span: to make one that records nothing takes many times as
+        long.
+        """
+        parent, told = _NO_PARENT, False  # what is current here may be another request's
+        if "traceparent" in headers:
+            parent = _PROPAGATOR.extract(headers, _NO_PARENT)
+            told = trace.get_current_span(parent).get_span_context().is_valid
+        if not told and self._sampled_below is not None:
+            drawn = self._ids.draw()
+            if drawn & TraceIdRatioBased.TRACE_ID_LIMIT >= self._sampled_below:
+                return None
+            self._ids.next = drawn
+        name, attributes = (
+            f"{method} {route}",
+            {"http.request.method": method, "http.route": route, "request_id": request_id},
+        )
+        span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes)
+        return Requested(span) if span.is_recording() else None
+
+    def decided(self, plan: "Plan", now: float) -> None:
+        """Record how a request was read and decided; `now` is on the clock of the plan's times."""
+        # from the plan's clock to the time of day
+        decision, behind_ns = (
+            plan.decision,
+            time.time_ns() - int(now * 1e9),
+        )
+        arrived_ns, read_ns, decided_ns = (
+            behind_ns + int(at * 1e9) for at in (plan.arrived_s, plan.read_s, plan.decided_s)
+        )
+        features = plan.features
+        read: dict[str, str | int | bool] = {
+            "embedding.texts": plan.request.items,
+            "embedding.characters": features.characters,
+            "embedding.language": features.language or "unknown",
+            "embedding.code": features.code,
+            "embedding.mixed": features.mixed,
+        }
+        self._tracer.start_span("features", attributes=read, start_time=arrived_ns).end(read_ns)
+        prepared = plan.prepared.get(decision.model or decision.target or "")
+        said: dict[str, str | int | float | bool | list[str]] = {
+            "embedding.model": decision.model or "none",
+            "embedding.reason": decision.label,
+            "embedding.tier": plan.wanted.tier or "none",
+            "embedding.tokens": 0 if prepared is None else sum(prepared.counts),
+            "embedding.degraded": decision.degraded,
+            "embedding.rejected": [
+                f"{model}: {why}" for model, why in decision.whys.items() if why is not Why.CHOSEN
+            ],
+        }
+        if decision.predicted_s is not None:
+            said["embedding.predicted_ms"] = round(decision.predicted_s * 1000, 2)
+        self._tracer.start_span("decide", attributes=said, start_time=read_ns).end(decided_ns)
+
+    def dispatching(self, plan: "Plan") -> "Dispatching":
+        """The span of a request on its way to vectors, for a `with`."""
+        return Dispatching(self._tracer, plan.decision.model or "none")
+
+    def traceparent(self) -> str | None:
+        """The current span as W3C writes it, where it is recorded."""
+        context = self.current()
+        return None if context is None else f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
+
+    def serving(self, traceparent: str | None, texts: int, tokens: int) -> Span | None:
+        """Begin the span `embed` of a replica at work on a call, and make it this task's current
+        one; end it with the work.
+        """
+        if traceparent is None:
+            return None
+        parent = _PROPAGATOR.extract({"traceparent": traceparent})
+        span = self._tracer.start_span(
+            "embed", parent, SpanKind.SERVER, {"embedding.texts": texts, "embedding.tokens": tokens}
+        )
+        otel_context.attach(trace.set_span_in_context(span))
+        return span
+
+    def failed(self, error: Exception) -> None:
+        """The call that this context is of has failed; its span says so by the error's name
+        alone.
+        """
+        trace.get_current_span().set_status(Status(StatusCode.ERROR, type(error).__name__))
+
+    def call(
+        self, model: str, texts: int, tokens: int, carried: Iterable[SpanContext | None]
+    ) -> Span | None:
+        """Make this context that of a call, so that Serve's spans are below it; `carried` are spans
+        of the requests in it.
+
+        Returns the call's span, to be ended with it, or None where no request in it is traced.
+        Serve then records none either.
+        """
+        origins = [origin for origin in carried if origin is not None]
+        if not origins:
+            otel_context.attach(_UNSAMPLED)
+            return None
+        parent = trace.set_span_in_context(NonRecordingSpan(origins[0]))
+        span = self._tracer.start_span(
+            "call",
+            parent,
+            SpanKind.CLIENT,
+            links=[Link(origin) for origin in origins[1:]],
+            attributes={
+                "embedding.model": model,
+                "embedding.texts": texts,
+                "embedding.tokens": tokens,
+            },
+        )
+        otel_context.attach(trace.set_span_in_context(span))
+        return span
+
+
+class _DrawnBefore(IdGenerator):
+    """The ids of `others`, but that the next trace may have one that was drawn already."""
+
+    def __init__(self, others: IdGenerator) -> None:
+        self._others = others
+        self.draw = others.generate_trace_id
+        self.next: int | None = None
+
+    def generate_trace_id(self) -> int:
+        drawn, self.next = self.next, None
+        return self.draw() if drawn is None else drawn
+
+    def generate_span_id(self) -> int:
+        return self._others.generate_span_id()
+
+    def is_trace_id_random(self) -> bool:
+        return self._others.is_trace_id_random()
+
+
+class _Current:
+    """A span that is the current one for as long as a block runs, and ends with it."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def __enter__(self) -> Self:
+        self._token = otel_context.attach(trace.set_span_in_context(self._span))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: object
+    ) -> None:
+        otel_context.detach(self._token)
+        if kind is not None:  # its name: the message may hold what a server said of the text
+            self._span.set_status(Status(StatusCode.ERROR, kind.__name__))
+        self._span.end()
+
+
+class Requested(_Current):
+    """The span of one request."""
+
+    def answered(self, status: int) -> None:
+        """The status of the response; from 500 on it is the service's error."""
+        self._span.set_attribute("http.response.status_code", status)
+        if status >= 500:
+            self._span.set_status(Status(StatusCode.ERROR))
+
+
+class Dispatching(_Current):
+    """The spans `dispatch` and `engine` of one request."""
+
+    def __init__(self, tracer: Tracer, model: str) -> None:
+        super().__init__(tracer.start_span("dispatch", attributes={"embedding.model": model}))
+        self._tracer, self._model = tracer, model
+
+    def answered(self, cached: int, queue_s: float, inference_s: float) -> None:
+        """What the vectors cost; the engine's span ends now."""
+        self._span.set_attributes(
+            {
+                "embedding.cached": cached,
+                "embedding.queue_ms": round(queue_s * 1000, 2),
+                "embedding.inference_ms": round(inference_s * 1000, 2),
+            }
+        )
+        if inference_s:
+            now_ns = time.time_ns()
+            attributes: Mapping[str, str] = {"embedding.model": self._model}
+            self._tracer.start_span(
+                "engine", attributes=attributes, start_time=now_ns - int(inference_s * 1e9)
+            ).end(now_ns)
+
+
+def tracing() -> Tracing | None:
+    """Ours, where Serve was told to trace when this process started."""
+    provider = trace.get_tracer_provider()
+    tracer = provider.get_tracer("embedding_router")
+    return (
+        Tracing(tracer)
+        if isinstance(provider, TracerProvider) and isinstance(tracer, Tracer)
+        else None
+    )

@@ -1,0 +1,439 @@
+"""What the user brings: JSON lines, CSV or Parquet, every broken line named by its file and
+number.
+"""
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import orjson
+
+from deployments.tools.corpus import ROWS_A_READ, CorpusError, Text, not_json, parquet_file
+from router.retrieval import TOP
+
+LEAST_UNITS = 30  # queries, pairs or texts that were judged; a slice of fewer cannot tell
+LONGEST_CELL = 2**30  # characters; the csv module's own limit is shorter than what some models read
+SHOWN = 10  # broken lines that are printed; all are counted
+PAIR_FIELDS = (("text_a", "text_b"), ("text1", "text2"), ("sentence1", "sentence2"), ("a", "b"))
+SCORE_FIELDS = ("score", "similarity", "label")
+LABEL_FIELDS = ("label", "category", "intent", "class")
+T = TypeVar("T")
+
+
+class InputError(Exception):
+    """Files that cannot be measured with; the message has one sentence per problem."""
+
+
+class Pair(NamedTuple):
+    """Two texts and how alike people found them."""
+
+    one: str
+    other: str
+    score: float
+
+
+class Labelled(NamedTuple):
+    """A text of a class; where a file has a column `split`, those of `train` teach and all others
+    are asked.
+    """
+
+    text: str
+    label: str
+    teaches: bool | None
+
+
+@dataclass(slots=True)
+class Inputs:
+    """Everything that was read; names are those of the files."""
+
+    documents: list[Text] = field(default_factory=list)
+    queries: list[Text] = field(default_factory=list)
+    # by query, then by document; 0 is not relevant
+    judgements: dict[str, dict[str, int]] = field(default_factory=dict)
+    pairs: dict[str, list[Pair]] = field(default_factory=dict)
+    labelled: dict[str, list[Labelled]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # what was left out, and why
+    # "texts", "queries": the files they came from
+    names: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def different_documents(self) -> list[Text]:
+        """Each text once."""
+        return list({document.text: document for document in self.documents}.values())
+
+    def check(self) -> None:
+        """Raise InputError where there is too little to measure anything with, before anybody
+        embeds it.
+        """
+        counts = {name: len(pairs) for name, pairs in self.pairs.items()}
+        counts |= {
+            name: sum(not one.teaches for one in rows) for name, rows in self.labelled.items()
+        }
+        if self.judgements:
+            counts[self.names.get("queries", "queries")] = len(self.judgements)
+        for name, count in counts.items():
+            if count < LEAST_UNITS:
+                raise InputError(
+                    f"{name}: {count} judged rows tell nothing; {LEAST_UNITS} is the least, "
+                    "hundreds are better"
+                )
+        if not counts and len(self.different_documents) <= TOP + 1:
+            raise InputError(
+                f"{self.names.get('texts', 'texts')}: {len(self.different_documents)} different "
+                "texts; whether models find the "
+                f"same {TOP} neighbours takes {TOP + 2} at least, and says little below some "
+                "hundreds"
+            )
+
+    def digest(self) -> str:
+        """Of everything that measurements depend on."""
+        made = hashlib.blake2b(digest_size=16)
+        for part in (self.documents, self.queries, sorted((q, sorted(d.items())) for q,
+        d in self.judgements.items()),
+                     self.pairs, self.labelled):  # fmt: skip
+            made.update(orjson.dumps(part, default=list))
+        return made.hexdigest()
+
+
+class _Row(NamedTuple):
+    number: int  # of its first line, from 1; of a Parquet row, from 0
+    data: dict[str, Any] | None  # None: broken
+    problem: str = ""
+
+
+class Reader:
+    """Reads files and remembers what is wrong with them."""
+
+    def __init__(
+        self, skip_bad: bool, text_field: str = "text", id_field: str | None = None
+    ) -> None:
+        self._skip, self._text, self._id = skip_bad, text_field, id_field
+        self.problems: list[str] = []
+        self.skipped = 0
+
+    def texts(self, path: Path) -> list[Text]:
+        """Texts with ids; an id is the field `id` or `_id`, or the row's number where there is
+        none.
+        """
+        seen: dict[str, int] = {}
+
+        def take(row: _Row, data: dict[str, Any]) -> Text:
+            text = _text(data, (self._text,))
+            id = str(
+                data.get(self._id) if self._id else data.get("id", data.get("_id", row.number))
+            )
+            if id in seen:
+                raise ValueError(f"id {id!r} is that of {_where(path, seen[id])} too")
+            seen[id] = row.number
+            return Text(id, text)
+
+        return self._all(path, take)
+
+    def pairs(self, path: Path) -> list[Pair]:
+        """Pairs with a score; a CSV file without a heading has the columns text, text, score."""
+
+        def take(_: _Row, data: dict[str, Any]) -> Pair:
+            names = next((names for names in PAIR_FIELDS if names[0] in data), PAIR_FIELDS[0])
+            return Pair(_text(data, names[:1]), _text(data, names[1:]), _number(data, SCORE_FIELDS))
+
+        found = self._all(path, take, headless=(*PAIR_FIELDS[0], SCORE_FIELDS[0]))
+        if found and len({pair.score for pair in found}) == 1:
+            raise InputError(
+                f"{path}: every pair has the score {found[0].score:g}, so there is no order to "
+                "compare with"
+            )
+        return found
+
+    def labelled(self, path: Path) -> list[Labelled]:
+        """Texts with a class and, where there is one, a split."""
+
+        def take(_: _Row, data: dict[str, Any]) -> Labelled:
+            label = next(
+                (str(data[name]) for name in LABEL_FIELDS if data.get(name) not in (None, "")), None
+            )
+            if label is None:
+                raise ValueError(f"it has no {' or '.join(LABEL_FIELDS)}")
+            split = data.get("split")
+            return Labelled(
+                _text(data, (self._text,)), label, None if split is None else split == "train"
+            )
+
+        found = self._all(path, take)
+        if found and len({one.label for one in found}) == 1:
+            raise InputError(
+                f"{path}: every text has the label {found[0].label!r}, so there is nothing to "
+                "tell apart"
+            )
+        if found and any(one.teaches is not None for one in found):
+            asked = sum(not one.teaches for one in found)
+            if not 0 < asked < len(found):
+                missing = "train" if asked else "test"
+                raise InputError(f"{path}: it has a column `split` and no row of {missing!r}")
+        return found
+
+    def judgements(
+        self, path: Path, queries: Sequence[Text], documents: Sequence[Text]
+    ) -> dict[str, dict[str, int]]:
+        """Grades by query and document, from lines `query document grade` or TREC's `query 0
+        document grade`.
+        """
+        known_queries, known_documents = (
+            {query.id for query in queries},
+            {document.id for document in documents},
+        )
+        made: dict[str, dict[str, int]] = {}
+        before = len(self.problems)
+        for number, line in enumerate(_lines(path), 1):
+            parts = line.split()
+            if not parts:
+                continue
+            try:
+                query, document, grade = parts[0].decode(), parts[-2].decode(), float(parts[-1])
+            except (IndexError, ValueError):
+                if number > 1:  # the first may be a heading
+                    self.problems.append(
+                        f"{_where(path, number)}: it must be `query document grade`"
+                    )
+                continue
+            if not grade.is_integer():
+                self.problems.append(
+                    f"{_where(path, number)}: the grade {grade:g} is not a whole number"
+                )
+            elif query not in known_queries:
+                self.problems.append(f"{_where(path, number)}: there is no query {query!r}")
+            elif document not in known_documents:
+                self.problems.append(f"{_where(path, number)}: there is no document {document!r}")
+            else:
+                made.setdefault(query, {})[document] = int(grade)
+        if not made and len(self.problems) == before:
+            raise InputError(f"{path}: it has no judgements")
+        return {
+            query: grades
+            for query, grades in made.items()
+            if any(grade > 0 for grade in grades.values())
+        }
+
+    def settle(self) -> list[str]:
+        """What was skipped, a sentence each; raises InputError where something is wrong and may not
+        be skipped.
+        """
+        shown = self.problems[:SHOWN]
+        if more := len(self.problems) - len(shown):
+            shown.append(f"and {more} more lines")
+        if not self.problems or self._skip:
+            return [f"skipped {problem}" for problem in shown]
+        count = len(self.problems)
+        raise InputError(
+            "\n".join(
+                [
+                    *shown,
+                    f"{'1 line is' if count == 1 else f'{count} lines are'} broken: mend "
+                    f"{'it' if count == 1 else 'them'}, "
+                    f"or leave {'it' if count == 1 else 'them'} out with --skip-bad",
+                ]
+            )
+        )
+
+    def _all(
+        self, path: Path, take: Callable[[_Row, dict[str, Any]], T], headless: tuple[str, ...] = ()
+    ) -> list[T]:
+        found: list[T] = []
+        before, rows = len(self.problems), 0
+        for row in _rows(path, headless):
+            rows += 1
+            if row.data is None:
+                self.problems.append(f"{_where(path, row.number)}: {row.problem}")
+                continue
+            try:
+                found.append(take(row, row.data))
+            except ValueError as error:
+                self.problems.append(f"{_where(path, row.number)}: {error}")
+        if not rows:
+            raise InputError(f"{path}: it is empty")
+        if not found and self._skip:
+            raise InputError(
+                f"{path}: no line of it can be used; the first: {self.problems[before]}"
+            )
+        return found
+
+
+def sampled(inputs: Inputs, most: int) -> Inputs:
+    """At most `most` rows of every file, evenly spaced; documents that a judgement names always
+    stay.
+    """
+    asked = (
+        [query for query in inputs.queries if query.id in inputs.judgements]
+        if inputs.judgements
+        else inputs.queries
+    )
+    queries = _evenly(asked, most)
+    judgements = {
+        query.id: inputs.judgements[query.id] for query in queries if query.id in inputs.judgements
+    }
+    named = {document for grades in judgements.values() for document in grades}
+    others = _evenly(
+        [text for text in inputs.documents if text.id not in named], max(0, most - len(named))
+    )
+    kept = named | {text.id for text in others}
+    made = Inputs(
+        [text for text in inputs.documents if text.id in kept],
+        queries,
+        judgements,
+        {name: _evenly(pairs, most) for name, pairs in inputs.pairs.items()},
+        {name: _evenly(labelled, most) for name, labelled in inputs.labelled.items()},
+        list(inputs.notes),
+        inputs.names,
+    )
+    if inputs.judgements and len(asked) < len(inputs.queries):
+        made.notes.append(
+            f"{len(inputs.queries) - len(asked)} queries have no relevant document and were left "
+            "out"
+        )
+    for name, before, after in (
+        (inputs.names.get("texts", "texts"), len(inputs.documents), len(made.documents)),
+        (inputs.names.get("queries", "queries"), len(asked), len(queries)),
+        *((name, len(pairs), len(made.pairs[name])) for name, pairs in inputs.pairs.items()),
+        *(
+            (name, len(labelled), len(made.labelled[name]))
+            for name, labelled in inputs.labelled.items()
+        ),
+    ):
+        if after < before:
+            made.notes.append(
+                f"{name}: {after} of {before} rows were measured, evenly spaced (--most takes more)"
+            )
+    return made
+
+
+def _evenly(rows: list[T], most: int) -> list[T]:
+    if len(rows) <= most:
+        return rows
+    return (
+        [rows[place] for place in np.linspace(0, len(rows) - 1, most, dtype=np.int64)]
+        if most
+        else []
+    )
+
+
+def _where(path: Path, number: int) -> str:
+    return f"{path}, {'row' if path.suffix == '.parquet' else 'line'} {number}"
+
+
+def _text(data: dict[str, Any], names: Sequence[str]) -> str:
+    text = data.get(names[0])
+    if not isinstance(text, str) or not text.strip():
+        has = ", ".join(map(str, data)) or "nothing"
+        raise ValueError(
+            f"{names[0]!r} is {'missing' if names[0] not in data else 'no text'}; it has {has}"
+        )
+    return text
+
+
+def _number(data: dict[str, Any], names: Sequence[str]) -> float:
+    value = next((data[name] for name in names if data.get(name) not in (None, "")), None)
+    if value is None:
+        raise ValueError(f"it has no {' or '.join(names)}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"its score {value!r} is no number") from None
+    if not np.isfinite(number):
+        raise ValueError(f"its score {value!r} is no number")
+    return number
+
+
+def _rows(path: Path, headless: tuple[str, ...]) -> Iterator[_Row]:
+    match path.suffix.lower():
+        case ".jsonl" | ".ndjson" | ".json":
+            yield from _json_rows(path)
+        case ".csv" | ".tsv":
+            yield from _csv_rows(path, "\t" if path.suffix.lower() == ".tsv" else ",", headless)
+        case ".parquet":
+            number = 0
+            for batch in parquet_file(path).iter_batches(ROWS_A_READ):
+                for data in batch.to_pylist():
+                    yield _Row(number, data)
+                    number += 1
+        case _:
+            raise InputError(
+                f"{path}: write it as JSON lines (.jsonl), CSV (.csv) or Parquet (.parquet)"
+            )
+
+
+def _json_rows(path: Path) -> Iterator[_Row]:
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            data = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            yield _Row(number, None, not_json(line, error))
+            continue
+        if isinstance(data, dict):
+            yield _Row(number, data)
+        else:
+            yield _Row(number, None, 'it must be a JSON object such as {"id": "1", "text": "..."}')
+
+
+def _csv_rows(path: Path, delimiter: str, headless: tuple[str, ...]) -> Iterator[_Row]:
+    """Rows by their heading; `headless` names the columns of a file that has none, told by a number
+    in its last column.
+    """
+    try:
+        file = path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+    except OSError as error:
+        raise CorpusError(f"{path}: {error.strerror}") from None
+    with file:
+        csv.field_size_limit(LONGEST_CELL)
+        lines = csv.reader(file, delimiter=delimiter)
+        names: Sequence[str] | None = None
+        start = 1
+        while True:
+            try:
+                cells = next(lines)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield _Row(start, None, f"not CSV ({error})")
+                start = lines.line_num + 1
+                continue
+            number, start = start, lines.line_num + 1
+            if not cells:
+                continue
+            if names is None:
+                if not (len(cells) == len(headless) and _is_number(cells[-1])):
+                    names = [name.strip() for name in cells]
+                    continue
+                names = headless
+            if len(cells) != len(names):
+                yield _Row(
+                    number,
+                    None,
+                    f"it has {len(cells)} columns and the file has {len(names)} "
+                    f"({', '.join(names)})",
+                )
+            elif any("\udc80" <= letter <= "\udcff" for cell in cells for letter in cell):
+                yield _Row(number, None, "it is not UTF-8")
+            else:
+                yield _Row(number, dict(zip(names, cells, strict=True)))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file):
+                yield line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
+    except OSError as error:
+        raise CorpusError(f"{path}: {error.strerror}") from None

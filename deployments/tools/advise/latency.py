@@ -1,0 +1,234 @@
+"""Latency and throughput of every model through the service, in rounds that take turns so that a
+slow minute is slow for all.
+
+Each text gets a number in front that no run before had, so that no cache knows it. A round asks,
+for each model: single texts one at a time, single texts a few at a time, and batches enough for
+every device. What a round found is a line in a file before the next begins.
+"""
+
+import asyncio
+import json
+import math
+import os
+import random
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+from tqdm import tqdm
+
+from deployments.tools.advise.run import INPUT_TYPES, Candidate, Plan, Side
+from deployments.tools.calibrate import replicas
+from deployments.tools.client import Client
+
+ROUNDS = 5
+AT_ONCE = 4
+BATCH_TEXTS = 16
+BATCHES = 4  # for each device, of one throughput round, all in flight
+
+
+class Round(NamedTuple):
+    """What one round of one model took."""
+
+    round: int
+    model: str
+    alone_ms: list[float]  # one at a time
+    together_ms: list[float]  # AT_ONCE at a time
+    texts: int  # of the batches
+    tokens: int
+    wall_s: float
+    # resident, of the largest replica, where it runs on this machine
+    memory_bytes: int | None = None
+
+
+class Timing(NamedTuple):
+    """One model over all rounds. Latencies are those a client sees; device seconds are of all
+    replicas while they are busy.
+    """
+
+    requests: int  # of each kind
+    alone_p50_ms: float
+    alone_p95_ms: float
+    together_p50_ms: float
+    together_p95_ms: float
+    in_budget: float | None  # share of the requests at AT_ONCE that were answered in the budget
+    texts_per_s: float
+    device_s_per_token: float
+    device_s_per_million: float  # texts like these
+    price_per_million: float | None
+    memory_bytes: int | None
+
+
+async def measure(
+    client: Client, plan: Plan, output: Path, requests: int, is_local: bool = False
+) -> list[Round]:
+    """All rounds, those that `output` already has among them; `requests` of each kind for each
+    model.
+
+    `is_local` says that the service runs on this machine, where its memory can be seen.
+    """
+    file = output / "latency.jsonl"
+    done = read(file)
+    have = {(one.round, one.model) for one in done}
+    interactive, mix = samples(plan)
+    each = max(1, requests // ROUNDS)
+    left = [(number, candidate) for number in range(ROUNDS) for candidate in _order(plan, number)
+            if (number, candidate.name) not in have]  # fmt: skip
+    if not left:
+        return done
+    for candidate in plan.candidates:  # once without counting
+        await _ask(client, candidate, interactive[0])
+    with tqdm(
+        total=len(left),
+        desc="latency",
+        bar_format="{desc}  {percentage:3.0f}%|{bar}| {remaining} left",
+    ) as bar:
+        for number, candidate in left:
+            found = await _round(client, candidate, number, interactive, mix, each)
+            if is_local:
+                found = found._replace(memory_bytes=_memory(candidate.name))
+            _append(file, found)
+            done.append(found)
+            bar.update()
+    return done
+
+
+def read(file: Path) -> list[Round]:
+    """The rounds in a file; a last line that a kill cut short is passed over."""
+    if not file.exists():
+        return []
+    lines = file.read_bytes().splitlines(keepends=True)
+    return [Round(**json.loads(line)) for line in lines if line.endswith(b"\n")]
+
+
+def summary(
+    plan: Plan, rounds: Sequence[Round], budget_ms: float | None, gpu_hour: float | None
+) -> dict[str, Timing]:
+    """Each model's figures."""
+    made = {}
+    for candidate in plan.candidates:
+        own = [one for one in rounds if one.model == candidate.name]
+        alone = [ms for one in own for ms in one.alone_ms]
+        together = [ms for one in own for ms in one.together_ms]
+        texts, tokens, wall_s = (
+            sum(column)
+            for column in zip(*((o.texts, o.tokens, o.wall_s) for o in own), strict=True)
+        )
+        device_s = wall_s * candidate.devices
+        per_million = 1e6 * device_s / texts
+        made[candidate.name] = Timing(
+            len(alone),
+            *_percentiles(alone),
+            *_percentiles(together),
+            None if budget_ms is None else sum(ms <= budget_ms for ms in together) / len(together),
+            texts / wall_s,
+            device_s / tokens,
+            per_million,
+            None if gpu_hour is None else per_million / 3600 * gpu_hour,
+            candidate.memory_bytes
+            or max((one.memory_bytes for one in own if one.memory_bytes), default=None),
+        )
+    return made
+
+
+def samples(plan: Plan) -> tuple[list[tuple[Side, str]], list[tuple[Side, str]]]:
+    """Texts that people wait for (queries, pairs and labelled texts; documents where there is
+    nothing else), and of all sides.
+    """
+    waited: list[tuple[Side, str]] = [
+        (side, text) for side in ("query", "symmetric") for text in plan.texts[side]
+    ]
+    documents: list[tuple[Side, str]] = [("document", text) for text in plan.texts["document"]]
+    return waited or documents, waited + documents
+
+
+async def _round(
+    client: Client,
+    candidate: Candidate,
+    number: int,
+    interactive: Sequence[tuple[Side, str]],
+    mix: Sequence[tuple[Side, str]],
+    each: int,
+) -> Round:
+    rng = random.Random(number)  # the same texts for every model
+    plan = [rng.choice(interactive) for _ in range(2 * each)]
+    alone_ms = [await _ask(client, candidate, one) for one in plan[:each]]
+    gate, together_ms = asyncio.Semaphore(AT_ONCE), list[float]()
+
+    async def one_of_several(one: tuple[Side, str]) -> None:
+        async with gate:
+            together_ms.append(await _ask(client, candidate, one))
+
+    await asyncio.gather(*map(one_of_several, plan[each:]))
+    batches = [
+        [rng.choice(mix) for _ in range(BATCH_TEXTS)]
+        for _ in range(BATCHES * max(1, math.ceil(candidate.devices)))
+    ]
+    started_s = time.perf_counter()
+    answers = await asyncio.gather(
+        *(
+            client.embed([_new(text) for _, text in batch], model=candidate.name, truncate="end")
+            for batch in batches
+        )
+    )
+    wall_s = time.perf_counter() - started_s
+    tokens = sum(answer.tokens for answer in answers)
+    return Round(
+        number, candidate.name, alone_ms, together_ms, len(batches) * BATCH_TEXTS, tokens, wall_s
+    )
+
+
+async def _ask(client: Client, candidate: Candidate, one: tuple[Side, str]) -> float:
+    """Milliseconds of one interactive request."""
+    side, text = one
+    started_s = time.perf_counter()
+    await client.embed(
+        [_new(text)],
+        model=candidate.name,
+        truncate="end",
+        priority="interactive",
+        **INPUT_TYPES[side],
+    )
+    return 1000.0 * (time.perf_counter() - started_s)
+
+
+def _new(text: str) -> str:
+    """The text as no cache knows it; at its front, where cutting a long one does not take it away.
+
+    The number is not that of the round: a second run would be answered from the cache of the first.
+    """
+    return f"{secrets.randbelow(9_000_000) + 1_000_000} {text}"
+
+
+def _order(plan: Plan, number: int) -> list[Candidate]:
+    order = list(plan.candidates)
+    random.Random(1000 + number).shuffle(order)
+    return order
+
+
+def _append(file: Path, found: Round) -> None:
+    """A whole line on the disk, after what a kill may have left of another."""
+    kept = file.read_bytes() if file.exists() else b""
+    if kept and not kept.endswith(b"\n"):
+        file.write_bytes(kept[: kept.rfind(b"\n") + 1])
+    with file.open("ab") as lines:
+        lines.write(json.dumps(found._asdict()).encode() + b"\n")
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def _percentiles(values: Sequence[float]) -> tuple[float, float]:
+    p50, p95 = np.percentile(values, (50, 95))
+    return float(p50), float(p95)
+
+
+def _memory(model: str) -> int | None:
+    """Resident bytes of the model's largest replica on this machine."""
+    return max(
+        (int(process.memory_info().rss) for process in replicas(model, psutil.process_iter())),
+        default=None,
+    )

@@ -1,0 +1,504 @@
+"""The routing that the data supports: a default tier, and floors for the texts on which a larger
+model is worth it.
+
+For a group of texts the choice is the smallest model that no larger one beats measurably and by the
+least gain that is worth it; the models' differences are averaged over the tasks that have enough
+such texts, each task alike. The default is the lowest choice of any language that was measured, for
+rules can only raise. Then, one after the other, each rule is looked for among the texts that no
+rule before it raised, so that no rule is made of another's evidence: languages (by their plain
+texts), then scripts, mixed texts, code, and long texts. The significance asked of each is 0.05
+shared out over all the looks.
+
+A length is a rule's only where the gain of the long texts is measurably larger than that of the
+short ones: where both gain alike, the fewer short texts would often look as if they gained nothing.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deployments.tools.advise.inputs import LEAST_UNITS
+from deployments.tools.advise.quality import Rows, Task, Unit
+from deployments.tools.advise.run import Plan
+from deployments.tools.advise.slices import ALPHA, BANDS, Difference, enough, gaps, p_value
+
+Where = Mapping[str, Rows]  # rows of each task, by its name
+# name of the rule, its `when`, and whether it holds
+Condition = tuple[str, dict[str, Any], Callable[[Unit], bool]]
+LATIN = "Latn"
+NO_LARGER = "no larger model is shown to be worth its price"
+
+
+class Evidence(NamedTuple):
+    """What one task says of a group of texts."""
+
+    task: str
+    metric: str
+    units: int
+    values: Mapping[str, float]
+
+
+class Choice(NamedTuple):
+    """The model that is enough for a group of texts; None where no task has enough of them."""
+
+    model: str | None
+    units: int
+    evidence: tuple[Evidence, ...]
+    differences: tuple[Difference, ...]  # averaged over the tasks
+
+
+class Found(NamedTuple):
+    """A rule and why."""
+
+    name: str
+    when: Mapping[str, Any]
+    floor: str  # tier
+    model: str
+    why: str
+    choice: Choice | None  # None: caution, not evidence
+
+
+class Derived(NamedTuple):
+    """A whole routing."""
+
+    default: str  # tier
+    default_model: str
+    default_why: str
+    default_choice: Choice | None
+    rules: tuple[Found, ...]
+    languages: Mapping[str, Choice]  # those with enough texts
+    silent: tuple[str, ...]  # what no rule was made for, and why
+
+    def routing(self) -> dict[str, Any]:
+        """As `routing:` of a config."""
+        return {
+            "default_tier": self.default,
+            "rules": [
+                {"name": rule.name, "when": dict(rule.when), "floor": rule.floor}
+                for rule in self.rules
+            ],
+        }
+
+
+class Search:
+    """Looks for rules among some rows of some tasks."""
+
+    def __init__(
+        self, plan: Plan, tasks: Sequence[Task], min_gain: float, rows: Where | None = None
+    ) -> None:
+        self._plan, self._gain = plan, min_gain
+        self._tasks = [task for task in tasks if task.kind != "agreement"]
+        self._rows = rows or {task.name: np.arange(len(task.units)) for task in self._tasks}
+        # A floor is a tier, so only models that have one can be chosen.
+        self._tier = {
+            candidate.name: candidate.tiers[0] for candidate in plan.candidates if candidate.tiers
+        }
+        self._models = list(self._tier)
+        self._rank = {model: rank for rank, model in enumerate(self._models)}
+        self._looks = 1
+
+    def derive(self) -> Derived:
+        """The default tier and the rules."""
+        languages = self._values(lambda unit: unit.features.language)
+        measured = {name: rows for name, rows in languages.items() if self._is_enough(rows)}
+        conditions = self._conditions()
+        pairs = len(self._models) * (len(self._models) - 1) // 2
+        looks = sum(1 + len(self._cuts(rows)) for rows in measured.values())
+        looks += sum(self._is_enough(self._where(holds)) for _, _, holds in conditions) + len(
+            self._cuts(self._rows)
+        )
+        self._looks = max(1, pairs * looks)
+        choices = {
+            name: choice
+            for name, rows in measured.items()
+            if (choice := self._of_language(rows)).model is not None
+        }
+        if not choices:
+            return self._without_languages(languages)
+        base = min(
+            (choice.model for choice in choices.values() if choice.model),
+            key=self._rank.__getitem__,
+        )
+        asks = [name for name, choice in choices.items() if choice.model == base]
+        rules = self._language_rules(choices, base)
+        silent = [
+            f"{name}: {sum(map(len, rows.values()))} texts, too few to tell ({LEAST_UNITS} of a "
+            "task are needed)"
+            for name, rows in languages.items()
+            if name not in measured
+        ]
+        silent += [
+            f"{name}: its scores are all alike and tell no models apart"
+            for name in measured
+            if name not in choices
+        ]
+        held: list[Callable[[Unit], bool]] = [_is_raised(rule, set(choices)) for rule in rules]
+
+        def left(holds: Callable[[Unit], bool]) -> Where:
+            return self._where(
+                lambda unit: holds(unit) and not any(already(unit) for already in held)
+            )
+
+        for name, when, holds in conditions:
+            rows = left(holds)
+            if not self._is_enough(rows):
+                units = sum(map(len, rows.values()))
+                silent.append(
+                    f"{_condition(when)}: {units or 'no'} texts that no other rule raises, too "
+                    "few to tell"
+                )
+                continue
+            choice = self.choose(rows)
+            if choice.model is None or self._rank[choice.model] <= self._rank[base]:
+                silent.append(f"{_condition(when)}: {base} is enough, as by default")
+                continue
+            rules.append(
+                Found(
+                    name, when, self._tier[choice.model], choice.model, told(choice, base), choice
+                )
+            )
+            held.append(holds)
+        if (cut := self._length(left(lambda unit: True), self._rank[base])) is None:
+            silent.append("long texts: no length from which on they need more than the default")
+        else:
+            edge, choice = cut
+            model = choice.model or base
+            rules.append(
+                Found(
+                    "long",
+                    {"min_tokens": edge},
+                    self._tier[model],
+                    model,
+                    told(choice, base),
+                    choice,
+                )
+            )
+        return Derived(
+            self._tier[base],
+            base,
+            f"{NO_LARGER} for {names_of(asks)}",
+            choices[asks[0]],
+            tuple(rules),
+            choices,
+            tuple(dict.fromkeys(silent)),
+        )
+
+    def _of_language(self, rows: Where) -> Choice:
+        """The choice for a language's plain texts: code, mixed and long texts may get rules of
+        their own.
+        """
+        plain = self._only(rows, lambda unit: not (unit.features.mixed or unit.features.code))
+        choice = self.choose(plain if self._is_enough(plain) else rows)
+        while choice.model is not None and (rank := self._rank[choice.model]):
+            lower = [self.choose(short) for _, short, _ in self._cuts(plain)]
+            found = [one for one in lower if one.model is not None and self._rank[one.model] < rank]
+            longer = (
+                self._length(plain, min((self._rank[one.model or ""] for one in found), default=-1))
+                if found
+                else None
+            )
+            if longer is None:
+                break
+            edge = longer[0]
+            shorter = self._only(plain, lambda unit, edge=edge: self._tokens(unit) < edge)  # type: ignore[misc]
+            choice = self.choose(shorter)
+        return choice
+
+    def _length(self, rows: Where, rank: int) -> tuple[int, Choice] | None:
+        """The length below which the model of this rank is enough and from which on it is not; the
+        highest there is.
+        """
+        for edge, short, long in self._cuts(rows):
+            above, below = self.choose(long), self.choose(short)
+            if above.model is None or below.model is None:
+                continue
+            changes = self._rank[above.model] > rank >= self._rank[below.model]
+            if changes and self._differ(above, below, self._models[rank]):
+                return edge, above
+        return None
+
+    def _differ(self, above: Choice, below: Choice, smaller: str) -> bool:
+        """Whether the larger model gains measurably more above than below; these are other texts,
+        so errors add in squares.
+        """
+        more, less = (
+            next(
+                one
+                for one in choice.differences
+                if (one.smaller, one.larger) == (smaller, above.model)
+            )
+            for choice in (above, below)
+        )
+        points = more.points - less.points
+        return (
+            points > 0.0
+            and p_value(points, math.hypot(more.error, less.error)) < ALPHA / self._looks
+        )
+
+    def _cuts(self, rows: Where) -> list[tuple[int, Where, Where]]:
+        """Lengths with enough texts on both sides, from the highest: the length, the shorter texts,
+        the others.
+        """
+        made = []
+        for edge in reversed(BANDS):
+            short = self._only(rows, lambda unit, edge=edge: self._tokens(unit) < edge)  # type: ignore[misc]
+            long = self._only(rows, lambda unit, edge=edge: self._tokens(unit) >= edge)  # type: ignore[misc]
+            if self._is_enough(short) and self._is_enough(long):
+                made.append((edge, short, long))
+        return made
+
+    def _tokens(self, unit: Unit) -> int:
+        return self._plan.tokens[self._models[-1]].of(len(unit.longest), unit.features.script)
+
+    def _only(self, rows: Where, holds: Callable[[Unit], bool]) -> Where:
+        return {
+            task.name: np.array(
+                [row for row in rows[task.name] if holds(task.units[row])], np.int64
+            )
+            for task in self._tasks
+        }
+
+    def choose(self, rows: Where) -> Choice:
+        """The smallest model that is enough for these texts."""
+        by_task, evidence = [], []
+        for task in self._tasks:
+            own = rows.get(task.name, np.empty(0, np.int64))
+            values = {model: task.value(task.scores[model], own) for model in self._models}
+            if len(own) < LEAST_UNITS or np.isnan(list(values.values())).any():
+                continue
+            by_task.append(gaps(task, self._models, own))
+            evidence.append(Evidence(task.name, task.metric, len(own), values))
+        if not by_task:
+            return Choice(None, 0, (), ())
+        pooled = tuple(pool(same) for same in zip(*by_task, strict=True))
+        model = enough(pooled, self._models, self._gain, ALPHA / self._looks)
+        return Choice(model, sum(one.units for one in evidence), tuple(evidence), pooled)
+
+    def _without_languages(self, languages: Mapping[str, Where]) -> Derived:
+        choice = self.choose(self._rows)
+        model = choice.model or self._models[-1]
+        why = (
+            f"{NO_LARGER} for all texts together; no language has enough of them alone"
+            if choice.model
+            else ("nothing was measured that could speak for a smaller model")
+        )
+        silent = tuple(
+            f"{name}: {sum(map(len, rows.values()))} texts, too few to tell"
+            for name, rows in languages.items()
+        )
+        return Derived(
+            self._tier[model], model, why, choice if choice.model else None, (), {}, silent
+        )
+
+    def _language_rules(self, choices: Mapping[str, Choice], base: str) -> list[Found]:
+        rules, raised = [], dict[str, list[str]]()
+        for name, choice in choices.items():
+            if choice.model is not None and self._rank[choice.model] > self._rank[base]:
+                raised.setdefault(choice.model, []).append(name)
+        for model, names in raised.items():
+            why = ". ".join(f"{language(name)}: {told(choices[name], base)}" for name in names)
+            rules.append(
+                Found(
+                    f"languages-{self._tier[model]}",
+                    {"languages": sorted(names)},
+                    self._tier[model],
+                    model,
+                    why,
+                    choices[names[0]],
+                )
+            )
+        if raised:
+            highest = max(raised, key=self._rank.__getitem__)
+            rules.append(
+                Found(
+                    "language-not-measured",
+                    {"not_languages": sorted(choices)},
+                    self._tier[highest],
+                    highest,
+                    "caution, not evidence: of the languages measured, "
+                    f"{names_of([n for names in raised.values() for n in names])} "
+                    "gained from it, and no other has enough texts here; take this rule out if "
+                    "it costs too much",
+                    None,
+                )
+            )
+        return rules
+
+    def _conditions(self) -> list[Condition]:
+        """Rules that may be made, in order: name, `when`, and whether it holds."""
+        scripts = Counter(unit.features.script for task in self._tasks for unit in task.units)
+        made: list[Condition] = [
+            (f"script-{script.lower()}", {"scripts": [script]}, _has_script(script))
+            for script, _ in scripts.most_common()
+            if script is not None and script != LATIN
+        ]
+        made.append(("mixed", {"mixed": True}, lambda unit: unit.features.mixed))
+        made.append(("code", {"code": True}, lambda unit: unit.features.code))
+        return made
+
+    def _where(self, holds: Callable[[Unit], bool]) -> Where:
+        return self._only(self._rows, holds)
+
+    def _values(self, of: Callable[[Unit], str | None]) -> dict[str, Where]:
+        counts = Counter(
+            of(task.units[row]) for task in self._tasks for row in self._rows[task.name]
+        )
+        return {
+            value: self._where(lambda unit, value=value: of(unit) == value)  # type: ignore[misc]
+            for value, _ in counts.most_common()
+            if value is not None
+        }
+
+    @staticmethod
+    def _is_enough(rows: Where) -> bool:
+        return any(len(own) >= LEAST_UNITS for own in rows.values())
+
+
+def pool(same: Sequence[Difference]) -> Difference:
+    """The mean of one pair's differences over independent tasks."""
+    points = sum(one.points for one in same) / len(same)
+    error = math.sqrt(sum(one.error**2 for one in same)) / len(same)
+    return Difference(
+        same[0].smaller,
+        same[0].larger,
+        points,
+        points - 1.96 * error,
+        points + 1.96 * error,
+        p_value(points, error),
+        error,
+    )
+
+
+def told(choice: Choice, base: str) -> str:
+    """The evidence in a line."""
+    gains = [
+        one for one in choice.differences if one.smaller == base and one.larger == choice.model
+    ]
+    gain = (
+        f"{gains[0].points:+.1f} points [{gains[0].low:+.1f}, {gains[0].high:+.1f}] over {base}; "
+        if gains
+        else ""
+    )
+    return gain + "; ".join(
+        f"{one.task}, {one.units} texts, {one.metric} "
+        + " / ".join(f"{value:.1f}" for value in one.values.values())
+        for one in choice.evidence
+    )
+
+
+def yaml(
+    plan: Plan,
+    derived: Derived,
+    budget_ms: float | None,
+    late: Mapping[str, float],
+    min_gain: float,
+) -> str:
+    """The policy file, with the evidence as comments; JSON's strings and lists are YAML too."""
+    models = [candidate for candidate in plan.candidates if candidate.tiers]
+    lines = [
+        "# Made by `embedding-router advise` from your own texts. Paste it into `args:`, or the "
+        "`user_config` of the router.",
+        "# What it would have moved: embedding-router replay decisions.jsonl --policy routing.yaml",
+        "#",
+        f"# Figures stand in the order {' / '.join(candidate.name for candidate in models)}, in "
+        "points of 100.",
+        f"# A larger model was taken where it is measurably better, and by at least {min_gain:g} "
+        "points.",
+        "",
+        "tiers: "
+        "{"
+        + ", ".join(
+            f"{tier}: {json.dumps(candidate.name)}"
+            for candidate in models
+            for tier in candidate.tiers
+        )
+        + "}",
+        "",
+        "routing:",
+        *_comment(f"{derived.default_model}: {derived.default_why}", 2),
+    ]
+    if derived.default_choice is not None:
+        lines += _comment(told(derived.default_choice, derived.default_model), 2)
+    lines.append(f"  default_tier: {derived.default}")
+    if budget_ms is not None:
+        lines += _comment(
+            "with a budget the router answers with a smaller model whenever the one above would "
+            "be late. Late when four asked at "
+            "once: " + ", ".join(f"{model} {share:.0%}" for model, share in late.items()),
+            2,
+        )
+        lines.append(f"  # default_budget_ms: {budget_ms:g}")
+    lines.append("  rules:" if derived.rules else "  rules: []")
+    for rule in derived.rules:
+        lines += _comment(rule.why, 2)
+        lines += [
+            f"  - name: {rule.name}",
+            f"    when: {json.dumps(dict(rule.when))}",
+            f"    floor: {rule.floor}",
+        ]
+    if derived.silent:
+        lines += ["", "# No rule for:"]
+        lines += [line for one in derived.silent for line in _comment(one, 0)]
+    return "\n".join(lines) + "\n"
+
+
+def _comment(text: str, indent: int) -> list[str]:
+    import textwrap
+
+    mark = " " * indent + "# "
+    return textwrap.wrap(
+        text,
+        130,
+        initial_indent=mark,
+        subsequent_indent=mark,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _is_raised(rule: Found, measured: set[str]) -> Callable[[Unit], bool]:
+    if "languages" in rule.when:
+        return lambda unit: unit.features.language in rule.when["languages"]
+    return lambda unit: (
+        unit.features.language is not None and unit.features.language not in measured
+    )
+
+
+def _has_script(script: str) -> Callable[[Unit], bool]:
+    return lambda unit: unit.features.script == script
+
+
+def _condition(when: Mapping[str, Any]) -> str:
+    ((name, value),) = when.items()
+    return {
+        "scripts": f"script {value[0] if name == 'scripts' else ''}",
+        "mixed": "mixed texts",
+        "code": "code",
+    }[name]
+
+
+_LANGUAGES = {
+    "en": "English", "zh": "Chinese", "de": "German", "fr": "French", "es": "Spanish",
+    "it": "Italian", "pt": "Portuguese",
+    "nl": "Dutch", "pl": "Polish", "ru": "Russian", "uk": "Ukrainian", "tr": "Turkish",
+    "ar": "Arabic", "he": "Hebrew",
+    "fa": "Persian", "hi": "Hindi", "ja": "Japanese", "ko": "Korean", "vi": "Vietnamese",
+    "th": "Thai", "id": "Indonesian",
+    "sv": "Swedish", "da": "Danish", "no": "Norwegian", "fi": "Finnish", "cs": "Czech",
+    "el": "Greek", "hu": "Hungarian",
+}  # fmt: skip
+
+
+def language(code: str) -> str:
+    """A language's English name, or its code."""
+    return _LANGUAGES.get(code, code)
+
+
+def names_of(codes: Sequence[str]) -> str:
+    """Languages as a sentence has them."""
+    words = [language(code) for code in codes]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,0 +1,384 @@
+"""The service under measurement: what it offers, what the run will cost, and every vector kept in a
+folder.
+
+    OUT/run.json                        what is measured: a digest of the inputs, the models, how
+                                        texts turn into tokens
+    OUT/vectors/MODEL/SIDE/part-*       the vectors, as `embedding-router migrate` keeps them: a
+                                        part that is there is whole
+    OUT/latency.jsonl                   a line for each round of each model
+
+So a run that was killed goes on where it stopped, and one that is complete makes its report again
+without the service.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from deployments.tools.advise.inputs import Inputs
+from deployments.tools.client import Client
+from deployments.tools.corpus import Text
+from deployments.tools.migrate import Manifest, fill, opened, read_vectors, write_whole
+from router.language import script_of
+from router.retrieval import Vectors
+
+Side = Literal["document", "query", "symmetric"]
+SIDES: tuple[Side, ...] = ("query", "symmetric", "document")
+INPUT_TYPES: dict[
+    Side, dict[str, str]
+] = {  # symmetric: both texts of a comparison get the model's default prompt
+    "document": {"input_type": "document"},
+    "query": {"input_type": "query"},
+    "symmetric": {"input_type": "clustering"},
+}
+PART_ROWS = 256
+SAMPLED = 24  # texts of a script whose tokens are counted
+SCRIPTS = 8
+PREDICTED = 16  # texts of the request that the cost is predicted from
+FORMAT = 1
+Floats = npt.NDArray[np.float64]
+
+
+class AdviseError(Exception):
+    """The measurement cannot go on; the message says what to do."""
+
+
+class Candidate(NamedTuple):
+    """A model of the service, as /v1/tiers has it; they come from small to large."""
+
+    name: str
+    tiers: tuple[str, ...]
+    dimensions: int
+    cuts: tuple[int, ...]  # smaller sizes that it was trained for, its own among them, ascending
+    max_tokens: int
+    devices: float  # of all its ready replicas
+    memory_bytes: int | None
+    engine: str
+    fingerprint: str | None = None  # what its replicas prove to be; None: nobody knows
+
+    @property
+    def space(self) -> str:
+        """Its own vector space."""
+        return f"{self.name}/{self.dimensions}"
+
+
+class Tokens(NamedTuple):
+    """About how many tokens a model makes of a text: a line through counted samples of each
+    script.
+    """
+
+    # by script, "" for any other: tokens = first + second * characters
+    lines: dict[str, tuple[float, float]]
+
+    def of(self, characters: int, script: str | None) -> int:
+        """Tokens of a text."""
+        first, each = self.lines.get(script or "", self.lines[""])
+        return max(1, round(first + each * characters))
+
+
+class Estimate(NamedTuple):
+    """What is still to be embedded with a model."""
+
+    model: str
+    texts: int
+    seconds: float  # of its replicas, as the service predicts
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a run measures."""
+
+    texts: Mapping[Side, tuple[str, ...]]  # each once
+    candidates: tuple[Candidate, ...]
+    tokens: Mapping[str, Tokens]
+    predicted_s: Mapping[str, Mapping[Side, float]]  # of one text, by model
+    collections: Mapping[str, str]  # name: space
+
+
+def texts_of(inputs: Inputs) -> dict[Side, tuple[str, ...]]:
+    """Every text that is embedded, once for each side it is embedded on."""
+    symmetric = [
+        text for pairs in inputs.pairs.values() for pair in pairs for text in (pair.one, pair.other)
+    ]
+    symmetric += [one.text for labelled in inputs.labelled.values() for one in labelled]
+    return {
+        "document": tuple(dict.fromkeys(text.text for text in inputs.documents)),
+        "query": tuple(dict.fromkeys(text.text for text in inputs.queries)),
+        "symmetric": tuple(dict.fromkeys(symmetric)),
+    }
+
+
+async def plan(client: Client, inputs: Inputs, output: Path, wanted: Sequence[str]) -> Plan:
+    """What is to be measured: as the folder `output` has it from an earlier run of the same inputs,
+    else asked of the service.
+    """
+    digest, file = inputs.digest(), output / "run.json"
+    if file.exists():
+        before = json.loads(file.read_text())
+        if (
+            before.get("format") != FORMAT
+            or before.get("digest") != digest
+            or before.get("wanted") != list(wanted)
+        ):
+            raise AdviseError(
+                f"{output} holds the measurements of other texts or models; choose another "
+                "folder, or remove it"
+            )
+    else:
+        before = {
+            "format": FORMAT,
+            "digest": digest,
+            "wanted": list(wanted),
+            **await _survey(client, inputs, wanted),
+        }
+        write_whole(file, lambda path: path.write_text(json.dumps(before, indent=1) + "\n"))
+    return Plan(
+        texts_of(inputs),
+        tuple(
+            Candidate(**row | {"tiers": tuple(row["tiers"]), "cuts": tuple(row["cuts"])})
+            for row in before["candidates"]
+        ),
+        {
+            name: Tokens({script: (line[0], line[1]) for script, line in lines.items()})
+            for name, lines in before["tokens"].items()
+        },
+        before["predicted_s"],
+        before["collections"],
+    )
+
+
+def estimate(plan: Plan, output: Path) -> list[Estimate]:
+    """What is missing, by model."""
+    made = []
+    for candidate in plan.candidates:
+        left = {side: _missing(output, candidate, side, plan.texts[side]) for side in SIDES}
+        seconds = sum(
+            left[side] * plan.predicted_s[candidate.name].get(side, 0.0) for side in SIDES
+        )
+        made.append(Estimate(candidate.name, sum(left.values()), seconds))
+    return made
+
+
+async def embed_all(client: Client, plan: Plan, output: Path, batch: int, in_flight: int) -> None:
+    """Embed what is missing with every model, from small to large, on the bulk lane.
+
+    Raises AdviseError where a model is not the one that made the vectors which are there.
+    """
+    todo = estimate(plan, output)
+    if not any(each.texts for each in todo):
+        return
+    await _same_weights(client, plan, output)
+    # Progress is counted in predicted seconds, not in texts: models differ a hundredfold, and so
+    # would the time left.
+    layout = "{desc}  {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
+    with tqdm(total=round(sum(each.seconds for each in todo), 3), bar_format=layout) as bar:
+        for candidate in plan.candidates:
+            for side in SIDES:
+                texts = plan.texts[side]
+                if not _missing(output, candidate, side, texts):
+                    continue
+                bar.set_description(f"{candidate.name}, {side} texts")
+                each_s = plan.predicted_s[candidate.name][side]
+                options = {"space": candidate.space, "truncate": "end", **INPUT_TYPES[side]}
+                with opened(_folder(output, candidate, side), _manifest(candidate, texts)) as parts:
+                    rows = (Text(str(row), text) for row, text in enumerate(texts))
+                    await fill(
+                        parts,
+                        rows,
+                        client,
+                        options,
+                        batch,
+                        in_flight,
+                        lambda done, each_s=each_s: bar.update(done * each_s),  # type: ignore[misc]
+                    )
+
+
+def vectors_of(plan: Plan, output: Path, candidate: Candidate, side: Side) -> dict[str, Vectors]:
+    """The kept vectors of a model by text, rows of length 1."""
+    texts = plan.texts[side]
+    if not texts:
+        return {}
+    by_row = read_vectors(_folder(output, candidate, side))
+    return {text: by_row[str(row)] for row, text in enumerate(texts)}
+
+
+def _folder(output: Path, candidate: Candidate, side: Side) -> Path:
+    return output / "vectors" / candidate.name / side
+
+
+async def _same_weights(client: Client, plan: Plan, output: Path) -> None:
+    now = {row["model"]: row["fingerprint"] for row in (await client.tiers())["data"]}
+    for candidate in plan.candidates:
+        if candidate.name not in now:
+            raise AdviseError(
+                f"the service has no model {candidate.name!r} any more; start it again with that "
+                "model and go on"
+            )
+        if candidate.fingerprint not in (None, now[candidate.name]):
+            raise AdviseError(
+                f"{candidate.name} is not what it was when {output} was begun: its fingerprint "
+                f"was {candidate.fingerprint} and "
+                f"is {now[candidate.name]}. Vectors of other weights must not join these: choose "
+                "another folder, or remove it"
+            )
+
+
+def _manifest(candidate: Candidate, texts: Sequence[str]) -> Manifest:
+    # The inputs have a digest of their own in run.json: sizes alone are told apart here.
+    return Manifest(
+        candidate.space,
+        candidate.fingerprint,
+        f"{sum(map(len, texts))} characters",
+        "text",
+        None,
+        len(texts),
+        PART_ROWS,
+    )
+
+
+def _missing(output: Path, candidate: Candidate, side: Side, texts: Sequence[str]) -> int:
+    """Texts without a vector; does not make the folder."""
+    folder, rows = _folder(output, candidate, side), len(texts)
+    starts = range(0, rows, PART_ROWS)
+    ends = [min(start + PART_ROWS, rows) for start in starts]
+    names = [
+        f"part-{start:09d}-{end - 1:09d}.parquet" for start, end in zip(starts, ends, strict=True)
+    ]
+    return sum(
+        end - start
+        for name, start, end in zip(names, starts, ends, strict=True)
+        if not (folder / name).exists()
+    )
+
+
+async def _survey(client: Client, inputs: Inputs, wanted: Sequence[str]) -> dict[str, Any]:
+    """What the service says before anything is embedded: its models, tokens of sampled texts, and
+    how long it would take.
+    """
+    answer = await client.tiers()
+    rows = [row for row in answer["data"] if not wanted or row["model"] in wanted]
+    names = [row["model"] for row in answer["data"]]
+    if unknown := [name for name in wanted if name not in names]:
+        raise AdviseError(f"the service has no model {unknown[0]!r}; it has {', '.join(names)}")
+    if len(rows) < 2:
+        raise AdviseError(
+            f"the service has one model to measure ({', '.join(names)}); a comparison needs two"
+        )
+    measured, tiered = [row["model"] for row in rows], set(answer["tiers"].values())
+    if len(tiered & set(measured)) < 2:
+        raise AdviseError(
+            f"of {', '.join(measured)} fewer than two have a tier, so no rule could choose "
+            "between them: name them under `tiers:`"
+        )
+    for row in rows:
+        if not row["replicas_ready"]:
+            await client.embed(["ready?"], model=row["model"])  # a model at zero replicas starts
+    texts = texts_of(inputs)
+    tokens, predicted = {}, {}
+    with tqdm(total=len(rows), desc="asking what it will take", unit="model", leave=False) as bar:
+        for row in rows:
+            tokens[row["model"]] = await _tokens(
+                client, row["model"], [text for some in texts.values() for text in some]
+            )
+            predicted[row["model"]] = {
+                side: await _predicted(client, row, side, texts[side])
+                for side in SIDES
+                if texts[side]
+            }
+            bar.update()
+    return {
+        "candidates": [_candidate(row, answer["tiers"])._asdict() for row in rows],
+        "tokens": tokens,
+        "predicted_s": predicted,
+        "collections": {
+            name: collection["space"] for name, collection in answer["collections"].items()
+        },
+    }
+
+
+def _candidate(row: Mapping[str, Any], tiers: Mapping[str, str]) -> Candidate:
+    own, given = int(row["dimensions"]), row["matryoshka"]
+    if isinstance(given, dict):
+        powers = (2**power for power in range(4, 16))
+        cuts = [size for size in powers if given["min"] <= size < own]
+    else:
+        cuts = [size for size in given or () if size < own]
+    return Candidate(
+        row["model"],
+        tuple(tier for tier, model in tiers.items() if model == row["model"]),
+        own,
+        (*sorted(cuts), own),
+        row["max_tokens"],
+        float(row["devices"]) * max(1, row["replicas_ready"]),
+        row["memory_bytes"],
+        row["engine"],
+        row["fingerprint"],
+    )
+
+
+async def _tokens(
+    client: Client, model: str, texts: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """A line for each script through what the service counted of samples of all lengths."""
+    by_script: dict[str, list[str]] = {}
+    for text in texts:
+        by_script.setdefault(script_of(text) or "", []).append(text)
+    most = sorted(by_script, key=lambda script: -len(by_script[script]))[:SCRIPTS]
+    counted: dict[str, tuple[list[int], list[int]]] = {}
+
+    async def count(text: str) -> int:
+        return int((await client.route([text], model=model, truncate="end"))["features"]["tokens"])
+
+    for script in most:
+        some = sorted(by_script[script], key=len)
+        places = np.linspace(0, len(some) - 1, min(SAMPLED, len(some)), dtype=np.int64)
+        sample = [some[place] for place in places]
+        counted[script] = (
+            [len(text) for text in sample],
+            list(await asyncio.gather(*map(count, sample))),
+        )
+    lengths = [length for one, _ in counted.values() for length in one]
+    counts = [tokens for _, one in counted.values() for tokens in one]
+    return {script: _line(*columns) for script, columns in counted.items()} | {
+        "": _line(lengths, counts)
+    }
+
+
+def _line(characters: Sequence[int], tokens: Sequence[int]) -> tuple[float, float]:
+    """Least squares of relative errors, through one point where all texts are of one length."""
+    lengths, counts = np.array(characters, np.float64), np.array(tokens, np.float64)
+    if len(set(characters)) < 3:
+        return 0.0, float(counts.sum() / lengths.sum())
+    each, first = np.polyfit(lengths, counts, 1, w=1.0 / np.maximum(counts, 1.0))
+    return (
+        (float(first), float(each))
+        if first >= 0 <= each
+        else (0.0, float(counts.sum() / lengths.sum()))
+    )
+
+
+async def _predicted(
+    client: Client, row: Mapping[str, Any], side: Side, texts: Sequence[str]
+) -> float:
+    """Seconds of a text among many, as the service predicts for an even sample of them."""
+    places = np.linspace(0, len(texts) - 1, min(PREDICTED, len(texts)), dtype=np.int64)
+    sample = [texts[place] for place in places]
+    answer = await client.route(sample, model=row["model"], truncate="end", **INPUT_TYPES[side])
+    mine = next(model for model in answer["models"] if model["model"] == row["model"])
+    work_ms = mine["work_ms"]
+    # a text that is longer than it reads is cut when it is embedded, and is not predicted
+    if work_ms is None:
+        tokens = answer["features"]["tokens"]
+        short = await client.route(
+            [text[:400] for text in sample], model=row["model"], truncate="end", **INPUT_TYPES[side]
+        )
+        mine = next(model for model in short["models"] if model["model"] == row["model"])
+        work_ms = (mine["work_ms"] or 1.0) * tokens / max(1, short["features"]["tokens"])
+    return float(work_ms) / 1000.0 / len(sample)

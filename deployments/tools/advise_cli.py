@@ -1,0 +1,275 @@
+"""`embedding-router advise`: every model of a running service on the user's own texts, and which
+are worth their price.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import click
+
+from deployments.tools.advise import latency, run
+from deployments.tools.advise.inputs import InputError, Inputs, Reader, sampled
+from deployments.tools.advise.run import AdviseError, Estimate, Plan
+from deployments.tools.client import BASE_URL, BaseUrl, Client, RequestRefused, RouterAway
+from deployments.tools.corpus import CorpusError
+from deployments.tools.migrate import MigrationError
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+LOCAL = ("localhost", "127.0.0.1", "::1")
+NEEDED = ("ir_measures", "jinja2", "matplotlib", "pyarrow", "scipy", "sklearn")
+
+
+class Job(NamedTuple):
+    """The command's options."""
+
+    base_url: str
+    output: Path
+    models: tuple[str, ...]
+    budget_ms: float | None
+    gpu_hour: float | None
+    min_gain: float
+    requests: int
+    batch: int
+    in_flight: int
+    yes: bool
+    as_json: bool
+
+
+@click.command()
+@click.option(
+    "--base-url",
+    type=BaseUrl(),
+    default=BASE_URL,
+    show_default=True,
+    help="A running router with the models.",
+)
+@click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="Or EMBEDDING_ROUTER_API_KEY.")
+@click.option("--texts", type=FILE, help="Documents with `id` and `text`.")
+@click.option("--queries", type=FILE, help="Queries with `id` and `text`.")
+@click.option(
+    "--qrels", type=FILE, help="Which documents answer which query: lines `query document grade`."
+)
+@click.option(
+    "--pairs", type=FILE, multiple=True, help="text_a, text_b, score. May be given several times."
+)
+@click.option(
+    "--labels",
+    type=FILE,
+    multiple=True,
+    help="text, label, and maybe split (train, test). Several times too.",
+)
+@click.option("--text-field", default="text", show_default=True)
+@click.option("--id-field", help="`id`, else `_id`, else the row's number, where not given.")
+@click.option(
+    "--skip-bad", is_flag=True, help="Leave broken lines out instead of stopping at them."
+)
+@click.option(
+    "--most",
+    type=click.IntRange(30),
+    default=20_000,
+    show_default=True,
+    help="Rows of each file that are measured.",
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="Only these models; every one of the service where not given.",
+)
+@click.option(
+    "--budget-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    help="What your callers wait at most.",
+)
+@click.option(
+    "--gpu-hour", type=click.FloatRange(min=0), help="What a device costs an hour, in any currency."
+)
+@click.option(
+    "--min-gain",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Points of 100 that a larger model must bring to be worth it.",
+)
+@click.option(
+    "--requests",
+    type=click.IntRange(5),
+    default=100,
+    show_default=True,
+    help="Timed requests of each kind.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Texts of one bulk request.",
+)
+@click.option(
+    "--in-flight",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Bulk requests at a time.",
+)
+@click.option(
+    "-y",
+    "--yes",
+    is_flag=True,
+    help="Do not ask before starting; a script without a terminal is not asked.",
+)
+@click.option(
+    "-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the verdict.")
+def main(
+    base_url: str,
+    api_key: str | None,
+    texts: Path | None,
+    queries: Path | None,
+    qrels: Path | None,
+    pairs: tuple[Path, ...],
+    labels: tuple[Path, ...],
+    text_field: str,
+    id_field: str | None,
+    skip_bad: bool,
+    most: int,
+    models: tuple[str, ...],
+    budget_ms: float | None,
+    gpu_hour: float | None,
+    min_gain: float,
+    requests: int,
+    batch: int,
+    in_flight: int,
+    yes: bool,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Measure on your own texts when a larger model is worth it.
+
+    Files are JSON lines, CSV or Parquet. Every text goes through the running service, pinned to
+    each model in turn, on the bulk lane. Kill it at any moment and start it again with the same
+    options: nothing is embedded twice. The folder then holds index.html to read, report.json, and
+    routing.yaml with the rules that the data supports.
+    """
+    _check_packages()
+    if (queries is None) != (qrels is None) and texts is None:
+        raise click.UsageError(
+            "--queries and --qrels need --texts, the documents that are searched"
+        )
+    if qrels is not None and queries is None:
+        raise click.UsageError("--qrels needs --queries")
+    if texts is None and not pairs and not labels:
+        raise click.UsageError("give texts to measure with: --texts, --pairs or --labels")
+    try:
+        reader = Reader(skip_bad, text_field, id_field)
+        inputs = _read(reader, texts, queries, qrels, pairs, labels)
+        job = Job(
+            base_url,
+            output,
+            models,
+            budget_ms,
+            gpu_hour,
+            min_gain,
+            requests,
+            batch,
+            in_flight,
+            yes,
+            as_json,
+        )
+        asyncio.run(_advise(Client(base_url, api_key), sampled(inputs, most), job))
+    except (
+        AdviseError,
+        InputError,
+        CorpusError,
+        MigrationError,
+        RequestRefused,
+        RouterAway,
+    ) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _check_packages() -> None:
+    from importlib.util import find_spec
+
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise click.ClickException(
+            f"advise needs {', '.join(missing)}, not installed here: pip install "
+            "'embedding-router[advise]'"
+        )
+
+
+def _read(
+    reader: Reader,
+    texts: Path | None,
+    queries: Path | None,
+    qrels: Path | None,
+    pairs: tuple[Path, ...],
+    labels: tuple[Path, ...],
+) -> Inputs:
+    inputs = Inputs()
+    if texts is not None:
+        inputs.documents, inputs.names["texts"] = reader.texts(texts), texts.name
+    if queries is not None:
+        inputs.queries, inputs.names["queries"] = reader.texts(queries), queries.name
+    if qrels is not None:
+        inputs.judgements = reader.judgements(qrels, inputs.queries, inputs.documents)
+    inputs.pairs = {path.stem: reader.pairs(path) for path in pairs}
+    inputs.labelled = {path.stem: reader.labelled(path) for path in labels}
+    if len(inputs.pairs | inputs.labelled) < len(pairs) + len(labels):
+        raise InputError(
+            "two files of pairs or labels have one name; the report tells them apart by it, so "
+            "rename one"
+        )
+    inputs.notes = reader.settle()
+    if qrels is not None and not inputs.judgements:
+        raise InputError(f"{qrels}: no query of it has a relevant document")
+    inputs.check()
+    return inputs
+
+
+async def _advise(client: Client, inputs: Inputs, job: Job) -> None:
+    for note in inputs.notes:
+        click.echo(note, err=True)
+    async with client:
+        job.output.mkdir(parents=True, exist_ok=True)
+        plan = await run.plan(client, inputs, job.output, job.models)
+        todo = run.estimate(plan, job.output)
+        if any(each.texts for each in todo):
+            click.echo("\n".join(_told(plan, todo, job.gpu_hour)), err=True)
+            if not job.yes and sys.stdin.isatty():
+                click.confirm("Go on?", default=True, abort=True, err=True)
+        await run.embed_all(client, plan, job.output, job.batch, job.in_flight)
+        rounds = await latency.measure(
+            client, plan, job.output, job.requests, urlsplit(job.base_url).hostname in LOCAL
+        )
+    from deployments.tools.advise.report import (
+        make,
+        written,
+    )  # scikit-learn and scipy take a second to load
+
+    timing = latency.summary(plan, rounds, job.budget_ms, job.gpu_hour)
+    click.echo("comparing", err=True)
+    made = make(plan, inputs, job.output, timing, job.budget_ms, job.gpu_hour, job.min_gain)
+    said = written(made, job.output)
+    click.echo((job.output / "report.json").read_text(encoding="utf-8") if job.as_json else said)
+
+
+def _told(plan: Plan, todo: list[Estimate], gpu_hour: float | None) -> list[str]:
+    """What is to be done, before it begins."""
+    lines, total_s, price = ["to embed, as the service predicts:"], 0.0, 0.0
+    for candidate, each in zip(plan.candidates, todo, strict=True):
+        total_s += each.seconds
+        price += each.seconds * candidate.devices / 3600 * (gpu_hour or 0.0)
+        lines.append(f"  {each.model:32} {each.texts:8} texts {_time(each.seconds):>10}")
+    costs = "" if gpu_hour is None else f", {price:.2f} at {gpu_hour:g} a device hour"
+    return [*lines, f"  together {_time(total_s)} when the service has nothing else to do{costs}"]
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,168 @@
+"""Fits an adapter on a user's own texts and measures it on queries that it was not fitted on.
+
+With queries and judgements it is measured as their search is. With queries alone, or neither (then
+a tenth of the texts are held out and searched with), what the space's own model finds counts as
+relevant: all that is known, and a stricter measure.
+
+Texts are embedded on the document side of both models, though queries are what comes over an
+adapter: that finds no less than fitting on the query side does (docs/decisions/0004), and the
+target's vectors of the documents are needed anyway.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from deployments.tools.corpus import Text
+from router.adapters import Adapter, Kept, Method, fit, kept_of
+from router.features import extract
+from router.retrieval import Found, Vectors, nearest
+from router.schema import Side
+from router.spaces import Space
+from router.spaces import fit as cut
+
+HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 1000
+FEWEST_QUERIES = 10  # below this nothing is measured
+FEWEST_OF_A_LANGUAGE = 20
+TRIED_FOR_SIDES = 4  # texts that show whether a model reads queries and documents alike
+
+# model, texts, side -> vectors of the model's own size
+Embed = Callable[[str, Sequence[str], Side], Awaitable[Vectors]]
+
+
+class AlignError(Exception):
+    """There is not enough to fit or to measure with; the message says of what."""
+
+
+class Material(NamedTuple):
+    """What an adapter is fitted on and measured with."""
+
+    fitted: list[Text]
+    documents: list[Text]  # that are searched
+    queries: list[Text]
+    # ids of relevant documents by query; None: what the own model finds
+    judgements: Mapping[str, set[str]] | None
+
+
+def material(
+    texts: list[Text], queries: list[Text] | None, judgements: Mapping[str, set[str]] | None
+) -> Material:
+    """Hold out what is not given; raises AlignError where too little is left."""
+    if queries is None:
+        held = min(int(len(texts) * HELD_OUT_SHARE), MOST_HELD_OUT)
+        places = set(np.linspace(0, len(texts) - 1, held, dtype=np.int64).tolist())
+        queries = [text for place, text in enumerate(texts) if place in places]
+        texts = [text for place, text in enumerate(texts) if place not in places]
+    if judgements is not None:
+        known = {text.id for text in texts}
+        judgements = {
+            query: found for query, wanted in judgements.items() if (found := wanted & known)
+        }
+        queries = [query for query in queries if query.id in judgements]
+    if len(queries) < FEWEST_QUERIES:
+        what = (
+            "queries have a relevant document among the texts"
+            if judgements is not None
+            else "queries are there"
+        )
+        raise AlignError(
+            f"only {len(queries)} {what}; measuring what an adapter keeps takes {FEWEST_QUERIES} "
+            "at least"
+        )
+    asked = {query.text for query in queries}
+    return Material([text for text in texts if text.text not in asked], texts, queries, judgements)
+
+
+class Remembering:
+    """An Embed that asks another one for each text once; a model that reads both sides alike is
+    asked for one of them.
+    """
+
+    def __init__(self, embed: Embed) -> None:
+        self._embed = embed
+        self._known: dict[tuple[str, Side], dict[str, Vectors]] = {}
+
+    async def __call__(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
+        if (model, side) not in self._known:
+            tried = list(dict.fromkeys(texts))[:TRIED_FOR_SIDES]
+            query, document = (
+                await self._embed(model, tried, "query"),
+                await self._embed(model, tried, "document"),
+            )
+            queries = dict(zip(tried, query, strict=True))
+            alike = np.allclose(query, document, atol=1e-4)
+            documents = queries if alike else dict(zip(tried, document, strict=True))
+            self._known[model, "query"], self._known[model, "document"] = queries, documents
+        known = self._known[model, side]
+        if new := [text for text in dict.fromkeys(texts) if text not in known]:
+            known.update(zip(new, await self._embed(model, new, side), strict=True))
+        return np.stack([known[text] for text in texts])
+
+
+async def align(
+    embed: Embed,
+    source: Space,
+    target: Space,
+    fingerprints: Mapping[str, str],
+    given: Material,
+    method: Method,
+) -> Adapter:
+    """Fit a map from `source` to `target` and measure it; `fingerprints` are the digests of both
+    models.
+
+    Raises AlignError where there are fewer texts than the map has directions to learn.
+    """
+    fitted, fewest = [text.text for text in given.fitted], min(source.dimensions, target.dimensions)
+    if len(fitted) < fewest:
+        raise AlignError(
+            f"{len(fitted)} texts cannot tell {fewest} dimensions apart; give it several "
+            "thousand of your own"
+        )
+    queries = [query.text for query in given.queries]
+    matrix, offset = fit(
+        await embed(source.model, fitted, "document"),
+        cut(await embed(target.model, fitted, "document"), target.dimensions),
+        method,
+    )
+    documents = cut(
+        await embed(target.model, [text.text for text in given.documents], "document"),
+        target.dimensions,
+    )
+    own = nearest(cut(await embed(target.model, queries, "query"), target.dimensions), documents)
+    adapter = Adapter(
+        source,
+        target,
+        matrix,
+        offset,
+        method,
+        fingerprints[source.model],
+        fingerprints[target.model],
+        len(fitted),
+        "neighbours" if given.judgements is None else "judgements",
+        kept=Kept(0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    )
+    over = nearest(adapter.map(await embed(source.model, queries, "query")), documents)
+    relevant = _relevant(given, own)
+    rows_by_language: dict[str, list[int]] = {}
+    for row, query in enumerate(queries):
+        rows_by_language.setdefault(extract([query]).language or "unknown", []).append(row)
+    by_language = {
+        language: kept_of(over[rows], own[rows], [relevant[row] for row in rows])
+        for language, rows in sorted(rows_by_language.items())
+        if len(rows) >= FEWEST_OF_A_LANGUAGE
+    }
+    return replace(adapter, kept=kept_of(over, own, relevant), by_language=by_language)
+
+
+def _relevant(given: Material, own: Found) -> list[set[int]]:
+    if given.judgements is None:
+        return [set(row) for row in own.tolist()]
+    places: dict[str, list[int]] = {}
+    for place, document in enumerate(given.documents):
+        places.setdefault(document.id, []).append(place)
+    return [
+        {place for id in given.judgements[query.id] for place in places[id]}
+        for query in given.queries
+    ]

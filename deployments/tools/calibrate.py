@@ -1,0 +1,417 @@
+"""Measures how long one model takes for calls of every size, and fits the curve that predictions
+are made with.
+
+What belongs where, as `router.policy.predict` adds it up:
+- The curve is the time for which a call occupies the model: the engine, from a batch to its
+  vectors. Work that waits for another call waits for this, so it is all that an engine in this
+  process can tell.
+- `overhead_s` is what every request pays once whoever is in front of it: features, tokens,
+  transport, encoding. Only a running router can tell: the total that it says of a short request,
+  less its inference.
+- What the router does for each token (tokenising a long text, moving its vectors) grows with the
+  call, so through a router it goes into the curve: a prediction is then right for the whole answer.
+
+A call of more than one batch is taken for its average step, which is how `predict` takes it apart.
+Sizes are doubled from 8 tokens up to the model's context and from one text up to a full batch, in
+random order, so that a machine that is slow for a minute is slow for all sizes alike. Every text is
+new, of words that follow no order: no cache knows it, no two begin alike.
+"""
+
+import math
+import random
+import re
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple, Protocol
+
+import httpx
+import numpy as np
+import orjson
+import psutil
+
+from deployments import engines
+from deployments.dispatch.wire import Call
+from deployments.replica import cpu
+from deployments.service.prepare import Preparer
+from router.config import RouterArgs
+from router.domain import Curve, attention
+from router.latency import Fit, Point, Profile, ProfileCurve, ProfileFit, ProfilePoint, fit
+
+SHORTEST = 8  # tokens; in a full batch of these what a text costs shows beside what its tokens do
+SHORT = 64  # tokens of a request whose overhead is not the text's
+MOST_TEXTS = 512  # of one call
+REQUEST_TIMEOUT_S = 300.0
+
+
+class CalibrationError(Exception):
+    """The model cannot be measured; the message says what to do."""
+
+
+class Cell(NamedTuple):
+    """One size of call."""
+
+    tokens: int  # of each text
+    texts: int
+
+
+class Sample(NamedTuple):
+    """One measured call."""
+
+    cell: Cell
+    tokens: int  # of all texts, as the model read them
+    tokens_sq: int
+    inference_s: float  # the engine's
+    total_s: float | None  # the whole request's, where a router measured it
+
+
+class Source(Protocol):
+    """A model that can be measured."""
+
+    async def start(self) -> None:
+        """Be ready to measure; raises CalibrationError or EngineError."""
+
+    async def measure(
+        self, texts: Sequence[str], counts: Sequence[int]
+    ) -> tuple[float, float | None]:
+        """Seconds of the engine and, where known, of the whole request; `counts` are the tokens of
+        the texts.
+        """
+
+    def memory_bytes(self) -> int | None:
+        """What the model's process holds now, on the accelerator where there is one; None where it
+        cannot be seen.
+        """
+
+    async def stop(self) -> None:
+        """Give everything back."""
+
+
+def cells(max_tokens: int, batch_tokens: int, most_texts: int) -> list[Cell]:
+    """Text lengths 8, 16, 32, ... and `max_tokens`, each with 1, 2, 4, ... texts and as many as
+    fill a batch, or `most_texts`.
+    """
+    lengths, found = [], list[Cell]()
+    length = min(SHORTEST, max_tokens)
+    while length < max_tokens:
+        lengths.append(length)
+        length *= 2
+    for length in [*lengths, max_tokens]:
+        full = min(max(1, batch_tokens // length), most_texts)
+        found += [Cell(length, 2**power) for power in range(int(math.log2(full)) + 1)]
+        if found[-1].texts != full:
+            found.append(Cell(length, full))
+    return found
+
+
+class Writer:
+    """Texts of a wanted number of tokens."""
+
+    def __init__(self, count: Callable[[str], int], rng: random.Random) -> None:
+        from pydoc_data.topics import topics  # English prose that every Python brings
+
+        self._count, self._rng = count, rng
+        self._written = set[str]()
+        self._words = re.findall(r"[A-Za-z]{2,}", " ".join(topics.values()))
+        sample = self._text(2000)
+        self._per_word = count(sample) / 2000
+
+    def write(self, tokens: int) -> tuple[str, int]:
+        """A new text and its tokens: as many as wanted or, but for the shortest, a few fewer."""
+        words, least = max(1, round(0.98 * tokens / self._per_word)), 1
+        while True:
+            text = self._text(words)
+            found = self._count(text)
+            if text in self._written:  # one of a word or two
+                least = words = words + (self._rng.random() < 0.1)
+            elif found <= tokens or words <= least:
+                self._written.add(text)
+                return text, found
+            else:
+                words = max(least, words - max(1, round((found - tokens) / self._per_word)))
+
+    def _text(self, words: int) -> str:
+        return " ".join(self._rng.choices(self._words, k=words))
+
+
+async def sample(
+    source: Source,
+    write: Callable[[int], tuple[str, int]],
+    sizes: Sequence[Cell],
+    batch_tokens: int,
+    span: int | None,
+    repeats: int,
+    rng: random.Random,
+    tick: Callable[[Cell], None],
+) -> list[Sample]:
+    """Measure every size in random order, after once without counting; `write` is Writer's, `tick`
+    is told of each call.
+
+    `repeats` times, but those of more than a batch a third as often: each is several steps. `span`
+    is the model's `attention_tokens`.
+    """
+    warm = [cell for cell in sizes if cell.tokens * cell.texts <= batch_tokens]
+    plan = [
+        cell for cell in sizes for _ in range(repeats if cell in warm else math.ceil(repeats / 3))
+    ]
+    rng.shuffle(plan)
+    samples = []
+    for index, cell in enumerate([*warm, *plan]):
+        texts, counts = zip(*(write(cell.tokens) for _ in range(cell.texts)), strict=True)
+        inference_s, total_s = await source.measure(texts, counts)
+        if index >= len(warm):
+            samples.append(Sample(cell, sum(counts), attention(counts, span), inference_s, total_s))
+        tick(cell)
+    return samples
+
+
+def calls(sizes: Sequence[Cell], batch_tokens: int, repeats: int) -> int:
+    """How many calls `sample` makes."""
+    one_step = sum(cell.tokens * cell.texts <= batch_tokens for cell in sizes)
+    return one_step * (repeats + 1) + (len(sizes) - one_step) * math.ceil(repeats / 3)
+
+
+def overhead(samples: Sequence[Sample]) -> float | None:
+    """Median seconds that short requests take beside their inference; None where only the engine
+    was measured.
+    """
+    smallest = min(sample.cell.tokens for sample in samples)
+    beside = [
+        sample.total_s - sample.inference_s
+        for sample in samples
+        if sample.total_s is not None
+        and sample.cell.texts == 1
+        and sample.cell.tokens <= max(SHORT, smallest)
+    ]
+    return statistics.median(beside) if beside else None
+
+
+def points(samples: Sequence[Sample], batch_tokens: int, overhead_s: float) -> list[Point]:
+    """One average step per sample; its seconds are the engine's, or where a router measured it, the
+    step's and `overhead_s`.
+    """
+    found = []
+    for sample in samples:
+        steps = math.ceil(sample.tokens / batch_tokens)
+        total_s = sample.total_s
+        seconds = (
+            sample.inference_s / steps
+            if total_s is None
+            else (total_s - overhead_s) / steps + overhead_s
+        )
+        texts = math.ceil(sample.cell.texts / steps)
+        found.append(
+            Point(round(sample.tokens / steps), round(sample.tokens_sq / steps), seconds, texts)
+        )
+    return found
+
+
+def fitted(
+    samples: Sequence[Sample], batch_tokens: int, assumed_overhead_s: float
+) -> tuple[Fit, list[Point]]:
+    """The curve, and the median point of every size; through a router the points hold the overhead.
+
+    `assumed_overhead_s` is the curve's where no router measured it.
+
+    Raises CalibrationError when the samples do not make a curve.
+    """
+    measured_s = overhead(samples)
+    overhead_s = assumed_overhead_s if measured_s is None else measured_s
+    try:
+        made = fit(points(samples, batch_tokens, overhead_s), batch_tokens, overhead_s)
+    except ValueError as error:
+        raise CalibrationError(str(error)) from error
+    # fitted with the overhead in every step, for its errors to be shares of what a caller waits
+    if measured_s is not None:
+        made = made._replace(curve=_without_overhead(made.curve))
+    medians = []
+    for cell in sorted({sample.cell for sample in samples}):
+        own = points(
+            [sample for sample in samples if sample.cell == cell], batch_tokens, overhead_s
+        )
+        tokens, tokens_sq, seconds, texts = (
+            statistics.median(column) for column in zip(*own, strict=True)
+        )
+        medians.append(Point(round(tokens), round(tokens_sq), seconds, round(texts)))
+    return made, medians
+
+
+def _without_overhead(curve: Curve) -> Curve:
+    """The curve whose every step is `overhead_s` shorter, or as much shorter as the least step
+    allows.
+    """
+    overhead_s = min(curve.overhead_s, max(curve.fixed_s, curve.base_s))
+    return replace(
+        curve,
+        fixed_s=max(0.0, curve.fixed_s - overhead_s),
+        base_s=max(0.0, curve.base_s - overhead_s),
+        overhead_s=overhead_s,
+    )
+
+
+def profile(
+    model: str,
+    device: str,
+    software: str,
+    date: str,
+    fit: Fit,
+    medians: Sequence[Point],
+    memory_bytes: int | None,
+) -> bytes:
+    """The profile's JSON: one line per section and per point."""
+    curve: dict[str, Any] = {
+        name: _rounded(value) for name, value in asdict(fit.curve).items() if name != "batch_tokens"
+    }
+    made = Profile(
+        model=model,
+        device=device,
+        software=software,
+        date=date,
+        curve=ProfileCurve(batch_tokens=fit.curve.batch_tokens, **curve),
+        fit=ProfileFit(
+            median_error=round(fit.median_error, 4),
+            p95_error=round(fit.p95_error, 4),
+            points=fit.points,
+        ),
+        points=tuple(
+            ProfilePoint(
+                tokens=p.tokens, tokens_sq=p.tokens_sq, seconds=_rounded(p.seconds), texts=p.texts
+            )
+            for p in medians
+        ),
+        memory_bytes=memory_bytes,
+    )
+    data = made.model_dump(mode="json")
+    lines = [
+        f'  "{key}": {orjson.dumps(value).decode()}'
+        for key, value in data.items()
+        if key != "points"
+    ]
+    rows = ",\n".join(f"    {orjson.dumps(point).decode()}" for point in data["points"])
+    return ("{\n" + ",\n".join([*lines, f'  "points": [\n{rows}\n  ]']) + "\n}\n").encode()
+
+
+def _rounded(value: float) -> float:
+    """Four digits: more than any measurement here has."""
+    return float(f"{value:.4g}")
+
+
+class InProcess:
+    """A model's engine in this process, behind the same host as in its replica."""
+
+    def __init__(self, args: RouterArgs, model: str) -> None:
+        from deployments.replica.host import (
+            Host,
+        )  # which imports Ray: what else is here needs only the engine's own libraries
+
+        self._engine = engines.create(args.models[model], args.base_dir)
+        self._preparer = Preparer(args)
+        self._host, self._model = Host(self._engine, "calibration"), model
+        self._settings = args.models[model]
+
+    @property
+    def batch_tokens(self) -> int:
+        """Most tokens one step of the engine takes; known after `start`."""
+        return self._engine.batch_tokens
+
+    async def start(self) -> None:
+        if self._settings.environment == "cpu-vllm":
+            cpu.prepare()
+        await self._engine.start()
+
+    async def measure(
+        self, texts: Sequence[str], counts: Sequence[int]
+    ) -> tuple[float, float | None]:
+        prepared = self._preparer.prepare(texts, None, None, [self._model])[self._model]
+        ids = None if prepared.ids is None else np.concatenate(prepared.ids)
+        lengths = np.asarray(counts, np.int32)
+        call = Call(
+            ids,
+            lengths,
+            None if prepared.texts is None else list(prepared.texts),
+            prepared.side,
+            [None] * len(texts),
+        )
+        reply = await self._host.embed(call)
+        for failure in reply.failed.values():
+            raise CalibrationError(f"{self._model} could not embed a text: {failure.message}")
+        return reply.queue_s + reply.inference_s, None
+
+    def memory_bytes(self) -> int | None:
+        return accelerator_bytes() or int(psutil.Process().memory_info().rss)
+
+    async def stop(self) -> None:
+        await self._host.stop()
+
+
+class Running:
+    """A model behind a running router that nobody else uses."""
+
+    def __init__(self, base_url: str, model: str, api_key: str | None = None) -> None:
+        self._url = base_url.rstrip("/").removesuffix("/v1")
+        headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        self._client = httpx.AsyncClient(
+            base_url=self._url, headers=headers, timeout=REQUEST_TIMEOUT_S
+        )
+        self._model = model
+
+    async def start(self) -> None:
+        try:
+            answer = await self._client.get(f"/v1/models/{self._model}")
+        except httpx.HTTPError as error:
+            raise CalibrationError(
+                f"no router at {self._url} ({error}); start one with `embedding-router run`"
+            ) from None
+        if answer.status_code != httpx.codes.OK:
+            raise CalibrationError(
+                f"the router at {self._url} has no model {self._model}; give it the same --config"
+            )
+
+    async def measure(
+        self, texts: Sequence[str], counts: Sequence[int]
+    ) -> tuple[float, float | None]:
+        body = {"input": list(texts), "model": self._model, "encoding_format": "base64"}
+        answer = await self._client.post("/v1/embeddings", json=body)
+        if answer.status_code != httpx.codes.OK:
+            raise CalibrationError(
+                f"the router at {self._url} answered {answer.status_code}: {answer.text[:300]}"
+            )
+        headers = answer.headers
+        return float(headers["x-inference-ms"]) / 1000.0, float(headers["x-total-ms"]) / 1000.0
+
+    def memory_bytes(self) -> int | None:
+        """Of the largest replica of this model on this machine, if there is one."""
+        return max(
+            (
+                int(process.memory_info().rss)
+                for process in replicas(self._model, psutil.process_iter())
+            ),
+            default=None,
+        )
+
+    async def stop(self) -> None:
+        await self._client.aclose()
+
+
+def replicas(model: str, processes: Iterable[psutil.Process]) -> Iterator[psutil.Process]:
+    """Those of `processes` that are a replica of the model: Serve writes the deployment's name into
+    their title.
+    """
+    for process in processes:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            title = " ".join(
+                process.cmdline()
+            ).strip()  # while it works the name of a method may follow
+            if re.fullmatch(rf"ray::ServeReplica:.*:{re.escape(model)}(\.\w+)?", title):
+                yield process
+
+
+def accelerator_bytes() -> int:
+    """Most bytes that torch has reserved on the accelerator of this process; 0 without one."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return 0
+    return int(torch.cuda.max_memory_reserved())

@@ -1,0 +1,108 @@
+"""`embedding-router fingerprint`: what a model proves to be from now on."""
+
+import asyncio
+from pathlib import Path
+
+import click
+import numpy as np
+import orjson
+
+from deployments.engines.base import Batch, EngineError, Vectors
+from deployments.launch.serve_config import application
+from deployments.replica.identity import probes_of
+from deployments.replica.offline import Offline
+from deployments.service.prepare import Preparer
+from deployments.tools.client import BaseUrl, Client, RequestRefused, RouterAway
+from router import fingerprint
+from router.config import RouterArgs
+from router.fingerprint import Probe
+
+
+@click.command()
+@click.option(
+    "--config", "path", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option("--model", required=True, help="A model id of the config.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE"
+)
+@click.option(
+    "--base-url",
+    type=BaseUrl(),
+    help="Take the vectors of this running router's replicas, and start no engine here.",
+)
+@click.option(
+    "--api-key",
+    envvar="EMBEDDING_ROUTER_API_KEY",
+    help="For --base-url; or EMBEDDING_ROUTER_API_KEY.",
+)
+@click.option("--json", "as_json", is_flag=True, help="What was written, as JSON.")
+def main(
+    path: Path, model: str, output: Path, base_url: str | None, api_key: str | None, as_json: bool
+) -> None:
+    """Write down what a model makes of a few texts, so that replicas can prove to be that model.
+
+    Do this once for every model whose vectors you keep, while you trust its weights; then name FILE
+    as the model's `fingerprint` in the config.
+    """
+    args, _ = application(path)
+    if model not in args.models:
+        raise click.UsageError(
+            f"there is no model {model!r} in {path}; there are {', '.join(args.models)}"
+        )
+    config = args.models[model]
+    probes = probes_of(
+        Preparer(args.model_copy(update={"models": {model: config}})), model, config.max_tokens
+    )
+    if not probes:
+        raise click.ClickException(
+            f"{model} reads {config.max_tokens} tokens: too few for any text of a fingerprint"
+        )
+    try:
+        vectors = asyncio.run(
+            _embedded(args, model, probes)
+            if base_url is None
+            else _answered(base_url, api_key, model, probes)
+        )
+    except (EngineError, RequestRefused, RouterAway, FileNotFoundError) as error:
+        raise click.ClickException(f"{model}: {error}") from None
+    made = fingerprint.make(model, probes, vectors)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    fingerprint.save(made, output)
+    if as_json:
+        told = {
+            "model": model,
+            "file": str(output),
+            "probes": len(probes),
+            "dimensions": vectors.shape[1],
+            "digest": made.digest,
+        }
+        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        return
+    click.echo(f"{model}: {len(probes)} probes, {vectors.shape[1]} dimensions, {made.digest}")
+    click.echo(
+        f"  wrote {output} ({output.stat().st_size / 1000:.0f} kB); in the config: fingerprint: "
+        f"{output}"
+    )
+
+
+async def _embedded(args: RouterArgs, model: str, probes: list[Probe]) -> Vectors:
+    vectors = []
+    async with Offline(args, model, proves=False) as offline:
+        for probe in probes:
+            ids, texts = (
+                (None, [probe.prompted or ""]) if probe.ids is None else ([probe.ids], None)
+            )
+            made = await offline.engine.embed(Batch(ids=ids, texts=texts, input_type=probe.side))
+            for error in made.failed.values():
+                raise error
+            vectors.append(made.vectors)
+    return np.concatenate(vectors)
+
+
+async def _answered(base_url: str, api_key: str | None, model: str, probes: list[Probe]) -> Vectors:
+    async with Client(base_url, api_key) as client:
+        answers = [
+            await client.embed([probe.text], model=model, input_type=probe.side) for probe in probes
+        ]
+    return np.concatenate([answer.vectors for answer in answers])

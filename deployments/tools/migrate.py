@@ -1,0 +1,271 @@
+"""Embeds a corpus into a folder of Parquet parts, so that a kill at any moment loses at most the
+parts that were in work.
+
+A part holds the rows FIRST to LAST of the corpus, and its name says which. It is written under
+another name, flushed to the disk and renamed: a part that is there is whole, and rows of different
+parts never overlap. So what is done is what lies there; nothing else is remembered, and starting
+again does the missing parts and no other. The manifest, written first, holds what must not change
+meanwhile: the corpus and how it is read, the space and its weights, the rows of a part. A lock
+keeps out others.
+
+    DIR/manifest.json   DIR/part-000000000-000002047.parquet   DIR/part-000002048-000004095.parquet
+                        ...   DIR/.lock
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deployments.tools.client import Client, Embedded, RequestRefused
+from deployments.tools.corpus import CorpusError, Text
+from router.retrieval import Vectors
+
+VERSION = 2
+FOR_ITS_TEXTS = (400, 413)  # a refusal that fewer texts, or others, may not meet
+
+
+class MigrationError(Exception):
+    """The migration cannot go on; what is done stays, and the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a folder of parts holds; a run with another one may not add to it."""
+
+    space: str
+    # what the model's replicas prove to be, as the router says; None: nobody knows
+    fingerprint: str | None
+    corpus_digest: str
+    text_field: str
+    id_field: str | None
+    rows: int
+    part_rows: int
+    version: int = VERSION
+
+
+def digest_of(corpus: Path) -> str:
+    """Of every byte: a row that changed anywhere makes another corpus."""
+    with corpus.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+@contextmanager
+def opened(folder: Path, manifest: Manifest) -> Iterator["Parts"]:
+    """The parts in `folder`, which is made where it is not there and locked until the end of the
+    block.
+
+    Raises MigrationError where another process has it, or it holds something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MigrationError(f"{folder}: another process is writing there") from None
+        file = folder / "manifest.json"
+        if file.exists():
+            before = json.loads(file.read_text())
+            if different := [
+                key for key, value in asdict(manifest).items() if before.get(key) != value
+            ]:
+                said = "; ".join(
+                    f"{key} was {before.get(key)!r} and is {getattr(manifest, key)!r}"
+                    for key in different
+                )
+                raise MigrationError(
+                    f"{folder} holds another migration ({said}); choose another folder or remove it"
+                )
+        else:
+            write_whole(
+                file, lambda path: path.write_text(json.dumps(asdict(manifest), indent=1) + "\n")
+            )
+        for unfinished in folder.glob("*.unfinished"):
+            unfinished.unlink()
+        yield Parts(folder, manifest)
+
+
+class Parts:
+    """The parts of one corpus in one folder."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+
+    def ranges(self) -> list[range]:
+        """The rows of every part."""
+        rows, each = self.manifest.rows, self.manifest.part_rows
+        return [range(start, min(start + each, rows)) for start in range(0, rows, each)]
+
+    def path(self, rows: range) -> Path:
+        """Where a part lies."""
+        return self.folder / f"part-{rows.start:09d}-{rows.stop - 1:09d}.parquet"
+
+    def missing(self) -> list[range]:
+        """The parts that are still to be made."""
+        return [rows for rows in self.ranges() if not self.path(rows).exists()]
+
+    def write(self, rows: range, ids: Sequence[str], vectors: Vectors) -> None:
+        """Put a whole part in its place."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        if not len(rows) == len(ids) == len(vectors):
+            raise ValueError(f"{len(ids)} ids and {len(vectors)} vectors for {len(rows)} rows")
+        flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
+        table = pa.table(
+            {
+                "id": pa.array(ids, pa.string()),
+                "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+            },
+            metadata={"embedding_space": self.manifest.space},
+        )
+        write_whole(self.path(rows), lambda path: parquet.write_table(table, path))
+
+
+async def fill(
+    parts: Parts,
+    texts: Iterator[Text],
+    client: Client,
+    options: dict[str, Any],
+    batch: int,
+    in_flight: int,
+    done: Callable[[int], object],
+) -> None:
+    """Embed every missing part of the corpus, whose rows `texts` gives in order; `done` is told of
+    rows as they are embedded.
+
+    Raises MigrationError for a text that cannot be embedded and for vectors of another space;
+    RequestRefused, RouterAway.
+    """
+    missing = {rows.start: rows for rows in parts.missing()}
+    gate, running = (
+        asyncio.Semaphore(in_flight),
+        deque[tuple[range, list[Text], list[asyncio.Task[Vectors]]]](),
+    )
+
+    async def one(some: list[Text]) -> Vectors:
+        async with gate:
+            made = await _embedded(parts.manifest.space, some, client, options)
+        done(len(some))
+        return made
+
+    async def settle() -> None:
+        rows, some, tasks = running[0]
+        vectors = np.concatenate([await task for task in tasks])
+        await asyncio.to_thread(parts.write, rows, [text.id for text in some], vectors)
+        running.popleft()
+
+    try:
+        for rows in parts.ranges():
+            some = list(islice(texts, len(rows)))
+            if len(some) != len(rows):
+                ended = rows.start + len(some)
+                raise MigrationError(
+                    f"the corpus ended at row {ended} of {parts.manifest.rows}: it changed "
+                    "meanwhile"
+                )
+            if rows.start in missing:
+                cuts = range(0, len(some), batch)
+                running.append(
+                    (
+                        rows,
+                        some,
+                        [asyncio.create_task(one(some[start : start + batch])) for start in cuts],
+                    )
+                )
+                while len(running) > 1:  # the next part fills the pipe while this one ends
+                    await settle()
+        while running:
+            await settle()
+    finally:
+        left = [task for _, _, tasks in running for task in tasks]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+async def _embedded(
+    space: str, texts: list[Text], client: Client, options: dict[str, Any]
+) -> Vectors:
+    """Vectors of `space`; a request that is refused for its texts is taken apart until the one that
+    is at fault is alone.
+
+    Raises RequestRefused where it is refused for another reason, as a key that was revoked.
+    """
+    try:
+        answer: Embedded = await client.embed([text.text for text in texts], **options)
+    except RequestRefused as error:
+        if error.status not in FOR_ITS_TEXTS:
+            raise
+        if len(texts) == 1:
+            then = (
+                "take it out" if options.get("truncate") == "end" else "go on with --truncate end"
+            )
+            raise MigrationError(
+                f"text {texts[0].id!r} cannot be embedded: {error}. Mend it, or {then}; what is "
+                "done is kept"
+            ) from None
+        half = len(texts) // 2
+        return np.concatenate(
+            [
+                await _embedded(space, texts[:half], client, options),
+                await _embedded(space, texts[half:], client, options),
+            ]
+        )
+    if answer.space != space or answer.adapter is not None:
+        over = f" over an adapter from {answer.adapter}" if answer.adapter else ""
+        raise MigrationError(
+            f"the router answered in {answer.space}{over}, and this index is of {space}"
+        )
+    return answer.vectors
+
+
+def read_vectors(path: Path, wanted: set[str] | None = None) -> dict[str, Vectors]:
+    """Vectors by id from a Parquet file or folder with columns `id` and `vector`; of `wanted` ids
+    only, where given.
+    """
+    from pyarrow import parquet
+
+    found: dict[str, Vectors] = {}
+    for file in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
+        try:
+            opened = parquet.ParquetFile(file)
+            for rows in opened.iter_batches(columns=["id", "vector"]):
+                vectors = (
+                    rows.column("vector")
+                    .flatten()
+                    .to_numpy(zero_copy_only=False)
+                    .reshape(len(rows), -1)
+                )
+                for id, vector in zip(rows.column("id").to_pylist(), vectors, strict=True):
+                    if wanted is None or str(id) in wanted:
+                        found[str(id)] = vector.astype(np.float32)
+        except (OSError, KeyError, ValueError) as error:
+            raise CorpusError(
+                f"{file}: {error}; it must have the columns `id` and `vector`"
+            ) from None
+    return found
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """A file that is there whole or not at all, also after the machine lost its power."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    write(unfinished)
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

