@@ -26,12 +26,16 @@ NAMES = (
 )
 
 
+def _summary(doc: str) -> str:
+    return " ".join(doc.partition("\n\n")[0].split())
+
+
 def main() -> None:
     """Hand the arguments behind the name to the benchmark of that name."""
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     if first in ("-h", "--help"):
         names = (
-            f"  {name:<14} {(import_module(f'benchmarks.{name}').__doc__ or '').splitlines()[0]}"
+            f"  {name:<14} {_summary(import_module(f'benchmarks.{name}').__doc__ or '')}"
             for name in NAMES
         )
         print("\n".join([__doc__ or "", "", *names, "", "Each has --help of its own."]))

@@ -21,7 +21,8 @@ from router.cache import VectorCache
 from router.config import Limits, RouterArgs
 from router.encoding import Routing, encode
 from router.schema import parse
-from router.spaces import Catalogue, fit
+from router.space import fit
+from router.spaces import Catalogue
 
 ROUNDS = 15
 ROUND_S = 0.02

@@ -15,9 +15,9 @@ from time import perf_counter_ns
 import click
 import tokenizers
 
-from router.config import resolve_path
 from router.features import extract
 from router.language import detect, is_code, script_of
+from router.model_config import resolve_path
 from router.tokenizer import load
 
 ROUNDS, CALLS = 15, 100

@@ -37,8 +37,8 @@ import yaml
 
 from benchmarks.live import CHARACTERS_A_TOKEN, ROOT, Ask, Client, Router, Texts, router
 from deployments.launch.serve_config import application
+from router.curve_fit import Point, fit
 from router.decision_log import ANSWERED, Entry, read
-from router.latency import Point, fit
 
 STOP_EVERY_S = 0.01
 WINDOW = 1000  # requests in which the declared share is to hold

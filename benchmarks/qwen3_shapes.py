@@ -31,8 +31,8 @@ from deployments.engines.base import Batch
 from deployments.engines.transformers import TransformersEngine
 from deployments.tools import calibrate
 from deployments.tools.calibrate import Cell, Sample
-from router import config
-from router.latency import Fit, Point
+from router import engine_config
+from router.curve_fit import Fit, Point
 
 DEVICE = "cuda"
 SHORT_TOKENS, GRAPH_REPLAYS = 16, 50
@@ -63,7 +63,7 @@ class RandomWeights(TransformersEngine):
     """The reference engine on a model that is made instead of loaded."""
 
     def __init__(self, shape: Shape, max_tokens: int, batch_tokens: int, device: str) -> None:
-        settings = config.TransformersEngine(
+        settings = engine_config.TransformersEngine(
             kind="transformers",
             source="random",
             dtype="bfloat16",

@@ -36,11 +36,12 @@ from deployments.replica.offline import Offline
 from deployments.tools.align import Material, Remembering, align
 from deployments.tools.corpus import Text
 from router.adapters import METHODS, Adapter, Method, load_adapters, save
-from router.config import CollectionConfig, ModelConfig, RouterArgs, resolve_path
+from router.config import CollectionConfig, RouterArgs
 from router.fingerprint import load as load_fingerprint
+from router.model_config import ModelConfig, resolve_path
 from router.retrieval import ndcg, nearest, recall
 from router.schema import Side
-from router.spaces import Space
+from router.space import Space
 from router.strict import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,11 +17,12 @@ import orjson
 from ray import serve
 
 from deployments.app import assembled
-from deployments.ingress.application import Application, HttpAnswer, Router
-from deployments.ingress.asgi import Asked
+from deployments.ingress.application import Application
+from deployments.ingress.asgi import Asked, HttpAnswer
 from deployments.ingress.auth import Access
+from deployments.ingress.deployment import Router
 from deployments.ingress.fast_path import install
-from deployments.replica.host import Embedder
+from deployments.replica.deployment import Embedder
 from deployments.service.request_metrics import Events
 from deployments.telemetry.publish import Publisher
 from deployments.telemetry.tracing import Tracing
@@ -84,7 +85,7 @@ class SwitchedRouter(PlainRouter):  # type: ignore[misc]  # Serve's class is kno
 
     def __serve_build_asgi_app__(self) -> Application:
         application = SwitchedApplication(self)
-        install(application)
+        install(application.exchange)
         return application
 
     async def switch(self, parts: frozenset[str]) -> float:

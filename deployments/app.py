@@ -8,10 +8,11 @@ from typing import Any
 
 from ray import serve
 
-from deployments.ingress.application import Router
-from deployments.replica.host import Embedder
+from deployments.ingress.deployment import Router
+from deployments.replica.deployment import Embedder
 from router.adapters import load_adapters
-from router.config import ModelConfig, RouterArgs
+from router.config import RouterArgs
+from router.model_config import ModelConfig
 from router.strict import parse_args
 
 ROUTER = "router"

@@ -24,10 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from router import fingerprint
-from router.config import RouterArgs, resolve_path
+from router.config import RouterArgs
 from router.domain import Model
+from router.model_config import resolve_path
 from router.retrieval import Found, Scores, ndcg, recall
-from router.spaces import Space
+from router.space import Space
 from router.strict import ConfigError
 
 Vectors = npt.NDArray[np.float32]

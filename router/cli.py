@@ -28,7 +28,8 @@ COMMANDS = {
         "deployments.tools.calibrate_cli:main", "Measure how long a model takes, for its profile."
     ),
     "check-config": Entry(
-        "deployments.launch.serve_config:main", "Check Serve config files before they are deployed."
+        "deployments.tools.check_config_cli:main",
+        "Check Serve config files before they are deployed.",
     ),
     "compare": Entry(
         "deployments.tools.compare_cli:main",

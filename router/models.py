@@ -3,18 +3,11 @@
 import json
 from collections.abc import Mapping
 
-from router.config import (
-    CurveConfig,
-    ModelConfig,
-    NamedTier,
-    RouterArgs,
-    Routing,
-    When,
-    resolve_path,
-)
+from router.config import NamedTier, RouterArgs, Routing, When
 from router.domain import Curve, Model
-from router.latency import Profile, load_profile, read_profile
+from router.model_config import CurveConfig, ModelConfig, resolve_path
 from router.policy import Floor, Policy
+from router.profile import Profile, load_profile, read_profile
 
 
 def build_models(args: RouterArgs) -> dict[str, Model]:

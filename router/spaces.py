@@ -15,20 +15,11 @@ refuses `auto`.
 
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
-from router.config import (
-    MatryoshkaRange,
-    ModelConfig,
-    RemoteEngine,
-    RouterArgs,
-    TransformersEngine,
-    VllmEngine,
-)
+from router.config import RouterArgs
 from router.domain import Tier
+from router.engine_config import RemoteEngine, TransformersEngine, VllmEngine
 from router.errors import (
     DimensionsNotSupported,
     InvalidValue,
@@ -36,41 +27,16 @@ from router.errors import (
     SpaceConflict,
     shorten,
 )
+from router.model_config import MatryoshkaRange, ModelConfig
 from router.schema import EmbeddingsRequest, Side, Truncate
+from router.space import Space, Vectors, fit
 
 if TYPE_CHECKING:
     from router.adapters import Adapter
 
-Vectors = npt.NDArray[np.float32]
 
 _TIERS = frozenset(tier.value for tier in Tier)
 _NONE: "Mapping[str, Adapter]" = MappingProxyType({})
-
-
-class Space(NamedTuple):
-    """Vectors that may be compared with each other; written `MODEL/DIMENSIONS`, where the model's
-    id may hold slashes.
-    """
-
-    model: str
-    dimensions: int
-
-    def __str__(self) -> str:
-        return f"{self.model}/{self.dimensions}"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Raises ValueError when `text` does not end in a slash and a size."""
-        model, _, size = text.rpartition("/")
-        if (
-            not model
-            or not size.isascii()
-            or not size.isdecimal()
-            or len(size) > 9
-            or not int(size)
-        ):
-            raise ValueError(f"{shorten(text)} is not MODEL/DIMENSIONS")
-        return cls(model, int(size))
 
 
 class NamedSpace(NamedTuple):
@@ -340,25 +306,6 @@ class Catalogue:
             raise DimensionsNotSupported(
                 dimensions, [f"{id}: {self.sizes(id)}" for id in models], param
             )
-
-
-def fit(vectors: Vectors, dimensions: int) -> Vectors:
-    """Cut (n, native) vectors to (n, dimensions) and give them length 1 again; no copy where the
-    width is native already.
-
-    A row's result does not depend on the rows beside it, so a cached vector equals a fresh one. A
-    row of zeros stays one.
-    """
-    native = vectors.shape[1]
-    if dimensions == native:
-        return vectors
-    if dimensions > native:
-        raise ValueError(f"vectors of {native} dimensions cannot be cut to {dimensions}")
-    cut = vectors[:, :dimensions]
-    lengths = np.sqrt(np.square(cut, dtype=np.float64).sum(axis=1, keepdims=True))
-    lengths[lengths == 0.0] = 1.0
-    fitted: Vectors = (cut / lengths).astype(np.float32)
-    return fitted
 
 
 def _hub_id(model: ModelConfig) -> str | None:

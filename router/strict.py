@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from router.config import RELOADABLE, Engine, RouterArgs
+from router.config import RELOADABLE, RouterArgs
+from router.engine_config import Engine
 
 ENGINE_KINDS = tuple(
     get_args(engine.model_fields["kind"].annotation)[0] for engine in get_args(get_args(Engine)[0])

@@ -37,7 +37,7 @@ import numpy.typing as npt
 import tiktoken
 import tokenizers
 
-from router.config import resolve_path
+from router.model_config import resolve_path
 
 TokenIds = npt.NDArray[np.int32]
 

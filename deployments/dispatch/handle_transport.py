@@ -13,7 +13,7 @@ from ray.serve._private.constants import RAY_SERVE_COLLECT_AUTOSCALING_METRICS_O
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from deployments.dispatch.socket_transport import Address
+from deployments.dispatch.frames import Address
 from deployments.dispatch.transport import ReplicaLost
 from deployments.dispatch.wire import Call, Reply
 from deployments.engines.base import EngineDead, EngineFailed, EngineOverloaded

@@ -18,43 +18,34 @@ a replica is new, when a firewall is in the way, when Ray's own traffic is encry
 """
 
 import asyncio
-import hmac
 import logging
 import os
-import secrets
-import socket
-import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from contextvars import Context
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol
 
 import orjson
 
+from deployments.dispatch.frames import (
+    CALL,
+    CANCEL,
+    CONNECT_S,
+    ERROR,
+    HELLO,
+    MOST_BYTES,
+    REPLY,
+    Address,
+    Frames,
+)
 from deployments.dispatch.transport import LineLost, ReplicaLost
-from deployments.dispatch.wire import Call, Reply, pack_call, pack_reply, unpack_call, unpack_reply
-from deployments.engines.base import EngineDead, EngineError, EngineFailed, EngineOverloaded
-from deployments.telemetry.logs import where
+from deployments.dispatch.wire import Call, Reply, pack_call, unpack_reply
+from deployments.engines.base import EngineError, EngineFailed, EngineOverloaded
 from router.errors import RequestTooLarge
 
-HELLO, CALL, CANCEL, REPLY, ERROR = range(5)
-_HEAD = struct.Struct("<IIB")  # bytes that follow, number of the call, kind
-_HELLO_BYTES = 256
-_MOST_BYTES = 1 << 28
-_CONNECT_S = 5.0
 _AGAIN_S = 1.0  # between two tries to connect
-_QUIET_S, _PROBES = 4, 3  # a peer that says nothing for so long is asked so often, every 2 s
 
 log = logging.getLogger("ray.serve")
-
-
-class Address(NamedTuple):
-    """Where one replica listens, and what must be said there."""
-
-    replica: str
-    host: str
-    port: int
-    token: str
 
 
 class Handles(Protocol):
@@ -73,167 +64,7 @@ class Handles(Protocol):
         """Counts a call for Serve's autoscaling and gauges while it runs."""
 
 
-class _Frames(asyncio.Protocol):
-    """Cuts what arrives into frames."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._transport: asyncio.Transport | None = None
-        self.most_bytes = _MOST_BYTES
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are of no common class
-        with socket.socket(
-            fileno=os.dup(transport.get_extra_info("socket").fileno())
-        ) as same:  # uvloop's have no options
-            _keep_alive(same)
-
-    def data_received(self, data: bytes) -> None:
-        buffer = self._buffer
-        buffer += data
-        while len(buffer) >= _HEAD.size:
-            size, number, kind = _HEAD.unpack_from(buffer)
-            if size > self.most_bytes:
-                self.abort()
-                return
-            end = _HEAD.size + size
-            if len(buffer) < end:
-                return
-            payload = buffer[_HEAD.size : end]
-            del buffer[:end]
-            self.frame(number, kind, payload)
-
-    def frame(self, number: int, kind: int, payload: bytearray) -> None:
-        raise NotImplementedError
-
-    def write(self, number: int, kind: int, payload: bytes = b"") -> None:
-        """Send one frame, if there is still somebody to send it to."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(_HEAD.pack(len(payload), number, kind) + payload)
-
-    def abort(self) -> None:
-        self._buffer.clear()
-        if self._transport is not None:
-            self._transport.abort()
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-
-def _keep_alive(sock: socket.socket) -> None:
-    """Notice within some 10 s that the other machine is gone; the kernel tells of a process that
-    is.
-    """
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", _QUIET_S),
-        ("TCP_KEEPINTVL", 2),
-        ("TCP_KEEPCNT", _PROBES),
-        ("TCP_USER_TIMEOUT", 10_000),
-    ):
-        if hasattr(socket, name):  # Linux
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-class Listener:
-    """A replica's side."""
-
-    def __init__(self, embed: Callable[[Call], Awaitable[Reply]]) -> None:
-        self.embed = embed
-        self.token = secrets.token_hex(32)
-        self.callers: set[_Caller] = set()
-        self.strangers: set[_Caller] = set()  # have not said the token yet
-        self._server: asyncio.Server | None = None
-
-    async def start(self, host: str) -> int:
-        """Listen on a free port of `host`, which is returned."""
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Caller(self), host, 0
-        )
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
-
-    async def stop(self) -> None:
-        """Answer what was taken, then hang up."""
-        while tasks := [task for caller in self.callers for task in caller.running.values()]:
-            await asyncio.wait(tasks)
-        if self._server is not None:
-            self._server.close()
-        for caller in list(self.callers):
-            caller.close()
-        for stranger in list(self.strangers):
-            stranger.abort()
-
-
-class _Caller(_Frames):
-    """One router, as a replica sees it."""
-
-    def __init__(self, listener: Listener) -> None:
-        super().__init__()
-        self._listener = listener
-        self._known = False
-        self.most_bytes = _HELLO_BYTES  # until the token was right
-        self.running: dict[int, asyncio.Task[None]] = {}
-        self._patience: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._listener.strangers.add(self)
-        self._patience = asyncio.get_running_loop().call_later(_CONNECT_S, self.abort)
-
-    def frame(self, number: int, kind: int, payload: bytearray) -> None:
-        if not self._known:
-            if kind != HELLO or not hmac.compare_digest(
-                bytes(payload), self._listener.token.encode()
-            ):
-                self.abort()
-                return
-            self._known, self.most_bytes = True, _MOST_BYTES
-            self._forget()
-            self._listener.callers.add(self)
-            self.write(number, HELLO)
-        elif kind == CALL:
-            task = self.running[number] = asyncio.get_running_loop().create_task(
-                self._serve(number, payload)
-            )
-            task.add_done_callback(lambda _: self.running.pop(number, None))
-        elif kind == CANCEL and number in self.running:
-            self.running[number].cancel()
-
-    async def _serve(self, number: int, payload: bytearray) -> None:
-        try:
-            reply = pack_reply(await self._listener.embed(unpack_call(payload)))
-        except Exception as error:
-            after_s = error.retry_after_s if isinstance(error, EngineOverloaded) else None
-            detail = error.detail if isinstance(error, EngineFailed) else None
-            said = (
-                isinstance(error, EngineDead),
-                after_s,
-                type(error).__name__,
-                str(error),
-                detail,
-            )
-            self.write(number, ERROR, orjson.dumps(said))
-            if not isinstance(error, EngineError):
-                log.error("a call failed:\n%s", where(error))
-        else:
-            self.write(number, REPLY, reply)
-
-    def _forget(self) -> None:
-        """It is a stranger no more."""
-        self._listener.strangers.discard(self)
-        if self._patience is not None:
-            self._patience.cancel()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
-        self._listener.callers.discard(self)
-        for task in self.running.values():
-            task.cancel()
-
-
-class Line(_Frames):
+class Line(Frames):
     """A router's side: one connection to one replica, with any number of calls under way."""
 
     def __init__(self, replica: str) -> None:
@@ -249,7 +80,7 @@ class Line(_Frames):
     @classmethod
     async def open(cls, address: Address) -> "Line":
         """Connect and be let in; raises OSError or TimeoutError."""
-        async with asyncio.timeout(_CONNECT_S):
+        async with asyncio.timeout(CONNECT_S):
             _, line = await asyncio.get_running_loop().create_connection(
                 lambda: cls(address.replica), address.host, address.port
             )
@@ -271,8 +102,8 @@ class Line(_Frames):
         if self.lost.done():
             raise LineLost(f"the connection to replica {self.replica} is closed")
         packed = pack_call(call)
-        if len(packed) > _MOST_BYTES:
-            raise RequestTooLarge(_MOST_BYTES)
+        if len(packed) > MOST_BYTES:
+            raise RequestTooLarge(MOST_BYTES)
         self._number = number = (self._number + 1) & 0xFFFFFFFF
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._calls[number] = future

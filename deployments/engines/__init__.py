@@ -4,16 +4,15 @@ chosen.
 
 from deployments.engines.base import Engine, EngineError
 from deployments.telemetry.metrics import EngineStats
-from router.config import (
+from router.engine_config import (
     CallableEngine,
-    CurveConfig,
     FakeEngine,
-    ModelConfig,
     RemoteEngine,
     StaticEngine,
     TransformersEngine,
     VllmEngine,
 )
+from router.model_config import CurveConfig, ModelConfig
 
 
 def create(model: ModelConfig, base_dir: str | None, stats: EngineStats | None = None) -> Engine:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, TextTooLong
 from deployments.engines.common import normalise, pieces_of, probe, require_dimensions
-from router import config
+from router import engine_config
 
 T = TypeVar("T")
 
@@ -50,7 +50,9 @@ class Embedder(Protocol):
 class CallableEngine:
     """An Embedder on a thread of its own."""
 
-    def __init__(self, settings: config.CallableEngine, dimensions: int, max_tokens: int) -> None:
+    def __init__(
+        self, settings: engine_config.CallableEngine, dimensions: int, max_tokens: int
+    ) -> None:
         self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, max_tokens
         self._settings = settings
         self._embedder: Embedder | None = None

@@ -20,7 +20,7 @@ from deployments.engines.base import (
     TokenIds,
     Vectors,
 )
-from router.config import resolve_path
+from router.model_config import resolve_path
 
 
 def model_source(source: str, base_dir: str | None) -> str:

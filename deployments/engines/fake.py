@@ -28,7 +28,7 @@ import numpy as np
 
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, TextTooLong, Vectors
 from deployments.engines.common import normalise, probe
-from router import config
+from router import engine_config
 
 
 class FakeEngine:
@@ -37,7 +37,11 @@ class FakeEngine:
     """
 
     def __init__(
-        self, settings: config.FakeEngine, dimensions: int, max_tokens: int, batch_tokens: int
+        self,
+        settings: engine_config.FakeEngine,
+        dimensions: int,
+        max_tokens: int,
+        batch_tokens: int,
     ) -> None:
         self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, batch_tokens
         self._settings = settings

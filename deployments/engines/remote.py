@@ -33,7 +33,7 @@ from deployments.engines.base import (
     Vectors,
 )
 from deployments.engines.common import normalise, probe
-from router import config
+from router import engine_config
 
 _LONGEST_RETRY_S = 3600.0
 
@@ -46,7 +46,11 @@ class RemoteEngine:
     """A client of one server and model."""
 
     def __init__(
-        self, settings: config.RemoteEngine, dimensions: int, max_tokens: int, batch_tokens: int
+        self,
+        settings: engine_config.RemoteEngine,
+        dimensions: int,
+        max_tokens: int,
+        batch_tokens: int,
     ) -> None:
         self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, batch_tokens
         self._settings = settings

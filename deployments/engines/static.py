@@ -20,8 +20,8 @@ from deployments.engines.common import (
     token_ids,
     unreadable,
 )
-from router import config
-from router.config import resolve_path
+from router import engine_config
+from router.model_config import resolve_path
 
 # 1-2 ms of numpy at 256 dimensions: the longest this engine holds the event loop
 PIECE_TOKENS = 4096
@@ -31,7 +31,11 @@ class StaticEngine:
     """A table of (vocabulary, dimensions) from a safetensors file."""
 
     def __init__(
-        self, settings: config.StaticEngine, dimensions: int, max_tokens: int, base_dir: str | None
+        self,
+        settings: engine_config.StaticEngine,
+        dimensions: int,
+        max_tokens: int,
+        base_dir: str | None,
     ) -> None:
         self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, PIECE_TOKENS
         self._settings, self._base_dir = settings, base_dir

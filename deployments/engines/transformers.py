@@ -20,7 +20,7 @@ from deployments.engines.common import (
     token_ids,
     unreadable,
 )
-from router import config
+from router import engine_config
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ class TransformersEngine:
 
     def __init__(
         self,
-        settings: config.TransformersEngine,
+        settings: engine_config.TransformersEngine,
         dimensions: int,
         max_tokens: int,
         base_dir: str | None,

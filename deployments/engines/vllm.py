@@ -36,7 +36,7 @@ from deployments.engines.common import (
 )
 from deployments.engines.vllm_backends import InProcess, Workers
 from deployments.telemetry.metrics import EngineStats
-from router import config
+from router import engine_config
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -53,7 +53,7 @@ class VllmEngine:
 
     def __init__(
         self,
-        settings: config.VllmEngine,
+        settings: engine_config.VllmEngine,
         dimensions: int,
         max_tokens: int,
         base_dir: str | None,
@@ -127,7 +127,9 @@ class VllmEngine:
             await backend.stop()
 
 
-def vllm_config(settings: config.VllmEngine, max_tokens: int, base_dir: str | None) -> "VllmConfig":
+def vllm_config(
+    settings: engine_config.VllmEngine, max_tokens: int, base_dir: str | None
+) -> "VllmConfig":
     """Import vLLM and make its whole configuration; blocks for seconds.
 
     Raises EngineError for an argument that vLLM does not have, FileNotFoundError where `source`

@@ -9,7 +9,8 @@ import re
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 from router.config import Limits
@@ -36,6 +37,15 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 class ClientLeft(Exception):
     """The client closed the connection: nobody reads an answer."""
+
+
+class HttpAnswer(NamedTuple):
+    """What one route returns."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    headers: Headers = MappingProxyType({})
 
 
 class Asked:

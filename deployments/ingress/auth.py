@@ -11,15 +11,14 @@ it off.
 
 import re
 from functools import lru_cache
-from ipaddress import ip_address
 
 from deployments.ingress.asgi import Asked, Headers, Scope
 from deployments.ingress.console import ASSETS
 from deployments.ingress.rate_limits import Meters
 from router.config import RouterArgs
 from router.errors import AdminKeyRequired, InvalidApiKey
+from router.exposure import NOT_LOCAL, is_loopback
 from router.keys import EVERYTHING, NOBODY, Grant, Keyring, presented
-from router.strict import ConfigError
 
 OPEN_PATHS = frozenset({*ASSETS, "/docs", "/openapi.json", "/health", "/health/live"})
 # and below them: they show what others do
@@ -47,11 +46,6 @@ PREFLIGHT_S = 600  # how long a browser may remember what a preflight said
 _HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:[0-9]*)?")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,2000}")
 
-NOT_LOCAL = (
-    "without keys the service answers its own machine only: add `keys:` (made by "
-    "`embedding-router keys new`), listen on "
-    "127.0.0.1, or write `auth: none` under args where something else decides who may reach it"
-)
 NOT_THIS_HOST = (
     "without keys the service answers only where its own machine's name is asked for: call it as "
     "localhost or 127.0.0.1, add "
@@ -142,28 +136,6 @@ class Access:
 def is_admin(path: str) -> bool:
     """Whether a path shows what other callers do."""
     return path in ADMIN_PATHS or path.startswith(_BELOW_ADMIN)
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether only this machine can reach a server that listens on `host`; a name other than
-    localhost may mean any address.
-    """
-    if host in ("127.0.0.1", "localhost", "::1"):  # nearly always
-        return True
-    try:
-        address = ip_address((host or "").strip("[]"))
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
-
-
-def require_local(args: RouterArgs, host: str | None, where: str) -> None:
-    """Raise ConfigError when the service would answer other machines without keys and nobody wrote
-    that it shall.
-    """
-    if not args.keys and args.auth != "none" and not is_loopback(host):
-        raise ConfigError([f"{where} is {host!r}, which other machines reach; {NOT_LOCAL}"])
 
 
 def duration(seconds: float) -> str:

@@ -22,7 +22,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import cache
 from logging.handlers import MemoryHandler
 from typing import TYPE_CHECKING, Any, cast
@@ -38,14 +38,12 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from deployments.ingress.asgi import Asked, Receive, Scope
+from deployments.ingress.asgi import Asked, HttpAnswer, Receive, Scope
 from deployments.telemetry.logs import where
 from router.errors import InternalError, render
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
-
-    from deployments.ingress.application import Application
 
 PATHS = ("/v1/embeddings", "/embeddings")
 UNLIMITED = 100_000  # running requests of one router: fewer is a limit that somebody set
@@ -54,16 +52,17 @@ TIME_LIMIT = SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER.encode()
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 log = logging.getLogger("ray.serve")
-_here: list[
-    tuple["Application", asyncio.AbstractEventLoop]
-] = []  # the application of this process, and its loop
+Handler = Callable[[Asked], Awaitable[HttpAnswer]]
+
+# how this process answers a request, and the loop it does so on
+_here: list[tuple[Handler, asyncio.AbstractEventLoop]] = []
 
 
-def install(application: "Application") -> None:
-    """Let `application`, which runs on the current loop, answer the embeddings of the server that
+def install(handler: Handler) -> None:
+    """Let `handler`, which runs on the current loop, answer the embeddings of the server that
     Serve is about to start.
     """
-    _here[:] = [(application, asyncio.get_running_loop())]
+    _here[:] = [(handler, asyncio.get_running_loop())]
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:Listener"
 
 
@@ -116,13 +115,13 @@ class Way:
 
     def __init__(
         self,
-        application: "Application",
+        handler: Handler,
         replica: Any,
         root_path: str,
         outer: ProxyHeadersMiddleware,
     ) -> None:
         """Raises AttributeError where Serve's replica or uvicorn's middleware is not as it was."""
-        self.application, self.counts, self._replica = application, ServesCounts(replica), replica
+        self.handler, self.counts, self._replica = handler, ServesCounts(replica), replica
         # what a proxy took off the path, and what Serve will
         self.outside, self._prefix = (
             root_path,
@@ -178,14 +177,14 @@ def way_of(app: Any, root_path: str) -> Way | None:
     Serve's way.
     """
     try:
-        ((application, loop),) = _here
+        ((handler, loop),) = _here
         # below uvicorn's middleware for proxies, Serve's for request ids, and no other
         replica = app.app._app.__self__
         if replica._http_options.request_timeout_s is not None:
             return None
         if loop is not asyncio.get_running_loop():
             raise ValueError("Serve runs the application on another thread than its server")
-        way = Way(application, replica, root_path, app)
+        way = Way(handler, replica, root_path, app)
     except (AttributeError, TypeError, ValueError) as error:
         log.warning("embeddings go through Serve's own handling, which costs time: %s", error)
         return None
@@ -269,7 +268,7 @@ class Exchange(RequestResponseCycle):
                 sent, self.body = bytes(self.body), bytearray()
                 self.message_event.clear()
             asked = Asked(cast(Scope, self.scope), cast(Receive, self.receive), True, sent)
-            answer = await self._way.application.exchange(asked)
+            answer = await self._way.handler(asked)
             await self._respond(answer.status, answer.body, answer.headers)
             status = answer.status
         except Exception as error:

@@ -10,8 +10,9 @@ from deployments.ingress.docs_page import HEADERS as DOCS_HEADERS
 from deployments.ingress.docs_page import page
 from deployments.ingress.what_if import WhatIf, current
 from deployments.service.experiments import CANARY
+from deployments.service.plan import Plan
 from deployments.service.recent import asked
-from deployments.service.service import Plan, Service
+from deployments.service.service import Service
 from router.domain import Load, Why, Work, attention
 from router.errors import ModelNotFound
 from router.keys import EVERYTHING, Grant

@@ -12,7 +12,6 @@ from typing import Any
 import orjson
 import yaml
 
-from deployments.launch.serve_config import read
 from deployments.service.recent import Recent
 from router.config import RouterArgs
 from router.decision_log import Logged
@@ -20,6 +19,7 @@ from router.domain import Tier
 from router.errors import InvalidJson, InvalidValue, UnknownField
 from router.replay import Other, Side, Summary, replay
 from router.strict import ConfigError, changed
+from router.strict_yaml import read
 
 SECTIONS = ("routing", "tiers")
 MAX_BODY_BYTES = 32 * 1024  # ten times the longest policy we have seen; YAML is read at 100 kB/s

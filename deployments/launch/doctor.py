@@ -2,15 +2,10 @@
 do.
 """
 
-import os
 import platform
-import resource
 import shutil
-import socket
 import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,14 +13,14 @@ from typing import Any, Literal, NamedTuple
 import click
 import httpx
 import orjson
-import psutil
 
-from router.config import ModelConfig, RouterArgs, TransformersEngine, VllmEngine, resolve_path
-from router.latency import read_profile
+from deployments.launch.machine import GIB, Machine, answers, taken, this_machine
+from router.config import RouterArgs
+from router.engine_config import TransformersEngine, VllmEngine
+from router.model_config import ModelConfig, resolve_path
+from router.profile import read_profile
 from router.strict import ConfigError
 
-GIB = 2**30
-ANSWER_S = 2.0
 OPEN_FILES = 8192  # Ray itself asks for 65,536 and warns below
 SHM_BYTES = 2 * GIB
 DISK_BYTES = 5 * GIB
@@ -47,43 +42,6 @@ class Finding(NamedTuple):
     state: State
     found: str
     todo: str = ""
-
-
-class Machine(NamedTuple):
-    """What is read of a machine, so that other machines can be tried too."""
-
-    environment: dict[str, str]
-    versions: Callable[[str], str | None]
-    python: tuple[int, int]
-    # name, memory, free memory, driver; or why there are none
-    gpus: list[tuple[str, int, int, str]] | str
-    home: Path
-    temp: Path
-    memory_bytes: int
-    shm_bytes: int
-    open_files: int
-
-
-def this_machine() -> Machine:
-    """The machine that this process runs on."""
-
-    def version(package: str) -> str | None:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            return None
-
-    return Machine(
-        dict(os.environ),
-        version,
-        sys.version_info[:2],
-        _gpus(),
-        Path.home(),
-        Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()),
-        psutil.virtual_memory().available,
-        shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0,
-        resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-    )
 
 
 def examine(machine: Machine, config: Path | None = None) -> Iterator[Finding]:
@@ -174,25 +132,6 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
         )
 
 
-def _gpus() -> list[tuple[str, int, int, str]] | str:
-    fields = "name,memory.total,memory.free,driver_version"
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return "there is no nvidia-smi"
-    try:
-        done = subprocess.run(
-            [command, f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )
-        rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
-        found = [(row[0], int(row[1]) * 2**20, int(row[2]) * 2**20, row[3]) for row in rows]
-    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
-        return f"nvidia-smi says nothing of use: {error}"
-    return found or f"nvidia-smi: {(done.stderr or done.stdout).strip() or 'no devices'}"
-
-
 def _ray(machine: Machine) -> Iterator[Finding]:
     mode, token = machine.environment.get("RAY_AUTH_MODE"), machine.home / ".ray" / "auth_token"
     if mode is None and token.exists():
@@ -229,7 +168,7 @@ def _ray(machine: Machine) -> Iterator[Finding]:
         )
     trap = machine.temp / "ray" / "ray_current_cluster"
     address = trap.read_text().strip() if trap.is_file() else ""
-    if address and not _answers(address):
+    if address and not answers(address):
         todo = f"rm {trap}: `serve run` waits for it"
         yield Finding("ray cluster", "warn", f"{trap} names {address}, where nothing answers", todo)
     else:
@@ -287,22 +226,19 @@ def _room(machine: Machine) -> Iterator[Finding]:
 
 def _ports(wanted: dict[int, str]) -> Iterator[Finding]:
     for port, what in wanted.items():
-        taken = _taken(port)
+        busy = taken(port)
         yield Finding(
             f"port {port}",
-            "warn" if taken else "ok",
-            f"{'taken' if taken else 'free'}: {what}",
-            "stop what holds it, or choose another (--port)" if taken else "",
+            "warn" if busy else "ok",
+            f"{'taken' if busy else 'free'}: {what}",
+            "stop what holds it, or choose another (--port)" if busy else "",
         )
 
 
 def _config(machine: Machine, path: Path) -> Iterator[Finding]:
     from deployments.launch.model_check import HUB_ID
-    from deployments.launch.serve_config import (
-        application,
-        check,
-        read,
-    )  # imports Ray, which takes seconds
+    from deployments.launch.serve_config import application, check  # imports Ray, takes seconds
+    from router.strict_yaml import read
 
     problems = check(path)
     for problem in problems:
@@ -438,25 +374,6 @@ def _hub(machine: Machine, names: list[str]) -> Finding:
         "ok" if status < 500 else "warn",
         f"{url} answers {status}; {', '.join(missing)} will be downloaded",
     )
-
-
-def _taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return True
-    return False
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=ANSWER_S):
-            return True
-    except (OSError, ValueError):
-        return False
 
 
 @click.command()

@@ -14,7 +14,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from router.config import ModelConfig, StaticEngine, TransformersEngine, VllmEngine, resolve_path
+from router.engine_config import StaticEngine, TransformersEngine, VllmEngine
+from router.model_config import ModelConfig, resolve_path
 from router.strict import suggestion
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -5,20 +5,15 @@ Ray Serve reads its switches from the environment when it is imported, so `envir
 (deployments/launch/environment.py) comes before everything else.
 """
 
-import json
 import logging
 import os
-import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
-from io import StringIO
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -36,22 +31,14 @@ from deployments.launch.environment import (
     owner,
     sweep,
 )
+from deployments.launch.ray_process import POLL_S, StartError, gone, metrics_url, say, serving
 from router.config import Limits
 
 if TYPE_CHECKING:
     from ray.serve.schema import ServeStatus
 
-POLL_S = 0.25
 WATCH_S = 2.0
 WATCHES_FAILED = 5  # in a row, before a running service is given up
-SILENT_S = 1.0  # of waiting for requests in flight, before a word is said of it
-SHUTDOWN_S = 8.0  # what Serve gets after that
-START_TRIES = 3  # Ray gives itself 30 s, too few for a machine that is busy
-LINGER_S = 3.0  # what processes get to end by themselves before they are killed
-
-
-class StartError(Exception):
-    """The service cannot start, or ended by itself; the message says why and what to do."""
 
 
 @click.command()
@@ -116,12 +103,12 @@ def main(
             os.environ.update(environment(os.environ, http["port"], folder, in_front, client_s))
             _check(path, http["host"])
             drain_s = max(one.request_timeout_s for one in limits)
-            with _serving(
+            with serving(
                 config, dashboard_port, metrics_port, stopped, folder if in_front else None, drain_s
             ) as logs:
                 said = _wait_until_ready(config, logs, stopped)
                 _watch(logs, said, stopped)
-                _say("stopping", "stopping")
+                say("stopping", "stopping")
     except (StartError, NoPorts) as problem:
         raise click.ClickException(str(problem)) from None
 
@@ -201,141 +188,6 @@ def _haproxy(scratch: Path, headers_s: float, body_s: float) -> Path | None:
     return haproxy.starter(scratch, binary, headers_s, body_s)
 
 
-def _on_signals(stopped: Event) -> None:
-    """SIGINT, SIGTERM and SIGHUP set `stopped`; a second one kills everything at once."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if stopped.is_set():
-            _end(psutil.Process().children(recursive=True), linger_s=0)
-            os._exit(128 + number)
-        stopped.set()
-
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, stop)
-
-
-@contextmanager
-def _serving(
-    config: Mapping[str, Any],
-    dashboard_port: int | None,
-    metrics_port: int | None,
-    stopped: Event,
-    haproxy_folder: Path | None,
-    drain_s: float,
-) -> Iterator[Path]:
-    """Starts Ray, Serve and the config's applications, gives the folder of their logs, and at the
-    end leaves no process behind.
-
-    Requests under way get `drain_s` to end; HAProxy, where it is in front, refuses the next ones
-    meanwhile. These are the steps of `serve run`, which neither reports a failed application nor
-    lets one choose Ray's options.
-    """
-    import ray
-    from ray.serve._private.api import serve_start
-    from ray.serve.schema import ServeDeploySchema
-
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    wanted = ServeDeploySchema.model_validate(config)
-    client = None
-    try:
-        try:
-            _on_signals(stopped)
-            context = _start_ray(dashboard_port, metrics_port, stopped)
-            _on_signals(stopped)  # Ray took SIGTERM for itself
-            client = serve_start(
-                http_options=wanted.http_options.model_dump(),
-                grpc_options=wanted.grpc_options.model_dump(),
-                proxy_location=wanted.proxy_location,
-                controller_options=wanted.controller_options,
-            )
-            client.deploy_apps(wanted, _blocking=False)
-        except (ray.exceptions.RayError, RuntimeError, OSError) as error:
-            raise StartError(f"Ray Serve did not start: {error}") from error
-        yield Path(context.address_info["session_dir"]) / "logs"
-    finally:
-        started = psutil.Process().children(recursive=True)
-        if client is not None and not _gone():
-            _drain(config, haproxy_folder, drain_s)
-        with redirect_stdout(
-            StringIO()
-        ):  # Ray reports the controller's death, which is what was asked for
-            if client is not None and not _gone():
-                client.shutdown(timeout_s=SHUTDOWN_S)
-            ray.shutdown()
-        _end(started, LINGER_S)
-
-
-def _metrics_url() -> str:
-    """Where Ray's agent shows the metrics of this machine; it listens on every interface."""
-    import ray
-
-    node: dict[str, Any] = ray.nodes()[0]  # type: ignore[no-untyped-call]
-    return f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
-
-
-def _start_ray(dashboard_port: int | None, metrics_port: int | None, stopped: Event) -> Any:
-    """Ray's context; raises StartError when it does not start, however often it is tried."""
-    import ray
-
-    for left in reversed(range(START_TRIES)):
-        try:
-            return ray.init(
-                address="local",
-                namespace="serve",
-                include_dashboard=dashboard_port is not None,
-                dashboard_port=dashboard_port,
-                _metrics_export_port=metrics_port,
-                logging_level=logging.WARNING,
-                log_to_driver=False,  # what matters is said by _tell_news; the rest is in the logs
-            )
-        except Exception as error:  # a bare one when the machine was too busy
-            ray.shutdown()
-            _end(psutil.Process().children(recursive=True), linger_s=0)
-            if not left or stopped.is_set():
-                raise StartError(f"Ray did not start: {error}") from error
-            _say(f"Ray did not start, once more: {error}", "retry", message=str(error))
-
-
-def _drain(config: Mapping[str, Any], haproxy_folder: Path | None, drain_s: float) -> None:
-    """Let what is under way end: behind HAProxy, else by taking the applications away while Serve's
-    proxies can still answer.
-    """
-    from ray import serve
-
-    if haproxy_folder is not None:
-        if not haproxy.drain(haproxy_folder, SILENT_S):
-            told = (
-                f"requests are under way and get up to {drain_s:g} s to end; a second signal "
-                "ends everything at once"
-            )
-            _say(told, "draining", seconds=drain_s)
-            haproxy.drain(haproxy_folder, drain_s)
-        return
-    for application in config["applications"]:
-        serve.delete(application.get("name", "default"), _blocking=False)
-    until_s = time.monotonic() + drain_s
-    while serve.status().applications and time.monotonic() < until_s:
-        time.sleep(POLL_S)
-
-
-def _gone() -> list[str]:
-    """Which of Ray's vital processes are not there; without them its calls wait forever."""
-    alive = {
-        child.name()
-        for child in psutil.Process().children()
-        if child.status() != psutil.STATUS_ZOMBIE
-    }
-    return sorted({"gcs_server", "raylet"} - alive)
-
-
-def _end(processes: list[psutil.Process], linger_s: float) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=linger_s)
-    for process in alive:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(alive, timeout=LINGER_S)
-
-
 def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> dict[str, str]:
     """Returns what it said when GET /health answers 200, or when told to stop. Raises
     StartError.
@@ -351,7 +203,7 @@ def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> 
                 httpx.get(f"{base}/health", timeout=WATCH_S, verify=False).status_code
                 == httpx.codes.OK
             ):
-                metrics = _metrics_url()
+                metrics = metrics_url()
                 given = [application.get("args") or {} for application in config["applications"]]
                 tiers = {
                     tier: model for args in given for tier, model in args.get("tiers", {}).items()
@@ -372,7 +224,7 @@ def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> 
                 )
                 named = (f"         {tier}: {model}" for tier, model in tiers.items())
                 lines = [f"ready on {base}; metrics on {metrics}; logs in {logs}", *named, hint]
-                _say(
+                say(
                     "\n".join(lines),
                     "ready",
                     url=base,
@@ -401,23 +253,14 @@ def _watch(logs: Path, said: dict[str, str], stopped: Event) -> None:
             failures = 0
 
 
-def _say(line: str, event: str, **told: object) -> None:
-    """One piece of news: a line with the time since the start, or with --json an object."""
-    since_s = time.time() - psutil.Process().create_time()
-    if click.get_current_context().params["as_json"]:
-        click.echo(json.dumps({"event": event, "since_start_s": round(since_s, 1), **told}))
-    else:
-        click.echo(f"{since_s:6.1f} s  {line}")
-
-
 def _status(logs: Path) -> "ServeStatus":
     """Serve's own view. Raises StartError where Serve is gone."""
     import ray
     from ray import serve
 
     try:
-        if gone := _gone():
-            raise RuntimeError(f"{' and '.join(gone)} died")
+        if missing := gone():
+            raise RuntimeError(f"{' and '.join(missing)} died")
         return serve.status()
     except (ray.exceptions.RayError, RuntimeError, OSError) as error:
         raise StartError(f"Ray Serve ended by itself ({error}); see {logs}") from error
@@ -446,7 +289,7 @@ def _tell_news(status: "ServeStatus", said: dict[str, str]) -> None:
         word, why = application.status.value, _short(application.message)
         if said.setdefault(f"/{key}", word) != word:
             said[f"/{key}"] = word
-            _say(
+            say(
                 f"application {key} {word.lower()} {why}".rstrip(),
                 "application",
                 name=key,
@@ -459,7 +302,7 @@ def _tell_news(status: "ServeStatus", said: dict[str, str]) -> None:
             )
             if said.get(name) != line:
                 said[name] = line
-                _say(
+                say(
                     line,
                     "deployment",
                     name=name,

@@ -13,9 +13,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
-import orjson
-import yaml
 from pydantic import BaseModel, ValidationError
 from ray.serve.config import (
     AutoscalingConfig,
@@ -26,10 +23,10 @@ from ray.serve.config import (
 )
 from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
-from deployments.ingress.auth import require_local
 from deployments.launch.model_check import model_problems, own_folder_first
 from router.adapters import load_adapters
 from router.config import Autoscaling, RouterArgs
+from router.exposure import require_local
 from router.strict import (
     ConfigError,
     changed,
@@ -39,6 +36,7 @@ from router.strict import (
     suggestion,
     unknown_keys,
 )
+from router.strict_yaml import read
 
 LOOPBACK = "127.0.0.1"
 IMPORT_PATH = "deployments.app:build"
@@ -116,33 +114,6 @@ def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
     raise ConfigError([f"{path}: it has no application with import_path: {IMPORT_PATH}"])
 
 
-def read(text: str | bytes) -> Any:
-    """The data of one YAML document; raises ConfigError with line numbers for bad syntax and for
-    keys given twice.
-    """
-    try:
-        loader = yaml.SafeLoader(text)  # reads the beginning already
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise ConfigError(["this is no text, or not in UTF-8; a config is YAML"]) from None
-    try:
-        root = loader.get_single_node()
-        if root is None:
-            raise ConfigError(["the file is empty"])
-        if twice := list(_twice(root, set())):
-            raise ConfigError(twice)
-        return loader.construct_document(root)
-    except yaml.MarkedYAMLError as error:
-        what = ", ".join(part for part in (error.context, error.problem) if part)
-        mark = error.problem_mark or error.context_mark
-        raise ConfigError(
-            [f"line {mark.line + 1}, column {mark.column + 1}: {what}" if mark else what]
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise ConfigError(["this is no text, or not in UTF-8; a config is YAML"]) from None
-    finally:
-        loader.dispose()
-
-
 def _cluster(data: Mapping[str, Any]) -> Iterator[str]:
     """What `ray up` would refuse, or what it would ask the cloud for; nothing is asked here."""
     from ray.autoscaler._private.util import prepare_config, validate_config
@@ -162,28 +133,6 @@ def _cluster(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"cannot be checked here: {error}; install jsonschema"
     except Exception as error:  # jsonschema's own, and whatever Ray's helpers let out
         yield str(getattr(error, "message", error)).splitlines()[0]
-
-
-def _twice(node: yaml.Node, seen: set[int]) -> Iterator[str]:
-    """A sentence for each key that a mapping gives twice; on nodes, because the data no longer
-    shows it.
-    """
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        first: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode) and first.setdefault(key.value, line) != line:
-                yield (
-                    f"line {line}: {key.value} is given twice, first in line "
-                    f"{first[key.value]}; YAML would keep only the last"
-                )
-            yield from _twice(value, seen)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _twice(item, seen)
 
 
 def _sorted(data: Any) -> Any:
@@ -371,41 +320,3 @@ def _policy(application: Mapping[str, Any], where: str) -> Iterator[str]:
             "deployments with an autoscaling_config: give router one (min_replicas equal to "
             "max_replicas is a fixed number)"
         )
-
-
-@click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--json", "as_json", is_flag=True, help="Files, models and problems as JSON.")
-@click.pass_context
-def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
-    """Check Serve config files before they are deployed.
-
-    Prints one line for each file that is fit to be deployed, or one line for each problem, and
-    exits 1 if there was any.
-    """
-    if as_json:
-        reports = {file: examine(file) for file in files}
-        click.echo(
-            orjson.dumps(
-                [
-                    {"file": file, "problems": report.problems, "models": report.models}
-                    for file, report in reports.items()
-                ],
-                option=orjson.OPT_INDENT_2,
-            )
-        )
-        context.exit(1 if any(report.problems for report in reports.values()) else 0)
-    failed = False
-    for file in files:
-        problems, models = examine(file)
-        for problem in problems:
-            click.echo(f"{file}: {problem}", err=True)
-        if not problems:
-            count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
-            click.echo(
-                f"{file}: ok, {count}: {', '.join(models)}"
-                if models
-                else f"{file}: ok, no model in it"
-            )
-        failed = failed or bool(problems)
-    context.exit(1 if failed else 0)

@@ -13,11 +13,9 @@ import time
 from collections.abc import Callable
 
 from deployments.engines.base import Batch, Engine, EngineDead, EngineError
-from deployments.service.prepare import Prepared, Preparer
-from router.config import FingerprintConfig, RouterArgs, resolve_path
-from router.fingerprint import TEXTS, Fingerprint, Probe, load
+from router.fingerprint import Fingerprint, Probe, load
+from router.model_config import FingerprintConfig, resolve_path
 from router.schema import Side
-from router.strict import ConfigError
 
 log = logging.getLogger("ray.serve")
 
@@ -141,67 +139,6 @@ def identity_of(
         if config is None
         else Identity(engine, load(resolve_path(config.file, base_dir)), config, clock)
     )
-
-
-def check_reading(args: RouterArgs, preparer: Preparer) -> dict[str, Fingerprint]:
-    """The router's half, for each model that has a fingerprint; raises ConfigError naming those
-    that would be read wrongly.
-    """
-    fingerprints: dict[str, Fingerprint] = {}
-    problems = []
-    for name, model in args.models.items():
-        if model.fingerprint is None:
-            continue
-        where = f"models.{name}.fingerprint"
-        try:
-            stored = fingerprints[name] = load(resolve_path(model.fingerprint.file, args.base_dir))
-        except (OSError, ValueError) as error:
-            problems.append(f"{where}: {error}")
-            continue
-        if stored.model != name or stored.vectors.shape[1] != model.dimensions:
-            problems.append(
-                f"{where}: {model.fingerprint.file} is of "
-                f"{stored.model}/{stored.vectors.shape[1]}, "
-                f"not of {name}/{model.dimensions}"
-            )
-            continue
-        for probe in stored.probes:
-            now = _read(preparer, name, probe.text, probe.side)
-            ids, prompted = (
-                None if now.ids is None else now.ids[0],
-                None if now.texts is None else now.texts[0],
-            )
-            if (wrong := stored.misread(probe, ids, prompted)) is not None:
-                problems.append(f"{where}: {wrong} ({model.fingerprint.file})")
-                break
-    if problems:
-        raise ConfigError(problems)
-    return fingerprints
-
-
-def probes_of(preparer: Preparer, name: str, max_tokens: int) -> list[Probe]:
-    """The texts of a new fingerprint as the router sends them to this model: both sides of the
-    prompt where they differ.
-    """
-    probes: list[Probe] = []
-    for text in TEXTS:
-        seen: list[bytes] = []
-        sides: tuple[Side, Side] = ("query", "document")
-        for side in sides:
-            read = _read(preparer, name, text, side)
-            if read.counts[0] > max_tokens or read.digests[0] in seen:
-                continue
-            seen.append(read.digests[0])
-            ids, prompted = (
-                None if read.ids is None else read.ids[0],
-                None if read.texts is None else read.texts[0],
-            )
-            probes.append(Probe(text, side, ids, prompted))
-    return probes
-
-
-def _read(preparer: Preparer, name: str, text: str, side: Side) -> Prepared:
-    return preparer.prepare([text], side, None, [name])[name]
 
 
 def _batch(probes: list[Probe], side: Side) -> Batch:

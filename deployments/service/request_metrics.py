@@ -1,24 +1,18 @@
-"""What the service tells of each request, and what is asked of it once a second: the router's half
-of the metrics.
+"""The metrics of each request: what the router counts when one ends.
 
-`ended` is on every request's way and counts only; everything that the service keeps a number of
-anyway is read by `sample`.
+`ended` runs for every request and only counts. Numbers that the service keeps anyway are read once
+a second by deployments/service/gauges.py.
 """
 
-from dataclasses import fields
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
-from deployments.dispatch.wire import FailureCode
-from deployments.service.shared_cache import Counters
+from deployments.service.plan import Answer, Plan
 from deployments.telemetry import metrics
 from deployments.telemetry.metrics import Buckets, Labels, Tally
 from router.config import RouterArgs
 from router.domain import Features
 from router.errors import BudgetUnreachable
 from router.schema import EmbeddingsRequest
-
-if TYPE_CHECKING:
-    from deployments.service.service import Answer, Plan, Service
 
 NONE = "none"
 RESULTS = ("kept", "missed", "refused", "failed")
@@ -76,7 +70,7 @@ class Events:
         self.tally.add(metrics.RATE_LIMITED, (limit,))
 
     def ended(
-        self, request: EmbeddingsRequest, plan: "Plan | None", answer: "Answer | None", outcome: str
+        self, request: EmbeddingsRequest, plan: Plan | None, answer: Answer | None, outcome: str
     ) -> None:
         """A request is over. `outcome` is `answered`, `cancelled` or an error's code; without a
         decision `plan` is None.
@@ -125,7 +119,7 @@ class Events:
         if answer is not None and decision.model is not None:
             self._answered(plan, answer, decision.model)
 
-    def _answered(self, plan: "Plan", answer: "Answer", model: str) -> None:
+    def _answered(self, plan: Plan, answer: Answer, model: str) -> None:
         tally, labels, predicted_s = self.tally, (model,), plan.decision.predicted_s
         times = self._times.get(model)
         if times is None:
@@ -149,47 +143,6 @@ class Events:
             within = "yes" if answer.total_s <= predicted_s * plan.loads[model].margin else "no"
             tally.add(metrics.PREDICTIONS, (model, within))
 
-    def sample(self, service: "Service") -> None:
-        """Take over the numbers that the service keeps itself."""
-        tally, now, cache = self.tally, service.clock(), service.cache
-        loads = service.loads()
-        for name, lane in service.lanes.items():
-            labels, feedback, load, done = (
-                (name,),
-                service.feedback[name],
-                loads[name],
-                lane.counters,
-            )
-            tally.set(metrics.CALLS, labels, done.calls)
-            tally.set(metrics.RETRIES, labels, done.retries)
-            tally.set(metrics.DROPPED, labels, done.dropped)
-            tally.set(metrics.CANCELLED, labels, done.cancelled_calls)
-            tally.set(metrics.COLD_STARTS, labels, done.wakes)
-            tally.set(metrics.COALESCED, labels, service.gatherers[name].coalesced)
-            tally.set(
-                metrics.OUTSTANDING,
-                labels,
-                sum(service.ledger.outstanding_tokens(name, now).values()),
-            )
-            tally.set(metrics.QUEUED, labels, service.ledger.waiting_tokens(name))
-            tally.set(metrics.READY, labels, load.ready_replicas)
-            tally.set(metrics.REQUIRED, labels, service.args.models[name].required)
-            tally.set(metrics.OUT, labels, lane.replicas_out)
-            tally.set(metrics.MARGIN, labels, load.margin)
-            tally.set(metrics.BIAS, labels, load.bias)
-            tally.set(metrics.PRICE, labels, load.price)
-            tally.set(metrics.CAPACITY, labels, feedback.tokens_per_s)
-            tally.set(metrics.OFFERED, labels, feedback.offered.tokens_per_s(now))
-            tally.set(metrics.SHADOW, labels, feedback.shadow.tokens_per_s(now))
-        tally.set(metrics.CACHE_HITS, (), cache.hits)
-        tally.set(metrics.CACHE_MISSES, (), cache.misses)
-        tally.set(metrics.CACHE_EVICTIONS, (), cache.evictions)
-        shared = Counters() if service.shared is None else service.shared.counters
-        for one in fields(shared):
-            tally.set(metrics.SHARED_CACHE, (one.name,), getattr(shared, one.name))
-        tally.set(metrics.CACHE_BYTES, (), cache.used_bytes)
-        tally.set(metrics.CACHE_ENTRIES, (), len(cache))
-
     def _begin_with_nothing(self, model: str) -> None:
         """Series at 0, so that the first event of a kind is an increase and not a series that
         appears.
@@ -203,13 +156,3 @@ class Events:
             tally.add(metrics.PINNED, (model, by), 0)
         for metric in (metrics.ADAPTED, metrics.TRUNCATED):
             tally.add(metric, (model,), 0)
-
-
-def replica_tally(model: str) -> Tally:
-    """The tally of one replica, at 0."""
-    tally = Tally(metrics.OF_REPLICA)
-    for code in get_args(FailureCode):
-        tally.add(metrics.FAILED_TEXTS, (model, code), 0)
-    for result in ("passed", "failed", "put_off"):
-        tally.add(metrics.IDENTITY, (model, result), 0)
-    return tally

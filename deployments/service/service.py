@@ -7,27 +7,27 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
 
-from deployments.dispatch.dispatcher import RETRY_AFTER_S, Lane
+from deployments.dispatch.dispatcher import Lane
 from deployments.dispatch.transport import Transport
-from deployments.engines.base import Vectors
-from deployments.replica.identity import check_reading
 from deployments.service.decision_log import DecisionLog
 from deployments.service.experiments import CANARY, Answered, Comparison
+from deployments.service.fingerprints import check_reading
 from deployments.service.gather import Gatherer
+from deployments.service.plan import Answer, Plan
 from deployments.service.prepare import TEXT_ENGINES, Prepared, Preparer
 from deployments.service.reader import Reader
 from deployments.service.recent import Recent
+from deployments.service.refusals import cut_work, refusal, usable_names
 from deployments.service.request_metrics import Events
 from deployments.service.shared_cache import open_shared
+from deployments.service.spans import Dispatching, decided
 from deployments.telemetry.tracing import Tracing
-from router.adapters import Adapter, as_ranked, load_adapters
+from router.adapters import as_ranked, load_adapters
 from router.cache import VectorCache
 from router.config import RouterArgs
 from router.decision_log import ANSWERED, Entry, Setting
 from router.domain import (
-    Decision,
     Features,
     Load,
     Model,
@@ -35,67 +35,27 @@ from router.domain import (
     Reason,
     Request,
     Tier,
-    Why,
     Work,
     attention,
 )
 from router.errors import (
-    BudgetUnreachable,
-    ContextLengthExceeded,
     DeadlineExceeded,
     InternalError,
     InvalidValue,
     MaxTokensPerRequest,
-    ModelUnavailable,
     RouterError,
     TierNotAllowed,
 )
 from router.feedback import Feedback, tell
 from router.ledger import Ledger
 from router.models import build_models, build_policy
-from router.policy import Policy, decide, idle_tail_s
+from router.policy import Policy, decide
 from router.schema import EmbeddingsRequest
-from router.spaces import Catalogue, Space, Wanted
+from router.spaces import Catalogue, Wanted
 
 CANCELLED = "cancelled"  # the outcome of a request whose client left
 RECENT = 1024  # answers per model that percentiles are made of
 Charge = Callable[[int], Awaitable[None]]
-
-
-class Plan(NamedTuple):
-    """A request decided and not yet sent."""
-
-    request: EmbeddingsRequest
-    wanted: Wanted
-    features: Features
-    prepared: dict[str, Prepared]
-    work: dict[str, Work]
-    loads: dict[str, Load]
-    decision: Decision
-    arrived_s: float
-    asked: Request
-    models: dict[str, Model]  # as they were decided on
-    read_s: float
-    decided_s: float
-    setting: Setting
-    arm: str | None  # of the canary
-
-
-class Answer(NamedTuple):
-    """Vectors of one request, all of one space, and how they came to be."""
-
-    vectors: Vectors  # (texts, dimensions of the space), rows of length 1
-    space: Space
-    decision: Decision
-    features: Features
-    prompt_tokens: int
-    cached: int
-    truncated: list[int]
-    queue_s: float
-    inference_s: float
-    total_s: float
-    adapter: Adapter | None  # that the vectors came over
-    canary: bool  # decided by the canary's rules
 
 
 class Service:
@@ -206,7 +166,7 @@ class Service:
             and wanted.target not in permitted
         ):
             field = "quality" if request.quality is wanted.tier else "model"
-            raise TierNotAllowed(wanted.tier.value, self._names(permitted), field)
+            raise TierNotAllowed(wanted.tier.value, usable_names(self.args, permitted), field)
         candidates = [
             name for name in self.feedback if wanted.candidates is None or name in wanted.candidates
         ]
@@ -243,7 +203,7 @@ class Service:
         decision = decide(setting.policy, asked, models, loads, decided_s)
         if decision.reason is Reason.NO_MODEL and request.truncate not in (None, "none"):
             # Nothing reads the text as it is: decide on what would be left of it.
-            work = self._cut_work(prepared)
+            work = cut_work(self.args, prepared)
             asked = asked._replace(work=work)
             decision = decide(setting.policy, asked, models, loads, decided_s)
         return Plan(
@@ -283,7 +243,7 @@ class Service:
                 else None
             )
             if tracing is not None:
-                tracing.decided(plan, self.clock())
+                decided(tracing, plan, self.clock())
             self.comparison.entered()
             try:
                 answer = await self._answer(plan, permitted, charge, tracing)
@@ -332,7 +292,7 @@ class Service:
         if missed is not None:
             self.lanes[missed].warm()
         if decision.model is None:
-            raise self._refusal(plan, permitted)
+            raise refusal(self.args, plan, permitted)
         model = decision.model
         prepared, truncated = plan.prepared[model], list[int]()
         if request.truncate in ("end", "start"):
@@ -357,7 +317,7 @@ class Service:
             if tracing is None:
                 got = await gathering
             else:
-                with tracing.dispatching(plan) as dispatching:
+                with Dispatching(tracing, plan.decision.model or "none") as dispatching:
                     got = await gathering
                     dispatching.answered(got.known, got.queue_s, got.inference_s)
         except DeadlineExceeded:
@@ -430,19 +390,6 @@ class Service:
             return Work(sum(rest), max(counts), attention(rest, span), len(rest))
         return Work(sum(counts), max(counts), attention(counts, span), len(counts))
 
-    def _cut_work(self, prepared: dict[str, Prepared]) -> dict[str, Work]:
-        """What it asks of each model when every text is cut to what that model reads; cut texts are
-        taken to be new.
-        """
-        work = {}
-        for name, one in prepared.items():
-            settings = self.args.models[name]
-            counts = [min(count, settings.max_tokens) for count in one.counts]
-            work[name] = Work(
-                sum(counts), max(counts), attention(counts, settings.attention_tokens), len(counts)
-            )
-        return work
-
     def _settle(self) -> tuple[Setting, Setting]:
         """What this service decides by from now on: usually, and for the requests of the canary."""
         args, canary = self.args, self.args.compare.canary
@@ -488,57 +435,6 @@ class Service:
             on_miss=request.on_budget_miss,
             input_type=request.side,
         )
-
-    def _refusal(self, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
-        """The contract's error for a request that no model may serve, with the decision's
-        reason.
-        """
-        error = self._why_refused(plan, permitted)
-        error.headers["x-routing-reason"] = plan.decision.label
-        return error
-
-    def _names(self, permitted: frozenset[str]) -> list[str]:
-        """What a key may write as `model`: its models, and the tiers that mean one of them."""
-        tiers = (str(tier) for tier, name in self.args.tiers.items() if name in permitted)
-        return [*(name for name in self.args.models if name in permitted), *tiers]
-
-    def _why_refused(self, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
-        decision = plan.decision
-        if decision.reason is Reason.OVER_BUDGET:
-            soonest_s = min(
-                idle_tail_s(
-                    plan.models[candidate.model],
-                    plan.loads[candidate.model],
-                    plan.work[candidate.model],
-                )
-                for candidate in decision.candidates
-                if candidate.why is Why.OVER_BUDGET
-            )
-            budget_s = (plan.asked.deadline_s or plan.arrived_s) - plan.arrived_s
-            return BudgetUnreachable(budget_s, soonest_s, decision.retry_after_s)
-        whys = {candidate.model: candidate.why for candidate in decision.candidates}
-        out = (Why.NOT_IN_SPACE, Why.NOT_PERMITTED, Why.BELOW_TARGET)
-        able = [name for name, why in whys.items() if why not in out]
-        if not able:
-            return TierNotAllowed(
-                plan.request.model or decision.target or "auto",
-                self._names(permitted or frozenset()),
-            )
-        if any(whys[name] is Why.NOT_READY for name in able):
-            return ModelUnavailable([f"{name}: {whys[name]}" for name in able], RETRY_AFTER_S)
-        # Nothing reads it whole: say which model would be given it cut, for that is what the
-        # message advises.
-        cut = decide(
-            plan.setting.policy,
-            plan.asked._replace(work=self._cut_work(plan.prepared), on_miss=OnMiss.SERVE),
-            plan.models,
-            plan.loads,
-            plan.decided_s,
-        )
-        name = cut.model or max(able, key=lambda name: self.models[name].max_tokens)
-        counts = plan.prepared[name].counts
-        index = max(range(len(counts)), key=counts.__getitem__)
-        return ContextLengthExceeded(index, counts[index], self.models[name].max_tokens, name)
 
 
 def _seconds(milliseconds: float | None) -> float | None:

@@ -20,9 +20,8 @@ Nor is anything made for a request without a caller's trace that is not recorded
 decides that.
 """
 
-import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -41,11 +40,6 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from router.domain import Why
-
-if TYPE_CHECKING:
-    from deployments.service.service import Plan
-
 _PROPAGATOR = TraceContextTextMapPropagator()
 _NO_PARENT = otel_context.Context()
 _UNSAMPLED = trace.set_span_in_context(
@@ -60,7 +54,7 @@ class Tracing:
     """Makes the spans of one router replica."""
 
     def __init__(self, tracer: Tracer) -> None:
-        self._tracer = tracer
+        self.tracer = tracer
         self._ids = tracer.id_generator = _DrawnBefore(tracer.id_generator)
         # Serve's sampler, which asks the root's where there is no parent; of another one nothing is
         # known before it is asked.
@@ -101,46 +95,8 @@ class Tracing:
             f"{method} {route}",
             {"http.request.method": method, "http.route": route, "request_id": request_id},
         )
-        span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes)
+        span = self.tracer.start_span(name, parent, SpanKind.SERVER, attributes)
         return Requested(span) if span.is_recording() else None
-
-    def decided(self, plan: "Plan", now: float) -> None:
-        """Record how a request was read and decided; `now` is on the clock of the plan's times."""
-        # from the plan's clock to the time of day
-        decision, behind_ns = (
-            plan.decision,
-            time.time_ns() - int(now * 1e9),
-        )
-        arrived_ns, read_ns, decided_ns = (
-            behind_ns + int(at * 1e9) for at in (plan.arrived_s, plan.read_s, plan.decided_s)
-        )
-        features = plan.features
-        read: dict[str, str | int | bool] = {
-            "embedding.texts": plan.request.items,
-            "embedding.characters": features.characters,
-            "embedding.language": features.language or "unknown",
-            "embedding.code": features.code,
-            "embedding.mixed": features.mixed,
-        }
-        self._tracer.start_span("features", attributes=read, start_time=arrived_ns).end(read_ns)
-        prepared = plan.prepared.get(decision.model or decision.target or "")
-        said: dict[str, str | int | float | bool | list[str]] = {
-            "embedding.model": decision.model or "none",
-            "embedding.reason": decision.label,
-            "embedding.tier": plan.wanted.tier or "none",
-            "embedding.tokens": 0 if prepared is None else sum(prepared.counts),
-            "embedding.degraded": decision.degraded,
-            "embedding.rejected": [
-                f"{model}: {why}" for model, why in decision.whys.items() if why is not Why.CHOSEN
-            ],
-        }
-        if decision.predicted_s is not None:
-            said["embedding.predicted_ms"] = round(decision.predicted_s * 1000, 2)
-        self._tracer.start_span("decide", attributes=said, start_time=read_ns).end(decided_ns)
-
-    def dispatching(self, plan: "Plan") -> "Dispatching":
-        """The span of a request on its way to vectors, for a `with`."""
-        return Dispatching(self._tracer, plan.decision.model or "none")
 
     def traceparent(self) -> str | None:
         """The current span as W3C writes it, where it is recorded."""
@@ -154,7 +110,7 @@ class Tracing:
         if traceparent is None:
             return None
         parent = _PROPAGATOR.extract({"traceparent": traceparent})
-        span = self._tracer.start_span(
+        span = self.tracer.start_span(
             "embed", parent, SpanKind.SERVER, {"embedding.texts": texts, "embedding.tokens": tokens}
         )
         otel_context.attach(trace.set_span_in_context(span))
@@ -180,7 +136,7 @@ class Tracing:
             otel_context.attach(_UNSAMPLED)
             return None
         parent = trace.set_span_in_context(NonRecordingSpan(origins[0]))
-        span = self._tracer.start_span(
+        span = self.tracer.start_span(
             "call",
             parent,
             SpanKind.CLIENT,
@@ -214,7 +170,7 @@ class _DrawnBefore(IdGenerator):
         return self._others.is_trace_id_random()
 
 
-class _Current:
+class CurrentSpan:
     """A span that is the current one for as long as a block runs, and ends with it."""
 
     def __init__(self, span: Span) -> None:
@@ -233,7 +189,7 @@ class _Current:
         self._span.end()
 
 
-class Requested(_Current):
+class Requested(CurrentSpan):
     """The span of one request."""
 
     def answered(self, status: int) -> None:
@@ -241,30 +197,6 @@ class Requested(_Current):
         self._span.set_attribute("http.response.status_code", status)
         if status >= 500:
             self._span.set_status(Status(StatusCode.ERROR))
-
-
-class Dispatching(_Current):
-    """The spans `dispatch` and `engine` of one request."""
-
-    def __init__(self, tracer: Tracer, model: str) -> None:
-        super().__init__(tracer.start_span("dispatch", attributes={"embedding.model": model}))
-        self._tracer, self._model = tracer, model
-
-    def answered(self, cached: int, queue_s: float, inference_s: float) -> None:
-        """What the vectors cost; the engine's span ends now."""
-        self._span.set_attributes(
-            {
-                "embedding.cached": cached,
-                "embedding.queue_ms": round(queue_s * 1000, 2),
-                "embedding.inference_ms": round(inference_s * 1000, 2),
-            }
-        )
-        if inference_s:
-            now_ns = time.time_ns()
-            attributes: Mapping[str, str] = {"embedding.model": self._model}
-            self._tracer.start_span(
-                "engine", attributes=attributes, start_time=now_ns - int(inference_s * 1e9)
-            ).end(now_ns)
 
 
 def tracing() -> Tracing | None:

@@ -20,8 +20,8 @@ from router.adapters import Adapter, Kept, Method, fit, kept_of
 from router.features import extract
 from router.retrieval import Found, Vectors, nearest
 from router.schema import Side
-from router.spaces import Space
-from router.spaces import fit as cut
+from router.space import Space
+from router.space import fit as cut
 
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 1000
 FEWEST_QUERIES = 10  # below this nothing is measured

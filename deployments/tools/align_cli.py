@@ -19,10 +19,12 @@ from deployments.tools.client import BaseUrl, Client, RequestRefused, RouterAway
 from deployments.tools.corpus import CorpusError, read_judgements, read_texts
 from router import adapters
 from router.adapters import METHODS, Adapter, Kept, Method
-from router.config import CollectionConfig, RouterArgs, resolve_path
+from router.config import CollectionConfig, RouterArgs
 from router.fingerprint import load
+from router.model_config import resolve_path
 from router.schema import Side
-from router.spaces import Catalogue, Space
+from router.space import Space
+from router.spaces import Catalogue
 
 TEXTS_A_REQUEST = 64
 FLOOR: float = CollectionConfig.model_fields["min_recall"].default

@@ -36,8 +36,9 @@ from deployments.dispatch.wire import Call
 from deployments.replica import cpu
 from deployments.service.prepare import Preparer
 from router.config import RouterArgs
+from router.curve_fit import Fit, Point, fit
 from router.domain import Curve, attention
-from router.latency import Fit, Point, Profile, ProfileCurve, ProfileFit, ProfilePoint, fit
+from router.profile import Profile, ProfileCurve, ProfileFit, ProfilePoint
 
 SHORTEST = 8  # tokens; in a full batch of these what a text costs shows beside what its tokens do
 SHORT = 64  # tokens of a request whose overhead is not the text's

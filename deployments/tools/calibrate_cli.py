@@ -26,7 +26,7 @@ from deployments.tools import calibrate
 from deployments.tools.calibrate import CalibrationError, InProcess, Running, Sample, Source, Writer
 from deployments.tools.client import BaseUrl
 from router.config import RouterArgs
-from router.latency import Fit, Point
+from router.curve_fit import Fit, Point
 from router.models import build_models
 
 ALL = "all"

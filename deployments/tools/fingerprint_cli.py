@@ -9,8 +9,8 @@ import orjson
 
 from deployments.engines.base import Batch, EngineError, Vectors
 from deployments.launch.serve_config import application
-from deployments.replica.identity import probes_of
 from deployments.replica.offline import Offline
+from deployments.service.fingerprints import probes_of
 from deployments.service.prepare import Preparer
 from deployments.tools.client import BaseUrl, Client, RequestRefused, RouterAway
 from router import fingerprint

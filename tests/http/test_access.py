@@ -12,17 +12,11 @@ import pytest
 from openai import AuthenticationError, OpenAI, PermissionDeniedError, RateLimitError
 
 from deployments.ingress.asgi import Asked, Message
-from deployments.ingress.auth import (
-    ADMIN_PATHS,
-    OPEN_PATHS,
-    Access,
-    duration,
-    is_loopback,
-    require_local,
-)
+from deployments.ingress.auth import ADMIN_PATHS, OPEN_PATHS, Access, duration
 from deployments.ingress.views import NOT_TAKEN
 from deployments.telemetry import metrics
 from router.errors import InvalidApiKey
+from router.exposure import is_loopback, require_local
 from router.keys import EVERYTHING, hash_of, new_key
 from router.strict import ConfigError, parse_args
 from tests.support.local_service import LocalRouter, served

@@ -11,7 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
-from deployments.ingress.application import Application, Router
+from deployments.ingress.application import Application
+from deployments.ingress.deployment import Router
 from router import adapters
 from router.adapters import load_adapters
 from router.schema import EmbeddingsRequest

@@ -8,7 +8,7 @@ import yaml
 from click.testing import CliRunner
 
 from deployments.tools import calibrate_cli, route_cli
-from router.latency import load_profile
+from router.profile import load_profile
 from tests.support.local_service import ARGS
 
 FRENCH = "Où est la gare la plus proche de notre hôtel ?"

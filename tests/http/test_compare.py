@@ -10,7 +10,8 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from deployments.ingress.application import Application, Router
+from deployments.ingress.application import Application
+from deployments.ingress.deployment import Router
 from deployments.tools import compare_cli
 from router.adapters import load_adapters
 from router.spaces import Catalogue

@@ -29,7 +29,7 @@ from deployments.ingress.application import Application
 from deployments.service.service import Service
 from router import adapters
 from router.adapters import load_adapters
-from router.config import resolve_path
+from router.model_config import resolve_path
 from router.spaces import Catalogue
 from router.strict import changed, parse_args
 from router.tokenizer import load

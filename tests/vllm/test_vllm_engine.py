@@ -23,7 +23,7 @@ from deployments.engines.base import Batch, EngineDead, EngineError, TextTooLong
 from deployments.engines.transformers import TransformersEngine
 from deployments.engines.vllm import VllmEngine
 from deployments.engines.vllm_backends import InProcess
-from router.config import ModelConfig, resolve_path
+from router.model_config import ModelConfig, resolve_path
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 

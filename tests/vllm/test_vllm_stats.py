@@ -18,7 +18,8 @@ from deployments.engines.base import Batch
 from deployments.engines.vllm import vllm_config
 from deployments.engines.vllm_stats import stat_logger
 from deployments.telemetry.metrics import OF_VLLM, EngineStats, Tally
-from router.config import ModelConfig, VllmEngine
+from router.engine_config import VllmEngine
+from router.model_config import ModelConfig
 
 pytestmark = pytest.mark.vllm
 

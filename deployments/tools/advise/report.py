@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployments.tools.advise import quality, rules
+from deployments.tools.advise import quality, rules, rules_yaml
 from deployments.tools.advise import slices as slicing
 from deployments.tools.advise.inputs import LEAST_UNITS, Inputs
+from deployments.tools.advise.languages import language, names_of
 from deployments.tools.advise.latency import AT_ONCE, Timing
 from deployments.tools.advise.quality import Task
-from deployments.tools.advise.rules import Choice, Derived, language, names_of
+from deployments.tools.advise.rules import Choice, Derived
 from deployments.tools.advise.run import Plan
 from deployments.tools.advise.slices import Difference, Slice
 from deployments.tools.advise.traffic import CROSSED, ROUTED, Outcome, outcomes
@@ -52,7 +53,7 @@ def make(
         if budget_ms is None
         else {name: 1.0 - (one.in_budget or 0.0) for name, one in timing.items()}
     )
-    routing = rules.yaml(plan, derived, budget_ms, late, min_gain)
+    routing = rules_yaml.yaml(plan, derived, budget_ms, late, min_gain)
     judged = [task for task in tasks if task.kind != "agreement"]
     headline, more = verdict(plan, tasks, found, derived, traffic, min_gain)
     data = {

@@ -13,7 +13,6 @@ A length is a rule's only where the gain of the long texts is measurably larger 
 short ones: where both gain alike, the fewer short texts would often look as if they gained nothing.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deployments.tools.advise.inputs import LEAST_UNITS
+from deployments.tools.advise.languages import language, names_of
 from deployments.tools.advise.quality import Rows, Task, Unit
 from deployments.tools.advise.run import Plan
 from deployments.tools.advise.slices import ALPHA, BANDS, Difference, enough, gaps, p_value
@@ -390,76 +390,6 @@ def told(choice: Choice, base: str) -> str:
     )
 
 
-def yaml(
-    plan: Plan,
-    derived: Derived,
-    budget_ms: float | None,
-    late: Mapping[str, float],
-    min_gain: float,
-) -> str:
-    """The policy file, with the evidence as comments; JSON's strings and lists are YAML too."""
-    models = [candidate for candidate in plan.candidates if candidate.tiers]
-    lines = [
-        "# Made by `embedding-router advise` from your own texts. Paste it into `args:`, or the "
-        "`user_config` of the router.",
-        "# What it would have moved: embedding-router replay decisions.jsonl --policy routing.yaml",
-        "#",
-        f"# Figures stand in the order {' / '.join(candidate.name for candidate in models)}, in "
-        "points of 100.",
-        f"# A larger model was taken where it is measurably better, and by at least {min_gain:g} "
-        "points.",
-        "",
-        "tiers: "
-        "{"
-        + ", ".join(
-            f"{tier}: {json.dumps(candidate.name)}"
-            for candidate in models
-            for tier in candidate.tiers
-        )
-        + "}",
-        "",
-        "routing:",
-        *_comment(f"{derived.default_model}: {derived.default_why}", 2),
-    ]
-    if derived.default_choice is not None:
-        lines += _comment(told(derived.default_choice, derived.default_model), 2)
-    lines.append(f"  default_tier: {derived.default}")
-    if budget_ms is not None:
-        lines += _comment(
-            "with a budget the router answers with a smaller model whenever the one above would "
-            "be late. Late when four asked at "
-            "once: " + ", ".join(f"{model} {share:.0%}" for model, share in late.items()),
-            2,
-        )
-        lines.append(f"  # default_budget_ms: {budget_ms:g}")
-    lines.append("  rules:" if derived.rules else "  rules: []")
-    for rule in derived.rules:
-        lines += _comment(rule.why, 2)
-        lines += [
-            f"  - name: {rule.name}",
-            f"    when: {json.dumps(dict(rule.when))}",
-            f"    floor: {rule.floor}",
-        ]
-    if derived.silent:
-        lines += ["", "# No rule for:"]
-        lines += [line for one in derived.silent for line in _comment(one, 0)]
-    return "\n".join(lines) + "\n"
-
-
-def _comment(text: str, indent: int) -> list[str]:
-    import textwrap
-
-    mark = " " * indent + "# "
-    return textwrap.wrap(
-        text,
-        130,
-        initial_indent=mark,
-        subsequent_indent=mark,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
 def _is_raised(rule: Found, measured: set[str]) -> Callable[[Unit], bool]:
     if "languages" in rule.when:
         return lambda unit: unit.features.language in rule.when["languages"]
@@ -479,26 +409,3 @@ def _condition(when: Mapping[str, Any]) -> str:
         "mixed": "mixed texts",
         "code": "code",
     }[name]
-
-
-_LANGUAGES = {
-    "en": "English", "zh": "Chinese", "de": "German", "fr": "French", "es": "Spanish",
-    "it": "Italian", "pt": "Portuguese",
-    "nl": "Dutch", "pl": "Polish", "ru": "Russian", "uk": "Ukrainian", "tr": "Turkish",
-    "ar": "Arabic", "he": "Hebrew",
-    "fa": "Persian", "hi": "Hindi", "ja": "Japanese", "ko": "Korean", "vi": "Vietnamese",
-    "th": "Thai", "id": "Indonesian",
-    "sv": "Swedish", "da": "Danish", "no": "Norwegian", "fi": "Finnish", "cs": "Czech",
-    "el": "Greek", "hu": "Hungarian",
-}  # fmt: skip
-
-
-def language(code: str) -> str:
-    """A language's English name, or its code."""
-    return _LANGUAGES.get(code, code)
-
-
-def names_of(codes: Sequence[str]) -> str:
-    """Languages as a sentence has them."""
-    words = [language(code) for code in codes]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.dispatch import socket_transport
-from deployments.dispatch.socket_transport import Address, DirectTransport, Line, Listener
+from deployments.dispatch.frames import Address
+from deployments.dispatch.socket_transport import DirectTransport, Line
 from deployments.dispatch.transport import LineLost, ReplicaLost
 from deployments.dispatch.wire import (
     Call,
@@ -23,6 +24,8 @@ from deployments.dispatch.wire import (
     unpack_reply,
 )
 from deployments.engines.base import EngineDead, EngineError, EngineOverloaded
+from deployments.replica import socket_server
+from deployments.replica.socket_server import Listener
 from router.errors import RequestTooLarge
 from router.feedback import Counters
 
@@ -302,7 +305,7 @@ async def test_a_replica_is_asked_again_for_its_address_whatever_ray_says_first(
 async def test_whoever_says_nothing_is_hung_up_on(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket_transport, "_CONNECT_S", 0.05)
+    monkeypatch.setattr(socket_server, "CONNECT_S", 0.05)
     reader, writer = await asyncio.open_connection(replica.address.host, replica.address.port)
     async with asyncio.timeout(WAIT_S):
         with suppress(ConnectionResetError):
@@ -365,7 +368,7 @@ async def test_what_is_too_large_for_a_frame_breaks_nobodys_line(
     line = await Line.open(replica.address)
     running = asyncio.create_task(line.send(call(1)))
     await replica.arrived.get()
-    monkeypatch.setattr(socket_transport, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(socket_transport, "MOST_BYTES", 1000)
     for caller in replica.listener.callers:
         caller.most_bytes = 1000
     with pytest.raises(RequestTooLarge, match="1000 bytes"):

@@ -30,7 +30,7 @@ from deployments.engines.base import (
     TextTooLong,
 )
 from deployments.engines.common import normalise, pieces_of, unreadable
-from router.config import ModelConfig, resolve_path
+from router.model_config import ModelConfig, resolve_path
 from tests.support.ports import free_port
 
 WORDLLAMA_WEIGHTS = "package:wordllama/weights/l2_supercat_256.safetensors"

@@ -16,8 +16,8 @@ from ray.serve._private.http_util import RequestIdMiddleware
 from ray.serve._private.logging_utils import log_access_log_filter
 
 from deployments.ingress import asgi, fast_path
-from deployments.ingress.application import Application, HttpAnswer
-from deployments.ingress.asgi import Asked, Receive, Scope
+from deployments.ingress.application import Application
+from deployments.ingress.asgi import Asked, HttpAnswer, Receive, Scope
 from router.errors import RequestTooLarge
 
 
@@ -141,7 +141,7 @@ async def read(reader: asyncio.StreamReader) -> tuple[bytes, dict[bytes, bytes],
 async def staged(replica: Replica, middleware: Any = None, **options: Any) -> AsyncIterator[Stage]:
     """A server as Serve starts it, around `replica`; `options` are uvicorn's."""
     echo, before = Echo(), uvicorn.config.HTTP_PROTOCOLS["auto"]
-    fast_path.install(echo)  # type: ignore[arg-type]
+    fast_path.install(echo.exchange)
     app: Any = RequestIdMiddleware(replica.asgi)
     app = app if middleware is None else middleware(app)
     options |= {
@@ -425,7 +425,7 @@ async def test_an_application_on_another_loop_is_serves_to_call(
 ) -> None:
     async with staged(Replica()) as stage:
         other = asyncio.new_event_loop()
-        fast_path._here[:] = [(stage.echo, other)]  # type: ignore[list-item]
+        fast_path._here[:] = [(stage.echo.exchange, other)]
         with caplog.at_level("WARNING", logger="ray.serve"):
             assert (await stage.ask(post()))[0][2] == b"slow"
         other.close()
@@ -449,7 +449,7 @@ async def test_a_router_that_has_no_config_yet_says_when_to_come_back() -> None:
         raise AssertionError("nobody reads the body")
 
     scope = {"path": "/v1/embeddings", "method": "POST", "headers": [(b"x-request-id", b"mine")]}
-    application = Application(SimpleNamespace(tracing=None))  # type: ignore[arg-type]
+    application = Application(SimpleNamespace(tracing=None))
     answer = await application.exchange(Asked(scope, receive, True))
     assert answer.status == 503
     assert answer.headers["content-length"] == str(len(answer.body))

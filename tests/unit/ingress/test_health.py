@@ -12,8 +12,8 @@ from deployments import engines
 from deployments.dispatch.wire import Call
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError
 from deployments.replica.host import CHECKS_FAILED, Host
-from router.config import ModelConfig
 from router.domain import Curve
+from router.model_config import ModelConfig
 
 SOON_S = 0.05  # for an engine that answers nothing, however long one waits
 PATIENT_S = 60.0  # for one that answers: how slow this machine is decides nothing

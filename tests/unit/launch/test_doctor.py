@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from deployments.launch.doctor import GIB, Finding, Machine, examine, this_machine
+from deployments.launch.doctor import Finding, examine
+from deployments.launch.machine import GIB, Machine, this_machine
 from router.cli import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from deployments.launch.serve_config import check, examine
-from router.config import resolve_path
+from router.model_config import resolve_path
 from tests.support.config import ARGS, GONE, put
 
 

@@ -11,7 +11,8 @@ from deployments import engines
 from deployments.dispatch.wire import Call
 from deployments.engines.base import Batch, Embedded, Engine, EngineDead, EngineError, EngineFailed
 from deployments.replica.host import Host
-from deployments.replica.identity import WrongModel, check_reading, identity_of
+from deployments.replica.identity import WrongModel, identity_of
+from deployments.service.fingerprints import check_reading
 from deployments.service.prepare import Preparer
 from router.config import RouterArgs
 from router.strict import ConfigError, parse_args

@@ -21,7 +21,7 @@ from router.adapters import (
 )
 from router.models import build_models
 from router.retrieval import nearest
-from router.spaces import Space
+from router.space import Space
 from router.strict import ConfigError, parse_args
 from tests.support.bridges import with_fingerprints, write_adapter
 

@@ -20,17 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.curve_fit import Point, fit
 from router.domain import Curve
-from router.latency import (
-    MARGIN_ETA,
-    Correction,
-    Learner,
-    Point,
-    ProfileError,
-    Quantile,
-    fit,
-    load_profile,
-)
+from router.latency import MARGIN_ETA, Correction, Learner, Quantile
+from router.profile import ProfileError, load_profile
 
 untimed = settings(deadline=None)
 

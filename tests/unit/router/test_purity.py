@@ -9,8 +9,18 @@ from pathlib import Path
 import pytest
 
 ROUTER = Path(__file__).resolve().parents[3] / "router"
-CORE = ("domain", "policy", "latency", "ledger", "capacity", "spaces")
-NEVER = {"ray", "vllm", "torch", "asyncio", "deployments", "benchmarks", "tests"}
+CORE = ("domain", "policy", "latency", "ledger", "capacity", "space", "spaces")
+NEVER = {
+    "ray",
+    "vllm",
+    "torch",
+    "transformers",
+    "uvicorn",
+    "asyncio",
+    "deployments",
+    "benchmarks",
+    "tests",
+}
 NEVER_IN_CORE = {"time", "datetime", "random", "secrets", "os", "logging", "threading"}
 NEVER_CALLED_IN_CORE = {"open", "print", "input", "__import__", "import_module"}
 
@@ -26,10 +36,13 @@ def imported(source: str) -> Iterator[str]:
 
 def chance_of_numpy(source: str) -> bool:
     """Whether numpy's random numbers are used: they come without an import of their own."""
-    return any(isinstance(node, ast.Attribute) and node.attr == "random" and isinstance(node.value,
-    ast.Name)
-               and node.value.id in ("np",
-               "numpy") for node in ast.walk(ast.parse(source)))  # fmt: skip
+    return any(
+        isinstance(node, ast.Attribute)
+        and node.attr == "random"
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("np", "numpy")
+        for node in ast.walk(ast.parse(source))
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from router.errors import (
     SpaceConflict,
 )
 from router.schema import EmbeddingsRequest
-from router.spaces import Catalogue, Space, Wanted, fit
+from router.space import Space, fit
+from router.spaces import Catalogue, Wanted
 
 FAKE = {"kind": "fake"}
 

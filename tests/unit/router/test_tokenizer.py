@@ -385,7 +385,7 @@ def test_wordllama_reads_no_special_tokens() -> None:
 
 @pytest.mark.parametrize("source", [MINILM, WORDLLAMA])
 def test_other_tokenizers_give_their_own_ids(source: str) -> None:
-    from router.config import resolve_path
+    from router.model_config import resolve_path
 
     path = resolve_path(source)
     own = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path))

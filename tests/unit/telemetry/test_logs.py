@@ -14,7 +14,7 @@ from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, E
 from deployments.engines.fake import FakeEngine
 from deployments.replica.host import Host
 from deployments.telemetry.logs import REQUEST_IDS, Context, kept, where
-from router import config
+from router import engine_config
 
 SECRET = "zq7marigold"
 
@@ -65,7 +65,7 @@ class Failing(FakeEngine):
     """Raises what it is given."""
 
     def __init__(self, error: Exception) -> None:
-        super().__init__(config.FakeEngine(kind="fake"), 4, 100, 100)
+        super().__init__(engine_config.FakeEngine(kind="fake"), 4, 100, 100)
         self.error = error
 
     async def embed(self, batch: Batch) -> Embedded:

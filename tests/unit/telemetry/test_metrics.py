@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deployments.dispatch.wire import Failure, FailureCode
-from deployments.service.request_metrics import NONE, Events, replica_tally
+from deployments.replica.deployment import replica_tally
+from deployments.service.gauges import sample
+from deployments.service.request_metrics import NONE, Events
 from deployments.service.service import CANCELLED, Service
 from deployments.service.shared_cache import RedisClient, SharedCache
 from deployments.telemetry import metrics
@@ -113,7 +115,7 @@ async def test_a_repeated_text_is_a_cache_hit_and_no_prediction() -> None:
     await ask(made, transport)
     tally = tally_of(made)
     assert made.events is not None
-    made.events.sample(made)
+    sample(made.events.tally, made)
     assert counted(tally, metrics.CACHE_HITS) == counted(tally, metrics.CACHE_MISSES) == {(): 1}
     assert tally.values[metrics.CACHE_BYTES][()] > 0
     assert sum(tally.buckets[metrics.LATENCY]["small",].counts) == 2
@@ -125,13 +127,13 @@ async def test_what_the_shared_cache_did_is_counted_and_nothing_where_there_is_n
     made, _ = service()
     tally = tally_of(made)
     assert made.events is not None
-    made.events.sample(made)
+    sample(made.events.tally, made)
     assert tally.values[metrics.SHARED_CACHE]["hits",] == 0
     assert not counted(tally, metrics.SHARED_CACHE)
     # never asked
     made.shared = SharedCache(RedisClient("redis://127.0.0.1:1"), {}, {}, made.args.cache)
     made.shared.counters.hits, made.shared.counters.dropped = 3, 1
-    made.events.sample(made)
+    sample(made.events.tally, made)
     assert counted(tally, metrics.SHARED_CACHE) == {("hits",): 3, ("dropped",): 1}
 
 
@@ -169,7 +171,7 @@ async def test_failures_of_replicas_are_counted_and_a_failed_replica_shows_as_ou
     transport.open[0].lose()
     await settle()
     assert made.events is not None
-    made.events.sample(made)
+    sample(made.events.tally, made)
     tally = tally_of(made)
     assert tally.values[metrics.RETRIES]["small",] == 1
     assert tally.values[metrics.OUT]["small",] == 1

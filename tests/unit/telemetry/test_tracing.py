@@ -21,7 +21,8 @@ from opentelemetry.sdk.trace.sampling import (
 )
 
 from deployments.dispatch.wire import pack_call, unpack_call
-from deployments.service.service import Answer, Service
+from deployments.service.plan import Answer
+from deployments.service.service import Service
 from deployments.telemetry.tracing import Tracing, tracing
 from router.errors import RouterError
 from router.schema import parse

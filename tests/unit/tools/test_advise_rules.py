@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml as pyyaml
 
-from deployments.tools.advise import report, rules, slices, traffic
+from deployments.tools.advise import report, rules_yaml, slices, traffic
 from deployments.tools.advise.quality import Task, Unit
 from deployments.tools.advise.rules import Derived, Search
 from deployments.tools.replay_cli import _other
@@ -171,7 +171,7 @@ def test_without_judged_texts_the_largest_stays_and_no_rule_is_made() -> None:
 def test_the_file_is_one_that_the_router_and_the_replay_read(tmp_path: Path) -> None:
     units = two_languages()
     made = derived(task("t", units, chances(units, (0.6, 0.8, 0.8), (0.3, 0.25, 0.8))))
-    text = rules.yaml(plan(), made, 100.0, {"small": 0.0, "middle": 0.1, "large": 0.9}, 1.0)
+    text = rules_yaml.yaml(plan(), made, 100.0, {"small": 0.0, "middle": 0.1, "large": 0.9}, 1.0)
     (tmp_path / "routing.yaml").write_text(text)
     read = _other(tmp_path / "routing.yaml")
     assert read.tiers == {Tier.FAST: "small", Tier.BALANCED: "middle", Tier.BEST: "large"}
@@ -189,7 +189,7 @@ def test_a_language_that_yaml_reads_as_false_stays_a_language(tmp_path: Path) ->
     units = [unit("en")] * 300 + [unit("no")] * 300
     own = planted(units, lambda one: one.features.language != "en", (0.2, 0.2, 0.9))
     made = derived(task("t", units, own))
-    (tmp_path / "routing.yaml").write_text(rules.yaml(plan(), made, None, {}, 1.0))
+    (tmp_path / "routing.yaml").write_text(rules_yaml.yaml(plan(), made, None, {}, 1.0))
     assert _other(tmp_path / "routing.yaml").routing.rules[0].when.languages == ("no",)
 
 

@@ -8,7 +8,7 @@ from deployments.tools.corpus import Text
 from router.adapters import METHODS, Adapter, Method
 from router.retrieval import Vectors
 from router.schema import Side
-from router.spaces import Space
+from router.space import Space
 
 TEXTS = [Text(str(row), f"text {row}") for row in range(400)]
 SIZES = {"a": 16, "b": 24, "c": 24}

@@ -15,8 +15,8 @@ from deployments.tools import calibrate
 from deployments.tools.calibrate import CalibrationError, Cell, Sample, Writer
 from deployments.tools.calibrate_cli import main, replica_environment
 from router.domain import Curve, Load, Model, Work, attention
-from router.latency import load_profile
 from router.policy import predict
+from router.profile import load_profile
 from tests.support.local_service import WORDLLAMA
 
 TRUTH = Curve(0.004, 0.002, 50e-6, 20e-9, 512, 0.003, 100e-6)

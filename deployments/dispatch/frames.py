@@ -1,0 +1,96 @@
+"""Frames over a socket between a router and a replica: what both ends share."""
+
+import asyncio
+import os
+import socket
+import struct
+from typing import NamedTuple, cast
+
+HELLO, CALL, CANCEL, REPLY, ERROR = range(5)
+
+
+_HEAD = struct.Struct("<IIB")  # bytes that follow, number of the call, kind
+
+
+HELLO_BYTES = 256
+
+
+MOST_BYTES = 1 << 28
+
+
+CONNECT_S = 5.0
+
+
+_QUIET_S, _PROBES = 4, 3  # a peer that says nothing for so long is asked so often, every 2 s
+
+
+class Address(NamedTuple):
+    """Where one replica listens, and what must be said there."""
+
+    replica: str
+    host: str
+    port: int
+    token: str
+
+
+class Frames(asyncio.Protocol):
+    """Cuts what arrives into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self.most_bytes = MOST_BYTES
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are of no common class
+        with socket.socket(
+            fileno=os.dup(transport.get_extra_info("socket").fileno())
+        ) as same:  # uvloop's have no options
+            _keep_alive(same)
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= _HEAD.size:
+            size, number, kind = _HEAD.unpack_from(buffer)
+            if size > self.most_bytes:
+                self.abort()
+                return
+            end = _HEAD.size + size
+            if len(buffer) < end:
+                return
+            payload = buffer[_HEAD.size : end]
+            del buffer[:end]
+            self.frame(number, kind, payload)
+
+    def frame(self, number: int, kind: int, payload: bytearray) -> None:
+        raise NotImplementedError
+
+    def write(self, number: int, kind: int, payload: bytes = b"") -> None:
+        """Send one frame, if there is still somebody to send it to."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(_HEAD.pack(len(payload), number, kind) + payload)
+
+    def abort(self) -> None:
+        self._buffer.clear()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Notice within some 10 s that the other machine is gone; the kernel tells of a process that
+    is.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", _QUIET_S),
+        ("TCP_KEEPINTVL", 2),
+        ("TCP_KEEPCNT", _PROBES),
+        ("TCP_USER_TIMEOUT", 10_000),
+    ):
+        if hasattr(socket, name):  # Linux
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

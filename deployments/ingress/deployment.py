@@ -1,0 +1,154 @@
+"""The router's Serve deployment: one replica of it is one router process."""
+
+import asyncio
+import gc
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from deployments.autoscale import flat
+from deployments.dispatch import socket_transport
+from deployments.dispatch.handle_transport import HandleTransport
+from deployments.dispatch.replica_registry import board
+from deployments.dispatch.socket_transport import DirectTransport
+from deployments.dispatch.transport import Transport
+from deployments.ingress import fast_path
+from deployments.ingress.application import Application, log
+from deployments.ingress.auth import Access
+from deployments.ingress.peers import Reports, Routers, listening_host
+from deployments.ingress.rate_limits import Meters
+from deployments.ingress.views import Views
+from deployments.service.decision_log import open_log
+from deployments.service.gauges import sample
+from deployments.service.service import Service
+from deployments.telemetry import logs
+from deployments.telemetry.logs import where
+from deployments.telemetry.publish import Publisher
+from deployments.telemetry.tracing import Tracing, tracing
+from router import language
+from router.adapters import load_adapters
+from router.exposure import require_local
+from router.spaces import Catalogue
+from router.strict import ConfigError, changed
+
+
+@serve.ingress()
+class Router:
+    """The router's deployment: one of these in every router replica; they share nothing."""
+
+    def __init__(self, fixed: dict[str, Any], handles: dict[str, DeploymentHandle[Any]]) -> None:
+        self._fixed, self._handles = fixed, handles
+        self._others = Routers()
+        self._keeping_even: asyncio.Task[None]
+        self.service: Service
+        self.views: Views
+        self.access: Access
+        self.publisher: Publisher | None = None
+        self.tracing: Tracing | None = None
+
+    async def reconfigure(self, changes: dict[str, Any]) -> None:
+        """Take sections in the place of those at the start; requests that are running keep what
+        they were decided by.
+
+        Once requests are served, changes that cannot be used are logged, shown in /v1/tiers, and
+        change nothing: Serve would answer an exception by replacing a router that works.
+        """
+        if hasattr(self, "service"):
+            await self._reload(changes)
+            return
+        args = changed(self._fixed, changes)
+        require_local(args, await listening_host(), "http_options.host")
+        traced = self.tracing = tracing()
+        logs.install(traced is not None)
+        handles = HandleTransport(self._handles)
+        transport: Transport = handles
+        if args.transport == "direct" and socket_transport.allowed() and handles.can_count:
+            transport = lines = DirectTransport(handles)
+            board.watch(partial(_later, asyncio.get_running_loop(), lines.replicas_changed))
+        service = await asyncio.to_thread(Service, args, transport, tracing=traced)
+        await asyncio.to_thread(language.load)  # not while the first caller waits
+        if args.decision_log is not None:
+            service.log = open_log(args.decision_log, args.base_dir)
+        if (events := service.events) is not None:
+            self.publisher = Publisher([events.tally], lambda: sample(events.tally, service))
+            self.publisher.start()
+        self.service, self.views = service, Views(service)
+        self.access = Access(args, Meters(exchange=self._others.ask))
+        loop = asyncio.get_running_loop()
+        self._keeping_even = loop.create_task(self.access.meters.run())
+        gc.freeze()  # what stays for good is not looked through again while requests wait
+        board.watch(partial(_later, loop, service.replicas_changed))
+
+    async def close(self) -> None:
+        """Write what waits to be written, and hang up."""
+        if self.publisher is not None:
+            self.publisher.stop()
+        if not hasattr(self, "service"):  # it never came so far
+            return
+        if self.service.log is not None:
+            await asyncio.to_thread(self.service.log.close)
+        if self.service.shared is not None:
+            await self.service.shared.close()
+
+    async def _reload(self, changes: dict[str, Any]) -> None:
+        try:
+            args = changed(self._fixed, changes)
+            if self.service.args.keys and not args.keys:
+                raise ConfigError(
+                    [
+                        "keys: the last key cannot be taken away from a service that runs; "
+                        "restart it to open it"
+                    ]
+                )
+            catalogue = Catalogue(args, await asyncio.to_thread(load_adapters, args))
+        except Exception as error:
+            self.views.reload_error = str(error)
+            why = str(error) if isinstance(error, ConfigError) else where(error)
+            log.error("the new config cannot be used and the one before stays:\n%s", why)
+        else:
+            self.service.reload(args, catalogue)
+            self.access.reload(args)
+            self.views.reload_error = None
+
+    async def check_health(
+        self,
+    ) -> None:  # not in a thread: a handle wants the loop that it is used in
+        """Serve asks every few seconds; the moment to see how many routers share the load."""
+        routers = self._others.count()
+        self.service.ledger.routers = routers
+        self.access.meters.routers_are(routers)
+
+    async def exchange(self, router: str, reports: Reports) -> tuple[str, Reports]:
+        """What another router asks twice a second while keys have limits: who this is, and where it
+        stands.
+        """
+        own = self._others.own_id
+        return own, {} if router == own else self.access.meters.answer(router, reports)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What this router asks of every model, for the autoscaling policy; Serve sends it to its
+        controller.
+        """
+        if not hasattr(self, "service"):  # Serve asks while `reconfigure` still waits
+            return {}
+        return flat({model: lane.ask() for model, lane in self.service.lanes.items()})
+
+    def __serve_build_asgi_app__(self) -> Application:
+        application = Application(self)
+        fast_path.install(application.exchange)
+        return application
+
+
+def _later(
+    loop: asyncio.AbstractEventLoop,
+    changed: Callable[[str, tuple[str, ...]], None],
+    model: str,
+    replicas: tuple[str, ...],
+) -> None:
+    """The board's news come from Serve's thread in its default mode, from this loop in throughput
+    mode.
+    """
+    loop.call_soon_threadsafe(changed, model, replicas)

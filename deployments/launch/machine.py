@@ -1,0 +1,95 @@
+"""What `embedding-router doctor` reads of a machine."""
+
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+GIB = 2**30
+
+
+ANSWER_S = 2.0
+
+
+class Machine(NamedTuple):
+    """What is read of a machine, so that other machines can be tried too."""
+
+    environment: dict[str, str]
+    versions: Callable[[str], str | None]
+    python: tuple[int, int]
+    # name, memory, free memory, driver; or why there are none
+    gpus: list[tuple[str, int, int, str]] | str
+    home: Path
+    temp: Path
+    memory_bytes: int
+    shm_bytes: int
+    open_files: int
+
+
+def this_machine() -> Machine:
+    """The machine that this process runs on."""
+
+    def version(package: str) -> str | None:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    return Machine(
+        dict(os.environ),
+        version,
+        sys.version_info[:2],
+        _gpus(),
+        Path.home(),
+        Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()),
+        psutil.virtual_memory().available,
+        shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0,
+        resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+    )
+
+
+def _gpus() -> list[tuple[str, int, int, str]] | str:
+    fields = "name,memory.total,memory.free,driver_version"
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return "there is no nvidia-smi"
+    try:
+        done = subprocess.run(
+            [command, f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
+        found = [(row[0], int(row[1]) * 2**20, int(row[2]) * 2**20, row[3]) for row in rows]
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        return f"nvidia-smi says nothing of use: {error}"
+    return found or f"nvidia-smi: {(done.stderr or done.stdout).strip() or 'no devices'}"
+
+
+def taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=ANSWER_S):
+            return True
+    except (OSError, ValueError):
+        return False

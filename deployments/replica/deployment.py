@@ -1,0 +1,115 @@
+"""The Serve deployment of one model: a host whose calls come over Serve or over a socket."""
+
+import time
+from typing import TYPE_CHECKING, Any, get_args
+
+import ray
+from ray import serve
+
+from deployments import engines
+from deployments.dispatch import socket_transport
+from deployments.dispatch.frames import Address
+from deployments.dispatch.wire import FailureCode
+from deployments.engines.base import (
+    EngineError,
+)
+from deployments.replica import cpu
+from deployments.replica.host import Host, log
+from deployments.replica.identity import identity_of
+from deployments.replica.socket_server import Listener
+from deployments.telemetry import logs, metrics
+from deployments.telemetry.metrics import EngineStats, Tally
+from deployments.telemetry.publish import Publisher
+from deployments.telemetry.tracing import tracing
+from router.model_config import ModelConfig
+from router.models import curve_of
+
+if TYPE_CHECKING:
+    pass
+
+
+class Embedder(Host):
+    """Every replica of a model's deployment is one of these."""
+
+    _publisher: Publisher | None
+    _listener: Listener | None
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, model_id: str, config: dict[str, Any], base_dir: str | None, counted: bool = False
+    ) -> None:
+        started = time.monotonic()
+        traced = tracing()
+        logs.install(traced is not None)
+        model = ModelConfig.model_validate(config)
+        if model.environment == "cpu-vllm":
+            cpu.prepare()
+        stats = (
+            EngineStats(Tally(metrics.OF_VLLM), model_id)
+            if counted and model.engine.kind == "vllm"
+            else None
+        )
+        with logs.kept():
+            engine = engines.create(model, base_dir, stats)
+            identity = identity_of(engine, model.fingerprint, base_dir)
+            await engine.start()
+        replica = serve.get_replica_context().replica_id.unique_id
+        curve = curve_of(model_id, model, base_dir)
+        super().__init__(
+            engine, replica, identity, model.health_timeout_s, curve, model.attention_tokens
+        )
+        self._tracing, self._publisher, self._listener = traced, None, None
+        if counted:
+            tally = replica_tally(model_id)
+            self._publisher = Publisher(
+                [tally] if stats is None else [tally, stats.tally],
+                lambda: self.sample(tally, model_id),
+            )
+            self._publisher.start()
+        if identity is not None:
+            try:
+                await identity.prove()
+            except EngineError:
+                await self._end()
+                raise
+        self._address: Address | None = None
+        if socket_transport.allowed():
+            await self._listen(replica)
+        log.info("%s ready in %.1f s", model_id, time.monotonic() - started)
+
+    async def _listen(self, replica: str) -> None:
+        listener, host = Listener(self.embed), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        try:
+            port = await listener.start(host)
+        except OSError as error:
+            log.warning(
+                "no socket of its own on %s (%s): calls come through Serve's handles", host, error
+            )
+        else:
+            self._listener, self._address = listener, Address(replica, host, port, listener.token)
+
+    async def address(self, to: str | None = None) -> Address | None:
+        """Where this replica takes calls directly (deployments/dispatch/socket_transport.py); None
+        where it does not.
+        """
+        return self._address
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_engine"):
+            if self._listener is not None:
+                await self._listener.stop()
+            await self._end()
+
+    async def _end(self) -> None:
+        if self._publisher is not None:
+            self._publisher.stop()
+        await self.stop()
+
+
+def replica_tally(model: str) -> Tally:
+    """The tally of one replica, at 0."""
+    tally = Tally(metrics.OF_REPLICA)
+    for code in get_args(FailureCode):
+        tally.add(metrics.FAILED_TEXTS, (model, code), 0)
+    for result in ("passed", "failed", "put_off"):
+        tally.add(metrics.IDENTITY, (model, result), 0)
+    return tally

@@ -1,0 +1,50 @@
+"""The metrics that are read from the service once a second, and not counted request by request."""
+
+from dataclasses import fields
+
+from deployments.service.service import Service
+from deployments.service.shared_cache import Counters
+from deployments.telemetry import metrics
+from deployments.telemetry.metrics import Tally
+
+
+def sample(tally: Tally, service: Service) -> None:
+    """Copy the numbers of `service` into `tally`."""
+    now, cache = service.clock(), service.cache
+    loads = service.loads()
+    for name, lane in service.lanes.items():
+        labels, feedback, load, done = (
+            (name,),
+            service.feedback[name],
+            loads[name],
+            lane.counters,
+        )
+        tally.set(metrics.CALLS, labels, done.calls)
+        tally.set(metrics.RETRIES, labels, done.retries)
+        tally.set(metrics.DROPPED, labels, done.dropped)
+        tally.set(metrics.CANCELLED, labels, done.cancelled_calls)
+        tally.set(metrics.COLD_STARTS, labels, done.wakes)
+        tally.set(metrics.COALESCED, labels, service.gatherers[name].coalesced)
+        tally.set(
+            metrics.OUTSTANDING,
+            labels,
+            sum(service.ledger.outstanding_tokens(name, now).values()),
+        )
+        tally.set(metrics.QUEUED, labels, service.ledger.waiting_tokens(name))
+        tally.set(metrics.READY, labels, load.ready_replicas)
+        tally.set(metrics.REQUIRED, labels, service.args.models[name].required)
+        tally.set(metrics.OUT, labels, lane.replicas_out)
+        tally.set(metrics.MARGIN, labels, load.margin)
+        tally.set(metrics.BIAS, labels, load.bias)
+        tally.set(metrics.PRICE, labels, load.price)
+        tally.set(metrics.CAPACITY, labels, feedback.tokens_per_s)
+        tally.set(metrics.OFFERED, labels, feedback.offered.tokens_per_s(now))
+        tally.set(metrics.SHADOW, labels, feedback.shadow.tokens_per_s(now))
+    tally.set(metrics.CACHE_HITS, (), cache.hits)
+    tally.set(metrics.CACHE_MISSES, (), cache.misses)
+    tally.set(metrics.CACHE_EVICTIONS, (), cache.evictions)
+    shared = Counters() if service.shared is None else service.shared.counters
+    for one in fields(shared):
+        tally.set(metrics.SHARED_CACHE, (one.name,), getattr(shared, one.name))
+    tally.set(metrics.CACHE_BYTES, (), cache.used_bytes)
+    tally.set(metrics.CACHE_ENTRIES, (), len(cache))

@@ -1,0 +1,55 @@
+"""A request's plan and its answer, as plain values."""
+
+from typing import NamedTuple
+
+from deployments.engines.base import Vectors
+from deployments.service.prepare import Prepared
+from router.adapters import Adapter
+from router.decision_log import Setting
+from router.domain import (
+    Decision,
+    Features,
+    Load,
+    Model,
+    Request,
+    Work,
+)
+from router.schema import EmbeddingsRequest
+from router.space import Space
+from router.spaces import Wanted
+
+
+class Plan(NamedTuple):
+    """A request decided and not yet sent."""
+
+    request: EmbeddingsRequest
+    wanted: Wanted
+    features: Features
+    prepared: dict[str, Prepared]
+    work: dict[str, Work]
+    loads: dict[str, Load]
+    decision: Decision
+    arrived_s: float
+    asked: Request
+    models: dict[str, Model]  # as they were decided on
+    read_s: float
+    decided_s: float
+    setting: Setting
+    arm: str | None  # of the canary
+
+
+class Answer(NamedTuple):
+    """Vectors of one request, all of one space, and how they came to be."""
+
+    vectors: Vectors  # (texts, dimensions of the space), rows of length 1
+    space: Space
+    decision: Decision
+    features: Features
+    prompt_tokens: int
+    cached: int
+    truncated: list[int]
+    queue_s: float
+    inference_s: float
+    total_s: float
+    adapter: Adapter | None  # that the vectors came over
+    canary: bool  # decided by the canary's rules

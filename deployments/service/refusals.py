@@ -1,0 +1,83 @@
+"""The error of a request that no model may serve, and what it says the caller can do."""
+
+from deployments.dispatch.dispatcher import RETRY_AFTER_S
+from deployments.service.plan import Plan
+from deployments.service.prepare import Prepared
+from router.config import RouterArgs
+from router.domain import OnMiss, Reason, Why, Work, attention
+from router.errors import (
+    BudgetUnreachable,
+    ContextLengthExceeded,
+    ModelUnavailable,
+    RouterError,
+    TierNotAllowed,
+)
+from router.policy import decide, idle_tail_s
+
+
+def refusal(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
+    """The contract's error for a request that no model may serve, with the decision's
+    reason.
+    """
+    error = _why_refused(args, plan, permitted)
+    error.headers["x-routing-reason"] = plan.decision.label
+    return error
+
+
+def usable_names(args: RouterArgs, permitted: frozenset[str]) -> list[str]:
+    """What a key may write as `model`: its models, and the tiers that mean one of them."""
+    tiers = (str(tier) for tier, name in args.tiers.items() if name in permitted)
+    return [*(name for name in args.models if name in permitted), *tiers]
+
+
+def cut_work(args: RouterArgs, prepared: dict[str, Prepared]) -> dict[str, Work]:
+    """What it asks of each model when every text is cut to what that model reads; cut texts are
+    taken to be new.
+    """
+    work = {}
+    for name, one in prepared.items():
+        settings = args.models[name]
+        counts = [min(count, settings.max_tokens) for count in one.counts]
+        work[name] = Work(
+            sum(counts), max(counts), attention(counts, settings.attention_tokens), len(counts)
+        )
+    return work
+
+
+def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
+    decision = plan.decision
+    if decision.reason is Reason.OVER_BUDGET:
+        soonest_s = min(
+            idle_tail_s(
+                plan.models[candidate.model],
+                plan.loads[candidate.model],
+                plan.work[candidate.model],
+            )
+            for candidate in decision.candidates
+            if candidate.why is Why.OVER_BUDGET
+        )
+        budget_s = (plan.asked.deadline_s or plan.arrived_s) - plan.arrived_s
+        return BudgetUnreachable(budget_s, soonest_s, decision.retry_after_s)
+    whys = {candidate.model: candidate.why for candidate in decision.candidates}
+    out = (Why.NOT_IN_SPACE, Why.NOT_PERMITTED, Why.BELOW_TARGET)
+    able = [name for name, why in whys.items() if why not in out]
+    if not able:
+        return TierNotAllowed(
+            plan.request.model or decision.target or "auto",
+            usable_names(args, permitted or frozenset()),
+        )
+    if any(whys[name] is Why.NOT_READY for name in able):
+        return ModelUnavailable([f"{name}: {whys[name]}" for name in able], RETRY_AFTER_S)
+    # Nothing reads it whole: say which model would be given it cut, for that is what the
+    # message advises.
+    cut = decide(
+        plan.setting.policy,
+        plan.asked._replace(work=cut_work(args, plan.prepared), on_miss=OnMiss.SERVE),
+        plan.models,
+        plan.loads,
+        plan.decided_s,
+    )
+    name = cut.model or max(able, key=lambda name: plan.models[name].max_tokens)
+    counts = plan.prepared[name].counts
+    index = max(range(len(counts)), key=counts.__getitem__)
+    return ContextLengthExceeded(index, counts[index], plan.models[name].max_tokens, name)

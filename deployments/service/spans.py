@@ -1,0 +1,69 @@
+"""The spans that a request has inside the router: how it was read, decided and answered."""
+
+import time
+from collections.abc import Mapping
+
+from deployments.service.plan import Plan
+from deployments.telemetry.tracing import CurrentSpan, Tracing
+from router.domain import Why
+
+
+def decided(tracing: Tracing, plan: Plan, now: float) -> None:
+    """Record how a request was read and decided; `now` is on the clock of the plan's times."""
+    # from the plan's clock to the time of day
+    decision, behind_ns = (
+        plan.decision,
+        time.time_ns() - int(now * 1e9),
+    )
+    arrived_ns, read_ns, decided_ns = (
+        behind_ns + int(at * 1e9) for at in (plan.arrived_s, plan.read_s, plan.decided_s)
+    )
+    features = plan.features
+    read: dict[str, str | int | bool] = {
+        "embedding.texts": plan.request.items,
+        "embedding.characters": features.characters,
+        "embedding.language": features.language or "unknown",
+        "embedding.code": features.code,
+        "embedding.mixed": features.mixed,
+    }
+    tracing.tracer.start_span("features", attributes=read, start_time=arrived_ns).end(read_ns)
+    prepared = plan.prepared.get(decision.model or decision.target or "")
+    said: dict[str, str | int | float | bool | list[str]] = {
+        "embedding.model": decision.model or "none",
+        "embedding.reason": decision.label,
+        "embedding.tier": plan.wanted.tier or "none",
+        "embedding.tokens": 0 if prepared is None else sum(prepared.counts),
+        "embedding.degraded": decision.degraded,
+        "embedding.rejected": [
+            f"{model}: {why}" for model, why in decision.whys.items() if why is not Why.CHOSEN
+        ],
+    }
+    if decision.predicted_s is not None:
+        said["embedding.predicted_ms"] = round(decision.predicted_s * 1000, 2)
+    tracing.tracer.start_span("decide", attributes=said, start_time=read_ns).end(decided_ns)
+
+
+class Dispatching(CurrentSpan):
+    """The spans `dispatch` and `engine` of one request."""
+
+    def __init__(self, tracing: Tracing, model: str) -> None:
+        super().__init__(
+            tracing.tracer.start_span("dispatch", attributes={"embedding.model": model})
+        )
+        self._tracer, self._model = tracing.tracer, model
+
+    def answered(self, cached: int, queue_s: float, inference_s: float) -> None:
+        """What the vectors cost; the engine's span ends now."""
+        self._span.set_attributes(
+            {
+                "embedding.cached": cached,
+                "embedding.queue_ms": round(queue_s * 1000, 2),
+                "embedding.inference_ms": round(inference_s * 1000, 2),
+            }
+        )
+        if inference_s:
+            now_ns = time.time_ns()
+            attributes: Mapping[str, str] = {"embedding.model": self._model}
+            self._tracer.start_span(
+                "engine", attributes=attributes, start_time=now_ns - int(inference_s * 1e9)
+            ).end(now_ns)

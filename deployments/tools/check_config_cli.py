@@ -1,0 +1,44 @@
+"""`embedding-router check-config`."""
+
+import click
+import orjson
+
+from deployments.launch.serve_config import examine
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--json", "as_json", is_flag=True, help="Files, models and problems as JSON.")
+@click.pass_context
+def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
+    """Check Serve config files before they are deployed.
+
+    Prints one line for each file that is fit to be deployed, or one line for each problem, and
+    exits 1 if there was any.
+    """
+    if as_json:
+        reports = {file: examine(file) for file in files}
+        click.echo(
+            orjson.dumps(
+                [
+                    {"file": file, "problems": report.problems, "models": report.models}
+                    for file, report in reports.items()
+                ],
+                option=orjson.OPT_INDENT_2,
+            )
+        )
+        context.exit(1 if any(report.problems for report in reports.values()) else 0)
+    failed = False
+    for file in files:
+        problems, models = examine(file)
+        for problem in problems:
+            click.echo(f"{file}: {problem}", err=True)
+        if not problems:
+            count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
+            click.echo(
+                f"{file}: ok, {count}: {', '.join(models)}"
+                if models
+                else f"{file}: ok, no model in it"
+            )
+        failed = failed or bool(problems)
+    context.exit(1 if failed else 0)

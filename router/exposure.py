@@ -1,0 +1,34 @@
+"""Which addresses are local, and the refusal to listen on others without keys."""
+
+from ipaddress import ip_address
+
+from router.config import RouterArgs
+from router.strict import ConfigError
+
+NOT_LOCAL = (
+    "without keys the service answers its own machine only: add `keys:` (made by "
+    "`embedding-router keys new`), listen on "
+    "127.0.0.1, or write `auth: none` under args where something else decides who may reach it"
+)
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether only this machine can reach a server that listens on `host`; a name other than
+    localhost may mean any address.
+    """
+    if host in ("127.0.0.1", "localhost", "::1"):  # nearly always
+        return True
+    try:
+        address = ip_address((host or "").strip("[]"))
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def require_local(args: RouterArgs, host: str | None, where: str) -> None:
+    """Raise ConfigError when the service would answer other machines without keys and nobody wrote
+    that it shall.
+    """
+    if not args.keys and args.auth != "none" and not is_loopback(host):
+        raise ConfigError([f"{where} is {host!r}, which other machines reach; {NOT_LOCAL}"])

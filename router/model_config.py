@@ -1,0 +1,172 @@
+"""The config of one model: what it reads and makes, where it comes from, and how fast it is."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    model_validator,
+)
+
+from router.codes import unknown_language
+from router.engine_config import (
+    Engine,
+    Flag,
+    Float,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
+
+
+class Prompts(Section):
+    """What stands in front of a text. Templates may use {text} and, for queries, {instruction}."""
+
+    query: str = "{text}"
+    document: str = "{text}"
+    instruction: str = ""  # used where a request gives none
+    default: Literal["query", "document"] = "document"  # the side of a request without input_type
+
+    @model_validator(mode="after")
+    def _has_text(self) -> "Prompts":
+        for side, template in (("query", self.query), ("document", self.document)):
+            if template.count("{text}") != 1:
+                raise ValueError(
+                    f"prompts.{side} must contain {{text}} exactly once, it is {template!r}"
+                )
+        return self
+
+
+class CurveConfig(Section):
+    """See router.domain.Curve; the defaults are the prior that a model starts from before it is
+    measured.
+    """
+
+    fixed_s: NonNegativeFloat = 0.005
+    base_s: NonNegativeFloat = 0.003
+    s_per_token: NonNegativeFloat = 0.0001
+    s_per_token_sq: NonNegativeFloat = 0.0
+    s_per_text: NonNegativeFloat = 0.0
+    batch_tokens: PositiveInt = 8192
+    overhead_s: NonNegativeFloat = 0.004
+
+
+class MatryoshkaRange(Section):
+    """Every size from `min` to the model's own may be asked for."""
+
+    min: PositiveInt
+
+
+class FingerprintConfig(Section):
+    """How a replica proves that its weights are those that the vectors of this model came from; a
+    path alone is `file`.
+    """
+
+    file: str  # made by `embedding-router fingerprint`
+    # of each probe's vector with the stored one
+    min_cosine: Float = Field(default=0.999, gt=0.0, le=1.0)
+    every_s: PositiveFloat = 600.0  # how often a replica that serves is asked again
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:
+        return {"file": data} if isinstance(data, str) else data
+
+
+class ModelConfig(Section):
+    """One embedding model, served by one deployment of the same name."""
+
+    engine: Engine
+    dimensions: PositiveInt
+    max_tokens: PositiveInt
+    # how far a token sees, where that is less than the text: windows
+    attention_tokens: PositiveInt | None = None
+    # tokenizer.json, its folder, or `package:NAME/PATH`; none: the engine takes text
+    tokenizer: str | None = None
+    # whether the tokenizer's own post-processor adds its special tokens
+    special_tokens: Flag = True
+    aliases: tuple[str, ...] = ()
+    matryoshka: tuple[PositiveInt, ...] | MatryoshkaRange | None = None
+    prompts: Prompts = Prompts()
+    fingerprint: FingerprintConfig | None = None
+    profile: str | None = None  # file made by `embedding-router calibrate`
+    curve: CurveConfig | None = None  # written by hand; a profile wins
+    quality: dict[str, Float] = Field(default_factory=dict)
+    memory_bytes: PositiveInt | None = None
+    devices: PositiveFloat = 1.0
+    good_for: str = ""
+    required: Flag = True  # /health waits for it
+    # from no replica to a ready one: set it where min_replicas is 0
+    cold_start_s: PositiveFloat | None = None
+    calls_in_flight: PositiveInt = 3  # calls that one router keeps at one replica
+    # of the text that a health check embeds; less than Serve's health_check_timeout_s
+    health_timeout_s: PositiveFloat = 20.0
+    rank: int | None = (
+        # smaller models have lower ones; all models have one, or none and their order is the rank
+        None
+    )
+    # allocator and OpenMP settings for the replica's process
+    environment: Literal["default", "cpu-vllm"] = "default"
+
+    @model_validator(mode="after")
+    def _sizes(self) -> "ModelConfig":
+        for key in self.quality:
+            if key not in ("code", "mixed", "default") and (problem := unknown_language(key)):
+                raise ValueError(
+                    f"quality: {problem}; beside languages there are code, mixed and default"
+                )
+        if isinstance(self.matryoshka, tuple):
+            too_large = [size for size in self.matryoshka if size > self.dimensions]
+            if too_large:
+                raise ValueError(
+                    f"matryoshka sizes {too_large} are larger than dimensions: {self.dimensions}"
+                )
+        elif self.matryoshka is not None and self.matryoshka.min > self.dimensions:
+            raise ValueError(
+                f"matryoshka.min {self.matryoshka.min} is larger than dimensions: {self.dimensions}"
+            )
+        return self
+
+    def serves(self, dimensions: int) -> bool:
+        """Whether vectors of this size may be asked for: the model's own, or one it was
+        Matryoshka-trained for.
+        """
+        if isinstance(self.matryoshka, MatryoshkaRange):
+            return self.matryoshka.min <= dimensions <= self.dimensions
+        return dimensions == self.dimensions or dimensions in (self.matryoshka or ())
+
+
+def resolve_path(path: str, base_dir: str | None = None) -> Path:
+    """The file or folder that `path` names: `package:NAME/PATH` looks inside an installed package.
+
+    Raises FileNotFoundError with a sentence when the package or the file is not there.
+    """
+    if path.startswith("package:"):
+        from importlib.util import find_spec
+
+        package, _, inner = path.removeprefix("package:").partition("/")
+        try:
+            spec = find_spec(package)
+        except (ImportError, ValueError):  # a part of a dotted name is missing, or there is no name
+            spec = None
+        if spec is None or not spec.submodule_search_locations:
+            raise FileNotFoundError(
+                f"{path}: the package {package!r} is not installed; install the extra that "
+                "brings it"
+            )
+        found = Path(next(iter(spec.submodule_search_locations))) / inner
+        where = f" ({found})"
+    else:
+        found, where = Path(path).expanduser(), ""
+        if not found.is_absolute():
+            found = Path(base_dir or ".") / found
+            started = (
+                ""
+                if base_dir
+                else ", where this was started: start it where its paths begin, or set base_dir"
+            )
+            where = f" in {Path(base_dir or '.').absolute()}{started}"
+    if not found.exists():
+        raise FileNotFoundError(f"{path}: there is no such file or folder{where}")
+    return found.resolve()

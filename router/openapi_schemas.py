@@ -1,0 +1,407 @@
+"""The schemas of the reference: bodies, answers, headers and parameters."""
+
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from router.config import Routing as Routing_
+from router.domain import Reason, Tier, Why
+from router.errors import RouterError
+from router.strict import ENGINE_KINDS
+
+Json = dict[str, Any]
+
+
+REFERENCE = "#/components/schemas/{model}"
+
+
+def errors() -> Iterable[type[RouterError]]:
+    return RouterError.__subclasses__()
+
+
+def ref(name: str) -> Json:
+    return {"$ref": REFERENCE.format(model=name)}
+
+
+def _object(properties: Json, optional: Iterable[str] = ()) -> Json:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [name for name in properties if name not in set(optional)],
+    }
+
+
+def _array(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+STRING, _INTEGER, _NUMBER, _BOOLEAN = (
+    {"type": name} for name in ("string", "integer", "number", "boolean")
+)
+
+
+_STRING_OR_NULL, _NUMBER_OR_NULL, _OBJECT_OR_NULL = (
+    {"type": [name, "null"]} for name in ("string", "number", "object")
+)
+
+
+TIER_OR_NULL: Json = {"enum": [*(tier.value for tier in Tier if tier is not Tier.AUTO), None]}
+
+
+ROUTING = {
+    "model": "The model that embedded the texts.",
+    "tier": "The tier that this model stands for.",
+    "reason": "Why this model: pinned, tier, rule:NAME, auto, context, unavailable, budget, load "
+    "or late.",
+    "space": "MODEL/DIMENSIONS: only vectors of the same space may be compared.",
+    "language": "ISO 639-1 code of the texts, null where it is not known.",
+    "tokens": "What the model read, prompts and special tokens included.",
+    "predicted_ms": "What the router expected the answer to take.",
+    "degraded": "A smaller model than the target answered, or another one over an adapter.",
+    "cached": "How many of the vectors were known already.",
+    "truncated": "Indices of the inputs that were cut.",
+    "canary": "Decided by the rules that are being tried, not by the usual ones.",
+    "adapter": "The adapter that the vectors came over from another model's space, and the share "
+    "of recall that it keeps.",
+}
+
+
+_REASONS = "|".join(reason for reason in Reason if reason is not Reason.RULE)
+
+
+REASON = {"type": "string", "pattern": f"^({_REASONS}|rule:[a-z0-9-]+)$"}
+
+
+_MS = {"type": "number", "minimum": 0}
+
+
+HEADERS: dict[str, tuple[str, Json]] = {
+    "x-request-id": ("Of this request: the caller's own, or a new one.", STRING),
+    "x-embedding-model": ("routing.model", STRING),
+    "x-embedding-space": ("routing.space", STRING),
+    "x-routing-reason": ("routing.reason", REASON),
+    "x-predicted-ms": ("routing.predicted_ms", _MS),
+    "x-queue-ms": ("Time spent waiting.", _MS),
+    "x-inference-ms": ("Time in the model.", _MS),
+    "x-total-ms": ("Time in the service.", _MS),
+}
+
+
+LIMITS: Json = {
+    f"x-ratelimit-{what}-{kind}": {
+        "description": f"{text} {kind}, where the key has such a limit.",
+        "schema": schema,
+    }
+    for kind in ("requests", "tokens")
+    for what, text, schema in (
+        ("limit", "Per minute, of", {"type": "integer", "minimum": 1}),
+        ("remaining", "Left now, of", {"type": "integer", "minimum": 0}),
+        (
+            "reset",
+            "Time until all are back, e.g. 6m0s, of",
+            {"type": "string", "pattern": "^([0-9]+m)?[0-9.]+(s|ms)$"},
+        ),
+    )
+}
+
+
+PARAMETERS: Json = {
+    "X-Quality-Tier": {
+        "name": "X-Quality-Tier",
+        "in": "header",
+        "description": "As quality; the body wins.",
+        "schema": ref("Tier"),
+    },
+    "X-Latency-Budget-Ms": {
+        "name": "X-Latency-Budget-Ms",
+        "in": "header",
+        "description": "As latency_budget_ms; the body wins.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+    "X-Embedding-Space": {
+        "name": "X-Embedding-Space",
+        "in": "header",
+        "description": "As space; the body wins.",
+        "schema": {"type": "string", "minLength": 1},
+    },
+}
+
+
+_DECISION = _object(
+    {
+        "model": _STRING_OR_NULL,
+        "tier": TIER_OR_NULL,
+        "reason": REASON,
+        "space": _STRING_OR_NULL,
+        "predicted_ms": _NUMBER_OR_NULL,
+        "degraded": _BOOLEAN,
+        "canary": _BOOLEAN,
+        "expected_recall": _NUMBER_OR_NULL,
+    }
+)
+
+
+_SIDE = _object(
+    {
+        "p50_ms": _NUMBER_OR_NULL,
+        "p95_ms": _NUMBER_OR_NULL,
+        "models": {
+            "type": "object",
+            "additionalProperties": _INTEGER,
+            "description": "By the model that answers, or `refused`.",
+        },
+        "quality": _NUMBER_OR_NULL,
+        "degraded": _INTEGER,
+        "misses": _INTEGER,
+    }
+)
+
+
+SCHEMAS: Json = {
+    "EmbeddingsResponse": _object(
+        {
+            "object": {"const": "list"},
+            "data": _array(
+                _object(
+                    {
+                        "object": {"const": "embedding"},
+                        "index": _INTEGER,
+                        "embedding": {
+                            "oneOf": [
+                                {"title": "float", **_array(_NUMBER)},
+                                {
+                                    "title": "every other encoding_format, as base64 bytes",
+                                    **STRING,
+                                    "contentEncoding": "base64",
+                                },
+                            ]
+                        },
+                    }
+                )
+            ),
+            "model": STRING,
+            "usage": _object({"prompt_tokens": _INTEGER, "total_tokens": _INTEGER}),
+            "routing": ref("Routing"),
+        }
+    ),
+    "Route": _object(
+        {
+            "features": _object(
+                {
+                    "tokens": _INTEGER,
+                    "language": _STRING_OR_NULL,
+                    "script": _STRING_OR_NULL,
+                    "mixed": _BOOLEAN,
+                    "code": _BOOLEAN,
+                }
+            ),
+            "decision": _DECISION,
+            "models": _array(
+                _object(
+                    {
+                        "model": STRING,
+                        "predicted_ms": _NUMBER_OR_NULL,
+                        "wait_ms": _NUMBER_OR_NULL,
+                        "work_ms": _NUMBER_OR_NULL,
+                        "margin": _NUMBER,
+                        "price": _NUMBER,
+                        "chosen": _BOOLEAN,
+                        "why": {"enum": [why.value for why in Why]},
+                    }
+                )
+            ),
+        }
+    ),
+    "Model": _object(
+        {
+            "id": STRING,
+            "object": {"const": "model"},
+            "created": _INTEGER,
+            "owned_by": STRING,
+            "model": {**STRING, "description": "The model that a tier stands for."},
+            "dimensions": _INTEGER,
+            "max_tokens": _INTEGER,
+        },
+        optional=["model", "dimensions", "max_tokens"],
+    ),
+    "ModelList": _object({"object": {"const": "list"}, "data": _array(ref("Model"))}),
+    "Tiers": _object(
+        {
+            "object": {"const": "list"},
+            "policy": {"enum": list(get_args(Routing_.model_fields["policy"].annotation))},
+            "tiers": {
+                "type": "object",
+                "additionalProperties": STRING,
+                "description": "The model that each tier stands for.",
+            },
+            "collections": {
+                "type": "object",
+                "description": "What each collection's name means as a request's space.",
+            },
+            "reload_error": {
+                **_STRING_OR_NULL,
+                "description": "That the last change of the config was not taken; to an admin why.",
+            },
+            "router": {
+                **STRING,
+                "description": "The router replica that answers; loads and latencies are as it "
+                "knows them.",
+            },
+            "routers": {**_INTEGER, "description": "How many router replicas there are."},
+            "data": _array(
+                _object(
+                    {
+                        "model": STRING,
+                        "tier": TIER_OR_NULL,
+                        "engine": {"enum": list(ENGINE_KINDS)},
+                        "dimensions": _INTEGER,
+                        "space": STRING,
+                        "sizes": STRING,
+                        "max_tokens": _INTEGER,
+                        "answers": _INTEGER,
+                        "quality": {"type": "object", "additionalProperties": _NUMBER},
+                        "memory_bytes": {"type": ["integer", "null"]},
+                        "devices": {
+                            **_NUMBER,
+                            "description": "Accelerators that one replica occupies.",
+                        },
+                        "matryoshka": {
+                            "description": "Smaller sizes that may be asked for: a list, {min: "
+                            "N} for all from N up, or null."
+                        },
+                        "p50_ms": _NUMBER_OR_NULL,
+                        "p95_ms": _NUMBER_OR_NULL,
+                        "predicted_ms": {
+                            "type": "object",
+                            "additionalProperties": _NUMBER,
+                            "description": "For one text of so many tokens, now.",
+                        },
+                        "replicas_ready": _INTEGER,
+                        "load": _object(
+                            {
+                                "ahead_tokens": _NUMBER,
+                                "queued_tokens": _NUMBER,
+                                "margin": _NUMBER,
+                                "price": _NUMBER,
+                            }
+                        ),
+                        "good_for": STRING,
+                        "fingerprint": {
+                            **_STRING_OR_NULL,
+                            "description": "What its replicas have proved to be.",
+                        },
+                    }
+                )
+            ),
+        }
+    ),
+    "Comparison": _object(
+        {"object": {"const": "comparison"}, "shadow": _OBJECT_OR_NULL, "canary": _OBJECT_OR_NULL}
+    ),
+    "Decisions": _object(
+        {
+            "object": {"const": "list"},
+            "router": {**STRING, "description": "The router replica whose decisions these are."},
+            "routers": {**_INTEGER, "description": "How many router replicas there are."},
+            "next": {
+                **STRING,
+                "description": "What to send as `after` to see the ones that follow.",
+            },
+            "missed": {
+                **_INTEGER,
+                "description": "Later decisions that are not here: more than the limit, or than "
+                "are kept.",
+            },
+            "data": _array(
+                _object(
+                    {
+                        "id": STRING,
+                        "at_s": {**_NUMBER, "description": "Seconds since 1970."},
+                        "tokens": {
+                            "type": ["integer", "null"],
+                            "description": "Of the texts that were not in the cache.",
+                        },
+                        "language": _STRING_OR_NULL,
+                        "script": _STRING_OR_NULL,
+                        "mixed": _BOOLEAN,
+                        "code": _BOOLEAN,
+                        "tier": {
+                            **_STRING_OR_NULL,
+                            "description": "As asked; null where a model or a space was named.",
+                        },
+                        "pinned": _BOOLEAN,
+                        "input_type": _STRING_OR_NULL,
+                        "budget_ms": _NUMBER_OR_NULL,
+                        "model": _STRING_OR_NULL,
+                        "target": _STRING_OR_NULL,
+                        "reason": STRING,
+                        "degraded": _BOOLEAN,
+                        "predicted_ms": _NUMBER_OR_NULL,
+                        "actual_ms": _NUMBER_OR_NULL,
+                        "outcome": {
+                            **STRING,
+                            "description": "answered, cancelled, or the code of the error.",
+                        },
+                    }
+                )
+            ),
+        }
+    ),
+    "Policy": {
+        "type": "object",
+        "properties": {
+            "routing": {"type": "object", "description": "As `args.routing` of the config."},
+            "tiers": {
+                "type": "object",
+                "additionalProperties": STRING,
+                "description": "As `args.tiers` of the config.",
+            },
+        },
+        "additionalProperties": False,
+    },
+    "WhatIf": _object(
+        {
+            "object": {"const": "what_if"},
+            "router": STRING,
+            "routers": _INTEGER,
+            "since_s": _NUMBER_OR_NULL,
+            "until_s": _NUMBER_OR_NULL,
+            "requests": _INTEGER,
+            "budgets": _INTEGER,
+            "before": _SIDE,
+            "after": _SIDE,
+            "measured": _object(
+                {"p50_ms": _NUMBER_OR_NULL, "p95_ms": _NUMBER_OR_NULL, "misses": _INTEGER}
+            ),
+            "moved": _array(
+                _object(
+                    {
+                        "from": STRING,
+                        "to": STRING,
+                        "requests": _INTEGER,
+                        "reasons": {"type": "object", "additionalProperties": _INTEGER},
+                    }
+                )
+            ),
+            "changed": {
+                **_INTEGER,
+                "description": "Decisions that differ in any detail, those that moved among them.",
+            },
+        }
+    ),
+    "Health": _object(
+        {"status": {"enum": ["ok", "starting"]}, "waiting_for": _array(STRING)},
+        optional=["waiting_for"],
+    ),
+    "Error": _object(
+        {
+            "error": _object(
+                {
+                    "message": STRING,
+                    "type": {"enum": ["invalid_request_error", "rate_limit_error", "server_error"]},
+                    "param": _STRING_OR_NULL,
+                    "code": {"enum": sorted({error.code for error in errors()})},
+                }
+            ),
+        }
+    ),
+}

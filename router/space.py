@@ -1,0 +1,60 @@
+"""A vector space by its id, and vectors fitted to it."""
+
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from router.errors import (
+    shorten,
+)
+
+if TYPE_CHECKING:
+    pass
+
+Vectors = npt.NDArray[np.float32]
+
+
+class Space(NamedTuple):
+    """Vectors that may be compared with each other; written `MODEL/DIMENSIONS`, where the model's
+    id may hold slashes.
+    """
+
+    model: str
+    dimensions: int
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.dimensions}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError when `text` does not end in a slash and a size."""
+        model, _, size = text.rpartition("/")
+        if (
+            not model
+            or not size.isascii()
+            or not size.isdecimal()
+            or len(size) > 9
+            or not int(size)
+        ):
+            raise ValueError(f"{shorten(text)} is not MODEL/DIMENSIONS")
+        return cls(model, int(size))
+
+
+def fit(vectors: Vectors, dimensions: int) -> Vectors:
+    """Cut (n, native) vectors to (n, dimensions) and give them length 1 again; no copy where the
+    width is native already.
+
+    A row's result does not depend on the rows beside it, so a cached vector equals a fresh one. A
+    row of zeros stays one.
+    """
+    native = vectors.shape[1]
+    if dimensions == native:
+        return vectors
+    if dimensions > native:
+        raise ValueError(f"vectors of {native} dimensions cannot be cut to {dimensions}")
+    cut = vectors[:, :dimensions]
+    lengths = np.sqrt(np.square(cut, dtype=np.float64).sum(axis=1, keepdims=True))
+    lengths[lengths == 0.0] = 1.0
+    fitted: Vectors = (cut / lengths).astype(np.float32)
+    return fitted

@@ -1,0 +1,107 @@
+"""The import graph: packages point down, and nothing points in a circle.
+
+Every import counts, also those inside functions and those that only a type checker reads.
+"""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from router.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# From top to bottom; packages of one line do not import each other.
+LAYERS = (
+    ("deployments.mteb_encoder",),
+    ("deployments.tools",),
+    ("deployments.launch",),
+    ("deployments.app",),
+    ("deployments.ingress", "deployments.replica"),
+    ("deployments.service",),
+    ("deployments.dispatch",),
+    ("deployments.engines",),
+    ("deployments.telemetry", "deployments.autoscale", "deployments.export_spans"),
+    ("deployments.serve_internals",),
+    ("router.sim",),
+    ("router",),
+)
+# Read from top to bottom: the tree of errors, and the schema of a request.
+WHOLE = {"router.errors", "router.schema", "deployments.dispatch.dispatcher"}
+MOST_LINES = 450
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in ("router", "deployments"):
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that the file imports, by its full name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            assert node.module
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
+
+
+GRAPH = {name: set(imported(path)) - {name} for name, path in MODULES.items()}
+
+
+def layer(module: str) -> tuple[int, str] | None:
+    """The place of a module in LAYERS; None for the empty package `deployments` itself."""
+    for place, packages in enumerate(LAYERS):
+        for package in packages:
+            if module == package or module.startswith(package + "."):
+                return place, package
+    return None
+
+
+def test_every_module_has_a_layer() -> None:
+    assert [name for name in MODULES if layer(name) is None] == ["deployments"]
+
+
+def test_no_import_points_up() -> None:
+    wrong = []
+    for name, others in GRAPH.items():
+        for other in others & MODULES.keys():
+            own, below = layer(name), layer(other)
+            if own is None or below is None or own[1] == below[1]:
+                continue
+            if own[0] >= below[0]:
+                wrong.append(f"{name} imports {other}")
+    assert not wrong
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    inside = {name: others & MODULES.keys() for name, others in GRAPH.items()}
+    try:
+        TopologicalSorter(inside).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_names_a_function_that_exists(command: str) -> None:
+    module, _, name = COMMANDS[command].target.partition(":")
+    assert callable(getattr(import_module(module), name))
+
+
+def test_no_file_is_long() -> None:
+    lengths = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
+    assert not {name: n for name, n in lengths.items() if n > MOST_LINES and name not in WHOLE}
