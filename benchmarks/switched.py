@@ -18,7 +18,7 @@ from ray import serve
 
 from deployments.app import assembled
 from deployments.ingress.application import Application
-from deployments.ingress.asgi import Asked, HttpAnswer
+from deployments.ingress.asgi import HttpAnswer, HttpRequest
 from deployments.ingress.auth import Access
 from deployments.ingress.deployment import Router
 from deployments.ingress.fast_path import install
@@ -47,16 +47,21 @@ class SwitchedApplication(Application):
 
     answered = 0
 
-    async def exchange(self, asked: Asked) -> HttpAnswer:
-        answer = await super().exchange(asked)
+    async def exchange(self, http_request: HttpRequest) -> HttpAnswer:
+        answer = await super().exchange(http_request)
         self.answered += answer.status == 200
         return answer
 
-    async def _answer(self, caller: Grant, asked: Asked) -> HttpAnswer:
-        if asked.path.startswith(PATH.rstrip("/")) and asked.scope["method"] == "POST":
+    async def _answer(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        if (
+            http_request.path.startswith(PATH.rstrip("/"))
+            and http_request.scope["method"] == "POST"
+        ):
             router: Any = self._router
             before = self._now()
-            replicas_s = await router.switch(frozenset(asked.path.removeprefix(PATH).split("+")))
+            replicas_s = await router.switch(
+                frozenset(http_request.path.removeprefix(PATH).split("+"))
+            )
             after = self._now()
             told = {"before": before, "after": after}
             return HttpAnswer(
@@ -68,7 +73,7 @@ class SwitchedApplication(Application):
                     }
                 ),
             )
-        return await super()._answer(caller, asked)
+        return await super()._answer(caller, http_request)
 
     def _now(self) -> "Standing":
         return Standing(self.answered, time.monotonic(), time.process_time(), 0.0)
@@ -101,8 +106,8 @@ class SwitchedRouter(PlainRouter):  # type: ignore[misc]  # Serve's class is kno
         self.access = access if "keys" in parts else self.unlocked
         self.service.events = events if "metrics" in parts else None
         self.tracing = self.service.tracing = tracing if "traces" in parts else None
-        for lane in self.service.lanes.values():
-            lane.tracing = self.tracing
+        for dispatcher in self.service.dispatchers.values():
+            dispatcher.tracing = self.tracing
         _switch(self.publisher, "metrics" in parts)
         told = [
             handle.broadcast("switch", parts).results_async(timeout_s=SWITCH_S)

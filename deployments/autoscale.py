@@ -17,7 +17,15 @@ from typing import Any, Protocol
 from ray import cloudpickle
 
 from router import capacity
-from router.capacity import Ask, Peak, Want, needed_replicas, next_replicas, share_devices, together
+from router.capacity import (
+    DemandReport,
+    Peak,
+    Want,
+    needed_replicas,
+    next_replicas,
+    share_devices,
+    together,
+)
 
 cloudpickle.register_pickle_by_value(capacity)  # type: ignore[no-untyped-call]
 
@@ -94,7 +102,7 @@ class ByTokens:
             return decisions | share_devices(wants, self._devices)
         return decisions | {deployment: want.replicas for deployment, want in wants.items()}
 
-    def _want(self, name: str, ask: Ask, context: Context, now: float) -> Want:
+    def _want(self, name: str, ask: DemandReport, context: Context, now: float) -> Want:
         ready, target = context.current_num_replicas, context.target_num_replicas
         start_s = self._start_s if ask.start_s is None else ask.start_s
         needed = needed_replicas(ask, ready, self._utilisation, self._drain_s, start_s)
@@ -109,7 +117,7 @@ class ByTokens:
         return Want(replicas, highest, least, ask.devices, ready)
 
 
-def flat(asks: Mapping[str, Ask]) -> dict[str, float]:
+def flat(asks: Mapping[str, DemandReport]) -> dict[str, float]:
     """What a router reports: one number for each field of each model, for Serve knows
     nothing else.
     """
@@ -121,16 +129,20 @@ def flat(asks: Mapping[str, Ask]) -> dict[str, float]:
     }
 
 
-def reports(contexts: Mapping[Any, Context], now: float) -> dict[str, Ask]:
+def reports(contexts: Mapping[Any, Context], now: float) -> dict[str, DemandReport]:
     """What all routers together ask of each model, by their last reports."""
     fields: dict[tuple[str, Any], dict[str, float]] = {}
     for context in contexts.values():
         for metric, replicas in (context.raw_metrics or {}).items():
             model, _, field = metric.rpartition("/")
             for replica, points in replicas.items():
-                if field in Ask._fields and points and points[-1].timestamp > now - REPORT_LIFE_S:
+                if (
+                    field in DemandReport._fields
+                    and points
+                    and points[-1].timestamp > now - REPORT_LIFE_S
+                ):
                     fields.setdefault((model, replica), {})[field] = points[-1].value
-    asks: dict[str, list[Ask]] = {}
+    asks: dict[str, list[DemandReport]] = {}
     for (model, _), given in fields.items():
-        asks.setdefault(model, []).append(Ask(**given))
+        asks.setdefault(model, []).append(DemandReport(**given))
     return {model: together(each) for model, each in asks.items()}

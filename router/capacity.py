@@ -83,7 +83,7 @@ def next_price(price: float, offered: float, capacity: float, eta: float, rho: f
     return max(0.0, price + eta * (offered / capacity - rho)) if capacity > 0.0 else price
 
 
-class Ask(NamedTuple):
+class DemandReport(NamedTuple):
     """What one model is asked for, by one router or by all of them together."""
 
     offered: float  # tokens per second
@@ -94,7 +94,7 @@ class Ask(NamedTuple):
     start_s: float | None = None  # from the decision to a ready replica, where the config says it
 
 
-def together(asks: list[Ask]) -> Ask:
+def together(asks: list[DemandReport]) -> DemandReport:
     """What all routers ask of one model: demand and backlog add up, and who sends most knows the
     replicas' rate best.
 
@@ -114,7 +114,9 @@ def together(asks: list[Ask]) -> Ask:
     )
 
 
-def needed_replicas(ask: Ask, ready: int, rho: float, drain_s: float, start_s: float) -> float:
+def needed_replicas(
+    ask: DemandReport, ready: int, rho: float, drain_s: float, start_s: float
+) -> float:
     """Replicas that serve what is asked for at utilisation `rho`, or at full speed while they drain
     what is late.
 
@@ -136,7 +138,9 @@ def desired_replicas(offered: float, shadow: float, tokens_per_s: float, rho: fl
     """Replicas that serve `offered + shadow` tokens per second at utilisation `rho`, each able to
     do `tokens_per_s`.
     """
-    return math.ceil(needed_replicas(Ask(offered, shadow, 0.0, tokens_per_s), 0, rho, 1.0, 0.0))
+    return math.ceil(
+        needed_replicas(DemandReport(offered, shadow, 0.0, tokens_per_s), 0, rho, 1.0, 0.0)
+    )
 
 
 def next_replicas(needed: float, now: int, slack: float, peak: float = 0.0) -> int:

@@ -43,7 +43,7 @@ class LogError(ValueError):
     """A line that is not of a decision log; the message says which and why."""
 
 
-class Setting(NamedTuple):
+class DecisionContext(NamedTuple):
     """What a router decides by: its models, from small to large, and the parts of the config that
     decisions depend on.
     """
@@ -76,11 +76,11 @@ class Entry(NamedTuple):
 class Logged(NamedTuple):
     """An entry and the setting it was decided by."""
 
-    setting: Setting
+    setting: DecisionContext
     entry: Entry
 
 
-def setting_line(setting: Setting, router: str) -> bytes:
+def setting_line(setting: DecisionContext, router: str) -> bytes:
     """The line that stands before the requests decided by `setting`."""
     policy = setting.policy
     return _line(
@@ -102,7 +102,7 @@ def setting_line(setting: Setting, router: str) -> bytes:
     )
 
 
-def entry_line(entry: Entry, setting: Setting, router: str) -> bytes:
+def entry_line(entry: Entry, setting: DecisionContext, router: str) -> bytes:
     """The line of one request; a setting line of the same router comes before it."""
     request, decision = entry.request, entry.decision
     models = {name: _changes(model, setting.models[name]) for name, model in entry.models.items()}
@@ -145,7 +145,7 @@ def read(lines: Iterable[bytes]) -> Iterator[Logged]:
 
     Raises LogError for a line of another kind or format, and for requests without a setting.
     """
-    settings: dict[str, Setting] = {}
+    settings: dict[str, DecisionContext] = {}
     for number, line in enumerate(lines, 1):
         if not line.endswith(b"\n"):
             return
@@ -166,7 +166,7 @@ def read(lines: Iterable[bytes]) -> Iterator[Logged]:
             raise LogError(f"line {number} is not of a decision log: {why}") from error
 
 
-def _setting(data: dict[str, Any]) -> Setting:
+def _setting(data: dict[str, Any]) -> DecisionContext:
     if data["format"] != FORMAT:
         raise LogError(f"its format is {data['format']}, this version reads {FORMAT}")
     models = {
@@ -180,7 +180,7 @@ def _setting(data: dict[str, Any]) -> Setting:
         )
         for floor in policy["floors"]
     )
-    return Setting(
+    return DecisionContext(
         models,
         Policy(**policy | {"floors": floors}),
         {Tier(tier): model for tier, model in data["tiers"].items()},
@@ -189,7 +189,7 @@ def _setting(data: dict[str, Any]) -> Setting:
     )
 
 
-def _entry(data: dict[str, Any], setting: Setting) -> Entry:
+def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
     request, decision, changes = data["request"], data["decision"], data["models"]
     return Entry(
         at_s=data["at_s"],

@@ -25,7 +25,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Crossing:
+class AdapterUse:
     """The adapter that vectors came over into a space that is not their model's own."""
 
     source: str  # the space they came from
@@ -47,7 +47,7 @@ class Routing:
     degraded: bool
     cached: int  # how many of the vectors were known already
     truncated: Sequence[int] = ()  # indices of the inputs that were cut
-    adapter: Crossing | None = None
+    adapter: AdapterUse | None = None
     canary: bool = False  # decided by the rules that are being tried (`compare.canary`)
 
 

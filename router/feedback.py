@@ -18,7 +18,7 @@ texts look slow because short ones pay it too.
 from dataclasses import replace
 from typing import NamedTuple
 
-from router.capacity import Ask, Demand, Rate, next_price
+from router.capacity import Demand, DemandReport, Rate, next_price
 from router.config import Routing
 from router.domain import Decision, Load, Model, Reason, Work
 from router.latency import Correction, Learner, Quantile
@@ -163,9 +163,9 @@ class Feedback:
                 self.full_rate.served(tokens, busy_s)
         self._replicas[replica] = counters, full
 
-    def ask(self, backlog_tokens: int, now: float) -> Ask:
+    def ask(self, backlog_tokens: int, now: float) -> DemandReport:
         """What this router asks of the model, for the autoscaler."""
-        return Ask(
+        return DemandReport(
             self.offered.asked(now),
             self.shadow.asked(now),
             backlog_tokens,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from router.config import NamedTier, Routing
-from router.decision_log import ANSWERED, Entry, Logged, Setting
+from router.decision_log import ANSWERED, DecisionContext, Entry, Logged
 from router.domain import Decision, Reason, Tier
 from router.models import build_policy
 from router.policy import decide
@@ -29,7 +29,7 @@ class Other(NamedTuple):
     routing: Routing
     tiers: Mapping[Tier, str] | None = None
 
-    def setting(self, logged: Setting) -> Setting:
+    def setting(self, logged: DecisionContext) -> DecisionContext:
         """The log's setting with this policy in it; raises ValueError for a tier whose model the
         log does not have.
         """
@@ -46,7 +46,7 @@ class Other(NamedTuple):
                 f"routing names tier {missing[0].value!r}; the tiers are {', '.join(tiers)}"
             )
         default_ms = self.routing.default_budget_ms
-        return Setting(
+        return DecisionContext(
             logged.models,
             build_policy(self.routing, cast(Mapping[NamedTier, str], tiers)),
             tiers,
@@ -104,7 +104,7 @@ class Summary(NamedTuple):
         }
 
 
-def redecide(logged: Logged, other: Setting | None = None) -> Decision:
+def redecide(logged: Logged, other: DecisionContext | None = None) -> Decision:
     """The decision on one request under its own setting, or under `other`."""
     setting, entry = logged
     request = entry.request
@@ -126,7 +126,9 @@ def redecide(logged: Logged, other: Setting | None = None) -> Decision:
 
 def replay(log: Iterable[Logged], other: Other | None = None) -> Summary:
     """Decide a log again; raises ValueError where `other` does not fit the log's models."""
-    settings: dict[int, tuple[Setting, Setting | None]] = {}  # by identity: a log has few
+    settings: dict[
+        int, tuple[DecisionContext, DecisionContext | None]
+    ] = {}  # by identity: a log has few
     before, after, entries = list[Decision](), list[Decision](), list[Entry]()
     moved: dict[tuple[str, str], Counter[str]] = {}
     changed = 0

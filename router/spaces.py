@@ -56,7 +56,7 @@ class NamedSpace(NamedTuple):
         return self.adapters if self.adapt == "all" or side == "query" else _NONE
 
 
-class Wanted(NamedTuple):
+class Constraints(NamedTuple):
     """What a request leaves open: the fields of router.domain.Request of the same names, and where
     its vectors shall lie.
     """
@@ -162,7 +162,7 @@ class Catalogue:
             truncate=request.truncate or collection.truncate,
         )
 
-    def resolve(self, request: EmbeddingsRequest) -> Wanted:
+    def resolve(self, request: EmbeddingsRequest) -> Constraints:
         """What a completed request leaves open.
 
         Raises ModelNotFound, SpaceConflict, DimensionsNotSupported or InvalidValue.
@@ -172,7 +172,7 @@ class Catalogue:
             return self._in_space(request, request.space, model, tier)
         if model is not None:
             self._check_size(request.dimensions, (model,))
-            return Wanted(model, None, True, frozenset((model,)), request.dimensions, False)
+            return Constraints(model, None, True, frozenset((model,)), request.dimensions, False)
         if self.requires_space:
             example = self.space_of(next(iter(self.models)))
             raise InvalidValue(
@@ -184,11 +184,11 @@ class Catalogue:
         target = self.tiers.get(tier)
         self._check_size(request.dimensions, self.models if target is None else (target,))
         able = None if request.dimensions is None else self._able(request.dimensions)
-        return Wanted(
+        return Constraints(
             target, tier, False, able, request.dimensions, target is not None and self._strict_tiers
         )
 
-    def land(self, vectors: Vectors, model: str, wanted: Wanted) -> tuple[Vectors, Space]:
+    def land(self, vectors: Vectors, model: str, wanted: Constraints) -> tuple[Vectors, Space]:
         """(n, own size) vectors of `model` in the space that was wanted, and which that is: every
         answer comes through here.
 
@@ -236,7 +236,7 @@ class Catalogue:
 
     def _in_space(
         self, request: EmbeddingsRequest, text: str, model: str | None, tier: Tier
-    ) -> Wanted:
+    ) -> Constraints:
         collection = self.collections.get(text)
         space = collection.space if collection is not None else self._parse_space(text)
         adapters = (
@@ -269,7 +269,7 @@ class Catalogue:
         self._check_size(space.dimensions, (space.model,), "space")
         able = frozenset((model,)) if model is not None else frozenset((space.model, *adapters))
         crossing = {source: adapters[source] for source in able - {space.model}}
-        return Wanted(
+        return Constraints(
             model or wished or space.model,
             None,
             True,

@@ -37,13 +37,13 @@ import numpy as np
 
 from deployments.dispatch.chunks import Chunk, Rows, call_of, cuts
 from deployments.dispatch.queues import LARGE, SMALL, Counters, Queues
-from deployments.dispatch.replica_health import At, LeftAlone
-from deployments.dispatch.transport import LineLost, ReplicaLost, Transport
+from deployments.dispatch.replica_health import ReplicaEjection, ReplicaInFlight
+from deployments.dispatch.transport import ConnectionLost, ReplicaLost, Transport
 from deployments.dispatch.wire import Reply, max_rows
 from deployments.engines.base import EngineFailed, EngineOverloaded, TokenIds
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.tracing import Tracing
-from router.capacity import Ask, Demand
+from router.capacity import Demand, DemandReport
 from router.errors import InternalError, ModelUnavailable, Overloaded, RouterError
 from router.feedback import Feedback
 from router.ledger import Dispatch, Ledger
@@ -61,7 +61,7 @@ log = logging.getLogger("ray.serve")
 
 
 @dataclass(slots=True)
-class Lane:
+class ModelDispatcher:
     """One model's queue in this router, and the calls it has in flight."""
 
     model: str
@@ -85,18 +85,18 @@ class Lane:
     _queues: Queues = field(init=False)
     # calls at the replicas there are: small, large
     _in_flight: list[int] = field(default_factory=lambda: [0, 0])
-    _at: dict[str, At] = field(default_factory=dict)  # the same for each of them
+    _at: dict[str, ReplicaInFlight] = field(default_factory=dict)  # the same for each of them
     _interactive: Demand = field(init=False)  # what goes before bulk
     _posted: tuple[str, ...] = ()
     # pumps when small chunks were gathered for long enough
     _gathered: asyncio.TimerHandle | None = None
     _gathered_s: float = 0.0  # when that is
-    _out: LeftAlone = field(init=False)
+    _ejections: ReplicaEjection = field(init=False)
     _flights: set["asyncio.Task[None]"] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._interactive = Demand(self.clock())
-        self._out = LeftAlone(lambda: self.replicas_changed(self._posted))
+        self._ejections = ReplicaEjection(lambda: self.replicas_changed(self._posted))
         self._queues = Queues(
             self.model,
             self.batch_tokens,
@@ -109,7 +109,7 @@ class Lane:
     @property
     def replicas_out(self) -> int:
         """Replicas that failed a moment ago and get no calls now."""
-        return len(self._out)
+        return len(self._ejections)
 
     def submit(
         self,
@@ -185,8 +185,8 @@ class Lane:
         with them.
         """
         self._posted = tuple(posted)
-        self._out.keep(posted)
-        replicas = [replica for replica in posted if replica not in self._out]
+        self._ejections.keep(posted)
+        replicas = [replica for replica in posted if replica not in self._ejections]
         for gone in set(self.replicas) - set(replicas):
             self.ledger.lost(self.model, gone)
             self.feedback.lost(gone)
@@ -196,7 +196,7 @@ class Lane:
                 self._in_flight[kind] -= calls
         for new in replicas:
             self.ledger.joined(self.model, new)
-            self._at.setdefault(new, At())
+            self._at.setdefault(new, ReplicaInFlight())
         self.replicas = tuple(replicas)
         if replicas:
             self.feedback.awake()
@@ -206,8 +206,8 @@ class Lane:
         """Send nothing to a replica that just failed, until Serve has replaced it or some time has
         passed.
         """
-        if replica in self._posted and replica not in self._out:
-            self._out.add(replica)
+        if replica in self._posted and replica not in self._ejections:
+            self._ejections.add(replica)
             self.replicas_changed(self._posted)
 
     def pump(self) -> None:
@@ -257,7 +257,7 @@ class Lane:
             elif aside or gathers:
                 stuck.add(kind)
 
-    def _gathers(self, at: At) -> bool:
+    def _gathers(self, at: ReplicaInFlight) -> bool:
         """Whether small chunks do better to wait for those before them than to follow them now;
         comes back when they do not.
         """
@@ -289,7 +289,7 @@ class Lane:
         if not self.replicas and self.feedback.wake(self.clock()):
             self._wake()
 
-    def ask(self) -> Ask:
+    def ask(self) -> DemandReport:
         """What this router asks of the model, for the autoscaler."""
         return self.feedback.ask(
             self.ledger.backlog_tokens(self.model) + self._queues.bulk_tokens, self.clock()
@@ -352,7 +352,7 @@ class Lane:
                 origins,
             )
         task = asyncio.get_running_loop().create_task(
-            self._fly(chunks, at, dispatch, ahead_tokens, span is not None), context=context
+            self._run_call(chunks, at, dispatch, ahead_tokens, span is not None), context=context
         )
         self._flights.add(task)
 
@@ -393,8 +393,13 @@ class Lane:
         )
         return self.feedback.model.curve.step(tokens, 0.0, texts) * self.feedback.correction.bias
 
-    async def _fly(
-        self, chunks: list[Chunk], at: At, dispatch: Dispatch, ahead_tokens: int, traced: bool
+    async def _run_call(
+        self,
+        chunks: list[Chunk],
+        at: ReplicaInFlight,
+        dispatch: Dispatch,
+        ahead_tokens: int,
+        traced: bool,
     ) -> None:
         sent_s, replica = self.clock(), dispatch.replica.id
         tokens_sq, texts = (
@@ -418,7 +423,7 @@ class Lane:
                     f"{self.model} answered {reply.vectors.shape} for {rows} texts of "
                     f"{self.dimensions} dimensions"
                 )
-        except LineLost as error:
+        except ConnectionLost as error:
             self._note(chunks, replica, error, str(error))
             self._again(chunks, str(error), replica, alone=False, broken_line=True)
         except ReplicaLost as error:
@@ -449,7 +454,7 @@ class Lane:
             now = self.clock()
             if sum(failure.code == "engine" for failure in reply.failed.values()) < rows:
                 at.failures = 0
-                self._out.answered(reply.replica)
+                self._ejections.answered(reply.replica)
             self.ledger.completed(dispatch)
             self.ledger.reported(self.model, reply.replica, reply.outstanding_tokens, now)
             left = reply.outstanding_tokens + self._queues.tokens // max(1, len(self.replicas))
@@ -469,7 +474,7 @@ class Lane:
         if self.tracing is not None:
             self.tracing.failed(error)
 
-    def _failed(self, at: At, replica: str) -> None:
+    def _failed(self, at: ReplicaInFlight, replica: str) -> None:
         at.failures += 1
         if at.failures >= FAILURES_IN_A_ROW:
             self._take_out(replica)

@@ -18,7 +18,7 @@ MOST_OUT_S = 30.0  # twice as long each time it fails again, up to this
 
 
 @dataclass(slots=True)
-class At:
+class ReplicaInFlight:
     """What one lane has in flight at one replica."""
 
     calls: list[int] = field(default_factory=lambda: [0, 0])  # small, large
@@ -49,7 +49,7 @@ class At:
                 other.reschedule(now + other_s)
 
 
-class LeftAlone:
+class ReplicaEjection:
     """The replicas of one lane that failed a moment ago."""
 
     def __init__(self, over: Callable[[], None]) -> None:

@@ -38,7 +38,7 @@ from deployments.dispatch.frames import (
     Address,
     Frames,
 )
-from deployments.dispatch.transport import LineLost, ReplicaLost
+from deployments.dispatch.transport import ConnectionLost, ReplicaLost
 from deployments.dispatch.wire import Call, Reply, pack_call, unpack_reply
 from deployments.engines.base import EngineError, EngineFailed, EngineOverloaded
 from router.errors import RequestTooLarge
@@ -64,7 +64,7 @@ class Handles(Protocol):
         """Counts a call for Serve's autoscaling and gauges while it runs."""
 
 
-class Line(Frames):
+class Connection(Frames):
     """A router's side: one connection to one replica, with any number of calls under way."""
 
     def __init__(self, replica: str) -> None:
@@ -78,7 +78,7 @@ class Line(Frames):
         self._retired = False
 
     @classmethod
-    async def open(cls, address: Address) -> "Line":
+    async def open(cls, address: Address) -> "Connection":
         """Connect and be let in; raises OSError or TimeoutError."""
         async with asyncio.timeout(CONNECT_S):
             _, line = await asyncio.get_running_loop().create_connection(
@@ -100,7 +100,7 @@ class Line(Frames):
         else.
         """
         if self.lost.done():
-            raise LineLost(f"the connection to replica {self.replica} is closed")
+            raise ConnectionLost(f"the connection to replica {self.replica} is closed")
         packed = pack_call(call)
         if len(packed) > MOST_BYTES:
             raise RequestTooLarge(MOST_BYTES)
@@ -154,7 +154,7 @@ class Line(Frames):
         hung_up = exc is None or isinstance(exc, ConnectionError)
         for future in self._calls.values():
             if not future.done():
-                future.set_exception(LineLost(why) if hung_up else ReplicaLost(why))
+                future.set_exception(ConnectionLost(why) if hung_up else ReplicaLost(why))
         if not self.greeted.done():
             self.greeted.set_exception(ConnectionError(why))
         if not self.lost.done():
@@ -168,7 +168,7 @@ class DirectTransport:
 
     def __init__(self, handles: Handles) -> None:
         self._handles = handles
-        self.lines: dict[str, Line] = {}  # by replica
+        self.lines: dict[str, Connection] = {}  # by replica
         self._keeping: dict[tuple[str, str], asyncio.Task[None]] = {}  # (model, replica)
 
     async def send(self, model: str, call: Call, replica: str) -> Reply:
@@ -205,7 +205,7 @@ class DirectTransport:
                 if address is None:
                     return
                 if address.replica == replica:
-                    line = self.lines[replica] = await Line.open(address)
+                    line = self.lines[replica] = await Connection.open(address)
                     tries = 0
                     await asyncio.shield(line.lost)
             # also what Ray says when it is not well: the handle takes the calls meanwhile

@@ -9,7 +9,7 @@ class ReplicaLost(Exception):
     """The replica died or cannot be reached; the work may be sent elsewhere."""
 
 
-class LineLost(ReplicaLost):
+class ConnectionLost(ReplicaLost):
     """The connection to the replica broke, which says nothing of the replica: there may be another
     way to it.
     """

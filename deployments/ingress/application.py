@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from deployments.ingress import asgi, console
-from deployments.ingress.asgi import Asked, ClientLeft, HttpAnswer, Receive, Scope, Send
+from deployments.ingress.asgi import ClientLeft, HttpAnswer, HttpRequest, Receive, Scope, Send
 from deployments.ingress.auth import Access
 from deployments.ingress.views import Views
 from deployments.ingress.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
@@ -76,7 +76,7 @@ class Application:
             await asgi.lifespan(receive, send)
             await self._router.close()
         elif scope["type"] == "http":
-            answer = await self._whole(Asked(scope, receive, self._alone))
+            answer = await self._whole(HttpRequest(scope, receive, self._alone))
             await asgi.respond(
                 send,
                 answer.status,
@@ -84,7 +84,7 @@ class Application:
                 answer.headers,
             )
 
-    async def exchange(self, asked: Asked) -> HttpAnswer:
+    async def exchange(self, http_request: HttpRequest) -> HttpAnswer:
         """The answer to a request that did not pass Serve (deployments/ingress/fast_path.py), with
         all of its headers.
         """
@@ -92,52 +92,57 @@ class Application:
         span = (
             None
             if tracing is None
-            else tracing.requested(asked.scope["method"], asked.path, asked.headers, asked.id)
+            else tracing.requested(
+                http_request.scope["method"],
+                http_request.path,
+                http_request.headers,
+                http_request.id,
+            )
         )
         if span is None:
-            return await self._whole(asked)
+            return await self._whole(http_request)
         with span:
-            answer = await self._whole(asked)
+            answer = await self._whole(http_request)
             span.answered(answer.status)
             return answer
 
-    async def _whole(self, asked: Asked) -> HttpAnswer:
+    async def _whole(self, http_request: HttpRequest) -> HttpAnswer:
         arrived_s = time.monotonic()
-        REQUEST_IDS.set((asked.id,))
+        REQUEST_IDS.set((http_request.id,))
         access, caller = getattr(self._router, "access", None), None
         if access is None:  # Serve starts its server before it hands the config over
             early = _failed(ModelUnavailable(["this router is starting"], STARTING_S))
             return early._replace(
-                headers={**_entity(early), **early.headers, "x-request-id": asked.id}
+                headers={**_entity(early), **early.headers, "x-request-id": http_request.id}
             )
         try:
-            asgi.check_headers(asked.scope, self._router.service.args.limits)
+            asgi.check_headers(http_request.scope, self._router.service.args.limits)
             if (
-                asked.scope["method"] == "OPTIONS"
-                and (told := access.preflight(asked.headers)) is not None
+                http_request.scope["method"] == "OPTIONS"
+                and (told := access.preflight(http_request.headers)) is not None
             ):
                 answer = HttpAnswer(204, b"", headers=told)
             else:
-                caller = access.caller(asked)
-                answer = await self._answer(caller, asked)
+                caller = access.caller(http_request)
+                answer = await self._answer(caller, http_request)
         except ClientLeft:
             answer = HttpAnswer(CLIENT_LEFT, b"")  # nobody reads it; Serve counts it
         except RouterError as error:
-            self._count(error, asked.path)
+            self._count(error, http_request.path)
             answer = _failed(error)
         except Exception as error:
-            log.error("request %s failed:\n%s", asked.id, where(error))
+            log.error("request %s failed:\n%s", http_request.id, where(error))
             answer = _failed(InternalError())
         total_ms = (time.monotonic() - arrived_s) * 1000
         given = {
             **_entity(answer),
             "x-total-ms": f"{total_ms:.2f}",
-            **access.cors(asked.headers),
+            **access.cors(http_request.headers),
             **({} if caller is None else access.limits(caller)),
             **answer.headers,
         }
-        if asked.alone:
-            given["x-request-id"] = asked.id
+        if http_request.alone:
+            given["x-request-id"] = http_request.id
         return answer._replace(headers=given)
 
     def _count(self, error: RouterError, path: str) -> None:
@@ -152,61 +157,61 @@ class Application:
         if isinstance(error, RateLimitExceeded) and error.of_key:
             events.rate_limited(error.kind)
 
-    async def _answer(self, caller: Grant, asked: Asked) -> HttpAnswer:
-        path, method = asked.path, asked.scope["method"]
+    async def _answer(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        path, method = http_request.path, http_request.scope["method"]
         if path in EMBEDDINGS or path == "/v1/route":
             if method != "POST":
                 raise MethodNotAllowed(method, path, ("POST",))
             limits = self._router.service.args.limits
-            client = f"key {caller.name}" if caller.name else asgi.client_of(asked, limits)
+            client = f"key {caller.name}" if caller.name else asgi.client_of(http_request, limits)
             with self._gate.passed(client, limits):
-                return await self._charged(caller, asked)
+                return await self._charged(caller, http_request)
         if path == WHAT_IF and method == "POST":
-            service, policy = self._router.service, await self._policy(asked)
-            told = asked.headers.get("content-type", "")
+            service, policy = self._router.service, await self._policy(http_request)
+            told = http_request.headers.get("content-type", "")
             return HttpAnswer(
                 200,
                 await self._router.views.what_if.answer(
                     service.args, policy, told, service.ledger.routers
                 ),
             )
-        reads = self._reads(caller, asked)
+        reads = self._reads(caller, http_request)
         if reads is None:
             raise NotFound(path)
         if method not in READ:
             raise MethodNotAllowed(method, path, (*READ, "POST") if path == WHAT_IF else READ)
         return reads()
 
-    def _reads(self, caller: Grant, asked: Asked) -> Callable[[], HttpAnswer] | None:
+    def _reads(self, caller: Grant, http_request: HttpRequest) -> Callable[[], HttpAnswer] | None:
         """What a GET of this path answers, or None where there is nothing."""
-        views, path = self._router.views, asked.path
+        views, path = self._router.views, http_request.path
         if path in console.ASSETS:
-            return lambda: _asset(asked, console.ASSETS[path])
+            return lambda: _asset(http_request, console.ASSETS[path])
         if path == "/v1/decisions":
-            return lambda: HttpAnswer(200, views.decisions(asgi.query(asked.scope)))
+            return lambda: HttpAnswer(200, views.decisions(asgi.query(http_request.scope)))
         view = views.find(path, caller)
         return None if view is None else lambda: HttpAnswer(*view())
 
-    async def _policy(self, asked: Asked) -> bytes:
+    async def _policy(self, http_request: HttpRequest) -> bytes:
         limits = self._router.service.args.limits
         try:
-            return await asgi.body(asked, MAX_POLICY_BYTES, limits.body_timeout_s)
+            return await asgi.body(http_request, MAX_POLICY_BYTES, limits.body_timeout_s)
         except RequestTooLarge:
             raise RequestTooLarge(
                 MAX_POLICY_BYTES, "a policy has only `routing:` and `tiers:`"
             ) from None
 
-    async def _charged(self, caller: Grant, asked: Asked) -> HttpAnswer:
+    async def _charged(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
         """One request that counts against its key's limits; a caller who leaves before the answer
         pays all the same.
         """
         service, bill = self._router.service, await self._router.access.meters.open(caller)
         try:
-            request = await self._request(caller, asked)
+            request = await self._request(caller, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
-            limit_s, watched = service.args.limits.request_timeout_s, asked.watched
+            limit_s, watched = service.args.limits.request_timeout_s, http_request.watched
             try:
-                if asked.path == "/v1/route":
+                if http_request.path == "/v1/route":
                     planned = asgi.attended(
                         service.plan(request, caller.models), limit_s + LATE_S, watched
                     )
@@ -227,23 +232,23 @@ class Application:
             bill.answered(answer.prompt_tokens)
         return await _embeddings(request, answer, service.catalogue)
 
-    async def _request(self, caller: Grant, asked: Asked) -> EmbeddingsRequest:
+    async def _request(self, caller: Grant, http_request: HttpRequest) -> EmbeddingsRequest:
         service = self._router.service
         limits = service.args.limits
-        body = await asgi.body(asked, limits.max_body_bytes, limits.body_timeout_s)
-        request = parse(body, asked.headers, limits, caller.default_priority)
+        body = await asgi.body(http_request, limits.max_body_bytes, limits.body_timeout_s)
+        request = parse(body, http_request.headers, limits, caller.default_priority)
         caller.check(request, service.catalogue.collections)
         return request
 
 
-def _asset(asked: Asked, asset: console.Asset) -> HttpAnswer:
+def _asset(http_request: HttpRequest, asset: console.Asset) -> HttpAnswer:
     """A file of the console; its links are relative, so under a route prefix the page needs the
     slash at its end.
     """
-    prefix = asked.scope.get("root_path", "")
-    if prefix and asked.scope["path"] == prefix:
+    prefix = http_request.scope.get("root_path", "")
+    if prefix and http_request.scope["path"] == prefix:
         return HttpAnswer(307, b"", headers={"location": f"{prefix.rpartition('/')[2]}/"})
-    if asset.known(asked.headers.get("if-none-match", "")):
+    if asset.known(http_request.headers.get("if-none-match", "")):
         return HttpAnswer(304, b"", asset.content_type, asset.headers())
     return HttpAnswer(200, asset.body, asset.content_type, asset.headers())
 
@@ -278,7 +283,9 @@ async def _embeddings(
         truncated=answer.truncated,
         adapter=None
         if over is None
-        else encoding.Crossing(str(over.source), round(over.kept_for(answer.features.language), 4)),
+        else encoding.AdapterUse(
+            str(over.source), round(over.kept_for(answer.features.language), 4)
+        ),
         canary=answer.canary,
     )
     encode = (answer.vectors, request.encoding_format, routing, answer.prompt_tokens)

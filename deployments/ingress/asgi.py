@@ -48,7 +48,7 @@ class HttpAnswer(NamedTuple):
     headers: Headers = MappingProxyType({})
 
 
-class Asked:
+class HttpRequest:
     """One request: what the server says of it, its headers by name in lower case, its path, and
     where its body comes from.
 
@@ -120,14 +120,14 @@ class Gate:
                 del self._of[client]
 
 
-def client_of(asked: Asked, limits: Limits) -> str:
+def client_of(http_request: HttpRequest, limits: Limits) -> str:
     """The address that the request comes from, as far as it is known."""
     name = limits.client_address_header or os.environ.get(ADDRESS_HEADER_VARIABLE, "")
-    if name and (forwarded := asked.headers.get(name.lower())):
+    if name and (forwarded := http_request.headers.get(name.lower())):
         return forwarded.rpartition(",")[
             2
         ].strip()  # what stands before it the client may have written itself
-    client = asked.scope.get("client")
+    client = http_request.scope.get("client")
     return client[0] if client else ""
 
 
@@ -161,18 +161,18 @@ def query(scope: Scope) -> Mapping[str, str]:
         raise InvalidValue("the query has more than 16 parameters") from None
 
 
-async def body(asked: Asked, limit: int, timeout_s: float) -> bytes:
+async def body(http_request: HttpRequest, limit: int, timeout_s: float) -> bytes:
     """The whole body as it was before gzip; raises RequestTooLarge, RequestTimeout, ClientLeft,
     InvalidValue.
     """
-    coding = asked.headers.get("content-encoding", "").strip().lower()
+    coding = http_request.headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity", "gzip", "x-gzip"):
         raise InvalidValue(
             f"content-encoding {shorten(coding)} is not known here; send the body plain or with "
             "gzip",
             "content-encoding",
         )
-    sent = await _sent(asked, limit, timeout_s)
+    sent = await _sent(http_request, limit, timeout_s)
     if coding not in ("gzip", "x-gzip"):
         return sent
     if len(sent) > OFF_LOOP_GZIP_BYTES:
@@ -208,19 +208,19 @@ def _inflated(sent: bytes, limit: int) -> bytes:
     return b"".join(parts)
 
 
-async def _sent(asked: Asked, limit: int, timeout_s: float) -> bytes:
+async def _sent(http_request: HttpRequest, limit: int, timeout_s: float) -> bytes:
     """The body; raises RequestTooLarge before it is read where its length is declared, ClientLeft
     on a broken upload.
     """
-    if asked.sent is not None:
-        if len(asked.sent) > limit:
+    if http_request.sent is not None:
+        if len(http_request.sent) > limit:
             raise RequestTooLarge(limit)
-        return asked.sent
-    declared = asked.headers.get("content-length", "")
+        return http_request.sent
+    declared = http_request.headers.get("content-length", "")
     if declared.isdigit() and int(declared[:12]) > limit:
         raise RequestTooLarge(limit)
     try:
-        return await attended(_whole(asked.receive, limit), timeout_s)
+        return await attended(_whole(http_request.receive, limit), timeout_s)
     except TimeoutError:
         raise RequestTimeout(timeout_s) from None
 

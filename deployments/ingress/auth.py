@@ -12,9 +12,9 @@ it off.
 import re
 from functools import lru_cache
 
-from deployments.ingress.asgi import Asked, Headers, Scope
+from deployments.ingress.asgi import Headers, HttpRequest, Scope
 from deployments.ingress.console import ASSETS
-from deployments.ingress.rate_limits import Meters
+from deployments.ingress.rate_limits import RateLimiter
 from router.config import RouterArgs
 from router.errors import AdminKeyRequired, InvalidApiKey
 from router.exposure import NOT_LOCAL, is_loopback
@@ -56,8 +56,8 @@ NOT_THIS_HOST = (
 class Access:
     """Keys, limits and origins of one router; reloaded with the config."""
 
-    def __init__(self, args: RouterArgs, meters: Meters | None = None) -> None:
-        self.meters = meters or Meters()
+    def __init__(self, args: RouterArgs, meters: RateLimiter | None = None) -> None:
+        self.meters = meters or RateLimiter()
         self.reload(args)
 
     def reload(self, args: RouterArgs) -> None:
@@ -67,22 +67,22 @@ class Access:
         self._origins = frozenset(args.cors.origins)
         self.meters.configure(self._keys.grants)
 
-    def caller(self, asked: Asked) -> Grant:
+    def caller(self, http_request: HttpRequest) -> Grant:
         """What the sender of a request may do; raises InvalidApiKey or AdminKeyRequired."""
         if not self._locked:
-            if self._local_only and not _is_local(asked.scope):
+            if self._local_only and not _is_local(http_request.scope):
                 raise InvalidApiKey(NOT_LOCAL)
-            if self._local_only and not _asks_for_this_machine(asked.headers.get("host")):
+            if self._local_only and not _asks_for_this_machine(http_request.headers.get("host")):
                 raise InvalidApiKey(NOT_THIS_HOST)
             return EVERYTHING
-        key = presented(asked.headers)
+        key = presented(http_request.headers)
         grant = None if key is None else self._keys.find(key)
         if grant is None:
-            if asked.path in OPEN_PATHS:
+            if http_request.path in OPEN_PATHS:
                 return NOBODY
             raise InvalidApiKey
-        if not grant.admin and is_admin(asked.path):
-            raise AdminKeyRequired(asked.path)
+        if not grant.admin and is_admin(http_request.path):
+            raise AdminKeyRequired(http_request.path)
         return grant
 
     def limits(self, grant: Grant) -> dict[str, str]:

@@ -19,7 +19,7 @@ from deployments.ingress import fast_path
 from deployments.ingress.application import Application, log
 from deployments.ingress.auth import Access
 from deployments.ingress.peers import Reports, Routers, listening_host
-from deployments.ingress.rate_limits import Meters
+from deployments.ingress.rate_limits import RateLimiter
 from deployments.ingress.views import Views
 from deployments.service.decision_log import open_log
 from deployments.service.gauges import sample
@@ -76,7 +76,7 @@ class Router:
             self.publisher = Publisher([events.tally], lambda: sample(events.tally, service))
             self.publisher.start()
         self.service, self.views = service, Views(service)
-        self.access = Access(args, Meters(exchange=self._others.ask))
+        self.access = Access(args, RateLimiter(exchange=self._others.ask))
         loop = asyncio.get_running_loop()
         self._keeping_even = loop.create_task(self.access.meters.run())
         gc.freeze()  # what stays for good is not looked through again while requests wait
@@ -134,7 +134,9 @@ class Router:
         """
         if not hasattr(self, "service"):  # Serve asks while `reconfigure` still waits
             return {}
-        return flat({model: lane.ask() for model, lane in self.service.lanes.items()})
+        return flat(
+            {model: dispatcher.ask() for model, dispatcher in self.service.dispatchers.items()}
+        )
 
     def __serve_build_asgi_app__(self) -> Application:
         application = Application(self)

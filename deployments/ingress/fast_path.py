@@ -38,7 +38,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from deployments.ingress.asgi import Asked, HttpAnswer, Receive, Scope
+from deployments.ingress.asgi import HttpAnswer, HttpRequest, Receive, Scope
 from deployments.telemetry.logs import where
 from router.errors import InternalError, render
 
@@ -52,7 +52,7 @@ TIME_LIMIT = SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER.encode()
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 log = logging.getLogger("ray.serve")
-Handler = Callable[[Asked], Awaitable[HttpAnswer]]
+Handler = Callable[[HttpRequest], Awaitable[HttpAnswer]]
 
 # how this process answers a request, and the loop it does so on
 _here: list[tuple[Handler, asyncio.AbstractEventLoop]] = []
@@ -63,7 +63,7 @@ def install(handler: Handler) -> None:
     Serve is about to start.
     """
     _here[:] = [(handler, asyncio.get_running_loop())]
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:Listener"
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:FastPathProtocol"
 
 
 class ServesCounts:
@@ -110,7 +110,7 @@ class ServesCounts:
         )
 
 
-class Way:
+class FastPath:
     """The short way of one server: its paths, and the counts to keep."""
 
     def __init__(
@@ -172,7 +172,7 @@ def _access_log() -> bool:
 
 
 @cache
-def way_of(app: Any, root_path: str) -> Way | None:
+def fast_path_of(app: Any, root_path: str) -> FastPath | None:
     """The short way through a server of Serve's that runs `app`; None where all requests must go
     Serve's way.
     """
@@ -184,7 +184,7 @@ def way_of(app: Any, root_path: str) -> Way | None:
             return None
         if loop is not asyncio.get_running_loop():
             raise ValueError("Serve runs the application on another thread than its server")
-        way = Way(handler, replica, root_path, app)
+        way = FastPath(handler, replica, root_path, app)
     except (AttributeError, TypeError, ValueError) as error:
         log.warning("embeddings go through Serve's own handling, which costs time: %s", error)
         return None
@@ -196,14 +196,14 @@ def way_of(app: Any, root_path: str) -> Way | None:
     return way
 
 
-class Listener(HttpToolsProtocol):
+class FastPathProtocol(HttpToolsProtocol):
     """uvicorn's HTTP, but that the router's application is asked for embeddings without anybody
     between.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self._way = way_of(self.app, self.root_path)
+        self._way = fast_path_of(self.app, self.root_path)
 
     def on_headers_complete(self) -> None:
         """Called when all headers of a request are there."""
@@ -220,8 +220,8 @@ class Listener(HttpToolsProtocol):
             super().on_headers_complete()
             return
         path, version = way.outside + self.url.decode("ascii"), parser.get_http_version()
-        asked = cast(dict[str, Any], self.scope)
-        asked.update(
+        http_request = cast(dict[str, Any], self.scope)
+        http_request.update(
             method="POST",
             path=path,
             raw_path=path.encode(),
@@ -231,7 +231,9 @@ class Listener(HttpToolsProtocol):
             client=way.client(self.client, self.headers),
         )
         before = self.cycle
-        self.cycle = Exchange(way, self, keep_alive=version != "1.0" and parser.should_keep_alive())
+        self.cycle = HttpExchange(
+            way, self, keep_alive=version != "1.0" and parser.should_keep_alive()
+        )
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:  # it was sent before the one before was answered
@@ -239,10 +241,10 @@ class Listener(HttpToolsProtocol):
             self.pipeline.appendleft((self.cycle, self.app))
 
 
-class Exchange(RequestResponseCycle):
+class HttpExchange(RequestResponseCycle):
     """One request for embeddings and its answer."""
 
-    def __init__(self, way: Way, listener: Listener, keep_alive: bool) -> None:
+    def __init__(self, way: FastPath, listener: FastPathProtocol, keep_alive: bool) -> None:
         super().__init__(
             scope=listener.scope,
             transport=listener.transport,
@@ -267,8 +269,10 @@ class Exchange(RequestResponseCycle):
             if not self.more_body:
                 sent, self.body = bytes(self.body), bytearray()
                 self.message_event.clear()
-            asked = Asked(cast(Scope, self.scope), cast(Receive, self.receive), True, sent)
-            answer = await self._way.handler(asked)
+            http_request = HttpRequest(
+                cast(Scope, self.scope), cast(Receive, self.receive), True, sent
+            )
+            answer = await self._way.handler(http_request)
             await self._respond(answer.status, answer.body, answer.headers)
             status = answer.status
         except Exception as error:

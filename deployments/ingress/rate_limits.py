@@ -32,7 +32,7 @@ class Account(NamedTuple):
     each: tuple[tuple[Kind, Bucket], ...]  # those that there are
 
 
-class Meters:
+class RateLimiter:
     """The limits of all keys in this router."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Meters:
         """How many routers share the limits."""
         self._quotas.routers = max(1, routers)
 
-    async def open(self, grant: Grant) -> "Bill | None":
+    async def open(self, grant: Grant) -> "Charge | None":
         """Charge one request; None for a key without limits. Raises RateLimitExceeded."""
         account = self._account(grant)
         if account is None:
@@ -70,7 +70,7 @@ class Meters:
             raise self._refusal("tokens", tokens, 1)
         if requests is not None and not requests.take(1, now):
             await self.take_after_all("requests", requests, 1)
-        return Bill(self, account, self._clock)
+        return Charge(self, account, self._clock)
 
     async def take_after_all(self, kind: Kind, bucket: Bucket, cost: int) -> None:
         """Spend what was refused once the others were heard, or raise RateLimitExceeded."""
@@ -155,14 +155,14 @@ class Meters:
         )
 
 
-class Bill:
+class Charge:
     """What one request was charged; on a limit that is gone from the config meanwhile it is settled
     all the same, unseen.
     """
 
     __slots__ = ("_charged", "_clock", "_meters", "_requests", "_tokens")
 
-    def __init__(self, meters: Meters, account: Account, clock: Callable[[], float]) -> None:
+    def __init__(self, meters: RateLimiter, account: Account, clock: Callable[[], float]) -> None:
         self._meters, self._clock = meters, clock
         self._requests, self._tokens, _ = account
         self._charged = 0

@@ -11,7 +11,7 @@ from deployments.ingress.docs_page import page
 from deployments.ingress.what_if import WhatIf, current
 from deployments.service.experiments import CANARY
 from deployments.service.plan import Plan
-from deployments.service.recent import asked
+from deployments.service.recent import parse_query
 from deployments.service.service import Service
 from router.domain import Load, Why, Work, attention
 from router.errors import ModelNotFound
@@ -26,8 +26,8 @@ PREDICTED_TOKENS = (32, 512)  # a query and a passage
 NOT_TAKEN = "the last change of the config was not taken; an admin key is told why"
 
 # status, body, content type, headers
-Told = tuple[int, bytes, str] | tuple[int, bytes, str, Mapping[str, str]]
-View = Callable[[Grant], Told]
+Response = tuple[int, bytes, str] | tuple[int, bytes, str, Mapping[str, str]]
+View = Callable[[Grant], Response]
 
 
 class Views:
@@ -54,39 +54,39 @@ class Views:
             ),
         }
 
-    def find(self, path: str, caller: Grant = EVERYTHING) -> Callable[[], Told] | None:
+    def find(self, path: str, caller: Grant = EVERYTHING) -> Callable[[], Response] | None:
         """The view at `path` as `caller` may see it, or None."""
         if path.startswith(MODELS + "/"):
             return lambda: self.model(path.removeprefix(MODELS + "/"), caller)
         view = self._fixed.get(path)
         return None if view is None else lambda: view(caller)
 
-    def health(self) -> Told:
+    def health(self) -> Response:
         """200 when every model that must be ready is, else 503 naming those that are not."""
         service = self._service
         waiting = [
             name
             for name, model in service.args.models.items()
-            if model.required and not service.lanes[name].replicas
+            if model.required and not service.dispatchers[name].replicas
         ]
         if waiting:
             return _json(503, {"status": "starting", "waiting_for": waiting})
         return _json(200, {"status": "ok"})
 
-    def models(self, caller: Grant) -> Told:
+    def models(self, caller: Grant) -> Response:
         """OpenAI's list: model ids, then tiers; those that the caller may use."""
         return _json(
             200, {"object": "list", "data": [self._card(name) for name in self._names(caller)]}
         )
 
-    def model(self, asked: str, caller: Grant) -> Told:
+    def model(self, name: str, caller: Grant) -> Response:
         """One entry of that list; raises ModelNotFound."""
         catalogue = self._service.catalogue
-        name = asked.lower()
+        given, name = name, name.lower()
         if name not in ("auto", *self._service.args.tiers):
-            name = catalogue.find(asked)
+            name = catalogue.find(given)
         if name not in (names := self._names(caller)):
-            raise ModelNotFound(asked, names)
+            raise ModelNotFound(given, names)
         return _json(200, self._card(name))
 
     def _names(self, caller: Grant) -> list[str]:
@@ -115,7 +115,7 @@ class Views:
             }
         return card
 
-    def tiers(self, caller: Grant) -> Told:
+    def tiers(self, caller: Grant) -> Response:
         """The decision matrix, live: what the caller may use of it."""
         service = self._service
         loads = service.loads()
@@ -142,7 +142,9 @@ class Views:
 
     def decisions(self, query: Mapping[str, str]) -> bytes:
         """The last decisions of this router; raises UnknownField or InvalidValue."""
-        return orjson.dumps(self._service.recent.view(asked(query), self._service.ledger.routers))
+        return orjson.dumps(
+            self._service.recent.view(parse_query(query), self._service.ledger.routers)
+        )
 
     def _collections(self, caller: Grant) -> dict[str, Any]:
         return {
@@ -273,5 +275,5 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 2)
 
 
-def _json(status: int, body: object) -> Told:
+def _json(status: int, body: object) -> Response:
     return status, orjson.dumps(body), "application/json"

@@ -16,7 +16,7 @@ from deployments.engines.base import (
 from deployments.replica import cpu
 from deployments.replica.host import Host, log
 from deployments.replica.identity import identity_of
-from deployments.replica.socket_server import Listener
+from deployments.replica.socket_server import ReplicaServer
 from deployments.telemetry import logs, metrics
 from deployments.telemetry.metrics import EngineStats, Tally
 from deployments.telemetry.publish import Publisher
@@ -32,7 +32,7 @@ class Embedder(Host):
     """Every replica of a model's deployment is one of these."""
 
     _publisher: Publisher | None
-    _listener: Listener | None
+    _listener: ReplicaServer | None
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, model_id: str, config: dict[str, Any], base_dir: str | None, counted: bool = False
@@ -77,7 +77,7 @@ class Embedder(Host):
         log.info("%s ready in %.1f s", model_id, time.monotonic() - started)
 
     async def _listen(self, replica: str) -> None:
-        listener, host = Listener(self.embed), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        listener, host = ReplicaServer(self.embed), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         try:
             port = await listener.start(host)
         except OSError as error:

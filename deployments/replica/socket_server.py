@@ -26,7 +26,7 @@ from deployments.engines.base import EngineDead, EngineError, EngineFailed, Engi
 from deployments.telemetry.logs import where
 
 
-class Listener:
+class ReplicaServer:
     """A replica's side."""
 
     def __init__(self, embed: Callable[[Call], Awaitable[Reply]]) -> None:
@@ -59,7 +59,7 @@ class Listener:
 class _Caller(Frames):
     """One router, as a replica sees it."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: ReplicaServer) -> None:
         super().__init__()
         self._listener = listener
         self._known = False

@@ -15,7 +15,7 @@ from collections import deque
 from pathlib import Path
 
 from router import config
-from router.decision_log import Entry, Setting, entry_line, lost_line, setting_line
+from router.decision_log import DecisionContext, Entry, entry_line, lost_line, setting_line
 
 WRITE_EVERY_S = 0.2
 MOST_WAITING = 20_000  # requests in memory; beyond it the newest are counted and not written
@@ -29,16 +29,16 @@ class DecisionLog:
     def __init__(self, path: Path, max_bytes: int, router: str) -> None:
         """Creates the folder and the file; raises OSError when they cannot be written."""
         self._path, self._max_bytes, self._router = path, max_bytes, router
-        self._waiting: deque[tuple[Setting, Entry]] = deque()
+        self._waiting: deque[tuple[DecisionContext, Entry]] = deque()
         self._lost = 0
-        self._settings: dict[str | None, Setting] = {}  # the last one written, by arm
+        self._settings: dict[str | None, DecisionContext] = {}  # the last one written, by arm
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._open()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
         self._thread.start()
 
-    def add(self, setting: Setting, entry: Entry) -> None:
+    def add(self, setting: DecisionContext, entry: Entry) -> None:
         """Take one request; it is on its way to the file within `WRITE_EVERY_S`."""
         if self._stopped.is_set():
             return

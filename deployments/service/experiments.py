@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deployments.dispatch.dispatcher import Lane
+from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.engines.base import Vectors
 from deployments.service.gather import Gatherer
 from deployments.service.prepare import Prepared, Preparer
@@ -42,7 +42,7 @@ class Answered(NamedTuple):
     """What the service tells of a request that has its vectors."""
 
     request: EmbeddingsRequest
-    asked: Request
+    decision_input: Request
     decision: Decision
     models: Mapping[str, Model]
     digests: Sequence[bytes]  # of its texts as the model that answered read them
@@ -59,10 +59,10 @@ class Comparison:
         self,
         args: RouterArgs,
         preparer: Preparer,
-        lanes: Mapping[str, Lane],
+        dispatchers: Mapping[str, ModelDispatcher],
         clock: Callable[[], float],
     ) -> None:
-        self._preparer, self._lanes, self._clock = preparer, lanes, clock
+        self._preparer, self._lanes, self._clock = preparer, dispatchers, clock
         self._args = args
         self._waiting: deque[Answered] = deque()
         self._workers: set[asyncio.Task[None]] = set()
@@ -96,7 +96,7 @@ class Comparison:
             else Gatherer(self._lanes[self.shadow.model], VectorCache(0))
         )
 
-    def arm(self, request: EmbeddingsRequest, asked: Request) -> str | None:
+    def arm(self, request: EmbeddingsRequest, decision_input: Request) -> str | None:
         """Which rules decide the request: CANARY, CONTROL, or None where it is not in the
         experiment.
 
@@ -107,9 +107,9 @@ class Comparison:
         if (
             canary is None
             or request.texts is None
-            or asked.pinned
-            or asked.target is not None
-            or asked.candidates is not None
+            or decision_input.pinned
+            or decision_input.target is not None
+            or decision_input.candidates is not None
         ):
             return None
         return CANARY if falls_in(request.texts, "canary", canary.share) else CONTROL
@@ -137,10 +137,10 @@ class Comparison:
         shadow, texts = self.shadow, answered.request.texts
         if shadow is None or self._applies is None or texts is None:
             return
-        model, asked = answered.decision.model, answered.asked
+        model, decision_input = answered.decision.model, answered.decision_input
         assert model is not None
         if model == shadow.model or not self._applies(
-            asked.features, asked.work[model].longest, asked.input_type
+            decision_input.features, decision_input.work[model].longest, decision_input.input_type
         ):
             return
         if not falls_in(texts, "shadow", shadow.share):
@@ -237,7 +237,7 @@ class Comparison:
         predicted = answered.decision.predictions.get(shadow.model)
         # Both would have had a cache: the shadow's cost is that of as many texts as the other model
         # had to embed.
-        new = answered.asked.work[answered.decision.model].texts / len(request.texts)
+        new = answered.decision_input.work[answered.decision.model].texts / len(request.texts)
         report.add(
             _seen(answered),
             Shadowed(
@@ -250,20 +250,20 @@ class Comparison:
 
 
 def _seen(answered: Answered) -> Seen:
-    asked, decision = answered.asked, answered.decision
+    decision_input, decision = answered.decision_input, answered.decision
     assert decision.model is not None
-    model, work = answered.models[decision.model], asked.work[decision.model]
+    model, work = answered.models[decision.model], decision_input.work[decision.model]
     done_s = answered.arrived_s + answered.actual_s
     return Seen(
-        slices_of(asked.features, work.longest, asked.input_type),
+        slices_of(decision_input.features, work.longest, decision_input.input_type),
         decision.model,
         len(answered.request.texts or ()),
         work.tokens,
         answered.actual_s,
         _device_s(model, work),
-        None if asked.deadline_s is None else done_s <= asked.deadline_s,
+        None if decision_input.deadline_s is None else done_s <= decision_input.deadline_s,
         decision.degraded,
-        model.quality_of(asked.features),
+        model.quality_of(decision_input.features),
     )
 
 
@@ -294,7 +294,7 @@ def _sample(answered: Answered) -> Answered:
     if len(texts) <= MOST_TEXTS:
         return answered
     rows = np.linspace(0, len(texts) - 1, MOST_TEXTS).astype(int).tolist()
-    share, work = len(rows) / len(texts), answered.asked.work[model]
+    share, work = len(rows) / len(texts), answered.decision_input.work[model]
     own = Work(
         round(share * work.tokens),
         work.longest,
@@ -302,7 +302,9 @@ def _sample(answered: Answered) -> Answered:
         round(share * work.texts),
     )
     return answered._replace(
-        asked=answered.asked._replace(work={**answered.asked.work, model: own}),
+        decision_input=answered.decision_input._replace(
+            work={**answered.decision_input.work, model: own}
+        ),
         request=answered.request._replace(texts=[texts[row] for row in rows]),
         digests=[answered.digests[row] for row in rows],
         vectors=answered.vectors[rows],

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from deployments.dispatch.chunks import Rows
-from deployments.dispatch.dispatcher import RETRY_AFTER_S, Lane
+from deployments.dispatch.dispatcher import RETRY_AFTER_S, ModelDispatcher
 from deployments.engines.base import Vectors
 from deployments.service.prepare import Prepared
 from deployments.service.shared_cache import SharedCache
@@ -46,7 +46,7 @@ class Made(NamedTuple):
 
 
 @dataclass(slots=True, frozen=True)
-class OnItsWay:
+class InFlightText:
     """Where a text that was sent will appear."""
 
     made: "asyncio.Future[Made]"
@@ -57,19 +57,21 @@ class OnItsWay:
 class Gatherer:
     """One model's cache lookups, texts on their way, and lane."""
 
-    def __init__(self, lane: Lane, cache: VectorCache, shared: SharedCache | None = None) -> None:
-        self._lane, self._cache, self._shared = lane, cache, shared
-        self._on_their_way: dict[bytes, OnItsWay] = {}
+    def __init__(
+        self, dispatcher: ModelDispatcher, cache: VectorCache, shared: SharedCache | None = None
+    ) -> None:
+        self._dispatcher, self._cache, self._shared = dispatcher, cache, shared
+        self._on_their_way: dict[bytes, InFlightText] = {}
         self.coalesced = 0  # texts that waited for another request's
 
     async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Gathered:
         """Raises RouterError when a text has no vector by `deadline_s` (on the lane's clock)."""
-        lane, digests = self._lane, prepared.digests
-        entries = self._cache.get_many(lane.model, digests)
+        dispatcher, digests = self._dispatcher, prepared.digests
+        entries = self._cache.get_many(dispatcher.model, digests)
         if self._shared is not None and None in entries:
             await self._look_further(self._shared, digests, entries)
         own: dict[bytes, int] = {}  # digest -> row of what this request sends
-        others: dict[bytes, OnItsWay] = {}
+        others: dict[bytes, InFlightText] = {}
         for digest, entry in zip(digests, entries, strict=True):
             if entry is None and digest not in own and digest not in others:
                 waited = self._on_their_way.get(digest)
@@ -81,12 +83,15 @@ class Gatherer:
             made = await self._send(prepared, own, None, deadline_s, bulk)
             return Gathered(made.vectors, made.tokens, 0, made.queue_s, made.inference_s)
 
-        made = Made(np.empty((0, lane.dimensions), np.float32), [], 0.0, 0.0)
+        made = Made(np.empty((0, dispatcher.dimensions), np.float32), [], 0.0, 0.0)
         if own:
             places = [place for place, digest in enumerate(digests) if digest in own]
             made = await self._send(prepared, own, _firsts(places, digests), deadline_s, bulk)
         found = await self._wait(others, prepared, deadline_s, bulk)
-        vectors, tokens = np.empty((len(digests), lane.dimensions), np.float32), [0] * len(digests)
+        vectors, tokens = (
+            np.empty((len(digests), dispatcher.dimensions), np.float32),
+            [0] * len(digests),
+        )
         for place, (digest, entry) in enumerate(zip(digests, entries, strict=True)):
             if entry is not None:
                 vectors[place], tokens[place] = entry
@@ -111,13 +116,13 @@ class Gatherer:
         found = {
             digest: entry
             for digest, entry in zip(
-                unknown, await shared.get_many(self._lane.model, list(unknown)), strict=True
+                unknown, await shared.get_many(self._dispatcher.model, list(unknown)), strict=True
             )
             if entry is not None
         }
         if found:
             self._cache.put_many(
-                self._lane.model,
+                self._dispatcher.model,
                 list(found),
                 np.stack([entry.vector for entry in found.values()]),
                 [entry.tokens for entry in found.values()],
@@ -126,13 +131,13 @@ class Gatherer:
                 entries[place] = entries[place] or found.get(digest)
 
     async def _wait(
-        self, others: dict[bytes, OnItsWay], prepared: Prepared, deadline_s: float, bulk: bool
+        self, others: dict[bytes, InFlightText], prepared: Prepared, deadline_s: float, bulk: bool
     ) -> dict[bytes, tuple[Made, int]]:
         """Rows of texts that other requests sent; those whose sender failed are sent from here."""
         found: dict[bytes, tuple[Made, int]] = {}
         self.coalesced += len(others)
         if others:
-            left_s = max(0.0, deadline_s - self._lane.clock())
+            left_s = max(0.0, deadline_s - self._dispatcher.clock())
             await asyncio.wait({waited.made for waited in others.values()}, timeout=left_s)
         again: dict[bytes, int] = {}
         for digest, waited in others.items():
@@ -161,17 +166,17 @@ class Gatherer:
         bulk: bool,
     ) -> Made:
         """Send the texts at `places` (None: all), whose digests are `own` in the same order."""
-        lane = self._lane
+        dispatcher = self._dispatcher
         shared: asyncio.Future[Made] = asyncio.get_running_loop().create_future()
         counts = prepared.counts if places is None else [prepared.counts[place] for place in places]
-        if sum(counts) <= lane.batch_tokens:  # nobody waits for the rest of a large request
+        if sum(counts) <= dispatcher.batch_tokens:  # nobody waits for the rest of a large request
             for digest, row in own.items():
-                self._on_their_way[digest] = OnItsWay(shared, row, bulk)
+                self._on_their_way[digest] = InFlightText(shared, row, bulk)
         try:
-            made = await self._flown(prepared, places, deadline_s, bulk)
-            self._cache.put_many(lane.model, list(own), made.vectors, made.tokens)
+            made = await self._calls_run(prepared, places, deadline_s, bulk)
+            self._cache.put_many(dispatcher.model, list(own), made.vectors, made.tokens)
             if self._shared is not None:
-                self._shared.put_many(lane.model, list(own), made.vectors, made.tokens)
+                self._shared.put_many(dispatcher.model, list(own), made.vectors, made.tokens)
             shared.set_result(made)
             return made
         finally:
@@ -180,12 +185,12 @@ class Gatherer:
                 if (waited := self._on_their_way.get(digest)) is not None and waited.made is shared:
                     del self._on_their_way[digest]
 
-    async def _flown(
+    async def _calls_run(
         self, prepared: Prepared, places: list[int] | None, deadline_s: float, bulk: bool
     ) -> Made:
-        lane = self._lane
-        left_s = deadline_s - lane.clock()
-        futures = lane.submit(
+        dispatcher = self._dispatcher
+        left_s = deadline_s - dispatcher.clock()
+        futures = dispatcher.submit(
             _at(prepared.ids, places),
             _at(prepared.texts, places),
             _at(prepared.counts, places) or (),
@@ -216,7 +221,7 @@ class Gatherer:
 
     def _check(self, answers: list[Rows], places: list[int] | None, limit_s: float) -> None:
         """Raise the contract's error for the first text that has no vector."""
-        start, model = 0, self._lane.model
+        start, model = 0, self._dispatcher.model
         for answer in answers:
             for row, failure in answer.failed.items():
                 place = start + row if places is None else places[start + row]

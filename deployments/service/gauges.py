@@ -12,12 +12,12 @@ def sample(tally: Tally, service: Service) -> None:
     """Copy the numbers of `service` into `tally`."""
     now, cache = service.clock(), service.cache
     loads = service.loads()
-    for name, lane in service.lanes.items():
+    for name, dispatcher in service.dispatchers.items():
         labels, feedback, load, done = (
             (name,),
             service.feedback[name],
             loads[name],
-            lane.counters,
+            dispatcher.counters,
         )
         tally.set(metrics.CALLS, labels, done.calls)
         tally.set(metrics.RETRIES, labels, done.retries)
@@ -33,7 +33,7 @@ def sample(tally: Tally, service: Service) -> None:
         tally.set(metrics.QUEUED, labels, service.ledger.waiting_tokens(name))
         tally.set(metrics.READY, labels, load.ready_replicas)
         tally.set(metrics.REQUIRED, labels, service.args.models[name].required)
-        tally.set(metrics.OUT, labels, lane.replicas_out)
+        tally.set(metrics.OUT, labels, dispatcher.replicas_out)
         tally.set(metrics.MARGIN, labels, load.margin)
         tally.set(metrics.BIAS, labels, load.bias)
         tally.set(metrics.PRICE, labels, load.price)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from deployments.engines.base import Vectors
 from deployments.service.prepare import Prepared
 from router.adapters import Adapter
-from router.decision_log import Setting
+from router.decision_log import DecisionContext
 from router.domain import (
     Decision,
     Features,
@@ -16,25 +16,25 @@ from router.domain import (
 )
 from router.schema import EmbeddingsRequest
 from router.space import Space
-from router.spaces import Wanted
+from router.spaces import Constraints
 
 
 class Plan(NamedTuple):
     """A request decided and not yet sent."""
 
     request: EmbeddingsRequest
-    wanted: Wanted
+    wanted: Constraints
     features: Features
     prepared: dict[str, Prepared]
     work: dict[str, Work]
     loads: dict[str, Load]
     decision: Decision
     arrived_s: float
-    asked: Request
+    decision_input: Request
     models: dict[str, Model]  # as they were decided on
     read_s: float
     decided_s: float
-    setting: Setting
+    setting: DecisionContext
     arm: str | None  # of the canary
 
 

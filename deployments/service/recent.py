@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from router.decision_log import Entry, Logged, Setting
+from router.decision_log import DecisionContext, Entry, Logged
 from router.errors import InvalidValue, UnknownField, shorten
 
 MOST = 1000  # of about 2.3 kB each
@@ -22,7 +22,7 @@ _PARAMETERS = ("after", "limit")
 _CURSOR = re.compile(r"([0-9a-f]{8}):([0-9]{1,15})")
 
 
-class Asked(NamedTuple):
+class RecentRequest(NamedTuple):
     """The query of /v1/decisions."""
 
     after: Mapping[str, int]  # by router: the number of the last decision that is known already
@@ -37,7 +37,7 @@ class Recent:
         self._ring: deque[Logged] = deque(maxlen=most)
         self._count = 0
 
-    def add(self, setting: Setting, entry: Entry) -> None:
+    def add(self, setting: DecisionContext, entry: Entry) -> None:
         """Keep one request in the place of the oldest."""
         self._ring.append(Logged(setting, entry))
         self._count += 1
@@ -46,15 +46,15 @@ class Recent:
         """All that are kept, oldest first."""
         return list(self._ring)
 
-    def view(self, asked: Asked, routers: int) -> dict[str, Any]:
+    def view(self, query: RecentRequest, routers: int) -> dict[str, Any]:
         """The newest decisions after the cursor, oldest first, for JSON; `missed` came after the
         cursor too and are not here.
         """
-        last = asked.after.get(self.router)
+        last = query.after.get(self.router)
         oldest = self._count - len(self._ring) + 1
         # A cursor of the future is of nobody: begin anew.
         known = 0 if last is None or last > self._count else last
-        first = max(oldest, known + 1, self._count - asked.limit + 1)
+        first = max(oldest, known + 1, self._count - query.limit + 1)
         kept = islice(self._ring, first - oldest, None)
         return {
             "object": "list",
@@ -69,7 +69,7 @@ class Recent:
         }
 
 
-def asked(query: Mapping[str, str]) -> Asked:
+def parse_query(query: Mapping[str, str]) -> RecentRequest:
     """The query as it was meant; raises UnknownField or InvalidValue."""
     for name in query:
         if name not in _PARAMETERS:
@@ -88,7 +88,7 @@ def asked(query: Mapping[str, str]) -> Asked:
         raise InvalidValue(
             f"limit must be a number from 1 to {MOST_SHOWN}, it is {shorten(limit)}", "limit"
         )
-    return Asked(after, int(limit))
+    return RecentRequest(after, int(limit))
 
 
 def _shown(entry: Entry, id: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
             for candidate in decision.candidates
             if candidate.why is Why.OVER_BUDGET
         )
-        budget_s = (plan.asked.deadline_s or plan.arrived_s) - plan.arrived_s
+        budget_s = (plan.decision_input.deadline_s or plan.arrived_s) - plan.arrived_s
         return BudgetUnreachable(budget_s, soonest_s, decision.retry_after_s)
     whys = {candidate.model: candidate.why for candidate in decision.candidates}
     out = (Why.NOT_IN_SPACE, Why.NOT_PERMITTED, Why.BELOW_TARGET)
@@ -72,7 +72,7 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
     # message advises.
     cut = decide(
         plan.setting.policy,
-        plan.asked._replace(work=cut_work(args, plan.prepared), on_miss=OnMiss.SERVE),
+        plan.decision_input._replace(work=cut_work(args, plan.prepared), on_miss=OnMiss.SERVE),
         plan.models,
         plan.loads,
         plan.decided_s,

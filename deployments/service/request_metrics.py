@@ -109,7 +109,7 @@ class Events:
                 else "collection"
             )
             tally.add(metrics.PINNED, (model, by))
-        if (deadline_s := plan.asked.deadline_s) is not None:
+        if (deadline_s := plan.decision_input.deadline_s) is not None:
             budget_s = deadline_s - plan.arrived_s
             if answer is not None:
                 result = "kept" if answer.total_s <= budget_s else "missed"

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from deployments.dispatch.dispatcher import Lane
+from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.transport import Transport
 from deployments.service.decision_log import DecisionLog
 from deployments.service.experiments import CANARY, Answered, Comparison
@@ -26,7 +26,7 @@ from deployments.telemetry.tracing import Tracing
 from router.adapters import as_ranked, load_adapters
 from router.cache import VectorCache
 from router.config import RouterArgs
-from router.decision_log import ANSWERED, Entry, Setting
+from router.decision_log import ANSWERED, DecisionContext, Entry
 from router.domain import (
     Features,
     Load,
@@ -51,11 +51,11 @@ from router.ledger import Ledger
 from router.models import build_models, build_policy
 from router.policy import Policy, decide
 from router.schema import EmbeddingsRequest
-from router.spaces import Catalogue, Wanted
+from router.spaces import Catalogue, Constraints
 
 CANCELLED = "cancelled"  # the outcome of a request whose client left
 RECENT = 1024  # answers per model that percentiles are made of
-Charge = Callable[[int], Awaitable[None]]
+ChargeTokens = Callable[[int], Awaitable[None]]
 
 
 class Service:
@@ -89,8 +89,8 @@ class Service:
         self.rng = rng or random.Random()
         self.ledger = Ledger({name: model.calls_in_flight for name, model in args.models.items()})
         self.cache = VectorCache(args.cache.max_bytes)
-        self.lanes = {
-            name: Lane(
+        self.dispatchers = {
+            name: ModelDispatcher(
                 model=name,
                 dimensions=config.dimensions,
                 batch_tokens=self.feedback[name].model.curve.batch_tokens,
@@ -112,9 +112,11 @@ class Service:
         self.shared = open_shared(args, self.fingerprints)
         self.gatherers = {
             name: Gatherer(
-                lane, self.cache, self.shared if self.shared and self.shared.shares(name) else None
+                dispatcher,
+                self.cache,
+                self.shared if self.shared and self.shared.shares(name) else None,
             )
-            for name, lane in self.lanes.items()
+            for name, dispatcher in self.dispatchers.items()
         }
         self.latencies: dict[str, deque[tuple[float, float]]] = {
             name: deque(maxlen=RECENT) for name in args.models
@@ -126,7 +128,7 @@ class Service:
         self.routing = args.routing
         self.policy = build_policy(args.routing, args.tiers)
         self._setting, self._canary = self._settle()
-        self.comparison = Comparison(args, self.preparer, self.lanes, clock)
+        self.comparison = Comparison(args, self.preparer, self.dispatchers, clock)
 
     def reload(self, args: RouterArgs, catalogue: Catalogue) -> None:
         """Serve by these rules, tiers and collections from the next request on; running ones keep
@@ -149,8 +151,8 @@ class Service:
 
     def replicas_changed(self, model: str, replicas: Sequence[str]) -> None:
         """What the board says of one model's deployment."""
-        if model in self.lanes:
-            self.lanes[model].replicas_changed(replicas)
+        if model in self.dispatchers:
+            self.dispatchers[model].replicas_changed(replicas)
 
     async def plan(
         self, request: EmbeddingsRequest, permitted: frozenset[str] | None = None
@@ -195,17 +197,21 @@ class Service:
         if wanted.adapters and wanted.space is not None:
             models = as_ranked(models, wanted.space, wanted.adapters)
         setting = self._setting
-        asked = self._asked(request, wanted, features, work, arrived_s, permitted, setting)
-        if (arm := self.comparison.arm(request, asked)) == CANARY:
+        decision_input = self._input_of(
+            request, wanted, features, work, arrived_s, permitted, setting
+        )
+        if (arm := self.comparison.arm(request, decision_input)) == CANARY:
             setting = self._canary
-            asked = self._asked(request, wanted, features, work, arrived_s, permitted, setting)
+            decision_input = self._input_of(
+                request, wanted, features, work, arrived_s, permitted, setting
+            )
         decided_s = self.clock()
-        decision = decide(setting.policy, asked, models, loads, decided_s)
+        decision = decide(setting.policy, decision_input, models, loads, decided_s)
         if decision.reason is Reason.NO_MODEL and request.truncate not in (None, "none"):
             # Nothing reads the text as it is: decide on what would be left of it.
             work = cut_work(self.args, prepared)
-            asked = asked._replace(work=work)
-            decision = decide(setting.policy, asked, models, loads, decided_s)
+            decision_input = decision_input._replace(work=work)
+            decision = decide(setting.policy, decision_input, models, loads, decided_s)
         return Plan(
             request,
             wanted,
@@ -215,7 +221,7 @@ class Service:
             loads,
             decision,
             arrived_s,
-            asked,
+            decision_input,
             models,
             read_s,
             decided_s,
@@ -227,7 +233,7 @@ class Service:
         self,
         request: EmbeddingsRequest,
         permitted: frozenset[str] | None = None,
-        charge: Charge | None = None,
+        charge: ChargeTokens | None = None,
     ) -> Answer:
         """Answer one request with vectors of one space; raises RouterError with the contract's
         code.
@@ -267,7 +273,7 @@ class Service:
                     time.time(),
                     plan.arrived_s,
                     plan.decided_s,
-                    plan.asked,
+                    plan.decision_input,
                     plan.wanted.tier,
                     plan.request.latency_budget_ms is not None,
                     plan.models,
@@ -284,13 +290,13 @@ class Service:
         self,
         plan: Plan,
         permitted: frozenset[str] | None,
-        charge: Charge | None = None,
+        charge: ChargeTokens | None = None,
         tracing: Tracing | None = None,
     ) -> Answer:
         request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
-        missed = tell(self.feedback, decision, plan.work, arrived_s, plan.asked.deadline_s)
+        missed = tell(self.feedback, decision, plan.work, arrived_s, plan.decision_input.deadline_s)
         if missed is not None:
-            self.lanes[missed].warm()
+            self.dispatchers[missed].warm()
         if decision.model is None:
             raise refusal(self.args, plan, permitted)
         model = decision.model
@@ -310,8 +316,8 @@ class Service:
         if charge is not None:
             await charge(sum(prepared.counts))
         deadline_s = arrived_s + self.args.limits.request_timeout_s
-        if request.on_budget_miss is OnMiss.REJECT and plan.asked.deadline_s is not None:
-            deadline_s = min(deadline_s, plan.asked.deadline_s)
+        if request.on_budget_miss is OnMiss.REJECT and plan.decision_input.deadline_s is not None:
+            deadline_s = min(deadline_s, plan.decision_input.deadline_s)
         gathering = self.gatherers[model].gather(prepared, deadline_s, request.priority == "bulk")
         try:
             if tracing is None:
@@ -344,7 +350,7 @@ class Service:
             self.comparison.answered(
                 Answered(
                     request,
-                    plan.asked,
+                    plan.decision_input,
                     decision,
                     plan.models,
                     prepared.digests,
@@ -390,10 +396,10 @@ class Service:
             return Work(sum(rest), max(counts), attention(rest, span), len(rest))
         return Work(sum(counts), max(counts), attention(counts, span), len(counts))
 
-    def _settle(self) -> tuple[Setting, Setting]:
+    def _settle(self) -> tuple[DecisionContext, DecisionContext]:
         """What this service decides by from now on: usually, and for the requests of the canary."""
         args, canary = self.args, self.args.compare.canary
-        usual = Setting(
+        usual = DecisionContext(
             self.models,
             self.policy,
             {Tier(tier): model for tier, model in args.tiers.items()},
@@ -412,15 +418,15 @@ class Service:
         )
         return usual, usual._replace(policy=policy, default_budget_s=budget_s, arm=CANARY)
 
-    def _asked(
+    def _input_of(
         self,
         request: EmbeddingsRequest,
-        wanted: Wanted,
+        wanted: Constraints,
         features: Features,
         work: dict[str, Work],
         arrived_s: float,
         permitted: frozenset[str] | None,
-        setting: Setting,
+        setting: DecisionContext,
     ) -> Request:
         budget_s = _seconds(request.latency_budget_ms) or setting.default_budget_s
         return Request(

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from openai import AuthenticationError, OpenAI, PermissionDeniedError, RateLimitError
 
-from deployments.ingress.asgi import Asked, Message
+from deployments.ingress.asgi import HttpRequest, Message
 from deployments.ingress.auth import ADMIN_PATHS, OPEN_PATHS, Access, duration
 from deployments.ingress.views import NOT_TAKEN
 from deployments.telemetry import metrics
@@ -310,7 +310,7 @@ def test_origins_are_nobody_by_default_and_everybody_by_a_star() -> None:
     assert star.cors({"origin": "https://any.example"})["access-control-allow-origin"] == "*"
 
 
-def asked(path: str, headers: dict[str, str], peer: str | None = None) -> Asked:
+def http_request(path: str, headers: dict[str, str], peer: str | None = None) -> HttpRequest:
     async def receive() -> Message:
         raise AssertionError("nobody reads a body")
 
@@ -318,18 +318,22 @@ def asked(path: str, headers: dict[str, str], peer: str | None = None) -> Asked:
         "path": path,
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }
-    return Asked(scope if peer is None else scope | {"client": (peer, 1)}, receive, alone=True)
+    return HttpRequest(
+        scope if peer is None else scope | {"client": (peer, 1)}, receive, alone=True
+    )
 
 
 def test_an_open_service_answers_its_own_machine_only() -> None:
     access = Access(parse_args(OPEN))
     for peer in ("127.0.0.1", "::1", "127.8.9.10", "::ffff:127.0.0.1"):
-        assert access.caller(asked("/v1/models", {}, peer)) is EVERYTHING
+        assert access.caller(http_request("/v1/models", {}, peer)) is EVERYTHING
     for peer in ("10.0.0.7", "192.168.1.1", "fe80::1", "::ffff:10.0.0.7", "example"):
         with pytest.raises(InvalidApiKey, match=r"write `auth: none`"):
-            access.caller(asked("/v1/models", {}, peer))
+            access.caller(http_request("/v1/models", {}, peer))
     assert (
-        Access(parse_args(OPEN | {"auth": "none"})).caller(asked("/v1/models", {}, "10.0.0.7"))
+        Access(parse_args(OPEN | {"auth": "none"})).caller(
+            http_request("/v1/models", {}, "10.0.0.7")
+        )
         is EVERYTHING
     )
 
@@ -339,7 +343,7 @@ def test_an_open_service_answers_its_own_machine_only() -> None:
 )
 def test_an_open_service_is_asked_for_by_its_machines_own_names(host: str) -> None:
     assert (
-        Access(parse_args(OPEN)).caller(asked("/v1/models", {"host": host}, "127.0.0.1"))
+        Access(parse_args(OPEN)).caller(http_request("/v1/models", {"host": host}, "127.0.0.1"))
         is EVERYTHING
     )
 
@@ -360,14 +364,14 @@ def test_a_page_whose_name_was_bent_to_this_machine_reads_nothing_of_an_open_ser
     host: str,
 ) -> None:
     with pytest.raises(InvalidApiKey, match="call it as localhost"):
-        Access(parse_args(OPEN)).caller(asked("/v1/decisions", {"host": host}, "127.0.0.1"))
+        Access(parse_args(OPEN)).caller(http_request("/v1/decisions", {"host": host}, "127.0.0.1"))
     assert (
         Access(parse_args(OPEN | {"auth": "none"})).caller(
-            asked("/v1/models", {"host": host}, "127.0.0.1")
+            http_request("/v1/models", {"host": host}, "127.0.0.1")
         )
         is EVERYTHING
     )
-    with_key = asked("/v1/models", {"host": host, "api-key": KEYS["all"]}, "127.0.0.1")
+    with_key = http_request("/v1/models", {"host": host, "api-key": KEYS["all"]}, "127.0.0.1")
     assert Access(parse_args(LOCKED)).caller(with_key).name == "all"
 
 
@@ -414,13 +418,13 @@ def test_other_addresses_than_loopback_need_keys_or_a_word(host: str | None) -> 
 
 def test_keys_are_reloaded_and_a_limit_goes_on_where_it_was() -> None:
     access = Access(parse_args(LOCKED))
-    assert access.caller(asked("/v1/models", {"api-key": KEYS["limited"]})).name == "limited"
+    assert access.caller(http_request("/v1/models", {"api-key": KEYS["limited"]})).name == "limited"
     less = json.loads(json.dumps(LOCKED))
     del less["keys"]["all"]
     access.reload(parse_args(less))
     with pytest.raises(InvalidApiKey):
-        access.caller(asked("/v1/models", {"api-key": KEYS["all"]}))
-    assert access.caller(asked("/v1/models", {"api-key": KEYS["limited"]})).name == "limited"
+        access.caller(http_request("/v1/models", {"api-key": KEYS["all"]}))
+    assert access.caller(http_request("/v1/models", {"api-key": KEYS["limited"]})).name == "limited"
 
 
 @pytest.mark.parametrize(

@@ -247,8 +247,8 @@ async def test_a_shadow_that_waits_for_quiet_is_that_of_the_config_which_then_ho
         found = await report(client, router, "shadow")
         assert (found["model"], found["compared"]) == ("middle", 1)
         assert (
-            router.service.lanes["middle"].counters.calls,
-            router.service.lanes["large"].counters.calls,
+            router.service.dispatchers["middle"].counters.calls,
+            router.service.dispatchers["large"].counters.calls,
         ) == (1, 0)
 
 

@@ -152,12 +152,12 @@ def test_what_is_done_is_not_asked_for_again(
     texts, folder = corpus(tmp_path, dict(list(TEXTS.items())[:100])), tmp_path / "out"
     arguments = command(url, texts, folder)
     assert migrate(*arguments).exit_code == 0
-    before = router.service.lanes["new"].counters.calls
+    before = router.service.dispatchers["new"].counters.calls
     (folder / "part-000000040-000000079.parquet").unlink()
     assert migrate(*arguments).exit_code == 0
     assert [row["id"] for row in rows_of(folder)] == list(TEXTS)[:100]
     assert (
-        router.service.lanes["new"].counters.calls - before <= 1 + 40 // 8
+        router.service.dispatchers["new"].counters.calls - before <= 1 + 40 // 8
     )  # one to see whether it may, and one part
 
 

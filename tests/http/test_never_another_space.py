@@ -179,8 +179,8 @@ class Attack:
             router = LocalRouter(parse_args({**self.args, "collections": self.collections[0]}))
             router.transport = transport = FlakyTransport(self.counts)
             transport.service = router.service
-            for lane in router.service.lanes.values():
-                lane.transport = router.transport
+            for dispatcher in router.service.dispatchers.values():
+                dispatcher.transport = router.transport
             await router.start()
             asgi = httpx.ASGITransport(Application(router))  # type: ignore[arg-type]
             async with httpx.AsyncClient(transport=asgi, base_url="http://localhost") as client:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from deployments.dispatch.transport import LineLost, ReplicaLost
+from deployments.dispatch.transport import ConnectionLost, ReplicaLost
 from deployments.dispatch.wire import Call, Failure, Reply
 from deployments.engines.base import EngineOverloaded
 from router.feedback import Counters
@@ -46,7 +46,7 @@ class OpenCall:
 
     def hang_up(self) -> None:
         """The line to the replica broke."""
-        self.future.set_exception(LineLost("broken"))
+        self.future.set_exception(ConnectionLost("broken"))
 
     def fail(self) -> None:
         """The engine raised something."""

@@ -100,8 +100,8 @@ class LocalRouter:
 
     async def stop(self) -> None:
         await self.service.comparison.close()
-        for lane in self.service.lanes.values():
-            await lane.close()
+        for dispatcher in self.service.dispatchers.values():
+            await dispatcher.close()
         self.service.ledger.assert_empty()
         for host in self.transport.hosts.values():
             await host.stop()

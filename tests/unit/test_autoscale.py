@@ -14,7 +14,7 @@ import pytest
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 
 from deployments.autoscale import ByTokens, Context, flat, reports
-from router.capacity import Ask
+from router.capacity import DemandReport
 from router.config import Autoscaling
 
 
@@ -41,7 +41,7 @@ class State:
     config: Any = field(default_factory=lambda: AutoscalingConfig(target_ongoing_requests=100.0))
 
 
-def routers(at: float, *each: dict[str, Ask]) -> State:
+def routers(at: float, *each: dict[str, DemandReport]) -> State:
     """The routers' state with one report of each, old points before it."""
     metrics: dict[str, dict[str, list[Point]]] = {"running_requests": {"r0": [Point(at, 3.0)]}}
     for number, asks in enumerate(each):
@@ -50,10 +50,10 @@ def routers(at: float, *each: dict[str, Ask]) -> State:
     return State(metrics, total_num_requests=250.0)
 
 
-IDLE = Ask(0.0, 0.0, 0.0, 1000.0)
+IDLE = DemandReport(0.0, 0.0, 0.0, 1000.0)
 
 
-def decide(policy: ByTokens, at: float, ask: Ask, **state: Any) -> float:
+def decide(policy: ByTokens, at: float, ask: DemandReport, **state: Any) -> float:
     contexts: dict[Any, Context] = {
         Id("router"): routers(at, {"m": ask}),
         Id("m"): State(current_time=at, **state),
@@ -62,9 +62,9 @@ def decide(policy: ByTokens, at: float, ask: Ask, **state: Any) -> float:
 
 
 def test_reports_of_all_routers_add_up() -> None:
-    each = {"a": Ask(100.0, 10.0, 5.0, 1000.0, 0.5, 20.0), "org/b": IDLE}
+    each = {"a": DemandReport(100.0, 10.0, 5.0, 1000.0, 0.5, 20.0), "org/b": IDLE}
     asks = reports({Id("router"): routers(1000.0, each, each)}, 1000.0)
-    assert asks["a"] == Ask(200.0, 20.0, 10.0, 1000.0, 0.5, 20.0)
+    assert asks["a"] == DemandReport(200.0, 20.0, 10.0, 1000.0, 0.5, 20.0)
     assert asks["org/b"].offered == 0.0
 
 
@@ -120,7 +120,7 @@ def test_a_new_policy_stops_nothing_that_it_finds_running() -> None:
 
 
 def test_the_start_counts_as_the_config_says_and_else_as_the_policy_does() -> None:
-    late = Ask(1000.0, 0.0, 120_000.0, 2000.0)  # one replica has it done in 120 s
+    late = DemandReport(1000.0, 0.0, 120_000.0, 2000.0)  # one replica has it done in 120 s
     assert decide(ByTokens(start_s=200.0, drain_s=30.0), 1000.0, late) == 1
     assert decide(ByTokens(start_s=10.0, drain_s=30.0), 1000.0, late) == 3
     assert decide(ByTokens(start_s=10.0, drain_s=30.0), 1000.0, late._replace(start_s=200.0)) == 1

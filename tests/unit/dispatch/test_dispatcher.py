@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from deployments.dispatch.chunks import Rows
-from deployments.dispatch.dispatcher import FAILURES_IN_A_ROW, Lane
+from deployments.dispatch.dispatcher import FAILURES_IN_A_ROW, ModelDispatcher
 from deployments.dispatch.wire import MESSAGE_BYTES, Failure, max_rows
 from router.config import Routing
 from router.domain import Curve, Model
@@ -44,7 +44,7 @@ class Bench:
     def __init__(self) -> None:
         self.transport, self.clock = HandTransport(), Clock()
         self.ledger = Ledger({"m": 3})
-        self.lane = Lane(
+        self.dispatcher = ModelDispatcher(
             model="m",
             dimensions=4,
             batch_tokens=BATCH,
@@ -63,16 +63,16 @@ class Bench:
         self, first: int, *lengths: int, bulk: bool = False, deadline_s: float | None = None
     ) -> list[asyncio.Future[Rows]]:
         ids = [np.full(length, first + index, np.int32) for index, length in enumerate(lengths)]
-        return self.lane.submit(ids, None, list(lengths), "document", deadline_s, bulk)
+        return self.dispatcher.submit(ids, None, list(lengths), "document", deadline_s, bulk)
 
     def timed(
         self, monkeypatch: pytest.MonkeyPatch, base_s: float, s_per_token: float = 0.0
     ) -> LoopTime:
         """The lane on the loop's own clock, which only the test moves, and with this curve."""
         time = LoopTime(monkeypatch)
-        self.lane.clock = asyncio.get_running_loop().time
-        self.lane.feedback.model = replace(
-            self.lane.feedback.model, curve=Curve(0.0, base_s, s_per_token, 0.0, BATCH)
+        self.dispatcher.clock = asyncio.get_running_loop().time
+        self.dispatcher.feedback.model = replace(
+            self.dispatcher.feedback.model, curve=Curve(0.0, base_s, s_per_token, 0.0, BATCH)
         )
         return time
 
@@ -88,9 +88,9 @@ class Bench:
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
     made = Bench()
-    made.lane.replicas_changed(["a"])
+    made.dispatcher.replicas_changed(["a"])
     yield made
-    await made.lane.close()
+    await made.dispatcher.close()
     await settle()
     made.ledger.assert_empty()
 
@@ -147,7 +147,7 @@ async def test_small_requests_that_gather_go_to_the_replica_that_is_done_first(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     time = bench.timed(monkeypatch, 0.01, 0.001)
-    bench.lane.replicas_changed(["a", "b"])
+    bench.dispatcher.replicas_changed(["a", "b"])
     bench.submit(0, *[10] * 30)  # 310 ms
     bench.submit(30, 10)  # 20 ms
     await settle()
@@ -188,7 +188,7 @@ async def test_queries_and_documents_that_gather_go_together(bench: Bench) -> No
     bench.submit(0, 10)
     for index in range(1, 9):
         ids = [np.full(10, index, np.int32)]
-        bench.lane.submit(ids, None, [10], "query" if index % 2 else "document", None)
+        bench.dispatcher.submit(ids, None, [10], "query" if index % 2 else "document", None)
     await bench.transport.answer_all()
     assert [call.firsts for call in bench.transport.sent] == [[0], list(range(1, 9))]
 
@@ -197,7 +197,7 @@ async def test_texts_that_gather_go_side_by_side_where_an_engine_writes_their_pr
     bench: Bench,
 ) -> None:
     for index in range(5):
-        bench.lane.submit(
+        bench.dispatcher.submit(
             None, [f"text {index}"], [10], "query" if index in (3, 4) else "document", None
         )
     await settle()
@@ -215,7 +215,7 @@ async def test_texts_that_gather_go_side_by_side_where_an_engine_writes_their_pr
 async def test_small_requests_do_not_gather_for_an_engine_that_takes_calls_side_by_side(
     bench: Bench,
 ) -> None:
-    bench.lane.steps = False
+    bench.dispatcher.steps = False
     for index in range(3):
         bench.submit(index, 10)
     await settle()
@@ -247,27 +247,27 @@ async def test_a_lane_that_is_closed_gathers_nothing_more(
     bench.submit(0, 10)
     bench.submit(1, 10)
     await settle()
-    await bench.lane.close()
+    await bench.dispatcher.close()
     pumped: list[None] = []
-    monkeypatch.setattr(Lane, "pump", lambda self: pumped.append(None))
+    monkeypatch.setattr(ModelDispatcher, "pump", lambda self: pumped.append(None))
     await time.move(1.0)
     assert not pumped
 
 
 def test_gathering_costs_one_timer_on_uvloop_too(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> int:
-        bench, pumped, pump = Bench(), list[None](), Lane.pump
-        bench.lane.clock = asyncio.get_running_loop().time
-        bench.lane.feedback.model = replace(
-            bench.lane.feedback.model, curve=Curve(0.1055, 0.0, 0.0, 0.0, BATCH)
+        bench, pumped, pump = Bench(), list[None](), ModelDispatcher.pump
+        bench.dispatcher.clock = asyncio.get_running_loop().time
+        bench.dispatcher.feedback.model = replace(
+            bench.dispatcher.feedback.model, curve=Curve(0.1055, 0.0, 0.0, 0.0, BATCH)
         )
-        bench.lane.replicas_changed(["a"])
+        bench.dispatcher.replicas_changed(["a"])
 
-        def counted(self: Lane) -> None:
+        def counted(self: ModelDispatcher) -> None:
             pumped.append(None)
             pump(self)
 
-        monkeypatch.setattr(Lane, "pump", counted)
+        monkeypatch.setattr(ModelDispatcher, "pump", counted)
         futures = [bench.submit(0, 10)[0], bench.submit(1, 10)[0]]
         async with asyncio.timeout(10):
             while len(bench.transport.sent) < 2:  # noqa: ASYNC110  the lane's own timer is what is looked at
@@ -309,7 +309,7 @@ async def test_a_text_longer_than_a_batch_has_a_call_of_its_own(bench: Bench) ->
 async def test_a_reply_never_exceeds_the_message_limit() -> None:
     assert max_rows(4096) * 4096 * 4 < 4 * 1024 * 1024
     transport, ledger = HandTransport(width=4096), Ledger({"m": 3})
-    lane = Lane(
+    dispatcher = ModelDispatcher(
         "m",
         4096,
         100_000,
@@ -323,8 +323,8 @@ async def test_a_reply_never_exceeds_the_message_limit() -> None:
         Clock(),
         random.Random(1),
     )
-    lane.replicas_changed(["a"])
-    futures = lane.submit(
+    dispatcher.replicas_changed(["a"])
+    futures = dispatcher.submit(
         [np.array([index], np.int32) for index in range(2048)], None, [1] * 2048, "document", None
     )
     rows: list[Rows] = []
@@ -341,7 +341,7 @@ async def test_a_reply_never_exceeds_the_message_limit() -> None:
 
 async def test_small_requests_that_share_a_call_keep_its_reply_below_the_message_limit() -> None:
     transport, ledger, most = HandTransport(width=4096), Ledger({"m": 3}), max_rows(4096)
-    lane = Lane(
+    dispatcher = ModelDispatcher(
         "m",
         4096,
         100_000,
@@ -355,11 +355,11 @@ async def test_small_requests_that_share_a_call_keep_its_reply_below_the_message
         Clock(),
         random.Random(1),
     )
-    lane.replicas_changed(["a"])
+    dispatcher.replicas_changed(["a"])
     texts = [
         [np.array([100 * request + row], np.int32) for row in range(32)] for request in range(20)
     ]
-    futures = [lane.submit(ids, None, [1] * 32, "document", None)[0] for ids in texts]
+    futures = [dispatcher.submit(ids, None, [1] * 32, "document", None)[0] for ids in texts]
     await transport.answer_all()
     rows = [len(sent.call.lengths) for sent in transport.sent]
     assert max(rows) == most // 32 * 32  # as many as fit
@@ -430,7 +430,7 @@ async def test_a_call_is_cancelled_when_all_its_callers_left(bench: Bench) -> No
     futures[0].cancel()
     await settle()
     assert bench.transport.sent[0].cancelled
-    assert bench.lane.counters.cancelled_calls == 1
+    assert bench.dispatcher.counters.cancelled_calls == 1
 
 
 async def test_a_caller_that_leaves_at_once_leaves_nothing_behind(bench: Bench) -> None:
@@ -451,7 +451,7 @@ async def test_work_whose_caller_left_is_dropped_before_it_is_sent(bench: Bench)
     waiting.cancel()
     await bench.transport.answer_all()
     assert [9] not in [call.firsts for call in bench.transport.sent]
-    assert bench.lane.counters.dropped == 1
+    assert bench.dispatcher.counters.dropped == 1
 
 
 async def test_work_whose_deadline_passed_is_dropped_with_an_error(bench: Bench) -> None:
@@ -467,19 +467,19 @@ async def test_work_whose_deadline_passed_is_dropped_with_an_error(bench: Bench)
 
 
 async def test_a_dead_replica_is_retried_once_elsewhere(bench: Bench) -> None:
-    bench.lane.replicas_changed(["a", "b"])
+    bench.dispatcher.replicas_changed(["a", "b"])
     future = bench.submit(5, 900)[0]
     await settle()
     died = bench.transport.sent[0].replica
     bench.transport.sent[0].lose()
-    bench.lane.replicas_changed([name for name in ("a", "b") if name != died])
+    bench.dispatcher.replicas_changed([name for name in ("a", "b") if name != died])
     await bench.transport.answer_all()
     assert firsts([await future]) == [5]
     assert bench.transport.sent[1].replica != died
 
 
 async def test_what_an_engine_could_not_do_is_sent_to_another_replica(bench: Bench) -> None:
-    bench.lane.replicas_changed(["a", "b"])
+    bench.dispatcher.replicas_changed(["a", "b"])
     futures = [bench.submit(index, 900)[0] for index in range(20)]
     await settle()
     while bench.transport.open:
@@ -495,7 +495,7 @@ async def test_what_an_engine_could_not_do_is_sent_to_another_replica(bench: Ben
 async def test_a_text_that_one_engine_makes_nonsense_of_is_sent_to_another_replica(
     bench: Bench,
 ) -> None:
-    bench.lane.replicas_changed(["a", "b"])
+    bench.dispatcher.replicas_changed(["a", "b"])
     futures = [bench.submit(index, 900)[0] for index in range(4)]
     await settle()
     while bench.transport.open:
@@ -511,7 +511,7 @@ async def test_a_text_that_one_engine_makes_nonsense_of_is_sent_to_another_repli
 async def test_texts_that_no_engine_can_embed_take_no_replica_from_the_others(
     bench: Bench, replicas: list[str]
 ) -> None:
-    bench.lane.replicas_changed(replicas)
+    bench.dispatcher.replicas_changed(replicas)
     for _ in range(2 * FAILURES_IN_A_ROW):
         future = bench.submit(1, 10)[0]
         for _ in range(2):
@@ -519,13 +519,13 @@ async def test_texts_that_no_engine_can_embed_take_no_replica_from_the_others(
             bench.transport.open[0].answer({0: Failure("engine", "its vector is not finite")})
         await settle()
         assert list((await future).failed) == [0]
-    assert bench.lane.replicas == tuple(replicas)
+    assert bench.dispatcher.replicas == tuple(replicas)
 
 
 async def test_a_replica_that_makes_nonsense_of_what_another_can_embed_is_left_alone(
     bench: Bench,
 ) -> None:
-    bench.lane.replicas_changed(["a", "b"])
+    bench.dispatcher.replicas_changed(["a", "b"])
     futures = [bench.submit(index, 900)[0] for index in range(40)]
     await settle()
     while bench.transport.open:
@@ -533,7 +533,7 @@ async def test_a_replica_that_makes_nonsense_of_what_another_can_embed_is_left_a
             call.answer({0: Failure("engine", "not a vector")} if call.replica == "a" else None)
         await settle()
     assert firsts([await future for future in futures]) == list(range(40))
-    assert bench.lane.replicas == ("b",)
+    assert bench.dispatcher.replicas == ("b",)
 
 
 async def test_a_broken_line_takes_no_replica_out_and_counts_for_no_try(bench: Bench) -> None:
@@ -541,12 +541,12 @@ async def test_a_broken_line_takes_no_replica_out_and_counts_for_no_try(bench: B
     await settle()
     bench.transport.open[0].hang_up()
     await settle()
-    assert bench.lane.replicas_out == 0
+    assert bench.dispatcher.replicas_out == 0
     bench.transport.open[0].lose()  # the handle says that it died
     await settle()
-    assert bench.lane.replicas_out == 1
-    bench.lane.replicas_changed([])
-    bench.lane.replicas_changed(["b"])
+    assert bench.dispatcher.replicas_out == 1
+    bench.dispatcher.replicas_changed([])
+    bench.dispatcher.replicas_changed(["b"])
     await bench.transport.answer_all()
     assert firsts([await future]) == [5]
 
@@ -564,11 +564,11 @@ async def test_lines_that_break_again_and_again_end_in_an_error(bench: Bench) ->
 async def test_nobody_waits_behind_a_chunk_that_may_not_go_back_to_the_replica_with_room(
     bench: Bench,
 ) -> None:
-    bench.lane.replicas_changed(["busy"])
+    bench.dispatcher.replicas_changed(["busy"])
     for first, length in ((1, 900), (2, 900), (3, 10)):  # all the calls that it may have
         bench.submit(first, length)
     await settle()
-    bench.lane.replicas_changed(["busy", "idle"])
+    bench.dispatcher.replicas_changed(["busy", "idle"])
     poison = bench.submit(7, 900)[0]
     await settle()
     bench.transport.open[-1].fail()
@@ -590,7 +590,8 @@ async def test_texts_of_few_tokens_and_many_bytes_make_no_call_larger_than_a_mes
     bench: Bench, characters: int, count: int
 ) -> None:
     futures = [
-        bench.lane.submit(None, [" " * characters], [4], "query", None)[0] for _ in range(count)
+        bench.dispatcher.submit(None, [" " * characters], [4], "query", None)[0]
+        for _ in range(count)
     ]
     await settle()
     while bench.transport.open:
@@ -627,9 +628,9 @@ async def test_a_replica_whose_engine_fails_again_and_again_is_left_alone(bench:
     while bench.transport.open:
         bench.transport.open[0].fail()
         await settle()
-    assert bench.lane.replicas == ()
+    assert bench.dispatcher.replicas == ()
     assert len(bench.transport.sent) <= 7  # five in a row, and what was on its way
-    bench.lane.replicas_changed(["b"])
+    bench.dispatcher.replicas_changed(["b"])
     await bench.transport.answer_all()
     assert sum(future.done() and future.exception() is None for future in futures) >= 16
 
@@ -638,11 +639,11 @@ async def test_a_replica_that_hangs_loses_its_calls_to_another(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     time = LoopTime(monkeypatch)
-    bench.lane.replica_timeout_s = 0.05
-    bench.lane.feedback.model = replace(
-        bench.lane.feedback.model, curve=Curve(0.0, 0.01, 0.0, 0.0, BATCH)
+    bench.dispatcher.replica_timeout_s = 0.05
+    bench.dispatcher.feedback.model = replace(
+        bench.dispatcher.feedback.model, curve=Curve(0.0, 0.01, 0.0, 0.0, BATCH)
     )
-    bench.lane.replicas_changed(["hangs", "works"])
+    bench.dispatcher.replicas_changed(["hangs", "works"])
     futures = [bench.submit(index, 900)[0] for index in range(12)]
     while not all(future.done() for future in futures):
         await settle()
@@ -654,16 +655,16 @@ async def test_a_replica_that_hangs_loses_its_calls_to_another(
     hung = [call for call in bench.transport.sent if call.replica == "hangs"]
     assert hung
     assert all(call.cancelled for call in hung)
-    assert bench.lane.replicas == ("works",)
+    assert bench.dispatcher.replicas == ("works",)
 
 
 async def test_a_slow_replica_that_answers_something_does_not_hang(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     time = LoopTime(monkeypatch)
-    bench.lane.replica_timeout_s = 0.2
-    bench.lane.feedback.model = replace(
-        bench.lane.feedback.model, curve=Curve(0.0, 0.01, 0.0, 0.0, BATCH)
+    bench.dispatcher.replica_timeout_s = 0.2
+    bench.dispatcher.feedback.model = replace(
+        bench.dispatcher.feedback.model, curve=Curve(0.0, 0.01, 0.0, 0.0, BATCH)
     )
     slow = bench.submit(1, 900)[0]
     await settle()
@@ -685,7 +686,7 @@ async def test_what_a_lost_replica_still_does_takes_no_room_from_the_others(benc
     bench.occupied()
     await settle()
     assert len(bench.transport.open) == 3
-    bench.lane.replicas_changed(["b"])  # Serve drains a: its calls go on
+    bench.dispatcher.replicas_changed(["b"])  # Serve drains a: its calls go on
     new = bench.submit(7, 10)[0]
     await settle()
     assert [call.replica for call in bench.transport.open] == ["a", "a", "a", "b"]
@@ -696,7 +697,7 @@ async def test_what_a_lost_replica_still_does_takes_no_room_from_the_others(benc
 async def test_a_queue_that_is_too_long_to_wait_for_refuses_until_when_there_is_room(
     bench: Bench,
 ) -> None:
-    bench.lane.max_queue_s = 1.0  # the curve serves 9,900 tokens a second
+    bench.dispatcher.max_queue_s = 1.0  # the curve serves 9,900 tokens a second
     for index in range(14):  # two are on their way, 12 wait: 10,800 tokens
         bench.submit(index, 900)
     with pytest.raises(Overloaded) as refused:
@@ -754,8 +755,8 @@ async def test_what_a_server_behind_the_engine_refuses_for_now_is_not_sent_again
             with pytest.raises(Overloaded) as refused:
                 await future
             assert refused.value.headers["retry-after"] == "7"
-        assert (bench.lane.counters.retries, len(bench.transport.sent)) == (0, 2 * (turn + 1))
-    assert bench.lane.replicas_out == 0
+        assert (bench.dispatcher.counters.retries, len(bench.transport.sent)) == (0, 2 * (turn + 1))
+    assert bench.dispatcher.replicas_out == 0
 
 
 async def test_bulk_that_is_taken_back_makes_room_for_other_bulk(bench: Bench) -> None:
@@ -770,7 +771,7 @@ async def test_bulk_that_is_taken_back_makes_room_for_other_bulk(bench: Bench) -
 
 
 async def test_a_replica_that_fails_fast_is_not_taken_for_the_least_loaded(bench: Bench) -> None:
-    bench.lane.replicas_changed(["dead", "alive"])
+    bench.dispatcher.replicas_changed(["dead", "alive"])
     futures = []
     for index in range(20):
         futures.append(bench.submit(index, 900)[0])
@@ -809,8 +810,8 @@ async def test_a_chunk_whose_replica_dies_twice_is_an_error_that_says_so(bench: 
         await settle()
         bench.transport.open[0].lose()
         await settle()
-        bench.lane.replicas_changed([])  # Serve replaces it
-        bench.lane.replicas_changed(["a"])
+        bench.dispatcher.replicas_changed([])  # Serve replaces it
+        bench.dispatcher.replicas_changed(["a"])
     with pytest.raises(ModelUnavailable, match="failed twice"):
         await future
 
@@ -861,7 +862,7 @@ async def test_work_waits_for_the_first_replica() -> None:
     future = bench.submit(3, 10)[0]
     await settle()
     assert not bench.transport.sent
-    bench.lane.replicas_changed(["late"])
+    bench.dispatcher.replicas_changed(["late"])
     await bench.transport.answer_all()
     assert firsts([await future]) == [3]
     bench.ledger.assert_empty()
@@ -869,19 +870,19 @@ async def test_work_waits_for_the_first_replica() -> None:
 
 async def test_work_for_a_model_at_zero_replicas_asks_for_one_once() -> None:
     bench = Bench()
-    bench.lane.feedback = feedback(cold_start_s=30.0)
+    bench.dispatcher.feedback = feedback(cold_start_s=30.0)
     futures = [bench.submit(index, 10)[0] for index in range(3)]
     await settle()
     assert bench.transport.woken == ["m"]
-    bench.lane.replicas_changed(["a"])
+    bench.dispatcher.replicas_changed(["a"])
     await bench.transport.answer_all()
     assert firsts([await future for future in futures]) == [0, 1, 2]
-    bench.lane.replicas_changed([])
+    bench.dispatcher.replicas_changed([])
     again = bench.submit(9, 10)[0]
     await settle()
     assert bench.transport.woken == ["m", "m"]
     again.cancel()
-    bench.lane.pump()
+    bench.dispatcher.pump()
     bench.ledger.assert_empty()
 
 
@@ -895,10 +896,10 @@ async def test_a_full_queue_refuses_with_a_time_to_retry(bench: Bench) -> None:
 
 async def test_closing_fails_what_waits_and_says_so() -> None:
     bench = Bench()
-    bench.lane.replicas_changed(["a"])
+    bench.dispatcher.replicas_changed(["a"])
     futures = [bench.submit(index, 900)[0] for index in range(6)]
     await settle()
-    await bench.lane.close()
+    await bench.dispatcher.close()
     for future in futures:
         with pytest.raises(ModelUnavailable, match="stopping"):
             await future

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from deployments.dispatch import socket_transport
 from deployments.dispatch.frames import Address
-from deployments.dispatch.socket_transport import DirectTransport, Line
-from deployments.dispatch.transport import LineLost, ReplicaLost
+from deployments.dispatch.socket_transport import Connection, DirectTransport
+from deployments.dispatch.transport import ConnectionLost, ReplicaLost
 from deployments.dispatch.wire import (
     Call,
     Failure,
@@ -25,7 +25,7 @@ from deployments.dispatch.wire import (
 )
 from deployments.engines.base import EngineDead, EngineError, EngineOverloaded
 from deployments.replica import socket_server
-from deployments.replica.socket_server import Listener
+from deployments.replica.socket_server import ReplicaServer
 from router.errors import RequestTooLarge
 from router.feedback import Counters
 
@@ -57,7 +57,7 @@ class Replica:
         self.name, self.go_on, self.arrived = name, asyncio.Event(), asyncio.Queue[Call]()
         self.error: Exception | None = None
         self.cancelled = asyncio.Event()
-        self.listener = Listener(self.embed)
+        self.listener = ReplicaServer(self.embed)
         self.address = Address(name, "127.0.0.1", 0, self.listener.token)
 
     async def start(self) -> None:
@@ -151,7 +151,7 @@ async def test_many_calls_share_a_line_and_each_gets_its_own_answer(replica: Rep
 
 
 async def test_a_reply_of_many_megabytes_arrives_whole(replica: Replica) -> None:
-    line = await Line.open(replica.address)
+    line = await Connection.open(replica.address)
     replica.go_on.set()
     many = call(*[1] * 200_000)
     reply = await line.send(many)
@@ -178,7 +178,7 @@ async def test_a_cancelled_call_is_cancelled_at_the_replica_and_its_neighbour_is
 
 
 async def test_a_router_that_dies_takes_its_texts_out_of_the_engine(replica: Replica) -> None:
-    line = await Line.open(replica.address)
+    line = await Connection.open(replica.address)
     sent = asyncio.ensure_future(line.send(call(1)))
     async with asyncio.timeout(WAIT_S):
         await replica.arrived.get()
@@ -236,7 +236,7 @@ async def test_a_replica_that_is_stopped_answers_what_it_has_taken(replica: Repl
 
 async def test_who_does_not_know_the_token_is_cut_off(replica: Replica) -> None:
     with pytest.raises(OSError, match="broke"):
-        await Line.open(replica.address._replace(token="0" * 64))
+        await Connection.open(replica.address._replace(token="0" * 64))
     reader, writer = await asyncio.open_connection("127.0.0.1", replica.address.port)
     writer.write(b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\n\r\n" * 100)
     async with asyncio.timeout(WAIT_S):
@@ -247,8 +247,8 @@ async def test_who_does_not_know_the_token_is_cut_off(replica: Replica) -> None:
 
 
 async def test_a_call_before_the_token_is_not_read(replica: Replica) -> None:
-    line = await Line.open(replica.address)
-    stranger = Line("a")
+    line = await Connection.open(replica.address)
+    stranger = Connection("a")
     await asyncio.get_running_loop().create_connection(
         lambda: stranger, "127.0.0.1", replica.address.port
     )
@@ -281,19 +281,19 @@ async def test_a_replica_is_asked_again_for_its_address_whatever_ray_says_first(
     handles = Handles(replica)
     answers: list[Address | Exception] = [replica.address, RuntimeError("unexpected")]
     connected = asyncio.Event()
-    open_line = Line.open
+    open_line = Connection.open
 
     async def address(model: str, name: str) -> Address | None:
         if isinstance(answer := answers.pop(), Exception):
             raise answer
         return answer
 
-    async def opened(address: Address) -> Line:
+    async def opened(address: Address) -> Connection:
         line = await open_line(address)
         connected.set()
         return line
 
-    monkeypatch.setattr(Line, "open", opened)
+    monkeypatch.setattr(Connection, "open", opened)
     monkeypatch.setattr(handles, "address", address)
     transport = DirectTransport(handles)
     transport.replicas_changed("m", ["a"])
@@ -343,7 +343,7 @@ async def test_what_fails_at_the_replica_is_said_here(
 ) -> None:
     replica.error = error
     replica.go_on.set()
-    line = await Line.open(replica.address)
+    line = await Connection.open(replica.address)
     with pytest.raises(raised, match=str(error)) as seen:
         await line.send(call(1))
     assert type(seen.value) is raised
@@ -351,21 +351,21 @@ async def test_what_fails_at_the_replica_is_said_here(
 
 
 async def test_a_line_that_breaks_is_told_from_a_replica_that_is_lost(replica: Replica) -> None:
-    line = await Line.open(replica.address)
+    line = await Connection.open(replica.address)
     running = asyncio.create_task(line.send(call(1)))
     await replica.arrived.get()
     for caller in list(replica.listener.callers):
         caller.abort()
-    with pytest.raises(LineLost):
+    with pytest.raises(ConnectionLost):
         await running
-    with pytest.raises(LineLost):
+    with pytest.raises(ConnectionLost):
         await line.send(call(1))
 
 
 async def test_what_is_too_large_for_a_frame_breaks_nobodys_line(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = await Line.open(replica.address)
+    line = await Connection.open(replica.address)
     running = asyncio.create_task(line.send(call(1)))
     await replica.arrived.get()
     monkeypatch.setattr(socket_transport, "MOST_BYTES", 1000)
@@ -381,7 +381,7 @@ async def test_what_is_too_large_for_a_frame_breaks_nobodys_line(
 async def test_when_to_come_back_travels_with_a_refusal(replica: Replica) -> None:
     replica.error = EngineOverloaded("the server behind it is full", 7.5)
     replica.go_on.set()
-    line = await Line.open(replica.address)
+    line = await Connection.open(replica.address)
     with pytest.raises(EngineOverloaded, match="is full") as seen:
         await line.send(call(1))
     assert seen.value.retry_after_s == 7.5

@@ -17,7 +17,7 @@ from ray.serve._private.logging_utils import log_access_log_filter
 
 from deployments.ingress import asgi, fast_path
 from deployments.ingress.application import Application
-from deployments.ingress.asgi import Asked, HttpAnswer, Receive, Scope
+from deployments.ingress.asgi import HttpAnswer, HttpRequest, Receive, Scope
 from router.errors import RequestTooLarge
 
 
@@ -80,13 +80,13 @@ class Echo:
         self.error: Exception | None = None
         self.most_bytes = 10_000_000
 
-    async def exchange(self, asked: Asked) -> HttpAnswer:
-        self.scopes.append(asked.scope)
+    async def exchange(self, http_request: HttpRequest) -> HttpAnswer:
+        self.scopes.append(http_request.scope)
         if self.error is not None:
             raise self.error
         try:
-            body = await asgi.body(asked, self.most_bytes, 5.0)
-            await asgi.attended(self.gate.wait(), 5.0, asked.watched)
+            body = await asgi.body(http_request, self.most_bytes, 5.0)
+            await asgi.attended(self.gate.wait(), 5.0, http_request.watched)
         except RequestTooLarge:
             return HttpAnswer(413, b"", headers={"content-length": "0"})
         except asgi.ClientLeft:
@@ -95,7 +95,11 @@ class Echo:
         if self.answer is not None:
             return self.answer
         told = json.dumps(
-            {"body": len(body), "path": asked.path, "client": asked.scope["client"][0]}
+            {
+                "body": len(body),
+                "path": http_request.path,
+                "client": http_request.scope["client"][0],
+            }
         ).encode()
         return HttpAnswer(200, told, headers={"content-length": str(len(told)), "x-echo": "ä"})
 
@@ -450,7 +454,7 @@ async def test_a_router_that_has_no_config_yet_says_when_to_come_back() -> None:
 
     scope = {"path": "/v1/embeddings", "method": "POST", "headers": [(b"x-request-id", b"mine")]}
     application = Application(SimpleNamespace(tracing=None))
-    answer = await application.exchange(Asked(scope, receive, True))
+    answer = await application.exchange(HttpRequest(scope, receive, True))
     assert answer.status == 503
     assert answer.headers["content-length"] == str(len(answer.body))
     assert (answer.headers["retry-after"], answer.headers["x-request-id"]) == ("1", "mine")

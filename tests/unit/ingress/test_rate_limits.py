@@ -8,7 +8,7 @@ import pytest
 from ray.serve._private.config import DeploymentConfig
 
 from deployments.ingress.peers import routers_of
-from deployments.ingress.rate_limits import Meters, Replies
+from deployments.ingress.rate_limits import RateLimiter, Replies
 from router.errors import RateLimitExceeded
 from router.keys import Grant
 from router.quota import Limit, Report
@@ -49,7 +49,7 @@ async def test_routers_that_do_not_know_of_each_other_exchange_all_the_same() ->
         heard.set()
         return replies
 
-    own, other = Meters(lambda: clock[0], exchange), Meters(lambda: clock[0])
+    own, other = RateLimiter(lambda: clock[0], exchange), RateLimiter(lambda: clock[0])
     for one in (own, other):
         one.configure([GRANT])
         one.routers_are(1)
@@ -65,7 +65,7 @@ async def test_routers_that_do_not_know_of_each_other_exchange_all_the_same() ->
 async def test_after_a_reload_a_limit_that_stayed_goes_on_and_one_that_changed_is_full_and_holds() -> (  # noqa: E501
     None
 ):
-    meters = Meters(lambda: 0.0)
+    meters = RateLimiter(lambda: 0.0)
 
     def left(grant: Grant) -> dict[str, int]:
         return {kind: left for kind, _, left, _ in meters.left(grant)}
@@ -103,7 +103,7 @@ async def test_nonsense_of_another_router_ends_no_exchange(monkeypatch: pytest.M
             often.set()
         return {"other": None}  # type: ignore[dict-item]
 
-    own = Meters(exchange=exchange)
+    own = RateLimiter(exchange=exchange)
     own.configure([GRANT])
     running = asyncio.create_task(own.run())
     async with asyncio.timeout(30):

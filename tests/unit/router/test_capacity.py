@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.capacity import (
-    Ask,
     Demand,
+    DemandReport,
     Peak,
     Rate,
     Want,
@@ -115,12 +115,16 @@ def test_a_rate_that_cannot_be_is_refused(rate: float) -> None:
 
 
 asks = st.builds(
-    Ask, offered=demands, shadow=demands, backlog_tokens=st.floats(0.0, 1e8), tokens_per_s=positive
+    DemandReport,
+    offered=demands,
+    shadow=demands,
+    backlog_tokens=st.floats(0.0, 1e8),
+    tokens_per_s=positive,
 )
 ready_replicas = st.integers(0, 50)
 
 
-def needed(ask: Ask, ready: int = 1, start_s: float = 30.0) -> float:
+def needed(ask: DemandReport, ready: int = 1, start_s: float = 30.0) -> float:
     return needed_replicas(ask, ready, rho=0.8, drain_s=60.0, start_s=start_s)
 
 
@@ -132,7 +136,7 @@ def needed(ask: Ask, ready: int = 1, start_s: float = 30.0) -> float:
     st.sampled_from(["offered", "shadow", "backlog_tokens"]),
 )
 def test_more_to_do_never_needs_fewer_replicas(
-    ask: Ask, ready: int, factor: float, field: str
+    ask: DemandReport, ready: int, factor: float, field: str
 ) -> None:
     more = ask._replace(**{field: getattr(ask, field) * factor})
     assert needed(more, ready) >= needed(ask, ready) * (1 - 1e-9)
@@ -140,7 +144,7 @@ def test_more_to_do_never_needs_fewer_replicas(
 
 @untimed
 @given(asks, ready_replicas)
-def test_what_is_offered_and_pushed_down_is_always_carried(ask: Ask, ready: int) -> None:
+def test_what_is_offered_and_pushed_down_is_always_carried(ask: DemandReport, ready: int) -> None:
     assert (
         needed(ask, ready) * ask.tokens_per_s * 0.8
         >= (ask.offered + ask.shadow) * (1 - 1e-9) - 1e-9
@@ -148,18 +152,22 @@ def test_what_is_offered_and_pushed_down_is_always_carried(ask: Ask, ready: int)
 
 
 def test_a_backlog_that_is_gone_before_help_could_come_needs_none() -> None:
-    assert needed(Ask(500.0, 0.0, 10_000.0, 1000.0), ready=1, start_s=30.0) == pytest.approx(0.625)
+    assert needed(
+        DemandReport(500.0, 0.0, 10_000.0, 1000.0), ready=1, start_s=30.0
+    ) == pytest.approx(0.625)
 
 
 def test_a_backlog_that_stays_is_drained_in_time() -> None:
-    ask = Ask(1000.0, 0.0, 120_000.0, 1000.0)
+    ask = DemandReport(1000.0, 0.0, 120_000.0, 1000.0)
     replicas = needed(ask, ready=1)
     assert (replicas * ask.tokens_per_s - ask.offered) * 60.0 == pytest.approx(ask.backlog_tokens)
 
 
 def test_a_model_nobody_asks_for_needs_no_replica_and_a_single_token_needs_one() -> None:
-    assert next_replicas(needed(Ask(0.0, 0.0, 0.0, 1000.0)), now=1, slack=0.1) == 0
-    assert next_replicas(needed(Ask(0.0, 0.0, 1.0, 1000.0), ready=0), now=0, slack=0.1) == 1
+    assert next_replicas(needed(DemandReport(0.0, 0.0, 0.0, 1000.0)), now=1, slack=0.1) == 0
+    assert (
+        next_replicas(needed(DemandReport(0.0, 0.0, 1.0, 1000.0), ready=0), now=0, slack=0.1) == 1
+    )
 
 
 @untimed
@@ -188,7 +196,7 @@ def test_noise_around_a_whole_number_starts_a_replica_once_and_stops_none(
 
 @pytest.mark.parametrize("field", ["rate", "rho", "drain"])
 def test_replicas_that_cannot_work_are_refused(field: str) -> None:
-    ask = Ask(1.0, 0.0, 0.0, 0.0 if field == "rate" else 1.0)
+    ask = DemandReport(1.0, 0.0, 0.0, 0.0 if field == "rate" else 1.0)
     with pytest.raises(ValueError, match="above 0"):
         needed_replicas(
             ask, 1, 0.0 if field == "rho" else 0.8, 0.0 if field == "drain" else 1.0, 1.0
@@ -196,7 +204,10 @@ def test_replicas_that_cannot_work_are_refused(field: str) -> None:
 
 
 def test_routers_add_up_and_the_busiest_knows_the_rate() -> None:
-    busy, idle = Ask(900.0, 100.0, 50.0, 1000.0, 0.5, 20.0), Ask(0.0, 0.0, 0.0, 9.0, 0.5, 20.0)
+    busy, idle = (
+        DemandReport(900.0, 100.0, 50.0, 1000.0, 0.5, 20.0),
+        DemandReport(0.0, 0.0, 0.0, 9.0, 0.5, 20.0),
+    )
     both = together([busy, idle])
     assert (both.offered, both.shadow, both.backlog_tokens) == (900.0, 100.0, 50.0)
     assert both.tokens_per_s == pytest.approx(1000.0)
@@ -279,7 +290,8 @@ def fluid(loads: list[float], start_ticks: int, replicas: int = 1) -> tuple[list
         ready = min(target, ready + sum(count for at, count in coming if at == second))
         backlog = max(0.0, backlog + offered - 1000.0 * ready)
         need = peak.seen(
-            needed(Ask(offered, 0.0, backlog, 1000.0), ready, float(start_ticks)), float(second)
+            needed(DemandReport(offered, 0.0, backlog, 1000.0), ready, float(start_ticks)),
+            float(second),
         )
         wanted = next_replicas(need, target, 0.1)
         if wanted > target:

@@ -22,10 +22,10 @@ from router import config
 from router.config import Routing
 from router.decision_log import (
     ANSWERED,
+    DecisionContext,
     Entry,
     LogError,
     Logged,
-    Setting,
     entry_line,
     lost_line,
     read,
@@ -60,8 +60,8 @@ POLICY = Policy(
 ENGLISH = Features(40, "en", "Latn", False, False)
 
 
-def setting(policy: Policy = POLICY) -> Setting:
-    return Setting(MODELS, policy, TIERS, False, None)
+def setting(policy: Policy = POLICY) -> DecisionContext:
+    return DecisionContext(MODELS, policy, TIERS, False, None)
 
 
 def entry(
@@ -101,7 +101,7 @@ def entry(
     )
 
 
-def written(*entries: Entry, of: Setting | None = None) -> list[bytes]:
+def written(*entries: Entry, of: DecisionContext | None = None) -> list[bytes]:
     return [
         setting_line(of or setting(), "r"),
         *(entry_line(each, of or setting(), "r") for each in entries),

@@ -16,7 +16,7 @@ from router.errors import (
 )
 from router.schema import EmbeddingsRequest
 from router.space import Space, fit
-from router.spaces import Catalogue, Wanted
+from router.spaces import Catalogue, Constraints
 
 FAKE = {"kind": "fake"}
 
@@ -55,7 +55,7 @@ QWEN = "qwen3-embedding-0.6b"
 MINILM = "all-minilm-l6-v2"
 
 
-def resolve(where: Catalogue = CATALOGUE, **request: Any) -> Wanted:
+def resolve(where: Catalogue = CATALOGUE, **request: Any) -> Constraints:
     return where.resolve(EmbeddingsRequest(texts=("text",), ids=None, **request))
 
 
@@ -128,7 +128,7 @@ def test_a_name_with_two_meanings_is_refused_at_the_start(alias: str) -> None:
 
 @pytest.mark.parametrize("model", [None, "auto", "AUTO"], ids=str)
 def test_auto_or_nothing_leaves_everything_open(model: str | None) -> None:
-    assert resolve(model=model) == Wanted(None, Tier.AUTO, False, None, None, False)
+    assert resolve(model=model) == Constraints(None, Tier.AUTO, False, None, None, False)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_auto_or_nothing_leaves_everything_open(model: str | None) -> None:
     ids=str,
 )
 def test_a_tier_is_a_target_wherever_it_stands(request_: dict[str, Any]) -> None:
-    assert resolve(**request_) == Wanted(MINILM, Tier.BEST, False, None, None, False)
+    assert resolve(**request_) == Constraints(MINILM, Tier.BEST, False, None, None, False)
 
 
 def test_the_config_makes_tiers_strict() -> None:
@@ -153,7 +153,7 @@ def test_the_config_makes_tiers_strict() -> None:
 
 
 def test_a_model_id_is_pinned() -> None:
-    assert resolve(model="Qwen/Qwen3-Embedding-0.6B") == Wanted(
+    assert resolve(model="Qwen/Qwen3-Embedding-0.6B") == Constraints(
         QWEN, None, True, frozenset({QWEN}), None, False
     )
 
@@ -175,7 +175,7 @@ def test_a_model_id_is_pinned() -> None:
     ids=str,
 )
 def test_a_space_pins_model_and_dimensions(space: str, also: dict[str, Any]) -> None:
-    assert resolve(space=space, **also) == Wanted(
+    assert resolve(space=space, **also) == Constraints(
         QWEN, None, True, frozenset({QWEN}), 512, False, Space(QWEN, 512)
     )
 
@@ -263,7 +263,7 @@ def test_a_tier_that_the_service_does_not_have_is_refused_where_it_stands(
 def test_a_free_request_with_dimensions_leaves_the_models_that_give_them(
     dimensions: int, able: set[str]
 ) -> None:
-    assert resolve(dimensions=dimensions) == Wanted(
+    assert resolve(dimensions=dimensions) == Constraints(
         None, Tier.AUTO, False, frozenset(able), dimensions, False
     )
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from deployments.dispatch.dispatcher import Lane
+from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.wire import Failure
 from deployments.service.gather import Gathered, Gatherer
 from deployments.service.prepare import Prepared
@@ -32,7 +32,7 @@ class Bench:
             VectorCache(cache_bytes),
         )
         model = Model("m", 0, 100_000, Curve(0.001, 0.001, 0.0001, 0.0, 1000), {})
-        self.lane = Lane(
+        self.dispatcher = ModelDispatcher(
             model="m",
             dimensions=4,
             batch_tokens=1000,
@@ -46,8 +46,8 @@ class Bench:
             clock=lambda: 0.0,
             rng=random.Random(1),
         )
-        self.lane.replicas_changed(["a"])
-        self.gatherer = Gatherer(self.lane, self.cache)
+        self.dispatcher.replicas_changed(["a"])
+        self.gatherer = Gatherer(self.dispatcher, self.cache)
 
     def ask(
         self, *texts: int, deadline_s: float = 60.0, bulk: bool = False
@@ -66,7 +66,7 @@ class Bench:
 async def bench() -> AsyncIterator[Bench]:
     made = Bench()
     yield made
-    await made.lane.close()
+    await made.dispatcher.close()
     await settle()
     made.ledger.assert_empty()
     assert not made.gatherer._on_their_way
@@ -131,8 +131,8 @@ async def test_when_the_sender_fails_the_one_who_waited_tries_for_itself(bench: 
         await settle()
         next(call for call in bench.transport.open if 1 in call.firsts).lose()
         await settle()
-        bench.lane.replicas_changed([])
-        bench.lane.replicas_changed(["a"])
+        bench.dispatcher.replicas_changed([])
+        bench.dispatcher.replicas_changed(["a"])
     await settle()
     await bench.transport.answer_all()
     with pytest.raises(ModelUnavailable):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.service.recent import MOST_SHOWN, Recent, asked
+from deployments.service.recent import MOST_SHOWN, Recent, parse_query
 from router.errors import InvalidValue, UnknownField
 from tests.unit.router.test_replay import entry, setting
 
@@ -30,33 +30,33 @@ def test_a_poll_gets_the_newest_after_its_cursor_and_is_told_how_many_it_missed(
     most: int, before: int, between: int, limit: int
 ) -> None:
     recent = ring(most, before)
-    cursor = recent.view(asked({}), 1)["next"]
+    cursor = recent.view(parse_query({}), 1)["next"]
     for _ in range(between):
         recent.add(setting(), entry())
-    page = recent.view(asked({"after": cursor, "limit": str(limit)}), 1)
+    page = recent.view(parse_query({"after": cursor, "limit": str(limit)}), 1)
     shown = min(between, limit, most)
     assert numbers(page) == list(range(before + between - shown + 1, before + between + 1))
     assert page["missed"] == between - shown
-    assert recent.view(asked({"after": page["next"]}), 1)["data"] == []
+    assert recent.view(parse_query({"after": page["next"]}), 1)["data"] == []
 
 
 def test_the_cursors_of_other_routers_are_passed_over_and_each_finds_its_own() -> None:
     first, second = ring(10, 3), ring(10, 5)
     after = f"{first.router}:2,{second.router}:4"
-    assert numbers(first.view(asked({"after": after}), 2)) == [3]
-    assert numbers(second.view(asked({"after": after}), 2)) == [5]
-    assert second.view(asked({"after": f"{first.router}:2"}), 2)["missed"] == 0
+    assert numbers(first.view(parse_query({"after": after}), 2)) == [3]
+    assert numbers(second.view(parse_query({"after": after}), 2)) == [5]
+    assert second.view(parse_query({"after": f"{first.router}:2"}), 2)["missed"] == 0
 
 
 def test_a_cursor_that_is_ahead_begins_anew() -> None:
     recent = ring(10, 3)
-    assert numbers(recent.view(asked({"after": f"{recent.router}:999"}), 1)) == [1, 2, 3]
+    assert numbers(recent.view(parse_query({"after": f"{recent.router}:999"}), 1)) == [1, 2, 3]
 
 
 def test_a_decision_is_shown_with_what_was_predicted_and_what_it_took() -> None:
     recent = Recent()
     recent.add(setting(), entry(budget_s=0.05, tokens=12))
-    [shown] = recent.view(asked({}), 1)["data"]
+    [shown] = recent.view(parse_query({}), 1)["data"]
     assert (shown["tokens"], shown["language"], shown["tier"], shown["model"]) == (
         12,
         "en",
@@ -83,4 +83,4 @@ def test_a_query_that_means_nothing_is_refused(
     query: dict[str, str], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        asked(query)
+        parse_query(query)

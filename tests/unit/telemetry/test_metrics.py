@@ -178,8 +178,8 @@ async def test_failures_of_replicas_are_counted_and_a_failed_replica_shows_as_ou
     assert tally.values[metrics.READY]["small",] == 0
     task.cancel()
     await settle()
-    for lane in made.lanes.values():
-        await lane.close()
+    for dispatcher in made.dispatchers.values():
+        await dispatcher.close()
 
 
 async def test_without_metrics_nothing_is_counted() -> None:
