@@ -14,6 +14,7 @@ NAMES = (
     "encoding",
     "features",
     "fuzz",
+    "languages",
     "latency",
     "memory",
     "mteb",

@@ -72,12 +72,22 @@ class Routing(Section):
     rules: tuple[Rule, ...] = ()
     require_space: Flag = False
     strict_tiers: Flag = False
+    # how much likelier a short text is in this language (ISO 639-1) than in one without a figure
+    language_prior: dict[str, PositiveFloat] = Field(default_factory=dict)
     default_budget_ms: PositiveFloat | None = None
     # share of predictions that may be exceeded: alpha
     miss_share: Float = Field(default=0.05, gt=0.0, lt=0.5)
     quality_weight: NonNegativeFloat = 1.0
     price_eta: NonNegativeFloat = 0.05
     price_utilisation: Float = Field(default=0.85, gt=0.0, le=1.0)  # rho
+
+    @field_validator("language_prior")
+    @classmethod
+    def _languages_exist(cls, prior: dict[str, float]) -> dict[str, float]:
+        for word in prior:
+            if problem := unknown_language(word):
+                raise ValueError(problem)
+        return prior
 
 
 class Shadow(Section):

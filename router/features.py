@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from router.domain import Features
 from router.language import Detected, detect, is_code, script_of
+from router.language_id import NO_PRIOR, Prior
 
 SAMPLED_TEXTS = 8
 
@@ -51,12 +52,13 @@ _TAG = re.compile(
 )
 
 
-def extract(texts: Sequence[str], hint: str | None = None) -> Features:
+def extract(texts: Sequence[str], hint: str | None = None, prior: Prior = NO_PRIOR) -> Features:
     """The features of a list of texts; the top of this file says what they mean for a list.
 
     Args:
         texts: as the caller sent them, without a prompt. hint: a BCP-47 tag that replaces the
         detection of language and mixed, and of script where it names one; `und` is no hint.
+        prior: how much likelier a short text is in a language than in others, by ISO 639-1 code.
 
     Raises:
         ValueError: the hint is not a language tag.
@@ -71,7 +73,7 @@ def extract(texts: Sequence[str], hint: str | None = None) -> Features:
         (
             Detected(language, script or script_of(text), False, is_code(text))
             if given
-            else detect(text),
+            else detect(text, prior),
             len(text),
         )
         for text in texts

@@ -12,6 +12,7 @@ Vectors are stored in 16 bits, which moves a cosine by less than 0.00001.
 import base64
 import hashlib
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,8 +29,8 @@ TokenIds = npt.NDArray[np.int32]
 
 FORMAT = "embedding-router fingerprint 1"
 
-# Long and short, several scripts, code and signs: a wrong pooling shows over many tokens, a wrong
-# tokenizer off English.
+# Long and short, several scripts, code, signs, a decomposed text: a wrong pooling shows over many
+# tokens, a wrong tokenizer off English.
 TEXTS = (
     "Which proteins bind iron in the blood?",
     "The committee met on Tuesday to discuss the budget for the coming year. After three hours "
@@ -42,6 +43,10 @@ TEXTS = (
     "ZeroDivisionError when empty",
     "Über die Brücke fährt täglich ein Zug: 1.234,56 € – c'est déjà trop cher, n'est-ce pas? ☕🚆",
     "Который час? كم الساعة؟ 몇 시예요?",
+    # each accent and vowel as a character of its own
+    unicodedata.normalize(
+        "NFD", "Tôi muốn trả lại sản phẩm này. Größe geändert. 안녕하세요. ガラス"
+    ),
 )
 
 

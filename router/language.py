@@ -19,7 +19,7 @@ slices, evenly spaced from the first character to the last, and for code the fir
   the sample, and on its first `TEXT_CHARACTERS` where they disagree. Texts too short to tell, and
   languages without a code in ISO 639-1, are None.
 
-Texts are read composed (NFC) and without web and mail addresses, so that neither changes a decision.
+Texts are read composed (NFC) and without web and mail addresses: neither changes a decision.
 """
 
 import re
@@ -33,7 +33,7 @@ import numpy.typing as npt
 import regex  # type: ignore[import-untyped]
 
 from router import language_id
-from router.language_id import NO_PRIOR, Prior, guess, identify, words_of
+from router.language_id import NO_PRIOR, Prior, guess, identify, without_links, words_of
 
 SAMPLE_CHARACTERS = 2000
 CODE_CHARACTERS = 600
@@ -65,7 +65,6 @@ _CLOSE = tuple(  # languages that fastText takes for each other in a short windo
     )
 )  # fmt: skip
 _WESTERN = "latin-1"
-_LINK = re.compile(r"[!-~]*(?:://|@|\bwww\.)[!-~]*")
 _HAN = re.compile(r"[\u3400-\u9fff]+")
 _DENSE = frozenset({"Jpan", "Hani", "Hang", "Bopo", "Hira", "Kana", "Yiii"})
 _DENSE_WEIGHT = 2.5
@@ -172,9 +171,7 @@ def _read(text: str) -> str:
         sample = unicodedata.normalize("NFC", sample_of(text))
     else:
         sample = sample_of(unicodedata.normalize("NFC", text))
-    if "://" not in sample and "@" not in sample and "www." not in sample:
-        return sample
-    rest = _LINK.sub(" ", sample)
+    rest = without_links(sample)
     return rest if any(map(str.isalpha, rest)) else sample
 
 
@@ -185,7 +182,7 @@ def is_code(text: str) -> bool:
     encoded = text.encode("utf-8", "replace")
     symbols = len(encoded) - len(encoded.translate(None, _CODE_SYMBOLS))
     sql = sum(map(count, _SQL_WORDS))
-    if len(text) < _CODE_LEAST_CHARACTERS or (symbols < 0.02 * len(text) and not sql):
+    if len(text) < _CODE_LEAST_CHARACTERS or (symbols < max(2, 0.02 * len(text)) and not sql):
         return False
     least = _CODE_SCORE / 100 * len(text)
     signs = sum(map(count, _CODE_PAIRS))

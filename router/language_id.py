@@ -52,6 +52,7 @@ _WORD_WEIGHT = 0.4 * math.log(10) / 100
 # A language without a table is taken to have this share of what the best one has.
 _UNLISTED_SHARE = 0.75
 
+_LINK = re.compile(r"[!-~]*(?:://|@|\bwww\.)[!-~]*")
 _NOISE = b"0123456789_\\"
 _NOISY_CHUNK = re.compile(r"[!-~]*[0-9_\\][!-~]*")
 _APOSTROPHES = re.compile("[\u2018\u2019\u02bc]")
@@ -60,14 +61,22 @@ _INVISIBLE = re.compile("[\u00ad\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]+")
 _INVISIBLE_AND_JOINERS = re.compile("[\u00ad\u200c-\u200f\u202a-\u202e\u2060-\u206f\ufeff]+")
 
 
+def without_links(text: str) -> str:
+    """The text with a space in place of each web or mail address."""
+    if "://" in text or "@" in text or "www." in text:
+        return _LINK.sub(" ", text)
+    return text
+
+
 def words_of(line: str, script: str) -> str:
     """The words of a line as fastText should read them, in lower case and with one space between:
-    without numbers, identifiers, hexadecimal, punctuation and characters that cannot be seen.
+    without numbers, identifiers, hexadecimal, links, punctuation and characters that cannot be seen.
     """
+    line = without_links(line)
     if not line.isascii():
         joined = script in ("Latn", "Cyrl")
         line = (_INVISIBLE_AND_JOINERS if joined else _INVISIBLE).sub("", line)
-        line = _APOSTROPHES.sub("'", line)
+        line = _APOSTROPHES.sub("'", unicodedata.normalize("NFKC", line))
     encoded = line.encode("utf-8", "replace")
     if len(encoded.translate(None, _NOISE)) < len(encoded):
         line = _NOISY_CHUNK.sub(" ", line)

