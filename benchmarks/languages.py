@@ -12,7 +12,7 @@ import json
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import click
 
@@ -23,7 +23,7 @@ OTHERS = frozenset(
     "bg bn ca da et fa hr id is lt no sk sr sw ta tl ur".split()  # noqa: SIM905
 )
 ACROSS_SCRIPTS = frozenset({"en+zh", "en+ja", "en+ko", "en+ru", "en+ar", "en+hi", "en+th"})
-FORMS = ("NFC", "NFD")
+FORMS: tuple[Literal["NFC"], Literal["NFD"]] = ("NFC", "NFD")
 
 QUERIES = (
     "reset your password", "where is my order", "cancel my subscription", "how do I return an item",
@@ -106,7 +106,7 @@ def accuracy(folder: Path) -> dict[str, float]:
     """Shares of the texts of a folder, by what they are shares of."""
     found = [(text.language, detect(text.text)) for text in labelled(folder)]
     mixed = pairs(folder, "mixed")
-    figures = {
+    return {
         "right, 25 languages": share(
             one.language == language for language, one in found if language not in OTHERS
         ),
@@ -133,7 +133,6 @@ def accuracy(folder: Path) -> dict[str, float]:
         "code, of 42 languages": share(one.code for _, one in found),
         "code, of abstracts": share(is_code(text) for text in abstracts(folder)),
     }
-    return figures
 
 
 def same_in_both_forms(folder: Path) -> float:

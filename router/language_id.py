@@ -70,7 +70,7 @@ def without_links(text: str) -> str:
 
 def words_of(line: str, script: str) -> str:
     """The words of a line as fastText should read them, in lower case and with one space between:
-    without numbers, identifiers, hexadecimal, links, punctuation and characters that cannot be seen.
+    without numbers, identifiers, hexadecimal, links, punctuation and invisible characters.
     """
     line = without_links(line)
     if not line.isascii():

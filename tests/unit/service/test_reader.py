@@ -88,3 +88,10 @@ async def test_what_is_no_language_is_said_each_time(preparer: Counting) -> None
     for _ in range(2):
         with pytest.raises(InvalidValue, match="language"):
             await reader.read(["hello"], None, None, "xx", ("a",))
+
+
+async def test_a_prior_weighs_short_texts(preparer: Counting) -> None:
+    for reader, language in ((Reader(preparer), None), (Reader(preparer, {"en": 5.0}), "en")):
+        for texts in (["reset password"], ["reset password", "reset password"]):
+            read = await reader.read(texts, None, None, None, ("a",))
+            assert read.features.language == language
