@@ -115,8 +115,8 @@ def detect(text: str, prior: Prior = NO_PRIOR) -> Detected:
     """Script, language, mixed and code of a text; the top of this file says how. Any string is good
     input.
     """
-    sample = _read(text)
-    code = is_code(text)
+    head, sample = _read(text)
+    code = _is_code(head)
     letters = _letters_by_script(sample)
     if not letters:
         return Detected(None, None, False, code)
@@ -147,7 +147,7 @@ def load() -> None:
 
 def script_of(text: str) -> str | None:
     """The script of most letters of a text, as `detect` reports it."""
-    letters = _letters_by_script(_read(text))
+    letters = _letters_by_script(_read(text)[1])
     return max(letters, key=letters.__getitem__) if letters else None
 
 
@@ -162,22 +162,27 @@ def sample_of(text: str, characters: int = SAMPLE_CHARACTERS) -> str:
     return " ".join(text[start : start + width] for start in starts)
 
 
-def _read(text: str) -> str:
-    """The sample of a text, composed, so that what is decided does not depend on the form it came
-    in, and without addresses, whose letters are of no script or language. Where nothing but an
-    address has letters it stays.
+def _read(text: str) -> tuple[str, str]:
+    """The first `CODE_CHARACTERS` of a text and its sample, both composed, so that a decision does
+    not depend on the form that the text came in. The sample has no addresses, whose letters are of
+    no script or language, unless nothing else in it has letters.
     """
-    if len(text) > COMPOSED_CHARACTERS:  # the parts are composed alone
+    if len(text) > COMPOSED_CHARACTERS:
+        head = unicodedata.normalize("NFC", text[: 4 * CODE_CHARACTERS])
         sample = unicodedata.normalize("NFC", sample_of(text))
     else:
-        sample = sample_of(unicodedata.normalize("NFC", text))
+        head = unicodedata.normalize("NFC", text)
+        sample = sample_of(head)
     rest = without_links(sample)
-    return rest if any(map(str.isalpha, rest)) else sample
+    return head[:CODE_CHARACTERS], rest if any(map(str.isalpha, rest)) else sample
 
 
 def is_code(text: str) -> bool:
     """Whether the first `CODE_CHARACTERS` look like program code rather than prose."""
-    text = unicodedata.normalize("NFC", text[: 4 * CODE_CHARACTERS])[:CODE_CHARACTERS]
+    return _is_code(unicodedata.normalize("NFC", text[: 4 * CODE_CHARACTERS])[:CODE_CHARACTERS])
+
+
+def _is_code(text: str) -> bool:
     count = text.count
     encoded = text.encode("utf-8", "replace")
     symbols = len(encoded) - len(encoded.translate(None, _CODE_SYMBOLS))

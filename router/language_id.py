@@ -52,6 +52,7 @@ _WORD_WEIGHT = 0.4 * math.log(10) / 100
 # A language without a table is taken to have this share of what the best one has.
 _UNLISTED_SHARE = 0.75
 
+_CASED = ("Lu", "Ll")
 _LINK = re.compile(r"[!-~]*(?:://|@|\bwww\.)[!-~]*")
 _NOISE = b"0123456789_\\"
 _NOISY_CHUNK = re.compile(r"[!-~]*[0-9_\\][!-~]*")
@@ -73,14 +74,34 @@ def words_of(line: str, script: str) -> str:
     without numbers, identifiers, hexadecimal, links, punctuation and invisible characters.
     """
     line = without_links(line)
-    if not line.isascii():
-        joined = script in ("Latn", "Cyrl")
-        line = (_INVISIBLE_AND_JOINERS if joined else _INVISIBLE).sub("", line)
-        line = _APOSTROPHES.sub("'", unicodedata.normalize("NFKC", line))
     encoded = line.encode("utf-8", "replace")
     if len(encoded.translate(None, _NOISE)) < len(encoded):
         line = _NOISY_CHUNK.sub(" ", line)
-    return " ".join(_word().findall(line.lower()))
+    try:  # three times as fast
+        western = line.encode("latin-1")
+    except UnicodeEncodeError:
+        return " ".join(_word().findall(_plain(line, script).lower()))
+    words = western.translate(_western_words(), b"\xad").decode("latin-1").split()
+    if "'" in line:
+        words = [word for quoted in words if (word := quoted.strip("'"))]
+    return " ".join(words)
+
+
+def _plain(line: str, script: str) -> str:
+    """The line in NFKC, with straight apostrophes and without invisible characters."""
+    joined = script in ("Latn", "Cyrl")
+    line = (_INVISIBLE_AND_JOINERS if joined else _INVISIBLE).sub("", line)
+    return _APOSTROPHES.sub("'", unicodedata.normalize("NFKC", line))
+
+
+@cache
+def _western_words() -> bytes:
+    """For bytes of Latin-1: lower case of a letter, the apostrophe itself, else a space."""
+    kept = (
+        character.lower() if character == "'" or unicodedata.category(character) in _CASED else " "
+        for character in map(chr, range(256))
+    )
+    return "".join(kept).encode("latin-1")
 
 
 def identify(words: str, script: str, prior: Prior = NO_PRIOR) -> tuple[str | None, float]:

@@ -6,10 +6,13 @@ import httpx
 import numpy as np
 import pytest
 
+from deployments.ingress.application import Application
+from deployments.ingress.deployment import Router
+from router.schema import EmbeddingsRequest
 from router.strict import parse_args
-from deployments.service.catalogue import Catalogue
-from tests.support.local_service import ARGS, served
+from tests.support.local_service import FAKE
 
+PlainRouter = Router.__mro__[1]  # without what Serve puts around it
 VIETNAMESE = "Tôi muốn trả lại sản phẩm này vì nó bị hỏng"
 
 
@@ -43,15 +46,25 @@ def test_both_forms_of_a_text_have_one_decision_and_one_vector(http: httpx.Clien
     assert composed @ decomposed > 0.999999
 
 
-def test_a_prior_is_taken_from_the_config_and_changes_without_a_restart() -> None:
-    with served() as (url, router), httpx.Client(base_url=url, timeout=60) as client:
+async def test_a_prior_is_taken_from_the_config_and_changes_without_a_restart() -> None:
+    args = {"models": {"a": FAKE}, "tiers": {"fast": "a"}}
+    router = PlainRouter(parse_args(args).model_dump(mode="json"), {})
+    transport = httpx.ASGITransport(Application(router))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
 
-        def language() -> str | None:
-            answer = client.post("/v1/route", json={"input": "reset password"})
-            found: str | None = answer.json()["features"]["language"]
-            return found
+        async def language() -> str | None:
+            service = router.service
+            plan = await service.plan(EmbeddingsRequest(("reset password",), None, model="a"))
+            return plan.features.language
 
-        assert language() is None
-        args = parse_args(ARGS | {"routing": {**ARGS["routing"], "language_prior": {"en": 5.0}}})
-        router.service.reload(args, Catalogue(args, {}))
-        assert language() == "en"
+        await router.reconfigure({})
+        router.service.replicas_changed("a", ["a"])
+        found = [await language()]
+        for prior in ({"en": 5.0}, {"de": 20.0}, {}):
+            await router.reconfigure({"routing": {"language_prior": prior}})
+            found.append(await language())
+        assert found == [None, "en", "de", None]
+        await router.reconfigure({"routing": {"language_prior": {"english": 5.0}}})
+        said = (await client.get("/v1/tiers")).json()["reload_error"]
+        assert "routing.language_prior" in said
+        assert "did you mean en?" in said

