@@ -166,7 +166,7 @@ def summarise(
         if one.status == httpx.codes.OK and one.total_s <= (one.ask.budget_s or 0.0)
     ]
     points = [
-        models[one.model].quality_of(Features(0, one.ask.text.language, None, False, False))
+        models[one.model].quality_of(Features(0, one.ask.text.language, None, False, False)) or 0.0
         for one in in_time
         if one.model
     ]

@@ -246,18 +246,22 @@ def as_ranked(
     """The models as the decision shall see them for one space: its own above all others, which
     follow by what they keep of it.
 
-    The quality of a model that comes over an adapter is the own model's times the recall kept.
+    The quality of a model that comes over an adapter is the own model's times the recall kept; what
+    it keeps in a language of its own also where the own model has one figure for many.
     """
     own = models[space.model]
     ranked = {**models, space.model: replace(own, rank=len(models))}
     for rank, (name, adapter) in enumerate(
         sorted(adapters.items(), key=lambda item: item[1].kept.recall)
     ):
+        points = dict(own.quality)
+        if "default" in points:
+            points = dict.fromkeys(adapter.by_language, points["default"]) | points
         quality = {
-            language: points * adapter.kept_for(language)
-            for language, points in own.quality.items()
+            language: value * adapter.kept_for(language) for language, value in points.items()
         }
-        ranked[name] = replace(models[name], rank=rank, quality=quality)
+        long = own.long and replace(own.long, points=own.long.points * adapter.kept.recall)
+        ranked[name] = replace(models[name], rank=rank, quality=quality, long=long)
     return ranked
 
 

@@ -75,6 +75,10 @@ class Routing(Section):
     # how much likelier a short text is in this language (ISO 639-1) than in one without a figure
     language_prior: dict[str, PositiveFloat] = Field(default_factory=dict)
     default_budget_ms: PositiveFloat | None = None
+    # of a list's texts, from which on a rule that they match raises the floor of the list
+    min_share: Float = Field(default=0.2, gt=0.0, le=1.0)
+    # share of a text's tokens unknown to a model, above which `auto` does not choose it
+    max_unread: Float = Field(default=0.5, ge=0.0, le=1.0)
     # share of predictions that may be exceeded: alpha
     miss_share: Float = Field(default=0.05, gt=0.0, lt=0.5)
     quality_weight: NonNegativeFloat = 1.0

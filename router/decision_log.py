@@ -24,11 +24,13 @@ from router.domain import (
     Decision,
     Features,
     Load,
+    LongTexts,
     Model,
     OnMiss,
     Prediction,
     Reason,
     Request,
+    TextKind,
     Tier,
     Why,
     Work,
@@ -91,9 +93,12 @@ def setting_line(setting: DecisionContext, router: str) -> bytes:
             "models": [asdict(model) for model in setting.models.values()],
             "policy": {
                 "default": policy.default,
-                "floors": [floor._asdict() for floor in policy.floors],
+                "floors": [asdict(floor) for floor in policy.floors],
                 "kind": policy.kind,
                 "quality_weight": policy.quality_weight,
+                "min_share": policy.min_share,
+                "max_unread": policy.max_unread,
+                "default_is_named": policy.default_is_named,
             },
             "tiers": setting.tiers,
             "strict_tiers": setting.strict_tiers,
@@ -119,6 +124,7 @@ def entry_line(entry: Entry, setting: DecisionContext, router: str) -> bytes:
             | {
                 "work": {name: work._asdict() for name, work in request.work.items()},
                 "features": asdict(request.features),
+                "unread": dict(request.unread),
             },
             "models": {name: changes for name, changes in models.items() if changes},
             "loads": {name: load._asdict() for name, load in entry.loads.items()},
@@ -170,7 +176,8 @@ def _setting(data: dict[str, Any]) -> DecisionContext:
     if data["format"] != FORMAT:
         raise LogError(f"its format is {data['format']}, this version reads {FORMAT}")
     models = {
-        each["id"]: Model(**each | {"curve": Curve(**each["curve"])}) for each in data["models"]
+        each["id"]: Model(**each | {"curve": Curve(**each["curve"]), "long": _long(each)})
+        for each in data["models"]
     }
     policy = data["policy"]
     floors = tuple(
@@ -201,7 +208,7 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
             **request
             | {
                 "work": {name: Work(**work) for name, work in request["work"].items()},
-                "features": Features(**request["features"]),
+                "features": _features(request["features"]),
                 "candidates": _set(request["candidates"]),
                 "permitted": _set(request["permitted"]),
                 "on_miss": OnMiss(request["on_miss"]),
@@ -215,6 +222,11 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
             **decision
             | {
                 "reason": Reason(decision["reason"]),
+                # a log of 0.1 has none: what was degraded by budget or load was pushed down
+                "pushed_down": decision.get(
+                    "pushed_down",
+                    decision["degraded"] and decision["reason"] in ("budget", "late", "load"),
+                ),
                 "whys": {name: Why(why) for name, why in decision["whys"].items()},
                 "predictions": {
                     name: Prediction(**predicted)
@@ -238,7 +250,19 @@ def _changes(model: Model, setting: Model) -> dict[str, Any]:
 def _changed(setting: Model, changes: dict[str, Any]) -> Model:
     if "curve" in changes:
         changes = changes | {"curve": Curve(**changes["curve"])}
+    if "long" in changes:
+        changes = changes | {"long": _long(changes)}
     return replace(setting, **changes) if changes else setting
+
+
+def _long(model: dict[str, Any]) -> LongTexts | None:
+    long = model.get("long")
+    return None if long is None else LongTexts(**long)
+
+
+def _features(features: dict[str, Any]) -> Features:
+    kinds = tuple(TextKind(**kind) for kind in features.get("kinds", ()))
+    return Features(**features | {"kinds": kinds})
 
 
 def _set(values: list[str] | None) -> frozenset[str] | None:

@@ -4,10 +4,13 @@ Units are in the names: `_s` seconds, `_tokens` tokens. Times are plain floats o
 caller reads; nothing in this file reads one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
+
+UNKNOWN_LANGUAGE = "unknown"
 
 
 class Tier(StrEnum):
@@ -38,9 +41,10 @@ class Reason(StrEnum):
     TIER = "tier"  # the tier the caller asked for
     RULE = "rule"  # the highest floor that a rule raised
     AUTO = "auto"  # no rule applied: the default tier
+    QUALITY = "quality"  # no rule applied, and this model has more points for the text
     CONTEXT = "context"  # the target cannot read a text this long
     UNAVAILABLE = "unavailable"  # the target has no ready replica
-    BUDGET = "budget"  # the target would be too late, this is the best model that is not
+    BUDGET = "budget"  # the target would be too late, this is the best for the text that is not
     IDLE = "idle"  # a larger model than the target has nothing better to do (`priced` only)
     LOAD = "load"  # the target's price under load is above what its quality is worth here
     LATE = "late"  # no allowed model fits the budget; answered all the same, as on_budget_miss says
@@ -60,6 +64,8 @@ class Why(StrEnum):
     BELOW_TARGET = "smaller than the target, which is strict"
     OVER_BUDGET = "predicted to miss the latency budget"
     LESS_QUALITY = "fits, but a better model fits too"
+    NOT_NAMED = "has more points for this text, but the target is taken as it is"
+    UNREAD = "its tokenizer does not know most of the text"
     PRICE = "quality is not worth its price at this load"
 
 
@@ -70,6 +76,10 @@ class Work(NamedTuple):
     longest: int  # of the longest text
     tokens_sq: int  # the attention term, see `attention`
     texts: int = 1
+    long: float = 0.0  # share of the texts that count as long for this model, see `LongTexts`
+
+
+NO_WORK = Work(0, 0, 0)
 
 
 def attention(counts: Iterable[int], span: int | None) -> int:
@@ -82,9 +92,20 @@ def attention(counts: Iterable[int], span: int | None) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class TextKind:
+    """Texts of a list that are alike, and how many of them there are."""
+
+    language: str | None
+    script: str | None
+    mixed: bool
+    code: bool
+    texts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Features:
-    """What the router learned of a request's text; a list of texts has one, made over the whole
-    list.
+    """What the router learned of a request's text. Of a list these are what most of its texts are,
+    and `kinds` says what else is in it.
     """
 
     characters: int
@@ -92,6 +113,23 @@ class Features:
     script: str | None  # ISO 15924, e.g. Latn, Hans is reported as Hani
     mixed: bool
     code: bool
+    kinds: tuple[TextKind, ...] = ()  # of a list of several texts; most texts first
+
+    @property
+    def languages(self) -> dict[str, int]:
+        """Texts by language for a list of several texts, most first; empty for one text."""
+        counts: dict[str, int] = {}
+        for kind in self.kinds:
+            name = kind.language or UNKNOWN_LANGUAGE
+            counts[name] = counts.get(name, 0) + kind.texts
+        return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+    def share(self, holds: Callable[["Features | TextKind"], bool]) -> float:
+        """Share of the texts for which `holds` is true."""
+        if not self.kinds:
+            return float(holds(self))
+        texts = sum(kind.texts for kind in self.kinds)
+        return sum(kind.texts for kind in self.kinds if holds(kind)) / texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +165,21 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
+class LongTexts:
+    """Points of quality on texts of `from_tokens` tokens and more, whatever they are written in."""
+
+    from_tokens: int
+    points: float
+
+
+def share_of_long(long: LongTexts | None, counts: Sequence[int]) -> float:
+    """Share of the texts of these token counts that are long for a model."""
+    if long is None or not counts:
+        return 0.0
+    return sum(count >= long.from_tokens for count in counts) / len(counts)
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One embedding model as the decision sees it; `rank` orders models from small (0) to large."""
 
@@ -136,16 +189,38 @@ class Model:
     curve: Curve
     quality: Mapping[str, float]  # by ISO 639-1 language, "code", "mixed" or "default"
     devices: float = 1.0  # accelerators one replica occupies: the price of a second of it
+    long: LongTexts | None = None
 
-    def quality_of(self, features: Features) -> float:
-        """Points of quality on text like this; 0 where nothing is known."""
+    def quality_of(self, features: Features, work: Work = NO_WORK) -> float | None:
+        """Points of quality on this text, for a list the mean of its texts; None where the config
+        gives no figure.
+        """
+        kinds = features.kinds
+        points = self._mean_points(kinds) if kinds else self._points_of(features)
+        if self.long is None or not work.long:
+            return points
+        if work.long == 1.0:
+            return self.long.points
+        return None if points is None else points + work.long * (self.long.points - points)
+
+    def _points_of(self, text: Features | TextKind) -> float | None:
         quality = self.quality
-        if features.code and "code" in quality:
+        if text.code and "code" in quality:
             return quality["code"]
-        if features.mixed and "mixed" in quality:
+        if text.mixed and "mixed" in quality:
             return quality["mixed"]
-        known = quality.get(features.language or "default")
-        return quality.get("default", 0.0) if known is None else known
+        points = quality.get(text.language or "default")
+        return quality.get("default") if points is None else points
+
+    def _mean_points(self, kinds: tuple[TextKind, ...]) -> float | None:
+        total, texts = 0.0, 0
+        for kind in kinds:
+            points = self._points_of(kind)
+            if points is None:
+                return None
+            total += points * kind.texts
+            texts += kind.texts
+        return total / texts
 
 
 class Load(NamedTuple):
@@ -170,7 +245,8 @@ class Request(NamedTuple):
 
     `candidates` are the models that can produce what the caller pinned (None: a free request);
     `permitted` those its key may use (None: all). `target` is the model of an explicit tier or pin;
-    None lets the rules set it.
+    None lets the rules set it. `unread` is the share of a text's tokens that a model's tokenizer
+    does not know; of a list, the share that enough of its texts reach to count.
     """
 
     work: Mapping[str, Work]
@@ -183,6 +259,7 @@ class Request(NamedTuple):
     permitted: frozenset[str] | None = None
     on_miss: OnMiss = OnMiss.DEGRADE
     input_type: str | None = None
+    unread: Mapping[str, float] = MappingProxyType({})  # by model, where it is above 0
 
 
 class Prediction(NamedTuple):
@@ -210,10 +287,12 @@ class Decision(NamedTuple):
     rule: str | None
     predicted_s: float | None
     wait_s: float | None
-    degraded: bool  # served by a smaller model than the target
+    degraded: bool  # fewer points on this text than the target; smaller where a figure is missing
     whys: Mapping[str, Why]  # of every model
     predictions: Mapping[str, Prediction]  # of the models that got as far as one
     retry_after_s: float | None = None
+    # budget or load kept it from the target, and the model that serves it is no better for the text
+    pushed_down: bool = False
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

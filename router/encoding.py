@@ -11,8 +11,8 @@ The bytes of all but `float` are sent in base64. A scale per vector needs no cal
 product of int8 vectors must be divided by their lengths.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,17 @@ class Routing:
     truncated: Sequence[int] = ()  # indices of the inputs that were cut
     adapter: AdapterUse | None = None
     canary: bool = False  # decided by the rules that are being tried (`compare.canary`)
+    languages: Mapping[str, int] | None = None  # texts by language, of a list of several texts
+    unread: float | None = None  # share of the texts' tokens that the model does not know
+
+    def as_dict(self) -> dict[str, object]:
+        """The object as it is sent: without what has nothing to say."""
+        names = [name for name in _FIELDS if name not in OPTIONAL or getattr(self, name)]
+        return {name: getattr(self, name) for name in names}
+
+
+OPTIONAL = ("languages", "unread")
+_FIELDS = tuple(field.name for field in fields(Routing))
 
 
 def encode(
@@ -56,7 +67,7 @@ def encode(
 ) -> bytes:
     """The whole JSON response for (n, dimensions) finite vectors in input order, n >= 1."""
     usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
-    rest = {"model": routing.model, "usage": usage, "routing": routing}
+    rest = {"model": routing.model, "usage": usage, "routing": routing.as_dict()}
     if encoding_format == "float":
         rows = np.ascontiguousarray(vectors, dtype=np.float32)
         data = [

@@ -1,18 +1,18 @@
 """What the router learns of a request's text before it decides: one `Features` for the whole list
 of texts.
 
-At most `SAMPLED_TEXTS` texts, evenly spaced over the list, are looked at, each by its own sample
-(router/language.py). Language and script are those of most characters among them. The list is code,
-or mixed, where texts that are so hold at least half of these characters: texts in different
-languages do not make a list mixed, and one doubtful text among many does not send them all to a
-larger model.
+Texts of a list count alike, however long they are. At most `SAMPLED_TEXTS` of them are looked at,
+each by its own sample (router/language.py), and each stands for its neighbours: texts in ASCII and
+others are sampled apart, half of the looks each, so that a few texts in another script among many
+are seen and counted as the few they are. Language and script are those of most texts; the list is
+code, or mixed, where at least half of its texts are so. What else it holds is in `kinds`.
 """
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from router.domain import Features
+from router.domain import Features, TextKind
 from router.language import Detected, detect, is_code, script_of
 from router.language_id import NO_PRIOR, Prior
 
@@ -64,41 +64,53 @@ def extract(texts: Sequence[str], hint: str | None = None, prior: Prior = NO_PRI
         ValueError: the hint is not a language tag.
     """
     language, script = (None, None) if hint is None else _parse_tag(hint)
-    characters = sum(map(len, texts))
-    if len(texts) > SAMPLED_TEXTS:
-        last = len(texts) - 1
-        texts = [texts[i * last // (SAMPLED_TEXTS - 1)] for i in range(SAMPLED_TEXTS)]
     given = hint is not None and language != "und"
-    seen = [
-        (
-            Detected(language, script or script_of(text), False, is_code(text))
-            if given
-            else detect(text, prior),
-            len(text),
-        )
-        for text in texts
-    ]
-    half = sum(length for _, length in seen) / 2
-    code = 0 < half <= sum(length for one, length in seen if one.code)
-    mixed = 0 < half <= sum(length for one, length in seen if one.mixed)
-    languages: Counter[str] = Counter()
-    scripts: Counter[str] = Counter()
-    for one, length in seen:
-        if one.language is not None:
-            languages[one.language] += length
-        if one.script is not None:
-            scripts[one.script] += length
+    counts: Counter[Detected] = Counter()
+    for text, stands_for in _sample(texts):
+        if given:
+            one = Detected(language, script or script_of(text), False, is_code(text))
+        else:
+            one = detect(text, prior)
+        counts[one] += stands_for
+    code = 0 < len(texts) <= 2 * _texts(counts, lambda one: one.code)
+    mixed = 0 < len(texts) <= 2 * _texts(counts, lambda one: one.mixed)
+    kinds = tuple(TextKind(*one, texts=count) for one, count in counts.most_common())
     return Features(
-        characters=characters,
-        language=_most(languages) if given or not code else None,
-        script=_most(scripts),
+        characters=sum(map(len, texts)),
+        language=_most(counts, lambda one: one.language) if given or not code else None,
+        script=_most(counts, lambda one: one.script),
         mixed=mixed,
         code=code,
+        kinds=kinds if len(texts) > 1 else (),
     )
 
 
-def _most(characters: Counter[str]) -> str | None:
-    return max(characters, key=characters.__getitem__) if characters else None
+def _sample(texts: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """The texts to look at, and for how many each stands; together they stand for all."""
+    if len(texts) <= SAMPLED_TEXTS:
+        yield from ((text, 1) for text in texts)
+        return
+    ascii_texts = [text for text in texts if text.isascii()]
+    others = [text for text in texts if not text.isascii()]
+    most_others = min(len(others), max(SAMPLED_TEXTS // 2, SAMPLED_TEXTS - len(ascii_texts)))
+    for group, looks in ((ascii_texts, SAMPLED_TEXTS - most_others), (others, most_others)):
+        looks = min(looks, len(group))
+        for look in range(looks):
+            start, end = look * len(group) // looks, (look + 1) * len(group) // looks
+            yield group[(start + end - 1) // 2], end - start
+
+
+def _texts(counts: Counter[Detected], holds: Callable[[Detected], bool]) -> int:
+    return sum(count for one, count in counts.items() if holds(one))
+
+
+def _most(counts: Counter[Detected], of: Callable[[Detected], str | None]) -> str | None:
+    """The value of most texts, the first in the list where several have as many."""
+    texts: Counter[str] = Counter()
+    for one, count in counts.items():
+        if (value := of(one)) is not None:
+            texts[value] += count
+    return max(texts, key=texts.__getitem__) if texts else None
 
 
 def _parse_tag(tag: str) -> tuple[str | None, str | None]:

@@ -31,8 +31,6 @@ OVERHEAD_ETA = 0.1  # each answer moves the median of the overhead by e^+-0.05
 OVERHEAD_NEWS = 0.1  # further off than this the curve is replaced
 LEAST_OVERHEAD_S, MOST_OVERHEAD_S = 1e-4, 10.0
 
-PUSHED_DOWN = frozenset((Reason.BUDGET, Reason.LOAD, Reason.LATE))
-
 
 class Counters(NamedTuple):
     """What a replica has done since it started, as its replies say."""
@@ -231,7 +229,7 @@ def tell(
     deadline_s: float | None = None,
 ) -> str | None:
     """Book one decision as demand: for the model it chose, and for the target that it was pushed
-    down or refused from.
+    down or refused from. A target that another model is better than for this text missed nothing.
 
     Returns that target where it was booked. One that the caller's own limits exclude (a pinned
     space, what its key may use) is not in `work` and missed nothing; nor did one that would miss
@@ -240,11 +238,7 @@ def tell(
     if decision.model is not None:
         feedback[decision.model].chosen(work[decision.model].tokens, now)
     target = decision.target
-    pushed = (
-        decision.degraded and decision.reason in PUSHED_DOWN
-        if decision.model
-        else decision.reason is Reason.OVER_BUDGET
-    )
+    pushed = decision.pushed_down if decision.model else decision.reason is Reason.OVER_BUDGET
     if target is None or target not in work or not pushed:
         return None
     predicted = decision.predictions.get(target)

@@ -74,6 +74,13 @@ class FingerprintConfig(Section):
         return {"file": data} if isinstance(data, str) else data
 
 
+class LongTextsConfig(Section):
+    """Points of quality on long texts, whatever they are written in."""
+
+    from_tokens: PositiveInt  # of the model's own tokens
+    points: Float
+
+
 class ModelConfig(Section):
     """One embedding model, served by one deployment of the same name."""
 
@@ -92,7 +99,7 @@ class ModelConfig(Section):
     fingerprint: FingerprintConfig | None = None
     profile: str | None = None  # file made by `embedding-router calibrate`
     curve: CurveConfig | None = None  # written by hand; a profile wins
-    quality: dict[str, Float] = Field(default_factory=dict)
+    quality: dict[str, Float | LongTextsConfig] = Field(default_factory=dict)
     memory_bytes: PositiveInt | None = None
     devices: PositiveFloat = 1.0
     good_for: str = ""
@@ -111,10 +118,17 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _sizes(self) -> "ModelConfig":
-        for key in self.quality:
-            if key not in ("code", "mixed", "default") and (problem := unknown_language(key)):
+        for key, value in self.quality.items():
+            if isinstance(value, LongTextsConfig) != (key == "long"):
                 raise ValueError(
-                    f"quality: {problem}; beside languages there are code, mixed and default"
+                    f"quality.{key}: write a number of points, or for `long` a section "
+                    "{from_tokens: N, points: P}"
+                )
+            if key not in ("code", "mixed", "long", "default") and (
+                problem := unknown_language(key)
+            ):
+                raise ValueError(
+                    f"quality: {problem}; beside languages there are code, mixed, long and default"
                 )
         if isinstance(self.matryoshka, tuple):
             too_large = [size for size in self.matryoshka if size > self.dimensions]

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 
 from router.config import NamedTier, RouterArgs, Routing, When
-from router.domain import Curve, Model
-from router.model_config import CurveConfig, ModelConfig, resolve_path
+from router.domain import Curve, LongTexts, Model
+from router.model_config import CurveConfig, LongTextsConfig, ModelConfig, resolve_path
 from router.policy import Floor, Policy
 from router.profile import Profile, load_profile, read_profile
 
@@ -20,11 +20,22 @@ def build_models(args: RouterArgs) -> dict[str, Model]:
             rank=rank,
             max_tokens=config.max_tokens,
             curve=curve_of(name, config, args.base_dir),
-            quality=dict(config.quality),
+            quality={
+                key: value
+                for key, value in config.quality.items()
+                if not isinstance(value, LongTextsConfig)
+            },
             devices=config.devices,
+            long=long_texts_of(config),
         )
         for rank, (name, config) in enumerate(args.models.items())
     }
+
+
+def long_texts_of(config: ModelConfig) -> LongTexts | None:
+    """`long` of the model's quality, where the config has it."""
+    long = config.quality.get("long")
+    return LongTexts(long.from_tokens, long.points) if isinstance(long, LongTextsConfig) else None
 
 
 def memory_bytes(args: RouterArgs) -> dict[str, int | None]:
@@ -55,6 +66,8 @@ def build_policy(routing: Routing, tiers: Mapping[NamedTier, str]) -> Policy:
         ),
         kind=routing.policy,
         quality_weight=routing.quality_weight,
+        min_share=routing.min_share,
+        max_unread=routing.max_unread,
     )
 
 

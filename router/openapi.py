@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pydantic import TypeAdapter
 
-from router.encoding import Routing
+from router.encoding import OPTIONAL, Routing
 from router.errors import SAMPLES, RouterError, render
 from router.openapi_examples import policy, request_body, response_example
 from router.openapi_schemas import (
@@ -308,7 +308,7 @@ def _paths(catalogue: Catalogue) -> Json:
 
 def _routing() -> Json:
     schema = TypeAdapter(Routing).json_schema(mode="serialization", ref_template=REFERENCE)
-    schema["required"] = list(schema["properties"])
+    schema["required"] = [name for name in schema["properties"] if name not in OPTIONAL]
     schema["properties"]["reason"] = dict(REASON)
     schema["properties"]["tier"] = dict(TIER_OR_NULL)
     for name, text in ROUTING.items():

@@ -50,13 +50,16 @@ TIER_OR_NULL: Json = {"enum": [*(tier.value for tier in Tier if tier is not Tier
 ROUTING = {
     "model": "The model that embedded the texts.",
     "tier": "The tier that this model stands for.",
-    "reason": "Why this model: pinned, tier, rule:NAME, auto, context, unavailable, budget, load "
-    "or late.",
+    "reason": "Why this model: pinned, tier, rule:NAME, auto, quality, context, unavailable, "
+    "budget, load or late.",
     "space": "MODEL/DIMENSIONS: only vectors of the same space may be compared.",
     "language": "ISO 639-1 code of the texts, null where it is not known.",
     "tokens": "What the model read, prompts and special tokens included.",
     "predicted_ms": "What the router expected the answer to take.",
-    "degraded": "A smaller model than the target answered, or another one over an adapter.",
+    "degraded": "The model has fewer points of quality for this text than the target; where the "
+    "config gives no figure, it is smaller.",
+    "languages": "Texts by language, for a list of several texts.",
+    "unread": "Share of the texts' tokens that the model does not know, where there are any.",
     "cached": "How many of the vectors were known already.",
     "truncated": "Indices of the inputs that were cut.",
     "canary": "Decided by the rules that are being tried, not by the usual ones.",
@@ -136,7 +139,9 @@ _DECISION = _object(
         "degraded": _BOOLEAN,
         "canary": _BOOLEAN,
         "expected_recall": _NUMBER_OR_NULL,
-    }
+        "unread": {**_NUMBER, "description": "As routing.unread of an answer."},
+    },
+    optional=("unread",),
 )
 
 
@@ -192,7 +197,13 @@ SCHEMAS: Json = {
                     "script": _STRING_OR_NULL,
                     "mixed": _BOOLEAN,
                     "code": _BOOLEAN,
-                }
+                    "languages": {
+                        "type": "object",
+                        "additionalProperties": _INTEGER,
+                        "description": "Texts by language, for a list of several texts.",
+                    },
+                },
+                optional=("languages",),
             ),
             "decision": _DECISION,
             "models": _array(

@@ -64,7 +64,7 @@ class Side(NamedTuple):
     p50_s: float | None
     p95_s: float | None
     quality: float | None  # mean points over the answered
-    degraded: int  # answered by a smaller model than the target
+    degraded: int  # answered by a model with fewer points on the text than the target
     misses: int  # with a budget that the predicted tail exceeds, refusals for that reason included
 
 
@@ -165,7 +165,10 @@ def _side(entries: Sequence[Entry], decisions: Sequence[Decision]) -> Side:
         misses += decision.reason in (Reason.LATE, Reason.OVER_BUDGET)
         if decision.model is not None and decision.predicted_s is not None:
             predicted.append(decision.predicted_s)
-            quality.append(entry.models[decision.model].quality_of(entry.request.features))
+            points = entry.models[decision.model].quality_of(
+                entry.request.features, entry.request.work[decision.model]
+            )
+            quality.append(points or 0.0)
     p50_s, p95_s = _percentiles(predicted)
     mean = float(np.mean(quality)) if quality else None
     return Side(dict(models.most_common()), p50_s, p95_s, mean, degraded, misses)

@@ -80,6 +80,13 @@ class Tokenizer(Protocol):
     def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
         """Tokenise; raises ValueError naming the text that is not valid Unicode."""
 
+    def unread(
+        self, texts: Sequence[str], tokens: Tokens, before: str, after: str
+    ) -> list[float] | None:
+        """The share of each text's own tokens that the tokenizer does not know; None where it knows
+        all. `tokens` are those of the texts between `before` and `after`.
+        """
+
 
 def load(source: str, special_tokens: bool = True, base_dir: str | None = None) -> Tokenizer:
     """The tokenizer that `source` names.
@@ -88,7 +95,8 @@ def load(source: str, special_tokens: bool = True, base_dir: str | None = None) 
         source: a tokenizer.json or a folder that holds one, `package:NAME/PATH`, a hub id
         `ORGANISATION/NAME` (downloaded unless
             it is cached), or `callable:MODULE:FUNCTION` for engines that take text: FUNCTION(texts,
-            input_type) counts tokens.
+            input_type) counts tokens; a function `unread(text)` of FUNCTION or of MODULE says which
+            share of a text's tokens the engine does not know.
         special_tokens: whether the tokenizer's own post-processor adds its special tokens; a
         callable decides for itself. base_dir: where relative paths start.
 
@@ -129,6 +137,7 @@ class _FileTokenizer:
         self.key = key
         self._inner = inner
         self._special_tokens = special_tokens
+        self._unknown = _unknown_id(inner, parts)
         added = parts["added_tokens"]
         self._has_added = _contains_any([token["content"] for token in added])
         self._ordinary_key = key
@@ -152,6 +161,20 @@ class _FileTokenizer:
         )
         ids = [self._ids(encoding) for encoding in encodings]
         return Tokens(ids, [len(row) for row in ids])
+
+    def unread(
+        self, texts: Sequence[str], tokens: Tokens, before: str, after: str
+    ) -> list[float] | None:
+        if self._unknown is None or tokens.ids is None:
+            return None
+        unknown = [int(np.count_nonzero(row == self._unknown)) for row in tokens.ids]
+        if not any(unknown):
+            return None
+        frame = self([before + after], "").counts[0]  # special tokens and prompt
+        return [
+            min(1.0, count / max(1, own - frame))
+            for count, own in zip(unknown, tokens.counts, strict=True)
+        ]
 
     def _ids(self, encoding: tokenizers.Encoding) -> TokenIds:
         return np.array(encoding.ids, np.int32)
@@ -200,17 +223,27 @@ class _Counter:
     def __init__(self, source: str) -> None:
         module, _, function = source.removeprefix("callable:").partition(":")
         try:
-            self._count: Callable[[Sequence[str], str], Iterable[int]] = getattr(
-                import_module(module), function
-            )
+            imported = import_module(module)
+            self._count: Callable[[Sequence[str], str], Iterable[int]] = getattr(imported, function)
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"{source}: expected callable:MODULE:FUNCTION that can be imported ({error})"
             ) from error
         self.key = source
+        self._unread: Callable[[str], float] | None = getattr(
+            self._count, "unread", getattr(imported, "unread", None)
+        )
 
     def key_for(self, texts: Sequence[str]) -> str:
         return self.key
+
+    def unread(
+        self, texts: Sequence[str], tokens: Tokens, before: str, after: str
+    ) -> list[float] | None:
+        if self._unread is None:
+            return None
+        shares = [self._unread(text) for text in texts]
+        return shares if any(shares) else None
 
     def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
         refuse_surrogates(texts)
@@ -262,6 +295,18 @@ def _find(source: str, base_dir: str | None) -> Path:
         if not found.exists():
             raise FileNotFoundError(f"{source}: the folder {found.parent} holds no tokenizer.json")
     return found
+
+
+def _unknown_id(inner: tokenizers.Tokenizer, parts: dict[str, Any]) -> int | None:
+    """The id that stands for what the vocabulary lacks; None where bytes do."""
+    model = parts["model"]
+    if model.get("byte_fallback"):
+        return None
+    if model["type"] == "Unigram":
+        unknown: int | None = model["unk_id"]
+        return unknown
+    token = model.get("unk_token")
+    return None if token is None else inner.token_to_id(token)
 
 
 def _contains_any(tokens: Sequence[str]) -> Callable[[str], bool]:

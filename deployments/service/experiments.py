@@ -87,7 +87,7 @@ class Comparison:
         self._applies = (
             None
             if self.shadow is None
-            else build_floor("shadow", self.shadow.when, self.shadow.model).condition()
+            else build_floor("shadow", self.shadow.when, self.shadow.model).applies
         )
         # A cache of its own that keeps nothing: no shadow takes room from a caller's vectors.
         self._gatherer = (
@@ -263,7 +263,7 @@ def _seen(answered: Answered) -> Seen:
         _device_s(model, work),
         None if decision_input.deadline_s is None else done_s <= decision_input.deadline_s,
         decision.degraded,
-        model.quality_of(decision_input.features),
+        model.quality_of(decision_input.features, work) or 0.0,
     )
 
 

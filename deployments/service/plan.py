@@ -53,3 +53,4 @@ class Answer(NamedTuple):
     total_s: float
     adapter: Adapter | None  # that the vectors came over
     canary: bool  # decided by the canary's rules
+    unread: float  # share of the texts' tokens that the model does not know

@@ -29,6 +29,21 @@ class Prepared:
     side: Side
     exact: bool  # counts come from the model's own tokenizer
     digests: Sequence[bytes]  # of what the model reads, one a text: the cache's key
+    # share of each text's tokens that the tokenizer does not know; None where it knows all
+    unread: Sequence[float] | None = None
+
+    @property
+    def mean_unread(self) -> float:
+        """Share of unknown tokens, the mean over the texts."""
+        return sum(self.unread) / len(self.unread) if self.unread else 0.0
+
+    def unread_by(self, min_share: float) -> float:
+        """The share of unknown tokens that `min_share` of the texts reach."""
+        if not self.unread:
+            return 0.0
+        texts = len(self.unread)
+        least = next(count for count in range(1, texts + 1) if count / texts >= min_share)
+        return sorted(self.unread, reverse=True)[least - 1]
 
 
 class Preparer:
@@ -79,7 +94,9 @@ class Preparer:
                 own_side,
             )
             if key not in groups:
-                groups[key] = _tokenised(prompted, own_side, tokenizer, takes_text)
+                groups[key] = _tokenised(
+                    prompted, own_side, tokenizer, takes_text, texts, before, after
+                )
             prepared[name] = groups[key]
         return prepared
 
@@ -165,17 +182,27 @@ class Preparer:
 
 
 def _tokenised(
-    texts: Sequence[str], side: Side, tokenizer: Tokenizer | None, takes_text: bool
+    prompted: Sequence[str],
+    side: Side,
+    tokenizer: Tokenizer | None,
+    takes_text: bool,
+    texts: Sequence[str],
+    before: str,
+    after: str,
 ) -> Prepared:
+    unread = None
     if tokenizer is None:
-        counts: Sequence[int] = [max(1, len(text.encode()) // 3) for text in texts]
+        counts: Sequence[int] = [max(1, len(text.encode()) // 3) for text in prompted]
         ids = None
     else:
-        ids, counts = tokenizer(texts, side)
+        tokens = tokenizer(prompted, side)
+        ids, counts = tokens.ids, tokens.counts
+        unread = tokenizer.unread(texts, tokens, before, after)
     if takes_text or ids is None:
-        digests = [_digest(side.encode() + text.encode()) for text in texts]
-        return Prepared(None, texts, counts, side, tokenizer is not None, digests)
-    return Prepared(ids, None, counts, side, True, [_digest(row.tobytes()) for row in ids])
+        digests = [_digest(side.encode() + text.encode()) for text in prompted]
+        return Prepared(None, prompted, counts, side, tokenizer is not None, digests, unread)
+    digests = [_digest(row.tobytes()) for row in ids]
+    return Prepared(ids, None, counts, side, True, digests, unread)
 
 
 def _digest(data: bytes) -> bytes:

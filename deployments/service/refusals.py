@@ -4,7 +4,7 @@ from deployments.dispatch.dispatcher import RETRY_AFTER_S
 from deployments.service.plan import Plan
 from deployments.service.prepare import Prepared
 from router.config import RouterArgs
-from router.domain import OnMiss, Reason, Why, Work, attention
+from router.domain import OnMiss, Reason, Why, Work, attention, share_of_long
 from router.errors import (
     BudgetUnreachable,
     ContextLengthExceeded,
@@ -12,6 +12,7 @@ from router.errors import (
     RouterError,
     TierNotAllowed,
 )
+from router.models import long_texts_of
 from router.policy import decide, idle_tail_s
 
 
@@ -39,7 +40,11 @@ def cut_work(args: RouterArgs, prepared: dict[str, Prepared]) -> dict[str, Work]
         settings = args.models[name]
         counts = [min(count, settings.max_tokens) for count in one.counts]
         work[name] = Work(
-            sum(counts), max(counts), attention(counts, settings.attention_tokens), len(counts)
+            sum(counts),
+            max(counts),
+            attention(counts, settings.attention_tokens),
+            len(counts),
+            share_of_long(long_texts_of(settings), counts),
         )
     return work
 

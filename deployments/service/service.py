@@ -37,6 +37,7 @@ from router.domain import (
     Tier,
     Work,
     attention,
+    share_of_long,
 )
 from router.errors import (
     DeadlineExceeded,
@@ -200,12 +201,12 @@ class Service:
             models = as_ranked(models, wanted.space, wanted.adapters)
         setting = self._setting
         decision_input = self._input_of(
-            request, wanted, features, work, arrived_s, permitted, setting
+            request, wanted, features, prepared, work, arrived_s, permitted, setting
         )
         if (arm := self.comparison.arm(request, decision_input)) == CANARY:
             setting = self._canary
             decision_input = self._input_of(
-                request, wanted, features, work, arrived_s, permitted, setting
+                request, wanted, features, prepared, work, arrived_s, permitted, setting
             )
         decided_s = self.clock()
         decision = decide(setting.policy, decision_input, models, loads, decided_s)
@@ -376,6 +377,7 @@ class Service:
             now - arrived_s,
             plan.wanted.adapters.get(model),
             plan.arm == CANARY,
+            prepared.mean_unread,
         )
 
     def loads(self) -> dict[str, Load]:
@@ -395,8 +397,10 @@ class Service:
             counts = [min(count, self.args.models[model].max_tokens) for count in counts]
         if len(unknown := self.cache.unknown(model, prepared.digests)) < len(counts):
             rest = [counts[place] for place in unknown]
-            return Work(sum(rest), max(counts), attention(rest, span), len(rest))
-        return Work(sum(counts), max(counts), attention(counts, span), len(counts))
+        else:
+            rest = list(counts)
+        long = share_of_long(self.feedback[model].model.long, counts)
+        return Work(sum(rest), max(counts), attention(rest, span), len(rest), long)
 
     def _settle(self) -> tuple[DecisionContext, DecisionContext]:
         """What this service decides by from now on: usually, and for the requests of the canary."""
@@ -412,7 +416,8 @@ class Service:
             return usual, usual
         if canary.routing is None:
             return usual, usual._replace(
-                policy=Policy(canary.model or self.policy.default), arm=CANARY
+                policy=Policy(canary.model or self.policy.default, default_is_named=True),
+                arm=CANARY,
             )
         policy, budget_s = (
             build_policy(canary.routing, args.tiers),
@@ -425,6 +430,7 @@ class Service:
         request: EmbeddingsRequest,
         wanted: Constraints,
         features: Features,
+        prepared: dict[str, Prepared],
         work: dict[str, Work],
         arrived_s: float,
         permitted: frozenset[str] | None,
@@ -442,6 +448,11 @@ class Service:
             permitted=permitted,
             on_miss=request.on_budget_miss,
             input_type=request.side,
+            unread={
+                name: share
+                for name, one in prepared.items()
+                if one.unread and (share := one.unread_by(setting.policy.min_share))
+            },
         )
 
 

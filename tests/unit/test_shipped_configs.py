@@ -133,6 +133,7 @@ def test_three_qwen3_models_fit_on_one_card() -> None:
 HEADINGS: dict[str, type[Section]] = {
     "args": config.RouterArgs,
     "args.models.ID": model_config.ModelConfig,
+    "args.models.ID.quality.long": model_config.LongTextsConfig,
     "args.models.ID.matryoshka": model_config.MatryoshkaRange,
     "args.models.ID.fingerprint": model_config.FingerprintConfig,
     "args.models.ID.prompts": model_config.Prompts,

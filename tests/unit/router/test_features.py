@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.domain import Features
+from router.domain import Features, TextKind
 from router.features import SAMPLED_TEXTS, extract
 
 ENGLISH = "The committee will publish its report on public transport next week."
@@ -24,13 +24,34 @@ def test_one_text_has_its_own_features() -> None:
     "texts", [[], [""], ["", " "]], ids=["no text", "an empty text", "blank texts"]
 )
 def test_nothing_to_read_is_nothing_learned(texts: list[str]) -> None:
-    assert extract(texts) == Features(sum(map(len, texts)), None, None, False, False)
+    kinds = (TextKind(None, None, False, False, 2),) if len(texts) == 2 else ()
+    assert extract(texts) == Features(sum(map(len, texts)), None, None, False, False, kinds)
 
 
-def test_the_language_of_a_list_is_that_of_most_characters() -> None:
-    assert extract([RUSSIAN * 3, ENGLISH, ENGLISH]) == Features(
-        3 * len(RUSSIAN) + 2 * len(ENGLISH), "ru", "Cyrl", False, False
+def test_the_language_of_a_list_is_that_of_most_texts_however_long_the_others_are() -> None:
+    found = extract([RUSSIAN * 3, ENGLISH, ENGLISH])
+    assert found == Features(
+        3 * len(RUSSIAN) + 2 * len(ENGLISH),
+        "en",
+        "Latn",
+        False,
+        False,
+        (TextKind("en", "Latn", False, False, 2), TextKind("ru", "Cyrl", False, False, 1)),
     )
+    assert found.languages == {"en": 2, "ru": 1}
+
+
+@pytest.mark.parametrize("chinese", [3, 9])
+def test_one_english_sentence_does_not_outvote_chinese_titles(chinese: int) -> None:
+    titles = ["送货晚了", "箱子坏了", "今天天气很好"] * (chinese // 3)
+    found = extract([*titles, "The delivery was late and the box was damaged."])
+    assert (found.language, found.script) == ("zh", "Hani")
+    assert found.languages == {"zh": chinese, "en": 1}
+
+
+def test_one_text_has_no_kinds() -> None:
+    assert extract([ENGLISH]).kinds == ()
+    assert extract([ENGLISH]).languages == {}
 
 
 def test_texts_in_different_languages_do_not_make_a_list_mixed() -> None:
@@ -40,16 +61,16 @@ def test_texts_in_different_languages_do_not_make_a_list_mixed() -> None:
 def test_a_list_is_mixed_or_code_where_texts_that_are_so_hold_half_of_it() -> None:
     assert extract([MIXED, MIXED, ENGLISH]).mixed
     assert not extract([MIXED, ENGLISH, ENGLISH, ENGLISH]).mixed
-    assert extract([CODE * 3, ENGLISH]).code
-    assert not extract([CODE, ENGLISH, ENGLISH]).code
+    assert extract([CODE, ENGLISH]).code
+    assert not extract([CODE * 3, ENGLISH, ENGLISH]).code
 
 
-def test_a_long_list_is_sampled_evenly_from_the_first_text_to_the_last() -> None:
-    looked_at = {i * 699 // (SAMPLED_TEXTS - 1) for i in range(SAMPLED_TEXTS)}
-    texts = [RUSSIAN if i in looked_at else ENGLISH for i in range(700)]
-    assert {0, 699} <= looked_at
-    assert extract(texts).language == "ru"
-    assert extract(texts).characters == sum(map(len, texts))
+def test_a_long_list_is_sampled_and_each_text_looked_at_stands_for_its_neighbours() -> None:
+    texts = [ENGLISH] * 690 + [RUSSIAN] * 10
+    found = extract(texts)
+    assert found.languages == {"en": 690, "ru": 10}
+    assert found.characters == sum(map(len, texts))
+    assert len(texts) > SAMPLED_TEXTS
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ be checked exactly.
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -91,7 +92,7 @@ def long_text(tokens: int) -> dict[str, Work]:
         ),
         pytest.param(
             request(work=long_text(600), target="small"),
-            "middle",
+            "large",
             "context",
             id="too-long-for-the-target",
         ),
@@ -181,9 +182,9 @@ def test_a_down_target_is_replaced_by_the_next_smaller_and_the_answer_says_so() 
     }
 
 
-def test_a_down_smallest_target_is_replaced_by_the_next_larger() -> None:
+def test_a_down_smallest_target_is_replaced_by_the_best_of_the_larger_ones() -> None:
     decision = run(request(target="small"), small=Load(ready_replicas=0))
-    assert (decision.model, decision.degraded) == ("middle", False)
+    assert (decision.model, decision.degraded) == ("large", False)
 
 
 def test_strict_never_goes_below_a_target_that_is_down() -> None:
@@ -409,26 +410,46 @@ def worlds(draw: st.DrawFn) -> World:
     return World((policy, asked, models, {name: draw(loads) for name in names}))
 
 
-def quality(world: World, decision: Decision) -> float:
+def quality(world: World, decision: Decision) -> tuple[float, ...]:
     """What the policy in force tries to get most of; an answer that comes late, or never, is worth
     nothing.
+
+    For `rules` these are the points on this text, after two things that come before points: a
+    target that was named or raised is taken as it is, and where the target is out, the side that
+    stands in for it comes first.
     """
     policy, asked, models, at = world
     if decision.model is None or decision.reason is Reason.LATE:
-        return -math.inf
+        return (-math.inf,)
     chosen = models[decision.model]
     if policy.kind == "rules" or asked.target is not None:
-        return chosen.rank
+        return worth_by_rules(world, decision, decision.model)
     work = asked.work[chosen.id]
     device_s = chosen.curve.step(work.tokens, work.tokens_sq, work.texts) * chosen.devices
-    return (
-        policy.quality_weight * chosen.quality_of(asked.features) - at[chosen.id].price * device_s
-    )
+    points = chosen.quality_of(asked.features)
+    assert points is not None
+    return (policy.quality_weight * points - at[chosen.id].price * device_s,)
+
+
+def worth_by_rules(world: World, decision: Decision, name: str) -> tuple[float, ...]:
+    """The worth of an answer by `name`, be it late or not."""
+    _, asked, models, _ = world
+    assert decision.target is not None
+    why, target = decision.whys[decision.target], models[decision.target]
+    points = models[name].quality_of(asked.features)
+    assert points is not None
+    if why in (Why.NOT_PERMITTED, Why.NOT_IN_SPACE, Why.TOO_LONG, Why.NOT_READY):
+        larger = models[name].rank > target.rank
+        return (float(larger == (why is Why.TOO_LONG)), points)
+    named = decision.reason not in (Reason.AUTO, Reason.QUALITY, Reason.BUDGET, Reason.LATE)
+    return (float(named and name == decision.target), points)
 
 
 @untimed
 @given(worlds(), ticks, ticks)
-def test_more_budget_never_lowers_quality(world: World, budget_s: float, more_s: float) -> None:
+def test_more_budget_never_lowers_quality_on_this_text(
+    world: World, budget_s: float, more_s: float
+) -> None:
     less, more = world.decide(deadline_s=budget_s), world.decide(deadline_s=budget_s + more_s)
     assert (
         quality(world, less)
@@ -439,19 +460,42 @@ def test_more_budget_never_lowers_quality(world: World, budget_s: float, more_s:
 
 @untimed
 @given(worlds(), ticks, ticks)
-def test_more_budget_never_leads_to_a_smaller_model_even_from_a_late_answer(
+def test_more_budget_never_has_fewer_points_even_after_a_late_answer(
     world: World, budget_s: float, more_s: float
 ) -> None:
     policy, asked, models, at = world
     world = World(
         (Policy(policy.default, policy.floors), asked._replace(on_miss=OnMiss.DEGRADE), models, at)
     )
-    less, more = (
-        world.decide(deadline_s=budget_s).model,
-        world.decide(deadline_s=budget_s + more_s).model,
-    )
-    assert (less is None) == (more is None)
-    assert less is None or more is None or models[less].rank <= models[more].rank
+    less, more = world.decide(deadline_s=budget_s), world.decide(deadline_s=budget_s + more_s)
+    assert (less.model is None) == (more.model is None)
+    if less.model is not None and more.model is not None:
+        worth = worth_by_rules(world, more, more.model)
+        assert worth_by_rules(world, more, less.model) <= worth
+
+
+@untimed
+@given(worlds(), ticks, ticks)
+def test_an_auto_request_that_no_rule_raises_gets_the_most_points_that_its_budget_allows(
+    world: World, budget_s: float, more_s: float
+) -> None:
+    policy, asked, models, at = world
+    free = asked._replace(target=None, pinned=False, candidates=None, permitted=None, strict=False)
+    ready = {name: load._replace(ready_replicas=1) for name, load in at.items()}
+    fitting = {name: replace(model, max_tokens=10_000) for name, model in models.items()}
+    world = World((Policy(policy.default), free, fitting, ready))
+    for budget in (budget_s, budget_s + more_s):
+        decision = world.decide(deadline_s=budget)
+        in_time = [
+            model
+            for name, model in fitting.items()
+            if model.rank <= fitting[policy.default].rank
+            and decision.predictions[name].total_s * ready[name].margin <= budget
+        ]
+        if in_time:
+            assert decision.model is not None
+            most = max(model.quality_of(free.features) or 0.0 for model in in_time)
+            assert fitting[decision.model].quality_of(free.features) == most
 
 
 @untimed
