@@ -18,8 +18,9 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3 python3.12 python3.13,$(shell \
 	$(name) -c 'import ensurepip, sys; (3, 11) <= sys.version_info < (3, 14) and print(sys.executable)' 2>/dev/null)))
 
-UV_COMPILE := uv pip compile pyproject.toml --override requirements/overrides.txt --python-version 3.11 \
-	--python-platform x86_64-manylinux_2_28 --no-header --no-emit-index-url --no-annotate --quiet
+UV_COMPILE_GPU := uv pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	--no-header --no-emit-index-url --no-annotate --quiet
+UV_COMPILE := $(UV_COMPILE_GPU) --override requirements/overrides.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test check bench bench-decide bench-latency bench-budgets chaos soak replay lock clean
@@ -67,6 +68,7 @@ lock: ## solve requirements/*.lock again (needs uv)
 	$(UV_COMPILE) --extra cpu --extra local --extra redis --upgrade --output-file requirements/run.lock
 	$(UV_COMPILE) --extra cpu --extra local --extra redis --extra advise --extra test --extra bench --upgrade --constraint requirements/run.lock \
 		--output-file requirements/dev.lock
+	$(UV_COMPILE_GPU) --extra gpu --extra redis --upgrade --output-file requirements/gpu.lock
 
 clean: ## remove .venv, caches and builds
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,7 +6,9 @@ the deployment fails, and PyYAML keeps the last of two equal keys. Each of these
 setting that silently does nothing.
 """
 
+import ast
 import copy
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -41,6 +43,12 @@ from router.strict_yaml import read
 LOOPBACK = "127.0.0.1"
 IMPORT_PATH = "deployments.app:build"
 POLICIES = ("deployments.autoscale:ByTokens", "deployments.autoscale.ByTokens")
+
+RAY_IMAGE = "latest_dlami"
+FIND_IMAGE = (
+    "aws ssm get-parameter --region REGION --query Parameter.Value --output text --name "
+    "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
+)
 
 # Sections that Serve's schema leaves as plain dicts: their values are checked here or nowhere.
 OF_DEPLOYMENT: Mapping[str, type[BaseModel]] = {
@@ -125,6 +133,8 @@ def _cluster(data: Mapping[str, Any]) -> Iterator[str]:
                 f"available_node_types.{name}.resources: state them, accelerator_type:... too; "
                 "else ray up asks the cloud"
             )
+        if isinstance(node, Mapping) and _on_aws(data):
+            yield from _image(node, f"available_node_types.{name}.node_config")
     if not data.get("cluster_name"):
         yield "cluster_name: required"
     try:
@@ -133,6 +143,43 @@ def _cluster(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"cannot be checked here: {error}; install jsonschema"
     except Exception as error:  # jsonschema's own, and whatever Ray's helpers let out
         yield str(getattr(error, "message", error)).splitlines()[0]
+
+
+def _on_aws(data: Mapping[str, Any]) -> bool:
+    provider = data.get("provider")
+    return isinstance(provider, Mapping) and provider.get("type") == "aws"
+
+
+def _image(node: Mapping[str, Any], where: str) -> Iterator[str]:
+    """An image that cannot hold vLLM: none, Ray's own default, or something that is no id."""
+    config = node.get("node_config")
+    image = config.get("ImageId") if isinstance(config, Mapping) else None
+    if isinstance(config, Mapping) and image is None and "LaunchTemplate" in config:
+        return  # the template names it
+    if image is None:
+        problem = "is missing, and Ray's default is Ubuntu 18.04, which cannot install vLLM"
+    elif str(image).lower() in {RAY_IMAGE, *_ray_images()}:
+        problem = f"{image} is Ray's image of Ubuntu 18.04, which cannot install vLLM"
+    elif re.fullmatch(r"ami-([0-9a-f]{8}|[0-9a-f]{17})", str(image)):
+        return
+    else:
+        problem = f"{image!r} is no id of an image"
+    yield f"{where}.ImageId: {problem}; write one of your region: {FIND_IMAGE}"
+
+
+def _ray_images() -> set[str]:
+    """What Ray replaces `latest_dlami` by, in each region; read, as the module needs boto3."""
+    import ray
+
+    source = Path(ray.__file__).parent / "autoscaler" / "_private" / "aws" / "config.py"
+    for node in ast.parse(source.read_text()).body if source.exists() else ():
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(name := node.targets[0], ast.Name)
+            and name.id == "DEFAULT_AMI"
+        ):
+            return set(ast.literal_eval(node.value).values())
+    return set()
 
 
 def _sorted(data: Any) -> Any:

@@ -4,10 +4,14 @@ of configs/qwen3.yaml.
 
 import copy
 import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 from jsonschema import Draft7Validator
 
@@ -15,11 +19,14 @@ from deployments.launch.serve_config import check
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT.parent / "shared" / "schemas" / "rayservice-v1.json"
-CLUSTER, KUBERAY, QWEN3 = (
+CLUSTER, KUBERAY, QWEN3, TYPED = (
     ROOT / "cluster.yaml",
     ROOT / "configs" / "kuberay.yaml",
     ROOT / "configs" / "qwen3.yaml",
+    ROOT / "configs" / "qwen3-cluster.yaml",
 )
+CHECK_NODE = ROOT / "configs" / "check-node.sh"
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SERVICE_PORT = 8000
 
 
@@ -32,11 +39,11 @@ def serve_config() -> Any:
 
 
 def replicas() -> dict[str, tuple[dict[str, float], int]]:
-    """Per deployment of configs/qwen3.yaml: what a replica occupies, in Ray's names, and how many
+    """Per deployment of configs/qwen3-cluster.yaml: what a replica occupies, in Ray's names, and how many
     there may be.
     """
     found = {}
-    for deployment in load(QWEN3)["applications"][0]["deployments"]:
+    for deployment in load(TYPED)["applications"][0]["deployments"]:
         options = deployment["ray_actor_options"]
         needs = {"CPU": options["num_cpus"]}
         if gpus := options.get("num_gpus"):
@@ -82,6 +89,111 @@ def test_a_node_type_whose_resources_the_cloud_would_be_asked_for_is_refused(
         problem.startswith("available_node_types.qwen3-4b.resources: state them")
         for problem in check(path)
     )
+
+
+def with_image(tmp_path: Path, **changes: Any) -> Path:
+    data = load(CLUSTER)
+    config = data["available_node_types"]["qwen3-4b"]["node_config"]
+    for key, value in changes.items():
+        if value is None:
+            del config[key]
+        else:
+            config[key] = value
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [
+        ("latest_dlami", "Ray's image of Ubuntu 18.04"),
+        ("ami-0271ce88f6c03e149", "Ray's image of Ubuntu 18.04"),
+        (None, "is missing"),
+        ("ami-REPLACE_ME", "is no id of an image"),
+    ],
+)
+def test_an_image_that_cannot_install_vllm_is_refused(
+    tmp_path: Path, image: str | None, why: str
+) -> None:
+    (problem,) = check(with_image(tmp_path, ImageId=image))
+    assert problem.startswith("available_node_types.qwen3-4b.node_config.ImageId: ")
+    assert why in problem
+    assert "aws ssm get-parameter --region" in problem
+
+
+def test_rays_own_image_is_still_the_one_that_is_refused() -> None:
+    aws = Path(ray.__file__).parent / "autoscaler" / "_private" / "aws"
+    source = (aws / "config.py").read_text()
+    assert re.search(r'^DEFAULT_AMI_NAME = ".*Ubuntu 18\.04', source, re.M)
+
+
+def test_a_launch_template_may_name_the_image(tmp_path: Path) -> None:
+    template = {"LaunchTemplateName": "gpu", "Version": "1"}
+    assert check(with_image(tmp_path, ImageId=None, LaunchTemplate=template)) == []
+
+
+def node(
+    tmp_path: Path, driver: str | None = "595.91.07", glibc: str = "2.39", gpu: bool = True
+) -> dict[str, str]:
+    """A machine as configs/check-node.sh sees it: its programs and its PCI bus are files here."""
+    (tmp_path / "pci" / "0000:31:00.0").mkdir(parents=True)
+    (tmp_path / "pci" / "0000:31:00.0" / "vendor").write_text("0x10de" if gpu else "0x8086")
+    programs = {"getconf": f"echo glibc {glibc}", "cc": "true", "python": f"echo {tmp_path}"}
+    if driver is not None:
+        programs["nvidia-smi"] = f"echo {driver}"
+    (tmp_path / "bin").mkdir()
+    for name, does in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / "bin" / name).chmod(0o700)
+    for name in ("cat", "grep", "head", "cut", "sort", "printf"):
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+    (tmp_path / "Python.h").write_text("")
+    return {"PATH": str(tmp_path / "bin"), "PCI": str(tmp_path / "pci")}
+
+
+def checked(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        ["/bin/sh", CHECK_NODE, *arguments], env=environment, capture_output=True, text=True
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_node_that_can_run_vllm_passes_its_first_setup_command(tmp_path: Path) -> None:
+    first = load(CLUSTER)["setup_commands"][0].split()
+    assert first[:2] == ["sh", "~/embedding-router/configs/check-node.sh"]
+    python = str(tmp_path / "bin" / "python")
+    status, said = checked(node(tmp_path), python)
+    assert status == 0, said
+    for what in ("glibc 2.39", "NVIDIA driver 595.91.07", "C compiler", "Python.h in"):
+        assert what in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "gone", "sentence"),
+    [
+        ({"driver": "535.183.01"}, None, "NVIDIA driver 535.183.01: CUDA 13 needs 580 or newer"),
+        ({"driver": None}, None, "NVIDIA driver missing"),
+        ({"glibc": "2.27"}, None, "glibc 2.27: vLLM needs 2.28 or newer"),
+        ({}, "bin/cc", "C compiler missing"),
+        ({}, "Python.h", "Python.h missing in"),
+    ],
+    ids=["old-driver", "no-driver", "old-glibc", "no-compiler", "no-headers"],
+)
+def test_a_node_that_cannot_run_vllm_fails_by_name(
+    tmp_path: Path, changes: dict[str, Any], gone: str | None, sentence: str
+) -> None:
+    environment = node(tmp_path, **changes)
+    if gone is not None:
+        (tmp_path / gone).unlink()
+    status, said = checked(environment, str(tmp_path / "bin" / "python"))
+    assert status == 1
+    assert sentence in said
+
+
+def test_a_node_without_a_gpu_needs_no_driver(tmp_path: Path) -> None:
+    status, said = checked(node(tmp_path, driver=None, gpu=False))
+    assert (status, "no NVIDIA GPU" in said) == (0, True)
 
 
 def test_every_model_has_one_type_of_node_of_its_own_with_room_for_all_its_replicas() -> None:
@@ -133,12 +245,22 @@ def test_every_node_has_token_auth_and_the_same_switches() -> None:
         assert all(command.startswith(". ~/.embedding-router.sh") for command in commands)
 
 
-def test_the_manifest_holds_the_config_of_qwen3_and_says_the_ranks() -> None:
+def test_the_config_for_mixed_cards_is_that_of_equal_cards_with_types() -> None:
+    typed = load(TYPED)
+    types = [
+        deployment["ray_actor_options"].pop("accelerator_type", None)
+        for deployment in typed["applications"][0]["deployments"]
+    ]
+    assert typed == load(QWEN3)
+    assert types == [None, "L4", "L40S", "H100"]
+
+
+def test_the_manifest_holds_the_typed_config_of_qwen3_and_says_the_ranks() -> None:
     inner = serve_config()
     models = inner["applications"][0]["args"]["models"]
     assert [model.pop("rank") for model in models.values()] == list(range(len(models)))
-    assert list(models) == list(load(QWEN3)["applications"][0]["args"]["models"])
-    assert inner == load(QWEN3)
+    assert list(models) == list(load(TYPED)["applications"][0]["args"]["models"])
+    assert inner == load(TYPED)
 
 
 def test_the_manifest_passes_our_own_check() -> None:
@@ -162,6 +284,33 @@ def test_every_model_has_a_group_of_pods_with_room_for_all_its_replicas() -> Non
             "GPU", 0
         )
         assert float(container["resources"]["limits"]["cpu"]) == resources["CPU"]
+
+
+def pods() -> list[Any]:
+    config = load(KUBERAY)["spec"]["rayClusterConfig"]
+    groups = (config["headGroupSpec"], *config["workerGroupSpecs"])
+    return [group["template"]["spec"] for group in groups]
+
+
+def test_every_pod_has_the_volume_that_its_variables_name_and_may_write_to_it() -> None:
+    for pod in pods():
+        (container,) = pod["containers"]
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        assert set(mounts.values()) <= volumes
+        folders = [one["value"] for one in container["env"] if one["value"].startswith("/")]
+        assert {"/cache/huggingface", "/cache/vllm", "/cache/triton"} <= set(folders)
+        for folder in folders:
+            assert any(folder.startswith(f"{mount}/") for mount in mounts), folder
+        assert pod["securityContext"]["fsGroup"] == int(re.findall(r"--uid (\d+)", DOCKERFILE)[0])
+
+
+def test_no_volume_hides_what_the_image_holds() -> None:
+    filled = re.findall(r"(?:HF_HOME=|COPY \S+ )(/opt/\S+)", DOCKERFILE)
+    assert filled
+    for pod in pods():
+        for mount in pod["containers"][0]["volumeMounts"]:
+            assert not any(f"{path}/".startswith(f"{mount['mountPath']}/") for path in filled)
 
 
 def test_all_pods_have_the_same_image_and_environment() -> None:
