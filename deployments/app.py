@@ -13,6 +13,7 @@ from deployments.replica.deployment import Embedder
 from router.adapters import load_adapters
 from router.config import RouterArgs
 from router.model_config import ModelConfig
+from router.resources import default_cpus
 from router.strict import parse_args
 
 ROUTER = "router"
@@ -55,6 +56,7 @@ def _model(
         request_router_config={
             "request_router_class": "deployments.dispatch.request_router:ByTokens"
         },
+        ray_actor_options={"num_cpus": default_cpus(model)},
     )
     return deployment(embedder).bind(
         name, model.model_dump(mode="json"), config.base_dir, config.metrics

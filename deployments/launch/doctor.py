@@ -2,7 +2,9 @@
 do.
 """
 
+import math
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,16 +16,25 @@ import click
 import httpx
 import orjson
 
-from deployments.launch.machine import GIB, Machine, answers, taken, this_machine
+from deployments.launch.machine import (
+    GIB,
+    Machine,
+    answers,
+    card_type,
+    taken,
+    this_machine,
+)
 from router.config import RouterArgs
 from router.engine_config import TransformersEngine, VllmEngine
 from router.model_config import ModelConfig, resolve_path
 from router.profile import read_profile
+from router.resources import Booking, Node, bookings, waiting
 from router.strict import ConfigError
 
 OPEN_FILES = 8192  # Ray itself asks for 65,536 and warns below
 SHM_BYTES = 2 * GIB
 DISK_BYTES = 5 * GIB
+DRIVERS = {12: 525, 13: 580}  # the oldest for a major version of CUDA
 HUB = "https://huggingface.co"
 PORTS = {
     8000: "HTTP",
@@ -115,13 +126,20 @@ def _torch(machine: Machine) -> Iterator[Finding]:
 
 
 def _gpu(machine: Machine) -> Iterator[Finding]:
+    cuda = _torch_cuda(machine)
     if isinstance(machine.gpus, str):
+        useless = cuda is not None and machine.versions("vllm") is not None
         yield Finding(
             "gpu",
-            "ok",
-            f"none ({machine.gpus}): models with num_gpus do not start, the others run on the CPU",
+            "warn" if useless else "ok",
+            f"none ({machine.gpus}): models with num_gpus do not start"
+            + (", nor those on vLLM, which is built for GPUs" if useless else "")
+            + ("" if useless else ", the others run on the CPU"),
+            "install the CPU build: make install" if useless else "",
         )
         return
+    if cuda is not None:
+        yield from _for_cuda(machine, cuda, machine.gpus[0][3])
     for name, memory, free, driver in machine.gpus:
         busy = free < 0.5 * memory
         yield Finding(
@@ -129,6 +147,53 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
             "warn" if busy else "ok",
             f"{name}, {free / GIB:.1f} of {memory / GIB:.1f} GiB free, driver {driver}",
             "another process holds its memory: nvidia-smi shows which" if busy else "",
+        )
+
+
+def _torch_cuda(machine: Machine) -> int | None:
+    """The major version of CUDA that the installed torch wants; None for a CPU build."""
+    torch = machine.versions("torch")
+    if torch is None or "+cpu" in torch:
+        return None
+    if machine.cuda is not None:
+        return int(machine.cuda.partition(".")[0])
+    if found := re.search(r"\+cu(\d\d)", torch):
+        return int(found[1])
+    minor = re.match(r"2\.(\d+)", torch)
+    return 13 if minor and int(minor[1]) >= 11 else 12
+
+
+def _for_cuda(machine: Machine, cuda: int, driver: str) -> Iterator[Finding]:
+    """The driver that torch's CUDA needs, and what Triton compiles with at every start."""
+    wanted, major = DRIVERS.get(cuda, max(DRIVERS.values())), driver.partition(".")[0]
+    old = not major.isdecimal() or int(major) < wanted
+    yield Finding(
+        "driver",
+        "fail" if old else "ok",
+        f"NVIDIA {driver}, torch is built for CUDA {cuda}",
+        f"CUDA {cuda} needs driver {wanted} or newer: install it, or wheels for an older CUDA"
+        if old
+        else "",
+    )
+    missing = machine.compiler is None
+    yield Finding(
+        "compiler",
+        "fail" if missing else "ok",
+        machine.compiler or "there is no C compiler",
+        "Triton compiles a launcher for every kernel: apt-get install build-essential"
+        if missing
+        else "",
+    )
+    if machine.headers is not None:
+        missing = not (machine.headers / "Python.h").is_file()
+        name = ".".join(map(str, machine.python))
+        yield Finding(
+            "Python.h",
+            "fail" if missing else "ok",
+            f"{'not ' if missing else ''}in {machine.headers}",
+            f"Triton compiles against it: apt-get install python{name}-dev, or use a Python of uv"
+            if missing
+            else "",
         )
 
 
@@ -268,18 +333,12 @@ def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterat
     """What the smallest set of replicas needs, against what there is: on GPUs where a model asks
     for one.
     """
-    of_deployment = {one["name"]: one for one in serve.get("deployments") or ()}
+    booked = {one.deployment: one for one in bookings(args, serve)}
     gpus = [] if isinstance(machine.gpus, str) else list(machine.gpus)
     needed_cpu, unknown = 0, []
-    asked = 0.0
     for name, model in args.models.items():
-        own = of_deployment.get(name, {})
-        replicas = (own.get("autoscaling_config") or {}).get(
-            "min_replicas", own.get("num_replicas", 1)
-        )
-        replicas = replicas if isinstance(replicas, int) else 1
-        share = float((own.get("ray_actor_options") or {}).get("num_gpus", 0) or 0)
-        asked += share * replicas
+        replicas = booked[name].replicas if name in booked else 0
+        share = booked[name].gpus if name in booked else 0.0
         needed = model.memory_bytes or _profiled(name, model, args.base_dir)
         if needed is None:
             unknown.append(name)
@@ -292,14 +351,7 @@ def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterat
                 f"needs {needed / GIB:.1f} GiB and no card has it",
                 "use a larger card, several with tensor_parallel_size, or a smaller model",
             )
-    if asked > len(gpus):
-        yield Finding(
-            "gpus",
-            "fail",
-            f"the config asks for {asked:g}, this machine has {len(gpus)}",
-            "deploy to a cluster that has them, share a card (num_gpus below 1), or run "
-            "configs/local.yaml",
-        )
+    yield from _room_for(machine, list(booked.values()))
     if needed_cpu:
         short = needed_cpu > machine.memory_bytes
         yield Finding(
@@ -316,6 +368,16 @@ def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterat
             f"not known of {', '.join(unknown)}",
             "write memory_bytes, or calibrate a profile",
         )
+
+
+def _room_for(machine: Machine, booked: list[Booking]) -> Iterator[Finding]:
+    """Which replicas would wait on this machine for CPUs, GPUs or cards of a type."""
+    gpus = [] if isinstance(machine.gpus, str) else machine.gpus
+    types = {card_type(name) or name for name, _, _, _ in gpus}
+    cpus = math.inf if machine.cpus is None else machine.cpus
+    node = Node(cpus, len(gpus), types)
+    for wait in waiting(booked, [node]):
+        yield Finding(wait.resource, "fail", wait.found, wait.todo)
 
 
 def _profiled(name: str, model: ModelConfig, base_dir: str | None) -> int | None:

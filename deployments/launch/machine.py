@@ -1,14 +1,17 @@
 """What `embedding-router doctor` reads of a machine."""
 
 import os
+import re
 import resource
 import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +36,10 @@ class Machine(NamedTuple):
     memory_bytes: int
     shm_bytes: int
     open_files: int
+    cpus: float | None = None  # as Ray counts them; None where it is not known
+    cuda: str | None = None  # that torch was built for
+    compiler: str | None = "cc"
+    headers: Path | None = None  # the folder that should hold Python.h
 
 
 def this_machine() -> Machine:
@@ -54,7 +61,44 @@ def this_machine() -> Machine:
         psutil.virtual_memory().available,
         shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0,
         resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        _cpus(),
+        _cuda(),
+        next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None),
+        Path(sysconfig.get_path("include")),
     )
+
+
+def card_type(name: str) -> str | None:
+    """The type that Ray gives to cards of this NVIDIA name; Ray does not promise this function."""
+    from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
+
+    found: str | None = NvidiaGPUAcceleratorManager._gpu_name_to_accelerator_type(name)
+    return found
+
+
+def counted_cpus() -> float:
+    """The CPUs that a Ray started here would have; Ray does not promise this function."""
+    from ray._private.utils import get_num_cpus
+
+    return float(get_num_cpus())
+
+
+def _cpus() -> float | None:
+    try:
+        return counted_cpus()
+    except ImportError:
+        return None
+
+
+def _cuda() -> str | None:
+    """The CUDA that torch was built for; read from its source, as importing it takes seconds."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    source = Path(spec.origin).parent / "version.py"
+    text = source.read_text() if source.exists() else ""
+    found = re.search(r"^cuda\b.*= '(\d[\d.]*)'", text, re.M)
+    return found[1] if found else None
 
 
 def _gpus() -> list[tuple[str, int, int, str]] | str:

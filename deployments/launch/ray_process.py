@@ -81,6 +81,7 @@ def serving(
             _on_signals(stopped)
             context = _start_ray(dashboard_port, metrics_port, stopped)
             _on_signals(stopped)  # Ray took SIGTERM for itself
+            _require_room(config)
             client = serve_start(
                 http_options=wanted.http_options.model_dump(),
                 grpc_options=wanted.grpc_options.model_dump(),
@@ -133,6 +134,29 @@ def _start_ray(dashboard_port: int | None, metrics_port: int | None, stopped: Ev
             if not left or stopped.is_set():
                 raise StartError(f"Ray did not start: {error}") from error
             say(f"Ray did not start, once more: {error}", "retry", message=str(error))
+
+
+def _require_room(config: Mapping[str, Any]) -> None:
+    """Say which deployment would wait for what; raises StartError where one that is required would
+    wait for ever, as nothing joins this Ray later.
+    """
+    import ray
+
+    from deployments.launch.serve_config import IMPORT_PATH
+    from router.resources import bookings, first_ones, node, waiting
+    from router.strict import parse_args
+
+    booked = [
+        booking
+        for application in config["applications"]
+        if application.get("import_path") in (IMPORT_PATH, IMPORT_PATH.replace(":", "."))
+        for booking in bookings(parse_args(application.get("args") or {}), application)
+    ]
+    have = [node(one["Resources"]) for one in ray.nodes()]  # type: ignore[no-untyped-call]
+    if never := waiting(first_ones(booked), have):
+        raise StartError("\n".join(wait.sentence for wait in never))
+    for wait in waiting(booked, have):
+        say(wait.sentence, "waiting", name=wait.deployment, resource=wait.resource)
 
 
 def _drain(config: Mapping[str, Any], haproxy_folder: Path | None, drain_s: float) -> None:

@@ -3,7 +3,9 @@
 import click
 import orjson
 
-from deployments.launch.serve_config import examine
+from deployments.launch.machine import counted_cpus
+from deployments.launch.serve_config import Report, application, examine
+from router.resources import Booking, Node, Wait, bookings, total, waiting
 
 
 @click.command()
@@ -21,7 +23,12 @@ def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
         click.echo(
             orjson.dumps(
                 [
-                    {"file": file, "problems": report.problems, "models": report.models}
+                    {
+                        "file": file,
+                        "problems": report.problems,
+                        "models": report.models,
+                        "books": [booking._asdict() for booking in _books(file, report)],
+                    }
                     for file, report in reports.items()
                 ],
                 option=orjson.OPT_INDENT_2,
@@ -30,15 +37,30 @@ def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
         context.exit(1 if any(report.problems for report in reports.values()) else 0)
     failed = False
     for file in files:
-        problems, models = examine(file)
+        problems, models = report = examine(file)
+        books = _books(file, report)
         for problem in problems:
             click.echo(f"{file}: {problem}", err=True)
         if not problems:
             count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
             click.echo(
-                f"{file}: ok, {count}: {', '.join(models)}"
+                f"{file}: ok, {count}: {', '.join(models)}; the fewest replicas book {total(books)}"
                 if models
                 else f"{file}: ok, no model in it"
             )
+            for wait in _waiting_here(books):
+                click.echo(f"{file}: on this machine {wait.sentence}")
         failed = failed or bool(problems)
     context.exit(1 if failed else 0)
+
+
+def _books(file: str, report: Report) -> list[Booking]:
+    """What the fewest replicas of a file occupy; nothing where it cannot be deployed."""
+    return bookings(*application(file)) if report.models and not report.problems else []
+
+
+def _waiting_here(books: list[Booking]) -> list[Wait]:
+    """What this machine lacks; a config that books GPUs is taken to be for another one."""
+    if any(one.gpus for one in books):
+        return []
+    return waiting(books, [Node(counted_cpus(), 0, None)])

@@ -39,8 +39,8 @@ def serve_config() -> Any:
 
 
 def replicas() -> dict[str, tuple[dict[str, float], int]]:
-    """Per deployment of configs/qwen3-cluster.yaml: what a replica occupies, in Ray's names, and how many
-    there may be.
+    """What a replica of each deployment of configs/qwen3-cluster.yaml occupies, in Ray's names, and
+    how many there may be.
     """
     found = {}
     for deployment in load(TYPED)["applications"][0]["deployments"]:

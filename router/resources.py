@@ -1,0 +1,179 @@
+"""What a config books of CPUs, GPUs and types of cards, and which deployment would wait for what.
+
+Ray books and never measures: a replica whose booking fits on no node waits for ever, and Serve says
+so only in its log. A cluster may grow, so what is short there is a sentence and no error.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from router.config import RouterArgs
+from router.model_config import ModelConfig
+
+ROUTER = "router"
+TYPE = "accelerator_type:"
+SERVE_CPUS = 1.0  # of a replica whose deployment says nothing
+LIGHT_CPUS = 0.1  # of a replica that forwards texts or looks vectors up
+
+
+class Booking(NamedTuple):
+    """What each replica of one deployment occupies, and how many there are at least."""
+
+    deployment: str
+    cpus: float
+    gpus: float
+    accelerator: str | None  # as Ray writes its type: L4, H100
+    replicas: int
+    required: bool  # /health waits for it
+
+
+class Wait(NamedTuple):
+    """One deployment without room for a replica, why, and what to do."""
+
+    deployment: str
+    resource: Literal["gpus", "cpus"]  # what is short
+    found: str
+    todo: str
+
+    @property
+    def sentence(self) -> str:
+        """All of it."""
+        return f"{self.found}; {self.todo}"
+
+
+class Node:
+    """What is free on one machine, in Ray's names; cards one by one, as a share comes from one of
+    them.
+    """
+
+    def __init__(self, cpus: float, gpus: float, accelerators: Iterable[str] | None) -> None:
+        self.cpus, self.cards = cpus, [1.0] * int(gpus)
+        self.accelerators = None if accelerators is None else frozenset(accelerators)
+
+    def has_type(self, accelerator: str | None) -> bool:
+        """Whether its cards are of this type; true where their type is not known."""
+        return accelerator is None or self.accelerators is None or accelerator in self.accelerators
+
+    def take(self, booking: Booking) -> bool:
+        """Place one replica here, if it fits."""
+        if booking.cpus > self.cpus + 1e-9 or not self.has_type(booking.accelerator):
+            return False
+        if 0 < booking.gpus < 1:
+            fitting = [i for i, left in enumerate(self.cards) if left + 1e-9 >= booking.gpus]
+            if not fitting:
+                return False
+            # the fullest card that has room
+            self.cards[min(fitting, key=self.cards.__getitem__)] -= booking.gpus
+        elif booking.gpus:
+            whole = [i for i, left in enumerate(self.cards) if left == 1.0]
+            if len(whole) < booking.gpus:
+                return False
+            for i in whole[: int(booking.gpus)]:
+                self.cards[i] = 0.0
+        self.cpus -= booking.cpus
+        return True
+
+
+def node(resources: Mapping[str, float]) -> Node:
+    """A node from Ray's resources of it."""
+    types = [name.removeprefix(TYPE) for name in resources if name.startswith(TYPE)]
+    return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0), types)
+
+
+def default_cpus(model: ModelConfig) -> float:
+    """What a replica of this model books where its deployment does not say it."""
+    return LIGHT_CPUS if model.engine.kind in ("remote", "static") else SERVE_CPUS
+
+
+def bookings(args: RouterArgs, application: Mapping[str, Any]) -> list[Booking]:
+    """The fewest replicas of each deployment of a Serve config's application, the router first."""
+    given = {one.get("name"): one for one in application.get("deployments") or ()}
+    found = [_booking(ROUTER, given.get(ROUTER, {}), SERVE_CPUS, True)]
+    found += [
+        _booking(name, given.get(name, {}), default_cpus(model), model.required)
+        for name, model in args.models.items()
+    ]
+    return [one for one in found if one.replicas]
+
+
+def _booking(name: str, own: Mapping[str, Any], cpus: float, required: bool) -> Booking:
+    replicas = (own.get("autoscaling_config") or {}).get("min_replicas", own.get("num_replicas", 1))
+    options = own.get("ray_actor_options")
+    if bundles := own.get("placement_group_bundles"):
+        total = [sum(bundle.get(kind, 0.0) for bundle in bundles) for kind in ("CPU", "GPU")]
+        booked = {"num_cpus": total[0], "num_gpus": total[1]}
+    elif options is None:
+        booked = {"num_cpus": cpus}
+    else:  # Serve takes it in the place of ours
+        booked = {"num_cpus": options.get("num_cpus"), "num_gpus": options.get("num_gpus")}
+    return Booking(
+        name,
+        SERVE_CPUS if booked["num_cpus"] is None else float(booked["num_cpus"]),
+        float(booked.get("num_gpus") or 0.0),
+        (options or {}).get("accelerator_type"),
+        replicas if isinstance(replicas, int) else 1,
+        required,
+    )
+
+
+def total(booked: Sequence[Booking]) -> str:
+    """All CPUs and GPUs of the fewest replicas, in words: `5 CPUs and 2.5 GPUs`."""
+    cpus = sum(one.cpus * one.replicas for one in booked)
+    gpus = sum(one.gpus * one.replicas for one in booked)
+    return _count(cpus, "CPU") + (f" and {_count(gpus, 'GPU')}" if gpus else "")
+
+
+def waiting(booked: Sequence[Booking], nodes: Sequence[Node]) -> list[Wait]:
+    """The deployments without room for all their replicas on these nodes.
+
+    First replicas go before second ones and the largest first; Serve may place them otherwise.
+    """
+    free = copy.deepcopy(nodes)
+    order = sorted(booked, key=lambda one: (-bool(one.accelerator), -one.gpus, -one.cpus))
+    short: dict[str, Wait] = {}
+    for turn in range(max((one.replicas for one in booked), default=0)):
+        for one in order:
+            if turn < one.replicas and not any(each.take(one) for each in free):
+                short.setdefault(one.deployment, _why(one, booked, nodes))
+    return list(short.values())
+
+
+def first_ones(booked: Sequence[Booking]) -> list[Booking]:
+    """One replica of each deployment that /health waits for."""
+    return [one._replace(replicas=1) for one in booked if one.required]
+
+
+def _why(one: Booking, booked: Sequence[Booking], nodes: Sequence[Node]) -> Wait:
+    cpus, cards = sum(each.cpus for each in nodes), sum(len(each.cards) for each in nodes)
+    typed = any(each.cards and each.has_type(one.accelerator) for each in nodes)
+    all_cpus = sum(each.cpus * each.replicas for each in booked)
+    all_gpus = sum(each.gpus * each.replicas for each in booked)
+    resource: Literal["gpus", "cpus"] = "gpus"
+    if one.gpus and not cards:
+        short, todo = "there is no GPU", "use a machine that has one, or a config without num_gpus"
+    elif not typed and one.accelerator is not None:
+        types = sorted({kind for each in nodes for kind in each.accelerators or ()})
+        short = f"no card is of type {one.accelerator}, yours are {' and '.join(types)}"
+        todo = "write one of these as its accelerator_type, or remove that line"
+    elif one.gpus and all_gpus > cards:
+        short = f"the config books {_count(all_gpus, 'GPU')}, there are {cards}"
+        todo = "share cards (num_gpus below 1, configs/qwen3-one-gpu.yaml), or leave a model out"
+    elif all_cpus > cpus:
+        resource, short = "cpus", f"the config books {_count(all_cpus, 'CPU')}, there are {cpus:g}"
+        todo = "lower num_cpus under deployments (Ray books CPUs and does not enforce them)"
+    else:
+        resource = "gpus" if one.gpus else "cpus"
+        short, todo = "no node has room for it beside the others", "lower what it or they book"
+    found = f"{one.deployment} waits for {_needs(one)}: {short}"
+    return Wait(one.deployment, resource, found, todo)
+
+
+def _needs(one: Booking) -> str:
+    kind = "" if one.accelerator is None else f" of type {one.accelerator}"
+    parts = [_count(one.gpus, "GPU") + kind] if one.gpus else []
+    return " and ".join([*parts, _count(one.cpus, "CPU")])
+
+
+def _count(amount: float, what: str) -> str:
+    return f"{amount:g} {what}{'' if amount == 1 else 's'}"
