@@ -258,6 +258,11 @@ SCHEMAS: Json = {
                 "knows them.",
             },
             "routers": {**_INTEGER, "description": "How many router replicas there are."},
+            "front": {
+                "enum": ["haproxy", "serve"],
+                "description": "What takes connections in front of the routers: HAProxy, or "
+                "Serve's own Python proxy, which answers fewer requests.",
+            },
             "data": _array(
                 _object(
                     {

@@ -15,7 +15,7 @@ from deployments.dispatch.handle_transport import HandleTransport
 from deployments.dispatch.replica_registry import board
 from deployments.dispatch.socket_transport import DirectTransport
 from deployments.dispatch.transport import Transport
-from deployments.ingress import fast_path
+from deployments.ingress import fast_path, startup
 from deployments.ingress.application import Application, log
 from deployments.ingress.auth import Access
 from deployments.ingress.peers import Reports, Routers, listening_host
@@ -43,6 +43,7 @@ class Router:
         self._fixed, self._handles = fixed, handles
         self._others = Routers()
         self._keeping_even: asyncio.Task[None]
+        self._watching: asyncio.Task[None]
         self.service: Service
         self.views: Views
         self.access: Access
@@ -79,6 +80,10 @@ class Router:
         self.access = Access(args, RateLimiter(exchange=self._others.ask))
         loop = asyncio.get_running_loop()
         self._keeping_even = loop.create_task(self.access.meters.run())
+        startup.say_switches()
+        self._watching = loop.create_task(
+            startup.watch(args, self.views.waiting_for, startup.cluster)
+        )
         gc.freeze()  # what stays for good is not looked through again while requests wait
         board.watch(partial(_later, loop, service.replicas_changed))
 

@@ -1,5 +1,6 @@
 """What the router tells of itself: models, tiers, health, explanations, documentation."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from router.keys import EVERYTHING, Grant
 from router.models import memory_bytes
 from router.openapi import document
 from router.policy import predict
+from router.switches import front
 
 MODELS = "/v1/models"
 WINDOW_S = 300.0  # what "the last minutes" means for p50 and p95
@@ -63,15 +65,18 @@ class Views:
 
     def health(self) -> Response:
         """200 when every model that must be ready is, else 503 naming those that are not."""
+        if waiting := self.waiting_for():
+            return _json(503, {"status": "starting", "waiting_for": waiting})
+        return _json(200, {"status": "ok"})
+
+    def waiting_for(self) -> list[str]:
+        """The models that must be ready and have no replica."""
         service = self._service
-        waiting = [
+        return [
             name
             for name, model in service.args.models.items()
             if model.required and not service.dispatchers[name].replicas
         ]
-        if waiting:
-            return _json(503, {"status": "starting", "waiting_for": waiting})
-        return _json(200, {"status": "ok"})
 
     def models(self, caller: Grant) -> Response:
         """OpenAI's list: model ids, then tiers; those that the caller may use."""
@@ -136,6 +141,7 @@ class Views:
                 "reload_error": error,
                 "router": service.recent.router,
                 "routers": service.ledger.routers,
+                "front": front(os.environ),
                 "data": rows,
             },
         )

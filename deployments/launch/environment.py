@@ -24,13 +24,13 @@ from pathlib import Path
 import psutil
 
 from deployments.ingress.asgi import ADDRESS_HEADER_VARIABLE
+from router.switches import ALWAYS, CLIENT_S, WITH_HAPROXY
 
 # folders of instances in /tmp, and the file in them that says whose they are
 SCRATCH, OWNER = (
     "er-",
     "owner",
 )
-CLIENT_S = 60.0  # a client that neither reads nor writes, where it should (Serve: an hour)
 # below the range from which the kernel hands out ports
 PORT_BASE, PORT_SPAN, PORTS_EACH = (
     20_000,
@@ -78,35 +78,17 @@ def environment(
     for `client_s`.
     """
     chosen = {
-        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(
-            256 * 2**20
-        ),  # a full batch of 4096 float32 passes Serve's 4 MiB
-        "RAY_SERVE_LOG_TO_STDERR": "0",  # an access log line for every request; the files keep it
+        **ALWAYS,
         # 30 s is for load balancers elsewhere
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
-        # A request that reached a router which then died is sent to another one: to embed twice
-        # does no harm. HAProxy can do so with requests that it holds whole, hence the size (Serve:
-        # 16 KiB).
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
-        # a router that is being killed takes some before it is known to be gone (HAProxy: 3)
-        "RAY_SERVE_HAPROXY_RETRIES": "10",
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 * 1024),
-        # after three of these an HAProxy that died is replaced (Serve: 10)
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(math.ceil(client_s)),
-        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # one that hangs has nothing to finish
-        "RAY_worker_niceness": "0",  # Ray's workers run at 15
-        "RAY_USAGE_STATS_ENABLED": "0",
     }
     if "RAY_AUTH_MODE" not in given:
         chosen |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     if haproxy is not None:
-        chosen |= {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
-        # Counted by the routers instead of from a line of log for each request, which one Python
-        # process reads for them all.
-        chosen |= {"RAY_SERVE_HAPROXY_METRICS_ENABLED": "0"}
         chosen |= {
+            **WITH_HAPROXY,
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy),
             ADDRESS_HEADER_VARIABLE: "x-forwarded-for",
         }

@@ -23,7 +23,6 @@ import yaml
 
 from deployments.launch import haproxy
 from deployments.launch.environment import (
-    CLIENT_S,
     OWNER,
     SCRATCH,
     NoPorts,
@@ -33,6 +32,7 @@ from deployments.launch.environment import (
 )
 from deployments.launch.ray_process import POLL_S, StartError, gone, metrics_url, say, serving
 from router.config import Limits
+from router.switches import CLIENT_S
 
 if TYPE_CHECKING:
     from ray.serve.schema import ServeStatus
