@@ -283,7 +283,7 @@ def _unfit(args: RouterArgs, adapter: Adapter, space: str, min_recall: float) ->
                 "that the adapter was made with"
             )
         try:
-            digest = fingerprint.load(resolve_path(config.file, args.base_dir)).digest
+            digest = fingerprint.digest_of(config, model, args.base_dir)
         except (OSError, ValueError) as error:
             return str(error)
         if digest != made_with:

@@ -25,6 +25,8 @@ from router.engine_config import (
     PositiveFloat,
     PositiveInt,
     Section,
+    TransformersEngine,
+    VllmEngine,
 )
 from router.model_config import ModelConfig
 
@@ -392,6 +394,25 @@ class RouterArgs(Section):
                 raise ValueError(
                     f"models.{name}: a model id has ASCII letters, digits and signs only, and no "
                     "space"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _no_half_precision_for_qwen3(self) -> "RouterArgs":
+        """Users report NaN: its activations leave the range of float16."""
+        for name, model in self.models.items():
+            engine = model.engine
+            if isinstance(engine, VllmEngine):
+                dtype = engine.args.get("dtype")
+            elif isinstance(engine, TransformersEngine):
+                dtype = engine.dtype
+            else:
+                continue
+            named = f"{name} {engine.source}".lower()
+            if dtype in ("half", "float16") and "qwen3-embedding" in named:
+                raise ValueError(
+                    f"models.{name}.engine: Qwen3-Embedding overflows in {dtype} and makes NaN; "
+                    "write dtype: bfloat16, or float32 where a card has no bfloat16"
                 )
         return self
 

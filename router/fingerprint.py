@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from router.model_config import Card, FingerprintConfig, resolve_path
 from router.schema import Side
 
 Vectors = npt.NDArray[np.float32]
@@ -124,6 +125,68 @@ class Fingerprint:
             "pooling or revision that it was "
             "made with"
         )
+
+
+@dataclass(frozen=True)
+class CardProof:
+    """A model's card as a proof; `digest` stands for it as a fingerprint's does for its vectors."""
+
+    model: str
+    card: Card
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hexadecimal characters; the model's name is not part of it."""
+        content = json.dumps(self.card.model_dump(mode="json"), sort_keys=True)
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+    def otherwise_pooled(self, pooling: str | None) -> str | None:
+        """What is wrong with how an engine pools, in a sentence; None where it is right or not
+        known.
+        """
+        if None in (self.card.pooling, pooling) or pooling == self.card.pooling:
+            return None
+        return (
+            f"{self.model}: its engine pools by {pooling!r}, the card's model by "
+            f"{self.card.pooling!r}: correct the engine's pooling, or the checkpoint's"
+        )
+
+    def mismatch(self, queries: Vectors, documents: Vectors) -> str | None:
+        """What is wrong with vectors of length 1 that were made of the card's texts just now, in a
+        sentence; None when nothing is.
+        """
+        made = queries @ documents.T
+        off = np.abs(made - np.array(self.card.similarities, np.float32))
+        off = np.where(np.isfinite(off), off, np.inf)
+        if off.max() <= self.card.tolerance:
+            return None
+        row, column = np.unravel_index(int(off.argmax()), off.shape)
+        return (
+            f"{self.model}: the similarity of {_short(self.card.queries[row])} and "
+            f"{_short(self.card.documents[column])} is {made[row, column]:.4f}, its card says "
+            f"{self.card.similarities[row][column]:.4f}: these are not the card's weights or "
+            "revision, or they are pooled or prompted otherwise"
+        )
+
+
+Proof = Fingerprint | CardProof
+
+
+def digest_of(config: FingerprintConfig, model: str, base_dir: str | None) -> str:
+    """The digest of what a config says that a model proves; raises OSError or ValueError for an
+    unusable file.
+    """
+    if config.card is not None:
+        return CardProof(model, config.card).digest
+    return load(resolve_path(str(config.file), base_dir)).digest
+
+
+def digest_of_probes(probes: Sequence[Probe], also: Sequence[Any]) -> str:
+    """32 hexadecimal characters that stand for what a model reads, and for `also`."""
+    rows: list[Any] = [
+        [one.side, one.prompted if one.ids is None else one.ids.tolist()] for one in probes
+    ]
+    return hashlib.blake2b(json.dumps([rows, *also]).encode(), digest_size=16).hexdigest()
 
 
 def make(model: str, probes: Sequence[Probe], vectors: Vectors) -> Fingerprint:

@@ -1,10 +1,12 @@
 """The config of one model: what it reads and makes, where it comes from, and how fast it is."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import (
     Field,
+    field_validator,
     model_validator,
 )
 
@@ -17,6 +19,8 @@ from router.engine_config import (
     PositiveFloat,
     PositiveInt,
     Section,
+    TransformersEngine,
+    VllmEngine,
 )
 
 
@@ -58,12 +62,37 @@ class MatryoshkaRange(Section):
     min: PositiveInt
 
 
-class FingerprintConfig(Section):
-    """How a replica proves that its weights are those that the vectors of this model came from; a
-    path alone is `file`.
+class Card(Section):
+    """What a model's card publishes of its own example: similarities that only its weights, read by
+    its prompt and pooled its way, make again.
     """
 
-    file: str  # made by `embedding-router fingerprint`
+    queries: tuple[str, ...] = Field(min_length=1)
+    documents: tuple[str, ...] = Field(min_length=1)
+    similarities: tuple[tuple[Float, ...], ...]  # a row a query, a column a document
+    tolerance: PositiveFloat = 0.01  # of each similarity
+    instruction: str | None = None  # that the card's queries carry; the model's own if not given
+    query_prompt: str | None = None  # what the card puts before a query
+    pooling: Literal["last", "mean", "cls"] | None = None  # how the card's model pools
+
+    @model_validator(mode="after")
+    def _a_row_a_query(self) -> "Card":
+        shape = [len(row) for row in self.similarities]
+        if shape != [len(self.documents)] * len(self.queries):
+            raise ValueError(
+                f"similarities must have {len(self.queries)} rows (queries) of "
+                f"{len(self.documents)} numbers (documents)"
+            )
+        return self
+
+
+class FingerprintConfig(Section):
+    """How a replica proves that its weights are those that the vectors of this model came from: by
+    a file of them or by the model's card; a path alone is `file`.
+    """
+
+    file: str | None = None  # made by `embedding-router fingerprint`
+    card: Card | None = None
     # of each probe's vector with the stored one
     min_cosine: Float = Field(default=0.999, gt=0.0, le=1.0)
     every_s: PositiveFloat = 600.0  # how often a replica that serves is asked again
@@ -72,6 +101,12 @@ class FingerprintConfig(Section):
     @classmethod
     def _short_form(cls, data: Any) -> Any:
         return {"file": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "FingerprintConfig":
+        if (self.file is None) == (self.card is None):
+            raise ValueError("a fingerprint has either a file or a card; give one of the two")
+        return self
 
 
 class LongTextsConfig(Section):
@@ -85,6 +120,8 @@ class ModelConfig(Section):
     """One embedding model, served by one deployment of the same name."""
 
     engine: Engine
+    # the commit of the hub's repository, for `engine.source` and an equal `tokenizer`
+    revision: str | None = None
     dimensions: PositiveInt
     max_tokens: PositiveInt
     # how far a token sees, where that is less than the text: windows
@@ -115,6 +152,39 @@ class ModelConfig(Section):
     )
     # allocator and OpenMP settings for the replica's process
     environment: Literal["default", "cpu-vllm"] = "default"
+
+    @field_validator("revision")
+    @classmethod
+    def _is_a_commit(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[0-9a-f]{40}", value):
+            raise ValueError(
+                f"must be a commit's 40 hexadecimal digits, it is {value!r}: a branch or a tag "
+                "may name other weights tomorrow"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _reads_as_its_card(self) -> "ModelConfig":
+        card = None if self.fingerprint is None else self.fingerprint.card
+        if card is None or card.query_prompt is None:
+            return self
+        task = self.prompts.instruction if card.instruction is None else card.instruction
+        before, after = (
+            part.replace("{instruction}", task) for part in self.prompts.query.split("{text}")
+        )
+        if (before, after) != (card.query_prompt, ""):
+            raise ValueError(
+                f"fingerprint.card: the card puts {card.query_prompt!r} before a query, "
+                f"prompts.query puts {before!r} before and {after!r} after it; write "
+                "prompts.query and prompts.instruction as the card has them"
+            )
+        return self
+
+    def pinned(self, source: str) -> str | None:
+        """The config's commit of `source`, where that is the engine's own repository."""
+        engine = self.engine
+        own = engine.source if isinstance(engine, VllmEngine | TransformersEngine) else None
+        return self.revision if source == own else None
 
     @model_validator(mode="after")
     def _sizes(self) -> "ModelConfig":

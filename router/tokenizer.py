@@ -88,7 +88,12 @@ class Tokenizer(Protocol):
         """
 
 
-def load(source: str, special_tokens: bool = True, base_dir: str | None = None) -> Tokenizer:
+def load(
+    source: str,
+    special_tokens: bool = True,
+    base_dir: str | None = None,
+    revision: str | None = None,
+) -> Tokenizer:
     """The tokenizer that `source` names.
 
     Args:
@@ -98,7 +103,8 @@ def load(source: str, special_tokens: bool = True, base_dir: str | None = None) 
             input_type) counts tokens; a function `unread(text)` of FUNCTION or of MODULE says which
             share of a text's tokens the engine does not know.
         special_tokens: whether the tokenizer's own post-processor adds its special tokens; a
-        callable decides for itself. base_dir: where relative paths start.
+        callable decides for itself. base_dir: where relative paths start. revision: the commit of a
+            hub repository; its newest where none is given.
 
     Raises:
         FileNotFoundError: there is no such file, package or repository.
@@ -106,7 +112,7 @@ def load(source: str, special_tokens: bool = True, base_dir: str | None = None) 
     """
     if source.startswith("callable:"):
         return _Counter(source)
-    file = _find(source, base_dir)
+    file = _find(source, base_dir, revision)
     data = file.read_bytes()
     key = f"{hashlib.sha256(data).hexdigest()}{'+' if special_tokens else '-'}"
     known = _loaded.get(key)
@@ -276,7 +282,7 @@ def refuse_surrogates(texts: Sequence[str]) -> None:
 _loaded: WeakValueDictionary[str, _FileTokenizer] = WeakValueDictionary()
 
 
-def _find(source: str, base_dir: str | None) -> Path:
+def _find(source: str, base_dir: str | None, revision: str | None) -> Path:
     try:
         found = resolve_path(source, base_dir)
     except FileNotFoundError as error:
@@ -285,7 +291,7 @@ def _find(source: str, base_dir: str | None) -> Path:
         from huggingface_hub import hf_hub_download
 
         try:
-            return Path(hf_hub_download(source, "tokenizer.json"))
+            return Path(hf_hub_download(source, "tokenizer.json", revision=revision))
         except Exception as refused:  # its errors share no class
             raise FileNotFoundError(
                 f"{error}; nor could tokenizer.json be had from the hub: {refused}"

@@ -40,11 +40,11 @@ def create(model: ModelConfig, base_dir: str | None, stats: EngineStats | None =
         case VllmEngine():
             from deployments.engines.vllm import VllmEngine as Vllm
 
-            return Vllm(settings, dimensions, max_tokens, base_dir, stats)
+            return Vllm(settings, dimensions, max_tokens, base_dir, stats, model.revision)
         case TransformersEngine():
             from deployments.engines.transformers import TransformersEngine as Transformers
 
-            return Transformers(settings, dimensions, max_tokens, base_dir)
+            return Transformers(settings, dimensions, max_tokens, base_dir, model.revision)
         case StaticEngine():
             from deployments.engines.static import StaticEngine as Static
 

@@ -35,13 +35,15 @@ class TransformersEngine:
         dimensions: int,
         max_tokens: int,
         base_dir: str | None,
+        revision: str | None = None,
     ) -> None:
         self.dimensions, self.max_tokens, self.batch_tokens = (
             dimensions,
             max_tokens,
             settings.batch_tokens,
         )
-        self._settings, self._base_dir = settings, base_dir
+        self._settings, self._base_dir, self._revision = settings, base_dir, revision
+        self.pooling: str = settings.pooling
         self._model: Any = None
         self._vocabulary = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="transformers-engine")
@@ -66,8 +68,9 @@ class TransformersEngine:
         source = model_source(self._settings.source, self._base_dir)
         from transformers import AutoModel
 
+        commit = self._revision if source == self._settings.source else None  # a folder has none
         model = (
-            AutoModel.from_pretrained(source, dtype=self._settings.dtype)
+            AutoModel.from_pretrained(source, dtype=self._settings.dtype, revision=commit)
             .eval()
             .to(self._settings.device)
         )

@@ -58,9 +58,12 @@ class VllmEngine:
         max_tokens: int,
         base_dir: str | None,
         stats: EngineStats | None = None,
+        revision: str | None = None,
     ) -> None:
         self.dimensions, self.max_tokens, self.batch_tokens = dimensions, max_tokens, max_tokens
         self._settings, self._base_dir, self._stats = settings, base_dir, stats
+        self._revision = revision
+        self.pooling: str | None = None  # what vLLM found in the checkpoint, known after start
         self._vocabulary = 0
         self._backend: InProcess | Workers | None = None
 
@@ -70,7 +73,8 @@ class VllmEngine:
         """
         chosen = InProcess if self._settings.in_process else Workers
         self._backend = chosen(
-            lambda: vllm_config(self._settings, self.max_tokens, self._base_dir), self._stats
+            lambda: vllm_config(self._settings, self.max_tokens, self._base_dir, self._revision),
+            self._stats,
         )
         try:
             facts = await self._backend.start()
@@ -87,6 +91,7 @@ class VllmEngine:
             await self.stop()
             raise EngineError(f"vLLM could not start {self._settings.source}: {error}") from error
         self.batch_tokens, self._vocabulary = facts.batch_tokens, facts.vocabulary
+        self.pooling = facts.pooling
 
     async def embed(self, batch: Batch) -> Embedded:
         """Embed token ids; texts that cannot be read or have no finite vector fail alone."""
@@ -128,7 +133,10 @@ class VllmEngine:
 
 
 def vllm_config(
-    settings: engine_config.VllmEngine, max_tokens: int, base_dir: str | None
+    settings: engine_config.VllmEngine,
+    max_tokens: int,
+    base_dir: str | None,
+    revision: str | None = None,
 ) -> "VllmConfig":
     """Import vLLM and make its whole configuration; blocks for seconds.
 
@@ -140,6 +148,7 @@ def vllm_config(
     # does not switch it off.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if settings.in_process else "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would post model, card and provider
     # which names its texts itself: vLLM would make each name random, with a call to the kernel
     if settings.in_process:
         os.environ["VLLM_DISABLE_REQUEST_ID_RANDOMIZATION"] = "1"
@@ -164,6 +173,8 @@ def vllm_config(
         "enforce_eager": on_cpu,
         "use_tqdm_on_load": False,
     }
+    if revision is not None and source == settings.source:  # a folder has none
+        defaults["revision"] = revision
     if on_cpu:
         defaults["enable_prefix_caching"] = False
     if on_cpu and settings.in_process and settings.args.get("enforce_eager", True):

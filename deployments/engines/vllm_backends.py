@@ -41,6 +41,7 @@ class Facts(NamedTuple):
     max_tokens: int
     batch_tokens: int
     vocabulary: int
+    pooling: str | None  # last, mean or cls
 
 
 def _facts(config: "VllmConfig", dimensions: int) -> Facts:
@@ -50,6 +51,7 @@ def _facts(config: "VllmConfig", dimensions: int) -> Facts:
         model.max_model_len,
         config.scheduler_config.max_num_batched_tokens,
         model.get_vocab_size(),
+        None if (kind := model.pooler_config.seq_pooling_type) is None else kind.lower(),
     )
 
 

@@ -79,7 +79,7 @@ def hub_problems(model: ModelConfig, base_dir: str | None, where: str) -> Iterat
     from router.tokenizer import load
 
     try:
-        load(source, model.special_tokens, base_dir)
+        load(source, model.special_tokens, base_dir, model.pinned(source))
     except (OSError, ValueError) as error:
         yield (
             f"{where}.tokenizer: {source} cannot be had from the Hugging Face hub "

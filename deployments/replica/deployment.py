@@ -14,8 +14,9 @@ from deployments.engines.base import (
     EngineError,
 )
 from deployments.replica import cpu
+from deployments.replica.first_vectors import InCluster
 from deployments.replica.host import Host, log
-from deployments.replica.identity import identity_of
+from deployments.replica.identity import proof_of
 from deployments.replica.socket_server import ReplicaServer
 from deployments.telemetry import logs, metrics
 from deployments.telemetry.metrics import EngineStats, Tally
@@ -50,7 +51,7 @@ class Embedder(Host):
         )
         with logs.kept():
             engine = engines.create(model, base_dir, stats)
-            identity = identity_of(engine, model.fingerprint, base_dir)
+            identity = proof_of(engine, model_id, model, base_dir, InCluster())
             await engine.start()
         replica = serve.get_replica_context().replica_id.unique_id
         curve = curve_of(model_id, model, base_dir)

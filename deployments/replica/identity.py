@@ -10,11 +10,17 @@ in the engine's queue like any text, so it is no part of a health check's time l
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from deployments.engines.base import Batch, Engine, EngineDead, EngineError
-from router.fingerprint import Fingerprint, Probe, load
-from router.model_config import FingerprintConfig, resolve_path
+import numpy as np
+
+from deployments.engines.base import Batch, Engine, EngineDead, EngineError, Vectors
+from deployments.replica.first_vectors import FirstVectors
+from deployments.service.fingerprints import probes_of, probes_of_card
+from deployments.service.prepare import Preparer
+from router.config import RouterArgs
+from router.fingerprint import CardProof, Fingerprint, Probe, digest_of_probes, load
+from router.model_config import FingerprintConfig, ModelConfig, resolve_path
 from router.schema import Side
 
 log = logging.getLogger("ray.serve")
@@ -79,19 +85,8 @@ class Identity:
         self.passed += 1
 
     async def _prove(self) -> None:
-        probes, doubts = self._fingerprint.probes, self._doubts
-        vectors = self._fingerprint.vectors.copy()
-        for side in ("query", "document"):
-            rows = [row for row, probe in enumerate(probes) if probe.side == side]
-            if not rows:
-                continue
-            made = await self._engine.embed(_batch([probes[row] for row in rows], side))
-            for row, error in made.failed.items():
-                raise EngineError(
-                    f"{self._fingerprint.model}: it cannot embed {probes[rows[row]].text!r}: "
-                    f"{error}"
-                )
-            vectors[rows] = made.vectors
+        doubts = self._doubts
+        vectors = await _embedded(self._engine, self._fingerprint.model, self._fingerprint.probes)
         if (wrong := self._fingerprint.mismatch(vectors, self._config.min_cosine)) is not None:
             raise WrongModel(f"{wrong} ({self._config.file})")
         self._proved_s, self.doubted = self._clock(), self._doubts != doubts
@@ -119,6 +114,70 @@ class Identity:
                 proof.cancel()
 
 
+class CardIdentity(Identity):
+    """A proof by the model's card, then by the vectors that the model's first replica made.
+
+    The card's figures are rounded and of another machine; equal weights differ by far less.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        model: ModelConfig,
+        base_dir: str | None,
+        first: FirstVectors,
+        clock: Callable[[], float],
+    ) -> None:
+        config = model.fingerprint
+        assert config is not None
+        assert config.card is not None
+        preparer = Preparer(RouterArgs.model_construct(models={name: model}, base_dir=base_dir))
+        self._card, self._first = CardProof(name, config.card), first
+        self._probes = [
+            *probes_of_card(preparer, name, config.card),
+            *probes_of(preparer, name, model.max_tokens),
+        ]
+        # what later replicas of other settings, or of other nodes, have to match all the same
+        reads = [model.dimensions, getattr(model.engine, "source", None), model.revision]
+        self._key = f"{name}/{digest_of_probes(self._probes, reads)}"
+        nothing = np.zeros((len(self._probes), model.dimensions), np.float32)
+        super().__init__(engine, Fingerprint(name, self._probes, nothing), config, clock)
+
+    async def _prove(self) -> None:
+        doubts, card = self._doubts, self._card
+        if (wrong := card.otherwise_pooled(getattr(self._engine, "pooling", None))) is not None:
+            raise WrongModel(wrong)
+        made = await _embedded(self._engine, card.model, self._probes)
+        queries, documents = len(card.card.queries), len(card.card.documents)
+        wrong = card.mismatch(made[:queries], made[queries : queries + documents])
+        if wrong is not None:
+            raise WrongModel(wrong)
+        kept = await asyncio.to_thread(self._first.keep, self._key, made.astype("<f2").tobytes())
+        vectors = np.frombuffer(kept, "<f2").astype(np.float32).reshape(made.shape)
+        first = Fingerprint(card.model, self._probes, vectors)
+        if (wrong := first.mismatch(made, self._config.min_cosine)) is not None:
+            raise WrongModel(
+                f"{wrong} (the vectors of this model's first replica in this cluster; other "
+                "weights or another precision need a model id of their own)"
+            )
+        self._proved_s, self.doubted = self._clock(), self._doubts != doubts
+
+
+async def _embedded(engine: Engine, model: str, probes: Sequence[Probe]) -> Vectors:
+    """The vectors of probes in their order; raises EngineError naming the one that has none."""
+    vectors = np.zeros((len(probes), engine.dimensions), np.float32)
+    for side in ("query", "document"):
+        rows = [row for row, probe in enumerate(probes) if probe.side == side]
+        if not rows:
+            continue
+        made = await engine.embed(_batch([probes[row] for row in rows], side))
+        for row, error in made.failed.items():
+            raise EngineError(f"{model}: it cannot embed {probes[rows[row]].text!r}: {error}")
+        vectors[rows] = made.vectors
+    return vectors
+
+
 def _seen(proof: "asyncio.Task[None]") -> None:
     """Read the error that nobody waited for any longer."""
     if not proof.cancelled():
@@ -131,14 +190,29 @@ def identity_of(
     base_dir: str | None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Identity | None:
-    """What `engine` must prove, where its config says so; raises FileNotFoundError or ValueError
-    for an unusable file.
+    """What `engine` must prove by a file, where its config names one; raises FileNotFoundError or
+    ValueError for an unusable one.
     """
-    return (
-        None
-        if config is None
-        else Identity(engine, load(resolve_path(config.file, base_dir)), config, clock)
-    )
+    if config is None or config.file is None:
+        return None
+    return Identity(engine, load(resolve_path(config.file, base_dir)), config, clock)
+
+
+def proof_of(
+    engine: Engine,
+    name: str,
+    model: ModelConfig,
+    base_dir: str | None,
+    first: FirstVectors,
+    clock: Callable[[], float] = time.monotonic,
+) -> Identity | None:
+    """What `engine` must prove to answer as the model `name`, by a file or by a card.
+
+    None where the config says nothing. Raises as `identity_of` and the tokenizer do.
+    """
+    if model.fingerprint is not None and model.fingerprint.card is not None:
+        return CardIdentity(engine, name, model, base_dir, first, clock)
+    return identity_of(engine, model.fingerprint, base_dir, clock)
 
 
 def _batch(probes: list[Probe], side: Side) -> Batch:

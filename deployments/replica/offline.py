@@ -10,7 +10,8 @@ import numpy as np
 from deployments import engines
 from deployments.engines.base import Batch, EngineError, Vectors
 from deployments.replica import cpu
-from deployments.replica.identity import identity_of
+from deployments.replica.first_vectors import OfThisProcess
+from deployments.replica.identity import proof_of
 from deployments.service.prepare import Preparer
 from router.config import RouterArgs
 from router.schema import Side
@@ -33,7 +34,7 @@ class Offline:
 
     async def __aenter__(self) -> "Offline":
         identity = (
-            identity_of(self.engine, self.config.fingerprint, self._args.base_dir)
+            proof_of(self.engine, self.model, self.config, self._args.base_dir, OfThisProcess())
             if self._proves
             else None
         )

@@ -2,24 +2,28 @@
 
 from deployments.service.prepare import Prepared, Preparer
 from router.config import RouterArgs
-from router.fingerprint import TEXTS, Fingerprint, Probe, load
-from router.model_config import resolve_path
+from router.fingerprint import TEXTS, CardProof, Probe, Proof, load
+from router.model_config import Card, resolve_path
 from router.schema import Side
 from router.strict import ConfigError
 
 
-def check_reading(args: RouterArgs, preparer: Preparer) -> dict[str, Fingerprint]:
+def check_reading(args: RouterArgs, preparer: Preparer) -> dict[str, Proof]:
     """The router's half, for each model that has a fingerprint; raises ConfigError naming those
     that would be read wrongly.
     """
-    fingerprints: dict[str, Fingerprint] = {}
+    fingerprints: dict[str, Proof] = {}
     problems = []
     for name, model in args.models.items():
         if model.fingerprint is None:
             continue
+        if model.fingerprint.card is not None:  # the config compared its prompt already
+            fingerprints[name] = CardProof(name, model.fingerprint.card)
+            continue
         where = f"models.{name}.fingerprint"
         try:
-            stored = fingerprints[name] = load(resolve_path(model.fingerprint.file, args.base_dir))
+            file = resolve_path(str(model.fingerprint.file), args.base_dir)
+            stored = fingerprints[name] = load(file)
         except (OSError, ValueError) as error:
             problems.append(f"{where}: {error}")
             continue
@@ -57,13 +61,32 @@ def probes_of(preparer: Preparer, name: str, max_tokens: int) -> list[Probe]:
             if read.counts[0] > max_tokens or read.digests[0] in seen:
                 continue
             seen.append(read.digests[0])
-            ids, prompted = (
-                None if read.ids is None else read.ids[0],
-                None if read.texts is None else read.texts[0],
-            )
-            probes.append(Probe(text, side, ids, prompted))
+            probes.append(_probe(text, side, read))
     return probes
 
 
-def _read(preparer: Preparer, name: str, text: str, side: Side) -> Prepared:
-    return preparer.prepare([text], side, None, [name])[name]
+def probes_of_card(preparer: Preparer, name: str, card: Card) -> list[Probe]:
+    """The card's queries, then its documents, as the router sends them to this model."""
+    sides: list[tuple[Side, tuple[str, ...]]] = [
+        ("query", card.queries),
+        ("document", card.documents),
+    ]
+    return [
+        _probe(text, side, _read(preparer, name, text, side, card.instruction))
+        for side, texts in sides
+        for text in texts
+    ]
+
+
+def _probe(text: str, side: Side, read: Prepared) -> Probe:
+    ids, prompted = (
+        None if read.ids is None else read.ids[0],
+        None if read.texts is None else read.texts[0],
+    )
+    return Probe(text, side, ids, prompted)
+
+
+def _read(
+    preparer: Preparer, name: str, text: str, side: Side, instruction: str | None = None
+) -> Prepared:
+    return preparer.prepare([text], side, instruction, [name])[name]

@@ -52,14 +52,14 @@ class Preparer:
     def __init__(self, args: RouterArgs) -> None:
         self._models = args.models
         self._tokenizers: dict[str, Tokenizer | None] = {}
-        by_source: dict[tuple[str, bool], Tokenizer] = {}
+        by_source: dict[tuple[str, bool, str | None], Tokenizer] = {}
         for name, model in args.models.items():
             if model.tokenizer is None:
                 self._tokenizers[name] = None
                 continue
-            key = (model.tokenizer, model.special_tokens)
+            key = (model.tokenizer, model.special_tokens, model.pinned(model.tokenizer))
             if key not in by_source:
-                by_source[key] = load(model.tokenizer, model.special_tokens, args.base_dir)
+                by_source[key] = load(key[0], key[1], args.base_dir, key[2])
             self._tokenizers[name] = by_source[key]
 
     def prepare(

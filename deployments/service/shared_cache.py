@@ -31,7 +31,7 @@ import orjson
 from deployments.engines.base import Vectors
 from router.cache import Entry
 from router.config import Cache, RouterArgs
-from router.fingerprint import Fingerprint
+from router.fingerprint import Proof
 from router.strict import ConfigError
 
 VERSION = b"er1:"
@@ -282,7 +282,7 @@ def _checksum(key: bytes, body: bytes) -> bytes:
     ).digest()
 
 
-def identities_of(args: RouterArgs, fingerprints: Mapping[str, Fingerprint]) -> dict[str, bytes]:
+def identities_of(args: RouterArgs, fingerprints: Mapping[str, Proof]) -> dict[str, bytes]:
     """What stands before the digests in the keys of each model that may be shared."""
     found = {}
     for name, fingerprint in fingerprints.items():
@@ -295,7 +295,7 @@ def identities_of(args: RouterArgs, fingerprints: Mapping[str, Fingerprint]) -> 
     return found
 
 
-def open_shared(args: RouterArgs, fingerprints: Mapping[str, Fingerprint]) -> SharedCache | None:
+def open_shared(args: RouterArgs, fingerprints: Mapping[str, Proof]) -> SharedCache | None:
     """The cache of `cache.redis_url`, not yet connected; raises ConfigError where there can be
     none.
     """

@@ -20,8 +20,7 @@ from deployments.tools.corpus import CorpusError, read_judgements, read_texts
 from router import adapters
 from router.adapters import METHODS, Adapter, Kept, Method
 from router.config import CollectionConfig, RouterArgs
-from router.fingerprint import load
-from router.model_config import resolve_path
+from router.fingerprint import digest_of
 from router.schema import Side
 from router.space import Space
 from router.spaces import Catalogue
@@ -200,7 +199,7 @@ class Configured:
         """Digest of what the model proves to be; raises AlignError where it has none."""
         if (config := self._args.models[model].fingerprint) is None:
             raise _unknown(model)
-        return load(resolve_path(config.file, self._args.base_dir)).digest
+        return digest_of(config, model, self._args.base_dir)
 
     async def embed(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
         """Vectors of the model's own size."""

@@ -56,6 +56,7 @@ def qwen3(
     application = config["applications"][0]
     for name, model in application["args"]["models"].items():
         model["engine"]["source"] = model["tokenizer"] = str(checkpoints[name])
+        del model["fingerprint"]  # random weights are on no card
         model["engine"]["args"].pop("gpu_memory_utilization", None)
         model["engine"]["args"]["kv_cache_memory_bytes"] = 512 * 1024 * 1024
         model["engine"]["args"]["dtype"] = quick_dtype()

@@ -136,6 +136,7 @@ HEADINGS: dict[str, type[Section]] = {
     "args.models.ID.quality.long": model_config.LongTextsConfig,
     "args.models.ID.matryoshka": model_config.MatryoshkaRange,
     "args.models.ID.fingerprint": model_config.FingerprintConfig,
+    "args.models.ID.fingerprint.card": model_config.Card,
     "args.models.ID.prompts": model_config.Prompts,
     "args.models.ID.curve": model_config.CurveConfig,
     "kind: vllm": engine_config.VllmEngine,
