@@ -44,6 +44,7 @@ class TransformersEngine:
         )
         self._settings, self._base_dir, self._revision = settings, base_dir, revision
         self.pooling: str = settings.pooling
+        self.holds_card = settings.device != "cpu"
         self._model: Any = None
         self._vocabulary = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="transformers-engine")

@@ -64,6 +64,7 @@ class VllmEngine:
         self._settings, self._base_dir, self._stats = settings, base_dir, stats
         self._revision = revision
         self.pooling: str | None = None  # what vLLM found in the checkpoint, known after start
+        self.holds_card = False  # whose memory is free only when this process is gone
         self._vocabulary = 0
         self._backend: InProcess | Workers | None = None
 
@@ -91,7 +92,7 @@ class VllmEngine:
             await self.stop()
             raise EngineError(f"vLLM could not start {self._settings.source}: {error}") from error
         self.batch_tokens, self._vocabulary = facts.batch_tokens, facts.vocabulary
-        self.pooling = facts.pooling
+        self.pooling, self.holds_card = facts.pooling, facts.on_card
 
     async def embed(self, batch: Batch) -> Embedded:
         """Embed token ids; texts that cannot be read or have no finite vector fail alone."""
@@ -173,6 +174,9 @@ def vllm_config(
         "enforce_eager": on_cpu,
         "use_tqdm_on_load": False,
     }
+    if not settings.in_process and settings.args.get("tensor_parallel_size", 1) != 1:
+        # in a placement group vLLM would choose Ray, and wait for cards that this replica has
+        defaults["distributed_executor_backend"] = "mp"
     if revision is not None and source == settings.source:  # a folder has none
         defaults["revision"] = revision
     if on_cpu:

@@ -42,6 +42,7 @@ class Facts(NamedTuple):
     batch_tokens: int
     vocabulary: int
     pooling: str | None  # last, mean or cls
+    on_card: bool
 
 
 def _facts(config: "VllmConfig", dimensions: int) -> Facts:
@@ -52,6 +53,7 @@ def _facts(config: "VllmConfig", dimensions: int) -> Facts:
         config.scheduler_config.max_num_batched_tokens,
         model.get_vocab_size(),
         None if (kind := model.pooler_config.seq_pooling_type) is None else kind.lower(),
+        config.device_config.device_type != "cpu",
     )
 
 
@@ -194,9 +196,11 @@ class InProcess:
             tell(start, None, error)
             return
         tell(start, facts, None)
+        failed = False
         try:
             self._step(engine, tell)
         except Exception as error:
+            failed = True
             dead = EngineDead(
                 f"a step of vLLM failed with {type(error).__name__}, the replica must be replaced"
             )
@@ -204,7 +208,9 @@ class InProcess:
             tell(self._die, dead)
         finally:
             self.engine = None
-            engine.engine_core.shutdown()
+            # a device that failed fails here once more
+            with suppress(*((Exception,) if failed else ())):
+                engine.engine_core.shutdown()
 
     def _load(self) -> "LLMEngine":
         from vllm.v1.engine.llm_engine import LLMEngine

@@ -8,6 +8,7 @@ setting that silently does nothing.
 
 import ast
 import copy
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,9 @@ from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 from deployments.launch.model_check import model_problems, own_folder_first
 from router.adapters import load_adapters
 from router.config import Autoscaling, RouterArgs
+from router.engine_config import VllmEngine
 from router.exposure import require_local
+from router.resources import bookings
 from router.strict import (
     ConfigError,
     changed,
@@ -221,6 +224,7 @@ def _examine(data: Any, host: str | None) -> Report:
                 problems += _deployments(
                     args, application.get("deployments") or [], f"{where}.deployments"
                 )
+                problems += _devices(args, application, f"{where}.args.models")
                 problems += _policy(application, where)
                 for name, model in args.models.items():
                     problems += model_problems(model, args.base_dir, f"{where}.args.models.{name}")
@@ -336,6 +340,34 @@ def _deployments(args: RouterArgs, deployments: list[Any], where: str) -> Iterat
             )
         elif first.setdefault(name, index) != index:
             yield f"{path}.name: {name!r} is given twice, first in {where}[{first[name]}]"
+
+
+def _devices(args: RouterArgs, application: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Models whose engine wants more cards than their deployment books."""
+    try:
+        booked = {one.deployment: one for one in bookings(args, application)}
+    except (AttributeError, TypeError, ValueError):  # Serve's schema says what is wrong
+        return
+    for name, model in args.models.items():
+        engine = model.engine
+        if not isinstance(engine, VllmEngine) or name not in booked:
+            continue
+        sizes = [
+            engine.args.get(key, 1) for key in ("tensor_parallel_size", "pipeline_parallel_size")
+        ]
+        if not all(isinstance(size, int) for size in sizes):
+            continue
+        cards, gpus = math.prod(sizes), booked[name].gpus
+        if cards > 1 and engine.in_process:
+            yield (
+                f"{where}.{name}.engine.in_process: must be false where tensor_parallel_size or "
+                f"pipeline_parallel_size ask for {cards} cards: each has a process of its own"
+            )
+        if cards > max(1, math.ceil(gpus)):
+            yield (
+                f"{where}.{name}.engine.args: it works on {cards} cards and its deployment books "
+                f"{gpus:g}: write ray_actor_options: {{num_gpus: {cards}}} there"
+            )
 
 
 def _policy(application: Mapping[str, Any], where: str) -> Iterator[str]:

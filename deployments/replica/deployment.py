@@ -1,5 +1,6 @@
 """The Serve deployment of one model: a host whose calls come over Serve or over a socket."""
 
+import os
 import time
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -56,7 +57,13 @@ class Embedder(Host):
         replica = serve.get_replica_context().replica_id.unique_id
         curve = curve_of(model_id, model, base_dir)
         super().__init__(
-            engine, replica, identity, model.health_timeout_s, curve, model.attention_tokens
+            engine,
+            replica,
+            identity,
+            model.health_timeout_s,
+            curve,
+            model.attention_tokens,
+            os._exit if getattr(engine, "holds_card", False) else None,
         )
         self._tracing, self._publisher, self._listener = traced, None, None
         if counted:

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,8 @@ from deployments.telemetry.tracing import Tracing
 from router.domain import Curve, attention
 from router.feedback import Counters
 
+ANSWERED_S = 5.0  # what callers get to hear that their engine is dead
+WRITTEN_S = 0.2  # what an answer takes from here to the socket
 CHECKS_FAILED = 3  # in a row, after which Serve replaces the replica
 # than its curve, before an engine that is reading a long text passes for one that hangs
 SLOWER = 4.0
@@ -52,7 +56,15 @@ class Host:
         health_timeout_s: float = 20.0,
         curve: Curve | None = None,
         attention_tokens: int | None = None,
+        leave: Callable[[int], object] | None = None,
     ) -> None:
+        """`leave` ends the process once its engine is dead and its callers know: a card's memory is
+        free only then. None leaves that to Serve, which takes three health checks and more.
+        """
+        self._leave = leave
+        self._leaving: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()  # no call is under way
+        self._idle.set()
         self._engine, self._replica, self._identity = engine, replica, identity
         self._health_timeout_s, self._curve, self._attention_tokens = (
             health_timeout_s,
@@ -104,6 +116,7 @@ class Host:
         self._outstanding_tokens += tokens
         if not self._calls:
             self._busy_since_s = arrived
+            self._idle.clear()
         self._calls += 1
         self._changes += 1
         try:
@@ -146,7 +159,7 @@ class Host:
             raise EngineDead(self._dead) from None
         except EngineDead as error:
             if self._dead is None and not self._stopped:
-                self._dead = str(error)
+                self._die(str(error))
                 log.error("%s; this replica answers no more\n%s", error, where(error))
             # Serve logs what leaves here, causes and all, and those may quote a text
             raise error from None
@@ -166,6 +179,7 @@ class Host:
             self._calls -= 1
             self._changes += 1
             if not self._calls:
+                self._idle.set()
                 self._busy_s += time.monotonic() - self._busy_since_s
 
     def _failed(self, error: Exception) -> EngineFailed:
@@ -256,7 +270,11 @@ class Host:
         await asyncio.wait({probe}, timeout=wait_s)
         if probe.done():
             self._probe = None
-            probe.result()
+            try:
+                probe.result()
+            except EngineDead as error:
+                self._die(str(error))
+                raise
             self._longest_s = max(self._callers.values(), default=0.0)
             return
         patience_s = self._health_timeout_s + self._longest_s
@@ -278,7 +296,7 @@ class Host:
 
     def _give_up(self, why: str) -> None:
         log.error("%s; this replica answers no more", why)
-        self._dead = why
+        self._die(why)
         self._stop_probe()
         for caller in self._callers:
             caller.cancel()
@@ -289,7 +307,20 @@ class Host:
             self._probe = None
 
     def _disproved(self, error: WrongModel) -> None:
-        self._dead = str(error)
+        self._die(str(error))
+
+    def _die(self, why: str) -> None:
+        self._dead = why
+        if self._leave is not None and self._leaving is None:
+            self._leaving = asyncio.create_task(self._leave_when_told(self._leave))
+
+    async def _leave_when_told(self, leave: Callable[[int], object]) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWERED_S):
+                await self._idle.wait()
+        await asyncio.sleep(WRITTEN_S)
+        log.error("%s: this process ends, so that its card is free", self._dead)
+        leave(1)
 
     def sample(self, tally: Tally, model: str) -> None:
         """What this replica has done, into its metrics."""

@@ -24,7 +24,7 @@ FOLLOW = ("Dockerfile", "Dockerfile.cpu", "cluster.yaml", "docs/deploy.md", "REA
 
 
 def locked(name: str) -> dict[str, Version]:
-    found = {}
+    found: dict[str, Version] = {}
     for line in (ROOT / "requirements" / name).read_text().splitlines():
         if line and not line.startswith("#"):
             pin = Requirement(line)

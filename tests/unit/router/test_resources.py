@@ -7,7 +7,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from deployments.launch.serve_config import application
+from deployments.launch.serve_config import application, check
 from router.cli import main
 from router.resources import Booking, Node, bookings, first_ones, node, total, waiting
 
@@ -125,3 +125,39 @@ def test_check_config_adds_up_and_says_what_this_machine_lacks(tmp_path: Path) -
     assert done.exit_code == 0  # it may be for another machine
     assert "the fewest replicas book 4002 CPUs" in done.output
     assert "on this machine a waits for 4000 CPUs: the config books 4002 CPUs" in done.output
+
+
+def vllm_on(cards: int, gpus: float, in_process: bool) -> dict[str, Any]:
+    engine = {
+        "kind": "vllm",
+        "source": "organisation/model",
+        "in_process": in_process,
+        "args": {"tensor_parallel_size": cards},
+    }
+    config = two_models(engine, [])
+    args = config["applications"][0]["args"]
+    for model in args["models"].values():
+        model["tokenizer"] = "organisation/model"
+    config["applications"][0]["deployments"] = [
+        {"name": name, "ray_actor_options": {"num_gpus": gpus}} for name in ("a", "b")
+    ]
+    return config
+
+
+@pytest.mark.parametrize(
+    ("cards", "gpus", "in_process", "sentence"),
+    [
+        (2, 2, False, None),
+        (1, 0.5, True, None),
+        (2, 1, False, "it works on 2 cards and its deployment books 1"),
+        (2, 2, True, "in_process: must be false"),
+    ],
+)
+def test_a_model_on_several_cards_books_them(
+    tmp_path: Path, cards: int, gpus: float, in_process: bool, sentence: str | None
+) -> None:
+    path = tmp_path / "wide.yaml"
+    path.write_text(yaml.safe_dump(vllm_on(cards, gpus, in_process)))
+    problems = check(path)
+    assert len(problems) == (0 if sentence is None else 2), problems
+    assert all(sentence in problem for problem in problems if sentence is not None)
