@@ -40,7 +40,7 @@ check: $(TOOLS) ## lint, format, types and every config
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/embedding-router check-config configs/*.yaml cluster.yaml
+	$(BIN)/embedding-router check-config configs/*.yaml configs/extra/*.yaml cluster.yaml
 
 bench: $(TOOLS) ## measure: make bench ARGS=decide
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -94,6 +94,15 @@ class DemandReport(NamedTuple):
     start_s: float | None = None  # from the decision to a ready replica, where the config says it
 
 
+def learned(report: DemandReport, start: Mapping[str, float] | None) -> DemandReport:
+    """A report with what the model's last replica took to start, by phase, where that is more than
+    the config says of a start.
+    """
+    if not start:
+        return report
+    return report._replace(start_s=max(report.start_s or 0.0, sum(start.values())))
+
+
 def together(asks: list[DemandReport]) -> DemandReport:
     """What all routers ask of one model: demand and backlog add up, and who sends most knows the
     replicas' rate best.

@@ -301,6 +301,12 @@ SCHEMAS: Json = {
                             }
                         ),
                         "good_for": STRING,
+                        "start": {
+                            "type": ["object", "null"],
+                            "additionalProperties": _NUMBER,
+                            "description": "Seconds of each phase of the last replica's start: "
+                            "import, download, load, compile, warm_up, proof.",
+                        },
                         "fingerprint": {
                             **_STRING_OR_NULL,
                             "description": "What its replicas have proved to be.",

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 HELLO, CALL, CANCEL, REPLY, ERROR = range(5)
@@ -25,12 +26,15 @@ _QUIET_S, _PROBES = 4, 3  # a peer that says nothing for so long is asked so oft
 
 
 class Address(NamedTuple):
-    """Where one replica listens, and what must be said there."""
+    """Where one replica listens, and what must be said there; `start` is how long each part of its
+    start took.
+    """
 
     replica: str
     host: str
     port: int
     token: str
+    start: Mapping[str, float] | None = None
 
 
 class Frames(asyncio.Protocol):

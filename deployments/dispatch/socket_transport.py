@@ -20,7 +20,7 @@ a replica is new, when a firewall is in the way, when Ray's own traffic is encry
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from contextvars import Context
 from typing import Protocol
@@ -169,6 +169,7 @@ class DirectTransport:
     def __init__(self, handles: Handles) -> None:
         self._handles = handles
         self.lines: dict[str, Connection] = {}  # by replica
+        self.starts: dict[str, Mapping[str, float]] = {}  # by model: its last replica's, by phase
         self._keeping: dict[tuple[str, str], asyncio.Task[None]] = {}  # (model, replica)
 
     async def send(self, model: str, call: Call, replica: str) -> Reply:
@@ -205,6 +206,8 @@ class DirectTransport:
                 if address is None:
                     return
                 if address.replica == replica:
+                    if address.start:
+                        self.starts[model] = address.start
                     line = self.lines[replica] = await Connection.open(address)
                     tries = 0
                     await asyncio.shield(line.lost)

@@ -35,6 +35,8 @@ from deployments.engines.common import (
     unreadable,
 )
 from deployments.engines.vllm_backends import InProcess, Workers
+from deployments.engines.vllm_log import StartLog
+from deployments.telemetry.logs import beside
 from deployments.telemetry.metrics import EngineStats
 from router import engine_config
 
@@ -64,6 +66,8 @@ class VllmEngine:
         self._settings, self._base_dir, self._stats = settings, base_dir, stats
         self._revision = revision
         self.pooling: str | None = None  # what vLLM found in the checkpoint, known after start
+        self.start_log = StartLog(beside("vllm"))
+        self.phases: dict[str, float] = {}  # seconds of each part of the start
         self.holds_card = False  # whose memory is free only when this process is gone
         self._vocabulary = 0
         self._backend: InProcess | Workers | None = None
@@ -73,10 +77,7 @@ class VllmEngine:
         cannot.
         """
         chosen = InProcess if self._settings.in_process else Workers
-        self._backend = chosen(
-            lambda: vllm_config(self._settings, self.max_tokens, self._base_dir, self._revision),
-            self._stats,
-        )
+        self._backend = chosen(self._config, self._stats)
         try:
             facts = await self._backend.start()
             require_dimensions(facts.dimensions, self.dimensions)
@@ -93,6 +94,12 @@ class VllmEngine:
             raise EngineError(f"vLLM could not start {self._settings.source}: {error}") from error
         self.batch_tokens, self._vocabulary = facts.batch_tokens, facts.vocabulary
         self.pooling, self.holds_card = facts.pooling, facts.on_card
+        self.phases = self.start_log.phases()
+
+    def _config(self) -> "VllmConfig":
+        made = vllm_config(self._settings, self.max_tokens, self._base_dir, self._revision)
+        self.start_log.attach()
+        return made
 
     async def embed(self, batch: Batch) -> Embedded:
         """Embed token ids; texts that cannot be read or have no finite vector fail alone."""

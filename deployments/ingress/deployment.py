@@ -30,6 +30,7 @@ from deployments.telemetry.publish import Publisher
 from deployments.telemetry.tracing import Tracing, tracing
 from router import language
 from router.adapters import load_adapters
+from router.capacity import learned
 from router.exposure import require_local
 from router.spaces import Catalogue
 from router.strict import ConfigError, changed
@@ -139,8 +140,12 @@ class Router:
         """
         if not hasattr(self, "service"):  # Serve asks while `reconfigure` still waits
             return {}
+        starts = self.service.starts
         return flat(
-            {model: dispatcher.ask() for model, dispatcher in self.service.dispatchers.items()}
+            {
+                model: learned(dispatcher.ask(), starts.get(model))
+                for model, dispatcher in self.service.dispatchers.items()
+            }
         )
 
     def __serve_build_asgi_app__(self) -> Application:

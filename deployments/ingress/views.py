@@ -206,6 +206,7 @@ class Views:
                 "price": load.price,
             },
             "good_for": config.good_for,
+            "start": dict(service.starts.get(name) or {}) or None,
             "fingerprint": proof.digest if (proof := service.fingerprints.get(name)) else None,
         }
 

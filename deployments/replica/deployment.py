@@ -1,8 +1,9 @@
 """The Serve deployment of one model: a host whose calls come over Serve or over a socket."""
 
+import asyncio
 import os
 import time
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import ray
 from ray import serve
@@ -11,9 +12,7 @@ from deployments import engines
 from deployments.dispatch import socket_transport
 from deployments.dispatch.frames import Address
 from deployments.dispatch.wire import FailureCode
-from deployments.engines.base import (
-    EngineError,
-)
+from deployments.engines.base import Engine, EngineError
 from deployments.replica import cpu
 from deployments.replica.first_vectors import InCluster
 from deployments.replica.host import Host, log
@@ -26,8 +25,7 @@ from deployments.telemetry.tracing import tracing
 from router.model_config import ModelConfig
 from router.models import curve_of
 
-if TYPE_CHECKING:
-    pass
+STILL_S = 60.0
 
 
 class Embedder(Host):
@@ -53,7 +51,13 @@ class Embedder(Host):
         with logs.kept():
             engine = engines.create(model, base_dir, stats)
             identity = proof_of(engine, model_id, model, base_dir, InCluster())
-            await engine.start()
+            began = time.monotonic()
+            saying = asyncio.create_task(_say_still(model_id, engine))
+            try:
+                await engine.start()
+            finally:
+                saying.cancel()
+        phases = getattr(engine, "phases", None) or {"load": time.monotonic() - began}
         replica = serve.get_replica_context().replica_id.unique_id
         curve = curve_of(model_id, model, base_dir)
         super().__init__(
@@ -66,6 +70,7 @@ class Embedder(Host):
             os._exit if getattr(engine, "holds_card", False) else None,
         )
         self._tracing, self._publisher, self._listener = traced, None, None
+        self.start_phases = dict(phases)
         if counted:
             tally = replica_tally(model_id)
             self._publisher = Publisher(
@@ -74,15 +79,18 @@ class Embedder(Host):
             )
             self._publisher.start()
         if identity is not None:
+            began = time.monotonic()
             try:
                 await identity.prove()
             except EngineError:
                 await self._end()
                 raise
+            self.start_phases["proof"] = time.monotonic() - began
         self._address: Address | None = None
         if socket_transport.allowed():
             await self._listen(replica)
-        log.info("%s ready in %.1f s", model_id, time.monotonic() - started)
+        parts = ", ".join(f"{name} {took:.1f}" for name, took in self.start_phases.items())
+        log.info("%s ready in %.1f s (%s)", model_id, time.monotonic() - started, parts)
 
     async def _listen(self, replica: str) -> None:
         listener, host = ReplicaServer(self.embed), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
@@ -93,7 +101,10 @@ class Embedder(Host):
                 "no socket of its own on %s (%s): calls come through Serve's handles", host, error
             )
         else:
-            self._listener, self._address = listener, Address(replica, host, port, listener.token)
+            self._listener, self._address = (
+                listener,
+                Address(replica, host, port, listener.token, dict(self.start_phases)),
+            )
 
     async def address(self, to: str | None = None) -> Address | None:
         """Where this replica takes calls directly (deployments/dispatch/socket_transport.py); None
@@ -111,6 +122,15 @@ class Embedder(Host):
         if self._publisher is not None:
             self._publisher.stop()
         await self.stop()
+
+
+async def _say_still(model: str, engine: Engine) -> None:
+    """Log once a minute what an engine that still starts is doing."""
+    began = time.monotonic()
+    while True:
+        await asyncio.sleep(STILL_S)
+        doing = getattr(getattr(engine, "start_log", None), "doing", "loading")
+        log.info("%s still starts after %.0f s: %s", model, time.monotonic() - began, doing)
 
 
 def replica_tally(model: str) -> Tally:

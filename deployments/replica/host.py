@@ -63,6 +63,7 @@ class Host:
         """
         self._leave = leave
         self._leaving: asyncio.Task[None] | None = None
+        self.start_phases: dict[str, float] = {}  # seconds of each part of the start
         self._idle = asyncio.Event()  # no call is under way
         self._idle.set()
         self._engine, self._replica, self._identity = engine, replica, identity
@@ -329,6 +330,8 @@ class Host:
         tally.set(metrics.ENGINE_TOKENS, labels, self._served_tokens)
         tally.set(metrics.ENGINE_BUSY, labels, busy_s)
         tally.set(metrics.ENGINE_HELD, labels, self._outstanding_tokens)
+        for phase, seconds in self.start_phases.items():
+            tally.set(metrics.ENGINE_START, (model, phase), seconds)
         for code, count in self._failures.items():
             tally.set(metrics.FAILED_TEXTS, (model, code), count)
         if (identity := self._identity) is not None:

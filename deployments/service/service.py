@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.transport import Transport
@@ -71,6 +71,8 @@ class Service:
         tracing: Tracing | None = None,
     ) -> None:
         self.args = args
+        # how long the last replica of a model took to start, by phase, where the transport is told
+        self.starts: Mapping[str, Mapping[str, float]] = getattr(transport, "starts", {})
         self.catalogue = Catalogue(args, load_adapters(args))
         now = clock()
         self.feedback = {

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from logging.handlers import MemoryHandler
+from pathlib import Path
 
 # whose work is done now
 REQUEST_IDS: ContextVar[tuple[str, ...]] = ContextVar("request_ids", default=())
@@ -65,6 +66,18 @@ def kept() -> Iterator[None]:
         for handler, target in held:
             if handler.target is None:
                 handler.setTarget(target)
+
+
+def beside(name: str) -> Path | None:
+    """A file for the log of `name` beside the one that Serve keeps of this process; None outside of
+    Serve.
+    """
+    for handler in log.handlers:
+        target = handler.target if isinstance(handler, MemoryHandler) else handler
+        if isinstance(target, logging.FileHandler):
+            file = Path(target.baseFilename)
+            return file.with_name(f"{name}_{file.stem}.log")
+    return None
 
 
 def where(error: BaseException) -> str:

@@ -174,6 +174,11 @@ ENGINE_HELD = _gauge(
     MODEL,
     "Tokens a replica has taken from all routers and not answered.",
 )
+ENGINE_START = _gauge(
+    "engine_start_seconds",
+    ("model", "phase"),
+    "What each part of the replica's start took: import, download, load, compile, warm_up, proof.",
+)
 FAILED_TEXTS = _counter("failed_texts", ("model", "code"), "Texts that a replica could not embed.")
 IDENTITY = _counter(
     "identity_checks",
@@ -190,7 +195,9 @@ OF_ROUTER: tuple[Metric, ...] = (
     BIAS, PRICE, CAPACITY, OFFERED,
     SHADOW,
 )  # fmt: skip
-OF_REPLICA: tuple[Metric, ...] = (ENGINE_TOKENS, ENGINE_BUSY, ENGINE_HELD, FAILED_TEXTS, IDENTITY)
+OF_REPLICA: tuple[Metric, ...] = (
+    ENGINE_TOKENS, ENGINE_BUSY, ENGINE_HELD, ENGINE_START, FAILED_TEXTS, IDENTITY,
+)  # fmt: skip
 
 # What vLLM counts itself and that means something where no text is generated;
 # deployments/engines/vllm_stats.py.

@@ -18,7 +18,7 @@ from router.models import memory_bytes
 from router.profile import load_profile
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
+SHIPPED = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "extra").glob("*.yaml")])
 GIB = 2**30
 
 

@@ -14,6 +14,7 @@ from router.capacity import (
     Rate,
     Want,
     desired_replicas,
+    learned,
     needed_replicas,
     next_price,
     next_replicas,
@@ -324,3 +325,12 @@ def test_steps_up_and_down_are_followed_once_each() -> None:
     assert targets[-1] == 1
     assert sum(a * b < 0 for a, b in itertools.pairwise(moves)) == 1, targets
     assert backlogs[259] == 0.0
+
+
+def test_a_start_is_as_long_as_the_last_one_or_as_the_config_says() -> None:
+    report = DemandReport(1.0, 0.0, 0.0, 100.0)
+    phases = {"load": 20.0, "compile": 30.0, "proof": 1.0}
+    assert learned(report, phases).start_s == 51.0
+    assert learned(report._replace(start_s=300.0), phases).start_s == 300.0
+    assert learned(report, None) == report
+    assert learned(report, {}) == report

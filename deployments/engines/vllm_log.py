@@ -1,0 +1,60 @@
+"""vLLM's own log: kept in a file, and read for how long each part of a start took.
+
+vLLM writes to the standard output of its process, which a Serve replica loses. There it stays at
+VLLM_LOGGING_LEVEL (here: ERROR); the file gets everything from INFO on: the attention backend, the
+size of the key-value cache, what was compiled, what memory was free.
+"""
+
+import logging
+import re
+import time
+from pathlib import Path
+
+FORMAT = "%(levelname)s %(asctime)s %(name)s %(message)s"
+# By phase the lines of vLLM that end in its seconds. What they leave of a start is loading.
+SAID = {
+    "download": re.compile(r"Time spent downloading weights for .*: ([\d.]+) seconds"),
+    "compile": re.compile(r"torch\.compile took ([\d.]+) s in total"),
+    "warm_up": re.compile(r"^Graph capturing finished in ([\d.]+) secs"),
+}
+
+
+class StartLog(logging.Handler):
+    """Follows one start; `doing` is the last thing that vLLM said."""
+
+    def __init__(self, file: Path | None) -> None:
+        super().__init__(logging.INFO)
+        self.doing = "importing vLLM"
+        self._file = file
+        self._seconds = dict.fromkeys(("import", *SAID), 0.0)
+        self._began_s = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Read one line."""
+        line = record.getMessage()
+        self.doing = line.splitlines()[0] if line else self.doing
+        for phase, pattern in SAID.items():
+            if (found := pattern.search(line)) is not None:
+                self._seconds[phase] += float(found[1])
+
+    def attach(self) -> None:
+        """Begin to read: vLLM is imported, and has set up its logging."""
+        self._seconds["import"] = time.monotonic() - self._began_s
+        logger = logging.getLogger("vllm")
+        for handler in logger.handlers:
+            handler.setLevel(max(handler.level, logger.level))
+        logger.setLevel(min(logger.level, logging.INFO))
+        logger.addHandler(self)
+        if self._file is not None:
+            written = logging.FileHandler(self._file, delay=True)
+            written.setLevel(logging.INFO)
+            written.setFormatter(
+                logging.Formatter("%(levelname)s %(asctime)s %(name)s %(message)s")
+            )
+            logger.addHandler(written)
+
+    def phases(self) -> dict[str, float]:
+        """Seconds of each phase until now; nothing is read after."""
+        logging.getLogger("vllm").removeHandler(self)
+        whole = time.monotonic() - self._began_s
+        return self._seconds | {"load": max(0.0, whole - sum(self._seconds.values()))}
