@@ -83,7 +83,7 @@ class Router:
         self._keeping_even = loop.create_task(self.access.meters.run())
         startup.say_switches()
         self._watching = loop.create_task(
-            startup.watch(args, self.views.waiting_for, startup.cluster)
+            startup.Waiting(args, self.views.waiting_for, startup.cluster).run()
         )
         gc.freeze()  # what stays for good is not looked through again while requests wait
         board.watch(partial(_later, loop, service.replicas_changed))

@@ -26,30 +26,44 @@ def say_switches() -> None:
         log.info(lacking)
 
 
-async def watch(
-    args: RouterArgs,
-    unready: Callable[[], list[str]],
-    cluster: Callable[[], tuple[dict[str, Any], list[Node]]],
-    first_s: float = FIRST_S,
-    every_s: float = EVERY_S,
-) -> None:
-    """Log a sentence for each model that waits for resources, until all have been ready.
+class Waiting:
+    """Logs a sentence for each model that waits for resources, once until it is ready again.
 
     `cluster` blocks; it gives the application as a Serve config has it, and the nodes.
     """
-    said: set[str] = set()
-    await asyncio.sleep(first_s)
-    while names := unready():
+
+    def __init__(
+        self,
+        args: RouterArgs,
+        unready: Callable[[], list[str]],
+        cluster: Callable[[], tuple[dict[str, Any], list[Node]]],
+    ) -> None:
+        self._args, self._unready, self._cluster = args, unready, cluster
+        self._said: dict[str, str] = {}  # by model
+
+    async def run(self) -> None:
+        """Look every now and then, until cancelled."""
+        await asyncio.sleep(FIRST_S)
+        while True:
+            await self.look()
+            await asyncio.sleep(EVERY_S)
+
+    async def look(self) -> None:
+        """Look once."""
+        names = self._unready()
+        self._said = {name: said for name, said in self._said.items() if name in names}
+        if not names:
+            return
         try:
-            application, nodes = await asyncio.to_thread(cluster)
+            application, nodes = await asyncio.to_thread(self._cluster)
         except Exception as error:  # a controller that is being replaced, or another Ray's words
             log.debug("what models wait for is not known: %s", type(error).__name__)
-            application, nodes = {}, []
-        for wait in waiting(bookings(args, application), nodes) if nodes else ():
-            if wait.deployment in names and wait.sentence not in said:
-                said.add(wait.sentence)
+            return
+        for wait in waiting(bookings(self._args, application), nodes):
+            name = wait.deployment
+            if name in names and self._said.get(name) != wait.sentence:
+                self._said[name] = wait.sentence
                 log.warning("%s (%s)", wait.sentence, GROWS)
-        await asyncio.sleep(every_s)
 
 
 def cluster() -> tuple[dict[str, Any], list[Node]]:

@@ -7,7 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -324,9 +324,14 @@ def _config(machine: Machine, path: Path) -> Iterator[Finding]:
         if isinstance(model.engine, VllmEngine | TransformersEngine)
     ]
     named = {*sources, *(model.tokenizer for model in args.models.values())}
-    hub = sorted(name for name in named if name and _of_hub(name, HUB_ID))
-    if hub:
-        yield _hub(machine, hub)
+    commits = {
+        name: next(filter(None, (model.pinned(name) for model in args.models.values())), None)
+        for name in sorted(name for name in named if name and _of_hub(name, HUB_ID))
+    }
+    if commits:
+        missing = _not_cached(machine, commits)
+        yield _hub(machine, list(commits), missing)
+        yield from _room_for_weights(machine, args, missing)
 
 
 def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterator[Finding]:
@@ -400,16 +405,47 @@ def _of_hub(name: str, pattern: Any) -> bool:
     )
 
 
-def _hub(machine: Machine, names: list[str]) -> Finding:
-    """Whether the hub can be reached, or need not be: each name is in its cache."""
-    cache = Path(
-        machine.environment.get("HF_HUB_CACHE")
-        or Path(machine.environment.get("HF_HOME") or machine.home / ".cache" / "huggingface")
-        / "hub"
+def _cache(machine: Machine) -> Path:
+    """Where the hub's downloads are kept."""
+    given = machine.environment.get("HF_HUB_CACHE")
+    home = machine.environment.get("HF_HOME") or machine.home / ".cache" / "huggingface"
+    return Path(given) if given else Path(home) / "hub"
+
+
+def _not_cached(machine: Machine, commits: Mapping[str, str | None]) -> list[str]:
+    """The repositories whose commit, or any where none is named, is not in the cache."""
+    missing = []
+    for name, commit in commits.items():
+        folder = _cache(machine) / f"models--{name.replace('/', '--')}"
+        if not (folder if commit is None else folder / "snapshots" / commit).is_dir():
+            missing.append(name)
+    return missing
+
+
+def _room_for_weights(machine: Machine, args: RouterArgs, missing: list[str]) -> Iterator[Finding]:
+    """Whether the disk of the cache holds what is to be downloaded; memory_bytes is no less."""
+    needed = sum(
+        model.memory_bytes or 0
+        for model in args.models.values()
+        if isinstance(model.engine, VllmEngine | TransformersEngine)
+        and model.engine.source in missing
     )
-    missing = [
-        name for name in names if not (cache / f"models--{name.replace('/', '--')}").is_dir()
-    ]
+    there = _cache(machine)
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        yield Finding(
+            "weights",
+            "fail",
+            f"up to {needed / GIB:.1f} GiB to download, {free / GIB:.1f} GiB free in {there}",
+            "make room, or set HF_HOME to a larger disk",
+        )
+
+
+def _hub(machine: Machine, names: list[str], missing: list[str]) -> Finding:
+    """Whether the hub can be reached, or need not be: each name is in its cache."""
+    cache = _cache(machine)
     if not missing:
         return Finding("hub", "ok", f"not needed: {', '.join(names)} in {cache}")
     if machine.environment.get("HF_HUB_OFFLINE") == "1":

@@ -46,11 +46,15 @@ class Service:
             proxy_location=proxies,
         )
 
+    def submit(self, config: Mapping[str, Any]) -> None:
+        """Deploy a Serve config and wait for nothing."""
+        self._client.deploy_apps(ServeDeploySchema.model_validate(config), _blocking=False)
+
     def deploy(self, config: Mapping[str, Any], wait_s: float = WAIT_S) -> None:
         """Deploy a Serve config, as `serve deploy` does, and wait until its applications run and
         answer.
         """
-        self._client.deploy_apps(ServeDeploySchema.model_validate(config), _blocking=False)
+        self.submit(config)
         wanted = {application["name"] for application in config["applications"]}
 
         def running() -> bool:

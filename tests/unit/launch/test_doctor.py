@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from deployments.launch.doctor import Finding, examine
@@ -157,6 +158,22 @@ def test_a_config_is_held_against_gpus_and_memory(tmp_path: Path) -> None:
     )
     busy = machine(tmp_path, gpus=[("H100", 80 * GIB, 8 * GIB, "570.1")])
     assert found(busy, "gpu")[0].state == "warn"
+
+
+def test_another_commit_in_the_cache_is_not_the_pinned_one(tmp_path: Path) -> None:
+    config = ROOT / "configs" / "qwen3-one-gpu.yaml"
+    offline = {"RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
+    models = yaml.safe_load(config.read_text())["applications"][0]["args"]["models"].values()
+    hub = tmp_path / ".cache" / "huggingface" / "hub"
+    for model in models:
+        folder = hub / f"models--{model['engine']['source'].replace('/', '--')}" / "snapshots"
+        (folder / ("0" * 40)).mkdir(parents=True)
+    here = machine(tmp_path, environment=offline)
+    assert found(here, "hub", config)[0].state == "fail"
+    for model in models:
+        folder = hub / f"models--{model['engine']['source'].replace('/', '--')}" / "snapshots"
+        (folder / model["revision"]).mkdir()
+    assert found(here, "hub", config)[0].state == "ok"
 
 
 def test_this_machine_can_serve_the_local_models() -> None:

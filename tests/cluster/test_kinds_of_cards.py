@@ -1,0 +1,52 @@
+"""configs/qwen3.yaml starts on one machine whose cards are alike; where a model's type of card is
+missing, the router says so in one sentence. Engines are fake: the cards are only booked.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.clusters import nodes
+from tests.support.launched import ROOT
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.cluster
+
+H100S = {"num_cpus": 8, "num_gpus": 3, "resources": {"accelerator_type:H100": 1}}
+
+
+def config(name: str, port_host: str = "127.0.0.1") -> dict[str, Any]:
+    """A config of ours with engines that need no card; resources and scaling stay."""
+    data: dict[str, Any] = yaml.safe_load((ROOT / "configs" / name).read_text())
+    data["http_options"]["host"] = port_host
+    for model in data["applications"][0]["args"]["models"].values():
+        model["engine"], model["tokenizer"] = {"kind": "fake"}, None
+        del model["fingerprint"]
+    return data
+
+
+def test_equal_cards_are_enough_and_a_missing_type_is_named() -> None:
+    with nodes([H100S]) as (service, cluster):
+        service.deploy(config("qwen3.yaml"))
+        models = list(config("qwen3.yaml")["applications"][0]["args"]["models"])
+        assert [service.replicas(model) for model in models] == [1, 1, 1]
+
+        service.submit(config("qwen3-cluster.yaml"))
+        logs = Path(cluster.head_node.get_session_dir_path()) / "logs" / "serve"
+
+        def said() -> bool:
+            lines = "".join(
+                log.read_text(errors="replace") for log in logs.glob("replica_*router*.log")
+            )
+            return all(
+                f"{model} waits for {gpus} of type {kind} and 1 CPU: no card is of type {kind}, "
+                "yours are H100" in lines
+                for model, gpus, kind in (
+                    ("qwen3-embedding-0.6b", "0.5 GPUs", "L4"),
+                    ("qwen3-embedding-4b", "1 GPU", "L40S"),
+                )
+            )
+
+        wait_for(said, "the router to name the types of cards that are missing")
