@@ -37,8 +37,8 @@ from deployments.tools.align import Material, Remembering, align
 from deployments.tools.corpus import Text
 from router.adapters import METHODS, Adapter, Method, load_adapters, save
 from router.config import CollectionConfig, RouterArgs
-from router.fingerprint import load as load_fingerprint
-from router.model_config import ModelConfig, resolve_path
+from router.fingerprint import digest_of
+from router.model_config import ModelConfig
 from router.retrieval import ndcg, nearest, recall
 from router.schema import Side
 from router.space import Space
@@ -170,9 +170,7 @@ async def bridges(
         }
         fitted["all of these"] = [*data.documents, *data.sentences, *data.foreign]
     digests = {
-        name: load_fingerprint(resolve_path(model.fingerprint.file, args.base_dir)).digest
-        if model.fingerprint
-        else ""
+        name: digest_of(model.fingerprint, name, args.base_dir) if model.fingerprint else ""
         for name, model in args.models.items()
     }
     heads = (

@@ -72,7 +72,8 @@ def card_type(name: str) -> str | None:
     """The type that Ray gives to cards of this NVIDIA name; Ray does not promise this function."""
     from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
 
-    found: str | None = NvidiaGPUAcceleratorManager._gpu_name_to_accelerator_type(name)
+    named = NvidiaGPUAcceleratorManager._gpu_name_to_accelerator_type
+    found: str | None = named(name)  # type: ignore[no-untyped-call]
     return found
 
 

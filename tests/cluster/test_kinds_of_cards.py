@@ -34,6 +34,7 @@ def test_equal_cards_are_enough_and_a_missing_type_is_named() -> None:
         assert [service.replicas(model) for model in models] == [1, 1, 1]
 
         service.submit(config("qwen3-cluster.yaml"))
+        assert cluster.head_node is not None
         logs = Path(cluster.head_node.get_session_dir_path()) / "logs" / "serve"
 
         def said() -> bool:

@@ -56,7 +56,7 @@ def test_builds_that_do_not_fit_each_other_fail(
     assert todo in finding.todo
 
 
-GPU_BUILD = {"torch": "2.13.0", "vllm": "0.32.0"}
+GPU_BUILD: dict[str, str | None] = {"torch": "2.13.0", "vllm": "0.32.0"}
 
 
 @pytest.mark.parametrize(
