@@ -105,6 +105,8 @@ class ByTokens:
     def _want(self, name: str, ask: DemandReport, context: Context, now: float) -> Want:
         ready, target = context.current_num_replicas, context.target_num_replicas
         start_s = self._start_s if ask.start_s is None else ask.start_s
+        # a node comes on top of a start, so what was measured can only show that this is too little
+        start_s = max(start_s, ask.started_s or 0.0)
         needed = needed_replicas(ask, ready, self._utilisation, self._drain_s, start_s)
         peak = self._peaks.get(name)
         if peak is None:

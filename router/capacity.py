@@ -92,15 +92,12 @@ class DemandReport(NamedTuple):
     tokens_per_s: float  # of one replica whose batches are full
     devices: float = 1.0  # that one replica occupies
     start_s: float | None = None  # from the decision to a ready replica, where the config says it
+    started_s: float | None = None  # what the last replica took, from its process to ready
 
 
 def learned(report: DemandReport, start: Mapping[str, float] | None) -> DemandReport:
-    """A report with what the model's last replica took to start, by phase, where that is more than
-    the config says of a start.
-    """
-    if not start:
-        return report
-    return report._replace(start_s=max(report.start_s or 0.0, sum(start.values())))
+    """A report with what the model's last replica took to start, from its phases."""
+    return report._replace(started_s=sum(start.values())) if start else report
 
 
 def together(asks: list[DemandReport]) -> DemandReport:
@@ -120,6 +117,7 @@ def together(asks: list[DemandReport]) -> DemandReport:
         shadow=sum(ask.shadow for ask in asks),
         backlog_tokens=sum(ask.backlog_tokens for ask in asks),
         tokens_per_s=rate,
+        started_s=max((ask.started_s for ask in asks if ask.started_s is not None), default=None),
     )
 
 

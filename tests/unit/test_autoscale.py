@@ -124,6 +124,9 @@ def test_the_start_counts_as_the_config_says_and_else_as_the_policy_does() -> No
     assert decide(ByTokens(start_s=200.0, drain_s=30.0), 1000.0, late) == 1
     assert decide(ByTokens(start_s=10.0, drain_s=30.0), 1000.0, late) == 3
     assert decide(ByTokens(start_s=10.0, drain_s=30.0), 1000.0, late._replace(start_s=200.0)) == 1
+    # what a start really took corrects a setting that is too small, and none that is larger
+    assert decide(ByTokens(start_s=10.0, drain_s=30.0), 1000.0, late._replace(started_s=200.0)) == 1
+    assert decide(ByTokens(start_s=200.0, drain_s=30.0), 1000.0, late._replace(started_s=5.0)) == 1
 
 
 def test_a_budget_holds_over_all_models() -> None:

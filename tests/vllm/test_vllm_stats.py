@@ -136,3 +136,13 @@ async def test_texts_are_counted_as_they_leave_the_core() -> None:
     assert sum(whole.counts) == sum(queued.counts) == sum(computed.counts) == 4
     assert whole.sum == pytest.approx(queued.sum + computed.sum)
     assert min(queued.sum, computed.sum) > 0
+
+
+def test_vllm_reports_its_usage_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VLLM_NO_USAGE_STATS", "DO_NOT_TRACK"):
+        monkeypatch.delenv(name, raising=False)
+    vllm_config(MINILM, 256, None)
+    from vllm.usage import usage_lib
+
+    monkeypatch.setattr(usage_lib, "_USAGE_STATS_ENABLED", None)
+    assert not usage_lib.is_usage_stats_enabled()

@@ -327,10 +327,12 @@ def test_steps_up_and_down_are_followed_once_each() -> None:
     assert backlogs[259] == 0.0
 
 
-def test_a_start_is_as_long_as_the_last_one_or_as_the_config_says() -> None:
+def test_a_report_has_what_the_last_start_took() -> None:
     report = DemandReport(1.0, 0.0, 0.0, 100.0)
     phases = {"load": 20.0, "compile": 30.0, "proof": 1.0}
-    assert learned(report, phases).start_s == 51.0
-    assert learned(report._replace(start_s=300.0), phases).start_s == 300.0
+    assert learned(report, phases).started_s == 51.0
     assert learned(report, None) == report
     assert learned(report, {}) == report
+    both = together([report, learned(report, phases), learned(report, {"load": 7.0})])
+    assert both.started_s == 51.0
+    assert together([report]).started_s is None
