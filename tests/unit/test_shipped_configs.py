@@ -191,3 +191,41 @@ def test_the_page_has_a_part_for_every_section() -> None:
     assert set(HEADINGS.values()) == set(Section.__subclasses__())
     engines = {section for heading, section in HEADINGS.items() if heading.startswith("kind: ")}
     assert engines == set(get_args(get_args(engine_config.Engine)[0]))
+
+
+# As the model cards print them, each to four places; the texts are those of all three cards.
+CARDS = {
+    "Qwen/Qwen3-Embedding-0.6B": [[0.7646, 0.1414], [0.1355, 0.6000]],
+    "Qwen/Qwen3-Embedding-4B": [[0.7534, 0.1147], [0.0320, 0.6258]],
+    "Qwen/Qwen3-Embedding-8B": [[0.7493, 0.0751], [0.0880, 0.6318]],
+}
+OF_QWEN3 = ["qwen3.yaml", "qwen3-cluster.yaml", "qwen3-one-gpu.yaml", "extra/harrier-0.6b.yaml"]
+
+
+@pytest.mark.parametrize("name", OF_QWEN3)
+def test_every_qwen3_model_is_pinned_and_proves_itself_by_its_card(name: str) -> None:
+    models = {
+        model.engine.source: model
+        for model in models_of(name).values()
+        if model.engine.kind == "vllm" and model.engine.source in CARDS
+    }
+    assert models
+    for source, model in models.items():
+        assert model.fingerprint is not None
+        card = model.fingerprint.card
+        assert card is not None
+        assert [list(row) for row in card.similarities] == CARDS[source]
+        assert card.queries == ("What is the capital of China?", "Explain gravity")
+        assert card.documents == (
+            "The capital of China is Beijing.",
+            "Gravity is a force that attracts two bodies towards each other. It gives weight to "
+            "physical objects and is responsible for the movement of planets around the sun.",
+        )
+        assert (card.tolerance, card.pooling) == (0.01, "last")
+        assert card.query_prompt == (
+            "Instruct: Given a web search query, retrieve relevant passages that answer the "
+            "query\nQuery:"
+        )
+        assert model.revision is not None
+        assert model.pinned(model.tokenizer or "") == model.revision
+    assert len({model.revision for model in models.values()}) == len(models)
