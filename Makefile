@@ -9,6 +9,10 @@ HOST ?=
 PORT ?=
 ARGS ?=
 
+# Programs that tests use, and Debian's packages of them.
+PROGRAMS := chromium redis-server prometheus promtool
+SYSTEM := chromium redis-server prometheus
+
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 TOOLS := $(VENV)/.tools
@@ -23,7 +27,7 @@ UV_COMPILE_GPU := uv pip compile pyproject.toml --python-version 3.11 --python-p
 UV_COMPILE := $(UV_COMPILE_GPU) --override requirements/overrides.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench bench-decide bench-latency bench-budgets chaos soak replay lock clean
+.PHONY: help install system run test test-long check bench bench-decide bench-latency bench-budgets chaos soak replay lock clean
 
 help: ## list these
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,8 +37,21 @@ install: $(RUNTIME) ## install what `make run` needs into .venv
 run: $(RUNTIME) ## serve: make run PORT=8000 HOST=127.0.0.1 CONFIG=configs/local.yaml
 	@exec $(BIN)/embedding-router run --config $(CONFIG) $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
 
-test: $(TOOLS) ## run the tests: make test ARGS="tests/unit -k deadline"
-	$(BIN)/python -m pytest $(ARGS)
+system: ## install the programs that tests use, from Debian's packages, as root
+	@missing=; for one in $(PROGRAMS); do command -v $$one >/dev/null || missing="$$missing $$one"; done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "make system: not root on Debian. Install$$missing yourself; tests that use them are skipped."; \
+	else \
+		apt-get update --quiet && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends $(SYSTEM); \
+	fi
+
+test: $(TOOLS) ## run the tests: make test ARGS="tests/unit -m 'not models'" takes a minute
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: $(TOOLS) ## run the tests that take longest: those with several Ray nodes
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 check: $(TOOLS) ## lint, format, types and every config
 	$(BIN)/ruff check .

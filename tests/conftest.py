@@ -6,6 +6,8 @@ import os
 
 from hypothesis import settings
 
+pytest_plugins = ["tests.support.not_run"]
+
 # a busy machine makes an example slow, not wrong
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "no deadline")

@@ -14,7 +14,7 @@ import pytest
 from tests.support.clusters import Service, autoscaled
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 NODE_TYPES = {
     "small-gpu": {

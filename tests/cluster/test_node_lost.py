@@ -12,7 +12,7 @@ from benchmarks.chaos_load import Checked, Model
 from tests.support.clusters import nodes
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 MODELS = {"small": Model(64, 1), "large": Model(128, 2)}
 TIMEOUT_S = 20.0

@@ -3,7 +3,6 @@ with, and read in a browser.
 """
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,24 +22,11 @@ from router.cli import main
 from router.config import DecisionLog
 from router.fingerprint import Fingerprint, Probe
 from tests.support.advise_data import write
+from tests.support.browser import chromium, needs_chromium
 from tests.support.local_service import FAKE, WORDLLAMA, LocalRouter, held, served
 from tests.support.waiting import wait_for
 
-pytest.importorskip("pyarrow")
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-CHROMIUM_ARGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 # vectors that mean nothing
 NOISE: dict[str, Any] = {
     **FAKE,
@@ -421,14 +407,11 @@ CUT_OFF = """[...document.querySelectorAll("figure svg")].flatMap((plot) => {
 })"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (360, "light"), (360, "dark")])
 def test_the_page_opens_in_a_browser(reported: Path, width: int, scheme: Any) -> None:
-    from playwright.sync_api import sync_playwright
-
     file = (reported / "index.html").as_uri()
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_ARGS))
+    with chromium() as browser:
         window = browser.new_context(
             viewport={"width": width, "height": 800}, color_scheme=scheme
         ).new_page()
@@ -460,6 +443,5 @@ def test_the_page_opens_in_a_browser(reported: Path, width: int, scheme: Any) ->
         for number in range(window.locator("details").count()):
             window.locator("summary").nth(number).click()
         assert window.locator("details[open]").count() == 3
-        browser.close()
     assert said == []
     assert [url for url in asked if not url.startswith("data:")] == [file]

@@ -9,10 +9,10 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
 
 from router.keys import hash_of, new_key
-from tests.support.browser import CHROMIUM, NOT_INSTALLED, chromium
+from tests.support.browser import chromium, needs_chromium
 from tests.support.local_service import ARGS, served
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NOT_INSTALLED)
+pytestmark = needs_chromium
 
 DESKTOP, PHONE = ViewportSize(width=1440, height=1000), ViewportSize(width=390, height=844)
 expect.set_options(timeout=20_000)  # for a busy machine

@@ -14,14 +14,13 @@ import httpx
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from pyarrow import parquet
 
 from deployments.tools.migrate import Manifest, MigrationError, digest_of, opened
 from router.cli import main
 from router.fingerprint import Fingerprint
 from tests.support.local_service import LocalRouter, held, served
 from tests.support.waiting import wait_for
-
-parquet = pytest.importorskip("pyarrow.parquet")
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL: dict[str, Any] = {

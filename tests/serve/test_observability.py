@@ -4,7 +4,6 @@ no text is in any.
 
 import json
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.telemetry import metrics
 from tests.support.launched import ROOT, Launched, launched
 from tests.support.local_service import WORDLLAMA
+from tests.support.needs import needs
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.serve
@@ -38,10 +38,6 @@ QUERIES = {
     for panel in DASHBOARD["panels"]
     for target in panel.get("targets", ())
 }
-TOOLS = pytest.mark.skipif(
-    shutil.which("prometheus") is None,
-    reason="prometheus is not installed (Debian's package prometheus)",
-)
 WAIT_S = 180.0
 
 
@@ -280,10 +276,7 @@ def test_every_query_and_alert_asks_for_metrics_that_exist(scrape: dict[str, str
     assert asked <= set(scrape), asked - set(scrape)
 
 
-@pytest.mark.skipif(
-    shutil.which("promtool") is None,
-    reason="promtool is not installed (Debian's package prometheus)",
-)
+@needs("promtool")
 def test_promtool_accepts_configuration_and_rules() -> None:
     for what in (["rules", str(ALERTS)], ["config", str(ALERTS.with_name("prometheus.yml"))]):
         done = subprocess.run(["promtool", "check", *what], capture_output=True, text=True)
@@ -318,7 +311,7 @@ def prometheus(folder: Path, target: str, port: int) -> Iterator[str]:
         process.wait(timeout=30)
 
 
-@TOOLS
+@needs("prometheus")
 def test_every_query_of_the_dashboard_returns_data(
     live: Launched, scrape: dict[str, str], metrics_url: str, tmp_path: Path
 ) -> None:

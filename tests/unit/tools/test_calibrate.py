@@ -186,7 +186,6 @@ def config(tmp_path: Path) -> Path:
 def test_the_command_measures_an_engine_in_a_process_of_its_own(
     config: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
     wanted = [
         "--model",
         "all",

@@ -1,6 +1,8 @@
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from deployments.tools.corpus import CorpusError, Text, count_rows, read_judgements, read_texts
 
@@ -26,9 +28,6 @@ def test_json_lines_are_read_with_their_ids(tmp_path: Path, lines: str, ids: lis
 
 
 def test_parquet_is_read_like_json_lines(tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     parquet.write_table(pa.table({"key": [1, 2], "body": ["x", "naïve"]}), tmp_path / "c.parquet")
     assert list(read_texts(tmp_path / "c.parquet", "body", "key")) == [
         Text("1", "x"),

@@ -1,0 +1,79 @@
+"""A pytest plugin: say at the end what was not run and how to run it; in CI, fail on a skip that
+`tests/skips.toml` does not list.
+"""
+
+import os
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SKIPS = Path(__file__).parents[1] / "skips.toml"
+# By mark, in this order.
+COMMANDS = {"long": "make test-long", "models": "make test"}
+OTHERWISE = "make test without -m and -k"
+
+_deselected = pytest.StashKey[Counter[str]]()
+
+
+def listed() -> dict[str, dict[str, str]]:
+    """The skips that CI accepts, by test."""
+    return {entry["test"]: entry for entry in tomllib.loads(SKIPS.read_text())["skip"]}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_deselected] = Counter()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        mark = next(filter(item.get_closest_marker, COMMANDS), "")
+        item.config.stash[_deselected][mark] += 1
+
+
+def _skipped(config: pytest.Config) -> list[tuple[str, str]]:
+    """Each skipped test, or file, with its reason."""
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+        return []
+    reports = reporter.stats.get("skipped", ())
+    return [(one.nodeid, one.longrepr[2].removeprefix("Skipped: ")) for one in reports]
+
+
+def _unlisted(config: pytest.Config) -> list[str]:
+    accepted = listed()
+    return sorted({test for test, _ in _skipped(config) if test.partition("[")[0] not in accepted})
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if os.environ.get("CI") and _unlisted(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Iterator[None]:
+    yield
+    lines = _lines(config)
+    if lines:
+        terminalreporter.section("not run")
+        for line in lines:
+            terminalreporter.line(line)
+    if os.environ.get("CI") and (unlisted := _unlisted(config)):
+        terminalreporter.section("skips that tests/skips.toml does not list", red=True)
+        for test in unlisted:
+            terminalreporter.line(test)
+
+
+def _lines(config: pytest.Config) -> list[str]:
+    accepted, reasons = listed(), Counter[str]()
+    for test, reason in _skipped(config):
+        entry = accepted.get(test.partition("[")[0])
+        reasons[f"{reason} ({entry['run']})" if entry else reason] += 1
+    lines = [f"{count} skipped: {reason}" for reason, count in reasons.most_common()]
+    for mark, count in config.stash[_deselected].most_common():
+        what = f"marked {mark}" if mark else "deselected"
+        lines.append(f"{count} {what}: {COMMANDS.get(mark, OTHERWISE)}")
+    return lines
