@@ -26,6 +26,8 @@ from tests.support.browser import chromium, needs_chromium
 from tests.support.local_service import FAKE, WORDLLAMA, LocalRouter, held, served
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.models
+
 ROOT = Path(__file__).resolve().parents[2]
 # vectors that mean nothing
 NOISE: dict[str, Any] = {

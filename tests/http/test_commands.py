@@ -11,6 +11,8 @@ from deployments.tools import calibrate_cli, route_cli
 from router.profile import load_profile
 from tests.support.local_service import ARGS
 
+pytestmark = pytest.mark.models
+
 FRENCH = "Où est la gare la plus proche de notre hôtel ?"
 
 

@@ -12,7 +12,7 @@ from router.keys import hash_of, new_key
 from tests.support.browser import chromium, needs_chromium
 from tests.support.local_service import ARGS, served
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.models]
 
 DESKTOP, PHONE = ViewportSize(width=1440, height=1000), ViewportSize(width=390, height=844)
 expect.set_options(timeout=20_000)  # for a busy machine

@@ -18,6 +18,8 @@ from deployments.ingress.application import Application
 from deployments.ingress.what_if import MAX_BODY_BYTES
 from tests.support.local_service import LocalRouter, served
 
+pytestmark = pytest.mark.models
+
 TEXT = "Grüße aus Tübingen, wo die Neckarinsel liegt"
 
 

@@ -13,6 +13,8 @@ from openai import OpenAI
 
 from tests.support.local_service import LocalRouter
 
+pytestmark = pytest.mark.models
+
 CHINESE = "今天天气很好，我们去公园散步吧。"
 ENGLISH = "How are you today"
 

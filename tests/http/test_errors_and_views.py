@@ -16,6 +16,8 @@ from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 from openai import BadRequestError
 from pydantic import SecretStr
 
+pytestmark = pytest.mark.models
+
 
 @pytest.mark.parametrize(
     ("body", "status", "code"),

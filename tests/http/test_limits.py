@@ -16,6 +16,8 @@ import pytest
 
 from tests.support.local_service import ARGS, LocalRouter, served
 
+pytestmark = pytest.mark.models
+
 WAIT_S = 60.0
 LIMITS = {
     "max_requests": 6,

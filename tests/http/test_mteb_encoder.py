@@ -17,6 +17,8 @@ from deployments.tools.client import RequestRefused
 from tests.support.advise_data import labelled
 from tests.support.local_service import LocalRouter
 
+pytestmark = pytest.mark.models
+
 
 class PromptType(StrEnum):
     """As in mteb."""

@@ -284,6 +284,7 @@ def embed(url: str, texts: list[str], model: str = "fast") -> dict[str, Any]:
     return body
 
 
+@pytest.mark.models
 def test_a_second_router_answers_what_the_first_has_seen_without_its_engine(
     server: RedisServer,
 ) -> None:
@@ -305,6 +306,7 @@ def test_a_second_router_answers_what_the_first_has_seen_without_its_engine(
         assert embed(third, texts)["data"] == fresh["data"]
 
 
+@pytest.mark.models
 def test_a_model_without_a_fingerprint_is_not_shared(server: RedisServer) -> None:
     with served(with_redis(server.url)) as (url, _):
         embed(url, ["alone"], "best")
@@ -313,6 +315,7 @@ def test_a_model_without_a_fingerprint_is_not_shared(server: RedisServer) -> Non
     redis.close()
 
 
+@pytest.mark.models
 def test_no_request_fails_while_redis_is_killed_and_started(server: RedisServer) -> None:
     with served(with_redis(server.url, redis_timeout_s=0.02)) as (url, router):
         stop = threading.Event()

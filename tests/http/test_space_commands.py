@@ -18,6 +18,8 @@ from router.cli import main
 from router.model_config import resolve_path
 from tests.support.local_service import WORDLLAMA, served
 
+pytestmark = pytest.mark.models
+
 WORDS = (
     "river",
     "stone",

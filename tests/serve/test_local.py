@@ -16,7 +16,7 @@ from tests.support.launched import ROOT, Launched
 from tests.support.notebook import executed, read, said
 from tests.support.waiting import WAIT_S, wait_for
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.models]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tests.support.local_service import WORDLLAMA
 from tests.support.needs import needs
 from tests.support.ports import free_port
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.models]
 
 SECRET = "zq7marigold"
 LEAKY = {

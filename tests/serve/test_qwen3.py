@@ -23,7 +23,7 @@ from router.tokenizer import load
 from tests.support.launched import ROOT, Launched, launched
 from tests.support.tiny_qwen3 import quick_dtype, write_tiny_qwen3
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.models]
 
 WIDTHS = {"qwen3-embedding-0.6b": 1024, "qwen3-embedding-4b": 2560, "qwen3-embedding-8b": 4096}
 TEXTS = {

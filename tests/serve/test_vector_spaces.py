@@ -24,7 +24,7 @@ from tests.support.launched import ROOT
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.models]
 
 FINGERPRINTS = ROOT / "configs" / "fingerprints"
 TABLE: dict[str, Any] = {

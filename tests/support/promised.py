@@ -29,7 +29,7 @@ from router import cli
 from router.config import Autoscaling, DecisionLog, RouterArgs
 from router.errors import SAMPLES, RouterError, render
 from router.keys import hash_of
-from router.latency import Profile
+from router.profile import Profile
 from tests.support.local_service import served
 
 ROOT = Path(__file__).parents[2]

@@ -9,6 +9,7 @@ below its own, which ends in the two parts it was made of.
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 
 from tokenizers import (
@@ -147,6 +148,7 @@ def _write(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+@cache
 def _vocabulary_and_merges() -> tuple[dict[str, int], list[tuple[str, str]]]:
     from tiktoken.load import load_tiktoken_bpe
 

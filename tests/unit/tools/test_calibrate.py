@@ -183,6 +183,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.models
 def test_the_command_measures_an_engine_in_a_process_of_its_own(
     config: Path, tmp_path: Path
 ) -> None:
