@@ -1,10 +1,11 @@
-"""Decisions have one format, and links between documents lead somewhere."""
+"""Decisions have one format; links lead somewhere; verbs of `make` exist."""
 
 import re
 from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("0*.md"))
@@ -29,3 +30,14 @@ def test_links_to_files_of_the_repository_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         if "://" not in target and not target.startswith("mailto:"):
             assert (path.parent / target).exists(), target
+
+
+def test_every_verb_of_make_that_is_named_exists() -> None:
+    verbs = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    ci = {entry["verb"] for entry in workflow["jobs"]["ci"]["strategy"]["matrix"]["include"]}
+    script = set(re.findall(r"^make ([a-z-]+)", (ROOT / ".ci/run").read_text(), re.MULTILINE))
+    assert ci == script == {"check", "test", "test-long"}
+    for path in PAGES:
+        named = re.findall(r"(?:^|`|sudo )make ([a-z-]+)", path.read_text("utf-8"), re.MULTILINE)
+        assert set(named) <= verbs, path

@@ -38,6 +38,7 @@ def actor_options(name: str) -> dict[str, dict[str, float]]:
     }
 
 
+@pytest.mark.models  # of local.yaml: the check reads the heads of its weights
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_config_passes_the_check(path: Path) -> None:
     assert check(path) == []

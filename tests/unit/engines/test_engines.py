@@ -205,6 +205,7 @@ async def test_static_gives_wordllamas_own_vectors() -> None:
     assert large.tokens[-1] > 4096
 
 
+@pytest.mark.models
 async def test_static_says_that_a_text_without_tokens_has_no_vector() -> None:
     async with started(STATIC, 256, 100, WORDLLAMA_TOKENIZER) as engine:
         answer = await engine.embed(Batch(ids=ids([5], [])))
@@ -214,6 +215,7 @@ async def test_static_says_that_a_text_without_tokens_has_no_vector() -> None:
     assert np.isfinite(answer.vectors).all()
 
 
+@pytest.mark.models
 @pytest.mark.parametrize(
     ("change", "dimensions", "message"),
     [
@@ -437,6 +439,7 @@ async def test_transformers_gives_the_same_with_padding_as_without(
     assert list(refused.failed) == [1, 2]
 
 
+@pytest.mark.models
 async def test_transformers_says_why_it_cannot_start() -> None:
     with pytest.raises(EngineError, match="no such file"):
         async with started(
@@ -468,6 +471,7 @@ def e5_server() -> Iterator[str]:
             process.kill()
 
 
+@pytest.mark.models
 async def test_remote_gives_the_vectors_of_a_real_server() -> None:
     texts = ["one", "two words", "drei Wörter 三个 🙂"]
     with e5_server() as url:

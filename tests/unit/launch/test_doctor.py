@@ -140,6 +140,7 @@ def test_little_room_is_a_warning_that_says_how_to_make_more(tmp_path: Path) -> 
     assert "ulimit" in found(small, "open files")[0].todo
 
 
+@pytest.mark.models
 def test_a_config_is_held_against_gpus_and_memory(tmp_path: Path) -> None:
     config = ROOT / "configs" / "qwen3.yaml"
     offline = {"RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
@@ -176,6 +177,7 @@ def test_another_commit_in_the_cache_is_not_the_pinned_one(tmp_path: Path) -> No
     assert found(here, "hub", config)[0].state == "ok"
 
 
+@pytest.mark.models
 def test_this_machine_can_serve_the_local_models() -> None:
     findings = list(examine(this_machine(), ROOT / "configs" / "local.yaml"))
     assert {finding.check for finding in findings} >= {
@@ -231,6 +233,7 @@ def test_a_shell_gets_a_script_that_completes_our_commands(shell: str) -> None:
     assert "doctor" in done.output
 
 
+@pytest.mark.models
 def test_check_config_in_json_names_files_problems_and_models() -> None:
     file = str(ROOT / "configs" / "local.yaml")
     told = json.loads(CliRunner().invoke(main, ["check-config", "--json", file]).stdout)

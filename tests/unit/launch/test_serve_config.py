@@ -232,6 +232,7 @@ WRONG = {
 }
 
 
+@pytest.mark.models
 def test_dimensions_that_the_weights_do_not_make_are_told(tmp_path: Path) -> None:
     model = {
         "engine": {

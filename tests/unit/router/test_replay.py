@@ -416,6 +416,7 @@ def test_a_policy_with_an_unknown_key_is_refused_by_name(logged: Path, tmp_path:
     assert "default_teir" in str(told.exception)
 
 
+@pytest.mark.models
 def test_a_service_logs_what_it_decided_and_never_the_text(tmp_path: Path) -> None:
     async def serve() -> None:
         router = LocalRouter(parse_args(ARGS))

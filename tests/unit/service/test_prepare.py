@@ -44,6 +44,7 @@ def test_braces_in_a_text_or_an_instruction_are_only_text(text: str) -> None:
     assert built.digests == whole.digests
 
 
+@pytest.mark.models
 def test_a_model_that_takes_text_gets_it_with_its_tokens_counted_exactly() -> None:
     made = preparer(e5=E5)
     one = made.prepare(["how much protein"], None, None, ["e5"])["e5"]

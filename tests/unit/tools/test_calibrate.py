@@ -209,6 +209,7 @@ def test_the_command_measures_an_engine_in_a_process_of_its_own(
     assert "error" in told.output
 
 
+@pytest.mark.models
 @pytest.mark.parametrize(
     ("wanted", "why"),
     [
