@@ -279,6 +279,7 @@ def test_the_command_shows_both_reports(experimenting: str) -> None:
     assert sum(int(row[2]) for row in rows) == 40
 
 
+@pytest.mark.models
 def test_the_command_says_where_nothing_is_compared(url: str) -> None:
     told = CliRunner().invoke(compare_cli.main, ["--base-url", url])
 

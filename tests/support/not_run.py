@@ -30,8 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     for item in items:
-        mark = next(filter(item.get_closest_marker, COMMANDS), "")
-        item.config.stash[_deselected][mark] += 1
+        asked = item.config.getoption("markexpr")
+        marks = [mark for mark in COMMANDS if mark in asked and item.get_closest_marker(mark)]
+        item.config.stash[_deselected][marks[0] if marks else ""] += 1
 
 
 def _skipped(config: pytest.Config) -> list[tuple[str, str]]:
