@@ -452,6 +452,14 @@ def _raw(rng: random.Random, key: bytes) -> bytes:
             b"x: \x00\r\n",
             b"host: a\r\nhost: b\r\n",
             b"authorization: Bearer a\r\nauthorization: Bearer b\r\n",
+            b"x-request-id: \xff\r\n",
+            b"serve_multiplexed_model_id: \xff\r\n",
+            b"x-request-timeout-seconds: \xff\r\n",
+            b"x-request-disconnect-disabled: \xff\r\n",
+            b"traceparent: \xff\r\n",
+            b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+            b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+            b"connection: upgrade\r\nupgrade: websocket\r\n",
         ]
     )
     target = rng.choice(

@@ -19,6 +19,7 @@
     ├── RequestTimeout            408  request_timeout
     ├── SpaceConflict             409  space_conflict
     ├── RequestTooLarge           413  request_too_large
+    ├── NotSupported              426  not_supported
     ├── RateLimitExceeded         429  rate_limit_exceeded   Retry-After
     ├── Overloaded                429  overloaded            Retry-After
     ├── HeadersTooLarge           431  headers_too_large
@@ -319,6 +320,18 @@ class RequestTooLarge(RouterError):
 
     def __init__(self, limit: int, then: str = "send its texts in several requests") -> None:
         super().__init__(f"the body is larger than {limit} bytes; {then}")
+
+
+class NotSupported(RouterError):
+    """A handshake for a protocol that is not spoken here."""
+
+    status, code = 426, "not_supported"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "WebSocket is not supported; send an ordinary HTTP/1.1 request",
+            headers={"upgrade": "HTTP/1.1", "connection": "upgrade"},
+        )
 
 
 class RateLimitExceeded(RouterError):

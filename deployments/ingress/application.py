@@ -24,6 +24,7 @@ from router.errors import (
     MethodNotAllowed,
     ModelUnavailable,
     NotFound,
+    NotSupported,
     RateLimitExceeded,
     RequestTooLarge,
     RouterError,
@@ -75,6 +76,8 @@ class Application:
         if scope["type"] == "lifespan":
             await asgi.lifespan(receive, send)
             await self._router.close()
+        elif scope["type"] == "websocket":
+            await asgi.refuse_websocket(scope, receive, send)
         elif scope["type"] == "http":
             answer = await self._whole(HttpRequest(scope, receive, self._alone))
             await asgi.respond(
@@ -117,6 +120,8 @@ class Application:
             )
         try:
             asgi.check_headers(http_request.scope, self._router.service.args.limits)
+            if http_request.headers.get("upgrade", "").lower() == "websocket":
+                raise NotSupported
             if (
                 http_request.scope["method"] == "OPTIONS"
                 and (told := access.preflight(http_request.headers)) is not None

@@ -17,9 +17,11 @@ from router.config import Limits
 from router.errors import (
     HeadersTooLarge,
     InvalidValue,
+    NotSupported,
     RateLimitExceeded,
     RequestTimeout,
     RequestTooLarge,
+    render,
     shorten,
 )
 
@@ -315,6 +317,25 @@ async def respond(send: Send, status: int, content: bytes, given: Mapping[str, s
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": content})
+
+
+async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a handshake with 426, or close it where the server cannot send a response."""
+    await receive()
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close"})
+        return
+    error = NotSupported()
+    content = render(error)
+    given = {
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        **error.headers,
+    }
+    raw = [(name.encode(), value.encode()) for name, value in given.items()]
+    start = {"type": "websocket.http.response.start", "status": error.status, "headers": raw}
+    await send(start)
+    await send({"type": "websocket.http.response.body", "body": content})
 
 
 async def lifespan(receive: Receive, send: Send) -> None:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn.config
 from ray.serve._private.common import RequestMetadata, RequestProtocol
-from ray.serve._private.constants import SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER
+from ray.serve._private.constants import SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER, SERVE_SESSION_ID
 from ray.serve._private.logging_utils import log_access_log_filter
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import (
@@ -38,9 +38,9 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from deployments.ingress.asgi import HttpAnswer, HttpRequest, Receive, Scope
+from deployments.ingress.asgi import HttpAnswer, HttpRequest, Receive, Scope, request_id
 from deployments.telemetry.logs import where
-from router.errors import InternalError, render
+from router.errors import InternalError, InvalidValue, render
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -49,6 +49,19 @@ PATHS = ("/v1/embeddings", "/embeddings")
 UNLIMITED = 100_000  # running requests of one router: fewer is a limit that somebody set
 ONE_WRITE_BYTES = 256 * 1024  # up to here a copy is cheaper than a second call to the kernel
 TIME_LIMIT = SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER.encode()
+REQUEST_ID = b"x-request-id"
+# headers that Serve decodes as UTF-8 on its way; a value that is not ASCII would be a 500
+READ_BY_SERVE = frozenset(
+    (
+        REQUEST_ID,
+        TIME_LIMIT,
+        b"x-request-disconnect-disabled",
+        b"serve-multiplexed-model-id",
+        SERVE_SESSION_ID.lower().replace("_", "-").encode(),
+        b"traceparent",
+        b"tracestate",
+    )
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 log = logging.getLogger("ray.serve")
@@ -196,13 +209,29 @@ def fast_path_of(app: Any, root_path: str) -> FastPath | None:
     return way
 
 
+def cleaned(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers without values that Serve cannot decode, and with exactly one request id: the
+    last that was sent if it is valid, else a new one, as on the fast path.
+    """
+    own, kept = "", list[tuple[bytes, bytes]]()
+    for name, value in headers:
+        if name == REQUEST_ID:
+            own = value.decode("latin-1")
+        elif value.isascii() or name.replace(b"_", b"-") not in READ_BY_SERVE:
+            kept.append((name, value))
+    return [*kept, (REQUEST_ID, request_id({"x-request-id": own}).encode())]
+
+
 class FastPathProtocol(HttpToolsProtocol):
     """uvicorn's HTTP, but that the router's application is asked for embeddings without anybody
     between.
+
+    A WebSocket handshake is an ordinary request here, which the application refuses.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
+        self.ws_protocol_class = None
         self._way = fast_path_of(self.app, self.root_path)
 
     def on_headers_complete(self) -> None:
@@ -217,6 +246,7 @@ class FastPathProtocol(HttpToolsProtocol):
             or parser.should_upgrade()
             or any(name == TIME_LIMIT for name, _ in self.headers)
         ):
+            self.headers[:] = cleaned(self.headers)  # the scope has the same list
             super().on_headers_complete()
             return
         path, version = way.outside + self.url.decode("ascii"), parser.get_http_version()
@@ -239,6 +269,20 @@ class FastPathProtocol(HttpToolsProtocol):
         else:  # it was sent before the one before was answered
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Log nothing: the application answers a request for an upgrade."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP in JSON too, and close the connection."""
+        body = render(InvalidValue("the request is not HTTP/1.1; check the client or proxy"))
+        self.transport.write(
+            STATUS_LINE[InvalidValue.status]
+            + b"content-type: application/json\r\nconnection: close\r\n"
+            + b"content-length: %d\r\n\r\n" % len(body)
+            + body
+        )
+        self.transport.close()
 
 
 class HttpExchange(RequestResponseCycle):

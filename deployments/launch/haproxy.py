@@ -19,36 +19,40 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_S = 0.1
 CONFIG = "hardened.cfg"
-# What HAProxy says itself, in the words of the service. 502 to 504 are its own as well: Serve makes
-# 500 of them, which no client sends again by itself.
+# What HAProxy answers itself, in the words of the service. 502 to 504 are its own as well: Serve
+# makes 500 of them, which no client sends again by itself. Its parser has texts of its own, in HTML,
+# that no setting changes: for what is not HTTP, and for headers that are too large or do not end.
 ERRORS = {
     400: (
-        "HAProxy",
         400,
         "invalid_value",
-        "the request is not HTTP, or its headers are larger than the service reads",
+        "the client closed its side of the connection before the answer, which counts as leaving; "
+        "keep it open until then",
     ),
-    408: ("HAProxy", 408, "request_timeout", "the request did not arrive in time; send it again"),
+    408: (408, "request_timeout", "the request did not arrive in time; send it again"),
+    500: (500, "internal_error", "the service failed; its operator finds the reason in the log"),
     502: (
-        "HAProxy",
         503,
         "model_unavailable",
         "the service lost this request; send it again after the time in Retry-After",
     ),
     503: (
-        "HAProxy",
         503,
         "model_unavailable",
         "no router can answer now; send the request again after the time in Retry-After",
     ),
     504: (
-        "HAProxy",
         503,
         "model_unavailable",
         "a router did not answer; send the request again after the time in Retry-After",
     ),
 }
-REASONS = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
+REASONS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
 
 
 def starter(folder: Path, binary: str, headers_s: float, body_s: float) -> Path:
@@ -74,7 +78,7 @@ def error_response(status: int) -> bytes:
     """The whole response of an error of HAProxy's own: the four keys, and a time where the request
     may be sent again.
     """
-    _, answered, code, message = ERRORS[status]
+    answered, code, message = ERRORS[status]
     kind = "server_error" if answered >= 500 else "invalid_request_error"
     body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
     lines = [

@@ -293,3 +293,16 @@ def test_a_text_is_embedded_as_its_model_reads_it_however_little_that_is(
     answer = http.post("/v1/embeddings", json={"input": text, "model": tier})
     assert answer.status_code == 200
     assert np.linalg.norm(answer.json()["data"][0]["embedding"]) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/embeddings", "/", "/nowhere"])
+def test_a_websocket_handshake_is_refused_in_json(http: httpx.Client, path: str) -> None:
+    headers = {
+        "connection": "Upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    answer = http.get(path, headers=headers)
+    assert answer.status_code == 426
+    assert answer.json()["error"]["code"] == "not_supported"

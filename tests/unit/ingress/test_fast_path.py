@@ -4,6 +4,7 @@ says what it was given.
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from logging.handlers import MemoryHandler
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from ray.serve._private import http_util
 from ray.serve._private.http_util import RequestIdMiddleware
 from ray.serve._private.logging_utils import log_access_log_filter
 
@@ -19,6 +21,17 @@ from deployments.ingress import asgi, fast_path
 from deployments.ingress.application import Application
 from deployments.ingress.asgi import HttpAnswer, HttpRequest, Receive, Scope
 from router.errors import RequestTooLarge
+from router.strict import parse_args
+from tests.support.local_service import LocalRouter
+
+ONE_FAKE: dict[str, Any] = {
+    "models": {"small": {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 512}},
+    "tiers": {"fast": "small"},
+}
+HANDSHAKE = (
+    b"GET %s HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
 class Counts:
@@ -73,6 +86,7 @@ class Echo:
 
     def __init__(self) -> None:
         self.scopes: list[Scope] = []
+        self.ids: list[str] = []
         self.answer: HttpAnswer | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -82,6 +96,7 @@ class Echo:
 
     async def exchange(self, http_request: HttpRequest) -> HttpAnswer:
         self.scopes.append(http_request.scope)
+        self.ids.append(http_request.id)
         if self.error is not None:
             raise self.error
         try:
@@ -219,6 +234,105 @@ async def test_everything_else_goes_serves_way(stage: Stage, request_: bytes) ->
     assert (status, body) == (b"HTTP/1.1 200 OK", b"slow")
     assert b"x-request-id" in headers
     assert not stage.echo.scopes
+
+
+class Reads(Replica):
+    """A replica that reads the headers as Serve's does, and answers with its request's id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[dict[bytes, bytes]] = []
+
+    async def asgi(self, scope: Scope, receive: Receive, send: asgi.Send) -> None:
+        headers = dict(scope["headers"])
+        self.seen.append(headers)
+        http_util.parse_disconnect_disabled_header(headers)
+        http_util.parse_request_timeout_header(headers, None)
+        http_util.parse_session_id_header(headers)
+        for name, value in headers.items():
+            if name.decode().replace("-", "_") in ("serve_multiplexed_model_id", "traceparent"):
+                value.decode()
+        own = headers[b"x-request-id"].decode()
+        await asgi.respond(send, 200, own.encode(), {"content-length": str(len(own))})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x-request-id",
+        "X-Request-ID",
+        "serve_multiplexed_model_id",
+        "Serve-Multiplexed-Model-Id",
+        "x-request-timeout-seconds",
+        "x-request-disconnect-disabled",
+        "x-session-id",
+        "x_session_id",
+        "traceparent",
+        "tracestate",
+    ],
+)
+@pytest.mark.parametrize("value", [b"\xff", b"a\xe4", b"\xc3\xa4", b"?1\x80"])
+@pytest.mark.parametrize("path", ["/v1/models", "/health", "/v1/embeddings/"])
+async def test_no_byte_in_a_header_that_serve_reads_is_an_error(
+    name: str, value: bytes, path: str
+) -> None:
+    reads = Reads()
+    async with staged(reads) as stage:
+        sent = post(path).replace(
+            b"\r\n\r\n", b"\r\n" + name.encode() + b": " + value + b"\r\n\r\n", 1
+        )
+        ((status, headers, body),) = await stage.ask(sent)
+    assert status == b"HTTP/1.1 200 OK"
+    assert re.fullmatch(rb"[0-9a-f]{32}", body)
+    assert headers[b"x-request-id"] == body
+    assert value not in reads.seen[0].values()
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (["mine-1"], "mine-1"),
+        (["first", "last"], "last"),
+        (["a b"], None),
+        ([""], None),
+        (["x" * 128], "x" * 128),
+        (["x" * 129], None),
+        (["mine", "\xff"], None),
+    ],
+)
+async def test_request_ids_follow_one_rule_on_both_ways(sent: list[str], kept: str | None) -> None:
+    more = "".join(f"x-request-id: {one}\r\n" for one in sent).encode("latin-1")
+    reads = Reads()
+    async with staged(reads) as stage:
+        for path in ("/v1/models", "/v1/embeddings"):
+            await stage.ask(post(path).replace(b"\r\n\r\n", b"\r\n" + more + b"\r\n", 1))
+        slow = reads.seen[0][b"x-request-id"].decode()
+        fast = stage.echo.ids[0]
+    if kept is None:
+        assert all(re.fullmatch("[0-9a-f]{32}", one) for one in (slow, fast))
+    else:
+        assert (slow, fast) == (kept, kept)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"GET\r\n\r\n", b"\x16\x03\x01\x00\r\n\r\n", post(more="no colon\r\n")]
+)
+async def test_what_is_not_http_is_an_error_in_json(stage: Stage, sent: bytes) -> None:
+    ((status, headers, body),) = await stage.ask(sent)
+    assert status == b"HTTP/1.1 400 Bad Request"
+    assert headers[b"content-type"] == b"application/json"
+    assert json.loads(body)["error"]["code"] == "invalid_value"
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/embeddings", "/nowhere"])
+async def test_a_websocket_handshake_is_a_request_for_the_application(path: str) -> None:
+    replica = Replica()
+    router = LocalRouter(parse_args(ONE_FAKE))
+    replica.asgi = Application(router, alone=True).__call__  # type: ignore[method-assign]
+    async with staged(replica) as stage:
+        ((status, _, body),) = await stage.ask(HANDSHAKE % path.encode())
+    assert status == b"HTTP/1.1 426 Upgrade Required"
+    assert json.loads(body)["error"]["code"] == "not_supported"
 
 
 async def test_a_client_that_asks_whether_to_send_its_body_is_serves(stage: Stage) -> None:
