@@ -13,7 +13,7 @@ deciding a request of the log again under its own setting gives the decision tha
 (router/replay.py).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
@@ -145,31 +145,48 @@ def lost_line(requests: int, router: str) -> bytes:
     return _line({"kind": "lost", "router": router, "requests": requests})
 
 
-def read(lines: Iterable[bytes]) -> Iterator[Logged]:
+def read(
+    lines: Iterable[bytes], on_broken: Callable[[int], None] | None = None
+) -> Iterator[Logged]:
     """The requests of a log in the order they were written; a last line that was cut short is
     passed over.
 
-    Raises LogError for a line of another kind or format, and for requests without a setting.
+    A line that is not JSON, as a full disk or a crash leaves it, is skipped after a first good one,
+    and with it requests whose setting it held; `on_broken` is called with its number. Raises
+    LogError for a line of another kind or format, and for other requests without a setting.
     """
     settings: dict[str, DecisionContext] = {}
+    good = broken = False
     for number, line in enumerate(lines, 1):
         if not line.endswith(b"\n"):
             return
         try:
             data = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            if not good:
+                raise LogError(f"line {number} is not of a decision log: {error}") from error
+            broken = True
+            if on_broken is not None:
+                on_broken(number)
+            continue
+        try:
             kind = data["kind"]
             if kind == "setting":
                 settings[data["router"]] = _setting(data)
             elif kind == "request":
-                if data["router"] not in settings:
+                setting = settings.get(data["router"])
+                if setting is not None:
+                    yield Logged(setting, _entry(data, setting))
+                elif not broken:
                     raise LogError("its setting is missing; a log is read from its beginning")
-                setting = settings[data["router"]]
-                yield Logged(setting, _entry(data, setting))
+                elif on_broken is not None:
+                    on_broken(number)
             elif kind != "lost":
                 raise LogError(f"there is no kind {kind!r}")
         except (KeyError, TypeError, ValueError) as error:
             why = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
             raise LogError(f"line {number} is not of a decision log: {why}") from error
+        good = True
 
 
 def _setting(data: dict[str, Any]) -> DecisionContext:

@@ -20,7 +20,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_S = 0.1
 CONFIG = "hardened.cfg"
 # What HAProxy answers itself, in the words of the service. 502 to 504 are its own as well: Serve
-# makes 500 of them, which no client sends again by itself. Its parser has texts of its own, in HTML,
+# makes 500 of them, which no client sends again by itself. Its parser has texts of its own in HTML
 # that no setting changes: for what is not HTTP, and for headers that are too large or do not end.
 ERRORS = {
     400: (

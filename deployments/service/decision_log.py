@@ -2,16 +2,22 @@
 
 A request costs the event loop one append. Every line is one write to a file opened for appending,
 so the routers of a machine may share a file. A file that has grown to `max_bytes` becomes PATH.1,
-in the place of the one before it: a log never takes more than twice that. Whoever renames holds a
-lock on the file that is renamed, so that two routers do not do it one after the other.
+in the place of the one before it: a log never takes more than twice that. The router that renames
+holds a lock on the file that is renamed, so that two routers do not do it one after the other.
+
+A line that could not be written whole, because the disk is full, is taken out of the file again and
+written once there is room. Until then requests wait in memory, and those beyond its bound are
+counted. Writers hold a shared lock, the one that removes half a line an exclusive one.
 """
 
+import errno
 import fcntl
 import logging
 import os
 import secrets
 import threading
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from router import config
@@ -26,11 +32,21 @@ log = logging.getLogger("ray.serve")
 class DecisionLog:
     """An open log file; `add` from one thread, `close` at the end."""
 
-    def __init__(self, path: Path, max_bytes: int, router: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        max_bytes: int,
+        router: str,
+        write: Callable[[int, bytes], int] = os.write,
+    ) -> None:
         """Creates the folder and the file; raises OSError when they cannot be written."""
         self._path, self._max_bytes, self._router = path, max_bytes, router
+        self._write_bytes = write
         self._waiting: deque[tuple[DecisionContext, Entry]] = deque()
-        self._lost = 0
+        self._unsaid = 0  # requests of which the next line says that they are missing
+        self.lost = 0  # requests that are not in the file
+        self.failures = 0  # writes that failed
+        self._failing = False
         self._settings: dict[str | None, DecisionContext] = {}  # the last one written, by arm
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._open()
@@ -45,7 +61,8 @@ class DecisionLog:
         if len(self._waiting) < MOST_WAITING:
             self._waiting.append((setting, entry))
         else:
-            self._lost += 1
+            self.lost += 1
+            self._unsaid += 1
 
     def close(self) -> None:
         """Write what waits and close the file."""
@@ -55,36 +72,85 @@ class DecisionLog:
     def _run(self) -> None:
         try:
             while not self._stopped.wait(WRITE_EVERY_S):
-                self._write()
-            self._write()
-        except OSError as error:
-            log.error("the decision log %s ends here: %s", self._path, error)
-            self._stopped.set()
-            self._waiting.clear()
+                self._try_to_write()
+            self._try_to_write()
+            if self._waiting:
+                log.error(
+                    "the decision log %s ends without its last %d requests",
+                    self._path,
+                    len(self._waiting),
+                )
+                self.lost += len(self._waiting)
+                self._waiting.clear()
         finally:
             os.close(self._file)
 
+    def _try_to_write(self) -> None:
+        try:
+            self._write()
+        except OSError as error:
+            self.failures += 1
+            if not self._failing:
+                log.error(
+                    "the decision log %s cannot be written (%s); its requests wait and it is tried "
+                    "again every %g s",
+                    self._path,
+                    error,
+                    WRITE_EVERY_S,
+                )
+            self._failing = True
+        else:
+            if self._failing:
+                log.warning("the decision log %s is written again", self._path)
+            self._failing = False
+
     def _write(self) -> None:
         while self._waiting:
-            setting, entry = self._waiting.popleft()
+            setting, entry = self._waiting[0]
             self._make_room()
             router = self._router if setting.arm is None else f"{self._router}-{setting.arm}"
             if setting is not self._settings.get(setting.arm):
-                os.write(self._file, setting_line(setting, router))
+                self._append(setting_line(setting, router))
                 self._settings[setting.arm] = setting
-            os.write(self._file, entry_line(entry, setting, router))
-        if self._lost:
-            lost, self._lost = self._lost, 0
-            os.write(self._file, lost_line(lost, self._router))
+            self._append(entry_line(entry, setting, router))
+            self._waiting.popleft()
+        if self._unsaid:
+            unsaid = self._unsaid
+            self._append(lost_line(unsaid, self._router))
+            self._unsaid -= unsaid
+
+    def _append(self, line: bytes) -> None:
+        """Write one line whole, or nothing; raises OSError."""
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+        try:
+            written = self._write_bytes(self._file, line)
+            if written < len(line):
+                end = os.lseek(self._file, 0, os.SEEK_CUR)
+                self._take_back(end - written, end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _take_back(self, start: int, end: int) -> None:
+        """Remove half a line; where another router has written behind it, end it instead."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        if os.fstat(self._file).st_size == end:
+            os.ftruncate(self._file, start)
+        else:
+            self._write_bytes(self._file, b"\n")
 
     def _make_room(self) -> None:
         """Begin a new file when this one is full, or when another router already has."""
         if os.fstat(self._file).st_size < self._max_bytes:
             return
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        if self._path.exists() and os.path.samestat(os.fstat(self._file), self._path.stat()):
-            self._path.replace(self._path.with_name(self._path.name + ".1"))
-        full, self._file, self._settings = self._file, self._open(), {}
+        try:
+            if self._path.exists() and os.path.samestat(os.fstat(self._file), self._path.stat()):
+                self._path.replace(self._path.with_name(self._path.name + ".1"))
+            full, self._file, self._settings = self._file, self._open(), {}
+        except OSError:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            raise
         os.close(full)  # and with it the lock
 
     def _open(self) -> int:

@@ -46,5 +46,8 @@ def sample(tally: Tally, service: Service) -> None:
     shared = Counters() if service.shared is None else service.shared.counters
     for one in fields(shared):
         tally.set(metrics.SHARED_CACHE, (one.name,), getattr(shared, one.name))
+    if service.log is not None:
+        tally.set(metrics.DECISION_LOG_FAILURES, (), service.log.failures)
+        tally.set(metrics.DECISION_LOG_LOST, (), service.log.lost)
     tally.set(metrics.CACHE_BYTES, (), cache.used_bytes)
     tally.set(metrics.CACHE_ENTRIES, (), len(cache))

@@ -126,6 +126,12 @@ DROPPED = _counter(
     "dropped", MODEL, "Pieces dropped from the queue: their caller had left or their time was over."
 )
 CANCELLED = _counter("cancelled_calls", MODEL, "Calls taken back because every caller had left.")
+DECISION_LOG_FAILURES = _counter(
+    "decision_log_failures", (), "Writes to the decision log that failed; they are tried again."
+)
+DECISION_LOG_LOST = _counter(
+    "decision_log_lost", (), "Requests that are missing in the decision log."
+)
 COLD_STARTS = _counter(
     "cold_starts", MODEL, "Times that a model without replicas was asked for one."
 )

@@ -18,6 +18,8 @@ from router.replay import REFUSED, Other, Side, Summary, replay
 from router.strict import ConfigError, sentences, unknown_keys
 from router.strict_yaml import read
 
+MOST_BROKEN = 10  # line numbers in a message
+
 
 class PolicyFile(BaseModel):
     """The parts of a config that decide, in a file of their own."""
@@ -75,9 +77,18 @@ def main(logs: tuple[Path, ...], policy: Path | None, as_json: bool) -> None:
 def _entries(path: Path) -> Iterator[Logged]:
     with path.open("rb") as lines:
         try:
-            yield from read_log(lines)
+            broken = list[int]()
+            yield from read_log(lines, broken.append)
         except LogError as error:
             raise LogError(f"{path}: {error}") from error
+    if broken:
+        shown = ", ".join(map(str, broken[:MOST_BROKEN]))
+        rest = f" and {more} more" if (more := len(broken) - MOST_BROKEN) > 0 else ""
+        click.echo(
+            f"{path}: skipped broken line{'s' if len(broken) > 1 else ''} {shown}{rest}; what "
+            "stands there cannot be decided again",
+            err=True,
+        )
 
 
 def _other(path: Path) -> Other:

@@ -3,7 +3,9 @@ another policy otherwise.
 """
 
 import asyncio
+import errno
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +40,7 @@ from router.replay import REFUSED, Other, redecide, replay
 from router.schema import parse
 from router.strict import parse_args
 from tests.support.local_service import ARGS, LocalRouter
+from tests.support.waiting import wait_for
 
 TIERS = {Tier.FAST: "small", Tier.BALANCED: "middle", Tier.BEST: "large"}
 MODELS = {
@@ -352,6 +355,60 @@ def test_a_log_that_can_no_longer_be_written_does_not_fill_the_memory(tmp_path: 
     log.close()
     log.add(setting(), entry())
     assert not log._waiting
+    assert log.lost > 0
+    assert log.failures > 0
+
+
+class Disk:
+    """A disk with so many bytes left; a write that does not fit is cut, as the kernel does it."""
+
+    def __init__(self, left: int) -> None:
+        self.left, self.others = left, b""
+
+    def write(self, file: int, data: bytes) -> int:
+        if self.left == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = os.write(file, data[: self.left])
+        self.left -= written
+        if written < len(data) and self.others:
+            with Path(f"/proc/self/fd/{file}").open("ab") as other:
+                other.write(self.others)
+        return written
+
+
+@pytest.mark.parametrize("left", [0, 1, 100, 1500, 4000, 7777])
+def test_a_full_disk_leaves_no_half_line_and_the_log_goes_on(tmp_path: Path, left: int) -> None:
+    path, disk, same = tmp_path / "log", Disk(left), setting()
+    log = DecisionLog(path, 10**9, "r", disk.write)
+    for _ in range(20):
+        log.add(same, entry())
+    wait_for(lambda: log.failures > 1, "two failed writes")
+    assert path.read_bytes()[-1:] in (b"", b"\n")
+    disk.left = 10**9
+    wait_for(lambda: not log._waiting, "the log to be written again")
+    log.add(same, entry())
+    log.close()
+    assert len(whole(path)) == 21
+    assert log.lost == 0
+    assert all(json.loads(line) for line in path.read_bytes().splitlines())
+
+
+def test_half_a_line_before_another_routers_is_one_broken_line(tmp_path: Path) -> None:
+    path, disk, same = tmp_path / "log", Disk(10**9), setting()
+    other = DecisionLog(path, 10**9, "other")
+    other.add(same, entry())
+    other.close()
+    disk.left, disk.others = 30, path.read_bytes()
+    log = DecisionLog(path, 10**9, "r", disk.write)
+    log.add(same, entry())
+    wait_for(lambda: log.failures > 0, "a failed write")
+    disk.left = 10**9
+    log.close()
+    broken = list[int]()
+    with path.open("rb") as lines:
+        found = list(read(lines, broken.append))
+    assert len(broken) == 1
+    assert len(found) == 3
 
 
 @pytest.fixture
@@ -359,6 +416,32 @@ def logged(tmp_path: Path) -> Path:
     path = tmp_path / "decisions.jsonl"
     path.write_bytes(b"".join(written(entry(), entry(replace(ENGLISH, language="de")))))
     return path
+
+
+@pytest.mark.parametrize("broken", [b'{"kind": "requ\n', b"\x00\x00\n", b"\xff\n"])
+def test_the_command_skips_a_broken_line_and_says_which(logged: Path, broken: bytes) -> None:
+    lines = logged.read_bytes().splitlines(keepends=True)
+    logged.write_bytes(b"".join([*lines[:2], broken, *lines[2:]]))
+    told = CliRunner().invoke(main, [str(logged)])
+    assert told.exit_code == 0, told.output
+    assert "2 requests" in told.output
+    assert "skipped broken line 3" in told.stderr
+
+
+def test_requests_whose_setting_is_in_a_broken_line_are_skipped_too(logged: Path) -> None:
+    own = [line.replace(b'"router":"r"', b'"router":"s"') for line in written(entry())]
+    logged.write_bytes(logged.read_bytes() + own[0][:50] + b"\n" + own[1])
+    told = CliRunner().invoke(main, [str(logged)])
+    assert told.exit_code == 0, told.output
+    assert "2 requests" in told.output
+    assert "skipped broken lines 4, 5" in told.stderr
+
+
+def test_what_is_no_log_at_all_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("hello\n")
+    told = CliRunner().invoke(main, [str(tmp_path / "notes")])
+    assert told.exit_code == 1
+    assert "line 1 is not of a decision log" in told.output
 
 
 def test_the_command_says_that_nothing_moves_under_the_same_policy(logged: Path) -> None:
