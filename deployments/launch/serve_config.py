@@ -26,8 +26,8 @@ from ray.serve.config import (
 )
 from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
+from deployments.launch.constructor_check import constructor_problems, reload_problems
 from deployments.launch.model_check import model_problems, own_folder_first
-from router.adapters import load_adapters
 from router.config import Autoscaling, RouterArgs
 from router.engine_config import VllmEngine
 from router.exposure import require_local
@@ -221,6 +221,7 @@ def _examine(data: Any, host: str | None) -> Report:
                 problems += error.problems
             else:
                 models += args.models
+                before = len(problems)
                 problems += _deployments(
                     args, application.get("deployments") or [], f"{where}.deployments"
                 )
@@ -228,11 +229,15 @@ def _examine(data: Any, host: str | None) -> Report:
                 problems += _policy(application, where)
                 for name, model in args.models.items():
                     problems += model_problems(model, args.base_dir, f"{where}.args.models.{name}")
-                problems += _collections(args, f"{where}.args")
+                problems += (
+                    reload_problems(args, f"{where}.args")
+                    if len(problems) > before
+                    else constructor_problems(args, f"{where}.args")
+                )
                 for at, changes in _reloadable(application, where):
                     try:
                         args = changed(args.model_dump(mode="json"), changes, at)
-                        problems += _collections(args, at)
+                        problems += reload_problems(args, at)
                     except ConfigError as error:
                         problems += error.problems
                 problems += _exposed(args, data, host)
@@ -276,15 +281,6 @@ def _exposed(args: RouterArgs, data: Mapping[str, Any], host: str | None) -> lis
         )
     except ConfigError as error:
         return error.problems
-    return []
-
-
-def _collections(args: RouterArgs, where: str) -> list[str]:
-    """Adapters that cannot be used where they are named."""
-    try:
-        load_adapters(args)
-    except ConfigError as error:
-        return [join(where, problem) for problem in error.problems]
     return []
 
 

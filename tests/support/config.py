@@ -15,6 +15,7 @@ ARGS: dict[str, Any] = {
         },
         "large": {
             "engine": {"kind": "vllm", "source": "Org/large"},
+            "tokenizer": "Org/large",
             "dimensions": 128,
             "max_tokens": 512,
             "matryoshka": {"min": 32},

@@ -455,3 +455,36 @@ def test_paths_start_at_base_dir_or_in_a_package(tmp_path: Path) -> None:
     ):
         with pytest.raises(FileNotFoundError, match=re.escape(missing)):
             resolve_path(missing, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "why"),
+    [
+        ("args.models.small.aliases", ["auto"], "the name 'auto' already means something else"),
+        ("args.models.small.aliases", ["BEST"], "the name 'BEST' already means something else"),
+        ("args.models.small.aliases", ["Large"], "the name 'large' already means something else"),
+        ("args.cache", {"redis_url": "env:NOT_SET_HERE"}, "NOT_SET_HERE is not set"),
+        ("args.cache", {"redis_url": "redis://127.0.0.1"}, "no model has a fingerprint"),
+        ("args.decision_log", {"path": "/etc/hosts/log"}, "/etc/hosts is a file"),
+        ("args.decision_log", {"path": "/tmp"}, "is a folder"),
+        ("args.models.large.tokenizer", GONE, "a vllm engine takes token ids: set `tokenizer`"),
+        ("router.user_config", {"tiers": {"fast": "gone"}}, "tiers.fast names model 'gone'"),
+    ],
+)
+def test_what_a_constructor_refuses_is_refused_here(
+    tmp_path: Path, place: str, value: Any, why: str
+) -> None:
+    (problem,) = check(serve_file(tmp_path, place, value))
+    assert why in problem
+
+
+def test_one_alias_on_two_models_is_refused_here(tmp_path: Path) -> None:
+    path = serve_file(tmp_path)
+    data = yaml.safe_load(path.read_text())
+    models = data["applications"][0]["args"]["models"]
+    models["small"]["aliases"], models["large"]["aliases"] = ["emb"], ["EMB"]
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    (problem,) = check(path)
+    assert problem == (
+        f"{APP}.args.models.large: the name 'EMB' already means something else; choose another"
+    )

@@ -1,0 +1,111 @@
+"""Run what the constructors of a router and of its replicas would refuse, before Ray starts: the
+same code, without weights, connections or files that are written.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from deployments import engines
+from deployments.engines.base import EngineError
+from deployments.ingress.auth import Access
+from deployments.launch.model_check import HUB_ID, own_folder_first
+from deployments.replica.identity import identity_of
+from deployments.service.fingerprints import check_reading
+from deployments.service.prepare import Preparer
+from deployments.service.shared_cache import open_shared
+from router.adapters import load_adapters
+from router.config import DecisionLog, RouterArgs
+from router.fingerprint import Fingerprint, load
+from router.model_config import ModelConfig, resolve_path
+from router.models import build_policy, curve_of, memory_bytes
+from router.spaces import Catalogue
+from router.strict import ConfigError, join
+
+
+def constructor_problems(args: RouterArgs, where: str) -> Iterator[str]:
+    """One sentence for each thing that a router or a replica would not start with."""
+    yield from reload_problems(args, where)
+    unread = set[str]()
+    for name, model in args.models.items():
+        for problem in _of_model(name, model, args):
+            unread.add(name)
+            yield join(where, f"models.{name}: {problem}")
+    readable = {
+        name: model
+        for name, model in args.models.items()
+        if name not in unread and not _on_hub(model, args.base_dir)
+    }
+    part = args.model_copy(update={"models": readable})
+    try:
+        memory_bytes(part)
+        check_reading(part, Preparer(part))
+    except ConfigError as error:
+        yield from (join(where, problem) for problem in error.problems)
+    except (OSError, ValueError) as error:
+        yield join(where, f"models: {error}")
+    if not unread:
+        try:
+            open_shared(args, _fingerprints(args))
+        except ConfigError as error:
+            yield from (join(where, problem) for problem in error.problems)
+    if args.decision_log is not None and (problem := _unwritable(args.decision_log, args.base_dir)):
+        yield join(where, f"decision_log.path: {problem}")
+
+
+def reload_problems(args: RouterArgs, where: str) -> Iterator[str]:
+    """What of the sections that change without a restart would be refused."""
+    try:
+        Catalogue(args, load_adapters(args))
+        build_policy(args.routing, args.tiers)
+        Access(args)
+    except ConfigError as error:
+        yield from (join(where, problem) for problem in error.problems)
+    except ValueError as error:
+        yield join(where, str(error))
+
+
+def _of_model(name: str, model: ModelConfig, args: RouterArgs) -> Iterable[str]:
+    try:
+        curve_of(name, model, args.base_dir)
+        one = args.model_copy(update={"models": {name: model}})
+        with own_folder_first():
+            if not _on_hub(model, args.base_dir):
+                Preparer(one)
+            identity_of(engines.create(model, args.base_dir), model.fingerprint, args.base_dir)
+    except ImportError:  # the engine's package need not be on the machine that checks
+        return []
+    except (EngineError, OSError, ValueError) as error:
+        return [str(error)]
+    return []
+
+
+def _fingerprints(args: RouterArgs) -> dict[str, Fingerprint]:
+    return {
+        name: load(resolve_path(model.fingerprint.file, args.base_dir))
+        for name, model in args.models.items()
+        if model.fingerprint is not None
+    }
+
+
+def _on_hub(model: ModelConfig, base_dir: str | None) -> bool:
+    """Whether the tokenizer would be downloaded, which a check does not do."""
+    if model.tokenizer is None or not HUB_ID.fullmatch(model.tokenizer):
+        return False
+    try:
+        resolve_path(model.tokenizer, base_dir)
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _unwritable(settings: DecisionLog, base_dir: str | None) -> str | None:
+    path = Path(base_dir or ".") / Path(settings.path).expanduser()
+    if path.is_dir():
+        return f"{path} is a folder; write the name of a file"
+    folder = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if folder == path:
+        return None if os.access(path, os.W_OK) else f"{path} may not be written"
+    if not folder.is_dir():
+        return f"{folder} is a file, so no folder can be made below it"
+    return None if os.access(folder, os.W_OK) else f"{folder} may not be written"
