@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import click
 import httpx
 import psutil
-import yaml
 
 from deployments.launch import haproxy
 from deployments.launch.environment import (
@@ -32,6 +31,8 @@ from deployments.launch.environment import (
 )
 from deployments.launch.ray_process import POLL_S, StartError, gone, metrics_url, say, serving
 from router.config import Limits
+from router.strict import ConfigError, parse_args
+from router.strict_yaml import read
 from router.switches import CLIENT_S
 
 if TYPE_CHECKING:
@@ -115,16 +116,10 @@ def main(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text())
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        config = read(path.read_bytes())
+    except ConfigError as error:
         raise click.ClickException(
-            f"{path} is not YAML: {where}{error.problem or error.context}"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise click.ClickException(
-            f"{path} is no text, or not in UTF-8; a config is YAML"
+            "\n".join(f"{path}: {problem}" for problem in error.problems)
         ) from None
     if not isinstance(config, dict) or not config.get("applications"):
         raise click.ClickException(f"{path} is no Serve config: it has no `applications:`")
@@ -135,7 +130,6 @@ def _check(path: Path, host: str) -> None:
     """Raises StartError for what can be known before Ray starts."""
     from deployments.launch.model_check import hub_problems
     from deployments.launch.serve_config import IMPORT_PATH, check
-    from router.strict import parse_args
 
     if problems := check(path, host):
         raise StartError("\n".join([f"{path} has {len(problems)} problem(s):", *problems]))

@@ -163,7 +163,16 @@ def test_a_replay_changes_nothing_that_is_served(client: httpx.Client) -> None:
         (b"models: {}", "", "unknown_field", "valid fields are routing, tiers"),
         (b"a: &x [1]\nb: *x", "", "invalid_value", "aliases"),
         (b"[" * 30_000, "", "invalid_value", "nested deeper"),
-        (b"routing: 2001-99-99", "", "invalid_value", "not YAML: month"),
+        (b"routing: 2001-99-99", "", "invalid_value", "cannot be read as timestamp"),
+        (
+            b"routing: {quality_weight: " + b"59:" * 9_000 + b"59}",
+            "",
+            "invalid_value",
+            "at most 400",
+        ),
+        (b"routing: {miss_share: !!bool x}", "", "invalid_value", "cannot be read as bool"),
+        (b"tiers: " + b"9" * 5_000, "", "invalid_value", "at most 400"),
+        (b"tiers: " + b"9" * 300, "", "invalid_value", "at most 64 bits"),
         (b"tiers: {fast: nothing}", "", "invalid_value", "tiers.fast names model 'nothing'"),
         (
             b"tiers: {fast: multilingual-e5-small, best: wordllama-256}",

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from deployments.launch.serve_config import check, examine
+from router.cli import main as cli
 from router.model_config import resolve_path
 from tests.support.config import ARGS, GONE, put
 
@@ -488,3 +490,32 @@ def test_one_alias_on_two_models_is_refused_here(tmp_path: Path) -> None:
     assert problem == (
         f"{APP}.args.models.large: the name 'EMB' already means something else; choose another"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[" * 20_000, "nested deeper than 64 levels"),
+        ("{a: " * 20_000, "nested deeper than 64 levels"),
+        ("- " * 20_000, "nested deeper than 64 levels"),
+        ("a: " + "59:" * 15_000 + "59", "a number has at most 400 characters"),
+        ("a: " + "9" * 5000, "a number has at most 400 characters"),
+        ("a: " + "9" * 50, "a whole number has at most 64 bits"),
+        ("a: 2001-99-99", "cannot be read as timestamp"),
+        ("a: !!timestamp 1", "cannot be read as timestamp"),
+        ("a: !!bool x", "cannot be read as bool"),
+        ("a: &a [*a]", "part of"),
+        ("a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 9}]\n" for n in range(1, 9)),
+         "aliases stand for too much"),
+        ("a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 5000)),
+         "aliases stand for too much"),
+    ],
+    ids=lambda value: value[:20],
+)  # fmt: skip
+def test_yaml_that_nobody_would_write_is_one_sentence(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "serve.yaml").write_text(text)
+    for command in (["check-config"], ["run", "--config"]):
+        told = CliRunner().invoke(cli, [*command, str(tmp_path / "serve.yaml")])
+        assert told.exit_code == 1
+        assert why in told.output
+        assert len(told.output.splitlines()) == 1
