@@ -237,6 +237,7 @@ def _svg(paint: Callable[[Any], None], height_in: float, told: str) -> str:
     style = {
         "svg.fonttype": "none",
         "svg.hashsalt": told,
+        "text.parse_math": False,  # a name from a file may hold `$`
         "font.size": 10,
         "text.color": INK,
         "axes.labelcolor": INK,
