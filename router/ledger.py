@@ -24,7 +24,7 @@ Pure and O(1) for every event: time and randomness are arguments.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from router.domain import Load, Model
@@ -120,10 +120,11 @@ class Ledger:
     when that changes.
     """
 
-    __slots__ = ("_pools", "routers")
+    __slots__ = ("_pools", "on_last_lost", "routers")
 
     def __init__(self, calls_in_flight: Mapping[str, int], routers: int = 1) -> None:
         self.routers = routers
+        self.on_last_lost: Callable[[str], None] | None = None  # a model lost its last replica
         self._pools = {model: _Pool(calls) for model, calls in calls_in_flight.items()}
 
     def joined(self, model: str, replica: str) -> None:
@@ -151,6 +152,8 @@ class Ledger:
             pool.close(gone)
         gone._joined_at = -1
         tokens, gone.own_tokens = gone.own_tokens, 0
+        if not pool.joined and self.on_last_lost is not None:
+            self.on_last_lost(model)
         return tokens
 
     def queued(self, model: str, tokens: int) -> None:

@@ -36,6 +36,8 @@ class Plan(NamedTuple):
     decided_s: float
     setting: DecisionContext
     arm: str | None  # of the canary
+    tried: str | None = None  # the model that could not answer, where this is the second decision
+    tried_s: float = 0.0  # from the first decision to this one
 
 
 class Answer(NamedTuple):

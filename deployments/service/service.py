@@ -20,6 +20,7 @@ from deployments.service.reader import Reader
 from deployments.service.recent import Recent
 from deployments.service.refusals import cut_work, refusal, usable_names
 from deployments.service.request_metrics import Events
+from deployments.service.second_try import DecidedAgain, SecondTries
 from deployments.service.shared_cache import open_shared
 from deployments.service.spans import Dispatching, decided
 from deployments.telemetry.tracing import Tracing
@@ -91,6 +92,8 @@ class Service:
         self.clock = clock
         self.rng = rng or random.Random()
         self.ledger = Ledger({name: model.calls_in_flight for name, model in args.models.items()})
+        self.second_tries = SecondTries(self.loads, clock)
+        self.ledger.on_last_lost = self.second_tries.last_lost
         self.cache = VectorCache(args.cache.max_bytes)
         self.dispatchers = {
             name: ModelDispatcher(
@@ -257,7 +260,11 @@ class Service:
                 decided(tracing, plan, self.clock())
             self.comparison.entered()
             try:
-                answer = await self._answer(plan, permitted, charge, tracing)
+                try:
+                    answer = await self._answer(plan, permitted, charge, tracing)
+                except DecidedAgain as again:  # its tokens are charged already
+                    plan = again.plan
+                    answer = await self._answer(plan, permitted, None, tracing)
             finally:
                 self.comparison.left()
             outcome = ANSWERED
@@ -323,7 +330,9 @@ class Service:
         deadline_s = arrived_s + self.args.limits.request_timeout_s
         if request.on_budget_miss is OnMiss.REJECT and plan.decision_input.deadline_s is not None:
             deadline_s = min(deadline_s, plan.decision_input.deadline_s)
-        gathering = self.gatherers[model].gather(prepared, deadline_s, request.priority == "bulk")
+        gathering = self.second_tries.first(
+            plan, self.gatherers[model].gather(prepared, deadline_s, request.priority == "bulk")
+        )
         try:
             if tracing is None:
                 got = await gathering
@@ -349,7 +358,12 @@ class Service:
             load = plan.loads[model]
             engine_s = got.queue_s + got.inference_s
             self.feedback[model].completed(
-                now - arrived_s, decision.predicted_s, load.bias, now, load.margin, engine_s
+                now - arrived_s - plan.tried_s,
+                decision.predicted_s,
+                load.bias,
+                now,
+                load.margin,
+                engine_s,
             )
         if not truncated:
             self.comparison.answered(
@@ -374,7 +388,7 @@ class Service:
             sum(got.tokens),
             got.known,
             truncated,
-            got.queue_s,
+            got.queue_s + plan.tried_s,
             got.inference_s,
             now - arrived_s,
             plan.wanted.adapters.get(model),

@@ -1,0 +1,177 @@
+"""A model that dies with requests at it: they are decided again at once, whole, and within what
+their callers asked for.
+"""
+
+import asyncio
+import base64
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from deployments.dispatch.transport import ReplicaLost
+from deployments.dispatch.wire import Call, Reply
+from tests.support.local_service import LocalRouter, served
+from tests.support.waiting import wait_for
+
+SECRET = "10.9.8.7:5555"
+
+
+def model(**more: Any) -> dict[str, Any]:
+    return {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 512, **more}
+
+
+ARGS: dict[str, Any] = {
+    "models": {
+        "small": model(quality={"default": 50}),
+        "large": model(quality={"default": 60}),
+    },
+    "tiers": {"fast": "small", "best": "large"},
+    "cache": {"max_bytes": 0},
+    "collections": {"docs": "large/8"},
+}
+
+
+class Faults:
+    """What happens to calls: those for `dying` models wait for `end` and then lose their replica;
+    those for `broken` ones fail in the engine.
+    """
+
+    def __init__(self, router: LocalRouter) -> None:
+        self.dying, self.broken = set[str](), set[str]()
+        self.sent: list[str] = []
+        self.end = threading.Event()
+        self._send = router.transport.send
+
+    async def send(self, model: str, call: Call, replica: str) -> Reply:
+        self.sent.append(model)
+        if model in self.dying:
+            while not self.end.is_set():  # noqa: ASYNC110  set from another thread
+                await asyncio.sleep(0.01)
+            if model in self.dying:
+                raise ReplicaLost(f"{replica} at {SECRET} is gone")
+        if model in self.broken:
+            raise ValueError(f"http://{SECRET} cannot be reached")
+        return await self._send(model, call, replica)
+
+
+@contextmanager
+def faulty(args: dict[str, Any] = ARGS) -> Iterator[tuple[httpx.Client, Faults]]:
+    with served(args) as (url, router), httpx.Client(base_url=url, timeout=60) as client:
+        faults = Faults(router)
+        router.transport.send = faults.send  # type: ignore[method-assign]
+        yield client, faults
+
+
+@pytest.fixture
+def stage() -> Iterator[tuple[httpx.Client, Faults]]:
+    with faulty() as both:
+        yield both
+
+
+def post(client: httpx.Client, **body: Any) -> httpx.Response:
+    return client.post("/v1/embeddings", json={"input": ["one", "two"], **body})
+
+
+def test_a_request_at_a_model_that_dies_is_answered_whole_by_another(
+    stage: tuple[httpx.Client, Faults],
+) -> None:
+    client, faults = stage
+    alone = post(client, model="small").json()
+    faults.dying.add("large")
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(post, client, model="best", input=["one", "two"])
+        wait_for(lambda: "large" in faults.sent, "the call")
+        faults.end.set()
+        answer = asked.result()
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert told["routing"]["model"] == "small"
+    assert told["routing"]["space"] == "small/8"
+    assert told["routing"]["degraded"]
+    assert [row["embedding"] for row in told["data"]] == [r["embedding"] for r in alone["data"]]
+    assert faults.sent.count("large") == 1
+    assert float(answer.headers["x-queue-ms"]) > 0
+
+
+def test_the_first_wait_counts_as_waiting(stage: tuple[httpx.Client, Faults]) -> None:
+    client, faults = stage
+    faults.dying.add("large")
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(post, client, model="best")
+        wait_for(lambda: "large" in faults.sent, "the call")
+        held = threading.Event()
+        held.wait(0.3)
+        faults.end.set()
+        headers = asked.result().headers
+    assert 300 <= float(headers["x-queue-ms"]) <= float(headers["x-total-ms"])
+
+
+def test_an_engine_that_fails_twice_gives_its_requests_away_and_names_no_address(
+    stage: tuple[httpx.Client, Faults],
+) -> None:
+    client, faults = stage
+    faults.broken.add("large")
+    assert post(client, model="best").json()["routing"]["model"] == "small"
+    faults.broken.add("small")
+    refused = post(client, model="best")
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "model_unavailable"
+
+
+@pytest.mark.parametrize("body", [{"model": "large"}, {"space": "docs"}, {"space": "large/8"}])
+def test_what_no_other_model_may_serve_waits(
+    stage: tuple[httpx.Client, Faults], body: dict[str, str]
+) -> None:
+    client, faults = stage
+    faults.dying.add("large")
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(post, client, **body)
+        wait_for(lambda: "large" in faults.sent, "the call")
+        faults.dying.clear()
+        faults.end.set()
+        answer = asked.result()
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["routing"]["model"] == "large"
+    assert "small" not in faults.sent
+
+
+def test_a_strict_tier_is_never_left() -> None:
+    with faulty(ARGS | {"routing": {"strict_tiers": True}}) as (client, faults):
+        faults.broken.add("large")
+        assert post(client, model="best").status_code == 503
+        assert "small" not in faults.sent
+
+
+def test_there_is_one_second_try() -> None:
+    three = ARGS | {
+        "models": {**ARGS["models"], "huge": model(quality={"default": 70})},
+        "tiers": {"fast": "small", "balanced": "large", "best": "huge"},
+    }
+    with faulty(three) as (client, faults):
+        faults.broken |= {"huge", "large", "small"}
+        assert post(client, model="best").status_code == 503
+        assert len(set(faults.sent)) == 2
+
+
+def test_two_models_never_share_an_answer() -> None:
+    large = ARGS | {"models": {**ARGS["models"], "large": model(quality={"default": 60}) | {
+        "curve": {"batch_tokens": 8}}}}  # fmt: skip
+    texts = [f"text number {n}" for n in range(40)]
+    with faulty(large) as (client, faults):
+        alone = post(client, model="small", input=texts, encoding_format="base64").json()
+        faults.dying.add("large")
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(post, client, model="best", input=texts, encoding_format="base64")
+            wait_for(lambda: "large" in faults.sent, "the call")
+            faults.end.set()
+            told = asked.result().json()
+    assert told["routing"]["model"] == "small"
+    for one, other in zip(told["data"], alone["data"], strict=True):
+        made = np.frombuffer(base64.b64decode(one["embedding"]), "<f4")
+        assert np.array_equal(made, np.frombuffer(base64.b64decode(other["embedding"]), "<f4"))
