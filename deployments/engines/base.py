@@ -26,6 +26,10 @@ class EngineDead(EngineError):
     """
 
 
+class EngineUnreachable(EngineError):
+    """What the engine calls is away and may come back."""
+
+
 class EngineOverloaded(EngineError):
     """What is behind the engine takes no more work for now; the caller is told when to come
     back.

@@ -8,10 +8,14 @@ of the request, which servers take as a sign to drop its work.
 
 Servers count the tokens of a request, not of each text: the sum is shared out by length, one token
 per four characters where there is no sum.
+
+Errors reach callers, so they name neither the server's address nor its words, but for those about
+the text itself; the replica's log has both.
 """
 
 import asyncio
 import base64
+import logging
 import os
 from contextlib import suppress
 from datetime import datetime
@@ -29,6 +33,7 @@ from deployments.engines.base import (
     EngineDead,
     EngineError,
     EngineOverloaded,
+    EngineUnreachable,
     InvalidText,
     Vectors,
 )
@@ -36,6 +41,8 @@ from deployments.engines.common import normalise, probe
 from router import engine_config
 
 _LONGEST_RETRY_S = 3600.0
+
+log = logging.getLogger("ray.serve")
 
 
 class _Refused(EngineError):
@@ -76,9 +83,10 @@ class RemoteEngine:
         )
         try:
             await self.check_health()
-        except EngineError:
+        except EngineError as error:  # for the operator, so with the address
             await self.stop()
-            raise
+            kind = EngineUnreachable if isinstance(error, EngineUnreachable) else EngineError
+            raise kind(f"{self._where}: {error}") from error
 
     async def embed(self, batch: Batch) -> Embedded:
         """Send the texts in one request; texts that the server refuses fail alone."""
@@ -118,7 +126,7 @@ class RemoteEngine:
             return Embedded(self._vectors(reply["data"], len(texts)), _tokens(reply, texts))
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise EngineError(
-                f"{self._where} answered nonsense: {type(error).__name__}: {error}"
+                f"its server answered nonsense: {type(error).__name__}: {error}"
             ) from error
 
     async def _post(self, texts: list[str]) -> Any:
@@ -131,29 +139,37 @@ class RemoteEngine:
             async with asyncio.timeout(self._settings.timeout_s):
                 response = await self._client.post("embeddings", content=body)
         except TimeoutError as error:
-            raise EngineError(
-                f"{self._where} did not answer within {self._settings.timeout_s:g} s"
+            log.warning("%s did not answer within %g s", self._where, self._settings.timeout_s)
+            raise EngineUnreachable(
+                f"its server did not answer within {self._settings.timeout_s:g} s"
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise EngineError(
-                f"{self._where} cannot be reached: {type(error).__name__}: {error}"
+            log.warning("%s cannot be reached: %s: %s", self._where, type(error).__name__, error)
+            raise EngineUnreachable(
+                f"its server cannot be reached: {type(error).__name__}"
             ) from error
         status, said = response.status_code, response.text[:300]
         if status == 429:
             after_s = _retry_after_s(response.headers)
-            raise EngineOverloaded(
-                f"{self._where} is overloaded: retry after {after_s:g} s", after_s
-            )
+            raise EngineOverloaded(f"its server is overloaded: retry after {after_s:g} s", after_s)
         if status in (400, 413, 422):
-            raise _Refused(f"{self._where} refused the text with {status}: {said}")
+            raise _Refused(f"its server refused the text with {status}: {self._masked(said)}")
         if status != 200:
-            raise EngineError(f"{self._where} answered {status}: {said}")
+            log.warning("%s answered %d: %s", self._where, status, said)
+            kind = EngineUnreachable if status >= 500 else EngineError
+            raise kind(f"its server answered {status}")
         try:
             return orjson.loads(response.content)
         except orjson.JSONDecodeError as error:
-            raise EngineError(
-                f"{self._where} answered something that is not JSON: {said!r}"
-            ) from error
+            log.warning("%s answered something that is not JSON: %r", self._where, said)
+            raise EngineError("its server answered something that is not JSON") from error
+
+    def _masked(self, said: str) -> str:
+        """The server's words without its address."""
+        url = httpx.URL(self._settings.base_url)
+        for part in (str(url), url.netloc.decode("ascii", "replace"), url.host):
+            said = said.replace(part, "...") if part else said
+        return said
 
     def _vectors(self, data: Any, texts: int) -> Vectors:
         """The vectors in the order of `index`; raises ValueError, KeyError or TypeError for what is

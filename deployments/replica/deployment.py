@@ -15,7 +15,7 @@ from deployments.dispatch.wire import FailureCode
 from deployments.engines.base import Engine, EngineError
 from deployments.replica import cpu
 from deployments.replica.first_vectors import InCluster
-from deployments.replica.host import Host, log
+from deployments.replica.host import Host, log, start_when_reachable
 from deployments.replica.identity import proof_of
 from deployments.replica.socket_server import ReplicaServer
 from deployments.telemetry import logs, metrics
@@ -54,7 +54,7 @@ class Embedder(Host):
             began = time.monotonic()
             saying = asyncio.create_task(_say_still(model_id, engine))
             try:
-                await engine.start()
+                await start_when_reachable(engine, model_id)
             finally:
                 saying.cancel()
         phases = getattr(engine, "phases", None) or {"load": time.monotonic() - began}

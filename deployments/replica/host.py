@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +22,7 @@ from deployments.engines.base import (
     EngineError,
     EngineFailed,
     EngineOverloaded,
+    EngineUnreachable,
     InvalidText,
     TextTooLong,
     Vectors,
@@ -39,8 +40,23 @@ WRITTEN_S = 0.2  # what an answer takes from here to the socket
 CHECKS_FAILED = 3  # in a row, after which Serve replaces the replica
 # than its curve, before an engine that is reading a long text passes for one that hangs
 SLOWER = 4.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0  # until an engine that cannot be reached is tried again
 
 log = logging.getLogger("ray.serve")
+
+
+async def start_when_reachable(
+    engine: Engine, model: str, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> None:
+    """Start an engine; what it calls may be away, and is tried for ever at a growing interval."""
+    wait_s = FIRST_WAIT_S
+    while True:
+        try:
+            return await engine.start()
+        except EngineUnreachable as error:
+            log.warning("%s cannot start: %s; it is tried again in %g s", model, error, wait_s)
+        await sleep(wait_s)
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 
 class Host:

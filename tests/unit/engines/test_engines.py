@@ -32,6 +32,7 @@ from deployments.engines.base import (
     TextTooLong,
 )
 from deployments.engines.common import normalise, pieces_of, unreadable
+from deployments.replica.host import start_when_reachable
 from router.model_config import ModelConfig, resolve_path
 from tests.support.ports import free_port
 
@@ -555,6 +556,13 @@ async def scripted(**settings: Any) -> AsyncIterator[tuple[Scripted, Engine]]:
             yield script, engine
 
 
+def remote(**settings: Any) -> Engine:
+    """A remote engine that is not started."""
+    engine = {"kind": "remote", "model": "m", **settings}
+    model = {"engine": engine, "dimensions": 8, "max_tokens": 100}
+    return create(ModelConfig.model_validate(model), None)
+
+
 async def test_remote_puts_vectors_in_the_order_of_their_index_and_sends_the_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -574,7 +582,7 @@ async def test_remote_puts_vectors_in_the_order_of_their_index_and_sends_the_key
     ("answer", "message"),
     [
         pytest.param(replies(429, {}), "overloaded: retry after 7 s", id="overloaded"),
-        pytest.param(replies(503, b"busy"), "answered 503: busy", id="server error"),
+        pytest.param(replies(503, b"busy"), "answered 503", id="server error"),
         pytest.param(replies(200, b"<html>"), "not JSON", id="html"),
         pytest.param(replies(200, [1]), "nonsense", id="a list"),
         pytest.param(replies(200, {"data": None}), "nonsense", id="no data"),
@@ -621,6 +629,7 @@ async def test_remote_says_what_is_wrong_with_an_answer_and_lives_on(
             with pytest.raises(EngineError, match=message) as caught:
                 await engine.embed(Batch(texts=["a", "b"]))
         assert not isinstance(caught.value, EngineDead)
+        assert "127.0.0.1" not in str(caught.value)  # callers see it
         script.answer = None
         await engine.check_health()
 
@@ -653,6 +662,35 @@ async def test_a_text_that_the_server_refuses_fails_alone() -> None:
     )  # its caller's fault: sent again it would be refused again
     assert len(answer.tokens) == 5
     np.testing.assert_allclose(np.linalg.norm(answer.vectors[[0, 1, 2, 4]], axis=1), 1, rtol=1e-5)
+
+
+async def test_what_a_server_says_of_a_text_is_passed_on_without_its_address() -> None:
+    async with scripted() as (script, engine):
+        url = engine._settings.base_url  # type: ignore[attr-defined]
+        script.answer = lambda _: (400, f"see {url}/help: too long".encode())
+        failed = (await engine.embed(Batch(texts=["a"]))).failed[0]
+    assert str(failed).endswith("see .../help: too long")
+
+
+async def test_a_server_that_is_away_at_the_start_is_tried_until_it_is_there() -> None:
+    waits, servers, port, script = list[float](), list[asyncio.Server](), free_port(), Scripted()
+    engine = remote(base_url=f"http://127.0.0.1:{port}/v1")
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 8:
+            servers.append(await asyncio.start_server(script.serve, "127.0.0.1", port))
+
+    await start_when_reachable(engine, "theirs", sleep)
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    await engine.stop()
+    servers[0].close()
+
+
+async def test_a_key_that_is_missing_is_not_waited_for() -> None:
+    engine = remote(base_url="http://127.0.0.1:9/v1", api_key_env="NO_SUCH_KEY")
+    with pytest.raises(EngineError, match="NO_SUCH_KEY is not set"):
+        await start_when_reachable(engine, "theirs")
 
 
 async def test_cancelling_hangs_up_on_the_server() -> None:
