@@ -266,14 +266,13 @@ class ModelNotFound(RouterError):
 
     status, code = 404, "model_not_found"
 
-    def __init__(self, asked: str, valid: Sequence[str], param: str = "model") -> None:
+    def __init__(
+        self, asked: str, valid: Sequence[str], param: str = "model", hint: str | None = None
+    ) -> None:
         bare = asked.lower().rpartition("/")[2][:80]
         nearest_first = sorted(valid, key=lambda name: -SequenceMatcher(None, bare, name).ratio())
-        super().__init__(
-            f"there is no model {shorten(asked)}; valid names, nearest first, are "
-            f"{', '.join(nearest_first)}",
-            param,
-        )
+        names = f"valid names, nearest first, are {', '.join(nearest_first)}"
+        super().__init__(f"there is no model {shorten(asked)}; {hint or names}", param)
 
 
 class MethodNotAllowed(RouterError):
@@ -484,6 +483,7 @@ SAMPLES: tuple[RouterError, ...] = (  # one of each, for the reference and the t
     RequestTimeout(60.0),
     RequestTooLarge(8),
     HeadersTooLarge(100, 32_768),
+    NotSupported(),
     RateLimitExceeded("100 requests per minute", 1.2),
     Overloaded("small", 0.25),
     InternalError(),

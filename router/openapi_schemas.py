@@ -228,7 +228,8 @@ SCHEMAS: Json = {
             "object": {"const": "model"},
             "created": _INTEGER,
             "owned_by": STRING,
-            "model": {**STRING, "description": "The model that a tier stands for."},
+            "kind": {"enum": ["embedding", "tier", "alias"]},
+            "model": {**STRING, "description": "The model that a tier or an alias stands for."},
             "dimensions": _INTEGER,
             "max_tokens": _INTEGER,
         },
@@ -411,8 +412,15 @@ SCHEMAS: Json = {
         }
     ),
     "Health": _object(
-        {"status": {"enum": ["ok", "starting"]}, "waiting_for": _array(STRING)},
-        optional=["waiting_for"],
+        {
+            "status": {"enum": ["ok", "starting"]},
+            "waiting_for": _array(STRING),
+            "unavailable": {
+                **_array(STRING),
+                "description": "Models without a replica that are not required.",
+            },
+        },
+        optional=["waiting_for", "unavailable"],
     ),
     "Error": _object(
         {

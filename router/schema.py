@@ -17,6 +17,7 @@ unless an `instruction` is given, which only a query prompt can carry. An `instr
 `input_type` makes a query; with a document it is an error, not a sentence that is silently dropped.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
@@ -50,6 +51,7 @@ Side = Literal["query", "document"]
 TokenIds = npt.NDArray[np.int32]
 
 _TIERS = frozenset(tier.value for tier in Tier)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LARGEST_ID = 2**31 - 1
 _LARGE_BODY = 65_536
 _LARGEST_SIZE = 2**31 - 1
@@ -450,9 +452,27 @@ def _explain_json(body: bytes, reason: str) -> str:
     if "surrogate" in reason or "hex escape" in reason:
         return (
             f"the body is not valid JSON: {reason}; a \\u escape needs four hex digits, and "
-            "surrogates come in pairs"
+            f"surrogates come in pairs{_lone_surrogate(body)}"
         )
     return f"the body is not valid JSON: {reason}"
+
+
+def _lone_surrogate(body: bytes) -> str:
+    """Where half a surrogate pair stands, as the end of a sentence; nothing where none is found."""
+    try:
+        data = json.loads(body)  # which takes them
+    except (ValueError, RecursionError):
+        return ""
+    fields = data.items() if isinstance(data, dict) else ()
+    for field, value in fields:
+        items = value if isinstance(value, list) else [value]
+        for index, item in enumerate(items):
+            if isinstance(item, str) and _SURROGATE.search(item):
+                place = f"{field}[{index}]" if isinstance(value, list) else field
+                if _SURROGATE.search(place):
+                    return ""
+                return f"; {shorten(place)[1:-1]} has half of one"
+    return ""
 
 
 def _kind(value: object) -> str:

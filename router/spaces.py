@@ -128,8 +128,23 @@ class Catalogue:
         prefix, _, last = asked.rpartition("/")
         id = self._names.get(last) if prefix else None
         if id is None or self._hub_ids[id] is not None:
+            if param == "model" and (space := self._space_named(name)) is not None:
+                raise ModelNotFound(
+                    name,
+                    self.names,
+                    hint=f'it is a vector space: send "space": "{space}" and leave model out',
+                )
             raise ModelNotFound(name, self.names if param == "model" else tuple(self.models), param)
         return id
+
+    def _space_named(self, name: str) -> Space | None:
+        """The space that `name` is, if it is MODEL/DIMENSIONS of a model that is here."""
+        try:
+            space = Space.parse(name)
+            model = self.find(space.model, "space")
+        except (ValueError, ModelNotFound):
+            return None
+        return Space(model, space.dimensions)
 
     def tier_of(self, model: str) -> Tier | None:
         """The tier that `model` stands for, if any."""

@@ -17,6 +17,7 @@ from deployments.service.service import Service
 from router.domain import Load, Why, Work, attention
 from router.errors import ModelNotFound
 from router.keys import EVERYTHING, Grant
+from router.model_config import ModelConfig
 from router.models import memory_bytes
 from router.openapi import document
 from router.policy import predict
@@ -65,24 +66,39 @@ class Views:
 
     def health(self) -> Response:
         """200 when every model that must be ready is, else 503 naming those that are not."""
+        optional = [
+            name
+            for name, model in self._away().items()
+            if not model.required and model.cold_start_s is None  # one that may sleep is no failure
+        ]
+        more = {"unavailable": optional} if optional else {}
         if waiting := self.waiting_for():
-            return _json(503, {"status": "starting", "waiting_for": waiting})
-        return _json(200, {"status": "ok"})
+            return _json(503, {"status": "starting", "waiting_for": waiting, **more})
+        return _json(200, {"status": "ok", **more})
 
     def waiting_for(self) -> list[str]:
         """The models that must be ready and have no replica."""
+        return [name for name, model in self._away().items() if model.required]
+
+    def _away(self) -> dict[str, ModelConfig]:
         service = self._service
-        return [
-            name
+        return {
+            name: model
             for name, model in service.args.models.items()
-            if model.required and not service.dispatchers[name].replicas
-        ]
+            if not service.dispatchers[name].replicas
+        }
 
     def models(self, caller: Grant) -> Response:
-        """OpenAI's list: model ids, then tiers; those that the caller may use."""
-        return _json(
-            200, {"object": "list", "data": [self._card(name) for name in self._names(caller)]}
-        )
+        """OpenAI's list: model ids, tiers, then aliases; those that the caller may use."""
+        cards = [self._card(name) for name in self._names(caller)]
+        cards += [
+            self._card(name) | {"id": alias, "kind": "alias", "model": name}
+            for name, model in self._service.args.models.items()
+            if caller.may_use(name)
+            for alias in dict.fromkeys(model.aliases)
+            if alias != name
+        ]
+        return _json(200, {"object": "list", "data": cards})
 
     def model(self, name: str, caller: Grant) -> Response:
         """One entry of that list; raises ModelNotFound."""
@@ -110,6 +126,7 @@ class Views:
             "object": "model",
             "created": 0,
             "owned_by": "embedding-router",
+            "kind": "embedding" if name in self._service.args.models else "tier",
         }
         if served_by is not None:
             config = self._service.args.models[served_by]

@@ -306,3 +306,43 @@ def test_a_websocket_handshake_is_refused_in_json(http: httpx.Client, path: str)
     answer = http.get(path, headers=headers)
     assert answer.status_code == 426
     assert answer.json()["error"]["code"] == "not_supported"
+
+
+def test_the_list_of_models_has_aliases_and_kinds(http: httpx.Client) -> None:
+    listed = {card["id"]: card for card in http.get("/v1/models").json()["data"]}
+    assert listed["wordllama-256"]["kind"] == "embedding"
+    assert listed["fast"]["kind"] == listed["auto"]["kind"] == "tier"
+    alias = listed["intfloat/multilingual-e5-small"]
+    assert (alias["kind"], alias["model"]) == ("alias", "multilingual-e5-small")
+    assert alias["dimensions"] == 384
+
+
+@pytest.mark.parametrize(
+    "named", ["wordllama-256/64", "WordLlama-256/64", "intfloat/multilingual-e5-small/384"]
+)
+def test_a_space_in_place_of_a_model_is_told_where_it_belongs(
+    http: httpx.Client, named: str
+) -> None:
+    error = http.post("/v1/embeddings", json={"input": "a", "model": named}).json()["error"]
+    assert error["code"] == "model_not_found"
+    model = "wordllama-256/64" if "ama" in named else "multilingual-e5-small/384"
+    assert f'send "space": "{model}"' in error["message"]
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ('["fine", "ok", "\\ud800 half"]', "input[2] has half"),
+        ('"\\udc00"', "input has half"),
+        ('["\\ud83d\\ude00", "\\ude00\\ud83d"]', "input[1] has half"),
+    ],
+)
+def test_half_a_surrogate_pair_is_named_by_its_item(
+    http: httpx.Client, body: str, place: str, long: bool
+) -> None:
+    more = f', "user": "{"x" * 70_000}"' if long else ""
+    sent = f'{{"input": {body}{more}}}'.encode()
+    error = http.post("/v1/embeddings", content=sent).json()["error"]
+    assert error["code"] == "invalid_json"
+    assert place in error["message"]

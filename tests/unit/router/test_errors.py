@@ -38,6 +38,7 @@ CONTRACT = {
     "request_timeout": 408,
     "space_conflict": 409,
     "request_too_large": 413,
+    "not_supported": 426,
     "headers_too_large": 431,
     "rate_limit_exceeded": 429,
     "overloaded": 429,
