@@ -75,6 +75,24 @@ LOCKED = OPEN | {
         },
     }
 }
+# what Serve decodes on its way, and handshakes for another protocol
+ODD_HEADERS = (
+    *(
+        name + b": \xff\r\n"
+        for name in (
+            b"x-request-id",
+            b"serve_multiplexed_model_id",
+            b"x-request-timeout-seconds",
+            b"x-request-disconnect-disabled",
+            b"x-session-id",
+            b"traceparent",
+        )
+    ),
+    b"upgrade: websocket\r\nsec-websocket-version: 13\r\n"
+    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+    b"upgrade: websocket\r\n",
+    b"upgrade: h2c\r\n",
+)
 TRACES = re.compile(rb"Traceback|File \"|site-packages|\.py\b")
 
 
@@ -227,14 +245,20 @@ def sockets(tally: Tally, url: str, headers: Mapping[str, str], cases: int, star
     host, _, port = url.removeprefix("http://").partition(":")
     rng = random.Random(start)
     key = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
-    for _ in range(cases):
-        sent = _raw(rng, key)
+    odd = [
+        b"%s %s HTTP/1.1\r\nhost: localhost\r\nconnection: close, upgrade\r\n%s%s\r\n"
+        % (method, target, key, more)
+        for method, target in ((b"GET", b"/v1/models"), (b"POST", b"/v1/embeddings"))
+        for more in ODD_HEADERS
+    ]
+    for sent in [*odd, *(_raw(rng, key) for _ in range(cases))]:
         what, begun_s = repr(sent[:160]), time.monotonic()
         try:
             with socket.create_connection((host, int(port)), timeout=HANG_S) as connection:
                 connection.settimeout(HANG_S)
                 connection.sendall(sent)
-                connection.shutdown(socket.SHUT_WR)
+                if sent not in odd:
+                    connection.shutdown(socket.SHUT_WR)
                 received = b""
                 while part := connection.recv(65536):
                     received += part
@@ -243,6 +267,8 @@ def sockets(tally: Tally, url: str, headers: Mapping[str, str], cases: int, star
             continue
         except OSError:  # closed while it was still being sent to: an answer too
             received = b""
+        if sent in odd and not received:
+            tally.problems.append(f"raw bytes: no answer to {what}")
         status = int(received[9:12]) if received[:5] == b"HTTP/" and received[9:12].isdigit() else 0
         tally.answered("raw bytes", status, received, time.monotonic() - begun_s, what)
 
@@ -452,14 +478,6 @@ def _raw(rng: random.Random, key: bytes) -> bytes:
             b"x: \x00\r\n",
             b"host: a\r\nhost: b\r\n",
             b"authorization: Bearer a\r\nauthorization: Bearer b\r\n",
-            b"x-request-id: \xff\r\n",
-            b"serve_multiplexed_model_id: \xff\r\n",
-            b"x-request-timeout-seconds: \xff\r\n",
-            b"x-request-disconnect-disabled: \xff\r\n",
-            b"traceparent: \xff\r\n",
-            b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
-            b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
-            b"connection: upgrade\r\nupgrade: websocket\r\n",
         ]
     )
     target = rng.choice(
