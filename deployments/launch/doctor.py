@@ -302,7 +302,11 @@ def _ports(wanted: dict[int, str]) -> Iterator[Finding]:
 
 def _config(machine: Machine, path: Path) -> Iterator[Finding]:
     from deployments.launch.model_check import HUB_ID
-    from deployments.launch.serve_config import application, check  # imports Ray, takes seconds
+    from deployments.launch.serve_config import (
+        application,
+        check,
+        slow_way,
+    )  # imports Ray, takes seconds
     from router.strict_yaml import read
 
     problems = check(path)
@@ -315,6 +319,8 @@ def _config(machine: Machine, path: Path) -> Iterator[Finding]:
         return
     if not problems:
         yield Finding("config", "ok", f"{path}: {len(args.models)} models")
+    if (note := slow_way(path)) is not None:
+        yield Finding("access log", "warn", note)
     options = read(path.read_bytes()).get("http_options") or {}
     yield from _ports({int(options.get("port", 8000)): PORTS[8000]})
     yield from _memory(machine, args, serve)

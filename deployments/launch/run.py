@@ -129,10 +129,12 @@ def _read(path: Path) -> dict[str, Any]:
 def _check(path: Path, host: str) -> None:
     """Raises StartError for what can be known before Ray starts."""
     from deployments.launch.model_check import hub_problems
-    from deployments.launch.serve_config import IMPORT_PATH, check
+    from deployments.launch.serve_config import IMPORT_PATH, check, slow_way
 
     if problems := check(path, host):
         raise StartError("\n".join([f"{path} has {len(problems)} problem(s):", *problems]))
+    if (note := slow_way(path)) is not None:
+        say(note, "access_log")
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it tells of every try
     for index, application in enumerate(_read(path)["applications"]):
         if application.get("import_path") == IMPORT_PATH:

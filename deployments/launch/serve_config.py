@@ -45,6 +45,11 @@ from router.strict_yaml import read
 
 LOOPBACK = "127.0.0.1"
 IMPORT_PATH = "deployments.app:build"
+IMPORT_PATHS = (IMPORT_PATH, IMPORT_PATH.replace(":", "."))
+ACCESS_LOG = (
+    "Serve logs every request, which sends each through its own, slower handling; write "
+    "`logging_config: {enable_access_log: false}` unless you need that log"
+)
 POLICIES = ("deployments.autoscale:ByTokens", "deployments.autoscale.ByTokens")
 
 RAY_IMAGE = "latest_dlami"
@@ -104,6 +109,33 @@ def examine(path: str | Path, host: str | None = None) -> Report:
     return _examine(data, host)
 
 
+def slow_way(path: str | Path) -> str | None:
+    """A sentence where a config sends every request through Serve's own handling, which costs time;
+    None where it does not, or is none of ours.
+    """
+    try:
+        data = read(Path(path).read_bytes())
+        if isinstance(data, Mapping) and data.get("kind") == "RayService":
+            data = read(data["spec"]["serveConfigV2"])
+        applications = data["applications"]
+        ours = [one for one in applications if one.get("import_path") in IMPORT_PATHS]
+        if any(_logs_requests(data, one) for one in ours):
+            return ACCESS_LOG
+    except (OSError, ConfigError, AttributeError, KeyError, TypeError):
+        pass  # `check` says what is wrong
+    return None
+
+
+def _logs_requests(data: Mapping[str, Any], application: Mapping[str, Any]) -> bool:
+    """Whether Serve logs each request of a router: the config nearest to it that says so counts."""
+    router = [one for one in application.get("deployments") or () if one.get("name") == "router"]
+    for one in (*router, application, data):
+        given = one.get("logging_config")
+        if given is not None:
+            return bool(given.get("enable_access_log", True))
+    return True
+
+
 def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
     """Our application in a Serve config file: its `args`, changed as `user_config` says, and the
     whole of it as Serve reads it.
@@ -117,7 +149,7 @@ def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
     if data.get("kind") == "RayService":
         data = read(data["spec"]["serveConfigV2"])
     for one in data["applications"]:
-        if one["import_path"] in (IMPORT_PATH, IMPORT_PATH.replace(":", ".")):
+        if one["import_path"] in IMPORT_PATHS:
             args = parse_args(one.get("args") or {})
             for _, changes in _reloadable(one):
                 args = changed(args.model_dump(mode="json"), changes)
@@ -214,7 +246,7 @@ def _examine(data: Any, host: str | None) -> Report:
         where = f"applications[{index}]"
         problems += _loose_sections(application, where)
         import_path = application.get("import_path")
-        if import_path in (IMPORT_PATH, IMPORT_PATH.replace(":", ".")):
+        if import_path in IMPORT_PATHS:
             try:
                 args = parse_args(application.get("args") or {}, f"{where}.args")
             except ConfigError as error:

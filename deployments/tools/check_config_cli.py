@@ -4,7 +4,7 @@ import click
 import orjson
 
 from deployments.launch.machine import counted_cpus
-from deployments.launch.serve_config import Report, application, examine
+from deployments.launch.serve_config import Report, application, examine, slow_way
 from router.resources import Booking, Node, Wait, bookings, waiting
 
 
@@ -50,6 +50,8 @@ def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
             )
             for wait in _waiting_here(books):
                 click.echo(f"{file}: on this machine {wait.sentence}")
+            if (note := slow_way(file)) is not None:
+                click.echo(f"{file}: {note}")
         failed = failed or bool(problems)
     context.exit(1 if failed else 0)
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from deployments.launch.serve_config import check, examine
+from deployments.launch.serve_config import check, examine, slow_way
 from router.cli import main as cli
 from router.model_config import resolve_path
 from tests.support.config import ARGS, GONE, put
@@ -519,3 +519,25 @@ def test_yaml_that_nobody_would_write_is_one_sentence(tmp_path: Path, text: str,
         assert told.exit_code == 1
         assert why in told.output
         assert len(told.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "logged"),
+    [
+        (None, None, True),
+        ("file.logging_config", {"enable_access_log": False}, False),
+        ("file.logging_config", {"encoding": "JSON"}, True),
+        ("app.logging_config", {"enable_access_log": False}, False),
+        ("router.logging_config", {"enable_access_log": False}, False),
+        ("app.import_path", "tests.support.hello_app:build", False),
+    ],
+)
+def test_an_access_log_that_slows_every_request_is_said(
+    tmp_path: Path, place: str | None, value: Any, logged: bool
+) -> None:
+    path = serve_file(tmp_path, place, value)
+    assert (slow_way(path) is not None) == logged
+    if place != "app.import_path":
+        told = CliRunner().invoke(cli, ["check-config", str(path)])
+        assert told.exit_code == 0
+        assert ("enable_access_log: false" in told.output) == logged
