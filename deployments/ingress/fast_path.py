@@ -134,30 +134,31 @@ class FastPath:
         outer: ProxyHeadersMiddleware,
     ) -> None:
         """Raises AttributeError where Serve's replica or uvicorn's middleware is not as it was."""
-        self.handler, self.counts, self._replica = handler, ServesCounts(replica), replica
-        # what a proxy took off the path, and what Serve will
-        self.outside, self._prefix = (
-            root_path,
-            replica._route_prefix,
-        )
-        inside = (self._prefix or "").rstrip("/")
-        self.root, self.urls = (
-            root_path + inside,
-            frozenset((inside + path).encode() for path in PATHS),
-        )
+        self.handler, self._replica = handler, replica
+        self.outside = root_path  # what a proxy took off the path
+        self._mount()
         self._trusted = outer.trusted_hosts
         self.open  # noqa: B018  asked once to see that it can be
+
+    def _mount(self) -> None:
+        """Take the paths below the route prefix that Serve has now; a deploy may change it."""
+        self._prefix = self._replica._route_prefix
+        inside = (self._prefix or "").rstrip("/")
+        self.root = self.outside + inside
+        self.urls = frozenset((inside + path).encode() for path in PATHS)
+        self.counts = ServesCounts(self._replica)
 
     @property
     def open(self) -> bool:
         """Whether there is nothing that Serve is to do with a request; the next config may change
-        that.
+        that, and the paths with it.
         """
         replica = self._replica
+        if replica._route_prefix != self._prefix:
+            self._mount()
         return bool(
             replica.max_ongoing_requests >= UNLIMITED
             and replica.max_queued_requests < 0
-            and replica._route_prefix == self._prefix
             and not _access_log()
         )
 
@@ -239,8 +240,8 @@ class FastPathProtocol(HttpToolsProtocol):
         way, parser = self._way, self.parser
         if (
             way is None
-            or self.url not in way.urls
             or not way.open
+            or self.url not in way.urls
             or parser.get_method() != b"POST"
             or self.expect_100_continue
             or parser.should_upgrade()

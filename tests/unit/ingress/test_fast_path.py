@@ -523,6 +523,20 @@ async def test_what_the_next_config_says_holds_on_connections_that_are_open(
         assert (await read(reader))[2] == b"slow"
 
 
+async def test_a_route_prefix_that_changes_moves_the_fast_path_along() -> None:
+    replica = Replica()
+    async with staged(replica) as stage, stage.connected() as (reader, writer):
+        replica._metrics_manager.record_request_metrics = lambda **_: None  # type: ignore[method-assign]
+        for prefix, old in (("/a/b", "/"), ("/c", "/a/b"), ("/", "/c")):
+            replica._route_prefix = prefix
+            writer.write(post(f"{prefix.rstrip('/')}/v1/embeddings"))
+            told = json.loads((await read(reader))[2])
+            assert told["path"] == "/v1/embeddings"
+            assert stage.echo.scopes[-1]["root_path"] == prefix.rstrip("/")
+            writer.write(post(f"{old.rstrip('/')}/v1/embeddings"))
+            assert (await read(reader))[2] == b"slow"
+
+
 async def test_a_request_goes_serves_way_as_long_as_serve_logs_each(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
