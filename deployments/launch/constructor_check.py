@@ -16,7 +16,7 @@ from deployments.service.prepare import Preparer
 from deployments.service.shared_cache import open_shared
 from router.adapters import load_adapters
 from router.config import DecisionLog, RouterArgs
-from router.fingerprint import Fingerprint, load
+from router.fingerprint import CardProof, Proof, load
 from router.model_config import ModelConfig, resolve_path
 from router.models import build_policy, curve_of, memory_bytes
 from router.spaces import Catalogue
@@ -46,11 +46,11 @@ def constructor_problems(args: RouterArgs, where: str) -> Iterator[str]:
         yield join(where, f"models: {error}")
     if not unread:
         try:
-            open_shared(args, _fingerprints(args))
+            open_shared(args, _proofs(args))
         except ConfigError as error:
             yield from (join(where, problem) for problem in error.problems)
-    if args.decision_log is not None and (problem := _unwritable(args.decision_log, args.base_dir)):
-        yield join(where, f"decision_log.path: {problem}")
+    if args.decision_log is not None and (why := _unwritable(args.decision_log, args.base_dir)):
+        yield join(where, f"decision_log.path: {why}")
 
 
 def reload_problems(args: RouterArgs, where: str) -> Iterator[str]:
@@ -72,7 +72,9 @@ def _of_model(name: str, model: ModelConfig, args: RouterArgs) -> Iterable[str]:
         with own_folder_first():
             if not _on_hub(model, args.base_dir):
                 Preparer(one)
-            identity_of(engines.create(model, args.base_dir), model.fingerprint, args.base_dir)
+            engine = engines.create(model, args.base_dir)
+            if model.fingerprint is not None and model.fingerprint.card is None:
+                identity_of(engine, model.fingerprint, args.base_dir)
     except ImportError:  # the engine's package need not be on the machine that checks
         return []
     except (EngineError, OSError, ValueError) as error:
@@ -80,12 +82,16 @@ def _of_model(name: str, model: ModelConfig, args: RouterArgs) -> Iterable[str]:
     return []
 
 
-def _fingerprints(args: RouterArgs) -> dict[str, Fingerprint]:
-    return {
-        name: load(resolve_path(model.fingerprint.file, args.base_dir))
-        for name, model in args.models.items()
-        if model.fingerprint is not None
-    }
+def _proofs(args: RouterArgs) -> dict[str, Proof]:
+    proofs: dict[str, Proof] = {}
+    for name, model in args.models.items():
+        if model.fingerprint is None:
+            continue
+        if model.fingerprint.card is not None:
+            proofs[name] = CardProof(name, model.fingerprint.card)
+        else:
+            proofs[name] = load(resolve_path(str(model.fingerprint.file), args.base_dir))
+    return proofs
 
 
 def _on_hub(model: ModelConfig, base_dir: str | None) -> bool:

@@ -328,7 +328,7 @@ async def test_what_is_not_http_is_an_error_in_json(stage: Stage, sent: bytes) -
 async def test_a_websocket_handshake_is_a_request_for_the_application(path: str) -> None:
     replica = Replica()
     router = LocalRouter(parse_args(ONE_FAKE))
-    replica.asgi = Application(router, alone=True).__call__  # type: ignore[method-assign]
+    replica.asgi = Application(router, alone=True).__call__  # type: ignore[method-assign, arg-type]
     async with staged(replica) as stage:
         ((status, _, body),) = await stage.ask(HANDSHAKE % path.encode())
     assert status == b"HTTP/1.1 426 Upgrade Required"
