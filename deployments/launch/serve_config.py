@@ -27,6 +27,7 @@ from ray.serve.config import (
 from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
 from deployments.launch.model_check import model_problems, own_folder_first
+from deployments.serve_internals import validate_cluster
 from router.adapters import load_adapters
 from router.config import Autoscaling, RouterArgs
 from router.engine_config import VllmEngine
@@ -127,8 +128,6 @@ def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
 
 def _cluster(data: Mapping[str, Any]) -> Iterator[str]:
     """What `ray up` would refuse, or what it would ask the cloud for; nothing is asked here."""
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
     types = data["available_node_types"]
     for name, node in types.items() if isinstance(types, Mapping) else ():
         if not (isinstance(node, Mapping) and node.get("resources")):
@@ -141,7 +140,7 @@ def _cluster(data: Mapping[str, Any]) -> Iterator[str]:
     if not data.get("cluster_name"):
         yield "cluster_name: required"
     try:
-        validate_config(prepare_config(copy.deepcopy(dict(data))))
+        validate_cluster(copy.deepcopy(dict(data)))
     except ImportError as error:
         yield f"cannot be checked here: {error}; install jsonschema"
     except Exception as error:  # jsonschema's own, and whatever Ray's helpers let out
