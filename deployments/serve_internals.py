@@ -72,6 +72,16 @@ def set_http_protocol(path: str) -> None:
     uvicorn.config.HTTP_PROTOCOLS["auto"] = path
 
 
+def begin(protocol: "HttpToolsProtocol", cycle: "RequestResponseCycle") -> None:
+    """Answer a request with `cycle`, after those that came before it on the same connection."""
+    before, protocol.cycle = protocol.cycle, cycle
+    if before is None or before.response_complete:
+        protocol._start_asgi_task(cycle, protocol.app)
+    else:
+        protocol.flow.pause_reading()
+        protocol.pipeline.appendleft((cycle, protocol.app))
+
+
 def forwarded_client(
     middleware: "ProxyHeadersMiddleware", forwarded_for: str
 ) -> tuple[str, int] | None:

@@ -33,6 +33,7 @@ from deployments.serve_internals import (
     HttpToolsProtocol,
     RequestResponseCycle,
     ServeReplica,
+    begin,
     forwarded_client,
     logs_every_request,
     set_http_protocol,
@@ -165,15 +166,8 @@ class FastPathProtocol(HttpToolsProtocol):
             http_version=version,
             client=way.client(self.client, self.headers),
         )
-        before = self.cycle
-        self.cycle = HttpExchange(
-            way, self, keep_alive=version != "1.0" and parser.should_keep_alive()
-        )
-        if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
-        else:  # it was sent before the one before was answered
-            self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
+        keep_alive = version != "1.0" and parser.should_keep_alive()
+        begin(self, HttpExchange(way, self, keep_alive))
 
 
 class HttpExchange(RequestResponseCycle):
