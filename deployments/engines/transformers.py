@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, TokenIds, Vectors
+from deployments.engines.base import (
+    Batch,
+    Embedded,
+    EngineDead,
+    EngineError,
+    Setup,
+    TokenIds,
+    Vectors,
+)
 from deployments.engines.common import (
     model_source,
     normalise,
@@ -24,6 +32,13 @@ from router import engine_config
 
 if TYPE_CHECKING:
     import torch
+
+
+def create(settings: engine_config.TransformersEngine, setup: Setup) -> "TransformersEngine":
+    """Make the engine of a config, not yet started."""
+    return TransformersEngine(
+        settings, setup.dimensions, setup.max_tokens, setup.base_dir, setup.revision
+    )
 
 
 class TransformersEngine:

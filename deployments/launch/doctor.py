@@ -26,7 +26,6 @@ from deployments.launch.machine import (
 )
 from deployments.serve_internals import haproxy_binary
 from router.config import RouterArgs
-from router.engine_config import TransformersEngine, VllmEngine
 from router.model_config import ModelConfig, resolve_path
 from router.profile import read_profile
 from router.resources import Booking, Node, bookings, waiting
@@ -315,14 +314,10 @@ def _config(machine: Machine, path: Path) -> Iterator[Finding]:
     options = read(path.read_bytes()).get("http_options") or {}
     yield from _ports({int(options.get("port", 8000)): PORTS[8000]})
     yield from _memory(machine, args, serve)
-    sources = [
-        model.engine.source
-        for model in args.models.values()
-        if isinstance(model.engine, VllmEngine | TransformersEngine)
-    ]
-    named = {*sources, *(model.tokenizer for model in args.models.values())}
+    models = args.models.values()
+    named = {name for model in models for name in (model.engine.hub_source, model.tokenizer)}
     commits = {
-        name: next(filter(None, (model.pinned(name) for model in args.models.values())), None)
+        name: next(filter(None, (model.pinned(name) for model in models)), None)
         for name in sorted(name for name in named if name and _of_hub(name, HUB_ID))
     }
     if commits:

@@ -16,8 +16,6 @@ from router.errors import InvalidValue
 from router.schema import Side
 from router.tokenizer import Tokenizer, load
 
-TEXT_ENGINES = ("callable", "remote")
-
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -82,7 +80,7 @@ class Preparer:
                 part.replace("{instruction}", task) for part in template.split("{text}")
             )
             tokenizer = self._tokenizers[name]
-            takes_text = config.engine.kind in TEXT_ENGINES
+            takes_text = not config.engine.takes_token_ids
             prompted = prompts.get((before, after))
             if prompted is None:
                 prompted = prompts[before, after] = [before + text + after for text in texts]

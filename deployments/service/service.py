@@ -15,7 +15,7 @@ from deployments.service.experiments import CANARY, Answered, Comparison
 from deployments.service.fingerprints import check_reading
 from deployments.service.gather import Gatherer
 from deployments.service.plan import Answer, Plan
-from deployments.service.prepare import TEXT_ENGINES, Prepared, Preparer
+from deployments.service.prepare import Prepared, Preparer
 from deployments.service.reader import Reader
 from deployments.service.recent import Recent
 from deployments.service.refusals import cut_work, refusal, usable_names
@@ -108,7 +108,7 @@ class Service:
                 rng=self.rng,
                 tracing=tracing,
                 attention_tokens=config.attention_tokens,
-                steps=config.engine.kind != "remote",
+                steps=not config.engine.runs_elsewhere,
             )
             for name, config in args.models.items()
         }
@@ -181,7 +181,7 @@ class Service:
         if texts is None:
             assert wanted.target is not None, "the schema lets token ids pass only with a model"
             assert request.ids is not None, "a request has texts or token ids"
-            if self.args.models[wanted.target].engine.kind in TEXT_ENGINES:
+            if not self.args.models[wanted.target].engine.takes_token_ids:
                 raise InvalidValue(
                     f"{wanted.target} takes text, not token ids; send the text", "input"
                 )
