@@ -13,23 +13,15 @@ import re
 from functools import lru_cache
 
 from deployments.ingress.asgi import Headers, HttpRequest, Scope
-from deployments.ingress.console import ASSETS
 from deployments.ingress.rate_limits import RateLimiter
+from deployments.ingress.routes import TABLE
 from router.config import RouterArgs
 from router.errors import AdminKeyRequired, InvalidApiKey
 from router.exposure import NOT_LOCAL, is_loopback
 from router.keys import EVERYTHING, NOBODY, Grant, Keyring, presented
+from router.routes import ROUTES, Caller, methods_of
 
-OPEN_PATHS = frozenset({*ASSETS, "/docs", "/openapi.json", "/health", "/health/live"})
-# and below them: they show what others do
-ADMIN_PATHS = (
-    "/v1/compare",
-    "/v1/decisions",
-    "/v1/what-if",
-)
-_BELOW_ADMIN = tuple(f"{path}/" for path in ADMIN_PATHS)
-
-ALLOWED_METHODS = "GET, HEAD, POST"
+ALLOWED_METHODS = ", ".join(methods_of(ROUTES))
 EXPOSED = (
     "x-request-id, x-embedding-model, x-embedding-space, x-routing-reason, x-predicted-ms, "
     "x-queue-ms, x-inference-ms, "
@@ -77,11 +69,12 @@ class Access:
             return EVERYTHING
         key = presented(http_request.headers)
         grant = None if key is None else self._keys.find(key)
+        needed = TABLE.caller(http_request.path)
         if grant is None:
-            if http_request.path in OPEN_PATHS:
+            if needed is Caller.ANYONE:
                 return NOBODY
             raise InvalidApiKey
-        if not grant.admin and is_admin(http_request.path):
+        if needed is Caller.ADMIN and not grant.admin:
             raise AdminKeyRequired(http_request.path)
         return grant
 
@@ -131,11 +124,6 @@ class Access:
             "access-control-expose-headers": EXPOSED,
             "vary": "origin",
         }
-
-
-def is_admin(path: str) -> bool:
-    """Whether a path shows what other callers do."""
-    return path in ADMIN_PATHS or path.startswith(_BELOW_ADMIN)
 
 
 def duration(seconds: float) -> str:

@@ -40,11 +40,11 @@ from deployments.serve_internals import (
 )
 from deployments.telemetry.logs import where
 from router.errors import InternalError, render
+from router.routes import EMBEDDINGS
 
 if TYPE_CHECKING:
     from deployments.serve_internals import ASGI3Application, ProxyHeadersMiddleware
 
-PATHS = ("/v1/embeddings", "/embeddings")
 UNLIMITED = 100_000  # running requests of one router: fewer is a limit that somebody set
 ONE_WRITE_BYTES = 256 * 1024  # up to here a copy is cheaper than a second call to the kernel
 TIME_LIMIT = REQUEST_TIMEOUT_HEADER.encode()
@@ -81,7 +81,7 @@ class FastPath:
         self.outside, self._prefix = root_path, replica.route_prefix
         inside = (self._prefix or "").rstrip("/")
         self.root = root_path + inside
-        self.urls = frozenset((inside + path).encode() for path in PATHS)
+        self.urls = frozenset((inside + path).encode() for path in EMBEDDINGS)
         self.client(("127.0.0.1", 0), ())  # called once to see that it can be
         self.open  # noqa: B018  the same
 
