@@ -419,8 +419,7 @@ def _room_for_weights(machine: Machine, args: RouterArgs, missing: list[str]) ->
     needed = sum(
         model.memory_bytes or 0
         for model in args.models.values()
-        if isinstance(model.engine, VllmEngine | TransformersEngine)
-        and model.engine.source in missing
+        if model.engine.hub_source in missing
     )
     there = _cache(machine)
     while not there.exists():
