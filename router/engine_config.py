@@ -61,6 +61,7 @@ class EngineSection(Section):
     takes_texts: ClassVar[bool] = False
     # another server computes: it forms batches itself, and calls are no steps of an engine here
     runs_elsewhere: ClassVar[bool] = False
+    is_light: ClassVar[bool] = False  # a replica needs a small part of a processor
     reports_vllm_metrics: ClassVar[bool] = False
     software: ClassVar[tuple[str, ...]] = ()  # packages whose versions a profile records
 
@@ -142,6 +143,7 @@ class TransformersEngine(EngineSection):
 class StaticEngine(EngineSection):
     """An embedding table: look up, average, normalise."""
 
+    is_light = True
     software = ("numpy",)
 
     kind: Literal["static"]
@@ -183,6 +185,7 @@ class RemoteEngine(EngineSection):
 
     takes_token_ids, takes_texts = False, True
     runs_elsewhere = True
+    is_light = True
 
     kind: Literal["remote"]
     base_url: str

@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from router.arrays import Vectors
 from router.config import RouterArgs
 from router.domain import Tier
 from router.errors import (
@@ -28,7 +29,7 @@ from router.errors import (
 )
 from router.model_config import MatryoshkaRange, ModelConfig
 from router.schema import EmbeddingsRequest, Side, Truncate
-from router.space import Space, Vectors, fit
+from router.space import Space, fit
 
 if TYPE_CHECKING:
     from router.adapters import Adapter

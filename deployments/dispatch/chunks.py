@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.dispatch.wire import MESSAGE_BYTES, Call, Failure
-from deployments.engines.base import TokenIds, Vectors
+from router.arrays import TokenIds, Vectors
 from router.errors import RouterError
 
 if TYPE_CHECKING:
@@ -23,13 +23,14 @@ SMALL_BYTES = 65_536  # of text, which may be long and have few tokens
 
 
 class Rows(NamedTuple):
-    """The answer to one chunk."""
+    """The vectors of some texts: of a chunk, or of a whole request."""
 
     vectors: Vectors  # (texts, native dimensions)
     tokens: list[int]
     failed: dict[int, Failure]
     queue_s: float
     inference_s: float
+    known: int = 0  # texts that nothing was sent for: cached, duplicate or already in flight
 
 
 @dataclass(slots=True, eq=False)

@@ -40,9 +40,10 @@ from deployments.dispatch.queues import LARGE, SMALL, Counters, Queues
 from deployments.dispatch.replica_health import ReplicaEjection, ReplicaInFlight
 from deployments.dispatch.transport import ConnectionLost, ReplicaLost, Transport
 from deployments.dispatch.wire import Reply, max_rows
-from deployments.engines.base import EngineFailed, EngineOverloaded, TokenIds
+from deployments.engines.base import EngineFailed, EngineOverloaded
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.tracing import Tracing
+from router.arrays import TokenIds
 from router.capacity import Demand, DemandReport
 from router.errors import InternalError, ModelUnavailable, Overloaded, RouterError
 from router.feedback import Feedback

@@ -9,13 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from deployments.telemetry.metrics import EngineStats
-
-Vectors = npt.NDArray[np.float32]  # (texts, dimensions), rows of length 1
-TokenIds = npt.NDArray[np.int32]  # (tokens,)
+from router.arrays import TokenIds, Vectors
 
 
 class Setup(NamedTuple):

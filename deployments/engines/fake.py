@@ -26,17 +26,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deployments.engines.base import (
-    Batch,
-    Embedded,
-    EngineDead,
-    EngineError,
-    Setup,
-    TextTooLong,
-    Vectors,
-)
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, Setup, TextTooLong
 from deployments.engines.common import normalise, probe
 from router import engine_config
+from router.arrays import Vectors
 
 
 def create(settings: engine_config.FakeEngine, setup: Setup) -> "FakeEngine":

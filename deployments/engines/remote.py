@@ -31,10 +31,10 @@ from deployments.engines.base import (
     EngineOverloaded,
     InvalidText,
     Setup,
-    Vectors,
 )
 from deployments.engines.common import normalise, probe
 from router import engine_config
+from router.arrays import Vectors
 
 _LONGEST_RETRY_S = 3600.0
 

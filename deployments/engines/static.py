@@ -11,15 +11,7 @@ import asyncio
 import numpy as np
 import numpy.typing as npt
 
-from deployments.engines.base import (
-    Batch,
-    Embedded,
-    EngineDead,
-    EngineError,
-    Setup,
-    TokenIds,
-    Vectors,
-)
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, Setup
 from deployments.engines.common import (
     normalise,
     pieces_of,
@@ -29,6 +21,7 @@ from deployments.engines.common import (
     unreadable,
 )
 from router import engine_config
+from router.arrays import TokenIds, Vectors
 from router.model_config import resolve_path
 
 # 1-2 ms of numpy at 256 dimensions: the longest this engine holds the event loop

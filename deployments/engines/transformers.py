@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deployments.engines.base import (
-    Batch,
-    Embedded,
-    EngineDead,
-    EngineError,
-    Setup,
-    TokenIds,
-    Vectors,
-)
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, Setup
 from deployments.engines.common import (
     model_source,
     normalise,
@@ -29,6 +21,7 @@ from deployments.engines.common import (
     unreadable,
 )
 from router import engine_config
+from router.arrays import TokenIds, Vectors
 
 if TYPE_CHECKING:
     import torch

@@ -20,10 +20,10 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from router.arrays import Vectors
 
 from deployments.engines.base import EngineDead, EngineError, InvalidText
 from deployments.telemetry.metrics import EngineStats
+from router.arrays import Vectors
 
 if TYPE_CHECKING:
     from vllm import PoolingParams

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from router.arrays import Vectors
 
 from deployments.dispatch.wire import Call, Failure, Reply, split_ids
 from deployments.engines.base import (
@@ -31,6 +30,7 @@ from deployments.telemetry import metrics
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.metrics import Tally
 from deployments.telemetry.tracing import Tracing
+from router.arrays import Vectors
 from router.domain import Curve, attention
 from router.feedback import Counters
 

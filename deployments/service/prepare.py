@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from deployments.engines.base import TokenIds
+from router.arrays import TokenIds
 from router.config import RouterArgs
 from router.errors import InvalidValue
 from router.schema import Side

@@ -36,8 +36,7 @@ from router.domain import (
     Request,
     Tier,
     Work,
-    attention,
-    share_of_long,
+    work_of,
 )
 from router.errors import (
     DeadlineExceeded,
@@ -397,12 +396,9 @@ class Service:
         counts, span = prepared.counts, self.args.models[model].attention_tokens
         if not prepared.exact:  # only the engine knows whether it can read the text
             counts = [min(count, self.args.models[model].max_tokens) for count in counts]
-        if len(unknown := self.cache.unknown(model, prepared.digests)) < len(counts):
-            rest = [counts[place] for place in unknown]
-        else:
-            rest = list(counts)
-        long = share_of_long(self.feedback[model].model.long, counts)
-        return Work(sum(rest), max(counts), attention(rest, span), len(rest), long)
+        unknown = self.cache.unknown(model, prepared.digests)
+        rest = None if len(unknown) == len(counts) else [counts[place] for place in unknown]
+        return work_of(counts, span, self.feedback[model].model.long, rest)
 
     def _settle(self) -> tuple[DecisionContext, DecisionContext]:
         """What this service decides by from now on: usually, and for the requests of the canary."""

@@ -12,8 +12,8 @@ import httpx
 import numpy as np
 import orjson
 import pybase64
-from router.arrays import Vectors
 
+from router.arrays import Vectors
 from router.routes import EMBEDDINGS
 
 BASE_URL = "http://127.0.0.1:8000"

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import yaml
+from pydantic import create_model
 
 from deployments import engines
 from deployments.engines.base import Batch, Engine, EngineError
@@ -35,11 +36,10 @@ def model() -> Iterator[ModelConfig]:
     sys.modules[NAME] = module = ModuleType(NAME)
     exec(engine, vars(module))
 
-    class WithLetters(ModelConfig):
-        engine: letters
-
+    fields: Any = {"engine": (letters, ...)}
+    with_letters = create_model("WithLetters", __base__=ModelConfig, **fields)
     (shown,) = blocks("yaml")
-    yield WithLetters.model_validate(yaml.safe_load(shown)["models"]["letters"])
+    yield with_letters.model_validate(yaml.safe_load(shown)["models"]["letters"])
     del sys.modules[NAME]
 
 
