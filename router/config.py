@@ -25,8 +25,6 @@ from router.engine_config import (
     PositiveFloat,
     PositiveInt,
     Section,
-    TransformersEngine,
-    VllmEngine,
 )
 from router.model_config import ModelConfig
 
@@ -420,14 +418,8 @@ class RouterArgs(Section):
     def _no_half_precision_for_qwen3(self) -> "RouterArgs":
         """Users report NaN: its activations leave the range of float16."""
         for name, model in self.models.items():
-            engine = model.engine
-            if isinstance(engine, VllmEngine):
-                dtype = engine.args.get("dtype")
-            elif isinstance(engine, TransformersEngine):
-                dtype = engine.dtype
-            else:
-                continue
-            named = f"{name} {engine.source}".lower()
+            dtype = model.engine.weights_dtype
+            named = f"{name} {model.engine.hub_source}".lower()
             if dtype in ("half", "float16") and "qwen3-embedding" in named:
                 raise ValueError(
                     f"models.{name}.engine: Qwen3-Embedding overflows in {dtype} and makes NaN; "

@@ -90,6 +90,16 @@ class EngineSection(Section):
         """Arguments for vLLM's EngineArgs, where it takes any."""
         return None
 
+    @property
+    def in_one_process(self) -> bool:
+        """Whether the whole engine lives in its replica's process."""
+        return True
+
+    @property
+    def weights_dtype(self) -> str | None:
+        """The type that the config wants the weights in."""
+        return None
+
     def stored_dimensions(self, resolve: Resolve) -> int | None:
         """The size of the vectors that local weights make, read without loading them; None where
         they do not show it. Raises what reading a broken file raises.
@@ -122,6 +132,14 @@ class VllmEngine(EngineSection):
     def vllm_args(self) -> dict[str, Any]:
         return self.args
 
+    @property
+    def in_one_process(self) -> bool:
+        return self.in_process
+
+    @property
+    def weights_dtype(self) -> str | None:
+        return self.args.get("dtype")
+
 
 class TransformersEngine(EngineSection):
     """The reference: Hugging Face transformers, plain and slow."""
@@ -138,6 +156,10 @@ class TransformersEngine(EngineSection):
     @property
     def hub_source(self) -> str:
         return self.source
+
+    @property
+    def weights_dtype(self) -> str:
+        return self.dtype
 
 
 class StaticEngine(EngineSection):

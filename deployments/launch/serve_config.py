@@ -30,7 +30,6 @@ from deployments.launch.model_check import model_problems, own_folder_first
 from deployments.serve_internals import validate_cluster
 from router.adapters import load_adapters
 from router.config import Autoscaling, RouterArgs
-from router.engine_config import VllmEngine
 from router.exposure import require_local
 from router.resources import bookings
 from router.strict import (
@@ -349,15 +348,13 @@ def _devices(args: RouterArgs, application: Mapping[str, Any], where: str) -> It
         return
     for name, model in args.models.items():
         engine = model.engine
-        if not isinstance(engine, VllmEngine) or name not in booked:
+        if (own := engine.vllm_args) is None or name not in booked:
             continue
-        sizes = [
-            engine.args.get(key, 1) for key in ("tensor_parallel_size", "pipeline_parallel_size")
-        ]
+        sizes = [own.get(key, 1) for key in ("tensor_parallel_size", "pipeline_parallel_size")]
         if not all(isinstance(size, int) for size in sizes):
             continue
         cards, gpus = math.prod(sizes), booked[name].gpus
-        if cards > 1 and engine.in_process:
+        if cards > 1 and engine.in_one_process:
             yield (
                 f"{where}.{name}.engine.in_process: must be false where tensor_parallel_size or "
                 f"pipeline_parallel_size ask for {cards} cards: each has a process of its own"
