@@ -229,6 +229,24 @@ def listening_host() -> str | None:
     return None if client is None else str(client.http_config.host)
 
 
+def deployed(application: str) -> dict[str, Any]:
+    """The deployments of an application as Serve runs them, by name."""
+    from ray.serve.context import _get_global_client
+
+    client: Any = _get_global_client()
+    found: dict[str, Any] = client.get_serve_details()["applications"][application]["deployments"]
+    return found
+
+
+def keep_first(key: str, value: bytes, namespace: str) -> bytes:
+    """Keep `value` under `key` in Ray's store of the cluster where nothing is; what is kept now."""
+    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+    _internal_kv_put(key, value, overwrite=False, namespace=namespace)  # type: ignore[no-untyped-call, unused-ignore]
+    kept: bytes | None = _internal_kv_get(key, namespace=namespace)  # type: ignore[no-untyped-call, unused-ignore]
+    return value if kept is None else kept
+
+
 def record_zero(counter: "Counter", labels: Mapping[str, str]) -> None:
     """Show `counter` with 0, which its `inc` refuses."""
     counter._record(0, dict(labels))
@@ -249,6 +267,22 @@ def start_ray(metrics_port: int | None, **options: Any) -> Any:
     import ray
 
     return ray.init(_metrics_export_port=metrics_port, **options)
+
+
+def card_type(name: str) -> str | None:
+    """The type that Ray gives to cards of this NVIDIA name."""
+    from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
+
+    named = NvidiaGPUAcceleratorManager._gpu_name_to_accelerator_type
+    found: str | None = named(name)  # type: ignore[no-untyped-call]
+    return found
+
+
+def counted_cpus() -> float:
+    """The CPUs that a Ray started here would have."""
+    from ray._private.utils import get_num_cpus
+
+    return float(get_num_cpus())
 
 
 def metrics_port() -> int:

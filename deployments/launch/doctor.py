@@ -20,11 +20,10 @@ from deployments.launch.machine import (
     GIB,
     Machine,
     answers,
-    card_type,
     taken,
     this_machine,
 )
-from deployments.serve_internals import haproxy_binary
+from deployments.serve_internals import card_type, haproxy_binary
 from router.config import RouterArgs
 from router.model_config import ModelConfig, resolve_path
 from router.profile import read_profile

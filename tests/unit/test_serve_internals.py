@@ -382,7 +382,26 @@ def test_a_module_is_pickled_by_value() -> None:
     assert len(pickled) > 500  # the code, not a name
 
 
+def test_serves_client_has_the_details_of_what_runs() -> None:
+    assert "get_serve_details" in attributes(serve_internals.ServeControllerClient)
+
+
+def test_ray_keeps_values_for_the_cluster() -> None:
+    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+    assert {"key", "value", "overwrite", "namespace"} <= parameters(_internal_kv_put)
+    assert {"key", "namespace"} <= parameters(_internal_kv_get)
+
+
 # Starting
+
+
+def test_ray_names_types_of_cards() -> None:
+    assert serve_internals.card_type("NVIDIA H100 80GB HBM3") == "H100"
+
+
+def test_ray_counts_processors() -> None:
+    assert serve_internals.counted_cpus() >= 1
 
 
 def test_ray_takes_a_port_for_its_metrics() -> None:
