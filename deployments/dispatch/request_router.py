@@ -2,8 +2,8 @@
 
 Serve pickles this module by value, so it holds no state; what it learns goes to
 deployments/dispatch/replica_registry.py, which it imports when it runs, inside the router's
-process. Every call is sent from a context of its own (see dispatch.py), so its internal request id
-is unique: Serve's default matching by that id is right here, and would hang if two calls shared
+process. Every call is sent from a context of its own (see dispatcher.py), so its internal request
+id is unique: Serve's default matching by that id is right here, and would hang if two calls shared
 one.
 """
 

@@ -16,10 +16,11 @@ from typing import TypeVar
 import numpy as np
 
 from deployments.dispatch.chunks import Rows
-from deployments.dispatch.dispatcher import RETRY_AFTER_S, ModelDispatcher
+from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.service.prepare import Prepared
 from deployments.service.shared_cache import SharedCache
 from router.cache import Entry, VectorCache
+from router.dispatching import RETRY_AFTER_S
 from router.errors import ContextLengthExceeded, DeadlineExceeded, InvalidValue, ModelUnavailable
 
 T = TypeVar("T")

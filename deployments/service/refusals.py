@@ -1,9 +1,9 @@
 """The error of a request that no model may serve, and what it says the caller can do."""
 
-from deployments.dispatch.dispatcher import RETRY_AFTER_S
 from deployments.service.plan import Plan
 from deployments.service.prepare import Prepared
 from router.config import RouterArgs
+from router.dispatching import RETRY_AFTER_S
 from router.domain import OnMiss, Reason, Why, Work, work_of
 from router.errors import (
     BudgetUnreachable,
