@@ -248,7 +248,7 @@ class KeyConfig(Section):
     @classmethod
     def _some_priority(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value == ():
-            raise ValueError("must not be empty: a key without a priority can ask for nothing")
+            raise ValueError("must not be empty: a key without a priority can send no requests")
         return value
 
 
@@ -312,12 +312,12 @@ class RouterArgs(Section):
         ranks = {name: model.rank for name, model in models.items() if model.rank is not None}
         if ranks and len(ranks) < len(models):
             raise ValueError(
-                f"rank: {', '.join(models.keys() - ranks.keys())} has none; give every model "
+                f"rank: {', '.join(models.keys() - ranks.keys())} has no rank; give every model "
                 "one, or none"
             )
         if len(set(ranks.values())) < len(ranks):
             raise ValueError(
-                "rank: every model needs one of its own, not "
+                "rank: every model needs a different rank, not "
                 f"{', '.join(f'{n}: {r}' for n, r in ranks.items())}"
             )
         return dict(sorted(models.items(), key=lambda item: ranks[item[0]])) if ranks else models
@@ -361,7 +361,7 @@ class RouterArgs(Section):
         for who, one in (("shadow", shadow), ("canary", canary)):
             if one is not None and one.model is not None and one.model not in self.models:
                 raise ValueError(
-                    f"compare.{who}.model: {one.model!r} is no model; models are "
+                    f"compare.{who}.model: {one.model!r} is not a model; models are "
                     f"{', '.join(self.models)}"
                 )
 
@@ -387,8 +387,8 @@ class RouterArgs(Section):
             model, _, size = space.rpartition("/")
             if "/" in name:
                 raise ValueError(
-                    f"collections.{name}: the name of a collection has no '/', MODEL/DIMENSIONS "
-                    "has one"
+                    f"collections.{name}: the name of a collection must not contain '/', "
+                    "which marks MODEL/DIMENSIONS"
                 )
             if (
                 model not in self.models
@@ -404,8 +404,8 @@ class RouterArgs(Section):
         for name in self.models:
             if name != name.lower() or name in set(Tier) or name == "router":
                 raise ValueError(
-                    f"models.{name}: a model id is lower case and neither a tier's name nor "
-                    "'router'"
+                    f"models.{name}: a model id must be lower case, and must not be a tier's "
+                    "name or 'router'"
                 )
             # it stands in headers of answers
             if not name.isascii() or not name.isprintable() or " " in name:
