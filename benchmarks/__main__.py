@@ -14,6 +14,7 @@ NAMES = (
     "encoding",
     "features",
     "fuzz",
+    "general_texts",
     "languages",
     "latency",
     "memory",

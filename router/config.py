@@ -198,6 +198,9 @@ class CollectionConfig(Section):
     adapt: Literal["queries", "all"] = "queries"  # what may come over an adapter
     # share of the space's own recall that an adapter must keep
     min_recall: Float = Field(default=0.95, ge=0.0, le=1.0)
+    min_recall_each: Float = Field(default=0.5, ge=0.0, le=1.0)  # the least of any encoder
+    # fixed: every document was in the fit, so the figure for documents in the fit counts
+    documents: Literal["growing", "fixed"] = "growing"
 
     @model_validator(mode="before")
     @classmethod

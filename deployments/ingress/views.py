@@ -164,7 +164,9 @@ class Views:
                     {
                         "source": str(adapter.source),
                         "expected_recall": adapter.kept.recall,
-                        "judged_by": adapter.judged_by,
+                        "recall_kept_fitted": adapter.proof.fitted.recall,
+                        "recall_kept_unseen": adapter.proof.unseen.recall,
+                        "judged_by": adapter.proof.judged_by,
                     }
                     for adapter in named.adapters.values()
                 ],
