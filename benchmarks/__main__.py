@@ -25,6 +25,7 @@ NAMES = (
     "shadow",
     "soak",
     "spaces",
+    "students",
 )
 
 

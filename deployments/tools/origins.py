@@ -1,7 +1,10 @@
-"""Where tools take vectors from: engines of a config started here, or a running router."""
+"""Where tools take vectors from: engines of a config started here, a running router, or any other
+server of `/v1/embeddings`.
+"""
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from router.spaces import Catalogue, Space
 TEXTS_A_REQUEST = 64
 
 
-async def parse_space(origin: "Configured | Served", text: str) -> Space:
+async def parse_space(origin: "Origin", text: str) -> Space:
     """The space that MODEL or MODEL/DIMENSIONS means; raises AlignError or RequestRefused where
     there is no such model or size.
     """
@@ -116,6 +119,57 @@ class Served:
             )
             self._bar.update(len(some))
         return np.concatenate(made)
+
+
+class Hosted:
+    """One model of any server of `/v1/embeddings`, which need not be a router."""
+
+    def __init__(
+        self, client: Client, model: str, fingerprint_file: Path | None, bar: "tqdm[None]"
+    ) -> None:
+        self._client, self._model, self._bar = client, model, bar
+        self._file, self._size = fingerprint_file, 0
+
+    async def __aenter__(self) -> None:
+        probe = await self._client.embed_plain(["How many dimensions?"], self._model)
+        self._size = probe.shape[1]
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._client.close()
+
+    def dimensions(self, model: str) -> int:
+        """Of the model's own vectors."""
+        return self._size
+
+    async def check(self, space: Space) -> None:
+        """Raise AlignError where the vectors are too small to be cut to this size."""
+        if space.dimensions > self._size:
+            raise AlignError(
+                f"{space.model} makes {self._size} dimensions, fewer than {space.dimensions}"
+            )
+
+    def fingerprint(self, model: str) -> str:
+        """Digest of the file that was given; raises AlignError where there is none."""
+        if self._file is None:
+            raise AlignError(
+                f"this server does not say what {model} is; make a fingerprint of it with "
+                "`embedding-router fingerprint` and give it as --fingerprint"
+            )
+        return load(self._file).digest
+
+    async def embed(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
+        """Vectors of the model's own size; the server knows no sides."""
+        _expect(self._bar, model, len(texts))
+        made = []
+        for start in range(0, len(texts), TEXTS_A_REQUEST):
+            some = texts[start : start + TEXTS_A_REQUEST]
+            rows = await self._client.embed_plain(some, model)
+            made.append(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
+            self._bar.update(len(some))
+        return np.concatenate(made)
+
+
+Origin = Configured | Served | Hosted
 
 
 def _unknown(model: str) -> AlignError:

@@ -45,10 +45,10 @@ class VectorStore:
             self._known(len(texts))
             known: Vectors = np.load(file)
             return known
-        made = await self._embed(model, texts, side)
+        made = (await self._embed(model, texts, side)).astype(np.float16)
         self._folder.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
         with part.open("wb") as opened:
-            np.save(opened, made.astype(np.float16))
+            np.save(opened, made)
         os.replace(part, file)
-        return made
+        return made  # as a later run reads it, so that both make the same of it
