@@ -38,9 +38,9 @@ from deployments.tools.distil_cli import WORDPIECES
 from deployments.tools.proof_report import ndcg_kept, recall_kept
 from deployments.tools.vector_store import Embed, VectorStore
 from deployments.tools.vocabulary import wordpieces
-from router.config import resolve_path
 from router.fingerprint import load as load_fingerprint
-from router.spaces import Space
+from router.model_config import resolve_path
+from router.space import Space
 from router.student import Student, save
 
 TEXTS_A_FILE = 512

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from router.proof import Proof
-from router.spaces import Space
+from router.space import Space
 
 Vectors = npt.NDArray[np.float32]
 TokenIds = npt.NDArray[np.int64]

@@ -39,8 +39,8 @@ from deployments.tools.vector_store import Embed
 from deployments.tools.vocabulary import as_text, tokenizer, vocabulary, words_of
 from router.proof import Rows, left_out, prove
 from router.retrieval import TOP, Vectors, nearest, overlap
-from router.spaces import Space
-from router.spaces import fit as cut
+from router.space import Space
+from router.space import fit as cut
 from router.student import About, Student
 
 FEWEST_LETTERS = 25  # of a sentence

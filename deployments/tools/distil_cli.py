@@ -29,7 +29,8 @@ from deployments.tools.origins import Configured, Hosted, Origin, Served, parse_
 from deployments.tools.vector_store import VectorStore
 from deployments.tools.vocabulary import wordpieces
 from router import student as students
-from router.config import CollectionConfig, resolve_path
+from router.config import CollectionConfig
+from router.model_config import resolve_path
 from router.student import Student
 
 TEXTS_A_FILE = 512

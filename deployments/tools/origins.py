@@ -14,10 +14,12 @@ from deployments.engines.base import Vectors
 from deployments.replica.offline import Offline
 from deployments.tools.align import AlignError
 from deployments.tools.client import Client
-from router.config import RouterArgs, resolve_path
+from router.config import RouterArgs
 from router.fingerprint import load
+from router.model_config import resolve_path
 from router.schema import Side
-from router.spaces import Catalogue, Space
+from router.space import Space
+from router.spaces import Catalogue
 
 TEXTS_A_REQUEST = 64
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deployments.tools.vocabulary import tokenizer
-from router.spaces import Space
+from router.space import Space
 from router.student import About, Student, load, quantised, save
 from tests.support.bridges import proof_of
 

@@ -15,7 +15,7 @@ from deployments.tools.distil import (
 )
 from router.retrieval import Vectors
 from router.schema import Side
-from router.spaces import Space
+from router.space import Space
 
 SIZE = 24
 WORDS = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeio" for c in "lmnrst"]
