@@ -118,6 +118,7 @@ async def measure(config: Path, data: Data, general: list[Path], keep: Path | No
             made = await distil_own(teacher, given, start, pieces, epochs, lambda texts: None)
             click.echo(line(Row(name, count if epochs != 0 else 0, made), queries))
 
+        start: Start | None = None
         if general:
             rows = [one for file in general for one in read_rows(file)]
             licences = [str(one.get("licence", "not said")) for one in rows]
@@ -132,9 +133,9 @@ async def measure(config: Path, data: Data, general: list[Path], keep: Path | No
                 err=True,
             )
             await row("general", start, SIZES[-1], 0)
-            for count in reversed(SIZES):
-                await row("general + own", start, count, None)
         for count in reversed(SIZES):
+            if general:
+                await row("general + own", start, count, None)
             await row("own", None, count, None)
 
 

@@ -26,7 +26,7 @@ Rows = npt.NDArray[np.int64]
 DOCUMENTS: tuple[Documents, ...] = get_args(Documents)
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # percentiles
-FOLDS = 5
+FOLDS = 3
 MOST_FOLDS = 40
 MOST_LEFT_OUT = 0.5  # of the documents, in any fold
 
@@ -165,7 +165,7 @@ def folds(relevant: Sequence[Collection[int]], documents: int) -> list[Rows]:
     """Rows of queries, a fold each, so that documents that are relevant to one fold's queries can
     be left out of a fit.
 
-    Queries of neighbouring documents share a fold. There are more folds where five would leave out
+    Queries of neighbouring documents share a fold. There are more folds where three would leave out
     more than half of the documents. Raises ValueError where no number of folds is enough.
     """
     order = np.array(sorted(range(len(relevant)), key=lambda row: min(relevant[row], default=0)))

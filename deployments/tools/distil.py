@@ -27,13 +27,13 @@ from deployments.tools.align import (
 )
 from deployments.tools.corpus import Text
 from deployments.tools.student_training import (
-    GENERAL,
     OWN,
     OWN_ALONE,
     Bags,
     Network,
     Recipe,
     bags_of,
+    general_recipe,
 )
 from deployments.tools.vector_store import Embed
 from deployments.tools.vocabulary import as_text, tokenizer, vocabulary, words_of
@@ -106,7 +106,7 @@ async def general_start(
     network, bags = await _rows(teacher, tokens, made, texts)
     targets = await teacher.queries(texts)
     network.solve_head(bags, targets)
-    network.train_on(bags, targets, GENERAL, done)
+    network.train_on(bags, targets, general_recipe(len(texts)), done)
     return Start(made, network, len(texts), Counter(licences), True)
 
 

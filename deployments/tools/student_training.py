@@ -49,9 +49,16 @@ class Recipe(NamedTuple):
     batch: int
 
 
-GENERAL = Recipe(5, 2e-3, 1024)
+GENERAL = Recipe(15, 2e-3, 512)  # of up to 20,000 texts; more texts take fewer epochs
+FEWEST_EPOCHS = 5
 OWN = Recipe(3, 1e-3, 512)
 OWN_ALONE = Recipe(6, 2e-3, 512)  # without a general stage before it
+
+
+def general_recipe(texts: int) -> Recipe:
+    """The recipe for this many general texts: 300,000 texts to learn, in 5 to 15 epochs."""
+    epochs = min(GENERAL.epochs, max(FEWEST_EPOCHS, 300_000 // max(1, texts)))
+    return GENERAL._replace(epochs=epochs)
 
 
 def bags_of(tokenizer: Tokenizer, texts: Sequence[str]) -> Bags:

@@ -68,12 +68,12 @@ def test_each_query_is_in_one_fold_and_its_documents_are_left_out(relevant: list
         assert len(out) <= 401 / 2
 
 
-def test_there_are_more_folds_where_five_leave_too_little() -> None:
+def test_there_are_more_folds_where_three_leave_too_little() -> None:
     relevant = [set(range(row, row + 10)) for row in range(90)]
-    assert len(folds(relevant, 99)) == 5
+    assert len(folds(relevant, 99)) == FOLDS
     rng = np.random.default_rng(0)
     spread = [set(rng.choice(100, 10, replace=False).tolist()) for _ in range(90)]
-    assert len(folds(spread, 100)) > 5
+    assert len(folds(spread, 100)) > FOLDS
 
 
 def test_a_corpus_that_is_too_small_to_judge_is_refused() -> None:
