@@ -305,8 +305,8 @@ def _write(job: Job, made: Distilled, as_json: bool) -> None:
     click.echo(f"wrote {file}{f' and {plot}' if plot else ''}")
     if about.proof is None:
         click.echo(
-            "it was judged on no collection: a router takes it only after `embedding-router "
-            f"distil --from {file} --texts YOUR_DOCUMENTS`"
+            "it was judged on no collection: `embedding-router distil "
+            f"--from {file} --texts YOUR_DOCUMENTS` fits and judges it"
         )
 
 
