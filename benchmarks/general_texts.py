@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from importlib.metadata import Distribution, distributions
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import orjson
@@ -95,7 +95,7 @@ def packages() -> Iterator[Line]:
 
 def licence_of(package: Distribution) -> str | None:
     """The licence of a package, in a word; None where it is not permissive or not known."""
-    meta = package.metadata
+    meta: Any = package.metadata
     named = " ".join(
         [
             str(meta.get("License-Expression", "")),

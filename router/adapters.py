@@ -233,7 +233,7 @@ def as_ranked(
     ):
         points = dict(own.quality)
         if "default" in points:
-            points = dict.fromkeys(adapter.by_language, points["default"]) | points
+            points = dict.fromkeys(adapter.proof.unseen_by_language, points["default"]) | points
         quality = {
             language: value * adapter.kept_for(language) for language, value in points.items()
         }

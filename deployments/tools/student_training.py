@@ -74,7 +74,7 @@ def bags_of(tokenizer: Tokenizer, texts: Sequence[str]) -> Bags:
     )
 
 
-class Network(nn.Module):
+class Network(nn.Module):  # type: ignore[misc]  # torch is not typed here
     """What is trained; `student` folds it into rows."""
 
     def __init__(self, table: Vectors, log_weights: Vectors) -> None:

@@ -45,10 +45,11 @@ class VectorStore:
             self._known(len(texts))
             known: Vectors = np.load(file)
             return known
-        made = (await self._embed(model, texts, side)).astype(np.float16)
+        made = (await self._embed(model, texts, side)).astype(np.float16)  # as it is read again
         self._folder.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
         with part.open("wb") as opened:
             np.save(opened, made)
         os.replace(part, file)
-        return made  # as a later run reads it, so that both make the same of it
+        rounded: Vectors = made.astype(np.float32)
+        return rounded
