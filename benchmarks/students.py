@@ -38,7 +38,7 @@ from deployments.tools.distil_cli import WORDPIECES
 from deployments.tools.proof_report import ndcg_kept, recall_kept
 from deployments.tools.vector_store import Embed, VectorStore
 from deployments.tools.vocabulary import wordpieces
-from router.fingerprint import load as load_fingerprint
+from router.fingerprint import digest_of
 from router.model_config import resolve_path
 from router.space import Space
 from router.student import Student, save
@@ -101,7 +101,7 @@ async def measure(config: Path, data: Data, general: list[Path], keep: Path | No
     args, _ = application(config)
     model = args.models[MINILM]
     assert model.fingerprint is not None
-    digest = load_fingerprint(resolve_path(model.fingerprint.file, args.base_dir)).digest
+    digest = digest_of(model.fingerprint, MINILM, args.base_dir)
     pieces = wordpieces(resolve_path(WORDPIECES))
     queries = [query.text for query in data.queries]
     async with AsyncExitStack() as stack:

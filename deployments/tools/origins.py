@@ -15,8 +15,7 @@ from deployments.replica.offline import Offline
 from deployments.tools.align import AlignError
 from deployments.tools.client import Client
 from router.config import RouterArgs
-from router.fingerprint import load
-from router.model_config import resolve_path
+from router.fingerprint import digest_of, load
 from router.schema import Side
 from router.space import Space
 from router.spaces import Catalogue
@@ -69,7 +68,7 @@ class Configured:
         """Digest of what the model proves to be; raises AlignError where it has none."""
         if (config := self._args.models[model].fingerprint) is None:
             raise _unknown(model)
-        return load(resolve_path(config.file, self._args.base_dir)).digest
+        return digest_of(config, model, self._args.base_dir)
 
     async def embed(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
         """Vectors of the model's own size."""
