@@ -161,19 +161,20 @@ def _share(part: Scores, whole: Scores) -> tuple[float, float, float]:
     return float(part.mean() / whole.mean()), float(low), float(high)
 
 
-def folds(relevant: Sequence[Collection[int]], documents: int) -> list[Rows]:
+def folds(relevant: Sequence[Collection[int]], documents: int, fewest: int = 0) -> list[Rows]:
     """Rows of queries, a fold each, so that documents that are relevant to one fold's queries can
     be left out of a fit.
 
     Queries of neighbouring documents share a fold. There are more folds where three would leave out
-    more than half of the documents. Raises ValueError where no number of folds is enough.
+    more than half of the documents, or fewer than `fewest` in the fit. Raises ValueError where no
+    number of folds is enough.
     """
     order = np.array(sorted(range(len(relevant)), key=lambda row: min(relevant[row], default=0)))
     count = min(FOLDS, len(order))
     while True:
         split = [np.sort(rows) for rows in np.array_split(order, count)]
         most = max(len(left_out(relevant, rows)) for rows in split)
-        if most <= MOST_LEFT_OUT * documents:
+        if most <= min(MOST_LEFT_OUT * documents, documents - fewest):
             return split
         if count >= min(MOST_FOLDS, len(order)):
             raise ValueError(

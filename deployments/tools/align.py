@@ -129,7 +129,8 @@ async def align(
     relevant = relevant_places(given, own)
     matrix, offset = fit(x, y, method)
     unseen = np.empty_like(own)
-    for rows in folds_of(given, relevant):
+    others = max(0, len(given.fitted) - len(given.documents))  # texts of the fit alone
+    for rows in folds_of(given, relevant, max(0, fewest - others)):
         keep = not_in(given.fitted, given.documents, left_out(relevant, rows))
         if len(keep) < fewest:
             raise _too_few(len(keep), fewest, " when those that are relevant are left out")
@@ -154,10 +155,10 @@ async def align(
     )
 
 
-def folds_of(given: Material, relevant: Sequence[Collection[int]]) -> list[Rows]:
+def folds_of(given: Material, relevant: Sequence[Collection[int]], fewest: int = 0) -> list[Rows]:
     """The folds of the queries; raises AlignError where there are too few documents."""
     try:
-        return folds(relevant, len(given.documents))
+        return folds(relevant, len(given.documents), fewest)
     except ValueError as error:
         raise AlignError(str(error)) from None
 

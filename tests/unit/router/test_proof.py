@@ -74,6 +74,7 @@ def test_there_are_more_folds_where_three_leave_too_little() -> None:
     rng = np.random.default_rng(0)
     spread = [set(rng.choice(100, 10, replace=False).tolist()) for _ in range(90)]
     assert len(folds(spread, 100)) > FOLDS
+    assert len(folds(relevant, 99, fewest=75)) > FOLDS
 
 
 def test_a_corpus_that_is_too_small_to_judge_is_refused() -> None:
