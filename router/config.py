@@ -141,6 +141,9 @@ class Limits(Section):
     max_body_bytes: PositiveInt = 8 * 1024 * 1024
     max_items: PositiveInt = 2048
     max_tokens_per_request: PositiveInt = 300_000
+    max_instruction_characters: PositiveInt = 2_000  # of a request's own instruction
+    # of the prompts of all texts together, which every text has once
+    max_prompt_characters: PositiveInt = 1_000_000
     max_queued_tokens: PositiveInt = 4_000_000  # of one model in one router replica
     max_requests: PositiveInt = 10_000  # at once, in one router replica
     # at once, in one router replica; a client is an API key, else an address

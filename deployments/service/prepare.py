@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deployments.engines.base import TokenIds
-from router.config import RouterArgs
+from router.config import Limits, RouterArgs
 from router.errors import InvalidValue
 from router.schema import Side
 from router.tokenizer import Tokenizer, load
@@ -68,8 +68,12 @@ class Preparer:
         side: Side | None,
         instruction: str | None,
         models: Iterable[str],
+        limits: Limits | None = None,
     ) -> dict[str, Prepared]:
-        """Prompted and tokenised texts by model; models that read alike share one value."""
+        """Prompted and tokenised texts by model; models that read alike share one value.
+
+        Raises InvalidValue where the prompts of all texts are longer than `limits` allow.
+        """
         groups: dict[tuple[object, ...], Prepared] = {}
         prompts: dict[tuple[str, str], Sequence[str]] = {("", ""): texts}
         prepared = {}
@@ -85,6 +89,8 @@ class Preparer:
             takes_text = config.engine.kind in TEXT_ENGINES
             prompted = prompts.get((before, after))
             if prompted is None:
+                if limits is not None:
+                    _check_prompts(len(texts), len(before) + len(after), instruction, limits)
                 prompted = prompts[before, after] = [before + text + after for text in texts]
             key = (
                 tokenizer.key_for(prompted) if tokenizer else name,
@@ -203,6 +209,18 @@ def _tokenised(
         return Prepared(None, prompted, counts, side, tokenizer is not None, digests, unread)
     digests = [_digest(row.tobytes()) for row in ids]
     return Prepared(ids, None, counts, side, True, digests, unread)
+
+
+def _check_prompts(texts: int, characters: int, instruction: str | None, limits: Limits) -> None:
+    """Before they are built: a short body must not become a long one."""
+    if texts * characters > (most := limits.max_prompt_characters):
+        raise InvalidValue(
+            f"{texts} texts with a prompt of {characters} characters each have "
+            f"{texts * characters} characters of prompts and a request may have {most} "
+            "(limits.max_prompt_characters); send its texts in several requests"
+            + ("" if instruction is None else ", or a shorter instruction"),
+            "input" if instruction is None else "instruction",
+        )
 
 
 def _digest(data: bytes) -> bytes:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from deployments.service.prepare import Prepared, Preparer
+from router.config import Limits
 from router.domain import Features
 from router.errors import InvalidValue
 from router.features import extract
@@ -34,8 +35,14 @@ class Read(NamedTuple):
 class Reader:
     """Reads texts; a change of what it is made with takes another reader."""
 
-    def __init__(self, preparer: Preparer, language_prior: Prior = NO_PRIOR) -> None:
+    def __init__(
+        self,
+        preparer: Preparer,
+        language_prior: Prior = NO_PRIOR,
+        limits: Limits | None = None,
+    ) -> None:
         self._preparer, self._prior = preparer, language_prior
+        self._limits = limits or Limits()
         self._known = lru_cache(KNOWN_TEXTS)(self._one)
 
     async def read(
@@ -53,10 +60,10 @@ class Reader:
             return self._known(texts[0], side, instruction, language, models)
         if sum(map(len, texts)) > OFF_LOOP_CHARACTERS:
             prepared = await asyncio.to_thread(
-                self._preparer.prepare, texts, side, instruction, models
+                self._preparer.prepare, texts, side, instruction, models, self._limits
             )
         else:
-            prepared = self._preparer.prepare(texts, side, instruction, models)
+            prepared = self._preparer.prepare(texts, side, instruction, models, self._limits)
         return Read(prepared, self._features(texts, language))
 
     def _one(
@@ -68,7 +75,7 @@ class Reader:
         models: tuple[str, ...],
     ) -> Read:
         return Read(
-            self._preparer.prepare((text,), side, instruction, models),
+            self._preparer.prepare((text,), side, instruction, models, self._limits),
             self._features((text,), language),
         )
 

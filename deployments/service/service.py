@@ -86,7 +86,7 @@ class Service:
             for name, model in build_models(args).items()
         }
         self.preparer = Preparer(args)
-        self.reader = Reader(self.preparer, args.routing.language_prior)
+        self.reader = Reader(self.preparer, args.routing.language_prior, args.limits)
         self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
         self.rng = rng or random.Random()
@@ -141,7 +141,7 @@ class Service:
         only.
         """
         if args.routing.language_prior != self.routing.language_prior:
-            self.reader = Reader(self.preparer, args.routing.language_prior)
+            self.reader = Reader(self.preparer, args.routing.language_prior, args.limits)
         self.args, self.catalogue, self.routing = args, catalogue, args.routing
         self.policy = build_policy(args.routing, args.tiers)
         self._setting, self._canary = self._settle()
