@@ -139,6 +139,8 @@ class Limits(Section):
     """Where a request is refused; every limit is an error that says what to do, never a cut."""
 
     max_body_bytes: PositiveInt = 8 * 1024 * 1024
+    # bytes of a gzip body for each byte that is sent, beyond a first MiB
+    max_gzip_ratio: PositiveInt = 100
     max_items: PositiveInt = 2048
     max_tokens_per_request: PositiveInt = 300_000
     max_instruction_characters: PositiveInt = 2_000  # of a request's own instruction

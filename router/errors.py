@@ -177,10 +177,14 @@ class MaxTokensPerRequest(RouterError):
 
     status, code = 400, "max_tokens_per_request"
 
-    def __init__(self, tokens: int, limit: int) -> None:
+    def __init__(self, tokens: int | None, limit: int) -> None:
+        """`tokens` None: they were counted only as far as the limit."""
         super().__init__(
-            f"input has {tokens} tokens in all and a request may have {limit}; send its texts in "
-            "several requests",
+            f"input has {tokens} tokens in all and a request may have {limit} "
+            "(limits.max_tokens_per_request); send its texts in several requests"
+            if tokens is not None
+            else f"input has more than {limit} tokens in all, the most that a request may have "
+            "(limits.max_tokens_per_request); send its texts in several requests",
             "input",
         )
 

@@ -235,7 +235,9 @@ class Application:
     async def _request(self, caller: Grant, http_request: HttpRequest) -> EmbeddingsRequest:
         service = self._router.service
         limits = service.args.limits
-        body = await asgi.body(http_request, limits.max_body_bytes, limits.body_timeout_s)
+        body = await asgi.body(
+            http_request, limits.max_body_bytes, limits.body_timeout_s, limits.max_gzip_ratio
+        )
         request = parse(body, http_request.headers, limits, caller.default_priority)
         caller.check(request, service.catalogue.collections)
         return request

@@ -31,6 +31,7 @@ Headers = Mapping[str, str]
 T = TypeVar("T")
 
 MOST_GZIP_FILES = 32  # in one body
+GZIP_FREE_BYTES = 1024 * 1024  # that a gzip body may become, however few were sent
 OFF_LOOP_GZIP_BYTES = 16_384  # a millisecond of inflating, at most: more is done in a thread
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -161,7 +162,9 @@ def query(scope: Scope) -> Mapping[str, str]:
         raise InvalidValue("the query has more than 16 parameters") from None
 
 
-async def body(http_request: HttpRequest, limit: int, timeout_s: float) -> bytes:
+async def body(
+    http_request: HttpRequest, limit: int, timeout_s: float, gzip_ratio: int = 100
+) -> bytes:
     """The whole body as it was before gzip; raises RequestTooLarge, RequestTimeout, ClientLeft,
     InvalidValue.
     """
@@ -176,13 +179,14 @@ async def body(http_request: HttpRequest, limit: int, timeout_s: float) -> bytes
     if coding not in ("gzip", "x-gzip"):
         return sent
     if len(sent) > OFF_LOOP_GZIP_BYTES:
-        return await asyncio.to_thread(_inflated, sent, limit)
-    return _inflated(sent, limit)
+        return await asyncio.to_thread(_inflated, sent, limit, gzip_ratio)
+    return _inflated(sent, limit, gzip_ratio)
 
 
-def _inflated(sent: bytes, limit: int) -> bytes:
-    """At most `limit` bytes, whatever the sender packed into a few."""
-    parts, left = list[bytes](), limit
+def _inflated(sent: bytes, limit: int, ratio: int) -> bytes:
+    """At most `limit` bytes, and at most `ratio` times as many as were sent."""
+    may_become = max(GZIP_FREE_BYTES, ratio * len(sent))
+    parts, left = list[bytes](), min(limit, may_become)
     while sent:  # gzip may be several files after one another
         if len(parts) == MOST_GZIP_FILES:  # each costs a copy of all that follows it
             raise InvalidValue(
@@ -198,6 +202,12 @@ def _inflated(sent: bytes, limit: int) -> bytes:
             ) from None
         left -= len(part)
         if left < 0:
+            if may_become < limit:
+                raise RequestTooLarge(
+                    may_become,
+                    f"a gzip body may become {ratio} times as large as what is sent "
+                    "(limits.max_gzip_ratio); send it plain",
+                )
             raise RequestTooLarge(limit)
         if not stream.eof:
             raise InvalidValue(

@@ -6,17 +6,19 @@ can be had, else estimated; the engine has the last word.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from deployments.engines.base import TokenIds
 from router.config import Limits, RouterArgs
-from router.errors import InvalidValue
+from router.errors import InvalidValue, MaxTokensPerRequest
 from router.schema import Side
-from router.tokenizer import Tokenizer, load
+from router.tokenizer import Tokenizer, Tokens, load, refuse_surrogates
 
 TEXT_ENGINES = ("callable", "remote")
+PIECE_CHARACTERS = 65_536  # are tokenised at a time, where tokens have a limit
+CUT_TOKENS = 128  # that a cut between two pieces of a text may add, an unknown word in two at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +53,16 @@ class Preparer:
 
     def __init__(self, args: RouterArgs) -> None:
         self._models = args.models
-        self._tokenizers: dict[str, Tokenizer | None] = {}
+        self.tokenizers: dict[str, Tokenizer | None] = {}
         by_source: dict[tuple[str, bool, str | None], Tokenizer] = {}
         for name, model in args.models.items():
             if model.tokenizer is None:
-                self._tokenizers[name] = None
+                self.tokenizers[name] = None
                 continue
             key = (model.tokenizer, model.special_tokens, model.pinned(model.tokenizer))
             if key not in by_source:
                 by_source[key] = load(key[0], key[1], args.base_dir, key[2])
-            self._tokenizers[name] = by_source[key]
+            self.tokenizers[name] = by_source[key]
 
     def prepare(
         self,
@@ -72,9 +74,12 @@ class Preparer:
     ) -> dict[str, Prepared]:
         """Prompted and tokenised texts by model; models that read alike share one value.
 
-        Raises InvalidValue where the prompts of all texts are longer than `limits` allow.
+        Models by whose tokens the texts are more than `limits` allow are left out; raises
+        MaxTokensPerRequest where none is left, and InvalidValue where the prompts of all texts are
+        too long.
         """
-        groups: dict[tuple[object, ...], Prepared] = {}
+        most = None if limits is None else limits.max_tokens_per_request
+        groups: dict[tuple[object, ...], Prepared | None] = {}
         prompts: dict[tuple[str, str], Sequence[str]] = {("", ""): texts}
         prepared = {}
         for name in models:
@@ -85,7 +90,7 @@ class Preparer:
             before, after = (
                 part.replace("{instruction}", task) for part in template.split("{text}")
             )
-            tokenizer = self._tokenizers[name]
+            tokenizer = self.tokenizers[name]
             takes_text = config.engine.kind in TEXT_ENGINES
             prompted = prompts.get((before, after))
             if prompted is None:
@@ -101,9 +106,12 @@ class Preparer:
             )
             if key not in groups:
                 groups[key] = _tokenised(
-                    prompted, own_side, tokenizer, takes_text, texts, before, after
+                    prompted, own_side, tokenizer, takes_text, texts, before, after, most
                 )
-            prepared[name] = groups[key]
+            if (group := groups[key]) is not None:
+                prepared[name] = group
+        if most is not None and groups and not prepared:
+            raise MaxTokensPerRequest(None, most)
         return prepared
 
     def given(self, ids: Sequence[TokenIds], model: str) -> dict[str, Prepared]:
@@ -195,20 +203,70 @@ def _tokenised(
     texts: Sequence[str],
     before: str,
     after: str,
-) -> Prepared:
+    most: int | None,
+) -> Prepared | None:
+    """None where there are more than `most` tokens."""
     unread = None
     if tokenizer is None:
-        counts: Sequence[int] = [max(1, len(text.encode()) // 3) for text in prompted]
-        ids = None
+        estimates = [max(1, len(text.encode()) // 3) for text in prompted]
+        tokens = Tokens(None, estimates) if most is None or sum(estimates) <= most else None
     else:
-        tokens = tokenizer(prompted, side)
-        ids, counts = tokens.ids, tokens.counts
+        tokens = _tokens(prompted, side, tokenizer, most)
+    if tokens is None:
+        return None
+    if tokenizer is not None:
         unread = tokenizer.unread(texts, tokens, before, after)
+    ids, counts = tokens
     if takes_text or ids is None:
         digests = [_digest(side.encode() + text.encode()) for text in prompted]
         return Prepared(None, prompted, counts, side, tokenizer is not None, digests, unread)
     digests = [_digest(row.tobytes()) for row in ids]
     return Prepared(ids, None, counts, side, True, digests, unread)
+
+
+def _tokens(
+    texts: Sequence[str], side: Side, tokenizer: Tokenizer, most: int | None
+) -> Tokens | None:
+    """The tokens of all texts; None as soon as they are known to be more than `most`."""
+    if most is None:
+        return tokenizer(texts, side)
+    if sum(map(len, texts)) <= PIECE_CHARACTERS:
+        tokens = tokenizer(texts, side)
+        return tokens if sum(tokens.counts) <= most else None
+    refuse_surrogates(texts)  # here, for below a text is known by its place in a run
+    ids, counts, left = list[TokenIds](), list[int](), most
+    for run in _runs(texts):
+        if len(run[0]) > max(most, PIECE_CHARACTERS) and _exceeds(run[0], side, tokenizer, left):
+            return None
+        made = tokenizer(run, side)
+        ids += made.ids or ()
+        counts += made.counts
+        left -= sum(made.counts)
+        if left < 0:
+            return None
+    return Tokens(ids or None, counts)
+
+
+def _runs(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in their order, in runs of `PIECE_CHARACTERS`; a longer one alone."""
+    start = characters = 0
+    for place, text in enumerate(texts):
+        if place > start and characters + len(text) > PIECE_CHARACTERS:
+            yield texts[start:place]
+            start, characters = place, 0
+        characters += len(text)
+    yield texts[start:]
+
+
+def _exceeds(text: str, side: Side, tokenizer: Tokenizer, most: int) -> bool:
+    """Whether a long text has more than `most` tokens, found out by as much of it as that takes."""
+    left = most
+    for start in range(0, len(text), PIECE_CHARACTERS):
+        (count,) = tokenizer((text[start : start + PIECE_CHARACTERS],), side).counts
+        left -= max(0, count - CUT_TOKENS)
+        if left < 0:
+            return True
+    return False
 
 
 def _check_prompts(texts: int, characters: int, instruction: str | None, limits: Limits) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from deployments.service.memory import give_back
 from deployments.service.prepare import Prepared, Preparer
 from router.config import Limits
 from router.domain import Features
@@ -58,7 +59,8 @@ class Reader:
         """
         if len(texts) == 1 and len(texts[0]) + len(instruction or "") <= KNOWN_CHARACTERS:
             return self._known(texts[0], side, instruction, language, models)
-        if sum(map(len, texts)) > OFF_LOOP_CHARACTERS:
+        if (characters := sum(map(len, texts))) > OFF_LOOP_CHARACTERS:
+            give_back(characters)
             prepared = await asyncio.to_thread(
                 self._preparer.prepare, texts, side, instruction, models, self._limits
             )

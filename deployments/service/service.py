@@ -43,7 +43,6 @@ from router.errors import (
     DeadlineExceeded,
     InternalError,
     InvalidValue,
-    MaxTokensPerRequest,
     RouterError,
     TierNotAllowed,
 )
@@ -191,9 +190,9 @@ class Service:
             prepared, features = await self.reader.read(
                 texts, request.side, request.instruction, request.language, tuple(candidates)
             )
-        read_s, tokens = self.clock(), min(sum(p.counts) for p in prepared.values())
-        if tokens > (most := self.args.limits.max_tokens_per_request):
-            raise MaxTokensPerRequest(tokens, most)
+            if len(prepared) < len(candidates):  # to the others it has too many tokens
+                wanted = wanted._replace(candidates=frozenset(prepared))
+        read_s = self.clock()
         loads, work, models = (
             self.loads(),
             {name: self._work(name, one) for name, one in prepared.items()},

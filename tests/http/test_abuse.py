@@ -2,12 +2,15 @@
 notice.
 """
 
-from collections.abc import Iterator
+import gzip
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
 import pytest
 
+from deployments.service.prepare import PIECE_CHARACTERS
+from router.tokenizer import Tokenizer, Tokens
 from tests.support.local_service import ARGS, LocalRouter, served
 
 WAIT_S = 60.0
@@ -70,3 +73,64 @@ def test_an_operators_own_prompt_is_bounded_by_the_number_of_texts(
     body = {"input": ["ab"] * 2048, "model": "minilm", "input_type": "query"}
     assert error(ask(prompted[0], json=body)) == (400, "invalid_value", "input")
     assert ask(prompted[0], json={**body, "input_type": "document"}).status_code == 200
+
+
+class Counted:
+    """A tokenizer that counts the characters it was given."""
+
+    def __init__(self, inner: Tokenizer) -> None:
+        self._inner, self.key, self.characters = inner, inner.key, 0
+
+    def key_for(self, texts: Sequence[str]) -> str:
+        return self._inner.key_for(texts)
+
+    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
+        self.characters += sum(map(len, texts))
+        return self._inner(texts, input_type)
+
+
+@pytest.fixture
+def counted(prompted: tuple[str, LocalRouter]) -> Iterator[list[Counted]]:
+    tokenizers = prompted[1].service.preparer.tokenizers
+    before = dict(tokenizers)
+    for name, one in before.items():
+        assert one is not None
+        tokenizers[name] = Counted(one)
+    yield [one for one in tokenizers.values() if isinstance(one, Counted)]
+    tokenizers.update(before)
+
+
+@pytest.mark.parametrize("model", ["auto", "wordllama-256", "minilm"])
+@pytest.mark.parametrize(
+    "texts", [["a " * 2_000_000], ["a b c d e f " * 200] * 2000, ["好" * 1_500_000]], ids=len
+)
+def test_tokenising_stops_at_the_limit(
+    prompted: tuple[str, LocalRouter], counted: list[Counted], model: str, texts: list[str]
+) -> None:
+    answer = ask(prompted[0], json={"input": texts, "model": model})
+    assert error(answer) == (400, "max_tokens_per_request", "input")
+    assert "limits.max_tokens_per_request" in answer.json()["error"]["message"]
+    read = [one.characters for one in counted if one.characters]
+    assert len(read) == (2 if model == "auto" else 1)
+    # two characters a token at most here, and the piece in which the limit was passed
+    assert all(characters <= 2 * 300_000 + 2 * PIECE_CHARACTERS for characters in read)
+
+
+def test_a_long_text_below_the_limit_is_read_whole(prompted: tuple[str, LocalRouter]) -> None:
+    text = "wonderful " * 20_000  # more than a piece, and than a model reads
+    answer = ask(prompted[0], json={"input": ["hello", text], "model": "fast"})
+    assert answer.status_code == 200
+    assert answer.json()["usage"]["prompt_tokens"] >= 20_000
+
+
+def test_a_gzip_body_may_not_become_any_size(prompted: tuple[str, LocalRouter]) -> None:
+    body = gzip.compress(b'{"input": "' + b"a " * 4_000_000 + b'"}')
+    assert len(body) < 10_000
+    answer = ask(prompted[0], content=body, headers={"content-encoding": "gzip"})
+    assert error(answer) == (413, "request_too_large", None)
+    assert "limits.max_gzip_ratio" in answer.json()["error"]["message"]
+    many = body[:0].join(gzip.compress(b" " * 500_000) for _ in range(4))
+    assert ask(prompted[0], content=many, headers={"content-encoding": "gzip"}).status_code == 413
+    small = gzip.compress(b'{"input": "' + b"a" * 5000 + b'", "model": "fast"}')
+    assert len(small) * 20 < 5000
+    assert ask(prompted[0], content=small, headers={"content-encoding": "gzip"}).status_code == 200
