@@ -6,9 +6,9 @@ can be had, else estimated; the engine has the last word.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 from deployments.engines.base import TokenIds
 from router.config import Limits, RouterArgs
@@ -18,7 +18,10 @@ from router.tokenizer import Tokenizer, Tokens, load, refuse_surrogates
 
 TEXT_ENGINES = ("callable", "remote")
 PIECE_CHARACTERS = 65_536  # are tokenised at a time, where tokens have a limit
+CLOSE_TOKENS = 4  # fewer than a model reads are near enough
 CUT_TOKENS = 128  # that a cut between two pieces of a text may add, an unknown word in two at most
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +88,7 @@ class Preparer:
         for name in models:
             config = self._models[name]
             own_side: Side = side or config.prompts.default
-            template = config.prompts.query if own_side == "query" else config.prompts.document
-            task = config.prompts.instruction if instruction is None else instruction
-            before, after = (
-                part.replace("{instruction}", task) for part in template.split("{text}")
-            )
+            before, after = self._prompt(name, own_side, instruction)
             tokenizer = self.tokenizers[name]
             takes_text = config.engine.kind in TEXT_ENGINES
             prompted = prompts.get((before, after))
@@ -148,12 +147,20 @@ class Preparer:
         long = [index for index, count in enumerate(prepared.counts) if count > limit]
         if not long:
             return prepared, []
-        shorter = list(texts)
-        for index in long:
-            shorter[index] = self._longest_that_fits(
-                texts[index], prepared.side, instruction, model, limit, where
+        shorter = [
+            self._longest_that_fits(
+                texts[index], prepared.counts[index], prepared.side, instruction, model, where
             )
-        return self.prepare(shorter, prepared.side, instruction, [model])[model], long
+            for index in long
+        ]
+        made = self.prepare(shorter, prepared.side, instruction, [model])[model]
+        return replace(
+            prepared,
+            ids=_spliced(prepared.ids, long, made.ids),
+            texts=_spliced(prepared.texts, long, made.texts),
+            counts=_spliced(prepared.counts, long, made.counts) or (),
+            digests=_spliced(prepared.digests, long, made.digests) or (),
+        ), long
 
     def cut_ids(
         self, prepared: Prepared, model: str, where: Literal["end", "start"]
@@ -167,32 +174,107 @@ class Preparer:
             [row[:limit] if where == "end" else row[-limit:] for row in given], model
         )[model], long
 
+    def _prompt(self, model: str, side: Side, instruction: str | None) -> tuple[str, str]:
+        """What stands before a text and after it."""
+        prompts = self._models[model].prompts
+        template = prompts.query if side == "query" else prompts.document
+        task = prompts.instruction if instruction is None else instruction
+        before, after = (part.replace("{instruction}", task) for part in template.split("{text}"))
+        return before, after
+
     def _longest_that_fits(
         self,
         text: str,
+        count: int,
         side: Side,
         instruction: str | None,
         model: str,
-        limit: int,
         where: Literal["end", "start"],
     ) -> str:
-        """By bisection over characters: tokens do not always end where characters do, and every
-        tokenizer can count.
+        """The text, which has `count` tokens with its prompt, cut to what `model` reads.
+
+        A tokenizer that knows where its tokens stand reads the whole text once more; what is left
+        is read again to see that it fits, for at the cut other tokens may come to be.
         """
-        low, high = 0, len(text)
-        while low < high:
-            middle = (low + high + 1) // 2
-            part = text[:middle] if where == "end" else text[len(text) - middle :]
-            if self.prepare([part], side, instruction, [model])[model].counts[0] <= limit:
-                low = middle
-            else:
-                high = middle - 1
-        if not low:
+        limit, tokenizer = self._models[model].max_tokens, self.tokenizers[model]
+        assert tokenizer is not None, "an estimate is no reason to cut"
+        before, after = self._prompt(model, side, instruction)
+
+        def part(length: int) -> str:
+            return text[:length] if where == "end" else text[len(text) - length :]
+
+        def counted(length: int) -> int:
+            return tokenizer([before + part(length) + after], side).counts[0] if length else 0
+
+        offsets = tokenizer.offsets(before + text + after)
+        if offsets is None:
+            length = _by_counting(counted, count, len(text), limit)
+        else:
+            length = _by_offsets(
+                counted, _lengths(offsets, len(before), len(text), where), count, limit
+            )
+        if not length:
             raise InvalidValue(
                 f"the prompt alone has more tokens than the {limit} that {model} reads; shorten it",
                 "instruction",
             )
-        return text[:low] if where == "end" else text[len(text) - low :]
+        return part(length)
+
+
+def _spliced(
+    values: Sequence[T] | None, places: Sequence[int], others: Sequence[T] | None
+) -> Sequence[T] | None:
+    """`values` with `others` at `places`."""
+    if values is None or others is None:
+        return values
+    spliced = list(values)
+    for place, other in zip(places, others, strict=True):
+        spliced[place] = other
+    return spliced
+
+
+def _lengths(
+    offsets: Sequence[tuple[int, int]], start: int, characters: int, where: Literal["end", "start"]
+) -> list[int]:
+    """How long a text of `characters` from `start` on is, cut so that it ends, or starts, with each
+    of its tokens in turn.
+    """
+    own = [(a - start, b - start) for a, b in offsets if start < b <= start + characters]
+    if where == "end":
+        return [end for _, end in own]
+    return [characters - max(0, begin) for begin, _ in reversed(own)]
+
+
+def _by_offsets(
+    counted: Callable[[int], int], lengths: Sequence[int], count: int, limit: int
+) -> int:
+    """The length that leaves out as many tokens as are too many; 0 where no token fits."""
+    keep = len(lengths)
+    while count > limit:
+        keep -= count - limit
+        if keep <= 0:
+            return 0
+        count = counted(lengths[keep - 1])
+    return lengths[keep - 1]
+
+
+def _by_counting(counted: Callable[[int], int], count: int, length: int, limit: int) -> int:
+    """The same for a tokenizer that only counts: looked for where it would be if all tokens were as
+    long as those last counted, so that little more than what fits is counted, a few times.
+    """
+    low, high, aim = 0, length, limit - CLOSE_TOKENS // 2
+    at, seen, each = length, count, length / count
+    while high - low > 1:
+        guess = min(high - 1, max(low + 1, at + round((aim - seen) * each)))
+        count = counted(guess)
+        if count != seen and guess != at:
+            each = max(each / 2, min(each * 2, (guess - at) / (count - seen)))
+        at, seen = guess, count
+        if count > limit:
+            high = guess
+        elif (low := guess) and limit - count <= CLOSE_TOKENS:
+            break
+    return low
 
 
 def _tokenised(
