@@ -346,11 +346,10 @@ class RateLimitExceeded(RouterError):
         """For one request that needs more than the whole limit: waiting does not help."""
         error = cls(f"{per_minute} tokens per minute", 60.0)
         error.message = (
-            f"this request has {tokens} tokens and this API key may use {per_minute} per minute; "
-            "send its texts in several "
-            "requests"
+            f"this request has {tokens} tokens and this API key may use {per_minute} per minute, "
+            "so it can never be answered; send its texts in several requests"
         )
-        error.headers["x-should-retry"] = "false"
+        error.headers = {"x-should-retry": "false"}
         return error
 
 

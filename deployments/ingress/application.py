@@ -13,7 +13,7 @@ from deployments.ingress.asgi import ClientLeft, HttpAnswer, HttpRequest, Receiv
 from deployments.ingress.auth import Access
 from deployments.ingress.views import Views
 from deployments.ingress.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
-from deployments.service.plan import Answer
+from deployments.service.plan import Answer, Caller
 from deployments.service.service import Service
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.tracing import Tracing
@@ -201,22 +201,26 @@ class Application:
                 MAX_POLICY_BYTES, "a policy has only `routing:` and `tiers:`"
             ) from None
 
-    async def _charged(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+    async def _charged(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
         """One request that counts against its key's limits; a caller who leaves before the answer
         pays all the same.
         """
-        service, bill = self._router.service, await self._router.access.meters.open(caller)
+        service, bill = self._router.service, await self._router.access.meters.open(grant)
+        caller = Caller(grant.models, bill)
         try:
-            request = await self._request(caller, http_request)
+            request = await self._request(grant, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
             limit_s, watched = service.args.limits.request_timeout_s, http_request.watched
             try:
                 if http_request.path == "/v1/route":
                     planned = asgi.attended(
-                        service.plan(request, caller.models), limit_s + LATE_S, watched
+                        service.plan(request, caller), limit_s + LATE_S, watched
                     )
-                    return HttpAnswer(200, self._router.views.explanation(await planned))
-                work = service.embed(request, caller.models, None if bill is None else bill.charge)
+                    plan = await planned
+                    if bill is not None:  # the text was read, as for an embedding
+                        await bill.charge(plan.tokens)
+                    return HttpAnswer(200, self._router.views.explanation(plan))
+                work = service.embed(request, caller)
                 answer = await asgi.attended(work, limit_s + LATE_S, watched)
             except TimeoutError:
                 raise DeadlineExceeded(limit_s) from None

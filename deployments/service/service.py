@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.transport import Transport
@@ -14,7 +14,7 @@ from deployments.service.decision_log import DecisionLog
 from deployments.service.experiments import CANARY, Answered, Comparison
 from deployments.service.fingerprints import check_reading
 from deployments.service.gather import Gatherer
-from deployments.service.plan import Answer, Plan
+from deployments.service.plan import ANYONE, Answer, Caller, Plan
 from deployments.service.prepare import TEXT_ENGINES, Prepared, Preparer
 from deployments.service.reader import Reader
 from deployments.service.recent import Recent
@@ -55,7 +55,6 @@ from router.spaces import Catalogue, Constraints
 
 CANCELLED = "cancelled"  # the outcome of a request whose client left
 RECENT = 1024  # answers per model that percentiles are made of
-ChargeTokens = Callable[[int], Awaitable[None]]
 
 
 class Service:
@@ -158,10 +157,9 @@ class Service:
         if model in self.dispatchers:
             self.dispatchers[model].replicas_changed(replicas)
 
-    async def plan(
-        self, request: EmbeddingsRequest, permitted: frozenset[str] | None = None
-    ) -> Plan:
+    async def plan(self, request: EmbeddingsRequest, caller: Caller = ANYONE) -> Plan:
         """Read the text and decide; raises RouterError when no model may serve the request."""
+        permitted = caller.permitted
         arrived_s = self.clock()
         request = self.catalogue.completed(request)
         wanted = self.catalogue.resolve(request)
@@ -187,6 +185,8 @@ class Service:
             prepared = self.preparer.given(request.ids, wanted.target)
             features = Features(0, None, None, False, False)
         else:
+            if caller.meter is not None:
+                caller.meter.reading(sum(map(len, texts)))
             prepared, features = await self.reader.read(
                 texts, request.side, request.instruction, request.language, tuple(candidates)
             )
@@ -236,17 +236,14 @@ class Service:
     async def embed(
         self,
         request: EmbeddingsRequest,
-        permitted: frozenset[str] | None = None,
-        charge: ChargeTokens | None = None,
+        caller: Caller = ANYONE,
     ) -> Answer:
         """Answer one request with vectors of one space; raises RouterError with the contract's
         code.
-
-        `charge` is told the tokens before anything is sent, and may raise RouterError.
         """
         plan, answer, outcome = None, None, CANCELLED
         try:
-            plan = await self.plan(request, permitted)
+            plan = await self.plan(request, caller)
             tracing = (
                 self.tracing
                 if self.tracing is not None and self.tracing.current() is not None
@@ -256,7 +253,7 @@ class Service:
                 decided(tracing, plan, self.clock())
             self.comparison.entered()
             try:
-                answer = await self._answer(plan, permitted, charge, tracing)
+                answer = await self._answer(plan, caller, tracing)
             finally:
                 self.comparison.left()
             outcome = ANSWERED
@@ -293,8 +290,7 @@ class Service:
     async def _answer(
         self,
         plan: Plan,
-        permitted: frozenset[str] | None,
-        charge: ChargeTokens | None = None,
+        caller: Caller,
         tracing: Tracing | None = None,
     ) -> Answer:
         request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
@@ -302,7 +298,7 @@ class Service:
         if missed is not None:
             self.dispatchers[missed].warm()
         if decision.model is None:
-            raise refusal(self.args, plan, permitted)
+            raise refusal(self.args, plan, caller.permitted)
         model = decision.model
         prepared, truncated = plan.prepared[model], list[int]()
         if request.truncate in ("end", "start"):
@@ -317,8 +313,8 @@ class Service:
                     request.truncate,
                     request.instruction,
                 )
-        if charge is not None:
-            await charge(sum(prepared.counts))
+        if caller.meter is not None:
+            await caller.meter.charge(sum(prepared.counts))
         deadline_s = arrived_s + self.args.limits.request_timeout_s
         if request.on_budget_miss is OnMiss.REJECT and plan.decision_input.deadline_s is not None:
             deadline_s = min(deadline_s, plan.decision_input.deadline_s)

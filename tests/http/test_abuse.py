@@ -3,17 +3,21 @@ notice.
 """
 
 import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import httpx
 import pytest
 
+from deployments.ingress.rate_limits import RateLimiter
 from deployments.service.prepare import PIECE_CHARACTERS
+from router.keys import hash_of, new_key
 from router.tokenizer import Tokenizer, Tokens
 from tests.support.local_service import ARGS, LocalRouter, served
 
 WAIT_S = 60.0
+KEY = new_key(b"k" * 32)
 MINILM: dict[str, Any] = {
     **ARGS["models"]["all-minilm-l6-v2"],
     "prompts": {"query": "Instruct: {instruction}\nQuery: {text}"},
@@ -134,3 +138,70 @@ def test_a_gzip_body_may_not_become_any_size(prompted: tuple[str, LocalRouter]) 
     small = gzip.compress(b'{"input": "' + b"a" * 5000 + b'", "model": "fast"}')
     assert len(small) * 20 < 5000
     assert ask(prompted[0], content=small, headers={"content-encoding": "gzip"}).status_code == 200
+
+
+def metered(**limits: int) -> dict[str, Any]:
+    return {
+        "models": {"small": {**ARGS["models"]["all-minilm-l6-v2"], "max_tokens": 100_000}},
+        "tiers": {"fast": "small"},
+        "keys": {"one": {"hash": hash_of(KEY), **limits}},
+    }
+
+
+@pytest.fixture
+def still() -> Callable[..., AbstractContextManager[httpx.Client]]:
+    """Opens a service with these limits, in which no time passes."""
+
+    @contextmanager
+    def opened(**limits: int) -> Iterator[httpx.Client]:
+        with (
+            served(metered(**limits), RateLimiter(lambda: 0.0)) as (url, _),
+            httpx.Client(
+                base_url=url, timeout=WAIT_S, headers={"authorization": f"Bearer {KEY}"}
+            ) as http,
+        ):
+            yield http
+
+    return opened
+
+
+Still = Callable[..., AbstractContextManager[httpx.Client]]
+WORDS = {"input": "word " * 2999}  # 3001 tokens
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/route"])
+def test_what_can_never_fit_is_said_so_and_counts(still: Still, path: str) -> None:
+    with still(requests_per_minute=3, tokens_per_minute=3000) as http:
+        for left in (2, 1, 0):
+            answer = http.post(path, json=WORDS)
+            assert error(answer) == (429, "rate_limit_exceeded", None)
+            assert "can never be answered" in answer.json()["error"]["message"]
+            assert "retry-after" not in answer.headers
+            assert answer.headers["x-ratelimit-remaining-requests"] == str(left)
+            assert answer.headers["x-ratelimit-remaining-tokens"] == "3000"
+        refused = http.post(path, json=WORDS)
+        assert "3 requests per minute" in refused.json()["error"]["message"]
+        assert int(refused.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/route"])
+def test_a_request_that_was_read_is_not_given_back(still: Still, path: str) -> None:
+    with still(requests_per_minute=5, tokens_per_minute=4000) as http:
+        first = http.post(path, json=WORDS)
+        assert (first.status_code, first.headers["x-ratelimit-remaining-tokens"]) == (200, "999")
+        for left in (3, 2):  # too many for now
+            answer = http.post(path, json=WORDS)
+            assert int(answer.headers["retry-after"]) > 0
+            assert answer.headers["x-ratelimit-remaining-requests"] == str(left)
+        assert http.post(path, json={"input": "word " * 997}).status_code == 200
+        unread = http.post(path, json=WORDS)  # refused by the tokens that are gone
+        assert (unread.status_code, unread.headers["x-ratelimit-remaining-requests"]) == (429, "1")
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/route"])
+def test_a_key_without_a_limit_of_requests_pays_for_reading(still: Still, path: str) -> None:
+    with still(tokens_per_minute=3000) as http:
+        statuses = [http.post(path, json=WORDS) for _ in range(100)]
+    assert {one.status_code for one in statuses} == {429}
+    read = [one for one in statuses if "can never" in one.json()["error"]["message"]]
+    assert 0 < len(read) <= 3000 / (14_995 // 400) + 1

@@ -244,13 +244,15 @@ def test_a_limit_is_told_on_every_answer_and_kept(
         assert (huge.status_code, huge.json()["error"]["code"]) == (429, "rate_limit_exceeded")
         assert huge.headers["x-should-retry"] == "false"
         assert "send its texts in several requests" in huge.json()["error"]["message"]
+        assert not {"retry-after", "retry-after-ms"} & set(huge.headers)  # waiting does not help
+        assert int(huge.headers["x-ratelimit-remaining-requests"]) == before - 3  # it was read
 
         statuses = [
             http.post("/v1/embeddings", json={"input": WORD}).status_code for _ in range(25)
         ]
         assert (
-            statuses == [200] * 18 + [429] * 7
-        )  # 20, less the two before: what was refused with 429 costs nothing
+            statuses == [200] * 17 + [429] * 8
+        )  # 20, less the three before: what was refused unread costs nothing
         refused = http.post("/v1/embeddings", json={"input": WORD})
         assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
         assert 1 <= int(refused.headers["retry-after"]) <= 4
