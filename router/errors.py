@@ -224,7 +224,9 @@ class CollectionNotAllowed(RouterError):
             if allowed
             else "it may use none; ask for a key that may"
         )
-        super().__init__(f"this API key may not use the collection {asked!r}; {rest}", "space")
+        super().__init__(
+            f"this API key may not use the collection {shorten(asked)}; {rest}", "space"
+        )
 
 
 class PriorityNotAllowed(RouterError):

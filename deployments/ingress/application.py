@@ -243,7 +243,7 @@ class Application:
             http_request, limits.max_body_bytes, limits.body_timeout_s, limits.max_gzip_ratio
         )
         request = parse(body, http_request.headers, limits, caller.default_priority)
-        caller.check(request, service.catalogue.collections)
+        caller.check(request)
         return request
 
 
