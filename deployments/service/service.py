@@ -18,7 +18,7 @@ from deployments.service.plan import ANYONE, Answer, Caller, Plan
 from deployments.service.prepare import TEXT_ENGINES, Prepared, Preparer
 from deployments.service.reader import Reader
 from deployments.service.recent import Recent
-from deployments.service.refusals import cut_work, refusal, usable_names
+from deployments.service.refusals import check_permitted, cut_work, refusal
 from deployments.service.request_metrics import Events
 from deployments.service.shared_cache import open_shared
 from deployments.service.spans import Dispatching, decided
@@ -44,7 +44,6 @@ from router.errors import (
     InternalError,
     InvalidValue,
     RouterError,
-    TierNotAllowed,
 )
 from router.feedback import Feedback, tell
 from router.ledger import Ledger
@@ -163,17 +162,14 @@ class Service:
         arrived_s = self.clock()
         request = self.catalogue.completed(request)
         wanted = self.catalogue.resolve(request)
-        if (
-            permitted is not None
-            and wanted.tier is not None
-            and wanted.target is not None
-            and wanted.target not in permitted
-        ):
-            field = "quality" if request.quality is wanted.tier else "model"
-            raise TierNotAllowed(wanted.tier.value, usable_names(self.args, permitted), field)
         candidates = [
-            name for name in self.feedback if wanted.candidates is None or name in wanted.candidates
+            name
+            for name in self.feedback
+            if (wanted.candidates is None or name in wanted.candidates)
+            and (permitted is None or name in permitted)
         ]
+        if permitted is not None:  # before anything is read
+            check_permitted(self.args, request, wanted, permitted, candidates)
         texts = request.texts
         if texts is None:
             assert wanted.target is not None, "the schema lets token ids pass only with a model"

@@ -66,3 +66,38 @@ def test_other_keys_are_told_the_collections_as_before(tenants: tuple[str, Local
     answer = ask(tenants, "other", space="secret-projekt")
     assert error(answer) == (400, "invalid_value")
     assert "docs, secret-project" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/route"])
+@pytest.mark.parametrize(
+    "body",
+    [{"model": "best"}, {"quality": "best"}, {"model": "large"}, {"space": "large/8"}],
+    ids=str,
+)
+def test_what_a_key_may_not_use_is_refused_before_anything_is_read(
+    tenants: tuple[str, LocalRouter],
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    body: dict[str, Any],
+) -> None:
+    monkeypatch.setattr(tenants[1].service.reader, "read", None)
+    answer = ask(tenants, "one", path, **body)
+    assert error(answer) == (403, "tier_not_allowed")
+    assert "it may use small, fast" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/route"])
+def test_texts_are_read_for_the_models_of_the_key_only(
+    tenants: tuple[str, LocalRouter], monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    reader, read = tenants[1].service.reader, list[tuple[str, ...]]()
+    before = reader.read
+
+    async def noted(*args: Any, **named: Any) -> Any:
+        read.append(args[4])
+        return await before(*args, **named)
+
+    monkeypatch.setattr(reader, "read", noted)
+    assert ask(tenants, "one", path).status_code == 200
+    assert ask(tenants, "open", path).status_code == 200
+    assert read == [("small",), ("small", "large")]
