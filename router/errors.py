@@ -12,6 +12,7 @@
     ├── TierNotAllowed            403  tier_not_allowed
     ├── CollectionNotAllowed      403  collection_not_allowed
     ├── PriorityNotAllowed        403  priority_not_allowed
+    ├── OriginNotAllowed          403  origin_not_allowed
     ├── AdminKeyRequired          403  admin_key_required
     ├── NotFound                  404  not_found
     ├── ModelNotFound             404  model_not_found
@@ -242,6 +243,18 @@ class PriorityNotAllowed(RouterError):
         )
 
 
+class OriginNotAllowed(RouterError):
+    """A web page of another origin sent a request to a service that is open on its own machine."""
+
+    status, code = 403, "origin_not_allowed"
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(
+            f"a service without keys answers no web page of another origin, and this request is "
+            f"from {shorten(origin)}; add the origin to `cors.origins`, or add `keys:`"
+        )
+
+
 class AdminKeyRequired(RouterError):
     """What other callers did is shown to admin keys only."""
 
@@ -468,6 +481,7 @@ SAMPLES: tuple[RouterError, ...] = (  # one of each, for the reference and the t
     TierNotAllowed("best", ["fast"]),
     CollectionNotAllowed("products", ["docs"]),
     PriorityNotAllowed("interactive", ["bulk"]),
+    OriginNotAllowed("https://other.example"),
     AdminKeyRequired("/v1/decisions"),
     NotFound("/v2"),
     ModelNotFound("text-embedding-3-small", ["small", "large"]),

@@ -113,7 +113,12 @@ class Application:
         if access is None:  # Serve starts its server before it hands the config over
             early = _failed(ModelUnavailable(["this router is starting"], STARTING_S))
             return early._replace(
-                headers={**_entity(early), **early.headers, "x-request-id": http_request.id}
+                headers={
+                    **_entity(early),
+                    "x-content-type-options": "nosniff",
+                    **early.headers,
+                    "x-request-id": http_request.id,
+                }
             )
         try:
             asgi.check_headers(http_request.scope, self._router.service.args.limits)
@@ -137,6 +142,7 @@ class Application:
         given = {
             **_entity(answer),
             "x-total-ms": f"{total_ms:.2f}",
+            "x-content-type-options": "nosniff",
             **access.cors(http_request.headers),
             **({} if caller is None else access.limits(caller)),
             **answer.headers,
