@@ -170,6 +170,9 @@ class Cache(Section):
     """
 
     max_bytes: Int = Field(default=256 * 1024 * 1024, ge=0)  # 0 turns it off
+    # who shares what was embedded before: everybody, or the holders of one key; not given: those
+    # of one key, where there are keys
+    scope: Literal["shared", "key"] | None = None
     redis_url: str | None = Field(
         default=None, pattern=r"^(rediss?|unix)://.|^env:[A-Za-z_][A-Za-z0-9_]*$"
     )

@@ -212,7 +212,8 @@ class Application:
         pays all the same.
         """
         service, bill = self._router.service, await self._router.access.meters.open(grant)
-        caller = Caller(grant.models, bill)
+        shared = service.args.cache.scope == "shared"
+        caller = Caller(grant.models, bill, "" if shared else grant.name)
         try:
             request = await self._request(grant, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.

@@ -33,9 +33,11 @@ class Prepared:
     counts: Sequence[int]
     side: Side
     exact: bool  # counts come from the model's own tokenizer
-    digests: Sequence[bytes]  # of what the model reads, one a text: the cache's key
+    # of what the model reads and of the scope, one a text: the cache's key
+    digests: Sequence[bytes]
     # share of each text's tokens that the tokenizer does not know; None where it knows all
     unread: Sequence[float] | None = None
+    scope: str = ""
 
     @property
     def mean_unread(self) -> float:
@@ -74,9 +76,11 @@ class Preparer:
         instruction: str | None,
         models: Iterable[str],
         limits: Limits | None = None,
+        scope: str = "",
     ) -> dict[str, Prepared]:
         """Prompted and tokenised texts by model; models that read alike share one value.
 
+        Nothing is found in a cache under the digests of another `scope`.
         Models by whose tokens the texts are more than `limits` allow are left out; raises
         MaxTokensPerRequest where none is left, and InvalidValue where the prompts of all texts are
         too long.
@@ -105,7 +109,7 @@ class Preparer:
             )
             if key not in groups:
                 groups[key] = _tokenised(
-                    prompted, own_side, tokenizer, takes_text, texts, before, after, most
+                    prompted, own_side, tokenizer, takes_text, texts, before, after, most, scope
                 )
             if (group := groups[key]) is not None:
                 prepared[name] = group
@@ -113,7 +117,7 @@ class Preparer:
             raise MaxTokensPerRequest(None, most)
         return prepared
 
-    def given(self, ids: Sequence[TokenIds], model: str) -> dict[str, Prepared]:
+    def given(self, ids: Sequence[TokenIds], model: str, scope: str = "") -> dict[str, Prepared]:
         """Token ids that the caller made for `model`, taken as they are: the prompt, if any, is in
         them.
         """
@@ -125,7 +129,8 @@ class Preparer:
                 [len(row) for row in ids],
                 side,
                 True,
-                [_digest(row.tobytes()) for row in ids],
+                [_digest(row.tobytes(), scope) for row in ids],
+                scope=scope,
             )
         }
 
@@ -153,7 +158,9 @@ class Preparer:
             )
             for index in long
         ]
-        made = self.prepare(shorter, prepared.side, instruction, [model])[model]
+        made = self.prepare(shorter, prepared.side, instruction, [model], scope=prepared.scope)[
+            model
+        ]
         return replace(
             prepared,
             ids=_spliced(prepared.ids, long, made.ids),
@@ -171,7 +178,9 @@ class Preparer:
         limit, given = self._models[model].max_tokens, prepared.ids or ()
         long = [index for index, row in enumerate(given) if len(row) > limit]
         return self.given(
-            [row[:limit] if where == "end" else row[-limit:] for row in given], model
+            [row[:limit] if where == "end" else row[-limit:] for row in given],
+            model,
+            prepared.scope,
         )[model], long
 
     def _prompt(self, model: str, side: Side, instruction: str | None) -> tuple[str, str]:
@@ -286,6 +295,7 @@ def _tokenised(
     before: str,
     after: str,
     most: int | None,
+    scope: str,
 ) -> Prepared | None:
     """None where there are more than `most` tokens."""
     unread = None
@@ -300,10 +310,11 @@ def _tokenised(
         unread = tokenizer.unread(texts, tokens, before, after)
     ids, counts = tokens
     if takes_text or ids is None:
-        digests = [_digest(side.encode() + text.encode()) for text in prompted]
-        return Prepared(None, prompted, counts, side, tokenizer is not None, digests, unread)
-    digests = [_digest(row.tobytes()) for row in ids]
-    return Prepared(ids, None, counts, side, True, digests, unread)
+        digests = [_digest(side.encode() + text.encode(), scope) for text in prompted]
+        exact = tokenizer is not None
+        return Prepared(None, prompted, counts, side, exact, digests, unread, scope)
+    digests = [_digest(row.tobytes(), scope) for row in ids]
+    return Prepared(ids, None, counts, side, True, digests, unread, scope)
 
 
 def _tokens(
@@ -363,5 +374,5 @@ def _check_prompts(texts: int, characters: int, instruction: str | None, limits:
         )
 
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+def _digest(data: bytes, scope: str) -> bytes:
+    return hashlib.blake2b(data, digest_size=16, key=scope.encode()).digest()

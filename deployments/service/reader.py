@@ -44,7 +44,7 @@ class Reader:
     ) -> None:
         self._preparer, self._prior = preparer, language_prior
         self._limits = limits or Limits()
-        self._known = lru_cache(KNOWN_TEXTS)(self._one)
+        self.known = lru_cache(KNOWN_TEXTS)(self._one)
 
     async def read(
         self,
@@ -53,19 +53,20 @@ class Reader:
         instruction: str | None,
         language: str | None,
         models: tuple[str, ...],
+        scope: str = "",
     ) -> Read:
         """Raises InvalidValue where `language` is none, and ValueError naming a text that is not
         valid Unicode.
         """
         if len(texts) == 1 and len(texts[0]) + len(instruction or "") <= KNOWN_CHARACTERS:
-            return self._known(texts[0], side, instruction, language, models)
+            return self.known(texts[0], side, instruction, language, models, scope)
         if (characters := sum(map(len, texts))) > OFF_LOOP_CHARACTERS:
             give_back(characters)
             prepared = await asyncio.to_thread(
-                self._preparer.prepare, texts, side, instruction, models, self._limits
+                self._preparer.prepare, texts, side, instruction, models, self._limits, scope
             )
         else:
-            prepared = self._preparer.prepare(texts, side, instruction, models, self._limits)
+            prepared = self._preparer.prepare(texts, side, instruction, models, self._limits, scope)
         return Read(prepared, self._features(texts, language))
 
     def _one(
@@ -75,9 +76,10 @@ class Reader:
         instruction: str | None,
         language: str | None,
         models: tuple[str, ...],
+        scope: str = "",
     ) -> Read:
         return Read(
-            self._preparer.prepare((text,), side, instruction, models, self._limits),
+            self._preparer.prepare((text,), side, instruction, models, self._limits, scope),
             self._features((text,), language),
         )
 

@@ -178,13 +178,18 @@ class Service:
                 raise InvalidValue(
                     f"{wanted.target} takes text, not token ids; send the text", "input"
                 )
-            prepared = self.preparer.given(request.ids, wanted.target)
+            prepared = self.preparer.given(request.ids, wanted.target, caller.scope)
             features = Features(0, None, None, False, False)
         else:
             if caller.meter is not None:
                 caller.meter.reading(sum(map(len, texts)))
             prepared, features = await self.reader.read(
-                texts, request.side, request.instruction, request.language, tuple(candidates)
+                texts,
+                request.side,
+                request.instruction,
+                request.language,
+                tuple(candidates),
+                caller.scope,
             )
             if len(prepared) < len(candidates):  # to the others it has too many tokens
                 wanted = wanted._replace(candidates=frozenset(prepared))
