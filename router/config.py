@@ -146,6 +146,8 @@ class Limits(Section):
     max_instruction_characters: PositiveInt = 2_000  # of a request's own instruction
     # of the prompts of all texts together, which every text has once
     max_prompt_characters: PositiveInt = 1_000_000
+    # of long texts that are tokenised or wait for that in one router replica; half for one client
+    max_reading_characters: PositiveInt = 32_000_000
     max_queued_tokens: PositiveInt = 4_000_000  # of one model in one router replica
     max_requests: PositiveInt = 10_000  # at once, in one router replica
     # at once, in one router replica; a client is an API key, else an address

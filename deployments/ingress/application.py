@@ -171,7 +171,7 @@ class Application:
             limits = self._router.service.args.limits
             client = f"key {caller.name}" if caller.name else asgi.client_of(http_request, limits)
             with self._gate.passed(client, limits):
-                return await self._charged(caller, http_request)
+                return await self._charged(caller, http_request, client)
         if path == WHAT_IF and method == "POST":
             service, policy = self._router.service, await self._policy(http_request)
             told = http_request.headers.get("content-type", "")
@@ -207,13 +207,13 @@ class Application:
                 MAX_POLICY_BYTES, "a policy has only `routing:` and `tiers:`"
             ) from None
 
-    async def _charged(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
+    async def _charged(self, grant: Grant, http_request: HttpRequest, client: str) -> HttpAnswer:
         """One request that counts against its key's limits; a caller who leaves before the answer
         pays all the same.
         """
         service, bill = self._router.service, await self._router.access.meters.open(grant)
         shared = service.args.cache.scope == "shared"
-        caller = Caller(grant.models, bill, "" if shared else grant.name)
+        caller = Caller(grant.models, bill, client, "" if shared else grant.name)
         try:
             request = await self._request(grant, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.

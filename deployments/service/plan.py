@@ -34,6 +34,7 @@ class Caller(NamedTuple):
 
     permitted: frozenset[str] | None = None  # models; None: all
     meter: Meter | None = None
+    client: str = ""  # its key, else its address: who has to take turns with himself
     scope: str = ""  # callers of one scope share what was read and embedded before
 
 

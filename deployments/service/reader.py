@@ -6,13 +6,13 @@ time, which then costs neither a tokeniser nor the identification of its languag
 is the cache's matter (router/cache.py).
 """
 
-import asyncio
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from deployments.service.memory import give_back
 from deployments.service.prepare import Prepared, Preparer
+from deployments.service.reading_pool import ReadingPool
 from router.config import Limits
 from router.domain import Features
 from router.errors import InvalidValue
@@ -41,10 +41,17 @@ class Reader:
         preparer: Preparer,
         language_prior: Prior = NO_PRIOR,
         limits: Limits | None = None,
+        pool: ReadingPool | None = None,
     ) -> None:
         self._preparer, self._prior = preparer, language_prior
         self._limits = limits or Limits()
+        self.pool = pool or ReadingPool(self._limits.max_reading_characters)
         self.known = lru_cache(KNOWN_TEXTS)(self._one)
+
+    def check(self, client: str, characters: int) -> None:
+        """Raise RateLimitExceeded where so long a text may not be read now."""
+        if characters > OFF_LOOP_CHARACTERS:
+            self.pool.check(client, characters)
 
     async def read(
         self,
@@ -54,6 +61,7 @@ class Reader:
         language: str | None,
         models: tuple[str, ...],
         scope: str = "",
+        client: str = "",
     ) -> Read:
         """Raises InvalidValue where `language` is none, and ValueError naming a text that is not
         valid Unicode.
@@ -62,8 +70,9 @@ class Reader:
             return self.known(texts[0], side, instruction, language, models, scope)
         if (characters := sum(map(len, texts))) > OFF_LOOP_CHARACTERS:
             give_back(characters)
-            prepared = await asyncio.to_thread(
-                self._preparer.prepare, texts, side, instruction, models, self._limits, scope
+            read = (texts, side, instruction, models, self._limits, scope)
+            prepared = await self.pool.run(
+                client, characters, partial(self._preparer.prepare, *read)
             )
         else:
             prepared = self._preparer.prepare(texts, side, instruction, models, self._limits, scope)

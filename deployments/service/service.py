@@ -2,11 +2,11 @@
 speaks HTTP around it.
 """
 
-import asyncio
 import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.transport import Transport
@@ -138,7 +138,8 @@ class Service:
         only.
         """
         if args.routing.language_prior != self.routing.language_prior:
-            self.reader = Reader(self.preparer, args.routing.language_prior, args.limits)
+            prior, pool = args.routing.language_prior, self.reader.pool
+            self.reader = Reader(self.preparer, prior, args.limits, pool)
         self.args, self.catalogue, self.routing = args, catalogue, args.routing
         self.policy = build_policy(args.routing, args.tiers)
         self._setting, self._canary = self._settle()
@@ -181,8 +182,10 @@ class Service:
             prepared = self.preparer.given(request.ids, wanted.target, caller.scope)
             features = Features(0, None, None, False, False)
         else:
+            characters = sum(map(len, texts))
+            self.reader.check(caller.client, characters)
             if caller.meter is not None:
-                caller.meter.reading(sum(map(len, texts)))
+                caller.meter.reading(characters)
             prepared, features = await self.reader.read(
                 texts,
                 request.side,
@@ -190,6 +193,7 @@ class Service:
                 request.language,
                 tuple(candidates),
                 caller.scope,
+                caller.client,
             )
             if len(prepared) < len(candidates):  # to the others it has too many tokens
                 wanted = wanted._replace(candidates=frozenset(prepared))
@@ -305,8 +309,8 @@ class Service:
         if request.truncate in ("end", "start"):
             if request.texts is None:
                 prepared, truncated = self.preparer.cut_ids(prepared, model, request.truncate)
-            else:
-                prepared, truncated = await asyncio.to_thread(
+            elif max(prepared.counts) > self.args.models[model].max_tokens:
+                cut = partial(
                     self.preparer.cut,
                     prepared,
                     request.texts,
@@ -314,6 +318,8 @@ class Service:
                     request.truncate,
                     request.instruction,
                 )
+                characters = sum(map(len, request.texts))
+                prepared, truncated = await self.reader.pool.run(caller.client, characters, cut)
         if caller.meter is not None:
             await caller.meter.charge(sum(prepared.counts))
         deadline_s = arrived_s + self.args.limits.request_timeout_s

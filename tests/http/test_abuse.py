@@ -3,7 +3,10 @@ notice.
 """
 
 import gzip
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -205,3 +208,46 @@ def test_a_key_without_a_limit_of_requests_pays_for_reading(still: Still, path: 
     assert {one.status_code for one in statuses} == {429}
     read = [one for one in statuses if "can never" in one.json()["error"]["message"]]
     assert 0 < len(read) <= 3000 / (14_995 // 400) + 1
+
+
+class Gated(Counted):
+    """Long texts wait for `go`."""
+
+    def __init__(self, inner: Tokenizer) -> None:
+        super().__init__(inner)
+        self.go, self.waiting = threading.Event(), 0
+
+    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
+        if len(texts[0]) > 60_000:
+            self.waiting += 1
+            self.go.wait()
+        return super().__call__(texts, input_type)
+
+
+def test_long_texts_of_one_client_leave_the_others_their_turn() -> None:
+    limits = {"max_reading_characters": 1_000_000, "client_address_header": "x-forwarded-for"}
+    model = ARGS["models"]["all-minilm-l6-v2"]
+    with served(
+        {"models": {"m": model}, "tiers": {"fast": "m"}, "limits": limits, "auth": "none"}
+    ) as (url, router):
+        tokenizer = router.service.preparer.tokenizers["m"]
+        assert tokenizer is not None
+        router.service.preparer.tokenizers["m"] = gated = Gated(tokenizer)
+
+        def send(client: str, characters: int) -> httpx.Response:
+            body = {"input": "a b c d " * (characters // 8)}
+            return ask(url, "/v1/route", json=body, headers={"x-forwarded-for": client})
+
+        with ThreadPoolExecutor(5) as pool:
+            long_ones = [pool.submit(send, "1.1.1.1", 120_000) for _ in range(4)]
+            while gated.waiting < 2:
+                time.sleep(0.01)
+            assert send("2.2.2.2", 6_400).status_code == 200  # and nothing was let go
+            full = send("1.1.1.1", 400_000)
+            assert error(full) == (429, "rate_limit_exceeded", None)
+            assert "limits.max_reading_characters" in full.json()["error"]["message"]
+            assert "this client" in full.json()["error"]["message"]
+            assert int(full.headers["retry-after"]) >= 1
+            assert gated.waiting == 2
+            gated.go.set()
+            assert {one.result().status_code for one in long_ones} == {200}
