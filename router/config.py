@@ -154,6 +154,9 @@ class Limits(Section):
     max_requests_per_client: PositiveInt = 1024
     # written by a proxy that you trust; without it the connection's own address
     client_address_header: str | None = None
+    # of answers that their readers have not taken yet, in one router replica; half for one client
+    max_answer_bytes: PositiveInt = 256 * 1024 * 1024
+    send_timeout_s: PositiveFloat = 10.0  # a reader that takes nothing for so long is cut off
     max_headers: PositiveInt = 100
     max_header_bytes: PositiveInt = 32 * 1024
     # for all headers, where `embedding-router run` puts HAProxy in front

@@ -11,8 +11,10 @@ from typing import Protocol
 from deployments.ingress import asgi, console
 from deployments.ingress.asgi import ClientLeft, HttpAnswer, HttpRequest, Receive, Scope, Send
 from deployments.ingress.auth import Access
+from deployments.ingress.outgoing import Outgoing
 from deployments.ingress.views import Views
 from deployments.ingress.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
+from deployments.service.memory import give_back
 from deployments.service.plan import Answer, Caller
 from deployments.service.service import Service
 from deployments.telemetry.logs import REQUEST_IDS, where
@@ -36,7 +38,8 @@ from router.spaces import Catalogue
 CLIENT_LEFT = 499
 STARTING_S = 1.0  # until it is worth to ask again
 LATE_S = 1.0  # what the answer to a deadline may itself take
-OFF_LOOP_NUMBERS = 500_000  # 30 ms as JSON: more are written in a thread
+OFF_LOOP_BYTES = 6_000_000  # 30 ms as JSON: more are written in a thread
+LARGE_AT_ONCE = 2
 EMBEDDINGS = ("/v1/embeddings", "/embeddings")
 WHAT_IF = "/v1/what-if"
 READ = ("GET", "HEAD")
@@ -69,7 +72,8 @@ class Application:
 
     def __init__(self, router: RouterState, alone: bool = False) -> None:
         self._router, self._alone = router, alone
-        self._gate = asgi.Gate()
+        self._gate, self._outgoing = asgi.Gate(), Outgoing()
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -77,12 +81,8 @@ class Application:
             await self._router.close()
         elif scope["type"] == "http":
             answer = await self._whole(HttpRequest(scope, receive, self._alone))
-            await asgi.respond(
-                send,
-                answer.status,
-                b"" if scope["method"] == "HEAD" else answer.body,
-                answer.headers,
-            )
+            body = b"" if scope["method"] == "HEAD" else answer.body
+            await asgi.respond(send, answer.status, body, answer.headers, answer.held)
 
     async def exchange(self, http_request: HttpRequest) -> HttpAnswer:
         """The answer to a request that did not pass Serve (deployments/ingress/fast_path.py), with
@@ -241,7 +241,19 @@ class Application:
             raise
         if bill is not None:
             bill.answered(answer.prompt_tokens)
-        return await _embeddings(request, answer, service.catalogue)
+        size = encoding.estimated_bytes(answer.vectors, request.encoding_format)
+        held = self._outgoing.hold(client, size, service.args.limits)
+        give_back(size)
+        try:
+            if size <= OFF_LOOP_BYTES:
+                made = _embeddings(request, answer, service.catalogue)
+            else:
+                async with self._large:
+                    made = await asyncio.to_thread(_embeddings, request, answer, service.catalogue)
+        except BaseException:
+            held.release()
+            raise
+        return made._replace(held=held)
 
     async def _request(self, caller: Grant, http_request: HttpRequest) -> EmbeddingsRequest:
         service = self._router.service
@@ -277,9 +289,7 @@ def _failed(error: RouterError) -> HttpAnswer:
     return HttpAnswer(error.status, render(error), headers=error.headers)
 
 
-async def _embeddings(
-    request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue
-) -> HttpAnswer:
+def _embeddings(request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue) -> HttpAnswer:
     decision, space, over = answer.decision, answer.space, answer.adapter
     model = decision.model or space.model
     predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
@@ -303,9 +313,7 @@ async def _embeddings(
         languages=answer.features.languages,
         unread=round(answer.unread, 4),
     )
-    encode = (answer.vectors, request.encoding_format, routing, answer.prompt_tokens)
-    large = answer.vectors.size > OFF_LOOP_NUMBERS and request.encoding_format == "float"
-    body = await asyncio.to_thread(encoding.encode, *encode) if large else encoding.encode(*encode)
+    body = encoding.encode(answer.vectors, request.encoding_format, routing, answer.prompt_tokens)
     return HttpAnswer(
         200,
         body,

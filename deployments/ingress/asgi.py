@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
+from deployments.ingress.outgoing import Held
 from router.config import Limits
 from router.errors import (
     HeadersTooLarge,
@@ -30,6 +31,8 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = Mapping[str, str]
 T = TypeVar("T")
 
+SEND_BYTES = 64 * 1024  # of an answer are given to the server at a time
+SEND_TIMEOUT_S = 10.0  # for each, where the answer says nothing else
 MOST_GZIP_FILES = 32  # in one body
 GZIP_FREE_BYTES = 1024 * 1024  # that a gzip body may become, however few were sent
 OFF_LOOP_GZIP_BYTES = 16_384  # a millisecond of inflating, at most: more is done in a thread
@@ -47,6 +50,7 @@ class HttpAnswer(NamedTuple):
     body: bytes
     content_type: str = "application/json"
     headers: Headers = MappingProxyType({})
+    held: Held | None = None  # released when its reader has it
 
 
 class HttpRequest:
@@ -320,11 +324,24 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-async def respond(send: Send, status: int, content: bytes, given: Mapping[str, str]) -> None:
-    """One whole response."""
+async def respond(
+    send: Send, status: int, content: bytes, given: Headers, held: Held | None = None
+) -> None:
+    """One whole response, in pieces that its reader has to take in time."""
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": content})
+    stall_s = SEND_TIMEOUT_S if held is None else held.stall_s
+    try:
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        for start in range(0, max(1, len(content)), SEND_BYTES):
+            part = content[start : start + SEND_BYTES] if len(content) > SEND_BYTES else content
+            more = start + SEND_BYTES < len(content)
+            async with asyncio.timeout(stall_s):
+                await send({"type": "http.response.body", "body": part, "more_body": more})
+    except TimeoutError:
+        pass  # the server closes what was not sent whole
+    finally:
+        if held is not None:
+            held.release()
 
 
 async def lifespan(receive: Receive, send: Send) -> None:

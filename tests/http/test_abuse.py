@@ -3,6 +3,8 @@ notice.
 """
 
 import gzip
+import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -251,3 +253,57 @@ def test_long_texts_of_one_client_leave_the_others_their_turn() -> None:
             assert gated.waiting == 2
             gated.go.set()
             assert {one.result().status_code for one in long_ones} == {200}
+
+
+@contextmanager
+def unread(url: str, body: bytes, count: int, buffer: int = 4096) -> Iterator[list[socket.socket]]:
+    """Connections that ask and read nothing."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    head = f"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n"
+    opened = list[socket.socket]()
+    try:
+        for _ in range(count):
+            one = socket.socket()
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            one.connect((host, int(port)))
+            one.sendall(head.encode() + b"\r\n" + body)
+            opened.append(one)
+        yield opened
+    finally:
+        for one in opened:
+            one.close()
+
+
+def test_answers_that_nobody_reads_are_bounded_and_their_readers_cut_off() -> None:
+    limits = {"max_answer_bytes": 40_000_000, "send_timeout_s": 1.0}
+    model = {"engine": {"kind": "fake"}, "dimensions": 2000, "max_tokens": 100}
+    with served({"models": {"m": model}, "tiers": {"fast": "m"}, "limits": limits}) as (url, _):
+        large = {"input": [f"t{index}" for index in range(600)]}  # 14 MB
+        with unread(url, json.dumps(large).encode(), 3):
+            until_s = time.monotonic() + WAIT_S
+            while (refused := ask(url, json=large)).status_code != 429:
+                assert time.monotonic() < until_s
+            assert error(refused) == (429, "rate_limit_exceeded", None)
+            assert "limits.max_answer_bytes" in refused.json()["error"]["message"]
+            assert int(refused.headers["retry-after"]) >= 1
+            assert ask(url, json={"input": "hello"}).status_code == 200
+            while ask(url, json=large).status_code != 200:  # once they are cut off
+                assert time.monotonic() < until_s
+                time.sleep(0.1)
+
+
+def test_a_slow_reader_is_not_cut_off() -> None:
+    model = {"engine": {"kind": "fake"}, "dimensions": 2000, "max_tokens": 100}
+    args = {"models": {"m": model}, "tiers": {"fast": "m"}, "limits": {"send_timeout_s": 2.0}}
+    body = json.dumps({"input": [f"t{index}" for index in range(300)]}).encode()
+    with served(args) as (url, _), unread(url, body, 1, 262_144) as (one,):
+        got, length = b"", 0
+        while not length or len(got) < length:
+            part = one.recv(65536)
+            assert part, "cut off"
+            got += part
+            time.sleep(0.02)
+            if not length and b"\r\n\r\n" in got:
+                head, _, got = got.partition(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length: ")[2].split()[0])
+        assert len(json.loads(got)["data"]) == 300
