@@ -150,8 +150,9 @@ class Host:
                     Failure("engine", "the engine made a vector that is not of length 1"),
                 )
             self._served_tokens += tokens
+            queue_s = started - arrived + embedded.waited_s
             return self._reply(
-                call, embedded, keep, failed, started - arrived, ended - started, tokens
+                call, embedded, keep, failed, queue_s, ended - arrived - queue_s, tokens
             )
         except asyncio.CancelledError:
             if self._dead is None:

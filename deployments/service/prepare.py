@@ -134,6 +134,10 @@ class Preparer:
             )
         }
 
+    def reads(self, model: str) -> int:
+        """The most tokens of a text that `model` reads."""
+        return self._models[model].max_tokens
+
     def cut(
         self,
         prepared: Prepared,

@@ -18,7 +18,7 @@ from router.domain import Features
 from router.errors import InvalidValue
 from router.features import extract
 from router.language_id import NO_PRIOR, Prior
-from router.schema import Side
+from router.schema import EmbeddingsRequest, Side
 
 # a longer request is tokenised in a thread, so that nobody else waits for it
 OFF_LOOP_CHARACTERS = 5_000
@@ -77,6 +77,19 @@ class Reader:
         else:
             prepared = self._preparer.prepare(texts, side, instruction, models, self._limits, scope)
         return Read(prepared, self._features(texts, language))
+
+    async def cut(
+        self, prepared: Prepared, request: EmbeddingsRequest, model: str, client: str
+    ) -> tuple[Prepared, list[int]]:
+        """The texts cut to what `model` reads, and which of them were."""
+        where, texts = request.truncate, request.texts
+        assert where in ("end", "start"), "the others are not cut"
+        if texts is None:
+            return self._preparer.cut_ids(prepared, model, where)
+        if max(prepared.counts) <= self._preparer.reads(model):
+            return prepared, []
+        cut = partial(self._preparer.cut, prepared, texts, model, where, request.instruction)
+        return await self.pool.run(client, sum(map(len, texts)), cut)
 
     def _one(
         self,

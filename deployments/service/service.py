@@ -6,7 +6,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.transport import Transport
@@ -307,19 +306,7 @@ class Service:
         model = decision.model
         prepared, truncated = plan.prepared[model], list[int]()
         if request.truncate in ("end", "start"):
-            if request.texts is None:
-                prepared, truncated = self.preparer.cut_ids(prepared, model, request.truncate)
-            elif max(prepared.counts) > self.args.models[model].max_tokens:
-                cut = partial(
-                    self.preparer.cut,
-                    prepared,
-                    request.texts,
-                    model,
-                    request.truncate,
-                    request.instruction,
-                )
-                characters = sum(map(len, request.texts))
-                prepared, truncated = await self.reader.pool.run(caller.client, characters, cut)
+            prepared, truncated = await self.reader.cut(prepared, request, model, caller.client)
         if caller.meter is not None:
             await caller.meter.charge(sum(prepared.counts))
         deadline_s = arrived_s + self.args.limits.request_timeout_s

@@ -13,12 +13,14 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from deployments.ingress.rate_limits import RateLimiter
 from deployments.service.prepare import PIECE_CHARACTERS
 from router.keys import hash_of, new_key
 from router.tokenizer import Tokenizer, Tokens
+from tests.support.counted_tokenizer import Counted
 from tests.support.local_service import ARGS, LocalRouter, served
 
 WAIT_S = 60.0
@@ -82,20 +84,6 @@ def test_an_operators_own_prompt_is_bounded_by_the_number_of_texts(
     body = {"input": ["ab"] * 2048, "model": "minilm", "input_type": "query"}
     assert error(ask(prompted[0], json=body)) == (400, "invalid_value", "input")
     assert ask(prompted[0], json={**body, "input_type": "document"}).status_code == 200
-
-
-class Counted:
-    """A tokenizer that counts the characters it was given."""
-
-    def __init__(self, inner: Tokenizer) -> None:
-        self._inner, self.key, self.characters = inner, inner.key, 0
-
-    def key_for(self, texts: Sequence[str]) -> str:
-        return self._inner.key_for(texts)
-
-    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
-        self.characters += sum(map(len, texts))
-        return self._inner(texts, input_type)
 
 
 @pytest.fixture
@@ -307,3 +295,41 @@ def test_a_slow_reader_is_not_cut_off() -> None:
                 head, _, got = got.partition(b"\r\n\r\n")
                 length = int(head.lower().partition(b"content-length: ")[2].split()[0])
         assert len(json.loads(got)["data"]) == 300
+
+
+EMBEDDING = threading.Event()
+
+
+class Slowly:
+    """An engine of one thread, as many are."""
+
+    dimensions, max_tokens, batch_tokens = 4, 100_000, 16
+
+    def count(self, texts: Sequence[str], input_type: str) -> list[int]:
+        return [max(1, len(text) // 4) for text in texts]
+
+    def embed(self, texts: Sequence[str], input_type: str) -> Any:
+        if len(texts[0]) > 1000:
+            EMBEDDING.set()
+            time.sleep(0.5)
+        return np.ones((len(texts), 4), np.float32)
+
+
+def slowly() -> Slowly:
+    return Slowly()
+
+
+def test_the_wait_at_a_replica_is_in_the_time_of_the_queue() -> None:
+    target = {"kind": "callable", "target": f"{__name__}:slowly"}
+    model = {"engine": target, "dimensions": 4, "max_tokens": 100_000}
+    with (
+        served({"models": {"m": model}, "tiers": {"fast": "m"}}) as (url, _),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        long_one = pool.submit(ask, url, json={"input": "word " * 1000})
+        assert EMBEDDING.wait(WAIT_S)
+        short = ask(url, json={"input": "hello"})
+        assert long_one.result().status_code == 200
+        waited_ms = float(short.headers["x-queue-ms"])
+        assert waited_ms > float(short.headers["x-inference-ms"])
+        assert waited_ms > float(short.headers["x-total-ms"]) / 2

@@ -2,7 +2,6 @@
 for a template.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from deployments.service.prepare import Preparer
 from router.errors import InvalidValue
 from router.strict import parse_args
-from router.tokenizer import Tokenizer, Tokens
+from tests.support.counted_tokenizer import Counted
 from tests.support.local_service import E5, FAKE, WORDLLAMA
 
 PROMPTS = {"query": "Instruct: {instruction}\nQuery:{text}", "instruction": "find it"}
@@ -75,24 +74,6 @@ def test_a_prompt_longer_than_the_model_reads_is_refused_and_not_embedded_alone(
     before = made.prepare(["text"], "query", task, ["m"])["m"]
     with pytest.raises(InvalidValue, match="prompt alone"):
         made.cut(before, ["text"], "m", "end", task)
-
-
-class Counted:
-    """A tokenizer that counts the characters it was given."""
-
-    def __init__(self, inner: Tokenizer) -> None:
-        self._inner, self.key, self.characters = inner, inner.key, 0
-
-    def key_for(self, texts: Sequence[str]) -> str:
-        return self._inner.key_for(texts)
-
-    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
-        self.characters += sum(map(len, texts))
-        return self._inner(texts, input_type)
-
-    def offsets(self, text: str) -> list[tuple[int, int]] | None:
-        self.characters += len(text)
-        return self._inner.offsets(text)
 
 
 TEXTS = [
