@@ -118,14 +118,14 @@ def environment(
 
 
 def _connections(max_requests: int) -> int:
-    """How many HAProxy takes at once (Serve: 4096): each costs two open files, of which the
-    system may allow fewer.
+    """How many HAProxy takes at once (Serve: 4096). Each needs two open files and half a pipe's,
+    and HAProxy does not start where the system allows fewer.
     """
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max(4096, 2 * max_requests)
     if files == resource.RLIM_INFINITY:
         return wanted
-    return max(256, min(wanted, (files - HAPROXY_OWN_FILES) // 2))
+    return max(256, min(wanted, (files - HAPROXY_OWN_FILES) * 2 // 5))
 
 
 def _free_ports(port: int) -> list[int]:

@@ -181,8 +181,7 @@ class Service:
             prepared = self.preparer.given(request.ids, wanted.target, caller.scope)
             features = Features(0, None, None, False, False)
         else:
-            characters = sum(map(len, texts))
-            self.reader.check(caller.client, characters)
+            self.reader.check(caller.client, characters := sum(map(len, texts)))
             if caller.meter is not None:
                 caller.meter.reading(characters)
             prepared, features = await self.reader.read(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.launch.environment import HAPROXY_OWN_FILES, environment
+from deployments.launch.environment import environment
 
 NAME = "RAY_SERVE_HAPROXY_MAXCONN"
 
@@ -15,7 +15,7 @@ NAME = "RAY_SERVE_HAPROXY_MAXCONN"
     [
         (10_000, resource.RLIM_INFINITY, 20_000),
         (10_000, 1_000_000, 20_000),
-        (10_000, 20_000, (20_000 - HAPROXY_OWN_FILES) // 2),
+        (10_000, 20_000, 7_800),
         (100, 1_000_000, 4096),
         (50_000, resource.RLIM_INFINITY, 100_000),
     ],
