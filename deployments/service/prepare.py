@@ -134,7 +134,7 @@ class Preparer:
             )
         }
 
-    def reads(self, model: str) -> int:
+    def longest_for(self, model: str) -> int:
         """The most tokens of a text that `model` reads."""
         return self._models[model].max_tokens
 

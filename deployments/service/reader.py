@@ -86,7 +86,7 @@ class Reader:
         assert where in ("end", "start"), "the others are not cut"
         if texts is None:
             return self._preparer.cut_ids(prepared, model, where)
-        if max(prepared.counts) <= self._preparer.reads(model):
+        if max(prepared.counts) <= self._preparer.longest_for(model):
             return prepared, []
         cut = partial(self._preparer.cut, prepared, texts, model, where, request.instruction)
         return await self.pool.run(client, sum(map(len, texts)), cut)
