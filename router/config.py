@@ -139,23 +139,18 @@ class Limits(Section):
     """Where a request is refused; every limit is an error that says what to do, never a cut."""
 
     max_body_bytes: PositiveInt = 8 * 1024 * 1024
-    # bytes of a gzip body for each byte that is sent, beyond a first MiB
-    max_gzip_ratio: PositiveInt = 100
+    max_gzip_ratio: PositiveInt = 100  # beyond a first MiB
     max_items: PositiveInt = 2048
     max_tokens_per_request: PositiveInt = 300_000
     max_instruction_characters: PositiveInt = 2_000  # of a request's own instruction
-    # of the prompts of all texts together, which every text has once
-    max_prompt_characters: PositiveInt = 1_000_000
-    # of long texts that are tokenised or wait for that in one router replica; half for one client
-    max_reading_characters: PositiveInt = 32_000_000
+    max_prompt_characters: PositiveInt = 1_000_000  # of the prompts of all texts together
+    max_reading_characters: PositiveInt = 32_000_000  # of long texts at once; half for a client
     max_queued_tokens: PositiveInt = 4_000_000  # of one model in one router replica
     max_requests: PositiveInt = 10_000  # at once, in one router replica
     # at once, in one router replica; a client is an API key, else an address
     max_requests_per_client: PositiveInt = 1024
-    # written by a proxy that you trust; without it the connection's own address
-    client_address_header: str | None = None
-    # of answers that their readers have not taken yet, in one router replica; half for one client
-    max_answer_bytes: PositiveInt = 256 * 1024 * 1024
+    client_address_header: str | None = None  # written by a proxy that you trust
+    max_answer_bytes: PositiveInt = 256 * 1024 * 1024  # not taken yet; half for one client
     send_timeout_s: PositiveFloat = 10.0  # a reader that takes nothing for so long is cut off
     max_headers: PositiveInt = 100
     max_header_bytes: PositiveInt = 32 * 1024
@@ -175,9 +170,7 @@ class Cache(Section):
     """
 
     max_bytes: Int = Field(default=256 * 1024 * 1024, ge=0)  # 0 turns it off
-    # who shares what was embedded before: everybody, or the holders of one key; not given: those
-    # of one key, where there are keys
-    scope: Literal["shared", "key"] | None = None
+    scope: Literal["shared", "key"] | None = None  # who shares it; None: key, where there are keys
     redis_url: str | None = Field(
         default=None, pattern=r"^(rediss?|unix)://.|^env:[A-Za-z_][A-Za-z0-9_]*$"
     )
