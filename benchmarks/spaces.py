@@ -30,12 +30,12 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from deployments.engines.base import Vectors
 from deployments.launch.serve_config import application
 from deployments.replica.offline import Offline
 from deployments.tools.align import Material, Remembering, align
 from deployments.tools.corpus import Text
 from router.adapters import METHODS, Adapter, Method, load_adapters, save
+from router.arrays import Vectors
 from router.config import CollectionConfig, RouterArgs
 from router.fingerprint import digest_of
 from router.model_config import ModelConfig

@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Vectors = npt.NDArray[np.float32]
+from router.arrays import Vectors
 
 # What an entry costs beside its 4 bytes a dimension: array, entry and key objects, places in the
 # dictionary. Measured with tracemalloc; test_cache.py holds it to that.

@@ -25,8 +25,6 @@ from router.engine_config import (
     PositiveFloat,
     PositiveInt,
     Section,
-    TransformersEngine,
-    VllmEngine,
 )
 from router.model_config import ModelConfig
 
@@ -332,12 +330,23 @@ class RouterArgs(Section):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "RouterArgs":
+        self._check_tiers()
+        self._check_routings()
+        self._check_compared_models()
+        self._check_order()
+        self._check_collections()
+        self._check_model_ids()
+        return self
+
+    def _check_tiers(self) -> None:
         for tier, model in self.tiers.items():
             if model not in self.models:
                 raise ValueError(
                     f"tiers.{tier} names model {model!r}; models are {', '.join(self.models)}"
                 )
-        canary, shadow = self.compare.canary, self.compare.shadow
+
+    def _check_routings(self) -> None:
+        canary = self.compare.canary
         routings = {"routing": self.routing}
         if canary is not None and canary.routing is not None:
             routings["compare.canary.routing"] = canary.routing
@@ -352,12 +361,17 @@ class RouterArgs(Section):
             names = [rule.name for rule in routing.rules]
             if len(set(names)) != len(names):
                 raise ValueError(f"{where}.rules: every rule needs a name of its own")
+
+    def _check_compared_models(self) -> None:
+        canary, shadow = self.compare.canary, self.compare.shadow
         for who, one in (("shadow", shadow), ("canary", canary)):
             if one is not None and one.model is not None and one.model not in self.models:
                 raise ValueError(
                     f"compare.{who}.model: {one.model!r} is no model; models are "
                     f"{', '.join(self.models)}"
                 )
+
+    def _check_order(self) -> None:
         order = list(self.models)
         ranked = [
             (tier, self.tiers[tier])
@@ -372,6 +386,8 @@ class RouterArgs(Section):
                     "small to large, or give each a rank (a tool that sorts keys may have "
                     "reordered them)"
                 )
+
+    def _check_collections(self) -> None:
         for name, collection in self.collections.items():
             space = collection.space
             model, _, size = space.rpartition("/")
@@ -389,6 +405,8 @@ class RouterArgs(Section):
                     f"collections.{name}: {space!r} is not MODEL/DIMENSIONS of a model and a "
                     "size that it serves"
                 )
+
+    def _check_model_ids(self) -> None:
         for name in self.models:
             if name != name.lower() or name in set(Tier) or name == "router":
                 raise ValueError(
@@ -401,20 +419,13 @@ class RouterArgs(Section):
                     f"models.{name}: a model id has ASCII letters, digits and signs only, and no "
                     "space"
                 )
-        return self
 
     @model_validator(mode="after")
     def _no_half_precision_for_qwen3(self) -> "RouterArgs":
         """Users report NaN: its activations leave the range of float16."""
         for name, model in self.models.items():
-            engine = model.engine
-            if isinstance(engine, VllmEngine):
-                dtype = engine.args.get("dtype")
-            elif isinstance(engine, TransformersEngine):
-                dtype = engine.dtype
-            else:
-                continue
-            named = f"{name} {engine.source}".lower()
+            dtype = model.engine.weights_dtype
+            named = f"{name} {model.engine.hub_source}".lower()
             if dtype in ("half", "float16") and "qwen3-embedding" in named:
                 raise ValueError(
                     f"models.{name}.engine: Qwen3-Embedding overflows in {dtype} and makes NaN; "

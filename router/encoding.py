@@ -19,9 +19,8 @@ import numpy.typing as npt
 import orjson
 import pybase64
 
+from router.arrays import Vectors
 from router.schema import EncodingFormat
-
-Vectors = npt.NDArray[np.float32]
 
 AT_ONCE_NUMBERS = 100_000  # 6 ms; orjson lets no other thread run meanwhile
 

@@ -40,6 +40,8 @@ from typing import ClassVar, Literal
 
 import orjson
 
+from router.routes import EMBEDDINGS, Route
+
 
 class RouterError(Exception):
     """An answer that is not 200: status, the four keys of an OpenAI error, and headers (names in
@@ -272,11 +274,13 @@ class NotFound(RouterError):
 
     status, code = 404, "not_found"
 
-    def __init__(self, path: str) -> None:
-        super().__init__(
-            f"there is nothing at {shorten(path)}; embeddings are at POST /v1/embeddings, /docs "
-            "lists the rest"
+    def __init__(self, path: str, nearest: Route | None = None) -> None:
+        hint = (
+            f"embeddings are at POST {EMBEDDINGS[0]},"
+            if nearest is None
+            else f"did you mean {nearest.methods[0]} {nearest.path}?"
         )
+        super().__init__(f"there is nothing at {shorten(path)}; {hint} /docs lists every path")
 
 
 class ModelNotFound(RouterError):
@@ -485,7 +489,7 @@ SAMPLES: tuple[RouterError, ...] = (  # one of each, for the reference and the t
     AdminKeyRequired("/v1/decisions"),
     NotFound("/v2"),
     ModelNotFound("text-embedding-3-small", ["small", "large"]),
-    MethodNotAllowed("GET", "/v1/embeddings", ["POST"]),
+    MethodNotAllowed("GET", EMBEDDINGS[0], ["POST"]),
     SpaceConflict("space names small, model names large; leave one of them out"),
     RequestTimeout(60.0),
     RequestTooLarge(8),

@@ -22,11 +22,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import from_json
 
+from router.arrays import TokenIds
 from router.config import Limits
 from router.domain import OnMiss, Tier
 from router.errors import (
@@ -47,7 +47,6 @@ InputType = Literal[
 Truncate = Literal["none", "end", "start"]
 Priority = Literal["interactive", "bulk"]
 Side = Literal["query", "document"]
-TokenIds = npt.NDArray[np.int32]
 
 _TIERS = frozenset(tier.value for tier in Tier)
 _LARGEST_ID = 2**31 - 1

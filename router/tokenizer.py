@@ -33,13 +33,11 @@ from unicodedata import is_normalized
 from weakref import WeakValueDictionary
 
 import numpy as np
-import numpy.typing as npt
 import tiktoken
 import tokenizers
 
+from router.arrays import TokenIds
 from router.model_config import resolve_path
-
-TokenIds = npt.NDArray[np.int32]
 
 _QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| "

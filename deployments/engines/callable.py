@@ -25,7 +25,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, TextTooLong
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, Setup, TextTooLong
 from deployments.engines.common import normalise, pieces_of, probe, require_dimensions
 from router import engine_config
 
@@ -46,6 +46,11 @@ class Embedder(Protocol):
 
     def count(self, texts: Sequence[str], input_type: str) -> list[int]:
         """Tokens the model reads of each text, special tokens included."""
+
+
+def create(settings: engine_config.CallableEngine, setup: Setup) -> "CallableEngine":
+    """Make the engine of a config, not yet started."""
+    return CallableEngine(settings, setup.dimensions, setup.max_tokens)
 
 
 class CallableEngine:

@@ -5,13 +5,14 @@ router's own values.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from deployments.ingress import asgi, console
 from deployments.ingress.asgi import ClientLeft, HttpAnswer, HttpRequest, Receive, Scope, Send
 from deployments.ingress.auth import Access
 from deployments.ingress.outgoing import Outgoing
+from deployments.ingress.routes import TABLE
 from deployments.ingress.views import Views
 from deployments.ingress.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
 from deployments.service.memory import give_back
@@ -32,6 +33,7 @@ from router.errors import (
     render,
 )
 from router.keys import Grant
+from router.routes import EMBEDDINGS, methods_of, paths_of
 from router.schema import EmbeddingsRequest, parse
 from router.spaces import Catalogue
 
@@ -40,12 +42,11 @@ STARTING_S = 1.0  # until it is worth to ask again
 LATE_S = 1.0  # what the answer to a deadline may itself take
 OFF_LOOP_BYTES = 6_000_000  # 30 ms as JSON: more are written in a thread
 LARGE_AT_ONCE = 2
-EMBEDDINGS = ("/v1/embeddings", "/embeddings")
-WHAT_IF = "/v1/what-if"
-READ = ("GET", "HEAD")
+(MODEL,) = paths_of("model")
 BODILESS = (204, 304)  # a length beside these would be that of an answer which is not sent
 
 log = logging.getLogger("ray.serve")
+Handler = Callable[[Grant, HttpRequest], Awaitable[HttpAnswer]]
 
 
 class RouterState(Protocol):
@@ -74,6 +75,15 @@ class Application:
         self._router, self._alone = router, alone
         self._gate, self._outgoing = asgi.Gate(), Outgoing()
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        # by the names of router/routes.py; the rest are views that read nothing of the request
+        self._handlers: dict[str, Handler] = {
+            "embed": self._embed,
+            "explain": self._explain,
+            "model": self._model,
+            "decisions": self._decisions,
+            "what_if": self._what_if,
+            "console": self._console,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -165,38 +175,39 @@ class Application:
 
     async def _answer(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
         path, method = http_request.path, http_request.scope["method"]
-        if path in EMBEDDINGS or path == "/v1/route":
-            if method != "POST":
-                raise MethodNotAllowed(method, path, ("POST",))
-            limits = self._router.service.args.limits
-            client = f"key {caller.name}" if caller.name else asgi.client_of(http_request, limits)
-            with self._gate.passed(client, limits):
-                return await self._charged(caller, http_request, client)
-        if path == WHAT_IF and method == "POST":
-            service, policy = self._router.service, await self._policy(http_request)
-            told = http_request.headers.get("content-type", "")
-            return HttpAnswer(
-                200,
-                await self._router.views.what_if.answer(
-                    service.args, policy, told, service.ledger.routers
-                ),
-            )
-        reads = self._reads(caller, http_request)
-        if reads is None:
-            raise NotFound(path)
-        if method not in READ:
-            raise MethodNotAllowed(method, path, (*READ, "POST") if path == WHAT_IF else READ)
-        return reads()
+        routes = TABLE.find(path)
+        if not routes:
+            raise NotFound(path, TABLE.nearest(path))
+        route = next((route for route in routes if method in route.methods), None)
+        if route is None:
+            raise MethodNotAllowed(method, path, methods_of(routes))
+        if (view := self._router.views.fixed.get(route.handler)) is not None:
+            return HttpAnswer(*view(caller))
+        return await self._handlers[route.handler](caller, http_request)
 
-    def _reads(self, caller: Grant, http_request: HttpRequest) -> Callable[[], HttpAnswer] | None:
-        """What a GET of this path answers, or None where there is nothing."""
-        views, path = self._router.views, http_request.path
-        if path in console.ASSETS:
-            return lambda: _asset(http_request, console.ASSETS[path])
-        if path == "/v1/decisions":
-            return lambda: HttpAnswer(200, views.decisions(asgi.query(http_request.scope)))
-        view = views.find(path, caller)
-        return None if view is None else lambda: HttpAnswer(*view())
+    async def _embed(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        return await self._limited(caller, http_request, explain=False)
+
+    async def _explain(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        return await self._limited(caller, http_request, explain=True)
+
+    async def _model(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        name = http_request.path.removeprefix(MODEL.partition("{")[0])
+        return HttpAnswer(*self._router.views.model(name, caller))
+
+    async def _decisions(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        return HttpAnswer(200, self._router.views.decisions(asgi.query(http_request.scope)))
+
+    async def _console(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        return _asset(http_request, console.ASSETS[http_request.path])
+
+    async def _what_if(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        service, policy = self._router.service, await self._policy(http_request)
+        content_type = http_request.headers.get("content-type", "")
+        answer = await self._router.views.what_if.answer(
+            service.args, policy, content_type, service.ledger.routers
+        )
+        return HttpAnswer(200, answer)
 
     async def _policy(self, http_request: HttpRequest) -> bytes:
         limits = self._router.service.args.limits
@@ -207,7 +218,15 @@ class Application:
                 MAX_POLICY_BYTES, "a policy has only `routing:` and `tiers:`"
             ) from None
 
-    async def _charged(self, grant: Grant, http_request: HttpRequest, client: str) -> HttpAnswer:
+    async def _limited(self, caller: Grant, http_request: HttpRequest, explain: bool) -> HttpAnswer:
+        limits = self._router.service.args.limits
+        client = f"key {caller.name}" if caller.name else asgi.client_of(http_request, limits)
+        with self._gate.passed(client, limits):
+            return await self._charged(caller, http_request, client, explain)
+
+    async def _charged(
+        self, grant: Grant, http_request: HttpRequest, client: str, explain: bool
+    ) -> HttpAnswer:
         """One request that counts against its key's limits; a caller who leaves before the answer
         pays all the same.
         """
@@ -219,7 +238,7 @@ class Application:
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
             limit_s, watched = service.args.limits.request_timeout_s, http_request.watched
             try:
-                if http_request.path == "/v1/route":
+                if explain:
                     planned = asgi.attended(
                         service.plan(request, caller), limit_s + LATE_S, watched
                     )

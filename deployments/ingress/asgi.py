@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 from deployments.ingress.outgoing import Held
+from deployments.serve_internals import DISCONNECT_DISABLED_HEADER
 from router.config import Limits
 from router.errors import (
     HeadersTooLarge,
@@ -82,7 +83,7 @@ class HttpRequest:
         """What tells that the client left, where that is the application's to notice: else Serve
         cancels the call.
         """
-        unwatched = self.alone or self.headers.get("x-request-disconnect-disabled") == "?1"
+        unwatched = self.alone or self.headers.get(DISCONNECT_DISABLED_HEADER) == "?1"
         return self.receive if unwatched else None
 
 

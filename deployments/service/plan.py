@@ -2,9 +2,9 @@
 
 from typing import NamedTuple, Protocol
 
-from deployments.engines.base import Vectors
 from deployments.service.prepare import Prepared
 from router.adapters import Adapter
+from router.arrays import Vectors
 from router.decision_log import DecisionContext
 from router.domain import (
     Decision,

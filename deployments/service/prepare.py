@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from deployments.engines.base import TokenIds
+from router.arrays import TokenIds
 from router.config import Limits, RouterArgs
 from router.errors import InvalidValue, MaxTokensPerRequest
 from router.schema import Side
 from router.tokenizer import Tokenizer, Tokens, load, refuse_surrogates
 
-TEXT_ENGINES = ("callable", "remote")
 PIECE_CHARACTERS = 65_536  # are tokenised at a time, where tokens have a limit
 CLOSE_TOKENS = 4  # fewer than a model reads are near enough
 CUT_TOKENS = 128  # that a cut between two pieces of a text may add, an unknown word in two at most
@@ -94,7 +93,7 @@ class Preparer:
             own_side: Side = side or config.prompts.default
             before, after = self._prompt(name, own_side, instruction)
             tokenizer = self.tokenizers[name]
-            takes_text = config.engine.kind in TEXT_ENGINES
+            takes_text = not config.engine.takes_token_ids
             prompted = prompts.get((before, after))
             if prompted is None:
                 if limits is not None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Collection
 
-from deployments.dispatch.dispatcher import RETRY_AFTER_S
 from deployments.service.plan import Plan
 from deployments.service.prepare import Prepared
 from router.config import RouterArgs
-from router.domain import OnMiss, Reason, Why, Work, attention, share_of_long
+from router.dispatching import RETRY_AFTER_S
+from router.domain import OnMiss, Reason, Why, Work, work_of
 from router.errors import (
     BudgetUnreachable,
     ContextLengthExceeded,
@@ -63,13 +63,8 @@ def cut_work(args: RouterArgs, prepared: dict[str, Prepared]) -> dict[str, Work]
     for name, one in prepared.items():
         settings = args.models[name]
         counts = [min(count, settings.max_tokens) for count in one.counts]
-        work[name] = Work(
-            sum(counts),
-            max(counts),
-            attention(counts, settings.attention_tokens),
-            len(counts),
-            share_of_long(long_texts_of(settings), counts),
-        )
+        long = long_texts_of(settings)
+        work[name] = work_of(counts, settings.attention_tokens, long)
     return work
 
 

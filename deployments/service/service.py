@@ -14,7 +14,7 @@ from deployments.service.experiments import CANARY, Answered, Comparison
 from deployments.service.fingerprints import check_reading
 from deployments.service.gather import Gatherer
 from deployments.service.plan import ANYONE, Answer, Caller, Plan
-from deployments.service.prepare import TEXT_ENGINES, Prepared, Preparer
+from deployments.service.prepare import Prepared, Preparer
 from deployments.service.reader import Reader
 from deployments.service.recent import Recent
 from deployments.service.refusals import check_permitted, cut_work, refusal
@@ -35,8 +35,7 @@ from router.domain import (
     Request,
     Tier,
     Work,
-    attention,
-    share_of_long,
+    work_of,
 )
 from router.errors import (
     DeadlineExceeded,
@@ -104,7 +103,7 @@ class Service:
                 rng=self.rng,
                 tracing=tracing,
                 attention_tokens=config.attention_tokens,
-                steps=config.engine.kind != "remote",
+                steps=not config.engine.runs_elsewhere,
             )
             for name, config in args.models.items()
         }
@@ -174,7 +173,7 @@ class Service:
         if texts is None:
             assert wanted.target is not None, "the schema lets token ids pass only with a model"
             assert request.ids is not None, "a request has texts or token ids"
-            if self.args.models[wanted.target].engine.kind in TEXT_ENGINES:
+            if not self.args.models[wanted.target].engine.takes_token_ids:
                 raise InvalidValue(
                     f"{wanted.target} takes text, not token ids; send the text", "input"
                 )
@@ -385,12 +384,9 @@ class Service:
         counts, span = prepared.counts, self.args.models[model].attention_tokens
         if not prepared.exact:  # only the engine knows whether it can read the text
             counts = [min(count, self.args.models[model].max_tokens) for count in counts]
-        if len(unknown := self.cache.unknown(model, prepared.digests)) < len(counts):
-            rest = [counts[place] for place in unknown]
-        else:
-            rest = list(counts)
-        long = share_of_long(self.feedback[model].model.long, counts)
-        return Work(sum(rest), max(counts), attention(rest, span), len(rest), long)
+        unknown = self.cache.unknown(model, prepared.digests)
+        rest = None if len(unknown) == len(counts) else [counts[place] for place in unknown]
+        return work_of(counts, span, self.feedback[model].model.long, rest)
 
     def _settle(self) -> tuple[DecisionContext, DecisionContext]:
         """What this service decides by from now on: usually, and for the requests of the canary."""

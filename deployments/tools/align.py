@@ -17,8 +17,9 @@ import numpy as np
 
 from deployments.tools.corpus import Text
 from router.adapters import Adapter, Kept, Method, fit, kept_of
+from router.arrays import Vectors
 from router.features import extract
-from router.retrieval import Found, Vectors, nearest
+from router.retrieval import Found, nearest
 from router.schema import Side
 from router.space import Space
 from router.space import fit as cut

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from tqdm import tqdm
 
-from deployments.engines.base import EngineError, Vectors
+from deployments.engines.base import EngineError
 from deployments.launch.serve_config import application
 from deployments.replica.offline import Offline
 from deployments.tools.align import AlignError, Material, Remembering, align, material
@@ -19,6 +19,7 @@ from deployments.tools.client import BaseUrl, Client, RequestRefused, RouterAway
 from deployments.tools.corpus import CorpusError, read_judgements, read_texts
 from router import adapters
 from router.adapters import METHODS, Adapter, Kept, Method
+from router.arrays import Vectors
 from router.config import CollectionConfig, RouterArgs
 from router.fingerprint import digest_of
 from router.schema import Side

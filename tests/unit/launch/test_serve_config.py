@@ -167,7 +167,7 @@ WRONG = {
         {"english": 60},
         f"{MODELS}.small: quality: 'english' is not an ISO 639-1 code such as en or zh; did you "
         "mean en?; beside languages there "
-        "are code, mixed and default",
+        "are code, mixed, long and default",
     ),
     "callable-without-its-function": (
         "args.models.large.engine",
