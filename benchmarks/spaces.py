@@ -30,7 +30,6 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from deployments.engines.base import Vectors
 from deployments.launch.serve_config import application
 from deployments.replica.offline import Offline
 from deployments.tools.align import Material, Remembering, align
@@ -38,6 +37,7 @@ from deployments.tools.corpus import Text
 from deployments.tools.proof_report import ndcg_kept, recall_kept
 from deployments.tools.vector_store import VectorStore
 from router.adapters import METHODS, Adapter, Method, load_adapters, save
+from router.arrays import Vectors
 from router.config import CollectionConfig, RouterArgs
 from router.fingerprint import digest_of
 from router.model_config import ModelConfig

@@ -26,7 +26,7 @@ from benchmarks.spaces import EVAL, MINILM, ROOT, Data, Engines, read_data
 from deployments.launch.serve_config import application
 from deployments.tools.align import Material, Remembering
 from deployments.tools.corpus import read_rows
-from deployments.tools.distil import (
+from deployments.tools.distill import (
     Distilled,
     Start,
     Teacher,
@@ -34,7 +34,7 @@ from deployments.tools.distil import (
     distil_own,
     general_start,
 )
-from deployments.tools.distil_cli import WORDPIECES
+from deployments.tools.distill_cli import WORDPIECES
 from deployments.tools.proof_report import ndcg_kept, recall_kept
 from deployments.tools.vector_store import Embed, VectorStore
 from deployments.tools.vocabulary import wordpieces

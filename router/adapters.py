@@ -21,9 +21,9 @@ from typing import Literal, get_args
 from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 
 from router import fingerprint
+from router.arrays import Vectors
 from router.config import CollectionConfig, RouterArgs
 from router.domain import Model
 from router.model_config import resolve_path
@@ -31,7 +31,6 @@ from router.proof import Documents, Kept, Proof
 from router.space import Space
 from router.strict import ConfigError
 
-Vectors = npt.NDArray[np.float32]
 Method = Literal["procrustes", "ridge", "low-rank"]
 
 METHODS: tuple[Method, ...] = get_args(Method)

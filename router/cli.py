@@ -38,8 +38,8 @@ COMMANDS = {
     "completion": Entry(
         "router.completion:main", "Print a script that completes commands in a shell."
     ),
-    "distil": Entry(
-        "deployments.tools.distil_cli:main",
+    "distill": Entry(
+        "deployments.tools.distill_cli:main",
         "Distil a model into a small encoder of queries, and measure what it keeps.",
     ),
     "doctor": Entry(

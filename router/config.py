@@ -25,8 +25,6 @@ from router.engine_config import (
     PositiveFloat,
     PositiveInt,
     Section,
-    TransformersEngine,
-    VllmEngine,
 )
 from router.model_config import ModelConfig
 
@@ -139,14 +137,19 @@ class Limits(Section):
     """Where a request is refused; every limit is an error that says what to do, never a cut."""
 
     max_body_bytes: PositiveInt = 8 * 1024 * 1024
+    max_gzip_ratio: PositiveInt = 100  # beyond a first MiB
     max_items: PositiveInt = 2048
     max_tokens_per_request: PositiveInt = 300_000
+    max_instruction_characters: PositiveInt = 2_000  # of a request's own instruction
+    max_prompt_characters: PositiveInt = 1_000_000  # of the prompts of all texts together
+    max_reading_characters: PositiveInt = 32_000_000  # of long texts at once; half for a client
     max_queued_tokens: PositiveInt = 4_000_000  # of one model in one router replica
     max_requests: PositiveInt = 10_000  # at once, in one router replica
     # at once, in one router replica; a client is an API key, else an address
     max_requests_per_client: PositiveInt = 1024
-    # written by a proxy that you trust; without it the connection's own address
-    client_address_header: str | None = None
+    client_address_header: str | None = None  # written by a proxy that you trust
+    max_answer_bytes: PositiveInt = 256 * 1024 * 1024  # not taken yet; half for one client
+    send_timeout_s: PositiveFloat = 10.0  # a reader that takes nothing for so long is cut off
     max_headers: PositiveInt = 100
     max_header_bytes: PositiveInt = 32 * 1024
     # for all headers, where `embedding-router run` puts HAProxy in front
@@ -165,6 +168,7 @@ class Cache(Section):
     """
 
     max_bytes: Int = Field(default=256 * 1024 * 1024, ge=0)  # 0 turns it off
+    scope: Literal["shared", "key"] | None = None  # who shares it; None: key, where there are keys
     redis_url: str | None = Field(
         default=None, pattern=r"^(rediss?|unix)://.|^env:[A-Za-z_][A-Za-z0-9_]*$"
     )
@@ -329,12 +333,23 @@ class RouterArgs(Section):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "RouterArgs":
+        self._check_tiers()
+        self._check_routings()
+        self._check_compared_models()
+        self._check_order()
+        self._check_collections()
+        self._check_model_ids()
+        return self
+
+    def _check_tiers(self) -> None:
         for tier, model in self.tiers.items():
             if model not in self.models:
                 raise ValueError(
                     f"tiers.{tier} names model {model!r}; models are {', '.join(self.models)}"
                 )
-        canary, shadow = self.compare.canary, self.compare.shadow
+
+    def _check_routings(self) -> None:
+        canary = self.compare.canary
         routings = {"routing": self.routing}
         if canary is not None and canary.routing is not None:
             routings["compare.canary.routing"] = canary.routing
@@ -349,12 +364,17 @@ class RouterArgs(Section):
             names = [rule.name for rule in routing.rules]
             if len(set(names)) != len(names):
                 raise ValueError(f"{where}.rules: every rule needs a name of its own")
+
+    def _check_compared_models(self) -> None:
+        canary, shadow = self.compare.canary, self.compare.shadow
         for who, one in (("shadow", shadow), ("canary", canary)):
             if one is not None and one.model is not None and one.model not in self.models:
                 raise ValueError(
                     f"compare.{who}.model: {one.model!r} is no model; models are "
                     f"{', '.join(self.models)}"
                 )
+
+    def _check_order(self) -> None:
         order = list(self.models)
         ranked = [
             (tier, self.tiers[tier])
@@ -369,6 +389,8 @@ class RouterArgs(Section):
                     "small to large, or give each a rank (a tool that sorts keys may have "
                     "reordered them)"
                 )
+
+    def _check_collections(self) -> None:
         for name, collection in self.collections.items():
             space = collection.space
             model, _, size = space.rpartition("/")
@@ -386,6 +408,8 @@ class RouterArgs(Section):
                     f"collections.{name}: {space!r} is not MODEL/DIMENSIONS of a model and a "
                     "size that it serves"
                 )
+
+    def _check_model_ids(self) -> None:
         for name in self.models:
             if name != name.lower() or name in set(Tier) or name == "router":
                 raise ValueError(
@@ -398,20 +422,13 @@ class RouterArgs(Section):
                     f"models.{name}: a model id has ASCII letters, digits and signs only, and no "
                     "space"
                 )
-        return self
 
     @model_validator(mode="after")
     def _no_half_precision_for_qwen3(self) -> "RouterArgs":
         """Users report NaN: its activations leave the range of float16."""
         for name, model in self.models.items():
-            engine = model.engine
-            if isinstance(engine, VllmEngine):
-                dtype = engine.args.get("dtype")
-            elif isinstance(engine, TransformersEngine):
-                dtype = engine.dtype
-            else:
-                continue
-            named = f"{name} {engine.source}".lower()
+            dtype = model.engine.weights_dtype
+            named = f"{name} {model.engine.hub_source}".lower()
             if dtype in ("half", "float16") and "qwen3-embedding" in named:
                 raise ValueError(
                     f"models.{name}.engine: Qwen3-Embedding overflows in {dtype} and makes NaN; "

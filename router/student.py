@@ -153,7 +153,7 @@ def load(path: Path) -> Student:
         return student
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise ValueError(
-            f"{path} is not a student: {error}; make one with `embedding-router distil`"
+            f"{path} is not a student: {error}; make one with `embedding-router distill`"
         ) from error
 
 

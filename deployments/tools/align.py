@@ -18,9 +18,10 @@ import numpy as np
 from deployments.tools.corpus import Text
 from deployments.tools.vector_store import Embed
 from router.adapters import Adapter, Method, fit, project
+from router.arrays import Vectors
 from router.features import extract
 from router.proof import Rows, folds, left_out, prove
-from router.retrieval import Found, Vectors, nearest
+from router.retrieval import Found, nearest
 from router.schema import Side
 from router.space import Space
 from router.space import fit as cut

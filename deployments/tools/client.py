@@ -13,7 +13,8 @@ import numpy as np
 import orjson
 import pybase64
 
-from router.retrieval import Vectors
+from router.arrays import Vectors
+from router.routes import EMBEDDINGS
 
 BASE_URL = "http://127.0.0.1:8000"
 VIEW_TIMEOUT_S = 30.0  # of what answers without a model
@@ -128,7 +129,7 @@ class Client:
             {"input": list(texts), "priority": "bulk", "encoding_format": "base64", **options}
         )
         answer = orjson.loads(
-            (await self._patiently(lambda: self._http.post("/v1/embeddings", content=body))).content
+            (await self._patiently(lambda: self._http.post(EMBEDDINGS[0], content=body))).content
         )
         rows = [
             np.frombuffer(pybase64.b64decode(row["embedding"]), "<f4") for row in answer["data"]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from deployments.engines.base import Vectors
 from deployments.replica.offline import Offline
 from deployments.tools.align import AlignError
 from deployments.tools.client import Client
+from router.arrays import Vectors
 from router.config import RouterArgs
 from router.fingerprint import digest_of, load
 from router.schema import Side

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional
 
-from router.retrieval import Vectors
+from router.arrays import Vectors
 from router.student import MOST_TOKENS, UNKNOWN, About, Student, quantised
 
 COMMON = 1e-3  # a token of this share of all tokens starts with half the weight of a rare one

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from router.retrieval import Vectors
+from router.arrays import Vectors
 from router.schema import Side
 
 # model, texts, side -> vectors of the model's own size

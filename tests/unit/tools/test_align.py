@@ -6,7 +6,7 @@ import pytest
 from deployments.tools.align import AlignError, Material, Remembering, align, material, not_in
 from deployments.tools.corpus import Text
 from router.adapters import METHODS, Adapter, Method
-from router.retrieval import Vectors
+from router.arrays import Vectors
 from router.schema import Side
 from router.space import Space
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from deployments.tools.vector_store import VectorStore
-from router.retrieval import Vectors
+from router.arrays import Vectors
 from router.schema import Side
 
 TEXTS = [f"text {row}" for row in range(10)]

@@ -37,8 +37,9 @@ from deployments.tools.student_training import (
 )
 from deployments.tools.vector_store import Embed
 from deployments.tools.vocabulary import as_text, tokenizer, vocabulary, words_of
+from router.arrays import Vectors
 from router.proof import Rows, left_out, prove
-from router.retrieval import TOP, Vectors, nearest, overlap
+from router.retrieval import TOP, nearest, overlap
 from router.space import Space
 from router.space import fit as cut
 from router.student import About, Student

@@ -1,4 +1,4 @@
-"""`embedding-router distil`: a student of a model, with what a search with it keeps."""
+"""`embedding-router distill`: a student of a model, with what a search with it keeps."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from deployments.tools import proof_report
 from deployments.tools.align import AlignError, Material, Remembering, material
 from deployments.tools.client import BaseUrl, Client, RequestRefused, RouterAway
 from deployments.tools.corpus import CorpusError, read_judgements, read_rows, read_texts
-from deployments.tools.distil import (
+from deployments.tools.distill import (
     Distilled,
     Start,
     Teacher,
@@ -236,7 +236,7 @@ def _check_source(source: Student, space: str, digest: str) -> None:
     if source.about.teacher_fingerprint != digest:
         raise AlignError(
             f"--from was distilled from another {source.about.space.model}: the fingerprints "
-            "differ; distil it again from --general"
+            "differ; distill it again from --general"
         )
 
 
@@ -305,7 +305,7 @@ def _write(job: Job, made: Distilled, as_json: bool) -> None:
     click.echo(f"wrote {file}{f' and {plot}' if plot else ''}")
     if about.proof is None:
         click.echo(
-            "it was judged on no collection: `embedding-router distil "
+            "it was judged on no collection: `embedding-router distill "
             f"--from {file} --texts YOUR_DOCUMENTS` fits and judges it"
         )
 

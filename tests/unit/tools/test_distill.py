@@ -5,7 +5,7 @@ import pytest
 
 from deployments.tools.align import AlignError, Material
 from deployments.tools.corpus import Text
-from deployments.tools.distil import (
+from deployments.tools.distill import (
     Teacher,
     distil_general,
     distil_own,
@@ -13,7 +13,7 @@ from deployments.tools.distil import (
     sentences_of,
     start_of,
 )
-from router.retrieval import Vectors
+from router.arrays import Vectors
 from router.schema import Side
 from router.space import Space
 

@@ -1,4 +1,4 @@
-"""`distil` from a config, through a running router, and from a plain server of embeddings."""
+"""`distill` from a config, through a running router, and from a plain server of embeddings."""
 
 import json
 import threading
@@ -22,7 +22,7 @@ PIECES = [*WORDS, *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, ["distil", *arguments])
+    return CliRunner().invoke(main, ["distill", *arguments])
 
 
 @pytest.fixture
