@@ -137,14 +137,19 @@ class Limits(Section):
     """Where a request is refused; every limit is an error that says what to do, never a cut."""
 
     max_body_bytes: PositiveInt = 8 * 1024 * 1024
+    max_gzip_ratio: PositiveInt = 100  # beyond a first MiB
     max_items: PositiveInt = 2048
     max_tokens_per_request: PositiveInt = 300_000
+    max_instruction_characters: PositiveInt = 2_000  # of a request's own instruction
+    max_prompt_characters: PositiveInt = 1_000_000  # of the prompts of all texts together
+    max_reading_characters: PositiveInt = 32_000_000  # of long texts at once; half for a client
     max_queued_tokens: PositiveInt = 4_000_000  # of one model in one router replica
     max_requests: PositiveInt = 10_000  # at once, in one router replica
     # at once, in one router replica; a client is an API key, else an address
     max_requests_per_client: PositiveInt = 1024
-    # written by a proxy that you trust; without it the connection's own address
-    client_address_header: str | None = None
+    client_address_header: str | None = None  # written by a proxy that you trust
+    max_answer_bytes: PositiveInt = 256 * 1024 * 1024  # not taken yet; half for one client
+    send_timeout_s: PositiveFloat = 10.0  # a reader that takes nothing for so long is cut off
     max_headers: PositiveInt = 100
     max_header_bytes: PositiveInt = 32 * 1024
     # for all headers, where `embedding-router run` puts HAProxy in front
@@ -163,6 +168,7 @@ class Cache(Section):
     """
 
     max_bytes: Int = Field(default=256 * 1024 * 1024, ge=0)  # 0 turns it off
+    scope: Literal["shared", "key"] | None = None  # who shares it; None: key, where there are keys
     redis_url: str | None = Field(
         default=None, pattern=r"^(rediss?|unix)://.|^env:[A-Za-z_][A-Za-z0-9_]*$"
     )
@@ -196,6 +202,9 @@ class CollectionConfig(Section):
     adapt: Literal["queries", "all"] = "queries"  # what may come over an adapter
     # share of the space's own recall that an adapter must keep
     min_recall: Float = Field(default=0.95, ge=0.0, le=1.0)
+    min_recall_each: Float = Field(default=0.5, ge=0.0, le=1.0)  # the least of any encoder
+    # fixed: every document was in the fit, so the figure for documents in the fit counts
+    documents: Literal["growing", "fixed"] = "growing"
 
     @model_validator(mode="before")
     @classmethod

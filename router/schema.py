@@ -257,6 +257,7 @@ def _request(
                 "instruction",
             )
         side = "query"
+        _check_instruction(given.instruction, limits)
     if ids is not None and (given.instruction or given.input_type):
         field = "instruction" if given.instruction else "input_type"
         raise InvalidValue(
@@ -331,6 +332,16 @@ def _check_count(tokens: int, limits: Limits) -> None:
     """Before they are looked at one by one."""
     if tokens > limits.max_tokens_per_request:
         raise MaxTokensPerRequest(tokens, limits.max_tokens_per_request)
+
+
+def _check_instruction(instruction: str, limits: Limits) -> None:
+    """It is copied into the prompt of every text."""
+    if len(instruction) > (most := limits.max_instruction_characters):
+        raise InvalidValue(
+            f"instruction has {len(instruction)} characters and may have {most} "
+            "(limits.max_instruction_characters); shorten it, or put it into the texts",
+            "instruction",
+        )
 
 
 def _read_ids(value: list[object], where: str) -> TokenIds:

@@ -85,6 +85,11 @@ class Tokenizer(Protocol):
         all. `tokens` are those of the texts between `before` and `after`.
         """
 
+    def offsets(self, text: str) -> list[tuple[int, int]] | None:
+        """The characters, from and to, of each token but the special ones; None where it only
+        counts.
+        """
+
 
 def load(
     source: str,
@@ -180,6 +185,9 @@ class _FileTokenizer:
             for count, own in zip(unknown, tokens.counts, strict=True)
         ]
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        return list(self._inner.encode(text, add_special_tokens=False).offsets)
+
     def _ids(self, encoding: tokenizers.Encoding) -> TokenIds:
         return np.array(encoding.ids, np.int32)
 
@@ -258,6 +266,9 @@ class _Counter:
                 "count for each"
             )
         return Tokens(None, counts)
+
+    def offsets(self, text: str) -> None:
+        return None
 
 
 def refuse_surrogates(texts: Sequence[str]) -> None:

@@ -103,6 +103,8 @@ class Embedded:
     tokens: list[int]  # what the model read of each text, special tokens included
     # rows that failed alone; their vectors are undefined
     failed: dict[int, EngineError] = field(default_factory=dict)
+    # for the batches before it, where the engine takes one after another
+    waited_s: float = 0.0
 
 
 class Engine(Protocol):

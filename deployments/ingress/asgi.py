@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
+from deployments.ingress.outgoing import Held
 from deployments.serve_internals import DISCONNECT_DISABLED_HEADER
 from router.config import Limits
 from router.errors import (
@@ -31,7 +32,10 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = Mapping[str, str]
 T = TypeVar("T")
 
+SEND_BYTES = 64 * 1024  # of an answer are given to the server at a time
+SEND_TIMEOUT_S = 10.0  # for each, where the answer says nothing else
 MOST_GZIP_FILES = 32  # in one body
+GZIP_FREE_BYTES = 1024 * 1024  # that a gzip body may become, however few were sent
 OFF_LOOP_GZIP_BYTES = 16_384  # a millisecond of inflating, at most: more is done in a thread
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -47,6 +51,7 @@ class HttpAnswer(NamedTuple):
     body: bytes
     content_type: str = "application/json"
     headers: Headers = MappingProxyType({})
+    held: Held | None = None  # released when its reader has it
 
 
 class HttpRequest:
@@ -162,7 +167,9 @@ def query(scope: Scope) -> Mapping[str, str]:
         raise InvalidValue("the query has more than 16 parameters") from None
 
 
-async def body(http_request: HttpRequest, limit: int, timeout_s: float) -> bytes:
+async def body(
+    http_request: HttpRequest, limit: int, timeout_s: float, gzip_ratio: int = 100
+) -> bytes:
     """The whole body as it was before gzip; raises RequestTooLarge, RequestTimeout, ClientLeft,
     InvalidValue.
     """
@@ -177,13 +184,14 @@ async def body(http_request: HttpRequest, limit: int, timeout_s: float) -> bytes
     if coding not in ("gzip", "x-gzip"):
         return sent
     if len(sent) > OFF_LOOP_GZIP_BYTES:
-        return await asyncio.to_thread(_inflated, sent, limit)
-    return _inflated(sent, limit)
+        return await asyncio.to_thread(_inflated, sent, limit, gzip_ratio)
+    return _inflated(sent, limit, gzip_ratio)
 
 
-def _inflated(sent: bytes, limit: int) -> bytes:
-    """At most `limit` bytes, whatever the sender packed into a few."""
-    parts, left = list[bytes](), limit
+def _inflated(sent: bytes, limit: int, ratio: int) -> bytes:
+    """At most `limit` bytes, and at most `ratio` times as many as were sent."""
+    may_become = max(GZIP_FREE_BYTES, ratio * len(sent))
+    parts, left = list[bytes](), min(limit, may_become)
     while sent:  # gzip may be several files after one another
         if len(parts) == MOST_GZIP_FILES:  # each costs a copy of all that follows it
             raise InvalidValue(
@@ -199,6 +207,12 @@ def _inflated(sent: bytes, limit: int) -> bytes:
             ) from None
         left -= len(part)
         if left < 0:
+            if may_become < limit:
+                raise RequestTooLarge(
+                    may_become,
+                    f"a gzip body may become {ratio} times as large as what is sent "
+                    "(limits.max_gzip_ratio); send it plain",
+                )
             raise RequestTooLarge(limit)
         if not stream.eof:
             raise InvalidValue(
@@ -311,11 +325,24 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-async def respond(send: Send, status: int, content: bytes, given: Mapping[str, str]) -> None:
-    """One whole response."""
+async def respond(
+    send: Send, status: int, content: bytes, given: Headers, held: Held | None = None
+) -> None:
+    """One whole response, in pieces that its reader has to take in time."""
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": content})
+    stall_s = SEND_TIMEOUT_S if held is None else held.stall_s
+    try:
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        for start in range(0, max(1, len(content)), SEND_BYTES):
+            part = content[start : start + SEND_BYTES] if len(content) > SEND_BYTES else content
+            more = start + SEND_BYTES < len(content)
+            async with asyncio.timeout(stall_s):
+                await send({"type": "http.response.body", "body": part, "more_body": more})
+    except TimeoutError:
+        pass  # the server closes what was not sent whole
+    finally:
+        if held is not None:
+            held.release()
 
 
 async def lifespan(receive: Receive, send: Send) -> None:

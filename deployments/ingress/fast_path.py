@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-from deployments.ingress.asgi import HttpAnswer, HttpRequest, Receive, Scope
+from deployments.ingress.asgi import SEND_TIMEOUT_S, HttpAnswer, HttpRequest, Receive, Scope
 from deployments.serve_internals import (
     REQUEST_TIMEOUT_HEADER,
     STATUS_LINE,
@@ -202,7 +202,12 @@ class HttpExchange(RequestResponseCycle):
                 cast(Scope, self.scope), cast(Receive, self.receive), True, sent
             )
             answer = await self._way.handler(http_request)
-            await self._respond(answer.status, answer.body, answer.headers)
+            try:
+                stall_s = SEND_TIMEOUT_S if answer.held is None else answer.held.stall_s
+                await self._respond(answer.status, answer.body, answer.headers, stall_s)
+            finally:
+                if answer.held is not None:
+                    answer.held.release()
             status = answer.status
         except Exception as error:
             status = InternalError.status
@@ -223,7 +228,13 @@ class HttpExchange(RequestResponseCycle):
             headers = {"content-type": "application/json", "content-length": str(len(body))}
             await self._respond(InternalError.status, body, headers)
 
-    async def _respond(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    async def _respond(
+        self,
+        status: int,
+        body: bytes,
+        headers: Mapping[str, str],
+        stall_s: float = SEND_TIMEOUT_S,
+    ) -> None:
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
@@ -243,9 +254,31 @@ class HttpExchange(RequestResponseCycle):
             self.transport.write(head + body)
         else:
             self.transport.write(head)
-            self.transport.write(body)
+            view = memoryview(body)
+            for start in range(0, len(body), ONE_WRITE_BYTES):
+                self.transport.write(view[start : start + ONE_WRITE_BYTES])
+                await self._taken(stall_s)
+                if self.disconnected:
+                    return
+        if self.flow.write_paused:
+            await self._taken(stall_s)
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+
+    async def _taken(self, stall_s: float) -> None:
+        """Wait until the reader has taken most of what was written; one that takes nothing for
+        `stall_s` is cut off.
+        """
+        while self.flow.write_paused and not self.disconnected:
+            before = self.transport.get_write_buffer_size()
+            try:
+                async with asyncio.timeout(stall_s):
+                    await self.flow.drain()
+            except TimeoutError:
+                if self.transport.get_write_buffer_size() >= before:
+                    log.info("a reader took nothing of its answer for %g s", stall_s)
+                    self.transport.abort()
+                    return

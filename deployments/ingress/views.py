@@ -157,7 +157,9 @@ class Views:
                     {
                         "source": str(adapter.source),
                         "expected_recall": adapter.kept.recall,
-                        "judged_by": adapter.judged_by,
+                        "recall_kept_fitted": adapter.proof.fitted.recall,
+                        "recall_kept_unseen": adapter.proof.unseen.recall,
+                        "judged_by": adapter.proof.judged_by,
                     }
                     for adapter in named.adapters.values()
                 ],
@@ -225,15 +227,12 @@ class Views:
         its reason.
         """
         decision, features = plan.decision, plan.features
-        prepared = plan.prepared.get(
-            decision.model or decision.target or "", next(iter(plan.prepared.values()))
-        )
-        languages, unread = features.languages, round(prepared.mean_unread, 4)
+        languages, unread = features.languages, round(plan.chosen.mean_unread, 4)
         catalogue, model, wanted = self._service.catalogue, decision.model, plan.wanted
         adapter = wanted.adapters.get(model or "")
         body = {
             "features": {
-                "tokens": sum(prepared.counts),
+                "tokens": plan.tokens,
                 "language": features.language,
                 "script": features.script,
                 "mixed": features.mixed,

@@ -81,6 +81,7 @@ def error_response(status: int) -> bytes:
         f"HTTP/1.1 {answered} {REASONS[answered]}",
         "content-type: application/json",
         f"content-length: {len(body)}",
+        "x-content-type-options: nosniff",
     ]
     if answered == 503:
         lines += ["retry-after: 1", "retry-after-ms: 1000"]

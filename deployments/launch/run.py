@@ -101,7 +101,10 @@ def main(
             )
             in_front = None if http.get("ssl_certfile") else _haproxy(folder, headers_s, body_s)
             client_s = max(CLIENT_S, body_s + CLIENT_S / 4)  # an error comes first
-            os.environ.update(environment(os.environ, http["port"], folder, in_front, client_s))
+            requests = max(one.max_requests for one in limits)
+            os.environ.update(
+                environment(os.environ, http["port"], folder, in_front, client_s, requests)
+            )
             _check(path, http["host"])
             drain_s = max(one.request_timeout_s for one in limits)
             with serving(

@@ -192,7 +192,8 @@ class Host:
                 Failure("engine", "the engine made a vector that is not of length 1"),
             )
         self._served_tokens += tokens
-        return self._reply(call, embedded, keep, failed, started - arrived, ended - started, tokens)
+        queue_s = started - arrived + embedded.waited_s
+        return self._reply(call, embedded, keep, failed, queue_s, ended - arrived - queue_s, tokens)
 
     def _failed(self, error: Exception) -> EngineFailed:
         log.error("the engine failed on a call:\n%s", where(error))

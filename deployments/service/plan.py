@@ -1,6 +1,6 @@
 """A request's plan and its answer, as plain values."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from deployments.service.prepare import Prepared
 from router.adapters import Adapter
@@ -17,6 +17,28 @@ from router.domain import (
 from router.schema import EmbeddingsRequest
 from router.space import Space
 from router.spaces import Constraints
+
+
+class Meter(Protocol):
+    """What a caller's limits are charged with."""
+
+    def reading(self, characters: int) -> None:
+        """Texts of so many characters are tokenised from now on; what is refused later costs."""
+
+    async def charge(self, tokens: int) -> None:
+        """These are sent next; raises RouterError where they are too many."""
+
+
+class Caller(NamedTuple):
+    """Who a request is from, as far as its way depends on that."""
+
+    permitted: frozenset[str] | None = None  # models; None: all
+    meter: Meter | None = None
+    client: str = ""  # its key, else its address: who has to take turns with himself
+    scope: str = ""  # callers of one scope share what was read and embedded before
+
+
+ANYONE = Caller()
 
 
 class Plan(NamedTuple):
@@ -36,6 +58,17 @@ class Plan(NamedTuple):
     decided_s: float
     setting: DecisionContext
     arm: str | None  # of the canary
+
+    @property
+    def chosen(self) -> Prepared:
+        """The texts as the model that was decided on reads them."""
+        model = self.decision.model or self.decision.target or ""
+        return self.prepared.get(model) or next(iter(self.prepared.values()))
+
+    @property
+    def tokens(self) -> int:
+        """Of all texts, as that model counts them."""
+        return sum(self.chosen.counts)
 
 
 class Answer(NamedTuple):

@@ -1,5 +1,7 @@
 """The error of a request that no model may serve, and what it says the caller can do."""
 
+from collections.abc import Collection
+
 from deployments.service.plan import Plan
 from deployments.service.prepare import Prepared
 from router.config import RouterArgs
@@ -14,6 +16,8 @@ from router.errors import (
 )
 from router.models import long_texts_of
 from router.policy import decide, idle_tail_s
+from router.schema import EmbeddingsRequest
+from router.spaces import Constraints
 
 
 def refusal(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
@@ -29,6 +33,26 @@ def usable_names(args: RouterArgs, permitted: frozenset[str]) -> list[str]:
     """What a key may write as `model`: its models, and the tiers that mean one of them."""
     tiers = (str(tier) for tier, name in args.tiers.items() if name in permitted)
     return [*(name for name in args.models if name in permitted), *tiers]
+
+
+def check_permitted(
+    args: RouterArgs,
+    request: EmbeddingsRequest,
+    wanted: Constraints,
+    permitted: frozenset[str],
+    candidates: Collection[str],
+) -> None:
+    """Raise TierNotAllowed where a key may use none of the `candidates`, or not its tier's
+    model.
+    """
+    tier, target = wanted.tier, wanted.target
+    if tier is not None and target is not None and target not in permitted:
+        field = "quality" if request.quality is tier else "model"
+        raise TierNotAllowed(tier.value, usable_names(args, permitted), field)
+    if not candidates:
+        field = "space" if request.model is None and request.space is not None else "model"
+        asked = request.model or target or "auto"
+        raise TierNotAllowed(asked, usable_names(args, permitted), field)
 
 
 def cut_work(args: RouterArgs, prepared: dict[str, Prepared]) -> dict[str, Work]:

@@ -140,6 +140,18 @@ class Client:
             np.stack(rows), answer["routing"]["space"], adapter and adapter["source"], tokens
         )
 
+    async def embed_plain(self, texts: Sequence[str], model: str) -> Vectors:
+        """Embed texts with no option but those that every OpenAI-compatible server has; raises
+        RequestRefused or RouterAway.
+        """
+        body = orjson.dumps({"input": list(texts), "model": model})
+        answer = await self._patiently(lambda: self._http.post("/v1/embeddings", content=body))
+        try:
+            rows = sorted(answer.json()["data"], key=lambda row: int(row["index"]))
+            return np.array([row["embedding"] for row in rows], np.float32)
+        except (ValueError, KeyError, TypeError):
+            raise RequestRefused(f"{self._url}/v1/embeddings did not answer embeddings") from None
+
     async def _patiently(self, send: "Callable[[], Any]") -> httpx.Response:
         """The answer to `send`, sent again with longer and longer pauses while the router is away
         or busy.
