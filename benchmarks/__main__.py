@@ -5,6 +5,7 @@ import sys
 from importlib import import_module
 
 NAMES = (
+    "abuse",
     "advise",
     "autoscale",
     "budgets",
@@ -14,6 +15,7 @@ NAMES = (
     "encoding",
     "features",
     "fuzz",
+    "general_texts",
     "languages",
     "latency",
     "memory",
@@ -24,6 +26,7 @@ NAMES = (
     "shadow",
     "soak",
     "spaces",
+    "students",
 )
 
 

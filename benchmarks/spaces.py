@@ -10,15 +10,15 @@ two by turns.
 
 Adapters: fitted on the abstracts alone, on these and their sentences, or on text of another domain
 (sentence pairs, questions of bank customers), and searched with the claims, which no map was fitted
-on. `--mpnet FOLDER` adds all-mpnet-base-v2 from its folder. `--keep FOLDER` keeps vectors, so that
-a run that was interrupted goes on where it stopped. The last column is what a router says at its
+on. Each is judged twice, with the relevant abstracts in the fit and with these left out of it.
+`--mpnet FOLDER` adds all-mpnet-base-v2 from its folder. `--keep FOLDER` keeps vectors, so that a
+run that was interrupted goes on where it stopped. The last column is what a router says at its
 start to a collection with this adapter and the default `min_recall`; it takes none between models
 that have no fingerprint.
 """
 
 import asyncio
 import csv
-import hashlib
 import json
 import re
 import tempfile
@@ -30,12 +30,14 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from deployments.engines.base import Vectors
 from deployments.launch.serve_config import application
 from deployments.replica.offline import Offline
 from deployments.tools.align import Material, Remembering, align
 from deployments.tools.corpus import Text
+from deployments.tools.proof_report import ndcg_kept, recall_kept
+from deployments.tools.vector_store import VectorStore
 from router.adapters import METHODS, Adapter, Method, load_adapters, save
+from router.arrays import Vectors
 from router.config import CollectionConfig, RouterArgs
 from router.fingerprint import digest_of
 from router.model_config import ModelConfig
@@ -72,12 +74,12 @@ def read_data(folder: Path) -> Data:
     documents = [
         Text(id, f"{one['title']}. {one['text']}") for id, one in scifact["corpus"].items()
     ]
-    sentences = [
-        part
+    sentences = {
+        part: Text(document.id, part)  # a part of a document is left out with it
         for document in documents
         for part in re.split(r"(?<=[.!?])\s+", document.text)
         if len(part) > 25
-    ]
+    }
     foreign: dict[str, None] = {}
     for name in ("stsb-en.csv", "banking77-train.csv", "banking77-test.csv"):
         with (folder / name).open(newline="") as file:
@@ -89,38 +91,22 @@ def read_data(folder: Path) -> Data:
         documents,
         [Text(id, text) for id, text in scifact["queries"].items()],
         {query: set(found) for query, found in scifact["qrels"].items()},
-        [Text(f"sentence {place}", text) for place, text in enumerate(dict.fromkeys(sentences))],
+        list(sentences.values()),
         [Text(f"foreign {place}", others[place]) for place in places],
     )
 
 
-class Kept:
-    """An Embed over engines of this process that keeps its vectors in a folder."""
+class Engines:
+    """An Embed over engines of this process, each started when it is needed."""
 
-    def __init__(self, args: RouterArgs, folder: Path | None, stack: AsyncExitStack) -> None:
-        self._args, self._folder, self._stack = args, folder, stack
+    def __init__(self, args: RouterArgs, stack: AsyncExitStack) -> None:
+        self._args, self._stack = args, stack
         self._running: dict[str, Offline] = {}
 
     async def __call__(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
-        return np.concatenate(
-            [
-                await self._chunk(model, texts[start : start + CHUNK], side)
-                for start in range(0, len(texts), CHUNK)
-            ]
-        )
-
-    async def _chunk(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
-        digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=12).hexdigest()
-        file = None if self._folder is None else self._folder / f"{model}-{side}-{digest}.npy"
-        if file is not None and file.exists():
-            known: Vectors = np.load(file)
-            return known
         if model not in self._running:
             self._running[model] = await self._stack.enter_async_context(Offline(self._args, model))
-        made = await self._running[model].embed(texts, side)
-        if file is not None:
-            np.save(file, made)
-        return made
+        return await self._running[model].embed(texts, side)
 
 
 async def trap(embed: Remembering, data: Data) -> list[str]:
@@ -159,7 +145,7 @@ async def bridges(
     embed: Remembering, args: RouterArgs, data: Data, methods: Sequence[Method], more: bool
 ) -> list[str]:
     """What each map keeps."""
-    pairs = [(TABLE, MINILM), (MINILM, E5), (E5, MINILM)]
+    pairs = [(TABLE, MINILM), (MINILM, E5), (E5, MINILM), (TABLE, E5)]
     if MPNET in args.models:
         pairs += [(MINILM, MPNET), (MPNET, MINILM)]
     fitted = {"abstracts": data.documents}
@@ -174,8 +160,8 @@ async def bridges(
         for name, model in args.models.items()
     }
     heads = (
-        f"{'fitted on':16} {'texts':>6}  {'method':10} {'recall@10':>9} {'kept':>15} "
-        f"{'nDCG kept':>9}  a router"
+        f"{'fitted on':16} {'texts':>6}  {'method':10} {'recall@10 kept: in the fit':>28} "
+        f"{'left out':>22} {'nDCG@10 kept: in the fit':>28} {'left out':>22}  a router"
     )
     lines = [f"{'from':22} {'to':22} {heads}"]
     for source, target in pairs:
@@ -186,12 +172,11 @@ async def bridges(
                     Space(model, args.models[model].dimensions) for model in (source, target)
                 )
                 made = await align(embed, own, into, digests, given, method)
-                kept = made.kept
+                fitted_on, unseen = made.proof.fitted, made.proof.unseen
                 lines.append(
                     f"{source:22} {target:22} {on:16} {made.texts:6d}  {method:10} "
-                    f"{kept.own_recall * kept.recall:9.3f} "
-                    f"{kept.recall:7.1%} ±{2 * kept.error:6.1%} {kept.ndcg:9.1%}  "
-                    f"{verdict(args, made)}"
+                    f"{recall_kept(fitted_on):>28} {recall_kept(unseen):>22} "
+                    f"{ndcg_kept(fitted_on):>28} {ndcg_kept(unseen):>22}  {verdict(args, made)}"
                 )
                 click.echo(lines[-1], err=True)
     return lines
@@ -230,7 +215,8 @@ async def measure(
 ) -> None:
     """Print both tables."""
     async with AsyncExitStack() as stack:
-        embed = Remembering(Kept(args, keep, stack))
+        engines = Engines(args, stack)
+        embed = Remembering(engines if keep is None else VectorStore(engines, keep, CHUNK))
         click.echo("\n".join(await trap(embed, data)) + "\n")
         click.echo("\n".join(await bridges(embed, args, data, methods, more)))
 

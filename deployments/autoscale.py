@@ -14,8 +14,7 @@ next to nothing.
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ray import cloudpickle
-
+from deployments.serve_internals import pickle_by_value
 from router import capacity
 from router.capacity import (
     DemandReport,
@@ -27,7 +26,7 @@ from router.capacity import (
     together,
 )
 
-cloudpickle.register_pickle_by_value(capacity)  # type: ignore[no-untyped-call]
+pickle_by_value(capacity)
 
 ROUTER = "router"
 EVERY_S = 0.5  # the controller asks ten times a second

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.tools.client import Client, Embedded
-from router.retrieval import Vectors
+from router.arrays import Vectors
 
 BASE_URL = "http://127.0.0.1:8000"
 # Without a prompt type both sides of a task are alike: the model's default prompt.

@@ -5,8 +5,8 @@ Fitting: rows of `source` and `target` are vectors of the same texts. The defaul
 Procrustes, the smaller side padded with zeros (Schönemann 1966), of what is left when each side's
 mean is taken away, brought to the target's scale: it keeps the angles between source vectors as
 they are. Ridge and low rank fit the target's vectors more closely and the search less well
-(docs/decisions/0004 has the figures). An adapter therefore carries what a search kept, measured
-with queries that it was not fitted on, and never a cosine.
+(docs/decisions/0004 has the figures). An adapter therefore carries what a search kept, for
+documents in the fit and for documents left out of it (router/proof.py), and never a cosine.
 
 Using: an adapter belongs to the two models whose fingerprints it was made with; any other weights,
 or less recall than the collection's `min_recall`, and the router refuses to start. It maps vectors
@@ -14,46 +14,33 @@ of the source's own size straight into the target's.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 
 from router import fingerprint
-from router.config import RouterArgs
+from router.arrays import Vectors
+from router.config import CollectionConfig, RouterArgs
 from router.domain import Model
 from router.model_config import resolve_path
-from router.retrieval import Found, Scores, ndcg, recall
+from router.proof import Documents, Kept, Proof
 from router.space import Space
 from router.strict import ConfigError
 
-Vectors = npt.NDArray[np.float32]
 Method = Literal["procrustes", "ridge", "low-rank"]
-Judged = Literal["judgements", "neighbours"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
-FORMAT = "embedding-router adapter 1"
+FORMAT, OLD_FORMAT = "embedding-router adapter 2", "embedding-router adapter 1"
 RIDGE = 1e-2  # times the mean square of the source's dimensions
 RANK_SHARE = 0.5  # of the smaller side's dimensions
 
 
-class Kept(NamedTuple):
-    """What a search over the adapter keeps of one with the space's own model, as shares of the
-    latter.
-    """
-
-    queries: int
-    recall: float  # recall@10
-    ndcg: float  # nDCG@10
-    error: (
-        float  # standard error of `recall`: what other queries of the same kind would change it by
-    )
-    own_recall: float  # of the space's own model, as it is
-    own_ndcg: float
+class OldFormat(ValueError):
+    """An adapter file without a figure for documents left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +57,33 @@ class Adapter:
     source_fingerprint: str  # digests of what the models proved to be when it was made
     target_fingerprint: str
     texts: int  # that it was fitted on
-    # the user's own relevance judgements, or the neighbours that the target's own model finds
-    judged_by: Judged
-    kept: Kept
-    by_language: Mapping[str, Kept] = field(default_factory=dict)  # ISO 639-1 of the queries
+    proof: Proof
+    documents: Documents = "growing"  # of the collection that uses it: which figure counts
 
     def map(self, vectors: Vectors) -> Vectors:
-        """(n, source dimensions) to (n, target dimensions) of length 1.
+        """(n, source dimensions) to (n, target dimensions) of length 1."""
+        return project(vectors, self.matrix, self.offset)
 
-        Row by row, so that a row's bits do not depend on the rows beside it, as a batched product's
-        do.
-        """
-        mapped: Vectors = np.matmul(vectors[:, None, :], self.matrix)[:, 0] + self.offset
-        lengths = np.linalg.norm(mapped, axis=1, keepdims=True)
-        lengths[lengths == 0.0] = 1.0
-        mapped /= lengths
-        return mapped
+    @property
+    def kept(self) -> Kept:
+        """The figure that counts for its collection."""
+        return self.proof.kept(self.documents)
 
     def kept_for(self, language: str | None) -> float:
         """Recall kept for queries in this language, where it was measured, else overall."""
-        return self.by_language.get(language or "", self.kept).recall
+        return self.proof.kept(self.documents, language).recall
+
+
+def project(vectors: Vectors, matrix: Vectors, offset: Vectors) -> Vectors:
+    """Map each row and give it length 1.
+
+    Row by row, so that a row's bits do not depend on the rows beside it, as a batched product's do.
+    """
+    mapped: Vectors = np.matmul(vectors[:, None, :], matrix)[:, 0] + offset
+    lengths = np.linalg.norm(mapped, axis=1, keepdims=True)
+    lengths[lengths == 0.0] = 1.0
+    mapped /= lengths
+    return mapped
 
 
 def fit(source: Vectors, target: Vectors, method: Method = "procrustes") -> tuple[Vectors, Vectors]:
@@ -125,44 +119,19 @@ def fit(source: Vectors, target: Vectors, method: Method = "procrustes") -> tupl
     return matrix.astype(np.float32), (y_mean - x_mean @ matrix).astype(np.float32)
 
 
-def kept_of(over: Found, own: Found, relevant: Sequence[Collection[int]]) -> Kept:
-    """What results over an adapter keep of the own model's, for the same queries; its standard
-    error by the delta method.
-
-    Where the own model finds nothing that is relevant there is nothing to keep: shares are 0.
-    """
-    over_recall, own_recall = recall(over, relevant), recall(own, relevant)
-    over_ndcg, own_ndcg = ndcg(over, relevant), ndcg(own, relevant)
-    share = _share(over_recall, own_recall)
-    spread = (
-        np.std(over_recall - share * own_recall) / np.sqrt(len(own)) / max(own_recall.mean(), 1e-12)
-    )
-    return Kept(
-        len(own),
-        share,
-        _share(over_ndcg, own_ndcg),
-        float(spread),
-        float(own_recall.mean()),
-        float(own_ndcg.mean()),
-    )
-
-
-def _share(part: Scores, whole: Scores) -> float:
-    return float(part.mean() / whole.mean()) if whole.any() else 0.0
-
-
 def save(adapter: Adapter, path: Path) -> None:
     """Write it as npz: two arrays, and JSON for the rest."""
-    about = asdict(replace(adapter, matrix=np.zeros(0, np.float32), offset=np.zeros(0, np.float32)))
-    about |= {"format": FORMAT, "source": str(adapter.source), "target": str(adapter.target)}
-    about |= {
-        "kept": adapter.kept._asdict(),
-        "by_language": {name: kept._asdict() for name, kept in adapter.by_language.items()},
+    about = {
+        "format": FORMAT,
+        "source": str(adapter.source),
+        "target": str(adapter.target),
+        "method": adapter.method,
+        "source_fingerprint": adapter.source_fingerprint,
+        "target_fingerprint": adapter.target_fingerprint,
+        "texts": adapter.texts,
+        "proof": adapter.proof.as_json(),
     }
-    text = json.dumps(
-        {name: value for name, value in about.items() if name not in ("matrix", "offset")},
-        sort_keys=True,
-    )
+    text = json.dumps(about, sort_keys=True)
     with path.open("wb") as file:  # numpy would append .npz to another name
         np.savez_compressed(
             file,
@@ -183,15 +152,19 @@ def load(path: Path) -> Adapter:
                 arrays["offset"],
                 json.loads(arrays["about"].tobytes()),
             )
-        if about.pop("format") != FORMAT:
+        if (made := about.pop("format")) == OLD_FORMAT:
+            raise OldFormat(
+                f"{path} was judged only by documents that it was fitted on, as older versions "
+                "did; run `embedding-router align` again"
+            )
+        if made != FORMAT:
             raise ValueError(f"this version reads {FORMAT!r}")
         adapter = Adapter(
             matrix=matrix,
             offset=offset,
             source=Space.parse(about.pop("source")),
             target=Space.parse(about.pop("target")),
-            kept=Kept(**about.pop("kept")),
-            by_language={name: Kept(**kept) for name, kept in about.pop("by_language").items()},
+            proof=Proof.from_json(about.pop("proof")),
             **about,
         )
         sizes = (adapter.source.dimensions, adapter.target.dimensions)
@@ -205,6 +178,8 @@ def load(path: Path) -> Adapter:
                 "or not finite"
             )
         return adapter
+    except OldFormat:
+        raise
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise ValueError(
             f"{path} is not an adapter: {error}; make one with `embedding-router align`"
@@ -226,7 +201,8 @@ def load_adapters(args: RouterArgs) -> dict[str, dict[str, Adapter]]:
             except (OSError, ValueError) as error:
                 problems.append(f"{where}: {error}")
                 continue
-            wrong = _unfit(args, adapter, collection.space, collection.min_recall)
+            adapter = replace(adapter, documents=collection.documents)
+            wrong = _unfit(args, adapter, collection)
             if not wrong and adapter.source.model in loaded[name]:
                 wrong = (
                     f"there is one from {adapter.source.model} already; a collection takes "
@@ -256,7 +232,7 @@ def as_ranked(
     ):
         points = dict(own.quality)
         if "default" in points:
-            points = dict.fromkeys(adapter.by_language, points["default"]) | points
+            points = dict.fromkeys(adapter.proof.unseen_by_language, points["default"]) | points
         quality = {
             language: value * adapter.kept_for(language) for language, value in points.items()
         }
@@ -265,10 +241,10 @@ def as_ranked(
     return ranked
 
 
-def _unfit(args: RouterArgs, adapter: Adapter, space: str, min_recall: float) -> str | None:
+def _unfit(args: RouterArgs, adapter: Adapter, collection: CollectionConfig) -> str | None:
     """Why this adapter may not serve this space, in a clause; None when it may."""
-    if str(adapter.target) != space:
-        return f"it leads to {adapter.target}, the collection's space is {space}"
+    if str(adapter.target) != collection.space:
+        return f"it leads to {adapter.target}, the collection's space is {collection.space}"
     if adapter.source.model == adapter.target.model:
         return f"it leads from {adapter.source.model} to itself"
     for role, model, made_with in (
@@ -296,12 +272,30 @@ def _unfit(args: RouterArgs, adapter: Adapter, space: str, min_recall: float) ->
         return (
             f"it reads {adapter.source.dimensions} dimensions, {adapter.source.model} makes {own}"
         )
-    if adapter.kept.recall < min_recall:
+    return _too_little(adapter.proof, collection)
+
+
+def _too_little(proof: Proof, collection: CollectionConfig) -> str | None:
+    """Why an encoder with this proof keeps too little for the collection; None where it is
+    enough.
+    """
+    kept, growing = proof.kept(collection.documents), collection.documents == "growing"
+    for name, floor in (
+        ("min_recall", collection.min_recall),
+        ("min_recall_each", collection.min_recall_each),
+    ):
+        if kept.recall >= floor:
+            continue
+        measured = "for documents left out of its fit" if growing else "for documents in its fit"
+        fixed = (
+            "; if the index holds only documents of the fit, write `documents: fixed`"
+            if growing and proof.fitted.recall >= floor
+            else ""
+        )
         return (
-            f"it keeps {adapter.kept.recall:.1%} of the recall of {space}'s own model "
-            f"({adapter.kept.queries} queries, by "
-            f"{adapter.judged_by}) and min_recall is {min_recall:.1%}; align it with more of "
-            "your own text, or lower min_recall "
-            "if that is enough"
+            f"it keeps {kept.recall:.1%} of the recall of {collection.space}'s own model "
+            f"{measured} ({kept.queries} queries, by {proof.judged_by}) and {name} is "
+            f"{floor:.1%}; make it with more of your own text, or lower {name} if that is "
+            f"enough{fixed}"
         )
     return None

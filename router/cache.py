@@ -2,10 +2,11 @@
 bytes.
 
 An entry is known by its model and by a digest of everything else that the vector depends on: the
-exact token ids, or the side and the prompted text for engines that take text. Nothing about the
-caller is in it, so all who may use a model share its vectors; hence the digest must be
-cryptographic, lest a text be made to answer with another's vector. What is kept is the vector in
-the model's own size: `router.spaces.fit` makes every smaller one from it, to the same bits.
+exact token ids, or the side and the prompted text for engines that take text. The digest
+is of the caller's scope too (`cache.scope`): those who share one share its vectors; hence it must
+be cryptographic, or a text could be made to answer with another's vector. What is kept is the
+vector in the model's own size: `router.spaces.fit` makes every smaller one from it, to the same
+bits.
 
 For one event loop: no locks. Requests that wait for the same text at the same time are dispatch's
 matter.
@@ -16,9 +17,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Vectors = npt.NDArray[np.float32]
+from router.arrays import Vectors
 
 # What an entry costs beside its 4 bytes a dimension: array, entry and key objects, places in the
 # dictionary. Measured with tracemalloc; test_cache.py holds it to that.

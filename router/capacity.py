@@ -141,15 +141,6 @@ def needed_replicas(
     return max((offered + shadow) / (rate * rho), (offered + shadow + late / drain_s) / rate)
 
 
-def desired_replicas(offered: float, shadow: float, tokens_per_s: float, rho: float) -> int:
-    """Replicas that serve `offered + shadow` tokens per second at utilisation `rho`, each able to
-    do `tokens_per_s`.
-    """
-    return math.ceil(
-        needed_replicas(DemandReport(offered, shadow, 0.0, tokens_per_s), 0, rho, 1.0, 0.0)
-    )
-
-
 def next_replicas(needed: float, now: int, slack: float, peak: float = 0.0) -> int:
     """Whole replicas for `needed` where there are `now`: up when these do not suffice, down only to
     what has slack at `peak`.

@@ -38,6 +38,10 @@ COMMANDS = {
     "completion": Entry(
         "router.completion:main", "Print a script that completes commands in a shell."
     ),
+    "distill": Entry(
+        "deployments.tools.distill_cli:main",
+        "Distil a model into a small encoder of queries, and measure what it keeps.",
+    ),
     "doctor": Entry(
         "deployments.launch.doctor:main", "Check whether this machine can serve, and what to do."
     ),

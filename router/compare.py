@@ -25,11 +25,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from router.arrays import Vectors
 from router.domain import Features
-
-Vectors = npt.NDArray[np.float32]
 
 NEIGHBOURS = 10
 RING_TEXTS = 512  # that a new text is compared with: of each pair of models

@@ -25,8 +25,6 @@ from router.engine_config import (
     PositiveFloat,
     PositiveInt,
     Section,
-    TransformersEngine,
-    VllmEngine,
 )
 from router.model_config import ModelConfig
 
@@ -139,14 +137,19 @@ class Limits(Section):
     """Where a request is refused; every limit is an error that says what to do, never a cut."""
 
     max_body_bytes: PositiveInt = 8 * 1024 * 1024
+    max_gzip_ratio: PositiveInt = 100  # beyond a first MiB
     max_items: PositiveInt = 2048
     max_tokens_per_request: PositiveInt = 300_000
+    max_instruction_characters: PositiveInt = 2_000  # of a request's own instruction
+    max_prompt_characters: PositiveInt = 1_000_000  # of the prompts of all texts together
+    max_reading_characters: PositiveInt = 32_000_000  # of long texts at once; half for a client
     max_queued_tokens: PositiveInt = 4_000_000  # of one model in one router replica
     max_requests: PositiveInt = 10_000  # at once, in one router replica
     # at once, in one router replica; a client is an API key, else an address
     max_requests_per_client: PositiveInt = 1024
-    # written by a proxy that you trust; without it the connection's own address
-    client_address_header: str | None = None
+    client_address_header: str | None = None  # written by a proxy that you trust
+    max_answer_bytes: PositiveInt = 256 * 1024 * 1024  # not taken yet; half for one client
+    send_timeout_s: PositiveFloat = 10.0  # a reader that takes nothing for so long is cut off
     max_headers: PositiveInt = 100
     max_header_bytes: PositiveInt = 32 * 1024
     # for all headers, where `embedding-router run` puts HAProxy in front
@@ -165,6 +168,7 @@ class Cache(Section):
     """
 
     max_bytes: Int = Field(default=256 * 1024 * 1024, ge=0)  # 0 turns it off
+    scope: Literal["shared", "key"] | None = None  # who shares it; None: key, where there are keys
     redis_url: str | None = Field(
         default=None, pattern=r"^(rediss?|unix)://.|^env:[A-Za-z_][A-Za-z0-9_]*$"
     )
@@ -198,6 +202,9 @@ class CollectionConfig(Section):
     adapt: Literal["queries", "all"] = "queries"  # what may come over an adapter
     # share of the space's own recall that an adapter must keep
     min_recall: Float = Field(default=0.95, ge=0.0, le=1.0)
+    min_recall_each: Float = Field(default=0.5, ge=0.0, le=1.0)  # the least of any encoder
+    # fixed: every document was in the fit, so the figure for documents in the fit counts
+    documents: Literal["growing", "fixed"] = "growing"
 
     @model_validator(mode="before")
     @classmethod
@@ -250,7 +257,7 @@ class KeyConfig(Section):
     @classmethod
     def _some_priority(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value == ():
-            raise ValueError("must not be empty: a key without a priority can ask for nothing")
+            raise ValueError("must not be empty: a key without a priority can send no requests")
         return value
 
 
@@ -314,24 +321,35 @@ class RouterArgs(Section):
         ranks = {name: model.rank for name, model in models.items() if model.rank is not None}
         if ranks and len(ranks) < len(models):
             raise ValueError(
-                f"rank: {', '.join(models.keys() - ranks.keys())} has none; give every model "
+                f"rank: {', '.join(models.keys() - ranks.keys())} has no rank; give every model "
                 "one, or none"
             )
         if len(set(ranks.values())) < len(ranks):
             raise ValueError(
-                "rank: every model needs one of its own, not "
+                "rank: every model needs a different rank, not "
                 f"{', '.join(f'{n}: {r}' for n, r in ranks.items())}"
             )
         return dict(sorted(models.items(), key=lambda item: ranks[item[0]])) if ranks else models
 
     @model_validator(mode="after")
     def _names_exist(self) -> "RouterArgs":
+        self._check_tiers()
+        self._check_routings()
+        self._check_compared_models()
+        self._check_order()
+        self._check_collections()
+        self._check_model_ids()
+        return self
+
+    def _check_tiers(self) -> None:
         for tier, model in self.tiers.items():
             if model not in self.models:
                 raise ValueError(
                     f"tiers.{tier} names model {model!r}; models are {', '.join(self.models)}"
                 )
-        canary, shadow = self.compare.canary, self.compare.shadow
+
+    def _check_routings(self) -> None:
+        canary = self.compare.canary
         routings = {"routing": self.routing}
         if canary is not None and canary.routing is not None:
             routings["compare.canary.routing"] = canary.routing
@@ -346,12 +364,17 @@ class RouterArgs(Section):
             names = [rule.name for rule in routing.rules]
             if len(set(names)) != len(names):
                 raise ValueError(f"{where}.rules: every rule needs a name of its own")
+
+    def _check_compared_models(self) -> None:
+        canary, shadow = self.compare.canary, self.compare.shadow
         for who, one in (("shadow", shadow), ("canary", canary)):
             if one is not None and one.model is not None and one.model not in self.models:
                 raise ValueError(
-                    f"compare.{who}.model: {one.model!r} is no model; models are "
+                    f"compare.{who}.model: {one.model!r} is not a model; models are "
                     f"{', '.join(self.models)}"
                 )
+
+    def _check_order(self) -> None:
         order = list(self.models)
         ranked = [
             (tier, self.tiers[tier])
@@ -366,13 +389,15 @@ class RouterArgs(Section):
                     "small to large, or give each a rank (a tool that sorts keys may have "
                     "reordered them)"
                 )
+
+    def _check_collections(self) -> None:
         for name, collection in self.collections.items():
             space = collection.space
             model, _, size = space.rpartition("/")
             if "/" in name:
                 raise ValueError(
-                    f"collections.{name}: the name of a collection has no '/', MODEL/DIMENSIONS "
-                    "has one"
+                    f"collections.{name}: the name of a collection must not contain '/', "
+                    "which marks MODEL/DIMENSIONS"
                 )
             if (
                 model not in self.models
@@ -383,11 +408,13 @@ class RouterArgs(Section):
                     f"collections.{name}: {space!r} is not MODEL/DIMENSIONS of a model and a "
                     "size that it serves"
                 )
+
+    def _check_model_ids(self) -> None:
         for name in self.models:
             if name != name.lower() or name in set(Tier) or name == "router":
                 raise ValueError(
-                    f"models.{name}: a model id is lower case and neither a tier's name nor "
-                    "'router'"
+                    f"models.{name}: a model id must be lower case, and must not be a tier's "
+                    "name or 'router'"
                 )
             # it stands in headers of answers
             if not name.isascii() or not name.isprintable() or " " in name:
@@ -395,20 +422,13 @@ class RouterArgs(Section):
                     f"models.{name}: a model id has ASCII letters, digits and signs only, and no "
                     "space"
                 )
-        return self
 
     @model_validator(mode="after")
     def _no_half_precision_for_qwen3(self) -> "RouterArgs":
         """Users report NaN: its activations leave the range of float16."""
         for name, model in self.models.items():
-            engine = model.engine
-            if isinstance(engine, VllmEngine):
-                dtype = engine.args.get("dtype")
-            elif isinstance(engine, TransformersEngine):
-                dtype = engine.dtype
-            else:
-                continue
-            named = f"{name} {engine.source}".lower()
+            dtype = model.engine.weights_dtype
+            named = f"{name} {model.engine.hub_source}".lower()
             if dtype in ("half", "float16") and "qwen3-embedding" in named:
                 raise ValueError(
                     f"models.{name}.engine: Qwen3-Embedding overflows in {dtype} and makes NaN; "

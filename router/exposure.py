@@ -6,9 +6,9 @@ from router.config import RouterArgs
 from router.strict import ConfigError
 
 NOT_LOCAL = (
-    "without keys the service answers its own machine only: add `keys:` (made by "
+    "without keys the service answers only its own machine: add `keys:` (create one with "
     "`embedding-router keys new`), listen on "
-    "127.0.0.1, or write `auth: none` under args where something else decides who may reach it"
+    "127.0.0.1, or write `auth: none` under args if something else controls who can reach it"
 )
 
 

@@ -20,13 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from router.arrays import TokenIds, Vectors
 from router.model_config import Card, FingerprintConfig, resolve_path
 from router.schema import Side
-
-Vectors = npt.NDArray[np.float32]
-TokenIds = npt.NDArray[np.int32]
 
 FORMAT = "embedding-router fingerprint 1"
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from router.config import KeyConfig, RouterArgs
 from router.errors import CollectionNotAllowed, PriorityNotAllowed
 from router.schema import EmbeddingsRequest, Priority
+from router.space import Space
 
 PREFIX = "er-"
 BITS = 256
@@ -42,12 +43,12 @@ class Grant(NamedTuple):
             "interactive" if self.priorities is None or "interactive" in self.priorities else "bulk"
         )
 
-    def check(self, request: EmbeddingsRequest, collections: Mapping[str, object]) -> None:
+    def check(self, request: EmbeddingsRequest) -> None:
         """Raise CollectionNotAllowed or PriorityNotAllowed; which models may answer is decided with
         the rest of the decision.
 
-        `collections` are those of the config: a space that is no collection's name is as free as
-        its model.
+        `MODEL/DIMENSIONS` is as free as its model. To a key whose collections are limited every
+        other name is refused alike, so that it does not learn which there are.
         """
         if self.priorities is not None and request.priority not in self.priorities:
             raise PriorityNotAllowed(request.priority, self.priorities)
@@ -55,8 +56,8 @@ class Grant(NamedTuple):
         if (
             self.collections is not None
             and space is not None
-            and space in collections
             and space not in self.collections
+            and not _is_model_and_size(space)
         ):
             raise CollectionNotAllowed(space, sorted(self.collections))
 
@@ -116,6 +117,14 @@ def presented(headers: Mapping[str, str]) -> str | None:
     if scheme.lower() == "bearer" and key.strip():
         return key.strip()
     return headers.get("api-key", "").strip() or None
+
+
+def _is_model_and_size(space: str) -> bool:
+    try:
+        Space.parse(space)
+    except ValueError:
+        return False
+    return True
 
 
 def _digest_of(hash: str) -> bytes:

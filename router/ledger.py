@@ -43,8 +43,7 @@ class Replica:
     """One replica of a model, as this router sees it; made by `Ledger.joined`."""
 
     __slots__ = (
-        "_joined_at", "_reported_own", "_reported_s", "_reported_tokens", "_roomy_at", "_step_s",
-        "_step_tokens",
+        "_joined", "_reported_own", "_reported_s", "_reported_tokens", "_step_s", "_step_tokens",
         "id", "own_calls", "own_tokens",
     )  # fmt: skip
 
@@ -57,8 +56,7 @@ class Replica:
         self._reported_s = 0.0
         self._step_s = -math.inf  # when the running step began
         self._step_tokens = 0  # and what it could take
-        self._joined_at = -1  # place in the pool's list of all replicas
-        self._roomy_at = -1  # place in the pool's list of replicas with room, -1: it has none
+        self._joined = True  # until it is lost
 
     def outstanding_tokens(self, now: float, routers: int) -> int:
         """Tokens the replica has taken and not finished, for all `routers` routers, at `now`."""
@@ -75,41 +73,51 @@ class Replica:
 class Dispatch:
     """One call under way; hand it back to `Ledger.completed` once, however the call ends."""
 
-    __slots__ = ("model", "open", "replica", "tokens")
+    __slots__ = ("ahead_tokens", "model", "open", "replica", "tokens")
 
-    def __init__(self, model: str, replica: Replica, tokens: int) -> None:
+    def __init__(self, model: str, replica: Replica, tokens: int, ahead_tokens: int) -> None:
         self.model = model
         self.replica = replica
         self.tokens = tokens
+        self.ahead_tokens = ahead_tokens  # that the replica held when the call went there
         self.open = True
 
 
-class _Pool:
-    """The replicas of one model; `joined` and `roomy` are unordered, a place in them is freed by
-    moving the last one there.
-    """
+class _Group:
+    """Replicas in no order; each is found by its place, and joins and leaves in O(1)."""
 
-    __slots__ = ("by_id", "calls_in_flight", "joined", "roomy", "waiting_tokens")
+    __slots__ = ("_places", "members")
+
+    def __init__(self) -> None:
+        self.members: list[Replica] = []
+        self._places: dict[Replica, int] = {}
+
+    def add(self, replica: Replica) -> None:
+        """A member stays one."""
+        if replica not in self._places:
+            self._places[replica] = len(self.members)
+            self.members.append(replica)
+
+    def discard(self, replica: Replica) -> None:
+        """Move the last member to the place that becomes free."""
+        place = self._places.pop(replica, None)
+        if place is not None:
+            last = self.members.pop()
+            if last is not replica:
+                self.members[place] = last
+                self._places[last] = place
+
+
+class _Pool:
+    """The replicas of one model: all, those with room for a call, those without one."""
+
+    __slots__ = ("by_id", "calls_in_flight", "joined", "roomy", "unused", "waiting_tokens")
 
     def __init__(self, calls_in_flight: int) -> None:
         self.calls_in_flight = calls_in_flight
         self.by_id: dict[str, Replica] = {}
-        self.joined: list[Replica] = []
-        self.roomy: list[Replica] = []
+        self.joined, self.roomy, self.unused = _Group(), _Group(), _Group()
         self.waiting_tokens = 0
-
-    def close(self, replica: Replica) -> None:
-        """Take `replica` out of those with room."""
-        last = self.roomy.pop()
-        if last is not replica:
-            self.roomy[replica._roomy_at] = last
-            last._roomy_at = replica._roomy_at
-        replica._roomy_at = -1
-
-    def reopen(self, replica: Replica) -> None:
-        """Put `replica` among those with room."""
-        replica._roomy_at = len(self.roomy)
-        self.roomy.append(replica)
 
 
 class Ledger:
@@ -132,9 +140,8 @@ class Ledger:
         pool = self._pools[model]
         if replica not in pool.by_id:
             made = pool.by_id[replica] = Replica(replica)
-            made._joined_at = len(pool.joined)
-            pool.joined.append(made)
-            pool.reopen(made)
+            for group in (pool.joined, pool.roomy, pool.unused):
+                group.add(made)
 
     def lost(self, model: str, replica: str) -> int:
         """A replica is gone: own tokens it had are forgotten and returned, its calls may still be
@@ -144,15 +151,11 @@ class Ledger:
         gone = pool.by_id.pop(replica, None)
         if gone is None:
             return 0
-        last = pool.joined.pop()
-        if last is not gone:
-            pool.joined[gone._joined_at] = last
-            last._joined_at = gone._joined_at
-        if gone._roomy_at >= 0:
-            pool.close(gone)
-        gone._joined_at = -1
+        for group in (pool.joined, pool.roomy, pool.unused):
+            group.discard(gone)
+        gone._joined = False
         tokens, gone.own_tokens = gone.own_tokens, 0
-        if not pool.joined and self.on_last_lost is not None:
+        if not pool.by_id and self.on_last_lost is not None:
             self.on_last_lost(model)
         return tokens
 
@@ -171,16 +174,29 @@ class Ledger:
             )
         pool.waiting_tokens -= tokens
 
-    def pick(self, model: str, now: float, rng: Random, but: str | None = None) -> str | None:
+    def pick(
+        self,
+        model: str,
+        now: float,
+        rng: Random,
+        exclude: str | None = None,
+        prefer_idle: bool = False,
+    ) -> str | None:
         """The less loaded of two random replicas that have room for another call of this router;
         None when none has.
 
-        `but` names one that is not wanted.
+        `prefer_idle` takes a replica that holds nothing where there is one, drawn or not.
         """
-        roomy = self._pools[model].roomy
-        if but is not None:
-            roomy = [replica for replica in roomy if replica.id != but]
-        return self._lighter(roomy, now, rng)[0].id if roomy else None
+        pool = self._pools[model]
+        roomy = pool.roomy.members
+        if exclude is not None:
+            roomy = [replica for replica in roomy if replica.id != exclude]
+        if not roomy:
+            return None
+        replica, tokens = self._lighter(roomy, now, rng)
+        if tokens and prefer_idle and len(roomy) > 2:
+            replica = self._idle(pool.unused.members, now, rng, exclude) or replica
+        return replica.id
 
     def dispatched(
         self, model: str, replica: str, tokens: int, now: float | None = None
@@ -192,13 +208,18 @@ class Ledger:
         """
         pool = self._pools[model]
         state = pool.by_id[replica]
-        if now is not None and not state.outstanding_tokens(now, self.routers):
-            state._step_s, state._step_tokens = now, tokens
+        ahead_tokens = state.own_tokens
+        if now is not None:
+            ahead_tokens = state.outstanding_tokens(now, self.routers)
+            if not ahead_tokens:
+                state._step_s, state._step_tokens = now, tokens
+        if not state.own_calls:
+            pool.unused.discard(state)
         state.own_tokens += tokens
         state.own_calls += 1
-        if state.own_calls >= pool.calls_in_flight and state._roomy_at >= 0:
-            pool.close(state)
-        return Dispatch(model, state, tokens)
+        if state.own_calls >= pool.calls_in_flight:
+            pool.roomy.discard(state)
+        return Dispatch(model, state, tokens, ahead_tokens)
 
     def completed(self, dispatch: Dispatch) -> None:
         """The call ended, well or not; saying it twice changes nothing."""
@@ -206,12 +227,14 @@ class Ledger:
             return
         dispatch.open = False
         state = dispatch.replica
-        if state._joined_at < 0:  # lost meanwhile: its tokens are already forgotten
+        if not state._joined:  # lost meanwhile: its tokens are already forgotten
             return
+        pool = self._pools[dispatch.model]
         state.own_tokens -= dispatch.tokens
         state.own_calls -= 1
-        if state._roomy_at < 0:
-            self._pools[dispatch.model].reopen(state)
+        pool.roomy.add(state)
+        if not state.own_calls:
+            pool.unused.add(state)
 
     def reported(
         self, model: str, replica: str, held_tokens: int, now: float, in_reply: bool = True
@@ -244,11 +267,11 @@ class Ledger:
         it. `cold_start_s` counts only while no replica is joined.
         """
         pool = self._pools[model.id]
-        replicas = len(pool.joined)
+        replicas = len(pool.joined.members)
         waiting = pool.waiting_tokens * self.routers
         if not replicas:
             return Load(0, waiting, 0.0, margin, price, cold_start_s, bias)
-        state, ahead = self._lighter(pool.joined, now, rng)
+        state, ahead = self._lighter(pool.joined.members, now, rng)
         rest_s = 0.0
         if ahead:
             running = min(state._step_tokens, ahead, model.curve.batch_tokens)
@@ -263,17 +286,17 @@ class Ledger:
         """Per replica, what this router believes it holds; for metrics, O(replicas)."""
         return {
             state.id: state.outstanding_tokens(now, self.routers)
-            for state in self._pools[model].joined
+            for state in self._pools[model].joined.members
         }
 
     def backlog_tokens(self, model: str) -> int:
         """Tokens of this router that wait in its queue for `model` or are at a replica."""
         pool = self._pools[model]
-        return pool.waiting_tokens + sum(state.own_tokens for state in pool.joined)
+        return pool.waiting_tokens + sum(state.own_tokens for state in pool.joined.members)
 
     def replicas(self, model: str) -> int:
         """How many replicas of `model` take work."""
-        return len(self._pools[model].joined)
+        return len(self._pools[model].joined.members)
 
     def waiting_tokens(self, model: str) -> int:
         """Tokens in this router's own queue for `model`."""
@@ -302,11 +325,22 @@ class Ledger:
         )
         return (one, tokens) if tokens <= others else (other, others)
 
+    def _idle(
+        self, unused: list[Replica], now: float, rng: Random, exclude: str | None
+    ) -> Replica | None:
+        """The first replica that holds nothing, also of other routers, from a random place on."""
+        start = int(rng.random() * len(unused))
+        for index in range(start - len(unused), start):
+            replica = unused[index]
+            if replica.id != exclude and not replica.outstanding_tokens(now, self.routers):
+                return replica
+        return None
+
     def _left(self) -> Iterator[str]:
         for model, pool in self._pools.items():
             if pool.waiting_tokens:
                 yield f"{model} has {pool.waiting_tokens} tokens waiting"
-            for state in pool.joined:
+            for state in pool.joined.members:
                 if state.own_tokens or state.own_calls:
                     yield (
                         f"{model} {state.id} has {state.own_tokens} tokens in "

@@ -19,8 +19,6 @@ from router.engine_config import (
     PositiveFloat,
     PositiveInt,
     Section,
-    TransformersEngine,
-    VllmEngine,
 )
 
 
@@ -182,9 +180,7 @@ class ModelConfig(Section):
 
     def pinned(self, source: str) -> str | None:
         """The config's commit of `source`, where that is the engine's own repository."""
-        engine = self.engine
-        own = engine.source if isinstance(engine, VllmEngine | TransformersEngine) else None
-        return self.revision if source == own else None
+        return self.revision if source == self.engine.hub_source else None
 
     @model_validator(mode="after")
     def _sizes(self) -> "ModelConfig":

@@ -28,6 +28,7 @@ from router.openapi_schemas import (
     errors,
     ref,
 )
+from router.routes import ROUTES, Caller, paths_of
 from router.schema import EmbeddingsBody
 from router.spaces import Catalogue
 
@@ -84,6 +85,26 @@ def document(catalogue: Catalogue) -> Json:
 
 
 def _paths(catalogue: Catalogue) -> Json:
+    """The routes of the table, each described by its operation."""
+    operations = _operations(catalogue)
+    paths: Json = {}
+    for route in ROUTES:
+        operation = operations[route.handler]
+        if (first := paths_of(route.handler)[0]) != route.path:
+            name = f"{operation['operationId']}Alias"
+            operation = {
+                **operation,
+                "operationId": name,
+                "description": f"The same as {first}.",
+            }
+        if route.caller is Caller.ANYONE:
+            operation = {**operation, "security": [{}]}
+        paths.setdefault(route.path, {})[route.methods[0].lower()] = operation
+    return paths
+
+
+def _operations(catalogue: Catalogue) -> Json:
+    """What each handler does, by its name in router/routes.py."""
     embeddings = {
         "summary": "Embed texts",
         "description": "OpenAI's endpoint. All texts of a request are embedded by one model, in "
@@ -110,199 +131,166 @@ def _paths(catalogue: Catalogue) -> Json:
         },
     }
     return {
-        "/v1/embeddings": {"post": {"operationId": "embed", "tags": ["embeddings"], **embeddings}},
-        "/embeddings": {
-            "post": {
-                "operationId": "embedAlias",
-                "tags": ["embeddings"],
-                **embeddings,
-                "description": "The same as /v1/embeddings.",
-            }
-        },
-        "/v1/route": {
-            "post": {
-                "operationId": "route",
-                "tags": ["routing"],
-                "summary": "Explain where a request would go",
-                "description": "The body of /v1/embeddings; answers the decision and why each "
-                "other model was not chosen.",
-                "requestBody": embeddings["requestBody"],
-                "parameters": embeddings["parameters"],
-                "responses": {
-                    "200": _json_response("The decision.", "Route"),
-                    **_refused(_ON_REQUEST),
-                },
-            }
-        },
-        "/v1/models": {
-            "get": {
-                "operationId": "listModels",
-                "tags": ["models"],
-                "summary": "List models and tiers",
-                "responses": {
-                    "200": _json_response("Everything that `model` may be.", "ModelList"),
-                    **_refused(_ON_READ),
-                },
-            }
-        },
-        "/v1/models/{id}": {
-            "get": {
-                "operationId": "getModel",
-                "tags": ["models"],
-                "summary": "Show one model or tier",
-                "description": "An id may be written without case, with its hub prefix, and with "
-                "`/` as it is.",
-                "parameters": [
-                    {
-                        "name": "id",
-                        "in": "path",
-                        "required": True,
-                        "schema": {"type": "string"},
-                        "example": next(iter(catalogue.models)),
-                    }
-                ],
-                "responses": {
-                    "200": _json_response("The model.", "Model"),
-                    **_refused((404, *_ON_READ)),
-                },
-            }
-        },
-        "/v1/tiers": {
-            "get": {
-                "operationId": "listTiers",
-                "tags": ["routing"],
-                "summary": "Show the decision matrix, live",
-                "description": "What each model can do, what it costs, and what is happening at "
-                "it now.",
-                "responses": {
-                    "200": _json_response("One row a model, from small to large.", "Tiers"),
-                    **_refused(_ON_READ),
-                },
-            }
-        },
-        "/v1/compare": {
-            "get": {
-                "operationId": "compare",
-                "tags": ["routing"],
-                "summary": "Show what a shadow or a canary has found on live traffic",
-                "description": "What `compare:` of the config asks for, as this router replica "
-                "has counted it since it began.",
-                "responses": {
-                    "200": _json_response("Both; null where none runs.", "Comparison"),
-                    **_refused(_ON_ADMIN),
-                },
-            }
-        },
-        "/v1/decisions": {
-            "get": {
-                "operationId": "listDecisions",
-                "tags": ["routing"],
-                "summary": "List the last decisions of one router replica",
-                "description": "Oldest first, never with a text. Router replicas share nothing: "
-                "the answer says whose decisions "
-                "it has, and of how many routers. To see those of all, poll with the `next` of "
-                "every router that has answered.",
-                "parameters": [
-                    {
-                        "name": "after",
-                        "in": "query",
-                        "schema": STRING,
-                        "example": "5f0c2a9e:17",
-                        "description": "Only later ones: the last `next` of each router, "
-                        "separated by commas.",
-                    },
-                    {
-                        "name": "limit",
-                        "in": "query",
-                        "description": "At most so many, the newest.",
-                        "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 100},
-                    },
-                ],
-                "responses": {
-                    "200": _json_response("The decisions.", "Decisions"),
-                    **_refused((400, *_ON_ADMIN)),
-                },
-            }
-        },
-        "/v1/what-if": {
-            "get": {
-                "operationId": "getPolicy",
-                "tags": ["routing"],
-                "summary": "Show the routing rules in force, ready to be edited and posted back",
-                "responses": {
-                    "200": {
-                        "description": "`routing:` and `tiers:`.",
-                        "content": {"application/yaml": {"schema": ref("Policy")}},
-                    },
-                    **_refused(_ON_ADMIN),
-                },
+        "embed": {"operationId": "embed", "tags": ["embeddings"], **embeddings},
+        "explain": {
+            "operationId": "route",
+            "tags": ["routing"],
+            "summary": "Explain where a request would go",
+            "description": "The body of /v1/embeddings; answers the decision and why each "
+            "other model was not chosen.",
+            "requestBody": embeddings["requestBody"],
+            "parameters": embeddings["parameters"],
+            "responses": {
+                "200": _json_response("The decision.", "Route"),
+                **_refused(_ON_REQUEST),
             },
-            "post": {
-                "operationId": "whatIf",
-                "tags": ["routing"],
-                "summary": "Decide the last requests again by other rules",
-                "description": "`routing:`, `tiers:` or both, as in the config file; what is "
-                "left out stays as it is. Changes "
-                "nothing. Each request meets the loads of its own moment, so times are "
-                "predictions; `require_space` refuses "
-                "requests before they are decided and is not replayed.",
-                "requestBody": {
+        },
+        "models": {
+            "operationId": "listModels",
+            "tags": ["models"],
+            "summary": "List models and tiers",
+            "responses": {
+                "200": _json_response("Everything that `model` may be.", "ModelList"),
+                **_refused(_ON_READ),
+            },
+        },
+        "model": {
+            "operationId": "getModel",
+            "tags": ["models"],
+            "summary": "Show one model or tier",
+            "description": "An id may be written without case, with its hub prefix, and with "
+            "`/` as it is.",
+            "parameters": [
+                {
+                    "name": "id",
+                    "in": "path",
                     "required": True,
-                    "content": {
-                        "application/json": {
-                            "schema": ref("Policy"),
-                            "example": policy(catalogue),
-                        },
-                        "application/yaml": {"schema": ref("Policy")},
-                    },
-                },
-                "responses": {
-                    "200": _json_response("What would have moved.", "WhatIf"),
-                    **_refused((400, 413, *_ON_ADMIN)),
-                },
+                    "schema": {"type": "string"},
+                    "example": next(iter(catalogue.models)),
+                }
+            ],
+            "responses": {
+                "200": _json_response("The model.", "Model"),
+                **_refused((404, *_ON_READ)),
             },
         },
-        "/health": {
-            "get": {
-                "operationId": "health",
-                "tags": ["health"],
-                "summary": "Say whether every model that must be ready is",
-                "security": [{}],
-                "responses": {
-                    "200": _json_response("Ready.", "Health"),
-                    "503": _json_response(
-                        "Not ready; names the models that are missing.", "Health"
-                    ),
-                    **_refused((401,)),
+        "tiers": {
+            "operationId": "listTiers",
+            "tags": ["routing"],
+            "summary": "Show the decision matrix, live",
+            "description": "What each model can do, what it costs, and what is happening at "
+            "it now.",
+            "responses": {
+                "200": _json_response("One row a model, from small to large.", "Tiers"),
+                **_refused(_ON_READ),
+            },
+        },
+        "compare": {
+            "operationId": "compare",
+            "tags": ["routing"],
+            "summary": "Show what a shadow or a canary has found on live traffic",
+            "description": "What `compare:` of the config asks for, as this router replica "
+            "has counted it since it began.",
+            "responses": {
+                "200": _json_response("Both; null where none runs.", "Comparison"),
+                **_refused(_ON_ADMIN),
+            },
+        },
+        "decisions": {
+            "operationId": "listDecisions",
+            "tags": ["routing"],
+            "summary": "List the last decisions of one router replica",
+            "description": "Oldest first, never with a text. Router replicas share nothing: "
+            "the answer says whose decisions "
+            "it has, and of how many routers. To see those of all, poll with the `next` of "
+            "every router that has answered.",
+            "parameters": [
+                {
+                    "name": "after",
+                    "in": "query",
+                    "schema": STRING,
+                    "example": "5f0c2a9e:17",
+                    "description": "Only later ones: the last `next` of each router, "
+                    "separated by commas.",
                 },
-            }
+                {
+                    "name": "limit",
+                    "in": "query",
+                    "description": "At most so many, the newest.",
+                    "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 100},
+                },
+            ],
+            "responses": {
+                "200": _json_response("The decisions.", "Decisions"),
+                **_refused((400, *_ON_ADMIN)),
+            },
         },
-        "/health/live": {
-            "get": {
-                "operationId": "live",
-                "tags": ["health"],
-                "summary": "Say that the router runs",
-                "security": [{}],
-                "responses": {"200": _json_response("It runs.", "Health"), **_refused((401,))},
-            }
+        "policy": {
+            "operationId": "getPolicy",
+            "tags": ["routing"],
+            "summary": "Show the routing rules in force, ready to be edited and posted back",
+            "responses": {
+                "200": {
+                    "description": "`routing:` and `tiers:`.",
+                    "content": {"application/yaml": {"schema": ref("Policy")}},
+                },
+                **_refused(_ON_ADMIN),
+            },
         },
-        "/openapi.json": {
-            "get": {
-                "operationId": "document",
-                "tags": ["pages"],
-                "summary": "This document",
-                "security": [{}],
-                "responses": {
-                    "200": {
-                        "description": "OpenAPI 3.1.",
-                        "content": {"application/json": {"schema": {"type": "object"}}},
+        "what_if": {
+            "operationId": "whatIf",
+            "tags": ["routing"],
+            "summary": "Decide the last requests again by other rules",
+            "description": "`routing:`, `tiers:` or both, as in the config file; what is "
+            "left out stays as it is. Changes "
+            "nothing. Each request meets the loads of its own moment, so times are "
+            "predictions; `require_space` refuses "
+            "requests before they are decided and is not replayed.",
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": ref("Policy"),
+                        "example": policy(catalogue),
                     },
-                    **_refused((401,)),
+                    "application/yaml": {"schema": ref("Policy")},
                 },
-            }
+            },
+            "responses": {
+                "200": _json_response("What would have moved.", "WhatIf"),
+                **_refused((400, 413, *_ON_ADMIN)),
+            },
         },
-        "/": {"get": _page("console", "The console: a page to try requests and watch decisions")},
-        "/docs": {"get": _page("docs", "This document as a page")},
+        "health": {
+            "operationId": "health",
+            "tags": ["health"],
+            "summary": "Say whether every model that must be ready is",
+            "responses": {
+                "200": _json_response("Ready.", "Health"),
+                "503": _json_response("Not ready; names the models that are missing.", "Health"),
+                **_refused((401,)),
+            },
+        },
+        "live": {
+            "operationId": "live",
+            "tags": ["health"],
+            "summary": "Say that the router runs",
+            "responses": {"200": _json_response("It runs.", "Health"), **_refused((401,))},
+        },
+        "reference": {
+            "operationId": "document",
+            "tags": ["pages"],
+            "summary": "This document",
+            "responses": {
+                "200": {
+                    "description": "OpenAPI 3.1.",
+                    "content": {"application/json": {"schema": {"type": "object"}}},
+                },
+                **_refused((401,)),
+            },
+        },
+        "console": _page("console", "The console: a page to try requests and watch decisions"),
+        "docs": _page("docs", "This document as a page"),
     }
 
 
@@ -381,7 +369,6 @@ def _page(operation: str, summary: str) -> Json:
         "operationId": operation,
         "tags": ["pages"],
         "summary": summary,
-        "security": [{}],
         "responses": responses,
     }
 

@@ -83,7 +83,7 @@ def node(resources: Mapping[str, float]) -> Node:
 
 def default_cpus(model: ModelConfig) -> float:
     """What a replica of this model books where its deployment does not say it."""
-    return LIGHT_CPUS if model.engine.kind in ("remote", "static") else SERVE_CPUS
+    return LIGHT_CPUS if model.engine.is_light else SERVE_CPUS
 
 
 def bookings(args: RouterArgs, application: Mapping[str, Any]) -> list[Booking]:

@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import numpy.typing as npt
 
-Vectors = npt.NDArray[np.float32]
+from router.arrays import Vectors
+
 Found = npt.NDArray[np.int64]  # (queries, k) rows of documents, best first
 Scores = npt.NDArray[np.float64]  # (queries,)
 

@@ -23,11 +23,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import from_json
 
+from router.arrays import TokenIds
 from router.config import Limits
 from router.domain import OnMiss, Tier
 from router.errors import (
@@ -48,7 +48,6 @@ InputType = Literal[
 Truncate = Literal["none", "end", "start"]
 Priority = Literal["interactive", "bulk"]
 Side = Literal["query", "document"]
-TokenIds = npt.NDArray[np.int32]
 
 _TIERS = frozenset(tier.value for tier in Tier)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -260,6 +259,7 @@ def _request(
                 "instruction",
             )
         side = "query"
+        _check_instruction(given.instruction, limits)
     if ids is not None and (given.instruction or given.input_type):
         field = "instruction" if given.instruction else "input_type"
         raise InvalidValue(
@@ -334,6 +334,16 @@ def _check_count(tokens: int, limits: Limits) -> None:
     """Before they are looked at one by one."""
     if tokens > limits.max_tokens_per_request:
         raise MaxTokensPerRequest(tokens, limits.max_tokens_per_request)
+
+
+def _check_instruction(instruction: str, limits: Limits) -> None:
+    """It is copied into the prompt of every text."""
+    if len(instruction) > (most := limits.max_instruction_characters):
+        raise InvalidValue(
+            f"instruction has {len(instruction)} characters and may have {most} "
+            "(limits.max_instruction_characters); shorten it, or put it into the texts",
+            "instruction",
+        )
 
 
 def _read_ids(value: list[object], where: str) -> TokenIds:

@@ -3,16 +3,14 @@
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from router.arrays import Vectors
 from router.errors import (
     shorten,
 )
 
 if TYPE_CHECKING:
     pass
-
-Vectors = npt.NDArray[np.float32]
 
 
 class Space(NamedTuple):

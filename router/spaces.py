@@ -17,9 +17,9 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from router.arrays import Vectors
 from router.config import RouterArgs
 from router.domain import Tier
-from router.engine_config import RemoteEngine, TransformersEngine, VllmEngine
 from router.errors import (
     DimensionsNotSupported,
     InvalidValue,
@@ -29,7 +29,7 @@ from router.errors import (
 )
 from router.model_config import MatryoshkaRange, ModelConfig
 from router.schema import EmbeddingsRequest, Side, Truncate
-from router.space import Space, Vectors, fit
+from router.space import Space, fit
 
 if TYPE_CHECKING:
     from router.adapters import Adapter
@@ -324,14 +324,8 @@ class Catalogue:
 
 
 def _hub_id(model: ModelConfig) -> str | None:
-    """`org/name` in lower case where an alias, or the engine's source, is one."""
-    engine = model.engine
-    source = ""
-    if isinstance(engine, VllmEngine | TransformersEngine):
-        source = engine.source
-    elif isinstance(engine, RemoteEngine):
-        source = engine.model
-    for name in (*model.aliases, source):
+    """`org/name` in lower case where an alias, or the engine's name of the model, is one."""
+    for name in (*model.aliases, model.engine.served_name or ""):
         if name.count("/") == 1 and not name.startswith(("package:", ".", "~", "/")):
             return name.lower()
     return None

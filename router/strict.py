@@ -115,39 +115,42 @@ def join(path: str, part: str | int) -> str:
 
 
 def _unknown(annotation: Any, value: Any, path: str) -> Iterator[str]:
-    origin, args = get_origin(annotation), get_args(annotation)
     if isinstance(value, Mapping):
-        if origin is Annotated:
-            yield from _unknown(args[0], value, path)
-        elif origin in (Union, UnionType):
-            models = [member for member in args if _is_model(member) and _tags_agree(member, value)]
-            if len(models) == 1:
-                yield from _unknown(models[0], value, path)
-        elif _is_model(annotation):
-            fields = annotation.model_fields
-            for key, inner in value.items():
-                if key in fields:
-                    yield from _unknown(fields[key].annotation, inner, join(path, key))
-                else:
-                    yield f"{join(path, str(key))}: unknown key; {suggestion(str(key), fields)}"
-        elif origin is dict and args:
-            allowed = (
-                [str(name) for name in get_args(args[0])]
-                if get_origin(args[0]) is Literal
-                else None
-            )
-            for key, inner in value.items():
-                if allowed is not None and key not in allowed:
-                    yield f"{join(path, str(key))}: unknown key; {suggestion(str(key), allowed)}"
-                else:
-                    yield from _unknown(args[1], inner, join(path, str(key)))
+        yield from _unknown_in_mapping(annotation, value, path)
     elif _is_list(value):
+        origin, args = get_origin(annotation), get_args(annotation)
         if origin in (Union, UnionType):
             for member in args:
                 yield from _unknown(member, value, path)
         elif origin in (list, tuple) and args:
             for index, inner in enumerate(value):
                 yield from _unknown(args[0], inner, join(path, index))
+
+
+def _unknown_in_mapping(annotation: Any, value: Mapping[Any, Any], path: str) -> Iterator[str]:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        yield from _unknown(args[0], value, path)
+    elif origin in (Union, UnionType):
+        models = [member for member in args if _is_model(member) and _tags_agree(member, value)]
+        if len(models) == 1:
+            yield from _unknown(models[0], value, path)
+    elif _is_model(annotation):
+        fields = {name: field.annotation for name, field in annotation.model_fields.items()}
+        yield from _unknown_keys(fields, value, path)
+    elif origin is dict and args:
+        named = get_origin(args[0]) is Literal
+        keys = map(str, get_args(args[0])) if named else value
+        yield from _unknown_keys(dict.fromkeys(keys, args[1]), value, path)
+
+
+def _unknown_keys(valid: Mapping[Any, Any], value: Mapping[Any, Any], path: str) -> Iterator[str]:
+    """`valid` has the annotation of each key that may be there."""
+    for key, inner in value.items():
+        if key in valid:
+            yield from _unknown(valid[key], inner, join(path, str(key)))
+        else:
+            yield f"{join(path, str(key))}: unknown key; {suggestion(str(key), valid)}"
 
 
 def _is_model(annotation: Any) -> bool:

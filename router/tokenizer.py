@@ -33,13 +33,11 @@ from unicodedata import is_normalized
 from weakref import WeakValueDictionary
 
 import numpy as np
-import numpy.typing as npt
 import tiktoken
 import tokenizers
 
+from router.arrays import TokenIds
 from router.model_config import resolve_path
-
-TokenIds = npt.NDArray[np.int32]
 
 _QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| "
@@ -85,6 +83,11 @@ class Tokenizer(Protocol):
     ) -> list[float] | None:
         """The share of each text's own tokens that the tokenizer does not know; None where it knows
         all. `tokens` are those of the texts between `before` and `after`.
+        """
+
+    def offsets(self, text: str) -> list[tuple[int, int]] | None:
+        """The characters, from and to, of each token but the special ones; None where it only
+        counts.
         """
 
 
@@ -182,6 +185,9 @@ class _FileTokenizer:
             for count, own in zip(unknown, tokens.counts, strict=True)
         ]
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        return list(self._inner.encode(text, add_special_tokens=False).offsets)
+
     def _ids(self, encoding: tokenizers.Encoding) -> TokenIds:
         return np.array(encoding.ids, np.int32)
 
@@ -260,6 +266,9 @@ class _Counter:
                 "count for each"
             )
         return Tokens(None, counts)
+
+    def offsets(self, text: str) -> None:
+        return None
 
 
 def refuse_surrogates(texts: Sequence[str]) -> None:

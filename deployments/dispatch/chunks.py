@@ -8,76 +8,75 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+import router.calls
 from deployments.dispatch.wire import MESSAGE_BYTES, Call, Failure
-from deployments.engines.base import TokenIds, Vectors
-from router.errors import RouterError
+from deployments.telemetry.logs import REQUEST_IDS
+from router.arrays import TokenIds, Vectors
 
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
-SMALL_TOKENS = 512  # a chunk up to this size shares a call
-SMALL_ROWS = 32
-SMALL_BYTES = 65_536  # of text, which may be long and have few tokens
-
 
 class Rows(NamedTuple):
-    """The answer to one chunk."""
+    """The vectors of some texts: of a chunk, or of a whole request."""
 
     vectors: Vectors  # (texts, native dimensions)
     tokens: list[int]
     failed: dict[int, Failure]
     queue_s: float
     inference_s: float
+    known: int = 0  # texts that nothing was sent for: cached, duplicate or already in flight
 
 
-@dataclass(slots=True, eq=False)
-class Chunk:
-    """A part of one request, small enough for one engine batch."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class Chunk(router.calls.Chunk):
+    """A part of one request, with its texts and the future of its caller."""
 
     ids: TokenIds | None  # flat
-    lengths: npt.NDArray[np.int32]
     texts: list[str] | None
     input_type: Literal["query", "document"]
-    tokens: int
-    bulk: bool
-    deadline_s: float | None
     future: "asyncio.Future[Rows]"
-    tries: int = 0
-    alone: bool = False
-    queued_s: float = 0.0
-    waiting: bool = False  # counted among what waits
-    failed_at: str | None = None  # the replica that it was sent to in vain
-    # the replica whose engine made no vector of a text in it, where others did not fail
-    suspect: str | None = None
-    lines_broken: int = 0  # that it was on, and that count for no try
     request_ids: tuple[str, ...] = ()
     origin: "SpanContext | None" = None  # of the request's span, where that is recorded
 
-    def fail(self, error: RouterError) -> None:
-        """Answer it with an error, unless it was answered or taken back."""
-        if not self.future.done():
-            self.future.set_exception(error)
 
-    def tokens_sq(self, span: int | None) -> int:
-        """The attention term of the curve, as `router.domain.attention` has it."""
-        lengths = self.lengths.astype(np.int64)
-        return int(np.dot(lengths, lengths if span is None else np.minimum(lengths, span)))
+def text_bytes(texts: Sequence[str]) -> int:
+    """An upper bound of the UTF-8 bytes of these texts."""
+    return 4 * sum(map(len, texts))
 
-    @property
-    def size(self) -> int:
-        """At most so many bytes of text."""
-        return 0 if self.texts is None else 4 * sum(map(len, self.texts))
 
-    @property
-    def small(self) -> bool:
-        return (
-            self.tokens <= SMALL_TOKENS
-            and len(self.lengths) <= SMALL_ROWS
-            and not self.alone
-            and self.size <= SMALL_BYTES
-        )
+def cut_chunk(
+    ids: Sequence[TokenIds] | None,
+    texts: Sequence[str] | None,
+    counts: Sequence[int],
+    start: int,
+    stop: int,
+    input_type: Literal["query", "document"],
+    deadline_s: float | None,
+    bulk: bool,
+    now: float,
+    origin: "SpanContext | None",
+) -> Chunk:
+    """The texts of a request from `start` to `stop`, for the request of the current context."""
+    own, flat = None if texts is None else list(texts[start:stop]), None
+    if ids is not None:
+        flat = ids[start] if stop - start == 1 else np.concatenate(ids[start:stop])
+    return Chunk(
+        ids=flat,
+        lengths=np.asarray(counts[start:stop], np.int32),
+        texts=own,
+        input_type=input_type,
+        tokens=sum(counts[start:stop]),
+        text_bytes=0 if own is None else text_bytes(own),
+        group=None if own is None else input_type,  # its engine writes the prompt
+        bulk=bulk,
+        deadline_s=deadline_s,
+        future=asyncio.get_running_loop().create_future(),
+        queued_s=now,
+        request_ids=REQUEST_IDS.get(),
+        origin=origin,
+    )
 
 
 def cuts(
@@ -88,7 +87,7 @@ def cuts(
     """
     cuts, start, tokens, size = [], 0, 0, 0
     for index, count in enumerate(counts):
-        own = 0 if texts is None else 4 * len(texts[index])
+        own = 0 if texts is None else text_bytes(texts[index : index + 1])
         if index > start and (
             tokens + count > batch_tokens
             or index - start >= most_rows

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
-from ray.serve._private.common import ReplicaID
-from ray.serve._private.constants import RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
+from ray.serve.request_router import ReplicaID
 
 from deployments.dispatch.frames import Address
 from deployments.dispatch.transport import ReplicaLost
 from deployments.dispatch.wire import Call, Reply
 from deployments.engines.base import EngineDead, EngineFailed, EngineOverloaded
+from deployments.serve_internals import BY_VALUE, running_calls
 from router.errors import ModelUnavailable, Overloaded
 
 ASK_S = 10.0  # for a replica's address
@@ -34,38 +34,34 @@ class HandleTransport:
         self._wake = {
             model: handle.options(method_name="wake") for model, handle in handles.items()
         }
-        by_value: dict[str, Any] = {
-            "_by_reference": False,
-            "request_serialization": "pickle",
-            "response_serialization": "pickle",
-        }
         self._embed = {
-            model: handle.options(method_name="embed", **by_value)
+            model: handle.options(method_name="embed", **BY_VALUE)
             for model, handle in handles.items()
         }
         self._address = {
-            model: handle.options(method_name="address", **by_value)
+            model: handle.options(method_name="address", **BY_VALUE)
             for model, handle in handles.items()
         }
         self._deployments = {model: handle.deployment_id for model, handle in handles.items()}
-        self._counts = {model: _counter(handle) for model, handle in self._embed.items()}
+        self._counts = {model: running_calls(handle) for model, handle in self._embed.items()}
 
     @property
     def can_count(self) -> bool:
         """Whether Serve's own counts of running calls can be kept from here, for calls that do not
         pass through it.
         """
-        return RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE and None not in self._counts.values()
+        return None not in self._counts.values()
 
     @contextmanager
     def counted(self, model: str, replica: str) -> Iterator[None]:
         """Count a call to `replica` as Serve counts its own: for its autoscaling and its gauges."""
         counts, replica_id = self._counts[model], ReplicaID(replica, self._deployments[model])
-        counts.inc_num_running_requests_for_replica(replica_id)
+        assert counts is not None, "callers look at `can_count` first"
+        counts.began(replica_id)
         try:
             yield
         finally:
-            counts.dec_num_running_requests_for_replica(replica_id)
+            counts.ended(replica_id)
 
     async def address(self, model: str, replica: str) -> Address | None:
         """Where `replica` takes calls directly, None where it does not; raises ConnectionError or
@@ -106,10 +102,3 @@ class HandleTransport:
     async def wake(self, model: str) -> None:
         """A call that waits in Serve's handle is what makes it start the first replica."""
         await self._wake[model].remote()
-
-
-def _counter(handle: DeploymentHandle[Any]) -> Any:
-    """Serve's count of calls under way at each replica; None where a handle has no such thing, as
-    in local testing.
-    """
-    return getattr(getattr(handle._router, "_asyncio_router", None), "_metrics_manager", None)

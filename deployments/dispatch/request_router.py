@@ -2,8 +2,8 @@
 
 Serve pickles this module by value, so it holds no state; what it learns goes to
 deployments/dispatch/replica_registry.py, which it imports when it runs, inside the router's
-process. Every call is sent from a context of its own (see dispatch.py), so its internal request id
-is unique: Serve's default matching by that id is right here, and would hang if two calls shared
+process. Every call is sent from a context of its own (see dispatcher.py), so its internal request
+id is unique: Serve's default matching by that id is right here, and would hang if two calls shared
 one.
 """
 
@@ -19,15 +19,17 @@ class ByTokens(RequestRouter):
         """Tell the router's process which replicas there are, at once and without a poll."""
         super().update_replicas(replicas)
         from deployments.dispatch.replica_registry import board
+        from deployments.serve_internals import deployment_of
 
-        board.post(self._deployment_id.name, [replica.replica_id.unique_id for replica in replicas])
+        board.post(deployment_of(self), [replica.replica_id.unique_id for replica in replicas])
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """A dead replica leaves the board before Serve's controller has noticed."""
         super().on_replica_actor_died(replica_id)
         from deployments.dispatch.replica_registry import board
+        from deployments.serve_internals import deployment_of
 
-        board.post(self._deployment_id.name, [replica.unique_id for replica in self.curr_replicas])
+        board.post(deployment_of(self), [replica.unique_id for replica in self.curr_replicas])
 
     async def choose_replicas(
         self,

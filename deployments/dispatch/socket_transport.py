@@ -194,7 +194,7 @@ class DirectTransport:
             if (model, replica) not in self._keeping:
                 self._keeping[model, replica] = asyncio.get_running_loop().create_task(
                     self._keep(model, replica),
-                    context=Context(),  # see dispatch.py: no two handle calls of one request
+                    context=Context(),  # see dispatcher.py: no two handle calls of one request
                 )
 
     async def _keep(self, model: str, replica: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from deployments.engines.base import TokenIds, Vectors
+from router.arrays import TokenIds, Vectors
 from router.feedback import Counters
 
 FailureCode = Literal["too_long", "invalid", "expired", "engine"]

@@ -1,17 +1,11 @@
-"""Engines by their kind in the config; an engine's libraries are imported only when it is
-chosen.
+"""Engines by their kind in the config: `kind: static` is deployments/engines/static.py. An engine's
+libraries are imported only when it is chosen; docs/engines.md adds an engine.
 """
 
-from deployments.engines.base import Engine, EngineError
+from importlib import import_module
+
+from deployments.engines.base import Engine, EngineError, Setup
 from deployments.telemetry.metrics import EngineStats
-from router.engine_config import (
-    CallableEngine,
-    FakeEngine,
-    RemoteEngine,
-    StaticEngine,
-    TransformersEngine,
-    VllmEngine,
-)
 from router.model_config import CurveConfig, ModelConfig
 
 
@@ -21,43 +15,19 @@ def create(model: ModelConfig, base_dir: str | None, stats: EngineStats | None =
 
     Raises EngineError for a model whose engine and tokenizer do not fit together.
     """
-    settings, dimensions, max_tokens = model.engine, model.dimensions, model.max_tokens
-    batch_tokens = (
-        model.curve or CurveConfig()
-    ).batch_tokens  # where the engine itself has no limit
+    settings = model.engine
     gets_ids = model.tokenizer is not None and not model.tokenizer.startswith("callable:")
-    if gets_ids and isinstance(settings, CallableEngine | RemoteEngine):
+    if gets_ids and not settings.takes_token_ids:
         raise EngineError(
             f"a {settings.kind} engine takes text: its tokenizer can only count, write "
             "`callable:module:function`"
         )
-    if not gets_ids and isinstance(settings, VllmEngine | TransformersEngine | StaticEngine):
+    if not gets_ids and not settings.takes_texts:
         raise EngineError(
             f"a {settings.kind} engine takes token ids: set `tokenizer` to the model's "
             "tokenizer.json"
         )
-    match settings:
-        case VllmEngine():
-            from deployments.engines.vllm import VllmEngine as Vllm
-
-            return Vllm(settings, dimensions, max_tokens, base_dir, stats, model.revision)
-        case TransformersEngine():
-            from deployments.engines.transformers import TransformersEngine as Transformers
-
-            return Transformers(settings, dimensions, max_tokens, base_dir, model.revision)
-        case StaticEngine():
-            from deployments.engines.static import StaticEngine as Static
-
-            return Static(settings, dimensions, max_tokens, base_dir)
-        case CallableEngine():
-            from deployments.engines.callable import CallableEngine as Callable
-
-            return Callable(settings, dimensions, max_tokens)
-        case RemoteEngine():
-            from deployments.engines.remote import RemoteEngine as Remote
-
-            return Remote(settings, dimensions, max_tokens, batch_tokens)
-        case FakeEngine():
-            from deployments.engines.fake import FakeEngine as Fake
-
-            return Fake(settings, dimensions, max_tokens, batch_tokens)
+    batch_tokens = (model.curve or CurveConfig()).batch_tokens
+    setup = Setup(model.dimensions, model.max_tokens, batch_tokens, base_dir, stats, model.revision)
+    engine: Engine = import_module(f"{__name__}.{settings.kind}").create(settings, setup)
+    return engine

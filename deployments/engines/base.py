@@ -7,13 +7,21 @@ it was told to stop.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
+from deployments.telemetry.metrics import EngineStats
+from router.arrays import TokenIds, Vectors
 
-Vectors = npt.NDArray[np.float32]  # (texts, dimensions), rows of length 1
-TokenIds = npt.NDArray[np.int32]  # (tokens,)
+
+class Setup(NamedTuple):
+    """What an engine is made from, beside its own section of the config."""
+
+    dimensions: int
+    max_tokens: int
+    batch_tokens: int  # for an engine that has no limit of its own
+    base_dir: str | None = None  # where relative paths start
+    stats: EngineStats | None = None  # for vLLM's own metrics
+    revision: str | None = None  # the commit of a hub id
 
 
 class EngineError(Exception):
@@ -99,6 +107,8 @@ class Embedded:
     tokens: list[int]  # what the model read of each text, special tokens included
     # rows that failed alone; their vectors are undefined
     failed: dict[int, EngineError] = field(default_factory=dict)
+    # for the batches before it, where the engine takes one after another
+    waited_s: float = 0.0
 
 
 class Engine(Protocol):

@@ -16,6 +16,7 @@ leaves. Write one like this:
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -24,7 +25,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, TextTooLong
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, Setup, TextTooLong
 from deployments.engines.common import normalise, pieces_of, probe, require_dimensions
 from router import engine_config
 
@@ -45,6 +46,11 @@ class Embedder(Protocol):
 
     def count(self, texts: Sequence[str], input_type: str) -> list[int]:
         """Tokens the model reads of each text, special tokens included."""
+
+
+def create(settings: engine_config.CallableEngine, setup: Setup) -> "CallableEngine":
+    """Make the engine of a config, not yet started."""
+    return CallableEngine(settings, setup.dimensions, setup.max_tokens)
 
 
 class CallableEngine:
@@ -111,7 +117,7 @@ class CallableEngine:
                 "a callable engine takes text, not token ids: its tokenizer is "
                 "`callable:module:function`"
             )
-        tokens = await self._call(embedder.count, batch.texts, batch.input_type)
+        tokens, waited_s = await self._call(embedder.count, batch.texts, batch.input_type)
         failed: dict[int, EngineError] = {
             row: TextTooLong(row, count, self.max_tokens)
             for row, count in enumerate(tokens)
@@ -126,9 +132,10 @@ class CallableEngine:
         self._queued_tokens += left
         try:
             for piece in pieces:
-                made = await self._call(
+                made, late_s = await self._call(
                     embedder.embed, [batch.texts[row] for row in piece], batch.input_type
                 )
+                waited_s += late_s
                 if made.shape != (len(piece), self.dimensions):
                     raise EngineError(
                         f"{self._settings.target} gave {made.shape} for {len(piece)} texts of "
@@ -140,15 +147,20 @@ class CallableEngine:
                 left -= done
         finally:
             self._queued_tokens -= left
-        return Embedded(vectors, tokens, normalise(vectors) | failed)
+        return Embedded(vectors, tokens, normalise(vectors) | failed, waited_s)
 
     async def _call(
         self, method: Callable[[Sequence[str], str], T], texts: Sequence[str], input_type: str
-    ) -> T:
+    ) -> tuple[T, float]:
+        """What the method returns, and the seconds until the thread was free for it."""
+        sent_s = time.monotonic()
+
+        def call() -> tuple[T, float]:
+            waited_s = time.monotonic() - sent_s
+            return method(texts, input_type), waited_s
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._thread, method, texts, input_type
-            )
+            return await asyncio.get_running_loop().run_in_executor(self._thread, call)
         except EngineError:
             raise
         except Exception as error:

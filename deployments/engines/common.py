@@ -11,15 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from deployments.engines.base import (
-    Batch,
-    Embedded,
-    EngineError,
-    InvalidText,
-    TextTooLong,
-    TokenIds,
-    Vectors,
-)
+from deployments.engines.base import Batch, Embedded, EngineError, InvalidText, TextTooLong
+from router.arrays import TokenIds, Vectors
 from router.model_config import resolve_path
 
 

@@ -26,9 +26,15 @@ from pathlib import Path
 
 import numpy as np
 
-from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, TextTooLong, Vectors
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, Setup, TextTooLong
 from deployments.engines.common import normalise, probe
 from router import engine_config
+from router.arrays import Vectors
+
+
+def create(settings: engine_config.FakeEngine, setup: Setup) -> "FakeEngine":
+    """Make the engine of a config, not yet started."""
+    return FakeEngine(settings, setup.dimensions, setup.max_tokens, setup.batch_tokens)
 
 
 class FakeEngine:

@@ -35,10 +35,11 @@ from deployments.engines.base import (
     EngineOverloaded,
     EngineUnreachable,
     InvalidText,
-    Vectors,
+    Setup,
 )
 from deployments.engines.common import normalise, probe
 from router import engine_config
+from router.arrays import Vectors
 
 _LONGEST_RETRY_S = 3600.0
 
@@ -47,6 +48,11 @@ log = logging.getLogger("ray.serve")
 
 class _Refused(EngineError):
     """The server says that the request itself is at fault."""
+
+
+def create(settings: engine_config.RemoteEngine, setup: Setup) -> "RemoteEngine":
+    """Make the engine of a config, not yet started."""
+    return RemoteEngine(settings, setup.dimensions, setup.max_tokens, setup.batch_tokens)
 
 
 class RemoteEngine:

@@ -11,7 +11,7 @@ import asyncio
 import numpy as np
 import numpy.typing as npt
 
-from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, TokenIds, Vectors
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, Setup
 from deployments.engines.common import (
     normalise,
     pieces_of,
@@ -21,10 +21,16 @@ from deployments.engines.common import (
     unreadable,
 )
 from router import engine_config
+from router.arrays import TokenIds, Vectors
 from router.model_config import resolve_path
 
 # 1-2 ms of numpy at 256 dimensions: the longest this engine holds the event loop
 PIECE_TOKENS = 4096
+
+
+def create(settings: engine_config.StaticEngine, setup: Setup) -> "StaticEngine":
+    """Make the engine of a config, not yet started."""
+    return StaticEngine(settings, setup.dimensions, setup.max_tokens, setup.base_dir)
 
 
 class StaticEngine:

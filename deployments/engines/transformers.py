@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, TokenIds, Vectors
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, Setup
 from deployments.engines.common import (
     model_source,
     normalise,
@@ -21,9 +21,17 @@ from deployments.engines.common import (
     unreadable,
 )
 from router import engine_config
+from router.arrays import TokenIds, Vectors
 
 if TYPE_CHECKING:
     import torch
+
+
+def create(settings: engine_config.TransformersEngine, setup: Setup) -> "TransformersEngine":
+    """Make the engine of a config, not yet started."""
+    return TransformersEngine(
+        settings, setup.dimensions, setup.max_tokens, setup.base_dir, setup.revision
+    )
 
 
 class TransformersEngine:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deployments.engines.base import Batch, Embedded, EngineDead, EngineError
+from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, Setup
 from deployments.engines.common import (
     model_source,
     normalise,
@@ -48,6 +48,18 @@ _SETTLED = {
     "runner": "it is always pooling",
     "skip_tokenizer_init": "the router tokenises",
 }
+
+
+def create(settings: engine_config.VllmEngine, setup: Setup) -> "VllmEngine":
+    """Make the engine of a config, not yet started."""
+    return VllmEngine(
+        settings,
+        setup.dimensions,
+        setup.max_tokens,
+        setup.base_dir,
+        setup.stats,
+        setup.revision,
+    )
 
 
 class VllmEngine:

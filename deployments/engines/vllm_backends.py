@@ -14,15 +14,16 @@ kernels, on a core that the router needs. Steps of many tokens run on all.
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from deployments.engines.base import EngineDead, EngineError, InvalidText, Vectors
+from deployments.engines.base import EngineDead, EngineError, InvalidText
 from deployments.telemetry.metrics import EngineStats
+from router.arrays import Vectors
 
 if TYPE_CHECKING:
     from vllm import PoolingParams
@@ -236,9 +237,6 @@ class InProcess:
 
     def _step(self, engine: "LLMEngine", tell: Callable[..., None]) -> None:
         """Take what came in, step, hand out what is done, until told to stop."""
-        from vllm.exceptions import VLLMClientError
-        from vllm.inputs import tokens_input
-
         params = _same_for_all(engine.vllm_config)
         names = map(str, count())
         running: dict[str, tuple[_Job, int]] = {}
@@ -252,21 +250,10 @@ class InProcess:
                 if job is None:
                     return
                 if job.cancelled:
-                    gone = [name for name, (owner, _) in running.items() if owner is job]
-                    engine.abort_request(gone)
-                    for name in gone:
-                        del running[name]
+                    _abort(engine, job, running)
                     tell(self._leave, job)
                     continue
-                for row, ids in job.ids.items():
-                    name = next(names)
-                    try:
-                        engine.add_request(name, tokens_input(ids), params)
-                    except (ValueError, VLLMClientError) as error:  # of this text alone
-                        job.failed[row] = InvalidText(f"vLLM refuses text {row}: {error}")
-                        job.left -= 1
-                    else:
-                        running[name] = job, row
+                _add(engine, job, names, params, running)
                 if not job.left:
                     done.append(job)
             if set_threads is not None:
@@ -281,6 +268,36 @@ class InProcess:
                     done.append(owner)
             if answered or done:
                 tell(self._finish, done)
+
+
+def _add(
+    engine: "LLMEngine",
+    job: _Job,
+    names: Iterator[str],
+    params: "PoolingParams",
+    running: dict[str, tuple[_Job, int]],
+) -> None:
+    """Give every text of a job to vLLM; one that it refuses fails alone."""
+    from vllm.exceptions import VLLMClientError
+    from vllm.inputs import tokens_input
+
+    for row, ids in job.ids.items():
+        name = next(names)
+        try:
+            engine.add_request(name, tokens_input(ids), params)
+        except (ValueError, VLLMClientError) as error:
+            job.failed[row] = InvalidText(f"vLLM refuses text {row}: {error}")
+            job.left -= 1
+        else:
+            running[name] = job, row
+
+
+def _abort(engine: "LLMEngine", job: _Job, running: dict[str, tuple[_Job, int]]) -> None:
+    """Take what is left of a job out of vLLM."""
+    gone = [name for name, (owner, _) in running.items() if owner is job]
+    engine.abort_request(gone)
+    for name in gone:
+        del running[name]
 
 
 def _same_for_all(config: "VllmConfig") -> "PoolingParams":

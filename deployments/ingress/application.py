@@ -5,15 +5,18 @@ router's own values.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from deployments.ingress import asgi, console
 from deployments.ingress.asgi import ClientLeft, HttpAnswer, HttpRequest, Receive, Scope, Send
 from deployments.ingress.auth import Access
+from deployments.ingress.outgoing import Outgoing
+from deployments.ingress.routes import TABLE
 from deployments.ingress.views import Views
 from deployments.ingress.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
-from deployments.service.plan import Answer
+from deployments.service.memory import give_back
+from deployments.service.plan import Answer, Caller
 from deployments.service.service import Service
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.tracing import Tracing
@@ -31,19 +34,20 @@ from router.errors import (
     render,
 )
 from router.keys import Grant
+from router.routes import EMBEDDINGS, methods_of, paths_of
 from router.schema import EmbeddingsRequest, parse
 from router.spaces import Catalogue
 
 CLIENT_LEFT = 499
 STARTING_S = 1.0  # until it is worth to ask again
 LATE_S = 1.0  # what the answer to a deadline may itself take
-OFF_LOOP_NUMBERS = 500_000  # 30 ms as JSON: more are written in a thread
-EMBEDDINGS = ("/v1/embeddings", "/embeddings")
-WHAT_IF = "/v1/what-if"
-READ = ("GET", "HEAD")
+OFF_LOOP_BYTES = 6_000_000  # 30 ms as JSON: more are written in a thread
+LARGE_AT_ONCE = 2
+(MODEL,) = paths_of("model")
 BODILESS = (204, 304)  # a length beside these would be that of an answer which is not sent
 
 log = logging.getLogger("ray.serve")
+Handler = Callable[[Grant, HttpRequest], Awaitable[HttpAnswer]]
 
 
 class RouterState(Protocol):
@@ -70,7 +74,17 @@ class Application:
 
     def __init__(self, router: RouterState, alone: bool = False) -> None:
         self._router, self._alone = router, alone
-        self._gate = asgi.Gate()
+        self._gate, self._outgoing = asgi.Gate(), Outgoing()
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        # by the names of router/routes.py; the rest are views that read nothing of the request
+        self._handlers: dict[str, Handler] = {
+            "embed": self._embed,
+            "explain": self._explain,
+            "model": self._model,
+            "decisions": self._decisions,
+            "what_if": self._what_if,
+            "console": self._console,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -80,12 +94,8 @@ class Application:
             await asgi.refuse_websocket(scope, receive, send)
         elif scope["type"] == "http":
             answer = await self._whole(HttpRequest(scope, receive, self._alone))
-            await asgi.respond(
-                send,
-                answer.status,
-                b"" if scope["method"] == "HEAD" else answer.body,
-                answer.headers,
-            )
+            body = b"" if scope["method"] == "HEAD" else answer.body
+            await asgi.respond(send, answer.status, body, answer.headers, answer.held)
 
     async def exchange(self, http_request: HttpRequest) -> HttpAnswer:
         """The answer to a request that did not pass Serve (deployments/ingress/fast_path.py), with
@@ -116,7 +126,12 @@ class Application:
         if access is None:  # Serve starts its server before it hands the config over
             early = _failed(ModelUnavailable(["this router is starting"], STARTING_S))
             return early._replace(
-                headers={**_entity(early), **early.headers, "x-request-id": http_request.id}
+                headers={
+                    **_entity(early),
+                    "x-content-type-options": "nosniff",
+                    **early.headers,
+                    "x-request-id": http_request.id,
+                }
             )
         try:
             asgi.check_headers(http_request.scope, self._router.service.args.limits)
@@ -142,6 +157,7 @@ class Application:
         given = {
             **_entity(answer),
             "x-total-ms": f"{total_ms:.2f}",
+            "x-content-type-options": "nosniff",
             **access.cors(http_request.headers),
             **({} if caller is None else access.limits(caller)),
             **answer.headers,
@@ -164,38 +180,39 @@ class Application:
 
     async def _answer(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
         path, method = http_request.path, http_request.scope["method"]
-        if path in EMBEDDINGS or path == "/v1/route":
-            if method != "POST":
-                raise MethodNotAllowed(method, path, ("POST",))
-            limits = self._router.service.args.limits
-            client = f"key {caller.name}" if caller.name else asgi.client_of(http_request, limits)
-            with self._gate.passed(client, limits):
-                return await self._charged(caller, http_request)
-        if path == WHAT_IF and method == "POST":
-            service, policy = self._router.service, await self._policy(http_request)
-            told = http_request.headers.get("content-type", "")
-            return HttpAnswer(
-                200,
-                await self._router.views.what_if.answer(
-                    service.args, policy, told, service.ledger.routers
-                ),
-            )
-        reads = self._reads(caller, http_request)
-        if reads is None:
-            raise NotFound(path)
-        if method not in READ:
-            raise MethodNotAllowed(method, path, (*READ, "POST") if path == WHAT_IF else READ)
-        return reads()
+        routes = TABLE.find(path)
+        if not routes:
+            raise NotFound(path, TABLE.nearest(path))
+        route = next((route for route in routes if method in route.methods), None)
+        if route is None:
+            raise MethodNotAllowed(method, path, methods_of(routes))
+        if (view := self._router.views.fixed.get(route.handler)) is not None:
+            return HttpAnswer(*view(caller))
+        return await self._handlers[route.handler](caller, http_request)
 
-    def _reads(self, caller: Grant, http_request: HttpRequest) -> Callable[[], HttpAnswer] | None:
-        """What a GET of this path answers, or None where there is nothing."""
-        views, path = self._router.views, http_request.path
-        if path in console.ASSETS:
-            return lambda: _asset(http_request, console.ASSETS[path])
-        if path == "/v1/decisions":
-            return lambda: HttpAnswer(200, views.decisions(asgi.query(http_request.scope)))
-        view = views.find(path, caller)
-        return None if view is None else lambda: HttpAnswer(*view())
+    async def _embed(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        return await self._limited(caller, http_request, explain=False)
+
+    async def _explain(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        return await self._limited(caller, http_request, explain=True)
+
+    async def _model(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        name = http_request.path.removeprefix(MODEL.partition("{")[0])
+        return HttpAnswer(*self._router.views.model(name, caller))
+
+    async def _decisions(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        return HttpAnswer(200, self._router.views.decisions(asgi.query(http_request.scope)))
+
+    async def _console(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        return _asset(http_request, console.ASSETS[http_request.path])
+
+    async def _what_if(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        service, policy = self._router.service, await self._policy(http_request)
+        content_type = http_request.headers.get("content-type", "")
+        answer = await self._router.views.what_if.answer(
+            service.args, policy, content_type, service.ledger.routers
+        )
+        return HttpAnswer(200, answer)
 
     async def _policy(self, http_request: HttpRequest) -> bytes:
         limits = self._router.service.args.limits
@@ -206,22 +223,35 @@ class Application:
                 MAX_POLICY_BYTES, "a policy has only `routing:` and `tiers:`"
             ) from None
 
-    async def _charged(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+    async def _limited(self, caller: Grant, http_request: HttpRequest, explain: bool) -> HttpAnswer:
+        limits = self._router.service.args.limits
+        client = f"key {caller.name}" if caller.name else asgi.client_of(http_request, limits)
+        with self._gate.passed(client, limits):
+            return await self._charged(caller, http_request, client, explain)
+
+    async def _charged(
+        self, grant: Grant, http_request: HttpRequest, client: str, explain: bool
+    ) -> HttpAnswer:
         """One request that counts against its key's limits; a caller who leaves before the answer
         pays all the same.
         """
-        service, bill = self._router.service, await self._router.access.meters.open(caller)
+        service, bill = self._router.service, await self._router.access.meters.open(grant)
+        shared = service.args.cache.scope == "shared"
+        caller = Caller(grant.models, bill, client, "" if shared else grant.name)
         try:
-            request = await self._request(caller, http_request)
+            request = await self._request(grant, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
             limit_s, watched = service.args.limits.request_timeout_s, http_request.watched
             try:
-                if http_request.path == "/v1/route":
+                if explain:
                     planned = asgi.attended(
-                        service.plan(request, caller.models), limit_s + LATE_S, watched
+                        service.plan(request, caller), limit_s + LATE_S, watched
                     )
-                    return HttpAnswer(200, self._router.views.explanation(await planned))
-                work = service.embed(request, caller.models, None if bill is None else bill.charge)
+                    plan = await planned
+                    if bill is not None:  # the text was read, as for an embedding
+                        await bill.charge(plan.tokens)
+                    return HttpAnswer(200, self._router.views.explanation(plan))
+                work = service.embed(request, caller)
                 answer = await asgi.attended(work, limit_s + LATE_S, watched)
             except TimeoutError:
                 raise DeadlineExceeded(limit_s) from None
@@ -235,14 +265,28 @@ class Application:
             raise
         if bill is not None:
             bill.answered(answer.prompt_tokens)
-        return await _embeddings(request, answer, service.catalogue)
+        size = encoding.estimated_bytes(answer.vectors, request.encoding_format)
+        held = self._outgoing.hold(client, size, service.args.limits)
+        give_back(size)
+        try:
+            if size <= OFF_LOOP_BYTES:
+                made = _embeddings(request, answer, service.catalogue)
+            else:
+                async with self._large:
+                    made = await asyncio.to_thread(_embeddings, request, answer, service.catalogue)
+        except BaseException:
+            held.release()
+            raise
+        return made._replace(held=held)
 
     async def _request(self, caller: Grant, http_request: HttpRequest) -> EmbeddingsRequest:
         service = self._router.service
         limits = service.args.limits
-        body = await asgi.body(http_request, limits.max_body_bytes, limits.body_timeout_s)
+        body = await asgi.body(
+            http_request, limits.max_body_bytes, limits.body_timeout_s, limits.max_gzip_ratio
+        )
         request = parse(body, http_request.headers, limits, caller.default_priority)
-        caller.check(request, service.catalogue.collections)
+        caller.check(request)
         return request
 
 
@@ -269,9 +313,7 @@ def _failed(error: RouterError) -> HttpAnswer:
     return HttpAnswer(error.status, render(error), headers=error.headers)
 
 
-async def _embeddings(
-    request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue
-) -> HttpAnswer:
+def _embeddings(request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue) -> HttpAnswer:
     decision, space, over = answer.decision, answer.space, answer.adapter
     model = decision.model or space.model
     predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
@@ -295,9 +337,7 @@ async def _embeddings(
         languages=answer.features.languages,
         unread=round(answer.unread, 4),
     )
-    encode = (answer.vectors, request.encoding_format, routing, answer.prompt_tokens)
-    large = answer.vectors.size > OFF_LOOP_NUMBERS and request.encoding_format == "float"
-    body = await asyncio.to_thread(encoding.encode, *encode) if large else encoding.encode(*encode)
+    body = encoding.encode(answer.vectors, request.encoding_format, routing, answer.prompt_tokens)
     return HttpAnswer(
         200,
         body,

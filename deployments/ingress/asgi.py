@@ -13,6 +13,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
+from deployments.ingress.outgoing import Held
+from deployments.serve_internals import DISCONNECT_DISABLED_HEADER
 from router.config import Limits
 from router.errors import (
     HeadersTooLarge,
@@ -32,7 +34,10 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = Mapping[str, str]
 T = TypeVar("T")
 
+SEND_BYTES = 64 * 1024  # of an answer are given to the server at a time
+SEND_TIMEOUT_S = 10.0  # for each, where the answer says nothing else
 MOST_GZIP_FILES = 32  # in one body
+GZIP_FREE_BYTES = 1024 * 1024  # that a gzip body may become, however few were sent
 OFF_LOOP_GZIP_BYTES = 16_384  # a millisecond of inflating, at most: more is done in a thread
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -48,6 +53,7 @@ class HttpAnswer(NamedTuple):
     body: bytes
     content_type: str = "application/json"
     headers: Headers = MappingProxyType({})
+    held: Held | None = None  # released when its reader has it
 
 
 class HttpRequest:
@@ -79,7 +85,7 @@ class HttpRequest:
         """What tells that the client left, where that is the application's to notice: else Serve
         cancels the call.
         """
-        unwatched = self.alone or self.headers.get("x-request-disconnect-disabled") == "?1"
+        unwatched = self.alone or self.headers.get(DISCONNECT_DISABLED_HEADER) == "?1"
         return self.receive if unwatched else None
 
 
@@ -163,7 +169,9 @@ def query(scope: Scope) -> Mapping[str, str]:
         raise InvalidValue("the query has more than 16 parameters") from None
 
 
-async def body(http_request: HttpRequest, limit: int, timeout_s: float) -> bytes:
+async def body(
+    http_request: HttpRequest, limit: int, timeout_s: float, gzip_ratio: int = 100
+) -> bytes:
     """The whole body as it was before gzip; raises RequestTooLarge, RequestTimeout, ClientLeft,
     InvalidValue.
     """
@@ -178,13 +186,14 @@ async def body(http_request: HttpRequest, limit: int, timeout_s: float) -> bytes
     if coding not in ("gzip", "x-gzip"):
         return sent
     if len(sent) > OFF_LOOP_GZIP_BYTES:
-        return await asyncio.to_thread(_inflated, sent, limit)
-    return _inflated(sent, limit)
+        return await asyncio.to_thread(_inflated, sent, limit, gzip_ratio)
+    return _inflated(sent, limit, gzip_ratio)
 
 
-def _inflated(sent: bytes, limit: int) -> bytes:
-    """At most `limit` bytes, whatever the sender packed into a few."""
-    parts, left = list[bytes](), limit
+def _inflated(sent: bytes, limit: int, ratio: int) -> bytes:
+    """At most `limit` bytes, and at most `ratio` times as many as were sent."""
+    may_become = max(GZIP_FREE_BYTES, ratio * len(sent))
+    parts, left = list[bytes](), min(limit, may_become)
     while sent:  # gzip may be several files after one another
         if len(parts) == MOST_GZIP_FILES:  # each costs a copy of all that follows it
             raise InvalidValue(
@@ -200,6 +209,12 @@ def _inflated(sent: bytes, limit: int) -> bytes:
             ) from None
         left -= len(part)
         if left < 0:
+            if may_become < limit:
+                raise RequestTooLarge(
+                    may_become,
+                    f"a gzip body may become {ratio} times as large as what is sent "
+                    "(limits.max_gzip_ratio); send it plain",
+                )
             raise RequestTooLarge(limit)
         if not stream.eof:
             raise InvalidValue(
@@ -312,11 +327,24 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-async def respond(send: Send, status: int, content: bytes, given: Mapping[str, str]) -> None:
-    """One whole response."""
+async def respond(
+    send: Send, status: int, content: bytes, given: Headers, held: Held | None = None
+) -> None:
+    """One whole response, in pieces that its reader has to take in time."""
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": content})
+    stall_s = SEND_TIMEOUT_S if held is None else held.stall_s
+    try:
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        for start in range(0, max(1, len(content)), SEND_BYTES):
+            part = content[start : start + SEND_BYTES] if len(content) > SEND_BYTES else content
+            more = start + SEND_BYTES < len(content)
+            async with asyncio.timeout(stall_s):
+                await send({"type": "http.response.body", "body": part, "more_body": more})
+    except TimeoutError:
+        pass  # the server closes what was not sent whole
+    finally:
+        if held is not None:
+            held.release()
 
 
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:

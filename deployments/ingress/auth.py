@@ -5,31 +5,24 @@ Without `keys:` everybody who reaches the service is answered, so only this mach
 `require_local` refuses to start on another address than loopback, and `Access` refuses whoever
 comes from another machine all the same, for a replica's own port is not the one that the config
 names. Nor is a request answered that asks for another host than this machine: it comes from a page
-in a browser here whose name was made to mean 127.0.0.1 (DNS rebinding). `auth: none` turns all of
-it off.
+in a browser here whose name was made to mean 127.0.0.1 (DNS rebinding). Nor one that a page of
+another origin sends, which could not read the answer, but could have the service work. `auth: none`
+turns all of it off.
 """
 
 import re
 from functools import lru_cache
 
 from deployments.ingress.asgi import Headers, HttpRequest, Scope
-from deployments.ingress.console import ASSETS
 from deployments.ingress.rate_limits import RateLimiter
+from deployments.ingress.routes import TABLE
 from router.config import RouterArgs
-from router.errors import AdminKeyRequired, InvalidApiKey
+from router.errors import AdminKeyRequired, InvalidApiKey, OriginNotAllowed
 from router.exposure import NOT_LOCAL, is_loopback
 from router.keys import EVERYTHING, NOBODY, Grant, Keyring, presented
+from router.routes import ROUTES, Caller, methods_of
 
-OPEN_PATHS = frozenset({*ASSETS, "/docs", "/openapi.json", "/health", "/health/live"})
-# and below them: they show what others do
-ADMIN_PATHS = (
-    "/v1/compare",
-    "/v1/decisions",
-    "/v1/what-if",
-)
-_BELOW_ADMIN = tuple(f"{path}/" for path in ADMIN_PATHS)
-
-ALLOWED_METHODS = "GET, HEAD, POST"
+ALLOWED_METHODS = ", ".join(methods_of(ROUTES))
 EXPOSED = (
     "x-request-id, x-embedding-model, x-embedding-space, x-routing-reason, x-predicted-ms, "
     "x-queue-ms, x-inference-ms, "
@@ -44,6 +37,7 @@ _LIMIT_HEADERS = {
 }
 PREFLIGHT_S = 600  # how long a browser may remember what a preflight said
 _HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:[0-9]*)?")
+FOREIGN_SITES = ("cross-site", "same-site")  # of the header sec-fetch-site
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,2000}")
 
 NOT_THIS_HOST = (
@@ -74,16 +68,37 @@ class Access:
                 raise InvalidApiKey(NOT_LOCAL)
             if self._local_only and not _asks_for_this_machine(http_request.headers.get("host")):
                 raise InvalidApiKey(NOT_THIS_HOST)
+            if self._local_only and (origin := self._foreign_origin(http_request)) is not None:
+                raise OriginNotAllowed(origin)
             return EVERYTHING
         key = presented(http_request.headers)
         grant = None if key is None else self._keys.find(key)
+        needed = TABLE.caller(http_request.path)
         if grant is None:
-            if http_request.path in OPEN_PATHS:
+            if needed is Caller.ANYONE:
                 return NOBODY
             raise InvalidApiKey
-        if not grant.admin and is_admin(http_request.path):
+        if needed is Caller.ADMIN and not grant.admin:
             raise AdminKeyRequired(http_request.path)
         return grant
+
+    def _foreign_origin(self, http_request: HttpRequest) -> str | None:
+        """The origin of the page that sent a request, where that is not the service's own and not
+        allowed; whoever follows a link to the console may.
+        """
+        headers = http_request.headers
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site", "")
+        if origin is None and site not in FOREIGN_SITES:
+            return None
+        if "*" in self._origins or origin in self._origins:
+            return None
+        if origin is not None:
+            return None if _is_own(origin, headers.get("host", "")) else origin
+        followed = (
+            headers.get("sec-fetch-mode") == "navigate"
+            and TABLE.caller(http_request.path) is Caller.ANYONE
+        )
+        return None if followed and http_request.scope["method"] in ("GET", "HEAD") else site
 
     def limits(self, grant: Grant) -> dict[str, str]:
         """OpenAI's headers about a key's limits."""
@@ -133,11 +148,6 @@ class Access:
         }
 
 
-def is_admin(path: str) -> bool:
-    """Whether a path shows what other callers do."""
-    return path in ADMIN_PATHS or path.startswith(_BELOW_ADMIN)
-
-
 def duration(seconds: float) -> str:
     """A time as OpenAI's headers have it: `250ms`, `1.5s`, `6m0s`."""
     if seconds < 1:
@@ -152,6 +162,21 @@ def _is_local(scope: Scope) -> bool:
     """
     peer = scope.get("client")
     return not peer or is_loopback(peer[0])
+
+
+def _is_own(origin: str, host: str) -> bool:
+    """Whether a page of this origin was served by this service itself: the same port, and a name
+    of this machine.
+    """
+    scheme, _, place = origin.partition("://")
+    own, other = _HOST.fullmatch(host.strip()), _HOST.fullmatch(place)
+    return (
+        scheme in ("http", "https")
+        and own is not None
+        and other is not None
+        and (own[2] or "") == (other[2] or "")
+        and is_loopback(other[1].lower().rstrip("."))
+    )
 
 
 @lru_cache(64)

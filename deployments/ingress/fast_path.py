@@ -24,44 +24,39 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import cache
-from logging.handlers import MemoryHandler
 from typing import TYPE_CHECKING, Any, cast
 
-import uvicorn.config
-from ray.serve._private.common import RequestMetadata, RequestProtocol
-from ray.serve._private.constants import SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER, SERVE_SESSION_ID
-from ray.serve._private.logging_utils import log_access_log_filter
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
-from uvicorn.protocols.http.httptools_impl import (
+from deployments.ingress.asgi import (
+    SEND_TIMEOUT_S,
+    HttpAnswer,
+    HttpRequest,
+    Receive,
+    Scope,
+    request_id,
+)
+from deployments.serve_internals import (
+    REQUEST_TIMEOUT_HEADER,
     STATUS_LINE,
     HttpToolsProtocol,
     RequestResponseCycle,
+    ServeReplica,
+    begin,
+    decoded_headers,
+    forwarded_client,
+    logs_every_request,
+    set_http_protocol,
 )
-
-from deployments.ingress.asgi import HttpAnswer, HttpRequest, Receive, Scope, request_id
 from deployments.telemetry.logs import where
 from router.errors import InternalError, InvalidValue, render
+from router.routes import EMBEDDINGS
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application
+    from deployments.serve_internals import ASGI3Application, ProxyHeadersMiddleware
 
-PATHS = ("/v1/embeddings", "/embeddings")
 UNLIMITED = 100_000  # running requests of one router: fewer is a limit that somebody set
 ONE_WRITE_BYTES = 256 * 1024  # up to here a copy is cheaper than a second call to the kernel
-TIME_LIMIT = SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER.encode()
+TIME_LIMIT = REQUEST_TIMEOUT_HEADER.encode()
 REQUEST_ID = b"x-request-id"
-# headers that Serve decodes as UTF-8 on its way; a value that is not ASCII would be a 500
-READ_BY_SERVE = frozenset(
-    (
-        REQUEST_ID,
-        TIME_LIMIT,
-        b"x-request-disconnect-disabled",
-        b"serve-multiplexed-model-id",
-        SERVE_SESSION_ID.lower().replace("_", "-").encode(),
-        b"traceparent",
-        b"tracestate",
-    )
-)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 log = logging.getLogger("ray.serve")
@@ -76,125 +71,64 @@ def install(handler: Handler) -> None:
     Serve is about to start.
     """
     _here[:] = [(handler, asyncio.get_running_loop())]
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:FastPathProtocol"
-
-
-class ServesCounts:
-    """What Serve wants to know of the requests that do not pass it."""
-
-    def __init__(self, replica: Any) -> None:
-        """Raises AttributeError where Serve's replica is not as it was."""
-        counts, deployment = replica._metrics_manager, replica._deployment_id
-        self._more, self._less = counts.inc_num_ongoing_requests, counts.dec_num_ongoing_requests
-        self._record, self._record_http = (
-            counts.record_request_metrics,
-            counts.record_ingress_request_metrics,
-        )
-        self._kind = RequestMetadata(
-            request_id="",
-            internal_request_id="",
-            is_direct_ingress=True,
-            _request_protocol=RequestProtocol.HTTP,
-        )
-        self._route, self._deployment, self._app = (
-            replica._route_prefix or "/",
-            deployment.name,
-            deployment.app_name,
-        )
-
-    def began(self) -> None:
-        """One more is under way."""
-        self._more(self._kind)
-
-    def ended(self, status: int, seconds: float) -> None:
-        """One is over."""
-        latency_ms = seconds * 1000
-        self._less(self._kind)
-        self._record(route=self._route, latency_ms=latency_ms, is_error=False, exception_type=None)
-        self._record_http(
-            protocol=RequestProtocol.HTTP,
-            method="POST",
-            route=self._route,
-            app_name=self._app,
-            deployment_name=self._deployment,
-            latency_ms=latency_ms,
-            is_error=status >= 400,
-            status_code=str(status),
-        )
+    set_http_protocol(f"{__name__}:FastPathProtocol")
 
 
 class FastPath:
-    """The short way of one server: its paths, and the counts to keep."""
+    """The fast path of one server: its paths, and the counts to keep."""
 
     def __init__(
         self,
         handler: Handler,
-        replica: Any,
+        replica: ServeReplica,
         root_path: str,
-        outer: ProxyHeadersMiddleware,
+        outer: "ProxyHeadersMiddleware",
     ) -> None:
         """Raises AttributeError where Serve's replica or uvicorn's middleware is not as it was."""
-        self.handler, self._replica = handler, replica
+        self.handler, self.replica, self._proxies = handler, replica, outer
         self.outside = root_path  # what a proxy took off the path
         self._mount()
-        self._trusted = outer.trusted_hosts
-        self.open  # noqa: B018  asked once to see that it can be
+        self.client(("127.0.0.1", 0), ())  # called once to see that it can be
+        self.open  # noqa: B018  the same
 
     def _mount(self) -> None:
         """Take the paths below the route prefix that Serve has now; a deploy may change it."""
-        self._prefix = self._replica._route_prefix
+        self._prefix = self.replica.route_prefix
         inside = (self._prefix or "").rstrip("/")
         self.root = self.outside + inside
-        self.urls = frozenset((inside + path).encode() for path in PATHS)
-        self.counts = ServesCounts(self._replica)
+        self.urls = frozenset((inside + path).encode() for path in EMBEDDINGS)
 
     @property
     def open(self) -> bool:
-        """Whether there is nothing that Serve is to do with a request; the next config may change
-        that, and the paths with it.
+        """Whether Serve has nothing to do for a request; the next config may change this, and the
+        paths with it.
         """
-        replica = self._replica
-        if replica._route_prefix != self._prefix:
+        if self.replica.route_prefix != self._prefix:
             self._mount()
-        return bool(
-            replica.max_ongoing_requests >= UNLIMITED
-            and replica.max_queued_requests < 0
-            and not _access_log()
-        )
+        running, waiting = self.replica.request_limits
+        return bool(running >= UNLIMITED and waiting < 0 and not logs_every_request(log))
 
     def client(
         self, peer: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]
     ) -> tuple[str, int] | None:
-        """Who asks, by the word of a proxy that uvicorn trusts, as its own middleware has it."""
-        if peer is None or peer[0] not in self._trusted:
+        """The client that a proxy which uvicorn trusts reports; the peer otherwise."""
+        if peer is None or peer[0] not in self._proxies.trusted_hosts:
             return peer
-        told = b", ".join(value for name, value in headers if name == b"x-forwarded-for").decode(
-            "latin-1"
-        )
-        host, port = self._trusted.get_trusted_client_address(told) if told else ("", 0)
-        return (host, port) if host else peer
-
-
-def _access_log() -> bool:
-    """Whether Serve writes a line for every request, as it does unless `enable_access_log` is
-    false.
-    """
-    return any(
-        isinstance(one, MemoryHandler) and log_access_log_filter not in one.filters
-        for one in log.handlers
-    )
+        reported = b", ".join(value for name, value in headers if name == b"x-forwarded-for")
+        if not reported:
+            return peer
+        return forwarded_client(self._proxies, reported.decode("latin-1")) or peer
 
 
 @cache
 def fast_path_of(app: Any, root_path: str) -> FastPath | None:
-    """The short way through a server of Serve's that runs `app`; None where all requests must go
+    """The fast path through a server of Serve's that runs `app`; None where all requests must take
     Serve's way.
     """
     try:
         ((handler, loop),) = _here
-        # below uvicorn's middleware for proxies, Serve's for request ids, and no other
-        replica = app.app._app.__self__
-        if replica._http_options.request_timeout_s is not None:
+        replica = ServeReplica(app)
+        if replica.request_timeout_s is not None:
             return None
         if loop is not asyncio.get_running_loop():
             raise ValueError("Serve runs the application on another thread than its server")
@@ -202,7 +136,7 @@ def fast_path_of(app: Any, root_path: str) -> FastPath | None:
     except (AttributeError, TypeError, ValueError) as error:
         log.warning("embeddings go through Serve's own handling, which costs time: %s", error)
         return None
-    if _access_log():
+    if logs_every_request(log):
         log.warning(
             "embeddings go through Serve's own handling, which costs time, for its access log: "
             "`logging_config: {enable_access_log: false}` turns that off"
@@ -218,7 +152,7 @@ def cleaned(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]
     for name, value in headers:
         if name == REQUEST_ID:
             own = value.decode("latin-1")
-        elif value.isascii() or name.replace(b"_", b"-") not in READ_BY_SERVE:
+        elif value.isascii() or name.replace(b"_", b"-") not in decoded_headers():
             kept.append((name, value))
     return [*kept, (REQUEST_ID, request_id({"x-request-id": own}).encode())]
 
@@ -261,15 +195,8 @@ class FastPathProtocol(HttpToolsProtocol):
             http_version=version,
             client=way.client(self.client, self.headers),
         )
-        before = self.cycle
-        self.cycle = HttpExchange(
-            way, self, keep_alive=version != "1.0" and parser.should_keep_alive()
-        )
-        if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
-        else:  # it was sent before the one before was answered
-            self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
+        keep_alive = version != "1.0" and parser.should_keep_alive()
+        begin(self, HttpExchange(way, self, keep_alive))
 
     def _unsupported_upgrade_warning(self) -> None:
         """Log nothing: the application answers a request for an upgrade."""
@@ -307,7 +234,7 @@ class HttpExchange(RequestResponseCycle):
 
     async def run_asgi(self, app: "ASGI3Application") -> None:
         """The whole exchange; `app` is Serve's, and is not asked."""
-        counts, began_s, status = self._way.counts, time.monotonic(), 499
+        counts, began_s, status = self._way.replica, time.monotonic(), 499
         counts.began()
         try:
             sent = None
@@ -318,7 +245,12 @@ class HttpExchange(RequestResponseCycle):
                 cast(Scope, self.scope), cast(Receive, self.receive), True, sent
             )
             answer = await self._way.handler(http_request)
-            await self._respond(answer.status, answer.body, answer.headers)
+            try:
+                stall_s = SEND_TIMEOUT_S if answer.held is None else answer.held.stall_s
+                await self._respond(answer.status, answer.body, answer.headers, stall_s)
+            finally:
+                if answer.held is not None:
+                    answer.held.release()
             status = answer.status
         except Exception as error:
             status = InternalError.status
@@ -339,7 +271,13 @@ class HttpExchange(RequestResponseCycle):
             headers = {"content-type": "application/json", "content-length": str(len(body))}
             await self._respond(InternalError.status, body, headers)
 
-    async def _respond(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    async def _respond(
+        self,
+        status: int,
+        body: bytes,
+        headers: Mapping[str, str],
+        stall_s: float = SEND_TIMEOUT_S,
+    ) -> None:
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
@@ -359,9 +297,31 @@ class HttpExchange(RequestResponseCycle):
             self.transport.write(head + body)
         else:
             self.transport.write(head)
-            self.transport.write(body)
+            view = memoryview(body)
+            for start in range(0, len(body), ONE_WRITE_BYTES):
+                self.transport.write(view[start : start + ONE_WRITE_BYTES])
+                await self._taken(stall_s)
+                if self.disconnected:
+                    return
+        if self.flow.write_paused:
+            await self._taken(stall_s)
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+
+    async def _taken(self, stall_s: float) -> None:
+        """Wait until the reader has taken most of what was written; one that takes nothing for
+        `stall_s` is cut off.
+        """
+        while self.flow.write_paused and not self.disconnected:
+            before = self.transport.get_write_buffer_size()
+            try:
+                async with asyncio.timeout(stall_s):
+                    await self.flow.drain()
+            except TimeoutError:
+                if self.transport.get_write_buffer_size() >= before:
+                    log.info("a reader took nothing of its answer for %g s", stall_s)
+                    self.transport.abort()
+                    return

@@ -4,16 +4,17 @@ request's way.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ray
 from ray import serve
-from ray.serve._private.common import ReplicaID
-from ray.serve._private.config import DeploymentConfig
-from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
+from deployments import serve_internals
 from router.quota import Limit, Report
+
+if TYPE_CHECKING:
+    from deployments.serve_internals import DeploymentConfig
 
 ANSWER_S = 0.4  # less than the time between two exchanges
 
@@ -33,8 +34,9 @@ class Routers:
 
     def count(self) -> int:
         """How many there are, this one included."""
-        listed = [replica.unique_id for replica in self._listed()]
-        return routers_of(self.own_id, listed, serve.get_replica_context()._deployment_config)
+        listed = serve_internals.running_replicas(self._handle)
+        names = [replica.unique_id for replica in listed]
+        return routers_of(self.own_id, names, serve_internals.own_config())
 
     async def ask(self, reports: Reports) -> dict[str, Reports]:
         """What the others reply; raises when one of those that Serve lists does not."""
@@ -46,22 +48,12 @@ class Routers:
     @property
     def _handle(self) -> DeploymentHandle[object]:
         if self._own_handle is None:
-            context = serve.get_replica_context()
-            handle = serve.get_deployment_handle(
-                context.deployment, context.app_name, _check_exists=False
-            )
-            # from now on Serve tells it which replicas run
-            self._own_handle = handle.options(method_name="exchange")
+            # from now on Serve sends it the list of running replicas
+            self._own_handle = serve_internals.own_handle().options(method_name="exchange")
         return self._own_handle
 
-    def _listed(self) -> list[ReplicaID]:
-        """The replicas that Serve says are running; none before it has said anything."""
-        router: Any = self._handle._router
-        known = router._asyncio_router.request_router
-        return [] if known is None else list(known.curr_replicas)
 
-
-def routers_of(own: str, listed: Sequence[str], config: DeploymentConfig) -> int:
+def routers_of(own: str, listed: Sequence[str], config: "DeploymentConfig") -> int:
     """How many routers there are, by what Serve lists as running.
 
     Serve lists a router once it has started. One that starts is told by its config how many start
@@ -83,5 +75,4 @@ async def listening_host() -> str | None:
     """
     if not ray.is_initialized():
         return "127.0.0.1"
-    client = await asyncio.to_thread(_get_global_client)
-    return None if client is None else client.http_config.host
+    return await asyncio.to_thread(serve_internals.listening_host)

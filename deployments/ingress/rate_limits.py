@@ -16,6 +16,7 @@ from router.errors import RateLimitExceeded
 from router.keys import Grant
 from router.quota import EXCHANGE_S, Bucket, Kind, Limit, Quotas, Report
 
+READ_CHARACTERS_A_TOKEN = 400  # a refusal costs a hundredth of the answer
 NOT_SOONER_S = 0.02  # than so long after the last exchange is the next one asked for by a request
 
 Replies = Mapping[str, Mapping[Limit, Report]]  # by router
@@ -160,12 +161,16 @@ class Charge:
     all the same, unseen.
     """
 
-    __slots__ = ("_charged", "_clock", "_meters", "_requests", "_tokens")
+    __slots__ = ("_characters", "_charged", "_clock", "_meters", "_requests", "_tokens")
 
     def __init__(self, meters: RateLimiter, account: Account, clock: Callable[[], float]) -> None:
         self._meters, self._clock = meters, clock
         self._requests, self._tokens, _ = account
-        self._charged = 0
+        self._charged = self._characters = 0
+
+    def reading(self, characters: int) -> None:
+        """Texts of so many characters are tokenised from now on."""
+        self._characters = characters
 
     async def charge(self, tokens: int) -> None:
         """Charge what the request will be read as, before it is; raises RateLimitExceeded."""
@@ -184,13 +189,22 @@ class Charge:
             self._tokens.settle(tokens - self._charged, self._clock())
 
     def failed(self, status: int) -> None:
-        """Give back the tokens, and the request too where the service is to blame; one that made no
-        sense stays counted.
+        """Give back the tokens, and the request too where nothing was read and the service is to
+        blame or a limit.
+
+        What was read was work, whatever became of it: a key without a limit of requests pays for
+        that with a few tokens.
         """
+        now = self._clock()
         if self._tokens is not None and self._charged:
-            self._tokens.settle(-self._charged, self._clock())
-        if self._requests is not None and (status >= 500 or status == 429):
-            self._requests.settle(-1, self._clock())
+            self._tokens.settle(-self._charged, now)
+        if self._requests is not None:
+            if not self._characters and (status >= 500 or status == 429):
+                self._requests.settle(-1, now)
+        elif self._tokens is not None and self._characters:
+            most = max(1, self._tokens.per_minute // 10)
+            cost = self._characters // READ_CHARACTERS_A_TOKEN
+            self._tokens.settle(min(most, max(1, cost)), now)
 
 
 def limits_of(grant: Grant) -> tuple[Limit, ...]:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from deployments.serve_internals import deployed
 from router.config import RouterArgs
 from router.resources import Node, bookings, node, waiting
 from router.switches import missing
@@ -70,11 +71,9 @@ def cluster() -> tuple[dict[str, Any], list[Node]]:
     """This application as Serve runs it, and the nodes that are there."""
     import ray
     from ray import serve
-    from ray.serve.context import _get_global_client
 
-    client: Any = _get_global_client()
     name = serve.get_replica_context().app_name
-    deployments = client.get_serve_details()["applications"][name]["deployments"]
+    deployments = deployed(name)
     found = [{"name": key, **one["deployment_config"]} for key, one in deployments.items()]
     alive = [one for one in ray.nodes() if one["Alive"]]  # type: ignore[no-untyped-call]
     return {"deployments": found}, [node(one["Resources"]) for one in alive]

@@ -12,18 +12,17 @@ from deployments.ingress.docs_page import page
 from deployments.ingress.what_if import WhatIf, current
 from deployments.service.experiments import CANARY
 from deployments.service.plan import Plan
-from deployments.service.recent import parse_query
+from deployments.service.recent import milliseconds, parse_query
 from deployments.service.service import Service
 from router.domain import Load, Why, Work, attention
 from router.errors import ModelNotFound
-from router.keys import EVERYTHING, Grant
+from router.keys import Grant
 from router.model_config import ModelConfig
 from router.models import memory_bytes
 from router.openapi import document
 from router.policy import predict
 from router.switches import front
 
-MODELS = "/v1/models"
 WINDOW_S = 300.0  # what "the last minutes" means for p50 and p95
 PREDICTED_TOKENS = (32, 512)  # a query and a passage
 NOT_TAKEN = "the last change of the config was not taken; an admin key is told why"
@@ -41,28 +40,22 @@ class Views:
         self.what_if = WhatIf(service.recent)
         self._memory_bytes = memory_bytes(service.args)
         self.reload_error: str | None = None  # why the last change of the config was not taken
-        self._fixed: dict[str, View] = {
-            "/health": lambda _: self.health(),
-            "/health/live": lambda _: _json(200, {"status": "ok"}),
-            MODELS: self.models,
-            "/v1/tiers": self.tiers,
-            "/v1/compare": lambda _: _json(200, service.comparison.as_dict()),
-            "/v1/what-if": lambda _: (200, current(service.args), "application/yaml"),
-            "/openapi.json": lambda _: _json(200, document(service.catalogue)),
-            "/docs": lambda _: (
+        # by the name of a handler in router/routes.py
+        self.fixed: dict[str, View] = {
+            "health": lambda _: self.health(),
+            "live": lambda _: _json(200, {"status": "ok"}),
+            "models": self.models,
+            "tiers": self.tiers,
+            "compare": lambda _: _json(200, service.comparison.as_dict()),
+            "policy": lambda _: (200, current(service.args), "application/yaml"),
+            "reference": lambda _: _json(200, document(service.catalogue)),
+            "docs": lambda _: (
                 200,
                 page(document(service.catalogue)).encode(),
                 "text/html; charset=utf-8",
                 DOCS_HEADERS,
             ),
         }
-
-    def find(self, path: str, caller: Grant = EVERYTHING) -> Callable[[], Response] | None:
-        """The view at `path` as `caller` may see it, or None."""
-        if path.startswith(MODELS + "/"):
-            return lambda: self.model(path.removeprefix(MODELS + "/"), caller)
-        view = self._fixed.get(path)
-        return None if view is None else lambda: view(caller)
 
     def health(self) -> Response:
         """200 when every model that must be ready is, else 503 naming those that are not."""
@@ -181,7 +174,9 @@ class Views:
                     {
                         "source": str(adapter.source),
                         "expected_recall": adapter.kept.recall,
-                        "judged_by": adapter.judged_by,
+                        "recall_kept_fitted": adapter.proof.fitted.recall,
+                        "recall_kept_unseen": adapter.proof.unseen.recall,
+                        "judged_by": adapter.proof.judged_by,
                     }
                     for adapter in named.adapters.values()
                 ],
@@ -239,7 +234,7 @@ class Views:
             for tokens in PREDICTED_TOKENS
         )
         return {
-            str(work.tokens): _ms(predict(model, load, work).total_s)
+            str(work.tokens): milliseconds(predict(model, load, work).total_s)
             for work in works
             if work.tokens <= model.max_tokens
         }
@@ -249,15 +244,12 @@ class Views:
         its reason.
         """
         decision, features = plan.decision, plan.features
-        prepared = plan.prepared.get(
-            decision.model or decision.target or "", next(iter(plan.prepared.values()))
-        )
-        languages, unread = features.languages, round(prepared.mean_unread, 4)
+        languages, unread = features.languages, round(plan.chosen.mean_unread, 4)
         catalogue, model, wanted = self._service.catalogue, decision.model, plan.wanted
         adapter = wanted.adapters.get(model or "")
         body = {
             "features": {
-                "tokens": sum(prepared.counts),
+                "tokens": plan.tokens,
                 "language": features.language,
                 "script": features.script,
                 "mixed": features.mixed,
@@ -271,7 +263,7 @@ class Views:
                 "space": None
                 if model is None
                 else str(wanted.space or catalogue.space_of(model, wanted.dimensions)),
-                "predicted_ms": _ms(decision.predicted_s),
+                "predicted_ms": milliseconds(decision.predicted_s),
                 "degraded": decision.degraded,
                 "canary": plan.arm == CANARY,
                 "expected_recall": adapter and round(adapter.kept_for(features.language), 4),
@@ -280,9 +272,9 @@ class Views:
             "models": [
                 {
                     "model": candidate.model,
-                    "predicted_ms": _ms(candidate.predicted_s),
-                    "wait_ms": _ms(candidate.wait_s),
-                    "work_ms": _ms(
+                    "predicted_ms": milliseconds(candidate.predicted_s),
+                    "wait_ms": milliseconds(candidate.wait_s),
+                    "work_ms": milliseconds(
                         None
                         if candidate.predicted_s is None
                         else candidate.predicted_s - (candidate.wait_s or 0.0)
@@ -296,10 +288,6 @@ class Views:
             ],
         }
         return orjson.dumps(body)
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 2)
 
 
 def _json(status: int, body: object) -> Response:

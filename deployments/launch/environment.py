@@ -14,6 +14,7 @@ here need a reason:
 
 import math
 import os
+import resource
 import secrets
 import shutil
 import socket
@@ -24,6 +25,7 @@ from pathlib import Path
 import psutil
 
 from deployments.ingress.asgi import ADDRESS_HEADER_VARIABLE
+from router.config import Limits
 from router.switches import ALWAYS, CLIENT_S, WITH_HAPROXY
 
 # folders of instances in /tmp, and the file in them that says whose they are
@@ -31,6 +33,7 @@ SCRATCH, OWNER = (
     "er-",
     "owner",
 )
+HAPROXY_OWN_FILES = 500  # beside those of connections
 # below the range from which the kernel hands out ports
 PORT_BASE, PORT_SPAN, PORTS_EACH = (
     20_000,
@@ -68,6 +71,7 @@ def environment(
     scratch: Path,
     haproxy: Path | None,
     client_s: float = CLIENT_S,
+    max_requests: int = Limits().max_requests,
 ) -> dict[str, str]:
     """The variables that Ray, Serve and what they start read; those the user set win, but for paths
     and ports of this instance.
@@ -75,13 +79,14 @@ def environment(
     `port` is the instance's HTTP port, from which its inner ports derive; `scratch` is a folder of
     its own that lives as long. `haproxy` is the program to put in front; none where it does not
     run, or the config asks for TLS, which Serve's does not have. It leaves a client that is silent
-    for `client_s`.
+    for `client_s`, and has connections for `max_requests` and for as many idle clients.
     """
     chosen = {
         **ALWAYS,
         # 30 s is for load balancers elsewhere
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(_connections(max_requests)),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(math.ceil(client_s)),
     }
     if "RAY_AUTH_MODE" not in given:
@@ -110,6 +115,17 @@ def environment(
         "PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [given.get("PYTHONPATH")])]),
     }
     return {name: value for name, value in chosen.items() if name not in given} | own
+
+
+def _connections(max_requests: int) -> int:
+    """How many HAProxy takes at once (Serve: 4096). Each needs two open files and half a pipe's,
+    and HAProxy does not start where the system allows fewer.
+    """
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(4096, 2 * max_requests)
+    if files == resource.RLIM_INFINITY:
+        return wanted
+    return max(256, min(wanted, (files - HAPROXY_OWN_FILES) * 2 // 5))
 
 
 def _free_ports(port: int) -> list[int]:

@@ -30,7 +30,6 @@ ERRORS = {
         "keep it open until then",
     ),
     408: (408, "request_timeout", "the request did not arrive in time; send it again"),
-    500: (500, "internal_error", "the service failed; its operator finds the reason in the log"),
     502: (
         503,
         "model_unavailable",
@@ -50,7 +49,6 @@ ERRORS = {
 REASONS = {
     400: "Bad Request",
     408: "Request Timeout",
-    500: "Internal Server Error",
     503: "Service Unavailable",
 }
 
@@ -85,6 +83,7 @@ def error_response(status: int) -> bytes:
         f"HTTP/1.1 {answered} {REASONS[answered]}",
         "content-type: application/json",
         f"content-length: {len(body)}",
+        "x-content-type-options: nosniff",
     ]
     if answered == 503:
         lines += ["retry-after: 1", "retry-after-ms: 1000"]

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import psutil
 
+from deployments.serve_internals import counted_cpus
+
 GIB = 2**30
 
 
@@ -66,22 +68,6 @@ def this_machine() -> Machine:
         next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None),
         Path(sysconfig.get_path("include")),
     )
-
-
-def card_type(name: str) -> str | None:
-    """The type that Ray gives to cards of this NVIDIA name; Ray does not promise this function."""
-    from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
-
-    named = NvidiaGPUAcceleratorManager._gpu_name_to_accelerator_type
-    found: str | None = named(name)  # type: ignore[no-untyped-call]
-    return found
-
-
-def counted_cpus() -> float:
-    """The CPUs that a Ray started here would have; Ray does not promise this function."""
-    from ray._private.utils import get_num_cpus
-
-    return float(get_num_cpus())
 
 
 def _cpus() -> float | None:

@@ -3,7 +3,6 @@ here; nothing is loaded.
 """
 
 import ast
-import json
 import os
 import re
 import sys
@@ -13,8 +12,8 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from router.engine_config import StaticEngine, TransformersEngine, VllmEngine
 from router.model_config import ModelConfig, resolve_path
 from router.strict import suggestion
 
@@ -38,12 +37,10 @@ def model_problems(model: ModelConfig, base_dir: str | None, where: str) -> Iter
     engine = model.engine
     fingerprint = model.fingerprint.file if model.fingerprint else None
     paths = {"tokenizer": model.tokenizer, "profile": model.profile, "fingerprint": fingerprint}
-    if isinstance(engine, VllmEngine | TransformersEngine):
-        paths["engine.source"] = engine.source
-    elif engine.kind == "static":
-        paths["engine.weights"] = engine.weights
-    elif engine.kind == "callable" and (problem := _missing_function(engine.target)):
-        yield f"{where}.engine.target: {problem}"
+    paths |= {f"engine.{key}": path for key, path in engine.files.items()}
+    for key, target in engine.functions.items():
+        if problem := _missing_function(target):
+            yield f"{where}.engine.{key}: {problem}"
     for key, path in paths.items():
         if path is not None and (
             problem := _missing(path, base_dir, hub=key in ("tokenizer", "engine.source"))
@@ -54,19 +51,20 @@ def model_problems(model: ModelConfig, base_dir: str | None, where: str) -> Iter
             f"{where}.dimensions: the model makes {real}, the config says {model.dimensions}; "
             "smaller ones go into matryoshka"
         )
-    if isinstance(engine, VllmEngine):
-        dtype, dtypes = engine.args.get("dtype", "auto"), _vllm_dtypes()
-        if dtypes and dtype not in dtypes:
-            yield (
-                f"{where}.engine.args.dtype: {dtype!r} is not known; "
-                f"{suggestion(str(dtype), sorted(dtypes), 'it is one of')}"
-            )
-    if isinstance(engine, VllmEngine) and (known := _vllm_arguments()):
-        for key in engine.args.keys() - known:
-            yield (
-                f"{where}.engine.args.{key}: vLLM has no such argument; "
-                f"{_nearest_argument(key, known)}"
-            )
+    if engine.vllm_args is not None:
+        yield from _vllm_problems(engine.vllm_args, f"{where}.engine.args")
+
+
+def _vllm_problems(args: dict[str, Any], where: str) -> Iterator[str]:
+    dtype, dtypes = args.get("dtype", "auto"), _vllm_dtypes()
+    if dtypes and dtype not in dtypes:
+        yield (
+            f"{where}.dtype: {dtype!r} is not known; "
+            f"{suggestion(str(dtype), sorted(dtypes), 'it is one of')}"
+        )
+    if known := _vllm_arguments():
+        for key in args.keys() - known:
+            yield f"{where}.{key}: vLLM has no such argument; {_nearest_argument(key, known)}"
 
 
 def hub_problems(model: ModelConfig, base_dir: str | None, where: str) -> Iterator[str]:
@@ -144,27 +142,10 @@ def _real_dimensions(model: ModelConfig, base_dir: str | None) -> int | None:
     """The size of the vectors that local weights make; None where it cannot be told without loading
     them.
     """
-    engine = model.engine
     try:
-        if isinstance(engine, VllmEngine | TransformersEngine):
-            facts = json.loads((resolve_path(engine.source, base_dir) / "config.json").read_bytes())
-            found = facts.get("hidden_size", facts.get("d_model"))
-        elif isinstance(engine, StaticEngine):
-            with resolve_path(engine.weights, base_dir).open("rb") as weights:
-                header = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
-            tables = {
-                name: entry for name, entry in header.items() if len(entry.get("shape", ())) == 2
-            }
-            found = (
-                tables[engine.tensor or next(iter(tables))]["shape"][1]
-                if engine.tensor or len(tables) == 1
-                else None
-            )
-        else:
-            return None
+        return model.engine.stored_dimensions(lambda path: resolve_path(path, base_dir))
     except (OSError, ValueError, KeyError, AttributeError, OverflowError, MemoryError):
         return None
-    return found if isinstance(found, int) else None
 
 
 @cache

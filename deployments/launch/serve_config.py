@@ -28,8 +28,8 @@ from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
 from deployments.launch.constructor_check import constructor_problems, reload_problems
 from deployments.launch.model_check import model_problems, own_folder_first
+from deployments.serve_internals import validate_cluster
 from router.config import Autoscaling, RouterArgs
-from router.engine_config import VllmEngine
 from router.exposure import require_local
 from router.resources import bookings
 from router.strict import (
@@ -159,8 +159,6 @@ def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
 
 def _cluster(data: Mapping[str, Any]) -> Iterator[str]:
     """What `ray up` would refuse, or what it would ask the cloud for; nothing is asked here."""
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
     types = data["available_node_types"]
     for name, node in types.items() if isinstance(types, Mapping) else ():
         if not (isinstance(node, Mapping) and node.get("resources")):
@@ -173,7 +171,7 @@ def _cluster(data: Mapping[str, Any]) -> Iterator[str]:
     if not data.get("cluster_name"):
         yield "cluster_name: required"
     try:
-        validate_config(prepare_config(copy.deepcopy(dict(data))))
+        validate_cluster(copy.deepcopy(dict(data)))
     except ImportError as error:
         yield f"cannot be checked here: {error}; install jsonschema"
     except Exception as error:  # jsonschema's own, and whatever Ray's helpers let out
@@ -378,15 +376,13 @@ def _devices(args: RouterArgs, application: Mapping[str, Any], where: str) -> It
         return
     for name, model in args.models.items():
         engine = model.engine
-        if not isinstance(engine, VllmEngine) or name not in booked:
+        if (own := engine.vllm_args) is None or name not in booked:
             continue
-        sizes = [
-            engine.args.get(key, 1) for key in ("tensor_parallel_size", "pipeline_parallel_size")
-        ]
+        sizes = [own.get(key, 1) for key in ("tensor_parallel_size", "pipeline_parallel_size")]
         if not all(isinstance(size, int) for size in sizes):
             continue
         cards, gpus = math.prod(sizes), booked[name].gpus
-        if cards > 1 and engine.in_process:
+        if cards > 1 and engine.in_one_process:
             yield (
                 f"{where}.{name}.engine.in_process: must be false where tensor_parallel_size or "
                 f"pipeline_parallel_size ask for {cards} cards: each has a process of its own"

@@ -45,7 +45,7 @@ class Embedder(Host):
             cpu.prepare()
         stats = (
             EngineStats(Tally(metrics.OF_VLLM), model_id)
-            if counted and model.engine.kind == "vllm"
+            if counted and model.engine.reports_vllm_metrics
             else None
         )
         with logs.kept():

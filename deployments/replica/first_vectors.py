@@ -6,6 +6,8 @@ Names of Ray that it does not promise are used.
 
 from typing import Protocol
 
+from deployments.serve_internals import keep_first
+
 NAMESPACE = "embedding-router"
 
 
@@ -21,11 +23,7 @@ class InCluster:
 
     def keep(self, key: str, vectors: bytes) -> bytes:
         """What is kept under `key`: `vectors`, where nothing was."""
-        from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
-
-        _internal_kv_put(key, vectors, overwrite=False, namespace=NAMESPACE)  # type: ignore[no-untyped-call, unused-ignore]
-        kept: bytes | None = _internal_kv_get(key, namespace=NAMESPACE)  # type: ignore[no-untyped-call, unused-ignore]
-        return vectors if kept is None else kept
+        return keep_first(key, vectors, NAMESPACE)
 
 
 class OfThisProcess:

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,13 @@ from deployments.engines.base import (
     EngineUnreachable,
     InvalidText,
     TextTooLong,
-    Vectors,
 )
 from deployments.replica.identity import Identity, WrongModel
 from deployments.telemetry import metrics
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.metrics import Tally
 from deployments.telemetry.tracing import Tracing
+from router.arrays import Vectors
 from router.domain import Curve, attention
 from router.feedback import Counters
 
@@ -123,6 +123,34 @@ class Host:
         assert caller is not None
         REQUEST_IDS.set(call.request_ids)
         tokens = int(call.lengths.sum())
+        with self._running(call, caller, tokens, arrived):
+            try:
+                return await self._embed(call, tokens, arrived)
+            except asyncio.CancelledError:
+                if self._dead is None:
+                    raise
+                caller.uncancel()  # it was `_give_up`
+                raise EngineDead(self._dead) from None
+            except EngineDead as error:
+                if self._dead is None and not self._stopped:
+                    self._die(str(error))
+                    log.error("%s; this replica answers no more\n%s", error, where(error))
+                # Serve logs what leaves here, causes and all, and those may quote a text
+                raise error from None
+            except EngineOverloaded as error:
+                raise error from None
+            except EngineError as error:
+                if self._identity is not None:
+                    self._identity.doubt()
+                raise self._failed(error) from None
+            except Exception as error:
+                raise self._failed(error) from None
+
+    @contextmanager
+    def _running(
+        self, call: Call, caller: asyncio.Task[Any], tokens: int, arrived: float
+    ) -> Iterator[None]:
+        """Count a call for as long as the block runs."""
         span = (
             None
             if self._tracing is None
@@ -137,57 +165,7 @@ class Host:
         self._calls += 1
         self._changes += 1
         try:
-            failed = {
-                row: Failure("expired", "its deadline passed before it was embedded")
-                for row, left_s in enumerate(call.expires_in_s)
-                if left_s is not None and left_s <= 0
-            }
-            keep = [row for row in range(len(call.lengths)) if row not in failed]
-            if not keep:
-                return self._reply(call, None, keep, failed, 0.0, 0.0)
-            ids = split_ids(call.ids, call.lengths) if call.ids is not None else None
-            batch = Batch(
-                ids=[ids[row] for row in keep] if ids is not None else None,
-                texts=[call.texts[row] for row in keep] if call.texts is not None else None,
-                input_type=call.input_type,
-            )
-            if self._identity is not None:
-                await self._identity.certain()
-            started = time.monotonic()
-            embedded = await self._engine.embed(batch)
-            ended = time.monotonic()
-            if self._dead is not None:  # disproved meanwhile
-                raise EngineDead(self._dead)
-            for index, error in embedded.failed.items():
-                failed[keep[index]] = _failure(error)
-            for index in np.flatnonzero(~_unit_length(embedded.vectors)):
-                failed.setdefault(
-                    keep[index],
-                    Failure("engine", "the engine made a vector that is not of length 1"),
-                )
-            self._served_tokens += tokens
-            return self._reply(
-                call, embedded, keep, failed, started - arrived, ended - started, tokens
-            )
-        except asyncio.CancelledError:
-            if self._dead is None:
-                raise
-            caller.uncancel()  # it was `_give_up`
-            raise EngineDead(self._dead) from None
-        except EngineDead as error:
-            if self._dead is None and not self._stopped:
-                self._die(str(error))
-                log.error("%s; this replica answers no more\n%s", error, where(error))
-            # Serve logs what leaves here, causes and all, and those may quote a text
-            raise error from None
-        except EngineOverloaded as error:
-            raise error from None
-        except EngineError as error:
-            if self._identity is not None:
-                self._identity.doubt()
-            raise self._failed(error) from None
-        except Exception as error:
-            raise self._failed(error) from None
+            yield
         finally:
             if span is not None:
                 span.end()
@@ -198,6 +176,40 @@ class Host:
             if not self._calls:
                 self._idle.set()
                 self._busy_s += time.monotonic() - self._busy_since_s
+
+    async def _embed(self, call: Call, tokens: int, arrived: float) -> Reply:
+        """Embed what has not expired."""
+        failed = {
+            row: Failure("expired", "its deadline passed before it was embedded")
+            for row, left_s in enumerate(call.expires_in_s)
+            if left_s is not None and left_s <= 0
+        }
+        keep = [row for row in range(len(call.lengths)) if row not in failed]
+        if not keep:
+            return self._reply(call, None, keep, failed, 0.0, 0.0)
+        ids = split_ids(call.ids, call.lengths) if call.ids is not None else None
+        batch = Batch(
+            ids=[ids[row] for row in keep] if ids is not None else None,
+            texts=[call.texts[row] for row in keep] if call.texts is not None else None,
+            input_type=call.input_type,
+        )
+        if self._identity is not None:
+            await self._identity.certain()
+        started = time.monotonic()
+        embedded = await self._engine.embed(batch)
+        ended = time.monotonic()
+        if self._dead is not None:  # disproved meanwhile
+            raise EngineDead(self._dead)
+        for index, error in embedded.failed.items():
+            failed[keep[index]] = _failure(error)
+        for index in np.flatnonzero(~_unit_length(embedded.vectors)):
+            failed.setdefault(
+                keep[index],
+                Failure("engine", "the engine made a vector that is not of length 1"),
+            )
+        self._served_tokens += tokens
+        queue_s = started - arrived + embedded.waited_s
+        return self._reply(call, embedded, keep, failed, queue_s, ended - arrived - queue_s, tokens)
 
     def _failed(self, error: Exception) -> EngineFailed:
         log.error("the engine failed on a call:\n%s", where(error))

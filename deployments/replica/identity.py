@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from deployments.engines.base import Batch, Engine, EngineDead, EngineError, Vectors
+from deployments.engines.base import Batch, Engine, EngineDead, EngineError
 from deployments.replica.first_vectors import FirstVectors
 from deployments.service.fingerprints import probes_of, probes_of_card
 from deployments.service.prepare import Preparer
+from router.arrays import Vectors
 from router.config import RouterArgs
 from router.fingerprint import CardProof, Fingerprint, Probe, digest_of_probes, load
 from router.model_config import FingerprintConfig, ModelConfig, resolve_path

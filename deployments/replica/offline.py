@@ -8,11 +8,12 @@ from types import TracebackType
 import numpy as np
 
 from deployments import engines
-from deployments.engines.base import Batch, EngineError, Vectors
+from deployments.engines.base import Batch, EngineError
 from deployments.replica import cpu
 from deployments.replica.first_vectors import OfThisProcess
 from deployments.replica.identity import proof_of
 from deployments.service.prepare import Preparer
+from router.arrays import Vectors
 from router.config import RouterArgs
 from router.schema import Side
 

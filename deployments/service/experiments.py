@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deployments.dispatch.dispatcher import ModelDispatcher
-from deployments.engines.base import Vectors
 from deployments.service.gather import Gatherer
-from deployments.service.prepare import Prepared, Preparer
+from deployments.service.prepare import Preparer
 from deployments.telemetry.logs import where
+from router.arrays import Vectors
 from router.cache import VectorCache
 from router.compare import CanaryReport, Ring, Seen, Shadowed, ShadowReport, falls_in, slices_of
 from router.config import Canary, RouterArgs, Shadow
-from router.domain import Decision, Model, Request, Work, attention
+from router.domain import Decision, Model, Request, Work, work_of
 from router.errors import RouterError
 from router.models import build_floor
 from router.schema import EmbeddingsRequest
@@ -244,7 +244,7 @@ class Comparison:
                 overlaps,
                 got.inference_s,
                 None if predicted is None else predicted.total_s,
-                new * _device_s(model, _work(prepared, config.attention_tokens)),
+                new * _device_s(model, work_of(prepared.counts, config.attention_tokens, None)),
             ),
         )
 
@@ -272,15 +272,6 @@ def _device_s(model: Model, work: Work) -> float:
         model.curve.step(work.tokens, work.tokens_sq, work.texts) * model.devices
         if work.tokens
         else 0.0
-    )
-
-
-def _work(prepared: Prepared, span: int | None) -> Work:
-    return Work(
-        sum(prepared.counts),
-        max(prepared.counts),
-        attention(prepared.counts, span),
-        len(prepared.counts),
     )
 
 

@@ -11,45 +11,26 @@ themselves.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from deployments.dispatch.chunks import Rows
-from deployments.dispatch.dispatcher import RETRY_AFTER_S, ModelDispatcher
-from deployments.engines.base import Vectors
+from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.service.prepare import Prepared
 from deployments.service.shared_cache import SharedCache
 from router.cache import Entry, VectorCache
+from router.dispatching import RETRY_AFTER_S
 from router.errors import ContextLengthExceeded, DeadlineExceeded, InvalidValue, ModelUnavailable
 
 T = TypeVar("T")
-
-
-class Gathered(NamedTuple):
-    """All vectors of one request, in its order."""
-
-    vectors: Vectors  # (texts, native dimensions)
-    tokens: list[int]
-    known: int  # texts that nothing was sent for: cached, duplicate or already on their way
-    queue_s: float
-    inference_s: float
-
-
-class Made(NamedTuple):
-    """The rows of the texts that one request sent."""
-
-    vectors: Vectors
-    tokens: list[int]
-    queue_s: float
-    inference_s: float
 
 
 @dataclass(slots=True, frozen=True)
 class InFlightText:
     """Where a text that was sent will appear."""
 
-    made: "asyncio.Future[Made]"
+    made: "asyncio.Future[Rows]"
     row: int
     bulk: bool
 
@@ -64,7 +45,7 @@ class Gatherer:
         self._on_their_way: dict[bytes, InFlightText] = {}
         self.coalesced = 0  # texts that waited for another request's
 
-    async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Gathered:
+    async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Rows:
         """Raises RouterError when a text has no vector by `deadline_s` (on the lane's clock)."""
         dispatcher, digests = self._dispatcher, prepared.digests
         entries = self._cache.get_many(dispatcher.model, digests)
@@ -80,10 +61,9 @@ class Gatherer:
                 else:
                     own[digest] = len(own)
         if len(own) == len(digests):  # the hot path: all new, all different
-            made = await self._send(prepared, own, None, deadline_s, bulk)
-            return Gathered(made.vectors, made.tokens, 0, made.queue_s, made.inference_s)
+            return await self._send(prepared, own, None, deadline_s, bulk)
 
-        made = Made(np.empty((0, dispatcher.dimensions), np.float32), [], 0.0, 0.0)
+        made = Rows(np.empty((0, dispatcher.dimensions), np.float32), [], {}, 0.0, 0.0)
         if own:
             places = [place for place, digest in enumerate(digests) if digest in own]
             made = await self._send(prepared, own, _firsts(places, digests), deadline_s, bulk)
@@ -98,7 +78,8 @@ class Gatherer:
             else:
                 source, row = (made, own[digest]) if digest in own else found[digest]
                 vectors[place], tokens[place] = source.vectors[row], source.tokens[row]
-        return Gathered(vectors, tokens, len(digests) - len(own), made.queue_s, made.inference_s)
+        known = len(digests) - len(own)
+        return Rows(vectors, tokens, {}, made.queue_s, made.inference_s, known)
 
     async def _look_further(
         self, shared: SharedCache, digests: Sequence[bytes], entries: list[Entry | None]
@@ -132,9 +113,9 @@ class Gatherer:
 
     async def _wait(
         self, others: dict[bytes, InFlightText], prepared: Prepared, deadline_s: float, bulk: bool
-    ) -> dict[bytes, tuple[Made, int]]:
+    ) -> dict[bytes, tuple[Rows, int]]:
         """Rows of texts that other requests sent; those whose sender failed are sent from here."""
-        found: dict[bytes, tuple[Made, int]] = {}
+        found: dict[bytes, tuple[Rows, int]] = {}
         self.coalesced += len(others)
         if others:
             left_s = max(0.0, deadline_s - self._dispatcher.clock())
@@ -164,10 +145,10 @@ class Gatherer:
         places: list[int] | None,
         deadline_s: float,
         bulk: bool,
-    ) -> Made:
+    ) -> Rows:
         """Send the texts at `places` (None: all), whose digests are `own` in the same order."""
         dispatcher = self._dispatcher
-        shared: asyncio.Future[Made] = asyncio.get_running_loop().create_future()
+        shared: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
         counts = prepared.counts if places is None else [prepared.counts[place] for place in places]
         if sum(counts) <= dispatcher.batch_tokens:  # nobody waits for the rest of a large request
             for digest, row in own.items():
@@ -187,7 +168,7 @@ class Gatherer:
 
     async def _calls_run(
         self, prepared: Prepared, places: list[int] | None, deadline_s: float, bulk: bool
-    ) -> Made:
+    ) -> Rows:
         dispatcher = self._dispatcher
         left_s = deadline_s - dispatcher.clock()
         futures = dispatcher.submit(
@@ -210,11 +191,11 @@ class Gatherer:
                     future.exception()
         self._check(answers, places, left_s)
         if len(answers) == 1:
-            only = answers[0]
-            return Made(only.vectors, only.tokens, only.queue_s, only.inference_s)
-        return Made(
+            return answers[0]
+        return Rows(
             np.concatenate([answer.vectors for answer in answers]),
             [count for answer in answers for count in answer.tokens],
+            {},
             max(answer.queue_s for answer in answers),
             max(answer.inference_s for answer in answers),
         )

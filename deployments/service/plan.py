@@ -1,11 +1,12 @@
 """A request's plan and its answer, as plain values."""
 
-from typing import NamedTuple
+import time
+from typing import NamedTuple, Protocol
 
-from deployments.engines.base import Vectors
 from deployments.service.prepare import Prepared
 from router.adapters import Adapter
-from router.decision_log import DecisionContext
+from router.arrays import Vectors
+from router.decision_log import DecisionContext, Entry
 from router.domain import (
     Decision,
     Features,
@@ -17,6 +18,28 @@ from router.domain import (
 from router.schema import EmbeddingsRequest
 from router.space import Space
 from router.spaces import Constraints
+
+
+class Meter(Protocol):
+    """What a caller's limits are charged with."""
+
+    def reading(self, characters: int) -> None:
+        """Texts of so many characters are tokenised from now on; what is refused later costs."""
+
+    async def charge(self, tokens: int) -> None:
+        """These are sent next; raises RouterError where they are too many."""
+
+
+class Caller(NamedTuple):
+    """Who a request is from, as far as its way depends on that."""
+
+    permitted: frozenset[str] | None = None  # models; None: all
+    meter: Meter | None = None
+    client: str = ""  # its key, else its address: who has to take turns with himself
+    scope: str = ""  # callers of one scope share what was read and embedded before
+
+
+ANYONE = Caller()
 
 
 class Plan(NamedTuple):
@@ -39,6 +62,17 @@ class Plan(NamedTuple):
     tried: str | None = None  # the model that could not answer, where this is the second decision
     tried_s: float = 0.0  # from the first decision to this one
 
+    @property
+    def chosen(self) -> Prepared:
+        """The texts as the model that was decided on reads them."""
+        model = self.decision.model or self.decision.target or ""
+        return self.prepared.get(model) or next(iter(self.prepared.values()))
+
+    @property
+    def tokens(self) -> int:
+        """Of all texts, as that model counts them."""
+        return sum(self.chosen.counts)
+
 
 class Answer(NamedTuple):
     """Vectors of one request, all of one space, and how they came to be."""
@@ -56,3 +90,20 @@ class Answer(NamedTuple):
     adapter: Adapter | None  # that the vectors came over
     canary: bool  # decided by the canary's rules
     unread: float  # share of the texts' tokens that the model does not know
+
+
+def entry_of(plan: Plan, answer: Answer | None, outcome: str) -> Entry:
+    """What the decision log says of a request that ended."""
+    return Entry(
+        time.time(),
+        plan.arrived_s,
+        plan.decided_s,
+        plan.decision_input,
+        plan.wanted.tier,
+        plan.request.latency_budget_ms is not None,
+        plan.models,
+        plan.loads,
+        plan.decision,
+        outcome,
+        None if answer is None else answer.total_s,
+    )

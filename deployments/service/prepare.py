@@ -6,17 +6,21 @@ can be had, else estimated; the engine has the last word.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
-from deployments.engines.base import TokenIds
-from router.config import RouterArgs
-from router.errors import InvalidValue
+from router.arrays import TokenIds
+from router.config import Limits, RouterArgs
+from router.errors import InvalidValue, MaxTokensPerRequest
 from router.schema import Side
-from router.tokenizer import Tokenizer, load
+from router.tokenizer import Tokenizer, Tokens, load, refuse_surrogates
 
-TEXT_ENGINES = ("callable", "remote")
+PIECE_CHARACTERS = 65_536  # are tokenised at a time, where tokens have a limit
+CLOSE_TOKENS = 4  # fewer than a model reads are near enough
+CUT_TOKENS = 128  # that a cut between two pieces of a text may add, an unknown word in two at most
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +32,11 @@ class Prepared:
     counts: Sequence[int]
     side: Side
     exact: bool  # counts come from the model's own tokenizer
-    digests: Sequence[bytes]  # of what the model reads, one a text: the cache's key
+    # of what the model reads and of the scope, one a text: the cache's key
+    digests: Sequence[bytes]
     # share of each text's tokens that the tokenizer does not know; None where it knows all
     unread: Sequence[float] | None = None
+    scope: str = ""
 
     @property
     def mean_unread(self) -> float:
@@ -51,16 +57,16 @@ class Preparer:
 
     def __init__(self, args: RouterArgs) -> None:
         self._models = args.models
-        self._tokenizers: dict[str, Tokenizer | None] = {}
+        self.tokenizers: dict[str, Tokenizer | None] = {}
         by_source: dict[tuple[str, bool, str | None], Tokenizer] = {}
         for name, model in args.models.items():
             if model.tokenizer is None:
-                self._tokenizers[name] = None
+                self.tokenizers[name] = None
                 continue
             key = (model.tokenizer, model.special_tokens, model.pinned(model.tokenizer))
             if key not in by_source:
                 by_source[key] = load(key[0], key[1], args.base_dir, key[2])
-            self._tokenizers[name] = by_source[key]
+            self.tokenizers[name] = by_source[key]
 
     def prepare(
         self,
@@ -68,23 +74,30 @@ class Preparer:
         side: Side | None,
         instruction: str | None,
         models: Iterable[str],
+        limits: Limits | None = None,
+        scope: str = "",
     ) -> dict[str, Prepared]:
-        """Prompted and tokenised texts by model; models that read alike share one value."""
-        groups: dict[tuple[object, ...], Prepared] = {}
+        """Prompted and tokenised texts by model; models that read alike share one value.
+
+        Nothing is found in a cache under the digests of another `scope`.
+        Models by whose tokens the texts are more than `limits` allow are left out; raises
+        MaxTokensPerRequest where none is left, and InvalidValue where the prompts of all texts are
+        too long.
+        """
+        most = None if limits is None else limits.max_tokens_per_request
+        groups: dict[tuple[object, ...], Prepared | None] = {}
         prompts: dict[tuple[str, str], Sequence[str]] = {("", ""): texts}
         prepared = {}
         for name in models:
             config = self._models[name]
             own_side: Side = side or config.prompts.default
-            template = config.prompts.query if own_side == "query" else config.prompts.document
-            task = config.prompts.instruction if instruction is None else instruction
-            before, after = (
-                part.replace("{instruction}", task) for part in template.split("{text}")
-            )
-            tokenizer = self._tokenizers[name]
-            takes_text = config.engine.kind in TEXT_ENGINES
+            before, after = self._prompt(name, own_side, instruction)
+            tokenizer = self.tokenizers[name]
+            takes_text = not config.engine.takes_token_ids
             prompted = prompts.get((before, after))
             if prompted is None:
+                if limits is not None:
+                    _check_prompts(len(texts), len(before) + len(after), instruction, limits)
                 prompted = prompts[before, after] = [before + text + after for text in texts]
             key = (
                 tokenizer.key_for(prompted) if tokenizer else name,
@@ -95,12 +108,15 @@ class Preparer:
             )
             if key not in groups:
                 groups[key] = _tokenised(
-                    prompted, own_side, tokenizer, takes_text, texts, before, after
+                    prompted, own_side, tokenizer, takes_text, texts, before, after, most, scope
                 )
-            prepared[name] = groups[key]
+            if (group := groups[key]) is not None:
+                prepared[name] = group
+        if most is not None and groups and not prepared:
+            raise MaxTokensPerRequest(None, most)
         return prepared
 
-    def given(self, ids: Sequence[TokenIds], model: str) -> dict[str, Prepared]:
+    def given(self, ids: Sequence[TokenIds], model: str, scope: str = "") -> dict[str, Prepared]:
         """Token ids that the caller made for `model`, taken as they are: the prompt, if any, is in
         them.
         """
@@ -112,9 +128,14 @@ class Preparer:
                 [len(row) for row in ids],
                 side,
                 True,
-                [_digest(row.tobytes()) for row in ids],
+                [_digest(row.tobytes(), scope) for row in ids],
+                scope=scope,
             )
         }
+
+    def longest_for(self, model: str) -> int:
+        """The most tokens of a text that `model` reads."""
+        return self._models[model].max_tokens
 
     def cut(
         self,
@@ -134,12 +155,22 @@ class Preparer:
         long = [index for index, count in enumerate(prepared.counts) if count > limit]
         if not long:
             return prepared, []
-        shorter = list(texts)
-        for index in long:
-            shorter[index] = self._longest_that_fits(
-                texts[index], prepared.side, instruction, model, limit, where
+        shorter = [
+            self._longest_that_fits(
+                texts[index], prepared.counts[index], prepared.side, instruction, model, where
             )
-        return self.prepare(shorter, prepared.side, instruction, [model])[model], long
+            for index in long
+        ]
+        made = self.prepare(shorter, prepared.side, instruction, [model], scope=prepared.scope)[
+            model
+        ]
+        return replace(
+            prepared,
+            ids=_spliced(prepared.ids, long, made.ids),
+            texts=_spliced(prepared.texts, long, made.texts),
+            counts=_spliced(prepared.counts, long, made.counts) or (),
+            digests=_spliced(prepared.digests, long, made.digests) or (),
+        ), long
 
     def cut_ids(
         self, prepared: Prepared, model: str, where: Literal["end", "start"]
@@ -150,35 +181,112 @@ class Preparer:
         limit, given = self._models[model].max_tokens, prepared.ids or ()
         long = [index for index, row in enumerate(given) if len(row) > limit]
         return self.given(
-            [row[:limit] if where == "end" else row[-limit:] for row in given], model
+            [row[:limit] if where == "end" else row[-limit:] for row in given],
+            model,
+            prepared.scope,
         )[model], long
+
+    def _prompt(self, model: str, side: Side, instruction: str | None) -> tuple[str, str]:
+        """What stands before a text and after it."""
+        prompts = self._models[model].prompts
+        template = prompts.query if side == "query" else prompts.document
+        task = prompts.instruction if instruction is None else instruction
+        before, after = (part.replace("{instruction}", task) for part in template.split("{text}"))
+        return before, after
 
     def _longest_that_fits(
         self,
         text: str,
+        count: int,
         side: Side,
         instruction: str | None,
         model: str,
-        limit: int,
         where: Literal["end", "start"],
     ) -> str:
-        """By bisection over characters: tokens do not always end where characters do, and every
-        tokenizer can count.
+        """The text, which has `count` tokens with its prompt, cut to what `model` reads.
+
+        A tokenizer that knows where its tokens stand reads the whole text once more; what is left
+        is read again to see that it fits, for at the cut other tokens may come to be.
         """
-        low, high = 0, len(text)
-        while low < high:
-            middle = (low + high + 1) // 2
-            part = text[:middle] if where == "end" else text[len(text) - middle :]
-            if self.prepare([part], side, instruction, [model])[model].counts[0] <= limit:
-                low = middle
-            else:
-                high = middle - 1
-        if not low:
+        limit, tokenizer = self._models[model].max_tokens, self.tokenizers[model]
+        assert tokenizer is not None, "an estimate is no reason to cut"
+        before, after = self._prompt(model, side, instruction)
+
+        def part(length: int) -> str:
+            return text[:length] if where == "end" else text[len(text) - length :]
+
+        def counted(length: int) -> int:
+            return tokenizer([before + part(length) + after], side).counts[0] if length else 0
+
+        offsets = tokenizer.offsets(before + text + after)
+        if offsets is None:
+            length = _by_counting(counted, count, len(text), limit)
+        else:
+            length = _by_offsets(
+                counted, _lengths(offsets, len(before), len(text), where), count, limit
+            )
+        if not length:
             raise InvalidValue(
                 f"the prompt alone has more tokens than the {limit} that {model} reads; shorten it",
                 "instruction",
             )
-        return text[:low] if where == "end" else text[len(text) - low :]
+        return part(length)
+
+
+def _spliced(
+    values: Sequence[T] | None, places: Sequence[int], others: Sequence[T] | None
+) -> Sequence[T] | None:
+    """`values` with `others` at `places`."""
+    if values is None or others is None:
+        return values
+    spliced = list(values)
+    for place, other in zip(places, others, strict=True):
+        spliced[place] = other
+    return spliced
+
+
+def _lengths(
+    offsets: Sequence[tuple[int, int]], start: int, characters: int, where: Literal["end", "start"]
+) -> list[int]:
+    """How long a text of `characters` from `start` on is, cut so that it ends, or starts, with each
+    of its tokens in turn.
+    """
+    own = [(a - start, b - start) for a, b in offsets if start < b <= start + characters]
+    if where == "end":
+        return [end for _, end in own]
+    return [characters - max(0, begin) for begin, _ in reversed(own)]
+
+
+def _by_offsets(
+    counted: Callable[[int], int], lengths: Sequence[int], count: int, limit: int
+) -> int:
+    """The length that leaves out as many tokens as are too many; 0 where no token fits."""
+    keep = len(lengths)
+    while count > limit:
+        keep -= count - limit
+        if keep <= 0:
+            return 0
+        count = counted(lengths[keep - 1])
+    return lengths[keep - 1]
+
+
+def _by_counting(counted: Callable[[int], int], count: int, length: int, limit: int) -> int:
+    """The same for a tokenizer that only counts: looked for where it would be if all tokens were as
+    long as those last counted, so that little more than what fits is counted, a few times.
+    """
+    low, high, aim = 0, length, limit - CLOSE_TOKENS // 2
+    at, seen, each = length, count, length / count
+    while high - low > 1:
+        guess = min(high - 1, max(low + 1, at + round((aim - seen) * each)))
+        count = counted(guess)
+        if count != seen and guess != at:
+            each = max(each / 2, min(each * 2, (guess - at) / (count - seen)))
+        at, seen = guess, count
+        if count > limit:
+            high = guess
+        elif (low := guess) and limit - count <= CLOSE_TOKENS:
+            break
+    return low
 
 
 def _tokenised(
@@ -189,21 +297,85 @@ def _tokenised(
     texts: Sequence[str],
     before: str,
     after: str,
-) -> Prepared:
+    most: int | None,
+    scope: str,
+) -> Prepared | None:
+    """None where there are more than `most` tokens."""
     unread = None
     if tokenizer is None:
-        counts: Sequence[int] = [max(1, len(text.encode()) // 3) for text in prompted]
-        ids = None
+        estimates = [max(1, len(text.encode()) // 3) for text in prompted]
+        tokens = Tokens(None, estimates) if most is None or sum(estimates) <= most else None
     else:
-        tokens = tokenizer(prompted, side)
-        ids, counts = tokens.ids, tokens.counts
+        tokens = _tokens(prompted, side, tokenizer, most)
+    if tokens is None:
+        return None
+    if tokenizer is not None:
         unread = tokenizer.unread(texts, tokens, before, after)
+    ids, counts = tokens
     if takes_text or ids is None:
-        digests = [_digest(side.encode() + text.encode()) for text in prompted]
-        return Prepared(None, prompted, counts, side, tokenizer is not None, digests, unread)
-    digests = [_digest(row.tobytes()) for row in ids]
-    return Prepared(ids, None, counts, side, True, digests, unread)
+        digests = [_digest(side.encode() + text.encode(), scope) for text in prompted]
+        exact = tokenizer is not None
+        return Prepared(None, prompted, counts, side, exact, digests, unread, scope)
+    digests = [_digest(row.tobytes(), scope) for row in ids]
+    return Prepared(ids, None, counts, side, True, digests, unread, scope)
 
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+def _tokens(
+    texts: Sequence[str], side: Side, tokenizer: Tokenizer, most: int | None
+) -> Tokens | None:
+    """The tokens of all texts; None as soon as they are known to be more than `most`."""
+    if most is None:
+        return tokenizer(texts, side)
+    if sum(map(len, texts)) <= PIECE_CHARACTERS:
+        tokens = tokenizer(texts, side)
+        return tokens if sum(tokens.counts) <= most else None
+    refuse_surrogates(texts)  # here, for below a text is known by its place in a run
+    ids, counts, left = list[TokenIds](), list[int](), most
+    for run in _runs(texts):
+        if len(run[0]) > max(most, PIECE_CHARACTERS) and _exceeds(run[0], side, tokenizer, left):
+            return None
+        made = tokenizer(run, side)
+        ids += made.ids or ()
+        counts += made.counts
+        left -= sum(made.counts)
+        if left < 0:
+            return None
+    return Tokens(ids or None, counts)
+
+
+def _runs(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in their order, in runs of `PIECE_CHARACTERS`; a longer one alone."""
+    start = characters = 0
+    for place, text in enumerate(texts):
+        if place > start and characters + len(text) > PIECE_CHARACTERS:
+            yield texts[start:place]
+            start, characters = place, 0
+        characters += len(text)
+    yield texts[start:]
+
+
+def _exceeds(text: str, side: Side, tokenizer: Tokenizer, most: int) -> bool:
+    """Whether a long text has more than `most` tokens, found out by as much of it as that takes."""
+    left = most
+    for start in range(0, len(text), PIECE_CHARACTERS):
+        (count,) = tokenizer((text[start : start + PIECE_CHARACTERS],), side).counts
+        left -= max(0, count - CUT_TOKENS)
+        if left < 0:
+            return True
+    return False
+
+
+def _check_prompts(texts: int, characters: int, instruction: str | None, limits: Limits) -> None:
+    """Before they are built: a short body must not become a long one."""
+    if texts * characters > (most := limits.max_prompt_characters):
+        raise InvalidValue(
+            f"{texts} texts with a prompt of {characters} characters each have "
+            f"{texts * characters} characters of prompts and a request may have {most} "
+            "(limits.max_prompt_characters); send its texts in several requests"
+            + ("" if instruction is None else ", or a shorter instruction"),
+            "input" if instruction is None else "instruction",
+        )
+
+
+def _digest(data: bytes, scope: str) -> bytes:
+    return hashlib.blake2b(data, digest_size=16, key=scope.encode()).digest()

@@ -6,17 +6,19 @@ time, which then costs neither a tokeniser nor the identification of its languag
 is the cache's matter (router/cache.py).
 """
 
-import asyncio
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
+from deployments.service.memory import give_back
 from deployments.service.prepare import Prepared, Preparer
+from deployments.service.reading_pool import ReadingPool
+from router.config import Limits
 from router.domain import Features
 from router.errors import InvalidValue
 from router.features import extract
 from router.language_id import NO_PRIOR, Prior
-from router.schema import Side
+from router.schema import EmbeddingsRequest, Side
 
 # a longer request is tokenised in a thread, so that nobody else waits for it
 OFF_LOOP_CHARACTERS = 5_000
@@ -34,9 +36,22 @@ class Read(NamedTuple):
 class Reader:
     """Reads texts; a change of what it is made with takes another reader."""
 
-    def __init__(self, preparer: Preparer, language_prior: Prior = NO_PRIOR) -> None:
+    def __init__(
+        self,
+        preparer: Preparer,
+        language_prior: Prior = NO_PRIOR,
+        limits: Limits | None = None,
+        pool: ReadingPool | None = None,
+    ) -> None:
         self._preparer, self._prior = preparer, language_prior
-        self._known = lru_cache(KNOWN_TEXTS)(self._one)
+        self._limits = limits or Limits()
+        self.pool = pool or ReadingPool(self._limits.max_reading_characters)
+        self.known = lru_cache(KNOWN_TEXTS)(self._one)
+
+    def check(self, client: str, characters: int) -> None:
+        """Raise RateLimitExceeded where so long a text may not be read now."""
+        if characters > OFF_LOOP_CHARACTERS:
+            self.pool.check(client, characters)
 
     async def read(
         self,
@@ -45,19 +60,36 @@ class Reader:
         instruction: str | None,
         language: str | None,
         models: tuple[str, ...],
+        scope: str = "",
+        client: str = "",
     ) -> Read:
         """Raises InvalidValue where `language` is none, and ValueError naming a text that is not
         valid Unicode.
         """
         if len(texts) == 1 and len(texts[0]) + len(instruction or "") <= KNOWN_CHARACTERS:
-            return self._known(texts[0], side, instruction, language, models)
-        if sum(map(len, texts)) > OFF_LOOP_CHARACTERS:
-            prepared = await asyncio.to_thread(
-                self._preparer.prepare, texts, side, instruction, models
+            return self.known(texts[0], side, instruction, language, models, scope)
+        if (characters := sum(map(len, texts))) > OFF_LOOP_CHARACTERS:
+            give_back(characters)
+            read = (texts, side, instruction, models, self._limits, scope)
+            prepared = await self.pool.run(
+                client, characters, partial(self._preparer.prepare, *read)
             )
         else:
-            prepared = self._preparer.prepare(texts, side, instruction, models)
+            prepared = self._preparer.prepare(texts, side, instruction, models, self._limits, scope)
         return Read(prepared, self._features(texts, language))
+
+    async def cut(
+        self, prepared: Prepared, request: EmbeddingsRequest, model: str, client: str
+    ) -> tuple[Prepared, list[int]]:
+        """The texts cut to what `model` reads, and which of them were."""
+        where, texts = request.truncate, request.texts
+        assert where in ("end", "start"), "the others are not cut"
+        if texts is None:
+            return self._preparer.cut_ids(prepared, model, where)
+        if max(prepared.counts) <= self._preparer.longest_for(model):
+            return prepared, []
+        cut = partial(self._preparer.cut, prepared, texts, model, where, request.instruction)
+        return await self.pool.run(client, sum(map(len, texts)), cut)
 
     def _one(
         self,
@@ -66,9 +98,10 @@ class Reader:
         instruction: str | None,
         language: str | None,
         models: tuple[str, ...],
+        scope: str = "",
     ) -> Read:
         return Read(
-            self._preparer.prepare((text,), side, instruction, models),
+            self._preparer.prepare((text,), side, instruction, models, self._limits, scope),
             self._features((text,), language),
         )
 

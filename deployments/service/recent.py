@@ -108,16 +108,17 @@ def _shown(entry: Entry, id: str) -> dict[str, Any]:
         "input_type": request.input_type,
         "budget_ms": None
         if request.deadline_s is None
-        else _ms(request.deadline_s - entry.arrived_s),
+        else milliseconds(request.deadline_s - entry.arrived_s),
         "model": decision.model,
         "target": decision.target,
         "reason": decision.label,
         "degraded": decision.degraded,
-        "predicted_ms": _ms(decision.predicted_s),
-        "actual_ms": _ms(entry.actual_s),
+        "predicted_ms": milliseconds(decision.predicted_s),
+        "actual_ms": milliseconds(entry.actual_s),
         "outcome": entry.outcome,
     }
 
 
-def _ms(seconds: float | None) -> float | None:
+def milliseconds(seconds: float | None) -> float | None:
+    """Seconds as HTTP shows them."""
     return None if seconds is None else round(seconds * 1000, 2)

@@ -1,10 +1,12 @@
 """The error of a request that no model may serve, and what it says the caller can do."""
 
-from deployments.dispatch.dispatcher import RETRY_AFTER_S
+from collections.abc import Collection
+
 from deployments.service.plan import Plan
 from deployments.service.prepare import Prepared
 from router.config import RouterArgs
-from router.domain import OnMiss, Reason, Why, Work, attention, share_of_long
+from router.dispatching import RETRY_AFTER_S
+from router.domain import OnMiss, Reason, Why, Work, work_of
 from router.errors import (
     BudgetUnreachable,
     ContextLengthExceeded,
@@ -14,6 +16,8 @@ from router.errors import (
 )
 from router.models import long_texts_of
 from router.policy import decide, idle_tail_s
+from router.schema import EmbeddingsRequest
+from router.spaces import Constraints
 
 
 def refusal(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
@@ -31,6 +35,26 @@ def usable_names(args: RouterArgs, permitted: frozenset[str]) -> list[str]:
     return [*(name for name in args.models if name in permitted), *tiers]
 
 
+def check_permitted(
+    args: RouterArgs,
+    request: EmbeddingsRequest,
+    wanted: Constraints,
+    permitted: frozenset[str],
+    candidates: Collection[str],
+) -> None:
+    """Raise TierNotAllowed where a key may use none of the `candidates`, or not its tier's
+    model.
+    """
+    tier, target = wanted.tier, wanted.target
+    if tier is not None and target is not None and target not in permitted:
+        field = "quality" if request.quality is tier else "model"
+        raise TierNotAllowed(tier.value, usable_names(args, permitted), field)
+    if not candidates:
+        field = "space" if request.model is None and request.space is not None else "model"
+        asked = request.model or target or "auto"
+        raise TierNotAllowed(asked, usable_names(args, permitted), field)
+
+
 def cut_work(args: RouterArgs, prepared: dict[str, Prepared]) -> dict[str, Work]:
     """What it asks of each model when every text is cut to what that model reads; cut texts are
     taken to be new.
@@ -39,13 +63,8 @@ def cut_work(args: RouterArgs, prepared: dict[str, Prepared]) -> dict[str, Work]
     for name, one in prepared.items():
         settings = args.models[name]
         counts = [min(count, settings.max_tokens) for count in one.counts]
-        work[name] = Work(
-            sum(counts),
-            max(counts),
-            attention(counts, settings.attention_tokens),
-            len(counts),
-            share_of_long(long_texts_of(settings), counts),
-        )
+        long = long_texts_of(settings)
+        work[name] = work_of(counts, settings.attention_tokens, long)
     return work
 
 

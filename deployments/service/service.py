@@ -2,11 +2,10 @@
 speaks HTTP around it.
 """
 
-import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.transport import Transport
@@ -14,11 +13,11 @@ from deployments.service.decision_log import DecisionLog
 from deployments.service.experiments import CANARY, Answered, Comparison
 from deployments.service.fingerprints import check_reading
 from deployments.service.gather import Gatherer
-from deployments.service.plan import Answer, Plan
-from deployments.service.prepare import TEXT_ENGINES, Prepared, Preparer
+from deployments.service.plan import ANYONE, Answer, Caller, Plan, entry_of
+from deployments.service.prepare import Prepared, Preparer
 from deployments.service.reader import Reader
 from deployments.service.recent import Recent
-from deployments.service.refusals import cut_work, refusal, usable_names
+from deployments.service.refusals import check_permitted, cut_work, refusal
 from deployments.service.request_metrics import Events
 from deployments.service.second_try import DecidedAgain, SecondTries
 from deployments.service.shared_cache import open_shared
@@ -27,7 +26,7 @@ from deployments.telemetry.tracing import Tracing
 from router.adapters import as_ranked, load_adapters
 from router.cache import VectorCache
 from router.config import RouterArgs
-from router.decision_log import ANSWERED, DecisionContext, Entry
+from router.decision_log import ANSWERED, DecisionContext
 from router.domain import (
     Features,
     Load,
@@ -37,16 +36,13 @@ from router.domain import (
     Request,
     Tier,
     Work,
-    attention,
-    share_of_long,
+    work_of,
 )
 from router.errors import (
     DeadlineExceeded,
     InternalError,
     InvalidValue,
-    MaxTokensPerRequest,
     RouterError,
-    TierNotAllowed,
 )
 from router.feedback import Feedback, tell
 from router.ledger import Ledger
@@ -57,7 +53,6 @@ from router.spaces import Catalogue, Constraints
 
 CANCELLED = "cancelled"  # the outcome of a request whose client left
 RECENT = 1024  # answers per model that percentiles are made of
-ChargeTokens = Callable[[int], Awaitable[None]]
 
 
 class Service:
@@ -87,7 +82,7 @@ class Service:
             for name, model in build_models(args).items()
         }
         self.preparer = Preparer(args)
-        self.reader = Reader(self.preparer, args.routing.language_prior)
+        self.reader = Reader(self.preparer, args.routing.language_prior, args.limits)
         self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
         self.rng = rng or random.Random()
@@ -111,7 +106,7 @@ class Service:
                 rng=self.rng,
                 tracing=tracing,
                 attention_tokens=config.attention_tokens,
-                steps=config.engine.kind != "remote",
+                steps=not config.engine.runs_elsewhere,
             )
             for name, config in args.models.items()
         }
@@ -144,7 +139,8 @@ class Service:
         only.
         """
         if args.routing.language_prior != self.routing.language_prior:
-            self.reader = Reader(self.preparer, args.routing.language_prior)
+            prior, pool = args.routing.language_prior, self.reader.pool
+            self.reader = Reader(self.preparer, prior, args.limits, pool)
         self.args, self.catalogue, self.routing = args, catalogue, args.routing
         self.policy = build_policy(args.routing, args.tiers)
         self._setting, self._canary = self._settle()
@@ -162,41 +158,46 @@ class Service:
         if model in self.dispatchers:
             self.dispatchers[model].replicas_changed(replicas)
 
-    async def plan(
-        self, request: EmbeddingsRequest, permitted: frozenset[str] | None = None
-    ) -> Plan:
+    async def plan(self, request: EmbeddingsRequest, caller: Caller = ANYONE) -> Plan:
         """Read the text and decide; raises RouterError when no model may serve the request."""
+        permitted = caller.permitted
         arrived_s = self.clock()
         request = self.catalogue.completed(request)
         wanted = self.catalogue.resolve(request)
-        if (
-            permitted is not None
-            and wanted.tier is not None
-            and wanted.target is not None
-            and wanted.target not in permitted
-        ):
-            field = "quality" if request.quality is wanted.tier else "model"
-            raise TierNotAllowed(wanted.tier.value, usable_names(self.args, permitted), field)
         candidates = [
-            name for name in self.feedback if wanted.candidates is None or name in wanted.candidates
+            name
+            for name in self.feedback
+            if (wanted.candidates is None or name in wanted.candidates)
+            and (permitted is None or name in permitted)
         ]
+        if permitted is not None:  # before anything is read
+            check_permitted(self.args, request, wanted, permitted, candidates)
         texts = request.texts
         if texts is None:
             assert wanted.target is not None, "the schema lets token ids pass only with a model"
             assert request.ids is not None, "a request has texts or token ids"
-            if self.args.models[wanted.target].engine.kind in TEXT_ENGINES:
+            if not self.args.models[wanted.target].engine.takes_token_ids:
                 raise InvalidValue(
                     f"{wanted.target} takes text, not token ids; send the text", "input"
                 )
-            prepared = self.preparer.given(request.ids, wanted.target)
+            prepared = self.preparer.given(request.ids, wanted.target, caller.scope)
             features = Features(0, None, None, False, False)
         else:
+            self.reader.check(caller.client, characters := sum(map(len, texts)))
+            if caller.meter is not None:
+                caller.meter.reading(characters)
             prepared, features = await self.reader.read(
-                texts, request.side, request.instruction, request.language, tuple(candidates)
+                texts,
+                request.side,
+                request.instruction,
+                request.language,
+                tuple(candidates),
+                caller.scope,
+                caller.client,
             )
-        read_s, tokens = self.clock(), min(sum(p.counts) for p in prepared.values())
-        if tokens > (most := self.args.limits.max_tokens_per_request):
-            raise MaxTokensPerRequest(tokens, most)
+            if len(prepared) < len(candidates):  # to the others it has too many tokens
+                wanted = wanted._replace(candidates=frozenset(prepared))
+        read_s = self.clock()
         loads, work, models = (
             self.loads(),
             {name: self._work(name, one) for name, one in prepared.items()},
@@ -240,17 +241,14 @@ class Service:
     async def embed(
         self,
         request: EmbeddingsRequest,
-        permitted: frozenset[str] | None = None,
-        charge: ChargeTokens | None = None,
+        caller: Caller = ANYONE,
     ) -> Answer:
         """Answer one request with vectors of one space; raises RouterError with the contract's
         code.
-
-        `charge` is told the tokens before anything is sent, and may raise RouterError.
         """
         plan, answer, outcome = None, None, CANCELLED
         try:
-            plan = await self.plan(request, permitted)
+            plan = await self.plan(request, caller)
             tracing = (
                 self.tracing
                 if self.tracing is not None and self.tracing.current() is not None
@@ -261,10 +259,10 @@ class Service:
             self.comparison.entered()
             try:
                 try:
-                    answer = await self._answer(plan, permitted, charge, tracing)
+                    answer = await self._answer(plan, caller, tracing)
                 except DecidedAgain as again:  # its tokens are charged already
                     plan = again.plan
-                    answer = await self._answer(plan, permitted, None, tracing)
+                    answer = await self._answer(plan, caller._replace(meter=None), tracing)
             finally:
                 self.comparison.left()
             outcome = ANSWERED
@@ -281,19 +279,7 @@ class Service:
             if self.events is not None:
                 self.events.ended(request, plan, answer, outcome)
             if plan is not None:
-                entry = Entry(
-                    time.time(),
-                    plan.arrived_s,
-                    plan.decided_s,
-                    plan.decision_input,
-                    plan.wanted.tier,
-                    plan.request.latency_budget_ms is not None,
-                    plan.models,
-                    plan.loads,
-                    plan.decision,
-                    outcome,
-                    None if answer is None else answer.total_s,
-                )
+                entry = entry_of(plan, answer, outcome)
                 self.recent.add(plan.setting, entry)
                 if self.log is not None:
                     self.log.add(plan.setting, entry)
@@ -301,8 +287,7 @@ class Service:
     async def _answer(
         self,
         plan: Plan,
-        permitted: frozenset[str] | None,
-        charge: ChargeTokens | None = None,
+        caller: Caller,
         tracing: Tracing | None = None,
     ) -> Answer:
         request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
@@ -310,23 +295,13 @@ class Service:
         if missed is not None:
             self.dispatchers[missed].warm()
         if decision.model is None:
-            raise refusal(self.args, plan, permitted)
+            raise refusal(self.args, plan, caller.permitted)
         model = decision.model
         prepared, truncated = plan.prepared[model], list[int]()
         if request.truncate in ("end", "start"):
-            if request.texts is None:
-                prepared, truncated = self.preparer.cut_ids(prepared, model, request.truncate)
-            else:
-                prepared, truncated = await asyncio.to_thread(
-                    self.preparer.cut,
-                    prepared,
-                    request.texts,
-                    model,
-                    request.truncate,
-                    request.instruction,
-                )
-        if charge is not None:
-            await charge(sum(prepared.counts))
+            prepared, truncated = await self.reader.cut(prepared, request, model, caller.client)
+        if caller.meter is not None:
+            await caller.meter.charge(sum(prepared.counts))
         deadline_s = arrived_s + self.args.limits.request_timeout_s
         if request.on_budget_miss is OnMiss.REJECT and plan.decision_input.deadline_s is not None:
             deadline_s = min(deadline_s, plan.decision_input.deadline_s)
@@ -411,12 +386,9 @@ class Service:
         counts, span = prepared.counts, self.args.models[model].attention_tokens
         if not prepared.exact:  # only the engine knows whether it can read the text
             counts = [min(count, self.args.models[model].max_tokens) for count in counts]
-        if len(unknown := self.cache.unknown(model, prepared.digests)) < len(counts):
-            rest = [counts[place] for place in unknown]
-        else:
-            rest = list(counts)
-        long = share_of_long(self.feedback[model].model.long, counts)
-        return Work(sum(rest), max(counts), attention(rest, span), len(rest), long)
+        unknown = self.cache.unknown(model, prepared.digests)
+        rest = None if len(unknown) == len(counts) else [counts[place] for place in unknown]
+        return work_of(counts, span, self.feedback[model].model.long, rest)
 
     def _settle(self) -> tuple[DecisionContext, DecisionContext]:
         """What this service decides by from now on: usually, and for the requests of the canary."""

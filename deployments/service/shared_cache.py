@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import orjson
 
-from deployments.engines.base import Vectors
+from router.arrays import Vectors
 from router.cache import Entry
 from router.config import Cache, RouterArgs
 from router.fingerprint import Proof

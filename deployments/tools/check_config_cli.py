@@ -3,8 +3,8 @@
 import click
 import orjson
 
-from deployments.launch.machine import counted_cpus
 from deployments.launch.serve_config import Report, application, examine, slow_way
+from deployments.serve_internals import counted_cpus
 from router.resources import Booking, Node, Wait, bookings, waiting
 
 

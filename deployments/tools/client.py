@@ -13,7 +13,8 @@ import numpy as np
 import orjson
 import pybase64
 
-from router.retrieval import Vectors
+from router.arrays import Vectors
+from router.routes import EMBEDDINGS
 
 BASE_URL = "http://127.0.0.1:8000"
 VIEW_TIMEOUT_S = 30.0  # of what answers without a model
@@ -128,7 +129,7 @@ class Client:
             {"input": list(texts), "priority": "bulk", "encoding_format": "base64", **options}
         )
         answer = orjson.loads(
-            (await self._patiently(lambda: self._http.post("/v1/embeddings", content=body))).content
+            (await self._patiently(lambda: self._http.post(EMBEDDINGS[0], content=body))).content
         )
         rows = [
             np.frombuffer(pybase64.b64decode(row["embedding"]), "<f4") for row in answer["data"]
@@ -138,6 +139,18 @@ class Client:
         return Embedded(
             np.stack(rows), answer["routing"]["space"], adapter and adapter["source"], tokens
         )
+
+    async def embed_plain(self, texts: Sequence[str], model: str) -> Vectors:
+        """Embed texts with no option but those that every OpenAI-compatible server has; raises
+        RequestRefused or RouterAway.
+        """
+        body = orjson.dumps({"input": list(texts), "model": model})
+        answer = await self._patiently(lambda: self._http.post("/v1/embeddings", content=body))
+        try:
+            rows = sorted(answer.json()["data"], key=lambda row: int(row["index"]))
+            return np.array([row["embedding"] for row in rows], np.float32)
+        except (ValueError, KeyError, TypeError):
+            raise RequestRefused(f"{self._url}/v1/embeddings did not answer embeddings") from None
 
     async def _patiently(self, send: "Callable[[], Any]") -> httpx.Response:
         """The answer to `send`, sent again with longer and longer pauses while the router is away

@@ -29,6 +29,15 @@ def read_texts(path: Path, text_field: str = "text", id_field: str | None = None
     A row's id is its `id_field`, where none is named its `id` or `_id`, and where it has none of
     these its number, from 0. Raises CorpusError for a row without text.
     """
+    for number, row in enumerate(read_rows(path, text_field)):
+        id = row.get(id_field) if id_field is not None else row.get("id", row.get("_id", number))
+        if id is None:
+            raise CorpusError(f"{path}, row {number}: it has no {id_field or 'id'!r}")
+        yield Text(str(id), row[text_field])
+
+
+def read_rows(path: Path, text_field: str = "text") -> Iterator[dict[str, Any]]:
+    """The rows of a file in its order; raises CorpusError for a row without text."""
     for number, row in enumerate(_rows(path)):
         text = row.get(text_field)
         if not isinstance(text, str) or not text:
@@ -37,10 +46,7 @@ def read_texts(path: Path, text_field: str = "text", id_field: str | None = None
                 f"{path}, row {number}: {text_field!r} is no text; it has {has} (--text-field "
                 "names another)"
             )
-        id = row.get(id_field) if id_field is not None else row.get("id", row.get("_id", number))
-        if id is None:
-            raise CorpusError(f"{path}, row {number}: it has no {id_field or 'id'!r}")
-        yield Text(str(id), text)
+        yield row
 
 
 def count_rows(path: Path) -> int:

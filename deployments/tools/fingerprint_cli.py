@@ -7,13 +7,14 @@ import click
 import numpy as np
 import orjson
 
-from deployments.engines.base import Batch, EngineError, Vectors
+from deployments.engines.base import Batch, EngineError
 from deployments.launch.serve_config import application
 from deployments.replica.offline import Offline
 from deployments.service.fingerprints import probes_of
 from deployments.service.prepare import Preparer
 from deployments.tools.client import BaseUrl, Client, RequestRefused, RouterAway
 from router import fingerprint
+from router.arrays import Vectors
 from router.config import RouterArgs
 from router.fingerprint import Probe
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from deployments.tools.client import Client, Embedded, RequestRefused
 from deployments.tools.corpus import CorpusError, Text
-from router.retrieval import Vectors
+from router.arrays import Vectors
 
 VERSION = 2
 FOR_ITS_TEXTS = (400, 413)  # a refusal that fewer texts, or others, may not meet

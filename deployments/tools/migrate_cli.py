@@ -24,7 +24,8 @@ from deployments.tools.migrate import (
     opened,
     read_vectors,
 )
-from router.retrieval import TOP, Vectors, nearest, overlap
+from router.arrays import Vectors
+from router.retrieval import TOP, nearest, overlap
 from router.schema import Side
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

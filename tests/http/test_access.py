@@ -12,14 +12,21 @@ import pytest
 from openai import AuthenticationError, OpenAI, PermissionDeniedError, RateLimitError
 
 from deployments.ingress.asgi import HttpRequest, Message
-from deployments.ingress.auth import ADMIN_PATHS, OPEN_PATHS, Access, duration
+from deployments.ingress.auth import Access, duration
+from deployments.ingress.routes import FILES
 from deployments.ingress.views import NOT_TAKEN
 from deployments.telemetry import metrics
 from router.errors import InvalidApiKey
 from router.exposure import is_loopback, require_local
 from router.keys import EVERYTHING, hash_of, new_key
+from router.routes import ROUTES, Caller
 from router.strict import ConfigError, parse_args
 from tests.support.local_service import LocalRouter, served
+
+
+def paths_for(caller: Caller) -> set[str]:
+    return {route.path for route in (*ROUTES, *FILES) if route.caller is caller}
+
 
 NAMES = ("all", "fast", "limited", "bulk", "admin")
 KEYS = {name: new_key(bytes([index + 1]) * 32) for index, name in enumerate(NAMES)}
@@ -93,7 +100,7 @@ def test_without_a_valid_key_nothing_is_answered_but_how_to_get_in(
     assert "er-wrong" not in answer.text
 
 
-@pytest.mark.parametrize("path", sorted(OPEN_PATHS - {"/"}))
+@pytest.mark.parametrize("path", sorted(paths_for(Caller.ANYONE) - {"/"}))
 def test_health_and_documentation_need_no_key(locked: tuple[str, LocalRouter], path: str) -> None:
     assert httpx.get(locked[0] + path).status_code == 200
     assert (
@@ -142,16 +149,6 @@ def test_a_key_uses_its_models_and_collections_and_is_told_which_they_are(
 ) -> None:
     with client(locked, "fast") as http:
         answer = http.post(path, json={"input": WORD, **body})
-    # explained, as every decision is
-    if path == "/v1/route" and body.get("model", body.get("space")) in (
-        "large",
-        "large/8",
-    ):
-        assert answer.json()["decision"]["model"] is None
-        assert {one["model"]: one["why"] for one in answer.json()["models"]}[
-            "large"
-        ] == "not permitted for this key"
-        return
     assert answer.status_code == status, answer.text
     if code is None:
         assert answer.json().get("model", answer.json().get("decision", {}).get("model")) == "small"
@@ -203,7 +200,7 @@ def test_a_bulk_key_asks_for_bulk_without_saying_so(locked: tuple[str, LocalRout
     )
 
 
-@pytest.mark.parametrize("path", [*sorted(ADMIN_PATHS), "/v1/decisions/last"])
+@pytest.mark.parametrize("path", [*sorted(paths_for(Caller.ADMIN)), "/v1/decisions/last"])
 def test_what_other_callers_do_needs_an_admin_key(
     locked: tuple[str, LocalRouter], path: str
 ) -> None:
@@ -244,13 +241,15 @@ def test_a_limit_is_told_on_every_answer_and_kept(
         assert (huge.status_code, huge.json()["error"]["code"]) == (429, "rate_limit_exceeded")
         assert huge.headers["x-should-retry"] == "false"
         assert "send its texts in several requests" in huge.json()["error"]["message"]
+        assert not {"retry-after", "retry-after-ms"} & set(huge.headers)  # waiting does not help
+        assert int(huge.headers["x-ratelimit-remaining-requests"]) == before - 3  # it was read
 
         statuses = [
             http.post("/v1/embeddings", json={"input": WORD}).status_code for _ in range(25)
         ]
         assert (
-            statuses == [200] * 18 + [429] * 7
-        )  # 20, less the two before: what was refused with 429 costs nothing
+            statuses == [200] * 17 + [429] * 8
+        )  # 20, less the three before: what was refused unread costs nothing
         refused = http.post("/v1/embeddings", json={"input": WORD})
         assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
         assert 1 <= int(refused.headers["retry-after"]) <= 4
@@ -304,10 +303,72 @@ def test_preflights_are_answered_for_the_configured_origin_only(
 def test_origins_are_nobody_by_default_and_everybody_by_a_star() -> None:
     with served(OPEN) as (url, _):
         asks = {"origin": "https://app.example.com", "access-control-request-method": "POST"}
-        assert httpx.options(f"{url}/v1/embeddings", headers=asks).status_code == 405
-        assert "access-control-allow-origin" not in httpx.get(f"{url}/health", headers=asks).headers
+        for answer in (
+            httpx.options(f"{url}/v1/embeddings", headers=asks),
+            httpx.get(f"{url}/health", headers=asks),
+        ):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (
+                403,
+                "origin_not_allowed",
+            )
+            assert "access-control-allow-origin" not in answer.headers
     star = Access(parse_args(OPEN | {"cors": {"origins": ["*"]}}))
     assert star.cors({"origin": "https://any.example"})["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({"origin": "https://evil.example"}, False),
+        ({"origin": "null"}, False),
+        ({"origin": "http://localhost:3000"}, False),
+        ({"origin": "http://localhost.evil.example"}, False),
+        ({"origin": ""}, False),
+        ({"sec-fetch-site": "cross-site"}, False),
+        ({"sec-fetch-site": "same-site"}, False),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, False),
+        ({"sec-fetch-site": "cross-site", "origin": "https://app.example.com"}, True),
+        ({"origin": "https://app.example.com"}, True),
+        ({"origin": "http://localhost:PORT", "sec-fetch-site": "same-origin"}, True),
+        ({"origin": "http://127.0.0.1:PORT"}, True),
+        ({"sec-fetch-site": "none"}, True),
+        ({}, True),
+    ],
+    ids=str,
+)
+def test_pages_of_other_origins_do_not_have_an_open_service_work(
+    headers: dict[str, str], allowed: bool
+) -> None:
+    with served(OPEN | {"cors": {"origins": ["https://app.example.com"]}}) as (url, _):
+        port = url.rpartition(":")[2]
+        sent = {name: value.replace("PORT", port) for name, value in headers.items()}
+        for path in ("/v1/embeddings", "/v1/route", "/v1/what-if"):
+            answer = httpx.post(
+                url + path,
+                content=b'{"input": "hello"}',
+                headers={"content-type": "text/plain", **sent},
+            )
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            if not allowed:
+                told = answer.json()["error"]
+                assert (answer.status_code, told["code"]) == (403, "origin_not_allowed")
+                assert "cors.origins" in told["message"]
+            else:
+                assert answer.status_code != 403
+        assert httpx.get(f"{url}/v1/models", headers=sent).status_code == (200 if allowed else 403)
+
+
+def test_a_link_to_the_console_is_followed_and_keys_and_auth_none_go_first() -> None:
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    evil = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
+    with served(OPEN) as (url, _):
+        assert httpx.get(f"{url}/", headers=link).status_code == 200
+        assert httpx.get(f"{url}/v1/models", headers=link).status_code == 403
+    with served(OPEN | {"auth": "none"}) as (url, _):
+        assert httpx.get(f"{url}/v1/models", headers=evil).status_code == 200
+    with served(LOCKED) as (url, _):
+        with_key = {"authorization": f"Bearer {KEYS['all']}", **evil}
+        assert httpx.get(f"{url}/v1/models", headers=with_key).status_code == 200
 
 
 def http_request(path: str, headers: dict[str, str], peer: str | None = None) -> HttpRequest:

@@ -13,6 +13,7 @@ import pytest
 
 from deployments.ingress.application import Application
 from deployments.ingress.deployment import Router
+from deployments.service.plan import ANYONE
 from router import adapters
 from router.adapters import load_adapters
 from router.schema import EmbeddingsRequest
@@ -261,7 +262,7 @@ async def test_requests_that_are_running_keep_the_collection_they_began_with(
         plan = await service.plan(EmbeddingsRequest(("text",), None, space="docs"))
         args = changed(service.args.model_dump(mode="json"), {"collections": {"docs": "large/32"}})
         service.reload(args, Catalogue(args, load_adapters(args)))
-        began = await service._answer(plan, None)
+        began = await service._answer(plan, ANYONE)
         assert (str(began.space), began.vectors.shape) == ("middle/64", (1, 64))
         assert (await embed(client, space="docs"))["routing"]["space"] == "large/32"
 

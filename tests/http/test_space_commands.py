@@ -141,9 +141,10 @@ def test_an_adapter_serves_what_it_was_measured_to_keep(project: Project, origin
     assert "plain/256 -> turned/256: procrustes" in made.output
     assert "judged by what the target's own model finds" in made.output
     assert (project.folder / "a.png").stat().st_size > 5000
-    kept = adapters.load(project.folder / "a.npz").kept
+    proof = adapters.load(project.folder / "a.npz").proof
+    kept = proof.unseen
     assert kept.recall > 0.95
-    assert f"{kept.recall:8.1%}" in made.output
+    assert f"{kept.recall:.1%} [{kept.recall_low:.1%}" in made.output
 
     collections = {"docs": {"space": "turned/256", "adapters": [project.path("a.npz")]}}
     with served({**project.args, "collections": collections}) as (url, router):
@@ -187,16 +188,27 @@ def test_queries_and_judgements_measure_what_a_user_searches_for(project: Projec
         project.path("qrels.tsv"),
         "-o",
         project.path("a.npz"),
+        "--json",
     )
     assert made.exit_code == 0, made.output
+    said = json.loads(made.stdout)
     adapter = adapters.load(project.folder / "a.npz")
-    assert (adapter.judged_by, adapter.method, adapter.kept.queries) == (
+    assert (adapter.proof.judged_by, adapter.method, adapter.kept.queries) == (
         "judgements",
         "ridge",
         len(queries),
     )
     assert adapter.kept.own_recall > 0.9
     assert adapter.kept.recall > 0.95
+    proof = adapter.proof
+    assert (said["recall_kept_fitted"], said["recall_kept_unseen"]) == (
+        proof.fitted.recall,
+        proof.unseen.recall,
+    )
+    assert (said["ndcg_kept_fitted"], said["ndcg_kept_unseen"]) == (
+        proof.fitted.ndcg,
+        proof.unseen.ndcg,
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from deployments import engines
-from deployments.dispatch import replica_health
 from deployments.dispatch.wire import Call
 from deployments.engines.base import EngineDead
 from deployments.replica.host import Host
 from deployments.replica.identity import WrongModel, identity_of
+from router import replica_health
 from router.strict import parse_args
 from tests.support.bridges import with_fingerprints
 from tests.support.local_service import served
@@ -128,8 +128,8 @@ def upstream() -> Iterator[tuple[str, list[str]]]:
 def test_whatever_the_server_behind_a_model_does_a_request_ends_right_or_with_a_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replica_health, "OUT_S", 0.05)
-    monkeypatch.setattr(replica_health, "MOST_OUT_S", 0.2)
+    monkeypatch.setattr(replica_health, "EJECTION_S", 0.05)
+    monkeypatch.setattr(replica_health, "MOST_EJECTION_S", 0.2)
     with upstream() as (url, fault):
         model = {
             "engine": {"kind": "remote", "base_url": url, "model": "theirs", "timeout_s": WAIT_S},

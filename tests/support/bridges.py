@@ -15,9 +15,10 @@ from deployments.engines.base import Batch
 from deployments.service.fingerprints import probes_of
 from deployments.service.prepare import Preparer
 from router import adapters, fingerprint
-from router.adapters import Adapter, Kept
+from router.adapters import Adapter
 from router.config import RouterArgs
 from router.fingerprint import Fingerprint
+from router.proof import Kept, Proof
 from router.space import Space
 from router.strict import parse_args
 
@@ -51,6 +52,20 @@ async def with_fingerprints(args: Mapping[str, Any], folder: Path) -> dict[str, 
     return {**args, "models": models}
 
 
+def kept_of(recall: float, ndcg: float) -> Kept:
+    """Figures of 300 queries with an interval of two points either way."""
+    return Kept(300, recall, recall - 0.02, recall + 0.02, ndcg, ndcg - 0.02, ndcg + 0.02, 0.8, 0.7)
+
+
+def proof_of(
+    unseen: float, fitted: float | None = None, by_language: Mapping[str, float] | None = None
+) -> Proof:
+    """The proof of an encoder that keeps these shares of the recall; in the fit a point more."""
+    of = {name: kept_of(recall, recall) for name, recall in (by_language or {}).items()}
+    inside = kept_of(min(1.0, unseen + 0.01) if fitted is None else fitted, unseen)
+    return Proof("judgements", inside, kept_of(unseen, unseen), of, of)
+
+
 def write_adapter(
     args: Mapping[str, Any],
     folder: Path,
@@ -78,8 +93,7 @@ def write_adapter(
         digests[0],
         digests[1],
         1000,
-        "judgements",
-        Kept(300, recall, recall, 0.01, 0.8, 0.7),
+        proof_of(recall),
     )
     file = folder / f"{source}-to-{into.model}-{into.dimensions}-{len(list(folder.iterdir()))}.npz"
     adapters.save(replace(adapter, **change), file)

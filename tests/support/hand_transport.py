@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import dataclass, field
 
 import numpy as np
-import pytest
 
 from deployments.dispatch.transport import ConnectionLost, ReplicaLost
 from deployments.dispatch.wire import Call, Failure, Reply
@@ -96,21 +95,3 @@ async def settle() -> None:
     """Let everything run that can run now."""
     for _ in range(20):
         await asyncio.sleep(0)
-
-
-class LoopTime:
-    """The running loop's own clock, which only the test moves: no timer ends because the machine is
-    slow.
-
-    Between two moves the test may wait for what is ready only, as `settle` does.
-    """
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        loop = asyncio.get_running_loop()
-        self._now = loop.time()
-        monkeypatch.setattr(loop, "time", lambda: self._now)
-
-    async def move(self, seconds: float) -> None:
-        """So much later, and what was to happen by then has happened."""
-        self._now += seconds
-        await settle()

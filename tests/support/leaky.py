@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deployments.engines.base import Vectors
+from router.arrays import Vectors
 
 
 class Leaky:

@@ -14,6 +14,7 @@ from deployments import engines
 from deployments.dispatch.wire import Call, Reply
 from deployments.ingress.application import Application
 from deployments.ingress.auth import Access
+from deployments.ingress.rate_limits import RateLimiter
 from deployments.ingress.views import Views
 from deployments.replica.host import Host
 from deployments.service.service import Service
@@ -80,12 +81,12 @@ class LocalTransport:
 class LocalRouter:
     """What the ingress application needs of the router's deployment."""
 
-    def __init__(self, args: RouterArgs) -> None:
+    def __init__(self, args: RouterArgs, limiter: RateLimiter | None = None) -> None:
         self.transport = LocalTransport()
         self.loop: asyncio.AbstractEventLoop
         self.service = Service(args, self.transport)
         self.views = Views(self.service)
-        self.access = Access(args)
+        self.access = Access(args, limiter)
 
     async def close(self) -> None:
         """Nothing here waits to be written."""
@@ -147,9 +148,11 @@ def held(router: LocalRouter, when: Callable[[], bool]) -> Iterator[None]:
 
 
 @contextmanager
-def served(args: dict[str, Any] = ARGS) -> Iterator[tuple[str, LocalRouter]]:
+def served(
+    args: dict[str, Any] = ARGS, limiter: RateLimiter | None = None
+) -> Iterator[tuple[str, LocalRouter]]:
     """The base URL of a router with these args, and the router; both are gone after the block."""
-    router = LocalRouter(parse_args(args))
+    router = LocalRouter(parse_args(args), limiter)
     server = Running(uvicorn.Config(Application(router, alone=True), port=0, log_level="warning"))  # type: ignore[arg-type]
     failure: list[BaseException] = []
 

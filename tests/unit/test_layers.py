@@ -31,7 +31,7 @@ LAYERS = (
     ("router",),
 )
 # Read from top to bottom: the tree of errors, and the schema of a request.
-WHOLE = {"router.errors", "router.schema", "deployments.dispatch.dispatcher"}
+WHOLE = {"router.errors", "router.schema"}
 MOST_LINES = 450
 
 

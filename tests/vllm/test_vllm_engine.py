@@ -19,10 +19,11 @@ import pytest_asyncio
 import tokenizers
 
 from deployments.engines import create
-from deployments.engines.base import Batch, EngineDead, EngineError, TextTooLong, Vectors
+from deployments.engines.base import Batch, EngineDead, EngineError, TextTooLong
 from deployments.engines.transformers import TransformersEngine
 from deployments.engines.vllm import VllmEngine
 from deployments.engines.vllm_backends import InProcess
+from router.arrays import Vectors
 from router.model_config import ModelConfig, resolve_path
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module"), pytest.mark.models]

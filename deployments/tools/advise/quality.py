@@ -25,9 +25,10 @@ from scipy import stats
 from deployments.tools.advise.inputs import Inputs, Labelled, Pair
 from deployments.tools.advise.run import Candidate, Floats, Plan, Side, vectors_of
 from deployments.tools.corpus import Text
+from router.arrays import Vectors
 from router.domain import Features
 from router.features import extract
-from router.retrieval import TOP, Found, Vectors, nearest, overlap
+from router.retrieval import TOP, Found, nearest, overlap
 
 Kind = Literal["retrieval", "pairs", "labels", "agreement"]
 Rows = npt.NDArray[np.int64]

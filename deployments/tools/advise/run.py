@@ -26,8 +26,8 @@ from deployments.tools.advise.inputs import Inputs
 from deployments.tools.client import Client
 from deployments.tools.corpus import Text
 from deployments.tools.migrate import Manifest, fill, opened, read_vectors, write_whole
+from router.arrays import Vectors
 from router.language import script_of
-from router.retrieval import Vectors
 
 Side = Literal["document", "query", "symmetric"]
 SIDES: tuple[Side, ...] = ("query", "symmetric", "document")

@@ -1,32 +1,41 @@
-"""The dispatcher against a transport worked by hand: who shares a call, who waits, who is touched
-by a failure.
+"""The dispatcher and its shell against a transport worked by hand: who shares a call, who waits,
+who is touched by a failure. What depends on time alone is in tests/unit/router/test_dispatching.py.
 """
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 import pytest
 import uvloop
 
 from deployments.dispatch.chunks import Rows
-from deployments.dispatch.dispatcher import FAILURES_IN_A_ROW, ModelDispatcher
+from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.wire import MESSAGE_BYTES, Failure, max_rows
 from router.config import Routing
 from router.domain import Curve, Model
 from router.errors import DeadlineExceeded, InternalError, ModelUnavailable, Overloaded
 from router.feedback import Feedback
 from router.ledger import Ledger
-from tests.support.hand_transport import HandTransport, LoopTime, settle
+from router.replica_health import FAILURES_IN_A_ROW
+from tests.support.hand_transport import HandTransport, settle
 
 BATCH = 1000
 
 
-def feedback(cold_start_s: float | None = None) -> Feedback:
-    model = Model("m", 0, 100_000, Curve(0.001, 0.001, 0.0001, 0.0, BATCH), {})
-    return Feedback(model, True, Routing(), 0.0, cold_start_s)
+SHORT = Curve(0.001, 0.001, 0.0001, 0.0, BATCH)
+
+
+def feedback(curve: Curve = SHORT, cold_start_s: float | None = None) -> Feedback:
+    return Feedback(Model("m", 0, 100_000, curve, {}), True, Routing(), 0.0, cold_start_s)
+
+
+class BrokenFeedback(Feedback):
+    """A fault of ours in what happens after an answer."""
+
+    def stepped(self, tokens: int, tokens_sq: int, seconds: float, texts: int = 1) -> None:
+        raise KeyError("ours")
 
 
 class Clock:
@@ -38,10 +47,27 @@ class Clock:
         return self.now
 
 
-class Bench:
-    """One lane, its transport, and the shorthand of the tests."""
+class LoopClock:
+    """The loop's own clock; counts how often it is read."""
 
-    def __init__(self) -> None:
+    reads = 0
+
+    def __call__(self) -> float:
+        self.reads += 1
+        return asyncio.get_running_loop().time()
+
+
+class Bench:
+    """One dispatcher, its transport, and the shorthand of the tests."""
+
+    def __init__(
+        self,
+        learned: Feedback | None = None,
+        clock: Callable[[], float] | None = None,
+        max_queue_s: float = 1000.0,
+        replica_timeout_s: float = 1000.0,
+        steps: bool = True,
+    ) -> None:
         self.transport, self.clock = HandTransport(), Clock()
         self.ledger = Ledger({"m": 3})
         self.dispatcher = ModelDispatcher(
@@ -50,13 +76,14 @@ class Bench:
             batch_tokens=BATCH,
             calls_in_flight=3,
             max_queued_tokens=50_000,
-            max_queue_s=1000.0,
-            replica_timeout_s=1000.0,
+            max_queue_s=max_queue_s,
+            replica_timeout_s=replica_timeout_s,
             transport=self.transport,
             ledger=self.ledger,
-            feedback=feedback(),
-            clock=self.clock,
+            feedback=learned or feedback(),
+            clock=clock or self.clock,
             rng=random.Random(1),
+            steps=steps,
         )
 
     def submit(
@@ -64,17 +91,6 @@ class Bench:
     ) -> list[asyncio.Future[Rows]]:
         ids = [np.full(length, first + index, np.int32) for index, length in enumerate(lengths)]
         return self.dispatcher.submit(ids, None, list(lengths), "document", deadline_s, bulk)
-
-    def timed(
-        self, monkeypatch: pytest.MonkeyPatch, base_s: float, s_per_token: float = 0.0
-    ) -> LoopTime:
-        """The lane on the loop's own clock, which only the test moves, and with this curve."""
-        time = LoopTime(monkeypatch)
-        self.dispatcher.clock = asyncio.get_running_loop().time
-        self.dispatcher.feedback.model = replace(
-            self.dispatcher.feedback.model, curve=Curve(0.0, base_s, s_per_token, 0.0, BATCH)
-        )
-        return time
 
     def occupied(self, calls: int = 3) -> None:
         """Submit so many small texts that each take a call, as the one before should be nearly
@@ -104,61 +120,6 @@ async def test_small_requests_that_wait_share_a_call(bench: Bench) -> None:
     await bench.transport.answer_all()
     assert [call.firsts for call in bench.transport.sent] == [[0], list(range(1, 20))]
     assert firsts([await future for future in futures]) == list(range(20))
-
-
-async def test_small_requests_gather_until_the_call_before_them_should_be_nearly_done(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    time = bench.timed(monkeypatch, 0.01, 0.001)
-    bench.submit(0, 10)  # 20 ms
-    for index in range(1, 4):
-        bench.submit(index, 10)
-        await time.move(0.005)
-    assert [call.firsts for call in bench.transport.sent] == [[0]]
-    await time.move(0.003)
-    assert [call.firsts for call in bench.transport.sent] == [[0], [1, 2, 3]]
-    bench.submit(4, 10)  # those that wait there take their time too: 40 ms
-    await time.move(0.034)
-    assert len(bench.transport.sent) == 2
-    await time.move(0.002)
-    assert [call.firsts for call in bench.transport.sent] == [[0], [1, 2, 3], [4]]
-    await bench.transport.answer_all()
-
-
-async def test_calls_that_are_answered_sooner_than_expected_keep_nobody_waiting(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    time = bench.timed(monkeypatch, 0.1)
-    for index in range(5):
-        bench.submit(index, 10)
-        await time.move(0.001)
-        bench.transport.open[0].answer()
-        await settle()
-    bench.submit(5, 10)
-    bench.submit(6, 10)
-    await time.move(0.089)
-    assert [call.firsts for call in bench.transport.open] == [[5]]
-    await time.move(0.001)
-    assert [call.firsts for call in bench.transport.open] == [[5], [6]]
-    await bench.transport.answer_all()
-
-
-async def test_small_requests_that_gather_go_to_the_replica_that_is_done_first(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    time = bench.timed(monkeypatch, 0.01, 0.001)
-    bench.dispatcher.replicas_changed(["a", "b"])
-    bench.submit(0, *[10] * 30)  # 310 ms
-    bench.submit(30, 10)  # 20 ms
-    await settle()
-    slow, quick = bench.transport.sent
-    assert slow.replica != quick.replica
-    bench.submit(50, 10)
-    await time.move(0.018)
-    assert [(call.replica, call.firsts) for call in bench.transport.sent[2:]] == [
-        (quick.replica, [50])
-    ]
-    await bench.transport.answer_all()
 
 
 async def test_small_requests_gather_no_longer_than_until_they_fill_a_batch(bench: Bench) -> None:
@@ -212,10 +173,9 @@ async def test_texts_that_gather_go_side_by_side_where_an_engine_writes_their_pr
     await settle()
 
 
-async def test_small_requests_do_not_gather_for_an_engine_that_takes_calls_side_by_side(
-    bench: Bench,
-) -> None:
-    bench.dispatcher.steps = False
+async def test_small_requests_do_not_gather_for_an_engine_that_takes_calls_side_by_side() -> None:
+    bench = Bench(steps=False)
+    bench.dispatcher.replicas_changed(["a"])
     for index in range(3):
         bench.submit(index, 10)
     await settle()
@@ -240,46 +200,60 @@ async def test_small_requests_gather_however_many_large_and_bulk_ones_wait(bench
     assert small == [[0], [1, 2, 3, 4]]
 
 
-async def test_a_lane_that_is_closed_gathers_nothing_more(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    time = LoopTime(monkeypatch)
-    bench.submit(0, 10)
-    bench.submit(1, 10)
+async def test_a_dispatcher_that_is_closed_has_no_timer_left() -> None:
+    clock = LoopClock()
+    bench = Bench(feedback(Curve(0.0, 0.01, 0.0, 0.0, BATCH)), clock, replica_timeout_s=0.01)
+    bench.dispatcher.replicas_changed(["a"])
+    futures = [bench.submit(0, 10)[0], bench.submit(1, 10)[0]]
     await settle()
     await bench.dispatcher.close()
-    pumped: list[None] = []
-    monkeypatch.setattr(ModelDispatcher, "pump", lambda self: pumped.append(None))
-    await time.move(1.0)
-    assert not pumped
+    await settle()
+    assert all(future.exception() is not None for future in futures)
+    reads = clock.reads
+    await asyncio.sleep(0.1)
+    assert clock.reads == reads
+    assert len(bench.transport.sent) == 1
 
 
-def test_gathering_costs_one_timer_on_uvloop_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gathering_costs_one_timer_on_uvloop_too() -> None:
     async def main() -> int:
-        bench, pumped, pump = Bench(), list[None](), ModelDispatcher.pump
-        bench.dispatcher.clock = asyncio.get_running_loop().time
-        bench.dispatcher.feedback.model = replace(
-            bench.dispatcher.feedback.model, curve=Curve(0.1055, 0.0, 0.0, 0.0, BATCH)
-        )
+        clock = LoopClock()
+        bench = Bench(feedback(Curve(0.1055, 0.0, 0.0, 0.0, BATCH)), clock)
         bench.dispatcher.replicas_changed(["a"])
-
-        def counted(self: ModelDispatcher) -> None:
-            pumped.append(None)
-            pump(self)
-
-        monkeypatch.setattr(ModelDispatcher, "pump", counted)
         futures = [bench.submit(0, 10)[0], bench.submit(1, 10)[0]]
+        await settle()
+        before = clock.reads
         async with asyncio.timeout(10):
-            while len(bench.transport.sent) < 2:  # noqa: ASYNC110  the lane's own timer is what is looked at
+            while len(bench.transport.sent) < 2:  # noqa: ASYNC110  the dispatcher's own timer is what is tested
                 await asyncio.sleep(0)
-        found = len(pumped)
+        found = clock.reads - before
         await bench.transport.answer_all()
         await asyncio.gather(*futures)
         return found
 
-    assert uvloop.run(main()) <= 3, (
-        "two for the texts and one for the timer, which a slow machine may not need"
-    )
+    assert uvloop.run(main()) <= 2, "one for the timer and one for the call that it launches"
+
+
+async def test_a_call_that_hangs_is_cancelled_logged_and_sent_to_another_replica(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(feedback(Curve(0.0, 0.001, 0.0, 0.0, BATCH)), LoopClock(), replica_timeout_s=0.05)
+    bench.dispatcher.replicas_changed(["hangs", "works"])
+    futures = [bench.submit(index, 900)[0] for index in range(4)]
+    async with asyncio.timeout(10):
+        while not all(future.done() for future in futures):
+            for call in bench.transport.open:
+                if call.replica == "works":
+                    call.answer()
+            await asyncio.sleep(0)
+    assert firsts([await future for future in futures]) == list(range(4))
+    hung = [call for call in bench.transport.sent if call.replica == "hangs"]
+    assert hung
+    assert all(call.cancelled for call in hung)
+    assert "a call to replica hangs of m failed: it answered nothing for 0.05 s" in caplog.text
+    assert bench.dispatcher.replicas == ("works",)
+    bench.ledger.assert_empty()
+    await bench.dispatcher.close()
 
 
 async def test_small_requests_that_gather_at_one_replica_keep_no_large_one_waiting(
@@ -607,12 +581,10 @@ async def test_texts_of_few_tokens_and_many_bytes_make_no_call_larger_than_a_mes
 
 
 async def test_a_fault_of_ours_after_the_answer_is_logged_and_called_one(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def broken(*_: object) -> None:
-        raise KeyError("ours")
-
-    monkeypatch.setattr(Feedback, "stepped", broken)
+    bench = Bench(BrokenFeedback(Model("m", 0, 100_000, SHORT, {}), True, Routing(), 0.0))
+    bench.dispatcher.replicas_changed(["a"])
     future = bench.submit(5, 900)[0]
     with caplog.at_level("ERROR", logger="ray.serve"):
         await bench.transport.answer_all()
@@ -620,6 +592,7 @@ async def test_a_fault_of_ours_after_the_answer_is_logged_and_called_one(
         await future
     assert "could not be handed out" in caplog.text
     assert "KeyError" in caplog.text
+    bench.ledger.assert_empty()
 
 
 async def test_a_replica_whose_engine_fails_again_and_again_is_left_alone(bench: Bench) -> None:
@@ -635,53 +608,6 @@ async def test_a_replica_whose_engine_fails_again_and_again_is_left_alone(bench:
     assert sum(future.done() and future.exception() is None for future in futures) >= 16
 
 
-async def test_a_replica_that_hangs_loses_its_calls_to_another(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    time = LoopTime(monkeypatch)
-    bench.dispatcher.replica_timeout_s = 0.05
-    bench.dispatcher.feedback.model = replace(
-        bench.dispatcher.feedback.model, curve=Curve(0.0, 0.01, 0.0, 0.0, BATCH)
-    )
-    bench.dispatcher.replicas_changed(["hangs", "works"])
-    futures = [bench.submit(index, 900)[0] for index in range(12)]
-    while not all(future.done() for future in futures):
-        await settle()
-        for call in bench.transport.open:
-            if call.replica == "works":
-                call.answer()
-        await time.move(0.01)
-    assert firsts([await future for future in futures]) == list(range(12))
-    hung = [call for call in bench.transport.sent if call.replica == "hangs"]
-    assert hung
-    assert all(call.cancelled for call in hung)
-    assert bench.dispatcher.replicas == ("works",)
-
-
-async def test_a_slow_replica_that_answers_something_does_not_hang(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    time = LoopTime(monkeypatch)
-    bench.dispatcher.replica_timeout_s = 0.2
-    bench.dispatcher.feedback.model = replace(
-        bench.dispatcher.feedback.model, curve=Curve(0.0, 0.01, 0.0, 0.0, BATCH)
-    )
-    slow = bench.submit(1, 900)[0]
-    await settle()
-    first = bench.transport.open[0]
-    for _ in range(10):  # 1.5 s, in steps that are shorter than its 0.2 s
-        other = bench.submit(2, 10)[0]
-        await time.move(0.15)
-        for call in bench.transport.open:
-            if call is not first:
-                call.answer()
-        await settle()
-        assert firsts([await other]) == [2]
-    assert not first.cancelled
-    first.answer()
-    assert firsts([await slow]) == [1]
-
-
 async def test_what_a_lost_replica_still_does_takes_no_room_from_the_others(bench: Bench) -> None:
     bench.occupied()
     await settle()
@@ -694,10 +620,9 @@ async def test_what_a_lost_replica_still_does_takes_no_room_from_the_others(benc
     assert firsts([await new]) == [7]
 
 
-async def test_a_queue_that_is_too_long_to_wait_for_refuses_until_when_there_is_room(
-    bench: Bench,
-) -> None:
-    bench.dispatcher.max_queue_s = 1.0  # the curve serves 9,900 tokens a second
+async def test_a_queue_that_is_too_long_to_wait_for_refuses_until_when_there_is_room() -> None:
+    bench = Bench(max_queue_s=1.0)  # the curve serves 9,900 tokens a second
+    bench.dispatcher.replicas_changed(["a"])
     for index in range(14):  # two are on their way, 12 wait: 10,800 tokens
         bench.submit(index, 900)
     with pytest.raises(Overloaded) as refused:
@@ -869,8 +794,7 @@ async def test_work_waits_for_the_first_replica() -> None:
 
 
 async def test_work_for_a_model_at_zero_replicas_asks_for_one_once() -> None:
-    bench = Bench()
-    bench.dispatcher.feedback = feedback(cold_start_s=30.0)
+    bench = Bench(feedback(cold_start_s=30.0))
     futures = [bench.submit(index, 10)[0] for index in range(3)]
     await settle()
     assert bench.transport.woken == ["m"]
@@ -882,7 +806,7 @@ async def test_work_for_a_model_at_zero_replicas_asks_for_one_once() -> None:
     await settle()
     assert bench.transport.woken == ["m", "m"]
     again.cancel()
-    bench.dispatcher.pump()
+    await settle()
     bench.ledger.assert_empty()
 
 

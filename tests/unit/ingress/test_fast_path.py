@@ -5,6 +5,7 @@ says what it was given.
 import asyncio
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from logging.handlers import MemoryHandler
@@ -20,6 +21,8 @@ from ray.serve._private.logging_utils import log_access_log_filter
 from deployments.ingress import asgi, fast_path
 from deployments.ingress.application import Application
 from deployments.ingress.asgi import HttpAnswer, HttpRequest, Receive, Scope
+from deployments.ingress.outgoing import Outgoing
+from router.config import Limits
 from router.errors import RequestTooLarge
 from router.strict import parse_args
 from tests.support.local_service import LocalRouter
@@ -586,3 +589,33 @@ async def test_a_router_that_has_no_config_yet_says_when_to_come_back() -> None:
     assert answer.status == 503
     assert answer.headers["content-length"] == str(len(answer.body))
     assert (answer.headers["retry-after"], answer.headers["x-request-id"]) == ("1", "mine")
+
+
+@pytest.mark.parametrize("size", [200_000, 30_000_000])
+async def test_a_reader_that_takes_nothing_is_cut_off_and_a_slow_one_is_not(size: int) -> None:
+    outgoing, limits = Outgoing(), Limits(send_timeout_s=1.0)
+    async with staged(Replica()) as stage:
+        length = {"content-length": str(size)}
+
+        def answer() -> HttpAnswer:
+            held = outgoing.hold("a", size, limits)
+            return HttpAnswer(200, b"a" * size, headers=length, held=held)
+
+        request = post()
+        with socket.socket() as mute:
+            mute.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            mute.connect(("127.0.0.1", stage.port))
+            for _ in range(40 if size < 1_000_000 else 1):  # more than the kernel takes
+                stage.echo.answer = answer()
+                mute.sendall(request)
+                await asyncio.sleep(0.01)
+            await until(lambda: not stage.counts.running)
+            outgoing.bytes_of.clear()
+        stage.echo.answer = answer()
+        async with stage.connected() as (reader, writer):
+            writer.write(request)
+            got = 0
+            while got < size:
+                got += len(await reader.read(500_000))
+                await asyncio.sleep(0.02)
+        await until(lambda: not outgoing.bytes_of)

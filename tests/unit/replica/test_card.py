@@ -9,12 +9,12 @@ import pytest
 from pydantic import ValidationError
 
 from deployments import engines
-from deployments.engines.base import Vectors
 from deployments.replica.first_vectors import OfThisProcess
 from deployments.replica.identity import WrongModel, proof_of
 from deployments.replica.offline import Offline
 from deployments.service.fingerprints import check_reading
 from deployments.service.prepare import Preparer
+from router.arrays import Vectors
 from router.fingerprint import digest_of
 from router.model_config import ModelConfig
 from router.strict import ConfigError, parse_args

@@ -1,3 +1,5 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,9 @@ from router import adapters
 from router.adapters import (
     METHODS,
     Adapter,
-    Kept,
     Method,
     as_ranked,
     fit,
-    kept_of,
     load,
     load_adapters,
     save,
@@ -23,9 +23,9 @@ from router.models import build_models
 from router.retrieval import nearest
 from router.space import Space
 from router.strict import ConfigError, parse_args
-from tests.support.bridges import with_fingerprints, write_adapter
+from tests.support.bridges import proof_of, with_fingerprints, write_adapter
 
-KEPT = Kept(300, 0.96, 0.91, 0.01, 0.8, 0.7)
+PROOF = proof_of(0.96, fitted=0.99, by_language={"de": 0.9})
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -103,8 +103,7 @@ def adapter(
         "source_fingerprint": "1",
         "target_fingerprint": "2",
         "texts": 100,
-        "judged_by": "judgements",
-        "kept": KEPT,
+        "proof": PROOF,
     }
     return Adapter(matrix=matrix, offset=offset, **{**values, **changes})
 
@@ -128,18 +127,26 @@ def test_an_adapter_reads_back_as_it_was_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     wrote = adapter(
         rng.standard_normal((5, 7)).astype(np.float32),
-        by_language={"de": KEPT._replace(recall=0.9)},
     )
     save(wrote, tmp_path / "x.adapter")
     read = load(tmp_path / "x.adapter")
     np.testing.assert_array_equal(read.matrix, wrote.matrix)
-    assert (read.source, read.target, read.kept, read.by_language) == (
-        wrote.source,
-        wrote.target,
-        wrote.kept,
-        wrote.by_language,
-    )
+    assert (read.source, read.target, read.proof) == (wrote.source, wrote.target, wrote.proof)
     assert (read.kept_for("de"), read.kept_for("fr"), read.kept_for(None)) == (0.9, 0.96, 0.96)
+    assert replace(read, documents="fixed").kept_for(None) == 0.99
+
+
+def test_an_adapter_of_the_old_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "old.npz"
+    about = json.dumps({"format": "embedding-router adapter 1", "source": "a/4", "target": "b/6"})
+    np.savez_compressed(
+        path,
+        matrix=np.eye(4, 6, dtype=np.float32),
+        offset=np.zeros(6, np.float32),
+        about=np.frombuffer(about.encode(), np.uint8),
+    )
+    with pytest.raises(ValueError, match=r"old\.npz was judged only by .* run `embedding-router"):
+        load(path)
 
 
 @pytest.mark.parametrize(
@@ -160,22 +167,6 @@ def test_what_is_not_an_adapter_is_refused_by_name(tmp_path: Path, spoil: Any) -
     spoil(path)
     with pytest.raises(ValueError, match=r"bad\.npz is not an adapter"):
         load(path)
-
-
-def test_shares_kept_are_of_what_the_own_model_finds() -> None:
-    own = np.array([[0, 1], [2, 3], [4, 5], [6, 7]])
-    over = np.array([[0, 1], [2, 9], [9, 8], [6, 7]])
-    kept = kept_of(over, own, [{0}, {3}, {4}, {9}])
-    assert kept.queries == 4
-    assert kept.own_recall == 0.75
-    assert kept.recall == pytest.approx(1 / 3)
-    assert kept.error > 0
-    assert kept_of(own, own, [{0}, {3}, {4}, {9}])[1:4] == (1.0, 1.0, 0.0)
-
-
-def test_nothing_is_kept_where_the_own_model_finds_nothing() -> None:
-    found = np.array([[0, 1]])
-    assert kept_of(found, found, [{5}]).recall == 0.0
 
 
 MODELS = {
@@ -206,7 +197,9 @@ async def test_a_weak_adapter_is_refused_until_the_floor_is_lowered(tmp_path: Pa
     said = problems_of(args, adapters=[weak])
     assert "collections.docs.adapters[0]" in said
     assert "keeps 83.0% of the recall of large/64's own model" in said
+    assert "for documents left out of its fit" in said
     assert "min_recall is 95.0%" in said
+    assert "documents: fixed" not in said
     loaded = load_adapters(
         parse_args(
             {
@@ -218,6 +211,26 @@ async def test_a_weak_adapter_is_refused_until_the_floor_is_lowered(tmp_path: Pa
         )
     )
     assert list(loaded["docs"]) == ["small"]
+
+
+async def test_documents_left_out_count_unless_the_collection_is_fixed(tmp_path: Path) -> None:
+    args = await with_fingerprints(ARGS, tmp_path)
+    change = {"proof": proof_of(0.8, fitted=0.97)}
+    file = write_adapter(args, tmp_path, "small", "large/64", change=change)
+    said = problems_of(args, adapters=[file])
+    assert "keeps 80.0%" in said
+    assert "write `documents: fixed`" in said
+    fixed = {"space": "large/64", "adapters": [file], "documents": "fixed"}
+    (loaded,) = load_adapters(parse_args({**args, "collections": {"docs": fixed}}))["docs"].values()
+    assert loaded.kept_for(None) == 0.97
+
+
+async def test_no_adapter_may_keep_less_than_the_least_of_any(tmp_path: Path) -> None:
+    args = await with_fingerprints(ARGS, tmp_path)
+    weak = write_adapter(args, tmp_path, "small", "large/64", recall=0.45)
+    said = problems_of(args, adapters=[weak], min_recall=0.4)
+    assert "keeps 45.0%" in said
+    assert "min_recall_each is 50.0%" in said
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from router.capacity import (
     Peak,
     Rate,
     Want,
-    desired_replicas,
     learned,
     needed_replicas,
     next_price,
@@ -95,24 +94,28 @@ def test_a_model_without_capacity_keeps_its_price() -> None:
     assert next_price(2.0, 500.0, 0.0, 0.05, 0.85) == 2.0
 
 
+def demand(offered: float, shadow: float, rate: float) -> DemandReport:
+    return DemandReport(offered, shadow, backlog_tokens=0.0, tokens_per_s=rate)
+
+
 @untimed
 @given(demands, demands, positive, st.floats(0.1, 1.0))
 def test_replicas_carry_offered_and_shadow_demand_and_one_fewer_would_not(
     offered: float, shadow: float, rate: float, rho: float
 ) -> None:
-    replicas = desired_replicas(offered, shadow, rate, rho)
+    replicas = math.ceil(needed_replicas(demand(offered, shadow, rate), 0, rho, 1.0, 0.0))
     assert replicas * rate * rho >= (offered + shadow) * (1 - 1e-9)
     assert replicas == 0 or (replicas - 1) * rate * rho < (offered + shadow) * (1 + 1e-9)
 
 
 def test_demand_that_was_pushed_down_still_asks_for_replicas() -> None:
-    assert desired_replicas(0.0, 1000.0, 500.0, 0.8) == 3
+    assert needed_replicas(demand(0.0, 1000.0, 500.0), 0, 0.8, 1.0, 0.0) == 2.5
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, math.nan])
 def test_a_rate_that_cannot_be_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="above 0"):
-        desired_replicas(1.0, 0.0, rate, 0.8)
+        needed_replicas(demand(1.0, 0.0, rate), 0, 0.8, 1.0, 0.0)
 
 
 asks = st.builds(

@@ -32,6 +32,7 @@ CONTRACT = {
     "collection_not_allowed": 403,
     "priority_not_allowed": 403,
     "admin_key_required": 403,
+    "origin_not_allowed": 403,
     "model_not_found": 404,
     "not_found": 404,
     "method_not_allowed": 405,

@@ -112,18 +112,17 @@ def test_collections_and_priorities_that_a_key_has_not_are_refused_by_name() -> 
     grant = ring.find(SECRETS[0])
     assert grant is not None
     assert (grant.default_priority, EVERYTHING.default_priority) == ("bulk", "interactive")
-    collections = args().collections
     bulk = EmbeddingsRequest(("a",), None, priority="bulk")
-    grant.check(bulk, collections)
-    grant.check(bulk._replace(space="docs"), collections)
-    grant.check(bulk._replace(space="large/8"), collections)
+    grant.check(bulk)
+    grant.check(bulk._replace(space="docs"))
+    grant.check(bulk._replace(space="large/8"))
     with pytest.raises(
         CollectionNotAllowed, match="may not use the collection 'shop'; it may use docs"
     ):
-        grant.check(bulk._replace(space="shop"), collections)
+        grant.check(bulk._replace(space="shop"))
     with pytest.raises(PriorityNotAllowed, match='send "priority": "bulk"'):
-        grant.check(bulk._replace(priority="interactive"), collections)
-    EVERYTHING.check(bulk._replace(space="shop", priority="interactive"), collections)
+        grant.check(bulk._replace(priority="interactive"))
+    EVERYTHING.check(bulk._replace(space="shop", priority="interactive"))
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,29 @@ events = st.lists(
 )  # fmt: skip
 
 
+def check(
+    book: Ledger,
+    calls: int,
+    now: float,
+    source: random.Random,
+    alive: set[str],
+    open_calls: list[tuple[str, Dispatch]],
+) -> None:
+    in_flight = Counter(name for name, _ in open_calls)
+    assert all(count <= calls for count in in_flight.values())
+    assert (book.pick("m", now, source) is None) == (
+        all(in_flight[name] >= calls for name in alive)
+    )
+    outstanding = book.outstanding_tokens("m", now)
+    assert outstanding.keys() == alive
+    for name in alive:
+        assert outstanding[name] >= sum(call.tokens for owner, call in open_calls if owner == name)
+    load = book.load(MODEL, now, source)
+    assert load.ready_replicas == len(alive)
+    assert load.ahead_tokens >= 0
+    assert load.running_rest_s >= 0.0
+
+
 @untimed
 @given(events, st.integers(1, 3), st.integers(1, 64), st.randoms(use_true_random=False))
 def test_the_ledger_is_never_negative_and_ends_at_zero(
@@ -278,21 +301,7 @@ def test_the_ledger_is_never_negative_and_ends_at_zero(
             book.reported("m", replica, tokens, now)
         elif event == "orphan-ends" and orphans:
             book.completed(orphans.pop())
-        in_flight = Counter(name for name, _ in open_calls)
-        assert all(count <= calls for count in in_flight.values())
-        assert (book.pick("m", now, source) is None) == (
-            all(in_flight[name] >= calls for name in alive)
-        )
-        outstanding = book.outstanding_tokens("m", now)
-        assert outstanding.keys() == alive
-        for name in alive:
-            assert outstanding[name] >= sum(
-                call.tokens for owner, call in open_calls if owner == name
-            )
-        load = book.load(MODEL, now, source)
-        assert load.ready_replicas == len(alive)
-        assert load.ahead_tokens >= 0
-        assert load.running_rest_s >= 0.0
+        check(book, calls, now, source, alive, open_calls)
     for _, call in open_calls:
         book.completed(call)
     book.unqueued("m", book.waiting_tokens("m"))

@@ -79,6 +79,7 @@ def test_every_endpoint_of_the_contract_is_there() -> None:
         ("post", "/embeddings"),
         ("post", "/v1/route"),
         ("get", "/v1/models"),
+        ("get", "/models"),
         ("get", "/v1/models/{id}"),
         ("get", "/v1/tiers"),
         ("get", "/v1/compare"),

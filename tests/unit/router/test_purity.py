@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 
 ROUTER = Path(__file__).resolve().parents[3] / "router"
-CORE = ("domain", "policy", "latency", "ledger", "capacity", "space", "spaces")
+CORE = (
+    "calls",
+    "capacity",
+    "dispatching",
+    "domain",
+    "instructions",
+    "latency",
+    "ledger",
+    "policy",
+    "queues",
+    "replica_health",
+    "space",
+    "spaces",
+)
 NEVER = {
     "ray",
     "vllm",

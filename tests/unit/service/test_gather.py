@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from deployments.dispatch.chunks import Rows
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.wire import Failure
-from deployments.service.gather import Gathered, Gatherer
+from deployments.service.gather import Gatherer
 from deployments.service.prepare import Prepared
 from router.cache import VectorCache
 from router.config import Routing
@@ -51,7 +52,7 @@ class Bench:
 
     def ask(
         self, *texts: int, deadline_s: float = 60.0, bulk: bool = False
-    ) -> "asyncio.Task[Gathered]":
+    ) -> "asyncio.Task[Rows]":
         ids = [np.full(10, text, np.int32) for text in texts]
         digests = [str(text).encode() for text in texts]
         prepared = Prepared(ids, None, [10] * len(texts), "document", True, digests)
@@ -72,7 +73,7 @@ async def bench() -> AsyncIterator[Bench]:
     assert not made.gatherer._on_their_way
 
 
-def texts(gathered: Gathered) -> list[int]:
+def texts(gathered: Rows) -> list[int]:
     return [int(value) for value in gathered.vectors[:, 0]]
 
 

@@ -9,6 +9,7 @@ import pytest
 from deployments.service.prepare import Preparer
 from router.errors import InvalidValue
 from router.strict import parse_args
+from tests.support.counted_tokenizer import Counted
 from tests.support.local_service import E5, FAKE, WORDLLAMA
 
 PROMPTS = {"query": "Instruct: {instruction}\nQuery:{text}", "instruction": "find it"}
@@ -73,3 +74,36 @@ def test_a_prompt_longer_than_the_model_reads_is_refused_and_not_embedded_alone(
     before = made.prepare(["text"], "query", task, ["m"])["m"]
     with pytest.raises(InvalidValue, match="prompt alone"):
         made.cut(before, ["text"], "m", "end", task)
+
+
+TEXTS = [
+    "The parcel was late and the box was damaged, says the customer. " * 800,
+    "配達が遅れて箱が壊れていました。" * 2000,
+    "naïve café — “déjà vu” 😀 " * 1500,
+    "x" * 90 + " " * 40_000 + "and a last word " * 3000,
+    "0123456789abcdef" * 40 + " short words follow here" * 2000,
+]
+
+
+@pytest.mark.parametrize("where", ["end", "start"])
+@pytest.mark.parametrize("model", [FAKE, {**WORDLLAMA, "max_tokens": 512}, E5], ids=["a", "b", "c"])
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_a_cut_reads_a_text_once_more_and_keeps_all_that_fits(
+    where: Any, model: dict[str, Any], text: str
+) -> None:
+    made = preparer(m={**model, "prompts": {"query": "find: {text} ."}})
+    limit = model["max_tokens"]
+    before = made.prepare([text, "short"], "query", None, ["m"])["m"]
+    if before.counts[0] <= limit:
+        text *= 8
+        before = made.prepare([text, "short"], "query", None, ["m"])["m"]
+    inner = made.tokenizers["m"]
+    assert inner is not None
+    made.tokenizers["m"] = counted = Counted(inner)
+    after, cut = made.cut(before, [text, "short"], "m", where, None)
+    assert cut == [0]
+    assert limit - 4 <= after.counts[0] <= limit
+    assert list(after.counts[1:]) == list(before.counts[1:])
+    assert list(after.digests[1:]) == list(before.digests[1:])
+    only_counts = inner.offsets("") is None
+    assert counted.characters < (6 if only_counts else 2.5) * len(text)

@@ -3,10 +3,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from deployments.tools.align import AlignError, Material, Remembering, align, material
+from deployments.tools.align import AlignError, Material, Remembering, align, material, not_in
 from deployments.tools.corpus import Text
 from router.adapters import METHODS, Adapter, Method
-from router.retrieval import Vectors
+from router.arrays import Vectors
 from router.schema import Side
 from router.space import Space
 
@@ -46,15 +46,51 @@ async def aligned(
 @pytest.mark.parametrize("method", ["procrustes", "ridge"])
 async def test_a_turned_space_is_kept_whole(method: Method) -> None:
     adapter = await aligned("a", "b", material(TEXTS, None, None), method)
-    assert adapter.kept.recall > 0.99
-    assert adapter.kept.ndcg > 0.99
-    assert (adapter.texts, adapter.kept.queries, adapter.judged_by) == (360, 40, "neighbours")
+    assert min(adapter.proof.fitted.recall, adapter.proof.unseen.recall) > 0.99
+    assert min(adapter.proof.fitted.ndcg, adapter.proof.unseen.ndcg) > 0.99
+    assert (adapter.texts, adapter.kept.queries) == (360, 40)
+    assert adapter.proof.judged_by == "neighbours"
     assert (adapter.source_fingerprint, adapter.target_fingerprint) == ("fs", "ft")
 
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_an_unrelated_space_is_not_kept_whatever_the_method(method: Method) -> None:
     assert (await aligned("a", "c", material(TEXTS, None, None), method)).kept.recall < 0.2
+
+
+async def test_documents_left_out_are_judged_by_a_map_that_saw_none_of_them() -> None:
+    class Memorising(Models):
+        """As many dimensions as a map needs to learn each text by heart, and no meaning."""
+
+        async def __call__(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
+            rows = []
+            for text in texts:
+                seed = [*text.removeprefix("about ").encode(), model == "b"]
+                size = 300 if model == "a" else 24
+                rows.append(np.random.default_rng(seed).standard_normal(size))
+            made = np.array(rows)
+            return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+
+    texts = TEXTS[:200]
+    queries = [Text(f"q{row}", f"about text {row}") for row in range(0, 200, 4)]
+    given = material(texts, queries, {query.id: {query.id[1:]} for query in queries})
+    adapter = await align(
+        Remembering(Memorising()),
+        Space("a", 300),
+        Space("b", 24),
+        {"a": "fs", "b": "ft"},
+        given,
+        "ridge",
+    )
+    assert adapter.proof.fitted.recall > 0.9
+    assert adapter.proof.unseen.recall < 0.3
+
+
+def test_a_part_of_a_document_and_its_double_are_left_out_with_it() -> None:
+    documents = [Text("1", "one"), Text("2", "two"), Text("3", "one")]
+    fitted = [*documents, Text("2", "a part of two"), Text("9", "another")]
+    assert not_in(fitted, documents, {0}).tolist() == [1, 3, 4]
+    assert not_in(fitted, documents, {1}).tolist() == [0, 2, 4]
 
 
 async def test_judgements_decide_where_there_are_some() -> None:
@@ -66,7 +102,8 @@ async def test_judgements_decide_where_there_are_some() -> None:
     given = material(TEXTS, queries, judged)
     assert [query.id for query in given.queries] == [f"q{row}" for row in (*range(25), 29)]
     adapter = await aligned("a", "b", given)
-    assert (adapter.judged_by, adapter.kept.queries, adapter.texts) == ("judgements", 26, 400)
+    assert (adapter.kept.queries, adapter.texts) == (26, 400)
+    assert adapter.proof.judged_by == "judgements"
     assert adapter.kept.own_recall > 0.9
     assert adapter.kept.recall > 0.99
 
@@ -104,7 +141,9 @@ async def test_queries_of_each_language_are_measured_apart() -> None:
     chinese = [Text(f"z{row}", f"今天天气很好我们去公园散步{row}") for row in range(30)]
     english = [Text(f"e{row}", f"how is the weather in the park today {row}") for row in range(25)]
     adapter = await aligned("a", "b", material(TEXTS, chinese + english, None))
-    assert {language: kept.queries for language, kept in adapter.by_language.items()} == {
+    assert {
+        language: kept.queries for language, kept in adapter.proof.unseen_by_language.items()
+    } == {
         "zh": 30,
         "en": 25,
     }

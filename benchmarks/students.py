@@ -1,0 +1,172 @@
+"""What students of all-minilm-l6-v2 keep of its search, on documents that they never saw: `python
+-m benchmarks students --general general.jsonl`.
+
+SciFact-mini: 300 claims searched over 1,000 abstracts, relevance judged by people. `general` knows
+no abstract at all; `general + own` was trained on the abstracts' sentences after that; `own` on
+these alone. Each is judged with the relevant abstracts in its fit and, by folds, with these left
+out. Smaller fits see some of the abstracts and search all of them. The last columns are CPU seconds
+of the training of one student, milliseconds of a query (one at a time, one thread, tokeniser
+included), and megabytes of the file.
+
+`python -m benchmarks general_texts` writes general texts. `--keep FOLDER` keeps vectors between
+runs.
+"""
+
+import asyncio
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+
+from benchmarks.spaces import EVAL, MINILM, ROOT, Data, Engines, read_data
+from deployments.launch.serve_config import application
+from deployments.tools.align import Material, Remembering
+from deployments.tools.corpus import read_rows
+from deployments.tools.distill import (
+    Distilled,
+    Start,
+    Teacher,
+    distil_general,
+    distil_own,
+    general_start,
+)
+from deployments.tools.distill_cli import WORDPIECES
+from deployments.tools.proof_report import ndcg_kept, recall_kept
+from deployments.tools.vector_store import Embed, VectorStore
+from deployments.tools.vocabulary import wordpieces
+from router.fingerprint import digest_of
+from router.model_config import resolve_path
+from router.space import Space
+from router.student import Student, save
+
+TEXTS_A_FILE = 512
+SIZES = (125, 250, 500, 1000)
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    documents: int  # in the fit
+    made: Distilled
+
+
+def query_ms(student: Student, queries: list[str]) -> tuple[float, float]:
+    """The median and the 99th percentile of one query at a time."""
+    student.encode(queries[:50])
+    took = []
+    for query in queries:
+        began = time.perf_counter()
+        student.encode([query])
+        took.append(1000 * (time.perf_counter() - began))
+    return float(np.median(took)), float(np.percentile(took, 99))
+
+
+def megabytes(student: Student) -> float:
+    """The size of the student's file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "student.npz"
+        save(student, file)
+        return file.stat().st_size / 1e6
+
+
+def line(row: Row, queries: list[str]) -> str:
+    """One line of the table."""
+    student = row.made.student
+    proof = student.about.proof
+    assert proof is not None
+    middle, late = query_ms(student, queries)
+    overlap = student.about.overlap or 0.0
+    return (
+        f"{row.name:16} {row.documents:9d} {recall_kept(proof.fitted):>24} "
+        f"{recall_kept(proof.unseen):>24} {ndcg_kept(proof.fitted):>24} "
+        f"{ndcg_kept(proof.unseen):>24} {overlap:7.1%} {row.made.training_s:8.1f} "
+        f"{middle:6.3f} ({late:.3f}) {megabytes(student):5.1f}"
+    )
+
+
+def some(data: Data, count: int) -> Material:
+    """A fit on `count` of the documents, a search over all."""
+    order = np.random.default_rng(0).permutation(len(data.documents))[:count]
+    fitted = [data.documents[place] for place in sorted(order.tolist())]
+    return Material(fitted, data.documents, data.queries, data.judgements)
+
+
+async def measure(config: Path, data: Data, general: list[Path], keep: Path | None) -> None:
+    """Print the table."""
+    args, _ = application(config)
+    model = args.models[MINILM]
+    assert model.fingerprint is not None
+    digest = digest_of(model.fingerprint, MINILM, args.base_dir)
+    pieces = wordpieces(resolve_path(WORDPIECES))
+    queries = [query.text for query in data.queries]
+    async with AsyncExitStack() as stack:
+        engines: Embed = Engines(args, stack)
+        store = engines if keep is None else VectorStore(engines, keep, TEXTS_A_FILE)
+        teacher = Teacher(Remembering(store), Space(MINILM, model.dimensions), digest)
+        click.echo(
+            f"{'student':16} {'documents':>9} {'recall kept: in the fit':>24} {'left out':>24} "
+            f"{'nDCG kept: in the fit':>24} {'left out':>24} overlap training ms p50 (p99)    MB"
+        )
+
+        async def row(name: str, start: Start | None, count: int, epochs: int | None) -> None:
+            given = some(data, count)
+            made = await distil_own(teacher, given, start, pieces, epochs, lambda texts: None)
+            click.echo(line(Row(name, count if epochs != 0 else 0, made), queries))
+
+        start: Start | None = None
+        if general:
+            rows = [one for file in general for one in read_rows(file)]
+            licences = [str(one.get("licence", "not said")) for one in rows]
+            began = time.process_time()
+            texts = [str(one["text"]) for one in rows]
+            await teacher.queries(texts)
+            start = await general_start(teacher, pieces, texts, licences, lambda texts: None)
+            student = (await distil_general(teacher, start)).student
+            click.echo(
+                f"general: {len(texts)} texts, {student.about.tokens} tokens, "
+                f"{time.process_time() - began:.0f} CPU seconds with the teacher's where not kept",
+                err=True,
+            )
+            await row("general", start, SIZES[-1], 0)
+        for count in reversed(SIZES):
+            if general:
+                await row("general + own", start, count, None)
+            await row("own", None, count, None)
+
+
+@click.command()
+@click.option(
+    "--config",
+    default=ROOT / "configs" / "local.yaml",
+    type=click.Path(exists=True, path_type=Path),
+)
+@click.option(
+    "--data",
+    "folder",
+    default=EVAL,
+    type=click.Path(path_type=Path),
+    help="Where scifact-mini.json lies.",
+)
+@click.option(
+    "--general",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="General texts; without them only `own` is measured.",
+)
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep vectors here between runs.",
+)
+def main(config: Path, folder: Path, general: tuple[Path, ...], keep: Path | None) -> None:
+    """Measure students."""
+    asyncio.run(measure(config, read_data(folder), list(general), keep))
+
+
+if __name__ == "__main__":
+    main()

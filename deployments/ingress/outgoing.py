@@ -1,0 +1,47 @@
+"""Bytes of answers that were made and that their readers have not taken yet."""
+
+from collections import Counter
+
+from router.config import Limits
+from router.errors import RateLimitExceeded
+
+SMALL_BYTES = 256 * 1024  # answers up to here are counted and never refused
+BUSY_RETRY_S = 1.0
+
+
+class Held:
+    """One answer on its way; `stall_s` is how long its reader may take nothing."""
+
+    __slots__ = ("_client", "_outgoing", "_size", "stall_s")
+
+    def __init__(self, outgoing: "Outgoing", client: str, size: int, stall_s: float) -> None:
+        self._outgoing, self._client, self._size, self.stall_s = outgoing, client, size, stall_s
+
+    def release(self) -> None:
+        """The reader has it all, or is gone; safe to call twice."""
+        self._outgoing.bytes_of[self._client] -= self._size
+        if self._outgoing.bytes_of[self._client] <= 0:
+            del self._outgoing.bytes_of[self._client]
+        self._size = 0
+
+
+class Outgoing:
+    """The answers of one router on their way."""
+
+    def __init__(self) -> None:
+        self.bytes_of: Counter[str] = Counter()  # by client
+
+    def hold(self, client: str, size: int, limits: Limits) -> Held:
+        """Count an answer of about `size` bytes from before it is made; raises RateLimitExceeded.
+
+        One client may have half of all.
+        """
+        if size > SMALL_BYTES:
+            most, own = limits.max_answer_bytes, self.bytes_of[client]
+            limit = "{} bytes of answers that are not read yet (limits.max_answer_bytes)"
+            if (total := self.bytes_of.total()) and total + size > most:
+                raise RateLimitExceeded(limit.format(most), BUSY_RETRY_S, "this router")
+            if own and own + size > most // 2:
+                raise RateLimitExceeded(limit.format(most // 2), BUSY_RETRY_S, "this client")
+        self.bytes_of[client] += size
+        return Held(self, client, size, limits.send_timeout_s)

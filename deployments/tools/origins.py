@@ -1,0 +1,186 @@
+"""Where tools take vectors from: engines of a config started here, a running router, or any other
+server of `/v1/embeddings`.
+"""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from deployments.replica.offline import Offline
+from deployments.tools.align import AlignError
+from deployments.tools.client import Client
+from router.arrays import Vectors
+from router.config import RouterArgs
+from router.fingerprint import digest_of, load
+from router.schema import Side
+from router.space import Space
+from router.spaces import Catalogue
+
+TEXTS_A_REQUEST = 64
+
+
+async def parse_space(origin: "Origin", text: str) -> Space:
+    """The space that MODEL or MODEL/DIMENSIONS means; raises AlignError or RequestRefused where
+    there is no such model or size.
+    """
+    try:
+        space = Space.parse(text)
+    except ValueError:
+        return Space(text, origin.dimensions(text))
+    if origin.dimensions(space.model) != space.dimensions:
+        await origin.check(space)
+    return space
+
+
+class Configured:
+    """The models of a config, their engines started here as they are needed."""
+
+    def __init__(self, args: RouterArgs, bar: "tqdm[None]") -> None:
+        self._args, self._bar, self._stack = args, bar, AsyncExitStack()
+        self._running: dict[str, Offline] = {}
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    def dimensions(self, model: str) -> int:
+        """Of the model's own vectors; raises AlignError for an unknown one."""
+        if model not in self._args.models:
+            raise AlignError(
+                f"there is no model {model!r}; there are {', '.join(self._args.models)}"
+            )
+        return self._args.models[model].dimensions
+
+    async def check(self, space: Space) -> None:
+        """Raise AlignError where the model has no vectors of this size."""
+        if not self._args.models[space.model].serves(space.dimensions):
+            sizes = Catalogue(self._args).sizes(space.model)
+            raise AlignError(
+                f"{space.model} has no vectors of {space.dimensions} dimensions; it has {sizes}"
+            )
+
+    def fingerprint(self, model: str) -> str:
+        """Digest of what the model proves to be; raises AlignError where it has none."""
+        if (config := self._args.models[model].fingerprint) is None:
+            raise _unknown(model)
+        return digest_of(config, model, self._args.base_dir)
+
+    async def embed(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
+        """Vectors of the model's own size."""
+        if model not in self._running:
+            self._running[model] = await self._stack.enter_async_context(Offline(self._args, model))
+        _expect(self._bar, model, len(texts))
+        return await self._running[model].embed(texts, side, done=self._bar.update)
+
+
+class Served:
+    """The models of a running router."""
+
+    def __init__(self, client: Client, bar: "tqdm[None]") -> None:
+        self._client, self._bar = client, bar
+        self._rows: dict[str, dict[str, Any]] = {}
+
+    async def __aenter__(self) -> None:
+        self._rows = {row["model"]: row for row in (await self._client.tiers())["data"]}
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._client.close()
+
+    def dimensions(self, model: str) -> int:
+        """Of the model's own vectors; raises AlignError for an unknown one."""
+        if model not in self._rows:
+            raise AlignError(f"there is no model {model!r}; there are {', '.join(self._rows)}")
+        return int(self._rows[model]["dimensions"])
+
+    async def check(self, space: Space) -> None:
+        """Raise RequestRefused where the model has no vectors of this size."""
+        await self._client.embed(["ready?"], space=str(space))
+
+    def fingerprint(self, model: str) -> str:
+        """Digest of what the model proves to be; raises AlignError where it has none."""
+        if (digest := self._rows[model]["fingerprint"]) is None:
+            raise _unknown(model)
+        return str(digest)
+
+    async def embed(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
+        """Vectors of the model's own size."""
+        _expect(self._bar, model, len(texts))
+        made = []
+        for start in range(0, len(texts), TEXTS_A_REQUEST):
+            some = texts[start : start + TEXTS_A_REQUEST]
+            made.append(
+                (
+                    await self._client.embed(some, model=model, input_type=side, truncate="end")
+                ).vectors
+            )
+            self._bar.update(len(some))
+        return np.concatenate(made)
+
+
+class Hosted:
+    """One model of any server of `/v1/embeddings`, which need not be a router."""
+
+    def __init__(
+        self, client: Client, model: str, fingerprint_file: Path | None, bar: "tqdm[None]"
+    ) -> None:
+        self._client, self._model, self._bar = client, model, bar
+        self._file, self._size = fingerprint_file, 0
+
+    async def __aenter__(self) -> None:
+        probe = await self._client.embed_plain(["How many dimensions?"], self._model)
+        self._size = probe.shape[1]
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._client.close()
+
+    def dimensions(self, model: str) -> int:
+        """Of the model's own vectors."""
+        return self._size
+
+    async def check(self, space: Space) -> None:
+        """Raise AlignError where the vectors are too small to be cut to this size."""
+        if space.dimensions > self._size:
+            raise AlignError(
+                f"{space.model} makes {self._size} dimensions, fewer than {space.dimensions}"
+            )
+
+    def fingerprint(self, model: str) -> str:
+        """Digest of the file that was given; raises AlignError where there is none."""
+        if self._file is None:
+            raise AlignError(
+                f"this server does not say what {model} is; make a fingerprint of it with "
+                "`embedding-router fingerprint` and give it as --fingerprint"
+            )
+        return load(self._file).digest
+
+    async def embed(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
+        """Vectors of the model's own size; the server knows no sides."""
+        _expect(self._bar, model, len(texts))
+        made = []
+        for start in range(0, len(texts), TEXTS_A_REQUEST):
+            some = texts[start : start + TEXTS_A_REQUEST]
+            rows = await self._client.embed_plain(some, model)
+            made.append(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
+            self._bar.update(len(some))
+        return np.concatenate(made)
+
+
+Origin = Configured | Served | Hosted
+
+
+def _unknown(model: str) -> AlignError:
+    return AlignError(
+        f"{model} has no `fingerprint`, so nobody could tell later whether the adapter is for "
+        "its weights; "
+        "make one with `embedding-router fingerprint`"
+    )
+
+
+def _expect(bar: "tqdm[None]", model: str, texts: int) -> None:
+    bar.set_description(model)
+    bar.total = max(bar.total, bar.n + texts)

@@ -1,0 +1,68 @@
+"""Vocabularies of students: few, whole, lower-cased words, with WordPiece for the rest.
+
+A student is a bag of tokens and cannot put pieces of a word together, so frequent words are tokens
+of their own. A Chinese character is a word. Matching is greedy from the left, so a word of the
+vocabulary is always found whole.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import orjson
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+UNKNOWN = "[UNK]"
+PREFIX = "##"
+MOST_WORD_LETTERS = 40
+_NORMALIZER = normalizers.BertNormalizer(lowercase=True)
+_WORDS = pre_tokenizers.BertPreTokenizer()
+
+
+def words_of(texts: Iterable[str]) -> Counter[str]:
+    """How often each word occurs in the texts, as a student reads them."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        normal = _NORMALIZER.normalize_str(text)
+        counts.update(word for word, _ in _WORDS.pre_tokenize_str(normal))
+    return counts
+
+
+def wordpieces(file: Path) -> list[str]:
+    """The lower-cased tokens of a WordPiece `tokenizer.json`, without its special ones."""
+    said = orjson.loads(file.read_bytes())
+    if said["model"].get("type", "WordPiece") != "WordPiece":
+        raise ValueError(f"{file} is not a WordPiece tokenizer; name one with --vocabulary")
+    special = {token["content"] for token in said.get("added_tokens", ())}
+    ordered = sorted(said["model"]["vocab"].items(), key=lambda item: item[1])
+    return [token for token, _ in ordered if token not in special and not _is_reserved(token)]
+
+
+def _is_reserved(token: str) -> bool:
+    return token.startswith("[") and token.endswith("]") and len(token) > 2
+
+
+def vocabulary(pieces: Sequence[str], counts: Counter[str], words: int, fewest: int) -> list[str]:
+    """`pieces`, and the `words` most frequent words with at least `fewest` occurrences."""
+    known = set(pieces)
+    more = [
+        word
+        for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        if count >= fewest and word not in known and len(word) <= MOST_WORD_LETTERS
+    ]
+    return [*pieces, *more[:words]]
+
+
+def as_text(token: str) -> str:
+    """The text that a teacher embeds for a token: the token alone, without the mark of a piece."""
+    return token.removeprefix(PREFIX) or token
+
+
+def tokenizer(tokens: Sequence[str]) -> Tokenizer:
+    """A WordPiece tokenizer over these tokens; the unknown one comes first."""
+    ids = {token: place for place, token in enumerate([UNKNOWN, *tokens])}
+    made = Tokenizer(models.WordPiece(ids, unk_token=UNKNOWN, max_input_chars_per_word=100))
+    made.normalizer = _NORMALIZER
+    made.pre_tokenizer = _WORDS
+    made.decoder = decoders.WordPiece()
+    return made

@@ -1,0 +1,7 @@
+"""The arrays that travel through the router."""
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]  # (texts, dimensions), rows of length 1
+TokenIds = npt.NDArray[np.int32]  # (tokens,)

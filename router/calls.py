@@ -1,0 +1,129 @@
+"""What a dispatcher keeps of its work: chunks of requests, the calls that carry them, and the
+replicas that the calls are at.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from router.domain import attention
+from router.ledger import Dispatch
+
+SMALL, LARGE = 0, 1  # kinds of chunks, and of the calls that carry them
+SMALL_TOKENS = 512  # a chunk up to this size shares a call
+SMALL_ROWS = 32
+SMALL_BYTES = 65_536  # of text, which may be long and have few tokens
+FEW_TEXTS = 16  # for which numpy costs more than it saves
+
+
+@dataclass(slots=True)
+class DispatchCounters:
+    """What a dispatcher has done, for metrics and tests."""
+
+    calls: int = 0
+    retries: int = 0
+    dropped: int = 0
+    cancelled_calls: int = 0
+    wakes: int = 0  # times that a first replica was requested
+
+
+class CallSize(NamedTuple):
+    """What one call may carry."""
+
+    tokens: int
+    rows: int
+    text_bytes: int
+
+
+@dataclass(slots=True, frozen=True)
+class DispatchLimits:
+    """What the config and the engine allow a dispatcher."""
+
+    call_size: CallSize
+    calls_in_flight: int  # at each replica
+    max_queued_tokens: int
+    max_queue_s: float
+    replica_timeout_s: float
+    attention_tokens: int | None = None  # how far a token sees, where that is less than the text
+    # whether an engine does one step after another: then small chunks are gathered
+    steps: bool = True
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Chunk:
+    """A part of one request, small enough for one engine batch. A subclass adds what it carries."""
+
+    lengths: npt.NDArray[np.int32]  # tokens of each text
+    tokens: int
+    text_bytes: int = 0  # at most; 0 for token ids
+    group: str | None = None  # only chunks of the same group share a call
+    bulk: bool = False
+    deadline_s: float | None = None
+    queued_s: float = 0.0
+    kind: int = field(init=False)
+    done: bool = False  # it has ended: with rows, with an error, or cancelled
+    waiting: bool = False  # it counts among what waits
+    call: "CallInFlight[Any] | None" = None  # that carries it
+    tries: int = 0
+    connections_broken: int = 0  # under it; the first of them counts for no try
+    failed_at: str | None = None  # the last replica that it was sent to in vain
+    # the replica whose engine made no vector of a text in it, although the call itself worked
+    suspect: str | None = None
+
+    def __post_init__(self) -> None:
+        small = (
+            self.tokens <= SMALL_TOKENS
+            and len(self.lengths) <= SMALL_ROWS
+            and self.text_bytes <= SMALL_BYTES
+        )
+        self.kind = SMALL if small else LARGE
+
+    def tokens_sq(self, span: int | None) -> int:
+        """The attention term of the curve, as `router.domain.attention` computes it."""
+        if len(self.lengths) <= FEW_TEXTS:
+            return attention(self.lengths.tolist(), span)
+        lengths = self.lengths.astype(np.int64)
+        return int(np.dot(lengths, lengths if span is None else np.minimum(lengths, span)))
+
+
+C = TypeVar("C", bound=Chunk)
+
+
+@dataclass(slots=True, eq=False)
+class CallInFlight(Generic[C]):
+    """One call to a replica, and the chunks that it carries."""
+
+    chunks: list[C]
+    kind: int
+    at: "ReplicaInFlight"
+    dispatch: Dispatch
+    texts: int
+    tokens_sq: int
+    sent_s: float
+    limit_s: float  # it hangs when its replica answers nothing for so long
+    hangs_at_s: float
+    live: int  # chunks that were not cancelled
+    open: bool = True
+    hung: str | None = None  # the sentence for the log, when it was given up
+
+    @property
+    def replica(self) -> str:
+        """The replica that it goes to."""
+        return self.dispatch.replica.id
+
+
+@dataclass(slots=True, eq=False)
+class ReplicaInFlight:
+    """What one dispatcher has in flight at one replica."""
+
+    calls: list[int] = field(default_factory=lambda: [0, 0])  # small, large
+    open: set[CallInFlight[Any]] = field(default_factory=set)
+    failures: int = 0  # calls in a row
+    nearly_done_s: float = 0.0  # when the small calls that went there should be
+
+    def answered(self, now: float) -> None:
+        """Give the other calls time: a replica that answers one does not hang."""
+        for call in self.open:
+            call.hangs_at_s = now + call.limit_s

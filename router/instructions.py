@@ -1,0 +1,98 @@
+"""What a dispatcher's state tells its shell to do, and what it reads of a reply."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+from router.calls import C, CallInFlight
+from router.errors import RouterError
+from router.feedback import Counters
+
+
+class Failure(Protocol):
+    """Why one text of a call has no vector."""
+
+    @property
+    def code(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+
+
+class Reply(Protocol):
+    """What is read here of a replica's answer to one call."""
+
+    @property
+    def failed(self) -> Mapping[int, Failure]: ...
+    @property
+    def replica(self) -> str: ...
+    @property
+    def queue_s(self) -> float: ...
+    @property
+    def inference_s(self) -> float: ...
+    @property
+    def outstanding_tokens(self) -> int: ...
+    @property
+    def counters(self) -> Counters: ...
+
+
+R = TypeVar("R", bound=Reply)
+
+
+class Timer(Enum):
+    """What the state waits for; there is at most one timer of each."""
+
+    GATHER = "gather"  # small chunks have been gathered for long enough
+    HANG = "hang"  # a call may be without an answer for too long
+    EJECTION = "ejection"  # an ejected replica may be tried again
+
+
+@dataclass(slots=True, eq=False)
+class LaunchCall(Generic[C]):
+    """Send the call; report one of the events that end it."""
+
+    call: CallInFlight[C]
+
+
+@dataclass(slots=True, eq=False)
+class CancelCall(Generic[C]):
+    """Cancel the call: nobody waits for it, or it hangs (`call.hung`)."""
+
+    call: CallInFlight[C]
+
+
+@dataclass(slots=True, eq=False)
+class CompleteChunk(Generic[C, R]):
+    """Answer the chunk with these rows of the reply."""
+
+    chunk: C
+    reply: R
+    start: int
+    stop: int
+    waited_s: float  # in this router
+
+
+@dataclass(slots=True, eq=False)
+class FailChunk(Generic[C]):
+    """Answer the chunk with this error."""
+
+    chunk: C
+    error: RouterError
+
+
+@dataclass(slots=True, eq=False)
+class WakeReplica:
+    """Request a first replica; report `wake_failed` when that fails."""
+
+
+@dataclass(slots=True, eq=False)
+class SetTimer:
+    """Report `timer_ended` after `delay_s`, and not when this timer was set to before."""
+
+    timer: Timer
+    delay_s: float
+
+
+Instruction: TypeAlias = (
+    LaunchCall[C] | CancelCall[C] | CompleteChunk[C, R] | FailChunk[C] | WakeReplica | SetTimer
+)

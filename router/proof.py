@@ -1,0 +1,189 @@
+"""What a search keeps when another model than a space's own makes its queries.
+
+An encoder that is not native is let into a space by this figure alone. It is measured twice: for
+documents that the encoder was fitted on, and for documents that it never saw. The first is true of
+an index that was wholly in the fit. The second is true of documents that are added later, and is
+the one that counts unless a collection says that its documents are fixed.
+
+For the second figure the queries are split into folds, and each query is judged by an encoder that
+saw none of its relevant documents, over the whole index. Intervals are 95 % of a bootstrap over
+queries.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from router.retrieval import Found, Scores, ndcg, recall
+
+Documents = Literal["growing", "fixed"]
+Judged = Literal["judgements", "neighbours"]
+Rows = npt.NDArray[np.int64]
+
+DOCUMENTS: tuple[Documents, ...] = get_args(Documents)
+RESAMPLES = 1000
+INTERVAL = (2.5, 97.5)  # percentiles
+FOLDS = 3
+MOST_FOLDS = 40
+MOST_LEFT_OUT = 0.5  # of the documents, in any fold
+
+
+class Kept(NamedTuple):
+    """What a search keeps of one with the space's own model, as shares of the latter."""
+
+    queries: int
+    recall: float  # recall@10
+    recall_low: float
+    recall_high: float
+    ndcg: float  # nDCG@10
+    ndcg_low: float
+    ndcg_high: float
+    own_recall: float  # of the space's own model, as it is
+    own_ndcg: float
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What an encoder keeps, for documents in its fit and for documents left out of it."""
+
+    # the user's own relevance judgements, or the neighbours that the space's own model finds
+    judged_by: Judged
+    fitted: Kept
+    unseen: Kept
+    fitted_by_language: Mapping[str, Kept]  # ISO 639-1 of the queries
+    unseen_by_language: Mapping[str, Kept]
+
+    def kept(self, documents: Documents, language: str | None = None) -> Kept:
+        """The figure in force for queries in this language, where it was measured, else overall."""
+        if documents == "fixed":
+            return self.fitted_by_language.get(language or "", self.fitted)
+        return self.unseen_by_language.get(language or "", self.unseen)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values that `from_json` reads back."""
+        return {
+            "judged_by": self.judged_by,
+            "fitted": self.fitted._asdict(),
+            "unseen": self.unseen._asdict(),
+            "fitted_by_language": _plain(self.fitted_by_language),
+            "unseen_by_language": _plain(self.unseen_by_language),
+        }
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Self:
+        """Raises KeyError or TypeError where it is not what `as_json` made."""
+        return cls(
+            said["judged_by"],
+            Kept(**said["fitted"]),
+            Kept(**said["unseen"]),
+            {name: Kept(**kept) for name, kept in said["fitted_by_language"].items()},
+            {name: Kept(**kept) for name, kept in said["unseen_by_language"].items()},
+        )
+
+
+def _plain(by_language: Mapping[str, Kept]) -> dict[str, dict[str, float]]:
+    return {name: kept._asdict() for name, kept in by_language.items()}
+
+
+def summary(kept_fitted: Kept, kept_unseen: Kept) -> dict[str, Any]:
+    """Both figures under the names that reports give them, with their intervals."""
+    said: dict[str, Any] = {"queries": kept_unseen.queries}
+    intervals: dict[str, tuple[float, float]] = {}
+    for name, kept in (("fitted", kept_fitted), ("unseen", kept_unseen)):
+        said |= {f"recall_kept_{name}": kept.recall, f"ndcg_kept_{name}": kept.ndcg}
+        intervals |= {
+            f"recall_kept_{name}": (kept.recall_low, kept.recall_high),
+            f"ndcg_kept_{name}": (kept.ndcg_low, kept.ndcg_high),
+        }
+    return {
+        **said,
+        "intervals": intervals,
+        "own_recall": kept_unseen.own_recall,
+        "own_ndcg": kept_unseen.own_ndcg,
+    }
+
+
+def prove(
+    judged_by: Judged,
+    fitted: Found,
+    unseen: Found,
+    own: Found,
+    relevant: Sequence[Collection[int]],
+    rows_by_language: Mapping[str, Sequence[int]],
+) -> Proof:
+    """The proof of what was found for the same queries: by the encoder that saw all documents, by
+    those that did not see the relevant ones, and by the space's own model.
+    """
+
+    def by_language(found: Found) -> dict[str, Kept]:
+        return {
+            name: kept_of(found[rows], own[rows], [relevant[row] for row in rows])
+            for name, places in sorted(rows_by_language.items())
+            if (rows := list(places))
+        }
+
+    return Proof(
+        judged_by,
+        kept_of(fitted, own, relevant),
+        kept_of(unseen, own, relevant),
+        by_language(fitted),
+        by_language(unseen),
+    )
+
+
+def kept_of(over: Found, own: Found, relevant: Sequence[Collection[int]]) -> Kept:
+    """What results over an encoder keep of the own model's, for the same queries.
+
+    Where the own model finds nothing that is relevant there is nothing to keep: shares are 0.
+    """
+    own_recall, own_ndcg = recall(own, relevant), ndcg(own, relevant)
+    return Kept(
+        len(own),
+        *_share(recall(over, relevant), own_recall),
+        *_share(ndcg(over, relevant), own_ndcg),
+        float(own_recall.mean()),
+        float(own_ndcg.mean()),
+    )
+
+
+def _share(part: Scores, whole: Scores) -> tuple[float, float, float]:
+    """The share of the means, with the bounds of its interval."""
+    if not whole.any():
+        return 0.0, 0.0, 0.0
+    size = len(part)
+    draws = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), RESAMPLES)
+    parts, wholes = draws @ part, draws @ whole
+    shares = np.divide(parts, wholes, out=np.zeros(RESAMPLES), where=wholes > 0)
+    low, high = np.percentile(shares, INTERVAL)
+    return float(part.mean() / whole.mean()), float(low), float(high)
+
+
+def folds(relevant: Sequence[Collection[int]], documents: int, fewest: int = 0) -> list[Rows]:
+    """Rows of queries, a fold each, so that documents that are relevant to one fold's queries can
+    be left out of a fit.
+
+    Queries of neighbouring documents share a fold. There are more folds where three would leave out
+    more than half of the documents, or fewer than `fewest` in the fit. Raises ValueError where no
+    number of folds is enough.
+    """
+    order = np.array(sorted(range(len(relevant)), key=lambda row: min(relevant[row], default=0)))
+    count = min(FOLDS, len(order))
+    while True:
+        split = [np.sort(rows) for rows in np.array_split(order, count)]
+        most = max(len(left_out(relevant, rows)) for rows in split)
+        if most <= min(MOST_LEFT_OUT * documents, documents - fewest):
+            return split
+        if count >= min(MOST_FOLDS, len(order)):
+            raise ValueError(
+                f"to judge documents left out, {most} of {documents} documents would have to be "
+                "left out at a time; give more documents"
+            )
+        count = min(2 * count, MOST_FOLDS, len(order))
+
+
+def left_out(relevant: Sequence[Collection[int]], rows: Rows) -> set[int]:
+    """All documents that are relevant to one of these queries."""
+    return {document for row in rows.tolist() for document in relevant[row]}

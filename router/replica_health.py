@@ -1,0 +1,128 @@
+"""The replicas of one model that a router sends to, with what it has in flight at each.
+
+A replica that failed is ejected for a while, and for longer each time it fails again without an
+answer between: a replica that fails fast would look like the least loaded of all. Pure: times are
+arguments.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from router.calls import CallInFlight, ReplicaInFlight
+from router.feedback import Feedback
+from router.ledger import Ledger
+
+# calls that an engine may fail, without an answer between, before its replica is ejected
+FAILURES_IN_A_ROW = 5
+EJECTION_S = 2.0  # a replica that failed gets no calls for so long
+MOST_EJECTION_S = 30.0  # twice as long each time it fails again, up to this
+
+
+class ReplicaEjection:
+    """The replicas of one model that failed a moment ago."""
+
+    def __init__(self) -> None:
+        self._until_s: dict[str, float] = {}
+        # times that a replica was ejected, without an answer between
+        self._strikes: dict[str, int] = {}
+
+    def __contains__(self, replica: str) -> bool:
+        return replica in self._until_s
+
+    def __len__(self) -> int:
+        return len(self._until_s)
+
+    def add(self, replica: str, now: float) -> None:
+        """Eject a replica that failed."""
+        strikes = self._strikes[replica] = self._strikes.get(replica, 0) + 1
+        self._until_s[replica] = now + min(EJECTION_S * 2 ** (strikes - 1), MOST_EJECTION_S)
+
+    def answered(self, replica: str) -> None:
+        """The replica works: its next failure is again the first."""
+        self._strikes.pop(replica, None)
+
+    def keep(self, posted: Collection[str]) -> None:
+        """Forget the replicas that Serve has replaced."""
+        for replica in self._until_s.keys() | self._strikes.keys():
+            if replica not in posted:
+                self._until_s.pop(replica, None)
+                self._strikes.pop(replica, None)
+
+    def end(self, now: float) -> None:
+        """Forget the ejections that end at `now`; their strikes stay."""
+        for replica in [name for name, until_s in self._until_s.items() if until_s <= now]:
+            del self._until_s[replica]
+
+    def next_end_s(self) -> float:
+        """When the next ejection ends."""
+        return min(self._until_s.values(), default=math.inf)
+
+
+class ReplicaSet:
+    """The replicas of one model, as its deployment posts them, without those that are ejected."""
+
+    __slots__ = ("_feedback", "_ledger", "_model", "_posted", "at", "ejected", "in_flight", "ready")
+
+    def __init__(self, model: str, ledger: Ledger, feedback: Feedback) -> None:
+        self._model, self._ledger, self._feedback = model, ledger, feedback
+        self._posted: tuple[str, ...] = ()
+        self.ejected = ReplicaEjection()
+        self.ready: tuple[str, ...] = ()
+        self.at: dict[str, ReplicaInFlight] = {}  # for each that is ready
+        self.in_flight = [0, 0]  # calls at all of them: small, large
+
+    def change(self, posted: Sequence[str]) -> None:
+        """These are the replicas that the deployment has now."""
+        self._posted = tuple(posted)
+        self.ejected.keep(posted)
+        self._update()
+
+    def eject(self, replica: str, now: float) -> None:
+        """Send nothing to a replica that just failed, until Serve has replaced it or some time has
+        passed.
+        """
+        if replica in self._posted and replica not in self.ejected:
+            self.ejected.add(replica, now)
+            self._update()
+
+    def end_ejections(self, now: float) -> None:
+        """Send again to the replicas whose ejection ends at `now`."""
+        self.ejected.end(now)
+        self._update()
+
+    def blame(self, replica: str | None, now: float) -> None:
+        """The engine of a replica failed; several failures in a row eject it."""
+        if replica is not None and (at := self.at.get(replica)) is not None:
+            at.failures += 1
+            if at.failures >= FAILURES_IN_A_ROW:
+                self.eject(replica, now)
+
+    def call_began(self, call: CallInFlight[Any]) -> None:
+        """Give the call a slot at its replica."""
+        self.in_flight[call.kind] += 1
+        call.at.calls[call.kind] += 1
+        call.at.open.add(call)
+
+    def call_ended(self, call: CallInFlight[Any]) -> None:
+        """Free the slot, unless the replica has left with it."""
+        call.at.open.discard(call)
+        if self.at.get(call.replica) is call.at:
+            self.in_flight[call.kind] -= 1
+            call.at.calls[call.kind] -= 1
+
+    def _update(self) -> None:
+        """Replicas that are gone take their share of the ledger with them."""
+        ready = [replica for replica in self._posted if replica not in self.ejected]
+        for gone in set(self.ready) - set(ready):
+            self._ledger.lost(self._model, gone)
+            self._feedback.lost(gone)
+            # what it still does takes no room from the others
+            for kind, calls in enumerate(self.at.pop(gone).calls):
+                self.in_flight[kind] -= calls
+        for new in ready:
+            self._ledger.joined(self._model, new)
+            self.at.setdefault(new, ReplicaInFlight())
+        self.ready = tuple(ready)
+        if ready:
+            self._feedback.awake()

@@ -1,0 +1,165 @@
+"""A student: a small encoder of queries into another model's space, a bag of tokens.
+
+A text is cut into lower-cased words and pieces of words, each has a row of the teacher's size, and
+the vector is their weighted sum, given length 1. A head that was trained is folded into the rows,
+which are stored in 8 bits. That takes numpy, a tokenizer and some 0.05 ms a query, so a student
+runs in the router's own process.
+
+Its file carries what lets it into a space: the teacher's fingerprint, a digest of itself, what a
+search with it keeps (router/proof.py), and the licences of the texts that it was made from.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from router.proof import Proof
+from router.space import Space
+
+Vectors = npt.NDArray[np.float32]
+TokenIds = npt.NDArray[np.int64]
+
+FORMAT = "embedding-router student 1"
+UNKNOWN = 0  # id of what the vocabulary cannot read
+MOST_TOKENS = 512  # of a text; the rest is not read
+_LEVELS = 127
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a student is and what it was made from."""
+
+    space: Space  # whose queries it makes
+    teacher_fingerprint: str
+    tokens: int
+    general_texts: int
+    own_texts: int  # of the collection
+    licences: Mapping[str, int] = field(default_factory=dict)  # texts by licence
+    overlap: float | None = None  # of the teacher's first ten, on sentences of documents left out
+    proof: Proof | None = None  # None: it was not judged on any collection
+
+
+@dataclass(frozen=True)
+class Student:
+    """Rows of 8 bits with a scale and a weight each, and the tokenizer that finds them."""
+
+    about: About
+    tokenizer: Tokenizer
+    rows: npt.NDArray[np.int8]  # (tokens, dimensions)
+    scales: Vectors  # (tokens,): a row's true values are its own times its scale
+    weights: Vectors  # (tokens,): what a token counts in a text
+
+    @cached_property
+    def factors(self) -> Vectors:
+        """What a row is multiplied by in a sum."""
+        made: Vectors = self.scales * self.weights
+        made[UNKNOWN] = 0.0
+        return made
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of all that decides a vector."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(self.tokenizer.to_str().encode())
+        for part in (self.rows, self.scales, self.weights):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
+
+    def read(self, text: str) -> TokenIds:
+        """The tokens of the text that the student knows."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids[:MOST_TOKENS]
+        return np.array([id for id in ids if id != UNKNOWN], np.int64)
+
+    def reads(self, text: str) -> bool:
+        """Whether there is anything in the text that the student knows."""
+        return self.read(text).size > 0
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """(n, dimensions) of length 1; zeros for a text of which the student reads nothing.
+
+        Text by text, so that a vector does not depend on the texts beside it.
+        """
+        made = np.zeros((len(texts), self.rows.shape[1]), np.float32)
+        for place, text in enumerate(texts):
+            ids = self.read(text)
+            if not ids.size:
+                continue
+            row = self.factors[ids] @ self.rows[ids].astype(np.float32)
+            made[place] = row / (float(np.sqrt(row @ row)) or 1.0)
+        return made
+
+
+def quantised(rows: Vectors) -> tuple[npt.NDArray[np.int8], Vectors]:
+    """Rows in 8 bits, and the scale of each."""
+    scales = np.maximum(np.abs(rows).max(axis=1), 1e-12).astype(np.float32) / _LEVELS
+    return np.rint(rows / scales[:, None]).astype(np.int8), scales
+
+
+def save(student: Student, path: Path) -> None:
+    """Write it as npz: rows, scales, weights, the tokenizer, and JSON for the rest."""
+    about = student.about
+    said: dict[str, Any] = {
+        "format": FORMAT,
+        "space": str(about.space),
+        "teacher_fingerprint": about.teacher_fingerprint,
+        "fingerprint": student.fingerprint,
+        "tokens": about.tokens,
+        "general_texts": about.general_texts,
+        "own_texts": about.own_texts,
+        "licences": dict(about.licences),
+        "overlap": about.overlap,
+        "proof": None if about.proof is None else about.proof.as_json(),
+    }
+    with path.open("wb") as file:  # numpy would append .npz to another name
+        np.savez_compressed(
+            file,
+            rows=student.rows,
+            scales=student.scales,
+            weights=student.weights,
+            tokenizer=np.frombuffer(student.tokenizer.to_str().encode(), np.uint8),
+            about=np.frombuffer(json.dumps(said, sort_keys=True).encode(), np.uint8),
+        )
+
+
+def load(path: Path) -> Student:
+    """Read a file that `save` wrote; raises ValueError naming the file when it is something
+    else.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            said = json.loads(arrays["about"].tobytes())
+            text = arrays["tokenizer"].tobytes().decode()
+            rows, scales, weights = arrays["rows"], arrays["scales"], arrays["weights"]
+        if said.pop("format") != FORMAT:
+            raise ValueError(f"this version reads {FORMAT!r}")
+        digest, proof = said.pop("fingerprint"), said.pop("proof")
+        space = Space.parse(said.pop("space"))
+        about = About(space=space, proof=None if proof is None else Proof.from_json(proof), **said)
+        student = Student(about, _tokenizer(text), rows, scales, weights)
+        shape = (about.tokens, space.dimensions)
+        if rows.shape != shape or scales.shape != shape[:1] or weights.shape != shape[:1]:
+            raise ValueError(f"it must have {shape[0]} rows of {shape[1]}; it has {rows.shape}")
+        if student.fingerprint != digest:
+            raise ValueError("its rows are not those that it was measured with")
+        return student
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        raise ValueError(
+            f"{path} is not a student: {error}; make one with `embedding-router distill`"
+        ) from error
+
+
+def _tokenizer(text: str) -> Tokenizer:
+    try:
+        made: Tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the library raises no narrower class
+        raise ValueError(f"its tokenizer cannot be read ({error})") from None
+    return made

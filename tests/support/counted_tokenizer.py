@@ -1,0 +1,28 @@
+"""A tokenizer that counts the characters it was given."""
+
+from collections.abc import Sequence
+
+from router.tokenizer import Tokenizer, Tokens
+
+
+class Counted:
+    """Another tokenizer, counted."""
+
+    def __init__(self, inner: Tokenizer) -> None:
+        self._inner, self.key, self.characters = inner, inner.key, 0
+
+    def key_for(self, texts: Sequence[str]) -> str:
+        return self._inner.key_for(texts)
+
+    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
+        self.characters += sum(map(len, texts))
+        return self._inner(texts, input_type)
+
+    def unread(
+        self, texts: Sequence[str], tokens: Tokens, before: str, after: str
+    ) -> list[float] | None:
+        return self._inner.unread(texts, tokens, before, after)
+
+    def offsets(self, text: str) -> list[tuple[int, int]] | None:
+        self.characters += len(text)
+        return self._inner.offsets(text)

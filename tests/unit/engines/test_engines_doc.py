@@ -1,0 +1,93 @@
+"""docs/engines.md: its code is an engine, made from its config as any other."""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import yaml
+from pydantic import create_model
+
+from deployments import engines
+from deployments.engines.base import Batch, Engine, EngineError
+from router import engine_config
+from router.engine_config import EngineSection
+from router.model_config import ModelConfig
+
+DOC = (Path(__file__).resolve().parents[3] / "docs" / "engines.md").read_text()
+NAME = "deployments.engines.letters"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", DOC, re.DOTALL)
+
+
+@pytest.fixture
+def model() -> Iterator[ModelConfig]:
+    """The model of the page, its engine found where any engine is found."""
+    section, engine = blocks("python")
+    scope: dict[str, Any] = {"__name__": "router.engine_config"}
+    exec(section, scope)
+    letters = scope["LettersEngine"]
+    sys.modules[NAME] = module = ModuleType(NAME)
+    exec(engine, vars(module))
+
+    fields: Any = {"engine": (letters, ...)}
+    with_letters = create_model("WithLetters", __base__=ModelConfig, **fields)
+    (shown,) = blocks("yaml")
+    yield with_letters.model_validate(yaml.safe_load(shown)["models"]["letters"])
+    del sys.modules[NAME]
+
+
+async def test_the_engine_of_the_page_embeds(model: ModelConfig) -> None:
+    made: Engine = engines.create(model, None)
+    await made.start()
+    embedded = await made.embed(Batch(texts=["banana", "Banana!", "?", "kiwi"]))
+    assert embedded.vectors.shape == (4, model.dimensions)
+    assert np.allclose(np.linalg.norm(embedded.vectors[[0, 1, 3]], axis=1), 1)
+    assert np.allclose(embedded.vectors[0], embedded.vectors[1])
+    assert not np.allclose(embedded.vectors[0], embedded.vectors[3])
+    assert list(embedded.failed) == [2]
+    await made.stop()
+
+
+async def test_the_section_of_the_page_is_strict(model: ModelConfig) -> None:
+    with pytest.raises(ValueError, match="power"):
+        type(model.engine).model_validate({"kind": "letters", "power": 0})
+    with pytest.raises(EngineError, match="a letters engine takes text"):
+        engines.create(model.model_copy(update={"tokenizer": "tokenizer.json"}), None)
+
+
+def test_the_page_lists_every_trait() -> None:
+    listed = set(re.findall(r"`(\w+)(?:\(\))?`", "".join(re.findall(r"^\| (`.*?) \|", DOC, re.M))))
+    traits = {name for name in vars(EngineSection) if not name.startswith(("_", "model_"))}
+    assert listed == traits
+
+
+@pytest.mark.parametrize("section", get_args(get_args(engine_config.Engine)[0]))
+def test_every_kind_has_a_module_that_creates_it(section: type[EngineSection]) -> None:
+    (kind,) = get_args(section.model_fields["kind"].annotation)
+    folder = Path(engines.__file__).parent
+    assert "\ndef create(" in (folder / f"{kind}.py").read_text()
+    assert section.takes_token_ids or section.takes_texts
+
+
+CHECK_OF_KIND = re.compile(
+    r"engine\.kind (==|!=|in|not)|import .*[a-z]Engine\b|isinstance.*ngine\)"
+)
+
+
+def test_no_other_file_looks_at_an_engines_kind() -> None:
+    root = Path(engines.__file__).parents[2]
+    files = [*root.glob("router/**/*.py"), *root.glob("deployments/**/*.py")]
+    assert not [
+        f"{path.name}: {line.strip()}"
+        for path in files
+        if path.parent.name != "engines" and path.name != "engine_config.py"
+        for line in path.read_text().splitlines()
+        if CHECK_OF_KIND.search(line)
+    ]

@@ -1,0 +1,287 @@
+"""The dispatcher's state: when small texts gather, which replica is taken, what hangs; laws
+that hold for any order of events.
+"""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from router.dispatching import TIMER_S
+from router.domain import Curve
+from router.errors import ModelUnavailable
+from router.instructions import Timer
+from router.replica_health import EJECTION_S, FAILURES_IN_A_ROW, MOST_EJECTION_S
+from tests.support.dispatch_machine import BATCH, DispatchMachine, Failure
+
+TENTH = Curve(0.0, 0.1, 0.0, 0.0, BATCH)  # every step takes 0.1 s
+GROWING = Curve(0.0, 0.01, 0.001, 0.0, BATCH)
+
+
+def numbers(machine: DispatchMachine) -> list[list[int]]:
+    return [chunks for _, chunks in machine.sent]
+
+
+def test_small_chunks_gather_until_the_call_before_them_should_be_nearly_done() -> None:
+    machine = DispatchMachine("a", curve=GROWING)
+    machine.submit(10)  # 20 ms
+    for _ in range(3):
+        machine.submit(10)
+        machine.move(0.005)
+    assert numbers(machine) == [[0]]
+    machine.move(0.003)
+    assert numbers(machine) == [[0], [1, 2, 3]]
+    machine.submit(10)  # those that wait there take their time too: 40 ms
+    machine.move(0.034)
+    assert len(machine.sent) == 2
+    machine.move(0.002)
+    assert numbers(machine) == [[0], [1, 2, 3], [4]]
+    machine.answer_all()
+    machine.close()
+
+
+def test_calls_that_are_answered_sooner_than_expected_delay_no_others() -> None:
+    machine = DispatchMachine("a", curve=TENTH)
+    for _ in range(5):
+        machine.submit(10)
+        machine.move(0.001)
+        machine.answer(machine.open[0])
+    machine.submit(10)
+    machine.submit(10)
+    machine.move(0.088)
+    assert len(machine.open) == 1
+    machine.move(0.002)
+    assert numbers(machine)[-2:] == [[5], [6]]
+    machine.answer_all()
+
+
+def test_small_chunks_that_gather_go_to_the_replica_that_is_done_first() -> None:
+    machine = DispatchMachine("a", "b", curve=GROWING)
+    machine.submit(300)  # 310 ms
+    machine.submit(10)  # 20 ms
+    (slow, _), (quick, _) = machine.sent
+    assert slow != quick
+    machine.submit(10)
+    machine.move(0.018)
+    assert machine.sent[2:] == [(quick, [2])]
+    machine.answer_all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_small_chunks_go_to_an_idle_replica_before_they_gather_for_a_busy_one(seed: int) -> None:
+    machine = DispatchMachine("a", "b", "c", "d", "e", curve=TENTH, seed=seed)
+    for sent in range(1, 6):
+        machine.submit(10)
+        assert len(machine.sent) == sent
+    assert len({replica for replica, _ in machine.sent}) == 5
+    machine.submit(10)
+    assert len(machine.sent) == 5, "no replica idles: the sixth is gathered"
+    idle = machine.open[2]
+    machine.answer(idle)
+    assert machine.sent[5] == (idle.replica, [5])
+    machine.answer_all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_small_chunks_go_to_an_idle_replica_before_they_wait_behind_a_large_one(seed: int) -> None:
+    machine = DispatchMachine("a", "b", "c", curve=TENTH, seed=seed)
+    machine.replicas("a", "b")
+    machine.submit(900, 900)
+    machine.replicas("a", "b", "c")
+    machine.submit(10)
+    assert machine.sent[2][0] == "c"
+    machine.answer_all()
+
+
+def test_gathering_takes_one_timer_although_it_ends_a_little_early() -> None:
+    machine = DispatchMachine("a", curve=Curve(0.1055, 0.0, 0.0, 0.0, BATCH))
+    machine.submit(10)
+    machine.submit(10)
+    before = machine.timers_set
+    machine.now += machine.timers.pop(Timer.GATHER) - machine.now - TIMER_S / 2
+    machine.execute(machine.state.timer_ended(Timer.GATHER, machine.now))
+    assert numbers(machine) == [[0], [1]]
+    assert machine.timers_set == before
+    machine.answer_all()
+
+
+def test_a_dispatcher_that_is_closed_gathers_nothing_more() -> None:
+    machine = DispatchMachine("a", curve=TENTH)
+    machine.submit(10)
+    machine.submit(10)
+    machine.close()
+    machine.move(2000.0)
+    assert numbers(machine) == [[0]]
+    assert not machine.timers
+
+
+def test_a_replica_that_hangs_loses_its_calls_to_another() -> None:
+    curve = Curve(0.0, 0.01, 0.0, 0.0, BATCH)
+    machine = DispatchMachine("hangs", "works", curve=curve, replica_timeout_s=0.05)
+    for _ in range(12):
+        machine.submit(900)
+    while len(machine.completed) < 12:
+        for call in list(machine.open):
+            if call.replica == "works":
+                machine.answer(call)
+        machine.move(0.01)
+    assert set(machine.completed.values()) == {"works"}
+    hung = [call for call in machine.open if call.replica == "hangs"]
+    assert hung
+    assert machine.to_cancel == set(hung)
+    assert {call.hung for call in hung} == {"it answered nothing for 0.05 s"}
+    assert machine.state.replicas == ("works",)
+    machine.close()
+
+
+def test_a_slow_replica_that_answers_something_does_not_hang() -> None:
+    curve = Curve(0.0, 0.01, 0.0, 0.0, BATCH)
+    machine = DispatchMachine("a", curve=curve, replica_timeout_s=0.2)
+    machine.submit(900)
+    slow = machine.open[0]
+    for _ in range(10):  # 1.5 s, in steps that are shorter than its 0.2 s
+        machine.submit(10)
+        machine.move(0.15)
+        machine.answer(machine.open[1])
+    assert slow.open
+    machine.move(0.21)
+    assert slow in machine.to_cancel
+    machine.close()
+
+
+def test_a_replica_with_much_to_do_has_the_time_for_it() -> None:
+    machine = DispatchMachine("a", curve=Curve(0.0, 10.0, 0.0, 0.0, BATCH), replica_timeout_s=1.0)
+    machine.submit(900)
+    machine.move(49.0)  # HANGS_AFTER times its 10 s
+    assert machine.open[0].open
+    machine.move(2.0)
+    assert not machine.open[0].open
+    machine.close()
+
+
+def test_an_ejected_replica_gets_no_calls_for_longer_each_time_until_it_answers() -> None:
+    machine = DispatchMachine("a")
+
+    def fails_for(out_s: float) -> None:
+        if not machine.open:
+            machine.submit(900)
+        machine.lose(machine.open[0])
+        machine.move(out_s - 0.01)
+        assert (machine.state.replicas, machine.state.replicas_out) == ((), 1)
+        machine.move(0.02)
+        assert (machine.state.replicas, machine.state.replicas_out) == (("a",), 0)
+
+    for strikes in range(4):
+        fails_for(EJECTION_S * 2**strikes)
+    fails_for(MOST_EJECTION_S)
+    fails_for(MOST_EJECTION_S)
+    machine.submit(900)
+    machine.answer_all()
+    fails_for(EJECTION_S)
+    machine.close()
+
+
+def test_a_fault_after_the_reply_ends_every_chunk_of_the_call_once() -> None:
+    machine = DispatchMachine("a")
+    machine.submit(10)
+    call = machine.open[0]
+    machine.answer(call)
+    machine.execute(machine.state.refused(call, ModelUnavailable(["ours"], 1.0), machine.now))
+    assert machine.completed == {0: "a"}
+    machine.close()
+
+
+def test_the_number_of_failures_that_ejects_is_counted_without_an_answer_between() -> None:
+    machine = DispatchMachine("a")
+    for _ in range(FAILURES_IN_A_ROW - 1):
+        machine.submit(900)
+        machine.fail(machine.open[0])
+        machine.answer(machine.open[0])
+    assert machine.state.replicas == ("a",)
+    machine.close()
+
+
+REPLICAS = ("a", "b", "c")
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Every chunk ends once and none is lost, whatever happens in whatever order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.machine = DispatchMachine(
+            *REPLICAS, curve=GROWING, calls_in_flight=2, replica_timeout_s=0.5, cold_start_s=1.0
+        )
+        self.posted = set(REPLICAS)
+
+    @rule(
+        lengths=st.lists(st.sampled_from((1, 10, 400, 700, 1000)), min_size=1, max_size=6),
+        bulk=st.booleans(),
+        allowed_s=st.sampled_from((None, 0.05, 5.0)),
+        group=st.sampled_from((None, "query", "document")),
+    )
+    def submit(
+        self, lengths: list[int], bulk: bool, allowed_s: float | None, group: str | None
+    ) -> None:
+        deadline_s = None if allowed_s is None else self.machine.now + allowed_s
+        self.machine.submit(*lengths, bulk=bulk, deadline_s=deadline_s, group=group)
+
+    @precondition(lambda self: self.machine.chunks)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.machine.cancel(data.draw(st.sampled_from(self.machine.chunks)))
+
+    @precondition(lambda self: self.machine.open)
+    @rule(data=st.data(), end=st.sampled_from(("answer", "fail", "lose", "hang_up", "refuse")))
+    def end(self, data: st.DataObject, end: str) -> None:
+        call = data.draw(st.sampled_from(self.machine.open))
+        getattr(self.machine, end)(call)
+
+    @precondition(lambda self: self.machine.open)
+    @rule(data=st.data(), code=st.sampled_from(("engine", "too_long")))
+    def answer_in_part(self, data: st.DataObject, code: str) -> None:
+        call = data.draw(st.sampled_from(self.machine.open))
+        rows = data.draw(st.sets(st.integers(0, call.texts - 1), min_size=1))
+        self.machine.answer(call, {row: Failure(code, "no vector") for row in rows})
+
+    @precondition(lambda self: any(call in self.machine.to_cancel for call in self.machine.open))
+    @rule()
+    def end_cancelled(self) -> None:
+        machine = self.machine
+        machine.end_cancelled(next(call for call in machine.open if call in machine.to_cancel))
+
+    @rule(replica=st.sampled_from(REPLICAS))
+    def replica_leaves_or_comes(self, replica: str) -> None:
+        self.posted ^= {replica}
+        self.machine.replicas(*sorted(self.posted))
+
+    @rule(replica=st.sampled_from(REPLICAS))
+    def replica_dies(self, replica: str) -> None:
+        for call in [call for call in self.machine.open if call.replica == replica]:
+            self.machine.lose(call)
+
+    @rule(seconds=st.sampled_from((0.001, 0.02, 0.3, 3.0)))
+    def move(self, seconds: float) -> None:
+        self.machine.move(seconds)
+
+    @invariant()
+    def an_idle_replica_leaves_nothing_waiting(self) -> None:
+        machine, state = self.machine, self.machine.state
+        waits = any(chunk.waiting and not chunk.done for chunk in machine.chunks)
+        if waits and state.replicas:
+            assert state.calls_open or Timer.GATHER in machine.timers
+
+    def teardown(self) -> None:
+        """With a replica that works, everything ends by itself; then nothing is left."""
+        machine = self.machine
+        machine.replicas("new")
+        machine.answer_all()
+        while Timer.GATHER in machine.timers and not all(map(machine.ended, machine.chunks)):
+            machine.move(1.0)
+            machine.answer_all()
+        assert all(map(machine.ended, machine.chunks))
+        machine.close()
+
+
+AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAnyOrder = AnyOrder.TestCase

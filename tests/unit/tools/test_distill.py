@@ -1,0 +1,133 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from deployments.tools.align import AlignError, Material
+from deployments.tools.corpus import Text
+from deployments.tools.distill import (
+    Teacher,
+    distil_general,
+    distil_own,
+    general_start,
+    sentences_of,
+    start_of,
+)
+from router.arrays import Vectors
+from router.schema import Side
+from router.space import Space
+
+SIZE = 24
+WORDS = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeio" for c in "lmnrst"]
+RNG = np.random.default_rng(0)
+
+
+def sentence(rng: np.random.Generator) -> str:
+    return " ".join(rng.choice(WORDS, 6, replace=False))
+
+
+DOCUMENTS = [Text(str(row), sentence(np.random.default_rng(row))) for row in range(200)]
+QUERIES = [Text(f"q{row}", " ".join(DOCUMENTS[row * 4].text.split()[:4])) for row in range(50)]
+JUDGED = {f"q{row}": {str(row * 4)} for row in range(50)}
+GIVEN = Material(DOCUMENTS, DOCUMENTS, QUERIES, JUDGED)
+
+
+class Meaning:
+    """A teacher that adds up its words, longer words counting more."""
+
+    def __init__(self, size: int = SIZE) -> None:
+        self.seen: list[tuple[str, Side]] = []
+        self._size = size
+
+    async def __call__(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
+        self.seen += [(text, side) for text in texts]
+        rows = []
+        for text in texts:
+            row = np.full(self._size, 0.1)
+            for word in text.split():
+                row += np.random.default_rng(list(word.encode())).standard_normal(self._size)
+            rows.append(row)
+        made = np.array(rows)
+        return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+
+
+def teacher(embed: Meaning | None = None) -> Teacher:
+    return Teacher(embed or Meaning(), Space("large", SIZE), "digest")
+
+
+def nothing(texts: int) -> None:
+    """Progress that is not shown."""
+
+
+async def test_a_student_learns_from_vectors_alone_and_is_judged_twice() -> None:
+    made = (await distil_own(teacher(), GIVEN, None, WORDS, None, nothing)).student
+    proof = made.about.proof
+    assert proof is not None
+    assert proof.fitted.recall > 0.9
+    assert proof.unseen.recall > 0.9
+    assert proof.judged_by == "judgements"
+    assert made.about.teacher_fingerprint == "digest"
+    assert (made.about.own_texts, made.about.general_texts) == (200, 0)
+    assert made.about.overlap is not None
+    assert 0.5 < made.about.overlap <= 1.0
+
+
+async def test_the_teacher_is_never_shown_the_queries_before_the_student_is_made() -> None:
+    embed = Meaning()
+    await distil_own(teacher(embed), GIVEN, None, WORDS, None, nothing)
+    trained = {text for text, side in embed.seen if side == "query"} - {q.text for q in QUERIES}
+    assert trained == {document.text for document in DOCUMENTS} | set(WORDS)
+
+
+async def test_words_of_documents_left_out_are_not_in_the_vocabulary_of_their_judge() -> None:
+    secret = [Text(str(row), f"secret{row} secret{row} dal") for row in range(200)]
+    queries = [Text(f"q{row}", f"secret{row * 4}") for row in range(50)]
+    given = Material(secret, secret, queries, JUDGED)
+    proof = (await distil_own(teacher(), given, None, WORDS, None, nothing)).student.about.proof
+    assert proof is not None
+    assert proof.fitted.recall > 0.9
+    assert proof.unseen.recall < 0.2
+
+
+async def test_a_general_student_is_judged_without_being_fitted() -> None:
+    texts = [sentence(RNG) for _ in range(1500)]
+    start = await general_start(teacher(), WORDS, texts, ["MIT"] * 1500, nothing)
+    general = (await distil_general(teacher(), start)).student
+    assert general.about.proof is None
+    assert (general.about.general_texts, general.about.licences) == (1500, {"MIT": 1500})
+    judged = (await distil_own(teacher(), GIVEN, start_of(general), [], 0, nothing)).student
+    proof = judged.about.proof
+    assert proof is not None
+    assert proof.fitted == proof.unseen
+    assert proof.unseen.recall > 0.9
+    assert judged.about.own_texts == 0
+    np.testing.assert_allclose(
+        judged.encode(["dal ber", "kin"]), general.encode(["dal ber", "kin"]), atol=0.02
+    )
+
+
+async def test_a_student_that_exists_is_gone_on_from() -> None:
+    texts = [sentence(RNG) for _ in range(300)]
+    general = await general_start(teacher(), WORDS, texts, ["MIT"] * 300, nothing)
+    first = (await distil_general(teacher(), general)).student
+    own = (await distil_own(teacher(), GIVEN, start_of(first), [], 3, nothing)).student
+    assert own.about.general_texts == 300
+    assert own.about.own_texts == 200
+    assert own.tokenizer.get_vocab_size() == first.tokenizer.get_vocab_size()
+    assert own.fingerprint != first.fingerprint
+
+
+async def test_without_general_texts_there_is_nothing_to_judge_as_it_is() -> None:
+    with pytest.raises(AlignError, match="needs epochs"):
+        await distil_own(teacher(), GIVEN, None, WORDS, 0, nothing)
+
+
+def test_a_sentence_belongs_to_its_document() -> None:
+    text = "The first sentence of this text. 第一句。第二句。 Short."
+    assert [part.text for part in sentences_of([Text("7", text)])] == [
+        text,
+        "The first sentence of this text.",
+        "第一句。",
+        "第二句。",
+    ]
+    assert {part.id for part in sentences_of([Text("7", text)])} == {"7"}
