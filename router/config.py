@@ -15,7 +15,6 @@ from pydantic import (
     model_validator,
 )
 
-from router.codes import unknown_language, unknown_script
 from router.domain import Tier
 from router.engine_config import (
     Flag,
@@ -27,110 +26,7 @@ from router.engine_config import (
     Section,
 )
 from router.model_config import ModelConfig
-
-NamedTier = Literal[Tier.FAST, Tier.BALANCED, Tier.BEST]
-
-
-class When(Section):
-    """Conditions of a rule; all that are given must hold. A rule without any always holds."""
-
-    min_tokens: PositiveInt | None = None  # of the longest text
-    max_tokens: PositiveInt | None = None
-    languages: tuple[str, ...] | None = None  # ISO 639-1
-    not_languages: tuple[str, ...] | None = None  # a text of unknown language does not match
-    scripts: tuple[str, ...] | None = None  # ISO 15924
-    mixed: Flag | None = None
-    code: Flag | None = None
-    input_type: Literal["query", "document"] | None = None
-
-    @model_validator(mode="after")
-    def _codes_exist(self) -> "When":
-        for key, words, wrong in (
-            ("languages", self.languages, unknown_language),
-            ("not_languages", self.not_languages, unknown_language),
-            ("scripts", self.scripts, unknown_script),
-        ):
-            for word in words or ():
-                if problem := wrong(word):
-                    raise ValueError(f"{key}: {problem}")
-        return self
-
-
-class Rule(Section):
-    """A floor: an `auto` request that matches goes to this tier's model or a larger one."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
-    when: When = When()
-    floor: NamedTier
-
-
-class Routing(Section):
-    """How requests are decided; reloaded without a restart."""
-
-    policy: Literal["rules", "priced"] = "rules"
-    default_tier: NamedTier = Tier.FAST  # the floor when no rule applies
-    rules: tuple[Rule, ...] = ()
-    require_space: Flag = False
-    strict_tiers: Flag = False
-    # how much likelier a short text is in this language (ISO 639-1) than in one without a figure
-    language_prior: dict[str, PositiveFloat] = Field(default_factory=dict)
-    default_budget_ms: PositiveFloat | None = None
-    # of a list's texts, from which on a rule that they match raises the floor of the list
-    min_share: Float = Field(default=0.2, gt=0.0, le=1.0)
-    # share of a text's tokens unknown to a model, above which `auto` does not choose it
-    max_unread: Float = Field(default=0.5, ge=0.0, le=1.0)
-    # share of predictions that may be exceeded: alpha
-    miss_share: Float = Field(default=0.05, gt=0.0, lt=0.5)
-    quality_weight: NonNegativeFloat = 1.0
-    price_eta: NonNegativeFloat = 0.05
-    price_utilisation: Float = Field(default=0.85, gt=0.0, le=1.0)  # rho
-
-    @field_validator("language_prior")
-    @classmethod
-    def _languages_exist(cls, prior: dict[str, float]) -> dict[str, float]:
-        for word in prior:
-            if problem := unknown_language(word):
-                raise ValueError(problem)
-        return prior
-
-
-class Shadow(Section):
-    """A share of the answered requests is embedded by another model too, on its bulk lane; answers
-    never change.
-    """
-
-    model: str
-    share: Float = Field(gt=0.0, le=1.0)
-    when: When = When()  # which requests; all where nothing is given
-    # start only while this router has no request under way: for models that share a machine
-    wait_for_idle: Flag = False
-
-
-class Canary(Section):
-    """A share of the free requests is decided by other rules: a `model` for all of them, or a
-    `routing` of its own.
-    """
-
-    share: Float = Field(gt=0.0, le=1.0)
-    model: str | None = None
-    routing: Routing | None = None
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> "Canary":
-        if (self.model is None) == (self.routing is None):
-            raise ValueError(
-                "a canary has either a model or a routing of its own; give one of the two"
-            )
-        return self
-
-
-class Compare(Section):
-    """Other models and other rules, tried on live traffic; reloaded without a restart, off where
-    nothing is given.
-    """
-
-    shadow: Shadow | None = None
-    canary: Canary | None = None
+from router.routing_config import Compare, NamedTier, Routing
 
 
 class Limits(Section):

@@ -19,10 +19,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from router.capacity import Demand, DemandReport, Rate, next_price
-from router.config import Routing
 from router.domain import Decision, Load, Model, Reason, Work
 from router.latency import Correction, Learner, Quantile
 from router.ledger import Ledger, Random
+from router.routing_config import Routing
 
 PRICE_EVERY_S = 0.1
 RELAX_EVERY_S = 1.0

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Any, get_args
 
-from router.config import Routing as Routing_
 from router.domain import Reason, Tier, Why
 from router.errors import RouterError
+from router.routing_config import Routing as Routing_
 from router.strict import ENGINE_KINDS
 
 Json = dict[str, Any]

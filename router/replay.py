@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from router.config import NamedTier, Routing
 from router.decision_log import ANSWERED, DecisionContext, Entry, Logged
 from router.domain import Decision, Reason, Tier
 from router.models import build_policy
 from router.policy import decide
+from router.routing_config import NamedTier, Routing
 
 REFUSED = "refused"
 

@@ -7,17 +7,18 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import click
-import httpx
 import orjson
 
+from deployments.launch.hub_cache import hub_finding, not_cached, of_hub, room_for_weights
 from deployments.launch.machine import (
     GIB,
+    Finding,
     Machine,
     answers,
     taken,
@@ -34,24 +35,12 @@ OPEN_FILES = 8192  # Ray itself asks for 65,536 and warns below
 SHM_BYTES = 2 * GIB
 DISK_BYTES = 5 * GIB
 DRIVERS = {12: 525, 13: 580}  # the oldest for a major version of CUDA
-HUB = "https://huggingface.co"
 PORTS = {
     8000: "HTTP",
     6379: "Ray's GCS (with `ray start`)",
     8265: "Ray's dashboard",
     8500: "Serve's fallback proxy",
 }
-
-State = Literal["ok", "warn", "fail"]
-
-
-class Finding(NamedTuple):
-    """What one check found; `todo` is empty where there is nothing to do."""
-
-    check: str
-    state: State
-    found: str
-    todo: str = ""
 
 
 def examine(machine: Machine, config: Path | None = None) -> Iterator[Finding]:
@@ -323,12 +312,12 @@ def _config(machine: Machine, path: Path) -> Iterator[Finding]:
     named = {name for model in models for name in (model.engine.hub_source, model.tokenizer)}
     commits = {
         name: next(filter(None, (model.pinned(name) for model in models)), None)
-        for name in sorted(name for name in named if name and _of_hub(name, HUB_ID))
+        for name in sorted(name for name in named if name and of_hub(name, HUB_ID))
     }
     if commits:
-        missing = _not_cached(machine, commits)
-        yield _hub(machine, list(commits), missing)
-        yield from _room_for_weights(machine, args, missing)
+        missing = not_cached(machine, commits)
+        yield hub_finding(machine, list(commits), missing)
+        yield from room_for_weights(machine, args, missing)
 
 
 def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterator[Finding]:
@@ -392,82 +381,6 @@ def _profiled(name: str, model: ModelConfig, base_dir: str | None) -> int | None
         ).memory_bytes
     except (OSError, ValueError):
         return None
-
-
-def _of_hub(name: str, pattern: Any) -> bool:
-    return (
-        bool(pattern.fullmatch(name))
-        and not Path(name).exists()
-        and not name.startswith(("package:", "callable:"))
-    )
-
-
-def _cache(machine: Machine) -> Path:
-    """Where the hub's downloads are kept."""
-    given = machine.environment.get("HF_HUB_CACHE")
-    home = machine.environment.get("HF_HOME") or machine.home / ".cache" / "huggingface"
-    return Path(given) if given else Path(home) / "hub"
-
-
-def _not_cached(machine: Machine, commits: Mapping[str, str | None]) -> list[str]:
-    """The repositories whose commit, or any where none is named, is not in the cache."""
-    missing = []
-    for name, commit in commits.items():
-        folder = _cache(machine) / f"models--{name.replace('/', '--')}"
-        if not (folder if commit is None else folder / "snapshots" / commit).is_dir():
-            missing.append(name)
-    return missing
-
-
-def _room_for_weights(machine: Machine, args: RouterArgs, missing: list[str]) -> Iterator[Finding]:
-    """Whether the disk of the cache holds what is to be downloaded; memory_bytes is no less."""
-    needed = sum(
-        model.memory_bytes or 0
-        for model in args.models.values()
-        if model.engine.hub_source in missing
-    )
-    there = _cache(machine)
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        yield Finding(
-            "weights",
-            "fail",
-            f"up to {needed / GIB:.1f} GiB to download, {free / GIB:.1f} GiB free in {there}",
-            "make room, or set HF_HOME to a larger disk",
-        )
-
-
-def _hub(machine: Machine, names: list[str], missing: list[str]) -> Finding:
-    """Whether the hub can be reached, or need not be: each name is in its cache."""
-    cache = _cache(machine)
-    if not missing:
-        return Finding("hub", "ok", f"not needed: {', '.join(names)} in {cache}")
-    if machine.environment.get("HF_HUB_OFFLINE") == "1":
-        return Finding(
-            "hub",
-            "fail",
-            f"HF_HUB_OFFLINE is 1 and {', '.join(missing)} not in {cache}",
-            "download them first",
-        )
-    url = machine.environment.get("HF_ENDPOINT", HUB)
-    try:
-        status = httpx.head(url, timeout=10, follow_redirects=True).status_code
-    except httpx.HTTPError as error:
-        return Finding(
-            "hub",
-            "fail",
-            f"{url} cannot be reached ({type(error).__name__}) and {', '.join(missing)} must "
-            "come from there",
-            "set HF_ENDPOINT to a mirror, or name folders that hold the models as `source` and "
-            "`tokenizer`",
-        )
-    return Finding(
-        "hub",
-        "ok" if status < 500 else "warn",
-        f"{url} answers {status}; {', '.join(missing)} will be downloaded",
-    )
 
 
 @click.command()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import psutil
 
@@ -124,3 +124,15 @@ def answers(address: str) -> bool:
             return True
     except (OSError, ValueError):
         return False
+
+
+State = Literal["ok", "warn", "fail"]
+
+
+class Finding(NamedTuple):
+    """What one check found; `todo` is empty where there is nothing to do."""
+
+    check: str
+    state: State
+    found: str
+    todo: str = ""

@@ -22,10 +22,11 @@ from deployments.telemetry.logs import where
 from router.arrays import Vectors
 from router.cache import VectorCache
 from router.compare import CanaryReport, Ring, Seen, Shadowed, ShadowReport, falls_in, slices_of
-from router.config import Canary, RouterArgs, Shadow
+from router.config import RouterArgs
 from router.domain import Decision, Model, Request, Work, work_of
 from router.errors import RouterError
 from router.models import build_floor
+from router.routing_config import Canary, Shadow
 from router.schema import EmbeddingsRequest
 
 log = logging.getLogger("ray.serve")

@@ -10,11 +10,11 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deployments.launch.serve_config import application
-from router.config import NamedTier, Routing
 from router.decision_log import LogError, Logged
 from router.decision_log import read as read_log
 from router.domain import Tier
 from router.replay import REFUSED, Other, Side, Summary, replay
+from router.routing_config import NamedTier, Routing
 from router.strict import ConfigError, sentences, unknown_keys
 from router.strict_yaml import read
 

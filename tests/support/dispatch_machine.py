@@ -11,7 +11,6 @@ import numpy as np
 
 import router.calls
 from router.calls import CallInFlight, CallSize, DispatchLimits
-from router.config import Routing
 from router.dispatching import DispatcherState
 from router.domain import Curve, Model
 from router.errors import InternalError, RouterError
@@ -26,6 +25,7 @@ from router.instructions import (
     Timer,
 )
 from router.ledger import Ledger
+from router.routing_config import Routing
 
 BATCH = 1000
 SHORT = Curve(0.001, 0.001, 0.0001, 0.0, BATCH)

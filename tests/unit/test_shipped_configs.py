@@ -10,7 +10,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from deployments.launch.serve_config import check
-from router import config, engine_config, model_config
+from router import config, engine_config, model_config, routing_config
 from router.config import RouterArgs
 from router.domain import Curve
 from router.engine_config import EngineSection, Section
@@ -154,12 +154,12 @@ HEADINGS: dict[str, type[Section]] = {
     "kind: remote": engine_config.RemoteEngine,
     "kind: fake": engine_config.FakeEngine,
     "args.collections.NAME": config.CollectionConfig,
-    "args.routing": config.Routing,
-    "args.routing.rules": config.Rule,
-    "args.routing.rules.when": config.When,
-    "args.compare": config.Compare,
-    "args.compare.shadow": config.Shadow,
-    "args.compare.canary": config.Canary,
+    "args.routing": routing_config.Routing,
+    "args.routing.rules": routing_config.Rule,
+    "args.routing.rules.when": routing_config.When,
+    "args.compare": routing_config.Compare,
+    "args.compare.shadow": routing_config.Shadow,
+    "args.compare.canary": routing_config.Canary,
     "args.limits": config.Limits,
     "args.cache": config.Cache,
     "args.decision_log": config.DecisionLog,

@@ -22,10 +22,10 @@ from deployments.tools.advise.latency import Timing
 from deployments.tools.advise.quality import SEED, Rows, Task, Unit
 from deployments.tools.advise.rules import Derived, Search
 from deployments.tools.advise.run import Floats, Plan
-from router.config import Routing
 from router.domain import Curve, Load, Model, Request, Tier, Work
 from router.models import build_policy
 from router.policy import decide
+from router.routing_config import Routing
 
 RESAMPLES = 300
 ROUTED, CROSSED = "routed", "routed, rules from the other half"

@@ -13,12 +13,12 @@ import uvloop
 from deployments.dispatch.chunks import Rows
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.wire import MESSAGE_BYTES, Failure, max_rows
-from router.config import Routing
 from router.domain import Curve, Model
 from router.errors import DeadlineExceeded, InternalError, ModelUnavailable, Overloaded
 from router.feedback import Feedback
 from router.ledger import Ledger
 from router.replica_health import FAILURES_IN_A_ROW
+from router.routing_config import Routing
 from tests.support.hand_transport import HandTransport, settle
 
 BATCH = 1000

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from deployments.launch.doctor import Finding, examine
-from deployments.launch.machine import GIB, Machine, this_machine
+from deployments.launch.doctor import examine
+from deployments.launch.machine import GIB, Finding, Machine, this_machine
 from router.cli import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[3]

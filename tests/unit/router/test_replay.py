@@ -21,7 +21,6 @@ from deployments.service import decision_log as writer
 from deployments.service.decision_log import DecisionLog, open_log
 from deployments.tools.replay_cli import main
 from router import config
-from router.config import Routing
 from router.decision_log import (
     ANSWERED,
     DecisionContext,
@@ -37,6 +36,7 @@ from router.domain import Curve, Features, Load, Model, OnMiss, Reason, Request,
 from router.errors import BudgetUnreachable
 from router.policy import Floor, Policy, decide
 from router.replay import REFUSED, Other, redecide, replay
+from router.routing_config import Routing
 from router.schema import parse
 from router.strict import parse_args
 from tests.support.local_service import ARGS, LocalRouter

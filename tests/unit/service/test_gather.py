@@ -15,11 +15,11 @@ from deployments.dispatch.wire import Failure
 from deployments.service.gather import Gatherer
 from deployments.service.prepare import Prepared
 from router.cache import VectorCache
-from router.config import Routing
 from router.domain import Curve, Model
 from router.errors import ContextLengthExceeded, DeadlineExceeded, ModelUnavailable
 from router.feedback import Feedback
 from router.ledger import Ledger
+from router.routing_config import Routing
 from tests.support.hand_transport import HandTransport, settle
 
 
