@@ -156,7 +156,9 @@ async def bridges(
         }
         fitted["all of these"] = [*data.documents, *data.sentences, *data.foreign]
     digests = {
-        name: digest_of(model.fingerprint, name, args.base_dir) if model.fingerprint else ""
+        name: digest_of(model.fingerprint, name, args.base_dir, model.revision)
+        if model.fingerprint
+        else ""
         for name, model in args.models.items()
     }
     heads = (

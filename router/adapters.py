@@ -259,7 +259,9 @@ def _unfit(args: RouterArgs, adapter: Adapter, collection: CollectionConfig) -> 
                 "that the adapter was made with"
             )
         try:
-            digest = fingerprint.digest_of(config, model, args.base_dir)
+            digest = fingerprint.digest_of(
+                config, model, args.base_dir, args.models[model].revision
+            )
         except (OSError, ValueError) as error:
             return str(error)
         if digest != made_with:

@@ -40,7 +40,7 @@ COMMANDS = {
     ),
     "distill": Entry(
         "deployments.tools.distill_cli:main",
-        "Distil a model into a small encoder of queries, and measure what it keeps.",
+        "Distill a model into a small query encoder, and measure it.",
     ),
     "doctor": Entry(
         "deployments.launch.doctor:main", "Check whether this machine can serve, and what to do."

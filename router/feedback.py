@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from router.capacity import Demand, DemandReport, Rate, next_price
-from router.domain import Decision, Load, Model, Reason, Work
+from router.domain import Decision, Load, Model, Reason, Why, Work
 from router.latency import Correction, Learner, Quantile
 from router.ledger import Ledger, Random
 from router.routing_config import Routing
@@ -240,6 +240,8 @@ def tell(
     target = decision.target
     pushed = decision.pushed_down if decision.model else decision.reason is Reason.OVER_BUDGET
     if target is None or target not in work or not pushed:
+        return None
+    if decision.whys.get(target) in (Why.TOO_LONG, Why.UNREAD):  # no replica would read it
         return None
     predicted = decision.predictions.get(target)
     if (

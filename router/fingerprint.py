@@ -130,11 +130,12 @@ class CardProof:
 
     model: str
     card: Card
+    revision: str | None = None  # the commit of the weights: a card alone does not name them
 
     @cached_property
     def digest(self) -> str:
         """32 hexadecimal characters; the model's name is not part of it."""
-        content = json.dumps(self.card.model_dump(mode="json"), sort_keys=True)
+        content = json.dumps([self.card.model_dump(mode="json"), self.revision], sort_keys=True)
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     def otherwise_pooled(self, pooling: str | None) -> str | None:
@@ -169,12 +170,14 @@ class CardProof:
 Proof = Fingerprint | CardProof
 
 
-def digest_of(config: FingerprintConfig, model: str, base_dir: str | None) -> str:
-    """The digest of what a config says that a model proves; raises OSError or ValueError for an
-    unusable file.
+def digest_of(
+    config: FingerprintConfig, model: str, base_dir: str | None, revision: str | None = None
+) -> str:
+    """The digest of what a config says that a model proves; `revision` is the commit that the
+    config pins. Raises OSError or ValueError for an unusable file.
     """
     if config.card is not None:
-        return CardProof(model, config.card).digest
+        return CardProof(model, config.card, revision).digest
     return load(resolve_path(str(config.file), base_dir)).digest
 
 

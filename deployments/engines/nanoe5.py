@@ -84,7 +84,7 @@ def unread(text: str) -> float:
     if not unknown:
         return 0.0
     tokens, frame = count([text, ""], "query")
-    return min(1.0, sum(map(readable.count, unknown)) / max(1, tokens - frame))
+    return min(1.0, sum(character in unknown for character in readable) / max(1, tokens - frame))
 
 
 @cache

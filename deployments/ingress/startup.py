@@ -57,10 +57,11 @@ class Waiting:
             return
         try:
             application, nodes = await asyncio.to_thread(self._cluster)
+            waits = list(waiting(bookings(self._args, application), nodes))
         except Exception as error:  # a controller that is being replaced, or another Ray's words
             log.debug("what models wait for is not known: %s", type(error).__name__)
             return
-        for wait in waiting(bookings(self._args, application), nodes):
+        for wait in waits:
             name = wait.deployment
             if name in names and self._said.get(name) != wait.sentence:
                 self._said[name] = wait.sentence

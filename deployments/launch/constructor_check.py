@@ -88,7 +88,7 @@ def _proofs(args: RouterArgs) -> dict[str, Proof]:
         if model.fingerprint is None:
             continue
         if model.fingerprint.card is not None:
-            proofs[name] = CardProof(name, model.fingerprint.card)
+            proofs[name] = CardProof(name, model.fingerprint.card, model.revision)
         else:
             proofs[name] = load(resolve_path(str(model.fingerprint.file), args.base_dir))
     return proofs

@@ -154,7 +154,14 @@ class CardIdentity(Identity):
         wrong = card.mismatch(made[:queries], made[queries : queries + documents])
         if wrong is not None:
             raise WrongModel(wrong)
-        kept = await asyncio.to_thread(self._first.keep, self._key, made.astype("<f2").tobytes())
+        try:
+            kept = await asyncio.to_thread(
+                self._first.keep, self._key, made.astype("<f2").tobytes()
+            )
+        except Exception as error:  # Ray's store is away; its words are of no use to a caller
+            raise EngineError(
+                f"the first replica's vectors cannot be read: {type(error).__name__}"
+            ) from error
         vectors = np.frombuffer(kept, "<f2").astype(np.float32).reshape(made.shape)
         first = Fingerprint(card.model, self._probes, vectors)
         if (wrong := first.mismatch(made, self._config.min_cosine)) is not None:

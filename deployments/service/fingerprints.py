@@ -18,7 +18,7 @@ def check_reading(args: RouterArgs, preparer: Preparer) -> dict[str, Proof]:
         if model.fingerprint is None:
             continue
         if model.fingerprint.card is not None:  # the config compared its prompt already
-            fingerprints[name] = CardProof(name, model.fingerprint.card)
+            fingerprints[name] = CardProof(name, model.fingerprint.card, model.revision)
             continue
         where = f"models.{name}.fingerprint"
         try:

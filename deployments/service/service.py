@@ -42,6 +42,7 @@ from router.errors import (
     DeadlineExceeded,
     InternalError,
     InvalidValue,
+    MaxTokensPerRequest,
     RouterError,
 )
 from router.feedback import Feedback, tell
@@ -196,13 +197,12 @@ class Service:
                 caller.client,
             )
             if len(prepared) < len(candidates):  # to the others it has too many tokens
+                if wanted.target in candidates - prepared.keys():
+                    raise MaxTokensPerRequest(None, self.args.limits.max_tokens_per_request)
                 wanted = wanted._replace(candidates=frozenset(prepared))
         read_s = self.clock()
-        loads, work, models = (
-            self.loads(),
-            {name: self._work(name, one) for name, one in prepared.items()},
-            self.models,
-        )
+        loads, models = self.loads(), self.models
+        work = {name: self._work(name, one) for name, one in prepared.items()}
         if wanted.adapters and wanted.space is not None:
             models = as_ranked(models, wanted.space, wanted.adapters)
         setting = self._setting

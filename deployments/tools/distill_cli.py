@@ -238,6 +238,11 @@ def _check_source(source: Student, space: str, digest: str) -> None:
             f"--from was distilled from another {source.about.space.model}: the fingerprints "
             "differ; distill it again from --general"
         )
+    if source.about.own_texts > 0:
+        raise AlignError(
+            "--from was fitted on texts of a collection, so its proof would leave nothing out; "
+            "give the general.npz beside it"
+        )
 
 
 async def _stages(job: Job, teacher: Teacher) -> Distilled:

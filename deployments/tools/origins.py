@@ -66,9 +66,10 @@ class Configured:
 
     def fingerprint(self, model: str) -> str:
         """Digest of what the model proves to be; raises AlignError where it has none."""
-        if (config := self._args.models[model].fingerprint) is None:
+        config = self._args.models[model]
+        if config.fingerprint is None:
             raise _unknown(model)
-        return digest_of(config, model, self._args.base_dir)
+        return digest_of(config.fingerprint, model, self._args.base_dir, config.revision)
 
     async def embed(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
         """Vectors of the model's own size."""

@@ -161,6 +161,12 @@ def test_a_general_student_of_any_server_is_gone_on_from(project: Project) -> No
     assert (about.general_texts, about.licences) == (len(TEXTS[::2]), {"MIT": len(TEXTS[::2])})
     assert about.proof is not None
     assert about.proof.unseen.recall > 0.8
+    fitted = ["--from", project.path("o/student.npz"), "--texts", project.path("texts.jsonl")]
+    with plain_server() as url:
+        to[1] = url
+        again = run(*to, *print_of, *fitted, "-o", project.path("again"))
+    assert again.exit_code != 0
+    assert "was fitted on texts of a collection" in again.output
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ smaller one instead.
 
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 
-from router.domain import Curve, Features, Load, Model, OnMiss, Reason, Request, Work
+from router.domain import Curve, Features, Load, Model, OnMiss, Reason, Request, Why, Work
 from router.feedback import Counters, Feedback, tell
 from router.ledger import Ledger
 from router.policy import Policy, decide, predict
@@ -175,3 +176,15 @@ def test_the_overhead_stays_as_the_profile_says_where_nobody_tells_the_engines_p
         # pieces at several replicas: the longest wait, the longest step
         small.completed(0.5, 0.1, 1.0, 0.0, engine_s=0.7)
     assert small.model is before
+
+
+def test_a_target_that_cannot_read_the_text_misses_nothing(feedback: dict[str, Feedback]) -> None:
+    """However many replicas it had, it would not answer these texts."""
+    models = MODELS | {"large": replace(MODELS["large"], max_tokens=50)}
+    work = dict.fromkeys(MODELS, Work(100, 100, 10_000))
+    request = Request(work, ENGLISH, deadline_s=0.001)
+    for on_miss in (OnMiss.DEGRADE, OnMiss.REJECT):
+        decision = decide(Policy("large"), request._replace(on_miss=on_miss), models, LOADS, 0.0)
+        assert decision.whys["large"] is Why.TOO_LONG
+        assert tell(feedback, decision, work, 0.0) is None
+    assert feedback["large"].shadow.tokens_per_s(0.0) == 0

@@ -107,12 +107,17 @@ def test_a_model_is_found_without_case_and_with_or_without_its_hub_prefix(
 
 @pytest.mark.parametrize(
     "name",
-    ["Other/Qwen3-Embedding-0.6B", "text-embedding-3-small", "tabl", "/", "best", "table/256"],
+    ["Other/Qwen3-Embedding-0.6B", "text-embedding-3-small", "tabl", "/", "best"],
 )
 def test_an_unknown_model_or_another_publisher_s_is_not_found(name: str) -> None:
     with pytest.raises(ModelNotFound) as caught:
         CATALOGUE.find(name)
     assert all(known in caught.value.message for known in (QWEN, MINILM, "table"))
+
+
+def test_a_space_given_as_the_model_is_called_one() -> None:
+    with pytest.raises(ModelNotFound, match='send "space": "table/256"'):
+        CATALOGUE.find("table/256")
 
 
 @pytest.mark.parametrize("alias", ["BEST", "TABLE"], ids=["a tier", "another model"])

@@ -15,6 +15,7 @@ EVERYWHERE = {**ALWAYS, **WITH_HAPROXY}
 OF_RUN = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S",  # 30 s there, for load balancers
     "RAY_SERVE_HAPROXY_NBTHREAD",
+    "RAY_SERVE_HAPROXY_MAXCONN",  # follows limits.max_requests, and the files of the process
     "RAY_SERVE_HAPROXY_BINARY_PATH",
     "EMBEDDING_ROUTER_CLIENT_ADDRESS_HEADER",  # only our HAProxy writes that header
     "RAY_AUTH_MODE",
