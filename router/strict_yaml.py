@@ -81,7 +81,7 @@ def read(text: str | bytes) -> Any:
     try:
         loader = _Loader(text)  # reads the beginning already
     except (yaml.YAMLError, UnicodeDecodeError):
-        raise ConfigError(["the file is not UTF-8 text; a config is YAML"]) from None
+        raise ConfigError(["this is not UTF-8 text; a config is YAML"]) from None
     try:
         root = loader.get_single_node()
         if root is None:
@@ -96,7 +96,7 @@ def read(text: str | bytes) -> Any:
             [f"line {mark.line + 1}, column {mark.column + 1}: {what}" if mark else what]
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError):
-        raise ConfigError(["the file is not UTF-8 text; a config is YAML"]) from None
+        raise ConfigError(["this is not UTF-8 text; a config is YAML"]) from None
     finally:
         loader.dispose()
 

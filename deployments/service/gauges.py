@@ -46,8 +46,8 @@ def sample(tally: Tally, service: Service) -> None:
     shared = Counters() if service.shared is None else service.shared.counters
     for one in fields(shared):
         tally.set(metrics.SHARED_CACHE, (one.name,), getattr(shared, one.name))
-    if service.log is not None:
-        tally.set(metrics.DECISION_LOG_FAILURES, (), service.log.failures)
-        tally.set(metrics.DECISION_LOG_LOST, (), service.log.lost)
+    log = service.log
+    tally.set(metrics.DECISION_LOG_FAILURES, (), 0 if log is None else log.failures)
+    tally.set(metrics.DECISION_LOG_LOST, (), 0 if log is None else log.lost)
     tally.set(metrics.CACHE_BYTES, (), cache.used_bytes)
     tally.set(metrics.CACHE_ENTRIES, (), len(cache))
