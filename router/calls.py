@@ -71,6 +71,7 @@ class Chunk:
     failed_at: str | None = None  # the last replica that it was sent to in vain
     # the replica whose engine made no vector of a text in it, although the call itself worked
     suspect: str | None = None
+    engine_failed: bool = False  # on a call with it: perhaps on its text
 
     def __post_init__(self) -> None:
         small = (

@@ -19,6 +19,7 @@ import math
 from collections.abc import Sequence
 from typing import Generic
 
+from router.admission import RETRY_AFTER_S, Admission
 from router.calls import (
     LARGE,
     SMALL,
@@ -27,8 +28,8 @@ from router.calls import (
     DispatchCounters,
     DispatchLimits,
 )
-from router.capacity import Demand, DemandReport
-from router.errors import ModelUnavailable, Overloaded, RouterError
+from router.capacity import DemandReport
+from router.errors import ModelUnavailable, RouterError
 from router.feedback import Feedback
 from router.instructions import (
     CancelCall,
@@ -47,20 +48,17 @@ from router.queues import Queues
 from router.replica_health import ReplicaSet
 
 HANGS_AFTER = 5.0  # times what its calls should take
-RETRY_AFTER_S = 1.0  # the Retry-After of an error when nothing better is known
 NEARLY_DONE = 0.9  # of what a call should take: the next one is on its way before its engine waits
 TIMER_S = 0.001  # uvloop's timers count milliseconds: less is not worth one
-# of the capacity, whatever else there is to do: an estimate, for bulk gets what is left
-LEAST_BULK_SHARE = 0.05
 
 
 class DispatcherState(Generic[C, R]):
     """One model's queue in this router, and the calls it has in flight."""
 
     __slots__ = (
-        "_calls", "_ejection_s", "_gather_s", "_hang_s", "_interactive", "_out", "_queues",
+        "_calls", "_ejection_s", "_gather_s", "_hang_s", "_out", "_queues",
         "_replicas", "_rng",
-        "counters", "feedback", "ledger", "limits", "model",
+        "admission", "counters", "feedback", "ledger", "limits", "model",
     )  # fmt: skip
 
     def __init__(
@@ -78,8 +76,8 @@ class DispatcherState(Generic[C, R]):
         self._out: list[Instruction[C, R]] = []
         self._queues: Queues[C] = Queues(model, limits.call_size, ledger, self.counters, self._fail)
         self._replicas = ReplicaSet(model, ledger, feedback)
+        self.admission = Admission(self._queues, self._replicas, limits, feedback, ledger, now)
         self._calls: set[CallInFlight[C]] = set()
-        self._interactive = Demand(now)  # what goes before bulk
         self._gather_s = math.inf  # when the timer GATHER ends
         self._hang_s = math.inf  # when the timer HANG ends
         self._ejection_s = math.inf  # when the timer EJECTION ends
@@ -105,27 +103,6 @@ class DispatcherState(Generic[C, R]):
         return self.feedback.ask(backlog_tokens, now)
 
     # Events
-
-    def admit(self, tokens: int, deadline_s: float | None, bulk: bool, now: float) -> None:
-        """Count a request as demand. Raises Overloaded when the queue of this router is full, or so
-        long that the request would wait longer than it may.
-        """
-        waiting = self.ledger.waiting_tokens(self.model)
-        same = self._queues.bulk_tokens if bulk else waiting
-        if same and same + tokens > self.limits.max_queued_tokens:
-            raise Overloaded(self.model, RETRY_AFTER_S)
-        if (waiting or same) and self.replicas:
-            rate = self.feedback.tokens_per_s * len(self.replicas) / self.ledger.routers
-            if bulk:  # what is interactive goes before it, also what comes while it waits
-                waiting = self._queues.tokens
-                rate = max(LEAST_BULK_SHARE * rate, rate - self._interactive.tokens_per_s(now))
-            wait_s = waiting / rate
-            left_s = math.inf if deadline_s is None else deadline_s - now
-            most_s = left_s if bulk else min(self.limits.max_queue_s, left_s)
-            if wait_s > most_s:
-                raise Overloaded(self.model, max(RETRY_AFTER_S, wait_s - most_s))
-        if not bulk:
-            self._interactive.add(tokens, now)
 
     def submit(self, chunks: Sequence[C], now: float) -> list[Instruction[C, R]]:
         """The chunks of one request, which was admitted, arrive in this order."""
@@ -185,10 +162,17 @@ class DispatcherState(Generic[C, R]):
         self._lose(call, why, now)
         return self._send(now)
 
-    def engine_failed(self, call: CallInFlight[C], why: str, now: float) -> list[Instruction[C, R]]:
-        """The engine raised an error: retry chunk by chunk, so that a bad chunk harms no other."""
+    def engine_failed(
+        self, call: CallInFlight[C], why: str, now: float, unreachable: bool = False
+    ) -> list[Instruction[C, R]]:
+        """The engine raised an error: retry chunk by chunk, so that a bad chunk harms no other.
+        `unreachable`: what the engine calls is away, whatever the texts are.
+        """
         if self._end(call):
             self._replicas.blame(call.replica, now)
+            if not unreachable:
+                for chunk in call.chunks:
+                    chunk.engine_failed = True
             self._retry(call.chunks, why, call.replica, alone=True)
         return self._send(now)
 
@@ -369,7 +353,7 @@ class DispatcherState(Generic[C, R]):
                 continue
             fault = _engine_fault(reply, start, stop) if reply.failed else None
             if fault is not None and not chunk.tries:  # perhaps of this replica alone
-                chunk.suspect = reply.replica
+                chunk.suspect, chunk.engine_failed = reply.replica, True
                 self._retry([chunk], fault, reply.replica, alone=True)
                 continue
             if fault is None and chunk.suspect not in (None, reply.replica):
@@ -396,7 +380,8 @@ class DispatcherState(Generic[C, R]):
                 chunk.connections_broken += 1
             elif chunk.tries:
                 why_not = f"{self.model} failed twice: {why}"
-                self._fail(chunk, ModelUnavailable([why_not], RETRY_AFTER_S))
+                lost = not chunk.engine_failed
+                self._fail(chunk, ModelUnavailable([why_not], RETRY_AFTER_S, lost))
                 continue
             else:
                 chunk.tries += 1

@@ -424,11 +424,16 @@ class InternalError(RouterError):
 
 
 class ModelUnavailable(RouterError):
-    """No model that may answer this request is ready; `why` has one entry a model."""
+    """No model that may answer this request is ready; `why` has one entry a model.
+
+    `lost`: the model's replicas or its server are gone or hang. Another model may then answer; a
+    text that an engine fails on goes to no other engine.
+    """
 
     status, code = 503, "model_unavailable"
 
-    def __init__(self, why: Sequence[str], retry_after_s: float) -> None:
+    def __init__(self, why: Sequence[str], retry_after_s: float, lost: bool = False) -> None:
+        self.lost = lost
         super().__init__(
             f"no model can answer this request now ({'; '.join(why)}); send it again after the "
             "time in Retry-After",

@@ -29,7 +29,7 @@ class Queues(Generic[C]):
         fail: Callable[[C, RouterError], None],
     ) -> None:
         """`fail` ends a chunk whose deadline passed while it waited."""
-        self._model, self._call_size = model, call_size
+        self.model, self._call_size = model, call_size
         self._ledger, self._counters, self._fail = ledger, counters, fail
         self._queues: tuple[tuple[deque[C], deque[C]], ...] = tuple(
             (deque[C](), deque[C]()) for _ in (SMALL, LARGE)
@@ -40,7 +40,7 @@ class Queues(Generic[C]):
     @property
     def tokens(self) -> int:
         """All that wait, bulk too."""
-        return self._ledger.waiting_tokens(self._model) + self.bulk_tokens
+        return self._ledger.waiting_tokens(self.model) + self.bulk_tokens
 
     def put(self, chunk: C, front: bool = False) -> None:
         """Queue the chunk behind the others of its kind, or before them."""
@@ -55,7 +55,7 @@ class Queues(Generic[C]):
         if chunk.bulk:
             self.bulk_tokens += chunk.tokens
         else:
-            self._ledger.queued(self._model, chunk.tokens)
+            self._ledger.queued(self.model, chunk.tokens)
 
     def uncount(self, chunk: C) -> None:
         """Count the chunk no longer among what waits; a second call changes nothing."""
@@ -66,7 +66,7 @@ class Queues(Generic[C]):
             if chunk.bulk:
                 self.bulk_tokens -= chunk.tokens
             else:
-                self._ledger.unqueued(self._model, chunk.tokens)
+                self._ledger.unqueued(self.model, chunk.tokens)
 
     def waits(self, kind: int, now: float) -> bool:
         """Whether a live chunk of this kind waits; dead ones in front are dropped on the way."""

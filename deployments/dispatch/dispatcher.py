@@ -16,7 +16,7 @@ from typing import Literal
 from deployments.dispatch.chunks import Chunk, Rows, call_of, cut_chunk, cuts
 from deployments.dispatch.transport import ConnectionLost, ReplicaLost, Transport
 from deployments.dispatch.wire import MESSAGE_BYTES, Reply, max_rows
-from deployments.engines.base import EngineFailed, EngineOverloaded
+from deployments.engines.base import EngineFailed, EngineOverloaded, ServerUnreachable
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.tracing import Tracing
 from router.arrays import TokenIds
@@ -113,7 +113,7 @@ class ModelDispatcher:
         the text would wait longer than it may.
         """
         now = self.clock()
-        self._state.admit(sum(counts), deadline_s, bulk, now)
+        self._state.admission.admit(sum(counts), deadline_s, bulk, now)
         origin = None if self.tracing is None else self.tracing.current()
         ranges = cuts(counts, texts, self.batch_tokens, max_rows(self.dimensions))
         chunks = [
@@ -124,6 +124,18 @@ class ModelDispatcher:
             chunk.future.add_done_callback(partial(self._on_chunk_done, chunk))
         self._execute(self._state.submit(chunks, now))
         return [chunk.future for chunk in chunks]
+
+    def would_admit(
+        self,
+        tokens: int,
+        deadline_s: float | None,
+        bulk: bool = False,
+        coming: tuple[int, int] = (0, 0),
+    ) -> bool:
+        """Whether `submit` would take texts of so many tokens, after `coming` interactive and bulk
+        tokens that are on their way here.
+        """
+        return self._state.admission.refusal(tokens, deadline_s, bulk, self.clock(), coming) is None
 
     def replicas_changed(self, posted: Sequence[str]) -> None:
         """Send to these replicas from now on."""
@@ -216,7 +228,8 @@ class ModelDispatcher:
             self._execute(state.refused(call, error, now))
         elif isinstance(error, EngineFailed):
             self._note(call, error, why)
-            self._execute(state.engine_failed(call, error.detail, now))
+            away = isinstance(error, ServerUnreachable)
+            self._execute(state.engine_failed(call, error.detail, now, away))
         else:
             name = type(error).__name__
             self._note(call, error, name)

@@ -95,7 +95,7 @@ class HandleTransport:
             raise Overloaded(model, error.retry_after_s or 1.0) from error
         except DeploymentUnavailableError as error:
             raise ModelUnavailable(
-                [f"{model}: its deployment failed or is being replaced"], 5.0
+                [f"{model}: its deployment failed or is being replaced"], 5.0, lost=True
             ) from error
         return reply
 

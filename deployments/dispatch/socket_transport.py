@@ -40,7 +40,12 @@ from deployments.dispatch.frames import (
 )
 from deployments.dispatch.transport import ConnectionLost, ReplicaLost
 from deployments.dispatch.wire import Call, Reply, pack_call, unpack_reply
-from deployments.engines.base import EngineError, EngineFailed, EngineOverloaded
+from deployments.engines.base import (
+    EngineError,
+    EngineFailed,
+    EngineOverloaded,
+    ServerUnreachable,
+)
 from router.errors import RequestTooLarge
 
 _AGAIN_S = 1.0  # between two tries to connect
@@ -144,7 +149,9 @@ class Connection(Frames):
             elif after_s is not None:
                 future.set_exception(EngineOverloaded(message, after_s))
             elif detail is not None:
-                future.set_exception(EngineFailed(message, detail))
+                away = name == ServerUnreachable.__name__
+                failed = ServerUnreachable if away else EngineFailed
+                future.set_exception(failed(message, detail))
             else:
                 future.set_exception(EngineError(f"{name}: {message}"))
 

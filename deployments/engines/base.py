@@ -35,7 +35,13 @@ class EngineDead(EngineError):
 
 
 class EngineUnreachable(EngineError):
-    """What the engine calls is away and may come back."""
+    """What the engine calls is away and may come back; `reached`: it answered, with a failure that
+    may be due to the text.
+    """
+
+    def __init__(self, message: str, reached: bool = False) -> None:
+        super().__init__(message)
+        self.reached = reached
 
 
 class EngineOverloaded(EngineError):
@@ -63,6 +69,10 @@ class EngineFailed(EngineError):
 
     def __reduce__(self) -> tuple[type["EngineFailed"], tuple[str, str]]:
         return type(self), (str(self), self.detail)
+
+
+class ServerUnreachable(EngineFailed):
+    """A failure that is not due to the texts: what the engine calls is away."""
 
 
 class InvalidText(EngineError):

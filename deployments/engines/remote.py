@@ -162,8 +162,10 @@ class RemoteEngine:
             raise _Refused(f"its server refused the text with {status}: {self._masked(said)}")
         if status != 200:
             log.warning("%s answered %d: %s", self._where, status, said)
-            kind = EngineUnreachable if status >= 500 else EngineError
-            raise kind(f"its server answered {status}")
+            if status >= 500:  # 502 to 504 are a proxy's: its server is away
+                reached = status not in (502, 503, 504)
+                raise EngineUnreachable(f"its server answered {status}", reached)
+            raise EngineError(f"its server answered {status}")
         try:
             return orjson.loads(response.content)
         except orjson.JSONDecodeError as error:

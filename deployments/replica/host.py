@@ -24,6 +24,7 @@ from deployments.engines.base import (
     EngineOverloaded,
     EngineUnreachable,
     InvalidText,
+    ServerUnreachable,
     TextTooLong,
 )
 from deployments.replica.identity import Identity, WrongModel
@@ -216,7 +217,9 @@ class Host:
         detail = (
             str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
         )
-        return EngineFailed(
+        away = isinstance(error, EngineUnreachable) and not error.reached
+        kind = ServerUnreachable if away else EngineFailed
+        return kind(
             f"the engine failed with {type(error).__name__}; this replica's log has the lines of "
             "code",
             detail,

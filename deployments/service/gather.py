@@ -19,8 +19,8 @@ from deployments.dispatch.chunks import Rows
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.service.prepare import Prepared
 from deployments.service.shared_cache import SharedCache
+from router.admission import RETRY_AFTER_S
 from router.cache import Entry, VectorCache
-from router.dispatching import RETRY_AFTER_S
 from router.errors import ContextLengthExceeded, DeadlineExceeded, InvalidValue, ModelUnavailable
 
 T = TypeVar("T")

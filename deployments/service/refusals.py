@@ -4,8 +4,8 @@ from collections.abc import Collection
 
 from deployments.service.plan import Plan
 from deployments.service.prepare import Prepared
+from router.admission import RETRY_AFTER_S
 from router.config import RouterArgs
-from router.dispatching import RETRY_AFTER_S
 from router.domain import OnMiss, Reason, Why, Work, work_of
 from router.errors import (
     BudgetUnreachable,

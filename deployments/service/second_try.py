@@ -1,20 +1,27 @@
 """The second decision on a request whose model cannot answer any more.
 
-A model loses its last replica, or fails twice: the whole request is decided again among the models
-that it may use, within its budget and its space, and vectors already made are thrown away. There is
-one second try. A request that no other model may serve goes on waiting for the first.
+A model loses its last replica, or the replicas or the server that a request went to are lost twice:
+the whole request is decided again among the models that it may use, within its budget and its
+space, and vectors already made are thrown away. There is one second try. A request that no other
+model may serve, or has room for, goes on waiting for the first. A request that an engine fails on
+is not decided again: its text could harm the next engine too.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.service.plan import Plan
-from router.domain import Load
+from router.config import Limits
+from router.domain import Load, OnMiss
 from router.errors import ModelUnavailable
 from router.policy import decide
 
 T = TypeVar("T")
+Coming = tuple[int, int]  # interactive and bulk tokens on their way to a model
+# whether the model that a plan names takes its request, after what is coming there
+HasRoom = Callable[[Plan, Coming], bool]
 
 
 class DecidedAgain(Exception):
@@ -40,8 +47,13 @@ class _Waiting:
 class SecondTries:
     """The requests of one router that wait for models, by model."""
 
-    def __init__(self, loads: Callable[[], Mapping[str, Load]], clock: Callable[[], float]) -> None:
-        self._loads, self._clock = loads, clock
+    def __init__(
+        self,
+        loads: Callable[[], Mapping[str, Load]],
+        clock: Callable[[], float],
+        has_room: HasRoom,
+    ) -> None:
+        self._loads, self._clock, self._has_room = loads, clock, has_room
         self._waiting: dict[str, set[_Waiting]] = {}
 
     def last_lost(self, model: str) -> None:
@@ -63,34 +75,74 @@ class SecondTries:
             if waiting.again is None or waiting.task.uncancel() > waiting.cancelled_before:
                 raise
             raise DecidedAgain(waiting.again) from None
-        except ModelUnavailable:
-            if (again := self._decided(plan, failed=model)) is None:
+        except ModelUnavailable as error:
+            if not error.lost:
+                raise
+            loads = dict(self._loads())
+            loads[model] = loads[model]._replace(ready_replicas=0, cold_start_s=None)
+            if (again := self._decided(plan, loads, {})) is None:
                 raise
             raise DecidedAgain(again) from None
         finally:
             others.discard(waiting)
 
     def _decide_waiting(self, model: str) -> None:
-        if self._loads()[model].ready_replicas:
+        loads = dict(self._loads())
+        if loads[model].ready_replicas:
             return
-        for waiting in list(self._waiting.get(model, ())):
-            if waiting.again is None and (again := self._decided(waiting.plan)) is not None:
-                waiting.again = again
-                waiting.task.cancel()
+        coming: dict[str, Coming] = {}
+        for waiting in sorted(self._waiting.get(model, ()), key=lambda one: one.plan.arrived_s):
+            if waiting.again is not None:
+                continue
+            if (again := self._decided(waiting.plan, loads, coming)) is None:
+                continue
+            other = again.decision.model
+            assert other is not None, "a second plan names a model"
+            tokens, (interactive, bulk) = again.work[other].tokens, coming.get(other, (0, 0))
+            if again.request.priority == "bulk":
+                coming[other] = interactive, bulk + tokens
+            else:  # the next decision sees it ahead
+                coming[other] = interactive + tokens, bulk
+                ahead_tokens = loads[other].ahead_tokens + tokens
+                loads = loads | {other: loads[other]._replace(ahead_tokens=ahead_tokens)}
+            waiting.again = again
+            waiting.task.cancel()
 
-    def _decided(self, plan: Plan, failed: str | None = None) -> Plan | None:
-        """The plan with another model; None where no other may serve the request."""
-        now, loads = self._clock(), dict(self._loads())
-        if failed is not None:
-            loads[failed] = loads[failed]._replace(ready_replicas=0, cold_start_s=None)
+    def _decided(
+        self, plan: Plan, loads: dict[str, Load], coming: Mapping[str, Coming]
+    ) -> Plan | None:
+        """The plan with another model; None where no other may serve the request or has room."""
+        now = self._clock()
         decision = decide(plan.setting.policy, plan.decision_input, plan.models, loads, now)
         first = plan.decision.model
         if decision.model is None or decision.model == first:
             return None
-        return plan._replace(
+        again = plan._replace(
             decision=decision,
             loads=loads,
             decided_s=now,
             tried=first,
             tried_s=now - plan.decided_s,
         )
+        return again if self._has_room(again, coming.get(decision.model, (0, 0))) else None
+
+
+def has_room(
+    dispatchers: Mapping[str, ModelDispatcher], limits: Limits, plan: Plan, coming: Coming
+) -> bool:
+    """Whether the model that `plan` names takes its request, after what is coming there."""
+    model = plan.decision.model
+    if model is None:
+        return False
+    tokens, bulk = plan.work[model].tokens, plan.request.priority == "bulk"
+    deadline_s = deadline_of(plan, limits)
+    return not tokens or dispatchers[model].would_admit(tokens, deadline_s, bulk, coming)
+
+
+def deadline_of(plan: Plan, limits: Limits) -> float:
+    """When the answer is worth nothing any more."""
+    deadline_s = plan.arrived_s + limits.request_timeout_s
+    budget_s = plan.decision_input.deadline_s
+    if plan.request.on_budget_miss is OnMiss.REJECT and budget_s is not None:
+        return min(deadline_s, budget_s)
+    return deadline_s

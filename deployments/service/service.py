@@ -6,6 +6,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.transport import Transport
@@ -19,7 +20,7 @@ from deployments.service.reader import Reader
 from deployments.service.recent import Recent
 from deployments.service.refusals import check_permitted, cut_work, refusal
 from deployments.service.request_metrics import Events
-from deployments.service.second_try import DecidedAgain, SecondTries
+from deployments.service.second_try import DecidedAgain, SecondTries, deadline_of, has_room
 from deployments.service.shared_cache import open_shared
 from deployments.service.spans import Dispatching, decided
 from deployments.telemetry.tracing import Tracing
@@ -31,7 +32,6 @@ from router.domain import (
     Features,
     Load,
     Model,
-    OnMiss,
     Reason,
     Request,
     Tier,
@@ -88,8 +88,6 @@ class Service:
         self.clock = clock
         self.rng = rng or random.Random()
         self.ledger = Ledger({name: model.calls_in_flight for name, model in args.models.items()})
-        self.second_tries = SecondTries(self.loads, clock)
-        self.ledger.on_last_lost = self.second_tries.last_lost
         self.cache = VectorCache(args.cache.max_bytes)
         self.dispatchers = {
             name: ModelDispatcher(
@@ -111,6 +109,9 @@ class Service:
             )
             for name, config in args.models.items()
         }
+        has_room_for = partial(has_room, self.dispatchers, args.limits)
+        self.second_tries = SecondTries(self.loads, clock, has_room_for)
+        self.ledger.on_last_lost = self.second_tries.last_lost
         self.shared = open_shared(args, self.fingerprints)
         self.gatherers = {
             name: Gatherer(
@@ -302,9 +303,7 @@ class Service:
             prepared, truncated = await self.reader.cut(prepared, request, model, caller.client)
         if caller.meter is not None:
             await caller.meter.charge(sum(prepared.counts))
-        deadline_s = arrived_s + self.args.limits.request_timeout_s
-        if request.on_budget_miss is OnMiss.REJECT and plan.decision_input.deadline_s is not None:
-            deadline_s = min(deadline_s, plan.decision_input.deadline_s)
+        deadline_s = deadline_of(plan, self.args.limits)
         gathering = self.second_tries.first(
             plan, self.gatherers[model].gather(prepared, deadline_s, request.priority == "bulk")
         )

@@ -16,6 +16,7 @@ import pytest
 
 from deployments.dispatch.transport import ReplicaLost
 from deployments.dispatch.wire import Call, Reply
+from deployments.engines.base import ServerUnreachable
 from tests.support.local_service import LocalRouter, served
 from tests.support.waiting import wait_for
 
@@ -39,11 +40,12 @@ ARGS: dict[str, Any] = {
 
 class Faults:
     """What happens to calls: those for `dying` models wait for `end` and then lose their replica;
-    those for `broken` ones fail in the engine.
+    those for `away` ones do not reach the server of their engine; those for `broken` ones fail in
+    the engine.
     """
 
     def __init__(self, router: LocalRouter) -> None:
-        self.dying, self.broken = set[str](), set[str]()
+        self.dying, self.away, self.broken = set[str](), set[str](), set[str]()
         self.sent: list[str] = []
         self.end = threading.Event()
         self._send = router.transport.send
@@ -55,8 +57,10 @@ class Faults:
                 await asyncio.sleep(0.01)
             if model in self.dying:
                 raise ReplicaLost(f"{replica} at {SECRET} is gone")
+        if model in self.away:
+            raise ServerUnreachable(f"{SECRET} cannot be reached", "its server cannot be reached")
         if model in self.broken:
-            raise ValueError(f"http://{SECRET} cannot be reached")
+            raise ValueError("poison")
         return await self._send(model, call, replica)
 
 
@@ -112,16 +116,28 @@ def test_the_first_wait_counts_as_waiting(stage: tuple[httpx.Client, Faults]) ->
     assert 300 <= float(headers["x-queue-ms"]) <= float(headers["x-total-ms"])
 
 
-def test_an_engine_that_fails_twice_gives_its_requests_away_and_names_no_address(
+def test_a_server_that_cannot_be_reached_gives_its_requests_away_and_names_no_address(
+    stage: tuple[httpx.Client, Faults],
+) -> None:
+    client, faults = stage
+    faults.away.add("large")
+    assert post(client, model="best").json()["routing"]["model"] == "small"
+    faults.away.add("small")
+    refused = post(client, model="best")
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "model_unavailable"
+    assert SECRET not in refused.text
+
+
+def test_a_text_that_an_engine_fails_on_is_sent_to_no_other_model(
     stage: tuple[httpx.Client, Faults],
 ) -> None:
     client, faults = stage
     faults.broken.add("large")
-    assert post(client, model="best").json()["routing"]["model"] == "small"
-    faults.broken.add("small")
     refused = post(client, model="best")
     assert refused.status_code == 503
-    assert refused.json()["error"]["code"] == "model_unavailable"
+    assert "large failed twice: ValueError: poison" in refused.json()["error"]["message"]
+    assert "small" not in faults.sent
 
 
 @pytest.mark.parametrize("body", [{"model": "large"}, {"space": "docs"}, {"space": "large/8"}])
@@ -143,7 +159,7 @@ def test_what_no_other_model_may_serve_waits(
 
 def test_a_strict_tier_is_never_left() -> None:
     with faulty(ARGS | {"routing": {"strict_tiers": True}}) as (client, faults):
-        faults.broken.add("large")
+        faults.away.add("large")
         assert post(client, model="best").status_code == 503
         assert "small" not in faults.sent
 
@@ -154,7 +170,7 @@ def test_there_is_one_second_try() -> None:
         "tiers": {"fast": "small", "balanced": "large", "best": "huge"},
     }
     with faulty(three) as (client, faults):
-        faults.broken |= {"huge", "large", "small"}
+        faults.away |= {"huge", "large", "small"}
         assert post(client, model="best").status_code == 503
         assert len(set(faults.sent)) == 2
 

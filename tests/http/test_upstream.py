@@ -58,7 +58,7 @@ def answer(fault: str, texts: list[str]) -> tuple[int, bytes]:
         return 200, b'{"data": 7}'
     if fault == "html":
         return 200, b"<html>we are moving</html>"
-    if fault in ("500", "429"):
+    if fault in ("500", "503", "429"):
         return int(fault), b"{}"
     if fault == "other weights":
         rows = [row[::-1] for row in rows]
@@ -195,6 +195,36 @@ def test_whatever_the_server_behind_a_model_does_a_request_ends_right_or_with_a_
         "after all": Counter(right=ALL),
     }
     assert ended == expected
+
+
+@pytest.mark.parametrize(
+    ("fault", "elsewhere"),
+    [("hang up", True), ("503", True), ("500", False), ("nonsense", False), ("too few", False)],
+)
+def test_another_model_answers_for_a_server_that_is_away_and_for_no_other(
+    fault: str, elsewhere: bool
+) -> None:
+    with upstream() as (url, now):
+        theirs = {
+            "engine": {"kind": "remote", "base_url": url, "model": "theirs", "timeout_s": WAIT_S},
+            "dimensions": WIDTH,
+            "max_tokens": 512,
+        }
+        ours = {"engine": {"kind": "fake"}, "dimensions": WIDTH, "max_tokens": 512}
+        args = {
+            "models": {"ours": ours, "theirs": theirs},
+            "tiers": {"fast": "ours", "best": "theirs"},
+            "cache": {"max_bytes": 0},
+        }
+        with served(args) as (base, _), httpx.Client(base_url=base, timeout=WAIT_S) as client:
+            now[0] = fault
+            reply = client.post("/v1/embeddings", json={"input": "a text", "model": "best"})
+    if elsewhere:
+        assert reply.status_code == httpx.codes.OK, reply.text
+        assert reply.json()["routing"]["model"] == "ours"
+    else:
+        assert reply.status_code == httpx.codes.SERVICE_UNAVAILABLE
+        assert "theirs failed twice: its server answered" in reply.json()["error"]["message"]
 
 
 async def test_a_server_that_becomes_another_model_without_a_failure_is_found_out_by_the_next_proof(

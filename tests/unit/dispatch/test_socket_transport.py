@@ -1,6 +1,7 @@
 """Calls over sockets of our own, on real sockets: what a handle promises, they promise."""
 
 import asyncio
+import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -23,7 +24,13 @@ from deployments.dispatch.wire import (
     unpack_call,
     unpack_reply,
 )
-from deployments.engines.base import EngineDead, EngineError, EngineOverloaded
+from deployments.engines.base import (
+    EngineDead,
+    EngineError,
+    EngineFailed,
+    EngineOverloaded,
+    ServerUnreachable,
+)
 from deployments.replica import socket_server
 from deployments.replica.socket_server import ReplicaServer
 from router.errors import RequestTooLarge
@@ -385,6 +392,21 @@ async def test_when_to_come_back_travels_with_a_refusal(replica: Replica) -> Non
     with pytest.raises(EngineOverloaded, match="is full") as seen:
         await line.send(call(1))
     assert seen.value.retry_after_s == 7.5
+    line.close()
+
+
+@pytest.mark.parametrize("kind", [EngineFailed, ServerUnreachable])
+async def test_whether_a_failure_may_be_due_to_the_texts_travels_with_it(
+    replica: Replica, kind: type[EngineFailed]
+) -> None:
+    replica.error = kind("for the log", "for the caller")
+    replica.go_on.set()
+    line = await Connection.open(replica.address)
+    with pytest.raises(EngineFailed, match="for the log") as seen:
+        await line.send(call(1))
+    assert (type(seen.value), seen.value.detail) == (kind, "for the caller")
+    by_value = pickle.loads(pickle.dumps(kind("for the log", "for the caller")))
+    assert type(by_value) is kind
     line.close()
 
 
