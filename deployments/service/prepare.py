@@ -133,6 +133,11 @@ class Preparer:
             )
         }
 
+    def prompt_characters(self, model: str, side: Side | None, instruction: str | None) -> int:
+        """How many characters `model` reads around each text."""
+        side = side or self._models[model].prompts.default
+        return sum(map(len, self._prompt(model, side, instruction)))
+
     def longest_for(self, model: str) -> int:
         """The most tokens of a text that `model` reads."""
         return self._models[model].max_tokens

@@ -6,7 +6,7 @@ time, which then costs neither a tokeniser nor the identification of its languag
 is the cache's matter (router/cache.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from router.schema import EmbeddingsRequest, Side
 
 # a longer request is tokenised in a thread, so that nobody else waits for it
 OFF_LOOP_CHARACTERS = 5_000
+TEXT_CHARACTERS = 20  # a text costs as much as so many characters, however short it is
 KNOWN_TEXTS = 8192  # of about 2 kB each at most, the text and its tokens
 KNOWN_CHARACTERS = 400
 
@@ -48,8 +49,22 @@ class Reader:
         self.pool = pool or ReadingPool(self._limits.max_reading_characters)
         self.known = lru_cache(KNOWN_TEXTS)(self._one)
 
+    def reading(
+        self,
+        texts: Sequence[str],
+        side: Side | None,
+        instruction: str | None,
+        models: Iterable[str],
+    ) -> int:
+        """What it costs to read the texts, in characters: the longest prompt counts once a text."""
+        prompt = max(
+            (self._preparer.prompt_characters(name, side, instruction) for name in models),
+            default=0,
+        )
+        return sum(map(len, texts)) + len(texts) * (prompt + TEXT_CHARACTERS)
+
     def check(self, client: str, characters: int) -> None:
-        """Raise RateLimitExceeded where so long a text may not be read now."""
+        """Raise RateLimitExceeded where so much may not be read now."""
         if characters > OFF_LOOP_CHARACTERS:
             self.pool.check(client, characters)
 
@@ -68,7 +83,8 @@ class Reader:
         """
         if len(texts) == 1 and len(texts[0]) + len(instruction or "") <= KNOWN_CHARACTERS:
             return self.known(texts[0], side, instruction, language, models, scope)
-        if (characters := sum(map(len, texts))) > OFF_LOOP_CHARACTERS:
+        characters = self.reading(texts, side, instruction, models)
+        if characters > OFF_LOOP_CHARACTERS:
             give_back(characters)
             read = (texts, side, instruction, models, self._limits, scope)
             prepared = await self.pool.run(
@@ -89,7 +105,8 @@ class Reader:
         if max(prepared.counts) <= self._preparer.longest_for(model):
             return prepared, []
         cut = partial(self._preparer.cut, prepared, texts, model, where, request.instruction)
-        return await self.pool.run(client, sum(map(len, texts)), cut)
+        characters = self.reading(texts, prepared.side, request.instruction, (model,))
+        return await self.pool.run(client, characters, cut)
 
     def _one(
         self,

@@ -185,7 +185,8 @@ class Service:
             prepared = self.preparer.given(request.ids, wanted.target, caller.scope)
             features = Features(0, None, None, False, False)
         else:
-            self.reader.check(caller.client, characters := sum(map(len, texts)))
+            characters = self.reader.reading(texts, request.side, request.instruction, candidates)
+            self.reader.check(caller.client, characters)
             if caller.meter is not None:
                 caller.meter.reading(characters)
             prepared, features = await self.reader.read(

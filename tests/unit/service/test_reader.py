@@ -2,28 +2,41 @@
 same.
 """
 
+import threading
 from typing import Any
 
 import pytest
 
 from deployments.service.prepare import Prepared, Preparer
-from deployments.service.reader import KNOWN_CHARACTERS, OFF_LOOP_CHARACTERS, Reader
+from deployments.service.reader import (
+    KNOWN_CHARACTERS,
+    OFF_LOOP_CHARACTERS,
+    TEXT_CHARACTERS,
+    Reader,
+)
 from router.errors import InvalidValue
 from router.features import extract
 from router.strict import parse_args
 from tests.support.local_service import FAKE, WORDLLAMA
 
 PROMPTS = {"query": "Instruct: {instruction}\nQuery:{text}", "instruction": "find it"}
-MODELS = {"a": FAKE, "b": WORDLLAMA, "c": {**FAKE, "prompts": PROMPTS}}
+MODELS = {
+    "a": FAKE,
+    "b": WORDLLAMA,
+    "c": {**FAKE, "prompts": PROMPTS},
+    "d": {**FAKE, "prompts": {**PROMPTS, "instruction": "z" * 460}},
+}
 
 
 class Counting(Preparer):
     """Counts how often texts were read."""
 
     reads = 0
+    thread: threading.Thread | None = None  # of the last time
 
     def prepare(self, *args: Any) -> dict[str, Prepared]:
         self.reads += 1
+        self.thread = threading.current_thread()
         return super().prepare(*args)
 
 
@@ -95,3 +108,35 @@ async def test_a_prior_weighs_short_texts(preparer: Counting) -> None:
         for texts in (["reset password"], ["reset password", "reset password"]):
             read = await reader.read(texts, None, None, None, ("a",))
             assert read.features.language == language
+
+
+@pytest.mark.parametrize(
+    ("texts", "side", "instruction", "model", "on_loop"),
+    [
+        (["ab"] * 50, None, None, "a", True),
+        (["ab"] * 50, "query", "z" * 460, "a", True),  # has no prompt
+        (["ab"] * 50, "document", "z" * 460, "c", True),
+        (["ab"] * 50, "query", "z" * 460, "c", False),
+        (["ab"] * 50, "query", None, "d", False),  # the operator's own instruction
+        (["ab"] * 300, None, None, "a", False),
+        (["a" * (OFF_LOOP_CHARACTERS + 1)], None, None, "a", False),
+    ],
+)
+async def test_many_texts_and_long_prompts_are_read_off_the_loop(
+    preparer: Counting,
+    texts: list[str],
+    side: Any,
+    instruction: str | None,
+    model: str,
+    on_loop: bool,
+) -> None:
+    await Reader(preparer).read(texts, side, instruction, None, (model,))
+    assert (preparer.thread is threading.current_thread()) == on_loop
+
+
+def test_reading_costs_by_the_longest_prompt_of_the_models(preparer: Counting) -> None:
+    reader, instruction = Reader(preparer), "z" * 460
+    bare = 2048 * (2 + TEXT_CHARACTERS)
+    prompt = len("Instruct: ") + len(instruction) + len("\nQuery:")
+    for models, expected in ((("a", "b"), bare), (("a", "c"), bare + 2048 * prompt)):
+        assert reader.reading(["ab"] * 2048, "query", instruction, models) == expected
