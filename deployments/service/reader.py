@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from deployments.service.memory import give_back
 from deployments.service.prepare import Prepared, Preparer
 from deployments.service.reading_pool import ReadingPool
 from router.config import Limits
@@ -85,7 +84,6 @@ class Reader:
             return self.known(texts[0], side, instruction, language, models, scope)
         characters = self.reading(texts, side, instruction, models)
         if characters > OFF_LOOP_CHARACTERS:
-            give_back(characters)
             read = (texts, side, instruction, models, self._limits, scope)
             prepared = await self.pool.run(
                 client, characters, partial(self._preparer.prepare, *read)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from deployments.service.memory import give_back
 from router.errors import RateLimitExceeded
 
 T = TypeVar("T")
@@ -107,6 +108,7 @@ class ReadingPool:
         self._start()
 
     def _release(self, job: _Job) -> None:
+        give_back(job.characters)
         self._characters[job.client] -= job.characters
         if self._characters[job.client] <= 0:
             del self._characters[job.client]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from deployments.service import reading_pool
 from deployments.service.reading_pool import LONG_CHARACTERS, ReadingPool
 from router.errors import RateLimitExceeded
 
@@ -113,3 +114,20 @@ async def test_what_a_job_raises_is_raised() -> None:
 
     with pytest.raises(ValueError, match="no"):
         await ReadingPool(10).run("a", 5, fails)
+
+
+@pytest.mark.parametrize("left", [False, True])
+async def test_memory_is_given_back_once_the_text_was_read_and_not_before(
+    monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    given = list[int]()
+    monkeypatch.setattr(reading_pool, "give_back", given.append)
+    bench = Bench(ReadingPool(10**9))
+    bench.put("a", "a", LONG)
+    await bench.until(lambda: bench.began == ["a"])
+    if left:  # its thread goes on
+        bench.tasks["a"].cancel()
+        await asyncio.wait([bench.tasks["a"]])
+    assert not given
+    await bench.close()
+    await bench.until(lambda: given == [LONG])
