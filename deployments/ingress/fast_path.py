@@ -278,9 +278,8 @@ class HttpExchange(RequestResponseCycle):
         headers: Mapping[str, str],
         stall_s: float = SEND_TIMEOUT_S,
     ) -> None:
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        if self.disconnected:
+        await self._taken(stall_s)  # of an answer before this one on the connection
+        if self.disconnected or self.transport.is_closing():
             return
         values = "".join(headers.values())
         if not values.isprintable() and _CONTROL.search(values):

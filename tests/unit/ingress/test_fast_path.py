@@ -619,3 +619,33 @@ async def test_a_reader_that_takes_nothing_is_cut_off_and_a_slow_one_is_not(size
                 got += len(await reader.read(500_000))
                 await asyncio.sleep(0.02)
         await until(lambda: not outgoing.bytes_of)
+
+
+class Large(Replica):
+    """A replica whose own answers are more than the kernel takes."""
+
+    async def asgi(self, scope: Scope, receive: Receive, send: asgi.Send) -> None:
+        body = b"x" * 30_000_000
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-length", str(len(body)).encode())],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+
+
+async def test_a_reader_that_takes_nothing_of_serves_answer_holds_none_of_ours() -> None:
+    outgoing = Outgoing()
+    async with staged(Large()) as stage:
+        held = outgoing.hold("a", 1000, Limits(send_timeout_s=0.2))
+        stage.echo.answer = HttpAnswer(
+            200, b"a" * 1000, headers={"content-length": "1000"}, held=held
+        )
+        with socket.socket() as mute:
+            mute.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            mute.connect(("127.0.0.1", stage.port))
+            mute.sendall(post("/v1/models") + post())
+            await until(lambda: not outgoing.bytes_of)
+            assert stage.echo.ids
