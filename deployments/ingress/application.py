@@ -255,7 +255,9 @@ class Application:
                 answer = await asgi.attended(work, limit_s + LATE_S, watched)
             except TimeoutError:
                 raise DeadlineExceeded(limit_s) from None
-        except ClientLeft:
+        except (ClientLeft, asyncio.CancelledError):
+            if bill is not None:
+                bill.left()
             raise
         except Exception as error:
             if bill is not None:

@@ -188,6 +188,13 @@ class Charge:
         if self._tokens is not None and tokens != self._charged:
             self._tokens.settle(tokens - self._charged, self._clock())
 
+    def left(self) -> None:
+        """The caller does not wait for the answer: what was charged stays so, and what was only
+        read is paid as after a failure.
+        """
+        if not self._charged:
+            self._pay_reading(self._clock())
+
     def failed(self, status: int) -> None:
         """Give back the tokens, and the request too where nothing was read and the service is to
         blame or a limit.
@@ -201,7 +208,12 @@ class Charge:
         if self._requests is not None:
             if not self._characters and (status >= 500 or status == 429):
                 self._requests.settle(-1, now)
-        elif self._tokens is not None and self._characters:
+        else:
+            self._pay_reading(now)
+
+    def _pay_reading(self, now: float) -> None:
+        """Where no limit of requests is left to count it."""
+        if self._requests is None and self._tokens is not None and self._characters:
             most = max(1, self._tokens.per_minute // 10)
             cost = self._characters // READ_CHARACTERS_A_TOKEN
             self._tokens.settle(min(most, max(1, cost)), now)

@@ -2,23 +2,27 @@
 notice.
 """
 
+import asyncio
 import gzip
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from deployments.ingress.rate_limits import RateLimiter
+from deployments.ingress.application import Application
+from deployments.ingress.asgi import HttpRequest, Message, Receive, Scope
+from deployments.ingress.rate_limits import READ_CHARACTERS_A_TOKEN, RateLimiter
 from deployments.service.prepare import PIECE_CHARACTERS
-from router.keys import hash_of, new_key
+from router.keys import Grant, hash_of, new_key
+from router.strict import parse_args
 from router.tokenizer import Tokenizer, Tokens
 from tests.support.counted_tokenizer import Counted
 from tests.support.local_service import ARGS, LocalRouter, served
@@ -241,6 +245,70 @@ def test_long_texts_of_one_client_leave_the_others_their_turn() -> None:
             assert gated.waiting == 2
             gated.go.set()
             assert {one.result().status_code for one in long_ones} == {200}
+
+
+def request_of(path: str, body: dict[str, Any], left: asyncio.Event) -> tuple[Scope, Receive]:
+    """A request with the key, whose client is there until `left`."""
+    content, sent = json.dumps(body).encode(), list[bytes]()
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "headers": [(b"authorization", f"Bearer {KEY}".encode())],
+    }
+
+    async def receive() -> Message:
+        if not sent:
+            sent.append(content)
+            return {"type": "http.request", "body": content}
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    return scope, receive
+
+
+@asynccontextmanager
+async def local(args: dict[str, Any]) -> AsyncIterator[LocalRouter]:
+    """A router on this loop, in which no time passes for limits."""
+    router = LocalRouter(parse_args(args), RateLimiter(lambda: 0.0))
+    await router.start()
+    try:
+        yield router
+    finally:
+        await router.stop()
+
+
+def tokens_left(router: LocalRouter) -> int:
+    (left,) = (
+        left for kind, _, left, _ in router.access.meters.left(Grant("one")) if kind == "tokens"
+    )
+    return left
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/route"])
+@pytest.mark.parametrize("by_serve", [False, True])
+async def test_who_leaves_while_his_text_is_read_pays_for_that(path: str, by_serve: bool) -> None:
+    async with local(metered(tokens_per_minute=3000)) as router:
+        tokenizer = router.service.preparer.tokenizers["small"]
+        assert tokenizer is not None
+        router.service.preparer.tokenizers["small"] = gated = Gated(tokenizer)
+        left = asyncio.Event()
+        scope, receive = request_of(path, {"input": "word " * 14_000}, left)
+        application = Application(router, alone=not by_serve)
+        exchange = asyncio.create_task(
+            application.exchange(HttpRequest(scope, receive, not by_serve))
+        )
+        try:
+            while not gated.waiting and not exchange.done():  # noqa: ASYNC110  threads change it
+                await asyncio.sleep(0.01)
+            if by_serve:
+                exchange.cancel()
+            else:
+                left.set()
+            await asyncio.wait([exchange])
+            assert tokens_left(router) == 3000 - 70_000 // READ_CHARACTERS_A_TOKEN
+        finally:
+            gated.go.set()
 
 
 @contextmanager

@@ -87,6 +87,7 @@ class LocalRouter:
         self.service = Service(args, self.transport)
         self.views = Views(self.service)
         self.access = Access(args, limiter)
+        self.tracing = None
 
     async def close(self) -> None:
         """Nothing here waits to be written."""

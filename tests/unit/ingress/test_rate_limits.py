@@ -8,7 +8,7 @@ import pytest
 from ray.serve._private.config import DeploymentConfig
 
 from deployments.ingress.peers import routers_of
-from deployments.ingress.rate_limits import RateLimiter, Replies
+from deployments.ingress.rate_limits import READ_CHARACTERS_A_TOKEN, RateLimiter, Replies
 from router.errors import RateLimitExceeded
 from router.keys import Grant
 from router.quota import Limit, Report
@@ -109,3 +109,29 @@ async def test_nonsense_of_another_router_ends_no_exchange(monkeypatch: pytest.M
     async with asyncio.timeout(30):
         await often.wait()
     running.cancel()
+
+
+@pytest.mark.parametrize(
+    ("limits", "charged", "paid"),
+    [
+        ({"tokens_per_minute": 3000}, 0, {"tokens": 20}),
+        ({"tokens_per_minute": 3000}, 50, {"tokens": 50}),
+        (
+            {"tokens_per_minute": 3000, "requests_per_minute": 9},
+            0,
+            {"tokens": 0, "requests": 1},
+        ),
+    ],
+)
+async def test_who_leaves_pays_what_was_charged_or_else_what_was_read(
+    limits: dict[str, int], charged: int, paid: dict[str, int]
+) -> None:
+    meters, grant = RateLimiter(lambda: 0.0), Grant("k", **limits)
+    meters.configure([grant])
+    bill = await meters.open(grant)
+    assert bill is not None
+    bill.reading(20 * READ_CHARACTERS_A_TOKEN)
+    if charged:
+        await bill.charge(charged)
+    bill.left()
+    assert {kind: most - left for kind, most, left, _ in meters.left(grant)} == paid
