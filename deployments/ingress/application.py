@@ -249,7 +249,7 @@ class Application:
                     )
                     plan = await planned
                     if bill is not None:  # the text was read, as for an embedding
-                        await bill.charge(plan.tokens)
+                        await bill.charge(plan.tokens_once_cut)
                     return HttpAnswer(200, self._router.views.explanation(plan))
                 work = service.embed(request, caller)
                 answer = await asgi.attended(work, limit_s + LATE_S, watched)

@@ -73,6 +73,17 @@ class Plan(NamedTuple):
         """Of all texts, as that model counts them."""
         return sum(self.chosen.counts)
 
+    @property
+    def tokens_once_cut(self) -> int:
+        """What an embedding would be charged: each text at most what the model reads, where the
+        request has long ones cut.
+        """
+        model, chosen = self.decision.model, self.chosen
+        if model is None or not chosen.exact or self.request.truncate not in ("end", "start"):
+            return self.tokens
+        most = self.models[model].max_tokens
+        return sum(min(count, most) for count in chosen.counts)
+
 
 class Answer(NamedTuple):
     """Vectors of one request, all of one space, and how they came to be."""

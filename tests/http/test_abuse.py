@@ -204,6 +204,18 @@ def test_a_key_without_a_limit_of_requests_pays_for_reading(still: Still, path: 
     assert 0 < len(read) <= 3000 / (14_995 // 400) + 1
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/route"])
+@pytest.mark.parametrize("truncate", ["end", "start"])
+def test_what_is_cut_is_charged_as_cut(path: str, truncate: str) -> None:
+    args = metered(tokens_per_minute=3000)
+    args["models"]["small"]["max_tokens"] = 256
+    body = {"input": [WORDS["input"], "hello"], "truncate": truncate}
+    with served(args, RateLimiter(lambda: 0.0)) as (url, _):
+        answer = ask(url, path, json=body, headers={"authorization": f"Bearer {KEY}"})
+    assert answer.status_code == 200
+    assert answer.headers["x-ratelimit-remaining-tokens"] == str(3000 - 256 - 3)
+
+
 class Gated(Counted):
     """Long texts wait for `go`."""
 
