@@ -11,7 +11,8 @@ from typing import Protocol
 from deployments.ingress import asgi, console
 from deployments.ingress.asgi import ClientLeft, HttpAnswer, HttpRequest, Receive, Scope, Send
 from deployments.ingress.auth import Access
-from deployments.ingress.outgoing import Outgoing
+from deployments.ingress.outgoing import Held, Outgoing
+from deployments.ingress.rate_limits import Charge
 from deployments.ingress.routes import TABLE
 from deployments.ingress.views import Views
 from deployments.ingress.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
@@ -265,10 +266,10 @@ class Application:
                     error.status if isinstance(error, RouterError) else InternalError.status
                 )
             raise
+        size = encoding.estimated_bytes(answer.vectors, request.encoding_format)
+        held = self._held(client, size, bill)
         if bill is not None:
             bill.answered(answer.prompt_tokens)
-        size = encoding.estimated_bytes(answer.vectors, request.encoding_format)
-        held = self._outgoing.hold(client, size, service.args.limits)
         give_back(size)
         try:
             if size <= OFF_LOOP_BYTES:
@@ -280,6 +281,16 @@ class Application:
             held.release()
             raise
         return made._replace(held=held)
+
+    def _held(self, client: str, size: int, bill: Charge | None) -> Held:
+        """Count the answer among those on their way; raises RateLimitExceeded."""
+        try:
+            return self._outgoing.hold(client, size, self._router.service.args.limits)
+        except RateLimitExceeded as error:
+            error.counted = True  # by the service, as answered
+            if bill is not None:
+                bill.failed(error.status)
+            raise
 
     async def _request(self, caller: Grant, http_request: HttpRequest) -> EmbeddingsRequest:
         service = self._router.service

@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 
 from deployments.ingress.application import Application
-from deployments.ingress.asgi import HttpRequest, Message, Receive, Scope
+from deployments.ingress.asgi import HttpAnswer, HttpRequest, Message, Receive, Scope
 from deployments.ingress.rate_limits import READ_CHARACTERS_A_TOKEN, RateLimiter
 from deployments.service.prepare import PIECE_CHARACTERS
+from deployments.service.reader import TEXT_CHARACTERS
+from deployments.telemetry.metrics import REQUESTS
 from router.keys import Grant, hash_of, new_key
 from router.strict import parse_args
 from router.tokenizer import Tokenizer, Tokens
@@ -358,6 +360,34 @@ def test_answers_that_nobody_reads_are_bounded_and_their_readers_cut_off() -> No
             while ask(url, json=large).status_code != 200:  # once they are cut off
                 assert time.monotonic() < until_s
                 time.sleep(0.1)
+
+
+async def test_an_answer_that_may_not_go_out_is_counted_once_and_paid_as_read() -> None:
+    args = metered(tokens_per_minute=3000) | {"limits": {"max_answer_bytes": 1_000_000}}
+    large = {"input": [f"text {index}" for index in range(100)]}
+    async with local(args) as router:
+        application, never = Application(router, alone=True), asyncio.Event()
+
+        async def sent() -> HttpAnswer:
+            return await application.exchange(
+                HttpRequest(*request_of("/v1/embeddings", large, never), True)
+            )
+
+        def requests() -> float:
+            assert router.service.events is not None
+            values = router.service.events.tally.values
+            return sum(values[REQUESTS].values())
+
+        first = await sent()
+        assert first.held is not None
+        left, body = tokens_left(router), json.loads(first.body)
+        assert (first.status, left) == (200, 3000 - body["usage"]["prompt_tokens"])
+        refused = await sent()
+        assert (refused.status, requests()) == (429, 2)
+        assert b"limits.max_answer_bytes" in refused.body
+        read = sum(map(len, large["input"])) + 100 * TEXT_CHARACTERS
+        assert left - tokens_left(router) == read // READ_CHARACTERS_A_TOKEN
+        first.held.release()
 
 
 def test_a_slow_reader_is_not_cut_off() -> None:
