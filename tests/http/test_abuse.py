@@ -308,7 +308,7 @@ async def test_who_leaves_while_his_text_is_read_pays_for_that(path: str, by_ser
         router.service.preparer.tokenizers["small"] = gated = Gated(tokenizer)
         left = asyncio.Event()
         scope, receive = request_of(path, {"input": "word " * 14_000}, left)
-        application = Application(router, alone=not by_serve)
+        application = Application(router, alone=not by_serve)  # type: ignore[arg-type]
         exchange = asyncio.create_task(
             application.exchange(HttpRequest(scope, receive, not by_serve))
         )
@@ -366,7 +366,8 @@ async def test_an_answer_that_may_not_go_out_is_counted_once_and_paid_as_read() 
     args = metered(tokens_per_minute=3000) | {"limits": {"max_answer_bytes": 1_000_000}}
     large = {"input": [f"text {index}" for index in range(100)]}
     async with local(args) as router:
-        application, never = Application(router, alone=True), asyncio.Event()
+        never = asyncio.Event()
+        application = Application(router, alone=True)  # type: ignore[arg-type]
 
         async def sent() -> HttpAnswer:
             return await application.exchange(

@@ -112,21 +112,21 @@ async def test_nonsense_of_another_router_ends_no_exchange(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("limits", "charged", "paid"),
+    ("grant", "charged", "paid"),
     [
-        ({"tokens_per_minute": 3000}, 0, {"tokens": 20}),
-        ({"tokens_per_minute": 3000}, 50, {"tokens": 50}),
+        (Grant("k", tokens_per_minute=3000), 0, {"tokens": 20}),
+        (Grant("k", tokens_per_minute=3000), 50, {"tokens": 50}),
         (
-            {"tokens_per_minute": 3000, "requests_per_minute": 9},
+            Grant("k", tokens_per_minute=3000, requests_per_minute=9),
             0,
             {"tokens": 0, "requests": 1},
         ),
     ],
 )
 async def test_who_leaves_pays_what_was_charged_or_else_what_was_read(
-    limits: dict[str, int], charged: int, paid: dict[str, int]
+    grant: Grant, charged: int, paid: dict[str, int]
 ) -> None:
-    meters, grant = RateLimiter(lambda: 0.0), Grant("k", **limits)
+    meters = RateLimiter(lambda: 0.0)
     meters.configure([grant])
     bill = await meters.open(grant)
     assert bill is not None
