@@ -2,8 +2,8 @@
 
 A text is cut into lower-cased words and pieces of words, each has a row of the teacher's size, and
 the vector is their weighted sum, given length 1. A head that was trained is folded into the rows,
-which are stored in 8 bits. That takes numpy, a tokenizer and some 0.05 ms a query, so a student
-runs in the router's own process.
+which are stored in 8 bits. Encoding needs only numpy and a tokenizer, so it is cheap enough for
+the router's own process. The router does not load students yet.
 
 Its file carries what lets it into a space: the teacher's fingerprint, a digest of itself, what a
 search with it keeps (router/proof.py), and the licences of the texts that it was made from.
@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from router.arrays import Vectors
 from router.proof import Proof
 from router.space import Space
 
-Vectors = npt.NDArray[np.float32]
-TokenIds = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int64]  # (tokens,): places in the table
 
 FORMAT = "embedding-router student 1"
 UNKNOWN = 0  # id of what the vocabulary cannot read
@@ -74,7 +74,7 @@ class Student:
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()
 
-    def read(self, text: str) -> TokenIds:
+    def read(self, text: str) -> Rows:
         """The tokens of the text that the student knows."""
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids[:MOST_TOKENS]
         return np.array([id for id in ids if id != UNKNOWN], np.int64)

@@ -48,9 +48,7 @@ class StartLog(logging.Handler):
         if self._file is not None:
             written = logging.FileHandler(self._file, delay=True)
             written.setLevel(logging.INFO)
-            written.setFormatter(
-                logging.Formatter("%(levelname)s %(asctime)s %(name)s %(message)s")
-            )
+            written.setFormatter(logging.Formatter(FORMAT))
             logger.addHandler(written)
 
     def phases(self) -> dict[str, float]:
