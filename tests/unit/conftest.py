@@ -1,4 +1,4 @@
-"""Unit tests capture the warnings of the product, whatever other tests did to its logger."""
+"""Unit tests capture the warnings of the product, whatever other tests did to its loggers."""
 
 import logging
 from collections.abc import Iterator
@@ -8,10 +8,13 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _captured() -> Iterator[None]:
-    logger = logging.getLogger("ray.serve")
-    level, propagate, disabled = logger.level, logger.propagate, logger.disabled
-    logger.setLevel(logging.NOTSET)
-    logger.propagate, logger.disabled = True, False
+    """Let `ray.serve` reach the root logger: `ray.init` in the same process cuts `ray` off."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.serve")]
+    before = [(one, one.level, one.propagate, one.disabled) for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.NOTSET)
+        one.propagate, one.disabled = True, False
     yield
-    logger.setLevel(level)
-    logger.propagate, logger.disabled = propagate, disabled
+    for one, level, propagate, disabled in before:
+        one.setLevel(level)
+        one.propagate, one.disabled = propagate, disabled
