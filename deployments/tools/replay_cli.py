@@ -7,27 +7,14 @@ from typing import Any
 
 import click
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from deployments.launch.serve_config import application
+from deployments.tools.policy_file import read_policy
 from router.decision_log import LogError, Logged
 from router.decision_log import read as read_log
 from router.domain import Tier
 from router.replay import REFUSED, Other, Side, Summary, replay
-from router.routing_config import NamedTier, Routing
-from router.strict import ConfigError, sentences, unknown_keys
-from router.strict_yaml import read
 
 MOST_BROKEN = 10  # line numbers in a message
-
-
-class PolicyFile(BaseModel):
-    """The parts of a config that decide, in a file of their own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    routing: Routing = Routing()
-    tiers: dict[NamedTier, str] | None = None
 
 
 @click.command()
@@ -92,21 +79,8 @@ def _entries(path: Path) -> Iterator[Logged]:
 
 
 def _other(path: Path) -> Other:
-    """The policy of a Serve config or of a bare policy file; raises ConfigError."""
-    data = read(path.read_bytes())
-    if isinstance(data, dict) and ("applications" in data or data.get("kind") == "RayService"):
-        args, _ = application(path)
-        return Other(args.routing, {Tier(tier): model for tier, model in args.tiers.items()})
-    if not isinstance(data, dict) or (unknown := unknown_keys(PolicyFile, data)):
-        raise ConfigError(
-            unknown
-            if isinstance(data, dict)
-            else [f"{path} holds no `routing:`, no `tiers:` and no config"]
-        )
-    try:
-        given = PolicyFile.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(sentences(error, data)) from None
+    """The policy in a file; raises ConfigError."""
+    given = read_policy(path)
     return Other(
         given.routing,
         None if given.tiers is None else {Tier(tier): model for tier, model in given.tiers.items()},
