@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from router.domain import Decision, Load, Model, Prediction, Reason, Request, Why
-from router.policy import Policy, predict
+from router.policy import predict
+from router.rules import Policy
 
 SHORT_TOKENS, LONG_TOKENS = 64, 512  # of `by-length`
 

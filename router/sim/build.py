@@ -10,7 +10,7 @@ from router.config import Autoscaling, RouterArgs
 from router.decision_log import Logged
 from router.domain import Curve, Model, Work
 from router.models import build_policy
-from router.policy import Policy
+from router.rules import Policy
 from router.sim.baselines import CHOOSERS
 from router.sim.outcome import Outcome
 from router.sim.replicas import EXACT, Noise

@@ -24,7 +24,7 @@ from router.instructions import (
 )
 from router.latency import Correction
 from router.ledger import Ledger
-from router.policy import Policy
+from router.rules import Policy
 from router.sim.pending import Pending, SimChunk
 from router.sim.replicas import Job, SimReply
 from router.sim.traffic import Arrival, Shape

@@ -23,18 +23,12 @@ from router.calls import CallInFlight
 from router.config import RouterArgs
 from router.domain import Curve, Decision, Model
 from router.instructions import Timer
-from router.policy import Policy, decide
+from router.policy import decide
+from router.rules import Policy
 from router.sim.outcome import Outcome
+from router.sim.pending import Pending, SimChunk
 from router.sim.replicas import EXACT, Job, Noise, SimReplica
-from router.sim.routers import (
-    ALL,
-    Chooser,
-    Corrections,
-    Pending,
-    SimChunk,
-    SimDispatcher,
-    SimRouter,
-)
+from router.sim.routers import ALL, Chooser, Corrections, SimDispatcher, SimRouter
 from router.sim.traffic import Arrival, Shape
 
 NOTICED_S = 1.0  # from a replica's death to the list of replicas without it

@@ -93,7 +93,7 @@ def load_way(given: str | None, scenario: Path, args: RouterArgs) -> Way:
             ]
         )
     policy = read_policy(path)
-    tiers = args.tiers if policy.tiers is None else policy.tiers
+    tiers: Mapping[Any, str] = args.tiers if policy.tiers is None else policy.tiers
     for tier, model in tiers.items():
         if model not in args.models:
             raise ConfigError(

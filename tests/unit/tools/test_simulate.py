@@ -61,7 +61,7 @@ def test_other_rules_and_twice_the_traffic_are_options(tmp_path: Path) -> None:
         ({"policy": "always-smal"}, "did you mean always-small?"),
         ({"config": None}, "write `config:` or give --config"),
         ({"config": "no.yaml"}, "config: there is no file no.yaml"),
-        ({"traffic": {"load": 1, "classes": {"q": {"tokens": [9, 3]}}}}, "smaller number comes first"),
+        ({"traffic": {"load": 1, "classes": {"q": {"tokens": [9, 3]}}}}, "smaller number comes"),
         ({"traffic": {"load": 1, "classes": {"q": {"languages": {"xx": 1}}}}}, "xx"),
         ({"traffic": {"requests_per_s": 1, "trace": "no.csv"}}, "traffic.trace: there is no file"),
         ({"traffic": {"requests_per_s": 1, "trace": str(CONFIG)}}, "TIMESTAMP"),

@@ -10,7 +10,8 @@ import pytest
 from router.config import RouterArgs
 from router.domain import Decision, Load, Model, Request
 from router.models import build_models, build_policy
-from router.policy import Policy, decide
+from router.policy import decide
+from router.rules import Policy
 from router.sim.replicas import Noise
 from router.sim.simulation import Fault, Setup, Simulation
 from router.sim.traffic import Kind, Rate, Shapes, poisson
