@@ -4,7 +4,9 @@ are worth their price.
 
 import asyncio
 import sys
+from collections import Counter
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -51,10 +53,19 @@ class Job(NamedTuple):
     help="A running router with the models.",
 )
 @click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="Or EMBEDDING_ROUTER_API_KEY.")
-@click.option("--texts", type=FILE, help="Documents with `id` and `text`.")
-@click.option("--queries", type=FILE, help="Queries with `id` and `text`.")
 @click.option(
-    "--qrels", type=FILE, help="Which documents answer which query: lines `query document grade`."
+    "--texts",
+    type=FILE,
+    multiple=True,
+    help="Documents with `id` and `text`. Several times with as many --queries and --qrels, in the "
+    "same order: several searches.",
+)
+@click.option("--queries", type=FILE, multiple=True, help="Queries with `id` and `text`.")
+@click.option(
+    "--qrels",
+    type=FILE,
+    multiple=True,
+    help="Which documents answer which query: lines `query document grade`.",
 )
 @click.option(
     "--pairs", type=FILE, multiple=True, help="text_a, text_b, score. May be given several times."
@@ -81,7 +92,7 @@ class Job(NamedTuple):
     "--model",
     "models",
     multiple=True,
-    help="Only these models; every one of the service where not given.",
+    help="Only these models or tiers; every model of the service where not given.",
 )
 @click.option(
     "--policy",
@@ -138,9 +149,9 @@ class Job(NamedTuple):
 def main(
     base_url: str,
     api_key: str | None,
-    texts: Path | None,
-    queries: Path | None,
-    qrels: Path | None,
+    texts: tuple[Path, ...],
+    queries: tuple[Path, ...],
+    qrels: tuple[Path, ...],
     pairs: tuple[Path, ...],
     labels: tuple[Path, ...],
     text_field: str,
@@ -167,14 +178,7 @@ def main(
     routing.yaml with the rules that the data supports.
     """
     _check_packages()
-    if (queries is None) != (qrels is None) and texts is None:
-        raise click.UsageError(
-            "--queries and --qrels need --texts, the documents that are searched"
-        )
-    if qrels is not None and queries is None:
-        raise click.UsageError("--qrels needs --queries")
-    if texts is None and not pairs and not labels:
-        raise click.UsageError("give texts to measure with: --texts, --pairs or --labels")
+    _check_files(len(texts), len(queries), len(qrels), len(pairs) + len(labels))
     try:
         reader = Reader(skip_bad, text_field, id_field)
         inputs = _read(reader, texts, queries, qrels, pairs, labels)
@@ -210,38 +214,64 @@ def _check_packages() -> None:
 
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise click.ClickException(
-            f"advise needs {', '.join(missing)}, not installed here: pip install "
-            "'embedding-router[advise]'"
+            f"advise needs {', '.join(missing)}, not installed here: in a checkout of "
+            "this project, pip install -e '.[advise]'"
+        )
+
+
+def _check_files(texts: int, queries: int, qrels: int, others: int) -> None:
+    """Raise click.UsageError where files are missing or do not belong together."""
+    if (queries or qrels) and not texts:
+        raise click.UsageError(
+            "--queries and --qrels need --texts, the documents that are searched"
+        )
+    if qrels and not queries:
+        raise click.UsageError("--qrels needs --queries")
+    if not texts and not others:
+        raise click.UsageError("give texts to measure with: --texts, --pairs or --labels")
+    if max(texts, queries, qrels) > 1 and not texts == queries == qrels:
+        raise click.UsageError(
+            f"{texts} --texts, {queries} --queries and {qrels} --qrels: several searches take one "
+            "of each for every search, in the same order"
         )
 
 
 def _read(
     reader: Reader,
-    texts: Path | None,
-    queries: Path | None,
-    qrels: Path | None,
+    texts: tuple[Path, ...],
+    queries: tuple[Path, ...],
+    qrels: tuple[Path, ...],
     pairs: tuple[Path, ...],
     labels: tuple[Path, ...],
 ) -> Inputs:
-    inputs = Inputs()
-    if texts is not None:
-        inputs.documents, inputs.names["texts"] = reader.texts(texts), texts.name
-    if queries is not None:
-        inputs.queries, inputs.names["queries"] = reader.texts(queries), queries.name
-    if qrels is not None:
-        inputs.judgements = reader.judgements(qrels, inputs.queries, inputs.documents)
+    sets = [_search(reader, *files) for files in zip_longest(texts, queries, qrels)]
+    inputs = Inputs() if not sets else sets[0]
+    inputs.more = sets[1:]
     inputs.pairs = {path.stem: reader.pairs(path) for path in pairs}
     inputs.labelled = {path.stem: reader.labelled(path) for path in labels}
-    if len(inputs.pairs | inputs.labelled) < len(pairs) + len(labels):
+    names = [path.stem for path in (*pairs, *labels, *(queries if qrels else ()))]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(
-            "two files of pairs or labels have one name; the report tells them apart by it, so "
-            "rename one"
+            f"two files of queries, pairs or labels have the name {twice[0]!r}; the report tells "
+            "them apart by it, so rename one"
         )
     inputs.notes = reader.settle()
-    if qrels is not None and not inputs.judgements:
-        raise InputError(f"{qrels}: no query of it has a relevant document")
+    for one, path in zip(sets, qrels, strict=False):
+        if not one.judgements:
+            raise InputError(f"{path}: no query of it has a relevant document")
     inputs.check()
     return inputs
+
+
+def _search(reader: Reader, texts: Path, queries: Path | None, qrels: Path | None) -> Inputs:
+    """Documents, and where there are some, queries and judgements."""
+    one = Inputs()
+    one.documents, one.names["texts"] = reader.texts(texts), texts.name
+    if queries is not None:
+        one.queries, one.names["queries"] = reader.texts(queries), queries.name
+    if qrels is not None:
+        one.judgements = reader.judgements(qrels, one.queries, one.documents)
+    return one
 
 
 async def _advise(client: Client, inputs: Inputs, job: Job) -> None:
