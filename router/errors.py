@@ -248,13 +248,11 @@ class ModelNotFound(RouterError):
 
     status, code = 404, "model_not_found"
 
-    def __init__(
-        self, asked: str, valid: Sequence[str], param: str = "model", hint: str | None = None
-    ) -> None:
+    def __init__(self, asked: str, valid: Sequence[str], param: str = "model") -> None:
         bare = asked.lower().rpartition("/")[2][:80]
         nearest_first = sorted(valid, key=lambda name: -SequenceMatcher(None, bare, name).ratio())
         names = f"valid names, nearest first, are {', '.join(nearest_first)}"
-        super().__init__(f"there is no model {shorten(asked)}; {hint or names}", param)
+        super().__init__(f"there is no model {shorten(asked)}; {names}", param)
 
 
 class MethodNotAllowed(RouterError):

@@ -87,31 +87,29 @@ def settled(given: Given, context: Context) -> EmbeddingsRequest:
 def _tier(
     given: Given, name: Name, named: str, context: Context, sources: dict[str, Source]
 ) -> Tier | None:
-    """The tier of the body or the header; where `name` is a tier it agrees with that."""
-    fields = given.body
-    own = (name.model or "").lower()
-    named_tier = own if own in set(Tier) and own != Tier.AUTO else None
-    if named_tier is not None:
+    """The tier of the body, else of the header where the name leaves it open."""
+    own, body = (name.model or "").lower(), given.body.quality
+    own_tier = Tier(own) if own in set(Tier) and own != Tier.AUTO else None
+    if own_tier is not None:
         sources["quality"] = "name"
-    if fields.quality is not None:
-        tier, source, words = fields.quality, "body", f"quality {fields.quality.value!r}"
-    elif named_tier is not None or leaves_tier_open(name.model):
-        tier = quality_header(context.headers.get("x-quality-tier"))
-        source, words = "header", f"the header X-Quality-Tier {tier.value!r}"
-    else:
-        return None
-    if tier is Tier.AUTO:
-        if source == "body" and named_tier is None:
+        if body is not None and body not in (Tier.AUTO, own_tier):
+            raise NameConflict(
+                f"{named} means the tier {own_tier.value} and quality is {body.value!r}; leave one "
+                "of them out",
+                "model",
+            )
+        if body is own_tier:
             sources["quality"] = "body"
-        return tier
-    if named_tier is not None and tier != named_tier:
-        raise NameConflict(
-            f"{named} is the tier {named_tier} and {words} is another; leave one of them out",
-            "model",
-        )
-    if named_tier is None or source == "body":
-        sources["quality"] = "body" if source == "body" else "header"
-    return tier
+        return body
+    if body is not None:
+        sources["quality"] = "body"
+        return body
+    if not leaves_tier_open(name.model):
+        return None
+    header = context.headers.get("x-quality-tier")
+    if header is not None:
+        sources["quality"] = "header"
+    return quality_header(header)
 
 
 def _side(

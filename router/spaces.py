@@ -136,12 +136,6 @@ class Catalogue:
         """The same; raises ModelNotFound where it means none."""
         if (id := self.lookup(name)) is not None:
             return id
-        if param == "model" and (space := self.space_named(name)) is not None:
-            raise ModelNotFound(
-                name,
-                self.names,
-                hint=f'it is a vector space: send "space": "{space}" and leave model out',
-            )
         raise ModelNotFound(name, self.names if param == "model" else tuple(self.models), param)
 
     def space_named(self, name: str) -> Space | None:

@@ -98,7 +98,10 @@ def bearer(name: str) -> dict[str, str]:
         ("", {"model": "fast", "quality": "fast"}, {}, {"quality": ("fast", "body")}),
         ("", {"quality": "auto"}, {}, {"quality": ("auto", "body")}),
         ("", {}, {"x-quality-tier": "best"}, {"quality": ("best", "header")}),
-        ("", {"model": "fast"}, {"x-quality-tier": "fast"}, {"quality": ("fast", "name")}),
+        # a named tier is in the body, and the body wins over the header
+        ("", {"model": "fast"}, {"x-quality-tier": "best"}, {"quality": ("fast", "name")}),
+        ("", {"model": "auto-query"}, {"x-quality-tier": "best"}, {
+            "quality": ("best", "header"), "input_type": ("query", "name")}),
         ("", {"model": "docs"}, {}, {"space": ("docs", "name")}),
         ("", {"model": "small/4"}, {}, {"space": ("small/4", "name")}),
         ("", {"model": "small", "dimensions": 4}, {}, {}),
@@ -180,7 +183,6 @@ CONFLICTS: list[tuple[str, str, dict[str, Any], dict[str, str], list[str]]] = [
     # a tier
     ("name_conflict", "", {"model": "fast", "quality": "best"}, {}, ["'fast'", "'best'"]),
     ("name_conflict", "", {"model": "fast-query", "quality": "best"}, {}, ["fast-query", "best"]),
-    ("name_conflict", "", {"model": "fast"}, {"x-quality-tier": "best"}, ["fast", "X-Quality"]),
     # a budget
     ("name_conflict", "", {"model": "small@5ms", "latency_budget_ms": 6}, {}, ["@5ms", "6"]),
     ("name_conflict", "", {"model": "auto@5ms"}, {"x-latency-budget-ms": "6"}, ["@5ms", "X-Lat"]),
