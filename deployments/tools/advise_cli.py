@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import click
 
 from deployments.tools.advise import latency, run
-from deployments.tools.advise.inputs import InputError, Inputs, Reader, sampled
+from deployments.tools.advise.inputs import Inputs, Reader, sampled
+from deployments.tools.advise.rows import InputError
 from deployments.tools.advise.run import AdviseError, Estimate, Plan
 from deployments.tools.client import BASE_URL, BaseUrl, Client, RequestRefused, RouterAway
 from deployments.tools.corpus import CorpusError

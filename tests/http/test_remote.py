@@ -187,3 +187,6 @@ def test_the_shipped_config_serves_from_a_real_server(tmp_path: Path) -> None:
                 "/v1/embeddings", json={"input": "password " * 300, "model": "all-minilm-l6-v2"}
             )
             assert named.json()["error"]["code"] == "context_length_exceeded"
+            rows = client.get("/v1/tiers").json()["data"]
+            # its own, made from this server: the replica has proved to be it
+            assert [row["fingerprint"] is not None for row in rows] == [True, True]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from deployments.tools.advise.inputs import InputError, Inputs, Labelled, Pair, Reader, sampled
+from deployments.tools.advise.inputs import Inputs, Labelled, Pair, Reader, sampled
+from deployments.tools.advise.rows import InputError
 from deployments.tools.corpus import Text
 
 LINES = ['{"id": "a", "text": "one"}', '{"id": "b", "text": "two"}']
