@@ -283,6 +283,22 @@ class NotFound(RouterError):
         )
         super().__init__(f"there is nothing at {shorten(path)}; {hint} /docs lists every path")
 
+    @classmethod
+    def thing(cls, kind: str, id: str, then: str, param: str | None = None) -> "NotFound":
+        """For an id: there is no such thing, or it belongs to another key."""
+        return cls._saying(f"there is no {kind} {shorten(id)}; {then}", param)
+
+    @classmethod
+    def switched_off(cls, what: str, key: str) -> "NotFound":
+        """For a path that needs a config key."""
+        return cls._saying(f"{what} are switched off; set `{key}` in the config")
+
+    @classmethod
+    def _saying(cls, message: str, param: str | None = None) -> "NotFound":
+        error = cls("")
+        error.message, error.param = message, param
+        return error
+
 
 class ModelNotFound(RouterError):
     """No model, tier or alias of this name."""
@@ -427,13 +443,16 @@ class ModelUnavailable(RouterError):
     """No model that may answer this request is ready; `why` has one entry a model.
 
     `lost`: the model's replicas or its server are gone or hang. Another model may then answer; a
-    text that an engine fails on goes to no other engine.
+    text that an engine fails on goes to no other engine. `sent`: a replica was given the text, so
+    the text itself may be the cause.
     """
 
     status, code = 503, "model_unavailable"
 
-    def __init__(self, why: Sequence[str], retry_after_s: float, lost: bool = False) -> None:
-        self.lost = lost
+    def __init__(
+        self, why: Sequence[str], retry_after_s: float, lost: bool = False, sent: bool = False
+    ) -> None:
+        self.lost, self.sent = lost, sent
         super().__init__(
             f"no model can answer this request now ({'; '.join(why)}); send it again after the "
             "time in Retry-After",

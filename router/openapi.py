@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from router.encoding import OPTIONAL, Routing
 from router.errors import SAMPLES, RouterError, render
+from router.openapi_batches import batch_operations, batch_schemas
 from router.openapi_examples import policy, request_body, response_example
 from router.openapi_schemas import (
     HEADERS,
@@ -45,6 +46,7 @@ def document(catalogue: Catalogue) -> Json:
         "EmbeddingsRequest": body,
         **body.pop("$defs"),
         **SCHEMAS,
+        **batch_schemas(),
         "Routing": routing,
         **routing.pop("$defs"),
     }
@@ -289,6 +291,7 @@ def _operations(catalogue: Catalogue) -> Json:
                 **_refused((401,)),
             },
         },
+        **batch_operations(),
         "console": _page("console", "The console: a page to try requests and watch decisions"),
         "docs": _page("docs", "This document as a page"),
     }

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 GET = ("GET", "HEAD")
 POST = ("POST",)
+DELETE = ("DELETE",)
 
 
 class Caller(StrEnum):
@@ -24,7 +25,7 @@ class Caller(StrEnum):
 
 
 class Route(NamedTuple):
-    """A path and what answers there; `{id}` at its end stands for all that follows."""
+    """A path and what answers there; `{id}` stands for all between what is before and behind it."""
 
     path: str
     methods: tuple[str, ...]
@@ -40,6 +41,15 @@ ROUTES = (
     Route("/models", GET, Caller.KEY, "models"),
     Route("/v1/models/{id}", GET, Caller.KEY, "model"),
     Route("/v1/tiers", GET, Caller.KEY, "tiers"),
+    Route("/v1/files", POST, Caller.KEY, "upload_file"),
+    Route("/v1/files", GET, Caller.KEY, "files"),
+    Route("/v1/files/{id}", GET, Caller.KEY, "file"),
+    Route("/v1/files/{id}", DELETE, Caller.KEY, "delete_file"),
+    Route("/v1/files/{id}/content", GET, Caller.KEY, "file_content"),
+    Route("/v1/batches", POST, Caller.KEY, "create_batch"),
+    Route("/v1/batches", GET, Caller.KEY, "batches"),
+    Route("/v1/batches/{id}", GET, Caller.KEY, "batch"),
+    Route("/v1/batches/{id}/cancel", POST, Caller.KEY, "cancel_batch"),
     Route("/v1/compare", GET, Caller.ADMIN, "compare"),
     Route("/v1/decisions", GET, Caller.ADMIN, "decisions"),
     Route("/v1/what-if", GET, Caller.ADMIN, "policy"),
@@ -60,16 +70,26 @@ def paths_of(handler: str) -> tuple[str, ...]:
 EMBEDDINGS = paths_of("embed")
 
 
+def parameter(path: str, handler: str) -> str:
+    """What stands at a path in the place of the `{id}` of a handler's own path."""
+    start, end = _around(paths_of(handler)[0])
+    return path[len(start) : len(path) - len(end)]
+
+
+def _around(path: str) -> tuple[str, str]:
+    start, _, rest = path.partition("{")
+    return start, rest.partition("}")[2]
+
+
 class Table:
     """Routes by path."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._at: dict[str, list[Route]] = {}
-        self._below: list[tuple[str, Route]] = []
+        self._around: dict[tuple[str, str], list[Route]] = {}
         for route in routes:
-            start, parameter, _ = route.path.partition("{")
-            if parameter:
-                self._below.append((start, route))
+            if "{" in route.path:
+                self._around.setdefault(_around(route.path), []).append(route)
             else:
                 self._at.setdefault(route.path, []).append(route)
         self._below_admin = tuple(
@@ -78,9 +98,14 @@ class Table:
 
     def find(self, path: str) -> list[Route]:
         """The routes at `path`, one for each set of methods; empty where there is none."""
-        return self._at.get(path) or [
-            route for start, route in self._below if path.startswith(start)
+        if found := self._at.get(path):
+            return found
+        around = [
+            (len(end), routes)
+            for (start, end), routes in self._around.items()
+            if path.startswith(start) and path.endswith(end) and len(path) > len(start) + len(end)
         ]
+        return max(around, key=lambda one: one[0], default=(0, []))[1]
 
     def caller(self, path: str) -> Caller:
         """Who may call `path`. What lies below an admin's path is an admin's, also where there is
