@@ -10,12 +10,14 @@ from pydantic import BaseModel
 
 from deployments.ingress import asgi
 from deployments.ingress.asgi import HttpAnswer, HttpRequest, Message
+from deployments.ingress.routes import TABLE
 from deployments.ingress.uploads import receive_file
 from deployments.service.batches.runner import LineAnswer, Runner
 from deployments.service.batches.store import BatchStore
 from deployments.service.service import Service
 from deployments.telemetry.logs import REQUEST_IDS, where
 from router import config
+from router.batch_lines import METHOD
 from router.batch_objects import (
     BatchList,
     BatchObject,
@@ -24,19 +26,17 @@ from router.batch_objects import (
     FileObject,
     Page,
 )
-from router.batches import ENDPOINT, METHOD, parse_batch
+from router.batches import ENDPOINT, parse_batch, switched_off
 from router.errors import (
     InternalError,
     InvalidValue,
     ModelUnavailable,
-    NotFound,
     PriorityNotAllowed,
     RouterError,
     UnknownField,
     render,
 )
 from router.keys import Grant
-from router.routes import parameter
 
 MOST_BODY_BYTES = 64 * 1024
 FOLDER_KEY = "batches.folder"
@@ -75,7 +75,7 @@ class BatchHandlers:
     def _store(self) -> BatchStore:
         store = self._router.batches
         if store is None:
-            raise NotFound.switched_off("files and batches", FOLDER_KEY)
+            raise switched_off("files and batches", FOLDER_KEY)
         return store
 
     async def _upload(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
@@ -100,19 +100,19 @@ class BatchHandlers:
         return _page(FileList, found, more)
 
     async def _file(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
-        id = parameter(http_request.path, "file")
+        id = _id(http_request)
         file = await asyncio.to_thread(self._store.files.get, grant.name, id)
         return _json(file)
 
     async def _content(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
-        id = parameter(http_request.path, "file_content")
+        id = _id(http_request)
         _, stream = await asyncio.to_thread(self._store.files.open, grant.name, id)
         size = os.fstat(stream.fileno()).st_size
         headers = {"content-length": str(size)}
         return HttpAnswer(200, b"", "application/jsonl", headers, stream=stream)
 
     async def _delete(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
-        id = parameter(http_request.path, "delete_file")
+        id = _id(http_request)
         await asyncio.to_thread(self._store.delete_file, grant.name, id)
         return _json(FileDeleted(id=id))
 
@@ -130,11 +130,11 @@ class BatchHandlers:
         return _page(BatchList, found, more)
 
     async def _batch(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
-        id = parameter(http_request.path, "batch")
+        id = _id(http_request)
         return _json(await asyncio.to_thread(self._store.get, grant.name, id))
 
     async def _cancel(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
-        id = parameter(http_request.path, "cancel_batch")
+        id = _id(http_request)
         return _json(await asyncio.to_thread(self._store.cancel, grant.name, id))
 
 
@@ -191,6 +191,10 @@ def runner_of(
 async def _nothing_more() -> Message:
     """No message: the body is there, and nobody can leave."""
     return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+
+def _id(http_request: HttpRequest) -> str:
+    return TABLE.find(http_request.path)[0].parameter(http_request.path)
 
 
 def _query(http_request: HttpRequest, names: tuple[str, ...]) -> Mapping[str, str]:

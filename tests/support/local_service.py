@@ -20,7 +20,6 @@ from deployments.ingress.views import Views
 from deployments.replica.host import Host
 from deployments.service.batches.store import open_store
 from deployments.service.service import Service
-from deployments.telemetry.tracing import Tracing
 from router.config import RouterArgs
 from router.strict import parse_args
 
@@ -90,7 +89,7 @@ class LocalRouter:
         self.service = Service(args, self.transport)
         self.views = Views(self.service)
         self.access = Access(args, limiter)
-        self.tracing: Tracing | None = None
+        self.tracing = None
         settings = args.batches
         self.batches = None if settings is None else open_store(settings, args.base_dir)
         self._running_batches: asyncio.Task[None] | None = None
@@ -107,7 +106,7 @@ class LocalRouter:
             self.service.replicas_changed(name, [name])
         args = self.service.args
         if self.batches is not None and args.batches is not None:
-            application = Application(self, alone=True)
+            application = Application(self, alone=True)  # type: ignore[arg-type]
             runner = runner_of(self.batches, args.batches, args.limits, application)
             runner.look_every_s = 0.05
             self._running_batches = self.loop.create_task(runner.run())

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 ONLY_OWNER = 0o700
 OPEN = "_"  # the folder of callers without a key; the name of a key begins with a letter or digit
@@ -27,7 +28,9 @@ def is_id(text: str) -> bool:
 
 def made(folder: Path) -> Path:
     """The folder, which is there from now on; only the service's user may look into it."""
-    folder.mkdir(mode=ONLY_OWNER, parents=True, exist_ok=True)
+    if not folder.parent.exists():
+        made(folder.parent)
+    folder.mkdir(mode=ONLY_OWNER, exist_ok=True)
     return folder
 
 
@@ -77,26 +80,23 @@ def names_in(folder: Path, descending: bool = True) -> list[str]:
 class Lock:
     """A lock on a file, held until `release` or the end of this process, however that comes."""
 
-    def __init__(self, file: int) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
 
     @classmethod
     def take(cls, path: Path) -> "Lock | None":
         """The lock; None while another holder has it."""
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "rb")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(file)
+            file.close()
             return None
-        except BaseException:
-            os.close(file)
-            raise
         return cls(file)
 
     def release(self) -> None:
         """Let the next one have it."""
-        os.close(self._file)
+        self._file.close()
 
 
 class Gently:

@@ -20,6 +20,7 @@ from deployments.service.batches.disk import (
     write_whole,
 )
 from router.batch_objects import FileObject
+from router.batches import not_found
 from router.errors import InvalidValue, NotFound, RequestTooLarge
 
 PREFIX = "file-"
@@ -75,7 +76,7 @@ class FileStore:
                 return FileObject.model_validate_json((self._place(key, id) / META).read_bytes())
             except FileNotFoundError:
                 pass
-        raise NotFound.thing("file", id, "GET /v1/files lists yours", param)
+        raise not_found("file", id, "GET /v1/files lists yours", param)
 
     def page(
         self, key: str, after: str | None, limit: int, descending: bool, purpose: str | None
@@ -100,7 +101,7 @@ class FileStore:
         try:
             return file, (self._place(key, id) / CONTENT).open("rb")
         except FileNotFoundError:
-            raise NotFound.thing("file", id, "GET /v1/files lists yours") from None
+            raise not_found("file", id, "GET /v1/files lists yours") from None
 
     def content(self, key: str, id: str) -> Path:
         """Where the content of a file lies."""

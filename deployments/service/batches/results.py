@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from deployments.service.batches.disk import Gently, lines_of
 from deployments.service.batches.store import ERRORS, OUTPUT, Place
-from router.batches import Counts, Ending, not_run_line, number_of, read_line
+from router.batch_lines import not_run_line, number_of, read_line
+from router.batches import Counts, Ending
 
 
 class Result(NamedTuple):

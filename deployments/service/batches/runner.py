@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -26,20 +27,16 @@ from deployments.service.batches.store import (
     save,
 )
 from deployments.telemetry.logs import where
+from router.batch_lines import Validation, answered_line, bulk, read_line, texts_in
 from router.batches import (
     Batch,
     BatchProblem,
     BatchStatus,
     Ending,
     Tries,
-    Validation,
     again,
-    answered_line,
-    bulk,
     ending_of,
     grant_of,
-    read_line,
-    texts_in,
 )
 from router.keys import Grant
 
@@ -137,19 +134,20 @@ class Runner:
                 continue
             taken = await asyncio.to_thread(lock, place)
             if taken is not None:
-                task = asyncio.create_task(self._carry(place, taken))
-                self._running[place] = task
+                task = self._running[place] = asyncio.create_task(self._carry(place))
+                task.add_done_callback(partial(self._ended, place, taken))
 
-    async def _carry(self, place: Place, taken: Lock) -> None:
+    def _ended(self, place: Place, taken: Lock, _: "asyncio.Task[None]") -> None:
+        taken.release()
+        del self._running[place]
+
+    async def _carry(self, place: Place) -> None:
         try:
             await _Run(self, place).go()
             self._not_before_s.pop(place, None)
         except Exception as error:
             self._not_before_s[place] = time.monotonic() + AFTER_FAILURE_S
             log.error("batch %s waits, and is tried again:\n%s", place.id, where(error))
-        finally:
-            taken.release()
-            del self._running[place]
 
 
 class _Run:

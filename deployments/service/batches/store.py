@@ -31,11 +31,12 @@ from router.batches import (
     Batch,
     BatchBody,
     BatchStatus,
+    not_found,
     stored_grant,
     window_s,
     wrong_endpoint,
 )
-from router.errors import InvalidValue, NotFound, RateLimitExceeded
+from router.errors import InvalidValue, RateLimitExceeded
 from router.keys import Grant
 
 PREFIX = "batch_"
@@ -108,7 +109,7 @@ class BatchStore:
                 return self._shown(self._place(key, id))
             except FileNotFoundError:
                 pass
-        raise NotFound.thing("batch", id, "GET /v1/batches lists yours")
+        raise not_found("batch", id, "GET /v1/batches lists yours")
 
     def page(self, key: str, after: str | None, limit: int) -> tuple[list[BatchObject], bool]:
         """Batches behind `after`, newest first, and whether there are more."""
