@@ -101,6 +101,7 @@ class Batch(BaseModel):
     input_file_id: str
     completion_window: str
     metadata: dict[str, str] | None = None
+    address: str = ""  # /in/COLLECTION, where it was made there: it holds for its lines
     created_at: int
     expires_at: int
     output_id: str

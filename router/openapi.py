@@ -16,10 +16,8 @@ from router.error_samples import SAMPLES
 from router.errors import RouterError, render
 from router.openapi_batches import batch_operations, batch_schemas
 from router.openapi_examples import policy, request_body, response_example
+from router.openapi_headers import HEADERS, LIMITS, PARAMETERS
 from router.openapi_schemas import (
-    HEADERS,
-    LIMITS,
-    PARAMETERS,
     REASON,
     REFERENCE,
     ROUTING,

@@ -121,7 +121,8 @@ class BatchHandlers:
         if grant.priorities is not None and "bulk" not in grant.priorities:
             raise PriorityNotAllowed("bulk", grant.priorities)
         body = await asgi.body(http_request, MOST_BODY_BYTES, limits.body_timeout_s)
-        return _json(await asyncio.to_thread(store.create, grant, parse_batch(body)))
+        address = str(http_request.address or "")
+        return _json(await asyncio.to_thread(store.create, grant, parse_batch(body), address))
 
     async def _batches(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
         store, query = self._store, _query(http_request, ("after", "limit"))
@@ -154,9 +155,9 @@ class Lines:
     def __init__(self, application: AnswersEmbeddings) -> None:
         self._application = application
 
-    async def __call__(self, grant: Grant, body: bytes) -> LineAnswer:
+    async def __call__(self, grant: Grant, body: bytes, address: str) -> LineAnswer:
         """What the service answers; errors as they would be sent."""
-        scope = {"type": "http", "method": METHOD, "path": ENDPOINT, "headers": []}
+        scope = {"type": "http", "method": METHOD, "path": f"{address}{ENDPOINT}", "headers": []}
         http_request = HttpRequest(scope, _nothing_more, False, body)
         REQUEST_IDS.set((http_request.id,))
         try:

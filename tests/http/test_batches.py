@@ -22,6 +22,7 @@ KEYS = {name: new_key(bytes([index + 40]) * 32) for index, name in enumerate(NAM
 OPEN: dict[str, Any] = {
     "models": {"small": MODEL, "large": MODEL},
     "tiers": {"fast": "small", "best": "large"},
+    "collections": {"docs": "large/8"},
     "limits": {"max_file_bytes": 100_000, "max_body_bytes": 5_000},
 }
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -122,6 +123,20 @@ def test_a_batch_embeds_every_line_once(service: Service) -> None:
     one = openai.embeddings.create(model="fast", input="text 0", encoding_format="float")
     assert good["c0"]["response"]["body"]["data"][0]["embedding"] == one.data[0].embedding
     assert good["c0"]["response"]["request_id"]
+
+
+def test_the_address_of_a_batch_is_that_of_its_lines(service: Service) -> None:
+    openai = client(service)
+    file = upload(openai, [*lines(1, model="auto"), {**lines(1)[0], "custom_id": "other"}])
+    there = openai.with_options(base_url=f"{service[0]}/in/docs/v1")
+    batch = there.batches.create(
+        input_file_id=file, endpoint="/v1/embeddings", completion_window="24h"
+    )
+    batch = ended(openai, batch)
+    (good,) = rows(openai, batch.output_file_id).values()
+    assert good["response"]["body"]["routing"]["space"] == "large/8"
+    (bad,) = rows(openai, batch.error_file_id).values()
+    assert bad["response"]["status_code"] == 409
 
 
 def test_files_are_those_of_openai(service: Service) -> None:

@@ -60,9 +60,9 @@ class LineAnswer(NamedTuple):
 
 
 class Submit(Protocol):
-    """Runs the body of one line as a request of its key."""
+    """Runs the body of one line as a request of its key at an address."""
 
-    def __call__(self, grant: Grant, body: bytes) -> Awaitable[LineAnswer]: ...
+    def __call__(self, grant: Grant, body: bytes, address: str) -> Awaitable[LineAnswer]: ...
 
 
 class Line(NamedTuple):
@@ -269,7 +269,7 @@ class _Run:
         tries = Tries()
         while True:
             try:
-                answer = await self._runner.submit(grant, line.body)
+                answer = await self._runner.submit(grant, line.body, self._batch.address)
                 try:
                     later = again(answer.status, answer.headers, answer.sent, tries)
                     if later is None:

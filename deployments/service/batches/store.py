@@ -69,7 +69,7 @@ class BatchStore:
         kept = [load(place) for place in self.unfinished()]
         files.clean({id for one in kept for id in (one.input_file_id, one.output_id, one.error_id)})
 
-    def create(self, grant: Grant, body: BatchBody) -> BatchObject:
+    def create(self, grant: Grant, body: BatchBody, address: str = "") -> BatchObject:
         """A new batch of this key; raises NotFound, InvalidValue or RateLimitExceeded."""
         file = self.files.get(grant.name, body.input_file_id, "input_file_id")
         if file.purpose != "batch":
@@ -89,6 +89,7 @@ class BatchStore:
             input_file_id=body.input_file_id,
             completion_window=body.completion_window,
             metadata=body.metadata,
+            address=address,
             created_at=now,
             expires_at=now + window_s(body.completion_window),
             output_id=new_id(FILE, self.clock()),
