@@ -36,6 +36,8 @@ class Limits(Section):
     max_body_bytes: PositiveInt = 8 * 1024 * 1024
     max_gzip_ratio: PositiveInt = 100  # beyond a first MiB
     max_items: PositiveInt = 2048
+    # fields that a body has and the API does not: an error, or dropped and named in a header
+    unknown_fields: Literal["refuse", "ignore"] = "refuse"
     max_tokens_per_request: PositiveInt = 300_000
     max_instruction_characters: PositiveInt = 2_000  # of a request's own instruction
     max_prompt_characters: PositiveInt = 1_000_000  # of the prompts of all texts together
@@ -147,6 +149,7 @@ class KeyConfig(Section):
     tokens_per_minute: PositiveInt | None = None
     admin: Flag = False  # may see what other callers do
     defaults: KeyDefaults = KeyDefaults()
+    ignore_fields: Flag | tuple[str, ...] = False  # unknown fields that its requests may have
 
     @field_validator("hash")
     @classmethod

@@ -23,7 +23,7 @@ from deployments.service.plan import Answer, Caller
 from deployments.service.service import Service
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.tracing import Tracing
-from router import encoding
+from router import encoding, ignoring
 from router.errors import (
     DeadlineExceeded,
     InternalError,
@@ -177,6 +177,8 @@ class Application:
             **({} if caller is None else access.limits(caller)),
             **answer.headers,
         }
+        if http_request.ignored:
+            given[ignoring.HEADER] = ignoring.header(http_request.ignored)
         if http_request.alone:
             given["x-request-id"] = http_request.id
         return answer._replace(headers=given)
@@ -337,7 +339,10 @@ class Application:
             caller.defaults,
             caller.default_priority,
         )
-        request = settled(read(body, limits), context)
+        ignore = limits.unknown_fields == "ignore" or caller.ignore_fields
+        given = read(body, limits, ignore)
+        http_request.ignored = given.ignored
+        request = settled(given, context)
         caller.check(request)
         return request
 

@@ -66,10 +66,11 @@ class HttpRequest:
     Of a header that stands twice the last value counts. The path is that below the application's
     route prefix, without a slash at its end. `id` is the caller's `x-request-id` or a new one.
     `alone` says that Serve is not around the application, `sent` is the body where all of it is
-    there already. `address` is what stands in front of the path: /in/COLLECTION.
+    there already. `address` is what stands in front of the path: /in/COLLECTION,
+    `ignored` the fields of the body that were dropped.
     """
 
-    __slots__ = ("address", "alone", "headers", "id", "path", "receive", "scope", "sent")
+    __slots__ = ("address", "alone", "headers", "id", "ignored", "path", "receive", "scope", "sent")
 
     def __init__(
         self, scope: Scope, receive: Receive, alone: bool, sent: bytes | None = None
@@ -80,6 +81,7 @@ class HttpRequest:
             for name, value in scope["headers"]
         }
         self.id = request_id(self.headers)
+        self.ignored: tuple[str, ...] = ()
         full: str = scope["path"]
         path = full.removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
         self.address, self.path = split_address(path)

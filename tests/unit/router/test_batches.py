@@ -42,6 +42,7 @@ from router.batches import (
     wrong_endpoint,
 )
 from router.errors import InvalidJson, InvalidValue, UnknownField
+from router.key_defaults import KeyDefaults
 from router.keys import EVERYTHING, Grant
 
 NEW = Batch(
@@ -204,7 +205,10 @@ def test_another_endpoint_fails() -> None:
 
 
 def test_permissions_are_stored_whole_and_a_later_versions_are_read() -> None:
-    grant = Grant("a", frozenset({"small"}), frozenset(), ("bulk",), 3, None, True)
+    defaults, ignored = KeyDefaults(space="docs"), ("temperature",)
+    grant = Grant(
+        "a", frozenset({"small"}), frozenset(), ("bulk",), 3, None, True, defaults, ignored
+    )
     stored = json.loads(json.dumps(stored_grant(grant)))
     assert grant_of(stored) == grant
     assert grant_of({**stored, "of_a_later_version": 1}) == grant
