@@ -5,8 +5,8 @@ are worth their price.
 import asyncio
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -45,7 +45,22 @@ class Job(NamedTuple):
     as_json: bool
 
 
-@click.command()
+class OnceEach(click.Command):
+    """A command that refuses a file's second option, which would win in silence."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does."""
+        for name in ("--texts", "--queries", "--qrels"):
+            if sum(arg == name or arg.startswith(f"{name}=") for arg in args) > 1:
+                raise click.UsageError(
+                    f"{name} is given twice; for several searches write --search TEXTS QUERIES "
+                    "QRELS once for each",
+                    ctx,
+                )
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=OnceEach)
 @click.option(
     "--base-url",
     type=BaseUrl(),
@@ -54,19 +69,19 @@ class Job(NamedTuple):
     help="A running router with the models.",
 )
 @click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="Or EMBEDDING_ROUTER_API_KEY.")
+@click.option("--texts", type=FILE, help="Documents with `id` and `text`.")
+@click.option("--queries", type=FILE, help="Queries with `id` and `text`.")
 @click.option(
-    "--texts",
-    type=FILE,
-    multiple=True,
-    help="Documents with `id` and `text`. Several times with as many --queries and --qrels, in the "
-    "same order: several searches.",
+    "--qrels", type=FILE, help="Which documents answer which query: lines `query document grade`."
 )
-@click.option("--queries", type=FILE, multiple=True, help="Queries with `id` and `text`.")
 @click.option(
-    "--qrels",
+    "--search",
+    "searches",
     type=FILE,
+    nargs=3,
     multiple=True,
-    help="Which documents answer which query: lines `query document grade`.",
+    metavar="TEXTS QUERIES QRELS",
+    help="Another search, with files as of --texts, --queries and --qrels. Several times too.",
 )
 @click.option(
     "--pairs", type=FILE, multiple=True, help="text_a, text_b, score. May be given several times."
@@ -150,9 +165,10 @@ class Job(NamedTuple):
 def main(
     base_url: str,
     api_key: str | None,
-    texts: tuple[Path, ...],
-    queries: tuple[Path, ...],
-    qrels: tuple[Path, ...],
+    texts: Path | None,
+    queries: Path | None,
+    qrels: Path | None,
+    searches: tuple[tuple[Path, Path, Path], ...],
     pairs: tuple[Path, ...],
     labels: tuple[Path, ...],
     text_field: str,
@@ -179,10 +195,18 @@ def main(
     routing.yaml with the rules that the data supports.
     """
     _check_packages()
-    _check_files(len(texts), len(queries), len(qrels), len(pairs) + len(labels))
+    if texts is None and (queries or qrels):
+        raise click.UsageError(
+            "--queries and --qrels need --texts, the documents that are searched"
+        )
+    if qrels and not queries:
+        raise click.UsageError("--qrels needs --queries")
+    if texts is None and not (searches or pairs or labels):
+        raise click.UsageError("give texts to measure with: --texts, --search, --pairs or --labels")
     try:
         reader = Reader(skip_bad, text_field, id_field)
-        inputs = _read(reader, texts, queries, qrels, pairs, labels)
+        own = [] if texts is None else [(texts, queries, qrels)]
+        inputs = _read(reader, [*own, *searches], pairs, labels)
         job = Job(
             base_url,
             output,
@@ -220,46 +244,28 @@ def _check_packages() -> None:
         )
 
 
-def _check_files(texts: int, queries: int, qrels: int, others: int) -> None:
-    """Raise click.UsageError where files are missing or do not belong together."""
-    if (queries or qrels) and not texts:
-        raise click.UsageError(
-            "--queries and --qrels need --texts, the documents that are searched"
-        )
-    if qrels and not queries:
-        raise click.UsageError("--qrels needs --queries")
-    if not texts and not others:
-        raise click.UsageError("give texts to measure with: --texts, --pairs or --labels")
-    if max(texts, queries, qrels) > 1 and not texts == queries == qrels:
-        raise click.UsageError(
-            f"{texts} --texts, {queries} --queries and {qrels} --qrels: several searches take one "
-            "of each for every search, in the same order"
-        )
-
-
 def _read(
     reader: Reader,
-    texts: tuple[Path, ...],
-    queries: tuple[Path, ...],
-    qrels: tuple[Path, ...],
+    searches: Sequence[tuple[Path, Path | None, Path | None]],
     pairs: tuple[Path, ...],
     labels: tuple[Path, ...],
 ) -> Inputs:
-    sets = [_search(reader, *files) for files in zip_longest(texts, queries, qrels)]
+    sets = [_search(reader, *files) for files in searches]
     inputs = Inputs() if not sets else sets[0]
     inputs.more = sets[1:]
     inputs.pairs = {path.stem: reader.pairs(path) for path in pairs}
     inputs.labelled = {path.stem: reader.labelled(path) for path in labels}
-    names = [path.stem for path in (*pairs, *labels, *(queries if qrels else ()))]
+    judged = [queries for _, queries, qrels in searches if queries and qrels]
+    names = [path.stem for path in (*pairs, *labels, *judged)]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(
             f"two files of queries, pairs or labels have the name {twice[0]!r}; the report tells "
             "them apart by it, so rename one"
         )
     inputs.notes = reader.settle()
-    for one, path in zip(sets, qrels, strict=False):
-        if not one.judgements:
-            raise InputError(f"{path}: no query of it has a relevant document")
+    for one, (_, _, qrels) in zip(sets, searches, strict=True):
+        if qrels is not None and not one.judgements:
+            raise InputError(f"{qrels}: no query of it has a relevant document")
     inputs.check()
     return inputs
 

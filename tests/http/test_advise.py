@@ -361,7 +361,7 @@ def test_a_broken_line_stops_it_before_anything_is_asked(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "give texts to measure with: --texts, --pairs or --labels"),
+        ([], "give texts to measure with: --texts, --search, --pairs or --labels"),
         (["--queries", "queries.jsonl"], "need --texts, the documents that are searched"),
         (
             ["--queries", "queries.jsonl", "--qrels", "qrels.tsv"],
@@ -370,7 +370,7 @@ def test_a_broken_line_stops_it_before_anything_is_asked(
         (["--texts", "texts.jsonl", "--qrels", "qrels.tsv"], "--qrels needs --queries"),
         (
             ["--texts", "texts.jsonl", "--texts", "texts.jsonl"],
-            "2 --texts, 0 --queries and 0 --qrels: several searches take one of each",
+            "--texts is given twice; for several searches write --search TEXTS QUERIES QRELS",
         ),
         (
             ["--labels", "labels.csv", "--model", "no-such"],
