@@ -36,9 +36,10 @@ from deployments.tools.align import Material, Remembering, align
 from deployments.tools.corpus import Text
 from deployments.tools.proof_report import ndcg_kept, recall_kept
 from deployments.tools.vector_store import VectorStore
-from router.adapters import METHODS, Adapter, Method, load_adapters, save
+from router.adapters import METHODS, Adapter, Method, save
 from router.arrays import Vectors
 from router.config import CollectionConfig, RouterArgs
+from router.encoder_check import load_encoders
 from router.fingerprint import digest_of
 from router.model_config import ModelConfig
 from router.retrieval import ndcg, nearest, recall
@@ -191,7 +192,7 @@ def verdict(args: RouterArgs, adapter: Adapter) -> str:
         save(adapter, file)
         collection = CollectionConfig(space=str(adapter.target), adapters=(str(file),))
         try:
-            load_adapters(args.model_copy(update={"collections": {"docs": collection}}))
+            load_encoders(args.model_copy(update={"collections": {"docs": collection}}))
         except ConfigError as error:
             return "no fingerprint" if "no `fingerprint`" in str(error) else "refuses it"
     return "takes it"

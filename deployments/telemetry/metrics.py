@@ -83,6 +83,16 @@ PINNED = _counter(
 ADAPTED = _counter(
     "adapted_requests", MODEL, "Requests answered over an adapter, by the model that read the text."
 )
+ENCODED = _counter(
+    "encoded_requests",
+    ("model", "encoder"),
+    "Requests answered in a space by a model that is not its own, by how: same, adapter, student.",
+)
+COLLECTION_RECALL = _gauge(
+    "collection_recall",
+    ("collection",),
+    "Share of the best search's recall that the collection's last queries keep, as measured.",
+)
 TRUNCATED = _counter(
     "truncated_texts", MODEL, "Texts that were cut because the request asked for it."
 )

@@ -100,7 +100,7 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
     async def explain() -> bytes:
         # so that loading a tokenizer takes nothing from the budget
         service = Service(args, Nowhere(), clock=lambda: 0.0)
-        for model in args.models:
+        for model in args.deployed:
             service.replicas_changed(model, ["idle"])
         return Views(service).explanation(await service.plan(parse(body, {}, args.limits)))
 

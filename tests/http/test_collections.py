@@ -15,7 +15,7 @@ from deployments.ingress.application import Application
 from deployments.ingress.deployment import Router
 from deployments.service.plan import ANYONE
 from router import adapters
-from router.adapters import load_adapters
+from router.encoder_check import load_encoders
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue
 from router.strict import changed, parse_args
@@ -261,7 +261,7 @@ async def test_requests_that_are_running_keep_the_collection_they_began_with(
         service = router.service
         plan = await service.plan(EmbeddingsRequest(("text",), None, space="docs"))
         args = changed(service.args.model_dump(mode="json"), {"collections": {"docs": "large/32"}})
-        service.reload(args, Catalogue(args, load_adapters(args)))
+        service.reload(args, Catalogue(args, load_encoders(args)))
         began = await service._answer(plan, ANYONE)
         assert (str(began.space), began.vectors.shape) == ("middle/64", (1, 64))
         assert (await embed(client, space="docs"))["routing"]["space"] == "large/32"
