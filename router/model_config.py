@@ -188,6 +188,10 @@ class ModelConfig(Section):
         engine = data.get("engine") if isinstance(data, Mapping) else None
         if not isinstance(engine, Mapping) or engine.get("kind") != STUDENT:
             return data
+        if data.get("space_of") is None:
+            raise ValueError(
+                "a student needs `space_of`: MODEL/DIMENSIONS, the space whose queries it makes"
+            )
         size = str(data.get("space_of")).rpartition("/")[2]
         given = {"max_tokens": MOST_TOKENS, "curve": STUDENT_CURVE}
         if size.isascii() and size.isdecimal() and int(size):
@@ -197,10 +201,6 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _makes_vectors_of_another(self) -> "ModelConfig":
         if self.space_of is None:
-            if self.engine.in_router:
-                raise ValueError(
-                    "a student needs `space_of`: MODEL/DIMENSIONS, the space whose queries it makes"
-                )
             if self.proof is not None:
                 raise ValueError("`proof` is for models with `space_of`; remove it")
             return self

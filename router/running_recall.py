@@ -18,6 +18,7 @@ import math
 from typing import NamedTuple
 
 WINDOW = 1000.0  # queries
+ROUNDING = 1e-9  # by which sums of floats may be off
 
 
 class Booking(NamedTuple):
@@ -45,7 +46,7 @@ class RunningRecall:
     @property
     def low(self) -> bool:
         """Whether encoders that keep less than the floor must wait."""
-        return self._kept < self.floor * self._queries
+        return self._kept < (self.floor - ROUNDING) * self._queries
 
     def decided(self, recall: float, queries: int) -> Booking | None:
         """A request goes to an encoder; None where nothing is booked before it is answered."""

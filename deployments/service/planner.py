@@ -169,7 +169,7 @@ class Planner:
         if not wanted.encoders or (len(encoders) == 1 and next(iter(encoders.values())).native):
             return EncoderChoice(encoders)
         recalls = {name: encoder.recall_of(features) for name, encoder in encoders.items()}
-        blind = (name for name, one in prepared.items() if name in encoders and one.has_unreadable)
+        blind = (name for name, one in prepared.items() if name in encoders and one.unreadable)
         able = [recalls[name] for name in recalls if permitted is None or name in permitted]
         running = None
         if wanted.collection is not None and len(encoders) > 1:

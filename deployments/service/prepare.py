@@ -40,9 +40,16 @@ class Prepared:
     scope: str = ""
 
     @property
-    def has_unreadable(self) -> bool:
-        """Whether there is a text of which nothing is read."""
-        return not all(self.counts) or (self.unread is not None and max(self.unread) >= 1.0)
+    def unreadable(self) -> list[int]:
+        """The texts of which nothing is read."""
+        if self.unread is None and all(self.counts):
+            return []
+        unread = self.unread or [0.0] * len(self.counts)
+        return [
+            place
+            for place, (count, share) in enumerate(zip(self.counts, unread, strict=True))
+            if not count or share >= 1.0
+        ]
 
     @property
     def mean_unread(self) -> float:
