@@ -15,11 +15,9 @@ from router.encoding import OPTIONAL, Routing
 from router.error_samples import SAMPLES
 from router.errors import RouterError, render
 from router.openapi_examples import policy, request_body, response_example
+from router.openapi_headers import HEADERS, LIMITS, PARAMETERS
 from router.openapi_routing import ROUTING
 from router.openapi_schemas import (
-    HEADERS,
-    LIMITS,
-    PARAMETERS,
     REASON,
     REFERENCE,
     SCHEMAS,

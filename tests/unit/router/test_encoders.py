@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_of_equals_the_native_model_is_best() -> None:
     assert best_model({"tiny": whole, "large": LARGE}, {"tiny": 1.0, "large": 1.0}) == "large"
 
 
-def choice(**changes: object) -> EncoderChoice:
+def choice(**changes: Any) -> EncoderChoice:
     encoders = {"large": LARGE, "tiny": STUDENT}
     recalls = {name: one.recall_of(ENGLISH) for name, one in encoders.items()}
     return replace(EncoderChoice(encoders, recalls, frozenset(), 1, RunningRecall(0.95)), **changes)
