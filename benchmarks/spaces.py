@@ -13,8 +13,7 @@ Adapters: fitted on the abstracts alone, on these and their sentences, or on tex
 on. Each is judged twice, with the relevant abstracts in the fit and with these left out of it.
 `--mpnet FOLDER` adds all-mpnet-base-v2 from its folder. `--keep FOLDER` keeps vectors, so that a
 run that was interrupted goes on where it stopped. The last column is what a router says at its
-start to a collection with this adapter and the default `min_recall`; it takes none between models
-that have no fingerprint.
+start to a collection with this adapter; it takes none between models that have no fingerprint.
 """
 
 import asyncio
