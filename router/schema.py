@@ -33,30 +33,41 @@ from router.errors import (
     InvalidJson,
     InvalidValue,
     RequestTooLarge,
-    UnknownField,
     shorten,
     suggest,
 )
+from router.ignoring import Ignore, unknown
 from router.input_items import LARGEST_ID, read_input
+from router.shapes import jina
+from router.synonyms import ANY_CASE
 
 EncodingFormat = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 InputType = Literal[
-    "query", "document", "search_query", "search_document", "classification", "clustering"
+    "query",
+    "document",
+    "passage",
+    "search_query",
+    "search_document",
+    "classification",
+    "clustering",
 ]
 Truncate = Literal["none", "end", "start"]
 Priority = Literal["interactive", "bulk"]
 Side = Literal["query", "document"]
+# where a setting of a request comes from; the later wins
+Source = Literal["config", "key", "header", "address", "name", "body"]
 
 _TIERS = frozenset(tier.value for tier in Tier)
 _LARGE_BODY = 65_536
 _LARGEST_SIZE = 2**31 - 1
 _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _LANGUAGE = r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$"
-_SIDES: dict[str | None, Side | None] = {
+SIDES: dict[str | None, Side | None] = {
     None: None,
     "query": "query",
     "search_query": "query",
     "document": "document",
+    "passage": "document",
     "search_document": "document",
     "classification": None,
     "clustering": None,
@@ -116,13 +127,13 @@ class EmbeddingsBody(BaseModel):
         "quantised bytes in base64.",
     )
     user: str | None = Field(None, description="Accepted for compatibility.")
-    quality: Tier | None = Field(
+    quality: Annotated[Tier | None, ANY_CASE] = Field(
         None, description="The tier when model is auto or missing. Header: X-Quality-Tier."
     )
     latency_budget_ms: float | None = Field(
         None, gt=0, description="Milliseconds for the whole request. Header: X-Latency-Budget-Ms."
     )
-    on_budget_miss: OnMiss | None = Field(
+    on_budget_miss: Annotated[OnMiss | None, ANY_CASE] = Field(
         None,
         description="When no model fits the budget: degrade (default) to the fastest, serve "
         "late, or reject with 503.",
@@ -133,7 +144,7 @@ class EmbeddingsBody(BaseModel):
         description="The vector space to answer in: MODEL/DIMENSIONS or a collection. Header: "
         "X-Embedding-Space.",
     )
-    input_type: InputType | None = Field(
+    input_type: Annotated[InputType | None, ANY_CASE] = Field(
         None, description="What the texts are; chooses the prompt."
     )
     instruction: str | None = Field(
@@ -145,16 +156,28 @@ class EmbeddingsBody(BaseModel):
         pattern=_LANGUAGE,
         description="BCP-47 tag of the texts; replaces detection.",
     )
-    truncate: Truncate | None = Field(
+    truncate: Annotated[Truncate | None, ANY_CASE] = Field(
         None,
         description="What to do with a text the model cannot read whole: none (default) refuses, "
         "end and start cut there.",
     )
-    priority: Priority | None = Field(
+    priority: Annotated[Priority | None, ANY_CASE] = Field(
         None, description="interactive (default), or bulk, which yields to it."
     )
     token_ids: Literal["model"] | None = Field(
         None, description="Declares that input holds ids of the tokenizer of model."
+    )
+    task: Annotated[jina.Task | None, ANY_CASE] = Field(
+        None, description="As Jina's clients write input_type."
+    )
+    embedding_type: EncodingFormat | None = Field(
+        None, description="As Jina's clients write encoding_format."
+    )
+    normalized: bool | None = Field(
+        None, description="Vectors always have length 1: false is refused."
+    )
+    late_chunking: bool | None = Field(
+        None, description="Each text is embedded by itself: true is refused."
     )
 
 
@@ -180,6 +203,8 @@ class EmbeddingsRequest(NamedTuple):
     language: str | None = None
     truncate: Truncate | None = None  # None: as the collection says, else none
     priority: Priority = "interactive"
+    sources: Mapping[str, Source] | None = None  # of its settings, where they were looked up
+    space_within: str | None = None  # the one of several spaces of the collection in `space`
 
     @property
     def items(self) -> int:
@@ -187,28 +212,51 @@ class EmbeddingsRequest(NamedTuple):
         return len(self.texts if self.texts is not None else self.ids or ())
 
 
+class Given(NamedTuple):
+    """A body that was read: its fields, and its input as texts or as token ids."""
+
+    body: EmbeddingsBody
+    texts: Sequence[str] | None
+    ids: Sequence[TokenIds] | None
+    ignored: tuple[str, ...] = ()  # unknown fields that were dropped
+
+
 def parse(
     body: bytes, headers: Mapping[str, str], limits: Limits, priority: Priority = "interactive"
 ) -> EmbeddingsRequest:
-    """Check a request; `headers` has its names in lower case, or does not mind their case.
+    """Check a request whose `model` is a model or a tier; `headers` has its names in lower case, or
+    does not mind their case.
 
     `priority` is that of a request which gives none.
     Raises RequestTooLarge, InvalidJson, UnknownField, InvalidValue or AmbiguousTokenIds.
     """
+    given = read(body, limits)
+    fields = given.body
+    if fields.quality is None and leaves_tier_open(fields.model):
+        fields.quality = quality_header(headers.get("x-quality-tier"))
+    fields.latency_budget_ms = fields.latency_budget_ms or budget_header(
+        headers.get("x-latency-budget-ms")
+    )
+    fields.space = fields.space or space_header(headers.get("x-embedding-space"))
+    return request_of(given, limits, priority)
+
+
+def read(body: bytes, limits: Limits, ignore: Ignore = False) -> Given:
+    """The fields of a body, each checked by itself; `ignore` are unknown ones that it may have."""
     if len(body) > limits.max_body_bytes:
         raise RequestTooLarge(limits.max_body_bytes)
     if len(body) > _LARGE_BODY:
-        return _parse_large(body, headers, limits, priority)
+        return _read_large(body, limits, ignore)
     try:
-        given = EmbeddingsBody.model_validate_json(body)
+        fields = EmbeddingsBody.model_validate_json(body)
     except ValidationError as invalid:
-        raise explain(invalid, body, FIELDS) from None
-    return _request(given, given.input, headers, limits, priority)
+        raise explain(invalid, body, FIELDS, ignore) from None
+    extra = fields.__pydantic_extra__
+    ignored = unknown(extra, FIELDS, ignore) if extra else ()
+    return _given(fields, fields.input, limits, ignored)
 
 
-def _parse_large(
-    body: bytes, headers: Mapping[str, str], limits: Limits, priority: Priority
-) -> EmbeddingsRequest:
+def _read_large(body: bytes, limits: Limits, ignore: Ignore) -> Given:
     """The same with orjson, which reads megabytes ten times as fast: while one body is read, nobody
     else is answered.
     """
@@ -220,44 +268,58 @@ def _parse_large(
         raise InvalidJson(
             f'the body must be a JSON object such as {{"input": "text"}}, it is {kind_of(data)}'
         )
-    for key in data:
-        if key not in FIELDS:
-            raise UnknownField(key, FIELDS)
+    ignored = unknown((key for key in data if key not in FIELDS), FIELDS, ignore)
     value = data.get("input")
-    small = orjson.dumps({name: None if name == "input" else part for name, part in data.items()})
+    small = orjson.dumps(
+        {
+            name: None if name == "input" else part
+            for name, part in data.items()
+            if name not in ignored
+        }
+    )
     try:
-        given = EmbeddingsBody.model_validate_json(small)
+        fields = EmbeddingsBody.model_validate_json(small)
     except ValidationError as invalid:
         raise explain(invalid, small, FIELDS) from None
-    return _request(given, value, headers, limits, priority)
+    return _given(fields, value, limits, ignored)
 
 
-def _request(
-    given: EmbeddingsBody,
-    value: object,
-    headers: Mapping[str, str],
-    limits: Limits,
-    priority: Priority,
-) -> EmbeddingsRequest:
-    if given.__pydantic_extra__:
-        raise UnknownField(next(iter(given.__pydantic_extra__)), FIELDS)
-    texts, ids = read_input(value, limits)
+def _given(
+    fields: EmbeddingsBody, value: object, limits: Limits, ignored: tuple[str, ...]
+) -> Given:
+    jina.check(fields)
+    if fields.task is not None:
+        fields.input_type = jina.input_type_of(fields.task, fields.input_type)
+    if fields.embedding_type is not None:
+        if fields.encoding_format not in (None, fields.embedding_type):
+            raise InvalidValue(
+                f"encoding_format is {fields.encoding_format!r} and embedding_type is "
+                f"{fields.embedding_type!r}; leave one of them out",
+                "embedding_type",
+            )
+        fields.encoding_format = fields.embedding_type
+    return Given(fields, *read_input(value, limits), ignored)
+
+
+def request_of(given: Given, limits: Limits, priority: Priority) -> EmbeddingsRequest:
+    """The request that checked fields make together."""
+    fields, texts, ids, _ = given
     if ids is not None and (
-        given.token_ids is None or given.model is None or given.model.lower() in _TIERS
+        fields.token_ids is None or fields.model is None or fields.model.lower() in _TIERS
     ):
         raise AmbiguousTokenIds
-    side = _SIDES[given.input_type]
-    if given.instruction is not None:
+    side = SIDES[fields.input_type]
+    if fields.instruction is not None:
         if side == "document":
             raise InvalidValue(
-                f"instruction belongs to queries and input_type is {given.input_type!r}; leave "
+                f"instruction belongs to queries and input_type is {fields.input_type!r}; leave "
                 "one of them out",
                 "instruction",
             )
         side = "query"
-        check_instruction(given.instruction, limits)
-    if ids is not None and (given.instruction or given.input_type):
-        field = "instruction" if given.instruction else "input_type"
+        check_instruction(fields.instruction, limits)
+    if ids is not None and (fields.instruction or fields.input_type):
+        field = "instruction" if fields.instruction else "input_type"
         raise InvalidValue(
             f"{field} makes a prompt, and token ids are embedded as they stand; leave it out, or "
             "send text",
@@ -266,25 +328,20 @@ def _request(
     return EmbeddingsRequest(
         texts,
         ids,
-        given.model,
-        given.dimensions,
-        given.encoding_format or "float",
-        given.user,
-        given.quality
-        or (
-            quality_header(headers.get("x-quality-tier"))
-            if leaves_tier_open(given.model)
-            else Tier.AUTO
-        ),
-        given.latency_budget_ms or budget_header(headers.get("x-latency-budget-ms")),
-        given.on_budget_miss or OnMiss.DEGRADE,
-        given.space or _space_header(headers.get("x-embedding-space")),
+        fields.model,
+        fields.dimensions,
+        fields.encoding_format or "float",
+        fields.user,
+        fields.quality or Tier.AUTO,
+        fields.latency_budget_ms,
+        fields.on_budget_miss or OnMiss.DEGRADE,
+        fields.space,
         side,
-        given.input_type,
-        given.instruction,
-        given.language,
-        given.truncate,
-        given.priority or priority,
+        fields.input_type,
+        fields.instruction,
+        fields.language,
+        fields.truncate,
+        fields.priority or priority,
     )
 
 
@@ -330,7 +387,8 @@ def budget_header(value: str | None) -> float | None:
     return float(value)
 
 
-def _space_header(value: str | None) -> str | None:
+def space_header(value: str | None) -> str | None:
+    """The space in X-Embedding-Space; raises InvalidValue."""
     if value is None:
         return None
     if not value.strip():

@@ -9,13 +9,15 @@ import orjson
 
 from deployments.ingress.docs_page import HEADERS as DOCS_HEADERS
 from deployments.ingress.docs_page import page
+from deployments.ingress.explanation import settings
+from deployments.ingress.model_list import ModelList
 from deployments.ingress.what_if import WhatIf, current
 from deployments.service.experiments import CANARY
 from deployments.service.plan import Plan
 from deployments.service.recent import milliseconds, parse_query
 from deployments.service.service import Service
 from router.domain import Load, Why, Work, attention
-from router.errors import ModelNotFound
+from router.encoders import Encoder
 from router.keys import Grant
 from router.model_config import ModelConfig
 from router.models import memory_bytes
@@ -37,6 +39,7 @@ class Views:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._models = ModelList(service)
         self.what_if = WhatIf(service.recent)
         self._memory_bytes = memory_bytes(service.args)
         self.reload_error: str | None = None  # why the last change of the config was not taken
@@ -77,58 +80,17 @@ class Views:
         service = self._service
         return {
             name: model
-            for name, model in service.args.models.items()
+            for name, model in service.args.deployed.items()
             if not service.dispatchers[name].replicas
         }
 
     def models(self, caller: Grant) -> Response:
-        """OpenAI's list: model ids, tiers, then aliases; those that the caller may use."""
-        cards = [self._card(name) for name in self._names(caller)]
-        cards += [
-            self._card(name) | {"id": alias, "kind": "alias", "model": name}
-            for name, model in self._service.args.models.items()
-            if caller.may_use(name)
-            for alias in dict.fromkeys(model.aliases)
-            if alias != name
-        ]
-        return _json(200, {"object": "list", "data": cards})
+        """OpenAI's list of everything that the caller may write in `model`."""
+        return _json(200, {"object": "list", "data": self._models.cards(caller)})
 
     def model(self, name: str, caller: Grant) -> Response:
         """One entry of that list; raises ModelNotFound."""
-        catalogue = self._service.catalogue
-        given, name = name, name.lower()
-        if name not in ("auto", *self._service.args.tiers):
-            name = catalogue.find(given)
-        if name not in (names := self._names(caller)):
-            raise ModelNotFound(given, names)
-        return _json(200, self._card(name))
-
-    def _names(self, caller: Grant) -> list[str]:
-        args = self._service.args
-        return [
-            *(name for name in args.models if caller.may_use(name)),
-            "auto",
-            *(str(tier) for tier, name in args.tiers.items() if caller.may_use(name)),
-        ]
-
-    def _card(self, name: str) -> dict[str, Any]:
-        tiers = {str(tier): model for tier, model in self._service.args.tiers.items()}
-        served_by = tiers.get(name) or (name if name in self._service.args.models else None)
-        card: dict[str, Any] = {
-            "id": name,
-            "object": "model",
-            "created": 0,
-            "owned_by": "embedding-router",
-            "kind": "embedding" if name in self._service.args.models else "tier",
-        }
-        if served_by is not None:
-            config = self._service.args.models[served_by]
-            card |= {
-                "model": served_by,
-                "dimensions": config.dimensions,
-                "max_tokens": config.max_tokens,
-            }
-        return card
+        return _json(200, self._models.card(name, caller))
 
     def tiers(self, caller: Grant) -> Response:
         """The decision matrix, live: what the caller may use of it."""
@@ -165,24 +127,33 @@ class Views:
     def _collections(self, caller: Grant) -> dict[str, Any]:
         return {
             name: {
-                "space": str(named.space),
+                "space": str(named.spaces[0]) if len(named.spaces) == 1 else None,
+                "spaces": [str(space) for space in named.spaces],
                 "input_type": named.input_type,
                 "instruction": named.instruction,
                 "truncate": named.truncate,
                 "adapt": named.adapt,
+                "min_recall": named.min_recall,
+                "recall": average and round(average, 4),
                 "adapters": [
+                    {"source": str(encoder.adapter.source), **_kept(encoder)}
+                    for encoder in named.encoders
+                    if encoder.adapter is not None
+                ],
+                "encoders": [
                     {
-                        "source": str(adapter.source),
-                        "expected_recall": adapter.kept.recall,
-                        "recall_kept_fitted": adapter.proof.fitted.recall,
-                        "recall_kept_unseen": adapter.proof.unseen.recall,
-                        "judged_by": adapter.proof.judged_by,
+                        "model": encoder.model,
+                        "space": str(encoder.space),
+                        "encoder": encoder.kind,
+                        "sides": encoder.sides,
+                        **_kept(encoder),
                     }
-                    for adapter in named.adapters.values()
+                    for encoder in named.encoders
                 ],
             }
             for name, named in self._service.catalogue.collections.items()
             if caller.collections is None or name in caller.collections
+            for average in (_average(self._service, name),)
         }
 
     def _row(self, name: str, load: Load) -> dict[str, Any]:
@@ -245,8 +216,9 @@ class Views:
         """
         decision, features = plan.decision, plan.features
         languages, unread = features.languages, round(plan.chosen.mean_unread, 4)
-        catalogue, model, wanted = self._service.catalogue, decision.model, plan.wanted
-        adapter = wanted.adapters.get(model or "")
+        catalogue, model = self._service.catalogue, decision.model
+        encoder = plan.choice.encoders.get(model or "")
+        recalls = plan.choice.recalls
         body = {
             "features": {
                 "tokens": plan.tokens,
@@ -260,15 +232,17 @@ class Views:
                 "model": model,
                 "tier": None if model is None else catalogue.tier_of(model),
                 "reason": decision.label,
-                "space": None
-                if model is None
-                else str(wanted.space or catalogue.space_of(model, wanted.dimensions)),
+                "space": encoder and str(encoder.space),
+                "encoder": encoder and encoder.kind,
                 "predicted_ms": milliseconds(decision.predicted_s),
                 "degraded": decision.degraded,
                 "canary": plan.arm == CANARY,
-                "expected_recall": adapter and round(adapter.kept_for(features.language), 4),
+                "expected_recall": None
+                if encoder is None or encoder.native
+                else round(recalls[encoder.model], 4),
                 **({"unread": unread} if unread else {}),
             },
+            "settings": settings(plan, self._service.args),
             "models": [
                 {
                     "model": candidate.model,
@@ -281,6 +255,7 @@ class Views:
                     ),
                     "margin": round(plan.loads[candidate.model].margin, 3),
                     "price": round(plan.loads[candidate.model].price, 3),
+                    **_encoding(plan, candidate.model),
                     "chosen": candidate.why is Why.CHOSEN,
                     "why": str(candidate.why),
                 }
@@ -288,6 +263,39 @@ class Views:
             ],
         }
         return orjson.dumps(body)
+
+
+def _average(service: Service, collection: str) -> float | None:
+    """What the last queries of a collection kept of its best search."""
+    running = service.planner.running.get(collection)
+    return None if running is None else running.average
+
+
+def _kept(encoder: Encoder) -> dict[str, Any]:
+    """What an encoder was measured to keep; nothing was measured of a native one."""
+    proof = encoder.space_proof if encoder.native else encoder.proof
+    return {
+        "expected_recall": encoder.expected_recall(),
+        "recall_kept_fitted": proof and proof.fitted.recall,
+        "recall_kept_unseen": proof and proof.unseen.recall,
+        "ndcg_kept_unseen": proof and proof.unseen.ndcg,
+        "judged_by": proof and proof.judged_by,
+        "by_language": {}
+        if proof is None
+        else {name: kept.recall for name, kept in proof.by_language(encoder.documents).items()},
+    }
+
+
+def _encoding(plan: Plan, model: str) -> dict[str, Any]:
+    """Which space a model would make vectors of, where a request may go to several encoders."""
+    encoder, recall = plan.choice.encoders.get(model), plan.choice.recalls.get(model)
+    if encoder is None or recall is None:
+        return {}
+    return {
+        "space": str(encoder.space),
+        "encoder": encoder.kind,
+        "expected_recall": round(recall, 4),
+    }
 
 
 def _json(status: int, body: object) -> Response:

@@ -28,6 +28,25 @@ COLOURS = {
 WIDTH_IN = 5.0  # 360 CSS pixels: a phone
 
 
+def labelled(drawn: str) -> str:
+    """The page with each column's heading in its cells, where a narrow screen shows it."""
+
+    def table(found: "re.Match[str]") -> str:
+        head, body = found[0].split("<tbody>")
+        headings = [
+            " ".join(re.sub("<[^>]+>", " ", each).split())
+            for each in re.findall(r"<th scope=\"col\"[^>]*>(.*?)</th>", head, re.DOTALL)
+        ]
+
+        def row(line: "re.Match[str]") -> str:
+            labels = iter(headings[1:])
+            return re.sub("<td", lambda _: f'<td data-label="{next(labels)}"', line[0])
+
+        return f"{head}<tbody>" + re.sub(r"<tr.*?</tr>", row, body, flags=re.DOTALL)
+
+    return re.sub(r"<table>.*?</table>", table, drawn, flags=re.DOTALL)
+
+
 def svg(paint: Callable[[Any], None], height_in: float, told: str) -> str:
     """A figure as SVG to be set into the page."""
     import html

@@ -2,13 +2,12 @@
 clock.
 """
 
-import sys
 from pathlib import Path
 
 import click
 import orjson
-from tqdm import tqdm
 
+from deployments.tools.progress import bar
 from deployments.tools.simulate import report
 from deployments.tools.simulate.load import load_way, load_world
 
@@ -67,14 +66,12 @@ def main(
     if scale is not None:
         world = world.updated(traffic=world.scenario.traffic.model_copy(update={"scale": scale}))
     way = load_way(policy or world.scenario.policy, scenario, world.args)
-    with tqdm(
-        total=100, bar_format="{desc} {percentage:3.0f} % {bar}", disable=not sys.stderr.isatty()
-    ) as bar:
+    with bar(total=100, bar_format="{desc}  {percentage:3.0f}%|{bar}| {elapsed} gone") as shown:
 
         def watch(what: str, share: float) -> None:
-            bar.set_description_str(what)
-            bar.n = round(100 * share)
-            bar.refresh()
+            shown.set_description_str(what)
+            shown.n = round(100 * share)
+            shown.refresh()
 
         data = report.simulated(world, way, not no_plan, baselines, watch)
     if output is not None:

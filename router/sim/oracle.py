@@ -8,7 +8,7 @@ the sum is small. So the bound holds however far that got.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -197,33 +197,42 @@ def _blocks(groups: _Groups, points: Floats, room: Floats, windows: int) -> Floa
 
 
 def _static(count: Floats, work: Floats, points: Floats, room: Floats) -> Floats:
-    """The prices of one window, by one model after the other."""
-    prices = np.zeros(len(room))
+    """The prices of one window: together first, then one model after the other."""
+    dear = 1.0 / np.maximum(np.average(work, axis=0, weights=count), 1e-12)  # of one request
     highest = (points / np.maximum(work, 1e-12)).max(axis=0)
 
-    def value(place: int, price: float) -> float:
-        tried = prices.copy()
-        tried[place] = price
-        most = (points - work * tried).max(axis=1)
-        return float((count * np.maximum(most, 0.0)).sum() + (tried * room).sum())
+    def value(prices: Floats) -> float:
+        most = (points - work * prices).max(axis=1)
+        return float((count * np.maximum(most, 0.0)).sum() + (prices * room).sum())
 
+    prices = dear * _least(lambda price: value(dear * price), float(points.max()))
     for _ in range(8):
         before = prices.copy()
         for place in range(len(room)):
-            low, high = 0.0, max(float(highest[place]), 0.0)
-            if value(place, 0.0) <= value(place, high * 1e-6):
-                prices[place] = 0.0
-                continue
-            for _ in range(40):  # the value is convex in each price
-                one, two = low + (high - low) / 3.0, high - (high - low) / 3.0
-                if value(place, one) <= value(place, two):
-                    high = two
-                else:
-                    low = one
-            prices[place] = (low + high) / 2.0
+
+            def alone(price: float, place: int = place) -> float:
+                tried = prices.copy()
+                tried[place] = price
+                return value(tried)
+
+            prices[place] = _least(alone, float(highest[place]))
         if np.allclose(prices, before, rtol=1e-3):
             break
     return prices
+
+
+def _least(value: Callable[[float], float], high: float) -> float:
+    """Where a convex function is least, between 0 and `high`."""
+    low, most = 0.0, high
+    if high <= 0.0 or value(0.0) <= value(high * 1e-6):
+        return 0.0
+    for _ in range(40):
+        one, two = low + (most - low) / 3.0, most - (most - low) / 3.0
+        if value(one) <= value(two):
+            most = two
+        else:
+            low = one
+    return (low + most) / 2.0
 
 
 def _lowest(prices: Floats, span: int) -> tuple[Floats, Ints]:

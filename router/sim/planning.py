@@ -83,8 +83,11 @@ class Planner:
         """More replicas until the goal is kept, then fewer as long as it is."""
         now = self._try(self._world.replicas)
         while not now.keeps and len(self._known) < MOST_TRIES:
-            each = [self._try(self._more(now.replicas, name)) for name in self._world.models]
-            now = max(each, key=lambda one: (one.keeps, self._short(one), -one.cost))
+            plans = [self._more(now.replicas, name) for name in self._world.models]
+            plans.append({name: 2 * max(1, many) for name, many in now.replicas.items()})
+            each = [self._try(plan) for plan in plans]
+            kept = [one for one in each if one.keeps]
+            now = min(kept, key=lambda one: one.cost) if kept else max(each, key=self._short)
         if not now.keeps:
             return Planned(self.asked_quality, None, len(self._known))
         part = 2

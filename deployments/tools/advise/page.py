@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deployments.tools.figures import GOOD, INK, MODELS, PLAIN, STYLE, svg
+from deployments.tools.advise.languages import language
+from deployments.tools.figures import GOOD, INK, MODELS, PLAIN, STYLE, labelled, svg
+from router.codes import SCRIPTS
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SHOWN_SLICES = 30
@@ -26,6 +28,7 @@ def draw(data: Mapping[str, Any], routing: str) -> str:
         "bytes": bytes_of,
         "seconds": seconds,
         "signed": lambda value: f"{value:+.1f}",
+        "slice": lambda one: slice_name(one["dimension"], one["value"]),
     }
     plots = {
         "latency": _against(
@@ -36,14 +39,34 @@ def draw(data: Mapping[str, Any], routing: str) -> str:
         "sizes": _sizes(data, names),
     }
     markup = {name: Markup(plot) if plot else "" for name, plot in plots.items()}
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        report=data,
-        routing=routing,
-        plots=markup,
-        shown_slices=SHOWN_SLICES,
-        style=Markup(STYLE.read_text(encoding="utf-8")),
-        colour={name: f"var(--m{place % 8})" for place, name in enumerate(names)},
+    return labelled(
+        environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+            report=data,
+            routing=routing,
+            plots=markup,
+            shown_slices=SHOWN_SLICES,
+            style=Markup(STYLE.read_text(encoding="utf-8")),
+            colour={name: f"var(--m{place % 8})" for place, name in enumerate(names)},
+        )
     )
+
+
+def slice_name(dimension: str, value: str) -> str:
+    """A slice in words."""
+    if dimension == "all":
+        return "all"
+    if dimension == "language":
+        known = {"unknown": "language unknown", "other": "other languages"}
+        return known.get(value, language(value))
+    if dimension.startswith("tokens"):
+        what = "texts" if dimension == "tokens" else "answers"
+        return f"{what} of {value} tokens"
+    if dimension == "script":
+        return f"{SCRIPTS.get(value, 'no')} script"
+    return {
+        "side": f"{value} texts",
+        "mixed": "texts of two languages" if value == "mixed" else f"texts of {value}",
+    }.get(dimension, value)
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -126,11 +149,8 @@ def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
                 for each in one["differences"]
                 if (each["smaller"], each["larger"]) == (names[-2], names[-1])
             ]
-            label = (
-                task["name"]
-                if one["dimension"] == "all"
-                else f"{_short(one['dimension'])} {one['value']}"
-            )
+            whole = one["dimension"] == "all"
+            label = task["name"] if whole else slice_name(one["dimension"], one["value"])
             rows += [(label, one["dimension"] == "all", one["units"], found[0])] if found else []
         by_task.append(rows)
     while sum(map(len, by_task)) > SHOWN_SLICES:  # no task is crowded out by another's slices
@@ -200,7 +220,3 @@ def _sizes(data: Mapping[str, Any], names: Sequence[str]) -> str:
 
     told = "; ".join(f"{row['model']} at {row['size']}: {number(row['quality'])}" for row in rows)
     return svg(paint, 3.0, f"Quality against the size of an index. {told}")
-
-
-def _short(dimension: str) -> str:
-    return {"tokens of the right document": "answer of", "tokens": "tokens"}.get(dimension, "")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deployments.tools.figures import GOOD, MODELS, PLAIN, STYLE, svg
+from deployments.tools.figures import GOOD, MODELS, PLAIN, STYLE, labelled, svg
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SHOWN = 12  # bars
@@ -25,13 +25,15 @@ def draw(data: Mapping[str, Any]) -> str:
         "models": _models(data),
         "degraded": _degraded(data),
     }
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    drawn = template.render(
         report=data,
         plots={name: Markup(plot) for name, plot in plots.items()},
         style=Markup(STYLE.read_text(encoding="utf-8")),
         percent=percent,
         points=points,
     )
+    return labelled(drawn)
 
 
 def percent(share: float | None) -> str:

@@ -136,13 +136,16 @@ def _sentences(
 
 
 def _fleet(world: World, replicas: Mapping[str, int]) -> str:
-    cards = sum(many * world.models[name].devices for name, many in replicas.items())
+    def cards(many: float) -> str:
+        return f"{many:g} card" if many == 1 else f"{many:g} cards"
+
+    total = sum(many * world.models[name].devices for name, many in replicas.items())
     each = ", ".join(
-        f"{name} {many} ({many * world.models[name].devices:g} cards)"
+        f"{name} {many} ({cards(many * world.models[name].devices)})"
         for name, many in replicas.items()
     )
     cost = "" if world.scenario.gpu_hour is None else f", {cost_of(world, replicas):.2f} an hour"
-    return f"{each}: {cards:g} cards{cost}"
+    return f"{each}: {cards(total)}{cost}"
 
 
 def _points(value: float | None) -> str:

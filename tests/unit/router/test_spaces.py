@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from router.config import RouterArgs
 from router.domain import Tier
+from router.encoders import native
 from router.errors import (
     DimensionsNotSupported,
     InvalidValue,
@@ -115,11 +116,6 @@ def test_an_unknown_model_or_another_publisher_s_is_not_found(name: str) -> None
     assert all(known in caught.value.message for known in (QWEN, MINILM, "table"))
 
 
-def test_a_space_given_as_the_model_is_called_one() -> None:
-    with pytest.raises(ModelNotFound, match='send "space": "table/256"'):
-        CATALOGUE.find("table/256")
-
-
 @pytest.mark.parametrize("alias", ["BEST", "TABLE"], ids=["a tier", "another model"])
 def test_a_name_with_two_meanings_is_refused_at_the_start(alias: str) -> None:
     model = {"engine": FAKE, "dimensions": 8, "max_tokens": 8}
@@ -181,7 +177,14 @@ def test_a_model_id_is_pinned() -> None:
 )
 def test_a_space_pins_model_and_dimensions(space: str, also: dict[str, Any]) -> None:
     assert resolve(space=space, **also) == Constraints(
-        QWEN, None, True, frozenset({QWEN}), 512, False, Space(QWEN, 512)
+        QWEN,
+        None,
+        True,
+        frozenset({QWEN}),
+        512,
+        False,
+        (native(Space(QWEN, 512)),),
+        catalogue().collections.get(space),
     )
 
 
