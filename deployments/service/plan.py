@@ -150,4 +150,5 @@ def entry_of(plan: Plan, answer: Answered | None, outcome: str) -> Entry:
         None if answer is None else answer.total_s,
         None if encoder is None else str(encoder.space),
         None if encoder is None else encoder.kind,
+        plan.request.priority,
     )
