@@ -6,6 +6,7 @@ the nearest valid one.
 """
 
 import re
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from router.engine_config import (
     Section,
 )
 from router.model_config import ModelConfig
+from router.rerank_config import RerankerConfig, check_rerankers
 from router.routing_config import Compare, NamedTier, Routing
 
 
@@ -35,6 +37,7 @@ class Limits(Section):
     max_body_bytes: PositiveInt = 8 * 1024 * 1024
     max_gzip_ratio: PositiveInt = 100  # beyond a first MiB
     max_items: PositiveInt = 2048
+    max_documents: PositiveInt = 1000  # to rerank
     max_tokens_per_request: PositiveInt = 300_000
     max_instruction_characters: PositiveInt = 2_000  # of a request's own instruction
     max_prompt_characters: PositiveInt = 1_000_000  # of the prompts of all texts together
@@ -185,6 +188,8 @@ RELOADABLE = (
     "collections",
     "compare",
     "keys",
+    "rerank_tiers",
+    "rerank_routing",
 )
 
 
@@ -198,6 +203,9 @@ class RouterArgs(Section):
     # by the name that a request may give as its space
     collections: dict[str, CollectionConfig] = Field(default_factory=dict)
     routing: Routing = Routing()
+    rerankers: dict[str, RerankerConfig] = Field(default_factory=dict)  # from small to large
+    rerank_tiers: dict[NamedTier, str] = Field(default_factory=dict)
+    rerank_routing: Routing = Routing()
     compare: Compare = Compare()
     limits: Limits = Limits()
     cache: Cache = Cache()
@@ -211,9 +219,15 @@ class RouterArgs(Section):
     # relative paths start here; the folder of the process where it is not given
     base_dir: str | None = None
 
-    @field_validator("models")
+    @property
+    def deployed(self) -> dict[str, ModelConfig]:
+        """The models that have a deployment: all but rerankers by similarity."""
+        own = {name: one for name, one in self.rerankers.items() if one.similarity is None}
+        return {**self.models, **own}
+
+    @field_validator("models", "rerankers")
     @classmethod
-    def _ranked(cls, models: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
+    def _ranked(cls, models: dict[str, Any]) -> dict[str, Any]:
         ranks = {name: model.rank for name, model in models.items() if model.rank is not None}
         if ranks and len(ranks) < len(models):
             raise ValueError(
@@ -235,27 +249,36 @@ class RouterArgs(Section):
         self._check_order()
         self._check_collections()
         self._check_model_ids()
+        check_rerankers(self.rerankers, self.models, self.rerank_routing)
         return self
 
     def _check_tiers(self) -> None:
-        for tier, model in self.tiers.items():
-            if model not in self.models:
-                raise ValueError(
-                    f"tiers.{tier} names model {model!r}; models are {', '.join(self.models)}"
-                )
+        for key, tiers, models in self._kinds():
+            for tier, model in tiers.items():
+                if model not in models:
+                    raise ValueError(
+                        f"{key}.{tier} names model {model!r}; models are {', '.join(models)}"
+                    )
+
+    def _kinds(self) -> Iterator[tuple[str, Mapping[NamedTier, str], Mapping[str, ModelConfig]]]:
+        """The tiers and models of embeddings, then those of reranking."""
+        yield "tiers", self.tiers, self.models
+        yield "rerank_tiers", self.rerank_tiers, self.rerankers
 
     def _check_routings(self) -> None:
         canary = self.compare.canary
-        routings = {"routing": self.routing}
+        routings = {"routing": (self.routing, "tiers", self.tiers)}
         if canary is not None and canary.routing is not None:
-            routings["compare.canary.routing"] = canary.routing
-        for where, routing in routings.items():
+            routings["compare.canary.routing"] = (canary.routing, "tiers", self.tiers)
+        if self.rerankers:
+            routings["rerank_routing"] = (self.rerank_routing, "rerank_tiers", self.rerank_tiers)
+        for where, (routing, key, tiers) in routings.items():
             wanted = {rule.floor: f"{where}: rule {rule.name!r}" for rule in routing.rules}
             wanted[routing.default_tier] = f"{where}.default_tier"
             for tier, who in wanted.items():
-                if tier not in self.tiers:
+                if tier not in tiers:
                     raise ValueError(
-                        f"{who} names tier {str(tier)!r}, which tiers: does not map to a model"
+                        f"{who} names tier {str(tier)!r}, which {key}: does not map to a model"
                     )
             names = [rule.name for rule in routing.rules]
             if len(set(names)) != len(names):
@@ -271,20 +294,21 @@ class RouterArgs(Section):
                 )
 
     def _check_order(self) -> None:
-        order = list(self.models)
-        ranked = [
-            (tier, self.tiers[tier])
-            for tier in (Tier.FAST, Tier.BALANCED, Tier.BEST)
-            if tier in self.tiers
-        ]
-        for (lower, small), (upper, large) in pairwise(ranked):
-            if order.index(small) > order.index(large):
-                raise ValueError(
-                    f"tiers.{lower} names {small!r}, which stands after {large!r} of "
-                    f"tiers.{upper} in models; write models from "
-                    "small to large, or give each a rank (a tool that sorts keys may have "
-                    "reordered them)"
-                )
+        for key, tiers, models in self._kinds():
+            order = list(models)
+            ranked = [
+                (tier, tiers[tier])
+                for tier in (Tier.FAST, Tier.BALANCED, Tier.BEST)
+                if tier in tiers
+            ]
+            for (lower, small), (upper, large) in pairwise(ranked):
+                if order.index(small) > order.index(large):
+                    raise ValueError(
+                        f"{key}.{lower} names {small!r}, which stands after {large!r} of "
+                        f"{key}.{upper}; write models from "
+                        "small to large, or give each a rank (a tool that sorts keys may have "
+                        "reordered them)"
+                    )
 
     def _check_collections(self) -> None:
         for name, collection in self.collections.items():
@@ -306,16 +330,19 @@ class RouterArgs(Section):
                 )
 
     def _check_model_ids(self) -> None:
-        for name in self.models:
+        for key, name in (
+            *(("models", name) for name in self.models),
+            *(("rerankers", name) for name in self.rerankers),
+        ):
             if name != name.lower() or name in set(Tier) or name == "router":
                 raise ValueError(
-                    f"models.{name}: a model id must be lower case, and must not be a tier's "
+                    f"{key}.{name}: a model id must be lower case, and must not be a tier's "
                     "name or 'router'"
                 )
             # it stands in headers of answers
             if not name.isascii() or not name.isprintable() or " " in name:
                 raise ValueError(
-                    f"models.{name}: a model id has ASCII letters, digits and signs only, and no "
+                    f"{key}.{name}: a model id has ASCII letters, digits and signs only, and no "
                     "space"
                 )
 
@@ -347,6 +374,8 @@ class RouterArgs(Section):
                 )
             for kind in ("tiers", "models", "collections"):
                 known = getattr(self, kind)
+                if kind == "models":
+                    known = {**self.models, **self.rerankers}
                 for one in getattr(key, kind) or ():
                     if one not in known:
                         raise ValueError(
