@@ -19,6 +19,7 @@
     ├── MethodNotAllowed          405  method_not_allowed
     ├── RequestTimeout            408  request_timeout
     ├── SpaceConflict             409  space_conflict
+    ├── NameConflict              409  name_conflict
     ├── RequestTooLarge           413  request_too_large
     ├── NotSupported              426  not_supported
     ├── RateLimitExceeded         429  rate_limit_exceeded   Retry-After
@@ -36,70 +37,15 @@ The tree is closed: a class here is a code of the HTTP contract, and a message s
 
 import math
 from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher, get_close_matches
-from typing import ClassVar, Literal
+from difflib import SequenceMatcher
+from typing import Literal
 
-import orjson
-
+from router.error_base import RouterError as RouterError
+from router.error_base import render as render
+from router.error_base import retry_after as _retry_after
+from router.error_base import shorten as shorten
+from router.error_base import suggest as suggest
 from router.routes import EMBEDDINGS, Route
-
-
-class RouterError(Exception):
-    """An answer that is not 200: status, the four keys of an OpenAI error, and headers (names in
-    lower case).
-    """
-
-    status: ClassVar[int]
-    code: ClassVar[str]
-    counted = False  # whether the service has told the metrics of it
-
-    def __init__(
-        self, message: str, param: str | None = None, headers: dict[str, str] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
-        self.headers = headers or {}
-
-    @property
-    def type(self) -> str:
-        """OpenAI's family of the error."""
-        if self.status >= 500:
-            return "server_error"
-        return "rate_limit_error" if self.status == 429 else "invalid_request_error"
-
-
-def render(error: RouterError) -> bytes:
-    """The JSON body of an error: all four keys, always."""
-    return orjson.dumps(
-        {
-            "error": {
-                "message": error.message,
-                "type": error.type,
-                "param": error.param,
-                "code": error.code,
-            }
-        }
-    )
-
-
-def suggest(name: str, valid: Iterable[str]) -> str:
-    """`; did you mean X?` for a name that resembles a valid one, else nothing."""
-    near = get_close_matches(name[:80].lower(), list(valid), n=1, cutoff=0.6)
-    return f"; did you mean {str(near[0])!r}?" if near else ""  # a member of an enum by its value
-
-
-def shorten(text: str, characters: int = 80) -> str:
-    """A caller's own text, quoted, short enough for a message."""
-    return repr(text if len(text) <= characters else text[: characters - 3] + "...")
-
-
-def _retry_after(seconds: float) -> dict[str, str]:
-    """Both forms of the header: whole seconds for HTTP, milliseconds for OpenAI's clients; never a
-    time of 0.
-    """
-    milliseconds = max(1, math.ceil(seconds * 1000)) if math.isfinite(seconds) else 60_000
-    return {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
 
 
 class InvalidJson(RouterError):
@@ -335,6 +281,15 @@ class SpaceConflict(RouterError):
         super().__init__(message, "space", {"x-should-retry": "false"})
 
 
+class NameConflict(RouterError):
+    """The name, the address and a field of the request disagree about a setting."""
+
+    status, code = 409, "name_conflict"
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message, param, {"x-should-retry": "false"})
+
+
 class RequestTooLarge(RouterError):
     """The body has more bytes than the service reads."""
 
@@ -488,34 +443,3 @@ class DeadlineExceeded(RouterError):
 def _number(value: int) -> str:
     """An integer of the caller's, which may have more digits than a message should."""
     return str(value) if abs(value) < 10**12 else "that many"
-
-
-SAMPLES: tuple[RouterError, ...] = (  # one of each, for the reference and the tests
-    InvalidJson("the body is empty; send a JSON object"),
-    InvalidValue("dimensions must be a valid integer, it is '1'", "dimensions"),
-    UnknownField("dimension", ["input", "dimensions"]),
-    AmbiguousTokenIds(),
-    DimensionsNotSupported(512, ["small: 64 or 256"]),
-    ContextLengthExceeded(3, 600, 512, "small"),
-    MaxTokensPerRequest(400_000, 300_000),
-    InvalidApiKey(),
-    TierNotAllowed("best", ["fast"]),
-    CollectionNotAllowed("products", ["docs"]),
-    PriorityNotAllowed("interactive", ["bulk"]),
-    OriginNotAllowed("https://other.example"),
-    AdminKeyRequired("/v1/decisions"),
-    NotFound("/v2"),
-    ModelNotFound("text-embedding-3-small", ["small", "large"]),
-    MethodNotAllowed("GET", EMBEDDINGS[0], ["POST"]),
-    SpaceConflict("space names small, model names large; leave one of them out"),
-    RequestTimeout(60.0),
-    RequestTooLarge(8),
-    HeadersTooLarge(100, 32_768),
-    NotSupported(),
-    RateLimitExceeded("100 requests per minute", 1.2),
-    Overloaded("small", 0.25),
-    InternalError(),
-    ModelUnavailable(["small: no ready replica"], 5.0),
-    BudgetUnreachable(0.05, 0.04, 0.02),
-    DeadlineExceeded(0.05),
-)

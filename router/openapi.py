@@ -12,7 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pydantic import TypeAdapter
 
 from router.encoding import OPTIONAL, Routing
-from router.errors import SAMPLES, RouterError, render
+from router.error_samples import SAMPLES
+from router.errors import RouterError, render
 from router.openapi_examples import policy, request_body, response_example
 from router.openapi_schemas import (
     HEADERS,

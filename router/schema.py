@@ -17,29 +17,27 @@ unless an `instruction` is given, which only a query prompt can carry. An `instr
 `input_type` makes a query; with a document it is an error, not a sentence that is silently dropped.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
-from pydantic_core import from_json
 
 from router.arrays import TokenIds
+from router.body_errors import explain, explain_json, kind_of
 from router.config import Limits
 from router.domain import OnMiss, Tier
 from router.errors import (
     AmbiguousTokenIds,
     InvalidJson,
     InvalidValue,
-    MaxTokensPerRequest,
     RequestTooLarge,
     UnknownField,
     shorten,
     suggest,
 )
+from router.input_items import LARGEST_ID, read_input
 
 EncodingFormat = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 InputType = Literal[
@@ -50,8 +48,6 @@ Priority = Literal["interactive", "bulk"]
 Side = Literal["query", "document"]
 
 _TIERS = frozenset(tier.value for tier in Tier)
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_LARGEST_ID = 2**31 - 1
 _LARGE_BODY = 65_536
 _LARGEST_SIZE = 2**31 - 1
 _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
@@ -69,7 +65,7 @@ _TEXT_SCHEMA = {"type": "string", "minLength": 1}
 _IDS_SCHEMA = {
     "type": "array",
     "minItems": 1,
-    "items": {"type": "integer", "minimum": 0, "maximum": _LARGEST_ID},
+    "items": {"type": "integer", "minimum": 0, "maximum": LARGEST_ID},
 }
 _INPUT_SCHEMA = {
     "title": "Input",
@@ -85,7 +81,7 @@ _INPUT_SCHEMA = {
 
 
 class EmbeddingsBody(BaseModel):
-    """What a caller sends, as it is published; `input` is checked by `_read_input`, which is faster
+    """What a caller sends, as it is published; `input` is checked by `read_input`, which is faster
     and can say what is wrong.
     """
 
@@ -206,7 +202,7 @@ def parse(
     try:
         given = EmbeddingsBody.model_validate_json(body)
     except ValidationError as invalid:
-        raise _explain(invalid, body) from None
+        raise explain(invalid, body, FIELDS) from None
     return _request(given, given.input, headers, limits, priority)
 
 
@@ -219,10 +215,10 @@ def _parse_large(
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidJson(_explain_json(body, error.msg)) from None
+        raise InvalidJson(explain_json(body, error.msg)) from None
     if not isinstance(data, dict):
         raise InvalidJson(
-            f'the body must be a JSON object such as {{"input": "text"}}, it is {_kind(data)}'
+            f'the body must be a JSON object such as {{"input": "text"}}, it is {kind_of(data)}'
         )
     for key in data:
         if key not in FIELDS:
@@ -232,7 +228,7 @@ def _parse_large(
     try:
         given = EmbeddingsBody.model_validate_json(small)
     except ValidationError as invalid:
-        raise _explain(invalid, small) from None
+        raise explain(invalid, small, FIELDS) from None
     return _request(given, value, headers, limits, priority)
 
 
@@ -245,7 +241,7 @@ def _request(
 ) -> EmbeddingsRequest:
     if given.__pydantic_extra__:
         raise UnknownField(next(iter(given.__pydantic_extra__)), FIELDS)
-    texts, ids = _read_input(value, limits)
+    texts, ids = read_input(value, limits)
     if ids is not None and (
         given.token_ids is None or given.model is None or given.model.lower() in _TIERS
     ):
@@ -292,50 +288,6 @@ def _request(
     )
 
 
-def _read_input(
-    value: object, limits: Limits
-) -> tuple[Sequence[str] | None, Sequence[TokenIds] | None]:
-    """Texts or token ids, or InvalidValue naming the first item that is wrong."""
-    if type(value) is str:
-        if not value:
-            raise InvalidValue("input is an empty string; send text", "input")
-        return (value,), None
-    if type(value) is not list:
-        raise InvalidValue(
-            f"input must be a string or an array of strings, it is {_kind(value)}", "input"
-        )
-    if not value:
-        raise InvalidValue("input is an empty array; send at least one text", "input")
-    first, max_items = type(value[0]), limits.max_items
-    if first is int:
-        _check_count(len(value), limits)
-        return None, (_read_ids(value, "input"),)
-    if len(value) > max_items:
-        raise InvalidValue(
-            f"input has {len(value)} items and a request may have {max_items}; send them in "
-            "several requests",
-            "input",
-        )
-    if first is str:
-        _check_alike(value, str, "input", "a string")
-        if "" in value:
-            raise InvalidValue(
-                f"input[{value.index('')}] is an empty string; leave it out", "input"
-            )
-        return tuple(value), None
-    if first is list:
-        _check_alike(value, list, "input", "an array of token ids")
-        _check_count(sum(map(len, value)), limits)
-        return None, tuple(_read_ids(ids, f"input[{index}]") for index, ids in enumerate(value))
-    raise InvalidValue(f"input[0] must be a string, it is {_kind(value[0])}", "input")
-
-
-def _check_count(tokens: int, limits: Limits) -> None:
-    """Before they are looked at one by one."""
-    if tokens > limits.max_tokens_per_request:
-        raise MaxTokensPerRequest(tokens, limits.max_tokens_per_request)
-
-
 def _check_instruction(instruction: str, limits: Limits) -> None:
     """It is copied into the prompt of every text."""
     if len(instruction) > (most := limits.max_instruction_characters):
@@ -344,34 +296,6 @@ def _check_instruction(instruction: str, limits: Limits) -> None:
             "(limits.max_instruction_characters); shorten it, or put it into the texts",
             "instruction",
         )
-
-
-def _read_ids(value: list[object], where: str) -> TokenIds:
-    if not value:
-        raise InvalidValue(f"{where} is an empty array; leave it out", "input")
-    _check_alike(value, int, where, "a token id")
-    try:
-        ids = np.array(value, dtype=np.int64)
-        valid = bool(ids.min() >= 0 and ids.max() <= _LARGEST_ID)
-    except OverflowError:
-        valid = False
-    if not valid:
-        raise InvalidValue(
-            f"{where} holds a token id that is not between 0 and {_LARGEST_ID}", "input"
-        )
-    return ids.astype(np.int32)
-
-
-def _check_alike(items: list[object], wanted: type, where: str, noun: str) -> None:
-    if set(map(type, items)) == {wanted}:
-        return
-    index = next(i for i, item in enumerate(items) if type(item) is not wanted)
-    raise InvalidValue(
-        f"{where}[{index}] must be {noun} like the items before it, it is {_kind(items[index])}"
-        if index
-        else f"{where}[0] must be {noun}, it is {_kind(items[0])}",
-        "input",
-    )
 
 
 def _leaves_tier_open(model: str | None) -> bool:
@@ -413,90 +337,3 @@ def _space_header(value: str | None) -> str | None:
             "X-Embedding-Space",
         )
     return value.strip()
-
-
-def _explain(invalid: ValidationError, body: bytes) -> InvalidJson | InvalidValue | UnknownField:
-    """The first thing that is wrong, in a sentence; an unknown key first, for a misspelt one is why
-    another is missing.
-    """
-    problem = invalid.errors(include_url=False)[0]
-    kind = problem["type"]
-    if kind == "json_invalid":
-        return InvalidJson(_explain_json(body, problem["ctx"]["error"]))
-    data = from_json(body)
-    if kind == "model_type":
-        return InvalidJson(
-            f'the body must be a JSON object such as {{"input": "text"}}, it is {_kind(data)}'
-        )
-    for key in data:
-        if key not in FIELDS:
-            return UnknownField(key, FIELDS)
-    field = str(problem["loc"][0])
-    if kind == "missing":
-        return InvalidValue(f"{field} is missing; send the text or texts to embed", field)
-    if kind == "string_pattern_mismatch":
-        must = "must be a BCP-47 tag such as 'en' or 'zh-Hant'"
-    else:
-        must = re.sub(r"^(Input|String) should ", "must ", problem["msg"])
-    value = problem["input"]
-    hint = (
-        suggest(value, re.findall(r"'([^']+)'", must))
-        if kind in ("enum", "literal_error") and isinstance(value, str)
-        else ""
-    )
-    return InvalidValue(f"{field} {must}, it is {_kind(value)}{hint}", field)
-
-
-def _explain_json(body: bytes, reason: str) -> str:
-    if not body.strip():
-        return 'the body is empty; send a JSON object such as {"input": "text"}'
-    try:
-        body.decode()
-    except UnicodeDecodeError as undecodable:
-        return (
-            f"the body is not UTF-8: byte 0x{body[undecodable.start]:02x} at offset "
-            f"{undecodable.start}; encode it as UTF-8"
-        )
-    if body.startswith(b"\xef\xbb\xbf"):
-        return "the body starts with a byte order mark; send the JSON without it"
-    if "surrogate" in reason or "hex escape" in reason:
-        return (
-            f"the body is not valid JSON: {reason}; a \\u escape needs four hex digits, and "
-            f"surrogates come in pairs{_lone_surrogate(body)}"
-        )
-    return f"the body is not valid JSON: {reason}"
-
-
-def _lone_surrogate(body: bytes) -> str:
-    """Where half a surrogate pair stands, as the end of a sentence; nothing where none is found."""
-    try:
-        data = json.loads(body)  # which takes them
-    except (ValueError, RecursionError):
-        return ""
-    fields = data.items() if isinstance(data, dict) else ()
-    for field, value in fields:
-        items = value if isinstance(value, list) else [value]
-        for index, item in enumerate(items):
-            if isinstance(item, str) and _SURROGATE.search(item):
-                place = f"{field}[{index}]" if isinstance(value, list) else field
-                if _SURROGATE.search(place):
-                    return ""
-                return f"; {shorten(place)[1:-1]} has half of one"
-    return ""
-
-
-def _kind(value: object) -> str:
-    """A JSON value in few words."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str):
-        return shorten(value) if value else "an empty string"
-    if isinstance(value, int | float):
-        return (
-            f"{value:g}"
-            if isinstance(value, float)
-            else "a huge integer"
-            if abs(value) >= 10**15
-            else str(value)
-        )
-    return "an array" if isinstance(value, list | tuple) else "an object"
