@@ -255,7 +255,7 @@ def _request(
                 "instruction",
             )
         side = "query"
-        _check_instruction(given.instruction, limits)
+        check_instruction(given.instruction, limits)
     if ids is not None and (given.instruction or given.input_type):
         field = "instruction" if given.instruction else "input_type"
         raise InvalidValue(
@@ -272,11 +272,11 @@ def _request(
         given.user,
         given.quality
         or (
-            _quality_header(headers.get("x-quality-tier"))
-            if _leaves_tier_open(given.model)
+            quality_header(headers.get("x-quality-tier"))
+            if leaves_tier_open(given.model)
             else Tier.AUTO
         ),
-        given.latency_budget_ms or _budget_header(headers.get("x-latency-budget-ms")),
+        given.latency_budget_ms or budget_header(headers.get("x-latency-budget-ms")),
         given.on_budget_miss or OnMiss.DEGRADE,
         given.space or _space_header(headers.get("x-embedding-space")),
         side,
@@ -288,7 +288,7 @@ def _request(
     )
 
 
-def _check_instruction(instruction: str, limits: Limits) -> None:
+def check_instruction(instruction: str, limits: Limits) -> None:
     """It is copied into the prompt of every text."""
     if len(instruction) > (most := limits.max_instruction_characters):
         raise InvalidValue(
@@ -298,12 +298,13 @@ def _check_instruction(instruction: str, limits: Limits) -> None:
         )
 
 
-def _leaves_tier_open(model: str | None) -> bool:
+def leaves_tier_open(model: str | None) -> bool:
     """Whether the body says nothing about the tier, so that the header may."""
     return model is None or model.lower() == Tier.AUTO
 
 
-def _quality_header(value: str | None) -> Tier:
+def quality_header(value: str | None) -> Tier:
+    """The tier in X-Quality-Tier; raises InvalidValue."""
     if value is None:
         return Tier.AUTO
     try:
@@ -316,7 +317,8 @@ def _quality_header(value: str | None) -> Tier:
         ) from None
 
 
-def _budget_header(value: str | None) -> float | None:
+def budget_header(value: str | None) -> float | None:
+    """The milliseconds in X-Latency-Budget-Ms; raises InvalidValue."""
     if value is None:
         return None
     if not _NUMBER.fullmatch(value.strip()) or not float(value):
