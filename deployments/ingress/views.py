@@ -145,7 +145,7 @@ class Views:
             200,
             {
                 "object": "list",
-                "policy": service.routing.policy,
+                "policy": service.args.routing.policy,
                 "tiers": tiers,
                 "collections": self._collections(caller),
                 "reload_error": error,

@@ -15,42 +15,34 @@ from deployments.service.experiments import CANARY, Answered, Comparison
 from deployments.service.fingerprints import check_reading
 from deployments.service.gather import Gatherer
 from deployments.service.plan import ANYONE, Answer, Caller, Plan, entry_of
-from deployments.service.prepare import Prepared, Preparer
+from deployments.service.planner import Planner
+from deployments.service.prepare import Preparer
 from deployments.service.reader import Reader
 from deployments.service.recent import Recent
-from deployments.service.refusals import check_permitted, cut_work, refusal
+from deployments.service.refusals import refusal
 from deployments.service.request_metrics import Events
 from deployments.service.second_try import DecidedAgain, SecondTries, deadline_of, has_room
 from deployments.service.shared_cache import open_shared
 from deployments.service.spans import Dispatching, decided
 from deployments.telemetry.tracing import Tracing
-from router.adapters import as_ranked, load_adapters
+from router.adapters import load_adapters
 from router.cache import VectorCache
 from router.config import RouterArgs
-from router.decision_log import ANSWERED, DecisionContext
+from router.decision_log import ANSWERED
 from router.domain import (
-    Features,
     Load,
     Model,
-    Reason,
-    Request,
-    Tier,
-    Work,
-    work_of,
 )
 from router.errors import (
     DeadlineExceeded,
     InternalError,
-    InvalidValue,
-    MaxTokensPerRequest,
     RouterError,
 )
 from router.feedback import Feedback, tell
 from router.ledger import Ledger
-from router.models import build_models, build_policy
-from router.policy import Policy, decide
+from router.models import build_models
 from router.schema import EmbeddingsRequest
-from router.spaces import Catalogue, Constraints
+from router.spaces import Catalogue
 
 CANCELLED = "cancelled"  # the outcome of a request whose client left
 RECENT = 1024  # answers per model that percentiles are made of
@@ -70,7 +62,7 @@ class Service:
         self.args = args
         # how long the last replica of a model took to start, by phase, where the transport is told
         self.starts: Mapping[str, Mapping[str, float]] = getattr(transport, "starts", {})
-        self.catalogue = Catalogue(args, load_adapters(args))
+        catalogue = Catalogue(args, load_adapters(args))
         now = clock()
         self.feedback = {
             name: Feedback(
@@ -83,7 +75,6 @@ class Service:
             for name, model in build_models(args).items()
         }
         self.preparer = Preparer(args)
-        self.reader = Reader(self.preparer, args.routing.language_prior, args.limits)
         self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
         self.rng = rng or random.Random()
@@ -109,8 +100,20 @@ class Service:
             )
             for name, config in args.models.items()
         }
+        self.comparison = Comparison(args, self.preparer, self.dispatchers, clock)
+        self.planner = Planner(
+            args,
+            catalogue,
+            self.feedback,
+            self.preparer,
+            self.ledger,
+            self.cache,
+            self.comparison,
+            clock,
+            self.rng,
+        )
         has_room_for = partial(has_room, self.dispatchers, args.limits)
-        self.second_tries = SecondTries(self.loads, clock, has_room_for)
+        self.second_tries = SecondTries(self.planner.loads, clock, has_room_for)
         self.ledger.on_last_lost = self.second_tries.last_lost
         self.shared = open_shared(args, self.fingerprints)
         self.gatherers = {
@@ -128,10 +131,6 @@ class Service:
         self.log: DecisionLog | None = None
         self.tracing = tracing
         self.events: Events | None = Events(args) if args.metrics else None
-        self.routing = args.routing
-        self.policy = build_policy(args.routing, args.tiers)
-        self._setting, self._canary = self._settle()
-        self.comparison = Comparison(args, self.preparer, self.dispatchers, clock)
 
     def reload(self, args: RouterArgs, catalogue: Catalogue) -> None:
         """Serve by these rules, tiers and collections from the next request on; running ones keep
@@ -140,105 +139,39 @@ class Service:
         `catalogue` is that of `args`, which differ from those at the start in RELOADABLE sections
         only.
         """
-        if args.routing.language_prior != self.routing.language_prior:
-            prior, pool = args.routing.language_prior, self.reader.pool
-            self.reader = Reader(self.preparer, prior, args.limits, pool)
-        self.args, self.catalogue, self.routing = args, catalogue, args.routing
-        self.policy = build_policy(args.routing, args.tiers)
-        self._setting, self._canary = self._settle()
+        self.args = args
+        self.planner.reload(args, catalogue)
         self.comparison.reload(args)
         if self.events is not None:
             self.events.reloaded(args)
 
     @property
+    def catalogue(self) -> Catalogue:
+        """The names of the config that is served now."""
+        return self.planner.catalogue
+
+    @property
+    def reader(self) -> Reader:
+        """What reads texts now."""
+        return self.planner.reader
+
+    @property
     def models(self) -> dict[str, Model]:
         """Every model with the curve that is known now."""
-        return {name: feedback.model for name, feedback in self.feedback.items()}
+        return self.planner.models
+
+    def loads(self) -> dict[str, Load]:
+        """What is happening at each model now, as this router knows it."""
+        return self.planner.loads()
+
+    async def plan(self, request: EmbeddingsRequest, caller: Caller = ANYONE) -> Plan:
+        """Read the text and decide; raises RouterError when no model may serve the request."""
+        return await self.planner.plan(request, caller)
 
     def replicas_changed(self, model: str, replicas: Sequence[str]) -> None:
         """What the board says of one model's deployment."""
         if model in self.dispatchers:
             self.dispatchers[model].replicas_changed(replicas)
-
-    async def plan(self, request: EmbeddingsRequest, caller: Caller = ANYONE) -> Plan:
-        """Read the text and decide; raises RouterError when no model may serve the request."""
-        permitted = caller.permitted
-        arrived_s = self.clock()
-        request = self.catalogue.completed(request)
-        wanted = self.catalogue.resolve(request)
-        candidates = [
-            name
-            for name in self.feedback
-            if (wanted.candidates is None or name in wanted.candidates)
-            and (permitted is None or name in permitted)
-        ]
-        if permitted is not None:  # before anything is read
-            check_permitted(self.args, request, wanted, permitted, candidates)
-        texts = request.texts
-        if texts is None:
-            assert wanted.target is not None, "the schema lets token ids pass only with a model"
-            assert request.ids is not None, "a request has texts or token ids"
-            if not self.args.models[wanted.target].engine.takes_token_ids:
-                raise InvalidValue(
-                    f"{wanted.target} takes text, not token ids; send the text", "input"
-                )
-            prepared = self.preparer.given(request.ids, wanted.target, caller.scope)
-            features = Features(0, None, None, False, False)
-        else:
-            characters = self.reader.reading(texts, request.side, request.instruction, candidates)
-            self.reader.check(caller.client, characters)
-            if caller.meter is not None:
-                caller.meter.reading(characters)
-            prepared, features = await self.reader.read(
-                texts,
-                request.side,
-                request.instruction,
-                request.language,
-                tuple(candidates),
-                caller.scope,
-                caller.client,
-            )
-            if len(prepared) < len(candidates):  # to the others it has too many tokens
-                if wanted.target in candidates - prepared.keys():
-                    raise MaxTokensPerRequest(None, self.args.limits.max_tokens_per_request)
-                wanted = wanted._replace(candidates=frozenset(prepared))
-        read_s = self.clock()
-        loads, models = self.loads(), self.models
-        work = {name: self._work(name, one) for name, one in prepared.items()}
-        if wanted.adapters and wanted.space is not None:
-            models = as_ranked(models, wanted.space, wanted.adapters)
-        setting = self._setting
-        decision_input = self._input_of(
-            request, wanted, features, prepared, work, arrived_s, permitted, setting
-        )
-        if (arm := self.comparison.arm(request, decision_input)) == CANARY:
-            setting = self._canary
-            decision_input = self._input_of(
-                request, wanted, features, prepared, work, arrived_s, permitted, setting
-            )
-        decided_s = self.clock()
-        decision = decide(setting.policy, decision_input, models, loads, decided_s)
-        if decision.reason is Reason.NO_MODEL and request.truncate not in (None, "none"):
-            # Nothing reads the text as it is: decide on what would be left of it.
-            work = cut_work(self.args, prepared)
-            decision_input = decision_input._replace(work=work)
-            decision = decide(setting.policy, decision_input, models, loads, decided_s)
-        return Plan(
-            request,
-            wanted,
-            features,
-            prepared,
-            work,
-            loads,
-            decision,
-            arrived_s,
-            decision_input,
-            models,
-            read_s,
-            decided_s,
-            setting,
-            arm,
-        )
 
     async def embed(
         self,
@@ -370,79 +303,3 @@ class Service:
             plan.arm == CANARY,
             prepared.mean_unread,
         )
-
-    def loads(self) -> dict[str, Load]:
-        """What is happening at each model now, as this router knows it."""
-        now = self.clock()
-        return {
-            name: feedback.load(self.ledger, self.routing, now, self.rng)
-            for name, feedback in self.feedback.items()
-        }
-
-    def _work(self, model: str, prepared: Prepared) -> Work:
-        """What the request asks of one model: the texts that are not in the cache, but the longest
-        of all.
-        """
-        counts, span = prepared.counts, self.args.models[model].attention_tokens
-        if not prepared.exact:  # only the engine knows whether it can read the text
-            counts = [min(count, self.args.models[model].max_tokens) for count in counts]
-        unknown = self.cache.unknown(model, prepared.digests)
-        rest = None if len(unknown) == len(counts) else [counts[place] for place in unknown]
-        return work_of(counts, span, self.feedback[model].model.long, rest)
-
-    def _settle(self) -> tuple[DecisionContext, DecisionContext]:
-        """What this service decides by from now on: usually, and for the requests of the canary."""
-        args, canary = self.args, self.args.compare.canary
-        usual = DecisionContext(
-            self.models,
-            self.policy,
-            {Tier(tier): model for tier, model in args.tiers.items()},
-            args.routing.strict_tiers,
-            _seconds(args.routing.default_budget_ms),
-        )
-        if canary is None:
-            return usual, usual
-        if canary.routing is None:
-            return usual, usual._replace(
-                policy=Policy(canary.model or self.policy.default, default_is_named=True),
-                arm=CANARY,
-            )
-        policy, budget_s = (
-            build_policy(canary.routing, args.tiers),
-            _seconds(canary.routing.default_budget_ms),
-        )
-        return usual, usual._replace(policy=policy, default_budget_s=budget_s, arm=CANARY)
-
-    def _input_of(
-        self,
-        request: EmbeddingsRequest,
-        wanted: Constraints,
-        features: Features,
-        prepared: dict[str, Prepared],
-        work: dict[str, Work],
-        arrived_s: float,
-        permitted: frozenset[str] | None,
-        setting: DecisionContext,
-    ) -> Request:
-        budget_s = _seconds(request.latency_budget_ms) or setting.default_budget_s
-        return Request(
-            work=work,
-            features=features,
-            deadline_s=None if budget_s is None else arrived_s + budget_s,
-            target=wanted.target,
-            pinned=wanted.pinned,
-            strict=wanted.strict,
-            candidates=wanted.candidates,
-            permitted=permitted,
-            on_miss=request.on_budget_miss,
-            input_type=request.side,
-            unread={
-                name: share
-                for name, one in prepared.items()
-                if one.unread and (share := one.unread_by(setting.policy.min_share))
-            },
-        )
-
-
-def _seconds(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000.0

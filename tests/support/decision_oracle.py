@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from router.domain import Curve, Features, Load, Model, OnMiss, Request, Work
-from router.policy import Floor, Policy
+from router.rules import Floor, Policy
 
 
 class Verdict(NamedTuple):

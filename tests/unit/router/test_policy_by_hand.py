@@ -16,7 +16,8 @@ from router.domain import (
     Why,
     Work,
 )
-from router.policy import Floor, Policy, decide, predict
+from router.policy import decide, predict
+from router.rules import Floor, Policy
 
 # 1/4 s a step and 1/16 s a token, at least 1/2 s; 16 tokens fill a step and take 1 1/4 s
 CURVE = Curve(

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from router.config import RouterArgs
 from router.domain import Curve, Features, Load, Model, OnMiss, Request, Work, attention
 from router.models import build_models, build_policy
-from router.policy import Floor, Policy, decide
+from router.policy import decide
+from router.rules import Floor, Policy
 from tests.support import decision_oracle
 
 ROOT = Path(__file__).resolve().parents[3]

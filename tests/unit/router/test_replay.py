@@ -34,9 +34,10 @@ from router.decision_log import (
 )
 from router.domain import Curve, Features, Load, Model, OnMiss, Reason, Request, Tier, Work
 from router.errors import BudgetUnreachable
-from router.policy import Floor, Policy, decide
+from router.policy import decide
 from router.replay import REFUSED, Other, redecide, replay
 from router.routing_config import Routing
+from router.rules import Floor, Policy
 from router.schema import parse
 from router.strict import parse_args
 from tests.support.local_service import ARGS, LocalRouter
