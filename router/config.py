@@ -253,17 +253,19 @@ class RouterArgs(Section):
         return self
 
     def _check_tiers(self) -> None:
-        for key, tiers, models in self._kinds():
+        for key, tiers, _, models in self._kinds():
             for tier, model in tiers.items():
                 if model not in models:
                     raise ValueError(
                         f"{key}.{tier} names model {model!r}; models are {', '.join(models)}"
                     )
 
-    def _kinds(self) -> Iterator[tuple[str, Mapping[NamedTier, str], Mapping[str, ModelConfig]]]:
-        """The tiers and models of embeddings, then those of reranking."""
-        yield "tiers", self.tiers, self.models
-        yield "rerank_tiers", self.rerank_tiers, self.rerankers
+    def _kinds(
+        self,
+    ) -> Iterator[tuple[str, Mapping[NamedTier, str], str, Mapping[str, ModelConfig]]]:
+        """The tiers and models of embeddings, then those of reranking, each with its key."""
+        yield "tiers", self.tiers, "models", self.models
+        yield "rerank_tiers", self.rerank_tiers, "rerankers", self.rerankers
 
     def _check_routings(self) -> None:
         canary = self.compare.canary
@@ -294,7 +296,7 @@ class RouterArgs(Section):
                 )
 
     def _check_order(self) -> None:
-        for key, tiers, models in self._kinds():
+        for key, tiers, where, models in self._kinds():
             order = list(models)
             ranked = [
                 (tier, tiers[tier])
@@ -305,7 +307,7 @@ class RouterArgs(Section):
                 if order.index(small) > order.index(large):
                     raise ValueError(
                         f"{key}.{lower} names {small!r}, which stands after {large!r} of "
-                        f"{key}.{upper}; write models from "
+                        f"{key}.{upper} in {where}; write models from "
                         "small to large, or give each a rank (a tool that sorts keys may have "
                         "reordered them)"
                     )

@@ -4,26 +4,26 @@ speaks HTTP around it.
 
 import random
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.transport import Transport
 from deployments.service.decision_log import DecisionLog
-from deployments.service.experiments import CANARY, Answered, Comparison
+from deployments.service.experiments import CANARY, Comparison
+from deployments.service.experiments import Answered as Compared
 from deployments.service.fingerprints import check_reading
 from deployments.service.gather import Gatherer
-from deployments.service.plan import ANYONE, Answer, Caller, Plan, entry_of
+from deployments.service.plan import ANYONE, Answer, Answered, Caller, Plan, entry_of
+from deployments.service.plan_runner import PlanRunner
 from deployments.service.planner import Planner
 from deployments.service.prepare import Preparer
 from deployments.service.reader import Reader
 from deployments.service.recent import Recent
-from deployments.service.refusals import refusal
 from deployments.service.request_metrics import Events
-from deployments.service.second_try import DecidedAgain, SecondTries, deadline_of, has_room
+from deployments.service.second_try import DecidedAgain
 from deployments.service.shared_cache import open_shared
-from deployments.service.spans import Dispatching, decided
+from deployments.service.spans import decided
 from deployments.telemetry.tracing import Tracing
 from router.adapters import load_adapters
 from router.cache import VectorCache
@@ -34,18 +34,20 @@ from router.domain import (
     Model,
 )
 from router.errors import (
-    DeadlineExceeded,
     InternalError,
     RouterError,
 )
-from router.feedback import Feedback, tell
+from router.feedback import Feedback
 from router.ledger import Ledger
 from router.models import build_models
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue
 
 CANCELLED = "cancelled"  # the outcome of a request whose client left
-RECENT = 1024  # answers per model that percentiles are made of
+
+A = TypeVar("A", bound=Answered)
+# carries a plan out for a caller, in the trace of his request where it has one
+Answering = Callable[[Plan, Caller, Tracing | None], Awaitable[A]]
 
 
 class Service:
@@ -112,8 +114,8 @@ class Service:
             clock,
             self.rng,
         )
-        has_room_for = partial(has_room, self.dispatchers, args.limits)
-        self.second_tries = SecondTries(self.planner.loads, clock, has_room_for)
+        self.runner = PlanRunner(self.planner, self.dispatchers, args.limits, clock, args.models)
+        self.second_tries, self.latencies = self.runner.second_tries, self.runner.latencies
         self.ledger.on_last_lost = self.second_tries.last_lost
         self.shared = open_shared(args, self.fingerprints)
         self.gatherers = {
@@ -123,9 +125,6 @@ class Service:
                 self.shared if self.shared and self.shared.shares(name) else None,
             )
             for name, dispatcher in self.dispatchers.items()
-        }
-        self.latencies: dict[str, deque[tuple[float, float]]] = {
-            name: deque(maxlen=RECENT) for name in args.models
         }
         self.recent = Recent()
         self.log: DecisionLog | None = None
@@ -181,9 +180,21 @@ class Service:
         """Answer one request with vectors of one space; raises RouterError with the contract's
         code.
         """
+        return await self.recorded(request, self.plan(request, caller), self._answer, caller)
+
+    async def recorded(
+        self,
+        request: EmbeddingsRequest,
+        planning: Coroutine[Any, Any, Plan],
+        answering: Answering[A],
+        caller: Caller,
+    ) -> A:
+        """The answer to a request, once more by another model where the first was lost; its
+        metrics, spans and log entries are written.
+        """
         plan, answer, outcome = None, None, CANCELLED
         try:
-            plan = await self.plan(request, caller)
+            plan = await planning
             tracing = (
                 self.tracing
                 if self.tracing is not None and self.tracing.current() is not None
@@ -194,10 +205,10 @@ class Service:
             self.comparison.entered()
             try:
                 try:
-                    answer = await self._answer(plan, caller, tracing)
+                    answer = await answering(plan, caller, tracing)
                 except DecidedAgain as again:  # its tokens are charged already
                     plan = again.plan
-                    answer = await self._answer(plan, caller._replace(meter=None), tracing)
+                    answer = await answering(plan, caller._replace(meter=None), tracing)
             finally:
                 self.comparison.left()
             outcome = ANSWERED
@@ -226,56 +237,19 @@ class Service:
         tracing: Tracing | None = None,
     ) -> Answer:
         request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
-        missed = tell(self.feedback, decision, plan.work, arrived_s, plan.decision_input.deadline_s)
-        if missed is not None:
-            self.dispatchers[missed].warm()
-        if decision.model is None:
-            raise refusal(self.args, plan, caller.permitted)
-        model = decision.model
+        model = self.runner.begin(plan, caller.permitted)
         prepared, truncated = plan.prepared[model], list[int]()
         if request.truncate in ("end", "start"):
             prepared, truncated = await self.reader.cut(prepared, request, model, caller.client)
         if caller.meter is not None:
             await caller.meter.charge(sum(prepared.counts))
-        deadline_s = deadline_of(plan, self.args.limits)
-        gathering = self.second_tries.first(
-            plan, self.gatherers[model].gather(prepared, deadline_s, request.priority == "bulk")
-        )
-        try:
-            if tracing is None:
-                got = await gathering
-            else:
-                with Dispatching(tracing, plan.decision.model or "none") as dispatching:
-                    got = await gathering
-                    dispatching.answered(got.known, got.queue_s, got.inference_s)
-        except DeadlineExceeded:
-            raise DeadlineExceeded(
-                deadline_s - arrived_s
-            ) from None  # what the caller gave, not what was left of it here
-        now = self.clock()
-        self.latencies[model].append((now, now - arrived_s))
-        # Bulk waits for everybody else, so how late it was says nothing of the next interactive
-        # request. What was cut may be in the cache although the whole text was not.
-        unforeseen = bool(truncated and got.known)
-        if (
-            plan.work[model].tokens
-            and not unforeseen
-            and request.priority != "bulk"
-            and decision.predicted_s is not None
-        ):
-            load = plan.loads[model]
-            engine_s = got.queue_s + got.inference_s
-            self.feedback[model].completed(
-                now - arrived_s - plan.tried_s,
-                decision.predicted_s,
-                load.bias,
-                now,
-                load.margin,
-                engine_s,
-            )
+        bulk, deadline_s = request.priority == "bulk", self.runner.deadline_of(plan)
+        work = self.gatherers[model].gather(prepared, deadline_s, bulk)
+        got = await self.runner.send(plan, work, tracing)
+        total_s = self.runner.learn(plan, model, got, bool(truncated))
         if not truncated:
             self.comparison.answered(
-                Answered(
+                Compared(
                     request,
                     plan.decision_input,
                     decision,
@@ -283,7 +257,7 @@ class Service:
                     prepared.digests,
                     got.vectors,
                     arrived_s,
-                    now - arrived_s,
+                    total_s,
                     plan.arm,
                 )
             )
@@ -298,7 +272,7 @@ class Service:
             truncated,
             got.queue_s + plan.tried_s,
             got.inference_s,
-            now - arrived_s,
+            total_s,
             plan.wanted.adapters.get(model),
             plan.arm == CANARY,
             prepared.mean_unread,
