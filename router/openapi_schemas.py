@@ -409,6 +409,17 @@ SCHEMAS: Json = {
                 **_INTEGER,
                 "description": "Decisions that differ in any detail, those that moved among them.",
             },
+            "slices": _array(
+                _object(
+                    {
+                        "dimension": {"enum": ["language", "script", "kind"]},
+                        "value": STRING,
+                        **dict.fromkeys(("requests", "moved"), _INTEGER),
+                        **dict.fromkeys(("quality_before", "quality_after"), _NUMBER_OR_NULL),
+                        "falls": {"type": "boolean"},
+                    }
+                )
+            ),
         }
     ),
     "Health": _object(

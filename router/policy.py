@@ -50,12 +50,18 @@ from router.rules import (
 )
 
 
+_NOTHING = Prediction(0.0, 0.0)
+
+
 def predict(model: Model, load: Load, work: Work) -> Prediction:
     """Closed form: the rest of the running step, full steps for the backlog and this work, and the
     step that ends it.
 
-    Steps are filled to the last token, so the end of a text may fall into a step of its own.
+    Steps are filled to the last token, so the end of a text may fall into a step of its own. Where
+    every vector is in the cache, no text is sent and nothing is waited for.
     """
+    if not work.texts:
+        return _NOTHING
     curve = model.curve
     most = curve.batch_tokens
     if work.tokens > most and load.ready_replicas > 1:

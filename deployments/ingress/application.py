@@ -35,7 +35,7 @@ from router.errors import (
     render,
 )
 from router.keys import Grant
-from router.routes import EMBEDDINGS, methods_of, paths_of
+from router.routes import EMBEDDINGS, methods_of
 from router.schema import EmbeddingsRequest, parse
 from router.spaces import Catalogue
 
@@ -44,7 +44,6 @@ STARTING_S = 1.0  # until it is worth to ask again
 LATE_S = 1.0  # what the answer to a deadline may itself take
 OFF_LOOP_BYTES = 6_000_000  # 30 ms as JSON: more are written in a thread
 LARGE_AT_ONCE = 2
-(MODEL,) = paths_of("model")
 BODILESS = (204, 304)  # a length beside these would be that of an answer which is not sent
 
 log = logging.getLogger("ray.serve")
@@ -198,7 +197,7 @@ class Application:
         return await self._limited(caller, http_request, explain=True)
 
     async def _model(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
-        name = http_request.path.removeprefix(MODEL.partition("{")[0])
+        name = TABLE.find(http_request.path)[0].parameter(http_request.path)
         return HttpAnswer(*self._router.views.model(name, caller))
 
     async def _decisions(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
