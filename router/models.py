@@ -12,8 +12,8 @@ from router.rules import Floor, Policy
 
 
 def build_models(args: RouterArgs) -> dict[str, Model]:
-    """One `Model` per configured model, in order; raises ValueError naming a profile that is not
-    usable.
+    """One `Model` for each that has a deployment, in order; raises ValueError naming a profile that
+    is not usable.
     """
     return {
         name: Model(
@@ -21,15 +21,20 @@ def build_models(args: RouterArgs) -> dict[str, Model]:
             rank=rank,
             max_tokens=config.max_tokens,
             curve=curve_of(name, config, args.base_dir),
-            quality={
-                key: value
-                for key, value in config.quality.items()
-                if not isinstance(value, LongTextsConfig)
-            },
+            quality=points_of(config),
             devices=config.devices,
             long=long_texts_of(config),
         )
-        for rank, (name, config) in enumerate(args.models.items())
+        for rank, (name, config) in enumerate(args.deployed.items())
+    }
+
+
+def points_of(config: ModelConfig) -> dict[str, float]:
+    """Points of quality by language; those of long texts are `long_texts_of`."""
+    return {
+        key: value
+        for key, value in config.quality.items()
+        if not isinstance(value, LongTextsConfig)
     }
 
 

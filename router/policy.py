@@ -49,7 +49,6 @@ from router.rules import (
     late_choice,
 )
 
-
 _NOTHING = Prediction(0.0, 0.0)
 
 

@@ -105,6 +105,11 @@ class Catalogue:
                         f"models.{id}: the name {name!r} already means something else; choose "
                         "another"
                     )
+        self._rerankers = {
+            name.lower(): id
+            for id, model in args.rerankers.items()
+            for name in (id, *model.aliases)
+        }
         self._hub_ids = {id: _hub_id(model) for id, model in self.models.items()}
         for id, hub_id in self._hub_ids.items():
             if hub_id is not None:
@@ -125,6 +130,12 @@ class Catalogue:
         asked = name.lower()
         if (id := self._names.get(asked)) is not None:
             return id
+        if (id := self._rerankers.get(asked)) is not None:
+            raise InvalidValue(
+                f"{id} is a reranker and makes no vectors; send its pairs to POST /v1/rerank, or "
+                f"name one of {', '.join(self.models)}",
+                param,
+            )
         prefix, _, last = asked.rpartition("/")
         id = self._names.get(last) if prefix else None
         if id is None or self._hub_ids[id] is not None:

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import orjson
 
+from deployments.ingress import rerank_views
 from deployments.ingress.docs_page import HEADERS as DOCS_HEADERS
 from deployments.ingress.docs_page import page
 from deployments.ingress.what_if import WhatIf, current
 from deployments.service.experiments import CANARY
 from deployments.service.plan import Plan
 from deployments.service.recent import milliseconds, parse_query
+from deployments.service.reranking import Reranking
 from deployments.service.service import Service
 from router.domain import Load, Why, Work, attention
 from router.errors import ModelNotFound
@@ -35,8 +37,8 @@ View = Callable[[Grant], Response]
 class Views:
     """Read-only routes over one `Service`."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, reranking: Reranking) -> None:
+        self._service, self._reranking = service, reranking
         self.what_if = WhatIf(service.recent)
         self._memory_bytes = memory_bytes(service.args)
         self.reload_error: str | None = None  # why the last change of the config was not taken
@@ -77,7 +79,7 @@ class Views:
         service = self._service
         return {
             name: model
-            for name, model in service.args.models.items()
+            for name, model in service.args.deployed.items()
             if not service.dispatchers[name].replicas
         }
 
@@ -91,12 +93,16 @@ class Views:
             for alias in dict.fromkeys(model.aliases)
             if alias != name
         ]
+        cards += rerank_views.cards(self._reranking, caller)
         return _json(200, {"object": "list", "data": cards})
 
     def model(self, name: str, caller: Grant) -> Response:
         """One entry of that list; raises ModelNotFound."""
         catalogue = self._service.catalogue
         given, name = name, name.lower()
+        for card in rerank_views.cards(self._reranking, caller):
+            if card["id"].lower() == name:
+                return _json(200, card)
         if name not in ("auto", *self._service.args.tiers):
             name = catalogue.find(given)
         if name not in (names := self._names(caller)):
@@ -153,6 +159,7 @@ class Views:
                 "routers": service.ledger.routers,
                 "front": front(os.environ),
                 "data": rows,
+                **rerank_views.tiers(self._reranking, caller),
             },
         )
 

@@ -66,13 +66,14 @@ class Service:
         self.starts: Mapping[str, Mapping[str, float]] = getattr(transport, "starts", {})
         catalogue = Catalogue(args, load_adapters(args))
         now = clock()
+        # all that have a deployment: embedding models, and rerankers but those by similarity
         self.feedback = {
             name: Feedback(
                 model,
-                args.models[name].profile is not None,
+                args.deployed[name].profile is not None,
                 args.routing,
                 now,
-                args.models[name].cold_start_s,
+                args.deployed[name].cold_start_s,
             )
             for name, model in build_models(args).items()
         }
@@ -80,7 +81,7 @@ class Service:
         self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
         self.rng = rng or random.Random()
-        self.ledger = Ledger({name: model.calls_in_flight for name, model in args.models.items()})
+        self.ledger = Ledger({name: model.calls_in_flight for name, model in args.deployed.items()})
         self.cache = VectorCache(args.cache.max_bytes)
         self.dispatchers = {
             name: ModelDispatcher(
@@ -100,13 +101,13 @@ class Service:
                 attention_tokens=config.attention_tokens,
                 steps=not config.engine.runs_elsewhere,
             )
-            for name, config in args.models.items()
+            for name, config in args.deployed.items()
         }
         self.comparison = Comparison(args, self.preparer, self.dispatchers, clock)
         self.planner = Planner(
             args,
             catalogue,
-            self.feedback,
+            {name: self.feedback[name] for name in args.models},
             self.preparer,
             self.ledger,
             self.cache,
@@ -162,6 +163,14 @@ class Service:
     def loads(self) -> dict[str, Load]:
         """What is happening at each model now, as this router knows it."""
         return self.planner.loads()
+
+    def deployed_loads(self) -> dict[str, Load]:
+        """The same for all that have a deployment, rerankers too."""
+        routing, now = self.args.routing, self.clock()
+        return {
+            name: feedback.load(self.ledger, routing, now, self.rng)
+            for name, feedback in self.feedback.items()
+        }
 
     async def plan(self, request: EmbeddingsRequest, caller: Caller = ANYONE) -> Plan:
         """Read the text and decide; raises RouterError when no model may serve the request."""

@@ -17,6 +17,7 @@ from deployments.ingress.auth import Access
 from deployments.ingress.rate_limits import RateLimiter
 from deployments.ingress.views import Views
 from deployments.replica.host import Host
+from deployments.service.reranking import Reranking
 from deployments.service.service import Service
 from router.config import RouterArgs
 from router.strict import parse_args
@@ -85,7 +86,8 @@ class LocalRouter:
         self.transport = LocalTransport()
         self.loop: asyncio.AbstractEventLoop
         self.service = Service(args, self.transport)
-        self.views = Views(self.service)
+        self.reranking = Reranking(self.service)
+        self.views = Views(self.service, self.reranking)
         self.access = Access(args, limiter)
         self.tracing = None
 
@@ -94,7 +96,7 @@ class LocalRouter:
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
-        for name, model in self.service.args.models.items():
+        for name, model in self.service.args.deployed.items():
             engine = engines.create(model, None)
             await engine.start()
             self.transport.hosts[name] = Host(engine, name)
