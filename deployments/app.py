@@ -37,7 +37,9 @@ def assembled(args: dict[str, Any], router: type, embedder: type[Embedder]) -> s
     """The same with other classes for the router and the replicas."""
     config = parse_args(args)
     load_adapters(config)
-    models = {name: _model(name, model, config, embedder) for name, model in config.models.items()}
+    models = {
+        name: _model(name, model, config, embedder) for name, model in config.deployed.items()
+    }
     deployment = serve.deployment(
         name=ROUTER, max_ongoing_requests=MAX_ONGOING, user_config={}, health_check_period_s=2
     )

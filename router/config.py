@@ -225,6 +225,10 @@ class RouterArgs(Section):
         own = {name: one for name, one in self.rerankers.items() if one.similarity is None}
         return {**self.models, **own}
 
+    def place_of(self, name: str) -> str:
+        """Where a model or reranker stands in the config."""
+        return f"{'models' if name in self.models else 'rerankers'}.{name}"
+
     @field_validator("models", "rerankers")
     @classmethod
     def _ranked(cls, models: dict[str, Any]) -> dict[str, Any]:

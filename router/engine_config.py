@@ -63,6 +63,7 @@ class EngineSection(Section):
     runs_elsewhere: ClassVar[bool] = False
     is_light: ClassVar[bool] = False  # a replica needs a small part of a processor
     reports_vllm_metrics: ClassVar[bool] = False
+    module: ClassVar[str | None] = None  # in deployments/engines, where it is not the kind's own
     software: ClassVar[tuple[str, ...]] = ()  # packages whose versions a profile records
 
     @property

@@ -49,7 +49,7 @@ def memory_bytes(args: RouterArgs) -> dict[str, int | None]:
     where neither does.
     """
     found = {}
-    for name, config in args.models.items():
+    for name, config in args.deployed.items():
         measured = (
             None
             if config.profile is None

@@ -9,12 +9,7 @@ from router.engine_config import (
     EngineSection,
     FakeEngine,
     Flag,
-    Float,
-    PositiveFloat,
     PositiveInt,
-    RemoteEngine,
-    Section,
-    VllmEngine,
 )
 from router.model_config import ModelConfig
 from router.routing_config import Routing
@@ -32,24 +27,6 @@ class SimilarityEngine(EngineSection):
     model: str  # an id in `models`
 
 
-class VllmRerankEngine(VllmEngine):
-    """vLLM with a classifier of one label; `args` may hold the `hf_overrides` that make one."""
-
-    module: ClassVar[str] = "vllm_rerank"
-
-    def stored_dimensions(self, resolve: Any) -> None:
-        """None: a score has no size."""
-
-
-class RemoteRerankEngine(RemoteEngine):
-    """Any server with a rerank route: Cohere, Jina, `vllm serve`, or TEI (`shape: tei`)."""
-
-    module: ClassVar[str] = "remote_rerank"
-
-    shape: Literal["cohere", "tei"] = "cohere"
-    path: str = "rerank"  # below base_url
-
-
 class FakeRerankEngine(FakeEngine):
     """Scores made from a hash; for tests only."""
 
@@ -57,22 +34,9 @@ class FakeRerankEngine(FakeEngine):
 
 
 RerankEngine = Annotated[
-    SimilarityEngine | VllmRerankEngine | RemoteRerankEngine | FakeRerankEngine,
+    SimilarityEngine | FakeRerankEngine,
     Field(discriminator="kind"),
 ]
-
-
-class ScoreFingerprint(Section):
-    """The stored scores that a replica must reproduce before it serves; a path alone is `file`."""
-
-    file: str  # made by `embedding-router fingerprint`
-    max_difference: Float = Field(default=0.02, gt=0.0, le=1.0)  # of any score
-    every_s: PositiveFloat = 600.0  # how often a replica that serves is asked again
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, data: Any) -> Any:
-        return {"file": data} if isinstance(data, str) else data
 
 
 class RerankerConfig(ModelConfig):
@@ -87,7 +51,6 @@ class RerankerConfig(ModelConfig):
     template: str | None = None
     instruction: str = ""  # used where a request gives none
     score: Score | None = None  # what a score is; None: cosine of similarity, else probability
-    fingerprint: ScoreFingerprint | None = None  # type: ignore[assignment]
 
     @property
     def similarity(self) -> str | None:
@@ -113,7 +76,7 @@ class RerankerConfig(ModelConfig):
         its model.
         """
         allowed = type(self).model_fields
-        unused: tuple[str, ...] = ("dimensions", "prompts", "matryoshka")
+        unused: tuple[str, ...] = ("dimensions", "prompts", "matryoshka", "fingerprint")
         if self.similarity is not None:
             own = ("engine", "aliases", "quality", "good_for", "rank", "required", "score")
             unused = tuple(name for name in allowed if name not in own)
@@ -138,6 +101,11 @@ class RerankerConfig(ModelConfig):
                 "remove it"
             )
         return self
+
+
+def deployed_config(data: Mapping[str, Any]) -> ModelConfig:
+    """The config of a deployment, from the JSON of a ModelConfig or a RerankerConfig."""
+    return (RerankerConfig if "template" in data else ModelConfig).model_validate(data)
 
 
 def check_rerankers(

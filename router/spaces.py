@@ -105,6 +105,7 @@ class Catalogue:
                         f"models.{id}: the name {name!r} already means something else; choose "
                         "another"
                     )
+        self.rerankers = dict(args.rerankers)
         self._rerankers = {
             name.lower(): id
             for id, model in args.rerankers.items()

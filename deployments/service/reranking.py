@@ -27,7 +27,7 @@ from deployments.telemetry.tracing import Tracing
 from router.adapters import Adapter
 from router.arrays import Vectors
 from router.config import RouterArgs
-from router.decision_log import DecisionContext
+from router.decision_log import RERANK, DecisionContext
 from router.domain import Decision, Features, Load, Model, Work, work_of
 from router.errors import (
     InvalidValue,
@@ -41,8 +41,6 @@ from router.rerank_schema import RerankRequest
 from router.routing_config import Compare, NamedTier
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue, Constraints
-
-RERANK = "rerank"  # the arm under which the decision log has these requests
 
 
 class Ranking(NamedTuple):
