@@ -26,6 +26,7 @@ from router.engine_config import (
     PositiveInt,
     Section,
 )
+from router.key_defaults import KeyDefaults, check_defaults
 from router.model_config import ModelConfig
 from router.rerank_config import RerankerConfig, check_rerankers
 from router.routing_config import Compare, NamedTier, Routing
@@ -139,6 +140,7 @@ class KeyConfig(Section):
     requests_per_minute: PositiveInt | None = None
     tokens_per_minute: PositiveInt | None = None
     admin: Flag = False  # may see what other callers do
+    defaults: KeyDefaults = KeyDefaults()
 
     @field_validator("hash")
     @classmethod
@@ -388,6 +390,7 @@ class RouterArgs(Section):
                             f"keys.{name}.{kind}: there is no {str(one)!r}; there are "
                             f"{', '.join(known) or 'none'}"
                         )
+            check_defaults(f"keys.{name}.defaults", key, self.models, self.tiers, self.collections)
         if self.keys and self.auth == "none":
             raise ValueError(
                 "auth: none says that nobody needs a key, and keys: has some; remove one of them"

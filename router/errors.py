@@ -35,7 +35,6 @@ The tree is closed: a class here is a code of the HTTP contract, and a message s
 `x-should-retry: false` stops them where only another request helps.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from typing import Literal
@@ -46,6 +45,11 @@ from router.error_base import retry_after as _retry_after
 from router.error_base import shorten as shorten
 from router.error_base import suggest as suggest
 from router.routes import EMBEDDINGS, Route
+from router.server_errors import BudgetUnreachable as BudgetUnreachable
+from router.server_errors import DeadlineExceeded as DeadlineExceeded
+from router.server_errors import InternalError as InternalError
+from router.server_errors import ModelUnavailable as ModelUnavailable
+from router.server_errors import Overloaded as Overloaded
 
 
 class InvalidJson(RouterError):
@@ -221,7 +225,16 @@ class NotFound(RouterError):
 
     status, code = 404, "not_found"
 
-    def __init__(self, path: str, nearest: Route | None = None) -> None:
+    def __init__(
+        self, path: str, nearest: Route | None = None, collections: Iterable[str] | None = None
+    ) -> None:
+        """`collections` are those that there are, where `path` names another one."""
+        if collections is not None:
+            names = ", ".join(collections) or "no collection"
+            super().__init__(
+                f"the address {shorten(path)} names no collection; this service has {names}"
+            )
+            return
         hint = (
             f"embeddings are at POST {EMBEDDINGS[0]},"
             if nearest is None
@@ -235,13 +248,11 @@ class ModelNotFound(RouterError):
 
     status, code = 404, "model_not_found"
 
-    def __init__(
-        self, asked: str, valid: Sequence[str], param: str = "model", hint: str | None = None
-    ) -> None:
+    def __init__(self, asked: str, valid: Sequence[str], param: str = "model") -> None:
         bare = asked.lower().rpartition("/")[2][:80]
         nearest_first = sorted(valid, key=lambda name: -SequenceMatcher(None, bare, name).ratio())
         names = f"valid names, nearest first, are {', '.join(nearest_first)}"
-        super().__init__(f"there is no model {shorten(asked)}; {hint or names}", param)
+        super().__init__(f"there is no model {shorten(asked)}; {names}", param)
 
 
 class MethodNotAllowed(RouterError):
@@ -339,19 +350,6 @@ class RateLimitExceeded(RouterError):
         return error
 
 
-class Overloaded(RouterError):
-    """More work waits than the service takes on."""
-
-    status, code = 429, "overloaded"
-
-    def __init__(self, model: str, retry_after_s: float) -> None:
-        super().__init__(
-            f"too much work waits for {model}; send the request again after the time in "
-            "Retry-After, or to another model",
-            headers=_retry_after(retry_after_s),
-        )
-
-
 class HeadersTooLarge(RouterError):
     """The request has more headers, or longer ones, than the service reads."""
 
@@ -361,82 +359,6 @@ class HeadersTooLarge(RouterError):
         super().__init__(
             f"a request may have {most} headers of {most_bytes} bytes in all; send fewer or "
             "shorter ones"
-        )
-
-
-class InternalError(RouterError):
-    """A fault of the service; what happened is in its log under the request's id, never in the
-    answer.
-    """
-
-    status, code = 500, "internal_error"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the service failed; send the request again, and report its x-request-id if it fails "
-            "again"
-        )
-
-
-class ModelUnavailable(RouterError):
-    """No model that may answer this request is ready; `why` has one entry a model.
-
-    `lost`: the model's replicas or its server are gone or hang. Another model may then answer; a
-    text that an engine fails on goes to no other engine.
-    """
-
-    status, code = 503, "model_unavailable"
-
-    def __init__(self, why: Sequence[str], retry_after_s: float, lost: bool = False) -> None:
-        self.lost = lost
-        super().__init__(
-            f"no model can answer this request now ({'; '.join(why)}); send it again after the "
-            "time in Retry-After",
-            "model",
-            _retry_after(retry_after_s),
-        )
-
-
-class BudgetUnreachable(RouterError):
-    """No allowed model is predicted to answer in time, and `on_budget_miss` is reject."""
-
-    status, code = 503, "budget_unreachable"
-
-    def __init__(self, budget_s: float, soonest_s: float, retry_after_s: float | None) -> None:
-        """`soonest_s` is the shortest that an allowed model is likely to take when it is idle.
-
-        `retry_after_s` None: waiting does not help. Clients that do not know `x-should-retry` are
-        then told to come back late.
-        """
-        within = f"no allowed model is predicted to answer within {budget_s * 1000:.4g} ms"
-        if retry_after_s is None:
-            super().__init__(
-                f"{within}, not even an idle one: raise latency_budget_ms to "
-                f"{math.ceil(soonest_s * 1000)} or more, or send "
-                '"on_budget_miss": "degrade" to be answered late',
-                "latency_budget_ms",
-                _retry_after(math.inf)
-                | {"x-should-retry": "false"},  # OpenAI's clients repeat a 503 otherwise
-            )
-        else:
-            super().__init__(
-                f"{within} at this load; send the request again after the time in Retry-After, "
-                "raise latency_budget_ms, or send "
-                '"on_budget_miss": "degrade" to be answered late',
-                "latency_budget_ms",
-                _retry_after(retry_after_s),
-            )
-
-
-class DeadlineExceeded(RouterError):
-    """The request was not answered within the time it may take."""
-
-    status, code = 504, "deadline_exceeded"
-
-    def __init__(self, limit_s: float) -> None:
-        super().__init__(
-            f"no answer within {limit_s * 1000:g} ms; send fewer or shorter texts, or allow more "
-            "time"
         )
 
 

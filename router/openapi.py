@@ -15,12 +15,10 @@ from router.encoding import OPTIONAL, Routing
 from router.error_samples import SAMPLES
 from router.errors import RouterError, render
 from router.openapi_examples import policy, request_body, response_example
+from router.openapi_headers import HEADERS, LIMITS, PARAMETERS
 from router.openapi_rerank import operation as rerank
 from router.openapi_rerank import with_rerankers
 from router.openapi_schemas import (
-    HEADERS,
-    LIMITS,
-    PARAMETERS,
     REASON,
     REFERENCE,
     ROUTING,

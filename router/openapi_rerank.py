@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from router.openapi_schemas import HEADERS, LIMITS, PARAMETERS, REASON, REFERENCE, Json, ref
+from router.openapi_headers import HEADERS, LIMITS, PARAMETERS
+from router.openapi_schemas import REASON, REFERENCE, Json, ref
 from router.rerank_config import Score
 from router.rerank_schema import RerankBody
 

@@ -18,13 +18,12 @@ from router.rerank_config import Score
 from router.schema import (
     EmbeddingsBody,
     EmbeddingsRequest,
+    Given,
     Priority,
     Truncate,
-    budget_header,
     check_instruction,
-    leaves_tier_open,
-    quality_header,
 )
+from router.settings import Context, settled
 
 _TEXT_SCHEMA = {"type": "string", "minLength": 1}
 _DOCUMENTS_SCHEMA = {
@@ -107,6 +106,12 @@ class RerankBody(BaseModel):
 
 FIELDS = tuple(RerankBody.model_fields)
 _TEXTS = ("query", "documents")
+# that mean here what they mean for embeddings
+_SHARED = (
+    "model", "user", "quality", "latency_budget_ms", "on_budget_miss", "language", "truncate",
+    "priority",
+)  # fmt: skip
+_NOT_HEADERS = ("x-embedding-space",)  # scores lie in no space
 
 
 class RerankRequest(NamedTuple):
@@ -142,48 +147,32 @@ def read_object(body: bytes, limits: Limits) -> dict[str, Any]:
     return data
 
 
-def parse(
-    data: Mapping[str, Any],
-    headers: Mapping[str, str],
-    limits: Limits,
-    priority: Priority = "interactive",
-) -> RerankRequest:
-    """Check a request; `headers` does not mind the case of names, `priority` is the default one.
+def parse(data: Mapping[str, Any], context: Context) -> RerankRequest:
+    """Check a request; the catalogue of `context` is that of rerankers.
 
-    Raises UnknownField or InvalidValue.
+    Raises UnknownField, InvalidValue, and what router.settings raises.
     """
     for key in data:
         if key not in FIELDS:
             raise UnknownField(key, FIELDS)
     query = read_query(data.get("query"))
-    documents = read_documents(data.get("documents"), "documents", limits)
+    documents = read_documents(data.get("documents"), "documents", context.limits)
     small = orjson.dumps({name: None if name in _TEXTS else one for name, one in data.items()})
     try:
         given = RerankBody.model_validate_json(small)
     except ValidationError as invalid:
         raise explain(invalid, small, FIELDS) from None
     if given.instruction is not None:
-        check_instruction(given.instruction, limits)
-    tier = given.quality
-    if tier is None and leaves_tier_open(given.model):
-        tier = quality_header(headers.get("x-quality-tier"))
-    common = EmbeddingsRequest(
-        texts=documents,
-        ids=None,
-        model=given.model,
-        user=given.user,
-        quality=tier or Tier.AUTO,
-        latency_budget_ms=given.latency_budget_ms
-        or budget_header(headers.get("x-latency-budget-ms")),
-        on_budget_miss=given.on_budget_miss or OnMiss.DEGRADE,
-        instruction=given.instruction,
-        language=given.language,
-        truncate=given.truncate,
-        priority=given.priority or priority,
-    )
+        check_instruction(given.instruction, context.limits)
+    shared = {name: getattr(given, name) for name in _SHARED}
+    fields = EmbeddingsBody.model_construct(None, input=None, **shared)
+    headers = {name: one for name, one in context.headers.items() if name not in _NOT_HEADERS}
+    common = settled(Given(fields, documents, None), context._replace(headers=headers))
     return RerankRequest(
         query,
-        common,
+        common._replace(
+            side="document", input_type=None, space=None, instruction=given.instruction
+        ),
         given.top_n,
         bool(given.return_documents),
         given.max_tokens_per_doc,

@@ -46,13 +46,15 @@ InputType = Literal[
 Truncate = Literal["none", "end", "start"]
 Priority = Literal["interactive", "bulk"]
 Side = Literal["query", "document"]
+# where a setting of a request comes from; the later wins
+Source = Literal["config", "key", "header", "address", "name", "body"]
 
 _TIERS = frozenset(tier.value for tier in Tier)
 _LARGE_BODY = 65_536
 _LARGEST_SIZE = 2**31 - 1
 _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _LANGUAGE = r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$"
-_SIDES: dict[str | None, Side | None] = {
+SIDES: dict[str | None, Side | None] = {
     None: None,
     "query": "query",
     "search_query": "query",
@@ -180,6 +182,7 @@ class EmbeddingsRequest(NamedTuple):
     language: str | None = None
     truncate: Truncate | None = None  # None: as the collection says, else none
     priority: Priority = "interactive"
+    sources: Mapping[str, Source] | None = None  # of its settings, where they were looked up
 
     @property
     def items(self) -> int:
@@ -187,28 +190,48 @@ class EmbeddingsRequest(NamedTuple):
         return len(self.texts if self.texts is not None else self.ids or ())
 
 
+class Given(NamedTuple):
+    """A body that was read: its fields, and its input as texts or as token ids."""
+
+    body: EmbeddingsBody
+    texts: Sequence[str] | None
+    ids: Sequence[TokenIds] | None
+
+
 def parse(
     body: bytes, headers: Mapping[str, str], limits: Limits, priority: Priority = "interactive"
 ) -> EmbeddingsRequest:
-    """Check a request; `headers` has its names in lower case, or does not mind their case.
+    """Check a request whose `model` is a model or a tier; `headers` has its names in lower case, or
+    does not mind their case.
 
     `priority` is that of a request which gives none.
     Raises RequestTooLarge, InvalidJson, UnknownField, InvalidValue or AmbiguousTokenIds.
     """
+    given = read(body, limits)
+    fields = given.body
+    if fields.quality is None and leaves_tier_open(fields.model):
+        fields.quality = quality_header(headers.get("x-quality-tier"))
+    fields.latency_budget_ms = fields.latency_budget_ms or budget_header(
+        headers.get("x-latency-budget-ms")
+    )
+    fields.space = fields.space or space_header(headers.get("x-embedding-space"))
+    return request_of(given, limits, priority)
+
+
+def read(body: bytes, limits: Limits) -> Given:
+    """The fields of a body, each checked by itself."""
     if len(body) > limits.max_body_bytes:
         raise RequestTooLarge(limits.max_body_bytes)
     if len(body) > _LARGE_BODY:
-        return _parse_large(body, headers, limits, priority)
+        return _read_large(body, limits)
     try:
-        given = EmbeddingsBody.model_validate_json(body)
+        fields = EmbeddingsBody.model_validate_json(body)
     except ValidationError as invalid:
         raise explain(invalid, body, FIELDS) from None
-    return _request(given, given.input, headers, limits, priority)
+    return _given(fields, fields.input, limits)
 
 
-def _parse_large(
-    body: bytes, headers: Mapping[str, str], limits: Limits, priority: Priority
-) -> EmbeddingsRequest:
+def _read_large(body: bytes, limits: Limits) -> Given:
     """The same with orjson, which reads megabytes ten times as fast: while one body is read, nobody
     else is answered.
     """
@@ -226,38 +249,37 @@ def _parse_large(
     value = data.get("input")
     small = orjson.dumps({name: None if name == "input" else part for name, part in data.items()})
     try:
-        given = EmbeddingsBody.model_validate_json(small)
+        fields = EmbeddingsBody.model_validate_json(small)
     except ValidationError as invalid:
         raise explain(invalid, small, FIELDS) from None
-    return _request(given, value, headers, limits, priority)
+    return _given(fields, value, limits)
 
 
-def _request(
-    given: EmbeddingsBody,
-    value: object,
-    headers: Mapping[str, str],
-    limits: Limits,
-    priority: Priority,
-) -> EmbeddingsRequest:
-    if given.__pydantic_extra__:
-        raise UnknownField(next(iter(given.__pydantic_extra__)), FIELDS)
-    texts, ids = read_input(value, limits)
+def _given(fields: EmbeddingsBody, value: object, limits: Limits) -> Given:
+    if fields.__pydantic_extra__:
+        raise UnknownField(next(iter(fields.__pydantic_extra__)), FIELDS)
+    return Given(fields, *read_input(value, limits))
+
+
+def request_of(given: Given, limits: Limits, priority: Priority) -> EmbeddingsRequest:
+    """The request that checked fields make together."""
+    fields, texts, ids = given
     if ids is not None and (
-        given.token_ids is None or given.model is None or given.model.lower() in _TIERS
+        fields.token_ids is None or fields.model is None or fields.model.lower() in _TIERS
     ):
         raise AmbiguousTokenIds
-    side = _SIDES[given.input_type]
-    if given.instruction is not None:
+    side = SIDES[fields.input_type]
+    if fields.instruction is not None:
         if side == "document":
             raise InvalidValue(
-                f"instruction belongs to queries and input_type is {given.input_type!r}; leave "
+                f"instruction belongs to queries and input_type is {fields.input_type!r}; leave "
                 "one of them out",
                 "instruction",
             )
         side = "query"
-        check_instruction(given.instruction, limits)
-    if ids is not None and (given.instruction or given.input_type):
-        field = "instruction" if given.instruction else "input_type"
+        check_instruction(fields.instruction, limits)
+    if ids is not None and (fields.instruction or fields.input_type):
+        field = "instruction" if fields.instruction else "input_type"
         raise InvalidValue(
             f"{field} makes a prompt, and token ids are embedded as they stand; leave it out, or "
             "send text",
@@ -266,25 +288,20 @@ def _request(
     return EmbeddingsRequest(
         texts,
         ids,
-        given.model,
-        given.dimensions,
-        given.encoding_format or "float",
-        given.user,
-        given.quality
-        or (
-            quality_header(headers.get("x-quality-tier"))
-            if leaves_tier_open(given.model)
-            else Tier.AUTO
-        ),
-        given.latency_budget_ms or budget_header(headers.get("x-latency-budget-ms")),
-        given.on_budget_miss or OnMiss.DEGRADE,
-        given.space or _space_header(headers.get("x-embedding-space")),
+        fields.model,
+        fields.dimensions,
+        fields.encoding_format or "float",
+        fields.user,
+        fields.quality or Tier.AUTO,
+        fields.latency_budget_ms,
+        fields.on_budget_miss or OnMiss.DEGRADE,
+        fields.space,
         side,
-        given.input_type,
-        given.instruction,
-        given.language,
-        given.truncate,
-        given.priority or priority,
+        fields.input_type,
+        fields.instruction,
+        fields.language,
+        fields.truncate,
+        fields.priority or priority,
     )
 
 
@@ -330,7 +347,8 @@ def budget_header(value: str | None) -> float | None:
     return float(value)
 
 
-def _space_header(value: str | None) -> str | None:
+def space_header(value: str | None) -> str | None:
+    """The space in X-Embedding-Space; raises InvalidValue."""
     if value is None:
         return None
     if not value.strip():

@@ -38,9 +38,12 @@ from router.errors import (
     render,
 )
 from router.keys import Grant
+from router.names import Address
 from router.rerank_schema import read_object
-from router.routes import EMBEDDINGS, methods_of, paths_of
-from router.schema import EmbeddingsRequest, parse
+from router.routes import EMBEDDINGS, Route, methods_of, paths_of
+from router.routes import Caller as RouteCaller
+from router.schema import EmbeddingsRequest, read
+from router.settings import Context, settled
 from router.spaces import Catalogue
 
 CLIENT_LEFT = 499
@@ -193,9 +196,20 @@ class Application:
         route = next((route for route in routes if method in route.methods), None)
         if route is None:
             raise MethodNotAllowed(method, path, methods_of(routes))
+        if http_request.address is not None:
+            self._check_address(caller, route, http_request.address)
         if (view := self._router.views.fixed.get(route.handler)) is not None:
             return HttpAnswer(*view(caller))
         return await self._handlers[route.handler](caller, http_request)
+
+    def _check_address(self, caller: Grant, route: Route, address: Address) -> None:
+        """Raise NotFound or CollectionNotAllowed."""
+        collections = self._router.service.catalogue.collections
+        if route.caller is RouteCaller.ANYONE:
+            raise NotFound(f"{address}{route.path}")
+        caller.check_collection(address.collection)
+        if address.collection not in collections:
+            raise NotFound(str(address), collections=collections)
 
     async def _embed(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
         return await self._limited(caller, http_request, explain=False)
@@ -294,7 +308,15 @@ class Application:
                 )
                 data = read_object(body, limits)
                 form = form_of(data)
-                request = form.read(data, http_request.headers, limits, grant.default_priority)
+                context = Context(
+                    self._router.reranking.catalogue,
+                    http_request.headers,
+                    limits,
+                    None,  # an address names a collection, and no ranking lies in one
+                    grant.defaults,
+                    grant.default_priority,
+                )
+                request = form.read(data, context)
                 grant.check(request.common)
                 work = self._router.reranking.rerank(request, caller)
                 limit_s = limits.request_timeout_s
@@ -324,7 +346,15 @@ class Application:
         body = await asgi.body(
             http_request, limits.max_body_bytes, limits.body_timeout_s, limits.max_gzip_ratio
         )
-        request = parse(body, http_request.headers, limits, caller.default_priority)
+        context = Context(
+            service.catalogue,
+            http_request.headers,
+            limits,
+            http_request.address,
+            caller.defaults,
+            caller.default_priority,
+        )
+        request = settled(read(body, limits), context)
         caller.check(request)
         return request
 

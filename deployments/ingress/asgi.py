@@ -26,6 +26,7 @@ from router.errors import (
     render,
     shorten,
 )
+from router.names import split_address
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -63,10 +64,10 @@ class HttpRequest:
     Of a header that stands twice the last value counts. The path is that below the application's
     route prefix, without a slash at its end. `id` is the caller's `x-request-id` or a new one.
     `alone` says that Serve is not around the application, `sent` is the body where all of it is
-    there already.
+    there already. `address` is what stands in front of the path: /in/COLLECTION.
     """
 
-    __slots__ = ("alone", "headers", "id", "path", "receive", "scope", "sent")
+    __slots__ = ("address", "alone", "headers", "id", "path", "receive", "scope", "sent")
 
     def __init__(
         self, scope: Scope, receive: Receive, alone: bool, sent: bytes | None = None
@@ -78,7 +79,8 @@ class HttpRequest:
         }
         self.id = request_id(self.headers)
         full: str = scope["path"]
-        self.path = full.removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
+        path = full.removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
+        self.address, self.path = split_address(path)
 
     @property
     def watched(self) -> Receive | None:

@@ -7,16 +7,15 @@ import orjson
 
 from deployments.ingress.asgi import HttpAnswer
 from deployments.service.reranking import Ranking
-from router.config import Limits
 from router.errors import InvalidValue
 from router.rerank_schema import RerankRequest, parse
-from router.schema import Priority
+from router.settings import Context
 
 
 class Form(NamedTuple):
     """How a request is read, and how its answer is written; the id is the request's."""
 
-    read: Callable[[Mapping[str, Any], Mapping[str, str], Limits, Priority], RerankRequest]
+    read: Callable[[Mapping[str, Any], Context], RerankRequest]
     write: Callable[[RerankRequest, Ranking, str], HttpAnswer]
 
 

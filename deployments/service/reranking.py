@@ -231,12 +231,20 @@ class Reranking:
         """What decides now; raises ModelNotFound where the config has no rerankers."""
         service = self._service
         if self._planner is None:
-            hint = "this service has no rerankers: write some under `rerankers:` in its config"
-            raise ModelNotFound("auto", (), hint=hint)
+            error = ModelNotFound("auto", ())
+            error.message = (
+                "this service has no rerankers; write some under `rerankers:` in its config"
+            )
+            raise error
         if service.args is not self._args:  # it was reloaded
             self._args = service.args
             self._planner.reload(view_of(service.args), catalogue_of(service.args))
         return self._planner
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The names that `model` may be; raises ModelNotFound where there are no rerankers."""
+        return self.planner.catalogue
 
     @property
     def rerankers(self) -> Mapping[str, RerankerConfig]:

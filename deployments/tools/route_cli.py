@@ -85,7 +85,8 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
     from deployments.launch.model_check import hub_problems
     from deployments.service.reranking import Reranking
     from deployments.service.service import Service
-    from router.schema import parse
+    from router.schema import read
+    from router.settings import Context, settled
 
     class Nowhere:
         async def send(self, model: str, call: Call, replica: str) -> Reply:
@@ -103,7 +104,9 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
         service = Service(args, Nowhere(), clock=lambda: 0.0)
         for model in args.deployed:
             service.replicas_changed(model, ["idle"])
-        plan = await service.plan(parse(body, {}, args.limits))
+        context = Context(service.catalogue, {}, args.limits)
+        request = settled(read(body, args.limits), context)
+        plan = await service.plan(request)
         return Views(service, Reranking(service)).explanation(plan)
 
     try:

@@ -216,7 +216,7 @@ def test_a_budget_takes_the_best_reranker_that_is_in_time(fresh: httpx.Client) -
 
 
 def test_no_other_scale_stands_in_for_a_pinned_model_or_score(fresh: httpx.Client) -> None:
-    text = {"query": "of the scale", "latency_budget_ms": 250}
+    text: dict[str, Any] = {"query": "of the scale", "latency_budget_ms": 250}
     pinned = rerank(fresh, model="slow", **text)
     assert (pinned["model"], pinned["routing"]["reason"]) == ("slow", "late")
     raw = rerank(fresh, score="raw", **text)
@@ -236,6 +236,11 @@ def test_a_header_sets_tier_and_budget_where_the_body_does_not(fresh: httpx.Clie
     assert tier.json()["model"] == "by-large"
     budget = {"X-Quality-Tier": "balanced", "X-Latency-Budget-Ms": "250"}
     assert fresh.post("/v1/rerank", json=body, headers=budget).json()["model"] == "quick"
+
+
+def test_the_name_may_carry_a_budget(fresh: httpx.Client) -> None:
+    late = rerank(fresh, model="balanced@250ms", query="by name")
+    assert (late["model"], late["routing"]["reason"]) == ("quick", "budget")
 
 
 LONG = "word " * 100  # 125 tokens of the fake engine, and 60 or 40 are read
@@ -356,13 +361,17 @@ def test_models_and_tiers_list_rerankers(http: httpx.Client) -> None:
     assert {one["model"] for one in tiers["data"]} == {"small", "large"}
 
 
-READER, SEARCHER = (f"er-{name:-<32}" for name in ("reader", "searcher"))
+READER, SEARCHER, TIERED = (f"er-{name:-<32}" for name in ("reader", "searcher", "tiered"))
 
 
 def test_keys_may_use_similarity_where_they_may_use_its_model() -> None:
     keys = {
         "reader": {"hash": hash_of(READER), "models": ["large"], "tokens_per_minute": 100},
         "searcher": {"hash": hash_of(SEARCHER), "models": ["quick"], "priorities": ["bulk"]},
+        "tiered": {
+            "hash": hash_of(TIERED),
+            "defaults": {"quality": "best", "space": "small/8", "input_type": "query"},
+        },
     }
     body = {"query": "q", "documents": ["a", "b"]}
     with served(ARGS | {"keys": keys}) as (url, _):
@@ -374,6 +383,7 @@ def test_keys_may_use_similarity_where_they_may_use_its_model() -> None:
         assert httpx.post(f"{url}/v1/rerank", json=body).status_code == 401
         assert post(READER).json()["model"] == "by-large"
         assert post(SEARCHER).json()["model"] == "quick"
+        assert post(TIERED).json()["model"] == "by-large"  # the tier that its defaults name
         refused = post(READER, model="quick")
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "tier_not_allowed")
         assert "it may use by-large, best" in refused.json()["error"]["message"]

@@ -95,6 +95,17 @@ def test_no_imports_go_in_a_circle() -> None:
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
+def test_nothing_that_serves_imports_the_simulator() -> None:
+    allowed = ("router.sim", "deployments.tools")
+    users = {
+        name
+        for name, others in GRAPH.items()
+        if any(other.startswith("router.sim") for other in others)
+    }
+    assert users
+    assert not {name for name in users if not name.startswith(allowed)}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_names_a_function_that_exists(command: str) -> None:
     module, _, name = COMMANDS[command].target.partition(":")
