@@ -381,7 +381,7 @@ class DispatcherState(Generic[C, R]):
             elif chunk.tries:
                 why_not = f"{self.model} failed twice: {why}"
                 lost = not chunk.engine_failed
-                self._fail(chunk, ModelUnavailable([why_not], RETRY_AFTER_S, lost))
+                self._fail(chunk, ModelUnavailable([why_not], RETRY_AFTER_S, lost, sent=True))
                 continue
             else:
                 chunk.tries += 1

@@ -102,6 +102,14 @@ def _tier(
             sources["quality"] = "body"
         return body
     if body is not None:
+        model = context.catalogue.lookup(own)
+        meant = context.catalogue.tiers.get(body, model)
+        if model is not None and meant != model:
+            raise NameConflict(
+                f"{named} names {model} and quality {body.value!r} means {meant}; leave one of "
+                "them out",
+                "model",
+            )
         sources["quality"] = "body"
         return body
     if not leaves_tier_open(name.model):

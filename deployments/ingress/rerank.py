@@ -13,9 +13,12 @@ from router.settings import Context
 
 
 class Form(NamedTuple):
-    """How a request is read, and how its answer is written; the id is the request's."""
+    """How a request is read, and how its answer is written; the id is the request's.
 
-    read: Callable[[Mapping[str, Any], Context], RerankRequest]
+    `read` drops unknown fields where its last argument says so.
+    """
+
+    read: Callable[[Mapping[str, Any], Context, bool], RerankRequest]
     write: Callable[[RerankRequest, Ranking, str], HttpAnswer]
 
 
