@@ -14,7 +14,7 @@ from router.body_errors import explain, explain_json, kind_of
 from router.config import Limits
 from router.domain import OnMiss, Tier
 from router.errors import InvalidJson, InvalidValue, RequestTooLarge, shorten
-from router.ignoring import unknown
+from router.ignoring import Ignore, unknown
 from router.rerank_config import Score
 from router.schema import (
     EmbeddingsBody,
@@ -149,7 +149,7 @@ def read_object(body: bytes, limits: Limits) -> dict[str, Any]:
     return data
 
 
-def parse(data: Mapping[str, Any], context: Context, ignore: bool = False) -> RerankRequest:
+def parse(data: Mapping[str, Any], context: Context, ignore: Ignore = False) -> RerankRequest:
     """Check a request; the catalogue of `context` is that of rerankers.
 
     `ignore` drops unknown fields. Raises UnknownField, InvalidValue, and what router.settings

@@ -8,6 +8,7 @@ import orjson
 from deployments.ingress.asgi import HttpAnswer
 from deployments.service.reranking import Ranking
 from router.errors import InvalidValue
+from router.ignoring import Ignore
 from router.rerank_schema import RerankRequest, parse
 from router.settings import Context
 
@@ -18,7 +19,7 @@ class Form(NamedTuple):
     `read` drops unknown fields where its last argument says so.
     """
 
-    read: Callable[[Mapping[str, Any], Context, bool], RerankRequest]
+    read: Callable[[Mapping[str, Any], Context, Ignore], RerankRequest]
     write: Callable[[RerankRequest, Ranking, str], HttpAnswer]
 
 
