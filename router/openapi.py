@@ -19,10 +19,10 @@ from router.openapi_examples import policy, request_body, response_example
 from router.openapi_headers import HEADERS, LIMITS, PARAMETERS
 from router.openapi_rerank import operation as rerank
 from router.openapi_rerank import with_rerankers
+from router.openapi_routing import ROUTING
 from router.openapi_schemas import (
     REASON,
     REFERENCE,
-    ROUTING,
     SCHEMAS,
     STRING,
     TIER_OR_NULL,

@@ -76,7 +76,7 @@ class RerankerConfig(ModelConfig):
         its model.
         """
         allowed = type(self).model_fields
-        unused: tuple[str, ...] = ("dimensions", "prompts", "matryoshka", "fingerprint")
+        unused: tuple[str, ...] = ("dimensions", "prompts", "matryoshka", "space_of", "fingerprint")
         if self.similarity is not None:
             own = ("engine", "aliases", "quality", "good_for", "rank", "required", "score")
             unused = tuple(name for name in allowed if name not in own)
@@ -118,6 +118,11 @@ def check_rerankers(
             raise ValueError(
                 f"rerankers.{id}.engine.model: {one.similarity!r} is not an embedding model; "
                 f"models are {', '.join(models)}"
+            )
+        if one.similarity is not None and models[one.similarity].engine.in_router:
+            raise ValueError(
+                f"rerankers.{id}.engine.model: {one.similarity} has no deployment; name the model "
+                "that it stands for"
             )
         for name in (id, *one.aliases):
             if (other := names.setdefault(name.lower(), id)) != id or id in models:
