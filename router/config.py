@@ -179,6 +179,7 @@ class Cors(Section):
         return value
 
 
+SEALED = "sealed_args"  # in place of `args:`: the file that holds them
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -33,6 +33,7 @@ class Limits(Section):
     body_timeout_s: PositiveFloat = 45.0  # for the whole body
     # predicted wait of interactive requests; bulk may wait as long as a request may take
     max_queue_s: PositiveFloat = 30.0
+    bulk_call_ms: PositiveFloat = 50.0  # predicted work of a call with bulk; one text may be longer
     request_timeout_s: PositiveFloat = 300.0
     # a replica that has calls and answers none for so long hangs
     replica_timeout_s: PositiveFloat = 60.0
