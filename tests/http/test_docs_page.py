@@ -33,7 +33,7 @@ def test_every_part_is_in_the_table_of_contents(page: str) -> None:
 
 
 def commands(page: str, kind: str) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for section in re.findall(r"<section .*?</section>", page, re.DOTALL):
         path = re.search(r"<code>([^<]+)</code>", section)
         text = re.search(rf"<summary>{kind}</summary><pre>(.*?)</pre>", section, re.DOTALL)
