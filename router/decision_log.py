@@ -36,6 +36,7 @@ from router.domain import (
     Work,
 )
 from router.rules import Floor, Policy
+from router.usage import Use
 
 FORMAT = 1
 ANSWERED = "answered"
@@ -73,6 +74,7 @@ class Entry(NamedTuple):
     decision: Decision
     outcome: str  # "answered", the code of the error the caller got, or "cancelled"
     actual_s: float | None  # from arrival to the vectors
+    use: Use | None = None  # what its key used, where it was answered
 
 
 class Logged(NamedTuple):
@@ -136,6 +138,7 @@ def entry_line(entry: Entry, setting: DecisionContext, router: str) -> bytes:
             },
             "outcome": entry.outcome,
             "actual_s": entry.actual_s,
+            **({} if entry.use is None else {"use": entry.use._asdict()}),
         }
     )
 
@@ -253,6 +256,7 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
         ),
         outcome=data["outcome"],
         actual_s=data["actual_s"],
+        use=Use(**data["use"]) if data.get("use") else None,
     )
 
 

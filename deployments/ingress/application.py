@@ -21,6 +21,7 @@ from deployments.service.batches.store import BatchStore
 from deployments.service.memory import give_back
 from deployments.service.plan import Answer, Caller
 from deployments.service.service import Service
+from deployments.service.use_log import UseLog
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.tracing import Tracing
 from router import encoding, ignoring
@@ -66,6 +67,7 @@ class RouterState(Protocol):
     access: Access
     tracing: Tracing | None
     batches: BatchStore | None
+    use_log: UseLog
 
     async def close(self) -> None:
         """Write what waits to be written, and hang up."""
@@ -271,7 +273,7 @@ class Application:
         """
         service, bill = self._router.service, await self._router.access.meters.open(grant)
         shared = service.args.cache.scope == "shared"
-        caller = Caller(grant.models, bill, client, "" if shared else grant.name)
+        caller = Caller(grant.models, bill, client, grant.name, "" if shared else grant.name)
         try:
             request = await self._request(grant, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.

@@ -1,6 +1,7 @@
 """A request's plan and its answer, as plain values."""
 
 import time
+from collections.abc import Container
 from typing import NamedTuple, Protocol
 
 from deployments.service.prepare import Prepared
@@ -8,6 +9,7 @@ from router.adapters import Adapter
 from router.arrays import Vectors
 from router.decision_log import DecisionContext, Entry
 from router.domain import (
+    NO_WORK,
     Decision,
     Features,
     Load,
@@ -18,6 +20,7 @@ from router.domain import (
 from router.schema import EmbeddingsRequest
 from router.space import Space
 from router.spaces import Constraints
+from router.usage import Use, device_s
 
 
 class Meter(Protocol):
@@ -36,6 +39,7 @@ class Caller(NamedTuple):
     permitted: frozenset[str] | None = None  # models; None: all
     meter: Meter | None = None
     client: str = ""  # its key, else its address: who has to take turns with himself
+    key: str = ""  # its name
     scope: str = ""  # callers of one scope share what was read and embedded before
 
 
@@ -131,7 +135,21 @@ class Answer(NamedTuple):
     unread: float  # share of the texts' tokens that the model does not know
 
 
-def entry_of(plan: Plan, answer: Answered | None, outcome: str) -> Entry:
+def use_of(plan: Plan, answer: Answered, key: str, collections: Container[str]) -> Use:
+    """What an answered request used."""
+    model, space = plan.decision.model or "", plan.request.space or ""
+    work = plan.work.get(model, NO_WORK)
+    return Use(
+        key,
+        model,
+        space if space in collections else "",
+        plan.request.items,
+        answer.prompt_tokens,
+        device_s(plan.models[model], work) if model in plan.models else 0.0,
+    )
+
+
+def entry_of(plan: Plan, answer: Answered | None, outcome: str, use: Use | None = None) -> Entry:
     """What the decision log says of a request that ended."""
     return Entry(
         time.time(),
@@ -145,4 +163,5 @@ def entry_of(plan: Plan, answer: Answered | None, outcome: str) -> Entry:
         plan.decision,
         outcome,
         None if answer is None else answer.total_s,
+        use,
     )
