@@ -33,9 +33,9 @@ from deployments.telemetry.logs import where
 from deployments.telemetry.publish import Publisher
 from deployments.telemetry.tracing import Tracing, tracing
 from router import language
-from router.adapters import load_adapters
 from router.capacity import learned
 from router.config import RouterArgs
+from router.encoder_check import load_encoders
 from router.exposure import require_local
 from router.spaces import Catalogue
 from router.strict import ConfigError, changed
@@ -133,7 +133,7 @@ class Router:
                         "restart it to open it"
                     ]
                 )
-            catalogue = Catalogue(args, await asyncio.to_thread(load_adapters, args))
+            catalogue = Catalogue(args, await asyncio.to_thread(load_encoders, args))
         except Exception as error:
             self.views.reload_error = str(error)
             why = str(error) if isinstance(error, ConfigError) else where(error)

@@ -5,7 +5,6 @@ from collections.abc import Container
 from typing import NamedTuple, Protocol
 
 from deployments.service.prepare import Prepared
-from router.adapters import Adapter
 from router.arrays import Vectors
 from router.decision_log import DecisionContext, Entry
 from router.domain import (
@@ -17,6 +16,7 @@ from router.domain import (
     Request,
     Work,
 )
+from router.encoders import NOTHING_TO_CHOOSE, Encoder, EncoderChoice
 from router.schema import EmbeddingsRequest
 from router.space import Space
 from router.spaces import Constraints
@@ -65,6 +65,7 @@ class Plan(NamedTuple):
     arm: str | None  # of the canary
     tried: str | None = None  # the model that could not answer, where this is the second decision
     tried_s: float = 0.0  # from the first decision to this one
+    choice: EncoderChoice = NOTHING_TO_CHOOSE  # what makes the vectors of the spaces
 
     @property
     def chosen(self) -> Prepared:
@@ -113,8 +114,8 @@ class Answered(Protocol):
         """From arrival to the answer."""
 
     @property
-    def adapter(self) -> Adapter | None:
-        """That its vectors came over."""
+    def encoder(self) -> Encoder | None:
+        """What made its vectors; None where there are none."""
 
 
 class Answer(NamedTuple):
@@ -130,7 +131,8 @@ class Answer(NamedTuple):
     queue_s: float
     inference_s: float
     total_s: float
-    adapter: Adapter | None  # that the vectors came over
+    encoder: Encoder  # what made the vectors of the space
+    expected_recall: float | None  # of these texts; None where the model is the space's own
     canary: bool  # decided by the canary's rules
     unread: float  # share of the texts' tokens that the model does not know
 
@@ -151,6 +153,7 @@ def use_of(plan: Plan, answer: Answered, key: str, collections: Container[str]) 
 
 def entry_of(plan: Plan, answer: Answered | None, outcome: str, use: Use | None = None) -> Entry:
     """What the decision log says of a request that ended."""
+    encoder = plan.choice.encoders.get(plan.decision.model or "")
     return Entry(
         time.time(),
         plan.arrived_s,
@@ -163,5 +166,7 @@ def entry_of(plan: Plan, answer: Answered | None, outcome: str, use: Use | None 
         plan.decision,
         outcome,
         None if answer is None else answer.total_s,
+        None if encoder is None else str(encoder.space),
+        None if encoder is None else encoder.kind,
         use,
     )
