@@ -40,6 +40,7 @@ from router.usage import Use
 
 FORMAT = 1
 ANSWERED = "answered"
+RERANK = "rerank"  # the arm of requests that are decided among rerankers
 
 
 class LogError(ValueError):
@@ -114,6 +115,7 @@ def setting_line(setting: DecisionContext, router: str) -> bytes:
             "tiers": setting.tiers,
             "strict_tiers": setting.strict_tiers,
             "default_budget_s": setting.default_budget_s,
+            "arm": setting.arm,
         }
     )
 
@@ -226,6 +228,7 @@ def _setting(data: dict[str, Any]) -> DecisionContext:
         {Tier(tier): model for tier, model in data["tiers"].items()},
         data["strict_tiers"],
         data["default_budget_s"],
+        data.get("arm"),
     )
 
 

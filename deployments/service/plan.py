@@ -39,8 +39,8 @@ class Caller(NamedTuple):
     permitted: frozenset[str] | None = None  # models; None: all
     meter: Meter | None = None
     client: str = ""  # its key, else its address: who has to take turns with himself
-    key: str = ""  # its name
     scope: str = ""  # callers of one scope share what was read and embedded before
+    key: str = ""  # its name in the config
 
 
 ANYONE = Caller()
