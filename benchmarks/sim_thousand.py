@@ -75,8 +75,8 @@ def main(devices: float, rate: float, seconds: float, cells: int, processes: int
         f"{sum(row['effective'] for row in rows) / counted:.2f} effective points"
     )
     click.echo(
-        f"took {time.perf_counter() - started:.0f} s, {requests / cpu_s:.0f} requests per processor "
-        f"second, at most {max(row['memory_kib'] for row in rows) / 1024:.0f} MiB a cell"
+        f"took {time.perf_counter() - started:.0f} s, {requests / cpu_s:.0f} requests a CPU second, "
+        f"at most {max(row['memory_kib'] for row in rows) / 1024:.0f} MiB a cell"
     )
 
 

@@ -205,7 +205,7 @@ def _static(count: Floats, work: Floats, points: Floats, room: Floats) -> Floats
         most = (points - work * prices).max(axis=1)
         return float((count * np.maximum(most, 0.0)).sum() + (prices * room).sum())
 
-    prices = dear * _least(lambda price: value(dear * price), float(points.max()))
+    prices: Floats = dear * _least(lambda price: value(dear * price), float(points.max()))
     for _ in range(8):
         before = prices.copy()
         for place in range(len(room)):
