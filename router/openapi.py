@@ -27,6 +27,7 @@ from router.openapi_schemas import (
     errors,
     ref,
 )
+from router.openapi_shapes import shape_operations, shape_schemas
 from router.routes import ROUTES, Caller, paths_of
 from router.schema import EmbeddingsBody
 from router.spaces import Catalogue
@@ -44,6 +45,7 @@ def document(catalogue: Catalogue) -> Json:
         "EmbeddingsRequest": body,
         **body.pop("$defs"),
         **SCHEMAS,
+        **shape_schemas(),
         "Routing": routing,
         **routing.pop("$defs"),
     }
@@ -130,6 +132,7 @@ def _operations(catalogue: Catalogue) -> Json:
         },
     }
     return {
+        **shape_operations(_ON_REQUEST, embeddings),
         "embed": {"operationId": "embed", "tags": ["embeddings"], **embeddings},
         "explain": {
             "operationId": "route",

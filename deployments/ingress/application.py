@@ -36,10 +36,13 @@ from router.errors import (
 )
 from router.keys import Grant
 from router.names import Address
-from router.routes import EMBEDDINGS, Route, methods_of
 from router.routes import Caller as RouteCaller
-from router.schema import EmbeddingsRequest, read
+from router.routes import Route, methods_of
+from router.schema import EmbeddingsRequest
 from router.settings import Context, settled
+from router.shapes.form import Made
+from router.shapes.openai import OPENAI
+from router.shapes.table import FORMS
 from router.spaces import Catalogue
 
 CLIENT_LEFT = 499
@@ -81,7 +84,7 @@ class Application:
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         # by the names of router/routes.py; the rest are views that read nothing of the request
         self._handlers: dict[str, Handler] = {
-            "embed": self._embed,
+            **dict.fromkeys(FORMS, self._embed),
             "explain": self._explain,
             "model": self._model,
             "decisions": self._decisions,
@@ -127,7 +130,8 @@ class Application:
         REQUEST_IDS.set((http_request.id,))
         access, caller = getattr(self._router, "access", None), None
         if access is None:  # Serve starts its server before it hands the config over
-            early = _failed(ModelUnavailable(["this router is starting"], STARTING_S))
+            unavailable = ModelUnavailable(["this router is starting"], STARTING_S)
+            early = _failed(unavailable, http_request)
             return early._replace(
                 headers={
                     **_entity(early),
@@ -152,10 +156,10 @@ class Application:
             answer = HttpAnswer(CLIENT_LEFT, b"")  # nobody reads it; Serve counts it
         except RouterError as error:
             self._count(error, http_request.path)
-            answer = _failed(error)
+            answer = _failed(error, http_request)
         except Exception as error:
             log.error("request %s failed:\n%s", http_request.id, where(error))
-            answer = _failed(InternalError())
+            answer = _failed(InternalError(), http_request)
         total_ms = (time.monotonic() - arrived_s) * 1000
         given = {
             **_entity(answer),
@@ -178,7 +182,7 @@ class Application:
         events = self._router.service.events
         if events is None:
             return
-        if path in EMBEDDINGS and not error.counted:
+        if not error.counted and TABLE.infers(path):
             events.unread(error.code)
         if isinstance(error, RateLimitExceeded) and error.of_key:
             events.rate_limited(error.kind)
@@ -255,7 +259,7 @@ class Application:
         shared = service.args.cache.scope == "shared"
         caller = Caller(grant.models, bill, client, "" if shared else grant.name)
         try:
-            request = await self._request(grant, http_request)
+            request, write = await self._request(grant, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
             limit_s, watched = service.args.limits.request_timeout_s, http_request.watched
             try:
@@ -288,10 +292,12 @@ class Application:
         give_back(size)
         try:
             if size <= OFF_LOOP_BYTES:
-                made = _embeddings(request, answer, service.catalogue)
+                made = _embeddings(answer, service.catalogue, write, http_request.id)
             else:
                 async with self._large:
-                    made = await asyncio.to_thread(_embeddings, request, answer, service.catalogue)
+                    made = await asyncio.to_thread(
+                        _embeddings, answer, service.catalogue, write, http_request.id
+                    )
         except BaseException:
             held.release()
             raise
@@ -307,7 +313,10 @@ class Application:
                 bill.failed(error.status)
             raise
 
-    async def _request(self, caller: Grant, http_request: HttpRequest) -> EmbeddingsRequest:
+    async def _request(
+        self, caller: Grant, http_request: HttpRequest
+    ) -> tuple[EmbeddingsRequest, Callable[[Made], bytes]]:
+        """The request, and how its answer is written."""
         service = self._router.service
         limits = service.args.limits
         body = await asgi.body(
@@ -322,11 +331,13 @@ class Application:
             caller.default_priority,
         )
         ignore = limits.unknown_fields == "ignore" or caller.ignore_fields
-        given = read(body, limits, ignore)
+        (route, *_) = TABLE.find(http_request.path)
+        name = route.parameter(http_request.path)
+        given, write = FORMS.get(route.handler, OPENAI).read(body, limits, ignore, name)
         http_request.ignored = given.ignored
         request = settled(given, context)
         caller.check(request)
-        return request
+        return request, write
 
 
 def _asset(http_request: HttpRequest, asset: console.Asset) -> HttpAnswer:
@@ -348,11 +359,19 @@ def _entity(answer: HttpAnswer) -> dict[str, str]:
     return {"content-type": answer.content_type, "content-length": str(len(answer.body))}
 
 
-def _failed(error: RouterError) -> HttpAnswer:
-    return HttpAnswer(error.status, render(error), headers=error.headers)
+def _failed(error: RouterError, http_request: HttpRequest) -> HttpAnswer:
+    """The error in the form of the API that the request came by."""
+    make = http_request.render
+    if make is None:
+        routes = TABLE.find(http_request.path)
+        form = FORMS.get(routes[0].handler) if routes else None
+        make = render if form is None else form.render
+    return HttpAnswer(error.status, make(error), headers=error.headers)
 
 
-def _embeddings(request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue) -> HttpAnswer:
+def _embeddings(
+    answer: Answer, catalogue: Catalogue, write: Callable[[Made], bytes], id: str
+) -> HttpAnswer:
     decision, space, over = answer.decision, answer.space, answer.adapter
     model = decision.model or space.model
     predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
@@ -376,7 +395,7 @@ def _embeddings(request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue
         languages=answer.features.languages,
         unread=round(answer.unread, 4),
     )
-    body = encoding.encode(answer.vectors, request.encoding_format, routing, answer.prompt_tokens)
+    body = write(Made(answer.vectors, routing, answer.prompt_tokens, id))
     return HttpAnswer(
         200,
         body,
