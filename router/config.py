@@ -47,6 +47,7 @@ class Limits(Section):
     # at once, in one router replica; a client is an API key, else an address
     max_requests_per_client: PositiveInt = 1024
     client_address_header: str | None = None  # written by a proxy that you trust
+    max_file_bytes: PositiveInt = 200 * 1024 * 1024  # of POST /v1/files
     max_answer_bytes: PositiveInt = 256 * 1024 * 1024  # not taken yet; half for one client
     send_timeout_s: PositiveFloat = 10.0  # a reader that takes nothing for so long is cut off
     max_headers: PositiveInt = 100
@@ -83,6 +84,14 @@ class DecisionLog(Section):
     path: str  # created where it does not exist; the routers of one machine may share it
     # then it becomes PATH.1, in the place of the one before
     max_bytes: PositiveInt = 256 * 1024 * 1024
+
+
+class Batches(Section):
+    """Where files, batches and the use of keys are kept; all routers share the folder."""
+
+    folder: str  # created where it does not exist; its file system must have file locks
+    max_bytes_per_key: PositiveInt = 10 * 1024**3  # of all files of one key
+    lines_in_flight: PositiveInt = 64  # of all batches that one router runs
 
 
 class CollectionConfig(Section):
@@ -207,6 +216,7 @@ class RouterArgs(Section):
     limits: Limits = Limits()
     cache: Cache = Cache()
     decision_log: DecisionLog | None = None
+    batches: Batches | None = None  # none: no files, no batches
     # by a name of your choice; none: every request is answered
     keys: dict[str, KeyConfig] = Field(default_factory=dict)
     auth: Literal["none"] | None = None  # must be written to answer other machines without keys

@@ -3,7 +3,7 @@
 A field that resembles one of ours is refused in any case, for it is most likely misspelt.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
 from router.errors import InvalidValue, UnknownField, suggest
@@ -14,7 +14,7 @@ _CHARACTERS = 80
 _SAFE = " !#$&'*+.^`|~:;=?@[]{}()<>/"
 
 # True: every unknown field is dropped; else those of these names
-Ignore = bool | Collection[str]
+Ignore = bool | tuple[str, ...]  # stored with batches too
 
 
 def unknown(

@@ -11,13 +11,16 @@ from typing import Protocol
 from deployments.ingress import asgi, console
 from deployments.ingress.asgi import ClientLeft, HttpAnswer, HttpRequest, Receive, Scope, Send
 from deployments.ingress.auth import Access
+from deployments.ingress.batches import BatchHandlers
 from deployments.ingress.outgoing import Held, Outgoing
 from deployments.ingress.rate_limits import Charge
 from deployments.ingress.routes import TABLE
+from deployments.ingress.shapes import embeddings, failed
 from deployments.ingress.views import Views
 from deployments.ingress.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
+from deployments.service.batches.store import BatchStore
 from deployments.service.memory import give_back
-from deployments.service.plan import Answer, Caller
+from deployments.service.plan import Caller
 from deployments.service.service import Service
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.tracing import Tracing
@@ -32,7 +35,6 @@ from router.errors import (
     RateLimitExceeded,
     RequestTooLarge,
     RouterError,
-    render,
 )
 from router.keys import Grant
 from router.names import Address
@@ -43,12 +45,12 @@ from router.settings import Context, settled
 from router.shapes.form import Made
 from router.shapes.openai import OPENAI
 from router.shapes.table import FORMS
-from router.spaces import Catalogue
 
 CLIENT_LEFT = 499
 STARTING_S = 1.0  # until it is worth to ask again
 LATE_S = 1.0  # what the answer to a deadline may itself take
 OFF_LOOP_BYTES = 6_000_000  # 30 ms as JSON: more are written in a thread
+BULK_OFF_LOOP_BYTES = 128 * 1024  # sooner, as nobody waits for these
 LARGE_AT_ONCE = 2
 BODILESS = (204, 304)  # a length beside these would be that of an answer which is not sent
 
@@ -65,6 +67,7 @@ class RouterState(Protocol):
     views: Views
     access: Access
     tracing: Tracing | None
+    batches: BatchStore | None
 
     async def close(self) -> None:
         """Write what waits to be written, and hang up."""
@@ -90,6 +93,7 @@ class Application:
             "decisions": self._decisions,
             "what_if": self._what_if,
             "console": self._console,
+            **BatchHandlers(router).handlers,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,6 +104,13 @@ class Application:
             await asgi.refuse_websocket(scope, receive, send)
         elif scope["type"] == "http":
             answer = await self._whole(HttpRequest(scope, receive, self._alone))
+            if answer.stream is not None:
+                stall_s = self._router.service.args.limits.send_timeout_s
+                whole = scope["method"] != "HEAD"
+                await asgi.respond_with_file(
+                    send, answer.status, answer.headers, answer.stream, stall_s, whole
+                )
+                return
             body = b"" if scope["method"] == "HEAD" else answer.body
             await asgi.respond(send, answer.status, body, answer.headers, answer.held)
 
@@ -131,7 +142,7 @@ class Application:
         access, caller = getattr(self._router, "access", None), None
         if access is None:  # Serve starts its server before it hands the config over
             unavailable = ModelUnavailable(["this router is starting"], STARTING_S)
-            early = _failed(unavailable, http_request)
+            early = failed(unavailable, http_request)
             return early._replace(
                 headers={
                     **_entity(early),
@@ -155,11 +166,11 @@ class Application:
         except ClientLeft:
             answer = HttpAnswer(CLIENT_LEFT, b"")  # nobody reads it; Serve counts it
         except RouterError as error:
-            self._count(error, http_request.path)
-            answer = _failed(error, http_request)
+            self.refused(error, http_request.path)
+            answer = failed(error, http_request)
         except Exception as error:
             log.error("request %s failed:\n%s", http_request.id, where(error))
-            answer = _failed(InternalError(), http_request)
+            answer = failed(InternalError(), http_request)
         total_ms = (time.monotonic() - arrived_s) * 1000
         given = {
             **_entity(answer),
@@ -175,7 +186,7 @@ class Application:
             given["x-request-id"] = http_request.id
         return answer._replace(headers=given)
 
-    def _count(self, error: RouterError, path: str) -> None:
+    def refused(self, error: RouterError, path: str) -> None:
         """Tell the metrics of an embedding request that the service never saw, and of a limit that
         was used up.
         """
@@ -249,6 +260,12 @@ class Application:
         with self._gate.passed(client, limits):
             return await self._charged(caller, http_request, client, explain)
 
+    async def embed_line(self, grant: Grant, http_request: HttpRequest, client: str) -> HttpAnswer:
+        """The answer to one line of a batch (deployments/ingress/batches.py); raises
+        RouterError.
+        """
+        return await self._charged(grant, http_request, client, explain=False)
+
     async def _charged(
         self, grant: Grant, http_request: HttpRequest, client: str, explain: bool
     ) -> HttpAnswer:
@@ -291,12 +308,12 @@ class Application:
             bill.answered(answer.prompt_tokens)
         give_back(size)
         try:
-            if size <= OFF_LOOP_BYTES:
-                made = _embeddings(answer, service.catalogue, write, http_request.id)
+            if size <= (BULK_OFF_LOOP_BYTES if request.priority == "bulk" else OFF_LOOP_BYTES):
+                made = embeddings(answer, service.catalogue, write, http_request.id)
             else:
                 async with self._large:
                     made = await asyncio.to_thread(
-                        _embeddings, answer, service.catalogue, write, http_request.id
+                        embeddings, answer, service.catalogue, write, http_request.id
                     )
         except BaseException:
             held.release()
@@ -357,54 +374,3 @@ def _entity(answer: HttpAnswer) -> dict[str, str]:
     if answer.status in BODILESS:
         return {}
     return {"content-type": answer.content_type, "content-length": str(len(answer.body))}
-
-
-def _failed(error: RouterError, http_request: HttpRequest) -> HttpAnswer:
-    """The error in the form of the API that the request came by."""
-    make = http_request.render
-    if make is None:
-        routes = TABLE.find(http_request.path)
-        form = FORMS.get(routes[0].handler) if routes else None
-        make = render if form is None else form.render
-    return HttpAnswer(error.status, make(error), headers=error.headers)
-
-
-def _embeddings(
-    answer: Answer, catalogue: Catalogue, write: Callable[[Made], bytes], id: str
-) -> HttpAnswer:
-    decision, space, over = answer.decision, answer.space, answer.adapter
-    model = decision.model or space.model
-    predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
-    routing = encoding.Routing(
-        model=model,
-        tier=catalogue.tier_of(model),
-        reason=decision.label,
-        space=str(space),
-        language=answer.features.language,
-        tokens=answer.prompt_tokens,
-        predicted_ms=predicted_ms,
-        degraded=decision.degraded,
-        cached=answer.cached,
-        truncated=answer.truncated,
-        adapter=None
-        if over is None
-        else encoding.AdapterUse(
-            str(over.source), round(over.kept_for(answer.features.language), 4)
-        ),
-        canary=answer.canary,
-        languages=answer.features.languages,
-        unread=round(answer.unread, 4),
-    )
-    body = write(Made(answer.vectors, routing, answer.prompt_tokens, id))
-    return HttpAnswer(
-        200,
-        body,
-        headers={
-            "x-embedding-model": model,
-            "x-embedding-space": str(space),
-            "x-routing-reason": decision.label,
-            "x-predicted-ms": f"{predicted_ms:g}",
-            "x-queue-ms": f"{answer.queue_s * 1000:.2f}",
-            "x-inference-ms": f"{answer.inference_s * 1000:.2f}",
-        },
-    )
