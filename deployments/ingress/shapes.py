@@ -26,7 +26,8 @@ def embeddings(
     answer: Answer, catalogue: Catalogue, write: Callable[[Made], bytes], id: str
 ) -> HttpAnswer:
     """Vectors in the form of the request's API, and the headers that all forms have."""
-    decision, space, over = answer.decision, answer.space, answer.adapter
+    decision, space, recall = answer.decision, answer.space, answer.expected_recall
+    over = answer.encoder.adapter
     model = decision.model or space.model
     predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
     routing = encoding.Routing(
@@ -42,9 +43,9 @@ def embeddings(
         truncated=answer.truncated,
         adapter=None
         if over is None
-        else encoding.AdapterUse(
-            str(over.source), round(over.kept_for(answer.features.language), 4)
-        ),
+        else encoding.AdapterUse(str(over.source), round(recall or 0.0, 4)),
+        encoder=answer.encoder.kind,
+        expected_recall=None if recall is None else round(recall, 4),
         canary=answer.canary,
         languages=answer.features.languages,
         unread=round(answer.unread, 4),
