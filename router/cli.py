@@ -64,6 +64,10 @@ COMMANDS = {
     "run": Entry(
         "deployments.launch.run:main", "Serve a config file on this machine until interrupted."
     ),
+    "verify": Entry(
+        "deployments.tools.verify_cli:main",
+        "Check whether an index and what serves its space now belong together.",
+    ),
 }
 
 

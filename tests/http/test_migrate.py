@@ -192,7 +192,7 @@ def test_a_folder_takes_the_parts_of_one_migration_only(
     }
     refused = migrate(*command(url, texts, folder, *more.get(change, [])))
     assert refused.exit_code == 1
-    assert "holds another migration" in refused.output
+    assert "holds another index" in refused.output
     assert len(rows_of(folder)) == 20
 
 
