@@ -1,5 +1,5 @@
-"""Is the largest model worth it on four public data sets? `python -m benchmarks advise --base-url
-URL -o report/`.
+"""Is the largest model worth it on four public data sets? `python -m benchmarks advise --data
+FOLDER --base-url URL -o report/`.
 
 Turns SciFact-mini (300 claims, 1,000 abstracts), the STS benchmark in English and Chinese (1,379
 pairs each) and banking77 (its test set, 77 intents; rows by turns teach and ask) into the files
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-EVAL = Path(__file__).resolve().parents[1] / ".." / "shared" / "eval"
+from benchmarks.data import whole
 
 
 def convert(folder: Path, into: Path, abstracts: int = 1000) -> list[str]:
@@ -68,13 +68,7 @@ def convert(folder: Path, into: Path, abstracts: int = 1000) -> list[str]:
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option(
-    "--data",
-    "folder",
-    default=EVAL,
-    type=click.Path(path_type=Path),
-    help="Where scifact-mini.json lies.",
-)
+@whole
 @click.option("--base-url", default="http://127.0.0.1:8000", show_default=True)
 @click.option(
     "--abstracts",

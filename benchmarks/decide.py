@@ -15,7 +15,8 @@ from time import perf_counter_ns
 from router.domain import Curve, Features, Load, Model, Request, Work
 from router.latency import Correction
 from router.ledger import Ledger
-from router.policy import Floor, Policy, decide, predict
+from router.policy import decide, predict
+from router.rules import Floor, Policy
 
 ROUNDS, CALLS = 15, 1000
 MOST_P50_US, MOST_P99_US = 5.0, 20.0  # the marks, of a quiet round

@@ -1,8 +1,8 @@
 """What the live benchmarks share: a router of their own, real texts that no cache knows, and load.
 
-Texts are in ../shared/eval: intents of bank customers and scientific claims (short, English),
-abstracts (long, English), and short texts in 42 languages. Each gets a number at its end, so that
-none is ever sent twice.
+Texts are in the folder of `--data` (benchmarks/data.py): intents of bank customers and scientific
+claims (short, English), abstracts (long, English), and short texts in 42 languages. Each gets a
+number at its end, so that none is ever sent twice.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ import httpx
 import psutil
 import yaml
 
+from benchmarks.data import read
 from deployments.launch.serve_config import application
 from deployments.tools.calibrate import replicas
 from router.config import RouterArgs
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
-EVAL = ROOT / ".." / "shared" / "eval"
 # fewer than texts have here: a client must not send one that is too long for its model
 CHARACTERS_A_TOKEN = 2.5
 READY_S = 180.0
@@ -139,16 +139,12 @@ class Texts:
 
     MIX: Mapping[str, float] = {"query": 0.6, "passage": 0.2, "foreign": 0.2}
 
-    def __init__(self, rng: random.Random) -> None:
-        if not EVAL.is_dir():
-            raise click.ClickException(
-                "the texts are in ../shared/eval beside the repository, which is not there"
-            )
-        scifact = json.loads((EVAL / "scifact-mini.json").read_text())
-        with (EVAL / "banking77-test.csv").open() as lines:
+    def __init__(self, rng: random.Random, folder: Path) -> None:
+        scifact = read(folder / "scifact-mini.json")
+        with (folder / "banking77-test.csv").open() as lines:
             intents = [row["text"] for row in csv.DictReader(lines)]
         foreign = [
-            json.loads(line) for line in (EVAL / "language-id.jsonl").read_text().splitlines()
+            json.loads(line) for line in (folder / "language-id.jsonl").read_text().splitlines()
         ]
         self._kinds: dict[str, list[tuple[str, str]]] = {
             "query": [(text, "en") for text in [*intents, *scifact["queries"].values()]],

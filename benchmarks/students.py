@@ -1,5 +1,5 @@
 """What students of all-minilm-l6-v2 keep of its search, on documents that they never saw: `python
--m benchmarks students --general general.jsonl`.
+-m benchmarks students --data FOLDER --general general.jsonl`.
 
 SciFact-mini: 300 claims searched over 1,000 abstracts, relevance judged by people. `general` knows
 no abstract at all; `general + own` was trained on the abstracts' sentences after that; `own` on
@@ -22,7 +22,8 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from benchmarks.spaces import EVAL, MINILM, ROOT, Data, Engines, read_data
+from benchmarks.data import whole
+from benchmarks.spaces import MINILM, ROOT, Data, Engines, read_data
 from deployments.launch.serve_config import application
 from deployments.tools.align import Material, Remembering
 from deployments.tools.corpus import read_rows
@@ -145,13 +146,7 @@ async def measure(config: Path, data: Data, general: list[Path], keep: Path | No
     default=ROOT / "configs" / "local.yaml",
     type=click.Path(exists=True, path_type=Path),
 )
-@click.option(
-    "--data",
-    "folder",
-    default=EVAL,
-    type=click.Path(path_type=Path),
-    help="Where scifact-mini.json lies.",
-)
+@whole
 @click.option(
     "--general",
     multiple=True,

@@ -17,11 +17,9 @@ from typing import Any, Protocol
 from deployments.serve_internals import pickle_by_value
 from router import capacity
 from router.capacity import (
+    Autoscaler,
     DemandReport,
-    Peak,
     Want,
-    needed_replicas,
-    next_replicas,
     share_devices,
     together,
 )
@@ -62,14 +60,8 @@ class ByTokens:
         slack: float = 0.1,
         devices: float | None = None,
     ) -> None:
-        self._utilisation, self._drain_s, self._start_s, self._hold_s = (
-            utilisation,
-            drain_s,
-            start_s,
-            hold_s,
-        )
-        self._slack, self._devices = slack, devices
-        self._peaks: dict[str, Peak] = {}
+        self._policy = Autoscaler(utilisation, drain_s, start_s, hold_s, slack)
+        self._devices = devices
         self._decided_s = 0.0
         self._decisions: Decisions = {}
 
@@ -102,20 +94,15 @@ class ByTokens:
         return decisions | {deployment: want.replicas for deployment, want in wants.items()}
 
     def _want(self, name: str, ask: DemandReport, context: Context, now: float) -> Want:
-        ready, target = context.current_num_replicas, context.target_num_replicas
-        start_s = self._start_s if ask.start_s is None else ask.start_s
-        # a node comes on top of a start, so what was measured can only show that this is too little
-        start_s = max(start_s, ask.started_s or 0.0)
-        needed = needed_replicas(ask, ready, self._utilisation, self._drain_s, start_s)
-        peak = self._peaks.get(name)
-        if peak is None:
-            # a policy that has just started has seen no peak; what runs may be there because of one
-            peak = self._peaks[name] = Peak(self._hold_s)
-            peak.seen(target * (1.0 - self._slack), now)
-        highest = peak.seen(needed, now)
-        least, most = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
-        replicas = max(least, min(most, next_replicas(needed, target, self._slack, highest)))
-        return Want(replicas, highest, least, ask.devices, ready)
+        return self._policy.want(
+            name,
+            ask,
+            context.current_num_replicas,
+            context.target_num_replicas,
+            context.capacity_adjusted_min_replicas,
+            context.capacity_adjusted_max_replicas,
+            now,
+        )
 
 
 def flat(asks: Mapping[str, DemandReport]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 replicas that the calls are at.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ SMALL_TOKENS = 512  # a chunk up to this size shares a call
 SMALL_ROWS = 32
 SMALL_BYTES = 65_536  # of text, which may be long and have few tokens
 FEW_TEXTS = 16  # for which numpy costs more than it saves
+MESSAGE_BYTES = 3_500_000  # of 4 MiB; the rest is for headers, counts and pickle
 
 
 @dataclass(slots=True)
@@ -87,6 +89,32 @@ class Chunk:
             return attention(self.lengths.tolist(), span)
         lengths = self.lengths.astype(np.int64)
         return int(np.dot(lengths, lengths if span is None else np.minimum(lengths, span)))
+
+
+def max_rows(dimensions: int) -> int:
+    """Most rows of `dimensions` float32 that one reply may carry."""
+    return max(1, MESSAGE_BYTES // (4 * dimensions))
+
+
+def cuts(
+    counts: Sequence[int], text_bytes: Sequence[int] | None, batch_tokens: int, most_rows: int
+) -> list[tuple[int, int]]:
+    """Consecutive ranges of texts, each at most one batch of tokens, one reply of rows and one
+    message of text; `text_bytes` is None for token ids.
+    """
+    cuts, start, tokens, size = list[tuple[int, int]](), 0, 0, 0
+    for index, count in enumerate(counts):
+        own = 0 if text_bytes is None else text_bytes[index]
+        if index > start and (
+            tokens + count > batch_tokens
+            or index - start >= most_rows
+            or size + own > MESSAGE_BYTES
+        ):
+            cuts.append((start, index))
+            start, tokens, size = index, 0, 0
+        tokens, size = tokens + count, size + own
+    cuts.append((start, len(counts)))
+    return cuts
 
 
 C = TypeVar("C", bound=Chunk)

@@ -184,6 +184,37 @@ class Want(NamedTuple):
     held: int  # replicas that run now
 
 
+class Autoscaler:
+    """Replicas by tokens: what each model wants, from what all routers ask of it."""
+
+    def __init__(
+        self, utilisation: float, drain_s: float, start_s: float, hold_s: float, slack: float
+    ) -> None:
+        self._utilisation, self._drain_s, self._start_s = utilisation, drain_s, start_s
+        self._hold_s, self._slack = hold_s, slack
+        self._peaks: dict[str, Peak] = {}
+
+    def want(
+        self, name: str, ask: DemandReport, ready: int, target: int, least: int, most: int,
+        now: float,
+    ) -> Want:  # fmt: skip
+        """What a model wants that has `ready` replicas, `target` with those that start, and may
+        have `least` to `most`.
+        """
+        start_s = self._start_s if ask.start_s is None else ask.start_s
+        # a node comes on top of a start, so what was measured can only show that this is too little
+        start_s = max(start_s, ask.started_s or 0.0)
+        needed = needed_replicas(ask, ready, self._utilisation, self._drain_s, start_s)
+        peak = self._peaks.get(name)
+        if peak is None:
+            # a policy that has just started has seen no peak; what runs may be there because of one
+            peak = self._peaks[name] = Peak(self._hold_s)
+            peak.seen(target * (1.0 - self._slack), now)
+        highest = peak.seen(needed, now)
+        replicas = max(least, min(most, next_replicas(needed, target, self._slack, highest)))
+        return Want(replicas, highest, least, ask.devices, ready)
+
+
 def share_devices(wants: Mapping[str, Want], devices: float) -> dict[str, int]:
     """Replicas for each model that together occupy at most `devices`, or what everybody's `least`
     occupies if that is more.

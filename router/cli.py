@@ -64,6 +64,10 @@ COMMANDS = {
     "run": Entry(
         "deployments.launch.run:main", "Serve a config file on this machine until interrupted."
     ),
+    "simulate": Entry(
+        "deployments.tools.simulate_cli:main",
+        "Simulate load, machines or rules before anything changes.",
+    ),
     "verify": Entry(
         "deployments.tools.verify_cli:main",
         "Check whether an index and what serves its space now belong together.",

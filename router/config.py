@@ -25,6 +25,7 @@ from router.engine_config import (
     PositiveInt,
     Section,
 )
+from router.key_defaults import KeyDefaults, check_defaults
 from router.model_config import ModelConfig
 from router.routing_config import Compare, NamedTier, Routing
 
@@ -35,6 +36,8 @@ class Limits(Section):
     max_body_bytes: PositiveInt = 8 * 1024 * 1024
     max_gzip_ratio: PositiveInt = 100  # beyond a first MiB
     max_items: PositiveInt = 2048
+    # fields that a body has and the API does not: an error, or dropped and named in a header
+    unknown_fields: Literal["refuse", "ignore"] = "refuse"
     max_tokens_per_request: PositiveInt = 300_000
     max_instruction_characters: PositiveInt = 2_000  # of a request's own instruction
     max_prompt_characters: PositiveInt = 1_000_000  # of the prompts of all texts together
@@ -44,6 +47,7 @@ class Limits(Section):
     # at once, in one router replica; a client is an API key, else an address
     max_requests_per_client: PositiveInt = 1024
     client_address_header: str | None = None  # written by a proxy that you trust
+    max_file_bytes: PositiveInt = 200 * 1024 * 1024  # of POST /v1/files
     max_answer_bytes: PositiveInt = 256 * 1024 * 1024  # not taken yet; half for one client
     send_timeout_s: PositiveFloat = 10.0  # a reader that takes nothing for so long is cut off
     max_headers: PositiveInt = 100
@@ -80,6 +84,14 @@ class DecisionLog(Section):
     path: str  # created where it does not exist; the routers of one machine may share it
     # then it becomes PATH.1, in the place of the one before
     max_bytes: PositiveInt = 256 * 1024 * 1024
+
+
+class Batches(Section):
+    """Where files, batches and the use of keys are kept; all routers share the folder."""
+
+    folder: str  # created where it does not exist; its file system must have file locks
+    max_bytes_per_key: PositiveInt = 10 * 1024**3  # of all files of one key
+    lines_in_flight: PositiveInt = 64  # of all batches that one router runs
 
 
 class CollectionConfig(Section):
@@ -136,6 +148,8 @@ class KeyConfig(Section):
     requests_per_minute: PositiveInt | None = None
     tokens_per_minute: PositiveInt | None = None
     admin: Flag = False  # may see what other callers do
+    defaults: KeyDefaults = KeyDefaults()
+    ignore_fields: Flag | tuple[str, ...] = False  # unknown fields that its requests may have
 
     @field_validator("hash")
     @classmethod
@@ -202,6 +216,7 @@ class RouterArgs(Section):
     limits: Limits = Limits()
     cache: Cache = Cache()
     decision_log: DecisionLog | None = None
+    batches: Batches | None = None  # none: no files, no batches
     # by a name of your choice; none: every request is answered
     keys: dict[str, KeyConfig] = Field(default_factory=dict)
     auth: Literal["none"] | None = None  # must be written to answer other machines without keys
@@ -353,6 +368,7 @@ class RouterArgs(Section):
                             f"keys.{name}.{kind}: there is no {str(one)!r}; there are "
                             f"{', '.join(known) or 'none'}"
                         )
+            check_defaults(f"keys.{name}.defaults", key, self.models, self.tiers, self.collections)
         if self.keys and self.auth == "none":
             raise ValueError(
                 "auth: none says that nobody needs a key, and keys: has some; remove one of them"

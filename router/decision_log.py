@@ -35,7 +35,7 @@ from router.domain import (
     Why,
     Work,
 )
-from router.policy import Floor, Policy
+from router.rules import Floor, Policy
 
 FORMAT = 1
 ANSWERED = "answered"

@@ -19,6 +19,7 @@
     ├── MethodNotAllowed          405  method_not_allowed
     ├── RequestTimeout            408  request_timeout
     ├── SpaceConflict             409  space_conflict
+    ├── NameConflict              409  name_conflict
     ├── RequestTooLarge           413  request_too_large
     ├── NotSupported              426  not_supported
     ├── RateLimitExceeded         429  rate_limit_exceeded   Retry-After
@@ -34,72 +35,21 @@ The tree is closed: a class here is a code of the HTTP contract, and a message s
 `x-should-retry: false` stops them where only another request helps.
 """
 
-import math
 from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher, get_close_matches
-from typing import ClassVar, Literal
+from difflib import SequenceMatcher
+from typing import Literal
 
-import orjson
-
+from router.error_base import RouterError as RouterError
+from router.error_base import render as render
+from router.error_base import retry_after as _retry_after
+from router.error_base import shorten as shorten
+from router.error_base import suggest as suggest
 from router.routes import EMBEDDINGS, Route
-
-
-class RouterError(Exception):
-    """An answer that is not 200: status, the four keys of an OpenAI error, and headers (names in
-    lower case).
-    """
-
-    status: ClassVar[int]
-    code: ClassVar[str]
-    counted = False  # whether the service has told the metrics of it
-
-    def __init__(
-        self, message: str, param: str | None = None, headers: dict[str, str] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
-        self.headers = headers or {}
-
-    @property
-    def type(self) -> str:
-        """OpenAI's family of the error."""
-        if self.status >= 500:
-            return "server_error"
-        return "rate_limit_error" if self.status == 429 else "invalid_request_error"
-
-
-def render(error: RouterError) -> bytes:
-    """The JSON body of an error: all four keys, always."""
-    return orjson.dumps(
-        {
-            "error": {
-                "message": error.message,
-                "type": error.type,
-                "param": error.param,
-                "code": error.code,
-            }
-        }
-    )
-
-
-def suggest(name: str, valid: Iterable[str]) -> str:
-    """`; did you mean X?` for a name that resembles a valid one, else nothing."""
-    near = get_close_matches(name[:80].lower(), list(valid), n=1, cutoff=0.6)
-    return f"; did you mean {str(near[0])!r}?" if near else ""  # a member of an enum by its value
-
-
-def shorten(text: str, characters: int = 80) -> str:
-    """A caller's own text, quoted, short enough for a message."""
-    return repr(text if len(text) <= characters else text[: characters - 3] + "...")
-
-
-def _retry_after(seconds: float) -> dict[str, str]:
-    """Both forms of the header: whole seconds for HTTP, milliseconds for OpenAI's clients; never a
-    time of 0.
-    """
-    milliseconds = max(1, math.ceil(seconds * 1000)) if math.isfinite(seconds) else 60_000
-    return {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}
+from router.server_errors import BudgetUnreachable as BudgetUnreachable
+from router.server_errors import DeadlineExceeded as DeadlineExceeded
+from router.server_errors import InternalError as InternalError
+from router.server_errors import ModelUnavailable as ModelUnavailable
+from router.server_errors import Overloaded as Overloaded
 
 
 class InvalidJson(RouterError):
@@ -275,7 +225,16 @@ class NotFound(RouterError):
 
     status, code = 404, "not_found"
 
-    def __init__(self, path: str, nearest: Route | None = None) -> None:
+    def __init__(
+        self, path: str, nearest: Route | None = None, collections: Iterable[str] | None = None
+    ) -> None:
+        """`collections` are those that there are, where `path` names another one."""
+        if collections is not None:
+            names = ", ".join(collections) or "no collection"
+            super().__init__(
+                f"the address {shorten(path)} names no collection; this service has {names}"
+            )
+            return
         hint = (
             f"embeddings are at POST {EMBEDDINGS[0]},"
             if nearest is None
@@ -289,13 +248,11 @@ class ModelNotFound(RouterError):
 
     status, code = 404, "model_not_found"
 
-    def __init__(
-        self, asked: str, valid: Sequence[str], param: str = "model", hint: str | None = None
-    ) -> None:
+    def __init__(self, asked: str, valid: Sequence[str], param: str = "model") -> None:
         bare = asked.lower().rpartition("/")[2][:80]
         nearest_first = sorted(valid, key=lambda name: -SequenceMatcher(None, bare, name).ratio())
         names = f"valid names, nearest first, are {', '.join(nearest_first)}"
-        super().__init__(f"there is no model {shorten(asked)}; {hint or names}", param)
+        super().__init__(f"there is no model {shorten(asked)}; {names}", param)
 
 
 class MethodNotAllowed(RouterError):
@@ -333,6 +290,15 @@ class SpaceConflict(RouterError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "space", {"x-should-retry": "false"})
+
+
+class NameConflict(RouterError):
+    """The name, the address and a field of the request disagree about a setting."""
+
+    status, code = 409, "name_conflict"
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message, param, {"x-should-retry": "false"})
 
 
 class RequestTooLarge(RouterError):
@@ -384,19 +350,6 @@ class RateLimitExceeded(RouterError):
         return error
 
 
-class Overloaded(RouterError):
-    """More work waits than the service takes on."""
-
-    status, code = 429, "overloaded"
-
-    def __init__(self, model: str, retry_after_s: float) -> None:
-        super().__init__(
-            f"too much work waits for {model}; send the request again after the time in "
-            "Retry-After, or to another model",
-            headers=_retry_after(retry_after_s),
-        )
-
-
 class HeadersTooLarge(RouterError):
     """The request has more headers, or longer ones, than the service reads."""
 
@@ -409,113 +362,6 @@ class HeadersTooLarge(RouterError):
         )
 
 
-class InternalError(RouterError):
-    """A fault of the service; what happened is in its log under the request's id, never in the
-    answer.
-    """
-
-    status, code = 500, "internal_error"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the service failed; send the request again, and report its x-request-id if it fails "
-            "again"
-        )
-
-
-class ModelUnavailable(RouterError):
-    """No model that may answer this request is ready; `why` has one entry a model.
-
-    `lost`: the model's replicas or its server are gone or hang. Another model may then answer; a
-    text that an engine fails on goes to no other engine.
-    """
-
-    status, code = 503, "model_unavailable"
-
-    def __init__(self, why: Sequence[str], retry_after_s: float, lost: bool = False) -> None:
-        self.lost = lost
-        super().__init__(
-            f"no model can answer this request now ({'; '.join(why)}); send it again after the "
-            "time in Retry-After",
-            "model",
-            _retry_after(retry_after_s),
-        )
-
-
-class BudgetUnreachable(RouterError):
-    """No allowed model is predicted to answer in time, and `on_budget_miss` is reject."""
-
-    status, code = 503, "budget_unreachable"
-
-    def __init__(self, budget_s: float, soonest_s: float, retry_after_s: float | None) -> None:
-        """`soonest_s` is the shortest that an allowed model is likely to take when it is idle.
-
-        `retry_after_s` None: waiting does not help. Clients that do not know `x-should-retry` are
-        then told to come back late.
-        """
-        within = f"no allowed model is predicted to answer within {budget_s * 1000:.4g} ms"
-        if retry_after_s is None:
-            super().__init__(
-                f"{within}, not even an idle one: raise latency_budget_ms to "
-                f"{math.ceil(soonest_s * 1000)} or more, or send "
-                '"on_budget_miss": "degrade" to be answered late',
-                "latency_budget_ms",
-                _retry_after(math.inf)
-                | {"x-should-retry": "false"},  # OpenAI's clients repeat a 503 otherwise
-            )
-        else:
-            super().__init__(
-                f"{within} at this load; send the request again after the time in Retry-After, "
-                "raise latency_budget_ms, or send "
-                '"on_budget_miss": "degrade" to be answered late',
-                "latency_budget_ms",
-                _retry_after(retry_after_s),
-            )
-
-
-class DeadlineExceeded(RouterError):
-    """The request was not answered within the time it may take."""
-
-    status, code = 504, "deadline_exceeded"
-
-    def __init__(self, limit_s: float) -> None:
-        super().__init__(
-            f"no answer within {limit_s * 1000:g} ms; send fewer or shorter texts, or allow more "
-            "time"
-        )
-
-
 def _number(value: int) -> str:
     """An integer of the caller's, which may have more digits than a message should."""
     return str(value) if abs(value) < 10**12 else "that many"
-
-
-SAMPLES: tuple[RouterError, ...] = (  # one of each, for the reference and the tests
-    InvalidJson("the body is empty; send a JSON object"),
-    InvalidValue("dimensions must be a valid integer, it is '1'", "dimensions"),
-    UnknownField("dimension", ["input", "dimensions"]),
-    AmbiguousTokenIds(),
-    DimensionsNotSupported(512, ["small: 64 or 256"]),
-    ContextLengthExceeded(3, 600, 512, "small"),
-    MaxTokensPerRequest(400_000, 300_000),
-    InvalidApiKey(),
-    TierNotAllowed("best", ["fast"]),
-    CollectionNotAllowed("products", ["docs"]),
-    PriorityNotAllowed("interactive", ["bulk"]),
-    OriginNotAllowed("https://other.example"),
-    AdminKeyRequired("/v1/decisions"),
-    NotFound("/v2"),
-    ModelNotFound("text-embedding-3-small", ["small", "large"]),
-    MethodNotAllowed("GET", EMBEDDINGS[0], ["POST"]),
-    SpaceConflict("space names small, model names large; leave one of them out"),
-    RequestTimeout(60.0),
-    RequestTooLarge(8),
-    HeadersTooLarge(100, 32_768),
-    NotSupported(),
-    RateLimitExceeded("100 requests per minute", 1.2),
-    Overloaded("small", 0.25),
-    InternalError(),
-    ModelUnavailable(["small: no ready replica"], 5.0),
-    BudgetUnreachable(0.05, 0.04, 0.02),
-    DeadlineExceeded(0.05),
-)

@@ -15,6 +15,7 @@ router's own time and the way to the replica. Its running median takes the place
 texts look slow because short ones pay it too.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -222,9 +223,9 @@ class Feedback:
 
 
 def tell(
-    feedback: dict[str, Feedback],
+    feedback: Mapping[str, Feedback],
     decision: Decision,
-    work: dict[str, Work],
+    work: Mapping[str, Work],
     now: float,
     deadline_s: float | None = None,
 ) -> str | None:

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from router.config import KeyConfig, RouterArgs
 from router.errors import CollectionNotAllowed, PriorityNotAllowed
+from router.ignoring import Ignore
+from router.key_defaults import KeyDefaults
 from router.schema import EmbeddingsRequest, Priority
 from router.space import Space
 
@@ -35,6 +37,8 @@ class Grant(NamedTuple):
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     admin: bool = False
+    defaults: KeyDefaults = KeyDefaults()
+    ignore_fields: Ignore = False
 
     @property
     def default_priority(self) -> Priority:
@@ -52,14 +56,13 @@ class Grant(NamedTuple):
         """
         if self.priorities is not None and request.priority not in self.priorities:
             raise PriorityNotAllowed(request.priority, self.priorities)
-        space = request.space
-        if (
-            self.collections is not None
-            and space is not None
-            and space not in self.collections
-            and not _is_model_and_size(space)
-        ):
-            raise CollectionNotAllowed(space, sorted(self.collections))
+        if (space := request.space) is not None and not _is_model_and_size(space):
+            self.check_collection(space)
+
+    def check_collection(self, name: str) -> None:
+        """Raise CollectionNotAllowed."""
+        if self.collections is not None and name not in self.collections:
+            raise CollectionNotAllowed(name, sorted(self.collections))
 
     def may_use(self, model: str) -> bool:
         """Whether this model may answer the caller."""
@@ -143,4 +146,6 @@ def _grant(name: str, key: KeyConfig, args: RouterArgs) -> Grant:
         key.requests_per_minute,
         key.tokens_per_minute,
         key.admin,
+        key.defaults,
+        key.ignore_fields,
     )

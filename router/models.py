@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from router.config import RouterArgs
 from router.domain import Curve, LongTexts, Model
 from router.model_config import CurveConfig, LongTextsConfig, ModelConfig, resolve_path
-from router.policy import Floor, Policy
 from router.profile import Profile, load_profile, read_profile
 from router.routing_config import NamedTier, Routing, When
+from router.rules import Floor, Policy
 
 
 def build_models(args: RouterArgs) -> dict[str, Model]:

@@ -12,12 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pydantic import TypeAdapter
 
 from router.encoding import OPTIONAL, Routing
-from router.errors import SAMPLES, RouterError, render
+from router.error_samples import SAMPLES
+from router.errors import RouterError, render
+from router.openapi_batches import batch_operations, batch_schemas
 from router.openapi_examples import policy, request_body, response_example
+from router.openapi_headers import HEADERS, LIMITS, PARAMETERS
 from router.openapi_schemas import (
-    HEADERS,
-    LIMITS,
-    PARAMETERS,
     REASON,
     REFERENCE,
     ROUTING,
@@ -45,6 +45,7 @@ def document(catalogue: Catalogue) -> Json:
         "EmbeddingsRequest": body,
         **body.pop("$defs"),
         **SCHEMAS,
+        **batch_schemas(),
         "Routing": routing,
         **routing.pop("$defs"),
     }
@@ -289,6 +290,7 @@ def _operations(catalogue: Catalogue) -> Json:
                 **_refused((401,)),
             },
         },
+        **batch_operations(),
         "console": _page("console", "The console: a page to try requests and watch decisions"),
         "docs": _page("docs", "This document as a page"),
     }

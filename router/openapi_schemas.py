@@ -6,6 +6,7 @@ from typing import Any, get_args
 from router.domain import Reason, Tier, Why
 from router.errors import RouterError
 from router.routing_config import Routing as Routing_
+from router.schema import Priority, Source
 from router.strict import ENGINE_KINDS
 
 Json = dict[str, Any]
@@ -72,61 +73,6 @@ _REASONS = "|".join(reason for reason in Reason if reason is not Reason.RULE)
 
 
 REASON = {"type": "string", "pattern": f"^({_REASONS}|rule:[a-z0-9-]+)$"}
-
-
-_MS = {"type": "number", "minimum": 0}
-
-
-HEADERS: dict[str, tuple[str, Json]] = {
-    "x-request-id": ("Of this request: the caller's own, or a new one.", STRING),
-    "x-embedding-model": ("routing.model", STRING),
-    "x-embedding-space": ("routing.space", STRING),
-    "x-routing-reason": ("routing.reason", REASON),
-    "x-predicted-ms": ("routing.predicted_ms", _MS),
-    "x-queue-ms": ("Time spent waiting.", _MS),
-    "x-inference-ms": ("Time in the model.", _MS),
-    "x-total-ms": ("Time in the service.", _MS),
-}
-
-
-LIMITS: Json = {
-    f"x-ratelimit-{what}-{kind}": {
-        "description": f"{text} {kind}, where the key has such a limit.",
-        "schema": schema,
-    }
-    for kind in ("requests", "tokens")
-    for what, text, schema in (
-        ("limit", "Per minute, of", {"type": "integer", "minimum": 1}),
-        ("remaining", "Left now, of", {"type": "integer", "minimum": 0}),
-        (
-            "reset",
-            "Time until all are back, e.g. 6m0s, of",
-            {"type": "string", "pattern": "^([0-9]+m)?[0-9.]+(s|ms)$"},
-        ),
-    )
-}
-
-
-PARAMETERS: Json = {
-    "X-Quality-Tier": {
-        "name": "X-Quality-Tier",
-        "in": "header",
-        "description": "As quality; the body wins.",
-        "schema": ref("Tier"),
-    },
-    "X-Latency-Budget-Ms": {
-        "name": "X-Latency-Budget-Ms",
-        "in": "header",
-        "description": "As latency_budget_ms; the body wins.",
-        "schema": {"type": "number", "exclusiveMinimum": 0},
-    },
-    "X-Embedding-Space": {
-        "name": "X-Embedding-Space",
-        "in": "header",
-        "description": "As space; the body wins.",
-        "schema": {"type": "string", "minLength": 1},
-    },
-}
 
 
 _DECISION = _object(
@@ -206,6 +152,18 @@ SCHEMAS: Json = {
                 optional=("languages",),
             ),
             "decision": _DECISION,
+            "settings": _object(
+                {
+                    name: _object({"value": value, "from": {"enum": list(get_args(Source))}})
+                    for name, value in {
+                        "space": _STRING_OR_NULL,
+                        "input_type": _STRING_OR_NULL,
+                        "quality": {"enum": [tier.value for tier in Tier]},
+                        "latency_budget_ms": _NUMBER_OR_NULL,
+                        "priority": {"enum": list(get_args(Priority))},
+                    }.items()
+                }
+            ),
             "models": _array(
                 _object(
                     {
@@ -228,8 +186,11 @@ SCHEMAS: Json = {
             "object": {"const": "model"},
             "created": _INTEGER,
             "owned_by": STRING,
-            "kind": {"enum": ["embedding", "tier", "alias"]},
-            "model": {**STRING, "description": "The model that a tier or an alias stands for."},
+            "kind": {"enum": ["embedding", "rerank", "tier", "collection", "alias"]},
+            "model": {
+                **STRING,
+                "description": "The model that a tier, an alias or a collection stands for.",
+            },
             "dimensions": _INTEGER,
             "max_tokens": _INTEGER,
         },
@@ -409,6 +370,17 @@ SCHEMAS: Json = {
                 **_INTEGER,
                 "description": "Decisions that differ in any detail, those that moved among them.",
             },
+            "slices": _array(
+                _object(
+                    {
+                        "dimension": {"enum": ["language", "script", "kind"]},
+                        "value": STRING,
+                        **dict.fromkeys(("requests", "moved"), _INTEGER),
+                        **dict.fromkeys(("quality_before", "quality_after"), _NUMBER_OR_NULL),
+                        "falls": {"type": "boolean"},
+                    }
+                )
+            ),
         }
     ),
     "Health": _object(

@@ -20,107 +20,47 @@ come in.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from router.domain import (
-    NO_WORK,
     Decision,
-    Features,
     Load,
     Model,
-    OnMiss,
     Prediction,
     Reason,
     Request,
-    TextKind,
     Why,
     Work,
 )
+from router.priced import by_price
+from router.rules import (
+    ABOVE_TARGET,
+    AUTO,
+    BUDGET,
+    CHOSEN,
+    LATE,
+    LESS_QUALITY,
+    LOAD,
+    OVER_BUDGET,
+    REJECT,
+    RULE,
+    Policy,
+    by_rules,
+    gain_over,
+    late_choice,
+)
 
-MIN_SHARE, MAX_UNREAD = 0.2, 0.5
-
-# The reason of a choice other than the target, by why the target is out. The caller's own limits (a
-# pinned space, what its key may use) are not among them: they move the target in silence.
-_INSTEAD = {
-    Why.TOO_LONG: Reason.CONTEXT,
-    Why.NOT_READY: Reason.UNAVAILABLE,
-    Why.UNREAD: Reason.QUALITY,
-}
-
-# A look-up of an enum's member takes 0.1 us on Python 3.11, and every decision needs several.
-AUTO, RULE, BUDGET, LATE, LOAD = Reason.AUTO, Reason.RULE, Reason.BUDGET, Reason.LATE, Reason.LOAD
-CHOSEN, LESS_QUALITY = Why.CHOSEN, Why.LESS_QUALITY
-ABOVE_TARGET, OVER_BUDGET = Why.ABOVE_TARGET, Why.OVER_BUDGET
-REJECT, SERVE = OnMiss.REJECT, OnMiss.SERVE
-
-
-@dataclass(frozen=True, slots=True)
-class Floor:
-    """A rule in the form the decision uses: conditions that must all hold, and the model it raises
-    the target to.
-    """
-
-    name: str
-    model: str
-    min_tokens: int | None = None
-    max_tokens: int | None = None
-    languages: frozenset[str] | None = None
-    not_languages: frozenset[str] | None = None
-    scripts: frozenset[str] | None = None
-    mixed: bool | None = None
-    code: bool | None = None
-    input_type: str | None = None
-
-    def applies(
-        self, features: Features, longest: int, input_type: str | None, min_share: float = MIN_SHARE
-    ) -> bool:
-        """Whether the conditions hold for a text, or for `min_share` of the texts of a list;
-        `longest` is the tokens of the longest one.
-        """
-        if self.min_tokens is not None and longest < self.min_tokens:
-            return False
-        if self.max_tokens is not None and longest > self.max_tokens:
-            return False
-        if self.input_type is not None and input_type != self.input_type:
-            return False
-        if not features.kinds:
-            return self._holds(features)
-        return features.share(self._holds) >= min_share
-
-    def _holds(self, text: Features | TextKind) -> bool:
-        if self.languages is not None and text.language not in self.languages:
-            return False
-        if self.not_languages is not None and (
-            text.language is None or text.language in self.not_languages
-        ):
-            return False
-        if self.scripts is not None and text.script not in self.scripts:
-            return False
-        return (self.mixed is None or text.mixed == self.mixed) and (
-            self.code is None or text.code == self.code
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the config says about deciding."""
-
-    default: str
-    floors: tuple[Floor, ...] = ()
-    kind: Literal["rules", "priced"] = "rules"
-    quality_weight: float = 1.0
-    min_share: float = MIN_SHARE  # of a list's texts, for which a rule raises the target
-    max_unread: float = MAX_UNREAD  # share of unknown tokens above which a model is not `auto`'s
-    default_is_named: bool = False  # the default is taken as it is, as if a rule had raised it
+_NOTHING = Prediction(0.0, 0.0)
 
 
 def predict(model: Model, load: Load, work: Work) -> Prediction:
     """Closed form: the rest of the running step, full steps for the backlog and this work, and the
     step that ends it.
 
-    Steps are filled to the last token, so the end of a text may fall into a step of its own.
+    Steps are filled to the last token, so the end of a text may fall into a step of its own. Where
+    every vector is in the cache, no text is sent and nothing is waited for.
     """
+    if not work.texts:
+        return _NOTHING
     curve = model.curve
     most = curve.batch_tokens
     if work.tokens > most and load.ready_replicas > 1:
@@ -163,13 +103,13 @@ def decide(
         retry_after_s = _retry_after_s(request, models, loads, fits, late, budget_s)
         return _refusal(target, Reason.OVER_BUDGET, whys, fits, retry_after_s)
     if not in_time:
-        chosen, reason = _late(request, models, target, late, tails, whys), LATE
+        chosen, reason = late_choice(request, models, target, late, tails, whys), LATE
     elif priced:
-        chosen, reason = _priced(policy, request, models, loads, in_time, whys, target, reason)
+        chosen, reason = by_price(policy, request, models, loads, in_time, whys, target, reason)
     else:
-        chosen, reason = _by_rules(policy, request, models, in_time, whys, target, reason)
+        chosen, reason = by_rules(policy, request, models, in_time, whys, target, reason)
     whys[chosen] = CHOSEN
-    gain = 0.0 if chosen == target else _gain(request, models[chosen], models[target])
+    gain = 0.0 if chosen == target else gain_over(request, models[chosen], models[target])
     return Decision(
         chosen,
         target,
@@ -300,64 +240,6 @@ def _in_reach(
     return in_time, late
 
 
-def _stand_ins(models: Mapping[str, Model], target: str, names: list[str], why: Why) -> list[str]:
-    """Of the models that may stand in for a target that is out, those that do so first: smaller
-    ones, or larger ones where the target cannot read the text; else the others.
-    """
-    limit = models[target].rank
-    larger_first = why in (Why.TOO_LONG, Why.UNREAD)
-    return [name for name in names if (models[name].rank > limit) == larger_first] or names
-
-
-def _by_rules(
-    policy: Policy,
-    request: Request,
-    models: Mapping[str, Model],
-    in_time: list[str],
-    whys: dict[str, Why],
-    target: str,
-    reason: Reason,
-) -> tuple[str, Reason]:
-    """The choice among the models in time, and its reason."""
-    if target not in in_time:
-        if whys[target] is OVER_BUDGET:
-            return _best(request, models, in_time), BUDGET
-        chosen = _best(request, models, _stand_ins(models, target, in_time, whys[target]))
-        for name in in_time:
-            if models[name].rank > max(models[chosen].rank, models[target].rank):
-                whys[name] = ABOVE_TARGET
-        return chosen, _INSTEAD.get(whys[target], reason)
-    if reason is AUTO and not policy.default_is_named:
-        best = _best(request, models, in_time)
-        return best, reason if best == target else Reason.QUALITY
-    points = models[target].quality_of(request.features, request.work[target])
-    for name in in_time:
-        if points is not None and name != target:
-            more = models[name].quality_of(request.features, request.work[name])
-            if more is not None and more > points:
-                whys[name] = Why.NOT_NAMED
-    return target, reason
-
-
-def _best(request: Request, models: Mapping[str, Model], names: list[str]) -> str:
-    """The model with the most points for this text; a smaller one only where both figures are known
-    and its own is higher.
-    """
-    best, *smaller = sorted(names, key=lambda name: -models[name].rank)
-    for name in smaller:
-        if _gain(request, models[name], models[best]) > 0.0:
-            best = name
-    return best
-
-
-def _gain(request: Request, one: Model, other: Model) -> float:
-    """Points of `one` for this text over those of `other`; ranks, where a figure is missing."""
-    features, work = request.features, request.work
-    points = one.quality_of(features, work.get(one.id, NO_WORK))
-    others = other.quality_of(features, work.get(other.id, NO_WORK))
-    return one.rank - other.rank if points is None or others is None else points - others
-
-
 def _refusal(
     target: str,
     reason: Reason,
@@ -366,28 +248,6 @@ def _refusal(
     retry_after_s: float | None = None,
 ) -> Decision:
     return Decision(None, target, reason, None, None, None, False, whys, fits, retry_after_s)
-
-
-def _late(
-    request: Request,
-    models: Mapping[str, Model],
-    target: str,
-    late: list[str],
-    tails: Mapping[str, float],
-    whys: dict[str, Why],
-) -> str:
-    """The model that answers although none is in time."""
-    if request.on_miss is SERVE:
-        if target in late:
-            return target
-        return _best(request, models, _stand_ins(models, target, late, whys[target]))
-    soonest = late[0]
-    for name in late:
-        if tails[name] < tails[soonest] or (
-            tails[name] == tails[soonest] and models[name].rank > models[soonest].rank
-        ):
-            soonest = name
-    return soonest
 
 
 def _retry_after_s(
@@ -407,42 +267,3 @@ def _retry_after_s(
         if idle_tail_s(models[name], loads[name], request.work[name]) <= budget_s
     ]
     return min(waits, default=None)
-
-
-def _priced(
-    policy: Policy,
-    request: Request,
-    models: Mapping[str, Model],
-    loads: Mapping[str, Load],
-    in_time: list[str],
-    whys: dict[str, Why],
-    target: str,
-    reason: Reason,
-) -> tuple[str, Reason]:
-    """As `_by_rules`, for `priced`."""
-    chosen = max(
-        in_time,
-        key=lambda name: (_worth(policy, request, models[name], loads[name]), models[name].rank),
-    )
-    for name in in_time:
-        if models[name].rank > models[chosen].rank:
-            whys[name] = Why.PRICE
-    if chosen == target or whys[target] not in (LESS_QUALITY, OVER_BUDGET, Why.PRICE):
-        return chosen, _INSTEAD.get(whys[target], reason)
-    if models[chosen].rank > models[target].rank:
-        instead = Reason.IDLE
-    else:
-        instead = BUDGET if whys[target] is OVER_BUDGET else LOAD
-    return chosen, instead
-
-
-def _worth(policy: Policy, request: Request, model: Model, load: Load) -> float:
-    """Points of quality on this text, less the price of the device seconds it takes."""
-    worth = policy.quality_weight * (
-        model.quality_of(request.features, request.work[model.id]) or 0.0
-    )
-    if not load.price:
-        return worth
-    work = request.work[model.id]
-    step_s = model.curve.step(work.tokens, work.tokens_sq, work.texts)
-    return worth - load.price * step_s * model.devices

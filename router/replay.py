@@ -9,18 +9,19 @@ log that was not written under `priced`.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from router.decision_log import ANSWERED, DecisionContext, Entry, Logged
-from router.domain import Decision, Reason, Tier
+from router.domain import UNKNOWN_LANGUAGE, Decision, Features, Reason, Tier
 from router.models import build_policy
 from router.policy import decide
 from router.routing_config import NamedTier, Routing
 
 REFUSED = "refused"
+LEAST_FALL = 0.005  # points, below which means differ by rounding alone
 
 
 class Other(NamedTuple):
@@ -68,6 +69,30 @@ class Side(NamedTuple):
     misses: int  # with a budget that the predicted tail exceeds, refusals for that reason included
 
 
+class Slice(NamedTuple):
+    """Requests of a log whose texts are alike, under both policies.
+
+    Qualities are mean points by the config's figures, over the requests that both policies answer
+    with a model that has a figure.
+    """
+
+    dimension: str  # "language", "script" or "kind"
+    value: str  # a code; for "kind" `mixed` or `code`
+    requests: int
+    moved: int  # that another model answers
+    quality_before: float | None
+    quality_after: float | None
+
+    @property
+    def falls(self) -> bool:
+        """Whether the quality is lower under the other policy."""
+        return (
+            self.quality_before is not None
+            and self.quality_after is not None
+            and self.quality_before - self.quality_after > LEAST_FALL
+        )
+
+
 class Measured(NamedTuple):
     """What happened to the requests that were answered."""
 
@@ -86,6 +111,7 @@ class Summary(NamedTuple):
     measured: Measured
     moved: Mapping[tuple[str, str], Mapping[str, int]]  # (from, to) -> requests by the new reason
     changed: int  # decisions that are not the logged one in every detail
+    slices: tuple[Slice, ...]  # those with requests that moved, most moved first
 
     def as_dict(self) -> dict[str, Any]:
         """The summary for JSON."""
@@ -101,6 +127,7 @@ class Summary(NamedTuple):
             "measured": self.measured._asdict(),
             "moved": moved,
             "changed": self.changed,
+            "slices": [{**one._asdict(), "falls": one.falls} for one in self.slices],
         }
 
 
@@ -153,7 +180,53 @@ def replay(log: Iterable[Logged], other: Other | None = None) -> Summary:
         measured=_measured(entries),
         moved={way: dict(reasons.most_common()) for way, reasons in ways},
         changed=changed,
+        slices=_slices(entries, before, after),
     )
+
+
+def _slices(
+    entries: Sequence[Entry], before: Sequence[Decision], after: Sequence[Decision]
+) -> tuple[Slice, ...]:
+    groups: dict[tuple[str, str], list[int]] = {}
+    for place, entry in enumerate(entries):
+        for key in _kinds(entry.request.features):
+            groups.setdefault(key, []).append(place)
+    made = [
+        _slice(*key, [(entries[place], before[place], after[place]) for place in places])
+        for key, places in groups.items()
+        if any(before[place].model != after[place].model for place in places)
+    ]
+    return tuple(sorted(made, key=lambda one: -one.moved))
+
+
+def _kinds(features: Features) -> Iterator[tuple[str, str]]:
+    yield "language", features.language or UNKNOWN_LANGUAGE
+    if features.script is not None:
+        yield "script", features.script
+    if features.mixed:
+        yield "kind", "mixed"
+    if features.code:
+        yield "kind", "code"
+
+
+def _slice(dimension: str, value: str, rows: Sequence[tuple[Entry, Decision, Decision]]) -> Slice:
+    both = [
+        (old, new)
+        for entry, before, after in rows
+        if (old := _points(entry, before)) is not None
+        and (new := _points(entry, after)) is not None
+    ]
+    means = tuple(map(float, np.mean(both, axis=0))) if both else (None, None)
+    moved = sum(before.model != after.model for _, before, after in rows)
+    return Slice(dimension, value, len(rows), moved, *means)
+
+
+def _points(entry: Entry, decision: Decision) -> float | None:
+    """Points of the model that answers, by the config's figures."""
+    if decision.model is None:
+        return None
+    request = entry.request
+    return entry.models[decision.model].quality_of(request.features, request.work[decision.model])
 
 
 def _side(entries: Sequence[Entry], decisions: Sequence[Decision]) -> Side:
@@ -165,10 +238,7 @@ def _side(entries: Sequence[Entry], decisions: Sequence[Decision]) -> Side:
         misses += decision.reason in (Reason.LATE, Reason.OVER_BUDGET)
         if decision.model is not None and decision.predicted_s is not None:
             predicted.append(decision.predicted_s)
-            points = entry.models[decision.model].quality_of(
-                entry.request.features, entry.request.work[decision.model]
-            )
-            quality.append(points or 0.0)
+            quality.append(_points(entry, decision) or 0.0)
     p50_s, p95_s = _percentiles(predicted)
     mean = float(np.mean(quality)) if quality else None
     return Side(dict(models.most_common()), p50_s, p95_s, mean, degraded, misses)

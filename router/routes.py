@@ -3,16 +3,17 @@
 Everything that needs to know a path reads this table: the application, its fast path, access, the
 OpenAPI reference, and the messages of 404 and 405. A new route is a row here, a method of the
 application with the name of its handler (deployments/ingress/application.py), and its description
-(router/openapi.py).
+(router/openapi.py). A route under /v1 that a key may call gets an alias without it by itself.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import NamedTuple
 
 GET = ("GET", "HEAD")
 POST = ("POST",)
+DELETE = ("DELETE",)
 
 
 class Caller(StrEnum):
@@ -24,22 +25,45 @@ class Caller(StrEnum):
 
 
 class Route(NamedTuple):
-    """A path and what answers there; `{id}` at its end stands for all that follows."""
+    """A path and what answers there; `{id}` in it stands for one part or more, slashes included."""
 
     path: str
     methods: tuple[str, ...]
     caller: Caller
     handler: str
 
+    def parameter(self, path: str) -> str:
+        """What `path` has in the place of `{id}`; nothing where the route has no such place."""
+        start, _, rest = self.path.partition("{")
+        return path[len(start) : len(path) - len(rest.partition("}")[2])] if rest else ""
 
-ROUTES = (
+    def matches(self, path: str) -> bool:
+        """Whether `path` has at least one character in the place of `{id}`."""
+        start, _, rest = self.path.partition("{")
+        end = rest.partition("}")[2]
+        return (
+            path.startswith(start)
+            and path.endswith(end)
+            and len(path) > len(start) + len(end)
+            and not (rest and self.parameter(path).startswith("/"))
+        )
+
+
+_ROUTES = (
     Route("/v1/embeddings", POST, Caller.KEY, "embed"),
-    Route("/embeddings", POST, Caller.KEY, "embed"),
     Route("/v1/route", POST, Caller.KEY, "explain"),
     Route("/v1/models", GET, Caller.KEY, "models"),
-    Route("/models", GET, Caller.KEY, "models"),
     Route("/v1/models/{id}", GET, Caller.KEY, "model"),
     Route("/v1/tiers", GET, Caller.KEY, "tiers"),
+    Route("/v1/files", POST, Caller.KEY, "upload_file"),
+    Route("/v1/files", GET, Caller.KEY, "files"),
+    Route("/v1/files/{id}", GET, Caller.KEY, "file"),
+    Route("/v1/files/{id}", DELETE, Caller.KEY, "delete_file"),
+    Route("/v1/files/{id}/content", GET, Caller.KEY, "file_content"),
+    Route("/v1/batches", POST, Caller.KEY, "create_batch"),
+    Route("/v1/batches", GET, Caller.KEY, "batches"),
+    Route("/v1/batches/{id}", GET, Caller.KEY, "batch"),
+    Route("/v1/batches/{id}/cancel", POST, Caller.KEY, "cancel_batch"),
     Route("/v1/compare", GET, Caller.ADMIN, "compare"),
     Route("/v1/decisions", GET, Caller.ADMIN, "decisions"),
     Route("/v1/what-if", GET, Caller.ADMIN, "policy"),
@@ -50,6 +74,20 @@ ROUTES = (
     Route("/", GET, Caller.ANYONE, "console"),
     Route("/docs", GET, Caller.ANYONE, "docs"),
 )
+
+
+def _with_aliases(routes: Iterable[Route]) -> Iterator[Route]:
+    """Each route, and what callers with a key call under /v1 without that too."""
+    routes = tuple(routes)
+    own = {route.path for route in routes}
+    for route in routes:
+        yield route
+        short = route.path.removeprefix("/v1")
+        if short != route.path and route.caller is Caller.KEY and short not in own:
+            yield route._replace(path=short)
+
+
+ROUTES = tuple(_with_aliases(_ROUTES))
 
 
 def paths_of(handler: str) -> tuple[str, ...]:
@@ -65,11 +103,10 @@ class Table:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._at: dict[str, list[Route]] = {}
-        self._below: list[tuple[str, Route]] = []
+        self._patterns: list[Route] = []
         for route in routes:
-            start, parameter, _ = route.path.partition("{")
-            if parameter:
-                self._below.append((start, route))
+            if "{" in route.path:
+                self._patterns.append(route)
             else:
                 self._at.setdefault(route.path, []).append(route)
         self._below_admin = tuple(
@@ -78,9 +115,11 @@ class Table:
 
     def find(self, path: str) -> list[Route]:
         """The routes at `path`, one for each set of methods; empty where there is none."""
-        return self._at.get(path) or [
-            route for start, route in self._below if path.startswith(start)
-        ]
+        if routes := self._at.get(path):
+            return routes
+        found = [route for route in self._patterns if route.matches(path)]
+        most = max((len(route.path) for route in found), default=0)
+        return [route for route in found if len(route.path) == most]
 
     def caller(self, path: str) -> Caller:
         """Who may call `path`. What lies below an admin's path is an admin's, also where there is

@@ -17,50 +17,57 @@ unless an `instruction` is given, which only a query prompt can carry. An `instr
 `input_type` makes a query; with a document it is an error, not a sentence that is silently dropped.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
-from pydantic_core import from_json
 
 from router.arrays import TokenIds
+from router.body_errors import explain, explain_json, kind_of
 from router.config import Limits
 from router.domain import OnMiss, Tier
 from router.errors import (
     AmbiguousTokenIds,
     InvalidJson,
     InvalidValue,
-    MaxTokensPerRequest,
     RequestTooLarge,
-    UnknownField,
     shorten,
     suggest,
 )
+from router.ignoring import Ignore, unknown
+from router.input_items import LARGEST_ID, read_input
+from router.shapes import jina
+from router.synonyms import ANY_CASE
 
 EncodingFormat = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 InputType = Literal[
-    "query", "document", "search_query", "search_document", "classification", "clustering"
+    "query",
+    "document",
+    "passage",
+    "search_query",
+    "search_document",
+    "classification",
+    "clustering",
 ]
 Truncate = Literal["none", "end", "start"]
 Priority = Literal["interactive", "bulk"]
 Side = Literal["query", "document"]
+# where a setting of a request comes from; the later wins
+Source = Literal["config", "key", "header", "address", "name", "body"]
 
 _TIERS = frozenset(tier.value for tier in Tier)
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_LARGEST_ID = 2**31 - 1
 _LARGE_BODY = 65_536
 _LARGEST_SIZE = 2**31 - 1
 _NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _LANGUAGE = r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$"
-_SIDES: dict[str | None, Side | None] = {
+SIDES: dict[str | None, Side | None] = {
     None: None,
     "query": "query",
     "search_query": "query",
     "document": "document",
+    "passage": "document",
     "search_document": "document",
     "classification": None,
     "clustering": None,
@@ -69,7 +76,7 @@ _TEXT_SCHEMA = {"type": "string", "minLength": 1}
 _IDS_SCHEMA = {
     "type": "array",
     "minItems": 1,
-    "items": {"type": "integer", "minimum": 0, "maximum": _LARGEST_ID},
+    "items": {"type": "integer", "minimum": 0, "maximum": LARGEST_ID},
 }
 _INPUT_SCHEMA = {
     "title": "Input",
@@ -85,7 +92,7 @@ _INPUT_SCHEMA = {
 
 
 class EmbeddingsBody(BaseModel):
-    """What a caller sends, as it is published; `input` is checked by `_read_input`, which is faster
+    """What a caller sends, as it is published; `input` is checked by `read_input`, which is faster
     and can say what is wrong.
     """
 
@@ -120,13 +127,13 @@ class EmbeddingsBody(BaseModel):
         "quantised bytes in base64.",
     )
     user: str | None = Field(None, description="Accepted for compatibility.")
-    quality: Tier | None = Field(
+    quality: Annotated[Tier | None, ANY_CASE] = Field(
         None, description="The tier when model is auto or missing. Header: X-Quality-Tier."
     )
     latency_budget_ms: float | None = Field(
         None, gt=0, description="Milliseconds for the whole request. Header: X-Latency-Budget-Ms."
     )
-    on_budget_miss: OnMiss | None = Field(
+    on_budget_miss: Annotated[OnMiss | None, ANY_CASE] = Field(
         None,
         description="When no model fits the budget: degrade (default) to the fastest, serve "
         "late, or reject with 503.",
@@ -137,7 +144,7 @@ class EmbeddingsBody(BaseModel):
         description="The vector space to answer in: MODEL/DIMENSIONS or a collection. Header: "
         "X-Embedding-Space.",
     )
-    input_type: InputType | None = Field(
+    input_type: Annotated[InputType | None, ANY_CASE] = Field(
         None, description="What the texts are; chooses the prompt."
     )
     instruction: str | None = Field(
@@ -149,16 +156,28 @@ class EmbeddingsBody(BaseModel):
         pattern=_LANGUAGE,
         description="BCP-47 tag of the texts; replaces detection.",
     )
-    truncate: Truncate | None = Field(
+    truncate: Annotated[Truncate | None, ANY_CASE] = Field(
         None,
         description="What to do with a text the model cannot read whole: none (default) refuses, "
         "end and start cut there.",
     )
-    priority: Priority | None = Field(
+    priority: Annotated[Priority | None, ANY_CASE] = Field(
         None, description="interactive (default), or bulk, which yields to it."
     )
     token_ids: Literal["model"] | None = Field(
         None, description="Declares that input holds ids of the tokenizer of model."
+    )
+    task: Annotated[jina.Task | None, ANY_CASE] = Field(
+        None, description="As Jina's clients write input_type."
+    )
+    embedding_type: EncodingFormat | None = Field(
+        None, description="As Jina's clients write encoding_format."
+    )
+    normalized: bool | None = Field(
+        None, description="Vectors always have length 1: false is refused."
+    )
+    late_chunking: bool | None = Field(
+        None, description="Each text is embedded by itself: true is refused."
     )
 
 
@@ -184,6 +203,7 @@ class EmbeddingsRequest(NamedTuple):
     language: str | None = None
     truncate: Truncate | None = None  # None: as the collection says, else none
     priority: Priority = "interactive"
+    sources: Mapping[str, Source] | None = None  # of its settings, where they were looked up
 
     @property
     def items(self) -> int:
@@ -191,77 +211,114 @@ class EmbeddingsRequest(NamedTuple):
         return len(self.texts if self.texts is not None else self.ids or ())
 
 
+class Given(NamedTuple):
+    """A body that was read: its fields, and its input as texts or as token ids."""
+
+    body: EmbeddingsBody
+    texts: Sequence[str] | None
+    ids: Sequence[TokenIds] | None
+    ignored: tuple[str, ...] = ()  # unknown fields that were dropped
+
+
 def parse(
     body: bytes, headers: Mapping[str, str], limits: Limits, priority: Priority = "interactive"
 ) -> EmbeddingsRequest:
-    """Check a request; `headers` has its names in lower case, or does not mind their case.
+    """Check a request whose `model` is a model or a tier; `headers` has its names in lower case, or
+    does not mind their case.
 
     `priority` is that of a request which gives none.
     Raises RequestTooLarge, InvalidJson, UnknownField, InvalidValue or AmbiguousTokenIds.
     """
+    given = read(body, limits)
+    fields = given.body
+    if fields.quality is None and leaves_tier_open(fields.model):
+        fields.quality = quality_header(headers.get("x-quality-tier"))
+    fields.latency_budget_ms = fields.latency_budget_ms or budget_header(
+        headers.get("x-latency-budget-ms")
+    )
+    fields.space = fields.space or space_header(headers.get("x-embedding-space"))
+    return request_of(given, limits, priority)
+
+
+def read(body: bytes, limits: Limits, ignore: Ignore = False) -> Given:
+    """The fields of a body, each checked by itself; `ignore` are unknown ones that it may have."""
     if len(body) > limits.max_body_bytes:
         raise RequestTooLarge(limits.max_body_bytes)
     if len(body) > _LARGE_BODY:
-        return _parse_large(body, headers, limits, priority)
+        return _read_large(body, limits, ignore)
     try:
-        given = EmbeddingsBody.model_validate_json(body)
+        fields = EmbeddingsBody.model_validate_json(body)
     except ValidationError as invalid:
-        raise _explain(invalid, body) from None
-    return _request(given, given.input, headers, limits, priority)
+        raise explain(invalid, body, FIELDS, ignore) from None
+    extra = fields.__pydantic_extra__
+    ignored = unknown(extra, FIELDS, ignore) if extra else ()
+    return _given(fields, fields.input, limits, ignored)
 
 
-def _parse_large(
-    body: bytes, headers: Mapping[str, str], limits: Limits, priority: Priority
-) -> EmbeddingsRequest:
+def _read_large(body: bytes, limits: Limits, ignore: Ignore) -> Given:
     """The same with orjson, which reads megabytes ten times as fast: while one body is read, nobody
     else is answered.
     """
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidJson(_explain_json(body, error.msg)) from None
+        raise InvalidJson(explain_json(body, error.msg)) from None
     if not isinstance(data, dict):
         raise InvalidJson(
-            f'the body must be a JSON object such as {{"input": "text"}}, it is {_kind(data)}'
+            f'the body must be a JSON object such as {{"input": "text"}}, it is {kind_of(data)}'
         )
-    for key in data:
-        if key not in FIELDS:
-            raise UnknownField(key, FIELDS)
+    ignored = unknown((key for key in data if key not in FIELDS), FIELDS, ignore)
     value = data.get("input")
-    small = orjson.dumps({name: None if name == "input" else part for name, part in data.items()})
+    small = orjson.dumps(
+        {
+            name: None if name == "input" else part
+            for name, part in data.items()
+            if name not in ignored
+        }
+    )
     try:
-        given = EmbeddingsBody.model_validate_json(small)
+        fields = EmbeddingsBody.model_validate_json(small)
     except ValidationError as invalid:
-        raise _explain(invalid, small) from None
-    return _request(given, value, headers, limits, priority)
+        raise explain(invalid, small, FIELDS) from None
+    return _given(fields, value, limits, ignored)
 
 
-def _request(
-    given: EmbeddingsBody,
-    value: object,
-    headers: Mapping[str, str],
-    limits: Limits,
-    priority: Priority,
-) -> EmbeddingsRequest:
-    if given.__pydantic_extra__:
-        raise UnknownField(next(iter(given.__pydantic_extra__)), FIELDS)
-    texts, ids = _read_input(value, limits)
+def _given(
+    fields: EmbeddingsBody, value: object, limits: Limits, ignored: tuple[str, ...]
+) -> Given:
+    jina.check(fields)
+    if fields.task is not None:
+        fields.input_type = jina.input_type_of(fields.task, fields.input_type)
+    if fields.embedding_type is not None:
+        if fields.encoding_format not in (None, fields.embedding_type):
+            raise InvalidValue(
+                f"encoding_format is {fields.encoding_format!r} and embedding_type is "
+                f"{fields.embedding_type!r}; leave one of them out",
+                "embedding_type",
+            )
+        fields.encoding_format = fields.embedding_type
+    return Given(fields, *read_input(value, limits), ignored)
+
+
+def request_of(given: Given, limits: Limits, priority: Priority) -> EmbeddingsRequest:
+    """The request that checked fields make together."""
+    fields, texts, ids, _ = given
     if ids is not None and (
-        given.token_ids is None or given.model is None or given.model.lower() in _TIERS
+        fields.token_ids is None or fields.model is None or fields.model.lower() in _TIERS
     ):
         raise AmbiguousTokenIds
-    side = _SIDES[given.input_type]
-    if given.instruction is not None:
+    side = SIDES[fields.input_type]
+    if fields.instruction is not None:
         if side == "document":
             raise InvalidValue(
-                f"instruction belongs to queries and input_type is {given.input_type!r}; leave "
+                f"instruction belongs to queries and input_type is {fields.input_type!r}; leave "
                 "one of them out",
                 "instruction",
             )
         side = "query"
-        _check_instruction(given.instruction, limits)
-    if ids is not None and (given.instruction or given.input_type):
-        field = "instruction" if given.instruction else "input_type"
+        check_instruction(fields.instruction, limits)
+    if ids is not None and (fields.instruction or fields.input_type):
+        field = "instruction" if fields.instruction else "input_type"
         raise InvalidValue(
             f"{field} makes a prompt, and token ids are embedded as they stand; leave it out, or "
             "send text",
@@ -270,73 +327,24 @@ def _request(
     return EmbeddingsRequest(
         texts,
         ids,
-        given.model,
-        given.dimensions,
-        given.encoding_format or "float",
-        given.user,
-        given.quality
-        or (
-            _quality_header(headers.get("x-quality-tier"))
-            if _leaves_tier_open(given.model)
-            else Tier.AUTO
-        ),
-        given.latency_budget_ms or _budget_header(headers.get("x-latency-budget-ms")),
-        given.on_budget_miss or OnMiss.DEGRADE,
-        given.space or _space_header(headers.get("x-embedding-space")),
+        fields.model,
+        fields.dimensions,
+        fields.encoding_format or "float",
+        fields.user,
+        fields.quality or Tier.AUTO,
+        fields.latency_budget_ms,
+        fields.on_budget_miss or OnMiss.DEGRADE,
+        fields.space,
         side,
-        given.input_type,
-        given.instruction,
-        given.language,
-        given.truncate,
-        given.priority or priority,
+        fields.input_type,
+        fields.instruction,
+        fields.language,
+        fields.truncate,
+        fields.priority or priority,
     )
 
 
-def _read_input(
-    value: object, limits: Limits
-) -> tuple[Sequence[str] | None, Sequence[TokenIds] | None]:
-    """Texts or token ids, or InvalidValue naming the first item that is wrong."""
-    if type(value) is str:
-        if not value:
-            raise InvalidValue("input is an empty string; send text", "input")
-        return (value,), None
-    if type(value) is not list:
-        raise InvalidValue(
-            f"input must be a string or an array of strings, it is {_kind(value)}", "input"
-        )
-    if not value:
-        raise InvalidValue("input is an empty array; send at least one text", "input")
-    first, max_items = type(value[0]), limits.max_items
-    if first is int:
-        _check_count(len(value), limits)
-        return None, (_read_ids(value, "input"),)
-    if len(value) > max_items:
-        raise InvalidValue(
-            f"input has {len(value)} items and a request may have {max_items}; send them in "
-            "several requests",
-            "input",
-        )
-    if first is str:
-        _check_alike(value, str, "input", "a string")
-        if "" in value:
-            raise InvalidValue(
-                f"input[{value.index('')}] is an empty string; leave it out", "input"
-            )
-        return tuple(value), None
-    if first is list:
-        _check_alike(value, list, "input", "an array of token ids")
-        _check_count(sum(map(len, value)), limits)
-        return None, tuple(_read_ids(ids, f"input[{index}]") for index, ids in enumerate(value))
-    raise InvalidValue(f"input[0] must be a string, it is {_kind(value[0])}", "input")
-
-
-def _check_count(tokens: int, limits: Limits) -> None:
-    """Before they are looked at one by one."""
-    if tokens > limits.max_tokens_per_request:
-        raise MaxTokensPerRequest(tokens, limits.max_tokens_per_request)
-
-
-def _check_instruction(instruction: str, limits: Limits) -> None:
+def check_instruction(instruction: str, limits: Limits) -> None:
     """It is copied into the prompt of every text."""
     if len(instruction) > (most := limits.max_instruction_characters):
         raise InvalidValue(
@@ -346,40 +354,13 @@ def _check_instruction(instruction: str, limits: Limits) -> None:
         )
 
 
-def _read_ids(value: list[object], where: str) -> TokenIds:
-    if not value:
-        raise InvalidValue(f"{where} is an empty array; leave it out", "input")
-    _check_alike(value, int, where, "a token id")
-    try:
-        ids = np.array(value, dtype=np.int64)
-        valid = bool(ids.min() >= 0 and ids.max() <= _LARGEST_ID)
-    except OverflowError:
-        valid = False
-    if not valid:
-        raise InvalidValue(
-            f"{where} holds a token id that is not between 0 and {_LARGEST_ID}", "input"
-        )
-    return ids.astype(np.int32)
-
-
-def _check_alike(items: list[object], wanted: type, where: str, noun: str) -> None:
-    if set(map(type, items)) == {wanted}:
-        return
-    index = next(i for i, item in enumerate(items) if type(item) is not wanted)
-    raise InvalidValue(
-        f"{where}[{index}] must be {noun} like the items before it, it is {_kind(items[index])}"
-        if index
-        else f"{where}[0] must be {noun}, it is {_kind(items[0])}",
-        "input",
-    )
-
-
-def _leaves_tier_open(model: str | None) -> bool:
+def leaves_tier_open(model: str | None) -> bool:
     """Whether the body says nothing about the tier, so that the header may."""
     return model is None or model.lower() == Tier.AUTO
 
 
-def _quality_header(value: str | None) -> Tier:
+def quality_header(value: str | None) -> Tier:
+    """The tier in X-Quality-Tier; raises InvalidValue."""
     if value is None:
         return Tier.AUTO
     try:
@@ -392,7 +373,8 @@ def _quality_header(value: str | None) -> Tier:
         ) from None
 
 
-def _budget_header(value: str | None) -> float | None:
+def budget_header(value: str | None) -> float | None:
+    """The milliseconds in X-Latency-Budget-Ms; raises InvalidValue."""
     if value is None:
         return None
     if not _NUMBER.fullmatch(value.strip()) or not float(value):
@@ -404,7 +386,8 @@ def _budget_header(value: str | None) -> float | None:
     return float(value)
 
 
-def _space_header(value: str | None) -> str | None:
+def space_header(value: str | None) -> str | None:
+    """The space in X-Embedding-Space; raises InvalidValue."""
     if value is None:
         return None
     if not value.strip():
@@ -413,90 +396,3 @@ def _space_header(value: str | None) -> str | None:
             "X-Embedding-Space",
         )
     return value.strip()
-
-
-def _explain(invalid: ValidationError, body: bytes) -> InvalidJson | InvalidValue | UnknownField:
-    """The first thing that is wrong, in a sentence; an unknown key first, for a misspelt one is why
-    another is missing.
-    """
-    problem = invalid.errors(include_url=False)[0]
-    kind = problem["type"]
-    if kind == "json_invalid":
-        return InvalidJson(_explain_json(body, problem["ctx"]["error"]))
-    data = from_json(body)
-    if kind == "model_type":
-        return InvalidJson(
-            f'the body must be a JSON object such as {{"input": "text"}}, it is {_kind(data)}'
-        )
-    for key in data:
-        if key not in FIELDS:
-            return UnknownField(key, FIELDS)
-    field = str(problem["loc"][0])
-    if kind == "missing":
-        return InvalidValue(f"{field} is missing; send the text or texts to embed", field)
-    if kind == "string_pattern_mismatch":
-        must = "must be a BCP-47 tag such as 'en' or 'zh-Hant'"
-    else:
-        must = re.sub(r"^(Input|String) should ", "must ", problem["msg"])
-    value = problem["input"]
-    hint = (
-        suggest(value, re.findall(r"'([^']+)'", must))
-        if kind in ("enum", "literal_error") and isinstance(value, str)
-        else ""
-    )
-    return InvalidValue(f"{field} {must}, it is {_kind(value)}{hint}", field)
-
-
-def _explain_json(body: bytes, reason: str) -> str:
-    if not body.strip():
-        return 'the body is empty; send a JSON object such as {"input": "text"}'
-    try:
-        body.decode()
-    except UnicodeDecodeError as undecodable:
-        return (
-            f"the body is not UTF-8: byte 0x{body[undecodable.start]:02x} at offset "
-            f"{undecodable.start}; encode it as UTF-8"
-        )
-    if body.startswith(b"\xef\xbb\xbf"):
-        return "the body starts with a byte order mark; send the JSON without it"
-    if "surrogate" in reason or "hex escape" in reason:
-        return (
-            f"the body is not valid JSON: {reason}; a \\u escape needs four hex digits, and "
-            f"surrogates come in pairs{_lone_surrogate(body)}"
-        )
-    return f"the body is not valid JSON: {reason}"
-
-
-def _lone_surrogate(body: bytes) -> str:
-    """Where half a surrogate pair stands, as the end of a sentence; nothing where none is found."""
-    try:
-        data = json.loads(body)  # which takes them
-    except (ValueError, RecursionError):
-        return ""
-    fields = data.items() if isinstance(data, dict) else ()
-    for field, value in fields:
-        items = value if isinstance(value, list) else [value]
-        for index, item in enumerate(items):
-            if isinstance(item, str) and _SURROGATE.search(item):
-                place = f"{field}[{index}]" if isinstance(value, list) else field
-                if _SURROGATE.search(place):
-                    return ""
-                return f"; {shorten(place)[1:-1]} has half of one"
-    return ""
-
-
-def _kind(value: object) -> str:
-    """A JSON value in few words."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str):
-        return shorten(value) if value else "an empty string"
-    if isinstance(value, int | float):
-        return (
-            f"{value:g}"
-            if isinstance(value, float)
-            else "a huge integer"
-            if abs(value) >= 10**15
-            else str(value)
-        )
-    return "an array" if isinstance(value, list | tuple) else "an object"

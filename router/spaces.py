@@ -28,6 +28,7 @@ from router.errors import (
     shorten,
 )
 from router.model_config import MatryoshkaRange, ModelConfig
+from router.names import ambiguities
 from router.schema import EmbeddingsRequest, Side, Truncate
 from router.space import Space, fit
 
@@ -109,42 +110,42 @@ class Catalogue:
         for id, hub_id in self._hub_ids.items():
             if hub_id is not None:
                 self._names.setdefault(hub_id, id)
+        if problems := list(ambiguities(self, args)):
+            raise ValueError("; ".join(problems))
 
     @property
     def names(self) -> tuple[str, ...]:
         """What may stand in `model`, as errors and the list of models say it: ids and tiers."""
         return *self.models, Tier.AUTO.value, *(tier.value for tier in self.tiers)
 
-    def find(self, name: str, param: str = "model") -> str:
+    def lookup(self, name: str) -> str | None:
         """The id of the model that `name` means: its id or an alias, without case, with or without
-        its hub prefix.
+        its hub prefix; None where it means none.
 
         Where the config tells the hub id of a model only that prefix is right: `Other/x` is not
-        `Org/x`. Raises ModelNotFound.
+        `Org/x`.
         """
         asked = name.lower()
         if (id := self._names.get(asked)) is not None:
             return id
         prefix, _, last = asked.rpartition("/")
         id = self._names.get(last) if prefix else None
-        if id is None or self._hub_ids[id] is not None:
-            if param == "model" and (space := self._space_named(name)) is not None:
-                raise ModelNotFound(
-                    name,
-                    self.names,
-                    hint=f'it is a vector space: send "space": "{space}" and leave model out',
-                )
-            raise ModelNotFound(name, self.names if param == "model" else tuple(self.models), param)
-        return id
+        return id if id is not None and self._hub_ids[id] is None else None
 
-    def _space_named(self, name: str) -> Space | None:
+    def find(self, name: str, param: str = "model") -> str:
+        """The same; raises ModelNotFound where it means none."""
+        if (id := self.lookup(name)) is not None:
+            return id
+        raise ModelNotFound(name, self.names if param == "model" else tuple(self.models), param)
+
+    def space_named(self, name: str) -> Space | None:
         """The space that `name` is, if it is MODEL/DIMENSIONS of a model that is here."""
         try:
             space = Space.parse(name)
-            model = self.find(space.model, "space")
-        except (ValueError, ModelNotFound):
+        except ValueError:
             return None
-        return Space(model, space.dimensions)
+        model = self.lookup(space.model)
+        return None if model is None else Space(model, space.dimensions)
 
     def tier_of(self, model: str) -> Tier | None:
         """The tier that `model` stands for, if any."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 import router.calls
-from deployments.dispatch.wire import MESSAGE_BYTES, Call, Failure
+from deployments.dispatch.wire import Call, Failure
 from deployments.telemetry.logs import REQUEST_IDS
 from router.arrays import TokenIds, Vectors
 
@@ -77,27 +77,6 @@ def cut_chunk(
         request_ids=REQUEST_IDS.get(),
         origin=origin,
     )
-
-
-def cuts(
-    counts: Sequence[int], texts: Sequence[str] | None, batch_tokens: int, most_rows: int
-) -> "list[tuple[int, int]]":
-    """Consecutive ranges of texts, each at most one batch of tokens, one reply of rows and one
-    message of text.
-    """
-    cuts, start, tokens, size = [], 0, 0, 0
-    for index, count in enumerate(counts):
-        own = 0 if texts is None else text_bytes(texts[index : index + 1])
-        if index > start and (
-            tokens + count > batch_tokens
-            or index - start >= most_rows
-            or size + own > MESSAGE_BYTES
-        ):
-            cuts.append((start, index))
-            start, tokens, size = index, 0, 0
-        tokens, size = tokens + count, size + own
-    cuts.append((start, len(counts)))
-    return cuts
 
 
 def call_of(chunks: list[Chunk], now: float) -> Call:

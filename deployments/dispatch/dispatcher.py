@@ -13,14 +13,22 @@ from contextvars import Context
 from functools import partial
 from typing import Literal
 
-from deployments.dispatch.chunks import Chunk, Rows, call_of, cut_chunk, cuts
+from deployments.dispatch.chunks import Chunk, Rows, call_of, cut_chunk, text_bytes
 from deployments.dispatch.transport import ConnectionLost, ReplicaLost, Transport
-from deployments.dispatch.wire import MESSAGE_BYTES, Reply, max_rows
+from deployments.dispatch.wire import Reply
 from deployments.engines.base import EngineFailed, EngineOverloaded, ServerUnreachable
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.tracing import Tracing
 from router.arrays import TokenIds
-from router.calls import CallInFlight, CallSize, DispatchCounters, DispatchLimits
+from router.calls import (
+    MESSAGE_BYTES,
+    CallInFlight,
+    CallSize,
+    DispatchCounters,
+    DispatchLimits,
+    cuts,
+    max_rows,
+)
 from router.capacity import DemandReport
 from router.dispatching import DispatcherState
 from router.errors import InternalError, Overloaded, RouterError
@@ -115,7 +123,8 @@ class ModelDispatcher:
         now = self.clock()
         self._state.admission.admit(sum(counts), deadline_s, bulk, now)
         origin = None if self.tracing is None else self.tracing.current()
-        ranges = cuts(counts, texts, self.batch_tokens, max_rows(self.dimensions))
+        sizes = None if texts is None else [text_bytes((text,)) for text in texts]
+        ranges = cuts(counts, sizes, self.batch_tokens, max_rows(self.dimensions))
         chunks = [
             cut_chunk(ids, texts, counts, start, stop, input_type, deadline_s, bulk, now, origin)
             for start, stop in ranges

@@ -19,8 +19,6 @@ from router.feedback import Counters
 
 FailureCode = Literal["too_long", "invalid", "expired", "engine"]
 
-MESSAGE_BYTES = 3_500_000  # of 4 MiB; the rest is for headers, counts and pickle
-
 
 class Call(NamedTuple):
     """Texts for one model; `ids` is flat and `lengths` cuts it, or `texts` for engines that take
@@ -56,11 +54,6 @@ class Reply(NamedTuple):
     inference_s: float
     outstanding_tokens: int  # at this replica, from every router, when it replied
     counters: Counters
-
-
-def max_rows(dimensions: int) -> int:
-    """Most rows of `dimensions` float32 that one reply may carry."""
-    return max(1, MESSAGE_BYTES // (4 * dimensions))
 
 
 def split_ids(ids: TokenIds, lengths: npt.NDArray[np.int32]) -> list[TokenIds]:

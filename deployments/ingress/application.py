@@ -11,17 +11,19 @@ from typing import Protocol
 from deployments.ingress import asgi, console
 from deployments.ingress.asgi import ClientLeft, HttpAnswer, HttpRequest, Receive, Scope, Send
 from deployments.ingress.auth import Access
+from deployments.ingress.batches import BatchHandlers
 from deployments.ingress.outgoing import Held, Outgoing
 from deployments.ingress.rate_limits import Charge
 from deployments.ingress.routes import TABLE
 from deployments.ingress.views import Views
 from deployments.ingress.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
+from deployments.service.batches.store import BatchStore
 from deployments.service.memory import give_back
 from deployments.service.plan import Answer, Caller
 from deployments.service.service import Service
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.tracing import Tracing
-from router import encoding
+from router import encoding, ignoring
 from router.errors import (
     DeadlineExceeded,
     InternalError,
@@ -35,16 +37,19 @@ from router.errors import (
     render,
 )
 from router.keys import Grant
-from router.routes import EMBEDDINGS, methods_of, paths_of
-from router.schema import EmbeddingsRequest, parse
+from router.names import Address
+from router.routes import EMBEDDINGS, Route, methods_of
+from router.routes import Caller as RouteCaller
+from router.schema import EmbeddingsRequest, read
+from router.settings import Context, settled
 from router.spaces import Catalogue
 
 CLIENT_LEFT = 499
 STARTING_S = 1.0  # until it is worth to ask again
 LATE_S = 1.0  # what the answer to a deadline may itself take
 OFF_LOOP_BYTES = 6_000_000  # 30 ms as JSON: more are written in a thread
+BULK_OFF_LOOP_BYTES = 128 * 1024  # sooner, as nobody waits for these
 LARGE_AT_ONCE = 2
-(MODEL,) = paths_of("model")
 BODILESS = (204, 304)  # a length beside these would be that of an answer which is not sent
 
 log = logging.getLogger("ray.serve")
@@ -60,6 +65,7 @@ class RouterState(Protocol):
     views: Views
     access: Access
     tracing: Tracing | None
+    batches: BatchStore | None
 
     async def close(self) -> None:
         """Write what waits to be written, and hang up."""
@@ -85,6 +91,7 @@ class Application:
             "decisions": self._decisions,
             "what_if": self._what_if,
             "console": self._console,
+            **BatchHandlers(router).handlers,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,6 +102,13 @@ class Application:
             await asgi.refuse_websocket(scope, receive, send)
         elif scope["type"] == "http":
             answer = await self._whole(HttpRequest(scope, receive, self._alone))
+            if answer.stream is not None:
+                stall_s = self._router.service.args.limits.send_timeout_s
+                whole = scope["method"] != "HEAD"
+                await asgi.respond_with_file(
+                    send, answer.status, answer.headers, answer.stream, stall_s, whole
+                )
+                return
             body = b"" if scope["method"] == "HEAD" else answer.body
             await asgi.respond(send, answer.status, body, answer.headers, answer.held)
 
@@ -149,7 +163,7 @@ class Application:
         except ClientLeft:
             answer = HttpAnswer(CLIENT_LEFT, b"")  # nobody reads it; Serve counts it
         except RouterError as error:
-            self._count(error, http_request.path)
+            self.refused(error, http_request.path)
             answer = _failed(error)
         except Exception as error:
             log.error("request %s failed:\n%s", http_request.id, where(error))
@@ -163,11 +177,13 @@ class Application:
             **({} if caller is None else access.limits(caller)),
             **answer.headers,
         }
+        if http_request.ignored:
+            given[ignoring.HEADER] = ignoring.header(http_request.ignored)
         if http_request.alone:
             given["x-request-id"] = http_request.id
         return answer._replace(headers=given)
 
-    def _count(self, error: RouterError, path: str) -> None:
+    def refused(self, error: RouterError, path: str) -> None:
         """Tell the metrics of an embedding request that the service never saw, and of a limit that
         was used up.
         """
@@ -187,9 +203,20 @@ class Application:
         route = next((route for route in routes if method in route.methods), None)
         if route is None:
             raise MethodNotAllowed(method, path, methods_of(routes))
+        if http_request.address is not None:
+            self._check_address(caller, route, http_request.address)
         if (view := self._router.views.fixed.get(route.handler)) is not None:
             return HttpAnswer(*view(caller))
         return await self._handlers[route.handler](caller, http_request)
+
+    def _check_address(self, caller: Grant, route: Route, address: Address) -> None:
+        """Raise NotFound or CollectionNotAllowed."""
+        collections = self._router.service.catalogue.collections
+        if route.caller is RouteCaller.ANYONE:
+            raise NotFound(f"{address}{route.path}")
+        caller.check_collection(address.collection)
+        if address.collection not in collections:
+            raise NotFound(str(address), collections=collections)
 
     async def _embed(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
         return await self._limited(caller, http_request, explain=False)
@@ -198,7 +225,7 @@ class Application:
         return await self._limited(caller, http_request, explain=True)
 
     async def _model(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
-        name = http_request.path.removeprefix(MODEL.partition("{")[0])
+        name = TABLE.find(http_request.path)[0].parameter(http_request.path)
         return HttpAnswer(*self._router.views.model(name, caller))
 
     async def _decisions(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
@@ -229,6 +256,12 @@ class Application:
         client = f"key {caller.name}" if caller.name else asgi.client_of(http_request, limits)
         with self._gate.passed(client, limits):
             return await self._charged(caller, http_request, client, explain)
+
+    async def embed_line(self, grant: Grant, http_request: HttpRequest, client: str) -> HttpAnswer:
+        """The answer to one line of a batch (deployments/ingress/batches.py); raises
+        RouterError.
+        """
+        return await self._charged(grant, http_request, client, explain=False)
 
     async def _charged(
         self, grant: Grant, http_request: HttpRequest, client: str, explain: bool
@@ -272,7 +305,7 @@ class Application:
             bill.answered(answer.prompt_tokens)
         give_back(size)
         try:
-            if size <= OFF_LOOP_BYTES:
+            if size <= (BULK_OFF_LOOP_BYTES if request.priority == "bulk" else OFF_LOOP_BYTES):
                 made = _embeddings(request, answer, service.catalogue)
             else:
                 async with self._large:
@@ -298,7 +331,18 @@ class Application:
         body = await asgi.body(
             http_request, limits.max_body_bytes, limits.body_timeout_s, limits.max_gzip_ratio
         )
-        request = parse(body, http_request.headers, limits, caller.default_priority)
+        context = Context(
+            service.catalogue,
+            http_request.headers,
+            limits,
+            http_request.address,
+            caller.defaults,
+            caller.default_priority,
+        )
+        ignore = limits.unknown_fields == "ignore" or caller.ignore_fields
+        given = read(body, limits, ignore)
+        http_request.ignored = given.ignored
+        request = settled(given, context)
         caller.check(request)
         return request
 

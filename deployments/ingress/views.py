@@ -9,13 +9,14 @@ import orjson
 
 from deployments.ingress.docs_page import HEADERS as DOCS_HEADERS
 from deployments.ingress.docs_page import page
+from deployments.ingress.explanation import settings
+from deployments.ingress.model_list import ModelList
 from deployments.ingress.what_if import WhatIf, current
 from deployments.service.experiments import CANARY
 from deployments.service.plan import Plan
 from deployments.service.recent import milliseconds, parse_query
 from deployments.service.service import Service
 from router.domain import Load, Why, Work, attention
-from router.errors import ModelNotFound
 from router.keys import Grant
 from router.model_config import ModelConfig
 from router.models import memory_bytes
@@ -37,6 +38,7 @@ class Views:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._models = ModelList(service)
         self.what_if = WhatIf(service.recent)
         self._memory_bytes = memory_bytes(service.args)
         self.reload_error: str | None = None  # why the last change of the config was not taken
@@ -82,53 +84,12 @@ class Views:
         }
 
     def models(self, caller: Grant) -> Response:
-        """OpenAI's list: model ids, tiers, then aliases; those that the caller may use."""
-        cards = [self._card(name) for name in self._names(caller)]
-        cards += [
-            self._card(name) | {"id": alias, "kind": "alias", "model": name}
-            for name, model in self._service.args.models.items()
-            if caller.may_use(name)
-            for alias in dict.fromkeys(model.aliases)
-            if alias != name
-        ]
-        return _json(200, {"object": "list", "data": cards})
+        """OpenAI's list of everything that the caller may write in `model`."""
+        return _json(200, {"object": "list", "data": self._models.cards(caller)})
 
     def model(self, name: str, caller: Grant) -> Response:
         """One entry of that list; raises ModelNotFound."""
-        catalogue = self._service.catalogue
-        given, name = name, name.lower()
-        if name not in ("auto", *self._service.args.tiers):
-            name = catalogue.find(given)
-        if name not in (names := self._names(caller)):
-            raise ModelNotFound(given, names)
-        return _json(200, self._card(name))
-
-    def _names(self, caller: Grant) -> list[str]:
-        args = self._service.args
-        return [
-            *(name for name in args.models if caller.may_use(name)),
-            "auto",
-            *(str(tier) for tier, name in args.tiers.items() if caller.may_use(name)),
-        ]
-
-    def _card(self, name: str) -> dict[str, Any]:
-        tiers = {str(tier): model for tier, model in self._service.args.tiers.items()}
-        served_by = tiers.get(name) or (name if name in self._service.args.models else None)
-        card: dict[str, Any] = {
-            "id": name,
-            "object": "model",
-            "created": 0,
-            "owned_by": "embedding-router",
-            "kind": "embedding" if name in self._service.args.models else "tier",
-        }
-        if served_by is not None:
-            config = self._service.args.models[served_by]
-            card |= {
-                "model": served_by,
-                "dimensions": config.dimensions,
-                "max_tokens": config.max_tokens,
-            }
-        return card
+        return _json(200, self._models.card(name, caller))
 
     def tiers(self, caller: Grant) -> Response:
         """The decision matrix, live: what the caller may use of it."""
@@ -145,7 +106,7 @@ class Views:
             200,
             {
                 "object": "list",
-                "policy": service.routing.policy,
+                "policy": service.args.routing.policy,
                 "tiers": tiers,
                 "collections": self._collections(caller),
                 "reload_error": error,
@@ -269,6 +230,7 @@ class Views:
                 "expected_recall": adapter and round(adapter.kept_for(features.language), 4),
                 **({"unread": unread} if unread else {}),
             },
+            "settings": settings(plan, self._service.args),
             "models": [
                 {
                     "model": candidate.model,

@@ -51,6 +51,10 @@ def constructor_problems(args: RouterArgs, where: str) -> Iterator[str]:
             yield from (join(where, problem) for problem in error.problems)
     if args.decision_log is not None and (why := _unwritable(args.decision_log, args.base_dir)):
         yield join(where, f"decision_log.path: {why}")
+    if args.batches is not None:
+        folder = Path(args.base_dir or ".") / Path(args.batches.folder).expanduser()
+        if why := _no_folder(folder):
+            yield join(where, f"batches.folder: {why}")
 
 
 def reload_problems(args: RouterArgs, where: str) -> Iterator[str]:
@@ -109,9 +113,14 @@ def _unwritable(settings: DecisionLog, base_dir: str | None) -> str | None:
     path = Path(base_dir or ".") / Path(settings.path).expanduser()
     if path.is_dir():
         return f"{path} is a folder; write the name of a file"
-    folder = next(one for one in (path, *path.absolute().parents) if one.exists())
-    if folder == path:
+    if path.exists():
         return None if os.access(path, os.W_OK) else f"{path} may not be written"
-    if not folder.is_dir():
-        return f"{folder} is a file, so no folder can be made below it"
-    return None if os.access(folder, os.W_OK) else f"{folder} may not be written"
+    return _no_folder(path.parent)
+
+
+def _no_folder(folder: Path) -> str | None:
+    """Why nothing can be written in a folder that need not exist yet."""
+    found = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not found.is_dir():
+        return f"{found} is a file, so no folder can be made below it"
+    return None if os.access(found, os.W_OK) else f"{found} may not be written"

@@ -85,6 +85,34 @@ class Plan(NamedTuple):
         return sum(min(count, most) for count in chosen.counts)
 
 
+class Answered(Protocol):
+    """What is recorded of an answer, whatever it holds."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """That were read."""
+
+    @property
+    def truncated(self) -> list[int]:
+        """The texts that were cut."""
+
+    @property
+    def queue_s(self) -> float:
+        """That it waited."""
+
+    @property
+    def inference_s(self) -> float:
+        """That the engine took."""
+
+    @property
+    def total_s(self) -> float:
+        """From arrival to the answer."""
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """That its vectors came over."""
+
+
 class Answer(NamedTuple):
     """Vectors of one request, all of one space, and how they came to be."""
 
@@ -103,7 +131,7 @@ class Answer(NamedTuple):
     unread: float  # share of the texts' tokens that the model does not know
 
 
-def entry_of(plan: Plan, answer: Answer | None, outcome: str) -> Entry:
+def entry_of(plan: Plan, answer: Answered | None, outcome: str) -> Entry:
     """What the decision log says of a request that ended."""
     return Entry(
         time.time(),

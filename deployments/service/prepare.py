@@ -195,6 +195,8 @@ class Preparer:
         """What stands before a text and after it."""
         prompts = self._models[model].prompts
         template = prompts.query if side == "query" else prompts.document
+        if template == "{text}":  # nearly always
+            return "", ""
         task = prompts.instruction if instruction is None else instruction
         before, after = (part.replace("{instruction}", task) for part in template.split("{text}"))
         return before, after

@@ -6,7 +6,7 @@ a second by deployments/service/gauges.py.
 
 from typing import Literal, NamedTuple
 
-from deployments.service.plan import Answer, Plan
+from deployments.service.plan import Answered, Plan
 from deployments.telemetry import metrics
 from deployments.telemetry.metrics import Buckets, Labels, Tally
 from router.config import RouterArgs
@@ -70,7 +70,7 @@ class Events:
         self.tally.add(metrics.RATE_LIMITED, (limit,))
 
     def ended(
-        self, request: EmbeddingsRequest, plan: Plan | None, answer: Answer | None, outcome: str
+        self, request: EmbeddingsRequest, plan: Plan | None, answer: Answered | None, outcome: str
     ) -> None:
         """A request is over. `outcome` is `answered`, `cancelled` or an error's code; without a
         decision `plan` is None.
@@ -119,7 +119,7 @@ class Events:
         if answer is not None and decision.model is not None:
             self._answered(plan, answer, decision.model)
 
-    def _answered(self, plan: Plan, answer: Answer, model: str) -> None:
+    def _answered(self, plan: Plan, answer: Answered, model: str) -> None:
         tally, labels, predicted_s = self.tally, (model,), plan.decision.predicted_s
         times = self._times.get(model)
         if times is None:

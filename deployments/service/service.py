@@ -4,56 +4,50 @@ speaks HTTP around it.
 
 import random
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.transport import Transport
 from deployments.service.decision_log import DecisionLog
-from deployments.service.experiments import CANARY, Answered, Comparison
+from deployments.service.experiments import CANARY, Comparison
+from deployments.service.experiments import Answered as Compared
 from deployments.service.fingerprints import check_reading
 from deployments.service.gather import Gatherer
-from deployments.service.plan import ANYONE, Answer, Caller, Plan, entry_of
-from deployments.service.prepare import Prepared, Preparer
+from deployments.service.plan import ANYONE, Answer, Answered, Caller, Plan, entry_of
+from deployments.service.plan_runner import PlanRunner
+from deployments.service.planner import Planner
+from deployments.service.prepare import Preparer
 from deployments.service.reader import Reader
 from deployments.service.recent import Recent
-from deployments.service.refusals import check_permitted, cut_work, refusal
 from deployments.service.request_metrics import Events
-from deployments.service.second_try import DecidedAgain, SecondTries, deadline_of, has_room
+from deployments.service.second_try import DecidedAgain
 from deployments.service.shared_cache import open_shared
-from deployments.service.spans import Dispatching, decided
+from deployments.service.spans import decided
 from deployments.telemetry.tracing import Tracing
-from router.adapters import as_ranked, load_adapters
+from router.adapters import load_adapters
 from router.cache import VectorCache
 from router.config import RouterArgs
-from router.decision_log import ANSWERED, DecisionContext
+from router.decision_log import ANSWERED
 from router.domain import (
-    Features,
     Load,
     Model,
-    Reason,
-    Request,
-    Tier,
-    Work,
-    work_of,
 )
 from router.errors import (
-    DeadlineExceeded,
     InternalError,
-    InvalidValue,
-    MaxTokensPerRequest,
     RouterError,
 )
-from router.feedback import Feedback, tell
+from router.feedback import Feedback
 from router.ledger import Ledger
-from router.models import build_models, build_policy
-from router.policy import Policy, decide
+from router.models import build_models
 from router.schema import EmbeddingsRequest
-from router.spaces import Catalogue, Constraints
+from router.spaces import Catalogue
 
 CANCELLED = "cancelled"  # the outcome of a request whose client left
-RECENT = 1024  # answers per model that percentiles are made of
+
+A = TypeVar("A", bound=Answered)
+# carries a plan out for a caller, in the trace of his request where it has one
+Answering = Callable[[Plan, Caller, Tracing | None], Awaitable[A]]
 
 
 class Service:
@@ -70,7 +64,7 @@ class Service:
         self.args = args
         # how long the last replica of a model took to start, by phase, where the transport is told
         self.starts: Mapping[str, Mapping[str, float]] = getattr(transport, "starts", {})
-        self.catalogue = Catalogue(args, load_adapters(args))
+        catalogue = Catalogue(args, load_adapters(args))
         now = clock()
         self.feedback = {
             name: Feedback(
@@ -83,7 +77,6 @@ class Service:
             for name, model in build_models(args).items()
         }
         self.preparer = Preparer(args)
-        self.reader = Reader(self.preparer, args.routing.language_prior, args.limits)
         self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
         self.rng = rng or random.Random()
@@ -109,8 +102,20 @@ class Service:
             )
             for name, config in args.models.items()
         }
-        has_room_for = partial(has_room, self.dispatchers, args.limits)
-        self.second_tries = SecondTries(self.loads, clock, has_room_for)
+        self.comparison = Comparison(args, self.preparer, self.dispatchers, clock)
+        self.planner = Planner(
+            args,
+            catalogue,
+            self.feedback,
+            self.preparer,
+            self.ledger,
+            self.cache,
+            self.comparison,
+            clock,
+            self.rng,
+        )
+        self.runner = PlanRunner(self.planner, self.dispatchers, args.limits, clock, args.models)
+        self.second_tries, self.latencies = self.runner.second_tries, self.runner.latencies
         self.ledger.on_last_lost = self.second_tries.last_lost
         self.shared = open_shared(args, self.fingerprints)
         self.gatherers = {
@@ -121,17 +126,10 @@ class Service:
             )
             for name, dispatcher in self.dispatchers.items()
         }
-        self.latencies: dict[str, deque[tuple[float, float]]] = {
-            name: deque(maxlen=RECENT) for name in args.models
-        }
         self.recent = Recent()
         self.log: DecisionLog | None = None
         self.tracing = tracing
         self.events: Events | None = Events(args) if args.metrics else None
-        self.routing = args.routing
-        self.policy = build_policy(args.routing, args.tiers)
-        self._setting, self._canary = self._settle()
-        self.comparison = Comparison(args, self.preparer, self.dispatchers, clock)
 
     def reload(self, args: RouterArgs, catalogue: Catalogue) -> None:
         """Serve by these rules, tiers and collections from the next request on; running ones keep
@@ -140,105 +138,39 @@ class Service:
         `catalogue` is that of `args`, which differ from those at the start in RELOADABLE sections
         only.
         """
-        if args.routing.language_prior != self.routing.language_prior:
-            prior, pool = args.routing.language_prior, self.reader.pool
-            self.reader = Reader(self.preparer, prior, args.limits, pool)
-        self.args, self.catalogue, self.routing = args, catalogue, args.routing
-        self.policy = build_policy(args.routing, args.tiers)
-        self._setting, self._canary = self._settle()
+        self.args = args
+        self.planner.reload(args, catalogue)
         self.comparison.reload(args)
         if self.events is not None:
             self.events.reloaded(args)
 
     @property
+    def catalogue(self) -> Catalogue:
+        """The names of the config that is served now."""
+        return self.planner.catalogue
+
+    @property
+    def reader(self) -> Reader:
+        """What reads texts now."""
+        return self.planner.reader
+
+    @property
     def models(self) -> dict[str, Model]:
         """Every model with the curve that is known now."""
-        return {name: feedback.model for name, feedback in self.feedback.items()}
+        return self.planner.models
+
+    def loads(self) -> dict[str, Load]:
+        """What is happening at each model now, as this router knows it."""
+        return self.planner.loads()
+
+    async def plan(self, request: EmbeddingsRequest, caller: Caller = ANYONE) -> Plan:
+        """Read the text and decide; raises RouterError when no model may serve the request."""
+        return await self.planner.plan(request, caller)
 
     def replicas_changed(self, model: str, replicas: Sequence[str]) -> None:
         """What the board says of one model's deployment."""
         if model in self.dispatchers:
             self.dispatchers[model].replicas_changed(replicas)
-
-    async def plan(self, request: EmbeddingsRequest, caller: Caller = ANYONE) -> Plan:
-        """Read the text and decide; raises RouterError when no model may serve the request."""
-        permitted = caller.permitted
-        arrived_s = self.clock()
-        request = self.catalogue.completed(request)
-        wanted = self.catalogue.resolve(request)
-        candidates = [
-            name
-            for name in self.feedback
-            if (wanted.candidates is None or name in wanted.candidates)
-            and (permitted is None or name in permitted)
-        ]
-        if permitted is not None:  # before anything is read
-            check_permitted(self.args, request, wanted, permitted, candidates)
-        texts = request.texts
-        if texts is None:
-            assert wanted.target is not None, "the schema lets token ids pass only with a model"
-            assert request.ids is not None, "a request has texts or token ids"
-            if not self.args.models[wanted.target].engine.takes_token_ids:
-                raise InvalidValue(
-                    f"{wanted.target} takes text, not token ids; send the text", "input"
-                )
-            prepared = self.preparer.given(request.ids, wanted.target, caller.scope)
-            features = Features(0, None, None, False, False)
-        else:
-            characters = self.reader.reading(texts, request.side, request.instruction, candidates)
-            self.reader.check(caller.client, characters)
-            if caller.meter is not None:
-                caller.meter.reading(characters)
-            prepared, features = await self.reader.read(
-                texts,
-                request.side,
-                request.instruction,
-                request.language,
-                tuple(candidates),
-                caller.scope,
-                caller.client,
-            )
-            if len(prepared) < len(candidates):  # to the others it has too many tokens
-                if wanted.target in candidates - prepared.keys():
-                    raise MaxTokensPerRequest(None, self.args.limits.max_tokens_per_request)
-                wanted = wanted._replace(candidates=frozenset(prepared))
-        read_s = self.clock()
-        loads, models = self.loads(), self.models
-        work = {name: self._work(name, one) for name, one in prepared.items()}
-        if wanted.adapters and wanted.space is not None:
-            models = as_ranked(models, wanted.space, wanted.adapters)
-        setting = self._setting
-        decision_input = self._input_of(
-            request, wanted, features, prepared, work, arrived_s, permitted, setting
-        )
-        if (arm := self.comparison.arm(request, decision_input)) == CANARY:
-            setting = self._canary
-            decision_input = self._input_of(
-                request, wanted, features, prepared, work, arrived_s, permitted, setting
-            )
-        decided_s = self.clock()
-        decision = decide(setting.policy, decision_input, models, loads, decided_s)
-        if decision.reason is Reason.NO_MODEL and request.truncate not in (None, "none"):
-            # Nothing reads the text as it is: decide on what would be left of it.
-            work = cut_work(self.args, prepared)
-            decision_input = decision_input._replace(work=work)
-            decision = decide(setting.policy, decision_input, models, loads, decided_s)
-        return Plan(
-            request,
-            wanted,
-            features,
-            prepared,
-            work,
-            loads,
-            decision,
-            arrived_s,
-            decision_input,
-            models,
-            read_s,
-            decided_s,
-            setting,
-            arm,
-        )
 
     async def embed(
         self,
@@ -248,9 +180,21 @@ class Service:
         """Answer one request with vectors of one space; raises RouterError with the contract's
         code.
         """
+        return await self.recorded(request, self.plan(request, caller), self._answer, caller)
+
+    async def recorded(
+        self,
+        request: EmbeddingsRequest,
+        planning: Coroutine[Any, Any, Plan],
+        answering: Answering[A],
+        caller: Caller,
+    ) -> A:
+        """The answer to a request, once more by another model where the first was lost; its
+        metrics, spans and log entries are written.
+        """
         plan, answer, outcome = None, None, CANCELLED
         try:
-            plan = await self.plan(request, caller)
+            plan = await planning
             tracing = (
                 self.tracing
                 if self.tracing is not None and self.tracing.current() is not None
@@ -261,10 +205,10 @@ class Service:
             self.comparison.entered()
             try:
                 try:
-                    answer = await self._answer(plan, caller, tracing)
+                    answer = await answering(plan, caller, tracing)
                 except DecidedAgain as again:  # its tokens are charged already
                     plan = again.plan
-                    answer = await self._answer(plan, caller._replace(meter=None), tracing)
+                    answer = await answering(plan, caller._replace(meter=None), tracing)
             finally:
                 self.comparison.left()
             outcome = ANSWERED
@@ -293,56 +237,19 @@ class Service:
         tracing: Tracing | None = None,
     ) -> Answer:
         request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
-        missed = tell(self.feedback, decision, plan.work, arrived_s, plan.decision_input.deadline_s)
-        if missed is not None:
-            self.dispatchers[missed].warm()
-        if decision.model is None:
-            raise refusal(self.args, plan, caller.permitted)
-        model = decision.model
+        model = self.runner.begin(plan, caller.permitted)
         prepared, truncated = plan.prepared[model], list[int]()
         if request.truncate in ("end", "start"):
             prepared, truncated = await self.reader.cut(prepared, request, model, caller.client)
         if caller.meter is not None:
             await caller.meter.charge(sum(prepared.counts))
-        deadline_s = deadline_of(plan, self.args.limits)
-        gathering = self.second_tries.first(
-            plan, self.gatherers[model].gather(prepared, deadline_s, request.priority == "bulk")
-        )
-        try:
-            if tracing is None:
-                got = await gathering
-            else:
-                with Dispatching(tracing, plan.decision.model or "none") as dispatching:
-                    got = await gathering
-                    dispatching.answered(got.known, got.queue_s, got.inference_s)
-        except DeadlineExceeded:
-            raise DeadlineExceeded(
-                deadline_s - arrived_s
-            ) from None  # what the caller gave, not what was left of it here
-        now = self.clock()
-        self.latencies[model].append((now, now - arrived_s))
-        # Bulk waits for everybody else, so how late it was says nothing of the next interactive
-        # request. What was cut may be in the cache although the whole text was not.
-        unforeseen = bool(truncated and got.known)
-        if (
-            plan.work[model].tokens
-            and not unforeseen
-            and request.priority != "bulk"
-            and decision.predicted_s is not None
-        ):
-            load = plan.loads[model]
-            engine_s = got.queue_s + got.inference_s
-            self.feedback[model].completed(
-                now - arrived_s - plan.tried_s,
-                decision.predicted_s,
-                load.bias,
-                now,
-                load.margin,
-                engine_s,
-            )
+        bulk, deadline_s = request.priority == "bulk", self.runner.deadline_of(plan)
+        work = self.gatherers[model].gather(prepared, deadline_s, bulk)
+        got = await self.runner.send(plan, work, tracing)
+        total_s = self.runner.learn(plan, model, got, bool(truncated))
         if not truncated:
             self.comparison.answered(
-                Answered(
+                Compared(
                     request,
                     plan.decision_input,
                     decision,
@@ -350,7 +257,7 @@ class Service:
                     prepared.digests,
                     got.vectors,
                     arrived_s,
-                    now - arrived_s,
+                    total_s,
                     plan.arm,
                 )
             )
@@ -365,84 +272,8 @@ class Service:
             truncated,
             got.queue_s + plan.tried_s,
             got.inference_s,
-            now - arrived_s,
+            total_s,
             plan.wanted.adapters.get(model),
             plan.arm == CANARY,
             prepared.mean_unread,
         )
-
-    def loads(self) -> dict[str, Load]:
-        """What is happening at each model now, as this router knows it."""
-        now = self.clock()
-        return {
-            name: feedback.load(self.ledger, self.routing, now, self.rng)
-            for name, feedback in self.feedback.items()
-        }
-
-    def _work(self, model: str, prepared: Prepared) -> Work:
-        """What the request asks of one model: the texts that are not in the cache, but the longest
-        of all.
-        """
-        counts, span = prepared.counts, self.args.models[model].attention_tokens
-        if not prepared.exact:  # only the engine knows whether it can read the text
-            counts = [min(count, self.args.models[model].max_tokens) for count in counts]
-        unknown = self.cache.unknown(model, prepared.digests)
-        rest = None if len(unknown) == len(counts) else [counts[place] for place in unknown]
-        return work_of(counts, span, self.feedback[model].model.long, rest)
-
-    def _settle(self) -> tuple[DecisionContext, DecisionContext]:
-        """What this service decides by from now on: usually, and for the requests of the canary."""
-        args, canary = self.args, self.args.compare.canary
-        usual = DecisionContext(
-            self.models,
-            self.policy,
-            {Tier(tier): model for tier, model in args.tiers.items()},
-            args.routing.strict_tiers,
-            _seconds(args.routing.default_budget_ms),
-        )
-        if canary is None:
-            return usual, usual
-        if canary.routing is None:
-            return usual, usual._replace(
-                policy=Policy(canary.model or self.policy.default, default_is_named=True),
-                arm=CANARY,
-            )
-        policy, budget_s = (
-            build_policy(canary.routing, args.tiers),
-            _seconds(canary.routing.default_budget_ms),
-        )
-        return usual, usual._replace(policy=policy, default_budget_s=budget_s, arm=CANARY)
-
-    def _input_of(
-        self,
-        request: EmbeddingsRequest,
-        wanted: Constraints,
-        features: Features,
-        prepared: dict[str, Prepared],
-        work: dict[str, Work],
-        arrived_s: float,
-        permitted: frozenset[str] | None,
-        setting: DecisionContext,
-    ) -> Request:
-        budget_s = _seconds(request.latency_budget_ms) or setting.default_budget_s
-        return Request(
-            work=work,
-            features=features,
-            deadline_s=None if budget_s is None else arrived_s + budget_s,
-            target=wanted.target,
-            pinned=wanted.pinned,
-            strict=wanted.strict,
-            candidates=wanted.candidates,
-            permitted=permitted,
-            on_miss=request.on_budget_miss,
-            input_type=request.side,
-            unread={
-                name: share
-                for name, one in prepared.items()
-                if one.unread and (share := one.unread_by(setting.policy.min_share))
-            },
-        )
-
-
-def _seconds(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000.0

@@ -4,6 +4,7 @@ are worth their price.
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -16,6 +17,8 @@ from deployments.tools.advise.run import AdviseError, Estimate, Plan
 from deployments.tools.client import BASE_URL, BaseUrl, Client, RequestRefused, RouterAway
 from deployments.tools.corpus import CorpusError
 from deployments.tools.migrate import MigrationError
+from deployments.tools.policy_file import read_policy, text_of
+from router.strict import ConfigError
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -28,6 +31,7 @@ class Job(NamedTuple):
     base_url: str
     output: Path
     models: tuple[str, ...]
+    policy: Path | None
     budget_ms: float | None
     gpu_hour: float | None
     min_gain: float
@@ -78,6 +82,12 @@ class Job(NamedTuple):
     "models",
     multiple=True,
     help="Only these models; every one of the service where not given.",
+)
+@click.option(
+    "--policy",
+    type=FILE,
+    help="A Serve config, or a file with `routing:` and `tiers:`: the rules in force, where the "
+    "key may not read those of the service.",
 )
 @click.option(
     "--budget-ms",
@@ -138,6 +148,7 @@ def main(
     skip_bad: bool,
     most: int,
     models: tuple[str, ...],
+    policy: Path | None,
     budget_ms: float | None,
     gpu_hour: float | None,
     min_gain: float,
@@ -171,6 +182,7 @@ def main(
             base_url,
             output,
             models,
+            policy,
             budget_ms,
             gpu_hour,
             min_gain,
@@ -183,6 +195,7 @@ def main(
         asyncio.run(_advise(Client(base_url, api_key), sampled(inputs, most), job))
     except (
         AdviseError,
+        ConfigError,
         InputError,
         CorpusError,
         MigrationError,
@@ -237,6 +250,8 @@ async def _advise(client: Client, inputs: Inputs, job: Job) -> None:
     async with client:
         job.output.mkdir(parents=True, exist_ok=True)
         plan = await run.plan(client, inputs, job.output, job.models)
+        if job.policy is not None:
+            plan = replace(plan, policy=text_of(read_policy(job.policy)))
         todo = run.estimate(plan, job.output)
         if any(each.texts for each in todo):
             click.echo("\n".join(_told(plan, todo, job.gpu_hour)), err=True)

@@ -18,13 +18,13 @@ import click
 import orjson
 from tqdm import tqdm
 
-from deployments.dispatch.wire import max_rows
 from deployments.engines.base import EngineError
 from deployments.launch.serve_config import application
 from deployments.service.prepare import Preparer
 from deployments.tools import calibrate
 from deployments.tools.calibrate import CalibrationError, InProcess, Running, Sample, Source, Writer
 from deployments.tools.client import BaseUrl
+from router.calls import max_rows
 from router.config import RouterArgs
 from router.curve_fit import Fit, Point
 from router.engine_config import Engine

@@ -112,6 +112,15 @@ class Client:
             raise RequestRefused(f"{self._url}/v1/tiers did not answer JSON; {IS_IT_ONE}") from None
         return tiers
 
+    async def policy(self) -> str | None:
+        """GET /v1/what-if, the rules and tiers in force as YAML; None where the key may not read
+        them. Raises RouterAway.
+        """
+        try:
+            return (await self._patiently(lambda: self._http.get("/v1/what-if"))).text
+        except RequestRefused:
+            return None
+
     async def route(self, texts: Sequence[str], **options: Any) -> dict[str, Any]:
         """POST /v1/route: features, tokens and predicted times of what is not embedded; raises
         RequestRefused or RouterAway.

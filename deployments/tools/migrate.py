@@ -242,7 +242,8 @@ def vectors_at(parts: Parts, rows: Sequence[int]) -> Vectors:
             column = parquet.read_table(parts.path(part), columns=["vector"]).column("vector")
             flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
             found.append(flat.reshape(len(part), -1)[here - part.start])
-    return np.concatenate(found).astype(np.float32)
+    vectors: Vectors = np.concatenate(found).astype(np.float32)
+    return vectors
 
 
 def read_vectors(path: Path, wanted: set[str] | None = None) -> dict[str, Vectors]:

@@ -7,27 +7,15 @@ from typing import Any
 
 import click
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from deployments.launch.serve_config import application
+from deployments.tools.policy_file import read_policy
+from router.codes import LANGUAGES, SCRIPTS
 from router.decision_log import LogError, Logged
 from router.decision_log import read as read_log
-from router.domain import Tier
-from router.replay import REFUSED, Other, Side, Summary, replay
-from router.routing_config import NamedTier, Routing
-from router.strict import ConfigError, sentences, unknown_keys
-from router.strict_yaml import read
+from router.replay import REFUSED, Side, Slice, Summary, replay
 
 MOST_BROKEN = 10  # line numbers in a message
-
-
-class PolicyFile(BaseModel):
-    """The parts of a config that decide, in a file of their own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    routing: Routing = Routing()
-    tiers: dict[NamedTier, str] | None = None
+MOST_SLICES = 12  # kinds of texts in a table
 
 
 @click.command()
@@ -52,12 +40,14 @@ def main(logs: tuple[Path, ...], policy: Path | None, as_json: bool) -> None:
 
     A LOG is what `decision_log:` in the config makes; give PATH.1 before PATH to read the older
     part too. Each request meets the loads that were written with it, so times are predictions; what
-    another policy would do to the loads is not shown. Without --policy every decision must come out
-    as it is in the log: exit status 1 if one does not.
+    another policy would do to the loads is not shown. With --policy it says which languages and
+    scripts move, and warns where the config's figures say that quality falls. Without --policy
+    every decision must come out as it is in the log: exit status 1 if one does not.
     """
     try:
         summary = replay(
-            chain.from_iterable(map(_entries, logs)), None if policy is None else _other(policy)
+            chain.from_iterable(map(_entries, logs)),
+            None if policy is None else read_policy(policy),
         )
     except LogError as error:
         raise click.ClickException(str(error)) from None
@@ -91,28 +81,6 @@ def _entries(path: Path) -> Iterator[Logged]:
         )
 
 
-def _other(path: Path) -> Other:
-    """The policy of a Serve config or of a bare policy file; raises ConfigError."""
-    data = read(path.read_bytes())
-    if isinstance(data, dict) and ("applications" in data or data.get("kind") == "RayService"):
-        args, _ = application(path)
-        return Other(args.routing, {Tier(tier): model for tier, model in args.tiers.items()})
-    if not isinstance(data, dict) or (unknown := unknown_keys(PolicyFile, data)):
-        raise ConfigError(
-            unknown
-            if isinstance(data, dict)
-            else [f"{path} holds no `routing:`, no `tiers:` and no config"]
-        )
-    try:
-        given = PolicyFile.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(sentences(error, data)) from None
-    return Other(
-        given.routing,
-        None if given.tiers is None else {Tier(tier): model for tier, model in given.tiers.items()},
-    )
-
-
 def _table(summary: Summary, policy: Path | None) -> Iterator[str]:
     if not summary.requests:
         yield "the log has no requests"
@@ -140,6 +108,45 @@ def _table(summary: Summary, policy: Path | None) -> Iterator[str]:
     for (old, new), reasons in summary.moved.items():
         said = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         yield f"{old} -> {new}: {sum(reasons.values())} ({said})"
+    yield from _moved_texts(summary)
+
+
+def _moved_texts(summary: Summary) -> Iterator[str]:
+    """Which texts moved, and a warning where the config's figures say that they lose by it."""
+    if not summary.slices:
+        return
+    yield ""
+    yield f"{'texts that moved':<26}{'requests':>14}{'moved':>10}{'quality':>20}"
+    for one in summary.slices[:MOST_SLICES]:
+        yield (
+            f"{_named(one):<26}{one.requests:>14}{one.moved:>10}"
+            f"{_points(one.quality_before)} -> {_points(one.quality_after)}"
+        )
+    if (rest := len(summary.slices) - MOST_SLICES) > 0:
+        yield f"and {rest} more kinds of texts; --json lists them all"
+    if falls := [one for one in summary.slices if one.falls]:
+        shown = ", ".join(
+            f"{_named(one)} {_points(one.quality_before).strip()} -> "
+            f"{_points(one.quality_after).strip()}"
+            for one in falls[:MOST_SLICES]
+        )
+        yield ""
+        yield (
+            f"warning: by the config's figures quality falls for {shown}. Keep the rules for "
+            "these texts, or measure them first (embedding-router advise)."
+        )
+
+
+def _named(one: Slice) -> str:
+    if one.dimension == "kind":
+        return f"{one.value} texts"
+    names = LANGUAGES if one.dimension == "language" else SCRIPTS
+    name = names.get(one.value, f"{one.value} language" if one.dimension == "language" else "")
+    return f"{name or one.value}" + (" script" if one.dimension == "script" else "")
+
+
+def _points(value: float | None) -> str:
+    return f"{'-' if value is None else f'{value:.2f}':>10}"
 
 
 _ROWS = (

@@ -84,7 +84,8 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
     from deployments.ingress.views import Views
     from deployments.launch.model_check import hub_problems
     from deployments.service.service import Service
-    from router.schema import parse
+    from router.schema import read
+    from router.settings import Context, settled
 
     class Nowhere:
         async def send(self, model: str, call: Call, replica: str) -> Reply:
@@ -102,7 +103,9 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
         service = Service(args, Nowhere(), clock=lambda: 0.0)
         for model in args.models:
             service.replicas_changed(model, ["idle"])
-        return Views(service).explanation(await service.plan(parse(body, {}, args.limits)))
+        context = Context(service.catalogue, {}, args.limits)
+        request = settled(read(body, args.limits), context)
+        return Views(service).explanation(await service.plan(request))
 
     try:
         return asyncio.run(explain())

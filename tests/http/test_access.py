@@ -163,6 +163,9 @@ def test_lists_show_what_the_key_may_use(locked: tuple[str, LocalRouter]) -> Non
             "small",
             "auto",
             "fast",
+            "docs",
+            "docs-query",
+            "docs-document",
         ]
         tiers = http.get("/v1/tiers").json()
         assert (tiers["tiers"], [row["model"] for row in tiers["data"]]) == (
@@ -173,7 +176,7 @@ def test_lists_show_what_the_key_may_use(locked: tuple[str, LocalRouter]) -> Non
         assert http.get("/v1/models/small").status_code == 200
         assert http.get("/v1/models/large").json()["error"]["code"] == "model_not_found"
     with client(locked, "all") as http:
-        assert len(http.get("/v1/models").json()["data"]) == 5
+        assert len(http.get("/v1/models").json()["data"]) == 5 + 3 * 2
 
 
 def test_everybody_reads_that_a_change_was_not_taken_and_an_admin_why(

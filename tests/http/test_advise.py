@@ -221,6 +221,27 @@ def test_the_rules_replay_a_real_log(
     ]
 
 
+def test_rules_of_a_file_stand_for_those_that_a_key_may_not_read(
+    files: dict[str, Path], reported: Path, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "routing: {default_tier: fast, min_share: 0.4, rules: "
+        "[{name: chinese, when: {languages: [zh]}, floor: best}, "
+        "{name: slow, when: {min_tokens: 2000}, floor: fast}]}\n"
+    )
+    nobody, before = "http://127.0.0.1:9", (reported / "routing.yaml").read_text()
+    options = ("--budget-ms", "50", "--gpu-hour", "36", "--policy", str(policy))
+    made = advise(*command(nobody, files, reported, *options))
+    assert made.exit_code == 0, made.output
+    text = (reported / "routing.yaml").read_text()
+    assert "min_share: 0.4" in text
+    # every rule raises to what is the default now
+    assert '# chinese, {"languages": ["zh"]}: the default is wordllama-256 already' in text
+    assert "It leaves out all or parts of chinese, slow" in made.output
+    (reported / "routing.yaml").write_text(before)
+
+
 def test_a_complete_run_makes_its_report_again_without_the_service(
     files: dict[str, Path], reported: Path
 ) -> None:
@@ -303,7 +324,8 @@ def test_without_labels_it_says_that_agreement_is_not_quality(
     assert task["more"]["wordllama-256"]["rank correlation"] == pytest.approx(100.0, abs=0.01)
     assert found["traffic"] == []
     assert found["routing"]["rules"] == []
-    assert "default_tier: best" in (tmp_path / "routing.yaml").read_text()
+    # nothing was measured, so the default stays that of the service
+    assert "default_tier: fast" in (tmp_path / "routing.yaml").read_text()
 
 
 def test_a_broken_line_stops_it_before_anything_is_asked(

@@ -179,6 +179,19 @@ def test_a_repeated_text_is_answered_from_the_cache_with_the_same_bits(http: htt
     )
 
 
+def test_a_small_budget_keeps_texts_whose_vectors_are_at_hand(http: httpx.Client) -> None:
+    texts = [f"{number} " + "kept by the cache " * 30 for number in range(20)]
+    first = embed(http, input=texts, model="best")
+    budget_ms = first["routing"]["predicted_ms"] / 3
+    assert budget_ms > 200  # reading them takes a tenth of that
+    again = embed(http, input=texts, model="best", latency_budget_ms=budget_ms)["routing"]
+    assert (again["reason"], again["predicted_ms"], again["degraded"]) == ("tier", 0.0, False)
+    others = [f"new {text}" for text in texts]
+    route = {"input": others, "model": "best", "latency_budget_ms": budget_ms}
+    late = http.post("/v1/route", json=route).json()["decision"]
+    assert late["reason"] == "budget"
+
+
 def test_queries_and_documents_have_their_own_prompts(http: httpx.Client) -> None:
     query = vectors(embed(http, input="protein per day", model="best", input_type="query"))
     document = vectors(embed(http, input="protein per day", model="best", input_type="document"))

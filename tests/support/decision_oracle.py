@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from router.domain import Curve, Features, Load, Model, OnMiss, Request, Work
-from router.policy import Floor, Policy
+from router.rules import Floor, Policy
 
 
 class Verdict(NamedTuple):
@@ -25,6 +25,8 @@ def step_s(curve: Curve, tokens: float, tokens_sq: float, texts: float) -> float
 
 def total_s(curve: Curve, load: Load, work: Work) -> float:
     """The prediction, step by step; for work that fits into a step, or one replica."""
+    if work.texts == 0:
+        return 0.0
     size, seconds, ahead, left = curve.batch_tokens, load.running_rest_s, load.ahead_tokens, 0
     while ahead >= size:
         seconds += load.bias * step_s(curve, size, 0, 0)

@@ -27,7 +27,8 @@ from deployments.service.decision_log import open_log
 from deployments.telemetry.metrics import OF_REPLICA, OF_ROUTER, OF_VLLM
 from router import cli
 from router.config import Autoscaling, DecisionLog, RouterArgs
-from router.errors import SAMPLES, RouterError, render
+from router.error_samples import SAMPLES
+from router.errors import RouterError, render
 from router.keys import hash_of
 from router.profile import Profile
 from tests.support.local_service import served

@@ -12,7 +12,8 @@ from benchmarks.live import Ask, Text, Told
 from benchmarks.qwen3_shapes import Shape, measure, table
 from router.decision_log import ANSWERED, Entry
 from router.domain import Curve, Features, Load, Model, Request, Tier, Work
-from router.policy import Policy, decide
+from router.policy import decide
+from router.rules import Policy
 
 MODELS = {
     "small": Model("small", 0, 512, Curve(0.0, 0.0, 1e-4, 0.0, 512), {"en": 60.0, "default": 50.0}),

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployments.tools.advise import quality, rules, rules_yaml
+from deployments.tools.advise import quality, rules_yaml
 from deployments.tools.advise import slices as slicing
+from deployments.tools.advise.in_force import derive
 from deployments.tools.advise.inputs import LEAST_UNITS, Inputs
 from deployments.tools.advise.languages import language, names_of
 from deployments.tools.advise.latency import AT_ONCE, Timing
@@ -46,7 +47,7 @@ def make(
     """Measure what the kept vectors are worth, and put it together."""
     tasks = quality.tasks(plan, inputs, output)
     found = slicing.holm([one for task in tasks for one in slicing.slices(plan, task)])
-    derived = rules.Search(plan, tasks, min_gain).derive()
+    derived = derive(plan, tasks, min_gain)
     traffic = outcomes(plan, tasks, derived, timing, min_gain, gpu_hour)
     late = (
         {}
@@ -56,6 +57,7 @@ def make(
     routing = rules_yaml.yaml(plan, derived, budget_ms, late, min_gain)
     judged = [task for task in tasks if task.kind != "agreement"]
     headline, more = verdict(plan, tasks, found, derived, traffic, min_gain)
+    more += _about_rules(derived)
     data = {
         "made": datetime.date.today().isoformat(),
         "verdict": headline,
@@ -83,6 +85,8 @@ def make(
             ],
             "languages": {name: _choice(choice) for name, choice in derived.languages.items()},
             "silent": derived.silent,
+            "in_force_known": derived.tiers is not None,
+            "dropped": [one._asdict() for one in derived.dropped],
         },
         "traffic": [one._asdict() for one in traffic],
         "collections": [_collection(plan, name, space) for name, space in plan.collections.items()],
@@ -204,6 +208,26 @@ def _headline(plan: Plan, largest: str, derived: Derived, min_gain: float) -> st
         )
     verb = "is not shown to be worth its price here" if doubtful else "is not worth its price here"
     return f"{_named(plan, largest)} {verb}: " + "; ".join([*rest, *doubtful])
+
+
+def _about_rules(derived: Derived) -> list[str]:
+    """What pasting routing.yaml does to the rules in force."""
+    if derived.tiers is None:
+        return [
+            "The rules in force are not known: routing.yaml replaces them, so compare it with them "
+            "first. An admin key lets advise read them, or --policy names a file with them."
+        ]
+    kept = [rule.name for rule in derived.rules if rule.source == "kept"]
+    lines = []
+    if kept:
+        lines.append(
+            f"Of the rules in force routing.yaml keeps {', '.join(kept)}: these texts do not "
+            "settle that a smaller model is enough there."
+        )
+    if derived.dropped:
+        names = ", ".join(dict.fromkeys(one.name for one in derived.dropped))
+        lines.append(f"It leaves out all or parts of {names}; its last lines say why.")
+    return lines
 
 
 def _versus(one: Outcome, other: Outcome) -> str:

@@ -15,7 +15,7 @@ short ones: where both gain alike, the fewer short texts would often look as if 
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +60,15 @@ class Found(NamedTuple):
     model: str
     why: str
     choice: Choice | None  # None: caution, not evidence
+    source: str = "measured"  # or "kept" from the rules in force, or "caution"
+
+
+class Dropped(NamedTuple):
+    """A rule in force, or a part of one, that the measured texts speak against."""
+
+    name: str
+    when: Mapping[str, Any]
+    why: str
 
 
 class Derived(NamedTuple):
@@ -72,14 +81,19 @@ class Derived(NamedTuple):
     rules: tuple[Found, ...]
     languages: Mapping[str, Choice]  # those with enough texts
     silent: tuple[str, ...]  # what no rule was made for, and why
+    tiers: Mapping[str, str] | None = None  # those in force, where they are known
+    settings: Mapping[str, Any] = {}  # other keys of `routing:` in force
+    dropped: tuple[Dropped, ...] = ()
 
-    def routing(self) -> dict[str, Any]:
-        """As `routing:` of a config."""
+    def routing(self, tiers: Container[str] | None = None) -> dict[str, Any]:
+        """As `routing:` of a config; only the rules of `tiers` where given."""
         return {
             "default_tier": self.default,
+            **self.settings,
             "rules": [
                 {"name": rule.name, "when": dict(rule.when), "floor": rule.floor}
                 for rule in self.rules
+                if tiers is None or rule.floor in tiers
             ],
         }
 
@@ -90,25 +104,35 @@ class Search:
     def __init__(
         self, plan: Plan, tasks: Sequence[Task], min_gain: float, rows: Where | None = None
     ) -> None:
-        self._plan, self._gain = plan, min_gain
+        self._plan, self.min_gain = plan, min_gain
         self._tasks = [task for task in tasks if task.kind != "agreement"]
         self._rows = rows or {task.name: np.arange(len(task.units)) for task in self._tasks}
         # A floor is a tier, so only models that have one can be chosen.
-        self._tier = {
+        self.tier = {
             candidate.name: candidate.tiers[0] for candidate in plan.candidates if candidate.tiers
         }
-        self._models = list(self._tier)
-        self._rank = {model: rank for rank, model in enumerate(self._models)}
+        self._models = list(self.tier)
+        self.rank = {model: rank for rank, model in enumerate(self._models)}
         self._looks = 1
+        self._scripts: dict[str, Choice] | None = None
+
+    def scripts(self) -> Mapping[str, Choice]:
+        """The choices for the scripts that have enough texts."""
+        if self._scripts is None:
+            rows_of = self._values(lambda unit: unit.features.script)
+            self._scripts = {
+                name: self.choose(rows) for name, rows in rows_of.items() if self.is_enough(rows)
+            }
+        return self._scripts
 
     def derive(self) -> Derived:
         """The default tier and the rules."""
         languages = self._values(lambda unit: unit.features.language)
-        measured = {name: rows for name, rows in languages.items() if self._is_enough(rows)}
+        measured = {name: rows for name, rows in languages.items() if self.is_enough(rows)}
         conditions = self._conditions()
         pairs = len(self._models) * (len(self._models) - 1) // 2
         looks = sum(1 + len(self._cuts(rows)) for rows in measured.values())
-        looks += sum(self._is_enough(self._where(holds)) for _, _, holds in conditions) + len(
+        looks += sum(self.is_enough(self.where(holds)) for _, _, holds in conditions) + len(
             self._cuts(self._rows)
         )
         self._looks = max(1, pairs * looks)
@@ -121,7 +145,7 @@ class Search:
             return self._without_languages(languages)
         base = min(
             (choice.model for choice in choices.values() if choice.model),
-            key=self._rank.__getitem__,
+            key=self.rank.__getitem__,
         )
         asks = [name for name, choice in choices.items() if choice.model == base]
         rules = self._language_rules(choices, base)
@@ -139,13 +163,13 @@ class Search:
         held: list[Callable[[Unit], bool]] = [_is_raised(rule, set(choices)) for rule in rules]
 
         def left(holds: Callable[[Unit], bool]) -> Where:
-            return self._where(
+            return self.where(
                 lambda unit: holds(unit) and not any(already(unit) for already in held)
             )
 
         for name, when, holds in conditions:
             rows = left(holds)
-            if not self._is_enough(rows):
+            if not self.is_enough(rows):
                 units = sum(map(len, rows.values()))
                 silent.append(
                     f"{_condition(when)}: {units or 'no'} texts that no other rule raises, too "
@@ -153,16 +177,14 @@ class Search:
                 )
                 continue
             choice = self.choose(rows)
-            if choice.model is None or self._rank[choice.model] <= self._rank[base]:
+            if choice.model is None or self.rank[choice.model] <= self.rank[base]:
                 silent.append(f"{_condition(when)}: {base} is enough, as by default")
                 continue
             rules.append(
-                Found(
-                    name, when, self._tier[choice.model], choice.model, told(choice, base), choice
-                )
+                Found(name, when, self.tier[choice.model], choice.model, told(choice, base), choice)
             )
             held.append(holds)
-        if (cut := self._length(left(lambda unit: True), self._rank[base])) is None:
+        if (cut := self._length(left(lambda unit: True), self.rank[base])) is None:
             silent.append("long texts: no length from which on they need more than the default")
         else:
             edge, choice = cut
@@ -171,14 +193,14 @@ class Search:
                 Found(
                     "long",
                     {"min_tokens": edge},
-                    self._tier[model],
+                    self.tier[model],
                     model,
                     told(choice, base),
                     choice,
                 )
             )
         return Derived(
-            self._tier[base],
+            self.tier[base],
             base,
             f"{NO_LARGER} for {names_of(asks)}",
             choices[asks[0]],
@@ -192,19 +214,19 @@ class Search:
         their own.
         """
         plain = self._only(rows, lambda unit: not (unit.features.mixed or unit.features.code))
-        choice = self.choose(plain if self._is_enough(plain) else rows)
-        while choice.model is not None and (rank := self._rank[choice.model]):
+        choice = self.choose(plain if self.is_enough(plain) else rows)
+        while choice.model is not None and (rank := self.rank[choice.model]):
             lower = [self.choose(short) for _, short, _ in self._cuts(plain)]
-            found = [one for one in lower if one.model is not None and self._rank[one.model] < rank]
+            found = [one for one in lower if one.model is not None and self.rank[one.model] < rank]
             longer = (
-                self._length(plain, min((self._rank[one.model or ""] for one in found), default=-1))
+                self._length(plain, min((self.rank[one.model or ""] for one in found), default=-1))
                 if found
                 else None
             )
             if longer is None:
                 break
             edge = longer[0]
-            shorter = self._only(plain, lambda unit, edge=edge: self._tokens(unit) < edge)  # type: ignore[misc]
+            shorter = self._only(plain, lambda unit, edge=edge: self.tokens(unit) < edge)  # type: ignore[misc]
             choice = self.choose(shorter)
         return choice
 
@@ -216,7 +238,7 @@ class Search:
             above, below = self.choose(long), self.choose(short)
             if above.model is None or below.model is None:
                 continue
-            changes = self._rank[above.model] > rank >= self._rank[below.model]
+            changes = self.rank[above.model] > rank >= self.rank[below.model]
             if changes and self._differ(above, below, self._models[rank]):
                 return edge, above
         return None
@@ -245,13 +267,13 @@ class Search:
         """
         made = []
         for edge in reversed(BANDS):
-            short = self._only(rows, lambda unit, edge=edge: self._tokens(unit) < edge)  # type: ignore[misc]
-            long = self._only(rows, lambda unit, edge=edge: self._tokens(unit) >= edge)  # type: ignore[misc]
-            if self._is_enough(short) and self._is_enough(long):
+            short = self._only(rows, lambda unit, edge=edge: self.tokens(unit) < edge)  # type: ignore[misc]
+            long = self._only(rows, lambda unit, edge=edge: self.tokens(unit) >= edge)  # type: ignore[misc]
+            if self.is_enough(short) and self.is_enough(long):
                 made.append((edge, short, long))
         return made
 
-    def _tokens(self, unit: Unit) -> int:
+    def tokens(self, unit: Unit) -> int:
         return self._plan.tokens[self._models[-1]].of(len(unit.longest), unit.features.script)
 
     def _only(self, rows: Where, holds: Callable[[Unit], bool]) -> Where:
@@ -275,7 +297,7 @@ class Search:
         if not by_task:
             return Choice(None, 0, (), ())
         pooled = tuple(pool(same) for same in zip(*by_task, strict=True))
-        model = enough(pooled, self._models, self._gain, ALPHA / self._looks)
+        model = enough(pooled, self._models, self.min_gain, ALPHA / self._looks)
         return Choice(model, sum(one.units for one in evidence), tuple(evidence), pooled)
 
     def _without_languages(self, languages: Mapping[str, Where]) -> Derived:
@@ -291,33 +313,33 @@ class Search:
             for name, rows in languages.items()
         )
         return Derived(
-            self._tier[model], model, why, choice if choice.model else None, (), {}, silent
+            self.tier[model], model, why, choice if choice.model else None, (), {}, silent
         )
 
     def _language_rules(self, choices: Mapping[str, Choice], base: str) -> list[Found]:
         rules, raised = [], dict[str, list[str]]()
         for name, choice in choices.items():
-            if choice.model is not None and self._rank[choice.model] > self._rank[base]:
+            if choice.model is not None and self.rank[choice.model] > self.rank[base]:
                 raised.setdefault(choice.model, []).append(name)
         for model, names in raised.items():
             why = ". ".join(f"{language(name)}: {told(choices[name], base)}" for name in names)
             rules.append(
                 Found(
-                    f"languages-{self._tier[model]}",
+                    f"languages-{self.tier[model]}",
                     {"languages": sorted(names)},
-                    self._tier[model],
+                    self.tier[model],
                     model,
                     why,
                     choices[names[0]],
                 )
             )
         if raised:
-            highest = max(raised, key=self._rank.__getitem__)
+            highest = max(raised, key=self.rank.__getitem__)
             rules.append(
                 Found(
                     "language-not-measured",
                     {"not_languages": sorted(choices)},
-                    self._tier[highest],
+                    self.tier[highest],
                     highest,
                     "caution, not evidence: of the languages measured, "
                     f"{names_of([n for names in raised.values() for n in names])} "
@@ -340,7 +362,7 @@ class Search:
         made.append(("code", {"code": True}, lambda unit: unit.features.code))
         return made
 
-    def _where(self, holds: Callable[[Unit], bool]) -> Where:
+    def where(self, holds: Callable[[Unit], bool]) -> Where:
         return self._only(self._rows, holds)
 
     def _values(self, of: Callable[[Unit], str | None]) -> dict[str, Where]:
@@ -348,13 +370,13 @@ class Search:
             of(task.units[row]) for task in self._tasks for row in self._rows[task.name]
         )
         return {
-            value: self._where(lambda unit, value=value: of(unit) == value)  # type: ignore[misc]
+            value: self.where(lambda unit, value=value: of(unit) == value)  # type: ignore[misc]
             for value, _ in counts.most_common()
             if value is not None
         }
 
     @staticmethod
-    def _is_enough(rows: Where) -> bool:
+    def is_enough(rows: Where) -> bool:
         return any(len(own) >= LEAST_UNITS for own in rows.values())
 
 

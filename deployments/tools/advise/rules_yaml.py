@@ -16,10 +16,20 @@ def yaml(
 ) -> str:
     """The policy file, with the evidence as comments; JSON's strings and lists are YAML too."""
     models = [candidate for candidate in plan.candidates if candidate.tiers]
+    own = {tier: candidate.name for candidate in models for tier in candidate.tiers}
     lines = [
         "# Made by `embedding-router advise` from your own texts. Paste it into `args:`, or the "
         "`user_config` of the router.",
         "# What it would have moved: embedding-router replay decisions.jsonl --policy routing.yaml",
+        *(
+            _comment(
+                "The rules in force were not readable: this file replaces them, so compare it with "
+                "them first.",
+                0,
+            )
+            if derived.tiers is None
+            else []
+        ),
         "#",
         f"# Figures stand in the order {' / '.join(candidate.name for candidate in models)}, in "
         "points of 100.",
@@ -29,9 +39,7 @@ def yaml(
         "tiers: "
         "{"
         + ", ".join(
-            f"{tier}: {json.dumps(candidate.name)}"
-            for candidate in models
-            for tier in candidate.tiers
+            f"{tier}: {json.dumps(model)}" for tier, model in (derived.tiers or own).items()
         )
         + "}",
         "",
@@ -41,6 +49,7 @@ def yaml(
     if derived.default_choice is not None:
         lines += _comment(told(derived.default_choice, derived.default_model), 2)
     lines.append(f"  default_tier: {derived.default}")
+    lines += [f"  {key}: {json.dumps(value)}" for key, value in derived.settings.items()]
     if budget_ms is not None:
         lines += _comment(
             "with a budget the router answers with a smaller model whenever the one above would "
@@ -60,6 +69,10 @@ def yaml(
     if derived.silent:
         lines += ["", "# No rule for:"]
         lines += [line for one in derived.silent for line in _comment(one, 0)]
+    if derived.dropped:
+        lines += ["", "# Left out of the rules in force:"]
+        for gone in derived.dropped:
+            lines += _comment(f"{gone.name}, {json.dumps(dict(gone.when))}: {gone.why}", 0)
     return "\n".join(lines) + "\n"
 
 

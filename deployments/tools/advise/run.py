@@ -62,6 +62,7 @@ class Candidate(NamedTuple):
     memory_bytes: int | None
     engine: str
     fingerprint: str | None = None  # what its replicas prove to be; None: nobody knows
+    configured: Mapping[str, float] = {}  # `quality` of the config
 
     @property
     def space(self) -> str:
@@ -100,6 +101,7 @@ class Plan:
     tokens: Mapping[str, Tokens]
     predicted_s: Mapping[str, Mapping[Side, float]]  # of one text, by model
     collections: Mapping[str, str]  # name: space
+    policy: str | None = None  # YAML of `routing:` and `tiers:` in force; None where not readable
 
 
 def texts_of(inputs: Inputs) -> dict[Side, tuple[str, ...]]:
@@ -151,6 +153,7 @@ async def plan(client: Client, inputs: Inputs, output: Path, wanted: Sequence[st
         },
         before["predicted_s"],
         before["collections"],
+        before.get("policy"),
     )
 
 
@@ -300,6 +303,7 @@ async def _survey(client: Client, inputs: Inputs, wanted: Sequence[str]) -> dict
         "collections": {
             name: collection["space"] for name, collection in answer["collections"].items()
         },
+        "policy": await client.policy(),
     }
 
 
@@ -320,6 +324,7 @@ def _candidate(row: Mapping[str, Any], tiers: Mapping[str, str]) -> Candidate:
         row["memory_bytes"],
         row["engine"],
         row["fingerprint"],
+        row["quality"],
     )
 
 

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deployments.tools.advise.in_force import derive
 from deployments.tools.advise.latency import Timing
 from deployments.tools.advise.quality import SEED, Rows, Task, Unit
-from deployments.tools.advise.rules import Derived, Search
+from deployments.tools.advise.rules import Derived
 from deployments.tools.advise.run import Floats, Plan
 from router.domain import Curve, Load, Model, Request, Tier, Work
 from router.models import build_policy
@@ -51,7 +52,7 @@ def assign(plan: Plan, tasks: Sequence[Task], derived: Derived) -> dict[str, lis
     tiers: dict[Any, str] = {
         Tier(tier): candidate.name for candidate in plan.candidates for tier in candidate.tiers
     }
-    policy = build_policy(Routing.model_validate(derived.routing()), tiers)
+    policy = build_policy(Routing.model_validate(derived.routing(tiers)), tiers)
     # A decision without a deadline asks no curve, but it predicts for each model.
     curve = Curve(0.001, 0.0, 0.0, 0.0, 8192)
     models = {
@@ -137,7 +138,7 @@ def _crossed(plan: Plan, tasks: Sequence[Task], min_gain: float) -> Assigned | N
     halves = [
         {task.name: np.arange(start, len(task.units), 2) for task in tasks} for start in (0, 1)
     ]
-    made = [Search(plan, tasks, min_gain, half).derive() for half in halves]
+    made = [derive(plan, tasks, min_gain, half) for half in halves]
     if any(derived.default_choice is None for derived in made):
         return None
     assigned = [assign(plan, tasks, derived) for derived in made]

@@ -12,7 +12,8 @@ import uvloop
 
 from deployments.dispatch.chunks import Rows
 from deployments.dispatch.dispatcher import ModelDispatcher
-from deployments.dispatch.wire import MESSAGE_BYTES, Failure, max_rows
+from deployments.dispatch.wire import Failure
+from router.calls import MESSAGE_BYTES, max_rows
 from router.domain import Curve, Model
 from router.errors import DeadlineExceeded, InternalError, ModelUnavailable, Overloaded
 from router.feedback import Feedback

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from router import errors
+from router.error_samples import SAMPLES
 from router.errors import (
-    SAMPLES,
     AmbiguousTokenIds,
     BudgetUnreachable,
     ModelNotFound,
@@ -38,6 +38,7 @@ CONTRACT = {
     "method_not_allowed": 405,
     "request_timeout": 408,
     "space_conflict": 409,
+    "name_conflict": 409,
     "request_too_large": 413,
     "not_supported": 426,
     "headers_too_large": 431,

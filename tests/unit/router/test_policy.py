@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.domain import Curve, Decision, Features, Load, Model, OnMiss, Reason, Request, Why, Work
-from router.policy import Floor, Policy, decide, idle_tail_s, predict
+from router.policy import decide, idle_tail_s, predict
+from router.rules import Floor, Policy
 
 untimed = settings(deadline=None)
 

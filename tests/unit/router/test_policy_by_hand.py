@@ -16,7 +16,8 @@ from router.domain import (
     Why,
     Work,
 )
-from router.policy import Floor, Policy, decide, predict
+from router.policy import decide, predict
+from router.rules import Floor, Policy
 
 # 1/4 s a step and 1/16 s a token, at least 1/2 s; 16 tokens fill a step and take 1 1/4 s
 CURVE = Curve(
@@ -54,7 +55,10 @@ ENGLISH = Features(9, "en", "Latn", False, False)
             Load(2, 16, bias=2.0), Work(40, 20, 800, 2), 2.5, 6.25, id="two-slow-busy-replicas"
         ),
         pytest.param(Load(0, cold_start_s=8.0), FOUR, 8.0, 8.625, id="a-cold-start"),
-        pytest.param(Load(), Work(0, 4, 0, 0), 0.0, 0.625, id="nothing-left-to-do"),
+        pytest.param(Load(), Work(0, 4, 0, 0), 0.0, 0.0, id="nothing-left-to-do"),
+        pytest.param(
+            Load(1, 40, 0.5, bias=2.0), Work(0, 4, 0, 0), 0.0, 0.0, id="nothing-to-do-at-a-busy-one"
+        ),
     ],
 )
 def test_predictions_worked_by_hand(load: Load, work: Work, wait_s: float, total_s: float) -> None:

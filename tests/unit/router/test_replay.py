@@ -34,9 +34,10 @@ from router.decision_log import (
 )
 from router.domain import Curve, Features, Load, Model, OnMiss, Reason, Request, Tier, Work
 from router.errors import BudgetUnreachable
-from router.policy import Floor, Policy, decide
+from router.policy import decide
 from router.replay import REFUSED, Other, redecide, replay
 from router.routing_config import Routing
+from router.rules import Floor, Policy
 from router.schema import parse
 from router.strict import parse_args
 from tests.support.local_service import ARGS, LocalRouter
@@ -226,6 +227,47 @@ def test_another_policy_moves_the_requests_that_its_rules_catch() -> None:
     assert summary.after.p95_s is not None
     assert summary.before.p95_s is not None
     assert summary.after.p95_s < summary.before.p95_s
+
+
+def mixed_log() -> list[Entry]:
+    """Three English requests, two Chinese ones and one mixed; `large` is better outside English."""
+    models = {
+        name: replace(model, quality={"en": 80.0, "default": 40.0 + 10.0 * model.rank})
+        for name, model in MODELS.items()
+    }
+    chinese = replace(ENGLISH, language="zh", script="Hani")
+    foreign = [chinese, chinese, replace(ENGLISH, language=None, script="Hani", mixed=True)]
+    return [entry(each, models=models) for each in (ENGLISH, ENGLISH, ENGLISH, *foreign)]
+
+
+def test_replay_says_which_languages_and_scripts_move_and_where_quality_falls() -> None:
+    log = [Logged(setting(), each) for each in mixed_log()]
+    summary = replay(log, Other(Routing.model_validate({"default_tier": "balanced"})))
+    found = {(one.dimension, one.value): one for one in summary.slices}
+    # the mixed text has no language, so `foreign` never raised it: it does not move
+    assert set(found) == {("language", "zh"), ("script", "Hani")}
+    assert found["language", "zh"][2:] == (2, 2, 60.0, 50.0)
+    assert found["script", "Hani"][2:4] == (3, 2)
+    assert found["script", "Hani"].quality_before == pytest.approx(170 / 3)
+    assert found["script", "Hani"].quality_after == 50.0
+    assert all(one.falls for one in summary.slices)
+    assert [one["falls"] for one in summary.as_dict()["slices"]] == [True, True]
+
+
+def test_replay_warns_where_quality_falls_and_only_there(tmp_path: Path) -> None:
+    log, policy = tmp_path / "log.jsonl", tmp_path / "routing.yaml"
+    log.write_bytes(b"".join(line + b"\n" for line in written(*mixed_log())))
+    policy.write_text("routing: {default_tier: balanced}\n")
+    told = CliRunner().invoke(main, [str(log), "--policy", str(policy)])
+    assert told.exit_code == 0, told.output
+    assert (
+        "warning: by the config's figures quality falls for Chinese 60.00 -> 50.00, Han script "
+        "56.67 -> 50.00" in told.output
+    )
+    policy.write_text("routing: {default_tier: best}\n")
+    better = CliRunner().invoke(main, [str(log), "--policy", str(policy)])
+    assert "English" in better.output
+    assert "warning" not in better.output
 
 
 def test_a_default_budget_counts_for_those_who_gave_none_and_only_for_them() -> None:

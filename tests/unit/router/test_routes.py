@@ -4,7 +4,7 @@ import pytest
 
 from deployments.ingress.routes import TABLE
 from router.errors import NotFound
-from router.routes import EMBEDDINGS, GET, POST, ROUTES, Caller, methods_of
+from router.routes import EMBEDDINGS, GET, POST, ROUTES, Caller, Route, Table, methods_of
 
 
 def test_a_path_and_a_method_name_one_route() -> None:
@@ -30,12 +30,37 @@ def test_embeddings_have_an_alias() -> None:
         ("/v1/models/Qwen/Qwen3-Embedding-0.6B", ["model"]),
         ("/console/console.js", ["console"]),
         ("/console/nothing.js", []),
-        ("/models/small", []),
+        ("/models/small", ["model"]),
+        ("/v1/models/", []),
+        ("/v1/models//small", []),
+        ("/tiers", ["tiers"]),
+        ("/decisions", []),
         ("/v1", []),
     ],
 )
 def test_a_path_finds_its_handlers(path: str, handlers: list[str]) -> None:
     assert [route.handler for route in TABLE.find(path)] == handlers
+
+
+def test_a_parameter_may_stand_in_the_middle_and_the_longest_pattern_wins() -> None:
+    table = Table(
+        Route(path, GET, Caller.KEY, path)
+        for path in ("/v1/files/{id}", "/v1/files/{id}/content", "/v1/files")
+    )
+    assert [route.path for route in table.find("/v1/files/a/b/content")] == [
+        "/v1/files/{id}/content"
+    ]
+    assert table.find("/v1/files/a/b/content")[0].parameter("/v1/files/a/b/content") == "a/b"
+    assert [route.path for route in table.find("/v1/files/content")] == ["/v1/files/{id}"]
+    assert table.find("/v1/files/a")[0].parameter("/v1/files/a") == "a"
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=str)
+def test_what_keys_call_under_v1_they_may_call_without(route: Route) -> None:
+    if route.path.startswith("/v1/") and route.caller is Caller.KEY:
+        path = route.path.removeprefix("/v1")
+        (short,) = (one for one in ROUTES if (one.path, one.methods) == (path, route.methods))
+        assert (short.handler, short.caller) == (route.handler, route.caller)
 
 
 def test_methods_of_several_routes_are_listed_once() -> None:

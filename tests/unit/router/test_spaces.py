@@ -115,11 +115,6 @@ def test_an_unknown_model_or_another_publisher_s_is_not_found(name: str) -> None
     assert all(known in caught.value.message for known in (QWEN, MINILM, "table"))
 
 
-def test_a_space_given_as_the_model_is_called_one() -> None:
-    with pytest.raises(ModelNotFound, match='send "space": "table/256"'):
-        CATALOGUE.find("table/256")
-
-
 @pytest.mark.parametrize("alias", ["BEST", "TABLE"], ids=["a tier", "another model"])
 def test_a_name_with_two_meanings_is_refused_at_the_start(alias: str) -> None:
     model = {"engine": FAKE, "dimensions": 8, "max_tokens": 8}

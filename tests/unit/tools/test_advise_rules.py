@@ -12,7 +12,7 @@ import yaml as pyyaml
 from deployments.tools.advise import report, rules_yaml, slices, traffic
 from deployments.tools.advise.quality import Task, Unit
 from deployments.tools.advise.rules import Derived, Search
-from deployments.tools.replay_cli import _other
+from deployments.tools.policy_file import read_policy
 from router.domain import Tier
 from router.strict import changed
 from tests.support.advise_plan import MODELS, plan, task, timing, unit
@@ -173,7 +173,7 @@ def test_the_file_is_one_that_the_router_and_the_replay_read(tmp_path: Path) -> 
     made = derived(task("t", units, chances(units, (0.6, 0.8, 0.8), (0.3, 0.25, 0.8))))
     text = rules_yaml.yaml(plan(), made, 100.0, {"small": 0.0, "middle": 0.1, "large": 0.9}, 1.0)
     (tmp_path / "routing.yaml").write_text(text)
-    read = _other(tmp_path / "routing.yaml")
+    read = read_policy(tmp_path / "routing.yaml")
     assert read.tiers == {Tier.FAST: "small", Tier.BALANCED: "middle", Tier.BEST: "large"}
     assert [rule.name for rule in read.routing.rules] == ["languages-best", "language-not-measured"]
     args = changed(SERVED, pyyaml.safe_load(text))  # as `user_config`, strictly
@@ -190,7 +190,7 @@ def test_a_language_that_yaml_reads_as_false_stays_a_language(tmp_path: Path) ->
     own = planted(units, lambda one: one.features.language != "en", (0.2, 0.2, 0.9))
     made = derived(task("t", units, own))
     (tmp_path / "routing.yaml").write_text(rules_yaml.yaml(plan(), made, None, {}, 1.0))
-    assert _other(tmp_path / "routing.yaml").routing.rules[0].when.languages == ("no",)
+    assert read_policy(tmp_path / "routing.yaml").routing.rules[0].when.languages == ("no",)
 
 
 def test_routed_texts_have_the_quality_of_the_best_for_less() -> None:

@@ -35,7 +35,7 @@ def unit(rows: Vectors) -> Vectors:
 
 
 def sample(count: int, size: int = SIZE) -> Sample:
-    rows = np.random.default_rng(0).standard_normal((count, size))
+    rows = np.random.default_rng(0).standard_normal((count, size)).astype(np.float32)
     return Sample([Text(str(row), f"text {row}") for row in range(count)], unit(rows))
 
 

@@ -1,0 +1,103 @@
+"""/v1/models: everything that a caller may write in `model`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from deployments.service.service import Service
+from router.domain import Tier
+from router.errors import ModelNotFound
+from router.keys import Grant
+from router.names import SIDES, read_name
+from router.spaces import NamedSpace
+
+Card = dict[str, Any]
+
+
+class ModelList:
+    """Model ids, tiers, aliases and collections of one `Service`, by what a caller may use."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def cards(self, caller: Grant) -> list[Card]:
+        """OpenAI's list."""
+        models = self._service.args.models
+        return [
+            *(self._card(name) for name in self._names(caller)),
+            *(
+                self._card(name) | {"id": alias, "kind": "alias", "model": name}
+                for name, model in models.items()
+                if caller.may_use(name)
+                for alias in dict.fromkeys(model.aliases)
+                if alias != name
+            ),
+            *self._collections(caller),
+        ]
+
+    def card(self, given: str, caller: Grant) -> Card:
+        """One entry of that list, or what a name with a suffix means; raises ModelNotFound."""
+        catalogue = self._service.catalogue
+        name = read_name(catalogue, given)
+        if name.space in catalogue.collections:
+            collection = f"{name.space}-{name.side}" if name.side else name.space
+            for card in self._collections(caller):
+                if card["id"] == collection:
+                    return card | {"id": given}
+            raise ModelNotFound(given, self._names(caller))
+        model = (name.model or "").lower()
+        if model not in (Tier.AUTO, *self._service.args.tiers):
+            model = catalogue.find(name.model or given)
+        if model not in (names := self._names(caller)):
+            raise ModelNotFound(given, names)
+        card = self._card(model)
+        if name.space is not None:
+            return card | {"id": name.space, "dimensions": int(name.space.rpartition("/")[2])}
+        return card if (name.side, name.budget_ms) == (None, None) else card | {"id": given}
+
+    def _names(self, caller: Grant) -> list[str]:
+        args = self._service.args
+        return [
+            *(name for name in args.models if caller.may_use(name)),
+            "auto",
+            *(str(tier) for tier, name in args.tiers.items() if caller.may_use(name)),
+        ]
+
+    def _card(self, name: str) -> Card:
+        tiers = {str(tier): model for tier, model in self._service.args.tiers.items()}
+        served_by = tiers.get(name) or (name if name in self._service.args.models else None)
+        card = _entry(name, "embedding" if name in self._service.args.models else "tier")
+        if served_by is not None:
+            config = self._service.args.models[served_by]
+            card |= {
+                "model": served_by,
+                "dimensions": config.dimensions,
+                "max_tokens": config.max_tokens,
+            }
+        return card
+
+    def _collections(self, caller: Grant) -> Iterator[Card]:
+        for name, collection in self._service.catalogue.collections.items():
+            if caller.collections is not None and name not in caller.collections:
+                continue
+            for side in (None, *SIDES):
+                servants = (collection.space.model, *collection.adapters_for(side))
+                if any(caller.may_use(model) for model in servants):
+                    yield self._collection(f"{name}-{side}" if side else name, collection)
+
+    def _collection(self, name: str, collection: NamedSpace) -> Card:
+        space = collection.space
+        return _entry(name, "collection") | {
+            "model": space.model,
+            "dimensions": space.dimensions,
+            "max_tokens": self._service.args.models[space.model].max_tokens,
+        }
+
+
+def _entry(name: str, kind: str) -> Card:
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "embedding-router",
+        "kind": kind,
+    }

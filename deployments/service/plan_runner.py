@@ -1,0 +1,104 @@
+"""What every plan goes through, of embeddings and of reranking: it is booked as demand, sent, and
+learned from.
+"""
+
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from deployments.dispatch.chunks import Rows
+from deployments.dispatch.dispatcher import ModelDispatcher
+from deployments.service.plan import Plan
+from deployments.service.planner import Planner
+from deployments.service.refusals import refusal
+from deployments.service.second_try import SecondTries, deadline_of, has_room
+from deployments.service.spans import Dispatching
+from deployments.telemetry.tracing import Tracing
+from router.config import Limits
+from router.errors import DeadlineExceeded
+from router.feedback import tell
+
+RECENT = 1024  # answers per model that percentiles are made of
+
+
+class PlanRunner:
+    """Carries out the plans of one planner; `dispatchers` are by the names that it decides on."""
+
+    def __init__(
+        self,
+        planner: Planner,
+        dispatchers: Mapping[str, ModelDispatcher],
+        limits: Limits,
+        clock: Callable[[], float],
+        names: Iterable[str],
+    ) -> None:
+        self._planner, self._dispatchers = planner, dispatchers
+        self._limits, self._clock = limits, clock
+        has_room_for = partial(has_room, dispatchers, limits)
+        self.second_tries = SecondTries(planner.loads, clock, has_room_for)
+        self.latencies: dict[str, deque[tuple[float, float]]] = {
+            name: deque(maxlen=RECENT) for name in names
+        }
+
+    def begin(self, plan: Plan, permitted: frozenset[str] | None) -> str:
+        """Book the decision as demand; returns the model that was decided on, or raises the error
+        of a request that none may serve.
+        """
+        deadline_s = plan.decision_input.deadline_s
+        feedback = self._planner.feedback
+        missed = tell(feedback, plan.decision, plan.work, plan.arrived_s, deadline_s)
+        if missed is not None:
+            self._dispatchers[missed].warm()
+        if plan.decision.model is None:
+            raise refusal(self._planner.args, plan, permitted)
+        return plan.decision.model
+
+    def deadline_of(self, plan: Plan) -> float:
+        """When its answer is worth nothing any more."""
+        return deadline_of(plan, self._limits)
+
+    async def send(
+        self, plan: Plan, work: Coroutine[Any, Any, Rows], tracing: Tracing | None
+    ) -> Rows:
+        """The rows that `work` returns; raises DecidedAgain where another model shall make them."""
+        gathering = self.second_tries.first(plan, work)
+        try:
+            if tracing is None:
+                return await gathering
+            with Dispatching(tracing, plan.decision.model or "none") as dispatching:
+                got = await gathering
+                dispatching.answered(got.known, got.queue_s, got.inference_s)
+                return got
+        except DeadlineExceeded:
+            raise DeadlineExceeded(
+                self.deadline_of(plan) - plan.arrived_s
+            ) from None  # what the caller gave, not what was left of it here
+
+    def learn(self, plan: Plan, model: str, got: Rows, cut: bool) -> float:
+        """Compare what was predicted with what was; `cut` says that texts were. Returns the time
+        that the request took.
+        """
+        now, decision = self._clock(), plan.decision
+        total_s = now - plan.arrived_s
+        self.latencies[model].append((now, total_s))
+        # Bulk waits for everybody else, so how late it was says nothing of the next interactive
+        # request. What was cut may be in the cache although the whole text was not.
+        unforeseen = cut and got.known
+        if (
+            plan.work[model].tokens
+            and not unforeseen
+            and plan.request.priority != "bulk"
+            and decision.predicted_s is not None
+        ):
+            load = plan.loads[model]
+            engine_s = got.queue_s + got.inference_s
+            self._planner.feedback[model].completed(
+                total_s - plan.tried_s,
+                decision.predicted_s,
+                load.bias,
+                now,
+                load.margin,
+                engine_s,
+            )
+        return total_s

@@ -1,0 +1,217 @@
+"""From a request to a plan: read its texts, and decide which model answers."""
+
+import random
+from collections.abc import Callable, Mapping
+
+from deployments.service.experiments import CANARY, Comparison
+from deployments.service.plan import ANYONE, Caller, Plan
+from deployments.service.prepare import Prepared, Preparer
+from deployments.service.reader import Reader
+from deployments.service.refusals import check_permitted, cut_work
+from router.adapters import as_ranked
+from router.cache import VectorCache
+from router.config import RouterArgs
+from router.decision_log import DecisionContext
+from router.domain import Features, Load, Model, Reason, Request, Tier, Work, work_of
+from router.errors import InvalidValue, MaxTokensPerRequest
+from router.feedback import Feedback
+from router.ledger import Ledger
+from router.models import build_policy
+from router.policy import decide
+from router.rules import Policy
+from router.schema import EmbeddingsRequest
+from router.spaces import Catalogue, Constraints
+
+
+class Planner:
+    """What decides: the tables of the config that may change, and what is known of each model."""
+
+    def __init__(
+        self,
+        args: RouterArgs,
+        catalogue: Catalogue,
+        feedback: Mapping[str, Feedback],
+        preparer: Preparer,
+        ledger: Ledger,
+        cache: VectorCache,
+        comparison: Comparison,
+        clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self.args, self.catalogue, self.routing = args, catalogue, args.routing
+        self.feedback, self.comparison = feedback, comparison
+        self.reader = Reader(preparer, args.routing.language_prior, args.limits)
+        self._preparer, self._ledger, self._cache = preparer, ledger, cache
+        self._clock, self._rng = clock, rng
+        self.policy = build_policy(args.routing, args.tiers)
+        self._setting, self._canary = self._settle()
+
+    def reload(self, args: RouterArgs, catalogue: Catalogue) -> None:
+        """Plan by these tables from the next request on."""
+        if args.routing.language_prior != self.routing.language_prior:
+            prior, pool = args.routing.language_prior, self.reader.pool
+            self.reader = Reader(self._preparer, prior, args.limits, pool)
+        self.args, self.catalogue, self.routing = args, catalogue, args.routing
+        self.policy = build_policy(args.routing, args.tiers)
+        self._setting, self._canary = self._settle()
+
+    @property
+    def models(self) -> dict[str, Model]:
+        """Every model with the curve that is known now."""
+        return {name: feedback.model for name, feedback in self.feedback.items()}
+
+    async def plan(self, request: EmbeddingsRequest, caller: Caller = ANYONE) -> Plan:
+        """Read the text and decide; raises RouterError when no model may serve the request."""
+        permitted = caller.permitted
+        arrived_s = self._clock()
+        request = self.catalogue.completed(request)
+        wanted = self.catalogue.resolve(request)
+        candidates = [
+            name
+            for name in self.feedback
+            if (wanted.candidates is None or name in wanted.candidates)
+            and (permitted is None or name in permitted)
+        ]
+        if permitted is not None:  # before anything is read
+            check_permitted(self.args, request, wanted, permitted, candidates)
+        texts = request.texts
+        if texts is None:
+            assert wanted.target is not None, "the schema lets token ids pass only with a model"
+            assert request.ids is not None, "a request has texts or token ids"
+            if not self.args.models[wanted.target].engine.takes_token_ids:
+                raise InvalidValue(
+                    f"{wanted.target} takes text, not token ids; send the text", "input"
+                )
+            prepared = self._preparer.given(request.ids, wanted.target, caller.scope)
+            features = Features(0, None, None, False, False)
+        else:
+            characters = self.reader.reading(texts, request.side, request.instruction, candidates)
+            self.reader.check(caller.client, characters)
+            if caller.meter is not None:
+                caller.meter.reading(characters)
+            prepared, features = await self.reader.read(
+                texts,
+                request.side,
+                request.instruction,
+                request.language,
+                tuple(candidates),
+                caller.scope,
+                caller.client,
+            )
+            if len(prepared) < len(candidates):  # to the others it has too many tokens
+                if wanted.target in candidates - prepared.keys():
+                    raise MaxTokensPerRequest(None, self.args.limits.max_tokens_per_request)
+                wanted = wanted._replace(candidates=frozenset(prepared))
+        read_s = self._clock()
+        loads, models = self.loads(), self.models
+        work = {name: self._work(name, one) for name, one in prepared.items()}
+        if wanted.adapters and wanted.space is not None:
+            models = as_ranked(models, wanted.space, wanted.adapters)
+        setting = self._setting
+        decision_input = self._input_of(
+            request, wanted, features, prepared, work, arrived_s, permitted, setting
+        )
+        if (arm := self.comparison.arm(request, decision_input)) == CANARY:
+            setting = self._canary
+            decision_input = self._input_of(
+                request, wanted, features, prepared, work, arrived_s, permitted, setting
+            )
+        decided_s = self._clock()
+        decision = decide(setting.policy, decision_input, models, loads, decided_s)
+        if decision.reason is Reason.NO_MODEL and request.truncate not in (None, "none"):
+            # Nothing reads the text as it is: decide on what would be left of it.
+            work = cut_work(self.args, prepared)
+            decision_input = decision_input._replace(work=work)
+            decision = decide(setting.policy, decision_input, models, loads, decided_s)
+        return Plan(
+            request,
+            wanted,
+            features,
+            prepared,
+            work,
+            loads,
+            decision,
+            arrived_s,
+            decision_input,
+            models,
+            read_s,
+            decided_s,
+            setting,
+            arm,
+        )
+
+    def loads(self) -> dict[str, Load]:
+        """What is happening at each model now, as this router knows it."""
+        now = self._clock()
+        return {
+            name: feedback.load(self._ledger, self.routing, now, self._rng)
+            for name, feedback in self.feedback.items()
+        }
+
+    def _work(self, model: str, prepared: Prepared) -> Work:
+        """What the request asks of one model: the texts that are not in the cache, but the longest
+        of all.
+        """
+        counts, span = prepared.counts, self.args.models[model].attention_tokens
+        if not prepared.exact:  # only the engine knows whether it can read the text
+            counts = [min(count, self.args.models[model].max_tokens) for count in counts]
+        unknown = self._cache.unknown(model, prepared.digests)
+        rest = None if len(unknown) == len(counts) else [counts[place] for place in unknown]
+        return work_of(counts, span, self.feedback[model].model.long, rest)
+
+    def _settle(self) -> tuple[DecisionContext, DecisionContext]:
+        """What this service decides by from now on: usually, and for the requests of the canary."""
+        args, canary = self.args, self.args.compare.canary
+        usual = DecisionContext(
+            self.models,
+            self.policy,
+            {Tier(tier): model for tier, model in args.tiers.items()},
+            args.routing.strict_tiers,
+            _seconds(args.routing.default_budget_ms),
+        )
+        if canary is None:
+            return usual, usual
+        if canary.routing is None:
+            return usual, usual._replace(
+                policy=Policy(canary.model or self.policy.default, default_is_named=True),
+                arm=CANARY,
+            )
+        policy, budget_s = (
+            build_policy(canary.routing, args.tiers),
+            _seconds(canary.routing.default_budget_ms),
+        )
+        return usual, usual._replace(policy=policy, default_budget_s=budget_s, arm=CANARY)
+
+    def _input_of(
+        self,
+        request: EmbeddingsRequest,
+        wanted: Constraints,
+        features: Features,
+        prepared: dict[str, Prepared],
+        work: dict[str, Work],
+        arrived_s: float,
+        permitted: frozenset[str] | None,
+        setting: DecisionContext,
+    ) -> Request:
+        budget_s = _seconds(request.latency_budget_ms) or setting.default_budget_s
+        return Request(
+            work=work,
+            features=features,
+            deadline_s=None if budget_s is None else arrived_s + budget_s,
+            target=wanted.target,
+            pinned=wanted.pinned,
+            strict=wanted.strict,
+            candidates=wanted.candidates,
+            permitted=permitted,
+            on_miss=request.on_budget_miss,
+            input_type=request.side,
+            unread={
+                name: share
+                for name, one in prepared.items()
+                if one.unread and (share := one.unread_by(setting.policy.min_share))
+            },
+        )
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000.0

@@ -1,0 +1,275 @@
+"""What becomes of the rules that a service has today, and of texts that were not measured.
+
+`routing.yaml` replaces the rules in force. A rule is left out of it only where the measured texts
+settle that its model is not needed: no larger model's interval reaches the least gain. The rest of
+a rule is kept and marked, for example its languages and scripts that no text is written in. Texts
+that were not measured, and that no kept rule raises, get a rule of caution.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from deployments.tools.advise.languages import names_of
+from deployments.tools.advise.quality import Task, Unit
+from deployments.tools.advise.rules import LATIN, Choice, Derived, Dropped, Found, Search, Where
+from deployments.tools.advise.rules import told as evidence
+from deployments.tools.advise.run import Plan
+from deployments.tools.advise.slices import doubt
+from deployments.tools.policy_file import parse_policy
+from router.codes import SCRIPTS
+from router.domain import Tier
+from router.models import build_floor
+from router.routing_config import Routing, Rule
+
+KEPT = "kept from the rules in force"
+CAUTION = "caution, not evidence"
+NOT_MEASURED = "language-not-measured"
+
+
+class InForce(NamedTuple):
+    """The policy of the service."""
+
+    routing: Routing
+    tiers: Mapping[str, str]
+
+
+def in_force(plan: Plan) -> InForce | None:
+    """The policy that the plan holds; None where the service did not give it."""
+    if plan.policy is None:
+        return None
+    other = parse_policy(plan.policy.encode(), "the policy in force")
+    tiers = {str(tier): model for tier, model in (other.tiers or {}).items()}
+    own = {tier: candidate.name for candidate in plan.candidates for tier in candidate.tiers}
+    return InForce(other.routing, tiers or own)
+
+
+def derive(
+    plan: Plan, tasks: Sequence[Task], min_gain: float, rows: Where | None = None
+) -> Derived:
+    """The routing that the texts support, with what is kept of the rules in force."""
+    search = Search(plan, tasks, min_gain, rows)
+    found, now = search.derive(), in_force(plan)
+    if now is None:
+        return _Rest(search, found, None, _default_points(plan)).with_caution()
+    settings = now.routing.model_dump(
+        mode="json", exclude_defaults=True, exclude={"default_tier", "rules"}
+    )
+    found = found._replace(tiers=now.tiers, settings=settings)
+    if found.default_choice is None:
+        return _as_it_is(found, now)
+    return _Rest(search, found, now, _default_points(plan)).with_kept().with_caution()
+
+
+def _as_it_is(found: Derived, now: InForce) -> Derived:
+    """Everything as it is in force: nothing was measured that speaks for a change."""
+    default = now.routing.default_tier
+    model = now.tiers[default]
+    kept = tuple(
+        _kept(rule, now, _when(rule), "nothing was measured") for rule in now.routing.rules
+    )
+    why = f"{KEPT}: nothing was measured that could speak for another"
+    return found._replace(default=str(default), default_model=model, default_why=why, rules=kept)
+
+
+def _when(rule: Rule) -> dict[str, Any]:
+    return rule.when.model_dump(mode="json", exclude_none=True)
+
+
+def _kept(rule: Rule, now: InForce, when: Mapping[str, Any], why: str, name: str = "") -> Found:
+    floor = str(rule.floor)
+    return Found(name or rule.name, when, floor, now.tiers[floor], f"{KEPT}: {why}", None, "kept")
+
+
+def _default_points(plan: Plan) -> dict[str, float]:
+    """What the config says of texts in a language that it has no figure for, by model."""
+    figures = {each.name: each.configured for each in plan.candidates if each.tiers}
+    return {name: own["default"] for name, own in figures.items() if "default" in own}
+
+
+class _Rest:
+    """Adds rules to those that were found."""
+
+    def __init__(
+        self, search: Search, found: Derived, now: InForce | None, points: Mapping[str, float]
+    ) -> None:
+        self._search, self._found, self._now, self._points = search, found, now, points
+        self._rank = search.rank
+        self._base = self._rank[found.default_model]
+        self._rules = list(found.rules)
+        self._dropped = list[Dropped]()
+
+    def with_kept(self) -> "_Rest":
+        """Add what is kept of the rules in force."""
+        assert self._now is not None
+        for rule in self._now.routing.rules:
+            self._keep(rule, self._now)
+        return self
+
+    def with_caution(self) -> Derived:
+        """The routing, with rules for texts that were not measured."""
+        if self._found.default_choice is not None:
+            self._be_cautious()
+        return self._found._replace(rules=tuple(self._rules), dropped=tuple(self._dropped))
+
+    def _keep(self, rule: Rule, now: InForce) -> None:
+        when, model = _when(rule), now.tiers[rule.floor]
+        if model not in self._rank:
+            self._add(_kept(rule, now, when, f"{model} was not measured"))
+        elif self._rank[model] <= self._base:
+            self._drop(rule.name, when, f"the default is {self._found.default_model} already")
+        elif list(when) in (["languages"], ["not_languages"], ["scripts"]):
+            self._keep_parts(rule, now, model, *when)
+        else:
+            self._keep_whole(rule, now, model, when)
+
+    def _keep_whole(self, rule: Rule, now: InForce, model: str, when: dict[str, Any]) -> None:
+        for other in self._rules:
+            if dict(other.when) == when and self._rank[other.model] >= self._rank[model]:
+                return self._drop(rule.name, when, f"rule {other.name} says the same, measured")
+        floor, tokens = build_floor(rule.name, rule.when, model), self._search.tokens
+
+        def holds(unit: Unit) -> bool:
+            side = None if unit.side == "symmetric" else unit.side
+            return floor.applies(unit.features, tokens(unit), side)
+
+        rows = self._search.where(holds)
+        if not self._search.is_enough(rows):
+            return self._add(_kept(rule, now, when, "too few of its texts were measured"))
+        choice = self._search.choose(rows)
+        if self._is_settled(choice, model):
+            return self._drop(rule.name, when, self._enough(choice))
+        return self._add(_kept(rule, now, when, self._open(choice, model)))
+
+    def _keep_parts(self, rule: Rule, now: InForce, model: str, key: str) -> None:
+        """Leave out of a rule the languages or scripts that were measured and do not need it."""
+        given = list(getattr(rule.when, key))
+        settled, others = list[str](), list[str]()
+        for value, choice in self._measured(key).items():
+            if (value in given) == (key == "not_languages"):
+                continue
+            if key != "scripts" and self._covers(value, model):
+                settled.append(value)
+            elif self._is_settled(choice, model):
+                settled.append(value)
+                self._drop(rule.name, {key.removeprefix("not_"): [value]}, self._enough(choice))
+            else:
+                others.append(f"{value}: {self._open(choice, model)}")
+        if key == "not_languages":
+            left = sorted({*given, *settled})
+            open_still = "texts of every other language were not measured"
+        else:
+            left = [value for value in given if value not in settled]
+            unmeasured = [value for value in left if value not in self._measured(key)]
+            open_still = f"not measured: {', '.join(unmeasured)}" if unmeasured else ""
+        if left:
+            why = "; ".join(filter(None, (open_still, *others)))
+            self._add(_kept(rule, now, {key: left}, why))
+
+    def _measured(self, key: str) -> Mapping[str, Choice]:
+        return self._search.scripts() if key == "scripts" else self._found.languages
+
+    def _covers(self, language: str, model: str) -> bool:
+        """Whether a measured rule already raises a language to this model or a larger one."""
+        return any(
+            language in rule.when.get("languages", ())
+            and self._rank[rule.model] >= self._rank[model]
+            for rule in self._found.rules
+        )
+
+    def _is_settled(self, choice: Choice, model: str) -> bool:
+        """Whether a smaller model is shown to be enough."""
+        if choice.model is None or self._rank[choice.model] >= self._rank[model]:
+            return False
+        return doubt(choice.differences, choice.model, self._search.min_gain) is None
+
+    def _enough(self, choice: Choice) -> str:
+        return f"{choice.model} is enough: {evidence(choice, self._found.default_model)}"
+
+    def _open(self, choice: Choice, model: str) -> str:
+        if choice.model is None:
+            return "their scores tell no models apart"
+        if self._rank[choice.model] >= self._rank[model]:
+            return evidence(choice, self._found.default_model)
+        one = doubt(choice.differences, choice.model, self._search.min_gain)
+        assert one is not None
+        return (
+            f"{choice.units} texts cannot rule out {one.high:+.1f} points of {one.larger} over "
+            f"{choice.model}"
+        )
+
+    def _drop(self, name: str, when: Mapping[str, Any], why: str) -> None:
+        self._dropped.append(Dropped(name, when, why))
+
+    def _add(self, rule: Found) -> None:
+        names = {other.name for other in self._rules}
+        name = rule.name
+        while name in names:
+            name = f"{name[:56]}-kept" if rule.source == "kept" else f"{name[:56]}-also"
+        self._rules.append(rule._replace(name=name))
+
+    def _be_cautious(self) -> None:
+        floor, why = self._caution_floor()
+        self._rules = [rule for rule in self._rules if rule.name != NOT_MEASURED]
+        if self._rank[floor] <= self._base:
+            return
+        measured = sorted(self._found.languages)
+        scripts = [
+            script
+            for script in SCRIPTS
+            if script != LATIN and not self._raises("scripts", script, floor)
+            if (choice := self._search.scripts().get(script)) is None
+            or not self._is_settled(choice, floor)
+        ]
+        conditions: list[tuple[str, dict[str, Any]]] = []
+        if not any(
+            self._is_over(rule, floor)
+            and list(rule.when) == ["not_languages"]
+            and set(rule.when["not_languages"]) <= set(measured)
+            for rule in self._rules
+        ):
+            conditions.append((NOT_MEASURED, {"not_languages": measured}))
+        if scripts:
+            conditions.append(("script-not-measured", {"scripts": scripts}))
+        mixed = self._search.where(lambda unit: unit.features.mixed)
+        if not self._search.is_enough(mixed) and not any(
+            self._is_over(rule, floor) and dict(rule.when) == {"mixed": True}
+            for rule in self._rules
+        ):
+            conditions.append(("mixed-not-measured", {"mixed": True}))
+        tier = self._search.tier[floor]
+        for name, when in conditions:
+            said = f"{CAUTION}: {why}; take this rule out if it costs too much"
+            self._add(Found(name, when, tier, floor, said, None, "caution"))
+
+    def _is_over(self, rule: Found, floor: str) -> bool:
+        """Whether a rule raises at least as far; a model that was not measured counts as far."""
+        return self._rank.get(rule.model, len(self._rank)) >= self._rank[floor]
+
+    def _raises(self, key: str, value: str, floor: str) -> bool:
+        return any(
+            self._is_over(rule, floor) and list(rule.when) == [key] and value in rule.when[key]
+            for rule in self._rules
+        )
+
+    def _caution_floor(self) -> tuple[str, str]:
+        """The model for texts that were not measured, and why it and no smaller one."""
+        raised = {
+            name: choice.model
+            for name, choice in self._found.languages.items()
+            if choice.model is not None and self._rank[choice.model] > self._base
+        }
+        reasons: dict[str, str] = {}
+        if self._points:
+            best = max(self._points, key=lambda name: (self._points[name], -self._rank[name]))
+            reasons[best] = "by the config's figures it is the best for languages without one"
+        if self._now is not None:
+            today = self._now.tiers[Tier(self._now.routing.default_tier)]
+            reasons |= {today: "it is the default in force"} if today in self._rank else {}
+        elif not raised and not reasons:
+            reasons[list(self._rank)[-1]] = "the rules in force are not known"
+        if raised:
+            most = max(raised.values(), key=self._rank.__getitem__)
+            gained = [name for name, model in raised.items() if model == most]
+            reasons[most] = f"of the languages measured, {names_of(gained)} gained from it"
+        floor = max(reasons, key=self._rank.__getitem__, default=self._found.default_model)
+        return floor, f"not measured here, and {reasons.get(floor, '')}"

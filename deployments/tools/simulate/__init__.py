@@ -1,0 +1,1 @@
+"""`embedding-router simulate`: files in, a report out; router/sim simulates."""

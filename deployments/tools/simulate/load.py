@@ -1,0 +1,194 @@
+"""Everything that a simulation needs from files, checked."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from deployments.launch.serve_config import POLICIES as BY_TOKENS
+from deployments.launch.serve_config import application
+from deployments.tools.policy_file import read_policy
+from router.config import Autoscaling, RouterArgs
+from router.decision_log import LogError, Logged
+from router.decision_log import read as read_log
+from router.domain import Model
+from router.models import build_models
+from router.profile import ProfileError, load_profile, read_profile
+from router.sim.baselines import CHOOSERS
+from router.sim.build import Fleet, Way, World, check_log, slowed
+from router.sim.scaling import Bounds
+from router.sim.scenario import POLICIES, Scenario, check_models, parse_scenario
+from router.strict import ConfigError, suggestion
+from router.strict_yaml import read
+
+TRACE_COLUMNS = ("TIMESTAMP", "ContextTokens")
+
+
+def load_world(
+    path: Path, config: Path | None = None, trace: Path | None = None, log: Path | None = None
+) -> World:
+    """The scenario in a file and all that it names; raises ConfigError."""
+    try:
+        scenario = parse_scenario(read(path.read_bytes()))
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
+    if log is not None:
+        traffic = scenario.traffic.model_copy(
+            update={"log": str(log.resolve()), "load": None, "requests_per_s": None, "trace": None}
+        )
+        scenario = scenario.model_copy(update={"traffic": traffic})
+    if config is None:
+        if scenario.config is None:
+            raise ConfigError(
+                [f"{path}: it names no config; write `config:` or give --config configs/qwen3.yaml"]
+            )
+        config = _file(path, scenario.config, "config")
+    args, app = application(config)
+    models = build_models(args)
+    if problems := check_models(scenario, models):
+        raise ConfigError([f"{path}: {problem}" for problem in problems])
+    models, profile = _profiled(path, config, scenario, args, models)
+    if scenario.slower != 1.0:
+        models = {
+            name: replace(model, curve=slowed(model.curve, scenario.slower))
+            for name, model in models.items()
+        }
+        profile += f", on cards {scenario.slower:g} times slower"
+    world = World(scenario, args, models, profile, _fleet(app))
+    if scenario.traffic.trace is not None:
+        world = replace(
+            world, trace=read_trace(trace or _file(path, scenario.traffic.trace, "traffic.trace"))
+        )
+    elif trace is not None:
+        raise ConfigError([f"{path}: it replays no trace; write `traffic.trace:`"])
+    if scenario.traffic.log is not None:
+        found = _file(path, scenario.traffic.log, "traffic.log")
+        world = replace(world, log=_log(found, args))
+        span_s = max(one.entry.at_s for one in world.log) - world.log[0].entry.at_s
+        world = world.updated(seconds=max(1.0, span_s / scenario.traffic.scale + 1e-6))
+    return world
+
+
+def load_way(given: str | None, scenario: Path, args: RouterArgs) -> Way:
+    """How models are chosen: a file, a name of POLICIES, or as the config says."""
+    if given is None:
+        return Way("as configured")
+    if given in CHOOSERS:
+        return Way(given, chooser=given)
+    if given == "rules":
+        return Way(given, kind="rules")
+    if given == "priced":
+        return Way(given, kind="priced")
+    path = Path(given)
+    if not path.is_file():
+        path = scenario.parent / given
+    if not path.is_file():
+        raise ConfigError(
+            [
+                f"policy: there is no file {given!r}, and no policy of that name; "
+                f"{suggestion(given, POLICIES, 'names are')}"
+            ]
+        )
+    policy = read_policy(path)
+    tiers: Mapping[Any, str] = args.tiers if policy.tiers is None else policy.tiers
+    for tier, model in tiers.items():
+        if model not in args.models:
+            raise ConfigError(
+                [f"{path}: tiers.{tier} names {model!r}; models are {', '.join(args.models)}"]
+            )
+    wanted = {policy.routing.default_tier, *(rule.floor for rule in policy.routing.rules)}
+    if missing := sorted(wanted - set(tiers)):
+        raise ConfigError(
+            [f"{path}: routing names tier {missing[0].value!r}; tiers are {', '.join(tiers)}"]
+        )
+    return Way(path.name, args.model_copy(update={"routing": policy.routing, "tiers": tiers}))
+
+
+def read_trace(path: Path) -> list[tuple[float, int]]:
+    """Seconds and tokens of a trace of Azure's LLM inference; raises ConfigError."""
+    rows = list[tuple[float, int]]()
+    with path.open(newline="", encoding="utf-8") as lines:
+        table = csv.DictReader(line for line in lines if not line.startswith("#"))
+        if missing := [name for name in TRACE_COLUMNS if name not in (table.fieldnames or ())]:
+            raise ConfigError(
+                [f"{path}: a trace has the columns {', '.join(TRACE_COLUMNS)}; {missing[0]} is not "
+                 "there"]
+            )  # fmt: skip
+        for row in table:
+            try:
+                at_s = datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp()
+                rows.append((at_s, int(row["ContextTokens"])))
+            except (ValueError, TypeError):
+                shown = ",".join(map(str, row.values()))
+                raise ConfigError(
+                    [f"{path}: line {table.line_num} is no arrival: {shown}"]
+                ) from None
+    if len(rows) < 2 or rows[-1][0] <= rows[0][0]:
+        raise ConfigError([f"{path}: a trace has at least two arrivals, one after the other"])
+    return rows
+
+
+def _file(scenario: Path, name: str, key: str) -> Path:
+    """A path in a scenario: as it stands, or from the scenario's folder."""
+    for path in (scenario.parent / name, Path(name)):
+        if path.is_file():
+            return path
+    raise ConfigError(
+        [f"{scenario}: {key}: there is no file {name}, neither in {scenario.parent} nor here"]
+    )
+
+
+def _profiled(
+    path: Path, config: Path, scenario: Scenario, args: RouterArgs, models: Mapping[str, Model]
+) -> tuple[dict[str, Model], str]:
+    """Models with the curves of the scenario's profiles, and where those come from."""
+    if scenario.profiles is None:
+        own = {one.profile for one in args.models.values() if one.profile}
+        where = ", ".join(sorted(own)) if own else f"the curves of {config}"
+        return dict(models), where
+    file = _file(path, scenario.profiles, "profiles")
+    try:
+        data = json.loads(file.read_bytes())
+        curves = {name: load_profile(data, name) for name in models}
+        devices = {read_profile(data, name).device for name in models}
+    except (ProfileError, ValueError) as error:
+        raise ConfigError(
+            [f"{file}: {error}; measure it with `embedding-router calibrate`"]
+        ) from None
+    made = {
+        name: replace(model, curve=replace(curves[name], overhead_s=model.curve.overhead_s))
+        for name, model in models.items()
+    }
+    return made, f"{file} ({', '.join(sorted(devices))})"
+
+
+def _fleet(app: Mapping[str, Any]) -> Fleet:
+    replicas, bounds = dict[str, int](), dict[str, Bounds]()
+    for one in app.get("deployments") or ():
+        scaling = one.get("autoscaling_config") or {}
+        least = int(scaling.get("min_replicas", one.get("num_replicas") or 1) or 0)
+        replicas[one["name"]] = max(1, least)
+        if scaling:
+            bounds[one["name"]] = Bounds(
+                least,
+                int(scaling.get("max_replicas", least)),
+                float(scaling.get("upscale_delay_s", 30.0)),
+                float(scaling.get("downscale_delay_s", 600.0)),
+            )
+    policy = app.get("autoscaling_policy") or {}
+    scales = policy.get("policy_function") in BY_TOKENS
+    kwargs = policy.get("policy_kwargs") or {}
+    return Fleet(replicas, bounds, Autoscaling(**kwargs) if scales else Autoscaling(), scales)
+
+
+def _log(path: Path, args: RouterArgs) -> Sequence[Logged]:
+    try:
+        with path.open("rb") as lines:
+            log = list(read_log(lines))
+    except LogError as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+    check_log(log, args, str(path))
+    return log

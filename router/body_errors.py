@@ -1,0 +1,103 @@
+"""What is wrong with a JSON body, in a sentence for the caller who wrote it."""
+
+import json
+import re
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from router.errors import InvalidJson, InvalidValue, UnknownField, shorten, suggest
+from router.ignoring import Ignore, unknown
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def explain(
+    invalid: ValidationError, body: bytes, fields: Sequence[str], ignore: Ignore = False
+) -> InvalidJson | InvalidValue | UnknownField:
+    """The first thing that is wrong, in a sentence; an unknown key first, for a misspelt one is why
+    another is missing.
+    """
+    problem = invalid.errors(include_url=False)[0]
+    kind = problem["type"]
+    if kind == "json_invalid":
+        return InvalidJson(explain_json(body, problem["ctx"]["error"]))
+    data = from_json(body)
+    if kind == "model_type":
+        return InvalidJson(
+            f'the body must be a JSON object such as {{"input": "text"}}, it is {kind_of(data)}'
+        )
+    try:
+        unknown((key for key in data if key not in fields), fields, ignore)
+    except (InvalidValue, UnknownField) as error:
+        return error
+    field = str(problem["loc"][0])
+    if kind == "missing":
+        return InvalidValue(f"{field} is missing; send the text or texts to embed", field)
+    if kind == "string_pattern_mismatch":
+        must = "must be a BCP-47 tag such as 'en' or 'zh-Hant'"
+    else:
+        must = re.sub(r"^(Input|String) should ", "must ", problem["msg"])
+    value = problem["input"]
+    hint = (
+        suggest(value, re.findall(r"'([^']+)'", must))
+        if kind in ("enum", "literal_error") and isinstance(value, str)
+        else ""
+    )
+    return InvalidValue(f"{field} {must}, it is {kind_of(value)}{hint}", field)
+
+
+def explain_json(body: bytes, reason: str) -> str:
+    if not body.strip():
+        return 'the body is empty; send a JSON object such as {"input": "text"}'
+    try:
+        body.decode()
+    except UnicodeDecodeError as undecodable:
+        return (
+            f"the body is not UTF-8: byte 0x{body[undecodable.start]:02x} at offset "
+            f"{undecodable.start}; encode it as UTF-8"
+        )
+    if body.startswith(b"\xef\xbb\xbf"):
+        return "the body starts with a byte order mark; send the JSON without it"
+    if "surrogate" in reason or "hex escape" in reason:
+        return (
+            f"the body is not valid JSON: {reason}; a \\u escape needs four hex digits, and "
+            f"surrogates come in pairs{_lone_surrogate(body)}"
+        )
+    return f"the body is not valid JSON: {reason}"
+
+
+def _lone_surrogate(body: bytes) -> str:
+    """Where half a surrogate pair stands, as the end of a sentence; nothing where none is found."""
+    try:
+        data = json.loads(body)  # which takes them
+    except (ValueError, RecursionError):
+        return ""
+    fields = data.items() if isinstance(data, dict) else ()
+    for field, value in fields:
+        items = value if isinstance(value, list) else [value]
+        for index, item in enumerate(items):
+            if isinstance(item, str) and _SURROGATE.search(item):
+                place = f"{field}[{index}]" if isinstance(value, list) else field
+                if _SURROGATE.search(place):
+                    return ""
+                return f"; {shorten(place)[1:-1]} has half of one"
+    return ""
+
+
+def kind_of(value: object) -> str:
+    """A JSON value in few words."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return shorten(value) if value else "an empty string"
+    if isinstance(value, int | float):
+        return (
+            f"{value:g}"
+            if isinstance(value, float)
+            else "a huge integer"
+            if abs(value) >= 10**15
+            else str(value)
+        )
+    return "an array" if isinstance(value, list | tuple) else "an object"

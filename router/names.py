@@ -1,0 +1,136 @@
+"""What one text in `model`, or one address, says: model or tier, space, side and latency budget.
+
+    NAME     model id | alias | tier | collection | MODEL/DIMENSIONS
+    model    NAME[-query | -document][@<n>ms]
+    address  /in/{collection}[/query | /document] in front of a path
+
+A whole name of the config wins over a suffix. Models and tiers are found without case, suffixes
+too, collections exactly as the config writes them. `ambiguities` finds the texts of a config that
+would have two meanings.
+"""
+
+import re
+from collections.abc import Collection, Iterator
+from typing import NamedTuple, Protocol
+
+from router.config import RouterArgs
+from router.domain import Tier
+from router.errors import InvalidValue
+from router.schema import Side
+from router.space import Space
+
+SIDES: tuple[Side, ...] = ("query", "document")
+_PREFIX = "/in/"
+_BUDGET = re.compile(r"(.+)@([0-9]{1,12}(?:\.[0-9]{1,9})?)ms", re.IGNORECASE | re.DOTALL)
+_SIDE = re.compile(r"(.+)-(query|document)", re.IGNORECASE | re.DOTALL)
+_TIERS = frozenset(tier.value for tier in Tier)
+
+
+class Vocabulary(Protocol):
+    """The names of a config: what router.spaces.Catalogue finds by them."""
+
+    @property
+    def collections(self) -> Collection[str]:
+        """Names of collections."""
+
+    def lookup(self, name: str) -> str | None:
+        """The id of the model that `name` means."""
+
+    def space_named(self, name: str) -> Space | None:
+        """The space that `name` is, if it is MODEL/DIMENSIONS."""
+
+
+class Name(NamedTuple):
+    """What a text in `model` says."""
+
+    model: str | None = None  # a model or a tier; None where a collection is named
+    space: str | None = None  # a collection or MODEL/DIMENSIONS
+    side: Side | None = None
+    budget_ms: float | None = None
+
+
+class Address(NamedTuple):
+    """What stands in front of a path."""
+
+    collection: str
+    side: Side | None
+
+    def __str__(self) -> str:
+        return f"{_PREFIX}{self.collection}" + (f"/{self.side}" if self.side else "")
+
+
+def split_address(path: str) -> tuple[Address | None, str]:
+    """The address in front of `path`, if there is one, and the path behind it."""
+    if not path.startswith(_PREFIX):
+        return None, path
+    collection, _, rest = path.removeprefix(_PREFIX).partition("/")
+    first, _, behind = rest.partition("/")
+    side: Side | None = "query" if first == "query" else "document" if first == "document" else None
+    inner = rest if side is None else behind
+    if not collection or not inner:
+        return None, path
+    return Address(collection, side), f"/{inner}"
+
+
+def read_name(vocabulary: Vocabulary, text: str) -> Name:
+    """What `text` says; a text that means nothing is its own model, which is not found later.
+
+    Raises InvalidValue for a budget of 0 ms.
+    """
+    if (name := _whole(vocabulary, text)) is not None:
+        return name
+    budgeted = _BUDGET.fullmatch(text)
+    bare, budget_ms = (text, None) if budgeted is None else (budgeted[1], float(budgeted[2]))
+    name = None if budgeted is None else _whole(vocabulary, bare)
+    side: Side | None = None
+    if name is None and (sided := _SIDE.fullmatch(bare)) is not None:
+        side = "query" if sided[2].lower() == "query" else "document"
+        name = _whole(vocabulary, sided[1])
+    if name is None:
+        return Name(model=text)
+    if budget_ms == 0.0:
+        raise InvalidValue("the latency budget in model must be above 0 ms", "model")
+    return name._replace(side=side, budget_ms=budget_ms)
+
+
+def _whole(vocabulary: Vocabulary, text: str) -> Name | None:
+    """What `text` says without a suffix; None where it is no name of the config."""
+    if text.lower() in _TIERS or vocabulary.lookup(text) is not None:
+        return Name(model=text)
+    if text in vocabulary.collections:
+        return Name(space=text)
+    if (space := vocabulary.space_named(text)) is not None:
+        return Name(model=space.model, space=str(space))
+    return None
+
+
+def ambiguities(vocabulary: Vocabulary, args: RouterArgs) -> Iterator[str]:
+    """A sentence for each text that has two meanings."""
+    places = {name: f"collections.{name}" for name in args.collections}
+    aliases = {alias: id for id, model in args.models.items() for alias in model.aliases}
+    for alias, id in aliases.items():
+        places.setdefault(alias, f"models.{id}.aliases: {alias!r}")
+    for id in args.models:
+        places.setdefault(id, f"models.{id}")
+    for text, place in places.items():
+        if (other := _other_meaning(vocabulary, text)) is not None:
+            yield f"{place}: as a request's model {text!r} also means {other}; choose another name"
+
+
+def _other_meaning(vocabulary: Vocabulary, text: str) -> str | None:
+    """What a name of the config means beside itself, in words."""
+    if text in vocabulary.collections:
+        if text.lower() in _TIERS:
+            return f"the tier {text.lower()}"
+        if (model := vocabulary.lookup(text)) is not None:
+            return f"the model {model}"
+    elif (space := vocabulary.space_named(text)) is not None:
+        return f"the space {space}"
+    for pattern, what in ((_BUDGET, "within {} ms"), (_SIDE, "on the side {}")):
+        found = pattern.fullmatch(text)
+        if found is None:
+            continue
+        inner = read_name(vocabulary, found[1])
+        if inner.space or inner.side or inner.budget_ms or _whole(vocabulary, found[1]):
+            return f"{found[1]} {what.format(found[2].lower())}"
+    return None

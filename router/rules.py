@@ -1,0 +1,178 @@
+"""The rules by which a model is chosen among those that are in time, and the policy that holds
+them.
+
+The target is taken where it is in time and was named, by the caller or a rule; else the model in
+time with the most points of quality for this text, and the larger one where a figure is missing or
+equal.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from router.domain import (
+    NO_WORK,
+    Features,
+    Model,
+    OnMiss,
+    Reason,
+    Request,
+    TextKind,
+    Why,
+)
+
+MIN_SHARE, MAX_UNREAD = 0.2, 0.5
+
+# The reason of a choice other than the target, by why the target is out. The caller's own limits (a
+# pinned space, what its key may use) are not among them: they move the target in silence.
+INSTEAD = {
+    Why.TOO_LONG: Reason.CONTEXT,
+    Why.NOT_READY: Reason.UNAVAILABLE,
+    Why.UNREAD: Reason.QUALITY,
+}
+
+# A look-up of an enum's member takes 0.1 us on Python 3.11, and every decision needs several.
+AUTO, RULE, BUDGET, LATE, LOAD = Reason.AUTO, Reason.RULE, Reason.BUDGET, Reason.LATE, Reason.LOAD
+CHOSEN, LESS_QUALITY = Why.CHOSEN, Why.LESS_QUALITY
+ABOVE_TARGET, OVER_BUDGET = Why.ABOVE_TARGET, Why.OVER_BUDGET
+REJECT, SERVE = OnMiss.REJECT, OnMiss.SERVE
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """A rule in the form the decision uses: conditions that must all hold, and the model it raises
+    the target to.
+    """
+
+    name: str
+    model: str
+    min_tokens: int | None = None
+    max_tokens: int | None = None
+    languages: frozenset[str] | None = None
+    not_languages: frozenset[str] | None = None
+    scripts: frozenset[str] | None = None
+    mixed: bool | None = None
+    code: bool | None = None
+    input_type: str | None = None
+
+    def applies(
+        self, features: Features, longest: int, input_type: str | None, min_share: float = MIN_SHARE
+    ) -> bool:
+        """Whether the conditions hold for a text, or for `min_share` of the texts of a list;
+        `longest` is the tokens of the longest one.
+        """
+        if self.min_tokens is not None and longest < self.min_tokens:
+            return False
+        if self.max_tokens is not None and longest > self.max_tokens:
+            return False
+        if self.input_type is not None and input_type != self.input_type:
+            return False
+        if not features.kinds:
+            return self._holds(features)
+        return features.share(self._holds) >= min_share
+
+    def _holds(self, text: Features | TextKind) -> bool:
+        if self.languages is not None and text.language not in self.languages:
+            return False
+        if self.not_languages is not None and (
+            text.language is None or text.language in self.not_languages
+        ):
+            return False
+        if self.scripts is not None and text.script not in self.scripts:
+            return False
+        return (self.mixed is None or text.mixed == self.mixed) and (
+            self.code is None or text.code == self.code
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the config says about deciding."""
+
+    default: str
+    floors: tuple[Floor, ...] = ()
+    kind: Literal["rules", "priced"] = "rules"
+    quality_weight: float = 1.0
+    min_share: float = MIN_SHARE  # of a list's texts, for which a rule raises the target
+    max_unread: float = MAX_UNREAD  # share of unknown tokens above which a model is not `auto`'s
+    default_is_named: bool = False  # the default is taken as it is, as if a rule had raised it
+
+
+def stand_ins(models: Mapping[str, Model], target: str, names: list[str], why: Why) -> list[str]:
+    """Of the models that may stand in for a target that is out, those that do so first: smaller
+    ones, or larger ones where the target cannot read the text; else the others.
+    """
+    limit = models[target].rank
+    larger_first = why in (Why.TOO_LONG, Why.UNREAD)
+    return [name for name in names if (models[name].rank > limit) == larger_first] or names
+
+
+def by_rules(
+    policy: Policy,
+    request: Request,
+    models: Mapping[str, Model],
+    in_time: list[str],
+    whys: dict[str, Why],
+    target: str,
+    reason: Reason,
+) -> tuple[str, Reason]:
+    """The choice among the models in time, and its reason."""
+    if target not in in_time:
+        if whys[target] is OVER_BUDGET:
+            return best_of(request, models, in_time), BUDGET
+        chosen = best_of(request, models, stand_ins(models, target, in_time, whys[target]))
+        for name in in_time:
+            if models[name].rank > max(models[chosen].rank, models[target].rank):
+                whys[name] = ABOVE_TARGET
+        return chosen, INSTEAD.get(whys[target], reason)
+    if reason is AUTO and not policy.default_is_named:
+        best = best_of(request, models, in_time)
+        return best, reason if best == target else Reason.QUALITY
+    points = models[target].quality_of(request.features, request.work[target])
+    for name in in_time:
+        if points is not None and name != target:
+            more = models[name].quality_of(request.features, request.work[name])
+            if more is not None and more > points:
+                whys[name] = Why.NOT_NAMED
+    return target, reason
+
+
+def best_of(request: Request, models: Mapping[str, Model], names: list[str]) -> str:
+    """The model with the most points for this text; a smaller one only where both figures are known
+    and its own is higher.
+    """
+    best, *smaller = sorted(names, key=lambda name: -models[name].rank)
+    for name in smaller:
+        if gain_over(request, models[name], models[best]) > 0.0:
+            best = name
+    return best
+
+
+def gain_over(request: Request, one: Model, other: Model) -> float:
+    """Points of `one` for this text over those of `other`; ranks, where a figure is missing."""
+    features, work = request.features, request.work
+    points = one.quality_of(features, work.get(one.id, NO_WORK))
+    others = other.quality_of(features, work.get(other.id, NO_WORK))
+    return one.rank - other.rank if points is None or others is None else points - others
+
+
+def late_choice(
+    request: Request,
+    models: Mapping[str, Model],
+    target: str,
+    late: list[str],
+    tails: Mapping[str, float],
+    whys: dict[str, Why],
+) -> str:
+    """The model that answers although none is in time."""
+    if request.on_miss is SERVE:
+        if target in late:
+            return target
+        return best_of(request, models, stand_ins(models, target, late, whys[target]))
+    soonest = late[0]
+    for name in late:
+        if tails[name] < tails[soonest] or (
+            tails[name] == tails[soonest] and models[name].rank > models[soonest].rank
+        ):
+            soonest = name
+    return soonest

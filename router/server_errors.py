@@ -1,0 +1,97 @@
+"""Errors of a service that cannot answer now; router/errors.py has the whole tree."""
+
+import math
+from collections.abc import Sequence
+
+from router.error_base import RouterError, retry_after
+
+
+class Overloaded(RouterError):
+    """More work waits than the service takes on."""
+
+    status, code = 429, "overloaded"
+
+    def __init__(self, model: str, retry_after_s: float) -> None:
+        super().__init__(
+            f"too much work waits for {model}; send the request again after the time in "
+            "Retry-After, or to another model",
+            headers=retry_after(retry_after_s),
+        )
+
+
+class InternalError(RouterError):
+    """A fault of the service; what happened is in its log under the request's id, never in the
+    answer.
+    """
+
+    status, code = 500, "internal_error"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the service failed; send the request again, and report its x-request-id if it fails "
+            "again"
+        )
+
+
+class ModelUnavailable(RouterError):
+    """No model that may answer this request is ready; `why` has one entry a model.
+
+    `lost`: the model's replicas or its server are gone or hang. Another model may then answer; a
+    text that an engine fails on goes to no other engine. `sent`: a replica had the text.
+    """
+
+    status, code = 503, "model_unavailable"
+
+    def __init__(
+        self, why: Sequence[str], retry_after_s: float, lost: bool = False, sent: bool = False
+    ) -> None:
+        self.lost, self.sent = lost, sent
+        super().__init__(
+            f"no model can answer this request now ({'; '.join(why)}); send it again after the "
+            "time in Retry-After",
+            "model",
+            retry_after(retry_after_s),
+        )
+
+
+class BudgetUnreachable(RouterError):
+    """No allowed model is predicted to answer in time, and `on_budget_miss` is reject."""
+
+    status, code = 503, "budget_unreachable"
+
+    def __init__(self, budget_s: float, soonest_s: float, retry_after_s: float | None) -> None:
+        """`soonest_s` is the shortest that an allowed model is likely to take when it is idle.
+
+        `retry_after_s` None: waiting does not help. Clients that do not know `x-should-retry` are
+        then told to come back late.
+        """
+        within = f"no allowed model is predicted to answer within {budget_s * 1000:.4g} ms"
+        if retry_after_s is None:
+            super().__init__(
+                f"{within}, not even an idle one: raise latency_budget_ms to "
+                f"{math.ceil(soonest_s * 1000)} or more, or send "
+                '"on_budget_miss": "degrade" to be answered late',
+                "latency_budget_ms",
+                retry_after(math.inf)
+                | {"x-should-retry": "false"},  # OpenAI's clients repeat a 503 otherwise
+            )
+        else:
+            super().__init__(
+                f"{within} at this load; send the request again after the time in Retry-After, "
+                "raise latency_budget_ms, or send "
+                '"on_budget_miss": "degrade" to be answered late',
+                "latency_budget_ms",
+                retry_after(retry_after_s),
+            )
+
+
+class DeadlineExceeded(RouterError):
+    """The request was not answered within the time it may take."""
+
+    status, code = 504, "deadline_exceeded"
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"no answer within {limit_s * 1000:g} ms; send fewer or shorter texts, or allow more "
+            "time"
+        )

@@ -1,0 +1,247 @@
+"""The settings of a request from all the places that can hold them: the key's defaults, headers,
+the address, the name in `model`, and the body.
+
+    config < key's defaults < header < body
+
+The name, the address, and the body (or else the header) are on one level: where they disagree
+about the space, the side, the tier or the budget the request is refused with both in the message.
+A header that the body overrules is not looked at. A key's defaults give way in silence to all of
+them; what the key may do is checked afterwards, on the result.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, get_args
+
+from router.config import Limits
+from router.domain import Tier
+from router.errors import NameConflict, RouterError, SpaceConflict, shorten
+from router.key_defaults import KeyDefaults
+from router.names import Address, Name, read_name
+from router.schema import (
+    SIDES,
+    EmbeddingsRequest,
+    Given,
+    Priority,
+    Side,
+    Source,
+    budget_header,
+    leaves_tier_open,
+    quality_header,
+    request_of,
+    space_header,
+)
+from router.spaces import Catalogue
+
+Value = str | float | None
+_PRECEDENCE: Sequence[Source] = get_args(Source)
+
+
+class Said(NamedTuple):
+    """A value, where it stands, and that place in words."""
+
+    value: Value
+    source: Source
+    words: str
+
+
+class Context(NamedTuple):
+    """What stands around a body."""
+
+    catalogue: Catalogue
+    headers: Mapping[str, str]
+    limits: Limits
+    address: Address | None = None
+    defaults: KeyDefaults = KeyDefaults()
+    priority: Priority = "interactive"  # of a key that may not use the usual one
+
+
+def settled(given: Given, context: Context) -> EmbeddingsRequest:
+    """The request that a body makes in its context; raises what reading a name, a header and the
+    fields together raises, SpaceConflict and NameConflict.
+    """
+    sources: dict[str, Source] = {}
+    catalogue, fields, address = context.catalogue, given.body, context.address
+    model = fields.model
+    name = Name() if model is None else read_name(catalogue, model)
+    named = "" if model is None else f"model {shorten(model)}"
+    tier = _tier(given, name, named, context, sources)
+    _side(given, name, named, address, sources)
+    budgets = []
+    if name.budget_ms is not None:
+        budgets.append(Said(name.budget_ms, "name", named))
+    if (budget_ms := fields.latency_budget_ms) is not None:
+        budgets.append(Said(budget_ms, "body", f"latency_budget_ms {budget_ms:g}"))
+    elif (budget_ms := budget_header(context.headers.get("x-latency-budget-ms"))) is not None:
+        words = f"the header X-Latency-Budget-Ms {budget_ms:g}"
+        budgets.append(Said(budget_ms, "header", words))
+    agreed = _agreed("latency_budget_ms", budgets, sources)
+    fields.latency_budget_ms = agreed if isinstance(agreed, float) else None
+    fields.space = _space(given, name, named, context, sources)
+    fields.model, fields.quality = name.model, tier
+    if fields.priority is not None:
+        sources["priority"] = "body"
+    request = request_of(given, context.limits, context.priority)
+    return _with_defaults(request, context, sources)._replace(sources=sources)
+
+
+def _tier(
+    given: Given, name: Name, named: str, context: Context, sources: dict[str, Source]
+) -> Tier | None:
+    """The tier of the body, else of the header where the name leaves it open."""
+    own, body = (name.model or "").lower(), given.body.quality
+    own_tier = Tier(own) if own in set(Tier) and own != Tier.AUTO else None
+    if own_tier is not None:
+        sources["quality"] = "name"
+        if body is not None and body not in (Tier.AUTO, own_tier):
+            raise NameConflict(
+                f"{named} means the tier {own_tier.value} and quality is {body.value!r}; leave one "
+                "of them out",
+                "model",
+            )
+        if body is own_tier:
+            sources["quality"] = "body"
+        return body
+    if body is not None:
+        model = context.catalogue.lookup(own)
+        meant = context.catalogue.tiers.get(body, model)
+        if model is not None and meant != model:
+            raise NameConflict(
+                f"{named} names {model} and quality {body.value!r} means {meant}; leave one of "
+                "them out",
+                "model",
+            )
+        sources["quality"] = "body"
+        return body
+    if not leaves_tier_open(name.model):
+        return None
+    header = context.headers.get("x-quality-tier")
+    if header is not None:
+        sources["quality"] = "header"
+    return quality_header(header)
+
+
+def _side(
+    given: Given,
+    name: Name,
+    named: str,
+    address: Address | None,
+    sources: dict[str, Source],
+) -> None:
+    """Write the side that the name, the address and the body agree on into the fields."""
+    fields = given.body
+    told = []
+    if address is not None and address.side is not None:
+        told.append(Said(address.side, "address", f"the address {address}"))
+    if name.side is not None:
+        told.append(Said(name.side, "name", named))
+    if fields.input_type is not None:
+        side = SIDES[fields.input_type]
+        words = f"input_type {fields.input_type!r}"
+        told.append(Said(side or fields.input_type, "body", words))
+    agreed = _agreed("input_type", told, sources)
+    if fields.input_type is None and agreed is not None:
+        if fields.instruction is not None and agreed == "document":
+            raise NameConflict(
+                f"{told[0].words} says document and instruction belongs to queries; leave one of "
+                "them out",
+                "instruction",
+            )
+        fields.input_type = "query" if agreed == "query" else "document"
+
+
+def _space(
+    given: Given, name: Name, named: str, context: Context, sources: dict[str, Source]
+) -> str | None:
+    fields, address = given.body, context.address
+    told = []
+    if fields.space is not None:
+        told.append(Said(fields.space, "body", f"space {shorten(fields.space)}"))
+    elif (space := space_header(context.headers.get("x-embedding-space"))) is not None:
+        told.append(Said(space, "header", f"the header X-Embedding-Space {shorten(space)}"))
+    if name.space is not None:
+        told.insert(0, Said(name.space, "name", named))
+    if address is not None:
+        told.insert(0, Said(address.collection, "address", f"the address {address}"))
+    if not told:
+        return None
+    final = told[0]
+    for one in told[1:]:
+        final = _same_space(final, one, context.catalogue)
+    sources["space"] = max((one.source for one in told), key=_PRECEDENCE.index)
+    return str(final.value)
+
+
+def _same_space(first: Said, second: Said, catalogue: Catalogue) -> Said:
+    """The one of two that says more: a collection rather than its space. Raises SpaceConflict."""
+    if first.value == second.value:
+        return first
+    for one, other in ((first, second), (second, first)):
+        collection = catalogue.collections.get(str(one.value))
+        own = catalogue.space_named(str(one.value)) if collection is None else collection.space
+        if own is not None and own == catalogue.space_named(str(other.value)):
+            return one
+    raise SpaceConflict(
+        f"{first.words} and {second.words} are different vector spaces; leave one of them out"
+    )
+
+
+def _agreed(setting: str, told: Sequence[Said], sources: dict[str, Source]) -> Value:
+    """What all of them say; raises NameConflict where two differ."""
+    if not told:
+        return None
+    first = told[0]
+    for other in told[1:]:
+        if other.value != first.value:
+            raise NameConflict(
+                f"{first.words} and {other.words} disagree about {setting}; leave one of them out",
+                "model" if "name" in (first.source, other.source) else setting,
+            )
+    sources[setting] = max((one.source for one in told), key=_PRECEDENCE.index)
+    return first.value
+
+
+def _with_defaults(
+    request: EmbeddingsRequest, context: Context, sources: dict[str, Source]
+) -> EmbeddingsRequest:
+    """The request with what its key's defaults say where nothing else does."""
+    defaults = context.defaults
+    if defaults.latency_budget_ms is not None and request.latency_budget_ms is None:
+        request = request._replace(latency_budget_ms=defaults.latency_budget_ms)
+        sources["latency_budget_ms"] = "key"
+    if "priority" not in sources and defaults.priority is not None:
+        request, sources["priority"] = request._replace(priority=defaults.priority), "key"
+    elif "priority" not in sources and context.priority != "interactive":
+        sources["priority"] = "key"
+    if (
+        defaults.input_type is not None
+        and request.texts is not None
+        and request.side is None
+        and request.input_type is None
+    ):
+        side: Side = defaults.input_type
+        request = request._replace(side=side, input_type=side)
+        sources["input_type"] = "key"
+    space = defaults.space if request.space is None else None
+    free = "quality" not in sources and leaves_tier_open(request.model)
+    quality = defaults.quality if free else None
+    for some in dict.fromkeys(((space, quality), (space, None), (None, quality))):
+        if some != (None, None) and (fit := _fits(request, some, context.catalogue)) is not None:
+            if some[0] is not None:
+                sources["space"] = "key"
+            if some[1] is not None:
+                sources["quality"] = "key"
+            return fit
+    return request
+
+
+def _fits(
+    request: EmbeddingsRequest, some: tuple[str | None, Tier | None], catalogue: Catalogue
+) -> EmbeddingsRequest | None:
+    """The request with a default space and a default tier; None where that contradicts itself."""
+    space, quality = some
+    filled = request._replace(space=request.space or space, quality=quality or request.quality)
+    try:
+        catalogue.resolve(catalogue.completed(filled))
+    except RouterError:
+        return None
+    return filled

@@ -1,0 +1,117 @@
+"""Other ways to choose a model, with the same dispatchers behind them.
+
+    always-small, always-large    one model, whatever the request
+    by-length                     small for short texts, large for long ones
+    largest-feasible              the largest model predicted to be in time (Zhang et al.,
+                                  "Model-Switching", 2020)
+    least-headroom                the model predicted to be in time by least (llm-d, PolyServe)
+    slack-buckets                 more slack, a larger model (Khare et al., "SuperServe", 2025)
+
+A model that is not ready, or cannot read the text, is never chosen.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from router.domain import Decision, Load, Model, Prediction, Reason, Request, Why
+from router.policy import predict
+from router.rules import Policy
+
+SHORT_TOKENS, LONG_TOKENS = 64, 512  # of `by-length`
+
+
+class Fit(NamedTuple):
+    """A model that may serve a request, and its predicted times."""
+
+    name: str
+    rank: int
+    predicted: Prediction
+    tail_s: float
+
+
+Rank = Callable[[list[Fit], Request, float], Fit]
+
+
+def _always_small(fits: list[Fit], request: Request, budget_s: float) -> Fit:
+    return fits[0]
+
+
+def _always_large(fits: list[Fit], request: Request, budget_s: float) -> Fit:
+    return fits[-1]
+
+
+def _by_length(fits: list[Fit], request: Request, budget_s: float) -> Fit:
+    longest = request.work[fits[0].name].longest
+    place = (longest > SHORT_TOKENS) + (longest > LONG_TOKENS)
+    return fits[round(place / 2 * (len(fits) - 1))]
+
+
+def _soonest(fits: list[Fit]) -> Fit:
+    return min(fits, key=lambda fit: fit.tail_s)
+
+
+def _largest_feasible(fits: list[Fit], request: Request, budget_s: float) -> Fit:
+    in_time = [fit for fit in fits if fit.tail_s <= budget_s]
+    return in_time[-1] if in_time else _soonest(fits)
+
+
+def _least_headroom(fits: list[Fit], request: Request, budget_s: float) -> Fit:
+    in_time = [fit for fit in fits if fit.tail_s <= budget_s]
+    return max(in_time, key=lambda fit: fit.tail_s) if in_time else _soonest(fits)
+
+
+def _slack_buckets(fits: list[Fit], request: Request, budget_s: float) -> Fit:
+    """Buckets of equal width between the times of the smallest and the largest model; the slack is
+    what the budget leaves behind the shortest queue.
+    """
+    own = [fit.predicted.total_s - fit.predicted.wait_s for fit in fits]
+    slack_s = budget_s - min(fit.predicted.wait_s for fit in fits)
+    low, high = min(own), max(own)
+    if slack_s >= high or high <= low:
+        return fits[-1]
+    place = int((slack_s - low) / (high - low) * len(fits))
+    return fits[min(max(place, 0), len(fits) - 1)]
+
+
+RANKS: Mapping[str, Rank] = {
+    "always-small": _always_small,
+    "always-large": _always_large,
+    "by-length": _by_length,
+    "largest-feasible": _largest_feasible,
+    "least-headroom": _least_headroom,
+    "slack-buckets": _slack_buckets,
+}
+
+
+def _chooser(
+    rank: Rank,
+) -> Callable[[Policy, Request, Mapping[str, Model], Mapping[str, Load], float], Decision]:
+    def choose(
+        policy: Policy,
+        request: Request,
+        models: Mapping[str, Model],
+        loads: Mapping[str, Load],
+        now: float,
+    ) -> Decision:
+        fits = list[Fit]()
+        for name, model in models.items():
+            load, work = loads[name], request.work.get(name)
+            if work is None or work.longest > model.max_tokens or not load.ready_replicas:
+                continue
+            predicted = predict(model, load, work)
+            fits.append(Fit(name, model.rank, predicted, predicted.total_s * load.margin))
+        if not fits:
+            return Decision(None, None, Reason.NO_MODEL, None, None, None, False, {}, {})
+        fits.sort(key=lambda fit: fit.rank)
+        budget_s = float("inf") if request.deadline_s is None else request.deadline_s - now
+        chosen = rank(fits, request, budget_s)
+        total_s, wait_s = chosen.predicted
+        whys = {chosen.name: Why.CHOSEN}
+        return Decision(
+            chosen.name, chosen.name, Reason.AUTO, None, total_s, wait_s, False, whys, {}
+        )
+
+    return choose
+
+
+CHOOSERS = {name: _chooser(rank) for name, rank in RANKS.items()}

@@ -1,0 +1,348 @@
+"""From a scenario and a config to a run."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any, Literal
+
+from router.capacity import Autoscaler
+from router.config import Autoscaling, RouterArgs
+from router.decision_log import Logged
+from router.domain import Curve, Model, Work
+from router.models import build_policy
+from router.rules import Policy
+from router.sim.baselines import CHOOSERS
+from router.sim.outcome import Outcome
+from router.sim.replicas import EXACT, Noise
+from router.sim.routers import ALL, Corrections
+from router.sim.scaling import Bounds, ByTokensScaler
+from router.sim.scenario import Class, Scenario
+from router.sim.simulation import Fault, Setup, Simulation
+from router.sim.traffic import (
+    Arrival,
+    Kind,
+    Piece,
+    Rate,
+    Shape,
+    Shapes,
+    full_rate,
+    pieces_of,
+    poisson,
+    replayed,
+)
+from router.strict import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What a config file says beside `args:`: replicas of each model and how they scale."""
+
+    replicas: Mapping[str, int]
+    bounds: Mapping[str, Bounds]
+    scaling: Autoscaling
+    scales: bool = False  # by tokens, as the config says
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All that a run needs besides its policy: the same world gives the same arrivals."""
+
+    scenario: Scenario
+    args: RouterArgs
+    models: Mapping[str, Model]  # curves as the routers know them
+    profile: str  # where the curves come from, for people
+    fleet: Fleet
+    trace: Sequence[tuple[float, int]] = ()  # seconds and tokens
+    log: Sequence[Logged] = ()
+
+    @property
+    def replicas(self) -> dict[str, int]:
+        """Replicas at the start."""
+        given = self.scenario.replicas
+        return {name: given.get(name, self.fleet.replicas.get(name, 1)) for name in self.models}
+
+    def with_replicas(self, replicas: Mapping[str, int]) -> "World":
+        """The same, with other replicas."""
+        scenario = self.scenario.model_copy(update={"replicas": dict(replicas)})
+        return replace(self, scenario=scenario)
+
+    def updated(self, **changes: Any) -> "World":
+        """The same, with other fields of the scenario."""
+        return replace(self, scenario=self.scenario.model_copy(update=changes))
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How models are chosen in a run."""
+
+    name: str
+    args: RouterArgs | None = None  # with other routing and tiers than the config's
+    chooser: str | None = None  # a baseline
+    kind: Literal["rules", "priced"] | None = None
+    perfect: bool = False  # one router that knows all, and steps that take what was predicted
+    corrections: Corrections | None = None
+
+
+def shapes_of(world: World, tokens: Iterable[int] | None = None) -> Shapes:
+    """What draws the declared classes."""
+    kinds = [_kind(name, one) for name, one in world.scenario.traffic.classes.items()]
+    return Shapes(kinds, world.models, world.args.models, tokens)
+
+
+def mean_rate(world: World, replicas: Mapping[str, int] | None = None) -> float:
+    """Requests per second; of rates by hour their highest. `replicas` are those that `load` is a
+    share of.
+    """
+    traffic = world.scenario.traffic
+    if traffic.load is not None:
+        largest = max(world.models.values(), key=lambda model: model.rank)
+        full = full_rate(
+            shapes_of(world, _repeated(world)), largest, (replicas or world.replicas)[largest.id]
+        )
+        return traffic.load * full * traffic.scale
+    if isinstance(traffic.requests_per_s, Mapping):
+        return max(traffic.requests_per_s.values()) * traffic.scale
+    return (traffic.requests_per_s or 0.0) * traffic.scale
+
+
+def arrivals(world: World, rate: float) -> Iterator[Arrival]:
+    """Every request of the scenario, in order."""
+    scenario, traffic = world.scenario, world.scenario.traffic
+    rng = Random(f"arrivals {scenario.seed}")
+    if world.log:
+        return logged(world)
+    if world.trace:
+        times = [at_s for at_s, _ in world.trace]
+        return replayed(times, rate, scenario.seconds, shapes_of(world, _repeated(world)), rng)
+    points = [(0.0, rate)]
+    if isinstance(traffic.requests_per_s, Mapping):
+        points = [
+            (3600.0 * hour, each * traffic.scale)
+            for hour, each in sorted(traffic.requests_per_s.items())
+        ]
+    bursts = [(burst.at_s, burst.seconds, burst.times) for burst in traffic.bursts]
+    return poisson(Rate(points, bursts), scenario.seconds, shapes_of(world), rng)
+
+
+def run(
+    world: World,
+    way: Way,
+    rate: float | None = None,
+    watch: Callable[[float], None] | None = None,
+) -> Outcome:
+    """Simulate the scenario, its models chosen in one way."""
+    rate = mean_rate(world) if rate is None else rate
+    setup = setup_of(world, way)
+    scaler = _scaler(world)
+    return Simulation(setup, arrivals(world, rate), world.scenario.seconds, scaler, watch).run()
+
+
+def setup_of(world: World, way: Way) -> Setup:
+    """What the simulation simulates."""
+    scenario, args = world.scenario, way.args or world.args
+    policy = policy_of(args, way)
+    noise = Noise(
+        scenario.noise.sigma, scenario.noise.stall_share, scenario.noise.stall_ms / 1000.0
+    )
+    reports, error = scenario.reports, scenario.profile_error
+    setup = Setup(
+        args,
+        world.models,
+        policy,
+        world.replicas,
+        packs={name: one.engine.reports_vllm_metrics for name, one in args.models.items()},
+        curves={
+            name: slowed(model.curve, error) for name, model in world.models.items() if error != 1.0
+        },
+        routers=scenario.routers,
+        noise=noise,
+        report_every_s=None if reports.every_ms is None else reports.every_ms / 1000.0,
+        reports_in_replies=reports.in_replies,
+        corrections=way.corrections or ALL,
+        faults=tuple(
+            Fault(one.at_s, one.model, one.replicas, one.times, one.seconds or 0.0, one.restart_s)
+            for one in scenario.faults
+        ),
+        warm_up_s=scenario.warm_up_s,
+        seed=scenario.seed,
+    )
+    if way.chooser is not None:
+        setup = replace(setup, choose=CHOOSERS[way.chooser])
+    if way.perfect:
+        setup = replace(
+            setup,
+            noise=EXACT,
+            curves={},
+            models=setup.models if error == 1.0 else _known(world.models, error),
+            routers=1,
+            report_every_s=None,
+            reports_in_replies=True,
+            corrections=Corrections(False, False, False),
+        )
+    return setup
+
+
+def policy_of(args: RouterArgs, way: Way) -> Policy:
+    """The rules that a run decides by."""
+    routing = args.routing
+    if way.kind is not None:
+        routing = routing.model_copy(update={"policy": way.kind})
+    return build_policy(routing, args.tiers)
+
+
+def slowed(curve: Curve, times: float) -> Curve:
+    """A curve whose steps take `times` as long."""
+    return replace(
+        curve,
+        fixed_s=curve.fixed_s * times,
+        base_s=curve.base_s * times,
+        s_per_token=curve.s_per_token * times,
+        s_per_token_sq=curve.s_per_token_sq * times,
+        s_per_text=curve.s_per_text * times,
+    )
+
+
+def _known(models: Mapping[str, Model], times: float) -> dict[str, Model]:
+    return {
+        name: replace(model, curve=slowed(model.curve, times)) for name, model in models.items()
+    }
+
+
+def logged(world: World) -> Iterator[Arrival]:
+    """The requests of a decision log, under the config's own tiers and budgets."""
+    scale, seconds = world.scenario.traffic.scale, world.scenario.seconds
+    first_s = min(one.entry.at_s for one in world.log)
+    for one in sorted(world.log, key=lambda one: one.entry.at_s):
+        at_s = (one.entry.at_s - first_s) / scale
+        if at_s >= seconds:
+            return
+        yield Arrival(at_s, _shape(one, world))
+
+
+def check_log(log: Sequence[Logged], args: RouterArgs, name: str) -> None:
+    """Raise ConfigError where the log is of a config with other models."""
+    if not log:
+        raise ConfigError([f"{name} has no requests; `decision_log:` in the config writes them"])
+    for one in log:
+        missing = [model for model in one.entry.request.work if model not in args.models]
+        if missing:
+            raise ConfigError(
+                [
+                    f"{name} is a log of another config: it has model {missing[0]!r}, this config "
+                    f"has {', '.join(args.models)}; give the config that it was written under with "
+                    "--config"
+                ]
+            )
+
+
+def _shape(one: Logged, world: World) -> Shape:
+    entry, args = one.entry, world.args
+    request, default_ms = entry.request, args.routing.default_budget_ms
+    if entry.own_budget and request.deadline_s is not None:
+        budget_s: float | None = request.deadline_s - entry.arrived_s
+    else:
+        budget_s = None if default_ms is None else default_ms / 1000.0
+    target, strict = request.target, request.strict
+    if entry.tier is not None:
+        tiers: Mapping[Any, str] = args.tiers
+        target = tiers.get(entry.tier)
+        strict = target is not None and args.routing.strict_tiers
+    pieces = {
+        name: pieces_of(
+            _lengths(work), world.models[name].curve.batch_tokens, args.models[name].dimensions
+        )
+        if work.tokens
+        else tuple[Piece, ...]()
+        for name, work in request.work.items()
+    }
+    return Shape(
+        "log",
+        "log",
+        request.features,
+        dict(request.work),
+        pieces,
+        budget_s,
+        False,
+        request.input_type,
+        request.on_miss,
+        target,
+        request.pinned,
+        strict,
+        request.candidates,
+        request.permitted,
+        request.unread,
+        world.models,
+    )
+
+
+def _lengths(work: Work) -> list[int]:
+    """Lengths of texts that add up to a request's work: the longest, and the rest alike."""
+    longest = min(work.longest, work.tokens)
+    rest, others = work.tokens - longest, work.texts - 1
+    if not others:
+        return [work.tokens]
+    each, more = divmod(rest, others)
+    return [longest, *(max(1, each + (place < more)) for place in range(others))]
+
+
+def _kind(name: str, one: Class) -> Kind:
+    budgets: Mapping[float | None, float]
+    if isinstance(one.budget_ms, Mapping):
+        budgets = {each / 1000.0: share for each, share in one.budget_ms.items()}
+    else:
+        budgets = {None if one.budget_ms is None else one.budget_ms / 1000.0: 1.0}
+    return Kind(
+        name,
+        one.share,
+        one.tokens,
+        one.languages,
+        budgets,
+        one.texts,
+        one.priority == "bulk",
+        one.code,
+        one.input_type,
+        one.on_budget_miss,
+        one.tenant,
+        one.model,
+    )
+
+
+def _repeated(world: World) -> Iterator[int] | None:
+    """The trace's own lengths, again and again."""
+    if not world.scenario.traffic.trace_lengths:
+        return None
+
+    def lengths() -> Iterator[int]:
+        while True:
+            for _, tokens in world.trace:
+                yield max(1, tokens)
+
+    return lengths()
+
+
+def _scaler(world: World) -> ByTokensScaler | None:
+    given, fleet = world.scenario.autoscaling, world.fleet
+    if given is None:
+        return None
+    kept = fleet.scaling
+
+    def first(value: float | None, other: float) -> float:
+        return other if value is None else value
+
+    policy = Autoscaler(
+        first(given.utilisation, kept.utilisation),
+        first(given.drain_s, kept.drain_s),
+        max(given.start_s, kept.start_s) if fleet.scales else given.start_s,
+        first(given.hold_s, kept.hold_s),
+        first(given.slack, kept.slack),
+    )
+    bounds = {}
+    for name in world.models:
+        own = fleet.bounds.get(name, Bounds(1, 10, 3.0, 10.0))
+        bounds[name] = Bounds(
+            own.least if given.min_replicas is None else given.min_replicas,
+            own.most if given.max_replicas is None else given.max_replicas,
+            first(given.upscale_delay_s, own.up_delay_s),
+            first(given.downscale_delay_s, own.down_delay_s),
+        )
+    return ByTokensScaler(policy, bounds, given.start_s, given.every_s, kept.devices)

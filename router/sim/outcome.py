@@ -1,0 +1,204 @@
+"""What came of a simulated run, counted as it goes: its size does not grow with the requests."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from router.domain import Decision
+from router.sim.traffic import Shape
+
+GRAIN = 1.01  # of latencies: a bucket is 1 % wide
+LEAST_S = 1e-5
+_LOG = math.log(GRAIN)
+
+
+class Latencies:
+    """A histogram of seconds."""
+
+    __slots__ = ("_counts", "_sum_s", "count")
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        self._sum_s = 0.0
+        self.count = 0
+
+    @property
+    def mean_s(self) -> float:
+        """Their mean, 0 for none."""
+        return self._sum_s / self.count if self.count else 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self.count += 1
+        self._sum_s += seconds
+        self._counts[int(math.log(max(seconds, LEAST_S) / LEAST_S) / _LOG)] += 1
+
+    def quantile(self, share: float) -> float | None:
+        """The seconds that `share` of them did not exceed, to 1 %; None for none."""
+        left = math.ceil(share * self.count)
+        for bucket, count in sorted(self._counts.items()):
+            left -= count
+            if left <= 0:
+                return LEAST_S * math.pow(GRAIN, bucket + 0.5)
+        return None
+
+
+@dataclass(slots=True)
+class Tally:
+    """Requests of one kind, one tenant or one stretch of time."""
+
+    offered: int = 0
+    on_time: int = 0
+    late: int = 0  # answered after their budget
+    refused: int = 0  # answered with an error
+    degraded: int = 0
+    quality: float = 0.0  # points over the answered
+    effective: float = 0.0  # points over those on time
+    tokens: int = 0  # of those on time, as the model that answered counts them
+
+    def as_dict(self) -> dict[str, Any]:
+        """Shares and means."""
+        answered = self.on_time + self.late
+        return {
+            "offered": self.offered,
+            "on_time": self.on_time,
+            "late": self.late,
+            "refused": self.refused,
+            "attainment": _share(self.on_time, self.offered),
+            "degraded": _share(self.degraded, self.offered),
+            "quality": None if not answered else self.quality / answered,
+            "effective_quality": _share(self.effective, self.offered),
+        }
+
+
+@dataclass(slots=True)
+class Moment:
+    """One stretch of time: its requests, and replicas and busy seconds at its end."""
+
+    tally: Tally = field(default_factory=Tally)
+    models: Counter[str] = field(default_factory=Counter)
+    replicas: dict[str, int] = field(default_factory=dict)
+
+
+class Outcome:
+    """The counts of one run."""
+
+    def __init__(self, seconds: float, moments: int = 60, from_s: float = 0.0) -> None:
+        """Requests that arrive before `from_s` warm up, and are counted in `moments` only."""
+        self.every_s = max(seconds / moments, 1e-9)
+        self.from_s, self.seconds = from_s, seconds
+        self.total = Tally()
+        self.kinds: dict[str, Tally] = {}
+        self.tenants: dict[str, Tally] = {}
+        self.moments: dict[int, Moment] = {}
+        self.latencies = Latencies()
+        self.models: Counter[str] = Counter()  # requests answered
+        self.reasons: Counter[str] = Counter()
+        self.why_degraded: Counter[tuple[str, str, str]] = Counter()  # tenant, language, reason
+        self.errors: Counter[str] = Counter()
+        self.device_s: dict[str, float] = {}  # that replicas existed, in devices
+        self.busy_s: dict[str, float] = {}  # that they worked, in devices
+        self.last_late_s = 0.0  # arrival of the last request that was not on time
+        self.warm = Tally()
+        self.end_s = 0.0
+
+    def arrived(self, shape: Shape, at_s: float) -> tuple[Tally, ...]:
+        """Count an arrival; the tallies that its end is counted in."""
+        moment = self.moments.get(int(at_s / self.every_s))
+        if moment is None:
+            moment = self.moments[int(at_s / self.every_s)] = Moment()
+        if at_s < self.from_s:
+            return (moment.tally, self.warm)
+        kind = self.kinds.get(shape.kind)
+        if kind is None:
+            kind = self.kinds[shape.kind] = Tally()
+        tenant = self.tenants.get(shape.tenant)
+        if tenant is None:
+            tenant = self.tenants[shape.tenant] = Tally()
+        return (moment.tally, self.total, kind, tenant)
+
+    def answered(self, shape: Shape, decision: Decision, arrived_s: float, actual_s: float) -> None:
+        """A request was answered after `actual_s`."""
+        model = decision.model
+        assert model is not None
+        on_time = shape.budget_s is None or actual_s <= shape.budget_s
+        points, tokens, degraded = shape.points[model], shape.work[model].tokens, decision.degraded
+        for tally in self.arrived(shape, arrived_s):
+            tally.offered += 1
+            tally.quality += points
+            tally.degraded += degraded
+            if on_time:
+                tally.on_time += 1
+                tally.effective += points
+                tally.tokens += tokens
+            else:
+                tally.late += 1
+        self.moments[int(arrived_s / self.every_s)].models[model] += 1
+        if arrived_s < self.from_s:
+            return
+        self.latencies.add(actual_s)
+        self.models[model] += 1
+        self.reasons[decision.label] += 1
+        if degraded:
+            language = shape.features.language or "unknown"
+            self.why_degraded[shape.tenant, language, str(decision.reason)] += 1
+        if not on_time:
+            self.last_late_s = max(self.last_late_s, arrived_s)
+
+    def refused(self, shape: Shape, arrived_s: float, code: str) -> None:
+        """A request got an error: a miss."""
+        for tally in self.arrived(shape, arrived_s):
+            tally.offered += 1
+            tally.refused += 1
+        if arrived_s >= self.from_s:
+            self.errors[code] += 1
+            self.last_late_s = max(self.last_late_s, arrived_s)
+
+    @property
+    def attainment(self) -> float:
+        """On time, of all that were offered."""
+        return _share(self.total.on_time, self.total.offered)
+
+    @property
+    def effective_quality(self) -> float:
+        """Mean points over all that were offered; what is late or refused has none."""
+        return _share(self.total.effective, self.total.offered)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The run for JSON."""
+        total = self.total
+        devices = sum(self.device_s.values())
+        return total.as_dict() | {
+            "p50_s": self.latencies.quantile(0.5),
+            "p95_s": self.latencies.quantile(0.95),
+            "p99_s": self.latencies.quantile(0.99),
+            "models": dict(self.models.most_common()),
+            "reasons": dict(self.reasons.most_common()),
+            "errors": dict(self.errors.most_common()),
+            "device_hours": devices / 3600.0,
+            "utilisation": _share(sum(self.busy_s.values()), devices),
+            "on_time_tokens_per_device_s": _share(total.tokens, devices),
+            "kinds": {name: tally.as_dict() for name, tally in self.kinds.items()},
+            "tenants": {name: tally.as_dict() for name, tally in self.tenants.items()},
+            "degraded_by": [
+                {"tenant": tenant, "language": language, "reason": reason, "requests": count}
+                for (tenant, language, reason), count in self.why_degraded.most_common(30)
+            ],
+            "moments": [self._moment(place) for place in sorted(self.moments)],
+        }
+
+    def _moment(self, place: int) -> Mapping[str, Any]:
+        moment = self.moments[place]
+        tally = moment.tally.as_dict()
+        return {
+            "from_s": place * self.every_s,
+            **{key: tally[key] for key in ("offered", "attainment", "degraded", "quality")},
+            "models": dict(moment.models),
+            "replicas": moment.replicas,
+        }
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

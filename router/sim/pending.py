@@ -1,0 +1,32 @@
+"""Requests under way, and the chunks that carry them."""
+
+from dataclasses import dataclass
+
+from router.calls import Chunk
+from router.domain import Decision, Load
+from router.sim.traffic import Shape
+
+
+class Pending:
+    """One request under way."""
+
+    __slots__ = (
+        "arrived_s", "decision", "failed", "inference_s", "left", "load", "queue_s", "shape",
+        "tried_s",
+    )  # fmt: skip
+
+    def __init__(
+        self, shape: Shape, arrived_s: float, decision: Decision, load: Load, pieces: int
+    ) -> None:
+        self.shape, self.arrived_s, self.decision, self.load = shape, arrived_s, decision, load
+        self.left = pieces  # that are not done
+        self.queue_s = self.inference_s = 0.0
+        self.failed = False
+        self.tried_s: float | None = None  # when it was decided again
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class SimChunk(Chunk):
+    """A part of one request."""
+
+    request: Pending

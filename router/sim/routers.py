@@ -1,0 +1,302 @@
+"""A router on the virtual clock: what deployments/service and deployments/dispatch do around the
+decisions, without sockets, texts and caches.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Protocol, TypeAlias
+
+from router.calls import MESSAGE_BYTES, CallInFlight, CallSize, DispatchLimits, max_rows
+from router.config import RouterArgs
+from router.dispatching import DispatcherState
+from router.domain import Decision, Load, Model, Request
+from router.errors import ModelUnavailable, Overloaded, RouterError
+from router.feedback import Feedback, tell
+from router.instructions import (
+    CancelCall,
+    CompleteChunk,
+    FailChunk,
+    Instruction,
+    LaunchCall,
+    SetTimer,
+    Timer,
+)
+from router.latency import Correction
+from router.ledger import Ledger
+from router.rules import Policy
+from router.sim.pending import Pending, SimChunk
+from router.sim.replicas import Job, SimReply
+from router.sim.traffic import Arrival, Shape
+
+Chooser: TypeAlias = Callable[
+    [Policy, Request, Mapping[str, Model], Mapping[str, Load], float], Decision
+]
+Call: TypeAlias = "CallInFlight[SimChunk]"
+
+
+class Host(Protocol):
+    """The simulation, as routers see it."""
+
+    def launch(self, dispatcher: "SimDispatcher", call: Call, now: float) -> None:
+        """Send a call to its replica."""
+
+    def cancel(self, dispatcher: "SimDispatcher", call: Call, now: float) -> None:
+        """Take a call back."""
+
+    def set_timer(self, dispatcher: "SimDispatcher", timer: Timer, at_s: float) -> None:
+        """Call `timer_ended` then, unless the timer is set again before."""
+
+    def wake(self, model: str, now: float) -> None:
+        """Start a first replica."""
+
+    def answered(self, pending: Pending, now: float) -> float:
+        """A request has its vectors; returns the seconds that it took."""
+
+    def refused(self, shape: Shape, decision: Decision, at_s: float, code: str) -> None:
+        """A request got an error instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """Which of the learned corrections are applied; for ablations."""
+
+    bias: bool = True
+    margin: bool = True
+    overhead: bool = True
+
+    @property
+    def all(self) -> bool:
+        """Whether nothing is switched off."""
+        return self.bias and self.margin and self.overhead
+
+
+ALL = Corrections()
+
+
+class PartialCorrection(Correction):
+    """A correction that learns only some of its factors."""
+
+    def __init__(self, miss_share: float, kept: Corrections) -> None:
+        super().__init__(miss_share)
+        self._kept = kept
+
+    def observe(
+        self, actual_s: float, predicted_s: float, bias: float, margin: float | None = None
+    ) -> None:
+        super().observe(actual_s, predicted_s, bias, margin)
+        if not self._kept.bias:
+            self.bias = 1.0
+        if not self._kept.margin:
+            self._margin.value = 1.0
+
+
+class OldReports(Ledger):
+    """A ledger that hears of its replicas only by reports of their own, never in replies."""
+
+    __slots__ = ()
+
+    def reported(
+        self, model: str, replica: str, held_tokens: int, now: float, in_reply: bool = True
+    ) -> None:
+        if not in_reply:
+            super().reported(model, replica, held_tokens, now, in_reply)
+
+
+class SimDispatcher:
+    """One model's dispatcher in one router; the shell around its state."""
+
+    __slots__ = ("_host", "_router", "model", "state", "timers")
+
+    def __init__(
+        self,
+        model: str,
+        state: DispatcherState[SimChunk, SimReply],
+        router: "SimRouter",
+        host: Host,
+    ) -> None:
+        self.model, self.state, self._router, self._host = model, state, router, host
+        self.timers: dict[Timer, int] = {}  # the number of the event that ends each
+
+    def execute(self, instructions: Iterable[Instruction[SimChunk, SimReply]], now: float) -> None:
+        """Do what the state says, in order."""
+        for one in instructions:
+            if isinstance(one, LaunchCall):
+                self._host.launch(self, one.call, now)
+            elif isinstance(one, CompleteChunk):
+                self._router.completed(one, now)
+            elif isinstance(one, SetTimer):
+                self._host.set_timer(self, one.timer, now + max(0.0, one.delay_s))
+            elif isinstance(one, FailChunk):
+                self._router.failed(one.chunk.request, one.error, now)
+            elif isinstance(one, CancelCall):
+                self._host.cancel(self, one.call, now)
+                self.execute(self.state.call_cancelled(one.call, now), now)
+            else:
+                self._host.wake(self.model, now)
+
+    def replied(self, job: Job, reply: SimReply, now: float) -> None:
+        """A replica has answered a call."""
+        self.execute(self.state.replied(job.call, reply, now), now)
+
+    def lost(self, job: Job, now: float) -> None:
+        """The replica of a call died."""
+        self.execute(self.state.replica_lost(job.call, "it died", now), now)
+
+
+class SimRouter:
+    """One router: its ledger, what it has learned, and a dispatcher for each model."""
+
+    def __init__(
+        self,
+        args: RouterArgs,
+        models: Mapping[str, Model],
+        policy: Policy,
+        choose: Chooser,
+        host: Host,
+        rng: Random,
+        routers: int = 1,
+        corrections: Corrections = ALL,
+        reports_in_replies: bool = True,
+    ) -> None:
+        self._args, self._policy, self._choose, self._host = args, policy, choose, host
+        self._rng, self._learns = rng, corrections
+        made = Ledger if reports_in_replies else OldReports
+        calls = {name: config.calls_in_flight for name, config in args.models.items()}
+        self.ledger = made(calls, routers)
+        routing, self.feedback = args.routing, dict[str, Feedback]()
+        for name, model in models.items():
+            config = args.models[name]
+            measured = config.profile is not None
+            feedback = Feedback(model, measured, routing, 0.0, config.cold_start_s)
+            if not corrections.all:
+                feedback.correction = PartialCorrection(routing.miss_share, corrections)
+            self.feedback[name] = feedback
+        self.dispatchers = {
+            name: SimDispatcher(name, self._state(name), self, host) for name in models
+        }
+
+    def _state(self, name: str) -> DispatcherState[SimChunk, SimReply]:
+        args, config = self._args, self._args.models[name]
+        batch_tokens = self.feedback[name].model.curve.batch_tokens
+        limits = DispatchLimits(
+            CallSize(batch_tokens, max_rows(config.dimensions), MESSAGE_BYTES),
+            config.calls_in_flight,
+            args.limits.max_queued_tokens,
+            args.limits.max_queue_s,
+            args.limits.replica_timeout_s,
+            config.attention_tokens,
+            not config.engine.runs_elsewhere,
+        )
+        return DispatcherState(name, limits, self.ledger, self.feedback[name], self._rng, 0.0)
+
+    def arrive(self, arrival: Arrival) -> None:
+        """Decide one request, and dispatch it."""
+        now, shape = arrival.at_s, arrival.shape
+        self._decide(shape, shape.request(now), now, self.loads(now), None)
+
+    def loads(self, now: float) -> dict[str, Load]:
+        """What is happening at each model now, as this router knows it."""
+        ledger, routing, rng = self.ledger, self._args.routing, self._rng
+        return {
+            name: feedback.load(ledger, routing, now, rng)
+            for name, feedback in self.feedback.items()
+        }
+
+    def _decide(
+        self,
+        shape: Shape,
+        request: Request,
+        now: float,
+        loads: Mapping[str, Load],
+        again: Pending | None,
+    ) -> None:
+        models = {name: feedback.model for name, feedback in self.feedback.items()}
+        decision = self._choose(self._policy, request, models, loads, now)
+        arrived_s = now
+        if again is None:
+            missed = tell(self.feedback, decision, shape.work, now, request.deadline_s)
+            if missed is not None:
+                dispatcher = self.dispatchers[missed]
+                dispatcher.execute(dispatcher.state.warm(now), now)
+        else:
+            arrived_s = again.arrived_s
+        if decision.model is None:
+            self._host.refused(shape, decision, arrived_s, str(decision.reason))
+            return
+        pieces = shape.pieces[decision.model]
+        pending = Pending(shape, arrived_s, decision, loads[decision.model], len(pieces))
+        pending.tried_s = None if again is None else now
+        if not pieces:  # every text is in the cache
+            self._host.answered(pending, now)
+            return
+        self._submit(pending, pieces, request, now)
+
+    def _submit(
+        self, pending: Pending, pieces: Sequence[Any], request: Request, now: float
+    ) -> None:
+        shape, model = pending.shape, pending.decision.model
+        assert model is not None
+        dispatcher, limits = self.dispatchers[model], self._args.limits
+        deadline_s = pending.arrived_s + limits.request_timeout_s
+        if shape.on_miss == "reject" and request.deadline_s is not None:
+            deadline_s = min(deadline_s, request.deadline_s)
+        try:
+            tokens = sum(piece.tokens for piece in pieces)
+            dispatcher.state.admission.admit(tokens, deadline_s, shape.bulk, now)
+        except Overloaded as error:
+            self._host.refused(shape, pending.decision, pending.arrived_s, error.code)
+            return
+        chunks = [
+            SimChunk(
+                lengths=piece.lengths,
+                tokens=piece.tokens,
+                bulk=shape.bulk,
+                deadline_s=deadline_s,
+                queued_s=now,
+                request=pending,
+            )
+            for piece in pieces
+        ]
+        dispatcher.execute(dispatcher.state.submit(chunks, now), now)
+
+    def completed(self, one: CompleteChunk[SimChunk, SimReply], now: float) -> None:
+        """A chunk has its vectors; with the last one the request is answered."""
+        pending, reply = one.chunk.request, one.reply
+        pending.queue_s = max(pending.queue_s, one.waited_s)
+        pending.inference_s = max(pending.inference_s, reply.inference_s)
+        pending.left -= 1
+        if pending.left or pending.failed:
+            return
+        decision, shape, load = pending.decision, pending.shape, pending.load
+        model = decision.model
+        assert model is not None
+        engine_s = pending.queue_s + pending.inference_s
+        actual_s = self._host.answered(pending, now)
+        if not shape.bulk and decision.predicted_s is not None and pending.tried_s is None:
+            self.feedback[model].completed(
+                actual_s,
+                decision.predicted_s,
+                load.bias,
+                now,
+                load.margin,
+                engine_s if self._learns.overhead else None,
+            )
+
+    def failed(self, pending: Pending, error: RouterError, now: float) -> None:
+        """A chunk got an error: the request is decided again where its model was lost, else it
+        failed.
+        """
+        if pending.failed:
+            return
+        pending.failed = True
+        lost = isinstance(error, ModelUnavailable) and error.lost
+        if not lost or pending.tried_s is not None or len(pending.shape.work) < 2:
+            self._host.refused(pending.shape, pending.decision, pending.arrived_s, error.code)
+            return
+        shape, model = pending.shape, pending.decision.model
+        assert model is not None
+        loads = self.loads(now)
+        loads[model] = loads[model]._replace(ready_replicas=0, cold_start_s=None)
+        request = shape.request(pending.arrived_s)
+        self._decide(shape, request, now, loads, pending)

@@ -1,0 +1,212 @@
+"""A scenario file: what arrives, at which replicas, and what goes wrong."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from router.codes import unknown_language
+from router.domain import OnMiss
+from router.engine_config import (
+    Flag,
+    Float,
+    Int,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
+from router.sim.baselines import CHOOSERS
+from router.strict import ConfigError, sentences, suggestion, unknown_keys
+
+Share = Annotated[Float, Field(ge=0.0, le=1.0)]
+Shares = dict[str, NonNegativeFloat]
+
+
+class Class(Section):
+    """One class of requests."""
+
+    share: PositiveFloat = 1.0  # of the requests; shares need not add up to 1
+    tokens: tuple[PositiveInt, PositiveInt] = (10, 60)  # of a text, evenly between the two
+    texts: PositiveInt = 1  # in each request
+    languages: Shares = Field(default_factory=lambda: {"en": 1.0}, min_length=1)
+    code: Share = 0.0  # share of the requests that is code
+    # one budget, or several with their shares; none where not given
+    budget_ms: PositiveFloat | dict[PositiveFloat, PositiveFloat] | None = None
+    on_budget_miss: OnMiss = OnMiss.DEGRADE
+    priority: Literal["interactive", "bulk"] = "interactive"
+    input_type: Literal["query", "document"] | None = None
+    tenant: str = ""  # the class itself where not given
+    model: str | None = None  # pinned by the caller
+
+    @field_validator("languages")
+    @classmethod
+    def _languages_exist(cls, languages: dict[str, float]) -> dict[str, float]:
+        for word in languages:
+            if problem := unknown_language(word):
+                raise ValueError(problem)
+        if not sum(languages.values()):
+            raise ValueError("one of the languages needs a share above 0")
+        return languages
+
+    @field_validator("tokens")
+    @classmethod
+    def _in_order(cls, tokens: tuple[int, int]) -> tuple[int, int]:
+        if tokens[0] > tokens[1]:
+            raise ValueError(f"the smaller number comes first, not {tokens[0]} before {tokens[1]}")
+        return tokens
+
+
+class Burst(Section):
+    """A stretch with more requests."""
+
+    at_s: NonNegativeFloat
+    seconds: PositiveFloat
+    times: PositiveFloat
+
+
+class Traffic(Section):
+    """What arrives, and when."""
+
+    # a rate, or rates by hour with straight lines between them
+    requests_per_s: PositiveFloat | dict[NonNegativeFloat, NonNegativeFloat] | None = None
+    # instead: 1 is the rate at which the replicas of the largest model would be fully busy
+    load: PositiveFloat | None = None
+    scale: PositiveFloat = 1.0  # times as much
+    bursts: tuple[Burst, ...] = ()
+    trace: str | None = None  # a file whose arrival times are used, run at the rate above
+    trace_lengths: Flag = False  # its tokens too
+    log: str | None = None  # a decision log: its requests, at its rate times `scale`
+    classes: dict[str, Class] = Field(default_factory=lambda: {"queries": Class()}, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> "Traffic":
+        given = [self.requests_per_s is not None, self.load is not None, self.log is not None]
+        if sum(given) != 1:
+            raise ValueError("give one of requests_per_s, load and log")
+        if self.trace_lengths and self.trace is None:
+            raise ValueError("trace_lengths needs a trace")
+        if self.log is not None and (self.trace is not None or self.bursts):
+            raise ValueError("a log has its own times: no trace and no bursts beside it")
+        return self
+
+
+class NoiseSection(Section):
+    """How steps differ from the profile."""
+
+    sigma: NonNegativeFloat = 0.05  # of the logarithm
+    stall_share: Share = 0.0005  # of the steps
+    stall_ms: NonNegativeFloat = 50.0
+
+
+class Reports(Section):
+    """How routers hear of replicas."""
+
+    in_replies: Flag = True  # as they do
+    every_ms: PositiveFloat | None = None  # by a report of its own, too
+
+
+class FaultSection(Section):
+    """What happens to replicas of a model: they die, or are `times` slower for some seconds."""
+
+    at_s: NonNegativeFloat
+    model: str
+    replicas: PositiveInt = 1
+    times: PositiveFloat | None = None
+    seconds: PositiveFloat | None = None
+    restart_s: PositiveFloat | None = None  # until a dead one is replaced
+
+    @model_validator(mode="after")
+    def _whole(self) -> "FaultSection":
+        if (self.times is None) != (self.seconds is None):
+            raise ValueError("times and seconds go together: a replica is slower for so long")
+        if self.times is not None and self.restart_s is not None:
+            raise ValueError("restart_s is for replicas that die; these are slow")
+        return self
+
+
+class ScalingSection(Section):
+    """Autoscaling: what is given here goes before the config's own."""
+
+    start_s: PositiveFloat = 90.0  # until a started replica is ready
+    every_s: PositiveFloat = 2.0
+    min_replicas: Annotated[Int, Field(ge=0)] | None = None
+    max_replicas: PositiveInt | None = None
+    upscale_delay_s: NonNegativeFloat | None = None
+    downscale_delay_s: NonNegativeFloat | None = None
+    utilisation: Float | None = Field(default=None, gt=0.0, le=1.0)
+    drain_s: PositiveFloat | None = None
+    hold_s: NonNegativeFloat | None = None
+    slack: Float | None = Field(default=None, ge=0.0, lt=1.0)
+
+
+class Goal(Section):
+    """What a plan must keep."""
+
+    on_time: Share = 0.99
+    # points that it may lose against the same decisions with nothing else to do
+    quality_loss: NonNegativeFloat = 1.0
+
+
+class Scenario(Section):
+    """The file."""
+
+    about: str = ""
+    config: str | None = None  # relative to the scenario; --config goes before it
+    profiles: str | None = None  # a file of profiles, in the place of the config's curves
+    seconds: PositiveFloat = 60.0
+    warm_up_s: NonNegativeFloat = 0.0  # what arrives before is not counted
+    seed: Int = 0
+    traffic: Traffic
+    replicas: dict[str, Annotated[Int, Field(ge=0)]] = Field(default_factory=dict)
+    routers: PositiveInt = 1
+    reports: Reports = Reports()
+    noise: NoiseSection = NoiseSection()
+    slower: PositiveFloat = 1.0  # cards that take so many times the profile's seconds
+    profile_error: PositiveFloat = 1.0  # the same, but the routers do not know it
+    faults: tuple[FaultSection, ...] = ()
+    autoscaling: ScalingSection | None = None
+    policy: str | None = None  # a file, `priced`, `rules`, or a baseline; --policy goes before it
+    gpu_hour: NonNegativeFloat | dict[str, NonNegativeFloat] | None = None  # cost of a device
+    goal: Goal = Goal()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Scenario":
+        if self.warm_up_s >= self.seconds:
+            raise ValueError("warm_up_s must be less than seconds, or nothing is counted")
+        return self
+
+
+def parse_scenario(data: Any) -> Scenario:
+    """The scenario in `data`; raises ConfigError."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(["a scenario is a mapping with `traffic:`; docs/simulator.md has them"])
+    unknown = unknown_keys(Scenario, data)
+    try:
+        scenario = Scenario.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(unknown + sentences(error, data)) from None
+    if unknown:
+        raise ConfigError(unknown)
+    return scenario
+
+
+def check_models(scenario: Scenario, models: Mapping[str, Any]) -> list[str]:
+    """A sentence for each model that the scenario names and the config does not have."""
+    named = [(f"replicas.{name}", name) for name in scenario.replicas]
+    named += [(f"faults[{place}].model", one.model) for place, one in enumerate(scenario.faults)]
+    named += [
+        (f"traffic.classes.{name}.model", one.model)
+        for name, one in scenario.traffic.classes.items()
+        if one.model is not None
+    ]
+    if isinstance(scenario.gpu_hour, dict):
+        named += [(f"gpu_hour.{name}", name) for name in scenario.gpu_hour]
+    return [
+        f"{where}: the config has no model {name!r}; {suggestion(name, models, 'it has')}"
+        for where, name in named
+        if name not in models
+    ]
+
+
+POLICIES = ("rules", "priced", *CHOOSERS)

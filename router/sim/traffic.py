@@ -1,0 +1,289 @@
+"""What arrives: requests by shape, and when."""
+
+import bisect
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from random import Random
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from router.calls import cuts, max_rows
+from router.domain import Features, Model, OnMiss, Request, Work, work_of
+from router.model_config import ModelConfig
+
+T = TypeVar("T")
+
+
+class Piece(NamedTuple):
+    """A part of a request that travels as one chunk."""
+
+    lengths: npt.NDArray[np.int32]
+    tokens: int
+
+
+class Shape:
+    """Everything of a request but its time; many requests share one."""
+
+    __slots__ = (
+        "budget_s", "bulk", "candidates", "features", "input_type", "kind", "on_miss", "permitted",
+        "pieces", "pinned", "points", "strict", "target", "tenant", "unread", "work",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        kind: str,
+        tenant: str,
+        features: Features,
+        work: dict[str, Work],
+        pieces: Mapping[str, tuple[Piece, ...]],
+        budget_s: float | None = None,
+        bulk: bool = False,
+        input_type: str | None = None,
+        on_miss: OnMiss = OnMiss.DEGRADE,
+        target: str | None = None,
+        pinned: bool = False,
+        strict: bool = False,
+        candidates: frozenset[str] | None = None,
+        permitted: frozenset[str] | None = None,
+        unread: Mapping[str, float] | None = None,
+        models: Mapping[str, Model] | None = None,
+    ) -> None:
+        self.kind, self.tenant, self.features, self.work = kind, tenant, features, work
+        self.pieces, self.budget_s, self.bulk, self.input_type = pieces, budget_s, bulk, input_type
+        self.on_miss, self.target, self.pinned, self.strict = on_miss, target, pinned, strict
+        self.candidates, self.permitted, self.unread = candidates, permitted, unread or {}
+        self.points = {
+            name: model.quality_of(features, work[name]) or 0.0
+            for name, model in (models or {}).items()
+            if name in work
+        }
+
+    def request(self, arrived_s: float) -> Request:
+        """The decision's input, for a request that arrives then."""
+        return Request(
+            self.work,
+            self.features,
+            None if self.budget_s is None else arrived_s + self.budget_s,
+            self.target,
+            self.pinned,
+            self.strict,
+            self.candidates,
+            self.permitted,
+            self.on_miss,
+            self.input_type,
+            self.unread,
+        )
+
+
+class Arrival(NamedTuple):
+    """A request that arrives at `at_s`."""
+
+    at_s: float
+    shape: Shape
+
+
+class Kind(NamedTuple):
+    """One class of requests, as the scenario declares it."""
+
+    name: str
+    share: float
+    tokens: tuple[int, int]  # of a text, evenly between the two
+    languages: Mapping[str, float]
+    budgets_s: Mapping[float | None, float]
+    texts: int = 1
+    bulk: bool = False
+    code: float = 0.0
+    input_type: str | None = None
+    on_miss: OnMiss = OnMiss.DEGRADE
+    tenant: str = ""
+    model: str | None = None  # pinned
+
+
+class Shapes:
+    """Draws shapes of the declared classes."""
+
+    def __init__(
+        self,
+        kinds: Sequence[Kind],
+        models: Mapping[str, Model],
+        configs: Mapping[str, ModelConfig],
+        tokens: Iterable[int] | None = None,
+    ) -> None:
+        """`tokens` gives the lengths of the texts in order, in the place of the declared ones."""
+        self._kinds, self._models, self._configs = kinds, models, configs
+        self._kind_sums = _sums(kind.share for kind in kinds)
+        self._languages = [(list(k.languages), _sums(k.languages.values())) for k in kinds]
+        self._budgets = [(list(k.budgets_s), _sums(k.budgets_s.values())) for k in kinds]
+        self._lengths = None if tokens is None else iter(tokens)
+        self._known: dict[object, Shape] = {}
+
+    def draw(self, rng: Random) -> Shape:
+        """The next request's shape."""
+        place = _pick(self._kind_sums, rng)
+        kind = self._kinds[place]
+        language = _of(self._languages[place], rng)
+        budget_s = _of(self._budgets[place], rng)
+        code = kind.code > 0.0 and rng.random() < kind.code
+        least, most = kind.tokens
+        if self._lengths is not None:
+            counts: tuple[int, ...] = (_coarse(next(self._lengths)),)
+        elif kind.texts == 1:
+            counts = (_coarse(least + int(rng.random() * (most - least + 1))),)
+        else:
+            counts = tuple(
+                _coarse(least + int(rng.random() * (most - least + 1))) for _ in range(kind.texts)
+            )
+        key = (place, language, budget_s, code, counts)
+        shape = self._known.get(key)
+        if shape is None:
+            shape = self._made(kind, language, budget_s, code, counts)
+            if kind.texts == 1:  # there are few of these
+                self._known[key] = shape
+        return shape
+
+    def _made(
+        self,
+        kind: Kind,
+        language: str,
+        budget_s: float | None,
+        code: bool,
+        counts: tuple[int, ...],
+    ) -> Shape:
+        features = Features(4 * sum(counts), language, "Latn", False, code)
+        work, pieces = dict[str, Work](), dict[str, tuple[Piece, ...]]()
+        for name, config in self._configs.items():
+            if kind.model is not None and name != kind.model:
+                continue
+            model = self._models[name]
+            work[name] = work_of(counts, config.attention_tokens, model.long)
+            pieces[name] = pieces_of(counts, model.curve.batch_tokens, config.dimensions)
+        return Shape(
+            kind.name,
+            kind.tenant or kind.name,
+            features,
+            work,
+            pieces,
+            budget_s,
+            kind.bulk,
+            kind.input_type,
+            kind.on_miss,
+            target=kind.model,
+            pinned=kind.model is not None,
+            candidates=None if kind.model is None else frozenset({kind.model}),
+            models=self._models,
+        )
+
+
+def pieces_of(counts: Sequence[int], batch_tokens: int, dimensions: int) -> tuple[Piece, ...]:
+    """The chunks that a request's texts are cut into."""
+    return tuple(
+        Piece(np.asarray(counts[start:stop], np.int32), sum(counts[start:stop]))
+        for start, stop in cuts(counts, None, batch_tokens, max_rows(dimensions))
+    )
+
+
+class Rate:
+    """Requests per second over time: straight lines between points, times a factor in bursts."""
+
+    def __init__(
+        self,
+        points: Sequence[tuple[float, float]],
+        bursts: Sequence[tuple[float, float, float]] = (),
+    ) -> None:
+        """`points` are (second, requests/s); `bursts` (second, seconds, factor)."""
+        self._times = [at_s for at_s, _ in points]
+        self._rates = [rate for _, rate in points]
+        self._bursts = tuple(bursts)
+        most = max((factor for *_, factor in bursts), default=1.0)
+        self.highest = max(self._rates) * max(1.0, most)
+
+    def at(self, at_s: float) -> float:
+        """The rate at a moment."""
+        times, rates = self._times, self._rates
+        place = bisect.bisect_right(times, at_s)
+        if place == 0 or place == len(times):
+            rate = rates[max(0, place - 1)]
+        else:
+            before, after = times[place - 1], times[place]
+            part = (at_s - before) / (after - before)
+            rate = rates[place - 1] + part * (rates[place] - rates[place - 1])
+        for start_s, seconds, factor in self._bursts:
+            if start_s <= at_s < start_s + seconds:
+                rate *= factor
+        return rate
+
+    @property
+    def changes(self) -> bool:
+        """Whether it is not the same at all times."""
+        return len(self._rates) > 1 or bool(self._bursts)
+
+
+def poisson(rate: Rate, seconds: float, shapes: Shapes, rng: Random) -> Iterator[Arrival]:
+    """Independent arrivals; where the rate changes, by thinning."""
+    at_s, highest, changes = 0.0, rate.highest, rate.changes
+    while highest > 0.0:
+        at_s += rng.expovariate(highest)
+        if at_s >= seconds:
+            return
+        if not changes or rng.random() * highest < rate.at(at_s):
+            yield Arrival(at_s, shapes.draw(rng))
+
+
+def replayed(
+    times: Sequence[float], rate: float, seconds: float, shapes: Shapes, rng: Random
+) -> Iterator[Arrival]:
+    """The arrivals of a trace, its clock run so fast that its mean rate is `rate`."""
+    own = (len(times) - 1) / max(times[-1] - times[0], 1e-9)
+    for time_s in times:
+        at_s = (time_s - times[0]) * own / rate
+        if at_s >= seconds:
+            return
+        yield Arrival(at_s, shapes.draw(rng))
+
+
+def device_seconds(shape: Shape, model: Model) -> float:
+    """Device time of one request in full steps: the least that the curve allows."""
+    work, curve = shape.work[model.id], model.curve
+    step_s = max(curve.base_s, curve.fixed_s - curve.s_per_token * curve.batch_tokens)
+    return (
+        step_s * work.tokens / curve.batch_tokens
+        + curve.s_per_token * work.tokens
+        + curve.s_per_token_sq * work.tokens_sq
+        + curve.s_per_text * work.texts
+    )
+
+
+def full_rate(
+    shapes: Shapes, model: Model, replicas: float, seed: int = 0, draws: int = 4000
+) -> float:
+    """Requests per second that keep `replicas` replicas of a model busy with full steps."""
+    rng = Random(seed)
+    each = [device_seconds(shapes.draw(rng), model) for _ in range(draws)]
+    return replicas / (math.fsum(each) / draws)
+
+
+def _coarse(tokens: int) -> int:
+    """A length of three digits or so: then few shapes are made."""
+    if tokens <= 256:
+        return tokens
+    grain = 1 << (tokens.bit_length() - 7)
+    return tokens // grain * grain
+
+
+def _sums(shares: Iterable[float]) -> list[float]:
+    sums = list(accumulate(shares))
+    return [each / sums[-1] for each in sums]
+
+
+def _pick(sums: Sequence[float], rng: Random) -> int:
+    if len(sums) == 1:
+        return 0
+    return min(bisect.bisect_right(sums, rng.random()), len(sums) - 1)
+
+
+def _of(choices: tuple[list[T], list[float]], rng: Random) -> T:
+    values, sums = choices
+    return values[0] if len(values) == 1 else values[_pick(sums, rng)]

@@ -1,0 +1,153 @@
+"""The simulator against what is known: nothing is lost, and queues are as long as theory says."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from router.config import RouterArgs
+from router.domain import Decision, Load, Model, Request
+from router.models import build_models, build_policy
+from router.policy import decide
+from router.rules import Policy
+from router.sim.replicas import Noise
+from router.sim.simulation import Fault, Setup, Simulation
+from router.sim.traffic import Kind, Rate, Shapes, poisson
+
+
+def args_of(batch_tokens: int = 1000, calls_in_flight: int = 2, **curve: float) -> RouterArgs:
+    """Two models, the larger three times slower."""
+
+    def model(times: float, points: float) -> dict[str, object]:
+        own = {"s_per_token": 1e-5, "base_s": 0.002, "fixed_s": 0.0, "overhead_s": 0.001} | curve
+        slow = {key: value * times for key, value in own.items()}
+        return {
+            "engine": {"kind": "fake"},
+            "dimensions": 64,
+            "max_tokens": 8192,
+            "calls_in_flight": calls_in_flight,
+            "quality": {"default": points},
+            "curve": {**slow, "batch_tokens": batch_tokens},
+        }
+
+    return RouterArgs.model_validate(
+        {
+            "models": {"small": model(1.0, 60.0), "large": model(3.0, 70.0)},
+            "tiers": {"fast": "small", "best": "large"},
+            "routing": {"default_tier": "best"},
+            "limits": {"max_queue_s": 1e6, "request_timeout_s": 1e6, "max_queued_tokens": 10**9},
+        }
+    )
+
+
+def simulation(
+    args: RouterArgs, rate: float, seconds: float, kind: Kind, seed: int = 0, **changes: object
+) -> Simulation:
+    models = build_models(args)
+    setup = Setup(
+        args,
+        models,
+        build_policy(args.routing, args.tiers),
+        {"small": 2, "large": 2},
+        dict.fromkeys(models, True),
+        seed=seed,
+    )
+    setup = replace(setup, **changes)  # type: ignore[arg-type]
+    shapes = Shapes([kind], models, args.models)
+    return Simulation(setup, poisson(Rate([(0.0, rate)]), seconds, shapes, Random(seed)), seconds)
+
+
+QUERY = Kind("query", 1.0, (20, 80), {"en": 1.0}, {0.05: 1.0})
+
+
+@pytest.mark.parametrize("routers", [1, 3])
+def test_every_request_ends_once_whatever_fails(routers: int) -> None:
+    faults = (
+        Fault(1.0, "large", 2, restart_s=1.0),  # all of them
+        Fault(2.0, "small", 1, factor=5.0, seconds=1.0),
+        Fault(3.5, "small", 1, restart_s=0.5),
+    )
+    kinds = Kind("mixed", 1.0, (200, 900), {"en": 1.0}, {0.05: 1.0, None: 1.0}, texts=5)
+    run = simulation(
+        args_of(), 300.0, 5.0, kinds, faults=faults, routers=routers, noise=Noise(0.1, 0.01, 0.05)
+    )
+    outcome = run.run()  # which checks the ledgers too
+    total = outcome.total
+    assert run.arrived == run.ended == total.offered > 1000
+    assert total.on_time + total.late + total.refused == total.offered
+    assert outcome.models.total() == total.on_time + total.late
+    assert sum(moment.tally.offered for moment in outcome.moments.values()) == total.offered
+    assert sum(outcome.busy_s.values()) <= sum(outcome.device_s.values())
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_another() -> None:
+    runs = [simulation(args_of(), 400.0, 3.0, QUERY, seed).run().as_dict() for seed in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_more_load_never_serves_more_of_it_in_time() -> None:
+    shares = [
+        simulation(args_of(), rate, 1.0, QUERY).run().attainment for rate in (200, 4000, 20_000)
+    ]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.99 > 0.5 > shares[2]
+
+
+@pytest.mark.parametrize("load", [0.5, 0.8])
+def test_waits_at_one_replica_are_those_of_a_queue_with_constant_service(load: float) -> None:
+    """M/D/1: a mean wait of load / (2 (1 - load)) services."""
+    tokens, service_s = 600, 0.006
+    args = args_of(tokens, 1, base_s=0.0, s_per_token=service_s / tokens / 3, overhead_s=0.0)
+    kind = Kind("text", 1.0, (tokens, tokens), {"en": 1.0}, {None: 1.0})
+    args = args.model_copy(update={"tiers": {"best": "large"}})
+    run = simulation(
+        args, load / service_s, 120.0, kind, replicas={"small": 0, "large": 1}, packs={}
+    )
+    latencies = run.run().latencies
+    expected = load / (2.0 * (1.0 - load))
+    assert latencies.mean_s / service_s - 1.0 == pytest.approx(expected, rel=0.12)
+
+
+class Exponential(Noise):
+    """Service times without memory."""
+
+    def seconds(self, step_s: float, rng: Random) -> float:
+        return rng.expovariate(1.0 / step_s)
+
+
+def test_queues_behind_two_choices_are_as_short_as_theory_says() -> None:
+    """Of many replicas at load r, a share of r^(2^i - 1) holds i texts or more (Mitzenmacher); one
+    choice would leave r^i.
+    """
+    tokens, service_s, load, replicas = 600, 0.006, 0.9, 60
+    args = args_of(tokens, 50, base_s=0.0, s_per_token=service_s / tokens, overhead_s=0.0)
+    rng, held = Random(1), Counter[int]()
+
+    def choose(
+        policy: Policy,
+        request: Request,
+        models: Mapping[str, Model],
+        loads: Mapping[str, Load],
+        now: float,
+    ) -> Decision:
+        if now > 0.8:
+            replica = run.replicas[rng.choice(run.ready["small"])]
+            held[replica.outstanding // tokens] += 1
+        return decide(policy, request, models, loads, now)
+
+    run = simulation(
+        args,
+        load * replicas / service_s,
+        2.4,
+        Kind("text", 1.0, (tokens, tokens), {"en": 1.0}, {None: 1.0}, model="small"),
+        replicas={"small": replicas, "large": 0},
+        noise=Exponential(),
+        packs={},
+        choose=choose,
+    )
+    run.run()
+    for least in (1, 2, 3, 4):
+        share = sum(count for many, count in held.items() if many >= least) / held.total()
+        assert share == pytest.approx(load ** (2**least - 1), abs=0.05), least

@@ -1,0 +1,213 @@
+"""What advise does with the rules in force: what was not measured stays as it is, or gets a rule of
+caution, and a log of mixed texts loses nothing by it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from deployments.tools.advise import rules_yaml
+from deployments.tools.advise.in_force import derive
+from deployments.tools.advise.quality import Task, Unit
+from deployments.tools.advise.rules import Derived
+from deployments.tools.advise.run import Plan
+from deployments.tools.policy_file import read_policy, text_of
+from router.decision_log import ANSWERED, DecisionContext, Entry, Logged
+from router.domain import Curve, Features, Load, Model, Request, Tier, Work
+from router.models import build_policy
+from router.policy import decide
+from router.replay import Other, Summary, replay
+from router.routing_config import Routing
+from tests.support.advise_plan import MODELS, plan, task, unit
+
+LOCAL = Path(__file__).resolve().parents[3] / "configs" / "local.yaml"
+SHIPPED = read_policy(LOCAL).routing
+TIERS: dict[Any, str] = {Tier.FAST: "small", Tier.BALANCED: "middle", Tier.BEST: "large"}
+FIGURES = {  # those of configs/local.yaml
+    "small": {"en": 75.9, "zh": 59.8, "default": 59.8},
+    "middle": {"en": 82.0, "zh": 39.7, "default": 39.7},
+    "large": {"en": 84.0, "zh": 78.3, "default": 78.3},
+}
+TEXTS = [
+    *[("en", "Latn", False, 20)] * 6,
+    *[("en", "Latn", False, 300)] * 2,  # long
+    ("de", "Latn", False, 20),
+    ("ru", "Cyrl", False, 20),
+    ("ja", "Jpan", False, 20),
+    *[("zh", "Hani", False, 20)] * 2,
+    (None, "Hani", False, 3),
+    (None, "Arab", False, 4),
+    ("en", "Latn", True, 12),  # "how to configure 路由器"
+    (None, "Cher", False, 4),
+]
+
+
+def serving(routing: Routing | None, figures: bool = True) -> Plan:
+    made = plan()
+    if figures:
+        candidates = tuple(each._replace(configured=FIGURES[each.name]) for each in made.candidates)
+        made = replace(made, candidates=candidates)
+    return replace(made, policy=None if routing is None else text_of(Other(routing, TIERS)))
+
+
+def judged(
+    languages: Sequence[str], chances: Mapping[str, Sequence[float]], each: int = 600
+) -> Task:
+    units: list[Unit] = [unit(language) for language in languages for _ in range(each)]
+    own = {
+        model: [chances[one.features.language or ""][place] for one in units]
+        for place, model in enumerate(MODELS)
+    }
+    return task("t", units, own)
+
+
+ENGLISH = judged(["en"], {"en": (0.6, 0.8, 0.8)})
+FOUR = judged(
+    ["en", "zh", "ru", "ja"],
+    {"en": (0.6, 0.8, 0.8), "zh": (0.4, 0.3, 0.8), "ru": (0.4, 0.3, 0.8), "ja": (0.4, 0.3, 0.8)},
+)
+
+
+def found(made: Derived) -> dict[str, tuple[dict[str, Any], str, str]]:
+    return {rule.name: (dict(rule.when), rule.floor, rule.source) for rule in made.rules}
+
+
+def log(in_force: Routing) -> list[Logged]:
+    """Mixed requests as a service with these rules decided them."""
+    models = {
+        name: Model(name, rank, 8192, Curve(0.001, 0.0, 0.0, 0.0, 8192), FIGURES[name])
+        for rank, name in enumerate(MODELS)
+    }
+    setting = DecisionContext(models, build_policy(in_force, TIERS), TIERS, False, None)
+    loads, made = dict.fromkeys(models, Load()), []
+    for language, script, mixed, tokens in TEXTS:
+        features = Features(4 * tokens, language, script, mixed, False)
+        request = Request(dict.fromkeys(models, Work(tokens, tokens, tokens**2)), features)
+        decision = decide(setting.policy, request, models, loads, 0.0)
+        made.append(
+            Logged(
+                setting,
+                Entry(0.0, 0.0, 0.0, request, None, False, models, loads, decision, ANSWERED, 0.01),
+            )
+        )
+    return made
+
+
+def replayed(made: Derived, tmp_path: Path, of: Plan, in_force: Routing = SHIPPED) -> Summary:
+    """The log under routing.yaml as it is written."""
+    file = tmp_path / "routing.yaml"
+    file.write_text(rules_yaml.yaml(of, made, None, {}, 1.0))
+    return replay(log(in_force), read_policy(file))
+
+
+def quality(summary: Summary) -> tuple[float, float]:
+    assert summary.before.quality is not None
+    assert summary.after.quality is not None
+    return summary.before.quality, summary.after.quality
+
+
+@pytest.mark.parametrize("measured", [ENGLISH, FOUR], ids=["English alone", "four languages"])
+def test_a_mixed_log_loses_nothing_by_rules_made_of_some_languages(
+    measured: Task, tmp_path: Path
+) -> None:
+    of = serving(SHIPPED)
+    summary = replayed(derive(of, [measured], 1.0), tmp_path, of)
+    before, after = quality(summary)
+    assert after >= before
+    assert not [one for one in summary.slices if one.falls]
+
+
+def test_what_was_not_measured_keeps_the_rules_in_force(tmp_path: Path) -> None:
+    made = derive(serving(SHIPPED), [ENGLISH], 1.0)
+    rules = found(made)
+    assert made.default == "balanced"
+    for rule in SHIPPED.rules:
+        when = rule.when.model_dump(mode="json", exclude_none=True)
+        assert rules[rule.name] == (when, "best", "kept")
+    assert made.dropped == ()
+    # what no rule in force covers: scripts that its list does not name
+    assert rules["script-not-measured"][2] == "caution"
+    assert "Cher" in rules["script-not-measured"][0]["scripts"]
+    assert "language-not-measured" not in rules  # not-english says the same
+
+
+def test_script_mixed_and_length_rules_stay_where_four_languages_were_measured() -> None:
+    rules = found(derive(serving(SHIPPED), [FOUR], 1.0))
+    assert rules["languages-best"] == ({"languages": ["ja", "ru", "zh"]}, "best", "measured")
+    assert rules["not-english"][0] == {"not_languages": ["en", "ja", "ru", "zh"]}
+    assert {"Arab", "Hani", "Cyrl"} <= set(rules["not-latin"][0]["scripts"])
+    assert rules["mixed"] == ({"mixed": True}, "best", "kept")
+    assert rules["long"] == ({"min_tokens": 200}, "best", "kept")
+
+
+def test_a_rule_goes_where_the_texts_settle_that_a_smaller_model_is_enough() -> None:
+    alike = judged(["en", "zh"], {"en": (0.6, 0.8, 0.8), "zh": (0.3, 0.8, 0.8)})
+    made = derive(serving(SHIPPED), [alike], 1.0)
+    rules = found(made)
+    assert rules["not-english"][0] == {"not_languages": ["en", "zh"]}
+    assert "Hani" not in rules["not-latin"][0]["scripts"]
+    assert [(one.name, dict(one.when)) for one in made.dropped] == [
+        ("not-english", {"languages": ["zh"]}),
+        ("not-latin", {"scripts": ["Hani"]}),
+    ]
+    assert made.dropped[0].why.startswith("middle is enough: ")
+    text = rules_yaml.yaml(serving(SHIPPED), made, None, {}, 1.0)
+    assert '# not-english, {"languages": ["zh"]}: middle is enough' in text
+
+
+def test_a_rule_stays_where_the_texts_cannot_rule_a_gain_out() -> None:
+    luck = np.random.default_rng(4).random((3, 60))
+    units = tuple([unit("en")] * 600 + [unit("zh")] * 60)
+    english = ENGLISH.scores
+    scores = {
+        model: np.concatenate([english[model], (luck[place] < 0.7).astype(float)])
+        for place, model in enumerate(MODELS)
+    }
+    made = derive(serving(SHIPPED), [Task("t", "labels", "accuracy", units, scores=scores)], 1.0)
+    assert found(made)["not-english"][0] == {"not_languages": ["en"]}
+    why = next(rule.why for rule in made.rules if rule.name == "not-english")
+    assert "zh: 60 texts cannot rule out +" in why
+
+
+def test_a_service_without_rules_gets_rules_of_caution(tmp_path: Path) -> None:
+    bare = Routing.model_validate({"default_tier": "balanced"})
+    of = serving(bare)
+    made = derive(of, [ENGLISH], 1.0)
+    rules = found(made)
+    assert rules["language-not-measured"] == ({"not_languages": ["en"]}, "best", "caution")
+    assert rules["mixed-not-measured"] == ({"mixed": True}, "best", "caution")
+    assert {"Arab", "Hani"} <= set(rules["script-not-measured"][0]["scripts"])
+    before, after = quality(replayed(made, tmp_path, of, bare))
+    assert after > before
+    why = next(rule.why for rule in made.rules if rule.name == "language-not-measured")
+    assert why.startswith("caution, not evidence: ")
+
+
+@pytest.mark.parametrize("figures", [True, False])
+def test_rules_that_are_not_known_are_replaced_by_caution(figures: bool) -> None:
+    of = serving(None, figures)
+    made = derive(of, [ENGLISH], 1.0)
+    assert found(made)["language-not-measured"][1:] == ("best", "caution")
+    assert "The rules in force were not readable" in rules_yaml.yaml(of, made, None, {}, 1.0)
+
+
+def test_where_nothing_was_measured_everything_stays_as_it_is() -> None:
+    made = derive(serving(SHIPPED), [], 1.0)
+    assert made.default == "balanced"
+    assert [rule.name for rule in made.rules] == [rule.name for rule in SHIPPED.rules]
+    assert {rule.source for rule in made.rules} == {"kept"}
+
+
+def test_other_keys_of_the_routing_in_force_are_carried_over(tmp_path: Path) -> None:
+    own = SHIPPED.model_copy(update={"min_share": 0.5, "strict_tiers": True})
+    of = serving(own)
+    text = rules_yaml.yaml(of, derive(of, [ENGLISH], 1.0), None, {}, 1.0)
+    read = yaml.safe_load(text)
+    assert read["routing"]["min_share"] == 0.5
+    assert read["routing"]["strict_tiers"] is True
+    assert read["tiers"] == {"fast": "small", "balanced": "middle", "best": "large"}

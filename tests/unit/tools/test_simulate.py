@@ -1,0 +1,93 @@
+"""`embedding-router simulate`: what it answers, and what it says of files that cannot be used."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from router.cli import main
+
+ROOT = Path(__file__).resolve().parents[3]
+CONFIG = ROOT / "configs" / "qwen3.yaml"
+LOG = ROOT / "tests" / "data" / "promised" / "decisions.jsonl"
+SMALL = {
+    "config": str(CONFIG),
+    "seconds": 2,
+    "traffic": {"requests_per_s": 100, "classes": {"q": {"budget_ms": 100}}},
+}
+
+
+def simulate(folder: Path, scenario: object, *options: str) -> Result:
+    path = folder / "scenario.yaml"
+    path.write_text(scenario if isinstance(scenario, str) else yaml.safe_dump(scenario))
+    return CliRunner().invoke(main, ["simulate", str(path), *options])
+
+
+def test_a_scenario_gives_shares_and_times_that_say_they_are_simulated(tmp_path: Path) -> None:
+    done = simulate(tmp_path, SMALL, "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["simulated"] is True
+    assert str(CONFIG) in report["profile"]
+    assert 100 < report["result"]["offered"] < 300
+    assert report["result"]["attainment"] > 0.9
+    assert "simulated, by the curves of" in simulate(tmp_path, SMALL).stdout
+
+
+def test_other_rules_and_twice_the_traffic_are_options(tmp_path: Path) -> None:
+    as_is = json.loads(simulate(tmp_path, SMALL, "--json").stdout)["result"]
+    small = simulate(tmp_path, SMALL, "--json", "--policy", "always-small", "--scale", "2")
+    other = json.loads(small.stdout)["result"]
+    assert list(other["models"]) == ["qwen3-embedding-0.6b"]
+    assert list(as_is["models"]) == ["qwen3-embedding-4b"]
+    assert other["offered"] > 1.6 * as_is["offered"]
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("routing: {default_tier: best}\n")
+    best = json.loads(simulate(tmp_path, SMALL, "--json", "--policy", str(rules)).stdout)
+    assert next(iter(best["result"]["models"])) == "qwen3-embedding-8b"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"secnods": 3}, "secnods: unknown key; did you mean seconds?"),
+        ({"traffic": {"lode": 1}}, "traffic.lode: unknown key; did you mean load?"),
+        ({"traffic": {}}, "give one of requests_per_s, load and log"),
+        ({"replicas": {"qwen3-embedding-9b": 1}}, "did you mean qwen3-embedding-8b?"),
+        ({"profiles": "h300.json"}, "profiles: there is no file h300.json"),
+        ({"profiles": str(ROOT / "configs/profiles/local-wordllama-256.json")}, "calibrate"),
+        ({"policy": "always-smal"}, "did you mean always-small?"),
+        ({"config": None}, "write `config:` or give --config"),
+        ({"config": "no.yaml"}, "config: there is no file no.yaml"),
+        ({"traffic": {"load": 1, "classes": {"q": {"tokens": [9, 3]}}}}, "smaller number comes"),
+        ({"traffic": {"load": 1, "classes": {"q": {"languages": {"xx": 1}}}}}, "xx"),
+        ({"traffic": {"requests_per_s": 1, "trace": "no.csv"}}, "traffic.trace: there is no file"),
+        ({"traffic": {"requests_per_s": 1, "trace": str(CONFIG)}}, "TIMESTAMP"),
+        ({"faults": [{"at_s": 1, "model": "qwen3-embedding-8b", "times": 2}]}, "go together"),
+        ({"warm_up_s": 2}, "nothing is counted"),
+    ],
+)
+def test_what_cannot_be_simulated_is_a_sentence_that_says_what_to_do(
+    changes: dict[str, object], sentence: str, tmp_path: Path
+) -> None:
+    done = simulate(tmp_path, SMALL | changes)
+    assert done.exit_code == 1
+    assert sentence in done.output
+    assert "Traceback" not in done.output
+    assert isinstance(done.exception, SystemExit)
+
+
+def test_a_log_of_another_config_is_refused_by_name(tmp_path: Path) -> None:
+    done = simulate(tmp_path, SMALL, "--log", str(LOG))
+    assert done.exit_code == 1
+    assert "is a log of another config" in done.output
+    assert "--config" in done.output
+
+
+@pytest.mark.parametrize("text", ["", "[]", "a: [", "traffic: 3"])
+def test_a_file_that_is_no_scenario_is_a_sentence(text: str, tmp_path: Path) -> None:
+    done = simulate(tmp_path, text)
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
