@@ -10,8 +10,8 @@ from ray import serve
 
 from deployments.ingress.deployment import Router
 from deployments.replica.deployment import Embedder
-from router.adapters import load_adapters
 from router.config import RouterArgs
+from router.encoder_check import load_encoders
 from router.model_config import ModelConfig
 from router.resources import default_cpus
 from router.strict import parse_args
@@ -36,8 +36,10 @@ def build(args: dict[str, Any]) -> serve.Application:
 def assembled(args: dict[str, Any], router: type, embedder: type[Embedder]) -> serve.Application:
     """The same with other classes for the router and the replicas."""
     config = parse_args(args)
-    load_adapters(config)
-    models = {name: _model(name, model, config, embedder) for name, model in config.models.items()}
+    load_encoders(config)
+    models = {
+        name: _model(name, model, config, embedder) for name, model in config.deployed.items()
+    }
     deployment = serve.deployment(
         name=ROUTER, max_ongoing_requests=MAX_ONGOING, user_config={}, health_check_period_s=2
     )

@@ -100,15 +100,20 @@ class CollectionConfig(Section):
     `input_type`, `instruction` and `truncate` hold for requests that do not give their own.
     """
 
-    space: str  # MODEL/DIMENSIONS
+    space: str | None = None  # MODEL/DIMENSIONS
+    spaces: tuple[str, ...] = ()  # the same, of several indexes; instead of `space`
+    # what the native models of several spaces were measured to keep of the best one's search
+    proof: str | None = None
     input_type: Literal["query", "document"] | None = None
     instruction: str | None = Field(default=None, min_length=1)
     truncate: Literal["none", "end", "start"] = "none"
     adapters: tuple[
         str, ...
-    ] = ()  # files made by `embedding-router align`: their models may serve it too
+    ] = ()  # files made by `embedding-router align`; `encoders` takes them too
+    # models with `space_of`, and files of adapters, that may make vectors of its spaces too
+    encoders: tuple[str, ...] = ()
     adapt: Literal["queries", "all"] = "queries"  # what may come over an adapter
-    # share of the space's own recall that an adapter must keep
+    # share of the best space's own recall that its queries keep on average
     min_recall: Float = Field(default=0.95, ge=0.0, le=1.0)
     min_recall_each: Float = Field(default=0.5, ge=0.0, le=1.0)  # the least of any encoder
     # fixed: every document was in the fit, so the figure for documents in the fit counts
@@ -118,6 +123,21 @@ class CollectionConfig(Section):
     @classmethod
     def _short_form(cls, data: Any) -> Any:
         return {"space": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _one_of_space_and_spaces(self) -> "CollectionConfig":
+        if (self.space is None) == (not self.spaces):
+            raise ValueError("a collection has either `space` or `spaces`; give one of the two")
+        if len(set(self.spaces)) < len(self.spaces):
+            raise ValueError("spaces: one is named twice; remove it")
+        if self.proof is not None and len(self.spaces) < 2:
+            raise ValueError("proof: it compares several `spaces`, and there is one; remove it")
+        return self
+
+    @property
+    def all_spaces(self) -> tuple[str, ...]:
+        """Its space, or its spaces."""
+        return (self.space,) if self.space is not None else self.spaces
 
 
 class Autoscaling(Section):
@@ -229,6 +249,10 @@ class RouterArgs(Section):
     @field_validator("models")
     @classmethod
     def _ranked(cls, models: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
+        others = {name: model for name, model in models.items() if model.space_of is not None}
+        models = {name: model for name, model in models.items() if name not in others}
+        if not models:
+            raise ValueError("every model has `space_of`; a space needs a model of its own")
         ranks = {name: model.rank for name, model in models.items() if model.rank is not None}
         if ranks and len(ranks) < len(models):
             raise ValueError(
@@ -240,10 +264,18 @@ class RouterArgs(Section):
                 "rank: every model needs a different rank, not "
                 f"{', '.join(f'{n}: {r}' for n, r in ranks.items())}"
             )
-        return dict(sorted(models.items(), key=lambda item: ranks[item[0]])) if ranks else models
+        if ranks:
+            models = dict(sorted(models.items(), key=lambda item: ranks[item[0]]))
+        return models | others
+
+    @property
+    def deployed(self) -> dict[str, ModelConfig]:
+        """The models that have a deployment."""
+        return {name: one for name, one in self.models.items() if not one.engine.in_router}
 
     @model_validator(mode="after")
     def _names_exist(self) -> "RouterArgs":
+        self._check_spaces_of()
         self._check_tiers()
         self._check_routings()
         self._check_compared_models()
@@ -252,11 +284,34 @@ class RouterArgs(Section):
         self._check_model_ids()
         return self
 
+    def _check_spaces_of(self) -> None:
+        for name, model in self.models.items():
+            if model.space_of is not None and (why := self._no_space(model.space_of)):
+                raise ValueError(f"models.{name}.space_of: {why}")
+
+    def _no_space(self, text: str) -> str | None:
+        """Why this is no space of these models, in a clause; None where it is one."""
+        model, _, size = text.rpartition("/")
+        if (
+            model not in self.models
+            or not size.isdecimal()
+            or not self.models[model].serves(int(size))
+        ):
+            return f"{text!r} is not MODEL/DIMENSIONS of a model and a size that it serves"
+        if (other := self.models[model].space_of) is not None:
+            return f"{model} has no space of its own: its vectors are of {other}"
+        return None
+
     def _check_tiers(self) -> None:
         for tier, model in self.tiers.items():
             if model not in self.models:
                 raise ValueError(
                     f"tiers.{tier} names model {model!r}; models are {', '.join(self.models)}"
+                )
+            if (space := self.models[model].space_of) is not None:
+                raise ValueError(
+                    f"tiers.{tier} names {model!r}, which has no tier: it makes vectors of {space} "
+                    "for requests that name that space"
                 )
 
     def _check_routings(self) -> None:
@@ -284,6 +339,11 @@ class RouterArgs(Section):
                     f"compare.{who}.model: {one.model!r} is not a model; models are "
                     f"{', '.join(self.models)}"
                 )
+            if one is not None and one.model and self.models[one.model].space_of is not None:
+                raise ValueError(
+                    f"compare.{who}.model: {one.model!r} makes vectors of another model's space; "
+                    "name a model without `space_of`"
+                )
 
     def _check_order(self) -> None:
         order = list(self.models)
@@ -303,22 +363,14 @@ class RouterArgs(Section):
 
     def _check_collections(self) -> None:
         for name, collection in self.collections.items():
-            space = collection.space
-            model, _, size = space.rpartition("/")
             if "/" in name:
                 raise ValueError(
                     f"collections.{name}: the name of a collection must not contain '/', "
                     "which marks MODEL/DIMENSIONS"
                 )
-            if (
-                model not in self.models
-                or not size.isdecimal()
-                or not self.models[model].serves(int(size))
-            ):
-                raise ValueError(
-                    f"collections.{name}: {space!r} is not MODEL/DIMENSIONS of a model and a "
-                    "size that it serves"
-                )
+            for space in collection.all_spaces:
+                if why := self._no_space(space):
+                    raise ValueError(f"collections.{name}: {why}")
 
     def _check_model_ids(self) -> None:
         for name in self.models:

@@ -17,10 +17,10 @@ from router.errors import RouterError, render
 from router.openapi_batches import batch_operations, batch_schemas
 from router.openapi_examples import policy, request_body, response_example
 from router.openapi_headers import HEADERS, LIMITS, PARAMETERS
+from router.openapi_routing import ROUTING
 from router.openapi_schemas import (
     REASON,
     REFERENCE,
-    ROUTING,
     SCHEMAS,
     STRING,
     TIER_OR_NULL,

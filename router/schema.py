@@ -204,6 +204,7 @@ class EmbeddingsRequest(NamedTuple):
     truncate: Truncate | None = None  # None: as the collection says, else none
     priority: Priority = "interactive"
     sources: Mapping[str, Source] | None = None  # of its settings, where they were looked up
+    space_within: str | None = None  # the one of several spaces of the collection in `space`
 
     @property
     def items(self) -> int:

@@ -126,15 +126,19 @@ def load(
             raise ValueError(
                 f"{source}: {file} is not a tokenizer.json that tokenizers can read ({error})"
             ) from error
-        inner.no_truncation()
-        inner.no_padding()
-        parts = json.loads(inner.to_str())
-        ranks = _ranks(inner, parts)
-        known = _FileTokenizer(inner, parts, key, special_tokens)
-        if ranks is not None:
-            known = _FastTokenizer(inner, parts, key, special_tokens, ranks)
+        known = of_library(inner, key, special_tokens)
         _loaded[key] = known
     return known
+
+
+def of_library(inner: tokenizers.Tokenizer, key: str, special_tokens: bool) -> "_FileTokenizer":
+    """The tokenizer that the library has read; `key` stands for all that decides its ids."""
+    inner.no_truncation()
+    inner.no_padding()
+    parts = json.loads(inner.to_str())
+    if (ranks := _ranks(inner, parts)) is not None:
+        return _FastTokenizer(inner, parts, key, special_tokens, ranks)
+    return _FileTokenizer(inner, parts, key, special_tokens)
 
 
 class _FileTokenizer:

@@ -371,7 +371,8 @@ def _failed(error: RouterError) -> HttpAnswer:
 
 
 def _embeddings(request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue) -> HttpAnswer:
-    decision, space, over = answer.decision, answer.space, answer.adapter
+    decision, space, recall = answer.decision, answer.space, answer.expected_recall
+    over = answer.encoder.adapter
     model = decision.model or space.model
     predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
     routing = encoding.Routing(
@@ -387,9 +388,9 @@ def _embeddings(request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue
         truncated=answer.truncated,
         adapter=None
         if over is None
-        else encoding.AdapterUse(
-            str(over.source), round(over.kept_for(answer.features.language), 4)
-        ),
+        else encoding.AdapterUse(str(over.source), round(recall or 0.0, 4)),
+        encoder=answer.encoder.kind,
+        expected_recall=None if recall is None else round(recall, 4),
         canary=answer.canary,
         languages=answer.features.languages,
         unread=round(answer.unread, 4),

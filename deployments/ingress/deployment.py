@@ -31,8 +31,8 @@ from deployments.telemetry.logs import where
 from deployments.telemetry.publish import Publisher
 from deployments.telemetry.tracing import Tracing, tracing
 from router import language
-from router.adapters import load_adapters
 from router.capacity import learned
+from router.encoder_check import load_encoders
 from router.exposure import require_local
 from router.spaces import Catalogue
 from router.strict import ConfigError, changed
@@ -122,7 +122,7 @@ class Router:
                         "restart it to open it"
                     ]
                 )
-            catalogue = Catalogue(args, await asyncio.to_thread(load_adapters, args))
+            catalogue = Catalogue(args, await asyncio.to_thread(load_encoders, args))
         except Exception as error:
             self.views.reload_error = str(error)
             why = str(error) if isinstance(error, ConfigError) else where(error)

@@ -327,7 +327,7 @@ def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterat
     booked = {one.deployment: one for one in bookings(args, serve)}
     gpus = [] if isinstance(machine.gpus, str) else list(machine.gpus)
     needed_cpu, unknown = 0, []
-    for name, model in args.models.items():
+    for name, model in args.deployed.items():
         replicas = booked[name].replicas if name in booked else 0
         share = booked[name].gpus if name in booked else 0.0
         needed = model.memory_bytes or _profiled(name, model, args.base_dir)

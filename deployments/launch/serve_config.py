@@ -250,7 +250,7 @@ def _examine(data: Any, host: str | None) -> Report:
             except ConfigError as error:
                 problems += error.problems
             else:
-                models += args.models
+                models += args.deployed
                 before = len(problems)
                 problems += _deployments(
                     args, application.get("deployments") or [], f"{where}.deployments"
@@ -359,10 +359,10 @@ def _deployments(args: RouterArgs, deployments: list[Any], where: str) -> Iterat
         ):
             continue
         path = f"{where}[{index}]"
-        if name != "router" and name not in args.models:
+        if name != "router" and name not in args.deployed:
             yield (
                 f"{path}.name: there is no deployment {name!r}; "
-                f"{suggestion(name, ['router', *args.models], 'there are')}"
+                f"{suggestion(name, ['router', *args.deployed], 'there are')}"
             )
         elif first.setdefault(name, index) != index:
             yield f"{path}.name: {name!r} is given twice, first in {where}[{first[name]}]"

@@ -12,9 +12,10 @@ from typing import Literal, TypeVar
 
 from router.arrays import TokenIds
 from router.config import Limits, RouterArgs
+from router.encoder_check import load_student
 from router.errors import InvalidValue, MaxTokensPerRequest
 from router.schema import Side
-from router.tokenizer import Tokenizer, Tokens, load, refuse_surrogates
+from router.tokenizer import Tokenizer, Tokens, load, of_library, refuse_surrogates
 
 PIECE_CHARACTERS = 65_536  # are tokenised at a time, where tokens have a limit
 CLOSE_TOKENS = 4  # fewer than a model reads are near enough
@@ -39,6 +40,18 @@ class Prepared:
     scope: str = ""
 
     @property
+    def unreadable(self) -> list[int]:
+        """The texts of which nothing is read."""
+        if self.unread is None and all(self.counts):
+            return []
+        unread = self.unread or [0.0] * len(self.counts)
+        return [
+            place
+            for place, (count, share) in enumerate(zip(self.counts, unread, strict=True))
+            if not count or share >= 1.0
+        ]
+
+    @property
     def mean_unread(self) -> float:
         """Share of unknown tokens, the mean over the texts."""
         return sum(self.unread) / len(self.unread) if self.unread else 0.0
@@ -60,6 +73,10 @@ class Preparer:
         self.tokenizers: dict[str, Tokenizer | None] = {}
         by_source: dict[tuple[str, bool, str | None], Tokenizer] = {}
         for name, model in args.models.items():
+            if model.engine.in_router:
+                student = load_student(model, args.base_dir)
+                self.tokenizers[name] = of_library(student.tokenizer, student.fingerprint, False)
+                continue
             if model.tokenizer is None:
                 self.tokenizers[name] = None
                 continue
@@ -93,7 +110,7 @@ class Preparer:
             own_side: Side = side or config.prompts.default
             before, after = self._prompt(name, own_side, instruction)
             tokenizer = self.tokenizers[name]
-            takes_text = not config.engine.takes_token_ids
+            takes_text = not (config.engine.takes_token_ids or config.engine.in_router)
             prompted = prompts.get((before, after))
             if prompted is None:
                 if limits is not None:

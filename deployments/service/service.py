@@ -24,8 +24,8 @@ from deployments.service.request_metrics import Events
 from deployments.service.second_try import DecidedAgain
 from deployments.service.shared_cache import open_shared
 from deployments.service.spans import decided
+from deployments.service.students import StudentGatherer
 from deployments.telemetry.tracing import Tracing
-from router.adapters import load_adapters
 from router.cache import VectorCache
 from router.config import RouterArgs
 from router.decision_log import ANSWERED
@@ -33,6 +33,7 @@ from router.domain import (
     Load,
     Model,
 )
+from router.encoder_check import load_encoders, load_student
 from router.errors import (
     InternalError,
     RouterError,
@@ -64,7 +65,7 @@ class Service:
         self.args = args
         # how long the last replica of a model took to start, by phase, where the transport is told
         self.starts: Mapping[str, Mapping[str, float]] = getattr(transport, "starts", {})
-        catalogue = Catalogue(args, load_adapters(args))
+        catalogue = Catalogue(args, load_encoders(args))
         now = clock()
         self.feedback = {
             name: Feedback(
@@ -100,7 +101,7 @@ class Service:
                 attention_tokens=config.attention_tokens,
                 steps=not config.engine.runs_elsewhere,
             )
-            for name, config in args.models.items()
+            for name, config in args.deployed.items()
         }
         self.comparison = Comparison(args, self.preparer, self.dispatchers, clock)
         self.planner = Planner(
@@ -118,7 +119,7 @@ class Service:
         self.second_tries, self.latencies = self.runner.second_tries, self.runner.latencies
         self.ledger.on_last_lost = self.second_tries.last_lost
         self.shared = open_shared(args, self.fingerprints)
-        self.gatherers = {
+        self.gatherers: dict[str, Gatherer | StudentGatherer] = {
             name: Gatherer(
                 dispatcher,
                 self.cache,
@@ -126,6 +127,11 @@ class Service:
             )
             for name, dispatcher in self.dispatchers.items()
         }
+        for name, config in args.models.items():
+            if config.engine.in_router:
+                self.ledger.joined(name, "router")
+                student = load_student(config, args.base_dir)
+                self.gatherers[name] = StudentGatherer(name, student, self.cache)
         self.recent = Recent()
         self.log: DecisionLog | None = None
         self.tracing = tracing
@@ -225,6 +231,7 @@ class Service:
             if self.events is not None:
                 self.events.ended(request, plan, answer, outcome)
             if plan is not None:
+                plan.choice.ended(answer is not None)
                 entry = entry_of(plan, answer, outcome)
                 self.recent.add(plan.setting, entry)
                 if self.log is not None:
@@ -261,7 +268,8 @@ class Service:
                     plan.arm,
                 )
             )
-        vectors, space = self.catalogue.land(got.vectors, model, plan.wanted)
+        vectors, space = plan.choice.land(got.vectors, model)
+        encoder = plan.choice.encoders[model]
         return Answer(
             vectors,
             space,
@@ -273,7 +281,8 @@ class Service:
             got.queue_s + plan.tried_s,
             got.inference_s,
             total_s,
-            plan.wanted.adapters.get(model),
+            encoder,
+            None if encoder.native else plan.choice.recalls[model],
             plan.arm == CANARY,
             prepared.mean_unread,
         )

@@ -316,7 +316,7 @@ def open_shared(args: RouterArgs, fingerprints: Mapping[str, Proof]) -> SharedCa
                 "with `embedding-router fingerprint`"
             ]
         )
-    if alone := sorted(set(args.models) - set(identities)):
+    if alone := sorted(set(args.deployed) - set(identities)):
         log.warning(
             "the shared cache leaves out models without a fingerprint: %s", ", ".join(alone)
         )

@@ -101,7 +101,7 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
     async def explain() -> bytes:
         # so that loading a tokenizer takes nothing from the budget
         service = Service(args, Nowhere(), clock=lambda: 0.0)
-        for model in args.models:
+        for model in args.deployed:
             service.replicas_changed(model, ["idle"])
         context = Context(service.catalogue, {}, args.limits)
         request = settled(read(body, args.limits), context)

@@ -28,7 +28,7 @@ from deployments.engines.base import Batch
 from deployments.ingress.application import Application
 from deployments.service.service import Service
 from router import adapters
-from router.adapters import load_adapters
+from router.encoder_check import load_encoders
 from router.model_config import resolve_path
 from router.spaces import Catalogue
 from router.strict import changed, parse_args
@@ -236,7 +236,7 @@ class Attack:
             args = changed(
                 service.args.model_dump(mode="json"), {"collections": self.collections[-1]}
             )
-            service.reload(args, Catalogue(args, load_adapters(args)))
+            service.reload(args, Catalogue(args, load_encoders(args)))
             self.counts["reloads"] += 1
 
     async def _ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> None:

@@ -99,7 +99,7 @@ class LocalRouter:
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
-        for name, model in self.service.args.models.items():
+        for name, model in self.service.args.deployed.items():
             engine = engines.create(model, None)
             await engine.start()
             self.transport.hosts[name] = Host(engine, name)
