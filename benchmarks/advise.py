@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.data import whole
+from benchmarks.public_data import require, whole
 
 
 def convert(folder: Path, into: Path, abstracts: int = 1000) -> list[str]:
@@ -81,6 +81,7 @@ def convert(folder: Path, into: Path, abstracts: int = 1000) -> list[str]:
 @click.argument("more", nargs=-1)
 def main(folder: Path, base_url: str, abstracts: int, output: Path, more: tuple[str, ...]) -> None:
     """Measure the local models on public data."""
+    require(folder, "scifact-mini.json", "stsb-en.csv", "stsb-zh.csv", "banking77-test.csv")
     given = convert(folder, output / "inputs", abstracts)
     command = [
         sys.executable,

@@ -33,8 +33,8 @@ import click
 import httpx
 import numpy as np
 
-from benchmarks.data import sample
 from benchmarks.live import CHARACTERS_A_TOKEN, Ask, Client, Text, Texts, Told, router
+from benchmarks.public_data import sample
 from router.domain import Features, Model
 from router.models import build_models
 

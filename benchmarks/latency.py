@@ -35,8 +35,8 @@ import click
 import psutil
 import yaml
 
-from benchmarks.data import sample
 from benchmarks.live import CHARACTERS_A_TOKEN, ROOT, Ask, Client, Router, Texts, router
+from benchmarks.public_data import sample
 from deployments.launch.serve_config import application
 from router.curve_fit import Point, fit
 from router.decision_log import ANSWERED, Entry, read

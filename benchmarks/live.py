@@ -1,8 +1,8 @@
 """What the live benchmarks share: a router of their own, real texts that no cache knows, and load.
 
-Texts are in the folder of `--data` (benchmarks/data.py): intents of bank customers and scientific
-claims (short, English), abstracts (long, English), and short texts in 42 languages. Each gets a
-number at its end, so that none is ever sent twice.
+Texts are in the folder of `--data` (benchmarks/public_data.py): intents of bank customers and
+scientific claims (short, English), abstracts (long, English), and short texts in 42 languages. Each
+gets a number at its end, so that none is ever sent twice.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ import httpx
 import psutil
 import yaml
 
-from benchmarks.data import read
+from benchmarks.public_data import read, require
 from deployments.launch.serve_config import application
 from deployments.tools.calibrate import replicas
 from router.config import RouterArgs
@@ -148,7 +148,8 @@ class Texts:
     MIX: Mapping[str, float] = {"query": 0.6, "passage": 0.2, "foreign": 0.2}
 
     def __init__(self, rng: random.Random, folder: Path) -> None:
-        scifact = read(folder / "scifact-mini.json")
+        require(folder, "banking77-test.csv", "language-id.jsonl")
+        scifact = read(folder, "scifact-mini.json")
         with (folder / "banking77-test.csv").open() as lines:
             intents = [row["text"] for row in csv.DictReader(lines)]
         foreign = [

@@ -38,8 +38,8 @@ import orjson
 import psutil
 import pybase64
 
-from benchmarks.data import Judged, scifact, whole, xquad_zh
 from benchmarks.live import ROOT, Ask, Client, Router, Text, Told, router
+from benchmarks.public_data import Judged, scifact, whole, xquad_zh
 from benchmarks.search_stage import Stage, prepare
 from deployments.launch.serve_config import application
 from router.retrieval import TOP, ndcg, recall

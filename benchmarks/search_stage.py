@@ -15,8 +15,8 @@ import lancedb
 import orjson
 import pyarrow.parquet as parquet
 
-from benchmarks.data import Judged
 from benchmarks.live import ROOT, router
+from benchmarks.public_data import Judged
 from router import adapters, measured, student
 from router.config import RouterArgs
 from router.space import Space
@@ -60,10 +60,10 @@ def prepare(
             at = ["--base-url", running.url]
             long = ["--truncate", "end"]
             _run("index", *at, "--collection", name, *given, *long, "-o", str(index))
-            best = str(measured.load(proof).space)
-            _run("align", *at, "--from", fast.model, "--to", best, *given, "-o", str(bridge))
+            to = ["--to", str(measured.load(proof).space)]
+            _run("align", *at, "--from", fast.model, *to, *given, "-o", str(bridge))
             start = [] if general is None else ["--from", str(general)]
-            _run("distill", *at, "--to", best, *given, *start, "-o", str(made.parent))
+            _run("distill", *at, *to, *given, *start, "-o", str(made.parent))
     best = measured.load(proof).space
     db = lancedb.connect(folder / "lance")
     tables = {

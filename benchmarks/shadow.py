@@ -20,8 +20,8 @@ import click
 import httpx
 import numpy as np
 
-from benchmarks.data import sample
 from benchmarks.live import Ask, Client, Text, Texts, router
+from benchmarks.public_data import sample
 
 SIDES = ("query", "document")
 

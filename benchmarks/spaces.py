@@ -28,7 +28,7 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from benchmarks.data import scifact, whole
+from benchmarks.public_data import scifact, whole
 from deployments.launch.serve_config import application
 from deployments.replica.offline import Offline
 from deployments.tools.align import Material, Remembering, align

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from benchmarks.data import whole
+from benchmarks.public_data import whole
 from benchmarks.spaces import MINILM, ROOT, Data, Engines, read_data
 from deployments.launch.serve_config import application
 from deployments.tools.align import Material, Remembering

@@ -57,6 +57,7 @@ class Limits(Section):
     body_timeout_s: PositiveFloat = 45.0  # for the whole body
     # predicted wait of interactive requests; bulk may wait as long as a request may take
     max_queue_s: PositiveFloat = 30.0
+    bulk_call_ms: PositiveFloat = 50.0  # predicted work of a call with bulk; one text may be longer
     request_timeout_s: PositiveFloat = 300.0
     # a replica that has calls and answers none for so long hangs
     replica_timeout_s: PositiveFloat = 60.0
@@ -208,6 +209,7 @@ class Cors(Section):
         return value
 
 
+SEALED = "sealed_args"  # in place of `args:`: the file that holds them
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

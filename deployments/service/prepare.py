@@ -2,7 +2,8 @@
 
 Models whose tokenizer and prompt are the same (the whole Qwen3 family) share one tokenisation. An
 engine that takes text gets the prompted text, and its tokens are counted here where its tokenizer
-can be had, else estimated; the engine has the last word.
+can be had, else estimated; the engine has the last word, but for servers elsewhere: those may cut a
+text in silence, so an estimate is a limit for them.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from router.config import Limits, RouterArgs
 from router.encoder_check import load_student
 from router.errors import InvalidValue, MaxTokensPerRequest
 from router.schema import Side
-from router.tokenizer import Tokenizer, Tokens, load, of_library, refuse_surrogates
+from router.tokenizer import Estimate, Tokenizer, Tokens, load, of_library, refuse_surrogates
 
 PIECE_CHARACTERS = 65_536  # are tokenised at a time, where tokens have a limit
 CLOSE_TOKENS = 4  # fewer than a model reads are near enough
@@ -32,7 +33,7 @@ class Prepared:
     texts: Sequence[str] | None  # prompted, where the engine takes text
     counts: Sequence[int]
     side: Side
-    exact: bool  # counts come from the model's own tokenizer
+    exact: bool  # counts are taken as they are: a tokenizer's, or the estimate for a server
     # of what the model reads and of the scope, one a text: the cache's key
     digests: Sequence[bytes]
     # share of each text's tokens that the tokenizer does not know; None where it knows all
@@ -78,7 +79,7 @@ class Preparer:
                 self.tokenizers[name] = of_library(student.tokenizer, student.fingerprint, False)
                 continue
             if model.tokenizer is None:
-                self.tokenizers[name] = None
+                self.tokenizers[name] = Estimate() if model.engine.runs_elsewhere else None
                 continue
             key = (model.tokenizer, model.special_tokens, model.pinned(model.tokenizer))
             if key not in by_source:

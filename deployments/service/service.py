@@ -100,6 +100,7 @@ class Service:
                 tracing=tracing,
                 attention_tokens=config.attention_tokens,
                 steps=not config.engine.runs_elsewhere,
+                bulk_call_s=args.limits.bulk_call_ms / 1000.0,
             )
             for name, config in args.deployed.items()
         }

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-from tqdm import tqdm
 
+from deployments.tools import progress
 from deployments.tools.align import AlignError
 from deployments.tools.client import BASE_URL, BaseUrl, Client, RequestRefused, RouterAway
 from deployments.tools.corpus import CorpusError, read_judgements, read_texts
@@ -189,7 +189,8 @@ async def _measure(
     given, rows = chosen(job.corpus, queries, judgements, job.sample)
     asked: dict[str, Vectors] = {}
     more = {} if found.instruction is None else {"instruction": found.instruction}
-    with tqdm(total=len(found.spaces) * len(given.queries), unit="query", desc="proof") as bar:
+    total = len(found.spaces) * len(given.queries)
+    with progress.bar(total=total, unit="query", desc="proof") as bar:
         for space in found.spaces:
             options = {"space": space, "model": space.rpartition("/")[0], "truncate": "end"}
             made = []

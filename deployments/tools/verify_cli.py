@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from deployments.engines.base import EngineError
 from deployments.launch.serve_config import application
+from deployments.tools import progress
 from deployments.tools.align import AlignError
 from deployments.tools.client import BaseUrl, Client, RequestRefused, RouterAway
 from deployments.tools.corpus import CorpusError
@@ -91,7 +92,7 @@ def main(
         raise click.UsageError("give either --config or --base-url")
     try:
         given = read_sample(index, texts, text_field, sample)
-        with tqdm(total=len(given.texts), unit="text") as bar:
+        with progress.bar(total=len(given.texts), unit="text") as bar:
             found, space = asyncio.run(
                 _verified(path, base_url, api_key, given, target, min_recall, bar)
             )

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-from tqdm import tqdm
 
+from deployments.tools import progress
 from deployments.tools.client import Client
 from deployments.tools.corpus import Text, count_rows, read_texts
 from deployments.tools.migrate import Manifest, MigrationError, Parts, digest_of, fill, opened
@@ -132,7 +132,7 @@ async def write_space(
     )
     with opened(folder, manifest) as parts:
         rows, missing = manifest.rows, sum(map(len, parts.missing()))
-        with tqdm(total=rows, initial=rows - missing, unit="text", desc=space) as bar:
+        with progress.bar(total=rows, initial=rows - missing, unit="text", desc=space) as bar:
             await fill(
                 parts, corpus.texts(), client, options, pace.batch, pace.in_flight, bar.update
             )

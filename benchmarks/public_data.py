@@ -22,6 +22,15 @@ import click
 from deployments.tools.corpus import Text
 
 SAMPLE = Path(__file__).resolve().parents[1] / "tests" / "data" / "language"
+FILES = {
+    "scifact-mini.json": "SciFact-mini: `queries`, `corpus` and `qrels` by id (AllenAI SciFact)",
+    "xquad-zh-dev.json": "Chinese paragraphs and questions: `documents`, `queries` (XQuAD)",
+    "stsb-en.csv": "the STS benchmark in English: text, text, score from 0 to 5 (stsb-multi-mt)",
+    "stsb-zh.csv": "the same in Chinese",
+    "banking77-train.csv": "banking77: text and category under a heading (PolyAI)",
+    "banking77-test.csv": "the same, its test set",
+    "language-id.jsonl": "short texts in 42 languages: `text` and `lang` on each line",
+}
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 whole = click.option(
@@ -29,14 +38,14 @@ whole = click.option(
     "folder",
     required=True,
     type=_FOLDER,
-    help="Folder of public data; benchmarks/data.py says of what.",
+    help="Folder of public data (benchmarks/public_data.py).",
 )
 sample = click.option(
     "--data",
     "folder",
     default=SAMPLE,
     type=_FOLDER,
-    help="Folder of public data; benchmarks/data.py says of what.  [default: tests/data/language]",
+    help="Folder of public data (benchmarks/public_data.py).  [default: tests/data/language]",
 )
 
 
@@ -48,19 +57,27 @@ class Judged(NamedTuple):
     relevant: dict[str, set[str]]
 
 
-def read(file: Path) -> Any:
-    """The JSON of a file; raises click.ClickException where it is not there."""
-    try:
-        return json.loads(file.read_text())
-    except OSError as error:
+def require(folder: Path, *names: str) -> None:
+    """Raise click.ClickException with what each missing file is."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        listed = "\n".join(f"  {name}: {FILES[name]}" for name in missing)
         raise click.ClickException(
-            f"{file}: {error.strerror}; benchmarks/data.py says what --data holds"
-        ) from None
+            f"{folder.resolve()} lacks public data that this benchmark reads:\n{listed}\n"
+            "Put the files into a folder and name it with --data. Your own texts need no "
+            "benchmark: embedding-router advise --help"
+        )
+
+
+def read(folder: Path, name: str) -> Any:
+    """The JSON of a file; raises click.ClickException where it is not there."""
+    require(folder, name)
+    return json.loads((folder / name).read_text())
 
 
 def scifact(folder: Path) -> Judged:
     """SciFact-mini; a document is a title and an abstract."""
-    said = read(folder / "scifact-mini.json")
+    said = read(folder, "scifact-mini.json")
     return Judged(
         [Text(id, f"{one['title']}. {one['text']}") for id, one in said["corpus"].items()],
         [Text(id, text) for id, text in said["queries"].items()],
@@ -70,7 +87,7 @@ def scifact(folder: Path) -> Judged:
 
 def xquad_zh(folder: Path) -> Judged:
     """Half of XQuAD in Chinese."""
-    said = read(folder / "xquad-zh-dev.json")
+    said = read(folder, "xquad-zh-dev.json")
     queries = said["queries"]
     return Judged(
         [Text(one["id"], one["text"]) for one in said["documents"]],
