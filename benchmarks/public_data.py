@@ -14,6 +14,7 @@
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,3 +95,13 @@ def xquad_zh(folder: Path) -> Judged:
         [Text(one["id"], one["text"]) for one in queries],
         {one["id"]: set(one["relevant"]) for one in queries},
     )
+
+
+class SearchSet(NamedTuple):
+    """A set that is searched."""
+
+    language: str  # ISO 639-1
+    read: Callable[[Path], Judged]
+
+
+SETS = {"scifact": SearchSet("en", scifact), "xquad-zh": SearchSet("zh", xquad_zh)}

@@ -39,12 +39,11 @@ import psutil
 import pybase64
 
 from benchmarks.live import ROOT, Ask, Client, Router, Text, Told, router
-from benchmarks.public_data import Judged, scifact, whole, xquad_zh
+from benchmarks.public_data import SETS, Judged, whole
 from benchmarks.search_stage import Stage, prepare
 from deployments.launch.serve_config import application
 from router.retrieval import TOP, ndcg, recall
 
-SETS = {"scifact": ("en", scifact), "xquad-zh": ("zh", xquad_zh)}
 LOADS = (0.3, 0.8, 1.2)
 FIXED = ("always best", "always best, reject", "always fast")
 CLIENTS, CAPACITY_S = 16, 6.0

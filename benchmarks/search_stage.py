@@ -54,16 +54,18 @@ def prepare(
     given = ["--texts", texts, "--queries", queries, "--qrels", qrels]
     index, proof = folder / "index", folder / "index" / "proof.json"
     bridge, made = folder / "adapter.npz", folder / "student" / "student.npz"
-    if not (proof.exists() and bridge.exists() and made.exists()):
+    prepared = folder / "prepared"
+    if not prepared.exists():
         collections = {name: {"spaces": spaces}}
         with router(config, None, collections=collections) as running:
             at = ["--base-url", running.url]
             long = ["--truncate", "end"]
             _run("index", *at, "--collection", name, *given, *long, "-o", str(index))
             to = ["--to", str(measured.load(proof).space)]
-            _run("align", *at, "--from", fast.model, *to, *given, "-o", str(bridge))
+            _try("align", *at, "--from", fast.model, *to, *given, "-o", str(bridge))
             start = [] if general is None else ["--from", str(general)]
-            _run("distill", *at, *to, *given, *start, "-o", str(made.parent))
+            _try("distill", *at, *to, *given, *start, "-o", str(made.parent))
+        prepared.touch()
     best = measured.load(proof).space
     db = lancedb.connect(folder / "lance")
     tables = {
@@ -75,9 +77,8 @@ def prepare(
         for space in spaces
     }
     taught = f"{name}-student"
-    students = {
-        taught: {"engine": {"kind": "student", "weights": str(made)}, "space_of": str(best)}
-    }
+    weights = {"kind": "student", "weights": str(made)}
+    students = {taught: {"engine": weights, "space_of": str(best)}} if made.exists() else {}
     collections, left_out = _policies(
         measured.load(proof), spaces, proof, bridge, made, taught, min_recall
     )
@@ -98,12 +99,16 @@ def _policies(
     floor = {"min_recall": min_recall, "min_recall_each": LEAST_KEPT, "documents": "fixed"}
     kept = {space: found.kept[space].fitted.recall for space in spaces if space != best}
     several = [space for space in spaces if space == best or kept[space] >= LEAST_KEPT]
-    adapter, learnt = adapters.load(bridge).proof.fitted, student.load(made).about.proof
-    encoders = {}
-    if adapter.recall >= LEAST_KEPT:
-        encoders["adapter"] = str(bridge)
-    if learnt is not None and learnt.fitted.recall >= LEAST_KEPT:
-        encoders["student"] = taught
+    proofs = {
+        "adapter": adapters.load(bridge).proof if bridge.exists() else None,
+        "student": student.load(made).about.proof if made.exists() else None,
+    }
+    names = {"adapter": str(bridge), "student": taught}
+    encoders = {
+        kind: names[kind]
+        for kind, one in proofs.items()
+        if one is not None and one.fitted.recall >= LEAST_KEPT
+    }
     collections: dict[str, dict[str, Any]] = {
         "always best": {"space": best},
         "always best, reject": {"space": best},
@@ -119,7 +124,11 @@ def _policies(
         if kind in encoders:
             collections[policy] = {"space": best, "encoders": [encoders[kind]], **floor}
         else:
-            left_out[policy] = f"the {kind} keeps less than {LEAST_KEPT:.0%}"
+            left_out[policy] = (
+                f"the set is too small to make the {kind}"
+                if proofs[kind] is None
+                else f"the {kind} keeps less than {LEAST_KEPT:.0%}"
+            )
     if len(several) > 1 and encoders:
         collections["both"] = {**with_proof, "encoders": list(encoders.values())}
     else:
@@ -139,7 +148,12 @@ def _write(judged: Judged, folder: Path) -> tuple[str, str, str]:
 
 
 def _run(*arguments: str) -> None:
-    click.echo(f"embedding-router {' '.join(arguments)}", err=True)
-    done = subprocess.run([sys.executable, "-m", "router.cli", *arguments], cwd=ROOT, check=False)
-    if done.returncode:
+    if not _try(*arguments):
         raise click.ClickException(f"embedding-router {arguments[0]} failed")
+
+
+def _try(*arguments: str) -> bool:
+    """Whether the command did it; it says itself why not."""
+    click.echo(f"embedding-router {' '.join(arguments)}", err=True)
+    command = [sys.executable, "-m", "router.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
