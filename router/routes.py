@@ -51,6 +51,8 @@ class Route(NamedTuple):
 
 _ROUTES = (
     Route("/v1/embeddings", POST, Caller.KEY, "embed"),
+    Route("/v1/rerank", POST, Caller.KEY, "rerank"),
+    Route("/v2/rerank", POST, Caller.KEY, "rerank"),
     Route("/v1/route", POST, Caller.KEY, "explain"),
     Route("/v1/models", GET, Caller.KEY, "models"),
     Route("/v1/models/{id}", GET, Caller.KEY, "model"),
@@ -64,6 +66,7 @@ _ROUTES = (
     Route("/v1/batches", GET, Caller.KEY, "batches"),
     Route("/v1/batches/{id}", GET, Caller.KEY, "batch"),
     Route("/v1/batches/{id}/cancel", POST, Caller.KEY, "cancel_batch"),
+    Route("/v1/usage", GET, Caller.KEY, "usage"),
     Route("/v1/compare", GET, Caller.ADMIN, "compare"),
     Route("/v1/decisions", GET, Caller.ADMIN, "decisions"),
     Route("/v1/what-if", GET, Caller.ADMIN, "policy"),

@@ -24,5 +24,7 @@ def create(model: ModelConfig, base_dir: str | None, stats: EngineStats | None =
         )
     batch_tokens = (model.curve or CurveConfig()).batch_tokens
     setup = Setup(model.dimensions, model.max_tokens, batch_tokens, base_dir, stats, model.revision)
-    engine: Engine = import_module(f"{__name__}.{settings.kind}").create(settings, setup)
+    engine: Engine = import_module(f"{__name__}.{settings.module or settings.kind}").create(
+        settings, setup
+    )
     return engine

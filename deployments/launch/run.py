@@ -150,9 +150,9 @@ def _check(path: Path, host: str) -> None:
     for index, application in enumerate(_read(path)["applications"]):
         if application.get("import_path") == IMPORT_PATH:
             args = parse_args(application.get("args") or {})
-            for name, model in args.models.items():
+            for name, model in args.served.items():
                 for problem in hub_problems(
-                    model, args.base_dir, f"applications[{index}].args.models.{name}"
+                    model, args.base_dir, f"applications[{index}].args.{args.place_of(name)}"
                 ):
                     raise StartError(f"{path}: {problem}")
 

@@ -21,6 +21,7 @@ from router.tokenizer import Estimate, Tokenizer, Tokens, load, of_library, refu
 PIECE_CHARACTERS = 65_536  # are tokenised at a time, where tokens have a limit
 CLOSE_TOKENS = 4  # fewer than a model reads are near enough
 CUT_TOKENS = 128  # that a cut between two pieces of a text may add, an unknown word in two at most
+BYTES_A_TOKEN = 3  # where an engine counts for itself
 
 T = TypeVar("T")
 
@@ -69,10 +70,13 @@ class Prepared:
 class Preparer:
     """Tokenizers of all models of a config; thread-safe once made."""
 
-    def __init__(self, args: RouterArgs) -> None:
+    _by_source: dict[tuple[str, bool, str | None], Tokenizer]
+
+    def __init__(self, args: RouterArgs, other: "Preparer | None" = None) -> None:
+        """Tokenizers that `other` has are shared with it."""
         self._models = args.models
         self.tokenizers: dict[str, Tokenizer | None] = {}
-        by_source: dict[tuple[str, bool, str | None], Tokenizer] = {}
+        by_source = self._by_source = {} if other is None else other._by_source
         for name, model in args.models.items():
             if model.engine.in_router:
                 student = load_student(model, args.base_dir)
@@ -171,7 +175,7 @@ class Preparer:
         """Shorten what is too long for `model`, keeping its prompt and special tokens; also says
         which texts were cut.
         """
-        limit = self._models[model].max_tokens
+        limit = self.longest_for(model)
         # an estimate is no reason to cut: the engine refuses what it cannot read
         if not prepared.exact:
             return prepared, []
@@ -233,7 +237,7 @@ class Preparer:
         A tokenizer that knows where its tokens stand reads the whole text once more; what is left
         is read again to see that it fits, for at the cut other tokens may come to be.
         """
-        limit, tokenizer = self._models[model].max_tokens, self.tokenizers[model]
+        limit, tokenizer = self.longest_for(model), self.tokenizers[model]
         assert tokenizer is not None, "an estimate is no reason to cut"
         before, after = self._prompt(model, side, instruction)
 
@@ -328,7 +332,7 @@ def _tokenised(
     """None where there are more than `most` tokens."""
     unread = None
     if tokenizer is None:
-        estimates = [max(1, len(text.encode()) // 3) for text in prompted]
+        estimates = [max(1, len(text.encode()) // BYTES_A_TOKEN) for text in prompted]
         tokens = Tokens(None, estimates) if most is None or sum(estimates) <= most else None
     else:
         tokens = _tokens(prompted, side, tokenizer, most)

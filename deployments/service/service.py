@@ -14,7 +14,7 @@ from deployments.service.experiments import CANARY, Comparison
 from deployments.service.experiments import Answered as Compared
 from deployments.service.fingerprints import check_reading
 from deployments.service.gather import Gatherer
-from deployments.service.plan import ANYONE, Answer, Answered, Caller, Plan, entry_of
+from deployments.service.plan import ANYONE, Answer, Answered, Caller, Plan, entry_of, use_of
 from deployments.service.plan_runner import PlanRunner
 from deployments.service.planner import Planner
 from deployments.service.prepare import Preparer
@@ -25,6 +25,7 @@ from deployments.service.second_try import DecidedAgain
 from deployments.service.shared_cache import open_shared
 from deployments.service.spans import decided
 from deployments.service.students import StudentGatherer
+from deployments.service.use_log import UseLog
 from deployments.telemetry.tracing import Tracing
 from router.cache import VectorCache
 from router.config import RouterArgs
@@ -43,6 +44,7 @@ from router.ledger import Ledger
 from router.models import build_models
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue
+from router.usage import Use
 
 CANCELLED = "cancelled"  # the outcome of a request whose client left
 
@@ -70,10 +72,10 @@ class Service:
         self.feedback = {
             name: Feedback(
                 model,
-                args.models[name].profile is not None,
+                args.served[name].profile is not None,
                 args.routing,
                 now,
-                args.models[name].cold_start_s,
+                args.served[name].cold_start_s,
             )
             for name, model in build_models(args).items()
         }
@@ -81,7 +83,7 @@ class Service:
         self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
         self.rng = rng or random.Random()
-        self.ledger = Ledger({name: model.calls_in_flight for name, model in args.models.items()})
+        self.ledger = Ledger({name: model.calls_in_flight for name, model in args.served.items()})
         self.cache = VectorCache(args.cache.max_bytes)
         self.dispatchers = {
             name: ModelDispatcher(
@@ -108,7 +110,7 @@ class Service:
         self.planner = Planner(
             args,
             catalogue,
-            self.feedback,
+            {name: self.feedback[name] for name in args.models},
             self.preparer,
             self.ledger,
             self.cache,
@@ -135,6 +137,7 @@ class Service:
                 self.gatherers[name] = StudentGatherer(name, student, self.cache)
         self.recent = Recent()
         self.log: DecisionLog | None = None
+        self.use_log: UseLog | None = None
         self.tracing = tracing
         self.events: Events | None = Events(args) if args.metrics else None
 
@@ -169,6 +172,14 @@ class Service:
     def loads(self) -> dict[str, Load]:
         """What is happening at each model now, as this router knows it."""
         return self.planner.loads()
+
+    def deployed_loads(self) -> dict[str, Load]:
+        """The same for all that have a deployment, rerankers too."""
+        routing, now = self.args.routing, self.clock()
+        return {
+            name: feedback.load(self.ledger, routing, now, self.rng)
+            for name, feedback in self.feedback.items()
+        }
 
     async def plan(self, request: EmbeddingsRequest, caller: Caller = ANYONE) -> Plan:
         """Read the text and decide; raises RouterError when no model may serve the request."""
@@ -233,10 +244,20 @@ class Service:
                 self.events.ended(request, plan, answer, outcome)
             if plan is not None:
                 plan.choice.ended(answer is not None)
-                entry = entry_of(plan, answer, outcome)
+                use = None if answer is None else self._used(plan, answer, caller)
+                entry = entry_of(plan, answer, outcome, use)
                 self.recent.add(plan.setting, entry)
                 if self.log is not None:
                     self.log.add(plan.setting, entry)
+
+    def _used(self, plan: Plan, answer: Answered, caller: Caller) -> Use:
+        """Count what an answer took."""
+        use = use_of(plan, answer, caller.key, self.catalogue.collections)
+        if self.use_log is not None:
+            self.use_log.add(use)
+        if self.events is not None:
+            self.events.used(use)
+        return use
 
     async def _answer(
         self,
