@@ -21,6 +21,7 @@ pytestmark = pytest.mark.models
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "search.md").read_text()
 SCIFACT = ROOT / "tests" / "data" / "language" / "scifact-mini.json"
+PAPERS = 24
 ARGS: dict[str, Any] = {
     "models": {
         "wordllama-256": WORDLLAMA,
@@ -53,9 +54,9 @@ def command(name: str) -> list[str]:
 
 def corpus(folder: Path) -> dict[str, str]:
     """The page's three files: abstracts, their titles as queries, and whose title each is."""
-    papers = json.loads(SCIFACT.read_text())["corpus"]
+    papers = dict(list(json.loads(SCIFACT.read_text())["corpus"].items())[:PAPERS])
     rows = {
-        "papers.jsonl": [{"id": id, "text": one["text"][:200]} for id, one in papers.items()],
+        "papers.jsonl": [{"id": id, "text": one["text"][:120]} for id, one in papers.items()],
         "claims.jsonl": [{"id": f"q{id}", "text": one["title"]} for id, one in papers.items()],
     }
     for name, some in rows.items():
@@ -85,10 +86,10 @@ def test_a_person_gets_from_a_corpus_to_routed_search(
                 id in [row["id"] for row in search(text, budget_ms)]
                 for text, id in relevant.items()
             ]
-    assert names["db"].open_table("all-minilm-l6-v2.384").count_rows() == 40
+    assert names["db"].open_table("all-minilm-l6-v2.384").count_rows() == PAPERS
     patient, hurried = (sum(found) / len(found) for found in answers.values())
-    assert patient >= 0.9  # of 40 documents, MiniLM finds what it should among ten
-    assert hurried >= 0.6  # wordllama mostly, and never in the other's index: ten of 40 by chance
+    assert patient >= 0.9  # of 24 documents, MiniLM finds what it should among ten
+    assert hurried >= 0.6  # wordllama mostly, in its own index: ten of 24 by chance
     assert patient >= hurried
 
 
