@@ -75,7 +75,7 @@ def main(devices: float, rate: float, seconds: float, cells: int, processes: int
         f"{sum(row['effective'] for row in rows) / counted:.2f} effective points"
     )
     click.echo(
-        f"took {time.perf_counter() - started:.0f} s, {requests / cpu_s:.0f} requests a CPU second, "
+        f"{time.perf_counter() - started:.0f} s, {requests / cpu_s:.0f} requests a CPU second; "
         f"at most {max(row['memory_kib'] for row in rows) / 1024:.0f} MiB a cell"
     )
 
