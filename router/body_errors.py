@@ -8,12 +8,13 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from router.errors import InvalidJson, InvalidValue, UnknownField, shorten, suggest
+from router.ignoring import Ignore, unknown
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def explain(
-    invalid: ValidationError, body: bytes, fields: Sequence[str]
+    invalid: ValidationError, body: bytes, fields: Sequence[str], ignore: Ignore = False
 ) -> InvalidJson | InvalidValue | UnknownField:
     """The first thing that is wrong, in a sentence; an unknown key first, for a misspelt one is why
     another is missing.
@@ -27,9 +28,10 @@ def explain(
         return InvalidJson(
             f'the body must be a JSON object such as {{"input": "text"}}, it is {kind_of(data)}'
         )
-    for key in data:
-        if key not in fields:
-            return UnknownField(key, fields)
+    try:
+        unknown((key for key in data if key not in fields), fields, ignore)
+    except (InvalidValue, UnknownField) as error:
+        return error
     field = str(problem["loc"][0])
     if kind == "missing":
         return InvalidValue(f"{field} is missing; send the text or texts to embed", field)

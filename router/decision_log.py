@@ -74,6 +74,15 @@ class Entry(NamedTuple):
     decision: Decision
     outcome: str  # "answered", the code of the error the caller got, or "cancelled"
     actual_s: float | None  # from arrival to the vectors
+    space: str | None = None  # of the vectors; None: refused, or no vectors were asked for
+    encoder: str | None = None  # what made them vectors of that space
+
+    @property
+    def expected_recall(self) -> float | None:
+        """What the texts keep of the best search; None where the model is the space's own."""
+        if self.encoder in (None, "native"):
+            return None
+        return self.request.recalls.get(self.decision.model or "")
 
 
 class Logged(NamedTuple):
@@ -127,6 +136,8 @@ def entry_line(entry: Entry, setting: DecisionContext, router: str) -> bytes:
                 "work": {name: work._asdict() for name, work in request.work.items()},
                 "features": asdict(request.features),
                 "unread": dict(request.unread),
+                "recalls": dict(request.recalls),
+                "unfit": dict(request.unfit),
             },
             "models": {name: changes for name, changes in models.items() if changes},
             "loads": {name: load._asdict() for name, load in entry.loads.items()},
@@ -138,6 +149,8 @@ def entry_line(entry: Entry, setting: DecisionContext, router: str) -> bytes:
             },
             "outcome": entry.outcome,
             "actual_s": entry.actual_s,
+            "space": entry.space,
+            "encoder": entry.encoder,
         }
     )
 
@@ -232,6 +245,7 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
                 "candidates": _set(request["candidates"]),
                 "permitted": _set(request["permitted"]),
                 "on_miss": OnMiss(request["on_miss"]),
+                "unfit": {name: Why(why) for name, why in request.get("unfit", {}).items()},
             }
         ),
         models={
@@ -256,6 +270,8 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
         ),
         outcome=data["outcome"],
         actual_s=data["actual_s"],
+        space=data.get("space"),
+        encoder=data.get("encoder"),
     )
 
 

@@ -9,6 +9,8 @@ cancelled or sent elsewhere. Neither kind may take every slot, so neither starve
 A step of an engine costs much the same however few texts are in it. While a replica works on small
 chunks, the next ones are gathered. They go when the calls before them should be nearly done, or
 when they fill a batch: sending earlier only moves the wait to the replica and shrinks the batch.
+A call that was answered keeps its slot until its callers have run, so that the next call leaves
+after them.
 
 Each event is a method. It takes the time, changes the state, and returns what the shell must do, in
 order. The module reads no clock and starts nothing, so that a test can replay any order of events.
@@ -56,7 +58,7 @@ class DispatcherState(Generic[C, R]):
     """One model's queue in this router, and the calls it has in flight."""
 
     __slots__ = (
-        "_calls", "_ejection_s", "_gather_s", "_hang_s", "_out", "_queues",
+        "_answered", "_calls", "_ejection_s", "_gather_s", "_hang_s", "_out", "_queues",
         "_replicas", "_rng",
         "admission", "counters", "feedback", "ledger", "limits", "model",
     )  # fmt: skip
@@ -74,11 +76,12 @@ class DispatcherState(Generic[C, R]):
         self.counters = DispatchCounters()
         self._rng = rng
         self._out: list[Instruction[C, R]] = []
-        self._queues: Queues[C] = Queues(model, limits.call_size, ledger, self.counters, self._fail)
+        self._queues: Queues[C] = Queues(model, limits, feedback, ledger, self.counters, self._fail)
         self._replicas = ReplicaSet(model, ledger, feedback)
         self.admission = Admission(self._queues, self._replicas, limits, feedback, ledger, now)
         self._calls: set[CallInFlight[C]] = set()
         self._gather_s = math.inf  # when the timer GATHER ends
+        self._answered: list[CallInFlight[C]] = []  # the timer TURN frees their slots
         self._hang_s = math.inf  # when the timer HANG ends
         self._ejection_s = math.inf  # when the timer EJECTION ends
 
@@ -125,7 +128,7 @@ class DispatcherState(Generic[C, R]):
 
     def replied(self, call: CallInFlight[C], reply: R, now: float) -> list[Instruction[C, R]]:
         """A replica has answered a call."""
-        if not self._end(call):
+        if not self._close(call):
             return self._drain()
         at, model, dispatch = call.at, self.model, call.dispatch
         at.answered(now)
@@ -145,7 +148,10 @@ class DispatcherState(Generic[C, R]):
             call.texts,
         )
         self._deliver(call, reply, now)
-        return self._send(now)
+        self._answered.append(call)
+        if len(self._answered) == 1:
+            self._out.append(SetTimer(Timer.TURN, 0.0))
+        return self._drain()
 
     def connection_lost(
         self, call: CallInFlight[C], why: str, now: float
@@ -199,6 +205,10 @@ class DispatcherState(Generic[C, R]):
         """A timer that SetTimer set has ended, perhaps a little early."""
         if timer is Timer.GATHER:
             self._gather_s = math.inf
+        elif timer is Timer.TURN:
+            for call in self._answered:
+                self._replicas.call_ended(call)
+            self._answered.clear()
         elif timer is Timer.HANG:
             self._give_up_hung(now)
         else:
@@ -336,13 +346,18 @@ class DispatcherState(Generic[C, R]):
     # Ends of calls
 
     def _end(self, call: CallInFlight[C]) -> bool:
-        """Free the slot of a call; whether that was still to do."""
+        """End a call and free its slot; whether that was still to do."""
+        if closed := self._close(call):
+            self._replicas.call_ended(call)
+        return closed
+
+    def _close(self, call: CallInFlight[C]) -> bool:
+        """End a call, but for its slot; whether that was still to do."""
         if not call.open:
             return False
         call.open = False
         self.ledger.completed(call.dispatch)
         self._calls.discard(call)
-        self._replicas.call_ended(call)
         return True
 
     def _deliver(self, call: CallInFlight[C], reply: R, now: float) -> None:
@@ -381,7 +396,7 @@ class DispatcherState(Generic[C, R]):
             elif chunk.tries:
                 why_not = f"{self.model} failed twice: {why}"
                 lost = not chunk.engine_failed
-                self._fail(chunk, ModelUnavailable([why_not], RETRY_AFTER_S, lost))
+                self._fail(chunk, ModelUnavailable([why_not], RETRY_AFTER_S, lost, sent=True))
                 continue
             else:
                 chunk.tries += 1

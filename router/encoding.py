@@ -20,6 +20,7 @@ import orjson
 import pybase64
 
 from router.arrays import Vectors
+from router.encoders import Kind
 from router.schema import EncodingFormat
 
 AT_ONCE_NUMBERS = 100_000  # 6 ms; orjson lets no other thread run meanwhile
@@ -49,6 +50,8 @@ class Routing:
     cached: int  # how many of the vectors were known already
     truncated: Sequence[int] = ()  # indices of the inputs that were cut
     adapter: AdapterUse | None = None
+    encoder: Kind = "native"  # what makes the model's vectors those of the space
+    expected_recall: float | None = None  # share that the search keeps; None: the space's own model
     canary: bool = False  # decided by the rules that are being tried (`compare.canary`)
     languages: Mapping[str, int] | None = None  # texts by language, of a list of several texts
     unread: float | None = None  # share of the texts' tokens that the model does not know

@@ -65,13 +65,18 @@ def extract(texts: Sequence[str], hint: str | None = None, prior: Prior = NO_PRI
     """
     language, script = (None, None) if hint is None else _parse_tag(hint)
     given = hint is not None and language != "und"
+
+    def seen(text: str) -> Detected:
+        if given:
+            return Detected(language, script or script_of(text), False, is_code(text))
+        return detect(text, prior)
+
+    if len(texts) == 1:
+        one = seen(texts[0])
+        return Features(len(texts[0]), one.language, one.script, one.mixed, one.code)
     counts: Counter[Detected] = Counter()
     for text, stands_for in _sample(texts):
-        if given:
-            one = Detected(language, script or script_of(text), False, is_code(text))
-        else:
-            one = detect(text, prior)
-        counts[one] += stands_for
+        counts[seen(text)] += stands_for
     code = 0 < len(texts) <= 2 * _texts(counts, lambda one: one.code)
     mixed = 0 < len(texts) <= 2 * _texts(counts, lambda one: one.mixed)
     kinds = tuple(TextKind(*one, texts=count) for one, count in counts.most_common())
@@ -81,7 +86,7 @@ def extract(texts: Sequence[str], hint: str | None = None, prior: Prior = NO_PRI
         script=_most(counts, lambda one: one.script),
         mixed=mixed,
         code=code,
-        kinds=kinds if len(texts) > 1 else (),
+        kinds=kinds,
     )
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from router.config import KeyConfig, RouterArgs
 from router.errors import CollectionNotAllowed, PriorityNotAllowed
+from router.ignoring import Ignore
 from router.key_defaults import KeyDefaults
 from router.schema import EmbeddingsRequest, Priority
 from router.space import Space
@@ -37,6 +38,7 @@ class Grant(NamedTuple):
     tokens_per_minute: int | None = None
     admin: bool = False
     defaults: KeyDefaults = KeyDefaults()
+    ignore_fields: Ignore = False
 
     @property
     def default_priority(self) -> Priority:
@@ -145,4 +147,5 @@ def _grant(name: str, key: KeyConfig, args: RouterArgs) -> Grant:
         key.tokens_per_minute,
         key.admin,
         key.defaults,
+        key.ignore_fields,
     )

@@ -116,17 +116,20 @@ def identify(words: str, script: str, prior: Prior = NO_PRIOR) -> tuple[str | No
         return _iso(surest), known[surest]
     allowed = _allowed(script)
     strengths = word_frequencies.strengths(words.split())
-    listed = sorted(strengths.keys() & allowed.listed, key=strengths.__getitem__, reverse=True)
-    most = strengths[listed[0]] if listed else 0.0
-    weights: dict[str, float] = {}
-    for language in {*known, *listed[:_LIKELY_LANGUAGES], *(prior.keys() & allowed.languages)}:
-        absent = 0.0 if language in allowed.listed else _UNLISTED_SHARE * most
-        weights[language] = (
-            (known.get(language, 0.0) + _LEAST_PROBABILITY)
-            * math.exp(_WORD_WEIGHT * (strengths.get(language, absent) - most))
-            * prior.get(language, 1.0)
+    listed = sorted(allowed.listed, key=strengths.__getitem__, reverse=True) if strengths else []
+    most = strengths[listed[0]] if listed else 0
+    unlisted = _UNLISTED_SHARE * most
+    weights = {
+        language: (known.get(language, 0.0) + _LEAST_PROBABILITY)
+        * math.exp(_WORD_WEIGHT * (strengths.get(language, unlisted) - most))
+        * prior.get(language, 1.0)
+        for language in (
+            *known,
+            *listed[:_LIKELY_LANGUAGES],
+            *(sorted(prior.keys() & allowed.languages) if prior else ()),
         )
-    best = max(sorted(weights), key=weights.__getitem__, default="")
+    }
+    best = max(weights, key=weights.__getitem__, default="")
     return (_iso(best), weights[best] / sum(weights.values())) if best else (None, 0.0)
 
 
@@ -168,7 +171,7 @@ class _Allowed(NamedTuple):
 
     by_label: Mapping[str, str]  # language of fastText's label
     languages: frozenset[str]
-    listed: frozenset[str]  # those with a table of word frequencies
+    listed: tuple[str, ...]  # those with a table of word frequencies
 
 
 @cache
@@ -178,7 +181,7 @@ def _allowed(script: str) -> _Allowed:
     return _Allowed(
         {f"__label__{label}": _MAPPED.get(label, label) for label in labels},
         languages,
-        languages.intersection(word_frequencies.LANGUAGES),
+        tuple(sorted(languages.intersection(word_frequencies.LANGUAGES))),
     )
 
 

@@ -12,8 +12,8 @@ from router.rules import Floor, Policy
 
 
 def build_models(args: RouterArgs) -> dict[str, Model]:
-    """One `Model` for each that has a deployment, in order; raises ValueError naming a profile that
-    is not usable.
+    """One `Model` for each that is served, in order; raises ValueError naming a profile that is not
+    usable.
     """
     return {
         name: Model(
@@ -25,7 +25,7 @@ def build_models(args: RouterArgs) -> dict[str, Model]:
             devices=config.devices,
             long=long_texts_of(config),
         )
-        for rank, (name, config) in enumerate(args.deployed.items())
+        for rank, (name, config) in enumerate(args.served.items())
     }
 
 
@@ -49,7 +49,7 @@ def memory_bytes(args: RouterArgs) -> dict[str, int | None]:
     where neither does.
     """
     found = {}
-    for name, config in args.deployed.items():
+    for name, config in args.served.items():
         measured = (
             None
             if config.profile is None

@@ -14,14 +14,15 @@ from pydantic import TypeAdapter
 from router.encoding import OPTIONAL, Routing
 from router.error_samples import SAMPLES
 from router.errors import RouterError, render
+from router.openapi_batches import batch_operations, batch_schemas
 from router.openapi_examples import policy, request_body, response_example
 from router.openapi_headers import HEADERS, LIMITS, PARAMETERS
 from router.openapi_rerank import operation as rerank
 from router.openapi_rerank import with_rerankers
+from router.openapi_routing import ROUTING
 from router.openapi_schemas import (
     REASON,
     REFERENCE,
-    ROUTING,
     SCHEMAS,
     STRING,
     TIER_OR_NULL,
@@ -46,6 +47,7 @@ def document(catalogue: Catalogue) -> Json:
         "EmbeddingsRequest": body,
         **body.pop("$defs"),
         **with_rerankers(SCHEMAS),
+        **batch_schemas(),
         "Routing": routing,
         **routing.pop("$defs"),
     }
@@ -293,6 +295,7 @@ def _operations(catalogue: Catalogue) -> Json:
                 **_refused((401,)),
             },
         },
+        **batch_operations(),
         "console": _page("console", "The console: a page to try requests and watch decisions"),
         "docs": _page("docs", "This document as a page"),
     }

@@ -62,7 +62,7 @@ RerankEngine = Annotated[
 ]
 
 
-class ScoreFingerprint(Section):
+class ScoreFingerprintConfig(Section):
     """The stored scores that a replica must reproduce before it serves; a path alone is `file`."""
 
     file: str  # made by `embedding-router fingerprint`
@@ -86,7 +86,7 @@ class RerankerConfig(ModelConfig):
     # {instruction} where the model reads one; none: another server writes its own
     template: str | None = None
     instruction: str = ""  # used where a request gives none
-    fingerprint: ScoreFingerprint | None = None  # type: ignore[assignment]
+    fingerprint: ScoreFingerprintConfig | None = None  # type: ignore[assignment]
     score: Score | None = None  # what a score is; None: cosine of similarity, else probability
 
     @property
@@ -113,7 +113,7 @@ class RerankerConfig(ModelConfig):
         its model.
         """
         allowed = type(self).model_fields
-        unused: tuple[str, ...] = ("dimensions", "prompts", "matryoshka")
+        unused: tuple[str, ...] = ("dimensions", "prompts", "matryoshka", "space_of")
         if self.similarity is not None:
             own = ("engine", "aliases", "quality", "good_for", "rank", "required", "score")
             unused = tuple(name for name in allowed if name not in own)
@@ -155,6 +155,11 @@ def check_rerankers(
             raise ValueError(
                 f"rerankers.{id}.engine.model: {one.similarity!r} is not an embedding model; "
                 f"models are {', '.join(models)}"
+            )
+        if one.similarity is not None and models[one.similarity].engine.in_router:
+            raise ValueError(
+                f"rerankers.{id}.engine.model: {one.similarity} has no deployment; name the model "
+                "that it stands for"
             )
         for name in (id, *one.aliases):
             if (other := names.setdefault(name.lower(), id)) != id or id in models:

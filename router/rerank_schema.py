@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 from router.body_errors import explain, explain_json, kind_of
 from router.config import Limits
 from router.domain import OnMiss, Tier
-from router.errors import InvalidJson, InvalidValue, RequestTooLarge, UnknownField, shorten
+from router.errors import InvalidJson, InvalidValue, RequestTooLarge, shorten
+from router.ignoring import Ignore, unknown
 from router.rerank_config import Score
 from router.schema import (
     EmbeddingsBody,
@@ -123,6 +124,7 @@ class RerankRequest(NamedTuple):
     return_documents: bool = False
     max_tokens_per_doc: int | None = None
     score: Score | None = None
+    ignored: tuple[str, ...] = ()  # unknown fields that were dropped
 
     @property
     def documents(self) -> Sequence[str]:
@@ -147,14 +149,14 @@ def read_object(body: bytes, limits: Limits) -> dict[str, Any]:
     return data
 
 
-def parse(data: Mapping[str, Any], context: Context) -> RerankRequest:
+def parse(data: Mapping[str, Any], context: Context, ignore: Ignore = False) -> RerankRequest:
     """Check a request; the catalogue of `context` is that of rerankers.
 
-    Raises UnknownField, InvalidValue, and what router.settings raises.
+    `ignore` drops unknown fields. Raises UnknownField, InvalidValue, and what router.settings
+    raises.
     """
-    for key in data:
-        if key not in FIELDS:
-            raise UnknownField(key, FIELDS)
+    ignored = unknown((key for key in data if key not in FIELDS), FIELDS, ignore)
+    data = {name: one for name, one in data.items() if name not in ignored}
     query = read_query(data.get("query"))
     documents = read_documents(data.get("documents"), "documents", context.limits)
     small = orjson.dumps({name: None if name in _TEXTS else one for name, one in data.items()})
@@ -177,6 +179,7 @@ def parse(data: Mapping[str, Any], context: Context) -> RerankRequest:
         bool(given.return_documents),
         given.max_tokens_per_doc,
         given.score,
+        ignored,
     )
 
 

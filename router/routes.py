@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 GET = ("GET", "HEAD")
 POST = ("POST",)
+DELETE = ("DELETE",)
 
 
 class Caller(StrEnum):
@@ -56,6 +57,15 @@ _ROUTES = (
     Route("/v1/models", GET, Caller.KEY, "models"),
     Route("/v1/models/{id}", GET, Caller.KEY, "model"),
     Route("/v1/tiers", GET, Caller.KEY, "tiers"),
+    Route("/v1/files", POST, Caller.KEY, "upload_file"),
+    Route("/v1/files", GET, Caller.KEY, "files"),
+    Route("/v1/files/{id}", GET, Caller.KEY, "file"),
+    Route("/v1/files/{id}", DELETE, Caller.KEY, "delete_file"),
+    Route("/v1/files/{id}/content", GET, Caller.KEY, "file_content"),
+    Route("/v1/batches", POST, Caller.KEY, "create_batch"),
+    Route("/v1/batches", GET, Caller.KEY, "batches"),
+    Route("/v1/batches/{id}", GET, Caller.KEY, "batch"),
+    Route("/v1/batches/{id}/cancel", POST, Caller.KEY, "cancel_batch"),
     Route("/v1/compare", GET, Caller.ADMIN, "compare"),
     Route("/v1/decisions", GET, Caller.ADMIN, "decisions"),
     Route("/v1/what-if", GET, Caller.ADMIN, "policy"),

@@ -33,15 +33,23 @@ from router.errors import (
     InvalidJson,
     InvalidValue,
     RequestTooLarge,
-    UnknownField,
     shorten,
     suggest,
 )
+from router.ignoring import Ignore, unknown
 from router.input_items import LARGEST_ID, read_input
+from router.shapes import jina
+from router.synonyms import ANY_CASE
 
 EncodingFormat = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 InputType = Literal[
-    "query", "document", "search_query", "search_document", "classification", "clustering"
+    "query",
+    "document",
+    "passage",
+    "search_query",
+    "search_document",
+    "classification",
+    "clustering",
 ]
 Truncate = Literal["none", "end", "start"]
 Priority = Literal["interactive", "bulk"]
@@ -59,6 +67,7 @@ SIDES: dict[str | None, Side | None] = {
     "query": "query",
     "search_query": "query",
     "document": "document",
+    "passage": "document",
     "search_document": "document",
     "classification": None,
     "clustering": None,
@@ -118,13 +127,13 @@ class EmbeddingsBody(BaseModel):
         "quantised bytes in base64.",
     )
     user: str | None = Field(None, description="Accepted for compatibility.")
-    quality: Tier | None = Field(
+    quality: Annotated[Tier | None, ANY_CASE] = Field(
         None, description="The tier when model is auto or missing. Header: X-Quality-Tier."
     )
     latency_budget_ms: float | None = Field(
         None, gt=0, description="Milliseconds for the whole request. Header: X-Latency-Budget-Ms."
     )
-    on_budget_miss: OnMiss | None = Field(
+    on_budget_miss: Annotated[OnMiss | None, ANY_CASE] = Field(
         None,
         description="When no model fits the budget: degrade (default) to the fastest, serve "
         "late, or reject with 503.",
@@ -135,7 +144,7 @@ class EmbeddingsBody(BaseModel):
         description="The vector space to answer in: MODEL/DIMENSIONS or a collection. Header: "
         "X-Embedding-Space.",
     )
-    input_type: InputType | None = Field(
+    input_type: Annotated[InputType | None, ANY_CASE] = Field(
         None, description="What the texts are; chooses the prompt."
     )
     instruction: str | None = Field(
@@ -147,16 +156,28 @@ class EmbeddingsBody(BaseModel):
         pattern=_LANGUAGE,
         description="BCP-47 tag of the texts; replaces detection.",
     )
-    truncate: Truncate | None = Field(
+    truncate: Annotated[Truncate | None, ANY_CASE] = Field(
         None,
         description="What to do with a text the model cannot read whole: none (default) refuses, "
         "end and start cut there.",
     )
-    priority: Priority | None = Field(
+    priority: Annotated[Priority | None, ANY_CASE] = Field(
         None, description="interactive (default), or bulk, which yields to it."
     )
     token_ids: Literal["model"] | None = Field(
         None, description="Declares that input holds ids of the tokenizer of model."
+    )
+    task: Annotated[jina.Task | None, ANY_CASE] = Field(
+        None, description="As Jina's clients write input_type."
+    )
+    embedding_type: EncodingFormat | None = Field(
+        None, description="As Jina's clients write encoding_format."
+    )
+    normalized: bool | None = Field(
+        None, description="Vectors always have length 1: false is refused."
+    )
+    late_chunking: bool | None = Field(
+        None, description="Each text is embedded by itself: true is refused."
     )
 
 
@@ -183,6 +204,7 @@ class EmbeddingsRequest(NamedTuple):
     truncate: Truncate | None = None  # None: as the collection says, else none
     priority: Priority = "interactive"
     sources: Mapping[str, Source] | None = None  # of its settings, where they were looked up
+    space_within: str | None = None  # the one of several spaces of the collection in `space`
 
     @property
     def items(self) -> int:
@@ -196,6 +218,7 @@ class Given(NamedTuple):
     body: EmbeddingsBody
     texts: Sequence[str] | None
     ids: Sequence[TokenIds] | None
+    ignored: tuple[str, ...] = ()  # unknown fields that were dropped
 
 
 def parse(
@@ -218,20 +241,22 @@ def parse(
     return request_of(given, limits, priority)
 
 
-def read(body: bytes, limits: Limits) -> Given:
-    """The fields of a body, each checked by itself."""
+def read(body: bytes, limits: Limits, ignore: Ignore = False) -> Given:
+    """The fields of a body, each checked by itself; `ignore` are unknown ones that it may have."""
     if len(body) > limits.max_body_bytes:
         raise RequestTooLarge(limits.max_body_bytes)
     if len(body) > _LARGE_BODY:
-        return _read_large(body, limits)
+        return _read_large(body, limits, ignore)
     try:
         fields = EmbeddingsBody.model_validate_json(body)
     except ValidationError as invalid:
-        raise explain(invalid, body, FIELDS) from None
-    return _given(fields, fields.input, limits)
+        raise explain(invalid, body, FIELDS, ignore) from None
+    extra = fields.__pydantic_extra__
+    ignored = unknown(extra, FIELDS, ignore) if extra else ()
+    return _given(fields, fields.input, limits, ignored)
 
 
-def _read_large(body: bytes, limits: Limits) -> Given:
+def _read_large(body: bytes, limits: Limits, ignore: Ignore) -> Given:
     """The same with orjson, which reads megabytes ten times as fast: while one body is read, nobody
     else is answered.
     """
@@ -243,27 +268,42 @@ def _read_large(body: bytes, limits: Limits) -> Given:
         raise InvalidJson(
             f'the body must be a JSON object such as {{"input": "text"}}, it is {kind_of(data)}'
         )
-    for key in data:
-        if key not in FIELDS:
-            raise UnknownField(key, FIELDS)
+    ignored = unknown((key for key in data if key not in FIELDS), FIELDS, ignore)
     value = data.get("input")
-    small = orjson.dumps({name: None if name == "input" else part for name, part in data.items()})
+    small = orjson.dumps(
+        {
+            name: None if name == "input" else part
+            for name, part in data.items()
+            if name not in ignored
+        }
+    )
     try:
         fields = EmbeddingsBody.model_validate_json(small)
     except ValidationError as invalid:
         raise explain(invalid, small, FIELDS) from None
-    return _given(fields, value, limits)
+    return _given(fields, value, limits, ignored)
 
 
-def _given(fields: EmbeddingsBody, value: object, limits: Limits) -> Given:
-    if fields.__pydantic_extra__:
-        raise UnknownField(next(iter(fields.__pydantic_extra__)), FIELDS)
-    return Given(fields, *read_input(value, limits))
+def _given(
+    fields: EmbeddingsBody, value: object, limits: Limits, ignored: tuple[str, ...]
+) -> Given:
+    jina.check(fields)
+    if fields.task is not None:
+        fields.input_type = jina.input_type_of(fields.task, fields.input_type)
+    if fields.embedding_type is not None:
+        if fields.encoding_format not in (None, fields.embedding_type):
+            raise InvalidValue(
+                f"encoding_format is {fields.encoding_format!r} and embedding_type is "
+                f"{fields.embedding_type!r}; leave one of them out",
+                "embedding_type",
+            )
+        fields.encoding_format = fields.embedding_type
+    return Given(fields, *read_input(value, limits), ignored)
 
 
 def request_of(given: Given, limits: Limits, priority: Priority) -> EmbeddingsRequest:
     """The request that checked fields make together."""
-    fields, texts, ids = given
+    fields, texts, ids, _ = given
     if ids is not None and (
         fields.token_ids is None or fields.model is None or fields.model.lower() in _TIERS
     ):

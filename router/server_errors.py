@@ -37,13 +37,15 @@ class ModelUnavailable(RouterError):
     """No model that may answer this request is ready; `why` has one entry a model.
 
     `lost`: the model's replicas or its server are gone or hang. Another model may then answer; a
-    text that an engine fails on goes to no other engine.
+    text that an engine fails on goes to no other engine. `sent`: a replica had the text.
     """
 
     status, code = 503, "model_unavailable"
 
-    def __init__(self, why: Sequence[str], retry_after_s: float, lost: bool = False) -> None:
-        self.lost = lost
+    def __init__(
+        self, why: Sequence[str], retry_after_s: float, lost: bool = False, sent: bool = False
+    ) -> None:
+        self.lost, self.sent = lost, sent
         super().__init__(
             f"no model can answer this request now ({'; '.join(why)}); send it again after the "
             "time in Retry-After",

@@ -1,11 +1,11 @@
 """How common words are in each language, by the tables of the package wordfreq.
 
 Words that make up at least one in 160,000 of a language are kept, as hashes in sorted arrays of
-4 MB in all.
+4 MB in all. What was found for the last words is kept too: a few words make up most of all texts.
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -25,33 +25,34 @@ _SERBIAN = (
 # wordfreq counts in centibels below 1: 300 is one word in a thousand
 _RAREST = 520
 _ABSENT = 620  # assumed of a word that a language's table does not have
+_STRENGTH_BITS = 10
+_STRENGTH = (1 << _STRENGTH_BITS) - 1
+_KNOWN_WORDS = 4096  # of a quarter of a kB each
 
 
 class _Table(NamedTuple):
     """One row for each word of each language, sorted by the word's hash."""
 
     hashes: npt.NDArray[np.int64]
-    languages: npt.NDArray[np.uint8]  # index in LANGUAGES
-    strengths: npt.NDArray[np.uint16]  # centibels above _ABSENT
+    rows: memoryview  # index in LANGUAGES, and in the lowest bits centibels above _ABSENT
 
 
-def strengths(words: Sequence[str]) -> dict[str, float]:
+def strengths(words: Sequence[str]) -> dict[str, int]:
     """By how many centibels each language makes the words more likely than one that has none of
     them. Words are in lower case.
     """
-    table = load()
-    hashes = np.fromiter(map(hash, words), np.int64, len(words))
-    starts = table.hashes.searchsorted(hashes).tolist()
-    ends = table.hashes.searchsorted(hashes, "right").tolist()
-    rows = [slice(start, end) for start, end in zip(starts, ends, strict=True) if start < end]
-    if not rows:
-        return {}
-    centibels = np.bincount(
-        np.concatenate([table.languages[row] for row in rows]),
-        np.concatenate([table.strengths[row] for row in rows]),
-        len(LANGUAGES),
-    )
-    return dict(zip(LANGUAGES, centibels.tolist(), strict=True))
+    centibels = [0] * len(LANGUAGES)
+    for word in words:
+        for row in _rows(word):
+            centibels[row >> _STRENGTH_BITS] += row & _STRENGTH
+    return dict(zip(LANGUAGES, centibels, strict=True)) if any(centibels) else {}
+
+
+@lru_cache(_KNOWN_WORDS)
+def _rows(word: str) -> tuple[int, ...]:
+    table, number = load(), hash(word)
+    start, end = table.hashes.searchsorted(number), table.hashes.searchsorted(number, "right")
+    return tuple(table.rows[start:end])
 
 
 @cache
@@ -72,11 +73,8 @@ def load() -> _Table:
     joined = np.concatenate(hashes)
     order = joined.argsort(kind="stable")
     languages, centibels_of, counts = np.array(lengths).T
-    return _Table(
-        joined[order],
-        np.repeat(languages.astype(np.uint8), counts)[order],
-        np.repeat((_ABSENT - centibels_of).astype(np.uint16), counts)[order],
-    )
+    rows = (languages << _STRENGTH_BITS) + _ABSENT - centibels_of
+    return _Table(joined[order], memoryview(np.repeat(rows.astype(np.uint16), counts)[order]))
 
 
 def _in_cyrillic(word: str) -> str:

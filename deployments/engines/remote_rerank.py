@@ -1,5 +1,5 @@
-"""Any server with a rerank route as an engine: Cohere's and Jina's form, which `vllm serve` has too,
-or TEI's.
+"""Any server with a rerank route as an engine: Cohere's and Jina's form, which `vllm serve` has
+too, or TEI's.
 
 The server is trusted no more than that of embeddings: an answer must have one finite score for
 every document, in whatever order its indices say. A text here is a pair that the router wrote as

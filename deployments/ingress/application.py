@@ -11,6 +11,7 @@ from typing import Protocol
 from deployments.ingress import asgi, console
 from deployments.ingress.asgi import ClientLeft, HttpAnswer, HttpRequest, Receive, Scope, Send
 from deployments.ingress.auth import Access
+from deployments.ingress.batches import BatchHandlers
 from deployments.ingress.billing import billed
 from deployments.ingress.outgoing import Held, Outgoing
 from deployments.ingress.rate_limits import Charge
@@ -18,13 +19,14 @@ from deployments.ingress.rerank import form_of
 from deployments.ingress.routes import TABLE
 from deployments.ingress.views import Views
 from deployments.ingress.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
+from deployments.service.batches.store import BatchStore
 from deployments.service.memory import give_back
 from deployments.service.plan import Answer, Caller
 from deployments.service.reranking import Reranking
 from deployments.service.service import Service
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.tracing import Tracing
-from router import encoding
+from router import encoding, ignoring
 from router.errors import (
     DeadlineExceeded,
     InternalError,
@@ -50,6 +52,7 @@ CLIENT_LEFT = 499
 STARTING_S = 1.0  # until it is worth to ask again
 LATE_S = 1.0  # what the answer to a deadline may itself take
 OFF_LOOP_BYTES = 6_000_000  # 30 ms as JSON: more are written in a thread
+BULK_OFF_LOOP_BYTES = 128 * 1024  # sooner, as nobody waits for these
 LARGE_AT_ONCE = 2
 COUNTED = (*EMBEDDINGS, *paths_of("rerank"))  # whose refusals the metrics have
 BODILESS = (204, 304)  # a length beside these would be that of an answer which is not sent
@@ -68,6 +71,7 @@ class RouterState(Protocol):
     views: Views
     access: Access
     tracing: Tracing | None
+    batches: BatchStore | None
 
     async def close(self) -> None:
         """Write what waits to be written, and hang up."""
@@ -94,6 +98,7 @@ class Application:
             "decisions": self._decisions,
             "what_if": self._what_if,
             "console": self._console,
+            **BatchHandlers(router).handlers,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,6 +109,13 @@ class Application:
             await asgi.refuse_websocket(scope, receive, send)
         elif scope["type"] == "http":
             answer = await self._whole(HttpRequest(scope, receive, self._alone))
+            if answer.stream is not None:
+                stall_s = self._router.service.args.limits.send_timeout_s
+                whole = scope["method"] != "HEAD"
+                await asgi.respond_with_file(
+                    send, answer.status, answer.headers, answer.stream, stall_s, whole
+                )
+                return
             body = b"" if scope["method"] == "HEAD" else answer.body
             await asgi.respond(send, answer.status, body, answer.headers, answer.held)
 
@@ -158,7 +170,7 @@ class Application:
         except ClientLeft:
             answer = HttpAnswer(CLIENT_LEFT, b"")  # nobody reads it; Serve counts it
         except RouterError as error:
-            self._count(error, http_request.path)
+            self.refused(error, http_request.path)
             answer = _failed(error)
         except Exception as error:
             log.error("request %s failed:\n%s", http_request.id, where(error))
@@ -172,11 +184,13 @@ class Application:
             **({} if caller is None else access.limits(caller)),
             **answer.headers,
         }
+        if http_request.ignored:
+            given[ignoring.HEADER] = ignoring.header(http_request.ignored)
         if http_request.alone:
             given["x-request-id"] = http_request.id
         return answer._replace(headers=given)
 
-    def _count(self, error: RouterError, path: str) -> None:
+    def refused(self, error: RouterError, path: str) -> None:
         """Tell the metrics of an embedding request that the service never saw, and of a limit that
         was used up.
         """
@@ -250,6 +264,12 @@ class Application:
         with self._gate.passed(client, limits):
             return await self._charged(caller, http_request, client, explain)
 
+    async def embed_line(self, grant: Grant, http_request: HttpRequest, client: str) -> HttpAnswer:
+        """The answer to one line of a batch (deployments/ingress/batches.py); raises
+        RouterError.
+        """
+        return await self._charged(grant, http_request, client, explain=False)
+
     async def _charged(
         self, grant: Grant, http_request: HttpRequest, client: str, explain: bool
     ) -> HttpAnswer:
@@ -282,7 +302,7 @@ class Application:
             bill.answered(answer.prompt_tokens)
         give_back(size)
         try:
-            if size <= OFF_LOOP_BYTES:
+            if size <= (BULK_OFF_LOOP_BYTES if request.priority == "bulk" else OFF_LOOP_BYTES):
                 made = _embeddings(request, answer, service.catalogue)
             else:
                 async with self._large:
@@ -316,7 +336,9 @@ class Application:
                     grant.defaults,
                     grant.default_priority,
                 )
-                request = form.read(data, context)
+                ignore = limits.unknown_fields == "ignore" or grant.ignore_fields
+                request = form.read(data, context, ignore)
+                http_request.ignored = request.ignored
                 grant.check(request.common)
                 work = self._router.reranking.rerank(request, caller)
                 limit_s = limits.request_timeout_s
@@ -354,7 +376,10 @@ class Application:
             caller.defaults,
             caller.default_priority,
         )
-        request = settled(read(body, limits), context)
+        ignore = limits.unknown_fields == "ignore" or caller.ignore_fields
+        given = read(body, limits, ignore)
+        http_request.ignored = given.ignored
+        request = settled(given, context)
         caller.check(request)
         return request
 
@@ -383,7 +408,8 @@ def _failed(error: RouterError) -> HttpAnswer:
 
 
 def _embeddings(request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue) -> HttpAnswer:
-    decision, space, over = answer.decision, answer.space, answer.adapter
+    decision, space, recall = answer.decision, answer.space, answer.expected_recall
+    over = answer.encoder.adapter
     model = decision.model or space.model
     predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
     routing = encoding.Routing(
@@ -399,9 +425,9 @@ def _embeddings(request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue
         truncated=answer.truncated,
         adapter=None
         if over is None
-        else encoding.AdapterUse(
-            str(over.source), round(over.kept_for(answer.features.language), 4)
-        ),
+        else encoding.AdapterUse(str(over.source), round(recall or 0.0, 4)),
+        encoder=answer.encoder.kind,
+        expected_recall=None if recall is None else round(recall, 4),
         canary=answer.canary,
         languages=answer.features.languages,
         unread=round(answer.unread, 4),

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 from deployments.ingress.outgoing import Held
@@ -36,6 +36,7 @@ Headers = Mapping[str, str]
 T = TypeVar("T")
 
 SEND_BYTES = 64 * 1024  # of an answer are given to the server at a time
+FILE_BYTES = 256 * 1024  # of a file, the same
 SEND_TIMEOUT_S = 10.0  # for each, where the answer says nothing else
 MOST_GZIP_FILES = 32  # in one body
 GZIP_FREE_BYTES = 1024 * 1024  # that a gzip body may become, however few were sent
@@ -55,6 +56,7 @@ class HttpAnswer(NamedTuple):
     content_type: str = "application/json"
     headers: Headers = MappingProxyType({})
     held: Held | None = None  # released when its reader has it
+    stream: BinaryIO | None = None  # the body, where that is a file; closed at the end
 
 
 class HttpRequest:
@@ -64,10 +66,11 @@ class HttpRequest:
     Of a header that stands twice the last value counts. The path is that below the application's
     route prefix, without a slash at its end. `id` is the caller's `x-request-id` or a new one.
     `alone` says that Serve is not around the application, `sent` is the body where all of it is
-    there already. `address` is what stands in front of the path: /in/COLLECTION.
+    there already. `address` is what stands in front of the path: /in/COLLECTION,
+    `ignored` the fields of the body that were dropped.
     """
 
-    __slots__ = ("address", "alone", "headers", "id", "path", "receive", "scope", "sent")
+    __slots__ = ("address", "alone", "headers", "id", "ignored", "path", "receive", "scope", "sent")
 
     def __init__(
         self, scope: Scope, receive: Receive, alone: bool, sent: bytes | None = None
@@ -78,6 +81,7 @@ class HttpRequest:
             for name, value in scope["headers"]
         }
         self.id = request_id(self.headers)
+        self.ignored: tuple[str, ...] = ()
         full: str = scope["path"]
         path = full.removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
         self.address, self.path = split_address(path)
@@ -347,6 +351,25 @@ async def respond(
     finally:
         if held is not None:
             held.release()
+
+
+async def respond_with_file(
+    send: Send, status: int, given: Headers, stream: BinaryIO, stall_s: float, whole: bool = True
+) -> None:
+    """One response whose body is a file, read as it is taken; not `whole`: its headers alone."""
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
+    try:
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        more = True
+        while more:
+            part = await asyncio.to_thread(stream.read, FILE_BYTES) if whole else b""
+            more = len(part) == FILE_BYTES
+            async with asyncio.timeout(stall_s):
+                await send({"type": "http.response.body", "body": part, "more_body": more})
+    except TimeoutError:
+        pass  # the server closes what was not sent whole
+    finally:
+        stream.close()
 
 
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:

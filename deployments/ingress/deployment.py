@@ -18,9 +18,11 @@ from deployments.dispatch.transport import Transport
 from deployments.ingress import fast_path, startup
 from deployments.ingress.application import Application, log
 from deployments.ingress.auth import Access
+from deployments.ingress.batches import runner_of
 from deployments.ingress.peers import Reports, Routers, listening_host
 from deployments.ingress.rate_limits import RateLimiter
 from deployments.ingress.views import Views
+from deployments.service.batches.store import BatchStore, open_store
 from deployments.service.decision_log import open_log
 from deployments.service.gauges import sample
 from deployments.service.reranking import Reranking
@@ -30,8 +32,8 @@ from deployments.telemetry.logs import where
 from deployments.telemetry.publish import Publisher
 from deployments.telemetry.tracing import Tracing, tracing
 from router import language
-from router.adapters import load_adapters
 from router.capacity import learned
+from router.encoder_check import load_encoders
 from router.exposure import require_local
 from router.spaces import Catalogue
 from router.strict import ConfigError, changed
@@ -52,6 +54,8 @@ class Router:
         self.access: Access
         self.publisher: Publisher | None = None
         self.tracing: Tracing | None = None
+        self.batches: BatchStore | None = None
+        self._running_batches: asyncio.Task[None] | None = None
 
     async def reconfigure(self, changes: dict[str, Any]) -> None:
         """Take sections in the place of those at the start; requests that are running keep what
@@ -88,6 +92,12 @@ class Router:
         self._watching = loop.create_task(
             startup.Waiting(args, self.views.waiting_for, startup.cluster).run()
         )
+        if args.batches is not None:
+            store = await asyncio.to_thread(open_store, args.batches, args.base_dir)
+            application = Application(self, alone=True)
+            self.batches = store
+            runner = runner_of(store, args.batches, args.limits, application)
+            self._running_batches = loop.create_task(runner.run())
         gc.freeze()  # what stays for good is not looked through again while requests wait
         board.watch(partial(_later, loop, service.replicas_changed))
 
@@ -97,6 +107,9 @@ class Router:
             self.publisher.stop()
         if not hasattr(self, "service"):  # it never came so far
             return
+        if self._running_batches is not None:
+            self._running_batches.cancel()
+            await asyncio.gather(self._running_batches, return_exceptions=True)
         if self.service.log is not None:
             await asyncio.to_thread(self.service.log.close)
         if self.service.shared is not None:
@@ -112,7 +125,7 @@ class Router:
                         "restart it to open it"
                     ]
                 )
-            catalogue = Catalogue(args, await asyncio.to_thread(load_adapters, args))
+            catalogue = Catalogue(args, await asyncio.to_thread(load_encoders, args))
         except Exception as error:
             self.views.reload_error = str(error)
             why = str(error) if isinstance(error, ConfigError) else where(error)

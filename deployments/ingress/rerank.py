@@ -8,14 +8,18 @@ import orjson
 from deployments.ingress.asgi import HttpAnswer
 from deployments.service.reranking import Ranking
 from router.errors import InvalidValue
+from router.ignoring import Ignore
 from router.rerank_schema import RerankRequest, parse
 from router.settings import Context
 
 
 class Form(NamedTuple):
-    """How a request is read, and how its answer is written; the id is the request's."""
+    """How a request is read, and how its answer is written; the id is the request's.
 
-    read: Callable[[Mapping[str, Any], Context], RerankRequest]
+    `read` drops unknown fields where its last argument says so.
+    """
+
+    read: Callable[[Mapping[str, Any], Context, Ignore], RerankRequest]
     write: Callable[[RerankRequest, Ranking, str], HttpAnswer]
 
 

@@ -13,12 +13,14 @@ from deployments.launch.model_check import HUB_ID, own_folder_first
 from deployments.replica.identity import identity_of
 from deployments.service.fingerprints import check_reading
 from deployments.service.prepare import Preparer
+from deployments.service.score_proofs import check_scores_reading
 from deployments.service.shared_cache import open_shared
-from router.adapters import load_adapters
 from router.config import DecisionLog, RouterArgs
+from router.encoder_check import load_encoders
 from router.fingerprint import CardProof, Proof, load
 from router.model_config import ModelConfig, resolve_path
 from router.models import build_policy, curve_of, memory_bytes
+from router.rerank_config import RerankerConfig
 from router.spaces import Catalogue
 from router.strict import ConfigError, join
 
@@ -27,13 +29,13 @@ def constructor_problems(args: RouterArgs, where: str) -> Iterator[str]:
     """One sentence for each thing that a router or a replica would not start with."""
     yield from reload_problems(args, where)
     unread = set[str]()
-    for name, model in args.deployed.items():
+    for name, model in args.served.items():
         for problem in _of_model(name, model, args):
             unread.add(name)
             yield join(where, f"{args.place_of(name)}: {problem}")
     readable = {
         name: model
-        for name, model in args.deployed.items()
+        for name, model in args.models.items()
         if name not in unread and not _on_hub(model, args.base_dir)
     }
     part = args.model_copy(update={"models": readable})
@@ -51,12 +53,16 @@ def constructor_problems(args: RouterArgs, where: str) -> Iterator[str]:
             yield from (join(where, problem) for problem in error.problems)
     if args.decision_log is not None and (why := _unwritable(args.decision_log, args.base_dir)):
         yield join(where, f"decision_log.path: {why}")
+    if args.batches is not None:
+        folder = Path(args.base_dir or ".") / Path(args.batches.folder).expanduser()
+        if why := _no_folder(folder):
+            yield join(where, f"batches.folder: {why}")
 
 
 def reload_problems(args: RouterArgs, where: str) -> Iterator[str]:
     """What of the sections that change without a restart would be refused."""
     try:
-        Catalogue(args, load_adapters(args))
+        Catalogue(args, load_encoders(args))
         build_policy(args.routing, args.tiers)
         Access(args)
     except ConfigError as error:
@@ -72,8 +78,14 @@ def _of_model(name: str, model: ModelConfig, args: RouterArgs) -> Iterable[str]:
         with own_folder_first():
             if not _on_hub(model, args.base_dir):
                 Preparer(one)
+            if model.engine.in_router:  # load_encoders says what is wrong with its file
+                return []
             engine = engines.create(model, args.base_dir)
-            if model.fingerprint is not None and model.fingerprint.card is None:
+            if isinstance(model, RerankerConfig):
+                if model.fingerprint is not None:
+                    part = args.model_copy(update={"rerankers": {name: model}})
+                    check_scores_reading(part, Preparer(one))
+            elif model.fingerprint is not None and model.fingerprint.card is None:
                 identity_of(engine, model.fingerprint, args.base_dir)
     except ImportError:  # the engine's package need not be on the machine that checks
         return []
@@ -109,9 +121,14 @@ def _unwritable(settings: DecisionLog, base_dir: str | None) -> str | None:
     path = Path(base_dir or ".") / Path(settings.path).expanduser()
     if path.is_dir():
         return f"{path} is a folder; write the name of a file"
-    folder = next(one for one in (path, *path.absolute().parents) if one.exists())
-    if folder == path:
+    if path.exists():
         return None if os.access(path, os.W_OK) else f"{path} may not be written"
-    if not folder.is_dir():
-        return f"{folder} is a file, so no folder can be made below it"
-    return None if os.access(folder, os.W_OK) else f"{folder} may not be written"
+    return _no_folder(path.parent)
+
+
+def _no_folder(folder: Path) -> str | None:
+    """Why nothing can be written in a folder that need not exist yet."""
+    found = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not found.is_dir():
+        return f"{found} is a file, so no folder can be made below it"
+    return None if os.access(found, os.W_OK) else f"{found} may not be written"

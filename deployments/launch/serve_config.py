@@ -250,14 +250,14 @@ def _examine(data: Any, host: str | None) -> Report:
             except ConfigError as error:
                 problems += error.problems
             else:
-                models += args.models
+                models += args.deployed
                 before = len(problems)
                 problems += _deployments(
                     args, application.get("deployments") or [], f"{where}.deployments"
                 )
                 problems += _devices(args, application, f"{where}.args")
                 problems += _policy(application, where)
-                for name, model in args.deployed.items():
+                for name, model in args.served.items():
                     place = f"{where}.args.{args.place_of(name)}"
                     problems += model_problems(model, args.base_dir, place)
                 problems += (
@@ -375,7 +375,7 @@ def _devices(args: RouterArgs, application: Mapping[str, Any], where: str) -> It
         booked = {one.deployment: one for one in bookings(args, application)}
     except (AttributeError, TypeError, ValueError):  # Serve's schema says what is wrong
         return
-    for name, model in args.deployed.items():
+    for name, model in args.served.items():
         engine = model.engine
         if (own := engine.vllm_args) is None or name not in booked:
             continue

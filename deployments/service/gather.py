@@ -213,7 +213,9 @@ class Gatherer:
                 if failure.code == "expired":
                     raise DeadlineExceeded(limit_s)
                 raise ModelUnavailable(
-                    [f"{model} could not embed input[{place}]: {failure.message}"], RETRY_AFTER_S
+                    [f"{model} could not embed input[{place}]: {failure.message}"],
+                    RETRY_AFTER_S,
+                    sent=True,
                 )
             start += len(answer.tokens)
 

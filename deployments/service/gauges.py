@@ -40,6 +40,9 @@ def sample(tally: Tally, service: Service) -> None:
         tally.set(metrics.CAPACITY, labels, feedback.tokens_per_s)
         tally.set(metrics.OFFERED, labels, feedback.offered.tokens_per_s(now))
         tally.set(metrics.SHADOW, labels, feedback.shadow.tokens_per_s(now))
+    for name, running in service.planner.running.items():
+        if (average := running.average) is not None:
+            tally.set(metrics.COLLECTION_RECALL, (name,), average)
     tally.set(metrics.CACHE_HITS, (), cache.hits)
     tally.set(metrics.CACHE_MISSES, (), cache.misses)
     tally.set(metrics.CACHE_EVICTIONS, (), cache.evictions)

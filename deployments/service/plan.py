@@ -4,7 +4,6 @@ import time
 from typing import NamedTuple, Protocol
 
 from deployments.service.prepare import Prepared
-from router.adapters import Adapter
 from router.arrays import Vectors
 from router.decision_log import DecisionContext, Entry
 from router.domain import (
@@ -15,6 +14,7 @@ from router.domain import (
     Request,
     Work,
 )
+from router.encoders import NOTHING_TO_CHOOSE, Encoder, EncoderChoice
 from router.schema import EmbeddingsRequest
 from router.space import Space
 from router.spaces import Constraints
@@ -61,6 +61,7 @@ class Plan(NamedTuple):
     arm: str | None  # of the canary
     tried: str | None = None  # the model that could not answer, where this is the second decision
     tried_s: float = 0.0  # from the first decision to this one
+    choice: EncoderChoice = NOTHING_TO_CHOOSE  # what makes the vectors of the spaces
 
     @property
     def chosen(self) -> Prepared:
@@ -109,8 +110,8 @@ class Answered(Protocol):
         """From arrival to the answer."""
 
     @property
-    def adapter(self) -> Adapter | None:
-        """That its vectors came over."""
+    def encoder(self) -> Encoder | None:
+        """What made its vectors; None where there are none."""
 
 
 class Answer(NamedTuple):
@@ -126,13 +127,15 @@ class Answer(NamedTuple):
     queue_s: float
     inference_s: float
     total_s: float
-    adapter: Adapter | None  # that the vectors came over
+    encoder: Encoder  # what made the vectors of the space
+    expected_recall: float | None  # of these texts; None where the model is the space's own
     canary: bool  # decided by the canary's rules
     unread: float  # share of the texts' tokens that the model does not know
 
 
 def entry_of(plan: Plan, answer: Answered | None, outcome: str) -> Entry:
     """What the decision log says of a request that ended."""
+    encoder = plan.choice.encoders.get(plan.decision.model or "")
     return Entry(
         time.time(),
         plan.arrived_s,
@@ -145,4 +148,6 @@ def entry_of(plan: Plan, answer: Answered | None, outcome: str) -> Entry:
         plan.decision,
         outcome,
         None if answer is None else answer.total_s,
+        None if encoder is None else str(encoder.space),
+        None if encoder is None else encoder.kind,
     )

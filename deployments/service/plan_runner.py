@@ -48,10 +48,11 @@ class PlanRunner:
         deadline_s = plan.decision_input.deadline_s
         feedback = self._planner.feedback
         missed = tell(feedback, plan.decision, plan.work, plan.arrived_s, deadline_s)
-        if missed is not None:
+        if missed is not None and missed in self._dispatchers:  # a student is always awake
             self._dispatchers[missed].warm()
         if plan.decision.model is None:
             raise refusal(self._planner.args, plan, permitted)
+        plan.choice.decided(plan.decision.model)
         return plan.decision.model
 
     def deadline_of(self, plan: Plan) -> float:

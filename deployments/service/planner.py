@@ -8,17 +8,18 @@ from deployments.service.plan import ANYONE, Caller, Plan
 from deployments.service.prepare import Prepared, Preparer
 from deployments.service.reader import Reader
 from deployments.service.refusals import check_permitted, cut_work
-from router.adapters import as_ranked
 from router.cache import VectorCache
 from router.config import RouterArgs
 from router.decision_log import DecisionContext
 from router.domain import Features, Load, Model, Reason, Request, Tier, Work, work_of
+from router.encoders import EncoderChoice, as_ranked, best_model
 from router.errors import InvalidValue, MaxTokensPerRequest
 from router.feedback import Feedback
 from router.ledger import Ledger
 from router.models import build_policy
 from router.policy import decide
 from router.rules import Policy
+from router.running_recall import RunningRecall
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue, Constraints
 
@@ -45,12 +46,19 @@ class Planner:
         self._clock, self._rng = clock, rng
         self.policy = build_policy(args.routing, args.tiers)
         self._setting, self._canary = self._settle()
+        # what the queries of each collection with several encoders keep
+        self.running: dict[str, RunningRecall] = _averages(catalogue)
 
     def reload(self, args: RouterArgs, catalogue: Catalogue) -> None:
         """Plan by these tables from the next request on."""
         if args.routing.language_prior != self.routing.language_prior:
             prior, pool = args.routing.language_prior, self.reader.pool
             self.reader = Reader(self._preparer, prior, args.limits, pool)
+        self.running = _averages(catalogue) | {
+            name: running
+            for name, running in self.running.items()
+            if args.collections.get(name) == self.args.collections[name]
+        }
         self.args, self.catalogue, self.routing = args, catalogue, args.routing
         self.policy = build_policy(args.routing, args.tiers)
         self._setting, self._canary = self._settle()
@@ -111,16 +119,19 @@ class Planner:
         read_s = self._clock()
         loads, models = self.loads(), self.models
         work = {name: self._work(name, one) for name, one in prepared.items()}
-        if wanted.adapters and wanted.space is not None:
-            models = as_ranked(models, wanted.space, wanted.adapters)
+        choice = self._choice(request, wanted, prepared, features, permitted)
+        if len(choice.recalls) > 1:
+            models = as_ranked(models, choice.encoders, choice.recalls, features, work)
+            if wanted.target is None:
+                wanted = wanted._replace(target=best_model(choice.encoders, choice.recalls))
         setting = self._setting
         decision_input = self._input_of(
-            request, wanted, features, prepared, work, arrived_s, permitted, setting
+            request, wanted, features, prepared, work, arrived_s, permitted, setting, choice
         )
         if (arm := self.comparison.arm(request, decision_input)) == CANARY:
             setting = self._canary
             decision_input = self._input_of(
-                request, wanted, features, prepared, work, arrived_s, permitted, setting
+                request, wanted, features, prepared, work, arrived_s, permitted, setting, choice
             )
         decided_s = self._clock()
         decision = decide(setting.policy, decision_input, models, loads, decided_s)
@@ -144,7 +155,34 @@ class Planner:
             decided_s,
             setting,
             arm,
+            choice=choice,
         )
+
+    def _choice(
+        self,
+        request: EmbeddingsRequest,
+        wanted: Constraints,
+        prepared: Mapping[str, Prepared],
+        features: Features,
+        permitted: frozenset[str] | None,
+    ) -> EncoderChoice:
+        """What may make the vectors of these texts, and what each keeps.
+
+        The average of a collection counts what the router chooses: not what a caller, or what its
+        key may use, left no choice about.
+        """
+        encoders = self.catalogue.encoders(wanted, prepared, features)
+        if not wanted.encoders or (len(encoders) == 1 and next(iter(encoders.values())).native):
+            return EncoderChoice(encoders)
+        recalls = {name: encoder.recall_of(features) for name, encoder in encoders.items()}
+        blind = (name for name, one in prepared.items() if name in encoders and one.unreadable)
+        able = [recalls[name] for name in recalls if permitted is None or name in permitted]
+        running = None
+        if wanted.collection is not None and len(encoders) > 1:
+            running = self.running.get(wanted.collection.name)
+            if running is not None and max(able) < running.floor:
+                running = None
+        return EncoderChoice(encoders, recalls, frozenset(blind), request.items, running)
 
     def loads(self) -> dict[str, Load]:
         """What is happening at each model now, as this router knows it."""
@@ -206,6 +244,7 @@ class Planner:
         arrived_s: float,
         permitted: frozenset[str] | None,
         setting: DecisionContext,
+        choice: EncoderChoice,
     ) -> Request:
         budget_s = _seconds(request.latency_budget_ms) or setting.default_budget_s
         return Request(
@@ -224,7 +263,18 @@ class Planner:
                 for name, one in prepared.items()
                 if one.unread and (share := one.unread_by(setting.policy.min_share))
             },
+            recalls=choice.recalls,
+            unfit=choice.unfit(),
         )
+
+
+def _averages(catalogue: Catalogue) -> dict[str, RunningRecall]:
+    """A new average for each collection whose queries several encoders may answer."""
+    return {
+        name: RunningRecall(collection.min_recall)
+        for name, collection in catalogue.collections.items()
+        if len(collection.encoders) > 1
+    }
 
 
 def _seconds(milliseconds: float | None) -> float | None:

@@ -2,7 +2,8 @@
 
 Models whose tokenizer and prompt are the same (the whole Qwen3 family) share one tokenisation. An
 engine that takes text gets the prompted text, and its tokens are counted here where its tokenizer
-can be had, else estimated; the engine has the last word.
+can be had, else estimated; the engine has the last word, but for servers elsewhere: those may cut a
+text in silence, so an estimate is a limit for them.
 """
 
 import hashlib
@@ -12,9 +13,10 @@ from typing import Literal, TypeVar
 
 from router.arrays import TokenIds
 from router.config import Limits, RouterArgs
+from router.encoder_check import load_student
 from router.errors import InvalidValue, MaxTokensPerRequest
 from router.schema import Side
-from router.tokenizer import Tokenizer, Tokens, load, refuse_surrogates
+from router.tokenizer import Estimate, Tokenizer, Tokens, load, of_library, refuse_surrogates
 
 PIECE_CHARACTERS = 65_536  # are tokenised at a time, where tokens have a limit
 CLOSE_TOKENS = 4  # fewer than a model reads are near enough
@@ -32,12 +34,24 @@ class Prepared:
     texts: Sequence[str] | None  # prompted, where the engine takes text
     counts: Sequence[int]
     side: Side
-    exact: bool  # counts come from the model's own tokenizer
+    exact: bool  # counts are taken as they are: a tokenizer's, or the estimate for a server
     # of what the model reads and of the scope, one a text: the cache's key
     digests: Sequence[bytes]
     # share of each text's tokens that the tokenizer does not know; None where it knows all
     unread: Sequence[float] | None = None
     scope: str = ""
+
+    @property
+    def unreadable(self) -> list[int]:
+        """The texts of which nothing is read."""
+        if self.unread is None and all(self.counts):
+            return []
+        unread = self.unread or [0.0] * len(self.counts)
+        return [
+            place
+            for place, (count, share) in enumerate(zip(self.counts, unread, strict=True))
+            if not count or share >= 1.0
+        ]
 
     @property
     def mean_unread(self) -> float:
@@ -64,8 +78,12 @@ class Preparer:
         self.tokenizers: dict[str, Tokenizer | None] = {}
         by_source = self._by_source = {} if other is None else other._by_source
         for name, model in args.models.items():
+            if model.engine.in_router:
+                student = load_student(model, args.base_dir)
+                self.tokenizers[name] = of_library(student.tokenizer, student.fingerprint, False)
+                continue
             if model.tokenizer is None:
-                self.tokenizers[name] = None
+                self.tokenizers[name] = Estimate() if model.engine.runs_elsewhere else None
                 continue
             key = (model.tokenizer, model.special_tokens, model.pinned(model.tokenizer))
             if key not in by_source:
@@ -97,7 +115,7 @@ class Preparer:
             own_side: Side = side or config.prompts.default
             before, after = self._prompt(name, own_side, instruction)
             tokenizer = self.tokenizers[name]
-            takes_text = not config.engine.takes_token_ids
+            takes_text = not (config.engine.takes_token_ids or config.engine.in_router)
             prompted = prompts.get((before, after))
             if prompted is None:
                 if limits is not None:
@@ -199,6 +217,8 @@ class Preparer:
         """What stands before a text and after it."""
         prompts = self._models[model].prompts
         template = prompts.query if side == "query" else prompts.document
+        if template == "{text}":  # nearly always
+            return "", ""
         task = prompts.instruction if instruction is None else instruction
         before, after = (part.replace("{instruction}", task) for part in template.split("{text}"))
         return before, after

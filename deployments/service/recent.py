@@ -112,6 +112,11 @@ def _shown(entry: Entry, id: str, reranked: bool) -> dict[str, Any]:
         else milliseconds(request.deadline_s - entry.arrived_s),
         "model": decision.model,
         "target": decision.target,
+        "space": entry.space,
+        "encoder": entry.encoder,
+        "expected_recall": None
+        if entry.expected_recall is None
+        else round(entry.expected_recall, 4),
         "reason": decision.label,
         "degraded": decision.degraded,
         "predicted_ms": milliseconds(decision.predicted_s),

@@ -125,8 +125,11 @@ class Events:
         if times is None:
             times = self._times[model] = _Times(*(tally.series(one, labels) for one in _TIMES))
         times.latency.observe(answer.total_s)
-        if answer.adapter is not None:
-            tally.add(metrics.ADAPTED, labels)
+        if answer.encoder is not None:
+            if answer.encoder.kind == "adapter":
+                tally.add(metrics.ADAPTED, labels)
+            if not answer.encoder.native:
+                tally.add(metrics.ENCODED, (model, answer.encoder.kind))
         if answer.truncated:
             tally.add(metrics.TRUNCATED, labels, len(answer.truncated))
         if not plan.work[

@@ -15,20 +15,20 @@ import numpy as np
 
 from deployments.dispatch.chunks import Rows
 from deployments.service.experiments import Comparison
-from deployments.service.gather import Gatherer
 from deployments.service.pairs import PairPreparer, PairReader, PreparedPairs
 from deployments.service.plan import ANYONE, Caller, Plan
 from deployments.service.plan_runner import PlanRunner
 from deployments.service.planner import Planner
 from deployments.service.prepare import Prepared, Preparer
 from deployments.service.reader import Reader
+from deployments.service.score_proofs import check_scores_reading
 from deployments.service.service import Service
 from deployments.telemetry.tracing import Tracing
-from router.adapters import Adapter
 from router.arrays import Vectors
 from router.config import RouterArgs
 from router.decision_log import RERANK, DecisionContext
 from router.domain import Decision, Features, Load, Model, Work, work_of
+from router.encoders import Encoder
 from router.errors import (
     InvalidValue,
     ModelNotFound,
@@ -59,7 +59,7 @@ class Ranking(NamedTuple):
     inference_s: float
     total_s: float
     unread: float
-    adapter: Adapter | None = None  # scores come over none
+    encoder: Encoder | None = None  # it has no vectors
 
 
 class Scorer(Protocol):
@@ -72,7 +72,7 @@ class Scorer(Protocol):
 class SimilarityScorer:
     """Scores by the cosine of an embedding model's vectors, which its own cache keeps."""
 
-    def __init__(self, gatherer: Gatherer) -> None:
+    def __init__(self, gatherer: Scorer) -> None:
         self._gatherer = gatherer
 
     async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Rows:
@@ -208,6 +208,7 @@ class Reranking:
         dispatchers = {id: service.dispatchers[name] for id, name in dispatched_as.items()}
         view = view_of(args)
         self._preparer = Preparer(view, service.preparer)
+        check_scores_reading(args, self._preparer)
         comparison = Comparison(view, self._preparer, dispatchers, service.clock)
         self._scorers: dict[str, Scorer] = {
             id: service.gatherers[id]

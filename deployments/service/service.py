@@ -24,8 +24,8 @@ from deployments.service.request_metrics import Events
 from deployments.service.second_try import DecidedAgain
 from deployments.service.shared_cache import open_shared
 from deployments.service.spans import decided
+from deployments.service.students import StudentGatherer
 from deployments.telemetry.tracing import Tracing
-from router.adapters import load_adapters
 from router.cache import VectorCache
 from router.config import RouterArgs
 from router.decision_log import ANSWERED
@@ -33,6 +33,7 @@ from router.domain import (
     Load,
     Model,
 )
+from router.encoder_check import load_encoders, load_student
 from router.errors import (
     InternalError,
     RouterError,
@@ -64,16 +65,15 @@ class Service:
         self.args = args
         # how long the last replica of a model took to start, by phase, where the transport is told
         self.starts: Mapping[str, Mapping[str, float]] = getattr(transport, "starts", {})
-        catalogue = Catalogue(args, load_adapters(args))
+        catalogue = Catalogue(args, load_encoders(args))
         now = clock()
-        # all that have a deployment: embedding models, and rerankers but those by similarity
         self.feedback = {
             name: Feedback(
                 model,
-                args.deployed[name].profile is not None,
+                args.served[name].profile is not None,
                 args.routing,
                 now,
-                args.deployed[name].cold_start_s,
+                args.served[name].cold_start_s,
             )
             for name, model in build_models(args).items()
         }
@@ -81,7 +81,7 @@ class Service:
         self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
         self.rng = rng or random.Random()
-        self.ledger = Ledger({name: model.calls_in_flight for name, model in args.deployed.items()})
+        self.ledger = Ledger({name: model.calls_in_flight for name, model in args.served.items()})
         self.cache = VectorCache(args.cache.max_bytes)
         self.dispatchers = {
             name: ModelDispatcher(
@@ -100,6 +100,7 @@ class Service:
                 tracing=tracing,
                 attention_tokens=config.attention_tokens,
                 steps=not config.engine.runs_elsewhere,
+                bulk_call_s=args.limits.bulk_call_ms / 1000.0,
             )
             for name, config in args.deployed.items()
         }
@@ -119,7 +120,7 @@ class Service:
         self.second_tries, self.latencies = self.runner.second_tries, self.runner.latencies
         self.ledger.on_last_lost = self.second_tries.last_lost
         self.shared = open_shared(args, self.fingerprints)
-        self.gatherers = {
+        self.gatherers: dict[str, Gatherer | StudentGatherer] = {
             name: Gatherer(
                 dispatcher,
                 self.cache,
@@ -127,6 +128,11 @@ class Service:
             )
             for name, dispatcher in self.dispatchers.items()
         }
+        for name, config in args.models.items():
+            if config.engine.in_router:
+                self.ledger.joined(name, "router")
+                student = load_student(config, args.base_dir)
+                self.gatherers[name] = StudentGatherer(name, student, self.cache)
         self.recent = Recent()
         self.log: DecisionLog | None = None
         self.tracing = tracing
@@ -234,6 +240,7 @@ class Service:
             if self.events is not None:
                 self.events.ended(request, plan, answer, outcome)
             if plan is not None:
+                plan.choice.ended(answer is not None)
                 entry = entry_of(plan, answer, outcome)
                 self.recent.add(plan.setting, entry)
                 if self.log is not None:
@@ -270,7 +277,8 @@ class Service:
                     plan.arm,
                 )
             )
-        vectors, space = self.catalogue.land(got.vectors, model, plan.wanted)
+        vectors, space = plan.choice.land(got.vectors, model)
+        encoder = plan.choice.encoders[model]
         return Answer(
             vectors,
             space,
@@ -282,7 +290,8 @@ class Service:
             got.queue_s + plan.tried_s,
             got.inference_s,
             total_s,
-            plan.wanted.adapters.get(model),
+            encoder,
+            None if encoder.native else plan.choice.recalls[model],
             plan.arm == CANARY,
             prepared.mean_unread,
         )

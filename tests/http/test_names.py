@@ -183,6 +183,8 @@ CONFLICTS: list[tuple[str, str, dict[str, Any], dict[str, str], list[str]]] = [
     # a tier
     ("name_conflict", "", {"model": "fast", "quality": "best"}, {}, ["'fast'", "'best'"]),
     ("name_conflict", "", {"model": "fast-query", "quality": "best"}, {}, ["fast-query", "best"]),
+    ("name_conflict", "", {"model": "small", "quality": "best"}, {}, ["small", "best"]),
+    ("name_conflict", "", {"model": "small/4-query", "quality": "best"}, {}, ["small/4", "best"]),
     # a budget
     ("name_conflict", "", {"model": "small@5ms", "latency_budget_ms": 6}, {}, ["@5ms", "6"]),
     ("name_conflict", "", {"model": "auto@5ms"}, {"x-latency-budget-ms": "6"}, ["@5ms", "X-Lat"]),

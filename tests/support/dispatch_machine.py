@@ -135,9 +135,18 @@ class DispatchMachine:
             self.cancelled.add(chunk.number)
             self.execute(self.state.chunk_cancelled(chunk))
 
-    def answer(self, call: Call, failed: dict[int, Failure] | None = None) -> None:
+    def answer(
+        self, call: Call, failed: dict[int, Failure] | None = None, end_turn: bool = True
+    ) -> None:
         self.open.remove(call)
         self.execute(self.state.replied(call, Reply(call.replica, failed or {}), self.now))
+        if end_turn:
+            self.end_turn()
+
+    def end_turn(self) -> None:
+        """The callers of a reply have run."""
+        if self.timers.pop(Timer.TURN, None) is not None:
+            self.execute(self.state.timer_ended(Timer.TURN, self.now))
 
     def fail(self, call: Call) -> None:
         self.open.remove(call)

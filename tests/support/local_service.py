@@ -14,9 +14,11 @@ from deployments import engines
 from deployments.dispatch.wire import Call, Reply
 from deployments.ingress.application import Application
 from deployments.ingress.auth import Access
+from deployments.ingress.batches import runner_of
 from deployments.ingress.rate_limits import RateLimiter
 from deployments.ingress.views import Views
 from deployments.replica.host import Host
+from deployments.service.batches.store import open_store
 from deployments.service.reranking import Reranking
 from deployments.service.service import Service
 from router.config import RouterArgs
@@ -90,6 +92,9 @@ class LocalRouter:
         self.views = Views(self.service, self.reranking)
         self.access = Access(args, limiter)
         self.tracing = None
+        settings = args.batches
+        self.batches = None if settings is None else open_store(settings, args.base_dir)
+        self._running_batches: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
         """Nothing here waits to be written."""
@@ -101,8 +106,17 @@ class LocalRouter:
             await engine.start()
             self.transport.hosts[name] = Host(engine, name)
             self.service.replicas_changed(name, [name])
+        args = self.service.args
+        if self.batches is not None and args.batches is not None:
+            application = Application(self, alone=True)  # type: ignore[arg-type]
+            runner = runner_of(self.batches, args.batches, args.limits, application)
+            runner.look_every_s = 0.05
+            self._running_batches = self.loop.create_task(runner.run())
 
     async def stop(self) -> None:
+        if self._running_batches is not None:
+            self._running_batches.cancel()
+            await asyncio.gather(self._running_batches, return_exceptions=True)
         await self.service.comparison.close()
         for dispatcher in self.service.dispatchers.values():
             await dispatcher.close()

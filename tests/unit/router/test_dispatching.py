@@ -55,6 +55,35 @@ def test_calls_that_are_answered_sooner_than_expected_delay_no_others() -> None:
     machine.answer_all()
 
 
+def test_what_waits_leaves_after_the_callers_of_a_reply_have_run() -> None:
+    machine = DispatchMachine("a", curve=TENTH)
+    machine.submit(10)
+    machine.submit(10)
+    machine.answer(machine.open[0], end_turn=False)
+    machine.submit(10)  # by the caller that was answered
+    assert numbers(machine) == [[0]]
+    machine.end_turn()
+    assert numbers(machine) == [[0], [1, 2]]
+    machine.answer_all()
+    machine.close()
+
+
+def test_a_replica_that_goes_before_the_callers_of_its_reply_have_run_keeps_no_slot() -> None:
+    machine = DispatchMachine("a", "b", calls_in_flight=1)
+    machine.submit(10)
+    (replica, _), *_ = machine.sent
+    (other,) = {"a", "b"} - {replica}
+    machine.answer(machine.open[0], end_turn=False)
+    machine.replicas(other)
+    machine.replicas("a", "b")
+    machine.end_turn()
+    for _ in range(2):
+        machine.submit(BATCH)
+    assert {replica for replica, _ in machine.sent[1:]} == {"a", "b"}
+    machine.answer_all()
+    machine.close()
+
+
 def test_small_chunks_that_gather_go_to_the_replica_that_is_done_first() -> None:
     machine = DispatchMachine("a", "b", curve=GROWING)
     machine.submit(300)  # 310 ms

@@ -85,6 +85,21 @@ def test_every_endpoint_of_the_contract_is_there() -> None:
         ("get", "/models"),
         ("get", "/v1/models/{id}"),
         ("get", "/v1/tiers"),
+        *(
+            (method, f"{prefix}{path}")
+            for prefix in ("/v1", "")
+            for method, path in (
+                ("post", "/files"),
+                ("get", "/files"),
+                ("get", "/files/{id}"),
+                ("delete", "/files/{id}"),
+                ("get", "/files/{id}/content"),
+                ("post", "/batches"),
+                ("get", "/batches"),
+                ("get", "/batches/{id}"),
+                ("post", "/batches/{id}/cancel"),
+            )
+        ),
         ("post", "/route"),
         ("get", "/models/{id}"),
         ("get", "/tiers"),

@@ -189,9 +189,9 @@ def test_token_ids_take_no_prompt(prompt: dict[str, str]) -> None:
         ("on_budget_miss", "drop", "must be 'degrade', 'serve' or 'reject'"),
         (
             "input_type",
-            "passage",
-            "'query', 'document', 'search_query', 'search_document', 'classification' or "
-            "'clustering'",
+            "passages",
+            "'query', 'document', 'passage', 'search_query', 'search_document', 'classification' "
+            "or 'clustering', it is 'passages'; did you mean 'passage'?",
         ),
         ("truncate", True, "must be 'none', 'end' or 'start'"),
         ("priority", "high", "must be 'interactive' or 'bulk'"),

@@ -1,0 +1,1 @@
+"""OpenAI's files and batches in a folder that all routers share, and the runner of batches."""

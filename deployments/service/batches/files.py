@@ -1,0 +1,218 @@
+"""Files of keys in a folder: `files/KEY/ID/content`, and `meta.json` beside it.
+
+A file exists from the moment its `meta.json` does, which is written last and taken away first.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from deployments.service.batches.disk import (
+    is_id,
+    made,
+    names_in,
+    new_id,
+    of_key,
+    sync_folder,
+    write_whole,
+)
+from router.batch_objects import FileObject
+from router.batches import not_found
+from router.errors import InvalidValue, NotFound, RequestTooLarge
+
+PREFIX = "file-"
+META, CONTENT = "meta.json", "content"
+UNFINISHED_S = 7 * 24 * 3600.0  # a folder that is older has lost its router
+
+Purpose = Literal["batch", "batch_output"]
+
+
+class FileStore:
+    """The files of all keys; each sees its own. Its methods wait for the disk: call them in
+    threads.
+    """
+
+    def __init__(
+        self, folder: Path, most_bytes_of_key: int, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Creates the folder; raises OSError where that cannot be."""
+        self._folder, self._most_bytes, self._clock = (
+            made(folder / "files"),
+            most_bytes_of_key,
+            clock,
+        )
+
+    def upload(self, key: str, most_bytes: int) -> "Upload":
+        """A new file of this key; raises RequestTooLarge where the key has no room left."""
+        own = self.taken(key)
+        if own >= self._most_bytes:
+            raise self._full()
+        return Upload(
+            made(of_key(self._folder, key) / new_id(PREFIX, self._clock())),
+            most_bytes,
+            self._most_bytes - own,
+            self._full(),
+        )
+
+    def taken(self, key: str) -> int:
+        """Bytes of all files of a key."""
+        return sum(file.bytes for file in self._all(key))
+
+    def _full(self) -> RequestTooLarge:
+        error = RequestTooLarge(self._most_bytes)
+        error.message = (
+            f"the files of this key would have more than {self._most_bytes} bytes "
+            "(batches.max_bytes_per_key); delete some first"
+        )
+        return error
+
+    def get(self, key: str, id: str, param: str | None = None) -> FileObject:
+        """One file; raises NotFound, for a file of another key too."""
+        if is_id(id):
+            try:
+                return FileObject.model_validate_json((self._place(key, id) / META).read_bytes())
+            except FileNotFoundError:
+                pass
+        raise not_found("file", id, "GET /v1/files lists yours", param)
+
+    def page(
+        self, key: str, after: str | None, limit: int, descending: bool, purpose: str | None
+    ) -> tuple[list[FileObject], bool]:
+        """Files behind `after`, newest first, and whether there are more."""
+        found: list[FileObject] = []
+        names = behind(names_in(of_key(self._folder, key), descending), after)
+        for name in names:
+            try:
+                file = self.get(key, name)
+            except NotFound:
+                continue  # an upload, or deleted a moment ago
+            if purpose is None or file.purpose == purpose:
+                if len(found) == limit:
+                    return found, True
+                found.append(file)
+        return found, False
+
+    def open(self, key: str, id: str) -> tuple[FileObject, BinaryIO]:
+        """One file and its content; raises NotFound."""
+        file = self.get(key, id)
+        try:
+            return file, (self._place(key, id) / CONTENT).open("rb")
+        except FileNotFoundError:
+            raise not_found("file", id, "GET /v1/files lists yours") from None
+
+    def content(self, key: str, id: str) -> Path:
+        """Where the content of a file lies."""
+        return self._place(key, id) / CONTENT
+
+    def delete(self, key: str, id: str, keep_content: bool) -> None:
+        """Take a file away; its content stays until `forget` where a batch still reads it. Raises
+        NotFound.
+        """
+        self.get(key, id)
+        place = self._place(key, id)
+        (place / META).unlink(missing_ok=True)
+        sync_folder(place)
+        if not keep_content:
+            shutil.rmtree(place, ignore_errors=True)
+
+    def forget(self, key: str, id: str) -> None:
+        """Remove the content of a file that was deleted while a batch read it."""
+        place = self._place(key, id)
+        if not (place / META).exists():
+            shutil.rmtree(place, ignore_errors=True)
+
+    def adopt(self, key: str, id: str, content: Path, filename: str, now: int) -> None:
+        """Make a file of what lies at `content`; doing it again after half of it is safe."""
+        place = made(self._place(key, id))
+        if content.exists():
+            with content.open("rb") as stream:
+                os.fsync(stream.fileno())
+            content.replace(place / CONTENT)
+            sync_folder(place)
+        file = FileObject(
+            id=id,
+            bytes=(place / CONTENT).stat().st_size,
+            created_at=now,
+            filename=filename,
+            purpose="batch_output",
+        )
+        write_whole(place / META, file.model_dump_json().encode())
+        sync_folder(place.parent)
+
+    def _place(self, key: str, id: str) -> Path:
+        return of_key(self._folder, key) / id
+
+    def _all(self, key: str) -> list[FileObject]:
+        return self.page(key, None, 10**9, True, None)[0]
+
+    def clean(self, used: set[str]) -> None:
+        """Remove uploads and contents that a router left behind when it died; `used` are ids that
+        batches still need.
+        """
+        for place in self._folder.glob(f"*/{PREFIX}*"):
+            left = (
+                not (place / META).exists()
+                and place.name not in used
+                and self._clock() - place.stat().st_mtime > UNFINISHED_S
+            )
+            if left:
+                shutil.rmtree(place, ignore_errors=True)
+
+
+class Upload:
+    """A file that arrives; nothing of it can be seen until `finish`."""
+
+    def __init__(self, place: Path, most_bytes: int, room: int, full: RequestTooLarge) -> None:
+        self._place, self._most_bytes, self._room, self._full = place, most_bytes, room, full
+        self._part = place / f"{CONTENT}.part"
+        self._stream = os.fdopen(
+            os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
+        )
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Some more bytes; raises RequestTooLarge."""
+        self.size += len(data)
+        if self.size > self._most_bytes:
+            raise RequestTooLarge(
+                self._most_bytes, "a file may have no more (limits.max_file_bytes): upload several"
+            )
+        if self.size > self._room:
+            raise self._full
+        self._stream.write(data)
+
+    def finish(self, filename: str, purpose: Purpose, now: int) -> FileObject:
+        """It is whole: from now on it is there, whatever happens."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        self._part.replace(self._place / CONTENT)
+        file = FileObject(
+            id=self._place.name,
+            bytes=self.size,
+            created_at=now,
+            filename=filename,
+            purpose=purpose,
+        )
+        write_whole(self._place / META, file.model_dump_json().encode())
+        sync_folder(self._place.parent)
+        return file
+
+    def abandon(self) -> None:
+        """Leave nothing of it."""
+        self._stream.close()
+        shutil.rmtree(self._place, ignore_errors=True)
+
+
+def behind(names: list[str], after: str | None) -> list[str]:
+    """The names that follow `after`; raises InvalidValue where it is not among them."""
+    if after is None:
+        return names
+    if after not in names:
+        raise InvalidValue(
+            f"after: there is no {after[:80]!r}; leave it out to begin anew", "after"
+        )
+    return names[names.index(after) + 1 :]

@@ -1,0 +1,344 @@
+"""Runs the batches of a shared folder: each is run by the one router that holds its lock, and by
+another one when that router is gone.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from deployments.service.batches.disk import Lock, lines_of
+from deployments.service.batches.lane import BulkLane, Weight
+from deployments.service.batches.results import Result, Results
+from deployments.service.batches.store import (
+    ERRORS,
+    LOCK,
+    OUTPUT,
+    BatchStore,
+    Place,
+    cancel_requested,
+    load,
+    lock,
+    save,
+)
+from deployments.telemetry.logs import where
+from router.batch_lines import Validation, answered_line, bulk, read_line, texts_in
+from router.batches import (
+    Batch,
+    BatchProblem,
+    BatchStatus,
+    Ending,
+    Tries,
+    again,
+    ending_of,
+    grant_of,
+)
+from router.keys import Grant
+
+LOOK_EVERY_S = 1.0  # for new batches, for cancellations, and to save what has been done
+MOST_AT_ONCE, MOST_OF_KEY = 16, 4  # batches that one router runs
+READ_LINES = 64  # of an input file at a time
+AFTER_FAILURE_S = 10.0  # before a batch whose folder failed is looked at again
+
+log = logging.getLogger("ray.serve")
+
+
+class LineAnswer(NamedTuple):
+    """What the service answers to the body of one line."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    request_id: str
+    sent: bool = False  # a replica was given its texts
+    release: Callable[[], None] = lambda: None  # called once the body is written
+
+
+class Submit(Protocol):
+    """Runs the body of one line as a request of its key at an address."""
+
+    def __call__(self, grant: Grant, body: bytes, address: str) -> Awaitable[LineAnswer]: ...
+
+
+class Line(NamedTuple):
+    """One line that is still to be run."""
+
+    number: int
+    custom_id: str
+    body: bytes
+    weight: Weight
+
+
+class _Answered(NamedTuple):
+    """A line and its answer, on their way to the disk."""
+
+    line: Line
+    answer: LineAnswer
+    written: "asyncio.Future[None]"
+
+
+def _result(one: _Answered) -> Result:
+    line, answer = one.line, one.answer
+    row = answered_line(line.number, line.custom_id, answer.status, answer.request_id, answer.body)
+    return Result(line.number, answer.status == 200, row)
+
+
+class Runner:
+    """Runs batches for as long as `run` does; nothing is lost when it is cancelled or killed."""
+
+    def __init__(
+        self,
+        store: BatchStore,
+        submit: Submit,
+        most_line_bytes: int,
+        most_lines: int,
+        look_every_s: float = LOOK_EVERY_S,
+    ) -> None:
+        self.store, self.submit = store, submit
+        self.most_line_bytes, self.most_lines = most_line_bytes, most_lines
+        self.look_every_s = look_every_s
+        self.lane = BulkLane(most_lines)
+        self._running: dict[Place, asyncio.Task[None]] = {}
+        self._not_before_s: dict[Place, float] = {}
+
+    async def run(self) -> None:
+        """Take what is unfinished and nobody runs, forever."""
+        try:
+            while True:
+                try:
+                    await self._look()
+                except OSError as error:
+                    log.error("the folder of batches cannot be read: %s", error)
+                await asyncio.sleep(self.look_every_s)
+        finally:
+            running = list(self._running.values())
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _look(self) -> None:
+        unfinished = await asyncio.to_thread(self.store.unfinished)
+        for place in unfinished:
+            of_key = sum(other.key == place.key for other in self._running)
+            if (
+                place in self._running
+                or len(self._running) >= MOST_AT_ONCE
+                or of_key >= MOST_OF_KEY
+                or time.monotonic() < self._not_before_s.get(place, 0.0)
+            ):
+                continue
+            taken = await asyncio.to_thread(lock, place)
+            if taken is not None:
+                task = self._running[place] = asyncio.create_task(self._carry(place))
+                task.add_done_callback(partial(self._ended, place, taken))
+
+    def _ended(self, place: Place, taken: Lock, _: "asyncio.Task[None]") -> None:
+        taken.release()
+        del self._running[place]
+
+    async def _carry(self, place: Place) -> None:
+        try:
+            await _Run(self, place).go()
+            self._not_before_s.pop(place, None)
+        except Exception as error:
+            self._not_before_s[place] = time.monotonic() + AFTER_FAILURE_S
+            log.error("batch %s waits, and is tried again:\n%s", place.id, where(error))
+
+
+class _Run:
+    """One batch, from what is stored of it to its end."""
+
+    def __init__(self, runner: Runner, place: Place) -> None:
+        self._runner, self._place = runner, place
+        self._store, self._lane = runner.store, runner.lane
+        self._batch: Batch
+        self._unwritten: list[_Answered] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    async def go(self) -> None:
+        """Take every step that is left."""
+        self._batch = await asyncio.to_thread(load, self._place)
+        if self._batch.status is BatchStatus.VALIDATING:
+            await self._validate()
+        if self._batch.status is BatchStatus.IN_PROGRESS:
+            results = await asyncio.to_thread(Results, self._place)
+            try:
+                ending = await self._run_lines(results)
+                await asyncio.to_thread(results.sync)
+                await self._save(self._batch.ended(ending, results.counts, self._now()))
+            finally:
+                await self._close(results)
+        if self._batch.ending is not None and not self._batch.over:
+            await asyncio.to_thread(self._finish, self._batch, self._batch.ending)
+
+    @property
+    def _input(self) -> Path:
+        return self._store.files.content(self._place.key, self._batch.input_file_id)
+
+    def _now(self) -> int:
+        return int(self._store.clock())
+
+    async def _save(self, batch: Batch, durable: bool = True) -> None:
+        await asyncio.to_thread(save, self._place, batch, durable)
+        self._batch = batch
+
+    async def _validate(self) -> None:
+        if await asyncio.to_thread(cancel_requested, self._place):
+            await self._save(
+                self._batch.ended(BatchStatus.CANCELLED, self._batch.counts, self._now())
+            )
+            return
+        found = await asyncio.to_thread(self._validated)
+        batch = self._batch.validated(found.total, found.problems, self._now())
+        await self._save(batch)
+        if batch.over:
+            await asyncio.to_thread(self._leave)
+
+    def _validated(self) -> Validation:
+        validation = Validation()
+        try:
+            for number, raw in lines_of(self._input, self._runner.most_line_bytes):
+                validation.add(number, raw, self._runner.most_line_bytes)
+                if validation.enough:
+                    return validation
+        except FileNotFoundError:
+            gone = BatchProblem(
+                code="file_not_found",
+                message="the input file was deleted before the batch was validated",
+                param="input_file_id",
+            )
+            validation.problems.append(gone)
+            return validation
+        validation.end()
+        return validation
+
+    async def _run_lines(self, results: Results) -> Ending:
+        """Run what is left until that is nothing, the window ends, or the key cancels."""
+        feeding = asyncio.create_task(self._feed(results))
+        try:
+            while True:
+                cancelled = await asyncio.to_thread(cancel_requested, self._place)
+                left = self._batch.total - len(results.done)
+                if ending := ending_of(self._batch, cancelled, left, self._store.clock()):
+                    return ending
+                if feeding.done():
+                    await feeding  # raises what stopped it
+                    raise RuntimeError(f"{left} lines of the batch are not in its input file")
+                counted = self._batch.model_copy(update={"counts": results.counts})
+                if counted != self._batch:
+                    await self._save(counted, durable=False)
+                await asyncio.wait({feeding}, timeout=self._runner.look_every_s)
+        finally:
+            feeding.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(feeding, return_exceptions=True)
+
+    async def _feed(self, results: Results) -> None:
+        """Read lines and run them, no more at once than the lane may hold."""
+        grant = grant_of(self._batch.grant)
+        room = asyncio.Semaphore(self._runner.most_lines)
+        source = self._left(set(results.done))
+
+        async def run(line: Line) -> None:
+            try:
+                await self._run_line(grant, line, results)
+            finally:
+                room.release()
+
+        async with asyncio.TaskGroup() as group:
+            while lines := await asyncio.to_thread(lambda: list(islice(source, READ_LINES))):
+                for line in lines:
+                    await room.acquire()
+                    await self._lane.enter(line.weight)
+                    group.create_task(run(line))
+                    await asyncio.sleep(0)  # one line at a time: requests of others come between
+
+    def _left(self, done: set[int]) -> Iterator[Line]:
+        for number, raw in lines_of(self._input, self._runner.most_line_bytes):
+            if number not in done:
+                custom_id, body = read_line(raw)
+                yield Line(number, custom_id, bulk(body), Weight(texts_in(body), len(raw)))
+
+    async def _run_line(self, grant: Grant, line: Line, results: Results) -> None:
+        """Run one line, which is in the lane, until it has an answer that is written."""
+        tries = Tries()
+        while True:
+            try:
+                answer = await self._runner.submit(grant, line.body, self._batch.address)
+                try:
+                    later = again(answer.status, answer.headers, answer.sent, tries)
+                    if later is None:
+                        await self._write(line, answer, results)
+                        return
+                finally:
+                    answer.release()
+            finally:
+                self._lane.leave(line.weight)
+            wait_s, tries = later
+            await asyncio.sleep(wait_s)
+            await self._lane.enter(line.weight)
+
+    async def _write(self, line: Line, answer: LineAnswer, results: Results) -> None:
+        written = asyncio.get_running_loop().create_future()
+        self._unwritten.append(_Answered(line, answer, written))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_all(results))
+        await asyncio.shield(written)
+
+    async def _write_all(self, results: Results) -> None:
+        """Append what waits, together."""
+        while self._unwritten:
+            now, self._unwritten = self._unwritten, []
+            error: OSError | None = None
+            try:
+                await asyncio.to_thread(lambda: results.add(map(_result, now)))  # noqa: B023
+            except OSError as failure:
+                error = failure
+            for line, _, written in now:
+                if written.cancelled():
+                    continue
+                if error is not None and line.number not in results.done:
+                    written.set_exception(error)
+                else:
+                    written.set_result(None)
+        self._writing = None
+
+    async def _close(self, results: Results) -> None:
+        if self._writing is not None:
+            await self._writing
+        await asyncio.to_thread(results.close)
+
+    def _finish(self, batch: Batch, ending: Ending) -> None:
+        """Write what was not run, and put the output in its place; every step may be repeated."""
+        place, files = self._place, self._store.files
+        if not batch.written:
+            results = Results(place)
+            try:
+                results.add_not_run(self._input, self._runner.most_line_bytes, ending)
+                results.sync()
+                batch = batch.model_copy(update={"counts": results.counts})
+                save(place, batch)
+            finally:
+                results.close()
+        now = self._now()
+        for name, id, lines in (
+            (OUTPUT, batch.output_id, batch.counts.completed),
+            (ERRORS, batch.error_id, batch.counts.failed),
+        ):
+            if lines:
+                kind = name.removesuffix(".jsonl")
+                files.adopt(place.key, id, place.folder / name, f"{batch.id}_{kind}.jsonl", now)
+            (place.folder / name).unlink(missing_ok=True)
+        self._batch = batch.finished(now)
+        save(place, self._batch)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Remove what only a batch that runs needs."""
+        self._store.forget_input(self._place, self._batch)
+        (self._place.folder / LOCK).unlink(missing_ok=True)

@@ -1,0 +1,198 @@
+"""Batches of keys in a folder: `batches/KEY/ID/`, with
+
+batch.json     the state; written by the router that holds the lock, and by the one that makes it
+cancel         its cancellation was requested
+lock           held by the router that runs it
+output.jsonl   answers so far, and
+errors.jsonl   refusals so far; both become files at the end
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from deployments.service.batches.disk import (
+    Lock,
+    is_id,
+    made,
+    names_in,
+    new_id,
+    of_key,
+    sync_folder,
+    write_whole,
+)
+from deployments.service.batches.files import PREFIX as FILE
+from deployments.service.batches.files import FileStore, behind
+from router import config
+from router.batch_objects import BatchObject, shown
+from router.batches import (
+    CANCELLABLE,
+    Batch,
+    BatchBody,
+    BatchStatus,
+    not_found,
+    stored_grant,
+    window_s,
+    wrong_endpoint,
+)
+from router.errors import InvalidValue, RateLimitExceeded
+from router.keys import Grant
+
+PREFIX = "batch_"
+STATE, CANCEL, LOCK = "batch.json", "cancel", "lock"
+OUTPUT, ERRORS = "output.jsonl", "errors.jsonl"
+MOST_UNFINISHED = 100  # of one key
+BUSY_RETRY_S = 60.0
+
+
+class Place(NamedTuple):
+    """Where a batch lies."""
+
+    key: str
+    id: str
+    folder: Path
+
+
+class BatchStore:
+    """The batches of all keys; each sees its own. Its methods wait for the disk: call them in
+    threads.
+    """
+
+    def __init__(
+        self, folder: Path, files: FileStore, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Creates the folder; raises OSError where that cannot be."""
+        self.files, self.clock = files, clock
+        self._folder = made(folder / "batches")
+        self._over: set[Path] = set()  # batches that no router has to look at again
+        kept = [load(place) for place in self.unfinished()]
+        files.clean({id for one in kept for id in (one.input_file_id, one.output_id, one.error_id)})
+
+    def create(self, grant: Grant, body: BatchBody, address: str = "") -> BatchObject:
+        """A new batch of this key; raises NotFound, InvalidValue or RateLimitExceeded."""
+        file = self.files.get(grant.name, body.input_file_id, "input_file_id")
+        if file.purpose != "batch":
+            raise InvalidValue(
+                "input_file_id names an output file; upload the input with purpose batch",
+                "input_file_id",
+            )
+        if len(self._unfinished_of(grant.name)) >= MOST_UNFINISHED:
+            raise RateLimitExceeded(
+                f"{MOST_UNFINISHED} unfinished batches", BUSY_RETRY_S, "this client"
+            )
+        now = int(self.clock())
+        batch = Batch(
+            id=new_id(PREFIX, self.clock()),
+            grant=stored_grant(grant),
+            endpoint=body.endpoint,
+            input_file_id=body.input_file_id,
+            completion_window=body.completion_window,
+            metadata=body.metadata,
+            address=address,
+            created_at=now,
+            expires_at=now + window_s(body.completion_window),
+            output_id=new_id(FILE, self.clock()),
+            error_id=new_id(FILE, self.clock()),
+        )
+        if (problem := wrong_endpoint(body.endpoint)) is not None:
+            batch = batch.validated(0, [problem], now)
+        place = self._place(grant.name, batch.id)
+        made(place.folder)
+        save(place, batch)
+        sync_folder(place.folder.parent)
+        return shown(batch)
+
+    def get(self, key: str, id: str) -> BatchObject:
+        """OpenAI's object of one batch; raises NotFound, for a batch of another key too."""
+        if is_id(id):
+            try:
+                return self._shown(self._place(key, id))
+            except FileNotFoundError:
+                pass
+        raise not_found("batch", id, "GET /v1/batches lists yours")
+
+    def page(self, key: str, after: str | None, limit: int) -> tuple[list[BatchObject], bool]:
+        """Batches behind `after`, newest first, and whether there are more."""
+        names = behind(names_in(of_key(self._folder, key)), after)
+        return [self.get(key, name) for name in names[:limit]], len(names) > limit
+
+    def cancel(self, key: str, id: str) -> BatchObject:
+        """Request that no more lines of a batch are run; raises NotFound or InvalidValue."""
+        status = self.get(key, id).status
+        if status in CANCELLABLE:
+            (self._place(key, id).folder / CANCEL).touch(mode=0o600)
+        elif status not in (BatchStatus.CANCELLING, BatchStatus.CANCELLED):
+            raise InvalidValue(f"the batch is {status} and cannot be cancelled any more")
+        return self.get(key, id)
+
+    def unfinished(self) -> list[Place]:
+        """Every batch that something is left to do for, oldest first."""
+        keys = sorted(entry.name for entry in self._folder.iterdir() if entry.is_dir())
+        found = [place for key in keys for place in self._unfinished_of(key)]
+        return sorted(found, key=lambda place: place.id)
+
+    def delete_file(self, key: str, id: str) -> None:
+        """Take a file away; a batch that reads it goes on. Raises NotFound."""
+        read = [load(place) for place in self._unfinished_of(key)]
+        self.files.delete(key, id, any(batch.input_file_id == id for batch in read))
+
+    def forget_input(self, place: Place, batch: Batch) -> None:
+        """Remove an input file that was deleted while this batch read it, which is over now."""
+        others = [load(other) for other in self._unfinished_of(place.key)]
+        if all(other.input_file_id != batch.input_file_id for other in others):
+            self.files.forget(place.key, batch.input_file_id)
+
+    def _unfinished_of(self, key: str) -> list[Place]:
+        found = []
+        for name in names_in(of_key(self._folder, key), descending=False):
+            place = self._place(key, name)
+            if place.folder not in self._over:
+                try:
+                    over = load(place).over
+                except FileNotFoundError:  # being made; or its router died before it had answered
+                    continue
+                if over:
+                    self._over.add(place.folder)
+                else:
+                    found.append(place)
+        return found
+
+    def _shown(self, place: Place) -> BatchObject:
+        try:
+            cancelling_at = int((place.folder / CANCEL).stat().st_mtime)
+        except FileNotFoundError:
+            cancelling_at = None
+        return shown(load(place), cancelling_at)
+
+    def _place(self, key: str, id: str) -> Place:
+        return Place(key, id, of_key(self._folder, key) / id)
+
+
+def open_store(settings: config.Batches, base_dir: str | None) -> BatchStore:
+    """The files and batches in the folder that a config names; raises OSError where it cannot be
+    used.
+    """
+    folder = Path(base_dir or ".") / Path(settings.folder).expanduser()
+    made(folder)
+    return BatchStore(folder, FileStore(folder, settings.max_bytes_per_key))
+
+
+def load(place: Place) -> Batch:
+    """The state of a batch as it was saved last."""
+    return Batch.model_validate_json((place.folder / STATE).read_bytes())
+
+
+def save(place: Place, batch: Batch, durable: bool = True) -> None:
+    """Put a state in the place of the one before."""
+    write_whole(place.folder / STATE, batch.model_dump_json().encode(), durable)
+
+
+def lock(place: Place) -> Lock | None:
+    """The right to run a batch; None while another router has it."""
+    return Lock.take(place.folder / LOCK)
+
+
+def cancel_requested(place: Place) -> bool:
+    """Whether its key wants no more lines of it."""
+    return (place.folder / CANCEL).exists()

@@ -1,0 +1,150 @@
+"""The lines of a batch: those of its input file, and those of its output."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from router.batches import ENDPOINT, MOST_PROBLEMS, NOT_RUN, BatchProblem, Ending
+from router.errors import shorten
+
+METHOD = "POST"
+MOST_LINES = 50_000
+MOST_ID_CHARACTERS = 512  # of a custom_id
+_RESULT = re.compile(rb'\{"id":"batch_req_([0-9]+)"')
+
+
+class BadLine(ValueError):
+    """A line of the input file that makes its batch fail."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.param = code, message, param
+
+    def at(self, line: int) -> BatchProblem:
+        """The entry of `errors.data`."""
+        return BatchProblem(code=self.code, message=self.message, line=line, param=self.param)
+
+
+def read_line(raw: bytes) -> tuple[str, dict[str, Any]]:
+    """The `custom_id` and the body of one line; raises BadLine."""
+    try:
+        data = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadLine("invalid_json_line", f"the line is not valid JSON: {error.msg}") from None
+    if not isinstance(data, dict):
+        raise BadLine("invalid_json_line", "the line must be a JSON object")
+    custom_id = data.get("custom_id")
+    if not isinstance(custom_id, str) or not 1 <= len(custom_id) <= MOST_ID_CHARACTERS:
+        raise BadLine(
+            "invalid_custom_id",
+            f"custom_id must be a string of 1 to {MOST_ID_CHARACTERS} characters",
+            "custom_id",
+        )
+    if data.get("method") != METHOD:
+        raise BadLine("invalid_method", f'method must be "{METHOD}"', "method")
+    if data.get("url") != ENDPOINT:
+        raise BadLine("invalid_url", f'url must be "{ENDPOINT}", the endpoint of the batch', "url")
+    body = data.get("body")
+    if not isinstance(body, dict):
+        raise BadLine(
+            "invalid_body", f"body must be the JSON object of a {ENDPOINT} request", "body"
+        )
+    return custom_id, body
+
+
+def bulk(body: Mapping[str, Any]) -> bytes:
+    """The body of a line as it is run: on the bulk lane, whatever it says."""
+    return orjson.dumps({**body, "priority": "bulk"})
+
+
+def texts_in(body: Mapping[str, Any]) -> int:
+    """About how many vectors the answer to a line has."""
+    value = body.get("input")
+    return len(value) if isinstance(value, list) and value and not isinstance(value[0], int) else 1
+
+
+class Validation:
+    """What the lines of an input file come to; `add` for each that is not blank."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.problems: list[BatchProblem] = []
+        self._ids: dict[str, int] = {}
+
+    @property
+    def enough(self) -> bool:
+        """Whether the rest of the file changes nothing."""
+        return self.total > MOST_LINES or len(self.problems) >= MOST_PROBLEMS
+
+    def add(self, line: int, raw: bytes, most_bytes: int) -> None:
+        """One more line; `line` counts from 1."""
+        self.total += 1
+        if self.total > MOST_LINES:
+            self.problems = [
+                BatchProblem(
+                    code="too_many_lines",
+                    message=f"the file has more than {MOST_LINES} lines; make several batches",
+                    line=line,
+                )
+            ]
+            return
+        try:
+            if len(raw) > most_bytes:
+                raise BadLine(
+                    "line_too_large",
+                    f"the line is longer than {most_bytes} bytes (limits.max_body_bytes); send its "
+                    "texts in several lines",
+                )
+            custom_id, _ = read_line(raw)
+            if (first := self._ids.setdefault(custom_id, line)) != line:
+                raise BadLine(
+                    "duplicate_custom_id",
+                    f"custom_id {shorten(custom_id)} is also that of line {first}; give each line "
+                    "its own",
+                    "custom_id",
+                )
+        except BadLine as bad:
+            self.problems.append(bad.at(line))
+
+    def end(self) -> None:
+        """The file has no more lines."""
+        if not self.total:
+            self.problems.append(
+                BatchProblem(code="empty_file", message="the input file has no lines")
+            )
+
+
+def answered_line(number: int, custom_id: str, status: int, request_id: str, body: bytes) -> bytes:
+    """The line of one answer; `body` is JSON without a line break."""
+    return _opening(
+        number, custom_id
+    ) + b'"response":{"status_code":%d,"request_id":%s,"body":%s},"error":null}\n' % (
+        status,
+        orjson.dumps(request_id),
+        body,
+    )
+
+
+def not_run_line(number: int, custom_id: str, ending: Ending) -> bytes:
+    """The line of a request that was not run before its batch ended."""
+    code, message = NOT_RUN[ending]
+    error = orjson.dumps({"code": code, "message": message})
+    return _opening(number, custom_id) + b'"response":null,"error":%s}\n' % error
+
+
+def _opening(number: int, custom_id: str) -> bytes:
+    return b'{"id":"batch_req_%d","custom_id":%s,' % (number, orjson.dumps(custom_id))
+
+
+def number_of(result: bytes) -> int | None:
+    """The number of a line of output that is whole; None where it is not."""
+    found = _RESULT.match(result)
+    if found is None or not result.endswith(b"}\n"):
+        return None
+    try:
+        orjson.loads(result)
+    except orjson.JSONDecodeError:
+        return None
+    return int(found[1])

@@ -1,0 +1,108 @@
+"""A batch whose router is killed: another one goes on, and every line is in the output once."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from openai import APIConnectionError, OpenAI
+from openai.types import Batch
+
+from tests.support.router_process import router_process
+from tests.support.waiting import wait_for
+
+SLOW = {"kind": "fake", "base_s": 0.02}
+LINES = 400
+
+
+def args(folder: Path) -> dict[str, Any]:
+    model = {"engine": SLOW, "dimensions": 8, "max_tokens": 64}
+    return {
+        "models": {"small": model},
+        "tiers": {"fast": "small"},
+        "batches": {"folder": str(folder), "lines_in_flight": 8},
+    }
+
+
+def client(url: str) -> OpenAI:
+    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+def begun(openai: OpenAI) -> Batch:
+    content = "".join(
+        json.dumps(
+            {
+                "custom_id": f"c{number}",
+                "method": "POST",
+                "url": "/v1/embeddings",
+                "body": {"model": "fast" if number % 10 else "none", "input": f"text {number}"},
+            }
+        )
+        + "\n"
+        for number in range(LINES)
+    )
+    file = openai.files.create(file=("in.jsonl", io.BytesIO(content.encode())), purpose="batch")
+    return openai.batches.create(
+        input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h"
+    )
+
+
+def done(batch: Batch) -> int:
+    counts = batch.request_counts
+    return 0 if counts is None else counts.completed + counts.failed
+
+
+def check(openai: OpenAI, batch: Batch) -> None:
+    """The batch ends, and each of its lines is in one of its files once."""
+
+    def over() -> bool:
+        nonlocal batch
+        batch = openai.batches.retrieve(batch.id)
+        return batch.status == "completed"
+
+    wait_for(over, "the batch to end", told=lambda: batch)
+    assert batch.output_file_id
+    assert batch.error_file_id
+    found = [
+        json.loads(line)["custom_id"]
+        for id in (batch.output_file_id, batch.error_file_id)
+        for line in openai.files.content(id).text.splitlines()
+    ]
+    assert sorted(found) == sorted(f"c{number}" for number in range(LINES))
+    counts = batch.request_counts
+    assert counts is not None
+    assert (counts.completed, counts.failed) == (LINES - LINES // 10, LINES // 10)
+
+
+def test_every_line_is_there_once_after_routers_were_killed_and_a_line_was_torn(
+    tmp_path: Path,
+) -> None:
+    with router_process(args(tmp_path)) as (url, process):
+        openai = client(url)
+        batch = begun(openai)
+        wait_for(
+            lambda: done(openai.batches.retrieve(batch.id)) > 40, "some lines", told=lambda: batch
+        )
+        process.kill()
+        process.wait()
+    (output,) = tmp_path.glob("batches/_/*/output.jsonl")
+    whole = output.read_bytes()
+    output.write_bytes(whole + whole[: whole.index(b"\n") // 2])  # a write that was cut off
+    with router_process(args(tmp_path)) as (url, process), router_process(args(tmp_path)) as two:
+        openai, other = client(url), client(two[0])
+        before = done(other.batches.retrieve(batch.id))
+        assert before >= 40
+        wait_for(
+            lambda: done(other.batches.retrieve(batch.id)) > before + 40,
+            "one of the two to go on",
+            told=lambda: other.batches.retrieve(batch.id),
+        )
+        process.kill()  # perhaps the one that runs it
+        process.wait()
+        try:
+            openai.batches.retrieve(batch.id)
+        except APIConnectionError:
+            pass
+        else:
+            raise AssertionError("the router was not killed")
+        check(other, batch)
