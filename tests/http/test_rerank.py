@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import cohere
 import httpx
 import numpy as np
 import pytest
@@ -134,6 +135,31 @@ def test_an_answer_says_how_it_was_routed(http: httpx.Client) -> None:
     assert "x-embedding-space" not in answer.headers
     for name in ("x-request-id", "x-predicted-ms", "x-queue-ms", "x-inference-ms", "x-total-ms"):
         assert answer.headers[name]
+
+
+def test_coheres_clients_work_unmodified(running: tuple[str, LocalRouter]) -> None:
+    whole = expected(DOCUMENTS)
+    order = list(np.argsort(-whole))
+    newer = cohere.ClientV2(api_key="unused", base_url=running[0])
+    answer = newer.rerank(
+        model="quick", query="which?", documents=DOCUMENTS, top_n=3, max_tokens_per_doc=4096
+    )
+    assert [one.index for one in answer.results] == order[:3]
+    older = cohere.Client(api_key="unused", base_url=running[0])
+    objects = [{"text": text} for text in DOCUMENTS]
+    first = older.rerank(model="quick", query="which?", documents=objects, return_documents=True)
+    assert [one.index for one in first.results] == order
+    document = first.results[0].document
+    assert document is not None
+    assert document.text == DOCUMENTS[order[0]]
+
+
+def test_jinas_request_works_unmodified(http: httpx.Client) -> None:
+    jina = {"model": "quick", "query": "which?", "documents": DOCUMENTS, "top_n": 2}
+    answer = http.post("/v1/rerank", json=jina | {"return_documents": True}).json()
+    assert answer["usage"]["total_tokens"] > 0
+    for one in answer["results"]:
+        assert set(one) == {"index", "relevance_score", "document"}
 
 
 def test_equal_scores_keep_the_order_of_the_request(http: httpx.Client) -> None:
