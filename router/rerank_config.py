@@ -42,11 +42,10 @@ class VllmRerankEngine(VllmEngine):
 
 
 class RemoteRerankEngine(RemoteEngine):
-    """Any server with a rerank route: Cohere, Jina, `vllm serve`, or TEI (`shape: tei`)."""
+    """Any server with a rerank route of Cohere's form: Cohere, Jina, `vllm serve`."""
 
     module: ClassVar[str] = "remote_rerank"
 
-    shape: Literal["cohere", "tei"] = "cohere"
     path: str = "rerank"  # below base_url
 
 

@@ -1,5 +1,4 @@
-"""Any server with a rerank route as an engine: Cohere's and Jina's form, which `vllm serve` has
-too, or TEI's.
+"""Any server with a rerank route of Cohere's and Jina's form as an engine; `vllm serve` has it too.
 
 The server is trusted no more than that of embeddings: an answer must have one finite score for
 every document, in whatever order its indices say. A text here is a pair that the router wrote as
@@ -38,7 +37,7 @@ class RemoteRerankEngine(RemoteEngine):
 
     def __init__(self, settings: rerank_config.RemoteRerankEngine, setup: Setup) -> None:
         super().__init__(settings, 1, setup.max_tokens, setup.batch_tokens)
-        self._rerank, self._raw = settings, setup.score == "raw"
+        self._rerank = settings
 
     async def _embed(self, texts: list[str]) -> Embedded:
         """Each query's pairs in a request of their own."""
@@ -63,8 +62,6 @@ class RemoteRerankEngine(RemoteEngine):
         pairs = list(map(split_pair, texts))
         query, documents = pairs[0][0], [document for _, document in pairs]
         path = self._rerank.path
-        if self._rerank.shape == "tei":
-            return path, {"query": query, "texts": documents, "raw_scores": self._raw}
         model = self._rerank.model
         return path, {
             "model": model,
@@ -74,14 +71,13 @@ class RemoteRerankEngine(RemoteEngine):
         }
 
     def _data(self, reply: Any) -> Any:
-        return reply if self._rerank.shape == "tei" else reply["results"]
+        return reply["results"]
 
     def _vectors(self, data: Any, texts: int) -> Vectors:
         """The scores in the order of `index`."""
-        key = "score" if self._rerank.shape == "tei" else "relevance_score"
         scores = np.empty((texts, 1), np.float32)
         for item, place in zip(data, self._places(data, texts), strict=True):
-            value = item[key]
+            value = item["relevance_score"]
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"a score that is no number: {value!r}")
             scores[place] = value

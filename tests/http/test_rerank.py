@@ -361,6 +361,18 @@ def test_a_reranker_makes_no_vectors(http: httpx.Client, name: str) -> None:
     assert "POST /v1/rerank" in error["message"]
 
 
+def test_another_servers_reranker_is_one_of_this_service(running: tuple[str, LocalRouter]) -> None:
+    far = {"engine": {"kind": "remote", "base_url": f"{running[0]}/v1", "model": "quick"}}
+    args = ARGS | {"rerankers": {"far": far}, "rerank_tiers": {"fast": "far"}}
+    with served(args) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
+        answer = rerank(client)
+        assert answer["routing"]["score"] == "probability"
+        found, scores = scored(answer), expected(DOCUMENTS)
+        np.testing.assert_allclose([found[place] for place in range(5)], scores, atol=1e-6)
+        refused = client.post("/v1/rerank", json={"query": "q", "documents": [LONG]})
+        assert "quick reads 60" in refused.json()["error"]["message"]
+
+
 def test_a_service_without_rerankers_says_where_they_are_written() -> None:
     args = {name: one for name, one in ARGS.items() if not name.startswith("rerank")}
     with served(args) as (url, _):
