@@ -24,6 +24,7 @@ NAMES = (
     "profile",
     "qwen3_shapes",
     "rerank",
+    "search",
     "shadow",
     "soak",
     "spaces",

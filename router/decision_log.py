@@ -36,6 +36,7 @@ from router.domain import (
     Work,
 )
 from router.rules import Floor, Policy
+from router.usage import Use
 
 FORMAT = 1
 ANSWERED = "answered"
@@ -76,6 +77,8 @@ class Entry(NamedTuple):
     actual_s: float | None  # from arrival to the vectors
     space: str | None = None  # of the vectors; None: refused, or no vectors were asked for
     encoder: str | None = None  # what made them vectors of that space
+    use: Use | None = None  # what its key used, where it was answered
+    priority: str = "interactive"  # or "bulk"
 
     @property
     def expected_recall(self) -> float | None:
@@ -131,6 +134,7 @@ def entry_line(entry: Entry, setting: DecisionContext, router: str) -> bytes:
             "now": entry.now,
             "tier": entry.tier,
             "own_budget": entry.own_budget,
+            "priority": entry.priority,
             "request": request._asdict()
             | {
                 "work": {name: work._asdict() for name, work in request.work.items()},
@@ -151,6 +155,7 @@ def entry_line(entry: Entry, setting: DecisionContext, router: str) -> bytes:
             "actual_s": entry.actual_s,
             "space": entry.space,
             "encoder": entry.encoder,
+            **({} if entry.use is None else {"use": entry.use._asdict()}),
         }
     )
 
@@ -237,6 +242,7 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
         now=data["now"],
         tier=None if data["tier"] is None else Tier(data["tier"]),
         own_budget=data["own_budget"],
+        priority=data.get("priority", "interactive"),
         request=Request(
             **request
             | {
@@ -272,6 +278,7 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
         actual_s=data["actual_s"],
         space=data.get("space"),
         encoder=data.get("encoder"),
+        use=Use(**data["use"]) if data.get("use") else None,
     )
 
 

@@ -137,15 +137,17 @@ def test_an_answer_says_how_it_was_routed(http: httpx.Client) -> None:
         assert answer.headers[name]
 
 
-def test_coheres_clients_work_unmodified(running: tuple[str, LocalRouter]) -> None:
+def test_coheres_clients_work_unmodified(
+    running: tuple[str, LocalRouter], http: httpx.Client
+) -> None:
     whole = expected(DOCUMENTS)
     order = list(np.argsort(-whole))
-    newer = cohere.ClientV2(api_key="unused", base_url=running[0])
+    newer = cohere.ClientV2(api_key="unused", base_url=running[0], httpx_client=http)
     answer = newer.rerank(
         model="quick", query="which?", documents=DOCUMENTS, top_n=3, max_tokens_per_doc=4096
     )
     assert [one.index for one in answer.results] == order[:3]
-    older = cohere.Client(api_key="unused", base_url=running[0])
+    older = cohere.Client(api_key="unused", base_url=running[0], httpx_client=http)
     objects = [{"text": text} for text in DOCUMENTS]
     first = older.rerank(model="quick", query="which?", documents=objects, return_documents=True)
     assert [one.index for one in first.results] == order
