@@ -23,6 +23,7 @@ NAMES = (
     "observability",
     "profile",
     "qwen3_shapes",
+    "rerank",
     "search",
     "shadow",
     "sim",
