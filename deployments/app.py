@@ -4,13 +4,15 @@ the router in front.
 # No `from __future__ import annotations` here: Serve looks at the builder's annotation itself, and
 # a string turns it off.
 
+import json
+from pathlib import Path
 from typing import Any
 
 from ray import serve
 
 from deployments.ingress.deployment import Router
 from deployments.replica.deployment import Embedder
-from router.config import RouterArgs
+from router.config import SEALED, RouterArgs
 from router.encoder_check import load_encoders
 from router.model_config import ModelConfig
 from router.resources import default_cpus
@@ -30,7 +32,17 @@ def build(args: dict[str, Any]) -> serve.Application:
     every model when anything under `args:` changes; what stands in the router's `user_config`
     instead (what is RELOADABLE) replaces the same section of `args:` and restarts nothing.
     """
-    return assembled(args, Router, Embedder)
+    return assembled(opened(args), Router, Embedder)
+
+
+def opened(args: dict[str, Any]) -> dict[str, Any]:
+    """`args`, read from a file where `embedding-router run` put them: Serve logs what it is given,
+    and these may hold hashes of keys and a password.
+    """
+    if (path := args.get(SEALED)) is None:
+        return args
+    found: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    return found
 
 
 def assembled(args: dict[str, Any], router: type, embedder: type[Embedder]) -> serve.Application:

@@ -39,6 +39,7 @@ from router.rules import Floor, Policy
 
 FORMAT = 1
 ANSWERED = "answered"
+RERANK = "rerank"  # the arm of requests that are decided among rerankers
 
 
 class LogError(ValueError):
@@ -112,6 +113,7 @@ def setting_line(setting: DecisionContext, router: str) -> bytes:
             "tiers": setting.tiers,
             "strict_tiers": setting.strict_tiers,
             "default_budget_s": setting.default_budget_s,
+            "arm": setting.arm,
         }
     )
 
@@ -223,6 +225,7 @@ def _setting(data: dict[str, Any]) -> DecisionContext:
         {Tier(tier): model for tier, model in data["tiers"].items()},
         data["strict_tiers"],
         data["default_budget_s"],
+        data.get("arm"),
     )
 
 

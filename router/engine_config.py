@@ -64,6 +64,7 @@ class EngineSection(Section):
     is_light: ClassVar[bool] = False  # a replica needs a small part of a processor
     in_router: ClassVar[bool] = False  # the router's own process encodes; no deployment
     reports_vllm_metrics: ClassVar[bool] = False
+    module: ClassVar[str | None] = None  # in deployments/engines, where it is not the kind's own
     software: ClassVar[tuple[str, ...]] = ()  # packages whose versions a profile records
 
     @property

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from router.decision_log import ANSWERED, DecisionContext, Entry, Logged
+from router.decision_log import ANSWERED, RERANK, DecisionContext, Entry, Logged
 from router.domain import UNKNOWN_LANGUAGE, Decision, Features, Reason, Tier
 from router.models import build_policy
 from router.policy import decide
@@ -164,6 +164,8 @@ def replay(log: Iterable[Logged], other: Other | None = None) -> Summary:
     changed = 0
     for logged in log:
         setting, entry = logged
+        if other is not None and setting.arm == RERANK:  # which other rules do not decide
+            continue
         if id(setting) not in settings:
             settings[id(setting)] = (setting, None if other is None else other.setting(setting))
         decision = redecide(logged, settings[id(setting)][1])

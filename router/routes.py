@@ -51,6 +51,8 @@ class Route(NamedTuple):
 
 _ROUTES = (
     Route("/v1/embeddings", POST, Caller.KEY, "embed"),
+    Route("/v1/rerank", POST, Caller.KEY, "rerank"),
+    Route("/v2/rerank", POST, Caller.KEY, "rerank"),
     Route("/v1/route", POST, Caller.KEY, "explain"),
     Route("/v1/models", GET, Caller.KEY, "models"),
     Route("/v1/models/{id}", GET, Caller.KEY, "model"),

@@ -112,6 +112,12 @@ class Catalogue:
                         f"models.{id}: the name {name!r} already means something else; choose "
                         "another"
                     )
+        self.rerankers = dict(args.rerankers)
+        self._rerankers = {
+            name.lower(): id
+            for id, model in args.rerankers.items()
+            for name in (id, *model.aliases)
+        }
         self._hub_ids = {id: _hub_id(model) for id, model in self.models.items()}
         for id, hub_id in self._hub_ids.items():
             if hub_id is not None:
@@ -142,6 +148,12 @@ class Catalogue:
         """The same; raises ModelNotFound where it means none."""
         if (id := self.lookup(name)) is not None:
             return id
+        if (id := self._rerankers.get(name.lower())) is not None:
+            raise InvalidValue(
+                f"{id} is a reranker and makes no vectors; send its pairs to POST /v1/rerank, or "
+                f"name one of {', '.join(self.models)}",
+                param,
+            )
         raise ModelNotFound(name, self.names if param == "model" else tuple(self.models), param)
 
     def space_named(self, name: str) -> Space | None:

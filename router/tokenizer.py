@@ -52,6 +52,8 @@ _UNUSED = (
     "byte_fallback",
     "ignore_merges",
 )
+_PIECE = re.compile(r"\w+|[^\w\s]")
+_SPECIAL_TOKENS = 2  # that most models put around a text
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -273,6 +275,33 @@ class _Counter:
 
     def offsets(self, text: str) -> None:
         return None
+
+
+class Estimate:
+    """Counts where there is no tokenizer, for a server that may cut what is too long or compute it
+    for minutes: a token for every three bytes, and for every word and mark, so that few texts have
+    more.
+    """
+
+    key = "estimate"
+
+    def key_for(self, texts: Sequence[str]) -> str:
+        return self.key
+
+    def unread(self, texts: Sequence[str], tokens: Tokens, before: str, after: str) -> None:
+        return None
+
+    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
+        refuse_surrogates(texts)
+        return Tokens(None, list(map(self._count, texts)))
+
+    def offsets(self, text: str) -> None:
+        return None
+
+    @staticmethod
+    def _count(text: str) -> int:
+        pieces = sum(1 for _ in _PIECE.finditer(text))
+        return _SPECIAL_TOKENS + max(pieces, len(text.encode()) // 3)
 
 
 def refuse_surrogates(texts: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from deployments.engines.base import EngineDead, EngineError, InvalidText
-from deployments.telemetry.metrics import EngineStats
+from deployments.telemetry.metrics import OF_VLLM, EngineStats, Tally
 from router.arrays import Vectors
 
 if TYPE_CHECKING:
@@ -58,12 +58,15 @@ def _facts(config: "VllmConfig", dimensions: int) -> Facts:
     )
 
 
-def _counting(stats: EngineStats | None) -> dict[str, Any]:
-    if stats is None:
+def _counting(stats: EngineStats | None, config: "VllmConfig") -> dict[str, Any]:
+    """vLLM's spans need its records, so with them it counts where nothing is published too."""
+    traced = config.observability_config.otlp_traces_endpoint is not None
+    if stats is None and not traced:
         return {"disable_log_stats": True}
     from deployments.engines.vllm_stats import stat_logger
 
-    return {"disable_log_stats": False, "stat_loggers": [stat_logger(stats)]}
+    counted = stats or EngineStats(Tally(OF_VLLM), "")
+    return {"disable_log_stats": False, "stat_loggers": [stat_logger(counted)]}
 
 
 class _Answers:
@@ -217,7 +220,7 @@ class InProcess:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         config = self._make_config()  # the first to import vLLM, which reads the environment then
-        engine = LLMEngine.from_vllm_config(config, **_counting(self._stats))
+        engine = LLMEngine.from_vllm_config(config, **_counting(self._stats, config))
         if self._stats is not None:
             from deployments.engines.vllm_stats import Texts
 
@@ -368,7 +371,7 @@ class Workers:
 
         config = self._make_config()
         return AsyncLLM.from_vllm_config(
-            config, enable_log_requests=False, **_counting(self._stats)
+            config, enable_log_requests=False, **_counting(self._stats, config)
         )
 
     async def encode(self, ids: dict[int, list[int]], vectors: Vectors) -> dict[int, EngineError]:

@@ -12,14 +12,17 @@ from deployments.ingress import asgi, console
 from deployments.ingress.asgi import ClientLeft, HttpAnswer, HttpRequest, Receive, Scope, Send
 from deployments.ingress.auth import Access
 from deployments.ingress.batches import BatchHandlers
+from deployments.ingress.billing import billed
 from deployments.ingress.outgoing import Held, Outgoing
 from deployments.ingress.rate_limits import Charge
+from deployments.ingress.rerank import form_of
 from deployments.ingress.routes import TABLE
 from deployments.ingress.views import Views
 from deployments.ingress.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
 from deployments.service.batches.store import BatchStore
 from deployments.service.memory import give_back
 from deployments.service.plan import Answer, Caller
+from deployments.service.reranking import Reranking
 from deployments.service.service import Service
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.tracing import Tracing
@@ -38,7 +41,8 @@ from router.errors import (
 )
 from router.keys import Grant
 from router.names import Address
-from router.routes import EMBEDDINGS, Route, methods_of
+from router.rerank_schema import read_object
+from router.routes import EMBEDDINGS, Route, methods_of, paths_of
 from router.routes import Caller as RouteCaller
 from router.schema import EmbeddingsRequest, read
 from router.settings import Context, settled
@@ -50,6 +54,7 @@ LATE_S = 1.0  # what the answer to a deadline may itself take
 OFF_LOOP_BYTES = 6_000_000  # 30 ms as JSON: more are written in a thread
 BULK_OFF_LOOP_BYTES = 128 * 1024  # sooner, as nobody waits for these
 LARGE_AT_ONCE = 2
+COUNTED = (*EMBEDDINGS, *paths_of("rerank"))  # whose refusals the metrics have
 BODILESS = (204, 304)  # a length beside these would be that of an answer which is not sent
 
 log = logging.getLogger("ray.serve")
@@ -62,6 +67,7 @@ class RouterState(Protocol):
     """
 
     service: Service
+    reranking: Reranking
     views: Views
     access: Access
     tracing: Tracing | None
@@ -86,6 +92,7 @@ class Application:
         # by the names of router/routes.py; the rest are views that read nothing of the request
         self._handlers: dict[str, Handler] = {
             "embed": self._embed,
+            "rerank": self._rerank,
             "explain": self._explain,
             "model": self._model,
             "decisions": self._decisions,
@@ -190,7 +197,7 @@ class Application:
         events = self._router.service.events
         if events is None:
             return
-        if path in EMBEDDINGS and not error.counted:
+        if path in COUNTED and not error.counted:
             events.unread(error.code)
         if isinstance(error, RateLimitExceeded) and error.of_key:
             events.rate_limited(error.kind)
@@ -272,7 +279,7 @@ class Application:
         service, bill = self._router.service, await self._router.access.meters.open(grant)
         shared = service.args.cache.scope == "shared"
         caller = Caller(grant.models, bill, client, "" if shared else grant.name)
-        try:
+        with billed(bill):
             request = await self._request(grant, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
             limit_s, watched = service.args.limits.request_timeout_s, http_request.watched
@@ -289,16 +296,6 @@ class Application:
                 answer = await asgi.attended(work, limit_s + LATE_S, watched)
             except TimeoutError:
                 raise DeadlineExceeded(limit_s) from None
-        except (ClientLeft, asyncio.CancelledError):
-            if bill is not None:
-                bill.left()
-            raise
-        except Exception as error:
-            if bill is not None:
-                bill.failed(
-                    error.status if isinstance(error, RouterError) else InternalError.status
-                )
-            raise
         size = encoding.estimated_bytes(answer.vectors, request.encoding_format)
         held = self._held(client, size, bill)
         if bill is not None:
@@ -314,6 +311,46 @@ class Application:
             held.release()
             raise
         return made._replace(held=held)
+
+    async def _rerank(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
+        service = self._router.service
+        limits, shared = service.args.limits, service.args.cache.scope == "shared"
+        client = f"key {grant.name}" if grant.name else asgi.client_of(http_request, limits)
+        with self._gate.passed(client, limits):
+            bill = await self._router.access.meters.open(grant)
+            caller = Caller(grant.models, bill, client, "" if shared else grant.name)
+            with billed(bill):
+                body = await asgi.body(
+                    http_request,
+                    limits.max_body_bytes,
+                    limits.body_timeout_s,
+                    limits.max_gzip_ratio,
+                )
+                data = read_object(body, limits)
+                form = form_of(data)
+                context = Context(
+                    self._router.reranking.catalogue,
+                    http_request.headers,
+                    limits,
+                    None,  # an address names a collection, and no ranking lies in one
+                    grant.defaults,
+                    grant.default_priority,
+                )
+                ignore = limits.unknown_fields == "ignore" or grant.ignore_fields
+                request = form.read(data, context, ignore)
+                http_request.ignored = request.ignored
+                grant.check(request.common)
+                work = self._router.reranking.rerank(request, caller)
+                limit_s = limits.request_timeout_s
+                try:
+                    ranking = await asgi.attended(work, limit_s + LATE_S, http_request.watched)
+                except TimeoutError:
+                    raise DeadlineExceeded(limit_s) from None
+            made = form.write(request, ranking, http_request.id)
+            held = self._held(client, len(made.body), bill)
+            if bill is not None:
+                bill.answered(ranking.prompt_tokens)
+            return made._replace(held=held)
 
     def _held(self, client: str, size: int, bill: Charge | None) -> Held:
         """Count the answer among those on their way; raises RateLimitExceeded."""

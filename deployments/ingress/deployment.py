@@ -25,6 +25,7 @@ from deployments.ingress.views import Views
 from deployments.service.batches.store import BatchStore, open_store
 from deployments.service.decision_log import open_log
 from deployments.service.gauges import sample
+from deployments.service.reranking import Reranking
 from deployments.service.service import Service
 from deployments.telemetry import logs
 from deployments.telemetry.logs import where
@@ -48,6 +49,7 @@ class Router:
         self._keeping_even: asyncio.Task[None]
         self._watching: asyncio.Task[None]
         self.service: Service
+        self.reranking: Reranking
         self.views: Views
         self.access: Access
         self.publisher: Publisher | None = None
@@ -81,7 +83,8 @@ class Router:
         if (events := service.events) is not None:
             self.publisher = Publisher([events.tally], lambda: sample(events.tally, service))
             self.publisher.start()
-        self.service, self.views = service, Views(service)
+        self.reranking = await asyncio.to_thread(Reranking, service)
+        self.service, self.views = service, Views(service, self.reranking)
         self.access = Access(args, RateLimiter(exchange=self._others.ask))
         loop = asyncio.get_running_loop()
         self._keeping_even = loop.create_task(self.access.meters.run())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from deployments.ingress import rerank_views
 from deployments.ingress.docs_page import HEADERS as DOCS_HEADERS
 from deployments.ingress.docs_page import page
 from deployments.ingress.explanation import settings
@@ -15,6 +16,7 @@ from deployments.ingress.what_if import WhatIf, current
 from deployments.service.experiments import CANARY
 from deployments.service.plan import Plan
 from deployments.service.recent import milliseconds, parse_query
+from deployments.service.reranking import Reranking
 from deployments.service.service import Service
 from router.domain import Load, Why, Work, attention
 from router.encoders import Encoder
@@ -37,8 +39,8 @@ View = Callable[[Grant], Response]
 class Views:
     """Read-only routes over one `Service`."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, reranking: Reranking) -> None:
+        self._service, self._reranking = service, reranking
         self._models = ModelList(service)
         self.what_if = WhatIf(service.recent)
         self._memory_bytes = memory_bytes(service.args)
@@ -86,10 +88,14 @@ class Views:
 
     def models(self, caller: Grant) -> Response:
         """OpenAI's list of everything that the caller may write in `model`."""
-        return _json(200, {"object": "list", "data": self._models.cards(caller)})
+        cards = self._models.cards(caller) + rerank_views.cards(self._reranking, caller)
+        return _json(200, {"object": "list", "data": cards})
 
     def model(self, name: str, caller: Grant) -> Response:
         """One entry of that list; raises ModelNotFound."""
+        for card in rerank_views.cards(self._reranking, caller):
+            if card["id"].lower() == name.lower():
+                return _json(200, card)
         return _json(200, self._models.card(name, caller))
 
     def tiers(self, caller: Grant) -> Response:
@@ -115,6 +121,7 @@ class Views:
                 "routers": service.ledger.routers,
                 "front": front(os.environ),
                 "data": rows,
+                **rerank_views.tiers(self._reranking, caller),
             },
         )
 

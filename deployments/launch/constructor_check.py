@@ -27,13 +27,13 @@ def constructor_problems(args: RouterArgs, where: str) -> Iterator[str]:
     """One sentence for each thing that a router or a replica would not start with."""
     yield from reload_problems(args, where)
     unread = set[str]()
-    for name, model in args.models.items():
+    for name, model in args.served.items():
         for problem in _of_model(name, model, args):
             unread.add(name)
-            yield join(where, f"models.{name}: {problem}")
+            yield join(where, f"{args.place_of(name)}: {problem}")
     readable = {
         name: model
-        for name, model in args.models.items()
+        for name, model in args.served.items()
         if name not in unread and not _on_hub(model, args.base_dir)
     }
     part = args.model_copy(update={"models": readable})

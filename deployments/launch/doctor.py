@@ -308,7 +308,7 @@ def _config(machine: Machine, path: Path) -> Iterator[Finding]:
     options = read(path.read_bytes()).get("http_options") or {}
     yield from _ports({int(options.get("port", 8000)): PORTS[8000]})
     yield from _memory(machine, args, serve)
-    models = args.models.values()
+    models = args.served.values()
     named = {name for model in models for name in (model.engine.hub_source, model.tokenizer)}
     commits = {
         name: next(filter(None, (model.pinned(name) for model in models)), None)

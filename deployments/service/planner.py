@@ -68,12 +68,18 @@ class Planner:
         """Every model with the curve that is known now."""
         return {name: feedback.model for name, feedback in self.feedback.items()}
 
-    async def plan(self, request: EmbeddingsRequest, caller: Caller = ANYONE) -> Plan:
-        """Read the text and decide; raises RouterError when no model may serve the request."""
+    async def plan(
+        self, request: EmbeddingsRequest, caller: Caller = ANYONE, reader: Reader | None = None
+    ) -> Plan:
+        """Read the text and decide; raises RouterError when no model may serve the request.
+
+        `reader` reads the texts of this one request, where that is not the planner's own.
+        """
+        reader = reader or self.reader
         permitted = caller.permitted
         arrived_s = self._clock()
         request = self.catalogue.completed(request)
-        wanted = self.catalogue.resolve(request)
+        wanted = self._resolve(request, reader)
         candidates = [
             name
             for name in self.feedback
@@ -93,11 +99,11 @@ class Planner:
             prepared = self._preparer.given(request.ids, wanted.target, caller.scope)
             features = Features(0, None, None, False, False)
         else:
-            characters = self.reader.reading(texts, request.side, request.instruction, candidates)
-            self.reader.check(caller.client, characters)
+            characters = reader.reading(texts, request.side, request.instruction, candidates)
+            reader.check(caller.client, characters)
             if caller.meter is not None:
                 caller.meter.reading(characters)
-            prepared, features = await self.reader.read(
+            prepared, features = await reader.read(
                 texts,
                 request.side,
                 request.instruction,
@@ -131,7 +137,7 @@ class Planner:
         decision = decide(setting.policy, decision_input, models, loads, decided_s)
         if decision.reason is Reason.NO_MODEL and request.truncate not in (None, "none"):
             # Nothing reads the text as it is: decide on what would be left of it.
-            work = cut_work(self.args, prepared)
+            work = self._cut_work(prepared)
             decision_input = decision_input._replace(work=work)
             decision = decide(setting.policy, decision_input, models, loads, decided_s)
         return Plan(
@@ -186,6 +192,10 @@ class Planner:
             for name, feedback in self.feedback.items()
         }
 
+    def _resolve(self, request: EmbeddingsRequest, reader: Reader) -> Constraints:
+        """What a completed request leaves open."""
+        return self.catalogue.resolve(request)
+
     def _work(self, model: str, prepared: Prepared) -> Work:
         """What the request asks of one model: the texts that are not in the cache, but the longest
         of all.
@@ -219,6 +229,10 @@ class Planner:
             _seconds(canary.routing.default_budget_ms),
         )
         return usual, usual._replace(policy=policy, default_budget_s=budget_s, arm=CANARY)
+
+    def _cut_work(self, prepared: dict[str, Prepared]) -> dict[str, Work]:
+        """The same once every text is cut to what its model reads."""
+        return cut_work(self.args, prepared)
 
     def _input_of(
         self,

@@ -37,7 +37,7 @@ class Events:
         self._times: dict[str, _Times] = {}  # by model
         self._languages: frozenset[str] = frozenset()
         self.reloaded(args)
-        for model in args.models:
+        for model in (*args.models, *args.rerankers):
             self._begin_with_nothing(model)
         for limit in ("requests", "tokens"):
             self.tally.add(metrics.RATE_LIMITED, (limit,), 0)
@@ -45,9 +45,9 @@ class Events:
     def reloaded(self, args: RouterArgs) -> None:
         """The languages that have a label of their own: those that the config tells apart."""
         named = {"en", "zh"}
-        for model in args.models.values():
+        for model in (*args.models.values(), *args.rerankers.values()):
             named.update(model.quality)
-        for rule in args.routing.rules:
+        for rule in (*args.routing.rules, *args.rerank_routing.rules):
             named.update(rule.when.languages or (), rule.when.not_languages or ())
         self._languages = frozenset(name for name in named if len(name) == 2)
 

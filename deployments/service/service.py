@@ -70,10 +70,10 @@ class Service:
         self.feedback = {
             name: Feedback(
                 model,
-                args.models[name].profile is not None,
+                args.served[name].profile is not None,
                 args.routing,
                 now,
-                args.models[name].cold_start_s,
+                args.served[name].cold_start_s,
             )
             for name, model in build_models(args).items()
         }
@@ -81,7 +81,7 @@ class Service:
         self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
         self.rng = rng or random.Random()
-        self.ledger = Ledger({name: model.calls_in_flight for name, model in args.models.items()})
+        self.ledger = Ledger({name: model.calls_in_flight for name, model in args.served.items()})
         self.cache = VectorCache(args.cache.max_bytes)
         self.dispatchers = {
             name: ModelDispatcher(
@@ -100,6 +100,7 @@ class Service:
                 tracing=tracing,
                 attention_tokens=config.attention_tokens,
                 steps=not config.engine.runs_elsewhere,
+                bulk_call_s=args.limits.bulk_call_ms / 1000.0,
             )
             for name, config in args.deployed.items()
         }
@@ -107,7 +108,7 @@ class Service:
         self.planner = Planner(
             args,
             catalogue,
-            self.feedback,
+            {name: self.feedback[name] for name in args.models},
             self.preparer,
             self.ledger,
             self.cache,
@@ -168,6 +169,14 @@ class Service:
     def loads(self) -> dict[str, Load]:
         """What is happening at each model now, as this router knows it."""
         return self.planner.loads()
+
+    def deployed_loads(self) -> dict[str, Load]:
+        """The same for all that have a deployment, rerankers too."""
+        routing, now = self.args.routing, self.clock()
+        return {
+            name: feedback.load(self.ledger, routing, now, self.rng)
+            for name, feedback in self.feedback.items()
+        }
 
     async def plan(self, request: EmbeddingsRequest, caller: Caller = ANYONE) -> Plan:
         """Read the text and decide; raises RouterError when no model may serve the request."""

@@ -323,9 +323,7 @@ def open_shared(args: RouterArgs, fingerprints: Mapping[str, Proof]) -> SharedCa
     try:
         client = RedisClient(url)
     except ImportError:
-        raise ConfigError(
-            ['cache.redis_url: redis is not installed; pip install "embedding-router[redis]"']
-        ) from None
+        raise ConfigError(["cache.redis_url: redis is not installed: pip install redis"]) from None
     except ValueError as error:
         raise ConfigError([f"cache.redis_url: {error}"]) from None
     return SharedCache(

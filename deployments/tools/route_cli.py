@@ -83,6 +83,7 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
     from deployments.dispatch.wire import Call, Reply
     from deployments.ingress.views import Views
     from deployments.launch.model_check import hub_problems
+    from deployments.service.reranking import Reranking
     from deployments.service.service import Service
     from router.schema import read
     from router.settings import Context, settled
@@ -105,7 +106,8 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
             service.replicas_changed(model, ["idle"])
         context = Context(service.catalogue, {}, args.limits)
         request = settled(read(body, args.limits), context)
-        return Views(service).explanation(await service.plan(request))
+        plan = await service.plan(request)
+        return Views(service, Reranking(service)).explanation(plan)
 
     try:
         return asyncio.run(explain())

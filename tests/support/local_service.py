@@ -19,6 +19,7 @@ from deployments.ingress.rate_limits import RateLimiter
 from deployments.ingress.views import Views
 from deployments.replica.host import Host
 from deployments.service.batches.store import open_store
+from deployments.service.reranking import Reranking
 from deployments.service.service import Service
 from router.config import RouterArgs
 from router.strict import parse_args
@@ -87,7 +88,8 @@ class LocalRouter:
         self.transport = LocalTransport()
         self.loop: asyncio.AbstractEventLoop
         self.service = Service(args, self.transport)
-        self.views = Views(self.service)
+        self.reranking = Reranking(self.service)
+        self.views = Views(self.service, self.reranking)
         self.access = Access(args, limiter)
         self.tracing = None
         settings = args.batches

@@ -77,6 +77,9 @@ def test_every_endpoint_of_the_contract_is_there() -> None:
     assert {(method, path) for path, method, _ in operations()} == {
         ("post", "/v1/embeddings"),
         ("post", "/embeddings"),
+        ("post", "/v1/rerank"),
+        ("post", "/v2/rerank"),
+        ("post", "/rerank"),
         ("post", "/v1/route"),
         ("get", "/v1/models"),
         ("get", "/models"),
