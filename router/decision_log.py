@@ -36,6 +36,7 @@ from router.domain import (
     Work,
 )
 from router.rules import Floor, Policy
+from router.usage import Use
 
 FORMAT = 1
 ANSWERED = "answered"
@@ -76,6 +77,7 @@ class Entry(NamedTuple):
     actual_s: float | None  # from arrival to the vectors
     space: str | None = None  # of the vectors; None: refused, or no vectors were asked for
     encoder: str | None = None  # what made them vectors of that space
+    use: Use | None = None  # what its key used, where it was answered
 
     @property
     def expected_recall(self) -> float | None:
@@ -151,6 +153,7 @@ def entry_line(entry: Entry, setting: DecisionContext, router: str) -> bytes:
             "actual_s": entry.actual_s,
             "space": entry.space,
             "encoder": entry.encoder,
+            **({} if entry.use is None else {"use": entry.use._asdict()}),
         }
     )
 
@@ -272,6 +275,7 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
         actual_s=data["actual_s"],
         space=data.get("space"),
         encoder=data.get("encoder"),
+        use=Use(**data["use"]) if data.get("use") else None,
     )
 
 

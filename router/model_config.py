@@ -167,6 +167,7 @@ class ModelConfig(Section):
     quality: dict[str, Float | LongTextsConfig] = Field(default_factory=dict)
     memory_bytes: PositiveInt | None = None
     devices: PositiveFloat = 1.0
+    device_hour_cost: NonNegativeFloat | None = None  # for /v1/usage, in any currency
     good_for: str = ""
     required: Flag = True  # /health waits for it
     # from no replica to a ready one: set it where min_replicas is 0

@@ -66,6 +66,7 @@ _ROUTES = (
     Route("/v1/batches", GET, Caller.KEY, "batches"),
     Route("/v1/batches/{id}", GET, Caller.KEY, "batch"),
     Route("/v1/batches/{id}/cancel", POST, Caller.KEY, "cancel_batch"),
+    Route("/v1/usage", GET, Caller.KEY, "usage"),
     Route("/v1/compare", GET, Caller.ADMIN, "compare"),
     Route("/v1/decisions", GET, Caller.ADMIN, "decisions"),
     Route("/v1/what-if", GET, Caller.ADMIN, "policy"),

@@ -24,6 +24,7 @@ from deployments.service.memory import give_back
 from deployments.service.plan import Answer, Caller
 from deployments.service.reranking import Reranking
 from deployments.service.service import Service
+from deployments.service.use_log import UseLog
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.tracing import Tracing
 from router import encoding, ignoring
@@ -72,6 +73,7 @@ class RouterState(Protocol):
     access: Access
     tracing: Tracing | None
     batches: BatchStore | None
+    use_log: UseLog
 
     async def close(self) -> None:
         """Write what waits to be written, and hang up."""
@@ -278,7 +280,7 @@ class Application:
         """
         service, bill = self._router.service, await self._router.access.meters.open(grant)
         shared = service.args.cache.scope == "shared"
-        caller = Caller(grant.models, bill, client, "" if shared else grant.name)
+        caller = Caller(grant.models, bill, client, "" if shared else grant.name, grant.name)
         with billed(bill):
             request = await self._request(grant, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
@@ -318,7 +320,7 @@ class Application:
         client = f"key {grant.name}" if grant.name else asgi.client_of(http_request, limits)
         with self._gate.passed(client, limits):
             bill = await self._router.access.meters.open(grant)
-            caller = Caller(grant.models, bill, client, "" if shared else grant.name)
+            caller = Caller(grant.models, bill, client, "" if shared else grant.name, grant.name)
             with billed(bill):
                 body = await asgi.body(
                     http_request,

@@ -165,11 +165,14 @@ def query(scope: Scope) -> Mapping[str, str]:
     """The query's parameters; of a name that stands twice the last value counts. Raises
     InvalidValue.
     """
+    return dict(query_list(scope))
+
+
+def query_list(scope: Scope) -> list[tuple[str, str]]:
+    """The query's parameters in their order; raises InvalidValue."""
     try:
-        return dict(
-            parse_qsl(
-                scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=16
-            )
+        return parse_qsl(
+            scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=16
         )
     except ValueError:
         raise InvalidValue("the query has more than 16 parameters") from None

@@ -1,12 +1,14 @@
 """A request's plan and its answer, as plain values."""
 
 import time
+from collections.abc import Container
 from typing import NamedTuple, Protocol
 
 from deployments.service.prepare import Prepared
 from router.arrays import Vectors
 from router.decision_log import DecisionContext, Entry
 from router.domain import (
+    NO_WORK,
     Decision,
     Features,
     Load,
@@ -18,6 +20,7 @@ from router.encoders import NOTHING_TO_CHOOSE, Encoder, EncoderChoice
 from router.schema import EmbeddingsRequest
 from router.space import Space
 from router.spaces import Constraints
+from router.usage import Use, device_s
 
 
 class Meter(Protocol):
@@ -37,6 +40,7 @@ class Caller(NamedTuple):
     meter: Meter | None = None
     client: str = ""  # its key, else its address: who has to take turns with himself
     scope: str = ""  # callers of one scope share what was read and embedded before
+    key: str = ""  # its name in the config
 
 
 ANYONE = Caller()
@@ -133,7 +137,21 @@ class Answer(NamedTuple):
     unread: float  # share of the texts' tokens that the model does not know
 
 
-def entry_of(plan: Plan, answer: Answered | None, outcome: str) -> Entry:
+def use_of(plan: Plan, answer: Answered, key: str, collections: Container[str]) -> Use:
+    """What an answered request used."""
+    model, space = plan.decision.model or "", plan.request.space or ""
+    work = plan.work.get(model, NO_WORK)
+    return Use(
+        key,
+        model,
+        space if space in collections else "",
+        plan.request.items,
+        answer.prompt_tokens,
+        device_s(plan.models[model], work) if model in plan.models else 0.0,
+    )
+
+
+def entry_of(plan: Plan, answer: Answered | None, outcome: str, use: Use | None = None) -> Entry:
     """What the decision log says of a request that ended."""
     encoder = plan.choice.encoders.get(plan.decision.model or "")
     return Entry(
@@ -150,4 +168,5 @@ def entry_of(plan: Plan, answer: Answered | None, outcome: str) -> Entry:
         None if answer is None else answer.total_s,
         None if encoder is None else str(encoder.space),
         None if encoder is None else encoder.kind,
+        use,
     )

@@ -13,6 +13,7 @@ from router.config import RouterArgs
 from router.domain import Features
 from router.errors import BudgetUnreachable
 from router.schema import EmbeddingsRequest
+from router.usage import Use
 
 NONE = "none"
 RESULTS = ("kept", "missed", "refused", "failed")
@@ -64,6 +65,13 @@ class Events:
     def unread(self, outcome: str) -> None:
         """A request was refused before the service saw it; `outcome` is the code of its error."""
         self.tally.add(metrics.REQUESTS, (NONE, NONE, NONE, NONE, outcome))
+
+    def used(self, use: Use) -> None:
+        """A request of a key was answered."""
+        labels = (use.key or NONE, use.model or NONE, use.collection or NONE)
+        self.tally.add(metrics.KEY_REQUESTS, labels)
+        self.tally.add(metrics.KEY_TOKENS, labels, use.tokens)
+        self.tally.add(metrics.KEY_DEVICE_SECONDS, labels, use.device_s)
 
     def rate_limited(self, limit: Literal["requests", "tokens"]) -> None:
         """A key had used up its requests or its tokens; to be told besides `unread`."""

@@ -14,7 +14,7 @@ from deployments.service.experiments import CANARY, Comparison
 from deployments.service.experiments import Answered as Compared
 from deployments.service.fingerprints import check_reading
 from deployments.service.gather import Gatherer
-from deployments.service.plan import ANYONE, Answer, Answered, Caller, Plan, entry_of
+from deployments.service.plan import ANYONE, Answer, Answered, Caller, Plan, entry_of, use_of
 from deployments.service.plan_runner import PlanRunner
 from deployments.service.planner import Planner
 from deployments.service.prepare import Preparer
@@ -25,6 +25,7 @@ from deployments.service.second_try import DecidedAgain
 from deployments.service.shared_cache import open_shared
 from deployments.service.spans import decided
 from deployments.service.students import StudentGatherer
+from deployments.service.use_log import UseLog
 from deployments.telemetry.tracing import Tracing
 from router.cache import VectorCache
 from router.config import RouterArgs
@@ -43,6 +44,7 @@ from router.ledger import Ledger
 from router.models import build_models
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue
+from router.usage import Use
 
 CANCELLED = "cancelled"  # the outcome of a request whose client left
 
@@ -135,6 +137,7 @@ class Service:
                 self.gatherers[name] = StudentGatherer(name, student, self.cache)
         self.recent = Recent()
         self.log: DecisionLog | None = None
+        self.use_log: UseLog | None = None
         self.tracing = tracing
         self.events: Events | None = Events(args) if args.metrics else None
 
@@ -241,10 +244,20 @@ class Service:
                 self.events.ended(request, plan, answer, outcome)
             if plan is not None:
                 plan.choice.ended(answer is not None)
-                entry = entry_of(plan, answer, outcome)
+                use = None if answer is None else self._used(plan, answer, caller)
+                entry = entry_of(plan, answer, outcome, use)
                 self.recent.add(plan.setting, entry)
                 if self.log is not None:
                     self.log.add(plan.setting, entry)
+
+    def _used(self, plan: Plan, answer: Answered, caller: Caller) -> Use:
+        """Count what an answer took."""
+        use = use_of(plan, answer, caller.key, self.catalogue.collections)
+        if self.use_log is not None:
+            self.use_log.add(use)
+        if self.events is not None:
+            self.events.used(use)
+        return use
 
     async def _answer(
         self,

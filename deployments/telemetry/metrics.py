@@ -100,6 +100,13 @@ RATE_LIMITED = _counter(
     "rate_limited", ("limit",), "Requests refused because their key had used up a limit."
 )
 
+USE = ("key", "model", "collection")  # by the names of the config
+KEY_REQUESTS = _counter("key_requests", USE, "Answered requests, by key.")
+KEY_TOKENS = _counter("key_tokens", USE, "Tokens that models read for them, and cached ones.")
+KEY_DEVICE_SECONDS = _counter(
+    "key_device_seconds", USE, "Device time of them, as shares of full batches."
+)
+
 LATENCY = Metric(
     "latency_seconds",
     "histogram",
@@ -204,7 +211,7 @@ IDENTITY = _counter(
 
 OF_ROUTER: tuple[Metric, ...] = (
     REQUESTS, TEXTS, TOKENS, BUDGETS, PREDICTIONS, PINNED, ADAPTED, ENCODED, TRUNCATED,
-    RATE_LIMITED, COLLECTION_RECALL,
+    RATE_LIMITED, COLLECTION_RECALL, KEY_REQUESTS, KEY_TOKENS, KEY_DEVICE_SECONDS,
     LATENCY, PREDICTED, RATIO, QUEUE,
     INFERENCE, CALLS, RETRIES, DROPPED, CANCELLED, COLD_STARTS, COALESCED,
     DECISION_LOG_FAILURES, DECISION_LOG_LOST, CACHE_HITS,

@@ -3,6 +3,7 @@ milliseconds.
 """
 
 import asyncio
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from deployments.replica.host import Host
 from deployments.service.batches.store import open_store
 from deployments.service.reranking import Reranking
 from deployments.service.service import Service
+from deployments.service.use_log import UseLog
 from router.config import RouterArgs
 from router.strict import parse_args
 
@@ -94,7 +96,9 @@ class LocalRouter:
         self.tracing = None
         settings = args.batches
         self.batches = None if settings is None else open_store(settings, args.base_dir)
-        self._running_batches: asyncio.Task[None] | None = None
+        folder = None if self.batches is None else self.batches.folder
+        self.use_log = self.service.use_log = UseLog(args, folder, secrets.token_hex(4))
+        self._beside: list[asyncio.Task[None]] = []
 
     async def close(self) -> None:
         """Nothing here waits to be written."""
@@ -111,12 +115,13 @@ class LocalRouter:
             application = Application(self, alone=True)  # type: ignore[arg-type]
             runner = runner_of(self.batches, args.batches, args.limits, application)
             runner.look_every_s = 0.05
-            self._running_batches = self.loop.create_task(runner.run())
+            self._beside.append(self.loop.create_task(runner.run()))
+        self._beside.append(self.loop.create_task(self.use_log.run()))
 
     async def stop(self) -> None:
-        if self._running_batches is not None:
-            self._running_batches.cancel()
-            await asyncio.gather(self._running_batches, return_exceptions=True)
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
         await self.service.comparison.close()
         for dispatcher in self.service.dispatchers.values():
             await dispatcher.close()

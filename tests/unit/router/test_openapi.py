@@ -98,6 +98,7 @@ def test_every_endpoint_of_the_contract_is_there() -> None:
                 ("get", "/batches"),
                 ("get", "/batches/{id}"),
                 ("post", "/batches/{id}/cancel"),
+                ("get", "/usage"),
             )
         ),
         ("post", "/route"),
