@@ -78,6 +78,7 @@ class Entry(NamedTuple):
     space: str | None = None  # of the vectors; None: refused, or no vectors were asked for
     encoder: str | None = None  # what made them vectors of that space
     use: Use | None = None  # what its key used, where it was answered
+    priority: str = "interactive"  # or "bulk"
 
     @property
     def expected_recall(self) -> float | None:
@@ -133,6 +134,7 @@ def entry_line(entry: Entry, setting: DecisionContext, router: str) -> bytes:
             "now": entry.now,
             "tier": entry.tier,
             "own_budget": entry.own_budget,
+            "priority": entry.priority,
             "request": request._asdict()
             | {
                 "work": {name: work._asdict() for name, work in request.work.items()},
@@ -240,6 +242,7 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
         now=data["now"],
         tier=None if data["tier"] is None else Tier(data["tier"]),
         own_budget=data["own_budget"],
+        priority=data.get("priority", "interactive"),
         request=Request(
             **request
             | {

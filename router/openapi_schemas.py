@@ -293,6 +293,7 @@ SCHEMAS: Json = {
                         },
                         "pinned": _BOOLEAN,
                         "input_type": _STRING_OR_NULL,
+                        "priority": {"enum": ["interactive", "bulk"]},
                         "budget_ms": _NUMBER_OR_NULL,
                         "model": _STRING_OR_NULL,
                         "target": _STRING_OR_NULL,

@@ -169,4 +169,5 @@ def entry_of(plan: Plan, answer: Answered | None, outcome: str, use: Use | None 
         None if encoder is None else str(encoder.space),
         None if encoder is None else encoder.kind,
         use,
+        plan.request.priority,
     )

@@ -107,6 +107,7 @@ def _shown(entry: Entry, id: str, reranked: bool) -> dict[str, Any]:
         "tier": entry.tier,
         "pinned": request.pinned,
         "input_type": request.input_type,
+        "priority": entry.priority,
         "budget_ms": None
         if request.deadline_s is None
         else milliseconds(request.deadline_s - entry.arrived_s),

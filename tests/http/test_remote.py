@@ -2,6 +2,8 @@
 tokens, and a real server can be proved to be what the config says.
 """
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -148,7 +150,9 @@ def vllm_serve(port: int) -> Iterator[str]:
         *("--served-model-name", "sentence-transformers/all-MiniLM-L6-v2"),
         *("--host", "127.0.0.1", "--port", str(port)),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
 
     def is_up() -> bool:
         assert process.poll() is None, "vllm serve ended"
@@ -158,10 +162,10 @@ def vllm_serve(port: int) -> Iterator[str]:
             return False
 
     try:
-        wait_for(is_up, "vllm serve", 400)
+        wait_for(is_up, "vllm serve", 900)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGKILL)  # with its workers, whatever they do
         process.wait(timeout=60)
 
 

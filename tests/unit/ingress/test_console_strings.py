@@ -23,6 +23,7 @@ SOURCES = "\n".join(
     for path in FOLDER.iterdir()
     if path.suffix in (".html", ".js") and path.stem != "strings"
 )
+ERRORS = "".join(path.read_text() for path in (ROOT / "router").glob("*errors*.py"))
 PREFIXES = tuple(re.findall(r"`([a-z]+\.)\$\{", SOURCES))
 
 
@@ -46,7 +47,9 @@ def test_every_word_is_used_and_every_used_one_exists() -> None:
     )
     assert called <= set(STRINGS["en"])
     assert set(PREFIXES) == {
+        "code.",
         "encoder.",
+        "lane.",
         "outcome.",
         "reason.",
         "sides.",
@@ -73,6 +76,11 @@ def test_there_is_a_word_for_every_reason_and_every_why(language: str) -> None:
 
 def test_the_english_of_a_why_is_the_routers_own() -> None:
     assert all(STRINGS["en"][f"why.{why}"] == str(why) for why in Why)
+
+
+def test_an_error_with_a_translation_is_one_that_there_is() -> None:
+    codes = {key.removeprefix("code.") for key in STRINGS["zh"] if key.startswith("code.")}
+    assert codes <= set(re.findall(r'"([a-z_]+)"', ERRORS))
 
 
 def test_every_file_of_the_console_is_packaged() -> None:
