@@ -23,6 +23,7 @@ NAMES = (
     "observability",
     "profile",
     "qwen3_shapes",
+    "search",
     "shadow",
     "soak",
     "spaces",

@@ -30,6 +30,7 @@ from router.openapi_schemas import (
     errors,
     ref,
 )
+from router.openapi_shapes import shape_operations, shape_schemas
 from router.routes import ROUTES, Caller, paths_of
 from router.schema import EmbeddingsBody
 from router.spaces import Catalogue
@@ -47,6 +48,7 @@ def document(catalogue: Catalogue) -> Json:
         "EmbeddingsRequest": body,
         **body.pop("$defs"),
         **with_rerankers(SCHEMAS),
+        **shape_schemas(),
         **batch_schemas(),
         "Routing": routing,
         **routing.pop("$defs"),
@@ -136,6 +138,7 @@ def _operations(catalogue: Catalogue) -> Json:
         },
     }
     return {
+        **shape_operations(_ON_REQUEST, embeddings),
         "embed": {"operationId": "embed", "tags": ["embeddings"], **embeddings},
         "rerank": rerank(list(catalogue.rerankers), _refused(_ON_REQUEST)),
         "explain": {

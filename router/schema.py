@@ -78,7 +78,7 @@ _IDS_SCHEMA = {
     "minItems": 1,
     "items": {"type": "integer", "minimum": 0, "maximum": LARGEST_ID},
 }
-_INPUT_SCHEMA = {
+INPUT_SCHEMA = {
     "title": "Input",
     "description": "Text, or at most limits.max_items (2048) texts. Token ids only with "
     "token_ids and a model id in model.",
@@ -109,7 +109,7 @@ class EmbeddingsBody(BaseModel):
         },
     )
 
-    input: Annotated[Any, WithJsonSchema(_INPUT_SCHEMA)]
+    input: Annotated[Any, WithJsonSchema(INPUT_SCHEMA)]
     model: str | None = Field(
         None,
         min_length=1,

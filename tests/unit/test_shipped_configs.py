@@ -10,7 +10,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from deployments.launch.serve_config import check
-from router import config, engine_config, model_config, rerank_config, routing_config
+from router import config, engine_config, key_defaults, model_config, rerank_config, routing_config
 from router.config import RouterArgs
 from router.domain import Curve
 from router.engine_config import EngineSection, Section
@@ -152,6 +152,7 @@ HEADINGS: dict[str, type[Section]] = {
     "kind: static": engine_config.StaticEngine,
     "kind: callable": engine_config.CallableEngine,
     "kind: remote": engine_config.RemoteEngine,
+    "kind: student": engine_config.StudentEngine,
     "kind: fake": engine_config.FakeEngine,
     "args.collections.NAME": config.CollectionConfig,
     "args.routing": routing_config.Routing,
@@ -163,7 +164,9 @@ HEADINGS: dict[str, type[Section]] = {
     "args.limits": config.Limits,
     "args.cache": config.Cache,
     "args.decision_log": config.DecisionLog,
+    "args.batches": config.Batches,
     "args.keys.NAME": config.KeyConfig,
+    "args.keys.NAME.defaults": key_defaults.KeyDefaults,
     "args.cors": config.Cors,
     "autoscaling_policy.policy_kwargs": config.Autoscaling,
 }

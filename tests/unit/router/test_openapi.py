@@ -102,6 +102,10 @@ def test_every_endpoint_of_the_contract_is_there() -> None:
             )
         ),
         ("post", "/route"),
+        ("post", "/embed"),
+        ("post", "/v2/embed"),
+        ("post", "/api/embed"),
+        ("post", "/openai/deployments/{model}/embeddings"),
         ("get", "/models/{id}"),
         ("get", "/tiers"),
         ("get", "/v1/compare"),
