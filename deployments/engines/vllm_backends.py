@@ -14,9 +14,10 @@ kernels, on a core that the router needs. Steps of many tokens run on all.
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import count
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.llm_engine import LLMEngine
 
 SMALL_STEP_TOKENS = 512  # up to here one CPU thread is enough
+EMBED: Mapping[str, Any] = MappingProxyType({"task": "embed"})
 STOP_S = 30.0  # how long a step that runs may keep `stop` waiting
 
 
@@ -105,10 +107,14 @@ class InProcess:
     """vLLM's LLMEngine on a thread of this process."""
 
     def __init__(
-        self, make_config: Callable[[], "VllmConfig"], stats: EngineStats | None = None
+        self,
+        make_config: Callable[[], "VllmConfig"],
+        stats: EngineStats | None = None,
+        pooling: Mapping[str, Any] = EMBED,
     ) -> None:
+        """`pooling` is what vLLM's PoolingParams are made of."""
         self.queued_tokens = 0
-        self._stats = stats
+        self._stats, self._pooling = stats, pooling
         self.engine: LLMEngine | None = None  # the thread's; look, do not touch
         self._make_config = make_config
         # a job comes again when it was cancelled; None ends
@@ -232,7 +238,7 @@ class InProcess:
         from vllm import PoolingParams
         from vllm.inputs import tokens_input
 
-        engine.add_request("probe", tokens_input([0]), PoolingParams(task="embed"))
+        engine.add_request("probe", tokens_input([0]), PoolingParams(**self._pooling))
         while engine.has_unfinished_requests():
             for output in engine.step():
                 return int(output.outputs.data.shape[-1])
@@ -240,7 +246,7 @@ class InProcess:
 
     def _step(self, engine: "LLMEngine", tell: Callable[..., None]) -> None:
         """Take what came in, step, hand out what is done, until told to stop."""
-        params = _same_for_all(engine.vllm_config)
+        params = _same_for_all(engine.vllm_config, self._pooling)
         names = map(str, count())
         running: dict[str, tuple[_Job, int]] = {}
         set_threads = _thread_setter(engine.vllm_config)
@@ -303,7 +309,7 @@ def _abort(engine: "LLMEngine", job: _Job, running: dict[str, tuple[_Job, int]])
         del running[name]
 
 
-def _same_for_all(config: "VllmConfig") -> "PoolingParams":
+def _same_for_all(config: "VllmConfig", pooling: Mapping[str, Any]) -> "PoolingParams":
     """One object that all texts share: vLLM would copy it deeply for each, which takes a fifth of
     the time to add one.
 
@@ -313,13 +319,13 @@ def _same_for_all(config: "VllmConfig") -> "PoolingParams":
     from vllm import PoolingParams
 
     if config.parallel_config.distributed_executor_backend != "uni":
-        return PoolingParams(task="embed")
+        return PoolingParams(**pooling)
 
     class Same(PoolingParams):  # type: ignore[misc,unused-ignore]
         def clone(self) -> "PoolingParams":
             return self
 
-    return Same(task="embed")
+    return Same(**pooling)
 
 
 def _thread_setter(config: "VllmConfig") -> Callable[[int], None] | None:
@@ -348,10 +354,14 @@ class Workers:
     """vLLM's AsyncLLM: an engine process and one worker process a device."""
 
     def __init__(
-        self, make_config: Callable[[], "VllmConfig"], stats: EngineStats | None = None
+        self,
+        make_config: Callable[[], "VllmConfig"],
+        stats: EngineStats | None = None,
+        pooling: Mapping[str, Any] = EMBED,
     ) -> None:
+        """`pooling` is what vLLM's PoolingParams are made of."""
         self.queued_tokens = 0
-        self._stats = stats
+        self._stats, self._pooling = stats, pooling
         self._make_config = make_config
         self._answers = _Answers()
         self._names = map(str, count())
@@ -362,7 +372,7 @@ class Workers:
         """Start the processes and embed one token."""
         llm = await asyncio.to_thread(self._load)
         self._llm = llm
-        width = int(llm.model_config.embedding_size)
+        width = int(llm.model_config.embedding_size) if self._pooling == EMBED else 1
         await self.encode({0: [0]}, np.empty((1, width), np.float32))
         return _facts(llm.vllm_config, width)
 
@@ -401,7 +411,7 @@ class Workers:
         self.queued_tokens += len(ids)
         try:
             async for output in self._llm.encode(
-                tokens_input(ids), PoolingParams(task="embed"), next(self._names)
+                tokens_input(ids), PoolingParams(**self._pooling), next(self._names)
             ):
                 vectors[row] = output.outputs.data.float().numpy()
         except (ValueError, VLLMClientError) as error:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from deployments.engines.base import EngineError
 from deployments.launch.serve_config import application
-from deployments.tools import proof_report
+from deployments.tools import progress, proof_report
 from deployments.tools.align import AlignError, Material, Remembering, material
 from deployments.tools.client import BaseUrl, Client, RequestRefused, RouterAway
 from deployments.tools.corpus import CorpusError, read_judgements, read_rows, read_texts
@@ -159,7 +159,7 @@ def main(
             epochs,
             output,
         )
-        with tqdm(total=0, unit="text") as bar:
+        with progress.bar(total=0, unit="text") as bar:
             made = asyncio.run(_distilled(job, path, base_url, api_key, fingerprint_file, bar))
     except (
         AlignError,
@@ -254,7 +254,7 @@ def _training(what: str, texts: int) -> Iterator[Callable[[int], object]]:
 
     def done(count: int) -> None:
         if not bars:
-            bars.append(tqdm(total=texts or None, unit="text", desc=f"training on {what}"))
+            bars.append(progress.bar(total=texts or None, unit="text", desc=f"training on {what}"))
         bars[0].update(count)
 
     try:
