@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-EVAL = Path(__file__).resolve().parents[1] / ".." / "shared" / "eval"
+from benchmarks.public_data import EVAL, FILES, require
 
 
 def convert(folder: Path, into: Path, abstracts: int = 1000) -> list[str]:
@@ -87,6 +87,7 @@ def convert(folder: Path, into: Path, abstracts: int = 1000) -> list[str]:
 @click.argument("more", nargs=-1)
 def main(folder: Path, base_url: str, abstracts: int, output: Path, more: tuple[str, ...]) -> None:
     """Measure the local models on public data."""
+    require(folder, *FILES)
     given = convert(folder, output / "inputs", abstracts)
     command = [
         sys.executable,

@@ -62,7 +62,7 @@ MODEL: dict[str, Any] = {
 OPEN: dict[str, Any] = {
     "models": {"small": MODEL, "large": MODEL},
     "tiers": {"fast": "small", "best": "large"},
-    "collections": {"docs": "small/8"},
+    "collections": {"docs": "small/8", "both": {"spaces": ["small/8", "large/4"]}},
 }
 LOCKED = OPEN | {
     "keys": {
@@ -374,7 +374,7 @@ GOOD = st.fixed_dictionaries(
         "encoding_format": st.sampled_from(["float", "base64", "int8", "ubinary"]),
         "latency_budget_ms": st.sampled_from([5, 0.5, 1e6]),
         "on_budget_miss": st.sampled_from(["degrade", "serve", "reject"]),
-        "space": st.sampled_from(["docs", "small/4", None]),
+        "space": st.sampled_from(["docs", "both", "large/4", "small/4", None]),
         "input_type": st.sampled_from(["query", "document", "clustering"]),
         "language": st.sampled_from(["en", "zh-Hant"]),
         "truncate": st.sampled_from(["none", "end", "start"]),

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from benchmarks.advise import EVAL
+from benchmarks.public_data import EVAL, require
 from deployments.mteb_encoder import ServiceEncoder
 from deployments.tools.client import BASE_URL, BaseUrl
 
@@ -32,6 +32,7 @@ from deployments.tools.client import BASE_URL, BaseUrl
 @click.option("--model", "models", multiple=True, default=["wordllama-256"], show_default=True)
 def main(folder: Path, base_url: str, api_key: str | None, models: tuple[str, ...]) -> None:
     """Let mteb itself measure models of a running service."""
+    require(folder, "scifact-mini.json", "stsb-en.csv")
     try:
         import mteb  # type: ignore[import-not-found,unused-ignore]
     except ModuleNotFoundError as error:

@@ -13,8 +13,7 @@ Adapters: fitted on the abstracts alone, on these and their sentences, or on tex
 on. Each is judged twice, with the relevant abstracts in the fit and with these left out of it.
 `--mpnet FOLDER` adds all-mpnet-base-v2 from its folder. `--keep FOLDER` keeps vectors, so that a
 run that was interrupted goes on where it stopped. The last column is what a router says at its
-start to a collection with this adapter and the default `min_recall`; it takes none between models
-that have no fingerprint.
+start to a collection with this adapter; it takes none between models that have no fingerprint.
 """
 
 import asyncio
@@ -36,9 +35,10 @@ from deployments.tools.align import Material, Remembering, align
 from deployments.tools.corpus import Text
 from deployments.tools.proof_report import ndcg_kept, recall_kept
 from deployments.tools.vector_store import VectorStore
-from router.adapters import METHODS, Adapter, Method, load_adapters, save
+from router.adapters import METHODS, Adapter, Method, save
 from router.arrays import Vectors
 from router.config import CollectionConfig, RouterArgs
+from router.encoder_check import load_encoders
 from router.fingerprint import digest_of
 from router.model_config import ModelConfig
 from router.retrieval import ndcg, nearest, recall
@@ -191,7 +191,7 @@ def verdict(args: RouterArgs, adapter: Adapter) -> str:
         save(adapter, file)
         collection = CollectionConfig(space=str(adapter.target), adapters=(str(file),))
         try:
-            load_adapters(args.model_copy(update={"collections": {"docs": collection}}))
+            load_encoders(args.model_copy(update={"collections": {"docs": collection}}))
         except ConfigError as error:
             return "no fingerprint" if "no `fingerprint`" in str(error) else "refuses it"
     return "takes it"

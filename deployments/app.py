@@ -4,14 +4,16 @@ the router in front.
 # No `from __future__ import annotations` here: Serve looks at the builder's annotation itself, and
 # a string turns it off.
 
+import json
+from pathlib import Path
 from typing import Any
 
 from ray import serve
 
 from deployments.ingress.deployment import Router
 from deployments.replica.deployment import Embedder
-from router.adapters import load_adapters
-from router.config import RouterArgs
+from router.config import SEALED, RouterArgs
+from router.encoder_check import load_encoders
 from router.model_config import ModelConfig
 from router.resources import default_cpus
 from router.strict import parse_args
@@ -30,14 +32,26 @@ def build(args: dict[str, Any]) -> serve.Application:
     every model when anything under `args:` changes; what stands in the router's `user_config`
     instead (what is RELOADABLE) replaces the same section of `args:` and restarts nothing.
     """
-    return assembled(args, Router, Embedder)
+    return assembled(opened(args), Router, Embedder)
+
+
+def opened(args: dict[str, Any]) -> dict[str, Any]:
+    """`args`, read from a file where `embedding-router run` put them: Serve logs what it is given,
+    and these may hold hashes of keys and a password.
+    """
+    if (path := args.get(SEALED)) is None:
+        return args
+    found: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    return found
 
 
 def assembled(args: dict[str, Any], router: type, embedder: type[Embedder]) -> serve.Application:
     """The same with other classes for the router and the replicas."""
     config = parse_args(args)
-    load_adapters(config)
-    models = {name: _model(name, model, config, embedder) for name, model in config.models.items()}
+    load_encoders(config)
+    models = {
+        name: _model(name, model, config, embedder) for name, model in config.deployed.items()
+    }
     deployment = serve.deployment(
         name=ROUTER, max_ongoing_requests=MAX_ONGOING, user_config={}, health_check_period_s=2
     )

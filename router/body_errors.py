@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic_core import ErrorDetails, from_json
 
 from router.errors import InvalidJson, InvalidValue, UnknownField, shorten, suggest
 from router.ignoring import Ignore, unknown
@@ -32,6 +32,12 @@ def explain(
         unknown((key for key in data if key not in fields), fields, ignore)
     except (InvalidValue, UnknownField) as error:
         return error
+    return explain_problem(problem)
+
+
+def explain_problem(problem: ErrorDetails) -> InvalidValue:
+    """What is wrong with one field."""
+    kind = problem["type"]
     field = str(problem["loc"][0])
     if kind == "missing":
         return InvalidValue(f"{field} is missing; send the text or texts to embed", field)

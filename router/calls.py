@@ -2,6 +2,7 @@
 replicas that the calls are at.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from router.domain import attention
+from router.domain import Curve, attention
 from router.ledger import Dispatch
 
 SMALL, LARGE = 0, 1  # kinds of chunks, and of the calls that carry them
@@ -39,6 +40,19 @@ class CallSize(NamedTuple):
     text_bytes: int
 
 
+class BulkSize(NamedTuple):
+    """What one bulk call may take, so that interactive texts do not wait long behind it."""
+
+    curve: Curve
+    bias: float
+    seconds: float
+    attention_tokens: int | None
+
+    def exceeded(self, tokens: int, tokens_sq: int, texts: int) -> bool:
+        """Whether so much work takes longer."""
+        return self.bias * self.curve.step(tokens, tokens_sq, texts) > self.seconds
+
+
 @dataclass(slots=True, frozen=True)
 class DispatchLimits:
     """What the config and the engine allow a dispatcher."""
@@ -51,6 +65,7 @@ class DispatchLimits:
     attention_tokens: int | None = None  # how far a token sees, where that is less than the text
     # whether an engine does one step after another: then small chunks are gathered
     steps: bool = True
+    bulk_call_s: float = math.inf  # predicted work of a call with bulk; one text may take longer
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -97,22 +112,31 @@ def max_rows(dimensions: int) -> int:
 
 
 def cuts(
-    counts: Sequence[int], text_bytes: Sequence[int] | None, batch_tokens: int, most_rows: int
+    counts: Sequence[int],
+    text_bytes: Sequence[int] | None,
+    batch_tokens: int,
+    most_rows: int,
+    bulk: BulkSize | None = None,
 ) -> list[tuple[int, int]]:
     """Consecutive ranges of texts, each at most one batch of tokens, one reply of rows and one
-    message of text; `text_bytes` is None for token ids.
+    message of text; `text_bytes` is None for token ids, `bulk` for interactive texts.
     """
-    cuts, start, tokens, size = list[tuple[int, int]](), 0, 0, 0
+    cuts, start, tokens, size, tokens_sq = list[tuple[int, int]](), 0, 0, 0, 0
     for index, count in enumerate(counts):
         own = 0 if text_bytes is None else text_bytes[index]
+        own_sq = 0 if bulk is None else attention((count,), bulk.attention_tokens)
         if index > start and (
             tokens + count > batch_tokens
             or index - start >= most_rows
             or size + own > MESSAGE_BYTES
+            or (
+                bulk is not None
+                and bulk.exceeded(tokens + count, tokens_sq + own_sq, index - start + 1)
+            )
         ):
             cuts.append((start, index))
-            start, tokens, size = index, 0, 0
-        tokens, size = tokens + count, size + own
+            start, tokens, size, tokens_sq = index, 0, 0, 0
+        tokens, size, tokens_sq = tokens + count, size + own, tokens_sq + own_sq
     cuts.append((start, len(counts)))
     return cuts
 

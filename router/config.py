@@ -6,6 +6,7 @@ the nearest valid one.
 """
 
 import re
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -26,40 +27,10 @@ from router.engine_config import (
     Section,
 )
 from router.key_defaults import KeyDefaults, check_defaults
+from router.limits_config import Limits as Limits
 from router.model_config import ModelConfig
+from router.rerank_config import RerankerConfig, check_rerankers
 from router.routing_config import Compare, NamedTier, Routing
-
-
-class Limits(Section):
-    """Where a request is refused; every limit is an error that says what to do, never a cut."""
-
-    max_body_bytes: PositiveInt = 8 * 1024 * 1024
-    max_gzip_ratio: PositiveInt = 100  # beyond a first MiB
-    max_items: PositiveInt = 2048
-    # fields that a body has and the API does not: an error, or dropped and named in a header
-    unknown_fields: Literal["refuse", "ignore"] = "refuse"
-    max_tokens_per_request: PositiveInt = 300_000
-    max_instruction_characters: PositiveInt = 2_000  # of a request's own instruction
-    max_prompt_characters: PositiveInt = 1_000_000  # of the prompts of all texts together
-    max_reading_characters: PositiveInt = 32_000_000  # of long texts at once; half for a client
-    max_queued_tokens: PositiveInt = 4_000_000  # of one model in one router replica
-    max_requests: PositiveInt = 10_000  # at once, in one router replica
-    # at once, in one router replica; a client is an API key, else an address
-    max_requests_per_client: PositiveInt = 1024
-    client_address_header: str | None = None  # written by a proxy that you trust
-    max_file_bytes: PositiveInt = 200 * 1024 * 1024  # of POST /v1/files
-    max_answer_bytes: PositiveInt = 256 * 1024 * 1024  # not taken yet; half for one client
-    send_timeout_s: PositiveFloat = 10.0  # a reader that takes nothing for so long is cut off
-    max_headers: PositiveInt = 100
-    max_header_bytes: PositiveInt = 32 * 1024
-    # for all headers, where `embedding-router run` puts HAProxy in front
-    headers_timeout_s: PositiveFloat = 15.0
-    body_timeout_s: PositiveFloat = 45.0  # for the whole body
-    # predicted wait of interactive requests; bulk may wait as long as a request may take
-    max_queue_s: PositiveFloat = 30.0
-    request_timeout_s: PositiveFloat = 300.0
-    # a replica that has calls and answers none for so long hangs
-    replica_timeout_s: PositiveFloat = 60.0
 
 
 class Cache(Section):
@@ -100,15 +71,20 @@ class CollectionConfig(Section):
     `input_type`, `instruction` and `truncate` hold for requests that do not give their own.
     """
 
-    space: str  # MODEL/DIMENSIONS
+    space: str | None = None  # MODEL/DIMENSIONS
+    spaces: tuple[str, ...] = ()  # the same, of several indexes; instead of `space`
+    # what the native models of several spaces were measured to keep of the best one's search
+    proof: str | None = None
     input_type: Literal["query", "document"] | None = None
     instruction: str | None = Field(default=None, min_length=1)
     truncate: Literal["none", "end", "start"] = "none"
     adapters: tuple[
         str, ...
-    ] = ()  # files made by `embedding-router align`: their models may serve it too
+    ] = ()  # files made by `embedding-router align`; `encoders` takes them too
+    # models with `space_of`, and files of adapters, that may make vectors of its spaces too
+    encoders: tuple[str, ...] = ()
     adapt: Literal["queries", "all"] = "queries"  # what may come over an adapter
-    # share of the space's own recall that an adapter must keep
+    # share of the best space's own recall that its queries keep on average
     min_recall: Float = Field(default=0.95, ge=0.0, le=1.0)
     min_recall_each: Float = Field(default=0.5, ge=0.0, le=1.0)  # the least of any encoder
     # fixed: every document was in the fit, so the figure for documents in the fit counts
@@ -118,6 +94,21 @@ class CollectionConfig(Section):
     @classmethod
     def _short_form(cls, data: Any) -> Any:
         return {"space": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _one_of_space_and_spaces(self) -> "CollectionConfig":
+        if (self.space is None) == (not self.spaces):
+            raise ValueError("a collection has either `space` or `spaces`; give one of the two")
+        if len(set(self.spaces)) < len(self.spaces):
+            raise ValueError("spaces: one is named twice; remove it")
+        if self.proof is not None and len(self.spaces) < 2:
+            raise ValueError("proof: it compares several `spaces`, and there is one; remove it")
+        return self
+
+    @property
+    def all_spaces(self) -> tuple[str, ...]:
+        """Its space, or its spaces."""
+        return (self.space,) if self.space is not None else self.spaces
 
 
 class Autoscaling(Section):
@@ -188,6 +179,7 @@ class Cors(Section):
         return value
 
 
+SEALED = "sealed_args"  # in place of `args:`: the file that holds them
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -199,6 +191,8 @@ RELOADABLE = (
     "collections",
     "compare",
     "keys",
+    "rerank_tiers",
+    "rerank_routing",
 )
 
 
@@ -212,6 +206,9 @@ class RouterArgs(Section):
     # by the name that a request may give as its space
     collections: dict[str, CollectionConfig] = Field(default_factory=dict)
     routing: Routing = Routing()
+    rerankers: dict[str, RerankerConfig] = Field(default_factory=dict)  # from small to large
+    rerank_tiers: dict[NamedTier, str] = Field(default_factory=dict)
+    rerank_routing: Routing = Routing()
     compare: Compare = Compare()
     limits: Limits = Limits()
     cache: Cache = Cache()
@@ -226,9 +223,28 @@ class RouterArgs(Section):
     # relative paths start here; the folder of the process where it is not given
     base_dir: str | None = None
 
-    @field_validator("models")
+    @property
+    def served(self) -> dict[str, ModelConfig]:
+        """Embedding models, and the rerankers that are not another model's similarity."""
+        own = {name: one for name, one in self.rerankers.items() if one.similarity is None}
+        return {**self.models, **own}
+
+    @property
+    def deployed(self) -> dict[str, ModelConfig]:
+        """Those of them that have a deployment."""
+        return {name: one for name, one in self.served.items() if not one.engine.in_router}
+
+    def place_of(self, name: str) -> str:
+        """Where a model or reranker stands in the config."""
+        return f"{'models' if name in self.models else 'rerankers'}.{name}"
+
+    @field_validator("models", "rerankers")
     @classmethod
-    def _ranked(cls, models: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
+    def _ranked(cls, models: dict[str, Any]) -> dict[str, Any]:
+        others = {name: model for name, model in models.items() if model.space_of is not None}
+        models = {name: model for name, model in models.items() if name not in others}
+        if others and not models:
+            raise ValueError("every model has `space_of`; a space needs a model of its own")
         ranks = {name: model.rank for name, model in models.items() if model.rank is not None}
         if ranks and len(ranks) < len(models):
             raise ValueError(
@@ -240,37 +256,74 @@ class RouterArgs(Section):
                 "rank: every model needs a different rank, not "
                 f"{', '.join(f'{n}: {r}' for n, r in ranks.items())}"
             )
-        return dict(sorted(models.items(), key=lambda item: ranks[item[0]])) if ranks else models
+        if ranks:
+            models = dict(sorted(models.items(), key=lambda item: ranks[item[0]]))
+        return models | others
 
     @model_validator(mode="after")
     def _names_exist(self) -> "RouterArgs":
+        self._check_spaces_of()
         self._check_tiers()
         self._check_routings()
         self._check_compared_models()
         self._check_order()
         self._check_collections()
         self._check_model_ids()
+        check_rerankers(self.rerankers, self.models, self.rerank_routing)
         return self
 
+    def _check_spaces_of(self) -> None:
+        for name, model in self.models.items():
+            if model.space_of is not None and (why := self._no_space(model.space_of)):
+                raise ValueError(f"models.{name}.space_of: {why}")
+
+    def _no_space(self, text: str) -> str | None:
+        """Why this is no space of these models, in a clause; None where it is one."""
+        model, _, size = text.rpartition("/")
+        if (
+            model not in self.models
+            or not size.isdecimal()
+            or not self.models[model].serves(int(size))
+        ):
+            return f"{text!r} is not MODEL/DIMENSIONS of a model and a size that it serves"
+        if (other := self.models[model].space_of) is not None:
+            return f"{model} has no space of its own: its vectors are of {other}"
+        return None
+
     def _check_tiers(self) -> None:
-        for tier, model in self.tiers.items():
-            if model not in self.models:
-                raise ValueError(
-                    f"tiers.{tier} names model {model!r}; models are {', '.join(self.models)}"
-                )
+        for key, tiers, _, models in self._kinds():
+            for tier, model in tiers.items():
+                if model not in models:
+                    raise ValueError(
+                        f"{key}.{tier} names model {model!r}; models are {', '.join(models)}"
+                    )
+                if (space := models[model].space_of) is not None:
+                    raise ValueError(
+                        f"{key}.{tier} names {model!r}, which has no tier: it makes vectors of "
+                        f"{space} for requests that name that space"
+                    )
+
+    def _kinds(
+        self,
+    ) -> Iterator[tuple[str, Mapping[NamedTier, str], str, Mapping[str, ModelConfig]]]:
+        """The tiers and models of embeddings, then those of reranking, each with its key."""
+        yield "tiers", self.tiers, "models", self.models
+        yield "rerank_tiers", self.rerank_tiers, "rerankers", self.rerankers
 
     def _check_routings(self) -> None:
         canary = self.compare.canary
-        routings = {"routing": self.routing}
+        routings = {"routing": (self.routing, "tiers", self.tiers)}
         if canary is not None and canary.routing is not None:
-            routings["compare.canary.routing"] = canary.routing
-        for where, routing in routings.items():
+            routings["compare.canary.routing"] = (canary.routing, "tiers", self.tiers)
+        if self.rerankers:
+            routings["rerank_routing"] = (self.rerank_routing, "rerank_tiers", self.rerank_tiers)
+        for where, (routing, key, tiers) in routings.items():
             wanted = {rule.floor: f"{where}: rule {rule.name!r}" for rule in routing.rules}
             wanted[routing.default_tier] = f"{where}.default_tier"
             for tier, who in wanted.items():
-                if tier not in self.tiers:
+                if tier not in tiers:
                     raise ValueError(
-                        f"{who} names tier {str(tier)!r}, which tiers: does not map to a model"
+                        f"{who} names tier {str(tier)!r}, which {key}: does not map to a model"
                     )
             names = [rule.name for rule in routing.rules]
             if len(set(names)) != len(names):
@@ -284,53 +337,54 @@ class RouterArgs(Section):
                     f"compare.{who}.model: {one.model!r} is not a model; models are "
                     f"{', '.join(self.models)}"
                 )
+            if one is not None and one.model and self.models[one.model].space_of is not None:
+                raise ValueError(
+                    f"compare.{who}.model: {one.model!r} makes vectors of another model's space; "
+                    "name a model without `space_of`"
+                )
 
     def _check_order(self) -> None:
-        order = list(self.models)
-        ranked = [
-            (tier, self.tiers[tier])
-            for tier in (Tier.FAST, Tier.BALANCED, Tier.BEST)
-            if tier in self.tiers
-        ]
-        for (lower, small), (upper, large) in pairwise(ranked):
-            if order.index(small) > order.index(large):
-                raise ValueError(
-                    f"tiers.{lower} names {small!r}, which stands after {large!r} of "
-                    f"tiers.{upper} in models; write models from "
-                    "small to large, or give each a rank (a tool that sorts keys may have "
-                    "reordered them)"
-                )
+        for key, tiers, where, models in self._kinds():
+            order = list(models)
+            ranked = [
+                (tier, tiers[tier])
+                for tier in (Tier.FAST, Tier.BALANCED, Tier.BEST)
+                if tier in tiers
+            ]
+            for (lower, small), (upper, large) in pairwise(ranked):
+                if order.index(small) > order.index(large):
+                    raise ValueError(
+                        f"{key}.{lower} names {small!r}, which stands after {large!r} of "
+                        f"{key}.{upper} in {where}; write models from "
+                        "small to large, or give each a rank (a tool that sorts keys may have "
+                        "reordered them)"
+                    )
 
     def _check_collections(self) -> None:
         for name, collection in self.collections.items():
-            space = collection.space
-            model, _, size = space.rpartition("/")
             if "/" in name:
                 raise ValueError(
                     f"collections.{name}: the name of a collection must not contain '/', "
                     "which marks MODEL/DIMENSIONS"
                 )
-            if (
-                model not in self.models
-                or not size.isdecimal()
-                or not self.models[model].serves(int(size))
-            ):
-                raise ValueError(
-                    f"collections.{name}: {space!r} is not MODEL/DIMENSIONS of a model and a "
-                    "size that it serves"
-                )
+            for space in collection.all_spaces:
+                if why := self._no_space(space):
+                    raise ValueError(f"collections.{name}: {why}")
 
     def _check_model_ids(self) -> None:
-        for name in self.models:
+        for key, name in (
+            *(("models", name) for name in self.models),
+            *(("rerankers", name) for name in self.rerankers),
+        ):
             if name != name.lower() or name in set(Tier) or name == "router":
                 raise ValueError(
-                    f"models.{name}: a model id must be lower case, and must not be a tier's "
+                    f"{key}.{name}: a model id must be lower case, and must not be a tier's "
                     "name or 'router'"
                 )
             # it stands in headers of answers
             if not name.isascii() or not name.isprintable() or " " in name:
                 raise ValueError(
-                    f"models.{name}: a model id has ASCII letters, digits and signs only, and no "
+                    f"{key}.{name}: a model id has ASCII letters, digits and signs only, and no "
                     "space"
                 )
 
@@ -362,6 +416,8 @@ class RouterArgs(Section):
                 )
             for kind in ("tiers", "models", "collections"):
                 known = getattr(self, kind)
+                if kind == "models":
+                    known = {**self.models, **self.rerankers}
                 for one in getattr(key, kind) or ():
                     if one not in known:
                         raise ValueError(

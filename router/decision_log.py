@@ -36,9 +36,11 @@ from router.domain import (
     Work,
 )
 from router.rules import Floor, Policy
+from router.usage import Use
 
 FORMAT = 1
 ANSWERED = "answered"
+RERANK = "rerank"  # the arm of requests that are decided among rerankers
 
 
 class LogError(ValueError):
@@ -73,6 +75,17 @@ class Entry(NamedTuple):
     decision: Decision
     outcome: str  # "answered", the code of the error the caller got, or "cancelled"
     actual_s: float | None  # from arrival to the vectors
+    space: str | None = None  # of the vectors; None: refused, or no vectors were asked for
+    encoder: str | None = None  # what made them vectors of that space
+    use: Use | None = None  # what its key used, where it was answered
+    priority: str = "interactive"  # or "bulk"
+
+    @property
+    def expected_recall(self) -> float | None:
+        """What the texts keep of the best search; None where the model is the space's own."""
+        if self.encoder in (None, "native"):
+            return None
+        return self.request.recalls.get(self.decision.model or "")
 
 
 class Logged(NamedTuple):
@@ -103,6 +116,7 @@ def setting_line(setting: DecisionContext, router: str) -> bytes:
             "tiers": setting.tiers,
             "strict_tiers": setting.strict_tiers,
             "default_budget_s": setting.default_budget_s,
+            "arm": setting.arm,
         }
     )
 
@@ -120,11 +134,14 @@ def entry_line(entry: Entry, setting: DecisionContext, router: str) -> bytes:
             "now": entry.now,
             "tier": entry.tier,
             "own_budget": entry.own_budget,
+            "priority": entry.priority,
             "request": request._asdict()
             | {
                 "work": {name: work._asdict() for name, work in request.work.items()},
                 "features": asdict(request.features),
                 "unread": dict(request.unread),
+                "recalls": dict(request.recalls),
+                "unfit": dict(request.unfit),
             },
             "models": {name: changes for name, changes in models.items() if changes},
             "loads": {name: load._asdict() for name, load in entry.loads.items()},
@@ -136,6 +153,9 @@ def entry_line(entry: Entry, setting: DecisionContext, router: str) -> bytes:
             },
             "outcome": entry.outcome,
             "actual_s": entry.actual_s,
+            "space": entry.space,
+            "encoder": entry.encoder,
+            **({} if entry.use is None else {"use": entry.use._asdict()}),
         }
     )
 
@@ -210,6 +230,7 @@ def _setting(data: dict[str, Any]) -> DecisionContext:
         {Tier(tier): model for tier, model in data["tiers"].items()},
         data["strict_tiers"],
         data["default_budget_s"],
+        data.get("arm"),
     )
 
 
@@ -221,6 +242,7 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
         now=data["now"],
         tier=None if data["tier"] is None else Tier(data["tier"]),
         own_budget=data["own_budget"],
+        priority=data.get("priority", "interactive"),
         request=Request(
             **request
             | {
@@ -229,6 +251,7 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
                 "candidates": _set(request["candidates"]),
                 "permitted": _set(request["permitted"]),
                 "on_miss": OnMiss(request["on_miss"]),
+                "unfit": {name: Why(why) for name, why in request.get("unfit", {}).items()},
             }
         ),
         models={
@@ -253,6 +276,9 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
         ),
         outcome=data["outcome"],
         actual_s=data["actual_s"],
+        space=data.get("space"),
+        encoder=data.get("encoder"),
+        use=Use(**data["use"]) if data.get("use") else None,
     )
 
 

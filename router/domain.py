@@ -58,6 +58,7 @@ class Why(StrEnum):
     CHOSEN = "chosen"
     NOT_PERMITTED = "not permitted for this key"
     NOT_IN_SPACE = "cannot serve the pinned model, space or dimensions"
+    BELOW_FLOOR = "keeps less than the collection's min_recall, and its queries keep no more now"
     TOO_LONG = "cannot read a text this long"
     NOT_READY = "no ready replica"
     ABOVE_TARGET = "larger than the target"
@@ -274,6 +275,9 @@ class Request(NamedTuple):
     on_miss: OnMiss = OnMiss.DEGRADE
     input_type: str | None = None
     unread: Mapping[str, float] = MappingProxyType({})  # by model, where it is above 0
+    # share of the best search that each encoder of the spaces keeps, where there are several
+    recalls: Mapping[str, float] = MappingProxyType({})
+    unfit: Mapping[str, Why] = MappingProxyType({})  # encoders that may not make these vectors
 
 
 class Prediction(NamedTuple):

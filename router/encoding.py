@@ -20,6 +20,7 @@ import orjson
 import pybase64
 
 from router.arrays import Vectors
+from router.encoders import Kind
 from router.schema import EncodingFormat
 
 AT_ONCE_NUMBERS = 100_000  # 6 ms; orjson lets no other thread run meanwhile
@@ -49,6 +50,8 @@ class Routing:
     cached: int  # how many of the vectors were known already
     truncated: Sequence[int] = ()  # indices of the inputs that were cut
     adapter: AdapterUse | None = None
+    encoder: Kind = "native"  # what makes the model's vectors those of the space
+    expected_recall: float | None = None  # share that the search keeps; None: the space's own model
     canary: bool = False  # decided by the rules that are being tried (`compare.canary`)
     languages: Mapping[str, int] | None = None  # texts by language, of a list of several texts
     unread: float | None = None  # share of the texts' tokens that the model does not know
@@ -112,6 +115,17 @@ def _row_by_row(rows: Vectors, rest: dict[str, object]) -> bytes:
         for index, row in enumerate(rows)
     )
     return b'{"object":"list","data":[' + data + b"]," + orjson.dumps(rest)[1:]
+
+
+def json_rows(rows: npt.NDArray[np.float32 | np.int8 | np.uint8], in_base64: bool = False) -> bytes:
+    """Rows as a JSON array of arrays of numbers, or of base64 texts; other threads have their turn
+    between two rows.
+    """
+    rows = np.ascontiguousarray(rows)
+    if in_base64:
+        return b"[" + b",".join(b'"%s"' % pybase64.b64encode(row.data) for row in rows) + b"]"
+    option = orjson.OPT_SERIALIZE_NUMPY
+    return b"[" + b",".join(orjson.dumps(row, option=option) for row in rows) + b"]"
 
 
 def quantise(

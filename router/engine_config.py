@@ -62,7 +62,9 @@ class EngineSection(Section):
     # another server computes: it forms batches itself, and calls are no steps of an engine here
     runs_elsewhere: ClassVar[bool] = False
     is_light: ClassVar[bool] = False  # a replica needs a small part of a processor
+    in_router: ClassVar[bool] = False  # the router's own process encodes; no deployment
     reports_vllm_metrics: ClassVar[bool] = False
+    module: ClassVar[str | None] = None  # in deployments/engines, where it is not the kind's own
     software: ClassVar[tuple[str, ...]] = ()  # packages whose versions a profile records
 
     @property
@@ -221,6 +223,21 @@ class RemoteEngine(EngineSection):
         return self.model
 
 
+class StudentEngine(EngineSection):
+    """A small encoder of queries, made by `embedding-router distill`, in the router's process."""
+
+    takes_token_ids = False
+    in_router = True
+    is_light = True
+
+    kind: Literal["student"]
+    weights: str  # student.npz
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {"weights": self.weights}
+
+
 class FakeEngine(EngineSection):
     """Vectors made from a hash of the ids, after a delay; for tests only."""
 
@@ -235,6 +252,12 @@ class FakeEngine(EngineSection):
 
 
 Engine = Annotated[
-    VllmEngine | TransformersEngine | StaticEngine | CallableEngine | RemoteEngine | FakeEngine,
+    VllmEngine
+    | TransformersEngine
+    | StaticEngine
+    | CallableEngine
+    | RemoteEngine
+    | StudentEngine
+    | FakeEngine,
     Field(discriminator="kind"),
 ]

@@ -1,6 +1,7 @@
 """The config of one model: what it reads and makes, where it comes from, and how fast it is."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,10 +115,39 @@ class LongTextsConfig(Section):
     points: Float
 
 
+STUDENT = "student"
+MOST_TOKENS = 512  # of a text that a student reads
+# A query takes about 0.1 ms in the router's process.
+STUDENT_CURVE = {
+    "fixed_s": 0.0001,
+    "base_s": 0.00005,
+    "s_per_token": 0.000002,
+    "batch_tokens": 65536,
+    "overhead_s": 0.0005,
+}
+# what a student cannot have: it reads and makes what its file says
+NOT_OF_A_STUDENT = (
+    "attention_tokens",
+    "cold_start_s",
+    "environment",
+    "fingerprint",
+    "matryoshka",
+    "profile",
+    "prompts",
+    "proof",
+    "quality",
+    "revision",
+    "tokenizer",
+)
+
+
 class ModelConfig(Section):
-    """One embedding model, served by one deployment of the same name."""
+    """One embedding model, served by one deployment of the same name; a student has none."""
 
     engine: Engine
+    # the space of another model whose vectors it makes too; it has no tier and no rank then
+    space_of: str | None = None
+    proof: str | None = None  # what it was measured to keep of that space
     # the commit of the hub's repository, for `engine.source` and an equal `tokenizer`
     revision: str | None = None
     dimensions: PositiveInt
@@ -137,6 +167,7 @@ class ModelConfig(Section):
     quality: dict[str, Float | LongTextsConfig] = Field(default_factory=dict)
     memory_bytes: PositiveInt | None = None
     devices: PositiveFloat = 1.0
+    device_hour_cost: NonNegativeFloat | None = None  # for /v1/usage, in any currency
     good_for: str = ""
     required: Flag = True  # /health waits for it
     # from no replica to a ready one: set it where min_replicas is 0
@@ -150,6 +181,41 @@ class ModelConfig(Section):
     )
     # allocator and OpenMP settings for the replica's process
     environment: Literal["default", "cpu-vllm"] = "default"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_of_a_student(cls, data: Any) -> Any:
+        """A student's file holds its sizes; `space_of` says the dimensions already."""
+        engine = data.get("engine") if isinstance(data, Mapping) else None
+        if not isinstance(engine, Mapping) or engine.get("kind") != STUDENT:
+            return data
+        if data.get("space_of") is None:
+            raise ValueError(
+                "a student needs `space_of`: MODEL/DIMENSIONS, the space whose queries it makes"
+            )
+        size = str(data.get("space_of")).rpartition("/")[2]
+        given = {"max_tokens": MOST_TOKENS, "curve": STUDENT_CURVE}
+        if size.isascii() and size.isdecimal() and int(size):
+            given["dimensions"] = int(size)
+        return {**given, **{key: value for key, value in data.items() if value is not None}}
+
+    @model_validator(mode="after")
+    def _makes_vectors_of_another(self) -> "ModelConfig":
+        if self.space_of is None:
+            if self.proof is not None:
+                raise ValueError("`proof` is for models with `space_of`; remove it")
+            return self
+        if self.rank is not None:
+            raise ValueError(
+                "a model with `space_of` has no rank: requests that name no space never go to it"
+            )
+        if self.engine.in_router:
+            for key in NOT_OF_A_STUDENT:
+                if getattr(self, key) != type(self).model_fields[key].get_default(
+                    call_default_factory=True
+                ):
+                    raise ValueError(f"a student has no `{key}`; remove it")
+        return self
 
     @field_validator("revision")
     @classmethod

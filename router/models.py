@@ -12,7 +12,7 @@ from router.rules import Floor, Policy
 
 
 def build_models(args: RouterArgs) -> dict[str, Model]:
-    """One `Model` per configured model, in order; raises ValueError naming a profile that is not
+    """One `Model` for each that is served, in order; raises ValueError naming a profile that is not
     usable.
     """
     return {
@@ -21,15 +21,20 @@ def build_models(args: RouterArgs) -> dict[str, Model]:
             rank=rank,
             max_tokens=config.max_tokens,
             curve=curve_of(name, config, args.base_dir),
-            quality={
-                key: value
-                for key, value in config.quality.items()
-                if not isinstance(value, LongTextsConfig)
-            },
+            quality=points_of(config),
             devices=config.devices,
             long=long_texts_of(config),
         )
-        for rank, (name, config) in enumerate(args.models.items())
+        for rank, (name, config) in enumerate(args.served.items())
+    }
+
+
+def points_of(config: ModelConfig) -> dict[str, float]:
+    """Points of quality by language; those of long texts are `long_texts_of`."""
+    return {
+        key: value
+        for key, value in config.quality.items()
+        if not isinstance(value, LongTextsConfig)
     }
 
 
@@ -44,7 +49,7 @@ def memory_bytes(args: RouterArgs) -> dict[str, int | None]:
     where neither does.
     """
     found = {}
-    for name, config in args.models.items():
+    for name, config in args.served.items():
         measured = (
             None
             if config.profile is None

@@ -20,7 +20,7 @@ from router.schema import Side
 from router.space import Space
 
 SIDES: tuple[Side, ...] = ("query", "document")
-_PREFIX = "/in/"
+PREFIX = "/in/"
 _BUDGET = re.compile(r"(.+)@([0-9]{1,12}(?:\.[0-9]{1,9})?)ms", re.IGNORECASE | re.DOTALL)
 _SIDE = re.compile(r"(.+)-(query|document)", re.IGNORECASE | re.DOTALL)
 _TIERS = frozenset(tier.value for tier in Tier)
@@ -56,14 +56,14 @@ class Address(NamedTuple):
     side: Side | None
 
     def __str__(self) -> str:
-        return f"{_PREFIX}{self.collection}" + (f"/{self.side}" if self.side else "")
+        return f"{PREFIX}{self.collection}" + (f"/{self.side}" if self.side else "")
 
 
 def split_address(path: str) -> tuple[Address | None, str]:
     """The address in front of `path`, if there is one, and the path behind it."""
-    if not path.startswith(_PREFIX):
+    if not path.startswith(PREFIX):
         return None, path
-    collection, _, rest = path.removeprefix(_PREFIX).partition("/")
+    collection, _, rest = path.removeprefix(PREFIX).partition("/")
     first, _, behind = rest.partition("/")
     side: Side | None = "query" if first == "query" else "document" if first == "document" else None
     inner = rest if side is None else behind

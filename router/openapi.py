@@ -17,10 +17,12 @@ from router.errors import RouterError, render
 from router.openapi_batches import batch_operations, batch_schemas
 from router.openapi_examples import policy, request_body, response_example
 from router.openapi_headers import HEADERS, LIMITS, PARAMETERS
+from router.openapi_rerank import operation as rerank
+from router.openapi_rerank import with_rerankers
+from router.openapi_routing import ROUTING
 from router.openapi_schemas import (
     REASON,
     REFERENCE,
-    ROUTING,
     SCHEMAS,
     STRING,
     TIER_OR_NULL,
@@ -28,6 +30,7 @@ from router.openapi_schemas import (
     errors,
     ref,
 )
+from router.openapi_shapes import shape_operations, shape_schemas
 from router.routes import ROUTES, Caller, paths_of
 from router.schema import EmbeddingsBody
 from router.spaces import Catalogue
@@ -44,7 +47,8 @@ def document(catalogue: Catalogue) -> Json:
     schemas = {
         "EmbeddingsRequest": body,
         **body.pop("$defs"),
-        **SCHEMAS,
+        **with_rerankers(SCHEMAS),
+        **shape_schemas(),
         **batch_schemas(),
         "Routing": routing,
         **routing.pop("$defs"),
@@ -91,8 +95,10 @@ def _paths(catalogue: Catalogue) -> Json:
     paths: Json = {}
     for route in ROUTES:
         operation = operations[route.handler]
-        if (first := paths_of(route.handler)[0]) != route.path:
-            name = f"{operation['operationId']}Alias"
+        first, *aliases = paths_of(route.handler)
+        if route.path in aliases:
+            place = aliases.index(route.path) + 1
+            name = f"{operation['operationId']}Alias{'' if place == 1 else place}"
             operation = {
                 **operation,
                 "operationId": name,
@@ -132,7 +138,9 @@ def _operations(catalogue: Catalogue) -> Json:
         },
     }
     return {
+        **shape_operations(_ON_REQUEST, embeddings),
         "embed": {"operationId": "embed", "tags": ["embeddings"], **embeddings},
+        "rerank": rerank(list(catalogue.rerankers), _refused(_ON_REQUEST)),
         "explain": {
             "operationId": "route",
             "tags": ["routing"],

@@ -1,4 +1,4 @@
-"""Files and batches in the reference."""
+"""Files, batches and use in the reference."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,6 +8,7 @@ from pydantic.json_schema import models_json_schema
 from router.batch_objects import BatchList, BatchObject, FileDeleted, FileList, FileObject
 from router.batches import BatchBody
 from router.openapi_schemas import REFERENCE, STRING, Json, ref
+from router.usage import BY, Usage
 
 _ON_KEY = (400, 401, 403, 404, 500)
 _FILES = {"tags": ["files"]}
@@ -25,7 +26,7 @@ def batch_schemas() -> Json:
     """The bodies and answers, by name."""
     models = [
         (BatchBody, "validation"),
-        *((one, "serialization") for one in (FileList, FileDeleted, BatchList)),
+        *((one, "serialization") for one in (FileList, FileDeleted, BatchList, Usage)),
     ]
     _, made = models_json_schema(models, ref_template=REFERENCE)  # type: ignore[arg-type]
     schemas: Json = made["$defs"]
@@ -49,6 +50,7 @@ def batch_operations() -> Json:
         }
     }
     return {
+        "usage": usage_operation(),
         "upload_file": {
             "operationId": "uploadFile",
             **_FILES,
@@ -134,6 +136,24 @@ def batch_operations() -> Json:
             "parameters": [_FILE_ID],
             "responses": {"200": _answer("The batch.", BatchObject), **_refused()},
         },
+    }
+
+
+def usage_operation() -> Json:
+    """What `usage` does."""
+    time: Json = {"type": "string", "format": "date-time"}
+    by: Json = {"type": "array", "items": {"enum": list(BY)}}
+    return {
+        "operationId": "getUsage",
+        "tags": ["usage"],
+        "summary": "Sum up what the key used; an admin key sees all keys",
+        "parameters": [
+            {"name": "from", "in": "query", "schema": time},
+            {"name": "to", "in": "query", "schema": time},
+            {"name": "by", "in": "query", "schema": by, "style": "form", "explode": False},
+            {"name": "key", "in": "query", "schema": STRING, "description": "Only this key."},
+        ],
+        "responses": {"200": _answer("The sums.", Usage), **_refused()},
     }
 
 

@@ -77,6 +77,8 @@ def response_example(catalogue: Catalogue) -> Json:
             "cached": 0,
             "truncated": [],
             "adapter": None,
+            "encoder": "native",
+            "expected_recall": None,
             "canary": False,
         },
     }

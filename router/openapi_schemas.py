@@ -48,27 +48,6 @@ _STRING_OR_NULL, _NUMBER_OR_NULL, _OBJECT_OR_NULL = (
 TIER_OR_NULL: Json = {"enum": [*(tier.value for tier in Tier if tier is not Tier.AUTO), None]}
 
 
-ROUTING = {
-    "model": "The model that embedded the texts.",
-    "tier": "The tier that this model stands for.",
-    "reason": "Why this model: pinned, tier, rule:NAME, auto, quality, context, unavailable, "
-    "budget, load or late.",
-    "space": "MODEL/DIMENSIONS: only vectors of the same space may be compared.",
-    "language": "ISO 639-1 code of the texts, null where it is not known.",
-    "tokens": "What the model read, prompts and special tokens included.",
-    "predicted_ms": "What the router expected the answer to take.",
-    "degraded": "The model has fewer points of quality for this text than the target; where the "
-    "config gives no figure, it is smaller.",
-    "languages": "Texts by language, for a list of several texts.",
-    "unread": "Share of the texts' tokens that the model does not know, where there are any.",
-    "cached": "How many of the vectors were known already.",
-    "truncated": "Indices of the inputs that were cut.",
-    "canary": "Decided by the rules that are being tried, not by the usual ones.",
-    "adapter": "The adapter that the vectors came over from another model's space, and the share "
-    "of recall that it keeps.",
-}
-
-
 _REASONS = "|".join(reason for reason in Reason if reason is not Reason.RULE)
 
 
@@ -314,6 +293,7 @@ SCHEMAS: Json = {
                         },
                         "pinned": _BOOLEAN,
                         "input_type": _STRING_OR_NULL,
+                        "priority": {"enum": ["interactive", "bulk"]},
                         "budget_ms": _NUMBER_OR_NULL,
                         "model": _STRING_OR_NULL,
                         "target": _STRING_OR_NULL,

@@ -2,7 +2,7 @@
 
     allowed   models that are permitted, produce what is pinned, read the longest text, and are
               ready or known to be soon; for requests that name no model, those that know most of
-              the text's tokens
+              the text's tokens; of a collection's encoders those that keep enough (encoders.py)
     target    the pinned model or the explicit tier's, else the highest floor that a rule raises,
               else the default tier's
     in time   allowed, not above the target (`strict`: nor below it), predicted tail within the
@@ -156,12 +156,15 @@ def _allowed(
     tails: dict[str, float] = {}
     whys: dict[str, Why] = {}
     works, permitted, candidates = request.work, request.permitted, request.candidates
+    unfit = request.unfit
     for name, model in models.items():
         load = loads[name]
         if permitted is not None and name not in permitted:
             whys[name] = Why.NOT_PERMITTED
         elif candidates is not None and name not in candidates:
             whys[name] = Why.NOT_IN_SPACE
+        elif name in unfit:
+            whys[name] = unfit[name]
         elif (work := works[name]).longest > model.max_tokens:
             whys[name] = Why.TOO_LONG
         elif not load.ready_replicas and load.cold_start_s is None:

@@ -58,9 +58,12 @@ class Proof:
 
     def kept(self, documents: Documents, language: str | None = None) -> Kept:
         """The figure in force for queries in this language, where it was measured, else overall."""
-        if documents == "fixed":
-            return self.fitted_by_language.get(language or "", self.fitted)
-        return self.unseen_by_language.get(language or "", self.unseen)
+        overall = self.fitted if documents == "fixed" else self.unseen
+        return self.by_language(documents).get(language or "", overall)
+
+    def by_language(self, documents: Documents) -> Mapping[str, Kept]:
+        """The figures in force, by language of the queries."""
+        return self.fitted_by_language if documents == "fixed" else self.unseen_by_language
 
     def as_json(self) -> dict[str, Any]:
         """Plain values that `from_json` reads back."""

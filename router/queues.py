@@ -12,9 +12,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Generic
 
-from router.calls import LARGE, SMALL, C, CallSize, DispatchCounters
+from router.calls import LARGE, SMALL, BulkSize, C, DispatchCounters, DispatchLimits
 from router.errors import DeadlineExceeded, RouterError
+from router.feedback import Feedback
 from router.ledger import Ledger
+
+
+def bulk_size(limits: DispatchLimits, feedback: Feedback) -> BulkSize:
+    """What a call with bulk in it may take, as the model's curve is known now."""
+    curve, bias = feedback.model.curve, feedback.correction.bias
+    return BulkSize(curve, bias, limits.bulk_call_s, limits.attention_tokens)
 
 
 class Queues(Generic[C]):
@@ -23,13 +30,14 @@ class Queues(Generic[C]):
     def __init__(
         self,
         model: str,
-        call_size: CallSize,
+        limits: DispatchLimits,
+        feedback: Feedback,
         ledger: Ledger,
         counters: DispatchCounters,
         fail: Callable[[C, RouterError], None],
     ) -> None:
         """`fail` ends a chunk whose deadline passed while it waited."""
-        self.model, self._call_size = model, call_size
+        self.model, self._limits, self._feedback = model, limits, feedback
         self._ledger, self._counters, self._fail = ledger, counters, fail
         self._queues: tuple[tuple[deque[C], deque[C]], ...] = tuple(
             (deque[C](), deque[C]()) for _ in (SMALL, LARGE)
@@ -110,24 +118,28 @@ class Queues(Generic[C]):
         All are of one group. No chunk that the replica `exclude_failed_at` failed joins the first.
         """
         chunks: list[C] = []
-        most_tokens, most_rows, most_bytes = self._call_size
-        tokens = rows = text_bytes = 0
+        most_tokens, most_rows, most_bytes = self._limits.call_size
+        size = bulk_size(self._limits, self._feedback) if self.bulk_tokens else None
+        tokens = rows = text_bytes = bulk_sq = 0
         for queue in self._queues[SMALL]:
             while queue:
                 chunk = queue[0]
+                count, texts = tokens + chunk.tokens, rows + len(chunk.lengths)
+                if chunk.bulk and size is not None:
+                    bulk_sq += chunk.tokens_sq(size.attention_tokens)
                 if chunks and (
-                    tokens + chunk.tokens > most_tokens
-                    or rows + len(chunk.lengths) > most_rows
+                    count > most_tokens
+                    or texts > most_rows
                     or text_bytes + chunk.text_bytes > most_bytes
                     or chunk.group != chunks[0].group
                     or (exclude_failed_at is not None and chunk.failed_at == exclude_failed_at)
+                    or (chunk.bulk and size is not None and size.exceeded(count, bulk_sq, texts))
                 ):
                     return chunks
                 self._next(queue)
                 if self._alive(chunk, now):
                     chunks.append(chunk)
-                    tokens += chunk.tokens
-                    rows += len(chunk.lengths)
+                    tokens, rows = count, texts
                     text_bytes += chunk.text_bytes
         return chunks
 

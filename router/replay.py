@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from router.decision_log import ANSWERED, DecisionContext, Entry, Logged
+from router.decision_log import ANSWERED, RERANK, DecisionContext, Entry, Logged
 from router.domain import UNKNOWN_LANGUAGE, Decision, Features, Reason, Tier
 from router.models import build_policy
 from router.policy import decide
@@ -67,6 +67,9 @@ class Side(NamedTuple):
     quality: float | None  # mean points over the answered
     degraded: int  # answered by a model with fewer points on the text than the target
     misses: int  # with a budget that the predicted tail exceeds, refusals for that reason included
+    # mean share of the best search that the answered queries of collections with several encoders
+    # keep; None where there are none
+    expected_recall: float | None = None
 
 
 class Slice(NamedTuple):
@@ -161,6 +164,8 @@ def replay(log: Iterable[Logged], other: Other | None = None) -> Summary:
     changed = 0
     for logged in log:
         setting, entry = logged
+        if other is not None and setting.arm == RERANK:  # which other rules do not decide
+            continue
         if id(setting) not in settings:
             settings[id(setting)] = (setting, None if other is None else other.setting(setting))
         decision = redecide(logged, settings[id(setting)][1])
@@ -231,7 +236,7 @@ def _points(entry: Entry, decision: Decision) -> float | None:
 
 def _side(entries: Sequence[Entry], decisions: Sequence[Decision]) -> Side:
     models, predicted, quality = Counter[str](), list[float](), list[float]()
-    degraded = misses = 0
+    degraded, misses, recalls = 0, 0, list[float]()
     for entry, decision in zip(entries, decisions, strict=True):
         models[decision.model or REFUSED] += 1
         degraded += decision.degraded
@@ -239,9 +244,12 @@ def _side(entries: Sequence[Entry], decisions: Sequence[Decision]) -> Side:
         if decision.model is not None and decision.predicted_s is not None:
             predicted.append(decision.predicted_s)
             quality.append(_points(entry, decision) or 0.0)
+            if decision.model in entry.request.recalls:
+                recalls.append(entry.request.recalls[decision.model])
     p50_s, p95_s = _percentiles(predicted)
     mean = float(np.mean(quality)) if quality else None
-    return Side(dict(models.most_common()), p50_s, p95_s, mean, degraded, misses)
+    kept = float(np.mean(recalls)) if recalls else None
+    return Side(dict(models.most_common()), p50_s, p95_s, mean, degraded, misses, kept)
 
 
 def _measured(entries: Sequence[Entry]) -> Measured:

@@ -92,7 +92,7 @@ def bookings(args: RouterArgs, application: Mapping[str, Any]) -> list[Booking]:
     found = [_booking(ROUTER, given.get(ROUTER, {}), SERVE_CPUS, True)]
     found += [
         _booking(name, given.get(name, {}), default_cpus(model), model.required)
-        for name, model in args.models.items()
+        for name, model in args.deployed.items()
     ]
     return [one for one in found if one.replicas]
 

@@ -51,6 +51,12 @@ class Route(NamedTuple):
 
 _ROUTES = (
     Route("/v1/embeddings", POST, Caller.KEY, "embed"),
+    Route("/openai/deployments/{model}/embeddings", POST, Caller.KEY, "azure_embed"),
+    Route("/v2/embed", POST, Caller.KEY, "cohere_embed"),
+    Route("/embed", POST, Caller.KEY, "tei_embed"),
+    Route("/api/embed", POST, Caller.KEY, "ollama_embed"),
+    Route("/v1/rerank", POST, Caller.KEY, "rerank"),
+    Route("/v2/rerank", POST, Caller.KEY, "rerank"),
     Route("/v1/route", POST, Caller.KEY, "explain"),
     Route("/v1/models", GET, Caller.KEY, "models"),
     Route("/v1/models/{id}", GET, Caller.KEY, "model"),
@@ -64,6 +70,7 @@ _ROUTES = (
     Route("/v1/batches", GET, Caller.KEY, "batches"),
     Route("/v1/batches/{id}", GET, Caller.KEY, "batch"),
     Route("/v1/batches/{id}/cancel", POST, Caller.KEY, "cancel_batch"),
+    Route("/v1/usage", GET, Caller.KEY, "usage"),
     Route("/v1/compare", GET, Caller.ADMIN, "compare"),
     Route("/v1/decisions", GET, Caller.ADMIN, "decisions"),
     Route("/v1/what-if", GET, Caller.ADMIN, "policy"),
@@ -96,6 +103,10 @@ def paths_of(handler: str) -> tuple[str, ...]:
 
 
 EMBEDDINGS = paths_of("embed")
+# handlers of requests that models answer: they take the fast path, and all of them are counted
+INFERENCE = frozenset(
+    ("embed", "azure_embed", "cohere_embed", "tei_embed", "ollama_embed", "rerank")
+)
 
 
 class Table:
@@ -120,6 +131,10 @@ class Table:
         found = [route for route in self._patterns if route.matches(path)]
         most = max((len(route.path) for route in found), default=0)
         return [route for route in found if len(route.path) == most]
+
+    def infers(self, path: str) -> bool:
+        """Whether a model answers what is posted to `path`."""
+        return any(route.handler in INFERENCE for route in self.find(path))
 
     def caller(self, path: str) -> Caller:
         """Who may call `path`. What lies below an admin's path is an admin's, also where there is

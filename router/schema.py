@@ -78,7 +78,7 @@ _IDS_SCHEMA = {
     "minItems": 1,
     "items": {"type": "integer", "minimum": 0, "maximum": LARGEST_ID},
 }
-_INPUT_SCHEMA = {
+INPUT_SCHEMA = {
     "title": "Input",
     "description": "Text, or at most limits.max_items (2048) texts. Token ids only with "
     "token_ids and a model id in model.",
@@ -109,7 +109,7 @@ class EmbeddingsBody(BaseModel):
         },
     )
 
-    input: Annotated[Any, WithJsonSchema(_INPUT_SCHEMA)]
+    input: Annotated[Any, WithJsonSchema(INPUT_SCHEMA)]
     model: str | None = Field(
         None,
         min_length=1,
@@ -204,6 +204,7 @@ class EmbeddingsRequest(NamedTuple):
     truncate: Truncate | None = None  # None: as the collection says, else none
     priority: Priority = "interactive"
     sources: Mapping[str, Source] | None = None  # of its settings, where they were looked up
+    space_within: str | None = None  # the one of several spaces of the collection in `space`
 
     @property
     def items(self) -> int:

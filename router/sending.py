@@ -60,7 +60,7 @@ class Sending(Generic[C, R]):
         self.counters = DispatchCounters()
         self._rng = rng
         self._out: list[Instruction[C, R]] = []
-        self._queues: Queues[C] = Queues(model, limits.call_size, ledger, self.counters, self._fail)
+        self._queues: Queues[C] = Queues(model, limits, feedback, ledger, self.counters, self._fail)
         self._replicas = ReplicaSet(model, ledger, feedback)
         self.admission = Admission(self._queues, self._replicas, limits, feedback, ledger, now)
         self._calls: set[CallInFlight[C]] = set()

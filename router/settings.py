@@ -76,11 +76,11 @@ def settled(given: Given, context: Context) -> EmbeddingsRequest:
         budgets.append(Said(budget_ms, "header", words))
     agreed = _agreed("latency_budget_ms", budgets, sources)
     fields.latency_budget_ms = agreed if isinstance(agreed, float) else None
-    fields.space = _space(given, name, named, context, sources)
+    fields.space, within = _space(given, name, named, context, sources)
     fields.model, fields.quality = name.model, tier
     if fields.priority is not None:
         sources["priority"] = "body"
-    request = request_of(given, context.limits, context.priority)
+    request = request_of(given, context.limits, context.priority)._replace(space_within=within)
     return _with_defaults(request, context, sources)._replace(sources=sources)
 
 
@@ -151,7 +151,8 @@ def _side(
 
 def _space(
     given: Given, name: Name, named: str, context: Context, sources: dict[str, Source]
-) -> str | None:
+) -> tuple[str | None, str | None]:
+    """The space or collection, and the one of several spaces of that collection."""
     fields, address = given.body, context.address
     told = []
     if fields.space is not None:
@@ -163,22 +164,31 @@ def _space(
     if address is not None:
         told.insert(0, Said(address.collection, "address", f"the address {address}"))
     if not told:
-        return None
+        return None, None
     final = told[0]
-    for one in told[1:]:
-        final = _same_space(final, one, context.catalogue)
+    for place, one in enumerate(told[1:], 1):
+        for earlier in told[:place]:
+            wider = _same_space(earlier, one, context.catalogue)
+            final = wider if final in (earlier, one) else final
     sources["space"] = max((one.source for one in told), key=_PRECEDENCE.index)
-    return str(final.value)
+    collection = context.catalogue.collections.get(str(final.value))
+    if collection is None or len(collection.spaces) == 1:
+        return str(final.value), None
+    spaces = (context.catalogue.space_named(str(one.value)) for one in told if one is not final)
+    return str(final.value), next((str(space) for space in spaces if space is not None), None)
 
 
 def _same_space(first: Said, second: Said, catalogue: Catalogue) -> Said:
-    """The one of two that says more: a collection rather than its space. Raises SpaceConflict."""
+    """The one of two that says more: a collection rather than a space of it. Raises
+    SpaceConflict.
+    """
     if first.value == second.value:
         return first
     for one, other in ((first, second), (second, first)):
         collection = catalogue.collections.get(str(one.value))
-        own = catalogue.space_named(str(one.value)) if collection is None else collection.space
-        if own is not None and own == catalogue.space_named(str(other.value)):
+        space = catalogue.space_named(str(one.value))
+        own = (space,) if collection is None else collection.spaces
+        if (meant := catalogue.space_named(str(other.value))) is not None and meant in own:
             return one
     raise SpaceConflict(
         f"{first.words} and {second.words} are different vector spaces; leave one of them out"

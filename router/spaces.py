@@ -13,13 +13,12 @@ smaller model, so a service that requires a space (`routing.require_space`) refu
 refuses `auto`.
 """
 
-from collections.abc import Collection, Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Collection, Iterable
+from typing import Literal, NamedTuple
 
-from router.arrays import Vectors
 from router.config import RouterArgs
-from router.domain import Tier
+from router.domain import Features, Tier
+from router.encoders import Encoder, Encoders, best_of_each, native
 from router.errors import (
     DimensionsNotSupported,
     InvalidValue,
@@ -30,72 +29,79 @@ from router.errors import (
 from router.model_config import MatryoshkaRange, ModelConfig
 from router.names import ambiguities
 from router.schema import EmbeddingsRequest, Side, Truncate
-from router.space import Space, fit
-
-if TYPE_CHECKING:
-    from router.adapters import Adapter
-
+from router.space import Space
 
 _TIERS = frozenset(tier.value for tier in Tier)
-_NONE: "Mapping[str, Adapter]" = MappingProxyType({})
 
 
 class NamedSpace(NamedTuple):
-    """A collection: its space, what requests that name it mean where they say nothing, and who else
-    may serve it.
+    """A collection: its spaces, what requests that name it mean where they say nothing, and which
+    encoders may serve it.
     """
 
-    space: Space
+    name: str
+    spaces: tuple[Space, ...]
     input_type: Side | None
     instruction: str | None
     truncate: Truncate
-    adapters: "Mapping[str, Adapter]"  # by the model they lead from
+    encoders: tuple[Encoder, ...]
     adapt: Literal["queries", "all"]
+    min_recall: float
 
-    def adapters_for(self, side: Side | None) -> "Mapping[str, Adapter]":
-        """Those that texts of this side may come over; a side that nobody gave is not a query."""
-        return self.adapters if self.adapt == "all" or side == "query" else _NONE
+    def narrowed(self, space: Space) -> "NamedSpace":
+        """The same with one of its spaces alone."""
+        encoders = tuple(encoder for encoder in self.encoders if encoder.space == space)
+        return self._replace(spaces=(space,), encoders=encoders)
+
+    def encoders_for(self, side: Side | None) -> tuple[Encoder, ...]:
+        """Those that make vectors of texts of this side; a side that nobody gave is not a query."""
+        return tuple(encoder for encoder in self.encoders if encoder.makes(side))
 
 
 class Constraints(NamedTuple):
     """What a request leaves open: the fields of router.domain.Request of the same names, and where
-    its vectors shall lie.
+    its vectors may lie.
     """
 
-    target: str | None  # the pinned model or the tier's; None: the rules choose
+    # the pinned model or the tier's; None: the rules choose, or what keeps most of a collection
+    target: str | None
     tier: Tier | None  # as asked; None when a model or a space was named
     pinned: bool
     candidates: frozenset[str] | None  # None: every model
     dimensions: int | None  # None: the model's own
     strict: bool
-    space: Space | None = None  # the pinned one; None: that of the model that is chosen
-    adapters: "Mapping[str, Adapter]" = _NONE  # into `space`, by the candidates that need one
+    # of the spaces that were named; empty: each model makes vectors of its own
+    encoders: tuple[Encoder, ...] = ()
+    collection: NamedSpace | None = None  # that was named
 
 
 class Catalogue:
     """The models, tiers and spaces of a config by every name that a caller may use for them."""
 
-    def __init__(
-        self,
-        args: RouterArgs,
-        adapters: "Mapping[str, Mapping[str, Adapter]]" = MappingProxyType({}),
-    ) -> None:
-        """`adapters` are those that router.adapters.load_adapters found fit; without them every
-        space has only its own model.
+    def __init__(self, args: RouterArgs, encoders: Encoders | None = None) -> None:
+        """`encoders` are those that router.encoder_check.load_encoders found fit; without them
+        every space has only its own model.
         """
         self.models: dict[str, ModelConfig] = dict(args.models)
         self.tiers: dict[Tier, str] = {Tier(tier): model for tier, model in args.tiers.items()}
-        self.collections: dict[str, NamedSpace] = {
-            name: NamedSpace(
-                Space.parse(config.space),
+        encoders = encoders or Encoders()
+        self.of_model = encoders.of_model  # encoders by model, of those with `space_of`
+        self.collections: dict[str, NamedSpace] = {}
+        for name, config in args.collections.items():
+            spaces = tuple(map(Space.parse, config.all_spaces))
+            self.collections[name] = NamedSpace(
+                name,
+                spaces,
                 config.input_type,
                 config.instruction,
                 config.truncate,
-                adapters.get(name, _NONE),
+                encoders.of_collection.get(name) or tuple(map(native, spaces)),
                 config.adapt,
+                config.min_recall,
             )
-            for name, config in args.collections.items()
-        }
+        # what a request that names no space may go to
+        self._in_order = [id for id, one in self.models.items() if one.space_of is None]
+        self._free = frozenset(self._in_order)
         self.requires_space = args.routing.require_space
         self._strict_tiers = args.routing.strict_tiers
         self._names: dict[str, str] = {}
@@ -106,6 +112,12 @@ class Catalogue:
                         f"models.{id}: the name {name!r} already means something else; choose "
                         "another"
                     )
+        self.rerankers = dict(args.rerankers)
+        self._rerankers = {
+            name.lower(): id
+            for id, model in args.rerankers.items()
+            for name in (id, *model.aliases)
+        }
         self._hub_ids = {id: _hub_id(model) for id, model in self.models.items()}
         for id, hub_id in self._hub_ids.items():
             if hub_id is not None:
@@ -136,6 +148,12 @@ class Catalogue:
         """The same; raises ModelNotFound where it means none."""
         if (id := self.lookup(name)) is not None:
             return id
+        if (id := self._rerankers.get(name.lower())) is not None:
+            raise InvalidValue(
+                f"{id} is a reranker and makes no vectors; send its pairs to POST /v1/rerank, or "
+                f"name one of {', '.join(self.models)}",
+                param,
+            )
         raise ModelNotFound(name, self.names if param == "model" else tuple(self.models), param)
 
     def space_named(self, name: str) -> Space | None:
@@ -161,6 +179,8 @@ class Catalogue:
 
     def space_of(self, model: str, dimensions: int | None = None) -> Space:
         """The space of `model`'s vectors of this size; None is the model's own size."""
+        if (space := self.models[model].space_of) is not None:
+            return Space.parse(space)
         return Space(model, self.models[model].dimensions if dimensions is None else dimensions)
 
     def completed(self, request: EmbeddingsRequest) -> EmbeddingsRequest:
@@ -186,11 +206,13 @@ class Catalogue:
         model, tier = self._model_and_tier(request)
         if request.space is not None:
             return self._in_space(request, request.space, model, tier)
+        if model is not None and model not in self._free:
+            return self._encoder_named(request, model)
         if model is not None:
             self._check_size(request.dimensions, (model,))
             return Constraints(model, None, True, frozenset((model,)), request.dimensions, False)
         if self.requires_space:
-            example = self.space_of(next(iter(self.models)))
+            example = self.space_of(self._in_order[0])
             raise InvalidValue(
                 'this service answers only requests that name their vector space; send "space", '
                 f'for example "{example}", '
@@ -198,23 +220,21 @@ class Catalogue:
                 "space",
             )
         target = self.tiers.get(tier)
-        self._check_size(request.dimensions, self.models if target is None else (target,))
+        self._check_size(request.dimensions, self._in_order if target is None else (target,))
         able = None if request.dimensions is None else self._able(request.dimensions)
+        if able is None and len(self._free) < len(self.models):
+            able = self._free
         return Constraints(
             target, tier, False, able, request.dimensions, target is not None and self._strict_tiers
         )
 
-    def land(self, vectors: Vectors, model: str, wanted: Constraints) -> tuple[Vectors, Space]:
-        """(n, own size) vectors of `model` in the space that was wanted, and which that is: every
-        answer comes through here.
-
-        A model that is neither the space's own nor the source of one of its adapters is a KeyError,
-        never an answer.
-        """
-        space = wanted.space or self.space_of(model, wanted.dimensions)
-        if model != space.model:
-            vectors = wanted.adapters[model].map(vectors)
-        return fit(vectors, space.dimensions), space
+    def encoders(
+        self, wanted: Constraints, models: Iterable[str], features: Features
+    ) -> dict[str, Encoder]:
+        """What each of the models makes vectors of for these texts."""
+        if wanted.encoders:
+            return best_of_each(wanted.encoders, features)
+        return {model: native(self.space_of(model, wanted.dimensions)) for model in models}
 
     def _model_and_tier(self, request: EmbeddingsRequest) -> tuple[str | None, Tier]:
         """The model that is named, and the tier; a tier in `model` is a tier."""
@@ -250,51 +270,116 @@ class Catalogue:
                 param,
             )
 
+    def _encoder_named(self, request: EmbeddingsRequest, model: str) -> Constraints:
+        """A model with `space_of` that was named without a space."""
+        encoder = self.of_model[model]
+        if request.dimensions not in (None, encoder.space.dimensions):
+            raise DimensionsNotSupported(
+                request.dimensions, [f"{model}: {encoder.space.dimensions}"], "dimensions"
+            )
+        self._check_side(request, encoder)
+        able = frozenset((model,))
+        return Constraints(model, None, True, able, request.dimensions, False, (encoder,))
+
+    def _check_side(self, request: EmbeddingsRequest, encoder: Encoder) -> None:
+        if not encoder.makes(request.side if request.texts is not None else None):
+            raise InvalidValue(
+                f"{encoder.model} makes only queries of {encoder.space}; send "
+                f'"input_type": "query", or name {encoder.space.model}',
+                "input_type",
+            )
+
     def _in_space(
         self, request: EmbeddingsRequest, text: str, model: str | None, tier: Tier
     ) -> Constraints:
         collection = self.collections.get(text)
-        space = collection.space if collection is not None else self._parse_space(text)
-        adapters = (
-            collection.adapters_for(request.side)
-            if collection is not None and request.texts is not None
-            else _NONE
+        if collection is not None and request.space_within is not None:
+            one = self._parse_space(request.space_within)
+            if one not in collection.spaces:  # the config changed a moment ago
+                raise SpaceConflict(f"collection {text!r} has no index in {one} any more")
+            collection = collection.narrowed(one)
+        wished = model or self.tiers.get(tier)
+        what = f"model names {model}" if model else f"tier {tier.value!r} means {wished}"
+        several = collection is not None and len(collection.spaces) > 1
+        if collection is not None and several:
+            encoders = self._of_several(request, collection, wished, what)
+        else:
+            encoders = self._of_one(request, text, collection, wished, what)
+        if model is not None:
+            encoders = tuple(encoder for encoder in encoders if encoder.model == model)
+        able = frozenset(encoder.model for encoder in encoders)
+        only = encoders[0].space if len(encoders) == 1 else None
+        return Constraints(
+            wished or (None if several else encoders[0].model),
+            None,
+            True,
+            able,
+            only.dimensions if only else request.dimensions,
+            False,
+            encoders,
+            collection,
         )
+
+    def _of_one(
+        self,
+        request: EmbeddingsRequest,
+        text: str,
+        collection: NamedSpace | None,
+        wished: str | None,
+        what: str,
+    ) -> tuple[Encoder, ...]:
+        """The encoders of the one space that `text` means."""
+        space = collection.spaces[0] if collection is not None else self._parse_space(text)
+        encoders: tuple[Encoder, ...] = (native(space),)
+        if collection is not None and request.texts is not None:
+            encoders = collection.encoders_for(request.side)
         named = (
             f"space {text!r}" if str(space) == text.lower() else f"space {text!r} is {space}: it"
         )
-        wished = self.tiers.get(tier)
-        for asked, what in (
-            (model, f"model names {model}"),
-            (wished, f"tier {tier.value!r} means {wished}"),
-        ):
-            if asked is not None and asked != space.model and asked not in adapters:
-                hint = (
-                    f', or send "input_type": "query": {asked} may serve queries of it'
-                    if collection is not None and asked in collection.adapters
-                    else ""
-                )
-                raise SpaceConflict(
-                    f"{named} needs model {space.model} and {what}; leave one of them out{hint}"
-                )
+        if wished is not None and all(encoder.model != wished for encoder in encoders):
+            if collection is None and wished in self.of_model:
+                encoder = self.of_model[wished]
+                if encoder.space == space:
+                    self._check_side(request, encoder)
+                    return (*encoders, encoder)
+            raise SpaceConflict(
+                f"{named} needs model {space.model} and {what}; leave one of them out"
+                + _hint(collection, wished)
+            )
         if request.dimensions is not None and request.dimensions != space.dimensions:
             raise SpaceConflict(
                 f"{named} has {space.dimensions} dimensions and dimensions is "
                 f"{request.dimensions}; leave one of them out"
             )
         self._check_size(space.dimensions, (space.model,), "space")
-        able = frozenset((model,)) if model is not None else frozenset((space.model, *adapters))
-        crossing = {source: adapters[source] for source in able - {space.model}}
-        return Constraints(
-            model or wished or space.model,
-            None,
-            True,
-            able,
-            space.dimensions,
-            False,
-            space,
-            crossing,
-        )
+        return encoders
+
+    def _of_several(
+        self, request: EmbeddingsRequest, collection: NamedSpace, wished: str | None, what: str
+    ) -> tuple[Encoder, ...]:
+        """The encoders of all spaces that a query may be sent to."""
+        listed = ", ".join(map(str, collection.spaces))
+        if request.side != "query" or request.texts is None:
+            raise SpaceConflict(
+                f"collection {collection.name!r} has an index in each of {listed}: send "
+                f'"space": "{collection.spaces[0]}", or the other one that this text is for; only '
+                'a query of text ("input_type": "query") may be sent to any of them'
+            )
+        encoders = collection.encoders
+        if request.dimensions is not None:
+            encoders = tuple(
+                encoder for encoder in encoders if encoder.space.dimensions == request.dimensions
+            )
+            if not encoders:
+                raise DimensionsNotSupported(
+                    request.dimensions, [str(space) for space in collection.spaces], "dimensions"
+                )
+        if wished is not None and all(encoder.model != wished for encoder in encoders):
+            raise SpaceConflict(
+                f"collection {collection.name!r} has the spaces {listed}, and {what}, which makes "
+                "vectors of none of them; leave one of them out"
+            )
+        return encoders
 
     def _parse_space(self, text: str) -> Space:
         try:
@@ -310,10 +395,16 @@ class Catalogue:
                 f"space must be MODEL/DIMENSIONS such as {example}{known}; it is {shorten(text)}",
                 "space",
             ) from None
-        return Space(self.find(space.model, "space"), space.dimensions)
+        model = self.find(space.model, "space")
+        if (own := self.models[model].space_of) is not None:
+            raise InvalidValue(
+                f'{model} has no space of its own, its vectors are of {own}: send "space": "{own}"',
+                "space",
+            )
+        return Space(model, space.dimensions)
 
     def _able(self, dimensions: int) -> frozenset[str]:
-        return frozenset(id for id, model in self.models.items() if model.serves(dimensions))
+        return frozenset(id for id in self._free if self.models[id].serves(dimensions))
 
     def _check_size(
         self, dimensions: int | None, models: Collection[str], param: str = "dimensions"
@@ -322,6 +413,13 @@ class Catalogue:
             raise DimensionsNotSupported(
                 dimensions, [f"{id}: {self.sizes(id)}" for id in models], param
             )
+
+
+def _hint(collection: NamedSpace | None, wished: str) -> str:
+    """What to send so that this model may serve the collection, where it may."""
+    if collection is None or all(one.model != wished for one in collection.encoders):
+        return ""
+    return f', or send "input_type": "query": {wished} may serve queries of it'
 
 
 def _hub_id(model: ModelConfig) -> str | None:

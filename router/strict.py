@@ -17,10 +17,17 @@ from pydantic_core import ErrorDetails
 
 from router.config import RELOADABLE, RouterArgs
 from router.engine_config import Engine
+from router.rerank_config import RerankEngine
 
-ENGINE_KINDS = tuple(
-    get_args(engine.model_fields["kind"].annotation)[0] for engine in get_args(get_args(Engine)[0])
-)
+
+def _kinds(engines: Any) -> tuple[str, ...]:
+    return tuple(
+        get_args(engine.model_fields["kind"].annotation)[0]
+        for engine in get_args(get_args(engines)[0])
+    )
+
+
+ENGINE_KINDS, RERANK_KINDS = _kinds(Engine), _kinds(RerankEngine)
 
 
 class ConfigError(Exception):
@@ -207,7 +214,8 @@ def _sentence(path: str, detail: ErrorDetails) -> str:
         case "missing":
             return f"{where}: missing, it has no default"
         case "union_tag_not_found":
-            return f"{join(path, 'kind')}: missing; it is one of {', '.join(ENGINE_KINDS)}"
+            kinds = RERANK_KINDS if "rerankers" in path.split(".") else ENGINE_KINDS
+            return f"{join(path, 'kind')}: missing; it is one of {', '.join(kinds)}"
         case "union_tag_invalid":
             return (
                 f"{join(path, 'kind')}: {context['tag']!r} is not known; "

@@ -3,7 +3,7 @@
 A text is cut into lower-cased words and pieces of words, each has a row of the teacher's size, and
 the vector is their weighted sum, given length 1. A head that was trained is folded into the rows,
 which are stored in 8 bits. Encoding needs only numpy and a tokenizer, so it is cheap enough for
-the router's own process. The router does not load students yet.
+the router's own process.
 
 Its file carries what lets it into a space: the teacher's fingerprint, a digest of itself, what a
 search with it keeps (router/proof.py), and the licences of the texts that it was made from.
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from router.arrays import Vectors
+from router.model_config import MOST_TOKENS
 from router.proof import Proof
 from router.space import Space
 
@@ -30,7 +31,6 @@ Rows = npt.NDArray[np.int64]  # (tokens,): places in the table
 
 FORMAT = "embedding-router student 1"
 UNKNOWN = 0  # id of what the vocabulary cannot read
-MOST_TOKENS = 512  # of a text; the rest is not read
 _LEVELS = 127
 
 
@@ -74,28 +74,36 @@ class Student:
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()
 
-    def read(self, text: str) -> Rows:
-        """The tokens of the text that the student knows."""
-        ids = self.tokenizer.encode(text, add_special_tokens=False).ids[:MOST_TOKENS]
-        return np.array([id for id in ids if id != UNKNOWN], np.int64)
-
     def reads(self, text: str) -> bool:
         """Whether there is anything in the text that the student knows."""
-        return self.read(text).size > 0
+        return self._known(self._ids(text)).size > 0
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """(n, dimensions) of length 1; zeros for a text of which the student reads nothing.
+        """(n, dimensions) of length 1; zeros for a text of which the student reads nothing."""
+        return self.encode_ids([self._ids(text) for text in texts])
+
+    def encode_ids(self, texts: Sequence[npt.NDArray[np.integer[Any]]]) -> Vectors:
+        """The same for texts as its tokenizer reads them.
 
         Text by text, so that a vector does not depend on the texts beside it.
         """
         made = np.zeros((len(texts), self.rows.shape[1]), np.float32)
-        for place, text in enumerate(texts):
-            ids = self.read(text)
-            if not ids.size:
+        for place, ids in enumerate(texts):
+            known = self._known(ids)
+            if not known.size:
                 continue
-            row = self.factors[ids] @ self.rows[ids].astype(np.float32)
+            row = self.factors[known] @ self.rows[known].astype(np.float32)
             made[place] = row / (float(np.sqrt(row @ row)) or 1.0)
         return made
+
+    def _ids(self, text: str) -> Rows:
+        return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
+
+    @staticmethod
+    def _known(ids: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
+        read = ids[:MOST_TOKENS]
+        known: npt.NDArray[np.integer[Any]] = read[read != UNKNOWN]
+        return known
 
 
 def quantised(rows: Vectors) -> tuple[npt.NDArray[np.int8], Vectors]:

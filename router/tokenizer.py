@@ -52,6 +52,8 @@ _UNUSED = (
     "byte_fallback",
     "ignore_merges",
 )
+_PIECE = re.compile(r"\w+|[^\w\s]")
+_SPECIAL_TOKENS = 2  # that most models put around a text
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -126,15 +128,19 @@ def load(
             raise ValueError(
                 f"{source}: {file} is not a tokenizer.json that tokenizers can read ({error})"
             ) from error
-        inner.no_truncation()
-        inner.no_padding()
-        parts = json.loads(inner.to_str())
-        ranks = _ranks(inner, parts)
-        known = _FileTokenizer(inner, parts, key, special_tokens)
-        if ranks is not None:
-            known = _FastTokenizer(inner, parts, key, special_tokens, ranks)
+        known = of_library(inner, key, special_tokens)
         _loaded[key] = known
     return known
+
+
+def of_library(inner: tokenizers.Tokenizer, key: str, special_tokens: bool) -> "_FileTokenizer":
+    """The tokenizer that the library has read; `key` stands for all that decides its ids."""
+    inner.no_truncation()
+    inner.no_padding()
+    parts = json.loads(inner.to_str())
+    if (ranks := _ranks(inner, parts)) is not None:
+        return _FastTokenizer(inner, parts, key, special_tokens, ranks)
+    return _FileTokenizer(inner, parts, key, special_tokens)
 
 
 class _FileTokenizer:
@@ -269,6 +275,33 @@ class _Counter:
 
     def offsets(self, text: str) -> None:
         return None
+
+
+class Estimate:
+    """Counts where there is no tokenizer, for a server that may cut what is too long or compute it
+    for minutes: a token for every three bytes, and for every word and mark, so that few texts have
+    more.
+    """
+
+    key = "estimate"
+
+    def key_for(self, texts: Sequence[str]) -> str:
+        return self.key
+
+    def unread(self, texts: Sequence[str], tokens: Tokens, before: str, after: str) -> None:
+        return None
+
+    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
+        refuse_surrogates(texts)
+        return Tokens(None, list(map(self._count, texts)))
+
+    def offsets(self, text: str) -> None:
+        return None
+
+    @staticmethod
+    def _count(text: str) -> int:
+        pieces = sum(1 for _ in _PIECE.finditer(text))
+        return _SPECIAL_TOKENS + max(pieces, len(text.encode()) // 3)
 
 
 def refuse_surrogates(texts: Sequence[str]) -> None:

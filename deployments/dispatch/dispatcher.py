@@ -7,6 +7,7 @@ which replica is ejected is decided in `router.dispatching` alone.
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
@@ -43,6 +44,7 @@ from router.instructions import (
     Timer,
 )
 from router.ledger import Ledger
+from router.queues import bulk_size
 
 log = logging.getLogger("ray.serve")
 
@@ -69,8 +71,9 @@ class ModelDispatcher:
         tracing: Tracing | None = None,
         attention_tokens: int | None = None,
         steps: bool = True,
+        bulk_call_s: float = math.inf,
     ) -> None:
-        """`attention_tokens` and `steps` are those of DispatchLimits."""
+        """`attention_tokens`, `steps` and `bulk_call_s` are those of DispatchLimits."""
         self.model, self.dimensions, self.batch_tokens = model, dimensions, batch_tokens
         self.transport, self.clock, self.tracing = transport, clock, tracing
         limits = DispatchLimits(
@@ -81,10 +84,12 @@ class ModelDispatcher:
             replica_timeout_s,
             attention_tokens,
             steps,
+            bulk_call_s,
         )
         self._state: DispatcherState[Chunk, Reply] = DispatcherState(
             model, limits, ledger, feedback, rng, clock()
         )
+        self._bulk_size = partial(bulk_size, limits, feedback)
         self._calls: dict[ChunkCall, asyncio.Task[None]] = {}
         self._wakes: set[asyncio.Task[None]] = set()
         self._timers: dict[Timer, asyncio.TimerHandle] = {}
@@ -124,7 +129,8 @@ class ModelDispatcher:
         self._state.admission.admit(sum(counts), deadline_s, bulk, now)
         origin = None if self.tracing is None else self.tracing.current()
         sizes = None if texts is None else [text_bytes((text,)) for text in texts]
-        ranges = cuts(counts, sizes, self.batch_tokens, max_rows(self.dimensions))
+        size = self._bulk_size() if bulk else None
+        ranges = cuts(counts, sizes, self.batch_tokens, max_rows(self.dimensions), size)
         chunks = [
             cut_chunk(ids, texts, counts, start, stop, input_type, deadline_s, bulk, now, origin)
             for start, stop in ranges

@@ -16,18 +16,15 @@ def create(model: ModelConfig, base_dir: str | None, stats: EngineStats | None =
     Raises EngineError for a model whose engine and tokenizer do not fit together.
     """
     settings = model.engine
-    gets_ids = model.tokenizer is not None and not model.tokenizer.startswith("callable:")
-    if gets_ids and not settings.takes_token_ids:
-        raise EngineError(
-            f"a {settings.kind} engine takes text: its tokenizer can only count, write "
-            "`callable:module:function`"
-        )
-    if not gets_ids and not settings.takes_texts:
+    has_ids = model.tokenizer is not None and not model.tokenizer.startswith("callable:")
+    if not (has_ids and settings.takes_token_ids) and not settings.takes_texts:
         raise EngineError(
             f"a {settings.kind} engine takes token ids: set `tokenizer` to the model's "
             "tokenizer.json"
         )
     batch_tokens = (model.curve or CurveConfig()).batch_tokens
     setup = Setup(model.dimensions, model.max_tokens, batch_tokens, base_dir, stats, model.revision)
-    engine: Engine = import_module(f"{__name__}.{settings.kind}").create(settings, setup)
+    engine: Engine = import_module(f"{__name__}.{settings.module or settings.kind}").create(
+        settings, setup
+    )
     return engine

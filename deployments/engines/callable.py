@@ -113,10 +113,7 @@ class CallableEngine:
         if embedder is None:
             raise EngineDead(f"{self._settings.target} is not running")
         if batch.texts is None:
-            raise EngineError(
-                "a callable engine takes text, not token ids: its tokenizer is "
-                "`callable:module:function`"
-            )
+            raise EngineError("a callable engine takes text, not token ids")
         tokens, waited_s = await self._call(embedder.count, batch.texts, batch.input_type)
         failed: dict[int, EngineError] = {
             row: TextTooLong(row, count, self.max_tokens)

@@ -83,7 +83,7 @@ class FakeEngine:
         try:
             async with self._turn:
                 await asyncio.sleep(self._settings.base_s + self._settings.s_per_token * work)
-                vectors = hashed(keys, self.dimensions, self._settings.seed)
+                vectors = self._made(keys)
                 if self._faults is not None:
                     await self._misbehave(self._faults, vectors)
         finally:
@@ -91,6 +91,9 @@ class FakeEngine:
         if self._stopped:
             raise EngineDead("the fake engine was stopped")
         return Embedded(vectors, tokens, failed)
+
+    def _made(self, keys: Sequence[bytes]) -> Vectors:
+        return hashed(keys, self.dimensions, self._settings.seed)
 
     async def _misbehave(self, switch: Path, vectors: Vectors) -> None:
         while (fault := _read(switch)) in ("hang", "block"):

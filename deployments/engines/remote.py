@@ -97,10 +97,7 @@ class RemoteEngine:
     async def embed(self, batch: Batch) -> Embedded:
         """Send the texts in one request; texts that the server refuses fail alone."""
         if batch.texts is None:
-            raise EngineError(
-                "a remote engine takes text, not token ids: its tokenizer is "
-                "`callable:module:function`"
-            )
+            raise EngineError("a remote engine takes text, not token ids")
         guess = sum(map(_guess, batch.texts))
         self._queued_tokens += guess
         try:

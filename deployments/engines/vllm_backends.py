@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from deployments.engines.base import EngineDead, EngineError, InvalidText
-from deployments.telemetry.metrics import EngineStats
+from deployments.telemetry.metrics import OF_VLLM, EngineStats, Tally
 from router.arrays import TokenIds, Vectors
 
 if TYPE_CHECKING:
@@ -42,13 +42,17 @@ def facts_of(config: "VllmConfig", dimensions: int) -> Facts:
     )
 
 
-def log_options(stats: EngineStats | None) -> dict[str, Any]:
-    """What vLLM's engines take for recording our statistics or none."""
-    if stats is None:
+def log_options(stats: EngineStats | None, config: "VllmConfig") -> dict[str, Any]:
+    """What vLLM's engines take for recording our statistics or none. vLLM's spans need its records,
+    so with them it counts where nothing is published too.
+    """
+    traced = config.observability_config.otlp_traces_endpoint is not None
+    if stats is None and not traced:
         return {"disable_log_stats": True}
     from deployments.engines.vllm_stats import stat_logger
 
-    return {"disable_log_stats": False, "stat_loggers": [stat_logger(stats)]}
+    counted = stats or EngineStats(Tally(OF_VLLM), "")
+    return {"disable_log_stats": False, "stat_loggers": [stat_logger(counted)]}
 
 
 class Answers:
@@ -97,7 +101,7 @@ class Workers:
 
         config = self._make_config()
         return AsyncLLM.from_vllm_config(
-            config, enable_log_requests=False, **log_options(self._stats)
+            config, enable_log_requests=False, **log_options(self._stats, config)
         )
 
     async def encode(self, ids: Mapping[int, TokenIds], vectors: Vectors) -> dict[int, EngineError]:

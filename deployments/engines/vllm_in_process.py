@@ -8,7 +8,8 @@ alone. An exception in a step leaves the engine in an unknown state: all jobs fa
 and so does every later one.
 
 Texts go to vLLM's core and come from it without the objects that LLMEngine makes of each for its
-other callers, which take longer than the core's own work to add one.
+other callers, which take longer than the core's own work to add one. Only vLLM's own spans need
+them.
 
 A step holds whole texts, unless one that vLLM holds is longer than a step: vLLM copies the vectors
 of a step at once only where every text in it is finished.
@@ -22,7 +23,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     import torch
     from vllm import PoolingParams
     from vllm.config import VllmConfig
-    from vllm.v1.engine import EngineCoreOutput
+    from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
     from vllm.v1.engine.llm_engine import LLMEngine
     from vllm.v1.request import Request
 
@@ -177,8 +178,8 @@ class InProcess:
         try:
             engine = self.engine = self._load()
             self._requests = _Requests(engine)
-            core = _Core(engine, self._stats)
-            facts = facts_of(engine.vllm_config, core.probe(self._requests))
+            core = _Core(engine, self._requests, self._stats)
+            facts = facts_of(engine.vllm_config, core.probe())
         except Exception as error:
             tell(start, None, error)
             return
@@ -205,7 +206,7 @@ class InProcess:
         config = self._make_config()  # the first to import vLLM, which reads the environment then
         if config.scheduler_config.async_scheduling:
             sys.setswitchinterval(SWITCH_S)
-        return LLMEngine.from_vllm_config(config, **log_options(self._stats))
+        return LLMEngine.from_vllm_config(config, **log_options(self._stats, config))
 
     def _step(self, core: "_Core", tell: Callable[..., None]) -> None:
         """Take what came in, step, hand out what is done, until told to stop."""
@@ -251,23 +252,27 @@ class _Requests:
         """One text's request; raises ValueError for one that the model cannot read."""
         if not 0 < len(ids) <= self._most_tokens:
             raise ValueError(f"it has {len(ids)} tokens, the model reads 1 to {self._most_tokens}")
-        name = next(self._names)
-        made: Request = self._prepare(
-            self._replace(
-                self._pattern,
-                request_id=name,
-                external_req_id=name,
-                prompt_token_ids=ids.tolist(),
-                arrival_time=time.time(),
-            )
-        )[0]
+        made: Request = self._prepare(self.described(next(self._names), ids.tolist()))[0]
         return made
+
+    def described(self, name: str, ids: list[int]) -> "EngineCoreRequest":
+        """What every part of vLLM makes its own objects of."""
+        return self._replace(
+            self._pattern,
+            request_id=name,
+            external_req_id=name,
+            prompt_token_ids=ids,
+            arrival_time=time.time(),
+        )
 
 
 class _Core:
     """The stepping thread's side of vLLM's core, and the texts that are in it."""
 
-    def __init__(self, engine: "LLMEngine", stats: EngineStats | None) -> None:
+    def __init__(self, engine: "LLMEngine", requests: _Requests, stats: EngineStats | None) -> None:
+        self._requests = requests
+        # LLMEngine's own objects of every text, where its spans need them
+        self._spans = engine.output_processor if engine.output_processor.tracing_enabled else None
         self._client: Any = engine.engine_core
         self._core: Any = self._client.engine_core
         self._loggers, self._texts = engine.logger_manager, None
@@ -284,9 +289,9 @@ class _Core:
         self._tokens = 0
         self.running: dict[str, tuple[_Job, int, int]] = {}  # job, row, tokens
 
-    def probe(self, requests: _Requests) -> int:
+    def probe(self) -> int:
         """Embed one token; returns the width of its vector."""
-        self._core.add_request(requests.make(np.zeros(1, np.int32)))
+        self._core.add_request(self._requests.make(np.zeros(1, np.int32)))
         while self._core.scheduler.has_requests():
             for output in self._outputs():
                 return int(output.pooling_output.shape[-1])
@@ -298,12 +303,17 @@ class _Core:
             tokens = request.num_prompt_tokens
             self.running[request.request_id] = job, row, tokens
             self._count(tokens, 1)
+            if self._spans is not None:
+                described = self._requests.described(request.request_id, request.prompt_token_ids)
+                self._spans.add_request(described, None, None, 0)
             self._core.add_request(request)
 
     def abort(self, job: _Job) -> None:
         """Take what is left of a job out of vLLM."""
         gone = [name for _, request in job.requests if (name := request.request_id) in self.running]
         self._client.abort_requests(gone)
+        if self._spans is not None:
+            self._spans.abort_requests(gone, internal=True)
         for name in gone:
             self._count(self.running.pop(name)[2], -1)
 
@@ -331,13 +341,17 @@ class _Core:
             job for job, (rows, vectors) in finished.items() if _write(job, rows, vectors)
         ]
 
-    def _outputs(self) -> "Sequence[EngineCoreOutput]":
+    def _outputs(self) -> "list[EngineCoreOutput]":
         outputs = self._client.get_output()
         if outputs.scheduler_stats is not None and self._loggers is not None:
             self._loggers.record(scheduler_stats=outputs.scheduler_stats, iteration_stats=None)
             if self._texts is not None and outputs.outputs:
                 self._texts.count(outputs.outputs, outputs.timestamp)
-        made: Sequence[EngineCoreOutput] = outputs.outputs
+        made: list[EngineCoreOutput] = outputs.outputs
+        if self._spans is not None:
+            from vllm.v1.metrics.stats import IterationStats
+
+            self._spans.process_outputs(made, outputs.timestamp, IterationStats())
         return made
 
 

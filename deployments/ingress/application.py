@@ -12,15 +12,20 @@ from deployments.ingress import asgi, console
 from deployments.ingress.asgi import ClientLeft, HttpAnswer, HttpRequest, Receive, Scope, Send
 from deployments.ingress.auth import Access
 from deployments.ingress.batches import BatchHandlers
+from deployments.ingress.billing import billed
 from deployments.ingress.outgoing import Held, Outgoing
 from deployments.ingress.rate_limits import Charge
+from deployments.ingress.rerank import form_of
 from deployments.ingress.routes import TABLE
+from deployments.ingress.shapes import embeddings, failed
 from deployments.ingress.views import Views
 from deployments.ingress.what_if import MAX_BODY_BYTES as MAX_POLICY_BYTES
 from deployments.service.batches.store import BatchStore
 from deployments.service.memory import give_back
-from deployments.service.plan import Answer, Caller
+from deployments.service.plan import Caller
+from deployments.service.reranking import Reranking
 from deployments.service.service import Service
+from deployments.service.use_log import UseLog
 from deployments.telemetry.logs import REQUEST_IDS, where
 from deployments.telemetry.tracing import Tracing
 from router import encoding, ignoring
@@ -34,15 +39,17 @@ from router.errors import (
     RateLimitExceeded,
     RequestTooLarge,
     RouterError,
-    render,
 )
 from router.keys import Grant
 from router.names import Address
-from router.routes import EMBEDDINGS, Route, methods_of
+from router.rerank_schema import read_object
 from router.routes import Caller as RouteCaller
-from router.schema import EmbeddingsRequest, read
+from router.routes import Route, methods_of
+from router.schema import EmbeddingsRequest
 from router.settings import Context, settled
-from router.spaces import Catalogue
+from router.shapes.form import Made
+from router.shapes.openai import OPENAI
+from router.shapes.table import FORMS
 
 CLIENT_LEFT = 499
 STARTING_S = 1.0  # until it is worth to ask again
@@ -62,10 +69,12 @@ class RouterState(Protocol):
     """
 
     service: Service
+    reranking: Reranking
     views: Views
     access: Access
     tracing: Tracing | None
     batches: BatchStore | None
+    use_log: UseLog
 
     async def close(self) -> None:
         """Write what waits to be written, and hang up."""
@@ -85,7 +94,8 @@ class Application:
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         # by the names of router/routes.py; the rest are views that read nothing of the request
         self._handlers: dict[str, Handler] = {
-            "embed": self._embed,
+            **dict.fromkeys(FORMS, self._embed),
+            "rerank": self._rerank,
             "explain": self._explain,
             "model": self._model,
             "decisions": self._decisions,
@@ -139,7 +149,8 @@ class Application:
         REQUEST_IDS.set((http_request.id,))
         access, caller = getattr(self._router, "access", None), None
         if access is None:  # Serve starts its server before it hands the config over
-            early = _failed(ModelUnavailable(["this router is starting"], STARTING_S))
+            unavailable = ModelUnavailable(["this router is starting"], STARTING_S)
+            early = failed(unavailable, http_request)
             return early._replace(
                 headers={
                     **_entity(early),
@@ -164,10 +175,10 @@ class Application:
             answer = HttpAnswer(CLIENT_LEFT, b"")  # nobody reads it; Serve counts it
         except RouterError as error:
             self.refused(error, http_request.path)
-            answer = _failed(error)
+            answer = failed(error, http_request)
         except Exception as error:
             log.error("request %s failed:\n%s", http_request.id, where(error))
-            answer = _failed(InternalError())
+            answer = failed(InternalError(), http_request)
         total_ms = (time.monotonic() - arrived_s) * 1000
         given = {
             **_entity(answer),
@@ -190,7 +201,7 @@ class Application:
         events = self._router.service.events
         if events is None:
             return
-        if path in EMBEDDINGS and not error.counted:
+        if not error.counted and TABLE.infers(path):
             events.unread(error.code)
         if isinstance(error, RateLimitExceeded) and error.of_key:
             events.rate_limited(error.kind)
@@ -271,9 +282,9 @@ class Application:
         """
         service, bill = self._router.service, await self._router.access.meters.open(grant)
         shared = service.args.cache.scope == "shared"
-        caller = Caller(grant.models, bill, client, "" if shared else grant.name)
-        try:
-            request = await self._request(grant, http_request)
+        caller = Caller(grant.models, bill, client, "" if shared else grant.name, grant.name)
+        with billed(bill):
+            request, write = await self._request(grant, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
             limit_s, watched = service.args.limits.request_timeout_s, http_request.watched
             try:
@@ -289,16 +300,6 @@ class Application:
                 answer = await asgi.attended(work, limit_s + LATE_S, watched)
             except TimeoutError:
                 raise DeadlineExceeded(limit_s) from None
-        except (ClientLeft, asyncio.CancelledError):
-            if bill is not None:
-                bill.left()
-            raise
-        except Exception as error:
-            if bill is not None:
-                bill.failed(
-                    error.status if isinstance(error, RouterError) else InternalError.status
-                )
-            raise
         size = encoding.estimated_bytes(answer.vectors, request.encoding_format)
         held = self._held(client, size, bill)
         if bill is not None:
@@ -306,14 +307,56 @@ class Application:
         give_back(size)
         try:
             if size <= (BULK_OFF_LOOP_BYTES if request.priority == "bulk" else OFF_LOOP_BYTES):
-                made = _embeddings(request, answer, service.catalogue)
+                made = embeddings(answer, service.catalogue, write, http_request.id)
             else:
                 async with self._large:
-                    made = await asyncio.to_thread(_embeddings, request, answer, service.catalogue)
+                    made = await asyncio.to_thread(
+                        embeddings, answer, service.catalogue, write, http_request.id
+                    )
         except BaseException:
             held.release()
             raise
         return made._replace(held=held)
+
+    async def _rerank(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
+        service = self._router.service
+        limits, shared = service.args.limits, service.args.cache.scope == "shared"
+        client = f"key {grant.name}" if grant.name else asgi.client_of(http_request, limits)
+        with self._gate.passed(client, limits):
+            bill = await self._router.access.meters.open(grant)
+            caller = Caller(grant.models, bill, client, "" if shared else grant.name, grant.name)
+            with billed(bill):
+                body = await asgi.body(
+                    http_request,
+                    limits.max_body_bytes,
+                    limits.body_timeout_s,
+                    limits.max_gzip_ratio,
+                )
+                data = read_object(body, limits)
+                form = form_of(data)
+                context = Context(
+                    self._router.reranking.catalogue,
+                    http_request.headers,
+                    limits,
+                    None,  # an address names a collection, and no ranking lies in one
+                    grant.defaults,
+                    grant.default_priority,
+                )
+                ignore = limits.unknown_fields == "ignore" or grant.ignore_fields
+                request = form.read(data, context, ignore)
+                http_request.ignored = request.ignored
+                grant.check(request.common)
+                work = self._router.reranking.rerank(request, caller)
+                limit_s = limits.request_timeout_s
+                try:
+                    ranking = await asgi.attended(work, limit_s + LATE_S, http_request.watched)
+                except TimeoutError:
+                    raise DeadlineExceeded(limit_s) from None
+            made = form.write(request, ranking, http_request.id)
+            held = self._held(client, len(made.body), bill)
+            if bill is not None:
+                bill.answered(ranking.prompt_tokens)
+            return made._replace(held=held)
 
     def _held(self, client: str, size: int, bill: Charge | None) -> Held:
         """Count the answer among those on their way; raises RateLimitExceeded."""
@@ -325,7 +368,10 @@ class Application:
                 bill.failed(error.status)
             raise
 
-    async def _request(self, caller: Grant, http_request: HttpRequest) -> EmbeddingsRequest:
+    async def _request(
+        self, caller: Grant, http_request: HttpRequest
+    ) -> tuple[EmbeddingsRequest, Callable[[Made], bytes]]:
+        """The request, and how its answer is written."""
         service = self._router.service
         limits = service.args.limits
         body = await asgi.body(
@@ -340,11 +386,13 @@ class Application:
             caller.default_priority,
         )
         ignore = limits.unknown_fields == "ignore" or caller.ignore_fields
-        given = read(body, limits, ignore)
+        (route, *_) = TABLE.find(http_request.path)
+        name = route.parameter(http_request.path)
+        given, write = FORMS.get(route.handler, OPENAI).read(body, limits, ignore, name)
         http_request.ignored = given.ignored
         request = settled(given, context)
         caller.check(request)
-        return request
+        return request, write
 
 
 def _asset(http_request: HttpRequest, asset: console.Asset) -> HttpAnswer:
@@ -364,46 +412,3 @@ def _entity(answer: HttpAnswer) -> dict[str, str]:
     if answer.status in BODILESS:
         return {}
     return {"content-type": answer.content_type, "content-length": str(len(answer.body))}
-
-
-def _failed(error: RouterError) -> HttpAnswer:
-    return HttpAnswer(error.status, render(error), headers=error.headers)
-
-
-def _embeddings(request: EmbeddingsRequest, answer: Answer, catalogue: Catalogue) -> HttpAnswer:
-    decision, space, over = answer.decision, answer.space, answer.adapter
-    model = decision.model or space.model
-    predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
-    routing = encoding.Routing(
-        model=model,
-        tier=catalogue.tier_of(model),
-        reason=decision.label,
-        space=str(space),
-        language=answer.features.language,
-        tokens=answer.prompt_tokens,
-        predicted_ms=predicted_ms,
-        degraded=decision.degraded,
-        cached=answer.cached,
-        truncated=answer.truncated,
-        adapter=None
-        if over is None
-        else encoding.AdapterUse(
-            str(over.source), round(over.kept_for(answer.features.language), 4)
-        ),
-        canary=answer.canary,
-        languages=answer.features.languages,
-        unread=round(answer.unread, 4),
-    )
-    body = encoding.encode(answer.vectors, request.encoding_format, routing, answer.prompt_tokens)
-    return HttpAnswer(
-        200,
-        body,
-        headers={
-            "x-embedding-model": model,
-            "x-embedding-space": str(space),
-            "x-routing-reason": decision.label,
-            "x-predicted-ms": f"{predicted_ms:g}",
-            "x-queue-ms": f"{answer.queue_s * 1000:.2f}",
-            "x-inference-ms": f"{answer.inference_s * 1000:.2f}",
-        },
-    )

@@ -23,6 +23,7 @@ from router.errors import (
     RateLimitExceeded,
     RequestTimeout,
     RequestTooLarge,
+    RouterError,
     render,
     shorten,
 )
@@ -67,10 +68,22 @@ class HttpRequest:
     route prefix, without a slash at its end. `id` is the caller's `x-request-id` or a new one.
     `alone` says that Serve is not around the application, `sent` is the body where all of it is
     there already. `address` is what stands in front of the path: /in/COLLECTION,
-    `ignored` the fields of the body that were dropped.
+    `ignored` the fields of the body that were dropped. `render` writes errors, where the path alone
+    does not say in which form.
     """
 
-    __slots__ = ("address", "alone", "headers", "id", "ignored", "path", "receive", "scope", "sent")
+    __slots__ = (
+        "address",
+        "alone",
+        "headers",
+        "id",
+        "ignored",
+        "path",
+        "receive",
+        "render",
+        "scope",
+        "sent",
+    )
 
     def __init__(
         self, scope: Scope, receive: Receive, alone: bool, sent: bytes | None = None
@@ -82,6 +95,7 @@ class HttpRequest:
         }
         self.id = request_id(self.headers)
         self.ignored: tuple[str, ...] = ()
+        self.render: Callable[[RouterError], bytes] | None = None
         full: str = scope["path"]
         path = full.removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
         self.address, self.path = split_address(path)
@@ -165,11 +179,14 @@ def query(scope: Scope) -> Mapping[str, str]:
     """The query's parameters; of a name that stands twice the last value counts. Raises
     InvalidValue.
     """
+    return dict(query_list(scope))
+
+
+def query_list(scope: Scope) -> list[tuple[str, str]]:
+    """The query's parameters in their order; raises InvalidValue."""
     try:
-        return dict(
-            parse_qsl(
-                scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=16
-            )
+        return parse_qsl(
+            scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=16
         )
     except ValueError:
         raise InvalidValue("the query has more than 16 parameters") from None

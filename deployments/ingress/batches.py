@@ -1,4 +1,6 @@
-"""OpenAI's files and batches over HTTP, and the lines of batches as requests of the service."""
+"""OpenAI's files and batches and the use of keys over HTTP, and the lines of batches as requests of
+the service.
+"""
 
 import asyncio
 import logging
@@ -15,6 +17,7 @@ from deployments.ingress.uploads import receive_file
 from deployments.service.batches.runner import LineAnswer, Runner
 from deployments.service.batches.store import BatchStore
 from deployments.service.service import Service
+from deployments.service.use_log import UseLog
 from deployments.telemetry.logs import REQUEST_IDS, where
 from router import config
 from router.batch_lines import METHOD
@@ -37,6 +40,7 @@ from router.errors import (
     render,
 )
 from router.keys import Grant
+from router.usage import parse_usage
 
 MOST_BODY_BYTES = 64 * 1024
 FOLDER_KEY = "batches.folder"
@@ -52,10 +56,11 @@ class HasBatches(Protocol):
 
     service: Service
     batches: BatchStore | None  # None where the config names no folder
+    use_log: UseLog
 
 
 class BatchHandlers:
-    """The handlers of files and batches, by their names in router/routes.py."""
+    """The handlers of files, batches and use, by their names in router/routes.py."""
 
     def __init__(self, router: HasBatches) -> None:
         self._router = router
@@ -69,6 +74,7 @@ class BatchHandlers:
             "batches": self._batches,
             "batch": self._batch,
             "cancel_batch": self._cancel,
+            "usage": self._usage,
         }
 
     @property
@@ -137,6 +143,12 @@ class BatchHandlers:
     async def _cancel(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
         id = _id(http_request)
         return _json(await asyncio.to_thread(self._store.cancel, grant.name, id))
+
+    async def _usage(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
+        log = self._router.use_log
+        query = asgi.query_list(http_request.scope)
+        asked = parse_usage(query, log.clock(), grant.name, grant.admin, http_request.path)
+        return _json(await log.answer(asked))
 
 
 class AnswersEmbeddings(Protocol):

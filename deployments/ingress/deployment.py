@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import secrets
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,14 +26,17 @@ from deployments.ingress.views import Views
 from deployments.service.batches.store import BatchStore, open_store
 from deployments.service.decision_log import open_log
 from deployments.service.gauges import sample
+from deployments.service.reranking import Reranking
 from deployments.service.service import Service
+from deployments.service.use_log import UseLog
 from deployments.telemetry import logs
 from deployments.telemetry.logs import where
 from deployments.telemetry.publish import Publisher
 from deployments.telemetry.tracing import Tracing, tracing
 from router import language
-from router.adapters import load_adapters
 from router.capacity import learned
+from router.config import RouterArgs
+from router.encoder_check import load_encoders
 from router.exposure import require_local
 from router.spaces import Catalogue
 from router.strict import ConfigError, changed
@@ -48,12 +52,14 @@ class Router:
         self._keeping_even: asyncio.Task[None]
         self._watching: asyncio.Task[None]
         self.service: Service
+        self.reranking: Reranking
         self.views: Views
         self.access: Access
         self.publisher: Publisher | None = None
         self.tracing: Tracing | None = None
         self.batches: BatchStore | None = None
-        self._running_batches: asyncio.Task[None] | None = None
+        self.use_log: UseLog
+        self._beside: list[asyncio.Task[None]] = []  # what ends with this router
 
     async def reconfigure(self, changes: dict[str, Any]) -> None:
         """Take sections in the place of those at the start; requests that are running keep what
@@ -81,7 +87,8 @@ class Router:
         if (events := service.events) is not None:
             self.publisher = Publisher([events.tally], lambda: sample(events.tally, service))
             self.publisher.start()
-        self.service, self.views = service, Views(service)
+        self.reranking = await asyncio.to_thread(Reranking, service)
+        self.service, self.views = service, Views(service, self.reranking)
         self.access = Access(args, RateLimiter(exchange=self._others.ask))
         loop = asyncio.get_running_loop()
         self._keeping_even = loop.create_task(self.access.meters.run())
@@ -89,14 +96,21 @@ class Router:
         self._watching = loop.create_task(
             startup.Waiting(args, self.views.waiting_for, startup.cluster).run()
         )
-        if args.batches is not None:
-            store = await asyncio.to_thread(open_store, args.batches, args.base_dir)
-            application = Application(self, alone=True)
-            self.batches = store
-            runner = runner_of(store, args.batches, args.limits, application)
-            self._running_batches = loop.create_task(runner.run())
+        await self._keep_on_disk(args)
         gc.freeze()  # what stays for good is not looked through again while requests wait
         board.watch(partial(_later, loop, service.replicas_changed))
+
+    async def _keep_on_disk(self, args: RouterArgs) -> None:
+        """Open files, batches and the use of keys, and run what runs beside requests."""
+        folder = None
+        if args.batches is not None:
+            self.batches = await asyncio.to_thread(open_store, args.batches, args.base_dir)
+            folder = self.batches.folder
+            application = Application(self, alone=True)
+            runner = runner_of(self.batches, args.batches, args.limits, application)
+            self._beside.append(asyncio.create_task(runner.run()))
+        self.use_log = self.service.use_log = UseLog(args, folder, secrets.token_hex(4))
+        self._beside.append(asyncio.create_task(self.use_log.run()))
 
     async def close(self) -> None:
         """Write what waits to be written, and hang up."""
@@ -104,9 +118,9 @@ class Router:
             self.publisher.stop()
         if not hasattr(self, "service"):  # it never came so far
             return
-        if self._running_batches is not None:
-            self._running_batches.cancel()
-            await asyncio.gather(self._running_batches, return_exceptions=True)
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
         if self.service.log is not None:
             await asyncio.to_thread(self.service.log.close)
         if self.service.shared is not None:
@@ -122,7 +136,7 @@ class Router:
                         "restart it to open it"
                     ]
                 )
-            catalogue = Catalogue(args, await asyncio.to_thread(load_adapters, args))
+            catalogue = Catalogue(args, await asyncio.to_thread(load_encoders, args))
         except Exception as error:
             self.views.reload_error = str(error)
             why = str(error) if isinstance(error, ConfigError) else where(error)

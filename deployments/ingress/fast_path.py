@@ -25,6 +25,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
 
 from deployments.ingress.asgi import (
     SEND_TIMEOUT_S,
@@ -34,6 +35,7 @@ from deployments.ingress.asgi import (
     Scope,
     request_id,
 )
+from deployments.ingress.routes import TABLE
 from deployments.serve_internals import (
     REQUEST_TIMEOUT_HEADER,
     STATUS_LINE,
@@ -48,7 +50,8 @@ from deployments.serve_internals import (
 )
 from deployments.telemetry.logs import where
 from router.errors import InternalError, InvalidValue, render
-from router.routes import EMBEDDINGS
+from router.names import PREFIX, split_address
+from router.routes import INFERENCE, ROUTES
 
 if TYPE_CHECKING:
     from deployments.serve_internals import ASGI3Application, ProxyHeadersMiddleware
@@ -58,6 +61,11 @@ ONE_WRITE_BYTES = 256 * 1024  # up to here a copy is cheaper than a second call 
 TIME_LIMIT = REQUEST_TIMEOUT_HEADER.encode()
 REQUEST_ID = b"x-request-id"
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+_INFERENCE = [route.path for route in ROUTES if route.handler in INFERENCE]
+PATHS = tuple(path for path in _INFERENCE if "{" not in path)
+# of an address, and of paths that hold a name
+STARTS = (PREFIX, *(path.partition("{")[0] for path in _INFERENCE if "{" in path))
 
 log = logging.getLogger("ray.serve")
 Handler = Callable[[HttpRequest], Awaitable[HttpAnswer]]
@@ -96,7 +104,18 @@ class FastPath:
         self._prefix = self.replica.route_prefix
         inside = (self._prefix or "").rstrip("/")
         self.root = self.outside + inside
-        self.urls = frozenset((inside + path).encode() for path in EMBEDDINGS)
+        self.urls = frozenset((inside + path).encode() for path in PATHS)
+        self._inside = inside
+        self._starts = tuple((inside + start).encode() for start in STARTS)
+
+    def takes(self, url: bytes) -> bool:
+        """Whether a model answers what is posted to `url`, which is as it was sent."""
+        if url in self.urls:
+            return True
+        if not url.startswith(self._starts) or not url.isascii():
+            return False
+        path = unquote(url.partition(b"?")[0].decode("ascii")).removeprefix(self._inside)
+        return not path.endswith("/") and TABLE.infers(split_address(path)[1])
 
     @property
     def open(self) -> bool:
@@ -175,7 +194,7 @@ class FastPathProtocol(HttpToolsProtocol):
         if (
             way is None
             or not way.open
-            or self.url not in way.urls
+            or not way.takes(self.url)
             or parser.get_method() != b"POST"
             or self.expect_100_continue
             or parser.should_upgrade()
@@ -184,13 +203,14 @@ class FastPathProtocol(HttpToolsProtocol):
             self.headers[:] = cleaned(self.headers)  # the scope has the same list
             super().on_headers_complete()
             return
-        path, version = way.outside + self.url.decode("ascii"), parser.get_http_version()
+        sent, _, query = self.url.decode("ascii").partition("?")
+        version = parser.get_http_version()
         http_request = cast(dict[str, Any], self.scope)
         http_request.update(
             method="POST",
-            path=path,
-            raw_path=path.encode(),
-            query_string=b"",
+            path=way.outside + unquote(sent),
+            raw_path=(way.outside + sent).encode(),
+            query_string=query.encode(),
             root_path=way.root,
             http_version=version,
             client=way.client(self.client, self.headers),

@@ -80,12 +80,14 @@ class ModelList:
             if caller.collections is not None and name not in caller.collections:
                 continue
             for side in (None, *SIDES):
-                servants = (collection.space.model, *collection.adapters_for(side))
-                if any(caller.may_use(model) for model in servants):
+                if any(caller.may_use(one.model) for one in collection.encoders_for(side)):
                     yield self._collection(f"{name}-{side}" if side else name, collection)
 
     def _collection(self, name: str, collection: NamedSpace) -> Card:
-        space = collection.space
+        spaces = [str(space) for space in collection.spaces]
+        if len(spaces) > 1:
+            return _entry(name, "collection") | {"spaces": spaces}
+        (space,) = collection.spaces
         return _entry(name, "collection") | {
             "model": space.model,
             "dimensions": space.dimensions,

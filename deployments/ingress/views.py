@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from deployments.ingress import rerank_views
 from deployments.ingress.docs_page import HEADERS as DOCS_HEADERS
 from deployments.ingress.docs_page import page
 from deployments.ingress.explanation import settings
@@ -15,8 +16,10 @@ from deployments.ingress.what_if import WhatIf, current
 from deployments.service.experiments import CANARY
 from deployments.service.plan import Plan
 from deployments.service.recent import milliseconds, parse_query
+from deployments.service.reranking import Reranking
 from deployments.service.service import Service
 from router.domain import Load, Why, Work, attention
+from router.encoders import Encoder
 from router.keys import Grant
 from router.model_config import ModelConfig
 from router.models import memory_bytes
@@ -36,8 +39,8 @@ View = Callable[[Grant], Response]
 class Views:
     """Read-only routes over one `Service`."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, reranking: Reranking) -> None:
+        self._service, self._reranking = service, reranking
         self._models = ModelList(service)
         self.what_if = WhatIf(service.recent)
         self._memory_bytes = memory_bytes(service.args)
@@ -79,16 +82,20 @@ class Views:
         service = self._service
         return {
             name: model
-            for name, model in service.args.models.items()
+            for name, model in service.args.deployed.items()
             if not service.dispatchers[name].replicas
         }
 
     def models(self, caller: Grant) -> Response:
         """OpenAI's list of everything that the caller may write in `model`."""
-        return _json(200, {"object": "list", "data": self._models.cards(caller)})
+        cards = self._models.cards(caller) + rerank_views.cards(self._reranking, caller)
+        return _json(200, {"object": "list", "data": cards})
 
     def model(self, name: str, caller: Grant) -> Response:
         """One entry of that list; raises ModelNotFound."""
+        for card in rerank_views.cards(self._reranking, caller):
+            if card["id"].lower() == name.lower():
+                return _json(200, card)
         return _json(200, self._models.card(name, caller))
 
     def tiers(self, caller: Grant) -> Response:
@@ -114,6 +121,7 @@ class Views:
                 "routers": service.ledger.routers,
                 "front": front(os.environ),
                 "data": rows,
+                **rerank_views.tiers(self._reranking, caller),
             },
         )
 
@@ -126,24 +134,33 @@ class Views:
     def _collections(self, caller: Grant) -> dict[str, Any]:
         return {
             name: {
-                "space": str(named.space),
+                "space": str(named.spaces[0]) if len(named.spaces) == 1 else None,
+                "spaces": [str(space) for space in named.spaces],
                 "input_type": named.input_type,
                 "instruction": named.instruction,
                 "truncate": named.truncate,
                 "adapt": named.adapt,
+                "min_recall": named.min_recall,
+                "recall": average and round(average, 4),
                 "adapters": [
+                    {"source": str(encoder.adapter.source), **_kept(encoder)}
+                    for encoder in named.encoders
+                    if encoder.adapter is not None
+                ],
+                "encoders": [
                     {
-                        "source": str(adapter.source),
-                        "expected_recall": adapter.kept.recall,
-                        "recall_kept_fitted": adapter.proof.fitted.recall,
-                        "recall_kept_unseen": adapter.proof.unseen.recall,
-                        "judged_by": adapter.proof.judged_by,
+                        "model": encoder.model,
+                        "space": str(encoder.space),
+                        "encoder": encoder.kind,
+                        "sides": encoder.sides,
+                        **_kept(encoder),
                     }
-                    for adapter in named.adapters.values()
+                    for encoder in named.encoders
                 ],
             }
             for name, named in self._service.catalogue.collections.items()
             if caller.collections is None or name in caller.collections
+            for average in (_average(self._service, name),)
         }
 
     def _row(self, name: str, load: Load) -> dict[str, Any]:
@@ -206,8 +223,9 @@ class Views:
         """
         decision, features = plan.decision, plan.features
         languages, unread = features.languages, round(plan.chosen.mean_unread, 4)
-        catalogue, model, wanted = self._service.catalogue, decision.model, plan.wanted
-        adapter = wanted.adapters.get(model or "")
+        catalogue, model = self._service.catalogue, decision.model
+        encoder = plan.choice.encoders.get(model or "")
+        recalls = plan.choice.recalls
         body = {
             "features": {
                 "tokens": plan.tokens,
@@ -221,13 +239,14 @@ class Views:
                 "model": model,
                 "tier": None if model is None else catalogue.tier_of(model),
                 "reason": decision.label,
-                "space": None
-                if model is None
-                else str(wanted.space or catalogue.space_of(model, wanted.dimensions)),
+                "space": encoder and str(encoder.space),
+                "encoder": encoder and encoder.kind,
                 "predicted_ms": milliseconds(decision.predicted_s),
                 "degraded": decision.degraded,
                 "canary": plan.arm == CANARY,
-                "expected_recall": adapter and round(adapter.kept_for(features.language), 4),
+                "expected_recall": None
+                if encoder is None or encoder.native
+                else round(recalls[encoder.model], 4),
                 **({"unread": unread} if unread else {}),
             },
             "settings": settings(plan, self._service.args),
@@ -243,6 +262,7 @@ class Views:
                     ),
                     "margin": round(plan.loads[candidate.model].margin, 3),
                     "price": round(plan.loads[candidate.model].price, 3),
+                    **_encoding(plan, candidate.model),
                     "chosen": candidate.why is Why.CHOSEN,
                     "why": str(candidate.why),
                 }
@@ -250,6 +270,39 @@ class Views:
             ],
         }
         return orjson.dumps(body)
+
+
+def _average(service: Service, collection: str) -> float | None:
+    """What the last queries of a collection kept of its best search."""
+    running = service.planner.running.get(collection)
+    return None if running is None else running.average
+
+
+def _kept(encoder: Encoder) -> dict[str, Any]:
+    """What an encoder was measured to keep; nothing was measured of a native one."""
+    proof = encoder.space_proof if encoder.native else encoder.proof
+    return {
+        "expected_recall": encoder.expected_recall(),
+        "recall_kept_fitted": proof and proof.fitted.recall,
+        "recall_kept_unseen": proof and proof.unseen.recall,
+        "ndcg_kept_unseen": proof and proof.unseen.ndcg,
+        "judged_by": proof and proof.judged_by,
+        "by_language": {}
+        if proof is None
+        else {name: kept.recall for name, kept in proof.by_language(encoder.documents).items()},
+    }
+
+
+def _encoding(plan: Plan, model: str) -> dict[str, Any]:
+    """Which space a model would make vectors of, where a request may go to several encoders."""
+    encoder, recall = plan.choice.encoders.get(model), plan.choice.recalls.get(model)
+    if encoder is None or recall is None:
+        return {}
+    return {
+        "space": str(encoder.space),
+        "encoder": encoder.kind,
+        "expected_recall": round(recall, 4),
+    }
 
 
 def _json(status: int, body: object) -> Response:

@@ -14,8 +14,8 @@ from deployments.replica.identity import identity_of
 from deployments.service.fingerprints import check_reading
 from deployments.service.prepare import Preparer
 from deployments.service.shared_cache import open_shared
-from router.adapters import load_adapters
 from router.config import DecisionLog, RouterArgs
+from router.encoder_check import load_encoders
 from router.fingerprint import CardProof, Proof, load
 from router.model_config import ModelConfig, resolve_path
 from router.models import build_policy, curve_of, memory_bytes
@@ -27,13 +27,13 @@ def constructor_problems(args: RouterArgs, where: str) -> Iterator[str]:
     """One sentence for each thing that a router or a replica would not start with."""
     yield from reload_problems(args, where)
     unread = set[str]()
-    for name, model in args.models.items():
+    for name, model in args.served.items():
         for problem in _of_model(name, model, args):
             unread.add(name)
-            yield join(where, f"models.{name}: {problem}")
+            yield join(where, f"{args.place_of(name)}: {problem}")
     readable = {
         name: model
-        for name, model in args.models.items()
+        for name, model in args.served.items()
         if name not in unread and not _on_hub(model, args.base_dir)
     }
     part = args.model_copy(update={"models": readable})
@@ -60,7 +60,7 @@ def constructor_problems(args: RouterArgs, where: str) -> Iterator[str]:
 def reload_problems(args: RouterArgs, where: str) -> Iterator[str]:
     """What of the sections that change without a restart would be refused."""
     try:
-        Catalogue(args, load_adapters(args))
+        Catalogue(args, load_encoders(args))
         build_policy(args.routing, args.tiers)
         Access(args)
     except ConfigError as error:
@@ -76,6 +76,8 @@ def _of_model(name: str, model: ModelConfig, args: RouterArgs) -> Iterable[str]:
         with own_folder_first():
             if not _on_hub(model, args.base_dir):
                 Preparer(one)
+            if model.engine.in_router:  # load_encoders says what is wrong with its file
+                return []
             engine = engines.create(model, args.base_dir)
             if model.fingerprint is not None and model.fingerprint.card is None:
                 identity_of(engine, model.fingerprint, args.base_dir)

@@ -308,7 +308,7 @@ def _config(machine: Machine, path: Path) -> Iterator[Finding]:
     options = read(path.read_bytes()).get("http_options") or {}
     yield from _ports({int(options.get("port", 8000)): PORTS[8000]})
     yield from _memory(machine, args, serve)
-    models = args.models.values()
+    models = args.served.values()
     named = {name for model in models for name in (model.engine.hub_source, model.tokenizer)}
     commits = {
         name: next(filter(None, (model.pinned(name) for model in models)), None)
@@ -327,7 +327,7 @@ def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterat
     booked = {one.deployment: one for one in bookings(args, serve)}
     gpus = [] if isinstance(machine.gpus, str) else list(machine.gpus)
     needed_cpu, unknown = 0, []
-    for name, model in args.models.items():
+    for name, model in args.deployed.items():
         replicas = booked[name].replicas if name in booked else 0
         share = booked[name].gpus if name in booked else 0.0
         needed = model.memory_bytes or _profiled(name, model, args.base_dir)

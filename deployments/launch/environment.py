@@ -14,10 +14,12 @@ here need a reason:
 
 import math
 import os
+import re
 import resource
 import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +35,7 @@ SCRATCH, OWNER = (
     "er-",
     "owner",
 )
+OWNER_BYTES = 200
 HAPROXY_OWN_FILES = 500  # beside those of connections
 # below the range from which the kernel hands out ports
 PORT_BASE, PORT_SPAN, PORTS_EACH = (
@@ -40,6 +43,10 @@ PORT_BASE, PORT_SPAN, PORTS_EACH = (
     10_000,
     8,
 )
+
+
+class NotOurs(Exception):
+    """A folder that must be this user's is not; the message says what to do."""
 
 
 class NoPorts(Exception):
@@ -51,11 +58,46 @@ def owner(process: psutil.Process) -> str:
     return f"{process.pid} {process.create_time()}"
 
 
+def private_folder(where: Path) -> Path:
+    """The folder of this user in `where`, which no other user can read or write; raises NotOurs.
+
+    Ray opens its own folders to everybody, so they lie in this one.
+    """
+    folder = where / f"{SCRATCH}{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise NotOurs(
+            f"{folder} is not a folder of this user, so others could read Ray's files in it; "
+            "remove it, or set RAY_TMPDIR to a folder of your own"
+        )
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        folder.chmod(0o700)
+    return folder
+
+
+def _own_text(file: Path) -> str:
+    """The text of a regular file of this user in a folder of this user; raises OSError for any
+    other, and never waits for one.
+    """
+    folder = file.parent.lstat()
+    if not stat.S_ISDIR(folder.st_mode) or folder.st_uid != os.getuid():
+        raise PermissionError(f"{file.parent} belongs to another user")
+    with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)) as opened:
+        found = os.fstat(opened.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
+            raise PermissionError(f"{file} is no regular file of this user")
+        return opened.read(OWNER_BYTES)
+
+
 def sweep(where: Path) -> None:
-    """Remove the folders of instances that were killed."""
+    """Remove the folders of this user's instances that were killed."""
     for claim in where.glob(f"{SCRATCH}*/{OWNER}"):
         with suppress(OSError, ValueError):
-            text = claim.read_text()
+            text = _own_text(claim)
+            if re.fullmatch(r"\d{1,10} \d+\.\d+", text) is None:
+                continue
             pid = int(text.split()[0])
             try:
                 lives = owner(psutil.Process(pid)) == text
@@ -100,6 +142,7 @@ def environment(
     inner = iter(_free_ports(port))
     own = {
         "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
+        "RAY_TMPDIR": str(private_folder(Path(_temporary(given)))),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(next(inner)),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(next(inner)),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(next(inner)),
@@ -115,6 +158,11 @@ def environment(
         "PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [given.get("PYTHONPATH")])]),
     }
     return {name: value for name, value in chosen.items() if name not in given} | own
+
+
+def _temporary(given: Mapping[str, str]) -> str:
+    """Where Ray would put its folder."""
+    return given.get("RAY_TMPDIR") or given.get("TMPDIR") or "/tmp"
 
 
 def _connections(max_requests: int) -> int:

@@ -46,7 +46,7 @@ def room_for_weights(machine: Machine, args: RouterArgs, missing: list[str]) -> 
     """Whether the disk of the cache holds what is to be downloaded; memory_bytes is no less."""
     needed = sum(
         model.memory_bytes or 0
-        for model in args.models.values()
+        for model in args.served.values()
         if model.engine.hub_source in missing
     )
     there = _cache(machine)

@@ -19,6 +19,8 @@ from router.strict import suggestion
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
+FILE_ENDINGS = (".json", ".txt", ".model", ".safetensors", ".gguf")
+
 
 @contextmanager
 def own_folder_first() -> Iterator[None]:
@@ -93,8 +95,14 @@ def _missing(path: str, base_dir: str | None, hub: bool) -> str | None:
     try:
         resolve_path(path, base_dir)
     except FileNotFoundError as error:
-        return None if hub and HUB_ID.fullmatch(path) else str(error)
+        return None if hub and _may_be_on_hub(path, base_dir) else str(error)
     return None
+
+
+def _may_be_on_hub(path: str, base_dir: str | None) -> bool:
+    """Whether `path`, which is not here, looks like ORGANISATION/NAME and not like a file."""
+    is_file = path.endswith(FILE_ENDINGS) or (Path(base_dir or ".") / path).parent.is_dir()
+    return HUB_ID.fullmatch(path) is not None and not is_file
 
 
 def _missing_function(target: str) -> str | None:

@@ -18,6 +18,7 @@ import psutil
 
 from deployments import serve_internals
 from deployments.launch import haproxy
+from router.config import SEALED
 
 POLL_S = 0.25
 
@@ -59,19 +60,20 @@ def serving(
     stopped: Event,
     haproxy_folder: Path | None,
     drain_s: float,
+    folder: Path,
 ) -> Iterator[Path]:
     """Starts Ray, Serve and the config's applications, gives the folder of their logs, and at the
     end leaves no process behind.
 
     Requests under way get `drain_s` to end; HAProxy, where it is in front, refuses the next ones
-    meanwhile. These are the steps of `serve run`, which neither reports a failed application nor
-    lets one choose Ray's options.
+    meanwhile. `folder` is private and lives as long. These are the steps of `serve run`, which
+    neither reports a failed application nor lets one choose Ray's options.
     """
     import ray
     from ray.serve.schema import ServeDeploySchema
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    wanted = ServeDeploySchema.model_validate(config)
+    wanted = ServeDeploySchema.model_validate(sealed(config, folder))
     client = None
     try:
         try:
@@ -95,6 +97,23 @@ def serving(
                 serve_internals.shut_down(client, SHUTDOWN_S)
             ray.shutdown()
         _end(started, LINGER_S)
+
+
+def sealed(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The config with the `args:` of our applications in files of `folder`, as Serve logs what it
+    finds there: hashes of keys, and a password in a URL.
+    """
+    from deployments.launch.serve_config import IMPORT_PATHS
+
+    applications = []
+    for index, application in enumerate(config["applications"]):
+        if application.get("import_path") in IMPORT_PATHS and application.get("args"):
+            file = folder / f"args-{index}.json"
+            file.touch(mode=0o600)
+            file.write_text(json.dumps(application["args"]), encoding="utf-8")
+            application = {**application, "args": {SEALED: str(file)}}
+        applications.append(application)
+    return {**config, "applications": applications}
 
 
 def metrics_url() -> str:
@@ -131,14 +150,14 @@ def _require_room(config: Mapping[str, Any]) -> None:
     """
     import ray
 
-    from deployments.launch.serve_config import IMPORT_PATH
+    from deployments.launch.serve_config import IMPORT_PATHS
     from router.resources import bookings, first_ones, node, waiting
     from router.strict import parse_args
 
     booked = [
         booking
         for application in config["applications"]
-        if application.get("import_path") in (IMPORT_PATH, IMPORT_PATH.replace(":", "."))
+        if application.get("import_path") in IMPORT_PATHS
         for booking in bookings(parse_args(application.get("args") or {}), application)
     ]
     have = [node(one["Resources"]) for one in ray.nodes()]  # type: ignore[no-untyped-call]

@@ -25,6 +25,7 @@ from deployments.launch.environment import (
     OWNER,
     SCRATCH,
     NoPorts,
+    NotOurs,
     environment,
     owner,
     sweep,
@@ -109,12 +110,18 @@ def main(
             _check(path, http["host"])
             drain_s = max(one.request_timeout_s for one in limits)
             with serving(
-                config, dashboard_port, metrics_port, stopped, folder if in_front else None, drain_s
+                config,
+                dashboard_port,
+                metrics_port,
+                stopped,
+                folder if in_front else None,
+                drain_s,
+                folder,
             ) as logs:
                 said = _wait_until_ready(config, logs, stopped)
                 _watch(logs, said, stopped)
                 say("stopping", "stopping")
-    except (StartError, NoPorts) as problem:
+    except (StartError, NoPorts, NotOurs) as problem:
         raise click.ClickException(str(problem)) from None
 
 
@@ -143,9 +150,9 @@ def _check(path: Path, host: str) -> None:
     for index, application in enumerate(_read(path)["applications"]):
         if application.get("import_path") == IMPORT_PATH:
             args = parse_args(application.get("args") or {})
-            for name, model in args.models.items():
+            for name, model in args.served.items():
                 for problem in hub_problems(
-                    model, args.base_dir, f"applications[{index}].args.models.{name}"
+                    model, args.base_dir, f"applications[{index}].args.{args.place_of(name)}"
                 ):
                     raise StartError(f"{path}: {problem}")
 

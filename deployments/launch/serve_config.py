@@ -250,15 +250,16 @@ def _examine(data: Any, host: str | None) -> Report:
             except ConfigError as error:
                 problems += error.problems
             else:
-                models += args.models
+                models += args.deployed
                 before = len(problems)
                 problems += _deployments(
                     args, application.get("deployments") or [], f"{where}.deployments"
                 )
-                problems += _devices(args, application, f"{where}.args.models")
+                problems += _devices(args, application, f"{where}.args")
                 problems += _policy(application, where)
-                for name, model in args.models.items():
-                    problems += model_problems(model, args.base_dir, f"{where}.args.models.{name}")
+                for name, model in args.served.items():
+                    place = f"{where}.args.{args.place_of(name)}"
+                    problems += model_problems(model, args.base_dir, place)
                 problems += (
                     reload_problems(args, f"{where}.args")
                     if len(problems) > before
@@ -359,10 +360,10 @@ def _deployments(args: RouterArgs, deployments: list[Any], where: str) -> Iterat
         ):
             continue
         path = f"{where}[{index}]"
-        if name != "router" and name not in args.models:
+        if name != "router" and name not in args.deployed:
             yield (
                 f"{path}.name: there is no deployment {name!r}; "
-                f"{suggestion(name, ['router', *args.models], 'there are')}"
+                f"{suggestion(name, ['router', *args.deployed], 'there are')}"
             )
         elif first.setdefault(name, index) != index:
             yield f"{path}.name: {name!r} is given twice, first in {where}[{first[name]}]"
@@ -374,7 +375,7 @@ def _devices(args: RouterArgs, application: Mapping[str, Any], where: str) -> It
         booked = {one.deployment: one for one in bookings(args, application)}
     except (AttributeError, TypeError, ValueError):  # Serve's schema says what is wrong
         return
-    for name, model in args.models.items():
+    for name, model in args.served.items():
         engine = model.engine
         if (own := engine.vllm_args) is None or name not in booked:
             continue
@@ -382,14 +383,15 @@ def _devices(args: RouterArgs, application: Mapping[str, Any], where: str) -> It
         if not all(isinstance(size, int) for size in sizes):
             continue
         cards, gpus = math.prod(sizes), booked[name].gpus
+        place = f"{where}.{args.place_of(name)}.engine"
         if cards > 1 and engine.in_one_process:
             yield (
-                f"{where}.{name}.engine.in_process: must be false where tensor_parallel_size or "
+                f"{place}.in_process: must be false where tensor_parallel_size or "
                 f"pipeline_parallel_size ask for {cards} cards: each has a process of its own"
             )
         if cards > max(1, math.ceil(gpus)):
             yield (
-                f"{where}.{name}.engine.args: it works on {cards} cards and its deployment books "
+                f"{place}.args: it works on {cards} cards and its deployment books "
                 f"{gpus:g}: write ray_actor_options: {{num_gpus: {cards}}} there"
             )
 

@@ -22,8 +22,8 @@ from deployments.telemetry import logs, metrics
 from deployments.telemetry.metrics import EngineStats, Tally
 from deployments.telemetry.publish import Publisher
 from deployments.telemetry.tracing import tracing
-from router.model_config import ModelConfig
 from router.models import curve_of
+from router.rerank_config import deployed_config
 
 STILL_S = 60.0
 
@@ -40,7 +40,7 @@ class Embedder(Host):
         started = time.monotonic()
         traced = tracing()
         logs.install(traced is not None)
-        model = ModelConfig.model_validate(config)
+        model = deployed_config(config)
         if model.environment == "cpu-vllm":
             cpu.prepare()
         stats = (

@@ -84,6 +84,14 @@ class Host:
         self._idle = asyncio.Event()  # no call is under way
         self._idle.set()
         self._engine, self._replica, self._identity = engine, replica, identity
+        # A row of one number is a score: of length 1 it would be 1 or -1, whatever was read.
+        scores = getattr(engine, "scores", False)
+        self._valid = _finite if scores else _unit_length
+        self._invalid = (
+            "the engine made a score that is not finite"
+            if scores
+            else "the engine made a vector that is not of length 1"
+        )
         self._health_timeout_s, self._curve, self._attention_tokens = (
             health_timeout_s,
             curve,
@@ -203,11 +211,8 @@ class Host:
             raise EngineDead(self._dead)
         for index, error in embedded.failed.items():
             failed[keep[index]] = _failure(error)
-        for index in np.flatnonzero(~_unit_length(embedded.vectors)):
-            failed.setdefault(
-                keep[index],
-                Failure("engine", "the engine made a vector that is not of length 1"),
-            )
+        for index in np.flatnonzero(~self._valid(embedded.vectors)):
+            failed.setdefault(keep[index], Failure("engine", self._invalid))
         self._served_tokens += tokens
         queue_s = started - arrived + embedded.waited_s
         return self._reply(call, embedded, keep, failed, queue_s, ended - arrived - queue_s, tokens)
@@ -387,6 +392,12 @@ def _unit_length(vectors: Vectors) -> npt.NDArray[np.bool_]:
     squares: Vectors = np.einsum("ij,ij->i", vectors, vectors)
     unit: npt.NDArray[np.bool_] = np.abs(squares - 1.0) < 1e-2
     return unit
+
+
+def _finite(scores: Vectors) -> npt.NDArray[np.bool_]:
+    """Which rows are scores."""
+    finite: npt.NDArray[np.bool_] = np.isfinite(scores[:, 0])
+    return finite
 
 
 def _failure(error: EngineError) -> Failure:

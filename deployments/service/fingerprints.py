@@ -27,7 +27,8 @@ def check_reading(args: RouterArgs, preparer: Preparer) -> dict[str, Proof]:
         except (OSError, ValueError) as error:
             problems.append(f"{where}: {error}")
             continue
-        if stored.model != name or stored.vectors.shape[1] != model.dimensions:
+        names = {name, (model.space_of or "").rpartition("/")[0]}  # the same weights elsewhere
+        if stored.model not in names or stored.vectors.shape[1] != model.dimensions:
             problems.append(
                 f"{where}: {model.fingerprint.file} is of "
                 f"{stored.model}/{stored.vectors.shape[1]}, "

@@ -11,7 +11,7 @@ from deployments.telemetry.metrics import Tally
 def sample(tally: Tally, service: Service) -> None:
     """Copy the numbers of `service` into `tally`."""
     now, cache = service.clock(), service.cache
-    loads = service.loads()
+    loads = service.deployed_loads()
     for name, dispatcher in service.dispatchers.items():
         labels, feedback, load, done = (
             (name,),
@@ -32,7 +32,7 @@ def sample(tally: Tally, service: Service) -> None:
         )
         tally.set(metrics.QUEUED, labels, service.ledger.waiting_tokens(name))
         tally.set(metrics.READY, labels, load.ready_replicas)
-        tally.set(metrics.REQUIRED, labels, service.args.models[name].required)
+        tally.set(metrics.REQUIRED, labels, service.args.deployed[name].required)
         tally.set(metrics.OUT, labels, dispatcher.replicas_out)
         tally.set(metrics.MARGIN, labels, load.margin)
         tally.set(metrics.BIAS, labels, load.bias)
@@ -40,6 +40,9 @@ def sample(tally: Tally, service: Service) -> None:
         tally.set(metrics.CAPACITY, labels, feedback.tokens_per_s)
         tally.set(metrics.OFFERED, labels, feedback.offered.tokens_per_s(now))
         tally.set(metrics.SHADOW, labels, feedback.shadow.tokens_per_s(now))
+    for name, running in service.planner.running.items():
+        if (average := running.average) is not None:
+            tally.set(metrics.COLLECTION_RECALL, (name,), average)
     tally.set(metrics.CACHE_HITS, (), cache.hits)
     tally.set(metrics.CACHE_MISSES, (), cache.misses)
     tally.set(metrics.CACHE_EVICTIONS, (), cache.evictions)

@@ -1,13 +1,14 @@
 """A request's plan and its answer, as plain values."""
 
 import time
+from collections.abc import Container
 from typing import NamedTuple, Protocol
 
 from deployments.service.prepare import Prepared
-from router.adapters import Adapter
 from router.arrays import Vectors
 from router.decision_log import DecisionContext, Entry
 from router.domain import (
+    NO_WORK,
     Decision,
     Features,
     Load,
@@ -15,9 +16,11 @@ from router.domain import (
     Request,
     Work,
 )
+from router.encoders import NOTHING_TO_CHOOSE, Encoder, EncoderChoice
 from router.schema import EmbeddingsRequest
 from router.space import Space
 from router.spaces import Constraints
+from router.usage import Use, device_s
 
 
 class Meter(Protocol):
@@ -37,6 +40,7 @@ class Caller(NamedTuple):
     meter: Meter | None = None
     client: str = ""  # its key, else its address: who has to take turns with himself
     scope: str = ""  # callers of one scope share what was read and embedded before
+    key: str = ""  # its name in the config
 
 
 ANYONE = Caller()
@@ -61,6 +65,7 @@ class Plan(NamedTuple):
     arm: str | None  # of the canary
     tried: str | None = None  # the model that could not answer, where this is the second decision
     tried_s: float = 0.0  # from the first decision to this one
+    choice: EncoderChoice = NOTHING_TO_CHOOSE  # what makes the vectors of the spaces
 
     @property
     def chosen(self) -> Prepared:
@@ -109,8 +114,8 @@ class Answered(Protocol):
         """From arrival to the answer."""
 
     @property
-    def adapter(self) -> Adapter | None:
-        """That its vectors came over."""
+    def encoder(self) -> Encoder | None:
+        """What made its vectors; None where there are none."""
 
 
 class Answer(NamedTuple):
@@ -126,13 +131,29 @@ class Answer(NamedTuple):
     queue_s: float
     inference_s: float
     total_s: float
-    adapter: Adapter | None  # that the vectors came over
+    encoder: Encoder  # what made the vectors of the space
+    expected_recall: float | None  # of these texts; None where the model is the space's own
     canary: bool  # decided by the canary's rules
     unread: float  # share of the texts' tokens that the model does not know
 
 
-def entry_of(plan: Plan, answer: Answered | None, outcome: str) -> Entry:
+def use_of(plan: Plan, answer: Answered, key: str, collections: Container[str]) -> Use:
+    """What an answered request used."""
+    model, space = plan.decision.model or "", plan.request.space or ""
+    work = plan.work.get(model, NO_WORK)
+    return Use(
+        key,
+        model,
+        space if space in collections else "",
+        plan.request.items,
+        answer.prompt_tokens,
+        device_s(plan.models[model], work) if model in plan.models else 0.0,
+    )
+
+
+def entry_of(plan: Plan, answer: Answered | None, outcome: str, use: Use | None = None) -> Entry:
     """What the decision log says of a request that ended."""
+    encoder = plan.choice.encoders.get(plan.decision.model or "")
     return Entry(
         time.time(),
         plan.arrived_s,
@@ -145,4 +166,8 @@ def entry_of(plan: Plan, answer: Answered | None, outcome: str) -> Entry:
         plan.decision,
         outcome,
         None if answer is None else answer.total_s,
+        None if encoder is None else str(encoder.space),
+        None if encoder is None else encoder.kind,
+        use,
+        plan.request.priority,
     )

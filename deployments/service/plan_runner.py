@@ -48,10 +48,11 @@ class PlanRunner:
         deadline_s = plan.decision_input.deadline_s
         feedback = self._planner.feedback
         missed = tell(feedback, plan.decision, plan.work, plan.arrived_s, deadline_s)
-        if missed is not None:
+        if missed is not None and missed in self._dispatchers:  # a student is always awake
             self._dispatchers[missed].warm()
         if plan.decision.model is None:
             raise refusal(self._planner.args, plan, permitted)
+        plan.choice.decided(plan.decision.model)
         return plan.decision.model
 
     def deadline_of(self, plan: Plan) -> float:
@@ -81,14 +82,15 @@ class PlanRunner:
         """
         now, decision = self._clock(), plan.decision
         total_s = now - plan.arrived_s
-        self.latencies[model].append((now, total_s))
         # Bulk waits for everybody else, so how late it was says nothing of the next interactive
         # request. What was cut may be in the cache although the whole text was not.
-        unforeseen = cut and got.known
+        unforeseen, bulk = cut and got.known, plan.request.priority == "bulk"
+        if not bulk:
+            self.latencies[model].append((now, total_s))
         if (
             plan.work[model].tokens
             and not unforeseen
-            and plan.request.priority != "bulk"
+            and not bulk
             and decision.predicted_s is not None
         ):
             load = plan.loads[model]

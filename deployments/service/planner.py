@@ -8,17 +8,18 @@ from deployments.service.plan import ANYONE, Caller, Plan
 from deployments.service.prepare import Prepared, Preparer
 from deployments.service.reader import Reader
 from deployments.service.refusals import check_permitted, cut_work
-from router.adapters import as_ranked
 from router.cache import VectorCache
 from router.config import RouterArgs
 from router.decision_log import DecisionContext
 from router.domain import Features, Load, Model, Reason, Request, Tier, Work, work_of
+from router.encoders import EncoderChoice, as_ranked, best_model
 from router.errors import InvalidValue, MaxTokensPerRequest
 from router.feedback import Feedback
 from router.ledger import Ledger
 from router.models import build_policy
 from router.policy import decide
 from router.rules import Policy
+from router.running_recall import RunningRecall
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue, Constraints
 
@@ -45,12 +46,19 @@ class Planner:
         self._clock, self._rng = clock, rng
         self.policy = build_policy(args.routing, args.tiers)
         self._setting, self._canary = self._settle()
+        # what the queries of each collection with several encoders keep
+        self.running: dict[str, RunningRecall] = _averages(catalogue)
 
     def reload(self, args: RouterArgs, catalogue: Catalogue) -> None:
         """Plan by these tables from the next request on."""
         if args.routing.language_prior != self.routing.language_prior:
             prior, pool = args.routing.language_prior, self.reader.pool
             self.reader = Reader(self._preparer, prior, args.limits, pool)
+        self.running = _averages(catalogue) | {
+            name: running
+            for name, running in self.running.items()
+            if args.collections.get(name) == self.args.collections[name]
+        }
         self.args, self.catalogue, self.routing = args, catalogue, args.routing
         self.policy = build_policy(args.routing, args.tiers)
         self._setting, self._canary = self._settle()
@@ -60,12 +68,18 @@ class Planner:
         """Every model with the curve that is known now."""
         return {name: feedback.model for name, feedback in self.feedback.items()}
 
-    async def plan(self, request: EmbeddingsRequest, caller: Caller = ANYONE) -> Plan:
-        """Read the text and decide; raises RouterError when no model may serve the request."""
+    async def plan(
+        self, request: EmbeddingsRequest, caller: Caller = ANYONE, reader: Reader | None = None
+    ) -> Plan:
+        """Read the text and decide; raises RouterError when no model may serve the request.
+
+        `reader` reads the texts of this one request, where that is not the planner's own.
+        """
+        reader = reader or self.reader
         permitted = caller.permitted
         arrived_s = self._clock()
         request = self.catalogue.completed(request)
-        wanted = self.catalogue.resolve(request)
+        wanted = self._resolve(request, reader)
         candidates = [
             name
             for name in self.feedback
@@ -85,11 +99,11 @@ class Planner:
             prepared = self._preparer.given(request.ids, wanted.target, caller.scope)
             features = Features(0, None, None, False, False)
         else:
-            characters = self.reader.reading(texts, request.side, request.instruction, candidates)
-            self.reader.check(caller.client, characters)
+            characters = reader.reading(texts, request.side, request.instruction, candidates)
+            reader.check(caller.client, characters)
             if caller.meter is not None:
                 caller.meter.reading(characters)
-            prepared, features = await self.reader.read(
+            prepared, features = await reader.read(
                 texts,
                 request.side,
                 request.instruction,
@@ -105,22 +119,25 @@ class Planner:
         read_s = self._clock()
         loads, models = self.loads(), self.models
         work = {name: self._work(name, one) for name, one in prepared.items()}
-        if wanted.adapters and wanted.space is not None:
-            models = as_ranked(models, wanted.space, wanted.adapters)
+        choice = self._choice(request, wanted, prepared, features, permitted)
+        if len(choice.recalls) > 1:
+            models = as_ranked(models, choice.encoders, choice.recalls, features, work)
+            if wanted.target is None:
+                wanted = wanted._replace(target=best_model(choice.encoders, choice.recalls))
         setting = self._setting
         decision_input = self._input_of(
-            request, wanted, features, prepared, work, arrived_s, permitted, setting
+            request, wanted, features, prepared, work, arrived_s, permitted, setting, choice
         )
         if (arm := self.comparison.arm(request, decision_input)) == CANARY:
             setting = self._canary
             decision_input = self._input_of(
-                request, wanted, features, prepared, work, arrived_s, permitted, setting
+                request, wanted, features, prepared, work, arrived_s, permitted, setting, choice
             )
         decided_s = self._clock()
         decision = decide(setting.policy, decision_input, models, loads, decided_s)
         if decision.reason is Reason.NO_MODEL and request.truncate not in (None, "none"):
             # Nothing reads the text as it is: decide on what would be left of it.
-            work = cut_work(self.args, prepared)
+            work = self._cut_work(prepared)
             decision_input = decision_input._replace(work=work)
             decision = decide(setting.policy, decision_input, models, loads, decided_s)
         return Plan(
@@ -138,7 +155,34 @@ class Planner:
             decided_s,
             setting,
             arm,
+            choice=choice,
         )
+
+    def _choice(
+        self,
+        request: EmbeddingsRequest,
+        wanted: Constraints,
+        prepared: Mapping[str, Prepared],
+        features: Features,
+        permitted: frozenset[str] | None,
+    ) -> EncoderChoice:
+        """What may make the vectors of these texts, and what each keeps.
+
+        The average of a collection counts what the router chooses: not what a caller, or what its
+        key may use, left no choice about.
+        """
+        encoders = self.catalogue.encoders(wanted, prepared, features)
+        if not wanted.encoders or (len(encoders) == 1 and next(iter(encoders.values())).native):
+            return EncoderChoice(encoders)
+        recalls = {name: encoder.recall_of(features) for name, encoder in encoders.items()}
+        blind = (name for name, one in prepared.items() if name in encoders and one.unreadable)
+        able = [recalls[name] for name in recalls if permitted is None or name in permitted]
+        running = None
+        if wanted.collection is not None and len(encoders) > 1:
+            running = self.running.get(wanted.collection.name)
+            if running is not None and max(able) < running.floor:
+                running = None
+        return EncoderChoice(encoders, recalls, frozenset(blind), request.items, running)
 
     def loads(self) -> dict[str, Load]:
         """What is happening at each model now, as this router knows it."""
@@ -147,6 +191,10 @@ class Planner:
             name: feedback.load(self._ledger, self.routing, now, self._rng)
             for name, feedback in self.feedback.items()
         }
+
+    def _resolve(self, request: EmbeddingsRequest, reader: Reader) -> Constraints:
+        """What a completed request leaves open."""
+        return self.catalogue.resolve(request)
 
     def _work(self, model: str, prepared: Prepared) -> Work:
         """What the request asks of one model: the texts that are not in the cache, but the longest
@@ -182,6 +230,10 @@ class Planner:
         )
         return usual, usual._replace(policy=policy, default_budget_s=budget_s, arm=CANARY)
 
+    def _cut_work(self, prepared: dict[str, Prepared]) -> dict[str, Work]:
+        """The same once every text is cut to what its model reads."""
+        return cut_work(self.args, prepared)
+
     def _input_of(
         self,
         request: EmbeddingsRequest,
@@ -192,6 +244,7 @@ class Planner:
         arrived_s: float,
         permitted: frozenset[str] | None,
         setting: DecisionContext,
+        choice: EncoderChoice,
     ) -> Request:
         budget_s = _seconds(request.latency_budget_ms) or setting.default_budget_s
         return Request(
@@ -210,7 +263,18 @@ class Planner:
                 for name, one in prepared.items()
                 if one.unread and (share := one.unread_by(setting.policy.min_share))
             },
+            recalls=choice.recalls,
+            unfit=choice.unfit(),
         )
+
+
+def _averages(catalogue: Catalogue) -> dict[str, RunningRecall]:
+    """A new average for each collection whose queries several encoders may answer."""
+    return {
+        name: RunningRecall(collection.min_recall)
+        for name, collection in catalogue.collections.items()
+        if len(collection.encoders) > 1
+    }
 
 
 def _seconds(milliseconds: float | None) -> float | None:

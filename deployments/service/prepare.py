@@ -2,7 +2,8 @@
 
 Models whose tokenizer and prompt are the same (the whole Qwen3 family) share one tokenisation. An
 engine that takes text gets the prompted text, and its tokens are counted here where its tokenizer
-can be had, else estimated; the engine has the last word.
+can be had, else estimated; the engine has the last word, but for servers elsewhere: those may cut a
+text in silence, so an estimate is a limit for them.
 """
 
 import hashlib
@@ -12,13 +13,15 @@ from typing import Literal, TypeVar
 
 from router.arrays import TokenIds
 from router.config import Limits, RouterArgs
+from router.encoder_check import load_student
 from router.errors import InvalidValue, MaxTokensPerRequest
 from router.schema import Side
-from router.tokenizer import Tokenizer, Tokens, load, refuse_surrogates
+from router.tokenizer import Estimate, Tokenizer, Tokens, load, of_library, refuse_surrogates
 
 PIECE_CHARACTERS = 65_536  # are tokenised at a time, where tokens have a limit
 CLOSE_TOKENS = 4  # fewer than a model reads are near enough
 CUT_TOKENS = 128  # that a cut between two pieces of a text may add, an unknown word in two at most
+BYTES_A_TOKEN = 3  # where an engine counts for itself
 
 T = TypeVar("T")
 
@@ -31,12 +34,24 @@ class Prepared:
     texts: Sequence[str] | None  # prompted, where the engine takes text
     counts: Sequence[int]
     side: Side
-    exact: bool  # counts come from the model's own tokenizer
+    exact: bool  # counts are taken as they are: a tokenizer's, or the estimate for a server
     # of what the model reads and of the scope, one a text: the cache's key
     digests: Sequence[bytes]
     # share of each text's tokens that the tokenizer does not know; None where it knows all
     unread: Sequence[float] | None = None
     scope: str = ""
+
+    @property
+    def unreadable(self) -> list[int]:
+        """The texts of which nothing is read."""
+        if self.unread is None and all(self.counts):
+            return []
+        unread = self.unread or [0.0] * len(self.counts)
+        return [
+            place
+            for place, (count, share) in enumerate(zip(self.counts, unread, strict=True))
+            if not count or share >= 1.0
+        ]
 
     @property
     def mean_unread(self) -> float:
@@ -55,13 +70,20 @@ class Prepared:
 class Preparer:
     """Tokenizers of all models of a config; thread-safe once made."""
 
-    def __init__(self, args: RouterArgs) -> None:
+    _by_source: dict[tuple[str, bool, str | None], Tokenizer]
+
+    def __init__(self, args: RouterArgs, other: "Preparer | None" = None) -> None:
+        """Tokenizers that `other` has are shared with it."""
         self._models = args.models
         self.tokenizers: dict[str, Tokenizer | None] = {}
-        by_source: dict[tuple[str, bool, str | None], Tokenizer] = {}
+        by_source = self._by_source = {} if other is None else other._by_source
         for name, model in args.models.items():
+            if model.engine.in_router:
+                student = load_student(model, args.base_dir)
+                self.tokenizers[name] = of_library(student.tokenizer, student.fingerprint, False)
+                continue
             if model.tokenizer is None:
-                self.tokenizers[name] = None
+                self.tokenizers[name] = Estimate() if model.engine.runs_elsewhere else None
                 continue
             key = (model.tokenizer, model.special_tokens, model.pinned(model.tokenizer))
             if key not in by_source:
@@ -93,7 +115,7 @@ class Preparer:
             own_side: Side = side or config.prompts.default
             before, after = self._prompt(name, own_side, instruction)
             tokenizer = self.tokenizers[name]
-            takes_text = not config.engine.takes_token_ids
+            takes_text = not (config.engine.takes_token_ids or config.engine.in_router)
             prompted = prompts.get((before, after))
             if prompted is None:
                 if limits is not None:
@@ -153,7 +175,7 @@ class Preparer:
         """Shorten what is too long for `model`, keeping its prompt and special tokens; also says
         which texts were cut.
         """
-        limit = self._models[model].max_tokens
+        limit = self.longest_for(model)
         # an estimate is no reason to cut: the engine refuses what it cannot read
         if not prepared.exact:
             return prepared, []
@@ -215,7 +237,7 @@ class Preparer:
         A tokenizer that knows where its tokens stand reads the whole text once more; what is left
         is read again to see that it fits, for at the cut other tokens may come to be.
         """
-        limit, tokenizer = self._models[model].max_tokens, self.tokenizers[model]
+        limit, tokenizer = self.longest_for(model), self.tokenizers[model]
         assert tokenizer is not None, "an estimate is no reason to cut"
         before, after = self._prompt(model, side, instruction)
 
@@ -310,7 +332,7 @@ def _tokenised(
     """None where there are more than `most` tokens."""
     unread = None
     if tokenizer is None:
-        estimates = [max(1, len(text.encode()) // 3) for text in prompted]
+        estimates = [max(1, len(text.encode()) // BYTES_A_TOKEN) for text in prompted]
         tokens = Tokens(None, estimates) if most is None or sum(estimates) <= most else None
     else:
         tokens = _tokens(prompted, side, tokenizer, most)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from router.decision_log import DecisionContext, Entry, Logged
+from router.decision_log import RERANK, DecisionContext, Entry, Logged
 from router.errors import InvalidValue, UnknownField, shorten
 
 MOST = 1000  # of about 2.3 kB each
@@ -63,8 +63,8 @@ class Recent:
             "next": f"{self.router}:{self._count}",
             "missed": 0 if last is None else first - known - 1,
             "data": [
-                _shown(entry, f"{self.router}:{number}")
-                for number, (_, entry) in enumerate(kept, first)
+                _shown(entry, f"{self.router}:{number}", setting.arm == RERANK)
+                for number, (setting, entry) in enumerate(kept, first)
             ],
         }
 
@@ -91,12 +91,13 @@ def parse_query(query: Mapping[str, str]) -> RecentRequest:
     return RecentRequest(after, int(limit))
 
 
-def _shown(entry: Entry, id: str) -> dict[str, Any]:
+def _shown(entry: Entry, id: str, reranked: bool) -> dict[str, Any]:
     request, decision = entry.request, entry.decision
     features, work = request.features, request.work
     read = work.get(decision.model or decision.target or "") or next(iter(work.values()), None)
     return {
         "id": id,
+        "task": "rerank" if reranked else "embed",
         "at_s": round(entry.at_s, 3),
         "tokens": read and read.tokens,
         "language": features.language,
@@ -106,11 +107,17 @@ def _shown(entry: Entry, id: str) -> dict[str, Any]:
         "tier": entry.tier,
         "pinned": request.pinned,
         "input_type": request.input_type,
+        "priority": entry.priority,
         "budget_ms": None
         if request.deadline_s is None
         else milliseconds(request.deadline_s - entry.arrived_s),
         "model": decision.model,
         "target": decision.target,
+        "space": entry.space,
+        "encoder": entry.encoder,
+        "expected_recall": None
+        if entry.expected_recall is None
+        else round(entry.expected_recall, 4),
         "reason": decision.label,
         "degraded": decision.degraded,
         "predicted_ms": milliseconds(decision.predicted_s),

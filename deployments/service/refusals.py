@@ -10,6 +10,7 @@ from router.domain import OnMiss, Reason, Why, Work, work_of
 from router.errors import (
     BudgetUnreachable,
     ContextLengthExceeded,
+    InvalidValue,
     ModelUnavailable,
     RouterError,
     TierNotAllowed,
@@ -90,7 +91,14 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
             plan.request.model or decision.target or "auto",
             usable_names(args, permitted or frozenset()),
         )
-    if any(whys[name] is Why.NOT_READY for name in able):
+    if all(whys[name] is Why.UNREAD for name in able):
+        place = plan.prepared[able[0]].unreadable[0]
+        return InvalidValue(
+            f"input[{place}]: {', '.join(able)} reads nothing of it; leave that text out, or let "
+            "another model read it",
+            "input",
+        )
+    if any(whys[name] in (Why.NOT_READY, Why.BELOW_FLOOR) for name in able):
         return ModelUnavailable([f"{name}: {whys[name]}" for name in able], RETRY_AFTER_S)
     # Nothing reads it whole: say which model would be given it cut, for that is what the
     # message advises.

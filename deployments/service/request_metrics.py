@@ -13,6 +13,7 @@ from router.config import RouterArgs
 from router.domain import Features
 from router.errors import BudgetUnreachable
 from router.schema import EmbeddingsRequest
+from router.usage import Use
 
 NONE = "none"
 RESULTS = ("kept", "missed", "refused", "failed")
@@ -37,7 +38,7 @@ class Events:
         self._times: dict[str, _Times] = {}  # by model
         self._languages: frozenset[str] = frozenset()
         self.reloaded(args)
-        for model in args.models:
+        for model in (*args.models, *args.rerankers):
             self._begin_with_nothing(model)
         for limit in ("requests", "tokens"):
             self.tally.add(metrics.RATE_LIMITED, (limit,), 0)
@@ -45,9 +46,9 @@ class Events:
     def reloaded(self, args: RouterArgs) -> None:
         """The languages that have a label of their own: those that the config tells apart."""
         named = {"en", "zh"}
-        for model in args.models.values():
+        for model in (*args.models.values(), *args.rerankers.values()):
             named.update(model.quality)
-        for rule in args.routing.rules:
+        for rule in (*args.routing.rules, *args.rerank_routing.rules):
             named.update(rule.when.languages or (), rule.when.not_languages or ())
         self._languages = frozenset(name for name in named if len(name) == 2)
 
@@ -64,6 +65,13 @@ class Events:
     def unread(self, outcome: str) -> None:
         """A request was refused before the service saw it; `outcome` is the code of its error."""
         self.tally.add(metrics.REQUESTS, (NONE, NONE, NONE, NONE, outcome))
+
+    def used(self, use: Use) -> None:
+        """A request of a key was answered."""
+        labels = (use.key or NONE, use.model or NONE, use.collection or NONE)
+        self.tally.add(metrics.KEY_REQUESTS, labels)
+        self.tally.add(metrics.KEY_TOKENS, labels, use.tokens)
+        self.tally.add(metrics.KEY_DEVICE_SECONDS, labels, use.device_s)
 
     def rate_limited(self, limit: Literal["requests", "tokens"]) -> None:
         """A key had used up its requests or its tokens; to be told besides `unread`."""
@@ -125,8 +133,11 @@ class Events:
         if times is None:
             times = self._times[model] = _Times(*(tally.series(one, labels) for one in _TIMES))
         times.latency.observe(answer.total_s)
-        if answer.adapter is not None:
-            tally.add(metrics.ADAPTED, labels)
+        if answer.encoder is not None:
+            if answer.encoder.kind == "adapter":
+                tally.add(metrics.ADAPTED, labels)
+            if not answer.encoder.native:
+                tally.add(metrics.ENCODED, (model, answer.encoder.kind))
         if answer.truncated:
             tally.add(metrics.TRUNCATED, labels, len(answer.truncated))
         if not plan.work[

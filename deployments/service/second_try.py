@@ -113,18 +113,23 @@ class SecondTries:
     ) -> Plan | None:
         """The plan with another model; None where no other may serve the request or has room."""
         now = self._clock()
-        decision = decide(plan.setting.policy, plan.decision_input, plan.models, loads, now)
+        decision_input = plan.decision_input._replace(unfit=plan.choice.unfit())
+        decision = decide(plan.setting.policy, decision_input, plan.models, loads, now)
         first = plan.decision.model
         if decision.model is None or decision.model == first:
             return None
         again = plan._replace(
             decision=decision,
+            decision_input=decision_input,
             loads=loads,
             decided_s=now,
             tried=first,
             tried_s=now - plan.decided_s,
         )
-        return again if self._has_room(again, coming.get(decision.model, (0, 0))) else None
+        if not self._has_room(again, coming.get(decision.model, (0, 0))):
+            return None
+        plan.choice.decided(decision.model)
+        return again
 
 
 def has_room(
@@ -134,6 +139,8 @@ def has_room(
     model = plan.decision.model
     if model is None:
         return False
+    if model not in dispatchers:  # a student
+        return True
     tokens, bulk = plan.work[model].tokens, plan.request.priority == "bulk"
     deadline_s = deadline_of(plan, limits)
     return not tokens or dispatchers[model].would_admit(tokens, deadline_s, bulk, coming)

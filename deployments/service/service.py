@@ -14,7 +14,7 @@ from deployments.service.experiments import CANARY, Comparison
 from deployments.service.experiments import Answered as Compared
 from deployments.service.fingerprints import check_reading
 from deployments.service.gather import Gatherer
-from deployments.service.plan import ANYONE, Answer, Answered, Caller, Plan, entry_of
+from deployments.service.plan import ANYONE, Answer, Answered, Caller, Plan, entry_of, use_of
 from deployments.service.plan_runner import PlanRunner
 from deployments.service.planner import Planner
 from deployments.service.prepare import Preparer
@@ -24,8 +24,9 @@ from deployments.service.request_metrics import Events
 from deployments.service.second_try import DecidedAgain
 from deployments.service.shared_cache import open_shared
 from deployments.service.spans import decided
+from deployments.service.students import StudentGatherer
+from deployments.service.use_log import UseLog
 from deployments.telemetry.tracing import Tracing
-from router.adapters import load_adapters
 from router.cache import VectorCache
 from router.config import RouterArgs
 from router.decision_log import ANSWERED
@@ -33,6 +34,7 @@ from router.domain import (
     Load,
     Model,
 )
+from router.encoder_check import load_encoders, load_student
 from router.errors import (
     InternalError,
     RouterError,
@@ -42,6 +44,7 @@ from router.ledger import Ledger
 from router.models import build_models
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue
+from router.usage import Use
 
 CANCELLED = "cancelled"  # the outcome of a request whose client left
 
@@ -64,15 +67,15 @@ class Service:
         self.args = args
         # how long the last replica of a model took to start, by phase, where the transport is told
         self.starts: Mapping[str, Mapping[str, float]] = getattr(transport, "starts", {})
-        catalogue = Catalogue(args, load_adapters(args))
+        catalogue = Catalogue(args, load_encoders(args))
         now = clock()
         self.feedback = {
             name: Feedback(
                 model,
-                args.models[name].profile is not None,
+                args.served[name].profile is not None,
                 args.routing,
                 now,
-                args.models[name].cold_start_s,
+                args.served[name].cold_start_s,
             )
             for name, model in build_models(args).items()
         }
@@ -80,7 +83,7 @@ class Service:
         self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
         self.rng = rng or random.Random()
-        self.ledger = Ledger({name: model.calls_in_flight for name, model in args.models.items()})
+        self.ledger = Ledger({name: model.calls_in_flight for name, model in args.served.items()})
         self.cache = VectorCache(args.cache.max_bytes)
         self.dispatchers = {
             name: ModelDispatcher(
@@ -99,14 +102,15 @@ class Service:
                 tracing=tracing,
                 attention_tokens=config.attention_tokens,
                 steps=not config.engine.runs_elsewhere,
+                bulk_call_s=args.limits.bulk_call_ms / 1000.0,
             )
-            for name, config in args.models.items()
+            for name, config in args.deployed.items()
         }
         self.comparison = Comparison(args, self.preparer, self.dispatchers, clock)
         self.planner = Planner(
             args,
             catalogue,
-            self.feedback,
+            {name: self.feedback[name] for name in args.models},
             self.preparer,
             self.ledger,
             self.cache,
@@ -118,7 +122,7 @@ class Service:
         self.second_tries, self.latencies = self.runner.second_tries, self.runner.latencies
         self.ledger.on_last_lost = self.second_tries.last_lost
         self.shared = open_shared(args, self.fingerprints)
-        self.gatherers = {
+        self.gatherers: dict[str, Gatherer | StudentGatherer] = {
             name: Gatherer(
                 dispatcher,
                 self.cache,
@@ -126,8 +130,14 @@ class Service:
             )
             for name, dispatcher in self.dispatchers.items()
         }
+        for name, config in args.models.items():
+            if config.engine.in_router:
+                self.ledger.joined(name, "router")
+                student = load_student(config, args.base_dir)
+                self.gatherers[name] = StudentGatherer(name, student, self.cache)
         self.recent = Recent()
         self.log: DecisionLog | None = None
+        self.use_log: UseLog | None = None
         self.tracing = tracing
         self.events: Events | None = Events(args) if args.metrics else None
 
@@ -162,6 +172,14 @@ class Service:
     def loads(self) -> dict[str, Load]:
         """What is happening at each model now, as this router knows it."""
         return self.planner.loads()
+
+    def deployed_loads(self) -> dict[str, Load]:
+        """The same for all that have a deployment, rerankers too."""
+        routing, now = self.args.routing, self.clock()
+        return {
+            name: feedback.load(self.ledger, routing, now, self.rng)
+            for name, feedback in self.feedback.items()
+        }
 
     async def plan(self, request: EmbeddingsRequest, caller: Caller = ANYONE) -> Plan:
         """Read the text and decide; raises RouterError when no model may serve the request."""
@@ -225,10 +243,21 @@ class Service:
             if self.events is not None:
                 self.events.ended(request, plan, answer, outcome)
             if plan is not None:
-                entry = entry_of(plan, answer, outcome)
+                plan.choice.ended(answer is not None)
+                use = None if answer is None else self._used(plan, answer, caller)
+                entry = entry_of(plan, answer, outcome, use)
                 self.recent.add(plan.setting, entry)
                 if self.log is not None:
                     self.log.add(plan.setting, entry)
+
+    def _used(self, plan: Plan, answer: Answered, caller: Caller) -> Use:
+        """Count what an answer took."""
+        use = use_of(plan, answer, caller.key, self.catalogue.collections)
+        if self.use_log is not None:
+            self.use_log.add(use)
+        if self.events is not None:
+            self.events.used(use)
+        return use
 
     async def _answer(
         self,
@@ -261,7 +290,8 @@ class Service:
                     plan.arm,
                 )
             )
-        vectors, space = self.catalogue.land(got.vectors, model, plan.wanted)
+        vectors, space = plan.choice.land(got.vectors, model)
+        encoder = plan.choice.encoders[model]
         return Answer(
             vectors,
             space,
@@ -273,7 +303,8 @@ class Service:
             got.queue_s + plan.tried_s,
             got.inference_s,
             total_s,
-            plan.wanted.adapters.get(model),
+            encoder,
+            None if encoder.native else plan.choice.recalls[model],
             plan.arm == CANARY,
             prepared.mean_unread,
         )

@@ -316,16 +316,14 @@ def open_shared(args: RouterArgs, fingerprints: Mapping[str, Proof]) -> SharedCa
                 "with `embedding-router fingerprint`"
             ]
         )
-    if alone := sorted(set(args.models) - set(identities)):
+    if alone := sorted(set(args.deployed) - set(identities)):
         log.warning(
             "the shared cache leaves out models without a fingerprint: %s", ", ".join(alone)
         )
     try:
         client = RedisClient(url)
     except ImportError:
-        raise ConfigError(
-            ['cache.redis_url: redis is not installed; pip install "embedding-router[redis]"']
-        ) from None
+        raise ConfigError(["cache.redis_url: redis is not installed: pip install redis"]) from None
     except ValueError as error:
         raise ConfigError([f"cache.redis_url: {error}"]) from None
     return SharedCache(

@@ -38,6 +38,11 @@ def decided(tracing: Tracing, plan: Plan, now: float) -> None:
             f"{model}: {why}" for model, why in decision.whys.items() if why is not Why.CHOSEN
         ],
     }
+    if (encoder := plan.choice.encoders.get(decision.model or "")) is not None:
+        said["embedding.space"] = str(encoder.space)
+        said["embedding.encoder"] = encoder.kind
+        if not encoder.native:
+            said["embedding.expected_recall"] = round(plan.choice.recalls[encoder.model], 4)
     if decision.predicted_s is not None:
         said["embedding.predicted_ms"] = round(decision.predicted_s * 1000, 2)
     tracing.tracer.start_span("decide", attributes=said, start_time=read_ns).end(decided_ns)

@@ -83,11 +83,28 @@ PINNED = _counter(
 ADAPTED = _counter(
     "adapted_requests", MODEL, "Requests answered over an adapter, by the model that read the text."
 )
+ENCODED = _counter(
+    "encoded_requests",
+    ("model", "encoder"),
+    "Requests answered in a space by a model that is not its own, by how: same, adapter, student.",
+)
+COLLECTION_RECALL = _gauge(
+    "collection_recall",
+    ("collection",),
+    "Share of the best search's recall that the collection's last queries keep, as measured.",
+)
 TRUNCATED = _counter(
     "truncated_texts", MODEL, "Texts that were cut because the request asked for it."
 )
 RATE_LIMITED = _counter(
     "rate_limited", ("limit",), "Requests refused because their key had used up a limit."
+)
+
+USE = ("key", "model", "collection")  # by the names of the config
+KEY_REQUESTS = _counter("key_requests", USE, "Answered requests, by key.")
+KEY_TOKENS = _counter("key_tokens", USE, "Tokens that models read for them, and cached ones.")
+KEY_DEVICE_SECONDS = _counter(
+    "key_device_seconds", USE, "Device time of them, as shares of full batches."
 )
 
 LATENCY = Metric(
@@ -193,7 +210,8 @@ IDENTITY = _counter(
 )
 
 OF_ROUTER: tuple[Metric, ...] = (
-    REQUESTS, TEXTS, TOKENS, BUDGETS, PREDICTIONS, PINNED, ADAPTED, TRUNCATED, RATE_LIMITED,
+    REQUESTS, TEXTS, TOKENS, BUDGETS, PREDICTIONS, PINNED, ADAPTED, ENCODED, TRUNCATED,
+    RATE_LIMITED, COLLECTION_RECALL, KEY_REQUESTS, KEY_TOKENS, KEY_DEVICE_SECONDS,
     LATENCY, PREDICTED, RATIO, QUEUE,
     INFERENCE, CALLS, RETRIES, DROPPED, CANCELLED, COLD_STARTS, COALESCED,
     DECISION_LOG_FAILURES, DECISION_LOG_LOST, CACHE_HITS,

@@ -4,6 +4,8 @@ are worth their price.
 
 import asyncio
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +14,8 @@ from urllib.parse import urlsplit
 import click
 
 from deployments.tools.advise import latency, run
-from deployments.tools.advise.inputs import InputError, Inputs, Reader, sampled
+from deployments.tools.advise.inputs import Inputs, Reader, sampled
+from deployments.tools.advise.rows import InputError
 from deployments.tools.advise.run import AdviseError, Estimate, Plan
 from deployments.tools.client import BASE_URL, BaseUrl, Client, RequestRefused, RouterAway
 from deployments.tools.corpus import CorpusError
@@ -42,7 +45,22 @@ class Job(NamedTuple):
     as_json: bool
 
 
-@click.command()
+class OnceEach(click.Command):
+    """A command that refuses a file's second option, which would win in silence."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does."""
+        for name in ("--texts", "--queries", "--qrels"):
+            if sum(arg == name or arg.startswith(f"{name}=") for arg in args) > 1:
+                raise click.UsageError(
+                    f"{name} is given twice; for several searches write --search TEXTS QUERIES "
+                    "QRELS once for each",
+                    ctx,
+                )
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=OnceEach)
 @click.option(
     "--base-url",
     type=BaseUrl(),
@@ -55,6 +73,15 @@ class Job(NamedTuple):
 @click.option("--queries", type=FILE, help="Queries with `id` and `text`.")
 @click.option(
     "--qrels", type=FILE, help="Which documents answer which query: lines `query document grade`."
+)
+@click.option(
+    "--search",
+    "searches",
+    type=FILE,
+    nargs=3,
+    multiple=True,
+    metavar="TEXTS QUERIES QRELS",
+    help="Another search, with files as of --texts, --queries and --qrels. Several times too.",
 )
 @click.option(
     "--pairs", type=FILE, multiple=True, help="text_a, text_b, score. May be given several times."
@@ -81,7 +108,7 @@ class Job(NamedTuple):
     "--model",
     "models",
     multiple=True,
-    help="Only these models; every one of the service where not given.",
+    help="Only these models or tiers; every model of the service where not given.",
 )
 @click.option(
     "--policy",
@@ -141,6 +168,7 @@ def main(
     texts: Path | None,
     queries: Path | None,
     qrels: Path | None,
+    searches: tuple[tuple[Path, Path, Path], ...],
     pairs: tuple[Path, ...],
     labels: tuple[Path, ...],
     text_field: str,
@@ -167,17 +195,18 @@ def main(
     routing.yaml with the rules that the data supports.
     """
     _check_packages()
-    if (queries is None) != (qrels is None) and texts is None:
+    if texts is None and (queries or qrels):
         raise click.UsageError(
             "--queries and --qrels need --texts, the documents that are searched"
         )
-    if qrels is not None and queries is None:
+    if qrels and not queries:
         raise click.UsageError("--qrels needs --queries")
-    if texts is None and not pairs and not labels:
-        raise click.UsageError("give texts to measure with: --texts, --pairs or --labels")
+    if texts is None and not (searches or pairs or labels):
+        raise click.UsageError("give texts to measure with: --texts, --search, --pairs or --labels")
     try:
         reader = Reader(skip_bad, text_field, id_field)
-        inputs = _read(reader, texts, queries, qrels, pairs, labels)
+        own = [] if texts is None else [(texts, queries, qrels)]
+        inputs = _read(reader, [*own, *searches], pairs, labels)
         job = Job(
             base_url,
             output,
@@ -210,38 +239,46 @@ def _check_packages() -> None:
 
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise click.ClickException(
-            f"advise needs {', '.join(missing)}, not installed here: pip install "
-            "'embedding-router[advise]'"
+            f"advise needs {', '.join(missing)}, not installed here: in a checkout of "
+            "this project, pip install -e '.[advise]'"
         )
 
 
 def _read(
     reader: Reader,
-    texts: Path | None,
-    queries: Path | None,
-    qrels: Path | None,
+    searches: Sequence[tuple[Path, Path | None, Path | None]],
     pairs: tuple[Path, ...],
     labels: tuple[Path, ...],
 ) -> Inputs:
-    inputs = Inputs()
-    if texts is not None:
-        inputs.documents, inputs.names["texts"] = reader.texts(texts), texts.name
-    if queries is not None:
-        inputs.queries, inputs.names["queries"] = reader.texts(queries), queries.name
-    if qrels is not None:
-        inputs.judgements = reader.judgements(qrels, inputs.queries, inputs.documents)
+    sets = [_search(reader, *files) for files in searches]
+    inputs = Inputs() if not sets else sets[0]
+    inputs.more = sets[1:]
     inputs.pairs = {path.stem: reader.pairs(path) for path in pairs}
     inputs.labelled = {path.stem: reader.labelled(path) for path in labels}
-    if len(inputs.pairs | inputs.labelled) < len(pairs) + len(labels):
+    judged = [queries for _, queries, qrels in searches if queries and qrels]
+    names = [path.stem for path in (*pairs, *labels, *judged)]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(
-            "two files of pairs or labels have one name; the report tells them apart by it, so "
-            "rename one"
+            f"two files of queries, pairs or labels have the name {twice[0]!r}; the report tells "
+            "them apart by it, so rename one"
         )
     inputs.notes = reader.settle()
-    if qrels is not None and not inputs.judgements:
-        raise InputError(f"{qrels}: no query of it has a relevant document")
+    for one, (_, _, qrels) in zip(sets, searches, strict=True):
+        if qrels is not None and not one.judgements:
+            raise InputError(f"{qrels}: no query of it has a relevant document")
     inputs.check()
     return inputs
+
+
+def _search(reader: Reader, texts: Path, queries: Path | None, qrels: Path | None) -> Inputs:
+    """Documents, and where there are some, queries and judgements."""
+    one = Inputs()
+    one.documents, one.names["texts"] = reader.texts(texts), texts.name
+    if queries is not None:
+        one.queries, one.names["queries"] = reader.texts(queries), queries.name
+    if qrels is not None:
+        one.judgements = reader.judgements(qrels, one.queries, one.documents)
+    return one
 
 
 async def _advise(client: Client, inputs: Inputs, job: Job) -> None:

@@ -110,7 +110,9 @@ def main(
             None if queries is None else list(read_texts(queries, text_field)),
             None if qrels is None else read_judgements(qrels),
         )
-        with tqdm(total=2 * (len(given.fitted) + len(given.queries)), unit="text") as bar:
+        with tqdm(
+            disable=None, total=2 * (len(given.fitted) + len(given.queries)), unit="text"
+        ) as bar:
             origin = (
                 Configured(application(path)[0], bar)
                 if path is not None

@@ -222,7 +222,10 @@ async def _measure(job: Job) -> Measured:
         )
         sizes = calibrate.cells(job.max_tokens, batch_tokens, most_texts)
         with tqdm(
-            total=calibrate.calls(sizes, batch_tokens, job.repeats), desc=model, unit="call"
+            disable=None,
+            total=calibrate.calls(sizes, batch_tokens, job.repeats),
+            desc=model,
+            unit="call",
         ) as bar:
 
             def tick(cell: calibrate.Cell) -> None:
@@ -244,6 +247,10 @@ async def _measure(job: Job) -> Measured:
         await source.stop()
 
 
+GOOD_FIT, POOR_FIT = 0.1, 0.25  # relative error of the median call
+NOISY = 0.5  # of one call in twenty
+
+
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in values}
@@ -256,6 +263,23 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def opinion(median: float, p95: float) -> str:
+    """Whether a fit is good enough, and what to do where it is not."""
+    again = "measure again while nothing else runs here, with a larger --repeats"
+    if median > POOR_FIT:
+        return f"poor: budgets would be missed or models passed over; {again}"
+    if median > GOOD_FIT:
+        return (
+            f"usable, the router corrects it by what it measures; {GOOD_FIT:.0%} is good: {again}"
+        )
+    if p95 > NOISY:
+        return (
+            "good for most calls; some took much longer, as on a machine that does other work: the "
+            "router's margin covers that"
+        )
+    return "good"
 
 
 def _device() -> str:
@@ -312,6 +336,7 @@ def _report(
         f"  fit        error {made.median_error:.1%} in the median, {made.p95_error:.1%} at "
         f"p95, of {made.points} calls"
     )
+    yield f"             {opinion(made.median_error, made.p95_error)}"
     yield f"  memory     {held}"
     yield f"  wrote      {file} and {file.with_suffix('.png').name}"
 

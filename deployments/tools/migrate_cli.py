@@ -57,6 +57,9 @@ class Job(NamedTuple):
     part_rows: int
 
 
+ALIKE, UNLIKE = 0.8, 0.5  # shares of common results
+
+
 @click.command()
 @click.option(
     "--base-url",
@@ -195,7 +198,9 @@ async def _migrate(client: Client, job: Job, as_json: bool) -> None:
         )
         with opened(job.output, manifest) as parts:
             rows, missing = parts.manifest.rows, sum(map(len, parts.missing()))
-            with tqdm(total=rows, initial=rows - missing, unit="text", desc=job.target) as bar:
+            with tqdm(
+                disable=None, total=rows, initial=rows - missing, unit="text", desc=job.target
+            ) as bar:
                 await fill(
                     parts, _texts(job), client, options, job.batch, job.in_flight, bar.update
                 )
@@ -270,7 +275,10 @@ async def _compare(
     instruction = {} if moving.instruction is None else {"instruction": moving.instruction}
     new = read_vectors(parts.folder, {document.id for document in documents})
     with tqdm(
-        total=2 * len(queries) + (0 if old else len(documents)), unit="text", desc="report"
+        disable=None,
+        total=2 * len(queries) + (0 if old else len(documents)),
+        unit="text",
+        desc="report",
     ) as bar:
 
         async def embedded(texts: Sequence[Text], space: str, side: Side) -> Vectors:
@@ -330,5 +338,18 @@ def _told(found: dict[str, Any]) -> str:
         "index share "
         f"{found[f'overlap@{TOP}']:.1%} of their first {TOP} results "
         f"({found['overlap_of_the_worst_tenth']:.0%} or less for a "
-        f"tenth of the queries), and {found['same_first']:.1%} of their first ones"
+        f"tenth of the queries), and {found['same_first']:.1%} of their first ones\n"
+        f"{_meaning(found[f'overlap@{TOP}'])}"
+    )
+
+
+def _meaning(shared: float) -> str:
+    """What a share of common results means, and what to do."""
+    if shared >= ALIKE:
+        return "Searches keep most of their results: switch when the migration is complete."
+    seen = "Many" if shared >= UNLIKE else "Most"
+    return (
+        f"{seen} results change. That says nothing about which index is better: judge some queries "
+        "first (embedding-router advise --texts FILE --queries FILE --qrels FILE), and keep the "
+        "old index until then."
     )

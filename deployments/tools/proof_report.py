@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from router.config import CollectionConfig
 from router.proof import Kept, Proof, summary
+
+EACH: float = CollectionConfig.model_fields["min_recall_each"].default
 
 
 def measure(proof: Proof) -> str:
@@ -50,9 +53,16 @@ def table(proof: Proof, floor: float) -> Iterator[str]:
             if proof.fitted.recall >= floor
             else ""
         )
+        if proof.unseen.recall < EACH:
+            yield (
+                f"left out it keeps less than a collection's min_recall_each of {EACH:.0%}: the "
+                f"router will refuse it unless you lower that{fixed}"
+            )
+            return
+        share = (1.0 - floor) / (1.0 - proof.unseen.recall)
         yield (
-            f"left out it keeps less than a collection's min_recall of {floor:.0%}: the router "
-            f"will refuse it unless you lower that{fixed}"
+            f"left out it keeps less than a collection's min_recall of {floor:.0%}: it may answer "
+            f"{share:.0%} of the queries, unless you lower that{fixed}"
         )
 
 

@@ -83,6 +83,7 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
     from deployments.dispatch.wire import Call, Reply
     from deployments.ingress.views import Views
     from deployments.launch.model_check import hub_problems
+    from deployments.service.reranking import Reranking
     from deployments.service.service import Service
     from router.schema import read
     from router.settings import Context, settled
@@ -101,11 +102,12 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
     async def explain() -> bytes:
         # so that loading a tokenizer takes nothing from the budget
         service = Service(args, Nowhere(), clock=lambda: 0.0)
-        for model in args.models:
+        for model in args.deployed:
             service.replicas_changed(model, ["idle"])
         context = Context(service.catalogue, {}, args.limits)
         request = settled(read(body, args.limits), context)
-        return Views(service).explanation(await service.plan(request))
+        plan = await service.plan(request)
+        return Views(service, Reranking(service)).explanation(plan)
 
     try:
         return asyncio.run(explain())

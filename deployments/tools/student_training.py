@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from router.arrays import Vectors
-from router.student import MOST_TOKENS, UNKNOWN, About, Student, quantised
+from router.model_config import MOST_TOKENS
+from router.student import UNKNOWN, About, Student, quantised
 
 COMMON = 1e-3  # a token of this share of all tokens starts with half the weight of a rare one
 LEAST_LOG_WEIGHT = -6.0

@@ -187,6 +187,7 @@ class SimRouter:
             args.limits.replica_timeout_s,
             config.attention_tokens,
             not config.engine.runs_elsewhere,
+            args.limits.bulk_call_ms / 1000.0,
         )
         return DispatcherState(name, limits, self.ledger, self.feedback[name], self._rng, 0.0)
 

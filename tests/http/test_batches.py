@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -423,6 +424,25 @@ def test_an_upload_that_is_too_large_leaves_nothing(service: Service) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
     assert not list(openai.files.list())
     assert not list((store.files.content("empty", "x").parent.parent).glob("*"))
+
+
+def test_an_upload_that_stalls_or_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
+    args = {**OPEN, "limits": {"body_timeout_s": 0.5}, "batches": {"folder": str(tmp_path)}}
+    head = (
+        f"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-type: {MULTIPART}\r\n"
+        "content-length: 5000\r\n\r\n"
+    ).encode()
+    with served(args) as (url, _):
+        host, _, port = url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(head + FILE)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+            assert answer.startswith(b"HTTP/1.1 408"), answer
+            assert b"request_timeout" in answer
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(head + FILE)
+            wait_for(lambda: bool(list(tmp_path.glob("files/_/*"))), "the upload to begin")
+        wait_for(lambda: not list(tmp_path.glob("files/_/*")), "what was sent to be removed")
 
 
 def test_a_key_may_keep_only_so_much(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from deployments.ingress.application import Application
 from deployments.ingress.deployment import Router
 from deployments.service.plan import ANYONE
 from router import adapters
-from router.adapters import load_adapters
+from router.encoder_check import load_encoders
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue
 from router.strict import changed, parse_args
@@ -261,7 +261,7 @@ async def test_requests_that_are_running_keep_the_collection_they_began_with(
         service = router.service
         plan = await service.plan(EmbeddingsRequest(("text",), None, space="docs"))
         args = changed(service.args.model_dump(mode="json"), {"collections": {"docs": "large/32"}})
-        service.reload(args, Catalogue(args, load_adapters(args)))
+        service.reload(args, Catalogue(args, load_encoders(args)))
         began = await service._answer(plan, ANYONE)
         assert (str(began.space), began.vectors.shape) == ("middle/64", (1, 64))
         assert (await embed(client, space="docs"))["routing"]["space"] == "large/32"
@@ -269,7 +269,7 @@ async def test_requests_that_are_running_keep_the_collection_they_began_with(
 
 async def test_a_reload_that_cannot_be_used_changes_nothing_and_says_why(tmp_path: Path) -> None:
     args = await with_fingerprints(ARGS, tmp_path)
-    weak = write_adapter(args, tmp_path, "small", "large/64", recall=0.5)
+    weak = write_adapter(args, tmp_path, "small", "large/64", recall=0.4)
     router = PlainRouter(parse_args(args).model_dump(mode="json"), {})
     await router.reconfigure({"collections": {"docs": "middle/64"}})
     transport = httpx.ASGITransport(Application(router))
@@ -277,7 +277,7 @@ async def test_a_reload_that_cannot_be_used_changes_nothing_and_says_why(tmp_pat
         for bad, said in (
             (
                 {"collections": {"docs": {"space": "large/64", "adapters": [weak]}}},
-                "keeps 50.0% of the recall",
+                "keeps 40.0% of the recall",
             ),
             ({"collections": {"docs": "unknown/64"}}, "collections.docs"),
             (
@@ -300,9 +300,9 @@ async def test_a_reload_that_cannot_be_used_changes_nothing_and_says_why(tmp_pat
 
 async def test_a_router_does_not_start_with_a_weak_adapter(tmp_path: Path) -> None:
     args = await with_fingerprints(ARGS, tmp_path)
-    weak = write_adapter(args, tmp_path, "small", "large/64", recall=0.5)
+    weak = write_adapter(args, tmp_path, "small", "large/64", recall=0.4)
     router = PlainRouter(parse_args(args).model_dump(mode="json"), {})
-    with pytest.raises(Exception, match=r"keeps 50.0% of the recall"):
+    with pytest.raises(Exception, match=r"keeps 40.0% of the recall"):
         await router.reconfigure(
             {"collections": {"docs": {"space": "large/64", "adapters": [weak]}}}
         )

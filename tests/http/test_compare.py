@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from deployments.ingress.application import Application
 from deployments.ingress.deployment import Router
 from deployments.tools import compare_cli
-from router.adapters import load_adapters
+from router.encoder_check import load_encoders
 from router.spaces import Catalogue
 from router.strict import changed, parse_args
 from tests.support.local_service import LocalRouter
@@ -289,4 +289,4 @@ def test_the_command_says_where_nothing_is_compared(url: str) -> None:
 
 def reload(router: LocalRouter, fixed: dict[str, Any], changes: dict[str, Any]) -> None:
     args = changed(fixed, changes)
-    router.service.reload(args, Catalogue(args, load_adapters(args)))
+    router.service.reload(args, Catalogue(args, load_encoders(args)))

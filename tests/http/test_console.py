@@ -182,7 +182,9 @@ def test_the_playground_works_by_keyboard_alone(console: Open) -> None:
     press_until(page, "#embed")
     page.keyboard.press("Enter")
     expect(page.locator("#said")).to_contain_text("multilingual-e5-small answered in")
-    expect(page.locator("#answer .because")).to_have_text("rule not-english raised the floor")
+    expect(page.locator("#answer .because")).to_have_text(
+        "rule not-english requires this model or a larger one"
+    )
     expect(page.locator(".candidates tr", has_text="wordllama-256")).to_contain_text(
         "fits, but a better model fits too"
     )
@@ -254,10 +256,41 @@ def test_a_text_stays_text_whatever_is_written_in_it(console: Open) -> None:
 def test_decisions_come_as_they_are_made_and_without_the_text(console: Open) -> None:
     console.embed(input="Dobrý den, kde je nádraží?", latency_budget_ms=60_000)
     row = console.page.locator("#decisions tr").first
-    expect(row).to_contain_text("rule:not-english")
+    expect(row).to_contain_text("rule not-english requires this model or a larger one")
+    expect(row).to_contain_text("interactive")
     expect(row).to_contain_text("60.0 s")
     expect(row).to_contain_text("answered")
     assert "nádraží" not in console.page.content()
+
+
+def test_the_lane_filter_keeps_bulk_out_of_sight(console: Open) -> None:
+    console.embed(input="for the night", priority="bulk")
+    rows = console.page.locator("#decisions tr")
+    expect(rows.filter(has_text="bulk").first).to_be_visible()
+    console.page.select_option("#lane", "interactive")
+    expect(rows.filter(has_text="bulk")).to_have_count(0)
+    console.page.select_option("#lane", "bulk")
+    expect(rows.filter(has_text="interactive")).to_have_count(0)
+    expect(rows.first).to_contain_text("bulk")
+
+
+def test_the_example_is_embedded_at_once_and_compared_by_every_model(console: Open) -> None:
+    page = console.page
+    expect(page.locator("#said")).to_contain_text("answered in")
+    expect(page.locator("#answer .alike")).to_have_count(1)
+    page.click("#compare")
+    expect(page.locator("#said")).to_have_text("The same texts with 3 models")
+    expect(page.locator("#answer .grids .alike")).to_have_count(3)
+
+
+def test_what_if_has_suggestions(console: Open) -> None:
+    console.embed(input="an English sentence about the weather")
+    expect(console.page.locator("#policy")).to_have_value(re.compile("default_tier"))
+    console.page.click("#try-best")
+    expect(console.page.locator("#whatif-said")).to_contain_text("would have moved")
+    expect(console.page.locator("#policy")).to_have_value(re.compile("default_tier: best"))
+    console.page.click("#try-current")
+    expect(console.page.locator("#whatif-said")).to_contain_text("None of the")
 
 
 def test_what_if_shows_what_would_have_moved(console: Open) -> None:

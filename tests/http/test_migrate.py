@@ -275,3 +275,4 @@ def test_the_report_compares_what_both_indexes_find(url: str, tmp_path: Path, gi
     assert report["same_first"] >= 0.75
     assert 0.1 <= report["overlap@10"] <= 0.5
     assert f"share {report['overlap@10']:.1%} of their first 10 results" in ended.output
+    assert "That says nothing about which index is better: judge some queries" in ended.output

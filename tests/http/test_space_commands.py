@@ -158,7 +158,7 @@ def test_an_adapter_serves_what_it_was_measured_to_keep(project: Project, origin
         }
         one, other = (np.array(answer["data"][0]["embedding"]) for answer in (native, over))
         assert one @ other > 0.9
-        assert router.service.catalogue.collections["docs"].adapters.keys() == {"plain"}
+        assert router.service.catalogue.collections["docs"].encoders[1].model == "plain"
 
 
 def test_queries_and_judgements_measure_what_a_user_searches_for(project: Project) -> None:
@@ -193,13 +193,13 @@ def test_queries_and_judgements_measure_what_a_user_searches_for(project: Projec
     assert made.exit_code == 0, made.output
     said = json.loads(made.stdout)
     adapter = adapters.load(project.folder / "a.npz")
-    assert (adapter.proof.judged_by, adapter.method, adapter.kept.queries) == (
+    assert (adapter.proof.judged_by, adapter.method, adapter.proof.unseen.queries) == (
         "judgements",
         "ridge",
         len(queries),
     )
-    assert adapter.kept.own_recall > 0.9
-    assert adapter.kept.recall > 0.95
+    assert adapter.proof.unseen.own_recall > 0.9
+    assert adapter.proof.unseen.recall > 0.95
     proof = adapter.proof
     assert (said["recall_kept_fitted"], said["recall_kept_unseen"]) == (
         proof.fitted.recall,

@@ -3,6 +3,7 @@ no text is in any.
 """
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -284,14 +285,16 @@ def test_promtool_accepts_configuration_and_rules() -> None:
 
 
 @contextmanager
-def prometheus(folder: Path, target: str, port: int) -> Iterator[str]:
-    """The URL of a Prometheus that scrapes `target` with our rules, for as long as the block."""
-    settings = yaml.safe_load(ALERTS.with_name("prometheus.yml").read_text())
-    job = settings["scrape_configs"][0]
-    job["static_configs"] = [{"targets": [target]}]
+def prometheus(folder: Path, target: str, listed: Path, port: int) -> Iterator[str]:
+    """The URL of a Prometheus with our configuration, for as long as the block: `target` is where
+    its first job looks, and `listed` the folder where Ray lists all addresses.
+    """
+    shipped = ALERTS.with_name("prometheus.yml").read_text()
+    settings = yaml.safe_load(
+        shipped.replace("8088", target.rpartition(":")[2]).replace("/tmp/ray/", f"{listed}/")
+    )
     settings |= {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "scrape_configs": [job],
         "rule_files": [str(ALERTS)],
     }
     file = folder / "prometheus.yml"
@@ -317,7 +320,7 @@ def test_every_query_of_the_dashboard_returns_data(
 ) -> None:
     target = re.sub(r"http://([^/]+)/.*", r"\1", metrics_url)
     left, deadline, number = dict(QUERIES), time.monotonic() + WAIT_S, 1000
-    with prometheus(tmp_path, target, free_port()) as api:
+    with prometheus(tmp_path, target, tmp_path, free_port()) as api:
         while left:
             assert time.monotonic() < deadline, f"no data: {left}"
             traffic(live, number := number + 1)
@@ -339,6 +342,54 @@ def test_every_query_of_the_dashboard_returns_data(
         rule["name"] for group in groups for rule in group["rules"] if rule["state"] == "firing"
     }
     assert not firing
+
+
+REQUESTS = "ray_embedding_router_requests_total"
+
+
+def counted_by_the_service(metrics_url: str) -> float:
+    families = text_string_to_metric_families(httpx.get(metrics_url, timeout=30).text)
+    samples = [each for family in families for each in family.samples]
+    return sum(each.value for each in samples if each.name == REQUESTS)
+
+
+@needs("prometheus")
+def test_the_shipped_configuration_counts_every_request_once(
+    live: Launched, scrape: dict[str, str], metrics_url: str, tmp_path: Path
+) -> None:
+    # Where its dashboard runs, or a cluster was started, Ray lists this very address too.
+    port = metrics_url.removesuffix("/metrics").rpartition(":")[2]
+    listed = [{"labels": {"job": "ray"}, "targets": [f"127.0.0.1:{port}", f"localhost:{port}"]}]
+    (tmp_path / "prom_metrics_service_discovery.json").write_text(json.dumps(listed))
+    deadline = time.monotonic() + WAIT_S
+    before, last = counted_by_the_service(metrics_url), -1.0
+    while last != before:  # what was sent earlier is counted
+        last, before = before, counted_by_the_service(metrics_url)
+        time.sleep(2.0)  # longer than from one report to the next
+    for number in range(7):
+        assert post(live, {"input": f"count {number}", "model": "leaky"}).status_code == 200
+    counted = 0.0
+    with prometheus(tmp_path, f"127.0.0.1:{port}", tmp_path, free_port()) as api:
+        while counted != before + 7:
+            assert time.monotonic() < deadline, (before, counted)
+            assert counted <= before + 7
+            time.sleep(0.5)
+            try:
+                query = {"query": f"sum({REQUESTS})"}
+                answer = httpx.get(f"{api}/query", params=query, timeout=30).json()
+            except httpx.ConnectError:
+                continue  # it is starting
+            result = answer["data"]["result"]
+            counted = float(result[0]["value"][1]) if result else 0.0
+        targets = httpx.get(f"{api}/targets", timeout=30).json()["data"]
+    assert counted_by_the_service(metrics_url) == before + 7
+    assert [one["scrapePool"] for one in targets["activeTargets"]] == ["embedding-router"]
+
+
+def test_nobody_else_can_read_the_folder_of_rays_session(live: Launched) -> None:
+    folder = live.logs.parents[3]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert folder.stat().st_uid == os.getuid()
 
 
 def test_the_dashboard_can_be_imported() -> None:

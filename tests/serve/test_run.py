@@ -16,6 +16,9 @@ import pytest
 import yaml
 
 from deployments.launch.environment import environment
+from router.keys import hash_of, new_key
+from tests.support.launched import launched
+from tests.support.local_service import WORDLLAMA
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
@@ -201,3 +204,44 @@ def test_instances_share_neither_a_token_nor_an_inner_port_nor_a_path(tmp_path: 
     assert len(own) == 12
     assert not {first[name] for name in own} & {second[name] for name in own}
     assert first["RAY_AUTH_MODE"] == "token"
+
+
+def test_no_log_holds_a_hash_of_a_key_or_a_password(tmp_path: Path) -> None:
+    key, password = new_key(b"k" * 32), "zq9marjoram"
+    application = {
+        "name": "embedding-router",
+        "route_prefix": "/",
+        "import_path": "deployments.app:build",
+        "args": {
+            "models": {
+                "small": {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 512},
+                "wordllama-256": {
+                    **WORDLLAMA,
+                    "fingerprint": str(ROOT / "configs" / "fingerprints" / "wordllama-256.json"),
+                },
+            },
+            "tiers": {"fast": "small"},
+            "keys": {"one": {"hash": hash_of(key)}},
+            "cache": {"redis_url": f"redis://:{password}@127.0.0.1:9/0"},
+        },
+        "deployments": [
+            {"name": name, "ray_actor_options": {"num_cpus": 0.1}}
+            for name in ("router", "small", "wordllama-256")
+        ],
+    }
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"applications": [application]}))
+    with launched(config) as running:
+        answer = httpx.post(
+            f"{running.url}/v1/embeddings",
+            json={"input": "hello", "model": "small"},
+            headers={"authorization": f"Bearer {key}"},
+            timeout=60,
+        )
+        assert answer.status_code == 200, answer.text
+        logs = running.logs.parent
+        (built,) = (logs / "serve").glob("controller_build_*.log")
+        assert "sealed_args" in built.read_text()
+        files = [path for path in logs.rglob("*") if path.is_file()]
+        for secret in (hash_of(key), hash_of(key).removeprefix("sha256:"), password):
+            assert not [str(path) for path in files if secret.encode() in path.read_bytes()]

@@ -1,5 +1,5 @@
-"""Fingerprints and adapters of fake models, made in a moment: what the commands of these names make
-of real ones.
+"""Fingerprints, adapters and students of fake models, made in a moment: what the commands of these
+names make of real ones.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ from deployments import engines
 from deployments.engines.base import Batch
 from deployments.service.fingerprints import probes_of
 from deployments.service.prepare import Preparer
-from router import adapters, fingerprint
+from deployments.tools.vocabulary import tokenizer
+from router import adapters, fingerprint, measured, student
 from router.adapters import Adapter
 from router.config import RouterArgs
 from router.fingerprint import Fingerprint
@@ -97,4 +98,60 @@ def write_adapter(
     )
     file = folder / f"{source}-to-{into.model}-{into.dimensions}-{len(list(folder.iterdir()))}.npz"
     adapters.save(replace(adapter, **change), file)
+    return str(file)
+
+
+WORDS = ("a", "some", "another", "long", "rather", "text", "other", "##s", "今", "天")
+
+
+def write_student(
+    args: Mapping[str, Any],
+    folder: Path,
+    target: str,
+    recall: float = 0.97,
+    change: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
+    """The path of a new student of a model that has a fingerprint: random rows for `WORDS` that say
+    they keep `recall`.
+    """
+    into = Space.parse(target)
+    rng = np.random.default_rng(len(list(folder.iterdir())))
+    rows, scales = student.quantised(
+        rng.standard_normal((len(WORDS) + 1, into.dimensions)).astype(np.float32)
+    )
+    about = student.About(
+        space=into,
+        teacher_fingerprint=fingerprint.load(
+            Path(args["models"][into.model]["fingerprint"])
+        ).digest,
+        tokens=len(rows),
+        general_texts=0,
+        own_texts=100,
+        proof=proof_of(recall),
+    )
+    file = folder / f"student-of-{into.model}-{into.dimensions}-{len(list(folder.iterdir()))}.npz"
+    made = student.Student(
+        replace(about, **change), tokenizer(WORDS), rows, scales, np.ones(len(rows), np.float32)
+    )
+    student.save(made, file)
+    return str(file)
+
+
+def write_measured(
+    args: Mapping[str, Any], folder: Path, space: str, kept: Mapping[str, float]
+) -> str:
+    """The path of a new file of what models or spaces keep of `space`."""
+    models = {Space.parse(space).model} | {
+        name if name in args["models"] else Space.parse(name).model for name in kept
+    }
+    found = measured.Measured(
+        Space.parse(space),
+        {name: proof_of(recall, fitted=recall) for name, recall in kept.items()},
+        {
+            model: fingerprint.load(Path(args["models"][model]["fingerprint"])).digest
+            for model in models
+        },
+    )
+    file = folder / f"measured-{len(list(folder.iterdir()))}.json"
+    measured.save(found, file)
     return str(file)

@@ -3,6 +3,7 @@ milliseconds.
 """
 
 import asyncio
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,9 @@ from deployments.ingress.rate_limits import RateLimiter
 from deployments.ingress.views import Views
 from deployments.replica.host import Host
 from deployments.service.batches.store import open_store
+from deployments.service.reranking import Reranking
 from deployments.service.service import Service
+from deployments.service.use_log import UseLog
 from router.config import RouterArgs
 from router.strict import parse_args
 
@@ -87,19 +90,22 @@ class LocalRouter:
         self.transport = LocalTransport()
         self.loop: asyncio.AbstractEventLoop
         self.service = Service(args, self.transport)
-        self.views = Views(self.service)
+        self.reranking = Reranking(self.service)
+        self.views = Views(self.service, self.reranking)
         self.access = Access(args, limiter)
         self.tracing = None
         settings = args.batches
         self.batches = None if settings is None else open_store(settings, args.base_dir)
-        self._running_batches: asyncio.Task[None] | None = None
+        folder = None if self.batches is None else self.batches.folder
+        self.use_log = self.service.use_log = UseLog(args, folder, secrets.token_hex(4))
+        self._beside: list[asyncio.Task[None]] = []
 
     async def close(self) -> None:
         """Nothing here waits to be written."""
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
-        for name, model in self.service.args.models.items():
+        for name, model in self.service.args.deployed.items():
             engine = engines.create(model, None)
             await engine.start()
             self.transport.hosts[name] = Host(engine, name)
@@ -109,12 +115,13 @@ class LocalRouter:
             application = Application(self, alone=True)  # type: ignore[arg-type]
             runner = runner_of(self.batches, args.batches, args.limits, application)
             runner.look_every_s = 0.05
-            self._running_batches = self.loop.create_task(runner.run())
+            self._beside.append(self.loop.create_task(runner.run()))
+        self._beside.append(self.loop.create_task(self.use_log.run()))
 
     async def stop(self) -> None:
-        if self._running_batches is not None:
-            self._running_batches.cancel()
-            await asyncio.gather(self._running_batches, return_exceptions=True)
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
         await self.service.comparison.close()
         for dispatcher in self.service.dispatchers.values():
             await dispatcher.close()

@@ -10,7 +10,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from deployments.launch.serve_config import check
-from router import config, engine_config, model_config, routing_config
+from router import config, engine_config, key_defaults, model_config, rerank_config, routing_config
 from router.config import RouterArgs
 from router.domain import Curve
 from router.engine_config import EngineSection, Section
@@ -152,6 +152,7 @@ HEADINGS: dict[str, type[Section]] = {
     "kind: static": engine_config.StaticEngine,
     "kind: callable": engine_config.CallableEngine,
     "kind: remote": engine_config.RemoteEngine,
+    "kind: student": engine_config.StudentEngine,
     "kind: fake": engine_config.FakeEngine,
     "args.collections.NAME": config.CollectionConfig,
     "args.routing": routing_config.Routing,
@@ -163,7 +164,9 @@ HEADINGS: dict[str, type[Section]] = {
     "args.limits": config.Limits,
     "args.cache": config.Cache,
     "args.decision_log": config.DecisionLog,
+    "args.batches": config.Batches,
     "args.keys.NAME": config.KeyConfig,
+    "args.keys.NAME.defaults": key_defaults.KeyDefaults,
     "args.cors": config.Cors,
     "autoscaling_policy.policy_kwargs": config.Autoscaling,
 }
@@ -192,6 +195,21 @@ def test_the_page_lists_every_key_with_its_default(heading: str) -> None:
     section = HEADINGS[heading]
     assert {row[0].strip("`"): row[2] for row in rows} == {
         name: default_of(section, name) for name in section.model_fields
+    }
+
+
+def test_the_page_lists_what_a_reranker_has_beside_or_other_than_a_model() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    part = re.split(r"^#+ ", page.split("# args.rerankers.ID\n", 1)[1], flags=re.MULTILINE)[0]
+    rows = [row.split("|") for row in part.splitlines() if row.startswith("| `")]
+    own = rerank_config.RerankerConfig
+    same = {"dimensions", "matryoshka", "prompts", "fingerprint"}  # refused
+    assert {row[1].strip(" `"): row[3].strip() for row in rows} == {
+        name: default_of(own, name)
+        for name, field in own.model_fields.items()
+        if name not in same
+        and field is not model_config.ModelConfig.model_fields.get(name)
+        and repr(field) != repr(model_config.ModelConfig.model_fields.get(name))
     }
 
 

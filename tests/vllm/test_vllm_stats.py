@@ -184,3 +184,29 @@ def test_vllm_reports_its_usage_to_nobody(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(usage_lib, "_USAGE_STATS_ENABLED", None)
     assert not usage_lib.is_usage_stats_enabled()
+
+
+@pytest.mark.asyncio
+async def test_traces_of_vllm_start_without_metrics() -> None:
+    engine = create(
+        ModelConfig.model_validate(
+            {
+                "engine": {
+                    "kind": "vllm",
+                    "source": MINILM.source,
+                    "args": {"otlp_traces_endpoint": "http://127.0.0.1:9/v1/traces"},
+                },
+                "tokenizer": MINILM.source,
+                "dimensions": 384,
+                "max_tokens": 256,
+            }
+        ),
+        None,
+        None,  # `metrics: false`
+    )
+    await engine.start()
+    try:
+        embedded = await engine.embed(Batch(ids=[np.full(5, 2024, np.int32)]))
+    finally:
+        await engine.stop()
+    assert embedded.vectors.shape == (1, 384)

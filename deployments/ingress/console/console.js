@@ -84,6 +84,7 @@ $("pause").addEventListener("click", () => pause(!paused));
 $("language").addEventListener("click", () => { speak(words.language === "zh" ? "en" : "zh"); render(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
 
+decisions.start();
 playground.start();
 whatif.start();
 render();

@@ -1,11 +1,15 @@
 // The last decisions as they come. Each poll may reach another router: it brings the cursor of every router it has seen.
 import { $, Refused, call, cell, clock, count, el, fill, known, ms, notice, row, setText, t } from "./page.js";
 
-const SHOWN = 40;
+const SHOWN = 40, KEPT = 400; // bulk requests come by the hundred: those of the other lane must outlive them
 
 const cursors = new Map();
 let decisions = [], missed = 0, routers = 0;
 const rows = new Map();
+
+export function start() {
+  $("lane").addEventListener("change", render);
+}
 
 export async function poll() {
   try {
@@ -16,7 +20,7 @@ export async function poll() {
     routers = data.routers;
     missed = data.missed;
     const seen = new Set(decisions.map((one) => one.id));
-    decisions = [...data.data.filter((one) => !seen.has(one.id)), ...decisions].sort((a, b) => b.at_s - a.at_s).slice(0, SHOWN);
+    decisions = [...data.data.filter((one) => !seen.has(one.id)), ...decisions].sort((a, b) => b.at_s - a.at_s).slice(0, KEPT);
     notice($("decisions-problem"), null);
   } catch (problem) {
     if (!(problem instanceof Refused)) throw problem;
@@ -27,9 +31,11 @@ export async function poll() {
 }
 
 export function render() {
-  const now = new Set(decisions.map((one) => one.id));
+  const lane = $("lane").value;
+  const shown = decisions.filter((one) => !lane || one.priority === lane).slice(0, SHOWN);
+  const now = new Set(shown.map((one) => one.id));
   for (const [id, node] of rows) if (!now.has(id)) { node.remove(); rows.delete(id); }
-  decisions.forEach((one, place) => {
+  shown.forEach((one, place) => {
     if (!rows.has(one.id)) rows.set(one.id, row({ class: "new" }, ...COLUMNS.map(([, kind]) => cell("", { class: kind }))));
     const node = rows.get(one.id);
     COLUMNS.forEach(([label, , make], column) => {
@@ -38,7 +44,7 @@ export function render() {
     });
     if ($("decisions").children[place] !== node) $("decisions").insertBefore(node, $("decisions").children[place] ?? null);
   });
-  $("decisions-empty").hidden = decisions.length > 0;
+  $("decisions-empty").hidden = shown.length > 0;
   setText($("decisions-note"), [
     t("decisions.note"), routers > 1 && t("decisions.routers", { seen: Math.min(cursors.size, routers), routers }),
     missed > 0 && t("decisions.missed", { n: count(missed) }),
@@ -59,9 +65,10 @@ const COLUMNS = [
   ["decisions.language", "", (d) => [
     d.language ?? d.script ?? "–", d.mixed && chip(t("decisions.mixed")), d.code && chip(t("decisions.code")),
   ]],
+  ["decisions.lane", "", (d) => [known(`lane.${d.priority}`, d.priority)]],
   ["decisions.asked", "", (d) => [d.tier ?? t("decisions.pinned")]],
   ["decisions.model", "name", (d) => [d.model ?? t("decisions.refused"), d.degraded && chip(t("decisions.degraded"), "warn")]],
-  ["decisions.reason", "reason", (d) => [el("span", { title: because(d.reason) }, d.reason)]],
+  ["decisions.reason", "reason", (d) => [el("span", { title: d.reason }, because(d.reason))]],
   ["decisions.predicted", "number", (d) => [d.predicted_ms !== null && ms(d.predicted_ms)]],
   ["decisions.actual", "number", (d) => [d.actual_ms !== null && ms(d.actual_ms)]],
   ["decisions.budget", "number", (d) => [

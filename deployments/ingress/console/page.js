@@ -158,7 +158,12 @@ export async function call(path, { body, type = "application/json", admin = fals
   if (answer.status === 401 && !key.get()) throw new Refused(t("error.key"), 401, code);
   if (answer.status === 403 && admin) notAdmin = key.get();
   if (answer.status === 403 && admin) throw new Refused(t("error.admin"), 403, code);
-  throw new Refused(message, answer.status, code);
+  throw new Refused(inOwnWords(message, code), answer.status, code);
+}
+
+/** The service's sentence; in another language than its own, what the error means stands in front. */
+function inOwnWords(message, code) {
+  return words.language === "zh" && `code.${code}` in STRINGS.zh ? `${t(`code.${code}`)}\n${message}` : message;
 }
 
 /** Show a sentence in a notice, or hide the notice. */

@@ -14,16 +14,19 @@ export function start() {
   $("texts").value = EXAMPLE.join("\n");
   $("play").addEventListener("submit", (event) => { event.preventDefault(); ask(true); });
   $("explain").addEventListener("click", () => ask(false));
+  $("compare").addEventListener("click", compare);
   $("texts").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); ask(true); }
   });
   render();
 }
 
-let offered = "";
+let offered = "", models = [], begun = false;
 
 /** Fill the choices of model and space from the matrix; what is chosen stays chosen. */
 export function offer(tiers) {
+  models = tiers.data.filter((m) => m.replicas_ready).map((m) => m.model);
+  if (!begun && models.length) { begun = true; if (!latest) ask(true); } // the example, so that there is something to see
   const facts = JSON.stringify([words.language, tiers.tiers, tiers.collections, tiers.data.map((m) => [m.model, m.sizes])]);
   if (facts === offered) return;
   offered = facts;
@@ -84,6 +87,39 @@ async function ask(embeds) {
   render();
 }
 
+/** The same texts with every model: their grids side by side. */
+async function compare() {
+  const asked = latest = { grids: [] };
+  setText($("said"), t("play.asking"));
+  $("said").className = "said";
+  try {
+    asked.texts = request().input;
+    for (const model of models) {
+      asked.grids.push(await grid(model, asked.texts));
+      if (asked !== latest) return;
+    }
+  } catch (problem) {
+    asked.problem = problem.message;
+  }
+  if (asked !== latest) return;
+  shown = asked;
+  render();
+}
+
+async function grid(model, input) {
+  try {
+    const { data } = await call("v1/embeddings", { body: { input, model, encoding_format: "base64" } });
+    return { model, space: data.routing.space, vectors: data.data.map((one) => floats(one.embedding)) };
+  } catch (problem) {
+    return { model, problem: problem.message };
+  }
+}
+
+function grids() {
+  return el("div", { class: "grids" }, ...shown.grids.map(({ model, problem, vectors, space }) => el("section", { class: "part" },
+    el("h3", {}, model), problem ? el("p", { class: "note" }, problem) : alike(vectors, space, shown.texts))));
+}
+
 function floats(base64) {
   return new Float32Array(Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)).buffer);
 }
@@ -92,6 +128,7 @@ export function render() {
   const { problem, explained, answer, times, vectors } = shown ?? {};
   $("said").className = problem ? "said problem" : "said";
   setText($("said"), problem ?? headline());
+  if (shown?.grids && !problem) { $("answer").replaceChildren(grids()); return; }
   $("answer").replaceChildren(...(explained ? [
     facts(explained, answer),
     answer && time(answer, times),
@@ -104,6 +141,7 @@ export function render() {
 function headline() {
   if (!shown) return t("play.invite");
   const { explained, answer, times } = shown;
+  if (shown.grids) return t("play.compared", { n: count(shown.grids.length) });
   if (answer) return t("play.answered", { model: answer.model, ms: ms(times.total) });
   return explained.decision.model ? t("play.would", { model: explained.decision.model }) : t("play.would-refuse");
 }

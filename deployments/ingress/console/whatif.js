@@ -13,6 +13,9 @@ export function start() {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); replay(); }
   });
   $("policy-reset").addEventListener("click", () => load(true));
+  $("try-best").addEventListener("click", () => suggest(() => [top(), "[]"]));
+  $("try-none").addEventListener("click", () => suggest(() => [inForce.match(/default_tier: *(\w+)/)?.[1] ?? "fast", "[]"]));
+  $("try-current").addEventListener("click", async () => { await load(true); replay(); });
   render();
 }
 
@@ -31,6 +34,17 @@ export async function load(anew = false) {
 
 /** Whether the editor still has nothing to show. */
 export const waits = () => inForce === null;
+
+/** The last tier of the policy in force: they stand from small to large. */
+const top = () => [...inForce.matchAll(/^ +(fast|balanced|best):/gm)].at(-1)?.[1] ?? "best";
+
+/** Put another routing in front of the tiers in force, and decide again. */
+function suggest(make) {
+  if (inForce === null) return;
+  const [tier, rules] = make();
+  $("policy").value = `routing:\n  default_tier: ${tier}\n  rules: ${rules}\n${inForce.slice(inForce.search(/^tiers:/m))}`;
+  replay();
+}
 
 async function replay() {
   setText($("whatif-said"), t("play.asking"));

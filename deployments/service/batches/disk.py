@@ -2,6 +2,7 @@
 there, and locks that end with their process.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -97,6 +98,37 @@ class Lock:
     def release(self) -> None:
         """Let the next one have it."""
         self._file.close()
+
+
+class Appended:
+    """A file of one writer, that grows by whole pieces."""
+
+    def __init__(self, path: Path, keep: int = 0) -> None:
+        """Keeps the first bytes of a file that is there."""
+        self._file, self._end = os.open(path, os.O_RDWR | os.O_CREAT, 0o600), keep
+        os.ftruncate(self._file, keep)
+
+    def append(self, piece: bytes) -> None:
+        """Write all of it, or nothing; raises OSError."""
+        written = 0
+        try:
+            while written < len(piece):
+                more = os.pwrite(self._file, piece[written:], self._end + written)
+                if not more:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                written += more
+        except OSError:
+            os.ftruncate(self._file, self._end)
+            raise
+        self._end += len(piece)
+
+    def sync(self) -> None:
+        """Let it outlive the machine's power."""
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Write no more."""
+        os.close(self._file)
 
 
 class Gently:

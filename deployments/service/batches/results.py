@@ -2,13 +2,11 @@
 after another one died.
 """
 
-import errno
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from deployments.service.batches.disk import Gently, lines_of
+from deployments.service.batches.disk import Appended, Gently, lines_of
 from deployments.service.batches.store import ERRORS, OUTPUT, Place
 from router.batch_lines import not_run_line, number_of, read_line
 from router.batches import Counts, Ending
@@ -28,17 +26,26 @@ class Results:
     def __init__(self, place: Place) -> None:
         """Reads which lines are done, and cuts off half a line at an end."""
         self.done: set[int] = set()
-        self._files: list[_Appended] = []
+        self._files: list[Appended] = []
         counts = []
         try:
             for name in (OUTPUT, ERRORS):
                 before = len(self.done)
-                self._files.append(_Appended(place.folder / name, self.done))
+                self._files.append(self._opened(place.folder / name))
                 counts.append(len(self.done) - before)
         except BaseException:
             self.close()
             raise
         self.counts = Counts(*counts)
+
+    def _opened(self, path: Path) -> Appended:
+        """The file, with what follows its last whole line cut off."""
+        whole = 0
+        if path.exists():
+            for number, size in _whole_lines(path):
+                self.done.add(number)
+                whole += size
+        return Appended(path, whole)
 
     def add(self, results: Iterable[Result]) -> None:
         """Append these; raises OSError with none of those that did not fit."""
@@ -66,42 +73,6 @@ class Results:
         """Close both files."""
         for file in self._files:
             file.close()
-
-
-class _Appended:
-    """A file of whole lines."""
-
-    def __init__(self, path: Path, done: set[int]) -> None:
-        """Adds the numbers of its lines to `done`; what follows the last whole line is cut off."""
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        self._end = 0
-        try:
-            for number, size in _whole_lines(path):
-                done.add(number)
-                self._end += size
-            os.ftruncate(self._file, self._end)
-        except BaseException:
-            os.close(self._file)
-            raise
-
-    def append(self, line: bytes) -> None:
-        written = 0
-        try:
-            while written < len(line):
-                more = os.pwrite(self._file, line[written:], self._end + written)
-                if not more:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                written += more
-        except OSError:
-            os.ftruncate(self._file, self._end)
-            raise
-        self._end += len(line)
-
-    def sync(self) -> None:
-        os.fsync(self._file)
-
-    def close(self) -> None:
-        os.close(self._file)
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[int, int]]:

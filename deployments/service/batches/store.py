@@ -63,7 +63,7 @@ class BatchStore:
         self, folder: Path, files: FileStore, clock: Callable[[], float] = time.time
     ) -> None:
         """Creates the folder; raises OSError where that cannot be."""
-        self.files, self.clock = files, clock
+        self.folder, self.files, self.clock = folder, files, clock
         self._folder = made(folder / "batches")
         self._over: set[Path] = set()  # batches that no router has to look at again
         kept = [load(place) for place in self.unfinished()]

@@ -2,9 +2,8 @@
 number.
 """
 
-import csv
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -12,20 +11,16 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import orjson
 
-from deployments.tools.corpus import ROWS_A_READ, CorpusError, Text, not_json, parquet_file
+from deployments.tools.advise.rows import InputError, Row, lines_of, rows_of
+from deployments.tools.corpus import Text
 from router.retrieval import TOP
 
 LEAST_UNITS = 30  # queries, pairs or texts that were judged; a slice of fewer cannot tell
-LONGEST_CELL = 2**30  # characters; the csv module's own limit is shorter than what some models read
 SHOWN = 10  # broken lines that are printed; all are counted
 PAIR_FIELDS = (("text_a", "text_b"), ("text1", "text2"), ("sentence1", "sentence2"), ("a", "b"))
 SCORE_FIELDS = ("score", "similarity", "label")
 LABEL_FIELDS = ("label", "category", "intent", "class")
 T = TypeVar("T")
-
-
-class InputError(Exception):
-    """Files that cannot be measured with; the message has one sentence per problem."""
 
 
 class Pair(NamedTuple):
@@ -59,6 +54,21 @@ class Inputs:
     notes: list[str] = field(default_factory=list)  # what was left out, and why
     # "texts", "queries": the files they came from
     names: dict[str, str] = field(default_factory=dict)
+    more: list["Inputs"] = field(default_factory=list)  # further texts with queries and judgements
+
+    @property
+    def sets(self) -> tuple["Inputs", ...]:
+        """Each with texts, queries and judgements of its own."""
+        return self, *self.more
+
+    @property
+    def retrieval(self) -> dict[str, "Inputs"]:
+        """The sets that have judgements, by the name of their queries."""
+        return {
+            Path(one.names.get("queries", "queries")).stem: one
+            for one in self.sets
+            if one.judgements
+        }
 
     @property
     def different_documents(self) -> list[Text]:
@@ -73,8 +83,11 @@ class Inputs:
         counts |= {
             name: sum(not one.teaches for one in rows) for name, rows in self.labelled.items()
         }
-        if self.judgements:
-            counts[self.names.get("queries", "queries")] = len(self.judgements)
+        counts |= {
+            one.names.get("queries", "queries"): len(one.judgements)
+            for one in self.sets
+            if one.judgements
+        }
         for name, count in counts.items():
             if count < LEAST_UNITS:
                 raise InputError(
@@ -92,17 +105,12 @@ class Inputs:
     def digest(self) -> str:
         """Of everything that measurements depend on."""
         made = hashlib.blake2b(digest_size=16)
-        for part in (self.documents, self.queries, sorted((q, sorted(d.items())) for q,
-        d in self.judgements.items()),
-                     self.pairs, self.labelled):  # fmt: skip
-            made.update(orjson.dumps(part, default=list))
+        for one in self.sets:
+            judgements = sorted((q, sorted(d.items())) for q, d in one.judgements.items())
+            parts = (one.documents, one.queries, judgements, one.pairs, one.labelled)
+            for part in parts if one is self else parts[:3]:
+                made.update(orjson.dumps(part, default=list))
         return made.hexdigest()
-
-
-class _Row(NamedTuple):
-    number: int  # of its first line, from 1; of a Parquet row, from 0
-    data: dict[str, Any] | None  # None: broken
-    problem: str = ""
 
 
 class Reader:
@@ -121,7 +129,7 @@ class Reader:
         """
         seen: dict[str, int] = {}
 
-        def take(row: _Row, data: dict[str, Any]) -> Text:
+        def take(row: Row, data: dict[str, Any]) -> Text:
             text = _text(data, (self._text,))
             id = str(
                 data.get(self._id) if self._id else data.get("id", data.get("_id", row.number))
@@ -136,7 +144,7 @@ class Reader:
     def pairs(self, path: Path) -> list[Pair]:
         """Pairs with a score; a CSV file without a heading has the columns text, text, score."""
 
-        def take(_: _Row, data: dict[str, Any]) -> Pair:
+        def take(_: Row, data: dict[str, Any]) -> Pair:
             names = next((names for names in PAIR_FIELDS if names[0] in data), PAIR_FIELDS[0])
             return Pair(_text(data, names[:1]), _text(data, names[1:]), _number(data, SCORE_FIELDS))
 
@@ -151,12 +159,12 @@ class Reader:
     def labelled(self, path: Path) -> list[Labelled]:
         """Texts with a class and, where there is one, a split."""
 
-        def take(_: _Row, data: dict[str, Any]) -> Labelled:
+        def take(_: Row, data: dict[str, Any]) -> Labelled:
             label = next(
                 (str(data[name]) for name in LABEL_FIELDS if data.get(name) not in (None, "")), None
             )
             if label is None:
-                raise ValueError(f"it has no {' or '.join(LABEL_FIELDS)}")
+                raise ValueError(_lacks(data, LABEL_FIELDS))
             split = data.get("split")
             return Labelled(
                 _text(data, (self._text,)), label, None if split is None else split == "train"
@@ -187,9 +195,15 @@ class Reader:
         )
         made: dict[str, dict[str, int]] = {}
         before = len(self.problems)
-        for number, line in enumerate(_lines(path), 1):
+        for number, line in enumerate(lines_of(path), 1):
             parts = line.split()
             if not parts:
+                continue
+            if len(parts) not in (3, 4) and (number > 1 or _is_known(parts, known_queries)):
+                self.problems.append(
+                    f"{_where(path, number)}: it has {len(parts)} columns; write `query document "
+                    "grade`, with the grade 1 where a document is simply relevant"
+                )
                 continue
             try:
                 query, document, grade = parts[0].decode(), parts[-2].decode(), float(parts[-1])
@@ -239,11 +253,11 @@ class Reader:
         )
 
     def _all(
-        self, path: Path, take: Callable[[_Row, dict[str, Any]], T], headless: tuple[str, ...] = ()
+        self, path: Path, take: Callable[[Row, dict[str, Any]], T], headless: tuple[str, ...] = ()
     ) -> list[T]:
         found: list[T] = []
         before, rows = len(self.problems), 0
-        for row in _rows(path, headless):
+        for row in rows_of(path, headless):
             rows += 1
             if row.data is None:
                 self.problems.append(f"{_where(path, row.number)}: {row.problem}")
@@ -259,6 +273,11 @@ class Reader:
                 f"{path}: no line of it can be used; the first: {self.problems[before]}"
             )
         return found
+
+
+def _is_known(parts: Sequence[bytes], queries: set[str]) -> bool:
+    """Whether a first line is no heading."""
+    return parts[0].decode(errors="replace") in queries
 
 
 def sampled(inputs: Inputs, most: int) -> Inputs:
@@ -287,7 +306,10 @@ def sampled(inputs: Inputs, most: int) -> Inputs:
         {name: _evenly(labelled, most) for name, labelled in inputs.labelled.items()},
         list(inputs.notes),
         inputs.names,
+        [sampled(one, most) for one in inputs.more],
     )
+    for one in made.more:
+        made.notes += one.notes
     if inputs.judgements and len(asked) < len(inputs.queries):
         made.notes.append(
             f"{len(inputs.queries) - len(asked)} queries have no relevant document and were left "
@@ -333,10 +355,21 @@ def _text(data: dict[str, Any], names: Sequence[str]) -> str:
     return text
 
 
+def _lacks(data: dict[str, Any], names: Sequence[str]) -> str:
+    """Which column is missing, which there are, and which of them is probably meant."""
+    empty = [name for name in names if name in data]
+    if empty:
+        return f"its {empty[0]!r} is empty"
+    has = ", ".join(map(str, data)) or "nothing"
+    near = [str(name) for name in data if any(word in str(name).lower() for word in names)]
+    hint = f"; rename {near[0]!r} to {names[0]!r}" if near else ""
+    return f"it has no {' or '.join(names)}; it has {has}{hint}"
+
+
 def _number(data: dict[str, Any], names: Sequence[str]) -> float:
     value = next((data[name] for name in names if data.get(name) not in (None, "")), None)
     if value is None:
-        raise ValueError(f"it has no {' or '.join(names)}")
+        raise ValueError(_lacks(data, names))
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -344,96 +377,3 @@ def _number(data: dict[str, Any], names: Sequence[str]) -> float:
     if not np.isfinite(number):
         raise ValueError(f"its score {value!r} is no number")
     return number
-
-
-def _rows(path: Path, headless: tuple[str, ...]) -> Iterator[_Row]:
-    match path.suffix.lower():
-        case ".jsonl" | ".ndjson" | ".json":
-            yield from _json_rows(path)
-        case ".csv" | ".tsv":
-            yield from _csv_rows(path, "\t" if path.suffix.lower() == ".tsv" else ",", headless)
-        case ".parquet":
-            number = 0
-            for batch in parquet_file(path).iter_batches(ROWS_A_READ):
-                for data in batch.to_pylist():
-                    yield _Row(number, data)
-                    number += 1
-        case _:
-            raise InputError(
-                f"{path}: write it as JSON lines (.jsonl), CSV (.csv) or Parquet (.parquet)"
-            )
-
-
-def _json_rows(path: Path) -> Iterator[_Row]:
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            data = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            yield _Row(number, None, not_json(line, error))
-            continue
-        if isinstance(data, dict):
-            yield _Row(number, data)
-        else:
-            yield _Row(number, None, 'it must be a JSON object such as {"id": "1", "text": "..."}')
-
-
-def _csv_rows(path: Path, delimiter: str, headless: tuple[str, ...]) -> Iterator[_Row]:
-    """Rows by their heading; `headless` names the columns of a file that has none, told by a number
-    in its last column.
-    """
-    try:
-        file = path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-    except OSError as error:
-        raise CorpusError(f"{path}: {error.strerror}") from None
-    with file:
-        csv.field_size_limit(LONGEST_CELL)
-        lines = csv.reader(file, delimiter=delimiter)
-        names: Sequence[str] | None = None
-        start = 1
-        while True:
-            try:
-                cells = next(lines)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield _Row(start, None, f"not CSV ({error})")
-                start = lines.line_num + 1
-                continue
-            number, start = start, lines.line_num + 1
-            if not cells:
-                continue
-            if names is None:
-                if not (len(cells) == len(headless) and _is_number(cells[-1])):
-                    names = [name.strip() for name in cells]
-                    continue
-                names = headless
-            if len(cells) != len(names):
-                yield _Row(
-                    number,
-                    None,
-                    f"it has {len(cells)} columns and the file has {len(names)} "
-                    f"({', '.join(names)})",
-                )
-            elif any("\udc80" <= letter <= "\udcff" for cell in cells for letter in cell):
-                yield _Row(number, None, "it is not UTF-8")
-            else:
-                yield _Row(number, dict(zip(names, cells, strict=True)))
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file):
-                yield line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
-    except OSError as error:
-        raise CorpusError(f"{path}: {error.strerror}") from None

@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 import psutil
-from tqdm import tqdm
 
 from deployments.tools.advise.run import INPUT_TYPES, Candidate, Plan, Side
 from deployments.tools.calibrate import replicas
 from deployments.tools.client import Client
+from deployments.tools.progress import bar
 
 ROUNDS = 5
 AT_ONCE = 4
@@ -82,18 +82,18 @@ async def measure(
         return done
     for candidate in plan.candidates:  # once without counting
         await _ask(client, candidate, interactive[0])
-    with tqdm(
+    with bar(
         total=len(left),
         desc="latency",
         bar_format="{desc}  {percentage:3.0f}%|{bar}| {remaining} left",
-    ) as bar:
+    ) as shown:
         for number, candidate in left:
             found = await _round(client, candidate, number, interactive, mix, each)
             if is_local:
                 found = found._replace(memory_bytes=_memory(candidate.name))
             _append(file, found)
             done.append(found)
-            bar.update()
+            shown.update()
     return done
 
 

@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deployments.tools.advise.languages import language
+from router.codes import SCRIPTS
+
 TEMPLATE = Path(__file__).with_name("page.html")
 # stand for colours of the page
 INK, FAINT, GOOD, PLAIN = (
@@ -45,6 +48,7 @@ def draw(data: Mapping[str, Any], routing: str) -> str:
         "bytes": bytes_of,
         "seconds": seconds,
         "signed": lambda value: f"{value:+.1f}",
+        "slice": lambda one: slice_name(one["dimension"], one["value"]),
     }
     plots = {
         "latency": _against(
@@ -55,13 +59,52 @@ def draw(data: Mapping[str, Any], routing: str) -> str:
         "sizes": _sizes(data, names),
     }
     markup = {name: Markup(plot) if plot else "" for name, plot in plots.items()}
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        report=data,
-        routing=routing,
-        plots=markup,
-        shown_slices=SHOWN_SLICES,
-        colour={name: f"var(--m{place % 8})" for place, name in enumerate(names)},
+    return labelled(
+        environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+            report=data,
+            routing=routing,
+            plots=markup,
+            shown_slices=SHOWN_SLICES,
+            colour={name: f"var(--m{place % 8})" for place, name in enumerate(names)},
+        )
     )
+
+
+def labelled(drawn: str) -> str:
+    """The page with each column's heading in its cells, where a narrow screen shows it."""
+
+    def table(found: "re.Match[str]") -> str:
+        head, body = found[0].split("<tbody>")
+        headings = [
+            " ".join(re.sub("<[^>]+>", " ", each).split())
+            for each in re.findall(r"<th scope=\"col\"[^>]*>(.*?)</th>", head, re.DOTALL)
+        ]
+
+        def row(line: "re.Match[str]") -> str:
+            labels = iter(headings[1:])
+            return re.sub("<td", lambda _: f'<td data-label="{next(labels)}"', line[0])
+
+        return f"{head}<tbody>" + re.sub(r"<tr.*?</tr>", row, body, flags=re.DOTALL)
+
+    return re.sub(r"<table>.*?</table>", table, drawn, flags=re.DOTALL)
+
+
+def slice_name(dimension: str, value: str) -> str:
+    """A slice in words."""
+    if dimension == "all":
+        return "all"
+    if dimension == "language":
+        known = {"unknown": "language unknown", "other": "other languages"}
+        return known.get(value, language(value))
+    if dimension.startswith("tokens"):
+        what = "texts" if dimension == "tokens" else "answers"
+        return f"{what} of {value} tokens"
+    if dimension == "script":
+        return f"{SCRIPTS.get(value, 'no')} script"
+    return {
+        "side": f"{value} texts",
+        "mixed": "texts of two languages" if value == "mixed" else f"texts of {value}",
+    }.get(dimension, value)
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -144,11 +187,8 @@ def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
                 for each in one["differences"]
                 if (each["smaller"], each["larger"]) == (names[-2], names[-1])
             ]
-            label = (
-                task["name"]
-                if one["dimension"] == "all"
-                else f"{_short(one['dimension'])} {one['value']}"
-            )
+            whole = one["dimension"] == "all"
+            label = task["name"] if whole else slice_name(one["dimension"], one["value"])
             rows += [(label, one["dimension"] == "all", one["units"], found[0])] if found else []
         by_task.append(rows)
     while sum(map(len, by_task)) > SHOWN_SLICES:  # no task is crowded out by another's slices
@@ -218,10 +258,6 @@ def _sizes(data: Mapping[str, Any], names: Sequence[str]) -> str:
 
     told = "; ".join(f"{row['model']} at {row['size']}: {number(row['quality'])}" for row in rows)
     return _svg(paint, 3.0, f"Quality against the size of an index. {told}")
-
-
-def _short(dimension: str) -> str:
-    return {"tokens of the right document": "answer of", "tokens": "tokens"}.get(dimension, "")
 
 
 def _svg(paint: Callable[[Any], None], height_in: float, told: str) -> str:

@@ -99,12 +99,12 @@ def tasks(plan: Plan, inputs: Inputs, output: Path) -> list[Task]:
     """Every task that the inputs make possible, scored by every model; one model's vectors are in
     memory at a time.
     """
-    made = [_retrieval(inputs)] if inputs.judgements else []
+    made = [_retrieval(name, one) for name, one in inputs.retrieval.items()]
     made += [_pairs(name, pairs) for name, pairs in inputs.pairs.items()]
     made += [_labels(name, rows) for name, rows in inputs.labelled.items()]
     agreement = (
         None
-        if inputs.judgements or len(inputs.different_documents) <= TOP + 1
+        if inputs.retrieval or len(inputs.different_documents) <= TOP + 1
         else Agreement(inputs)
     )
     if agreement is not None:
@@ -161,7 +161,7 @@ def _scored(
     task: Task, inputs: Inputs, by_text: Mapping[str, Mapping[str, Vectors]], whole: bool
 ) -> tuple[Floats, dict[str, float]]:
     if task.kind == "retrieval":
-        return retrieval_scores(inputs, by_text)
+        return retrieval_scores(inputs.retrieval[task.name], by_text)
     if task.kind == "pairs":
         vectors = by_text["symmetric"]
         pairs = inputs.pairs[task.name]
@@ -172,7 +172,7 @@ def _scored(
     return hits, {"V-measure": v_measure(matrix, rows)} if whole else {}
 
 
-def _retrieval(inputs: Inputs) -> Task:
+def _retrieval(name: str, inputs: Inputs) -> Task:
     lengths = {document.id: len(document.text) for document in inputs.documents}
     units = [
         Unit(
@@ -187,9 +187,7 @@ def _retrieval(inputs: Inputs) -> Task:
         )
         for query in inputs.queries
     ]
-    return Task(
-        Path(inputs.names.get("queries", "queries")).stem, "retrieval", "nDCG@10", tuple(units)
-    )
+    return Task(name, "retrieval", "nDCG@10", tuple(units))
 
 
 def retrieval_scores(

@@ -20,12 +20,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from deployments.tools.advise.inputs import Inputs
 from deployments.tools.client import Client
 from deployments.tools.corpus import Text
 from deployments.tools.migrate import Manifest, fill, opened, read_vectors, write_whole
+from deployments.tools.progress import PredictedWork, bar
 from router.arrays import Vectors
 from router.language import script_of
 
@@ -111,8 +111,10 @@ def texts_of(inputs: Inputs) -> dict[Side, tuple[str, ...]]:
     ]
     symmetric += [one.text for labelled in inputs.labelled.values() for one in labelled]
     return {
-        "document": tuple(dict.fromkeys(text.text for text in inputs.documents)),
-        "query": tuple(dict.fromkeys(text.text for text in inputs.queries)),
+        "document": tuple(
+            dict.fromkeys(text.text for one in inputs.sets for text in one.documents)
+        ),
+        "query": tuple(dict.fromkeys(text.text for one in inputs.sets for text in one.queries)),
         "symmetric": tuple(dict.fromkeys(symmetric)),
     }
 
@@ -178,16 +180,14 @@ async def embed_all(client: Client, plan: Plan, output: Path, batch: int, in_fli
     if not any(each.texts for each in todo):
         return
     await _same_weights(client, plan, output)
-    # Progress is counted in predicted seconds, not in texts: models differ a hundredfold, and so
-    # would the time left.
-    layout = "{desc}  {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
-    with tqdm(total=round(sum(each.seconds for each in todo), 3), bar_format=layout) as bar:
+    # Progress is counted in predicted seconds: models differ a hundredfold per text.
+    with PredictedWork(sum(each.seconds for each in todo)) as work:
         for candidate in plan.candidates:
             for side in SIDES:
                 texts = plan.texts[side]
                 if not _missing(output, candidate, side, texts):
                     continue
-                bar.set_description(f"{candidate.name}, {side} texts")
+                work.part(f"{candidate.name}, {side} texts")
                 each_s = plan.predicted_s[candidate.name][side]
                 options = {"space": candidate.space, "truncate": "end", **INPUT_TYPES[side]}
                 with opened(_folder(output, candidate, side), _manifest(candidate, texts)) as parts:
@@ -199,7 +199,7 @@ async def embed_all(client: Client, plan: Plan, output: Path, batch: int, in_fli
                         options,
                         batch,
                         in_flight,
-                        lambda done, each_s=each_s: bar.update(done * each_s),  # type: ignore[misc]
+                        lambda done, each_s=each_s: work.done(done * each_s),  # type: ignore[misc]
                     )
 
 
@@ -266,13 +266,23 @@ async def _survey(client: Client, inputs: Inputs, wanted: Sequence[str]) -> dict
     how long it would take.
     """
     answer = await client.tiers()
-    rows = [row for row in answer["data"] if not wanted or row["model"] in wanted]
+    named = {answer["tiers"].get(name, name) for name in wanted}  # a tier stands for its model
+    rows = [row for row in answer["data"] if not wanted or row["model"] in named]
     names = [row["model"] for row in answer["data"]]
-    if unknown := [name for name in wanted if name not in names]:
-        raise AdviseError(f"the service has no model {unknown[0]!r}; it has {', '.join(names)}")
-    if len(rows) < 2:
+    if unknown := [name for name in wanted if answer["tiers"].get(name, name) not in names]:
+        tiers = ", ".join(answer["tiers"])
         raise AdviseError(
-            f"the service has one model to measure ({', '.join(names)}); a comparison needs two"
+            f"the service has no model or tier {unknown[0]!r}; its models are {', '.join(names)}, "
+            f"its tiers {tiers}"
+        )
+    if len(rows) < 2:
+        only = ", ".join(row["model"] for row in rows)
+        others = [name for name in names if name not in named]
+        raise AdviseError(
+            f"the service has one model ({only}), and a comparison takes two"
+            if not others
+            else f"--model leaves one model to measure ({only}), and a comparison takes two; name "
+            f"another too: {', '.join(others)}"
         )
     measured, tiered = [row["model"] for row in rows], set(answer["tiers"].values())
     if len(tiered & set(measured)) < 2:
@@ -285,7 +295,7 @@ async def _survey(client: Client, inputs: Inputs, wanted: Sequence[str]) -> dict
             await client.embed(["ready?"], model=row["model"])  # a model at zero replicas starts
     texts = texts_of(inputs)
     tokens, predicted = {}, {}
-    with tqdm(total=len(rows), desc="asking what it will take", unit="model", leave=False) as bar:
+    with bar(total=len(rows), desc="asking what it will take", unit="model", leave=False) as shown:
         for row in rows:
             tokens[row["model"]] = await _tokens(
                 client, row["model"], [text for some in texts.values() for text in some]
@@ -295,7 +305,7 @@ async def _survey(client: Client, inputs: Inputs, wanted: Sequence[str]) -> dict
                 for side in SIDES
                 if texts[side]
             }
-            bar.update()
+            shown.update()
     return {
         "candidates": [_candidate(row, answer["tiers"])._asdict() for row in rows],
         "tokens": tokens,

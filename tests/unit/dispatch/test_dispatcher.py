@@ -3,6 +3,7 @@ who is touched by a failure. What depends on time alone is in tests/unit/router/
 """
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Callable
 
@@ -68,6 +69,7 @@ class Bench:
         max_queue_s: float = 1000.0,
         replica_timeout_s: float = 1000.0,
         steps: bool = True,
+        bulk_call_s: float = math.inf,
     ) -> None:
         self.transport, self.clock = HandTransport(), Clock()
         self.ledger = Ledger({"m": 3})
@@ -85,6 +87,7 @@ class Bench:
             clock=clock or self.clock,
             rng=random.Random(1),
             steps=steps,
+            bulk_call_s=bulk_call_s,
         )
 
     def submit(
@@ -400,6 +403,25 @@ async def test_bulk_yields_to_interactive(bench: Bench) -> None:
     await settle()
     assert bench.transport.sent[3].firsts == [200, 100]
     await bench.transport.answer_all()
+
+
+async def test_bulk_travels_in_calls_of_bounded_work() -> None:
+    a_text_s = 0.001 * 40
+    bench = Bench(feedback(Curve(0.0, 0.0, 0.001, 0.0, BATCH)), bulk_call_s=2.5 * a_text_s)
+    bench.dispatcher.replicas_changed(["a"])
+    ingest = bench.submit(0, *[40] * 7, bulk=True)
+    assert len(ingest) == 4  # of one request: cut
+    await bench.transport.answer_all()
+    for index in range(100, 107):  # of many requests: joined, and no more
+        bench.submit(index, 40, bulk=True)
+    bench.submit(200, 900, bulk=True)  # one text is never cut
+    await bench.transport.answer_all()
+    texts = [len(call.call.lengths) for call in bench.transport.sent]
+    assert max(texts) == 2
+    assert sum(texts) == 7 + 7 + 1
+    bench.submit(300, *[40] * 7)
+    await bench.transport.answer_all()
+    assert len(bench.transport.sent[-1].call.lengths) == 7  # interactive requests are whole
 
 
 async def test_one_caller_that_leaves_takes_nothing_from_its_neighbours(bench: Bench) -> None:

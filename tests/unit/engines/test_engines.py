@@ -118,12 +118,6 @@ def test_pieces_hold_every_text_once_and_stay_within_a_batch(
             "takes token ids",
             id="vllm with a counter",
         ),
-        pytest.param(
-            {"kind": "callable", "target": "a:b"},
-            "tokenizer.json",
-            "takes text",
-            id="callable with a tokenizer",
-        ),
     ],
 )
 def test_an_engine_and_a_tokenizer_that_do_not_fit_are_refused(

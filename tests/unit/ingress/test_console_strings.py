@@ -21,6 +21,7 @@ SOURCES = "\n".join(
     for path in FOLDER.iterdir()
     if path.suffix in (".html", ".js") and path.stem != "strings"
 )
+ERRORS = "".join(path.read_text() for path in (ROOT / "router").glob("*errors*.py"))
 PREFIXES = tuple(re.findall(r"`([a-z]+\.)\$\{", SOURCES))
 
 
@@ -43,7 +44,7 @@ def test_every_word_is_used_and_every_used_one_exists() -> None:
         re.findall(r'data-i18n(?:-\w+)?="([^"]+)"', SOURCES)
     )
     assert called <= set(STRINGS["en"])
-    assert set(PREFIXES) == {"outcome.", "reason.", "state.", "why."}
+    assert set(PREFIXES) == {"code.", "lane.", "outcome.", "reason.", "state.", "why."}
     assert [
         key for key in STRINGS["en"] if not key.startswith(PREFIXES) and f'"{key}"' not in SOURCES
     ] == []
@@ -60,6 +61,11 @@ def test_there_is_a_word_for_every_reason_and_every_why(language: str) -> None:
 
 def test_the_english_of_a_why_is_the_routers_own() -> None:
     assert all(STRINGS["en"][f"why.{why}"] == str(why) for why in Why)
+
+
+def test_an_error_with_a_translation_is_one_that_there_is() -> None:
+    codes = {key.removeprefix("code.") for key in STRINGS["zh"] if key.startswith("code.")}
+    assert codes <= set(re.findall(r'"([a-z_]+)"', ERRORS))
 
 
 def test_every_file_of_the_console_is_packaged() -> None:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from logging.handlers import MemoryHandler
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import uvicorn
@@ -218,9 +219,38 @@ async def test_embeddings_go_to_the_application_at_once(stage: Stage, path: str)
 
 
 @pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("/v2/embed", "/v2/embed"),
+        ("/embed", "/embed"),
+        ("/api/embed", "/api/embed"),
+        ("/in/docs/v1/embeddings", "/v1/embeddings"),
+        ("/in/my%20docs/query/v2/embed", "/v2/embed"),
+        ("/openai/deployments/a%2Fb/embeddings?api-version=1", None),
+        ("/in/docs/openai/deployments/a/embeddings?api-version=1", None),
+    ],
+)
+async def test_what_models_answer_goes_there_by_whatever_path(
+    stage: Stage, url: str, path: str | None
+) -> None:
+    ((status, _, body),) = await stage.ask(post(url))
+    assert status == b"HTTP/1.1 200 OK"
+    assert json.loads(body)["path"] == path or path is None
+    (scope,) = stage.echo.scopes
+    assert scope["query_string"] == url.partition("?")[2].encode()
+    assert scope["raw_path"] == url.partition("?")[0].encode()
+    assert scope["path"] == unquote(url.partition("?")[0])
+    assert stage.counts.statuses == ["200"]
+
+
+@pytest.mark.parametrize(
     "request_",
     [
         post("/v1/models"),
+        post("/in/docs/v1/models"),
+        post("/in/docs"),
+        post("/in/docs/v1/embeddings/"),
+        post("/openai/deployments//embeddings"),
         post("/v1/embeddings?a=b"),
         post("/v1/embeddings/"),
         post(method="PUT"),

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router import adapters
 from router.adapters import (
     METHODS,
     Adapter,
     Method,
-    as_ranked,
     fit,
     load,
-    load_adapters,
     save,
 )
-from router.models import build_models
 from router.retrieval import nearest
 from router.space import Space
-from router.strict import ConfigError, parse_args
-from tests.support.bridges import proof_of, with_fingerprints, write_adapter
+from tests.support.bridges import proof_of
 
 PROOF = proof_of(0.96, fitted=0.99, by_language={"de": 0.9})
 
@@ -132,8 +126,6 @@ def test_an_adapter_reads_back_as_it_was_written(tmp_path: Path) -> None:
     read = load(tmp_path / "x.adapter")
     np.testing.assert_array_equal(read.matrix, wrote.matrix)
     assert (read.source, read.target, read.proof) == (wrote.source, wrote.target, wrote.proof)
-    assert (read.kept_for("de"), read.kept_for("fr"), read.kept_for(None)) == (0.9, 0.96, 0.96)
-    assert replace(read, documents="fixed").kept_for(None) == 0.99
 
 
 def test_an_adapter_of_the_old_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -167,128 +159,3 @@ def test_what_is_not_an_adapter_is_refused_by_name(tmp_path: Path, spoil: Any) -
     spoil(path)
     with pytest.raises(ValueError, match=r"bad\.npz is not an adapter"):
         load(path)
-
-
-MODELS = {
-    name: {
-        "engine": {"kind": "fake", "seed": seed},
-        "dimensions": 64,
-        "max_tokens": 512,
-        "matryoshka": [32],
-        "quality": {"en": 80.0, "default": 50.0},
-    }
-    for seed, name in enumerate(("small", "large", "huge"))
-}
-ARGS: dict[str, Any] = {"models": MODELS, "tiers": {"fast": "small"}}
-
-
-def problems_of(args: dict[str, Any], **collection: Any) -> str:
-    with pytest.raises(ConfigError) as refused:
-        load_adapters(
-            parse_args({**args, "collections": {"docs": {"space": "large/64", **collection}}})
-        )
-    assert len(refused.value.problems) == 1
-    return refused.value.problems[0]
-
-
-async def test_a_weak_adapter_is_refused_until_the_floor_is_lowered(tmp_path: Path) -> None:
-    args = await with_fingerprints(ARGS, tmp_path)
-    weak = write_adapter(args, tmp_path, "small", "large/64", recall=0.83)
-    said = problems_of(args, adapters=[weak])
-    assert "collections.docs.adapters[0]" in said
-    assert "keeps 83.0% of the recall of large/64's own model" in said
-    assert "for documents left out of its fit" in said
-    assert "min_recall is 95.0%" in said
-    assert "documents: fixed" not in said
-    loaded = load_adapters(
-        parse_args(
-            {
-                **args,
-                "collections": {
-                    "docs": {"space": "large/64", "adapters": [weak], "min_recall": 0.8}
-                },
-            }
-        )
-    )
-    assert list(loaded["docs"]) == ["small"]
-
-
-async def test_documents_left_out_count_unless_the_collection_is_fixed(tmp_path: Path) -> None:
-    args = await with_fingerprints(ARGS, tmp_path)
-    change = {"proof": proof_of(0.8, fitted=0.97)}
-    file = write_adapter(args, tmp_path, "small", "large/64", change=change)
-    said = problems_of(args, adapters=[file])
-    assert "keeps 80.0%" in said
-    assert "write `documents: fixed`" in said
-    fixed = {"space": "large/64", "adapters": [file], "documents": "fixed"}
-    (loaded,) = load_adapters(parse_args({**args, "collections": {"docs": fixed}}))["docs"].values()
-    assert loaded.kept_for(None) == 0.97
-
-
-async def test_no_adapter_may_keep_less_than_the_least_of_any(tmp_path: Path) -> None:
-    args = await with_fingerprints(ARGS, tmp_path)
-    weak = write_adapter(args, tmp_path, "small", "large/64", recall=0.45)
-    said = problems_of(args, adapters=[weak], min_recall=0.4)
-    assert "keeps 45.0%" in said
-    assert "min_recall_each is 50.0%" in said
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"target": Space("huge", 64)}, "it leads to huge/64, the collection's space is large/64"),
-        ({"source": Space("gone", 64)}, "it leads from gone, which is not one of the models"),
-        ({"source": Space("large", 64)}, "it leads from large to itself"),
-        ({"source_fingerprint": "other"}, "it was made with another small"),
-        ({"target_fingerprint": "other"}, "it was made with another large"),
-        (
-            {"source": Space("small", 32), "matrix": np.ones((32, 64), np.float32)},
-            "it reads 32 dimensions, small makes 64",
-        ),
-    ],
-    ids=[
-        "other space",
-        "unknown model",
-        "itself",
-        "other source weights",
-        "other target weights",
-        "other size",
-    ],
-)
-async def test_an_adapter_serves_only_what_it_was_made_for(
-    tmp_path: Path, change: dict[str, Any], said: str
-) -> None:
-    args = await with_fingerprints(ARGS, tmp_path)
-    assert said in problems_of(
-        args, adapters=[write_adapter(args, tmp_path, "small", "large/64", change=change)]
-    )
-
-
-async def test_a_model_without_a_fingerprint_has_no_adapters(tmp_path: Path) -> None:
-    args = await with_fingerprints(ARGS, tmp_path)
-    path = write_adapter(args, tmp_path, "small", "large/64")
-    args["models"]["small"].pop("fingerprint")
-    assert "models.small has no `fingerprint`" in problems_of(args, adapters=[path])
-
-
-async def test_a_collection_takes_one_adapter_from_each_model(tmp_path: Path) -> None:
-    args = await with_fingerprints(ARGS, tmp_path)
-    twice = [write_adapter(args, tmp_path, "small", "large/64") for _ in range(2)]
-    assert "there is one from small already" in problems_of(args, adapters=twice)
-
-
-async def test_in_a_space_its_own_model_ranks_first_and_others_by_what_they_keep(
-    tmp_path: Path,
-) -> None:
-    args = await with_fingerprints(ARGS, tmp_path)
-    paths = [
-        write_adapter(args, tmp_path, *pair)
-        for pair in (("small", "large/64", 0.97), ("huge", "large/64", 0.96))
-    ]
-    bridges = {one.source.model: one for one in map(adapters.load, map(Path, paths))}
-    ranked = as_ranked(build_models(parse_args(args)), Space("large", 64), bridges)
-    assert sorted(ranked, key=lambda name: ranked[name].rank) == ["huge", "small", "large"]
-    assert ranked["small"].quality == {
-        "en": pytest.approx(80 * 0.97),
-        "default": pytest.approx(50 * 0.97),
-    }

@@ -80,7 +80,7 @@ MISTAKES = {
         "models.small.engine",
         {},
         "models.small.engine.kind: missing; it is one of vllm, transformers, static, callable, "
-        "remote, fake",
+        "remote, student, fake",
     ),
     "engine-that-is-a-word": (
         "models.small.engine",

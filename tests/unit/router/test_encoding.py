@@ -74,6 +74,8 @@ def test_the_response_is_openai_s_with_routing_beside_it(
         "cached": 1,
         "truncated": [1],
         "adapter": None,
+        "encoder": "native",
+        "expected_recall": None,
         "canary": False,
     }
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from router.config import RouterArgs
 from router.domain import Tier
+from router.encoders import native
 from router.errors import (
     DimensionsNotSupported,
     InvalidValue,
@@ -176,7 +177,14 @@ def test_a_model_id_is_pinned() -> None:
 )
 def test_a_space_pins_model_and_dimensions(space: str, also: dict[str, Any]) -> None:
     assert resolve(space=space, **also) == Constraints(
-        QWEN, None, True, frozenset({QWEN}), 512, False, Space(QWEN, 512)
+        QWEN,
+        None,
+        True,
+        frozenset({QWEN}),
+        512,
+        False,
+        (native(Space(QWEN, 512)),),
+        catalogue().collections.get(space),
     )
 
 

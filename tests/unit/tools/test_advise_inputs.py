@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from deployments.tools.advise.inputs import InputError, Inputs, Labelled, Pair, Reader, sampled
+from deployments.tools.advise.inputs import Inputs, Labelled, Pair, Reader, sampled
+from deployments.tools.advise.rows import InputError
 from deployments.tools.corpus import Text
 
 LINES = ['{"id": "a", "text": "one"}', '{"id": "b", "text": "two"}']
@@ -172,8 +173,54 @@ def test_judgements_of_what_is_not_there_are_named(tmp_path: Path) -> None:
     assert [note.partition(", ")[2] for note in reader.settle()] == [
         "line 4: there is no query 'q9'",
         "line 5: there is no document 'z'",
-        "line 6: it must be `query document grade`",
+        "line 6: it has 2 columns; write `query document grade`, with the grade 1 where a document "
+        "is simply relevant",
     ]
+
+
+def test_judgements_of_two_columns_are_named_as_such(tmp_path: Path) -> None:
+    path = file(tmp_path, "q.tsv", "1\t11\n2\t12\n")
+    reader = Reader(skip_bad=False)
+    reader.judgements(path, [Text("1", "?"), Text("2", "?")], [Text("11", "a"), Text("12", "b")])
+    with pytest.raises(InputError, match="line 1: it has 2 columns; write `query document grade`"):
+        reader.settle()
+
+
+@pytest.mark.parametrize(
+    ("heading", "said"),
+    [
+        (
+            "text1,text2,similarity_score",
+            "it has no score or similarity or label; it has text1, text2, similarity_score; rename "
+            "'similarity_score' to 'score'",
+        ),
+        ("text1,text2,points", "it has no score or similarity or label; it has text1, text2, po"),
+        ("text1,text2,score", "its 'score' is empty"),
+    ],
+)
+def test_a_missing_column_is_named_with_those_that_there_are(
+    tmp_path: Path, heading: str, said: str
+) -> None:
+    reader = Reader(skip_bad=False)
+    value = "" if heading.endswith(",score") else "1"
+    reader.pairs(file(tmp_path, "p.csv", f"{heading}\none,other,{value}\n"))
+    with pytest.raises(InputError) as refused:
+        reader.settle()
+    assert said in str(refused.value)
+
+
+def test_several_searches_are_told_apart() -> None:
+    one = Inputs(
+        [Text("a", "one")], [Text("q", "?")], {"q": {"a": 1}}, names={"queries": "x.jsonl"}
+    )
+    other = Inputs(
+        [Text("a", "two")], [Text("q", "!")], {"q": {"a": 1}}, names={"queries": "y.csv"}
+    )
+    both = Inputs(one.documents, one.queries, one.judgements, names=one.names, more=[other])
+    assert list(both.retrieval) == ["x", "y"]
+    assert both.digest() != one.digest()
+    kept = sampled(both, 30)
+    assert [text.text for text in kept.retrieval["y"].documents] == ["two"]
 
 
 @pytest.mark.parametrize("grade", ["0.5", "inf", "nan"])

@@ -2,6 +2,7 @@
 the router reads.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import yaml as pyyaml
 
-from deployments.tools.advise import report, rules_yaml, slices, traffic
+from deployments.tools.advise import rules_yaml, slices, traffic, verdict
 from deployments.tools.advise.quality import Task, Unit
 from deployments.tools.advise.rules import Derived, Search
 from deployments.tools.policy_file import read_policy
@@ -319,7 +320,7 @@ def test_a_slice_tells_only_gains_that_were_measured(
     one = slices.Slice(
         "t", "language", "en", 99, dict.fromkeys(MODELS, 50.0), tuple(gap(*each) for each in gaps)
     )
-    tone, sentence = report.says(one, MODELS, 1.0)
+    tone, sentence = verdict.says(one, MODELS, 1.0)
     assert tone == said[0]
     assert sentence.startswith(said[1])
 
@@ -361,13 +362,14 @@ def test_a_gain_at_every_length_makes_no_rule_for_a_length() -> None:
 def said_of(*tasks: Task, min_gain: float = 1.0) -> tuple[str, list[str]]:
     whole = slices.holm([one for each in tasks for one in slices.slices(plan(), each)])
     made = Search(plan(), tasks, min_gain).derive()
-    return report.verdict(
+    return verdict.verdict(
         plan(),
         tasks,
         whole,
         made,
         traffic.outcomes(plan(), tasks, made, TIMING, min_gain, None),
         min_gain,
+        TIMING,
     )
 
 
@@ -384,7 +386,7 @@ def test_few_texts_that_show_no_gain_do_not_show_that_there_is_none() -> None:
     )
     head, _ = said_of(one)
     assert head.startswith(
-        "large (best) is not shown to be worth its price here: for English 50 texts cannot rule "
+        "large (best) is not shown to be worth its cost here: for English 50 texts cannot rule "
         "out +"
     )
     assert "points of large (best) over small (fast)" in head
@@ -393,9 +395,9 @@ def test_few_texts_that_show_no_gain_do_not_show_that_there_is_none() -> None:
 def test_what_is_ruled_out_is_said_to_be_enough() -> None:
     units = [unit("en")] * 400
     alike = task("t", units, dict.fromkeys(MODELS, [0.7] * 400))
-    assert (
-        said_of(alike)[0]
-        == "large (best) is not worth its price here: for English small (fast) is enough."
+    assert said_of(alike)[0].startswith(
+        "large (best) is not worth its cost here: for English small (fast) is enough. Routed, "
+        "texts have "
     )
 
 
@@ -417,3 +419,35 @@ def test_what_is_said_of_a_task_is_corrected_and_large_enough() -> None:
     assert raw[-1].p < 0.05 < raw[-1].points
     _, more = said_of(one, min_gain=10.0)  # measurable, and not worth it
     assert "measurably better" not in more[0]
+
+
+def test_the_verdict_has_points_cost_and_the_fair_figure() -> None:
+    units = two_languages(600)
+    one = task("t", units, chances(units, (0.6, 0.8, 0.8), (0.3, 0.25, 0.8)))
+    head, more = said_of(one)
+    # 0.1 device seconds against 0.01 a token; each Timing says 1.0 s a million
+    assert re.match(
+        r"large \(best\) is worth it: \+5\d\.\d points for Chinese over middle at 1\.0 times the "
+        r"device time; for English middle \(balanced\) is enough\. Routed, texts have \d\d\.\d "
+        r"points, not measurably other than always large \(\d\d\.\d\), at 3\d% of its device",
+        head,
+    ), head
+    assert "The fair figure uses the rules of the other half" in more[-1]
+
+
+def test_the_verdict_says_where_a_larger_model_is_worse() -> None:
+    units = two_languages(600)
+    one = task("t", units, chances(units, (0.6, 0.8, 0.8), (0.5, 0.25, 0.8)))
+    _, more = said_of(one)
+    (worse,) = [line for line in more if "measurably worse than the smaller" in line]
+    assert re.match(r"middle is .* small: Chinese in t -2\d\.\d \[", worse), worse
+    alike = task("t", units, dict.fromkeys(MODELS, [0.7] * len(units)))
+    assert not [line for line in said_of(alike)[1] if "measurably worse" in line]
+
+
+def test_a_mixture_of_languages_is_called_one() -> None:
+    units = [unit("zh")] * 300 + [unit("en")] * 100
+    one = task("t", units, dict.fromkeys(MODELS, [0.7] * 400))
+    assert said_of(one)[1][0].startswith("t (Chinese 75%, English 25%, 400 texts)")
+    mostly = task("t", [unit("zh")] * 390 + [unit("en")] * 10, dict.fromkeys(MODELS, [0.7] * 400))
+    assert said_of(mostly)[1][0].startswith("t (Chinese, 400 texts)")

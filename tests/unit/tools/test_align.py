@@ -48,14 +48,14 @@ async def test_a_turned_space_is_kept_whole(method: Method) -> None:
     adapter = await aligned("a", "b", material(TEXTS, None, None), method)
     assert min(adapter.proof.fitted.recall, adapter.proof.unseen.recall) > 0.99
     assert min(adapter.proof.fitted.ndcg, adapter.proof.unseen.ndcg) > 0.99
-    assert (adapter.texts, adapter.kept.queries) == (360, 40)
+    assert (adapter.texts, adapter.proof.unseen.queries) == (360, 40)
     assert adapter.proof.judged_by == "neighbours"
     assert (adapter.source_fingerprint, adapter.target_fingerprint) == ("fs", "ft")
 
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_an_unrelated_space_is_not_kept_whatever_the_method(method: Method) -> None:
-    assert (await aligned("a", "c", material(TEXTS, None, None), method)).kept.recall < 0.2
+    assert (await aligned("a", "c", material(TEXTS, None, None), method)).proof.unseen.recall < 0.2
 
 
 async def test_documents_left_out_are_judged_by_a_map_that_saw_none_of_them() -> None:
@@ -102,10 +102,10 @@ async def test_judgements_decide_where_there_are_some() -> None:
     given = material(TEXTS, queries, judged)
     assert [query.id for query in given.queries] == [f"q{row}" for row in (*range(25), 29)]
     adapter = await aligned("a", "b", given)
-    assert (adapter.kept.queries, adapter.texts) == (26, 400)
+    assert (adapter.proof.unseen.queries, adapter.texts) == (26, 400)
     assert adapter.proof.judged_by == "judgements"
-    assert adapter.kept.own_recall > 0.9
-    assert adapter.kept.recall > 0.99
+    assert adapter.proof.unseen.own_recall > 0.9
+    assert adapter.proof.unseen.recall > 0.99
 
 
 def test_what_is_searched_with_is_not_fitted_on() -> None:

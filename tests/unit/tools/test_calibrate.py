@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from deployments.tools import calibrate
 from deployments.tools.calibrate import CalibrationError, Cell, Sample, Writer
-from deployments.tools.calibrate_cli import main, replica_environment
+from deployments.tools.calibrate_cli import main, opinion, replica_environment
 from router.domain import Curve, Load, Model, Work, attention
 from router.policy import predict
 from router.profile import load_profile
@@ -226,3 +226,18 @@ def test_the_command_says_what_is_wrong(config: Path, wanted: list[str], why: st
     told = CliRunner().invoke(main, ["--config", str(config), *wanted])
     assert told.exit_code != 0
     assert why in told.output
+
+
+@pytest.mark.parametrize(
+    ("median", "p95", "said"),
+    [
+        (0.04, 0.2, "good"),
+        (0.08, 0.9, "good for most calls; some took much longer"),
+        (0.17, 0.56, "usable, the router corrects it by what it measures; 10% is good: measure"),
+        (0.4, 1.5, "poor: budgets would be missed or models passed over; measure again while"),
+    ],
+)
+def test_calibrate_says_whether_the_fit_is_good_and_what_to_do(
+    median: float, p95: float, said: str
+) -> None:
+    assert opinion(median, p95).startswith(said)

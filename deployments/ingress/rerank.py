@@ -1,0 +1,90 @@
+"""The forms of a rerank request: whose a body is, and the answer in that form."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from deployments.ingress.asgi import HttpAnswer
+from deployments.service.reranking import Ranking
+from router.errors import InvalidValue
+from router.ignoring import Ignore
+from router.rerank_schema import RerankRequest, parse
+from router.settings import Context
+
+
+class Form(NamedTuple):
+    """How a request is read, and how its answer is written; the id is the request's.
+
+    `read` drops unknown fields where its last argument says so.
+    """
+
+    read: Callable[[Mapping[str, Any], Context, Ignore], RerankRequest]
+    write: Callable[[RerankRequest, Ranking, str], HttpAnswer]
+
+
+def form_of(data: Mapping[str, Any]) -> Form:
+    """The form of a body, by the field with its texts; raises InvalidValue where it has both of
+    them or neither.
+    """
+    given = [name for name in FORMS if data.get(name) is not None]
+    if len(given) == 1:
+        return FORMS[given[0]]
+    raise InvalidValue(
+        f"the body has {' and '.join(given)}; send only one of the two"
+        if given
+        else f"{' or '.join(FORMS)} is missing; send the texts to rank",
+        next(iter(FORMS)),
+    )
+
+
+def _write(request: RerankRequest, ranking: Ranking, id: str) -> HttpAnswer:
+    decision = ranking.decision
+    results: list[dict[str, Any]] = [
+        {"index": place, "relevance_score": score} for place, score in ranking.results
+    ]
+    if request.return_documents:
+        for one in results:
+            one["document"] = {"text": request.documents[one["index"]]}
+    languages, unread = ranking.features.languages, round(ranking.unread, 4)
+    body = {
+        "id": id,
+        "model": ranking.model,
+        "results": results,
+        "usage": {"prompt_tokens": ranking.prompt_tokens, "total_tokens": ranking.prompt_tokens},
+        "routing": {
+            "model": ranking.model,
+            "tier": ranking.tier,
+            "reason": decision.label,
+            "score": ranking.score,
+            "language": ranking.features.language,
+            "tokens": ranking.prompt_tokens,
+            "predicted_ms": _predicted_ms(ranking),
+            "degraded": decision.degraded,
+            "cached": ranking.cached,
+            "truncated": ranking.truncated,
+            **({"languages": languages} if languages else {}),
+            **({"unread": unread} if unread else {}),
+        },
+    }
+    made = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    return HttpAnswer(200, made, headers=headers_of(ranking))
+
+
+def headers_of(ranking: Ranking) -> dict[str, str]:
+    """What an answer says of its routing, whatever form it has."""
+    return {
+        "x-embedding-model": ranking.model,
+        "x-routing-reason": ranking.decision.label,
+        "x-predicted-ms": f"{_predicted_ms(ranking):g}",
+        "x-queue-ms": f"{ranking.queue_s * 1000:.2f}",
+        "x-inference-ms": f"{ranking.inference_s * 1000:.2f}",
+    }
+
+
+def _predicted_ms(ranking: Ranking) -> float:
+    return round((ranking.decision.predicted_s or 0.0) * 1000, 2)
+
+
+# by the field that holds the texts; the first is Cohere's and Jina's
+FORMS: dict[str, Form] = {"documents": Form(parse, _write)}

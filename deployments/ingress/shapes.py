@@ -1,0 +1,65 @@
+"""Answers and errors in the form of the API that a request came by (router/shapes)."""
+
+from collections.abc import Callable
+
+from deployments.ingress.asgi import HttpAnswer, HttpRequest
+from deployments.ingress.routes import TABLE
+from deployments.service.plan import Answer
+from router import encoding
+from router.errors import RouterError, render
+from router.shapes.form import Made
+from router.shapes.table import FORMS
+from router.spaces import Catalogue
+
+
+def failed(error: RouterError, http_request: HttpRequest) -> HttpAnswer:
+    """The error in the form of the API that the request came by."""
+    make = http_request.render
+    if make is None:
+        routes = TABLE.find(http_request.path)
+        form = FORMS.get(routes[0].handler) if routes else None
+        make = render if form is None else form.render
+    return HttpAnswer(error.status, make(error), headers=error.headers)
+
+
+def embeddings(
+    answer: Answer, catalogue: Catalogue, write: Callable[[Made], bytes], id: str
+) -> HttpAnswer:
+    """Vectors in the form of the request's API, and the headers that all forms have."""
+    decision, space, recall = answer.decision, answer.space, answer.expected_recall
+    over = answer.encoder.adapter
+    model = decision.model or space.model
+    predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
+    routing = encoding.Routing(
+        model=model,
+        tier=catalogue.tier_of(model),
+        reason=decision.label,
+        space=str(space),
+        language=answer.features.language,
+        tokens=answer.prompt_tokens,
+        predicted_ms=predicted_ms,
+        degraded=decision.degraded,
+        cached=answer.cached,
+        truncated=answer.truncated,
+        adapter=None
+        if over is None
+        else encoding.AdapterUse(str(over.source), round(recall or 0.0, 4)),
+        encoder=answer.encoder.kind,
+        expected_recall=None if recall is None else round(recall, 4),
+        canary=answer.canary,
+        languages=answer.features.languages,
+        unread=round(answer.unread, 4),
+    )
+    body = write(Made(answer.vectors, routing, answer.prompt_tokens, id))
+    return HttpAnswer(
+        200,
+        body,
+        headers={
+            "x-embedding-model": model,
+            "x-embedding-space": str(space),
+            "x-routing-reason": decision.label,
+            "x-predicted-ms": f"{predicted_ms:g}",
+            "x-queue-ms": f"{answer.queue_s * 1000:.2f}",
+            "x-inference-ms": f"{answer.inference_s * 1000:.2f}",
+        },
+    )

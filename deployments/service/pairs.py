@@ -1,0 +1,174 @@
+"""Pairs of a query and its documents, as each reranker reads them.
+
+A reranker of its own reads both in one text, by its template. Rescoring by similarity embeds the
+query once and each document alone; what is counted and cut is the document in either case.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+from deployments.service.prepare import BYTES_A_TOKEN, Prepared, Preparer
+from deployments.service.reader import Read, Reader
+from deployments.service.reading_pool import ReadingPool
+from router.config import Limits
+from router.domain import Features
+from router.errors import ContextLengthExceeded
+from router.language_id import Prior
+from router.rerank_config import RerankerConfig
+from router.rerank_schema import RerankRequest
+from router.schema import Side
+
+_PLACE = re.compile(r"\{(instruction|query)\}")
+_MARK = "."  # stands for a document where a prompt's own tokens are counted
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPairs(Prepared):
+    """Documents with what is around them; `query` where that is a text of its own."""
+
+    query: Prepared | None = None
+    limit: int | None = None  # the most tokens of a document with its prompt, as the request says
+
+
+class PairPreparer(Preparer):
+    """The tokenizers of `other`, and the prompts around the documents of one request."""
+
+    def __init__(
+        self, other: Preparer, rerankers: Mapping[str, RerankerConfig], request: RerankRequest
+    ) -> None:
+        self._models, self.tokenizers = other._models, other.tokenizers
+        self._rerankers, self._request = rerankers, request
+        self._limits: dict[str, int] = {}
+
+    def _prompt(self, model: str, side: Side, instruction: str | None) -> tuple[str, str]:
+        config = self._rerankers[model]
+        if config.similarity is not None:
+            return super()._prompt(model, side, instruction)
+        query = self._request.query
+        if config.template is None:  # the engine sends both to another server
+            return f"{len(query)}:{query}", ""
+        task = config.instruction if instruction is None else instruction
+        values = {"query": query, "instruction": task}
+        before, after = (
+            _PLACE.sub(lambda place: values[place[1]], part)
+            for part in config.template.split("{document}")
+        )
+        return before, after
+
+    def longest_for(self, model: str) -> int:
+        """The most tokens of a document with its prompt, as the request limits them."""
+        limit = self.limit_for(model)
+        own = super().longest_for(model)
+        return own if limit is None else min(own, limit)
+
+    def cut(
+        self,
+        prepared: Prepared,
+        texts: Sequence[str],
+        model: str,
+        where: Literal["end", "start"],
+        instruction: str | None,
+    ) -> tuple[Prepared, list[int]]:
+        """Shorten the documents that are too long; by bytes where tokens are only estimated."""
+        most = self._request.max_tokens_per_doc
+        if prepared.exact or most is None:
+            return super().cut(prepared, texts, model, where, instruction)
+        parts = [_part(text, most * BYTES_A_TOKEN, where) for text in texts]
+        long = [index for index, part in enumerate(parts) if part != texts[index]]
+        made = self.prepare(parts, prepared.side, instruction, [model], None, prepared.scope)[model]
+        shorter = {name: getattr(made, name) for name in ("texts", "counts", "digests")}
+        return replace(prepared, **shorter), long
+
+    def limit_for(self, model: str) -> int | None:
+        """What `max_tokens_per_doc` is with the prompt's own tokens; None where it is not given."""
+        most = self._request.max_tokens_per_doc
+        if most is None:
+            return None
+        if model not in self._limits:
+            self._limits[model] = most + self.prompt_tokens(model)
+        return self._limits[model]
+
+    def prompt_tokens(self, model: str) -> int:
+        """Tokens around a document."""
+        tokenizer = self.tokenizers[model]
+        if tokenizer is None:
+            return 0
+        before, after = self._prompt(model, "document", self._request.common.instruction)
+        return tokenizer([before + _MARK + after], "document").counts[0] - 1
+
+
+class PairReader(Reader):
+    """Reads the documents of one request, and its query."""
+
+    def __init__(
+        self,
+        preparer: PairPreparer,
+        request: RerankRequest,
+        prior: Prior,
+        limits: Limits,
+        pool: ReadingPool,
+    ) -> None:
+        super().__init__(preparer, prior, limits, pool)
+        self.request, self._pairs = request, preparer
+
+    async def read(
+        self,
+        texts: Sequence[str],
+        side: Side | None,
+        instruction: str | None,
+        language: str | None,
+        models: tuple[str, ...],
+        scope: str = "",
+        client: str = "",
+    ) -> Read:
+        """As PreparedPairs; raises ContextLengthExceeded where no model reads the query."""
+        read = await super().read(texts, side, instruction, language, models, scope, client)
+        rerankers, query = self._pairs._rerankers, self.request.query
+        apart = [name for name in read.prepared if rerankers[name].similarity is not None]
+        queries = self._pairs.prepare((query,), "query", instruction, apart, None, scope)
+        prepared: dict[str, Prepared] = {
+            name: PreparedPairs(
+                **{field.name: getattr(one, field.name) for field in fields(Prepared)},
+                query=queries.get(name),
+                limit=self._pairs.limit_for(name),
+            )
+            for name, one in read.prepared.items()
+        }
+        self._check_query(prepared)
+        return Read(prepared, read.features)
+
+    def _check_query(self, prepared: Mapping[str, Prepared]) -> None:
+        """Raise ContextLengthExceeded where no model has room for the query."""
+        room: dict[str, int] = {}
+        for name, one in prepared.items():
+            if not one.exact or max(one.counts) <= self._preparer.longest_for(name):
+                taken = 0
+            else:
+                taken = self._pairs.prompt_tokens(name)
+            query = one.query if isinstance(one, PreparedPairs) else None
+            taken = max(taken, 0 if query is None else query.counts[0] - 1)
+            room[name] = Preparer.longest_for(self._pairs, name) - taken
+        if room and max(room.values()) <= 0:
+            name = max(room, key=lambda name: room[name])
+            limit = Preparer.longest_for(self._pairs, name)
+            error = ContextLengthExceeded(0, limit - room[name] + 1, limit, name)
+            error.param, error.message = (
+                "query",
+                f"query has {limit - room[name] + 1} tokens with what is around it and {name} "
+                f"reads {limit} with a document; shorten it: a query is never cut",
+            )
+            raise error
+
+    def _features(self, texts: Sequence[str], language: str | None) -> Features:
+        return super()._features((self.request.query, *texts), language)
+
+
+def _part(text: str, most_bytes: int, where: Literal["end", "start"]) -> str:
+    """As much of a text as has so many bytes of UTF-8."""
+    data = text.encode()
+    if len(data) <= most_bytes:
+        return text
+    part = data[:most_bytes] if where == "end" else data[-most_bytes:]
+    return part.decode(errors="ignore")

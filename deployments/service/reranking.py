@@ -1,0 +1,404 @@
+"""Reranking: the plans, dispatchers and cache of embeddings, for pairs of a query and a document.
+
+A reranker that has a deployment is a model whose rows are one number wide. Rescoring by similarity
+is work of the embedding model that it names: in that model's ledger, under its limits and for the
+keys that may use it, and its vectors are cached as those of any other request.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from deployments.dispatch.chunks import Rows
+from deployments.service.experiments import Comparison
+from deployments.service.pairs import PairPreparer, PairReader, PreparedPairs
+from deployments.service.plan import ANYONE, Caller, Plan
+from deployments.service.plan_runner import PlanRunner
+from deployments.service.planner import Planner
+from deployments.service.prepare import Prepared, Preparer
+from deployments.service.reader import Reader
+from deployments.service.service import Service
+from deployments.telemetry.tracing import Tracing
+from router.arrays import Vectors
+from router.config import RouterArgs
+from router.decision_log import RERANK, DecisionContext
+from router.domain import Decision, Features, Load, Model, Work, work_of
+from router.encoders import Encoder
+from router.errors import (
+    InvalidValue,
+    ModelNotFound,
+    RouterError,
+)
+from router.model_config import ModelConfig
+from router.models import long_texts_of, points_of
+from router.rerank_config import RerankerConfig, Score
+from router.rerank_schema import RerankRequest
+from router.routing_config import Compare, NamedTier
+from router.schema import EmbeddingsRequest
+from router.spaces import Catalogue, Constraints
+
+
+class Ranking(NamedTuple):
+    """The documents of one request in the order of their scores, and how they came to be."""
+
+    results: list[tuple[int, np.float32]]  # places in the request, with scores that fall
+    model: str
+    score: Score
+    tier: str | None
+    decision: Decision
+    features: Features
+    prompt_tokens: int
+    cached: int
+    truncated: list[int]
+    queue_s: float
+    inference_s: float
+    total_s: float
+    unread: float
+    encoder: Encoder | None = None  # it has no vectors
+
+
+class Scorer(Protocol):
+    """Gives each document of a request a row of one number."""
+
+    async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Rows:
+        """Raises RouterError when a document has no score by `deadline_s`."""
+
+
+class SimilarityScorer:
+    """Scores by the cosine of an embedding model's vectors, which its own cache keeps."""
+
+    def __init__(self, gatherer: Scorer) -> None:
+        self._gatherer = gatherer
+
+    async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Rows:
+        """As Scorer."""
+        assert isinstance(prepared, PreparedPairs)
+        assert prepared.query is not None, "similarity reads the query alone"
+        gather = self._gatherer.gather
+        asked = asyncio.ensure_future(gather(prepared.query, deadline_s, bulk))
+        asked.add_done_callback(_seen)
+        try:
+            documents = await gather(prepared, deadline_s, bulk)
+            query = await asked
+        finally:
+            asked.cancel()
+        cosines: Vectors = np.clip(documents.vectors @ query.vectors[0], -1.0, 1.0)
+        return Rows(
+            cosines[:, None],
+            [*query.tokens, *documents.tokens],
+            {},
+            max(query.queue_s, documents.queue_s),
+            max(query.inference_s, documents.inference_s),
+            documents.known,
+        )
+
+
+class RerankPlanner(Planner):
+    """Decides among rerankers; `views` are their configs as their texts are read."""
+
+    def __init__(
+        self,
+        args: RouterArgs,
+        service: Service,
+        preparer: Preparer,
+        dispatched_as: Mapping[str, str],
+        comparison: Comparison,
+    ) -> None:
+        self._rerankers, self._embeddings = args.rerankers, service.planner
+        self._dispatched_as = dispatched_as
+        self._models: dict[str, Callable[[Model], Model]] = {
+            id: partial(_as_reranker, id, rank, config)
+            for rank, (id, config) in enumerate(args.rerankers.items())
+        }
+        super().__init__(
+            view_of(args),
+            catalogue_of(args),
+            {id: service.feedback[name] for id, name in dispatched_as.items()},
+            preparer,
+            service.ledger,
+            service.cache,
+            comparison,
+            service.clock,
+            service.rng,
+        )
+
+    @property
+    def models(self) -> dict[str, Model]:
+        """Every reranker with the curve that is known now of what computes its scores."""
+        return {id: made(self.feedback[id].model) for id, made in self._models.items()}
+
+    def _settle(self) -> tuple[DecisionContext, DecisionContext]:
+        usual, _ = super()._settle()
+        usual = usual._replace(arm=RERANK)
+        return usual, usual
+
+    def _resolve(self, request: EmbeddingsRequest, reader: Reader) -> Constraints:
+        assert isinstance(reader, PairReader)
+        try:
+            wanted = self.catalogue.resolve(request)
+        except ModelNotFound as error:
+            self._refuse_embeddings(request.model)
+            raise error from None
+        if (score := reader.request.score) is None:
+            return wanted
+        able = frozenset(id for id, one in self._rerankers.items() if one.score_kind == score)
+        if wanted.candidates is not None:
+            able &= wanted.candidates
+        if not able:
+            kinds = ", ".join(f"{id}: {one.score_kind}" for id, one in self._rerankers.items())
+            raise InvalidValue(
+                f"no reranker that this request leaves open has scores of kind {score!r} "
+                f"({kinds}); leave score out, or name another model",
+                "score",
+            )
+        return wanted._replace(candidates=able)
+
+    def _refuse_embeddings(self, name: str | None) -> None:
+        """Raise InvalidValue where `name` is an embedding model."""
+        try:
+            model = self._embeddings.catalogue.find(name or "")
+        except RouterError:
+            return
+        raise InvalidValue(
+            f"{model} is an embedding model and ranks nothing; send auto, or one of the rerankers "
+            f"{', '.join(self._rerankers) or '(none: write some under rerankers)'}",
+            "model",
+        )
+
+    def _work(self, model: str, prepared: Prepared) -> Work:
+        assert isinstance(prepared, PreparedPairs)
+        return self._work_of(model, prepared, prepared.limit)
+
+    def _cut_work(self, prepared: dict[str, Prepared]) -> dict[str, Work]:
+        return {
+            name: self._work_of(name, one, self.args.models[name].max_tokens)
+            for name, one in prepared.items()
+            if isinstance(one, PreparedPairs)
+        }
+
+    def _work_of(self, model: str, pairs: PreparedPairs, limit: int | None) -> Work:
+        """What the documents, of at most `limit` tokens, and the query ask of a model."""
+        config, counts, digests = self.args.models[model], [*pairs.counts], [*pairs.digests]
+        if not pairs.exact:  # only the engine knows whether it can read the text
+            limit = min(limit or config.max_tokens, config.max_tokens)
+        if limit is not None:
+            counts = [min(count, limit) for count in counts]
+        if pairs.query is not None:
+            counts += pairs.query.counts
+            digests += pairs.query.digests
+        unknown = self._cache.unknown(self._dispatched_as[model], digests)
+        rest = None if len(unknown) == len(counts) else [counts[place] for place in unknown]
+        return work_of(counts, config.attention_tokens, long_texts_of(config), rest)
+
+
+class Reranking:
+    """The rerankers of one router replica, over what its service has."""
+
+    def __init__(self, service: Service) -> None:
+        args = self._args = service.args
+        self._service = service
+        # the model whose deployment computes a reranker's scores
+        dispatched_as = {id: one.similarity or id for id, one in args.rerankers.items()}
+        self._dispatched_as = dispatched_as
+        dispatchers = {id: service.dispatchers[name] for id, name in dispatched_as.items()}
+        view = view_of(args)
+        self._preparer = Preparer(view, service.preparer)
+        comparison = Comparison(view, self._preparer, dispatchers, service.clock)
+        self._scorers: dict[str, Scorer] = {
+            id: service.gatherers[id]
+            if one.similarity is None
+            else SimilarityScorer(service.gatherers[one.similarity])
+            for id, one in args.rerankers.items()
+        }
+        self._planner: RerankPlanner | None = None
+        self.latencies: Mapping[str, Collection[tuple[float, float]]] = {}
+        self.clock = service.clock
+        if args.rerankers:
+            self._planner = RerankPlanner(args, service, self._preparer, dispatched_as, comparison)
+            self._runner = PlanRunner(
+                self._planner, dispatchers, args.limits, service.clock, args.rerankers
+            )
+            self.latencies = self._runner.latencies
+            self._follow_losses()
+
+    @property
+    def planner(self) -> RerankPlanner:
+        """What decides now; raises ModelNotFound where the config has no rerankers."""
+        service = self._service
+        if self._planner is None:
+            error = ModelNotFound("auto", ())
+            error.message = (
+                "this service has no rerankers; write some under `rerankers:` in its config"
+            )
+            raise error
+        if service.args is not self._args:  # it was reloaded
+            self._args = service.args
+            self._planner.reload(view_of(service.args), catalogue_of(service.args))
+        return self._planner
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The names that `model` may be; raises ModelNotFound where there are no rerankers."""
+        return self.planner.catalogue
+
+    @property
+    def rerankers(self) -> Mapping[str, RerankerConfig]:
+        """By id, from small to large."""
+        return self._args.rerankers
+
+    @property
+    def tiers(self) -> Mapping[NamedTier, str]:
+        """The reranker of each tier, as it is now."""
+        return self._service.args.rerank_tiers
+
+    @property
+    def models(self) -> Mapping[str, Model]:
+        """Every reranker with the curve that is known now."""
+        return {} if self._planner is None else self._planner.models
+
+    def loads(self) -> Mapping[str, Load]:
+        """What is happening at what computes each reranker's scores."""
+        return {} if self._planner is None else self._planner.loads()
+
+    def max_tokens(self, id: str) -> int:
+        """What a reranker reads: of a pair, or by similarity of a text."""
+        return self._args.models.get(self._dispatched_as[id], self._args.rerankers[id]).max_tokens
+
+    async def rerank(self, request: RerankRequest, caller: Caller = ANYONE) -> Ranking:
+        """Rank the documents of one request; raises RouterError with the contract's code."""
+        service, planner = self._service, self.planner
+        preparer = PairPreparer(self._preparer, self._args.rerankers, request)
+        reader = PairReader(
+            preparer,
+            request,
+            service.args.routing.language_prior,
+            service.args.limits,
+            service.reader.pool,
+        )
+        caller = caller._replace(permitted=self.permitted(caller.permitted))
+        try:
+            return await service.recorded(
+                request.common,
+                planner.plan(request.common, caller, reader),
+                partial(self._answer, reader),
+                caller,
+            )
+        except RouterError as error:
+            raise _of_documents(error) from None
+
+    def permitted(self, models: frozenset[str] | None) -> frozenset[str] | None:
+        """The rerankers that a key may use which may use these models."""
+        if models is None:
+            return None
+        return frozenset(id for id, name in self._dispatched_as.items() if name in models)
+
+    async def _answer(
+        self, reader: PairReader, plan: Plan, caller: Caller, tracing: Tracing | None
+    ) -> Ranking:
+        model, request = self._runner.begin(plan, caller.permitted), plan.request
+        prepared, truncated = plan.prepared[model], list[int]()
+        assert isinstance(prepared, PreparedPairs)
+        if prepared.limit is not None and request.truncate in (None, "none"):
+            request = request._replace(truncate="end")
+        if request.truncate in ("end", "start"):
+            prepared, truncated = await reader.cut(prepared, request, model, caller.client)
+        assert isinstance(prepared, PreparedPairs)
+        if caller.meter is not None:
+            query = () if prepared.query is None else prepared.query.counts
+            await caller.meter.charge(sum(prepared.counts) + sum(query))
+        bulk, deadline_s = request.priority == "bulk", self._runner.deadline_of(plan)
+        work: Coroutine[Any, Any, Rows] = self._scorers[model].gather(prepared, deadline_s, bulk)
+        got = await self._runner.send(plan, work, tracing)
+        total_s = self._runner.learn(plan, model, got, bool(truncated))
+        return Ranking(
+            ranked(got.vectors[:, 0], reader.request.top_n),
+            model,
+            self._args.rerankers[model].score_kind,
+            self._tier_of(model, plan.wanted),
+            plan.decision,
+            plan.features,
+            sum(got.tokens),
+            got.known,
+            truncated,
+            got.queue_s + plan.tried_s,
+            got.inference_s,
+            total_s,
+            prepared.mean_unread,
+        )
+
+    def _tier_of(self, model: str, wanted: Constraints) -> str | None:
+        """The tier that a reranker stands for: that of the request where it is one of several."""
+        tiers = [tier for tier, id in self._args.rerank_tiers.items() if id == model]
+        return wanted.tier if wanted.tier in tiers else next(iter(tiers), None)
+
+    def _follow_losses(self) -> None:
+        """Decide requests again that wait for a model which lost its last replica."""
+        ledger, tries = self._service.ledger, self._runner.second_tries
+        first = ledger.on_last_lost
+
+        def lost(model: str) -> None:
+            if first is not None:
+                first(model)
+            for id, name in self._dispatched_as.items():
+                if name == model:
+                    tries.last_lost(id)
+
+        ledger.on_last_lost = lost
+
+
+def ranked(scores: Vectors, top_n: int | None) -> list[tuple[int, np.float32]]:
+    """Places by falling score, equal scores by place; the first `top_n` of them."""
+    order = np.argsort(-scores, kind="stable")[:top_n]
+    return [(int(place), scores[place]) for place in order]
+
+
+def view_of(args: RouterArgs) -> RouterArgs:
+    """The config as decisions among rerankers see it; where one works by an embedding model, that
+    model's sizes and prompts stand under its name.
+    """
+    models: dict[str, ModelConfig] = {}
+    for id, one in args.rerankers.items():
+        own = {"aliases": one.aliases, "quality": one.quality, "good_for": one.good_for}
+        served = None if one.similarity is None else args.models[one.similarity]
+        models[id] = one if served is None else served.model_copy(update=own)
+    return args.model_copy(
+        update={
+            "models": models,
+            "rerankers": {},
+            "tiers": args.rerank_tiers,
+            "routing": args.rerank_routing,
+            "collections": {},
+            "compare": Compare(),
+        }
+    )
+
+
+def catalogue_of(args: RouterArgs) -> Catalogue:
+    """The names that `model` of a rerank request may be."""
+    return Catalogue(view_of(args).model_copy(update={"models": args.rerankers}))
+
+
+def _as_reranker(id: str, rank: int, config: RerankerConfig, model: Model) -> Model:
+    return replace(model, id=id, rank=rank, quality=points_of(config), long=long_texts_of(config))
+
+
+def _of_documents(error: RouterError) -> RouterError:
+    """The error in the words of this route, whose texts are documents."""
+    if error.param == "input":
+        error.param = "documents"
+        error.message = (
+            error.message.replace("input[", "documents[")
+            .replace("input has", "documents have")
+            .replace("to embed only", "to read only")
+        )
+    return error
+
+
+def _seen(task: "asyncio.Future[Rows]") -> None:
+    """Read the error that nobody waited for any longer."""
+    if not task.cancelled():
+        task.exception()

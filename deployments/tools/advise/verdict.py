@@ -1,0 +1,281 @@
+"""The verdict of a report in words: what a larger model brings and costs, and what routing does."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from deployments.tools.advise import slices as slicing
+from deployments.tools.advise.inputs import LEAST_UNITS
+from deployments.tools.advise.languages import language, names_of
+from deployments.tools.advise.latency import Timing
+from deployments.tools.advise.quality import Task
+from deployments.tools.advise.rules import Choice, Derived
+from deployments.tools.advise.run import Plan
+from deployments.tools.advise.slices import Difference, Slice
+from deployments.tools.advise.traffic import CROSSED, ROUTED, Outcome
+
+ONE_LANGUAGE = 0.9  # share of a task's units that makes it a task of one language
+MOST_LANGUAGES = 3  # named of a mixture
+
+
+def verdict(
+    plan: Plan,
+    tasks: Sequence[Task],
+    found: Sequence[Slice],
+    derived: Derived,
+    traffic: Sequence[Outcome],
+    min_gain: float,
+    timing: Mapping[str, Timing],
+) -> tuple[str, list[str]]:
+    """The sentence, and what stands below it."""
+    largest = [candidate for candidate in plan.candidates if candidate.tiers][-1].name
+    if not traffic:
+        task = tasks[0]
+        shares = ", ".join(
+            f"{model} {100 * scores.mean():.0f} %"
+            for model, scores in task.scores.items()
+            if model != largest
+        )
+        return (
+            "Nothing here says which model is better: there are no judgements, pairs or labels.",
+            [
+                f"Of what {largest} finds the others find: {shares}. That is agreement, not "
+                "quality: a better model would disagree as much as a worse one. Judge a few "
+                "hundred queries or pairs, of the kind where they disagree most."
+            ],
+        )
+    head = _headline(plan, largest, derived, timing, min_gain)
+    whole = {one.task: one for one in found if one.dimension == "all"}
+    more = [
+        _task_verdict(task, whole[task.name], min_gain)
+        for task in tasks
+        if task.kind != "agreement"
+    ]
+    more += _worse(found, min_gain)
+    routed, fair, always = _policies(traffic)
+    top, low = always[largest], always[next(iter(always))]
+    if fair is not None:
+        share = fair.device_s / top.device_s if top.device_s else 1.0
+        own = (
+            f"Rules flatter the texts they were made from: on those it is {routed.quality:.1f}. "
+            f"The fair figure uses the rules of the other half: {_versus(fair, top)}, and "
+            f"{_versus(fair, low)}."
+        )
+        said = f" Routed, texts have {fair.quality:.1f} points, {_compared(fair, top)}"
+    else:
+        share = routed.device_s / top.device_s if top.device_s else 1.0
+        own = (
+            "That figure flatters: its rules were made from these very texts. There are too few "
+            f"texts here to judge them fairly: that takes {2 * LEAST_UNITS} of a task, half to "
+            "make rules."
+        )
+        best = f"always {largest}: {top.quality:.1f}"
+        said = f" Routed, texts have {routed.quality:.1f} points ({best})"
+    if derived.default_choice is None:
+        return head + ".", [*more, own]
+    return f"{head}.{said}, at {share:.0%} of its device time.", [*more, own]
+
+
+def _policies(
+    traffic: Sequence[Outcome],
+) -> tuple[Outcome, Outcome | None, dict[str, Outcome]]:
+    """Routed, routed by the rules of the other half where there are any, and always each model."""
+    return (
+        next(one for one in traffic if one.name == ROUTED),
+        next((one for one in traffic if one.name == CROSSED), None),
+        {
+            one.name.removeprefix("always "): one
+            for one in traffic
+            if one.name.startswith("always ")
+        },
+    )
+
+
+def _compared(one: Outcome, other: Outcome) -> str:
+    points, low, high = one.against[other.name]
+    how = (
+        "not measurably other than"
+        if low <= 0.0 <= high
+        else f"measurably {'above' if points > 0 else 'below'}"
+    )
+    return f"{how} {other.name} ({other.quality:.1f})"
+
+
+def _worse(found: Sequence[Slice], min_gain: float) -> list[str]:
+    """Where a larger model is measurably worse than a smaller one, by at least `min_gain`."""
+    by_pair: dict[tuple[str, str], list[str]] = {}
+    for one in found:
+        if one.dimension != "language":
+            continue
+        for gap in one.differences:
+            if gap.is_measured and gap.points <= -min_gain:
+                by_pair.setdefault((gap.smaller, gap.larger), []).append(
+                    f"{language(one.value)} in {one.task} {_interval(gap)}"
+                )
+    return [
+        f"{larger} is measurably worse than the smaller {smaller}: {', '.join(where)}."
+        for (smaller, larger), where in by_pair.items()
+    ]
+
+
+def _headline(
+    plan: Plan, largest: str, derived: Derived, timing: Mapping[str, Timing], min_gain: float
+) -> str:
+    """What is worth it and what it costs, what is enough, and what these texts cannot tell: no
+    measurable gain is not yet no gain.
+    """
+    if derived.languages:
+        choices = {
+            language(code): choice for code, choice in derived.languages.items() if choice.model
+        }
+    elif derived.default_choice:
+        choices = {"these texts": derived.default_choice}
+    else:
+        return "There are too few judged texts to tell the models apart"
+    worth, doubtful, is_enough = dict[str, Choice](), list[str](), dict[str, list[str]]()
+    for name, choice in choices.items():
+        model = choice.model or largest
+        if model == largest:
+            worth[name] = choice
+        elif (one := slicing.doubt(choice.differences, model, min_gain)) is None:
+            is_enough.setdefault(model, []).append(name)
+        else:
+            doubtful.append(
+                f"for {name} {choice.units:,} texts cannot rule out {one.high:+.1f} points of "
+                f"{_named(plan, one.larger)} over "
+                f"{_named(plan, model)}"
+            )
+    rest = [
+        f"for {names_of(names)} {_named(plan, model)} is enough"
+        for model, names in is_enough.items()
+    ]
+    if worth:
+        shown = [f"not shown to be so elsewhere: {doubtful[0]}", *doubtful[1:]] if doubtful else []
+        gains = _gains(largest, worth, derived, timing)
+        return "; ".join([f"{_named(plan, largest)} is worth it{gains}", *rest, *shown])
+    verb = "is not shown to be worth its cost here" if doubtful else "is not worth its cost here"
+    return f"{_named(plan, largest)} {verb}: " + "; ".join([*rest, *doubtful])
+
+
+def about_rules(derived: Derived) -> list[str]:
+    """What pasting routing.yaml does to the rules in force."""
+    if derived.tiers is None:
+        return [
+            "The rules in force are not known: routing.yaml replaces them, so compare it with them "
+            "first. An admin key lets advise read them, or --policy names a file with them."
+        ]
+    kept = [rule.name for rule in derived.rules if rule.source == "kept"]
+    lines = []
+    if kept:
+        lines.append(
+            f"Of the rules in force routing.yaml keeps {', '.join(kept)}: these texts do not "
+            "settle that a smaller model is enough there."
+        )
+    if derived.dropped:
+        names = ", ".join(dict.fromkeys(one.name for one in derived.dropped))
+        lines.append(f"It leaves out all or parts of {names}; its last lines say why.")
+    return lines
+
+
+def _gains(
+    largest: str, worth: Mapping[str, Choice], derived: Derived, timing: Mapping[str, Timing]
+) -> str:
+    """What the largest model brings for each language over the model that would answer otherwise,
+    and what that costs.
+    """
+    models = list(timing)
+    base = derived.default_model
+    if base == largest:  # then the choice is between it and the next smaller one
+        base = models[models.index(largest) - 1]
+    gains = []
+    for name, choice in worth.items():
+        gap = next(
+            (g for g in choice.differences if (g.smaller, g.larger) == (base, largest)), None
+        )
+        gains.append(f"{name}" if gap is None else f"{gap.points:+.1f} points for {name}")
+    one, other = timing[largest], timing[base]
+    ratio = one.device_s_per_million / other.device_s_per_million
+    price, dear, cheap = "", one.price_per_million, other.price_per_million
+    if dear is not None and cheap is not None:
+        price = f", {dear:.2f} instead of {cheap:.2f} per million texts"
+    listed = gains[0] if len(gains) == 1 else f"{', '.join(gains[:-1])} and {gains[-1]}"
+    return f": {listed} over {base} at {ratio:.1f} times the device time{price}"
+
+
+def _versus(one: Outcome, other: Outcome) -> str:
+    points, low, high = one.against[other.name]
+    if low <= 0.0 <= high:
+        return f"not measurably other than {other.name} ({other.quality:.1f})"
+    return f"{points:+.1f} [{low:+.1f}, {high:+.1f}] against {other.name} ({other.quality:.1f})"
+
+
+def _task_verdict(task: Task, whole: Slice, min_gain: float) -> str:
+    """Of the whole task, by the differences that hold for all comparisons together."""
+    models, found = list(task.scores), whole.differences
+    model = slicing.enough(found, models, min_gain)
+    about = f"{task.name} ({_spoken(task)}, {len(task.units)} {NOUNS[task.kind]})"
+    if not found:
+        return f"{about}: too few, or too much alike, to tell the models apart."
+    over = next((one for one in found if one.smaller == model and one.larger == models[-1]), None)
+    if over is None:
+        gap = next(one for one in found if one.smaller == models[-2] and one.larger == models[-1])
+        return f"{about}: {model} is measurably better, {_interval(gap)} over {models[-2]}."
+    if (one := slicing.doubt(found, model, min_gain)) is not None:
+        return (
+            f"{about}: nothing is shown to be worth more than {model}, nor ruled out; "
+            f"{one.larger} has {_interval(one)}."
+        )
+    return f"{about}: {model} is enough; {models[-1]} has {_interval(over)}."
+
+
+def _spoken(task: Task) -> str:
+    """The language of a task, or the largest shares of its mixture."""
+    counts = Counter(unit.features.language for unit in task.units if unit.features.language)
+    if not counts:
+        return "language unknown"
+    (first, most), *others = counts.most_common(MOST_LANGUAGES)
+    if most >= ONE_LANGUAGE * len(task.units):
+        return language(first)
+    shown = [(first, most), *others]
+    shares = [f"{language(code)} {count / len(task.units):.0%}" for code, count in shown]
+    rest = len(task.units) - sum(count for _, count in shown)
+    return ", ".join([*shares, f"other {rest / len(task.units):.0%}"] if rest else shares)
+
+
+NOUNS = {"retrieval": "queries", "pairs": "pairs", "labels": "texts", "agreement": "texts"}
+
+
+def _interval(one: Difference) -> str:
+    return f"{one.points:+.1f} [{one.low:+.1f}, {one.high:+.1f}]"
+
+
+def _named(plan: Plan, model: str) -> str:
+    tiers = next(candidate.tiers for candidate in plan.candidates if candidate.name == model)
+    return f"{model} ({', '.join(tiers)})" if tiers else model
+
+
+def says(one: Slice, models: Sequence[str], min_gain: float) -> tuple[str, str]:
+    """What a slice says of the larger models: a word for its colour, and the sentence."""
+    if not one.differences:
+        return "few", f"too few to tell ({one.units})"
+    model = slicing.enough(one.differences, models, min_gain)
+    if place := models.index(model):
+        # Those that rule the smaller ones out: the chosen model's own where it has one.
+        gains = [
+            each
+            for each in one.differences
+            if each.smaller in models[:place]
+            and each.larger in models[place:]
+            and each.is_measured
+            and each.points >= min_gain
+        ]
+        gain = max(gains, key=lambda each: (each.larger == model, models.index(each.smaller)))
+        own = (
+            "" if gain.larger == model else f" is enough, but {gain.smaller} is not; {gain.larger}"
+        )
+        return "gain", f"{model}{own}: {_interval(gain)} over {gain.smaller}"
+    best = max(
+        (each for each in one.differences if each.smaller == model), key=lambda each: each.points
+    )
+    if best.is_measured and best.points < 0:
+        return "none", f"{model} is enough: the next best has {_interval(best)}"
+    return "none", f"no measurable gain of {min_gain:g} points: {best.larger} has {_interval(best)}"

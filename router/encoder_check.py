@@ -1,0 +1,330 @@
+"""The encoders that a config names, each held against its proof before anything starts.
+
+Every refusal is a sentence of its own: another fingerprint, too little kept, no proof, no such
+model, a space that is not the collection's.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from router import adapters, fingerprint, measured, student
+from router.adapters import Adapter
+from router.config import CollectionConfig, RouterArgs
+from router.encoders import Encoder, Encoders, native
+from router.fingerprint import Fingerprint
+from router.measured import Measured
+from router.model_config import ModelConfig, resolve_path
+from router.space import Space, fit
+from router.strict import ConfigError, suggestion
+from router.student import Student
+
+SAME_COSINE = 0.999  # of every probe, for the same weights in another place
+
+
+class Unfit(ValueError):
+    """Why a model may not make a space's vectors, in a clause."""
+
+
+def load_encoders(args: RouterArgs) -> Encoders:
+    """All encoders of a config; raises ConfigError with all that are not fit."""
+    return _Loading(args).encoders()
+
+
+def load_student(config: ModelConfig, base_dir: str | None) -> Student:
+    """The student of a model's config, read once for all that need it.
+
+    Raises OSError or ValueError.
+    """
+    file = resolve_path(config.engine.files["weights"], base_dir)
+    stat = file.stat()
+    return _student(file, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=8)
+def _student(file: Path, changed_ns: int, size: int) -> Student:
+    return student.load(file)
+
+
+@dataclass
+class _Loading:
+    """One reading of a config."""
+
+    args: RouterArgs
+    problems: list[str] = field(default_factory=list)
+
+    def encoders(self) -> Encoders:
+        of_model: dict[str, Encoder] = {}
+        for name, config in self.args.models.items():
+            if config.space_of is None:
+                continue
+            try:
+                of_model[name] = self._of_model(name, config, Space.parse(config.space_of))
+            except (OSError, ValueError) as error:
+                self.problems.append(f"models.{name}: {error}")
+        of_collection = {
+            name: self._of_collection(f"collections.{name}", collection, of_model)
+            for name, collection in self.args.collections.items()
+        }
+        if self.problems:
+            raise ConfigError(self.problems)
+        return Encoders(of_model, of_collection)
+
+    def _of_model(self, name: str, config: ModelConfig, space: Space) -> Encoder:
+        """A model with `space_of`, before any collection says what it must keep."""
+        if config.engine.in_router:
+            made = load_student(config, self.args.base_dir).about
+            if made.space != space:
+                raise Unfit(
+                    f"its file makes queries of {made.space}, `space_of` says {space}; correct "
+                    "one of the two"
+                )
+            self._check_digest(space.model, made.teacher_fingerprint, "distill")
+            if made.proof is None:
+                raise Unfit(
+                    "its file has no proof: it was not judged on any collection; run "
+                    "`embedding-router distill` with --texts of your collection"
+                )
+            return Encoder(name, space, "student", proof=made.proof)
+        if config.proof is None:
+            self._check_probes(name, config, space)
+            return Encoder(name, space, "same", "both")
+        found = self._measured(config.proof, space)
+        if name not in found.kept:
+            raise Unfit(f"{config.proof} does not say what {name} keeps of {space}; measure it")
+        for model in (space.model, name):
+            self._check_measured(found, model, config.proof)
+        return Encoder(name, space, "same", proof=found.kept[name])
+
+    def _check_probes(self, name: str, config: ModelConfig, space: Space) -> None:
+        """That the fingerprints of both models hold the same vectors."""
+        own, others = self._probes(name), self._probes(space.model)
+        settings = config.fingerprint
+        if settings is not None and settings.min_cosine < SAME_COSINE:
+            raise Unfit(
+                f"fingerprint.min_cosine is {settings.min_cosine:g}, and {SAME_COSINE:g} is the "
+                f"least for a model that makes vectors of {space} without a `proof`"
+            )
+        cosines = _cosines(own, others, space.dimensions)
+        if not cosines:
+            raise Unfit(
+                f"its fingerprint and that of {space.model} have no probe in common; make both "
+                "with this version's `embedding-router fingerprint`"
+            )
+        if (worst := min(cosines)) < SAME_COSINE:
+            raise Unfit(
+                f"its fingerprint's vectors have cosine {worst:.4f} with those of {space.model}, "
+                f"and {SAME_COSINE:g} is the least: measure what a search keeps, and name that "
+                "file as `proof`"
+            )
+
+    def _probes(self, model: str) -> Fingerprint:
+        config = self.args.models[model].fingerprint
+        if config is None or config.file is None:
+            raise Unfit(
+                f"models.{model} has no `fingerprint` with a file, so nothing shows that the two "
+                "make the same vectors; make one with `embedding-router fingerprint`, or give a "
+                "`proof` of measured recall"
+            )
+        return fingerprint.load(resolve_path(config.file, self.args.base_dir))
+
+    def _check_digest(self, model: str, made_with: str, command: str) -> None:
+        """That `model` is the one that a file was made with."""
+        if model not in self.args.models:
+            raise Unfit(f"it needs {model}, which is not one of the models")
+        config = self.args.models[model]
+        if config.fingerprint is None:
+            raise Unfit(
+                f"models.{model} has no `fingerprint`, so nothing shows that it is the {model} "
+                "that the file was made with"
+            )
+        digest = fingerprint.digest_of(
+            config.fingerprint, model, self.args.base_dir, config.revision
+        )
+        if digest != made_with:
+            raise Unfit(
+                f"it was made with another {model}: the fingerprints differ; run "
+                f"`embedding-router {command}` again"
+            )
+
+    def _measured(self, file: str, space: Space) -> Measured:
+        found = measured.load(resolve_path(file, self.args.base_dir))
+        if found.space != space:
+            raise Unfit(f"{file} compares with {found.space}, not with {space}")
+        return found
+
+    def _check_measured(self, found: Measured, model: str, file: str) -> None:
+        if model not in found.fingerprints:
+            raise Unfit(f"{file} has no fingerprint of {model}; measure it again")
+        self._check_digest(model, found.fingerprints[model], "index")
+
+    def _of_collection(
+        self, where: str, collection: CollectionConfig, of_model: Mapping[str, Encoder]
+    ) -> tuple[Encoder, ...]:
+        natives = self._natives(where, collection)
+        spaces = {encoder.space: encoder for encoder in natives}
+        taken: dict[tuple[str, Space], Encoder] = {}
+        for at, entry in _entries(where, collection):
+            try:
+                encoder = self._entry(entry, of_model)
+                if encoder is None:  # what is wrong with the model is said already
+                    continue
+                if encoder.space not in spaces:
+                    led = "leads to" if encoder.kind == "adapter" else "makes vectors of"
+                    raise Unfit(f"it {led} {encoder.space}, {_spaces_of(collection)}")
+                if encoder.adapter is not None:
+                    self._check_adapter(encoder.adapter)
+                own = spaces[encoder.space]
+                encoder = replace(
+                    encoder,
+                    documents=collection.documents,
+                    space_proof=own.space_proof,
+                    assumed=own.assumed,
+                    sides="both"
+                    if encoder.kind == "adapter" and collection.adapt == "all"
+                    else encoder.sides,
+                )
+                key = encoder.model, encoder.space
+                if key in taken:
+                    raise Unfit(
+                        f"there is one from {encoder.model} already; a collection takes one from "
+                        "each model into each space"
+                    )
+                taken[key] = encoder
+                _check_kept(encoder, collection)
+            except (OSError, ValueError) as error:
+                self.problems.append(f"{at}: {entry}: {error}")
+        return (*natives, *taken.values())
+
+    def _natives(self, where: str, collection: CollectionConfig) -> tuple[Encoder, ...]:
+        """The native model of each space, with what a search in its index keeps of the best one."""
+        made = [native(Space.parse(space)) for space in collection.all_spaces]
+        if len(made) == 1:
+            return tuple(made)
+        if collection.proof is None:  # the largest model's index counts as the best
+            ranks = {name: rank for rank, name in enumerate(self.args.models)}
+            best = max(made, key=lambda one: (ranks[one.model], one.space.dimensions))
+            return tuple(
+                one
+                if one is best
+                else replace(one, assumed=min(collection.min_recall_each, collection.min_recall))
+                for one in made
+            )
+        try:
+            found = measured.load(resolve_path(collection.proof, self.args.base_dir))
+            if str(found.space) not in collection.all_spaces:
+                raise Unfit(f"it compares with {found.space}, {_spaces_of(collection)}")
+            for one in made:
+                self._check_measured(found, one.model, collection.proof)
+                if one.space != found.space and str(one.space) not in found.kept:
+                    raise Unfit(f"it does not say what {one.space} keeps of {found.space}")
+            made = [
+                replace(
+                    one, space_proof=found.kept.get(str(one.space)), documents=collection.documents
+                )
+                for one in made
+            ]
+            for one in made:
+                _check_kept(one, collection)
+        except (OSError, ValueError) as error:
+            self.problems.append(f"{where}.proof: {collection.proof}: {error}")
+        return tuple(made)
+
+    def _entry(self, entry: str, of_model: Mapping[str, Encoder]) -> Encoder | None:
+        """What one name or file of `encoders` or `adapters` means."""
+        if entry in self.args.models:
+            if self.args.models[entry].space_of is None:
+                raise Unfit(
+                    "it is a model with a space of its own; to let it make vectors of another, "
+                    "fit an adapter with `embedding-router align` and name its file"
+                )
+            return of_model.get(entry)
+        if not entry.endswith(".npz") and "/" not in entry:
+            names = [name for name, one in self.args.models.items() if one.space_of is not None]
+            near = suggestion(entry, names, "models with `space_of` are") if names else ""
+            raise Unfit(f"there is no such model, and no file of an adapter; {near}".rstrip("; "))
+        adapter = adapters.load(resolve_path(entry, self.args.base_dir))
+        return Encoder(
+            adapter.source.model, adapter.target, "adapter", proof=adapter.proof, adapter=adapter
+        )
+
+    def _check_adapter(self, adapter: Adapter) -> None:
+        if adapter.source.model == adapter.target.model:
+            raise Unfit(f"it leads from {adapter.source.model} to itself")
+        self._check_digest(adapter.source.model, adapter.source_fingerprint, "align")
+        self._check_digest(adapter.target.model, adapter.target_fingerprint, "align")
+        own = self.args.models[adapter.source.model].dimensions
+        if adapter.source.dimensions != own:
+            raise Unfit(
+                f"it reads {adapter.source.dimensions} dimensions, {adapter.source.model} makes "
+                f"{own}"
+            )
+
+
+def _entries(where: str, collection: CollectionConfig) -> Iterator[tuple[str, str]]:
+    for key in ("adapters", "encoders"):
+        for index, entry in enumerate(getattr(collection, key)):
+            yield f"{where}.{key}[{index}]", entry
+
+
+def _spaces_of(collection: CollectionConfig) -> str:
+    if collection.space is not None:
+        return f"the collection's space is {collection.space}"
+    return f"the collection's spaces are {', '.join(collection.spaces)}"
+
+
+def _cosines(one: Fingerprint, other: Fingerprint, dimensions: int) -> list[float]:
+    """Of the vectors of the probes that both have, in a space of so many dimensions."""
+    if min(one.vectors.shape[1], other.vectors.shape[1]) < dimensions:
+        raise Unfit(
+            f"its fingerprint has vectors of {one.vectors.shape[1]} dimensions and the space has "
+            f"{dimensions}"
+        )
+    rows = {(probe.text, probe.side): row for row, probe in enumerate(other.probes)}
+    pairs = [
+        (row, rows[probe.text, probe.side])
+        for row, probe in enumerate(one.probes)
+        if (probe.text, probe.side) in rows
+    ]
+    if not pairs:
+        return []
+    left, right = (
+        fit(made / np.linalg.norm(made, axis=1, keepdims=True), dimensions)
+        for made in (one.vectors, other.vectors)
+    )
+    return [float(left[a] @ right[b]) for a, b in pairs]
+
+
+def _check_kept(encoder: Encoder, collection: CollectionConfig) -> None:
+    """That it keeps enough for the collection; raises Unfit."""
+    proof = encoder.space_proof if encoder.native else encoder.proof
+    if proof is None:
+        return
+    kept, growing = proof.kept(collection.documents), collection.documents == "growing"
+    if kept.recall < collection.min_recall_each:
+        name, floor = "min_recall_each", collection.min_recall_each
+    elif collection.min_recall == 1.0 and kept.recall < 1.0:
+        name, floor = "min_recall", 1.0
+    else:
+        return
+    figure = f"{kept.recall:.1%}", f"({kept.queries} queries, by {proof.judged_by})"
+    never = ", so no share of its answers can keep that" if name == "min_recall" else ""
+    limit = f"and {name} is {floor:.1%}{never}"
+    if encoder.native:
+        raise Unfit(
+            f"a search in {encoder.space} keeps {figure[0]} of the best space's {figure[1]} "
+            f"{limit}; leave that space out, or lower {name} if that is enough"
+        )
+    seen = "for documents left out of its fit" if growing else "for documents in its fit"
+    fixed = (
+        "; if the index holds only documents of the fit, write `documents: fixed`"
+        if growing and proof.fitted.recall >= floor
+        else ""
+    )
+    raise Unfit(
+        f"it keeps {figure[0]} of the recall of {encoder.space}'s own model {seen} {figure[1]} "
+        f"{limit}; make it with more of your own text, or lower {name} if that is enough{fixed}"
+    )

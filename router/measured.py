@@ -1,0 +1,66 @@
+"""Files of what a search keeps when another model makes its queries, for models that no fit made:
+the same weights in another place, and the native models of a collection's other spaces.
+
+Adapters and students carry their proof in their own files. Here the figures are of models that were
+measured as they are, so both figures of a proof (documents in a fit, documents left out) are one.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.proof import Kept, Proof
+from router.space import Space
+
+FORMAT = "embedding-router measured 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What searches keep of one with the native model of `space`."""
+
+    space: Space  # whose search counts as whole
+    # by model (an encoder of `space`) or by MODEL/DIMENSIONS (a search in that space's own index)
+    kept: Mapping[str, Proof]
+    fingerprints: Mapping[str, str]  # digests of the models that were measured, by model
+
+
+def as_proof(kept: Kept, by_language: Mapping[str, Kept], judged_by: str) -> Proof:
+    """The proof of a model that was fitted to nothing."""
+    return Proof(
+        "judgements" if judged_by == "judgements" else "neighbours",
+        kept,
+        kept,
+        by_language,
+        by_language,
+    )
+
+
+def save(measured: Measured, path: Path) -> None:
+    """Write it as JSON."""
+    said = {
+        "format": FORMAT,
+        "space": str(measured.space),
+        "kept": {name: proof.as_json() for name, proof in measured.kept.items()},
+        "fingerprints": dict(measured.fingerprints),
+    }
+    path.write_text(json.dumps(said, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load(path: Path) -> Measured:
+    """Read a file that `save` wrote; raises ValueError naming the file when it is something
+    else.
+    """
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        if said["format"] != FORMAT:
+            raise ValueError(f"its format is {said['format']!r}, this version reads {FORMAT!r}")
+        return Measured(
+            Space.parse(said["space"]),
+            {str(name): Proof.from_json(proof) for name, proof in said["kept"].items()},
+            {str(name): str(digest) for name, digest in said["fingerprints"].items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path} holds no measured recall: {why}") from error

@@ -1,0 +1,133 @@
+"""The config of rerankers: what scores a document for a query, and how the pair is written down."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from router.engine_config import (
+    EngineSection,
+    FakeEngine,
+    Flag,
+    PositiveInt,
+)
+from router.model_config import ModelConfig
+from router.routing_config import Routing
+
+Score = Literal["probability", "cosine", "raw"]
+
+
+class SimilarityEngine(EngineSection):
+    """Rescoring by an embedding model of the same config: the score is the cosine of its vectors.
+
+    It has no deployment of its own: its work is that model's.
+    """
+
+    kind: Literal["similarity"]
+    model: str  # an id in `models`
+
+
+class FakeRerankEngine(FakeEngine):
+    """Scores made from a hash; for tests only."""
+
+    module: ClassVar[str] = "fake_rerank"
+
+
+RerankEngine = Annotated[
+    SimilarityEngine | FakeRerankEngine,
+    Field(discriminator="kind"),
+]
+
+
+class RerankerConfig(ModelConfig):
+    """One reranker. All but `similarity` have a deployment of their own, of the same name."""
+
+    engine: RerankEngine  # type: ignore[assignment]  # every member is an EngineSection
+    dimensions: PositiveInt = 1
+    max_tokens: PositiveInt = 8192
+    special_tokens: Flag = False  # the template has them
+    # what is read of a pair, special tokens included: {query} and {document} once each, and
+    # {instruction} where the model reads one; none: another server writes its own
+    template: str | None = None
+    instruction: str = ""  # used where a request gives none
+    score: Score | None = None  # what a score is; None: cosine of similarity, else probability
+
+    @property
+    def similarity(self) -> str | None:
+        """The embedding model whose cosine is the score, for an engine that is one."""
+        return self.engine.model if isinstance(self.engine, SimilarityEngine) else None
+
+    @property
+    def score_kind(self) -> Score:
+        """What its scores are: they compare with those of no other kind."""
+        return self.score or ("probability" if self.similarity is None else "cosine")
+
+    @field_validator("template")
+    @classmethod
+    def _has_both(cls, template: str | None) -> str | None:
+        for name in ("{query}", "{document}") if template is not None else ():
+            if template is not None and template.count(name) != 1:
+                raise ValueError(f"must contain {name} exactly once, it is {template!r}")
+        return template
+
+    @model_validator(mode="after")
+    def _reads_as_its_card(self) -> "RerankerConfig":
+        """A reranker has no card; refuse what only vectors have, and what similarity takes from
+        its model.
+        """
+        allowed = type(self).model_fields
+        unused: tuple[str, ...] = ("dimensions", "prompts", "matryoshka", "space_of", "fingerprint")
+        if self.similarity is not None:
+            own = ("engine", "aliases", "quality", "good_for", "rank", "required", "score")
+            unused = tuple(name for name in allowed if name not in own)
+        for name in unused:
+            if getattr(self, name) != allowed[name].get_default(call_default_factory=True):
+                raise ValueError(
+                    f"{name}: a similarity reranker takes it from the model that it names; "
+                    "remove it"
+                    if self.similarity is not None
+                    else f"{name}: a reranker makes no vectors; write `template` and `instruction`"
+                )
+        if (self.template is None) != (self.similarity is not None or self.engine.runs_elsewhere):
+            raise ValueError(
+                "template: missing; write the text that the model was trained to judge, from its "
+                "model card: without it scores are a random order"
+                if self.template is None
+                else "template: the other server writes its own; remove it"
+            )
+        if (self.score_kind == "cosine") != (self.similarity is not None):
+            raise ValueError(
+                f"score: {self.score_kind!r} is not what a {self.engine.kind} reranker makes; "
+                "remove it"
+            )
+        return self
+
+
+def deployed_config(data: Mapping[str, Any]) -> ModelConfig:
+    """The config of a deployment, from the JSON of a ModelConfig or a RerankerConfig."""
+    return (RerankerConfig if "template" in data else ModelConfig).model_validate(data)
+
+
+def check_rerankers(
+    rerankers: Mapping[str, RerankerConfig], models: Mapping[str, ModelConfig], routing: Routing
+) -> None:
+    """Raise ValueError where rerankers and embedding models do not fit together."""
+    names = {name.lower(): id for id, one in models.items() for name in (id, *one.aliases)}
+    for id, one in rerankers.items():
+        if one.similarity is not None and one.similarity not in models:
+            raise ValueError(
+                f"rerankers.{id}.engine.model: {one.similarity!r} is not an embedding model; "
+                f"models are {', '.join(models)}"
+            )
+        if one.similarity is not None and models[one.similarity].engine.in_router:
+            raise ValueError(
+                f"rerankers.{id}.engine.model: {one.similarity} has no deployment; name the model "
+                "that it stands for"
+            )
+        for name in (id, *one.aliases):
+            if (other := names.setdefault(name.lower(), id)) != id or id in models:
+                raise ValueError(
+                    f"rerankers.{id}: the name {name!r} already means {other}; choose another"
+                )
+    if routing.require_space:
+        raise ValueError("rerank_routing.require_space: scores lie in no space; remove it")

@@ -1,0 +1,232 @@
+"""The body of POST /v1/rerank, /v2/rerank and /rerank: bytes and headers in, one request out.
+
+Cohere's and Jina's request, with the fields of /v1/embeddings that say how a request is routed.
+What router/schema.py says of every field and header holds here too.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from router.body_errors import explain, explain_json, kind_of
+from router.config import Limits
+from router.domain import OnMiss, Tier
+from router.errors import InvalidJson, InvalidValue, RequestTooLarge, shorten
+from router.ignoring import Ignore, unknown
+from router.rerank_config import Score
+from router.schema import (
+    EmbeddingsBody,
+    EmbeddingsRequest,
+    Given,
+    Priority,
+    Truncate,
+    check_instruction,
+)
+from router.settings import Context, settled
+
+_TEXT_SCHEMA = {"type": "string", "minLength": 1}
+_DOCUMENTS_SCHEMA = {
+    "title": "Documents",
+    "description": "At most limits.max_documents (1000) texts, or objects with a text.",
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "anyOf": [
+            _TEXT_SCHEMA,
+            {
+                "type": "object",
+                "properties": {"text": _TEXT_SCHEMA},
+                "required": ["text"],
+                "additionalProperties": False,
+            },
+        ]
+    },
+}
+
+
+def _same(name: str, description: str | None = None) -> Any:
+    """A field as /v1/embeddings has it."""
+    field = EmbeddingsBody.model_fields[name]
+    return Field(None, description=description or field.description)
+
+
+class RerankBody(BaseModel):
+    """What a caller sends, as it is published; `query` and `documents` are checked by `parse`,
+    which is faster and can say what is wrong.
+    """
+
+    model_config = ConfigDict(
+        title="RerankRequest",
+        strict=True,
+        allow_inf_nan=False,
+        extra="forbid",
+        json_schema_extra={
+            "description": "Cohere's and Jina's request, and what this service adds."
+        },
+    )
+
+    query: Annotated[Any, WithJsonSchema(_TEXT_SCHEMA)]
+    documents: Annotated[Any, WithJsonSchema(_DOCUMENTS_SCHEMA)]
+    model: str | None = Field(
+        None, min_length=1, description="A reranker's id, or a tier: auto (default), fast, ..."
+    )
+    top_n: int | None = Field(None, ge=1, description="How many results; all where not given.")
+    return_documents: bool | None = Field(None, description="Whether results hold their texts.")
+    max_tokens_per_doc: int | None = Field(
+        None,
+        ge=1,
+        description="Cuts each document to so many tokens; routing.truncated says which were cut.",
+    )
+    score: Score | None = Field(
+        None, description="What scores must be; rerankers of another scale are not used."
+    )
+    instruction: str | None = Field(
+        None, min_length=1, description="The task sentence, where the reranker reads one."
+    )
+    quality: Tier | None = _same("quality")
+    latency_budget_ms: float | None = Field(
+        None, gt=0, description="Milliseconds for the whole request. Header: X-Latency-Budget-Ms."
+    )
+    on_budget_miss: OnMiss | None = _same("on_budget_miss")
+    priority: Priority | None = _same("priority")
+    language: str | None = Field(
+        None,
+        max_length=64,
+        pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$",
+        description="BCP-47 tag of the texts; replaces detection.",
+    )
+    truncate: Truncate | None = Field(
+        None,
+        description="What to do with a document that the reranker cannot read whole: none "
+        "(default) refuses, end and start cut there. The query is never cut.",
+    )
+    user: str | None = _same("user")
+
+
+FIELDS = tuple(RerankBody.model_fields)
+_TEXTS = ("query", "documents")
+# that mean here what they mean for embeddings
+_SHARED = (
+    "model", "user", "quality", "latency_budget_ms", "on_budget_miss", "language", "truncate",
+    "priority",
+)  # fmt: skip
+_NOT_HEADERS = ("x-embedding-space",)  # scores lie in no space
+
+
+class RerankRequest(NamedTuple):
+    """A checked request; `common` is how its documents are routed."""
+
+    query: str
+    common: EmbeddingsRequest
+    top_n: int | None = None
+    return_documents: bool = False
+    max_tokens_per_doc: int | None = None
+    score: Score | None = None
+    ignored: tuple[str, ...] = ()  # unknown fields that were dropped
+
+    @property
+    def documents(self) -> Sequence[str]:
+        """The texts in the order of the request."""
+        return self.common.texts or ()
+
+
+def read_object(body: bytes, limits: Limits) -> dict[str, Any]:
+    """The JSON object that a body is; raises RequestTooLarge or InvalidJson."""
+    if len(body) > limits.max_body_bytes:
+        raise RequestTooLarge(limits.max_body_bytes)
+    example = '{"query": "text", "documents": ["text"]}'
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        sentence = explain_json(body, error.msg)
+        raise InvalidJson(sentence.replace('{"input": "text"}', example)) from None
+    if not isinstance(data, dict):
+        raise InvalidJson(
+            f"the body must be a JSON object such as {example}, it is {kind_of(data)}"
+        )
+    return data
+
+
+def parse(data: Mapping[str, Any], context: Context, ignore: Ignore = False) -> RerankRequest:
+    """Check a request; the catalogue of `context` is that of rerankers.
+
+    `ignore` drops unknown fields. Raises UnknownField, InvalidValue, and what router.settings
+    raises.
+    """
+    ignored = unknown((key for key in data if key not in FIELDS), FIELDS, ignore)
+    data = {name: one for name, one in data.items() if name not in ignored}
+    query = read_query(data.get("query"))
+    documents = read_documents(data.get("documents"), "documents", context.limits)
+    small = orjson.dumps({name: None if name in _TEXTS else one for name, one in data.items()})
+    try:
+        given = RerankBody.model_validate_json(small)
+    except ValidationError as invalid:
+        raise explain(invalid, small, FIELDS) from None
+    if given.instruction is not None:
+        check_instruction(given.instruction, context.limits)
+    shared = {name: getattr(given, name) for name in _SHARED}
+    fields = EmbeddingsBody.model_construct(None, input=None, **shared)
+    headers = {name: one for name, one in context.headers.items() if name not in _NOT_HEADERS}
+    common = settled(Given(fields, documents, None), context._replace(headers=headers))
+    return RerankRequest(
+        query,
+        common._replace(
+            side="document", input_type=None, space=None, instruction=given.instruction
+        ),
+        given.top_n,
+        bool(given.return_documents),
+        given.max_tokens_per_doc,
+        given.score,
+        ignored,
+    )
+
+
+def read_query(value: object) -> str:
+    """The query; raises InvalidValue."""
+    if value is None:
+        raise InvalidValue("query is missing; send the text that documents are ranked for", "query")
+    if not isinstance(value, str):
+        raise InvalidValue(f"query must be a string, it is {kind_of(value)}", "query")
+    if not value:
+        raise InvalidValue("query is an empty string; send text", "query")
+    return value
+
+
+def read_documents(value: object, field: str, limits: Limits) -> tuple[str, ...]:
+    """The documents in `field`, as strings or objects with a text; raises InvalidValue naming the
+    first that is neither.
+    """
+    if value is None:
+        raise InvalidValue(f"{field} is missing; send the texts to rank", field)
+    if not isinstance(value, list):
+        raise InvalidValue(f"{field} must be an array of strings, it is {kind_of(value)}", field)
+    if not value:
+        raise InvalidValue(f"{field} is an empty array; send at least one text", field)
+    if len(value) > (most := limits.max_documents):
+        raise InvalidValue(
+            f"{field} has {len(value)} items and a request may have {most} "
+            "(limits.max_documents); send those that a first search ranks highest",
+            field,
+        )
+    return tuple(_text_of(one, f"{field}[{index}]", field) for index, one in enumerate(value))
+
+
+def _text_of(value: object, where: str, field: str) -> str:
+    if isinstance(value, dict):
+        for key in value:
+            if key != "text":
+                raise InvalidValue(
+                    f"{where} has the key {shorten(str(key))}, and only text is read; put all of "
+                    "it into text",
+                    field,
+                )
+        if "text" not in value:
+            raise InvalidValue(f"{where} has no text; send a string", field)
+        value = value["text"]
+    if not isinstance(value, str):
+        raise InvalidValue(f"{where} must be a string, it is {kind_of(value)}", field)
+    if not value:
+        raise InvalidValue(f"{where} is an empty string; leave it out", field)
+    return value

@@ -1,0 +1,78 @@
+"""What every form of an embedding request has: a body that is read, an answer, and an error."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from router.arrays import Vectors
+from router.body_errors import explain_json, explain_problem, kind_of
+from router.config import Limits
+from router.encoding import Routing
+from router.errors import InvalidJson, RequestTooLarge, RouterError
+from router.ignoring import Ignore, unknown
+from router.input_items import read_input
+from router.schema import FIELDS, EmbeddingsBody, Given
+
+B = TypeVar("B", bound=BaseModel)
+
+
+class Made(NamedTuple):
+    """What an answer is made of."""
+
+    vectors: Vectors
+    routing: Routing
+    prompt_tokens: int
+    id: str  # of the request
+
+
+class Incoming(NamedTuple):
+    """A request that was read, and how its answer is written."""
+
+    given: Given
+    write: Callable[[Made], bytes]
+
+
+class Form(NamedTuple):
+    """One API's way to ask for embeddings; `read` also gets what the path names."""
+
+    read: Callable[[bytes, Limits, Ignore, str], Incoming]
+    render: Callable[[RouterError], bytes]
+
+
+class ShapeBody(BaseModel):
+    """The fields of another API; those that it does not have were looked at before."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
+
+
+def read_body(
+    model: type[B], body: bytes, limits: Limits, ignore: Ignore
+) -> tuple[B, tuple[str, ...]]:
+    """The checked fields of a body, and the unknown ones that were dropped."""
+    if len(body) > limits.max_body_bytes:
+        raise RequestTooLarge(limits.max_body_bytes)
+    try:
+        data: Any = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidJson(explain_json(body, error.msg)) from None
+    if not isinstance(data, dict):
+        raise InvalidJson(f"the body must be a JSON object, it is {kind_of(data)}")
+    fields = tuple(model.model_fields)
+    ignored = unknown((key for key in data if key not in fields), fields, ignore, FIELDS)
+    for key in ignored:
+        del data[key]
+    try:
+        return model.model_validate(data), ignored
+    except ValidationError as invalid:
+        raise explain_problem(invalid.errors(include_url=False)[0]) from None
+
+
+def given_of(
+    texts: object, field: str, limits: Limits, ignored: tuple[str, ...], **fields: Any
+) -> Given:
+    """The request of these fields of ours, whose texts stand in `field` of a body."""
+    return Given(
+        EmbeddingsBody.model_construct(**fields), *read_input(texts, limits, field), ignored
+    )

@@ -1,0 +1,57 @@
+"""Ollama's POST /api/embed."""
+
+from typing import Annotated, Any
+
+import orjson
+from pydantic import Field, WithJsonSchema
+
+from router.config import Limits
+from router.encoding import json_rows
+from router.errors import RouterError
+from router.ignoring import Ignore
+from router.schema import INPUT_SCHEMA
+from router.shapes.form import Form, Incoming, Made, ShapeBody, given_of, read_body
+
+_TAG = ":latest"
+
+
+class OllamaEmbedRequest(ShapeBody):
+    """Ollama's request."""
+
+    model: str | None = Field(
+        None, min_length=1, description="As at /v1/embeddings; :latest at its end is cut."
+    )
+    input: Annotated[Any, WithJsonSchema(INPUT_SCHEMA)]
+    truncate: bool | None = Field(
+        None, description="Whether long texts are cut: true where it is not given, as at Ollama."
+    )
+    dimensions: int | None = Field(None, ge=1, le=2**31 - 1)
+    options: dict[str, Any] | None = Field(None, description="Accepted, without effect.")
+    keep_alive: str | int | float | None = Field(None, description="Accepted, without effect.")
+
+
+def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
+    fields, ignored = read_body(OllamaEmbedRequest, body, limits, ignore)
+    model = fields.model
+    given = given_of(
+        fields.input,
+        "input",
+        limits,
+        ignored,
+        model=None if model is None else model.removesuffix(_TAG) or model,
+        dimensions=fields.dimensions,
+        truncate="none" if fields.truncate is False else "end",
+    )
+    return Incoming(given, _write)
+
+
+def _write(made: Made) -> bytes:
+    rest = {"model": made.routing.model, "prompt_eval_count": made.prompt_tokens}
+    return b'{"embeddings":' + json_rows(made.vectors) + b"," + orjson.dumps(rest)[1:]
+
+
+def _render(error: RouterError) -> bytes:
+    return orjson.dumps({"error": error.message})
+
+
+OLLAMA = Form(_read, _render)

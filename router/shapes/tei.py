@@ -1,0 +1,71 @@
+"""Text Embeddings Inference: POST /embed, and the errors of its /rerank."""
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import Field, WithJsonSchema
+
+from router.config import Limits
+from router.encoding import json_rows
+from router.errors import InvalidValue, RouterError
+from router.ignoring import Ignore
+from router.schema import INPUT_SCHEMA
+from router.shapes.form import Form, Incoming, Made, ShapeBody, given_of, read_body
+from router.synonyms import ANY_CASE
+
+Direction = Annotated[Literal["left", "right"], ANY_CASE]
+
+
+class TeiEmbedRequest(ShapeBody):
+    """TEI's request. It names no model: the address or the key says what it means."""
+
+    inputs: Annotated[Any, WithJsonSchema(INPUT_SCHEMA)]
+    truncate: bool | None = None
+    truncation_direction: Direction | None = Field(None, description="Left or Right (default).")
+    normalize: bool | None = Field(
+        None, description="Vectors always have length 1: false is refused."
+    )
+    prompt_name: Literal["query", "document", "passage"] | None = None
+    dimensions: int | None = Field(None, ge=1, le=2**31 - 1)
+
+
+def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
+    fields, ignored = read_body(TeiEmbedRequest, body, limits, ignore)
+    if fields.normalize is False:
+        raise InvalidValue(
+            "normalize false is not served: every vector has length 1; leave it out", "normalize"
+        )
+    given = given_of(
+        fields.inputs,
+        "inputs",
+        limits,
+        ignored,
+        input_type=fields.prompt_name,
+        dimensions=fields.dimensions,
+        truncate=cut(fields.truncate, fields.truncation_direction),
+    )
+    return Incoming(given, _write)
+
+
+def cut(truncate: bool | None, direction: str | None) -> Literal["end", "start"] | None:
+    """`truncate` as this service has it; None where texts are not cut."""
+    if not truncate:
+        return None
+    return "start" if direction == "left" else "end"
+
+
+def _write(made: Made) -> bytes:
+    return json_rows(made.vectors)
+
+
+def render(error: RouterError) -> bytes:
+    """An error in TEI's form."""
+    kind = "overloaded" if error.status == 429 else "backend"
+    if error.status == 503:
+        kind = "unhealthy"
+    elif error.status < 500 and error.status != 429:
+        kind = "validation"
+    return orjson.dumps({"error": error.message, "error_type": kind})
+
+
+TEI = Form(_read, render)

@@ -1,0 +1,69 @@
+"""/docs: a table of contents, commands that work as they stand, the way back, and dark screens."""
+
+import html
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Literal
+
+import httpx
+import pytest
+
+from tests.support.browser import chromium, needs_chromium
+from tests.support.local_service import ARGS, served
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with served(ARGS) as (base, _):
+        yield base
+
+
+@pytest.fixture(scope="module")
+def page(url: str) -> str:
+    return httpx.get(f"{url}/docs", timeout=60).text
+
+
+def test_every_part_is_in_the_table_of_contents(page: str) -> None:
+    parts = re.findall(r'<section id="([^"]+)"', page)
+    assert len(parts) == len(set(parts)) > 10
+    assert re.findall(r'<a href="#([^"]+)"', page) == parts
+    assert '<a href="./">Back to the console</a>' in page
+
+
+def commands(page: str, kind: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for section in re.findall(r"<section .*?</section>", page, re.DOTALL):
+        path = re.search(r"<code>([^<]+)</code>", section)
+        text = re.search(rf"<summary>{kind}</summary><pre>(.*?)</pre>", section, re.DOTALL)
+        if path and text:
+            found.setdefault(html.unescape(path[1]), html.unescape(text[1]))
+    return found
+
+
+def test_the_commands_of_the_page_work_as_they_stand(url: str, page: str) -> None:
+    for kind, run in (("curl", ["bash", "-c"]), ("Python", [sys.executable, "-c"])):
+        text = commands(page, kind)["/v1/embeddings"].replace("http://localhost:8000", url)
+        ended = subprocess.run([*run, text], capture_output=True, text=True, timeout=120)
+        assert ended.returncode == 0, ended.stderr
+        assert "embedding" in ended.stdout, ended.stdout
+        assert "/v1/tiers" in commands(page, kind)
+
+
+@needs_chromium
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("dark", 390)])
+def test_it_follows_the_screen(url: str, scheme: Literal["light", "dark"], width: int) -> None:
+    with chromium() as browser:
+        window = browser.new_context(
+            viewport={"width": width, "height": 800}, color_scheme=scheme
+        ).new_page()
+        trouble = list[str]()
+        window.on("console", lambda message: trouble.append(message.text))
+        window.goto(f"{url}/docs")
+        assert window.evaluate("document.documentElement.scrollWidth") <= width
+        paper = window.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, paper[4:-1].split(","))) > 400) == (scheme == "light")
+        window.get_by_role("link", name="Back to the console").click()
+        window.wait_for_url(f"{url}/")
+    assert not [said for said in trouble if "Content Security" in said]

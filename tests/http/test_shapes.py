@@ -1,0 +1,282 @@
+"""Other embedding APIs: unmodified clients, their errors, and what holds on every path."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import cohere
+import httpx
+import numpy as np
+import ollama
+import pytest
+from openai import APIStatusError, AzureOpenAI
+
+from router.keys import hash_of
+from router.routes import INFERENCE, ROUTES
+from router.shapes.table import FORMS
+from tests.http.test_tolerance import ARGS
+from tests.support.local_service import LocalRouter, served
+
+TEXTS = ["one text", "another"]
+KEY, SHOP, BARE = (f"er-{name:-<32}" for name in ("all", "shop", "bare"))
+LOCKED = ARGS | {
+    "keys": {
+        "all": {"hash": hash_of(KEY)},
+        "shop": {"hash": hash_of(SHOP), "collections": ["shop"], "requests_per_minute": 3},
+        "bare": {"hash": hash_of(BARE), "defaults": {"space": "docs", "input_type": "query"}},
+    }
+}
+# a body that is answered, at the paths of each handler that embeds
+BODIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "embed": ("/v1/embeddings", {"input": TEXTS, "model": "small"}),
+    "azure_embed": ("/openai/deployments/small/embeddings?api-version=1", {"input": TEXTS}),
+    "cohere_embed": ("/v2/embed", {"texts": TEXTS, "model": "small"}),
+    "ollama_embed": ("/api/embed", {"input": TEXTS, "model": "small"}),
+    "tei_embed": ("/embed", {"inputs": TEXTS}),
+}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[tuple[str, LocalRouter]]:
+    with served(ARGS) as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def http(running: tuple[str, LocalRouter]) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=running[0], timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def locked() -> Iterator[tuple[str, LocalRouter]]:
+    with served(LOCKED) as both:
+        yield both
+
+
+def vectors(http: httpx.Client, at: str = "", **body: Any) -> list[list[float]]:
+    answer = http.post(f"{at}/v1/embeddings", json={"input": TEXTS} | body)
+    assert answer.status_code == 200, answer.text
+    return [row["embedding"] for row in answer.json()["data"]]
+
+
+def same(made: Any, plain: list[list[float]]) -> None:
+    np.testing.assert_allclose(np.array(made), np.array(plain), rtol=1e-6)
+
+
+def is_error_of(handler: str, answer: httpx.Response) -> bool:
+    """Whether an error is in the form of the API that it came by."""
+    body = answer.json()
+    if handler == "cohere_embed":
+        return list(body) == ["message"]
+    if handler == "ollama_embed":
+        return list(body) == ["error"] and isinstance(body["error"], str)
+    if handler == "tei_embed":
+        return list(body) == ["error", "error_type"] and isinstance(body["error"], str)
+    return list(body["error"]) == ["message", "type", "param", "code"]
+
+
+def test_coheres_client(locked: tuple[str, LocalRouter], http: httpx.Client) -> None:
+    client = cohere.ClientV2(api_key=KEY, base_url=locked[0])
+    answer = client.embed(
+        texts=TEXTS,
+        model="docs",
+        input_type="search_query",
+        embedding_types=["float", "int8", "uint8", "binary", "ubinary", "base64"],
+    )
+    plain = vectors(http, model="docs-query")
+    made = answer.embeddings
+    same(made.float_, plain)
+    assert np.abs(np.array(made.int8)).max(axis=1).tolist() == [127, 127]
+    assert (np.array(made.uint8) - 128).tolist() == made.int8
+    assert (np.array(made.ubinary) - 128).tolist() == made.binary
+    assert made.base64 is not None
+    assert answer.texts == TEXTS
+    assert answer.id
+    assert answer.meta is not None
+    assert answer.meta.billed_units is not None
+    assert answer.meta.billed_units.input_tokens
+    cut = client.embed(texts=TEXTS, model="small", input_type="search_document", output_dimension=4)
+    assert cut.embeddings.float_ is not None
+    assert [len(row) for row in cut.embeddings.float_] == [4, 4]
+    with pytest.raises(cohere.NotFoundError) as caught:
+        client.embed(texts=TEXTS, model="nothing", input_type="classification")
+    assert list(caught.value.body) == ["message"]
+
+
+def test_ollamas_client(locked: tuple[str, LocalRouter], http: httpx.Client) -> None:
+    client = ollama.Client(locked[0], headers={"authorization": f"Bearer {KEY}"})
+    answer = client.embed(model="docs-query:latest", input=TEXTS, options={"x": 1}, keep_alive=5)
+    same(answer.embeddings, vectors(http, model="docs-query"))
+    assert (answer.model, bool(answer.prompt_eval_count)) == ("large", True)
+    assert len(client.embed(model="small", input="one", dimensions=4).embeddings[0]) == 4
+    long = " ".join(map(str, range(400)))
+    assert client.embed(model="reader", input=long).embeddings
+    with pytest.raises(ollama.ResponseError, match="reads 256") as caught:
+        client.embed(model="reader", input=long, truncate=False)
+    assert caught.value.status_code == 400
+    with pytest.raises(ollama.ResponseError, match="there is no model") as caught:
+        client.embed(model="nothing", input="one")
+    assert caught.value.status_code == 404
+
+
+def test_azures_client(locked: tuple[str, LocalRouter], http: httpx.Client) -> None:
+    client = AzureOpenAI(
+        azure_endpoint=locked[0], api_key=KEY, api_version="2024-10-21", max_retries=0
+    )
+    answer = client.embeddings.create(model="docs-query", input=TEXTS)
+    assert answer.model == "large"
+    same([row.embedding for row in answer.data], vectors(http, model="docs-query"))
+    with pytest.raises(APIStatusError) as caught:
+        client.embeddings.create(model="nothing", input=TEXTS)
+    assert (caught.value.status_code, caught.value.code) == (404, "model_not_found")
+    other = AzureOpenAI(
+        azure_endpoint=locked[0],
+        azure_deployment="small",
+        api_key=KEY,
+        api_version="2024-10-21",
+        max_retries=0,
+    )
+    with pytest.raises(APIStatusError) as caught:
+        other.embeddings.create(model="large", input=TEXTS)
+    assert (caught.value.status_code, caught.value.code) == (409, "name_conflict")
+    assert other.embeddings.create(model="Small", input=TEXTS).model == "small"
+
+
+def test_a_request_of_text_embeddings_inference(http: httpx.Client) -> None:
+    answer = http.post(
+        "/in/docs/embed",
+        json={"inputs": TEXTS, "prompt_name": "query", "truncate": True, "normalize": True},
+    )
+    same(answer.json(), vectors(http, model="docs-query"))
+    assert answer.headers["x-embedding-space"] == "large/8"
+    one = http.post("/in/shop/embed", json={"inputs": "one text", "truncation_direction": "Left"})
+    assert [len(row) for row in one.json()] == [4]
+    refused = http.post("/embed", json={"inputs": "a", "normalize": False})
+    assert (refused.status_code, refused.json()["error_type"]) == (400, "validation")
+    assert "normalize" in refused.json()["error"]
+
+
+def test_a_keys_defaults_make_a_plain_request_what_it_means(
+    locked: tuple[str, LocalRouter], http: httpx.Client
+) -> None:
+    answer = httpx.post(
+        f"{locked[0]}/embed",
+        json={"inputs": TEXTS},
+        headers={"authorization": f"Bearer {BARE}"},
+    )
+    same(answer.json(), vectors(http, model="docs-query"))
+
+
+REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
+    ("cohere_embed", {"texts": []}, 400, "texts is an empty array"),
+    ("cohere_embed", {"texts": ["a", ""]}, 400, "texts[1] is an empty string"),
+    ("cohere_embed", {"texts": "a"}, 400, "texts must be an array"),
+    ("cohere_embed", {}, 400, "texts must be an array"),
+    ("cohere_embed", {"texts": ["a"], "images": ["b"]}, 400, "images is not served"),
+    ("cohere_embed", {"texts": ["a"], "embedding_types": ["half"]}, 400, "embedding_types"),
+    ("cohere_embed", {"texts": ["a"], "output_dimension": 5}, 400, "5 dimensions"),
+    ("cohere_embed", {"texts": ["a"], "quality": "best"}, 400, "unknown field 'quality'"),
+    ("cohere_embed", {"texts": ["a"], "model": "docs-query", "input_type": "search_document"},
+     409, "docs-query"),
+    ("ollama_embed", {"model": "small"}, 400, "input is missing"),
+    ("ollama_embed", {"model": "small", "input": [1]}, 400, "token ids"),
+    ("ollama_embed", {"model": "small@5", "input": "a"}, 404, "there is no model"),
+    ("ollama_embed", {"model": "small", "input": "a", "dimension": 4}, 400, "did you mean"),
+    ("tei_embed", {"inputs": ""}, 400, "inputs is an empty string"),
+    ("tei_embed", {"inputs": {"a": 1}}, 400, "inputs must be a string"),
+    ("tei_embed", {"inputs": "a", "prompt_name": "sts"}, 400, "prompt_name"),
+    ("azure_embed", {"input": "a", "model": "large"}, 409, "deployment"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("handler", "body", "status", "says"), REFUSED)
+def test_an_error_has_the_form_of_its_api(
+    http: httpx.Client, handler: str, body: dict[str, Any], status: int, says: str
+) -> None:
+    answer = http.post(BODIES[handler][0], json=body)
+    assert (answer.status_code, says in answer.text) == (status, True), answer.text
+    assert is_error_of(handler, answer)
+
+
+@pytest.mark.parametrize("handler", BODIES)
+@pytest.mark.parametrize(
+    ("content", "headers", "status"),
+    [
+        (b"", {}, 400),
+        (b"[]", {}, 400),
+        (b"{", {}, 400),
+        (b"\xff", {}, 400),
+        (b'"\\ud800"', {}, 400),
+        (b"{}", {"content-encoding": "gzip"}, 400),
+        (b"{}", {"x-latency-budget-ms": "soon"}, 400),
+        (b" " * (9 * 2**20), {}, 413),
+        (b"{}", {f"x-{number}": "1" for number in range(120)}, 431),
+    ],
+    ids=["empty", "array", "cut", "bytes", "surrogate", "gzip", "header", "large", "headers"],
+)
+def test_what_is_refused_before_it_is_read_has_the_form_too(
+    http: httpx.Client, handler: str, content: bytes, headers: dict[str, str], status: int
+) -> None:
+    path, body = BODIES[handler]
+    if "x-latency-budget-ms" in headers:
+        content = json.dumps(body).encode()
+    answer = http.post(path, content=content, headers=headers)
+    assert answer.status_code == status, answer.text
+    assert is_error_of(handler, answer)
+
+
+def test_every_form_is_tried_here() -> None:
+    assert BODIES.keys() == FORMS.keys()
+    assert FORMS.keys() <= INFERENCE
+
+
+@pytest.mark.parametrize("prefix", ["", "/in/docs", "/in/docs/query"])
+@pytest.mark.parametrize("handler", BODIES)
+def test_keys_limits_and_metrics_hold_on_every_path(
+    locked: tuple[str, LocalRouter], handler: str, prefix: str
+) -> None:
+    path, body = BODIES[handler]
+    body = {name: value for name, value in body.items() if name != "model"}
+    if handler == "azure_embed":
+        path = path.replace("small", "docs")
+    url = f"{locked[0]}{prefix}{path}"
+    refused = httpx.post(url, json=body)
+    assert (refused.status_code, is_error_of(handler, refused)) == (401, True)
+    assert httpx.get(url, headers={"api-key": KEY}).status_code == 405
+    events = locked[1].service.events
+    assert events is not None
+    answer = httpx.post(url, json=body, headers={"api-key": KEY})
+    assert answer.status_code == 200, answer.text
+    assert {"x-embedding-space", "x-routing-reason", "x-total-ms", "x-request-id"} <= {
+        *answer.headers
+    }
+    shop = {"authorization": f"Bearer {SHOP}"}
+    if prefix or handler == "azure_embed":
+        forbidden = httpx.post(url, json=body, headers=shop)
+        assert forbidden.status_code in (403, 429)
+        assert is_error_of(handler, forbidden)
+
+
+def test_a_limit_counts_all_paths_together(locked: tuple[str, LocalRouter]) -> None:
+    headers = {"authorization": f"Bearer {SHOP}"}
+    statuses = []
+    for handler in ("tei_embed", "cohere_embed", "ollama_embed", "embed", "tei_embed"):
+        path, body = BODIES[handler]
+        answer = httpx.post(f"{locked[0]}{path}", json=body, headers=headers)
+        statuses.append(answer.status_code)
+        if answer.status_code == 429:
+            assert is_error_of(handler, answer)
+            assert "retry-after" in answer.headers
+    assert statuses[-1] == 429
+
+
+def test_every_route_that_a_key_may_call_needs_one(locked: tuple[str, LocalRouter]) -> None:
+    for route in ROUTES:
+        path = route.path.replace("{id}", "x").replace("{model}", "x")
+        for prefix in ("", "/in/docs", "/in/docs/document"):
+            answer = httpx.request(route.methods[0], f"{locked[0]}{prefix}{path}")
+            if route.caller == "anyone":
+                assert answer.status_code in ((404, 401) if prefix else (200,)), path
+            else:
+                assert answer.status_code == 401, (prefix, path)
