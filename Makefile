@@ -27,7 +27,7 @@ UV_COMPILE_GPU := uv pip compile pyproject.toml --python-version 3.11 --python-p
 UV_COMPILE := $(UV_COMPILE_GPU) --override requirements/overrides.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install system run test test-long check bench bench-decide bench-latency bench-budgets chaos soak replay lock clean
+.PHONY: help install system run sim test test-long check bench bench-decide bench-latency bench-budgets chaos soak replay lock clean
 
 help: ## list these
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ soak: $(TOOLS) ## mixed load with a fault every 20 s: make soak SECONDS=600
 
 replay: $(RUNTIME) ## decide a log again under another policy: make replay ARGS="decisions.jsonl --policy other.yaml"
 	@$(BIN)/embedding-router replay $(ARGS)
+
+sim: $(TOOLS) ## simulate the scenarios, and compare with the marks: make sim ARGS="--json marks.json"
+	$(BIN)/python -m benchmarks sim $(ARGS)
 
 lock: ## solve requirements/*.lock again (needs uv)
 	$(UV_COMPILE) --extra cpu --extra local --extra redis --upgrade --output-file requirements/run.lock

@@ -1,5 +1,5 @@
-"""Is the largest model worth it on four public data sets? `python -m benchmarks advise --base-url
-URL -o report/`.
+"""Is the largest model worth it on four public data sets? `python -m benchmarks advise --data
+FOLDER --base-url URL -o report/`.
 
 Turns SciFact-mini (300 claims, 1,000 abstracts), the STS benchmark in English and Chinese (1,379
 pairs each) and banking77 (its test set, 77 intents; rows by turns teach and ask) into the files
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.public_data import EVAL, FILES, require
+from benchmarks.public_data import require, whole
 
 
 def convert(folder: Path, into: Path, abstracts: int = 1000) -> list[str]:
@@ -68,13 +68,7 @@ def convert(folder: Path, into: Path, abstracts: int = 1000) -> list[str]:
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option(
-    "--data",
-    "folder",
-    default=EVAL,
-    type=click.Path(path_type=Path),
-    help="Where scifact-mini.json lies.",
-)
+@whole
 @click.option("--base-url", default="http://127.0.0.1:8000", show_default=True)
 @click.option(
     "--abstracts",
@@ -87,7 +81,7 @@ def convert(folder: Path, into: Path, abstracts: int = 1000) -> list[str]:
 @click.argument("more", nargs=-1)
 def main(folder: Path, base_url: str, abstracts: int, output: Path, more: tuple[str, ...]) -> None:
     """Measure the local models on public data."""
-    require(folder, *FILES)
+    require(folder, "scifact-mini.json", "stsb-en.csv", "stsb-zh.csv", "banking77-test.csv")
     given = convert(folder, output / "inputs", abstracts)
     command = [
         sys.executable,

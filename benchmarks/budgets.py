@@ -34,6 +34,7 @@ import httpx
 import numpy as np
 
 from benchmarks.live import CHARACTERS_A_TOKEN, Ask, Client, Text, Texts, Told, router
+from benchmarks.public_data import sample
 from router.domain import Features, Model
 from router.models import build_models
 
@@ -72,16 +73,23 @@ class Chooser(NamedTuple):
     show_default=True,
     help="Of every way at every load.",
 )
+@sample
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--seed", type=int, default=0)
 def main(
-    config: Path, base_url: str | None, seconds: float, turns: int, as_json: bool, seed: int
+    config: Path,
+    base_url: str | None,
+    seconds: float,
+    turns: int,
+    folder: Path,
+    as_json: bool,
+    seed: int,
 ) -> None:
     """Measure the share that is answered in time, for this policy and for four simpler ones."""
     with router(config, base_url) as running:
         models = build_models(running.args)
         capacity, told = asyncio.run(
-            _drive(running.url, models, seconds, turns, random.Random(seed))
+            _drive(running.url, models, seconds, turns, folder, random.Random(seed))
         )
     rows = [summarise(name, load, answers, models) for (load, name), answers in told.items()]
     if as_json:
@@ -125,10 +133,15 @@ def choosers(models: Mapping[str, Model], rng: random.Random) -> list[Chooser]:
 
 
 async def _drive(
-    url: str, models: Mapping[str, Model], seconds: float, turns: int, rng: random.Random
+    url: str,
+    models: Mapping[str, Model],
+    seconds: float,
+    turns: int,
+    folder: Path,
+    rng: random.Random,
 ) -> tuple[float, dict[tuple[float, str], list[Told]]]:
     """Capacity of the largest model for this mix, and the answers by load and way."""
-    texts, ways = Texts(rng), choosers(models, rng)
+    texts, ways = Texts(rng, folder), choosers(models, rng)
     told: dict[tuple[float, str], list[Told]] = {
         (load, way.name): [] for load in LOADS for way in ways
     }

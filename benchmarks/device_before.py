@@ -31,7 +31,7 @@ class Before(InProcess):
 
         engine = self.engine
         assert engine is not None
-        params, names = _same_for_all(engine.vllm_config), map(str, count())
+        params, names = _same_for_all(engine.vllm_config, self._pooling), map(str, count())
         running: dict[str, tuple[_Job, int]] = {}
         while True:
             wait, done = not running, list[_Job]()

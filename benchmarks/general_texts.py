@@ -17,7 +17,8 @@ The order is shuffled with a fixed seed, so the first N lines are a sample.
 import ast
 import random
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, distributions
 from itertools import islice
 from pathlib import Path
@@ -39,7 +40,7 @@ PERMISSIVE = re.compile(r"\b(MIT|BSD|ISC|Apache|0BSD)\b", re.IGNORECASE)
 NOT_PERMISSIVE = re.compile(r"GPL|MPL|Proprietary|Intel End User|CNRI", re.IGNORECASE)
 QUESTIONS = ("what is {}?", "{}", "how does {} work", "definition of {}", "examples of {}")
 FEWEST_LETTERS, MOST_LETTERS = 12, 600
-MOST_OF_A_PACKAGE = 4000
+MOST_OF_A_PACKAGE, MOST_OF_A_SOURCE = 4000, 60_000
 SEED = 0
 
 
@@ -148,26 +149,39 @@ def collect() -> Iterator[Line]:
     yield from packages()
 
 
+def shuffled(lines: Iterable[Line], letters: int) -> list[Line]:
+    """The lines in a random order, each text once, and no source with more than its share."""
+    found = {line.text: line for line in lines if FEWEST_LETTERS <= len(line.text) <= letters}
+    rng = random.Random(SEED)
+    by_source: dict[str, list[Line]] = {}
+    for text in sorted(found):
+        by_source.setdefault(found[text].source, []).append(found[text])
+    kept = [
+        line
+        for some in by_source.values()
+        for line in rng.sample(some, min(len(some), MOST_OF_A_SOURCE))
+    ]
+    rng.shuffle(kept)
+    return kept
+
+
 @click.command()
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--most", type=int, help="Keep this many at most.")
-def main(output: Path, most: int | None) -> None:
+@click.option(
+    "--letters",
+    type=click.IntRange(FEWEST_LETTERS, MOST_LETTERS),
+    default=MOST_LETTERS,
+    show_default=True,
+    help="Leave out longer texts: the time of a teacher grows with what it reads.",
+)
+def main(output: Path, most: int | None, letters: int) -> None:
     """Write the texts as JSON lines."""
-    lines = {
-        line.text: line
-        for line in collect()
-        if FEWEST_LETTERS <= len(line.text) <= MOST_LETTERS or " " in line.text
-    }
-    order = sorted(lines)
-    random.Random(SEED).shuffle(order)
-    kept = [lines[text] for text in order[:most]]
+    kept = shuffled(collect(), letters)[:most]
     with output.open("wb") as file:
         for line in kept:
-            row = line._replace(text=line.text[:MOST_LETTERS])._asdict()
-            file.write(orjson.dumps(row) + b"\n")
-    counts: dict[str, int] = {}
-    for line in kept:
-        counts[line.licence] = counts.get(line.licence, 0) + 1
+            file.write(orjson.dumps(line._asdict()) + b"\n")
+    counts = Counter(line.licence for line in kept)
     click.echo(f"{len(kept)} texts: " + ", ".join(f"{n} {name}" for name, n in counts.items()))
 
 

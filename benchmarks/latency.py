@@ -36,6 +36,7 @@ import psutil
 import yaml
 
 from benchmarks.live import CHARACTERS_A_TOKEN, ROOT, Ask, Client, Router, Texts, router
+from benchmarks.public_data import sample
 from deployments.launch.serve_config import application
 from router.curve_fit import Point, fit
 from router.decision_log import ANSWERED, Entry, read
@@ -92,6 +93,7 @@ class Phase(NamedTuple):
     is_flag=True,
     help="Engines that sleep as long as Qwen3 takes on an H200, instead of --config.",
 )
+@sample
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--seed", type=int, default=0)
 def main(
@@ -102,6 +104,7 @@ def main(
     seconds: int,
     slow: str,
     slept: bool,
+    folder: Path,
     as_json: bool,
     seed: int,
 ) -> None:
@@ -120,7 +123,7 @@ def main(
         with router(config, base_url, decision_log={"path": str(path)}) as running:
             share = running.args.routing.miss_share
             phases, capacity = asyncio.run(
-                _drive(running, load, seconds, slow, random.Random(seed))
+                _drive(running, load, seconds, slow, folder, random.Random(seed))
             )
             time.sleep(1.0)  # the log is written five times a second
         with path.open("rb") as lines:
@@ -183,12 +186,12 @@ def slept_config() -> dict[str, Any]:
 
 
 async def _drive(
-    running: Router, load: float, seconds: int, slow: str, rng: random.Random
+    running: Router, load: float, seconds: int, slow: str, folder: Path, rng: random.Random
 ) -> tuple[list[Phase], float]:
     """The run: a mix, steady and in a burst of five seconds; each model alone; one of them at half
     speed, at full speed again.
     """
-    texts, phases = Texts(rng), list[Phase]()
+    texts, phases = Texts(rng, folder), list[Phase]()
 
     def mix() -> Ask:
         return Ask(next(texts), {"model": "fast"} if rng.random() < 0.3 else {})

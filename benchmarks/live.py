@@ -1,8 +1,8 @@
 """What the live benchmarks share: a router of their own, real texts that no cache knows, and load.
 
-Texts are in ../shared/eval: intents of bank customers and scientific claims (short, English),
-abstracts (long, English), and short texts in 42 languages. Each gets a number at its end, so that
-none is ever sent twice.
+Texts are in the folder of `--data` (benchmarks/public_data.py): intents of bank customers and
+scientific claims (short, English), abstracts (long, English), and short texts in 42 languages. Each
+gets a number at its end, so that none is ever sent twice.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -26,13 +27,13 @@ import httpx
 import psutil
 import yaml
 
+from benchmarks.public_data import read, require
 from deployments.launch.serve_config import application
 from deployments.tools.calibrate import replicas
 from router.config import RouterArgs
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
-EVAL = ROOT / ".." / "shared" / "eval"
 # fewer than texts have here: a client must not send one that is too long for its model
 CHARACTERS_A_TOKEN = 2.5
 READY_S = 180.0
@@ -64,6 +65,7 @@ class Told(NamedTuple):
     model: str | None
     reason: str | None
     total_s: float
+    body: bytes = b""  # of an answer, where the client keeps it
 
 
 class Router(NamedTuple):
@@ -83,9 +85,14 @@ class Router(NamedTuple):
 
 
 @contextmanager
-def router(config: Path, base_url: str | None, **sections: Any) -> Iterator[Router]:
-    """A router on a free port with `sections` in its `args:`, stopped at the end; or the one at
-    `base_url`, as it is.
+def router(
+    config: Path,
+    base_url: str | None,
+    models: Mapping[str, Any] = MappingProxyType({}),
+    **sections: Any,
+) -> Iterator[Router]:
+    """A router on a free port with `sections` in its `args:` and more `models`, stopped at the end;
+    or the one at `base_url`, as it is.
     """
     args, _ = application(config)
     if base_url is not None:
@@ -94,6 +101,7 @@ def router(config: Path, base_url: str | None, **sections: Any) -> Iterator[Rout
     data = yaml.safe_load(config.read_text())
     for one in data["applications"]:
         one["args"] |= sections
+        one["args"]["models"] |= models
     with tempfile.TemporaryDirectory() as scratch:
         path, log = Path(scratch) / config.name, Path(scratch) / "log"
         path.write_text(yaml.safe_dump(data, sort_keys=False))  # the order of models is their rank
@@ -139,16 +147,13 @@ class Texts:
 
     MIX: Mapping[str, float] = {"query": 0.6, "passage": 0.2, "foreign": 0.2}
 
-    def __init__(self, rng: random.Random) -> None:
-        if not EVAL.is_dir():
-            raise click.ClickException(
-                "the texts are in ../shared/eval beside the repository, which is not there"
-            )
-        scifact = json.loads((EVAL / "scifact-mini.json").read_text())
-        with (EVAL / "banking77-test.csv").open() as lines:
+    def __init__(self, rng: random.Random, folder: Path) -> None:
+        require(folder, "banking77-test.csv", "language-id.jsonl")
+        scifact = read(folder, "scifact-mini.json")
+        with (folder / "banking77-test.csv").open() as lines:
             intents = [row["text"] for row in csv.DictReader(lines)]
         foreign = [
-            json.loads(line) for line in (EVAL / "language-id.jsonl").read_text().splitlines()
+            json.loads(line) for line in (folder / "language-id.jsonl").read_text().splitlines()
         ]
         self._kinds: dict[str, list[tuple[str, str]]] = {
             "query": [(text, "en") for text in [*intents, *scifact["queries"].values()]],
@@ -172,8 +177,8 @@ class Texts:
 class Client:
     """Sends requests to one router; open it with `async with`."""
 
-    def __init__(self, url: str) -> None:
-        self._url = f"{url}/v1/embeddings"
+    def __init__(self, url: str, keeps_bodies: bool = False) -> None:
+        self._url, self._keeps_bodies = f"{url}/v1/embeddings", keeps_bodies
 
     async def __aenter__(self) -> "Client":
         self._session = aiohttp.ClientSession(
@@ -190,12 +195,13 @@ class Client:
         start_s = time.perf_counter()
         try:
             async with self._session.post(self._url, json=body) as answer:
-                await answer.read()
+                read = await answer.read()
                 status, headers = answer.status, answer.headers
         except (aiohttp.ClientError, TimeoutError):
             return Told(ask, 0, None, None, time.perf_counter() - start_s)
         model, reason = headers.get("x-embedding-model"), headers.get("x-routing-reason")
-        return Told(ask, status, model, reason, time.perf_counter() - start_s)
+        total_s = time.perf_counter() - start_s
+        return Told(ask, status, model, reason, total_s, read if self._keeps_bodies else b"")
 
     async def at_rate(
         self,

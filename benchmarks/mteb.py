@@ -1,5 +1,5 @@
-"""Does `mteb` run against the service? `python -m benchmarks mteb --base-url URL --model
-wordllama-256`.
+"""Does `mteb` run against the service? `python -m benchmarks mteb --data FOLDER --base-url
+URL --model wordllama-256`.
 
 Two tasks of mteb's own kinds over local data, for its data sets come from a hub: the STS benchmark
 in English and SciFact-mini. What mteb scores must be what `advise` measures of the same texts.
@@ -14,19 +14,13 @@ from typing import Any
 
 import click
 
-from benchmarks.public_data import EVAL, require
+from benchmarks.public_data import require, whole
 from deployments.mteb_encoder import ServiceEncoder
 from deployments.tools.client import BASE_URL, BaseUrl
 
 
 @click.command()
-@click.option(
-    "--data",
-    "folder",
-    default=EVAL,
-    type=click.Path(path_type=Path),
-    help="Where scifact-mini.json lies.",
-)
+@whole
 @click.option("--base-url", type=BaseUrl(), default=BASE_URL, show_default=True)
 @click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="Or EMBEDDING_ROUTER_API_KEY.")
 @click.option("--model", "models", multiple=True, default=["wordllama-256"], show_default=True)

@@ -1,16 +1,61 @@
-"""The public data sets that benchmarks read: where they lie, and what to do where they do not."""
+"""The public data that benchmarks read: a folder that `--data` names, with these files.
 
+    scifact-mini.json    {"corpus": {id: {"title", "text"}}, "queries": {id: text}, "qrels":
+                         {query: [id]}}: 300 claims of SciFact (claims CC BY 4.0, abstracts
+                         ODC-By 1.0) and 1,000 of its abstracts, the relevant ones among them
+    xquad-zh-dev.json    {"documents": [{"id", "text"}],
+                         "queries": [{"id", "text", "relevant": [id]}]}: half of XQuAD in Chinese
+                         (CC BY-SA 4.0), paragraphs and their questions
+    stsb-en.csv, stsb-zh.csv                    pairs of sentences and their likeness, 0 to 5
+    banking77-train.csv, banking77-test.csv     questions of bank customers and their intents
+    language-id.jsonl    {"text", "lang"}: short texts in 42 languages
+
+`tests/data/language` has a sample of each but the Chinese one: enough for load, not for figures.
+"""
+
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 
-EVAL = Path(__file__).resolve().parents[1] / ".." / "shared" / "eval"
+from deployments.tools.corpus import Text
+
+SAMPLE = Path(__file__).resolve().parents[1] / "tests" / "data" / "language"
 FILES = {
     "scifact-mini.json": "SciFact-mini: `queries`, `corpus` and `qrels` by id (AllenAI SciFact)",
+    "xquad-zh-dev.json": "Chinese paragraphs and questions: `documents`, `queries` (XQuAD)",
     "stsb-en.csv": "the STS benchmark in English: text, text, score from 0 to 5 (stsb-multi-mt)",
     "stsb-zh.csv": "the same in Chinese",
-    "banking77-test.csv": "banking77: text and category under a heading (PolyAI)",
+    "banking77-train.csv": "banking77: text and category under a heading (PolyAI)",
+    "banking77-test.csv": "the same, its test set",
+    "language-id.jsonl": "short texts in 42 languages: `text` and `lang` on each line",
 }
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+whole = click.option(
+    "--data",
+    "folder",
+    required=True,
+    type=_FOLDER,
+    help="Folder of public data (benchmarks/public_data.py).",
+)
+sample = click.option(
+    "--data",
+    "folder",
+    default=SAMPLE,
+    type=_FOLDER,
+    help="Folder of public data (benchmarks/public_data.py).  [default: tests/data/language]",
+)
+
+
+class Judged(NamedTuple):
+    """Documents, queries, and which documents are relevant to a query."""
+
+    documents: list[Text]
+    queries: list[Text]
+    relevant: dict[str, set[str]]
 
 
 def require(folder: Path, *names: str) -> None:
@@ -23,3 +68,40 @@ def require(folder: Path, *names: str) -> None:
             "Put the files into a folder and name it with --data. Your own texts need no "
             "benchmark: embedding-router advise --help"
         )
+
+
+def read(folder: Path, name: str) -> Any:
+    """The JSON of a file; raises click.ClickException where it is not there."""
+    require(folder, name)
+    return json.loads((folder / name).read_text())
+
+
+def scifact(folder: Path) -> Judged:
+    """SciFact-mini; a document is a title and an abstract."""
+    said = read(folder, "scifact-mini.json")
+    return Judged(
+        [Text(id, f"{one['title']}. {one['text']}") for id, one in said["corpus"].items()],
+        [Text(id, text) for id, text in said["queries"].items()],
+        {query: set(found) for query, found in said["qrels"].items()},
+    )
+
+
+def xquad_zh(folder: Path) -> Judged:
+    """Half of XQuAD in Chinese."""
+    said = read(folder, "xquad-zh-dev.json")
+    queries = said["queries"]
+    return Judged(
+        [Text(one["id"], one["text"]) for one in said["documents"]],
+        [Text(one["id"], one["text"]) for one in queries],
+        {one["id"]: set(one["relevant"]) for one in queries},
+    )
+
+
+class SearchSet(NamedTuple):
+    """A set that is searched."""
+
+    language: str  # ISO 639-1
+    read: Callable[[Path], Judged]
+
+
+SETS = {"scifact": SearchSet("en", scifact), "xquad-zh": SearchSet("zh", xquad_zh)}

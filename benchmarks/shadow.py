@@ -21,6 +21,7 @@ import httpx
 import numpy as np
 
 from benchmarks.live import Ask, Client, Text, Texts, router
+from benchmarks.public_data import sample
 
 SIDES = ("query", "document")
 
@@ -51,6 +52,7 @@ SIDES = ("query", "document")
 )
 @click.option("--turns", type=click.IntRange(2), default=8, show_default=True, help="Of each side.")
 @click.option("--wait-for-idle/--no-wait-for-idle", default=True, show_default=True)
+@sample
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--seed", type=int, default=0)
 def main(
@@ -61,6 +63,7 @@ def main(
     seconds: float,
     turns: int,
     wait_for_idle: bool,
+    folder: Path,
     as_json: bool,
     seed: int,
 ) -> None:
@@ -77,7 +80,7 @@ def main(
         }
         with router(config, None, compare=compare) as running:
             rate, times = asyncio.run(
-                _drive(running.url, model, load, seconds, turns, random.Random(seed))
+                _drive(running.url, model, load, seconds, turns, folder, random.Random(seed))
             )
             found = (
                 httpx.get(f"{running.url}/v1/compare", timeout=30)
@@ -99,10 +102,16 @@ def main(
 
 
 async def _drive(
-    url: str, model: str, load: float, seconds: float, turns: int, rng: random.Random
+    url: str,
+    model: str,
+    load: float,
+    seconds: float,
+    turns: int,
+    folder: Path,
+    rng: random.Random,
 ) -> tuple[float, dict[str, list[list[float]]]]:
     """Requests a second, and the latencies in seconds of every turn, by side."""
-    texts, times = Texts(rng), dict[str, list[list[float]]]({side: [] for side in SIDES})
+    texts, times = Texts(rng, folder), dict[str, list[list[float]]]({side: [] for side in SIDES})
 
     def asking(side: str) -> Callable[[], Ask]:
         def make() -> Ask:

@@ -1,5 +1,5 @@
 """What mixing two spaces costs a search, and what adapters between them keep of it: `python -m
-benchmarks spaces`.
+benchmarks spaces --data FOLDER`.
 
 Real models on SciFact-mini (300 claims, 1,000 abstracts, relevance judged by people): recall@10 and
 nDCG@10.
@@ -18,7 +18,6 @@ start to a collection with this adapter; it takes none between models that have 
 
 import asyncio
 import csv
-import json
 import re
 import tempfile
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from typing import NamedTuple
 import click
 import numpy as np
 
+from benchmarks.public_data import scifact, whole
 from deployments.launch.serve_config import application
 from deployments.replica.offline import Offline
 from deployments.tools.align import Material, Remembering, align
@@ -47,7 +47,6 @@ from router.space import Space
 from router.strict import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
-EVAL = ROOT / ".." / "shared" / "eval"
 TABLE, MINILM, E5, MPNET = (
     "wordllama-256",
     "all-minilm-l6-v2",
@@ -70,10 +69,7 @@ class Data(NamedTuple):
 
 def read_data(folder: Path) -> Data:
     """SciFact-mini and, as text of another domain, STS benchmark and banking77."""
-    scifact = json.loads((folder / "scifact-mini.json").read_text())
-    documents = [
-        Text(id, f"{one['title']}. {one['text']}") for id, one in scifact["corpus"].items()
-    ]
+    documents, queries, judgements = scifact(folder)
     sentences = {
         part: Text(document.id, part)  # a part of a document is left out with it
         for document in documents
@@ -89,8 +85,8 @@ def read_data(folder: Path) -> Data:
     others = sorted(foreign)
     return Data(
         documents,
-        [Text(id, text) for id, text in scifact["queries"].items()],
-        {query: set(found) for query, found in scifact["qrels"].items()},
+        queries,
+        judgements,
         list(sentences.values()),
         [Text(f"foreign {place}", others[place]) for place in places],
     )
@@ -229,13 +225,7 @@ async def measure(
     default=ROOT / "configs" / "local.yaml",
     type=click.Path(exists=True, path_type=Path),
 )
-@click.option(
-    "--data",
-    "folder",
-    default=EVAL,
-    type=click.Path(path_type=Path),
-    help="Where scifact-mini.json lies.",
-)
+@whole
 @click.option(
     "--mpnet",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

@@ -1,12 +1,13 @@
-"""What students of all-minilm-l6-v2 keep of its search, on documents that they never saw: `python
--m benchmarks students --general general.jsonl`.
+"""What students of a model keep of its search, on documents that they never saw: `python -m
+benchmarks students --data FOLDER --general general.jsonl`.
 
 SciFact-mini: 300 claims searched over 1,000 abstracts, relevance judged by people. `general` knows
 no abstract at all; `general + own` was trained on the abstracts' sentences after that; `own` on
 these alone. Each is judged with the relevant abstracts in its fit and, by folds, with these left
 out. Smaller fits see some of the abstracts and search all of them. The last columns are CPU seconds
 of the training of one student, milliseconds of a query (one at a time, one thread, tokeniser
-included), and megabytes of the file.
+included), and megabytes of the file. `--set xquad-zh --model multilingual-e5-small` is another
+teacher, in Chinese.
 
 `python -m benchmarks general_texts` writes general texts. `--keep FOLDER` keeps vectors between
 runs.
@@ -22,7 +23,8 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from benchmarks.spaces import EVAL, MINILM, ROOT, Data, Engines, read_data
+from benchmarks.public_data import SETS, Judged, whole
+from benchmarks.spaces import MINILM, ROOT, Engines
 from deployments.launch.serve_config import application
 from deployments.tools.align import Material, Remembering
 from deployments.tools.corpus import read_rows
@@ -44,7 +46,7 @@ from router.space import Space
 from router.student import Student, save
 
 TEXTS_A_FILE = 512
-SIZES = (125, 250, 500, 1000)
+SIZES = (125, 250, 500)  # of documents in a fit, and then all of them
 
 
 class Row(NamedTuple):
@@ -89,34 +91,37 @@ def line(row: Row, queries: list[str]) -> str:
     )
 
 
-def some(data: Data, count: int) -> Material:
+def some(data: Judged, count: int) -> Material:
     """A fit on `count` of the documents, a search over all."""
     order = np.random.default_rng(0).permutation(len(data.documents))[:count]
     fitted = [data.documents[place] for place in sorted(order.tolist())]
-    return Material(fitted, data.documents, data.queries, data.judgements)
+    return Material(fitted, data.documents, data.queries, data.relevant)
 
 
-async def measure(config: Path, data: Data, general: list[Path], keep: Path | None) -> None:
+async def measure(
+    config: Path, name: str, data: Judged, general: list[Path], keep: Path | None
+) -> None:
     """Print the table."""
     args, _ = application(config)
-    model = args.models[MINILM]
+    model = args.models[name]
     assert model.fingerprint is not None
-    digest = digest_of(model.fingerprint, MINILM, args.base_dir)
+    digest = digest_of(model.fingerprint, name, args.base_dir)
+    sizes = [size for size in SIZES if size < len(data.documents)] + [len(data.documents)]
     pieces = wordpieces(resolve_path(WORDPIECES))
     queries = [query.text for query in data.queries]
     async with AsyncExitStack() as stack:
         engines: Embed = Engines(args, stack)
         store = engines if keep is None else VectorStore(engines, keep, TEXTS_A_FILE)
-        teacher = Teacher(Remembering(store), Space(MINILM, model.dimensions), digest)
+        teacher = Teacher(Remembering(store), Space(name, model.dimensions), digest)
         click.echo(
             f"{'student':16} {'documents':>9} {'recall kept: in the fit':>24} {'left out':>24} "
             f"{'nDCG kept: in the fit':>24} {'left out':>24} overlap training ms p50 (p99)    MB"
         )
 
-        async def row(name: str, start: Start | None, count: int, epochs: int | None) -> None:
+        async def row(kind: str, start: Start | None, count: int, epochs: int | None) -> None:
             given = some(data, count)
             made = await distil_own(teacher, given, start, pieces, epochs, lambda texts: None)
-            click.echo(line(Row(name, count if epochs != 0 else 0, made), queries))
+            click.echo(line(Row(kind, count if epochs != 0 else 0, made), queries))
 
         start: Start | None = None
         if general:
@@ -132,8 +137,8 @@ async def measure(config: Path, data: Data, general: list[Path], keep: Path | No
                 f"{time.process_time() - began:.0f} CPU seconds with the teacher's where not kept",
                 err=True,
             )
-            await row("general", start, SIZES[-1], 0)
-        for count in reversed(SIZES):
+            await row("general", start, sizes[-1], 0)
+        for count in reversed(sizes):
             if general:
                 await row("general + own", start, count, None)
             await row("own", None, count, None)
@@ -145,13 +150,9 @@ async def measure(config: Path, data: Data, general: list[Path], keep: Path | No
     default=ROOT / "configs" / "local.yaml",
     type=click.Path(exists=True, path_type=Path),
 )
-@click.option(
-    "--data",
-    "folder",
-    default=EVAL,
-    type=click.Path(path_type=Path),
-    help="Where scifact-mini.json lies.",
-)
+@whole
+@click.option("--set", "name", type=click.Choice(list(SETS)), default="scifact", show_default=True)
+@click.option("--model", default=MINILM, show_default=True, help="The teacher.")
 @click.option(
     "--general",
     multiple=True,
@@ -163,9 +164,11 @@ async def measure(config: Path, data: Data, general: list[Path], keep: Path | No
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep vectors here between runs.",
 )
-def main(config: Path, folder: Path, general: tuple[Path, ...], keep: Path | None) -> None:
+def main(
+    config: Path, folder: Path, name: str, model: str, general: tuple[Path, ...], keep: Path | None
+) -> None:
     """Measure students."""
-    asyncio.run(measure(config, read_data(folder), list(general), keep))
+    asyncio.run(measure(config, model, SETS[name].read(folder), list(general), keep))
 
 
 if __name__ == "__main__":

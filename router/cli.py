@@ -49,6 +49,10 @@ COMMANDS = {
         "deployments.tools.fingerprint_cli:main",
         "Write down what a model proves to be, for its replicas.",
     ),
+    "index": Entry(
+        "deployments.tools.index_cli:main",
+        "Embed a collection in each of its spaces, resumably, and measure them.",
+    ),
     "keys": Entry("deployments.tools.keys_cli:main", "Make API keys for the config."),
     "migrate": Entry(
         "deployments.tools.migrate_cli:main",
@@ -67,6 +71,10 @@ COMMANDS = {
     "simulate": Entry(
         "deployments.tools.simulate_cli:main",
         "Simulate load, machines or rules before anything changes.",
+    ),
+    "verify": Entry(
+        "deployments.tools.verify_cli:main",
+        "Check whether an index and what serves its space now belong together.",
     ),
 }
 

@@ -9,7 +9,12 @@ from router.engine_config import (
     EngineSection,
     FakeEngine,
     Flag,
+    Float,
+    PositiveFloat,
     PositiveInt,
+    RemoteEngine,
+    Section,
+    VllmEngine,
 )
 from router.model_config import ModelConfig
 from router.routing_config import Routing
@@ -27,6 +32,23 @@ class SimilarityEngine(EngineSection):
     model: str  # an id in `models`
 
 
+class VllmRerankEngine(VllmEngine):
+    """vLLM with a classifier of one label; `args` may hold the `hf_overrides` that make one."""
+
+    module: ClassVar[str] = "vllm_rerank"
+
+    def stored_dimensions(self, resolve: Any) -> None:
+        """None: a score has no size."""
+
+
+class RemoteRerankEngine(RemoteEngine):
+    """Any server with a rerank route of Cohere's form: Cohere, Jina, `vllm serve`."""
+
+    module: ClassVar[str] = "remote_rerank"
+
+    path: str = "rerank"  # below base_url
+
+
 class FakeRerankEngine(FakeEngine):
     """Scores made from a hash; for tests only."""
 
@@ -34,9 +56,22 @@ class FakeRerankEngine(FakeEngine):
 
 
 RerankEngine = Annotated[
-    SimilarityEngine | FakeRerankEngine,
+    SimilarityEngine | VllmRerankEngine | RemoteRerankEngine | FakeRerankEngine,
     Field(discriminator="kind"),
 ]
+
+
+class ScoreFingerprintConfig(Section):
+    """The stored scores that a replica must reproduce before it serves; a path alone is `file`."""
+
+    file: str  # made by `embedding-router fingerprint`
+    max_difference: Float = Field(default=0.02, gt=0.0, le=1.0)  # of any score
+    every_s: PositiveFloat = 600.0  # how often a replica that serves is asked again
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:
+        return {"file": data} if isinstance(data, str) else data
 
 
 class RerankerConfig(ModelConfig):
@@ -50,6 +85,7 @@ class RerankerConfig(ModelConfig):
     # {instruction} where the model reads one; none: another server writes its own
     template: str | None = None
     instruction: str = ""  # used where a request gives none
+    fingerprint: ScoreFingerprintConfig | None = None  # type: ignore[assignment]
     score: Score | None = None  # what a score is; None: cosine of similarity, else probability
 
     @property
@@ -76,7 +112,7 @@ class RerankerConfig(ModelConfig):
         its model.
         """
         allowed = type(self).model_fields
-        unused: tuple[str, ...] = ("dimensions", "prompts", "matryoshka", "space_of", "fingerprint")
+        unused: tuple[str, ...] = ("dimensions", "prompts", "matryoshka", "space_of")
         if self.similarity is not None:
             own = ("engine", "aliases", "quality", "good_for", "rank", "required", "score")
             unused = tuple(name for name in allowed if name not in own)

@@ -23,7 +23,15 @@ def create(model: ModelConfig, base_dir: str | None, stats: EngineStats | None =
             "tokenizer.json"
         )
     batch_tokens = (model.curve or CurveConfig()).batch_tokens
-    setup = Setup(model.dimensions, model.max_tokens, batch_tokens, base_dir, stats, model.revision)
+    setup = Setup(
+        model.dimensions,
+        model.max_tokens,
+        batch_tokens,
+        base_dir,
+        stats,
+        model.revision,
+        getattr(model, "score_kind", None),
+    )
     engine: Engine = import_module(f"{__name__}.{settings.module or settings.kind}").create(
         settings, setup
     )

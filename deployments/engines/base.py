@@ -22,6 +22,7 @@ class Setup(NamedTuple):
     base_dir: str | None = None  # where relative paths start
     stats: EngineStats | None = None  # for vLLM's own metrics
     revision: str | None = None  # the commit of a hub id
+    score: str | None = None  # of a reranker: what its scores are
 
 
 class EngineError(Exception):

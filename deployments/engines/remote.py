@@ -104,8 +104,12 @@ class RemoteEngine:
             answer = await self._embed(list(batch.texts))
         finally:
             self._queued_tokens -= guess
-        answer.failed = normalise(answer.vectors) | answer.failed
+        answer.failed = self._unusable(answer.vectors) | answer.failed
         return answer
+
+    def _unusable(self, vectors: Vectors) -> dict[int, EngineError]:
+        """Make the rows fit to be answered; returns those that cannot be."""
+        return normalise(vectors)
 
     async def _embed(self, texts: list[str]) -> Embedded:
         if not texts:
@@ -126,21 +130,29 @@ class RemoteEngine:
                 np.concatenate([left.vectors, right.vectors]), left.tokens + right.tokens, failed
             )
         try:
-            return Embedded(self._vectors(reply["data"], len(texts)), _tokens(reply, texts))
+            return Embedded(self._vectors(self._data(reply), len(texts)), _tokens(reply, texts))
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise EngineError(
                 f"its server answered nonsense: {type(error).__name__}: {error}"
             ) from error
 
+    def _request(self, texts: list[str]) -> tuple[str, dict[str, Any]]:
+        """The path below base_url, and the body."""
+        model = self._settings.model
+        return "embeddings", {"model": model, "input": texts, "encoding_format": "base64"}
+
+    def _data(self, reply: Any) -> Any:
+        """The list in a reply with an entry for each text."""
+        return reply["data"]
+
     async def _post(self, texts: list[str]) -> Any:
         if self._client is None:
             raise EngineDead("the connection to the server was closed")
-        body = orjson.dumps(
-            {"model": self._settings.model, "input": texts, "encoding_format": "base64"}
-        )
+        path, request = self._request(texts)
+        body = orjson.dumps(request)
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                response = await self._client.post("embeddings", content=body)
+                response = await self._client.post(path, content=body)
         except TimeoutError as error:
             log.warning("%s did not answer within %g s", self._where, self._settings.timeout_s)
             raise EngineUnreachable(
@@ -180,15 +192,9 @@ class RemoteEngine:
         """The vectors in the order of `index`; raises ValueError, KeyError or TypeError for what is
         not a reply.
         """
-        places = [item["index"] for item in data]
-        # Python takes 0.0 and false for 0, and numpy takes false for a mask.
-        if any(type(place) is not int for place in places) or sorted(places) != list(range(texts)):
-            raise ValueError(
-                f"{len(data)} vectors for {texts} texts, an index twice, or one that is no whole "
-                "number"
-            )
+        places = self._places(data, texts)
         vectors = np.empty((texts, self.dimensions), np.float32)
-        for item in data:
+        for item, place in zip(data, places, strict=True):
             embedding = item["embedding"]
             if isinstance(embedding, str):
                 row = np.frombuffer(base64.b64decode(embedding, validate=True), "<f4")
@@ -198,8 +204,19 @@ class RemoteEngine:
                 raise ValueError(
                     f"a vector of shape {row.shape}, the config says dimensions: {self.dimensions}"
                 )
-            vectors[item["index"]] = row
+            vectors[place] = row
         return vectors
+
+    def _places(self, data: Any, texts: int) -> list[int]:
+        """The index of each entry; raises ValueError where they are not those of the texts."""
+        places = [item["index"] for item in data]
+        # Python takes 0.0 and false for 0, and numpy takes false for a mask.
+        if any(type(place) is not int for place in places) or sorted(places) != list(range(texts)):
+            raise ValueError(
+                f"{len(data)} vectors for {texts} texts, an index twice, or one that is no whole "
+                "number"
+            )
+        return places
 
     def queued_tokens(self) -> int:
         """Tokens of the texts that wait for the server, one per four characters."""
@@ -209,8 +226,11 @@ class RemoteEngine:
         """Embed a word; the server may come back, so that this never says EngineDead while running,
         and 429 is an answer.
         """
+        await self._probe(Batch(texts=["health"]))
+
+    async def _probe(self, batch: Batch) -> None:
         with suppress(EngineOverloaded):
-            await probe(self.embed, Batch(texts=["health"]))
+            await probe(self.embed, batch)
 
     async def stop(self) -> None:
         """Close the connections, those in use included."""
@@ -241,7 +261,7 @@ def _guess(text: str) -> int:
 
 def _tokens(reply: Any, texts: list[str]) -> list[int]:
     """The request's tokens shared out by length, so that they add up to what the server counted."""
-    usage = reply.get("usage")
+    usage = reply.get("usage") if isinstance(reply, dict) else None
     if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
         return list(map(_guess, texts))
     ends = list(accumulate(map(len, texts)))

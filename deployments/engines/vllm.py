@@ -20,6 +20,7 @@ What this file settles for vLLM, each replaced by the same name under `args`:
 import asyncio
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -36,12 +37,13 @@ from deployments.engines.common import (
     token_ids,
     unreadable,
 )
-from deployments.engines.vllm_backends import Workers
+from deployments.engines.vllm_backends import EMBED, Workers
 from deployments.engines.vllm_in_process import InProcess
 from deployments.engines.vllm_log import StartLog
 from deployments.telemetry.logs import beside
 from deployments.telemetry.metrics import EngineStats
 from router import engine_config
+from router.arrays import Vectors
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -68,6 +70,8 @@ def create(settings: engine_config.VllmEngine, setup: Setup) -> "VllmEngine":
 class VllmEngine:
     """One model on vLLM; `batch_tokens` is known after start."""
 
+    pooling_params: Mapping[str, Any] = EMBED
+
     def __init__(
         self,
         settings: engine_config.VllmEngine,
@@ -92,7 +96,7 @@ class VllmEngine:
         cannot.
         """
         chosen = InProcess if self._settings.in_process else Workers
-        self._backend = chosen(self._config, self._stats)
+        self._backend = chosen(self._config, self._stats, self.pooling_params)
         try:
             facts = await self._backend.start()
             require_dimensions(facts.dimensions, self.dimensions)
@@ -126,7 +130,11 @@ class VllmEngine:
         # rows that fail stay harmless numbers
         vectors = np.ones((len(ids), self.dimensions), np.float32)
         failed |= await self._backend.encode({row: ids[row] for row in rows}, vectors)
-        return Embedded(vectors, [len(text) for text in ids], normalise(vectors) | failed)
+        return Embedded(vectors, [len(text) for text in ids], self._unusable(vectors) | failed)
+
+    def _unusable(self, vectors: Vectors) -> dict[int, EngineError]:
+        """Make the rows fit to be answered; returns those that cannot be."""
+        return normalise(vectors)
 
     def queued_tokens(self) -> int:
         """Tokens in vLLM's queue and in its running step."""

@@ -5,6 +5,7 @@ is in vllm_in_process.py.
 import asyncio
 from collections.abc import Callable, Mapping
 from itertools import count
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from router.arrays import TokenIds, Vectors
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.engine.async_llm import AsyncLLM
+
+EMBED: Mapping[str, Any] = MappingProxyType({"task": "embed"})
 
 
 class Facts(NamedTuple):
@@ -78,10 +81,14 @@ class Workers:
     """vLLM's AsyncLLM: an engine process and one worker process a device."""
 
     def __init__(
-        self, make_config: Callable[[], "VllmConfig"], stats: EngineStats | None = None
+        self,
+        make_config: Callable[[], "VllmConfig"],
+        stats: EngineStats | None = None,
+        pooling: Mapping[str, Any] = EMBED,
     ) -> None:
+        """`pooling` is what vLLM's PoolingParams are made of."""
         self.queued_tokens = 0
-        self._stats = stats
+        self._stats, self._pooling = stats, pooling
         self._make_config = make_config
         self._answers = Answers()
         self._names = map(str, count())
@@ -92,7 +99,7 @@ class Workers:
         """Start the processes and embed one token."""
         llm = await asyncio.to_thread(self._load)
         self._llm = llm
-        width = int(llm.model_config.embedding_size)
+        width = int(llm.model_config.embedding_size) if self._pooling == EMBED else 1
         await self.encode({0: np.zeros(1, np.int32)}, np.empty((1, width), np.float32))
         return facts_of(llm.vllm_config, width)
 
@@ -131,7 +138,7 @@ class Workers:
         self.queued_tokens += len(ids)
         try:
             async for output in self._llm.encode(
-                tokens_input(ids), PoolingParams(task="embed"), next(self._names)
+                tokens_input(ids), PoolingParams(**self._pooling), next(self._names)
             ):
                 vectors[row] = output.outputs.data.float().numpy()
         except (ValueError, VLLMClientError) as error:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deployments.engines.base import EngineDead, EngineError, InvalidText
-from deployments.engines.vllm_backends import Answers, Facts, facts_of, log_options
+from deployments.engines.vllm_backends import EMBED, Answers, Facts, facts_of, log_options
 from deployments.telemetry.metrics import EngineStats
 from router.arrays import TokenIds, Vectors
 
@@ -68,10 +68,14 @@ class InProcess:
     """vLLM's LLMEngine on a thread of this process."""
 
     def __init__(
-        self, make_config: Callable[[], "VllmConfig"], stats: EngineStats | None = None
+        self,
+        make_config: Callable[[], "VllmConfig"],
+        stats: EngineStats | None = None,
+        pooling: Mapping[str, Any] = EMBED,
     ) -> None:
+        """`pooling` is what vLLM's PoolingParams are made of."""
         self.queued_tokens = 0
-        self._stats = stats
+        self._stats, self._pooling = stats, pooling
         self.engine: LLMEngine | None = None  # the thread's; look, do not touch
         self._make_config = make_config
         # a job comes again when it was cancelled; None ends
@@ -177,7 +181,7 @@ class InProcess:
 
         try:
             engine = self.engine = self._load()
-            self._requests = _Requests(engine)
+            self._requests = _Requests(engine, self._pooling)
             core = _Core(engine, self._requests, self._stats)
             facts = facts_of(engine.vllm_config, core.probe())
         except Exception as error:
@@ -231,7 +235,7 @@ class InProcess:
 class _Requests:
     """Makes engine requests, on any one thread: vLLM lets that run beside a step."""
 
-    def __init__(self, engine: "LLMEngine") -> None:
+    def __init__(self, engine: "LLMEngine", pooling: Mapping[str, Any]) -> None:
         from msgspec.structs import replace
         from vllm.inputs import tokens_input
 
@@ -244,7 +248,7 @@ class _Requests:
         self._pattern = engine.input_processor.process_inputs(
             "pattern",
             tokens_input([0]),
-            _same_for_all(engine.vllm_config),
+            _same_for_all(engine.vllm_config, pooling),
             supported_tasks=engine.get_supported_tasks(),
         )
 
@@ -364,7 +368,7 @@ def _write(job: _Job, rows: list[int], vectors: "list[torch.Tensor]") -> bool:
     return not job.left
 
 
-def _same_for_all(config: "VllmConfig") -> "PoolingParams":
+def _same_for_all(config: "VllmConfig", pooling: Mapping[str, Any]) -> "PoolingParams":
     """One object that all texts share: vLLM would copy it deeply for each, which takes a fifth of
     the time to add one.
 
@@ -374,13 +378,13 @@ def _same_for_all(config: "VllmConfig") -> "PoolingParams":
     from vllm import PoolingParams
 
     if config.parallel_config.world_size > 1:
-        return PoolingParams(task="embed")
+        return PoolingParams(**pooling)
 
     class Same(PoolingParams):  # type: ignore[misc,unused-ignore]
         def clone(self) -> "PoolingParams":
             return self
 
-    return Same(task="embed")
+    return Same(**pooling)
 
 
 def _thread_setter(config: "VllmConfig") -> Callable[[int], None] | None:

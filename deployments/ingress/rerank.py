@@ -7,10 +7,11 @@ import orjson
 
 from deployments.ingress.asgi import HttpAnswer
 from deployments.service.reranking import Ranking
-from router.errors import InvalidValue
+from router.errors import InvalidValue, RouterError
 from router.ignoring import Ignore
-from router.rerank_schema import RerankRequest, parse
+from router.rerank_schema import RerankRequest, parse, read_documents
 from router.settings import Context
+from router.shapes import tei
 
 
 class Form(NamedTuple):
@@ -86,5 +87,41 @@ def _predicted_ms(ranking: Ranking) -> float:
     return round((ranking.decision.predicted_s or 0.0) * 1000, 2)
 
 
+def _read_tei(data: Mapping[str, Any], context: Context, ignore: Ignore) -> RerankRequest:
+    ignored, fields = tei.read_rerank(data, ignore)
+    texts = read_documents(data["texts"], "texts", context.limits)
+    request = parse(
+        {
+            "query": data.get("query"),
+            "documents": list(texts),
+            "return_documents": fields.return_text,
+            "truncate": tei.cut(fields.truncate, fields.truncation_direction),
+            "score": "raw" if fields.raw_scores else None,
+        },
+        context,
+        False,
+    )
+    return request._replace(ignored=ignored)
+
+
+def _write_tei(request: RerankRequest, ranking: Ranking, id: str) -> HttpAnswer:
+    results: list[dict[str, Any]] = [
+        {"index": place, "score": score} for place, score in ranking.results
+    ]
+    if request.return_documents:
+        for one in results:
+            one["text"] = request.documents[one["index"]]
+    made = orjson.dumps(results, option=orjson.OPT_SERIALIZE_NUMPY)
+    return HttpAnswer(200, made, headers=headers_of(ranking))
+
+
+def renderer_of(data: Mapping[str, Any]) -> Callable[[RouterError], bytes] | None:
+    """How errors of a body are written: a body with `texts` is Text Embeddings Inference's."""
+    return None if data.get("texts") is None else tei.render
+
+
 # by the field that holds the texts; the first is Cohere's and Jina's
-FORMS: dict[str, Form] = {"documents": Form(parse, _write)}
+FORMS: dict[str, Form] = {
+    "documents": Form(parse, _write),
+    "texts": Form(_read_tei, _write_tei),
+}

@@ -13,12 +13,14 @@ from deployments.launch.model_check import HUB_ID, own_folder_first
 from deployments.replica.identity import identity_of
 from deployments.service.fingerprints import check_reading
 from deployments.service.prepare import Preparer
+from deployments.service.score_proofs import check_scores_reading
 from deployments.service.shared_cache import open_shared
 from router.config import DecisionLog, RouterArgs
 from router.encoder_check import load_encoders
 from router.fingerprint import CardProof, Proof, load
 from router.model_config import ModelConfig, resolve_path
 from router.models import build_policy, curve_of, memory_bytes
+from router.rerank_config import RerankerConfig
 from router.spaces import Catalogue
 from router.strict import ConfigError, join
 
@@ -33,7 +35,7 @@ def constructor_problems(args: RouterArgs, where: str) -> Iterator[str]:
             yield join(where, f"{args.place_of(name)}: {problem}")
     readable = {
         name: model
-        for name, model in args.served.items()
+        for name, model in args.models.items()
         if name not in unread and not _on_hub(model, args.base_dir)
     }
     part = args.model_copy(update={"models": readable})
@@ -79,7 +81,11 @@ def _of_model(name: str, model: ModelConfig, args: RouterArgs) -> Iterable[str]:
             if model.engine.in_router:  # load_encoders says what is wrong with its file
                 return []
             engine = engines.create(model, args.base_dir)
-            if model.fingerprint is not None and model.fingerprint.card is None:
+            if isinstance(model, RerankerConfig):
+                if model.fingerprint is not None:
+                    part = args.model_copy(update={"rerankers": {name: model}})
+                    check_scores_reading(part, Preparer(one))
+            elif model.fingerprint is not None and model.fingerprint.card is None:
                 identity_of(engine, model.fingerprint, args.base_dir)
     except ImportError:  # the engine's package need not be on the machine that checks
         return []

@@ -16,7 +16,7 @@ from deployments.engines.base import Engine, EngineError
 from deployments.replica import cpu
 from deployments.replica.first_vectors import InCluster
 from deployments.replica.host import Host, log, start_when_reachable
-from deployments.replica.identity import proof_of
+from deployments.replica.score_identity import any_proof_of
 from deployments.replica.socket_server import ReplicaServer
 from deployments.telemetry import logs, metrics
 from deployments.telemetry.metrics import EngineStats, Tally
@@ -50,7 +50,7 @@ class Embedder(Host):
         )
         with logs.kept():
             engine = engines.create(model, base_dir, stats)
-            identity = proof_of(engine, model_id, model, base_dir, InCluster())
+            identity = any_proof_of(engine, model_id, model, base_dir, InCluster())
             began = time.monotonic()
             saying = asyncio.create_task(_say_still(model_id, engine))
             try:

@@ -87,7 +87,7 @@ class Identity:
 
     async def _prove(self) -> None:
         doubts = self._doubts
-        vectors = await _embedded(self._engine, self._fingerprint.model, self._fingerprint.probes)
+        vectors = await embedded(self._engine, self._fingerprint.model, self._fingerprint.probes)
         if (wrong := self._fingerprint.mismatch(vectors, self._config.min_cosine)) is not None:
             raise WrongModel(f"{wrong} ({self._config.file})")
         self._proved_s, self.doubted = self._clock(), self._doubts != doubts
@@ -149,7 +149,7 @@ class CardIdentity(Identity):
         doubts, card = self._doubts, self._card
         if (wrong := card.otherwise_pooled(getattr(self._engine, "pooling", None))) is not None:
             raise WrongModel(wrong)
-        made = await _embedded(self._engine, card.model, self._probes)
+        made = await embedded(self._engine, card.model, self._probes)
         queries, documents = len(card.card.queries), len(card.card.documents)
         wrong = card.mismatch(made[:queries], made[queries : queries + documents])
         if wrong is not None:
@@ -172,7 +172,7 @@ class CardIdentity(Identity):
         self._proved_s, self.doubted = self._clock(), self._doubts != doubts
 
 
-async def _embedded(engine: Engine, model: str, probes: Sequence[Probe]) -> Vectors:
+async def embedded(engine: Engine, model: str, probes: Sequence[Probe]) -> Vectors:
     """The vectors of probes in their order; raises EngineError naming the one that has none."""
     vectors = np.zeros((len(probes), engine.dimensions), np.float32)
     for side in ("query", "document"):

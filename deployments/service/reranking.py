@@ -21,6 +21,7 @@ from deployments.service.plan_runner import PlanRunner
 from deployments.service.planner import Planner
 from deployments.service.prepare import Prepared, Preparer
 from deployments.service.reader import Reader
+from deployments.service.score_proofs import check_scores_reading
 from deployments.service.service import Service
 from deployments.telemetry.tracing import Tracing
 from router.arrays import Vectors
@@ -207,6 +208,7 @@ class Reranking:
         dispatchers = {id: service.dispatchers[name] for id, name in dispatched_as.items()}
         view = view_of(args)
         self._preparer = Preparer(view, service.preparer)
+        check_scores_reading(args, self._preparer)
         comparison = Comparison(view, self._preparer, dispatchers, service.clock)
         self._scorers: dict[str, Scorer] = {
             id: service.gatherers[id]

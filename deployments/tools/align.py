@@ -67,10 +67,7 @@ def material(
             if judgements is not None
             else "queries are there"
         )
-        raise AlignError(
-            f"only {len(queries)} {what}; measuring what an adapter keeps takes {FEWEST_QUERIES} "
-            "at least"
-        )
+        raise AlignError(f"only {len(queries)} {what}; measuring takes {FEWEST_QUERIES} at least")
     asked = {query.text for query in queries}
     return Material([text for text in texts if text.text not in asked], texts, queries, judgements)
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from deployments.engines.base import EngineError
 from deployments.launch.serve_config import application
-from deployments.tools import proof_report
+from deployments.tools import progress, proof_report
 from deployments.tools.align import AlignError, Material, Remembering, material
 from deployments.tools.client import BaseUrl, Client, RequestRefused, RouterAway
 from deployments.tools.corpus import CorpusError, read_judgements, read_rows, read_texts
@@ -25,7 +25,7 @@ from deployments.tools.distill import (
     general_start,
     start_of,
 )
-from deployments.tools.origins import Configured, Hosted, Origin, Served, parse_space
+from deployments.tools.origins import Configured, parse_space, served_by
 from deployments.tools.vector_store import VectorStore
 from deployments.tools.vocabulary import wordpieces
 from router import student as students
@@ -159,7 +159,7 @@ def main(
             epochs,
             output,
         )
-        with tqdm(total=0, unit="text") as bar:
+        with progress.bar(total=0, unit="text") as bar:
             made = asyncio.run(_distilled(job, path, base_url, api_key, fingerprint_file, bar))
     except (
         AlignError,
@@ -204,7 +204,7 @@ async def _distilled(
     origin = (
         Configured(application(path)[0], bar)
         if path is not None
-        else await _served(base_url or "", api_key, job.target, fingerprint_file, bar)
+        else await served_by(Client(base_url or "", api_key), job.target, fingerprint_file, bar)
     )
     async with origin:
         space = await parse_space(origin, job.target)
@@ -215,19 +215,6 @@ async def _distilled(
         work = job.output / "work" / digest[:12]
         embed = Remembering(VectorStore(origin.embed, work, TEXTS_A_FILE))
         return await _stages(job, Teacher(embed, space, digest))
-
-
-async def _served(
-    base_url: str, api_key: str | None, target: str, file: Path | None, bar: "tqdm[None]"
-) -> Origin:
-    """A router where it answers as one, else a plain server of embeddings."""
-    client = Client(base_url, api_key)
-    try:
-        await client.tiers()
-    except RequestRefused:
-        model = target.rpartition("/")[0] if target.rpartition("/")[2].isdecimal() else target
-        return Hosted(client, model, file, bar)
-    return Served(client, bar)
 
 
 def _check_source(source: Student, space: str, digest: str) -> None:
@@ -267,7 +254,7 @@ def _training(what: str, texts: int) -> Iterator[Callable[[int], object]]:
 
     def done(count: int) -> None:
         if not bars:
-            bars.append(tqdm(total=texts or None, unit="text", desc=f"training on {what}"))
+            bars.append(progress.bar(total=texts or None, unit="text", desc=f"training on {what}"))
         bars[0].update(count)
 
     try:

@@ -36,7 +36,7 @@ FOR_ITS_TEXTS = (400, 413)  # a refusal that fewer texts, or others, may not mee
 
 
 class MigrationError(Exception):
-    """The migration cannot go on; what is done stays, and the message says what to do."""
+    """Writing cannot go on; what is done stays, and the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def opened(folder: Path, manifest: Manifest) -> Iterator["Parts"]:
                     for key in different
                 )
                 raise MigrationError(
-                    f"{folder} holds another migration ({said}); choose another folder or remove it"
+                    f"{folder} holds another index ({said}); choose another folder or remove it"
                 )
         else:
             write_whole(
@@ -228,6 +228,22 @@ async def _embedded(
             f"the router answered in {answer.space}{over}, and this index is of {space}"
         )
     return answer.vectors
+
+
+def vectors_at(parts: Parts, rows: Sequence[int]) -> Vectors:
+    """The vectors of these rows of the corpus, which are in order and in the parts."""
+    from pyarrow import parquet
+
+    wanted = np.array(rows, np.int64)
+    found = []
+    for part in parts.ranges():
+        here = wanted[np.searchsorted(wanted, part.start) : np.searchsorted(wanted, part.stop)]
+        if len(here):
+            column = parquet.read_table(parts.path(part), columns=["vector"]).column("vector")
+            flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            found.append(flat.reshape(len(part), -1)[here - part.start])
+    vectors: Vectors = np.concatenate(found).astype(np.float32)
+    return vectors
 
 
 def read_vectors(path: Path, wanted: set[str] | None = None) -> dict[str, Vectors]:

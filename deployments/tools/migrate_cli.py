@@ -4,7 +4,7 @@ capacity.
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,25 +14,24 @@ import numpy as np
 from tqdm import tqdm
 
 from deployments.tools.client import BASE_URL, BaseUrl, Client, RequestRefused, RouterAway
-from deployments.tools.corpus import CorpusError, Text, count_rows, read_texts
-from deployments.tools.migrate import (
-    Manifest,
-    MigrationError,
-    Parts,
-    digest_of,
-    fill,
-    opened,
-    read_vectors,
+from deployments.tools.corpus import CorpusError, Text, read_texts
+from deployments.tools.migrate import MigrationError, Parts, read_vectors
+from deployments.tools.writing import (
+    FILE,
+    Corpus,
+    Pace,
+    collection_of,
+    corpus_options,
+    pace_options,
+    write_space,
 )
 from router.arrays import Vectors
 from router.retrieval import TOP, nearest, overlap
 from router.schema import Side
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
-
-class Collection(NamedTuple):
-    """A collection as the router has it now."""
+class Moving(NamedTuple):
+    """A collection of one space as the router has it now."""
 
     name: str
     space: str
@@ -44,17 +43,12 @@ class Job(NamedTuple):
 
     collection: str
     target: str
-    texts: Path
-    text_field: str
-    id_field: str | None
+    corpus: Corpus
+    pace: Pace
     output: Path
     queries: Path | None
     old: Path | None
     sample: int
-    truncate: str
-    batch: int
-    in_flight: int
-    part_rows: int
 
 
 ALIKE, UNLIKE = 0.8, 0.5  # shares of common results
@@ -77,14 +71,7 @@ ALIKE, UNLIKE = 0.8, 0.5  # shares of common results
 @click.option(
     "--to", "target", required=True, metavar="MODEL/DIMENSIONS", help="The space it moves to."
 )
-@click.option(
-    "--texts",
-    required=True,
-    type=FILE,
-    help="Its documents: JSON lines or Parquet with `text` and `id`.",
-)
-@click.option("--text-field", default="text", show_default=True)
-@click.option("--id-field", help="`id`, else `_id`, else the row's number, where not given.")
+@corpus_options
 @click.option(
     "-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR"
 )
@@ -101,26 +88,7 @@ ALIKE, UNLIKE = 0.8, 0.5  # shares of common results
     show_default=True,
     help="Documents that the report compares.",
 )
-@click.option(
-    "--truncate", type=click.Choice(["none", "end", "start"]), default="none", show_default=True
-)
-@click.option(
-    "--batch", type=click.IntRange(1), default=64, show_default=True, help="Texts of one request."
-)
-@click.option(
-    "--in-flight",
-    type=click.IntRange(1),
-    default=4,
-    show_default=True,
-    help="Requests at the router at a time.",
-)
-@click.option(
-    "--part-rows",
-    type=click.IntRange(1),
-    default=2048,
-    show_default=True,
-    help="Rows of one Parquet file.",
-)
+@pace_options
 @click.option("--json", "as_json", is_flag=True, help="What was written and compared, as JSON.")
 def main(
     base_url: str,
@@ -157,17 +125,12 @@ def main(
         job = Job(
             collection,
             target,
-            texts,
-            text_field,
-            id_field,
+            Corpus(texts, text_field, id_field),
+            Pace(truncate, batch, in_flight, part_rows),
             output,
             queries,
             old,
             sample,
-            truncate,
-            batch,
-            in_flight,
-            part_rows,
         )
         asyncio.run(_migrate(Client(base_url, api_key), job, as_json))
     except (MigrationError, CorpusError, RequestRefused, RouterAway) as error:
@@ -181,59 +144,31 @@ async def _migrate(client: Client, job: Job, as_json: bool) -> None:
         job = job._replace(
             target=(await client.embed(["ready?"], space=job.target, input_type="document")).space
         )
-        moving, proof = await _collection(client, job.collection, job.target)
-        options: dict[str, Any] = {
-            "space": job.target,
-            "input_type": "document",
-            "truncate": job.truncate,
+        moving, proof = await _moving(client, job.collection, job.target)
+        parts = await write_space(client, job.target, proof, job.corpus, job.pace, job.output)
+        rows = parts.manifest.rows
+        told: dict[str, Any] = {
+            "folder": str(job.output),
+            "collection": job.collection,
+            "old": moving.space,
+            "new": job.target,
+            "vectors": rows,
+            "files": len(parts.ranges()),
+            "report": None,
         }
-        manifest = Manifest(
-            job.target,
-            proof,
-            digest_of(job.texts),
-            job.text_field,
-            job.id_field,
-            count_rows(job.texts),
-            job.part_rows,
-        )
-        with opened(job.output, manifest) as parts:
-            rows, missing = parts.manifest.rows, sum(map(len, parts.missing()))
-            with tqdm(
-                disable=None, total=rows, initial=rows - missing, unit="text", desc=job.target
-            ) as bar:
-                await fill(
-                    parts, _texts(job), client, options, job.batch, job.in_flight, bar.update
-                )
-            told: dict[str, Any] = {
-                "folder": str(job.output),
-                "collection": job.collection,
-                "old": moving.space,
-                "new": job.target,
-                "vectors": rows,
-                "files": len(parts.ranges()),
-                "report": None,
-            }
+        if not as_json:
+            click.echo(
+                f"{job.output}: {rows} vectors of {job.target} in {len(parts.ranges())} files"
+            )
+        if job.queries is not None:
+            sampled = set(np.linspace(0, rows - 1, min(job.sample, rows), dtype=np.int64).tolist())
+            documents = [text for row, text in enumerate(job.corpus.texts()) if row in sampled]
+            queries = list(read_texts(job.queries, job.corpus.text_field))
+            found = await _compare(client, moving, parts, queries, documents, job.old)
+            (job.output / "report.json").write_text(json.dumps(found, indent=1) + "\n")
+            told["report"] = found
             if not as_json:
-                click.echo(
-                    f"{job.output}: {rows} vectors of {job.target} in {len(parts.ranges())} files"
-                )
-            if job.queries is not None:
-                sampled = set(
-                    np.linspace(0, rows - 1, min(job.sample, rows), dtype=np.int64).tolist()
-                )
-                documents = [text for row, text in enumerate(_texts(job)) if row in sampled]
-                found = await _compare(
-                    client,
-                    moving,
-                    parts,
-                    list(read_texts(job.queries, job.text_field)),
-                    documents,
-                    job.old,
-                )
-                (job.output / "report.json").write_text(json.dumps(found, indent=1) + "\n")
-                told["report"] = found
-                if not as_json:
-                    click.echo(_told(found))
+                click.echo(_told(found))
     if as_json:
         click.echo(json.dumps(told, indent=2))
         return
@@ -244,28 +179,22 @@ async def _migrate(client: Client, job: Job, as_json: bool) -> None:
     click.echo(f"  collections.{job.collection}.space: {job.target}    # was {moving.space}")
 
 
-def _texts(job: Job) -> Iterator[Text]:
-    return read_texts(job.texts, job.text_field, job.id_field)
-
-
-async def _collection(client: Client, name: str, target: str) -> tuple[Collection, str | None]:
+async def _moving(client: Client, name: str, target: str) -> tuple[Moving, str | None]:
     """The collection that moves, and the fingerprint of the model it moves to."""
-    tiers = await client.tiers()
-    known = tiers["collections"]
-    if name not in known:
-        raise MigrationError(
-            f"the router has no collection {name!r}; it has {', '.join(known) or 'none'}"
-        )
-    if known[name]["space"] == target:
+    known = await collection_of(client, name)
+    if target in known.spaces:
         raise MigrationError(f"collection {name!r} is of {target} already")
-    model = target.rpartition("/")[0]
-    proof = next((row["fingerprint"] for row in tiers["data"] if row["model"] == model), None)
-    return Collection(name, known[name]["space"], known[name]["instruction"]), proof
+    if len(known.spaces) > 1:
+        raise MigrationError(
+            f"collection {name!r} has several spaces, {', '.join(known.spaces)}; add {target} to "
+            "them, and `embedding-router index` makes its index"
+        )
+    return Moving(name, known.spaces[0], known.instruction), known.fingerprint(target)
 
 
 async def _compare(
     client: Client,
-    moving: Collection,
+    moving: Moving,
     parts: Parts,
     queries: list[Text],
     documents: list[Text],

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from deployments.replica.offline import Offline
 from deployments.tools.align import AlignError
-from deployments.tools.client import Client
+from deployments.tools.client import Client, RequestRefused
 from router.arrays import Vectors
 from router.config import RouterArgs
 from router.fingerprint import digest_of, load
@@ -39,8 +39,9 @@ async def parse_space(origin: "Origin", text: str) -> Space:
 class Configured:
     """The models of a config, their engines started here as they are needed."""
 
-    def __init__(self, args: RouterArgs, bar: "tqdm[None]") -> None:
-        self._args, self._bar, self._stack = args, bar, AsyncExitStack()
+    def __init__(self, args: RouterArgs, bar: "tqdm[None]", proves: bool = True) -> None:
+        """`proves`: a model that has a fingerprint must reproduce it."""
+        self._args, self._bar, self._stack, self._proves = args, bar, AsyncExitStack(), proves
         self._running: dict[str, Offline] = {}
 
     async def __aenter__(self) -> None: ...
@@ -74,7 +75,8 @@ class Configured:
     async def embed(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
         """Vectors of the model's own size."""
         if model not in self._running:
-            self._running[model] = await self._stack.enter_async_context(Offline(self._args, model))
+            offline = Offline(self._args, model, self._proves)
+            self._running[model] = await self._stack.enter_async_context(offline)
         _expect(self._bar, model, len(texts))
         return await self._running[model].embed(texts, side, done=self._bar.update)
 
@@ -172,6 +174,18 @@ class Hosted:
 
 
 Origin = Configured | Served | Hosted
+
+
+async def served_by(
+    client: Client, target: str, fingerprint_file: Path | None, bar: "tqdm[None]"
+) -> Origin:
+    """A router where it answers as one, else a plain server of embeddings."""
+    try:
+        await client.tiers()
+    except RequestRefused:
+        model = target.rpartition("/")[0] if target.rpartition("/")[2].isdecimal() else target
+        return Hosted(client, model, fingerprint_file, bar)
+    return Served(client, bar)
 
 
 def _unknown(model: str) -> AlignError:

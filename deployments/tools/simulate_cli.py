@@ -2,17 +2,17 @@
 clock.
 """
 
-import time
 from pathlib import Path
-from typing import Any
 
 import click
 import orjson
 
+from deployments.tools.progress import bar
+from deployments.tools.simulate import report
 from deployments.tools.simulate.load import load_way, load_world
-from router.sim.build import Way, World, mean_rate, run
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+NEEDED = ("jinja2", "matplotlib")  # of a page
 
 
 @click.command()
@@ -27,9 +27,20 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "of a baseline.",
 )
 @click.option("--log", type=FILE, help="A decision log, whose requests arrive again.")
-@click.option("--trace", type=FILE, help="The whole of the trace that the scenario has a part of.")
+@click.option(
+    "--trace", type=FILE, help="A whole trace, in the place of the scenario's part of it."
+)
 @click.option(
     "--scale", type=click.FloatRange(min=0, min_open=True), help="Times as many requests."
+)
+@click.option("--no-plan", is_flag=True, help="Do not look for the cheapest replicas.")
+@click.option("--baselines", is_flag=True, help="Also simulate other policies, and the bounds.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="A folder for index.html and report.json.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 def main(
@@ -39,6 +50,9 @@ def main(
     log: Path | None,
     trace: Path | None,
     scale: float | None,
+    no_plan: bool,
+    baselines: bool,
+    output: Path | None,
     as_json: bool,
 ) -> None:
     """Simulate SCENARIO with the decisions, dispatchers and autoscaling that serve.
@@ -46,32 +60,41 @@ def main(
     Times come from the profiles of the models, so nothing here was measured. docs/simulator.md
     explains the file.
     """
+    if output is not None:
+        _check_packages()
     world = load_world(scenario, config, trace, log)
     if scale is not None:
         world = world.updated(traffic=world.scenario.traffic.model_copy(update={"scale": scale}))
     way = load_way(policy or world.scenario.policy, scenario, world.args)
-    data = simulated(world, way)
+    with bar(total=100, bar_format="{desc}  {percentage:3.0f}%|{bar}| {elapsed} gone") as shown:
+
+        def watch(what: str, share: float) -> None:
+            shown.set_description_str(what)
+            shown.n = round(100 * share)
+            shown.refresh()
+
+        data = report.simulated(world, way, not no_plan, baselines, watch)
+    if output is not None:
+        report.write(data, output)
     if as_json:
         click.echo(orjson.dumps(data, option=orjson.OPT_INDENT_2))
         return
-    result = data["result"]
-    click.echo(f"simulated, by {data['profile']}")
-    for key in ("attainment", "effective_quality", "quality", "degraded", "p50_s", "p99_s"):
-        click.echo(f"{key:<20} {result[key]}")
+    click.echo("\n".join([data["verdict"], *data["more"]]))
+    for row in data["others"]:
+        quality = "" if row["quality"] is None else f", {row['quality']:.2f} points"
+        click.echo(
+            f"{row['name']:<18} {100 * row['attainment']:.2f} % on time, "
+            f"{row['effective_quality']:.2f} effective points{quality}"
+        )
+    if output is not None:
+        click.echo(f"to read: {output / 'index.html'}")
 
 
-def simulated(world: World, way: Way) -> dict[str, Any]:
-    """One run as JSON."""
-    rate = mean_rate(world)
-    started = time.process_time()
-    outcome = run(world, way, rate)
-    took_s = time.process_time() - started
-    return {
-        "simulated": True,
-        "profile": world.profile,
-        "policy": way.name,
-        "requests_per_s": rate,
-        "replicas": world.replicas,
-        "simulated_requests_per_s": (outcome.total.offered + outcome.warm.offered) / took_s,
-        "result": outcome.as_dict(),
-    }
+def _check_packages() -> None:
+    from importlib.util import find_spec
+
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise click.ClickException(
+            f"a page needs {', '.join(missing)}, not installed here: pip install "
+            "'embedding-router[advise]', or leave out -o and use --json"
+        )

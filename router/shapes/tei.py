@@ -1,15 +1,17 @@
-"""Text Embeddings Inference: POST /embed, and the errors of its /rerank."""
+"""Text Embeddings Inference: POST /embed, and the body and errors of its /rerank."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import Field, WithJsonSchema
+from pydantic import Field, ValidationError, WithJsonSchema
 
+from router.body_errors import explain_problem
 from router.config import Limits
 from router.encoding import json_rows
 from router.errors import InvalidValue, RouterError
-from router.ignoring import Ignore
-from router.schema import INPUT_SCHEMA
+from router.ignoring import Ignore, unknown
+from router.schema import FIELDS, INPUT_SCHEMA
 from router.shapes.form import Form, Incoming, Made, ShapeBody, given_of, read_body
 from router.synonyms import ANY_CASE
 
@@ -45,6 +47,33 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
         truncate=cut(fields.truncate, fields.truncation_direction),
     )
     return Incoming(given, _write)
+
+
+class TeiRerankRequest(ShapeBody):
+    """TEI's request to /rerank."""
+
+    query: Any = None
+    texts: Any
+    raw_scores: bool | None = Field(
+        None, description="Only rerankers whose scores are raw, for example logits."
+    )
+    return_text: bool | None = None
+    truncate: bool | None = None
+    truncation_direction: Direction | None = None
+
+
+def read_rerank(
+    data: Mapping[str, Any], ignore: Ignore
+) -> tuple[tuple[str, ...], TeiRerankRequest]:
+    """The fields of a request to /rerank, and the unknown ones that were dropped."""
+    fields = tuple(TeiRerankRequest.model_fields)
+    ignored = unknown((key for key in data if key not in fields), fields, ignore, FIELDS)
+    try:
+        return ignored, TeiRerankRequest.model_validate(
+            {name: one for name, one in data.items() if name in fields}
+        )
+    except ValidationError as invalid:
+        raise explain_problem(invalid.errors(include_url=False)[0]) from None
 
 
 def cut(truncate: bool | None, direction: str | None) -> Literal["end", "start"] | None:

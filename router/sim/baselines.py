@@ -6,6 +6,8 @@
                                   "Model-Switching", 2020)
     least-headroom                the model predicted to be in time by least (llm-d, PolyServe)
     slack-buckets                 more slack, a larger model (Khare et al., "SuperServe", 2025)
+    least-loaded                  the model whose work would begin first
+    static-rules                  the config's rules, whatever the budget and the load
 
 A model that is not ready, or cannot read the text, is never chosen.
 """
@@ -14,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from router.domain import Decision, Load, Model, Prediction, Reason, Request, Why
-from router.policy import predict
+from router.policy import decide, predict
 from router.rules import Policy
 
 SHORT_TOKENS, LONG_TOKENS = 64, 512  # of `by-length`
@@ -60,6 +62,10 @@ def _least_headroom(fits: list[Fit], request: Request, budget_s: float) -> Fit:
     return max(in_time, key=lambda fit: fit.tail_s) if in_time else _soonest(fits)
 
 
+def _least_loaded(fits: list[Fit], request: Request, budget_s: float) -> Fit:
+    return min(fits, key=lambda fit: (fit.predicted.wait_s, -fit.rank))
+
+
 def _slack_buckets(fits: list[Fit], request: Request, budget_s: float) -> Fit:
     """Buckets of equal width between the times of the smallest and the largest model; the slack is
     what the budget leaves behind the shortest queue.
@@ -80,6 +86,7 @@ RANKS: Mapping[str, Rank] = {
     "largest-feasible": _largest_feasible,
     "least-headroom": _least_headroom,
     "slack-buckets": _slack_buckets,
+    "least-loaded": _least_loaded,
 }
 
 
@@ -114,4 +121,14 @@ def _chooser(
     return choose
 
 
-CHOOSERS = {name: _chooser(rank) for name, rank in RANKS.items()}
+def _static_rules(
+    policy: Policy,
+    request: Request,
+    models: Mapping[str, Model],
+    loads: Mapping[str, Load],
+    now: float,
+) -> Decision:
+    return decide(policy, request._replace(deadline_s=None), models, loads, now)
+
+
+CHOOSERS = {name: _chooser(rank) for name, rank in RANKS.items()} | {"static-rules": _static_rules}

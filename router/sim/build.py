@@ -79,8 +79,9 @@ class Way:
     args: RouterArgs | None = None  # with other routing and tiers than the config's
     chooser: str | None = None  # a baseline
     kind: Literal["rules", "priced"] | None = None
-    perfect: bool = False  # one router that knows all, and steps that take what was predicted
+    informed: bool = False  # one router, no stale reports, and steps that take what curves say
     corrections: Corrections | None = None
+    plain: bool = False  # every request is dispatched at once, to any replica
 
 
 def shapes_of(world: World, tokens: Iterable[int] | None = None) -> Shapes:
@@ -132,9 +133,16 @@ def run(
 ) -> Outcome:
     """Simulate the scenario, its models chosen in one way."""
     rate = mean_rate(world) if rate is None else rate
-    setup = setup_of(world, way)
-    scaler = _scaler(world)
-    return Simulation(setup, arrivals(world, rate), world.scenario.seconds, scaler, watch).run()
+    made = Simulation(
+        setup_of(world, way), arrivals(world, rate), length_s(world, rate), _scaler(world), watch
+    )
+    return made.run()
+
+
+def length_s(world: World, rate: float) -> float:
+    """Seconds that arrivals come for: the scenario's, or its trace's if that ends before."""
+    seconds = world.scenario.seconds
+    return min(seconds, (len(world.trace) - 1) / rate) if world.trace else seconds
 
 
 def setup_of(world: World, way: Way) -> Setup:
@@ -163,12 +171,13 @@ def setup_of(world: World, way: Way) -> Setup:
             Fault(one.at_s, one.model, one.replicas, one.times, one.seconds or 0.0, one.restart_s)
             for one in scenario.faults
         ),
+        plain=way.plain,
         warm_up_s=scenario.warm_up_s,
         seed=scenario.seed,
     )
     if way.chooser is not None:
         setup = replace(setup, choose=CHOOSERS[way.chooser])
-    if way.perfect:
+    if way.informed:
         setup = replace(
             setup,
             noise=EXACT,
@@ -177,7 +186,6 @@ def setup_of(world: World, way: Way) -> Setup:
             routers=1,
             report_every_s=None,
             reports_in_replies=True,
-            corrections=Corrections(False, False, False),
         )
     return setup
 

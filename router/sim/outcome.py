@@ -75,11 +75,10 @@ class Tally:
 
 @dataclass(slots=True)
 class Moment:
-    """One stretch of time: its requests, and replicas and busy seconds at its end."""
+    """One stretch of time."""
 
     tally: Tally = field(default_factory=Tally)
     models: Counter[str] = field(default_factory=Counter)
-    replicas: dict[str, int] = field(default_factory=dict)
 
 
 class Outcome:
@@ -100,6 +99,7 @@ class Outcome:
         self.errors: Counter[str] = Counter()
         self.device_s: dict[str, float] = {}  # that replicas existed, in devices
         self.busy_s: dict[str, float] = {}  # that they worked, in devices
+        self.replicas: list[tuple[float, str, int]] = []  # from when, model, ready ones
         self.last_late_s = 0.0  # arrival of the last request that was not on time
         self.warm = Tally()
         self.end_s = 0.0
@@ -186,6 +186,10 @@ class Outcome:
                 {"tenant": tenant, "language": language, "reason": reason, "requests": count}
                 for (tenant, language, reason), count in self.why_degraded.most_common(30)
             ],
+            "replicas": [
+                {"from_s": at_s, "model": model, "ready": ready}
+                for at_s, model, ready in self.replicas
+            ],
             "moments": [self._moment(place) for place in sorted(self.moments)],
         }
 
@@ -196,7 +200,6 @@ class Outcome:
             "from_s": place * self.every_s,
             **{key: tally[key] for key in ("offered", "attainment", "degraded", "quality")},
             "models": dict(moment.models),
-            "replicas": moment.replicas,
         }
 
 

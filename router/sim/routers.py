@@ -24,6 +24,7 @@ from router.instructions import (
 )
 from router.latency import Correction
 from router.ledger import Ledger
+from router.ledger import Random as Source
 from router.rules import Policy
 from router.sim.pending import Pending, SimChunk
 from router.sim.replicas import Job, SimReply
@@ -32,6 +33,7 @@ from router.sim.traffic import Arrival, Shape
 Chooser: TypeAlias = Callable[
     [Policy, Request, Mapping[str, Model], Mapping[str, Load], float], Decision
 ]
+MANY = 1_000_000
 Call: TypeAlias = "CallInFlight[SimChunk]"
 
 
@@ -103,6 +105,23 @@ class OldReports(Ledger):
             super().reported(model, replica, held_tokens, now, in_reply)
 
 
+class RandomPick(Ledger):
+    """A ledger that picks any replica."""
+
+    __slots__ = ()
+
+    def pick(
+        self,
+        model: str,
+        now: float,
+        rng: Source,
+        exclude: str | None = None,
+        prefer_idle: bool = False,
+    ) -> str | None:
+        members = self._pools[model].joined.members
+        return members[int(rng.random() * len(members))].id if members else None
+
+
 class SimDispatcher:
     """One model's dispatcher in one router; the shell around its state."""
 
@@ -158,11 +177,16 @@ class SimRouter:
         routers: int = 1,
         corrections: Corrections = ALL,
         reports_in_replies: bool = True,
+        plain: bool = False,
     ) -> None:
+        """`plain` dispatches every request at once, to any replica."""
+        self._plain = plain
         self._args, self._policy, self._choose, self._host = args, policy, choose, host
         self._rng, self._learns = rng, corrections
-        made = Ledger if reports_in_replies else OldReports
-        calls = {name: config.calls_in_flight for name, config in args.models.items()}
+        made = RandomPick if plain else Ledger if reports_in_replies else OldReports
+        calls = {
+            name: MANY if plain else config.calls_in_flight for name, config in args.models.items()
+        }
         self.ledger = made(calls, routers)
         routing, self.feedback = args.routing, dict[str, Feedback]()
         for name, model in models.items():
@@ -181,12 +205,12 @@ class SimRouter:
         batch_tokens = self.feedback[name].model.curve.batch_tokens
         limits = DispatchLimits(
             CallSize(batch_tokens, max_rows(config.dimensions), MESSAGE_BYTES),
-            config.calls_in_flight,
+            MANY if self._plain else config.calls_in_flight,
             args.limits.max_queued_tokens,
             args.limits.max_queue_s,
             args.limits.replica_timeout_s,
             config.attention_tokens,
-            not config.engine.runs_elsewhere,
+            not config.engine.runs_elsewhere and not self._plain,
             args.limits.bulk_call_ms / 1000.0,
         )
         return DispatcherState(name, limits, self.ledger, self.feedback[name], self._rng, 0.0)

@@ -63,6 +63,7 @@ class Setup:
     reports_in_replies: bool = True
     corrections: Corrections = ALL
     faults: tuple[Fault, ...] = ()
+    plain: bool = False  # every request is dispatched at once, to any replica
     warm_up_s: float = 0.0
     moments: int = 60
     seed: int = 0
@@ -114,6 +115,7 @@ class Simulation:
                 setup.routers,
                 setup.corrections,
                 setup.reports_in_replies,
+                setup.plain,
             )
             for number in range(setup.routers)
         ]
@@ -309,6 +311,7 @@ class Simulation:
 
     def _post(self, model: str, now: float) -> None:
         posted: Sequence[str] = tuple(self.ready[model])
+        self.outcome.replicas.append((now, model, len(posted)))
         for router in self.routers:
             dispatcher = router.dispatchers[model]
             dispatcher.execute(dispatcher.state.replicas_changed(posted, now), now)

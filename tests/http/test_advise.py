@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from deployments.service.decision_log import open_log
-from deployments.tools import advise_cli
+from deployments.tools import advise_cli, figures
 from deployments.tools.advise import page
 from router.cli import main
 from router.config import DecisionLog
@@ -426,7 +426,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(reported: Path) -> None:
         '<link rel="stylesheet',
     ):
         assert outside not in text.replace("http://www.w3.org/", "").replace("url(#", ""), outside
-    for colour in page.COLOURS:
+    for colour in figures.COLOURS:
         assert colour not in text
 
 

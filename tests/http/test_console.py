@@ -143,6 +143,25 @@ def test_it_loads_from_here_alone_without_an_error_and_shows_the_matrix(console:
     embed_example(page)
 
 
+def test_collections_show_who_may_make_their_vectors(browser: Browser) -> None:
+    collections = {"docs": {"spaces": ["wordllama-256/64", "all-minilm-l6-v2/384"]}}
+    with (
+        served({**ARGS, "collections": collections}) as (url, _),
+        browser.new_context(viewport=DESKTOP, locale="en-GB") as context,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        page = opened(context, url, client).page
+        shown = page.locator("#collections table")
+        expect(shown.locator("caption")).to_have_text("docs: keeps 95.0 % on average")
+        expect(shown.locator("tbody tr")).to_have_count(2)
+        expect(shown.locator("tbody tr").first).to_contain_text("wordllama-256/64")
+        expect(shown.locator("tbody tr").first).to_contain_text("50.0 %")
+        client.post(
+            "/v1/embeddings", json={"input": "a", "space": "docs", "input_type": "query"}
+        ).raise_for_status()
+        expect(shown.locator("caption")).to_have_text("docs: keeps 95.0 % on average, now 100.0 %")
+
+
 def test_the_matrix_changes_in_place(console: Open) -> None:
     page = console.page
     page.evaluate("() => { window.before = document.querySelector('#matrix tr') }")

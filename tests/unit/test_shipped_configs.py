@@ -147,6 +147,7 @@ HEADINGS: dict[str, type[Section]] = {
     "args.models.ID.fingerprint.card": model_config.Card,
     "args.models.ID.prompts": model_config.Prompts,
     "args.models.ID.curve": model_config.CurveConfig,
+    "args.rerankers.ID.fingerprint": rerank_config.ScoreFingerprintConfig,
     "kind: vllm": engine_config.VllmEngine,
     "kind: transformers": engine_config.TransformersEngine,
     "kind: static": engine_config.StaticEngine,
@@ -203,7 +204,7 @@ def test_the_page_lists_what_a_reranker_has_beside_or_other_than_a_model() -> No
     part = re.split(r"^#+ ", page.split("# args.rerankers.ID\n", 1)[1], flags=re.MULTILINE)[0]
     rows = [row.split("|") for row in part.splitlines() if row.startswith("| `")]
     own = rerank_config.RerankerConfig
-    same = {"dimensions", "matryoshka", "prompts", "fingerprint"}  # refused
+    same = {"dimensions", "matryoshka", "prompts"}  # refused
     assert {row[1].strip(" `"): row[3].strip() for row in rows} == {
         name: default_of(own, name)
         for name, field in own.model_fields.items()

@@ -3,6 +3,7 @@ import * as decisions from "./decisions.js";
 import * as matrix from "./matrix.js";
 import { $, Refused, call, key, notice, setText, speak, t, translate, words } from "./page.js";
 import * as playground from "./playground.js";
+import * as spaces from "./spaces.js";
 import * as whatif from "./whatif.js";
 
 const EVERY_MS = 2000, AFTER_FAILURE_MS = 5000;
@@ -25,6 +26,7 @@ async function poll() {
     const { data } = await call("v1/tiers");
     if (state !== "live" && !paused) say("live");
     matrix.show(data);
+    spaces.show(data);
     playground.offer(data);
     if (key.mayAdmin()) { // a key that may not is told so once, in both places
       if (!paused) await decisions.poll();
@@ -53,7 +55,7 @@ function render() {
   setText($("language"), t("other-language"));
   $("language").lang = words.language === "zh" ? "en" : "zh-Hans";
   say(state);
-  for (const part of [matrix, decisions, playground, whatif]) part.render();
+  for (const part of [matrix, spaces, decisions, playground, whatif]) part.render();
 }
 
 // ---- the key: asked for once, and again when another one is refused

@@ -38,7 +38,7 @@ export function offer(tiers) {
   $("model").value = chosen;
   const sizes = (m) => (m.sizes.includes(" to ") ? [m.dimensions] : m.sizes.match(/\d+/g));
   $("spaces").replaceChildren(
-    ...Object.keys(tiers.collections).map(option), ...tiers.data.flatMap((m) => sizes(m).map((size) => option(`${m.model}/${size}`))));
+    ...Object.keys(tiers.collections).map(option), ...tiers.data.filter((m) => m.space.startsWith(`${m.model}/`)).flatMap((m) => sizes(m).map((size) => option(`${m.model}/${size}`))));
 }
 
 function texts() {
@@ -148,7 +148,7 @@ function headline() {
 
 function facts(explained, answer) {
   const { features, decision } = explained, { reason, space, degraded, tier } = answer ?? decision;
-  const recall = answer ? answer.adapter?.expected_recall : decision.expected_recall;
+  const recall = (answer ?? decision).expected_recall;
   const yes = [
     [t("play.tokens"), count(answer?.tokens ?? features.tokens)],
     [t("play.language"), features.language ?? t("play.unknown")],

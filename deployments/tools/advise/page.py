@@ -1,36 +1,16 @@
 """The report as one page: its style, its plots and its text are all inside, and it asks for nothing
 else.
-
-Plots are matplotlib's SVG with its colours replaced by the page's own, so that they follow a dark
-screen, and its text left as text, so that it can be read aloud and searched.
 """
 
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deployments.tools.advise.languages import language
+from deployments.tools.figures import GOOD, INK, MODELS, PLAIN, STYLE, labelled, svg
 from router.codes import SCRIPTS
 
 TEMPLATE = Path(__file__).with_name("page.html")
-# stand for colours of the page
-INK, FAINT, GOOD, PLAIN = (
-    "#010203",
-    "#010204",
-    "#010205",
-    "#010206",
-)
-MODELS = tuple(f"#0102{10 + place:02d}" for place in range(8))
-COLOURS = {
-    INK: "currentColor",
-    FAINT: "var(--line)",
-    GOOD: "var(--good)",
-    PLAIN: "var(--quiet)",
-    **{colour: f"var(--m{place})" for place, colour in enumerate(MODELS)},
-}
-WIDTH_IN = 5.0  # 360 CSS pixels: a phone
 SHOWN_SLICES = 30
 
 
@@ -65,28 +45,10 @@ def draw(data: Mapping[str, Any], routing: str) -> str:
             routing=routing,
             plots=markup,
             shown_slices=SHOWN_SLICES,
+            style=Markup(STYLE.read_text(encoding="utf-8")),
             colour={name: f"var(--m{place % 8})" for place, name in enumerate(names)},
         )
     )
-
-
-def labelled(drawn: str) -> str:
-    """The page with each column's heading in its cells, where a narrow screen shows it."""
-
-    def table(found: "re.Match[str]") -> str:
-        head, body = found[0].split("<tbody>")
-        headings = [
-            " ".join(re.sub("<[^>]+>", " ", each).split())
-            for each in re.findall(r"<th scope=\"col\"[^>]*>(.*?)</th>", head, re.DOTALL)
-        ]
-
-        def row(line: "re.Match[str]") -> str:
-            labels = iter(headings[1:])
-            return re.sub("<td", lambda _: f'<td data-label="{next(labels)}"', line[0])
-
-        return f"{head}<tbody>" + re.sub(r"<tr.*?</tr>", row, body, flags=re.DOTALL)
-
-    return re.sub(r"<table>.*?</table>", table, drawn, flags=re.DOTALL)
 
 
 def slice_name(dimension: str, value: str) -> str:
@@ -171,7 +133,7 @@ def _against(data: Mapping[str, Any], key: str, label: str, budget: float | None
         f"{model['name']}: {number(model['quality'])} points, {number(model[key])}"
         for model in models
     )
-    return _svg(paint, 3.4, f"Quality against {label}. {told}")
+    return svg(paint, 3.4, f"Quality against {label}. {told}")
 
 
 def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -224,7 +186,7 @@ def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
         f"{label}: {one['points']:+.1f}, {one['low']:+.1f} to {one['high']:+.1f}"
         for label, _, _, one in rows
     )
-    return _svg(
+    return svg(
         paint, 1.3 + 0.27 * len(rows), f"Points that {names[-1]} has over {names[-2]}. {told}"
     )
 
@@ -257,76 +219,4 @@ def _sizes(data: Mapping[str, Any], names: Sequence[str]) -> str:
         axes.margins(0.15, 0.25)
 
     told = "; ".join(f"{row['model']} at {row['size']}: {number(row['quality'])}" for row in rows)
-    return _svg(paint, 3.0, f"Quality against the size of an index. {told}")
-
-
-def _svg(paint: Callable[[Any], None], height_in: float, told: str) -> str:
-    """A figure as SVG to be set into the page."""
-    import html
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import NullFormatter, NullLocator
-
-    style = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": told,
-        "text.parse_math": False,  # a name from a file may hold `$`
-        "font.size": 10,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": FAINT,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "grid.color": FAINT,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.linewidth": 0.6,
-        "axes.axisbelow": True,
-        "xtick.major.size": 0,
-        "ytick.major.size": 0,
-        "axes.spines.left": False,
-    }
-    with matplotlib.rc_context(style):
-        figure, axes = pyplot.subplots(figsize=(WIDTH_IN, height_in), layout="constrained")
-        paint(axes)
-        if axes.get_xscale() == "log":
-            axes.xaxis.set_minor_formatter(NullFormatter())
-            axes.xaxis.set_minor_locator(NullLocator())
-            low, high = axes.get_xlim()
-            axes.set_xticks(_round_ticks(low, high))
-            axes.set_xlim(low, high)
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-        made = io.StringIO()
-        figure.savefig(
-            made, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
-        pyplot.close(figure)
-    svg = made.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"font: (?:bold |700 )?([\d.]+)px [^;\"]+", _font, svg)
-    for stands, colour in COLOURS.items():
-        svg = svg.replace(stands, colour)
-    label = html.escape(told)
-    opening = re.search(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', svg)
-    assert opening is not None
-    return f'<svg viewBox="{opening[1]}" role="img" aria-label="{label}">' + svg[opening.end() :]
-
-
-def _font(found: "re.Match[str]") -> str:
-    weight = "; font-weight: 600" if "bold" in found[0] or "700" in found[0] else ""
-    return f"font-size: {found[1]}px{weight}"
-
-
-def _round_ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5 times powers of ten between two numbers; fewer where these are many."""
-    powers = [10.0**power for power in range(-6, 13)]
-    for steps in ((1, 2, 5), (1, 3), (1,)):
-        ticks = [step * power for power in powers for step in steps if low <= step * power <= high]
-        if len(ticks) <= 6:
-            break
-    return ticks
+    return svg(paint, 3.0, f"Quality against the size of an index. {told}")

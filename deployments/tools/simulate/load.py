@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -135,7 +136,7 @@ def _file(scenario: Path, name: str, key: str) -> Path:
     """A path in a scenario: as it stands, or from the scenario's folder."""
     for path in (scenario.parent / name, Path(name)):
         if path.is_file():
-            return path
+            return Path(os.path.normpath(path))
     raise ConfigError(
         [f"{scenario}: {key}: there is no file {name}, neither in {scenario.parent} nor here"]
     )

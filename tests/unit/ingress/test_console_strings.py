@@ -7,10 +7,12 @@ import re
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from router.domain import Reason, Why
+from router.encoders import Kind, Sides
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "deployments" / "ingress" / "console"
@@ -44,7 +46,16 @@ def test_every_word_is_used_and_every_used_one_exists() -> None:
         re.findall(r'data-i18n(?:-\w+)?="([^"]+)"', SOURCES)
     )
     assert called <= set(STRINGS["en"])
-    assert set(PREFIXES) == {"code.", "lane.", "outcome.", "reason.", "state.", "why."}
+    assert set(PREFIXES) == {
+        "code.",
+        "encoder.",
+        "lane.",
+        "outcome.",
+        "reason.",
+        "sides.",
+        "state.",
+        "why.",
+    }
     assert [
         key for key in STRINGS["en"] if not key.startswith(PREFIXES) and f'"{key}"' not in SOURCES
     ] == []
@@ -57,6 +68,10 @@ def test_there_is_a_word_for_every_reason_and_every_why(language: str) -> None:
         f"reason.{reason}" for reason in Reason
     }
     assert {word for word in words if word.startswith("why.")} == {f"why.{why}" for why in Why}
+    for prefix, values in (("encoder", get_args(Kind)), ("sides", get_args(Sides))):
+        assert {word for word in words if word.startswith(f"{prefix}.")} == {
+            f"{prefix}.{value}" for value in values
+        }
 
 
 def test_the_english_of_a_why_is_the_routers_own() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from deployments.tools import figures
 from deployments.tools.advise import page
 
 
@@ -15,7 +16,7 @@ def test_a_name_is_drawn_as_it_is(name: str) -> None:
         axes.set_yticks([1], [name])
         axes.legend()
 
-    drawn = page._svg(paint, 2.0, f"Quality against {name}")
+    drawn = figures.svg(paint, 2.0, f"Quality against {name}")
     assert drawn.count(name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")) >= 4
 
 
@@ -41,7 +42,7 @@ def test_a_slice_has_a_name_in_words(dimension: str, value: str, words: str) -> 
 
 
 def test_every_cell_has_the_heading_of_its_column() -> None:
-    drawn = page.labelled(
+    drawn = figures.labelled(
         '<table><thead><tr><th scope="col">slice</th><th scope="col">a<br>b</th></tr></thead>'
         '<tbody><tr><th scope="row">x</th><td class="y">1</td></tr></tbody></table>'
     )

@@ -7,21 +7,30 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from deployments.tools.simulate.load import load_way, load_world
 from router.cli import main
+from router.sim.build import mean_rate, run
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = ROOT / "configs" / "qwen3.yaml"
 LOG = ROOT / "tests" / "data" / "promised" / "decisions.jsonl"
+SCENARIOS = sorted(
+    path
+    for path in (ROOT / "configs" / "scenarios").glob("*.yaml")
+    if not path.stem.endswith(".policy")
+)
 SMALL = {
     "config": str(CONFIG),
     "seconds": 2,
+    "replicas": {"qwen3-embedding-0.6b": 1, "qwen3-embedding-4b": 2, "qwen3-embedding-8b": 2},
     "traffic": {"requests_per_s": 100, "classes": {"q": {"budget_ms": 100}}},
 }
 
 
-def simulate(folder: Path, scenario: object, *options: str) -> Result:
+def simulate(folder: Path, scenario: object, *options: str, plan: bool = False) -> Result:
     path = folder / "scenario.yaml"
     path.write_text(scenario if isinstance(scenario, str) else yaml.safe_dump(scenario))
+    options = options if plan else (*options, "--no-plan")
     return CliRunner().invoke(main, ["simulate", str(path), *options])
 
 
@@ -33,7 +42,48 @@ def test_a_scenario_gives_shares_and_times_that_say_they_are_simulated(tmp_path:
     assert str(CONFIG) in report["profile"]
     assert 100 < report["result"]["offered"] < 300
     assert report["result"]["attainment"] > 0.9
-    assert "simulated, by the curves of" in simulate(tmp_path, SMALL).stdout
+    assert report["verdict"].startswith("simulated: ")
+    assert simulate(tmp_path, SMALL).stdout.startswith("simulated: ")
+
+
+def test_the_first_line_is_the_fleet_its_cost_and_the_cheapest_plan(tmp_path: Path) -> None:
+    done = simulate(tmp_path, SMALL | {"gpu_hour": 2.0}, "--json", plan=True)
+    report = json.loads(done.stdout)
+    best = report["plan"]["best"]
+    assert report["cost_per_hour"] == 2.0 * (0.5 + 2 + 2)
+    assert best["keeps"]
+    assert best["cost"] < report["cost_per_hour"]
+    assert best["attainment"] >= report["goal"]["on_time"]
+    assert best["quality"] >= report["plan"]["asked_quality"]
+    assert "4.5 cards, 9.00 an hour; the cheapest plan" in report["verdict"]
+    assert f"{best['cost']:.2f} an hour" in report["verdict"]
+
+
+def test_a_fleet_that_is_too_small_gets_a_larger_plan(tmp_path: Path) -> None:
+    traffic = SMALL["traffic"] | {"requests_per_s": 9000}  # type: ignore[operator]
+    done = simulate(tmp_path, SMALL | {"traffic": traffic, "seconds": 0.2}, "--json", plan=True)
+    report = json.loads(done.stdout)
+    best = report["plan"]["best"]
+    assert best["keeps"]
+    assert best["replicas"]["qwen3-embedding-4b"] > 2
+
+
+def test_the_page_is_whole_and_says_that_it_is_simulated(tmp_path: Path) -> None:
+    faults = [{"at_s": 0.5, "model": "qwen3-embedding-4b", "replicas": 2, "restart_s": 1}]
+    folder = tmp_path / "report"
+    done = simulate(tmp_path, SMALL | {"faults": faults}, "-o", str(folder), "--baselines")
+    assert done.exit_code == 0, done.output
+    page = (folder / "index.html").read_text()
+    assert page.count("<svg") == 5
+    assert "every figure is simulated, by the curves of" in page
+    assert "src=" not in page
+    assert "fluid bound" in page
+    report = json.loads((folder / "report.json").read_text())
+    bound = next(row for row in report["others"] if row["name"] == "fluid bound")
+    assert all(
+        row["effective_quality"] <= bound["effective_quality"] + 1e-9 for row in report["others"]
+    )
+    assert report["result"]["degraded_by"][0]["reason"] in ("unavailable", "budget")
 
 
 def test_other_rules_and_twice_the_traffic_are_options(tmp_path: Path) -> None:
@@ -91,3 +141,13 @@ def test_a_file_that_is_no_scenario_is_a_sentence(text: str, tmp_path: Path) -> 
     done = simulate(tmp_path, text)
     assert done.exit_code == 1
     assert isinstance(done.exception, SystemExit)
+
+
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+def test_the_scenarios_of_the_repository_run(path: Path) -> None:
+    """The first moments of each."""
+    world = load_world(path).updated(warm_up_s=0.0)
+    rate = mean_rate(world)
+    world = world.updated(seconds=min(world.scenario.seconds, 300 / rate))
+    outcome = run(world, load_way(world.scenario.policy, path, world.args))
+    assert outcome.total.offered > 20

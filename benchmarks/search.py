@@ -1,0 +1,399 @@
+"""What is choice worth to a search? One corpus, several ways to answer its queries, at 30, 80 and
+120 % of what the best model alone can answer: `python -m benchmarks search --data FOLDER --keep
+FOLDER`.
+
+SciFact-mini and Chinese XQuAD, each with an index for every model of the config in LanceDB. The
+best model is the one with the highest nDCG@10 where nothing else runs. Queries arrive as a Poisson
+process, each with a latency budget; a late answer finds nothing (nDCG and recall 0). Policies take
+turns of a few seconds, in random order, on one router without a cache:
+
+    always best            its own index, whatever the budget
+    always best, reject    the same; a query that would be late is refused
+    always fast            the fastest model and its own index
+    several spaces         any model, each with its own index
+    native + adapter       one index, the best model's; the fastest model over a linear map
+    native + student       the same with a student of the best model, in the router's process
+    both                   any model and index, adapter and student
+
+nDCG and recall are those of the documents that LanceDB finds in the index of the answer's space.
+`idle` is what the best model finds of the same queries when nothing is late. CPU seconds are of all
+processes of the service, Ray's included.
+
+The first run embeds and trains (`--keep` holds it; with `--prepare` it ends there). The load takes
+some 15 minutes and wants a quiet machine.
+"""
+
+import asyncio
+import json
+import random
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import httpx
+import numpy as np
+import orjson
+import psutil
+import pybase64
+
+from benchmarks.live import ROOT, Ask, Client, Router, Text, Told, router
+from benchmarks.public_data import SETS, Judged, whole
+from benchmarks.search_stage import Stage, prepare
+from deployments.launch.serve_config import application
+from router.retrieval import TOP, ndcg, recall
+
+LOADS = (0.3, 0.8, 1.2)
+FIXED = ("always best", "always best, reject", "always fast")
+CLIENTS, CAPACITY_S = 16, 6.0
+BUDGET_OF_IDLE = 4.0  # the budget is so many times what the best model takes when idle
+KEPT_AT_120, LOST_AT_30 = 0.97, 0.005
+WITHIN_A_POINT = 0.01
+
+
+def named(set_name: str, policy: str) -> str:
+    """The collection of a policy."""
+    return "-".join(re.findall(r"\w+", f"{set_name} {policy}"))
+
+
+class Scored(NamedTuple):
+    """One query that was sent."""
+
+    in_time: bool
+    ndcg: float  # 0 where it was late
+    recall: float
+    idle_ndcg: float  # of the best model on the same query
+
+
+class Row(NamedTuple):
+    """A policy at a load."""
+
+    set: str
+    load: float
+    policy: str
+    queries: int
+    in_time: float
+    ndcg: float
+    ndcg_error: float  # half of a 95 % interval, over the queries
+    recall: float
+    idle_ndcg: float
+    cpu_s_per_1000: float
+
+
+class Finder:
+    """What LanceDB finds for an answer, and how good that is."""
+
+    def __init__(self, stage: Stage, judged: Judged) -> None:
+        self._stage = stage
+        self._places = {text.id: place for place, text in enumerate(judged.documents)}
+        self._relevant = {
+            query.text: {self._places[id] for id in judged.relevant[query.id]}
+            for query in judged.queries
+        }
+
+    def scores(self, told: Told) -> tuple[float, float]:
+        """nDCG@10 and recall@10 of an answer."""
+        said = orjson.loads(told.body)
+        vector = np.frombuffer(pybase64.b64decode(said["data"][0]["embedding"]), "<f4")
+        table = self._stage.tables[said["routing"]["space"]]
+        rows = table.search(vector).distance_type("cosine").limit(TOP).to_arrow()
+        found = np.array([[self._places[id] for id in rows["id"].to_pylist()]], np.int64)
+        relevant = [self._relevant[told.ask.text.text]]
+        return float(ndcg(found, relevant)[0]), float(recall(found, relevant)[0])
+
+
+class Queries:
+    """The set's queries, each as often as any other."""
+
+    def __init__(self, judged: Judged, language: str, rng: random.Random) -> None:
+        self._all = [Text(query.text, language, "query") for query in judged.queries]
+        self._rng, self._left = rng, list[Text]()
+
+    def __next__(self) -> Text:
+        if not self._left:
+            self._left = self._rng.sample(self._all, len(self._all))
+        return self._left.pop()
+
+    def every(self) -> list[Text]:
+        """Each once."""
+        return list(self._all)
+
+
+class Driver:
+    """One set on one running router."""
+
+    def __init__(
+        self, stage: Stage, judged: Judged, language: str, running: Router, rng: random.Random
+    ) -> None:
+        self.stage, self._running, self._rng = stage, running, rng
+        self._finder = Finder(stage, judged)
+        self._queries = Queries(judged, language, rng)
+        self.idle: dict[str, float] = {}  # nDCG@10 of the best model, by query
+        self.fast_idle = self.idle_s = self.capacity = 0.0
+
+    def _ask(self, policy: str, budget_s: float | None) -> Ask:
+        options: dict[str, Any] = {"space": named(self.stage.name, policy), "input_type": "query"}
+        if budget_s is not None:
+            options["latency_budget_ms"] = budget_s * 1000
+        if policy == "always best, reject":
+            options["on_budget_miss"] = "reject"
+        return Ask(next(self._queries), options, budget_s)
+
+    async def rest(self, client: Client) -> None:
+        """What each model finds and takes when nothing else runs, and how much the best can do."""
+        best = await self._alone(client, "always best")
+        self.idle = {told.ask.text.text: self._finder.scores(told)[0] for told in best if told.body}
+        self.idle_s = float(np.median([told.total_s for told in best]))
+        fast = await self._alone(client, "always fast")
+        self.fast_idle = float(np.mean([self._finder.scores(told)[0] for told in fast]))
+        self.capacity = await client.capacity(
+            lambda: self._ask("always best", None), CLIENTS, CAPACITY_S
+        )
+
+    async def _alone(self, client: Client, policy: str) -> list[Told]:
+        options = {"space": named(self.stage.name, policy), "input_type": "query"}
+        answers = [await client.send(Ask(text, options)) for text in self._queries.every()]
+        if wrong := [told for told in answers if told.status != httpx.codes.OK]:
+            raise click.ClickException(f"{policy}: the router answered {wrong[0].status}")
+        return answers
+
+    async def turns(
+        self, client: Client, load: float, seconds: float, turns: int, budget_s: float
+    ) -> dict[str, tuple[list[Scored], float]]:
+        """What each policy's queries found at a load, and the CPU seconds of the service."""
+        policies = list(self.stage.collections)
+        found: dict[str, list[Scored]] = {policy: [] for policy in policies}
+        cpu_s = dict.fromkeys(policies, 0.0)
+        for _ in range(turns):
+            for policy in self._rng.sample(policies, len(policies)):
+                before = self._cpu_s()
+                answers = await client.at_rate(
+                    lambda policy=policy: self._ask(policy, budget_s),  # type: ignore[misc]
+                    load * self.capacity,
+                    seconds,
+                    self._rng,
+                )
+                cpu_s[policy] += self._cpu_s() - before
+                found[policy] += [self._scored(told) for told in answers]
+        return {policy: (some, cpu_s[policy]) for policy, some in found.items()}
+
+    def _scored(self, told: Told) -> Scored:
+        budget_s = told.ask.budget_s
+        in_time = told.status == httpx.codes.OK and (budget_s is None or told.total_s <= budget_s)
+        scores = self._finder.scores(told) if in_time else (0.0, 0.0)
+        return Scored(in_time, *scores, self.idle[told.ask.text.text])
+
+    def _cpu_s(self) -> float:
+        """Of all processes of the service."""
+        process = self._running.process
+        assert process is not None
+        spent = 0.0
+        for one in [process, *process.children(recursive=True)]:
+            try:
+                times = one.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            spent += times.user + times.system
+        return spent
+
+
+def row_of(name: str, load: float, policy: str, found: Sequence[Scored], cpu_s: float) -> Row:
+    """The figures of one policy at one load."""
+    values = np.array([one.ndcg for one in found])
+    return Row(
+        name,
+        load,
+        policy,
+        len(found),
+        float(np.mean([one.in_time for one in found])),
+        float(values.mean()),
+        float(1.96 * values.std() / max(1, len(values)) ** 0.5),
+        float(np.mean([one.recall for one in found])),
+        float(np.mean([one.idle_ndcg for one in found])),
+        1000 * cpu_s / max(1, len(found)),
+    )
+
+
+def marks(rows: Sequence[Row], fast_idle: float) -> Iterator[str]:
+    """Each mark of one set: met, or missed by how much and why."""
+    at = {(row.load, row.policy): row for row in rows}
+    idle = rows[0].idle_ndcg
+    if fast_idle >= idle - WITHIN_A_POINT:
+        yield (
+            f"not counted: the fastest model is within a point of the best ({fast_idle:.3f} and "
+            f"{idle:.3f})"
+        )
+    busy = [row for row in rows if row.load == LOADS[-1] and row.policy not in FIXED]
+    if not busy:
+        yield "missed: no routed policy could start"
+        return
+    top = max(busy, key=lambda row: row.ndcg)
+    for policy in FIXED[:2]:
+        other = at[LOADS[-1], policy]
+        yield _mark(
+            top.ndcg > other.ndcg,
+            f"120 %: {top.policy} {top.ndcg:.3f} against {policy} {other.ndcg:.3f}",
+            _why(top),
+        )
+    yield _mark(
+        top.ndcg >= KEPT_AT_120 * top.idle_ndcg,
+        f"120 %: {top.policy} keeps {top.ndcg / top.idle_ndcg:.1%} of idle always best "
+        f"(mark {KEPT_AT_120:.0%})",
+        _why(top),
+    )
+    for row in rows:
+        if row.load == LOADS[0] and row.policy not in FIXED:
+            lost = row.idle_ndcg - row.ndcg
+            yield _mark(
+                lost <= LOST_AT_30,
+                f"30 %: {row.policy} loses {100 * lost:.1f} points of {100 * row.idle_ndcg:.1f} "
+                f"(mark {100 * LOST_AT_30:.1f})",
+                _why(row),
+            )
+
+
+def _why(row: Row) -> str:
+    """Where nDCG went."""
+    late = 1 - row.in_time
+    found = row.ndcg / row.in_time if row.in_time else 0.0
+    return (
+        f"{late:.1%} late or refused; those in time found {found:.3f} of {row.idle_ndcg:.3f}, "
+        f"+- {row.ndcg_error:.3f}"
+    )
+
+
+def _mark(met: bool, text: str, why: str) -> str:
+    return f"met: {text}" if met else f"missed: {text}: {why}"
+
+
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """The rows as text."""
+    yield (
+        f"{'set':10}{'load':>6}  {'policy':20} {'queries':>8} {'in time':>8} "
+        f"{'nDCG@10, late = 0':>18} {'recall@10, late = 0':>20} {'CPU s / 1,000':>14}"
+    )
+    for row in rows:
+        yield (
+            f"{row.set:10}{row.load:6.0%}  {row.policy:20} {row.queries:8d} {row.in_time:8.1%} "
+            f"{row.ndcg:9.3f} +- {row.ndcg_error:.3f} {row.recall:20.3f} {row.cpu_s_per_1000:14.1f}"
+        )
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Quality against load, a line a policy, a panel a set."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    sets = list(dict.fromkeys(row.set for row in rows))
+    figure, panels = pyplot.subplots(1, len(sets), figsize=(5 * len(sets), 4), squeeze=False)
+    for axes, name in zip(panels[0], sets, strict=True):
+        of_set = [row for row in rows if row.set == name]
+        for policy in dict.fromkeys(row.policy for row in of_set):
+            line = [row for row in of_set if row.policy == policy]
+            style = "--" if policy in FIXED else "-"
+            loads = [100 * row.load for row in line]
+            axes.plot(loads, [row.ndcg for row in line], style, marker="o", label=policy)
+        axes.axhline(of_set[0].idle_ndcg, color="black", linewidth=0.8, linestyle=":")
+        axes.set(title=name, xlabel="load, % of what the best model can answer", ylim=(0, None))
+    panels[0][0].set_ylabel("nDCG@10, late = 0 (dotted: best model, idle)")
+    panels[0][-1].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+async def drive(driver: Driver, seconds: float, turns: int, budget_ms: float | None) -> list[Row]:
+    """All loads of one set."""
+    async with Client(driver._running.url, keeps_bodies=True) as client:
+        await driver.rest(client)
+        name = driver.stage.name
+        budget_s = BUDGET_OF_IDLE * driver.idle_s if budget_ms is None else budget_ms / 1000
+        idle = float(np.mean(list(driver.idle.values())))
+        click.echo(
+            f"{name}: best {driver.stage.best} (idle nDCG@10 {idle:.3f}, "
+            f"{1000 * driver.idle_s:.1f} ms, {driver.capacity:.1f} queries/s), "
+            f"fast {driver.stage.fast} ({driver.fast_idle:.3f}); budget {1000 * budget_s:.0f} ms",
+            err=True,
+        )
+        rows = []
+        for load in LOADS:
+            found = await driver.turns(client, load, seconds, turns, budget_s)
+            rows += [row_of(name, load, policy, *one) for policy, one in found.items()]
+            click.echo("\n".join(table(rows[-len(found) :])), err=True)
+    return rows
+
+
+@click.command()
+@click.option(
+    "--config",
+    default=ROOT / "configs" / "local.yaml",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@whole
+@click.option(
+    "--keep",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Indexes, adapters and students, between runs.",
+)
+@click.option("--set", "names", multiple=True, type=click.Choice(list(SETS)), default=list(SETS))
+@click.option(
+    "--general",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A general student of the English set's best model, that its student starts from.",
+)
+@click.option("--min-recall", type=click.FloatRange(0, 1), default=0.9, show_default=True)
+@click.option("--budget-ms", type=click.FloatRange(1), help="[default: 4 times the best's idle]")
+@click.option("--seconds", type=click.FloatRange(1), default=6.0, show_default=True)
+@click.option("--turns", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--prepare", "only_prepare", is_flag=True, help="Embed and train, and end there.")
+@click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--seed", type=int, default=0)
+def main(
+    config: Path,
+    folder: Path,
+    keep: Path,
+    names: Sequence[str],
+    general: Path | None,
+    min_recall: float,
+    budget_ms: float | None,
+    seconds: float,
+    turns: int,
+    only_prepare: bool,
+    picture: Path | None,
+    as_json: bool,
+    seed: int,
+) -> None:
+    """Measure seven ways to answer the queries of an index."""
+    args, _ = application(config)
+    rng, rows, said = random.Random(seed), list[Row](), list[str]()
+    for name in names:
+        language, read = SETS[name]
+        judged = read(folder)
+        start = general if language == "en" else None
+        stage = prepare(name, judged, config, args, keep / name, start, min_recall)
+        if only_prepare:
+            continue
+        collections = {named(name, policy): one for policy, one in stage.collections.items()}
+        sections = {"collections": collections, "cache": {"max_bytes": 0}}
+        with router(config, None, models=stage.models, **sections) as running:
+            driver = Driver(stage, judged, language, running, rng)
+            found = asyncio.run(drive(driver, seconds, turns, budget_ms))
+        rows += found
+        said += [f"{name}: left out: {policy}: {why}" for policy, why in stage.left_out.items()]
+        said += [f"{name}: {line}" for line in marks(found, driver.fast_idle)]
+    if picture is not None and rows:
+        plot(rows, picture)
+    if as_json:
+        body = {"rows": [row._asdict() for row in rows], "marks": said}
+        click.echo(json.dumps(body, indent=2))
+    elif rows:
+        click.echo("\n".join([*table(rows), "", *said]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,465 @@
+"""The marks of the routing policy, simulated: `python -m benchmarks sim` or `make sim`.
+
+Every figure is simulated, with the curves of configs/qwen3.yaml (measured on an H200) and the
+scenarios in configs/scenarios. 100 % load is the rate at which the replicas of the largest model
+would be fully busy if it answered everything. A mark's baseline and its bound are of the same
+arrivals: the bound is the fluid one, which knows everything and queues nothing; the informed run is
+the same policy with one router, no noise and no stale reports, so that what lies between the
+informed run and the bound is lost by the policy, and the rest by what it does not know.
+"""
+
+import functools
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deployments.tools.simulate.load import load_way, load_world
+from router.sim.build import Way, World, arrivals, length_s, mean_rate, run
+from router.sim.oracle import Bound, fluid_bound, least_device_seconds
+from router.sim.outcome import Outcome
+from router.sim.routers import Corrections
+
+ROOT = Path(__file__).resolve().parents[1]
+SCENARIOS = ROOT / "configs" / "scenarios"
+LARGE = "qwen3-embedding-8b"
+REQUESTS = 12_000  # of one run
+WARM = 0.2  # share of them that is not counted
+OVERLOADS = (1.2, 2.0, 3.0)
+LOADS = (0.6, 0.8, 0.95, 1.2)
+STATIC = ("static-rules", "least-loaded", "by-length")
+PINNED = "always-large"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One mark: what it is, what was reached, and what others reach."""
+
+    name: str
+    what: str
+    value: float
+    mark: str
+    met: bool | None  # None: there is no mark, the figure is a verdict's
+    baseline: str = ""
+    oracle: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {key: getattr(self, key) for key in self.__slots__} | {"simulated": True}
+
+
+@functools.cache
+def world_of(name: str) -> World:
+    """A scenario."""
+    return load_world(SCENARIOS / f"{name}.yaml")
+
+
+def way_of(name: str | None = None) -> Way:
+    """A policy by name, or that of the scenarios; all with the same share of misses."""
+    world, path = world_of("load-80"), SCENARIOS / "load-80.yaml"
+    own = load_way(world.scenario.policy, path, world.args)
+    return own if name is None else replace(load_way(name, path, world.args), args=own.args)
+
+
+def at_load(load: float, requests: int = REQUESTS, **changes: Any) -> World:
+    """Independent arrivals at a load, so many requests."""
+    world = world_of("load-80")
+    traffic = world.scenario.traffic.model_copy(update={"load": load})
+    seconds = requests / mean_rate(world.updated(traffic=traffic))
+    return world.updated(traffic=traffic, seconds=seconds, warm_up_s=WARM * seconds, **changes)
+
+
+def bound_of(world: World) -> Bound:
+    """The fluid bound on a world's arrivals."""
+    rate = mean_rate(world)
+    return fluid_bound(
+        arrivals(world, rate),
+        world.models,
+        world.replicas,
+        length_s(world, rate),
+        world.scenario.warm_up_s,
+    )
+
+
+def points(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def percent(value: float) -> str:
+    return f"{100.0 * value:.2f} %"
+
+
+def t1() -> Iterator[Row]:
+    """Attainment at 80 % load."""
+    for name, scenario, mark in (
+        ("T1 conv", "azure-conv", 0.999),
+        ("T1 code", "azure-code", 0.99),
+        ("T1 poisson", "load-80", 0.999),
+    ):
+        world = world_of(scenario) if scenario != "load-80" else at_load(0.8, 20_000)
+        outcome = run(world, way_of())
+        large, informed = (
+            run(world, way_of("always-large")),
+            run(world, replace(way_of(), informed=True)),
+        )
+        yield Row(
+            name,
+            f"attainment at 80 % load, {scenario}",
+            outcome.attainment,
+            f">= {mark:g}",
+            outcome.attainment >= mark,
+            f"always-large {percent(large.attainment)}",
+            f"informed {percent(informed.attainment)}, bound {percent(bound_of(world).on_time)}",
+        )
+
+
+def t2() -> Iterator[Row]:
+    """Overload."""
+    admitted, goodput, said = list[float](), list[float](), list[str]()
+    for load in (1.2, 3.0):
+        world = at_load(load)
+        outcome, total = (found := run(world, way_of())), found.total
+        answered = total.on_time + total.late
+        admitted.append(total.on_time / answered if answered else 0.0)
+        goodput.append(outcome.attainment / bound_of(world).on_time)
+        large = run(world, way_of("always-large"))
+        said.append(f"always-large {percent(large.attainment)} at {load:.0%}")
+    yield Row(
+        "T2 admitted", "admitted requests on time, the worse of 120 and 300 % load",
+        min(admitted), ">= 0.99", min(admitted) >= 0.99, "; ".join(said),
+    )  # fmt: skip
+    yield Row(
+        "T2 goodput", "on time, against the bound, the worse of 120 and 300 % load",
+        min(goodput), ">= 0.95", min(goodput) >= 0.95, "; ".join(said), "1",
+    )  # fmt: skip
+    world = world_of("burst")
+    burst = world.scenario.traffic.bursts[0]
+    end_s = burst.at_s + burst.seconds
+    back_s = recovery_s(run(world, way_of()), end_s)
+    large_s = recovery_s(run(world, way_of("always-large")), end_s)
+    yield Row(
+        "T2 recovery", "seconds after a threefold burst until attainment is that of before",
+        back_s, "< 1", back_s < 1.0, f"always-large {large_s:.1f} s",
+    )  # fmt: skip
+
+
+def recovery_s(outcome: Outcome, end_s: float) -> float:
+    """From the end of a burst to the first moment that is as good as the time before it."""
+    before = [
+        moment.tally
+        for place, moment in outcome.moments.items()
+        if outcome.from_s <= place * outcome.every_s < end_s - 6.0
+    ]
+    usual = sum(tally.on_time for tally in before) / sum(tally.offered for tally in before)
+    for place, moment in sorted(outcome.moments.items()):
+        at_s, tally = place * outcome.every_s, moment.tally
+        if at_s >= end_s and tally.on_time >= (usual - 0.01) * tally.offered:
+            return at_s - end_s
+    return float("inf")
+
+
+def t3() -> Iterator[Row]:
+    """Violations against static choices."""
+    world = at_load(1.2, 20_000)
+    own = run(world, way_of())
+    others = {name: run(world, way_of(name)) for name in STATIC}
+    # an answer with fewer points is no violation, so only those of equal quality or better count
+    equal = {
+        name: other
+        for name, other in others.items()
+        if (other.total.quality / max(1, other.total.offered))
+        >= own.total.quality / own.total.offered - 0.05
+    }
+    misses = 1.0 - own.attainment
+    ratios = {name: (1.0 - other.attainment) / max(misses, 1e-9) for name, other in equal.items()}
+    least = min(ratios.values(), default=float("nan"))
+    yield Row(
+        "T3", "times fewer violations than static choices of at least its quality, 120 % load",
+        least, ">= 10", least >= 10.0,
+        "; ".join(
+            f"{name} {percent(1 - other.attainment)} late at {points(other.effective_quality)}"
+            for name, other in others.items()
+        ),
+        f"own {percent(misses)} late at {points(own.effective_quality)}",
+    )  # fmt: skip
+
+
+def t4() -> Iterator[Row]:
+    """Loss against the fluid bound."""
+    losses, informed, shares = list[float](), list[float](), list[float]()
+    for load in LOADS:
+        world = at_load(load)
+        bound, own = bound_of(world), run(world, way_of())
+        known = run(world, replace(way_of(), informed=True))
+        small = run(world, way_of("always-small"))
+        losses.append(bound.quality - own.effective_quality)
+        informed.append(bound.quality - known.effective_quality)
+        shares.append(
+            (own.effective_quality - small.effective_quality)
+            / (bound.quality - small.effective_quality)
+        )
+    mean, policy = sum(losses) / len(losses), sum(informed) / len(informed)
+    split = f"policy {points(policy)}, information {points(mean - policy)}"
+    yield Row(
+        "T4 mean", f"points lost against the bound, mean of loads {LOADS}",
+        mean, "<= 0.5", mean <= 0.5, "", split,
+    )  # fmt: skip
+    gap = sum(shares) / len(shares)
+    yield Row(
+        "T4 gap", "share of what lies between always-small and the bound",
+        gap, ">= 0.9", gap >= 0.9, "", split,
+    )  # fmt: skip
+    world = world_of("burst")
+    bound, own = bound_of(world), run(world, way_of())
+    known = run(world, replace(way_of(), informed=True))
+    loss = bound.quality - own.effective_quality
+    yield Row(
+        "T4 burst", "points lost against the bound with a threefold burst",
+        loss, "<= 1.0", loss <= 1.0, "",
+        f"policy {points(bound.quality - known.effective_quality)}, information "
+        f"{points(known.effective_quality - own.effective_quality)}",
+    )  # fmt: skip
+
+
+def capacity(way: Way, quality: float, least: float = 0.99) -> float:
+    """The highest load at which so many are on time, and the mean loses one point at most."""
+
+    def holds(load: float) -> bool:
+        outcome = run(at_load(load, 8000), way)
+        total = outcome.total
+        answered = max(1, total.on_time + total.late)
+        return outcome.attainment >= least and total.quality / answered >= quality - 1.0
+
+    low, high = 0.02, 0.1
+    while high < 12.0 and holds(high):
+        low, high = high, high * 1.6
+    for _ in range(4):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def t5_free() -> Iterator[Row]:
+    """Capacity against always-large, on the same replicas."""
+    full = run(at_load(0.05, 6000), way_of("always-large")).total
+    quality = full.quality / (full.on_time + full.late)
+    own, large = capacity(way_of(), quality), capacity(way_of("always-large"), quality)
+    yield Row(
+        "T5 free", "capacity at 99 % on time and <= 1.0 point lost, against always-large",
+        own / large, ">= 2.5", own / large >= 2.5,
+        f"always-large at most {large:.2f} of its full load", f"own {own:.2f}",
+    )  # fmt: skip
+
+
+def t5_pinned() -> Iterator[Row]:
+    """The same, where only replica, order and timing are left to choose."""
+    way = way_of(PINNED)
+    own, plain = capacity(way, 0.0), capacity(replace(way, plain=True), 0.0)
+    yield Row(
+        "T5 pinned", "capacity at 99 % on time, against dispatch at once to any replica",
+        own / plain, ">= 1.2", own / plain >= 1.2, f"at once {plain:.2f}", f"own {own:.2f}",
+    )  # fmt: skip
+
+
+def t8() -> Iterator[Row]:
+    """64 routers."""
+    world = world_of("stale-reports")
+    many = run(world, way_of())
+    replies = run(world.updated(reports=replies_only(world)), way_of())
+    one = run(world, replace(way_of(), informed=True))
+    own = run(world.updated(routers=1, reports=replies_only(world)), way_of())
+    loss = 100.0 * (own.attainment - many.attainment)
+    yield Row(
+        "T8", "points of attainment that 64 routers with reports of 100 ms lose against one",
+        loss, "<= 0.5", loss <= 0.5,
+        f"with reports in replies they lose {100 * (own.attainment - replies.attainment):.2f}",
+        f"one router {percent(own.attainment)}, informed {percent(one.attainment)}",
+    )  # fmt: skip
+
+
+def replies_only(world: World) -> Any:
+    """Reports as the service has them."""
+    return world.scenario.reports.model_copy(update={"in_replies": True, "every_ms": None})
+
+
+def t9() -> Iterator[Row]:
+    """A day."""
+    world = world_of("day")
+    outcome, rate = run(world, way_of()), mean_rate(world)
+    least = least_device_seconds(
+        arrivals(world, rate),
+        world.models,
+        LARGE,
+        dict.fromkeys(world.models, 1),
+        world.scenario.seconds,
+    )
+    hours = sum(outcome.device_s.values()) / 3600.0
+    over = hours / (least / 3600.0) - 1.0
+    yield Row(
+        "T9", "device hours of a day above the fluid bound",
+        over, "<= 0.15", over <= 0.15 and outcome.attainment >= 0.999,
+        f"attainment {percent(outcome.attainment)}, which T1 has at 99.9 %",
+        f"bound {least / 3600.0:.1f} h, own {hours:.1f} h",
+    )  # fmt: skip
+
+
+def priced() -> Iterator[Row]:
+    """Does the price pay?"""
+    gains, tuned, said = list[float](), list[float](), list[str]()
+    for load in OVERLOADS:
+        world = at_load(load)
+        rules, prices = run(world, way_of("rules")), run(world, way_of("priced"))
+        best = max(
+            (run(world, with_price(eta, rho)) for eta in (5.0, 50.0) for rho in (0.85, 0.5)),
+            key=lambda one: one.effective_quality,
+        )
+        gains.append(prices.effective_quality - rules.effective_quality)
+        tuned.append(best.effective_quality - rules.effective_quality)
+        said.append(
+            f"{load:.0%}: rules {points(rules.effective_quality)} at {percent(rules.attainment)}, "
+            f"priced {points(prices.effective_quality)} at {percent(prices.attainment)}, tuned "
+            f"{points(best.effective_quality)} at {percent(best.attainment)}"
+        )
+    gain, most = sum(gains) / len(gains), sum(tuned) / len(tuned)
+    yield Row(
+        "priced", "points of effective quality over `rules` under overload; else it should go",
+        gain, ">= 1", gain >= 1.0, "; ".join(said),
+    )  # fmt: skip
+    yield Row(
+        "priced tuned", "the same, with the best of four settings of its constants at each load",
+        most, ">= 1", most >= 1.0, "; ".join(said),
+    )  # fmt: skip
+
+
+def with_price(eta: float, rho: float) -> Way:
+    """`priced` with other constants."""
+    way = way_of("priced")
+    assert way.args is not None
+    routing = way.args.routing.model_copy(update={"price_eta": eta, "price_utilisation": rho})
+    return replace(way, args=way.args.model_copy(update={"routing": routing}))
+
+
+def ablations() -> Iterator[Row]:
+    """What each learned correction is worth, with profiles that are right and 30 % wrong."""
+    for error in (1.0, 1.3):
+        world = at_load(0.95, profile_error=error)
+        full = run(world, way_of())
+        for name, kept in (
+            ("bias", Corrections(bias=False)),
+            ("margin", Corrections(margin=False)),
+            ("overhead", Corrections(overhead=False)),
+        ):
+            without = run(world, replace(way_of(), corrections=kept))
+            gain = full.effective_quality - without.effective_quality
+            yield Row(
+                f"ablation {name} x{error:g}",
+                f"points of effective quality that {name} brings, profile x{error:g}, 95 % load",
+                gain, "", None,
+                f"without: {percent(without.attainment)} on time at "
+                f"{points(without.effective_quality)}",
+                f"with: {percent(full.attainment)} at {points(full.effective_quality)}",
+            )  # fmt: skip
+
+
+STEP = {0.0: 2.0, 0.2: 2.0, 0.2001: 8.0, 0.5: 8.0, 0.5001: 3.0, 0.8: 3.0}  # requests/s by hour
+
+
+def autoscaler() -> Iterator[Row]:
+    """The autoscaler's constants, on a step up and down."""
+    world = world_of("day")
+    traffic = world.scenario.traffic.model_copy(update={"requests_per_s": STEP})
+    world = world.updated(traffic=traffic, seconds=2880.0, warm_up_s=300.0)
+    scaling = world.scenario.autoscaling
+    assert scaling is not None
+    for name, changes in (
+        ("as shipped", {}),
+        ("utilisation 0.7", {"utilisation": 0.7}),
+        ("utilisation 0.9", {"utilisation": 0.9}),
+        ("drain_s 20", {"drain_s": 20.0}),
+        ("hold_s 60", {"hold_s": 60.0}),
+        ("upscale_delay_s 0", {"upscale_delay_s": 0.0}),
+        ("all faster", {"drain_s": 20.0, "upscale_delay_s": 0.0, "every_s": 1.0}),
+    ):
+        changed = scaling.model_copy(update=changes)
+        outcome = run(world.updated(autoscaling=changed), way_of())
+        most = max(ready for _, model, ready in outcome.replicas if model == LARGE)
+        up_s = 0.2001 * 3600.0
+        ready_s = next(
+            (
+                at - up_s
+                for at, model, n in outcome.replicas
+                if model == LARGE and at > up_s and n >= 4
+            ),
+            float("nan"),
+        )
+        yield Row(
+            f"autoscaler {name}",
+            "device hours of a fourfold step up and down again",
+            sum(outcome.device_s.values()) / 3600.0, "", None,
+            f"{percent(outcome.attainment)} on time at {points(outcome.effective_quality)}",
+            f"four of the largest ready after {ready_s:.0f} s (a start takes 90), at most {most}",
+        )  # fmt: skip
+
+
+def speed() -> Iterator[Row]:
+    """How fast the simulator is."""
+    world = at_load(1.2, 20_000)
+    rate = mean_rate(world)
+    started = time.process_time()
+    outcome = run(world, way_of(), rate)
+    reached = (outcome.total.offered + outcome.warm.offered) / (time.process_time() - started)
+    yield Row(
+        "speed", "simulated requests per second of one processor core", reached, ">= 20000",
+        reached >= 20_000,
+    )  # fmt: skip
+
+
+PARTS: Mapping[str, Callable[[], Iterator[Row]]] = {
+    "t9": t9,
+    "t5-free": t5_free,
+    "t5-pinned": t5_pinned,
+    "priced": priced,
+    "t4": t4,
+    "t8": t8,
+    "t1": t1,
+    "t2": t2,
+    "t3": t3,
+    "ablations": ablations,
+    "autoscaler": autoscaler,
+    "speed": speed,
+}
+
+
+def _rows(part: str) -> list[dict[str, Any]]:
+    return [row.as_dict() for row in PARTS[part]()]
+
+
+@click.command()
+@click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help="Only these.")
+@click.option("--processes", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
+def main(parts: Sequence[str], processes: int, path: Path | None) -> None:
+    """Simulate every scenario, and compare with the marks."""
+    rows = list[dict[str, Any]]()
+    with multiprocessing.Pool(processes) as pool:
+        for found in pool.imap_unordered(_rows, parts or list(PARTS)):
+            for row in found:
+                rows.append(row)
+                met = "" if row["met"] is None else "met" if row["met"] else "missed"
+                reached = f"{row['value']:>10.4g} {row['mark']:>9} {met:<7}"
+                click.echo(f"{row['name']:<22} {reached} {row['what']}")
+                for key in ("baseline", "oracle"):
+                    if row[key]:
+                        click.echo(f"{'':<24}{key}: {row[key]}")
+    rows.sort(key=lambda row: str(row["name"]))
+    if path is not None:
+        path.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""A thousand GPUs at 300,000 requests a second for five seconds, simulated: `python -m benchmarks
+sim_thousand`.
+
+The fleet is cut into cells, each with a router of its own for its share of the requests and a
+process of its own. Prints what was simulated, how long it took and the memory of the largest cell.
+"""
+
+import multiprocessing
+import resource
+import time
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import click
+
+from benchmarks.sim import way_of, world_of
+from router.sim.build import run
+
+
+class Cell(NamedTuple):
+    """A part of the fleet."""
+
+    devices: float
+    rate: float
+    seconds: float
+    seed: int
+
+
+def simulate(cell: Cell) -> dict[str, Any]:
+    """One cell; small queries, as 300 requests a second and GPU are."""
+    world = world_of("load-80")
+    # a fifth of the devices each for the small and the middle model, the rest for the largest
+    small, middle = round(0.4 * cell.devices), round(0.2 * cell.devices)
+    names = list(world.models)
+    replicas = dict(
+        zip(names, (small, middle, round(cell.devices - 0.5 * small - middle)), strict=True)
+    )
+    classes = {"queries": world.scenario.traffic.classes["queries"]}
+    traffic = world.scenario.traffic.model_copy(
+        update={"load": None, "requests_per_s": cell.rate, "classes": classes}
+    )
+    world = replace(world, scenario=world.scenario.model_copy(update={"seed": cell.seed}))
+    world = world.updated(
+        traffic=traffic, replicas=replicas, seconds=cell.seconds, warm_up_s=0.2 * cell.seconds
+    )
+    started = time.process_time()
+    outcome = run(world, way_of(), cell.rate)
+    return {
+        "requests": outcome.total.offered + outcome.warm.offered,
+        "counted": outcome.total.offered,
+        "on_time": outcome.total.on_time,
+        "effective": outcome.total.effective,
+        "cpu_s": time.process_time() - started,
+        "memory_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    }
+
+
+@click.command()
+@click.option("--devices", type=click.FloatRange(10), default=1000.0, show_default=True)
+@click.option("--rate", type=click.FloatRange(1), default=300_000.0, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True)
+@click.option("--cells", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--processes", type=click.IntRange(1), default=2, show_default=True)
+def main(devices: float, rate: float, seconds: float, cells: int, processes: int) -> None:
+    """Simulate a fleet in cells."""
+    started = time.perf_counter()
+    parts = [Cell(devices / cells, rate / cells, seconds, seed) for seed in range(cells)]
+    with multiprocessing.Pool(processes, maxtasksperchild=1) as pool:
+        rows = pool.map(simulate, parts, chunksize=1)
+    requests, cpu_s = (sum(row[key] for row in rows) for key in ("requests", "cpu_s"))
+    counted = sum(row["counted"] for row in rows)
+    click.echo(
+        f"simulated: {devices:g} devices, {requests} requests in {seconds:g} s; "
+        f"{100 * sum(row['on_time'] for row in rows) / counted:.2f} % on time at "
+        f"{sum(row['effective'] for row in rows) / counted:.2f} effective points"
+    )
+    click.echo(
+        f"{time.perf_counter() - started:.0f} s, {requests / cpu_s:.0f} requests a CPU second; "
+        f"at most {max(row['memory_kib'] for row in rows) / 1024:.0f} MiB a cell"
+    )
+
+
+if __name__ == "__main__":
+    main()

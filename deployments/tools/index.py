@@ -1,0 +1,83 @@
+"""What a search in one index of a collection keeps of a search in its best one."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from deployments.tools.align import Material, material, relevant_places, rows_by_language
+from deployments.tools.client import Embedded
+from deployments.tools.corpus import Text
+from deployments.tools.migrate import MigrationError, Parts, vectors_at
+from deployments.tools.writing import Corpus
+from router.arrays import Vectors
+from router.measured import as_proof
+from router.proof import Judged, Proof, Rows, kept_of
+from router.retrieval import ndcg, nearest
+from router.space import Space
+
+
+class Compared(NamedTuple):
+    """The spaces of a collection, measured."""
+
+    best: Space
+    judged_by: Judged
+    queries: int
+    documents: int  # that were searched
+    kept: dict[str, Proof]  # by each other space
+
+
+def chosen(
+    corpus: Corpus, queries: list[Text], judgements: Mapping[str, set[str]] | None, most: int
+) -> tuple[Material, Rows]:
+    """What is searched with what, and the documents' rows in the corpus: all relevant ones and an
+    even share of the others. Raises AlignError where too few queries can be judged.
+    """
+    asked = {query.id for query in queries}
+    relevant = {id for query, found in (judgements or {}).items() if query in asked for id in found}
+    own, others = list[int](), list[int]()
+    for row, text in enumerate(corpus.texts()):
+        (own if text.id in relevant else others).append(row)
+    share = np.linspace(0, len(others) - 1, min(len(others), max(0, most - len(own))))
+    rows = np.sort(np.array([*own, *(others[int(place)] for place in share)], np.int64))
+    kept = set(rows.tolist())
+    documents = [text for row, text in enumerate(corpus.texts()) if row in kept]
+    return material(documents, queries, judgements), rows
+
+
+def own_vectors(made: Sequence[Embedded]) -> Vectors:
+    """The vectors of all answers, which must be of the space's own model."""
+    for answer in made:
+        if answer.adapter is not None:
+            raise MigrationError(f"the router answered over an adapter from {answer.adapter}")
+    return np.concatenate([answer.vectors for answer in made])
+
+
+def compare(
+    given: Material,
+    rows: Rows,
+    written: Mapping[str, Parts],
+    asked: Mapping[str, Vectors],
+    best: str | None,
+) -> Compared:
+    """Search each space's index with its own model's queries; `best` None: the highest nDCG@10."""
+    found = {
+        space: nearest(asked[space], vectors_at(parts, rows.tolist()))
+        for space, parts in written.items()
+    }
+    if best is None:
+        relevant = relevant_places(given, found[next(iter(found))])
+        best = max(found, key=lambda space: float(ndcg(found[space], relevant).mean()))
+    own = found[best]
+    relevant = relevant_places(given, own)
+    judged_by: Judged = "neighbours" if given.judgements is None else "judgements"
+    languages = rows_by_language([query.text for query in given.queries])
+    kept = {}
+    for space, over in found.items():
+        if space != best:
+            by_language = {
+                name: kept_of(over[places], own[places], [relevant[place] for place in places])
+                for name, places in languages.items()
+            }
+            kept[space] = as_proof(kept_of(over, own, relevant), by_language, judged_by)
+    return Compared(Space.parse(best), judged_by, len(given.queries), len(rows), kept)

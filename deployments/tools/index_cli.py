@@ -1,0 +1,273 @@
+"""`embedding-router index`: a collection in each of its spaces, and what a search in one keeps of a
+search in the best.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from deployments.tools import progress
+from deployments.tools.align import AlignError
+from deployments.tools.client import BASE_URL, BaseUrl, Client, RequestRefused, RouterAway
+from deployments.tools.corpus import CorpusError, read_judgements, read_texts
+from deployments.tools.index import Compared, chosen, compare, own_vectors
+from deployments.tools.migrate import MigrationError, Parts
+from deployments.tools.proof_report import ndcg_kept, recall_kept
+from deployments.tools.writing import (
+    FILE,
+    Collection,
+    Corpus,
+    Pace,
+    collection_of,
+    corpus_options,
+    pace_options,
+    write_space,
+)
+from router import measured
+from router.arrays import Vectors
+from router.measured import Measured
+from router.proof import Proof
+from router.retrieval import TOP
+
+PROOF = "proof.json"
+
+
+class Job(NamedTuple):
+    """The command's options."""
+
+    collection: str
+    corpus: Corpus
+    pace: Pace
+    output: Path
+    queries: Path | None
+    qrels: Path | None
+    best: str | None
+    sample: int
+
+
+@click.command()
+@click.option(
+    "--base-url",
+    type=BaseUrl(),
+    default=BASE_URL,
+    show_default=True,
+    help="A running router that has the collection.",
+)
+@click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="Or EMBEDDING_ROUTER_API_KEY.")
+@click.option("--collection", required=True, help="A collection of one or several spaces.")
+@corpus_options
+@click.option(
+    "-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR"
+)
+@click.option("--queries", type=FILE, help="Your own queries, to measure the spaces with.")
+@click.option("--qrels", type=FILE, help="Lines `query document score`.")
+@click.option(
+    "--best",
+    metavar="MODEL/DIMENSIONS",
+    help="The space that the others are compared with.  [default: that of the highest nDCG@10 "
+    "with --qrels; else of the router's largest model]",
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(TOP),
+    default=100_000,
+    show_default=True,
+    help="Documents that are searched to measure; those that are relevant are always among them.",
+)
+@pace_options
+@click.option("--json", "as_json", is_flag=True, help="What was written and measured, as JSON.")
+def main(
+    base_url: str,
+    api_key: str | None,
+    collection: str,
+    texts: Path,
+    text_field: str,
+    id_field: str | None,
+    output: Path,
+    queries: Path | None,
+    qrels: Path | None,
+    best: str | None,
+    sample: int,
+    truncate: str,
+    batch: int,
+    in_flight: int,
+    part_rows: int,
+    as_json: bool,
+) -> None:
+    """Embed a collection's documents in each of its spaces: Parquet with `id` and `vector`, ready
+    for your database.
+
+    Each space gets a folder, DIR/MODEL/DIMENSIONS. Everything goes on the bulk lane, which yields
+    to all other requests. Kill it at any moment and start it again with the same options: every
+    text ends there exactly once. With --queries it measures what a search in each other space keeps
+    of a search in the best one, and writes DIR/proof.json, which the config names as the
+    collection's `proof`.
+    """
+    if find_spec("pyarrow") is None:
+        raise click.ClickException(
+            "the vectors are written as Parquet, which needs the package pyarrow: pip install "
+            "pyarrow"
+        )
+    if qrels is not None and queries is None:
+        raise click.UsageError("--qrels judges queries: give --queries too")
+    job = Job(
+        collection,
+        Corpus(texts, text_field, id_field),
+        Pace(truncate, batch, in_flight, part_rows),
+        output,
+        queries,
+        qrels,
+        best,
+        sample,
+    )
+    try:
+        asyncio.run(_index(Client(base_url, api_key), job, as_json))
+    except (AlignError, MigrationError, CorpusError, RequestRefused, RouterAway) as error:
+        raise click.ClickException(str(error)) from None
+
+
+async def _index(client: Client, job: Job, as_json: bool) -> None:
+    async with client:
+        found = await collection_of(client, job.collection)
+        _check(job, found)
+        written: dict[str, Parts] = {}
+        said: list[dict[str, Any]] = []
+        for space in found.spaces:
+            folder = job.output / space
+            parts = await write_space(
+                client, space, found.fingerprint(space), job.corpus, job.pace, folder
+            )
+            written[space] = parts
+            rows, files = parts.manifest.rows, len(parts.ranges())
+            said.append({"space": space, "folder": str(folder), "vectors": rows, "files": files})
+            if not as_json:
+                click.echo(f"{folder}: {rows} vectors of {space} in {files} files")
+        compared = None
+        if job.queries is not None and len(written) > 1:
+            compared = await _measure(client, job, found, written)
+            measured.save(_as_measured(found, compared), job.output / PROOF)
+    if as_json:
+        body = {
+            "collection": job.collection,
+            "spaces": said,
+            "proof": None if compared is None else _as_plain(job, compared),
+        }
+        click.echo(json.dumps(body, indent=2))
+    else:
+        click.echo("\n".join(_report(job, found, compared)))
+
+
+def _check(job: Job, found: Collection) -> None:
+    """What can be refused before a long corpus is embedded."""
+    if job.best is not None and job.best not in found.spaces:
+        raise MigrationError(
+            f"--best {job.best} is no space of collection {found.name!r}, which has "
+            f"{', '.join(found.spaces)}"
+        )
+    if job.queries is None or len(found.spaces) < 2:
+        return
+    for space in found.spaces:
+        if found.fingerprint(space) is None:
+            model = space.rpartition("/")[0]
+            raise MigrationError(
+                f"{model} has no `fingerprint`, so nothing could show later that it is the model "
+                "that was measured; make one with `embedding-router fingerprint`, or omit --queries"
+            )
+
+
+async def _measure(
+    client: Client, job: Job, found: Collection, written: dict[str, Parts]
+) -> Compared:
+    assert job.queries is not None
+    queries = list(read_texts(job.queries, job.corpus.text_field))
+    judgements = None if job.qrels is None else read_judgements(job.qrels)
+    given, rows = chosen(job.corpus, queries, judgements, job.sample)
+    asked: dict[str, Vectors] = {}
+    more = {} if found.instruction is None else {"instruction": found.instruction}
+    total = len(found.spaces) * len(given.queries)
+    with progress.bar(total=total, unit="query", desc="proof") as bar:
+        for space in found.spaces:
+            options = {"space": space, "model": space.rpartition("/")[0], "truncate": "end"}
+            made = []
+            for start in range(0, len(given.queries), job.pace.batch):
+                some = [query.text for query in given.queries[start : start + job.pace.batch]]
+                made.append(await client.embed(some, input_type="query", **options, **more))
+                bar.update(len(some))
+            asked[space] = own_vectors(made)
+    best = job.best or (None if judgements is not None else _largest(found))
+    return compare(given, rows, written, asked, best)
+
+
+def _largest(found: Collection) -> str:
+    """The space of the router's largest model, in its largest size."""
+    ranks = {model: rank for rank, model in enumerate(found.fingerprints)}
+
+    def size(space: str) -> tuple[int, int]:
+        model, _, dimensions = space.rpartition("/")
+        return ranks[model], int(dimensions)
+
+    return max(found.spaces, key=size)
+
+
+def _as_measured(found: Collection, compared: Compared) -> Measured:
+    models = {space.rpartition("/")[0] for space in found.spaces}
+    digests = {model: found.fingerprints[model] or "" for model in sorted(models)}
+    return Measured(compared.best, compared.kept, digests)
+
+
+def _as_plain(job: Job, compared: Compared) -> dict[str, Any]:
+    return {
+        "file": str(job.output / PROOF),
+        "best": str(compared.best),
+        "judged_by": compared.judged_by,
+        "queries": compared.queries,
+        "documents": compared.documents,
+        "kept": {
+            space: {
+                "recall_kept": proof.unseen.recall,
+                "recall_kept_interval": proof.unseen[2:4],
+                "ndcg_kept": proof.unseen.ndcg,
+                "ndcg_kept_interval": proof.unseen[5:7],
+                "by_language": {
+                    name: {"recall_kept": kept.recall, "recall_kept_interval": kept[2:4]}
+                    for name, kept in proof.unseen_by_language.items()
+                },
+            }
+            for space, proof in compared.kept.items()
+        },
+    }
+
+
+def _report(job: Job, found: Collection, compared: Compared | None) -> Iterator[str]:
+    """What was measured, and what to write into the config."""
+    if compared is not None:
+        measure = "your judgements" if job.qrels else f"what {compared.best} finds"
+        yield (
+            f"{compared.queries} queries over {compared.documents} documents, judged by {measure}; "
+            f"best: {compared.best}"
+        )
+        for space, proof in compared.kept.items():
+            yield from _lines(space, proof)
+    elif len(found.spaces) > 1:
+        yield "nothing was measured: give --queries, and --qrels if you have judgements"
+    yield f"load each folder of {job.output} into an index of its own"
+    if compared is not None:
+        spaces = ", ".join(found.spaces)
+        yield (
+            f"in the config: collections: {{{found.name}: {{spaces: [{spaces}], "
+            f"proof: {job.output / PROOF}}}}}"
+        )
+
+
+def _lines(space: str, proof: Proof) -> Iterator[str]:
+    named = {"all": proof.unseen, **proof.unseen_by_language}
+    for name, kept in named.items():
+        yield (
+            f"  {space}  {name:8} {kept.queries:6d} queries  recall@10 kept {recall_kept(kept)}  "
+            f"nDCG@10 kept {ndcg_kept(kept)}"
+        )

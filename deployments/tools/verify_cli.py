@@ -1,0 +1,196 @@
+"""`embedding-router verify`: whether an index may go on with what serves its space now."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import orjson
+from tqdm import tqdm
+
+from deployments.engines.base import EngineError
+from deployments.launch.serve_config import application
+from deployments.tools import progress
+from deployments.tools.align import AlignError
+from deployments.tools.client import BaseUrl, Client, RequestRefused, RouterAway
+from deployments.tools.corpus import CorpusError
+from deployments.tools.origins import Configured, Origin, parse_space, served_by
+from deployments.tools.verify import FEWEST_TEXTS, Sample, Verdict, Verified, read_sample, verify
+from router.config import CollectionConfig
+from router.proof import Kept
+from router.space import Space, fit
+
+FLOOR: float = CollectionConfig.model_fields["min_recall"].default
+EXIT_CODES: dict[Verdict, int] = {"keep": 0, "bridge": 3, "migrate": 4}
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.option(
+    "--config", "path", type=FILE, help="Start the engine here, whatever its fingerprint says."
+)
+@click.option(
+    "--base-url",
+    type=BaseUrl(),
+    help="Take the vectors of this router, or of any other server of /v1/embeddings.",
+)
+@click.option(
+    "--api-key",
+    envvar="EMBEDDING_ROUTER_API_KEY",
+    help="For --base-url; or EMBEDDING_ROUTER_API_KEY.",
+)
+@click.option(
+    "--index",
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Parquet with `id`, `text` and `vector`: a file, or a folder of them.",
+)
+@click.option("--texts", type=FILE, help="The texts by `id`, where the index does not hold them.")
+@click.option("--text-field", default="text", show_default=True)
+@click.option(
+    "--space", "target", required=True, metavar="MODEL/DIMENSIONS", help="The space of the index."
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(FEWEST_TEXTS),
+    default=2000,
+    show_default=True,
+    help="Texts that are embedded again, evenly spread over the index.",
+)
+@click.option(
+    "--min-recall",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=FLOOR,
+    show_default=True,
+    help="What a search must keep.",
+)
+@click.option("--json", "as_json", is_flag=True, help="What was measured, as JSON.")
+@click.pass_context
+def main(
+    context: click.Context,
+    path: Path | None,
+    base_url: str | None,
+    api_key: str | None,
+    index: Path,
+    texts: Path | None,
+    text_field: str,
+    target: str,
+    sample: int,
+    min_recall: float,
+    as_json: bool,
+) -> None:
+    """Check whether what serves a space now makes the vectors that an index of it holds.
+
+    A sample of the stored texts is embedded again and compared with the stored vectors: after an
+    upgrade, with another precision, or when a hosted model may have changed. The exit status is 0
+    for keep (the search finds what it found), 3 for bridge (it does over an adapter), 4 for migrate
+    (embed the documents again), 1 where nothing could be judged.
+    """
+    if (path is None) == (base_url is None):
+        raise click.UsageError("give either --config or --base-url")
+    try:
+        given = read_sample(index, texts, text_field, sample)
+        with progress.bar(total=len(given.texts), unit="text") as bar:
+            found, space = asyncio.run(
+                _verified(path, base_url, api_key, given, target, min_recall, bar)
+            )
+    except (AlignError, CorpusError, EngineError, RequestRefused, RouterAway) as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        click.echo(orjson.dumps(as_plain(found, space, min_recall), option=orjson.OPT_INDENT_2))
+    else:
+        click.echo("\n".join(report(found, space)))
+    context.exit(EXIT_CODES[found.verdict])
+
+
+async def _verified(
+    path: Path | None,
+    base_url: str | None,
+    api_key: str | None,
+    given: Sample,
+    target: str,
+    min_recall: float,
+    bar: "tqdm[None]",
+) -> tuple[Verified, Space]:
+    origin: Origin
+    if path is not None:
+        origin = Configured(application(path)[0], bar, proves=False)
+    else:
+        origin = await served_by(Client(base_url or "", api_key), target, None, bar)
+    async with origin:
+        space = await parse_space(origin, target)
+        size = given.vectors.shape[1]
+        if size != space.dimensions:
+            raise AlignError(
+                f"the index holds vectors of {size} dimensions, and {space} has "
+                f"{space.dimensions}: it is an index of another space"
+            )
+        made = await origin.embed(space.model, [text.text for text in given.texts], "document")
+        return await verify(given, space, fit(made, space.dimensions), min_recall), space
+
+
+def as_plain(found: Verified, space: Space, min_recall: float) -> dict[str, Any]:
+    """What was measured, for --json."""
+    bridged = found.bridged
+    return {
+        "space": str(space),
+        "texts": found.texts,
+        "cosine": {
+            "median": float(np.median(found.cosines)),
+            "p1": float(np.quantile(found.cosines, 0.01)),
+            "least": float(found.cosines.min()),
+        },
+        "min_recall": min_recall,
+        **_lost(found.kept),
+        "by_language": {name: _lost(kept) for name, kept in found.by_language.items()},
+        "bridge": None if bridged is None else _lost(bridged),
+        "not_bridged": found.not_bridged,
+        "verdict": found.verdict,
+    }
+
+
+def _lost(kept: Kept) -> dict[str, Any]:
+    return {
+        "queries": kept.queries,
+        "recall_lost": 1 - kept.recall,
+        "recall_lost_interval": (1 - kept.recall_high, 1 - kept.recall_low),
+    }
+
+
+def report(found: Verified, space: Space) -> Iterator[str]:
+    """What was measured, and what to do."""
+    middle, low, least = np.median(found.cosines), *np.quantile(found.cosines, [0.01, 0])
+    yield f"{found.texts} texts of {space}, embedded again by what serves it now"
+    yield (
+        f"cosine with the stored vectors: median {middle:.4f}, 1 % below {low:.4f}, "
+        f"least {least:.4f}"
+    )
+    yield f"recall@10 lost: {_percent(found.kept)}"
+    for name, kept in found.by_language.items():
+        yield f"  {name:8} {kept.queries:6d} texts  {_percent(kept)}"
+    if found.bridged is not None:
+        yield f"recall@10 lost over an adapter, left out of its fit: {_percent(found.bridged)}"
+    if found.not_bridged is not None:
+        yield f"no adapter was tried: {found.not_bridged}"
+    yield f"{found.verdict}: {_DO[found.verdict].format(space=space, model=space.model)}"
+
+
+_DO: dict[Verdict, str] = {
+    "keep": "the index and what serves {space} now belong together",
+    "bridge": (
+        "what serves {space} now is another model than that of the index; give it a name of its "
+        "own, and while {model} as it was can still be embedded with, `embedding-router align` "
+        "makes an adapter for queries"
+    ),
+    "migrate": (
+        "what serves {space} now is another model than that of the index; go back to the weights, "
+        "pooling and prompts that made it, or embed the documents again with `embedding-router "
+        "migrate`"
+    ),
+}
+
+
+def _percent(kept: Kept) -> str:
+    return f"{1 - kept.recall:.1%} [{1 - kept.recall_high:.1%}, {1 - kept.recall_low:.1%}]"

@@ -1,0 +1,139 @@
+"""Writes a corpus in one space with a router's vectors: what `migrate` and `index` share."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from deployments.tools import progress
+from deployments.tools.client import Client
+from deployments.tools.corpus import Text, count_rows, read_texts
+from deployments.tools.migrate import Manifest, MigrationError, Parts, digest_of, fill, opened
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+Command = Callable[..., Any]
+
+
+class Corpus(NamedTuple):
+    """Documents in a file."""
+
+    file: Path
+    text_field: str
+    id_field: str | None
+
+    def texts(self) -> Iterator[Text]:
+        """In the order of the file."""
+        return read_texts(self.file, self.text_field, self.id_field)
+
+
+class Pace(NamedTuple):
+    """How texts are sent, and how they are stored."""
+
+    truncate: str
+    batch: int
+    in_flight: int
+    part_rows: int
+
+
+def pace_options(command: Command) -> Command:
+    """The options of a Pace."""
+    for option in (
+        click.option(
+            "--part-rows",
+            type=click.IntRange(1),
+            default=2048,
+            show_default=True,
+            help="Rows of one Parquet file.",
+        ),
+        click.option(
+            "--in-flight",
+            type=click.IntRange(1),
+            default=4,
+            show_default=True,
+            help="Requests at the router at a time.",
+        ),
+        click.option(
+            "--batch",
+            type=click.IntRange(1),
+            default=64,
+            show_default=True,
+            help="Texts of one request.",
+        ),
+        click.option(
+            "--truncate",
+            type=click.Choice(["none", "end", "start"]),
+            default="none",
+            show_default=True,
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def corpus_options(command: Command) -> Command:
+    """The options of a Corpus."""
+    for option in (
+        click.option("--id-field", help="`id`, else `_id`, else the row's number, if not given."),
+        click.option("--text-field", default="text", show_default=True),
+        click.option(
+            "--texts",
+            required=True,
+            type=FILE,
+            help="Its documents: JSON lines or Parquet with `text` and `id`.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+class Collection(NamedTuple):
+    """A collection as the router has it now."""
+
+    name: str
+    spaces: list[str]
+    instruction: str | None
+    fingerprints: dict[str, str | None]  # of the models of the router, in its order
+
+    def fingerprint(self, space: str) -> str | None:
+        """What the model of a space proves to be; None where it proves nothing."""
+        return self.fingerprints.get(space.rpartition("/")[0])
+
+
+async def collection_of(client: Client, name: str) -> Collection:
+    """The router's collection of this name; raises MigrationError where there is none."""
+    tiers = await client.tiers()
+    collections = tiers["collections"]
+    if (known := collections.get(name)) is None:
+        has = ", ".join(collections) or "none"
+        raise MigrationError(f"the router has no collection {name!r}; it has {has}")
+    proofs = {row["model"]: row["fingerprint"] for row in tiers["data"]}
+    spaces = known.get("spaces") or [known["space"]]
+    return Collection(name, spaces, known["instruction"], proofs)
+
+
+async def write_space(
+    client: Client, space: str, fingerprint: str | None, corpus: Corpus, pace: Pace, folder: Path
+) -> Parts:
+    """Embed what is missing of the corpus in one space, in `folder`.
+
+    Raises MigrationError, CorpusError, RequestRefused and RouterAway; what is done stays.
+    """
+    options = {"space": space, "input_type": "document", "truncate": pace.truncate}
+    manifest = Manifest(
+        space,
+        fingerprint,
+        digest_of(corpus.file),
+        corpus.text_field,
+        corpus.id_field,
+        count_rows(corpus.file),
+        pace.part_rows,
+    )
+    with opened(folder, manifest) as parts:
+        rows, missing = manifest.rows, sum(map(len, parts.missing()))
+        with progress.bar(total=rows, initial=rows - missing, unit="text", desc=space) as bar:
+            await fill(
+                parts, corpus.texts(), client, options, pace.batch, pace.in_flight, bar.update
+            )
+    return parts

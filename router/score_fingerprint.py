@@ -1,0 +1,158 @@
+"""What proves that two processes run the same reranker: pairs, what it reads of them, and the
+scores it gives.
+
+As with the fingerprint of vectors the proof has two halves (router/fingerprint.py). Scores are
+compared by their largest difference, for the cosine of two numbers says nothing. A reranker that
+gives all pairs about the same score ranks nothing, whatever was stored: its template or its
+classifier is wrong.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from router.arrays import TokenIds, Vectors
+
+FORMAT = "embedding-router score fingerprint 1"
+LEAST_SPREAD = 0.001
+
+# Answers and texts that answer nothing, long and short, in several scripts.
+PAIRS = (
+    ("What is the capital of China?", "The capital of China is Beijing."),
+    ("What is the capital of China?", "Bananas are rich in potassium and easy to peel."),
+    ("explain gravity", "Gravity is a force that attracts two bodies towards each other."),
+    ("explain gravity", "def mean(values):\n    return sum(values) / len(values)"),
+    ("今天天气怎么样？", "今天天气很好，我们去公园散步吧。"),
+    ("今天天气怎么样？", "The committee met on Tuesday to discuss the budget for the coming year."),
+)
+
+
+class PairProbe(NamedTuple):
+    """One pair and what the reranker reads of it: token ids, or text where its engine takes
+    text.
+    """
+
+    query: str
+    document: str
+    ids: TokenIds | None
+    text: str | None
+
+
+@dataclass(frozen=True)
+class ScoreFingerprint:
+    """Probes of one reranker, and their scores."""
+
+    model: str
+    probes: Sequence[PairProbe]
+    scores: Sequence[float]
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hexadecimal characters that stand for this proof."""
+        content = json.dumps(_rows(self), sort_keys=True)
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+    def misread(self, now: Sequence[PairProbe]) -> str | None:
+        """What is wrong with how the router prepared the pairs just now, in a sentence; None when
+        nothing is.
+        """
+        for stored, made in zip(self.probes, now, strict=True):
+            same = (
+                made.text == stored.text
+                if stored.ids is None or made.ids is None
+                else np.array_equal(stored.ids, made.ids)
+            )
+            if not same or (stored.ids is None) != (made.ids is None):
+                return (
+                    f"{self.model}: what it would read of the query {stored.query!r} is not what "
+                    "its fingerprint was made with: its template, instruction or tokenizer changed"
+                )
+        return None
+
+    def mismatch(self, made: Vectors, max_difference: float) -> str | None:
+        """What is wrong with scores that were made just now, in a sentence; None when nothing
+        is.
+        """
+        off = np.abs(made[:, 0] - np.array(self.scores, np.float32))
+        worst = int(np.argmax(np.where(np.isfinite(off), off, np.inf)))
+        if off[worst] <= max_difference:
+            return None
+        return (
+            f"{self.model}: its score of {self.probes[worst].document!r} is {made[worst, 0]:.4f}, "
+            f"its fingerprint has {self.scores[worst]:.4f}, and {max_difference:g} is the largest "
+            "difference allowed: these are not the weights, template or precision that it was "
+            "made with"
+        )
+
+
+def too_even(model: str, scores: Vectors) -> str | None:
+    """What is wrong with scores that tell no pair from another, in a sentence; None when they
+    do.
+    """
+    spread = float(scores.max() - scores.min())
+    if spread >= LEAST_SPREAD:
+        return None
+    return (
+        f"{model}: it gives all probes about the same score, {float(scores.mean()):.4f} (they "
+        f"spread over {spread:.2g}, and {LEAST_SPREAD:g} is the least): it would rank nothing. "
+        "Check its template, and engine.args.hf_overrides for a model that is no classifier"
+    )
+
+
+def make(model: str, probes: Sequence[PairProbe], scores: Vectors) -> ScoreFingerprint:
+    """The fingerprint of scores that were made just now."""
+    return ScoreFingerprint(model, probes, [round(float(score), 6) for score in scores[:, 0]])
+
+
+def save(fingerprint: ScoreFingerprint, path: Path) -> None:
+    """Write it as JSON, a line for each probe."""
+    about = json.dumps({"format": FORMAT, "model": fingerprint.model})
+    probes = ",\n".join(json.dumps(row, ensure_ascii=False) for row in _rows(fingerprint))
+    path.write_text(f'{about[:-1]}, "probes": [\n{probes}\n]}}\n', encoding="utf-8")
+
+
+def load(path: Path) -> ScoreFingerprint:
+    """Read a file that `save` wrote; raises ValueError naming the file when it is something
+    else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise ValueError(f"its format is {data['format']!r}, this version reads {FORMAT!r}")
+        rows: list[dict[str, Any]] = data["probes"]
+        if not rows:
+            raise ValueError("it has no probes")
+        probes = [
+            PairProbe(
+                row["query"],
+                row["document"],
+                np.array(row["ids"], np.int32) if "ids" in row else None,
+                row.get("text"),
+            )
+            for row in rows
+        ]
+        scores = [float(row["score"]) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a fingerprint of scores: {error}; make one with "
+            "`embedding-router fingerprint`"
+        ) from error
+    return ScoreFingerprint(str(data["model"]), probes, scores)
+
+
+def _rows(fingerprint: ScoreFingerprint) -> list[dict[str, Any]]:
+    return [
+        {
+            "query": probe.query,
+            "document": probe.document,
+            **({"text": probe.text} if probe.ids is None else {"ids": probe.ids.tolist()}),
+            "score": score,
+        }
+        for probe, score in zip(fingerprint.probes, fingerprint.scores, strict=True)
+    ]

@@ -1,0 +1,140 @@
+"""The cheapest replicas that keep the budgets at the asked quality, by simulating one plan after
+another.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from router.sim.build import Way, World, mean_rate, run
+
+REQUESTS = 3000  # of one try
+MOST_TRIES = 30
+SPARE = 4  # times the replicas, where nothing has to wait
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One plan: replicas of each model, what they cost, and what they keep."""
+
+    replicas: Mapping[str, int]
+    cost: float  # an hour, or devices where no cost is given
+    attainment: float
+    quality: float  # mean points of what is answered
+    keeps: bool
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {name: getattr(self, name) for name in self.__slots__} | {
+            "replicas": dict(self.replicas)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What the search found; `best` is None where no plan that was tried keeps the goal."""
+
+    asked_quality: float  # the mean with nothing else to do, less what the goal may lose
+    best: Tried | None
+    tried: int
+
+
+def cost_of(world: World, replicas: Mapping[str, int]) -> float:
+    """Of an hour; devices where the scenario gives no cost."""
+    given = world.scenario.gpu_hour
+    total = 0.0
+    for name, many in replicas.items():
+        price = given.get(name, 0.0) if isinstance(given, Mapping) else given
+        total += many * world.models[name].devices * (1.0 if price is None else price)
+    return total
+
+
+class Planner:
+    """Tries plans for one scenario at its highest rate, without its faults."""
+
+    def __init__(self, world: World, way: Way, watch: Callable[[int], None] | None = None) -> None:
+        """`watch` gets the number of plans tried."""
+        scenario = world.scenario
+        self._rate = mean_rate(world)
+        changes: dict[str, object] = {"faults": (), "autoscaling": None}
+        if not world.log:
+            seconds = min(scenario.seconds, REQUESTS / self._rate)
+            traffic = scenario.traffic.model_copy(
+                update={
+                    "load": None,
+                    "scale": 1.0,
+                    "requests_per_s": self._rate,
+                    "bursts": (),
+                }
+            )
+            changes |= {"seconds": seconds, "warm_up_s": 0.2 * seconds, "traffic": traffic}
+        self._world, self._way, self._watch = world.updated(**changes), way, watch
+        self._least = {
+            name: max(0, world.fleet.bounds[name].least if name in world.fleet.bounds else 1)
+            for name in world.models
+        }
+        self._known: dict[tuple[int, ...], Tried] = {}
+        goal = scenario.goal
+        self._on_time = goal.on_time
+        free = {name: SPARE * max(1, many) for name, many in world.replicas.items()}
+        self.asked_quality = self._mean_quality(free) - goal.quality_loss
+
+    def search(self) -> Planned:
+        """More replicas until the goal is kept, then fewer as long as it is."""
+        now = self._try(self._world.replicas)
+        while not now.keeps and len(self._known) < MOST_TRIES:
+            plans = [self._more(now.replicas, name) for name in self._world.models]
+            plans.append({name: 2 * max(1, many) for name, many in now.replicas.items()})
+            each = [self._try(plan) for plan in plans]
+            kept = [one for one in each if one.keeps]
+            now = min(kept, key=lambda one: one.cost) if kept else max(each, key=self._short)
+        if not now.keeps:
+            return Planned(self.asked_quality, None, len(self._known))
+        part = 2
+        while part <= 64 and len(self._known) < MOST_TRIES:
+            fewer = [self._try(plan) for plan in self._fewer(now.replicas, part)]
+            kept = [one for one in fewer if one.keeps]
+            if kept:
+                now = min(kept, key=lambda one: one.cost)
+            elif all(many // part <= 1 for many in now.replicas.values()):
+                break
+            else:
+                part *= 2
+        return Planned(self.asked_quality, now, len(self._known))
+
+    def _short(self, tried: Tried) -> float:
+        """How near a plan is to the goal; 0 keeps it."""
+        points = min(0.0, tried.quality - self.asked_quality)
+        return min(0.0, tried.attainment - self._on_time) + 0.05 * points
+
+    def _more(self, replicas: Mapping[str, int], name: str) -> dict[str, int]:
+        many = replicas[name]
+        return {**replicas, name: many + max(1, math.ceil(many / 4))}
+
+    def _fewer(self, replicas: Mapping[str, int], part: int) -> list[dict[str, int]]:
+        found = []
+        for name, many in replicas.items():
+            left = max(self._least[name], many - max(1, many // part))
+            if left < many:
+                found.append({**replicas, name: left})
+        return found
+
+    def _try(self, replicas: Mapping[str, int]) -> Tried:
+        key = tuple(replicas[name] for name in self._world.models)
+        if key not in self._known:
+            outcome = run(self._world.with_replicas(replicas), self._way, self._rate)
+            total = outcome.total
+            answered = total.on_time + total.late
+            quality = total.quality / answered if answered else 0.0
+            keeps = outcome.attainment >= self._on_time and quality >= self.asked_quality
+            cost = cost_of(self._world, replicas)
+            self._known[key] = Tried(dict(replicas), cost, outcome.attainment, quality, keeps)
+            if self._watch is not None:
+                self._watch(len(self._known))
+        return self._known[key]
+
+    def _mean_quality(self, replicas: Mapping[str, int]) -> float:
+        way = replace(self._way, informed=True)
+        total = run(self._world.with_replicas(replicas), way, self._rate).total
+        answered = total.on_time + total.late
+        return total.quality / answered if answered else 0.0

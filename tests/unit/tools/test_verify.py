@@ -1,0 +1,281 @@
+"""`verify` on stored vectors: what a search loses, and what to do about it."""
+
+import asyncio
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from pyarrow import parquet
+
+from deployments.replica.offline import Offline
+from deployments.tools.align import AlignError
+from deployments.tools.corpus import CorpusError, Text
+from deployments.tools.verify import Sample, read_sample, verify
+from router.arrays import Vectors
+from router.cli import main
+from router.config import RouterArgs
+from router.space import Space
+from tests.support.minilm import MINILM, with_one_tensor_changed
+
+ROOT = Path(__file__).resolve().parents[3]
+SIZE = 16
+SPACE = Space("stored", SIZE)
+
+
+def unit(rows: Vectors) -> Vectors:
+    made: Vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return made.astype(np.float32)
+
+
+def sample(count: int, size: int = SIZE) -> Sample:
+    rows = np.random.default_rng(0).standard_normal((count, size)).astype(np.float32)
+    return Sample([Text(str(row), f"text {row}") for row in range(count)], unit(rows))
+
+
+def noisy(vectors: Vectors, share: float) -> Vectors:
+    noise = np.random.default_rng(1).standard_normal(vectors.shape) / vectors.shape[1] ** 0.5
+    return unit(vectors + share * noise)
+
+
+def turned(vectors: Vectors) -> Vectors:
+    size = vectors.shape[1]
+    turn = np.linalg.qr(np.random.default_rng(2).standard_normal((size, size)))[0]
+    return unit(vectors @ turn)
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        (lambda stored: stored, "keep"),
+        (lambda stored: noisy(stored, 0.005), "keep"),  # as another precision does
+        (turned, "bridge"),
+        (lambda stored: noisy(turned(stored), 0.3), "migrate"),
+        (lambda stored: stored[::-1].copy(), "migrate"),
+    ],
+    ids=["the same", "rounded", "turned", "turned and changed", "of other texts"],
+)
+async def test_the_verdict_is_that_of_the_change(
+    change: Callable[[Vectors], Vectors], verdict: str
+) -> None:
+    given = sample(600)
+    found = await verify(given, SPACE, change(given.vectors), 0.95)
+    assert found.verdict == verdict
+    assert found.kept.recall_low <= found.kept.recall <= found.kept.recall_high
+
+
+async def test_a_text_is_not_searched_with_itself() -> None:
+    given = sample(200)
+    found = await verify(given, SPACE, given.vectors[::-1].copy(), 0.95)
+    assert found.kept.recall < 0.1  # ten of 199 by chance; its own row would be one more of ten
+
+
+async def test_cosines_that_fell_do_not_matter_where_the_search_is_the_same() -> None:
+    given = sample(300)
+    shift = np.zeros(SIZE, np.float32)
+    scale = np.ones(SIZE, np.float32)
+    scale[0] = 1.2
+    found = await verify(given, SPACE, unit(given.vectors * scale + shift), 0.5)
+    assert np.quantile(found.cosines, 0.01) < 0.999
+    assert found.verdict == "keep"
+
+
+async def test_a_language_that_changed_is_not_hidden_by_the_others() -> None:
+    given = sample(2000)
+    chinese = [Text(str(row), f"第{row}条中文的句子写在这里") for row in range(40)]
+    texts = [Text(text.id, f"this is sentence number {text.id}") for text in given.texts]
+    given = Sample([*chinese, *texts[40:]], given.vectors)
+    now = given.vectors.copy()
+    now[:40] = now[:40][::-1]
+    found = await verify(given, SPACE, now, 0.95)
+    assert found.kept.recall_low > 0.95
+    assert found.by_language["zh"].recall_high < 0.95
+    assert found.verdict != "keep"
+
+
+async def test_too_few_texts_are_not_judged() -> None:
+    given = sample(99)
+    with pytest.raises(AlignError, match="99 texts are too few to judge"):
+        await verify(given, SPACE, given.vectors, 0.95)
+
+
+async def test_no_bridge_is_tried_with_fewer_texts_than_dimensions() -> None:
+    given = sample(150, size=256)
+    found = await verify(given, Space("stored", 256), turned(given.vectors), 0.95)
+    assert found.verdict == "migrate"
+    assert found.bridged is None
+    assert "cannot tell 256 dimensions apart" in (found.not_bridged or "")
+
+
+def write(path: Path, **columns: Any) -> Path:
+    parquet.write_table(pa.table(columns), path)
+    return path
+
+
+def test_rows_are_read_evenly_from_a_file_or_a_folder(tmp_path: Path) -> None:
+    ids, vectors = [str(row) for row in range(300)], np.eye(300, dtype=np.float32)
+    texts = [f"text {id}" for id in ids]
+    whole = write(tmp_path / "whole.parquet", id=ids, text=texts, vector=vectors.tolist())
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for start in (0, 100, 200):
+        some = slice(start, start + 100)
+        write(folder / f"part-{start:03}.parquet", id=ids[some], vector=vectors[some].tolist())
+    (tmp_path / "texts.jsonl").write_text(
+        "".join(json.dumps({"id": id, "text": f"text {id}"}) + "\n" for id in reversed(ids))
+    )
+    one = read_sample(whole, None, "text", 100)
+    other = read_sample(folder, tmp_path / "texts.jsonl", "text", 100)
+    assert len(one.texts) == 100
+    assert one.texts == other.texts
+    assert (one.texts[0].id, one.texts[-1].id) == ("0", "299")
+    np.testing.assert_array_equal(one.vectors, other.vectors)
+    assert [int(row.argmax()) for row in one.vectors] == [int(text.id) for text in one.texts]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"id": ["a"], "vector": [[1.0]]}, "no column 'text'; it has id, vector; --texts"),
+        ({"text": ["a"]}, "no column 'id' and no column 'vector'; it has text"),
+        ({"id": ["a", "b"], "text": ["x", "y"], "vector": [[1.0], None]}, "id 'b' is missing"),
+        (
+            {"id": ["a", "b"], "text": ["x", "y"], "vector": [[1.0], [1.0, 2.0]]},
+            "id 'b' has 2 dimensions, and that of the first row has 1",
+        ),
+        ({"id": ["a"], "text": ["x"], "vector": [[0.0, 0.0]]}, "'a' is zero or not finite"),
+        ({"id": ["a"], "text": ["x"], "vector": [[float("nan")]]}, "'a' is zero or not finite"),
+        ({"id": ["a"], "text": ["x"], "vector": ["abc"]}, "is no list of numbers"),
+        ({"id": ["a"], "text": ["x"], "vector": [1.5]}, "is no list of numbers"),
+        ({"id": ["a"], "text": [None], "vector": [[1.0]]}, "'text' of id 'a' is no text"),
+    ],
+    ids=[
+        "no text",
+        "no id",
+        "no vector",
+        "two sizes",
+        "zero",
+        "nan",
+        "letters",
+        "one",
+        "null text",
+    ],
+)
+def test_a_bad_index_gets_a_sentence_of_its_own(
+    tmp_path: Path, columns: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(CorpusError, match=said.replace("(", r"\(")):
+        read_sample(write(tmp_path / "index.parquet", **columns), None, "text", 100)
+
+
+def test_an_empty_folder_and_texts_of_other_ids_get_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="no Parquet files"):
+        read_sample(tmp_path, None, "text", 100)
+    index = write(tmp_path / "index.parquet", id=["a"], vector=[[1.0]])
+    (tmp_path / "texts.jsonl").write_text('{"id": "b", "text": "x"}\n')
+    with pytest.raises(CorpusError, match="none of the ids"):
+        read_sample(index, tmp_path / "texts.jsonl", "text", 100)
+
+
+MODEL = {
+    "tokenizer": MINILM,
+    "dimensions": 384,
+    "max_tokens": 256,
+    "fingerprint": str(ROOT / "configs" / "fingerprints" / "all-minilm-l6-v2.json"),
+}
+
+
+def config_of(folder: Path, **engine: Any) -> Path:
+    engine = {"kind": "transformers", "source": MINILM, "pooling": "mean", **engine}
+    args = {
+        "models": {"all-minilm-l6-v2": {**MODEL, "engine": engine}},
+        "tiers": {"fast": "all-minilm-l6-v2"},
+    }
+    application = {"name": "r", "import_path": "deployments.app:build", "args": args}
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump({"applications": [application]}))
+    return file
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 short texts with MiniLM's vectors in float32."""
+    folder = tmp_path_factory.mktemp("stored")
+    with (ROOT / "tests" / "data" / "language" / "banking77-test.csv").open(newline="") as file:
+        texts = sorted({row[0] for row in csv.reader(file)}, key=len)[:120]
+    config = yaml.safe_load(config_of(folder).read_text())["applications"][0]["args"]
+
+    async def embedded() -> Vectors:
+        async with Offline(RouterArgs.model_validate(config), "all-minilm-l6-v2") as engine:
+            return await engine.embed(texts, "document")
+
+    vectors = asyncio.run(embedded())
+    ids = [str(row) for row in range(len(texts))]
+    return write(folder / "index.parquet", id=ids, text=texts, vector=vectors.tolist())
+
+
+def command(index: Path, config: Path, space: str = "all-minilm-l6-v2/384") -> Result:
+    arguments = ["--index", str(index), "--config", str(config), "--space", space, "--json"]
+    return CliRunner().invoke(main, ["verify", *arguments])
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(
+    ("change", "verdict", "exit_code"),
+    [
+        (lambda folder: {}, "keep", 0),
+        (lambda folder: {"dtype": "bfloat16"}, "keep", 0),
+        (lambda folder: {"pooling": "cls"}, "migrate", 4),
+        (lambda folder: {"source": with_one_tensor_changed(folder)}, "migrate", 4),
+    ],
+    ids=["float32", "bfloat16", "another pooling", "one tensor changed"],
+)
+def test_minilm_as_it_may_be_served(
+    stored: Path,
+    tmp_path: Path,
+    change: Callable[[Path], dict[str, Any]],
+    verdict: str,
+    exit_code: int,
+) -> None:
+    done = command(stored, config_of(tmp_path, **change(tmp_path)))
+    assert done.exit_code == exit_code, done.output
+    said = json.loads(done.stdout)
+    assert (said["verdict"], said["texts"]) == (verdict, 120)
+    low, high = said["recall_lost_interval"]
+    assert low <= said["recall_lost"] <= high
+    assert (said["recall_lost"] < 0.05) is (verdict == "keep")
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ("all-minilm-l7/384", "there is no model 'all-minilm-l7'; there are all-minilm-l6-v2"),
+        ("all-minilm-l6-v2/256", "all-minilm-l6-v2 has no vectors of 256 dimensions"),
+    ],
+    ids=["an unknown model", "a size that it has not"],
+)
+def test_a_space_that_is_not_served(stored: Path, tmp_path: Path, space: str, said: str) -> None:
+    done = command(stored, config_of(tmp_path), space)
+    assert done.exit_code == 1
+    assert said in done.stderr
+
+
+def test_an_index_of_another_size(tmp_path: Path) -> None:
+    index = write(tmp_path / "index.parquet", id=["a"], text=["x"], vector=[[1.0, 0.0]])
+    done = command(index, config_of(tmp_path))
+    assert done.exit_code == 1
+    assert "vectors of 2 dimensions, and all-minilm-l6-v2/384 has 384" in done.stderr
+
+
+def test_one_source_of_vectors_is_named(tmp_path: Path) -> None:
+    index = write(tmp_path / "index.parquet", id=["a"], text=["x"], vector=[[1.0, 0.0]])
+    done = CliRunner().invoke(main, ["verify", "--index", str(index), "--space", "a/2"])
+    assert done.exit_code == 2
+    assert "either --config or --base-url" in done.stderr
