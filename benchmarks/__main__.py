@@ -12,6 +12,7 @@ NAMES = (
     "chaos",
     "data_plane",
     "decide",
+    "device",
     "encoding",
     "features",
     "fuzz",

@@ -26,7 +26,7 @@ from benchmarks.data_plane import POINTS, WARM_S
 RATE = 400  # samples a second
 WAITING = (
     "Thread.run threading.py",
-    "InProcess._step engines/vllm_backends.py",
+    "InProcess._step engines/vllm_in_process.py",
     "Condition.wait threading.py",
 )
 SHOWN = 2  # threads of each process

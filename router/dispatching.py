@@ -2,15 +2,8 @@
 requests travel together in calls to its replicas.
 
 A request is cut into chunks of at most one engine batch; small chunks share a call, a large one has
-a call of its own. Each replica has a few calls in flight: enough that the engine never waits for
-the router, few enough that the rest stays in this router's queue, where it can still be reordered,
-cancelled or sent elsewhere. Neither kind may take every slot, so neither starves the other.
-
-A step of an engine costs much the same however few texts are in it. While a replica works on small
-chunks, the next ones are gathered. They go when the calls before them should be nearly done, or
-when they fill a batch: sending earlier only moves the wait to the replica and shrinks the batch.
-A call that was answered keeps its slot until its callers have run, so that the next call leaves
-after them.
+a call of its own. `router.sending` decides which call goes when and where; here is what became of
+it.
 
 Each event is a method. It takes the time, changes the state, and returns what the shell must do, in
 order. The module reads no clock and starts nothing, so that a test can replay any order of events.
@@ -19,76 +12,30 @@ Every chunk ends once: by CompleteChunk, by FailChunk, or by `chunk_cancelled`.
 
 import math
 from collections.abc import Sequence
-from typing import Generic
 
-from router.admission import RETRY_AFTER_S, Admission
+from router.admission import RETRY_AFTER_S
 from router.calls import (
     LARGE,
-    SMALL,
     C,
     CallInFlight,
-    DispatchCounters,
-    DispatchLimits,
 )
 from router.capacity import DemandReport
 from router.errors import ModelUnavailable, RouterError
-from router.feedback import Feedback
 from router.instructions import (
     CancelCall,
     CompleteChunk,
-    FailChunk,
     Instruction,
-    LaunchCall,
     R,
     Reply,
-    SetTimer,
     Timer,
-    WakeReplica,
 )
-from router.ledger import Ledger, Random
-from router.queues import Queues
-from router.replica_health import ReplicaSet
-
-HANGS_AFTER = 5.0  # times what its calls should take
-NEARLY_DONE = 0.9  # of what a call should take: the next one is on its way before its engine waits
-TIMER_S = 0.001  # uvloop's timers count milliseconds: less is not worth one
+from router.sending import TIMER_S, Sending
 
 
-class DispatcherState(Generic[C, R]):
+class DispatcherState(Sending[C, R]):
     """One model's queue in this router, and the calls it has in flight."""
 
-    __slots__ = (
-        "_answered", "_calls", "_ejection_s", "_gather_s", "_hang_s", "_out", "_queues",
-        "_replicas", "_rng",
-        "admission", "counters", "feedback", "ledger", "limits", "model",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        model: str,
-        limits: DispatchLimits,
-        ledger: Ledger,
-        feedback: Feedback,
-        rng: Random,
-        now: float,
-    ) -> None:
-        self.model, self.limits, self.ledger, self.feedback = model, limits, ledger, feedback
-        self.counters = DispatchCounters()
-        self._rng = rng
-        self._out: list[Instruction[C, R]] = []
-        self._queues: Queues[C] = Queues(model, limits, feedback, ledger, self.counters, self._fail)
-        self._replicas = ReplicaSet(model, ledger, feedback)
-        self.admission = Admission(self._queues, self._replicas, limits, feedback, ledger, now)
-        self._calls: set[CallInFlight[C]] = set()
-        self._gather_s = math.inf  # when the timer GATHER ends
-        self._answered: list[CallInFlight[C]] = []  # the timer TURN frees their slots
-        self._hang_s = math.inf  # when the timer HANG ends
-        self._ejection_s = math.inf  # when the timer EJECTION ends
-
-    @property
-    def replicas(self) -> tuple[str, ...]:
-        """The replicas that get calls now."""
-        return self._replicas.ready
+    __slots__ = ()
 
     @property
     def replicas_out(self) -> int:
@@ -111,7 +58,10 @@ class DispatcherState(Generic[C, R]):
         """The chunks of one request, which was admitted, arrive in this order."""
         for chunk in chunks:
             self._queues.put(chunk)
-        return self._send(now)
+        if not self.limits.steps or any(chunk.kind is LARGE for chunk in chunks):
+            return self._send(now)
+        self._send_after_turn()
+        return self._drain()
 
     def chunk_cancelled(self, chunk: C) -> list[Instruction[C, R]]:
         """The caller of a chunk has left."""
@@ -149,8 +99,7 @@ class DispatcherState(Generic[C, R]):
         )
         self._deliver(call, reply, now)
         self._answered.append(call)
-        if len(self._answered) == 1:
-            self._out.append(SetTimer(Timer.TURN, 0.0))
+        self._send_after_turn()
         return self._drain()
 
     def connection_lost(
@@ -206,6 +155,7 @@ class DispatcherState(Generic[C, R]):
         if timer is Timer.GATHER:
             self._gather_s = math.inf
         elif timer is Timer.TURN:
+            self._turn = False
             for call in self._answered:
                 self._replicas.call_ended(call)
             self._answered.clear()
@@ -230,118 +180,6 @@ class DispatcherState(Generic[C, R]):
         for chunk in self._queues.take_all():
             self._fail(chunk, self._stopping())
         return self._drain()
-
-    # Sending
-
-    def _drain(self) -> list[Instruction[C, R]]:
-        out, self._out = self._out, []
-        return out
-
-    def _send(self, now: float) -> list[Instruction[C, R]]:
-        """Launch what can be sent now."""
-        queues = self._queues
-        blocked = [False, False]  # kinds of which nothing may go to a replica that has room
-        # replicas to which everything small goes that was gathered, in however many calls
-        ready: set[str] = set()
-        while True:
-            small = not blocked[SMALL] and queues.waits(SMALL, now)
-            large = not blocked[LARGE] and queues.waits(LARGE, now)
-            if small and self._may_send(SMALL, large):
-                kind = SMALL
-            elif large and self._may_send(LARGE, small):
-                kind = LARGE
-            else:
-                if small or large:
-                    self._wake(now)
-                break
-            replica, aside = self._pick(kind, now)
-            if replica is None:
-                break
-            gathers = kind is SMALL and replica not in ready and self._gathers(replica, now)
-            chunks: list[C] = []
-            if kind is LARGE:
-                chunks = queues.take_large(now)
-            elif not gathers:
-                ready.add(replica)
-                chunks = queues.take_small(now, replica if len(self.replicas) > 1 else None)
-            if aside:
-                queues.put_back(aside)
-            if chunks:
-                self._launch(chunks, kind, replica, now)
-            elif aside or gathers:
-                blocked[kind] = True
-        if self._replicas.ejected:
-            self._time_ejections(now)
-        return self._drain()
-
-    def _may_send(self, kind: int, other_waits: bool) -> bool:
-        """Whether one more call of this kind leaves room for the other kind; large ones always
-        leave some.
-        """
-        replicas = len(self.replicas)
-        most = self.limits.calls_in_flight * replicas
-        if (kind is LARGE or other_waits) and self.limits.calls_in_flight > 1:
-            most -= max(1, replicas)
-        return self._replicas.in_flight[kind] < most
-
-    def _pick(self, kind: int, now: float) -> tuple[str | None, list[C]]:
-        """A replica with room for the next call, and the chunks taken aside that may not go to it:
-        they wait for another replica, and no chunk waits behind them.
-        """
-        pick, idle = self.ledger.pick, kind is SMALL
-        failed_at = self._queues.first(kind).failed_at if len(self.replicas) > 1 else None
-        replica = pick(self.model, now, self._rng, failed_at, prefer_idle=idle)
-        if replica is not None or failed_at is None:
-            return replica, []
-        replica = pick(self.model, now, self._rng, prefer_idle=idle)
-        return replica, [] if replica is None else self._queues.set_aside(kind, replica)
-
-    def _gathers(self, replica: str, now: float) -> bool:
-        """Whether small chunks do better to wait for those before them than to follow them now;
-        sets the timer for when they do not.
-        """
-        at = self._replicas.at[replica]
-        left_s = at.nearly_done_s - now
-        if (
-            not self.limits.steps
-            or not at.calls[SMALL]
-            or left_s < TIMER_S
-            or self._queues.small_tokens >= self.limits.call_size.tokens
-        ):
-            return False
-        if at.nearly_done_s < self._gather_s:
-            self._gather_s = at.nearly_done_s
-            self._out.append(SetTimer(Timer.GATHER, left_s))
-        return True
-
-    def _launch(self, chunks: list[C], kind: int, replica: str, now: float) -> None:
-        at, curve = self._replicas.at[replica], self.feedback.model.curve
-        tokens = sum(chunk.tokens for chunk in chunks)
-        texts = sum(len(chunk.lengths) for chunk in chunks)
-        tokens_sq = sum(chunk.tokens_sq(self.limits.attention_tokens) for chunk in chunks)
-        if kind is SMALL:
-            before_s = max(at.nearly_done_s, now) if at.calls[SMALL] else now
-            step_s = curve.step(tokens, 0.0, texts) * self.feedback.correction.bias
-            at.nearly_done_s = before_s + NEARLY_DONE * step_s
-        dispatch = self.ledger.dispatched(self.model, replica, tokens, now)
-        expected_s = curve.step(dispatch.ahead_tokens + tokens, tokens_sq, texts)
-        limit_s = max(self.limits.replica_timeout_s, HANGS_AFTER * expected_s)
-        call = CallInFlight(
-            chunks, kind, at, dispatch, texts, tokens_sq, now, limit_s, now + limit_s, len(chunks)
-        )
-        for chunk in chunks:
-            chunk.call = call
-        self._replicas.call_began(call)
-        self._calls.add(call)
-        self.counters.calls += 1
-        if call.hangs_at_s < self._hang_s:
-            self._time_hangs(call.hangs_at_s, now)
-        self._out.append(LaunchCall(call))
-
-    def _wake(self, now: float) -> None:
-        if not self.replicas and self.feedback.wake(now):
-            self.counters.wakes += 1
-            self._out.append(WakeReplica())
 
     # Ends of calls
 
@@ -406,12 +244,6 @@ class DispatcherState(Generic[C, R]):
             self.counters.retries += 1
             self._queues.put(chunk, front=True)
 
-    def _fail(self, chunk: C, error: RouterError) -> None:
-        """End the chunk with an error, unless it has ended."""
-        if not chunk.done:
-            chunk.done = True
-            self._out.append(FailChunk(chunk, error))
-
     def _stopping(self) -> ModelUnavailable:
         return ModelUnavailable([f"{self.model}: this router is stopping"], RETRY_AFTER_S)
 
@@ -422,12 +254,6 @@ class DispatcherState(Generic[C, R]):
             self._replicas.eject(call.replica, now)
             self._retry(call.chunks, why, call.replica)
 
-    def _time_ejections(self, now: float) -> None:
-        end_s = self._replicas.ejected.next_end_s()
-        if end_s < self._ejection_s:
-            self._ejection_s = end_s
-            self._out.append(SetTimer(Timer.EJECTION, end_s - now))
-
     def _give_up_hung(self, now: float) -> None:
         self._hang_s = math.inf
         for call in [call for call in self._calls if call.hangs_at_s - now < TIMER_S]:
@@ -436,10 +262,6 @@ class DispatcherState(Generic[C, R]):
             self._lose(call, call.hung, now)
         if self._calls:
             self._time_hangs(min(call.hangs_at_s for call in self._calls), now)
-
-    def _time_hangs(self, first_s: float, now: float) -> None:
-        self._hang_s = first_s
-        self._out.append(SetTimer(Timer.HANG, first_s - now))
 
 
 def _engine_fault(reply: Reply, start: int, stop: int) -> str | None:

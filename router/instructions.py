@@ -43,7 +43,7 @@ class Timer(Enum):
     """What the state waits for; there is at most one timer of each."""
 
     GATHER = "gather"  # small chunks have been gathered for long enough
-    TURN = "turn"  # the callers that a reply answered have run
+    TURN = "turn"  # what the shell's loop had to do is done: requests it read, callers to answer
     HANG = "hang"  # a call may be without an answer for too long
     EJECTION = "ejection"  # an ejected replica may be tried again
 

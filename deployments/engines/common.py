@@ -44,6 +44,11 @@ def token_ids(batch: Batch) -> Sequence[TokenIds]:
 
 def unreadable(ids: Sequence[TokenIds], max_tokens: int, vocabulary: int) -> dict[int, EngineError]:
     """The rows a model with this context and vocabulary cannot read, each with its reason."""
+    sizes = [len(text) for text in ids]
+    if sizes and min(sizes) > 0 and max(sizes) <= max_tokens:  # of all at once, as nearly always
+        together = np.concatenate(ids)
+        if together.min() >= 0 and together.max() < vocabulary:
+            return {}
     failed: dict[int, EngineError] = {}
     for row, text in enumerate(ids):
         if len(text) > max_tokens:

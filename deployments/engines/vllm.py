@@ -1,6 +1,6 @@
 """vLLM in pooling mode: token ids in, one float32 row a text out, at the model's full width.
 
-By default the engine lives in the replica's own process (vllm_backends.InProcess), without vLLM's
+By default the engine lives in the replica's own process (vllm_in_process.InProcess), without vLLM's
 tokenizer, and batches continuously. `in_process: false` starts vLLM's worker processes instead, for
 several devices a replica.
 
@@ -11,6 +11,8 @@ What this file settles for vLLM, each replaced by the same name under `args`:
   (vllm_kernels.py); key-value memory for one longest text and a short one per sequence, as vLLM
   would take nearly all of the machine's memory, which a second replica then lacks; no prefix cache,
   for its blocks are of 128 tokens there: no prompt fills one, and every text pays for looking.
+- On a device, in this process: vLLM schedules a step while the one before runs
+  (`async_scheduling`), which it leaves off for pooling models.
 - Chunked prefill, and prefix caching on a GPU, stay vLLM's defaults (on for causal models with
   last-token pooling): tests hold both to the reference.
 """
@@ -35,7 +37,8 @@ from deployments.engines.common import (
     token_ids,
     unreadable,
 )
-from deployments.engines.vllm_backends import EMBED, InProcess, Workers
+from deployments.engines.vllm_backends import EMBED, Workers
+from deployments.engines.vllm_in_process import InProcess
 from deployments.engines.vllm_log import StartLog
 from deployments.telemetry.logs import beside
 from deployments.telemetry.metrics import EngineStats
@@ -126,7 +129,7 @@ class VllmEngine:
         rows = [row for row in range(len(ids)) if row not in failed]
         # rows that fail stay harmless numbers
         vectors = np.ones((len(ids), self.dimensions), np.float32)
-        failed |= await self._backend.encode({row: ids[row].tolist() for row in rows}, vectors)
+        failed |= await self._backend.encode({row: ids[row] for row in rows}, vectors)
         return Embedded(vectors, [len(text) for text in ids], self._unusable(vectors) | failed)
 
     def _unusable(self, vectors: Vectors) -> dict[int, EngineError]:
@@ -208,6 +211,8 @@ def vllm_config(
         defaults["revision"] = revision
     if on_cpu:
         defaults["enable_prefix_caching"] = False
+    elif settings.in_process:
+        defaults["async_scheduling"] = True
     if on_cpu and settings.in_process and settings.args.get("enforce_eager", True):
         from deployments.engines.vllm_kernels import fast_norms
 

@@ -18,8 +18,7 @@ from deployments.telemetry.metrics import OF_VLLM, EngineStats
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
-    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
-    from vllm.v1.engine.llm_engine import LLMEngine
+    from vllm.v1.engine import EngineCoreOutput
     from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 _KEPT = {metric.name: metric for metric in OF_VLLM}
@@ -58,27 +57,8 @@ class Texts:
             for one in (_OF_A_STEP, _WHOLE, _QUEUED, _COMPUTED)
         )
 
-    def watch(self, engine: "LLMEngine") -> None:
-        """Count all that `engine` answers from now on; it counts no texts itself any more, but
-        still its queues and memory.
-
-        With vLLM's own traces (`otlp_traces_endpoint`) it needs its records, and goes on counting
-        by itself.
-        """
-        if engine.output_processor.tracing_enabled:
-            return
-        engine.log_stats = engine.output_processor.log_stats = False
-        core, answered = engine.engine_core, engine.engine_core.get_output
-
-        def get_output() -> "EngineCoreOutputs":
-            outputs = answered()
-            if outputs.outputs and outputs.scheduler_stats is not None:
-                self._count(outputs.outputs, outputs.timestamp)
-            return outputs
-
-        core.get_output = get_output
-
-    def _count(self, outputs: Sequence["EngineCoreOutput"], now: float) -> None:
+    def count(self, outputs: Sequence["EngineCoreOutput"], now: float) -> None:
+        """Add what one step answered."""
         read = computed = preempted = 0
         for output in outputs:
             if (prefill := output.prefill_stats) is not None:

@@ -111,6 +111,7 @@ class DispatchMachine:
         bulk: bool = False,
         deadline_s: float | None = None,
         group: str | None = None,
+        end_turn: bool = True,
     ) -> list[Chunk]:
         """One request; each length is a chunk of one text."""
         made = []
@@ -127,6 +128,8 @@ class DispatchMachine:
             self.chunks.append(chunk)
             made.append(chunk)
         self.execute(self.state.submit(made, self.now))
+        if end_turn:
+            self.end_turn()
         return made
 
     def cancel(self, chunk: Chunk) -> None:
@@ -144,7 +147,7 @@ class DispatchMachine:
             self.end_turn()
 
     def end_turn(self) -> None:
-        """The callers of a reply have run."""
+        """The shell has read what came, and the callers of a reply have run."""
         if self.timers.pop(Timer.TURN, None) is not None:
             self.execute(self.state.timer_ended(Timer.TURN, self.now))
 

@@ -22,9 +22,10 @@ from deployments.engines import create
 from deployments.engines.base import Batch, EngineDead, EngineError, TextTooLong
 from deployments.engines.transformers import TransformersEngine
 from deployments.engines.vllm import VllmEngine
-from deployments.engines.vllm_backends import InProcess
+from deployments.engines.vllm_in_process import InProcess
 from router.arrays import Vectors
 from router.model_config import ModelConfig, resolve_path
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module"), pytest.mark.models]
 
@@ -78,7 +79,8 @@ class Pair:
         backend = self.vllm._backend
         assert isinstance(backend, InProcess)
         assert backend.engine is not None
-        return backend.engine.get_num_unfinished_requests()
+        core: Any = backend.engine.engine_core
+        return len(core.engine_core.scheduler.requests)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["tiny qwen3", "minilm"])
@@ -182,7 +184,9 @@ async def test_a_text_that_vllm_itself_refuses_fails_alone(pair: Pair) -> None:
     backend = pair.vllm._backend
     assert backend is not None
     vectors = np.zeros((3, pair.vllm.dimensions), np.float32)
-    failed = await backend.encode({0: [1, 2], 1: [3] * (pair.vllm.max_tokens + 1), 2: [4]}, vectors)
+    sizes = (2, pair.vllm.max_tokens + 1, 1)
+    ids = {row: np.full(size, row + 1, np.int32) for row, size in enumerate(sizes)}
+    failed = await backend.encode(ids, vectors)
     assert list(failed) == [1]
     assert (np.linalg.norm(vectors, axis=1) > 0).tolist() == [True, False, True]
     await pair.vllm.check_health()
@@ -196,7 +200,7 @@ async def test_cancelling_takes_texts_out_of_vllm(pair: Pair) -> None:
     await asyncio.wait_for(pair.vllm.check_health(), 60)
     assert not work.done()
     assert pair.vllm.queued_tokens() >= 400 * pair.vllm.max_tokens
-    assert pair.unfinished > 0
+    await asyncio.to_thread(wait_for, lambda: pair.unfinished > 0, "texts in vLLM")
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
@@ -228,7 +232,7 @@ async def test_a_failed_step_fails_everything_and_health_stays_bad(pair: Pair) -
     tasks = [asyncio.create_task(pair.vllm.embed(Batch(ids=long))) for _ in range(2)]
     await asyncio.wait_for(pair.vllm.check_health(), 60)
     assert not any(task.done() for task in tasks)
-    backend.engine.step = lose_device  # type: ignore[union-attr]
+    backend.engine.engine_core.get_output = lose_device  # type: ignore[union-attr]
     for task in tasks:
         with pytest.raises(EngineDead, match=r"a step of vLLM failed with RuntimeError"):
             await asyncio.wait_for(task, 60)

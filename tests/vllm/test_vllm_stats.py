@@ -1,5 +1,7 @@
 """Our record of vLLM's statistics beside vLLM's own."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
@@ -136,6 +138,42 @@ async def test_texts_are_counted_as_they_leave_the_core() -> None:
     assert sum(whole.counts) == sum(queued.counts) == sum(computed.counts) == 4
     assert whole.sum == pytest.approx(queued.sum + computed.sum)
     assert min(queued.sum, computed.sum) > 0
+
+
+async def test_a_step_holds_whole_texts_unless_one_is_longer_than_a_step(tiny_qwen3: Path) -> None:
+    tally = Tally(OF_VLLM)
+    engine = create(
+        ModelConfig.model_validate(
+            {
+                "engine": {
+                    "kind": "vllm",
+                    "source": str(tiny_qwen3),
+                    "args": {"max_num_batched_tokens": 64, "max_num_seqs": 8},
+                },
+                "tokenizer": str(tiny_qwen3 / "tokenizer.json"),
+                "dimensions": 1024,
+                "max_tokens": 512,
+            }
+        ),
+        None,
+        EngineStats(tally, "m"),
+    )
+    (steps,) = (metric for metric in OF_VLLM if metric.name == "iteration_tokens")
+
+    async def steps_for(*lengths: int) -> int:
+        before = sum(tally.buckets[steps]["m",].counts)
+        answer = await engine.embed(Batch(ids=[np.full(length, 7, np.int32) for length in lengths]))
+        assert not answer.failed
+        return sum(tally.buckets[steps]["m",].counts) - before
+
+    await engine.start()
+    try:
+        assert await steps_for(40, 40, 40, 40) == 4
+        # 64, 36 of it and 28, 12 and 40: the last two steps finish texts
+        assert await steps_for(100, 40, 40) == 2
+        assert await steps_for(40, 40, 20) == 2
+    finally:
+        await engine.stop()
 
 
 def test_vllm_reports_its_usage_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

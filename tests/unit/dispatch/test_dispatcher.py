@@ -96,12 +96,13 @@ class Bench:
         ids = [np.full(length, first + index, np.int32) for index, length in enumerate(lengths)]
         return self.dispatcher.submit(ids, None, list(lengths), "document", deadline_s, bulk)
 
-    def occupied(self, calls: int = 3) -> None:
+    async def occupied(self, calls: int = 3) -> None:
         """Submit so many small texts that each take a call, as the one before should be nearly
         done; so should the last be.
         """
         for index in range(calls):
             self.submit(index, 10)
+            await settle()
             self.clock.now += 1.0
 
 
@@ -120,14 +121,25 @@ def firsts(rows: list[Rows]) -> list[int]:
 
 
 async def test_small_requests_that_wait_share_a_call(bench: Bench) -> None:
-    futures = [bench.submit(index, 10)[0] for index in range(20)]
+    futures = bench.submit(0, 10)
+    await settle()
+    futures += [bench.submit(index, 10)[0] for index in range(1, 20)]
     await bench.transport.answer_all()
     assert [call.firsts for call in bench.transport.sent] == [[0], list(range(1, 20))]
     assert firsts([await future for future in futures]) == list(range(20))
 
 
+async def test_small_requests_that_are_read_in_one_turn_share_a_call(bench: Bench) -> None:
+    futures = [bench.submit(index, 10)[0] for index in range(3)]
+    await bench.transport.answer_all()
+    assert [call.firsts for call in bench.transport.sent] == [[0, 1, 2]]
+    assert firsts([await future for future in futures]) == [0, 1, 2]
+
+
 async def test_small_requests_gather_no_longer_than_until_they_fill_a_batch(bench: Bench) -> None:
-    for index in range(BATCH // 10):
+    bench.submit(0, 10)
+    await settle()
+    for index in range(1, BATCH // 10):
         bench.submit(index, 10)
     await settle()
     assert [call.firsts for call in bench.transport.sent] == [[0]]
@@ -141,6 +153,7 @@ async def test_small_requests_that_gather_go_when_the_call_before_them_is_answer
     bench: Bench,
 ) -> None:
     bench.submit(0, 10)
+    await settle()
     bench.submit(1, 10)
     await settle()
     bench.transport.open[0].answer()
@@ -151,6 +164,7 @@ async def test_small_requests_that_gather_go_when_the_call_before_them_is_answer
 
 async def test_queries_and_documents_that_gather_go_together(bench: Bench) -> None:
     bench.submit(0, 10)
+    await settle()
     for index in range(1, 9):
         ids = [np.full(10, index, np.int32)]
         bench.dispatcher.submit(ids, None, [10], "query" if index % 2 else "document", None)
@@ -165,7 +179,7 @@ async def test_texts_that_gather_go_side_by_side_where_an_engine_writes_their_pr
         bench.dispatcher.submit(
             None, [f"text {index}"], [10], "query" if index in (3, 4) else "document", None
         )
-    await settle()
+        await settle()
     bench.transport.open[0].refuse(1.0)
     await settle()
     assert [(call.call.input_type, call.call.texts) for call in bench.transport.open] == [
@@ -191,6 +205,7 @@ async def test_small_requests_gather_however_many_large_and_bulk_ones_wait(bench
     for index in range(10):
         bench.submit(100 + index, 900, bulk=index % 2 == 0)
     bench.submit(0, 10)
+    await settle()
     for index in range(1, 4):
         bench.submit(index, 10)
     await settle()
@@ -224,7 +239,9 @@ def test_gathering_costs_one_timer_on_uvloop_too() -> None:
         clock = LoopClock()
         bench = Bench(feedback(Curve(0.1055, 0.0, 0.0, 0.0, BATCH)), clock)
         bench.dispatcher.replicas_changed(["a"])
-        futures = [bench.submit(0, 10)[0], bench.submit(1, 10)[0]]
+        futures = bench.submit(0, 10)
+        await settle()
+        futures += bench.submit(1, 10)
         await settle()
         before = clock.reads
         async with asyncio.timeout(10):
@@ -264,6 +281,7 @@ async def test_small_requests_that_gather_at_one_replica_keep_no_large_one_waiti
     bench: Bench,
 ) -> None:
     bench.submit(0, 10)
+    await settle()
     bench.submit(1, 10)
     bench.submit(500, 900)
     await settle()
@@ -362,7 +380,7 @@ async def test_a_small_request_does_not_wait_behind_fifty_long_ones(bench: Bench
 
 
 async def test_small_requests_do_not_starve_a_large_one(bench: Bench) -> None:
-    bench.occupied()
+    await bench.occupied()
     await settle()
     large = bench.submit(500, 900)[0]
     for index in range(3, 30):
@@ -377,7 +395,7 @@ async def test_small_requests_do_not_starve_a_large_one(bench: Bench) -> None:
 
 
 async def test_bulk_yields_to_interactive(bench: Bench) -> None:
-    bench.occupied()
+    await bench.occupied()
     await settle()
     bench.submit(100, 10, bulk=True)
     bench.submit(200, 10)
@@ -407,7 +425,7 @@ async def test_bulk_travels_in_calls_of_bounded_work() -> None:
 
 
 async def test_one_caller_that_leaves_takes_nothing_from_its_neighbours(bench: Bench) -> None:
-    bench.occupied()
+    await bench.occupied()
     await settle()
     leaving, staying = bench.submit(7, 10)[0], bench.submit(8, 10)[0]
     bench.transport.open[0].answer()
@@ -632,7 +650,7 @@ async def test_a_replica_whose_engine_fails_again_and_again_is_left_alone(bench:
 
 
 async def test_what_a_lost_replica_still_does_takes_no_room_from_the_others(bench: Bench) -> None:
-    bench.occupied()
+    await bench.occupied()
     await settle()
     assert len(bench.transport.open) == 3
     bench.dispatcher.replicas_changed(["b"])  # Serve drains a: its calls go on
@@ -765,7 +783,7 @@ async def test_a_chunk_whose_replica_dies_twice_is_an_error_that_says_so(bench: 
 
 
 async def test_a_poisoned_call_is_sent_again_one_request_at_a_time(bench: Bench) -> None:
-    bench.occupied()
+    await bench.occupied()
     await settle()
     good, bad = bench.submit(7, 10)[0], bench.submit(8, 10)[0]
     bench.transport.open[0].answer()
@@ -785,7 +803,7 @@ async def test_a_poisoned_call_is_sent_again_one_request_at_a_time(bench: Bench)
 
 
 async def test_a_text_that_fails_alone_is_reported_in_its_own_request_only(bench: Bench) -> None:
-    bench.occupied()
+    await bench.occupied()
     await settle()
     good, bad = bench.submit(7, 10)[0], bench.submit(8, 10, 10)[0]
     bench.transport.open[0].answer()

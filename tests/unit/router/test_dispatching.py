@@ -7,11 +7,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from router.dispatching import TIMER_S
 from router.domain import Curve
 from router.errors import ModelUnavailable
 from router.instructions import Timer
 from router.replica_health import EJECTION_S, FAILURES_IN_A_ROW, MOST_EJECTION_S
+from router.sending import TIMER_S
 from tests.support.dispatch_machine import BATCH, DispatchMachine, Failure
 
 TENTH = Curve(0.0, 0.1, 0.0, 0.0, BATCH)  # every step takes 0.1 s
@@ -60,10 +60,36 @@ def test_what_waits_leaves_after_the_callers_of_a_reply_have_run() -> None:
     machine.submit(10)
     machine.submit(10)
     machine.answer(machine.open[0], end_turn=False)
-    machine.submit(10)  # by the caller that was answered
+    machine.submit(10, end_turn=False)  # by the caller that was answered
     assert numbers(machine) == [[0]]
     machine.end_turn()
     assert numbers(machine) == [[0], [1, 2]]
+    machine.answer_all()
+    machine.close()
+
+
+def test_requests_that_are_read_together_share_a_call_to_an_idle_replica() -> None:
+    machine = DispatchMachine("a", curve=TENTH)
+    for _ in range(3):
+        machine.submit(10, end_turn=False)
+    assert not machine.sent
+    machine.end_turn()
+    assert numbers(machine) == [[0, 1, 2]]
+    machine.answer_all()
+    machine.close()
+
+
+def test_a_reply_between_two_requests_of_a_turn_sends_once() -> None:
+    machine = DispatchMachine("a", curve=TENTH)
+    machine.submit(10)
+    machine.submit(10, end_turn=False)
+    machine.answer(machine.open[0], end_turn=False)
+    machine.submit(10, end_turn=False)
+    before = machine.timers_set
+    machine.submit(10, end_turn=False)
+    assert machine.timers_set == before
+    machine.end_turn()
+    assert numbers(machine) == [[0], [1, 2, 3]]
     machine.answer_all()
     machine.close()
 

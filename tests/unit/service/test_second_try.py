@@ -51,10 +51,11 @@ class Bench:
         return parse(orjson.dumps({"input": text, **body}), {}, self.service.args.limits)
 
     async def ask(self, count: int, form: str, **body: object) -> list[asyncio.Task[Answer]]:
-        tasks = [
-            asyncio.create_task(self.service.embed(self.parsed(form, **body))) for _ in range(count)
-        ]
-        await settle()
+        """One after another: the first of a model is at its replica when the next one comes."""
+        tasks = []
+        for _ in range(count):
+            tasks.append(asyncio.create_task(self.service.embed(self.parsed(form, **body))))
+            await settle()
         return tasks
 
 
