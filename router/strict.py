@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from router import rerank_config
 from router.config import RELOADABLE, RouterArgs
 from router.engine_config import Engine
-from router.rerank_config import RerankEngine
 
 
 def _kinds(engines: Any) -> tuple[str, ...]:
@@ -27,7 +27,7 @@ def _kinds(engines: Any) -> tuple[str, ...]:
     )
 
 
-ENGINE_KINDS, RERANK_KINDS = _kinds(Engine), _kinds(RerankEngine)
+ENGINE_KINDS, RERANK_KINDS = _kinds(Engine), _kinds(rerank_config.RerankEngine)
 
 
 class ConfigError(Exception):

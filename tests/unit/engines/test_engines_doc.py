@@ -14,7 +14,7 @@ from pydantic import create_model
 
 from deployments import engines
 from deployments.engines.base import Batch, Engine
-from router import engine_config
+from router import engine_config, rerank_config
 from router.engine_config import EngineSection
 from router.model_config import ModelConfig
 
@@ -68,11 +68,19 @@ def test_the_page_lists_every_trait() -> None:
     assert listed == traits
 
 
-@pytest.mark.parametrize("section", get_args(get_args(engine_config.Engine)[0]))
+@pytest.mark.parametrize(
+    "section",
+    [
+        one
+        for engine in (engine_config.Engine, rerank_config.RerankEngine)
+        for one in get_args(get_args(engine)[0])
+        if not one.in_router and one is not rerank_config.SimilarityEngine  # no deployment
+    ],
+)
 def test_every_kind_has_a_module_that_creates_it(section: type[EngineSection]) -> None:
     (kind,) = get_args(section.model_fields["kind"].annotation)
-    folder = Path(engines.__file__).parent
-    assert "\ndef create(" in (folder / f"{kind}.py").read_text()
+    file = Path(engines.__file__).parent / f"{section.module or kind}.py"
+    assert "\ndef create(" in file.read_text()
     assert section.takes_token_ids or section.takes_texts
 
 
@@ -83,11 +91,13 @@ CHECK_OF_KIND = re.compile(
 
 def test_no_other_file_looks_at_an_engines_kind() -> None:
     root = Path(engines.__file__).parents[2]
+    sections = ("engine_config.py", "rerank_config.py")
     files = [*root.glob("router/**/*.py"), *root.glob("deployments/**/*.py")]
     assert not [
         f"{path.name}: {line.strip()}"
         for path in files
-        if path.parent.name != "engines" and path.name != "engine_config.py"
+        if path.parent.name != "engines"
+        and path.name not in ("engine_config.py", "rerank_config.py")
         for line in path.read_text().splitlines()
         if CHECK_OF_KIND.search(line)
     ]
