@@ -2,6 +2,7 @@
 over what they made.
 """
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ from click.testing import CliRunner, Result
 from pyarrow import parquet
 from safetensors.numpy import load_file, save_file
 
+from deployments.engines import create
+from deployments.replica.identity import WrongModel
+from deployments.replica.score_identity import ScoreIdentity
 from router import adapters, fingerprint
 from router.cli import main
 from router.model_config import resolve_path
+from router.rerank_config import RerankerConfig
 from tests.support.local_service import WORDLLAMA, served
 
 pytestmark = pytest.mark.models
@@ -103,6 +108,38 @@ class Project:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
+
+
+def test_a_fingerprint_of_a_reranker_is_what_its_replica_must_reproduce(project: Project) -> None:
+    reranker: dict[str, Any] = {
+        "engine": {"kind": "fake", "seed": 3},
+        "template": "{query}\n{document}",
+    }
+    alike = {"engine": {"kind": "similarity", "model": "plain"}}
+    project.args["rerankers"] = {"pairs": reranker, "alike": alike}
+    project.args["rerank_tiers"] = {"fast": "pairs"}
+    project.write()
+    options = ["--config", project.path("config.yaml"), "-o", project.path("pairs.json")]
+    made = run("fingerprint", *options, "--model", "pairs", "--json")
+    assert made.exit_code == 0, made.output
+    assert json.loads(made.output)["dimensions"] == 1
+
+    def refused(**changed: Any) -> str:
+        config = RerankerConfig.model_validate(
+            reranker | {"fingerprint": project.path("pairs.json")} | changed
+        )
+        identity = ScoreIdentity(create(config, None), "pairs", config, None, lambda: 0.0)
+        try:
+            asyncio.run(identity.prove())
+        except WrongModel as error:
+            return str(error)
+        return ""
+
+    assert refused() == ""
+    assert "the largest difference allowed" in refused(engine={"kind": "fake", "seed": 4})
+    of_similarity = run("fingerprint", *options, "--model", "alike")
+    assert of_similarity.exit_code == 1
+    assert "make a fingerprint of that model" in of_similarity.output
 
 
 def test_a_fingerprint_through_a_router_proves_what_the_engine_makes(project: Project) -> None:

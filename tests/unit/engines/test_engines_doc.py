@@ -91,7 +91,6 @@ CHECK_OF_KIND = re.compile(
 
 def test_no_other_file_looks_at_an_engines_kind() -> None:
     root = Path(engines.__file__).parents[2]
-    sections = ("engine_config.py", "rerank_config.py")
     files = [*root.glob("router/**/*.py"), *root.glob("deployments/**/*.py")]
     assert not [
         f"{path.name}: {line.strip()}"
