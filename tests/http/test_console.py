@@ -162,6 +162,36 @@ def test_collections_show_who_may_make_their_vectors(browser: Browser) -> None:
         expect(shown.locator("caption")).to_have_text("docs: keeps 95.0 % on average, now 100.0 %")
 
 
+def test_a_search_is_ranked_where_there_are_rerankers(console: Open, browser: Browser) -> None:
+    expect(console.page.locator("#search-part")).to_be_hidden()
+    rerankers = {
+        "rerankers": {"alike": {"engine": {"kind": "similarity", "model": "wordllama-256"}}},
+        "rerank_tiers": {"fast": "alike"},
+    }
+    with (
+        served({**ARGS, **rerankers}) as (url, _),
+        browser.new_context(viewport=DESKTOP, locale="en-GB") as context,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        open_ = opened(context, url, client)
+        page, rows = open_.page, open_.page.locator("#ranked tbody tr")
+        expect(page.locator("#reranker option")).to_have_text(["auto", "fast", "alike"])
+        page.fill("#query", "a cat on a mat")
+        page.fill("#documents", "stock markets fell\n\nthe cat sat on the mat")
+        page.click("#rank")
+        expect(page.locator("#search-said")).to_contain_text("alike ranked 2 texts in")
+        expect(rows).to_have_count(2)
+        expect(rows.first).to_contain_text("the cat sat on the mat")
+        expect(page.locator("#ranked caption")).to_have_text("Texts in falling order (cosine)")
+        page.fill("#documents", "")
+        page.click("#rank")
+        expect(page.locator("#search-said")).to_contain_text("documents")
+        expect(rows).to_have_count(0)
+        page.click("#language")
+        expect(page.locator("#search-title")).to_have_text("搜索")
+        assert [line for line in open_.trouble if "400" not in line] == []
+
+
 def test_the_matrix_changes_in_place(console: Open) -> None:
     page = console.page
     page.evaluate("() => { window.before = document.querySelector('#matrix tr') }")

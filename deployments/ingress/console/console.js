@@ -3,6 +3,7 @@ import * as decisions from "./decisions.js";
 import * as matrix from "./matrix.js";
 import { $, Refused, call, key, notice, setText, speak, t, translate, words } from "./page.js";
 import * as playground from "./playground.js";
+import * as search from "./search.js";
 import * as spaces from "./spaces.js";
 import * as whatif from "./whatif.js";
 
@@ -28,6 +29,7 @@ async function poll() {
     matrix.show(data);
     spaces.show(data);
     playground.offer(data);
+    search.offer(data);
     if (key.mayAdmin()) { // a key that may not is told so once, in both places
       if (!paused) await decisions.poll();
       if (!paused && whatif.waits()) await whatif.load();
@@ -55,7 +57,7 @@ function render() {
   setText($("language"), t("other-language"));
   $("language").lang = words.language === "zh" ? "en" : "zh-Hans";
   say(state);
-  for (const part of [matrix, spaces, decisions, playground, whatif]) part.render();
+  for (const part of [matrix, spaces, decisions, playground, search, whatif]) part.render();
 }
 
 // ---- the key: asked for once, and again when another one is refused
@@ -88,6 +90,7 @@ document.addEventListener("visibilitychange", () => { if (!document.hidden) poll
 
 decisions.start();
 playground.start();
+search.start();
 whatif.start();
 render();
 poll();
