@@ -346,6 +346,21 @@ def test_a_keys_permissions_never_give_way(
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, code)
 
 
+def test_a_default_that_nothing_contradicts_is_never_left_in_silence() -> None:
+    key = {"hash": hash_of(KEYS["free"]), "defaults": {"space": "both"}}
+    both = {"both": {"spaces": ["small/8", "large/8"]}}
+    with (
+        served(ARGS | {"collections": both, "keys": {"free": key}}) as (url, _),
+        httpx.Client(base_url=url, timeout=60, headers=bearer("free")) as client,
+    ):
+        for body in ({}, {"input_type": "document"}, {"model": "auto"}):
+            answer = client.post("/v1/embeddings", json={"input": "a", **body})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "space_conflict")
+        for body in ({"input_type": "query"}, {"model": "small"}, {"quality": "best"}):
+            answer = client.post("/v1/embeddings", json={"input": "a", **body})
+            assert answer.status_code == 200, answer.text
+
+
 def test_an_address_keeps_admins_paths_closed(locked: httpx.Client) -> None:
     answer = locked.get("/in/docs/v1/decisions", headers=bearer("free"))
     assert answer.json()["error"]["code"] == "admin_key_required"

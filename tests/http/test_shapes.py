@@ -153,6 +153,27 @@ def test_azures_client(locked: tuple[str, LocalRouter], http: httpx.Client) -> N
     other.close()
 
 
+def test_a_list_of_types_is_bounded(http: httpx.Client) -> None:
+    body = {"texts": TEXTS, "model": "small", "embedding_types": ["x"] * 50_000}
+    answer = http.post("/v2/embed", json=body)
+    assert answer.status_code == 400
+    assert "embedding_types" in answer.json()["message"]
+
+
+def test_a_text_is_not_cut_where_a_request_of_tei_says_so() -> None:
+    collections = {"docs": {"space": "reader/384", "truncate": "end"}}
+    long = " ".join(map(str, range(400)))
+    with (
+        served(ARGS | {"collections": collections}) as (url, _),
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        assert client.post("/in/docs/embed", json={"inputs": long}).status_code == 200
+        body = {"inputs": long, "truncate": False}
+        refused = client.post("/in/docs/embed", json=body)
+        assert refused.status_code in (400, 413)
+        assert refused.json()["error_type"] == "validation"
+
+
 def test_a_request_of_text_embeddings_inference(http: httpx.Client) -> None:
     answer = http.post(
         "/in/docs/embed",
