@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, get_args
 
 from router.domain import Reason, Tier, Why
+from router.encoders import Kind
 from router.errors import RouterError
 from router.routing_config import Routing as Routing_
 from router.schema import Priority, Source
@@ -63,6 +64,7 @@ _DECISION = _object(
         "predicted_ms": _NUMBER_OR_NULL,
         "degraded": _BOOLEAN,
         "canary": _BOOLEAN,
+        "encoder": {"enum": [*get_args(Kind), None]},
         "expected_recall": _NUMBER_OR_NULL,
         "unread": {**_NUMBER, "description": "As routing.unread of an answer."},
     },

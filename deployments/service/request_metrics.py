@@ -167,3 +167,5 @@ class Events:
             tally.add(metrics.PINNED, (model, by), 0)
         for metric in (metrics.ADAPTED, metrics.TRUNCATED):
             tally.add(metric, (model,), 0)
+        for kind in ("same", "adapter", "student"):
+            tally.add(metrics.ENCODED, (model, kind), 0)

@@ -282,7 +282,8 @@ async def test_a_reload_that_cannot_be_used_changes_nothing_and_says_why(tmp_pat
             ({"collections": {"docs": "unknown/64"}}, "collections.docs"),
             (
                 {"models": {}},
-                "only routing, tiers, collections, compare, keys change without a restart",
+                "only routing, tiers, collections, compare, keys, rerank_tiers, rerank_routing "
+                "change without a restart",
             ),
             ({"tiers": {"fast": "unknown"}}, "tiers.fast"),
             ({"routing": {"polcy": "priced"}}, "routing.polcy: unknown key; did you mean policy?"),

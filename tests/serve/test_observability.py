@@ -63,6 +63,9 @@ def config() -> dict[str, Any]:
                         "all-minilm-l6-v2": local["all-minilm-l6-v2"],
                     },
                     "tiers": {"fast": "wordllama-256", "best": "all-minilm-l6-v2"},
+                    "collections": {
+                        "both": {"spaces": ["wordllama-256/256", "all-minilm-l6-v2/384"]}
+                    },
                 },
                 "deployments": [
                     {"name": "router", **few},
@@ -114,6 +117,8 @@ def traffic(live: Launched, number: int) -> None:
         post(live, {"input": f"how are you {number % 3}", "space": "wordllama-256/256"}).status_code
         == 200
     )
+    query = {"input": f"query {number}", "space": "both", "input_type": "query"}
+    assert post(live, query).status_code == 200
     assert (
         post(live, {"input": "x", "space": "wordllama-256/256", "model": "leaky"}).status_code
         == 409
