@@ -51,7 +51,7 @@ COMMANDS = {
     ),
     "index": Entry(
         "deployments.tools.index_cli:main",
-        "Embed a collection in each of its spaces, resumably, and measure them.",
+        "Embed a collection in each of its spaces, and measure them.",
     ),
     "keys": Entry("deployments.tools.keys_cli:main", "Make API keys for the config."),
     "migrate": Entry(
@@ -74,7 +74,7 @@ COMMANDS = {
     ),
     "verify": Entry(
         "deployments.tools.verify_cli:main",
-        "Check whether an index and what serves its space now belong together.",
+        "Check whether an index still belongs to what serves its space.",
     ),
 }
 

@@ -195,6 +195,8 @@ class _Loading:
                     )
                 taken[key] = encoder
                 _check_kept(encoder, collection)
+            except FileNotFoundError as error:  # which names the entry itself
+                self.problems.append(f"{at}: {error}")
             except (OSError, ValueError) as error:
                 self.problems.append(f"{at}: {entry}: {error}")
         return (*natives, *taken.values())

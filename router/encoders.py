@@ -120,6 +120,7 @@ class EncoderChoice:
     nothing_read: frozenset[str] = frozenset()  # models that read nothing of one of the texts
     queries: int = 0
     running: RunningRecall | None = None  # None: the caller left no choice
+    permitted: frozenset[str] | None = None  # models that the key may use; None: all
     _model: str | None = None
     _booking: Booking | None = None
 
@@ -130,7 +131,8 @@ class EncoderChoice:
         """
         if not self.recalls:
             return {}
-        readable = self.encoders.keys() - self.nothing_read
+        permitted = self.encoders.keys() if self.permitted is None else self.permitted
+        readable = self.encoders.keys() & (permitted - self.nothing_read)
         low = self.running is not None and self.running.low
         floor = self.running.floor if low and self.running is not None else 0.0
         whys = {name: Why.BELOW_FLOOR for name, recall in self.recalls.items() if recall < floor}

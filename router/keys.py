@@ -56,8 +56,13 @@ class Grant(NamedTuple):
         """
         if self.priorities is not None and request.priority not in self.priorities:
             raise PriorityNotAllowed(request.priority, self.priorities)
-        if (space := request.space) is not None and not _is_model_and_size(space):
-            self.check_collection(space)
+        if request.space is not None:
+            self.check_space(request.space)
+
+    def check_space(self, name: str) -> None:
+        """Raise CollectionNotAllowed, but for `MODEL/DIMENSIONS`."""
+        if not _is_model_and_size(name):
+            self.check_collection(name)
 
     def check_collection(self, name: str) -> None:
         """Raise CollectionNotAllowed."""

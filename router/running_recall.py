@@ -41,7 +41,7 @@ class RunningRecall:
     @property
     def average(self) -> float | None:
         """Recall kept by the last queries; None before the first one."""
-        return self._kept / self._queries if self._queries else None
+        return min(1.0, self._kept / self._queries) if self._queries else None
 
     @property
     def low(self) -> bool:

@@ -9,7 +9,7 @@ A header that the body overrules is not looked at. A key's defaults give way in 
 them; what the key may do is checked afterwards, on the result.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, get_args
 
 from router.config import Limits
@@ -53,6 +53,8 @@ class Context(NamedTuple):
     address: Address | None = None
     defaults: KeyDefaults = KeyDefaults()
     priority: Priority = "interactive"  # of a key that may not use the usual one
+    # raises CollectionNotAllowed for what may not be named as a space
+    check_space: Callable[[str], None] = lambda name: None
 
 
 def settled(given: Given, context: Context) -> EmbeddingsRequest:
@@ -64,6 +66,8 @@ def settled(given: Given, context: Context) -> EmbeddingsRequest:
     model = fields.model
     name = Name() if model is None else read_name(catalogue, model)
     named = "" if model is None else f"model {shorten(model)}"
+    if name.model is not None and not catalogue.means(name.model):
+        context.check_space(name.model)  # it is refused as a collection of others is
     tier = _tier(given, name, named, context, sources)
     _side(given, name, named, address, sources)
     budgets = []
@@ -165,6 +169,8 @@ def _space(
         told.insert(0, Said(address.collection, "address", f"the address {address}"))
     if not told:
         return None, None
+    for one in told:  # before they are compared, which would tell what a collection is
+        context.check_space(str(one.value))
     final = told[0]
     for place, one in enumerate(told[1:], 1):
         for earlier in told[:place]:
@@ -234,13 +240,19 @@ def _with_defaults(
     space = defaults.space if request.space is None else None
     free = "quality" not in sources and leaves_tier_open(request.model)
     quality = defaults.quality if free else None
-    for some in dict.fromkeys(((space, quality), (space, None), (None, quality))):
+    # a request that says nothing of its own contradicts no default: it gets that space's error
+    open_ = free and request.dimensions is None
+    without = () if open_ and space is not None else ((None, quality),)
+    for some in dict.fromkeys(((space, quality), (space, None), *without)):
         if some != (None, None) and (fit := _fits(request, some, context.catalogue)) is not None:
             if some[0] is not None:
                 sources["space"] = "key"
             if some[1] is not None:
                 sources["quality"] = "key"
             return fit
+    if open_ and space is not None:
+        sources["space"] = "key"
+        return request._replace(space=space)
     return request
 
 

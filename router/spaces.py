@@ -144,6 +144,10 @@ class Catalogue:
         id = self._names.get(last) if prefix else None
         return id if id is not None and self._hub_ids[id] is None else None
 
+    def means(self, name: str) -> bool:
+        """Whether it is the name of a model, a tier or a reranker."""
+        return self.lookup(name) is not None or name.lower() in (*_TIERS, *self._rerankers)
+
     def find(self, name: str, param: str = "model") -> str:
         """The same; raises ModelNotFound where it means none."""
         if (id := self.lookup(name)) is not None:
@@ -341,11 +345,12 @@ class Catalogue:
                 encoder = self.of_model[wished]
                 if encoder.space == space:
                     self._check_side(request, encoder)
-                    return (*encoders, encoder)
-            raise SpaceConflict(
-                f"{named} needs model {space.model} and {what}; leave one of them out"
-                + _hint(collection, wished)
-            )
+                    encoders = (*encoders, encoder)
+            if encoders[-1].model != wished:
+                raise SpaceConflict(
+                    f"{named} needs model {space.model} and {what}; leave one of them out"
+                    + _hint(collection, wished)
+                )
         if request.dimensions is not None and request.dimensions != space.dimensions:
             raise SpaceConflict(
                 f"{named} has {space.dimensions} dimensions and dimensions is "

@@ -385,6 +385,7 @@ class Application:
             http_request.address,
             caller.defaults,
             caller.default_priority,
+            caller.check_space,
         )
         ignore = limits.unknown_fields == "ignore" or caller.ignore_fields
         (route, *_) = TABLE.find(http_request.path)

@@ -5,7 +5,7 @@ from typing import Any
 
 from deployments.service.service import Service
 from router.domain import Tier
-from router.errors import ModelNotFound
+from router.errors import ModelNotFound, RouterError
 from router.keys import Grant
 from router.names import SIDES, read_name
 from router.spaces import NamedSpace
@@ -46,7 +46,10 @@ class ModelList:
             raise ModelNotFound(given, self._names(caller))
         model = (name.model or "").lower()
         if model not in (Tier.AUTO, *self._service.args.tiers):
-            model = catalogue.find(name.model or given)
+            try:
+                model = catalogue.find(name.model or given)
+            except RouterError:  # a reranker, say, that the caller may not use
+                raise ModelNotFound(given, self._names(caller)) from None
         if model not in (names := self._names(caller)):
             raise ModelNotFound(given, names)
         card = self._card(model)

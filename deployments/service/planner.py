@@ -182,7 +182,7 @@ class Planner:
             running = self.running.get(wanted.collection.name)
             if running is not None and max(able) < running.floor:
                 running = None
-        return EncoderChoice(encoders, recalls, frozenset(blind), request.items, running)
+        return EncoderChoice(encoders, recalls, frozenset(blind), request.items, running, permitted)
 
     def loads(self) -> dict[str, Load]:
         """What is happening at each model now, as this router knows it."""

@@ -23,7 +23,7 @@ class CohereEmbedRequest(ShapeBody):
     model: str | None = Field(None, min_length=1)
     input_type: Annotated[InputType | None, ANY_CASE] = None
     embedding_types: list[EncodingFormat] | None = Field(
-        None, min_length=1, description="float where it is not given."
+        None, min_length=1, max_length=16, description="float where it is not given."
     )
     output_dimension: int | None = Field(None, ge=1, le=2**31 - 1)
     truncate: Annotated[Truncate | None, ANY_CASE] = Field(

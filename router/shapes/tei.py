@@ -76,10 +76,10 @@ def read_rerank(
         raise explain_problem(invalid.errors(include_url=False)[0]) from None
 
 
-def cut(truncate: bool | None, direction: str | None) -> Literal["end", "start"] | None:
-    """`truncate` as this service has it; None where texts are not cut."""
+def cut(truncate: bool | None, direction: str | None) -> Literal["end", "start", "none"] | None:
+    """`truncate` as this service has it; None where it is not given."""
     if not truncate:
-        return None
+        return None if truncate is None else "none"
     return "start" if direction == "left" else "end"
 
 

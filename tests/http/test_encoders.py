@@ -90,6 +90,15 @@ def away(router: LocalRouter, *models: str) -> None:
         router.service.replicas_changed(model, [])
 
 
+async def test_the_size_of_a_named_encoder_is_that_of_the_space(tmp_path: Path) -> None:
+    async with served(tmp_path) as (client, _):
+        named = {"model": "tiny", "space": SPACE, "input_type": "query"}
+        assert (await embed(client, **named, dimensions=64))["routing"]["model"] == "tiny"
+        status, code, message = await refused(client, **named, dimensions=32)
+        assert (status, code) == (409, "space_conflict")
+        assert "64 dimensions" in message
+
+
 async def test_a_student_answers_queries_when_no_model_is_ready(tmp_path: Path) -> None:
     async with served(tmp_path) as (client, router):
         native = await embed(client, **QUERY)

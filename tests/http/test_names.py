@@ -329,6 +329,11 @@ def test_a_keys_defaults_give_way_in_silence(
         ("shop", "", {"model": "docs-query@5ms"}, "collection_not_allowed"),
         ("shop", "/in/docs", {}, "collection_not_allowed"),
         ("shop", "/in/nothing", {}, "collection_not_allowed"),
+        ("shop", "", {"model": "nothing"}, "collection_not_allowed"),
+        ("shop", "", {"model": "nothing-query@5ms"}, "collection_not_allowed"),
+        ("shop", "", {"model": "large/8", "space": "docs"}, "collection_not_allowed"),
+        ("shop", "", {"model": "small/4", "space": "docs"}, "collection_not_allowed"),
+        ("shop", "", {"model": "small/4", "space": "nothing"}, "collection_not_allowed"),
         ("limited", "", {"model": "large-query"}, "tier_not_allowed"),
         ("limited", "", {"model": "large/4"}, "tier_not_allowed"),
         ("bulk", "", {"priority": "interactive"}, "priority_not_allowed"),
@@ -339,6 +344,21 @@ def test_a_keys_permissions_never_give_way(
 ) -> None:
     answer = locked.post(f"{at}/v1/embeddings", json={"input": "a"} | body, headers=bearer(key))
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, code)
+
+
+def test_a_default_that_nothing_contradicts_is_never_left_in_silence() -> None:
+    key = {"hash": hash_of(KEYS["free"]), "defaults": {"space": "both"}}
+    both = {"both": {"spaces": ["small/8", "large/8"]}}
+    with (
+        served(ARGS | {"collections": both, "keys": {"free": key}}) as (url, _),
+        httpx.Client(base_url=url, timeout=60, headers=bearer("free")) as client,
+    ):
+        for body in ({}, {"input_type": "document"}, {"model": "auto"}):
+            answer = client.post("/v1/embeddings", json={"input": "a", **body})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "space_conflict")
+        for body in ({"input_type": "query"}, {"model": "small"}, {"quality": "best"}):
+            answer = client.post("/v1/embeddings", json={"input": "a", **body})
+            assert answer.status_code == 200, answer.text
 
 
 def test_an_address_keeps_admins_paths_closed(locked: httpx.Client) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import cohere
@@ -77,7 +78,8 @@ def is_error_of(handler: str, answer: httpx.Response) -> bool:
 
 
 def test_coheres_client(locked: tuple[str, LocalRouter], http: httpx.Client) -> None:
-    client = cohere.ClientV2(api_key=KEY, base_url=locked[0])
+    own = httpx.Client(timeout=60)  # closed below: the client of Cohere closes none
+    client = cohere.ClientV2(api_key=KEY, base_url=locked[0], httpx_client=own)
     answer = client.embed(
         texts=TEXTS,
         model="docs",
@@ -102,10 +104,16 @@ def test_coheres_client(locked: tuple[str, LocalRouter], http: httpx.Client) -> 
     with pytest.raises(cohere.NotFoundError) as caught:
         client.embed(texts=TEXTS, model="nothing", input_type="classification")
     assert list(caught.value.body) == ["message"]
+    own.close()
 
 
 def test_ollamas_client(locked: tuple[str, LocalRouter], http: httpx.Client) -> None:
     client = ollama.Client(locked[0], headers={"authorization": f"Bearer {KEY}"})
+    with closing(client):
+        check_ollama(client, http)
+
+
+def check_ollama(client: ollama.Client, http: httpx.Client) -> None:
     answer = client.embed(model="docs-query:latest", input=TEXTS, options={"x": 1}, keep_alive=5)
     same(answer.embeddings, vectors(http, model="docs-query"))
     assert (answer.model, bool(answer.prompt_eval_count)) == ("large", True)
@@ -141,6 +149,29 @@ def test_azures_client(locked: tuple[str, LocalRouter], http: httpx.Client) -> N
         other.embeddings.create(model="large", input=TEXTS)
     assert (caught.value.status_code, caught.value.code) == (409, "name_conflict")
     assert other.embeddings.create(model="Small", input=TEXTS).model == "small"
+    client.close()
+    other.close()
+
+
+def test_a_list_of_types_is_bounded(http: httpx.Client) -> None:
+    body = {"texts": TEXTS, "model": "small", "embedding_types": ["x"] * 50_000}
+    answer = http.post("/v2/embed", json=body)
+    assert answer.status_code == 400
+    assert "embedding_types" in answer.json()["message"]
+
+
+def test_a_text_is_not_cut_where_a_request_of_tei_says_so() -> None:
+    collections = {"docs": {"space": "reader/384", "truncate": "end"}}
+    long = " ".join(map(str, range(400)))
+    with (
+        served(ARGS | {"collections": collections}) as (url, _),
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        assert client.post("/in/docs/embed", json={"inputs": long}).status_code == 200
+        body = {"inputs": long, "truncate": False}
+        refused = client.post("/in/docs/embed", json=body)
+        assert refused.status_code in (400, 413)
+        assert refused.json()["error_type"] == "validation"
 
 
 def test_a_request_of_text_embeddings_inference(http: httpx.Client) -> None:

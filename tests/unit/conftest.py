@@ -7,8 +7,11 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _captured() -> Iterator[None]:
-    """Let `ray.serve` reach the root logger: `ray.init` in the same process cuts `ray` off."""
+def _captured(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Let `ray.serve` reach the handler of `caplog`: `ray.init` in the same process cuts `ray` off,
+    and the reader of vLLM's log raises the level of all handlers that it finds.
+    """
+    caplog.handler.setLevel(logging.NOTSET)
     loggers = [logging.getLogger(name) for name in ("ray", "ray.serve")]
     before = [(one, one.level, one.propagate, one.disabled) for one in loggers]
     for one in loggers:

@@ -60,7 +60,7 @@ def test_run_sets_the_same_and_named_exceptions(tmp_path: Path) -> None:
     own = environment({}, 8000, tmp_path, tmp_path / "haproxy")
     assert own.items() >= EVERYWHERE.items()
     for name in own.keys() - EVERYWHERE.keys() - OF_RUN:
-        assert re.fullmatch(r"RAY_SERVE_\w+_(PORT|LOC|PATH|BASE|FILE)", name), name
+        assert re.fullmatch(r"RAY_TMPDIR|RAY_SERVE_\w+_(PORT|LOC|PATH|BASE|FILE)", name), name
     assert (
         environment({"RAY_worker_niceness": "5"}, 8000, tmp_path, None).get("RAY_worker_niceness")
         is None
