@@ -5,7 +5,8 @@ curve and times the devices that the model occupies. Texts whose vectors were kn
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -96,34 +97,83 @@ def merge(slots: Slots, more: Iterable[tuple[Slot, Sums]]) -> None:
         slots[slot] = sums if before is None else before.plus(sums)
 
 
-def folded(slots: Mapping[Slot, Sums], now: float) -> Slots:
+def folded(slots: Iterable[tuple[Slot, Sums]], now: float) -> Slots:
     """The same sums by the second for an hour, by the minute for a day, and then by the hour."""
     made: Slots = {}
-    for slot, sums in slots.items():
-        age_s = now - slot.start_s
-        length_s = max(slot.length_s, 1 if age_s < HOUR_S else 60 if age_s < DAY_S else HOUR_S)
-        start_s = slot.start_s - slot.start_s % length_s
-        merge(made, [(slot._replace(start_s=start_s, length_s=length_s), sums)])
+    merge(made, ((slot_at(slot, now), sums) for slot, sums in slots))
     return made
 
 
-def lines(slots: Mapping[Slot, Sums]) -> bytes:
+def slot_at(slot: Slot, now: float) -> Slot:
+    """The slot that holds the sums of this one at its age."""
+    age_s = now - slot.start_s
+    length_s = max(slot.length_s, 1 if age_s < HOUR_S else 60 if age_s < DAY_S else HOUR_S)
+    return slot._replace(start_s=slot.start_s - slot.start_s % length_s, length_s=length_s)
+
+
+class FoldedSlots:
+    """Sums in memory, as `folded` has them: a slot is looked at again only when its time comes."""
+
+    def __init__(self) -> None:
+        self._by_length = {length_s: OrderedDict[Slot, Sums]() for length_s in (1, 60, HOUR_S)}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_length.values()))
+
+    def merge(self, more: Iterable[tuple[Slot, Sums]], now: float) -> int:
+        """Count these too, and fold what has become old; returns how many slots were moved."""
+        for slot, sums in more:
+            merge(self._by_length[slot.length_s], [(slot, sums)])
+        moved = 0
+        for length_s, age_s in ((1, HOUR_S), (60, DAY_S)):
+            slots = self._by_length[length_s]
+            while slots and now - next(iter(slots)).start_s >= age_s:
+                slot, sums = slots.popitem(last=False)
+                longer = slot_at(slot, now)
+                merge(self._by_length[longer.length_s], [(longer, sums)])
+                moved += 1
+        return moved
+
+    def items(self) -> Iterator[tuple[Slot, Sums]]:
+        """All slots."""
+        for slots in self._by_length.values():
+            yield from slots.items()
+
+
+def lines(slots: Iterable[tuple[Slot, Sums]]) -> bytes:
     """The slots as JSON lines."""
     return b"".join(
-        orjson.dumps([*slot, *sums], option=orjson.OPT_APPEND_NEWLINE)
-        for slot, sums in slots.items()
+        orjson.dumps([*slot, *sums], option=orjson.OPT_APPEND_NEWLINE) for slot, sums in slots
     )
 
 
-def read_lines(raw: bytes) -> Iterable[tuple[Slot, Sums]]:
-    """The slots of a file; half a line at its end is passed over."""
-    for line in raw.splitlines(keepends=True):
+def read_lines(raw: Iterable[bytes], strict: bool = False) -> Iterator[tuple[Slot, Sums]]:
+    """The slots of a file; lines that are not whole are passed over, and so are lines of another
+    form. `strict`: those raise ValueError.
+    """
+    for line in raw:
         if line.endswith(b"\n"):
             try:
                 values = orjson.loads(line)
             except orjson.JSONDecodeError:
                 continue
-            yield Slot(*values[:5]), Sums(*values[5:])
+            if _is_row(values):
+                yield Slot(*values[:5]), Sums(*values[5:])
+            elif strict:
+                raise ValueError("a line has another form")
+
+
+def _is_row(values: Any) -> bool:
+    """Whether these are a slot and its sums."""
+    return (
+        isinstance(values, list)
+        and len(values) == len(Slot._fields) + len(Sums._fields)
+        and all(type(value) is int for value in values[:2])
+        and values[1] > 0
+        and all(isinstance(value, str) for value in values[2:5])
+        and all(isinstance(value, int | float) for value in values[5:-1])
+        and (values[-1] is None or isinstance(values[-1], int | float))
+    )
 
 
 class UsageQuery(NamedTuple):

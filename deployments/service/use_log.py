@@ -1,22 +1,26 @@
 """Keeps what keys used: in files that routers share, one of each router and day, or in memory.
 
 A request costs the event loop one addition. A thread appends what has come together twice a second;
-a router that is killed loses that half second. Files of days that are over are folded to hours.
+a router that is killed loses that half second. What is older than an hour is folded to minutes, and
+files of days that are over to hours.
 """
 
 import asyncio
 import logging
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deployments.service.batches.disk import Appended, made, write_whole
+from deployments.service.batches.disk import Appended, Gently, made, to_the_end, write_whole
+from deployments.telemetry.logs import where
 from router.config import RouterArgs
 from router.usage import (
     DAY_S,
     HOUR_S,
+    FoldedSlots,
     Slot,
     Slots,
     Sums,
@@ -26,13 +30,13 @@ from router.usage import (
     add,
     folded,
     lines,
-    merge,
     read_lines,
     usage,
 )
 
 WRITE_EVERY_S = 0.5
 SECONDS, HOURS = ".seconds.jsonl", ".hours.jsonl"  # how fine a file of a day is
+_NAME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\.[^.]+\.(seconds|hours)\.jsonl")
 
 log = logging.getLogger("ray.serve")
 
@@ -58,14 +62,15 @@ class UseLog:
         self._folder = None if folder is None else made(folder / "usage")
         self._router, self.clock = router, clock
         self._since_s = clock()
-        self._kept: Slots = {}  # what is in no file
+        self._new: Slots = {}  # since the last write
+        self._kept = FoldedSlots()  # what is in no file
         self._file: tuple[str, Appended] | None = None  # of a day
         self._writing = asyncio.Lock()
         self._failing = False
 
     def add(self, use: Use) -> None:
         """Count one request that was answered."""
-        add(self._kept, self.clock(), use, self._costs.get(use.model))
+        add(self._new, self.clock(), use, self._costs.get(use.model))
 
     async def run(self) -> None:
         """Write what was counted, forever, and what is left at the end."""
@@ -73,45 +78,49 @@ class UseLog:
         try:
             while True:
                 await asyncio.sleep(WRITE_EVERY_S)
-                await self._write()
-                if time.monotonic() > fold_at_s:
-                    fold_at_s = time.monotonic() + HOUR_S
-                    await asyncio.to_thread(self._fold_files)
+                try:
+                    await self._write()
+                    if time.monotonic() > fold_at_s:
+                        fold_at_s = time.monotonic() + HOUR_S
+                        await self._fold()
+                except Exception as error:
+                    log.error("what keys used could not be written:\n%s", where(error))
         finally:
             await self._write()
-            if self._file is not None:
-                self._file[1].close()
+            async with self._writing:
+                self._close()
 
     async def answer(self, asked: UsageQuery) -> Usage:
         """The sums of all routers, or in memory those of this one since it began."""
         await self._write()
-        kept = list(self._kept.items())
-        if self._folder is None:
-            return usage(kept, asked, "memory", self._since_s)
-        return await asyncio.to_thread(self._answer, asked, kept)
+        return await asyncio.to_thread(self._answer, asked, list(self._kept.items()))
 
     async def _write(self) -> None:
-        """Put what was counted into the file, or shorten it where there is none."""
+        """Put what was counted into the file, or keep it where there is none."""
         async with self._writing:
-            new, self._kept = self._kept, {}
+            new, self._new = self._new, {}
+            self._kept.merge(new.items(), self.clock())
             try:
-                if self._folder is not None and new:
-                    await asyncio.to_thread(self._append, self._folder, new)
-                    new = {}
+                if self._folder is not None and len(self._kept):
+                    await to_the_end(self._append, self._folder)
                 self._failing = False
             except OSError as error:
                 if not self._failing:
                     log.error("what keys used cannot be written and waits: %s", error)
                 self._failing = True
-            merge(self._kept, folded(new, self.clock()).items())
 
-    def _append(self, folder: Path, slots: Slots) -> None:
+    def _append(self, folder: Path) -> None:
         day = _day(self.clock())
         if self._file is None or self._file[0] != day:
-            if self._file is not None:
-                self._file[1].close()
+            self._close()
             self._file = day, Appended(folder / f"{day}.{self._router}{SECONDS}")
-        self._file[1].append(lines(slots))
+        self._file[1].append(lines(self._kept.items()))
+        self._kept = FoldedSlots()
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file[1].close()
 
     def _answer(self, asked: UsageQuery, kept: list[tuple[Slot, Sums]]) -> Usage:
         def slots() -> Iterator[tuple[Slot, Sums]]:
@@ -119,12 +128,34 @@ class UseLog:
             for path in self._files():
                 start_s = _start_s(path)
                 if asked.touches(start_s, start_s + DAY_S):
-                    yield from _slots_of(path)
+                    try:
+                        yield from _slots_of(path)
+                    except OSError as error:
+                        log.error("%s cannot be read and is not counted: %s", path, error)
 
-        return usage(slots(), asked, "folder", None)
+        if self._folder is None:
+            return usage(gently(slots()), asked, "memory", self._since_s)
+        return usage(gently(slots()), asked, "folder", None)
 
     def _files(self) -> list[Path]:
-        return [] if self._folder is None else sorted(self._folder.glob("*.jsonl"))
+        found = [] if self._folder is None else self._folder.glob("*.jsonl")
+        return sorted(path for path in found if _is_day(path.name))
+
+    async def _fold(self) -> None:
+        """Fold the file that is being written and the files of days before yesterday; one that
+        cannot be folded stays as it is.
+        """
+        async with self._writing:
+            if self._file is not None:
+                await to_the_end(self._fold_own)
+        await to_the_end(self._fold_files)
+
+    def _fold_own(self) -> None:
+        """Fold what is older than an hour in the file that is being written."""
+        self._close()  # the next write opens what takes its place
+        for path in self._files():
+            if path.name.endswith(f".{self._router}{SECONDS}"):
+                self._try_to_fold(path, path.name)
 
     def _fold_files(self) -> None:
         """Fold the files of days before yesterday; a file has one name at any time, so nothing is
@@ -133,11 +164,27 @@ class UseLog:
         now = self.clock()
         for path in self._files():
             if path.name.endswith(SECONDS) and _start_s(path) + 2 * DAY_S < now:
-                with suppress(FileNotFoundError):  # another router does the same
-                    slots: Slots = {}
-                    merge(slots, read_lines(path.read_bytes()))
-                    write_whole(path, lines(folded(slots, now)))
-                    path.rename(path.with_name(path.name.removesuffix(SECONDS) + HOURS))
+                self._try_to_fold(path, path.name.removesuffix(SECONDS) + HOURS)
+
+    def _try_to_fold(self, path: Path, name: str) -> None:
+        """Fold a file, which has this name afterwards."""
+        try:
+            with path.open("rb") as stream:
+                slots = folded(gently(read_lines(stream, strict=True)), self.clock())
+            write_whole(path, lines(slots.items()))
+            path.rename(path.with_name(name))
+        except FileNotFoundError:
+            pass  # another router does the same
+        except (OSError, ValueError) as error:
+            log.error("%s cannot be folded and stays as it is: %s", path, error)
+
+
+def gently(slots: Iterable[tuple[Slot, Sums]]) -> Iterator[tuple[Slot, Sums]]:
+    """The same, with rests in which requests are answered."""
+    rests = Gently()
+    for one in slots:
+        rests.step()
+        yield one
 
 
 def _day(at_s: float) -> str:
@@ -148,10 +195,18 @@ def _start_s(path: Path) -> float:
     return datetime.fromisoformat(path.name[:10]).replace(tzinfo=UTC).timestamp()
 
 
+def _is_day(name: str) -> bool:
+    """Whether this is the name of a file of use."""
+    try:
+        return _NAME.fullmatch(name) is not None and bool(datetime.fromisoformat(name[:10]))
+    except ValueError:
+        return False
+
+
 def _slots_of(path: Path) -> Iterator[tuple[Slot, Sums]]:
     """The sums of a file, which another router may be folding."""
     folded_path = path.with_name(path.name.removesuffix(SECONDS) + HOURS)
     for one in (path, folded_path):
-        with suppress(FileNotFoundError):
-            yield from read_lines(one.read_bytes())
+        with suppress(FileNotFoundError), one.open("rb") as stream:
+            yield from read_lines(stream)
             return

@@ -2,18 +2,22 @@
 there, and locks that end with their process.
 """
 
+import asyncio
 import errno
 import fcntl
 import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, ParamSpec, TypeVar
 
 ONLY_OWNER = 0o700
 OPEN = "_"  # the folder of callers without a key; the name of a key begins with a letter or digit
+P = ParamSpec("P")
+R = TypeVar("R")
 _ID = re.compile(r"[a-z]+[-_][0-9a-f]{32}")
 
 
@@ -40,24 +44,38 @@ def of_key(folder: Path, key: str) -> Path:
     return folder / (key or OPEN)
 
 
-def write_whole(path: Path, content: bytes, durable: bool = True) -> None:
-    """Put `content` in the place of what was there, at once; `durable`: it outlives the machine's
-    power.
+async def to_the_end(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call it in a thread, and wait for its end even where the caller is cancelled: afterwards what
+    it writes to may be closed, or belong to another router.
     """
+    call = partial(function, *args, **kwargs)
+    running = asyncio.get_running_loop().run_in_executor(None, call)
+    cancelled: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait({running})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        running.exception()  # nobody else looks at it
+        raise cancelled
+    return running.result()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put `content` in the place of what was there, at once; it outlives the machine's power."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(file, "wb") as stream:
             stream.write(content)
-            if durable:
-                stream.flush()
-                os.fsync(stream.fileno())
+            stream.flush()
+            os.fsync(stream.fileno())
         part.replace(path)
     except OSError:
         part.unlink(missing_ok=True)
         raise
-    if durable:
-        sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -103,32 +121,38 @@ class Lock:
 class Appended:
     """A file of one writer, that grows by whole pieces."""
 
-    def __init__(self, path: Path, keep: int = 0) -> None:
-        """Keeps the first bytes of a file that is there."""
-        self._file, self._end = os.open(path, os.O_RDWR | os.O_CREAT, 0o600), keep
-        os.ftruncate(self._file, keep)
+    def __init__(self, path: Path, keep: int | None = None) -> None:
+        """Keeps the first bytes of a file that is there; None: all of them."""
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._file = os.fdopen(handle, "r+b", buffering=0)
+        try:
+            self._end = os.fstat(handle).st_size if keep is None else keep
+            self._file.truncate(self._end)
+        except OSError:
+            self.close()
+            raise
 
     def append(self, piece: bytes) -> None:
-        """Write all of it, or nothing; raises OSError."""
-        written = 0
+        """Write all of it, or nothing; raises OSError, and ValueError once it is closed."""
+        handle, written = self._file.fileno(), 0
         try:
             while written < len(piece):
-                more = os.pwrite(self._file, piece[written:], self._end + written)
+                more = os.pwrite(handle, piece[written:], self._end + written)
                 if not more:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 written += more
         except OSError:
-            os.ftruncate(self._file, self._end)
+            os.ftruncate(handle, self._end)
             raise
         self._end += len(piece)
 
     def sync(self) -> None:
         """Let it outlive the machine's power."""
-        os.fsync(self._file)
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Write no more."""
-        os.close(self._file)
+        self._file.close()
 
 
 class Gently:

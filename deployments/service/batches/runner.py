@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from deployments.service.batches.disk import Lock, lines_of
+from deployments.service.batches.disk import Lock, lines_of, to_the_end
 from deployments.service.batches.lane import BulkLane, Weight
 from deployments.service.batches.results import Result, Results
 from deployments.service.batches.store import (
@@ -112,8 +112,8 @@ class Runner:
             while True:
                 try:
                     await self._look()
-                except OSError as error:
-                    log.error("the folder of batches cannot be read: %s", error)
+                except Exception as error:
+                    log.error("the folder of batches cannot be read:\n%s", where(error))
                 await asyncio.sleep(self.look_every_s)
         finally:
             running = list(self._running.values())
@@ -132,7 +132,11 @@ class Runner:
                 or time.monotonic() < self._not_before_s.get(place, 0.0)
             ):
                 continue
-            taken = await asyncio.to_thread(lock, place)
+            try:
+                taken = await asyncio.to_thread(lock, place)
+            except OSError as error:
+                self._wait(place, error)
+                continue
             if taken is not None:
                 task = self._running[place] = asyncio.create_task(self._carry(place))
                 task.add_done_callback(partial(self._ended, place, taken))
@@ -146,8 +150,11 @@ class Runner:
             await _Run(self, place).go()
             self._not_before_s.pop(place, None)
         except Exception as error:
-            self._not_before_s[place] = time.monotonic() + AFTER_FAILURE_S
-            log.error("batch %s waits, and is tried again:\n%s", place.id, where(error))
+            self._wait(place, error)
+
+    def _wait(self, place: Place, error: Exception) -> None:
+        self._not_before_s[place] = time.monotonic() + AFTER_FAILURE_S
+        log.error("batch %s waits, and is tried again:\n%s", place.id, where(error))
 
 
 class _Run:
@@ -166,15 +173,15 @@ class _Run:
         if self._batch.status is BatchStatus.VALIDATING:
             await self._validate()
         if self._batch.status is BatchStatus.IN_PROGRESS:
-            results = await asyncio.to_thread(Results, self._place)
+            results = await self._open()
             try:
                 ending = await self._run_lines(results)
-                await asyncio.to_thread(results.sync)
+                await to_the_end(results.sync)
                 await self._save(self._batch.ended(ending, results.counts, self._now()))
             finally:
                 await self._close(results)
         if self._batch.ending is not None and not self._batch.over:
-            await asyncio.to_thread(self._finish, self._batch, self._batch.ending)
+            await to_the_end(self._finish, self._batch, self._batch.ending)
 
     @property
     def _input(self) -> Path:
@@ -183,8 +190,8 @@ class _Run:
     def _now(self) -> int:
         return int(self._store.clock())
 
-    async def _save(self, batch: Batch, durable: bool = True) -> None:
-        await asyncio.to_thread(save, self._place, batch, durable)
+    async def _save(self, batch: Batch) -> None:
+        await to_the_end(save, self._place, batch)
         self._batch = batch
 
     async def _validate(self) -> None:
@@ -197,7 +204,7 @@ class _Run:
         batch = self._batch.validated(found.total, found.problems, self._now())
         await self._save(batch)
         if batch.over:
-            await asyncio.to_thread(self._leave)
+            await to_the_end(self._leave)
 
     def _validated(self) -> Validation:
         validation = Validation()
@@ -231,7 +238,7 @@ class _Run:
                     raise RuntimeError(f"{left} lines of the batch are not in its input file")
                 counted = self._batch.model_copy(update={"counts": results.counts})
                 if counted != self._batch:
-                    await self._save(counted, durable=False)
+                    await self._save(counted)
                 await asyncio.wait({feeding}, timeout=self._runner.look_every_s)
         finally:
             feeding.cancel()
@@ -296,7 +303,7 @@ class _Run:
             now, self._unwritten = self._unwritten, []
             error: OSError | None = None
             try:
-                await asyncio.to_thread(lambda: results.add(map(_result, now)))  # noqa: B023
+                await to_the_end(lambda: results.add(map(_result, now)))  # noqa: B023
             except OSError as failure:
                 error = failure
             for line, _, written in now:
@@ -308,10 +315,22 @@ class _Run:
                     written.set_result(None)
         self._writing = None
 
+    async def _open(self) -> Results:
+        opened: list[Results] = []
+        try:
+            await to_the_end(lambda: opened.append(Results(self._place)))
+        except asyncio.CancelledError:
+            for one in opened:
+                one.close()
+            raise
+        return opened[0]
+
     async def _close(self, results: Results) -> None:
-        if self._writing is not None:
-            await self._writing
-        await asyncio.to_thread(results.close)
+        try:
+            if self._writing is not None:
+                await self._writing
+        finally:
+            await to_the_end(results.close)
 
     def _finish(self, batch: Batch, ending: Ending) -> None:
         """Write what was not run, and put the output in its place; every step may be repeated."""

@@ -7,10 +7,14 @@ output.jsonl   answers so far, and
 errors.jsonl   refusals so far; both become files at the end
 """
 
+import logging
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+from pydantic import ValidationError
 
 from deployments.service.batches.disk import (
     Lock,
@@ -24,6 +28,7 @@ from deployments.service.batches.disk import (
 )
 from deployments.service.batches.files import PREFIX as FILE
 from deployments.service.batches.files import FileStore, behind
+from deployments.telemetry.logs import where
 from router import config
 from router.batch_objects import BatchObject, shown
 from router.batches import (
@@ -36,7 +41,7 @@ from router.batches import (
     window_s,
     wrong_endpoint,
 )
-from router.errors import InvalidValue, RateLimitExceeded
+from router.errors import InvalidValue, NotFound, RateLimitExceeded
 from router.keys import Grant
 
 PREFIX = "batch_"
@@ -44,6 +49,8 @@ STATE, CANCEL, LOCK = "batch.json", "cancel", "lock"
 OUTPUT, ERRORS = "output.jsonl", "errors.jsonl"
 MOST_UNFINISHED = 100  # of one key
 BUSY_RETRY_S = 60.0
+
+log = logging.getLogger("ray.serve")
 
 
 class Place(NamedTuple):
@@ -66,8 +73,12 @@ class BatchStore:
         self.folder, self.files, self.clock = folder, files, clock
         self._folder = made(folder / "batches")
         self._over: set[Path] = set()  # batches that no router has to look at again
-        kept = [load(place) for place in self.unfinished()]
-        files.clean({id for one in kept for id in (one.input_file_id, one.output_id, one.error_id)})
+        self._unreadable: set[Path] = set()  # those that were reported
+        kept = [batch for key in self._keys() for _, batch in self._unfinished_of(key)]
+        if not self._unreadable:  # what those need is not known
+            files.clean(
+                {id for one in kept for id in (one.input_file_id, one.output_id, one.error_id)}
+            )
 
     def create(self, grant: Grant, body: BatchBody, address: str = "") -> BatchObject:
         """A new batch of this key; raises NotFound, InvalidValue or RateLimitExceeded."""
@@ -99,7 +110,11 @@ class BatchStore:
             batch = batch.validated(0, [problem], now)
         place = self._place(grant.name, batch.id)
         made(place.folder)
-        save(place, batch)
+        try:
+            save(place, batch)
+        except BaseException:
+            shutil.rmtree(place.folder, ignore_errors=True)
+            raise
         sync_folder(place.folder.parent)
         return shown(batch)
 
@@ -110,12 +125,22 @@ class BatchStore:
                 return self._shown(self._place(key, id))
             except FileNotFoundError:
                 pass
+            except (OSError, ValidationError) as error:
+                self._report(self._place(key, id), error)
         raise not_found("batch", id, "GET /v1/batches lists yours")
 
     def page(self, key: str, after: str | None, limit: int) -> tuple[list[BatchObject], bool]:
         """Batches behind `after`, newest first, and whether there are more."""
-        names = behind(names_in(of_key(self._folder, key)), after)
-        return [self.get(key, name) for name in names[:limit]], len(names) > limit
+        found: list[BatchObject] = []
+        for name in behind(names_in(of_key(self._folder, key)), after):
+            try:
+                batch = self.get(key, name)
+            except NotFound:
+                continue  # being made; or its router died before it had answered
+            if len(found) == limit:
+                return found, True
+            found.append(batch)
+        return found, False
 
     def cancel(self, key: str, id: str) -> BatchObject:
         """Request that no more lines of a batch are run; raises NotFound or InvalidValue."""
@@ -128,35 +153,51 @@ class BatchStore:
 
     def unfinished(self) -> list[Place]:
         """Every batch that something is left to do for, oldest first."""
-        keys = sorted(entry.name for entry in self._folder.iterdir() if entry.is_dir())
-        found = [place for key in keys for place in self._unfinished_of(key)]
+        found = [place for key in self._keys() for place, _ in self._unfinished_of(key)]
         return sorted(found, key=lambda place: place.id)
 
     def delete_file(self, key: str, id: str) -> None:
         """Take a file away; a batch that reads it goes on. Raises NotFound."""
-        read = [load(place) for place in self._unfinished_of(key)]
-        self.files.delete(key, id, any(batch.input_file_id == id for batch in read))
+        read = any(batch.input_file_id == id for _, batch in self._unfinished_of(key))
+        self.files.delete(key, id, read)
 
     def forget_input(self, place: Place, batch: Batch) -> None:
         """Remove an input file that was deleted while this batch read it, which is over now."""
-        others = [load(other) for other in self._unfinished_of(place.key)]
-        if all(other.input_file_id != batch.input_file_id for other in others):
+        others = self._unfinished_of(place.key)
+        if all(other.input_file_id != batch.input_file_id for _, other in others):
             self.files.forget(place.key, batch.input_file_id)
 
-    def _unfinished_of(self, key: str) -> list[Place]:
+    def _keys(self) -> list[str]:
+        return sorted(entry.name for entry in self._folder.iterdir() if entry.is_dir())
+
+    def _unfinished_of(self, key: str) -> list[tuple[Place, Batch]]:
         found = []
         for name in names_in(of_key(self._folder, key), descending=False):
             place = self._place(key, name)
             if place.folder not in self._over:
                 try:
-                    over = load(place).over
+                    batch = load(place)
                 except FileNotFoundError:  # being made; or its router died before it had answered
                     continue
-                if over:
+                except (OSError, ValidationError) as error:
+                    self._report(place, error)
+                    continue
+                self._unreadable.discard(place.folder)
+                if batch.over:
                     self._over.add(place.folder)
                 else:
-                    found.append(place)
+                    found.append((place, batch))
         return found
+
+    def _report(self, place: Place, error: Exception) -> None:
+        """Log once that the others go on without this one."""
+        if place.folder not in self._unreadable:
+            self._unreadable.add(place.folder)
+            log.error(
+                "%s cannot be read, and its batch is passed over until it can:\n%s",
+                place.folder / STATE,
+                where(error),
+            )
 
     def _shown(self, place: Place) -> BatchObject:
         try:
@@ -179,13 +220,13 @@ def open_store(settings: config.Batches, base_dir: str | None) -> BatchStore:
 
 
 def load(place: Place) -> Batch:
-    """The state of a batch as it was saved last."""
+    """The state of a batch as it was saved last; raises OSError or ValidationError."""
     return Batch.model_validate_json((place.folder / STATE).read_bytes())
 
 
-def save(place: Place, batch: Batch, durable: bool = True) -> None:
+def save(place: Place, batch: Batch) -> None:
     """Put a state in the place of the one before."""
-    write_whole(place.folder / STATE, batch.model_dump_json().encode(), durable)
+    write_whole(place.folder / STATE, batch.model_dump_json().encode())
 
 
 def lock(place: Place) -> Lock | None:

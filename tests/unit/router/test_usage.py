@@ -11,6 +11,7 @@ from router.errors import AdminKeyRequired, InvalidValue, UnknownField
 from router.usage import (
     DAY_S,
     HOUR_S,
+    FoldedSlots,
     Slot,
     Slots,
     Sums,
@@ -59,9 +60,9 @@ def test_folding_and_storing_keep_the_sums(uses: Any) -> None:
     slots: Slots = {}
     for age_s, use, cost in uses:
         add(slots, NOW - age_s, use, cost)
-    again = folded(folded(slots, NOW), NOW)
+    again = folded(folded(slots.items(), NOW).items(), NOW)
     assert total(again) == total(slots)
-    assert dict(read_lines(lines(again))) == again
+    assert dict(read_lines(lines(again.items()).splitlines(keepends=True))) == again
     assert len(again) <= len(slots)
     for slot in again:
         assert slot.start_s % slot.length_s == 0
@@ -72,12 +73,51 @@ def test_folding_and_storing_keep_the_sums(uses: Any) -> None:
     assert len({(row.key, row.model, row.collection) for row in rows}) == len(rows)
 
 
+@given(USES, st.integers(1, 20))
+def test_sums_in_memory_are_those_of_folding_them_all(uses: Any, at_once: int) -> None:
+    kept, whole = FoldedSlots(), Slots()
+    uses.sort(key=lambda one: -one[0])
+    for start in range(0, len(uses), at_once):
+        new: Slots = {}
+        for age_s, use, cost in uses[start : start + at_once]:
+            add(new, NOW - age_s, use, cost)
+        merge(whole, new.items())
+        kept.merge(new.items(), NOW - uses[start][0])
+    kept.merge([], NOW)
+    assert dict(kept.items()) == folded(whole.items(), NOW)
+    assert len(kept) == len(dict(kept.items()))
+
+
+def test_sums_in_memory_are_looked_at_again_only_when_they_are_old() -> None:
+    kept, moved = FoldedSlots(), []
+    for second in range(2 * HOUR_S):
+        new: Slots = {}
+        for number in range(3):
+            add(new, NOW + second, Use(f"key {number}", "small", "", 1, 2, 3.0), None)
+        moved.append(kept.merge(new.items(), NOW + second))
+    assert max(moved) == 3
+    assert sum(moved) == 3 * HOUR_S
+
+
+@pytest.mark.parametrize(
+    "other",
+    [b"{}", b"[]", b"7", b'[1,1,"a","b","c",1,1,1,1.0]', b'["x",1,"a","b","c",1,1,1,1.0,null]'],
+)
+def test_a_line_of_another_form_is_passed_over_or_refused(other: bytes) -> None:
+    slots: Slots = {}
+    add(slots, NOW, Use("a", "small", "", 1, 2, 3.0), None)
+    raw = [other + b"\n", lines(slots.items())]
+    assert dict(read_lines(raw)) == slots
+    with pytest.raises(ValueError, match="another form"):
+        dict(read_lines(raw, strict=True))
+
+
 def test_half_a_line_is_passed_over() -> None:
     slots: Slots = {}
     add(slots, NOW, Use("a", "small", "", 1, 2, 3.0), None)
-    raw = lines(slots)
-    assert dict(read_lines(raw + raw[:10])) == slots
-    assert dict(read_lines(b"\0\0\n" + raw)) == slots
+    raw = lines(slots.items())
+    assert dict(read_lines([raw, raw[:10]])) == slots
+    assert dict(read_lines([b"\0\0\n", raw])) == slots
 
 
 def test_rows_are_grouped_as_asked_and_costs_add_up_where_there_are_any() -> None:

@@ -101,7 +101,9 @@ def test_a_full_disk_leaves_whole_lines(place: Place, monkeypatch: pytest.Monkey
     assert (results.done, (place.folder / OUTPUT).stat().st_size) == ({1}, size)
     results.add([row(2)])
     results.close()
-    assert Results(place).done == {1, 2}
+    again = Results(place)
+    assert again.done == {1, 2}
+    again.close()
 
 
 def test_a_lock_has_one_holder_and_ends_with_it(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_a_lock_has_one_holder_and_ends_with_it(tmp_path: Path) -> None:
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write_whole(path, b"one")
-    write_whole(path, b"two", durable=False)
+    write_whole(path, b"two")
     assert path.read_bytes() == b"two"
     assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
 
