@@ -76,11 +76,11 @@ def read(folder: Path, name: str) -> Any:
     return json.loads((folder / name).read_text())
 
 
-def scifact(folder: Path) -> Judged:
-    """SciFact-mini; a document is a title and an abstract."""
+def scifact(folder: Path, between: str = ". ") -> Judged:
+    """SciFact-mini; a document is a title, `between` and an abstract."""
     said = read(folder, "scifact-mini.json")
     return Judged(
-        [Text(id, f"{one['title']}. {one['text']}") for id, one in said["corpus"].items()],
+        [Text(id, f"{one['title']}{between}{one['text']}") for id, one in said["corpus"].items()],
         [Text(id, text) for id, text in said["queries"].items()],
         {query: set(found) for query, found in said["qrels"].items()},
     )

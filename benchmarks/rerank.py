@@ -7,7 +7,6 @@ this process for the second model: one query, and N documents where none of them
 """
 
 import asyncio
-import json
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from benchmarks.public_data import require
+from benchmarks.public_data import Judged, scifact, whole
 from deployments.engines.base import Batch
 from deployments.launch.serve_config import application
 from deployments.replica.offline import Offline
@@ -37,13 +36,7 @@ class Embedded(NamedTuple):
 
 
 @click.command()
-@click.option(
-    "--data",
-    "folder",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Where scifact-mini.json lies.",
-)
+@whole
 @click.option(
     "--config",
     default=CONFIG,
@@ -61,11 +54,10 @@ class Embedded(NamedTuple):
 )
 def main(folder: Path, config: Path, first: str, seconds: tuple[str, ...]) -> None:
     """Measure nDCG@10 by depth, and print the table."""
-    require(folder, "scifact-mini.json")
-    data = json.loads((folder / "scifact-mini.json").read_text())
+    data = scifact(folder, between="\n")  # as the table in docs/reranking.md was made
     args, _ = application(config)
-    places = {id: place for place, id in enumerate(data["corpus"])}
-    relevant = [{places[id] for id in data["qrels"][query]} for query in data["queries"]]
+    places = {document.id: place for place, document in enumerate(data.documents)}
+    relevant = [{places[id] for id in data.relevant[query.id]} for query in data.queries]
     found = nearest(*_of(args, first, data)[:2], k=max(DEPTHS))
     alone = 100 * ndcg(found[:, :TOP], relevant).mean()
     click.echo(f"nDCG@10 x 100 of {len(relevant)} claims over {len(places)} abstracts\n")
@@ -91,11 +83,9 @@ def rescored(found: Found, queries: Vectors, documents: Vectors) -> Found:
     return np.take_along_axis(found, order, axis=1)
 
 
-def _of(args: RouterArgs, model: str, data: dict[str, dict[str, object]]) -> Embedded:
-    texts = [
-        f"{one['title']}\n{one['text']}" for one in data["corpus"].values() if isinstance(one, dict)
-    ]
-    return asyncio.run(_embedded(args, model, list(map(str, data["queries"].values())), texts))
+def _of(args: RouterArgs, model: str, data: Judged) -> Embedded:
+    queries, documents = ([one.text for one in some] for some in (data.queries, data.documents))
+    return asyncio.run(_embedded(args, model, queries, documents))
 
 
 async def _embedded(

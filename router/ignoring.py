@@ -39,6 +39,4 @@ def unknown(
 
 def header(names: Iterable[str]) -> str:
     """The names as a header has them."""
-    return ", ".join(
-        quote(name[:_CHARACTERS], safe=" !#$&'*+.^`|~:;=?@[]{}()<>/") for name in names
-    )
+    return ", ".join(quote(name[:_CHARACTERS], safe=_SAFE) for name in names)

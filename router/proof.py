@@ -12,7 +12,7 @@ queries.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,6 @@ Documents = Literal["growing", "fixed"]
 Judged = Literal["judgements", "neighbours"]
 Rows = npt.NDArray[np.int64]
 
-DOCUMENTS: tuple[Documents, ...] = get_args(Documents)
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # percentiles
 FOLDS = 3

@@ -52,7 +52,13 @@ class UseLog:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`folder` None: in memory. Raises OSError where the folder cannot be made."""
-        self._costs = {name: model.device_hour_cost for name, model in args.models.items()}
+        served = {
+            **args.models,
+            **{
+                id: args.models.get(one.similarity or "", one) for id, one in args.rerankers.items()
+            },
+        }
+        self._costs = {name: model.device_hour_cost for name, model in served.items()}
         self._folder = None if folder is None else made(folder / "usage")
         self._router, self.clock = router, clock
         self._since_s = clock()

@@ -20,7 +20,7 @@ from deployments.tools.advise.run import AdviseError, Estimate, Plan
 from deployments.tools.client import BASE_URL, BaseUrl, Client, RequestRefused, RouterAway
 from deployments.tools.corpus import CorpusError
 from deployments.tools.migrate import MigrationError
-from deployments.tools.policy_file import read_policy, text_of
+from deployments.tools.policy_file import read_policy, text_of, with_tiers
 from router.strict import ConfigError
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -288,7 +288,8 @@ async def _advise(client: Client, inputs: Inputs, job: Job) -> None:
         job.output.mkdir(parents=True, exist_ok=True)
         plan = await run.plan(client, inputs, job.output, job.models)
         if job.policy is not None:
-            plan = replace(plan, policy=text_of(read_policy(job.policy)))
+            policy = with_tiers(read_policy(job.policy), plan.all_tiers, job.policy)
+            plan = replace(plan, policy=text_of(policy))
         todo = run.estimate(plan, job.output)
         if any(each.texts for each in todo):
             click.echo("\n".join(_told(plan, todo, job.gpu_hour)), err=True)

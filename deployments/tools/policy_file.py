@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -47,6 +48,20 @@ def parse_policy(text: bytes, name: str) -> Other:
     except ValidationError as error:
         raise ConfigError(sentences(error, data)) from None
     return Other(given.routing, None if given.tiers is None else _tiers(given.tiers))
+
+
+def with_tiers(policy: Other, tiers: Mapping[Any, str], path: Path) -> Other:
+    """The policy of a file, with `tiers` if it has none of its own.
+
+    Raises ConfigError if its routing names a tier that these lack.
+    """
+    own: Mapping[Any, str] = tiers if policy.tiers is None else policy.tiers
+    wanted = {policy.routing.default_tier, *(rule.floor for rule in policy.routing.rules)}
+    if missing := sorted(wanted - set(own)):
+        raise ConfigError(
+            [f"{path}: routing names tier {missing[0].value!r}; tiers are {', '.join(own)}"]
+        )
+    return Other(policy.routing, own)
 
 
 def text_of(other: Other) -> str:

@@ -62,9 +62,7 @@ def main(
     """
     if output is not None:
         _check_packages()
-    world = load_world(scenario, config, trace, log)
-    if scale is not None:
-        world = world.updated(traffic=world.scenario.traffic.model_copy(update={"scale": scale}))
+    world = load_world(scenario, config, trace, log, scale)
     way = load_way(policy or world.scenario.policy, scenario, world.args)
     with bar(total=100, bar_format="{desc}  {percentage:3.0f}%|{bar}| {elapsed} gone") as shown:
 

@@ -172,7 +172,7 @@ class Scenario(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> "Scenario":
-        if self.warm_up_s >= self.seconds:
+        if self.traffic.log is None and self.warm_up_s >= self.seconds:
             raise ValueError("warm_up_s must be less than seconds, or nothing is counted")
         return self
 

@@ -248,6 +248,10 @@ def test_rules_of_a_file_stand_for_those_that_a_key_may_not_read(
     assert '# chinese, {"languages": ["zh"]}: the default is wordllama-256 already' in text
     assert "It leaves out all or parts of chinese, slow" in made.output
     (reported / "routing.yaml").write_text(before)
+    policy.write_text("routing: {default_tier: balanced}\n")
+    refused = advise(*command(nobody, files, reported, *options))
+    assert refused.exit_code == 1
+    assert "policy.yaml: routing names tier 'balanced'; tiers are fast, best" in refused.output
 
 
 def test_a_complete_run_makes_its_report_again_without_the_service(

@@ -39,8 +39,7 @@ def in_force(plan: Plan) -> InForce | None:
         return None
     other = parse_policy(plan.policy.encode(), "the policy in force")
     tiers = {str(tier): model for tier, model in (other.tiers or {}).items()}
-    own = {tier: candidate.name for candidate in plan.candidates for tier in candidate.tiers}
-    return InForce(other.routing, tiers or own)
+    return InForce(other.routing, tiers or plan.all_tiers)
 
 
 def derive(

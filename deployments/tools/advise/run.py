@@ -14,7 +14,7 @@ without the service.
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -102,6 +102,13 @@ class Plan:
     predicted_s: Mapping[str, Mapping[Side, float]]  # of one text, by model
     collections: Mapping[str, str]  # name: space
     policy: str | None = None  # YAML of `routing:` and `tiers:` in force; None where not readable
+    tiers: Mapping[str, str] = field(default_factory=dict)  # of the service; older folders lack it
+
+    @property
+    def all_tiers(self) -> Mapping[str, str]:
+        """The tiers of the service, or else those of the models that are measured."""
+        own = {tier: candidate.name for candidate in self.candidates for tier in candidate.tiers}
+        return self.tiers or own
 
 
 def texts_of(inputs: Inputs) -> dict[Side, tuple[str, ...]]:
@@ -156,6 +163,7 @@ async def plan(client: Client, inputs: Inputs, output: Path, wanted: Sequence[st
         before["predicted_s"],
         before["collections"],
         before.get("policy"),
+        before.get("tiers", {}),
     )
 
 
@@ -314,6 +322,7 @@ async def _survey(client: Client, inputs: Inputs, wanted: Sequence[str]) -> dict
             name: collection["space"] for name, collection in answer["collections"].items()
         },
         "policy": await client.policy(),
+        "tiers": answer["tiers"],
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from deployments.launch.serve_config import POLICIES as BY_TOKENS
 from deployments.launch.serve_config import application
-from deployments.tools.policy_file import read_policy
+from deployments.tools.policy_file import read_policy, with_tiers
 from router.config import Autoscaling, RouterArgs
 from router.decision_log import LogError, Logged
 from router.decision_log import read as read_log
@@ -19,7 +19,7 @@ from router.domain import Model
 from router.models import build_models
 from router.profile import ProfileError, load_profile, read_profile
 from router.sim.baselines import CHOOSERS
-from router.sim.build import Fleet, Way, World, check_log, slowed
+from router.sim.build import Fleet, Way, World, check_log, length_s, mean_rate, slowed
 from router.sim.scaling import Bounds
 from router.sim.scenario import POLICIES, Scenario, check_models, parse_scenario
 from router.strict import ConfigError, suggestion
@@ -29,18 +29,21 @@ TRACE_COLUMNS = ("TIMESTAMP", "ContextTokens")
 
 
 def load_world(
-    path: Path, config: Path | None = None, trace: Path | None = None, log: Path | None = None
+    path: Path,
+    config: Path | None = None,
+    trace: Path | None = None,
+    log: Path | None = None,
+    scale: float | None = None,
 ) -> World:
-    """The scenario in a file and all that it names; raises ConfigError."""
+    """The scenario in a file and all that it names; raises ConfigError.
+
+    `log` and `scale` replace those of its traffic.
+    """
     try:
         scenario = parse_scenario(read(path.read_bytes()))
     except ConfigError as error:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
-    if log is not None:
-        traffic = scenario.traffic.model_copy(
-            update={"log": str(log.resolve()), "load": None, "requests_per_s": None, "trace": None}
-        )
-        scenario = scenario.model_copy(update={"traffic": traffic})
+    scenario = _with_traffic(scenario, log, scale)
     if config is None:
         if scenario.config is None:
             raise ConfigError(
@@ -68,9 +71,37 @@ def load_world(
     if scenario.traffic.log is not None:
         found = _file(path, scenario.traffic.log, "traffic.log")
         world = replace(world, log=_log(found, args))
-        span_s = max(one.entry.at_s for one in world.log) - world.log[0].entry.at_s
-        world = world.updated(seconds=max(1.0, span_s / scenario.traffic.scale + 1e-6))
+        at_s = [one.entry.at_s for one in world.log]
+        span_s = (max(at_s) - min(at_s)) / scenario.traffic.scale
+        world = world.updated(seconds=max(1.0, span_s + 1e-6))
+        _check_warm_up(scenario, span_s, found)
+    elif world.trace:
+        _check_warm_up(scenario, length_s(world, mean_rate(world)), path)
     return world
+
+
+def _with_traffic(scenario: Scenario, log: Path | None, scale: float | None) -> Scenario:
+    """The scenario with the log and the scale that are given instead of its own."""
+    changes: dict[str, Any] = {} if scale is None else {"scale": scale}
+    if log is not None:
+        changes |= {
+            "log": str(log.resolve()),
+            "load": None,
+            "requests_per_s": None,
+            "trace": None,
+        }
+    return scenario.model_copy(update={"traffic": scenario.traffic.model_copy(update=changes)})
+
+
+def _check_warm_up(scenario: Scenario, seconds: float, file: Path) -> None:
+    """Raise ConfigError if the last request arrives before requests are counted."""
+    if scenario.warm_up_s and scenario.warm_up_s >= seconds:
+        raise ConfigError(
+            [
+                f"{file}: its requests arrive within {seconds:.3g} s and warm_up_s is "
+                f"{scenario.warm_up_s:g}, so nothing is counted; write a smaller warm_up_s"
+            ]
+        )
 
 
 def load_way(given: str | None, scenario: Path, args: RouterArgs) -> Way:
@@ -93,18 +124,13 @@ def load_way(given: str | None, scenario: Path, args: RouterArgs) -> Way:
                 f"{suggestion(given, POLICIES, 'names are')}"
             ]
         )
-    policy = read_policy(path)
-    tiers: Mapping[Any, str] = args.tiers if policy.tiers is None else policy.tiers
+    policy = with_tiers(read_policy(path), args.tiers, path)
+    tiers: Mapping[Any, str] = policy.tiers or {}
     for tier, model in tiers.items():
         if model not in args.models:
             raise ConfigError(
                 [f"{path}: tiers.{tier} names {model!r}; models are {', '.join(args.models)}"]
             )
-    wanted = {policy.routing.default_tier, *(rule.floor for rule in policy.routing.rules)}
-    if missing := sorted(wanted - set(tiers)):
-        raise ConfigError(
-            [f"{path}: routing names tier {missing[0].value!r}; tiers are {', '.join(tiers)}"]
-        )
     return Way(path.name, args.model_copy(update={"routing": policy.routing, "tiers": tiers}))
 
 

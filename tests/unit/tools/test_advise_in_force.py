@@ -16,13 +16,14 @@ from deployments.tools.advise.in_force import derive
 from deployments.tools.advise.quality import Task, Unit
 from deployments.tools.advise.rules import Derived
 from deployments.tools.advise.run import Plan
-from deployments.tools.policy_file import read_policy, text_of
+from deployments.tools.policy_file import read_policy, text_of, with_tiers
 from router.decision_log import ANSWERED, DecisionContext, Entry, Logged
 from router.domain import Curve, Features, Load, Model, Request, Tier, Work
 from router.models import build_policy
 from router.policy import decide
 from router.replay import Other, Summary, replay
 from router.routing_config import Routing
+from router.strict import ConfigError
 from tests.support.advise_plan import MODELS, plan, task, unit
 
 LOCAL = Path(__file__).resolve().parents[3] / "configs" / "local.yaml"
@@ -109,6 +110,21 @@ def quality(summary: Summary) -> tuple[float, float]:
     assert summary.before.quality is not None
     assert summary.after.quality is not None
     return summary.before.quality, summary.after.quality
+
+
+@pytest.mark.parametrize("tiers", [None, {Tier.FAST: "small", Tier.BALANCED: "middle"}])
+def test_a_policy_takes_the_services_tiers_and_names_no_other(
+    tiers: dict[Tier, str] | None, tmp_path: Path
+) -> None:
+    """Also those of models that --model leaves out of the measurement."""
+    whole = with_tiers(Other(SHIPPED), TIERS, tmp_path / "policy.yaml")
+    of = replace(plan(MODELS[:2]), policy=text_of(whole))
+    english = task("t", [unit("en")] * 600, {"small": [0.6] * 600, "middle": [0.8] * 600})
+    made = derive(of, [english], 1.0)
+    assert made.tiers == {str(tier): model for tier, model in TIERS.items()}
+    assert found(made)["not-english"] == ({"not_languages": ["en"]}, "best", "kept")
+    with pytest.raises(ConfigError, match=r"policy\.yaml: routing names tier 'best'; tiers are "):
+        with_tiers(Other(SHIPPED, tiers), dict(list(TIERS.items())[:2]), tmp_path / "policy.yaml")
 
 
 @pytest.mark.parametrize("measured", [ENGLISH, FOUR], ids=["English alone", "four languages"])

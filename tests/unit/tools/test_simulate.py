@@ -7,8 +7,13 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from deployments.launch.serve_config import application
 from deployments.tools.simulate.load import load_way, load_world
 from router.cli import main
+from router.decision_log import ANSWERED, DecisionContext, Entry, entry_line, setting_line
+from router.domain import Features, Load, Request, Tier, Work
+from router.models import build_models, build_policy
+from router.policy import decide
 from router.sim.build import mean_rate, run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -134,6 +139,62 @@ def test_a_log_of_another_config_is_refused_by_name(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "is a log of another config" in done.output
     assert "--config" in done.output
+
+
+def logged_at(folder: Path, *times: float) -> Path:
+    """A decision log of configs/qwen3.yaml with a request at each of these times."""
+    args, _ = application(CONFIG)
+    models = build_models(args)
+    policy = build_policy(args.routing, args.tiers)
+    setting = DecisionContext(models, policy, {Tier.BEST: max(models)}, False, None)
+    request = Request(
+        dict.fromkeys(models, Work(20, 20, 400)), Features(80, "en", "Latn", False, False)
+    )
+    loads = dict.fromkeys(models, Load())
+    decision = decide(policy, request, models, loads, 0.0)
+    lines = [setting_line(setting, "one")]
+    for at_s in times:
+        entry = Entry(at_s, 0.0, 0.0, request, None, False, models, loads, decision, ANSWERED, 0.01)
+        lines.append(entry_line(entry, setting, "one"))
+    path = folder / "decisions.jsonl"
+    path.write_bytes(b"".join(lines))
+    return path
+
+
+@pytest.mark.parametrize("scale", ["0.5", "1", "2"])
+def test_a_log_is_replayed_whole_at_every_scale(scale: str, tmp_path: Path) -> None:
+    # routers share a log, so its first line need not be its earliest request
+    log = logged_at(tmp_path, *(1000.0 + place for place in (7, *range(7), *range(8, 21))))
+    done = simulate(tmp_path, SMALL, "--log", str(log), "--scale", scale, "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["result"]["offered"] == 21
+    assert report["seconds"] == pytest.approx(20 / float(scale), abs=0.01)
+
+
+def test_a_log_or_trace_that_ends_before_the_warm_up_does_is_refused(tmp_path: Path) -> None:
+    log = logged_at(tmp_path, 1000.0, 1020.0)
+    scenario = SMALL | {"seconds": 60, "warm_up_s": 15}
+    kept = simulate(tmp_path, scenario, "--log", str(log), "--json")
+    assert json.loads(kept.stdout)["result"]["offered"] == 1
+    done = simulate(tmp_path, scenario, "--log", str(log), "--scale", "2")
+    assert done.exit_code == 1
+    assert "arrive within 10 s and warm_up_s is 15, so nothing is counted" in done.output
+    trace = tmp_path / "trace.csv"
+    rows = [f"2024-01-01 00:00:{second:02}.0,20" for second in range(11)]
+    trace.write_text("\n".join(["TIMESTAMP,ContextTokens", *rows, ""]))
+    traffic = {"requests_per_s": 1, "trace": str(trace)}
+    done = simulate(tmp_path, scenario | {"traffic": traffic})
+    assert done.exit_code == 1
+    assert "arrive within 10 s and warm_up_s is 15" in done.output
+
+
+def test_the_length_of_a_log_is_its_own_and_not_the_scenarios(tmp_path: Path) -> None:
+    log = logged_at(tmp_path, *range(1000, 1101))
+    traffic = {"log": str(log)}
+    done = simulate(tmp_path, SMALL | {"warm_up_s": 50, "traffic": traffic}, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["result"]["offered"] == 51
 
 
 @pytest.mark.parametrize("text", ["", "[]", "a: [", "traffic: 3"])
