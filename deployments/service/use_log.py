@@ -88,7 +88,7 @@ class UseLog:
         finally:
             await self._write()
             async with self._writing:
-                self._close()
+                self.close()
 
     async def answer(self, asked: UsageQuery) -> Usage:
         """The sums of all routers, or in memory those of this one since it began."""
@@ -112,12 +112,13 @@ class UseLog:
     def _append(self, folder: Path) -> None:
         day = _day(self.clock())
         if self._file is None or self._file[0] != day:
-            self._close()
+            self.close()
             self._file = day, Appended(folder / f"{day}.{self._router}{SECONDS}")
         self._file[1].append(lines(self._kept.items()))
         self._kept = FoldedSlots()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the file; the next write opens it again."""
         file, self._file = self._file, None
         if file is not None:
             file[1].close()
@@ -152,7 +153,7 @@ class UseLog:
 
     def _fold_own(self) -> None:
         """Fold what is older than an hour in the file that is being written."""
-        self._close()  # the next write opens what takes its place
+        self.close()  # the next write opens what takes its place
         for path in self._files():
             if path.name.endswith(f".{self._router}{SECONDS}"):
                 self._try_to_fold(path, path.name)
