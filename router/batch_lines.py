@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 
 from router.batches import ENDPOINT, MOST_PROBLEMS, NOT_RUN, BatchProblem, Ending
-from router.errors import shorten
+from router.body_errors import dumped
+from router.errors import InvalidJson, shorten
 
 METHOD = "POST"
 MOST_LINES = 50_000
@@ -51,6 +52,10 @@ def read_line(raw: bytes) -> tuple[str, dict[str, Any]]:
         raise BadLine(
             "invalid_body", f"body must be the JSON object of a {ENDPOINT} request", "body"
         )
+    try:
+        dumped(body)
+    except InvalidJson as error:
+        raise BadLine("invalid_body", error.message, "body") from None
     return custom_id, body
 
 

@@ -136,6 +136,10 @@ class Batch(BaseModel):
             return self._to(BatchStatus.FAILED, now, problems=found[:MOST_PROBLEMS])
         return self._to(BatchStatus.IN_PROGRESS, now, total=total)
 
+    def failed(self, problem: BatchProblem, now: int) -> "Batch":
+        """It cannot go on."""
+        return self._to(BatchStatus.FAILED, now, problems=(problem,))
+
     def ended(self, ending: Ending, counts: Counts, now: int) -> "Batch":
         """No more lines are run."""
         status = (

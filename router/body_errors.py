@@ -2,8 +2,10 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import orjson
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
@@ -90,6 +92,19 @@ def _lone_surrogate(body: bytes) -> str:
                     return ""
                 return f"; {shorten(place)[1:-1]} has half of one"
     return ""
+
+
+def dumped(data: Mapping[str, Any]) -> bytes:
+    """JSON of what was read from JSON; raises InvalidJson where it is nested too deeply, for less
+    depth is written than is read.
+    """
+    try:
+        return orjson.dumps(data)
+    except TypeError:
+        raise InvalidJson(
+            "the body is nested too deeply: at most about 200 arrays and objects lie in one "
+            "another; send plain values"
+        ) from None
 
 
 def kind_of(value: object) -> str:

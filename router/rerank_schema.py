@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from router.body_errors import explain, explain_json, kind_of
+from router.body_errors import dumped, explain, explain_json, kind_of
 from router.config import Limits
 from router.domain import OnMiss, Tier
 from router.errors import InvalidJson, InvalidValue, RequestTooLarge, shorten
@@ -159,7 +159,7 @@ def parse(data: Mapping[str, Any], context: Context, ignore: Ignore = False) -> 
     data = {name: one for name, one in data.items() if name not in ignored}
     query = read_query(data.get("query"))
     documents = read_documents(data.get("documents"), "documents", context.limits)
-    small = orjson.dumps({name: None if name in _TEXTS else one for name, one in data.items()})
+    small = dumped({name: None if name in _TEXTS else one for name, one in data.items()})
     try:
         given = RerankBody.model_validate_json(small)
     except ValidationError as invalid:

@@ -25,7 +25,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from router.arrays import TokenIds
-from router.body_errors import explain, explain_json, kind_of
+from router.body_errors import dumped, explain, explain_json, kind_of
 from router.config import Limits
 from router.domain import OnMiss, Tier
 from router.errors import (
@@ -270,7 +270,7 @@ def _read_large(body: bytes, limits: Limits, ignore: Ignore) -> Given:
         )
     ignored = unknown((key for key in data if key not in FIELDS), FIELDS, ignore)
     value = data.get("input")
-    small = orjson.dumps(
+    small = dumped(
         {
             name: None if name == "input" else part
             for name, part in data.items()

@@ -46,7 +46,7 @@ _LONGEST_RETRY_S = 3600.0
 log = logging.getLogger("ray.serve")
 
 
-class _Refused(EngineError):
+class Refused(EngineError):
     """The server says that the request itself is at fault."""
 
 
@@ -111,20 +111,26 @@ class RemoteEngine:
         """Make the rows fit to be answered; returns those that cannot be."""
         return normalise(vectors)
 
-    async def _embed(self, texts: list[str]) -> Embedded:
+    async def _refuses_all(self, texts: list[str]) -> bool:
+        """Whether what the texts of a refused request have in common is what is refused."""
+        return False
+
+    async def _embed(self, texts: list[str], first: bool = True) -> Embedded:
+        """`first`: the texts are no part of a request that was refused."""
         if not texts:
             return Embedded(np.empty((0, self.dimensions), np.float32), [])
         try:
             reply = await self._post(texts)
-        except _Refused as error:
-            if len(texts) == 1:
+        except Refused as error:
+            if len(texts) == 1 or (first and await self._refuses_all(texts)):
                 return Embedded(
-                    np.ones((1, self.dimensions), np.float32),
-                    [_guess(texts[0])],
-                    {0: InvalidText(str(error))},
+                    np.ones((len(texts), self.dimensions), np.float32),
+                    list(map(_guess, texts)),
+                    {row: InvalidText(str(error)) for row in range(len(texts))},
                 )
             middle = len(texts) // 2
-            left, right = await self._embed(texts[:middle]), await self._embed(texts[middle:])
+            left = await self._embed(texts[:middle], False)
+            right = await self._embed(texts[middle:], False)
             failed = left.failed | {middle + row: reason for row, reason in right.failed.items()}
             return Embedded(
                 np.concatenate([left.vectors, right.vectors]), left.tokens + right.tokens, failed
@@ -168,7 +174,7 @@ class RemoteEngine:
             after_s = _retry_after_s(response.headers)
             raise EngineOverloaded(f"its server is overloaded: retry after {after_s:g} s", after_s)
         if status in (400, 413, 422):
-            raise _Refused(f"its server refused the text with {status}: {self._masked(said)}")
+            raise Refused(f"its server refused the text with {status}: {self._masked(said)}")
         if status != 200:
             log.warning("%s answered %d: %s", self._where, status, said)
             if status >= 500:  # 502 to 504 are a proxy's: its server is away

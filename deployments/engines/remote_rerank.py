@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from deployments.engines.base import Batch, Embedded, EngineError, Setup
-from deployments.engines.remote import RemoteEngine
+from deployments.engines.remote import Refused, RemoteEngine
 from deployments.engines.vllm_rerank import not_finite
 from router import rerank_config
 from router.arrays import Vectors
+
+_SHORT = "health"  # a document that every server reads
 
 
 def create(settings: rerank_config.RemoteRerankEngine, setup: Setup) -> "RemoteRerankEngine":
@@ -39,14 +41,14 @@ class RemoteRerankEngine(RemoteEngine):
         super().__init__(settings, 1, setup.max_tokens, setup.batch_tokens)
         self._rerank = settings
 
-    async def _embed(self, texts: list[str]) -> Embedded:
+    async def _embed(self, texts: list[str], first: bool = True) -> Embedded:
         """Each query's pairs in a request of their own."""
         pairs = list(map(split_pair, texts))
         places: dict[str, list[int]] = {}
         for place, (query, _) in enumerate(pairs):
             places.setdefault(query, []).append(place)
         if len(places) <= 1:
-            return await super()._embed(texts)
+            return await super()._embed(texts, first)
         parts = await asyncio.gather(
             *(self._embed([texts[place] for place in rows]) for rows in places.values())
         )
@@ -57,6 +59,15 @@ class RemoteRerankEngine(RemoteEngine):
                 whole.tokens[place] = count
             whole.failed |= {rows[row]: error for row, error in part.failed.items()}
         return whole
+
+    async def _refuses_all(self, texts: list[str]) -> bool:
+        """Whether the query is refused with a short document too."""
+        query, _ = split_pair(texts[0])
+        try:
+            await self._post([f"{len(query)}:{query}{_SHORT}"])
+        except Refused:
+            return True
+        return False
 
     def _request(self, texts: list[str]) -> tuple[str, dict[str, Any]]:
         pairs = list(map(split_pair, texts))
@@ -88,4 +99,4 @@ class RemoteRerankEngine(RemoteEngine):
 
     async def check_health(self) -> None:
         """Rank a word, as RemoteEngine embeds one."""
-        await self._probe(Batch(texts=["6:healthhealth"]))
+        await self._probe(Batch(texts=[f"6:health{_SHORT}"]))

@@ -9,6 +9,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from deployments.ingress.asgi import ClientLeft, HttpRequest
+from deployments.service.batches.disk import to_the_end
 from deployments.service.batches.files import FileStore, Upload
 from router.batch_objects import FileObject
 from router.config import Limits
@@ -38,9 +39,9 @@ async def receive_file(
         form = Form(boundary, upload)
         await _fed(http_request, limits, form)
         name = form.check()
-        return await asyncio.to_thread(upload.finish, name, "batch", int(now()))
+        return await to_the_end(upload.finish, name, "batch", int(now()))
     except BaseException:
-        await asyncio.shield(asyncio.to_thread(upload.abandon))
+        await to_the_end(upload.abandon)
         raise
 
 
@@ -88,7 +89,7 @@ async def _fed(http_request: HttpRequest, limits: Limits, form: "Form") -> None:
             raise RequestTimeout(allowed_s)
         if waiting >= AT_ONCE_BYTES or not more:
             whole, parts, waiting = b"".join(parts), [], 0
-            await asyncio.to_thread(form.feed, whole)
+            await to_the_end(form.feed, whole)
 
 
 class Form:

@@ -5,22 +5,22 @@ query once and each document alone; what is counted and cut is the document in e
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from deployments.service.prepare import BYTES_A_TOKEN, Prepared, Preparer
-from deployments.service.reader import Read, Reader
+from deployments.service.reader import TEXT_CHARACTERS, Read, Reader
 from deployments.service.reading_pool import ReadingPool
 from router.config import Limits
-from router.domain import Features
-from router.errors import ContextLengthExceeded
+from router.errors import ContextLengthExceeded, InvalidValue, MaxTokensPerRequest, RouterError
 from router.language_id import Prior
 from router.rerank_config import RerankerConfig
 from router.rerank_schema import RerankRequest
 from router.schema import Side
 
 _PLACE = re.compile(r"\{(instruction|query)\}")
+_CUTTING = re.compile(r"shorten it, split it, or .*|send its texts in several requests$")
 _MARK = "."  # stands for a document where a prompt's own tokens are counted
 
 
@@ -124,20 +124,72 @@ class PairReader(Reader):
         client: str = "",
     ) -> Read:
         """As PreparedPairs; raises ContextLengthExceeded where no model reads the query."""
-        read = await super().read(texts, side, instruction, language, models, scope, client)
-        rerankers, query = self._pairs._rerankers, self.request.query
-        apart = [name for name in read.prepared if rerankers[name].similarity is not None]
-        queries = self._pairs.prepare((query,), "query", instruction, apart, None, scope)
-        prepared: dict[str, Prepared] = {
-            name: PreparedPairs(
+        return await self._read(texts, side, instruction, language, models, scope, client)
+
+    def reading(
+        self,
+        texts: Sequence[str],
+        side: Side | None,
+        instruction: str | None,
+        models: Iterable[str],
+    ) -> int:
+        """What it costs to read the documents, and the query as one text more."""
+        query = len(self.request.query) + TEXT_CHARACTERS
+        return query + super().reading(texts, side, instruction, models)
+
+    def _prepare(
+        self,
+        texts: Sequence[str],
+        side: Side | None,
+        instruction: str | None,
+        models: tuple[str, ...],
+        scope: str,
+    ) -> dict[str, Prepared]:
+        try:
+            documents = super()._prepare(texts, side, instruction, models, scope)
+        except InvalidValue as error:
+            raise self._of_prompts(error, len(texts)) from None
+        rerankers, most = self._pairs._rerankers, self._limits.max_tokens_per_request
+        apart = [name for name in documents if rerankers[name].similarity is not None]
+        queries = self._queries(instruction, apart, scope, len(apart) == len(documents))
+        prepared: dict[str, Prepared] = {}
+        for name, one in documents.items():
+            query = queries.get(name)
+            if name in apart and (query is None or sum((*one.counts, *query.counts)) > most):
+                continue
+            prepared[name] = PreparedPairs(
                 **{field.name: getattr(one, field.name) for field in fields(Prepared)},
-                query=queries.get(name),
+                query=query,
                 limit=self._pairs.limit_for(name),
             )
-            for name, one in read.prepared.items()
-        }
+        if not prepared:
+            raise MaxTokensPerRequest(None, most)
         self._check_query(prepared)
-        return Read(prepared, read.features)
+        return prepared
+
+    def _queries(
+        self, instruction: str | None, models: Sequence[str], scope: str, alone: bool
+    ) -> dict[str, Prepared]:
+        """The query as a text, for those of `models` to which it has not too many tokens."""
+        query = (self.request.query,)
+        try:
+            return self._pairs.prepare(query, "query", instruction, models, self._limits, scope)
+        except MaxTokensPerRequest as error:
+            if alone:
+                raise of_query(error) from None
+            return {}
+
+    def _of_prompts(self, error: InvalidValue, documents: int) -> InvalidValue:
+        """The error of prompts that are too long, which is the query's where it makes them so."""
+        characters, most = len(self.request.query), self._limits.max_prompt_characters
+        if characters * documents <= most:
+            return error
+        return InvalidValue(
+            f"query has {characters} characters, stands beside each of {documents} documents, and "
+            f"prompts may have {most} in all (limits.max_prompt_characters); shorten it, or send "
+            "fewer documents",
+            "query",
+        )
 
     def _check_query(self, prepared: Mapping[str, Prepared]) -> None:
         """Raise ContextLengthExceeded where no model has room for the query."""
@@ -161,8 +213,17 @@ class PairReader(Reader):
             )
             raise error
 
-    def _features(self, texts: Sequence[str], language: str | None) -> Features:
-        return super()._features((self.request.query, *texts), language)
+
+def of_query(error: RouterError) -> RouterError:
+    """The error of a query that was read as a text of its own, in the words of this route."""
+    if error.param == "input":
+        error.param = "query"
+    error.message = (
+        _CUTTING.sub("shorten it: a query is never cut", error.message)
+        .replace("input[0]", "query")
+        .replace("input has", "query has")
+    )
+    return error
 
 
 def _part(text: str, most_bytes: int, where: Literal["end", "start"]) -> str:

@@ -7,7 +7,7 @@ is the cache's matter (router/cache.py).
 """
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache, partial
+from functools import _lru_cache_wrapper, cached_property, lru_cache, partial
 from typing import NamedTuple
 
 from deployments.service.prepare import Prepared, Preparer
@@ -46,7 +46,11 @@ class Reader:
         self._preparer, self._prior = preparer, language_prior
         self._limits = limits or Limits()
         self.pool = pool or ReadingPool(self._limits.max_reading_characters)
-        self.known = lru_cache(KNOWN_TEXTS)(self._one)
+
+    @cached_property
+    def known(self) -> "_lru_cache_wrapper[Read]":
+        """Reads a short text, or finds what was read of it; it and the reader hold each other."""
+        return lru_cache(KNOWN_TEXTS)(self._one)
 
     def reading(
         self,
@@ -82,14 +86,25 @@ class Reader:
         """
         if len(texts) == 1 and len(texts[0]) + len(instruction or "") <= KNOWN_CHARACTERS:
             return self.known(texts[0], side, instruction, language, models, scope)
+        return await self._read(texts, side, instruction, language, models, scope, client)
+
+    async def _read(
+        self,
+        texts: Sequence[str],
+        side: Side | None,
+        instruction: str | None,
+        language: str | None,
+        models: tuple[str, ...],
+        scope: str,
+        client: str,
+    ) -> Read:
+        """Read texts beside the event loop where that takes long."""
         characters = self.reading(texts, side, instruction, models)
         if characters > OFF_LOOP_CHARACTERS:
-            read = (texts, side, instruction, models, self._limits, scope)
-            prepared = await self.pool.run(
-                client, characters, partial(self._preparer.prepare, *read)
-            )
+            read = partial(self._prepare, texts, side, instruction, models, scope)
+            prepared = await self.pool.run(client, characters, read)
         else:
-            prepared = self._preparer.prepare(texts, side, instruction, models, self._limits, scope)
+            prepared = self._prepare(texts, side, instruction, models, scope)
         return Read(prepared, self._features(texts, language))
 
     async def cut(
@@ -116,9 +131,19 @@ class Reader:
         scope: str = "",
     ) -> Read:
         return Read(
-            self._preparer.prepare((text,), side, instruction, models, self._limits, scope),
+            self._prepare((text,), side, instruction, models, scope),
             self._features((text,), language),
         )
+
+    def _prepare(
+        self,
+        texts: Sequence[str],
+        side: Side | None,
+        instruction: str | None,
+        models: tuple[str, ...],
+        scope: str,
+    ) -> dict[str, Prepared]:
+        return self._preparer.prepare(texts, side, instruction, models, self._limits, scope)
 
     def _features(self, texts: Sequence[str], language: str | None) -> Features:
         try:

@@ -15,7 +15,7 @@ import numpy as np
 
 from deployments.dispatch.chunks import Rows
 from deployments.service.experiments import Comparison
-from deployments.service.pairs import PairPreparer, PairReader, PreparedPairs
+from deployments.service.pairs import PairPreparer, PairReader, PreparedPairs, of_query
 from deployments.service.plan import ANYONE, Caller, Plan
 from deployments.service.plan_runner import PlanRunner
 from deployments.service.planner import Planner
@@ -80,7 +80,7 @@ class SimilarityScorer:
         assert isinstance(prepared, PreparedPairs)
         assert prepared.query is not None, "similarity reads the query alone"
         gather = self._gatherer.gather
-        asked = asyncio.ensure_future(gather(prepared.query, deadline_s, bulk))
+        asked = asyncio.ensure_future(self._query(prepared.query, deadline_s, bulk))
         asked.add_done_callback(_seen)
         try:
             documents = await gather(prepared, deadline_s, bulk)
@@ -96,6 +96,12 @@ class SimilarityScorer:
             max(query.inference_s, documents.inference_s),
             documents.known,
         )
+
+    async def _query(self, query: Prepared, deadline_s: float, bulk: bool) -> Rows:
+        try:
+            return await self._gatherer.gather(query, deadline_s, bulk)
+        except RouterError as error:
+            raise of_query(error) from None
 
 
 class RerankPlanner(Planner):

@@ -52,7 +52,13 @@ class UseLog:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`folder` None: in memory. Raises OSError where the folder cannot be made."""
-        self._costs = {name: model.device_hour_cost for name, model in args.models.items()}
+        served = {
+            **args.models,
+            **{
+                id: args.models.get(one.similarity or "", one) for id, one in args.rerankers.items()
+            },
+        }
+        self._costs = {name: model.device_hour_cost for name, model in served.items()}
         self._folder = None if folder is None else made(folder / "usage")
         self._router, self.clock = router, clock
         self._since_s = clock()
@@ -82,7 +88,7 @@ class UseLog:
         finally:
             await self._write()
             async with self._writing:
-                self._close()
+                self.close()
 
     async def answer(self, asked: UsageQuery) -> Usage:
         """The sums of all routers, or in memory those of this one since it began."""
@@ -106,12 +112,13 @@ class UseLog:
     def _append(self, folder: Path) -> None:
         day = _day(self.clock())
         if self._file is None or self._file[0] != day:
-            self._close()
+            self.close()
             self._file = day, Appended(folder / f"{day}.{self._router}{SECONDS}")
         self._file[1].append(lines(self._kept.items()))
         self._kept = FoldedSlots()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the file; the next write opens it again."""
         file, self._file = self._file, None
         if file is not None:
             file[1].close()
@@ -146,7 +153,7 @@ class UseLog:
 
     def _fold_own(self) -> None:
         """Fold what is older than an hour in the file that is being written."""
-        self._close()  # the next write opens what takes its place
+        self.close()  # the next write opens what takes its place
         for path in self._files():
             if path.name.endswith(f".{self._router}{SECONDS}"):
                 self._try_to_fold(path, path.name)

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -50,12 +51,12 @@ class FileStore:
         own = self.taken(key)
         if own >= self._most_bytes:
             raise self._full()
-        return Upload(
-            made(of_key(self._folder, key) / new_id(PREFIX, self._clock())),
-            most_bytes,
-            self._most_bytes - own,
-            self._full(),
-        )
+        place = made(of_key(self._folder, key) / new_id(PREFIX, self._clock()))
+        try:
+            return Upload(place, most_bytes, self._most_bytes - own, self._full())
+        except OSError:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
 
     def taken(self, key: str) -> int:
         """Bytes of all files of a key."""
@@ -203,7 +204,8 @@ class Upload:
 
     def abandon(self) -> None:
         """Leave nothing of it."""
-        self._stream.close()
+        with suppress(OSError):  # the disk may be full
+            self._stream.close()
         shutil.rmtree(self._place, ignore_errors=True)
 
 

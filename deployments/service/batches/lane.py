@@ -16,6 +16,24 @@ class Weight(NamedTuple):
     size: int  # bytes
 
 
+class Turn:
+    """One line's use of the lane, for a time or several; leaving twice is leaving once."""
+
+    def __init__(self, lane: "BulkLane", weight: Weight) -> None:
+        self._lane, self._weight, self._inside = lane, weight, False
+
+    async def enter(self) -> None:
+        """Wait until there is room."""
+        await self._lane.enter(self._weight)
+        self._inside = True
+
+    def leave(self) -> None:
+        """Give the room back."""
+        if self._inside:
+            self._inside = False
+            self._lane.leave(self._weight)
+
+
 class BulkLane:
     """Lines in flight; those that wait are let in in their order, and one alone may be of any
     size.

@@ -8,12 +8,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from deployments.service.batches.disk import Lock, lines_of, to_the_end
-from deployments.service.batches.lane import BulkLane, Weight
+from deployments.service.batches.lane import BulkLane, Turn, Weight
 from deployments.service.batches.results import Result, Results
 from deployments.service.batches.store import (
     ERRORS,
@@ -42,7 +41,7 @@ from router.keys import Grant
 
 LOOK_EVERY_S = 1.0  # for new batches, for cancellations, and to save what has been done
 MOST_AT_ONCE, MOST_OF_KEY = 16, 4  # batches that one router runs
-READ_LINES = 64  # of an input file at a time
+READ_LINES, READ_BYTES = 64, 1024 * 1024  # of an input file at a time
 AFTER_FAILURE_S = 10.0  # before a batch whose folder failed is looked at again
 
 log = logging.getLogger("ray.serve")
@@ -72,6 +71,26 @@ class Line(NamedTuple):
     custom_id: str
     body: bytes
     weight: Weight
+
+
+class FileGone(Exception):
+    """A file that a batch needs is not there any more."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.problem = BatchProblem(code="file_not_found", message=message, param=param)
+
+
+def read_some(lines: Iterator[Line]) -> list[Line]:
+    """The next lines, a few and of a few bytes; none at the end."""
+    found: list[Line] = []
+    size = 0
+    for line in lines:
+        found.append(line)
+        size += line.weight.size
+        if len(found) >= READ_LINES or size >= READ_BYTES:
+            break
+    return found
 
 
 class _Answered(NamedTuple):
@@ -168,8 +187,15 @@ class _Run:
         self._writing: asyncio.Task[None] | None = None
 
     async def go(self) -> None:
-        """Take every step that is left."""
+        """Take every step that is left; a batch whose files are gone fails."""
         self._batch = await asyncio.to_thread(load, self._place)
+        try:
+            await self._go()
+        except FileGone as gone:
+            await self._save(self._batch.failed(gone.problem, self._now()))
+            await to_the_end(self._leave)
+
+    async def _go(self) -> None:
         if self._batch.status is BatchStatus.VALIDATING:
             await self._validate()
         if self._batch.status is BatchStatus.IN_PROGRESS:
@@ -214,12 +240,7 @@ class _Run:
                 if validation.enough:
                     return validation
         except FileNotFoundError:
-            gone = BatchProblem(
-                code="file_not_found",
-                message="the input file was deleted before the batch was validated",
-                param="input_file_id",
-            )
-            validation.problems.append(gone)
+            validation.problems.append(self._input_gone("the batch was validated").problem)
             return validation
         validation.end()
         return validation
@@ -251,27 +272,35 @@ class _Run:
         room = asyncio.Semaphore(self._runner.most_lines)
         source = self._left(set(results.done))
 
-        async def run(line: Line) -> None:
-            try:
-                await self._run_line(grant, line, results)
-            finally:
-                room.release()
+        def over(turn: Turn, _: object) -> None:  # runs for a task too that never began
+            turn.leave()
+            room.release()
 
+        lines = await asyncio.to_thread(read_some, source)
         async with asyncio.TaskGroup() as group:
-            while lines := await asyncio.to_thread(lambda: list(islice(source, READ_LINES))):
+            while lines:
                 for line in lines:
+                    turn = Turn(self._lane, line.weight)
                     await room.acquire()
-                    await self._lane.enter(line.weight)
-                    group.create_task(run(line))
+                    await turn.enter()
+                    task = group.create_task(self._run_line(grant, line, turn, results))
+                    task.add_done_callback(partial(over, turn))
                     await asyncio.sleep(0)  # one line at a time: requests of others come between
+                lines = await asyncio.to_thread(read_some, source)
 
     def _left(self, done: set[int]) -> Iterator[Line]:
-        for number, raw in lines_of(self._input, self._runner.most_line_bytes):
-            if number not in done:
-                custom_id, body = read_line(raw)
-                yield Line(number, custom_id, bulk(body), Weight(texts_in(body), len(raw)))
+        try:
+            for number, raw in lines_of(self._input, self._runner.most_line_bytes):
+                if number not in done:
+                    custom_id, body = read_line(raw)
+                    yield Line(number, custom_id, bulk(body), Weight(texts_in(body), len(raw)))
+        except FileNotFoundError:
+            raise self._input_gone("all of its lines were run") from None
 
-    async def _run_line(self, grant: Grant, line: Line, results: Results) -> None:
+    def _input_gone(self, when: str) -> FileGone:
+        return FileGone(f"the input file was removed before {when}", "input_file_id")
+
+    async def _run_line(self, grant: Grant, line: Line, turn: Turn, results: Results) -> None:
         """Run one line, which is in the lane, until it has an answer that is written."""
         tries = Tries()
         while True:
@@ -285,10 +314,10 @@ class _Run:
                 finally:
                     answer.release()
             finally:
-                self._lane.leave(line.weight)
+                turn.leave()
             wait_s, tries = later
             await asyncio.sleep(wait_s)
-            await self._lane.enter(line.weight)
+            await turn.enter()
 
     async def _write(self, line: Line, answer: LineAnswer, results: Results) -> None:
         written = asyncio.get_running_loop().create_future()
@@ -338,7 +367,10 @@ class _Run:
         if not batch.written:
             results = Results(place)
             try:
-                results.add_not_run(self._input, self._runner.most_line_bytes, ending)
+                try:
+                    results.add_not_run(self._input, self._runner.most_line_bytes, ending)
+                except FileNotFoundError:
+                    raise self._input_gone("the lines that were not run were listed") from None
                 results.sync()
                 batch = batch.model_copy(update={"counts": results.counts})
                 save(place, batch)
@@ -351,7 +383,10 @@ class _Run:
         ):
             if lines:
                 kind = name.removesuffix(".jsonl")
-                files.adopt(place.key, id, place.folder / name, f"{batch.id}_{kind}.jsonl", now)
+                try:
+                    files.adopt(place.key, id, place.folder / name, f"{batch.id}_{kind}.jsonl", now)
+                except FileNotFoundError:
+                    raise FileGone(f"{name} of this batch was removed from its folder") from None
             (place.folder / name).unlink(missing_ok=True)
         self._batch = batch.finished(now)
         save(place, self._batch)

@@ -93,8 +93,12 @@ def validated(*lines: bytes, most_bytes: int = 1000) -> Validation:
         (line(url=None), "invalid_url"),
         (line(body=None), "invalid_body"),
         (line(body=[]), "invalid_body"),
+        (
+            line(body={"input": "a", "user": json.loads("[" * 400 + "]" * 400)}),
+            "invalid_body",
+        ),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:80],
 )
 def test_a_line_that_cannot_be_run_is_refused_with_a_code(raw: bytes, code: str) -> None:
     with pytest.raises(BadLine) as bad:

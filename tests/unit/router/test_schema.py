@@ -504,3 +504,11 @@ def test_token_ids_of_a_large_body_are_read_and_counted() -> None:
 def test_a_header_that_is_nearly_a_tier_is_told_the_tier() -> None:
     with pytest.raises(RouterError, match="did you mean 'best'"):
         parse(b'{"input": "a"}', {"x-quality-tier": "bestest"}, Limits())
+
+
+@pytest.mark.parametrize("depth", [400, 900])
+def test_a_large_body_that_is_nested_too_deeply_is_no_json_of_ours(depth: int) -> None:
+    nested = f"{'[' * depth}{']' * depth}"
+    with pytest.raises(InvalidJson) as caught:
+        parse(f'{{"input": "a", "user": {nested}{" " * 70_000}}}'.encode(), {}, LIMITS)
+    assert "nested too deeply" in caught.value.message

@@ -4,8 +4,8 @@ import asyncio
 import os
 import resource
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,20 @@ def no_room() -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
+OPENED: list[UseLog] = []
+
+
 def use_log(folder: Path | None, clock: Clock, router: str = "router") -> UseLog:
-    return UseLog(parse_args(ARGS), folder, router, clock)
+    OPENED.append(UseLog(parse_args(ARGS), folder, router, clock))
+    return OPENED[-1]
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Every log of a test is closed after it."""
+    yield
+    while OPENED:
+        OPENED.pop().close()
 
 
 async def requests(log: UseLog) -> int:
@@ -62,13 +74,14 @@ def rows_of(path: Path) -> list[tuple[int, int]]:
         return [(slot.length_s, sums.requests) for slot, sums in read_lines(stream)]
 
 
-@contextmanager
-def running(log: UseLog) -> Iterator["asyncio.Task[None]"]:
+@asynccontextmanager
+async def running(log: UseLog) -> AsyncIterator["asyncio.Task[None]"]:
     task = asyncio.create_task(log.run())
     try:
         yield task
     finally:
         task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def until(condition: Any, task: "asyncio.Task[None]") -> None:
@@ -93,7 +106,7 @@ async def test_what_cannot_be_folded_stops_nothing(tmp_path: Path) -> None:
     odd.write_bytes(b'{"a":1}\n[1]\n7\n' + row)
     before = odd.read_bytes()
     log = use_log(tmp_path, clock)
-    with running(log) as task:
+    async with running(log) as task:
         await until(lambda: bool(list(usage.glob("*.old.hours.jsonl"))), task)
         assert await requests(log) == 2
         log.add(USE)
@@ -169,7 +182,7 @@ async def test_the_file_that_is_written_is_folded_while_it_grows(tmp_path: Path)
     (path,) = (tmp_path / "usage").iterdir()
     assert len(rows_of(path)) == 120
     clock.now += HOUR_S
-    with running(log) as task:
+    async with running(log) as task:
         await until(lambda: len(rows_of(path)) == 2, task)
         log.add(USE)
         await until(lambda: len(rows_of(path)) == 3, task)

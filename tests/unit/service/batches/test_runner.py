@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,9 +11,10 @@ import pytest
 
 from deployments.service.batches.disk import to_the_end
 from deployments.service.batches.files import FileStore
-from deployments.service.batches.runner import LineAnswer, Runner
-from deployments.service.batches.store import STATE, BatchStore, Place, lock
-from router.batches import BatchBody, BatchStatus
+from deployments.service.batches.lane import Weight
+from deployments.service.batches.runner import Line, LineAnswer, Runner, read_some
+from deployments.service.batches.store import STATE, BatchStore, Place, load, lock, save
+from router.batches import BatchBody, BatchStatus, Counts
 from router.keys import Grant
 
 GRANT = Grant("key")
@@ -138,3 +139,57 @@ async def test_a_runner_outlives_every_error_of_its_folder(tmp_path: Path) -> No
         await until(lambda: status(store, place) is BatchStatus.COMPLETED)
         again = begun(store)
         await until(lambda: status(store, again) is BatchStatus.COMPLETED)
+
+
+async def test_a_line_that_never_began_leaves_the_lane(tmp_path: Path) -> None:
+    store = BatchStore(tmp_path, FileStore(tmp_path, 10**9))
+    place = begun(store, 5)
+    failed = asyncio.Event()
+
+    async def fails(grant: Grant, body: bytes, address: str) -> LineAnswer:
+        failed.set()
+        raise RuntimeError("at once, while the next line is being begun")
+
+    runner = Runner(store, fails, 10**6, 10, look_every_s=0.01)
+    async with running(runner):
+        await failed.wait()
+        taken = None
+        while taken is None:
+            await asyncio.sleep(0.01)
+            taken = lock(place)
+        taken.release()
+        assert runner.lane.lines == 0
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["lines are left", "its window is over"])
+async def test_a_batch_whose_input_is_gone_fails(tmp_path: Path, ended: bool) -> None:
+    store = BatchStore(tmp_path, FileStore(tmp_path, 10**9))
+    place = begun(store)
+    batch = load(place).validated(3, [], 1)
+    save(place, batch.ended(BatchStatus.EXPIRED, Counts(), 2) if ended else batch)
+    store.files.content("key", batch.input_file_id).unlink()
+    async with running(Runner(store, answer, 10**6, 10, look_every_s=0.01)):
+        await until(lambda: load(place).over)
+    problems = load(place).problems
+    assert (status(store, place), [one.code for one in problems]) == ("failed", ["file_not_found"])
+
+
+async def test_a_batch_whose_output_is_gone_fails(tmp_path: Path) -> None:
+    store = BatchStore(tmp_path, FileStore(tmp_path, 10**9))
+    place = begun(store)
+    batch = load(place).validated(3, [], 1)
+    save(place, batch.ended(BatchStatus.COMPLETED, Counts(3, 0), 2))
+    async with running(Runner(store, answer, 10**6, 10, look_every_s=0.01)):
+        await until(lambda: load(place).over)
+    problems = load(place).problems
+    assert (status(store, place), [one.code for one in problems]) == ("failed", ["file_not_found"])
+
+
+def test_lines_are_read_ahead_within_bounds() -> None:
+    def lines(size: int) -> Iterator[Line]:
+        return (Line(number, "c", b"", Weight(1, size)) for number in range(1000))
+
+    assert len(read_some(lines(1))) == 64
+    assert len(read_some(lines(300_000))) == 4
+    source = lines(10**7)
+    assert [[line.number for line in read_some(source)] for _ in range(2)] == [[0], [1]]

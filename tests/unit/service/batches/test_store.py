@@ -101,3 +101,12 @@ def test_a_state_is_on_the_disk_before_it_has_its_name(
     monkeypatch.setattr(os, "fsync", recorded)
     write_whole(path, path.read_bytes())
     assert synced == [path.stat().st_ino, path.parent.stat().st_ino]
+
+
+def test_an_upload_that_finds_no_room_leaves_nothing(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    upload = store.files.upload("key", 1000)
+    upload.write(b"still in memory")
+    with no_room():
+        upload.abandon()
+    assert list((tmp_path / "files" / "key").iterdir()) == []
