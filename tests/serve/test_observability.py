@@ -245,7 +245,7 @@ def metrics_url(live: Launched) -> str:
 def scrape(live: Launched, metrics_url: str) -> dict[str, str]:
     """Types of all metrics by name, once those that come last are there."""
     last = {*metrics.LATENCY.scraped, *metrics.ENGINE_TOKENS.scraped, *metrics.OF_VLLM[-1].scraped}
-    last.add("ray_serve_autoscaling_target_replicas")
+    last |= {"ray_serve_autoscaling_target_replicas", *metrics.COLLECTION_RECALL.scraped}
     deadline, number, found = time.monotonic() + WAIT_S, 0, dict[str, str]()
     while not last < set(found):
         assert time.monotonic() < deadline, f"not there: {sorted(last - set(found))}"
