@@ -2,10 +2,8 @@
 
 import asyncio
 import os
-import resource
-import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from deployments.service.batches.disk import Appended
 from deployments.service.use_log import UseLog
 from router.strict import parse_args
 from router.usage import DAY_S, HOUR_S, Slot, Sums, UsageQuery, Use, lines, read_lines
+from tests.support.full_disk import no_room
 
 ARGS: dict[str, Any] = {
     "models": {"small": {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 64}},
@@ -34,19 +33,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@contextmanager
-def no_room() -> Iterator[None]:
-    """Files cannot grow: a write fails as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
 
 
 OPENED: list[UseLog] = []

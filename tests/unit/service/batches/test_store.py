@@ -1,10 +1,6 @@
 """Batches in a folder that holds what a crash or another version left there."""
 
 import os
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,21 +11,9 @@ from deployments.service.batches.store import STATE, BatchStore
 from router.batches import BatchBody
 from router.errors import NotFound
 from router.keys import Grant
+from tests.support.full_disk import no_room
 
 GRANT = Grant("key")
-
-
-@contextmanager
-def no_room() -> Iterator[None]:
-    """Files cannot grow: a write fails as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
 
 
 def opened(folder: Path) -> BatchStore:
