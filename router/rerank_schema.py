@@ -169,7 +169,9 @@ def parse(data: Mapping[str, Any], context: Context, ignore: Ignore = False) -> 
     shared = {name: getattr(given, name) for name in _SHARED}
     fields = EmbeddingsBody.model_construct(None, input=None, **shared)
     headers = {name: one for name, one in context.headers.items() if name not in _NOT_HEADERS}
-    common = settled(Given(fields, documents, None), context._replace(headers=headers))
+    defaults = context.defaults.model_copy(update={"space": None})
+    own = context._replace(headers=headers, defaults=defaults)
+    common = settled(Given(fields, documents, None), own)
     return RerankRequest(
         query,
         common._replace(
