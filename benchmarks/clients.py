@@ -162,7 +162,7 @@ def with_cohere(url: str, model: str, texts: list[str], size: int | None) -> Any
             texts=texts,
             input_type=kind,
             embedding_types=["float"],
-            **({} if size is None else {"output_dimension": size}),
+            output_dimension=size,
         )
     return answer.embeddings.float_
 
@@ -176,7 +176,7 @@ def with_ollama(url: str, model: str, texts: list[str], size: int | None) -> Any
 
 
 def with_tei(url: str, model: str, texts: list[str], size: int | None) -> Any:
-    """A request of Text Embeddings Inference, which names a space by its address alone."""
+    """A request of Text Embeddings Inference, which has no field for a name: a header holds the space."""
     name, _, side = model.rpartition("-")
     if "@" in model or "/" not in name:
         raise Unsupported
@@ -236,7 +236,7 @@ def checks(embed: Embed, url: str, names: Names) -> Iterator[tuple[str, Callable
     document, query = f"{names.space}-document", f"{names.space}-query"
 
     def same(model: str, size: int | None = None) -> Vectors:
-        made = np.array(embed(url, model, TEXTS, size), np.float64)
+        made = np.array(embed(url, model, TEXTS, size), np.float32)
         np.testing.assert_allclose(made, with_httpx(url, model, TEXTS, size), atol=1e-5)
         return made
 
