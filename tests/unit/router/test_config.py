@@ -121,8 +121,8 @@ MISTAKES = {
         "routing.price_eta: removed in 0.2 with the policy `priced`; delete the line",
     ),
     "a-removed-key-of-a-canary": (
-        "compare.canary",
-        {"share": 0.1, "routing": {"quality_weight": 2}},
+        "compare",
+        {"canary": {"share": 0.1, "routing": {"quality_weight": 2}}},
         "compare.canary.routing.quality_weight: removed in 0.2 with the policy `priced`; "
         "delete the line",
     ),
