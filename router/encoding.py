@@ -101,10 +101,10 @@ def encode(
     return b"".join(pieces)
 
 
-def estimated_bytes(vectors: Vectors, encoding_format: EncodingFormat) -> int:
-    """About how long the response will be."""
+def estimated_bytes(texts: int, dimensions: int, encoding_format: EncodingFormat) -> int:
+    """About how long the response of so many vectors will be."""
     each = {"float": 12.0, "base64": 5.4, "int8": 1.4, "uint8": 1.4}.get(encoding_format, 0.2)
-    return int(vectors.size * each) + 64 * len(vectors)
+    return int(texts * dimensions * each) + 64 * texts
 
 
 def _row_by_row(rows: Vectors, rest: dict[str, object]) -> bytes:

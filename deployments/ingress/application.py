@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 from deployments.ingress import asgi, console
@@ -45,7 +46,7 @@ from router.names import Address
 from router.rerank_schema import read_object
 from router.routes import Caller as RouteCaller
 from router.routes import Route, methods_of
-from router.schema import EmbeddingsRequest
+from router.schema import EmbeddingsRequest, EncodingFormat
 from router.settings import Context, settled
 from router.shapes.form import Made
 from router.shapes.openai import OPENAI
@@ -296,11 +297,14 @@ class Application:
                     if bill is not None:  # the text was read, as for an embedding
                         await bill.charge(plan.tokens_once_cut)
                     return HttpAnswer(200, self._router.views.explanation(plan))
-                work = service.embed(request, caller)
+                room = partial(self._check_room, client, request.encoding_format)
+                work = service.embed(request, caller._replace(room=room))
                 answer = await asgi.attended(work, limit_s + LATE_S, watched)
             except TimeoutError:
                 raise DeadlineExceeded(limit_s) from None
-        size = encoding.estimated_bytes(answer.vectors, request.encoding_format)
+        size = encoding.estimated_bytes(
+            len(answer.vectors), answer.vectors.shape[1], request.encoding_format
+        )
         held = self._held(client, size, bill)
         if bill is not None:
             bill.answered(answer.prompt_tokens)
@@ -358,6 +362,13 @@ class Application:
             if bill is not None:
                 bill.answered(ranking.prompt_tokens)
             return made._replace(held=held)
+
+    def _check_room(
+        self, client: str, encoding_format: EncodingFormat, texts: int, dimensions: int
+    ) -> None:
+        """Raise the error of an answer that would not go out, before its vectors are made."""
+        size = encoding.estimated_bytes(texts, dimensions, encoding_format)
+        self._outgoing.check(client, size, self._router.service.args.limits)
 
     def _held(self, client: str, size: int, bill: Charge | None) -> Held:
         """Count the answer among those on their way; raises RateLimitExceeded."""
