@@ -8,6 +8,7 @@ NAMES = (
     "abuse",
     "advise",
     "autoscale",
+    "batches",
     "budgets",
     "chaos",
     "data_plane",
