@@ -15,7 +15,7 @@ from deployments.ingress.batches import BatchHandlers
 from deployments.ingress.billing import billed
 from deployments.ingress.outgoing import Held, Outgoing
 from deployments.ingress.rate_limits import Charge
-from deployments.ingress.rerank import form_of, renderer_of
+from deployments.ingress.rerank import errors_of, form_of
 from deployments.ingress.routes import TABLE
 from deployments.ingress.shapes import embeddings, failed
 from deployments.ingress.views import Views
@@ -333,7 +333,7 @@ class Application:
                     limits.max_gzip_ratio,
                 )
                 data = read_object(body, limits)
-                http_request.render = renderer_of(data)
+                http_request.errors = errors_of(data)
                 form = form_of(data)
                 context = Context(
                     self._router.reranking.catalogue,

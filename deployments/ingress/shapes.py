@@ -7,19 +7,25 @@ from deployments.ingress.routes import TABLE
 from deployments.service.plan import Answer
 from router import encoding
 from router.errors import RouterError, render
-from router.shapes.form import Made
+from router.rerank_schema import NAMES
+from router.shapes.form import Errors, Made
+from router.shapes.openai import OPENAI
 from router.shapes.table import FORMS
 from router.spaces import Catalogue
+
+_ERRORS = {
+    **{handler: form.errors for handler, form in FORMS.items()},
+    "rerank": Errors(render, NAMES),
+}
 
 
 def failed(error: RouterError, http_request: HttpRequest) -> HttpAnswer:
     """The error in the form of the API that the request came by."""
-    make = http_request.render
-    if make is None:
+    errors = http_request.errors
+    if errors is None:
         routes = TABLE.find(http_request.path)
-        form = FORMS.get(routes[0].handler) if routes else None
-        make = render if form is None else form.render
-    return HttpAnswer(error.status, make(error), headers=error.headers)
+        errors = _ERRORS.get(routes[0].handler, OPENAI.errors) if routes else OPENAI.errors
+    return HttpAnswer(error.status, errors.write(error), headers=error.headers)
 
 
 def embeddings(

@@ -7,10 +7,10 @@ from pydantic import Field, WithJsonSchema
 
 from router.config import Limits
 from router.encoding import json_rows, quantise
-from router.errors import InvalidValue, RouterError
+from router.errors import AmbiguousTokenIds, InvalidValue, RouterError
 from router.ignoring import Ignore
 from router.schema import EncodingFormat, InputType, Truncate
-from router.shapes.form import Form, Incoming, Made, ShapeBody, given_of, read_body
+from router.shapes.form import Errors, Form, Incoming, Made, ShapeBody, given_of, read_body
 from router.synonyms import ANY_CASE
 
 _TEXTS = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
@@ -42,7 +42,6 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
         raise InvalidValue("texts must be an array of the texts to embed", "texts")
     given = given_of(
         fields.texts,
-        "texts",
         limits,
         ignored,
         model=fields.model,
@@ -78,4 +77,11 @@ def _render(error: RouterError) -> bytes:
     return orjson.dumps({"message": error.message})
 
 
-COHERE = Form(_read, _render)
+NAMES = {
+    "input": "texts",
+    "dimensions": "output_dimension",
+    '{"input": "text"}': '{"texts": ["text"]}',
+    '"space"': '"model"',
+    AmbiguousTokenIds.WITH_IDS: "",
+}
+COHERE = Form(_read, Errors(_render, NAMES))

@@ -5,7 +5,7 @@ from router.encoding import encode
 from router.errors import NameConflict, render, shorten
 from router.ignoring import Ignore
 from router.schema import Given, read
-from router.shapes.form import Form, Incoming, Made
+from router.shapes.form import Errors, Form, Incoming, Made
 
 
 def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
@@ -35,5 +35,5 @@ def _incoming(given: Given) -> Incoming:
     return Incoming(given, write)
 
 
-OPENAI = Form(_read, render)
-AZURE = Form(_read_azure, render)
+OPENAI = Form(_read, Errors(render))
+AZURE = Form(_read_azure, Errors(render))
