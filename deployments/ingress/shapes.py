@@ -5,7 +5,7 @@ from collections.abc import Callable
 from deployments.ingress.asgi import HttpAnswer, HttpRequest
 from deployments.ingress.routes import TABLE
 from deployments.service.plan import Answer
-from router import encoding
+from router.answers import AdapterUse, Routing
 from router.errors import RouterError, render
 from router.rerank_schema import NAMES
 from router.shapes.form import Errors, Made
@@ -36,7 +36,7 @@ def embeddings(
     over = answer.encoder.adapter
     model = decision.model or space.model
     predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
-    routing = encoding.Routing(
+    routing = Routing(
         model=model,
         tier=catalogue.tier_of(model),
         reason=decision.label,
@@ -49,13 +49,15 @@ def embeddings(
         truncated=answer.truncated,
         adapter=None
         if over is None
-        else encoding.AdapterUse(str(over.source), round(recall or 0.0, 4)),
+        else AdapterUse(source=str(over.source), expected_recall=round(recall or 0.0, 4)),
         encoder=answer.encoder.kind,
         expected_recall=None if recall is None else round(recall, 4),
         canary=answer.canary,
-        languages=answer.features.languages,
-        unread=round(answer.unread, 4),
     )
+    if answer.features.languages:
+        routing["languages"] = answer.features.languages
+    if unread := round(answer.unread, 4):
+        routing["unread"] = unread
     body = write(Made(answer.vectors, routing, answer.prompt_tokens, id))
     return HttpAnswer(
         200,

@@ -10,16 +10,23 @@ from router.encoding import json_rows, quantise
 from router.errors import AmbiguousTokenIds, InvalidValue, RouterError
 from router.ignoring import Ignore
 from router.schema import EncodingFormat, InputType, Truncate
-from router.shapes.form import Errors, Form, Incoming, Made, ShapeBody, given_of, read_body
+from router.shapes.form import (
+    TEXTS_SCHEMA,
+    Errors,
+    Form,
+    Incoming,
+    Made,
+    ShapeBody,
+    given_of,
+    read_body,
+)
 from router.synonyms import ANY_CASE
-
-_TEXTS = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
 
 
 class CohereEmbedRequest(ShapeBody):
     """Cohere's request. `images` and `inputs` are refused: only texts are embedded here."""
 
-    texts: Annotated[Any, WithJsonSchema(_TEXTS)] = None
+    texts: Annotated[Any, WithJsonSchema(TEXTS_SCHEMA)] = None
     model: str | None = Field(None, min_length=1)
     input_type: Annotated[InputType | None, ANY_CASE] = None
     embedding_types: list[EncodingFormat] | None = Field(
@@ -60,7 +67,7 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
                 "billed_units": {"input_tokens": made.prompt_tokens},
             },
             "response_type": "embeddings_by_type",
-            "routing": made.routing.as_dict(),
+            "routing": made.routing,
         }
         lists = [b'"%s":%s' % (kind.encode(), _vectors(made, kind)) for kind in types]
         return b'{"embeddings":{' + b",".join(lists) + b"}," + orjson.dumps(rest)[1:]

@@ -7,15 +7,17 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from router.answers import Routing
 from router.arrays import Vectors
 from router.body_errors import explain_json, explain_problem, not_an_object
 from router.config import Limits
-from router.encoding import Routing
 from router.errors import InvalidJson, RequestTooLarge, RouterError
 from router.ignoring import Ignore, unknown
 from router.input_items import read_input
 from router.schema import FIELDS, EmbeddingsBody, Given
 
+TEXT_SCHEMA = {"type": "string", "minLength": 1}
+TEXTS_SCHEMA = {"type": "array", "minItems": 1, "items": TEXT_SCHEMA}
 B = TypeVar("B", bound=BaseModel)
 
 

@@ -45,7 +45,7 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
 
 
 def _write(made: Made) -> bytes:
-    rest = {"model": made.routing.model, "prompt_eval_count": made.prompt_tokens}
+    rest = {"model": made.routing["model"], "prompt_eval_count": made.prompt_tokens}
     return b'{"embeddings":' + json_rows(made.vectors) + b"," + orjson.dumps(rest)[1:]
 
 

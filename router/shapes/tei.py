@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import Field, ValidationError, WithJsonSchema
+from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema
 
 from router.body_errors import explain_problem
 from router.config import Limits
@@ -12,7 +12,17 @@ from router.encoding import json_rows
 from router.errors import AmbiguousTokenIds, InvalidValue, RouterError
 from router.ignoring import Ignore, unknown
 from router.schema import FIELDS, INPUT_SCHEMA
-from router.shapes.form import Errors, Form, Incoming, Made, ShapeBody, given_of, read_body
+from router.shapes.form import (
+    TEXT_SCHEMA,
+    TEXTS_SCHEMA,
+    Errors,
+    Form,
+    Incoming,
+    Made,
+    ShapeBody,
+    given_of,
+    read_body,
+)
 from router.synonyms import ANY_CASE
 
 Direction = Annotated[Literal["left", "right"], ANY_CASE]
@@ -51,8 +61,10 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
 class TeiRerankRequest(ShapeBody):
     """TEI's request to /rerank."""
 
-    query: Any = None
-    texts: Any
+    model_config = ConfigDict(json_schema_extra={"required": ["query", "texts"]})
+
+    query: Annotated[Any, WithJsonSchema(TEXT_SCHEMA)] = None
+    texts: Annotated[Any, WithJsonSchema(TEXTS_SCHEMA)]
     raw_scores: bool | None = Field(
         None, description="Only rerankers whose scores are raw, for example logits."
     )

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from router.encoding import Routing, encode, quantise
+from router.answers import Routing
+from router.encoding import encode, quantise
 from router.schema import EncodingFormat
 
 ROUTING = Routing(
@@ -22,7 +23,11 @@ ROUTING = Routing(
     predicted_ms=1.5,
     degraded=False,
     cached=1,
-    truncated=(1,),
+    truncated=[1],
+    adapter=None,
+    encoder="native",
+    expected_recall=None,
+    canary=False,
 )
 FORMATS: list[EncodingFormat] = ["float", "base64", "int8", "uint8", "binary", "ubinary"]
 DTYPES = {"base64": "<f4", "int8": "i1", "uint8": "u1", "binary": "i1", "ubinary": "u1"}
