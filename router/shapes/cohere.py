@@ -6,7 +6,7 @@ import orjson
 from pydantic import Field, WithJsonSchema
 
 from router.config import Limits
-from router.encoding import json_rows, quantise
+from router.encoding import AS_NUMBER, json_rows, quantise
 from router.errors import AmbiguousTokenIds, InvalidValue, RouterError
 from router.ignoring import Ignore
 from router.schema import EncodingFormat, InputType, Truncate
@@ -72,7 +72,7 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
         lists = [b'"%s":%s' % (kind.encode(), _vectors(made, kind)) for kind in types]
         return b'{"embeddings":{' + b",".join(lists) + b"}," + orjson.dumps(rest)[1:]
 
-    return Incoming(given, write)
+    return Incoming(given, write, sum(AS_NUMBER[kind] for kind in types))
 
 
 def _vectors(made: Made, kind: EncodingFormat) -> bytes:

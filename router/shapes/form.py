@@ -11,6 +11,7 @@ from router.answers import Routing
 from router.arrays import Vectors
 from router.body_errors import explain_json, explain_problem, not_an_object
 from router.config import Limits
+from router.encoding import AS_NUMBER
 from router.errors import InvalidJson, RequestTooLarge, RouterError
 from router.ignoring import Ignore, unknown
 from router.input_items import read_input
@@ -31,10 +32,13 @@ class Made(NamedTuple):
 
 
 class Incoming(NamedTuple):
-    """A request that was read, and how its answer is written."""
+    """A request that was read, how its answer is written, and about how many bytes that takes for
+    each number of a vector.
+    """
 
     given: Given
     write: Callable[[Made], bytes]
+    bytes_each: float = AS_NUMBER["float"]
 
 
 class Errors(NamedTuple):
