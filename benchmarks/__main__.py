@@ -8,7 +8,7 @@ NAMES = (
     "abuse",
     "advise",
     "autoscale",
-    "batches",
+    "batch_jobs",
     "budgets",
     "chaos",
     "data_plane",

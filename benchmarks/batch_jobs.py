@@ -1,5 +1,5 @@
 """What do others notice of a batch, and what is left of it under kills? `python -m benchmarks
-batches [--json FILE]`.
+batch_jobs [--json FILE]`.
 
 Fake engines in a real Ray Serve behind HAProxy (benchmarks/chaos_stage.py). Interactive requests
 with a budget come at a steady rate, first alone and then beside the batch. Then routers and
