@@ -27,7 +27,7 @@ WhyText = Annotated[str, WithJsonSchema({"enum": [why.value for why in Why]})]
 ErrorCode = Annotated[str, WithJsonSchema({"enum": _CODES})]
 
 
-def _default(value: object) -> Any:
+def _default(value: Any) -> Any:
     """A default that the reference has always named; the field is there all the same."""
     return Field(json_schema_extra={"default": value})
 

@@ -2,7 +2,7 @@
 /health. As router/answers.py.
 """
 
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, get_args, NotRequired
 
 from pydantic import ConfigDict, WithJsonSchema, with_config
 from typing_extensions import TypedDict
@@ -15,7 +15,8 @@ from router.strict import ENGINE_KINDS
 
 AnyObject = dict[str, Any]
 EngineKind = Annotated[str, WithJsonSchema({"enum": list(ENGINE_KINDS)})]
-PolicyName = Routing.__annotations__["policy"]
+_POLICIES = list(get_args(Routing.model_fields["policy"].annotation))
+PolicyName = Annotated[str, WithJsonSchema({"enum": _POLICIES})]
 
 
 class _Load(TypedDict):
