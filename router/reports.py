@@ -2,7 +2,7 @@
 /health. As router/answers.py.
 """
 
-from typing import Annotated, Any, Literal, get_args, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, get_args
 
 from pydantic import ConfigDict, WithJsonSchema, with_config
 from typing_extensions import TypedDict
