@@ -2,6 +2,7 @@
 examples.
 """
 
+import copy
 import json
 from importlib.metadata import PackageNotFoundError, version
 
@@ -25,7 +26,7 @@ from router.openapi_parts import (
     operation,
     query,
 )
-from router.openapi_schemas import Json, ref, schemas
+from router.openapi_schemas import SCHEMAS, Json, ref
 from router.openapi_shapes import rerank, shape_operations
 from router.routes import ROUTES, Caller, paths_of
 from router.spaces import Catalogue
@@ -47,8 +48,8 @@ _KEYS: Json = {
 
 def document(catalogue: Catalogue) -> Json:
     """The whole document, ready for JSON."""
-    made = schemas()
-    made["EmbeddingsRequest"]["properties"]["model"]["examples"] = list(catalogue.names)
+    request = copy.deepcopy(SCHEMAS["EmbeddingsRequest"])
+    request["properties"]["model"]["examples"] = list(catalogue.names)
     statuses = sorted({error.status for error in RouterError.__subclasses__()})
     return {
         "openapi": "3.1.0",
@@ -62,7 +63,7 @@ def document(catalogue: Catalogue) -> Json:
         "security": [{"apiKey": []}, {"azureKey": []}, {}],
         "paths": _paths(catalogue),
         "components": {
-            "schemas": made,
+            "schemas": {**SCHEMAS, "EmbeddingsRequest": request},
             "responses": {str(status): _error_response(status) for status in statuses},
             "parameters": PARAMETERS,
             "securitySchemes": _KEYS,

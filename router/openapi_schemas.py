@@ -71,7 +71,7 @@ def ref(name: str) -> Json:
     return {"$ref": REFERENCE.format(model=name)}
 
 
-def schemas() -> Json:
+def _schemas() -> Json:
     """All schemas by name."""
     made: Json = {}
     kinds: tuple[tuple[dict[str, Any], Literal["validation", "serialization"]], ...] = (
@@ -104,3 +104,6 @@ def _in_place(value: Any, inner: Json) -> Any:
             return _in_place(inner[name] | rest, inner)
         return value | ref(_PUBLISHED.get(name, name))
     return {key: _in_place(one, inner) for key, one in value.items()}
+
+
+SCHEMAS = _schemas()
