@@ -265,8 +265,12 @@ def test_what_limits_and_collections_refuse_is_in_the_words_of_each_api() -> Non
     ):
         for path, body, says in (
             ("/in/long/embed", {"inputs": ["a", LONG]}, "inputs[1] has 441 tokens"),
-            ("/in/long/embed", {"inputs": [LONG, LONG]}, "tokens in inputs and a request may"),
-            ("/v2/embed", {"texts": [LONG] * 2, "model": "reader"}, "tokens in texts and a"),
+            ("/in/long/embed", {"inputs": [LONG, LONG]}, "500 tokens in inputs, the most"),
+            (
+                "/v2/embed",
+                {"texts": [LONG] * 2, "model": "reader"},
+                "500 tokens in texts, the most",
+            ),
             ("/in/two/embed", {"inputs": "a"}, 'X-Embedding-Space: "small/8"'),
             ("/in/two/embed", {"inputs": "a"}, '("prompt_name": "query")'),
             ("/in/two/v2/embed", {"texts": ["a"]}, '"model": "small/8"'),
