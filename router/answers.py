@@ -216,7 +216,6 @@ class _Candidate(TypedDict):
     wait_ms: float | None
     work_ms: float | None
     margin: float
-    price: float
     chosen: bool
     why: WhyText
     space: NotRequired[str]

@@ -23,7 +23,6 @@ class _Load(TypedDict):
     ahead_tokens: float
     queued_tokens: float
     margin: float
-    price: float
 
 
 @described
