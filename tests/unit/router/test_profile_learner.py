@@ -36,7 +36,7 @@ DEVICES = {
     "slower by the token": (1.0, 3.0, 3.0, 1.0),
     "slower at long texts": (1.0, 1.0, 4.0, 4.0),
     "slower alike": (4.0, 4.0, 4.0, 4.0),
-    "slower to begin": (3.0, 1.0, 1.0, 3.0),
+    "slower to begin": (2.0, 1.0, 1.0, 2.0),
 }
 
 
