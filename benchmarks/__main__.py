@@ -22,6 +22,7 @@ NAMES = (
     "memory",
     "mteb",
     "observability",
+    "points",
     "profile",
     "qwen3_shapes",
     "rerank",
