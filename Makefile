@@ -8,6 +8,7 @@ CONFIG ?= configs/local.yaml
 HOST ?=
 PORT ?=
 ARGS ?=
+WORKERS ?= 2
 
 # Programs that tests use, and Debian's packages of them.
 PROGRAMS := chromium redis-server prometheus promtool
@@ -48,7 +49,7 @@ system: ## install the programs that tests use, from Debian's packages, as root
 	fi
 
 test: $(TOOLS) ## run the tests: make test ARGS="tests/unit -m 'not models'" takes a minute
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not long" $(ARGS)
 
 test-long: $(TOOLS) ## run the tests that take longest: those with several Ray nodes
 	$(BIN)/python -m pytest -m long $(ARGS)
