@@ -40,7 +40,9 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Every worker of `-n` collects, and so deselects, the same tests."""
-    node.config.stash[_deselected] |= Counter(getattr(node, "workeroutput", {}).get(_OUTPUT, {}))
+    before: Counter[str] = node.config.stash[_deselected]
+    counted = Counter[str](getattr(node, "workeroutput", {}).get(_OUTPUT, {}))
+    node.config.stash[_deselected] = before | counted
 
 
 def _skipped(config: pytest.Config) -> list[tuple[str, str]]:
@@ -61,7 +63,8 @@ def _unlisted(config: pytest.Config) -> list[str]:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
     if output is not None:
-        output[_OUTPUT] = dict(session.config.stash[_deselected])
+        counted: Counter[str] = session.config.stash[_deselected]
+        output[_OUTPUT] = dict(counted)
     if os.environ.get("CI") and _unlisted(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
