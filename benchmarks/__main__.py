@@ -25,6 +25,7 @@ NAMES = (
     "profile",
     "qwen3_shapes",
     "rerank",
+    "routers",
     "search",
     "shadow",
     "sim",
