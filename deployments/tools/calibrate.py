@@ -36,6 +36,7 @@ from deployments.dispatch.wire import Call
 from deployments.replica import cpu
 from deployments.replica.device import accelerator_bytes
 from deployments.service.prepare import Preparer
+from deployments.tools.errors import ToolError
 from router.calibration import Cell
 from router.config import RouterArgs
 from router.curve_fit import Fit, Point, fit
@@ -47,7 +48,7 @@ SHORT = 64  # tokens of a request whose overhead is not the text's
 REQUEST_TIMEOUT_S = 300.0
 
 
-class CalibrationError(Exception):
+class CalibrationError(ToolError):
     """The model cannot be measured; the message says what to do."""
 
 
