@@ -36,6 +36,7 @@ class Grant(NamedTuple):
     priorities: tuple[Priority, ...] | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    weight: float = 1.0
     admin: bool = False
     defaults: KeyDefaults = KeyDefaults()
     ignore_fields: Ignore = False
@@ -150,6 +151,7 @@ def _grant(name: str, key: KeyConfig, args: RouterArgs) -> Grant:
         key.priorities,
         key.requests_per_minute,
         key.tokens_per_minute,
+        key.weight,
         key.admin,
         key.defaults,
         key.ignore_fields,

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from router.domain import Load, Model
+from router.fair import ANY_SENDER, Sender, Waiting
 
 REPORT_LIFE_S = 1.0
 
@@ -111,13 +112,13 @@ class _Group:
 class _Pool:
     """The replicas of one model: all, those with room for a call, those without one."""
 
-    __slots__ = ("by_id", "calls_in_flight", "joined", "roomy", "unused", "waiting_tokens")
+    __slots__ = ("by_id", "calls_in_flight", "joined", "roomy", "unused", "waiting")
 
     def __init__(self, calls_in_flight: int) -> None:
         self.calls_in_flight = calls_in_flight
         self.by_id: dict[str, Replica] = {}
         self.joined, self.roomy, self.unused = _Group(), _Group(), _Group()
-        self.waiting_tokens = 0
+        self.waiting = Waiting()
 
 
 class Ledger:
@@ -159,20 +160,20 @@ class Ledger:
             self.on_last_lost(model)
         return tokens
 
-    def queued(self, model: str, tokens: int) -> None:
+    def queued(self, model: str, tokens: int, sender: Sender = ANY_SENDER) -> None:
         """Tokens entered this router's own queue for `model`."""
-        self._pools[model].waiting_tokens += tokens
+        self._pools[model].waiting.add(tokens, sender)
 
-    def unqueued(self, model: str, tokens: int) -> None:
+    def unqueued(self, model: str, tokens: int, sender: Sender = ANY_SENDER) -> None:
         """Tokens left that queue: dispatched, expired or cancelled. Raises ValueError when more
         leave than entered.
         """
-        pool = self._pools[model]
-        if tokens > pool.waiting_tokens:
+        waiting = self._pools[model].waiting
+        if tokens > waiting.tokens:
             raise ValueError(
-                f"{tokens} tokens leave the queue of {model}, which holds {pool.waiting_tokens}"
+                f"{tokens} tokens leave the queue of {model}, which holds {waiting.tokens}"
             )
-        pool.waiting_tokens -= tokens
+        waiting.remove(tokens, sender)
 
     def pick(
         self,
@@ -259,16 +260,18 @@ class Ledger:
         price: float = 0.0,
         cold_start_s: float | None = None,
         bias: float = 1.0,
+        sender: Sender | None = None,
     ) -> Load:
         """What `decide` needs to know of `model`: the better of two sampled replicas, and this
         router's own queue.
 
         The own queue is served by all replicas, and the other routers are taken to have one like
-        it. `cold_start_s` counts only while no replica is joined.
+        it; of what waits counts what goes before the next request of `sender` (None: all).
+        `cold_start_s` counts only while no replica is joined.
         """
         pool = self._pools[model.id]
         replicas = len(pool.joined.members)
-        waiting = pool.waiting_tokens * self.routers
+        waiting = pool.waiting.before(sender) * self.routers
         if not replicas:
             return Load(0, waiting, 0.0, margin, price, cold_start_s, bias)
         state, ahead = self._lighter(pool.joined.members, now, rng)
@@ -292,15 +295,17 @@ class Ledger:
     def backlog_tokens(self, model: str) -> int:
         """Tokens of this router that wait in its queue for `model` or are at a replica."""
         pool = self._pools[model]
-        return pool.waiting_tokens + sum(state.own_tokens for state in pool.joined.members)
+        return pool.waiting.tokens + sum(state.own_tokens for state in pool.joined.members)
 
     def replicas(self, model: str) -> int:
         """How many replicas of `model` take work."""
         return len(self._pools[model].joined.members)
 
-    def waiting_tokens(self, model: str) -> int:
-        """Tokens in this router's own queue for `model`."""
-        return self._pools[model].waiting_tokens
+    def waiting_tokens(self, model: str, sender: Sender | None = None) -> int:
+        """Tokens in this router's own queue for `model`, or those that go before the next ones of
+        `sender`.
+        """
+        return self._pools[model].waiting.before(sender)
 
     def assert_empty(self) -> None:
         """Raise AssertionError naming every model or replica that still has own work; for tests and
@@ -338,8 +343,8 @@ class Ledger:
 
     def _left(self) -> Iterator[str]:
         for model, pool in self._pools.items():
-            if pool.waiting_tokens:
-                yield f"{model} has {pool.waiting_tokens} tokens waiting"
+            if pool.waiting.tokens:
+                yield f"{model} has {pool.waiting.tokens} tokens waiting"
             for state in pool.joined.members:
                 if state.own_tokens or state.own_calls:
                     yield (

@@ -102,6 +102,7 @@ class ReplicaSet:
         """Give the call a slot at its replica."""
         self.in_flight[call.kind] += 1
         call.at.calls[call.kind] += 1
+        call.at.interactive += call.interactive
         call.at.open.add(call)
 
     def call_ended(self, call: CallInFlight[Any]) -> None:
@@ -110,6 +111,7 @@ class ReplicaSet:
         if self.at.get(call.replica) is call.at:
             self.in_flight[call.kind] -= 1
             call.at.calls[call.kind] -= 1
+            call.at.interactive -= call.interactive
 
     def _update(self) -> None:
         """Replicas that are gone take their share of the ledger with them."""

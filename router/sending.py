@@ -101,16 +101,18 @@ class Sending(Generic[C, R]):
                 break
             gathers = kind is SMALL and replica not in ready and self._gathers(replica, now)
             chunks: list[C] = []
+            free = not self._replicas.at[replica].interactive
             if kind is LARGE:
-                chunks = queues.take_large(now)
+                chunks = queues.take_large(now, free)
             elif not gathers:
                 ready.add(replica)
-                chunks = queues.take_small(now, replica if len(self.replicas) > 1 else None)
+                failed_at = replica if len(self.replicas) > 1 else None
+                chunks = queues.take_small(now, failed_at, free)
             if aside:
                 queues.put_back(aside)
             if chunks:
                 self._launch(chunks, kind, replica, now)
-            elif aside or gathers:
+            else:
                 blocked[kind] = True
         if self._replicas.ejected:
             self._time_ejections(now)
@@ -130,8 +132,9 @@ class Sending(Generic[C, R]):
         """A replica with room for the next call, and the chunks taken aside that may not go to it:
         they wait for another replica, and no chunk waits behind them.
         """
-        pick, idle = self.ledger.pick, kind is SMALL
-        failed_at = self._queues.first(kind).failed_at if len(self.replicas) > 1 else None
+        first = self._queues.first(kind)
+        pick, idle = self.ledger.pick, kind is SMALL or first.bulk
+        failed_at = first.failed_at if len(self.replicas) > 1 else None
         replica = pick(self.model, now, self._rng, failed_at, prefer_idle=idle)
         if replica is not None or failed_at is None:
             return replica, []
@@ -158,13 +161,17 @@ class Sending(Generic[C, R]):
 
     def _launch(self, chunks: list[C], kind: int, replica: str, now: float) -> None:
         at, curve = self._replicas.at[replica], self.feedback.model.curve
-        tokens = sum(chunk.tokens for chunk in chunks)
-        texts = sum(len(chunk.lengths) for chunk in chunks)
-        tokens_sq = sum(chunk.tokens_sq(self.limits.attention_tokens) for chunk in chunks)
+        tokens = texts = tokens_sq = 0
+        for chunk in chunks:
+            tokens += chunk.tokens
+            texts += len(chunk.lengths)
+            tokens_sq += chunk.tokens_sq(self.limits.attention_tokens)
+        bias = self.feedback.correction.bias
         if kind is SMALL:
             before_s = max(at.nearly_done_s, now) if at.calls[SMALL] else now
-            step_s = curve.step(tokens, 0.0, texts) * self.feedback.correction.bias
-            at.nearly_done_s = before_s + NEARLY_DONE * step_s
+            at.nearly_done_s = before_s + NEARLY_DONE * curve.step(tokens, 0.0, texts) * bias
+        seconds = curve.step(tokens, tokens_sq, texts) * bias
+        self._queues.called(chunks, seconds, not at.interactive)
         dispatch = self.ledger.dispatched(self.model, replica, tokens, now)
         expected_s = curve.step(dispatch.ahead_tokens + tokens, tokens_sq, texts)
         limit_s = max(self.limits.replica_timeout_s, HANGS_AFTER * expected_s)
