@@ -14,6 +14,7 @@ NAMES = (
     "decide",
     "device",
     "encoding",
+    "fairness",
     "features",
     "fuzz",
     "general_texts",
