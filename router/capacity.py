@@ -33,7 +33,7 @@ class Rate:
         self._seconds = 1.0  # what the first guess counts for
         self._tokens = tokens_per_s
 
-    def served(self, tokens: int, busy_s: float) -> None:
+    def served(self, tokens: float, busy_s: float) -> None:
         """A replica served `tokens` tokens in `busy_s` seconds of work."""
         if busy_s > 0.0:
             kept = math.exp(-busy_s / self.window_s)

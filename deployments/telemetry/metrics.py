@@ -164,6 +164,11 @@ SHARED_CACHE = _counter(
 )
 CACHE_BYTES = _gauge("cache_bytes", (), "Memory that the cache takes.")
 CACHE_ENTRIES = _gauge("cache_entries", (), "Vectors in the cache.")
+PROCESSOR_SHARE = _gauge(
+    "router_processor_share",
+    (),
+    "Processor seconds of the router for each second, averaged over about ten.",
+)
 OUTSTANDING = _gauge(
     "outstanding_tokens", MODEL, "Tokens at the replicas and not answered, as this router knows it."
 )
@@ -218,7 +223,7 @@ OF_ROUTER: tuple[Metric, ...] = (
     CACHE_MISSES, CACHE_EVICTIONS,
     SHARED_CACHE, CACHE_BYTES, CACHE_ENTRIES, OUTSTANDING, QUEUED, READY, REQUIRED, OUT, MARGIN,
     BIAS, PRICE, CAPACITY, OFFERED,
-    SHADOW,
+    SHADOW, PROCESSOR_SHARE,
 )  # fmt: skip
 OF_REPLICA: tuple[Metric, ...] = (
     ENGINE_TOKENS, ENGINE_BUSY, ENGINE_HELD, ENGINE_START, FAILED_TEXTS, IDENTITY,
