@@ -124,18 +124,19 @@ class Waiting:
             del self._by_key[sender.key]
             self._weights = self._weights - own[1] if self._by_key else 0.0
 
-    def before(self, sender: Sender | None) -> int:
-        """Tokens that go before the next one of this key: those of its own that wait, with what the
-        others send in their turns meanwhile. None: all.
+    def before(self, sender: Sender | None, calls: int = 0) -> int:
+        """Tokens that go before the next one of this key or with it: those of its own that wait,
+        what the others send in their turns meanwhile, and the `calls` tokens of the calls that
+        leave next, which take what they can carry. None: all.
         """
-        if sender is None or not self.tokens:
+        if sender is None or self.tokens <= calls:
             return self.tokens
         own = self._by_key.get(sender.key)
         if own is None:
-            return 0
+            return calls
         if len(self._by_key) == 1:
             return self.tokens
-        return min(self.tokens, int(own[0] * self._weights / own[1]))
+        return min(self.tokens, calls + int(own[0] * self._weights / own[1]))
 
 
 class BulkShare:

@@ -271,7 +271,8 @@ class Ledger:
         """
         pool = self._pools[model.id]
         replicas = len(pool.joined.members)
-        waiting = pool.waiting.before(sender) * self.routers
+        calls = replicas * model.curve.batch_tokens
+        waiting = pool.waiting.before(sender, calls) * self.routers
         if not replicas:
             return Load(0, waiting, 0.0, margin, price, cold_start_s, bias)
         state, ahead = self._lighter(pool.joined.members, now, rng)
@@ -305,7 +306,8 @@ class Ledger:
         """Tokens in this router's own queue for `model`, or those that go before the next ones of
         `sender`.
         """
-        return self._pools[model].waiting.before(sender)
+        pool = self._pools[model]
+        return pool.waiting.tokens if sender is None else pool.waiting.before(sender)
 
     def assert_empty(self) -> None:
         """Raise AssertionError naming every model or replica that still has own work; for tests and

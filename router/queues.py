@@ -46,6 +46,7 @@ class Queues(Generic[C]):
         self._share = BulkShare(limits.bulk_share)
         self.bulk = Waiting()
         self._small = [0, 0]  # tokens of small chunks: interactive, bulk
+        self._many = [0, 0]  # chunks of each kind, dead ones too
 
     @property
     def tokens(self) -> int:
@@ -61,6 +62,7 @@ class Queues(Generic[C]):
     def put(self, chunk: C, front: bool = False) -> None:
         """Queue the chunk behind the others of its kind, or before them."""
         queue = self._queues[chunk.kind][chunk.bulk]
+        self._many[chunk.kind] += 1
         if front:
             queue.appendleft(chunk)
         else:
@@ -88,6 +90,8 @@ class Queues(Generic[C]):
         """Whether a live chunk of this kind waits that may go to some replica; dead ones in front
         are dropped on the way.
         """
+        if not self._many[kind]:
+            return False
         interactive, bulk = self._queues[kind]
         if self._lives(interactive, now):
             return True
@@ -103,6 +107,7 @@ class Queues(Generic[C]):
         for queue in self._queues[kind]:
             while queue and queue.first().failed_at == replica:
                 found.append(queue.popleft())
+        self._many[kind] -= len(found)
         return found
 
     def called(self, chunks: Sequence[C], seconds: float, free: bool) -> None:
@@ -149,6 +154,7 @@ class Queues(Generic[C]):
     def put_back(self, aside: list[C]) -> None:
         """Put them in front again, in the order in which they stood there."""
         for chunk in reversed(aside):
+            self._many[chunk.kind] += 1
             self._queues[chunk.kind][chunk.bulk].appendleft(chunk)
 
     def take_large(self, now: float, free: bool) -> list[C]:
@@ -201,6 +207,7 @@ class Queues(Generic[C]):
 
     def _next(self, queue: FairQueue[C]) -> C:
         chunk = queue.popleft()
+        self._many[chunk.kind] -= 1
         self.uncount(chunk)
         return chunk
 
