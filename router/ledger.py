@@ -24,13 +24,15 @@ Pure and O(1) for every event: time and randomness are arguments.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from router.domain import Load, Model
 from router.fair import ANY_SENDER, Sender, Waiting
 
 REPORT_LIFE_S = 1.0
+FOUR = 4  # replicas that are compared for small texts, whose wait is most of their time
+M = TypeVar("M", bound=Hashable)
 
 
 class Random(Protocol):
@@ -84,27 +86,27 @@ class Dispatch:
         self.open = True
 
 
-class _Group:
-    """Replicas in no order; each is found by its place, and joins and leaves in O(1)."""
+class Group(Generic[M]):
+    """Members in no order; each is found by its place, and joins and leaves in O(1)."""
 
     __slots__ = ("_places", "members")
 
     def __init__(self) -> None:
-        self.members: list[Replica] = []
-        self._places: dict[Replica, int] = {}
+        self.members: list[M] = []
+        self._places: dict[M, int] = {}
 
-    def add(self, replica: Replica) -> None:
+    def add(self, member: M) -> None:
         """A member stays one."""
-        if replica not in self._places:
-            self._places[replica] = len(self.members)
-            self.members.append(replica)
+        if member not in self._places:
+            self._places[member] = len(self.members)
+            self.members.append(member)
 
-    def discard(self, replica: Replica) -> None:
+    def discard(self, member: M) -> None:
         """Move the last member to the place that becomes free."""
-        place = self._places.pop(replica, None)
+        place = self._places.pop(member, None)
         if place is not None:
             last = self.members.pop()
-            if last is not replica:
+            if last is not member:
                 self.members[place] = last
                 self._places[last] = place
 
@@ -117,7 +119,7 @@ class _Pool:
     def __init__(self, calls_in_flight: int) -> None:
         self.calls_in_flight = calls_in_flight
         self.by_id: dict[str, Replica] = {}
-        self.joined, self.roomy, self.unused = _Group(), _Group(), _Group()
+        self.joined, self.roomy, self.unused = (Group[Replica]() for _ in range(3))
         self.waiting = Waiting()
 
 
@@ -182,13 +184,21 @@ class Ledger:
         rng: Random,
         exclude: str | None = None,
         prefer_idle: bool = False,
+        among: Sequence[str] | None = None,
     ) -> str | None:
         """The less loaded of two random replicas that have room for another call of this router;
         None when none has.
 
-        `prefer_idle` takes a replica that holds nothing where there is one, drawn or not.
+        `prefer_idle` takes a replica that holds nothing where there is one, drawn or not, and
+        compares four where no other router's calls come between. `among`: one of these where one
+        that is drawn has room.
         """
         pool = self._pools[model]
+        if among:
+            drawn = {among[int(rng.random() * len(among))] for _ in range(2)} - {exclude}
+            states = [pool.by_id[id] for id in drawn if id in pool.by_id]
+            if free := [one for one in states if one.own_calls < pool.calls_in_flight]:
+                return min(free, key=lambda one: one.outstanding_tokens(now, self.routers)).id
         roomy = pool.roomy.members
         if exclude is not None:
             roomy = [replica for replica in roomy if replica.id != exclude]
@@ -196,7 +206,14 @@ class Ledger:
             return None
         replica, tokens = self._lighter(roomy, now, rng)
         if tokens and prefer_idle and len(roomy) > 2:
-            replica = self._idle(pool.unused.members, now, rng, exclude) or replica
+            idle = self._idle(pool.unused.members, now, rng, exclude)
+            if idle is not None:
+                return idle.id
+            if self.routers == 1:
+                more = roomy
+                if len(roomy) > FOUR:
+                    more = [roomy[int(rng.random() * len(roomy))] for _ in range(FOUR)]
+                replica = min(more, key=lambda one: one.outstanding_tokens(now, 1))
         return replica.id
 
     def dispatched(

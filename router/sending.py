@@ -14,6 +14,7 @@ a call, and so do those of the callers whom a reply answered, as its slot is fre
 """
 
 import math
+from collections.abc import Sequence
 from typing import Generic
 
 from router.admission import Admission
@@ -35,6 +36,8 @@ from router.replica_health import ReplicaSet
 
 HANGS_AFTER = 5.0  # times what its calls should take
 NEARLY_DONE = 0.9  # of what a call should take: the next one is on its way before its engine waits
+KEPT = 0.995  # of what calls took, at each next one
+FEW = 0.02  # small calls against large ones, by seconds
 TIMER_S = 0.001  # uvloop's timers count milliseconds: less is not worth one
 
 
@@ -43,7 +46,7 @@ class Sending(Generic[C, R]):
 
     __slots__ = (
         "_answered", "_calls", "_ejection_s", "_gather_s", "_hang_s", "_out", "_queues",
-        "_replicas", "_rng", "_turn",
+        "_replicas", "_rng", "_turn", "_worked_s",
         "admission", "counters", "feedback", "ledger", "limits", "model",
     )  # fmt: skip
 
@@ -69,6 +72,7 @@ class Sending(Generic[C, R]):
         self._hang_s = math.inf  # when the timer HANG ends
         self._turn = False  # whether the timer TURN runs
         self._ejection_s = math.inf  # when the timer EJECTION ends
+        self._worked_s = [0.0, 1e-9]  # seconds of small and of large calls, of late
 
     @property
     def replicas(self) -> tuple[str, ...]:
@@ -134,12 +138,22 @@ class Sending(Generic[C, R]):
         """
         first = self._queues.first(kind)
         pick, idle = self.ledger.pick, kind is SMALL or first.bulk
+        among = None if idle else self._among_laden()
         failed_at = first.failed_at if len(self.replicas) > 1 else None
-        replica = pick(self.model, now, self._rng, failed_at, prefer_idle=idle)
+        replica = pick(self.model, now, self._rng, failed_at, prefer_idle=idle, among=among)
         if replica is not None or failed_at is None:
             return replica, []
         replica = pick(self.model, now, self._rng, prefer_idle=idle)
         return replica, [] if replica is None else self._queues.set_aside(kind, replica)
+
+    def _among_laden(self) -> Sequence[str] | None:
+        """The replicas with large calls, where those are as many as large calls have work for: a
+        small text that waits behind a large one takes many times as long as it should.
+        """
+        small_s, large_s = self._worked_s
+        laden, replicas = self._replicas.laden.members, len(self.replicas)
+        most = min(round(replicas * large_s / (small_s + large_s)), replicas - 1)
+        return laden if small_s > FEW * large_s and len(laden) >= max(1, most) else None
 
     def _gathers(self, replica: str, now: float) -> bool:
         """Whether small chunks do better to wait for those before them than to follow them now;
@@ -171,6 +185,8 @@ class Sending(Generic[C, R]):
             before_s = max(at.nearly_done_s, now) if at.calls[SMALL] else now
             at.nearly_done_s = before_s + NEARLY_DONE * curve.step(tokens, 0.0, texts) * bias
         seconds = curve.step(tokens, tokens_sq, texts) * bias
+        self._worked_s = [one * KEPT for one in self._worked_s]
+        self._worked_s[kind] += seconds
         self._queues.called(chunks, seconds, not at.interactive)
         dispatch = self.ledger.dispatched(self.model, replica, tokens, now)
         expected_s = curve.step(dispatch.ahead_tokens + tokens, tokens_sq, texts)
