@@ -124,6 +124,7 @@ class Outcome:
         self.device_s: dict[str, float] = {}  # that replicas existed, in devices
         self.busy_s: dict[str, float] = {}  # that they worked, in devices
         self.replicas: list[tuple[float, str, int]] = []  # from when, model, ready ones
+        self.served: Counter[str] = Counter()  # tokens by tenant, while requests arrived
         self.last_late_s = 0.0  # arrival of the last request that was not on time
         self.warm = Tally()
         self.end_s = 0.0
@@ -143,6 +144,8 @@ class Outcome:
         sums[0] += 1
         sums[1] += shape.points[model]
         sums[2] += shape.work[model].tokens
+        if self.from_s <= arrived_s + actual_s <= self.seconds:
+            self.served[shape.tenant] += shape.work[model].tokens
         if counted:
             self.latencies.add(actual_s)
             if not on_time and arrived_s > self.last_late_s:
