@@ -10,6 +10,7 @@ Pure: times are arguments.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Generic
 
 from router.calls import LARGE, SMALL, BulkSize, C, DispatchCounters, DispatchLimits
@@ -17,6 +18,8 @@ from router.errors import DeadlineExceeded, RouterError
 from router.fair import BulkShare, FairQueue, Waiting
 from router.feedback import Feedback
 from router.ledger import Ledger
+
+_is_bulk = attrgetter("bulk")
 
 
 def bulk_size(limits: DispatchLimits, feedback: Feedback) -> BulkSize:
@@ -190,13 +193,17 @@ class Queues(Generic[C]):
                     or (exclude_failed_at is not None and chunk.failed_at == exclude_failed_at)
                     or (chunk.bulk and size is not None and size.exceeded(count, bulk_sq, texts))
                 ):
-                    return chunks
+                    return self._interactive_first(chunks)
                 self._next(queue)
                 if self._alive(chunk, now):
                     chunks.append(chunk)
                     tokens, rows = count, texts
                     text_bytes += chunk.text_bytes
-        return chunks
+        return self._interactive_first(chunks)
+
+    def _interactive_first(self, chunks: list[C]) -> list[C]:
+        """Bulk that was due was taken first, so that it had room."""
+        return sorted(chunks, key=_is_bulk) if chunks and chunks[0].bulk else chunks
 
     def take_all(self) -> Iterator[C]:
         """Every chunk, dead or alive."""
