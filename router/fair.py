@@ -117,6 +117,8 @@ class Waiting:
 
     def remove(self, tokens: int, sender: Sender) -> None:
         """They wait no longer."""
+        if not tokens:
+            return
         self.tokens -= tokens
         own = self._by_key[sender.key]
         own[0] -= tokens

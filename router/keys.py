@@ -36,10 +36,10 @@ class Grant(NamedTuple):
     priorities: tuple[Priority, ...] | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
-    weight: float = 1.0
     admin: bool = False
     defaults: KeyDefaults = KeyDefaults()
     ignore_fields: Ignore = False
+    weight: float = 1.0  # of its turns against other keys
 
     @property
     def default_priority(self) -> Priority:
@@ -151,8 +151,8 @@ def _grant(name: str, key: KeyConfig, args: RouterArgs) -> Grant:
         key.priorities,
         key.requests_per_minute,
         key.tokens_per_minute,
-        key.weight,
         key.admin,
         key.defaults,
         key.ignore_fields,
+        key.weight,
     )

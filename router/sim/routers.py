@@ -121,6 +121,7 @@ class RandomPick(Ledger):
         rng: Source,
         exclude: str | None = None,
         prefer_idle: bool = False,
+        among: Sequence[str] | None = None,
     ) -> str | None:
         members = self._pools[model].joined.members
         return members[int(rng.random() * len(members))].id if members else None
