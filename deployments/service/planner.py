@@ -191,7 +191,7 @@ class Planner:
         """What is happening at each model now, as this router knows it, for the current sender."""
         now, sender = self._clock(), SENDER.get()
         return {
-            name: feedback.load(self._ledger, self.routing, now, self._rng, sender)
+            name: feedback.load(self._ledger, now, self._rng, sender)
             for name, feedback in self.feedback.items()
         }
 

@@ -182,7 +182,6 @@ MARGIN = _gauge(
     "margin", MODEL, "Factor on the prediction that only the declared share of requests exceeds."
 )
 BIAS = _gauge("bias", MODEL, "Factor on the latency curve that makes the median prediction right.")
-PRICE = _gauge("price", MODEL, "Points of quality per device second; 0 while there is room.")
 CAPACITY = _gauge(
     "replica_capacity_tokens_per_second", MODEL, "What one replica serves when enough waits for it."
 )
@@ -222,7 +221,7 @@ OF_ROUTER: tuple[Metric, ...] = (
     DECISION_LOG_FAILURES, DECISION_LOG_LOST, CACHE_HITS,
     CACHE_MISSES, CACHE_EVICTIONS,
     SHARED_CACHE, CACHE_BYTES, CACHE_ENTRIES, OUTSTANDING, QUEUED, READY, REQUIRED, OUT, MARGIN,
-    BIAS, PRICE, CAPACITY, OFFERED,
+    BIAS, CAPACITY, OFFERED,
     SHADOW, PROCESSOR_SHARE,
 )  # fmt: skip
 OF_REPLICA: tuple[Metric, ...] = (

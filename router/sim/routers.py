@@ -233,9 +233,9 @@ class SimRouter:
         """What is happening at each model now, as this router knows it, for the next request of
         this sender.
         """
-        ledger, routing, rng = self.ledger, self._args.routing, self._rng
+        ledger, rng = self.ledger, self._rng
         return {
-            name: feedback.load(ledger, routing, now, rng, sender)
+            name: feedback.load(ledger, now, rng, sender)
             for name, feedback in self.feedback.items()
         }
 
