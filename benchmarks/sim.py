@@ -418,6 +418,9 @@ def autoscaler() -> Iterator[Row]:
         ("hold_s 60", {"hold_s": 60.0}),
         ("upscale_delay_s 0", {"upscale_delay_s": 0.0}),
         ("all faster", {"drain_s": 20.0, "upscale_delay_s": 0.0, "every_s": 1.0}),
+        ("hold_s 60, no delay", {"hold_s": 60.0, "upscale_delay_s": 0.0}),
+        ("hold_s 120, no delay", {"hold_s": 120.0, "upscale_delay_s": 0.0}),
+        ("hold_s 60, 0.9, no delay", {"hold_s": 60.0, "utilisation": 0.9, "upscale_delay_s": 0.0}),
     ):
         changed = scaling.model_copy(update=changes)
         outcome = run(world.updated(autoscaling=changed), way_of())

@@ -340,3 +340,26 @@ class AnyOrder(RuleBasedStateMachine):
 
 AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestAnyOrder = AnyOrder.TestCase
+
+
+def test_large_texts_stay_together_while_small_ones_come() -> None:
+    machine = DispatchMachine("a", "b", "c", "d", curve=TENTH)
+    for _ in range(8):
+        machine.submit(10)
+        machine.answer_all()
+    machine.submit(BATCH, BATCH, BATCH)
+    assert len({call.replica for call in machine.open}) == 1
+    laden = machine.open[0].replica
+    for _ in range(3):
+        machine.submit(10)
+    assert all(call.replica != laden for call in machine.open[3:])
+    machine.answer_all()
+    machine.close()
+
+
+def test_large_texts_alone_use_every_replica() -> None:
+    machine = DispatchMachine("a", "b", "c", "d", curve=TENTH)
+    machine.submit(*[BATCH] * 8)
+    assert {call.replica for call in machine.open} == {"a", "b", "c", "d"}
+    machine.answer_all()
+    machine.close()
