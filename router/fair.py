@@ -15,12 +15,7 @@ Pure: nothing here reads a clock.
 from collections import deque
 from heapq import heappop, heappush, heapreplace
 from itertools import count
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
-
-if TYPE_CHECKING:
-    from router.calls import Chunk
-
-F = TypeVar("F", bound="Chunk")
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 
 class Sender(NamedTuple):
@@ -31,6 +26,17 @@ class Sender(NamedTuple):
 
 
 ANY_SENDER = Sender()
+
+
+class Queued(Protocol):
+    """What a queue reads of a chunk."""
+
+    sender: Sender
+    tokens: int
+    done: bool  # it has ended, and is passed over
+
+
+F = TypeVar("F", bound=Queued)
 
 
 class _Flow(Generic[F]):
