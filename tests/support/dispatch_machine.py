@@ -115,6 +115,7 @@ class DispatchMachine:
         bulk: bool = False,
         deadline_s: float | None = None,
         group: str | None = None,
+        prefix: bytes | None = None,
         end_turn: bool = True,
         sender: Sender = ANY_SENDER,
     ) -> list[Chunk]:
@@ -126,6 +127,7 @@ class DispatchMachine:
                 lengths=np.array([length], np.int32),
                 tokens=length,
                 group=group,
+                prefix=prefix,
                 bulk=bulk,
                 sender=sender,
                 deadline_s=deadline_s,

@@ -51,7 +51,8 @@ def load_world(
             )
         config = _file(path, scenario.config, "config")
     args, app = application(config)
-    models = build_models(args)
+    # of those that embed: requests for scores are not simulated
+    models = {name: one for name, one in build_models(args).items() if name in args.models}
     if problems := check_models(scenario, models):
         raise ConfigError([f"{path}: {problem}" for problem in problems])
     models, profile = _profiled(path, config, scenario, args, models)
