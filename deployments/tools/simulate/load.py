@@ -213,7 +213,11 @@ def _fleet(app: Mapping[str, Any]) -> Fleet:
 def _log(path: Path, args: RouterArgs) -> Sequence[Logged]:
     try:
         with path.open("rb") as lines:
-            log = list(read_log(lines))
+            log = [
+                one
+                for one in read_log(lines)
+                if args.rerankers.keys().isdisjoint(one.entry.request.work)
+            ]
     except LogError as error:
         raise ConfigError([f"{path}: {error}"]) from None
     check_log(log, args, str(path))
