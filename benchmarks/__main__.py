@@ -27,6 +27,7 @@ NAMES = (
     "profile",
     "qwen3_shapes",
     "rerank",
+    "routers",
     "search",
     "shadow",
     "sim",
