@@ -24,6 +24,7 @@ NAMES = (
     "memory",
     "mteb",
     "observability",
+    "points",
     "profile",
     "qwen3_shapes",
     "rerank",
