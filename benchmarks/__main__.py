@@ -17,6 +17,7 @@ NAMES = (
     "encoding",
     "fairness",
     "features",
+    "fronts",
     "fuzz",
     "general_texts",
     "languages",
