@@ -32,6 +32,7 @@ NAMES = (
     "sim_truth",
     "soak",
     "spaces",
+    "student_query",
     "students",
 )
 

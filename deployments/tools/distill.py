@@ -48,7 +48,11 @@ FEWEST_LETTERS = 25  # of a sentence
 FEWEST_OF_A_WORD = 2
 MOST_WORDS = 30_000  # beyond the word pieces
 OVERLAP_SENTENCES = 500
-_SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
+_SENTENCE_ENDS = re.compile(
+    r"(?<=[.!?])\s+"
+    r"|(?<=[a-z0-9)\]%][.!?])(?=[A-Z][a-z ])"  # lines that were joined without a space
+    r"|(?<=[。！？])"
+)
 
 
 class Start(NamedTuple):
@@ -89,20 +93,26 @@ def sentences_of(documents: Sequence[Text]) -> list[Text]:
     return list(found.values())
 
 
-def tokens_of(pieces: Sequence[str], texts: Sequence[str], words: int = MOST_WORDS) -> list[str]:
-    """The vocabulary for these texts."""
-    return vocabulary(pieces, words_of(texts), words, FEWEST_OF_A_WORD)
+class Words(NamedTuple):
+    """What the tokens of a student are made of."""
+
+    pieces: Sequence[str]
+    most: int = MOST_WORDS  # frequent words beside the pieces
+
+    def tokens(self, texts: Sequence[str]) -> list[str]:
+        """The vocabulary for these texts."""
+        return vocabulary(self.pieces, words_of(texts), self.most, FEWEST_OF_A_WORD)
 
 
 async def general_start(
     teacher: Teacher,
-    pieces: Sequence[str],
+    words: Words,
     texts: Sequence[str],
     licences: Sequence[str],
     done: Callable[[int], object],
 ) -> Start:
     """Rows from single tokens, trained on general texts."""
-    tokens = tokens_of(pieces, texts)
+    tokens = words.tokens(texts)
     made = tokenizer(tokens)
     network, bags = await _rows(teacher, tokens, made, texts)
     targets = await teacher.queries(texts)
@@ -142,7 +152,7 @@ async def distil_own(
     teacher: Teacher,
     given: Material,
     start: Start | None,
-    pieces: Sequence[str],
+    words: Words,
     epochs: int | None,
     done: Callable[[int], object],
 ) -> Distilled:
@@ -167,7 +177,7 @@ async def distil_own(
     async def fitted_on(rows: Rows) -> Student:
         if start is None or recipe.epochs:
             network, made = await _fitted(
-                teacher, start, pieces, [texts[row] for row in rows], targets[rows], recipe, done
+                teacher, start, words, [texts[row] for row in rows], targets[rows], recipe, done
             )
         else:
             network, made = start.network, start.tokenizer
@@ -215,7 +225,7 @@ async def distil_own(
 async def _fitted(
     teacher: Teacher,
     start: Start | None,
-    pieces: Sequence[str],
+    words: Words,
     texts: Sequence[str],
     targets: Vectors,
     recipe: Recipe,
@@ -223,7 +233,7 @@ async def _fitted(
 ) -> tuple[Network, Tokenizer]:
     """A network trained on these texts: from a copy of the start, or from single tokens."""
     if start is None:
-        tokens = tokens_of(pieces, texts)
+        tokens = words.tokens(texts)
         made = tokenizer(tokens)
         network, bags = await _rows(teacher, tokens, made, texts)
         network.solve_head(bags, targets)
