@@ -133,3 +133,17 @@ def test_a_sentence_belongs_to_its_document() -> None:
         "第二句。",
     ]
     assert {part.id for part in sentences_of([Text("7", text)])} == {"7"}
+
+
+def test_sentences_that_were_joined_without_a_space_are_sentences_too() -> None:
+    text = (
+        "It kept 3.5 of what Node.js 20.1 has.The next one (as seen above)."
+        "Neither of them was at p < 0.05."
+        "Our last sentence of an abstract."
+    )
+    assert [part.text for part in sentences_of([Text("7", text)])][1:] == [
+        "It kept 3.5 of what Node.js 20.1 has.",
+        "The next one (as seen above).",
+        "Neither of them was at p < 0.05.",
+        "Our last sentence of an abstract.",
+    ]
