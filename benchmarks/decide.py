@@ -50,7 +50,7 @@ def deciding(policy: Policy) -> Subject:
             features=Features(4 * tokens, rng.choice(("en", "de", None)), "Latn", False, False),
             deadline_s=None if rng.random() < 0.25 else rng.uniform(0.01, 0.3),
         )
-        loads = {name: Load(2, rng.randrange(30_000), 0.0, 1.3, rng.random()) for name in MODELS}
+        loads = {name: Load(2, rng.randrange(30_000), 0.0, 1.3) for name in MODELS}
         return lambda: decide(policy, request, MODELS, loads, 0.0)
 
     return make
@@ -121,8 +121,7 @@ def main() -> None:
     """Print a table of p50 and p99, quietest and median round."""
     subjects = {
         "nothing (the clock)": lambda rng: lambda: None,
-        "decide, rules": deciding(Policy("small", FLOORS)),
-        "decide, priced": deciding(Policy("small", FLOORS, "priced")),
+        "decide": deciding(Policy("small", FLOORS)),
         "predict": predicting,
         "correction.observe": correcting,
         **ledger_subjects(),
@@ -141,15 +140,12 @@ def main() -> None:
             f"{name:<22}{min(p50):>10.2f}{statistics.median(p50):>8.2f}{min(p99):>11.2f}{statistics.median(p99):>8.2f}"
         )
     print()
-    for name in ("decide, rules", "decide, priced"):
-        quiet = map(min, zip(*rounds[name], strict=True))
-        for what, reached, most in zip(
-            ("p50", "p99"), quiet, (MOST_P50_US, MOST_P99_US), strict=True
-        ):
-            print(
-                f"{name}, {what:<4}{reached:>8.2f}   mark <= {most:g} us   "
-                f"{'met' if reached <= most else 'missed'}"
-            )
+    quiet = map(min, zip(*rounds["decide"], strict=True))
+    for what, reached, most in zip(("p50", "p99"), quiet, (MOST_P50_US, MOST_P99_US), strict=True):
+        print(
+            f"decide, {what:<4}{reached:>8.2f}   mark <= {most:g} us   "
+            f"{'met' if reached <= most else 'missed'}"
+        )
 
 
 if __name__ == "__main__":

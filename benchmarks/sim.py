@@ -30,7 +30,6 @@ SCENARIOS = ROOT / "configs" / "scenarios"
 LARGE = "qwen3-embedding-8b"
 REQUESTS = 12_000  # of one run
 WARM = 0.2  # share of them that is not counted
-OVERLOADS = (1.2, 2.0, 3.0)
 LOADS = (0.6, 0.8, 0.95, 1.2)
 STATIC = ("static-rules", "least-loaded", "by-length")
 PINNED = "always-large"
@@ -308,42 +307,6 @@ def t9() -> Iterator[Row]:
     )  # fmt: skip
 
 
-def priced() -> Iterator[Row]:
-    """Does the price pay?"""
-    gains, tuned, said = list[float](), list[float](), list[str]()
-    for load in OVERLOADS:
-        world = at_load(load)
-        rules, prices = run(world, way_of("rules")), run(world, way_of("priced"))
-        best = max(
-            (run(world, with_price(eta, rho)) for eta in (5.0, 50.0) for rho in (0.85, 0.5)),
-            key=lambda one: one.effective_quality,
-        )
-        gains.append(prices.effective_quality - rules.effective_quality)
-        tuned.append(best.effective_quality - rules.effective_quality)
-        said.append(
-            f"{load:.0%}: rules {points(rules.effective_quality)} at {percent(rules.attainment)}, "
-            f"priced {points(prices.effective_quality)} at {percent(prices.attainment)}, tuned "
-            f"{points(best.effective_quality)} at {percent(best.attainment)}"
-        )
-    gain, most = sum(gains) / len(gains), sum(tuned) / len(tuned)
-    yield Row(
-        "priced", "points of effective quality over `rules` under overload; else it should go",
-        gain, ">= 1", gain >= 1.0, "; ".join(said),
-    )  # fmt: skip
-    yield Row(
-        "priced tuned", "the same, with the best of four settings of its constants at each load",
-        most, ">= 1", most >= 1.0, "; ".join(said),
-    )  # fmt: skip
-
-
-def with_price(eta: float, rho: float) -> Way:
-    """`priced` with other constants."""
-    way = way_of("priced")
-    assert way.args is not None
-    routing = way.args.routing.model_copy(update={"price_eta": eta, "price_utilisation": rho})
-    return replace(way, args=way.args.model_copy(update={"routing": routing}))
-
-
 def ablations() -> Iterator[Row]:
     """What each learned correction is worth, with profiles that are right and 30 % wrong."""
     for error in (1.0, 1.3):
@@ -423,7 +386,6 @@ PARTS: Mapping[str, Callable[[], Iterator[Row]]] = {
     "t9": t9,
     "t5-free": t5_free,
     "t5-pinned": t5_pinned,
-    "priced": priced,
     "t4": t4,
     "t8": t8,
     "t1": t1,

@@ -3,9 +3,9 @@
 
 What waits for a model waits in the routers, which give a replica only a few calls at a time, and
 what was sent to a smaller model waits nowhere: Serve's own count of requests sees neither. So every
-router reports what it asks of every model, with `record_autoscaling_stats`, and its controller runs
-this policy on the sum. Serve applies the factors, the delays and the bounds of each deployment's
-`autoscaling_config` to what comes out.
+router reports what it asks of every model, and what itself uses of a processor core, with
+`record_autoscaling_stats`, and its controller runs this policy on the sum. Serve applies the
+factors, the delays and the bounds of each deployment's `autoscaling_config` to what comes out.
 
 The controller gets this module and router/capacity.py as copies inside a pickle, so both import
 next to nothing.
@@ -37,13 +37,11 @@ class Context(Protocol):
     """What is used of Serve's AutoscalingContext."""
 
     raw_metrics: Any  # by name and replica a list of points with `timestamp` and `value`
-    total_num_requests: float
     current_num_replicas: int
     target_num_replicas: int
     capacity_adjusted_min_replicas: int
     capacity_adjusted_max_replicas: int
     current_time: float | None
-    config: Any
 
 
 class ByTokens:
@@ -83,12 +81,13 @@ class ByTokens:
     def _decide(self, contexts: Mapping[Any, Context], now: float) -> Decisions:
         asks, decisions, wants = reports(contexts, now), Decisions(), dict[Any, Want]()
         for deployment, context in contexts.items():
-            if deployment.name == ROUTER:  # as Serve does it: routers have no tokens of their own
-                decisions[deployment] = (
-                    context.total_num_requests / context.config.get_target_ongoing_requests()
-                )
-            elif (ask := asks.get(deployment.name)) is not None:
-                wants[deployment] = self._want(deployment.name, ask, context, now)
+            if (ask := asks.get(deployment.name)) is None:
+                continue
+            want = self._want(deployment.name, ask, context, now)
+            if deployment.name == ROUTER:  # by processor time, and it has no card of the budget
+                decisions[deployment] = want.replicas
+            else:
+                wants[deployment] = want
         if self._devices is not None:
             return decisions | share_devices(wants, self._devices)
         return decisions | {deployment: want.replicas for deployment, want in wants.items()}

@@ -1,16 +1,12 @@
-"""How much work a model can take, how much it is asked for, and what follows: its price and its
-replicas.
+"""How much work a model can take, how much it is asked for, and what follows: its replicas.
 
     rate      tokens per second one replica serves while it is busy; with full batches where
               replicas are counted by it, because a replica with little to do is busy too, and slow
     offered   tokens per second that requests bring to the model they are sent to
     shadow    tokens per second that wanted this model and were sent to a smaller one: without it a
               model that everybody is degraded away from would look idle and never grow
-    price     points of quality per device second; rises while a model is asked for more than `rho`
-              of what it can do
 
-The price is dual mirror descent on the capacity constraint (Balseiro, Lu and Mirrokni, "The best of
-many worlds: dual mirror descent for online allocation problems", 2020). Pure: times are arguments.
+Pure: times are arguments.
 Nothing is imported but the standard library: Serve's controller, which may not have this project
 installed, runs the autoscaling policy from a copy of this module.
 """
@@ -33,7 +29,7 @@ class Rate:
         self._seconds = 1.0  # what the first guess counts for
         self._tokens = tokens_per_s
 
-    def served(self, tokens: int, busy_s: float) -> None:
+    def served(self, tokens: float, busy_s: float) -> None:
         """A replica served `tokens` tokens in `busy_s` seconds of work."""
         if busy_s > 0.0:
             kept = math.exp(-busy_s / self.window_s)
@@ -72,15 +68,6 @@ class Demand:
     def tokens_per_s(self, now: float) -> float:
         """The average at `now`; a clock that runs back counts as standing still."""
         return self._rate * math.exp(-max(0.0, now - self._since_s) / self.window_s)
-
-
-def next_price(price: float, offered: float, capacity: float, eta: float, rho: float) -> float:
-    """The price 100 ms later: max(0, price + eta * (offered / capacity - rho)), both in tokens per
-    second.
-
-    Without capacity the price stays: a model that is not there is not chosen at any price.
-    """
-    return max(0.0, price + eta * (offered / capacity - rho)) if capacity > 0.0 else price
 
 
 class DemandReport(NamedTuple):

@@ -107,8 +107,6 @@ def setting_line(setting: DecisionContext, router: str) -> bytes:
             "policy": {
                 "default": policy.default,
                 "floors": [asdict(floor) for floor in policy.floors],
-                "kind": policy.kind,
-                "quality_weight": policy.quality_weight,
                 "min_share": policy.min_share,
                 "max_unread": policy.max_unread,
                 "default_is_named": policy.default_is_named,
@@ -216,7 +214,13 @@ def _setting(data: dict[str, Any]) -> DecisionContext:
         each["id"]: Model(**each | {"curve": Curve(**each["curve"]), "long": _long(each)})
         for each in data["models"]
     }
-    policy = data["policy"]
+    policy = dict(data["policy"])
+    if policy.pop("kind", "rules") != "rules":  # of 0.1, as is `quality_weight`
+        raise LogError(
+            "its requests were decided by `policy: priced`, which was removed in 0.2; read it with "
+            "0.1, or take a log of `policy: rules`"
+        )
+    policy.pop("quality_weight", None)
     floors = tuple(
         Floor(
             **floor
@@ -257,7 +261,7 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
         models={
             name: _changed(model, changes.get(name, {})) for name, model in setting.models.items()
         },
-        loads={name: Load(**load) for name, load in data["loads"].items()},
+        loads={name: _load(load) for name, load in data["loads"].items()},
         decision=Decision(
             **decision
             | {
@@ -265,7 +269,7 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
                 # a log of 0.1 has none: what was degraded by budget or load was pushed down
                 "pushed_down": decision.get(
                     "pushed_down",
-                    decision["degraded"] and decision["reason"] in ("budget", "late", "load"),
+                    decision["degraded"] and decision["reason"] in ("budget", "late"),
                 ),
                 "whys": {name: Why(why) for name, why in decision["whys"].items()},
                 "predictions": {
@@ -301,6 +305,10 @@ def _changed(setting: Model, changes: dict[str, Any]) -> Model:
 def _long(model: dict[str, Any]) -> LongTexts | None:
     long = model.get("long")
     return None if long is None else LongTexts(**long)
+
+
+def _load(load: dict[str, Any]) -> Load:
+    return Load(**{name: value for name, value in load.items() if name != "price"})  # of 0.1
 
 
 def _features(features: dict[str, Any]) -> Features:

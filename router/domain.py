@@ -45,8 +45,6 @@ class Reason(StrEnum):
     CONTEXT = "context"  # the target cannot read a text this long
     UNAVAILABLE = "unavailable"  # the target has no ready replica
     BUDGET = "budget"  # the target would be too late, this is the best for the text that is not
-    IDLE = "idle"  # a larger model than the target has nothing better to do (`priced` only)
-    LOAD = "load"  # the target's price under load is above what its quality is worth here
     LATE = "late"  # no allowed model fits the budget; answered all the same, as on_budget_miss says
     NO_MODEL = "no_model"  # refused: no model may serve this request
     OVER_BUDGET = "over_budget"  # refused: no allowed model fits the budget
@@ -67,7 +65,6 @@ class Why(StrEnum):
     LESS_QUALITY = "fits, but a better model fits too"
     NOT_NAMED = "has more points for this text, but the target is taken as it is"
     UNREAD = "its tokenizer does not know most of the text"
-    PRICE = "quality is not worth its price at this load"
 
 
 class Work(NamedTuple):
@@ -203,7 +200,7 @@ class Model:
     max_tokens: int
     curve: Curve
     quality: Mapping[str, float]  # by ISO 639-1 language, "code", "mixed" or "default"
-    devices: float = 1.0  # accelerators one replica occupies: the price of a second of it
+    devices: float = 1.0  # accelerators one replica occupies
     long: LongTexts | None = None
 
     def quality_of(self, features: Features, work: Work = NO_WORK) -> float | None:
@@ -250,7 +247,6 @@ class Load(NamedTuple):
     ahead_tokens: int = 0
     running_rest_s: float = 0.0  # what is left of the step that runs now
     margin: float = 1.0  # factor on the prediction that only the declared share of requests exceeds
-    price: float = 0.0  # points of quality per device second
     cold_start_s: float | None = None
     bias: float = 1.0  # factor on the curve that makes the median prediction right
 

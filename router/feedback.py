@@ -1,5 +1,5 @@
-"""What a router learns of one model while it serves: its curve, its two factors, its rate, its
-demand and its price.
+"""What a router learns of one model while it serves: its curve, its two factors, its rate and
+its demand.
 
 The service tells of every decision, call and completion; `load` gives the next decision what
 follows from them. Pure: times are arguments.
@@ -19,13 +19,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from router.capacity import Demand, DemandReport, Rate, next_price
+from router.capacity import Demand, DemandReport, Rate
 from router.domain import Decision, Load, Model, Reason, Why, Work
 from router.latency import Correction, Learner, Quantile
 from router.ledger import Ledger, Random
 from router.routing_config import Routing
 
-PRICE_EVERY_S = 0.1
 RELAX_EVERY_S = 1.0
 MOST_TICKS = 600  # of a clock that jumped
 OVERHEAD_ETA = 0.1  # each answer moves the median of the overhead by e^+-0.05
@@ -65,25 +64,23 @@ class Feedback:
         self.rate = Rate(full_rate)
         self.full_rate = Rate(full_rate)  # over the time in which a batch or more was waiting
         self.offered, self.shadow = Demand(now), Demand(now)
-        self.price = 0.0
         self._learner = None if measured else Learner(model.curve)
         self._replicas: dict[
             str, tuple[Counters, bool]
         ] = {}  # with whether it had a full batch to do
         self._full_seen = False
-        self._priced_s = self._tested_s = now
+        self._tested_s = now
         self._cold_start_s = cold_start_s
         self._woken_s: float | None = None
 
-    def load(self, ledger: Ledger, routing: Routing, now: float, rng: Random) -> Load:
+    def load(self, ledger: Ledger, now: float, rng: Random) -> Load:
         """What `decide` needs to know of this model at `now`."""
-        self._tick(ledger, routing, now)
+        self._relax(now)
         return ledger.load(
             self.model,
             now,
             rng,
             margin=self.correction.margin,
-            price=self.price,
             cold_start_s=self._cold_s(now),
             bias=self.correction.bias,
         )
@@ -204,18 +201,7 @@ class Feedback:
             if abs(overhead_s - curve.overhead_s) > OVERHEAD_NEWS * overhead_s:
                 self.model = replace(self.model, curve=replace(curve, overhead_s=overhead_s))
 
-    def _tick(self, ledger: Ledger, routing: Routing, now: float) -> None:
-        ticks = min(int((now - self._priced_s) / PRICE_EVERY_S), MOST_TICKS)
-        if ticks > 0:
-            self._priced_s = now
-            capacity, offered = (
-                self.tokens_per_s * ledger.replicas(self.model.id),
-                self.offered.tokens_per_s(now),
-            )
-            for _ in range(ticks):
-                self.price = next_price(
-                    self.price, offered, capacity, routing.price_eta, routing.price_utilisation
-                )
+    def _relax(self, now: float) -> None:
         rests = min(int((now - self._tested_s) / RELAX_EVERY_S), MOST_TICKS)
         if rests > 0:
             self._tested_s = now

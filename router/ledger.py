@@ -256,7 +256,6 @@ class Ledger:
         now: float,
         rng: Random,
         margin: float = 1.0,
-        price: float = 0.0,
         cold_start_s: float | None = None,
         bias: float = 1.0,
     ) -> Load:
@@ -270,7 +269,7 @@ class Ledger:
         replicas = len(pool.joined.members)
         waiting = pool.waiting_tokens * self.routers
         if not replicas:
-            return Load(0, waiting, 0.0, margin, price, cold_start_s, bias)
+            return Load(0, waiting, 0.0, margin, cold_start_s, bias)
         state, ahead = self._lighter(pool.joined.members, now, rng)
         rest_s = 0.0
         if ahead:
@@ -280,7 +279,7 @@ class Ledger:
                 ahead -= running
             else:  # that step is over: nothing is known of the one that runs now
                 rest_s = 0.0
-        return Load(replicas, ahead + waiting // replicas, rest_s, margin, price, None, bias)
+        return Load(replicas, ahead + waiting // replicas, rest_s, margin, None, bias)
 
     def outstanding_tokens(self, model: str, now: float) -> dict[str, int]:
         """Per replica, what this router believes it holds; for metrics, O(replicas)."""

@@ -70,8 +70,6 @@ def build_policy(routing: Routing, tiers: Mapping[NamedTier, str]) -> Policy:
         floors=tuple(
             build_floor(rule.name, rule.when, tiers[rule.floor]) for rule in routing.rules
         ),
-        kind=routing.policy,
-        quality_weight=routing.quality_weight,
         min_share=routing.min_share,
         max_unread=routing.max_unread,
     )

@@ -153,7 +153,6 @@ SCHEMAS: Json = {
                         "wait_ms": _NUMBER_OR_NULL,
                         "work_ms": _NUMBER_OR_NULL,
                         "margin": _NUMBER,
-                        "price": _NUMBER,
                         "chosen": _BOOLEAN,
                         "why": {"enum": [why.value for why in Why]},
                     }
@@ -240,7 +239,6 @@ SCHEMAS: Json = {
                                 "ahead_tokens": _NUMBER,
                                 "queued_tokens": _NUMBER,
                                 "margin": _NUMBER,
-                                "price": _NUMBER,
                             }
                         ),
                         "good_for": STRING,

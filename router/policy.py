@@ -11,9 +11,6 @@
               in time with the most points of quality for this text, and the larger one where a
               figure is missing or equal; else what on_budget_miss says
 
-`priced` takes the model whose points exceed its price by most, for requests that the rules (not the
-caller) gave a target; while prices are low it may be larger than the target.
-
 Pure: the same request, models, loads and `now` give the same decision, whatever order the models
 come in.
 """
@@ -31,7 +28,6 @@ from router.domain import (
     Why,
     Work,
 )
-from router.priced import by_price
 from router.rules import (
     ABOVE_TARGET,
     AUTO,
@@ -39,7 +35,6 @@ from router.rules import (
     CHOSEN,
     LATE,
     LESS_QUALITY,
-    LOAD,
     OVER_BUDGET,
     REJECT,
     RULE,
@@ -94,9 +89,8 @@ def decide(
     """
     target, reason, rule = _target(policy, request, models)
     fits, tails, whys = _allowed(policy, request, models, loads)
-    priced = policy.kind == "priced" and request.target is None
     budget_s = math.inf if request.deadline_s is None else request.deadline_s - now
-    in_time, late = _in_reach(request, models, target, tails, budget_s, whys, priced)
+    in_time, late = _in_reach(request, models, target, tails, budget_s, whys)
     if not in_time and not late:
         return _refusal(target, Reason.NO_MODEL, whys, fits)
     if not in_time and request.on_miss is REJECT:
@@ -104,8 +98,6 @@ def decide(
         return _refusal(target, Reason.OVER_BUDGET, whys, fits, retry_after_s)
     if not in_time:
         chosen, reason = late_choice(request, models, target, late, tails, whys), LATE
-    elif priced:
-        chosen, reason = by_price(policy, request, models, loads, in_time, whys, target, reason)
     else:
         chosen, reason = by_rules(policy, request, models, in_time, whys, target, reason)
     whys[chosen] = CHOSEN
@@ -121,7 +113,7 @@ def decide(
         whys,
         fits,
         None,
-        chosen != target and gain <= 0.0 and reason in (BUDGET, LATE, LOAD),
+        chosen != target and gain <= 0.0 and reason in (BUDGET, LATE),
     )
 
 
@@ -217,14 +209,13 @@ def _in_reach(
     tails: Mapping[str, float],
     budget_s: float,
     whys: dict[str, Why],
-    priced: bool,
 ) -> tuple[list[str], list[str]]:
     """The models that may take the target's place or are the target: in time, and late ones.
 
     None is larger than the target where that may serve, none smaller for `strict`.
     """
     limit = models[target].rank
-    highest = limit if target in tails and not priced else math.inf
+    highest = limit if target in tails else math.inf
     lowest = limit if request.strict else -math.inf
     in_time: list[str] = []
     late: list[str] = []

@@ -4,8 +4,7 @@ and say what would change.
 Each request is decided on the loads that were written with it. A policy that sends work elsewhere
 would have changed those loads, and what those would then have been is not said here. Times are
 therefore predictions, for both policies alike; what was measured stands beside them. Not replayed:
-`require_space`, `miss_share` (the margins are those of the log) and the prices, which are zero in a
-log that was not written under `priced`.
+`require_space` and `miss_share` (the margins are those of the log).
 """
 
 from collections import Counter

@@ -1,8 +1,10 @@
 """The config of routing: rules, policy, and the experiments beside them."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     field_validator,
     model_validator,
@@ -13,7 +15,6 @@ from router.domain import Tier
 from router.engine_config import (
     Flag,
     Float,
-    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -55,10 +56,21 @@ class Rule(Section):
     floor: NamedTier
 
 
+def _refuse_priced(value: Any) -> Any:
+    if value == "priced":
+        raise ValueError("`priced` was removed in 0.2, for it gained nothing; delete the line")
+    return value
+
+
 class Routing(Section):
     """How requests are decided; reloaded without a restart."""
 
-    policy: Literal["rules", "priced"] = "rules"
+    REMOVED: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("quality_weight", "price_eta", "price_utilisation"),
+        "removed in 0.2 with the policy `priced`; delete the line",
+    )
+
+    policy: Annotated[Literal["rules"], BeforeValidator(_refuse_priced)] = "rules"
     default_tier: NamedTier = Tier.FAST  # the floor when no rule applies
     rules: tuple[Rule, ...] = ()
     require_space: Flag = False
@@ -72,9 +84,6 @@ class Routing(Section):
     max_unread: Float = Field(default=0.5, ge=0.0, le=1.0)
     # share of predictions that may be exceeded: alpha
     miss_share: Float = Field(default=0.05, gt=0.0, lt=0.5)
-    quality_weight: NonNegativeFloat = 1.0
-    price_eta: NonNegativeFloat = 0.05
-    price_utilisation: Float = Field(default=0.85, gt=0.0, le=1.0)  # rho
 
     @field_validator("language_prior")
     @classmethod

@@ -8,7 +8,6 @@ equal.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from router.domain import (
     NO_WORK,
@@ -32,7 +31,7 @@ INSTEAD = {
 }
 
 # A look-up of an enum's member takes 0.1 us on Python 3.11, and every decision needs several.
-AUTO, RULE, BUDGET, LATE, LOAD = Reason.AUTO, Reason.RULE, Reason.BUDGET, Reason.LATE, Reason.LOAD
+AUTO, RULE, BUDGET, LATE = Reason.AUTO, Reason.RULE, Reason.BUDGET, Reason.LATE
 CHOSEN, LESS_QUALITY = Why.CHOSEN, Why.LESS_QUALITY
 ABOVE_TARGET, OVER_BUDGET = Why.ABOVE_TARGET, Why.OVER_BUDGET
 REJECT, SERVE = OnMiss.REJECT, OnMiss.SERVE
@@ -91,8 +90,6 @@ class Policy:
 
     default: str
     floors: tuple[Floor, ...] = ()
-    kind: Literal["rules", "priced"] = "rules"
-    quality_weight: float = 1.0
     min_share: float = MIN_SHARE  # of a list's texts, for which a rule raises the target
     max_unread: float = MAX_UNREAD  # share of unknown tokens above which a model is not `auto`'s
     default_is_named: bool = False  # the default is taken as it is, as if a rule had raised it

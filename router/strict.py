@@ -27,6 +27,7 @@ def _kinds(engines: Any) -> tuple[str, ...]:
     )
 
 
+NOTHING: Mapping[str, str] = {}
 ENGINE_KINDS, RERANK_KINDS = _kinds(Engine), _kinds(rerank_config.RerankEngine)
 
 
@@ -144,20 +145,28 @@ def _unknown_in_mapping(annotation: Any, value: Mapping[Any, Any], path: str) ->
             yield from _unknown(models[0], value, path)
     elif _is_model(annotation):
         fields = {name: field.annotation for name, field in annotation.model_fields.items()}
-        yield from _unknown_keys(fields, value, path)
+        yield from _unknown_keys(fields, value, path, getattr(annotation, "REMOVED", {}))
     elif origin is dict and args:
         named = get_origin(args[0]) is Literal
         keys = map(str, get_args(args[0])) if named else value
         yield from _unknown_keys(dict.fromkeys(keys, args[1]), value, path)
 
 
-def _unknown_keys(valid: Mapping[Any, Any], value: Mapping[Any, Any], path: str) -> Iterator[str]:
-    """`valid` has the annotation of each key that may be there."""
+def _unknown_keys(
+    valid: Mapping[Any, Any],
+    value: Mapping[Any, Any],
+    path: str,
+    removed: Mapping[str, str] = NOTHING,
+) -> Iterator[str]:
+    """`valid` has the annotation of each key that may be there, `removed` what to do about a key of
+    an older version.
+    """
     for key, inner in value.items():
         if key in valid:
             yield from _unknown(valid[key], inner, join(path, str(key)))
         else:
-            yield f"{join(path, str(key))}: unknown key; {suggestion(str(key), valid)}"
+            what = removed.get(key) or f"unknown key; {suggestion(str(key), valid)}"
+            yield f"{join(path, str(key))}: {what}"
 
 
 def _is_model(annotation: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments.autoscale import flat
+from deployments.autoscale import ROUTER, flat
 from deployments.dispatch import socket_transport
 from deployments.dispatch.handle_transport import HandleTransport
 from deployments.dispatch.replica_registry import board
@@ -21,16 +21,19 @@ from deployments.ingress.application import Application, log
 from deployments.ingress.auth import Access
 from deployments.ingress.batches import runner_of
 from deployments.ingress.peers import Reports, Routers, listening_host
+from deployments.ingress.processor import ProcessorShare
 from deployments.ingress.rate_limits import RateLimiter
 from deployments.ingress.views import Views
+from deployments.serve_internals import counted_cpus
 from deployments.service.batches.store import BatchStore, open_store
 from deployments.service.decision_log import open_log
 from deployments.service.gauges import sample
 from deployments.service.reranking import Reranking
 from deployments.service.service import Service
 from deployments.service.use_log import UseLog
-from deployments.telemetry import logs
+from deployments.telemetry import logs, metrics
 from deployments.telemetry.logs import where
+from deployments.telemetry.metrics import Tally
 from deployments.telemetry.publish import Publisher
 from deployments.telemetry.tracing import Tracing, tracing
 from router import language
@@ -49,6 +52,7 @@ class Router:
     def __init__(self, fixed: dict[str, Any], handles: dict[str, DeploymentHandle[Any]]) -> None:
         self._fixed, self._handles = fixed, handles
         self._others = Routers()
+        self._processor = ProcessorShare()
         self._keeping_even: asyncio.Task[None]
         self._watching: asyncio.Task[None]
         self.service: Service
@@ -85,7 +89,7 @@ class Router:
         if args.decision_log is not None:
             service.log = open_log(args.decision_log, args.base_dir)
         if (events := service.events) is not None:
-            self.publisher = Publisher([events.tally], lambda: sample(events.tally, service))
+            self.publisher = Publisher([events.tally], partial(self._sample, events.tally, service))
             self.publisher.start()
         self.reranking = await asyncio.to_thread(Reranking, service)
         self.service, self.views = service, Views(service, self.reranking)
@@ -97,6 +101,7 @@ class Router:
             startup.Waiting(args, self.views.waiting_for, startup.cluster).run()
         )
         await self._keep_on_disk(args)
+        self._processor = ProcessorShare(counted_cpus())  # the start is no load
         gc.freeze()  # what stays for good is not looked through again while requests wait
         board.watch(partial(_later, loop, service.replicas_changed))
 
@@ -161,19 +166,22 @@ class Router:
         own = self._others.own_id
         return own, {} if router == own else self.access.meters.answer(router, reports)
 
+    def _sample(self, tally: Tally, service: Service) -> None:
+        sample(tally, service)
+        tally.set(metrics.PROCESSOR_SHARE, (), self._processor.share())
+
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What this router asks of every model, for the autoscaling policy; Serve sends it to its
-        controller.
+        """What this router asks of every model and of its processor, for the autoscaling policy;
+        Serve sends it to its controller.
         """
         if not hasattr(self, "service"):  # Serve asks while `reconfigure` still waits
             return {}
         starts = self.service.starts
-        return flat(
-            {
-                model: learned(dispatcher.ask(), starts.get(model))
-                for model, dispatcher in self.service.dispatchers.items()
-            }
-        )
+        models = {
+            model: learned(dispatcher.ask(), starts.get(model))
+            for model, dispatcher in self.service.dispatchers.items()
+        }
+        return flat(models | {ROUTER: self._processor.demand()})
 
     def __serve_build_asgi_app__(self) -> Application:
         application = Application(self)

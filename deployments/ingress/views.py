@@ -193,7 +193,6 @@ class Views:
                 "ahead_tokens": load.ahead_tokens,
                 "queued_tokens": service.ledger.waiting_tokens(name),
                 "margin": load.margin,
-                "price": load.price,
             },
             "good_for": config.good_for,
             "start": dict(service.starts.get(name) or {}) or None,
@@ -261,7 +260,6 @@ class Views:
                         else candidate.predicted_s - (candidate.wait_s or 0.0)
                     ),
                     "margin": round(plan.loads[candidate.model].margin, 3),
-                    "price": round(plan.loads[candidate.model].price, 3),
                     **_encoding(plan, candidate.model),
                     "chosen": candidate.why is Why.CHOSEN,
                     "why": str(candidate.why),

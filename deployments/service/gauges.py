@@ -36,7 +36,6 @@ def sample(tally: Tally, service: Service) -> None:
         tally.set(metrics.OUT, labels, dispatcher.replicas_out)
         tally.set(metrics.MARGIN, labels, load.margin)
         tally.set(metrics.BIAS, labels, load.bias)
-        tally.set(metrics.PRICE, labels, load.price)
         tally.set(metrics.CAPACITY, labels, feedback.tokens_per_s)
         tally.set(metrics.OFFERED, labels, feedback.offered.tokens_per_s(now))
         tally.set(metrics.SHADOW, labels, feedback.shadow.tokens_per_s(now))

@@ -188,7 +188,7 @@ class Planner:
         """What is happening at each model now, as this router knows it."""
         now = self._clock()
         return {
-            name: feedback.load(self._ledger, self.routing, now, self._rng)
+            name: feedback.load(self._ledger, now, self._rng)
             for name, feedback in self.feedback.items()
         }
 

@@ -175,9 +175,9 @@ class Service:
 
     def deployed_loads(self) -> dict[str, Load]:
         """The same for all that have a deployment, rerankers too."""
-        routing, now = self.args.routing, self.clock()
+        now = self.clock()
         return {
-            name: feedback.load(self.ledger, routing, now, self.rng)
+            name: feedback.load(self.ledger, now, self.rng)
             for name, feedback in self.feedback.items()
         }
 

@@ -164,6 +164,11 @@ SHARED_CACHE = _counter(
 )
 CACHE_BYTES = _gauge("cache_bytes", (), "Memory that the cache takes.")
 CACHE_ENTRIES = _gauge("cache_entries", (), "Vectors in the cache.")
+PROCESSOR_SHARE = _gauge(
+    "router_processor_share",
+    (),
+    "Processor seconds of the router for each second, averaged over about ten.",
+)
 OUTSTANDING = _gauge(
     "outstanding_tokens", MODEL, "Tokens at the replicas and not answered, as this router knows it."
 )
@@ -177,7 +182,6 @@ MARGIN = _gauge(
     "margin", MODEL, "Factor on the prediction that only the declared share of requests exceeds."
 )
 BIAS = _gauge("bias", MODEL, "Factor on the latency curve that makes the median prediction right.")
-PRICE = _gauge("price", MODEL, "Points of quality per device second; 0 while there is room.")
 CAPACITY = _gauge(
     "replica_capacity_tokens_per_second", MODEL, "What one replica serves when enough waits for it."
 )
@@ -217,8 +221,8 @@ OF_ROUTER: tuple[Metric, ...] = (
     DECISION_LOG_FAILURES, DECISION_LOG_LOST, CACHE_HITS,
     CACHE_MISSES, CACHE_EVICTIONS,
     SHARED_CACHE, CACHE_BYTES, CACHE_ENTRIES, OUTSTANDING, QUEUED, READY, REQUIRED, OUT, MARGIN,
-    BIAS, PRICE, CAPACITY, OFFERED,
-    SHADOW,
+    BIAS, CAPACITY, OFFERED,
+    SHADOW, PROCESSOR_SHARE,
 )  # fmt: skip
 OF_REPLICA: tuple[Metric, ...] = (
     ENGINE_TOKENS, ENGINE_BUSY, ENGINE_HELD, ENGINE_START, FAILED_TEXTS, IDENTITY,

@@ -138,10 +138,7 @@ def _table(answer: dict[str, Any], budget_ms: float | None) -> Iterator[str]:
         yield f"budget    {budget_ms:g} ms; a model fits when its tail does"
     yield ""
     width = max(len(model["model"]) for model in answer["models"])
-    yield (
-        f"  {'':<{width}} {'wait':>9} {'work':>9} {'total':>9} {'tail':>9} {'margin':>7} "
-        f"{'price':>7}  "
-    )
+    yield (f"  {'':<{width}} {'wait':>9} {'work':>9} {'total':>9} {'tail':>9} {'margin':>7}  ")
     for model in answer["models"]:
         total, margin = model["predicted_ms"], model["margin"]
         tail = None if total is None else total * margin
@@ -150,10 +147,7 @@ def _table(answer: dict[str, Any], budget_ms: float | None) -> Iterator[str]:
             for ms in (model["wait_ms"], model["work_ms"], total, tail)
         )
         mark = ">" if model["chosen"] else " "
-        yield (
-            f"{mark} {model['model']:<{width}} {times} {margin:>7.2f} {model['price']:>7.2f}  "
-            f"{model['why']}"
-        )
+        yield (f"{mark} {model['model']:<{width}} {times} {margin:>7.2f}  {model['why']}")
     yield ""
     yield (
         "ms; wait + work = total, half of the answers are sooner; tail = total x margin, all "

@@ -23,8 +23,8 @@ NEEDED = ("jinja2", "matplotlib")  # of a page
 @click.option(
     "--policy",
     metavar="FILE|NAME",
-    help="A Serve config, a file with only `routing:` and `tiers:`, `rules`, `priced`, or the name "
-    "of a baseline.",
+    help="A Serve config, a file with only `routing:` and `tiers:`, `rules`, or the name of a "
+    "baseline.",
 )
 @click.option("--log", type=FILE, help="A decision log, whose requests arrive again.")
 @click.option(

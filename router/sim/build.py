@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 from router.capacity import Autoscaler
 from router.config import Autoscaling, RouterArgs
 from router.decision_log import Logged
 from router.domain import Curve, Model, Work
 from router.models import build_policy
-from router.rules import Policy
 from router.sim.baselines import CHOOSERS
 from router.sim.outcome import Outcome
 from router.sim.replicas import EXACT, Noise
@@ -78,7 +77,6 @@ class Way:
     name: str
     args: RouterArgs | None = None  # with other routing and tiers than the config's
     chooser: str | None = None  # a baseline
-    kind: Literal["rules", "priced"] | None = None
     informed: bool = False  # one router, no stale reports, and steps that take what curves say
     corrections: Corrections | None = None
     plain: bool = False  # every request is dispatched at once, to any replica
@@ -148,7 +146,7 @@ def length_s(world: World, rate: float) -> float:
 def setup_of(world: World, way: Way) -> Setup:
     """What the simulation simulates."""
     scenario, args = world.scenario, way.args or world.args
-    policy = policy_of(args, way)
+    policy = build_policy(args.routing, args.tiers)
     noise = Noise(
         scenario.noise.sigma, scenario.noise.stall_share, scenario.noise.stall_ms / 1000.0
     )
@@ -188,14 +186,6 @@ def setup_of(world: World, way: Way) -> Setup:
             reports_in_replies=True,
         )
     return setup
-
-
-def policy_of(args: RouterArgs, way: Way) -> Policy:
-    """The rules that a run decides by."""
-    routing = args.routing
-    if way.kind is not None:
-        routing = routing.model_copy(update={"policy": way.kind})
-    return build_policy(routing, args.tiers)
 
 
 def slowed(curve: Curve, times: float) -> Curve:

@@ -222,11 +222,8 @@ class SimRouter:
 
     def loads(self, now: float) -> dict[str, Load]:
         """What is happening at each model now, as this router knows it."""
-        ledger, routing, rng = self.ledger, self._args.routing, self._rng
-        return {
-            name: feedback.load(ledger, routing, now, rng)
-            for name, feedback in self.feedback.items()
-        }
+        ledger, rng = self.ledger, self._rng
+        return {name: feedback.load(ledger, now, rng) for name, feedback in self.feedback.items()}
 
     def _decide(
         self,

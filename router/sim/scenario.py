@@ -166,7 +166,7 @@ class Scenario(Section):
     profile_error: PositiveFloat = 1.0  # the same, but the routers do not know it
     faults: tuple[FaultSection, ...] = ()
     autoscaling: ScalingSection | None = None
-    policy: str | None = None  # a file, `priced`, `rules`, or a baseline; --policy goes before it
+    policy: str | None = None  # a file, `rules`, or a baseline; --policy goes before it
     gpu_hour: NonNegativeFloat | dict[str, NonNegativeFloat] | None = None  # cost of a device
     goal: Goal = Goal()
 
@@ -209,4 +209,4 @@ def check_models(scenario: Scenario, models: Mapping[str, Any]) -> list[str]:
     ]
 
 
-POLICIES = ("rules", "priced", *CHOOSERS)
+POLICIES = ("rules", *CHOOSERS)

@@ -286,7 +286,7 @@ async def test_a_reload_that_cannot_be_used_changes_nothing_and_says_why(tmp_pat
                 "change without a restart",
             ),
             ({"tiers": {"fast": "unknown"}}, "tiers.fast"),
-            ({"routing": {"polcy": "priced"}}, "routing.polcy: unknown key; did you mean policy?"),
+            ({"routing": {"polcy": "rules"}}, "routing.polcy: unknown key; did you mean policy?"),
         ):
             await router.reconfigure(bad)
             tiers = (await client.get("/v1/tiers")).json()

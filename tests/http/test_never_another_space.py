@@ -99,7 +99,6 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
         "models": models,
         "tiers": dict(zip(("fast", "balanced", "best"), ranked, strict=False)),
         "routing": {
-            "policy": draw(st.sampled_from(("rules", "priced"))),
             "require_space": draw(st.sampled_from((False, False, False, True))),
             "strict_tiers": draw(st.booleans()),
             "rules": [{"name": "chinese", "when": {"languages": ["zh"]}, "floor": "balanced"}],

@@ -5,6 +5,9 @@ lies in `tests/data/promised/added/` and is written by
 
     python -m tests.support.promised
 
+`tests/data/promised/removed/` has what 0.2 took away; docs/upgrading.md says what to do. It is
+written by hand.
+
 Texts for people (descriptions, examples, help) are not part of the contract.
 """
 
@@ -36,6 +39,7 @@ from tests.support.local_service import served
 ROOT = Path(__file__).parents[2]
 PROMISED = ROOT / "tests/data/promised"
 ADDED = PROMISED / "added"
+REMOVED = PROMISED / "removed"
 
 FAKE = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 64, "matryoshka": [4]}
 REFERENCE: dict[str, Any] = {

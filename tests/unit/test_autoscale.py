@@ -7,11 +7,11 @@ import inspect
 import random
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import pytest
-from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
+from ray.serve.config import AutoscalingContext, AutoscalingPolicy
 
 from deployments.autoscale import ByTokens, Context, flat, reports
 from router.capacity import DemandReport
@@ -32,13 +32,11 @@ class State:
     """What Serve says of one deployment."""
 
     raw_metrics: Any = None
-    total_num_requests: float = 0.0
     current_num_replicas: int = 1
     target_num_replicas: int = 1
     capacity_adjusted_min_replicas: int = 1
     capacity_adjusted_max_replicas: int = 10
     current_time: float | None = 1000.0
-    config: Any = field(default_factory=lambda: AutoscalingConfig(target_ongoing_requests=100.0))
 
 
 def routers(at: float, *each: dict[str, DemandReport]) -> State:
@@ -47,7 +45,7 @@ def routers(at: float, *each: dict[str, DemandReport]) -> State:
     for number, asks in enumerate(each):
         for name, value in flat(asks).items():
             metrics.setdefault(name, {})[f"r{number}"] = [Point(at - 10.0, 1e9), Point(at, value)]
-    return State(metrics, total_num_requests=250.0)
+    return State(metrics)
 
 
 IDLE = DemandReport(0.0, 0.0, 0.0, 1000.0)
@@ -79,9 +77,40 @@ def test_a_model_that_nobody_reported_keeps_what_it_has() -> None:
     assert Id("m") not in decisions
 
 
-def test_routers_scale_by_requests_as_serve_does() -> None:
+def busy(*shares: float, cores: float = 1.0) -> State:
+    """Routers that use these shares of a core."""
+    return routers(1000.0, *({"router": DemandReport(s, 0.0, 0.0, cores)} for s in shares))
+
+
+def routers_wanted(policy: ByTokens, state: State) -> float:
+    return policy({Id("router"): state, Id("m"): State()})[0][Id("router")]
+
+
+def test_routers_scale_by_the_share_of_a_core_that_they_use() -> None:
+    assert routers_wanted(ByTokens(), busy(0.2)) == 1
+    assert routers_wanted(ByTokens(), busy(0.9)) == 2
+    assert routers_wanted(ByTokens(utilisation=0.5), busy(0.9)) == 2
+    assert routers_wanted(ByTokens(utilisation=0.5), busy(0.9, 0.9)) == 4
+    assert routers_wanted(ByTokens(), busy(*[1.0] * 20)) == 10  # max_replicas
+    # a container with half a core is full at half a core
+    assert routers_wanted(ByTokens(), busy(0.5, cores=0.5)) == 2
+
+
+def test_routers_are_kept_for_a_while_and_without_a_report() -> None:
+    policy = ByTokens(hold_s=60.0)
+    three = replace(busy(0.9, 0.9), current_num_replicas=3, target_num_replicas=3)
+    assert routers_wanted(policy, three) == 3
+    idle = replace(three, raw_metrics=busy(0.1, 0.1).raw_metrics, current_time=1020.0)
+    assert routers_wanted(policy, idle) == 3
     decisions, _ = ByTokens()({Id("router"): routers(1000.0, {"m": IDLE}), Id("m"): State()})
-    assert decisions[Id("router")] == 2.5
+    assert Id("router") not in decisions
+
+
+def test_routers_take_nothing_of_the_budget_of_devices() -> None:
+    asks = {"a": IDLE._replace(offered=8000.0), "router": DemandReport(4.0, 0.0, 0.0, 1.0)}
+    contexts: dict[Any, Context] = {Id("router"): routers(1000.0, asks), Id("a"): State()}
+    decisions, _ = ByTokens(devices=3)(contexts)
+    assert (decisions[Id("router")], decisions[Id("a")]) == (5, 3)
 
 
 def test_replicas_follow_tokens_within_the_bounds() -> None:

@@ -6,14 +6,15 @@ import pytest
 
 from router.decision_log import Logged, read
 from tests.support import promised
-from tests.support.promised import ADDED, LISTS, PROMISED, stored
+from tests.support.promised import ADDED, LISTS, PROMISED, REMOVED, stored
 
 current = cache(promised.current)
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_what_is_promised_is_still_there(name: str) -> None:
-    missing = (stored(PROMISED, name) | stored(ADDED, name)) - current(name)
+    promises = (stored(PROMISED, name) | stored(ADDED, name)) - stored(REMOVED, name)
+    missing = promises - current(name)
     if name == "config":  # a key that a file may now leave out breaks no file
         missing = {line for line in missing if not line.endswith(" required")}
     assert not missing, (
@@ -29,6 +30,14 @@ def test_what_is_new_is_recorded(name: str) -> None:
         f"new in {name}: {sorted(new)}. If this is intended, run "
         "`python -m tests.support.promised` and describe it in CHANGELOG.md."
     )
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in REMOVED.glob("*")))
+def test_what_is_recorded_as_removed_was_promised_and_is_gone(name: str) -> None:
+    removed = stored(REMOVED, name)
+    assert removed
+    assert removed <= stored(PROMISED, name)
+    assert not removed & current(name)
 
 
 def test_every_list_has_promises_and_every_file_is_a_list() -> None:

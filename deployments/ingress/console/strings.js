@@ -208,8 +208,6 @@ export const STRINGS = {
     "reason.context": "the target cannot read a text this long",
     "reason.unavailable": "the target has no ready replica",
     "reason.budget": "the best for this text within the budget",
-    "reason.idle": "a larger model is idle",
-    "reason.load": "under this load, the target costs more than its quality is worth here",
     "reason.late": "no model is in time; answered anyway",
     "reason.no_model": "refused: no model may serve this",
     "reason.over_budget": "refused: no model is in time",
@@ -224,8 +222,7 @@ export const STRINGS = {
     "why.fits, but a better model fits too": "fits, but a better model fits too",
     "why.has more points for this text, but the target is taken as it is": "has more points for this text, but the target is taken as it is",
     "why.its tokenizer does not know most of the text": "its tokenizer does not know most of the text",
-    "why.keeps less than the collection's min_recall, and its queries keep no more now": "keeps less than the collection's min_recall, and its queries keep no more now",
-    "why.quality is not worth its price at this load": "quality is not worth its price at this load"
+    "why.keeps less than the collection's min_recall, and its queries keep no more now": "keeps less than the collection's min_recall, and its queries keep no more now"
   },
   "zh": {
     "skip": "跳到试验区",
@@ -435,8 +432,6 @@ export const STRINGS = {
     "reason.context": "目标模型读不了这么长的文本",
     "reason.unavailable": "目标模型没有就绪的副本",
     "reason.budget": "预算之内最适合这段文本的模型",
-    "reason.idle": "更大的模型正空闲",
-    "reason.load": "在当前负载下，目标模型在此处不值其价",
     "reason.late": "没有模型赶得上，仍然回答",
     "reason.no_model": "拒绝：没有模型可以处理",
     "reason.over_budget": "拒绝：没有模型赶得上",
@@ -451,7 +446,6 @@ export const STRINGS = {
     "why.fits, but a better model fits too": "赶得上，但有更好的模型也赶得上",
     "why.has more points for this text, but the target is taken as it is": "对这段文本得分更高，但目标模型按原样采用",
     "why.its tokenizer does not know most of the text": "其分词器不认识这段文本的大部分",
-    "why.keeps less than the collection's min_recall, and its queries keep no more now": "保留的召回率低于集合的 min_recall，其查询此时也不会更高",
-    "why.quality is not worth its price at this load": "在此负载下质量不值其价"
+    "why.keeps less than the collection's min_recall, and its queries keep no more now": "保留的召回率低于集合的 min_recall，其查询此时也不会更高"
   }
 };

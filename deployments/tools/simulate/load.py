@@ -111,9 +111,7 @@ def load_way(given: str | None, scenario: Path, args: RouterArgs) -> Way:
     if given in CHOOSERS:
         return Way(given, chooser=given)
     if given == "rules":
-        return Way(given, kind="rules")
-    if given == "priced":
-        return Way(given, kind="priced")
+        return Way(given)
     path = Path(given)
     if not path.is_file():
         path = scenario.parent / given

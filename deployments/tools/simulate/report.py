@@ -76,7 +76,7 @@ def _others(
     """The same arrivals under every baseline, and the bounds."""
     rows = [_row(way.name, outcome)]
     ways = [Way(name, way.args, chooser=name) for name in CHOOSERS]
-    ways.append(Way("informed", way.args, way.chooser, way.kind, informed=True))
+    ways.append(Way("informed", way.args, way.chooser, informed=True))
     for place, other in enumerate(ways):
         watch(other.name, place / len(ways))
         rows.append(_row(other.name, run(world, other, rate)))

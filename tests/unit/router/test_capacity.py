@@ -15,7 +15,6 @@ from router.capacity import (
     Want,
     learned,
     needed_replicas,
-    next_price,
     next_replicas,
     share_devices,
     together,
@@ -61,37 +60,6 @@ def test_a_clock_that_runs_back_neither_adds_nor_removes_demand() -> None:
     demand.add(5, 10.0)
     demand.add(5, 9.0)
     assert demand.tokens_per_s(8.0) == demand.tokens_per_s(10.0) == 10.0
-
-
-@untimed
-@given(demands, demands, positive, st.floats(0.0, 1.0), st.floats(0.1, 1.0))
-def test_a_price_rises_only_above_the_wanted_utilisation_and_never_goes_below_zero(
-    price: float, offered: float, capacity: float, eta: float, rho: float
-) -> None:
-    after = next_price(price, offered, capacity, eta, rho)
-    assert after >= 0.0
-    if offered / capacity > rho:
-        assert after >= price
-    else:
-        assert after <= price
-
-
-def test_an_idle_model_becomes_free() -> None:
-    price = 3.0
-    for _ in range(100):
-        price = next_price(price, 0.0, 1000.0, 0.05, 0.85)
-    assert price == 0.0
-
-
-def test_a_price_settles_where_demand_meets_capacity() -> None:
-    price = 0.0
-    for _ in range(2000):
-        price = next_price(price, 3000.0 / (1.0 + price), 1000.0, 0.05, 0.85)
-    assert 3000.0 / (1.0 + price) == pytest.approx(850.0, rel=1e-3)
-
-
-def test_a_model_without_capacity_keeps_its_price() -> None:
-    assert next_price(2.0, 500.0, 0.0, 0.05, 0.85) == 2.0
 
 
 def demand(offered: float, shadow: float, rate: float) -> DemandReport:

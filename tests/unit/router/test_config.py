@@ -115,6 +115,22 @@ MISTAKES = {
         {False: 1},
         f"models.small.quality.false: {NORWAY}",
     ),
+    "a-key-that-was-removed": (
+        "routing.price_eta",
+        0.1,
+        "routing.price_eta: removed in 0.2 with the policy `priced`; delete the line",
+    ),
+    "a-removed-key-of-a-canary": (
+        "compare",
+        {"canary": {"share": 0.1, "routing": {"quality_weight": 2}}},
+        "compare.canary.routing.quality_weight: removed in 0.2 with the policy `priced`; "
+        "delete the line",
+    ),
+    "a-policy-that-was-removed": (
+        "routing.policy",
+        "priced",
+        "routing.policy: `priced` was removed in 0.2, for it gained nothing; delete the line",
+    ),
     "too-large": (
         "routing.miss_share",
         0.7,

@@ -117,32 +117,6 @@ def test_a_replica_that_did_more_than_its_profile_says_is_believed(
 
 
 @pytest.mark.parametrize(
-    ("requests_per_s", "scarce"), [(200, False), (1500, True)], ids=["a fifth", "more than it can"]
-)
-def test_a_price_counts_what_full_batches_would_serve_and_not_what_small_ones_do(
-    requests_per_s: int, scarce: bool
-) -> None:
-    # 30,800 tokens a second
-    step = Curve(
-        fixed_s=0.0, base_s=0.02, s_per_token=0.00003, s_per_token_sq=0.0, batch_tokens=8192
-    )
-    feedback, ledger = (
-        Feedback(Model("large", 0, 8192, step, {}), True, Routing(policy="priced"), 0.0),
-        Ledger({"large": 3}),
-    )
-    ledger.joined("large", "r1")
-    served = 0
-    for tenth in range(1, 3000):  # busy all the time: the next step takes what came in the last one
-        now = tenth / 10
-        tokens = 3 * requests_per_s
-        feedback.chosen(tokens, now)
-        served += min(tokens, 3080)
-        feedback.served("r1", Counters(served, now), full=scarce)
-        price = feedback.load(ledger, Routing(policy="priced"), now, random.Random(1)).price
-    assert (price > 0.0) == scarce
-
-
-@pytest.mark.parametrize(
     "slower", [1.0, 3.0], ids=["as its profile says", "at a third of the speed"]
 )
 def test_what_an_answer_takes_beside_the_engine_is_learned_and_not_taken_for_slowness(
@@ -157,7 +131,7 @@ def test_what_an_answer_takes_beside_the_engine_is_learned_and_not_taken_for_slo
     book.joined("m", "r1")
     for number in range(600):
         tokens = rng.choice((10, 10, 10, 2000))
-        load = model.load(book, Routing(), float(number), rng)
+        load = model.load(book, float(number), rng)
         predicted_s = predict(model.model, load, Work(tokens, tokens, tokens * tokens)).total_s
         engine_s = slower * curve.step(tokens)
         actual_s = engine_s + 0.006 * rng.uniform(0.8, 1.25)

@@ -195,8 +195,8 @@ def test_load_counts_the_replica_and_a_share_of_every_routers_queue() -> None:
     book.reported("m", "a", 40, 0.0, in_reply=False)
     book.reported("m", "b", 40, 0.0, in_reply=False)
     book.queued("m", 30)
-    load = book.load(MODEL, 0.0, rng(), margin=1.5, price=2.0, cold_start_s=9.0, bias=0.5)
-    assert load == (2, 40 + 30, 0.0, 1.5, 2.0, None, 0.5)
+    load = book.load(MODEL, 0.0, rng(), margin=1.5, cold_start_s=9.0, bias=0.5)
+    assert load == (2, 40 + 30, 0.0, 1.5, None, 0.5)
 
 
 def test_load_of_a_model_without_replicas_is_what_waits_and_how_long_a_start_takes() -> None:

@@ -41,7 +41,6 @@ FLOORS = (
     Floor("long", "middle", min_tokens=200),
 )
 RULES = Policy("small", FLOORS)
-PRICED = Policy("small", FLOORS, "priced")
 
 
 def request(
@@ -245,23 +244,6 @@ def test_tokens_of_models_that_may_not_serve_are_not_asked_for() -> None:
     assert run(request(GERMAN, only, candidates=frozenset({"small"}), pinned=True)).model == "small"
 
 
-def test_an_idle_service_gives_auto_requests_its_best_model() -> None:
-    decision = run(request(), PRICED)
-    assert (decision.model, decision.reason) == ("large", Reason.IDLE)
-
-
-def test_a_price_moves_long_texts_down_and_leaves_short_ones() -> None:
-    busy = Load(price=30.0)
-    short, long = request(GERMAN), request(GERMAN, long_text(4096))
-    assert run(short, PRICED, large=busy).model == "large"
-    moved = run(long, PRICED, large=busy)
-    assert (moved.model, moved.reason, moved.whys["large"]) == ("middle", Reason.LOAD, Why.PRICE)
-
-
-def test_a_price_never_moves_what_the_caller_asked_for() -> None:
-    assert run(request(target="large"), PRICED, large=Load(price=1e6)).model == "large"
-
-
 def test_predicts_the_rest_of_the_step_then_full_steps_then_the_last_one() -> None:
     curve = Curve(
         fixed_s=1.0,
@@ -351,7 +333,6 @@ loads = st.builds(
     ahead_tokens=st.integers(0, 2000),
     running_rest_s=ticks,
     margin=st.sampled_from((0.5, 1.0, 1.5, 4.0)),
-    price=st.sampled_from((0.0, 1.0, 32.0)),
     cold_start_s=st.none() | ticks,
     bias=st.sampled_from((0.5, 1.0, 2.0)),
 )
@@ -402,34 +383,19 @@ def worlds(draw: st.DrawFn) -> World:
         on_miss=draw(st.sampled_from(OnMiss)),
         deadline_s=draw(st.none() | ticks),
     )  # fmt: skip
-    policy = Policy(
-        draw(st.sampled_from(names)),
-        draw(floors),
-        draw(st.sampled_from(("rules", "priced"))),
-        draw(ticks),
-    )
+    policy = Policy(draw(st.sampled_from(names)), draw(floors))
     return World((policy, asked, models, {name: draw(loads) for name in names}))
 
 
 def quality(world: World, decision: Decision) -> tuple[float, ...]:
-    """What the policy in force tries to get most of; an answer that comes late, or never, is worth
+    """What the rules try to get most of: the points on this text, after two things that come
+    before points. A target that was named or raised is taken as it is, and where the target is out,
+    the side that stands in for it comes first. An answer that comes late, or never, is worth
     nothing.
-
-    For `rules` these are the points on this text, after two things that come before points: a
-    target that was named or raised is taken as it is, and where the target is out, the side that
-    stands in for it comes first.
     """
-    policy, asked, models, at = world
     if decision.model is None or decision.reason is Reason.LATE:
         return (-math.inf,)
-    chosen = models[decision.model]
-    if policy.kind == "rules" or asked.target is not None:
-        return worth_by_rules(world, decision, decision.model)
-    work = asked.work[chosen.id]
-    device_s = chosen.curve.step(work.tokens, work.tokens_sq, work.texts) * chosen.devices
-    points = chosen.quality_of(asked.features)
-    assert points is not None
-    return (policy.quality_weight * points - at[chosen.id].price * device_s,)
+    return worth_by_rules(world, decision, decision.model)
 
 
 def worth_by_rules(world: World, decision: Decision, name: str) -> tuple[float, ...]:

@@ -52,7 +52,7 @@ def test_replicas_follow_the_load_and_are_paid_for_until_they_end() -> None:
     assert world.scenario.autoscaling is not None
     scaling = world.scenario.autoscaling.model_copy(update={"hold_s": 120.0})
     world = world.updated(traffic=traffic, autoscaling=scaling)
-    outcome = run(world, Way("", kind="rules"))
+    outcome = run(world, Way(""))
     held = [(at_s, ready) for at_s, model, ready in outcome.replicas if model.endswith("4b")]
     most = max(ready for _, ready in held)
     assert most >= 3

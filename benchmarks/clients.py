@@ -1,0 +1,310 @@
+"""Which client can say what: `python -m benchmarks clients --base-url http://localhost:8000`.
+
+Unmodified clients of other projects against a running service (`make run`). Each embeds two texts
+as a request of httpx does, and must get the same vectors:
+
+    texts     in one call, in their order
+    query     another vector for the name with `-query` than for the one with `-document`
+    tier      `fast` as the name of a model
+    budget    `@60000ms` in the name
+    size      a smaller vector, where the client has a field for it
+    error     the sentence of the service about a name that it does not have
+
+`-` means that the client has no such field. The JavaScript clients need npm's registry once.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import httpx
+import numpy as np
+
+from router.arrays import Vectors
+from tests.support import node
+
+TEXTS = ["Where is Paris?", "Paris lies on the Seine."]
+FEATURES = ("texts", "query", "tier", "budget", "size", "error")
+KEY = "unused"
+NOWHERE = "no-such-model"
+SCRIPT = Path(__file__).with_name("node") / "embed.mjs"
+
+
+class Unsupported(Exception):
+    """The client has no field for it."""
+
+
+# address of the service, name, texts, size -> one vector for each text
+Embed = Callable[[str, str, list[str], int | None], Any]
+
+
+def with_httpx(url: str, model: str, texts: list[str], size: int | None) -> Any:
+    """What the others are compared with."""
+    body = {"model": model, "input": texts} | ({} if size is None else {"dimensions": size})
+    answer = httpx.post(f"{url}/v1/embeddings", json=body, headers=_bearer(), timeout=60)
+    if answer.is_error:
+        raise RuntimeError(answer.text)
+    return [row["embedding"] for row in answer.json()["data"]]
+
+
+def with_openai(url: str, model: str, texts: list[str], size: int | None) -> Any:
+    """The client of OpenAI, which receives base64."""
+    from openai import OpenAI, omit
+
+    client = OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
+    dimensions = omit if size is None else size
+    answer = client.embeddings.create(model=model, input=texts, dimensions=dimensions)
+    return [row.embedding for row in answer.data]
+
+
+def with_azure(url: str, model: str, texts: list[str], size: int | None) -> Any:
+    """OpenAI's client for Azure."""
+    from openai import AzureOpenAI, omit
+
+    client = AzureOpenAI(azure_endpoint=url, api_key=KEY, api_version="2024-10-21", max_retries=0)
+    dimensions = omit if size is None else size
+    answer = client.embeddings.create(model=model, input=texts, dimensions=dimensions)
+    return [row.embedding for row in answer.data]
+
+
+def with_node(client: str) -> Embed:
+    """A client of embed.mjs."""
+
+    def embed(url: str, model: str, texts: list[str], size: int | None) -> Any:
+        call = {"client": client, "url": f"{url}/v1", "key": KEY, "model": model, "texts": texts}
+        sized = call if size is None else {**call, "dimensions": size}
+        answer = json.loads(node.run(SCRIPT.read_text(), json.dumps(sized)))
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["vectors"]
+
+    return embed
+
+
+def with_langchain(url: str, model: str, texts: list[str], size: int | None) -> Any:
+    """OpenAIEmbeddings of langchain-openai."""
+    from langchain_openai import OpenAIEmbeddings
+
+    embeddings = OpenAIEmbeddings(
+        model=model,
+        base_url=f"{url}/v1",
+        api_key=lambda: KEY,
+        dimensions=size,
+        check_embedding_ctx_length=False,
+        max_retries=0,
+    )
+    return embeddings.embed_documents(texts)
+
+
+def with_llama_index(url: str, model: str, texts: list[str], size: int | None) -> Any:
+    """OpenAILikeEmbedding of LlamaIndex."""
+    from llama_index.embeddings.openai_like import OpenAILikeEmbedding
+
+    embeddings = OpenAILikeEmbedding(
+        model_name=model, api_base=f"{url}/v1", api_key=KEY, dimensions=size, max_retries=0
+    )
+    return embeddings.get_text_embedding_batch(texts)
+
+
+def with_haystack(url: str, model: str, texts: list[str], size: int | None) -> Any:
+    """OpenAIDocumentEmbedder of Haystack."""
+    from haystack import Document
+    from haystack.components.embedders import OpenAIDocumentEmbedder
+    from haystack.utils import Secret
+
+    embedder = OpenAIDocumentEmbedder(
+        api_key=Secret.from_token(KEY),
+        model=model,
+        api_base_url=f"{url}/v1",
+        dimensions=size,
+        max_retries=0,
+        progress_bar=False,
+        raise_on_failure=True,
+    )
+    made = embedder.run([Document(content=text) for text in texts])
+    return [document.embedding for document in made["documents"]]
+
+
+def with_chroma(url: str, model: str, texts: list[str], size: int | None) -> Any:
+    """OpenAIEmbeddingFunction of chromadb, which sends `dimensions` only for OpenAI's names."""
+    from chromadb.utils.embedding_functions import OpenAIEmbeddingFunction
+
+    if size is not None:
+        raise Unsupported
+    return OpenAIEmbeddingFunction(api_key=KEY, model_name=model, api_base=f"{url}/v1")(texts)
+
+
+def with_lancedb(url: str, model: str, texts: list[str], size: int | None) -> Any:
+    """The embedding registry of LanceDB, which takes a key from the environment alone. Its tables
+    take only OpenAI's names; a call of its function takes any.
+    """
+    from lancedb.embeddings import get_registry
+
+    os.environ["OPENAI_API_KEY"] = KEY
+    openai = get_registry().get("openai")
+    function = openai.create(name=model, base_url=f"{url}/v1", dim=size, max_retries=0)
+    return function.generate_embeddings(texts)
+
+
+def with_cohere(url: str, model: str, texts: list[str], size: int | None) -> Any:
+    """The client of Cohere. It must name a side, which the name may not contradict."""
+    import cohere
+
+    kind = "search_query" if "-query" in model else "search_document"
+    with httpx.Client(timeout=60) as own:  # the client of Cohere closes none
+        client = cohere.ClientV2(api_key=KEY, base_url=url, httpx_client=own)
+        answer = client.embed(
+            model=model,
+            texts=texts,
+            input_type=kind,
+            embedding_types=["float"],
+            output_dimension=size,
+        )
+    return answer.embeddings.float_
+
+
+def with_ollama(url: str, model: str, texts: list[str], size: int | None) -> Any:
+    """The client of Ollama."""
+    import ollama
+
+    with closing(ollama.Client(url, headers=_bearer())) as client:
+        return client.embed(model=model, input=texts, dimensions=size).embeddings
+
+
+def with_tei(url: str, model: str, texts: list[str], size: int | None) -> Any:
+    """A request of Text Embeddings Inference, which has no field for a name: a header holds the space."""
+    name, _, side = model.rpartition("-")
+    if "@" in model or "/" not in name:
+        raise Unsupported
+    body = {"inputs": texts, "prompt_name": side} | ({} if size is None else {"dimensions": size})
+    answer = httpx.post(
+        f"{url}/embed",
+        json=body,
+        headers=_bearer() | {"x-embedding-space": name},
+        timeout=60,
+    )
+    if answer.is_error:
+        raise RuntimeError(answer.text)
+    return answer.json()
+
+
+CLIENTS: dict[str, Embed] = {
+    "openai (Python)": with_openai,
+    "openai (Node)": with_node("openai"),
+    "Vercel AI SDK": with_node("ai"),
+    "openai for Azure": with_azure,
+    "LangChain": with_langchain,
+    "LlamaIndex": with_llama_index,
+    "Haystack": with_haystack,
+    "chromadb": with_chroma,
+    "LanceDB": with_lancedb,
+    "cohere": with_cohere,
+    "ollama": with_ollama,
+    "TEI request": with_tei,
+}
+
+
+class Names(NamedTuple):
+    """Names that the service has: a space, whose model has another size, and a tier."""
+
+    space: str  # MODEL/DIMENSIONS
+    sized: str  # a model with several sizes
+    size: int  # the smallest of them
+    tier: str
+
+
+def names_of(url: str) -> Names:
+    """Find them in what the service lists."""
+    rows = httpx.get(f"{url}/v1/tiers", headers=_bearer(), timeout=60).json()["data"]
+    sized = next(row for row in rows if row["matryoshka"])
+    space = next(row for row in rows if row is not sized)
+    tier = next(row["tier"] for row in rows if row["tier"])
+    return Names(
+        f"{space['model']}/{space['dimensions']}",
+        sized["model"],
+        min(sized["matryoshka"]),
+        tier,
+    )
+
+
+def checks(embed: Embed, url: str, names: Names) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The features, each with what tries it: it raises where the client cannot."""
+    document, query = f"{names.space}-document", f"{names.space}-query"
+
+    def same(model: str, size: int | None = None) -> Vectors:
+        made = np.array(embed(url, model, TEXTS, size), np.float32)
+        np.testing.assert_allclose(made, with_httpx(url, model, TEXTS, size), atol=1e-5)
+        return made
+
+    def sides() -> None:
+        assert not np.allclose(same(query), same(document)), "both sides have one vector"
+
+    def error() -> None:
+        try:
+            embed(url, NOWHERE, TEXTS, None)
+        except Unsupported:
+            raise
+        except Exception as raised:
+            if NOWHERE in str(raised):
+                return
+            raise AssertionError(f"the message hides the sentence: {raised}") from raised
+        raise AssertionError("no error was raised")
+
+    yield "texts", lambda: same(document)
+    yield "query", sides
+    yield "tier", lambda: same(names.tier)
+    yield "budget", lambda: same(f"{document}@60000ms")
+    yield "size", lambda: same(names.sized, names.size)
+    yield "error", error
+
+
+def row(embed: Embed, url: str, names: Names) -> dict[str, str]:
+    """`yes`, `-`, or what went wrong, by feature."""
+    found: dict[str, str] = {}
+    for feature, check in checks(embed, url, names):
+        try:
+            check()
+        except Unsupported:
+            found[feature] = "-"
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            found[feature] = " ".join(lines)[:120]
+        else:
+            found[feature] = "yes"
+    return found
+
+
+def _bearer() -> dict[str, str]:
+    return {"authorization": f"Bearer {KEY}"}
+
+
+@click.command()
+@click.option("--base-url", default="http://localhost:8000", show_default=True)
+@click.option(
+    "--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the rows here."
+)
+def main(base_url: str, file: Path | None) -> None:
+    """Try every client, and print the table."""
+    names, rows = names_of(base_url), list[dict[str, Any]]()
+    click.echo(f"{'client':18}" + "".join(f"{feature:>9}" for feature in FEATURES))
+    for client, embed in CLIENTS.items():
+        found = dict.fromkeys(FEATURES, "npm's registry is out of reach")
+        with suppress(node.Unreachable):
+            found = row(embed, base_url, names)
+        short = {feature: one if one in ("yes", "-") else "no" for feature, one in found.items()}
+        click.echo(f"{client:18}" + "".join(f"{short[feature]:>9}" for feature in FEATURES))
+        for feature, one in found.items():
+            if short[feature] == "no":
+                click.echo(f"    {feature}: {one}", err=True)
+            value = {"name": f"{client}: {feature}", "value": one, "mark": "yes or -"}
+            rows.append(value | {"met": one in ("yes", "-")})
+    if file is not None:
+        file.write_text(json.dumps({"rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

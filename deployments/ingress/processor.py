@@ -1,0 +1,39 @@
+"""What a router's process uses of a processor core, which is what routers scale by."""
+
+import time
+from collections.abc import Callable
+
+from router.capacity import DemandReport, Rate
+
+WINDOW_S = 10.0
+
+
+class ProcessorShare:
+    """Processor seconds of this process for each second, averaged over about the last ten.
+
+    `cores` is what this process may use: a container may have less than the one core that a router
+    needs, and is then busy at less.
+    """
+
+    def __init__(
+        self,
+        cores: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        used_s: Callable[[], float] = time.process_time,
+    ) -> None:
+        self._clock, self._used_s = clock, used_s
+        self._rate = Rate(0.0, WINDOW_S)
+        self._cores = min(1.0, cores)
+        self._seen = clock(), used_s()
+
+    def share(self) -> float:
+        """The average now."""
+        now, used_s = self._clock(), self._used_s()
+        since, used_before_s = self._seen
+        self._rate.served(used_s - used_before_s, now - since)
+        self._seen = now, used_s
+        return self._rate.tokens_per_s
+
+    def demand(self) -> DemandReport:
+        """The average as what is asked of a model: processor seconds in the place of tokens."""
+        return DemandReport(self.share(), 0.0, 0.0, self._cores)
