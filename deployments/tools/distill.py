@@ -36,7 +36,13 @@ from deployments.tools.student_training import (
     general_recipe,
 )
 from deployments.tools.vector_store import Embed
-from deployments.tools.vocabulary import as_text, tokenizer, vocabulary, words_of
+from deployments.tools.vocabulary import (
+    PREFIX,
+    examples,
+    tokenizer,
+    vocabulary,
+    words_of,
+)
 from router.arrays import Vectors
 from router.proof import Rows, left_out, prove
 from router.retrieval import TOP, nearest, overlap
@@ -47,6 +53,7 @@ from router.student import About, Student
 FEWEST_LETTERS = 25  # of a sentence
 FEWEST_OF_A_WORD = 2
 MOST_WORDS = 30_000  # beyond the word pieces
+EXAMPLES = 5  # words that a piece of words starts from
 OVERLAP_SENTENCES = 500
 _SENTENCE_ENDS = re.compile(
     r"(?<=[.!?])\s+"
@@ -114,7 +121,7 @@ async def general_start(
     """Rows from single tokens, trained on general texts."""
     tokens = words.tokens(texts)
     made = tokenizer(tokens)
-    network, bags = await _rows(teacher, tokens, made, texts)
+    network, bags = await _rows(teacher, words, made, tokens, texts)
     targets = await teacher.queries(texts)
     network.solve_head(bags, targets)
     network.train_on(bags, targets, general_recipe(len(texts)), done)
@@ -129,9 +136,26 @@ def start_of(student: Student) -> Start:
 
 
 async def _rows(
-    teacher: Teacher, tokens: Sequence[str], made: Tokenizer, texts: Sequence[str]
+    teacher: Teacher, words: Words, made: Tokenizer, tokens: Sequence[str], texts: Sequence[str]
 ) -> tuple[Network, Bags]:
-    singles = await teacher.queries([as_text(token) for token in tokens])
+    """A network that starts from the teacher's vectors of the tokens.
+
+    A piece that continues a word means nothing alone: it starts from words of the texts that have
+    it, and from the mean of all tokens where none has.
+    """
+    with_it = examples(words.pieces, words_of(texts), EXAMPLES)
+    whole = [token for token in tokens if not token.startswith(PREFIX)]
+    asked = list(dict.fromkeys([*whole, *(word for some in with_it.values() for word in some)]))
+    known = dict(zip(asked, await teacher.queries(asked), strict=True))
+    middle = np.mean([known[token] for token in whole], axis=0)
+    singles = np.stack(
+        [
+            np.mean([known[word] for word in with_it[token]], axis=0)
+            if token in with_it
+            else known.get(token, middle)
+            for token in tokens
+        ]
+    )
     bags = bags_of(made, texts)
     return Network.of_teacher(singles, bags), bags
 
@@ -235,7 +259,7 @@ async def _fitted(
     if start is None:
         tokens = words.tokens(texts)
         made = tokenizer(tokens)
-        network, bags = await _rows(teacher, tokens, made, texts)
+        network, bags = await _rows(teacher, words, made, tokens, texts)
         network.solve_head(bags, targets)
     else:
         made, network = start.tokenizer, start.network.copy()
