@@ -146,18 +146,17 @@ async def _rows(
     with_it = examples(words.pieces, words_of(texts), EXAMPLES)
     whole = [token for token in tokens if not token.startswith(PREFIX)]
     asked = list(dict.fromkeys([*whole, *(word for some in with_it.values() for word in some)]))
-    known = dict(zip(asked, await teacher.queries(asked), strict=True))
-    middle = np.mean([known[token] for token in whole], axis=0)
-    singles = np.stack(
-        [
-            np.mean([known[word] for word in with_it[token]], axis=0)
-            if token in with_it
-            else known.get(token, middle)
-            for token in tokens
-        ]
-    )
+    known: dict[str, Vectors] = dict(zip(asked, await teacher.queries(asked), strict=True))
+
+    def mean(some: Sequence[str]) -> Vectors:
+        made: Vectors = np.mean([known[word] for word in some], axis=0)
+        return made
+
+    rows = {token: known[token] for token in whole}
+    rows |= {token: mean(some) for token, some in with_it.items()}
+    middle = mean(whole)
     bags = bags_of(made, texts)
-    return Network.of_teacher(singles, bags), bags
+    return Network.of_teacher(np.stack([rows.get(token, middle) for token in tokens]), bags), bags
 
 
 class Distilled(NamedTuple):
