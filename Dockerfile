@@ -23,4 +23,5 @@ ENV HF_HOME=/cache/huggingface VLLM_CACHE_ROOT=/cache/vllm TRITON_CACHE_DIR=/cac
 USER ray
 WORKDIR /opt/embedding-router
 EXPOSE 8000
-CMD ["embedding-router", "run", "--config", "configs/qwen3-one-gpu.yaml", "--host", "0.0.0.0"]
+# For one machine: docker run --gpus all --shm-size 4g -p 127.0.0.1:8000:8000 IMAGE. Whoever reaches the port is answered.
+CMD ["embedding-router", "run", "--config", "configs/qwen3-one-gpu.yaml", "--host", "0.0.0.0", "--auth", "none"]

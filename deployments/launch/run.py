@@ -55,6 +55,12 @@ WATCHES_FAILED = 5  # in a row, before a running service is given up
 )
 @click.option("--host", help="Address to listen on; the config's, or 127.0.0.1, where not given.")
 @click.option(
+    "--auth",
+    type=click.Choice(["none"]),
+    help="Answer other machines without keys, as `auth: none` in the config: for a container whose "
+    "port only you publish.",
+)
+@click.option(
     "--dashboard-port",
     type=click.IntRange(1, 65535),
     help="Also start Ray's dashboard, on 127.0.0.1.",
@@ -71,6 +77,7 @@ def main(
     path: Path,
     port: int | None,
     host: str | None,
+    auth: str | None,
     dashboard_port: int | None,
     metrics_port: int | None,
     as_json: bool,
@@ -107,7 +114,9 @@ def main(
             os.environ.update(
                 environment(os.environ, http["port"], folder, in_front, client_s, requests)
             )
-            _check(path, http["host"])
+            if auth == "none":
+                _open(path, config)
+            _check(path, "127.0.0.1" if auth == "none" else http["host"])
             drain_s = max(one.request_timeout_s for one in limits)
             with serving(
                 config,
@@ -135,6 +144,18 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not config.get("applications"):
         raise click.ClickException(f"{path} is no Serve config: it has no `applications:`")
     return config
+
+
+def _open(path: Path, config: dict[str, Any]) -> None:
+    """Write `auth: none` into our applications; raises StartError for one that has keys."""
+    from deployments.launch.serve_config import IMPORT_PATHS
+
+    for application in config["applications"]:
+        if application.get("import_path") in IMPORT_PATHS:
+            args = application.get("args") or {}
+            if args.get("keys"):
+                raise StartError(f"{path} has `keys:`, so its callers need one: remove --auth none")
+            application["args"] = {**args, "auth": "none"}
 
 
 def _check(path: Path, host: str) -> None:

@@ -245,3 +245,58 @@ def test_no_log_holds_a_hash_of_a_key_or_a_password(tmp_path: Path) -> None:
         files = [path for path in logs.rglob("*") if path.is_file()]
         for secret in (hash_of(key), hash_of(key).removeprefix("sha256:"), password):
             assert not [str(path) for path in files if secret.encode() in path.read_bytes()]
+
+
+def config_of(folder: Path, **args: object) -> Path:
+    """One fake model, and more of `args:`."""
+    application = {
+        "name": "fake",
+        "route_prefix": "/",
+        "import_path": "deployments.app:build",
+        "args": {
+            "models": {"small": {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 512}},
+            "tiers": {"fast": "small"},
+            **args,
+        },
+        "deployments": [
+            {"name": name, "ray_actor_options": {"num_cpus": 0.1}} for name in ("router", "small")
+        ],
+    }
+    path = folder / "fake.yaml"
+    path.write_text(yaml.safe_dump({"applications": [application]}))
+    return path
+
+
+@pytest.mark.serve
+def test_a_container_answers_other_machines_where_the_command_says_so(tmp_path: Path) -> None:
+    """As both images start it; a name other than localhost is how others reach it."""
+    with launched(config_of(tmp_path), ["--host", "0.0.0.0", "--auth", "none"]) as running:
+        answer = httpx.post(
+            f"{running.url}/v1/embeddings",
+            json={"input": "hello"},
+            headers={"host": "container.example:8000"},
+            timeout=60,
+        )
+        assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("options", "args", "sentence"),
+    [
+        (["--host", "0.0.0.0"], {}, "without keys the service answers only its own machine"),
+        (
+            ["--auth", "none"],
+            {"keys": {"one": {"hash": hash_of("er-x")}}},
+            "has `keys:`, so its callers need one: remove --auth none",
+        ),
+    ],
+    ids=["no-keys", "keys"],
+)
+def test_neither_all_nor_nobody_is_let_in_by_accident(
+    tmp_path: Path, options: list[str], args: dict[str, object], sentence: str
+) -> None:
+    command = [sys.executable, "-m", "router.cli", "run", "--port", str(free_port()), *options]
+    command += ["--config", str(config_of(tmp_path, **args))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_S)
+    assert done.returncode == 1
+    assert sentence in done.stderr
