@@ -104,7 +104,7 @@ def alternate(running: Router, model: str, claims: list[str], requests: int) -> 
     """Fill the cache, wait until the teacher is gone, and time both kinds by turns."""
     ask, found = Asker(running), Found([], [])
     for claim in claims:
-        ask(claim)
+        ask(claim, model=model)
     until_s = time.monotonic() + AWAY_S
     while running.replica(model) is not None:
         if time.monotonic() > until_s:
