@@ -11,7 +11,7 @@ teacher, in Chinese.
 
 `python -m benchmarks general_texts` writes general texts. `--keep FOLDER` keeps vectors between
 runs. `--save FILE` writes the general student with its proof: documents that it never saw, so both
-figures are one. configs/students has what this made.
+figures are one.
 """
 
 import asyncio
