@@ -16,6 +16,7 @@ NAMES = (
     "device",
     "encoding",
     "features",
+    "fronts",
     "fuzz",
     "general_texts",
     "languages",
