@@ -37,6 +37,7 @@ NAMES = (
     "sim_truth",
     "soak",
     "spaces",
+    "student_query",
     "students",
 )
 
