@@ -15,6 +15,7 @@ NAMES = (
     "decide",
     "device",
     "encoding",
+    "fairness",
     "features",
     "fronts",
     "fuzz",
@@ -36,6 +37,7 @@ NAMES = (
     "sim_truth",
     "soak",
     "spaces",
+    "student_query",
     "students",
 )
 
