@@ -25,6 +25,7 @@ NAMES = (
     "profile",
     "qwen3_shapes",
     "rerank",
+    "rerank_load",
     "search",
     "shadow",
     "sim",
