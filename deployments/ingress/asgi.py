@@ -23,11 +23,11 @@ from router.errors import (
     RateLimitExceeded,
     RequestTimeout,
     RequestTooLarge,
-    RouterError,
     render,
     shorten,
 )
 from router.names import split_address
+from router.shapes.form import Errors
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -68,19 +68,19 @@ class HttpRequest:
     route prefix, without a slash at its end. `id` is the caller's `x-request-id` or a new one.
     `alone` says that Serve is not around the application, `sent` is the body where all of it is
     there already. `address` is what stands in front of the path: /in/COLLECTION,
-    `ignored` the fields of the body that were dropped. `render` writes errors, where the path alone
+    `ignored` the fields of the body that were dropped. `errors` writes errors, where the path alone
     does not say in which form.
     """
 
     __slots__ = (
         "address",
         "alone",
+        "errors",
         "headers",
         "id",
         "ignored",
         "path",
         "receive",
-        "render",
         "scope",
         "sent",
     )
@@ -95,7 +95,7 @@ class HttpRequest:
         }
         self.id = request_id(self.headers)
         self.ignored: tuple[str, ...] = ()
-        self.render: Callable[[RouterError], bytes] | None = None
+        self.errors: Errors | None = None
         full: str = scope["path"]
         path = full.removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
         self.address, self.path = split_address(path)
