@@ -16,6 +16,7 @@ NAMES = (
     "device",
     "encoding",
     "features",
+    "fronts",
     "fuzz",
     "general_texts",
     "languages",
@@ -36,6 +37,7 @@ NAMES = (
     "sim_truth",
     "soak",
     "spaces",
+    "student_query",
     "students",
 )
 
