@@ -15,6 +15,7 @@ NAMES = (
     "decide",
     "device",
     "encoding",
+    "fairness",
     "features",
     "fronts",
     "fuzz",

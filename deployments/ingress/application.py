@@ -282,7 +282,8 @@ class Application:
         """
         service, bill = self._router.service, await self._router.access.meters.open(grant)
         shared = service.args.cache.scope == "shared"
-        caller = Caller(grant.models, bill, client, "" if shared else grant.name, grant.name)
+        scope = "" if shared else grant.name
+        caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight)
         with billed(bill):
             request, incoming = await self._request(grant, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
@@ -324,7 +325,8 @@ class Application:
         client = f"key {grant.name}" if grant.name else asgi.client_of(http_request, limits)
         with self._gate.passed(client, limits):
             bill = await self._router.access.meters.open(grant)
-            caller = Caller(grant.models, bill, client, "" if shared else grant.name, grant.name)
+            scope = "" if shared else grant.name
+            caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight)
             with billed(bill):
                 body = await asgi.body(
                     http_request,
