@@ -33,6 +33,7 @@ NAMES = (
     "soak",
     "spaces",
     "students",
+    "where",
 )
 
 

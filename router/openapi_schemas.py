@@ -8,6 +8,7 @@ from router.encoders import Kind
 from router.errors import RouterError
 from router.routing_config import Routing as Routing_
 from router.schema import Priority, Source
+from router.stamps import STAMPS
 from router.strict import ENGINE_KINDS
 
 Json = dict[str, Any]
@@ -305,7 +306,18 @@ SCHEMAS: Json = {
                             **STRING,
                             "description": "answered, cancelled, or the code of the error.",
                         },
-                    }
+                        "stamps_ms": {
+                            **_object(dict.fromkeys(STAMPS, _NUMBER), STAMPS[1:]),
+                            "description": "With `stamps: true`: when the request passed each "
+                            "point of its way, in milliseconds since it arrived.",
+                        },
+                        "call_texts": {
+                            "type": ["integer", "null"],
+                            "description": "With `stamps: true`: texts of the call to a replica "
+                            "that carried the last of its texts, those of other requests too.",
+                        },
+                    },
+                    optional=("stamps_ms", "call_texts"),
                 )
             ),
         }

@@ -39,7 +39,7 @@ from deployments.dispatch.frames import (
     Frames,
 )
 from deployments.dispatch.transport import ConnectionLost, ReplicaLost
-from deployments.dispatch.wire import Call, Reply, pack_call, unpack_reply
+from deployments.dispatch.wire import Call, Reply, pack_call, stamped, unpack_reply
 from deployments.engines.base import (
     EngineError,
     EngineFailed,
@@ -137,7 +137,7 @@ class Connection(Frames):
             return
         if kind == REPLY:
             try:
-                future.set_result(unpack_reply(payload))
+                future.set_result(stamped(unpack_reply(payload)))
             except (ValueError, TypeError) as error:
                 future.set_exception(error)
         elif kind == ERROR:

@@ -20,6 +20,7 @@ from router.encoders import NOTHING_TO_CHOOSE, Encoder, EncoderChoice
 from router.schema import EmbeddingsRequest
 from router.space import Space
 from router.spaces import Constraints
+from router.stamps import Stamps
 from router.usage import Use, device_s
 
 
@@ -41,6 +42,7 @@ class Caller(NamedTuple):
     client: str = ""  # its key, else its address: who has to take turns with himself
     scope: str = ""  # callers of one scope share what was read and embedded before
     key: str = ""  # its name in the config
+    stamps: Stamps | None = None  # of this request, where they are taken
 
 
 ANYONE = Caller()
@@ -151,7 +153,13 @@ def use_of(plan: Plan, answer: Answered, key: str, collections: Container[str]) 
     )
 
 
-def entry_of(plan: Plan, answer: Answered | None, outcome: str, use: Use | None = None) -> Entry:
+def entry_of(
+    plan: Plan,
+    answer: Answered | None,
+    outcome: str,
+    use: Use | None = None,
+    stamps: Stamps | None = None,
+) -> Entry:
     """What the decision log says of a request that ended."""
     encoder = plan.choice.encoders.get(plan.decision.model or "")
     return Entry(
@@ -170,4 +178,5 @@ def entry_of(plan: Plan, answer: Answered | None, outcome: str, use: Use | None 
         None if encoder is None else encoder.kind,
         use,
         plan.request.priority,
+        stamps,
     )

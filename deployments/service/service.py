@@ -23,7 +23,7 @@ from deployments.service.recent import Recent
 from deployments.service.request_metrics import Events
 from deployments.service.second_try import DecidedAgain
 from deployments.service.shared_cache import open_shared
-from deployments.service.spans import decided
+from deployments.service.spans import decided, planned
 from deployments.service.students import StudentGatherer
 from deployments.service.use_log import UseLog
 from deployments.telemetry.tracing import Tracing
@@ -103,6 +103,7 @@ class Service:
                 attention_tokens=config.attention_tokens,
                 steps=not config.engine.runs_elsewhere,
                 bulk_call_s=args.limits.bulk_call_ms / 1000.0,
+                stamps=args.stamps,
             )
             for name, config in args.deployed.items()
         }
@@ -213,6 +214,8 @@ class Service:
         plan, answer, outcome = None, None, CANCELLED
         try:
             plan = await planning
+            if caller.stamps is not None:
+                planned(caller.stamps, plan, self.clock())
             tracing = (
                 self.tracing
                 if self.tracing is not None and self.tracing.current() is not None
@@ -230,6 +233,8 @@ class Service:
             finally:
                 self.comparison.left()
             outcome = ANSWERED
+            if caller.stamps is not None:
+                caller.stamps.mark("answered", self.clock())
             return answer
         except RouterError as error:
             outcome, error.counted = error.code, True
@@ -245,7 +250,7 @@ class Service:
             if plan is not None:
                 plan.choice.ended(answer is not None)
                 use = None if answer is None else self._used(plan, answer, caller)
-                entry = entry_of(plan, answer, outcome, use)
+                entry = entry_of(plan, answer, outcome, use, caller.stamps)
                 self.recent.add(plan.setting, entry)
                 if self.log is not None:
                     self.log.add(plan.setting, entry)
@@ -274,7 +279,7 @@ class Service:
             await caller.meter.charge(sum(prepared.counts))
         bulk, deadline_s = request.priority == "bulk", self.runner.deadline_of(plan)
         work = self.gatherers[model].gather(prepared, deadline_s, bulk)
-        got = await self.runner.send(plan, work, tracing)
+        got = await self.runner.send(plan, work, tracing, caller.stamps)
         total_s = self.runner.learn(plan, model, got, bool(truncated))
         if not truncated:
             self.comparison.answered(

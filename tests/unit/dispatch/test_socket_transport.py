@@ -432,9 +432,11 @@ def test_a_call_is_the_same_after_its_journey(
         data.draw(st.lists(legal, min_size=len(given), max_size=len(given))) if as_text else None
     )
     left = [data.draw(st.none() | st.floats(-1.0, 1e6)) for _ in given]
-    sent = Call(ids, np.array(given, np.int32), texts, side, left)  # type: ignore[arg-type]
+    stamped = data.draw(st.booleans())
+    sent = Call(ids, np.array(given, np.int32), texts, side, left, stamped=stamped)  # type: ignore[arg-type]
     came = unpack_call(bytearray(pack_call(sent)))
     assert (came.texts, came.input_type, came.expires_in_s) == (texts, side, left)
+    assert came.stamped is stamped
     np.testing.assert_array_equal(came.lengths, sent.lengths)
     assert (came.ids is None) == as_text
     if ids is not None:
@@ -449,7 +451,9 @@ def test_a_reply_is_the_same_after_its_journey_and_may_be_written_to(
     failed = {
         row: Failure("too_long", "no", 9, 8) for row in range(rows) if data.draw(st.booleans())
     }
-    sent = Reply(vectors, list(range(rows)), failed, "app#m#x", 0.25, 0.125, 12, Counters(99, 1.5))
+    stamps = data.draw(st.sampled_from([(), (1.5, 2.25, 2.5)]))
+    tokens, counters = list(range(rows)), Counters(99, 1.5)
+    sent = Reply(vectors, tokens, failed, "app#m#x", 0.25, 0.125, 12, counters, stamps)
     came = unpack_reply(bytearray(pack_reply(sent)))
     assert came[1:] == sent[1:]
     np.testing.assert_array_equal(came.vectors, vectors)
