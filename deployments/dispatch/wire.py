@@ -56,6 +56,8 @@ class Reply(NamedTuple):
     inference_s: float
     outstanding_tokens: int  # at this replica, from every router, when it replied
     counters: Counters
+    # in the next step when the one that ended did; None: the engine has one in flight
+    running_tokens: int | None = None
     stamps: tuple[float, ...] = ()  # at_replica and on, in seconds since 1970
 
 
@@ -98,6 +100,9 @@ def unpack_call(data: bytearray) -> Call:
 def pack_reply(reply: Reply) -> bytes:
     """One reply as bytes; `unpack_reply` makes it again."""
     rows, width = reply.vectors.shape
+    more: tuple[float | None, ...] = ()  # without, the reply is as version 0.1 wrote it
+    if reply.running_tokens is not None or reply.stamps:
+        more = (reply.running_tokens, *reply.stamps)
     rest = orjson.dumps(
         (
             reply.tokens,
@@ -107,7 +112,7 @@ def pack_reply(reply: Reply) -> bytes:
             reply.inference_s,
             reply.outstanding_tokens,
             tuple(reply.counters),
-            *reply.stamps,
+            *more,
         )
     )
     return b"".join(
@@ -122,7 +127,7 @@ def unpack_reply(data: bytearray) -> Reply:
     rows, width = _counts(data)
     vectors = np.frombuffer(data, "<f4", rows * width, _COUNTS.size).reshape(rows, width)
     rest = orjson.loads(memoryview(data)[_COUNTS.size + vectors.nbytes :])
-    tokens, failed, replica, queue_s, inference_s, outstanding_tokens, counters, *stamps = rest
+    tokens, failed, replica, queue_s, inference_s, held, counters, *more = rest
     return Reply(
         vectors,
         tokens,
@@ -130,9 +135,10 @@ def unpack_reply(data: bytearray) -> Reply:
         replica,
         queue_s,
         inference_s,
-        outstanding_tokens,
+        held,
         Counters(*counters),
-        tuple(stamps),
+        more[0] if more else None,
+        tuple(more[1:]),
     )
 
 

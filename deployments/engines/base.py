@@ -129,6 +129,8 @@ class Embedded:
     # for the batches before it, where the engine takes one after another
     waited_s: float = 0.0
     times: Times | None = None  # where the engine knows them
+    # in the step that ran on when the last of these texts was done; None: one step at a time
+    running_tokens: int | None = None
 
 
 class Engine(Protocol):

@@ -132,7 +132,13 @@ class VllmEngine:
         encoded = await self._backend.encode({row: ids[row] for row in rows}, vectors)
         failed |= encoded.failed
         tokens = [len(text) for text in ids]
-        return Embedded(vectors, tokens, self._unusable(vectors) | failed, times=encoded.times)
+        return Embedded(
+            vectors,
+            tokens,
+            self._unusable(vectors) | failed,
+            times=encoded.times,
+            running_tokens=encoded.running_tokens,
+        )
 
     def _unusable(self, vectors: Vectors) -> dict[int, EngineError]:
         """Make the rows fit to be answered; returns those that cannot be."""

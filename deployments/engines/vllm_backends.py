@@ -59,10 +59,11 @@ def log_options(stats: EngineStats | None, config: "VllmConfig") -> dict[str, An
 
 
 class Encoded(NamedTuple):
-    """What became of a call's texts: the rows that vLLM refused, and when they passed."""
+    """What became of a call's texts: the rows that vLLM refused, and what Embedded says."""
 
     failed: dict[int, EngineError]
     times: Times | None = None
+    running_tokens: int | None = None
 
 
 class Answers:

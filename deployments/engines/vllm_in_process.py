@@ -55,8 +55,8 @@ class _Job:
     """The texts of one call, by row; the stepping thread writes their vectors."""
 
     __slots__ = (
-        "cancelled", "failed", "future", "left", "prepared_s", "requests", "stepped_s", "taken_s",
-        "tokens", "vectors",
+        "cancelled", "failed", "future", "left", "prepared_s", "requests", "running_tokens",
+        "stepped_s", "taken_s", "tokens", "vectors",
     )  # fmt: skip
 
     def __init__(self, tokens: int, vectors: Vectors, future: "asyncio.Future[None]") -> None:
@@ -66,6 +66,7 @@ class _Job:
         self.failed: dict[int, EngineError] = {}
         self.cancelled = False
         self.prepared_s = self.taken_s = self.stepped_s = 0.0
+        self.running_tokens: int | None = None  # of other steps in flight when it was done
 
 
 class InProcess:
@@ -139,7 +140,7 @@ class InProcess:
             if not sent:
                 self._leave(job)
         times = Times(job.prepared_s, job.taken_s, job.stepped_s) if sent else None
-        return Encoded(job.failed, times)
+        return Encoded(job.failed, times, job.running_tokens)
 
     def next_answer(self) -> "asyncio.Future[None]":
         """Done when any text is answered."""
@@ -348,9 +349,17 @@ class _Core:
             rows, vectors = finished.setdefault(job, ([], []))
             rows.append(row)
             vectors.append(output.pooling_output)
-        return bool(finished), [
-            job for job, (rows, vectors) in finished.items() if _write(job, rows, vectors)
-        ]
+        done = [job for job, (rows, vectors) in finished.items() if _write(job, rows, vectors)]
+        for job in done:
+            job.running_tokens = self._running_tokens()
+        return bool(finished), done
+
+    def _running_tokens(self) -> int | None:
+        """Of the steps that the device has still to do; None where it has one at a time."""
+        in_flight = self._core.batch_queue
+        if in_flight is None:
+            return None
+        return sum(int(output.total_num_scheduled_tokens) for _, output, _ in in_flight)
 
     def _outputs(self) -> "list[EngineCoreOutput]":
         outputs = self._client.get_output()

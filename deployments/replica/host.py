@@ -268,6 +268,7 @@ class Host:
             inference_s,
             left,
             Counters(self._served_tokens, busy_s),
+            None if embedded is None else embedded.running_tokens,
         )
 
     async def wake(self, to: str | None = None) -> None:

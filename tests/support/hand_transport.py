@@ -37,8 +37,9 @@ class OpenCall:
         """Every vector holds its text's first token id."""
         rows = np.repeat(np.array(self.firsts, np.float32)[:, None], self.width, axis=1)
         tokens = [int(length) for length in self.call.lengths]
+        counters = Counters(0, 0.0)
         self.future.set_result(
-            Reply(rows, tokens, failed or {}, self.replica, 0.0, 0.0, 0, Counters(0, 0.0), stamps)
+            Reply(rows, tokens, failed or {}, self.replica, 0.0, 0.0, 0, counters, None, stamps)
         )
 
     def lose(self) -> None:
