@@ -223,6 +223,11 @@ SCHEMAS: Json = {
                             **_NUMBER,
                             "description": "Accelerators that one replica occupies.",
                         },
+                        "shares_device_with": {
+                            **_array(STRING),
+                            "description": "Other models with a replica on the same accelerator, "
+                            "as replicas report it (`transport: direct`).",
+                        },
                         "matryoshka": {
                             "description": "Smaller sizes that may be asked for: a list, {min: "
                             "N} for all from N up, or null."

@@ -28,6 +28,7 @@ from deployments.service.students import StudentGatherer
 from deployments.service.use_log import UseLog
 from deployments.telemetry.tracing import Tracing
 from router.cache import VectorCache
+from router.cards import Cards
 from router.config import RouterArgs
 from router.decision_log import ANSWERED
 from router.domain import (
@@ -67,6 +68,7 @@ class Service:
         self.args = args
         # how long the last replica of a model took to start, by phase, where the transport is told
         self.starts: Mapping[str, Mapping[str, float]] = getattr(transport, "starts", {})
+        self.cards: Cards = getattr(transport, "cards", Cards())
         catalogue = Catalogue(args, load_encoders(args))
         now = clock()
         self.feedback = {
