@@ -176,9 +176,7 @@ def with_ollama(url: str, model: str, texts: list[str], size: int | None) -> Any
 
 
 def with_tei(url: str, model: str, texts: list[str], size: int | None) -> Any:
-    """A request of Text Embeddings Inference, which has no field for a name: a header holds the
-    space.
-    """
+    """A request of Text Embeddings Inference, which names no model: a header holds the space."""
     name, _, side = model.rpartition("-")
     if "@" in model or "/" not in name:
         raise Unsupported

@@ -4,9 +4,12 @@ SciFact-mini in FOLDER: 300 claims, 1000 abstracts. A first model finds candidat
 puts the first N of them in a new order by the cosine of its own vectors, as a `similarity` reranker
 does. nDCG@10 of each depth stands beside the first and the second model alone. CPU time is that of
 this process for the second model: one query, and N documents where none of them is in the cache.
+A slow model takes minutes: `--keep` writes what each model made and took, so that another run, or
+one for another model, does not do it again.
 """
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +38,15 @@ class Embedded(NamedTuple):
     document_s: float
 
 
+class Row(NamedTuple):
+    """One search, and CPU milliseconds of the second model for a query."""
+
+    search: str
+    ndcg: float
+    new_ms: float | None  # no document of it is in the cache
+    cached_ms: float | None  # all are
+
+
 @click.command()
 @whole
 @click.option(
@@ -52,28 +64,51 @@ class Embedded(NamedTuple):
     show_default=True,
     help="Rescores them.",
 )
-def main(folder: Path, config: Path, first: str, seconds: tuple[str, ...]) -> None:
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for what each model made and took; what is there is not made again.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def main(
+    folder: Path,
+    config: Path,
+    first: str,
+    seconds: tuple[str, ...],
+    keep: Path | None,
+    as_json: bool,
+) -> None:
     """Measure nDCG@10 by depth, and print the table."""
     data = scifact(folder, between="\n")  # as the table in docs/reranking.md was made
     args, _ = application(config)
     places = {document.id: place for place, document in enumerate(data.documents)}
     relevant = [{places[id] for id in data.relevant[query.id]} for query in data.queries]
-    found = nearest(*_of(args, first, data)[:2], k=max(DEPTHS))
-    alone = 100 * ndcg(found[:, :TOP], relevant).mean()
+    found = nearest(*_kept(args, first, data, keep)[:2], k=max(DEPTHS))
+    rows = [Row(f"{first} alone", points_of(found, relevant), None, None)]
+    for second in seconds:
+        own = _kept(args, second, data, keep)
+        query_ms = 1000 * own.query_s
+        for depth in DEPTHS:
+            again = rescored(found[:, :depth], own.queries, own.documents)
+            new_ms = query_ms + depth * 1000 * own.document_s
+            name = f"first {depth} rescored by {second}"
+            rows.append(Row(name, points_of(again, relevant), new_ms, query_ms))
+        alone = nearest(own.queries, own.documents)
+        rows.append(Row(f"{second} alone", points_of(alone, relevant), None, query_ms))
+    if as_json:
+        click.echo(json.dumps([row._asdict() for row in rows], indent=2))
+        return
     click.echo(f"nDCG@10 x 100 of {len(relevant)} claims over {len(places)} abstracts\n")
     click.echo("| search | nDCG@10 | CPU ms a query, documents new | documents in the cache |")
     click.echo("|---|---|---|---|")
-    click.echo(f"| {first} alone | {alone:.1f} | | |")
-    for second in seconds:
-        own = _of(args, second, data)
-        for depth in DEPTHS:
-            again = rescored(found[:, :depth], own.queries, own.documents)
-            points = 100 * ndcg(again[:, :TOP], relevant).mean()
-            new_ms = 1000 * (own.query_s + depth * own.document_s)
-            name = f"first {depth} rescored by {second}"
-            click.echo(f"| {name} | {points:.1f} | {new_ms:.0f} | {1000 * own.query_s:.0f} |")
-        points = 100 * ndcg(nearest(own.queries, own.documents), relevant).mean()
-        click.echo(f"| {second} alone | {points:.1f} | | {1000 * own.query_s:.0f} |")
+    for row in rows:
+        times = " | ".join("" if ms is None else f"{ms:.0f}" for ms in row[2:])
+        click.echo(f"| {row.search} | {row.ndcg:.1f} | {times} |")
+
+
+def points_of(found: Found, relevant: list[set[int]]) -> float:
+    """nDCG@10 x 100."""
+    return float(100 * ndcg(found[:, :TOP], relevant).mean())
 
 
 def rescored(found: Found, queries: Vectors, documents: Vectors) -> Found:
@@ -81,6 +116,28 @@ def rescored(found: Found, queries: Vectors, documents: Vectors) -> Found:
     scores = np.einsum("qd,qkd->qk", queries, documents[found])
     order = np.argsort(-scores, axis=1, kind="stable")
     return np.take_along_axis(found, order, axis=1)
+
+
+def _kept(args: RouterArgs, model: str, data: Judged, folder: Path | None) -> Embedded:
+    """What a model makes of the data, from `folder` where an earlier run kept it."""
+    if folder is None:
+        return _of(args, model, data)
+    path = folder / f"{model}.npz"
+    if not path.exists():
+        made = _of(args, model, data)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(
+            path,
+            queries=made.queries,
+            documents=made.documents,
+            query_s=made.query_s,
+            document_s=made.document_s,
+        )
+    with np.load(path) as kept:
+        own = {name: kept[name] for name in Embedded._fields}
+    return Embedded(
+        own["queries"], own["documents"], float(own["query_s"]), float(own["document_s"])
+    )
 
 
 def _of(args: RouterArgs, model: str, data: Judged) -> Embedded:

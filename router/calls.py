@@ -76,6 +76,8 @@ class Chunk:
     tokens: int
     text_bytes: int = 0  # at most; 0 for token ids
     group: str | None = None  # only chunks of the same group share a call
+    # of what all of its texts begin with, where an engine may keep what it computed of that
+    prefix: bytes | None = None
     bulk: bool = False
     deadline_s: float | None = None
     queued_s: float = 0.0

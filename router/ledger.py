@@ -203,6 +203,16 @@ class Ledger:
             replica = self._idle(pool.unused.members, now, rng, exclude) or replica
         return replica.id
 
+    def has_room(self, model: str, replica: str) -> bool:
+        """Whether a replica that is joined has room for another call of this router."""
+        pool = self._pools[model]
+        state = pool.by_id.get(replica)
+        return state is not None and state.own_calls < pool.calls_in_flight
+
+    def any_idle(self, model: str) -> bool:
+        """Whether this router has no call at some replica of `model`."""
+        return bool(self._pools[model].unused.members)
+
     def dispatched(
         self, model: str, replica: str, tokens: int, now: float | None = None
     ) -> Dispatch:

@@ -42,11 +42,14 @@ class VllmRerankEngine(VllmEngine):
 
 
 class RemoteRerankEngine(RemoteEngine):
-    """Any server with a rerank route of Cohere's form: Cohere, Jina, `vllm serve`."""
+    """Any server with a rerank route: of Cohere's form (Cohere, Jina, `vllm serve`), or of Text
+    Embeddings Inference's.
+    """
 
     module: ClassVar[str] = "remote_rerank"
 
     path: str = "rerank"  # below base_url
+    form: Literal["cohere", "tei"] = "cohere"  # what the route reads and answers
 
 
 class FakeRerankEngine(FakeEngine):

@@ -9,6 +9,10 @@ A step of an engine costs much the same however few texts are in it. While a rep
 chunks, the next ones are gathered. They go when the calls before them should be nearly done, or
 when they fill a batch: sending earlier only moves the wait to the replica and shrinks the batch.
 
+Chunks whose texts begin alike, as the pairs of one query do, go to the replica that has read such
+a text before while it has room: its engine does not compute the beginning again. A busy replica has
+none while another idles: decisions expect work of several calls to be spread over all replicas.
+
 Nothing leaves before the turn of the shell's loop ends: requests that the shell read together share
 a call, and so do those of the callers whom a reply answered, as its slot is free only then.
 """
@@ -30,6 +34,7 @@ from router.instructions import (
     WakeReplica,
 )
 from router.ledger import Ledger, Random
+from router.prefixes import PrefixHomes
 from router.queues import Queues
 from router.replica_health import ReplicaSet
 
@@ -42,8 +47,8 @@ class Sending(Generic[C, R]):
     """The chunks of one model that wait, and the replicas that they are sent to."""
 
     __slots__ = (
-        "_answered", "_calls", "_ejection_s", "_gather_s", "_hang_s", "_out", "_queues",
-        "_replicas", "_rng", "_turn",
+        "_answered", "_calls", "_ejection_s", "_gather_s", "_hang_s", "_homes", "_out",
+        "_queues", "_replicas", "_rng", "_turn",
         "admission", "counters", "feedback", "ledger", "limits", "model",
     )  # fmt: skip
 
@@ -64,6 +69,7 @@ class Sending(Generic[C, R]):
         self._replicas = ReplicaSet(model, ledger, feedback)
         self.admission = Admission(self._queues, self._replicas, limits, feedback, ledger, now)
         self._calls: set[CallInFlight[C]] = set()
+        self._homes = PrefixHomes()
         self._gather_s = math.inf  # when the timer GATHER ends
         self._answered: list[CallInFlight[C]] = []  # the timer TURN frees their slots
         self._hang_s = math.inf  # when the timer HANG ends
@@ -131,12 +137,29 @@ class Sending(Generic[C, R]):
         they wait for another replica, and no chunk waits behind them.
         """
         pick, idle = self.ledger.pick, kind is SMALL
-        failed_at = self._queues.first(kind).failed_at if len(self.replicas) > 1 else None
+        first = self._queues.first(kind)
+        failed_at = first.failed_at if len(self.replicas) > 1 else None
+        home = self._homes.get(first.prefix)
+        if home is not None and home != failed_at and self._has_room(home, kind, now):
+            return home, []
         replica = pick(self.model, now, self._rng, failed_at, prefer_idle=idle)
         if replica is not None or failed_at is None:
             return replica, []
         replica = pick(self.model, now, self._rng, prefer_idle=idle)
         return replica, [] if replica is None else self._queues.set_aside(kind, replica)
+
+    def _has_room(self, replica: str, kind: int, now: float) -> bool:
+        """Whether a call of this kind may go to this replica now, waits there no longer than
+        elsewhere, and does not gather first.
+        """
+        if not self.ledger.has_room(self.model, replica):
+            return False
+        at = self._replicas.at[replica]
+        if not any(at.calls) or self.ledger.any_idle(self.model):
+            return not any(at.calls)
+        if kind is LARGE:
+            return at.calls[LARGE] < max(1, self.limits.calls_in_flight - 1)
+        return not self.limits.steps or not at.calls[SMALL] or at.nearly_done_s - now < TIMER_S
 
     def _gathers(self, replica: str, now: float) -> bool:
         """Whether small chunks do better to wait for those before them than to follow them now;
@@ -173,6 +196,8 @@ class Sending(Generic[C, R]):
         )
         for chunk in chunks:
             chunk.call = call
+            if chunk.prefix is not None:
+                self._homes.sent(chunk.prefix, replica, self._replicas.at)
         self._replicas.call_began(call)
         self._calls.add(call)
         self.counters.calls += 1

@@ -59,6 +59,7 @@ def cut_chunk(
     bulk: bool,
     now: float,
     origin: "SpanContext | None",
+    prefix: bytes | None = None,
 ) -> Chunk:
     """The texts of a request from `start` to `stop`, for the request of the current context."""
     own, flat = None if texts is None else list(texts[start:stop]), None
@@ -72,6 +73,7 @@ def cut_chunk(
         tokens=sum(counts[start:stop]),
         text_bytes=0 if own is None else text_bytes(own),
         group=None if own is None else input_type,  # its engine writes the prompt
+        prefix=prefix,
         bulk=bulk,
         deadline_s=deadline_s,
         future=asyncio.get_running_loop().create_future(),

@@ -122,10 +122,12 @@ class ModelDispatcher:
         input_type: Literal["query", "document"],
         deadline_s: float | None,
         bulk: bool = False,
+        prefix: bytes | None = None,
     ) -> "list[asyncio.Future[Rows]]":
         """Queue the texts of one request; one future per chunk, in order. Cancel the futures to
         take the work back.
 
+        Texts with an equal `prefix` begin alike, and go to one replica while it has room.
         `deadline_s` is on this dispatcher's clock: text that was not sent by then is dropped with
         DeadlineExceeded. Raises Overloaded when the queue of this router is full, or so long that
         the text would wait longer than it may.
@@ -137,7 +139,9 @@ class ModelDispatcher:
         size = self._bulk_size() if bulk else None
         ranges = cuts(counts, sizes, self.batch_tokens, max_rows(self.dimensions), size)
         chunks = [
-            cut_chunk(ids, texts, counts, start, stop, input_type, deadline_s, bulk, now, origin)
+            cut_chunk(
+                ids, texts, counts, start, stop, input_type, deadline_s, bulk, now, origin, prefix
+            )
             for start, stop in ranges
         ]
         for chunk in chunks:

@@ -58,6 +58,8 @@ def create(settings: engine_config.RemoteEngine, setup: Setup) -> "RemoteEngine"
 class RemoteEngine:
     """A client of one server and model."""
 
+    _made = "vectors"  # what its server makes of texts
+
     def __init__(
         self,
         settings: engine_config.RemoteEngine,
@@ -219,8 +221,8 @@ class RemoteEngine:
         # Python takes 0.0 and false for 0, and numpy takes false for a mask.
         if any(type(place) is not int for place in places) or sorted(places) != list(range(texts)):
             raise ValueError(
-                f"{len(data)} vectors for {texts} texts, an index twice, or one that is no whole "
-                "number"
+                f"{len(data)} {self._made} for {texts} texts, an index twice, or one that is no "
+                "whole number"
             )
         return places
 

@@ -1,4 +1,5 @@
-"""Any server with a rerank route of Cohere's and Jina's form as an engine; `vllm serve` has it too.
+"""Any server with a rerank route as an engine: of Cohere's and Jina's form, which `vllm serve` has
+too, or of Text Embeddings Inference's.
 
 The server is trusted no more than that of embeddings: an answer must have one finite score for
 every document, in whatever order its indices say. A text here is a pair that the router wrote as
@@ -36,10 +37,12 @@ class RemoteRerankEngine(RemoteEngine):
     """A client of one server and reranker."""
 
     scores = True
+    _made = "scores"
 
     def __init__(self, settings: rerank_config.RemoteRerankEngine, setup: Setup) -> None:
         super().__init__(settings, 1, setup.max_tokens, setup.batch_tokens)
-        self._rerank = settings
+        self._rerank, self._raw = settings, setup.score == "raw"
+        self._tei = settings.form == "tei"
 
     async def _embed(self, texts: list[str], first: bool = True) -> Embedded:
         """Each query's pairs in a request of their own."""
@@ -72,8 +75,9 @@ class RemoteRerankEngine(RemoteEngine):
     def _request(self, texts: list[str]) -> tuple[str, dict[str, Any]]:
         pairs = list(map(split_pair, texts))
         query, documents = pairs[0][0], [document for _, document in pairs]
-        path = self._rerank.path
-        model = self._rerank.model
+        path, model = self._rerank.path, self._rerank.model
+        if self._tei:  # it has one model; without truncate it refuses what is too long
+            return path, {"query": query, "texts": documents, "raw_scores": self._raw}
         return path, {
             "model": model,
             "query": query,
@@ -82,16 +86,17 @@ class RemoteRerankEngine(RemoteEngine):
         }
 
     def _data(self, reply: Any) -> Any:
-        return reply["results"]
+        return reply if self._tei else reply["results"]
 
     def _vectors(self, data: Any, texts: int) -> Vectors:
         """The scores in the order of `index`."""
         scores = np.empty((texts, 1), np.float32)
         for item, place in zip(data, self._places(data, texts), strict=True):
-            value = item["relevance_score"]
+            value = item["score" if self._tei else "relevance_score"]
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"a score that is no number: {value!r}")
-            scores[place] = value
+            with np.errstate(over="ignore"):  # one that is too large is not finite
+                scores[place] = value
         return scores
 
     def _unusable(self, vectors: Vectors) -> dict[int, EngineError]:

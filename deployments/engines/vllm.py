@@ -10,7 +10,8 @@ What this file settles for vLLM, each replaced by the same name under `args`:
 - On a CPU: eager, as compiling costs more than it gives there, and the norms by kernels
   (vllm_kernels.py); key-value memory for one longest text and a short one per sequence, as vLLM
   would take nearly all of the machine's memory, which a second replica then lacks; no prefix cache,
-  for its blocks are of 128 tokens there: no prompt fills one, and every text pays for looking.
+  for its blocks are of 128 tokens there: no prompt fills one, and every text pays for looking. A
+  reranker has both: its pairs begin with a template and a query, which fill blocks of 32 tokens.
 - On a device, in this process: vLLM schedules a step while the one before runs
   (`async_scheduling`), which it leaves off for pooling models.
 - Chunked prefill, and prefix caching on a GPU, stay vLLM's defaults (on for causal models with
@@ -48,6 +49,8 @@ from router.arrays import Vectors
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
+CPU_BLOCK = 32  # tokens: the smallest that vLLM's kernels for CPUs prefer
+SHORT = 128  # tokens of a short text: vLLM's own block on a CPU
 _SETTLED = {
     "model": "write it as `source`",
     "runner": "it is always pooling",
@@ -71,6 +74,7 @@ class VllmEngine:
     """One model on vLLM; `batch_tokens` is known after start."""
 
     pooling_params: Mapping[str, Any] = EMBED
+    shares_prefixes = False  # whether its texts begin alike for more than a few tokens
 
     def __init__(
         self,
@@ -116,7 +120,9 @@ class VllmEngine:
         self.phases = self.start_log.phases()
 
     def _config(self) -> "VllmConfig":
-        made = vllm_config(self._settings, self.max_tokens, self._base_dir, self._revision)
+        made = vllm_config(
+            self._settings, self.max_tokens, self._base_dir, self._revision, self.shares_prefixes
+        )
         self.start_log.attach()
         return made
 
@@ -176,6 +182,7 @@ def vllm_config(
     max_tokens: int,
     base_dir: str | None,
     revision: str | None = None,
+    shares_prefixes: bool = False,
 ) -> "VllmConfig":
     """Import vLLM and make its whole configuration; blocks for seconds.
 
@@ -218,7 +225,9 @@ def vllm_config(
     if revision is not None and source == settings.source:  # a folder has none
         defaults["revision"] = revision
     if on_cpu:
-        defaults["enable_prefix_caching"] = False
+        defaults["enable_prefix_caching"] = shares_prefixes
+        if shares_prefixes:
+            defaults["block_size"] = CPU_BLOCK
     elif settings.in_process:
         defaults["async_scheduling"] = True
     if on_cpu and settings.in_process and settings.args.get("enforce_eager", True):
@@ -240,14 +249,11 @@ def vllm_config(
 
 
 def _cache_bytes(made: "VllmConfig") -> int:
-    """Key-value memory for one longest text and, for each other sequence, one block."""
+    """Key-value memory for one longest text and a short one for each other sequence."""
     model, parallel = made.model_config, made.parallel_config
     heads = model.get_num_layers(parallel) * model.get_num_kv_heads(parallel)
     per_token = 2 * heads * model.get_head_size() * model.dtype.itemsize
-    return int(
-        per_token
-        * (model.max_model_len + made.scheduler_config.max_num_seqs * made.cache_config.block_size)
-    )
+    return int(per_token * (model.max_model_len + made.scheduler_config.max_num_seqs * SHORT))
 
 
 def _hide_broken_torchvision() -> None:

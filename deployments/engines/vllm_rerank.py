@@ -25,6 +25,7 @@ class VllmRerankEngine(VllmEngine):
     """One reranker on vLLM."""
 
     scores = True
+    shares_prefixes = True
 
     def __init__(self, settings: engine_config.VllmEngine, setup: Setup) -> None:
         super().__init__(settings, 1, setup.max_tokens, setup.base_dir, setup.stats, setup.revision)

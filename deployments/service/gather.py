@@ -178,6 +178,7 @@ class Gatherer:
             prepared.side,
             deadline_s,
             bulk,
+            prepared.prefix,
         )
         try:
             async with asyncio.timeout(max(0.0, left_s)):

@@ -7,6 +7,7 @@ query once and each document alone; what is counted and cut is the document in e
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from hashlib import blake2b
 from typing import Literal
 
 from deployments.service.prepare import BYTES_A_TOKEN, Prepared, Preparer
@@ -56,6 +57,13 @@ class PairPreparer(Preparer):
             for part in config.template.split("{document}")
         )
         return before, after
+
+    def prefix_of(self, model: str, instruction: str | None) -> bytes | None:
+        """A digest of what stands before each document; None where the query is no part of it."""
+        if self._rerankers[model].similarity is not None:
+            return None
+        before, _ = self._prompt(model, "document", instruction)
+        return blake2b(before.encode(), digest_size=16).digest()
 
     def longest_for(self, model: str) -> int:
         """The most tokens of a document with its prompt, as the request limits them."""
@@ -157,11 +165,10 @@ class PairReader(Reader):
             query = queries.get(name)
             if name in apart and (query is None or sum((*one.counts, *query.counts)) > most):
                 continue
-            prepared[name] = PreparedPairs(
-                **{field.name: getattr(one, field.name) for field in fields(Prepared)},
-                query=query,
-                limit=self._pairs.limit_for(name),
-            )
+            own = {field.name: getattr(one, field.name) for field in fields(Prepared)}
+            own["prefix"] = self._pairs.prefix_of(name, instruction)
+            limit = self._pairs.limit_for(name)
+            prepared[name] = PreparedPairs(**own, query=query, limit=limit)
         if not prepared:
             raise MaxTokensPerRequest(None, most)
         self._check_query(prepared)

@@ -40,6 +40,7 @@ class Prepared:
     # share of each text's tokens that the tokenizer does not know; None where it knows all
     unread: Sequence[float] | None = None
     scope: str = ""
+    prefix: bytes | None = None  # of what all texts begin with, where an engine may gain by that
 
     @property
     def unreadable(self) -> list[int]:

@@ -24,9 +24,10 @@ def config(name: str, port_host: str = "127.0.0.1") -> dict[str, Any]:
     """A config of ours with engines that need no card; resources and scaling stay."""
     data: dict[str, Any] = yaml.safe_load((ROOT / "configs" / name).read_text())
     data["http_options"]["host"] = port_host
-    for model in data["applications"][0]["args"]["models"].values():
+    args = data["applications"][0]["args"]
+    for model in (*args["models"].values(), *args["rerankers"].values()):
         model["engine"], model["tokenizer"] = {"kind": "fake"}, None
-        del model["fingerprint"]
+        model.pop("fingerprint", None)
     return data
 
 
@@ -59,7 +60,7 @@ def test_equal_cards_are_enough_and_a_missing_type_is_named() -> None:
     with nodes([H100S]) as (service, cluster):
         service.deploy(config("qwen3.yaml"))
         models = list(config("qwen3.yaml")["applications"][0]["args"]["models"])
-        assert [service.replicas(model) for model in models] == [1, 1, 1]
+        assert [service.replicas(model) for model in (*models, "qwen3-reranker-0.6b")] == [1] * 4
 
         service.submit(config("qwen3-cluster.yaml"))
 

@@ -28,6 +28,18 @@ def test_the_answer_is_a_list_with_falling_scores(http: httpx.Client) -> None:
     assert [one["text"] for one in with_text] == [DOCUMENTS[one["index"]] for one in plain]
 
 
+def test_a_server_of_that_api_is_a_reranker_of_this_service(http: httpx.Client) -> None:
+    server = {"kind": "remote", "base_url": str(http.base_url), "model": "any", "form": "tei"}
+    for far, model in (({"engine": server}, "quick"), ({"engine": server, "score": "raw"}, "slow")):
+        args = ARGS | {"rerankers": {"far": far}, "rerank_tiers": {"fast": "far"}}
+        body = {"query": "which", "documents": DOCUMENTS}
+        own = http.post("/rerank", json=body | {"model": model}).json()["results"]
+        with served(args) as (url, _):
+            answer = httpx.post(f"{url}/v1/rerank", json=body, timeout=60).json()
+        assert answer["results"] == own
+        assert answer["routing"]["score"] == far.get("score", "probability")
+
+
 def test_raw_scores_need_a_reranker_that_has_them(http: httpx.Client) -> None:
     body = {"query": "which", "texts": DOCUMENTS, "raw_scores": True}
     answer = http.post("/rerank", json=body)

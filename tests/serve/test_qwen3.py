@@ -1,5 +1,5 @@
-"""The deployments of configs/qwen3.yaml on Qwen3's own architecture: only sources, resources and
-scaling are replaced.
+"""The embedding models of configs/qwen3.yaml on Qwen3's own architecture: only sources, resources
+and scaling are replaced.
 
 Three tiny random checkpoints at the real widths, with the real tokenizer, against transformers with
 last-token pooling.
@@ -20,7 +20,8 @@ from deployments.engines.base import Batch
 from deployments.engines.transformers import TransformersEngine
 from router import engine_config as settings
 from router.tokenizer import load
-from tests.support.launched import ROOT, Launched, launched
+from tests.support.launched import Launched, launched
+from tests.support.qwen3_configs import tiny_config
 from tests.support.tiny_qwen3 import quick_dtype, write_tiny_qwen3
 
 pytestmark = [pytest.mark.serve, pytest.mark.models]
@@ -32,8 +33,6 @@ TEXTS = {
     "long": "The quick brown fox jumps over the lazy dog near the river bank. " * 70,
     "mixed": "naïve café 🙂 — Ελληνικά, عربى, ภาษาไทย",
 }
-# the curves are a GPU's: a slow CPU is at one step for longer than they let an engine say nothing
-PATIENCE_S = 150.0
 INSTRUCTED = (
     "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 )
@@ -52,20 +51,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def qwen3(
     checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Launched]:
-    config = yaml.safe_load((ROOT / "configs" / "qwen3.yaml").read_text())
-    application = config["applications"][0]
-    for name, model in application["args"]["models"].items():
-        model["engine"]["source"] = model["tokenizer"] = str(checkpoints[name])
-        del model["fingerprint"]  # random weights are on no card
-        model["engine"]["args"].pop("gpu_memory_utilization", None)
-        model["engine"]["args"]["kv_cache_memory_bytes"] = 512 * 1024 * 1024
-        model["engine"]["args"]["dtype"] = quick_dtype()
-        model["health_timeout_s"] = PATIENCE_S
-    for deployment in application["deployments"]:
-        deployment["ray_actor_options"] = {"num_cpus": 0.1}
-        # Serve's, which has to wait for ours
-        deployment["health_check_timeout_s"] = PATIENCE_S + 10
-        deployment["autoscaling_config"] = {"min_replicas": 1, "max_replicas": 1}
+    config = tiny_config(checkpoints)
     path = tmp_path_factory.mktemp("config") / "qwen3-tiny.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     with launched(path) as running:

@@ -112,6 +112,7 @@ class DispatchMachine:
         bulk: bool = False,
         deadline_s: float | None = None,
         group: str | None = None,
+        prefix: bytes | None = None,
         end_turn: bool = True,
     ) -> list[Chunk]:
         """One request; each length is a chunk of one text."""
@@ -122,6 +123,7 @@ class DispatchMachine:
                 lengths=np.array([length], np.int32),
                 tokens=length,
                 group=group,
+                prefix=prefix,
                 bulk=bulk,
                 deadline_s=deadline_s,
                 queued_s=self.now,

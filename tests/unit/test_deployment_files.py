@@ -196,23 +196,20 @@ def test_a_node_without_a_gpu_needs_no_driver(tmp_path: Path) -> None:
     assert (status, "no NVIDIA GPU" in said) == (0, True)
 
 
-def test_every_model_has_one_type_of_node_of_its_own_with_room_for_all_its_replicas() -> None:
+def test_every_size_of_model_has_one_type_of_node_with_room_for_all_its_replicas() -> None:
     cluster = load(CLUSTER)
     types = {
         name: node
         for name, node in cluster["available_node_types"].items()
         if name != cluster["head_node_type"]
     }
-    used = []
-    for name, (needs, most) in replicas().items():
+    nodes = dict.fromkeys(types, 0.0)  # that are full at most
+    for needs, most in replicas().values():
         if "GPU" in needs:
             (fitting,) = [kind for kind, node in types.items() if rooms(node["resources"], needs)]
-            used.append(fitting)
-            assert (
-                rooms(types[fitting]["resources"], needs) * types[fitting]["max_workers"] >= most
-            ), name
+            nodes[fitting] += most / rooms(types[fitting]["resources"], needs)
             assert types[fitting].get("min_workers", 0) == 0
-    assert sorted(used) == sorted(types)
+    assert nodes == {name: node["max_workers"] for name, node in types.items()}
     assert cluster["max_workers"] >= sum(node["max_workers"] for node in types.values())
 
 
@@ -252,14 +249,15 @@ def test_the_config_for_mixed_cards_is_that_of_equal_cards_with_types() -> None:
         for deployment in typed["applications"][0]["deployments"]
     ]
     assert typed == load(QWEN3)
-    assert types == [None, "L4", "L40S", "H100"]
+    assert types == [None, "L4", "L40S", "H100", "L4", "L40S"]
 
 
 def test_the_manifest_holds_the_typed_config_of_qwen3_and_says_the_ranks() -> None:
     inner = serve_config()
-    models = inner["applications"][0]["args"]["models"]
-    assert [model.pop("rank") for model in models.values()] == list(range(len(models)))
-    assert list(models) == list(load(TYPED)["applications"][0]["args"]["models"])
+    for section in ("models", "rerankers"):
+        models = inner["applications"][0]["args"][section]
+        assert [model.pop("rank") for model in models.values()] == list(range(len(models)))
+        assert list(models) == list(load(TYPED)["applications"][0]["args"][section])
     assert inner == load(TYPED)
 
 
@@ -269,7 +267,8 @@ def test_the_manifest_passes_our_own_check() -> None:
 
 def test_every_model_has_a_group_of_pods_with_room_for_all_its_replicas() -> None:
     groups = load(KUBERAY)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
-    for name, (needs, most) in replicas().items():
+    pods = dict.fromkeys((group["groupName"] for group in groups), 0.0)  # that are full at most
+    for needs, most in replicas().values():
         fitting = [
             group
             for group in groups
@@ -279,11 +278,12 @@ def test_every_model_has_a_group_of_pods_with_room_for_all_its_replicas() -> Non
         (group,) = fitting
         container = group["template"]["spec"]["containers"][0]
         resources = {key: float(value) for key, value in group["resources"].items()}
-        assert rooms(resources, needs) * group["maxReplicas"] >= most, name
+        pods[group["groupName"]] += most / rooms(resources, needs)
         assert float(container["resources"]["limits"].get("nvidia.com/gpu", 0)) == resources.get(
             "GPU", 0
         )
         assert float(container["resources"]["limits"]["cpu"]) == resources["CPU"]
+    assert all(pods[group["groupName"]] <= group["maxReplicas"] for group in groups)
 
 
 def pods() -> list[Any]:

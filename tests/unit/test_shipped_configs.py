@@ -31,6 +31,10 @@ def models_of(name: str) -> dict[str, model_config.ModelConfig]:
     return dict(RouterArgs.model_validate(load(name)["applications"][0]["args"]).models)
 
 
+def rerankers_of(name: str) -> dict[str, rerank_config.RerankerConfig]:
+    return dict(RouterArgs.model_validate(load(name)["applications"][0]["args"]).rerankers)
+
+
 def actor_options(name: str) -> dict[str, dict[str, float]]:
     return {
         d["name"]: d.get("ray_actor_options", {})
@@ -106,36 +110,78 @@ def test_qwen3_queries_read_as_the_model_card_says() -> None:
 
 def test_both_qwen3_configs_describe_the_same_models() -> None:
     own = {"engine", "devices"}
-    many, one = models_of("qwen3.yaml"), models_of("qwen3-one-gpu.yaml")
-    assert {name: model.model_dump(exclude=own) for name, model in many.items()} == {
-        name: model.model_dump(exclude=own) for name, model in one.items()
-    }
+    for of in (models_of, rerankers_of):
+        many, one = of("qwen3.yaml"), of("qwen3-one-gpu.yaml")
+        own |= {"cold_start_s"} if of is rerankers_of else set()
+        assert {name: model.model_dump(exclude=own) for name, model in many.items()} == {
+            name: model.model_dump(exclude=own) for name, model in one.items()
+        }
 
 
-def test_three_qwen3_models_fit_on_one_card() -> None:
+JUDGE = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
+    'the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
+    "<|im_start|>user\n<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
+    "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+)
+RERANKERS = {
+    "qwen3-reranker-0.6b": ("Qwen/Qwen3-Reranker-0.6B", "e61197ed45024b0ed8a2d74b80b4d909f1255473"),
+    "qwen3-reranker-4b": ("Qwen/Qwen3-Reranker-4B", "22e683669bc0f0bd69640a1354a6d0aebcfeede5"),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["qwen3.yaml", "qwen3-cluster.yaml", "qwen3-one-gpu.yaml", "extra/qwen3-rerankers.yaml"],
+)
+def test_every_qwen3_reranker_is_pinned_and_reads_as_its_card_says(name: str) -> None:
+    found = rerankers_of(name)
+    assert list(found) == list(RERANKERS)
+    for id, one in found.items():
+        assert isinstance(one.engine, engine_config.VllmEngine)
+        source, revision = RERANKERS[id]
+        assert (one.engine.source, one.tokenizer, one.revision) == (source, source, revision)
+        assert one.pinned(source) == revision
+        assert one.template == JUDGE
+        assert one.instruction.startswith("Given a web search query, retrieve relevant")
+        assert one.engine.args["hf_overrides"] == {
+            "architectures": ["Qwen3ForSequenceClassification"],
+            "classifier_from_token": ["no", "yes"],
+            "is_original_qwen3_reranker": True,
+        }
+        assert not one.required, "embeddings are served without it"
+
+
+def test_all_qwen3_models_fit_on_one_card() -> None:
     parameters = {
         "qwen3-embedding-0.6b": 595_776_512,
         "qwen3-embedding-4b": 4_021_774_336,
         "qwen3-embedding-8b": 7_567_295_488,
+        "qwen3-reranker-0.6b": 595_776_512,
+        "qwen3-reranker-4b": 4_021_774_336,
     }
     kv_bytes_per_token = {
         "qwen3-embedding-0.6b": 114_688,
         "qwen3-embedding-4b": 147_456,
         "qwen3-embedding-8b": 147_456,
+        "qwen3-reranker-0.6b": 114_688,
+        "qwen3-reranker-4b": 147_456,
     }
-    models, used = models_of("qwen3-one-gpu.yaml"), 0.0
+    models: dict[str, model_config.ModelConfig] = models_of("qwen3-one-gpu.yaml")
+    models, used = models | rerankers_of("qwen3-one-gpu.yaml"), 0.0
     for name, model in models.items():
         assert isinstance(model.engine, engine_config.VllmEngine)
         kv_cache = model.engine.args["kv_cache_memory_bytes"]
         needed = 2 * parameters[name] + kv_cache + 2 * GIB
-        assert kv_cache >= 32768 * kv_bytes_per_token[name], f"{name}: no room for its longest text"
+        longest = model.max_tokens * kv_bytes_per_token[name]
+        assert kv_cache >= longest, f"{name}: no room for its longest text"
         assert needed <= 1.05 * model.engine.args["gpu_memory_utilization"] * 79 * GIB
         used += needed
     assert used <= 75 * GIB
     assert sum(model.engine.args["gpu_memory_utilization"] for model in models.values()) < 1  # type: ignore[union-attr]
-    assert (
-        sum(each.get("num_gpus", 0.0) for each in actor_options("qwen3-one-gpu.yaml").values()) <= 1
-    )
+    shares = [each.get("num_gpus", 0.0) for each in actor_options("qwen3-one-gpu.yaml").values()]
+    assert sum(shares) == pytest.approx(1.0)
+    assert sum(model.devices for model in models.values()) == pytest.approx(1.0)
 
 
 HEADINGS: dict[str, type[Section]] = {
@@ -211,6 +257,17 @@ def test_the_page_lists_what_a_reranker_has_beside_or_other_than_a_model() -> No
         if name not in same
         and field is not model_config.ModelConfig.model_fields.get(name)
         and repr(field) != repr(model_config.ModelConfig.model_fields.get(name))
+    }
+
+
+def test_the_page_of_reranking_lists_what_a_remote_reranker_has_beside_a_remote_model() -> None:
+    page = (ROOT / "docs" / "reranking.md").read_text()
+    rows = [row.split("|") for row in page.split("**`remote`**")[1].splitlines() if "| `" in row]
+    own = rerank_config.RemoteRerankEngine
+    assert {row[1].strip(" `"): row[3].strip() for row in rows[:2]} == {
+        name: default_of(own, name)
+        for name in own.model_fields
+        if name not in engine_config.RemoteEngine.model_fields
     }
 
 

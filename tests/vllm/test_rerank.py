@@ -47,8 +47,8 @@ MAX_TOKENS = 512
 
 
 def reranker(tiny_qwen3: Path) -> dict[str, Any]:
-    """The 0.6B of configs/extra/qwen3-rerankers.yaml with its source and its sizes replaced."""
-    config = yaml.safe_load((ROOT / "configs" / "extra" / "qwen3-rerankers.yaml").read_text())
+    """The 0.6B of configs/qwen3.yaml with its source and its sizes replaced."""
+    config = yaml.safe_load((ROOT / "configs" / "qwen3.yaml").read_text())
     one: dict[str, Any] = config["applications"][0]["args"]["rerankers"]["qwen3-reranker-0.6b"]
     for name in ("revision", "cold_start_s"):
         one.pop(name, None)

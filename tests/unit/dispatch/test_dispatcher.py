@@ -296,6 +296,23 @@ async def test_a_large_request_is_cut_into_batches_and_answered_in_order(bench: 
     assert firsts([await future for future in futures]) == list(range(10))
 
 
+async def test_texts_that_begin_alike_go_to_one_replica_while_it_has_room(bench: Bench) -> None:
+    bench.dispatcher.replicas_changed(["a", "b", "c", "d"])
+    row = [np.full(900, 1, np.int32)]
+
+    async def sent_to(prefix: bytes | None) -> str:
+        bench.dispatcher.submit(row, None, [900], "document", None, prefix=prefix)
+        await settle()
+        (call,) = bench.transport.open
+        call.answer()
+        await settle()
+        return call.replica
+
+    for query in (b"one", b"other"):
+        assert len({await sent_to(query) for _ in range(10)}) == 1
+    assert len({await sent_to(None) for _ in range(30)}) > 1, "others are drawn"
+
+
 async def test_a_text_longer_than_a_batch_has_a_call_of_its_own(bench: Bench) -> None:
     futures = bench.submit(0, 10, BATCH * 3, 10)
     await bench.transport.answer_all()

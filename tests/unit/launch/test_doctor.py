@@ -100,11 +100,11 @@ def test_vllm_for_gpus_without_a_gpu_is_told(tmp_path: Path) -> None:
 def test_cpus_and_types_of_cards_are_added_up(tmp_path: Path) -> None:
     h100s = machine(tmp_path, gpus=[H100] * 3, cpus=16)
     typed = found(h100s, "gpus", ROOT / "configs" / "qwen3-cluster.yaml")
-    assert len(typed) == 2
+    assert len(typed) == 3
     assert all("yours are H100" in finding.found for finding in typed)
     assert found(h100s, "gpus", ROOT / "configs" / "qwen3.yaml") == []
     two_cpus = found(h100s._replace(cpus=2), "cpus", ROOT / "configs" / "qwen3.yaml")
-    assert "the config books 5 CPUs, there are 2" in two_cpus[0].found
+    assert "the config books 6 CPUs, there are 2" in two_cpus[0].found
 
 
 def test_old_pythons_and_wrong_pins_fail(tmp_path: Path) -> None:
@@ -164,7 +164,8 @@ def test_a_config_is_held_against_gpus_and_memory(tmp_path: Path) -> None:
 def test_another_commit_in_the_cache_is_not_the_pinned_one(tmp_path: Path) -> None:
     config = ROOT / "configs" / "qwen3-one-gpu.yaml"
     offline = {"RAY_AUTH_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
-    models = yaml.safe_load(config.read_text())["applications"][0]["args"]["models"].values()
+    args = yaml.safe_load(config.read_text())["applications"][0]["args"]
+    models = [*args["models"].values(), *args["rerankers"].values()]
     hub = tmp_path / ".cache" / "huggingface" / "hub"
     for model in models:
         folder = hub / f"models--{model['engine']['source'].replace('/', '--')}" / "snapshots"

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from router.domain import Curve
 from router.errors import ModelUnavailable
 from router.instructions import Timer
+from router.prefixes import MOST, PrefixHomes
 from router.replica_health import EJECTION_S, FAILURES_IN_A_ROW, MOST_EJECTION_S
 from router.sending import TIMER_S
 from tests.support.dispatch_machine import BATCH, DispatchMachine, Failure
@@ -259,6 +260,82 @@ def test_the_number_of_failures_that_ejects_is_counted_without_an_answer_between
 REPLICAS = ("a", "b", "c")
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_chunks_that_begin_alike_go_to_one_replica_while_it_has_room(seed: int) -> None:
+    machine = DispatchMachine("a", "b", "c", "d", curve=TENTH, seed=seed)
+    machine.submit(900, prefix=b"query")
+    ((home, _),) = machine.sent
+    for length in (900, 10, 900, 10):
+        machine.answer_all()
+        machine.submit(length, prefix=b"query")
+        assert machine.sent[-1][0] == home
+    machine.answer_all()
+    machine.close()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_busy_home_has_no_room_while_another_replica_idles(seed: int) -> None:
+    machine = DispatchMachine("a", "b", curve=TENTH, seed=seed)
+    machine.submit(900, 900, 900, 900, 900, prefix=b"query")
+    replicas = [replica for replica, _ in machine.sent]
+    home, other = replicas[:2]
+    assert home != other, "decisions expect that work to be spread"
+    assert replicas == [home, other, home, other], "two of three slots are for large calls"
+    (call, *_) = [call for call in machine.open if call.replica == home]
+    machine.answer(call)
+    assert machine.sent[-1] == (home, [4])
+    machine.answer_all()
+    machine.close()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_home_with_room_is_taken_before_one_with_less_to_do(seed: int) -> None:
+    machine = DispatchMachine("a", "b", curve=TENTH, seed=seed)
+    machine.submit(900, prefix=b"one")
+    machine.submit(600, prefix=b"other")
+    (home, _), (other, _) = machine.sent
+    assert home != other
+    machine.submit(900, prefix=b"one")
+    assert machine.sent[-1][0] == home
+    machine.answer_all()
+    machine.close()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_small_chunk_gathers_for_no_home_while_another_replica_idles(seed: int) -> None:
+    machine = DispatchMachine("a", "b", "c", curve=TENTH, seed=seed)
+    for sent in range(1, 4):
+        machine.submit(10, prefix=b"query")
+        assert len(machine.sent) == sent
+    assert len({replica for replica, _ in machine.sent}) == 3
+    machine.answer_all()
+    machine.close()
+
+
+@pytest.mark.parametrize("end", ["lose", "fail"])
+def test_a_prefix_moves_from_a_replica_that_fails(end: str) -> None:
+    machine = DispatchMachine("a", "b", curve=TENTH)
+    machine.submit(900, prefix=b"query")
+    ((home, _),) = machine.sent
+    getattr(machine, end)(machine.open[0])
+    assert machine.sent[-1][0] != home
+    machine.answer_all()
+    machine.replicas(machine.sent[-1][0])
+    machine.submit(900, prefix=b"query")
+    assert machine.sent[-1][0] != home
+    machine.answer_all()
+    machine.close()
+
+
+def test_only_the_prefixes_that_were_sent_last_are_remembered() -> None:
+    homes = PrefixHomes()
+    for number in range(2 * MOST):
+        homes.sent(str(number).encode(), "a", ("a", "b"))
+        homes.sent(b"used again", "b", ("a", "b"))
+    assert len(homes) == MOST
+    assert (homes.get(b"0"), homes.get(b"used again"), homes.get(None)) == (None, "b", None)
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Every chunk ends once and none is lost, whatever happens in whatever order."""
 
@@ -274,12 +351,18 @@ class AnyOrder(RuleBasedStateMachine):
         bulk=st.booleans(),
         allowed_s=st.sampled_from((None, 0.05, 5.0)),
         group=st.sampled_from((None, "query", "document")),
+        prefix=st.sampled_from((None, b"one", b"other")),
     )
     def submit(
-        self, lengths: list[int], bulk: bool, allowed_s: float | None, group: str | None
+        self,
+        lengths: list[int],
+        bulk: bool,
+        allowed_s: float | None,
+        group: str | None,
+        prefix: bytes | None,
     ) -> None:
         deadline_s = None if allowed_s is None else self.machine.now + allowed_s
-        self.machine.submit(*lengths, bulk=bulk, deadline_s=deadline_s, group=group)
+        self.machine.submit(*lengths, bulk=bulk, deadline_s=deadline_s, group=group, prefix=prefix)
 
     @precondition(lambda self: self.machine.chunks)
     @rule(data=st.data())

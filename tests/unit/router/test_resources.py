@@ -26,7 +26,7 @@ def sentences(path: Path, *nodes: dict[str, float]) -> list[str]:
 
 
 def test_qwen3_starts_on_one_machine_with_equal_cards() -> None:
-    assert total(booked(QWEN3)) == "5 CPUs and 2.5 GPUs"
+    assert total(booked(QWEN3)) == "6 CPUs and 3 GPUs"
     assert sentences(QWEN3, {"CPU": 16, "GPU": 3, "accelerator_type:H100": 1}) == []
     assert sentences(QWEN3, {"CPU": 16, "GPU": 3, "accelerator_type:A10G": 1}) == []
 
@@ -34,17 +34,19 @@ def test_qwen3_starts_on_one_machine_with_equal_cards() -> None:
 def test_qwen3_on_one_card_says_what_is_short_and_the_config_for_it_fits() -> None:
     one_h100 = {"CPU": 16.0, "GPU": 1.0, "accelerator_type:H100": 1.0}
     (found, *_) = sentences(QWEN3, one_h100)
-    assert "waits for 1 GPU and 1 CPU: the config books 2.5 GPUs, there are 1; share cards" in found
+    assert "waits for 1 GPU and 1 CPU: the config books 3 GPUs, there are 1; share cards" in found
     assert sentences(ONE, one_h100) == []
 
 
 def test_a_card_of_another_type_is_named_in_one_sentence() -> None:
     three = {"CPU": 16.0, "GPU": 3.0, "accelerator_type:H100": 1.0}
-    small, middle = sentences(TYPED, three)
-    assert small.startswith("qwen3-embedding-4b waits for 1 GPU of type L40S and 1 CPU: ") or (
-        middle.startswith("qwen3-embedding-4b waits for 1 GPU of type L40S and 1 CPU: ")
-    )
-    for said in (small, middle):
+    found = sorted(sentences(TYPED, three))
+    assert [said.partition(": ")[0] for said in found] == [
+        "qwen3-embedding-0.6b waits for 0.5 GPUs of type L4 and 1 CPU",
+        "qwen3-embedding-4b waits for 1 GPU of type L40S and 1 CPU",
+        "qwen3-reranker-0.6b waits for 0.5 GPUs of type L4 and 1 CPU",
+    ]
+    for said in found:
         assert "yours are H100; write one of these as its accelerator_type, or remove" in said
 
 

@@ -126,6 +126,21 @@ async def test_a_query_that_makes_prompts_too_long_is_named() -> None:
     assert "max_prompt_characters" in caught.value.message
 
 
+async def test_pairs_of_one_query_and_instruction_have_one_prefix() -> None:
+    async def prefix(query: str, *documents: str, model: str = "pairs") -> bytes | None:
+        reader, _ = reader_of(query, documents)
+        made = (await read(reader, model))[model]
+        cut, _ = reader._pairs.cut(made, documents, model, "end", None)
+        assert made.prefix == cut.prefix
+        return made.prefix
+
+    own = await prefix("which?", "a")
+    assert own is not None
+    assert own == await prefix("which?", "another", "list")
+    assert own != await prefix("who?", "a")
+    assert await prefix("which?", "a", model="cosine") is None, "documents are read alone"
+
+
 async def test_the_features_are_those_of_the_documents() -> None:
     reader, _ = reader_of("wo ist der Bahnhof von Heidelberg", ["Where is the railway station?"])
     features = (await reader.read(reader.request.documents, None, None, None, ("pairs",))).features
