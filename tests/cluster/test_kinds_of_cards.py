@@ -40,18 +40,18 @@ def of_routers(cluster: Cluster) -> str:
 
 def test_models_on_one_card_are_named_and_warned_of_once() -> None:
     with nodes([{"num_cpus": 8, "num_gpus": 1}]) as (service, cluster):
-        service.deploy(config("qwen3-one-gpu.yaml"))
-        small, middle, large = models = list(
-            config("qwen3-one-gpu.yaml")["applications"][0]["args"]["models"]
-        )
+        one_card = config("qwen3-one-gpu.yaml")
+        service.deploy(one_card)
+        args = one_card["applications"][0]["args"]
+        models, every = list(args["models"]), sorted({**args["models"], **args["rerankers"]})
 
         def shared() -> dict[str, list[str]]:
             rows = httpx.get(f"{service.url}/v1/tiers", timeout=10).json()["data"]
             return {row["model"]: row["shares_device_with"] for row in rows}
 
-        expected = {small: [middle, large], middle: [small, large], large: [small, middle]}
+        expected = {model: [one for one in every if one != model] for model in models}
         wait_for(lambda: shared() == expected, "each model to name the others", told=shared)
-        warning = f"{' and '.join(models)} share device 0 of node "
+        warning = f"{' and '.join(every)} share device 0 of node "
         wait_for(lambda: warning in of_routers(cluster), "the warning")
         assert of_routers(cluster).count(warning) == 1
 
