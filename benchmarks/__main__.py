@@ -8,6 +8,7 @@ NAMES = (
     "abuse",
     "advise",
     "autoscale",
+    "batch_jobs",
     "budgets",
     "chaos",
     "data_plane",

@@ -17,16 +17,32 @@ from typing import Any
 import numpy as np
 import orjson
 
+from router.answers import Routing
 from router.cache import VectorCache
 from router.config import Limits, RouterArgs
-from router.encoding import Routing, encode
+from router.encoding import encode
 from router.schema import parse
 from router.space import fit
 from router.spaces import Catalogue
 
 ROUNDS = 15
 ROUND_S = 0.02
-ROUTING = Routing("model", "best", "rule:long", "model/4096", "en", 480, 6.2, False, 0)
+ROUTING = Routing(
+    model="model",
+    tier="best",
+    reason="rule:long",
+    space="model/4096",
+    language="en",
+    tokens=480,
+    predicted_ms=6.2,
+    degraded=False,
+    cached=0,
+    truncated=[],
+    adapter=None,
+    encoder="native",
+    expected_recall=None,
+    canary=False,
+)
 
 
 def _request(texts: Any, **more: Any) -> bytes:

@@ -17,9 +17,10 @@ import random
 import re
 import socket
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
+from jsonschema import Draft202012Validator
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
@@ -40,9 +42,14 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from router.batches import BatchBody
 from router.errors import BudgetUnreachable
 from router.keys import hash_of, new_key
+from router.rerank_schema import FIELDS as RERANK_FIELDS
 from router.schema import FIELDS
+from router.shapes.cohere import CohereEmbedRequest
+from router.shapes.ollama import OllamaEmbedRequest
+from router.shapes.tei import TeiEmbedRequest
 from tests.support.local_service import served
 
 HANG_S = 20.0  # without an answer; fake engines answer in milliseconds
@@ -63,6 +70,16 @@ OPEN: dict[str, Any] = {
     "models": {"small": MODEL, "large": MODEL},
     "tiers": {"fast": "small", "best": "large"},
     "collections": {"docs": "small/8", "both": {"spaces": ["small/8", "large/4"]}},
+    "rerankers": {
+        "reads": {
+            "engine": {"kind": "fake"},
+            "template": "{instruction} {query} {document}",
+            "instruction": "Find",
+            "max_tokens": 512,
+        },
+        "compares": {"engine": {"kind": "similarity", "model": "small"}},
+    },
+    "rerank_tiers": {"fast": "reads", "best": "compares"},
 }
 LOCKED = OPEN | {
     "keys": {
@@ -143,7 +160,10 @@ def fuzz(cases: int, start: int = 0) -> Tally:
     tally = Tally()
     for args, headers in ((OPEN, {}), (LOCKED, {"authorization": f"Bearer {KEY}"}), (LOCKED, {})):
         some = cases // 3 if headers or args is OPEN else cases - 2 * (cases // 3)
-        with served(args) as (url, _):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            served({**args, "batches": {"folder": folder}}) as (url, _),
+        ):
             # it has a warning for each request that is none
             logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
             documented(tally, url, headers, some // 2, start)
@@ -165,7 +185,9 @@ def documented(tally: Tally, url: str, headers: Mapping[str, str], cases: int, s
     }
     for operation in operations:
         each = max(2, cases * weights[operation.label] // sum(weights.values()) // 2)
-        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+        # nothing can be wrong about a request that has only a path
+        may_be_wrong = operation.body or operation.query or operation.headers
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)[: 2 if may_be_wrong else 1]:
             strategy = operation.as_strategy(generation_mode=mode)
             source = f"schemathesis, {mode.value}"
 
@@ -194,48 +216,70 @@ def documented(tally: Tally, url: str, headers: Mapping[str, str], cases: int, s
             _each(strategy, each, start, one)
 
 
+class Reference:
+    """The document, to hold answers against that schemathesis did not ask for."""
+
+    def __init__(self, url: str) -> None:
+        self._document = httpx.get(f"{url}/openapi.json", timeout=HANG_S).json()
+        self._validators: dict[tuple[str, int], Draft202012Validator] = {}
+
+    def allows(self, path: str, status: int, content_type: str | None, body: bytes) -> bool:
+        """Whether a POST to `path` may be answered so."""
+        if body == b"Invalid HTTP request received.":  # by the server, before the application
+            return True
+        try:
+            data = json.loads(body)
+            validator = self._validator(path, status)
+        except (ValueError, KeyError):
+            return False
+        return content_type == "application/json" and bool(validator.is_valid(data))
+
+    def _validator(self, path: str, status: int) -> Draft202012Validator:
+        if (path, status) not in self._validators:
+            answer = self._document["paths"][path]["post"]["responses"][str(status)]
+            if "$ref" in answer:
+                answer = self._document["components"]["responses"][str(status)]
+            schema = answer["content"]["application/json"]["schema"]
+            self._validators[path, status] = Draft202012Validator(
+                {**schema, "components": self._document["components"]}
+            )
+        return self._validators[path, status]
+
+
 def bodies(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start: int) -> None:
-    """Bodies and headers that no schema makes."""
+    """Bodies and headers that no schema makes, to every route that reads JSON."""
+    reference, source = Reference(url), "bodies and headers"
     with httpx.Client(base_url=url, timeout=HANG_S, headers=dict(headers)) as client:
 
-        def one(case: tuple[str, bytes, dict[str, bytes]]) -> None:
-            path, body, given = case
-            what, begun_s = f"{path} {body[:120]!r} {given}", time.monotonic()
+        def one(case: tuple[str, tuple[str, bytes], dict[str, bytes]]) -> None:
+            address, (path, body), given = case
+            sent_to = address + path.replace("{model}", "small")
+            what, begun_s = f"{sent_to} {body[:120]!r} {given}", time.monotonic()
             try:
                 answer = client.post(
-                    path,
+                    sent_to,
                     content=body,
                     headers=[(name.encode(), value) for name, value in given.items()],
                 )
             except httpx.TimeoutException:
-                tally.hung("bodies and headers", what)
+                tally.hung(source, what)
             except (httpx.HTTPError, ValueError, UnicodeError):
                 return
             else:
-                tally.answered(
-                    "bodies and headers",
-                    answer.status_code,
-                    answer.content,
-                    time.monotonic() - begun_s,
-                    what,
-                )
-                _is_ours(
-                    tally,
-                    "bodies and headers",
-                    answer.status_code,
-                    answer.headers,
-                    answer.content,
-                    what,
-                )
+                took_s = time.monotonic() - begun_s
+                tally.answered(source, answer.status_code, answer.content, took_s, what)
+                content_type = answer.headers.get("content-type")
+                if not reference.allows(path, answer.status_code, content_type, answer.content):
+                    tally.problems.append(
+                        f"{source}: {answer.status_code} {content_type} {answer.content[:80]!r} "
+                        f"for {what}"
+                    )
 
-        _each(
-            st.tuples(
-                st.sampled_from(["/v1/embeddings", "/embeddings", "/v1/route"]), BODIES, HEADERS
-            ),
-            cases,
-            start,
-            one,
+        addresses = st.sampled_from(["", "", "/in/docs", "/in/docs/query", "/in/nothing"])
+        sent = st.sampled_from(tuple(ROUTES)).flatmap(
+            lambda path: st.tuples(st.just(path), BODIES[path])
         )
+        _each(st.tuples(addresses, sent, HEADERS), cases, start, one)
 
 
 def sockets(tally: Tally, url: str, headers: Mapping[str, str], cases: int, start: int) -> None:
@@ -292,23 +336,6 @@ def _each(strategy: Any, cases: int, start: int, one: Callable[[Any], None]) -> 
         run()
 
 
-def _is_ours(
-    tally: Tally, source: str, status: int, headers: Mapping[str, str], body: bytes, what: str
-) -> None:
-    """An answer of the application is JSON, and an error has all four keys."""
-    try:
-        data = json.loads(body)
-        good = headers["content-type"] == "application/json" and (
-            status < 400 or set(data["error"]) == {"message", "type", "param", "code"}
-        )
-    except (ValueError, KeyError, TypeError):
-        good = False
-    if not good and body != b"Invalid HTTP request received.":
-        tally.problems.append(
-            f"{source}: {status} {headers.get('content-type')} {body[:80]!r} for {what}"
-        )
-
-
 TEXT = st.text(max_size=40) | st.sampled_from(
     ["", "\0", "\ufeff", "\ufdfa" * 20, "a" * 5000, "１２", "‮abc", "😀" * 50]
 )
@@ -324,7 +351,6 @@ VALUE = st.recursive(
 RIGHT = st.sampled_from(
     ["fast", "small", "docs", "small/8", "base64", "query", "end", "bulk", 8, 50]
 )
-NEARLY = st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, VALUE | RIGHT))
 SPLICES = [
     b"NaN",
     b"Infinity",
@@ -355,19 +381,18 @@ def _dumped(value: object) -> bytes:
 
 
 @st.composite
-def _spliced(draw: st.DrawFn) -> bytes:
+def _spliced(draw: st.DrawFn, nearly: st.SearchStrategy[Any]) -> bytes:
     """JSON with something in it that is none, or with a key twice."""
-    body = _dumped(draw(NEARLY))
+    body = _dumped(draw(nearly))
     at, splice = draw(st.integers(0, len(body))), draw(st.sampled_from(SPLICES))
     kept = draw(st.integers(at, min(len(body), at + 8)))
     return body[:at] + splice + body[kept:]
 
 
+A_TEXT = st.text(min_size=1, max_size=40)
+SOME_TEXTS = st.lists(A_TEXT, min_size=1, max_size=5)
 GOOD = st.fixed_dictionaries(
-    {
-        "input": st.text(min_size=1, max_size=40)
-        | st.lists(st.text(min_size=1, max_size=40), min_size=1, max_size=5)
-    },
+    {"input": A_TEXT | SOME_TEXTS},
     optional={
         "model": st.sampled_from(["auto", "fast", "best", "SMALL", None]),
         "dimensions": st.sampled_from([4, 8, None]),
@@ -381,24 +406,75 @@ GOOD = st.fixed_dictionaries(
         "priority": st.sampled_from(["interactive", "bulk"]),
     },
 )
-BODIES = (
-    GOOD.map(_dumped)
-    | GOOD.map(_dumped)
-    | GOOD.map(_dumped)
-    | st.binary(max_size=200)
-    | NEARLY.map(_dumped)
-    | VALUE.map(_dumped)
-    | _spliced()
-    | st.tuples(NEARLY, VALUE).map(
-        lambda two: _dumped(two[0])[:-1] + b',"input":' + _dumped(two[1]) + b',"input":"b"}'
+TEI = {"texts", "raw_scores", "return_text", "truncation_direction"}
+# what is posted to a path: the fields that a body may have, and bodies that are answered
+ROUTES: dict[str, tuple[Collection[str], st.SearchStrategy[Any]]] = {
+    **dict.fromkeys(
+        ("/v1/embeddings", "/embeddings", "/v1/route", "/openai/deployments/{model}/embeddings"),
+        (FIELDS, GOOD),
+    ),
+    "/v2/embed": (CohereEmbedRequest.model_fields, st.fixed_dictionaries({"texts": SOME_TEXTS})),
+    "/embed": (
+        TeiEmbedRequest.model_fields,
+        st.fixed_dictionaries({"inputs": A_TEXT | SOME_TEXTS}),
+    ),
+    "/api/embed": (
+        OllamaEmbedRequest.model_fields,
+        st.fixed_dictionaries({"input": A_TEXT | SOME_TEXTS}),
+    ),
+    **dict.fromkeys(
+        ("/v1/rerank", "/rerank"),
+        (
+            TEI | set(RERANK_FIELDS),
+            st.fixed_dictionaries({"query": A_TEXT, "documents": SOME_TEXTS})
+            | st.fixed_dictionaries({"query": A_TEXT, "texts": SOME_TEXTS}),
+        ),
+    ),
+    "/v1/batches": (
+        BatchBody.model_fields,
+        st.just(
+            {
+                "input_file_id": "file-1",
+                "endpoint": "/v1/embeddings",
+                "completion_window": "24h",
+            }
+        ),
+    ),
+}
+
+
+def bodies_of(fields: Collection[str], good: st.SearchStrategy[Any]) -> st.SearchStrategy[bytes]:
+    """Bodies of a route, right and wrong."""
+    nearly = st.fixed_dictionaries({}, optional=dict.fromkeys(sorted(fields), VALUE | RIGHT))
+    first = min(fields)
+    return (
+        good.map(_dumped)
+        | good.map(_dumped)
+        | good.map(_dumped)
+        | st.binary(max_size=200)
+        | nearly.map(_dumped)
+        | VALUE.map(_dumped)
+        | _spliced(nearly)
+        | st.tuples(nearly, VALUE).map(
+            lambda two: (
+                _dumped(two[0])[:-1]
+                + f',"{first}":'.encode()
+                + _dumped(two[1])
+                + f',"{first}":"b"}}'.encode()
+            )
+        )
+        | nearly.map(lambda value: json.dumps(value).encode("utf-16"))
+        | nearly.map(lambda value: json.dumps(value).encode("utf-32-be"))
+        | st.integers(1, 60_000).map(
+            lambda depth: b'{"input":' + b"[" * depth + b"]" * depth + b"}"
+        )
     )
-    | NEARLY.map(lambda value: json.dumps(value).encode("utf-16"))
-    | NEARLY.map(lambda value: json.dumps(value).encode("utf-32-be"))
-    | st.integers(1, 60_000).map(lambda depth: b'{"input":' + b"[" * depth + b"]" * depth + b"}")
-)
+
+
 LINE = st.binary(max_size=60).map(
     lambda value: bytes(byte for byte in value if byte not in b"\r\n\0")
 )
+BODIES = {path: bodies_of(*route) for path, route in ROUTES.items()}
 HEADER_VALUE = LINE | st.sampled_from(
     [
         b"fast",

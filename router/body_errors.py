@@ -9,9 +9,10 @@ import orjson
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from router.errors import InvalidJson, InvalidValue, UnknownField, shorten, suggest
+from router.errors import InvalidJson, InvalidValue, UnknownField, field, shorten, suggest
 from router.ignoring import Ignore, unknown
 
+EXAMPLE = field('{"input": "text"}')
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -27,9 +28,7 @@ def explain(
         return InvalidJson(explain_json(body, problem["ctx"]["error"]))
     data = from_json(body)
     if kind == "model_type":
-        return InvalidJson(
-            f'the body must be a JSON object such as {{"input": "text"}}, it is {kind_of(data)}'
-        )
+        return not_an_object(data)
     try:
         unknown((key for key in data if key not in fields), fields, ignore)
     except (InvalidValue, UnknownField) as error:
@@ -40,9 +39,9 @@ def explain(
 def explain_problem(problem: ErrorDetails) -> InvalidValue:
     """What is wrong with one field."""
     kind = problem["type"]
-    field = str(problem["loc"][0])
+    name = str(problem["loc"][0])
     if kind == "missing":
-        return InvalidValue(f"{field} is missing; send the text or texts to embed", field)
+        return InvalidValue(f"{name} is missing; send the text or texts to embed", name)
     if kind == "string_pattern_mismatch":
         must = "must be a BCP-47 tag such as 'en' or 'zh-Hant'"
     else:
@@ -53,12 +52,17 @@ def explain_problem(problem: ErrorDetails) -> InvalidValue:
         if kind in ("enum", "literal_error") and isinstance(value, str)
         else ""
     )
-    return InvalidValue(f"{field} {must}, it is {kind_of(value)}{hint}", field)
+    return InvalidValue(f"{name} {must}, it is {kind_of(value)}{hint}", name)
+
+
+def not_an_object(data: object) -> InvalidJson:
+    """The error of a body that is JSON of another kind."""
+    return InvalidJson(f"the body must be a JSON object such as {EXAMPLE}, it is {kind_of(data)}")
 
 
 def explain_json(body: bytes, reason: str) -> str:
     if not body.strip():
-        return 'the body is empty; send a JSON object such as {"input": "text"}'
+        return f"the body is empty; send a JSON object such as {EXAMPLE}"
     try:
         body.decode()
     except UnicodeDecodeError as undecodable:
@@ -83,11 +87,11 @@ def _lone_surrogate(body: bytes) -> str:
     except (ValueError, RecursionError):
         return ""
     fields = data.items() if isinstance(data, dict) else ()
-    for field, value in fields:
+    for name, value in fields:
         items = value if isinstance(value, list) else [value]
         for index, item in enumerate(items):
             if isinstance(item, str) and _SURROGATE.search(item):
-                place = f"{field}[{index}]" if isinstance(value, list) else field
+                place = f"{name}[{index}]" if isinstance(value, list) else name
                 if _SURROGATE.search(place):
                     return ""
                 return f"; {shorten(place)[1:-1]} has half of one"

@@ -11,59 +11,19 @@ The bytes of all but `float` are sent in base64. A scale per vector needs no cal
 product of int8 vectors must be divided by their lengths.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-
 import numpy as np
 import numpy.typing as npt
 import orjson
 import pybase64
 
+from router.answers import Routing
 from router.arrays import Vectors
-from router.encoders import Kind
 from router.schema import EncodingFormat
 
+# about how many bytes of JSON one number of a vector takes, as bytes in base64 and as a number
+IN_BASE64 = {"float": 12.0, "base64": 5.4, "int8": 1.4, "uint8": 1.4, "binary": 0.2, "ubinary": 0.2}
+AS_NUMBER = {"float": 12.0, "base64": 5.4, "int8": 3.8, "uint8": 3.8, "binary": 0.5, "ubinary": 0.5}
 AT_ONCE_NUMBERS = 100_000  # 6 ms; orjson lets no other thread run meanwhile
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterUse:
-    """The adapter that vectors came over into a space that is not their model's own."""
-
-    source: str  # the space they came from
-    # share of the recall@10 of the space's own model that a search with them keeps, as measured
-    expected_recall: float
-
-
-@dataclass(frozen=True, slots=True)
-class Routing:
-    """The `routing` object of a response: what was decided for it."""
-
-    model: str
-    tier: str | None  # the tier that the model stands for
-    reason: str
-    space: str
-    language: str | None  # ISO 639-1
-    tokens: int  # of all inputs, prompts and special tokens included
-    predicted_ms: float | None
-    degraded: bool
-    cached: int  # how many of the vectors were known already
-    truncated: Sequence[int] = ()  # indices of the inputs that were cut
-    adapter: AdapterUse | None = None
-    encoder: Kind = "native"  # what makes the model's vectors those of the space
-    expected_recall: float | None = None  # share that the search keeps; None: the space's own model
-    canary: bool = False  # decided by the rules that are being tried (`compare.canary`)
-    languages: Mapping[str, int] | None = None  # texts by language, of a list of several texts
-    unread: float | None = None  # share of the texts' tokens that the model does not know
-
-    def as_dict(self) -> dict[str, object]:
-        """The object as it is sent: without what has nothing to say."""
-        names = [name for name in _FIELDS if name not in OPTIONAL or getattr(self, name)]
-        return {name: getattr(self, name) for name in names}
-
-
-OPTIONAL = ("languages", "unread")
-_FIELDS = tuple(field.name for field in fields(Routing))
 
 
 def encode(
@@ -72,9 +32,9 @@ def encode(
     """The whole JSON response for (n, dimensions) finite vectors in input order, n >= 1."""
     usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
     rest: dict[str, object] = {
-        "model": routing.model,
+        "model": routing["model"],
         "usage": usage,
-        "routing": routing.as_dict(),
+        "routing": routing,
     }
     if encoding_format == "float":
         rows = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -101,10 +61,9 @@ def encode(
     return b"".join(pieces)
 
 
-def estimated_bytes(vectors: Vectors, encoding_format: EncodingFormat) -> int:
-    """About how long the response will be."""
-    each = {"float": 12.0, "base64": 5.4, "int8": 1.4, "uint8": 1.4}.get(encoding_format, 0.2)
-    return int(vectors.size * each) + 64 * len(vectors)
+def estimated_bytes(vectors: Vectors, bytes_each: float) -> int:
+    """About how long the response will be, with so many bytes for each number of a vector."""
+    return int(vectors.size * bytes_each) + 64 * len(vectors)
 
 
 def _row_by_row(rows: Vectors, rest: dict[str, object]) -> bytes:

@@ -1,11 +1,24 @@
 """What every error of the service has, and the words that its messages are made with."""
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import ClassVar
 
 import orjson
+
+_NAMED = re.compile("\x1f([^\x1f]*)\x1f(\\[[0-9]+\\])?")
+
+
+def field(name: str) -> str:
+    """The name of a field, or what to send in it, in a message: each API has words of its own."""
+    return f"\x1f{name}\x1f"
+
+
+INPUT = field("input")
+CUT = field('"truncate": "end"')
+AS_QUERY = field('"input_type": "query"')
 
 
 class RouterError(Exception):
@@ -20,10 +33,31 @@ class RouterError(Exception):
     def __init__(
         self, message: str, param: str | None = None, headers: dict[str, str] | None = None
     ) -> None:
-        super().__init__(message)
         self.message = message
+        super().__init__(self.message)
         self.param = param
         self.headers = headers or {}
+
+    @property
+    def message(self) -> str:
+        """What is wrong and what to do, in the words of the API that it is for."""
+        return self._message.replace("\x1f", "")
+
+    @message.setter
+    def message(self, message: str) -> None:
+        self._message = message
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Write other names for fields, or for one item of them such as `input[0]`."""
+
+        def renamed(found: re.Match[str]) -> str:
+            name, place = found[1], found[2] or ""
+            if new := names.get(name + place):
+                return field(new)
+            return field(names.get(name, name)) + place
+
+        self._message = _NAMED.sub(renamed, self._message)
+        self.param = names.get(self.param or "", self.param)
 
     @property
     def type(self) -> str:

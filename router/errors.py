@@ -39,7 +39,11 @@ from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from typing import Literal
 
+from router.error_base import AS_QUERY as AS_QUERY
+from router.error_base import CUT as CUT
+from router.error_base import INPUT as INPUT
 from router.error_base import RouterError as RouterError
+from router.error_base import field as field
 from router.error_base import render as render
 from router.error_base import retry_after as _retry_after
 from router.error_base import shorten as shorten
@@ -83,16 +87,18 @@ class AmbiguousTokenIds(RouterError):
     """
 
     status, code = 400, "ambiguous_token_ids"
+    WITH_IDS = (
+        " LangChain sends OpenAI token ids unless it is told "
+        "OpenAIEmbeddings(check_embedding_ctx_length=False). If the ids are from the tokenizer of "
+        'the model that shall embed them, name that model in "model" (not auto or a tier) and add '
+        '"token_ids": "model".'
+    )
 
     def __init__(self) -> None:
         super().__init__(
-            "input holds token ids. They mean something only to the tokenizer that made them, "
-            "and another model's ids would be "
-            "embedded as other words without an error: send text instead. LangChain sends OpenAI "
-            "token ids unless it is told "
-            "OpenAIEmbeddings(check_embedding_ctx_length=False). If the ids are from the "
-            "tokenizer of the model that shall embed "
-            'them, name that model in "model" (not auto or a tier) and add "token_ids": "model".',
+            f"{INPUT} holds token ids. They mean something only to the tokenizer that made them, "
+            "and another model's ids would be embedded as other words without an error: send text "
+            f"instead.{field(self.WITH_IDS)}",
             "input",
         )
 
@@ -119,9 +125,8 @@ class ContextLengthExceeded(RouterError):
     def __init__(self, index: int, tokens: int, limit: int, model: str) -> None:
         """`model` is the one that would embed it if it were cut."""
         super().__init__(
-            f"input[{index}] has {tokens} tokens with its prompt and {model} reads {limit}; "
-            "shorten it, split it, or send "
-            f'"truncate": "end" to embed only its first {limit} tokens',
+            f"{INPUT}[{index}] has {tokens} tokens with its prompt and {model} reads {limit}; "
+            f"shorten it, split it, or send {CUT} so that only its first {limit} tokens are read",
             "input",
         )
 
@@ -134,10 +139,10 @@ class MaxTokensPerRequest(RouterError):
     def __init__(self, tokens: int | None, limit: int) -> None:
         """`tokens` None: they were counted only as far as the limit."""
         super().__init__(
-            f"input has {tokens} tokens in all and a request may have {limit} "
+            f"there are {tokens} tokens in {INPUT} and a request may have {limit} "
             "(limits.max_tokens_per_request); send its texts in several requests"
             if tokens is not None
-            else f"input has more than {limit} tokens in all, the most that a request may have "
+            else f"there are more than {limit} tokens in {INPUT}, the most that a request may have "
             "(limits.max_tokens_per_request); send its texts in several requests",
             "input",
         )

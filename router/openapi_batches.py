@@ -1,172 +1,110 @@
 """Files, batches and use in the reference."""
 
-from collections.abc import Iterable
-from typing import Any
+from router.openapi_parts import ON_KEY, STRING, answer, body, content, in_path, operation, query
+from router.openapi_schemas import Json
+from router.usage import BY
 
-from pydantic.json_schema import models_json_schema
-
-from router.batch_objects import BatchList, BatchObject, FileDeleted, FileList, FileObject
-from router.batches import BatchBody
-from router.openapi_schemas import REFERENCE, STRING, Json, ref
-from router.usage import BY, Usage
-
-_ON_KEY = (400, 401, 403, 404, 500)
-_FILES = {"tags": ["files"]}
-_BATCHES = {"tags": ["batches"]}
-_FILE_ID: Json = {"name": "id", "in": "path", "required": True, "schema": STRING}
-_AFTER: Json = {
-    "name": "after",
-    "in": "query",
-    "schema": STRING,
-    "description": "Only what stands behind this id: the `last_id` of the page before.",
+_ID = [in_path("id")]
+_AFTER = query(
+    "after",
+    STRING,
+    description="Only what stands behind this id: the `last_id` of the page before.",
+)
+_UPLOAD = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+        "purpose": {"const": "batch"},
+    },
+    "required": ["file", "purpose"],
+    "additionalProperties": False,
 }
-
-
-def batch_schemas() -> Json:
-    """The bodies and answers, by name."""
-    models = [
-        (BatchBody, "validation"),
-        *((one, "serialization") for one in (FileList, FileDeleted, BatchList, Usage)),
-    ]
-    _, made = models_json_schema(models, ref_template=REFERENCE)  # type: ignore[arg-type]
-    schemas: Json = made["$defs"]
-    schemas["BatchRequest"] = schemas.pop("BatchBody")
-    return schemas
 
 
 def batch_operations() -> Json:
     """What each handler does, by its name in router/routes.py."""
-    upload = {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {
-                    "file": {"type": "string", "contentMediaType": "application/octet-stream"},
-                    "purpose": {"const": "batch"},
-                },
-                "required": ["file", "purpose"],
-                "additionalProperties": False,
-            }
-        }
-    }
-    return {
-        "usage": usage_operation(),
-        "upload_file": {
-            "operationId": "uploadFile",
-            **_FILES,
-            "summary": "Upload the lines of a batch",
-            "description": "JSON lines, each with custom_id, method, url and body. At most "
-            "limits.max_file_bytes (200 MiB).",
-            "requestBody": {"required": True, "content": upload},
-            "responses": {"200": _answer("The file.", FileObject), **_refused(408, 413)},
-        },
-        "files": {
-            "operationId": "listFiles",
-            **_FILES,
-            "summary": "List the files of the key, newest first",
-            "parameters": [
-                _AFTER,
-                _limit(10_000, 10_000),
-                {"name": "order", "in": "query", "schema": {"enum": ["asc", "desc"]}},
-                {"name": "purpose", "in": "query", "schema": STRING},
-            ],
-            "responses": {"200": _answer("The files.", FileList), **_refused()},
-        },
-        "file": {
-            "operationId": "getFile",
-            **_FILES,
-            "summary": "Show one file",
-            "parameters": [_FILE_ID],
-            "responses": {"200": _answer("The file.", FileObject), **_refused()},
-        },
-        "delete_file": {
-            "operationId": "deleteFile",
-            **_FILES,
-            "summary": "Delete a file; a batch that reads it goes on",
-            "parameters": [_FILE_ID],
-            "responses": {"200": _answer("It is gone.", FileDeleted), **_refused()},
-        },
-        "file_content": {
-            "operationId": "getFileContent",
-            **_FILES,
-            "summary": "Read a file",
-            "parameters": [_FILE_ID],
-            "responses": {
-                "200": {
-                    "description": "Its bytes.",
-                    "content": {"application/jsonl": {"schema": STRING}},
-                },
-                **_refused(),
-            },
-        },
-        "create_batch": {
-            "operationId": "createBatch",
-            **_BATCHES,
-            "summary": "Embed the lines of a file when there is time",
-            "description": "Each line is a request for embeddings on the bulk lane, with the "
-            "permissions that the key has now. What is wrong with the file is in `errors` of the "
-            "batch, which then has failed.",
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": ref("BatchRequest")}},
-            },
-            "responses": {
-                "200": _answer("The batch.", BatchObject),
-                **_refused(408, 413, 429),
-            },
-        },
-        "batches": {
-            "operationId": "listBatches",
-            **_BATCHES,
-            "summary": "List the batches of the key, newest first",
-            "parameters": [_AFTER, _limit(100, 20)],
-            "responses": {"200": _answer("The batches.", BatchList), **_refused()},
-        },
-        "batch": {
-            "operationId": "getBatch",
-            **_BATCHES,
-            "summary": "Show one batch",
-            "parameters": [_FILE_ID],
-            "responses": {"200": _answer("The batch.", BatchObject), **_refused()},
-        },
-        "cancel_batch": {
-            "operationId": "cancelBatch",
-            **_BATCHES,
-            "summary": "Run no more lines of a batch",
-            "parameters": [_FILE_ID],
-            "responses": {"200": _answer("The batch.", BatchObject), **_refused()},
-        },
-    }
-
-
-def usage_operation() -> Json:
-    """What `usage` does."""
     time: Json = {"type": "string", "format": "date-time"}
     by: Json = {"type": "array", "items": {"enum": list(BY)}}
+    file, batch = answer("The file.", "FileObject"), answer("The batch.", "BatchObject")
     return {
-        "operationId": "getUsage",
-        "tags": ["usage"],
-        "summary": "Sum up what the key used; an admin key sees all keys",
-        "parameters": [
-            {"name": "from", "in": "query", "schema": time},
-            {"name": "to", "in": "query", "schema": time},
-            {"name": "by", "in": "query", "schema": by, "style": "form", "explode": False},
-            {"name": "key", "in": "query", "schema": STRING, "description": "Only this key."},
-        ],
-        "responses": {"200": _answer("The sums.", Usage), **_refused()},
+        "usage": operation(
+            "getUsage",
+            "usage",
+            "Sum up what the key used; an admin key sees all keys",
+            answer("The sums.", "Usage"),
+            ON_KEY,
+            parameters=[
+                query("from", time),
+                query("to", time),
+                query("by", by, style="form", explode=False),
+                query("key", STRING, description="Only this key."),
+            ],
+        ),
+        "upload_file": operation(
+            "uploadFile",
+            "files",
+            "Upload the lines of a batch",
+            file,
+            (*ON_KEY, 408, 413),
+            description="JSON lines, each with custom_id, method, url and body. At most "
+            "limits.max_file_bytes (200 MiB).",
+            requestBody=body(content(_UPLOAD, "multipart/form-data")),
+        ),
+        "files": operation(
+            "listFiles",
+            "files",
+            "List the files of the key, newest first",
+            answer("The files.", "FileList"),
+            ON_KEY,
+            parameters=[
+                _AFTER,
+                _limit(10_000, 10_000),
+                query("order", {"enum": ["asc", "desc"]}),
+                query("purpose", STRING),
+            ],
+        ),
+        "file": operation("getFile", "files", "Show one file", file, ON_KEY, parameters=_ID),
+        "delete_file": operation(
+            "deleteFile",
+            "files",
+            "Delete a file; a batch that reads it goes on",
+            answer("It is gone.", "FileDeleted"),
+            ON_KEY,
+            parameters=_ID,
+        ),
+        "file_content": operation(
+            "getFileContent",
+            "files",
+            "Read a file",
+            answer("Its bytes.", STRING, "application/jsonl"),
+            ON_KEY,
+            parameters=_ID,
+        ),
+        "create_batch": operation(
+            "createBatch",
+            "batches",
+            "Embed the lines of a file when there is time",
+            batch,
+            (*ON_KEY, 408, 413, 429),
+            description="Each line is a request for embeddings on the bulk lane, with the "
+            "permissions that the key has now. What is wrong with the file is in `errors` of the "
+            "batch, which then has failed.",
+            requestBody=body(content("BatchRequest")),
+        ),
+        "batches": operation(
+            "listBatches",
+            "batches",
+            "List the batches of the key, newest first",
+            answer("The batches.", "BatchList"),
+            ON_KEY,
+            parameters=[_AFTER, _limit(100, 20)],
+        ),
+        "batch": operation("getBatch", "batches", "Show one batch", batch, ON_KEY, parameters=_ID),
+        "cancel_batch": operation(
+            "cancelBatch", "batches", "Run no more lines of a batch", batch, ON_KEY, parameters=_ID
+        ),
     }
 
 
 def _limit(most: int, usual: int) -> Json:
-    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": usual}
-    return {"name": "limit", "in": "query", "schema": schema}
-
-
-def _answer(description: str, model: type[Any]) -> Json:
-    content = {"application/json": {"schema": ref(model.__name__)}}
-    return {"description": description, "content": content}
-
-
-def _refused(*more: int) -> Json:
-    statuses: Iterable[int] = sorted((*_ON_KEY, *more))
-    return {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
+    return query("limit", {"type": "integer", "minimum": 1, "maximum": most, "default": usual})

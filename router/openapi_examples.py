@@ -1,9 +1,7 @@
 """Example bodies of the reference."""
 
-from router.openapi_schemas import (
-    Json,
-    ref,
-)
+from router.openapi_parts import body, content
+from router.openapi_schemas import Json
 from router.spaces import Catalogue
 
 
@@ -33,16 +31,27 @@ def request_body(catalogue: Catalogue) -> Json:
             {"input": "capital of France", "space": space, "input_type": "query"},
         ),
     }
+    given = {
+        name: {"summary": summary, "value": value} for name, (summary, value) in examples.items()
+    }
+    return body(content("EmbeddingsRequest", examples=given))
+
+
+def rerank_bodies(catalogue: Catalogue) -> Json:
+    """Examples of requests for a ranking."""
+    query = "capital of France"
+    texts = ["Paris is the capital of France.", "Cats sleep a lot."]
+    free = {"query": query, "documents": texts, "top_n": 1}
+    named = {
+        name: {"summary": "By one reranker", "value": {**free, "model": name}}
+        for name in list(catalogue.rerankers)[:1]
+    }
     return {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": ref("EmbeddingsRequest"),
-                "examples": {
-                    name: {"summary": summary, "value": value}
-                    for name, (summary, value) in examples.items()
-                },
-            }
+        "auto": {"summary": "The router chooses", "value": free},
+        **named,
+        "tei": {
+            "summary": "As clients of Text Embeddings Inference send it",
+            "value": {"query": query, "texts": texts},
         },
     }
 

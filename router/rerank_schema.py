@@ -10,10 +10,10 @@ from typing import Annotated, Any, NamedTuple
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from router.body_errors import dumped, explain, explain_json, kind_of
+from router.body_errors import dumped, explain, explain_json, kind_of, not_an_object
 from router.config import Limits
 from router.domain import OnMiss, Tier
-from router.errors import InvalidJson, InvalidValue, RequestTooLarge, shorten
+from router.errors import InvalidJson, InvalidValue, RequestTooLarge, field, shorten
 from router.ignoring import Ignore, unknown
 from router.rerank_config import Score
 from router.schema import (
@@ -26,6 +26,9 @@ from router.schema import (
 )
 from router.settings import Context, settled
 
+DOCUMENTS = field("documents")
+# how errors name what is called otherwise at /v1/embeddings
+NAMES = {'{"input": "text"}': '{"query": "text", "documents": ["text"]}', "input": "documents"}
 _TEXT_SCHEMA = {"type": "string", "minLength": 1}
 _DOCUMENTS_SCHEMA = {
     "title": "Documents",
@@ -136,16 +139,12 @@ def read_object(body: bytes, limits: Limits) -> dict[str, Any]:
     """The JSON object that a body is; raises RequestTooLarge or InvalidJson."""
     if len(body) > limits.max_body_bytes:
         raise RequestTooLarge(limits.max_body_bytes)
-    example = '{"query": "text", "documents": ["text"]}'
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        sentence = explain_json(body, error.msg)
-        raise InvalidJson(sentence.replace('{"input": "text"}', example)) from None
+        raise InvalidJson(explain_json(body, error.msg)) from None
     if not isinstance(data, dict):
-        raise InvalidJson(
-            f"the body must be a JSON object such as {example}, it is {kind_of(data)}"
-        )
+        raise not_an_object(data)
     return data
 
 
@@ -158,7 +157,7 @@ def parse(data: Mapping[str, Any], context: Context, ignore: Ignore = False) -> 
     ignored = unknown((key for key in data if key not in FIELDS), FIELDS, ignore)
     data = {name: one for name, one in data.items() if name not in ignored}
     query = read_query(data.get("query"))
-    documents = read_documents(data.get("documents"), "documents", context.limits)
+    documents = read_documents(data.get("documents"), context.limits)
     small = dumped({name: None if name in _TEXTS else one for name, one in data.items()})
     try:
         given = RerankBody.model_validate_json(small)
@@ -196,39 +195,41 @@ def read_query(value: object) -> str:
     return value
 
 
-def read_documents(value: object, field: str, limits: Limits) -> tuple[str, ...]:
-    """The documents in `field`, as strings or objects with a text; raises InvalidValue naming the
+def read_documents(value: object, limits: Limits) -> tuple[str, ...]:
+    """The documents, as strings or objects with a text; raises InvalidValue naming the
     first that is neither.
     """
     if value is None:
-        raise InvalidValue(f"{field} is missing; send the texts to rank", field)
+        raise InvalidValue(f"{DOCUMENTS} is missing; send the texts to rank", "documents")
     if not isinstance(value, list):
-        raise InvalidValue(f"{field} must be an array of strings, it is {kind_of(value)}", field)
+        raise InvalidValue(
+            f"{DOCUMENTS} must be an array of strings, it is {kind_of(value)}", "documents"
+        )
     if not value:
-        raise InvalidValue(f"{field} is an empty array; send at least one text", field)
+        raise InvalidValue(f"{DOCUMENTS} is an empty array; send at least one text", "documents")
     if len(value) > (most := limits.max_documents):
         raise InvalidValue(
-            f"{field} has {len(value)} items and a request may have {most} "
+            f"{DOCUMENTS} has {len(value)} items and a request may have {most} "
             "(limits.max_documents); send those that a first search ranks highest",
-            field,
+            "documents",
         )
-    return tuple(_text_of(one, f"{field}[{index}]", field) for index, one in enumerate(value))
+    return tuple(_text_of(one, f"{DOCUMENTS}[{index}]") for index, one in enumerate(value))
 
 
-def _text_of(value: object, where: str, field: str) -> str:
+def _text_of(value: object, where: str) -> str:
     if isinstance(value, dict):
         for key in value:
             if key != "text":
                 raise InvalidValue(
                     f"{where} has the key {shorten(str(key))}, and only text is read; put all of "
                     "it into text",
-                    field,
+                    "documents",
                 )
         if "text" not in value:
-            raise InvalidValue(f"{where} has no text; send a string", field)
+            raise InvalidValue(f"{where} has no text; send a string", "documents")
         value = value["text"]
     if not isinstance(value, str):
-        raise InvalidValue(f"{where} must be a string, it is {kind_of(value)}", field)
+        raise InvalidValue(f"{where} must be a string, it is {kind_of(value)}", "documents")
     if not value:
-        raise InvalidValue(f"{where} is an empty string; leave it out", field)
+        raise InvalidValue(f"{where} is an empty string; leave it out", "documents")
     return value

@@ -25,7 +25,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from router.arrays import TokenIds
-from router.body_errors import dumped, explain, explain_json, kind_of
+from router.body_errors import dumped, explain, explain_json, not_an_object
 from router.config import Limits
 from router.domain import OnMiss, Tier
 from router.errors import (
@@ -265,9 +265,7 @@ def _read_large(body: bytes, limits: Limits, ignore: Ignore) -> Given:
     except orjson.JSONDecodeError as error:
         raise InvalidJson(explain_json(body, error.msg)) from None
     if not isinstance(data, dict):
-        raise InvalidJson(
-            f'the body must be a JSON object such as {{"input": "text"}}, it is {kind_of(data)}'
-        )
+        raise not_an_object(data)
     ignored = unknown((key for key in data if key not in FIELDS), FIELDS, ignore)
     value = data.get("input")
     small = dumped(

@@ -14,7 +14,7 @@ from typing import NamedTuple, get_args
 
 from router.config import Limits
 from router.domain import Tier
-from router.errors import NameConflict, RouterError, SpaceConflict, shorten
+from router.errors import NameConflict, RouterError, SpaceConflict, field, shorten
 from router.key_defaults import KeyDefaults
 from router.names import Address, Name, read_name
 from router.schema import (
@@ -91,37 +91,34 @@ def settled(given: Given, context: Context) -> EmbeddingsRequest:
 def _tier(
     given: Given, name: Name, named: str, context: Context, sources: dict[str, Source]
 ) -> Tier | None:
-    """The tier of the body, else of the header where the name leaves it open."""
-    own, body = (name.model or "").lower(), given.body.quality
+    """The tier of the body, else of the header; raises NameConflict where the name is another."""
+    told = None
+    if (tier := given.body.quality) is not None:
+        told = Said(tier, "body", f"quality {tier.value!r}")
+    elif (header := context.headers.get("x-quality-tier")) is not None:
+        tier = quality_header(header)
+        told = Said(tier, "header", f"the header X-Quality-Tier {tier.value!r}")
+    own = (name.model or "").lower()
     own_tier = Tier(own) if own in set(Tier) and own != Tier.AUTO else None
-    if own_tier is not None:
-        sources["quality"] = "name"
-        if body is not None and body not in (Tier.AUTO, own_tier):
-            raise NameConflict(
-                f"{named} means the tier {own_tier.value} and quality is {body.value!r}; leave one "
-                "of them out",
-                "model",
-            )
-        if body is own_tier:
-            sources["quality"] = "body"
-        return body
-    if body is not None:
-        model = context.catalogue.lookup(own)
-        meant = context.catalogue.tiers.get(body, model)
-        if model is not None and meant != model:
-            raise NameConflict(
-                f"{named} names {model} and quality {body.value!r} means {meant}; leave one of "
-                "them out",
-                "model",
-            )
-        sources["quality"] = "body"
-        return body
-    if not leaves_tier_open(name.model):
+    if own_tier is not None and tier in (None, Tier.AUTO, own_tier):
+        sources["quality"] = "body" if told and told[:2] == (own_tier, "body") else "name"
+        return tier
+    if told is None or tier is None:
         return None
-    header = context.headers.get("x-quality-tier")
-    if header is not None:
-        sources["quality"] = "header"
-    return quality_header(header)
+    model = context.catalogue.lookup(own)
+    meant = context.catalogue.tiers.get(tier, model)
+    if own_tier is not None:
+        raise NameConflict(
+            f"{named} means the tier {own_tier.value} and {told.words} is another; leave one of "
+            "them out",
+            "model",
+        )
+    if model is not None and meant != model:
+        raise NameConflict(
+            f"{named} names {model} and {told.words} means {meant}; leave one of them out", "model"
+        )
+    sources["quality"] = told.source
+    return tier
 
 
 def _side(
@@ -140,7 +137,7 @@ def _side(
         told.append(Said(name.side, "name", named))
     if fields.input_type is not None:
         side = SIDES[fields.input_type]
-        words = f"input_type {fields.input_type!r}"
+        words = f"{field('input_type')} {fields.input_type!r}"
         told.append(Said(side or fields.input_type, "body", words))
     agreed = _agreed("input_type", told, sources)
     if fields.input_type is None and agreed is not None:

@@ -20,10 +20,12 @@ from router.config import RouterArgs
 from router.domain import Features, Tier
 from router.encoders import Encoder, Encoders, best_of_each, native
 from router.errors import (
+    AS_QUERY,
     DimensionsNotSupported,
     InvalidValue,
     ModelNotFound,
     SpaceConflict,
+    field,
     shorten,
 )
 from router.model_config import MatryoshkaRange, ModelConfig
@@ -289,7 +291,7 @@ class Catalogue:
         if not encoder.makes(request.side if request.texts is not None else None):
             raise InvalidValue(
                 f"{encoder.model} makes only queries of {encoder.space}; send "
-                f'"input_type": "query", or name {encoder.space.model}',
+                f"{AS_QUERY}, or name {encoder.space.model}",
                 "input_type",
             )
 
@@ -353,7 +355,7 @@ class Catalogue:
                 )
         if request.dimensions is not None and request.dimensions != space.dimensions:
             raise SpaceConflict(
-                f"{named} has {space.dimensions} dimensions and dimensions is "
+                f"{named} has {space.dimensions} dimensions and {field('dimensions')} is "
                 f"{request.dimensions}; leave one of them out"
             )
         self._check_size(space.dimensions, (space.model,), "space")
@@ -363,12 +365,12 @@ class Catalogue:
         self, request: EmbeddingsRequest, collection: NamedSpace, wished: str | None, what: str
     ) -> tuple[Encoder, ...]:
         """The encoders of all spaces that a query may be sent to."""
-        listed = ", ".join(map(str, collection.spaces))
+        listed, send = ", ".join(map(str, collection.spaces)), field('"space"')
         if request.side != "query" or request.texts is None:
             raise SpaceConflict(
                 f"collection {collection.name!r} has an index in each of {listed}: send "
-                f'"space": "{collection.spaces[0]}", or the other one that this text is for; only '
-                'a query of text ("input_type": "query") may be sent to any of them'
+                f'{send}: "{collection.spaces[0]}", or the other one that this text is for; only '
+                f"a query of text ({AS_QUERY}) may be sent to any of them"
             )
         encoders = collection.encoders
         if request.dimensions is not None:
@@ -424,7 +426,7 @@ def _hint(collection: NamedSpace | None, wished: str) -> str:
     """What to send so that this model may serve the collection, where it may."""
     if collection is None or all(one.model != wished for one in collection.encoders):
         return ""
-    return f', or send "input_type": "query": {wished} may serve queries of it'
+    return f", or send {AS_QUERY}: {wished} may serve queries of it"
 
 
 def _hub_id(model: ModelConfig) -> str | None:

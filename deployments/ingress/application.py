@@ -15,7 +15,7 @@ from deployments.ingress.batches import BatchHandlers
 from deployments.ingress.billing import billed
 from deployments.ingress.outgoing import Held, Outgoing
 from deployments.ingress.rate_limits import Charge
-from deployments.ingress.rerank import form_of, renderer_of
+from deployments.ingress.rerank import errors_of, form_of
 from deployments.ingress.routes import TABLE
 from deployments.ingress.shapes import embeddings, failed
 from deployments.ingress.views import Views
@@ -47,7 +47,7 @@ from router.routes import Caller as RouteCaller
 from router.routes import Route, methods_of
 from router.schema import EmbeddingsRequest
 from router.settings import Context, settled
-from router.shapes.form import Made
+from router.shapes.form import Incoming
 from router.shapes.openai import OPENAI
 from router.shapes.table import FORMS
 from router.stamps import Stamps
@@ -291,7 +291,7 @@ class Application:
         scope, stamps = "" if shared else grant.name, http_request.stamps
         caller = Caller(grant.models, bill, client, scope, grant.name, stamps)
         with billed(bill):
-            request, write = await self._request(grant, http_request)
+            request, incoming = await self._request(grant, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
             limit_s, watched = service.args.limits.request_timeout_s, http_request.watched
             try:
@@ -307,18 +307,18 @@ class Application:
                 answer = await asgi.attended(work, limit_s + LATE_S, watched)
             except TimeoutError:
                 raise DeadlineExceeded(limit_s) from None
-        size = encoding.estimated_bytes(answer.vectors, request.encoding_format)
+        size = encoding.estimated_bytes(answer.vectors, incoming.bytes_each)
         held = self._held(client, size, bill)
         if bill is not None:
             bill.answered(answer.prompt_tokens)
         give_back(size)
         try:
             if size <= (BULK_OFF_LOOP_BYTES if request.priority == "bulk" else OFF_LOOP_BYTES):
-                made = embeddings(answer, service.catalogue, write, http_request.id)
+                made = embeddings(answer, service.catalogue, incoming.write, http_request.id)
             else:
                 async with self._large:
                     made = await asyncio.to_thread(
-                        embeddings, answer, service.catalogue, write, http_request.id
+                        embeddings, answer, service.catalogue, incoming.write, http_request.id
                     )
         except BaseException:
             held.release()
@@ -341,7 +341,7 @@ class Application:
                     limits.max_gzip_ratio,
                 )
                 data = read_object(body, limits)
-                http_request.render = renderer_of(data)
+                http_request.errors = errors_of(data)
                 form = form_of(data)
                 context = Context(
                     self._router.reranking.catalogue,
@@ -379,7 +379,7 @@ class Application:
 
     async def _request(
         self, caller: Grant, http_request: HttpRequest
-    ) -> tuple[EmbeddingsRequest, Callable[[Made], bytes]]:
+    ) -> tuple[EmbeddingsRequest, Incoming]:
         """The request, and how its answer is written."""
         service = self._router.service
         limits = service.args.limits
@@ -398,11 +398,11 @@ class Application:
         ignore = limits.unknown_fields == "ignore" or caller.ignore_fields
         (route, *_) = TABLE.find(http_request.path)
         name = route.parameter(http_request.path)
-        given, write = FORMS.get(route.handler, OPENAI).read(body, limits, ignore, name)
-        http_request.ignored = given.ignored
-        request = settled(given, context)
+        incoming = FORMS.get(route.handler, OPENAI).read(body, limits, ignore, name)
+        http_request.ignored = incoming.given.ignored
+        request = settled(incoming.given, context)
         caller.check(request)
-        return request, write
+        return request, incoming
 
 
 def _asset(http_request: HttpRequest, asset: console.Asset) -> HttpAnswer:

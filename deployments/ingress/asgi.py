@@ -23,11 +23,11 @@ from router.errors import (
     RateLimitExceeded,
     RequestTimeout,
     RequestTooLarge,
-    RouterError,
     render,
     shorten,
 )
 from router.names import split_address
+from router.shapes.form import Errors
 from router.stamps import Stamps
 
 Scope = MutableMapping[str, Any]
@@ -69,7 +69,7 @@ class HttpRequest:
     route prefix, without a slash at its end. `id` is the caller's `x-request-id` or a new one.
     `alone` says that Serve is not around the application, `sent` is the body where all of it is
     there already, `came_s` is when its headers were read. `address` is what stands in front of the
-    path: /in/COLLECTION, `ignored` the fields of the body that were dropped. `render` writes
+    path: /in/COLLECTION, `ignored` the fields of the body that were dropped. `errors` writes
     errors, where the path alone does not say in which form. `stamps` is None unless they are taken.
     """
 
@@ -77,12 +77,12 @@ class HttpRequest:
         "address",
         "alone",
         "came_s",
+        "errors",
         "headers",
         "id",
         "ignored",
         "path",
         "receive",
-        "render",
         "scope",
         "sent",
         "stamps",
@@ -105,7 +105,7 @@ class HttpRequest:
         }
         self.id = request_id(self.headers)
         self.ignored: tuple[str, ...] = ()
-        self.render: Callable[[RouterError], bytes] | None = None
+        self.errors: Errors | None = None
         full: str = scope["path"]
         path = full.removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
         self.address, self.path = split_address(path)

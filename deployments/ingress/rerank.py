@@ -7,11 +7,12 @@ import orjson
 
 from deployments.ingress.asgi import HttpAnswer
 from deployments.service.reranking import Ranking
-from router.errors import InvalidValue, RouterError
+from router.errors import InvalidValue
 from router.ignoring import Ignore
 from router.rerank_schema import RerankRequest, parse, read_documents
 from router.settings import Context
 from router.shapes import tei
+from router.shapes.form import Errors
 
 
 class Form(NamedTuple):
@@ -89,7 +90,7 @@ def _predicted_ms(ranking: Ranking) -> float:
 
 def _read_tei(data: Mapping[str, Any], context: Context, ignore: Ignore) -> RerankRequest:
     ignored, fields = tei.read_rerank(data, ignore)
-    texts = read_documents(data["texts"], "texts", context.limits)
+    texts = read_documents(data["texts"], context.limits)
     request = parse(
         {
             "query": data.get("query"),
@@ -115,9 +116,9 @@ def _write_tei(request: RerankRequest, ranking: Ranking, id: str) -> HttpAnswer:
     return HttpAnswer(200, made, headers=headers_of(ranking))
 
 
-def renderer_of(data: Mapping[str, Any]) -> Callable[[RouterError], bytes] | None:
+def errors_of(data: Mapping[str, Any]) -> Errors | None:
     """How errors of a body are written: a body with `texts` is Text Embeddings Inference's."""
-    return None if data.get("texts") is None else tei.render
+    return None if data.get("texts") is None else tei.RERANK_ERRORS
 
 
 # by the field that holds the texts; the first is Cohere's and Jina's

@@ -5,21 +5,27 @@ from collections.abc import Callable
 from deployments.ingress.asgi import HttpAnswer, HttpRequest
 from deployments.ingress.routes import TABLE
 from deployments.service.plan import Answer
-from router import encoding
+from router.answers import AdapterUse, Routing
 from router.errors import RouterError, render
-from router.shapes.form import Made
+from router.rerank_schema import NAMES
+from router.shapes.form import Errors, Made
+from router.shapes.openai import OPENAI
 from router.shapes.table import FORMS
 from router.spaces import Catalogue
+
+_ERRORS = {
+    **{handler: form.errors for handler, form in FORMS.items()},
+    "rerank": Errors(render, NAMES),
+}
 
 
 def failed(error: RouterError, http_request: HttpRequest) -> HttpAnswer:
     """The error in the form of the API that the request came by."""
-    make = http_request.render
-    if make is None:
+    errors = http_request.errors
+    if errors is None:
         routes = TABLE.find(http_request.path)
-        form = FORMS.get(routes[0].handler) if routes else None
-        make = render if form is None else form.render
-    return HttpAnswer(error.status, make(error), headers=error.headers)
+        errors = _ERRORS.get(routes[0].handler, OPENAI.errors) if routes else OPENAI.errors
+    return HttpAnswer(error.status, errors.write(error), headers=error.headers)
 
 
 def embeddings(
@@ -30,7 +36,7 @@ def embeddings(
     over = answer.encoder.adapter
     model = decision.model or space.model
     predicted_ms = round((decision.predicted_s or 0.0) * 1000, 2)
-    routing = encoding.Routing(
+    routing = Routing(
         model=model,
         tier=catalogue.tier_of(model),
         reason=decision.label,
@@ -43,13 +49,15 @@ def embeddings(
         truncated=answer.truncated,
         adapter=None
         if over is None
-        else encoding.AdapterUse(str(over.source), round(recall or 0.0, 4)),
+        else AdapterUse(source=str(over.source), expected_recall=round(recall or 0.0, 4)),
         encoder=answer.encoder.kind,
         expected_recall=None if recall is None else round(recall, 4),
         canary=answer.canary,
-        languages=answer.features.languages,
-        unread=round(answer.unread, 4),
     )
+    if answer.features.languages:
+        routing["languages"] = answer.features.languages
+    if unread := round(answer.unread, 4):
+        routing["unread"] = unread
     body = write(Made(answer.vectors, routing, answer.prompt_tokens, id))
     return HttpAnswer(
         200,

@@ -21,7 +21,13 @@ from deployments.service.prepare import Prepared
 from deployments.service.shared_cache import SharedCache
 from router.admission import RETRY_AFTER_S
 from router.cache import Entry, VectorCache
-from router.errors import ContextLengthExceeded, DeadlineExceeded, InvalidValue, ModelUnavailable
+from router.errors import (
+    INPUT,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    InvalidValue,
+    ModelUnavailable,
+)
 
 T = TypeVar("T")
 
@@ -213,11 +219,11 @@ class Gatherer:
                 if failure.code == "too_long":
                     raise ContextLengthExceeded(place, failure.tokens, failure.limit, model)
                 if failure.code == "invalid":
-                    raise InvalidValue(f"input[{place}]: {failure.message}", "input")
+                    raise InvalidValue(f"{INPUT}[{place}]: {failure.message}", "input")
                 if failure.code == "expired":
                     raise DeadlineExceeded(limit_s)
                 raise ModelUnavailable(
-                    [f"{model} could not embed input[{place}]: {failure.message}"],
+                    [f"{model} could not embed {INPUT}[{place}]: {failure.message}"],
                     RETRY_AFTER_S,
                     sent=True,
                 )

@@ -223,13 +223,8 @@ class PairReader(Reader):
 
 def of_query(error: RouterError) -> RouterError:
     """The error of a query that was read as a text of its own, in the words of this route."""
-    if error.param == "input":
-        error.param = "query"
-    error.message = (
-        _CUTTING.sub("shorten it: a query is never cut", error.message)
-        .replace("input[0]", "query")
-        .replace("input has", "query has")
-    )
+    error.rename(dict.fromkeys(("input", "input[0]"), "query"))
+    error.message = _CUTTING.sub("shorten it: a query is never cut", error.message)
     return error
 
 

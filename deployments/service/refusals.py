@@ -8,6 +8,7 @@ from router.admission import RETRY_AFTER_S
 from router.config import RouterArgs
 from router.domain import OnMiss, Reason, Why, Work, work_of
 from router.errors import (
+    INPUT,
     BudgetUnreachable,
     ContextLengthExceeded,
     InvalidValue,
@@ -94,7 +95,7 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
     if all(whys[name] is Why.UNREAD for name in able):
         place = plan.prepared[able[0]].unreadable[0]
         return InvalidValue(
-            f"input[{place}]: {', '.join(able)} reads nothing of it; leave that text out, or let "
+            f"{INPUT}[{place}]: {', '.join(able)} reads nothing of it; leave that text out, or let "
             "another model read it",
             "input",
         )

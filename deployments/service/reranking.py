@@ -33,6 +33,7 @@ from router.errors import (
     InvalidValue,
     ModelNotFound,
     RouterError,
+    field,
 )
 from router.model_config import ModelConfig
 from router.models import long_texts_of, points_of
@@ -161,7 +162,7 @@ class RerankPlanner(Planner):
             kinds = ", ".join(f"{id}: {one.score_kind}" for id, one in self._rerankers.items())
             raise InvalidValue(
                 f"no reranker that this request leaves open has scores of kind {score!r} "
-                f"({kinds}); leave score out, or name another model",
+                f"({kinds}); leave {field('score')} out, or name another model",
                 "score",
             )
         return wanted._replace(candidates=able)
@@ -290,15 +291,12 @@ class Reranking:
             service.reader.pool,
         )
         caller = caller._replace(permitted=self.permitted(caller.permitted))
-        try:
-            return await service.recorded(
-                request.common,
-                planner.plan(request.common, caller, reader),
-                partial(self._answer, reader),
-                caller,
-            )
-        except RouterError as error:
-            raise _of_documents(error) from None
+        return await service.recorded(
+            request.common,
+            planner.plan(request.common, caller, reader),
+            partial(self._answer, reader),
+            caller,
+        )
 
     def permitted(self, models: frozenset[str] | None) -> frozenset[str] | None:
         """The rerankers that a key may use which may use these models."""
@@ -394,18 +392,6 @@ def catalogue_of(args: RouterArgs) -> Catalogue:
 
 def _as_reranker(id: str, rank: int, config: RerankerConfig, model: Model) -> Model:
     return replace(model, id=id, rank=rank, quality=points_of(config), long=long_texts_of(config))
-
-
-def _of_documents(error: RouterError) -> RouterError:
-    """The error in the words of this route, whose texts are documents."""
-    if error.param == "input":
-        error.param = "documents"
-        error.message = (
-            error.message.replace("input[", "documents[")
-            .replace("input has", "documents have")
-            .replace("to embed only", "to read only")
-        )
-    return error
 
 
 def _seen(task: "asyncio.Future[Rows]") -> None:

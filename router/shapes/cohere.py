@@ -6,20 +6,27 @@ import orjson
 from pydantic import Field, WithJsonSchema
 
 from router.config import Limits
-from router.encoding import json_rows, quantise
-from router.errors import InvalidValue, RouterError
+from router.encoding import AS_NUMBER, json_rows, quantise
+from router.errors import AmbiguousTokenIds, InvalidValue, RouterError
 from router.ignoring import Ignore
 from router.schema import EncodingFormat, InputType, Truncate
-from router.shapes.form import Form, Incoming, Made, ShapeBody, given_of, read_body
+from router.shapes.form import (
+    TEXTS_SCHEMA,
+    Errors,
+    Form,
+    Incoming,
+    Made,
+    ShapeBody,
+    given_of,
+    read_body,
+)
 from router.synonyms import ANY_CASE
-
-_TEXTS = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
 
 
 class CohereEmbedRequest(ShapeBody):
     """Cohere's request. `images` and `inputs` are refused: only texts are embedded here."""
 
-    texts: Annotated[Any, WithJsonSchema(_TEXTS)] = None
+    texts: Annotated[Any, WithJsonSchema(TEXTS_SCHEMA)] = None
     model: str | None = Field(None, min_length=1)
     input_type: Annotated[InputType | None, ANY_CASE] = None
     embedding_types: list[EncodingFormat] | None = Field(
@@ -42,7 +49,6 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
         raise InvalidValue("texts must be an array of the texts to embed", "texts")
     given = given_of(
         fields.texts,
-        "texts",
         limits,
         ignored,
         model=fields.model,
@@ -61,12 +67,12 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
                 "billed_units": {"input_tokens": made.prompt_tokens},
             },
             "response_type": "embeddings_by_type",
-            "routing": made.routing.as_dict(),
+            "routing": made.routing,
         }
         lists = [b'"%s":%s' % (kind.encode(), _vectors(made, kind)) for kind in types]
         return b'{"embeddings":{' + b",".join(lists) + b"}," + orjson.dumps(rest)[1:]
 
-    return Incoming(given, write)
+    return Incoming(given, write, sum(AS_NUMBER[kind] for kind in types))
 
 
 def _vectors(made: Made, kind: EncodingFormat) -> bytes:
@@ -78,4 +84,11 @@ def _render(error: RouterError) -> bytes:
     return orjson.dumps({"message": error.message})
 
 
-COHERE = Form(_read, _render)
+NAMES = {
+    "input": "texts",
+    "dimensions": "output_dimension",
+    '{"input": "text"}': '{"texts": ["text"]}',
+    '"space"': '"model"',
+    AmbiguousTokenIds.WITH_IDS: "",
+}
+COHERE = Form(_read, Errors(_render, NAMES))

@@ -1,20 +1,24 @@
 """What every form of an embedding request has: a body that is read, an answer, and an error."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from router.answers import Routing
 from router.arrays import Vectors
-from router.body_errors import explain_json, explain_problem, kind_of
+from router.body_errors import explain_json, explain_problem, not_an_object
 from router.config import Limits
-from router.encoding import Routing
+from router.encoding import AS_NUMBER
 from router.errors import InvalidJson, RequestTooLarge, RouterError
 from router.ignoring import Ignore, unknown
 from router.input_items import read_input
 from router.schema import FIELDS, EmbeddingsBody, Given
 
+TEXT_SCHEMA = {"type": "string", "minLength": 1}
+TEXTS_SCHEMA = {"type": "array", "minItems": 1, "items": TEXT_SCHEMA}
 B = TypeVar("B", bound=BaseModel)
 
 
@@ -28,17 +32,32 @@ class Made(NamedTuple):
 
 
 class Incoming(NamedTuple):
-    """A request that was read, and how its answer is written."""
+    """A request that was read, how its answer is written, and about how many bytes that takes for
+    each number of a vector.
+    """
 
     given: Given
     write: Callable[[Made], bytes]
+    bytes_each: float = AS_NUMBER["float"]
+
+
+class Errors(NamedTuple):
+    """One API's errors: its form, and its words for what messages name (router/error_base.py)."""
+
+    render: Callable[[RouterError], bytes]
+    names: Mapping[str, str] = MappingProxyType({})
+
+    def write(self, error: RouterError) -> bytes:
+        """The body of the answer."""
+        error.rename(self.names)
+        return self.render(error)
 
 
 class Form(NamedTuple):
     """One API's way to ask for embeddings; `read` also gets what the path names."""
 
     read: Callable[[bytes, Limits, Ignore, str], Incoming]
-    render: Callable[[RouterError], bytes]
+    errors: Errors
 
 
 class ShapeBody(BaseModel):
@@ -58,7 +77,7 @@ def read_body(
     except orjson.JSONDecodeError as error:
         raise InvalidJson(explain_json(body, error.msg)) from None
     if not isinstance(data, dict):
-        raise InvalidJson(f"the body must be a JSON object, it is {kind_of(data)}")
+        raise not_an_object(data)
     fields = tuple(model.model_fields)
     ignored = unknown((key for key in data if key not in fields), fields, ignore, FIELDS)
     for key in ignored:
@@ -69,10 +88,6 @@ def read_body(
         raise explain_problem(invalid.errors(include_url=False)[0]) from None
 
 
-def given_of(
-    texts: object, field: str, limits: Limits, ignored: tuple[str, ...], **fields: Any
-) -> Given:
-    """The request of these fields of ours, whose texts stand in `field` of a body."""
-    return Given(
-        EmbeddingsBody.model_construct(**fields), *read_input(texts, limits, field), ignored
-    )
+def given_of(texts: object, limits: Limits, ignored: tuple[str, ...], **fields: Any) -> Given:
+    """The request of these fields of ours and these texts."""
+    return Given(EmbeddingsBody.model_construct(**fields), *read_input(texts, limits), ignored)

@@ -7,10 +7,10 @@ from pydantic import Field, WithJsonSchema
 
 from router.config import Limits
 from router.encoding import json_rows
-from router.errors import RouterError
+from router.errors import AmbiguousTokenIds, RouterError
 from router.ignoring import Ignore
 from router.schema import INPUT_SCHEMA
-from router.shapes.form import Form, Incoming, Made, ShapeBody, given_of, read_body
+from router.shapes.form import Errors, Form, Incoming, Made, ShapeBody, given_of, read_body
 
 _TAG = ":latest"
 
@@ -35,7 +35,6 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
     model = fields.model
     given = given_of(
         fields.input,
-        "input",
         limits,
         ignored,
         model=None if model is None else model.removesuffix(_TAG) or model,
@@ -46,7 +45,7 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
 
 
 def _write(made: Made) -> bytes:
-    rest = {"model": made.routing.model, "prompt_eval_count": made.prompt_tokens}
+    rest = {"model": made.routing["model"], "prompt_eval_count": made.prompt_tokens}
     return b'{"embeddings":' + json_rows(made.vectors) + b"," + orjson.dumps(rest)[1:]
 
 
@@ -54,4 +53,11 @@ def _render(error: RouterError) -> bytes:
     return orjson.dumps({"error": error.message})
 
 
-OLLAMA = Form(_read, _render)
+NAMES = {
+    '{"input": "text"}': '{"model": "auto", "input": "text"}',
+    '"truncate": "end"': '"truncate": true',
+    '"space"': '"model"',
+    '"input_type": "query"': "a name that ends in -query",
+    AmbiguousTokenIds.WITH_IDS: "",
+}
+OLLAMA = Form(_read, Errors(_render, NAMES))

@@ -1,11 +1,11 @@
 """OpenAI's own form, and Azure's, which has the model in the path."""
 
 from router.config import Limits
-from router.encoding import encode
+from router.encoding import IN_BASE64, encode
 from router.errors import NameConflict, render, shorten
 from router.ignoring import Ignore
 from router.schema import Given, read
-from router.shapes.form import Form, Incoming, Made
+from router.shapes.form import Errors, Form, Incoming, Made
 
 
 def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
@@ -32,8 +32,8 @@ def _incoming(given: Given) -> Incoming:
     def write(made: Made) -> bytes:
         return encode(made.vectors, encoding_format, made.routing, made.prompt_tokens)
 
-    return Incoming(given, write)
+    return Incoming(given, write, IN_BASE64[encoding_format])
 
 
-OPENAI = Form(_read, render)
-AZURE = Form(_read_azure, render)
+OPENAI = Form(_read, Errors(render))
+AZURE = Form(_read_azure, Errors(render))

@@ -4,15 +4,25 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import Field, ValidationError, WithJsonSchema
+from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema
 
 from router.body_errors import explain_problem
 from router.config import Limits
 from router.encoding import json_rows
-from router.errors import InvalidValue, RouterError
+from router.errors import AmbiguousTokenIds, InvalidValue, RouterError
 from router.ignoring import Ignore, unknown
 from router.schema import FIELDS, INPUT_SCHEMA
-from router.shapes.form import Form, Incoming, Made, ShapeBody, given_of, read_body
+from router.shapes.form import (
+    TEXT_SCHEMA,
+    TEXTS_SCHEMA,
+    Errors,
+    Form,
+    Incoming,
+    Made,
+    ShapeBody,
+    given_of,
+    read_body,
+)
 from router.synonyms import ANY_CASE
 
 Direction = Annotated[Literal["left", "right"], ANY_CASE]
@@ -39,7 +49,6 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
         )
     given = given_of(
         fields.inputs,
-        "inputs",
         limits,
         ignored,
         input_type=fields.prompt_name,
@@ -52,8 +61,10 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
 class TeiRerankRequest(ShapeBody):
     """TEI's request to /rerank."""
 
-    query: Any = None
-    texts: Any
+    model_config = ConfigDict(json_schema_extra={"required": ["query", "texts"]})
+
+    query: Annotated[Any, WithJsonSchema(TEXT_SCHEMA)] = None
+    texts: Annotated[Any, WithJsonSchema(TEXTS_SCHEMA)]
     raw_scores: bool | None = Field(
         None, description="Only rerankers whose scores are raw, for example logits."
     )
@@ -87,7 +98,7 @@ def _write(made: Made) -> bytes:
     return json_rows(made.vectors)
 
 
-def render(error: RouterError) -> bytes:
+def _render(error: RouterError) -> bytes:
     """An error in TEI's form."""
     kind = "overloaded" if error.status == 429 else "backend"
     if error.status == 503:
@@ -97,4 +108,22 @@ def render(error: RouterError) -> bytes:
     return orjson.dumps({"error": error.message, "error_type": kind})
 
 
-TEI = Form(_read, render)
+_NAMES = {
+    '"truncate": "end"': '"truncate": true',
+    '"space"': "the header X-Embedding-Space",
+    "input_type": "prompt_name",
+    '"input_type": "query"': '"prompt_name": "query"',
+    AmbiguousTokenIds.WITH_IDS: "",
+}
+TEI = Form(
+    _read, Errors(_render, _NAMES | {"input": "inputs", '{"input": "text"}': '{"inputs": "text"}'})
+)
+RERANK_ERRORS = Errors(
+    _render,
+    _NAMES
+    | {
+        **dict.fromkeys(("input", "documents"), "texts"),
+        "score": "raw_scores",
+        '{"input": "text"}': '{"query": "text", "texts": ["text"]}',
+    },
+)

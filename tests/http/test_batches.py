@@ -138,6 +138,11 @@ def test_the_address_of_a_batch_is_that_of_its_lines(service: Service) -> None:
     assert good["response"]["body"]["routing"]["space"] == "large/8"
     (bad,) = rows(openai, batch.error_file_id).values()
     assert bad["response"]["status_code"] == 409
+    nowhere = openai.with_options(base_url=f"{service[0]}/in/nothing/v1")
+    with pytest.raises(NotFoundError, match="nothing"):
+        nowhere.batches.create(
+            input_file_id=file, endpoint="/v1/embeddings", completion_window="24h"
+        )
 
 
 def test_files_are_those_of_openai(service: Service) -> None:

@@ -235,13 +235,13 @@ def test_token_ids_for_a_model_that_takes_text_or_outside_its_vocabulary_are_ref
         )
 
 
-def test_the_body_wins_over_a_header_that_contradicts_it(http: httpx.Client) -> None:
-    answer = http.post(
-        "/v1/embeddings",
-        json={"input": "hello", "model": "fast"},
-        headers={"X-Quality-Tier": "best"},
-    )
-    assert answer.json()["routing"]["model"] == "wordllama-256"
+def test_a_header_that_contradicts_the_name_in_model_is_refused(http: httpx.Client) -> None:
+    headers = {"X-Quality-Tier": "best"}
+    body = {"input": "hello", "model": "fast"}
+    answer = http.post("/v1/embeddings", json=body, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "name_conflict")
+    agreed = http.post("/v1/embeddings", json=body | {"quality": "fast"}, headers=headers)
+    assert agreed.json()["routing"]["model"] == "wordllama-256"
 
 
 @pytest.mark.parametrize("parts", [1, 2])

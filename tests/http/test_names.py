@@ -98,8 +98,11 @@ def bearer(name: str) -> dict[str, str]:
         ("", {"model": "fast", "quality": "fast"}, {}, {"quality": ("fast", "body")}),
         ("", {"quality": "auto"}, {}, {"quality": ("auto", "body")}),
         ("", {}, {"x-quality-tier": "best"}, {"quality": ("best", "header")}),
-        # a named tier is in the body, and the body wins over the header
-        ("", {"model": "fast"}, {"x-quality-tier": "best"}, {"quality": ("fast", "name")}),
+        ("", {"model": "fast"}, {"x-quality-tier": "Fast"}, {"quality": ("fast", "name")}),
+        ("", {"model": "fast"}, {"x-quality-tier": "auto"}, {"quality": ("fast", "name")}),
+        ("", {"model": "fast", "quality": "fast"}, {"x-quality-tier": "best"}, {
+            "quality": ("fast", "body")}),
+        ("", {"model": "small"}, {"x-quality-tier": "fast"}, {"quality": ("fast", "header")}),
         ("", {"model": "auto-query"}, {"x-quality-tier": "best"}, {
             "quality": ("best", "header"), "input_type": ("query", "name")}),
         ("", {"model": "docs"}, {}, {"space": ("docs", "name")}),
@@ -185,6 +188,9 @@ CONFLICTS: list[tuple[str, str, dict[str, Any], dict[str, str], list[str]]] = [
     ("name_conflict", "", {"model": "fast-query", "quality": "best"}, {}, ["fast-query", "best"]),
     ("name_conflict", "", {"model": "small", "quality": "best"}, {}, ["small", "best"]),
     ("name_conflict", "", {"model": "small/4-query", "quality": "best"}, {}, ["small/4", "best"]),
+    ("name_conflict", "", {"model": "fast"}, {"x-quality-tier": "best"}, ["'fast'", "'best'"]),
+    ("name_conflict", "", {"model": "small"}, {"x-quality-tier": "best"}, ["small", "X-Quality"]),
+    ("space_conflict", "", {"model": "docs"}, {"x-quality-tier": "fast"}, ["docs", "fast"]),
     # a budget
     ("name_conflict", "", {"model": "small@5ms", "latency_budget_ms": 6}, {}, ["@5ms", "6"]),
     ("name_conflict", "", {"model": "auto@5ms"}, {"x-latency-budget-ms": "6"}, ["@5ms", "X-Lat"]),

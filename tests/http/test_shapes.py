@@ -19,6 +19,7 @@ from tests.http.test_tolerance import ARGS
 from tests.support.local_service import LocalRouter, served
 
 TEXTS = ["one text", "another"]
+LONG = " ".join(map(str, range(400)))
 KEY, SHOP, BARE = (f"er-{name:-<32}" for name in ("all", "shop", "bare"))
 LOCKED = ARGS | {
     "keys": {
@@ -218,7 +219,68 @@ REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
     ("tei_embed", {"inputs": {"a": 1}}, 400, "inputs must be a string"),
     ("tei_embed", {"inputs": "a", "prompt_name": "sts"}, 400, "prompt_name"),
     ("azure_embed", {"input": "a", "model": "large"}, 409, "deployment"),
+    # in the words of each API, also where the service itself finds it
+    ("cohere_embed", {"texts": ["a", LONG], "model": "reader", "truncate": "NONE"},
+     400, "texts[1] has 441 tokens"),
+    ("cohere_embed", {"texts": ["a", LONG], "model": "reader", "truncate": "NONE"},
+     400, 'send "truncate": "end" so'),
+    ("cohere_embed", {"texts": [1, 2]}, 400, 'send text instead."'),
+    ("cohere_embed", {"texts": ["a"], "model": "small/4", "output_dimension": 8},
+     409, "and output_dimension is 8"),
+    ("ollama_embed", {"model": "reader", "input": LONG, "truncate": False},
+     400, 'send "truncate": true so'),
+    ("ollama_embed", {"model": "reader", "input": [1, 2]}, 400, 'send text instead."'),
+    ("tei_embed", {"inputs": [1, 2]}, 400, "inputs holds token ids"),
+    ("tei_embed", {"inputs": [1, 2]}, 400, 'send text instead."'),
+    ("tei_embed", {"inputs": ["a", ""]}, 400, "inputs[1] is an empty string"),
+    ("embed", {"input": ["a", LONG], "model": "reader"}, 400, "input[1] has 441 tokens"),
+    ("embed", {"input": [1, 2]}, 400, 'add "token_ids": "model"'),
+    ("azure_embed", {"input": ["a", ""]}, 400, "input[1] is an empty string"),
 ]  # fmt: skip
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "embed": {"input": "text"},
+    "azure_embed": {"input": "text"},
+    "cohere_embed": {"texts": ["text"]},
+    "ollama_embed": {"model": "auto", "input": "text"},
+    "tei_embed": {"inputs": "text"},
+}
+
+
+@pytest.mark.parametrize("handler", EXAMPLES)
+def test_a_body_that_is_no_object_is_answered_with_an_example_of_this_api(
+    http: httpx.Client, handler: str
+) -> None:
+    for content in (b"", b"[]"):
+        answer = http.post(BODIES[handler][0], content=content)
+        assert json.dumps(EXAMPLES[handler]) in answer.text.replace("\\", "")
+    assert http.post(BODIES[handler][0], json=EXAMPLES[handler]).status_code == 200
+
+
+def test_what_limits_and_collections_refuse_is_in_the_words_of_each_api() -> None:
+    collections = {"long": "reader/384", "two": {"spaces": ["small/8", "large/8"]}}
+    limits = {"max_tokens_per_request": 500}
+    with (
+        served(ARGS | {"collections": collections, "limits": limits}) as (url, _),
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        for path, body, says in (
+            ("/in/long/embed", {"inputs": ["a", LONG]}, "inputs[1] has 441 tokens"),
+            ("/in/long/embed", {"inputs": [LONG, LONG]}, "500 tokens in inputs, the most"),
+            (
+                "/v2/embed",
+                {"texts": [LONG] * 2, "model": "reader"},
+                "500 tokens in texts, the most",
+            ),
+            ("/in/two/embed", {"inputs": "a"}, 'X-Embedding-Space: "small/8"'),
+            ("/in/two/embed", {"inputs": "a"}, '("prompt_name": "query")'),
+            ("/in/two/v2/embed", {"texts": ["a"]}, '"model": "small/8"'),
+            ("/in/two/api/embed", {"input": "a"}, "a name that ends in -query"),
+            ("/in/two/query/embed", {"inputs": "a", "prompt_name": "document"}, "prompt_name"),
+        ):
+            answer = client.post(path, json=body)
+            error = answer.json().get("message") or answer.json().get("error")
+            assert answer.status_code in (400, 409), (path, answer.text)
+            assert says in error, error
 
 
 @pytest.mark.parametrize(("handler", "body", "status", "says"), REFUSED)
@@ -226,7 +288,8 @@ def test_an_error_has_the_form_of_its_api(
     http: httpx.Client, handler: str, body: dict[str, Any], status: int, says: str
 ) -> None:
     answer = http.post(BODIES[handler][0], json=body)
-    assert (answer.status_code, says in answer.text) == (status, True), answer.text
+    said = answer.text.replace("\\", "")
+    assert (answer.status_code, says in said) == (status, True), said
     assert is_error_of(handler, answer)
 
 

@@ -28,6 +28,11 @@ ARGS: dict[str, Any] = {
     "models": {"small": {**MODEL, "device_hour_cost": 2.5}, "large": {**MODEL, "devices": 2}},
     "tiers": {"fast": "small", "best": "large"},
     "collections": {"docs": "large/8"},
+    "rerankers": {
+        "scores": {"engine": {"kind": "fake"}, "template": "{query} {document}", "max_tokens": 60},
+        "compares": {"engine": {"kind": "similarity", "model": "small"}},
+    },
+    "rerank_tiers": {"fast": "scores", "best": "compares"},
     "keys": {name: {"hash": hash_of(key), "admin": name == "admin"} for name, key in KEYS.items()},
 }
 Row = dict[str, Any]
@@ -125,6 +130,11 @@ def test_the_sums_are_those_of_the_decision_log(tmp_path: Path) -> None:
     with served({**ARGS, "batches": {"folder": str(tmp_path / "shared")}}) as (url, router):
         log = router.service.log = open_log(DecisionLog(path=str(path)), None)
         send_some(url)
+        for key, reranker in (("one", "scores"), ("one", "compares"), ("other", "compares")):
+            body = {"query": "which", "documents": ["d", "e"], "model": reranker}
+            headers = {"authorization": f"Bearer {KEYS[key]}"}
+            answer = httpx.post(f"{url}/v1/rerank", json=body, headers=headers, timeout=60)
+            assert answer.status_code == 200, answer.text
         line = {"method": "POST", "url": "/v1/embeddings", "body": {"input": "c", "model": "fast"}}
         content = "\n".join(json.dumps({"custom_id": str(n), **line}) for n in range(20))
         openai = OpenAI(base_url=f"{url}/v1", api_key=KEYS["other"])
@@ -139,7 +149,7 @@ def test_the_sums_are_those_of_the_decision_log(tmp_path: Path) -> None:
         log.close()
     uses = [one.entry.use for one in read(path.read_bytes().splitlines(keepends=True))]
     kept = [use for use in uses if use is not None]
-    assert sum(row["requests"] for row in found) == len(kept) == 7 + 20
+    assert sum(row["requests"] for row in found) == len(kept) == 7 + 3 + 20
     for field, name in (("texts", "texts"), ("tokens", "tokens"), ("device_s", "device_seconds")):
         by_key: Counter[str] = Counter()
         for use in kept:
@@ -149,6 +159,7 @@ def test_the_sums_are_those_of_the_decision_log(tmp_path: Path) -> None:
                 total, rel=1e-4
             ), (key, name)
     assert {use.collection for use in kept} == {"", "docs"}
+    assert {use.model for use in kept} == {"small", "large", "scores", "compares"}
 
 
 def test_a_time_range_is_kept_to_the_second(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """What the live benchmarks conclude from what they saw."""
 
 import random
+from collections import Counter
 
 import pytest
 
-from benchmarks import observability
+from benchmarks import batch_jobs, observability
 from benchmarks.budgets import choosers, summarise
 from benchmarks.latency import Phase, completions_until_recovery, undisturbed
 from benchmarks.latency import summarise as judge
@@ -162,3 +163,26 @@ def test_a_ratio_is_told_with_the_interval_that_its_rounds_leave() -> None:
     assert (found["ratio"], found["cpu_ratio"]) == pytest.approx(
         (1.25, 1.1)
     )  # of the rounds' ratios, not of the medians
+
+
+@pytest.mark.parametrize(
+    ("found", "p95_ms", "in_time", "missed"),
+    [
+        ({"c0": 1, "c1": 1}, 70.0, 98.5, []),
+        ({"c0": 1}, 20.0, 99.0, ["lines missing"]),
+        ({"c0": 1, "c1": 2}, 20.0, 99.0, ["lines twice or of no batch"]),
+        ({"c0": 1, "c1": 1, "c2": 1}, 20.0, 99.0, ["lines twice or of no batch"]),
+        ({"c0": 1, "c1": 1}, 70.1, 99.0, ["interactive p95, beside, ms"]),
+        ({"c0": 1, "c1": 1}, 20.0, 97.9, ["in time, beside, %"]),
+    ],
+)
+def test_a_batch_job_is_judged_by_its_lines_and_by_what_others_notice(
+    found: dict[str, int], p95_ms: float, in_time: float, missed: list[str]
+) -> None:
+    alone = batch_jobs.Phase(100, 0, 5.0, 10.0, 99.0)
+    beside = batch_jobs.Phase(100, 0, 8.0, p95_ms, in_time)
+    killed = Counter(router=2)
+    result = batch_jobs.Result(2, 9.0, 1, killed, Counter(found), alone, beside)
+    rows = batch_jobs.judged(result)
+    assert [row.name for row in rows if row.met is False] == missed
+    assert {row.name: row.value for row in rows}["killed: router"] == killed["router"]

@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, ParamSpec, TypeVar
@@ -103,11 +104,11 @@ class Lock:
         self._file = file
 
     @classmethod
-    def take(cls, path: Path) -> "Lock | None":
-        """The lock; None while another holder has it."""
+    def take(cls, path: Path, wait: bool = False) -> "Lock | None":
+        """The lock; None while another holder has it, unless the caller waits for that."""
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "rb")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.close()
             return None
@@ -116,6 +117,17 @@ class Lock:
     def release(self) -> None:
         """Let the next one have it."""
         self._file.close()
+
+    @classmethod
+    @contextmanager
+    def held(cls, path: Path) -> "Iterator[None]":
+        """Wait for the lock, and have it for as long as the block runs."""
+        lock = cls.take(path, wait=True)
+        assert lock is not None, "it was waited for"
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 class Appended:

@@ -8,10 +8,12 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from deployments.service.batches.disk import (
+    Lock,
     is_id,
     made,
     names_in,
@@ -25,7 +27,7 @@ from router.batches import not_found
 from router.errors import InvalidValue, NotFound, RequestTooLarge
 
 PREFIX = "file-"
-META, CONTENT = "meta.json", "content"
+META, CONTENT, LOCK = "meta.json", "content", "lock"
 UNFINISHED_S = 7 * 24 * 3600.0  # a folder that is older has lost its router
 
 Purpose = Literal["batch", "batch_output"]
@@ -48,12 +50,12 @@ class FileStore:
 
     def upload(self, key: str, most_bytes: int) -> "Upload":
         """A new file of this key; raises RequestTooLarge where the key has no room left."""
-        own = self.taken(key)
-        if own >= self._most_bytes:
+        room = partial(self._room, key)
+        if room() <= 0:
             raise self._full()
         place = made(of_key(self._folder, key) / new_id(PREFIX, self._clock()))
         try:
-            return Upload(place, most_bytes, self._most_bytes - own, self._full())
+            return Upload(place, most_bytes, room, self._full())
         except OSError:
             shutil.rmtree(place, ignore_errors=True)
             raise
@@ -61,6 +63,10 @@ class FileStore:
     def taken(self, key: str) -> int:
         """Bytes of all files of a key."""
         return sum(file.bytes for file in self._all(key))
+
+    def _room(self, key: str) -> int:
+        """Bytes that the files of a key may still have."""
+        return self._most_bytes - self.taken(key)
 
     def _full(self) -> RequestTooLarge:
         error = RequestTooLarge(self._most_bytes)
@@ -164,10 +170,15 @@ class FileStore:
 
 
 class Upload:
-    """A file that arrives; nothing of it can be seen until `finish`."""
+    """A file that arrives; nothing of it can be seen until `finish`. `room` counts the bytes that
+    finished files leave.
+    """
 
-    def __init__(self, place: Path, most_bytes: int, room: int, full: RequestTooLarge) -> None:
-        self._place, self._most_bytes, self._room, self._full = place, most_bytes, room, full
+    def __init__(
+        self, place: Path, most_bytes: int, room: Callable[[], int], full: RequestTooLarge
+    ) -> None:
+        self._place, self._most_bytes, self._full = place, most_bytes, full
+        self._room, self._room_at_start = room, room()
         self._part = place / f"{CONTENT}.part"
         self._stream = os.fdopen(
             os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
@@ -181,16 +192,17 @@ class Upload:
             raise RequestTooLarge(
                 self._most_bytes, "a file may have no more (limits.max_file_bytes): upload several"
             )
-        if self.size > self._room:
+        if self.size > self._room_at_start:
             raise self._full
         self._stream.write(data)
 
     def finish(self, filename: str, purpose: Purpose, now: int) -> FileObject:
-        """It is whole: from now on it is there, whatever happens."""
+        """It is whole: from now on it is there, whatever happens. Raises RequestTooLarge where
+        another upload took the room meanwhile.
+        """
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
-        self._part.replace(self._place / CONTENT)
         file = FileObject(
             id=self._place.name,
             bytes=self.size,
@@ -198,7 +210,11 @@ class Upload:
             filename=filename,
             purpose=purpose,
         )
-        write_whole(self._place / META, file.model_dump_json().encode())
+        with Lock.held(self._place.parent / LOCK):  # in all routers one upload of a key at a time
+            if self.size > self._room():
+                raise self._full
+            self._part.replace(self._place / CONTENT)
+            write_whole(self._place / META, file.model_dump_json().encode())
         sync_folder(self._place.parent)
         return file
 

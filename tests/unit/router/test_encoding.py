@@ -9,8 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from router.encoding import Routing, encode, quantise
+from router.answers import Routing
+from router.config import Limits
+from router.encoding import encode, estimated_bytes, quantise
 from router.schema import EncodingFormat
+from router.shapes.form import Made
+from router.shapes.table import FORMS
 
 ROUTING = Routing(
     model="small",
@@ -22,7 +26,11 @@ ROUTING = Routing(
     predicted_ms=1.5,
     degraded=False,
     cached=1,
-    truncated=(1,),
+    truncated=[1],
+    adapter=None,
+    encoder="native",
+    expected_recall=None,
+    canary=False,
 )
 FORMATS: list[EncodingFormat] = ["float", "base64", "int8", "uint8", "binary", "ubinary"]
 DTYPES = {"base64": "<f4", "int8": "i1", "uint8": "u1", "binary": "i1", "ubinary": "u1"}
@@ -156,3 +164,24 @@ def test_encoding_leaves_the_vectors_alone(encoding_format: EncodingFormat) -> N
     quantise(vectors, encoding_format)
     encode(vectors, encoding_format, ROUTING, 7)
     assert vectors.tolist() == [[0.5, -0.25, 0.0]]
+
+
+@pytest.mark.parametrize("count", [1, 20])
+@pytest.mark.parametrize(
+    ("handler", "body"),
+    [
+        *(("embed", {"input": ["a"], "encoding_format": kind}) for kind in FORMATS),
+        *(("cohere_embed", {"texts": ["a"], "embedding_types": [kind]}) for kind in FORMATS),
+        ("cohere_embed", {"texts": ["a"], "embedding_types": FORMATS}),
+        ("ollama_embed", {"input": ["a"]}),
+        ("tei_embed", {"inputs": ["a"]}),
+    ],
+    ids=str,
+)
+def test_the_size_of_an_answer_is_known_before_it_is_written(
+    handler: str, body: dict[str, Any], count: int
+) -> None:
+    incoming = FORMS[handler].read(json.dumps(body).encode(), Limits(), False, "")
+    vectors = np.random.default_rng(1).normal(0, 0.05, (count, 2048)).astype(np.float32)
+    size = len(incoming.write(Made(vectors, ROUTING, 7, "id")))
+    assert 0.6 * size - 600 <= estimated_bytes(vectors, incoming.bytes_each) <= 1.5 * size

@@ -7,14 +7,17 @@ import pytest
 from router import errors
 from router.error_samples import SAMPLES
 from router.errors import (
+    INPUT,
     AmbiguousTokenIds,
     BudgetUnreachable,
+    InvalidValue,
     ModelNotFound,
     NotFound,
     Overloaded,
     RouterError,
     SpaceConflict,
     UnknownField,
+    field,
     render,
 )
 
@@ -167,3 +170,18 @@ def test_a_hostile_name_is_quoted_short_and_on_one_line() -> None:
         assert len(error.message) < 300
         assert "\n" not in error.message
         render(error)
+
+
+def test_a_message_is_written_in_other_words_and_leaves_a_callers_own_alone() -> None:
+    error = InvalidValue(f"{INPUT}[3] is bad, as {field('size')} is; it is 'input[3]'", "input")
+    assert error.message == "input[3] is bad, as size is; it is 'input[3]'"
+    error.rename({"input": "documents"})
+    assert (error.message, error.param) == (
+        "documents[3] is bad, as size is; it is 'input[3]'",
+        "documents",
+    )
+    error.rename({"documents": "texts", "documents[3]": "the last text", "size": ""})
+    assert (error.message, error.param) == (
+        "the last text is bad, as  is; it is 'input[3]'",
+        "texts",
+    )

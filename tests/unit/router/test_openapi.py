@@ -8,7 +8,7 @@ import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from router.config import Limits, RouterArgs
-from router.encoding import Routing, encode
+from router.encoding import encode
 from router.errors import (
     AmbiguousTokenIds,
     InternalError,
@@ -147,7 +147,7 @@ def test_an_encoded_response_is_what_is_documented(encoding_format: Any) -> None
     content = DOCUMENT["paths"]["/v1/embeddings"]["post"]["responses"]["200"]["content"][
         "application/json"
     ]
-    routing = Routing("small", None, "auto", "small/8", None, 1, None, False, 0)
+    routing = content["example"]["routing"]
     validator = jsonschema.Draft202012Validator(schema(content["schema"]))
     validator.validate(json.loads(encode(np.eye(8, dtype=np.float32), encoding_format, routing, 1)))
     validator.validate(content["example"])

@@ -1,6 +1,7 @@
 """Batches in a folder that holds what a crash or another version left there."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from deployments.service.batches.disk import write_whole
 from deployments.service.batches.files import FileStore
 from deployments.service.batches.store import STATE, BatchStore
 from router.batches import BatchBody
-from router.errors import NotFound
+from router.errors import NotFound, RequestTooLarge
 from router.keys import Grant
 from tests.support.full_disk import no_room
 
@@ -94,3 +95,15 @@ def test_an_upload_that_finds_no_room_leaves_nothing(tmp_path: Path) -> None:
     with no_room():
         upload.abandon()
     assert list((tmp_path / "files" / "key").iterdir()) == []
+
+
+def test_uploads_at_once_may_not_pass_what_a_key_may_keep(tmp_path: Path) -> None:
+    routers = [FileStore(tmp_path, 100), FileStore(tmp_path, 100)]
+    uploads = [router.upload("key", 1000) for router in (*routers, *routers)]
+    for one in uploads:
+        one.write(b"x" * 60)
+    with ThreadPoolExecutor(len(uploads)) as pool:
+        done = [pool.submit(one.finish, "in.jsonl", "batch", 0) for one in uploads]
+    refused = [one for one in done if isinstance(one.exception(), RequestTooLarge)]
+    assert len(refused) == len(uploads) - 1
+    assert [router.taken("key") for router in routers] == [60, 60]

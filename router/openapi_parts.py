@@ -1,0 +1,104 @@
+"""What the operations of the reference are made of: headers, parameters, answers and errors."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from router.answers import ReasonLabel
+from router.openapi_schemas import Json, ref
+
+STRING: Json = {"type": "string"}
+ON_REQUEST = (400, 401, 403, 404, 408, 409, 413, 429, 431, 500, 503, 504)
+ON_READ = (401, 500)
+ON_ADMIN = (401, 403, 500)
+ON_KEY = (400, 401, 403, 404, 500)
+_MS = {"type": "number", "minimum": 0}
+
+_SAID: dict[str, tuple[str, Json]] = {
+    "x-request-id": ("Of this request: the caller's own, or a new one.", STRING),
+    "x-embedding-model": ("routing.model", STRING),
+    "x-embedding-space": ("routing.space", STRING),
+    "x-routing-reason": ("routing.reason", TypeAdapter(ReasonLabel).json_schema()),
+    "x-predicted-ms": ("routing.predicted_ms", _MS),
+    "x-queue-ms": ("Time spent waiting.", _MS),
+    "x-inference-ms": ("Time in the model.", _MS),
+    "x-total-ms": ("Time in the service.", _MS),
+}
+HEADERS: Json = {
+    name: {"description": text, "schema": schema} for name, (text, schema) in _SAID.items()
+} | {
+    f"x-ratelimit-{what}-{kind}": {
+        "description": f"{text} {kind}, where the key has such a limit.",
+        "schema": schema,
+    }
+    for kind in ("requests", "tokens")
+    for what, text, schema in (
+        ("limit", "Per minute, of", {"type": "integer", "minimum": 1}),
+        ("remaining", "Left now, of", {"type": "integer", "minimum": 0}),
+        (
+            "reset",
+            "Time until all are back, e.g. 6m0s, of",
+            {"type": "string", "pattern": "^([0-9]+m)?[0-9.]+(s|ms)$"},
+        ),
+    )
+}
+RETRY: Json = {
+    name: {"description": text, "schema": {"type": "integer", "minimum": 1}}
+    for name, text in (
+        ("Retry-After", "Seconds to wait."),
+        ("retry-after-ms", "The same in milliseconds."),
+    )
+}
+PARAMETERS: Json = {
+    name: {
+        "name": name,
+        "in": "header",
+        "description": f"As {field}; the body wins.",
+        "schema": schema,
+    }
+    for name, field, schema in (
+        ("X-Quality-Tier", "quality", ref("Tier")),
+        ("X-Latency-Budget-Ms", "latency_budget_ms", {"type": "number", "exclusiveMinimum": 0}),
+        ("X-Embedding-Space", "space", {"type": "string", "minLength": 1}),
+    )
+}
+BY_HEADER: list[Json] = [{"$ref": f"#/components/parameters/{name}"} for name in PARAMETERS]
+
+
+def content(schema: Json | str, kind: str = "application/json", **more: Any) -> Json:
+    """A body of one kind; a schema may be given by its name."""
+    return {kind: {"schema": ref(schema) if isinstance(schema, str) else schema, **more}}
+
+
+def answer(description: str, schema: Json | str, kind: str = "application/json") -> Json:
+    """What a route answers."""
+    return {"description": description, "content": content(schema, kind)}
+
+
+def body(inside: Json) -> Json:
+    """A request's body, of the kinds in `inside`."""
+    return {"required": True, "content": inside}
+
+
+def query(name: str, schema: Json, **more: Any) -> Json:
+    """A parameter of the query."""
+    return {"name": name, "in": "query", "schema": schema, **more}
+
+
+def in_path(name: str, **more: Any) -> Json:
+    """A parameter of the path."""
+    return {"name": name, "in": "path", "required": True, "schema": STRING, **more}
+
+
+def operation(
+    id: str, tag: str, summary: str, ok: Json, statuses: tuple[int, ...] = (), **more: Any
+) -> Json:
+    """What a handler does: its answer, and the statuses of its errors."""
+    refused = {str(one): {"$ref": f"#/components/responses/{one}"} for one in sorted(statuses)}
+    return {
+        "operationId": id,
+        "tags": [tag],
+        "summary": summary,
+        **more,
+        "responses": {"200": ok, **refused},
+    }
