@@ -8,6 +8,7 @@ CONFIG ?= configs/local.yaml
 HOST ?=
 PORT ?=
 ARGS ?=
+WORKERS ?= 0
 
 # Programs that tests use, and Debian's packages of them.
 PROGRAMS := chromium redis-server prometheus promtool
@@ -47,8 +48,9 @@ system: ## install the programs that tests use, from Debian's packages, as root
 		DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends $(SYSTEM); \
 	fi
 
+# Workers must collect the same tests in the same order, so they hash alike.
 test: $(TOOLS) ## run the tests: make test ARGS="tests/unit -m 'not models'" takes a minute
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(WORKERS) -m "not long" $(ARGS)
 
 test-long: $(TOOLS) ## run the tests that take longest: those with several Ray nodes
 	$(BIN)/python -m pytest -m long $(ARGS)

@@ -3,14 +3,22 @@ decide`.
 
 Three models, four rules, inputs made just before each call and never the same twice. The subjects
 take turns, round by round, so that a noisy machine is noisy for all; the quietest round and the
-median round are printed.
+median round are printed. `--against FOLDER` runs the same command in another checkout by turns and
+prints the ratio of the two: of the median p50 of `decide`, and of the pairs.
 """
 
 import gc
+import os
 import random
+import re
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter_ns
+
+import click
 
 from router.domain import Curve, Features, Load, Model, Request, Work
 from router.latency import Correction
@@ -18,6 +26,7 @@ from router.ledger import Ledger
 from router.policy import decide, predict
 from router.rules import Floor, Policy
 
+ROOT = Path(__file__).resolve().parents[1]
 ROUNDS, CALLS = 15, 1000
 MOST_P50_US, MOST_P99_US = 5.0, 20.0  # the marks, of a quiet round
 MODELS = {
@@ -117,8 +126,52 @@ def timed(subject: Subject, rng: random.Random) -> list[int]:
     return sorted(taken)
 
 
-def main() -> None:
+def p50_us(folder: Path) -> float:
+    """`decide` of the quietest round, measured by the benchmark of a checkout."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "decide"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = re.search(r"^decide(?:, rules)? +([0-9.]+)", done.stdout, re.MULTILINE)
+    assert found is not None, done.stdout
+    return float(found[1])
+
+
+def compare(folder: Path, pairs: int) -> None:
+    """Print what `decide` takes here and in another checkout, by turns."""
+    own, others = list[float](), list[float]()
+    for _ in range(pairs):
+        others.append(p50_us(folder.resolve()))
+        own.append(p50_us(ROOT))
+    ratios = sorted(mine / other for mine, other in zip(own, others, strict=True))
+    there, here = statistics.median(others), statistics.median(own)
+    print(f"decide, p50   there {there:.2f} us   here {here:.2f}")
+    print(
+        f"here / there  {statistics.median(ratios):.2f} (pairs {ratios[0]:.2f} to {ratios[-1]:.2f})"
+    )
+
+
+@click.command()
+@click.option(
+    "--against",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Another checkout, whose `decide` is measured by turns with this one's.",
+)
+@click.option("--pairs", type=click.IntRange(1), default=9, show_default=True)
+def main(against: Path | None, pairs: int) -> None:
     """Print a table of p50 and p99, quietest and median round."""
+    if against is None:
+        measure()
+    else:
+        compare(against, pairs)
+
+
+def measure() -> None:
+    """The table."""
     subjects = {
         "nothing (the clock)": lambda rng: lambda: None,
         "decide": deciding(Policy("small", FLOORS)),

@@ -29,6 +29,7 @@ import psutil
 import yaml
 
 from tests.support.ports import free_port
+from tests.support.qwen_tokenizer import write_qwen_tokenizer
 from tests.support.tiny_qwen3 import quick_dtype, write_tiny_qwen3
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,7 +106,19 @@ def ours(
 
     `more` are further keys of the config's `args`.
     """
-    made = checkpoints(folder)
+    with configured(name, ours_config(folder, models, more, fake), models, scratch) as server:
+        yield server
+
+
+def ours_config(
+    folder: Path,
+    models: Sequence[str],
+    more: Mapping[str, Any] | None = None,
+    fake: bool = False,
+) -> dict[str, Any]:
+    """The Serve config of `ours`; an engine that costs nothing needs only the tokenizer."""
+    tokenizer = write_qwen_tokenizer(folder / "tokenizer") if fake else None
+    made = checkpoints(folder) if tokenizer is None else dict.fromkeys(models, tokenizer)
     engines = {
         model: {"kind": "fake"}
         if fake
@@ -130,7 +143,7 @@ def ours(
         "tiers": {"fast": models[0]},
         **(more or {}),
     }
-    config = {
+    return {
         "logging_config": {"enable_access_log": False},
         "applications": [
             {
@@ -145,8 +158,6 @@ def ours(
             }
         ],
     }
-    with configured(name, config, models, scratch) as server:
-        yield server
 
 
 @contextmanager

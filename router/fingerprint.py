@@ -13,7 +13,7 @@ import base64
 import hashlib
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,9 +74,7 @@ class Fingerprint:
         """32 hexadecimal characters that stand for this proof; the model's name is not part
         of it.
         """
-        return hashlib.blake2b(
-            json.dumps(_rows(self), sort_keys=True).encode(), digest_size=16
-        ).hexdigest()
+        return digest_of_json(_rows(self))
 
     def misread(self, probe: Probe, ids: TokenIds | None, prompted: str | None) -> str | None:
         """What is wrong with how the router prepared the text of `probe` just now, in a sentence;
@@ -135,8 +133,7 @@ class CardProof:
     @cached_property
     def digest(self) -> str:
         """32 hexadecimal characters; the model's name is not part of it."""
-        content = json.dumps([self.card.model_dump(mode="json"), self.revision], sort_keys=True)
-        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        return digest_of_json([self.card.model_dump(mode="json"), self.revision])
 
     def otherwise_pooled(self, pooling: str | None) -> str | None:
         """What is wrong with how an engine pools, in a sentence; None where it is right or not
@@ -186,7 +183,7 @@ def digest_of_probes(probes: Sequence[Probe], also: Sequence[Any]) -> str:
     rows: list[Any] = [
         [one.side, one.prompted if one.ids is None else one.ids.tolist()] for one in probes
     ]
-    return hashlib.blake2b(json.dumps([rows, *also]).encode(), digest_size=16).hexdigest()
+    return digest_of_json([rows, *also])
 
 
 def make(model: str, probes: Sequence[Probe], vectors: Vectors) -> Fingerprint:
@@ -201,8 +198,30 @@ def save(fingerprint: Fingerprint, path: Path) -> None:
         "model": fingerprint.model,
         "dimensions": fingerprint.vectors.shape[1],
     }
-    probes = ",\n".join(json.dumps(row, ensure_ascii=False) for row in _rows(fingerprint))
+    write_probes(path, about, _rows(fingerprint))
+
+
+def write_probes(path: Path, about: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a fingerprint of any kind as JSON, a line for each probe."""
+    probes = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     path.write_text(f'{json.dumps(about)[:-1]}, "probes": [\n{probes}\n]}}\n', encoding="utf-8")
+
+
+def read_probes(path: Path, form: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A file that `write_probes` wrote, and its probes; raises ValueError or KeyError for one of
+    another format and one without probes.
+    """
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if data["format"] != form:
+        raise ValueError(f"its format is {data['format']!r}, this version reads {form!r}")
+    if not data["probes"]:
+        raise ValueError("it has no probes")
+    return data, data["probes"]
+
+
+def digest_of_json(content: Any) -> str:
+    """32 hexadecimal characters."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def load(path: Path) -> Fingerprint:
@@ -210,14 +229,11 @@ def load(path: Path) -> Fingerprint:
     else.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise ValueError(f"its format is {data['format']!r}, this version reads {FORMAT!r}")
-        rows: list[dict[str, Any]] = data["probes"]
+        data, rows = read_probes(path, FORMAT)
         vectors = np.array(
             [np.frombuffer(base64.b64decode(row["vector"]), "<f2") for row in rows], np.float32
         )
-        if vectors.shape != (len(rows), data["dimensions"]) or not rows:
+        if vectors.shape != (len(rows), data["dimensions"]):
             raise ValueError(
                 f"it has {vectors.shape} vectors for {len(rows)} probes of {data['dimensions']} "
                 "dimensions"

@@ -14,6 +14,7 @@ from router.model_config import ModelConfig
 ROUTER = "router"
 TYPE = "accelerator_type:"
 SERVE_CPUS = 1.0  # of a replica whose deployment says nothing
+AUTO_REPLICAS = 100  # at most, where a deployment says `num_replicas: auto`
 LIGHT_CPUS = 0.1  # of a replica that forwards texts or looks vectors up
 
 
@@ -26,6 +27,7 @@ class Booking(NamedTuple):
     accelerator: str | None  # as Ray writes its type: L4, H100
     replicas: int
     required: bool  # /health waits for it
+    most: int = 1  # replicas that its autoscaling may start
 
 
 class Wait(NamedTuple):
@@ -98,7 +100,9 @@ def bookings(args: RouterArgs, application: Mapping[str, Any]) -> list[Booking]:
 
 
 def _booking(name: str, own: Mapping[str, Any], cpus: float, required: bool) -> Booking:
-    replicas = (own.get("autoscaling_config") or {}).get("min_replicas", own.get("num_replicas", 1))
+    scaling = own.get("autoscaling_config")
+    replicas = (scaling or {}).get("min_replicas", own.get("num_replicas", 1))
+    most = replicas if scaling is None else scaling.get("max_replicas", 1)
     options = own.get("ray_actor_options")
     if bundles := own.get("placement_group_bundles"):
         total = [sum(bundle.get(kind, 0.0) for bundle in bundles) for kind in ("CPU", "GPU")]
@@ -114,6 +118,7 @@ def _booking(name: str, own: Mapping[str, Any], cpus: float, required: bool) -> 
         (options or {}).get("accelerator_type"),
         replicas if isinstance(replicas, int) else 1,
         required,
+        most if isinstance(most, int) else AUTO_REPLICAS,
     )
 
 

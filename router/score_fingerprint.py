@@ -7,8 +7,6 @@ gives all pairs about the same score ranks nothing, whatever was stored: its tem
 classifier is wrong.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from router.arrays import TokenIds, Vectors
+from router.fingerprint import digest_of_json, read_probes, write_probes
 
 FORMAT = "embedding-router score fingerprint 1"
 LEAST_SPREAD = 0.001
@@ -55,8 +54,7 @@ class ScoreFingerprint:
     @cached_property
     def digest(self) -> str:
         """32 hexadecimal characters that stand for this proof."""
-        content = json.dumps(_rows(self), sort_keys=True)
-        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        return digest_of_json(_rows(self))
 
     def misread(self, now: Sequence[PairProbe]) -> str | None:
         """What is wrong with how the router prepared the pairs just now, in a sentence; None when
@@ -112,9 +110,7 @@ def make(model: str, probes: Sequence[PairProbe], scores: Vectors) -> ScoreFinge
 
 def save(fingerprint: ScoreFingerprint, path: Path) -> None:
     """Write it as JSON, a line for each probe."""
-    about = json.dumps({"format": FORMAT, "model": fingerprint.model})
-    probes = ",\n".join(json.dumps(row, ensure_ascii=False) for row in _rows(fingerprint))
-    path.write_text(f'{about[:-1]}, "probes": [\n{probes}\n]}}\n', encoding="utf-8")
+    write_probes(path, {"format": FORMAT, "model": fingerprint.model}, _rows(fingerprint))
 
 
 def load(path: Path) -> ScoreFingerprint:
@@ -122,12 +118,7 @@ def load(path: Path) -> ScoreFingerprint:
     else.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise ValueError(f"its format is {data['format']!r}, this version reads {FORMAT!r}")
-        rows: list[dict[str, Any]] = data["probes"]
-        if not rows:
-            raise ValueError("it has no probes")
+        data, rows = read_probes(path, FORMAT)
         probes = [
             PairProbe(
                 row["query"],

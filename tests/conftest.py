@@ -6,7 +6,7 @@ import os
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.support.not_run"]
+pytest_plugins = ["tests.support.not_run", "tests.support.side_by_side"]
 
 # a busy machine makes an example slow, not wrong
 settings.register_profile("no deadline", deadline=None)

@@ -15,6 +15,7 @@ from typing import Any
 import click
 import orjson
 
+from deployments.launch.bottleneck import routers_finding
 from deployments.launch.hub_cache import hub_finding, not_cached, of_hub, room_for_weights
 from deployments.launch.machine import (
     GIB,
@@ -343,6 +344,7 @@ def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterat
                 "use a larger card, several with tensor_parallel_size, or a smaller model",
             )
     yield from _room_for(machine, list(booked.values()))
+    yield from routers_finding(machine, args, list(booked.values()))
     if needed_cpu:
         short = needed_cpu > machine.memory_bytes
         yield Finding(

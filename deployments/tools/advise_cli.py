@@ -16,14 +16,12 @@ import click
 from deployments.tools.advise import latency, run
 from deployments.tools.advise.inputs import Inputs, Reader, sampled
 from deployments.tools.advise.rows import InputError
-from deployments.tools.advise.run import AdviseError, Estimate, Plan
-from deployments.tools.client import BASE_URL, BaseUrl, Client, RequestRefused, RouterAway
-from deployments.tools.corpus import CorpusError
-from deployments.tools.migrate import MigrationError
+from deployments.tools.advise.run import Estimate, Plan
+from deployments.tools.client import Client
+from deployments.tools.options import FILE, FOLDER, errors_shown, router_options
 from deployments.tools.policy_file import read_policy, text_of, with_tiers
 from router.strict import ConfigError
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 LOCAL = ("localhost", "127.0.0.1", "::1")
 NEEDED = ("ir_measures", "jinja2", "matplotlib", "pyarrow", "scipy", "sklearn")
 
@@ -61,14 +59,7 @@ class OnceEach(click.Command):
 
 
 @click.command(cls=OnceEach)
-@click.option(
-    "--base-url",
-    type=BaseUrl(),
-    default=BASE_URL,
-    show_default=True,
-    help="A running router with the models.",
-)
-@click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="Or EMBEDDING_ROUTER_API_KEY.")
+@router_options("A running router with the models.")
 @click.option("--texts", type=FILE, help="Documents with `id` and `text`.")
 @click.option("--queries", type=FILE, help="Queries with `id` and `text`.")
 @click.option(
@@ -158,9 +149,7 @@ class OnceEach(click.Command):
     is_flag=True,
     help="Do not ask before starting; a script without a terminal is not asked.",
 )
-@click.option(
-    "-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR"
-)
+@click.option("-o", "--output", required=True, type=FOLDER, metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the verdict.")
 def main(
     base_url: str,
@@ -203,7 +192,7 @@ def main(
         raise click.UsageError("--qrels needs --queries")
     if texts is None and not (searches or pairs or labels):
         raise click.UsageError("give texts to measure with: --texts, --search, --pairs or --labels")
-    try:
+    with errors_shown(ConfigError):
         reader = Reader(skip_bad, text_field, id_field)
         own = [] if texts is None else [(texts, queries, qrels)]
         inputs = _read(reader, [*own, *searches], pairs, labels)
@@ -222,16 +211,6 @@ def main(
             as_json,
         )
         asyncio.run(_advise(Client(base_url, api_key), sampled(inputs, most), job))
-    except (
-        AdviseError,
-        ConfigError,
-        InputError,
-        CorpusError,
-        MigrationError,
-        RequestRefused,
-        RouterAway,
-    ) as error:
-        raise click.ClickException(str(error)) from None
 
 
 def _check_packages() -> None:

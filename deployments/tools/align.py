@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deployments.tools.corpus import Text
+from deployments.tools.errors import ToolError
 from deployments.tools.vector_store import Embed
 from router.adapters import Adapter, Method, fit, project
 from router.arrays import Vectors
@@ -32,7 +33,7 @@ FEWEST_OF_A_LANGUAGE = 20
 TRIED_FOR_SIDES = 4  # texts that show whether a model reads queries and documents alike
 
 
-class AlignError(Exception):
+class AlignError(ToolError):
     """There is not enough to fit or to measure with; the message says of what."""
 
 

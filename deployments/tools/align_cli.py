@@ -8,12 +8,18 @@ import click
 import orjson
 from tqdm import tqdm
 
-from deployments.engines.base import EngineError
 from deployments.launch.serve_config import application
 from deployments.tools import proof_report
-from deployments.tools.align import AlignError, Material, Remembering, align, material
-from deployments.tools.client import BaseUrl, Client, RequestRefused, RouterAway
-from deployments.tools.corpus import CorpusError, read_judgements, read_texts
+from deployments.tools.align import Material, Remembering, align, material
+from deployments.tools.client import Client
+from deployments.tools.corpus import read_judgements, read_texts
+from deployments.tools.options import (
+    FILE,
+    check_judgements,
+    check_origin,
+    errors_shown,
+    origin_options,
+)
 from deployments.tools.origins import Configured, Served, parse_space
 from router import adapters
 from router.adapters import METHODS, Adapter, Method
@@ -24,21 +30,9 @@ FLOOR: float = CollectionConfig.model_fields["min_recall"].default
 
 
 @click.command()
-@click.option(
-    "--config",
-    "path",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Start both engines here.",
-)
-@click.option(
-    "--base-url",
-    type=BaseUrl(),
-    help="Take the vectors of this running router instead, on its bulk lane.",
-)
-@click.option(
-    "--api-key",
-    envvar="EMBEDDING_ROUTER_API_KEY",
-    help="For --base-url; or EMBEDDING_ROUTER_API_KEY.",
+@origin_options(
+    "Start both engines here.",
+    "Take the vectors of this running router instead, on its bulk lane.",
 )
 @click.option(
     "--from",
@@ -54,20 +48,9 @@ FLOOR: float = CollectionConfig.model_fields["min_recall"].default
     metavar="SPACE",
     help="MODEL or MODEL/DIMENSIONS whose index exists.",
 )
-@click.option(
-    "--texts",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Your documents.",
-)
-@click.option(
-    "--queries", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Your queries."
-)
-@click.option(
-    "--qrels",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Lines `query document score`.",
-)
+@click.option("--texts", required=True, type=FILE, help="Your documents.")
+@click.option("--queries", type=FILE, help="Your queries.")
+@click.option("--qrels", type=FILE, help="Lines `query document score`.")
 @click.option("--text-field", default="text", show_default=True)
 @click.option("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True)
 @click.option(
@@ -100,11 +83,9 @@ def main(
     what the target's own model finds for the same queries: for documents in the fit, and for
     documents left out of it, as those are that you add later.
     """
-    if (path is None) == (base_url is None):
-        raise click.UsageError("give either --config or --base-url")
-    if qrels is not None and queries is None:
-        raise click.UsageError("--qrels judges queries: give --queries too")
-    try:
+    check_origin(path, base_url)
+    check_judgements(queries, qrels)
+    with errors_shown():
         given = material(
             list(read_texts(texts, text_field)),
             None if queries is None else list(read_texts(queries, text_field)),
@@ -120,8 +101,6 @@ def main(
             )
             adapter = asyncio.run(_aligned(origin, source, target, given, method))
             bar.total = bar.n
-    except (AlignError, CorpusError, EngineError, RequestRefused, RouterAway) as error:
-        raise click.ClickException(str(error)) from None
     output.parent.mkdir(parents=True, exist_ok=True)
     adapters.save(adapter, output)
     title = f"{adapter.source} -> {adapter.target}, {adapter.method}"

@@ -35,6 +35,7 @@ from deployments import engines
 from deployments.dispatch.wire import Call
 from deployments.replica import cpu
 from deployments.service.prepare import Preparer
+from deployments.tools.errors import ToolError
 from router.config import RouterArgs
 from router.curve_fit import Fit, Point, fit
 from router.domain import Curve, attention
@@ -47,7 +48,7 @@ MOST_TEXTS = 512  # of one call
 REQUEST_TIMEOUT_S = 300.0
 
 
-class CalibrationError(Exception):
+class CalibrationError(ToolError):
     """The model cannot be measured; the message says what to do."""
 
 

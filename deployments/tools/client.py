@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 import pybase64
 
+from deployments.tools.errors import ToolError
 from router.arrays import Vectors
 from router.routes import EMBEDDINGS
 
@@ -46,7 +47,7 @@ class BaseUrl(click.ParamType[str]):
         return str(value)
 
 
-class RequestRefused(Exception):
+class RequestRefused(ToolError):
     """The router refused a request for a reason that sending it again does not change; the message
     is the router's.
     """
@@ -56,7 +57,7 @@ class RequestRefused(Exception):
         self.status = status  # of HTTP; None: it did not answer as a router does
 
 
-class RouterAway(Exception):
+class RouterAway(ToolError):
     """Nobody answers at the router's address, or it has refused everything for a long time."""
 
 

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from deployments.tools.errors import ToolError
+
 ROWS_A_READ = 4096
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 
 
-class CorpusError(Exception):
+class CorpusError(ToolError):
     """A file that cannot be read as texts; the message names the file and the row."""
 
 

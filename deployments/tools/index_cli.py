@@ -5,21 +5,26 @@ search in the best.
 import asyncio
 import json
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
 from deployments.tools import progress
-from deployments.tools.align import AlignError
-from deployments.tools.client import BASE_URL, BaseUrl, Client, RequestRefused, RouterAway
-from deployments.tools.corpus import CorpusError, read_judgements, read_texts
+from deployments.tools.client import Client
+from deployments.tools.corpus import read_judgements, read_texts
 from deployments.tools.index import Compared, chosen, compare, own_vectors
 from deployments.tools.migrate import MigrationError, Parts
+from deployments.tools.options import (
+    FILE,
+    FOLDER,
+    check_judgements,
+    check_parquet,
+    errors_shown,
+    router_options,
+)
 from deployments.tools.proof_report import ndcg_kept, recall_kept
 from deployments.tools.writing import (
-    FILE,
     Collection,
     Corpus,
     Pace,
@@ -51,19 +56,10 @@ class Job(NamedTuple):
 
 
 @click.command()
-@click.option(
-    "--base-url",
-    type=BaseUrl(),
-    default=BASE_URL,
-    show_default=True,
-    help="A running router that has the collection.",
-)
-@click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="Or EMBEDDING_ROUTER_API_KEY.")
+@router_options("A running router that has the collection.")
 @click.option("--collection", required=True, help="A collection of one or several spaces.")
 @corpus_options
-@click.option(
-    "-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR"
-)
+@click.option("-o", "--output", required=True, type=FOLDER, metavar="DIR")
 @click.option("--queries", type=FILE, help="Your own queries, to measure the spaces with.")
 @click.option("--qrels", type=FILE, help="Lines `query document score`.")
 @click.option(
@@ -108,13 +104,8 @@ def main(
     of a search in the best one, and writes DIR/proof.json, which the config names as the
     collection's `proof`.
     """
-    if find_spec("pyarrow") is None:
-        raise click.ClickException(
-            "the vectors are written as Parquet, which needs the package pyarrow: pip install "
-            "pyarrow"
-        )
-    if qrels is not None and queries is None:
-        raise click.UsageError("--qrels judges queries: give --queries too")
+    check_parquet()
+    check_judgements(queries, qrels)
     job = Job(
         collection,
         Corpus(texts, text_field, id_field),
@@ -125,10 +116,8 @@ def main(
         best,
         sample,
     )
-    try:
+    with errors_shown():
         asyncio.run(_index(Client(base_url, api_key), job, as_json))
-    except (AlignError, MigrationError, CorpusError, RequestRefused, RouterAway) as error:
-        raise click.ClickException(str(error)) from None
 
 
 async def _index(client: Client, job: Job, as_json: bool) -> None:

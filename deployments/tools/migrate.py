@@ -29,13 +29,14 @@ import numpy as np
 
 from deployments.tools.client import Client, Embedded, RequestRefused
 from deployments.tools.corpus import CorpusError, Text
+from deployments.tools.errors import ToolError
 from router.arrays import Vectors
 
 VERSION = 2
 FOR_ITS_TEXTS = (400, 413)  # a refusal that fewer texts, or others, may not meet
 
 
-class MigrationError(Exception):
+class MigrationError(ToolError):
     """Writing cannot go on; what is done stays, and the message says what to do."""
 
 

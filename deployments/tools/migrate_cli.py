@@ -5,7 +5,6 @@ capacity.
 import asyncio
 import json
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +12,11 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from deployments.tools.client import BASE_URL, BaseUrl, Client, RequestRefused, RouterAway
-from deployments.tools.corpus import CorpusError, Text, read_texts
+from deployments.tools.client import Client
+from deployments.tools.corpus import Text, read_texts
 from deployments.tools.migrate import MigrationError, Parts, read_vectors
+from deployments.tools.options import FILE, FOLDER, check_parquet, errors_shown, router_options
 from deployments.tools.writing import (
-    FILE,
     Corpus,
     Pace,
     collection_of,
@@ -55,14 +54,7 @@ ALIKE, UNLIKE = 0.8, 0.5  # shares of common results
 
 
 @click.command()
-@click.option(
-    "--base-url",
-    type=BaseUrl(),
-    default=BASE_URL,
-    show_default=True,
-    help="A running router that has both models.",
-)
-@click.option("--api-key", envvar="EMBEDDING_ROUTER_API_KEY", help="Or EMBEDDING_ROUTER_API_KEY.")
+@router_options("A running router that has both models.")
 @click.option(
     "--collection",
     required=True,
@@ -72,9 +64,7 @@ ALIKE, UNLIKE = 0.8, 0.5  # shares of common results
     "--to", "target", required=True, metavar="MODEL/DIMENSIONS", help="The space it moves to."
 )
 @corpus_options
-@click.option(
-    "-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR"
-)
+@click.option("-o", "--output", required=True, type=FOLDER, metavar="DIR")
 @click.option("--queries", type=FILE, help="Your own queries, for the report.")
 @click.option(
     "--old",
@@ -116,12 +106,8 @@ def main(
     compares what the old and the new index find for your queries, and says what to change in the
     config.
     """
-    if find_spec("pyarrow") is None:
-        raise click.ClickException(
-            "the vectors are written as Parquet, which needs the package pyarrow: pip install "
-            "pyarrow"
-        )
-    try:
+    check_parquet()
+    with errors_shown():
         job = Job(
             collection,
             target,
@@ -133,8 +119,6 @@ def main(
             sample,
         )
         asyncio.run(_migrate(Client(base_url, api_key), job, as_json))
-    except (MigrationError, CorpusError, RequestRefused, RouterAway) as error:
-        raise click.ClickException(str(error)) from None
 
 
 async def _migrate(client: Client, job: Job, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from deployments.launch.serve_config import application
 from deployments.replica.offline import Offline
 from deployments.tools.align import AlignError
 from deployments.tools.client import Client, RequestRefused
@@ -174,6 +175,23 @@ class Hosted:
 
 
 Origin = Configured | Served | Hosted
+
+
+async def origin_of(
+    path: Path | None,
+    base_url: str | None,
+    api_key: str | None,
+    target: str,
+    bar: "tqdm[None]",
+    fingerprint_file: Path | None = None,
+    proves: bool = True,
+) -> Origin:
+    """Where vectors of `target` come from: engines started here, or a server; `proves`: an engine
+    must reproduce its fingerprint.
+    """
+    if path is not None:
+        return Configured(application(path)[0], bar, proves)
+    return await served_by(Client(base_url or "", api_key), target, fingerprint_file, bar)
 
 
 async def served_by(

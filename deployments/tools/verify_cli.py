@@ -10,13 +10,10 @@ import numpy as np
 import orjson
 from tqdm import tqdm
 
-from deployments.engines.base import EngineError
-from deployments.launch.serve_config import application
 from deployments.tools import progress
 from deployments.tools.align import AlignError
-from deployments.tools.client import BaseUrl, Client, RequestRefused, RouterAway
-from deployments.tools.corpus import CorpusError
-from deployments.tools.origins import Configured, Origin, parse_space, served_by
+from deployments.tools.options import FILE, check_origin, errors_shown, origin_options
+from deployments.tools.origins import origin_of, parse_space
 from deployments.tools.verify import FEWEST_TEXTS, Sample, Verdict, Verified, read_sample, verify
 from router.config import CollectionConfig
 from router.proof import Kept
@@ -24,23 +21,10 @@ from router.space import Space, fit
 
 FLOOR: float = CollectionConfig.model_fields["min_recall"].default
 EXIT_CODES: dict[Verdict, int] = {"keep": 0, "bridge": 3, "migrate": 4}
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.option(
-    "--config", "path", type=FILE, help="Start the engine here, whatever its fingerprint says."
-)
-@click.option(
-    "--base-url",
-    type=BaseUrl(),
-    help="Take the vectors of this router, or of any other server of /v1/embeddings.",
-)
-@click.option(
-    "--api-key",
-    envvar="EMBEDDING_ROUTER_API_KEY",
-    help="For --base-url; or EMBEDDING_ROUTER_API_KEY.",
-)
+@origin_options("Start the engine here, whatever its fingerprint says.")
 @click.option(
     "--index",
     required=True,
@@ -88,16 +72,13 @@ def main(
     for keep (the search finds what it found), 3 for bridge (it does over an adapter), 4 for migrate
     (embed the documents again), 1 where nothing could be judged.
     """
-    if (path is None) == (base_url is None):
-        raise click.UsageError("give either --config or --base-url")
-    try:
+    check_origin(path, base_url)
+    with errors_shown():
         given = read_sample(index, texts, text_field, sample)
         with progress.bar(total=len(given.texts), unit="text") as bar:
             found, space = asyncio.run(
                 _verified(path, base_url, api_key, given, target, min_recall, bar)
             )
-    except (AlignError, CorpusError, EngineError, RequestRefused, RouterAway) as error:
-        raise click.ClickException(str(error)) from None
     if as_json:
         click.echo(orjson.dumps(as_plain(found, space, min_recall), option=orjson.OPT_INDENT_2))
     else:
@@ -114,11 +95,7 @@ async def _verified(
     min_recall: float,
     bar: "tqdm[None]",
 ) -> tuple[Verified, Space]:
-    origin: Origin
-    if path is not None:
-        origin = Configured(application(path)[0], bar, proves=False)
-    else:
-        origin = await served_by(Client(base_url or "", api_key), target, None, bar)
+    origin = await origin_of(path, base_url, api_key, target, bar, proves=False)
     async with origin:
         space = await parse_space(origin, target)
         size = given.vectors.shape[1]

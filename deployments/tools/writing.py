@@ -1,8 +1,8 @@
 """Writes a corpus in one space with a router's vectors: what `migrate` and `index` share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
@@ -10,10 +10,7 @@ from deployments.tools import progress
 from deployments.tools.client import Client
 from deployments.tools.corpus import Text, count_rows, read_texts
 from deployments.tools.migrate import Manifest, MigrationError, Parts, digest_of, fill, opened
-
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-Command = Callable[..., Any]
+from deployments.tools.options import FILE, together
 
 
 class Corpus(NamedTuple):
@@ -37,55 +34,45 @@ class Pace(NamedTuple):
     part_rows: int
 
 
-def pace_options(command: Command) -> Command:
-    """The options of a Pace."""
-    for option in (
-        click.option(
-            "--part-rows",
-            type=click.IntRange(1),
-            default=2048,
-            show_default=True,
-            help="Rows of one Parquet file.",
-        ),
-        click.option(
-            "--in-flight",
-            type=click.IntRange(1),
-            default=4,
-            show_default=True,
-            help="Requests at the router at a time.",
-        ),
-        click.option(
-            "--batch",
-            type=click.IntRange(1),
-            default=64,
-            show_default=True,
-            help="Texts of one request.",
-        ),
-        click.option(
-            "--truncate",
-            type=click.Choice(["none", "end", "start"]),
-            default="none",
-            show_default=True,
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def corpus_options(command: Command) -> Command:
-    """The options of a Corpus."""
-    for option in (
-        click.option("--id-field", help="`id`, else `_id`, else the row's number, if not given."),
-        click.option("--text-field", default="text", show_default=True),
-        click.option(
-            "--texts",
-            required=True,
-            type=FILE,
-            help="Its documents: JSON lines or Parquet with `text` and `id`.",
-        ),
-    ):
-        command = option(command)
-    return command
+pace_options = together(
+    click.option(
+        "--truncate",
+        type=click.Choice(["none", "end", "start"]),
+        default="none",
+        show_default=True,
+    ),
+    click.option(
+        "--batch",
+        type=click.IntRange(1),
+        default=64,
+        show_default=True,
+        help="Texts of one request.",
+    ),
+    click.option(
+        "--in-flight",
+        type=click.IntRange(1),
+        default=4,
+        show_default=True,
+        help="Requests at the router at a time.",
+    ),
+    click.option(
+        "--part-rows",
+        type=click.IntRange(1),
+        default=2048,
+        show_default=True,
+        help="Rows of one Parquet file.",
+    ),
+)
+corpus_options = together(
+    click.option(
+        "--texts",
+        required=True,
+        type=FILE,
+        help="Its documents: JSON lines or Parquet with `text` and `id`.",
+    ),
+    click.option("--text-field", default="text", show_default=True),
+    click.option("--id-field", help="`id`, else `_id`, else the row's number, if not given."),
+)
 
 
 class Collection(NamedTuple):

@@ -16,6 +16,8 @@ SKIPS = Path(__file__).parents[1] / "skips.toml"
 COMMANDS = {"long": "make test-long", "models": "make test"}
 OTHERWISE = "make test without -m and -k"
 
+_OUTPUT = "deselected"  # what a worker hands to the process that started it
+
 _deselected = pytest.StashKey[Counter[str]]()
 
 
@@ -35,13 +37,22 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
         item.config.stash[_deselected][marks[0] if marks else ""] += 1
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Every worker of `-n` collects, and so deselects, the same tests."""
+    before: Counter[str] = node.config.stash[_deselected]
+    counted = Counter[str](getattr(node, "workeroutput", {}).get(_OUTPUT, {}))
+    node.config.stash[_deselected] = before | counted
+
+
 def _skipped(config: pytest.Config) -> list[tuple[str, str]]:
     """Each skipped test, or file, with its reason."""
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None:
         return []
     reports = reporter.stats.get("skipped", ())
-    return [(one.nodeid, one.longrepr[2].removeprefix("Skipped: ")) for one in reports]
+    skipped = ((one.nodeid, one.longrepr[2].removeprefix("Skipped: ")) for one in reports)
+    return list(dict.fromkeys(skipped))  # every worker reports a file that it does not collect
 
 
 def _unlisted(config: pytest.Config) -> list[str]:
@@ -50,6 +61,10 @@ def _unlisted(config: pytest.Config) -> list[str]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        counted: Counter[str] = session.config.stash[_deselected]
+        output[_OUTPUT] = dict(counted)
     if os.environ.get("CI") and _unlisted(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

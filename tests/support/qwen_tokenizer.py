@@ -141,6 +141,25 @@ def write_qwen_tokenizer(folder: Path, think_tokens: bool = True) -> Path:
     return folder
 
 
+def write_byte_tokenizer(folder: Path) -> int:
+    """Write a tokenizer whose tokens are bytes, with `<|endoftext|>` behind every text, and return
+    how many tokens it knows: that one is the last.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    characters = _byte_characters()
+    tokenizer = Tokenizer(BPE({one: id for id, one in enumerate(characters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, len(characters))]
+    )
+    _write(folder / "tokenizer.json", tokenizer.to_str())
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": END_OF_TEXT}
+    _write(folder / "tokenizer_config.json", json.dumps(about))
+    return len(characters) + 1
+
+
 def _write(path: Path, text: str) -> None:
     """In one move, so that two test processes that share the folder never read half a file."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")

@@ -12,7 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from tests.support.qwen_tokenizer import write_qwen_tokenizer
+from tests.support.qwen_tokenizer import (
+    END_OF_TEXT_ID,
+    write_byte_tokenizer,
+    write_qwen_tokenizer,
+)
 
 VOCABULARY = 151669
 INTERMEDIATE = 512
@@ -42,6 +46,7 @@ def write_tiny_qwen3(
     max_tokens: int = 4096,
     seed: int = 0,
     heads: int | None = None,
+    reads_bytes: bool = False,
 ) -> Path:
     """Write a checkpoint as the hub has it and return `folder`; one that is there already is kept.
 
@@ -53,9 +58,12 @@ def write_tiny_qwen3(
         text, max_position_embeddings. seed: of the weights. heads: attention heads, with half as
         many for keys and values; the real model's where not given. Two make a block so
             cheap that a CPU spends as little on a text as a GPU does on the real model: for
-            measuring what is around it.
+            measuring what is around it. reads_bytes: a token is a byte, so that nothing large is
+            loaded.
     """
-    write_qwen_tokenizer(folder)
+    vocabulary = write_byte_tokenizer(folder) if reads_bytes else VOCABULARY
+    if not reads_bytes:
+        write_qwen_tokenizer(folder)
     if (folder / "model.safetensors").exists():
         return folder
     key_value_heads = KEY_VALUE_HEADS if heads is None else heads // 2
@@ -65,7 +73,7 @@ def write_tiny_qwen3(
         "config.json": {
             "architectures": ["Qwen3ForCausalLM"],
             "model_type": "qwen3",
-            "vocab_size": VOCABULARY,
+            "vocab_size": vocabulary,
             "hidden_size": hidden,
             "intermediate_size": INTERMEDIATE,
             "num_hidden_layers": layers,
@@ -80,8 +88,8 @@ def write_tiny_qwen3(
             "attention_bias": False,
             "tie_word_embeddings": True,
             "torch_dtype": "bfloat16",
-            "bos_token_id": 151643,
-            "eos_token_id": 151643,
+            "bos_token_id": vocabulary - 1 if reads_bytes else END_OF_TEXT_ID,
+            "eos_token_id": vocabulary - 1 if reads_bytes else END_OF_TEXT_ID,
         },
         "modules.json": [
             {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -119,17 +127,17 @@ def write_tiny_qwen3(
         },
     }.items():
         (folder / name).write_text(json.dumps(content, indent=2))
-    _write_weights(folder, hidden, (heads, key_value_heads), layers, seed)
+    _write_weights(folder, (vocabulary, hidden), (heads, key_value_heads), layers, seed)
     return folder
 
 
 def _write_weights(
-    folder: Path, hidden: int, head_counts: tuple[int, int], layers: int, seed: int
+    folder: Path, table: tuple[int, int], head_counts: tuple[int, int], layers: int, seed: int
 ) -> None:
     import torch
     from safetensors.torch import save_file
 
-    heads, key_value_heads = head_counts
+    (vocabulary, hidden), (heads, key_value_heads) = table, head_counts
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(rows: int, columns: int, deviation: float) -> torch.Tensor:
@@ -145,7 +153,7 @@ def _write_weights(
         return torch.ones(size, dtype=torch.bfloat16)
 
     weights = {
-        "embed_tokens.weight": uniform(VOCABULARY, hidden, 0.02),
+        "embed_tokens.weight": uniform(vocabulary, hidden, 0.02),
         "norm.weight": ones(hidden),
     }
     for layer in range(layers):

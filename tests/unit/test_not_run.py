@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.launched import ROOT
 from tests.support.not_run import listed
+from tests.support.side_by_side import scope_of
 
 SKIPPED = """
 import pytest
@@ -25,7 +26,7 @@ def test_quick(): pass
 
 
 def run(folder: Path, *options: str, ci: bool) -> "subprocess.CompletedProcess[str]":
-    # The tests inside need no other plugin.
+    # The tests inside need no other plugin than those that `options` name.
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)}
     environment.pop("CI", None)
     return subprocess.run(
@@ -50,6 +51,23 @@ def test_the_summary_says_what_was_not_run_and_how_to_run_it(folder: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 skipped: the tool is not installed: `make system` installs it" in done.stdout
     assert "1 marked long: make test-long" in done.stdout
+
+
+def test_workers_side_by_side_count_each_of_them_once(folder: Path) -> None:
+    (folder / "test_other.py").write_text("import pytest; pytest.importorskip('not_there')\n")
+    done = run(folder, "-p", "xdist", "-n", "2", "-m", "not long", ci=True)
+    assert done.returncode == 1
+    assert "2 skipped: the tool is not installed: `make system` installs it" in done.stdout
+    assert "1 skipped: could not import 'not_there'" in done.stdout
+    assert "1 marked long: make test-long" in done.stdout
+    assert done.stdout.split("does not list")[-1].count("test_some.py::test_with_a_tool[1]") == 1
+
+
+def test_files_stay_together_and_services_take_turns() -> None:
+    assert scope_of("tests/unit/test_a.py::test_b[x::y]") == "tests/unit/test_a.py"
+    assert {scope_of(f"tests/{folder}/test_a.py::test_b") for folder in ("serve", "vllm")} == {
+        "services"
+    }
 
 
 def test_ci_fails_on_a_skip_that_is_not_listed(folder: Path) -> None:

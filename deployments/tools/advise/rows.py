@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import orjson
 
 from deployments.tools.corpus import ROWS_A_READ, CorpusError, not_json, parquet_file
+from deployments.tools.errors import ToolError
 
 LONGEST_CELL = 2**30  # characters; the csv module's own limit is shorter than what some models read
 
 
-class InputError(Exception):
+class InputError(ToolError):
     """Files that cannot be measured with; the message has one sentence per problem."""
 
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from deployments.tools.advise.inputs import Inputs
 from deployments.tools.client import Client
 from deployments.tools.corpus import Text
+from deployments.tools.errors import ToolError
 from deployments.tools.migrate import Manifest, fill, opened, read_vectors, write_whole
 from deployments.tools.progress import PredictedWork, bar
 from router.arrays import Vectors
@@ -46,7 +47,7 @@ FORMAT = 1
 Floats = npt.NDArray[np.float64]
 
 
-class AdviseError(Exception):
+class AdviseError(ToolError):
     """The measurement cannot go on; the message says what to do."""
 
 

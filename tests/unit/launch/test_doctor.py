@@ -240,3 +240,37 @@ def test_check_config_in_json_names_files_problems_and_models() -> None:
     told = json.loads(CliRunner().invoke(main, ["check-config", "--json", file]).stdout)
     assert told[0]["problems"] == []
     assert told[0]["models"][0] == "wordllama-256"
+
+
+def test_routers_that_are_full_before_the_cards_are_named(tmp_path: Path) -> None:
+    cluster = machine(tmp_path, gpus=[H100] * 12, cpus=64)
+    (short,) = found(cluster, "routers", ROOT / "configs" / "qwen3.yaml")
+    assert "requests/s of 1 text of 32 tokens" in short.found
+    assert "there are 6 at most" in short.found
+    assert short.state == "warn"
+    assert (
+        "with requests of 1 text of 32 tokens the routers are full before the cards" in short.todo
+    )
+    needed = int(short.todo.partition("of router to ")[2].partition(",")[0])
+    assert needed > 6
+    enough = with_routers(tmp_path, needed)
+    assert found(cluster, "routers", enough)[0].state == "ok"
+    # fewer cards take fewer requests than the config could start replicas for
+    one = found(cluster._replace(gpus=[H100]), "routers", ROOT / "configs" / "qwen3.yaml")
+    assert requests_of(one[0]) == pytest.approx(requests_of(short) / 10, rel=0.1)
+    assert found(cluster, "routers", ROOT / "configs" / "local.yaml") == []
+
+
+def with_routers(folder: Path, count: int) -> Path:
+    """configs/qwen3.yaml with so many routers at most."""
+    data = yaml.safe_load((ROOT / "configs" / "qwen3.yaml").read_text())
+    (router,) = [one for one in data["applications"][0]["deployments"] if one["name"] == "router"]
+    router["autoscaling_config"]["max_replicas"] = count
+    path = folder / "routers.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return path
+
+
+def requests_of(finding: Finding) -> float:
+    """The first rate that a finding names."""
+    return float(finding.found.split()[4].replace(",", ""))

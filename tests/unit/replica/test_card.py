@@ -62,7 +62,7 @@ def card_of(similarities: Any, **more: Any) -> dict[str, Any]:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     base = tmp_path_factory.mktemp("cards")
     return {
-        seed: write_tiny_qwen3(base / str(seed), hidden=WIDTH, seed=seed, heads=2)
+        seed: write_tiny_qwen3(base / str(seed), hidden=WIDTH, seed=seed, heads=2, reads_bytes=True)
         for seed in (0, 1)
     }
 

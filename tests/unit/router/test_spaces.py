@@ -265,11 +265,11 @@ def test_a_tier_that_the_service_does_not_have_is_refused_where_it_stands(
 
 @pytest.mark.parametrize(
     ("dimensions", "able"),
-    [(64, {"table", QWEN}), (100, {QWEN}), (384, {QWEN, MINILM}), (32, {QWEN}), (1024, {QWEN})],
+    [(64, ("table", QWEN)), (100, (QWEN,)), (384, (QWEN, MINILM)), (32, (QWEN,)), (1024, (QWEN,))],
     ids=str,
 )
 def test_a_free_request_with_dimensions_leaves_the_models_that_give_them(
-    dimensions: int, able: set[str]
+    dimensions: int, able: tuple[str, ...]
 ) -> None:
     assert resolve(dimensions=dimensions) == Constraints(
         None, Tier.AUTO, False, frozenset(able), dimensions, False

@@ -1,0 +1,73 @@
+"""Whether the routers of a config keep its cards busy, from latency curves and measured costs."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from deployments.launch.machine import Finding, Machine
+from router.config import RouterArgs
+from router.models import curve_of
+from router.resources import ROUTER, Booking
+from router.router_cost import DOCUMENTS, QUESTION, Card, Shape, demand
+
+
+def routers_finding(
+    machine: Machine, args: RouterArgs, booked: Sequence[Booking]
+) -> Iterator[Finding]:
+    """One finding where models of known curves have cards."""
+    by_name = {one.deployment: one for one in booked}
+    router = by_name.get(ROUTER)
+    cards = list(_cards(machine, args, by_name))
+    if router is None or not cards:
+        return
+    questions, documents = (demand(cards, shape) for shape in (QUESTION, DOCUMENTS))
+    needed = math.ceil(questions.routers)
+    found = (
+        f"full cards take about {_rate(questions.requests_per_s, QUESTION)} "
+        f"({_routers(questions.routers)}) or {_rate(documents.requests_per_s, DOCUMENTS)} "
+        f"({_routers(documents.routers)}); there are {router.most} at most"
+    )
+    todo = ""
+    if needed > router.most:
+        full = [
+            _what(shape)
+            for shape, one in ((QUESTION, questions), (DOCUMENTS, documents))
+            if math.ceil(one.routers) > router.most
+        ]
+        todo = (
+            f"with requests of {' and '.join(full)} the routers are full before the cards: set "
+            f"max_replicas (or num_replicas) of {ROUTER} to {needed}, or send more texts a request"
+        )
+    yield Finding("routers", "warn" if todo else "ok", found, todo)
+
+
+def _cards(machine: Machine, args: RouterArgs, booked: dict[str, Booking]) -> Iterator[Card]:
+    """Each model's part of the cards, all replicas started; no more than this machine has."""
+    given = {
+        name: (one.most, min(1.0, one.gpus))
+        for name, one in booked.items()
+        if one.gpus and name in args.models
+    }
+    total = sum(most * share for most, share in given.values())
+    here = math.inf if isinstance(machine.gpus, str) else len(machine.gpus)
+    for name, (most, share) in given.items():
+        model = args.models[name]
+        if model.curve is None and model.profile is None:
+            continue
+        try:
+            curve = curve_of(name, model, args.base_dir)
+        except (OSError, ValueError):
+            continue  # check-config says it
+        yield Card(curve, most * share * min(1.0, here / total))
+
+
+def _rate(requests_per_s: float, shape: Shape) -> str:
+    return f"{float(f'{requests_per_s:.2g}'):,.0f} requests/s of {_what(shape)}"
+
+
+def _what(shape: Shape) -> str:
+    return f"{shape.texts} {'text' if shape.texts == 1 else 'texts'} of {shape.tokens} tokens"
+
+
+def _routers(count: float) -> str:
+    whole = max(1, math.ceil(count))
+    return f"{whole} router{'' if whole == 1 else 's'}"
