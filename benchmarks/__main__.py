@@ -15,7 +15,9 @@ NAMES = (
     "decide",
     "device",
     "encoding",
+    "fairness",
     "features",
+    "fronts",
     "fuzz",
     "general_texts",
     "languages",
@@ -35,6 +37,7 @@ NAMES = (
     "sim_truth",
     "soak",
     "spaces",
+    "student_query",
     "students",
     "where",
 )

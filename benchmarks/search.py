@@ -351,6 +351,12 @@ async def drive(driver: Driver, seconds: float, turns: int, budget_ms: float | N
 @click.option("--turns", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--prepare", "only_prepare", is_flag=True, help="Embed and train, and end there.")
 @click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--beside",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What --json wrote of another set; --plot draws it too.",
+)
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--seed", type=int, default=0)
 def main(
@@ -365,6 +371,7 @@ def main(
     turns: int,
     only_prepare: bool,
     picture: Path | None,
+    beside: Sequence[Path],
     as_json: bool,
     seed: int,
 ) -> None:
@@ -387,7 +394,8 @@ def main(
         said += [f"{name}: left out: {policy}: {why}" for policy, why in stage.left_out.items()]
         said += [f"{name}: {line}" for line in marks(found, driver.fast_idle)]
     if picture is not None and rows:
-        plot(rows, picture)
+        others = [Row(**row) for file in beside for row in json.loads(file.read_text())["rows"]]
+        plot([*others, *rows], picture)
     if as_json:
         body = {"rows": [row._asdict() for row in rows], "marks": said}
         click.echo(json.dumps(body, indent=2))

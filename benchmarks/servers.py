@@ -30,6 +30,7 @@ import yaml
 
 from tests.support.ports import free_port
 from tests.support.qwen_tokenizer import write_qwen_tokenizer
+from tests.support.serve_run import serve_run as serve_run_command
 from tests.support.tiny_qwen3 import quick_dtype, write_tiny_qwen3
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -190,6 +191,18 @@ def configured(
     environment = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", **(more or {})}
     with _running(
         name, command, environment, port, "/v1/embeddings", models, scratch, key
+    ) as server:
+        yield server
+
+
+@contextmanager
+def serve_run(config: Mapping[str, Any], models: Sequence[str], scratch: Path) -> Iterator[Server]:
+    """`serve run` with this config: Serve's own proxy, and none of our switches."""
+    folder = scratch / "serve-run"
+    folder.mkdir()
+    command, environment, port = serve_run_command(config, folder)
+    with _running(
+        "serve run", command, environment, port, "/v1/embeddings", models, scratch
     ) as server:
         yield server
 

@@ -10,7 +10,8 @@ included), and megabytes of the file. `--set xquad-zh --model multilingual-e5-sm
 teacher, in Chinese.
 
 `python -m benchmarks general_texts` writes general texts. `--keep FOLDER` keeps vectors between
-runs.
+runs. `--save FILE` writes the general student with its proof: documents that it never saw, so both
+figures are one.
 """
 
 import asyncio
@@ -29,9 +30,11 @@ from deployments.launch.serve_config import application
 from deployments.tools.align import Material, Remembering
 from deployments.tools.corpus import read_rows
 from deployments.tools.distill import (
+    MOST_WORDS,
     Distilled,
     Start,
     Teacher,
+    Words,
     distil_general,
     distil_own,
     general_start,
@@ -99,15 +102,21 @@ def some(data: Judged, count: int) -> Material:
 
 
 async def measure(
-    config: Path, name: str, data: Judged, general: list[Path], keep: Path | None
+    config: Path,
+    name: str,
+    data: Judged,
+    general: list[Path],
+    most_words: int,
+    keep: Path | None,
+    output: Path | None,
 ) -> None:
-    """Print the table."""
+    """Print the table, and write the general student."""
     args, _ = application(config)
     model = args.models[name]
     assert model.fingerprint is not None
     digest = digest_of(model.fingerprint, name, args.base_dir)
     sizes = [size for size in SIZES if size < len(data.documents)] + [len(data.documents)]
-    pieces = wordpieces(resolve_path(WORDPIECES))
+    words = Words(wordpieces(resolve_path(WORDPIECES)), most_words)
     queries = [query.text for query in data.queries]
     async with AsyncExitStack() as stack:
         engines: Embed = Engines(args, stack)
@@ -118,10 +127,13 @@ async def measure(
             f"{'nDCG kept: in the fit':>24} {'left out':>24} overlap training ms p50 (p99)    MB"
         )
 
-        async def row(kind: str, start: Start | None, count: int, epochs: int | None) -> None:
+        async def row(
+            kind: str, start: Start | None, count: int, epochs: int | None = None
+        ) -> Student:
             given = some(data, count)
-            made = await distil_own(teacher, given, start, pieces, epochs, lambda texts: None)
+            made = await distil_own(teacher, given, start, words, epochs, lambda texts: None)
             click.echo(line(Row(kind, count if epochs != 0 else 0, made), queries))
+            return made.student
 
         start: Start | None = None
         if general:
@@ -130,18 +142,20 @@ async def measure(
             began = time.process_time()
             texts = [str(one["text"]) for one in rows]
             await teacher.queries(texts)
-            start = await general_start(teacher, pieces, texts, licences, lambda texts: None)
+            start = await general_start(teacher, words, texts, licences, lambda texts: None)
             student = (await distil_general(teacher, start)).student
             click.echo(
                 f"general: {len(texts)} texts, {student.about.tokens} tokens, "
                 f"{time.process_time() - began:.0f} CPU seconds with the teacher's where not kept",
                 err=True,
             )
-            await row("general", start, sizes[-1], 0)
+            judged = await row("general", start, sizes[-1], 0)
+            if output is not None:
+                save(judged, output)
         for count in reversed(sizes):
             if general:
-                await row("general + own", start, count, None)
-            await row("own", None, count, None)
+                await row("general + own", start, count)
+            await row("own", None, count)
 
 
 @click.command()
@@ -164,11 +178,28 @@ async def measure(
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep vectors here between runs.",
 )
+@click.option("--words", default=MOST_WORDS, show_default=True, help="Rows of words, at most.")
+@click.option(
+    "--save",
+    "output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the general student here.",
+)
 def main(
-    config: Path, folder: Path, name: str, model: str, general: tuple[Path, ...], keep: Path | None
+    config: Path,
+    folder: Path,
+    name: str,
+    model: str,
+    general: tuple[Path, ...],
+    keep: Path | None,
+    words: int,
+    output: Path | None,
 ) -> None:
     """Measure students."""
-    asyncio.run(measure(config, model, SETS[name].read(folder), list(general), keep))
+    if output is not None and not general:
+        raise click.UsageError("--save writes the general student: give --general")
+    data = SETS[name].read(folder)
+    asyncio.run(measure(config, model, data, list(general), words, keep, output))
 
 
 if __name__ == "__main__":

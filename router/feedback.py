@@ -16,11 +16,11 @@ texts look slow because short ones pay it too.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from router.capacity import Demand, DemandReport, Rate
 from router.domain import Decision, Load, Model, Reason, Why, Work
+from router.fair import Sender
 from router.latency import Correction, Learner, Quantile
 from router.ledger import Ledger, Random
 from router.routing_config import Routing
@@ -73,8 +73,8 @@ class Feedback:
         self._cold_start_s = cold_start_s
         self._woken_s: float | None = None
 
-    def load(self, ledger: Ledger, now: float, rng: Random) -> Load:
-        """What `decide` needs to know of this model at `now`."""
+    def load(self, ledger: Ledger, now: float, rng: Random, sender: Sender | None = None) -> Load:
+        """What `decide` needs to know of this model at `now`, for a request of `sender`."""
         self._relax(now)
         return ledger.load(
             self.model,
@@ -83,6 +83,7 @@ class Feedback:
             margin=self.correction.margin,
             cold_start_s=self._cold_s(now),
             bias=self.correction.bias,
+            sender=sender,
         )
 
     @property
@@ -135,9 +136,8 @@ class Feedback:
         """
         if self._learner is not None:
             self._learner.observe(tokens, tokens_sq, seconds, texts)
-            self.model = replace(
-                self.model,
-                curve=replace(self._learner.curve, overhead_s=self.model.curve.overhead_s),
+            self.model = self.model.with_curve(
+                self._learner.curve_with(self.model.curve.overhead_s)
             )
 
     def served(self, replica: str, counters: Counters, full: bool = False) -> None:
@@ -199,7 +199,7 @@ class Feedback:
                 self._overhead.value / self.correction.bias,
             )
             if abs(overhead_s - curve.overhead_s) > OVERHEAD_NEWS * overhead_s:
-                self.model = replace(self.model, curve=replace(curve, overhead_s=overhead_s))
+                self.model = self.model.with_curve(curve.with_overhead(overhead_s))
 
     def _relax(self, now: float) -> None:
         rests = min(int((now - self._tested_s) / RELAX_EVERY_S), MOST_TICKS)

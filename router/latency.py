@@ -28,7 +28,6 @@ answers come late:
 """
 
 import math
-from dataclasses import replace
 
 from router.domain import Curve
 
@@ -102,18 +101,21 @@ class Learner:
     @property
     def curve(self) -> Curve:
         """The curve as learned so far; `prior` until a step was seen."""
+        return self.curve_with(self._prior.overhead_s) if self.count else self._prior
+
+    def curve_with(self, overhead_s: float) -> Curve:
+        """The same with another overhead."""
+        prior = self._prior
         if not self.count:
-            return self._prior
-        prior, slope, base_s, flat_s = (
-            self._prior,
-            self._per_knot / self.KNOT_TOKENS,
-            self._base_s,
-            0.0,
-        )
+            return prior.with_overhead(overhead_s)
+        slope, base_s, flat_s = self._per_knot / self.KNOT_TOKENS, self._base_s, 0.0
         if self._largest_tokens < self.ENOUGH * prior.batch_tokens and slope < prior.s_per_token:
             flat_s = base_s + slope * self._largest_tokens
             slope, base_s = prior.s_per_token, flat_s - prior.s_per_token * self._largest_tokens
-        return replace(prior, fixed_s=flat_s, base_s=base_s, s_per_token=slope)
+        return Curve(
+            flat_s, base_s, slope, prior.s_per_token_sq, prior.batch_tokens, overhead_s,
+            prior.s_per_text,
+        )  # fmt: skip
 
 
 class Quantile:
@@ -155,7 +157,8 @@ class Correction:
     __slots__ = ("_margin", "_missed", "_share", "bias")
 
     LEAST_MARGIN = 0.5
-    LEAST_BIAS, MOST_BIAS = 0.1, 100.0
+    LEAST_BIAS = 0.1
+    MOST_BIAS = 100.0
 
     def __init__(self, miss_share: float) -> None:
         # factor on the curve after which half of the predictions are too long and half too short

@@ -289,7 +289,7 @@ class Application:
         service, bill = self._router.service, await self._router.access.meters.open(grant)
         shared = service.args.cache.scope == "shared"
         scope, stamps = "" if shared else grant.name, http_request.stamps
-        caller = Caller(grant.models, bill, client, scope, grant.name, stamps)
+        caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight, stamps)
         with billed(bill):
             request, incoming = await self._request(grant, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
@@ -332,7 +332,7 @@ class Application:
         with self._gate.passed(client, limits):
             bill = await self._router.access.meters.open(grant)
             scope, stamps = "" if shared else grant.name, http_request.stamps
-            caller = Caller(grant.models, bill, client, scope, grant.name, stamps)
+            caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight, stamps)
             with billed(bill):
                 body = await asgi.body(
                     http_request,

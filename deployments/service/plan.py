@@ -42,6 +42,7 @@ class Caller(NamedTuple):
     client: str = ""  # its key, else its address: who has to take turns with himself
     scope: str = ""  # callers of one scope share what was read and embedded before
     key: str = ""  # its name in the config
+    weight: float = 1.0  # against other keys, where their work waits
     stamps: Stamps | None = None  # of this request, where they are taken
 
 

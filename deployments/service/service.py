@@ -105,6 +105,7 @@ class Service:
                 attention_tokens=config.attention_tokens,
                 steps=not config.engine.runs_elsewhere,
                 bulk_call_s=args.limits.bulk_call_ms / 1000.0,
+                bulk_share=args.limits.bulk_share,
                 stamps=args.stamps,
             )
             for name, config in args.deployed.items()

@@ -36,7 +36,13 @@ from deployments.tools.student_training import (
     general_recipe,
 )
 from deployments.tools.vector_store import Embed
-from deployments.tools.vocabulary import as_text, tokenizer, vocabulary, words_of
+from deployments.tools.vocabulary import (
+    PREFIX,
+    examples,
+    tokenizer,
+    vocabulary,
+    words_of,
+)
 from router.arrays import Vectors
 from router.proof import Rows, left_out, prove
 from router.retrieval import TOP, nearest, overlap
@@ -47,8 +53,13 @@ from router.student import About, Student
 FEWEST_LETTERS = 25  # of a sentence
 FEWEST_OF_A_WORD = 2
 MOST_WORDS = 30_000  # beyond the word pieces
+EXAMPLES = 5  # words that a piece of words starts from
 OVERLAP_SENTENCES = 500
-_SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
+_SENTENCE_ENDS = re.compile(
+    r"(?<=[.!?])\s+"
+    r"|(?<=[a-z0-9)\]%][.!?])(?=[A-Z][a-z ])"  # lines that were joined without a space
+    r"|(?<=[。！？])"
+)
 
 
 class Start(NamedTuple):
@@ -89,22 +100,28 @@ def sentences_of(documents: Sequence[Text]) -> list[Text]:
     return list(found.values())
 
 
-def tokens_of(pieces: Sequence[str], texts: Sequence[str], words: int = MOST_WORDS) -> list[str]:
-    """The vocabulary for these texts."""
-    return vocabulary(pieces, words_of(texts), words, FEWEST_OF_A_WORD)
+class Words(NamedTuple):
+    """What the tokens of a student are made of."""
+
+    pieces: Sequence[str]
+    most: int = MOST_WORDS  # frequent words beside the pieces
+
+    def tokens(self, texts: Sequence[str]) -> list[str]:
+        """The vocabulary for these texts."""
+        return vocabulary(self.pieces, words_of(texts), self.most, FEWEST_OF_A_WORD)
 
 
 async def general_start(
     teacher: Teacher,
-    pieces: Sequence[str],
+    words: Words,
     texts: Sequence[str],
     licences: Sequence[str],
     done: Callable[[int], object],
 ) -> Start:
     """Rows from single tokens, trained on general texts."""
-    tokens = tokens_of(pieces, texts)
+    tokens = words.tokens(texts)
     made = tokenizer(tokens)
-    network, bags = await _rows(teacher, tokens, made, texts)
+    network, bags = await _rows(teacher, words, made, tokens, texts)
     targets = await teacher.queries(texts)
     network.solve_head(bags, targets)
     network.train_on(bags, targets, general_recipe(len(texts)), done)
@@ -119,11 +136,27 @@ def start_of(student: Student) -> Start:
 
 
 async def _rows(
-    teacher: Teacher, tokens: Sequence[str], made: Tokenizer, texts: Sequence[str]
+    teacher: Teacher, words: Words, made: Tokenizer, tokens: Sequence[str], texts: Sequence[str]
 ) -> tuple[Network, Bags]:
-    singles = await teacher.queries([as_text(token) for token in tokens])
+    """A network that starts from the teacher's vectors of the tokens.
+
+    A piece that continues a word means nothing alone: it starts from words of the texts that have
+    it, and from the mean of all tokens where none has.
+    """
+    with_it = examples(words.pieces, words_of(texts), EXAMPLES)
+    whole = [token for token in tokens if not token.startswith(PREFIX)]
+    asked = list(dict.fromkeys([*whole, *(word for some in with_it.values() for word in some)]))
+    known: dict[str, Vectors] = dict(zip(asked, await teacher.queries(asked), strict=True))
+
+    def mean(some: Sequence[str]) -> Vectors:
+        made: Vectors = np.mean([known[word] for word in some], axis=0)
+        return made
+
+    rows = {token: known[token] for token in whole}
+    rows |= {token: mean(some) for token, some in with_it.items()}
+    middle = mean(whole)
     bags = bags_of(made, texts)
-    return Network.of_teacher(singles, bags), bags
+    return Network.of_teacher(np.stack([rows.get(token, middle) for token in tokens]), bags), bags
 
 
 class Distilled(NamedTuple):
@@ -142,7 +175,7 @@ async def distil_own(
     teacher: Teacher,
     given: Material,
     start: Start | None,
-    pieces: Sequence[str],
+    words: Words,
     epochs: int | None,
     done: Callable[[int], object],
 ) -> Distilled:
@@ -167,7 +200,7 @@ async def distil_own(
     async def fitted_on(rows: Rows) -> Student:
         if start is None or recipe.epochs:
             network, made = await _fitted(
-                teacher, start, pieces, [texts[row] for row in rows], targets[rows], recipe, done
+                teacher, start, words, [texts[row] for row in rows], targets[rows], recipe, done
             )
         else:
             network, made = start.network, start.tokenizer
@@ -215,7 +248,7 @@ async def distil_own(
 async def _fitted(
     teacher: Teacher,
     start: Start | None,
-    pieces: Sequence[str],
+    words: Words,
     texts: Sequence[str],
     targets: Vectors,
     recipe: Recipe,
@@ -223,9 +256,9 @@ async def _fitted(
 ) -> tuple[Network, Tokenizer]:
     """A network trained on these texts: from a copy of the start, or from single tokens."""
     if start is None:
-        tokens = tokens_of(pieces, texts)
+        tokens = words.tokens(texts)
         made = tokenizer(tokens)
-        network, bags = await _rows(teacher, tokens, made, texts)
+        network, bags = await _rows(teacher, words, made, tokens, texts)
         network.solve_head(bags, targets)
     else:
         made, network = start.tokenizer, start.network.copy()

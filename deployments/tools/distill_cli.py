@@ -14,9 +14,11 @@ from deployments.tools import progress, proof_report
 from deployments.tools.align import AlignError, Material, Remembering, material
 from deployments.tools.corpus import CorpusError, read_judgements, read_rows, read_texts
 from deployments.tools.distill import (
+    MOST_WORDS,
     Distilled,
     Start,
     Teacher,
+    Words,
     distil_general,
     distil_own,
     general_start,
@@ -58,7 +60,7 @@ class Job(NamedTuple):
     general: General | None
     given: Material | None
     source: Student | None  # that is gone on from
-    pieces: Sequence[str]
+    words: Words
     epochs: int | None
     output: Path
 
@@ -95,6 +97,13 @@ class Job(NamedTuple):
     help="A WordPiece tokenizer.json to start from; frequent words are added.",
 )
 @click.option(
+    "--words",
+    type=click.IntRange(0),
+    default=MOST_WORDS,
+    show_default=True,
+    help="How many of these at most: each is a row of the file.",
+)
+@click.option(
     "--fingerprint",
     "fingerprint_file",
     type=FILE,
@@ -115,6 +124,7 @@ def main(
     source: Path | None,
     epochs: int | None,
     vocabulary: str,
+    words: int,
     fingerprint_file: Path | None,
     output: Path,
     as_json: bool,
@@ -140,7 +150,7 @@ def main(
             _read_general(general, text_field) if general else None,
             None if texts is None else _read_own(texts, queries, qrels, text_field),
             None if source is None else students.load(source),
-            wordpieces(resolve_path(vocabulary)),
+            Words(wordpieces(resolve_path(vocabulary)), words),
             epochs,
             output,
         )
@@ -207,7 +217,7 @@ async def _stages(job: Job, teacher: Teacher) -> Distilled:
     start: Start | None = None if job.source is None else start_of(job.source)
     if job.general is not None:
         with _training("general texts", len(job.general.texts)) as done:
-            start = await general_start(teacher, job.pieces, *job.general, done)
+            start = await general_start(teacher, job.words, *job.general, done)
         general = await distil_general(teacher, start)
         job.output.mkdir(parents=True, exist_ok=True)
         students.save(general.student, job.output / "general.npz")
@@ -215,7 +225,7 @@ async def _stages(job: Job, teacher: Teacher) -> Distilled:
         assert start is not None
         return await distil_general(teacher, start)
     with _training("your texts", 0) as done:
-        return await distil_own(teacher, job.given, start, job.pieces, job.epochs, done)
+        return await distil_own(teacher, job.given, start, job.words, job.epochs, done)
 
 
 @contextmanager

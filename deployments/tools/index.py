@@ -1,4 +1,6 @@
-"""What a search in one index of a collection keeps of a search in its best one."""
+"""What a search keeps of a collection's best one: in another of its indexes, or in the best one
+with queries that another model makes.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,7 +16,7 @@ from router.arrays import Vectors
 from router.measured import as_proof
 from router.proof import Judged, Proof, Rows, kept_of
 from router.retrieval import ndcg, nearest
-from router.space import Space
+from router.space import Space, fit
 
 
 class Compared(NamedTuple):
@@ -24,7 +26,7 @@ class Compared(NamedTuple):
     judged_by: Judged
     queries: int
     documents: int  # that were searched
-    kept: dict[str, Proof]  # by each other space
+    kept: dict[str, Proof]  # by each other space, and by each model that made queries of the best
 
 
 def chosen(
@@ -59,8 +61,11 @@ def compare(
     written: Mapping[str, Parts],
     asked: Mapping[str, Vectors],
     best: str | None,
+    others: Mapping[str, Vectors],
 ) -> Compared:
-    """Search each space's index with its own model's queries; `best` None: the highest nDCG@10."""
+    """Search each space's index with its own model's queries, and the best one with those of
+    `others`, by model; `best` None: the highest nDCG@10.
+    """
     found = {
         space: nearest(asked[space], vectors_at(parts, rows.tolist()))
         for space, parts in written.items()
@@ -69,15 +74,29 @@ def compare(
         relevant = relevant_places(given, found[next(iter(found))])
         best = max(found, key=lambda space: float(ndcg(found[space], relevant).mean()))
     own = found[best]
+    if others:
+        documents = vectors_at(written[best], rows.tolist())
+        found |= {
+            model: nearest(_fitted(model, vectors, best), documents)
+            for model, vectors in others.items()
+        }
     relevant = relevant_places(given, own)
     judged_by: Judged = "neighbours" if given.judgements is None else "judgements"
     languages = rows_by_language([query.text for query in given.queries])
     kept = {}
-    for space, over in found.items():
-        if space != best:
+    for name, over in found.items():
+        if name != best:
             by_language = {
-                name: kept_of(over[places], own[places], [relevant[place] for place in places])
-                for name, places in languages.items()
+                language: kept_of(over[places], own[places], [relevant[place] for place in places])
+                for language, places in languages.items()
             }
-            kept[space] = as_proof(kept_of(over, own, relevant), by_language, judged_by)
+            kept[name] = as_proof(kept_of(over, own, relevant), by_language, judged_by)
     return Compared(Space.parse(best), judged_by, len(given.queries), len(rows), kept)
+
+
+def _fitted(model: str, vectors: Vectors, space: str) -> Vectors:
+    """A model's vectors in the size of a space that it does not name."""
+    try:
+        return fit(vectors, Space.parse(space).dimensions)
+    except ValueError as error:
+        raise MigrationError(f"{model} cannot make queries of {space}: {error}") from None

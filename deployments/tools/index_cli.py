@@ -52,6 +52,7 @@ class Job(NamedTuple):
     queries: Path | None
     qrels: Path | None
     best: str | None
+    encoders: tuple[str, ...]
     sample: int
 
 
@@ -67,6 +68,14 @@ class Job(NamedTuple):
     metavar="MODEL/DIMENSIONS",
     help="The space that the others are compared with.  [default: that of the highest nDCG@10 "
     "with --qrels; else of the router's largest model]",
+)
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="MODEL",
+    help="Measure queries by this model of the router too, in the best space: the same weights in "
+    "another precision.",
 )
 @click.option(
     "--sample",
@@ -88,6 +97,7 @@ def main(
     queries: Path | None,
     qrels: Path | None,
     best: str | None,
+    encoders: tuple[str, ...],
     sample: int,
     truncate: str,
     batch: int,
@@ -102,10 +112,13 @@ def main(
     to all other requests. Kill it at any moment and start it again with the same options: every
     text ends there exactly once. With --queries it measures what a search in each other space keeps
     of a search in the best one, and writes DIR/proof.json, which the config names as the
-    collection's `proof`.
+    collection's `proof`. --encoder does the same for a model that is to make queries of the best
+    space; the config names the file as that model's `proof`.
     """
     check_parquet()
     check_judgements(queries, qrels)
+    if encoders and queries is None:
+        raise click.UsageError("--encoder is measured with queries: give --queries too")
     job = Job(
         collection,
         Corpus(texts, text_field, id_field),
@@ -114,6 +127,7 @@ def main(
         queries,
         qrels,
         best,
+        encoders,
         sample,
     )
     with errors_shown():
@@ -137,7 +151,7 @@ async def _index(client: Client, job: Job, as_json: bool) -> None:
             if not as_json:
                 click.echo(f"{folder}: {rows} vectors of {space} in {files} files")
         compared = None
-        if job.queries is not None and len(written) > 1:
+        if job.queries is not None and (len(written) > 1 or job.encoders):
             compared = await _measure(client, job, found, written)
             measured.save(_as_measured(found, compared), job.output / PROOF)
     if as_json:
@@ -158,11 +172,17 @@ def _check(job: Job, found: Collection) -> None:
             f"--best {job.best} is no space of collection {found.name!r}, which has "
             f"{', '.join(found.spaces)}"
         )
-    if job.queries is None or len(found.spaces) < 2:
+    for model in job.encoders:
+        if model not in found.fingerprints:
+            raise MigrationError(
+                f"--encoder {model} is no model of the router, which has "
+                f"{', '.join(found.fingerprints)}"
+            )
+    models = [*(space.rpartition("/")[0] for space in found.spaces), *job.encoders]
+    if job.queries is None or len(models) < 2:
         return
-    for space in found.spaces:
-        if found.fingerprint(space) is None:
-            model = space.rpartition("/")[0]
+    for model in models:
+        if found.fingerprints[model] is None:
             raise MigrationError(
                 f"{model} has no `fingerprint`, so nothing could show later that it is the model "
                 "that was measured; make one with `embedding-router fingerprint`, or omit --queries"
@@ -176,20 +196,23 @@ async def _measure(
     queries = list(read_texts(job.queries, job.corpus.text_field))
     judgements = None if job.qrels is None else read_judgements(job.qrels)
     given, rows = chosen(job.corpus, queries, judgements, job.sample)
-    asked: dict[str, Vectors] = {}
     more = {} if found.instruction is None else {"instruction": found.instruction}
-    total = len(found.spaces) * len(given.queries)
+    total = (len(found.spaces) + len(job.encoders)) * len(given.queries)
     with progress.bar(total=total, unit="query", desc="proof") as bar:
-        for space in found.spaces:
-            options = {"space": space, "model": space.rpartition("/")[0], "truncate": "end"}
+
+        async def asked(model: str, space: str) -> Vectors:
+            options = {"space": space, "model": model, "truncate": "end", "input_type": "query"}
             made = []
             for start in range(0, len(given.queries), job.pace.batch):
                 some = [query.text for query in given.queries[start : start + job.pace.batch]]
-                made.append(await client.embed(some, input_type="query", **options, **more))
+                made.append(await client.embed(some, **options, **more))
                 bar.update(len(some))
-            asked[space] = own_vectors(made)
+            return own_vectors(made)
+
+        own = {space: await asked(space.rpartition("/")[0], space) for space in found.spaces}
+        others = {model: await asked(model, found.space_of[model]) for model in job.encoders}
     best = job.best or (None if judgements is not None else _largest(found))
-    return compare(given, rows, written, asked, best)
+    return compare(given, rows, written, own, best, others)
 
 
 def _largest(found: Collection) -> str:
@@ -204,7 +227,8 @@ def _largest(found: Collection) -> str:
 
 
 def _as_measured(found: Collection, compared: Compared) -> Measured:
-    models = {space.rpartition("/")[0] for space in found.spaces}
+    models = {space.rpartition("/")[0] for space in found.spaces} | compared.kept.keys()
+    models &= found.fingerprints.keys()
     digests = {model: found.fingerprints[model] or "" for model in sorted(models)}
     return Measured(compared.best, compared.kept, digests)
 
@@ -240,23 +264,29 @@ def _report(job: Job, found: Collection, compared: Compared | None) -> Iterator[
             f"{compared.queries} queries over {compared.documents} documents, judged by {measure}; "
             f"best: {compared.best}"
         )
-        for space, proof in compared.kept.items():
-            yield from _lines(space, proof)
+        for name, kept in compared.kept.items():
+            yield from _lines(name, kept)
     elif len(found.spaces) > 1:
         yield "nothing was measured: give --queries, and --qrels if you have judgements"
     yield f"load each folder of {job.output} into an index of its own"
-    if compared is not None:
-        spaces = ", ".join(found.spaces)
-        yield (
-            f"in the config: collections: {{{found.name}: {{spaces: [{spaces}], "
-            f"proof: {job.output / PROOF}}}}}"
-        )
+    if compared is None:
+        return
+    proof, encoders = job.output / PROOF, ", ".join(job.encoders)
+    for model in job.encoders:
+        yield f"in the config: models: {{{model}: {{space_of: {compared.best}, proof: {proof}}}}}"
+    own = (
+        f"spaces: [{', '.join(found.spaces)}], proof: {proof}"
+        if len(found.spaces) > 1
+        else f"space: {compared.best}"
+    )
+    more = f", encoders: [{encoders}]" if encoders else ""
+    yield f"in the config: collections: {{{found.name}: {{{own}{more}}}}}"
 
 
-def _lines(space: str, proof: Proof) -> Iterator[str]:
+def _lines(name: str, proof: Proof) -> Iterator[str]:
     named = {"all": proof.unseen, **proof.unseen_by_language}
-    for name, kept in named.items():
+    for language, kept in named.items():
         yield (
-            f"  {space}  {name:8} {kept.queries:6d} queries  recall@10 kept {recall_kept(kept)}  "
-            f"nDCG@10 kept {ndcg_kept(kept)}"
+            f"  {name}  {language:8} {kept.queries:6d} queries  recall@10 kept "
+            f"{recall_kept(kept)}  nDCG@10 kept {ndcg_kept(kept)}"
         )

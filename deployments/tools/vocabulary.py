@@ -53,9 +53,19 @@ def vocabulary(pieces: Sequence[str], counts: Counter[str], words: int, fewest: 
     return [*pieces, *more[:words]]
 
 
-def as_text(token: str) -> str:
-    """The text that a teacher embeds for a token: the token alone, without the mark of a piece."""
-    return token.removeprefix(PREFIX) or token
+def examples(pieces: Sequence[str], counts: Counter[str], most: int) -> dict[str, list[str]]:
+    """For each piece that continues a word up to `most` words that have it: those of few pieces
+    first, then those that are frequent.
+    """
+    known = set(pieces)
+    words = [word for word, _ in counts.most_common() if word not in known]
+    read = [one.tokens for one in tokenizer(pieces).encode_batch(words, add_special_tokens=False)]
+    found: dict[str, list[str]] = {}
+    for word, tokens in sorted(zip(words, read, strict=True), key=lambda pair: len(pair[1])):
+        for token in dict.fromkeys(tokens):
+            if token.startswith(PREFIX) and len(has := found.setdefault(token, [])) < most:
+                has.append(word)
+    return found
 
 
 def tokenizer(tokens: Sequence[str]) -> Tokenizer:

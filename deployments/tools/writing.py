@@ -82,6 +82,7 @@ class Collection(NamedTuple):
     spaces: list[str]
     instruction: str | None
     fingerprints: dict[str, str | None]  # of the models of the router, in its order
+    space_of: dict[str, str]  # the space that each of these models makes
 
     def fingerprint(self, space: str) -> str | None:
         """What the model of a space proves to be; None where it proves nothing."""
@@ -97,7 +98,8 @@ async def collection_of(client: Client, name: str) -> Collection:
         raise MigrationError(f"the router has no collection {name!r}; it has {has}")
     proofs = {row["model"]: row["fingerprint"] for row in tiers["data"]}
     spaces = known.get("spaces") or [known["space"]]
-    return Collection(name, spaces, known["instruction"], proofs)
+    own = {row["model"]: row["space"] for row in tiers["data"]}
+    return Collection(name, spaces, known["instruction"], proofs, own)
 
 
 async def write_space(

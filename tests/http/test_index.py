@@ -31,7 +31,11 @@ MODEL: dict[str, Any] = {
     "matryoshka": [48],
 }
 ARGS: dict[str, Any] = {
-    "models": {"small": MODEL, "org/large": {**MODEL, "engine": {"kind": "fake", "seed": 1}}},
+    "models": {
+        "small": MODEL,
+        "org/large": {**MODEL, "engine": {"kind": "fake", "seed": 1}},
+        "copy": {**MODEL, "engine": {"kind": "fake", "seed": 1}},
+    },
     "tiers": {"fast": "small"},
     "cache": {"max_bytes": 0},
 }
@@ -40,6 +44,7 @@ COLLECTIONS = {
     "two": {"spaces": SPACES},
     "sizes": {"spaces": ["org/large/64", "org/large/48"], "min_recall_each": 0.0},
     "one": "small/64",
+    "large": "org/large/64",
 }
 TEXTS = {f"id-{row}": f"the text of row {row}" for row in range(300)}
 
@@ -190,16 +195,69 @@ def test_a_collection_of_one_space_has_one_index_and_nothing_to_compare(
     assert not (tmp_path / "out" / "proof.json").exists()
 
 
+def test_a_model_that_is_to_make_queries_of_a_space_gets_the_proof_that_a_router_takes(
+    args: dict[str, Any], url: str, tmp_path: Path
+) -> None:
+    asked, folder = [f"a question about {row}" for row in range(30)], tmp_path / "out"
+    more = ["--queries", queries(tmp_path, asked), "--encoder", "copy", "--encoder", "small"]
+    done = index(*command(url, "large", corpus(tmp_path), folder, *more))
+    assert done.exit_code == 0, done.output
+    config = f"{{copy: {{space_of: org/large/64, proof: {folder}/proof.json}}}}"
+    assert f"in the config: models: {config}" in done.output
+    assert "{large: {space: org/large/64, encoders: [copy, small]}}" in done.output
+
+    kept = measured.load(folder / "proof.json").kept
+    assert kept["copy"].unseen.recall == 1.0
+    found = [
+        nearest(
+            embedded(url, asked, space, "query"),
+            embedded(url, list(TEXTS.values()), "org/large/64", "document"),
+        )
+        for space in ("small/64", "org/large/64")
+    ]
+    assert kept["small"].unseen.recall == pytest.approx(float(overlap(*found).mean()))
+
+    models = {
+        **args["models"],
+        "copy": {
+            **args["models"]["copy"],
+            "space_of": "org/large/64",
+            "proof": str(folder / "proof.json"),
+        },
+    }
+    models["copy"].pop("matryoshka")
+    large = {"space": "org/large/64", "encoders": ["copy"]}
+    own, copy = load_encoders(
+        parse_args({**args, "models": models, "collections": {"large": large}})
+    ).of_collection["large"]
+    assert (copy.kind, copy.sides, copy.expected_recall()) == ("same", "queries", 1.0)
+    assert own.native
+
+
 @pytest.mark.parametrize(
     ("change", "code", "said"),
     [
-        (["--collection", "shop"], 1, "no collection 'shop'; it has two, sizes, one"),
+        (["--collection", "shop"], 1, "no collection 'shop'; it has two, sizes, one, large"),
         (["--best", "small/48"], 1, "--best small/48 is no space of collection 'two', which has"),
         (["--text-field", "body"], 1, "row 0: 'body' is no text"),
         (["--qrels", "corpus.jsonl"], 2, "--qrels judges queries: give --queries too"),
+        (["--encoder", "copy"], 2, "--encoder is measured with queries: give --queries too"),
+        (
+            ["--encoder", "cpoy", "--queries", "queries.jsonl"],
+            1,
+            "--encoder cpoy is no model of the router, which has small, org/large, copy",
+        ),
         (["--queries", "queries.jsonl"], 1, "only 3 queries are there; measuring takes 10"),
     ],
-    ids=["unknown collection", "no such space", "no such field", "no queries", "too few queries"],
+    ids=[
+        "unknown collection",
+        "no such space",
+        "no such field",
+        "no queries",
+        "no queries for an encoder",
+        "no such encoder",
+        "too few queries",
+    ],
 )
 def test_what_cannot_be_indexed_or_measured_is_said(
     url: str, tmp_path: Path, change: list[str], code: int, said: str

@@ -7,6 +7,7 @@ from deployments.tools.align import AlignError, Material
 from deployments.tools.corpus import Text
 from deployments.tools.distill import (
     Teacher,
+    Words,
     distil_general,
     distil_own,
     general_start,
@@ -19,6 +20,7 @@ from router.space import Space
 
 SIZE = 24
 WORDS = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeio" for c in "lmnrst"]
+TOKENS = Words(WORDS)
 RNG = np.random.default_rng(0)
 
 
@@ -60,7 +62,7 @@ def nothing(texts: int) -> None:
 
 
 async def test_a_student_learns_from_vectors_alone_and_is_judged_twice() -> None:
-    made = (await distil_own(teacher(), GIVEN, None, WORDS, None, nothing)).student
+    made = (await distil_own(teacher(), GIVEN, None, TOKENS, None, nothing)).student
     proof = made.about.proof
     assert proof is not None
     assert proof.fitted.recall > 0.9
@@ -74,7 +76,7 @@ async def test_a_student_learns_from_vectors_alone_and_is_judged_twice() -> None
 
 async def test_the_teacher_is_never_shown_the_queries_before_the_student_is_made() -> None:
     embed = Meaning()
-    await distil_own(teacher(embed), GIVEN, None, WORDS, None, nothing)
+    await distil_own(teacher(embed), GIVEN, None, TOKENS, None, nothing)
     trained = {text for text, side in embed.seen if side == "query"} - {q.text for q in QUERIES}
     assert trained == {document.text for document in DOCUMENTS} | set(WORDS)
 
@@ -83,7 +85,7 @@ async def test_words_of_documents_left_out_are_not_in_the_vocabulary_of_their_ju
     secret = [Text(str(row), f"secret{row} secret{row} dal") for row in range(200)]
     queries = [Text(f"q{row}", f"secret{row * 4}") for row in range(50)]
     given = Material(secret, secret, queries, JUDGED)
-    proof = (await distil_own(teacher(), given, None, WORDS, None, nothing)).student.about.proof
+    proof = (await distil_own(teacher(), given, None, TOKENS, None, nothing)).student.about.proof
     assert proof is not None
     assert proof.fitted.recall > 0.9
     assert proof.unseen.recall < 0.2
@@ -91,11 +93,11 @@ async def test_words_of_documents_left_out_are_not_in_the_vocabulary_of_their_ju
 
 async def test_a_general_student_is_judged_without_being_fitted() -> None:
     texts = [sentence(RNG) for _ in range(1500)]
-    start = await general_start(teacher(), WORDS, texts, ["MIT"] * 1500, nothing)
+    start = await general_start(teacher(), TOKENS, texts, ["MIT"] * 1500, nothing)
     general = (await distil_general(teacher(), start)).student
     assert general.about.proof is None
     assert (general.about.general_texts, general.about.licences) == (1500, {"MIT": 1500})
-    judged = (await distil_own(teacher(), GIVEN, start_of(general), [], 0, nothing)).student
+    judged = (await distil_own(teacher(), GIVEN, start_of(general), Words([]), 0, nothing)).student
     proof = judged.about.proof
     assert proof is not None
     assert proof.fitted == proof.unseen
@@ -108,9 +110,9 @@ async def test_a_general_student_is_judged_without_being_fitted() -> None:
 
 async def test_a_student_that_exists_is_gone_on_from() -> None:
     texts = [sentence(RNG) for _ in range(300)]
-    general = await general_start(teacher(), WORDS, texts, ["MIT"] * 300, nothing)
+    general = await general_start(teacher(), TOKENS, texts, ["MIT"] * 300, nothing)
     first = (await distil_general(teacher(), general)).student
-    own = (await distil_own(teacher(), GIVEN, start_of(first), [], 3, nothing)).student
+    own = (await distil_own(teacher(), GIVEN, start_of(first), Words([]), 3, nothing)).student
     assert own.about.general_texts == 300
     assert own.about.own_texts == 200
     assert own.tokenizer.get_vocab_size() == first.tokenizer.get_vocab_size()
@@ -119,7 +121,7 @@ async def test_a_student_that_exists_is_gone_on_from() -> None:
 
 async def test_without_general_texts_there_is_nothing_to_judge_as_it_is() -> None:
     with pytest.raises(AlignError, match="needs epochs"):
-        await distil_own(teacher(), GIVEN, None, WORDS, 0, nothing)
+        await distil_own(teacher(), GIVEN, None, TOKENS, 0, nothing)
 
 
 def test_a_sentence_belongs_to_its_document() -> None:
@@ -131,3 +133,17 @@ def test_a_sentence_belongs_to_its_document() -> None:
         "第二句。",
     ]
     assert {part.id for part in sentences_of([Text("7", text)])} == {"7"}
+
+
+def test_sentences_that_were_joined_without_a_space_are_sentences_too() -> None:
+    text = (
+        "It kept 3.5 of what Node.js 20.1 has.The next one (as seen above)."
+        "Neither of them was at p < 0.05."
+        "Our last sentence of an abstract."
+    )
+    assert [part.text for part in sentences_of([Text("7", text)])][1:] == [
+        "It kept 3.5 of what Node.js 20.1 has.",
+        "The next one (as seen above).",
+        "Neither of them was at p < 0.05.",
+        "Our last sentence of an abstract.",
+    ]

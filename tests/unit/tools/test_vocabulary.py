@@ -4,7 +4,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from deployments.tools.vocabulary import as_text, tokenizer, vocabulary, wordpieces, words_of
+from deployments.tools.vocabulary import examples, tokenizer, vocabulary, wordpieces, words_of
 
 PIECES = ["a", "b", "##a", "##b", "river"]
 
@@ -30,8 +30,9 @@ def test_a_word_of_the_vocabulary_is_found_whole_and_others_in_pieces() -> None:
     ]
 
 
-def test_a_piece_is_embedded_without_its_mark() -> None:
-    assert (as_text("##ing"), as_text("river"), as_text("##")) == ("ing", "river", "##")
+def test_a_piece_has_words_of_few_pieces_as_examples_and_frequent_ones_of_these() -> None:
+    counts = Counter({"aab": 9, "ab": 2, "bb": 5, "river": 7, "zb": 4, "bab": 1})
+    assert examples(PIECES, counts, 3) == {"##b": ["bb", "ab", "aab"], "##a": ["aab", "bab"]}
 
 
 def test_the_pieces_of_a_tokenizer_are_read_without_its_special_tokens(tmp_path: Path) -> None:

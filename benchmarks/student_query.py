@@ -1,0 +1,188 @@
+"""How long a query takes that a student answers while no model is ready, beside one whose vector is
+in the cache: `python -m benchmarks student_query --student FILE --data FOLDER`.
+
+One router with the student's teacher and the student. The teacher makes the vectors of some claims
+of SciFact, which the cache keeps, and then goes to no replica. From then on requests alternate on
+one connection: a claim that is in the cache, and the same claim with a number behind it, which only
+the student can answer. Times are of the whole request, as the client sees it.
+"""
+
+import http.client
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import click
+import numpy as np
+import yaml
+
+from benchmarks.live import ROOT, Router, router
+from benchmarks.public_data import sample, scifact
+from router import student
+from router.space import Space
+
+TAUGHT, COLLECTION = "student", "claims"
+MOST_RATIO = 1.2  # the mark
+CLAIMS = 50
+WARM = 200
+BUDGET_MS = 1000  # the teacher's start takes longer
+AWAY_S = 120.0
+
+
+class Found(NamedTuple):
+    """Seconds of the requests of either kind, in the order in which they alternated."""
+
+    cached: list[float]
+    taught: list[float]
+
+
+def config_of(config: Path, file: Path, space: Space) -> dict[str, Any]:
+    """The config with the teacher alone, which may go to no replica, and the student."""
+    data: dict[str, Any] = yaml.safe_load(config.read_text())
+    (one,) = data["applications"]
+    args = one["args"]
+    if space.model not in args["models"]:
+        raise click.ClickException(f"{config} has no model {space.model}, the student's teacher")
+    teacher = {**args["models"][space.model], "required": False, "cold_start_s": 60}
+    taught = {"engine": {"kind": "student", "weights": str(file)}, "space_of": str(space)}
+    one["args"] = {
+        "models": {space.model: teacher, TAUGHT: taught},
+        "tiers": {"fast": space.model},
+        "collections": {
+            COLLECTION: {
+                "space": str(space),
+                "encoders": [TAUGHT],
+                "min_recall": 0.0,
+                "min_recall_each": 0.0,
+            }
+        },
+        **{key: args[key] for key in ("base_dir",) if key in args},
+    }
+    one["deployments"] = [
+        own for own in one["deployments"] if own["name"] in ("router", space.model)
+    ]
+    for own in one["deployments"]:
+        if own["name"] == space.model:
+            own["autoscaling_config"] = {
+                "min_replicas": 0,
+                "initial_replicas": 1,
+                "max_replicas": 1,
+                "downscale_delay_s": 3,
+            }
+    return data
+
+
+class Asker:
+    """One connection to the router."""
+
+    def __init__(self, running: Router) -> None:
+        at = urlsplit(running.url)
+        self._connection = http.client.HTTPConnection(at.hostname or "", at.port, timeout=120)
+
+    def __call__(self, text: str, **options: Any) -> tuple[float, dict[str, Any]]:
+        """The seconds of a query, and the answer's `routing`."""
+        body = {"input": text, "space": COLLECTION, "input_type": "query", **options}
+        sent = json.dumps({**body, "encoding_format": "base64"}).encode()
+        began = time.perf_counter()
+        self._connection.request(
+            "POST", "/v1/embeddings", sent, {"content-type": "application/json"}
+        )
+        answer = self._connection.getresponse()
+        read = answer.read()
+        took = time.perf_counter() - began
+        if answer.status != http.client.OK:
+            raise click.ClickException(f"the router answered {answer.status}: {read.decode()}")
+        routing: dict[str, Any] = json.loads(read)["routing"]
+        return took, routing
+
+
+def alternate(running: Router, model: str, claims: list[str], requests: int) -> Found:
+    """Fill the cache, wait until the teacher is gone, and time both kinds by turns."""
+    ask, found = Asker(running), Found([], [])
+    for claim in claims:
+        ask(claim, model=model)
+    until_s = time.monotonic() + AWAY_S
+    while running.replica(model) is not None:
+        if time.monotonic() > until_s:
+            raise click.ClickException(f"{model} still had a replica after {AWAY_S:.0f} s")
+        time.sleep(0.5)
+    for number in range(WARM + requests):
+        claim = claims[number % len(claims)]
+        kinds = ((claim, "native", found.cached), (f"{claim} {number}", TAUGHT, found.taught))
+        for text, encoder, kept in kinds if number % 2 else reversed(kinds):
+            took, routing = ask(text, latency_budget_ms=BUDGET_MS)
+            if routing["encoder"] != encoder:
+                raise click.ClickException(f"{text!r} was answered by {routing}, not {encoder}")
+            if number >= WARM:
+                kept.append(took)
+    if running.replica(model) is not None:
+        raise click.ClickException(f"{model} was started while it was to be away")
+    return found
+
+
+def ratio_of(found: Found) -> tuple[float, float, float]:
+    """The ratio of the medians, and a 95 % interval of a bootstrap over the pairs."""
+    pairs = np.array([found.taught, found.cached])
+    rng = np.random.default_rng(0)
+    draws = [
+        np.median(pairs[:, rng.integers(0, pairs.shape[1], pairs.shape[1])], axis=1)
+        for _ in range(1000)
+    ]
+    ratios = [float(taught / cached) for taught, cached in draws]
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    whole = statistics.median(found.taught) / statistics.median(found.cached)
+    return whole, float(low), float(high)
+
+
+@click.command()
+@click.option(
+    "--config",
+    default=ROOT / "configs" / "local.yaml",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@sample
+@click.option(
+    "--student",
+    "file",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A student of one of the config's models.",
+)
+@click.option("--requests", type=click.IntRange(10), default=3000, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def main(config: Path, folder: Path, file: Path, requests: int, as_json: bool) -> None:
+    """Time queries that a student answers beside queries from the cache."""
+    space = student.load(file).about.space
+    claims = [query.text for query in scifact(folder).queries][:CLAIMS]
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "student.yaml"
+        path.write_text(yaml.safe_dump(config_of(config, file.resolve(), space), sort_keys=False))
+        with router(path, None) as running:
+            found = alternate(running, space.model, claims, requests)
+    whole, low, high = ratio_of(found)
+    rows = {
+        name: {
+            "p50_ms": 1000 * float(np.percentile(seconds, 50)),
+            "p99_ms": 1000 * float(np.percentile(seconds, 99)),
+        }
+        for name, seconds in (("from the cache", found.cached), ("by the student", found.taught))
+    }
+    if as_json:
+        body = {"requests": requests, "rows": rows, "ratio": whole, "interval": [low, high]}
+        click.echo(json.dumps(body, indent=2))
+        return
+    for name, row in rows.items():
+        click.echo(f"{name:16} p50 {row['p50_ms']:6.3f} ms   p99 {row['p99_ms']:6.3f} ms")
+    met = "met" if whole <= MOST_RATIO else "missed"
+    click.echo(
+        f"{met}: p50 by the student is {whole:.2f} [{low:.2f}, {high:.2f}] times that from the "
+        f"cache (mark {MOST_RATIO}), {requests} requests of each, no model ready"
+    )
+
+
+if __name__ == "__main__":
+    main()
