@@ -29,6 +29,7 @@ NAMES = (
     "profile",
     "qwen3_shapes",
     "rerank",
+    "rerank_load",
     "routers",
     "search",
     "shadow",

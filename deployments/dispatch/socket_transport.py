@@ -20,7 +20,7 @@ a replica is new, when a firewall is in the way, when Ray's own traffic is encry
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from contextvars import Context
 from typing import Protocol
@@ -182,6 +182,7 @@ class DirectTransport:
         self.cards = Cards()
         self._shared: set[tuple[str, ...]] = set()  # models of which it was said
         self._telling: asyncio.TimerHandle | None = None
+        self.on_device: Callable[[str, str], object] = lambda model, device: None
         self._keeping: dict[tuple[str, str], asyncio.Task[None]] = {}  # (model, replica)
 
     async def send(self, model: str, call: Call, replica: str) -> Reply:
@@ -223,6 +224,8 @@ class DirectTransport:
                         self.starts[model] = address.start
                     if address.devices:
                         self._has(model, address)
+                    if address.device:
+                        self.on_device(model, address.device)
                     line = self.lines[replica] = await Connection.open(address)
                     tries = 0
                     await asyncio.shield(line.lost)
