@@ -50,11 +50,15 @@ class Text(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """One request: a text, the fields of the body beside it, and the time the caller gives it."""
+    """One request: a text, the fields of the body beside it, and the time the caller gives it.
+
+    With documents they are ranked for the text; else the text is embedded.
+    """
 
     text: Text
     options: Mapping[str, Any]
     budget_s: float | None = None
+    documents: tuple[str, ...] = ()
 
 
 class Told(NamedTuple):
@@ -178,7 +182,7 @@ class Client:
     """Sends requests to one router; open it with `async with`."""
 
     def __init__(self, url: str, keeps_bodies: bool = False) -> None:
-        self._url, self._keeps_bodies = f"{url}/v1/embeddings", keeps_bodies
+        self._url, self._keeps_bodies = f"{url}/v1", keeps_bodies
 
     async def __aenter__(self) -> "Client":
         self._session = aiohttp.ClientSession(
@@ -191,10 +195,15 @@ class Client:
 
     async def send(self, ask: Ask) -> Told:
         """One request, timed from here to the last byte."""
-        body = {"input": ask.text.text, "encoding_format": "base64", **ask.options}
+        path = "rerank" if ask.documents else "embeddings"
+        body: dict[str, Any] = {"input": ask.text.text, "encoding_format": "base64"}
+        if ask.documents:
+            body = {"query": ask.text.text, "documents": ask.documents}
         start_s = time.perf_counter()
         try:
-            async with self._session.post(self._url, json=body) as answer:
+            async with self._session.post(
+                f"{self._url}/{path}", json=body | dict(ask.options)
+            ) as answer:
                 read = await answer.read()
                 status, headers = answer.status, answer.headers
         except (aiohttp.ClientError, TimeoutError):

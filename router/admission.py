@@ -8,14 +8,14 @@ from typing import Any
 from router.calls import DispatchLimits
 from router.capacity import Demand
 from router.errors import Overloaded
+from router.fair import Sender
 from router.feedback import Feedback
 from router.ledger import Ledger
 from router.queues import Queues
 from router.replica_health import ReplicaSet
 
 RETRY_AFTER_S = 1.0  # the Retry-After of an error when nothing better is known
-# of the capacity, whatever else there is to do: an estimate, for bulk gets what is left
-LEAST_BULK_SHARE = 0.05
+LEAST_BULK_SHARE = 0.01  # of the capacity, where the config guarantees less
 
 
 class Admission:
@@ -34,11 +34,18 @@ class Admission:
         self._feedback, self._ledger = feedback, ledger
         self._interactive = Demand(now)  # what goes before bulk
 
-    def admit(self, tokens: int, deadline_s: float | None, bulk: bool, now: float) -> None:
+    def admit(
+        self,
+        tokens: int,
+        deadline_s: float | None,
+        bulk: bool,
+        now: float,
+        sender: Sender | None = None,
+    ) -> None:
         """Count a request as demand. Raises Overloaded when the queue of this router is full, or so
         long that the request would wait longer than it may.
         """
-        if (refusal := self.refusal(tokens, deadline_s, bulk, now)) is not None:
+        if (refusal := self.refusal(tokens, deadline_s, bulk, now, sender=sender)) is not None:
             raise refusal
         if not bulk:
             self._interactive.add(tokens, now)
@@ -50,13 +57,15 @@ class Admission:
         bulk: bool,
         now: float,
         coming: tuple[int, int] = (0, 0),
+        sender: Sender | None = None,
     ) -> Overloaded | None:
         """What `admit` would raise, without counting the request.
 
-        `coming` are interactive and bulk tokens on their way here, counted as if they waited.
+        `coming` are interactive and bulk tokens on their way here, counted as if they waited. Of
+        the work of other keys counts what goes before that of `sender` (None: all).
         """
-        waiting = self._ledger.waiting_tokens(self._queues.model) + coming[0]
-        bulk_tokens = self._queues.bulk_tokens + coming[1]
+        waiting = self._ledger.waiting_tokens(self._queues.model, sender) + coming[0]
+        bulk_tokens = self._queues.bulk.before(sender) + coming[1]
         same = bulk_tokens if bulk else waiting
         if same and same + tokens > self._limits.max_queued_tokens:
             return Overloaded(self._queues.model, RETRY_AFTER_S)
@@ -64,7 +73,8 @@ class Admission:
             rate = self._feedback.tokens_per_s * len(self._replicas.ready) / self._ledger.routers
             if bulk:  # what is interactive goes before it, also what comes while it waits
                 waiting += bulk_tokens
-                rate = max(LEAST_BULK_SHARE * rate, rate - self._interactive.tokens_per_s(now))
+                least = max(LEAST_BULK_SHARE, self._limits.bulk_share)
+                rate = max(least * rate, rate - self._interactive.tokens_per_s(now))
             wait_s = waiting / rate
             left_s = math.inf if deadline_s is None else deadline_s - now
             most_s = left_s if bulk else min(self._limits.max_queue_s, left_s)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.domain import Curve, attention
+from router.fair import ANY_SENDER, Sender
 from router.ledger import Dispatch
 
 SMALL, LARGE = 0, 1  # kinds of chunks, and of the calls that carry them
@@ -66,6 +67,7 @@ class DispatchLimits:
     # whether an engine does one step after another: then small chunks are gathered
     steps: bool = True
     bulk_call_s: float = math.inf  # predicted work of a call with bulk; one text may take longer
+    bulk_share: float = 0.1  # of the replicas' time that bulk gets however much else waits
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -79,6 +81,7 @@ class Chunk:
     # of what all of its texts begin with, where an engine may keep what it computed of that
     prefix: bytes | None = None
     bulk: bool = False
+    sender: Sender = ANY_SENDER  # whose it is: keys that wait take turns
     deadline_s: float | None = None
     queued_s: float = 0.0
     kind: int = field(init=False)
@@ -164,6 +167,11 @@ class CallInFlight(Generic[C]):
     hung: str | None = None  # the sentence for the log, when it was given up
 
     @property
+    def interactive(self) -> bool:
+        """Whether it carries more than bulk."""
+        return not all(chunk.bulk for chunk in self.chunks)
+
+    @property
     def replica(self) -> str:
         """The replica that it goes to."""
         return self.dispatch.replica.id
@@ -175,6 +183,7 @@ class ReplicaInFlight:
 
     calls: list[int] = field(default_factory=lambda: [0, 0])  # small, large
     open: set[CallInFlight[Any]] = field(default_factory=set)
+    interactive: int = 0  # calls with more than bulk
     failures: int = 0  # calls in a row
     nearly_done_s: float = 0.0  # when the small calls that went there should be
 

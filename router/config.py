@@ -138,6 +138,7 @@ class KeyConfig(Section):
     priorities: tuple[Literal["interactive", "bulk"], ...] | None = None
     requests_per_minute: PositiveInt | None = None
     tokens_per_minute: PositiveInt | None = None
+    weight: PositiveFloat = 1.0  # of its turns, where the work of several keys waits
     admin: Flag = False  # may see what other callers do
     defaults: KeyDefaults = KeyDefaults()
     ignore_fields: Flag | tuple[str, ...] = False  # unknown fields that its requests may have

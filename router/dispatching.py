@@ -49,7 +49,7 @@ class DispatcherState(Sending[C, R]):
 
     def demand(self, now: float) -> DemandReport:
         """What this router needs of the model, for the autoscaler."""
-        backlog_tokens = self.ledger.backlog_tokens(self.model) + self._queues.bulk_tokens
+        backlog_tokens = self.ledger.backlog_tokens(self.model) + self._queues.bulk.tokens
         return self.feedback.ask(backlog_tokens, now)
 
     # Events

@@ -161,6 +161,13 @@ class Curve:
         )
         return seconds if seconds > self.fixed_s else self.fixed_s
 
+    def with_overhead(self, overhead_s: float) -> "Curve":
+        """The same steps with another overhead."""
+        return Curve(
+            self.fixed_s, self.base_s, self.s_per_token, self.s_per_token_sq, self.batch_tokens,
+            overhead_s, self.s_per_text,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class LongTexts:
@@ -202,6 +209,12 @@ class Model:
     quality: Mapping[str, float]  # by ISO 639-1 language, "code", "mixed" or "default"
     devices: float = 1.0  # accelerators one replica occupies
     long: LongTexts | None = None
+
+    def with_curve(self, curve: Curve) -> "Model":
+        """The same model with another curve."""
+        return Model(
+            self.id, self.rank, self.max_tokens, curve, self.quality, self.devices, self.long
+        )
 
     def quality_of(self, features: Features, work: Work = NO_WORK) -> float | None:
         """Points of quality on this text, for a list the mean of its texts; None where the config

@@ -16,12 +16,12 @@ texts look slow because short ones pay it too.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from router.capacity import Demand, DemandReport, Rate
 from router.domain import Decision, Load, Model, Reason, Why, Work
-from router.latency import Correction, Learner, Quantile
+from router.fair import Sender
+from router.latency import Correction, Learner, ProfileLearner, Quantile
 from router.ledger import Ledger, Random
 from router.routing_config import Routing
 
@@ -51,7 +51,7 @@ class Feedback:
         cold_start_s: float | None = None,
     ) -> None:
         """`measured` says that the curve comes from a profile: its shape stays, bias and overhead
-        are learned.
+        are learned, until `elsewhere` says that the profile is of another device.
 
         `cold_start_s` is what a model that scales to zero takes from its first request to a ready
         replica.
@@ -64,7 +64,7 @@ class Feedback:
         self.rate = Rate(full_rate)
         self.full_rate = Rate(full_rate)  # over the time in which a batch or more was waiting
         self.offered, self.shadow = Demand(now), Demand(now)
-        self._learner = None if measured else Learner(model.curve)
+        self._learner: Learner | ProfileLearner | None = None if measured else Learner(model.curve)
         self._replicas: dict[
             str, tuple[Counters, bool]
         ] = {}  # with whether it had a full batch to do
@@ -73,8 +73,8 @@ class Feedback:
         self._cold_start_s = cold_start_s
         self._woken_s: float | None = None
 
-    def load(self, ledger: Ledger, now: float, rng: Random) -> Load:
-        """What `decide` needs to know of this model at `now`."""
+    def load(self, ledger: Ledger, now: float, rng: Random, sender: Sender | None = None) -> Load:
+        """What `decide` needs to know of this model at `now`, for a request of `sender`."""
         self._relax(now)
         return ledger.load(
             self.model,
@@ -83,6 +83,7 @@ class Feedback:
             margin=self.correction.margin,
             cold_start_s=self._cold_s(now),
             bias=self.correction.bias,
+            sender=sender,
         )
 
     @property
@@ -129,15 +130,23 @@ class Feedback:
         """
         self.shadow.add(tokens, now)
 
+    def elsewhere(self) -> bool:
+        """The model runs on another device than its profile is of: learn how its curve differs
+        there. Whether that is news.
+        """
+        if self._learner is not None:
+            return False
+        self._learner = ProfileLearner(self.model.curve)
+        return True
+
     def stepped(self, tokens: int, tokens_sq: int, seconds: float, texts: int = 1) -> None:
         """A call was `seconds` at its replica; `tokens` counts what was ahead of it, `tokens_sq`
         and `texts` its own texts.
         """
         if self._learner is not None:
             self._learner.observe(tokens, tokens_sq, seconds, texts)
-            self.model = replace(
-                self.model,
-                curve=replace(self._learner.curve, overhead_s=self.model.curve.overhead_s),
+            self.model = self.model.with_curve(
+                self._learner.curve_with(self.model.curve.overhead_s)
             )
 
     def served(self, replica: str, counters: Counters, full: bool = False) -> None:
@@ -199,7 +208,7 @@ class Feedback:
                 self._overhead.value / self.correction.bias,
             )
             if abs(overhead_s - curve.overhead_s) > OVERHEAD_NEWS * overhead_s:
-                self.model = replace(self.model, curve=replace(curve, overhead_s=overhead_s))
+                self.model = self.model.with_curve(curve.with_overhead(overhead_s))
 
     def _relax(self, now: float) -> None:
         rests = min(int((now - self._tested_s) / RELAX_EVERY_S), MOST_TICKS)

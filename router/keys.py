@@ -39,6 +39,7 @@ class Grant(NamedTuple):
     admin: bool = False
     defaults: KeyDefaults = KeyDefaults()
     ignore_fields: Ignore = False
+    weight: float = 1.0  # of its turns against other keys
 
     @property
     def default_priority(self) -> Priority:
@@ -153,4 +154,5 @@ def _grant(name: str, key: KeyConfig, args: RouterArgs) -> Grant:
         key.admin,
         key.defaults,
         key.ignore_fields,
+        key.weight,
     )

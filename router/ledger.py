@@ -24,12 +24,15 @@ Pure and O(1) for every event: time and randomness are arguments.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from router.domain import Load, Model
+from router.fair import ANY_SENDER, Sender, Waiting
 
 REPORT_LIFE_S = 1.0
+FOUR = 4  # replicas that are compared for small texts, whose wait is most of their time
+M = TypeVar("M", bound=Hashable)
 
 
 class Random(Protocol):
@@ -83,27 +86,27 @@ class Dispatch:
         self.open = True
 
 
-class _Group:
-    """Replicas in no order; each is found by its place, and joins and leaves in O(1)."""
+class Group(Generic[M]):
+    """Members in no order; each is found by its place, and joins and leaves in O(1)."""
 
     __slots__ = ("_places", "members")
 
     def __init__(self) -> None:
-        self.members: list[Replica] = []
-        self._places: dict[Replica, int] = {}
+        self.members: list[M] = []
+        self._places: dict[M, int] = {}
 
-    def add(self, replica: Replica) -> None:
+    def add(self, member: M) -> None:
         """A member stays one."""
-        if replica not in self._places:
-            self._places[replica] = len(self.members)
-            self.members.append(replica)
+        if member not in self._places:
+            self._places[member] = len(self.members)
+            self.members.append(member)
 
-    def discard(self, replica: Replica) -> None:
+    def discard(self, member: M) -> None:
         """Move the last member to the place that becomes free."""
-        place = self._places.pop(replica, None)
+        place = self._places.pop(member, None)
         if place is not None:
             last = self.members.pop()
-            if last is not replica:
+            if last is not member:
                 self.members[place] = last
                 self._places[last] = place
 
@@ -111,13 +114,13 @@ class _Group:
 class _Pool:
     """The replicas of one model: all, those with room for a call, those without one."""
 
-    __slots__ = ("by_id", "calls_in_flight", "joined", "roomy", "unused", "waiting_tokens")
+    __slots__ = ("by_id", "calls_in_flight", "joined", "roomy", "unused", "waiting")
 
     def __init__(self, calls_in_flight: int) -> None:
         self.calls_in_flight = calls_in_flight
         self.by_id: dict[str, Replica] = {}
-        self.joined, self.roomy, self.unused = _Group(), _Group(), _Group()
-        self.waiting_tokens = 0
+        self.joined, self.roomy, self.unused = (Group[Replica]() for _ in range(3))
+        self.waiting = Waiting()
 
 
 class Ledger:
@@ -159,20 +162,20 @@ class Ledger:
             self.on_last_lost(model)
         return tokens
 
-    def queued(self, model: str, tokens: int) -> None:
+    def queued(self, model: str, tokens: int, sender: Sender = ANY_SENDER) -> None:
         """Tokens entered this router's own queue for `model`."""
-        self._pools[model].waiting_tokens += tokens
+        self._pools[model].waiting.add(tokens, sender)
 
-    def unqueued(self, model: str, tokens: int) -> None:
+    def unqueued(self, model: str, tokens: int, sender: Sender = ANY_SENDER) -> None:
         """Tokens left that queue: dispatched, expired or cancelled. Raises ValueError when more
         leave than entered.
         """
-        pool = self._pools[model]
-        if tokens > pool.waiting_tokens:
+        waiting = self._pools[model].waiting
+        if tokens > waiting.tokens:
             raise ValueError(
-                f"{tokens} tokens leave the queue of {model}, which holds {pool.waiting_tokens}"
+                f"{tokens} tokens leave the queue of {model}, which holds {waiting.tokens}"
             )
-        pool.waiting_tokens -= tokens
+        waiting.remove(tokens, sender)
 
     def pick(
         self,
@@ -181,13 +184,21 @@ class Ledger:
         rng: Random,
         exclude: str | None = None,
         prefer_idle: bool = False,
+        among: Sequence[str] | None = None,
     ) -> str | None:
         """The less loaded of two random replicas that have room for another call of this router;
         None when none has.
 
-        `prefer_idle` takes a replica that holds nothing where there is one, drawn or not.
+        `prefer_idle` takes a replica that holds nothing where there is one, drawn or not, and
+        compares four where no other router's calls come between. `among`: one of these where one
+        that is drawn has room.
         """
         pool = self._pools[model]
+        if among:
+            drawn = {among[int(rng.random() * len(among))] for _ in range(2)} - {exclude}
+            states = [pool.by_id[id] for id in drawn if id in pool.by_id]
+            if free := [one for one in states if one.own_calls < pool.calls_in_flight]:
+                return min(free, key=lambda one: one.outstanding_tokens(now, self.routers)).id
         roomy = pool.roomy.members
         if exclude is not None:
             roomy = [replica for replica in roomy if replica.id != exclude]
@@ -195,7 +206,14 @@ class Ledger:
             return None
         replica, tokens = self._lighter(roomy, now, rng)
         if tokens and prefer_idle and len(roomy) > 2:
-            replica = self._idle(pool.unused.members, now, rng, exclude) or replica
+            idle = self._idle(pool.unused.members, now, rng, exclude)
+            if idle is not None:
+                return idle.id
+            if self.routers == 1:
+                more = roomy
+                if len(roomy) > FOUR:
+                    more = [roomy[int(rng.random() * len(roomy))] for _ in range(FOUR)]
+                replica = min(more, key=lambda one: one.outstanding_tokens(now, 1))
         return replica.id
 
     def has_room(self, model: str, replica: str) -> bool:
@@ -268,16 +286,19 @@ class Ledger:
         margin: float = 1.0,
         cold_start_s: float | None = None,
         bias: float = 1.0,
+        sender: Sender | None = None,
     ) -> Load:
         """What `decide` needs to know of `model`: the better of two sampled replicas, and this
         router's own queue.
 
         The own queue is served by all replicas, and the other routers are taken to have one like
-        it. `cold_start_s` counts only while no replica is joined.
+        it; of what waits counts what goes before the next request of `sender` (None: all).
+        `cold_start_s` counts only while no replica is joined.
         """
         pool = self._pools[model.id]
         replicas = len(pool.joined.members)
-        waiting = pool.waiting_tokens * self.routers
+        calls = replicas * model.curve.batch_tokens
+        waiting = pool.waiting.before(sender, calls) * self.routers
         if not replicas:
             return Load(0, waiting, 0.0, margin, cold_start_s, bias)
         state, ahead = self._lighter(pool.joined.members, now, rng)
@@ -301,15 +322,18 @@ class Ledger:
     def backlog_tokens(self, model: str) -> int:
         """Tokens of this router that wait in its queue for `model` or are at a replica."""
         pool = self._pools[model]
-        return pool.waiting_tokens + sum(state.own_tokens for state in pool.joined.members)
+        return pool.waiting.tokens + sum(state.own_tokens for state in pool.joined.members)
 
     def replicas(self, model: str) -> int:
         """How many replicas of `model` take work."""
         return len(self._pools[model].joined.members)
 
-    def waiting_tokens(self, model: str) -> int:
-        """Tokens in this router's own queue for `model`."""
-        return self._pools[model].waiting_tokens
+    def waiting_tokens(self, model: str, sender: Sender | None = None) -> int:
+        """Tokens in this router's own queue for `model`, or those that go before the next ones of
+        `sender`.
+        """
+        pool = self._pools[model]
+        return pool.waiting.tokens if sender is None else pool.waiting.before(sender)
 
     def assert_empty(self) -> None:
         """Raise AssertionError naming every model or replica that still has own work; for tests and
@@ -347,8 +371,8 @@ class Ledger:
 
     def _left(self) -> Iterator[str]:
         for model, pool in self._pools.items():
-            if pool.waiting_tokens:
-                yield f"{model} has {pool.waiting_tokens} tokens waiting"
+            if pool.waiting.tokens:
+                yield f"{model} has {pool.waiting.tokens} tokens waiting"
             for state in pool.joined.members:
                 if state.own_tokens or state.own_calls:
                     yield (

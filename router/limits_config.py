@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-from router.engine_config import PositiveFloat, PositiveInt, Section
+from pydantic import Field
+
+from router.engine_config import Float, PositiveFloat, PositiveInt, Section
 
 
 class Limits(Section):
@@ -34,6 +36,8 @@ class Limits(Section):
     # predicted wait of interactive requests; bulk may wait as long as a request may take
     max_queue_s: PositiveFloat = 30.0
     bulk_call_ms: PositiveFloat = 50.0  # predicted work of a call with bulk; one text may be longer
+    # of a model's time that bulk gets however much interactive work there is
+    bulk_share: Float = Field(default=0.1, ge=0.0, le=0.25)
     request_timeout_s: PositiveFloat = 300.0
     # a replica that has calls and answers none for so long hangs
     replica_timeout_s: PositiveFloat = 60.0

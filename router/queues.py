@@ -1,21 +1,25 @@
 """The chunks of one model that wait in a router: small and large ones, of each the interactive
-before the bulk.
+before the bulk, of each of these the keys in turn.
 
-Small chunks share a call, a large one has a call of its own. The ledger counts what is interactive;
-bulk goes last, so it delays no other request. A cancelled chunk stops counting at once and leaves
-the queue when its turn comes.
+Small chunks share a call, a large one has a call of its own. The ledger counts what is interactive.
+Bulk goes where nothing interactive waits, and beyond that in its guaranteed share of the time
+(router/fair.py), so that it ends however much else there is. A cancelled chunk stops counting at
+once and leaves the queue when its turn comes.
 
 Pure: times are arguments.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Generic
 
 from router.calls import LARGE, SMALL, BulkSize, C, DispatchCounters, DispatchLimits
 from router.errors import DeadlineExceeded, RouterError
+from router.fair import BulkShare, FairQueue, Waiting
 from router.feedback import Feedback
 from router.ledger import Ledger
+
+_is_bulk = attrgetter("bulk")
 
 
 def bulk_size(limits: DispatchLimits, feedback: Feedback) -> BulkSize:
@@ -39,91 +43,145 @@ class Queues(Generic[C]):
         """`fail` ends a chunk whose deadline passed while it waited."""
         self.model, self._limits, self._feedback = model, limits, feedback
         self._ledger, self._counters, self._fail = ledger, counters, fail
-        self._queues: tuple[tuple[deque[C], deque[C]], ...] = tuple(
-            (deque[C](), deque[C]()) for _ in (SMALL, LARGE)
+        self._queues: tuple[tuple[FairQueue[C], FairQueue[C]], ...] = tuple(
+            (FairQueue[C](), FairQueue[C]()) for _ in (SMALL, LARGE)
         )
-        self.bulk_tokens = 0
-        self.small_tokens = 0  # of small chunks, bulk ones too
+        self._share = BulkShare(limits.bulk_share)
+        self.bulk = Waiting()
+        self._small = [0, 0]  # tokens of small chunks: interactive, bulk
+        self._many = [0, 0]  # chunks of each kind, dead ones too
 
     @property
     def tokens(self) -> int:
         """All that wait, bulk too."""
-        return self._ledger.waiting_tokens(self.model) + self.bulk_tokens
+        return self._ledger.waiting_tokens(self.model) + self.bulk.tokens
+
+    @property
+    def small_tokens(self) -> int:
+        """Of small chunks that may share the next call: of bulk only where nothing else waits."""
+        interactive, bulk = self._small
+        return interactive or bulk
 
     def put(self, chunk: C, front: bool = False) -> None:
         """Queue the chunk behind the others of its kind, or before them."""
         queue = self._queues[chunk.kind][chunk.bulk]
+        self._many[chunk.kind] += 1
         if front:
             queue.appendleft(chunk)
         else:
             queue.append(chunk)
         chunk.waiting = True
         if chunk.kind is SMALL:
-            self.small_tokens += chunk.tokens
+            self._small[chunk.bulk] += chunk.tokens
         if chunk.bulk:
-            self.bulk_tokens += chunk.tokens
+            self.bulk.add(chunk.tokens, chunk.sender)
         else:
-            self._ledger.queued(self.model, chunk.tokens)
+            self._ledger.queued(self.model, chunk.tokens, chunk.sender)
 
     def uncount(self, chunk: C) -> None:
         """Count the chunk no longer among what waits; a second call changes nothing."""
         if chunk.waiting:
             chunk.waiting = False
             if chunk.kind is SMALL:
-                self.small_tokens -= chunk.tokens
+                self._small[chunk.bulk] -= chunk.tokens
             if chunk.bulk:
-                self.bulk_tokens -= chunk.tokens
+                self.bulk.remove(chunk.tokens, chunk.sender)
             else:
-                self._ledger.unqueued(self.model, chunk.tokens)
+                self._ledger.unqueued(self.model, chunk.tokens, chunk.sender)
 
     def waits(self, kind: int, now: float) -> bool:
-        """Whether a live chunk of this kind waits; dead ones in front are dropped on the way."""
-        for queue in self._queues[kind]:
-            while queue:
-                if self._alive(queue[0], now):
-                    return True
-                self._next(queue)
-        return False
+        """Whether a live chunk of this kind waits that may go to some replica; dead ones in front
+        are dropped on the way.
+        """
+        if not self._many[kind]:
+            return False
+        interactive, bulk = self._queues[kind]
+        if self._lives(interactive, now):
+            return True
+        return self._lives(bulk, now) and (not self._interactive_waits or self._due(kind))
 
     def first(self, kind: int) -> C:
-        """The chunk that goes next; one waits."""
-        interactive, bulk = self._queues[kind]
-        return (interactive or bulk)[0]
+        """The chunk that goes next to a replica without interactive work; one waits."""
+        return next(queue for queue in self._in_order(kind, True) if queue).first()
 
     def set_aside(self, kind: int, replica: str) -> list[C]:
         """Take out the chunks in front that `replica` failed; they still count as waiting."""
         found = []
         for queue in self._queues[kind]:
-            while queue and queue[0].failed_at == replica:
+            while queue and queue.first().failed_at == replica:
                 found.append(queue.popleft())
+        self._many[kind] -= len(found)
         return found
+
+    def called(self, chunks: Sequence[C], seconds: float, free: bool) -> None:
+        """These chunks, just taken, go to a replica for so long; `free`: it has no interactive
+        work of this router.
+        """
+        tokens = bulk = 0
+        for chunk in chunks:
+            tokens += chunk.tokens
+            bulk += chunk.tokens if chunk.bulk else 0
+        bulk_s = seconds * bulk / max(1, tokens)
+        beside = not free or 0 < bulk < tokens or self._interactive_waits
+        if bulk and beside:
+            self._share.turn = chunks[0].kind
+        self._share.sent(seconds - bulk_s, bulk_s, beside, self.bulk.tokens > 0)
+
+    @property
+    def _interactive_waits(self) -> bool:
+        return self._ledger.waiting_tokens(self.model) > 0
+
+    def _due(self, kind: int) -> bool:
+        """Whether bulk of this kind may go beside interactive work: it is bulk's turn, and not that
+        of the other kind.
+        """
+        share = self._share
+        return share.due and not (share.turn == kind and self._queues[1 - kind][1])
+
+    def _in_order(self, kind: int, free: bool) -> tuple[FairQueue[C], ...]:
+        """The queues that a call takes of now, in order."""
+        interactive, bulk = self._queues[kind]
+        if bulk and self._due(kind):
+            return bulk, interactive
+        if bulk and free and not self._interactive_waits:
+            return (bulk,)
+        return (interactive,)
+
+    def _lives(self, queue: FairQueue[C], now: float) -> bool:
+        while queue:
+            if self._alive(queue.first(), now):
+                return True
+            self._next(queue)
+        return False
 
     def put_back(self, aside: list[C]) -> None:
         """Put them in front again, in the order in which they stood there."""
         for chunk in reversed(aside):
+            self._many[chunk.kind] += 1
             self._queues[chunk.kind][chunk.bulk].appendleft(chunk)
 
-    def take_large(self, now: float) -> list[C]:
-        """One chunk, or none where all are dead."""
-        for queue in self._queues[LARGE]:
+    def take_large(self, now: float, free: bool) -> list[C]:
+        """One chunk for a replica (`free` as for `called`), or none where none may go there."""
+        for queue in self._in_order(LARGE, free):
             while queue:
                 chunk = self._next(queue)
                 if self._alive(chunk, now):
                     return [chunk]
         return []
 
-    def take_small(self, now: float, exclude_failed_at: str | None) -> list[C]:
-        """Small chunks for one call: interactive first, as many as the call may carry.
+    def take_small(self, now: float, exclude_failed_at: str | None, free: bool) -> list[C]:
+        """Small chunks for one call, as many as it may carry: interactive first, or bulk where it
+        is due; `free` as for `called`.
 
         All are of one group. No chunk that the replica `exclude_failed_at` failed joins the first.
         """
         chunks: list[C] = []
         most_tokens, most_rows, most_bytes = self._limits.call_size
-        size = bulk_size(self._limits, self._feedback) if self.bulk_tokens else None
+        size = bulk_size(self._limits, self._feedback) if self.bulk.tokens else None
         tokens = rows = text_bytes = bulk_sq = 0
-        for queue in self._queues[SMALL]:
+        for queue in self._in_order(SMALL, free):
             while queue:
-                chunk = queue[0]
+                chunk = queue.first()
                 count, texts = tokens + chunk.tokens, rows + len(chunk.lengths)
                 if chunk.bulk and size is not None:
                     bulk_sq += chunk.tokens_sq(size.attention_tokens)
@@ -135,13 +193,17 @@ class Queues(Generic[C]):
                     or (exclude_failed_at is not None and chunk.failed_at == exclude_failed_at)
                     or (chunk.bulk and size is not None and size.exceeded(count, bulk_sq, texts))
                 ):
-                    return chunks
+                    return self._interactive_first(chunks)
                 self._next(queue)
                 if self._alive(chunk, now):
                     chunks.append(chunk)
                     tokens, rows = count, texts
                     text_bytes += chunk.text_bytes
-        return chunks
+        return self._interactive_first(chunks)
+
+    def _interactive_first(self, chunks: list[C]) -> list[C]:
+        """Bulk that was due was taken first, so that it had room."""
+        return sorted(chunks, key=_is_bulk) if chunks and chunks[0].bulk else chunks
 
     def take_all(self) -> Iterator[C]:
         """Every chunk, dead or alive."""
@@ -150,8 +212,9 @@ class Queues(Generic[C]):
                 while queue:
                     yield self._next(queue)
 
-    def _next(self, queue: deque[C]) -> C:
+    def _next(self, queue: FairQueue[C]) -> C:
         chunk = queue.popleft()
+        self._many[chunk.kind] -= 1
         self.uncount(chunk)
         return chunk
 

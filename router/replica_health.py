@@ -9,9 +9,9 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from router.calls import CallInFlight, ReplicaInFlight
+from router.calls import LARGE, CallInFlight, ReplicaInFlight
 from router.feedback import Feedback
-from router.ledger import Ledger
+from router.ledger import Group, Ledger
 
 # calls that an engine may fail, without an answer between, before its replica is ejected
 FAILURES_IN_A_ROW = 5
@@ -62,7 +62,9 @@ class ReplicaEjection:
 class ReplicaSet:
     """The replicas of one model, as its deployment posts them, without those that are ejected."""
 
-    __slots__ = ("_feedback", "_ledger", "_model", "_posted", "at", "ejected", "in_flight", "ready")
+    __slots__ = (
+        "_feedback", "_ledger", "_model", "_posted", "at", "ejected", "in_flight", "laden", "ready",
+    )  # fmt: skip
 
     def __init__(self, model: str, ledger: Ledger, feedback: Feedback) -> None:
         self._model, self._ledger, self._feedback = model, ledger, feedback
@@ -71,6 +73,7 @@ class ReplicaSet:
         self.ready: tuple[str, ...] = ()
         self.at: dict[str, ReplicaInFlight] = {}  # for each that is ready
         self.in_flight = [0, 0]  # calls at all of them: small, large
+        self.laden = Group[str]()  # those with a large call
 
     def change(self, posted: Sequence[str]) -> None:
         """These are the replicas that the deployment has now."""
@@ -102,6 +105,9 @@ class ReplicaSet:
         """Give the call a slot at its replica."""
         self.in_flight[call.kind] += 1
         call.at.calls[call.kind] += 1
+        call.at.interactive += call.interactive
+        if call.kind is LARGE:
+            self.laden.add(call.replica)
         call.at.open.add(call)
 
     def call_ended(self, call: CallInFlight[Any]) -> None:
@@ -110,6 +116,9 @@ class ReplicaSet:
         if self.at.get(call.replica) is call.at:
             self.in_flight[call.kind] -= 1
             call.at.calls[call.kind] -= 1
+            call.at.interactive -= call.interactive
+            if not call.at.calls[LARGE]:
+                self.laden.discard(call.replica)
 
     def _update(self) -> None:
         """Replicas that are gone take their share of the ledger with them."""
@@ -117,6 +126,7 @@ class ReplicaSet:
         for gone in set(self.ready) - set(ready):
             self._ledger.lost(self._model, gone)
             self._feedback.lost(gone)
+            self.laden.discard(gone)
             # what it still does takes no room from the others
             for kind, calls in enumerate(self.at.pop(gone).calls):
                 self.in_flight[kind] -= calls

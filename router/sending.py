@@ -18,6 +18,7 @@ a call, and so do those of the callers whom a reply answered, as its slot is fre
 """
 
 import math
+from collections.abc import Sequence
 from typing import Generic
 
 from router.admission import Admission
@@ -40,6 +41,8 @@ from router.replica_health import ReplicaSet
 
 HANGS_AFTER = 5.0  # times what its calls should take
 NEARLY_DONE = 0.9  # of what a call should take: the next one is on its way before its engine waits
+KEPT = 0.995  # of what calls took, at each next one
+FEW = 0.02  # small calls against large ones, by seconds
 TIMER_S = 0.001  # uvloop's timers count milliseconds: less is not worth one
 
 
@@ -48,7 +51,7 @@ class Sending(Generic[C, R]):
 
     __slots__ = (
         "_answered", "_calls", "_ejection_s", "_gather_s", "_hang_s", "_homes", "_out",
-        "_queues", "_replicas", "_rng", "_turn",
+        "_queues", "_replicas", "_rng", "_turn", "_worked_s",
         "admission", "counters", "feedback", "ledger", "limits", "model",
     )  # fmt: skip
 
@@ -75,6 +78,7 @@ class Sending(Generic[C, R]):
         self._hang_s = math.inf  # when the timer HANG ends
         self._turn = False  # whether the timer TURN runs
         self._ejection_s = math.inf  # when the timer EJECTION ends
+        self._worked_s = [0.0, 1e-9]  # seconds of small and of large calls, of late
 
     @property
     def replicas(self) -> tuple[str, ...]:
@@ -107,16 +111,18 @@ class Sending(Generic[C, R]):
                 break
             gathers = kind is SMALL and replica not in ready and self._gathers(replica, now)
             chunks: list[C] = []
+            free = not self._replicas.at[replica].interactive
             if kind is LARGE:
-                chunks = queues.take_large(now)
+                chunks = queues.take_large(now, free)
             elif not gathers:
                 ready.add(replica)
-                chunks = queues.take_small(now, replica if len(self.replicas) > 1 else None)
+                failed_at = replica if len(self.replicas) > 1 else None
+                chunks = queues.take_small(now, failed_at, free)
             if aside:
                 queues.put_back(aside)
             if chunks:
                 self._launch(chunks, kind, replica, now)
-            elif aside or gathers:
+            else:
                 blocked[kind] = True
         if self._replicas.ejected:
             self._time_ejections(now)
@@ -136,17 +142,29 @@ class Sending(Generic[C, R]):
         """A replica with room for the next call, and the chunks taken aside that may not go to it:
         they wait for another replica, and no chunk waits behind them.
         """
-        pick, idle = self.ledger.pick, kind is SMALL
         first = self._queues.first(kind)
+        pick, idle = self.ledger.pick, kind is SMALL or first.bulk
         failed_at = first.failed_at if len(self.replicas) > 1 else None
         home = self._homes.get(first.prefix)
         if home is not None and home != failed_at and self._has_room(home, kind, now):
             return home, []
-        replica = pick(self.model, now, self._rng, failed_at, prefer_idle=idle)
+        among = None if idle else self._among_laden()
+        replica = pick(self.model, now, self._rng, failed_at, prefer_idle=idle, among=among)
         if replica is not None or failed_at is None:
             return replica, []
         replica = pick(self.model, now, self._rng, prefer_idle=idle)
         return replica, [] if replica is None else self._queues.set_aside(kind, replica)
+
+    def _among_laden(self) -> Sequence[str] | None:
+        """The replicas with large calls, where none idles and those are as many as large calls have
+        work for: a small text that waits behind a large one takes many times as long as it should.
+        """
+        if self.ledger.any_idle(self.model):
+            return None
+        small_s, large_s = self._worked_s
+        laden, replicas = self._replicas.laden.members, len(self.replicas)
+        most = min(round(replicas * large_s / (small_s + large_s)), replicas - 1)
+        return laden if small_s > FEW * large_s and len(laden) >= max(1, most) else None
 
     def _has_room(self, replica: str, kind: int, now: float) -> bool:
         """Whether a call of this kind may go to this replica now, waits there no longer than
@@ -181,13 +199,19 @@ class Sending(Generic[C, R]):
 
     def _launch(self, chunks: list[C], kind: int, replica: str, now: float) -> None:
         at, curve = self._replicas.at[replica], self.feedback.model.curve
-        tokens = sum(chunk.tokens for chunk in chunks)
-        texts = sum(len(chunk.lengths) for chunk in chunks)
-        tokens_sq = sum(chunk.tokens_sq(self.limits.attention_tokens) for chunk in chunks)
+        tokens = texts = tokens_sq = 0
+        for chunk in chunks:
+            tokens += chunk.tokens
+            texts += len(chunk.lengths)
+            tokens_sq += chunk.tokens_sq(self.limits.attention_tokens)
+        bias = self.feedback.correction.bias
         if kind is SMALL:
             before_s = max(at.nearly_done_s, now) if at.calls[SMALL] else now
-            step_s = curve.step(tokens, 0.0, texts) * self.feedback.correction.bias
-            at.nearly_done_s = before_s + NEARLY_DONE * step_s
+            at.nearly_done_s = before_s + NEARLY_DONE * curve.step(tokens, 0.0, texts) * bias
+        seconds = curve.step(tokens, tokens_sq, texts) * bias
+        self._worked_s = [one * KEPT for one in self._worked_s]
+        self._worked_s[kind] += seconds
+        self._queues.called(chunks, seconds, not at.interactive)
         dispatch = self.ledger.dispatched(self.model, replica, tokens, now)
         expected_s = curve.step(dispatch.ahead_tokens + tokens, tokens_sq, texts)
         limit_s = max(self.limits.replica_timeout_s, HANGS_AFTER * expected_s)

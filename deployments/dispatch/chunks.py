@@ -4,6 +4,7 @@ with rows.
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -13,9 +14,14 @@ import router.calls
 from deployments.dispatch.wire import Call, Failure
 from deployments.telemetry.logs import REQUEST_IDS
 from router.arrays import TokenIds, Vectors
+from router.fair import ANY_SENDER, Sender
 
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
+
+
+# whose request the current task carries out, if it is one
+SENDER: ContextVar[Sender | None] = ContextVar("SENDER", default=None)
 
 
 class Rows(NamedTuple):
@@ -73,6 +79,7 @@ def cut_chunk(
         group=None if own is None else input_type,  # its engine writes the prompt
         prefix=prefix,
         bulk=bulk,
+        sender=SENDER.get() or ANY_SENDER,
         deadline_s=deadline_s,
         future=asyncio.get_running_loop().create_future(),
         queued_s=now,

@@ -14,7 +14,7 @@ from contextvars import Context
 from functools import partial
 from typing import Literal
 
-from deployments.dispatch.chunks import Chunk, Rows, call_of, cut_chunk, text_bytes
+from deployments.dispatch.chunks import SENDER, Chunk, Rows, call_of, cut_chunk, text_bytes
 from deployments.dispatch.transport import ConnectionLost, ReplicaLost, Transport
 from deployments.dispatch.wire import Reply
 from deployments.engines.base import EngineFailed, EngineOverloaded, ServerUnreachable
@@ -72,8 +72,9 @@ class ModelDispatcher:
         attention_tokens: int | None = None,
         steps: bool = True,
         bulk_call_s: float = math.inf,
+        bulk_share: float = 0.1,
     ) -> None:
-        """`attention_tokens`, `steps` and `bulk_call_s` are those of DispatchLimits."""
+        """`attention_tokens` and what follows `tracing` are those of DispatchLimits."""
         self.model, self.dimensions, self.batch_tokens = model, dimensions, batch_tokens
         self.transport, self.clock, self.tracing = transport, clock, tracing
         limits = DispatchLimits(
@@ -85,6 +86,7 @@ class ModelDispatcher:
             attention_tokens,
             steps,
             bulk_call_s,
+            bulk_share,
         )
         self._state: DispatcherState[Chunk, Reply] = DispatcherState(
             model, limits, ledger, feedback, rng, clock()
@@ -128,7 +130,7 @@ class ModelDispatcher:
         the text would wait longer than it may.
         """
         now = self.clock()
-        self._state.admission.admit(sum(counts), deadline_s, bulk, now)
+        self._state.admission.admit(sum(counts), deadline_s, bulk, now, SENDER.get())
         origin = None if self.tracing is None else self.tracing.current()
         sizes = None if texts is None else [text_bytes((text,)) for text in texts]
         size = self._bulk_size() if bulk else None
@@ -154,7 +156,8 @@ class ModelDispatcher:
         """Whether `submit` would take texts of so many tokens, after `coming` interactive and bulk
         tokens that are on their way here.
         """
-        return self._state.admission.refusal(tokens, deadline_s, bulk, self.clock(), coming) is None
+        admission, now = self._state.admission, self.clock()
+        return admission.refusal(tokens, deadline_s, bulk, now, coming, SENDER.get()) is None
 
     def replicas_changed(self, posted: Sequence[str]) -> None:
         """Send to these replicas from now on."""

@@ -20,7 +20,7 @@ a replica is new, when a firewall is in the way, when Ray's own traffic is encry
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from contextvars import Context
 from typing import Protocol
@@ -177,6 +177,7 @@ class DirectTransport:
         self._handles = handles
         self.lines: dict[str, Connection] = {}  # by replica
         self.starts: dict[str, Mapping[str, float]] = {}  # by model: its last replica's, by phase
+        self.on_device: Callable[[str, str], object] = lambda model, device: None
         self._keeping: dict[tuple[str, str], asyncio.Task[None]] = {}  # (model, replica)
 
     async def send(self, model: str, call: Call, replica: str) -> Reply:
@@ -215,6 +216,8 @@ class DirectTransport:
                 if address.replica == replica:
                     if address.start:
                         self.starts[model] = address.start
+                    if address.device:
+                        self.on_device(model, address.device)
                     line = self.lines[replica] = await Connection.open(address)
                     tries = 0
                     await asyncio.shield(line.lost)

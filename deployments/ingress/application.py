@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 from deployments.ingress import asgi, console
@@ -282,7 +283,8 @@ class Application:
         """
         service, bill = self._router.service, await self._router.access.meters.open(grant)
         shared = service.args.cache.scope == "shared"
-        caller = Caller(grant.models, bill, client, "" if shared else grant.name, grant.name)
+        scope = "" if shared else grant.name
+        caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight)
         with billed(bill):
             request, incoming = await self._request(grant, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
@@ -296,11 +298,14 @@ class Application:
                     if bill is not None:  # the text was read, as for an embedding
                         await bill.charge(plan.tokens_once_cut)
                     return HttpAnswer(200, self._router.views.explanation(plan))
-                work = service.embed(request, caller)
+                room = partial(self._check_room, client, incoming.bytes_each)
+                work = service.embed(request, caller._replace(room=room))
                 answer = await asgi.attended(work, limit_s + LATE_S, watched)
             except TimeoutError:
                 raise DeadlineExceeded(limit_s) from None
-        size = encoding.estimated_bytes(answer.vectors, incoming.bytes_each)
+        size = encoding.estimated_bytes(
+            len(answer.vectors), answer.vectors.shape[1], incoming.bytes_each
+        )
         held = self._held(client, size, bill)
         if bill is not None:
             bill.answered(answer.prompt_tokens)
@@ -324,7 +329,8 @@ class Application:
         client = f"key {grant.name}" if grant.name else asgi.client_of(http_request, limits)
         with self._gate.passed(client, limits):
             bill = await self._router.access.meters.open(grant)
-            caller = Caller(grant.models, bill, client, "" if shared else grant.name, grant.name)
+            scope = "" if shared else grant.name
+            caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight)
             with billed(bill):
                 body = await asgi.body(
                     http_request,
@@ -358,6 +364,11 @@ class Application:
             if bill is not None:
                 bill.answered(ranking.prompt_tokens)
             return made._replace(held=held)
+
+    def _check_room(self, client: str, bytes_each: float, texts: int, dimensions: int) -> None:
+        """Raise the error of an answer that would not go out, before its vectors are made."""
+        size = encoding.estimated_bytes(texts, dimensions, bytes_each)
+        self._outgoing.check(client, size, self._router.service.args.limits)
 
     def _held(self, client: str, size: int, bill: Charge | None) -> Held:
         """Count the answer among those on their way; raises RateLimitExceeded."""

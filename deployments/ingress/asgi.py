@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 SEND_BYTES = 64 * 1024  # of an answer are given to the server at a time
 FILE_BYTES = 256 * 1024  # of a file, the same
+LEAST_BYTES_PER_S = 1000  # that a reader has to take of its answer
 SEND_TIMEOUT_S = 10.0  # for each, where the answer says nothing else
 MOST_GZIP_FILES = 32  # in one body
 GZIP_FREE_BYTES = 1024 * 1024  # that a gzip body may become, however few were sent

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 from deployments.ingress.asgi import (
+    LEAST_BYTES_PER_S,
     SEND_TIMEOUT_S,
     HttpAnswer,
     HttpRequest,
@@ -331,8 +332,8 @@ class HttpExchange(RequestResponseCycle):
         self.on_response()
 
     async def _taken(self, stall_s: float) -> None:
-        """Wait until the reader has taken most of what was written; one that takes nothing for
-        `stall_s` is cut off.
+        """Wait until the reader has taken most of what was written; one that takes fewer than
+        LEAST_BYTES_PER_S for `stall_s` is cut off.
         """
         while self.flow.write_paused and not self.disconnected:
             before = self.transport.get_write_buffer_size()
@@ -340,7 +341,8 @@ class HttpExchange(RequestResponseCycle):
                 async with asyncio.timeout(stall_s):
                     await self.flow.drain()
             except TimeoutError:
-                if self.transport.get_write_buffer_size() >= before:
-                    log.info("a reader took nothing of its answer for %g s", stall_s)
+                taken = before - self.transport.get_write_buffer_size()
+                if taken < LEAST_BYTES_PER_S * stall_s:
+                    log.info("a reader took %d bytes of its answer in %g s", taken, stall_s)
                     self.transport.abort()
                     return

@@ -26,6 +26,7 @@ from deployments.launch.machine import (
     taken,
     this_machine,
 )
+from deployments.launch.profiles import foreign_profiles
 from deployments.serve_internals import card_type, haproxy_binary
 from router.config import RouterArgs
 from router.model_config import ModelConfig, resolve_path
@@ -307,6 +308,7 @@ def _config(machine: Machine, path: Path) -> Iterator[Finding]:
         yield Finding("config", "ok", f"{path}: {len(args.models)} models")
     if (note := slow_way(path)) is not None:
         yield Finding("access log", "warn", note)
+    yield from _profiles(machine, args, path)
     options = read(path.read_bytes()).get("http_options") or {}
     yield from _ports({int(options.get("port", 8000)): PORTS[8000]})
     yield from _memory(machine, args, serve)
@@ -320,6 +322,22 @@ def _config(machine: Machine, path: Path) -> Iterator[Finding]:
         missing = not_cached(machine, commits)
         yield hub_finding(machine, list(commits), missing)
         yield from room_for_weights(machine, args, missing)
+
+
+def _profiles(machine: Machine, args: RouterArgs, path: Path) -> Iterator[Finding]:
+    """Whether predictions start from what was measured here."""
+    if machine.processor is None or not any(model.profile for model in args.models.values()):
+        return
+    cards = [] if isinstance(machine.gpus, str) else [card[0] for card in machine.gpus]
+    here = [*cards, machine.processor]
+    try:
+        foreign = foreign_profiles(args, here)
+    except (OSError, ValueError):
+        return  # said by the check of the config
+    if foreign is None:
+        yield Finding("profiles", "ok", "measured on a device of this kind")
+    else:
+        yield Finding("profiles", "warn", foreign.found(here), foreign.todo(str(path)))
 
 
 def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterator[Finding]:

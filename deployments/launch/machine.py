@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import psutil
 
+from deployments.replica.device import processor
 from deployments.serve_internals import counted_cpus
 
 GIB = 2**30
@@ -39,6 +40,7 @@ class Machine(NamedTuple):
     shm_bytes: int
     open_files: int
     cpus: float | None = None  # as Ray counts them; None if unknown
+    processor: str | None = None  # as a profile names it
     cuda: str | None = None  # the version that torch was built for
     compiler: str | None = "cc"
     headers: Path | None = None  # the folder that should hold Python.h
@@ -64,10 +66,17 @@ def this_machine() -> Machine:
         shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0,
         resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         _cpus(),
+        processor(),
         _cuda(),
         next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None),
         Path(sysconfig.get_path("include")),
     )
+
+
+def devices() -> list[str]:
+    """What models can run on here, as a profile names it."""
+    cards = _gpus()
+    return [*([] if isinstance(cards, str) else [card[0] for card in cards]), processor()]
 
 
 def _cpus() -> float | None:

@@ -29,6 +29,8 @@ from deployments.launch.environment import (
     owner,
     sweep,
 )
+from deployments.launch.machine import devices
+from deployments.launch.profiles import foreign_profiles
 from deployments.launch.ray_process import POLL_S, StartError, gone, metrics_url, say, serving
 from deployments.serve_internals import haproxy_binary
 from router.config import Limits
@@ -166,10 +168,13 @@ def _check(path: Path, host: str) -> None:
         raise StartError("\n".join([f"{path} has {len(problems)} problem(s):", *problems]))
     if (note := slow_way(path)) is not None:
         say(note, "access_log")
+    here = devices()
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it logs every attempt
     for index, application in enumerate(_read(path)["applications"]):
         if application.get("import_path") == IMPORT_PATH:
             args = parse_args(application.get("args") or {})
+            if (foreign := foreign_profiles(args, here)) is not None:
+                say(f"{foreign.found(here)}; {foreign.todo(str(path))}", "profiles")
             for name, model in args.served.items():
                 for problem in hub_problems(
                     model, args.base_dir, f"applications[{index}].args.{args.place_of(name)}"

@@ -14,6 +14,7 @@ from deployments.dispatch.frames import Address
 from deployments.dispatch.wire import FailureCode
 from deployments.engines.base import Engine, EngineError
 from deployments.replica import cpu
+from deployments.replica.device import device_name
 from deployments.replica.first_vectors import InCluster
 from deployments.replica.host import Host, log, start_when_reachable
 from deployments.replica.score_identity import any_proof_of
@@ -71,6 +72,7 @@ class Embedder(Host):
         )
         self._tracing, self._publisher, self._listener = traced, None, None
         self.start_phases = dict(phases)
+        self._device = None if model.engine.runs_elsewhere else device_name()
         if counted:
             tally = replica_tally(model_id)
             self._publisher = Publisher(
@@ -103,7 +105,7 @@ class Embedder(Host):
         else:
             self._listener, self._address = (
                 listener,
-                Address(replica, host, port, listener.token, dict(self.start_phases)),
+                Address(replica, host, port, listener.token, dict(self.start_phases), self._device),
             )
 
     async def address(self, to: str | None = None) -> Address | None:

@@ -1,7 +1,7 @@
 """A request's plan and its answer, as plain values."""
 
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import NamedTuple, Protocol
 
 from deployments.service.prepare import Prepared
@@ -41,6 +41,9 @@ class Caller(NamedTuple):
     client: str = ""  # its key, else its address: who has to take turns with himself
     scope: str = ""  # callers of one scope share what was read and embedded before
     key: str = ""  # its name in the config
+    weight: float = 1.0  # against other keys, where their work waits
+    # raises RouterError where an answer of so many vectors of so many dimensions cannot go out
+    room: Callable[[int, int], None] | None = None
 
 
 ANYONE = Caller()

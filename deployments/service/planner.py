@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Mapping
 
+from deployments.dispatch.chunks import SENDER
 from deployments.service.experiments import CANARY, Comparison
 from deployments.service.plan import ANYONE, Caller, Plan
 from deployments.service.prepare import Prepared, Preparer
@@ -14,6 +15,7 @@ from router.decision_log import DecisionContext
 from router.domain import Features, Load, Model, Reason, Request, Tier, Work, work_of
 from router.encoders import EncoderChoice, as_ranked, best_model
 from router.errors import InvalidValue, MaxTokensPerRequest
+from router.fair import Sender
 from router.feedback import Feedback
 from router.ledger import Ledger
 from router.models import build_policy
@@ -75,6 +77,7 @@ class Planner:
 
         `reader` reads the texts of this one request, where that is not the planner's own.
         """
+        SENDER.set(Sender(caller.key, caller.weight))
         reader = reader or self.reader
         permitted = caller.permitted
         arrived_s = self._clock()
@@ -185,10 +188,10 @@ class Planner:
         return EncoderChoice(encoders, recalls, frozenset(blind), request.items, running, permitted)
 
     def loads(self) -> dict[str, Load]:
-        """What is happening at each model now, as this router knows it."""
-        now = self._clock()
+        """What is happening at each model now, as this router knows it, for the current sender."""
+        now, sender = self._clock(), SENDER.get()
         return {
-            name: feedback.load(self._ledger, now, self._rng)
+            name: feedback.load(self._ledger, now, self._rng, sender)
             for name, feedback in self.feedback.items()
         }
 

@@ -2,12 +2,14 @@
 speaks HTTP around it.
 """
 
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from deployments.dispatch.dispatcher import ModelDispatcher
+from deployments.dispatch.socket_transport import DirectTransport
 from deployments.dispatch.transport import Transport
 from deployments.service.decision_log import DecisionLog
 from deployments.service.experiments import CANARY, Comparison
@@ -41,10 +43,12 @@ from router.errors import (
 )
 from router.feedback import Feedback
 from router.ledger import Ledger
-from router.models import build_models
+from router.models import build_models, profile_device
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue
 from router.usage import Use
+
+log = logging.getLogger("ray.serve")
 
 CANCELLED = "cancelled"  # the outcome of a request whose client left
 
@@ -79,6 +83,11 @@ class Service:
             )
             for name, model in build_models(args).items()
         }
+        self._profiled_on = {
+            name: profile_device(name, model, args.base_dir) for name, model in args.served.items()
+        }
+        if isinstance(transport, DirectTransport):
+            transport.on_device = self.runs_on
         self.preparer = Preparer(args)
         self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
@@ -103,6 +112,7 @@ class Service:
                 attention_tokens=config.attention_tokens,
                 steps=not config.engine.runs_elsewhere,
                 bulk_call_s=args.limits.bulk_call_ms / 1000.0,
+                bulk_share=args.limits.bulk_share,
             )
             for name, config in args.deployed.items()
         }
@@ -184,6 +194,19 @@ class Service:
     async def plan(self, request: EmbeddingsRequest, caller: Caller = ANYONE) -> Plan:
         """Read the text and decide; raises RouterError when no model may serve the request."""
         return await self.planner.plan(request, caller)
+
+    def runs_on(self, model: str, device: str) -> None:
+        """A replica of this model runs on `device`; a profile of another one is where learning
+        begins.
+        """
+        known = self._profiled_on.get(model)
+        if known not in (None, device) and self.feedback[model].elsewhere():
+            log.info(
+                "%s runs on %s and its profile was measured on %s: predictions learn from here on",
+                model,
+                device,
+                known,
+            )
 
     def replicas_changed(self, model: str, replicas: Sequence[str]) -> None:
         """What the board says of one model's deployment."""
@@ -268,6 +291,8 @@ class Service:
         request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
         model = self.runner.begin(plan, caller.permitted)
         prepared, truncated = plan.prepared[model], list[int]()
+        if caller.room is not None:
+            caller.room(len(prepared.counts), plan.choice.encoders[model].space.dimensions)
         if request.truncate in ("end", "start"):
             prepared, truncated = await self.reader.cut(prepared, request, model, caller.client)
         if caller.meter is not None:

@@ -302,6 +302,7 @@ def _kind(name: str, one: Class) -> Kind:
         one.on_budget_miss,
         one.tenant,
         one.model,
+        one.weight,
     )
 
 

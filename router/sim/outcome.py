@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from router.domain import Decision
 from router.sim.traffic import Shape
@@ -20,7 +20,7 @@ class Latencies:
     __slots__ = ("_counts", "_sum_s", "count")
 
     def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()
+        self._counts: Counter[int] = Counter()  # by bucket
         self._sum_s = 0.0
         self.count = 0
 
@@ -58,6 +58,23 @@ class Tally:
     effective: float = 0.0  # points over those on time
     tokens: int = 0  # of those on time, as the model that answered counts them
 
+    def add(
+        self, count: int, points: float, tokens: int, answered: bool, on_time: bool, degraded: bool
+    ) -> None:
+        """Count requests that ended alike; `points` and `tokens` are sums over them."""
+        self.offered += count
+        if not answered:
+            self.refused += count
+            return
+        self.quality += points
+        self.degraded += count * degraded
+        if on_time:
+            self.on_time += count
+            self.effective += points
+            self.tokens += tokens
+        else:
+            self.late += count
+
     def as_dict(self) -> dict[str, Any]:
         """Shares and means."""
         answered = self.on_time + self.late
@@ -81,6 +98,12 @@ class Moment:
     models: Counter[str] = field(default_factory=Counter)
 
 
+Group: TypeAlias = tuple[str, str, str]  # kind, tenant, language
+# how requests of a group ended: stretch of time, whether they are counted beyond it, model, on
+# time, degraded, reason or error, rule
+_End: TypeAlias = tuple[Group, int, bool, str | None, bool, bool, str, str | None]
+
+
 class Outcome:
     """The counts of one run."""
 
@@ -93,6 +116,7 @@ class Outcome:
         self.tenants: dict[str, Tally] = {}
         self.moments: dict[int, Moment] = {}
         self.latencies = Latencies()
+        self._ends: dict[_End, list[float]] = {}
         self.models: Counter[str] = Counter()  # requests answered
         self.reasons: Counter[str] = Counter()
         self.why_degraded: Counter[tuple[str, str, str]] = Counter()  # tenant, language, reason
@@ -100,61 +124,68 @@ class Outcome:
         self.device_s: dict[str, float] = {}  # that replicas existed, in devices
         self.busy_s: dict[str, float] = {}  # that they worked, in devices
         self.replicas: list[tuple[float, str, int]] = []  # from when, model, ready ones
+        self.served: Counter[str] = Counter()  # tokens by tenant, while requests arrived
         self.last_late_s = 0.0  # arrival of the last request that was not on time
         self.warm = Tally()
         self.end_s = 0.0
 
-    def arrived(self, shape: Shape, at_s: float) -> tuple[Tally, ...]:
-        """Count an arrival; the tallies that its end is counted in."""
-        moment = self.moments.get(int(at_s / self.every_s))
-        if moment is None:
-            moment = self.moments[int(at_s / self.every_s)] = Moment()
-        if at_s < self.from_s:
-            return (moment.tally, self.warm)
-        kind = self.kinds.get(shape.kind)
-        if kind is None:
-            kind = self.kinds[shape.kind] = Tally()
-        tenant = self.tenants.get(shape.tenant)
-        if tenant is None:
-            tenant = self.tenants[shape.tenant] = Tally()
-        return (moment.tally, self.total, kind, tenant)
-
     def answered(self, shape: Shape, decision: Decision, arrived_s: float, actual_s: float) -> None:
         """A request was answered after `actual_s`."""
-        model = decision.model
+        model, budget_s = decision.model, shape.budget_s
         assert model is not None
-        on_time = shape.budget_s is None or actual_s <= shape.budget_s
-        points, tokens, degraded = shape.points[model], shape.work[model].tokens, decision.degraded
-        for tally in self.arrived(shape, arrived_s):
-            tally.offered += 1
-            tally.quality += points
-            tally.degraded += degraded
-            if on_time:
-                tally.on_time += 1
-                tally.effective += points
-                tally.tokens += tokens
-            else:
-                tally.late += 1
-        self.moments[int(arrived_s / self.every_s)].models[model] += 1
-        if arrived_s < self.from_s:
-            return
-        self.latencies.add(actual_s)
-        self.models[model] += 1
-        self.reasons[decision.label] += 1
-        if degraded:
-            language = shape.features.language or "unknown"
-            self.why_degraded[shape.tenant, language, str(decision.reason)] += 1
-        if not on_time:
-            self.last_late_s = max(self.last_late_s, arrived_s)
+        on_time = budget_s is None or actual_s <= budget_s
+        counted = arrived_s >= self.from_s
+        place = int(arrived_s / self.every_s)
+        end = (shape.group, place, counted, model, on_time, decision.degraded, decision.reason,
+               decision.rule)  # fmt: skip
+        sums = self._ends.get(end)
+        if sums is None:
+            sums = self._ends[end] = [0, 0.0, 0]
+        sums[0] += 1
+        sums[1] += shape.points[model]
+        sums[2] += shape.work[model].tokens
+        if self.from_s <= arrived_s + actual_s <= self.seconds:
+            self.served[shape.tenant] += shape.work[model].tokens
+        if counted:
+            self.latencies.add(actual_s)
+            if not on_time and arrived_s > self.last_late_s:
+                self.last_late_s = arrived_s
 
     def refused(self, shape: Shape, arrived_s: float, code: str) -> None:
         """A request got an error: a miss."""
-        for tally in self.arrived(shape, arrived_s):
-            tally.offered += 1
-            tally.refused += 1
-        if arrived_s >= self.from_s:
-            self.errors[code] += 1
-            self.last_late_s = max(self.last_late_s, arrived_s)
+        counted = arrived_s >= self.from_s
+        end = (shape.group, int(arrived_s / self.every_s), counted, None, False, False, code, None)
+        self._ends.setdefault(end, [0, 0.0, 0])[0] += 1
+        if counted and arrived_s > self.last_late_s:
+            self.last_late_s = arrived_s
+
+    def settle(self) -> None:
+        """Add up what was counted; once, when everything has ended."""
+        for end, (count, points, tokens) in self._ends.items():
+            (kind, tenant, language), place, counted, model, *_, reason, rule = end
+            moment = self.moments.setdefault(place, Moment())
+            tallies = [moment.tally]
+            if counted:
+                tallies += [
+                    self.total,
+                    self.kinds.setdefault(kind, Tally()),
+                    self.tenants.setdefault(tenant, Tally()),
+                ]
+            else:
+                tallies.append(self.warm)
+            on_time, degraded = end[4:6]
+            for tally in tallies:
+                tally.add(int(count), points, int(tokens), model is not None, on_time, degraded)
+            if model is not None:
+                moment.models[model] += int(count)
+            if counted and model is not None:
+                self.models[model] += int(count)
+                self.reasons[f"{reason}:{rule}" if rule is not None else str(reason)] += int(count)
+                if degraded:
+                    self.why_degraded[tenant, language, str(reason)] += int(count)
+            elif counted:
+                self.errors[reason] += int(count)
+        self._ends.clear()
 
     @property
     def attainment(self) -> float:

@@ -12,6 +12,7 @@ from router.config import RouterArgs
 from router.dispatching import DispatcherState
 from router.domain import Decision, Load, Model, Request
 from router.errors import ModelUnavailable, Overloaded, RouterError
+from router.fair import Sender
 from router.feedback import Feedback, tell
 from router.instructions import (
     CancelCall,
@@ -48,6 +49,9 @@ class Host(Protocol):
 
     def set_timer(self, dispatcher: "SimDispatcher", timer: Timer, at_s: float) -> None:
         """Call `timer_ended` then, unless the timer is set again before."""
+
+    def end_turn(self, dispatcher: "SimDispatcher") -> None:
+        """End the timer TURN when this event is over."""
 
     def wake(self, model: str, now: float) -> None:
         """Start a first replica."""
@@ -117,6 +121,7 @@ class RandomPick(Ledger):
         rng: Source,
         exclude: str | None = None,
         prefer_idle: bool = False,
+        among: Sequence[str] | None = None,
     ) -> str | None:
         members = self._pools[model].joined.members
         return members[int(rng.random() * len(members))].id if members else None
@@ -140,12 +145,15 @@ class SimDispatcher:
     def execute(self, instructions: Iterable[Instruction[SimChunk, SimReply]], now: float) -> None:
         """Do what the state says, in order."""
         for one in instructions:
-            if isinstance(one, LaunchCall):
-                self._host.launch(self, one.call, now)
-            elif isinstance(one, CompleteChunk):
+            if isinstance(one, CompleteChunk):
                 self._router.completed(one, now)
+            elif isinstance(one, LaunchCall):
+                self._host.launch(self, one.call, now)
             elif isinstance(one, SetTimer):
-                self._host.set_timer(self, one.timer, now + max(0.0, one.delay_s))
+                if one.timer is Timer.TURN:
+                    self._host.end_turn(self)
+                else:
+                    self._host.set_timer(self, one.timer, now + max(0.0, one.delay_s))
             elif isinstance(one, FailChunk):
                 self._router.failed(one.chunk.request, one.error, now)
             elif isinstance(one, CancelCall):
@@ -212,18 +220,24 @@ class SimRouter:
             config.attention_tokens,
             not config.engine.runs_elsewhere and not self._plain,
             args.limits.bulk_call_ms / 1000.0,
+            args.limits.bulk_share,
         )
         return DispatcherState(name, limits, self.ledger, self.feedback[name], self._rng, 0.0)
 
     def arrive(self, arrival: Arrival) -> None:
         """Decide one request, and dispatch it."""
         now, shape = arrival.at_s, arrival.shape
-        self._decide(shape, shape.request(now), now, self.loads(now), None)
+        self._decide(shape, shape.request(now), now, self.loads(now, shape.sender), None)
 
-    def loads(self, now: float) -> dict[str, Load]:
-        """What is happening at each model now, as this router knows it."""
+    def loads(self, now: float, sender: Sender) -> dict[str, Load]:
+        """What is happening at each model now, as this router knows it, for the next request of
+        this sender.
+        """
         ledger, rng = self.ledger, self._rng
-        return {name: feedback.load(ledger, now, rng) for name, feedback in self.feedback.items()}
+        return {
+            name: feedback.load(ledger, now, rng, sender)
+            for name, feedback in self.feedback.items()
+        }
 
     def _decide(
         self,
@@ -264,8 +278,9 @@ class SimRouter:
         if shape.on_miss == "reject" and request.deadline_s is not None:
             deadline_s = min(deadline_s, request.deadline_s)
         try:
-            tokens = sum(piece.tokens for piece in pieces)
-            dispatcher.state.admission.admit(tokens, deadline_s, shape.bulk, now)
+            dispatcher.state.admission.admit(
+                shape.sent[model], deadline_s, shape.bulk, now, shape.sender
+            )
         except Overloaded as error:
             self._host.refused(shape, pending.decision, pending.arrived_s, error.code)
             return
@@ -274,6 +289,7 @@ class SimRouter:
                 lengths=piece.lengths,
                 tokens=piece.tokens,
                 bulk=shape.bulk,
+                sender=shape.sender,
                 deadline_s=deadline_s,
                 queued_s=now,
                 request=pending,
@@ -318,7 +334,7 @@ class SimRouter:
             return
         shape, model = pending.shape, pending.decision.model
         assert model is not None
-        loads = self.loads(now)
+        loads = self.loads(now, shape.sender)
         loads[model] = loads[model]._replace(ready_replicas=0, cold_start_s=None)
         request = shape.request(pending.arrived_s)
         self._decide(shape, request, now, loads, pending)

@@ -37,6 +37,7 @@ class Class(Section):
     priority: Literal["interactive", "bulk"] = "interactive"
     input_type: Literal["query", "document"] | None = None
     tenant: str = ""  # the class itself where not given
+    weight: PositiveFloat = 1.0  # of the tenant's turns, where several wait
     model: str | None = None  # pinned by the caller
 
     @field_validator("languages")

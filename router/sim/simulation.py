@@ -12,6 +12,7 @@ Prices move with the decisions, as in a router. No event looks at all replicas, 
 their own and the autoscaler's.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -95,6 +96,7 @@ class Simulation:
         self.outcome = Outcome(seconds, setup.moments, setup.warm_up_s)
         self._heap: list[tuple[float, int, Callable[[Any, float], None], Any]] = []
         self._numbers = count()
+        self._turns: deque[SimDispatcher] = deque()  # that end with the event
         self._noise = Random(f"noise {setup.seed}")
         self._random = Random(f"routers {setup.seed}")
         self.now = 0.0
@@ -133,7 +135,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         """Play all events until every request has ended."""
-        heap, routers, pick = self._heap, self.routers, self._random.random
+        heap, routers, pick, turns = self._heap, self.routers, self._random.random, self._turns
         only = routers[0] if len(routers) == 1 else None
         arrival = next(self._arrivals, None)
         while True:
@@ -152,6 +154,10 @@ class Simulation:
                 event(about, self.now)
             else:
                 break
+            while turns:
+                dispatcher = turns.popleft()
+                ended = dispatcher.state.timer_ended(Timer.TURN, self.now)
+                dispatcher.execute(ended, self.now)
         self._settle()
         return self.outcome
 
@@ -177,6 +183,10 @@ class Simulation:
         number = next(self._numbers)
         dispatcher.timers[timer] = number
         heappush(self._heap, (at_s, number, self._timer_ended, (dispatcher, timer, number)))
+
+    def end_turn(self, dispatcher: SimDispatcher) -> None:
+        """End the timer TURN when this event is over."""
+        self._turns.append(dispatcher)
 
     def wake(self, model: str, now: float) -> None:
         """Start a first replica."""
@@ -336,3 +346,4 @@ class Simulation:
             self._spent(replica, now)
         for router in self.routers:
             router.ledger.assert_empty()
+        self.outcome.settle()

@@ -3,18 +3,21 @@
 import bisect
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import islice
 from random import Random
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from router.calls import cuts, max_rows
 from router.domain import Features, Model, OnMiss, Request, Work, work_of
+from router.fair import Sender
 from router.model_config import ModelConfig
 
-T = TypeVar("T")
+BLOCK = 1024  # shapes that are drawn together
+VARIETY = 256  # requests of several texts that a class has for each language and budget
+LANGUAGES, BUDGETS, LENGTHS = 1 << 8, 1 << 8, 1 << 22  # room for each in a key
 
 
 class Piece(NamedTuple):
@@ -28,8 +31,9 @@ class Shape:
     """Everything of a request but its time; many requests share one."""
 
     __slots__ = (
-        "budget_s", "bulk", "candidates", "features", "input_type", "kind", "on_miss", "permitted",
-        "pieces", "pinned", "points", "strict", "target", "tenant", "unread", "work",
+        "budget_s", "bulk", "candidates", "features", "group", "input_type", "kind", "on_miss",
+        "permitted", "pieces", "pinned", "points", "sender", "sent", "strict", "target", "tenant",
+        "unread", "work",
     )  # fmt: skip
 
     def __init__(
@@ -50,8 +54,13 @@ class Shape:
         permitted: frozenset[str] | None = None,
         unread: Mapping[str, float] | None = None,
         models: Mapping[str, Model] | None = None,
+        weight: float = 1.0,
     ) -> None:
         self.kind, self.tenant, self.features, self.work = kind, tenant, features, work
+        self.group = (kind, tenant, features.language or "unknown")
+        self.sender = Sender(tenant, weight)
+        # tokens that travel, by model
+        self.sent = {name: sum(one.tokens for one in own) for name, own in pieces.items()}
         self.pieces, self.budget_s, self.bulk, self.input_type = pieces, budget_s, bulk, input_type
         self.on_miss, self.target, self.pinned, self.strict = on_miss, target, pinned, strict
         self.candidates, self.permitted, self.unread = candidates, permitted, unread or {}
@@ -100,10 +109,11 @@ class Kind(NamedTuple):
     on_miss: OnMiss = OnMiss.DEGRADE
     tenant: str = ""
     model: str | None = None  # pinned
+    weight: float = 1.0  # of its tenant
 
 
 class Shapes:
-    """Draws shapes of the declared classes."""
+    """Draws shapes of the declared classes, many at a time."""
 
     def __init__(
         self,
@@ -114,34 +124,61 @@ class Shapes:
     ) -> None:
         """`tokens` gives the lengths of the texts in order, in the place of the declared ones."""
         self._kinds, self._models, self._configs = kinds, models, configs
-        self._kind_sums = _sums(kind.share for kind in kinds)
-        self._languages = [(list(k.languages), _sums(k.languages.values())) for k in kinds]
-        self._budgets = [(list(k.budgets_s), _sums(k.budgets_s.values())) for k in kinds]
         self._lengths = None if tokens is None else iter(tokens)
-        self._known: dict[object, Shape] = {}
+        self._known: dict[int, Shape] = {}
+        self._drawn: Iterator[Shape] = iter(())
+        self._source: np.random.Generator | None = None
 
     def draw(self, rng: Random) -> Shape:
-        """The next request's shape."""
-        place = _pick(self._kind_sums, rng)
-        kind = self._kinds[place]
-        language = _of(self._languages[place], rng)
-        budget_s = _of(self._budgets[place], rng)
-        code = kind.code > 0.0 and rng.random() < kind.code
-        least, most = kind.tokens
-        if self._lengths is not None:
-            counts: tuple[int, ...] = (_coarse(next(self._lengths)),)
-        elif kind.texts == 1:
-            counts = (_coarse(least + int(rng.random() * (most - least + 1))),)
-        else:
-            counts = tuple(
-                _coarse(least + int(rng.random() * (most - least + 1))) for _ in range(kind.texts)
-            )
-        key = (place, language, budget_s, code, counts)
-        shape = self._known.get(key)
+        """The next request's shape; raises StopIteration where the given lengths have ended."""
+        shape = next(self._drawn, None)
         if shape is None:
-            shape = self._made(kind, language, budget_s, code, counts)
-            if kind.texts == 1:  # there are few of these
-                self._known[key] = shape
+            self._drawn = iter(self._block(rng))
+            shape = next(self._drawn)
+        return shape
+
+    def _block(self, rng: Random) -> list[Shape]:
+        """The next shapes. Requests of one text are alike where their key is; of those with several
+        texts a class has `VARIETY` for each language and budget.
+        """
+        if self._source is None:
+            self._source = np.random.default_rng(rng.getrandbits(64))
+        source, many = self._source, BLOCK
+        given = None
+        if self._lengths is not None:
+            given = np.asarray(list(islice(self._lengths, many)), np.int64)
+            many = len(given)
+        places = _picks([kind.share for kind in self._kinds], source.random(many))
+        keys = np.zeros(many, np.int64)
+        for place, kind in enumerate(self._kinds):
+            rows = np.flatnonzero(places == place)
+            languages, budgets, codes, sizes = source.random((4, len(rows)))
+            least, most = kind.tokens
+            if given is not None:
+                own = given[rows]
+            elif kind.texts == 1:
+                own = least + (sizes * (most - least + 1)).astype(np.int64)
+            else:
+                own = (sizes * VARIETY).astype(np.int64)
+            key = place * LANGUAGES + _picks(list(kind.languages.values()), languages)
+            key = key * BUDGETS + _picks(list(kind.budgets_s.values()), budgets)
+            key = key * 2 + (codes < kind.code)
+            keys[rows] = key * LENGTHS + np.minimum(own, LENGTHS - 1)
+        return [self._known.get(key) or self._new(key) for key in keys.tolist()]
+
+    def _new(self, key: int) -> Shape:
+        rest, size = divmod(key, LENGTHS)
+        rest, code = divmod(rest, 2)
+        rest, budget = divmod(rest, BUDGETS)
+        place, language = divmod(rest, LANGUAGES)
+        kind = self._kinds[place]
+        counts: tuple[int, ...] = (_coarse(size),)
+        if self._lengths is None and kind.texts > 1:
+            rng, (least, most) = Random(key), kind.tokens
+            counts = tuple(_coarse(rng.randint(least, most)) for _ in range(kind.texts))
+        shape = self._known[key] = self._made(
+            kind, list(kind.languages)[language], list(kind.budgets_s)[budget], bool(code), counts
+        )
         return shape
 
     def _made(
@@ -174,6 +211,7 @@ class Shapes:
             pinned=kind.model is not None,
             candidates=None if kind.model is None else frozenset({kind.model}),
             models=self._models,
+            weight=kind.weight,
         )
 
 
@@ -273,17 +311,8 @@ def _coarse(tokens: int) -> int:
     return tokens // grain * grain
 
 
-def _sums(shares: Iterable[float]) -> list[float]:
-    sums = list(accumulate(shares))
-    return [each / sums[-1] for each in sums]
-
-
-def _pick(sums: Sequence[float], rng: Random) -> int:
-    if len(sums) == 1:
-        return 0
-    return min(bisect.bisect_right(sums, rng.random()), len(sums) - 1)
-
-
-def _of(choices: tuple[list[T], list[float]], rng: Random) -> T:
-    values, sums = choices
-    return values[0] if len(values) == 1 else values[_pick(sums, rng)]
+def _picks(shares: Sequence[float], at: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """For each number in [0, 1) the place of the share that it falls into."""
+    sums = np.cumsum(shares)
+    places = np.searchsorted(sums / sums[-1], at, side="right")
+    return np.minimum(places, len(shares) - 1).astype(np.int64)

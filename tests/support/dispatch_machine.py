@@ -14,6 +14,7 @@ from router.calls import CallInFlight, CallSize, DispatchLimits
 from router.dispatching import DispatcherState
 from router.domain import Curve, Model
 from router.errors import InternalError, RouterError
+from router.fair import ANY_SENDER, Sender
 from router.feedback import Counters, Feedback
 from router.instructions import (
     CancelCall,
@@ -73,6 +74,7 @@ class DispatchMachine:
         steps: bool = True,
         cold_start_s: float | None = None,
         seed: int = 1,
+        bulk_share: float = 0.1,
     ) -> None:
         self.now = 100.0
         self.ledger = Ledger({"m": calls_in_flight})
@@ -85,6 +87,7 @@ class DispatchMachine:
             1000.0,
             replica_timeout_s,
             steps=steps,
+            bulk_share=bulk_share,
         )
         feedback = Feedback(model, True, Routing(), self.now, cold_start_s)
         self.state: DispatcherState[Chunk, Reply] = DispatcherState(
@@ -100,7 +103,8 @@ class DispatchMachine:
         self.timers: dict[Timer, float] = {}  # when they end
         self.timers_set = 0
         self.wakes = 0
-        self._launched: dict[tuple[int, bool], int] = {}  # last first launch of each kind
+        # last first launch of each kind and key
+        self._launched: dict[tuple[int, bool, str], int] = {}
         self.replicas(*replicas)
 
     # Events
@@ -113,6 +117,7 @@ class DispatchMachine:
         group: str | None = None,
         prefix: bytes | None = None,
         end_turn: bool = True,
+        sender: Sender = ANY_SENDER,
     ) -> list[Chunk]:
         """One request; each length is a chunk of one text."""
         made = []
@@ -124,6 +129,7 @@ class DispatchMachine:
                 group=group,
                 prefix=prefix,
                 bulk=bulk,
+                sender=sender,
                 deadline_s=deadline_s,
                 queued_s=self.now,
             )
@@ -244,7 +250,7 @@ class DispatchMachine:
         for chunk in call.chunks:
             assert not self.ended(chunk)
             if chunk.failed_at is None:  # the order of a class is kept until a call fails
-                kind = (chunk.kind, chunk.bulk)
+                kind = (chunk.kind, chunk.bulk, chunk.sender.key)
                 assert self._launched.get(kind, -1) < chunk.number
                 self._launched[kind] = chunk.number
 

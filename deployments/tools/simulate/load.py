@@ -51,7 +51,8 @@ def load_world(
             )
         config = _file(path, scenario.config, "config")
     args, app = application(config)
-    models = build_models(args)
+    # of those that embed: requests for scores are not simulated
+    models = {name: one for name, one in build_models(args).items() if name in args.models}
     if problems := check_models(scenario, models):
         raise ConfigError([f"{path}: {problem}" for problem in problems])
     models, profile = _profiled(path, config, scenario, args, models)
@@ -212,7 +213,11 @@ def _fleet(app: Mapping[str, Any]) -> Fleet:
 def _log(path: Path, args: RouterArgs) -> Sequence[Logged]:
     try:
         with path.open("rb") as lines:
-            log = list(read_log(lines))
+            log = [
+                one
+                for one in read_log(lines)
+                if args.rerankers.keys().isdisjoint(one.entry.request.work)
+            ]
     except LogError as error:
         raise ConfigError([f"{path}: {error}"]) from None
     check_log(log, args, str(path))

@@ -463,3 +463,14 @@ def test_a_reply_is_the_same_after_its_journey_and_may_be_written_to(
 def test_what_is_no_call_is_refused(data: bytes) -> None:
     with pytest.raises((ValueError, TypeError)):
         unpack_call(bytearray(data))
+
+
+async def test_a_replica_says_what_it_runs_on(replica: Replica) -> None:
+    replica.address = replica.address._replace(device="a card")
+    told = list[tuple[str, str]]()
+    transport = DirectTransport(Handles(replica))
+    transport.on_device = lambda model, device: told.append((model, device))
+    transport.replicas_changed("m", ["a"])
+    await until(lambda: transport.lines)
+    assert told == [("m", "a card")]
+    await transport.close()

@@ -423,3 +423,25 @@ class AnyOrder(RuleBasedStateMachine):
 
 AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestAnyOrder = AnyOrder.TestCase
+
+
+def test_large_texts_stay_together_while_small_ones_come() -> None:
+    machine = DispatchMachine("a", "b", "c", "d", curve=TENTH)
+    for _ in range(12):
+        machine.submit(10)
+        machine.answer_all()
+    for _ in range(4):  # no replica idles
+        machine.submit(10)
+    machine.submit(BATCH, BATCH)
+    laden = {call.replica for call in machine.open[4:]}
+    assert len(laden) == 1
+    machine.answer_all()
+    machine.close()
+
+
+def test_large_texts_alone_use_every_replica() -> None:
+    machine = DispatchMachine("a", "b", "c", "d", curve=TENTH)
+    machine.submit(*[BATCH] * 8)
+    assert {call.replica for call in machine.open} == {"a", "b", "c", "d"}
+    machine.answer_all()
+    machine.close()

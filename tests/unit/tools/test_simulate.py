@@ -144,7 +144,7 @@ def test_a_log_of_another_config_is_refused_by_name(tmp_path: Path) -> None:
 def logged_at(folder: Path, *times: float) -> Path:
     """A decision log of configs/qwen3.yaml with a request at each of these times."""
     args, _ = application(CONFIG)
-    models = build_models(args)
+    models = {name: one for name, one in build_models(args).items() if name in args.models}
     policy = build_policy(args.routing, args.tiers)
     setting = DecisionContext(models, policy, {Tier.BEST: max(models)}, False, None)
     request = Request(

@@ -3,86 +3,25 @@ process on an event loop whose clock jumps, with engines that sleep, and the sam
 """
 
 import asyncio
-import selectors
 from random import Random
 from typing import Any
 
-import numpy as np
 import orjson
 import pytest
 
-from deployments.dispatch.wire import Call, Reply
 from deployments.service.service import Service
 from router.config import RouterArgs
-from router.domain import Curve
-from router.feedback import Counters
 from router.models import build_models, build_policy
 from router.schema import parse
 from router.sim.outcome import Latencies
 from router.sim.simulation import Setup, Simulation
 from router.sim.traffic import Arrival, Kind, Shapes
 from router.strict import parse_args
+from tests.support.virtual_loop import SleepingReplicas, VirtualLoop
 
 SECONDS, RATE = 60.0, 60.0
 OVERHEAD_S = 0.004
 BUDGETS_S = (0.05, 0.1, 1.0)
-
-
-class Jumping(selectors.DefaultSelector):
-    """Waits for nothing: the time that the loop would wait is added to its clock."""
-
-    now_s = 0.0
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        ready = super().select(None if timeout is None else 0)
-        if not ready and timeout:
-            self.now_s += timeout
-        return ready
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on a virtual clock."""
-
-    def __init__(self) -> None:
-        self.jumping = Jumping()
-        super().__init__(self.jumping)
-
-    def time(self) -> float:
-        return self.jumping.now_s
-
-
-class SleepingReplicas:
-    """A transport to replicas whose engines sleep as the curves say, one call after another."""
-
-    def __init__(self, curves: dict[str, Curve], dimensions: int, loop: VirtualLoop) -> None:
-        self._curves, self._dimensions, self._loop = curves, dimensions, loop
-        self._turns: dict[str, asyncio.Lock] = {}
-        self._held: dict[str, int] = {}
-        self._served: dict[str, int] = {}
-        self._busy_s: dict[str, float] = {}
-
-    async def send(self, model: str, call: Call, replica: str) -> Reply:
-        turn = self._turns.setdefault(replica, asyncio.Lock())
-        tokens, arrived_s = int(call.lengths.sum()), self._loop.time()
-        self._held[replica] = self._held.get(replica, 0) + tokens
-        async with turn:
-            started_s = self._loop.time()
-            lengths = call.lengths.astype(np.int64)
-            squares = int((lengths * lengths).sum())
-            await asyncio.sleep(self._curves[model].step(tokens, squares, len(lengths)))
-        now = self._loop.time()
-        self._held[replica] -= tokens
-        self._served[replica] = self._served.get(replica, 0) + tokens
-        self._busy_s[replica] = self._busy_s.get(replica, 0.0) + now - started_s
-        vectors = np.zeros((len(lengths), self._dimensions), np.float32)
-        vectors[:, 0] = 1.0
-        counters = Counters(self._served[replica], self._busy_s[replica])
-        waited_s, took_s = started_s - arrived_s, now - started_s
-        counts = lengths.tolist()
-        return Reply(vectors, counts, {}, replica, waited_s, took_s, self._held[replica], counters)
-
-    async def wake(self, model: str) -> None:
-        """They are awake."""
 
 
 def config() -> RouterArgs:

@@ -1,0 +1,224 @@
+"""Do embeddings and reranking keep their budgets beside each other?
+
+    python -m benchmarks rerank_load --data FOLDER
+
+Two of three requests are embeddings, as in `benchmarks budgets`; the third ranks a few English
+passages for a question. No text is sent twice, so nothing is in a cache. Each request has a latency
+budget, and arrives at 80 % or 120 % of what the largest model alone can answer of this mix, as a
+Poisson process. Rescoring by similarity is work of the same models: what one kind of request takes,
+the other waits for. Two ways to choose take turns of a few seconds each, in random order:
+
+    best within budget   `quality: best` and the budget: the largest model predicted to be in time
+    always best          the largest embedding model, and rescoring by it
+
+In time means that the last byte arrived within the budget, on the client's clock; an error is not
+in time. The marks: of either kind the policy answers 95 % in time, at either load. The exit status
+is 1 where one is missed.
+"""
+
+import asyncio
+import json
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import httpx
+import numpy as np
+
+from benchmarks.budgets import BUDGETS_S, LOADS
+from benchmarks.live import Ask, Client, Text, Texts, Told, router
+from benchmarks.public_data import sample
+from router.config import RouterArgs
+
+RERANK_BUDGETS_S = (1.0, 3.0)
+RERANKS = 1 / 3  # of the requests
+DOCUMENTS = (3, 12)  # of a request that ranks, at least and at most
+CHARACTERS = (100, 400)  # of a document
+FIRST = 20  # requests before anything is measured
+KINDS = ("embeddings", "reranking")
+POLICY, ALWAYS = "best within budget", "always best"
+MARK = 0.95  # of either kind, in time
+
+
+class Row(NamedTuple):
+    """What became of one kind of request, chosen one way at one load."""
+
+    load: float
+    policy: str
+    kind: str
+    requests: int
+    in_time: float
+    errors: int
+    p50_ms: float
+    p99_ms: float
+    models: Mapping[str, float]  # share of each among the answers
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the mark is met; None where there is none."""
+        return self.in_time >= MARK if self.policy == POLICY else None
+
+
+class Mix:
+    """New requests of both kinds."""
+
+    def __init__(self, rng: random.Random, folder: Path, args: RouterArgs) -> None:
+        self._rng, self._texts = rng, Texts(rng, folder)
+        self._largest = {
+            "embeddings": list(args.models)[-1],
+            "reranking": list(args.rerankers)[-1],
+        }
+
+    def of(self, policy: str) -> Callable[[], Ask]:
+        """What makes the next request of a way to choose."""
+
+        def make() -> Ask:
+            text, documents = next(self._texts), list[str]()
+            if self._rng.random() < RERANKS:
+                text = self._next("query")
+                documents = [self._passage() for _ in range(self._rng.randint(*DOCUMENTS))]
+            kind = kind_of(documents)
+            budget_s = self._rng.choice(RERANK_BUDGETS_S if documents else BUDGETS_S[text.kind])
+            options: dict[str, Any] = {"model": self._largest[kind]}
+            if policy == POLICY:
+                options = {"quality": "best", "latency_budget_ms": 1000 * budget_s}
+            return Ask(text, options, budget_s, tuple(documents))
+
+        return make
+
+    def _next(self, kind: str) -> Text:
+        return next(text for text in self._texts if text.kind == kind)
+
+    def _passage(self) -> str:
+        text = self._next("passage").text
+        start = self._rng.randrange(max(1, len(text) - CHARACTERS[1]))
+        part = text[start : start + self._rng.randint(*CHARACTERS)]
+        return f"{part} {text.rpartition(' ')[2]}"  # with the number that makes it new
+
+
+def kind_of(documents: Sequence[str]) -> str:
+    """The kind of a request with these documents."""
+    return KINDS[bool(documents)]
+
+
+@click.command()
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default="configs/local.yaml",
+    show_default=True,
+    help="Has the models and the rerankers.",
+)
+@click.option("--base-url", help="A router that runs this config already.")
+@click.option(
+    "--seconds", type=click.FloatRange(1.0), default=8.0, show_default=True, help="Of one turn."
+)
+@click.option(
+    "--turns",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Of every way at every load.",
+)
+@sample
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def main(
+    config: Path,
+    base_url: str | None,
+    seconds: float,
+    turns: int,
+    folder: Path,
+    as_json: bool,
+    seed: int,
+) -> None:
+    """Measure which share of either kind is answered in time."""
+    rng = random.Random(seed)
+    with router(config, base_url) as running:
+        mix = Mix(rng, folder, running.args)
+        capacity, told = asyncio.run(_drive(running.url, mix, seconds, turns, rng))
+    rows = summarise(told)
+    missed = [row for row in rows if row.met is False]
+    if as_json:
+        found = [row._asdict() | {"met": row.met} for row in rows]
+        click.echo(json.dumps({"capacity_per_s": capacity, "rows": found}, indent=2))
+    else:
+        click.echo("\n".join(_table(rows, capacity)))
+    sys.exit(bool(missed))
+
+
+async def _drive(
+    url: str, mix: Mix, seconds: float, turns: int, rng: random.Random
+) -> tuple[float, dict[tuple[float, str], list[Told]]]:
+    """What the largest models alone answer of the mix in a second, and the answers by load and
+    way.
+    """
+    ways = (POLICY, ALWAYS)
+    told: dict[tuple[float, str], list[Told]] = {(load, way): [] for load in LOADS for way in ways}
+    async with Client(url) as client:
+        for _ in range(FIRST):  # what is loaded late is loaded now
+            await client.send(mix.of(ALWAYS)())
+        capacity = await client.capacity(mix.of(ALWAYS), clients=16, seconds=1.5 * seconds)
+        if not capacity:
+            raise click.ClickException("no request was answered in time to measure a capacity")
+        for way in ways:  # predictions of every model have something to learn from
+            await client.at_rate(mix.of(way), 0.5 * capacity, 0.5 * seconds, rng)
+        for _ in range(turns):
+            for load, way in rng.sample(list(told), len(told)):
+                told[load, way] += await client.at_rate(mix.of(way), load * capacity, seconds, rng)
+    return capacity, told
+
+
+def summarise(told: Mapping[tuple[float, str], Sequence[Told]]) -> list[Row]:
+    """The rows of the table, of each load and way those of both kinds."""
+    rows = []
+    for (load, policy), all_of in told.items():
+        for kind in KINDS:
+            some = [one for one in all_of if kind_of(one.ask.documents) == kind]
+            if not some:
+                continue
+            good = [one for one in some if one.status == httpx.codes.OK]
+            in_time = sum(one.total_s <= (one.ask.budget_s or 0.0) for one in good)
+            p50_s, p99_s = np.percentile([one.total_s for one in some], (50, 99))
+            models = Counter(one.model for one in good if one.model)
+            rows.append(
+                Row(
+                    load,
+                    policy,
+                    kind,
+                    len(some),
+                    in_time / len(some),
+                    len(some) - len(good),
+                    1000 * float(p50_s),
+                    1000 * float(p99_s),
+                    {model: count / len(good) for model, count in models.most_common()},
+                )
+            )
+    return rows
+
+
+def _table(rows: Sequence[Row], capacity: float) -> Iterator[str]:
+    yield (
+        f"the largest models answer {capacity:.1f} of these requests a second; loads are shares "
+        "of that\n"
+    )
+    yield (
+        "| load | policy | kind | requests | in time | mark | errors | p50 ms | p99 ms | answered "
+        "by |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        shares = ", ".join(f"{model} {share:.0%}" for model, share in row.models.items())
+        mark = "" if row.met is None else f"{MARK:.0%}, {'met' if row.met else 'missed'}"
+        yield (
+            f"| {row.load:.0%} | {row.policy} | {row.kind} | {row.requests} | {row.in_time:.1%} | "
+            f"{mark} | {row.errors} | {row.p50_ms:.0f} | {row.p99_ms:.0f} | {shares} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

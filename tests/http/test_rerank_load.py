@@ -1,0 +1,40 @@
+"""`python -m benchmarks rerank_load` against a router of fakes, which are always in time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from click.testing import CliRunner
+
+from benchmarks.rerank_load import main
+from tests.support.local_service import served
+
+MODEL = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 8192}
+ARGS: dict[str, Any] = {
+    "models": {"small": MODEL, "large": MODEL},
+    "tiers": {"fast": "small", "best": "large"},
+    "rerankers": {"near": {"engine": {"kind": "similarity", "model": "large"}}},
+    "rerank_tiers": {"fast": "near", "best": "near"},
+    "cache": {"max_bytes": 0},
+}
+
+
+def test_both_kinds_are_sent_and_judged(tmp_path: Path) -> None:
+    config = tmp_path / "fakes.yaml"
+    application = {"name": "a", "import_path": "deployments.app:build", "args": ARGS}
+    config.write_text(yaml.safe_dump({"applications": [application]}, sort_keys=False))
+    with served(ARGS) as (url, _):
+        options = ["--config", str(config), "--base-url", url, "--seconds", "2", "--turns", "1"]
+        done = CliRunner().invoke(main, [*options, "--json"])
+    assert not done.exception or isinstance(done.exception, SystemExit), done.output
+    found = json.loads(done.output)
+    assert found["capacity_per_s"] > 0
+    assert {row["kind"] for row in found["rows"]} == {"embeddings", "reranking"}
+    for row in found["rows"]:
+        assert row["errors"] == 0
+        ranks = row["kind"] == "reranking"
+        assert set(row["models"]) <= ({"near"} if ranks else {"small", "large"})
+        assert (row["met"] is None) == (row["policy"] == "always best")
+    missed = any(row["met"] is False for row in found["rows"])
+    assert done.exit_code == missed

@@ -1,0 +1,176 @@
+"""Bulk has its share however much else waits, and keys that wait take turns by their weights."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.domain import Curve
+from router.fair import Sender, Waiting
+from tests.support.dispatch_machine import BATCH, Call, Chunk, DispatchMachine
+
+LINE = Curve(0.0, 0.01, 0.0001, 0.0, BATCH)
+SIZES = st.lists(st.sampled_from([100, 300, 500, 700, 1000]), min_size=1, max_size=6)
+ONE, OTHER = Sender("one"), Sender("other")
+
+
+def seconds(call: Call) -> float:
+    return LINE.step(call.dispatch.tokens, 0.0, call.texts)
+
+
+class Served:
+    """A dispatcher whose replicas take one call after another, with a backlog that never ends."""
+
+    def __init__(self, *replicas: str, share: float = 0.1, calls_in_flight: int = 3) -> None:
+        self.machine = DispatchMachine(
+            *replicas, curve=LINE, bulk_share=share, calls_in_flight=calls_in_flight
+        )
+        self.interactive_s = self.bulk_s = 0.0
+        self.tokens: Counter[str] = Counter()  # by key
+
+    def step(self) -> None:
+        """Answer the call that ends next."""
+        machine = self.machine
+        if not machine.open:
+            machine.move(1.0)
+            assert machine.open, "something waits and nothing is sent"
+        first = {call.replica: call for call in reversed(machine.open)}
+        call = min(first.values(), key=lambda one: (one.sent_s, one.replica))
+        machine.move(max(0.0, call.sent_s + seconds(call) - machine.now))
+        took_s, tokens = seconds(call), call.dispatch.tokens
+        bulk = sum(chunk.tokens for chunk in call.chunks if chunk.bulk)
+        self.bulk_s += took_s * bulk / tokens
+        self.interactive_s += took_s * (tokens - bulk) / tokens
+        for chunk in call.chunks:
+            self.tokens[chunk.sender.key] += chunk.tokens
+        machine.answer(call)
+
+    def fill(self, lengths: list[int], bulk: bool, sender: Sender = ONE, least: int = 3000) -> None:
+        """Let so many tokens wait."""
+        waiting = sum(
+            chunk.tokens
+            for chunk in self.machine.chunks
+            if chunk.waiting and chunk.bulk == bulk and chunk.sender == sender
+        )
+        times = -(-max(0, least - waiting) // sum(lengths))
+        if times:
+            self.machine.submit(*lengths * times, bulk=bulk, sender=sender)
+
+
+@settings(max_examples=8, deadline=None)
+@given(SIZES, SIZES, st.sampled_from([0.05, 0.1, 0.2, 0.25]), st.integers(1, 3))
+def test_bulk_has_its_share_and_no_more_while_others_wait(
+    interactive: list[int], bulk: list[int], share: float, replicas: int
+) -> None:
+    served = Served(*"abc"[:replicas], share=share)
+    served.fill(interactive, False)
+    for _ in range(100):
+        served.fill(interactive, False)
+        served.fill(bulk, True)
+        served.step()
+    total_s = served.interactive_s + served.bulk_s
+    in_flight = 0.11 * (3 * replicas + 1)  # the longest calls that were sent and not answered
+    assert served.bulk_s == pytest.approx(share * total_s, abs=in_flight)
+
+
+@settings(max_examples=8, deadline=None)
+@given(SIZES, st.lists(st.sampled_from([20, 300, 700, 1000]), min_size=1, max_size=12))
+def test_an_ingest_ends_however_much_else_there_is(interactive: list[int], bulk: list[int]) -> None:
+    served = Served("a", "b", share=0.1)
+    served.fill(interactive, False)
+    chunks = served.machine.submit(*bulk, bulk=True)
+    work_s = sum(LINE.step(length, 0.0, 1) for length in bulk)
+    while not all(chunk.done for chunk in chunks):
+        served.fill(interactive, False)
+        served.step()
+        assert served.interactive_s <= 9.0 * work_s + 2.0
+
+
+@settings(max_examples=8, deadline=None)
+@given(SIZES, SIZES, st.sampled_from([1.0, 2.0, 5.0]), st.booleans())
+def test_two_keys_that_wait_are_served_by_their_weights(
+    ours: list[int], theirs: list[int], weight: float, bulk: bool
+) -> None:
+    # one kind of chunks: small and large ones have slots of their own
+    ours, theirs = ([min(one, 500) for one in lengths] for lengths in (ours, theirs))
+    served, heavy = Served("a"), Sender("one", weight)
+    for _ in range(40):
+        served.fill(ours, bulk, heavy)
+        served.fill(theirs, bulk, OTHER)
+        served.step()
+    one, other = served.tokens["one"] / weight, served.tokens["other"]
+    assert one == pytest.approx(other, abs=3 * BATCH + 1000)
+    assert one + other > 5_000
+
+
+def test_a_flood_of_one_key_does_not_delay_another() -> None:
+    machine = DispatchMachine("a", curve=LINE, calls_in_flight=1)
+    for _ in range(40):
+        machine.submit(400, sender=ONE)
+    late = machine.submit(400, sender=OTHER)[0]
+    machine.answer(machine.open[0])
+    assert late in machine.open[0].chunks
+    machine.answer_all()
+    machine.close()
+
+
+def test_a_key_alone_is_served_in_order_and_saves_nothing_up() -> None:
+    machine = DispatchMachine("a", curve=LINE, calls_in_flight=1)
+    for _ in range(20):  # `other` sends nothing meanwhile
+        machine.submit(500, sender=ONE)
+    for _ in range(12):
+        machine.submit(500, sender=OTHER)
+    taken = list[Chunk]()
+    while machine.open:
+        taken += machine.open[0].chunks
+        machine.answer(machine.open[0])
+    keys = [chunk.sender.key for chunk in taken]
+    assert keys[1:23] == ["one", "other"] * 11 or keys[1:23] == ["other", "one"] * 11
+    one = [chunk.number for chunk in taken if chunk.sender == ONE]
+    assert one == sorted(one)
+    machine.close()
+
+
+def test_bulk_alone_fills_every_replica() -> None:
+    machine = DispatchMachine("a", "b", curve=LINE)
+    machine.submit(*[1000] * 12, bulk=True)
+    assert {call.replica for call in machine.open} == {"a", "b"}
+    assert len(machine.open) == 4  # but for the slots of small texts
+    machine.answer_all()
+    machine.close()
+
+
+def test_bulk_goes_where_nothing_interactive_is_in_hand() -> None:
+    machine = DispatchMachine("a", "b", "c", curve=LINE)
+    busy = machine.submit(400)[0]
+    machine.submit(*[1000] * 12, bulk=True)
+    assert busy.call is not None
+    beside = [call for call in machine.open if call.replica == busy.call.replica]
+    assert len(beside) <= 2  # one call of bulk, which has paid for nothing yet
+    machine.answer_all()
+    machine.close()
+
+
+WAITS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 500)), max_size=30)
+
+
+@given(WAITS, st.sampled_from("abcd"), st.sampled_from([0.5, 1.0, 3.0]))
+def test_what_goes_before_a_key_is_its_own_and_the_turns_of_others(
+    waits: list[tuple[str, int]], key: str, weight: float
+) -> None:
+    waiting, senders = (
+        Waiting(),
+        {name: Sender(name) for name in "abcd"} | {key: Sender(key, weight)},
+    )
+    own: Counter[str] = Counter()
+    for name, tokens in waits:
+        waiting.add(tokens, senders[name])
+        own[name] += tokens
+    before = waiting.before(senders[key])
+    assert own[key] <= before <= waiting.tokens == waiting.before(None) == own.total()
+    if not own[key] or len(own) == 1:
+        assert before == own[key]
+    for name, tokens in waits:
+        waiting.remove(tokens, senders[name])
+    assert waiting.tokens == waiting.before(senders[key]) == 0
