@@ -14,6 +14,7 @@ from deployments.dispatch.frames import Address
 from deployments.dispatch.wire import FailureCode
 from deployments.engines.base import Engine, EngineError
 from deployments.replica import cpu
+from deployments.replica.device import device_name
 from deployments.replica.first_vectors import InCluster
 from deployments.replica.host import Host, log, start_when_reachable
 from deployments.replica.score_identity import any_proof_of
@@ -71,6 +72,7 @@ class Embedder(Host):
         )
         self._tracing, self._publisher, self._listener = traced, None, None
         self.start_phases = dict(phases)
+        self._device = None if model.engine.runs_elsewhere else device_name()
         if counted:
             tally = replica_tally(model_id)
             self._publisher = Publisher(
@@ -101,9 +103,20 @@ class Embedder(Host):
                 "no socket of its own on %s (%s): calls come through Serve's handles", host, error
             )
         else:
+            node = ray.get_runtime_context().get_node_id()
+            devices = tuple(map(str, ray.get_gpu_ids()))
             self._listener, self._address = (
                 listener,
-                Address(replica, host, port, listener.token, dict(self.start_phases)),
+                Address(
+                    replica,
+                    host,
+                    port,
+                    listener.token,
+                    dict(self.start_phases),
+                    self._device,
+                    node,
+                    devices,
+                ),
             )
 
     async def address(self, to: str | None = None) -> Address | None:

@@ -1,7 +1,7 @@
 """What a replica of a reranker must prove before it serves: scores that differ, and those of its
 fingerprint where its config names one, else those of the reranker's first replica.
 
-Qwen3-Reranker's cards publish no scores of their example, so nothing else is known beforehand.
+No published scores of Qwen3-Reranker's example are known, so nothing can be compared beforehand.
 """
 
 import asyncio

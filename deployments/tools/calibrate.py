@@ -32,29 +32,22 @@ import psutil
 from deployments import engines
 from deployments.dispatch.wire import Call
 from deployments.replica import cpu
+from deployments.replica.device import accelerator_bytes
 from deployments.service.prepare import Preparer
 from deployments.tools.errors import ToolError
+from router.calibration import Cell
 from router.config import RouterArgs
 from router.curve_fit import Fit, Point, fit
 from router.domain import Curve, attention
 from router.profile import Profile, ProfileCurve, ProfileFit, ProfilePoint
 from router.routes import EMBEDDINGS
 
-SHORTEST = 8  # tokens; a full batch of these shows the cost of a text beside that of its tokens
 SHORT = 64  # tokens; the overhead of a request this short does not depend on its text
-MOST_TEXTS = 512  # of one call
 REQUEST_TIMEOUT_S = 300.0
 
 
 class CalibrationError(ToolError):
     """The model cannot be measured; the message says what to do."""
-
-
-class Cell(NamedTuple):
-    """One size of call."""
-
-    tokens: int  # of each text
-    texts: int
 
 
 class Sample(NamedTuple):
@@ -89,25 +82,6 @@ class Source(Protocol):
 
     async def stop(self) -> None:
         """Release everything."""
-
-
-def cells(max_tokens: int, batch_tokens: int, most_texts: int) -> list[Cell]:
-    """Combine text lengths with numbers of texts.
-
-    Lengths are 8, 16, 32, ... and `max_tokens`. Numbers are 1, 2, 4, ... and as many texts as fill
-    a batch, or `most_texts`.
-    """
-    lengths, found = [], list[Cell]()
-    length = min(SHORTEST, max_tokens)
-    while length < max_tokens:
-        lengths.append(length)
-        length *= 2
-    for length in [*lengths, max_tokens]:
-        full = min(max(1, batch_tokens // length), most_texts)
-        found += [Cell(length, 2**power) for power in range(int(math.log2(full)) + 1)]
-        if found[-1].texts != full:
-            found.append(Cell(length, full))
-    return found
 
 
 class Writer:
@@ -169,12 +143,6 @@ async def sample(
             samples.append(Sample(cell, sum(counts), attention(counts, span), inference_s, total_s))
         tick(cell)
     return samples
-
-
-def calls(sizes: Sequence[Cell], batch_tokens: int, repeats: int) -> int:
-    """Count the calls that `sample` makes."""
-    one_step = sum(cell.tokens * cell.texts <= batch_tokens for cell in sizes)
-    return one_step * (repeats + 1) + (len(sizes) - one_step) * math.ceil(repeats / 3)
 
 
 def overhead(samples: Sequence[Sample]) -> float | None:
@@ -402,13 +370,3 @@ def replicas(model: str, processes: Iterable[psutil.Process]) -> Iterator[psutil
             title = " ".join(process.cmdline()).strip()  # a method's name can follow while it runs
             if re.fullmatch(rf"ray::ServeReplica:.*:{re.escape(model)}(\.\w+)?", title):
                 yield process
-
-
-def accelerator_bytes() -> int:
-    """Most bytes that torch has reserved on this process's accelerator; 0 without one."""
-    import sys
-
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return 0
-    return int(torch.cuda.max_memory_reserved())

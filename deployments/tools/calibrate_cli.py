@@ -20,10 +20,12 @@ from tqdm import tqdm
 
 from deployments.engines.base import EngineError
 from deployments.launch.serve_config import application
+from deployments.replica.device import device_name
 from deployments.service.prepare import Preparer
 from deployments.tools import calibrate
 from deployments.tools.calibrate import CalibrationError, InProcess, Running, Sample, Source, Writer
 from deployments.tools.client import BaseUrl
+from router.calibration import MOST_TEXTS, REPEATS, Cell, calls, cells
 from router.calls import max_rows
 from router.config import RouterArgs
 from router.curve_fit import Fit, Point
@@ -83,7 +85,7 @@ class Job(NamedTuple):
 @click.option(
     "--repeats",
     type=click.IntRange(1),
-    default=7,
+    default=REPEATS,
     show_default=True,
     help="Times that every size is measured.",
 )
@@ -215,19 +217,19 @@ async def _measure(job: Job) -> Measured:
             source.batch_tokens if isinstance(source, InProcess) else 0
         )
         most_texts = min(
-            calibrate.MOST_TEXTS,
+            MOST_TEXTS,
             max_rows(job.args.models[model].dimensions),
             job.args.limits.max_items,
         )
-        sizes = calibrate.cells(job.max_tokens, batch_tokens, most_texts)
+        sizes = cells(job.max_tokens, batch_tokens, most_texts)
         with tqdm(
             disable=None,
-            total=calibrate.calls(sizes, batch_tokens, job.repeats),
+            total=calls(sizes, batch_tokens, job.repeats),
             desc=model,
             unit="call",
         ) as bar:
 
-            def tick(cell: calibrate.Cell) -> None:
+            def tick(cell: Cell) -> None:
                 bar.set_postfix_str(f"{cell.texts} x {cell.tokens} tokens", refresh=False)
                 bar.update()
 
@@ -239,7 +241,7 @@ async def _measure(job: Job) -> Measured:
             samples,
             batch_tokens,
             source.memory_bytes(),
-            _device(),
+            device_name(),
             _software(job.args.models[model].engine),
         )
     finally:
@@ -279,21 +281,6 @@ def opinion(median: float, p95: float) -> str:
             "router's margin covers that"
         )
     return "good"
-
-
-def _device() -> str:
-    """Name the accelerator, or the processor, of this process."""
-    if calibrate.accelerator_bytes():
-        import torch
-
-        return str(torch.cuda.get_device_name())
-    with (
-        Path("/proc/cpuinfo").open()
-        if Path("/proc/cpuinfo").exists()
-        else Path(os.devnull).open() as lines
-    ):
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
 
 
 def _software(engine: Engine) -> str:

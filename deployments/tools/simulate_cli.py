@@ -91,6 +91,6 @@ def _check_packages() -> None:
 
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise click.ClickException(
-            f"a page needs {', '.join(missing)}, not installed here: pip install "
-            "'embedding-router[advise]', or leave out -o and use --json"
+            f"a page needs {', '.join(missing)}, not installed here: in a checkout of this "
+            "project, pip install -e '.[advise]', or leave out -o and use --json"
         )
