@@ -108,6 +108,14 @@ class Batch:
         return len(self.ids if self.ids is not None else self.texts or ())
 
 
+class Times(NamedTuple):
+    """When a batch passed the points of router/stamps.py, on time.monotonic's clock."""
+
+    prepared_s: float
+    in_step_s: float
+    stepped_s: float
+
+
 @dataclass(slots=True)
 class Embedded:
     """The engine's answer, in the order of the batch."""
@@ -118,6 +126,9 @@ class Embedded:
     failed: dict[int, EngineError] = field(default_factory=dict)
     # behind earlier batches, in engines that run one batch at a time
     waited_s: float = 0.0
+    times: Times | None = None  # where the engine knows them
+    # in the step that ran on when the last of these texts was done; None: one step at a time
+    running_tokens: int | None = None
 
 
 class Engine(Protocol):

@@ -103,9 +103,20 @@ class Embedder(Host):
                 "no socket of its own on %s (%s): calls come through Serve's handles", host, error
             )
         else:
+            node = ray.get_runtime_context().get_node_id()
+            devices = tuple(map(str, ray.get_gpu_ids()))
             self._listener, self._address = (
                 listener,
-                Address(replica, host, port, listener.token, dict(self.start_phases), self._device),
+                Address(
+                    replica,
+                    host,
+                    port,
+                    listener.token,
+                    dict(self.start_phases),
+                    self._device,
+                    node,
+                    devices,
+                ),
             )
 
     async def address(self, to: str | None = None) -> Address | None:

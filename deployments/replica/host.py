@@ -26,6 +26,7 @@ from deployments.engines.base import (
     InvalidText,
     ServerUnreachable,
     TextTooLong,
+    Times,
 )
 from deployments.replica.identity import Identity, WrongModel
 from deployments.telemetry import metrics
@@ -215,7 +216,12 @@ class Host:
             failed.setdefault(keep[index], Failure("engine", self._invalid))
         self._served_tokens += tokens
         queue_s = started - arrived + embedded.waited_s
-        return self._reply(call, embedded, keep, failed, queue_s, ended - arrived - queue_s, tokens)
+        took_s = ended - arrived - queue_s
+        reply = self._reply(call, embedded, keep, failed, queue_s, took_s, tokens)
+        if not call.stamped:
+            return reply
+        times = embedded.times or Times(started, started + embedded.waited_s, ended)
+        return reply._replace(stamps=_stamps(arrived, times))
 
     def _failed(self, error: Exception) -> EngineFailed:
         log.error("the engine failed on a call:\n%s", where(error))
@@ -262,6 +268,7 @@ class Host:
             inference_s,
             left,
             Counters(self._served_tokens, busy_s),
+            None if embedded is None else embedded.running_tokens,
         )
 
     async def wake(self, to: str | None = None) -> None:
@@ -398,6 +405,13 @@ def _finite(scores: Vectors) -> npt.NDArray[np.bool_]:
     """Which rows are scores."""
     finite: npt.NDArray[np.bool_] = np.isfinite(scores[:, 0])
     return finite
+
+
+def _stamps(arrived: float, times: Times) -> tuple[float, ...]:
+    """The points of a call that is answered now, in seconds since 1970."""
+    now = time.monotonic()
+    behind_s = time.time() - now
+    return tuple(at_s + behind_s for at_s in (arrived, *times, now))
 
 
 def _failure(error: EngineError) -> Failure:
