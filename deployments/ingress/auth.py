@@ -1,13 +1,11 @@
-"""Who may ask for what: where a request meets keys, limits, origins, and the rule that an open
-service is a local one.
+"""Access control: keys, limits, origins, and the rule that a service without keys is local.
 
-Without `keys:` everybody who reaches the service is answered, so only this machine may reach it:
-`require_local` refuses to start on another address than loopback, and `Access` refuses whoever
-comes from another machine all the same, for a replica's own port is not the one that the config
-names. Nor is a request answered that asks for another host than this machine: it comes from a page
-in a browser here whose name was made to mean 127.0.0.1 (DNS rebinding). Nor one that a page of
-another origin sends, which could not read the answer, but could have the service work. `auth: none`
-turns all of it off.
+Without `keys:` the service answers every caller, so only this machine must be able to reach it.
+`require_local` refuses to start on an address other than loopback. `Access` also refuses callers
+from other machines, because a replica's own port is not the one in the config. It refuses requests
+for a host other than this machine: they come from a page in a local browser whose name was made to
+resolve to 127.0.0.1 (DNS rebinding). It refuses requests from a page of another origin, which could
+not read the answer but could make the service work. `auth: none` turns all of this off.
 """
 
 import re
@@ -35,9 +33,9 @@ _LIMIT_HEADERS = {
     kind: tuple(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset"))
     for kind in ("requests", "tokens")
 }
-PREFLIGHT_S = 600  # how long a browser may remember what a preflight said
+PREFLIGHT_S = 600  # how long a browser can cache the answer to a preflight
 _HOST = re.compile(r"(\[[^]]*\]|[^:]*)(:[0-9]*)?")
-FOREIGN_SITES = ("cross-site", "same-site")  # of the header sec-fetch-site
+FOREIGN_SITES = ("cross-site", "same-site")  # values of the header sec-fetch-site
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,2000}")
 
 NOT_THIS_HOST = (
@@ -55,14 +53,17 @@ class Access:
         self.reload(args)
 
     def reload(self, args: RouterArgs) -> None:
-        """Take the keys of `args` from now on; limits that did not change go on where they are."""
+        """Use the keys of `args` from now on; limits that did not change keep their state."""
         self._keys, self._local_only = Keyring(args), not args.keys and args.auth != "none"
         self._locked = len(self._keys) > 0
         self._origins = frozenset(args.cors.origins)
         self.meters.configure(self._keys.grants)
 
     def caller(self, http_request: HttpRequest) -> Grant:
-        """What the sender of a request may do; raises InvalidApiKey or AdminKeyRequired."""
+        """Return the permissions of a request's sender.
+
+        Raises InvalidApiKey, AdminKeyRequired or OriginNotAllowed.
+        """
         if not self._locked:
             if self._local_only and not _is_local(http_request.scope):
                 raise InvalidApiKey(NOT_LOCAL)
@@ -83,8 +84,8 @@ class Access:
         return grant
 
     def _foreign_origin(self, http_request: HttpRequest) -> str | None:
-        """The origin of the page that sent a request, where that is not the service's own and not
-        allowed; whoever follows a link to the console may.
+        """The origin of the page that sent a request, if it is neither the service's own nor
+        allowed. Following a link to the console is allowed.
         """
         headers = http_request.headers
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "")
@@ -109,8 +110,8 @@ class Access:
         return told
 
     def preflight(self, headers: Headers) -> dict[str, str] | None:
-        """What a browser is told that asks before it sends a request; None when this is no such
-        question, or nobody may.
+        """The headers that answer a CORS preflight; None if this is no preflight or no origin is
+        allowed.
         """
         if (
             not self._origins
@@ -133,7 +134,7 @@ class Access:
         )
 
     def cors(self, headers: Headers) -> dict[str, str]:
-        """What a browser needs to let a page of another origin read the answer."""
+        """The headers that let a page of another origin read the answer."""
         if not self._origins:
             return {}
         if "*" in self._origins:
@@ -149,7 +150,7 @@ class Access:
 
 
 def duration(seconds: float) -> str:
-    """A time as OpenAI's headers have it: `250ms`, `1.5s`, `6m0s`."""
+    """Format a time as OpenAI's headers do: `250ms`, `1.5s`, `6m0s`."""
     if seconds < 1:
         return f"{int(max(0.0, seconds) * 1000 + 0.5)}ms"
     minutes, rest = divmod(round(seconds, 1), 60)
@@ -157,16 +158,16 @@ def duration(seconds: float) -> str:
 
 
 def _is_local(scope: Scope) -> bool:
-    """Whether the other end of the connection is this machine; a server that does not say is one of
-    a test or a socket file.
+    """Whether the peer of the connection is this machine; a server that reports no peer is a test's
+    or serves a socket file.
     """
     peer = scope.get("client")
     return not peer or is_loopback(peer[0])
 
 
 def _is_own(origin: str, host: str) -> bool:
-    """Whether a page of this origin was served by this service itself: the same port, and a name
-    of this machine.
+    """Whether this service itself served the page of this origin: the same port, and a name of this
+    machine.
     """
     scheme, _, place = origin.partition("://")
     own, other = _HOST.fullmatch(host.strip()), _HOST.fullmatch(place)
@@ -181,8 +182,8 @@ def _is_own(origin: str, host: str) -> bool:
 
 @lru_cache(64)
 def _asks_for_this_machine(host: str | None) -> bool:
-    """Whether the header `host` is a name that nobody else can give to this machine; browsers
-    always send one.
+    """Whether the header `host` names this machine in a way that no foreign DNS record can;
+    browsers always send it.
     """
     if host is None:
         return True

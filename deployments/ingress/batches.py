@@ -1,5 +1,5 @@
-"""OpenAI's files and batches and the use of keys over HTTP, and the lines of batches as requests of
-the service.
+"""HTTP handlers of OpenAI's files and batches and of the usage of keys, and the lines of batches as
+requests of the service.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ Handler = Callable[[Grant, HttpRequest], Awaitable[HttpAnswer]]
 
 
 class HasBatches(Protocol):
-    """What the handlers need of their router."""
+    """The parts of the router that the handlers use."""
 
     service: Service
     batches: BatchStore | None  # None where the config names no folder
@@ -60,7 +60,7 @@ class HasBatches(Protocol):
 
 
 class BatchHandlers:
-    """The handlers of files, batches and use, by their names in router/routes.py."""
+    """The handlers of files, batches and usage, by their names in router/routes.py."""
 
     def __init__(self, router: HasBatches) -> None:
         self._router = router
@@ -152,7 +152,7 @@ class BatchHandlers:
 
 
 class AnswersEmbeddings(Protocol):
-    """An application that answers requests for embeddings that came by no socket."""
+    """An application that answers embedding requests that came without a socket."""
 
     async def embed_line(
         self, grant: Grant, http_request: HttpRequest, client: str
@@ -162,18 +162,18 @@ class AnswersEmbeddings(Protocol):
 
 
 class Lines:
-    """The lines of batches as requests for embeddings of their keys."""
+    """The lines of batches as embedding requests of the batches' keys."""
 
     def __init__(self, application: AnswersEmbeddings) -> None:
         self._application = application
 
     async def __call__(self, grant: Grant, body: bytes, address: str) -> LineAnswer:
-        """What the service answers; errors as they would be sent."""
+        """Answer one line; errors are rendered as they would be sent."""
         scope = {"type": "http", "method": METHOD, "path": f"{address}{ENDPOINT}", "headers": []}
         http_request = HttpRequest(scope, _nothing_more, False, body)
         REQUEST_IDS.set((http_request.id,))
         try:
-            # a client of its own: what waits for a batch is not in front of what its key sends
+            # a separate client: lines of a batch do not queue ahead of requests of its key
             client = f"batches of key {grant.name}"
             answer = await self._application.embed_line(grant, http_request, client)
         except RouterError as error:
@@ -196,13 +196,13 @@ def runner_of(
     limits: config.Limits,
     application: AnswersEmbeddings,
 ) -> Runner:
-    """What runs the batches of a store in this router."""
+    """Create the runner of the batches of a store in this router."""
     lines = settings.lines_in_flight
     return Runner(store, Lines(application), limits.max_body_bytes, lines)
 
 
 async def _nothing_more() -> Message:
-    """No message: the body is there, and nobody can leave."""
+    """Never return: the body is complete, and no client can disconnect."""
     return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
 
 

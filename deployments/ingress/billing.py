@@ -1,4 +1,4 @@
-"""What a request that gets no answer pays."""
+"""The charge for a request that gets no answer."""
 
 import asyncio
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from router.errors import InternalError, RouterError
 
 @contextmanager
 def billed(bill: Charge | None) -> Iterator[None]:
-    """Settles the bill of a request where the block fails; a caller who leaves before the answer
-    pays all the same.
+    """Settle the charge of a request if the block fails; a caller who leaves before the answer
+    still pays.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The router's Serve deployment: one replica of it is one router process."""
+"""The router's Serve deployment: each replica is one router process."""
 
 import asyncio
 import gc
@@ -47,7 +47,7 @@ from router.strict import ConfigError, changed
 
 @serve.ingress()
 class Router:
-    """The router's deployment: one of these in every router replica; they share nothing."""
+    """The router's deployment: one instance in every router replica; instances share nothing."""
 
     def __init__(self, fixed: dict[str, Any], handles: dict[str, DeploymentHandle[Any]]) -> None:
         self._fixed, self._handles = fixed, handles
@@ -63,14 +63,14 @@ class Router:
         self.tracing: Tracing | None = None
         self.batches: BatchStore | None = None
         self.use_log: UseLog
-        self._beside: list[asyncio.Task[None]] = []  # what ends with this router
+        self._beside: list[asyncio.Task[None]] = []  # tasks that end with this router
 
     async def reconfigure(self, changes: dict[str, Any]) -> None:
-        """Take sections in the place of those at the start; requests that are running keep what
-        they were decided by.
+        """Replace sections of the start config; running requests keep the config they were decided
+        by.
 
-        Once requests are served, changes that cannot be used are logged, shown in /v1/tiers, and
-        change nothing: Serve would answer an exception by replacing a router that works.
+        Once requests are served, invalid changes are logged, shown in /v1/tiers, and change
+        nothing: on an exception Serve would replace a working router.
         """
         if hasattr(self, "service"):
             await self._reload(changes)
@@ -85,7 +85,7 @@ class Router:
             transport = lines = DirectTransport(handles)
             board.watch(partial(_later, asyncio.get_running_loop(), lines.replicas_changed))
         service = await asyncio.to_thread(Service, args, transport, tracing=traced)
-        await asyncio.to_thread(language.load)  # not while the first caller waits
+        await asyncio.to_thread(language.load)  # load it now, not while a caller waits
         if args.decision_log is not None:
             service.log = open_log(args.decision_log, args.base_dir)
         if (events := service.events) is not None:
@@ -101,12 +101,12 @@ class Router:
             startup.Waiting(args, self.views.waiting_for, startup.cluster).run()
         )
         await self._keep_on_disk(args)
-        self._processor = ProcessorShare(counted_cpus())  # the start is no load
-        gc.freeze()  # what stays for good is not looked through again while requests wait
+        self._processor = ProcessorShare(counted_cpus())  # the start does not count as load
+        gc.freeze()  # permanent objects are not scanned again while requests wait
         board.watch(partial(_later, loop, service.replicas_changed))
 
     async def _keep_on_disk(self, args: RouterArgs) -> None:
-        """Open files, batches and the use of keys, and run what runs beside requests."""
+        """Open files, batches and the usage log, and start the background tasks."""
         folder = None
         if args.batches is not None:
             self.batches = await asyncio.to_thread(open_store, args.batches, args.base_dir)
@@ -118,10 +118,10 @@ class Router:
         self._beside.append(asyncio.create_task(self.use_log.run()))
 
     async def close(self) -> None:
-        """Write what waits to be written, and hang up."""
+        """Write buffered data and close the connections."""
         if self.publisher is not None:
             self.publisher.stop()
-        if not hasattr(self, "service"):  # it never came so far
+        if not hasattr(self, "service"):  # the first `reconfigure` never finished
             return
         for task in self._beside:
             task.cancel()
@@ -153,15 +153,15 @@ class Router:
 
     async def check_health(
         self,
-    ) -> None:  # not in a thread: a handle wants the loop that it is used in
-        """Serve asks every few seconds; the moment to see how many routers share the load."""
+    ) -> None:  # not in a thread: a handle needs the loop that it is used in
+        """Update how many routers share the load; Serve calls this every few seconds."""
         routers = self._others.count()
         self.service.ledger.routers = routers
         self.access.meters.routers_are(routers)
 
     async def exchange(self, router: str, reports: Reports) -> tuple[str, Reports]:
-        """What another router asks twice a second while keys have limits: who this is, and where it
-        stands.
+        """Return this router's id and its reports; other routers call this twice a second while
+        keys have limits.
         """
         own = self._others.own_id
         return own, {} if router == own else self.access.meters.answer(router, reports)
@@ -171,10 +171,10 @@ class Router:
         tally.set(metrics.PROCESSOR_SHARE, (), self._processor.share())
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What this router asks of every model and of its processor, for the autoscaling policy;
-        Serve sends it to its controller.
+        """This router's demand for every model and for its processor; Serve sends it to its
+        controller for the autoscaling policy.
         """
-        if not hasattr(self, "service"):  # Serve asks while `reconfigure` still waits
+        if not hasattr(self, "service"):  # Serve calls this while `reconfigure` still runs
             return {}
         starts = self.service.starts
         models = {
@@ -195,7 +195,7 @@ def _later(
     model: str,
     replicas: tuple[str, ...],
 ) -> None:
-    """The board's news come from Serve's thread in its default mode, from this loop in throughput
-    mode.
+    """Pass a change of the board to `loop`: it comes from Serve's thread in Serve's default mode,
+    from this loop in throughput mode.
     """
     loop.call_soon_threadsafe(changed, model, replicas)

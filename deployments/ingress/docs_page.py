@@ -1,4 +1,4 @@
-"""/docs: the OpenAPI document as a page that needs nothing from elsewhere."""
+"""/docs: the OpenAPI document as a self-contained page."""
 
 import base64
 import hashlib
@@ -57,7 +57,7 @@ HEADERS = {
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """HTML of an OpenAPI document."""
+    """Render an OpenAPI document as HTML."""
     title = _text(document["info"]["title"])
     entries = [
         (_anchor(method, path), method.upper(), path)
@@ -120,7 +120,7 @@ def _fields(document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
 
 
 def _choices(document: Mapping[str, Any], field: Mapping[str, Any]) -> str:
-    """The values that a field may have, where they are few words."""
+    """The allowed values of a field, if it has a fixed set of them."""
     forms = [_resolve(document, form) for form in field.get("anyOf", [field])]
     words = [
         value

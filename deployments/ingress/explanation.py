@@ -1,4 +1,4 @@
-"""Where the settings of a request come from, as /v1/route shows them."""
+"""The source of each setting of a request, as /v1/route shows it."""
 
 from typing import Any
 

@@ -1,21 +1,17 @@
-"""Requests for embeddings on their short way: from the socket to the application, past Serve's
-wrapper around it.
+"""The fast path: inference requests go from the socket to the application, past Serve's wrapper.
 
-Behind HAProxy every router replica has an HTTP server of its own, which Serve starts: uvicorn
-around an ASGI application of Serve's around ours. For each request Serve makes metadata, five
-contexts, a record for a log that is off, and two wrappers around `send`; uvicorn looks at every
-header of the answer with two regular expressions. Where the answer is in the cache that was two
-thirds of all that the router did.
+Behind HAProxy, Serve starts an HTTP server in every router replica: uvicorn around Serve's ASGI
+application around ours. For each request Serve makes metadata, five contexts, a record for a log
+that is off, and two wrappers around `send`; uvicorn matches every response header against two
+regular expressions. For a cached answer that was two thirds of the router's work.
 
-uvicorn takes the class that speaks HTTP as a setting, and Serve leaves it at `auto`. `install` says
-what that means in this process: uvicorn's own class, but that a POST for embeddings goes to our
-application at once. Serve's server keeps its port, its connections, its draining and its health
-checks, and every other request goes Serve's way. What Serve counts is told to it: the requests
-under way, which its autoscaler and its draining ask for, and those that ended.
+Serve leaves uvicorn's setting for the HTTP class at `auto`. `install` defines what `auto` means
+here: uvicorn's own class, but an inference POST goes straight to our application. Serve's server
+keeps its port, connections, draining and health checks, and every other request. Serve's counts of
+running and ended requests, which its autoscaler and draining use, are kept up to date.
 
-It needs names of Serve's replica that Serve does not promise. Where they are missing, or where
-somebody asked Serve for something that it does on its way (an access log, middleware, time limits,
-a limit of requests), all requests go Serve's way.
+The fast path needs private names of Serve's replica. If they are missing, or if Serve has work of
+its own (an access log, middleware, time limits, a request limit), all requests go through Serve.
 """
 
 import asyncio
@@ -57,34 +53,34 @@ from router.routes import INFERENCE, ROUTES
 if TYPE_CHECKING:
     from deployments.serve_internals import ASGI3Application, ProxyHeadersMiddleware
 
-UNLIMITED = 100_000  # running requests of one router: fewer is a limit that somebody set
-ONE_WRITE_BYTES = 256 * 1024  # up to here a copy is cheaper than a second call to the kernel
+UNLIMITED = 100_000  # running requests of one router: a smaller number is a configured limit
+ONE_WRITE_BYTES = 256 * 1024  # up to here a copy is cheaper than a second system call
 TIME_LIMIT = REQUEST_TIMEOUT_HEADER.encode()
 REQUEST_ID = b"x-request-id"
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 _INFERENCE = [route.path for route in ROUTES if route.handler in INFERENCE]
 PATHS = tuple(path for path in _INFERENCE if "{" not in path)
-# of an address, and of paths that hold a name
+# the starts of addresses and of paths that contain a name
 STARTS = (PREFIX, *(path.partition("{")[0] for path in _INFERENCE if "{" in path))
 
 log = logging.getLogger("ray.serve")
 Handler = Callable[[HttpRequest], Awaitable[HttpAnswer]]
 
-# how this process answers a request, and the loop it does so on
+# the handler of this process, and the loop it runs on
 _here: list[tuple[Handler, asyncio.AbstractEventLoop]] = []
 
 
 def install(handler: Handler) -> None:
-    """Let `handler`, which runs on the current loop, answer the embeddings of the server that
-    Serve is about to start.
+    """Let `handler`, on the current loop, answer the inference requests of the server that Serve is
+    about to start.
     """
     _here[:] = [(handler, asyncio.get_running_loop())]
     set_http_protocol(f"{__name__}:FastPathProtocol")
 
 
 class FastPath:
-    """The fast path of one server: its paths, and the counts to keep."""
+    """The fast path of one server: its paths, and the counts it updates."""
 
     def __init__(
         self,
@@ -93,15 +89,15 @@ class FastPath:
         root_path: str,
         outer: "ProxyHeadersMiddleware",
     ) -> None:
-        """Raises AttributeError where Serve's replica or uvicorn's middleware is not as it was."""
+        """Raises AttributeError if Serve's replica or uvicorn's middleware has changed."""
         self.handler, self.replica, self._proxies = handler, replica, outer
-        self.outside = root_path  # what a proxy took off the path
+        self.outside = root_path  # the part of the path that a proxy removed
         self._mount()
-        self.client(("127.0.0.1", 0), ())  # called once to see that it can be
+        self.client(("127.0.0.1", 0), ())  # called once to see that it works
         self.open  # noqa: B018  the same
 
     def _mount(self) -> None:
-        """Take the paths below the route prefix that Serve has now; a deploy may change it."""
+        """Set the paths below Serve's current route prefix; a deploy can change it."""
         self._prefix = self.replica.route_prefix
         inside = (self._prefix or "").rstrip("/")
         self.root = self.outside + inside
@@ -110,7 +106,7 @@ class FastPath:
         self._starts = tuple((inside + start).encode() for start in STARTS)
 
     def takes(self, url: bytes) -> bool:
-        """Whether a model answers what is posted to `url`, which is as it was sent."""
+        """Whether a model answers a POST to `url`, which is given as it was sent."""
         if url in self.urls:
             return True
         if not url.startswith(self._starts) or not url.isascii():
@@ -120,8 +116,8 @@ class FastPath:
 
     @property
     def open(self) -> bool:
-        """Whether Serve has nothing to do for a request; the next config may change this, and the
-        paths with it.
+        """Whether Serve has no work of its own on a request; the next config can change this and
+        the paths.
         """
         if self.replica.route_prefix != self._prefix:
             self._mount()
@@ -131,7 +127,7 @@ class FastPath:
     def client(
         self, peer: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]
     ) -> tuple[str, int] | None:
-        """The client that a proxy which uvicorn trusts reports; the peer otherwise."""
+        """The client reported by a proxy that uvicorn trusts; otherwise the peer."""
         if peer is None or peer[0] not in self._proxies.trusted_hosts:
             return peer
         reported = b", ".join(value for name, value in headers if name == b"x-forwarded-for")
@@ -142,9 +138,7 @@ class FastPath:
 
 @cache
 def fast_path_of(app: Any, root_path: str) -> FastPath | None:
-    """The fast path through a server of Serve's that runs `app`; None where all requests must take
-    Serve's way.
-    """
+    """The fast path of Serve's server for `app`; None if all requests must go through Serve."""
     try:
         ((handler, loop),) = _here
         replica = ServeReplica(app)
@@ -166,7 +160,7 @@ def fast_path_of(app: Any, root_path: str) -> FastPath | None:
 
 def cleaned(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """The headers without values that Serve cannot decode, and with exactly one request id: the
-    last that was sent if it is valid, else a new one, as on the fast path.
+    last one sent if it is valid, otherwise a new one, as on the fast path.
     """
     own, kept = "", list[tuple[bytes, bytes]]()
     for name, value in headers:
@@ -178,8 +172,7 @@ def cleaned(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]
 
 
 class FastPathProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP, but that the router's application is asked for embeddings without anybody
-    between.
+    """uvicorn's HTTP protocol, but inference requests go straight to the router's application.
 
     A WebSocket handshake is an ordinary request here, which the application refuses.
     """
@@ -190,7 +183,7 @@ class FastPathProtocol(HttpToolsProtocol):
         self._way = fast_path_of(self.app, self.root_path)
 
     def on_headers_complete(self) -> None:
-        """Called when all headers of a request are there."""
+        """Handle a request whose headers are complete."""
         way, parser = self._way, self.parser
         if (
             way is None
@@ -220,10 +213,10 @@ class FastPathProtocol(HttpToolsProtocol):
         begin(self, HttpExchange(way, self, keep_alive))
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Log nothing: the application answers a request for an upgrade."""
+        """Log nothing: the application answers upgrade requests."""
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP in JSON too, and close the connection."""
+        """Answer invalid HTTP in JSON too, and close the connection."""
         body = render(InvalidValue("the request is not HTTP/1.1; check the client or proxy"))
         self.transport.write(
             STATUS_LINE[InvalidValue.status]
@@ -235,7 +228,7 @@ class FastPathProtocol(HttpToolsProtocol):
 
 
 class HttpExchange(RequestResponseCycle):
-    """One request for embeddings and its answer."""
+    """One inference request and its answer."""
 
     def __init__(self, way: FastPath, listener: FastPathProtocol, keep_alive: bool) -> None:
         super().__init__(
@@ -254,7 +247,7 @@ class HttpExchange(RequestResponseCycle):
         self._way, self._came_s = way, time.monotonic()
 
     async def run_asgi(self, app: "ASGI3Application") -> None:
-        """The whole exchange; `app` is Serve's, and is not asked."""
+        """Run the whole exchange; `app` is Serve's and is not called."""
         counts, status = self._way.replica, 499
         counts.began()
         try:
@@ -301,7 +294,7 @@ class HttpExchange(RequestResponseCycle):
         headers: Mapping[str, str],
         stall_s: float = SEND_TIMEOUT_S,
     ) -> None:
-        await self._taken(stall_s)  # of an answer before this one on the connection
+        await self._taken(stall_s)  # an earlier answer on this connection
         if self.disconnected or self.transport.is_closing():
             return
         values = "".join(headers.values())
@@ -334,8 +327,8 @@ class HttpExchange(RequestResponseCycle):
         self.on_response()
 
     async def _taken(self, stall_s: float) -> None:
-        """Wait until the reader has taken most of what was written; one that takes fewer than
-        LEAST_BYTES_PER_S for `stall_s` is cut off.
+        """Wait until the client has read most of what was written; abort a client that reads fewer
+        than LEAST_BYTES_PER_S for `stall_s`.
         """
         while self.flow.write_paused and not self.disconnected:
             before = self.transport.get_write_buffer_size()

@@ -1,4 +1,4 @@
-"""/v1/models: everything that a caller may write in `model`."""
+"""/v1/models: everything that a caller can write in `model`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,13 +14,13 @@ Card = dict[str, Any]
 
 
 class ModelList:
-    """Model ids, tiers, aliases and collections of one `Service`, by what a caller may use."""
+    """Model ids, tiers, aliases and collections of one `Service` that a caller can use."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def cards(self, caller: Grant) -> list[Card]:
-        """OpenAI's list."""
+        """The entries of OpenAI's list."""
         models = self._service.args.models
         return [
             *(self._card(name) for name in self._names(caller)),
@@ -35,7 +35,7 @@ class ModelList:
         ]
 
     def card(self, given: str, caller: Grant) -> Card:
-        """One entry of that list, or what a name with a suffix means; raises ModelNotFound."""
+        """One entry of that list, or the meaning of a name with a suffix; raises ModelNotFound."""
         catalogue = self._service.catalogue
         name = read_name(catalogue, given)
         if name.space in catalogue.collections:
@@ -48,7 +48,7 @@ class ModelList:
         if model not in (Tier.AUTO, *self._service.args.tiers):
             try:
                 model = catalogue.find(name.model or given)
-            except RouterError:  # a reranker, say, that the caller may not use
+            except RouterError:  # such as a reranker that the caller cannot use
                 raise ModelNotFound(given, self._names(caller)) from None
         if model not in (names := self._names(caller)):
             raise ModelNotFound(given, names)

@@ -1,4 +1,4 @@
-"""Bytes of answers that were made and that their readers have not taken yet."""
+"""Bytes of finished answers that their clients have not read yet."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ BUSY_RETRY_S = 1.0
 
 
 class Held:
-    """One answer on its way; `stall_s` is how long its reader may take next to nothing."""
+    """One answer being sent; `stall_s` is how long its client can read next to nothing."""
 
     __slots__ = ("_client", "_outgoing", "_size", "stall_s")
 
@@ -18,7 +18,7 @@ class Held:
         self._outgoing, self._client, self._size, self.stall_s = outgoing, client, size, stall_s
 
     def release(self) -> None:
-        """The reader has it all, or is gone; safe to call twice."""
+        """Stop counting an answer that was read or abandoned; safe to call twice."""
         self._outgoing.bytes_of[self._client] -= self._size
         if self._outgoing.bytes_of[self._client] <= 0:
             del self._outgoing.bytes_of[self._client]
@@ -26,23 +26,24 @@ class Held:
 
 
 class Outgoing:
-    """The answers of one router on their way."""
+    """The answers that one router is sending."""
 
     def __init__(self) -> None:
         self.bytes_of: Counter[str] = Counter()  # by client
 
     def hold(self, client: str, size: int, limits: Limits) -> Held:
-        """Count an answer of about `size` bytes from before it is made; raises RateLimitExceeded.
+        """Count an answer of about `size` bytes before it is made; raises RateLimitExceeded.
 
-        One client may have half of all.
+        One client can have half of the limit.
         """
         self._check(client, size, limits)
         self.bytes_of[client] += size
         return Held(self, client, size, limits.send_timeout_s)
 
     def check(self, client: str, size: int, limits: Limits) -> None:
-        """Raise the error of an answer of about `size` bytes that would not go out, before its
-        vectors are made: RequestTooLarge where it never would, else RateLimitExceeded.
+        """Refuse an answer of about `size` bytes that cannot be sent, before its vectors are made.
+
+        Raises RequestTooLarge if it can never be sent, otherwise RateLimitExceeded.
         """
         if size > limits.max_answer_bytes:
             raise RequestTooLarge.by_answer(size, limits.max_answer_bytes)

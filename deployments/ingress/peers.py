@@ -1,5 +1,5 @@
-"""The other replicas of the router, and what Serve says of the whole: nothing here is on a
-request's way.
+"""The other router replicas, and what Serve reports about all of them. Requests wait for this only
+when their key's limit is used up in this router.
 """
 
 import asyncio
@@ -22,24 +22,24 @@ Reports = Mapping[Limit, Report]
 
 
 class Routers:
-    """Counts the replicas of this deployment, and asks all but this one."""
+    """The replicas of this deployment: counts all of them and calls the others."""
 
     def __init__(self) -> None:
         self._own_handle: DeploymentHandle[object] | None = None
 
     @property
     def own_id(self) -> str:
-        """What this replica is called among them."""
+        """The id of this replica."""
         return serve.get_replica_context().replica_id.unique_id
 
     def count(self) -> int:
-        """How many there are, this one included."""
+        """The number of replicas, including this one."""
         listed = serve_internals.running_replicas(self._handle)
         names = [replica.unique_id for replica in listed]
         return routers_of(self.own_id, names, serve_internals.own_config())
 
     async def ask(self, reports: Reports) -> dict[str, Reports]:
-        """What the others reply; raises when one of those that Serve lists does not."""
+        """Return the replies of the others; raises if a replica that Serve lists does not reply."""
         answers = await self._handle.broadcast("exchange", self.own_id, reports).results_async(
             timeout_s=ANSWER_S
         )
@@ -48,17 +48,17 @@ class Routers:
     @property
     def _handle(self) -> DeploymentHandle[object]:
         if self._own_handle is None:
-            # from now on Serve sends it the list of running replicas
+            # from now on Serve sends the handle the list of running replicas
             self._own_handle = serve_internals.own_handle().options(method_name="exchange")
         return self._own_handle
 
 
 def routers_of(own: str, listed: Sequence[str], config: "DeploymentConfig") -> int:
-    """How many routers there are, by what Serve lists as running.
+    """The number of routers, from those that Serve lists as running.
 
-    Serve lists a router once it has started. One that starts is told by its config how many start
-    with it; later that says nothing: scaling and deploying anew change the number and leave the
-    config of those that run as it was.
+    Serve lists a router once it has started. While a router starts, its config gives the number
+    that start together. Later that number is useless: scaling and redeploying change the number of
+    routers but not the config of those that run.
     """
     if own in listed:
         return len(listed)
@@ -70,8 +70,8 @@ def routers_of(own: str, listed: Sequence[str], config: "DeploymentConfig") -> i
 
 
 async def listening_host() -> str | None:
-    """The address that this Serve's HTTP servers listen on, as it was started with; outside of
-    Serve nothing listens.
+    """The address that Serve's HTTP servers were started with; loopback outside of Serve, where
+    nothing listens.
     """
     if not ray.is_initialized():
         return "127.0.0.1"

@@ -1,4 +1,4 @@
-"""What a router's process uses of a processor core, which is what routers scale by."""
+"""The share of a processor core that a router's process uses, by which routers scale."""
 
 import time
 from collections.abc import Callable
@@ -9,10 +9,10 @@ WINDOW_S = 10.0
 
 
 class ProcessorShare:
-    """Processor seconds of this process for each second, averaged over about the last ten.
+    """Processor seconds of this process per second, averaged over about the last ten.
 
-    `cores` is what this process may use: a container may have less than the one core that a router
-    needs, and is then busy at less.
+    `cores` is what this process can use. A container can have less than the one core that a router
+    needs, and is then busy at a smaller share.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class ProcessorShare:
         self._seen = clock(), used_s()
 
     def share(self) -> float:
-        """The average now."""
+        """The current average."""
         now, used_s = self._clock(), self._used_s()
         since, used_before_s = self._seen
         self._rate.served(used_s - used_before_s, now - since)
@@ -35,5 +35,5 @@ class ProcessorShare:
         return self._rate.tokens_per_s
 
     def demand(self) -> DemandReport:
-        """The average as what is asked of a model: processor seconds in the place of tokens."""
+        """The average as a demand report, with processor seconds in place of tokens."""
         return DemandReport(self.share(), 0.0, 0.0, self._cores)

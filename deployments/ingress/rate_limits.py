@@ -1,9 +1,8 @@
-"""Limits of keys as one router keeps them: what a request is charged, and the exchange with the
-other routers.
+"""The limits of keys in one router: charges for requests, and the exchange with other routers.
 
-The bookkeeping is router/quota.py. Here are the clock, the calls to the others, and one rule: a
-request that another router's part of the limit could serve asks for it at once, and is refused only
-when that did not help.
+router/quota.py does the bookkeeping. This file has the clock, the calls to the other routers, and
+one rule: if another router's part of the limit could serve a request, an exchange runs at once, and
+the request is refused only if that did not help.
 """
 
 import asyncio
@@ -16,8 +15,8 @@ from router.errors import RateLimitExceeded
 from router.keys import Grant
 from router.quota import EXCHANGE_S, Bucket, Kind, Limit, Quotas, Report
 
-READ_CHARACTERS_A_TOKEN = 400  # a refusal costs a hundredth of the answer
-NOT_SOONER_S = 0.02  # than so long after the last exchange is the next one asked for by a request
+READ_CHARACTERS_A_TOKEN = 400  # a refused request costs a hundredth of an answer
+NOT_SOONER_S = 0.02  # a request starts no exchange earlier than this after the last one
 
 Replies = Mapping[str, Mapping[Limit, Report]]  # by router
 Exchange = Callable[[Mapping[Limit, Report]], Awaitable[Replies]]
@@ -30,7 +29,7 @@ class Account(NamedTuple):
 
     requests: Bucket | None
     tokens: Bucket | None
-    each: tuple[tuple[Kind, Bucket], ...]  # those that there are
+    each: tuple[tuple[Kind, Bucket], ...]  # the limits that are set
 
 
 class RateLimiter:
@@ -39,8 +38,8 @@ class RateLimiter:
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, exchange: Exchange | None = None
     ) -> None:
-        """`exchange` tells all other routers and returns what those that answer reply; none where
-        there is one router only.
+        """`exchange` sends reports to all other routers and returns their replies; None if there is
+        only one router.
         """
         self._clock, self._exchange = clock, exchange
         self._quotas = Quotas()
@@ -48,7 +47,7 @@ class RateLimiter:
         self._asked_s = float("-inf")
         self._failed = False
         self._limits: dict[str, tuple[Limit, ...]] = {}  # by the name of the key
-        self._accounts: dict[str, Account] = {}  # of those that were asked for
+        self._accounts: dict[str, Account] = {}  # of keys that were used
 
     def configure(self, grants: Iterable[Grant]) -> None:
         """Forget the limits that no key has any more."""
@@ -57,7 +56,7 @@ class RateLimiter:
         self._accounts = {}
 
     def routers_are(self, routers: int) -> None:
-        """How many routers share the limits."""
+        """Set how many routers share the limits."""
         self._quotas.routers = max(1, routers)
 
     async def open(self, grant: Grant) -> "Charge | None":
@@ -67,14 +66,14 @@ class RateLimiter:
             return None
         requests, tokens, now = account.requests, account.tokens, self._clock()
         if tokens is not None and tokens.spent(now):
-            # before anything is read: counting tokens is work too
+            # refuse before reading: counting tokens is work too
             raise self._refusal("tokens", tokens, 1)
         if requests is not None and not requests.take(1, now):
             await self.take_after_all("requests", requests, 1)
         return Charge(self, account, self._clock)
 
     async def take_after_all(self, kind: Kind, bucket: Bucket, cost: int) -> None:
-        """Spend what was refused once the others were heard, or raise RateLimitExceeded."""
+        """Try a refused charge again after an exchange, or raise RateLimitExceeded."""
         if self._quotas.routers > 1 and bucket.elsewhere(cost):
             await self.exchange()
             if bucket.take(cost, self._clock(), again=True):
@@ -82,8 +81,8 @@ class RateLimiter:
         raise self._refusal(kind, bucket, cost)
 
     def left(self, grant: Grant) -> list[tuple[Kind, int, int, float]]:
-        """Of each limit of a key: what it is, what is left of it, and the seconds until it is full
-        again.
+        """For each limit of a key: its kind, its size, what is left, and the seconds until it is
+        full again.
         """
         account, now = self._account(grant), self._clock()
         return (
@@ -93,14 +92,14 @@ class RateLimiter:
         )
 
     def answer(self, router: str, reports: Mapping[Limit, Report]) -> dict[Limit, Report]:
-        """What this router replies to another one's exchange."""
+        """Reply to another router's exchange."""
         return self._quotas.answer(router, reports, self._clock())
 
     async def run(self) -> None:
-        """Exchange twice a second, forever, while there is something to tell.
+        """Exchange twice a second, forever, while any key has limits.
 
-        Also where no other router is known of: one that has just started knows of this one before
-        this one knows of it.
+        This includes times when no other router is known: a router that has just started knows of
+        this one before this one knows of it.
         """
         while True:
             await asyncio.sleep(EXCHANGE_S)
@@ -113,7 +112,7 @@ class RateLimiter:
                     )
 
     async def exchange(self) -> None:
-        """One exchange; those who ask while one is under way wait for it."""
+        """Run one exchange; calls during an exchange wait for the running one."""
         if self._exchange is None:
             return
         if self._asking is None:
@@ -125,7 +124,7 @@ class RateLimiter:
     async def _ask(self, exchange: Exchange) -> None:
         try:
             replies = await exchange(self._quotas.reports(self._clock()))
-        except Exception as error:  # whoever cannot be heard keeps an even share reserved
+        except Exception as error:  # routers that do not reply keep an even share reserved
             replies = {}
             if not self._failed:
                 log.warning(
@@ -157,8 +156,8 @@ class RateLimiter:
 
 
 class Charge:
-    """What one request was charged; on a limit that is gone from the config meanwhile it is settled
-    all the same, unseen.
+    """The charge of one request; it is still settled on a limit that the config no longer has, but
+    without effect.
     """
 
     __slots__ = ("_characters", "_charged", "_clock", "_meters", "_requests", "_tokens")
@@ -169,11 +168,11 @@ class Charge:
         self._charged = self._characters = 0
 
     def reading(self, characters: int) -> None:
-        """Texts of so many characters are tokenised from now on."""
+        """Note that texts of this many characters are being tokenised."""
         self._characters = characters
 
     async def charge(self, tokens: int) -> None:
-        """Charge what the request will be read as, before it is; raises RateLimitExceeded."""
+        """Charge a request's tokens before a model reads them; raises RateLimitExceeded."""
         bucket = self._tokens
         if bucket is None:
             return
@@ -184,23 +183,23 @@ class Charge:
         self._charged = tokens
 
     def answered(self, tokens: int) -> None:
-        """Settle on what the model read."""
+        """Settle on the tokens that the model read."""
         if self._tokens is not None and tokens != self._charged:
             self._tokens.settle(tokens - self._charged, self._clock())
 
     def left(self) -> None:
-        """The caller does not wait for the answer: what was charged stays so, and what was only
-        read is paid as after a failure.
+        """Settle for a caller who left: charged tokens stay charged, and texts that were only read
+        are paid as after a failure.
         """
         if not self._charged:
             self._pay_reading(self._clock())
 
     def failed(self, status: int) -> None:
-        """Give back the tokens, and the request too where nothing was read and the service is to
-        blame or a limit.
+        """Refund the tokens, and the request too if nothing was read and the cause is the service
+        or a limit.
 
-        What was read was work, whatever became of it: a key without a limit of requests pays for
-        that with a few tokens.
+        Reading is work, whatever the outcome: a key without a limit of requests pays for it with a
+        few tokens.
         """
         now = self._clock()
         if self._tokens is not None and self._charged:
@@ -212,7 +211,7 @@ class Charge:
             self._pay_reading(now)
 
     def _pay_reading(self, now: float) -> None:
-        """Where no limit of requests is left to count it."""
+        """Charge tokens for reading if the key has no limit of requests to count it."""
         if self._requests is None and self._tokens is not None and self._characters:
             most = max(1, self._tokens.per_minute // 10)
             cost = self._characters // READ_CHARACTERS_A_TOKEN

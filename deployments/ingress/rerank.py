@@ -1,4 +1,4 @@
-"""The forms of a rerank request: whose a body is, and the answer in that form."""
+"""The forms of a rerank request: the form of a body, and the answer in that form."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from router.shapes.form import Errors
 class Form(NamedTuple):
     """How a request is read, and how its answer is written; the id is the request's.
 
-    `read` drops unknown fields where its last argument says so.
+    `read` drops unknown fields if its last argument is true.
     """
 
     read: Callable[[Mapping[str, Any], Context, Ignore], RerankRequest]
@@ -26,8 +26,8 @@ class Form(NamedTuple):
 
 
 def form_of(data: Mapping[str, Any]) -> Form:
-    """The form of a body, by the field with its texts; raises InvalidValue where it has both of
-    them or neither.
+    """The form of a body, by the field with its texts; raises InvalidValue if it has both fields or
+    neither.
     """
     given = [name for name in FORMS if data.get(name) is not None]
     if len(given) == 1:
@@ -74,7 +74,7 @@ def _write(request: RerankRequest, ranking: Ranking, id: str) -> HttpAnswer:
 
 
 def headers_of(ranking: Ranking) -> dict[str, str]:
-    """What an answer says of its routing, whatever form it has."""
+    """The headers about the routing of an answer, which all forms have."""
     return {
         "x-embedding-model": ranking.model,
         "x-routing-reason": ranking.decision.label,
@@ -117,7 +117,7 @@ def _write_tei(request: RerankRequest, ranking: Ranking, id: str) -> HttpAnswer:
 
 
 def errors_of(data: Mapping[str, Any]) -> Errors | None:
-    """How errors of a body are written: a body with `texts` is Text Embeddings Inference's."""
+    """The form of a body's errors: a body with `texts` is Text Embeddings Inference's."""
     return None if data.get("texts") is None else tei.RERANK_ERRORS
 
 

@@ -1,4 +1,4 @@
-"""What the router tells of its rerankers: their part of the lists of models and of tiers."""
+"""The rerankers' part of the lists of models and of tiers."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from deployments.service.reranking import Reranking
 from router.keys import Grant
 from router.rerank_config import RerankerConfig
 
-WINDOW_S = 300.0  # what "the last minutes" means for p50 and p95
+WINDOW_S = 300.0  # the time that p50 and p95 cover
 
 
 def _usable(reranking: Reranking, caller: Grant) -> dict[str, RerankerConfig]:
@@ -17,7 +17,7 @@ def _usable(reranking: Reranking, caller: Grant) -> dict[str, RerankerConfig]:
 
 
 def cards(reranking: Reranking, caller: Grant) -> list[dict[str, Any]]:
-    """The entries of /v1/models for the rerankers that the caller may use, by id and by alias."""
+    """The entries of /v1/models for the rerankers that the caller can use, by id and by alias."""
     made = []
     for id, one in _usable(reranking, caller).items():
         card = {
@@ -36,7 +36,7 @@ def cards(reranking: Reranking, caller: Grant) -> list[dict[str, Any]]:
 
 
 def tiers(reranking: Reranking, caller: Grant) -> dict[str, Any]:
-    """What /v1/tiers says of rerankers: which tier is which, and a live row for each."""
+    """The rerankers in /v1/tiers: the reranker of each tier, and a live row for each reranker."""
     usable, loads = _usable(reranking, caller), reranking.loads()
     named = {str(tier): id for tier, id in reranking.tiers.items() if id in usable}
     rows = []

@@ -1,4 +1,4 @@
-"""Answers and errors in the form of the API that a request came by (router/shapes)."""
+"""Answers and errors in the form of the request's API (router/shapes)."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ _ERRORS = {
 
 
 def failed(error: RouterError, http_request: HttpRequest) -> HttpAnswer:
-    """The error in the form of the API that the request came by."""
+    """The error in the form of the request's API."""
     errors = http_request.errors
     if errors is None:
         routes = TABLE.find(http_request.path)

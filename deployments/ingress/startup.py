@@ -1,6 +1,6 @@
-"""What a router logs of its start: which switches it misses, and which model waits for what.
+"""Log messages of a router's start: missing switches, and what each model waits for.
 
-Serve logs a line every 30 s with everything that it knows; this is one sentence a model, once.
+Serve logs everything it knows every 30 s; this logs one sentence per model, once.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from router.config import RouterArgs
 from router.resources import Node, bookings, node, waiting
 from router.switches import missing
 
-FIRST_S = 15.0  # a replica that fits has been placed long before
+FIRST_S = 15.0  # a replica that fits has been placed long before this
 EVERY_S = 30.0
 GROWS = "where an autoscaler adds nodes, one may be on its way"
 
@@ -22,7 +22,7 @@ log = logging.getLogger("ray.serve")
 
 
 def say_switches() -> None:
-    """One line where switches are missing that make the service faster or safer."""
+    """Log one line if switches are missing that make the service faster or safer."""
     if (lacking := missing(os.environ)) is not None:
         log.info(lacking)
 
@@ -30,7 +30,7 @@ def say_switches() -> None:
 class Waiting:
     """Logs a sentence for each model that waits for resources, once until it is ready again.
 
-    `cluster` blocks; it gives the application as a Serve config has it, and the nodes.
+    `cluster` blocks; it returns the application as in a Serve config, and the nodes.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Waiting:
         self._said: dict[str, str] = {}  # by model
 
     async def run(self) -> None:
-        """Look every now and then, until cancelled."""
+        """Check every EVERY_S until cancelled."""
         await asyncio.sleep(FIRST_S)
         while True:
             await self.look()
             await asyncio.sleep(EVERY_S)
 
     async def look(self) -> None:
-        """Look once."""
+        """Check once."""
         names = self._unready()
         self._said = {name: said for name, said in self._said.items() if name in names}
         if not names:
@@ -58,7 +58,7 @@ class Waiting:
         try:
             application, nodes = await asyncio.to_thread(self._cluster)
             waits = list(waiting(bookings(self._args, application), nodes))
-        except Exception as error:  # a controller that is being replaced, or another Ray's words
+        except Exception as error:  # a controller being replaced, or another Ray's reply
             log.debug("what models wait for is not known: %s", type(error).__name__)
             return
         for wait in waits:
@@ -69,7 +69,7 @@ class Waiting:
 
 
 def cluster() -> tuple[dict[str, Any], list[Node]]:
-    """This application as Serve runs it, and the nodes that are there."""
+    """This application as Serve runs it, and the nodes that are alive."""
     import ray
     from ray import serve
 

@@ -1,4 +1,4 @@
-"""A file that comes as multipart/form-data, written to the disk as it arrives."""
+"""A file sent as multipart/form-data, written to the disk as it arrives."""
 
 import asyncio
 import time
@@ -21,14 +21,16 @@ AT_ONCE_BYTES = 1024 * 1024  # parsed and written in one step of a thread
 AROUND_BYTES = 64 * 1024  # boundaries, headers and fields around a file
 MOST_FIELD_BYTES = 200
 MOST_NAME_CHARACTERS = 255
-LEAST_BYTES_PER_S = 64 * 1024  # a slower upload holds its place for too long
+LEAST_BYTES_PER_S = 64 * 1024  # a slower upload occupies its place for too long
 
 
 async def receive_file(
     http_request: HttpRequest, limits: Limits, store: FileStore, key: str, now: Callable[[], float]
 ) -> FileObject:
-    """The stored file; raises RequestTooLarge, RequestTimeout, InvalidValue, UnknownField or
-    ClientLeft, and then leaves nothing of it.
+    """Store the file of a request.
+
+    Raises RequestTooLarge, RequestTimeout, InvalidValue, UnknownField or ClientLeft, and then
+    leaves nothing of the file.
     """
     boundary = _boundary(http_request)
     declared = http_request.headers.get("content-length", "")
@@ -66,7 +68,7 @@ def _boundary(http_request: HttpRequest) -> bytes:
 
 
 async def _fed(http_request: HttpRequest, limits: Limits, form: "Form") -> None:
-    """Give the form the body, in steps that neither fill the memory nor hold the event loop."""
+    """Feed the body to the form, in steps that neither fill the memory nor block the event loop."""
     parts, waiting, size, began_s, more = list[bytes](), 0, 0, time.monotonic(), True
     while more:
         if http_request.sent is not None:
@@ -93,7 +95,7 @@ async def _fed(http_request: HttpRequest, limits: Limits, form: "Form") -> None:
 
 
 class Form:
-    """The fields of a form: `purpose` is kept, `file` goes to its upload."""
+    """The fields of a form: `purpose` is kept, `file` is written to its upload."""
 
     def __init__(self, boundary: bytes, upload: Upload) -> None:
         self._upload = upload
@@ -113,14 +115,14 @@ class Form:
         self._parser = MultipartParser(boundary, callbacks)
 
     def feed(self, data: bytes) -> None:
-        """Some more of the body; raises InvalidValue, UnknownField or RequestTooLarge."""
+        """Parse the next part of the body; raises InvalidValue, UnknownField or RequestTooLarge."""
         try:
             self._parser.write(data)
         except MultipartParseError as error:
             raise InvalidValue(f"the body is not multipart/form-data: {error}") from None
 
     def check(self) -> str:
-        """The file's name, once everything is there; raises InvalidValue."""
+        """Return the file's name, once the body is complete; raises InvalidValue."""
         if not self._ended:
             raise InvalidValue("the body is not multipart/form-data: it ends too early")
         for name in FIELDS:

@@ -1,4 +1,4 @@
-"""What the router tells of itself: models, tiers, health, explanations, documentation."""
+"""Views of the router itself: models, tiers, health, explanations, documentation."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ from router.openapi import document
 from router.policy import predict
 from router.switches import front
 
-WINDOW_S = 300.0  # what "the last minutes" means for p50 and p95
+WINDOW_S = 300.0  # the time that p50 and p95 cover
 PREDICTED_TOKENS = (32, 512)  # a query and a passage
 NOT_TAKEN = "the last change of the config was not taken; an admin key is told why"
 
@@ -44,7 +44,7 @@ class Views:
         self._models = ModelList(service)
         self.what_if = WhatIf(service.recent)
         self._memory_bytes = memory_bytes(service.args)
-        self.reload_error: str | None = None  # why the last change of the config was not taken
+        self.reload_error: str | None = None  # why the last config change was rejected
         # by the name of a handler in router/routes.py
         self.fixed: dict[str, View] = {
             "health": lambda _: self.health(),
@@ -63,11 +63,11 @@ class Views:
         }
 
     def health(self) -> Response:
-        """200 when every model that must be ready is, else 503 naming those that are not."""
+        """200 if every required model is ready, otherwise 503 with the names of the others."""
         optional = [
             name
             for name, model in self._away().items()
-            if not model.required and model.cold_start_s is None  # one that may sleep is no failure
+            if not model.required and model.cold_start_s is None  # one that can sleep is no failure
         ]
         more = {"unavailable": optional} if optional else {}
         if waiting := self.waiting_for():
@@ -87,7 +87,7 @@ class Views:
         }
 
     def models(self, caller: Grant) -> Response:
-        """OpenAI's list of everything that the caller may write in `model`."""
+        """OpenAI's list of everything that the caller can write in `model`."""
         cards = self._models.cards(caller) + rerank_views.cards(self._reranking, caller)
         return _json(200, {"object": "list", "data": cards})
 
@@ -99,7 +99,7 @@ class Views:
         return _json(200, self._models.card(name, caller))
 
     def tiers(self, caller: Grant) -> Response:
-        """The decision matrix, live: what the caller may use of it."""
+        """The live decision matrix, limited to what the caller can use."""
         service = self._service
         loads = service.loads()
         rows = [
@@ -201,8 +201,8 @@ class Views:
         }
 
     def _predicted(self, name: str, load: Load) -> dict[str, float | None]:
-        """Milliseconds that one text of so many tokens would take now; nothing for a model that
-        could not answer it.
+        """Milliseconds that one text would take now, by its number of tokens; empty for a model
+        that could not answer.
         """
         config, model = self._service.args.models[name], self._service.models[name]
         if not load.ready_replicas and load.cold_start_s is None:
@@ -218,7 +218,7 @@ class Views:
         }
 
     def explanation(self, plan: Plan) -> bytes:
-        """What /v1/route answers: features, the decision, and every model with its prediction and
+        """The body of /v1/route: features, the decision, and every model with its prediction and
         its reason.
         """
         decision, features = plan.decision, plan.features
@@ -272,13 +272,13 @@ class Views:
 
 
 def _average(service: Service, collection: str) -> float | None:
-    """What the last queries of a collection kept of its best search."""
+    """The average recall of a collection's last queries, relative to its best search."""
     running = service.planner.running.get(collection)
     return None if running is None else running.average
 
 
 def _kept(encoder: Encoder) -> dict[str, Any]:
-    """What an encoder was measured to keep; nothing was measured of a native one."""
+    """The measured quality that an encoder keeps; for a native one, that of its space."""
     proof = encoder.space_proof if encoder.native else encoder.proof
     return {
         "expected_recall": encoder.expected_recall(),
@@ -293,7 +293,7 @@ def _kept(encoder: Encoder) -> dict[str, Any]:
 
 
 def _encoding(plan: Plan, model: str) -> dict[str, Any]:
-    """Which space a model would make vectors of, where a request may go to several encoders."""
+    """The space of a model's vectors, if a request can go to several encoders."""
     encoder, recall = plan.choice.encoders.get(model), plan.choice.recalls.get(model)
     if encoder is None or recall is None:
         return {}

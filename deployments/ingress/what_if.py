@@ -1,8 +1,8 @@
 """/v1/what-if: other routing rules, and how the last requests would have moved under them.
 
-A policy is checked as a reload of it would be, so its errors are the sentences of `check-config`.
-The requests are those of one router replica (deployments/service/recent.py), decided again by
-router/replay.py: each meets the loads of its own moment, so times are predictions.
+A policy is checked like a config reload, so its errors are the sentences of `check-config`. The
+requests are those of one router replica (deployments/service/recent.py). router/replay.py decides
+them again, each with the loads of its own moment, so times are predictions.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ SECTIONS = ("routing", "tiers")
 MAX_BODY_BYTES = 32 * 1024  # ten times the longest policy we have seen; YAML is read at 100 kB/s
 MAX_DEPTH = 16
 MOST_PROBLEMS = 20
-# what a policy to edit has even where it says the default
+# fields of a policy that are shown even at their defaults
 SHOWN = (
     "policy",
     "default_tier",
@@ -34,8 +34,8 @@ SHOWN = (
 
 
 class WhatIf:
-    """Replays the last decisions, one policy at a time and in a thread: a request that is served
-    never waits for it.
+    """Replays the last decisions, one policy at a time and in a thread, so that served requests
+    never wait for it.
     """
 
     def __init__(self, recent: Recent) -> None:
@@ -43,7 +43,7 @@ class WhatIf:
         self._one_at_a_time = asyncio.Semaphore(1)
 
     async def answer(self, args: RouterArgs, body: bytes, content_type: str, routers: int) -> bytes:
-        """The JSON answer for a policy in `body`; `args` are what the router serves by. Raises
+        """The JSON answer for a policy in `body`; `args` is the router's current config. Raises
         RouterError.
         """
         async with self._one_at_a_time:
@@ -83,7 +83,7 @@ def current(args: RouterArgs) -> bytes:
         },
         "tiers": {str(tier): model for tier, model in args.tiers.items()},
     }
-    # Rules with their conditions in a line, as people write them; tiers one below the other.
+    # Conditions of rules on one line, as people write them; tiers on separate lines.
     parts = (
         yaml.safe_dump(
             {name: policy[name]},
@@ -98,8 +98,8 @@ def current(args: RouterArgs) -> bytes:
 
 
 def parse(args: RouterArgs, body: bytes, content_type: str) -> RouterArgs:
-    """`args` with the routing and tiers in `body`, JSON where the content type says so, else YAML;
-    raises RouterError.
+    """`args` with the routing and tiers in `body`: JSON if the content type says so, otherwise
+    YAML. Raises RouterError.
     """
     data = (
         _json(body)
@@ -118,7 +118,7 @@ def parse(args: RouterArgs, body: bytes, content_type: str) -> RouterArgs:
 
 
 def shown(summary: Summary) -> dict[str, Any]:
-    """A replay's summary as HTTP has it: milliseconds."""
+    """A replay's summary for HTTP, in milliseconds."""
     measured = summary.measured
     return summary.as_dict() | {
         "before": _side(summary.before),
@@ -149,13 +149,13 @@ def _yaml(body: bytes) -> Any:
             )
             if depth > MAX_DEPTH:
                 raise InvalidValue(f"the policy is nested deeper than {MAX_DEPTH} levels")
-            # a few of them can stand for more data than a machine holds
+            # a few of them can expand to more data than a machine holds
             if isinstance(event, yaml.AliasEvent):
                 raise InvalidValue(
                     f"YAML aliases are not read here; write out what *{event.anchor} stands for"
                 )
     except (yaml.YAMLError, ValueError):
-        pass  # `read` says it with its line
+        pass  # `read` reports it with its line
     try:
         return read(body)
     except ConfigError as error:
@@ -163,7 +163,7 @@ def _yaml(body: bytes) -> Any:
     except (
         yaml.YAMLError,
         ValueError,
-    ) as error:  # bytes that are no text; a date that is none, a number of too many digits
+    ) as error:  # bytes that are not text, an invalid date, a number of too many digits
         raise InvalidValue(f"not YAML: {' '.join(str(error).split())}") from None
 
 

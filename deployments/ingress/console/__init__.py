@@ -1,9 +1,7 @@
-"""The console at `/`: a page, its style and its scripts as they lie in this folder, served from
-memory; nothing builds them.
+"""The console at `/`: the page, style and scripts of this folder, served from memory, unbuilt.
 
-The page gets what it shows from the same HTTP interface as everybody. Its policy lets it load and
-call this origin only, and run no script that is not one of these files, whatever text finds its way
-into it.
+The page uses the same HTTP interface as all clients. Its content security policy lets it load and
+call this origin only, and run no script other than these files, whatever text gets into the page.
 """
 
 import hashlib
@@ -32,8 +30,8 @@ class Asset(NamedTuple):
     etag: str
 
     def headers(self) -> dict[str, str]:
-        """Always asked for again, and sent again only when it has changed: an upgrade shows at
-        once.
+        """Headers for which browsers always ask again; a file is sent again only if it changed, so
+        an upgrade shows at once.
         """
         return {
             "etag": self.etag,
@@ -45,9 +43,7 @@ class Asset(NamedTuple):
         }
 
     def known(self, if_none_match: str) -> bool:
-        """Whether the caller has this version already; proxies that compress make `W/` of an
-        ETag.
-        """
+        """Whether the caller already has this version; compressing proxies add `W/` to an ETag."""
         return self.etag in (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))
 
 
