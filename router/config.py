@@ -221,6 +221,7 @@ class RouterArgs(Section):
     cors: Cors = Cors()
     transport: Literal["direct", "handles"] = "direct"  # how calls reach replicas
     metrics: bool = True  # in Ray's own, under embedding_router_*; those of vLLM too
+    stamps: bool = False  # of each request, in /v1/decisions
     # relative paths start here; the folder of the process where it is not given
     base_dir: str | None = None
 

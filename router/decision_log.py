@@ -36,6 +36,7 @@ from router.domain import (
     Work,
 )
 from router.rules import Floor, Policy
+from router.stamps import Stamps
 from router.usage import Use
 
 FORMAT = 1
@@ -79,6 +80,7 @@ class Entry(NamedTuple):
     encoder: str | None = None  # what made them vectors of that space
     use: Use | None = None  # what its key used, where it was answered
     priority: str = "interactive"  # or "bulk"
+    stamps: Stamps | None = None  # where they are taken
 
     @property
     def expected_recall(self) -> float | None:

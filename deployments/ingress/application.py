@@ -51,6 +51,7 @@ from router.settings import Context, settled
 from router.shapes.form import Incoming
 from router.shapes.openai import OPENAI
 from router.shapes.table import FORMS
+from router.stamps import Stamps
 
 CLIENT_LEFT = 499
 STARTING_S = 1.0  # until it is worth to ask again
@@ -112,7 +113,8 @@ class Application:
         elif scope["type"] == "websocket":
             await asgi.refuse_websocket(scope, receive, send)
         elif scope["type"] == "http":
-            answer = await self._whole(HttpRequest(scope, receive, self._alone))
+            http_request = HttpRequest(scope, receive, self._alone)
+            answer = await self._whole(http_request)
             if answer.stream is not None:
                 stall_s = self._router.service.args.limits.send_timeout_s
                 whole = scope["method"] != "HEAD"
@@ -122,6 +124,8 @@ class Application:
                 return
             body = b"" if scope["method"] == "HEAD" else answer.body
             await asgi.respond(send, answer.status, body, answer.headers, answer.held)
+            if http_request.stamps is not None:
+                http_request.stamps.mark("written", time.monotonic())
 
     async def exchange(self, http_request: HttpRequest) -> HttpAnswer:
         """The answer to a request that did not pass Serve (deployments/ingress/fast_path.py), with
@@ -160,6 +164,8 @@ class Application:
                     "x-request-id": http_request.id,
                 }
             )
+        if self._router.service.args.stamps:
+            http_request.stamps = Stamps(http_request.came_s or arrived_s)
         try:
             asgi.check_headers(http_request.scope, self._router.service.args.limits)
             if http_request.headers.get("upgrade", "").lower() == "websocket":
@@ -283,8 +289,8 @@ class Application:
         """
         service, bill = self._router.service, await self._router.access.meters.open(grant)
         shared = service.args.cache.scope == "shared"
-        scope = "" if shared else grant.name
-        caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight)
+        scope, stamps = "" if shared else grant.name, http_request.stamps
+        caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight, stamps=stamps)
         with billed(bill):
             request, incoming = await self._request(grant, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
@@ -329,8 +335,10 @@ class Application:
         client = f"key {grant.name}" if grant.name else asgi.client_of(http_request, limits)
         with self._gate.passed(client, limits):
             bill = await self._router.access.meters.open(grant)
-            scope = "" if shared else grant.name
-            caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight)
+            scope, stamps = "" if shared else grant.name, http_request.stamps
+            caller = Caller(
+                grant.models, bill, client, scope, grant.name, grant.weight, stamps=stamps
+            )
             with billed(bill):
                 body = await asgi.body(
                     http_request,

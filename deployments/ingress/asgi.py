@@ -28,6 +28,7 @@ from router.errors import (
 )
 from router.names import split_address
 from router.shapes.form import Errors
+from router.stamps import Stamps
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -68,14 +69,15 @@ class HttpRequest:
     Of a header that stands twice the last value counts. The path is that below the application's
     route prefix, without a slash at its end. `id` is the caller's `x-request-id` or a new one.
     `alone` says that Serve is not around the application, `sent` is the body where all of it is
-    there already. `address` is what stands in front of the path: /in/COLLECTION,
-    `ignored` the fields of the body that were dropped. `errors` writes errors, where the path alone
-    does not say in which form.
+    there already, `came_s` is when its headers were read. `address` is what stands in front of the
+    path: /in/COLLECTION, `ignored` the fields of the body that were dropped. `errors` writes
+    errors, where the path alone does not say in which form. `stamps` is None unless they are taken.
     """
 
     __slots__ = (
         "address",
         "alone",
+        "came_s",
         "errors",
         "headers",
         "id",
@@ -84,12 +86,20 @@ class HttpRequest:
         "receive",
         "scope",
         "sent",
+        "stamps",
     )
 
     def __init__(
-        self, scope: Scope, receive: Receive, alone: bool, sent: bytes | None = None
+        self,
+        scope: Scope,
+        receive: Receive,
+        alone: bool,
+        sent: bytes | None = None,
+        came_s: float | None = None,
     ) -> None:
         self.scope, self.receive, self.alone, self.sent = scope, receive, alone, sent
+        self.came_s = came_s
+        self.stamps: Stamps | None = None
         self.headers: Headers = {
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]

@@ -1,5 +1,6 @@
-"""`embedding-router doctor`: whether this machine can serve, one line a check, each with what to
-do.
+"""`embedding-router doctor`: check whether this machine can serve.
+
+Each check prints one line: its result and, where needed, what to do.
 """
 
 import math
@@ -33,10 +34,10 @@ from router.profile import read_profile
 from router.resources import Booking, Node, bookings, waiting
 from router.strict import ConfigError
 
-OPEN_FILES = 8192  # Ray itself asks for 65,536 and warns below
+OPEN_FILES = 8192  # Ray itself asks for 65,536 and warns below that
 SHM_BYTES = 2 * GIB
 DISK_BYTES = 5 * GIB
-DRIVERS = {12: 525, 13: 580}  # the oldest for a major version of CUDA
+DRIVERS = {12: 525, 13: 580}  # the oldest driver for each major version of CUDA
 PORTS = {
     8000: "HTTP",
     6379: "Ray's GCS (with `ray start`)",
@@ -46,7 +47,7 @@ PORTS = {
 
 
 def examine(machine: Machine, config: Path | None = None) -> Iterator[Finding]:
-    """All findings; those about a config only where one is given."""
+    """Yield all findings; those about a config only if one is given."""
     yield from _python(machine)
     yield from _torch(machine)
     yield from _gpu(machine)
@@ -141,7 +142,7 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
 
 
 def _torch_cuda(machine: Machine) -> int | None:
-    """The major version of CUDA that the installed torch wants; None for a CPU build."""
+    """Return the major version of CUDA that torch needs; None without torch or for a CPU build."""
     torch = machine.versions("torch")
     if torch is None or "+cpu" in torch:
         return None
@@ -154,7 +155,7 @@ def _torch_cuda(machine: Machine) -> int | None:
 
 
 def _for_cuda(machine: Machine, cuda: int, driver: str) -> Iterator[Finding]:
-    """The driver that torch's CUDA needs, and what Triton compiles with at every start."""
+    """Check the driver for torch's CUDA, and what Triton compiles with at every start."""
     wanted, major = DRIVERS.get(cuda, max(DRIVERS.values())), driver.partition(".")[0]
     old = not major.isdecimal() or int(major) < wanted
     yield Finding(
@@ -324,7 +325,7 @@ def _config(machine: Machine, path: Path) -> Iterator[Finding]:
 
 
 def _profiles(machine: Machine, args: RouterArgs, path: Path) -> Iterator[Finding]:
-    """Whether predictions start from what was measured here."""
+    """Report whether the profiles were measured on a device of this machine."""
     if machine.processor is None or not any(model.profile for model in args.models.values()):
         return
     cards = [] if isinstance(machine.gpus, str) else [card[0] for card in machine.gpus]
@@ -332,7 +333,7 @@ def _profiles(machine: Machine, args: RouterArgs, path: Path) -> Iterator[Findin
     try:
         foreign = foreign_profiles(args, here)
     except (OSError, ValueError):
-        return  # said by the check of the config
+        return  # the check of the config reports it
     if foreign is None:
         yield Finding("profiles", "ok", "measured on a device of this kind")
     else:
@@ -340,8 +341,9 @@ def _profiles(machine: Machine, args: RouterArgs, path: Path) -> Iterator[Findin
 
 
 def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterator[Finding]:
-    """What the smallest set of replicas needs, against what there is: on GPUs where a model asks
-    for one.
+    """Compare the memory that the fewest replicas need with what this machine has.
+
+    Models that book a GPU are compared with the memory of the largest one.
     """
     booked = {one.deployment: one for one in bookings(args, serve)}
     gpus = [] if isinstance(machine.gpus, str) else list(machine.gpus)
@@ -382,7 +384,7 @@ def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterat
 
 
 def _room_for(machine: Machine, booked: list[Booking]) -> Iterator[Finding]:
-    """Which replicas would wait on this machine for CPUs, GPUs or cards of a type."""
+    """Yield which replicas would wait on this machine for CPUs, GPUs or a type of card."""
     gpus = [] if isinstance(machine.gpus, str) else machine.gpus
     types = {card_type(name) or name for name, _, _, _ in gpus}
     cpus = math.inf if machine.cpus is None else machine.cpus
@@ -392,7 +394,7 @@ def _room_for(machine: Machine, booked: list[Booking]) -> Iterator[Finding]:
 
 
 def _profiled(name: str, model: ModelConfig, base_dir: str | None) -> int | None:
-    """Of one replica, as it was measured."""
+    """Return the measured memory of one replica; None without a readable profile."""
     if model.profile is None:
         return None
     try:

@@ -25,11 +25,12 @@ from deployments.service.recent import Recent
 from deployments.service.request_metrics import Events
 from deployments.service.second_try import DecidedAgain
 from deployments.service.shared_cache import open_shared
-from deployments.service.spans import decided
+from deployments.service.spans import decided, planned
 from deployments.service.students import StudentGatherer
 from deployments.service.use_log import UseLog
 from deployments.telemetry.tracing import Tracing
 from router.cache import VectorCache
+from router.cards import Cards
 from router.config import RouterArgs
 from router.decision_log import ANSWERED
 from router.domain import (
@@ -71,6 +72,7 @@ class Service:
         self.args = args
         # how long the last replica of a model took to start, by phase, where the transport is told
         self.starts: Mapping[str, Mapping[str, float]] = getattr(transport, "starts", {})
+        self.cards: Cards = getattr(transport, "cards", Cards())
         catalogue = Catalogue(args, load_encoders(args))
         now = clock()
         self.feedback = {
@@ -113,6 +115,7 @@ class Service:
                 steps=not config.engine.runs_elsewhere,
                 bulk_call_s=args.limits.bulk_call_ms / 1000.0,
                 bulk_share=args.limits.bulk_share,
+                stamps=args.stamps,
             )
             for name, config in args.deployed.items()
         }
@@ -236,6 +239,8 @@ class Service:
         plan, answer, outcome = None, None, CANCELLED
         try:
             plan = await planning
+            if caller.stamps is not None:
+                planned(caller.stamps, plan, self.clock())
             tracing = (
                 self.tracing
                 if self.tracing is not None and self.tracing.current() is not None
@@ -253,6 +258,8 @@ class Service:
             finally:
                 self.comparison.left()
             outcome = ANSWERED
+            if caller.stamps is not None:
+                caller.stamps.mark("answered", self.clock())
             return answer
         except RouterError as error:
             outcome, error.counted = error.code, True
@@ -268,7 +275,7 @@ class Service:
             if plan is not None:
                 plan.choice.ended(answer is not None)
                 use = None if answer is None else self._used(plan, answer, caller)
-                entry = entry_of(plan, answer, outcome, use)
+                entry = entry_of(plan, answer, outcome, use, caller.stamps)
                 self.recent.add(plan.setting, entry)
                 if self.log is not None:
                     self.log.add(plan.setting, entry)
@@ -299,7 +306,7 @@ class Service:
             await caller.meter.charge(sum(prepared.counts))
         bulk, deadline_s = request.priority == "bulk", self.runner.deadline_of(plan)
         work = self.gatherers[model].gather(prepared, deadline_s, bulk)
-        got = await self.runner.send(plan, work, tracing)
+        got = await self.runner.send(plan, work, tracing, caller.stamps)
         total_s = self.runner.learn(plan, model, got, bool(truncated))
         if not truncated:
             self.comparison.answered(

@@ -45,6 +45,7 @@ class SimReply(NamedTuple):
     outstanding_tokens: int
     counters: Counters
     failed: Mapping[int, Failure] = NONE_FAILED
+    running_tokens: int | None = None
 
 
 class Sender(Protocol):

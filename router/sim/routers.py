@@ -105,10 +105,16 @@ class OldReports(Ledger):
     __slots__ = ()
 
     def reported(
-        self, model: str, replica: str, held_tokens: int, now: float, in_reply: bool = True
+        self,
+        model: str,
+        replica: str,
+        held_tokens: int,
+        now: float,
+        in_reply: bool = True,
+        running_tokens: int | None = None,
     ) -> None:
         if not in_reply:
-            super().reported(model, replica, held_tokens, now, in_reply)
+            super().reported(model, replica, held_tokens, now, in_reply, running_tokens)
 
 
 class RandomPick(Ledger):
