@@ -61,8 +61,9 @@ check: $(TOOLS) ## lint, format, types and every config
 	$(BIN)/mypy
 	$(BIN)/embedding-router check-config configs/*.yaml configs/extra/*.yaml cluster.yaml
 
-bench: $(TOOLS) ## measure: make bench ARGS=decide
+bench: $(TOOLS) ## measure: the data plane and a pretend device, or make bench ARGS=decide
 	$(BIN)/python -m benchmarks $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m benchmarks device)
 
 bench-decide: $(TOOLS) ## microseconds of a decision, and of a text's features
 	$(BIN)/python -m benchmarks decide

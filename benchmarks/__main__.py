@@ -40,6 +40,7 @@ NAMES = (
     "spaces",
     "student_query",
     "students",
+    "where",
 )
 
 

@@ -1,35 +1,48 @@
 """What do the others notice of a client that means harm? `python -m benchmarks abuse [--attack
 NAME]... [--json FILE]`.
 
-One service on the models of `configs/local.yaml`. Beside a normal load of short and middle texts
-each attack runs for a while: p99 of both before, during and after it, and the memory of the
-routers. Short texts must stay within three times their p99 or 40 ms more, middle ones within five
-times or 300 ms more, and memory must come back to within 20 % or 100 MB.
+One service on the models of `configs/local.yaml`, with keys. Beside a normal load of short and
+middle texts each attack runs for a while, with a key of its own: p99 of both before, during and
+after it, and the memory of the routers. Short texts must stay within three times their p99 or 40 ms
+more, middle ones within five times or 300 ms more, and memory must come back to within 20 % or
+100 MB.
 """
 
 import asyncio
 import contextlib
-import gzip
 import json
 import random
-import socket
+import signal
 import statistics
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import aiohttp
 import click
 import psutil
 
+from benchmarks.abuse_attacks import ATTACKS, MODEL
 from benchmarks.live import ROOT, router
+from deployments.tools.calibrate import replicas
+from router.keys import hash_of, new_key
 
 SHORT, MIDDLE = "short", "middle"
-MODEL = "wordllama-256"
 MIDDLE_CHARACTERS = 6_300
 EVERY_S = {SHORT: 0.05, MIDDLE: 0.25}  # one text of each kind is sent
 SETTLE_S = 5.0  # after an attack, before memory is looked at
+OWN, ATTACKER, LIMITED = (new_key(bytes([place] * 32)) for place in range(3))
+KEYS = {
+    "own": {"hash": hash_of(OWN)},
+    "attacker": {"hash": hash_of(ATTACKER)},
+    "limited": {
+        "hash": hash_of(LIMITED),
+        "requests_per_minute": 60,
+        "tokens_per_minute": 3000,
+    },
+}
 
 
 class Mark(NamedTuple):
@@ -102,135 +115,38 @@ def p99(seconds: list[float]) -> float:
     return statistics.quantiles(seconds, n=100)[98]
 
 
-class Target(NamedTuple):
-    """What is attacked."""
-
-    url: str
-    session: aiohttp.ClientSession
-
-    async def post(self, **options: Any) -> int:
-        """Status of an answer that is read, 0 where there was none."""
-        path = options.pop("path", "/v1/embeddings")
-        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-            async with self.session.post(path, **options) as answer:
-                await answer.read()
-                return answer.status
-        return 0
-
-
-Attack = Callable[[Target], Coroutine[Any, Any, object]]
-
-
-async def long_instruction(target: Target) -> object:
-    body = {"input": ["ab"] * 500, "input_type": "query", "instruction": "z" * 50_000}
-    return await target.post(json=body)
-
-
-async def gzip_bomb(target: Target) -> object:
-    packed = gzip.compress(b'{"input": "' + b"a " * 4_000_000 + b'"}')
-    return await target.post(data=packed, headers={"content-encoding": "gzip"})
-
-
-async def too_many_tokens(target: Target) -> object:
-    return await target.post(json={"input": "a " * 2_000_000})
-
-
-async def long_texts(target: Target) -> object:
-    text = f"{random.getrandbits(64):x} " + "word and word " * 28_000
-    return await target.post(path="/v1/route", json={"input": text})
-
-
-async def truncated(target: Target) -> object:
-    text = f"{random.getrandbits(64):x} " + "word and word " * 20_000
-    body = {"input": text, "truncate": "end", "model": "multilingual-e5-small"}
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(3):
-            return await target.post(json=body)
-    return None
-
-
-async def unread_answers(target: Target) -> object:
-    texts = [f"{random.getrandbits(64):x}" for _ in range(2048)]
-    body = json.dumps({"input": texts, "model": MODEL}).encode()
-    host, _, port = target.url.removeprefix("http://").partition(":")
-    with socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        one.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(one, (host, int(port)))
-        head = (
-            f"POST /v1/embeddings HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
-        await loop.sock_sendall(one, head.encode() + body)
-        await asyncio.sleep(3)
-    return None
-
-
-async def idle_connections(target: Target) -> object:
-    host, _, port = target.url.removeprefix("http://").partition(":")
-    async with contextlib.AsyncExitStack() as stack:
-        for _ in range(300):
-            _, writer = await asyncio.open_connection(host, int(port))
-            stack.callback(writer.close)
-        await asyncio.sleep(5)
-    return None
-
-
-async def left_callers(target: Target) -> object:
-    text = f"{random.getrandbits(64):x} " + "word and word " * 4_000
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(0.3):
-            return await target.post(json={"input": text, "model": "multilingual-e5-small"})
-    return None
-
-
-# by the rows of the attack, each with how many of it run at once
-ATTACKS: dict[str, tuple[Attack, int]] = {
-    "long-instruction": (long_instruction, 2),
-    "gzip-bomb": (gzip_bomb, 4),
-    "too-many-tokens": (too_many_tokens, 2),
-    "long-texts": (long_texts, 16),
-    "truncated": (truncated, 2),
-    "unread-answers": (unread_answers, 30),
-    "idle-connections": (idle_connections, 14),
-    "left-callers": (left_callers, 2),
-}
-
-
-@contextlib.asynccontextmanager
-async def under(attack: Attack, at_once: int, target: Target) -> AsyncIterator[None]:
-    """The attack, over and over, as long as the block runs."""
-
-    async def again() -> None:
-        while True:
-            await attack(target)
-
-    running = [asyncio.ensure_future(again()) for _ in range(at_once)]
-    try:
-        yield
-    finally:
-        for one in running:
-            one.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-
-
 def memory_mib(process: psutil.Process) -> float:
     """Of all routers of the service."""
     total = 0.0
-    for one in process.children(recursive=True):
+    for one in replicas("router", process.children(recursive=True)):
         with contextlib.suppress(psutil.Error):
-            if "router" in " ".join(one.cmdline()) and "ServeReplica" in " ".join(one.cmdline()):
-                total += one.memory_info().rss / 2**20
+            total += one.memory_info().rss / 2**20
     return total
 
 
+@contextlib.asynccontextmanager
+async def under(name: str, url: str) -> AsyncIterator[None]:
+    """The attack, over and over, as long as the block runs; its answers are shown at the end."""
+    command = [sys.executable, "-m", "benchmarks.abuse_attacks", url, ATTACKER, LIMITED, name]
+    attacker = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    assert attacker.stdout is not None
+    await attacker.stdout.readline()
+    try:
+        yield
+    finally:
+        attacker.send_signal(signal.SIGTERM)
+        said, _ = await attacker.communicate()
+        click.echo(f"{name} ({ATTACKS[name].row}); its answers by status: {said.decode().strip()}")
+
+
 async def play(
-    name: str, target: Target, load: Load, process: psutil.Process, seconds: float
+    name: str, url: str, load: Load, process: psutil.Process, seconds: float
 ) -> list[Row]:
     """The figures of one attack."""
-    attack, at_once = ATTACKS[name]
     before_mib, before_s = memory_mib(process), await load.run(seconds)
-    async with under(attack, at_once, target):
+    async with under(name, url):
         during_s = await load.run(seconds)
     await asyncio.sleep(SETTLE_S)
     after_s, after_mib = await load.run(seconds), memory_mib(process)
@@ -257,21 +173,21 @@ async def play(
 async def play_all(names: tuple[str, ...], seconds: float) -> list[Row]:
     """All attacks on one service, one after another."""
     rows = list[Row]()
-    with router(ROOT / "configs" / "local.yaml", None) as service:
+    with router(ROOT / "configs" / "local.yaml", None, keys=KEYS) as service:
         assert service.process is not None
-        timeout, connector = aiohttp.ClientTimeout(60), aiohttp.TCPConnector(limit=0)
-        async with (
-            aiohttp.ClientSession(service.url, timeout=timeout) as own,
-            aiohttp.ClientSession(service.url, timeout=timeout, connector=connector) as attackers,
-        ):
+        async with aiohttp.ClientSession(
+            service.url,
+            timeout=aiohttp.ClientTimeout(60),
+            headers={"authorization": f"Bearer {OWN}"},
+        ) as own:
             load = Load(own)
             await load.run(seconds)  # warm
             for name in names:
-                target = Target(service.url, attackers)
-                rows += await play(name, target, load, service.process, seconds)
+                rows += await play(name, service.url, load, service.process, seconds)
                 for row in rows[-8:]:
                     mark = "" if row.mark is None else f"  <= {row.mark:.1f}"
-                    click.echo(f"{row.name:<45} {row.value:10.1f}{mark}")
+                    missed = "  MISSED" if row.met is False else ""
+                    click.echo(f"{row.name:<45} {row.value:10.1f}{mark}{missed}")
             rows.append(Row("requests of the load that failed", load.failed, 0, not load.failed))
             click.echo(f"{load.failed} requests of the load failed")
     return rows

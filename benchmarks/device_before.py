@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
-from deployments.engines.base import EngineError
+from deployments.engines.vllm_backends import Encoded
 from deployments.engines.vllm_in_process import InProcess, _Core, _Job, _same_for_all
 from router.arrays import TokenIds, Vectors
 
@@ -15,7 +15,7 @@ from router.arrays import TokenIds, Vectors
 class Before(InProcess):
     """An engine that takes jobs, adds their texts, steps and waits, one after the other."""
 
-    async def encode(self, ids: Mapping[int, TokenIds], vectors: Vectors) -> dict[int, EngineError]:
+    async def encode(self, ids: Mapping[int, TokenIds], vectors: Vectors) -> Encoded:
         """Give the ids to the thread as lists."""
         job = _Job(sum(map(len, ids.values())), vectors, asyncio.get_running_loop().create_future())
         texts: Any = [(row, text.tolist()) for row, text in ids.items()]
@@ -24,7 +24,7 @@ class Before(InProcess):
         self.queued_tokens += job.tokens
         self._inbox.put(job)
         await job.future
-        return job.failed
+        return Encoded(job.failed)
 
     def _step(self, core: _Core, tell: Callable[..., None]) -> None:
         from vllm.inputs import tokens_input

@@ -29,9 +29,11 @@ from tqdm import tqdm
 
 from deployments.engines.base import Batch
 from deployments.engines.transformers import TransformersEngine
+from deployments.replica.device import accelerator_bytes
 from deployments.tools import calibrate
-from deployments.tools.calibrate import Cell, Sample
+from deployments.tools.calibrate import Sample
 from router import engine_config
+from router.calibration import MOST_TEXTS, Cell, calls, cells
 from router.curve_fit import Fit, Point
 
 DEVICE = "cuda"
@@ -147,7 +149,7 @@ class Measuring:
             )
         cell = Cell(counts[0], len(counts))
         self.held[cell] = max(self.held.get(cell, 0), _peak_bytes())
-        self._reserved_bytes = max(self._reserved_bytes, calibrate.accelerator_bytes())
+        self._reserved_bytes = max(self._reserved_bytes, accelerator_bytes())
         return seconds, None
 
     def memory_bytes(self) -> int | None:
@@ -178,10 +180,8 @@ async def measure(
     await source.start()
     try:
         weights_bytes = _allocated_bytes()
-        sizes = calibrate.cells(max_tokens, batch_tokens, calibrate.MOST_TEXTS)
-        with tqdm(
-            total=calibrate.calls(sizes, batch_tokens, repeats), desc=name, unit="call"
-        ) as bar:
+        sizes = cells(max_tokens, batch_tokens, MOST_TEXTS)
+        with tqdm(total=calls(sizes, batch_tokens, repeats), desc=name, unit="call") as bar:
             samples = await calibrate.sample(
                 source,
                 lambda tokens: ("", tokens),

@@ -219,6 +219,7 @@ class RouterArgs(Section):
     cors: Cors = Cors()
     transport: Literal["direct", "handles"] = "direct"  # of calls to replicas
     metrics: bool = True  # exported with Ray's metrics as embedding_router_*; those of vLLM too
+    stamps: bool = False  # of each request, in /v1/decisions
     # folder of relative paths; default: the working directory of the process
     base_dir: str | None = None
 

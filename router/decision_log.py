@@ -35,6 +35,7 @@ from router.domain import (
     Work,
 )
 from router.rules import Floor, Policy
+from router.stamps import Stamps
 from router.usage import Use
 
 FORMAT = 1
@@ -76,6 +77,7 @@ class Entry(NamedTuple):
     encoder: str | None = None  # the kind of encoder that made them
     use: Use | None = None  # the usage of its key, if it was answered
     priority: str = "interactive"  # or "bulk"
+    stamps: Stamps | None = None  # where they are taken
 
     @property
     def expected_recall(self) -> float | None:

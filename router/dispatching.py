@@ -86,7 +86,8 @@ class DispatcherState(Sending[C, R]):
         if faults < call.texts:
             at.failures = 0
             self._replicas.ejected.answered(reply.replica)
-        self.ledger.reported(model, reply.replica, reply.outstanding_tokens, now)
+        held, running = reply.outstanding_tokens, reply.running_tokens
+        self.ledger.reported(model, reply.replica, held, now, running_tokens=running)
         left = reply.outstanding_tokens + self._queues.tokens // max(1, len(self.replicas))
         if reply.replica in self._replicas.at:  # one that is gone since is not remembered again
             full = left >= self.limits.call_size.tokens

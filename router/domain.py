@@ -258,7 +258,7 @@ class Load(NamedTuple):
 
     ready_replicas: int = 1
     ahead_tokens: int = 0
-    running_rest_s: float = 0.0  # what is left of the step that runs now
+    running_rest_s: float = 0.0  # what is left of the step that runs now, or of two in flight
     margin: float = 1.0  # factor on the prediction that only the declared share of requests exceeds
     cold_start_s: float | None = None
     bias: float = 1.0  # factor on the curve that makes the median prediction right

@@ -64,9 +64,9 @@ def encode(
     return b"".join(pieces)
 
 
-def estimated_bytes(vectors: Vectors, bytes_each: float) -> int:
+def estimated_bytes(texts: int, dimensions: int, bytes_each: float) -> int:
     """Estimate the size of the response, with `bytes_each` for each number of a vector."""
-    return int(vectors.size * bytes_each) + 64 * len(vectors)
+    return int(texts * dimensions * bytes_each) + 64 * texts
 
 
 def _row_by_row(rows: Vectors, rest: dict[str, object]) -> bytes:

@@ -314,6 +314,18 @@ class RequestTooLarge(RouterError):
     def __init__(self, limit: int, then: str = "send its texts in several requests") -> None:
         super().__init__(f"the body is larger than {limit} bytes; {then}")
 
+    @classmethod
+    def by_answer(cls, size: int, limit: int) -> "RequestTooLarge":
+        """For texts whose vectors would be more bytes than may go out."""
+        error = cls(limit)
+        error.param = "input"
+        error.message = (
+            f"the answer would have about {size} bytes and may have {limit} "
+            "(limits.max_answer_bytes); send the texts in several requests, or ask for "
+            "encoding_format base64 or fewer dimensions"
+        )
+        return error
+
 
 class NotSupported(RouterError):
     """A handshake for a protocol that is not spoken here."""

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from router.capacity import Demand, DemandReport, Rate
 from router.domain import Decision, Load, Model, Reason, Why, Work
 from router.fair import Sender
-from router.latency import Correction, Learner, Quantile
+from router.latency import Correction, Learner, ProfileLearner, Quantile
 from router.ledger import Ledger, Random
 from router.routing_config import Routing
 
@@ -51,7 +51,7 @@ class Feedback:
         cold_start_s: float | None = None,
     ) -> None:
         """`measured` says that the curve comes from a profile: its shape stays, bias and overhead
-        are learned.
+        are learned, until `elsewhere` says that the profile is of another device.
 
         `cold_start_s` is what a model that scales to zero takes from its first request to a ready
         replica.
@@ -64,7 +64,7 @@ class Feedback:
         self.rate = Rate(full_rate)
         self.full_rate = Rate(full_rate)  # over the time in which a batch or more was waiting
         self.offered, self.shadow = Demand(now), Demand(now)
-        self._learner = None if measured else Learner(model.curve)
+        self._learner: Learner | ProfileLearner | None = None if measured else Learner(model.curve)
         self._replicas: dict[
             str, tuple[Counters, bool]
         ] = {}  # with whether it had a full batch to do
@@ -129,6 +129,15 @@ class Feedback:
         smaller one.
         """
         self.shadow.add(tokens, now)
+
+    def elsewhere(self) -> bool:
+        """The model runs on another device than its profile is of: learn how its curve differs
+        there. Whether that is news.
+        """
+        if self._learner is not None:
+            return False
+        self._learner = ProfileLearner(self.model.curve)
+        return True
 
     def stepped(self, tokens: int, tokens_sq: int, seconds: float, texts: int = 1) -> None:
         """A call was `seconds` at its replica; `tokens` counts what was ahead of it, `tokens_sq`

@@ -28,6 +28,7 @@ answers come late:
 """
 
 import math
+import operator
 
 from router.domain import Curve
 
@@ -115,6 +116,93 @@ class Learner:
         return Curve(
             flat_s, base_s, slope, prior.s_per_token_sq, prior.batch_tokens, overhead_s,
             prior.s_per_text,
+        )  # fmt: skip
+
+
+class ProfileLearner:
+    """Learns what a profile of another device has to be multiplied by, term by term, from the steps
+    that a model serves here.
+
+    Recursive least squares on relative errors, as `Learner` does it. A profile says much about how
+    the terms are related, so what is seen first scales all of them alike; what they differ by on
+    this device follows with the steps that show it. A term that the profile does not have stays
+    away, but for the base: another device may have one. Steps that are in the profile's flat part
+    say nothing of its line, and teach `fixed_s` alone.
+    """
+
+    __slots__ = ("_covariance", "_factors", "_flat", "_flat_seen", "_prior", "_units", "count")
+
+    FORGET = 0.99
+    ALIKE, APART = 100.0, 9.0  # variances, in squares of what a step is off by
+    MOST = 2.0  # times what was expected that a step counts as; a stall is not slowness
+    FIRST, MOST_FIRST = 10, 8.0  # of the first steps, as the device may be much slower
+    FLAT_GAIN, FLAT_CLIP = 0.03, 0.7
+
+    def __init__(self, prior: Curve) -> None:
+        self.count = 0
+        self._prior = prior
+        base_s = max(prior.base_s, prior.fixed_s, 1e-4)
+        self._units = (base_s, prior.s_per_token, prior.s_per_token_sq, prior.s_per_text)
+        self._factors = [prior.base_s / base_s, 1.0, 1.0, 1.0]
+        self._flat, self._flat_seen = 1.0, 0
+        first = self._factors
+        self._covariance = [
+            [
+                self.ALIKE * one * other + self.APART * (row == column)
+                for column, other in enumerate(first)
+            ]
+            for row, one in enumerate(first)
+        ]
+
+    def observe(self, tokens: int, tokens_sq: int, seconds: float, texts: int = 1) -> None:
+        """A step carried `texts` texts of `tokens` tokens and took `seconds`; numbers that cannot
+        be a step are passed over.
+        """
+        if not (tokens > 0 and 0.0 < seconds < math.inf):
+            return
+        self.count += 1
+        terms = [
+            unit * size
+            for unit, size in zip(self._units, (1.0, tokens, tokens_sq, texts), strict=True)
+        ]
+        line_s = sum(map(operator.mul, self._factors, terms))
+        flat_s = self._flat * self._prior.fixed_s
+        if self._prior.step(tokens, tokens_sq, texts) <= self._prior.fixed_s:
+            self._flat_seen += 1
+            off = min(max(math.log(seconds / flat_s), -self.FLAT_CLIP), self.FLAT_CLIP)
+            self._flat *= math.exp(max(self.FLAT_GAIN, 1.0 / self._flat_seen) * off)
+            return
+        line_s = max(line_s, 1e-6)
+        terms = [term / line_s for term in terms]
+        toward = [sum(map(operator.mul, row, terms)) for row in self._covariance]
+        spread = sum(map(operator.mul, toward, terms))
+        forget = self.FORGET if spread < self.ALIKE else 1.0
+        most = self.MOST if self.count > self.FIRST else self.MOST_FIRST
+        gain = (min(seconds / line_s, most) - 1.0) / (forget + spread)
+        self._factors = [
+            max(0.0, factor + gain * one) for factor, one in zip(self._factors, toward, strict=True)
+        ]
+        self._covariance = [
+            [
+                (value - one * other / (forget + spread)) / forget
+                for value, other in zip(row, toward, strict=True)
+            ]
+            for row, one in zip(self._covariance, toward, strict=True)
+        ]
+
+    @property
+    def curve(self) -> Curve:
+        """The curve as learned so far."""
+        return self.curve_with(self._prior.overhead_s)
+
+    def curve_with(self, overhead_s: float) -> Curve:
+        """The same with another overhead."""
+        base_s, s_per_token, s_per_token_sq, s_per_text = map(
+            operator.mul, self._factors, self._units
+        )
+        return Curve(
+            self._flat * self._prior.fixed_s, base_s, s_per_token, s_per_token_sq,
+            self._prior.batch_tokens, overhead_s, s_per_text,
         )  # fmt: skip
 
 

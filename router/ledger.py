@@ -16,6 +16,10 @@ A reply also says that a step just ended, so what the replica holds then is what
 work for an idle replica starts a step at once. From that follows how much of the running step is
 left, and that the rest of the backlog waits behind it.
 
+An engine with two steps in flight makes up a step while the one before it runs, and texts that come
+later cannot join either. Its replies say how many tokens were running when its step ended: what
+else it held then is the step that was made up next, and both pass before a new text's own.
+
 Replicas are compared by tokens, never by requests, two at a time (Mitzenmacher, "The power of two
 choices in randomized load balancing", 2001): with old reports, taking the least loaded of all would
 send every router to the same replica (Mitzenmacher, "How useful is old information?", 2000).
@@ -46,8 +50,8 @@ class Replica:
     """One replica of a model, as this router sees it; made by `Ledger.joined`."""
 
     __slots__ = (
-        "_joined", "_reported_own", "_reported_s", "_reported_tokens", "_step_s", "_step_tokens",
-        "id", "own_calls", "own_tokens",
+        "_joined", "_next_tokens", "_reported_own", "_reported_s", "_reported_tokens", "_step_s",
+        "_step_tokens", "id", "own_calls", "own_tokens",
     )  # fmt: skip
 
     def __init__(self, id: str) -> None:
@@ -59,6 +63,7 @@ class Replica:
         self._reported_s = 0.0
         self._step_s = -math.inf  # when the running step began
         self._step_tokens = 0  # and what it could take
+        self._next_tokens = 0  # what the step behind it could, where that is made up already
         self._joined = True  # until it is lost
 
     def outstanding_tokens(self, now: float, routers: int) -> int:
@@ -240,7 +245,7 @@ class Ledger:
         if now is not None:
             ahead_tokens = state.outstanding_tokens(now, self.routers)
             if not ahead_tokens:
-                state._step_s, state._step_tokens = now, tokens
+                state._step_s, state._step_tokens, state._next_tokens = now, tokens, 0
         if not state.own_calls:
             pool.unused.discard(state)
         state.own_tokens += tokens
@@ -265,10 +270,19 @@ class Ledger:
             pool.unused.add(state)
 
     def reported(
-        self, model: str, replica: str, held_tokens: int, now: float, in_reply: bool = True
+        self,
+        model: str,
+        replica: str,
+        held_tokens: int,
+        now: float,
+        in_reply: bool = True,
+        running_tokens: int | None = None,
     ) -> None:
         """The replica says that it holds `held_tokens` tokens of all routers; for a report in a
         reply, call `completed` first.
+
+        `running_tokens` of them were in the next step when one ended; None where an engine makes
+        that up only then.
         """
         state = self._pools[model].by_id.get(replica)
         if state is not None:
@@ -277,6 +291,10 @@ class Ledger:
             state._reported_s = now
             if in_reply:
                 state._step_s, state._step_tokens = now, held_tokens
+                state._next_tokens = 0
+                if running_tokens:
+                    state._step_tokens = running_tokens
+                    state._next_tokens = max(0, held_tokens - running_tokens)
 
     def load(
         self,
@@ -304,11 +322,17 @@ class Ledger:
         state, ahead = self._lighter(pool.joined.members, now, rng)
         rest_s = 0.0
         if ahead:
-            running = min(state._step_tokens, ahead, model.curve.batch_tokens)
-            rest_s = state._step_s + bias * model.curve.step(running) - now
+            curve = model.curve
+            running = min(state._step_tokens, ahead, curve.batch_tokens)
+            steps_s = curve.step(running)
+            if state._next_tokens and ahead > running:
+                following = min(state._next_tokens, ahead - running, curve.batch_tokens)
+                steps_s += curve.step(following)
+                running += following
+            rest_s = state._step_s + bias * steps_s - now
             if rest_s > 0.0:
                 ahead -= running
-            else:  # that step is over: nothing is known of the one that runs now
+            else:  # they are over: nothing is known of the one that runs now
                 rest_s = 0.0
         return Load(replicas, ahead + waiting // replicas, rest_s, margin, None, bias)
 

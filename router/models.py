@@ -63,6 +63,11 @@ def _profile(name: str, path: str, base_dir: str | None) -> Profile:
     return read_profile(json.loads(resolve_path(path, base_dir).read_text()), name)
 
 
+def profile_device(name: str, config: ModelConfig, base_dir: str | None) -> str | None:
+    """What the profile of one model was measured on; None where it has no profile."""
+    return None if config.profile is None else _profile(name, config.profile, base_dir).device
+
+
 def build_policy(routing: Routing, tiers: Mapping[NamedTier, str]) -> Policy:
     """The rules with their tiers replaced by the models that serve them."""
     return Policy(

@@ -48,8 +48,8 @@ _NOTHING = Prediction(0.0, 0.0)
 
 
 def predict(model: Model, load: Load, work: Work) -> Prediction:
-    """Closed form: the rest of the running step, full steps for the backlog and this work, and the
-    step that ends it.
+    """Closed form: the rest of the steps in flight, full steps for the backlog and this work, and
+    the step that ends it.
 
     Steps are filled to the last token, so the end of a text may fall into a step of its own. Where
     every vector is in the cache, no text is sent and nothing is waited for.

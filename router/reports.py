@@ -39,6 +39,9 @@ class _TierRow(TypedDict):
     memory_bytes: int | None
     devices: float
     """Accelerators that one replica occupies."""
+    shares_device_with: list[str]
+    """Other models with a replica on the same accelerator, as replicas report it
+    (`transport: direct`)."""
     matryoshka: list[int] | dict[str, int] | None
     """Smaller sizes that may be asked for: a list, {min: N} for all from N up, or null."""
     p50_ms: float | None
@@ -141,6 +144,12 @@ class _Recent(TypedDict):
     actual_ms: float | None
     outcome: str
     """answered, cancelled, or the code of the error."""
+    stamps_ms: NotRequired[dict[str, float]]
+    """With `stamps: true`: when the request passed each point of its way, in milliseconds since it
+    arrived."""
+    call_texts: NotRequired[int | None]
+    """With `stamps: true`: texts of the call to a replica that carried the last of its texts, those
+    of other requests too."""
 
 
 @described

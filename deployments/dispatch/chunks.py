@@ -33,6 +33,8 @@ class Rows(NamedTuple):
     queue_s: float
     inference_s: float
     known: int = 0  # texts that nothing was sent for: cached, duplicate or already in flight
+    stamps: tuple[float, ...] = ()  # of router/stamps.py's CALL, on the dispatcher's clock
+    call_texts: int = 0  # of the call with these stamps
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

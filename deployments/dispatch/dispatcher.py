@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import random
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from functools import partial
@@ -73,8 +74,12 @@ class ModelDispatcher:
         steps: bool = True,
         bulk_call_s: float = math.inf,
         bulk_share: float = 0.1,
+        stamps: bool = False,
     ) -> None:
-        """`attention_tokens` and what follows `tracing` are those of DispatchLimits."""
+        """`attention_tokens` and what follows it are those of DispatchLimits; `stamps` says that
+        every call is stamped, not only those that are traced.
+        """
+        self._stamps = stamps
         self.model, self.dimensions, self.batch_tokens = model, dimensions, batch_tokens
         self.transport, self.clock, self.tracing = transport, clock, tracing
         limits = DispatchLimits(
@@ -186,7 +191,7 @@ class ModelDispatcher:
             if isinstance(one, LaunchCall):
                 self._launch(one.call)
             elif isinstance(one, CompleteChunk):
-                _answer(one)
+                self._answer(one)
             elif isinstance(one, SetTimer):
                 self._set_timer(one)
             elif isinstance(one, FailChunk):
@@ -196,6 +201,20 @@ class ModelDispatcher:
                 self._calls[one.call].cancel()
             else:
                 self._wake()
+
+    def _answer(self, one: CompleteChunk[Chunk, Reply]) -> None:
+        future, reply, start, stop = one.chunk.future, one.reply, one.start, one.stop
+        if future.done():  # its caller left just now
+            return
+        failed = {row - start: why for row, why in reply.failed.items() if start <= row < stop}
+        vectors, tokens = reply.vectors[start:stop], reply.tokens[start:stop]
+        rows = Rows(vectors, tokens, failed, one.waited_s, reply.inference_s)
+        if reply.stamps and (call := one.chunk.call) is not None:
+            behind_s = time.time() - self.clock()
+            of_replica = (at_s - behind_s for at_s in reply.stamps)
+            stamps = (one.chunk.queued_s, call.sent_s, *of_replica)
+            rows = rows._replace(stamps=stamps, call_texts=call.texts)
+        future.set_result(rows)
 
     def _launch(self, call: ChunkCall) -> None:
         # An empty context: Serve takes the request id of the current one, and its replica choice
@@ -226,7 +245,9 @@ class ModelDispatcher:
     async def _send(self, call: ChunkCall, tracing: Tracing | None) -> Reply:
         packed = call_of(call.chunks, self.clock())
         if tracing is not None:
-            packed = packed._replace(traceparent=tracing.traceparent())
+            packed = packed._replace(traceparent=tracing.traceparent(), stamped=True)
+        elif self._stamps:
+            packed = packed._replace(stamped=True)
         reply = await self.transport.send(self.model, packed, call.replica)
         if reply.vectors.shape != (call.texts, self.dimensions):
             raise ValueError(
@@ -298,12 +319,3 @@ class ModelDispatcher:
         self._wakes.discard(task)
         if task.cancelled() or task.exception() is not None:
             self._state.wake_failed()
-
-
-def _answer(one: CompleteChunk[Chunk, Reply]) -> None:
-    future, reply, start, stop = one.chunk.future, one.reply, one.start, one.stop
-    if future.done():  # its caller left just now
-        return
-    failed = {row - start: why for row, why in reply.failed.items() if start <= row < stop}
-    vectors, tokens = reply.vectors[start:stop], reply.tokens[start:stop]
-    future.set_result(Rows(vectors, tokens, failed, one.waited_s, reply.inference_s))

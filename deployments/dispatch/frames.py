@@ -27,7 +27,8 @@ _QUIET_S, _PROBES = 4, 3  # a peer that says nothing for so long is asked so oft
 
 class Address(NamedTuple):
     """Where one replica listens, and what must be said there; `start` is how long each part of its
-    start took.
+    start took, `device` what it runs on, where that is known, `devices` are the accelerators of
+    `node` that it has.
     """
 
     replica: str
@@ -35,6 +36,9 @@ class Address(NamedTuple):
     port: int
     token: str
     start: Mapping[str, float] | None = None
+    device: str | None = None
+    node: str = ""
+    devices: tuple[str, ...] = ()
 
 
 class Frames(asyncio.Protocol):

@@ -14,7 +14,7 @@ from ray.serve.request_router import ReplicaID
 
 from deployments.dispatch.frames import Address
 from deployments.dispatch.transport import ReplicaLost
-from deployments.dispatch.wire import Call, Reply
+from deployments.dispatch.wire import Call, Reply, stamped
 from deployments.engines.base import EngineDead, EngineFailed, EngineOverloaded
 from deployments.serve_internals import BY_VALUE, running_calls
 from router.errors import ModelUnavailable, Overloaded
@@ -97,7 +97,7 @@ class HandleTransport:
             raise ModelUnavailable(
                 [f"{model}: its deployment failed or is being replaced"], 5.0, lost=True
             ) from error
-        return reply
+        return stamped(reply)
 
     async def wake(self, model: str) -> None:
         """A call that waits in Serve's handle is what makes it start the first replica."""

@@ -20,7 +20,7 @@ a replica is new, when a firewall is in the way, when Ray's own traffic is encry
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from contextvars import Context
 from typing import Protocol
@@ -39,16 +39,18 @@ from deployments.dispatch.frames import (
     Frames,
 )
 from deployments.dispatch.transport import ConnectionLost, ReplicaLost
-from deployments.dispatch.wire import Call, Reply, pack_call, unpack_reply
+from deployments.dispatch.wire import Call, Reply, pack_call, stamped, unpack_reply
 from deployments.engines.base import (
     EngineError,
     EngineFailed,
     EngineOverloaded,
     ServerUnreachable,
 )
+from router.cards import Cards
 from router.errors import RequestTooLarge
 
 _AGAIN_S = 1.0  # between two tries to connect
+TELL_SHARED_S = 5.0  # from the first replica that shares a device to the warning
 
 log = logging.getLogger("ray.serve")
 
@@ -137,7 +139,7 @@ class Connection(Frames):
             return
         if kind == REPLY:
             try:
-                future.set_result(unpack_reply(payload))
+                future.set_result(stamped(unpack_reply(payload)))
             except (ValueError, TypeError) as error:
                 future.set_exception(error)
         elif kind == ERROR:
@@ -177,6 +179,10 @@ class DirectTransport:
         self._handles = handles
         self.lines: dict[str, Connection] = {}  # by replica
         self.starts: dict[str, Mapping[str, float]] = {}  # by model: its last replica's, by phase
+        self.cards = Cards()
+        self._shared: set[tuple[str, ...]] = set()  # models of which it was said
+        self._telling: asyncio.TimerHandle | None = None
+        self.on_device: Callable[[str, str], object] = lambda model, device: None
         self._keeping: dict[tuple[str, str], asyncio.Task[None]] = {}  # (model, replica)
 
     async def send(self, model: str, call: Call, replica: str) -> Reply:
@@ -197,6 +203,7 @@ class DirectTransport:
         """
         for key in [key for key in self._keeping if key[0] == model and key[1] not in replicas]:
             self._keeping.pop(key).cancel()
+            self.cards.left(key[1])
         for replica in replicas:
             if (model, replica) not in self._keeping:
                 self._keeping[model, replica] = asyncio.get_running_loop().create_task(
@@ -215,6 +222,10 @@ class DirectTransport:
                 if address.replica == replica:
                     if address.start:
                         self.starts[model] = address.start
+                    if address.devices:
+                        self._has(model, address)
+                    if address.device:
+                        self.on_device(model, address.device)
                     line = self.lines[replica] = await Connection.open(address)
                     tries = 0
                     await asyncio.shield(line.lost)
@@ -234,8 +245,33 @@ class DirectTransport:
                     line_left.retire()
             await asyncio.sleep(_AGAIN_S * min(tries + 1, 30))
 
+    def _has(self, model: str, address: Address) -> None:
+        """Note the devices of a replica; what models share is said once all that start together
+        have come.
+        """
+        self.cards.joined(address.replica, model, address.node, address.devices)
+        if self.cards.shared_with(model) and self._telling is None:
+            loop = asyncio.get_running_loop()
+            self._telling = loop.call_later(TELL_SHARED_S, self._tell_shared)
+
+    def _tell_shared(self) -> None:
+        self._telling = None
+        for models, (node, device) in self.cards.groups().items():
+            if models not in self._shared:
+                self._shared.add(models)
+                log.warning(
+                    "%s share device %s of node %s: each is slower while another one works, and "
+                    "no prediction expects that; give each a device of its own, or let them work "
+                    "side by side with CUDA MPS",
+                    " and ".join(models),
+                    device,
+                    node,
+                )
+
     async def close(self) -> None:
         """Hang up everywhere."""
+        if self._telling is not None:
+            self._telling.cancel()
         tasks = list(self._keeping.values())
         self._keeping.clear()
         for task in tasks:

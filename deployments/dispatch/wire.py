@@ -8,6 +8,7 @@ below gRPC's default limit of 4 MiB a message, whatever environment the replicas
 """
 
 import struct
+import time
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ class Call(NamedTuple):
     expires_in_s: list[float | None]  # per text: after this it is worth nothing to its caller
     request_ids: tuple[str, ...] = ()  # of the requests in it, for the replica's log
     traceparent: str | None = None  # W3C's, of the call's span where it is recorded
+    stamped: bool = False  # the reply says when it passed the points of router/stamps.py
 
 
 class Failure(NamedTuple):
@@ -54,6 +56,14 @@ class Reply(NamedTuple):
     inference_s: float
     outstanding_tokens: int  # at this replica, from every router, when it replied
     counters: Counters
+    # in the next step when the one that ended did; None: the engine has one in flight
+    running_tokens: int | None = None
+    stamps: tuple[float, ...] = ()  # at_replica and on, in seconds since 1970
+
+
+def stamped(reply: Reply) -> Reply:
+    """The reply, which is back now, where it has stamps."""
+    return reply._replace(stamps=(*reply.stamps, time.time())) if reply.stamps else reply
 
 
 def split_ids(ids: TokenIds, lengths: npt.NDArray[np.int32]) -> list[TokenIds]:
@@ -70,11 +80,8 @@ def pack_call(call: Call) -> bytes:
     parts = [_COUNTS.pack(rows, tokens), np.ascontiguousarray(call.lengths, "<i4").tobytes()]
     if call.ids is not None:
         parts.append(np.ascontiguousarray(call.ids, "<i4").tobytes())
-    parts.append(
-        orjson.dumps(
-            (call.texts, call.input_type, call.expires_in_s, call.request_ids, call.traceparent)
-        )
-    )
+    rest = (call.texts, call.input_type, call.expires_in_s, call.request_ids, call.traceparent)
+    parts.append(orjson.dumps((*rest, True) if call.stamped else rest))
     return b"".join(parts)
 
 
@@ -86,13 +93,16 @@ def unpack_call(data: bytearray) -> Call:
     ids = None
     if tokens >= 0:
         ids, end = np.frombuffer(data, "<i4", tokens, end), end + 4 * tokens
-    texts, input_type, expires_in_s, request_ids, traceparent = orjson.loads(memoryview(data)[end:])
-    return Call(ids, lengths, texts, input_type, expires_in_s, tuple(request_ids), traceparent)
+    texts, input_type, expires_in_s, request_ids, *rest = orjson.loads(memoryview(data)[end:])
+    return Call(ids, lengths, texts, input_type, expires_in_s, tuple(request_ids), *rest)
 
 
 def pack_reply(reply: Reply) -> bytes:
     """One reply as bytes; `unpack_reply` makes it again."""
     rows, width = reply.vectors.shape
+    more: tuple[float | None, ...] = ()  # without, the reply is as version 0.1 wrote it
+    if reply.running_tokens is not None or reply.stamps:
+        more = (reply.running_tokens, *reply.stamps)
     rest = orjson.dumps(
         (
             reply.tokens,
@@ -102,6 +112,7 @@ def pack_reply(reply: Reply) -> bytes:
             reply.inference_s,
             reply.outstanding_tokens,
             tuple(reply.counters),
+            *more,
         )
     )
     return b"".join(
@@ -116,7 +127,7 @@ def unpack_reply(data: bytearray) -> Reply:
     rows, width = _counts(data)
     vectors = np.frombuffer(data, "<f4", rows * width, _COUNTS.size).reshape(rows, width)
     rest = orjson.loads(memoryview(data)[_COUNTS.size + vectors.nbytes :])
-    tokens, failed, replica, queue_s, inference_s, outstanding_tokens, counters = rest
+    tokens, failed, replica, queue_s, inference_s, held, counters, *more = rest
     return Reply(
         vectors,
         tokens,
@@ -124,8 +135,10 @@ def unpack_reply(data: bytearray) -> Reply:
         replica,
         queue_s,
         inference_s,
-        outstanding_tokens,
+        held,
         Counters(*counters),
+        more[0] if more else None,
+        tuple(more[1:]),
     )
 
 

@@ -135,8 +135,16 @@ class VllmEngine:
         rows = [row for row in range(len(ids)) if row not in failed]
         # rows that fail stay harmless numbers
         vectors = np.ones((len(ids), self.dimensions), np.float32)
-        failed |= await self._backend.encode({row: ids[row] for row in rows}, vectors)
-        return Embedded(vectors, [len(text) for text in ids], self._unusable(vectors) | failed)
+        encoded = await self._backend.encode({row: ids[row] for row in rows}, vectors)
+        failed |= encoded.failed
+        tokens = [len(text) for text in ids]
+        return Embedded(
+            vectors,
+            tokens,
+            self._unusable(vectors) | failed,
+            times=encoded.times,
+            running_tokens=encoded.running_tokens,
+        )
 
     def _unusable(self, vectors: Vectors) -> dict[int, EngineError]:
         """Make the rows fit to be answered; returns those that cannot be."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from deployments.engines.base import EngineDead, EngineError, InvalidText
+from deployments.engines.base import EngineDead, EngineError, InvalidText, Times
 from deployments.telemetry.metrics import OF_VLLM, EngineStats, Tally
 from router.arrays import TokenIds, Vectors
 
@@ -56,6 +56,14 @@ def log_options(stats: EngineStats | None, config: "VllmConfig") -> dict[str, An
 
     counted = stats or EngineStats(Tally(OF_VLLM), "")
     return {"disable_log_stats": False, "stat_loggers": [stat_logger(counted)]}
+
+
+class Encoded(NamedTuple):
+    """What became of a call's texts: the rows that vLLM refused, and what Embedded says."""
+
+    failed: dict[int, EngineError]
+    times: Times | None = None
+    running_tokens: int | None = None
 
 
 class Answers:
@@ -111,8 +119,8 @@ class Workers:
             config, enable_log_requests=False, **log_options(self._stats, config)
         )
 
-    async def encode(self, ids: Mapping[int, TokenIds], vectors: Vectors) -> dict[int, EngineError]:
-        """Write the vectors of `ids` into their rows; returns the rows that vLLM refused."""
+    async def encode(self, ids: Mapping[int, TokenIds], vectors: Vectors) -> Encoded:
+        """Write the vectors of `ids` into their rows."""
         failed: dict[int, EngineError] = {}
         tasks = [
             asyncio.ensure_future(self._encode(row, text.tolist(), vectors, failed))
@@ -123,7 +131,7 @@ class Workers:
         finally:
             for task in tasks:
                 task.cancel()
-        return failed
+        return Encoded(failed)
 
     async def _encode(
         self, row: int, ids: list[int], vectors: Vectors, failed: dict[int, EngineError]

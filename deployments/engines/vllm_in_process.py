@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deployments.engines.base import EngineDead, EngineError, InvalidText
-from deployments.engines.vllm_backends import EMBED, Answers, Facts, facts_of, log_options
+from deployments.engines.base import EngineDead, EngineError, InvalidText, Times
+from deployments.engines.vllm_backends import EMBED, Answers, Encoded, Facts, facts_of, log_options
 from deployments.telemetry.metrics import EngineStats
 from router.arrays import TokenIds, Vectors
 
@@ -54,7 +54,10 @@ SLICE = 64  # texts that are prepared before the event loop does something else
 class _Job:
     """The texts of one call, by row; the stepping thread writes their vectors."""
 
-    __slots__ = ("cancelled", "failed", "future", "left", "requests", "tokens", "vectors")
+    __slots__ = (
+        "cancelled", "failed", "future", "left", "prepared_s", "requests", "running_tokens",
+        "stepped_s", "taken_s", "tokens", "vectors",
+    )  # fmt: skip
 
     def __init__(self, tokens: int, vectors: Vectors, future: "asyncio.Future[None]") -> None:
         self.tokens, self.vectors, self.future = tokens, vectors, future
@@ -62,6 +65,8 @@ class _Job:
         self.left = 0  # texts that the engine has not finished
         self.failed: dict[int, EngineError] = {}
         self.cancelled = False
+        self.prepared_s = self.taken_s = self.stepped_s = 0.0
+        self.running_tokens: int | None = None  # of other steps in flight when it was done
 
 
 class InProcess:
@@ -99,12 +104,12 @@ class InProcess:
         self._thread.start()
         return await started
 
-    async def encode(self, ids: Mapping[int, TokenIds], vectors: Vectors) -> dict[int, EngineError]:
-        """Write the vectors of `ids` into their rows; returns the rows that vLLM refused."""
+    async def encode(self, ids: Mapping[int, TokenIds], vectors: Vectors) -> Encoded:
+        """Write the vectors of `ids` into their rows."""
         if self._dead is not None:
             raise self._dead
         if not ids or self._requests is None:
-            return {}
+            return Encoded({})
         tokens = sum(map(len, ids.values()))
         job = _Job(tokens, vectors, asyncio.get_running_loop().create_future())
         self._jobs.add(job)
@@ -119,6 +124,7 @@ class InProcess:
                 except ValueError as error:
                     job.failed[row] = InvalidText(f"vLLM refuses text {row}: {error}")
             job.left = len(job.requests)
+            job.prepared_s = time.monotonic()
             if self._dead is None and job.left:
                 self._inbox.put(job)
                 sent = True
@@ -133,7 +139,8 @@ class InProcess:
         finally:
             if not sent:
                 self._leave(job)
-        return job.failed
+        times = Times(job.prepared_s, job.taken_s, job.stepped_s) if sent else None
+        return Encoded(job.failed, times, job.running_tokens)
 
     def next_answer(self) -> "asyncio.Future[None]":
         """Done when any text is answered."""
@@ -303,6 +310,7 @@ class _Core:
 
     def add(self, job: _Job) -> None:
         """Give the texts of a job to vLLM."""
+        job.taken_s = time.monotonic()
         for row, request in job.requests:
             tokens = request.num_prompt_tokens
             self.running[request.request_id] = job, row, tokens
@@ -341,9 +349,17 @@ class _Core:
             rows, vectors = finished.setdefault(job, ([], []))
             rows.append(row)
             vectors.append(output.pooling_output)
-        return bool(finished), [
-            job for job, (rows, vectors) in finished.items() if _write(job, rows, vectors)
-        ]
+        done = [job for job, (rows, vectors) in finished.items() if _write(job, rows, vectors)]
+        for job in done:
+            job.running_tokens = self._running_tokens()
+        return bool(finished), done
+
+    def _running_tokens(self) -> int | None:
+        """Of the steps that the device has still to do; None where it has one at a time."""
+        in_flight = self._core.batch_queue
+        if in_flight is None:
+            return None
+        return sum(int(output.total_num_scheduled_tokens) for _, output, _ in in_flight)
 
     def _outputs(self) -> "list[EngineCoreOutput]":
         outputs = self._client.get_output()
@@ -365,7 +381,10 @@ def _write(job: _Job, rows: list[int], vectors: "list[torch.Tensor]") -> bool:
 
     job.vectors[rows] = torch.stack(vectors).float().numpy()
     job.left -= len(rows)
-    return not job.left
+    if job.left:
+        return False
+    job.stepped_s = time.monotonic()
+    return True
 
 
 def _same_for_all(config: "VllmConfig", pooling: Mapping[str, Any]) -> "PoolingParams":

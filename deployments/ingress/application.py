@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 from deployments.ingress import asgi, console
@@ -50,6 +51,7 @@ from router.settings import Context, settled
 from router.shapes.form import Incoming
 from router.shapes.openai import OPENAI
 from router.shapes.table import FORMS
+from router.stamps import Stamps
 
 CLIENT_LEFT = 499
 STARTING_S = 1.0  # until it is worth to ask again
@@ -111,7 +113,8 @@ class Application:
         elif scope["type"] == "websocket":
             await asgi.refuse_websocket(scope, receive, send)
         elif scope["type"] == "http":
-            answer = await self._whole(HttpRequest(scope, receive, self._alone))
+            http_request = HttpRequest(scope, receive, self._alone)
+            answer = await self._whole(http_request)
             if answer.stream is not None:
                 stall_s = self._router.service.args.limits.send_timeout_s
                 whole = scope["method"] != "HEAD"
@@ -121,6 +124,8 @@ class Application:
                 return
             body = b"" if scope["method"] == "HEAD" else answer.body
             await asgi.respond(send, answer.status, body, answer.headers, answer.held)
+            if http_request.stamps is not None:
+                http_request.stamps.mark("written", time.monotonic())
 
     async def exchange(self, http_request: HttpRequest) -> HttpAnswer:
         """The answer to a request that did not pass Serve (deployments/ingress/fast_path.py), with
@@ -159,6 +164,8 @@ class Application:
                     "x-request-id": http_request.id,
                 }
             )
+        if self._router.service.args.stamps:
+            http_request.stamps = Stamps(http_request.came_s or arrived_s)
         try:
             asgi.check_headers(http_request.scope, self._router.service.args.limits)
             if http_request.headers.get("upgrade", "").lower() == "websocket":
@@ -282,8 +289,8 @@ class Application:
         """
         service, bill = self._router.service, await self._router.access.meters.open(grant)
         shared = service.args.cache.scope == "shared"
-        scope = "" if shared else grant.name
-        caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight)
+        scope, stamps = "" if shared else grant.name, http_request.stamps
+        caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight, stamps=stamps)
         with billed(bill):
             request, incoming = await self._request(grant, http_request)
             # The dispatcher keeps to the deadline; this holds where nothing came to it.
@@ -297,11 +304,14 @@ class Application:
                     if bill is not None:  # the text was read, as for an embedding
                         await bill.charge(plan.tokens_once_cut)
                     return HttpAnswer(200, self._router.views.explanation(plan))
-                work = service.embed(request, caller)
+                room = partial(self._check_room, client, incoming.bytes_each)
+                work = service.embed(request, caller._replace(room=room))
                 answer = await asgi.attended(work, limit_s + LATE_S, watched)
             except TimeoutError:
                 raise DeadlineExceeded(limit_s) from None
-        size = encoding.estimated_bytes(answer.vectors, incoming.bytes_each)
+        size = encoding.estimated_bytes(
+            len(answer.vectors), answer.vectors.shape[1], incoming.bytes_each
+        )
         held = self._held(client, size, bill)
         if bill is not None:
             bill.answered(answer.prompt_tokens)
@@ -325,8 +335,10 @@ class Application:
         client = f"key {grant.name}" if grant.name else asgi.client_of(http_request, limits)
         with self._gate.passed(client, limits):
             bill = await self._router.access.meters.open(grant)
-            scope = "" if shared else grant.name
-            caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight)
+            scope, stamps = "" if shared else grant.name, http_request.stamps
+            caller = Caller(
+                grant.models, bill, client, scope, grant.name, grant.weight, stamps=stamps
+            )
             with billed(bill):
                 body = await asgi.body(
                     http_request,
@@ -360,6 +372,11 @@ class Application:
             if bill is not None:
                 bill.answered(ranking.prompt_tokens)
             return made._replace(held=held)
+
+    def _check_room(self, client: str, bytes_each: float, texts: int, dimensions: int) -> None:
+        """Raise the error of an answer that would not go out, before its vectors are made."""
+        size = encoding.estimated_bytes(texts, dimensions, bytes_each)
+        self._outgoing.check(client, size, self._router.service.args.limits)
 
     def _held(self, client: str, size: int, bill: Charge | None) -> Held:
         """Count the answer among those on their way; raises RateLimitExceeded."""

@@ -28,6 +28,7 @@ from router.errors import (
 )
 from router.names import split_address
 from router.shapes.form import Errors
+from router.stamps import Stamps
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -38,6 +39,7 @@ T = TypeVar("T")
 
 SEND_BYTES = 64 * 1024  # of an answer are given to the server at a time
 FILE_BYTES = 256 * 1024  # of a file, the same
+LEAST_BYTES_PER_S = 1000  # that a reader has to take of its answer
 SEND_TIMEOUT_S = 10.0  # for each, where the answer says nothing else
 MOST_GZIP_FILES = 32  # in one body
 GZIP_FREE_BYTES = 1024 * 1024  # that a gzip body may become, however few were sent
@@ -67,14 +69,15 @@ class HttpRequest:
     Of a header that stands twice the last value counts. The path is that below the application's
     route prefix, without a slash at its end. `id` is the caller's `x-request-id` or a new one.
     `alone` says that Serve is not around the application, `sent` is the body where all of it is
-    there already. `address` is what stands in front of the path: /in/COLLECTION,
-    `ignored` the fields of the body that were dropped. `errors` writes errors, where the path alone
-    does not say in which form.
+    there already, `came_s` is when its headers were read. `address` is what stands in front of the
+    path: /in/COLLECTION, `ignored` the fields of the body that were dropped. `errors` writes
+    errors, where the path alone does not say in which form. `stamps` is None unless they are taken.
     """
 
     __slots__ = (
         "address",
         "alone",
+        "came_s",
         "errors",
         "headers",
         "id",
@@ -83,12 +86,20 @@ class HttpRequest:
         "receive",
         "scope",
         "sent",
+        "stamps",
     )
 
     def __init__(
-        self, scope: Scope, receive: Receive, alone: bool, sent: bytes | None = None
+        self,
+        scope: Scope,
+        receive: Receive,
+        alone: bool,
+        sent: bytes | None = None,
+        came_s: float | None = None,
     ) -> None:
         self.scope, self.receive, self.alone, self.sent = scope, receive, alone, sent
+        self.came_s = came_s
+        self.stamps: Stamps | None = None
         self.headers: Headers = {
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]

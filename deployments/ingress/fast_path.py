@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 from deployments.ingress.asgi import (
+    LEAST_BYTES_PER_S,
     SEND_TIMEOUT_S,
     HttpAnswer,
     HttpRequest,
@@ -250,11 +251,11 @@ class HttpExchange(RequestResponseCycle):
             keep_alive=keep_alive,
             on_response=listener.on_response_complete,
         )
-        self._way = way
+        self._way, self._came_s = way, time.monotonic()
 
     async def run_asgi(self, app: "ASGI3Application") -> None:
         """The whole exchange; `app` is Serve's, and is not asked."""
-        counts, began_s, status = self._way.replica, time.monotonic(), 499
+        counts, status = self._way.replica, 499
         counts.began()
         try:
             sent = None
@@ -262,12 +263,14 @@ class HttpExchange(RequestResponseCycle):
                 sent, self.body = bytes(self.body), bytearray()
                 self.message_event.clear()
             http_request = HttpRequest(
-                cast(Scope, self.scope), cast(Receive, self.receive), True, sent
+                cast(Scope, self.scope), cast(Receive, self.receive), True, sent, self._came_s
             )
             answer = await self._way.handler(http_request)
             try:
                 stall_s = SEND_TIMEOUT_S if answer.held is None else answer.held.stall_s
                 await self._respond(answer.status, answer.body, answer.headers, stall_s)
+                if http_request.stamps is not None:
+                    http_request.stamps.mark("written", time.monotonic())
             finally:
                 if answer.held is not None:
                     answer.held.release()
@@ -281,7 +284,7 @@ class HttpExchange(RequestResponseCycle):
             raise
         finally:
             self.on_response = lambda: None
-            counts.ended(status, time.monotonic() - began_s)
+            counts.ended(status, time.monotonic() - self._came_s)
 
     async def _fail(self) -> None:
         if self.response_started:
@@ -331,8 +334,8 @@ class HttpExchange(RequestResponseCycle):
         self.on_response()
 
     async def _taken(self, stall_s: float) -> None:
-        """Wait until the reader has taken most of what was written; one that takes nothing for
-        `stall_s` is cut off.
+        """Wait until the reader has taken most of what was written; one that takes fewer than
+        LEAST_BYTES_PER_S for `stall_s` is cut off.
         """
         while self.flow.write_paused and not self.disconnected:
             before = self.transport.get_write_buffer_size()
@@ -340,7 +343,8 @@ class HttpExchange(RequestResponseCycle):
                 async with asyncio.timeout(stall_s):
                     await self.flow.drain()
             except TimeoutError:
-                if self.transport.get_write_buffer_size() >= before:
-                    log.info("a reader took nothing of its answer for %g s", stall_s)
+                taken = before - self.transport.get_write_buffer_size()
+                if taken < LEAST_BYTES_PER_S * stall_s:
+                    log.info("a reader took %d bytes of its answer in %g s", taken, stall_s)
                     self.transport.abort()
                     return

@@ -3,14 +3,14 @@
 from collections import Counter
 
 from router.config import Limits
-from router.errors import RateLimitExceeded
+from router.errors import RateLimitExceeded, RequestTooLarge
 
 SMALL_BYTES = 256 * 1024  # answers up to here are counted and never refused
 BUSY_RETRY_S = 1.0
 
 
 class Held:
-    """One answer on its way; `stall_s` is how long its reader may take nothing."""
+    """One answer on its way; `stall_s` is how long its reader may take next to nothing."""
 
     __slots__ = ("_client", "_outgoing", "_size", "stall_s")
 
@@ -36,6 +36,19 @@ class Outgoing:
 
         One client may have half of all.
         """
+        self._check(client, size, limits)
+        self.bytes_of[client] += size
+        return Held(self, client, size, limits.send_timeout_s)
+
+    def check(self, client: str, size: int, limits: Limits) -> None:
+        """Raise the error of an answer of about `size` bytes that would not go out, before its
+        vectors are made: RequestTooLarge where it never would, else RateLimitExceeded.
+        """
+        if size > limits.max_answer_bytes:
+            raise RequestTooLarge.by_answer(size, limits.max_answer_bytes)
+        self._check(client, size, limits)
+
+    def _check(self, client: str, size: int, limits: Limits) -> None:
         if size > SMALL_BYTES:
             most, own = limits.max_answer_bytes, self.bytes_of[client]
             limit = "{} bytes of answers that are not read yet (limits.max_answer_bytes)"
@@ -43,5 +56,3 @@ class Outgoing:
                 raise RateLimitExceeded(limit.format(most), BUSY_RETRY_S, "this router")
             if own and own + size > most // 2:
                 raise RateLimitExceeded(limit.format(most // 2), BUSY_RETRY_S, "this client")
-        self.bytes_of[client] += size
-        return Held(self, client, size, limits.send_timeout_s)

@@ -184,6 +184,7 @@ class Views:
             "memory_bytes": self._memory_bytes[name],
             "matryoshka": config.model_dump(include={"matryoshka"}, mode="json")["matryoshka"],
             "devices": config.devices,
+            "shares_device_with": service.cards.shared_with(name),
             "p50_ms": None if p50 is None else round(p50, 2),
             "p95_ms": None if p95 is None else round(p95, 2),
             "answers": len(recent),

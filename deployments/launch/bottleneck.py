@@ -1,4 +1,4 @@
-"""Whether the routers of a config keep its cards busy, from latency curves and measured costs."""
+"""Check by latency curves and measured costs if a config has enough routers for its cards."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from router.router_cost import DOCUMENTS, QUESTION, Card, Shape, demand
 def routers_finding(
     machine: Machine, args: RouterArgs, booked: Sequence[Booking]
 ) -> Iterator[Finding]:
-    """One finding where models of known curves have cards."""
+    """Yield one finding if models with known curves use cards."""
     by_name = {one.deployment: one for one in booked}
     router = by_name.get(ROUTER)
     cards = list(_cards(machine, args, by_name))
@@ -41,7 +41,7 @@ def routers_finding(
 
 
 def _cards(machine: Machine, args: RouterArgs, booked: dict[str, Booking]) -> Iterator[Card]:
-    """Each model's part of the cards, all replicas started; no more than this machine has."""
+    """Yield each model's share of the cards with all replicas, capped at those of this machine."""
     given = {
         name: (one.most, min(1.0, one.gpus))
         for name, one in booked.items()
@@ -56,7 +56,7 @@ def _cards(machine: Machine, args: RouterArgs, booked: dict[str, Booking]) -> It
         try:
             curve = curve_of(name, model, args.base_dir)
         except (OSError, ValueError):
-            continue  # check-config says it
+            continue  # check-config reports it
         yield Card(curve, most * share * min(1.0, here / total))
 
 

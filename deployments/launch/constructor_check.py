@@ -1,5 +1,6 @@
-"""Run what the constructors of a router and of its replicas would refuse, before Ray starts: the
-same code, without weights, connections or files that are written.
+"""Run the checks of the constructors of a router and of its replicas before Ray starts.
+
+The code is the same, but no weights are loaded, no connections opened and no files written.
 """
 
 import os
@@ -26,7 +27,7 @@ from router.strict import ConfigError, join
 
 
 def constructor_problems(args: RouterArgs, where: str) -> Iterator[str]:
-    """One sentence for each thing that a router or a replica would not start with."""
+    """Yield one sentence for each problem that would keep a router or a replica from starting."""
     yield from reload_problems(args, where)
     unread = set[str]()
     for name, model in args.served.items():
@@ -60,7 +61,7 @@ def constructor_problems(args: RouterArgs, where: str) -> Iterator[str]:
 
 
 def reload_problems(args: RouterArgs, where: str) -> Iterator[str]:
-    """What of the sections that change without a restart would be refused."""
+    """Yield the problems of the sections that can change without a restart."""
     try:
         Catalogue(args, load_encoders(args))
         build_policy(args.routing, args.tiers)
@@ -78,7 +79,7 @@ def _of_model(name: str, model: ModelConfig, args: RouterArgs) -> Iterable[str]:
         with own_folder_first():
             if not _on_hub(model, args.base_dir):
                 Preparer(one)
-            if model.engine.in_router:  # load_encoders says what is wrong with its file
+            if model.engine.in_router:  # load_encoders reports problems of its file
                 return []
             engine = engines.create(model, args.base_dir)
             if isinstance(model, RerankerConfig):
@@ -87,7 +88,7 @@ def _of_model(name: str, model: ModelConfig, args: RouterArgs) -> Iterable[str]:
                     check_scores_reading(part, Preparer(one))
             elif model.fingerprint is not None and model.fingerprint.card is None:
                 identity_of(engine, model.fingerprint, args.base_dir)
-    except ImportError:  # the engine's package need not be on the machine that checks
+    except ImportError:  # the engine's package need not be installed where the check runs
         return []
     except (EngineError, OSError, ValueError) as error:
         return [str(error)]
@@ -107,7 +108,7 @@ def _proofs(args: RouterArgs) -> dict[str, Proof]:
 
 
 def _on_hub(model: ModelConfig, base_dir: str | None) -> bool:
-    """Whether the tokenizer would be downloaded, which a check does not do."""
+    """Return whether the tokenizer would be downloaded, which a check does not do."""
     if model.tokenizer is None or not HUB_ID.fullmatch(model.tokenizer):
         return False
     try:
@@ -127,7 +128,7 @@ def _unwritable(settings: DecisionLog, base_dir: str | None) -> str | None:
 
 
 def _no_folder(folder: Path) -> str | None:
-    """Why nothing can be written in a folder that need not exist yet."""
+    """Return why nothing can be written in a folder, which need not exist yet; None if it can."""
     found = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     if not found.is_dir():
         return f"{found} is a file, so no folder can be made below it"

@@ -1,5 +1,6 @@
-"""`embedding-router doctor`: whether this machine can serve, one line a check, each with what to
-do.
+"""`embedding-router doctor`: check whether this machine can serve.
+
+Each check prints one line: its result and, where needed, what to do.
 """
 
 import math
@@ -25,6 +26,7 @@ from deployments.launch.machine import (
     taken,
     this_machine,
 )
+from deployments.launch.profiles import foreign_profiles
 from deployments.serve_internals import card_type, haproxy_binary
 from router.config import RouterArgs
 from router.model_config import ModelConfig, resolve_path
@@ -32,10 +34,10 @@ from router.profile import read_profile
 from router.resources import Booking, Node, bookings, waiting
 from router.strict import ConfigError
 
-OPEN_FILES = 8192  # Ray itself asks for 65,536 and warns below
+OPEN_FILES = 8192  # Ray itself asks for 65,536 and warns below that
 SHM_BYTES = 2 * GIB
 DISK_BYTES = 5 * GIB
-DRIVERS = {12: 525, 13: 580}  # the oldest for a major version of CUDA
+DRIVERS = {12: 525, 13: 580}  # the oldest driver for each major version of CUDA
 PORTS = {
     8000: "HTTP",
     6379: "Ray's GCS (with `ray start`)",
@@ -45,7 +47,7 @@ PORTS = {
 
 
 def examine(machine: Machine, config: Path | None = None) -> Iterator[Finding]:
-    """All findings; those about a config only where one is given."""
+    """Yield all findings; those about a config only if one is given."""
     yield from _python(machine)
     yield from _torch(machine)
     yield from _gpu(machine)
@@ -140,7 +142,7 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
 
 
 def _torch_cuda(machine: Machine) -> int | None:
-    """The major version of CUDA that the installed torch wants; None for a CPU build."""
+    """Return the major version of CUDA that torch needs; None without torch or for a CPU build."""
     torch = machine.versions("torch")
     if torch is None or "+cpu" in torch:
         return None
@@ -153,7 +155,7 @@ def _torch_cuda(machine: Machine) -> int | None:
 
 
 def _for_cuda(machine: Machine, cuda: int, driver: str) -> Iterator[Finding]:
-    """The driver that torch's CUDA needs, and what Triton compiles with at every start."""
+    """Check the driver for torch's CUDA, and what Triton compiles with at every start."""
     wanted, major = DRIVERS.get(cuda, max(DRIVERS.values())), driver.partition(".")[0]
     old = not major.isdecimal() or int(major) < wanted
     yield Finding(
@@ -306,6 +308,7 @@ def _config(machine: Machine, path: Path) -> Iterator[Finding]:
         yield Finding("config", "ok", f"{path}: {len(args.models)} models")
     if (note := slow_way(path)) is not None:
         yield Finding("access log", "warn", note)
+    yield from _profiles(machine, args, path)
     options = read(path.read_bytes()).get("http_options") or {}
     yield from _ports({int(options.get("port", 8000)): PORTS[8000]})
     yield from _memory(machine, args, serve)
@@ -321,9 +324,26 @@ def _config(machine: Machine, path: Path) -> Iterator[Finding]:
         yield from room_for_weights(machine, args, missing)
 
 
+def _profiles(machine: Machine, args: RouterArgs, path: Path) -> Iterator[Finding]:
+    """Report whether the profiles were measured on a device of this machine."""
+    if machine.processor is None or not any(model.profile for model in args.models.values()):
+        return
+    cards = [] if isinstance(machine.gpus, str) else [card[0] for card in machine.gpus]
+    here = [*cards, machine.processor]
+    try:
+        foreign = foreign_profiles(args, here)
+    except (OSError, ValueError):
+        return  # the check of the config reports it
+    if foreign is None:
+        yield Finding("profiles", "ok", "measured on a device of this kind")
+    else:
+        yield Finding("profiles", "warn", foreign.found(here), foreign.todo(str(path)))
+
+
 def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterator[Finding]:
-    """What the smallest set of replicas needs, against what there is: on GPUs where a model asks
-    for one.
+    """Compare the memory that the fewest replicas need with what this machine has.
+
+    Models that book a GPU are compared with the memory of the largest one.
     """
     booked = {one.deployment: one for one in bookings(args, serve)}
     gpus = [] if isinstance(machine.gpus, str) else list(machine.gpus)
@@ -364,7 +384,7 @@ def _memory(machine: Machine, args: RouterArgs, serve: dict[str, Any]) -> Iterat
 
 
 def _room_for(machine: Machine, booked: list[Booking]) -> Iterator[Finding]:
-    """Which replicas would wait on this machine for CPUs, GPUs or cards of a type."""
+    """Yield which replicas would wait on this machine for CPUs, GPUs or a type of card."""
     gpus = [] if isinstance(machine.gpus, str) else machine.gpus
     types = {card_type(name) or name for name, _, _, _ in gpus}
     cpus = math.inf if machine.cpus is None else machine.cpus
@@ -374,7 +394,7 @@ def _room_for(machine: Machine, booked: list[Booking]) -> Iterator[Finding]:
 
 
 def _profiled(name: str, model: ModelConfig, base_dir: str | None) -> int | None:
-    """Of one replica, as it was measured."""
+    """Return the measured memory of one replica; None without a readable profile."""
     if model.profile is None:
         return None
     try:

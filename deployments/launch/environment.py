@@ -1,15 +1,14 @@
-"""What one running instance has of its own: a folder that is swept once it is gone, ports, and the
-variables Ray and Serve read.
+"""An instance's own folder and ports, and the variables that Ray and Serve read.
 
-Ray Serve reads its switches from the environment when it is imported. Three of the choices made
-here need a reason:
-- HAProxy and throughput mode, where HAProxy runs, answer about seven times as many requests as
-  Serve's Python proxy.
-- Ray listens on every interface, whoever it is told to serve, and whoever reaches it may run code.
-  Each instance therefore gets a token that nobody else knows. Set RAY_AUTH_MODE to choose
-  otherwise.
-- Everything that has a fixed port or path gets one of this instance's own, or a second instance
-  would share them silently.
+The folder is swept once the instance is gone. Ray Serve reads its switches from the environment
+when it is imported. Three of the choices made here need a reason:
+
+- HAProxy and throughput mode answer about seven times as many requests as Serve's Python proxy;
+  they are used where HAProxy runs.
+- Ray listens on every interface, whatever host Serve gets, and anyone who reaches it can run code.
+  Each instance therefore gets a secret token of its own. Set RAY_AUTH_MODE to choose otherwise.
+- Everything that has a fixed port or path gets one of this instance's own. Otherwise a second
+  instance would silently share them.
 """
 
 import math
@@ -30,14 +29,14 @@ from deployments.ingress.asgi import ADDRESS_HEADER_VARIABLE
 from router.config import Limits
 from router.switches import ALWAYS, CLIENT_S, WITH_HAPROXY
 
-# folders of instances in /tmp, and the file in them that says whose they are
+# folders of instances in /tmp, and the file in each that names its owner
 SCRATCH, OWNER = (
     "er-",
     "owner",
 )
 OWNER_BYTES = 200
-HAPROXY_OWN_FILES = 500  # beside those of connections
-# below the range from which the kernel hands out ports
+HAPROXY_OWN_FILES = 500  # in addition to those of connections
+# below the kernel's range of ephemeral ports
 PORT_BASE, PORT_SPAN, PORTS_EACH = (
     20_000,
     10_000,
@@ -46,7 +45,7 @@ PORT_BASE, PORT_SPAN, PORTS_EACH = (
 
 
 class NotOurs(Exception):
-    """A folder that must be this user's is not; the message says what to do."""
+    """A folder that must belong to this user does not; the message says what to do."""
 
 
 class NoPorts(Exception):
@@ -54,14 +53,14 @@ class NoPorts(Exception):
 
 
 def owner(process: psutil.Process) -> str:
-    """What a folder's owner is known by: a pid is given out again, a pid and its start are not."""
+    """Return the pid and start time that identify a folder's owner: a pid alone can be reused."""
     return f"{process.pid} {process.create_time()}"
 
 
 def private_folder(where: Path) -> Path:
-    """The folder of this user in `where`, which no other user can read or write; raises NotOurs.
+    """Return this user's folder in `where`, which no other user can read or write.
 
-    Ray opens its own folders to everybody, so they lie in this one.
+    Ray makes its own folders readable by everybody, so they are put into this one. Raises NotOurs.
     """
     folder = where / f"{SCRATCH}{os.getuid()}"
     with suppress(FileExistsError):
@@ -78,8 +77,9 @@ def private_folder(where: Path) -> Path:
 
 
 def _own_text(file: Path) -> str:
-    """The text of a regular file of this user in a folder of this user; raises OSError for any
-    other, and never waits for one.
+    """Return the text of a regular file of this user in a folder of this user.
+
+    Never blocks. Raises OSError for any other file.
     """
     folder = file.parent.lstat()
     if not stat.S_ISDIR(folder.st_mode) or folder.st_uid != os.getuid():
@@ -115,17 +115,19 @@ def environment(
     client_s: float = CLIENT_S,
     max_requests: int = Limits().max_requests,
 ) -> dict[str, str]:
-    """The variables that Ray, Serve and what they start read; those the user set win, but for paths
-    and ports of this instance.
+    """Return the variables for Ray, Serve and the processes that they start.
 
-    `port` is the instance's HTTP port, from which its inner ports derive; `scratch` is a folder of
-    its own that lives as long. `haproxy` is the program to put in front; none where it does not
-    run, or the config asks for TLS, which Serve's does not have. It leaves a client that is silent
-    for `client_s`, and has connections for `max_requests` and for as many idle clients.
+    Variables that the user set win, except for paths and ports of this instance.
+
+    `port` is the instance's HTTP port, from which its inner ports derive. `scratch` is a folder of
+    its own with the same lifetime. `haproxy` is the program to put in front: None where it does not
+    run, or where the config asks for TLS, which Serve's HAProxy does not have. HAProxy drops a
+    client that is silent for `client_s`. It accepts connections for `max_requests` and for as many
+    idle clients.
     """
     chosen = {
         **ALWAYS,
-        # 30 s is for load balancers elsewhere
+        # the default of 30 s is for load balancers elsewhere
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_MAXCONN": str(_connections(max_requests)),
@@ -154,20 +156,22 @@ def environment(
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(scratch / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "server-state"),
-        # Applications are imported from here, as `serve run` does.
+        # Applications are imported from the current folder, as with `serve run`.
         "PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [given.get("PYTHONPATH")])]),
     }
     return {name: value for name, value in chosen.items() if name not in given} | own
 
 
 def _temporary(given: Mapping[str, str]) -> str:
-    """Where Ray would put its folder."""
+    """Return where Ray would put its folder."""
     return given.get("RAY_TMPDIR") or given.get("TMPDIR") or "/tmp"
 
 
 def _connections(max_requests: int) -> int:
-    """How many HAProxy takes at once (Serve: 4096). Each needs two open files and half a pipe's,
-    and HAProxy does not start where the system allows fewer.
+    """Return how many connections HAProxy accepts at once (Serve: 4096).
+
+    Each needs 2.5 open files: two of its own and a share of a pipe. HAProxy does not start if the
+    system allows fewer.
     """
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max(4096, 2 * max_requests)
@@ -177,8 +181,10 @@ def _connections(max_requests: int) -> int:
 
 
 def _free_ports(port: int) -> list[int]:
-    """As many free ports as an instance needs; where to look follows from its HTTP port, which no
-    other instance has.
+    """Return as many free ports as an instance needs.
+
+    The search starts at a place derived from its HTTP port, which no other instance has. Raises
+    NoPorts.
     """
     found: list[int] = []
     start = port * PORTS_EACH

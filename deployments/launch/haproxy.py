@@ -1,9 +1,10 @@
-"""HAProxy as `embedding-router run` wants it: it dies with its parent, is closed to strangers, and
-is drained before it ends.
+"""HAProxy as `embedding-router run` needs it.
 
-Ray Serve writes HAProxy's config and has no switch for some of what it says; this file changes the
-text between Serve and the program. It imports nothing but the standard library, because it also is
-the program that Serve starts: see `starter`.
+It dies with its parent, is closed to strangers, and is drained before it ends.
+
+Ray Serve writes HAProxy's config and has no switch for some of its settings, so this file changes
+that text before HAProxy reads it. It imports only the standard library, because it is also the
+program that Serve starts: see `starter`.
 """
 
 import ctypes
@@ -19,9 +20,9 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_S = 0.1
 CONFIG = "hardened.cfg"
-# What HAProxy answers itself, in the words of the service. 502 to 504 are its own as well: Serve
-# makes 500 of them, which no client sends again by itself. Its parser has texts of its own in HTML
-# that no setting changes: for what is not HTTP, and for headers that are too large or do not end.
+# HAProxy's own errors, in the format of the service. They include 502 to 504: Serve turns these
+# into 500, which no client retries by itself. HAProxy's parser has HTML errors that no setting
+# changes: for input that is not HTTP, and for headers that are too large or do not end.
 ERRORS = {
     400: (
         400,
@@ -54,10 +55,9 @@ REASONS = {
 
 
 def starter(folder: Path, binary: str, headers_s: float, body_s: float) -> Path:
-    """A program in `folder` that does what the HAProxy at `binary` does, with a config changed by
-    `hardened`.
+    """Write a program into `folder` that runs the HAProxy at `binary` with a `hardened` config.
 
-    `headers_s` is how long a client may take for all headers of a request, `body_s` for its body.
+    A client has `headers_s` to send all headers of a request, and `body_s` to send its body.
     """
     for status in ERRORS:
         (folder / f"{status}.http").write_bytes(error_response(status))
@@ -73,8 +73,9 @@ def starter(folder: Path, binary: str, headers_s: float, body_s: float) -> Path:
 
 
 def error_response(status: int) -> bytes:
-    """The whole response of an error of HAProxy's own: the four keys, and a time where the request
-    may be sent again.
+    """Return the whole response for one of HAProxy's own errors.
+
+    Its body has the service's four keys. A 503 also says when the request can be sent again.
     """
     answered, code, message = ERRORS[status]
     kind = "server_error" if answered >= 500 else "invalid_request_error"
@@ -91,21 +92,21 @@ def error_response(status: int) -> bytes:
 
 
 def hardened(config: str, folder: Path, headers_s: float, body_s: float) -> str:
-    """Serve's HAProxy config with statistics on loopback, a time limit for headers, our errors, and
-    the client's address.
+    """Return Serve's HAProxy config with our changes.
 
-    Only what goes wrong is logged: Serve would have a line of each request, for a syslog that is
-    rarely there.
+    Statistics are on loopback, headers have a time limit, errors are ours, and routers get the
+    client's address. Only failures are logged: Serve would log a line for each request to a syslog
+    that rarely exists.
 
-    A body is waited for, as far as it fits the buffer, before the request goes to a router: what
-    HAProxy does not hold whole it cannot send again when that router dies, and it would close the
-    connection without a word. Many clients send headers and body apart.
+    A request goes to a router only once its body has arrived, as far as it fits the buffer. HAProxy
+    cannot resend a request that it does not hold whole: if the router died, it would close the
+    connection without an answer. Many clients send headers and body apart.
 
-    Before any application is there, everything is 503 and not 404: the service is starting.
+    As long as no application exists, every 404 is a 503 instead: the service is starting.
 
-    Requests for embeddings say that Serve need not watch for their client to leave: the router
-    does, and Serve would make two tasks for that where it makes one, or none for what it answers at
-    once.
+    Requests for embeddings carry a header that turns off Serve's disconnect watcher, because the
+    router watches for disconnects itself. With it, Serve creates one task per request instead of
+    two, and none for a request that is answered at once.
     """
     config = re.sub(
         r"(?m)^((?:frontend prometheus|listen stats)\n\s*bind )\*?:", r"\g<1>127.0.0.1:", config
@@ -144,12 +145,11 @@ def _ms(seconds: float) -> int:
 
 
 def drain(folder: Path, seconds: float) -> bool:
-    """Send no more requests to any server and wait up to `seconds` for those under way; whether all
-    of them ended.
+    """Drain all servers, wait up to `seconds`, and return whether all requests in flight ended.
 
-    `folder` is where HAProxy was told to have its admin socket; Serve puts it into a folder of the
-    node below that. With every change of replicas Serve starts a new HAProxy, which knows nothing
-    of what the one before was told; that one ends when its last request has.
+    `folder` is where HAProxy's admin socket was configured; Serve puts it into a folder of the node
+    below that. Serve starts a new HAProxy with every change of replicas. The new one does not
+    inherit the drained state; the old one ends with its last request.
     """
     until_s = time.monotonic() + seconds
     while True:
@@ -163,8 +163,9 @@ def drain(folder: Path, seconds: float) -> bool:
 
 
 def _drained(admin: Path) -> int | None:
-    """How many requests are under way, once no server gets another; None where nobody says, as
-    while one replaces another.
+    """Drain the servers of one HAProxy and return how many requests are in flight.
+
+    None if HAProxy does not answer, as while a new one replaces it.
     """
     try:
         for row in _servers(admin):
@@ -176,8 +177,8 @@ def _drained(admin: Path) -> int | None:
 
 
 def _running(folder: Path) -> list[int]:
-    """The HAProxies that run with a config in `folder`."""
-    import psutil  # here, for the program that starts HAProxy runs without packages
+    """Return the pids of the HAProxies that run with a config in `folder`."""
+    import psutil  # here, because the program that starts HAProxy runs without packages
 
     config = str(folder / CONFIG)
     return [
@@ -210,9 +211,9 @@ def _say(admin: Path, command: str) -> str:
 def _start(
     folder: Path, binary: str, headers_s: float, body_s: float, arguments: list[str]
 ) -> None:
-    # else it outlives a killed Ray, port in hand
+    # otherwise it outlives a killed Ray and keeps the port
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.setpgid(0, 0)  # Ctrl-C in a terminal is meant for the command, which drains first
+    os.setpgid(0, 0)  # Ctrl-C in a terminal must reach only the command, which drains first
     if "-f" in arguments:
         at = arguments.index("-f") + 1
         given = Path(arguments[at])

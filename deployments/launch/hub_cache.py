@@ -1,4 +1,4 @@
-"""Weights from a model hub: what is in the cache, what is missing, and whether it fits."""
+"""Weights from a model hub: which are cached, which are missing, and whether they fit the disk."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -26,14 +26,17 @@ def of_hub(name: str, pattern: Any) -> bool:
 
 
 def _cache(machine: Machine) -> Path:
-    """Where the hub's downloads are kept."""
+    """Return the folder of the hub's downloads."""
     given = machine.environment.get("HF_HUB_CACHE")
     home = machine.environment.get("HF_HOME") or machine.home / ".cache" / "huggingface"
     return Path(given) if given else Path(home) / "hub"
 
 
 def not_cached(machine: Machine, commits: Mapping[str, str | None]) -> list[str]:
-    """The repositories whose commit, or any where none is named, is not in the cache."""
+    """Return the repositories that are not in the cache.
+
+    A repository with a commit counts as cached only if that commit is there.
+    """
     missing = []
     for name, commit in commits.items():
         folder = _cache(machine) / f"models--{name.replace('/', '--')}"
@@ -43,7 +46,10 @@ def not_cached(machine: Machine, commits: Mapping[str, str | None]) -> list[str]
 
 
 def room_for_weights(machine: Machine, args: RouterArgs, missing: list[str]) -> Iterator[Finding]:
-    """Whether the disk of the cache holds what is to be downloaded; memory_bytes is no less."""
+    """Yield a finding if the disk of the cache is too small for the downloads.
+
+    Their size is taken from memory_bytes, which is not smaller.
+    """
     needed = sum(
         model.memory_bytes or 0
         for model in args.served.values()
@@ -63,7 +69,7 @@ def room_for_weights(machine: Machine, args: RouterArgs, missing: list[str]) -> 
 
 
 def hub_finding(machine: Machine, names: list[str], missing: list[str]) -> Finding:
-    """Whether the hub can be reached, or need not be: each name is in its cache."""
+    """Report whether the hub can be reached, or is not needed because everything is cached."""
     cache = _cache(machine)
     if not missing:
         return Finding("hub", "ok", f"not needed: {', '.join(names)} in {cache}")

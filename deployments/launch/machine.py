@@ -1,4 +1,4 @@
-"""What `embedding-router doctor` reads of a machine."""
+"""The facts about a machine that `embedding-router doctor` checks."""
 
 import os
 import re
@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import psutil
 
+from deployments.replica.device import processor
 from deployments.serve_internals import counted_cpus
 
 GIB = 2**30
@@ -26,7 +27,7 @@ ANSWER_S = 2.0
 
 
 class Machine(NamedTuple):
-    """What is read of a machine, so that other machines can be tried too."""
+    """The facts about one machine, as values, so that checks also run for other machines."""
 
     environment: dict[str, str]
     versions: Callable[[str], str | None]
@@ -38,8 +39,9 @@ class Machine(NamedTuple):
     memory_bytes: int
     shm_bytes: int
     open_files: int
-    cpus: float | None = None  # as Ray counts them; None where it is not known
-    cuda: str | None = None  # that torch was built for
+    cpus: float | None = None  # as Ray counts them; None if unknown
+    processor: str | None = None  # named as in profiles
+    cuda: str | None = None  # the version that torch was built for
     compiler: str | None = "cc"
     headers: Path | None = None  # the folder that should hold Python.h
 
@@ -64,10 +66,17 @@ def this_machine() -> Machine:
         shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0,
         resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         _cpus(),
+        processor(),
         _cuda(),
         next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None),
         Path(sysconfig.get_path("include")),
     )
+
+
+def devices() -> list[str]:
+    """Return the devices that models can run on here, named as in profiles."""
+    cards = _gpus()
+    return [*([] if isinstance(cards, str) else [card[0] for card in cards]), processor()]
 
 
 def _cpus() -> float | None:
@@ -78,7 +87,7 @@ def _cpus() -> float | None:
 
 
 def _cuda() -> str | None:
-    """The CUDA that torch was built for; read from its source, as importing it takes seconds."""
+    """Return the CUDA version of torch, read from its source: importing torch takes seconds."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         return None
@@ -130,7 +139,7 @@ State = Literal["ok", "warn", "fail"]
 
 
 class Finding(NamedTuple):
-    """What one check found; `todo` is empty where there is nothing to do."""
+    """The result of one check; `todo` is empty if there is nothing to do."""
 
     check: str
     state: State

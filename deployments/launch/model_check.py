@@ -1,5 +1,6 @@
-"""What a config says of a model, held against the files, packages, modules and weights that are
-here; nothing is loaded.
+"""Compare a model's config with the files, packages, modules and weights on this machine.
+
+Nothing is loaded.
 """
 
 import ast
@@ -33,8 +34,10 @@ def own_folder_first() -> Iterator[None]:
 
 
 def model_problems(model: ModelConfig, base_dir: str | None, where: str) -> Iterator[str]:
-    """Files, packages and modules that are not there, and engine arguments that vLLM does
-    not have.
+    """Yield problems of a model that can be found without loading it.
+
+    They are missing files, packages and modules, a wrong vector size, and engine arguments that
+    vLLM does not have.
     """
     engine = model.engine
     fingerprint = model.fingerprint.file if model.fingerprint else None
@@ -70,8 +73,9 @@ def _vllm_problems(args: dict[str, Any], where: str) -> Iterator[str]:
 
 
 def hub_problems(model: ModelConfig, base_dir: str | None, where: str) -> Iterator[str]:
-    """A tokenizer that should come from the hub and does not; one that comes is kept there for the
-    router.
+    """Yield a problem if a tokenizer of the hub cannot be downloaded.
+
+    A downloaded tokenizer stays in the cache for the router.
     """
     source = model.tokenizer
     if source is None or not HUB_ID.fullmatch(source) or not _missing(source, base_dir, hub=False):
@@ -100,14 +104,15 @@ def _missing(path: str, base_dir: str | None, hub: bool) -> str | None:
 
 
 def _may_be_on_hub(path: str, base_dir: str | None) -> bool:
-    """Whether `path`, which is not here, looks like ORGANISATION/NAME and not like a file."""
+    """Return whether a missing `path` looks like ORGANISATION/NAME and not like a file."""
     is_file = path.endswith(FILE_ENDINGS) or (Path(base_dir or ".") / path).parent.is_dir()
     return HUB_ID.fullmatch(path) is not None and not is_file
 
 
 def _missing_function(target: str) -> str | None:
-    """What is wrong with `module:function`; the module is read and not imported, for it may load a
-    model.
+    """Return the problem with `module:function`, or None.
+
+    The module is parsed, not imported, because importing it could load a model.
     """
     module, _, function = target.partition(":")
     if not module or not function:
@@ -126,7 +131,7 @@ def _missing_function(target: str) -> str | None:
 
 
 def _names_in(source: Path) -> set[str] | None:
-    """What a module may define or import at its top level; None where that cannot be told."""
+    """Return the names that a module can define or import at its top level; None if unknown."""
     try:
         names = set(_bound(ast.parse(source.read_bytes()).body))
     except (OSError, SyntaxError, ValueError):
@@ -147,9 +152,7 @@ def _bound(body: Sequence[ast.AST]) -> Iterator[str]:
 
 
 def _real_dimensions(model: ModelConfig, base_dir: str | None) -> int | None:
-    """The size of the vectors that local weights make; None where it cannot be told without loading
-    them.
-    """
+    """Return the vector size of local weights; None if it is unknown without loading them."""
     try:
         return model.engine.stored_dimensions(lambda path: resolve_path(path, base_dir))
     except (OSError, ValueError, KeyError, AttributeError, OverflowError, MemoryError):
@@ -158,8 +161,9 @@ def _real_dimensions(model: ModelConfig, base_dir: str | None) -> int | None:
 
 @cache
 def _vllm_dtypes() -> frozenset[str]:
-    """The words that vLLM takes for `dtype`, read from its source. Empty where it is not
-    installed.
+    """Return the values that vLLM accepts for `dtype`, read from its source.
+
+    Empty if vLLM is not installed.
     """
     spec = find_spec("vllm")
     source = (
@@ -183,8 +187,9 @@ def _vllm_dtypes() -> frozenset[str]:
 
 @cache
 def _vllm_arguments() -> frozenset[str]:
-    """The fields of vLLM's EngineArgs, read from its source: importing vLLM takes seconds. Empty
-    where it is not installed.
+    """Return the fields of vLLM's EngineArgs, read from its source.
+
+    Importing vLLM takes seconds. Empty if it is not installed.
     """
     spec = find_spec("vllm")
     if spec is None or spec.origin is None:

@@ -1,4 +1,4 @@
-"""Ray on this machine: start it, watch it, drain and end it."""
+"""Start, watch, drain and end Ray on this machine."""
 
 import json
 import logging
@@ -23,16 +23,16 @@ from router.config import SEALED
 POLL_S = 0.25
 
 
-SILENT_S = 1.0  # of waiting for requests in flight, before a word is said of it
+SILENT_S = 1.0  # of waiting for requests in flight before a message is printed
 
 
-SHUTDOWN_S = 8.0  # what Serve gets after that
+SHUTDOWN_S = 8.0  # for Serve to shut down after that
 
 
-START_TRIES = 3  # Ray gives itself 30 s, too few for a machine that is busy
+START_TRIES = 3  # Ray allows 30 s per try, too few on a busy machine
 
 
-LINGER_S = 3.0  # what processes get to end by themselves before they are killed
+LINGER_S = 3.0  # for processes to end by themselves before they are killed
 
 
 class StartError(Exception):
@@ -40,7 +40,7 @@ class StartError(Exception):
 
 
 def _on_signals(stopped: Event) -> None:
-    """SIGINT, SIGTERM and SIGHUP set `stopped`; a second one kills everything at once."""
+    """Let SIGINT, SIGTERM and SIGHUP set `stopped`; a second signal kills everything at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if stopped.is_set():
@@ -62,12 +62,12 @@ def serving(
     drain_s: float,
     folder: Path,
 ) -> Iterator[Path]:
-    """Starts Ray, Serve and the config's applications, gives the folder of their logs, and at the
-    end leaves no process behind.
+    """Start Ray, Serve and the config's applications, and yield the folder of their logs.
 
-    Requests under way get `drain_s` to end; HAProxy, where it is in front, refuses the next ones
-    meanwhile. `folder` is private and lives as long. These are the steps of `serve run`, which
-    neither reports a failed application nor lets one choose Ray's options.
+    No process is left behind at the end. Requests in flight get `drain_s` to end; meanwhile
+    HAProxy, where it is in front, refuses new ones. `folder` is private and has the same lifetime.
+    The steps are those of `serve run`, which neither reports a failed application nor accepts
+    options for Ray.
     """
     import ray
     from ray.serve.schema import ServeDeploySchema
@@ -79,7 +79,7 @@ def serving(
         try:
             _on_signals(stopped)
             context = _start_ray(dashboard_port, metrics_port, stopped)
-            _on_signals(stopped)  # Ray took SIGTERM for itself
+            _on_signals(stopped)  # Ray installed its own handler of SIGTERM
             _require_room(config)
             client = serve_internals.start_serve(wanted)
             serve_internals.deploy(client, wanted)
@@ -92,7 +92,7 @@ def serving(
             _drain(config, haproxy_folder, drain_s)
         with redirect_stdout(
             StringIO()
-        ):  # Ray reports the controller's death, which is what was asked for
+        ):  # Ray reports the controller's death, which is intended here
             if client is not None and not gone():
                 serve_internals.shut_down(client, SHUTDOWN_S)
             ray.shutdown()
@@ -100,8 +100,9 @@ def serving(
 
 
 def sealed(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The config with the `args:` of our applications in files of `folder`, as Serve logs what it
-    finds there: hashes of keys, and a password in a URL.
+    """Return the config with the `args:` of our applications moved to files in `folder`.
+
+    Serve logs `args:`, which can contain hashes of keys and a password in a URL.
     """
     from deployments.launch.serve_config import IMPORT_PATHS
 
@@ -117,12 +118,12 @@ def sealed(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def metrics_url() -> str:
-    """Where Ray's agent shows the metrics of this machine; it listens on every interface."""
+    """Return the URL of this machine's metrics; Ray's agent listens on every interface."""
     return f"http://127.0.0.1:{serve_internals.metrics_port()}/metrics"
 
 
 def _start_ray(dashboard_port: int | None, metrics_port: int | None, stopped: Event) -> Any:
-    """Ray's context; raises StartError when it does not start, however often it is tried."""
+    """Start Ray, with START_TRIES tries, and return its context. Raises StartError."""
     import ray
 
     for left in reversed(range(START_TRIES)):
@@ -134,9 +135,9 @@ def _start_ray(dashboard_port: int | None, metrics_port: int | None, stopped: Ev
                 include_dashboard=dashboard_port is not None,
                 dashboard_port=dashboard_port,
                 logging_level=logging.WARNING,
-                log_to_driver=False,  # what matters is said by _tell_news; the rest is in the logs
+                log_to_driver=False,  # _tell_news prints what matters; the rest is in the logs
             )
-        except Exception as error:  # a bare one when the machine was too busy
+        except Exception as error:  # a bare Exception if the machine was too busy
             ray.shutdown()
             _end(psutil.Process().children(recursive=True), linger_s=0)
             if not left or stopped.is_set():
@@ -145,8 +146,9 @@ def _start_ray(dashboard_port: int | None, metrics_port: int | None, stopped: Ev
 
 
 def _require_room(config: Mapping[str, Any]) -> None:
-    """Say which deployment would wait for what; raises StartError where one that is required would
-    wait for ever, as nothing joins this Ray later.
+    """Print which deployment would wait for which resource.
+
+    Raises StartError if a required one would wait forever, as no node joins this Ray later.
     """
     import ray
 
@@ -168,8 +170,9 @@ def _require_room(config: Mapping[str, Any]) -> None:
 
 
 def _drain(config: Mapping[str, Any], haproxy_folder: Path | None, drain_s: float) -> None:
-    """Let what is under way end: behind HAProxy, else by taking the applications away while Serve's
-    proxies can still answer.
+    """Let requests in flight end: through HAProxy, otherwise by deleting the applications.
+
+    Serve's proxies can still answer while the applications are deleted.
     """
     from ray import serve
 
@@ -191,7 +194,7 @@ def _drain(config: Mapping[str, Any], haproxy_folder: Path | None, drain_s: floa
 
 
 def gone() -> list[str]:
-    """Which of Ray's vital processes are not there; without them its calls wait forever."""
+    """Return which of Ray's vital processes are missing; without them its calls wait forever."""
     alive = {
         child.name()
         for child in psutil.Process().children()
@@ -209,7 +212,7 @@ def _end(processes: list[psutil.Process], linger_s: float) -> None:
 
 
 def say(line: str, event: str, **told: object) -> None:
-    """One piece of news: a line with the time since the start, or with --json an object."""
+    """Print one event: a line with the time since the start, or with --json an object."""
     since_s = time.time() - psutil.Process().create_time()
     if click.get_current_context().params["as_json"]:
         click.echo(json.dumps({"event": event, "since_start_s": round(since_s, 1), **told}))

@@ -1,14 +1,15 @@
-"""`embedding-router run`: one config, served by a Ray of its own on this machine, in the
-foreground.
+"""`embedding-router run`: serve one config in the foreground, with a Ray of its own.
 
 Ray Serve reads its switches from the environment when it is imported, so `environment`
-(deployments/launch/environment.py) comes before everything else.
+(deployments/launch/environment.py) is called before anything else.
 """
 
 import logging
 import os
+import re
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,6 +31,8 @@ from deployments.launch.environment import (
     owner,
     sweep,
 )
+from deployments.launch.machine import devices
+from deployments.launch.profiles import foreign_profiles
 from deployments.launch.ray_process import POLL_S, StartError, gone, metrics_url, say, serving
 from deployments.serve_internals import haproxy_binary
 from router.config import Limits
@@ -42,6 +45,11 @@ if TYPE_CHECKING:
 
 WATCH_S = 2.0
 WATCHES_FAILED = 5  # in a row, before a running service is given up
+LAST_LINES = 200  # of Ray's log
+
+
+class Ended(StartError):
+    """A service that ran has ended by itself."""
 
 
 @click.command()
@@ -82,7 +90,8 @@ def main(
     metrics_port: int | None,
     as_json: bool,
 ) -> None:
-    """Serve a config on this machine until Ctrl-C."""
+    """Serve a config on this machine until Ctrl-C; what ends by itself is started again."""
+    given_environment = dict(os.environ)
     config = _read(path)
     given = config.get("http_options")
     http = {"host": "127.0.0.1", "port": 8000, **(given if isinstance(given, dict) else {})}
@@ -100,7 +109,7 @@ def main(
         sweep(Path("/tmp"))
         with tempfile.TemporaryDirectory(
             prefix=SCRATCH, dir="/tmp"
-        ) as scratch:  # short: HAProxy's sockets have 97 letters
+        ) as scratch:  # short: HAProxy's socket paths have at most 97 characters
             folder = Path(scratch)
             (folder / OWNER).write_text(owner(psutil.Process()))
             limits = _limits(config)
@@ -109,7 +118,7 @@ def main(
                 max(one.body_timeout_s for one in limits),
             )
             in_front = None if http.get("ssl_certfile") else _haproxy(folder, headers_s, body_s)
-            client_s = max(CLIENT_S, body_s + CLIENT_S / 4)  # an error comes first
+            client_s = max(CLIENT_S, body_s + CLIENT_S / 4)  # the error for a late body comes first
             requests = max(one.max_requests for one in limits)
             os.environ.update(
                 environment(os.environ, http["port"], folder, in_front, client_s, requests)
@@ -130,6 +139,11 @@ def main(
                 said = _wait_until_ready(config, logs, stopped)
                 _watch(logs, said, stopped)
                 say("stopping", "stopping")
+    except Ended as problem:
+        if not stopped.is_set():
+            say(f"{problem}; starting again", "restart", message=str(problem))
+            # a new process, for Serve reads what was chosen for this one when it is imported
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], given_environment)
     except (StartError, NoPorts, NotOurs) as problem:
         raise click.ClickException(str(problem)) from None
 
@@ -159,7 +173,7 @@ def _open(path: Path, config: dict[str, Any]) -> None:
 
 
 def _check(path: Path, host: str) -> None:
-    """Raises StartError for what can be known before Ray starts."""
+    """Raise StartError for problems that can be found before Ray starts."""
     from deployments.launch.model_check import hub_problems
     from deployments.launch.serve_config import IMPORT_PATH, check, slow_way
 
@@ -167,10 +181,13 @@ def _check(path: Path, host: str) -> None:
         raise StartError("\n".join([f"{path} has {len(problems)} problem(s):", *problems]))
     if (note := slow_way(path)) is not None:
         say(note, "access_log")
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it tells of every try
+    here = devices()
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it logs every attempt
     for index, application in enumerate(_read(path)["applications"]):
         if application.get("import_path") == IMPORT_PATH:
             args = parse_args(application.get("args") or {})
+            if (foreign := foreign_profiles(args, here)) is not None:
+                say(f"{foreign.found(here)}; {foreign.todo(str(path))}", "profiles")
             for name, model in args.served.items():
                 for problem in hub_problems(
                     model, args.base_dir, f"applications[{index}].args.{args.place_of(name)}"
@@ -191,20 +208,18 @@ def _require_free(host: str, port: int, options: str = "--port or --host") -> No
 
 
 def _limits(config: Mapping[str, Any]) -> list[Limits]:
-    """The limits of every application, the usual ones where it gives none."""
+    """Return the limits of every application; the defaults where it sets none."""
     given = []
     for application in config["applications"]:
         with suppress(
             AttributeError, TypeError, ValueError
-        ):  # what is wrong with it is said by `_check`
+        ):  # `_check` reports what is wrong with it
             given.append(Limits.model_validate((application.get("args") or {}).get("limits") or {}))
     return given or [Limits()]
 
 
 def _haproxy(scratch: Path, headers_s: float, body_s: float) -> Path | None:
-    """The program to put in front, started as we want it; None where there is none for this
-    machine.
-    """
+    """Write the program to put in front and return it; None if HAProxy does not run here."""
     try:
         binary = haproxy_binary()
         if subprocess.run([binary, "-v"], capture_output=True, timeout=10).returncode != 0:
@@ -215,8 +230,9 @@ def _haproxy(scratch: Path, headers_s: float, body_s: float) -> Path | None:
 
 
 def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> dict[str, str]:
-    """Returns what it said when GET /health answers 200, or when told to stop. Raises
-    StartError.
+    """Wait until GET /health answers 200 or `stopped` is set; return the printed states.
+
+    Raises StartError.
     """
     base = _base_url(config)
     said: dict[str, str] = {}
@@ -264,36 +280,48 @@ def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> 
 
 
 def _watch(logs: Path, said: dict[str, str], stopped: Event) -> None:
-    """Says what happens until told to stop; raises StartError when Serve is gone. A deploy that
-    failed ends nothing.
+    """Print what happens until `stopped` is set.
+
+    A failed deploy does not end the service. Raises Ended when Serve is gone.
     """
     failures = 0
     while not stopped.wait(WATCH_S):
         try:
             _tell_news(_status(logs), said)
-        except StartError:  # the controller may be restarting, while requests are answered
+        # the controller can be restarting while requests are answered
+        except StartError as error:
             failures += 1
-            if failures == WATCHES_FAILED:
-                raise
+            if gone() or failures == WATCHES_FAILED:
+                raise Ended(str(error)) from None
         else:
             failures = 0
 
 
 def _status(logs: Path) -> "ServeStatus":
-    """Serve's own view. Raises StartError where Serve is gone."""
+    """Return the status that Serve reports. Raises StartError if Serve is gone."""
     import ray
     from ray import serve
 
     try:
         if missing := gone():
-            raise RuntimeError(f"{' and '.join(missing)} died")
+            raise RuntimeError(f"{' and '.join(missing)} died{_last_words(logs)}")
         return serve.status()
     except (ray.exceptions.RayError, RuntimeError, OSError) as error:
         raise StartError(f"Ray Serve ended by itself ({error}); see {logs}") from error
 
 
+def _last_words(logs: Path) -> str:
+    """Why Ray ended itself, where its log says so."""
+    with suppress(OSError):
+        lines = (logs / "raylet.out").read_text(errors="replace").splitlines()
+        for line in reversed(lines[-LAST_LINES:]):
+            if (found := re.search(r"[Rr]aylet exits .*", line)) is not None:
+                return f": {found[0]}"
+    return ""
+
+
 def _require_startable(status: "ServeStatus", logs: Path) -> None:
-    """Raises StartError where an application can never run."""
+    """Raise StartError if an application can never run."""
     from ray.serve.schema import ApplicationStatus
 
     for name, application in status.applications.items():
@@ -310,7 +338,7 @@ def _require_startable(status: "ServeStatus", logs: Path) -> None:
 
 
 def _tell_news(status: "ServeStatus", said: dict[str, str]) -> None:
-    """Says what changed since the last call, a line for each deployment; `said` remembers."""
+    """Print what changed since the last call, one line per deployment; `said` keeps the states."""
     for key, application in status.applications.items():
         word, why = application.status.value, _short(application.message)
         if said.setdefault(f"/{key}", word) != word:
@@ -338,7 +366,7 @@ def _tell_news(status: "ServeStatus", said: dict[str, str]) -> None:
 
 
 def _short(message: str) -> str:
-    """The first and the last line: between them stands the traceback, which the logs have too."""
+    """Return the first and the last line; the traceback between them is in the logs too."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return " ".join(lines if len(lines) < 2 else [lines[0], lines[-1]])
 

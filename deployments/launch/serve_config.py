@@ -1,9 +1,8 @@
-"""Checks a whole Serve config file before Ray sees it: syntax, Serve's own keys and values, and our
-`args:`.
+"""Check a whole Serve config file before Ray reads it: syntax, Serve's own keys, and our `args:`.
 
-Ray Serve drops keys that it does not know, takes the values of nested sections as they are until
-the deployment fails, and PyYAML keeps the last of two equal keys. Each of these turns a typo into a
-setting that silently does nothing.
+Ray Serve drops unknown keys and accepts any value in nested sections until the deployment fails.
+PyYAML keeps the last of two equal keys. Each of these turns a typo into a setting that silently
+does nothing.
 """
 
 import ast
@@ -58,7 +57,7 @@ FIND_IMAGE = (
     "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 )
 
-# Sections that Serve's schema leaves as plain dicts: their values are checked here or nowhere.
+# Sections that Serve's schema leaves as plain dicts: their values are checked only here.
 OF_DEPLOYMENT: Mapping[str, type[BaseModel]] = {
     "autoscaling_config": AutoscalingConfig,
     "request_router_config": RequestRouterConfig,
@@ -67,8 +66,9 @@ OF_DEPLOYMENT: Mapping[str, type[BaseModel]] = {
 
 
 class Report(NamedTuple):
-    """What a file holds: `problems` is empty when it can be deployed; `models` are the ids of ours,
-    in order.
+    """The result of checking a file.
+
+    `problems` is empty if it can be deployed; `models` are the ids of our models, in order.
     """
 
     problems: list[str]
@@ -76,17 +76,17 @@ class Report(NamedTuple):
 
 
 def check(path: str | Path, host: str | None = None) -> list[str]:
-    """One sentence for each problem of a Serve config file; none means that it is fit to be
-    deployed.
+    """Return one sentence for each problem of a Serve config file; none if it can be deployed.
 
-    `host` is the address that it will listen on, where that is not the file's.
+    `host` is the address that the service will listen on, if it is not the file's.
     """
     return examine(path, host).problems
 
 
 def examine(path: str | Path, host: str | None = None) -> Report:
-    """Check a Serve config file, the one inside a KubeRay RayService manifest, or `ray up`'s file;
-    name the models in it.
+    """Check a Serve config file and name the models in it.
+
+    The file can also be a KubeRay RayService manifest around the config, or a file for `ray up`.
     """
     try:
         data = read(Path(path).read_bytes())
@@ -110,8 +110,9 @@ def examine(path: str | Path, host: str | None = None) -> Report:
 
 
 def slow_way(path: str | Path) -> str | None:
-    """A sentence where a config sends every request through Serve's own handling, which costs time;
-    None where it does not, or is none of ours.
+    """Return a warning if a config sends every request through Serve's own, slower handling.
+
+    None if it does not, or if the config is none of ours.
     """
     try:
         data = read(Path(path).read_bytes())
@@ -122,12 +123,12 @@ def slow_way(path: str | Path) -> str | None:
         if any(_logs_requests(data, one) for one in ours):
             return ACCESS_LOG
     except (OSError, ConfigError, AttributeError, KeyError, TypeError):
-        pass  # `check` says what is wrong
+        pass  # `check` reports what is wrong
     return None
 
 
 def _logs_requests(data: Mapping[str, Any], application: Mapping[str, Any]) -> bool:
-    """Whether Serve logs each request of a router: the config nearest to it that says so counts."""
+    """Return whether Serve logs each request of a router; the innermost `logging_config` counts."""
     router = [one for one in application.get("deployments") or () if one.get("name") == "router"]
     for one in (*router, application, data):
         given = one.get("logging_config")
@@ -137,11 +138,10 @@ def _logs_requests(data: Mapping[str, Any], application: Mapping[str, Any]) -> b
 
 
 def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
-    """Our application in a Serve config file: its `args`, changed as `user_config` says, and the
-    whole of it as Serve reads it.
+    """Return our application in a Serve config file: its `args`, and all of it as a mapping.
 
-    Raises ConfigError where the file is not fit to be deployed or holds no application of this
-    project.
+    The `args` have the changes of `user_config`. Raises ConfigError if the file cannot be deployed
+    or has no application of this project.
     """
     if problems := check(path, LOOPBACK):  # it is read here, not served
         raise ConfigError([f"{path}: {problem}" for problem in problems])
@@ -158,7 +158,7 @@ def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
 
 
 def _cluster(data: Mapping[str, Any]) -> Iterator[str]:
-    """What `ray up` would refuse, or what it would ask the cloud for; nothing is asked here."""
+    """Yield what `ray up` would refuse, or would ask the cloud for; no cloud is called here."""
     types = data["available_node_types"]
     for name, node in types.items() if isinstance(types, Mapping) else ():
         if not (isinstance(node, Mapping) and node.get("resources")):
@@ -174,7 +174,7 @@ def _cluster(data: Mapping[str, Any]) -> Iterator[str]:
         validate_cluster(copy.deepcopy(dict(data)))
     except ImportError as error:
         yield f"cannot be checked here: {error}; install jsonschema"
-    except Exception as error:  # jsonschema's own, and whatever Ray's helpers let out
+    except Exception as error:  # jsonschema's own, and any other from Ray's helpers
         yield str(getattr(error, "message", error)).splitlines()[0]
 
 
@@ -184,7 +184,7 @@ def _on_aws(data: Mapping[str, Any]) -> bool:
 
 
 def _image(node: Mapping[str, Any], where: str) -> Iterator[str]:
-    """An image that cannot hold vLLM: none, Ray's own default, or something that is no id."""
+    """Yield a problem if the image cannot hold vLLM: none, Ray's default, or not an id."""
     config = node.get("node_config")
     image = config.get("ImageId") if isinstance(config, Mapping) else None
     if isinstance(config, Mapping) and image is None and "LaunchTemplate" in config:
@@ -201,7 +201,10 @@ def _image(node: Mapping[str, Any], where: str) -> Iterator[str]:
 
 
 def _ray_images() -> set[str]:
-    """What Ray replaces `latest_dlami` by, in each region; read, as the module needs boto3."""
+    """Return the images that Ray uses for `latest_dlami`, one per region.
+
+    They are parsed from Ray's source, because importing the module needs boto3.
+    """
     import ray
 
     source = Path(ray.__file__).parent / "autoscaler" / "_private" / "aws" / "config.py"
@@ -216,8 +219,9 @@ def _ray_images() -> set[str]:
 
 
 def _sorted(data: Any) -> Any:
-    """The data with keys in order: KubeRay makes JSON of the config through a Go map, which sorts
-    them, models too.
+    """Return the data with sorted keys.
+
+    KubeRay converts the config to JSON through a Go map, which sorts all keys, those of models too.
     """
     if isinstance(data, Mapping):
         return {key: _sorted(data[key]) for key in sorted(data, key=str)}
@@ -278,7 +282,7 @@ def _examine(data: Any, host: str | None) -> Report:
             problems.append(
                 f"{where}.import_path: {import_path} does not exist; did you mean {IMPORT_PATH}?"
             )
-    # What went wrong inside a nested section Serve says again of the whole file, without a place.
+    # Serve reports a problem of a nested section again for the whole file, without its place.
     said = {problem.partition(": ")[2] for problem in problems}
     return Report(
         [
@@ -290,7 +294,7 @@ def _examine(data: Any, host: str | None) -> Report:
 
 
 def _reloadable(application: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    """Where the router's `user_config` stands, and what it holds."""
+    """Yield the place of the router's `user_config` and its content."""
     deployments = application.get("deployments")
     for index, deployment in enumerate(deployments if isinstance(deployments, list) else ()):
         if (
@@ -302,7 +306,10 @@ def _reloadable(application: Mapping[str, Any], where: str = "") -> Iterator[tup
 
 
 def _exposed(args: RouterArgs, data: Mapping[str, Any], host: str | None) -> list[str]:
-    """An address that other machines reach, without keys; Serve's own default is one."""
+    """Return a problem if other machines reach the address and no keys are needed.
+
+    Serve's own default is such an address.
+    """
     options = data.get("http_options")
     default = HTTPOptionsSchema().host
     given = options.get("host", default) if isinstance(options, Mapping) else default
@@ -316,13 +323,13 @@ def _exposed(args: RouterArgs, data: Mapping[str, Any], host: str | None) -> lis
 
 
 def _validate(model: type[BaseModel], data: Any, where: str) -> list[str]:
-    """What `model` says of the values in `data`."""
+    """Return the problems that `model` finds in the values of `data`."""
     try:
         with warnings.catch_warnings(action="ignore"), own_folder_first():
             model(**copy.deepcopy(dict(data)))
     except ValidationError as error:
         return sentences(error, data, where)
-    except Exception as error:  # Serve's validators import what the file names and let anything out
+    except Exception as error:  # Serve's validators import what the file names and raise anything
         return [f"{where or 'the file'}: {error}"]
     return []
 
@@ -352,7 +359,7 @@ def _loose_sections(application: Mapping[str, Any], where: str) -> list[str]:
 
 
 def _deployments(args: RouterArgs, deployments: list[Any], where: str) -> Iterator[str]:
-    """Names that the application does not have, or that are given twice."""
+    """Yield a problem for each name that is no deployment of the application or is given twice."""
     first: dict[str, int] = {}
     for index, deployment in enumerate(deployments):
         if not isinstance(deployment, Mapping) or not isinstance(
@@ -370,10 +377,13 @@ def _deployments(args: RouterArgs, deployments: list[Any], where: str) -> Iterat
 
 
 def _devices(args: RouterArgs, application: Mapping[str, Any], where: str) -> Iterator[str]:
-    """Models whose engine wants more cards than their deployment books."""
+    """Yield a problem for each model whose engine needs more cards than its deployment books.
+
+    An engine on several cards must not run in the replica's process.
+    """
     try:
         booked = {one.deployment: one for one in bookings(args, application)}
-    except (AttributeError, TypeError, ValueError):  # Serve's schema says what is wrong
+    except (AttributeError, TypeError, ValueError):  # Serve's schema reports what is wrong
         return
     for name, model in args.served.items():
         engine = model.engine
@@ -397,7 +407,7 @@ def _devices(args: RouterArgs, application: Mapping[str, Any], where: str) -> It
 
 
 def _policy(application: Mapping[str, Any], where: str) -> Iterator[str]:
-    """What our autoscaling policy would trip over in Serve's controller, or miss in silence."""
+    """Yield what would make our autoscaling policy fail in Serve's controller, or lack data."""
     listed = application.get("deployments")
     deployments = [
         one if isinstance(one, Mapping) else {}
@@ -413,7 +423,7 @@ def _policy(application: Mapping[str, Any], where: str) -> Iterator[str]:
     if not isinstance(named, Mapping) or named.get("policy_function") not in POLICIES:
         return
     kwargs, path = named.get("policy_kwargs") or {}, f"{where}.autoscaling_policy.policy_kwargs"
-    if isinstance(kwargs, Mapping):  # else Serve's own schema says so
+    if isinstance(kwargs, Mapping):  # otherwise Serve's own schema reports it
         yield from unknown_keys(Autoscaling, kwargs, path)
         yield from _validate(Autoscaling, kwargs, path)
     if not any(

@@ -14,6 +14,7 @@ from deployments.dispatch.frames import Address
 from deployments.dispatch.wire import FailureCode
 from deployments.engines.base import Engine, EngineError
 from deployments.replica import cpu
+from deployments.replica.device import device_name
 from deployments.replica.first_vectors import InCluster
 from deployments.replica.host import Host, log, start_when_reachable
 from deployments.replica.score_identity import any_proof_of
@@ -29,7 +30,7 @@ STILL_S = 60.0
 
 
 class Embedder(Host):
-    """Every replica of a model's deployment is one of these."""
+    """One replica of a model's deployment."""
 
     _publisher: Publisher | None
     _listener: ReplicaServer | None
@@ -71,6 +72,7 @@ class Embedder(Host):
         )
         self._tracing, self._publisher, self._listener = traced, None, None
         self.start_phases = dict(phases)
+        self._device = None if model.engine.runs_elsewhere else device_name()
         if counted:
             tally = replica_tally(model_id)
             self._publisher = Publisher(
@@ -101,14 +103,26 @@ class Embedder(Host):
                 "no socket of its own on %s (%s): calls come through Serve's handles", host, error
             )
         else:
+            node = ray.get_runtime_context().get_node_id()
+            devices = tuple(map(str, ray.get_gpu_ids()))
             self._listener, self._address = (
                 listener,
-                Address(replica, host, port, listener.token, dict(self.start_phases)),
+                Address(
+                    replica,
+                    host,
+                    port,
+                    listener.token,
+                    dict(self.start_phases),
+                    self._device,
+                    node,
+                    devices,
+                ),
             )
 
     async def address(self, to: str | None = None) -> Address | None:
-        """Where this replica takes calls directly (deployments/dispatch/socket_transport.py); None
-        where it does not.
+        """Return where this replica takes calls directly; None where it does not.
+
+        See deployments/dispatch/socket_transport.py.
         """
         return self._address
 
@@ -125,7 +139,7 @@ class Embedder(Host):
 
 
 async def _say_still(model: str, engine: Engine) -> None:
-    """Log once a minute what an engine that still starts is doing."""
+    """Log once a minute what a starting engine is doing."""
     began = time.monotonic()
     while True:
         await asyncio.sleep(STILL_S)
@@ -134,7 +148,7 @@ async def _say_still(model: str, engine: Engine) -> None:
 
 
 def replica_tally(model: str) -> Tally:
-    """The tally of one replica, at 0."""
+    """Return the tally of one replica, with failures and proofs at 0."""
     tally = Tally(metrics.OF_REPLICA)
     for code in get_args(FailureCode):
         tally.add(metrics.FAILED_TEXTS, (model, code), 0)

@@ -85,7 +85,7 @@ class Gatherer:
                 source, row = (made, own[digest]) if digest in own else found[digest]
                 vectors[place], tokens[place] = source.vectors[row], source.tokens[row]
         known = len(digests) - len(own)
-        return Rows(vectors, tokens, {}, made.queue_s, made.inference_s, known)
+        return made._replace(vectors=vectors, tokens=tokens, known=known)
 
     async def _look_further(
         self, shared: SharedCache, digests: Sequence[bytes], entries: list[Entry | None]
@@ -199,12 +199,15 @@ class Gatherer:
         self._check(answers, places, left_s)
         if len(answers) == 1:
             return answers[0]
+        last = max(answers, key=lambda answer: answer.stamps[-1:])
         return Rows(
             np.concatenate([answer.vectors for answer in answers]),
             [count for answer in answers for count in answer.tokens],
             {},
             max(answer.queue_s for answer in answers),
             max(answer.inference_s for answer in answers),
+            stamps=last.stamps,
+            call_texts=last.call_texts,
         )
 
     def _check(self, answers: list[Rows], places: list[int] | None, limit_s: float) -> None:

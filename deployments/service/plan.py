@@ -1,7 +1,7 @@
 """A request's plan and its answer, as plain values."""
 
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import NamedTuple, Protocol
 
 from deployments.service.prepare import Prepared
@@ -20,6 +20,7 @@ from router.encoders import NOTHING_TO_CHOOSE, Encoder, EncoderChoice
 from router.schema import EmbeddingsRequest
 from router.space import Space
 from router.spaces import Constraints
+from router.stamps import Stamps
 from router.usage import Use, device_s
 
 
@@ -42,6 +43,9 @@ class Caller(NamedTuple):
     scope: str = ""  # callers of one scope share what was read and embedded before
     key: str = ""  # its name in the config
     weight: float = 1.0  # against other keys, where their work waits
+    # raises RouterError where an answer of so many vectors of so many dimensions cannot go out
+    room: Callable[[int, int], None] | None = None
+    stamps: Stamps | None = None  # of this request, where they are taken
 
 
 ANYONE = Caller()
@@ -152,7 +156,13 @@ def use_of(plan: Plan, answer: Answered, key: str, collections: Container[str]) 
     )
 
 
-def entry_of(plan: Plan, answer: Answered | None, outcome: str, use: Use | None = None) -> Entry:
+def entry_of(
+    plan: Plan,
+    answer: Answered | None,
+    outcome: str,
+    use: Use | None = None,
+    stamps: Stamps | None = None,
+) -> Entry:
     """What the decision log says of a request that ended."""
     encoder = plan.choice.encoders.get(plan.decision.model or "")
     return Entry(
@@ -171,4 +181,5 @@ def entry_of(plan: Plan, answer: Answered | None, outcome: str, use: Use | None 
         None if encoder is None else encoder.kind,
         use,
         plan.request.priority,
+        stamps,
     )

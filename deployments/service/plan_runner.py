@@ -18,6 +18,7 @@ from deployments.telemetry.tracing import Tracing
 from router.config import Limits
 from router.errors import DeadlineExceeded
 from router.feedback import tell
+from router.stamps import Stamps
 
 RECENT = 1024  # answers per model that percentiles are made of
 
@@ -60,17 +61,24 @@ class PlanRunner:
         return deadline_of(plan, self._limits)
 
     async def send(
-        self, plan: Plan, work: Coroutine[Any, Any, Rows], tracing: Tracing | None
+        self,
+        plan: Plan,
+        work: Coroutine[Any, Any, Rows],
+        tracing: Tracing | None,
+        stamps: Stamps | None = None,
     ) -> Rows:
         """The rows that `work` returns; raises DecidedAgain where another model shall make them."""
         gathering = self.second_tries.first(plan, work)
         try:
             if tracing is None:
-                return await gathering
-            with Dispatching(tracing, plan.decision.model or "none") as dispatching:
                 got = await gathering
-                dispatching.answered(got.known, got.queue_s, got.inference_s)
-                return got
+            else:
+                with Dispatching(tracing, plan.decision.model or "none") as dispatching:
+                    got = await gathering
+                    dispatching.answered(got, self._clock())
+            if stamps is not None:
+                stamps.called(got.stamps, got.call_texts)
+            return got
         except DeadlineExceeded:
             raise DeadlineExceeded(
                 self.deadline_of(plan) - plan.arrived_s

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from router.decision_log import RERANK, DecisionContext, Entry, Logged
 from router.errors import InvalidValue, UnknownField, shorten
+from router.stamps import Stamps
 
 MOST = 1000  # of about 2.3 kB each
 LIMIT, MOST_SHOWN = 100, 200  # in one answer: it is made on the event loop, in about 20 us each
@@ -123,7 +124,12 @@ def _shown(entry: Entry, id: str, reranked: bool) -> dict[str, Any]:
         "predicted_ms": milliseconds(decision.predicted_s),
         "actual_ms": milliseconds(entry.actual_s),
         "outcome": entry.outcome,
+        **({} if entry.stamps is None else _stamped(entry.stamps)),
     }
+
+
+def _stamped(stamps: Stamps) -> dict[str, Any]:
+    return {"stamps_ms": stamps.milliseconds(), "call_texts": stamps.call_texts}
 
 
 def milliseconds(seconds: float | None) -> float | None:

@@ -96,6 +96,8 @@ class SimilarityScorer:
             max(query.queue_s, documents.queue_s),
             max(query.inference_s, documents.inference_s),
             documents.known,
+            documents.stamps,
+            documents.call_texts,
         )
 
     async def _query(self, query: Prepared, deadline_s: float, bulk: bool) -> Rows:
@@ -318,7 +320,7 @@ class Reranking:
             await caller.meter.charge(sum(prepared.counts) + sum(query))
         bulk, deadline_s = request.priority == "bulk", self._runner.deadline_of(plan)
         work: Coroutine[Any, Any, Rows] = self._scorers[model].gather(prepared, deadline_s, bulk)
-        got = await self._runner.send(plan, work, tracing)
+        got = await self._runner.send(plan, work, tracing, caller.stamps)
         total_s = self._runner.learn(plan, model, got, bool(truncated))
         return Ranking(
             ranked(got.vectors[:, 0], reader.request.top_n),

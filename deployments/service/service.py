@@ -2,12 +2,14 @@
 speaks HTTP around it.
 """
 
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from deployments.dispatch.dispatcher import ModelDispatcher
+from deployments.dispatch.socket_transport import DirectTransport
 from deployments.dispatch.transport import Transport
 from deployments.service.decision_log import DecisionLog
 from deployments.service.experiments import CANARY, Comparison
@@ -23,11 +25,12 @@ from deployments.service.recent import Recent
 from deployments.service.request_metrics import Events
 from deployments.service.second_try import DecidedAgain
 from deployments.service.shared_cache import open_shared
-from deployments.service.spans import decided
+from deployments.service.spans import decided, planned
 from deployments.service.students import StudentGatherer
 from deployments.service.use_log import UseLog
 from deployments.telemetry.tracing import Tracing
 from router.cache import VectorCache
+from router.cards import Cards
 from router.config import RouterArgs
 from router.decision_log import ANSWERED
 from router.domain import (
@@ -41,10 +44,12 @@ from router.errors import (
 )
 from router.feedback import Feedback
 from router.ledger import Ledger
-from router.models import build_models
+from router.models import build_models, profile_device
 from router.schema import EmbeddingsRequest
 from router.spaces import Catalogue
 from router.usage import Use
+
+log = logging.getLogger("ray.serve")
 
 CANCELLED = "cancelled"  # the outcome of a request whose client left
 
@@ -67,6 +72,7 @@ class Service:
         self.args = args
         # how long the last replica of a model took to start, by phase, where the transport is told
         self.starts: Mapping[str, Mapping[str, float]] = getattr(transport, "starts", {})
+        self.cards: Cards = getattr(transport, "cards", Cards())
         catalogue = Catalogue(args, load_encoders(args))
         now = clock()
         self.feedback = {
@@ -79,6 +85,11 @@ class Service:
             )
             for name, model in build_models(args).items()
         }
+        self._profiled_on = {
+            name: profile_device(name, model, args.base_dir) for name, model in args.served.items()
+        }
+        if isinstance(transport, DirectTransport):
+            transport.on_device = self.runs_on
         self.preparer = Preparer(args)
         self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
@@ -104,6 +115,7 @@ class Service:
                 steps=not config.engine.runs_elsewhere,
                 bulk_call_s=args.limits.bulk_call_ms / 1000.0,
                 bulk_share=args.limits.bulk_share,
+                stamps=args.stamps,
             )
             for name, config in args.deployed.items()
         }
@@ -186,6 +198,19 @@ class Service:
         """Read the text and decide; raises RouterError when no model may serve the request."""
         return await self.planner.plan(request, caller)
 
+    def runs_on(self, model: str, device: str) -> None:
+        """A replica of this model runs on `device`; a profile of another one is where learning
+        begins.
+        """
+        known = self._profiled_on.get(model)
+        if known not in (None, device) and self.feedback[model].elsewhere():
+            log.info(
+                "%s runs on %s and its profile was measured on %s: predictions learn from here on",
+                model,
+                device,
+                known,
+            )
+
     def replicas_changed(self, model: str, replicas: Sequence[str]) -> None:
         """What the board says of one model's deployment."""
         if model in self.dispatchers:
@@ -214,6 +239,8 @@ class Service:
         plan, answer, outcome = None, None, CANCELLED
         try:
             plan = await planning
+            if caller.stamps is not None:
+                planned(caller.stamps, plan, self.clock())
             tracing = (
                 self.tracing
                 if self.tracing is not None and self.tracing.current() is not None
@@ -231,6 +258,8 @@ class Service:
             finally:
                 self.comparison.left()
             outcome = ANSWERED
+            if caller.stamps is not None:
+                caller.stamps.mark("answered", self.clock())
             return answer
         except RouterError as error:
             outcome, error.counted = error.code, True
@@ -246,7 +275,7 @@ class Service:
             if plan is not None:
                 plan.choice.ended(answer is not None)
                 use = None if answer is None else self._used(plan, answer, caller)
-                entry = entry_of(plan, answer, outcome, use)
+                entry = entry_of(plan, answer, outcome, use, caller.stamps)
                 self.recent.add(plan.setting, entry)
                 if self.log is not None:
                     self.log.add(plan.setting, entry)
@@ -269,13 +298,15 @@ class Service:
         request, decision, arrived_s = plan.request, plan.decision, plan.arrived_s
         model = self.runner.begin(plan, caller.permitted)
         prepared, truncated = plan.prepared[model], list[int]()
+        if caller.room is not None:
+            caller.room(len(prepared.counts), plan.choice.encoders[model].space.dimensions)
         if request.truncate in ("end", "start"):
             prepared, truncated = await self.reader.cut(prepared, request, model, caller.client)
         if caller.meter is not None:
             await caller.meter.charge(sum(prepared.counts))
         bulk, deadline_s = request.priority == "bulk", self.runner.deadline_of(plan)
         work = self.gatherers[model].gather(prepared, deadline_s, bulk)
-        got = await self.runner.send(plan, work, tracing)
+        got = await self.runner.send(plan, work, tracing, caller.stamps)
         total_s = self.runner.learn(plan, model, got, bool(truncated))
         if not truncated:
             self.comparison.answered(

@@ -3,9 +3,18 @@
 import time
 from collections.abc import Mapping
 
+from deployments.dispatch.chunks import Rows
 from deployments.service.plan import Plan
 from deployments.telemetry.tracing import CurrentSpan, Tracing
 from router.domain import Why
+from router.stamps import CALL, Stamps
+
+
+def planned(stamps: Stamps, plan: Plan, now: float) -> None:
+    """Mark how far a request is that was decided just now."""
+    stamps.mark("planned", plan.arrived_s)
+    stamps.mark("read", plan.read_s)
+    stamps.mark("decided", now)
 
 
 def decided(tracing: Tracing, plan: Plan, now: float) -> None:
@@ -57,17 +66,21 @@ class Dispatching(CurrentSpan):
         )
         self._tracer, self._model = tracing.tracer, model
 
-    def answered(self, cached: int, queue_s: float, inference_s: float) -> None:
-        """What the vectors cost; the engine's span ends now."""
+    def answered(self, got: Rows, now: float) -> None:
+        """What the vectors cost; the engine's span ends now, which is `now` on the clock of the
+        stamps.
+        """
         self._span.set_attributes(
             {
-                "embedding.cached": cached,
-                "embedding.queue_ms": round(queue_s * 1000, 2),
-                "embedding.inference_ms": round(inference_s * 1000, 2),
+                "embedding.cached": got.known,
+                "embedding.queue_ms": round(got.queue_s * 1000, 2),
+                "embedding.inference_ms": round(got.inference_s * 1000, 2),
             }
         )
+        now_ns, inference_s = time.time_ns(), got.inference_s
+        for name, at_s in zip(CALL, got.stamps, strict=False):
+            self._span.add_event(name, timestamp=now_ns + int((at_s - now) * 1e9))
         if inference_s:
-            now_ns = time.time_ns()
             attributes: Mapping[str, str] = {"embedding.model": self._model}
             self._tracer.start_span(
                 "engine", attributes=attributes, start_time=now_ns - int(inference_s * 1e9)

@@ -1,13 +1,14 @@
-"""Fits an adapter on a user's own texts and measures it on queries that it was not fitted on, for
-documents in the fit and, by folds, for documents left out of it (router/proof.py).
+"""Fit an adapter on a user's own texts and measure it on queries that it was not fitted on.
 
-With queries and judgements it is measured as their search is. With queries alone, or neither (then
-a tenth of the texts are held out and searched with), what the space's own model finds counts as
-relevant: all that is known, and a stricter measure.
+It is measured for documents in the fit and, by folds, for documents left out of it
+(router/proof.py). With queries and judgements, it is measured like the user's search. With queries
+alone, the results of the space's own model count as relevant: nothing else is known, and this
+measure is stricter. Without queries, a tenth of the texts is held out and used as queries, and
+relevance is defined in the same way.
 
-Texts are embedded on the document side of both models, though queries are what comes over an
-adapter: that finds no less than fitting on the query side does (docs/decisions/0004), and the
-target's vectors of the documents are needed anyway.
+Texts are embedded on the document side of both models, although an adapter maps queries. A fit on
+the query side finds no more (docs/decisions/0004), and the target's vectors of the documents are
+needed anyway.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -30,27 +31,30 @@ from router.space import fit as cut
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 1000
 FEWEST_QUERIES = 10  # below this nothing is measured
 FEWEST_OF_A_LANGUAGE = 20
-TRIED_FOR_SIDES = 4  # texts that show whether a model reads queries and documents alike
+TRIED_FOR_SIDES = 4  # texts that show whether a model embeds queries and documents alike
 
 
 class AlignError(ToolError):
-    """There is not enough to fit or to measure with; the message says of what."""
+    """There is too little to fit or to measure with; the message says what is missing."""
 
 
 class Material(NamedTuple):
-    """What an adapter is fitted on and measured with."""
+    """The texts that an adapter is fitted on and measured with."""
 
     fitted: list[Text]
     documents: list[Text]  # that are searched
     queries: list[Text]
-    # ids of relevant documents by query; None: what the own model finds
+    # ids of relevant documents by query; None: what the target's model finds
     judgements: Mapping[str, set[str]] | None
 
 
 def material(
     texts: list[Text], queries: list[Text] | None, judgements: Mapping[str, set[str]] | None
 ) -> Material:
-    """Hold out what is not given; raises AlignError where too little is left."""
+    """Collect the texts to fit and measure with; hold out queries if none are given.
+
+    Raises AlignError if too few queries are left.
+    """
     if queries is None:
         held = min(int(len(texts) * HELD_OUT_SHARE), MOST_HELD_OUT)
         places = set(np.linspace(0, len(texts) - 1, held, dtype=np.int64).tolist())
@@ -74,8 +78,9 @@ def material(
 
 
 class Remembering:
-    """An Embed that asks another one for each text once; a model that reads both sides alike is
-    asked for one of them.
+    """An Embed that calls another Embed once for each text.
+
+    If a model embeds queries and documents alike, only one side is embedded.
     """
 
     def __init__(self, embed: Embed) -> None:
@@ -107,10 +112,10 @@ async def align(
     given: Material,
     method: Method,
 ) -> Adapter:
-    """Fit a map from `source` to `target` and measure it; `fingerprints` are the digests of both
-    models.
+    """Fit a map from `source` to `target` and measure it.
 
-    Raises AlignError where there are fewer texts than the map has directions to learn.
+    `fingerprints` are the digests of both models. Raises AlignError if there are fewer texts than
+    the map has directions to learn.
     """
     fewest = min(source.dimensions, target.dimensions)
     if len(given.fitted) < fewest:
@@ -128,7 +133,7 @@ async def align(
     relevant = relevant_places(given, own)
     matrix, offset = fit(x, y, method)
     unseen = np.empty_like(own)
-    others = max(0, len(given.fitted) - len(given.documents))  # texts of the fit alone
+    others = max(0, len(given.fitted) - len(given.documents))  # texts that are only in the fit
     for rows in folds_of(given, relevant, max(0, fewest - others)):
         keep = not_in(given.fitted, given.documents, left_out(relevant, rows))
         if len(keep) < fewest:
@@ -155,7 +160,7 @@ async def align(
 
 
 def folds_of(given: Material, relevant: Sequence[Collection[int]], fewest: int = 0) -> list[Rows]:
-    """The folds of the queries; raises AlignError where there are too few documents."""
+    """Split the queries into folds. Raises AlignError if there are too few documents."""
     try:
         return folds(relevant, len(given.documents), fewest)
     except ValueError as error:
@@ -163,7 +168,7 @@ def folds_of(given: Material, relevant: Sequence[Collection[int]], fewest: int =
 
 
 def not_in(fitted: Sequence[Text], documents: Sequence[Text], out: Collection[int]) -> Rows:
-    """Rows of the texts of a fit that are not of the documents `out`, nor equal to one.
+    """Rows of `fitted` that neither belong to nor equal one of the documents `out`.
 
     A part of a document has the document's id.
     """
@@ -174,7 +179,7 @@ def not_in(fitted: Sequence[Text], documents: Sequence[Text], out: Collection[in
 
 
 def rows_by_language(queries: Sequence[str]) -> dict[str, list[int]]:
-    """The rows of the queries of each language that has enough of them to be measured."""
+    """Rows of the queries by language, for languages with enough queries to measure."""
     rows: dict[str, list[int]] = {}
     for row, query in enumerate(queries):
         rows.setdefault(extract([query]).language or "unknown", []).append(row)
@@ -182,7 +187,7 @@ def rows_by_language(queries: Sequence[str]) -> dict[str, list[int]]:
 
 
 def relevant_places(given: Material, own: Found) -> list[set[int]]:
-    """The places of the relevant documents of each query."""
+    """Places of the relevant documents of each query."""
     if given.judgements is None:
         return [set(row) for row in own.tolist()]
     places: dict[str, list[int]] = {}

@@ -1,4 +1,4 @@
-"""`embedding-router align`: an adapter between two models, with what a search over it keeps."""
+"""`embedding-router align`: fit an adapter between two models and measure a search over it."""
 
 import asyncio
 from collections.abc import Iterator
@@ -134,7 +134,7 @@ async def _aligned(
 
 
 def report(adapter: Adapter) -> Iterator[str]:
-    """What was measured, overall and by language."""
+    """Format what was measured, overall and by language."""
     yield (
         f"{adapter.source} -> {adapter.target}: {adapter.method}, fitted on {adapter.texts} "
         f"texts, judged by {proof_report.measure(adapter.proof)}"

@@ -1,20 +1,18 @@
-"""Measures how long one model takes for calls of every size, and fits the curve that predictions
-are made with.
+"""Measure how long one model takes for calls of every size, and fit the curve for predictions.
 
-What belongs where, as `router.policy.predict` adds it up:
-- The curve is the time for which a call occupies the model: the engine, from a batch to its
-  vectors. Work that waits for another call waits for this, so it is all that an engine in this
-  process can tell.
-- `overhead_s` is what every request pays once whoever is in front of it: features, tokens,
-  transport, encoding. Only a running router can tell: the total that it says of a short request,
-  less its inference.
-- What the router does for each token (tokenising a long text, moving its vectors) grows with the
-  call, so through a router it goes into the curve: a prediction is then right for the whole answer.
+`router.policy.predict` adds up the parts:
 
-A call of more than one batch is taken for its average step, which is how `predict` takes it apart.
-Sizes are doubled from 8 tokens up to the model's context and from one text up to a full batch, in
-random order, so that a machine that is slow for a minute is slow for all sizes alike. Every text is
-new, of words that follow no order: no cache knows it, no two begin alike.
+- The curve is the time for which a call occupies the engine, from a batch to its vectors. Queued
+  calls wait for this time, and an engine in this process can measure nothing else.
+- `overhead_s` is paid once a request, whatever is queued ahead: features, tokens, transport,
+  encoding. Only a running router can measure it: the total of a short request less its inference.
+- Router work for each token (tokenising a long text, moving its vectors) grows with the call.
+  Through a router it is part of the curve, so that predictions hold for the whole answer.
+
+A call of more than one batch counts as its average step, as in `predict`. Sizes double from 8
+tokens to the model's context and from one text to a full batch, in random order, so that a slow
+minute affects all sizes alike. Every text is new and of random words, so no cache has it and
+no two begin alike.
 """
 
 import math
@@ -34,29 +32,22 @@ import psutil
 from deployments import engines
 from deployments.dispatch.wire import Call
 from deployments.replica import cpu
+from deployments.replica.device import accelerator_bytes
 from deployments.service.prepare import Preparer
 from deployments.tools.errors import ToolError
+from router.calibration import Cell
 from router.config import RouterArgs
 from router.curve_fit import Fit, Point, fit
 from router.domain import Curve, attention
 from router.profile import Profile, ProfileCurve, ProfileFit, ProfilePoint
 from router.routes import EMBEDDINGS
 
-SHORTEST = 8  # tokens; in a full batch of these what a text costs shows beside what its tokens do
-SHORT = 64  # tokens of a request whose overhead is not the text's
-MOST_TEXTS = 512  # of one call
+SHORT = 64  # tokens; the overhead of a request this short does not depend on its text
 REQUEST_TIMEOUT_S = 300.0
 
 
 class CalibrationError(ToolError):
     """The model cannot be measured; the message says what to do."""
-
-
-class Cell(NamedTuple):
-    """One size of call."""
-
-    tokens: int  # of each text
-    texts: int
 
 
 class Sample(NamedTuple):
@@ -66,53 +57,38 @@ class Sample(NamedTuple):
     tokens: int  # of all texts, as the model read them
     tokens_sq: int
     inference_s: float  # the engine's
-    total_s: float | None  # the whole request's, where a router measured it
+    total_s: float | None  # the whole request's, if a router measured it
 
 
 class Source(Protocol):
     """A model that can be measured."""
 
     async def start(self) -> None:
-        """Be ready to measure; raises CalibrationError or EngineError."""
+        """Prepare to measure. Raises CalibrationError or EngineError."""
 
     async def measure(
         self, texts: Sequence[str], counts: Sequence[int]
     ) -> tuple[float, float | None]:
-        """Seconds of the engine and, where known, of the whole request; `counts` are the tokens of
-        the texts.
+        """Return the seconds of the engine and, where known, of the whole request.
+
+        `counts` are the tokens of the texts.
         """
 
     def memory_bytes(self) -> int | None:
-        """What the model's process holds now, on the accelerator where there is one; None where it
-        cannot be seen.
+        """Return the bytes that the model's process holds, on the accelerator if there is one.
+
+        Returns None if they cannot be seen.
         """
 
     async def stop(self) -> None:
-        """Give everything back."""
-
-
-def cells(max_tokens: int, batch_tokens: int, most_texts: int) -> list[Cell]:
-    """Text lengths 8, 16, 32, ... and `max_tokens`, each with 1, 2, 4, ... texts and as many as
-    fill a batch, or `most_texts`.
-    """
-    lengths, found = [], list[Cell]()
-    length = min(SHORTEST, max_tokens)
-    while length < max_tokens:
-        lengths.append(length)
-        length *= 2
-    for length in [*lengths, max_tokens]:
-        full = min(max(1, batch_tokens // length), most_texts)
-        found += [Cell(length, 2**power) for power in range(int(math.log2(full)) + 1)]
-        if found[-1].texts != full:
-            found.append(Cell(length, full))
-    return found
+        """Release everything."""
 
 
 class Writer:
-    """Texts of a wanted number of tokens."""
+    """Writes texts of a wanted number of tokens."""
 
     def __init__(self, count: Callable[[str], int], rng: random.Random) -> None:
-        from pydoc_data.topics import topics  # English prose that every Python brings
+        from pydoc_data.topics import topics  # English prose of every Python installation
 
         self._count, self._rng = count, rng
         self._written = set[str]()
@@ -121,12 +97,12 @@ class Writer:
         self._per_word = count(sample) / 2000
 
     def write(self, tokens: int) -> tuple[str, int]:
-        """A new text and its tokens: as many as wanted or, but for the shortest, a few fewer."""
+        """Return a new text and its tokens: `tokens` or a few fewer; the shortest can have more."""
         words, least = max(1, round(0.98 * tokens / self._per_word)), 1
         while True:
             text = self._text(words)
             found = self._count(text)
-            if text in self._written:  # one of a word or two
+            if text in self._written:  # happens to texts of a word or two
                 least = words = words + (self._rng.random() < 0.1)
             elif found <= tokens or words <= least:
                 self._written.add(text)
@@ -148,11 +124,11 @@ async def sample(
     rng: random.Random,
     tick: Callable[[Cell], None],
 ) -> list[Sample]:
-    """Measure every size in random order, after once without counting; `write` is Writer's, `tick`
-    is told of each call.
+    """Measure every size in random order, after a warm-up call of each size that fits a batch.
 
-    `repeats` times, but those of more than a batch a third as often: each is several steps. `span`
-    is the model's `attention_tokens`.
+    Each size is measured `repeats` times; sizes of more than a batch a third as often, because each
+    call is several steps. `write` is Writer's, `tick` is called after each call, and `span` is the
+    model's `attention_tokens`.
     """
     warm = [cell for cell in sizes if cell.tokens * cell.texts <= batch_tokens]
     plan = [
@@ -169,16 +145,8 @@ async def sample(
     return samples
 
 
-def calls(sizes: Sequence[Cell], batch_tokens: int, repeats: int) -> int:
-    """How many calls `sample` makes."""
-    one_step = sum(cell.tokens * cell.texts <= batch_tokens for cell in sizes)
-    return one_step * (repeats + 1) + (len(sizes) - one_step) * math.ceil(repeats / 3)
-
-
 def overhead(samples: Sequence[Sample]) -> float | None:
-    """Median seconds that short requests take beside their inference; None where only the engine
-    was measured.
-    """
+    """Median seconds of short requests beyond their inference; None if no router measured."""
     smallest = min(sample.cell.tokens for sample in samples)
     beside = [
         sample.total_s - sample.inference_s
@@ -191,8 +159,9 @@ def overhead(samples: Sequence[Sample]) -> float | None:
 
 
 def points(samples: Sequence[Sample], batch_tokens: int, overhead_s: float) -> list[Point]:
-    """One average step per sample; its seconds are the engine's, or where a router measured it, the
-    step's and `overhead_s`.
+    """Return one average step per sample.
+
+    Its seconds are the engine's or, if a router measured the sample, the step's plus `overhead_s`.
     """
     found = []
     for sample in samples:
@@ -213,11 +182,10 @@ def points(samples: Sequence[Sample], batch_tokens: int, overhead_s: float) -> l
 def fitted(
     samples: Sequence[Sample], batch_tokens: int, assumed_overhead_s: float
 ) -> tuple[Fit, list[Point]]:
-    """The curve, and the median point of every size; through a router the points hold the overhead.
+    """Fit the curve; return it with the median point of every size.
 
-    `assumed_overhead_s` is the curve's where no router measured it.
-
-    Raises CalibrationError when the samples do not make a curve.
+    Through a router the points include the overhead. `assumed_overhead_s` is the curve's if no
+    router measured it. Raises CalibrationError if the samples do not make a curve.
     """
     measured_s = overhead(samples)
     overhead_s = assumed_overhead_s if measured_s is None else measured_s
@@ -225,7 +193,7 @@ def fitted(
         made = fit(points(samples, batch_tokens, overhead_s), batch_tokens, overhead_s)
     except ValueError as error:
         raise CalibrationError(str(error)) from error
-    # fitted with the overhead in every step, for its errors to be shares of what a caller waits
+    # the fit has the overhead in every step, so that its errors are shares of what a caller waits
     if measured_s is not None:
         made = made._replace(curve=_without_overhead(made.curve))
     medians = []
@@ -241,9 +209,7 @@ def fitted(
 
 
 def _without_overhead(curve: Curve) -> Curve:
-    """The curve whose every step is `overhead_s` shorter, or as much shorter as the least step
-    allows.
-    """
+    """Shorten every step of the curve by `overhead_s`, or by the least step if that is shorter."""
     overhead_s = min(curve.overhead_s, max(curve.fixed_s, curve.base_s))
     return replace(
         curve,
@@ -262,7 +228,7 @@ def profile(
     medians: Sequence[Point],
     memory_bytes: int | None,
 ) -> bytes:
-    """The profile's JSON: one line per section and per point."""
+    """Format the profile as JSON, one line per section and per point."""
     curve: dict[str, Any] = {
         name: _rounded(value) for name, value in asdict(fit.curve).items() if name != "batch_tokens"
     }
@@ -296,7 +262,7 @@ def profile(
 
 
 def _rounded(value: float) -> float:
-    """Four digits: more than any measurement here has."""
+    """Round to four digits, which is more than any measurement here has."""
     return float(f"{value:.4g}")
 
 
@@ -306,7 +272,7 @@ class InProcess:
     def __init__(self, args: RouterArgs, model: str) -> None:
         from deployments.replica.host import (
             Host,
-        )  # which imports Ray: what else is here needs only the engine's own libraries
+        )  # imports Ray; the rest of this file needs only the engine's own libraries
 
         self._engine = engines.create(args.models[model], args.base_dir)
         self._preparer = Preparer(args)
@@ -315,7 +281,7 @@ class InProcess:
 
     @property
     def batch_tokens(self) -> int:
-        """Most tokens one step of the engine takes; known after `start`."""
+        """Most tokens of one step of the engine; known after `start`."""
         return self._engine.batch_tokens
 
     async def start(self) -> None:
@@ -349,7 +315,7 @@ class InProcess:
 
 
 class Running:
-    """A model behind a running router that nobody else uses."""
+    """A model behind a running router that has no other traffic."""
 
     def __init__(self, base_url: str, model: str, api_key: str | None = None) -> None:
         self._url = base_url.rstrip("/").removesuffix("/v1")
@@ -384,7 +350,7 @@ class Running:
         return float(headers["x-inference-ms"]) / 1000.0, float(headers["x-total-ms"]) / 1000.0
 
     def memory_bytes(self) -> int | None:
-        """Of the largest replica of this model on this machine, if there is one."""
+        """Bytes of this model's largest replica on this machine; None if there is none."""
         return max(
             (
                 int(process.memory_info().rss)
@@ -398,23 +364,9 @@ class Running:
 
 
 def replicas(model: str, processes: Iterable[psutil.Process]) -> Iterator[psutil.Process]:
-    """Those of `processes` that are a replica of the model: Serve writes the deployment's name into
-    their title.
-    """
+    """Find the model's replicas: Serve writes the deployment's name into the process title."""
     for process in processes:
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            title = " ".join(
-                process.cmdline()
-            ).strip()  # while it works the name of a method may follow
+            title = " ".join(process.cmdline()).strip()  # a method's name can follow while it runs
             if re.fullmatch(rf"ray::ServeReplica:.*:{re.escape(model)}(\.\w+)?", title):
                 yield process
-
-
-def accelerator_bytes() -> int:
-    """Most bytes that torch has reserved on the accelerator of this process; 0 without one."""
-    import sys
-
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return 0
-    return int(torch.cuda.max_memory_reserved())

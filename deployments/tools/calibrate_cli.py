@@ -1,4 +1,4 @@
-"""`embedding-router calibrate`: from a config to profiles, with a progress bar and a plot."""
+"""`embedding-router calibrate`: measure models of a config; write their profiles and plots."""
 
 import asyncio
 import datetime
@@ -20,10 +20,12 @@ from tqdm import tqdm
 
 from deployments.engines.base import EngineError
 from deployments.launch.serve_config import application
+from deployments.replica.device import device_name
 from deployments.service.prepare import Preparer
 from deployments.tools import calibrate
 from deployments.tools.calibrate import CalibrationError, InProcess, Running, Sample, Source, Writer
 from deployments.tools.client import BaseUrl
+from router.calibration import MOST_TEXTS, REPEATS, Cell, calls, cells
 from router.calls import max_rows
 from router.config import RouterArgs
 from router.curve_fit import Fit, Point
@@ -34,7 +36,7 @@ ALL = "all"
 
 
 class Measured(NamedTuple):
-    """What came back from the process that measured."""
+    """The result of the process that measured."""
 
     samples: list[Sample]
     batch_tokens: int
@@ -44,7 +46,7 @@ class Measured(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What a process is asked to measure; goes to it by pickle."""
+    """What a process measures; it is sent to the process by pickle."""
 
     args: RouterArgs
     model: str
@@ -83,7 +85,7 @@ class Job(NamedTuple):
 @click.option(
     "--repeats",
     type=click.IntRange(1),
-    default=7,
+    default=REPEATS,
     show_default=True,
     help="Times that every size is measured.",
 )
@@ -172,8 +174,9 @@ def main(
 
 
 def replica_environment(serve: Mapping[str, Any], model: str) -> dict[str, str]:
-    """What the process of a replica has in its environment: Ray gives OpenMP as many threads as it
-    gives the actor CPUs.
+    """Environment variables of a replica's process.
+
+    Ray gives OpenMP as many threads as it gives the actor CPUs.
     """
     own: dict[str, Any] = next(
         (one for one in serve.get("deployments") or () if one["name"] == model), {}
@@ -185,9 +188,7 @@ def replica_environment(serve: Mapping[str, Any], model: str) -> dict[str, str]:
 
 
 def _in_child(job: Job, environment: Mapping[str, str]) -> Measured:
-    """Measure in a fresh process: most of what is in `environment` is read when a library is
-    loaded.
-    """
+    """Measure in a fresh process: libraries read most of `environment` when they are loaded."""
     with _environment(environment), ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
             return pool.submit(_run, job).result()
@@ -216,19 +217,19 @@ async def _measure(job: Job) -> Measured:
             source.batch_tokens if isinstance(source, InProcess) else 0
         )
         most_texts = min(
-            calibrate.MOST_TEXTS,
+            MOST_TEXTS,
             max_rows(job.args.models[model].dimensions),
             job.args.limits.max_items,
         )
-        sizes = calibrate.cells(job.max_tokens, batch_tokens, most_texts)
+        sizes = cells(job.max_tokens, batch_tokens, most_texts)
         with tqdm(
             disable=None,
-            total=calibrate.calls(sizes, batch_tokens, job.repeats),
+            total=calls(sizes, batch_tokens, job.repeats),
             desc=model,
             unit="call",
         ) as bar:
 
-            def tick(cell: calibrate.Cell) -> None:
+            def tick(cell: Cell) -> None:
                 bar.set_postfix_str(f"{cell.texts} x {cell.tokens} tokens", refresh=False)
                 bar.update()
 
@@ -240,7 +241,7 @@ async def _measure(job: Job) -> Measured:
             samples,
             batch_tokens,
             source.memory_bytes(),
-            _device(),
+            device_name(),
             _software(job.args.models[model].engine),
         )
     finally:
@@ -248,7 +249,7 @@ async def _measure(job: Job) -> Measured:
 
 
 GOOD_FIT, POOR_FIT = 0.1, 0.25  # relative error of the median call
-NOISY = 0.5  # of one call in twenty
+NOISY = 0.5  # relative error that one call in twenty exceeds
 
 
 @contextmanager
@@ -266,7 +267,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def opinion(median: float, p95: float) -> str:
-    """Whether a fit is good enough, and what to do where it is not."""
+    """Judge whether a fit is good enough, and advise what to do if it is not."""
     again = "measure again while nothing else runs here, with a larger --repeats"
     if median > POOR_FIT:
         return f"poor: budgets would be missed or models passed over; {again}"
@@ -280,21 +281,6 @@ def opinion(median: float, p95: float) -> str:
             "router's margin covers that"
         )
     return "good"
-
-
-def _device() -> str:
-    """The accelerator, or the processor, of this process."""
-    if calibrate.accelerator_bytes():
-        import torch
-
-        return str(torch.cuda.get_device_name())
-    with (
-        Path("/proc/cpuinfo").open()
-        if Path("/proc/cpuinfo").exists()
-        else Path(os.devnull).open() as lines
-    ):
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
 
 
 def _software(engine: Engine) -> str:
@@ -344,7 +330,7 @@ def _report(
 def _plot(
     file: Path, name: str, made: Fit, medians: list[Point], overhead_s: float, quiet: bool
 ) -> None:
-    """Measured steps and the curve, both axes logarithmic; without matplotlib only a sentence."""
+    """Plot measured steps and the curve on logarithmic axes; without matplotlib print a note."""
     try:
         import matplotlib
     except ModuleNotFoundError:
@@ -355,7 +341,7 @@ def _plot(
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    # of its texts, weighted by themselves
+    # mean tokens of a call's texts, weighted by tokens
     lengths = [point.tokens_sq / point.tokens for point in medians]
     marks = axes.scatter(
         [point.tokens for point in medians],

@@ -57,12 +57,12 @@ def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
 
 
 def _books(file: str, report: Report) -> list[Booking]:
-    """What the fewest replicas of a file occupy; nothing where it cannot be deployed."""
+    """Resources that the fewest replicas of a file occupy; empty if it cannot be deployed."""
     return bookings(*application(file)) if report.models and not report.problems else []
 
 
 def _waiting_here(books: list[Booking]) -> list[Wait]:
-    """What this machine lacks; a config that books GPUs is taken to be for another one."""
+    """Resources that this machine lacks; a config with GPUs is taken to be for another machine."""
     if any(one.gpus for one in books):
         return []
     return waiting(books, [Node(counted_cpus(), 0, None)])

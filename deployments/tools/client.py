@@ -1,5 +1,6 @@
-"""A running router as the command line tools use it: bulk requests that wait for their turn, and
-vectors of one space only.
+"""A client of a running router for the command line tools.
+
+It sends bulk requests, waits while the router is busy, and expects vectors of one space only.
 """
 
 import asyncio
@@ -18,10 +19,10 @@ from router.arrays import Vectors
 from router.routes import EMBEDDINGS
 
 BASE_URL = "http://127.0.0.1:8000"
-VIEW_TIMEOUT_S = 30.0  # of what answers without a model
-# above the router's own limit, so that it is the router who says what took so long
+VIEW_TIMEOUT_S = 30.0  # for requests that need no model
+# above the router's own limit, so that the router reports what took so long
 TIMEOUT_S = 330.0
-PATIENCE_S = 600.0  # without an answer, after which a tool gives up
+PATIENCE_S = 600.0  # a tool gives up after this long without an answer
 LONGEST_WAIT_S = 30.0
 TRANSIENT = (429, 500, 502, 503, 504)
 START_ONE = "start one with `embedding-router run`, or name another with --base-url"
@@ -29,12 +30,12 @@ IS_IT_ONE = "is a router there?"
 
 
 class BaseUrl(click.ParamType[str]):
-    """The address of a router, for an option."""
+    """A click type for the address of a router."""
 
     name = "url"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """As it was given; with a scheme and a host, or it is refused."""
+        """Return the address as given; fail unless it has a scheme, http or https, and a host."""
         try:
             url = httpx.URL(str(value))
             is_one = url.scheme in ("http", "https") and bool(url.host)
@@ -48,17 +49,18 @@ class BaseUrl(click.ParamType[str]):
 
 
 class RequestRefused(ToolError):
-    """The router refused a request for a reason that sending it again does not change; the message
-    is the router's.
+    """The router refused a request, and sending it again would not help.
+
+    The message is the router's.
     """
 
     def __init__(self, said: str, status: int | None = None) -> None:
         super().__init__(said)
-        self.status = status  # of HTTP; None: it did not answer as a router does
+        self.status = status  # of HTTP; None: the answer was not a router's
 
 
 class RouterAway(ToolError):
-    """Nobody answers at the router's address, or it has refused everything for a long time."""
+    """The router does not respond, or has refused every request for a long time."""
 
 
 class Embedded(NamedTuple):
@@ -66,15 +68,16 @@ class Embedded(NamedTuple):
 
     vectors: Vectors
     space: str
-    adapter: str | None  # the space that the vectors came from, where they came over an adapter
-    tokens: int  # that the model read
+    adapter: str | None  # source space of the adapter, if the vectors came over one
+    tokens: int  # read by the model
 
 
 class Client:
-    """Requests to one router; retries what is worth it, within PATIENCE_S.
+    """A client of one router that retries transient failures for up to PATIENCE_S.
 
-    A router that answered once may be away for a while, when it is started again. Where nobody ever
-    answered there is probably none, and whoever waits at a terminal is told so at once.
+    A router that has answered before can be away for a while, as during a restart, so the client
+    waits. If no connection was ever made, there is probably no router, and RouterAway is raised at
+    once.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class Client:
         transport: httpx.AsyncBaseTransport | None = None,
         has_answered: bool = False,
     ) -> None:
-        """`has_answered` says that the router did so before this client was made."""
+        """`has_answered`: the router answered before this client was made."""
         self._url = base_url.rstrip("/").removesuffix("/v1")
         self._has_answered, self._is_waited_for = has_answered, False
         headers = {"content-type": "application/json"} | (
@@ -114,8 +117,9 @@ class Client:
         return tiers
 
     async def policy(self) -> str | None:
-        """GET /v1/what-if, the rules and tiers in force as YAML; None where the key may not read
-        them. Raises RouterAway.
+        """GET /v1/what-if: the rules and tiers in force as YAML; None if the key cannot read them.
+
+        Raises RouterAway.
         """
         try:
             return (await self._patiently(lambda: self._http.get("/v1/what-if"))).text
@@ -123,8 +127,9 @@ class Client:
             return None
 
     async def route(self, texts: Sequence[str], **options: Any) -> dict[str, Any]:
-        """POST /v1/route: features, tokens and predicted times of what is not embedded; raises
-        RequestRefused or RouterAway.
+        """POST /v1/route: features, tokens and predicted times, without embedding.
+
+        Raises RequestRefused or RouterAway.
         """
         body = orjson.dumps({"input": list(texts), "priority": "bulk", **options})
         answer = await self._patiently(lambda: self._http.post("/v1/route", content=body))
@@ -132,8 +137,9 @@ class Client:
         return routed
 
     async def embed(self, texts: Sequence[str], **options: Any) -> Embedded:
-        """Embed texts on the bulk lane, `options` being those of the API; raises RequestRefused or
-        RouterAway.
+        """Embed texts on the bulk lane; `options` are those of the API.
+
+        Raises RequestRefused or RouterAway.
         """
         body = orjson.dumps(
             {"input": list(texts), "priority": "bulk", "encoding_format": "base64", **options}
@@ -151,8 +157,9 @@ class Client:
         )
 
     async def embed_plain(self, texts: Sequence[str], model: str) -> Vectors:
-        """Embed texts with no option but those that every OpenAI-compatible server has; raises
-        RequestRefused or RouterAway.
+        """Embed texts with only the options that every OpenAI-compatible server has.
+
+        Raises RequestRefused or RouterAway.
         """
         body = orjson.dumps({"input": list(texts), "model": model})
         answer = await self._patiently(lambda: self._http.post("/v1/embeddings", content=body))
@@ -163,8 +170,9 @@ class Client:
             raise RequestRefused(f"{self._url}/v1/embeddings did not answer embeddings") from None
 
     async def _patiently(self, send: "Callable[[], Any]") -> httpx.Response:
-        """The answer to `send`, sent again with longer and longer pauses while the router is away
-        or busy.
+        """Call `send` until it succeeds, with growing pauses while the router is away or busy.
+
+        Raises RequestRefused or RouterAway.
         """
         wait_s, until_s = 0.5, time.monotonic() + PATIENCE_S
         while True:
@@ -178,7 +186,7 @@ class Client:
                         f"no router answers at {self._url} ({error}); {START_ONE}"
                     ) from None
                 said = f"{type(error).__name__}: {error}"
-                if not self._is_waited_for:  # once, not for every request that was under way
+                if not self._is_waited_for:  # once, not for every request in flight
                     self._is_waited_for = True
                     click.echo(
                         f"\n{self._url} does not answer ({said}); trying for up to "
@@ -216,10 +224,10 @@ def _retry_after_s(answer: httpx.Response) -> float:
 
 
 def ask(base_url: str, path: str, api_key: str | None, body: bytes | None, no_router: str) -> bytes:
-    """What a running router answers to a GET, or to a POST of `body`; raises click.ClickException
-    with its words.
+    """Send a GET, or a POST of `body`, to a running router and return the answer.
 
-    `no_router` says what to do where nobody answers.
+    Raises click.ClickException with the router's message. `no_router` is the advice to give if no
+    router responds.
     """
     headers = {"content-type": "application/json"} | (
         {} if api_key is None else {"authorization": f"Bearer {api_key}"}

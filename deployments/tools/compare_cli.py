@@ -1,4 +1,4 @@
-"""`embedding-router compare`: what GET /v1/compare answers, as tables."""
+"""`embedding-router compare`: print GET /v1/compare as tables."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,7 @@ import orjson
 
 from deployments.tools.client import BASE_URL, START_ONE, BaseUrl, ask
 
-FEWEST = 30  # requests of a slice that is shown, unless all are asked for
+FEWEST = 30  # slices of fewer requests are hidden without --all
 
 
 @click.command()
@@ -148,7 +148,7 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 
 def _aligned(rows: list[list[str]], words: int) -> Iterator[str]:
-    """Rows of one table; the first `words` columns and the last are text, the others numbers."""
+    """Align the rows of one table: the first `words` columns left, the others right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [

@@ -1,5 +1,6 @@
-"""Texts from files: JSON lines or Parquet, one text a row, read as a stream so that a corpus may be
-larger than memory.
+"""Read texts from JSON lines or Parquet files, one text a row.
+
+Files are streamed, so a corpus can be larger than memory.
 """
 
 from collections.abc import Iterator
@@ -26,10 +27,10 @@ class Text(NamedTuple):
 
 
 def read_texts(path: Path, text_field: str = "text", id_field: str | None = None) -> Iterator[Text]:
-    """The texts of a file in its order.
+    """Yield the texts of a file in its order.
 
-    A row's id is its `id_field`, where none is named its `id` or `_id`, and where it has none of
-    these its number, from 0. Raises CorpusError for a row without text.
+    A row's id is its `id_field` if one is named, otherwise its `id` or `_id`, otherwise its number,
+    from 0. Raises CorpusError for a row without text or id.
     """
     for number, row in enumerate(read_rows(path, text_field)):
         id = row.get(id_field) if id_field is not None else row.get("id", row.get("_id", number))
@@ -39,7 +40,7 @@ def read_texts(path: Path, text_field: str = "text", id_field: str | None = None
 
 
 def read_rows(path: Path, text_field: str = "text") -> Iterator[dict[str, Any]]:
-    """The rows of a file in its order; raises CorpusError for a row without text."""
+    """Yield the rows of a file in its order. Raises CorpusError for a row without text."""
     for number, row in enumerate(_rows(path)):
         text = row.get(text_field)
         if not isinstance(text, str) or not text:
@@ -52,7 +53,7 @@ def read_rows(path: Path, text_field: str = "text") -> Iterator[dict[str, Any]]:
 
 
 def count_rows(path: Path) -> int:
-    """How many rows a file has; reads all of a JSONL file and only the footer of a Parquet file."""
+    """Count the rows of a file; reads all of a JSONL file and only the footer of a Parquet file."""
     if path.suffix == ".parquet":
         return int(parquet_file(path).metadata.num_rows)
     with _opened(path) as lines:
@@ -60,10 +61,10 @@ def count_rows(path: Path) -> int:
 
 
 def read_judgements(path: Path) -> dict[str, set[str]]:
-    """Relevant documents by query, from lines `query document score` or TREC's `query 0 document
-    score`; a score of 0 is none.
+    """Read the relevant documents of each query.
 
-    Raises CorpusError for any other line but the first, which may be a heading.
+    Lines are `query document score` or TREC's `query 0 document score`; a score of 0 means not
+    relevant. Raises CorpusError for any other line, except a first line, which can be a heading.
     """
     relevant: dict[str, set[str]] = {}
     with _opened(path) as lines:
@@ -111,7 +112,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def not_json(line: bytes, error: ValueError) -> str:
-    """Why a line is none: what the parser found, unless it found no text at all."""
+    """Return why a line is not JSON: it is not UTF-8, or the parser's error."""
     try:
         line.decode()
     except UnicodeDecodeError:

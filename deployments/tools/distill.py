@@ -1,10 +1,9 @@
-"""Distils a student (router/student.py) from a model's vectors alone, and measures what a search
-with it keeps.
+"""Distil a student (router/student.py) from a model's vectors alone, and measure a search with it.
 
-Stages: rows that start as the teacher's vectors of single tokens; general texts, where there are
-some; the collection's own documents and their sentences. All are embedded on the query side, for a
-student makes queries. The student is judged on queries that it never saw, with their documents in
-the fit and, by folds, with these left out of it.
+Training has three stages: rows that start as the teacher's vectors of single tokens; general texts,
+if there are any; the collection's own documents and their sentences. All texts are embedded on the
+query side, because a student makes queries. The student is judged on queries that it never saw,
+with their documents in the fit and, by folds, with these left out of it.
 """
 
 import re
@@ -53,7 +52,7 @@ from router.student import About, Student
 FEWEST_LETTERS = 25  # of a sentence
 FEWEST_OF_A_WORD = 2
 MOST_WORDS = 30_000  # beyond the word pieces
-EXAMPLES = 5  # words that a piece of words starts from
+EXAMPLES = 5  # words that a piece of a word starts from
 OVERLAP_SENTENCES = 500
 _SENTENCE_ENDS = re.compile(
     r"(?<=[.!?])\s+"
@@ -63,13 +62,13 @@ _SENTENCE_ENDS = re.compile(
 
 
 class Start(NamedTuple):
-    """What a student starts from: the tokens, and what the general stage made of them."""
+    """What a student starts from: the tokens, and the network of the general stage."""
 
     tokenizer: Tokenizer
     network: Network
     general_texts: int
     licences: Mapping[str, int]
-    is_general: bool  # it was trained on texts, so the collection's own need fewer epochs
+    is_general: bool  # trained on general texts, so the collection's own need fewer epochs
 
 
 class Teacher:
@@ -79,18 +78,18 @@ class Teacher:
         self._embed, self.space, self.fingerprint = embed, space, fingerprint
 
     async def queries(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of the query side."""
+        """Embed texts on the query side."""
         made = await self._embed(self.space.model, texts, "query")
         return cut(made, self.space.dimensions)
 
     async def documents(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of the document side."""
+        """Embed texts on the document side."""
         made = await self._embed(self.space.model, texts, "document")
         return cut(made, self.space.dimensions)
 
 
 def sentences_of(documents: Sequence[Text]) -> list[Text]:
-    """The documents and their sentences, each once; a sentence has its document's id."""
+    """Return the documents and their sentences, each once; a sentence has its document's id."""
     found: dict[str, Text] = {}
     for document in documents:
         found.setdefault(document.text, document)
@@ -101,13 +100,13 @@ def sentences_of(documents: Sequence[Text]) -> list[Text]:
 
 
 class Words(NamedTuple):
-    """What the tokens of a student are made of."""
+    """The vocabulary settings of a student."""
 
     pieces: Sequence[str]
-    most: int = MOST_WORDS  # frequent words beside the pieces
+    most: int = MOST_WORDS  # frequent words added to the pieces
 
     def tokens(self, texts: Sequence[str]) -> list[str]:
-        """The vocabulary for these texts."""
+        """Build the vocabulary for these texts."""
         return vocabulary(self.pieces, words_of(texts), self.most, FEWEST_OF_A_WORD)
 
 
@@ -118,7 +117,7 @@ async def general_start(
     licences: Sequence[str],
     done: Callable[[int], object],
 ) -> Start:
-    """Rows from single tokens, trained on general texts."""
+    """Train on general texts, with rows that start from single tokens."""
     tokens = words.tokens(texts)
     made = tokenizer(tokens)
     network, bags = await _rows(teacher, words, made, tokens, texts)
@@ -129,7 +128,7 @@ async def general_start(
 
 
 def start_of(student: Student) -> Start:
-    """Go on from a student that exists."""
+    """Start from an existing student."""
     about = student.about
     network = Network.of_student(student)
     return Start(student.tokenizer, network, about.general_texts, about.licences, True)
@@ -138,10 +137,10 @@ def start_of(student: Student) -> Start:
 async def _rows(
     teacher: Teacher, words: Words, made: Tokenizer, tokens: Sequence[str], texts: Sequence[str]
 ) -> tuple[Network, Bags]:
-    """A network that starts from the teacher's vectors of the tokens.
+    """Build a network that starts from the teacher's vectors of the tokens.
 
-    A piece that continues a word means nothing alone: it starts from words of the texts that have
-    it, and from the mean of all tokens where none has.
+    A piece that continues a word has no meaning alone. It starts from words of the texts that
+    contain it or, if there are none, from the mean of all whole tokens.
     """
     with_it = examples(words.pieces, words_of(texts), EXAMPLES)
     whole = [token for token in tokens if not token.startswith(PREFIX)]
@@ -160,14 +159,14 @@ async def _rows(
 
 
 class Distilled(NamedTuple):
-    """A student, and how long the training of the one on all texts took."""
+    """A student, and the CPU seconds of its training on all texts."""
 
     student: Student
     training_s: float
 
 
 async def distil_general(teacher: Teacher, start: Start) -> Distilled:
-    """The general student as it is: fitted to no collection, and judged on none."""
+    """Return the general student as it is: not fitted to a collection, and not judged on one."""
     return Distilled(_export(teacher, start, start.network, 0), 0.0)
 
 
@@ -179,9 +178,9 @@ async def distil_own(
     epochs: int | None,
     done: Callable[[int], object],
 ) -> Distilled:
-    """A student fitted to a collection and judged on it; without `start` from single tokens alone.
+    """Fit a student to a collection and judge it on that; without `start`, from single tokens.
 
-    `epochs` 0 judges the student that there is. Raises AlignError where there is too little to
+    `epochs` 0 judges the student of `start` as it is. Raises AlignError if there is too little to
     judge with.
     """
     own = sentences_of(given.fitted)
@@ -254,7 +253,7 @@ async def _fitted(
     recipe: Recipe,
     done: Callable[[int], object],
 ) -> tuple[Network, Tokenizer]:
-    """A network trained on these texts: from a copy of the start, or from single tokens."""
+    """Train a network on these texts, from a copy of the start or from single tokens."""
     if start is None:
         tokens = words.tokens(texts)
         made = tokenizer(tokens)
@@ -270,7 +269,7 @@ async def _fitted(
 def _overlaps(
     student: Student, texts: Sequence[str], targets: Vectors, rows: Rows, documents: Vectors
 ) -> np.ndarray:
-    """Share of the teacher's first ten that the student finds too, for each of these texts."""
+    """Share of the teacher's first ten that the student also finds, for each of these texts."""
     if not len(rows):
         return np.empty(0)
     made = student.encode([texts[row] for row in rows])

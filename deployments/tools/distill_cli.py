@@ -1,4 +1,4 @@
-"""`embedding-router distill`: a student of a model, with what a search with it keeps."""
+"""`embedding-router distill`: distil a student of a model and measure a search with it."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -54,12 +54,12 @@ class General(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What is distilled from what."""
+    """What to distil, and from what."""
 
     target: str
     general: General | None
     given: Material | None
-    source: Student | None  # that is gone on from
+    source: Student | None  # to continue from
     words: Words
     epochs: int | None
     output: Path
@@ -230,7 +230,7 @@ async def _stages(job: Job, teacher: Teacher) -> Distilled:
 
 @contextmanager
 def _training(what: str, texts: int) -> Iterator[Callable[[int], object]]:
-    """A progress bar for training steps that appears with the first of them."""
+    """Show a progress bar for training, from its first step on."""
     bars: list[tqdm[None]] = []
 
     def done(count: int) -> None:
@@ -284,7 +284,7 @@ def _write(job: Job, made: Distilled, as_json: bool) -> None:
 
 
 def report(student: Student) -> Iterator[str]:
-    """What the student was made from and what it keeps."""
+    """Format what the student was made from and what it keeps."""
     about = student.about
     yield (
         f"a student of {about.space}: {about.tokens} tokens, from {about.general_texts} general "

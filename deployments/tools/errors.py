@@ -1,4 +1,4 @@
-"""The one base of what ends a command."""
+"""The base class of errors that end a command."""
 
 
 class ToolError(Exception):

@@ -1,6 +1,7 @@
-"""Plots that are set into a page: matplotlib's SVG with its colours replaced by the page's own.
+"""Plots to embed in a page: matplotlib's SVG with its colours replaced by the page's own.
 
-So they follow a dark screen; their text is left as text, and can be read aloud and searched.
+The plots therefore follow a dark theme. Their text stays text, so it can be read aloud and
+searched.
 """
 
 import io
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 STYLE = Path(__file__).with_name("report.css")
-# stand for colours of the page
+# placeholders for the page's colours
 INK, FAINT, GOOD, PLAIN = (
     "#010203",
     "#010204",
@@ -29,7 +30,7 @@ WIDTH_IN = 5.0  # 360 CSS pixels: a phone
 
 
 def labelled(drawn: str) -> str:
-    """The page with each column's heading in its cells, where a narrow screen shows it."""
+    """Copy each column's heading into its cells, where a narrow screen shows it."""
 
     def table(found: "re.Match[str]") -> str:
         head, body = found[0].split("<tbody>")
@@ -48,7 +49,7 @@ def labelled(drawn: str) -> str:
 
 
 def svg(paint: Callable[[Any], None], height_in: float, told: str) -> str:
-    """A figure as SVG to be set into the page."""
+    """Paint a figure and return it as SVG to embed in the page."""
     import html
 
     import matplotlib
@@ -60,7 +61,7 @@ def svg(paint: Callable[[Any], None], height_in: float, told: str) -> str:
     style = {
         "svg.fonttype": "none",
         "svg.hashsalt": told,
-        "text.parse_math": False,  # a name from a file may hold `$`
+        "text.parse_math": False,  # a name from a file can contain `$`
         "font.size": 10,
         "text.color": INK,
         "axes.labelcolor": INK,
@@ -110,7 +111,7 @@ def _font(found: "re.Match[str]") -> str:
 
 
 def _round_ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5 times powers of ten between two numbers; fewer where these are many."""
+    """Return 1, 2, 5 times powers of ten between two numbers; coarser steps if these are many."""
     powers = [10.0**power for power in range(-6, 13)]
     for steps in ((1, 2, 5), (1, 3), (1,)):
         ticks = [step * power for power in powers for step in steps if low <= step * power <= high]

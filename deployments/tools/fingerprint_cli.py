@@ -1,4 +1,4 @@
-"""`embedding-router fingerprint`: what a model proves to be from now on."""
+"""`embedding-router fingerprint`: record the fingerprint that replicas must reproduce."""
 
 import asyncio
 from pathlib import Path

@@ -1,5 +1,7 @@
-"""What a search keeps of a collection's best one: in another of its indexes, or in the best one
-with queries that another model makes.
+"""Measure what a search keeps of a search in a collection's best space.
+
+It is measured for the collection's other spaces, and for other models that make queries of the best
+space.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,20 +22,22 @@ from router.space import Space, fit
 
 
 class Compared(NamedTuple):
-    """The spaces of a collection, measured."""
+    """Measurements of a collection's spaces."""
 
     best: Space
     judged_by: Judged
     queries: int
     documents: int  # that were searched
-    kept: dict[str, Proof]  # by each other space, and by each model that made queries of the best
+    kept: dict[str, Proof]  # by other space, and by model that made queries of the best
 
 
 def chosen(
     corpus: Corpus, queries: list[Text], judgements: Mapping[str, set[str]] | None, most: int
 ) -> tuple[Material, Rows]:
-    """What is searched with what, and the documents' rows in the corpus: all relevant ones and an
-    even share of the others. Raises AlignError where too few queries can be judged.
+    """Choose queries, documents, and the documents' rows in the corpus.
+
+    The documents are all relevant ones and an even share of the others. Raises AlignError if too
+    few queries can be judged.
     """
     asked = {query.id for query in queries}
     relevant = {id for query, found in (judgements or {}).items() if query in asked for id in found}
@@ -48,7 +52,7 @@ def chosen(
 
 
 def own_vectors(made: Sequence[Embedded]) -> Vectors:
-    """The vectors of all answers, which must be of the space's own model."""
+    """Join the vectors of all answers. Raises MigrationError for an answer over an adapter."""
     for answer in made:
         if answer.adapter is not None:
             raise MigrationError(f"the router answered over an adapter from {answer.adapter}")
@@ -63,8 +67,9 @@ def compare(
     best: str | None,
     others: Mapping[str, Vectors],
 ) -> Compared:
-    """Search each space's index with its own model's queries, and the best one with those of
-    `others`, by model; `best` None: the highest nDCG@10.
+    """Search each space's index with queries of its own model; the best one also with `others`.
+
+    `others` are query vectors by model. `best` None means the space of the highest nDCG@10.
     """
     found = {
         space: nearest(asked[space], vectors_at(parts, rows.tolist()))
@@ -95,7 +100,7 @@ def compare(
 
 
 def _fitted(model: str, vectors: Vectors, space: str) -> Vectors:
-    """A model's vectors in the size of a space that it does not name."""
+    """Cut a model's vectors to the size of another model's space. Raises MigrationError."""
     try:
         return fit(vectors, Space.parse(space).dimensions)
     except ValueError as error:

@@ -1,6 +1,4 @@
-"""`embedding-router index`: a collection in each of its spaces, and what a search in one keeps of a
-search in the best.
-"""
+"""`embedding-router index`: embed a collection in each of its spaces, and compare these."""
 
 import asyncio
 import json
@@ -166,7 +164,7 @@ async def _index(client: Client, job: Job, as_json: bool) -> None:
 
 
 def _check(job: Job, found: Collection) -> None:
-    """What can be refused before a long corpus is embedded."""
+    """Raise MigrationError for what can be refused before a long corpus is embedded."""
     if job.best is not None and job.best not in found.spaces:
         raise MigrationError(
             f"--best {job.best} is no space of collection {found.name!r}, which has "
@@ -216,7 +214,7 @@ async def _measure(
 
 
 def _largest(found: Collection) -> str:
-    """The space of the router's largest model, in its largest size."""
+    """Return the space of the router's largest model, in its largest size."""
     ranks = {model: rank for rank, model in enumerate(found.fingerprints)}
 
     def size(space: str) -> tuple[int, int]:
@@ -257,7 +255,7 @@ def _as_plain(job: Job, compared: Compared) -> dict[str, Any]:
 
 
 def _report(job: Job, found: Collection, compared: Compared | None) -> Iterator[str]:
-    """What was measured, and what to write into the config."""
+    """Format what was measured, and what to write into the config."""
     if compared is not None:
         measure = "your judgements" if job.qrels else f"what {compared.best} finds"
         yield (

@@ -1,4 +1,4 @@
-"""`embedding-router keys`: make an API key, or the hash of one that exists."""
+"""`embedding-router keys`: make an API key, or hash an existing one."""
 
 import secrets
 import sys

@@ -1,15 +1,15 @@
-"""Embeds a corpus into a folder of Parquet parts, so that a kill at any moment loses at most the
-parts that were in work.
+"""Embed a corpus into a folder of Parquet parts; a kill loses at most the parts in progress.
 
-A part holds the rows FIRST to LAST of the corpus, and its name says which. It is written under
-another name, flushed to the disk and renamed: a part that is there is whole, and rows of different
-parts never overlap. So what is done is what lies there; nothing else is remembered, and starting
-again does the missing parts and no other. The manifest, written first, holds what must not change
-meanwhile: the corpus and how it is read, the space and its weights, the rows of a part. A lock
-keeps out others.
+A part holds the rows FIRST to LAST of the corpus, which its name contains. It is written under
+another name, flushed to disk and renamed. A part that exists is therefore complete, and rows of
+different parts never overlap. No other state is kept: a restart makes the missing parts only. The
+manifest is written first and holds what must not change: the corpus and how it is read, the space
+and its weights, the rows of a part. A lock keeps other processes out.
 
-    DIR/manifest.json   DIR/part-000000000-000002047.parquet   DIR/part-000002048-000004095.parquet
-                        ...   DIR/.lock
+    DIR/manifest.json
+    DIR/part-000000000-000002047.parquet
+    DIR/part-000002048-000004095.parquet ...
+    DIR/.lock
 """
 
 import asyncio
@@ -33,19 +33,19 @@ from deployments.tools.errors import ToolError
 from router.arrays import Vectors
 
 VERSION = 2
-FOR_ITS_TEXTS = (400, 413)  # a refusal that fewer texts, or others, may not meet
+FOR_ITS_TEXTS = (400, 413)  # HTTP statuses that fewer or other texts can avoid
 
 
 class MigrationError(ToolError):
-    """Writing cannot go on; what is done stays, and the message says what to do."""
+    """Writing cannot continue; finished parts stay, and the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a folder of parts holds; a run with another one may not add to it."""
+    """What a folder of parts holds; a run with a different manifest must not add to it."""
 
     space: str
-    # what the model's replicas prove to be, as the router says; None: nobody knows
+    # of the model, as the router reports it; None: it has none
     fingerprint: str | None
     corpus_digest: str
     text_field: str
@@ -56,17 +56,16 @@ class Manifest:
 
 
 def digest_of(corpus: Path) -> str:
-    """Of every byte: a row that changed anywhere makes another corpus."""
+    """Digest every byte of a corpus: a change in any row makes it another corpus."""
     with corpus.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 @contextmanager
 def opened(folder: Path, manifest: Manifest) -> Iterator["Parts"]:
-    """The parts in `folder`, which is made where it is not there and locked until the end of the
-    block.
+    """Open the parts in `folder`, which is created if needed and locked until the end of the block.
 
-    Raises MigrationError where another process has it, or it holds something else.
+    Raises MigrationError if another process has locked it, or if it holds something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -103,20 +102,20 @@ class Parts:
         self.folder, self.manifest = folder, manifest
 
     def ranges(self) -> list[range]:
-        """The rows of every part."""
+        """Row ranges of all parts."""
         rows, each = self.manifest.rows, self.manifest.part_rows
         return [range(start, min(start + each, rows)) for start in range(0, rows, each)]
 
     def path(self, rows: range) -> Path:
-        """Where a part lies."""
+        """Path of a part."""
         return self.folder / f"part-{rows.start:09d}-{rows.stop - 1:09d}.parquet"
 
     def missing(self) -> list[range]:
-        """The parts that are still to be made."""
+        """Row ranges of the parts that are still to be made."""
         return [rows for rows in self.ranges() if not self.path(rows).exists()]
 
     def write(self, rows: range, ids: Sequence[str], vectors: Vectors) -> None:
-        """Put a whole part in its place."""
+        """Write a whole part. Raises ValueError if rows, ids and vectors differ in number."""
         import pyarrow as pa
         from pyarrow import parquet
 
@@ -142,11 +141,11 @@ async def fill(
     in_flight: int,
     done: Callable[[int], object],
 ) -> None:
-    """Embed every missing part of the corpus, whose rows `texts` gives in order; `done` is told of
-    rows as they are embedded.
+    """Embed every missing part of the corpus.
 
-    Raises MigrationError for a text that cannot be embedded and for vectors of another space;
-    RequestRefused, RouterAway.
+    `texts` yields the rows of the corpus in order; `done` gets the number of rows as they are
+    embedded. Raises MigrationError for a text that cannot be embedded, for vectors of another space
+    and for a corpus that ends early; RequestRefused; RouterAway.
     """
     missing = {rows.start: rows for rows in parts.missing()}
     gate, running = (
@@ -184,7 +183,7 @@ async def fill(
                         [asyncio.create_task(one(some[start : start + batch])) for start in cuts],
                     )
                 )
-                while len(running) > 1:  # the next part fills the pipe while this one ends
+                while len(running) > 1:  # the next part keeps the router busy while this one ends
                     await settle()
         while running:
             await settle()
@@ -198,10 +197,10 @@ async def fill(
 async def _embedded(
     space: str, texts: list[Text], client: Client, options: dict[str, Any]
 ) -> Vectors:
-    """Vectors of `space`; a request that is refused for its texts is taken apart until the one that
-    is at fault is alone.
+    """Return vectors of `space`.
 
-    Raises RequestRefused where it is refused for another reason, as a key that was revoked.
+    A request that is refused because of its texts is halved until the faulty text is alone; then
+    MigrationError is raised. Raises RequestRefused for any other refusal, such as a revoked key.
     """
     try:
         answer: Embedded = await client.embed([text.text for text in texts], **options)
@@ -232,7 +231,7 @@ async def _embedded(
 
 
 def vectors_at(parts: Parts, rows: Sequence[int]) -> Vectors:
-    """The vectors of these rows of the corpus, which are in order and in the parts."""
+    """Read the vectors of these rows of the corpus, which are in order and in the parts."""
     from pyarrow import parquet
 
     wanted = np.array(rows, np.int64)
@@ -248,8 +247,9 @@ def vectors_at(parts: Parts, rows: Sequence[int]) -> Vectors:
 
 
 def read_vectors(path: Path, wanted: set[str] | None = None) -> dict[str, Vectors]:
-    """Vectors by id from a Parquet file or folder with columns `id` and `vector`; of `wanted` ids
-    only, where given.
+    """Read vectors by id from a Parquet file or folder with columns `id` and `vector`.
+
+    Reads only the `wanted` ids, if given. Raises CorpusError.
     """
     from pyarrow import parquet
 
@@ -275,7 +275,7 @@ def read_vectors(path: Path, wanted: set[str] | None = None) -> dict[str, Vector
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """A file that is there whole or not at all, also after the machine lost its power."""
+    """Write a file that is either complete or absent, even after a power failure."""
     unfinished = path.with_name(path.name + ".unfinished")
     write(unfinished)
     with unfinished.open("rb") as file:

@@ -1,6 +1,4 @@
-"""`embedding-router migrate`: a collection into another model's space, at the service's leftover
-capacity.
-"""
+"""`embedding-router migrate`: embed a collection in another space, with spare capacity."""
 
 import asyncio
 import json
@@ -30,7 +28,7 @@ from router.schema import Side
 
 
 class Moving(NamedTuple):
-    """A collection of one space as the router has it now."""
+    """Current settings of a collection with one space."""
 
     name: str
     space: str
@@ -123,8 +121,8 @@ def main(
 
 async def _migrate(client: Client, job: Job, as_json: bool) -> None:
     async with client:
-        # An unknown space is refused before a long corpus is read, and a model's other names become
-        # its id.
+        # This refuses an unknown space before a long corpus is read, and replaces another name of a
+        # model by its id.
         job = job._replace(
             target=(await client.embed(["ready?"], space=job.target, input_type="document")).space
         )
@@ -184,7 +182,7 @@ async def _compare(
     documents: list[Text],
     old: Path | None,
 ) -> dict[str, Any]:
-    """What both indexes find among the same documents."""
+    """Compare what both indexes find among the same documents."""
     instruction = {} if moving.instruction is None else {"instruction": moving.instruction}
     new = read_vectors(parts.folder, {document.id for document in documents})
     with tqdm(
@@ -257,7 +255,7 @@ def _told(found: dict[str, Any]) -> str:
 
 
 def _meaning(shared: float) -> str:
-    """What a share of common results means, and what to do."""
+    """Explain what a share of common results means, and what to do."""
     if shared >= ALIKE:
         return "Searches keep most of their results: switch when the migration is complete."
     seen = "Many" if shared >= UNLIKE else "Most"

@@ -1,4 +1,4 @@
-"""What several commands share: options, and errors in one line."""
+"""Options that several commands share, and errors shown as one line."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ Option = Callable[[Command], Command]
 
 
 def together(*options: Option) -> Option:
-    """One decorator of several options, which `--help` lists in this order."""
+    """Combine several options into one decorator; `--help` lists them in this order."""
 
     def add(command: Command) -> Command:
         for option in reversed(options):
@@ -31,7 +31,7 @@ def together(*options: Option) -> Option:
 
 
 def router_options(what: str) -> Option:
-    """`--base-url`, by default the router on this machine, and the key for it."""
+    """Add `--base-url`, by default the router on this machine, and `--api-key`."""
     return together(
         click.option("--base-url", type=BaseUrl(), default=BASE_URL, show_default=True, help=what),
         click.option(
@@ -44,7 +44,7 @@ def origin_options(
     started: str,
     served: str = "Take the vectors of this router, or of any other server of /v1/embeddings.",
 ) -> Option:
-    """`--config` or `--base-url`, and the key for it; `origin_of` takes them."""
+    """Add `--config`, `--base-url` and `--api-key`; `origin_of` takes their values."""
     return together(
         click.option("--config", "path", type=FILE, help=started),
         click.option("--base-url", type=BaseUrl(), help=served),
@@ -57,7 +57,7 @@ def origin_options(
 
 
 def check_origin(path: Path | None, base_url: str | None) -> None:
-    """Raise UsageError unless one of the two is given."""
+    """Raise UsageError unless exactly one of the two is given."""
     if (path is None) == (base_url is None):
         raise click.UsageError("give either --config or --base-url")
 
@@ -69,7 +69,7 @@ def check_judgements(queries: Path | None, qrels: Path | None) -> None:
 
 
 def check_parquet() -> None:
-    """Raise ClickException where vectors cannot be written."""
+    """Raise ClickException if pyarrow, which writes the vectors, is not installed."""
     if find_spec("pyarrow") is None:
         raise click.ClickException(
             "the vectors are written as Parquet, which needs the package pyarrow: pip install "

@@ -1,4 +1,6 @@
-"""Where tools take vectors from: engines of a config started here, a running router, or any other
+"""Sources of vectors for tools.
+
+A source is one of three: engines of a config that are started here, a running router, or any other
 server of `/v1/embeddings`.
 """
 
@@ -25,8 +27,9 @@ TEXTS_A_REQUEST = 64
 
 
 async def parse_space(origin: "Origin", text: str) -> Space:
-    """The space that MODEL or MODEL/DIMENSIONS means; raises AlignError or RequestRefused where
-    there is no such model or size.
+    """Resolve MODEL or MODEL/DIMENSIONS to a space.
+
+    Raises AlignError or RequestRefused if there is no such model or size.
     """
     try:
         space = Space.parse(text)
@@ -38,7 +41,7 @@ async def parse_space(origin: "Origin", text: str) -> Space:
 
 
 class Configured:
-    """The models of a config, their engines started here as they are needed."""
+    """The models of a config; each engine is started here when it is first needed."""
 
     def __init__(self, args: RouterArgs, bar: "tqdm[None]", proves: bool = True) -> None:
         """`proves`: a model that has a fingerprint must reproduce it."""
@@ -51,7 +54,7 @@ class Configured:
         await self._stack.aclose()
 
     def dimensions(self, model: str) -> int:
-        """Of the model's own vectors; raises AlignError for an unknown one."""
+        """Return the size of the model's own vectors. Raises AlignError for an unknown model."""
         if model not in self._args.models:
             raise AlignError(
                 f"there is no model {model!r}; there are {', '.join(self._args.models)}"
@@ -59,7 +62,7 @@ class Configured:
         return self._args.models[model].dimensions
 
     async def check(self, space: Space) -> None:
-        """Raise AlignError where the model has no vectors of this size."""
+        """Raise AlignError if the model has no vectors of this size."""
         if not self._args.models[space.model].serves(space.dimensions):
             sizes = Catalogue(self._args).sizes(space.model)
             raise AlignError(
@@ -67,14 +70,14 @@ class Configured:
             )
 
     def fingerprint(self, model: str) -> str:
-        """Digest of what the model proves to be; raises AlignError where it has none."""
+        """Return the digest of the model's fingerprint. Raises AlignError if it has none."""
         config = self._args.models[model]
         if config.fingerprint is None:
             raise _unknown(model)
         return digest_of(config.fingerprint, model, self._args.base_dir, config.revision)
 
     async def embed(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
-        """Vectors of the model's own size."""
+        """Return vectors of the model's own size."""
         if model not in self._running:
             offline = Offline(self._args, model, self._proves)
             self._running[model] = await self._stack.enter_async_context(offline)
@@ -96,23 +99,23 @@ class Served:
         await self._client.close()
 
     def dimensions(self, model: str) -> int:
-        """Of the model's own vectors; raises AlignError for an unknown one."""
+        """Return the size of the model's own vectors. Raises AlignError for an unknown model."""
         if model not in self._rows:
             raise AlignError(f"there is no model {model!r}; there are {', '.join(self._rows)}")
         return int(self._rows[model]["dimensions"])
 
     async def check(self, space: Space) -> None:
-        """Raise RequestRefused where the model has no vectors of this size."""
+        """Raise RequestRefused if the model has no vectors of this size."""
         await self._client.embed(["ready?"], space=str(space))
 
     def fingerprint(self, model: str) -> str:
-        """Digest of what the model proves to be; raises AlignError where it has none."""
+        """Return the digest of the model's fingerprint. Raises AlignError if it has none."""
         if (digest := self._rows[model]["fingerprint"]) is None:
             raise _unknown(model)
         return str(digest)
 
     async def embed(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
-        """Vectors of the model's own size."""
+        """Return vectors of the model's own size."""
         _expect(self._bar, model, len(texts))
         made = []
         for start in range(0, len(texts), TEXTS_A_REQUEST):
@@ -143,18 +146,18 @@ class Hosted:
         await self._client.close()
 
     def dimensions(self, model: str) -> int:
-        """Of the model's own vectors."""
+        """Return the size of the model's own vectors."""
         return self._size
 
     async def check(self, space: Space) -> None:
-        """Raise AlignError where the vectors are too small to be cut to this size."""
+        """Raise AlignError if the vectors are too small to be cut to this size."""
         if space.dimensions > self._size:
             raise AlignError(
                 f"{space.model} makes {self._size} dimensions, fewer than {space.dimensions}"
             )
 
     def fingerprint(self, model: str) -> str:
-        """Digest of the file that was given; raises AlignError where there is none."""
+        """Return the digest of the given fingerprint file. Raises AlignError if none was given."""
         if self._file is None:
             raise AlignError(
                 f"this server does not say what {model} is; make a fingerprint of it with "
@@ -163,7 +166,7 @@ class Hosted:
         return load(self._file).digest
 
     async def embed(self, model: str, texts: Sequence[str], side: Side) -> Vectors:
-        """Vectors of the model's own size; the server knows no sides."""
+        """Return vectors of the model's own size; `side` is ignored, as the server has no sides."""
         _expect(self._bar, model, len(texts))
         made = []
         for start in range(0, len(texts), TEXTS_A_REQUEST):
@@ -186,8 +189,9 @@ async def origin_of(
     fingerprint_file: Path | None = None,
     proves: bool = True,
 ) -> Origin:
-    """Where vectors of `target` come from: engines started here, or a server; `proves`: an engine
-    must reproduce its fingerprint.
+    """Return the source of vectors of `target`: engines started here, or a server.
+
+    `proves`: an engine must reproduce its fingerprint.
     """
     if path is not None:
         return Configured(application(path)[0], bar, proves)
@@ -197,7 +201,7 @@ async def origin_of(
 async def served_by(
     client: Client, target: str, fingerprint_file: Path | None, bar: "tqdm[None]"
 ) -> Origin:
-    """A router where it answers as one, else a plain server of embeddings."""
+    """Return a router if the server is one, otherwise a plain server of embeddings."""
     try:
         await client.tiers()
     except RequestRefused:

@@ -25,7 +25,7 @@ class PolicyFile(BaseModel):
 
 
 def read_policy(path: Path) -> Other:
-    """The policy of a Serve config or of a bare policy file; raises ConfigError."""
+    """Read the policy of a Serve config or of a bare policy file. Raises ConfigError."""
     text = path.read_bytes()
     data = read(text)
     if isinstance(data, dict) and ("applications" in data or data.get("kind") == "RayService"):
@@ -35,7 +35,7 @@ def read_policy(path: Path) -> Other:
 
 
 def parse_policy(text: bytes, name: str) -> Other:
-    """The policy in the text of a bare policy file called `name`; raises ConfigError."""
+    """Parse the text of a bare policy file called `name`. Raises ConfigError."""
     data = read(text)
     if not isinstance(data, dict) or (unknown := unknown_keys(PolicyFile, data)):
         raise ConfigError(
@@ -51,9 +51,9 @@ def parse_policy(text: bytes, name: str) -> Other:
 
 
 def with_tiers(policy: Other, tiers: Mapping[Any, str], path: Path) -> Other:
-    """The policy of a file, with `tiers` if it has none of its own.
+    """Return the policy of a file, with `tiers` if it has none of its own.
 
-    Raises ConfigError if its routing names a tier that these lack.
+    Raises ConfigError if its routing names a tier that is missing.
     """
     own: Mapping[Any, str] = tiers if policy.tiers is None else policy.tiers
     wanted = {policy.routing.default_tier, *(rule.floor for rule in policy.routing.rules)}
@@ -65,7 +65,7 @@ def with_tiers(policy: Other, tiers: Mapping[Any, str], path: Path) -> Other:
 
 
 def text_of(other: Other) -> str:
-    """A policy as the text of a bare policy file; JSON is YAML too."""
+    """Format a policy as the text of a bare policy file; JSON is valid YAML."""
     routing = other.routing.model_dump(mode="json", exclude_defaults=True)
     tiers = {} if other.tiers is None else {"tiers": dict(other.tiers)}
     return json.dumps({"routing": routing, **tiers})

@@ -1,23 +1,23 @@
-"""Progress of long commands: a bar on a terminal, and a line for each part elsewhere."""
+"""Progress of long commands: a bar on a terminal, otherwise a line for each part."""
 
 from typing import Any
 
 import click
 from tqdm import tqdm
 
-TRUST = 0.2  # share of the work by which a prediction counts as much as what was measured
+TRUST = 0.2  # weight of the prediction against measurements, as a share of the work
 
 
 def bar(**options: Any) -> "tqdm[None]":
-    """A bar of tqdm that is drawn on a terminal only: in a file each redraw would be a line."""
+    """Create a tqdm bar that is drawn only on a terminal: in a file each redraw would be a line."""
     return tqdm(disable=None, **options)
 
 
 def left_s(total: float, done: float, elapsed_s: float) -> float:
-    """Seconds that the rest takes, `total` and `done` being predicted seconds.
+    """Estimate the seconds left; `total` and `done` are predicted seconds.
 
-    It begins at the prediction and follows the speed over the whole time, so that it does not jump
-    where a part is faster or slower than predicted.
+    The estimate starts at the prediction and follows the average speed since the start, so it does
+    not jump when a part is faster or slower than predicted.
     """
     trusted = TRUST * total
     speed = (elapsed_s + trusted) / (done + trusted) if trusted else 1.0
@@ -25,7 +25,7 @@ def left_s(total: float, done: float, elapsed_s: float) -> float:
 
 
 class PredictedWork:
-    """Progress in predicted seconds of several parts."""
+    """Progress over several parts, in predicted seconds."""
 
     def __init__(self, total_s: float) -> None:
         self._total_s, self._done_s = total_s, 0.0

@@ -13,14 +13,14 @@ EACH: float = CollectionConfig.model_fields["min_recall_each"].default
 
 
 def measure(proof: Proof) -> str:
-    """What counted as relevant, in words."""
+    """Name what counted as relevant."""
     if proof.judged_by == "judgements":
         return "your judgements"
     return "what the target's own model finds"
 
 
 def as_json(proof: Proof) -> dict[str, Any]:
-    """Both figures, overall and by language; `kept` lists those for documents left out."""
+    """Return both figures, overall and by language; `kept` lists those for documents left out."""
     languages = proof.unseen_by_language
     return {
         **summary(proof.fitted, proof.unseen),
@@ -35,7 +35,7 @@ def as_json(proof: Proof) -> dict[str, Any]:
 
 
 def table(proof: Proof, floor: float) -> Iterator[str]:
-    """Both figures with their intervals, overall and by language, and whether a floor is met."""
+    """Format both figures with intervals, overall and by language, and whether a floor is met."""
     yield (
         f"{'':10}{'queries':>8}  {'own':>6} {'recall@10 kept: in the fit':>28} {'left out':>22}  "
         f"{'own':>6} {'nDCG@10 kept: in the fit':>28} {'left out':>22}"
@@ -67,7 +67,10 @@ def table(proof: Proof, floor: float) -> Iterator[str]:
 
 
 def plot(file: Path, proof: Proof, floor: float, title: str) -> str | None:
-    """Recall and nDCG kept, in the fit and left out, beside the floor; None without matplotlib."""
+    """Plot recall and nDCG kept, in the fit and left out, beside the floor.
+
+    Returns the file's name, or None without matplotlib.
+    """
     try:
         import matplotlib
     except ModuleNotFoundError:
@@ -126,17 +129,17 @@ def _rows(proof: Proof) -> list[tuple[str, Kept, Kept]]:
 
 
 def _error(kept: Kept) -> float:
-    """Standard error of the recall kept, as half of an interval of two of them."""
+    """Standard error of the recall kept: a quarter of its 95 % interval."""
     return (kept.recall_high - kept.recall_low) / 4
 
 
 def recall_kept(kept: Kept) -> str:
-    """Recall kept, with its interval."""
+    """Format recall kept, with its interval."""
     return f"{kept.recall:.1%} [{kept.recall_low:.1%}, {kept.recall_high:.1%}]"
 
 
 def ndcg_kept(kept: Kept) -> str:
-    """nDCG kept, with its interval."""
+    """Format nDCG kept, with its interval."""
     return f"{kept.ndcg:.1%} [{kept.ndcg_low:.1%}, {kept.ndcg_high:.1%}]"
 
 

@@ -1,4 +1,4 @@
-"""`embedding-router replay`: a decision log, decided again under its own policy or another."""
+"""`embedding-router replay`: decide a log's requests again, under its own policy or another."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -112,7 +112,7 @@ def _table(summary: Summary, policy: Path | None) -> Iterator[str]:
 
 
 def _moved_texts(summary: Summary) -> Iterator[str]:
-    """Which texts moved, and a warning where the config's figures say that they lose by it."""
+    """List which texts moved, and warn if the config's figures say that quality falls."""
     if not summary.slices:
         return
     yield ""

@@ -1,4 +1,4 @@
-"""`embedding-router route`: what POST /v1/route answers, as a table."""
+"""`embedding-router route`: print POST /v1/route as a table."""
 
 import asyncio
 from collections.abc import Iterator
@@ -79,7 +79,7 @@ def main(
 
 
 def _decide(args: RouterArgs, body: bytes) -> bytes:
-    """The same explanation from the config alone; nothing is started."""
+    """Return the same explanation from the config alone; nothing is started."""
     from deployments.dispatch.wire import Call, Reply
     from deployments.ingress.views import Views
     from deployments.launch.model_check import hub_problems
@@ -100,7 +100,7 @@ def _decide(args: RouterArgs, body: bytes) -> bytes:
             raise click.ClickException(problem)
 
     async def explain() -> bytes:
-        # so that loading a tokenizer takes nothing from the budget
+        # a stopped clock, so that loading a tokenizer takes nothing from the budget
         service = Service(args, Nowhere(), clock=lambda: 0.0)
         for model in args.deployed:
             service.replicas_changed(model, ["idle"])

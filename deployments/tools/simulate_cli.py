@@ -1,6 +1,4 @@
-"""`embedding-router simulate`: a question about load, machines or rules, answered on a virtual
-clock.
-"""
+"""`embedding-router simulate`: simulate load, machines or rules on a virtual clock."""
 
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from deployments.tools.simulate import report
 from deployments.tools.simulate.load import load_way, load_world
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-NEEDED = ("jinja2", "matplotlib")  # of a page
+NEEDED = ("jinja2", "matplotlib")  # for a page
 
 
 @click.command()
@@ -93,6 +91,6 @@ def _check_packages() -> None:
 
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise click.ClickException(
-            f"a page needs {', '.join(missing)}, not installed here: pip install "
-            "'embedding-router[advise]', or leave out -o and use --json"
+            f"a page needs {', '.join(missing)}, not installed here: in a checkout of this "
+            "project, pip install -e '.[advise]', or leave out -o and use --json"
         )

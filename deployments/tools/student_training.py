@@ -1,5 +1,7 @@
-"""Trains a student in torch: rows that start as the teacher's vectors of single tokens, a weight a
-token, a linear head, and one minus the cosine with the teacher's vector as the loss.
+"""Train a student in torch.
+
+The rows start as the teacher's vectors of single tokens. A student has a weight for each token and
+a linear head; the loss is one minus the cosine with the teacher's vector.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,13 +31,13 @@ Rows = npt.NDArray[np.int64]
 
 
 class Bags(NamedTuple):
-    """Token ids of texts, one after another, and where each text starts."""
+    """Token ids of texts, one text after another, and where each text starts."""
 
     ids: Rows
     starts: Rows  # (texts + 1,)
 
     def take(self, places: Rows) -> "Bags":
-        """The bags of these texts."""
+        """Select the bags of these texts."""
         counts = self.starts[places + 1] - self.starts[places]
         starts = np.concatenate([[0], np.cumsum(counts)])
         within = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
@@ -50,20 +52,20 @@ class Recipe(NamedTuple):
     batch: int
 
 
-GENERAL = Recipe(15, 2e-3, 512)  # of up to 20,000 texts; more texts take fewer epochs
+GENERAL = Recipe(15, 2e-3, 512)  # for up to 20,000 texts; more texts take fewer epochs
 FEWEST_EPOCHS = 5
 OWN = Recipe(3, 1e-3, 512)
 OWN_ALONE = Recipe(6, 2e-3, 512)  # without a general stage before it
 
 
 def general_recipe(texts: int) -> Recipe:
-    """The recipe for this many general texts: 300,000 texts to learn, in 5 to 15 epochs."""
+    """Return the recipe for so many texts: 5 to 15 epochs, 300,000 texts in all where possible."""
     epochs = min(GENERAL.epochs, max(FEWEST_EPOCHS, 300_000 // max(1, texts)))
     return GENERAL._replace(epochs=epochs)
 
 
 def bags_of(tokenizer: Tokenizer, texts: Sequence[str]) -> Bags:
-    """The texts as a student reads them; one that it cannot read is a bag of the unknown token."""
+    """Tokenize texts as a student reads them; an unreadable text is a bag of the unknown token."""
     read = [
         [id for id in one.ids[:MOST_TOKENS] if id != UNKNOWN] or [UNKNOWN]
         for one in tokenizer.encode_batch(list(texts), add_special_tokens=False)
@@ -76,7 +78,7 @@ def bags_of(tokenizer: Tokenizer, texts: Sequence[str]) -> Bags:
 
 
 class Network(nn.Module):  # type: ignore[misc]  # torch is not typed here
-    """What is trained; `student` folds it into rows."""
+    """The network that is trained; `student` folds it into rows."""
 
     def __init__(self, table: Vectors, log_weights: Vectors) -> None:
         super().__init__()
@@ -90,8 +92,10 @@ class Network(nn.Module):  # type: ignore[misc]  # torch is not typed here
 
     @classmethod
     def of_teacher(cls, singles: Vectors, tokens: Bags) -> "Network":
-        """Start from the teacher's vectors of the single tokens, (tokens without the unknown, n),
-        and from how often `tokens` has each.
+        """Start from the teacher's vectors of single tokens and from token frequencies.
+
+        `singles` has the shape (tokens without the unknown, n); `tokens` are the texts in which
+        tokens are counted.
         """
         rows = singles - singles.mean(axis=0)
         rows *= SPREAD / max(float(rows.std()), 1e-12)
@@ -102,17 +106,17 @@ class Network(nn.Module):  # type: ignore[misc]  # torch is not typed here
 
     @classmethod
     def of_student(cls, student: Student) -> "Network":
-        """Go on from a student that exists."""
+        """Start from an existing student."""
         rows = student.rows.astype(np.float32) * student.scales[:, None]
         rows *= SPREAD / max(float(rows.std()), 1e-12)
         return cls(rows, np.log(np.maximum(student.weights, 1e-6)))
 
     def copy(self) -> "Network":
-        """Another network of the same values."""
+        """Return another network with the same values."""
         return deepcopy(self)
 
     def pool(self, bags: Bags) -> torch.Tensor:
-        """The weighted means of the rows."""
+        """Return the weighted mean of each text's rows."""
         ids = torch.from_numpy(bags.ids)
         weights = self.log_weights[ids].exp()
         counts = torch.from_numpy(np.diff(bags.starts))
@@ -127,7 +131,7 @@ class Network(nn.Module):  # type: ignore[misc]  # torch is not typed here
         )
 
     def forward(self, bags: Bags) -> torch.Tensor:
-        """The vectors, of length 1."""
+        """Return the vectors, which have length 1."""
         return functional.normalize(self.head(self.pool(bags)), dim=1)
 
     def solve_head(self, bags: Bags, targets: Vectors) -> None:
@@ -155,9 +159,9 @@ class Network(nn.Module):  # type: ignore[misc]  # torch is not typed here
         recipe: Recipe,
         done: Callable[[int], object] = lambda texts: None,
     ) -> None:
-        """Train on all texts for the epochs of the recipe; `done` gets the texts of each step.
+        """Train for the epochs of the recipe; `done` gets the number of texts of each step.
 
-        Only the rows of the tokens in the texts take part: the optimiser's time grows with them.
+        Only the rows of tokens in the texts are trained: the optimiser's time grows with the rows.
         """
         used, ids = np.unique(bags.ids, return_inverse=True)
         places = torch.from_numpy(used)
@@ -201,7 +205,7 @@ class Network(nn.Module):  # type: ignore[misc]  # torch is not typed here
                 done(len(rows))
 
     def student(self, about: About, tokenizer: Tokenizer) -> Student:
-        """The rows with the head folded in, in 8 bits."""
+        """Return the student: rows in 8 bits, with the head folded in."""
         with torch.inference_mode():
             rows = self.head(self.table).numpy()
             weights = self.log_weights.exp().numpy().copy()

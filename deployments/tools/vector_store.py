@@ -1,4 +1,4 @@
-"""Vectors that a long job has made, kept in a folder, so that an interrupted job goes on."""
+"""Vectors of a long job, kept in a folder so that an interrupted job can continue."""
 
 import hashlib
 import os
@@ -15,10 +15,10 @@ Embed = Callable[[str, Sequence[str], Side], Awaitable[Vectors]]
 
 
 class VectorStore:
-    """An Embed that keeps each chunk of another one's vectors as a file, in 16 bits.
+    """An Embed that stores each chunk of another Embed's vectors as a file, in 16 bits.
 
-    A file is named by the model, the side and a digest of the texts, and is there whole or not at
-    all. It does not know the model's weights: use one folder for one set of models.
+    A file is named by the model, the side and a digest of the texts, and is either complete or
+    absent. The name does not contain the model's weights: use one folder for each set of models.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class VectorStore:
         texts_a_file: int,
         known: Callable[[int], object] = lambda texts: None,
     ) -> None:
-        """`known` is called with the number of texts of each chunk that need not be embedded."""
+        """`known` is called with the number of texts of each chunk that is already stored."""
         self._embed, self._folder, self._texts_a_file = embed, folder, texts_a_file
         self._known = known
 
@@ -45,7 +45,7 @@ class VectorStore:
             self._known(len(texts))
             known: Vectors = np.load(file)
             return known
-        made = (await self._embed(model, texts, side)).astype(np.float16)  # as it is read again
+        made = (await self._embed(model, texts, side)).astype(np.float16)  # as it is read back
         self._folder.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
         with part.open("wb") as opened:

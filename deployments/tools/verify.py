@@ -1,12 +1,12 @@
-"""Whether what serves a space now still makes the vectors that an index of it holds.
+"""Check whether the model that serves a space now still makes the vectors stored in its index.
 
-A sample of stored texts is embedded again. Two things are measured: the cosine of each new vector
-with the stored one, and the search: each text is searched among the others with its new vector, and
-what its stored vector finds counts as relevant. Cosines say that nothing changed; only the search
-says what a change costs.
+A sample of stored texts is embedded again, and two things are measured. The first is the cosine of
+each new vector with the stored one. The second is the search: each text is searched among the
+others with its new vector, and the results of its stored vector count as relevant. Cosines can show
+that nothing changed; only the search shows what a change costs.
 
-Where the search loses too much, a linear map from the new vectors to the stored ones is fitted and
-measured as `align` does, on texts left out of the fit.
+If the search loses too much, a linear map from the new vectors to the stored ones is fitted. It is
+measured as in `align`, on texts left out of the fit.
 """
 
 from collections.abc import Sequence
@@ -25,26 +25,26 @@ from router.retrieval import TOP, Found, nearest
 from router.schema import Side
 from router.space import Space
 
-FEWEST_TEXTS = 100  # below this nothing is said
+FEWEST_TEXTS = 100  # with fewer texts there is no verdict
 SAME_COSINE: float = FingerprintConfig.model_fields["min_cosine"].default
-LOW_QUANTILE = 0.01  # of the cosines, which must be as large as SAME_COSINE
+LOW_QUANTILE = 0.01  # this quantile of the cosines must reach SAME_COSINE
 
 Verdict = Literal["keep", "bridge", "migrate"]
 
 
 class Sample(NamedTuple):
-    """Stored texts and their vectors, of length 1."""
+    """Stored texts and their vectors, which have length 1."""
 
     texts: list[Text]
     vectors: Vectors
 
 
 class Verified(NamedTuple):
-    """What was found."""
+    """The result of a verification."""
 
     texts: int
     cosines: Vectors
-    kept: Kept  # of the search, with the vectors that are made now
+    kept: Kept  # of the search with the new vectors
     by_language: dict[str, Kept]
     bridged: Kept | None  # the same over a map, for texts left out of its fit; None: not tried
     not_bridged: str | None  # why it was not tried
@@ -52,9 +52,9 @@ class Verified(NamedTuple):
 
 
 def read_sample(index: Path, texts: Path | None, text_field: str, most: int) -> Sample:
-    """At most `most` rows of a Parquet file, or of a folder of them, evenly spread.
+    """Read at most `most` rows, evenly spread, from a Parquet file or a folder of them.
 
-    The texts are in the same rows or, by id, in the file `texts`. Raises CorpusError.
+    Texts are taken from the same rows or, by id, from the file `texts`. Raises CorpusError.
     """
     columns = ["id", "vector", *([text_field] if texts is None else [])]
     rows = _spread(index, columns, texts is None, most)
@@ -131,7 +131,7 @@ def _matrix(index: Path, rows: Sequence[dict[str, Any]]) -> Vectors:
 async def verify(sample: Sample, space: Space, now: Vectors, least: float) -> Verified:
     """Compare the stored vectors with those made `now`; a search may lose 1 - `least`.
 
-    Raises AlignError where there are too few texts or the sizes differ.
+    Raises AlignError if there are too few texts.
     """
     stored = sample.vectors
     if len(stored) < FEWEST_TEXTS:
@@ -149,7 +149,7 @@ async def verify(sample: Sample, space: Space, now: Vectors, least: float) -> Ve
     }
     cosines: Vectors = (stored * now).sum(axis=1)
     same = float(np.quantile(cosines, LOW_QUANTILE)) >= SAME_COSINE
-    # a language whose figure cannot be that high has changed, whatever the others say
+    # each language must be able to reach `least`, whatever the others do
     finds = kept.recall_low >= least and all(one.recall_high >= least for one in languages.values())
     bridged, why = None, None
     if same or finds:
@@ -164,7 +164,7 @@ async def verify(sample: Sample, space: Space, now: Vectors, least: float) -> Ve
 
 
 async def _bridged(sample: Sample, space: Space, now: Vectors) -> Kept:
-    """What a search over a map keeps, for texts that the map was not fitted on."""
+    """Measure what a search over a fitted map keeps, on texts left out of the fit."""
     source = Space(f"{space.model} now", space.dimensions)
     rows = {text.text: row for row, text in enumerate(sample.texts)}
     made = {source.model: now, space.model: sample.vectors}
@@ -180,10 +180,10 @@ async def _bridged(sample: Sample, space: Space, now: Vectors) -> Kept:
 
 
 def _others(queries: Vectors, documents: Vectors) -> Found:
-    """The nearest documents of each row but the row's own."""
+    """Find the nearest documents of each row, except the row itself."""
     found = nearest(queries, documents, TOP + 1)
     rows = np.arange(len(found))[:, None]
     is_own = found == rows
-    is_own[:, -1] |= ~is_own.any(axis=1)  # not found at all: the last one goes
+    is_own[:, -1] |= ~is_own.any(axis=1)  # own row not found: drop the last one
     others: Found = found[~is_own].reshape(len(found), -1)
     return others

@@ -1,4 +1,4 @@
-"""`embedding-router verify`: whether an index may go on with what serves its space now."""
+"""`embedding-router verify`: check an index against the model that serves its space now."""
 
 import asyncio
 from collections.abc import Iterator
@@ -109,7 +109,7 @@ async def _verified(
 
 
 def as_plain(found: Verified, space: Space, min_recall: float) -> dict[str, Any]:
-    """What was measured, for --json."""
+    """Return what was measured, for --json."""
     bridged = found.bridged
     return {
         "space": str(space),
@@ -137,7 +137,7 @@ def _lost(kept: Kept) -> dict[str, Any]:
 
 
 def report(found: Verified, space: Space) -> Iterator[str]:
-    """What was measured, and what to do."""
+    """Format what was measured, and what to do."""
     middle, low, least = np.median(found.cosines), *np.quantile(found.cosines, [0.01, 0])
     yield f"{found.texts} texts of {space}, embedded again by what serves it now"
     yield (

@@ -1,8 +1,8 @@
-"""Vocabularies of students: few, whole, lower-cased words, with WordPiece for the rest.
+"""Student vocabularies: a limited set of whole lower-cased words, and WordPiece for the rest.
 
-A student is a bag of tokens and cannot put pieces of a word together, so frequent words are tokens
+A student is a bag of tokens and cannot combine the pieces of a word, so frequent words are tokens
 of their own. A Chinese character is a word. Matching is greedy from the left, so a word of the
-vocabulary is always found whole.
+vocabulary is always matched whole.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ _WORDS = pre_tokenizers.BertPreTokenizer()
 
 
 def words_of(texts: Iterable[str]) -> Counter[str]:
-    """How often each word occurs in the texts, as a student reads them."""
+    """Count the words of the texts, as a student reads them."""
     counts: Counter[str] = Counter()
     for text in texts:
         normal = _NORMALIZER.normalize_str(text)
@@ -29,7 +29,10 @@ def words_of(texts: Iterable[str]) -> Counter[str]:
 
 
 def wordpieces(file: Path) -> list[str]:
-    """The lower-cased tokens of a WordPiece `tokenizer.json`, without its special ones."""
+    """Read the tokens of a WordPiece `tokenizer.json`, without its special ones.
+
+    Raises ValueError for any other tokenizer.
+    """
     said = orjson.loads(file.read_bytes())
     if said["model"].get("type", "WordPiece") != "WordPiece":
         raise ValueError(f"{file} is not a WordPiece tokenizer; name one with --vocabulary")
@@ -43,7 +46,7 @@ def _is_reserved(token: str) -> bool:
 
 
 def vocabulary(pieces: Sequence[str], counts: Counter[str], words: int, fewest: int) -> list[str]:
-    """`pieces`, and the `words` most frequent words with at least `fewest` occurrences."""
+    """Return `pieces` and the `words` most frequent words that occur at least `fewest` times."""
     known = set(pieces)
     more = [
         word
@@ -54,8 +57,9 @@ def vocabulary(pieces: Sequence[str], counts: Counter[str], words: int, fewest: 
 
 
 def examples(pieces: Sequence[str], counts: Counter[str], most: int) -> dict[str, list[str]]:
-    """For each piece that continues a word up to `most` words that have it: those of few pieces
-    first, then those that are frequent.
+    """For each piece that continues a word, find up to `most` words that contain it.
+
+    Words of few pieces come first, then frequent words.
     """
     known = set(pieces)
     words = [word for word, _ in counts.most_common() if word not in known]
@@ -69,7 +73,7 @@ def examples(pieces: Sequence[str], counts: Counter[str], most: int) -> dict[str
 
 
 def tokenizer(tokens: Sequence[str]) -> Tokenizer:
-    """A WordPiece tokenizer over these tokens; the unknown one comes first."""
+    """Build a WordPiece tokenizer over these tokens; the unknown token comes first."""
     ids = {token: place for place, token in enumerate([UNKNOWN, *tokens])}
     made = Tokenizer(models.WordPiece(ids, unk_token=UNKNOWN, max_input_chars_per_word=100))
     made.normalizer = _NORMALIZER

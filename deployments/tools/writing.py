@@ -1,4 +1,4 @@
-"""Writes a corpus in one space with a router's vectors: what `migrate` and `index` share."""
+"""Write a corpus in one space with a router's vectors; shared by `migrate` and `index`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +21,12 @@ class Corpus(NamedTuple):
     id_field: str | None
 
     def texts(self) -> Iterator[Text]:
-        """In the order of the file."""
+        """Read the texts in the order of the file."""
         return read_texts(self.file, self.text_field, self.id_field)
 
 
 class Pace(NamedTuple):
-    """How texts are sent, and how they are stored."""
+    """How texts are sent and stored."""
 
     truncate: str
     batch: int
@@ -76,21 +76,21 @@ corpus_options = together(
 
 
 class Collection(NamedTuple):
-    """A collection as the router has it now."""
+    """A collection's current settings in the router."""
 
     name: str
     spaces: list[str]
     instruction: str | None
-    fingerprints: dict[str, str | None]  # of the models of the router, in its order
-    space_of: dict[str, str]  # the space that each of these models makes
+    fingerprints: dict[str, str | None]  # by model, in the router's order
+    space_of: dict[str, str]  # by model: the space of its vectors
 
     def fingerprint(self, space: str) -> str | None:
-        """What the model of a space proves to be; None where it proves nothing."""
+        """Return the fingerprint of the space's model; None if it has none."""
         return self.fingerprints.get(space.rpartition("/")[0])
 
 
 async def collection_of(client: Client, name: str) -> Collection:
-    """The router's collection of this name; raises MigrationError where there is none."""
+    """Return the router's collection of this name. Raises MigrationError if there is none."""
     tiers = await client.tiers()
     collections = tiers["collections"]
     if (known := collections.get(name)) is None:
@@ -105,9 +105,9 @@ async def collection_of(client: Client, name: str) -> Collection:
 async def write_space(
     client: Client, space: str, fingerprint: str | None, corpus: Corpus, pace: Pace, folder: Path
 ) -> Parts:
-    """Embed what is missing of the corpus in one space, in `folder`.
+    """Embed the rows of the corpus that `folder` lacks, in one space.
 
-    Raises MigrationError, CorpusError, RequestRefused and RouterAway; what is done stays.
+    Raises MigrationError, CorpusError, RequestRefused and RouterAway; finished parts stay.
     """
     options = {"space": space, "input_type": "document", "truncate": pace.truncate}
     manifest = Manifest(

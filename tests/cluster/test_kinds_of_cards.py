@@ -1,12 +1,15 @@
 """configs/qwen3.yaml starts on one machine whose cards are alike; where a model's type of card is
-missing, the router says so in one sentence. Engines are fake: the cards are only booked.
+missing, or models share one, the router says so in one sentence. Engines are fake: the cards are
+only booked.
 """
 
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
+from ray.cluster_utils import Cluster
 
 from tests.support.clusters import nodes
 from tests.support.launched import ROOT
@@ -28,6 +31,31 @@ def config(name: str, port_host: str = "127.0.0.1") -> dict[str, Any]:
     return data
 
 
+def of_routers(cluster: Cluster) -> str:
+    """What routers on the head have logged."""
+    assert cluster.head_node is not None
+    logs = Path(cluster.head_node.get_session_dir_path()) / "logs" / "serve"
+    return "".join(log.read_text(errors="replace") for log in logs.glob("replica_*router*.log"))
+
+
+def test_models_on_one_card_are_named_and_warned_of_once() -> None:
+    with nodes([{"num_cpus": 8, "num_gpus": 1}]) as (service, cluster):
+        one_card = config("qwen3-one-gpu.yaml")
+        service.deploy(one_card)
+        args = one_card["applications"][0]["args"]
+        models, every = list(args["models"]), sorted({**args["models"], **args["rerankers"]})
+
+        def shared() -> dict[str, list[str]]:
+            rows = httpx.get(f"{service.url}/v1/tiers", timeout=10).json()["data"]
+            return {row["model"]: row["shares_device_with"] for row in rows}
+
+        expected = {model: [one for one in every if one != model] for model in models}
+        wait_for(lambda: shared() == expected, "each model to name the others", told=shared)
+        warning = f"{' and '.join(every)} share device 0 of node "
+        wait_for(lambda: warning in of_routers(cluster), "the warning")
+        assert of_routers(cluster).count(warning) == 1
+
+
 def test_equal_cards_are_enough_and_a_missing_type_is_named() -> None:
     with nodes([H100S]) as (service, cluster):
         service.deploy(config("qwen3.yaml"))
@@ -35,13 +63,9 @@ def test_equal_cards_are_enough_and_a_missing_type_is_named() -> None:
         assert [service.replicas(model) for model in (*models, "qwen3-reranker-0.6b")] == [1] * 4
 
         service.submit(config("qwen3-cluster.yaml"))
-        assert cluster.head_node is not None
-        logs = Path(cluster.head_node.get_session_dir_path()) / "logs" / "serve"
 
         def said() -> bool:
-            lines = "".join(
-                log.read_text(errors="replace") for log in logs.glob("replica_*router*.log")
-            )
+            lines = of_routers(cluster)
             return all(
                 f"{model} waits for {gpus} of type {kind} and 1 CPU: no card is of type {kind}, "
                 "yours are H100" in lines

@@ -362,6 +362,45 @@ def test_answers_that_nobody_reads_are_bounded_and_their_readers_cut_off() -> No
                 time.sleep(0.1)
 
 
+EMBEDDED = list[int]()
+
+
+class Noting:
+    """An engine that notes how many texts it was given."""
+
+    dimensions, max_tokens, batch_tokens = 2000, 100, 4096
+
+    def count(self, texts: Sequence[str], input_type: str) -> list[int]:
+        return [1] * len(texts)
+
+    def embed(self, texts: Sequence[str], input_type: str) -> Any:
+        EMBEDDED.append(len(texts))
+        return np.ones((len(texts), self.dimensions), np.float32)
+
+
+def noting() -> Noting:
+    return Noting()
+
+
+def test_an_answer_that_would_be_too_large_is_refused_before_it_is_computed() -> None:
+    target = {"kind": "callable", "target": f"{__name__}:noting"}
+    args = {
+        "models": {"m": {"engine": target, "dimensions": 2000, "max_tokens": 100}},
+        "tiers": {"fast": "m"},
+        "limits": {"max_answer_bytes": 1_000_000},
+    }
+    texts = {"input": [f"t{index}" for index in range(60)]}
+    with served(args) as (url, _):
+        EMBEDDED.clear()
+        refused = ask(url, json=texts)
+        assert error(refused) == (413, "request_too_large", "input")
+        assert "limits.max_answer_bytes" in refused.json()["error"]["message"]
+        assert EMBEDDED == []
+        smaller = ask(url, json={**texts, "encoding_format": "base64"})
+        assert smaller.status_code == 200
+        assert sum(EMBEDDED) == 60
+
+
 async def test_an_answer_that_may_not_go_out_is_counted_once_and_paid_as_read() -> None:
     args = metered(tokens_per_minute=3000) | {"limits": {"max_answer_bytes": 1_000_000}}
     large = {"input": [f"text {index}" for index in range(100)]}

@@ -56,6 +56,7 @@ class Reply:
     queue_s: float = 0.0
     inference_s: float = 0.0
     outstanding_tokens: int = 0
+    running_tokens: int | None = None
     counters: Counters = field(default_factory=lambda: Counters(0, 0.0))
 
 

@@ -31,12 +31,15 @@ class OpenCall:
         starts = np.concatenate([[0], np.cumsum(self.call.lengths)[:-1]])
         return [int(self.call.ids[start]) for start in starts]
 
-    def answer(self, failed: dict[int, Failure] | None = None) -> None:
+    def answer(
+        self, failed: dict[int, Failure] | None = None, stamps: tuple[float, ...] = ()
+    ) -> None:
         """Every vector holds its text's first token id."""
         rows = np.repeat(np.array(self.firsts, np.float32)[:, None], self.width, axis=1)
         tokens = [int(length) for length in self.call.lengths]
+        counters = Counters(0, 0.0)
         self.future.set_result(
-            Reply(rows, tokens, failed or {}, self.replica, 0.0, 0.0, 0, Counters(0, 0.0))
+            Reply(rows, tokens, failed or {}, self.replica, 0.0, 0.0, 0, counters, None, stamps)
         )
 
     def lose(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 
 from deployments import engines
-from deployments.dispatch.wire import Call, Reply
+from deployments.dispatch.wire import Call, Reply, stamped
 from deployments.ingress.application import Application
 from deployments.ingress.auth import Access
 from deployments.ingress.batches import runner_of
@@ -77,7 +77,7 @@ class LocalTransport:
         self.hosts: dict[str, Host] = {}
 
     async def send(self, model: str, call: Call, replica: str) -> Reply:
-        return await self.hosts[replica].embed(call, to=replica)
+        return stamped(await self.hosts[replica].embed(call, to=replica))
 
     async def wake(self, model: str) -> None:
         """Nothing: the engines of this process are awake."""

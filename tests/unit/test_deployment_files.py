@@ -5,17 +5,22 @@ of configs/qwen3.yaml.
 import copy
 import json
 import re
+import shlex
 import shutil
 import subprocess
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import ray
 import yaml
 from jsonschema import Draft7Validator
 
 from deployments.launch.serve_config import check
+from router.cli import main
+from router.config import Limits
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "tests" / "data" / "rayservice-v1.json"
@@ -360,3 +365,20 @@ def test_the_manifest_fits_the_schema_of_rayservice() -> None:
         typo = copy.deepcopy(manifest)
         typo["spec"][place][key] = "x"
         assert list(validator.iter_errors(typo)), f"a typo in {place} passes"
+
+
+def test_the_unit_of_systemd_starts_a_command_that_there_is_and_lets_it_drain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unit = ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read_string((ROOT / "configs" / "systemd" / "embedding-router.service").read_text())
+    program, *arguments = shlex.split(unit["Service"]["ExecStart"])
+    assert Path(program).name == "embedding-router"
+    monkeypatch.chdir(ROOT)
+    command = main.get_command(click.Context(main), arguments[0])
+    assert command is not None
+    context = command.make_context(arguments[0], arguments[1:])
+    assert context.params["path"].exists()
+    assert unit["Service"]["KillMode"] == "mixed"
+    assert float(unit["Service"]["TimeoutStopSec"]) > Limits().request_timeout_s

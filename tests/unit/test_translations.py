@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["docs/choosing-a-model.md"]
+PAGES = ["README.md", "docs/choosing-a-model.md"]
 
 
 def translated(page: str) -> str:

@@ -6,6 +6,7 @@ it.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,10 +187,18 @@ async def test_a_text_that_vllm_itself_refuses_fails_alone(pair: Pair) -> None:
     vectors = np.zeros((3, pair.vllm.dimensions), np.float32)
     sizes = (2, pair.vllm.max_tokens + 1, 1)
     ids = {row: np.full(size, row + 1, np.int32) for row, size in enumerate(sizes)}
-    failed = await backend.encode(ids, vectors)
+    failed = (await backend.encode(ids, vectors)).failed
     assert list(failed) == [1]
     assert (np.linalg.norm(vectors, axis=1) > 0).tolist() == [True, False, True]
     await pair.vllm.check_health()
+
+
+async def test_a_batch_says_when_it_was_prepared_taken_and_stepped(pair: Pair) -> None:
+    began_s = time.monotonic()
+    answer = await pair.vllm.embed(Batch(ids=pair.ids(["one", "another"])))
+    assert answer.times is not None
+    points = [began_s, *answer.times, time.monotonic()]
+    assert points == sorted(points)
 
 
 async def test_cancelling_takes_texts_out_of_vllm(pair: Pair) -> None:

@@ -1,1 +1,1 @@
-"""`embedding-router simulate`: files in, a report out; router/sim simulates."""
+"""`embedding-router simulate`: read files and write a report; router/sim simulates."""

@@ -1,4 +1,4 @@
-"""Everything that a simulation needs from files, checked."""
+"""Read and check everything that a simulation needs from files."""
 
 import csv
 import json
@@ -82,7 +82,7 @@ def load_world(
 
 
 def _with_traffic(scenario: Scenario, log: Path | None, scale: float | None) -> Scenario:
-    """The scenario with the log and the scale that are given instead of its own."""
+    """Replace the log and the scale of a scenario by those that are given."""
     changes: dict[str, Any] = {} if scale is None else {"scale": scale}
     if log is not None:
         changes |= {
@@ -106,7 +106,10 @@ def _check_warm_up(scenario: Scenario, seconds: float, file: Path) -> None:
 
 
 def load_way(given: str | None, scenario: Path, args: RouterArgs) -> Way:
-    """How models are chosen: a file, a name of POLICIES, or as the config says."""
+    """Resolve how models are chosen: by a file, a name of POLICIES, or the config.
+
+    Raises ConfigError.
+    """
     if given is None:
         return Way("as configured")
     if given in CHOOSERS:
@@ -134,7 +137,7 @@ def load_way(given: str | None, scenario: Path, args: RouterArgs) -> Way:
 
 
 def read_trace(path: Path) -> list[tuple[float, int]]:
-    """Seconds and tokens of a trace of Azure's LLM inference; raises ConfigError."""
+    """Read seconds and tokens from a trace of Azure's LLM inference. Raises ConfigError."""
     rows = list[tuple[float, int]]()
     with path.open(newline="", encoding="utf-8") as lines:
         table = csv.DictReader(line for line in lines if not line.startswith("#"))
@@ -158,7 +161,10 @@ def read_trace(path: Path) -> list[tuple[float, int]]:
 
 
 def _file(scenario: Path, name: str, key: str) -> Path:
-    """A path in a scenario: as it stands, or from the scenario's folder."""
+    """Find a file that a scenario names: from its folder, otherwise as given.
+
+    Raises ConfigError.
+    """
     for path in (scenario.parent / name, Path(name)):
         if path.is_file():
             return Path(os.path.normpath(path))
@@ -170,7 +176,7 @@ def _file(scenario: Path, name: str, key: str) -> Path:
 def _profiled(
     path: Path, config: Path, scenario: Scenario, args: RouterArgs, models: Mapping[str, Model]
 ) -> tuple[dict[str, Model], str]:
-    """Models with the curves of the scenario's profiles, and where those come from."""
+    """Return models with the curves of the scenario's profiles, and where those come from."""
     if scenario.profiles is None:
         own = {one.profile for one in args.models.values() if one.profile}
         where = ", ".join(sorted(own)) if own else f"the curves of {config}"

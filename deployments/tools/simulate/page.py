@@ -1,4 +1,4 @@
-"""The report as one page: its style, its plots and its text are all inside."""
+"""The report as one page that contains its style, its plots and its text."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ SHOWN = 12  # bars
 
 
 def draw(data: Mapping[str, Any]) -> str:
-    """The page."""
+    """Draw the page."""
     import jinja2
     from markupsafe import Markup
 
@@ -37,12 +37,12 @@ def draw(data: Mapping[str, Any]) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share for people."""
+    """Format a share as a percentage."""
     return "–" if share is None else f"{100.0 * share:.1f} %"
 
 
 def points(value: float | None) -> str:
-    """Points of quality for people."""
+    """Format points of quality."""
     return "–" if value is None else f"{value:.2f}"
 
 

@@ -1,4 +1,4 @@
-"""One simulation, the plan beside it and other policies, as data and as sentences."""
+"""One simulation, its plan and other policies, as data and as sentences."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,11 +14,11 @@ from router.sim.oracle import fluid_bound
 from router.sim.outcome import Outcome
 from router.sim.planning import Planned, Planner, cost_of
 
-Watch = Callable[[str, float], None]  # what is being done, and how much of it is
+Watch = Callable[[str, float], None]  # gets what is being done, and the share that is done
 
 
 def simulated(world: World, way: Way, plan: bool, baselines: bool, watch: Watch) -> dict[str, Any]:
-    """Everything that the report says."""
+    """Run the simulation and return everything that the report contains."""
     rate = mean_rate(world)
     seconds = length_s(world, rate) if rate else world.scenario.seconds
     started = time.process_time()
@@ -73,7 +73,7 @@ def _plan(planned: Planned) -> dict[str, Any]:
 def _others(
     world: World, way: Way, outcome: Outcome, rate: float, watch: Watch
 ) -> list[dict[str, Any]]:
-    """The same arrivals under every baseline, and the bounds."""
+    """Run the same arrivals under every baseline, and add the bounds."""
     rows = [_row(way.name, outcome)]
     ways = [Way(name, way.args, chooser=name) for name in CHOOSERS]
     ways.append(Way("informed", way.args, way.chooser, informed=True))
@@ -110,7 +110,7 @@ def _row(name: str, outcome: Outcome) -> dict[str, Any]:
 def _sentences(
     world: World, data: Mapping[str, Any], planned: Planned | None
 ) -> tuple[str, list[str]]:
-    """The first line, and what stands below it."""
+    """Return the first line, and the lines below it."""
     result = data["result"]
     first = f"simulated: {_fleet(world, world.replicas)}"
     if planned is not None:

@@ -321,6 +321,38 @@ async def test_whoever_says_nothing_is_hung_up_on(
     assert not replica.listener.strangers
 
 
+async def test_models_that_share_a_device_are_named_and_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(socket_transport, "TELL_SHARED_S", 0.0)
+    caplog.set_level("WARNING", logger="ray.serve")
+    places = {"a": ("node-1", ("0",)), "b": ("node-1", ("0", "1")), "c": ("node-2", ("0",))}
+    replicas = {name: Replica(name) for name in places}
+    for name, (node, devices) in places.items():
+        await replicas[name].start()
+        replicas[name].address = replicas[name].address._replace(node=node, devices=devices)
+    transport = DirectTransport(Handles(*replicas.values()))
+    for name in places:
+        transport.replicas_changed(f"model-{name}", [name])
+    async with asyncio.timeout(WAIT_S):
+        await until(lambda: len(transport.lines) == 3 and bool(caplog.messages))
+    cards = transport.cards
+    assert [cards.shared_with(f"model-{name}") for name in "abc"] == [["model-b"], ["model-a"], []]
+    (said,) = caplog.messages
+    assert said.startswith("model-a and model-b share device 0 of node node-1: ")
+
+    transport.replicas_changed("model-b", [])
+    assert cards.shared_with("model-a") == []
+    transport.replicas_changed("model-b", ["b"])
+    async with asyncio.timeout(WAIT_S):
+        await until(lambda: cards.shared_with("model-a") == ["model-b"])
+        await until(lambda: transport._telling is None)
+    assert len(caplog.messages) == 1
+    await transport.close()
+    for replica in replicas.values():
+        await replica.listener.stop()
+
+
 async def test_an_address_of_another_replica_is_not_taken_for_it(replica: Replica) -> None:
     other = Replica("b")
     handles = Handles(replica, other)
@@ -432,9 +464,11 @@ def test_a_call_is_the_same_after_its_journey(
         data.draw(st.lists(legal, min_size=len(given), max_size=len(given))) if as_text else None
     )
     left = [data.draw(st.none() | st.floats(-1.0, 1e6)) for _ in given]
-    sent = Call(ids, np.array(given, np.int32), texts, side, left)  # type: ignore[arg-type]
+    stamped = data.draw(st.booleans())
+    sent = Call(ids, np.array(given, np.int32), texts, side, left, stamped=stamped)  # type: ignore[arg-type]
     came = unpack_call(bytearray(pack_call(sent)))
     assert (came.texts, came.input_type, came.expires_in_s) == (texts, side, left)
+    assert came.stamped is stamped
     np.testing.assert_array_equal(came.lengths, sent.lengths)
     assert (came.ids is None) == as_text
     if ids is not None:
@@ -449,7 +483,10 @@ def test_a_reply_is_the_same_after_its_journey_and_may_be_written_to(
     failed = {
         row: Failure("too_long", "no", 9, 8) for row in range(rows) if data.draw(st.booleans())
     }
-    sent = Reply(vectors, list(range(rows)), failed, "app#m#x", 0.25, 0.125, 12, Counters(99, 1.5))
+    stamps = data.draw(st.sampled_from([(), (1.5, 2.25, 2.5)]))
+    tokens, counters = list(range(rows)), Counters(99, 1.5)
+    running = data.draw(st.none() | st.integers(0, 12))
+    sent = Reply(vectors, tokens, failed, "app#m#x", 0.25, 0.125, 12, counters, running, stamps)
     came = unpack_reply(bytearray(pack_reply(sent)))
     assert came[1:] == sent[1:]
     np.testing.assert_array_equal(came.vectors, vectors)
@@ -463,3 +500,14 @@ def test_a_reply_is_the_same_after_its_journey_and_may_be_written_to(
 def test_what_is_no_call_is_refused(data: bytes) -> None:
     with pytest.raises((ValueError, TypeError)):
         unpack_call(bytearray(data))
+
+
+async def test_a_replica_says_what_it_runs_on(replica: Replica) -> None:
+    replica.address = replica.address._replace(device="a card")
+    told = list[tuple[str, str]]()
+    transport = DirectTransport(Handles(replica))
+    transport.on_device = lambda model, device: told.append((model, device))
+    transport.replicas_changed("m", ["a"])
+    await until(lambda: transport.lines)
+    assert told == [("m", "a card")]
+    await transport.close()

@@ -7,7 +7,7 @@ import json
 import re
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from logging.handlers import MemoryHandler
 from types import SimpleNamespace
 from typing import Any
@@ -649,6 +649,33 @@ async def test_a_reader_that_takes_nothing_is_cut_off_and_a_slow_one_is_not(size
                 got += len(await reader.read(500_000))
                 await asyncio.sleep(0.02)
         await until(lambda: not outgoing.bytes_of)
+
+
+async def test_a_reader_that_takes_next_to_nothing_is_cut_off() -> None:
+    outgoing, limits = Outgoing(), Limits(send_timeout_s=1.0)
+    size, ended = 30_000_000, asyncio.Event()
+    async with staged(Replica()) as stage:
+        held = outgoing.hold("a", size, limits)
+        stage.echo.answer = HttpAnswer(
+            200, b"a" * size, headers={"content-length": str(size)}, held=held
+        )
+        with socket.socket() as drip:
+            drip.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            drip.connect(("127.0.0.1", stage.port))
+            drip.sendall(post())
+            drip.setblocking(False)
+
+            async def take() -> None:
+                while not ended.is_set():
+                    with suppress(BlockingIOError, ConnectionError):
+                        drip.recv(20)
+                    await asyncio.sleep(0.1)
+
+            taking = asyncio.create_task(take())
+            await until(lambda: not outgoing.bytes_of)
+            ended.set()
+            await taking
+    assert not stage.counts.running
 
 
 class Large(Replica):

@@ -3,6 +3,7 @@ models.
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -240,6 +241,19 @@ def test_check_config_in_json_names_files_problems_and_models() -> None:
     told = json.loads(CliRunner().invoke(main, ["check-config", "--json", file]).stdout)
     assert told[0]["problems"] == []
     assert told[0]["models"][0] == "wordllama-256"
+
+
+def test_profiles_of_another_device_are_named_with_what_calibrating_takes(tmp_path: Path) -> None:
+    local = ROOT / "configs" / "local.yaml"
+    shipped = "Intel(R) Xeon(R) Processor, 2 cores"
+    (other,) = found(machine(tmp_path, processor="AMD EPYC, 8 cores"), "profiles", local)
+    assert (other.state, shipped in other.found, "AMD EPYC" in other.found) == ("warn", True, True)
+    assert re.search(r"embedding-router calibrate --config .*about \d+ min", other.todo)
+    (same,) = found(machine(tmp_path, processor=shipped), "profiles", local)
+    assert same.state == "ok"
+    card = machine(tmp_path, processor="AMD EPYC, 8 cores", gpus=[(shipped, GIB, GIB, "580.1")])
+    assert found(card, "profiles", local)[0].state == "ok"
+    assert found(machine(tmp_path, processor="AMD EPYC"), "profiles") == []
 
 
 def test_routers_that_are_full_before_the_cards_are_named(tmp_path: Path) -> None:

@@ -184,4 +184,4 @@ def test_the_size_of_an_answer_is_known_before_it_is_written(
     incoming = FORMS[handler].read(json.dumps(body).encode(), Limits(), False, "")
     vectors = np.random.default_rng(1).normal(0, 0.05, (count, 2048)).astype(np.float32)
     size = len(incoming.write(Made(vectors, ROUTING, 7, "id")))
-    assert 0.6 * size - 600 <= estimated_bytes(vectors, incoming.bytes_each) <= 1.5 * size
+    assert 0.6 * size - 600 <= estimated_bytes(count, 2048, incoming.bytes_each) <= 1.5 * size

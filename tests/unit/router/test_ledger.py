@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.domain import Curve, Model
+from router.domain import Curve, Model, work_of
 from router.ledger import REPORT_LIFE_S, Dispatch, Ledger
+from router.policy import predict
 
 untimed = settings(deadline=None)
 
@@ -225,6 +226,61 @@ def test_a_reply_says_that_a_step_ended_and_what_the_next_one_holds() -> None:
     load = book.load(MODEL, 11.0, rng())
     assert load.ahead_tokens == 30
     assert load.running_rest_s == pytest.approx(0.8)  # a full step of 100 tokens takes 1 s
+
+
+def two_in_flight(held: int, running: int | None) -> Ledger:
+    """A step ended at 10.0 at a replica that holds so many tokens."""
+    book = ledger("r", calls=9)
+    book.dispatched("m", "r", held, 9.0)
+    book.reported("m", "r", held, 10.0, running_tokens=running)
+    return book
+
+
+def seconds(book: Ledger, now: float, tokens: int, bias: float = 1.0) -> float:
+    """What `decide` predicts for one text of so many tokens."""
+    load = book.load(MODEL, now, rng(), bias=bias)
+    return predict(MODEL, load, work_of([tokens], None, None)).total_s
+
+
+def test_with_two_steps_in_flight_a_text_waits_for_both_before_its_own() -> None:
+    # 100 tokens run (1 s), 30 are the step behind it (0.5 s at least). At 10.4 there are 0.6 s left
+    # of the first, and 20 more tokens take a step of their own, of 0.5 s: 1.6 s. Where a step is
+    # made up only when the one before it ends, they share one with the 30: 0.6 + 0.5 s.
+    assert seconds(two_in_flight(130, running=100), 10.4, 20) == pytest.approx(1.6)
+    assert seconds(two_in_flight(130, running=None), 10.4, 20) == pytest.approx(1.1)
+    # Twice as slow as the curve: 2.0 - 0.4 + 1.0 + 1.0.
+    slow = seconds(two_in_flight(130, running=100), 10.4, 20, bias=2.0)
+    assert slow == pytest.approx(3.6)
+
+
+def test_what_follows_two_steps_in_flight_shares_the_third() -> None:
+    # 80 tokens run (0.8 s) and 50 follow (0.5 s); 40 came after that. At 10.2, 20 tokens wait for
+    # 0.6 + 0.5 s and join the 40 in a step of 0.6 s.
+    book = two_in_flight(130, running=80)
+    book.dispatched("m", "r", 40, 10.1)
+    assert seconds(book, 10.2, 20) == pytest.approx(1.7)
+    # 170 follow the 80: a full step of 1 s, and the other 70 wait behind it with the 40. 20 tokens
+    # more make 130: a step of 1 s and one of 30 tokens, 0.5 s.
+    book = two_in_flight(250, running=80)
+    book.dispatched("m", "r", 40, 10.1)
+    assert seconds(book, 10.2, 20) == pytest.approx(0.6 + 1.0 + 1.0 + 0.5)
+
+
+def test_with_nothing_made_up_a_text_waits_for_one_step() -> None:
+    # Only what runs is held: the next step is made up of what comes now.
+    assert seconds(two_in_flight(100, running=100), 10.4, 20) == pytest.approx(1.1)
+    # Nothing ran on when the step ended: what is held began then.
+    assert seconds(two_in_flight(60, running=0), 10.4, 20) == pytest.approx(0.7)
+
+
+def test_work_for_an_idle_replica_forgets_the_steps_before_it() -> None:
+    book = ledger("r")
+    book.reported("m", "r", 130, 10.0, running_tokens=100)
+    call = book.dispatched("m", "r", 80, 10.0 + 2 * REPORT_LIFE_S)
+    assert call.ahead_tokens == 0
+    load = book.load(MODEL, 10.3 + 2 * REPORT_LIFE_S, rng())
+    assert load.ahead_tokens == 0
+    assert load.running_rest_s == pytest.approx(0.5)
 
 
 def test_when_the_known_step_is_over_all_that_is_outstanding_counts_as_waiting() -> None:

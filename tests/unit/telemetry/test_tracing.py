@@ -1,6 +1,7 @@
 """The spans of requests that travel together, in memory."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,7 @@ from deployments.service.service import Service
 from deployments.telemetry.tracing import Tracing, tracing
 from router.errors import RouterError
 from router.schema import parse
+from router.stamps import CALL
 from router.strict import parse_args
 from tests.support.hand_transport import HandTransport, settle
 
@@ -153,6 +155,30 @@ async def test_spans_are_in_order_and_a_refusal_has_its_decision() -> None:
     assert refused is not None
     assert (refused["embedding.model"], refused["embedding.reason"]) == ("none", "over_budget")
     assert len(traced.spans("dispatch")) == 1
+
+
+async def test_a_traced_call_is_stamped_and_its_points_are_events_of_dispatch() -> None:
+    traced = Traced()
+    task = traced.ask("hello there", model="fast")
+    await settle()
+    (sent,) = traced.transport.open
+    assert sent.call.stamped
+    now = time.time()
+    sent.answer(stamps=tuple(now + step / 1000 for step in range(6)))
+    await task
+    (dispatch,) = traced.spans("dispatch")
+    assert [event.name for event in dispatch.events] == list(CALL)
+    took_ns = dispatch.events[-1].timestamp - dispatch.events[2].timestamp
+    assert abs(took_ns - 5_000_000) < 10_000  # as the replica said, but for rounding
+
+
+async def test_a_call_that_is_not_traced_is_not_stamped() -> None:
+    traced = Traced()
+    task = traced.ask("hello", sampled=False, model="fast")
+    await settle()
+    assert not traced.transport.open[0].call.stamped
+    await traced.transport.answer_all()
+    await task
 
 
 async def test_a_failure_is_marked_by_its_kind_alone() -> None:

@@ -12,8 +12,9 @@ import yaml
 from click.testing import CliRunner
 
 from deployments.tools import calibrate
-from deployments.tools.calibrate import CalibrationError, Cell, Sample, Writer
+from deployments.tools.calibrate import CalibrationError, Sample, Writer
 from deployments.tools.calibrate_cli import main, opinion, replica_environment
+from router.calibration import Cell, calls, cells, expected_s
 from router.domain import Curve, Load, Model, Work, attention
 from router.policy import predict
 from router.profile import load_profile
@@ -55,14 +56,14 @@ def words(text: str) -> int:
 
 async def samples(source: Clockwork, max_tokens: int, span: int | None = None) -> list[Sample]:
     rng = random.Random(1)
-    sizes = calibrate.cells(max_tokens, TRUTH.batch_tokens, 64)
+    sizes = cells(max_tokens, TRUTH.batch_tokens, 64)
     return await calibrate.sample(
         source, Writer(words, rng).write, sizes, TRUTH.batch_tokens, span, 3, rng, lambda cell: None
     )
 
 
 def test_sizes_are_doubled_up_to_the_context_and_up_to_a_full_batch() -> None:
-    assert calibrate.cells(100, 256, 8) == [
+    assert cells(100, 256, 8) == [
         *(Cell(tokens, texts) for tokens in (8, 16, 32) for texts in (1, 2, 4, 8)),
         *(Cell(64, texts) for texts in (1, 2, 4)),
         Cell(100, 1),
@@ -71,11 +72,11 @@ def test_sizes_are_doubled_up_to_the_context_and_up_to_a_full_batch() -> None:
 
 
 def test_a_batch_is_filled_where_doubling_does_not_fill_it() -> None:
-    assert Cell(16, 6) in calibrate.cells(16, 100, 64)
+    assert Cell(16, 6) in cells(16, 100, 64)
 
 
 def test_a_text_longer_than_a_batch_is_measured_alone() -> None:
-    assert [cell for cell in calibrate.cells(4096, 512, 64) if cell.tokens > 512] == [
+    assert [cell for cell in cells(4096, 512, 64) if cell.tokens > 512] == [
         Cell(1024, 1),
         Cell(2048, 1),
         Cell(4096, 1),
@@ -124,11 +125,11 @@ async def test_an_engine_that_reads_long_texts_in_windows_is_fitted_where_its_wi
 
 async def test_every_size_is_measured_and_the_order_is_mixed() -> None:
     told = list[Cell]()
-    rng, sizes = random.Random(1), calibrate.cells(64, 256, 64)
+    rng, sizes = random.Random(1), cells(64, 256, 64)
     got = await calibrate.sample(
         Clockwork(TRUTH, True), Writer(words, rng).write, sizes, 256, None, 3, rng, told.append
     )
-    assert len(told) == calibrate.calls(sizes, 256, 3)
+    assert len(told) == calls(sizes, 256, 3)
     assert all(sum(sample.cell == cell for sample in got) == 3 for cell in sizes)
     assert [sample.cell for sample in got] != sorted(sample.cell for sample in got)
 
@@ -241,3 +242,13 @@ def test_calibrate_says_whether_the_fit_is_good_and_what_to_do(
     median: float, p95: float, said: str
 ) -> None:
     assert opinion(median, p95).startswith(said)
+
+
+def test_what_a_calibration_takes_is_the_time_of_its_calls() -> None:
+    truth = Curve(0.0, 0.01, 1e-4, 0.0, 256)
+    plan = cells(512, 256, 4)
+    one_step = [cell for cell in plan if cell.tokens * cell.texts <= 256]
+    (whole,) = set(plan) - set(one_step)
+    assert (whole, calls(plan, 256, 3)) == (Cell(512, 1), 4 * len(one_step) + 1)
+    once_s = sum(truth.step(cell.tokens * cell.texts) for cell in one_step)
+    assert expected_s(truth, 512, 4, None, 3) == pytest.approx(4 * once_s + 2 * truth.step(256))

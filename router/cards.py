@@ -1,0 +1,37 @@
+"""Which devices the replicas of each model have, and which models share one."""
+
+from collections.abc import Iterable
+
+
+class Cards:
+    """The devices of every replica, by node."""
+
+    def __init__(self) -> None:
+        self._replicas: dict[str, tuple[str, frozenset[tuple[str, str]]]] = {}
+
+    def joined(self, replica: str, model: str, node: str, devices: Iterable[str]) -> None:
+        """A replica of `model` has these devices of `node`; none on a processor."""
+        self._replicas[replica] = model, frozenset((node, device) for device in devices)
+
+    def left(self, replica: str) -> None:
+        """A replica is gone."""
+        self._replicas.pop(replica, None)
+
+    def groups(self) -> dict[tuple[str, ...], tuple[str, str]]:
+        """Models that share a device, sorted by name, with the node and the number of one such
+        device.
+        """
+        models: dict[tuple[str, str], set[str]] = {}
+        for model, devices in self._replicas.values():
+            for device in devices:
+                models.setdefault(device, set()).add(model)
+        return {
+            tuple(sorted(names)): device
+            for device, names in sorted(models.items(), reverse=True)
+            if len(names) > 1
+        }
+
+    def shared_with(self, model: str) -> list[str]:
+        """The other models that have a replica on a device of this one."""
+        groups = self.groups()
+        return sorted({name for names in groups if model in names for name in names} - {model})
