@@ -142,7 +142,7 @@ class ServeReplica:
 
     @property
     def route_prefix(self) -> str | None:
-        """Where the application is mounted; a deploy may change it."""
+        """Where the application is mounted; a deploy can change it."""
         prefix: str | None = self._replica._route_prefix
         return prefix
 

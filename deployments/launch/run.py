@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ray.serve.schema import ServeStatus
 
 WATCH_S = 2.0
-WATCHES_FAILED = 5  # in a row, before a running service is given up
+WATCHES_FAILED = 5  # in a row, before a running service counts as ended
 LAST_LINES = 200  # of Ray's log
 
 
@@ -142,7 +142,7 @@ def main(
     except Ended as problem:
         if not stopped.is_set():
             say(f"{problem}; starting again", "restart", message=str(problem))
-            # a new process, for Serve reads what was chosen for this one when it is imported
+            # a new process: this one's variables were read when Serve was imported
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], given_environment)
     except (StartError, NoPorts, NotOurs) as problem:
         raise click.ClickException(str(problem)) from None
@@ -311,7 +311,7 @@ def _status(logs: Path) -> "ServeStatus":
 
 
 def _last_words(logs: Path) -> str:
-    """Why Ray ended itself, where its log says so."""
+    """Return the reason why Ray ended itself, if its log has one."""
     with suppress(OSError):
         lines = (logs / "raylet.out").read_text(errors="replace").splitlines()
         for line in reversed(lines[-LAST_LINES:]):

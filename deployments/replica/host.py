@@ -414,7 +414,7 @@ def _finite(scores: Vectors) -> npt.NDArray[np.bool_]:
 
 
 def _stamps(arrived: float, times: Times) -> tuple[float, ...]:
-    """The points of a call that is answered now, in seconds since 1970."""
+    """Return the times of a call's stages until now, in seconds since 1970."""
     now = time.monotonic()
     behind_s = time.time() - now
     return tuple(at_s + behind_s for at_s in (arrived, *times, now))
