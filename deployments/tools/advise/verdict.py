@@ -78,8 +78,7 @@ def verdict(
 def _policies(
     traffic: Sequence[Outcome],
 ) -> tuple[Outcome, Outcome | None, dict[str, Outcome]]:
-    """Return three outcomes: routed, routed by the other half's rules if any, and each model alone.
-    """
+    """Return outcomes: routed, routed by the other half's rules if any, and always each model."""
     return (
         next(one for one in traffic if one.name == ROUTED),
         next((one for one in traffic if one.name == CROSSED), None),
