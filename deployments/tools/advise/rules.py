@@ -1,4 +1,4 @@
-"""The routing that the data supports: a default tier, and floors where a larger model pays.
+"""The routing that the data supports: a default tier, and floors where a larger model is worth it.
 
 For a group of texts the choice is the smallest model that no larger one beats measurably and by the
 least gain that is worth it. Differences of models are averaged over the tasks that have enough such

@@ -256,7 +256,7 @@ def _named(plan: Plan, model: str) -> str:
 
 
 def says(one: Slice, models: Sequence[str], min_gain: float) -> tuple[str, str]:
-    """Sum up a slice for the larger models: a word for its colour, and a sentence."""
+    """Sum up a slice: a word for its colour, and a sentence on the larger models."""
     if not one.differences:
         return "few", f"too few to tell ({one.units})"
     model = slicing.enough(one.differences, models, min_gain)
