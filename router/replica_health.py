@@ -1,7 +1,7 @@
 """The replicas of one model that a router uses, and its calls in flight at each.
 
-A replica that failed is ejected for a while, and for longer each time it fails again without
-an answer between: a replica that fails fast would look like the least loaded of all. Pure: times are
+A replica that failed is ejected for a while, and for longer each time it fails again without an
+answer between: a replica that fails fast would look like the least loaded of all. Pure: times are
 arguments.
 """
 

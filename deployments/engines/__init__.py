@@ -1,5 +1,6 @@
-"""Engines by their kind in the config: `kind: static` is deployments/engines/static.py. An engine's
-libraries are imported only when it is chosen; docs/engines.md adds an engine.
+"""Engines by `kind` in the config: `kind: static` is deployments/engines/static.py.
+
+An engine's libraries are imported only when it is used; docs/engines.md shows how to add one.
 """
 
 from importlib import import_module
@@ -10,10 +11,10 @@ from router.model_config import CurveConfig, ModelConfig
 
 
 def create(model: ModelConfig, base_dir: str | None, stats: EngineStats | None = None) -> Engine:
-    """Make the engine of `model`, not yet started; relative paths start at `base_dir`. `stats` is
-    for vLLM's own metrics.
+    """Create the engine of `model` without starting it.
 
-    Raises EngineError for a model whose engine and tokenizer do not fit together.
+    Relative paths start at `base_dir`; `stats` is for vLLM's own metrics. Raises EngineError for a
+    model whose engine and tokenizer do not fit together.
     """
     settings = model.engine
     has_ids = model.tokenizer is not None and not model.tokenizer.startswith("callable:")

@@ -1,8 +1,8 @@
-"""What every engine is: texts of one model in, one float32 array out.
+"""The engine interface: texts of one model in, one float32 array out.
 
-The caller is the model's deployment (deployments/replica/host.py), on the event loop of its
-replica. An engine never cuts a text, never returns fewer rows than texts, and never answers after
-it was told to stop.
+The model's deployment (deployments/replica/host.py) calls the engine on its replica's event loop.
+An engine never truncates a text, never returns fewer rows than texts, and never answers after
+`stop`.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from router.arrays import TokenIds, Vectors
 
 
 class Setup(NamedTuple):
-    """What an engine is made from, beside its own section of the config."""
+    """The parameters of an engine besides its own section of the config."""
 
     dimensions: int
     max_tokens: int
-    batch_tokens: int  # for an engine that has no limit of its own
+    batch_tokens: int  # for engines that have no limit of their own
     base_dir: str | None = None  # where relative paths start
     stats: EngineStats | None = None  # for vLLM's own metrics
     revision: str | None = None  # the commit of a hub id
-    score: str | None = None  # of a reranker: what its scores are
+    score: str | None = None  # for rerankers: the kind of score
 
 
 class EngineError(Exception):
@@ -30,14 +30,16 @@ class EngineError(Exception):
 
 
 class EngineDead(EngineError):
-    """The engine will not embed anything again: the replica must be replaced. Its words are ours:
-    they are logged and told.
+    """The engine cannot embed anything again; the replica must be replaced.
+
+    The message is our own text, so it is logged and reported.
     """
 
 
 class EngineUnreachable(EngineError):
-    """What the engine calls is away and may come back; `reached`: it answered, with a failure that
-    may be due to the text.
+    """The engine's server is unavailable and can come back.
+
+    `reached`: the server answered, with a failure that the text can have caused.
     """
 
     def __init__(self, message: str, reached: bool = False) -> None:
@@ -46,21 +48,19 @@ class EngineUnreachable(EngineError):
 
 
 class EngineOverloaded(EngineError):
-    """What is behind the engine takes no more work for now; the caller is told when to come
-    back.
-    """
+    """The engine's server accepts no more work for now; the caller receives `retry_after_s`."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
     def __reduce__(self) -> tuple[type["EngineOverloaded"], tuple[str, float]]:
-        """Travel between processes with the time."""
+        """Pickle with the time."""
         return type(self), (str(self), self.retry_after_s)
 
 
 class EngineFailed(EngineError):
-    """A failure on its way to the router: the message is fit for every log, `detail` may quote a
+    """A failure reported to the router: the message can be logged anywhere; `detail` can quote a
     text and goes to its caller.
     """
 
@@ -73,7 +73,7 @@ class EngineFailed(EngineError):
 
 
 class ServerUnreachable(EngineFailed):
-    """A failure that is not due to the texts: what the engine calls is away."""
+    """A failure that the texts did not cause: the engine's server is unavailable."""
 
 
 class InvalidText(EngineError):
@@ -90,15 +90,13 @@ class TextTooLong(EngineError):
         self.index, self.tokens, self.limit = index, tokens, limit
 
     def __reduce__(self) -> tuple[type["TextTooLong"], tuple[int, int, int]]:
-        """Travel between processes: Exception's own pickling would call the class with the message
-        alone.
-        """
+        """Pickle with all arguments: Exception's own pickling would pass the message alone."""
         return type(self), (self.index, self.tokens, self.limit)
 
 
 @dataclass(slots=True)
 class Batch:
-    """Texts that travel together: token ids where the router tokenised for this model, else the
+    """Texts sent together: token ids if the router tokenised for this model, otherwise the
     prompted texts.
     """
 
@@ -123,10 +121,10 @@ class Embedded:
     """The engine's answer, in the order of the batch."""
 
     vectors: Vectors
-    tokens: list[int]  # what the model read of each text, special tokens included
+    tokens: list[int]  # that the model read of each text, including special tokens
     # rows that failed alone; their vectors are undefined
     failed: dict[int, EngineError] = field(default_factory=dict)
-    # for the batches before it, where the engine takes one after another
+    # behind earlier batches, in engines that run one batch at a time
     waited_s: float = 0.0
     times: Times | None = None  # where the engine knows them
     # in the step that ran on when the last of these texts was done; None: one step at a time
@@ -134,27 +132,27 @@ class Embedded:
 
 
 class Engine(Protocol):
-    """Life: start, embed many times at once, stop. All but `queued_tokens` run on the replica's
-    event loop.
+    """An engine: start it, embed concurrently, stop it. All methods except `queued_tokens` run on
+    the replica's event loop.
     """
 
     dimensions: int
     max_tokens: int
-    batch_tokens: int  # most tokens one step takes
+    batch_tokens: int  # maximum tokens of one step
 
     async def start(self) -> None:
-        """Load the model and embed something; raises EngineError saying what is missing."""
+        """Load the model and embed something; raises EngineError that says what is missing."""
 
     async def embed(self, batch: Batch) -> Embedded:
-        """Embed the batch; cancelling the awaiting task takes its texts out of the engine. Raises
-        EngineError.
+        """Embed the batch; raises EngineError. Cancelling the awaiting task removes its texts from
+        the engine.
         """
 
     def queued_tokens(self) -> int:
-        """Tokens taken and not finished, those in the running step included."""
+        """Tokens accepted and not finished, including those in the running step."""
 
     async def check_health(self) -> None:
         """Embed a short text; raises EngineDead when the engine will not answer again."""
 
     async def stop(self) -> None:
-        """Give back memory, processes and files; safe to call twice."""
+        """Release memory, processes and files; safe to call twice."""

@@ -1,9 +1,8 @@
 """Any Python function as an engine: `target: "module:factory"`, called once with the config's
 `kwargs`.
 
-What the factory returns has the shape of `Embedder` below. It runs in one thread of its own, a
-piece of the batch at a time; between pieces other batches have their turn and a cancelled batch
-leaves. Write one like this:
+The factory returns an object with the members of `Embedder` below. It runs on its own thread, one
+piece of a batch at a time. Between pieces, other batches run and a cancelled batch leaves. Example:
 
     class Hashes:
         dimensions, max_tokens, batch_tokens = 64, 512, 4096
@@ -33,28 +32,28 @@ T = TypeVar("T")
 
 
 class Embedder(Protocol):
-    """What a factory returns; its methods are called from one thread."""
+    """The object that a factory returns; its methods are called from one thread."""
 
     dimensions: int
     max_tokens: int
-    batch_tokens: int  # most tokens one call of `embed` gets, but for a single longer text
+    batch_tokens: int  # maximum per call of `embed`, except for a single longer text
 
     def embed(self, texts: Sequence[str], input_type: str) -> npt.NDArray[np.floating]:
-        """Vectors of shape (texts, dimensions), of any length but zero; `input_type` is "query" or
-        "document".
+        """Return vectors of shape (texts, dimensions) and any nonzero length; `input_type` is
+        "query" or "document".
         """
 
     def count(self, texts: Sequence[str], input_type: str) -> list[int]:
-        """Tokens the model reads of each text, special tokens included."""
+        """Count the tokens the model reads of each text, including special tokens."""
 
 
 def create(settings: engine_config.CallableEngine, setup: Setup) -> "CallableEngine":
-    """Make the engine of a config, not yet started."""
+    """Create the engine without starting it."""
     return CallableEngine(settings, setup.dimensions, setup.max_tokens)
 
 
 class CallableEngine:
-    """An Embedder on a thread of its own."""
+    """An Embedder on its own thread."""
 
     def __init__(
         self, settings: engine_config.CallableEngine, dimensions: int, max_tokens: int
@@ -66,8 +65,8 @@ class CallableEngine:
         self._queued_tokens = 0
 
     async def start(self) -> None:
-        """Call the factory and embed a word; raises EngineError when the target is not there or
-        does not fit the config.
+        """Call the factory and embed a word; raises EngineError if the target is missing or does
+        not fit the config.
         """
         try:
             self._embedder = await asyncio.get_running_loop().run_in_executor(
@@ -120,7 +119,7 @@ class CallableEngine:
             for row, count in enumerate(tokens)
             if count > self.max_tokens
         }
-        # rows that fail stay harmless numbers
+        # failed rows keep harmless values
         vectors = np.ones((len(tokens), self.dimensions), np.float32)
         pieces = pieces_of(
             [row for row in range(len(tokens)) if row not in failed], tokens, embedder.batch_tokens
@@ -149,7 +148,7 @@ class CallableEngine:
     async def _call(
         self, method: Callable[[Sequence[str], str], T], texts: Sequence[str], input_type: str
     ) -> tuple[T, float]:
-        """What the method returns, and the seconds until the thread was free for it."""
+        """Call the method on the thread; returns its result and the seconds it waited."""
         sent_s = time.monotonic()
 
         def call() -> tuple[T, float]:
@@ -168,14 +167,14 @@ class CallableEngine:
             ) from error
 
     def queued_tokens(self) -> int:
-        """Tokens of the batches in work that were counted and not embedded yet."""
+        """Tokens that were counted and not embedded yet."""
         return self._queued_tokens
 
     async def check_health(self) -> None:
-        """Embed a word, in turn with the pieces of other batches."""
+        """Embed a word, queued among the pieces of other batches."""
         await probe(self.embed, Batch(texts=["health"], input_type="query"))
 
     async def stop(self) -> None:
-        """Drop the embedder after the piece that runs."""
+        """Drop the embedder; the running piece still finishes."""
         self._embedder = None
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -1,9 +1,8 @@
-"""What engines do alike: find their model, refuse the texts it cannot read, give every vector
-length 1.
+"""Code that engines share: find the model, refuse texts it cannot read, scale vectors to length 1.
 
-Ids are checked here because engines do not: for an id outside the vocabulary vLLM's CPU kernels
-answer a vector of nothing and CUDA's end the process, and callers may send ids of their own
-(`token_ids: "model"`).
+Ids are checked here because engines do not check them and callers can send their own
+(`token_ids: "model"`). For an id outside the vocabulary, vLLM's CPU kernels return a meaningless
+vector and the CUDA kernels end the process.
 """
 
 import os
@@ -17,10 +16,9 @@ from router.model_config import resolve_path
 
 
 def model_source(source: str, base_dir: str | None) -> str:
-    """The folder that `source` names, else the hub id that it is; a local folder switches the hub
-    off in this process.
+    """Resolve `source` to a folder or a hub id; a folder switches the hub off in this process.
 
-    Raises FileNotFoundError with a sentence when it is neither.
+    Raises FileNotFoundError with a message if it is neither.
     """
     try:
         folder = resolve_path(source, base_dir)
@@ -33,7 +31,7 @@ def model_source(source: str, base_dir: str | None) -> str:
 
 
 def token_ids(batch: Batch) -> Sequence[TokenIds]:
-    """The batch's token ids; raises EngineError where it holds texts."""
+    """The batch's token ids; raises EngineError if it holds texts."""
     if batch.ids is None:
         raise EngineError(
             "this engine takes token ids, not text: set the model's `tokenizer` to its "
@@ -43,9 +41,9 @@ def token_ids(batch: Batch) -> Sequence[TokenIds]:
 
 
 def unreadable(ids: Sequence[TokenIds], max_tokens: int, vocabulary: int) -> dict[int, EngineError]:
-    """The rows a model with this context and vocabulary cannot read, each with its reason."""
+    """The rows that a model with this context and vocabulary cannot read, each with its reason."""
     sizes = [len(text) for text in ids]
-    if sizes and min(sizes) > 0 and max(sizes) <= max_tokens:  # of all at once, as nearly always
+    if sizes and min(sizes) > 0 and max(sizes) <= max_tokens:  # the usual case: one check for all
         together = np.concatenate(ids)
         if together.min() >= 0 and together.max() < vocabulary:
             return {}
@@ -65,9 +63,7 @@ def unreadable(ids: Sequence[TokenIds], max_tokens: int, vocabulary: int) -> dic
 
 
 def normalise(vectors: Vectors) -> dict[int, EngineError]:
-    """Scale every row to length 1 in place; rows that are zero or not finite come back as
-    failures.
-    """
+    """Scale every row to length 1 in place; returns zero and non-finite rows as failures."""
     squares = np.einsum("ij,ij->i", vectors, vectors)
     usable = np.isfinite(squares) & (squares > 0.0)
     if usable.all():
@@ -93,16 +89,14 @@ def require_dimensions(got: int, wanted: int) -> None:
 
 
 async def probe(embed: Callable[[Batch], Awaitable[Embedded]], batch: Batch) -> None:
-    """Embed the batch for its health's sake; raises the EngineError of the first text that
-    failed.
-    """
+    """Embed the batch as a health check; raises the EngineError of the first failed text."""
     answer = await embed(batch)
     for error in answer.failed.values():
         raise error
 
 
 def pieces_of(rows: Sequence[int], tokens: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Rows in runs of at most `batch_tokens` tokens, or one longer text, in their order."""
+    """Split rows, in order, into runs of at most `batch_tokens` tokens or one longer text."""
     pieces: list[list[int]] = []
     room = 0
     for row in rows:

@@ -1,18 +1,17 @@
-"""The engine of tests: vectors made from a hash, after a delay that follows the latency model;
-never a default.
+"""The test engine: vectors made from a hash, after a delay that follows the latency model; never a
+default.
 
-Batches are served one after another in the order they came (FCFS), each in base_s + s_per_token *
-tokens seconds, so that waits, cancellation and queues behave as they do at a real engine. So do
-faults, one per process, switched by a file:
+Batches run one at a time in order of arrival (FCFS), each for base_s + s_per_token * tokens
+seconds, so that waits, cancellation and queues behave as in a real engine. Faults do too. A file
+switches them, one per process:
 
-    hang      no batch ends, the event loop lives
-    block     the event loop stands still, as in a step that never returns
+    hang      no batch ends; the event loop keeps running
+    block     the event loop is blocked, as by a step that never returns
     fail      every batch fails
-    die       the engine is gone
-    nonsense  vectors that are not of length 1
+    die       the engine is dead
+    nonsense  vectors are not of length 1
 
-An engine with such switches also sets up logging for its whole process when it starts, as vLLM
-does.
+With fault switches, `start` also configures logging for the whole process, as vLLM does.
 """
 
 import asyncio
@@ -33,14 +32,12 @@ from router.arrays import Vectors
 
 
 def create(settings: engine_config.FakeEngine, setup: Setup) -> "FakeEngine":
-    """Make the engine of a config, not yet started."""
+    """Create the engine without starting it."""
     return FakeEngine(settings, setup.dimensions, setup.max_tokens, setup.batch_tokens)
 
 
 class FakeEngine:
-    """Equal texts with an equal seed give equal vectors; other texts give nearly orthogonal
-    ones.
-    """
+    """Hash vectors: equal texts and seeds give equal vectors, others nearly orthogonal ones."""
 
     def __init__(
         self,
@@ -57,13 +54,13 @@ class FakeEngine:
         self._faults = None if settings.faults is None else Path(settings.faults) / str(os.getpid())
 
     async def start(self) -> None:
-        """Nothing to load."""
+        """Load nothing."""
         if self._faults is not None:
             logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
 
     async def embed(self, batch: Batch) -> Embedded:
-        """Hash the batch after its delay; texts count one token per four characters, as no
-        tokenizer is known here.
+        """Hash the batch after its delay; a text counts one token per four characters, as there is
+        no tokenizer.
         """
         if self._stopped:
             raise EngineDead("the fake engine was stopped")
@@ -109,22 +106,20 @@ class FakeEngine:
             vectors *= np.nan
 
     def queued_tokens(self) -> int:
-        """Tokens of the batches that wait or are served."""
+        """Tokens of the waiting and running batches."""
         return self._queued_tokens
 
     async def check_health(self) -> None:
-        """Embed a word in its turn; raises EngineDead once stopped."""
+        """Embed a word after the batches ahead of it; raises EngineDead once stopped."""
         await probe(self.embed, Batch(texts=["health"]))
 
     async def stop(self) -> None:
-        """Answer no more."""
+        """Fail all batches from now on."""
         self._stopped = True
 
 
 def hashed(keys: Sequence[bytes], dimensions: int, seed: int) -> Vectors:
-    """The vectors of these keys: a text's is `SIDE:TEXT` in UTF-8, that of token ids their int32
-    bytes.
-    """
+    """Return one vector per key: `SIDE:TEXT` in UTF-8 for a text, int32 bytes for token ids."""
     vectors = np.empty((len(keys), dimensions), np.float32)
     salt = seed.to_bytes(16, "little", signed=True)
     for row, key in enumerate(keys):

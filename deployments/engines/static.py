@@ -1,9 +1,9 @@
-"""An embedding table as a model (WordLlama, model2vec): look the ids up, average their rows,
+"""An embedding table as a model (WordLlama, model2vec): look up the ids, average their rows,
 normalise.
 
-The table stays in the type it was saved in (float16 halves the memory of a replica); only gathered
-rows become float32, a piece at a time, so that 300,000 tokens do not become 300 MB. A text without
-tokens has no vector and fails alone: WordLlama's own code would answer NaN for it.
+The table keeps its saved type (float16 halves the memory of a replica). Only gathered rows become
+float32, a piece at a time, so that 300,000 tokens do not take 300 MB. A text without tokens has no
+vector and fails alone; WordLlama's own code would return NaN for it.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ from router import engine_config
 from router.arrays import TokenIds, Vectors
 from router.model_config import resolve_path
 
-# 1-2 ms of numpy at 256 dimensions: the longest this engine holds the event loop
+# 1-2 ms of numpy at 256 dimensions: the longest this engine blocks the event loop
 PIECE_TOKENS = 4096
 
 
 def create(settings: engine_config.StaticEngine, setup: Setup) -> "StaticEngine":
-    """Make the engine of a config, not yet started."""
+    """Create the engine without starting it."""
     return StaticEngine(settings, setup.dimensions, setup.max_tokens, setup.base_dir)
 
 
@@ -49,9 +49,7 @@ class StaticEngine:
         self._queued_tokens = 0
 
     async def start(self) -> None:
-        """Read the table; raises EngineError when the file or the tensor is not what the config
-        says.
-        """
+        """Read the table; raises EngineError if the file or tensor does not match the config."""
         self._table = await asyncio.to_thread(self._read)
         await self.check_health()
 
@@ -80,15 +78,13 @@ class StaticEngine:
         return table
 
     async def embed(self, batch: Batch) -> Embedded:
-        """Average the rows of each text; batches over one piece leave the event loop between
-        pieces.
-        """
+        """Average the rows of each text; batches over one piece run in a thread, piece by piece."""
         if self._table is None:
             raise EngineDead("the table is not loaded")
         table, ids = self._table, token_ids(batch)
         failed = unreadable(ids, self.max_tokens, len(table))
         tokens = [len(text) for text in ids]
-        # rows that fail stay harmless numbers
+        # failed rows keep harmless values
         vectors = np.ones((len(ids), self.dimensions), np.float32)
         readable = [row for row in range(len(ids)) if row not in failed]
         work = sum(tokens[row] for row in readable)
@@ -106,7 +102,7 @@ class StaticEngine:
         return Embedded(vectors, tokens, normalise(vectors) | failed)
 
     def queued_tokens(self) -> int:
-        """Tokens of the large batches in work; small ones are answered at once."""
+        """Tokens of the large batches in progress; small ones are embedded immediately."""
         return self._queued_tokens
 
     async def check_health(self) -> None:
@@ -114,7 +110,7 @@ class StaticEngine:
         await probe(self.embed, Batch(ids=[np.zeros(1, np.int32)]))
 
     async def stop(self) -> None:
-        """Give the table back."""
+        """Release the table."""
         self._table = None
 
 

@@ -1,8 +1,8 @@
-"""The reference: Hugging Face transformers, plain and slow; what the other engines are held to.
+"""The reference engine: Hugging Face transformers, plain and slow; the others must match it.
 
 Texts of similar length share a forward pass, padded on the right and masked, of at most
-`batch_tokens` tokens with padding. Pooling takes the last token, the mean of all, or the first
-(cls), then scales to length 1: as sentence-transformers does.
+`batch_tokens` tokens including padding. Pooling takes the last token, the mean of all, or the first
+(cls), then scales to length 1, as sentence-transformers does.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 def create(settings: engine_config.TransformersEngine, setup: Setup) -> "TransformersEngine":
-    """Make the engine of a config, not yet started."""
+    """Create the engine without starting it."""
     return TransformersEngine(
         settings, setup.dimensions, setup.max_tokens, setup.base_dir, setup.revision
     )
 
 
 class TransformersEngine:
-    """An AutoModel on one thread of its own."""
+    """An AutoModel on its own thread."""
 
     def __init__(
         self,
@@ -87,15 +87,15 @@ class TransformersEngine:
         return model
 
     async def embed(self, batch: Batch) -> Embedded:
-        """Embed token ids pass by pass; between passes other batches have their turn and a
-        cancelled one leaves.
+        """Embed token ids pass by pass; between passes other batches run and a cancelled one
+        leaves.
         """
         if self._model is None:
             raise EngineDead("the model is not loaded")
         ids = token_ids(batch)
         failed = unreadable(ids, self.max_tokens, self._vocabulary)
         tokens = [len(text) for text in ids]
-        # rows that fail stay harmless numbers
+        # failed rows keep harmless values
         vectors = np.ones((len(ids), self.dimensions), np.float32)
         readable = sorted(
             (row for row in range(len(ids)) if row not in failed), key=tokens.__getitem__
@@ -110,7 +110,7 @@ class TransformersEngine:
                 done = sum(tokens[row] for row in rows)
                 self._queued_tokens -= done
                 left -= done
-        except RuntimeError as error:  # torch's, out of memory among them
+        except RuntimeError as error:  # from torch, including out of memory
             raise EngineError(f"the forward pass failed: {error}") from error
         finally:
             self._queued_tokens -= left
@@ -143,22 +143,22 @@ class TransformersEngine:
                 return states[:, 0]
 
     def queued_tokens(self) -> int:
-        """Tokens of the batches in work that had no forward pass yet."""
+        """Tokens of the batches in progress that have had no forward pass yet."""
         return self._queued_tokens
 
     async def check_health(self) -> None:
-        """Embed one token, in turn with the passes of other batches."""
+        """Embed one token, queued among the passes of other batches."""
         await probe(self.embed, Batch(ids=[np.zeros(1, np.int32)]))
 
     async def stop(self) -> None:
-        """Drop the model after the pass that runs."""
+        """Drop the model; the running pass still finishes."""
         self._model = None
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def _passes(rows: list[int], tokens: list[int], batch_tokens: int) -> list[list[int]]:
-    """Rows, sorted by length, in runs of at most `batch_tokens` tokens with padding, or one longer
-    text.
+    """Split rows, sorted by length, into runs of at most `batch_tokens` tokens with padding, or one
+    longer text.
     """
     passes: list[list[int]] = []
     for row in rows:

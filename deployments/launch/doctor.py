@@ -325,7 +325,7 @@ def _config(machine: Machine, path: Path) -> Iterator[Finding]:
 
 
 def _profiles(machine: Machine, args: RouterArgs, path: Path) -> Iterator[Finding]:
-    """Whether predictions start from what was measured here."""
+    """Report whether the profiles were measured on a device of this machine."""
     if machine.processor is None or not any(model.profile for model in args.models.values()):
         return
     cards = [] if isinstance(machine.gpus, str) else [card[0] for card in machine.gpus]
@@ -333,7 +333,7 @@ def _profiles(machine: Machine, args: RouterArgs, path: Path) -> Iterator[Findin
     try:
         foreign = foreign_profiles(args, here)
     except (OSError, ValueError):
-        return  # said by the check of the config
+        return  # the check of the config reports it
     if foreign is None:
         yield Finding("profiles", "ok", "measured on a device of this kind")
     else:

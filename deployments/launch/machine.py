@@ -40,7 +40,7 @@ class Machine(NamedTuple):
     shm_bytes: int
     open_files: int
     cpus: float | None = None  # as Ray counts them; None if unknown
-    processor: str | None = None  # as a profile names it
+    processor: str | None = None  # named as in profiles
     cuda: str | None = None  # the version that torch was built for
     compiler: str | None = "cc"
     headers: Path | None = None  # the folder that should hold Python.h
@@ -74,7 +74,7 @@ def this_machine() -> Machine:
 
 
 def devices() -> list[str]:
-    """What models can run on here, as a profile names it."""
+    """Return the devices that models can run on here, named as in profiles."""
     cards = _gpus()
     return [*([] if isinstance(cards, str) else [card[0] for card in cards]), processor()]
 

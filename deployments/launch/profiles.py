@@ -1,4 +1,4 @@
-"""Profiles that were measured on another device than this machine has."""
+"""Profiles that were measured on a device that this machine does not have."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -10,14 +10,14 @@ from router.models import curve_of, profile_device
 
 
 class Foreign(NamedTuple):
-    """Models whose profiles were measured elsewhere, and on what."""
+    """Models with profiles of other devices, and the names of those devices."""
 
     models: tuple[str, ...]
     devices: tuple[str, ...]
-    calibrate_s: float  # that measuring all of them takes, as far as these profiles know
+    calibrate_s: float  # to measure all of them, estimated from these profiles
 
     def found(self, here: Collection[str]) -> str:
-        """What is the matter."""
+        """Return the finding as a sentence."""
         return (
             f"the profiles of {', '.join(self.models)} were measured on "
             f"{' and '.join(self.devices)}, and this is {' and '.join(here)}: predicted times "
@@ -25,7 +25,7 @@ class Foreign(NamedTuple):
         )
 
     def todo(self, config: str) -> str:
-        """What to do about it."""
+        """Return what to do about it."""
         minutes = max(1, round(self.calibrate_s / 60))
         return (
             f"for right times from the start, run `embedding-router calibrate --config {config} "
@@ -35,8 +35,9 @@ class Foreign(NamedTuple):
 
 
 def foreign_profiles(args: RouterArgs, here: Collection[str]) -> Foreign | None:
-    """Those of the models that run on this machine, whose devices are `here`; None where there are
-    none.
+    """Return the foreign profiles of the models that run on this machine; None if there are none.
+
+    `here` are the devices of this machine.
     """
     models, devices, total_s = list[str](), dict[str, None](), 0.0
     for name, model in args.models.items():

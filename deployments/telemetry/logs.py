@@ -1,11 +1,10 @@
-"""What log lines carry beside their message, and what they never do: the text of a request.
+"""Ids in log lines, and errors that are logged without the text of a request.
 
-Added here: the id of the request that a line is about, the ids of all requests of a call in the
-lines of a replica, and trace and span where tracing is on. With `logging_config: {encoding: JSON}`
-each is a key.
+Each line gets the id of its request, or in a replica the ids of all requests of a call, and trace
+and span where tracing is on. With `logging_config: {encoding: JSON}` each is a key.
 
-An exception's message may quote what it failed on, so errors that are not the router's own are
-logged by `where`: types and lines of code, of the whole chain, and no message.
+No line ever contains the text of a request. An exception's message can quote it, so errors that are
+not the router's own are logged by `where`: types and lines of code of the whole chain, no message.
 """
 
 import logging
@@ -18,21 +17,21 @@ from pathlib import Path
 
 from deployments.serve_internals import log_buffers
 
-# whose work is done now
+# of the requests that are being processed
 REQUEST_IDS: ContextVar[tuple[str, ...]] = ContextVar("request_ids", default=())
 
 log = logging.getLogger("ray.serve")
 
 
 class Context(logging.Filter):
-    """Puts ids into records; lets every record pass."""
+    """Adds ids to log records; every record passes."""
 
     def __init__(self, traced: bool) -> None:
         super().__init__()
         self._traced = traced
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add what is known of the current context."""
+        """Add the ids of the current context."""
         if ids := REQUEST_IDS.get():
             record.request_ids = ids
             if len(ids) == 1:
@@ -47,19 +46,18 @@ class Context(logging.Filter):
 
 
 def install(traced: bool) -> None:
-    """Add the ids to Serve's logger in this process; once is enough."""
+    """Add the ids to Serve's logger in this process; further calls do nothing."""
     if not any(isinstance(one, Context) for one in log.filters):
         log.addFilter(Context(traced))
 
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Undo what a library does to Serve's log in this block when it sets up logging for itself, as
-    vLLM does on import.
+    """Restore Serve's log after a library in this block set up its own logging, as vLLM does.
 
-    `logging.config.dictConfig` closes every handler there is, whoever made it. Serve's has then
-    nowhere to write and keeps every record for ever; and Serve's controller, should it be started
-    again, gives the replica up, for it asks where that log is.
+    On import, vLLM calls `logging.config.dictConfig`, which closes every existing handler. Serve's
+    handler then has no target and keeps every record forever. A restarted Serve controller also
+    gives up the replica, because it asks for the path of that log.
     """
     held = [(buffer, buffer.target) for buffer in log_buffers(log)]
     try:
@@ -71,9 +69,7 @@ def kept() -> Iterator[None]:
 
 
 def beside(name: str) -> Path | None:
-    """A file for the log of `name` beside the one that Serve keeps of this process; None outside of
-    Serve.
-    """
+    """Return a log file for `name` next to this process's Serve log; None outside of Serve."""
     for handler in log.handlers:
         target = handler.target if isinstance(handler, MemoryHandler) else handler
         if isinstance(target, logging.FileHandler):
@@ -83,8 +79,9 @@ def beside(name: str) -> Path | None:
 
 
 def where(error: BaseException) -> str:
-    """Types and lines of code of an error and of what caused it, the cause first; no message, which
-    may hold text.
+    """Return types and lines of code of an error and of its causes, the cause first.
+
+    Messages are left out, because they can contain text.
     """
     chain: list[BaseException] = []
     now: BaseException | None = error

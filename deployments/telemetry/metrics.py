@@ -1,14 +1,15 @@
-"""What is counted, by name, and the numbers themselves; knows no Ray
-(deployments/telemetry/publish.py hands them over).
+"""The metrics by name, and their numbers in this process.
 
-Counting happens for every request, so it is an addition in a dictionary: Ray's own counters cost 5
-to 8 us a call and are told once a second what has changed. A histogram is a counter for each
-bucket, as Prometheus keeps it: Ray would replay every single observation twice, the second time as
-the middle of its bucket (docs/decisions/0005).
+This module does not use Ray; deployments/telemetry/publish.py passes the numbers on.
 
-No label ever holds what a caller wrote. Each comes from an enum, from the tree of errors or from
-the config, and a metric that has `MOST_SERIES` all the same (many reloads, each with new rules)
-counts the rest under `other`.
+Counting happens for every request, so it is an addition in a dictionary. Ray's own counters cost 5
+to 8 us a call and are updated once a second. A histogram is one counter per bucket, as in
+Prometheus: Ray would replay every observation twice, the second time as the middle of its bucket
+(docs/decisions/0005).
+
+No label contains what a caller wrote: labels come from enums, the error tree or the config. A
+metric can still reach `MOST_SERIES` (many reloads, each with new rules); further series are counted
+under `other`.
 """
 
 from bisect import bisect_left
@@ -28,9 +29,9 @@ RATIOS = (0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
 
 @dataclass(
     frozen=True, slots=True, eq=False
-)  # a key of every count: told apart by what it is, not by all that it says
+)  # a key of every count: compared by identity, not by its fields
 class Metric:
-    """One metric as it is declared; Prometheus sees `scraped`."""
+    """The declaration of one metric; `scraped` are its names in Prometheus."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -41,9 +42,7 @@ class Metric:
 
     @property
     def scraped(self) -> tuple[str, ...]:
-        """The names under which a scrape shows it: Ray puts `ray_` in front of all and `_total`
-        behind counters.
-        """
+        """The names in a scrape: Ray adds the prefix `ray_` to all and `_total` to counters."""
         name = f"ray_{self.family}{self.name}"
         if self.kind == "histogram":
             return f"{name}_bucket_total", f"{name}_sum_total"
@@ -100,7 +99,7 @@ RATE_LIMITED = _counter(
     "rate_limited", ("limit",), "Requests refused because their key had used up a limit."
 )
 
-USE = ("key", "model", "collection")  # by the names of the config
+USE = ("key", "model", "collection")  # names from the config
 KEY_REQUESTS = _counter("key_requests", USE, "Answered requests, by key.")
 KEY_TOKENS = _counter("key_tokens", USE, "Tokens that models read for them, and cached ones.")
 KEY_DEVICE_SECONDS = _counter(
@@ -228,8 +227,8 @@ OF_REPLICA: tuple[Metric, ...] = (
     ENGINE_TOKENS, ENGINE_BUSY, ENGINE_HELD, ENGINE_START, FAILED_TEXTS, IDENTITY,
 )  # fmt: skip
 
-# What vLLM counts itself and that means something where no text is generated;
-# deployments/engines/vllm_stats.py.
+# vLLM's own counts that are meaningful where no text is generated
+# (deployments/engines/vllm_stats.py).
 VLLM = "vllm_"
 STEP_TOKENS = (16.0, 64.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0)
 OF_VLLM: tuple[Metric, ...] = (
@@ -293,19 +292,20 @@ class Buckets:
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
-        # of each bucket alone; the last is beyond every bound
+        # per bucket, not cumulative; the last is above every bound
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        """One more value."""
+        """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
 
 class Tally:
-    """The numbers of one process. One thread counts; another may read, as what is counted only
-    grows.
+    """The numbers of one process.
+
+    One thread counts; another can read, because counts only grow.
     """
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
@@ -318,7 +318,7 @@ class Tally:
         }
 
     def add(self, metric: Metric, labels: Labels, amount: float = 1) -> None:
-        """Count `amount` more; 0 makes the series known."""
+        """Add `amount`; 0 creates the series."""
         values = self.values[metric]
         try:
             values[labels] += amount
@@ -328,14 +328,14 @@ class Tally:
             values[labels] = values.get(labels, 0) + amount
 
     def set(self, metric: Metric, labels: Labels, value: float) -> None:
-        """What a gauge shows, or a counter that is kept elsewhere has come to."""
+        """Set the value of a gauge, or of a counter that is kept elsewhere."""
         values = self.values[metric]
         if labels not in values and len(values) >= MOST_SERIES:
             labels = (OTHER,) * len(labels)
         values[labels] = value
 
     def series(self, metric: Metric, labels: Labels) -> Buckets:
-        """That of a histogram, to be told its values."""
+        """Return one series of a histogram, to observe values."""
         every = self.buckets[metric]
         found = every.get(labels)
         if found is None:
@@ -346,7 +346,7 @@ class Tally:
 
 
 class EngineStats(NamedTuple):
-    """Where an engine that counts by itself puts its numbers, and in whose name."""
+    """The tally and the model id for an engine that counts by itself."""
 
     tally: Tally
     model: str

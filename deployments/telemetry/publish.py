@@ -1,4 +1,4 @@
-"""Hands a tally to Ray's metrics, which the metrics agent of each node shows to Prometheus."""
+"""Pass a tally to Ray's metrics, which Prometheus scrapes from the metrics agent of each node."""
 
 import asyncio
 import logging
@@ -16,11 +16,11 @@ log = logging.getLogger("ray.serve")
 
 
 class _Counter:
-    """A counter of Ray's that is told totals."""
+    """A counter of Ray that is updated with totals."""
 
     def __init__(self, name: str, meaning: str, labels: Labels) -> None:
         self._labels = labels
-        self._counter = ray_metrics.Counter(name, meaning, labels)  # type: ignore[arg-type]  # they say tuple[str]
+        self._counter = ray_metrics.Counter(name, meaning, labels)  # type: ignore[arg-type]  # Ray declares tuple[str]
         self._told: dict[Labels, float] = {}
 
     def tell(self, values: Labels, total: float) -> None:
@@ -30,18 +30,19 @@ class _Counter:
         tags = dict(zip(self._labels, values, strict=True))
         if total > (told or 0):
             self._counter.inc(total - (told or 0), tags)
-        elif told is None:  # 0 is news too, but `inc` refuses it
+        elif told is None:  # 0 must be shown too, but `inc` refuses it
             record_zero(self._counter, tags)
         self._told[values] = total
 
 
 class Publisher:
-    """Tells Ray what has changed, every `EVERY_S` and once more at the end; made inside a Serve
-    replica.
+    """Reports changes to Ray every `EVERY_S` and once more at the end.
+
+    It must be created inside a Serve replica.
     """
 
     def __init__(self, tallies: Sequence[Tally], sample: Callable[[], None]) -> None:
-        """`sample` brings into the tallies what is kept elsewhere."""
+        """Publish `tallies`; `sample` first copies into them what is kept elsewhere."""
         self._tallies, self._sample = tallies, sample
         self._counters: dict[Metric, _Counter] = {}
         self._gauges: dict[Metric, ray_metrics.Gauge] = {}
@@ -79,7 +80,7 @@ class Publisher:
             await asyncio.sleep(EVERY_S)
 
     def publish(self) -> None:
-        """Tell what has changed since the last time."""
+        """Report what has changed since the last time."""
         self._sample()
         for tally in self._tallies:
             self._publish(tally)

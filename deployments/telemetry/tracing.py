@@ -1,23 +1,22 @@
-"""Spans of ours among Serve's: what the router did with a request, and which calls carried it.
+"""Our spans among Serve's: what the router did with a request, and which calls carried it.
 
-Where `tracing_config` is on, Serve opens a span for every HTTP request and every call between
-deployments. Below the request's:
+With `tracing_config`, Serve opens a span for every HTTP request and every call between deployments.
+Ours are below the request's:
 
-    features   the text read: tokens, language
+    features   reading the text: tokens, language
     decide     the decision, as attributes: model, reason, tier, predicted_ms, tokens, why each
                other model was not chosen
     dispatch   from the decision to the vectors
     engine     the engine's part of it
-    embed      a replica at work on a call, in its own process
+    embed      a replica's work on a call, in its own process
 
 One call to a replica carries texts of many requests. Its span `call` is a child of the first traced
-request's `dispatch` and links to those of the others; the replica's `embed` is below it, by the W3C
-traceparent in the call, and so are Serve's spans where the call takes Serve's handles. No attribute
-holds text.
+request's `dispatch` and links to those of the others. The replica's `embed` is below it, through
+the W3C traceparent in the call; so are Serve's spans if the call uses Serve's handles. No attribute
+contains text.
 
-Nothing here runs where tracing is off: `tracing()` then gives None, and the service asks no more.
-Nor is anything made for a request without a caller's trace that is not recorded: its id alone
-decides that.
+With tracing off, `tracing()` returns None and nothing else here runs. No span is created for an
+unrecorded request without a caller's trace: its trace id alone decides whether it is recorded.
 """
 
 from collections.abc import Iterable, Mapping
@@ -51,13 +50,13 @@ _UNSAMPLED = trace.set_span_in_context(
 
 
 class Tracing:
-    """Makes the spans of one router replica."""
+    """Creates the spans of one process."""
 
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
         self._ids = tracer.id_generator = _DrawnBefore(tracer.id_generator)
-        # Serve's sampler, which asks the root's where there is no parent; of another one nothing is
-        # known before it is asked.
+        # Serve's sampler uses its root sampler if there is no parent. Only a ratio's decision is
+        # known without calling the sampler.
         root = (
             getattr(tracer.sampler, "_root", None)
             if isinstance(tracer.sampler, ParentBased)
@@ -66,8 +65,8 @@ class Tracing:
         self._sampled_below = root.bound if isinstance(root, TraceIdRatioBased) else None
 
     def current(self) -> SpanContext | None:
-        """The span that work is done for now, where it is recorded."""
-        if not otel_context.get_current():  # nothing was begun here, as for nearly every request
+        """Return the context of the current span if it is recorded."""
+        if not otel_context.get_current():  # no span began here, as for nearly every request
             return None
         context = trace.get_current_span().get_span_context()
         return context if context.is_valid and context.trace_flags.sampled else None
@@ -75,14 +74,13 @@ class Tracing:
     def requested(
         self, method: str, route: str, headers: Mapping[str, str], request_id: str
     ) -> "Requested | None":
-        """The span of a whole request that Serve made none for, below the caller's or none, for a
-        `with`; None: not recorded.
+        """Start the span of a request that has none of Serve's, for a `with`; None if not recorded.
 
-        A request without a caller's trace gets its id here, and is compared with what Serve's
-        sampler records before there is a span: to make one that records nothing takes many times as
-        long.
+        Its parent is the caller's span, if there is one. Otherwise the trace id is drawn here and
+        compared with the bound of Serve's sampler first: creating a span that records nothing takes
+        many times as long.
         """
-        parent, told = _NO_PARENT, False  # what is current here may be another request's
+        parent, told = _NO_PARENT, False  # the current span can be another request's
         if "traceparent" in headers:
             parent = _PROPAGATOR.extract(headers, _NO_PARENT)
             told = trace.get_current_span(parent).get_span_context().is_valid
@@ -99,13 +97,14 @@ class Tracing:
         return Requested(span) if span.is_recording() else None
 
     def traceparent(self) -> str | None:
-        """The current span as W3C writes it, where it is recorded."""
+        """Return the current span as a W3C traceparent; None if it is not recorded."""
         context = self.current()
         return None if context is None else f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
 
     def serving(self, traceparent: str | None, texts: int, tokens: int) -> Span | None:
-        """Begin the span `embed` of a replica at work on a call, and make it this task's current
-        one; end it with the work.
+        """Start the span `embed` of a replica's work on a call; make it this task's current span.
+
+        The caller must end it with the work. None without a traceparent.
         """
         if traceparent is None:
             return None
@@ -117,19 +116,16 @@ class Tracing:
         return span
 
     def failed(self, error: Exception) -> None:
-        """The call that this context is of has failed; its span says so by the error's name
-        alone.
-        """
+        """Mark the span of this context's call as failed, with the name of the error only."""
         trace.get_current_span().set_status(Status(StatusCode.ERROR, type(error).__name__))
 
     def call(
         self, model: str, texts: int, tokens: int, carried: Iterable[SpanContext | None]
     ) -> Span | None:
-        """Make this context that of a call, so that Serve's spans are below it; `carried` are spans
-        of the requests in it.
+        """Start the span of a call and make it current, so that Serve's spans are below it.
 
-        Returns the call's span, to be ended with it, or None where no request in it is traced.
-        Serve then records none either.
+        `carried` are the spans of the requests in the call. Returns the call's span, which must end
+        with it, or None if no request in it is traced. Serve then records none either.
         """
         origins = [origin for origin in carried if origin is not None]
         if not origins:
@@ -152,7 +148,7 @@ class Tracing:
 
 
 class _DrawnBefore(IdGenerator):
-    """The ids of `others`, but that the next trace may have one that was drawn already."""
+    """Ids from `others`, except that the next trace can get an id that was drawn before."""
 
     def __init__(self, others: IdGenerator) -> None:
         self._others = others
@@ -171,7 +167,7 @@ class _DrawnBefore(IdGenerator):
 
 
 class CurrentSpan:
-    """A span that is the current one for as long as a block runs, and ends with it."""
+    """A span that is current inside a `with` block and ends with it."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
@@ -184,7 +180,7 @@ class CurrentSpan:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: object
     ) -> None:
         otel_context.detach(self._token)
-        if kind is not None:  # its name: the message may hold what a server said of the text
+        if kind is not None:  # only its name: a server's message can quote the text
             self._span.set_status(Status(StatusCode.ERROR, kind.__name__))
         self._span.end()
 
@@ -193,14 +189,14 @@ class Requested(CurrentSpan):
     """The span of one request."""
 
     def answered(self, status: int) -> None:
-        """The status of the response; from 500 on it is the service's error."""
+        """Record the status of the response; from 500 on it is the service's error."""
         self._span.set_attribute("http.response.status_code", status)
         if status >= 500:
             self._span.set_status(Status(StatusCode.ERROR))
 
 
 def tracing() -> Tracing | None:
-    """Ours, where Serve was told to trace when this process started."""
+    """Return a Tracing if Serve's tracing was on when this process started."""
     provider = trace.get_tracer_provider()
     tracer = provider.get_tracer("embedding_router")
     return (
