@@ -1,8 +1,9 @@
-"""`deployments.app:build` makes the Serve application of a config: one deployment per model, and
-the router in front.
+"""`deployments.app:build`: the Serve application of a config.
+
+It has one deployment per model, and the router in front.
 """
-# No `from __future__ import annotations` here: Serve looks at the builder's annotation itself, and
-# a string turns it off.
+# No `from __future__ import annotations` here: Serve reads the builder's annotation, and a string
+# turns that off.
 
 import json
 from pathlib import Path
@@ -19,25 +20,27 @@ from router.resources import default_cpus
 from router.strict import parse_args
 
 ROUTER = "router"
-# admission is by tokens, in the router's lanes and here, never by a count of calls
+# admission is by tokens, in the router's dispatchers, and not by Serve's count of calls
 MAX_ONGOING = 1_000_000
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """The application for the `args:` of a Serve config file; raises ConfigError naming every key
-    that is wrong.
+    """Return the application for the `args:` of a Serve config file.
 
-    Each model's deployment has the model's id as its name, so that the standard `deployments:`
+    Raises ConfigError naming every key that is wrong.
+
+    The name of each model's deployment is the model's id, so that the standard `deployments:`
     section of the same file sets its resources and autoscaling. Serve restarts every replica of
-    every model when anything under `args:` changes; what stands in the router's `user_config`
-    instead (what is RELOADABLE) replaces the same section of `args:` and restarts nothing.
+    every model when anything under `args:` changes. Sections in the router's `user_config` (those
+    in RELOADABLE) replace the same sections of `args:` and restart nothing.
     """
     return assembled(opened(args), Router, Embedder)
 
 
 def opened(args: dict[str, Any]) -> dict[str, Any]:
-    """`args`, read from a file where `embedding-router run` put them: Serve logs what it is given,
-    and these may hold hashes of keys and a password.
+    """Return `args`, read from a file if `embedding-router run` put them there.
+
+    Serve logs the arguments that it gets, and these can contain hashes of keys and a password.
     """
     if (path := args.get(SEALED)) is None:
         return args
@@ -46,7 +49,7 @@ def opened(args: dict[str, Any]) -> dict[str, Any]:
 
 
 def assembled(args: dict[str, Any], router: type, embedder: type[Embedder]) -> serve.Application:
-    """The same with other classes for the router and the replicas."""
+    """Return the application of `build` with the given classes for the router and the replicas."""
     config = parse_args(args)
     load_encoders(config)
     models = {

@@ -1,11 +1,12 @@
-"""Replicas by tokens: a Serve autoscaling policy for the whole application, named under
-`autoscaling_policy` of a config file.
+"""A Serve autoscaling policy for the whole application: replicas by tokens.
 
-What waits for a model waits in the routers, which give a replica only a few calls at a time, and
-what was sent to a smaller model waits nowhere: Serve's own count of requests sees neither. So every
-router reports what it asks of every model, and what itself uses of a processor core, with
-`record_autoscaling_stats`, and its controller runs this policy on the sum. Serve applies the
-factors, the delays and the bounds of each deployment's `autoscaling_config` to what comes out.
+A config file names it under `autoscaling_policy`.
+
+Requests for a model wait in the routers, which give a replica only a few calls at a time. Requests
+that were sent to a smaller model do not wait at all. Serve's own count of requests includes
+neither. Every router therefore reports its demand for every model, and its own use of a processor
+core, with `record_autoscaling_stats`. Serve's controller runs this policy on the sum, then applies
+the factors, delays and bounds of each deployment's `autoscaling_config` to the result.
 
 The controller gets this module and router/capacity.py as copies inside a pickle, so both import
 next to nothing.
@@ -27,16 +28,16 @@ from router.capacity import (
 pickle_by_value(capacity)
 
 ROUTER = "router"
-EVERY_S = 0.5  # the controller asks ten times a second
-REPORT_LIFE_S = 30.0  # a router that says nothing for so long asks for nothing
+EVERY_S = 0.5  # the controller calls ten times a second
+REPORT_LIFE_S = 30.0  # after so long without a report, a router has no demand
 
 Decisions = dict[Any, float]
 
 
 class Context(Protocol):
-    """What is used of Serve's AutoscalingContext."""
+    """The part of Serve's AutoscalingContext that is used here."""
 
-    raw_metrics: Any  # by name and replica a list of points with `timestamp` and `value`
+    raw_metrics: Any  # by name and replica, a list of points with `timestamp` and `value`
     current_num_replicas: int
     target_num_replicas: int
     capacity_adjusted_min_replicas: int
@@ -45,8 +46,9 @@ class Context(Protocol):
 
 
 class ByTokens:
-    """The policy; its arguments are `policy_kwargs`, explained with their defaults in
-    docs/configuration.md.
+    """The policy; its arguments are `policy_kwargs`.
+
+    docs/configuration.md explains them with their defaults.
     """
 
     def __init__(
@@ -66,8 +68,9 @@ class ByTokens:
     def __call__(
         self, contexts: Mapping[Any, Context]
     ) -> tuple[Decisions, dict[Any, dict[str, Any]]]:
-        """Replicas for every deployment that scales; one of which no router has reported yet keeps
-        what it has.
+        """Return the number of replicas for every deployment that scales.
+
+        A deployment that no router has reported yet keeps its number.
         """
         now = max((context.current_time or 0.0 for context in contexts.values()), default=0.0)
         if not 0.0 <= now - self._decided_s < EVERY_S:
@@ -84,7 +87,7 @@ class ByTokens:
             if (ask := asks.get(deployment.name)) is None:
                 continue
             want = self._want(deployment.name, ask, context, now)
-            if deployment.name == ROUTER:  # by processor time, and it has no card of the budget
+            if deployment.name == ROUTER:  # by processor time; it takes no card of the budget
                 decisions[deployment] = want.replicas
             else:
                 wants[deployment] = want
@@ -105,9 +108,7 @@ class ByTokens:
 
 
 def flat(asks: Mapping[str, DemandReport]) -> dict[str, float]:
-    """What a router reports: one number for each field of each model, for Serve knows
-    nothing else.
-    """
+    """Return a router's report: one number per field and model, as Serve accepts nothing else."""
     return {
         f"{model}/{field}": float(value)
         for model, ask in asks.items()
@@ -117,7 +118,7 @@ def flat(asks: Mapping[str, DemandReport]) -> dict[str, float]:
 
 
 def reports(contexts: Mapping[Any, Context], now: float) -> dict[str, DemandReport]:
-    """What all routers together ask of each model, by their last reports."""
+    """Return the demand for each model, summed over the last reports of all routers."""
     fields: dict[tuple[str, Any], dict[str, float]] = {}
     for context in contexts.values():
         for metric, replicas in (context.raw_metrics or {}).items():

@@ -1,12 +1,13 @@
-"""Where spans go, for `tracing_config.exporter_import_path`."""
+"""Exporters of spans for `tracing_config.exporter_import_path`."""
 
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 
 def otlp() -> list[SpanProcessor]:
-    """To an OTLP endpoint over HTTP, in batches and in the background; OpenTelemetry's environment
-    variables say where.
+    """Export spans to an OTLP endpoint over HTTP, in batches and in the background.
+
+    OpenTelemetry's environment variables set the endpoint.
     """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 

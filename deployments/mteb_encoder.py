@@ -1,5 +1,6 @@
-"""The service as a model of `mteb`, so that its tasks measure what callers get: prompts, truncation
-and all.
+"""The service as a model of `mteb`.
+
+Its tasks measure what callers get, prompts and truncation included.
 
     import mteb
     from deployments.mteb_encoder import ServiceEncoder
@@ -7,9 +8,9 @@ and all.
     encoder = ServiceEncoder("multilingual-e5-small", base_url="http://localhost:8000")
     mteb.evaluate(encoder, mteb.get_tasks(["STS22.v2"]))
 
-Written to mteb's EncoderProtocol (2.x: batches of a data loader, `prompt_type` "query" or
-"document"); plain lists of texts and the older "passage" are taken too. Nothing here imports mteb
-but `mteb_model_meta`, which mteb asks for.
+The class follows mteb's EncoderProtocol (2.x: batches of a data loader, `prompt_type` "query" or
+"document"). Plain lists of texts and the older "passage" are accepted too. Only `mteb_model_meta`,
+which mteb reads, imports mteb.
 """
 
 import asyncio
@@ -24,13 +25,14 @@ from deployments.tools.client import Client, Embedded
 from router.arrays import Vectors
 
 BASE_URL = "http://127.0.0.1:8000"
-# Without a prompt type both sides of a task are alike: the model's default prompt.
+# Without a prompt type, both sides of a task get the same prompt: the model's default.
 INPUT_TYPES = {"query": "query", "document": "document", "passage": "document", None: "clustering"}
 
 
 class ServiceEncoder:
-    """One model, or one size of its vectors, behind a running router; bulk requests, so that other
-    callers go first.
+    """One model, or one size of its vectors, behind a running router.
+
+    Requests are bulk requests, so that other callers go first.
     """
 
     def __init__(
@@ -56,10 +58,10 @@ class ServiceEncoder:
         self._meta: Any = None
 
     def encode(self, inputs: Iterable[Any], *, prompt_type: Any = None, **_: Any) -> Vectors:
-        """(texts, dimensions) vectors of length 1, in order.
+        """Return (texts, dimensions) vectors of length 1, in order.
 
-        `inputs` is mteb's data loader, whose batches have their texts under "text", or texts. What
-        mteb says of the task besides is not used: the service has the prompts. Raises
+        `inputs` is mteb's data loader, whose batches have their texts under "text", or texts. All
+        else that mteb passes about the task is ignored: the service has the prompts. Raises
         RequestRefused, RouterAway, and ValueError for other input than text.
         """
         side = getattr(prompt_type, "value", prompt_type)
@@ -73,20 +75,20 @@ class ServiceEncoder:
             asyncio.get_running_loop()
         except RuntimeError:
             return asyncio.run(encoding)
-        with ThreadPoolExecutor(1) as beside:  # a notebook's loop runs already, and waits here
+        with ThreadPoolExecutor(1) as beside:  # a notebook's loop already runs; it waits here
             return beside.submit(asyncio.run, encoding).result()
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> npt.NDArray[np.float32]:
-        """Cosines of every vector of the first with every one of the second."""
+        """Return the cosine of each vector of the first with each of the second."""
         return _unit(embeddings1) @ _unit(embeddings2).T
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> npt.NDArray[np.float32]:
-        """Cosines of vectors at the same place."""
+        """Return the cosines of vectors at the same position."""
         return np.asarray(np.einsum("ij,ij->i", _unit(embeddings1), _unit(embeddings2)), np.float32)
 
     @property
     def mteb_model_meta(self) -> Any:
-        """What mteb files the results under; what nobody said of the model is None."""
+        """The metadata under which mteb files the results; unknown fields are None."""
         if self._meta is None:
             from mteb.models.model_meta import ModelMeta  # type: ignore[import-not-found,unused-ignore]
 

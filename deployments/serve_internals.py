@@ -1,10 +1,10 @@
 """Every name of Ray, Serve and uvicorn that is used here although they do not promise it.
 
 Their versions are pinned because of this file. tests/unit/test_serve_internals.py has a test for
-each name and fails where a new version removes or changes it (docs/upgrading.md). Two other files
-depend on what Serve does and cannot import it from here: deployments/launch/haproxy.py runs without
-packages and changes the text of Serve's HAProxy config; deployments/launch/environment.py names the
-variables that Ray and Serve read. The same tests check both.
+each name, which fails when a new version removes or changes it (docs/upgrading.md). Two other files
+depend on how Serve works and cannot import that from here: deployments/launch/haproxy.py runs
+without packages and changes the text of Serve's HAProxy config; deployments/launch/environment.py
+names the variables that Ray and Serve read. The same tests check both.
 
 Libraries are imported inside functions, and the names in `NAMES` on first use, so that a process
 loads only what it needs.
@@ -41,8 +41,8 @@ NAMES = {
     "ServeControllerClient": "ray.serve._private.client",  # what `start_serve` returns
 }
 
-# Headers that Serve reads: the time limit of one request, and whether Serve leaves it to the router
-# to notice that the client has left. The second is also in deployments/launch/haproxy.py.
+# Headers that Serve reads: the time limit of one request, and whether the router instead of Serve
+# watches for the client's disconnect. The second is also in deployments/launch/haproxy.py.
 REQUEST_TIMEOUT_HEADER = "x-request-timeout-seconds"
 DISCONNECT_DISABLED_HEADER = "x-request-disconnect-disabled"
 
@@ -68,8 +68,9 @@ def __getattr__(name: str) -> Any:
 
 @cache
 def decoded_headers() -> frozenset[bytes]:
-    """Headers that Serve decodes as UTF-8 on its way, names in lower case with dashes; a value that
-    is not UTF-8 would be a 500.
+    """Return the headers that Serve decodes as UTF-8, in lower case with dashes.
+
+    A value that is not UTF-8 would cause a 500.
     """
     from ray.serve._private.constants import (
         SERVE_HTTP_REQUEST_ID_HEADER,
@@ -90,14 +91,14 @@ def decoded_headers() -> frozenset[bytes]:
 
 
 def set_http_protocol(path: str) -> None:
-    """Let uvicorn use the class at `path` (MODULE:CLASS) for `http="auto"`, which Serve leaves."""
+    """Let uvicorn use the class at `path` (MODULE:CLASS) for `http="auto"`, which Serve keeps."""
     import uvicorn.config
 
     uvicorn.config.HTTP_PROTOCOLS["auto"] = path
 
 
 def begin(protocol: "HttpToolsProtocol", cycle: "RequestResponseCycle") -> None:
-    """Answer a request with `cycle`, after those that came before it on the same connection."""
+    """Answer a request with `cycle`, after earlier ones on the same connection."""
     before, protocol.cycle = protocol.cycle, cycle
     if before is None or before.response_complete:
         protocol._start_asgi_task(cycle, protocol.app)
@@ -115,11 +116,13 @@ def forwarded_client(
 
 
 class ServeReplica:
-    """Serve's replica around a router, and the counts that it keeps of requests."""
+    """Serve's replica around a router, and its counts of requests."""
 
     def __init__(self, app: Any) -> None:
-        """`app` is what uvicorn calls: its middleware for proxies, then Serve's for request ids,
-        then a method of the replica. Raises AttributeError where there is anything else.
+        """Find the replica in `app`, the application that uvicorn calls.
+
+        `app` must be uvicorn's middleware for proxies, around Serve's for request ids, around a
+        method of the replica. Raises AttributeError for anything else.
         """
         from ray.serve._private.common import RequestMetadata, RequestProtocol
 
@@ -139,7 +142,7 @@ class ServeReplica:
 
     @property
     def route_prefix(self) -> str | None:
-        """Where the application is mounted; a deploy may change it."""
+        """Where the application is mounted; a deploy can change it."""
         prefix: str | None = self._replica._route_prefix
         return prefix
 
@@ -151,15 +154,15 @@ class ServeReplica:
 
     @property
     def request_limits(self) -> tuple[int, int]:
-        """The most requests that run and that wait; -1 for no limit on those that wait."""
+        """The most running and waiting requests; -1 for no limit on the waiting ones."""
         return self._replica.max_ongoing_requests, self._replica.max_queued_requests
 
     def began(self) -> None:
-        """Count a request that began: for Serve's autoscaling, draining and gauges."""
+        """Count the start of a request, for Serve's autoscaling, draining and gauges."""
         self._more(self._kind)
 
     def ended(self, status: int, seconds: float) -> None:
-        """Count its end."""
+        """Count the end of a request."""
         latency_ms = seconds * 1000
         self._less(self._kind)
         route = self.route_prefix or "/"
@@ -185,9 +188,7 @@ def log_buffers(log: Logger) -> list[MemoryHandler]:
 
 
 def logs_every_request(log: Logger) -> bool:
-    """Whether Serve writes a line for each request, as it does unless `enable_access_log` is
-    false.
-    """
+    """Return whether Serve logs each request, as it does unless `enable_access_log` is false."""
     from ray.serve._private.logging_utils import log_access_log_filter
 
     return any(log_access_log_filter not in handler.filters for handler in log_buffers(log))
@@ -231,7 +232,7 @@ def deployment_of(router: "RequestRouter") -> str:
 
 
 def own_handle() -> "DeploymentHandle[object]":
-    """A handle of the deployment that this replica belongs to; Serve is not called for it."""
+    """Return a handle of this replica's own deployment, without a call to Serve."""
     from ray import serve
 
     context = serve.get_replica_context()
@@ -263,7 +264,7 @@ def deployed(application: str) -> dict[str, Any]:
 
 
 def keep_first(key: str, value: bytes, namespace: str) -> bytes:
-    """Keep `value` under `key` in Ray's store of the cluster where nothing is; what is kept now."""
+    """Keep `value` under `key` in the cluster's Ray store if nothing is; return what is kept."""
     from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
     _internal_kv_put(key, value, overwrite=False, namespace=namespace)  # type: ignore[no-untyped-call, unused-ignore]
@@ -272,12 +273,12 @@ def keep_first(key: str, value: bytes, namespace: str) -> bytes:
 
 
 def record_zero(counter: "Counter", labels: Mapping[str, str]) -> None:
-    """Show `counter` with 0, which its `inc` refuses."""
+    """Record 0 for `counter`, which its `inc` refuses."""
     counter._record(0, dict(labels))
 
 
 def pickle_by_value(module: ModuleType) -> None:
-    """Send `module` along with what is pickled, so that Serve's controller need not import it."""
+    """Pickle `module` by value, so that Serve's controller need not import it."""
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
@@ -303,14 +304,14 @@ def card_type(name: str) -> str | None:
 
 
 def counted_cpus() -> float:
-    """The CPUs that a Ray started here would have."""
+    """The number of CPUs that Ray would count on this machine."""
     from ray._private.utils import get_num_cpus
 
     return float(get_num_cpus())
 
 
 def metrics_port() -> int:
-    """Where Ray's agent on the first node shows metrics."""
+    """The port where Ray's agent on the first node shows metrics."""
     import ray
 
     node: dict[str, Any] = ray.nodes()[0]  # type: ignore[no-untyped-call]
@@ -340,7 +341,7 @@ def shut_down(client: "ServeControllerClient", timeout_s: float) -> None:
 
 
 def delete_applications(names: Sequence[str]) -> None:
-    """Take applications away without waiting for their end."""
+    """Delete applications without waiting for their end."""
     from ray import serve
 
     for name in names:

@@ -1,14 +1,14 @@
 """Maps from one model's vectors into another model's space.
 
 Fitting: rows of `source` and `target` are vectors of the same texts. The default is orthogonal
-Procrustes, the smaller side padded with zeros (Schönemann 1966), of what is left when each side's
-mean is taken away, brought to the target's scale: it keeps the angles between source vectors as
-they are. Ridge and low rank fit the target's vectors more closely and the search less well
-(docs/decisions/0004 has the figures). An adapter therefore carries what a search kept, for
-documents in the fit and for documents left out of it (router/proof.py), and never a cosine.
+Procrustes (Schönemann 1966). Each side's mean is subtracted, the smaller side is padded with zeros,
+and the result is scaled to the target: it preserves the angles between source vectors. Ridge and
+low rank fit the target's vectors more closely, but the search less well (docs/decisions/0004 has
+the figures). An adapter therefore carries the recall that a search kept, for documents in the fit
+and for documents left out of it (router/proof.py), and never a cosine.
 
 Using: an adapter belongs to the two models whose fingerprints it was made with
-(router/encoders.py). It maps vectors of the source's own size straight into the target's.
+(router/encoders.py). It maps vectors of the source's own size directly into the target's space.
 """
 
 import json
@@ -32,7 +32,7 @@ RANK_SHARE = 0.5  # of the smaller side's dimensions
 
 
 class OldFormat(ValueError):
-    """An adapter file without a figure for documents left out."""
+    """An adapter file without a figure for documents that were left out of the fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +46,20 @@ class Adapter:
     matrix: Vectors  # (source dimensions, target dimensions)
     offset: Vectors  # (target dimensions,)
     method: Method
-    source_fingerprint: str  # digests of what the models proved to be when it was made
+    source_fingerprint: str  # digests of both models' fingerprints when the adapter was made
     target_fingerprint: str
-    texts: int  # that it was fitted on
+    texts: int  # number of texts in the fit
     proof: Proof
 
     def map(self, vectors: Vectors) -> Vectors:
-        """(n, source dimensions) to (n, target dimensions) of length 1."""
+        """Map (n, source dimensions) to (n, target dimensions), rows of length 1."""
         return project(vectors, self.matrix, self.offset)
 
 
 def project(vectors: Vectors, matrix: Vectors, offset: Vectors) -> Vectors:
-    """Map each row and give it length 1.
+    """Map each row and normalise it to length 1.
 
-    Row by row, so that a row's bits do not depend on the rows beside it, as a batched product's do.
+    Rows are mapped one by one. In a batched product a row's bits would depend on the other rows.
     """
     mapped: Vectors = np.matmul(vectors[:, None, :], matrix)[:, 0] + offset
     lengths = np.linalg.norm(mapped, axis=1, keepdims=True)
@@ -69,10 +69,9 @@ def project(vectors: Vectors, matrix: Vectors, offset: Vectors) -> Vectors:
 
 
 def fit(source: Vectors, target: Vectors, method: Method = "procrustes") -> tuple[Vectors, Vectors]:
-    """Matrix and offset of the map that `method` fits to (n, source) and (n, target) vectors of the
-    same n texts.
+    """Fit a map by `method` to (n, source) and (n, target) vectors of the same n texts.
 
-    Raises ValueError where the two do not have the same number of rows.
+    Returns its matrix and offset. Raises ValueError if the numbers of rows differ.
     """
     if len(source) != len(target):
         raise ValueError(
@@ -83,8 +82,8 @@ def fit(source: Vectors, target: Vectors, method: Method = "procrustes") -> tupl
     x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
     x, y = x - x_mean, y - y_mean
     if method == "procrustes":
-        # Of the product of the padded matrices only this block is not zero, and its singular
-        # vectors are all that counts.
+        # Only this block of the product of the padded matrices is not zero, so its singular
+        # vectors are sufficient.
         left, _, right = np.linalg.svd(x.T @ y, full_matrices=False)
         spread = float(np.linalg.norm(x)) or 1.0
         matrix = left @ right * (float(np.linalg.norm(y)) / spread)
@@ -93,7 +92,7 @@ def fit(source: Vectors, target: Vectors, method: Method = "procrustes") -> tupl
         matrix = np.linalg.solve(
             gram + RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)), x.T @ y
         )
-        # the best map of this rank: the ridge map onto the main directions of what it predicts
+        # the best map of this rank: the ridge map, projected on the main directions of its output
         if method == "low-rank":
             rank = max(1, int(RANK_SHARE * min(matrix.shape)))
             _, _, main = np.linalg.svd(x @ matrix, full_matrices=False)
@@ -102,7 +101,7 @@ def fit(source: Vectors, target: Vectors, method: Method = "procrustes") -> tupl
 
 
 def save(adapter: Adapter, path: Path) -> None:
-    """Write it as npz: two arrays, and JSON for the rest."""
+    """Write an adapter as npz: two arrays, and JSON for the rest."""
     about = {
         "format": FORMAT,
         "source": str(adapter.source),
@@ -124,8 +123,9 @@ def save(adapter: Adapter, path: Path) -> None:
 
 
 def load(path: Path) -> Adapter:
-    """Read a file that `save` wrote; raises ValueError naming the file when it is something
-    else.
+    """Read a file that `save` wrote.
+
+    Raises OldFormat, or a ValueError that names the file if it is not an adapter.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

@@ -1,5 +1,6 @@
-"""Which requests a model's queue in one router takes: what it has room for, and what would not wait
-too long. Pure: times are arguments.
+"""Admission to a model's queue in one router: it must have room, and the wait must not be too long.
+
+Pure: times are arguments.
 """
 
 import math
@@ -14,8 +15,8 @@ from router.ledger import Ledger
 from router.queues import Queues
 from router.replica_health import ReplicaSet
 
-RETRY_AFTER_S = 1.0  # the Retry-After of an error when nothing better is known
-LEAST_BULK_SHARE = 0.01  # of the capacity, where the config guarantees less
+RETRY_AFTER_S = 1.0  # the Retry-After of an error when there is no better estimate
+LEAST_BULK_SHARE = 0.01  # of the capacity, if the config guarantees less
 
 
 class Admission:
@@ -32,7 +33,7 @@ class Admission:
     ) -> None:
         self._queues, self._replicas, self._limits = queues, replicas, limits
         self._feedback, self._ledger = feedback, ledger
-        self._interactive = Demand(now)  # what goes before bulk
+        self._interactive = Demand(now)  # it is sent before bulk
 
     def admit(
         self,
@@ -42,8 +43,9 @@ class Admission:
         now: float,
         sender: Sender | None = None,
     ) -> None:
-        """Count a request as demand. Raises Overloaded when the queue of this router is full, or so
-        long that the request would wait longer than it may.
+        """Count a request as demand.
+
+        Raises Overloaded if this router's queue is full, or if the request would wait too long.
         """
         if (refusal := self.refusal(tokens, deadline_s, bulk, now, sender=sender)) is not None:
             raise refusal
@@ -59,10 +61,10 @@ class Admission:
         coming: tuple[int, int] = (0, 0),
         sender: Sender | None = None,
     ) -> Overloaded | None:
-        """What `admit` would raise, without counting the request.
+        """Return the error that `admit` would raise, without counting the request.
 
-        `coming` are interactive and bulk tokens on their way here, counted as if they waited. Of
-        the work of other keys counts what goes before that of `sender` (None: all).
+        `coming` is the interactive and bulk tokens that will arrive soon; they count as waiting.
+        Work of other keys counts only if it is sent before that of `sender` (None: all of it).
         """
         waiting = self._ledger.waiting_tokens(self._queues.model, sender) + coming[0]
         bulk_tokens = self._queues.bulk.before(sender) + coming[1]
@@ -71,7 +73,7 @@ class Admission:
             return Overloaded(self._queues.model, RETRY_AFTER_S)
         if (waiting or same) and self._replicas.ready:
             rate = self._feedback.tokens_per_s * len(self._replicas.ready) / self._ledger.routers
-            if bulk:  # what is interactive goes before it, also what comes while it waits
+            if bulk:  # interactive work is sent first, even if it arrives later
                 waiting += bulk_tokens
                 least = max(LEAST_BULK_SHARE, self._limits.bulk_share)
                 rate = max(least * rate, rate - self._interactive.tokens_per_s(now))

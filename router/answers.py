@@ -1,8 +1,8 @@
-"""What requests for embeddings, rankings and names of models are answered: the reference is
-generated from these types, and a test holds real answers to them (tests/http/test_reference.py).
+"""Response bodies for embeddings, rankings and model names.
 
-The text below a field is its description there. A field that is `NotRequired` is left out where it
-has nothing to say.
+The reference is generated from these types, and a test checks real responses against them
+(tests/http/test_reference.py). The text below a field is its description in the reference. A
+`NotRequired` field is left out when it does not apply.
 """
 
 from typing import Annotated, Any, Literal, NotRequired
@@ -28,7 +28,7 @@ ErrorCode = Annotated[str, WithJsonSchema({"enum": _CODES})]
 
 
 def _default(value: Any) -> Any:
-    """A default that the reference has always named; the field is there all the same."""
+    """A default that the reference documents, although the field is always present."""
     return Field(json_schema_extra={"default": value})
 
 

@@ -1,4 +1,4 @@
-"""The lines of a batch: those of its input file, and those of its output."""
+"""The lines of a batch's input file and of its output."""
 
 import re
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ _RESULT = re.compile(rb'\{"id":"batch_req_([0-9]+)"')
 
 
 class BadLine(ValueError):
-    """A line of the input file that makes its batch fail."""
+    """An invalid line of the input file: the batch fails."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.code, self.message, self.param = code, message, param
 
     def at(self, line: int) -> BatchProblem:
-        """The entry of `errors.data`."""
+        """The entry for `errors.data`."""
         return BatchProblem(code=self.code, message=self.message, line=line, param=self.param)
 
 
 def read_line(raw: bytes) -> tuple[str, dict[str, Any]]:
-    """The `custom_id` and the body of one line; raises BadLine."""
+    """Return the `custom_id` and the body of one line. Raises BadLine."""
     try:
         data = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -60,18 +60,18 @@ def read_line(raw: bytes) -> tuple[str, dict[str, Any]]:
 
 
 def bulk(body: Mapping[str, Any]) -> bytes:
-    """The body of a line as it is run: on the bulk lane, whatever it says."""
+    """The body of a line with its priority set to bulk, whatever the line contains."""
     return orjson.dumps({**body, "priority": "bulk"})
 
 
 def texts_in(body: Mapping[str, Any]) -> int:
-    """About how many vectors the answer to a line has."""
+    """Estimate the number of vectors in the answer to a line."""
     value = body.get("input")
     return len(value) if isinstance(value, list) and value and not isinstance(value[0], int) else 1
 
 
 class Validation:
-    """What the lines of an input file come to; `add` for each that is not blank."""
+    """The validation of an input file; call `add` for each line that is not blank."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -80,11 +80,11 @@ class Validation:
 
     @property
     def enough(self) -> bool:
-        """Whether the rest of the file changes nothing."""
+        """Whether the rest of the file can be skipped."""
         return self.total > MOST_LINES or len(self.problems) >= MOST_PROBLEMS
 
     def add(self, line: int, raw: bytes, most_bytes: int) -> None:
-        """One more line; `line` counts from 1."""
+        """Check one more line; `line` counts from 1."""
         self.total += 1
         if self.total > MOST_LINES:
             self.problems = [
@@ -114,7 +114,7 @@ class Validation:
             self.problems.append(bad.at(line))
 
     def end(self) -> None:
-        """The file has no more lines."""
+        """Finish: a file without lines is a problem."""
         if not self.total:
             self.problems.append(
                 BatchProblem(code="empty_file", message="the input file has no lines")
@@ -122,7 +122,7 @@ class Validation:
 
 
 def answered_line(number: int, custom_id: str, status: int, request_id: str, body: bytes) -> bytes:
-    """The line of one answer; `body` is JSON without a line break."""
+    """The output line of one answer; `body` is JSON without a line break."""
     return _opening(
         number, custom_id
     ) + b'"response":{"status_code":%d,"request_id":%s,"body":%s},"error":null}\n' % (
@@ -133,7 +133,7 @@ def answered_line(number: int, custom_id: str, status: int, request_id: str, bod
 
 
 def not_run_line(number: int, custom_id: str, ending: Ending) -> bytes:
-    """The line of a request that was not run before its batch ended."""
+    """The output line of a request that was not run before its batch ended."""
     code, message = NOT_RUN[ending]
     error = orjson.dumps({"code": code, "message": message})
     return _opening(number, custom_id) + b'"response":null,"error":%s}\n' % error
@@ -144,7 +144,7 @@ def _opening(number: int, custom_id: str) -> bytes:
 
 
 def number_of(result: bytes) -> int | None:
-    """The number of a line of output that is whole; None where it is not."""
+    """The number of an output line; None if it is incomplete or not an output line."""
     found = _RESULT.match(result)
     if found is None or not result.endswith(b"}\n"):
         return None

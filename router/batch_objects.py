@@ -1,4 +1,4 @@
-"""OpenAI's objects of files and batches, as they are sent and published."""
+"""OpenAI's file and batch objects, as they are sent and published."""
 
 from typing import Literal
 
@@ -95,7 +95,7 @@ class BatchList(Page):
 
 
 def shown(batch: Batch, cancelling_at: int | None = None) -> BatchObject:
-    """A batch as its key sees it; `cancelling_at` is when its cancellation was requested."""
+    """The public object of a batch; `cancelling_at` is when its cancellation was requested."""
     one = batch if cancelling_at is None else batch.cancelling(cancelling_at)
     has_files = one.over and one.status is not BatchStatus.FAILED
     return BatchObject(

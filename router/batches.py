@@ -1,13 +1,12 @@
-"""The life of a batch of embedding requests, as values: what its file may hold, its states, what is
-left to do, and the lines of its output.
+"""The life cycle of a batch of embedding requests, as values.
 
     validating ──► in_progress ──► finalizing ──► completed
         │               │              └────────► expired      the window ended first
         ▼               └────────► cancelling ──► cancelled
       failed
 
-A batch is stored after every step, and every step can be taken again: a router that dies at any
-moment leaves a state from which the next one goes on. Which lines are done is read from the output
+A batch is stored after every step, and every step can be repeated: if a router dies at any moment,
+the next one continues from the stored state. The lines that are done are read from the output
 itself, whose lines begin with their number.
 """
 
@@ -32,8 +31,8 @@ from router.keys import Grant
 
 ENDPOINT = "/v1/embeddings"
 MOST_HOURS = 168
-MOST_PROBLEMS = 100  # that a failed batch lists
-MOST_TRIES = {500: 3, 503: 5, 504: 5}  # of a line that may be the cause itself
+MOST_PROBLEMS = 100  # listed by a failed batch
+MOST_TRIES = {500: 3, 503: 5, 504: 5}  # for a line that may itself cause the error
 MOST_WAIT_S = 30.0  # between two tries
 _WINDOW = re.compile(r"([1-9][0-9]{0,2})h")
 
@@ -57,7 +56,7 @@ OVER = frozenset(
 CANCELLABLE = frozenset((BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS))
 Ending = Literal[BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED]
 
-# why a line was not run, by how its batch ended
+# code and message of a line that was not run, by the end of its batch
 NOT_RUN: Mapping[Ending, tuple[str, str]] = {
     BatchStatus.EXPIRED: (
         "batch_expired",
@@ -82,33 +81,35 @@ class BatchProblem(BaseModel):
 
 
 class Counts(NamedTuple):
-    """Lines of a batch that have ended."""
+    """Finished lines of a batch."""
 
     completed: int = 0
     failed: int = 0
 
 
 class Batch(BaseModel):
-    """What is stored of one batch. The two files have their ids from the beginning: a router that
-    takes over finishes the ones that another has begun.
+    """The stored state of one batch.
+
+    The ids of the two output files are fixed from the beginning, so a router that takes over
+    finishes the files that another router has begun.
     """
 
     model_config = ConfigDict(frozen=True)
 
     id: str
-    grant: dict[str, Any]  # what its key was allowed when it was made
+    grant: dict[str, Any]  # the permissions of its key when it was created
     endpoint: str
     input_file_id: str
     completion_window: str
     metadata: dict[str, str] | None = None
-    address: str = ""  # /in/COLLECTION, where it was made there: it holds for its lines
+    address: str = ""  # /in/COLLECTION if it was created there; it applies to the lines
     created_at: int
     expires_at: int
     output_id: str
     error_id: str
 
     status: BatchStatus = BatchStatus.VALIDATING
-    ending: Ending | None = None  # where it is finalizing or cancelling
+    ending: Ending | None = None  # set while finalizing or cancelling
     total: int = 0
     counts: Counts = Counts()
     problems: tuple[BatchProblem, ...] = ()
@@ -122,39 +123,42 @@ class Batch(BaseModel):
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the batch has reached a final state."""
         return self.status in OVER
 
     @property
     def written(self) -> bool:
-        """Whether every line is in the output of a batch that runs no more lines."""
+        """Whether the batch runs no more lines and every line is in the output."""
         return self.ending is not None and sum(self.counts) == self.total
 
     def validated(self, total: int, problems: Iterable[BatchProblem], now: int) -> "Batch":
-        """Its file was read: it fails, or its lines can be run."""
+        """The batch after its file was read: failed, or in progress."""
         if found := tuple(problems):
             return self._to(BatchStatus.FAILED, now, problems=found[:MOST_PROBLEMS])
         return self._to(BatchStatus.IN_PROGRESS, now, total=total)
 
     def failed(self, problem: BatchProblem, now: int) -> "Batch":
-        """It cannot go on."""
+        """The batch after an error that ends it."""
         return self._to(BatchStatus.FAILED, now, problems=(problem,))
 
     def ended(self, ending: Ending, counts: Counts, now: int) -> "Batch":
-        """No more lines are run."""
+        """The batch once it runs no more lines."""
         status = (
             BatchStatus.CANCELLING if ending is BatchStatus.CANCELLED else BatchStatus.FINALIZING
         )
         return self._to(status, now, ending=ending, counts=counts)
 
     def finished(self, now: int) -> "Batch":
-        """Its files are in their places."""
+        """The batch after its output files were moved into place.
+
+        Raises ValueError if it has not ended, or if a line is missing from the output.
+        """
         if self.ending is None or not self.written:
             raise ValueError(f"a batch that is {self.status} cannot be finished")
         return self._to(self.ending, now)
 
     def cancelling(self, now: int) -> "Batch":
-        """It looks as it will once the router that runs it has seen that it is cancelled."""
+        """The batch as it will be when the router that runs it has noticed the cancellation."""
         return self._to(BatchStatus.CANCELLING, now) if self.status in CANCELLABLE else self
 
     def _to(self, status: BatchStatus, now: int, **changes: Any) -> "Batch":
@@ -164,7 +168,7 @@ class Batch(BaseModel):
 
 
 def ending_of(batch: Batch, cancelled: bool, left: int, now: float) -> Ending | None:
-    """How a batch that runs ends now; None while it goes on."""
+    """How a running batch ends now; None while it continues."""
     if cancelled:
         return BatchStatus.CANCELLED
     if not left:
@@ -207,7 +211,7 @@ FIELDS = tuple(BatchBody.model_fields)
 
 
 def parse_batch(body: bytes) -> BatchBody:
-    """A checked request; raises InvalidJson, UnknownField or InvalidValue."""
+    """Parse and check a request. Raises InvalidJson, UnknownField or InvalidValue."""
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -233,7 +237,7 @@ def parse_batch(body: bytes) -> BatchBody:
 
 
 def window_s(window: str) -> int:
-    """The seconds of a completion window; raises InvalidValue."""
+    """The seconds of a completion window. Raises InvalidValue."""
     found = _WINDOW.fullmatch(window)
     if found is None or int(found[1]) > MOST_HOURS:
         raise _wrong_window(window)
@@ -249,7 +253,7 @@ def _wrong_window(given: object) -> InvalidValue:
 
 
 def not_found(kind: str, id: str, then: str, param: str | None = None) -> NotFound:
-    """The error for an id: there is no such thing, or it belongs to another key."""
+    """The error for an id that does not exist or belongs to another key."""
     return _saying(f"there is no {kind} {shorten(id)}; {then}", param)
 
 
@@ -265,7 +269,7 @@ def _saying(message: str, param: str | None = None) -> NotFound:
 
 
 def wrong_endpoint(endpoint: str) -> BatchProblem | None:
-    """Why a batch for this endpoint fails."""
+    """Why a batch for this endpoint fails; None if the endpoint is supported."""
     if endpoint == ENDPOINT:
         return None
     return BatchProblem(
@@ -276,22 +280,20 @@ def wrong_endpoint(endpoint: str) -> BatchProblem | None:
 
 
 class Tries(NamedTuple):
-    """How often a line was run in vain: for want of room or a replica, and with an answer that the
-    line itself may have caused.
-    """
+    """Failed runs of one line."""
 
-    waits: int = 0
-    faults: int = 0
+    waits: int = 0  # there was no room or no replica
+    faults: int = 0  # with an error that the line itself may have caused
 
 
 def again(
     status: int, headers: Mapping[str, str], sent: bool, tries: Tries
 ) -> tuple[float, Tries] | None:
-    """The seconds until a line is run again; None where its answer is final.
+    """The seconds until a line is run again, and its new counts; None if its answer is final.
 
-    What only waits for room, for a limit or for a replica is run until the window ends. An answer
-    that the line may have caused is tried a few times: a text that ends its engine must not do so
-    for a week.
+    A line that only lacks room, a limit or a replica is retried until the window ends. A line that
+    may itself have caused the error is retried a few times: a text that crashes its engine must not
+    do so for a week.
     """
     if headers.get("x-should-retry") == "false" or status not in (429, *MOST_TRIES):
         return None
@@ -311,11 +313,11 @@ _GRANT = TypeAdapter(Grant)
 
 
 def stored_grant(grant: Grant) -> dict[str, Any]:
-    """A key's permissions as JSON has them."""
+    """A key's permissions as JSON values."""
     found: dict[str, Any] = to_jsonable_python(grant._asdict())
     return found
 
 
 def grant_of(stored: Mapping[str, Any]) -> Grant:
-    """The permissions that were stored; what a later version has added is left out."""
+    """Read stored permissions; fields that a later version has added are ignored."""
     return _GRANT.validate_python({name: stored[name] for name in Grant._fields if name in stored})

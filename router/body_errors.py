@@ -1,4 +1,4 @@
-"""What is wrong with a JSON body, in a sentence for the caller who wrote it."""
+"""Error messages for JSON bodies, as sentences for the caller."""
 
 import json
 import re
@@ -19,8 +19,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def explain(
     invalid: ValidationError, body: bytes, fields: Sequence[str], ignore: Ignore = False
 ) -> InvalidJson | InvalidValue | UnknownField:
-    """The first thing that is wrong, in a sentence; an unknown key first, for a misspelt one is why
-    another is missing.
+    """Return an error for the first problem of a body.
+
+    Unknown keys are reported first: a misspelt key is the usual reason why another one is missing.
     """
     problem = invalid.errors(include_url=False)[0]
     kind = problem["type"]
@@ -37,7 +38,7 @@ def explain(
 
 
 def explain_problem(problem: ErrorDetails) -> InvalidValue:
-    """What is wrong with one field."""
+    """The error for one field."""
     kind = problem["type"]
     name = str(problem["loc"][0])
     if kind == "missing":
@@ -56,7 +57,7 @@ def explain_problem(problem: ErrorDetails) -> InvalidValue:
 
 
 def not_an_object(data: object) -> InvalidJson:
-    """The error of a body that is JSON of another kind."""
+    """The error for a body that is valid JSON, but not an object."""
     return InvalidJson(f"the body must be a JSON object such as {EXAMPLE}, it is {kind_of(data)}")
 
 
@@ -81,9 +82,9 @@ def explain_json(body: bytes, reason: str) -> str:
 
 
 def _lone_surrogate(body: bytes) -> str:
-    """Where half a surrogate pair stands, as the end of a sentence; nothing where none is found."""
+    """Locate half a surrogate pair, as the end of a sentence; empty if none is found."""
     try:
-        data = json.loads(body)  # which takes them
+        data = json.loads(body)  # it accepts lone surrogates
     except (ValueError, RecursionError):
         return ""
     fields = data.items() if isinstance(data, dict) else ()
@@ -99,8 +100,9 @@ def _lone_surrogate(body: bytes) -> str:
 
 
 def dumped(data: Mapping[str, Any]) -> bytes:
-    """JSON of what was read from JSON; raises InvalidJson where it is nested too deeply, for less
-    depth is written than is read.
+    """Write as JSON what was read from JSON.
+
+    Raises InvalidJson if it is nested too deeply: orjson reads deeper nesting than it writes.
     """
     try:
         return orjson.dumps(data)
@@ -112,7 +114,7 @@ def dumped(data: Mapping[str, Any]) -> bytes:
 
 
 def kind_of(value: object) -> str:
-    """A JSON value in few words."""
+    """Describe a JSON value in a few words."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):

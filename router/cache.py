@@ -1,15 +1,13 @@
-"""Vectors of texts that were embedded before: exact, least recently used out first, bounded in
-bytes.
+"""An exact LRU cache of vectors, bounded in bytes.
 
-An entry is known by its model and by a digest of everything else that the vector depends on: the
-exact token ids, or the side and the prompted text for engines that take text. The digest
-is of the caller's scope too (`cache.scope`): those who share one share its vectors; hence it must
-be cryptographic, or a text could be made to answer with another's vector. What is kept is the
-vector in the model's own size: `router.spaces.fit` makes every smaller one from it, to the same
-bits.
+The key of an entry is its model and a digest of everything else that the vector depends on: the
+exact token ids, or the side and the prompted text for engines that take text. The digest also
+covers the caller's scope (`cache.scope`): callers of the same scope share its vectors. It must
+therefore be cryptographic, or an attacker could craft a text that returns another text's vector.
+Vectors are stored in the model's own size: `router.spaces.fit` makes every smaller one from it, to
+the same bits.
 
-For one event loop: no locks. Requests that wait for the same text at the same time are dispatch's
-matter.
+For one event loop: no locks. Concurrent requests for the same text are handled in dispatch.
 """
 
 from collections import OrderedDict
@@ -20,24 +18,20 @@ import numpy as np
 
 from router.arrays import Vectors
 
-# What an entry costs beside its 4 bytes a dimension: array, entry and key objects, places in the
-# dictionary. Measured with tracemalloc; test_cache.py holds it to that.
+# The overhead of an entry beside its 4 bytes a dimension: array, entry and key objects, slots in
+# the dictionary. Measured with tracemalloc; checked in test_cache.py.
 _ENTRY_BYTES = 450
 
 
 class Entry(NamedTuple):
-    """One text's vector (read-only, the model's own size) and the tokens that the model read
-    of it.
-    """
+    """One text's vector (read-only, the model's own size) and the number of tokens read."""
 
     vector: Vectors
     tokens: int
 
 
 class VectorCache:
-    """At most `max_bytes` of vectors, their keys and what Python needs around them; 0 keeps
-    nothing.
-    """
+    """At most `max_bytes` of vectors, keys and Python's overhead; 0 stores nothing."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -51,16 +45,14 @@ class VectorCache:
         return len(self._entries)
 
     def unknown(self, model: str, digests: Sequence[bytes]) -> list[int]:
-        """The places of the digests that have no entry; asks without counting and without keeping
-        anything recent.
-        """
+        """The indices of the digests without an entry; changes neither counters nor recency."""
         entries = self._entries
         if not entries:
             return list(range(len(digests)))
         return [index for index, digest in enumerate(digests) if (model, digest) not in entries]
 
     def get_many(self, model: str, digests: Sequence[bytes]) -> list[Entry | None]:
-        """The entry of each digest, None where it is not known; each counts as one hit or miss."""
+        """The entry of each digest, or None; each counts as one hit or miss."""
         entries = self._entries
         found: list[Entry | None] = []
         for digest in digests:
@@ -77,10 +69,10 @@ class VectorCache:
     def put_many(
         self, model: str, digests: Sequence[bytes], vectors: Vectors, tokens: Sequence[int]
     ) -> None:
-        """Keep a copy of each row of (len(digests), native) `vectors`; what is there already only
-        becomes recent.
+        """Store a copy of each row of (len(digests), native) `vectors`.
 
-        Raises ValueError when the three differ in length or the vectors are not float32.
+        An entry that exists already only becomes recent. Raises ValueError if the three differ in
+        length or the vectors are not float32.
         """
         if not len(digests) == len(vectors) == len(tokens):
             raise ValueError(

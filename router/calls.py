@@ -1,5 +1,5 @@
-"""What a dispatcher keeps of its work: chunks of requests, the calls that carry them, and the
-replicas that the calls are at.
+"""A dispatcher's records: chunks of requests, the calls that carry them, and calls in flight at
+each replica.
 """
 
 import math
@@ -18,13 +18,13 @@ SMALL, LARGE = 0, 1  # kinds of chunks, and of the calls that carry them
 SMALL_TOKENS = 512  # a chunk up to this size shares a call
 SMALL_ROWS = 32
 SMALL_BYTES = 65_536  # of text, which may be long and have few tokens
-FEW_TEXTS = 16  # for which numpy costs more than it saves
+FEW_TEXTS = 16  # up to this number plain Python is faster than numpy
 MESSAGE_BYTES = 3_500_000  # of 4 MiB; the rest is for headers, counts and pickle
 
 
 @dataclass(slots=True)
 class DispatchCounters:
-    """What a dispatcher has done, for metrics and tests."""
+    """Counters of a dispatcher, for metrics and tests."""
 
     calls: int = 0
     retries: int = 0
@@ -34,7 +34,7 @@ class DispatchCounters:
 
 
 class CallSize(NamedTuple):
-    """What one call may carry."""
+    """The limits of one call."""
 
     tokens: int
     rows: int
@@ -42,7 +42,7 @@ class CallSize(NamedTuple):
 
 
 class BulkSize(NamedTuple):
-    """What one bulk call may take, so that interactive texts do not wait long behind it."""
+    """The time limit of one bulk call, so that interactive texts do not wait long behind it."""
 
     curve: Curve
     bias: float
@@ -50,24 +50,24 @@ class BulkSize(NamedTuple):
     attention_tokens: int | None
 
     def exceeded(self, tokens: int, tokens_sq: int, texts: int) -> bool:
-        """Whether so much work takes longer."""
+        """Whether the work is predicted to take longer than the limit."""
         return self.bias * self.curve.step(tokens, tokens_sq, texts) > self.seconds
 
 
 @dataclass(slots=True, frozen=True)
 class DispatchLimits:
-    """What the config and the engine allow a dispatcher."""
+    """The limits of a dispatcher, from the config and the engine."""
 
     call_size: CallSize
     calls_in_flight: int  # at each replica
     max_queued_tokens: int
     max_queue_s: float
     replica_timeout_s: float
-    attention_tokens: int | None = None  # how far a token sees, where that is less than the text
-    # whether an engine does one step after another: then small chunks are gathered
+    attention_tokens: int | None = None  # the attention span of a token, None: the whole text
+    # whether an engine runs one step after another: then small chunks are gathered
     steps: bool = True
-    bulk_call_s: float = math.inf  # predicted work of a call with bulk; one text may take longer
-    bulk_share: float = 0.1  # of the replicas' time that bulk gets however much else waits
+    bulk_call_s: float = math.inf  # predicted work of a call with bulk; one text can take longer
+    bulk_share: float = 0.1  # of the replicas' time, reserved for bulk
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -78,22 +78,22 @@ class Chunk:
     tokens: int
     text_bytes: int = 0  # at most; 0 for token ids
     group: str | None = None  # only chunks of the same group share a call
-    # of what all of its texts begin with, where an engine may keep what it computed of that
+    # digest of the common beginning of all its texts, for engines with a prefix cache
     prefix: bytes | None = None
     bulk: bool = False
-    sender: Sender = ANY_SENDER  # whose it is: keys that wait take turns
+    sender: Sender = ANY_SENDER  # for fair queueing between keys
     deadline_s: float | None = None
     queued_s: float = 0.0
     kind: int = field(init=False)
     done: bool = False  # it has ended: with rows, with an error, or cancelled
-    waiting: bool = False  # it counts among what waits
-    call: "CallInFlight[Any] | None" = None  # that carries it
-    tries: int = 0
-    connections_broken: int = 0  # under it; the first of them counts for no try
-    failed_at: str | None = None  # the last replica that it was sent to in vain
-    # the replica whose engine made no vector of a text in it, although the call itself worked
+    waiting: bool = False  # it is counted in the queue
+    call: "CallInFlight[Any] | None" = None  # the call that carries it
+    tries: int = 0  # failed ones
+    connections_broken: int = 0  # during its calls; the first one does not count as a try
+    failed_at: str | None = None  # the replica of its last failed call
+    # the replica whose engine made no vector of one of its texts, although the call itself worked
     suspect: str | None = None
-    engine_failed: bool = False  # on a call with it: perhaps on its text
+    engine_failed: bool = False  # in a call with this chunk: perhaps because of its text
 
     def __post_init__(self) -> None:
         small = (
@@ -112,7 +112,7 @@ class Chunk:
 
 
 def max_rows(dimensions: int) -> int:
-    """Most rows of `dimensions` float32 that one reply may carry."""
+    """The maximum number of rows of `dimensions` float32 in one reply."""
     return max(1, MESSAGE_BYTES // (4 * dimensions))
 
 
@@ -123,8 +123,10 @@ def cuts(
     most_rows: int,
     bulk: BulkSize | None = None,
 ) -> list[tuple[int, int]]:
-    """Consecutive ranges of texts, each at most one batch of tokens, one reply of rows and one
-    message of text; `text_bytes` is None for token ids, `bulk` for interactive texts.
+    """Split texts into consecutive ranges, each at most one batch of tokens, one reply of rows and
+    one message of text.
+
+    `text_bytes` is None for token ids; `bulk` is None for interactive texts.
     """
     cuts, start, tokens, size, tokens_sq = list[tuple[int, int]](), 0, 0, 0, 0
     for index, count in enumerate(counts):
@@ -160,15 +162,15 @@ class CallInFlight(Generic[C]):
     texts: int
     tokens_sq: int
     sent_s: float
-    limit_s: float  # it hangs when its replica answers nothing for so long
+    limit_s: float  # the call hangs if its replica has answered no call for so long
     hangs_at_s: float
     live: int  # chunks that were not cancelled
     open: bool = True
-    hung: str | None = None  # the sentence for the log, when it was given up
+    hung: str | None = None  # the message for the log, after it was given up
 
     @property
     def interactive(self) -> bool:
-        """Whether it carries more than bulk."""
+        """Whether it carries interactive chunks."""
         return not all(chunk.bulk for chunk in self.chunks)
 
     @property
@@ -179,15 +181,15 @@ class CallInFlight(Generic[C]):
 
 @dataclass(slots=True, eq=False)
 class ReplicaInFlight:
-    """What one dispatcher has in flight at one replica."""
+    """One dispatcher's calls in flight at one replica."""
 
     calls: list[int] = field(default_factory=lambda: [0, 0])  # small, large
     open: set[CallInFlight[Any]] = field(default_factory=set)
-    interactive: int = 0  # calls with more than bulk
-    failures: int = 0  # calls in a row
-    nearly_done_s: float = 0.0  # when the small calls that went there should be
+    interactive: int = 0  # calls with interactive chunks
+    failures: int = 0  # failed calls in a row
+    nearly_done_s: float = 0.0  # when its small calls should be nearly done
 
     def answered(self, now: float) -> None:
-        """Give the other calls time: a replica that answers one does not hang."""
+        """Extend the limits of the other calls: a replica that answers one does not hang."""
         for call in self.open:
             call.hangs_at_s = now + call.limit_s

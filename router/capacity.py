@@ -1,14 +1,13 @@
-"""How much work a model can take, how much it is asked for, and what follows: its replicas.
+"""A model's capacity and demand, and the number of replicas that follows.
 
-    rate      tokens per second one replica serves while it is busy; with full batches where
-              replicas are counted by it, because a replica with little to do is busy too, and slow
-    offered   tokens per second that requests bring to the model they are sent to
-    shadow    tokens per second that wanted this model and were sent to a smaller one: without it a
-              model that everybody is degraded away from would look idle and never grow
+    rate      tokens per second that one replica serves while it is busy. To compute replicas it is
+              the rate with full batches: with little work a replica is busy too, but slow.
+    offered   tokens per second of the requests that are sent to the model
+    shadow    tokens per second of requests that wanted this model and were sent to a smaller one.
+              Otherwise a model that all requests are degraded from would look idle and never grow.
 
-Pure: times are arguments.
-Nothing is imported but the standard library: Serve's controller, which may not have this project
-installed, runs the autoscaling policy from a copy of this module.
+Pure: times are arguments. Only the standard library is imported: Serve's controller may not have
+this project installed and runs the autoscaling policy from a copy of this module.
 """
 
 import math
@@ -26,11 +25,11 @@ class Rate:
 
     def __init__(self, tokens_per_s: float, window_s: float = 30.0) -> None:
         self.window_s = window_s
-        self._seconds = 1.0  # what the first guess counts for
+        self._seconds = 1.0  # the weight of the first guess
         self._tokens = tokens_per_s
 
     def served(self, tokens: float, busy_s: float) -> None:
-        """A replica served `tokens` tokens in `busy_s` seconds of work."""
+        """Count `tokens` tokens that a replica served in `busy_s` seconds of work."""
         if busy_s > 0.0:
             kept = math.exp(-busy_s / self.window_s)
             self._tokens = kept * self._tokens + tokens
@@ -43,7 +42,7 @@ class Rate:
 
 
 class Demand:
-    """Tokens per second asked for, averaged over about the last `window_s` seconds, idle ones
+    """Requested tokens per second, averaged over about the last `window_s` seconds, idle ones
     included.
     """
 
@@ -55,43 +54,43 @@ class Demand:
         self._since_s = now
 
     def add(self, tokens: int, now: float) -> None:
-        """`tokens` tokens were asked for at `now`."""
+        """Count `tokens` tokens that were requested at `now`."""
         self._rate = self.tokens_per_s(now) + tokens / self.window_s
         self._since_s = max(now, self._since_s)
 
     def asked(self, now: float) -> float:
-        """The average at `now`, and none when nobody has asked for three windows: only this lets a
-        model go to sleep.
+        """The average at `now`; 0 after three windows without requests, so that a model can scale
+        to zero.
         """
         return self.tokens_per_s(now) if now - self._since_s <= 3.0 * self.window_s else 0.0
 
     def tokens_per_s(self, now: float) -> float:
-        """The average at `now`; a clock that runs back counts as standing still."""
+        """The average at `now`; a clock that goes back counts as stopped."""
         return self._rate * math.exp(-max(0.0, now - self._since_s) / self.window_s)
 
 
 class DemandReport(NamedTuple):
-    """What one model is asked for, by one router or by all of them together."""
+    """The demand for one model, from one router or from all of them."""
 
     offered: float  # tokens per second
     shadow: float  # tokens per second
     backlog_tokens: float  # queued and in flight
     tokens_per_s: float  # of one replica whose batches are full
-    devices: float = 1.0  # that one replica occupies
-    start_s: float | None = None  # from the decision to a ready replica, where the config says it
-    started_s: float | None = None  # what the last replica took, from its process to ready
+    devices: float = 1.0  # occupied by one replica
+    start_s: float | None = None  # from the decision to a ready replica, if the config gives it
+    started_s: float | None = None  # the last replica's start, from its process to ready
 
 
 def learned(report: DemandReport, start: Mapping[str, float] | None) -> DemandReport:
-    """A report with what the model's last replica took to start, from its phases."""
+    """Add the start time of the model's last replica, the sum of its phases, to a report."""
     return report._replace(started_s=sum(start.values())) if start else report
 
 
 def together(asks: list[DemandReport]) -> DemandReport:
-    """What all routers ask of one model: demand and backlog add up, and who sends most knows the
-    replicas' rate best.
+    """Combine the reports of all routers for one model.
 
-    Raises ValueError for an empty list.
+    Demand and backlog are added; the replicas' rate is averaged, weighted by each router's share of
+    them. Raises ValueError for an empty list.
     """
     if not asks:
         raise ValueError("nobody asks")
@@ -111,12 +110,12 @@ def together(asks: list[DemandReport]) -> DemandReport:
 def needed_replicas(
     ask: DemandReport, ready: int, rho: float, drain_s: float, start_s: float
 ) -> float:
-    """Replicas that serve what is asked for at utilisation `rho`, or at full speed while they drain
-    what is late.
+    """Replicas that serve the demand at utilisation `rho`, or at full speed while they drain late
+    work.
 
-    Late is the backlog that the `ready` replicas will not have served beside their new work in the
-    `start_s` seconds until another could help them; it shall be gone `drain_s` seconds after that.
-    Raises ValueError for what no replica can be.
+    Late work is the backlog that the `ready` replicas cannot serve, beside new requests, in the
+    `start_s` seconds until another replica is ready. It must be drained in `drain_s` seconds after
+    that. Raises ValueError if the rate, `rho` or `drain_s` is not above 0.
     """
     offered, shadow, backlog, rate = ask.offered, ask.shadow, ask.backlog_tokens, ask.tokens_per_s
     if not (rate > 0.0 and rho > 0.0 and drain_s > 0.0):
@@ -129,12 +128,11 @@ def needed_replicas(
 
 
 def next_replicas(needed: float, now: int, slack: float, peak: float = 0.0) -> int:
-    """Whole replicas for `needed` where there are `now`: up when these do not suffice, down only to
-    what has slack at `peak`.
+    """Whole replicas for `needed` where there are `now`.
 
-    `peak` is the highest need of late, and starts nothing: what is over when another replica would
-    come needs none. Without slack, a need around a whole number would start and stop a replica in
-    turns.
+    Scales up if `now` is not enough, and down only to a number that has slack at `peak`, the
+    highest recent need. A peak starts no replica: it can be over before the replica is ready.
+    Without slack, a need near a whole number would alternately start and stop a replica.
     """
     return max(math.ceil(needed), min(now, math.ceil(max(needed, peak) / (1.0 - slack))))
 
@@ -149,7 +147,7 @@ class Peak:
         self._falling: deque[tuple[float, float]] = deque()  # (time, value): later ones are lower
 
     def seen(self, value: float, now: float) -> float:
-        """The highest value since `now - window_s`, this one included."""
+        """Add a value; returns the highest since `now - window_s`."""
         falling = self._falling
         while falling and falling[-1][1] <= value:
             falling.pop()
@@ -160,19 +158,19 @@ class Peak:
 
 
 class Want(NamedTuple):
-    """What one model wants of a budget of devices."""
+    """One model's claim on a budget of devices."""
 
     replicas: int  # at least `least`
-    # the highest of late before it was rounded: who is short of more comes first, and keeps that
-    # for a while
+    # the highest recent need, not rounded: the model with the largest shortage comes first, and
+    # keeps its place for a while
     needed: float
-    least: int  # that it gets in any case
+    least: int  # guaranteed
     devices: float  # of one replica
     held: int  # replicas that run now
 
 
 class Autoscaler:
-    """Replicas by tokens: what each model wants, from what all routers ask of it."""
+    """Computes the replicas of each model from the demand of all routers, in tokens."""
 
     def __init__(
         self, utilisation: float, drain_s: float, start_s: float, hold_s: float, slack: float
@@ -185,16 +183,18 @@ class Autoscaler:
         self, name: str, ask: DemandReport, ready: int, target: int, least: int, most: int,
         now: float,
     ) -> Want:  # fmt: skip
-        """What a model wants that has `ready` replicas, `target` with those that start, and may
-        have `least` to `most`.
+        """The claim of a model with `ready` replicas.
+
+        `target` also counts starting replicas; `least` and `most` are the limits.
         """
         start_s = self._start_s if ask.start_s is None else ask.start_s
-        # a node comes on top of a start, so what was measured can only show that this is too little
+        # A new node can add to a start, so a measured start is only a lower bound.
         start_s = max(start_s, ask.started_s or 0.0)
         needed = needed_replicas(ask, ready, self._utilisation, self._drain_s, start_s)
         peak = self._peaks.get(name)
         if peak is None:
-            # a policy that has just started has seen no peak; what runs may be there because of one
+            # A policy that has just started has seen no peak, but the running replicas may be
+            # there because of one.
             peak = self._peaks[name] = Peak(self._hold_s)
             peak.seen(target * (1.0 - self._slack), now)
         highest = peak.seen(needed, now)
@@ -203,17 +203,16 @@ class Autoscaler:
 
 
 def share_devices(wants: Mapping[str, Want], devices: float) -> dict[str, int]:
-    """Replicas for each model that together occupy at most `devices`, or what everybody's `least`
-    occupies if that is more.
+    """Distribute at most `devices` over the models, or more if all `least` replicas need it.
 
-    One replica after the other goes to the model whose replicas would have to do most: in the end
-    all are short by much the same share. A device of a replica that has not been told to stop yet
-    is not given away before.
+    Replicas are assigned one by one, each to the model with the most work per replica, so that in
+    the end all models lack about the same share. A device is not assigned again before its replica
+    has been stopped.
     """
     given = {name: want.least for name, want in wants.items()}
 
     def short(name: str) -> tuple[float, float]:
-        """How much a replica has to do, and for models without one how much there is to do."""
+        """Work per replica, infinite for a model without one; then all of its work."""
         return (wants[name].needed / given[name] if given[name] else math.inf, wants[name].needed)
 
     left = devices - sum(want.least * want.devices for want in wants.values())

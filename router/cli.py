@@ -1,6 +1,4 @@
-"""`embedding-router ...`: a table of commands, each imported only when it is asked for, so that
-`--help` answers at once.
-"""
+"""The `embedding-router` command; subcommands are imported on demand, so that `--help` is fast."""
 
 from importlib import import_module, metadata
 from typing import Any, NamedTuple
@@ -9,7 +7,7 @@ import click
 
 
 class Entry(NamedTuple):
-    """Where a command is, as `module:function`, and its line in the list of commands."""
+    """A command's function, as `module:function`, and its line in the list of commands."""
 
     target: str
     summary: str
@@ -80,7 +78,7 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """The commands of COMMANDS; a ConfigError becomes its sentences and exit status 1."""
+    """The commands of COMMANDS; a ConfigError prints its sentences and exits with status 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

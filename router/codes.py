@@ -1,6 +1,4 @@
-"""ISO codes that a config may name: languages (639-1) and scripts (15924), with English names for
-the suggestions.
-"""
+"""ISO codes of languages (639-1) and scripts (15924) in configs, with names for suggestions."""
 
 from difflib import get_close_matches
 
@@ -61,12 +59,12 @@ LANGUAGES, SCRIPTS = _table(_LANGUAGES), _table(_SCRIPTS)  # code -> English nam
 
 
 def unknown_language(word: str) -> str | None:
-    """What to say where `word` is no ISO 639-1 code; None where it is one."""
+    """The error message for a `word` that is no ISO 639-1 code; None if it is one."""
     return _unknown(word, LANGUAGES, "an ISO 639-1 code such as en or zh")
 
 
 def unknown_script(word: str) -> str | None:
-    """What to say where `word` is no script that texts are told apart by; None where it is one."""
+    """The error message for a `word` that is no detectable script; None if it is one."""
     return _unknown(word, SCRIPTS, "an ISO 15924 code such as Cyrl or Hani")
 
 

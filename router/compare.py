@@ -1,18 +1,16 @@
-"""Two models, or two policies, on the same traffic: who takes part, what is counted, and how far
-two models agree.
+"""Compare two models, or two policies, on the same traffic.
 
-    shadow   a share of the answered requests is embedded by another model too; nobody gets those
-             vectors
-    canary   a share of the free requests is decided by other rules; the rest of them is the control
+    shadow   a share of the answered requests is also embedded by another model; those vectors are
+             not returned
+    canary   a share of the free requests is decided by other rules; the rest is the control
 
-Who takes part follows from the text alone: the same text is always on the same side, on every
-router and after a restart, so a cache stays as good as it was and a caller who repeats himself gets
-the same vector.
+The sample depends on the text alone: the same text is always on the same side, on every router and
+after a restart. So caches stay effective, and a repeated request returns the same vector.
 
-Vectors of two models must never be compared with each other. What can be compared is whom they take
-for neighbours: of the texts that came before, the share of a new text's ten nearest under one model
-that are among its ten nearest under the other. Two models that agree make the same search; where
-they do not, only labelled data says which is right (`embedding-router advise`).
+Vectors of two models must never be compared with each other, but their neighbours can be. The
+overlap is the share of a new text's ten nearest earlier texts under one model that are also among
+its ten nearest under the other. Two models that agree give the same search results. Where they
+differ, only labelled data shows which one is right (`embedding-router advise`).
 
 Pure: no clock, no randomness.
 """
@@ -30,14 +28,15 @@ from router.arrays import Vectors
 from router.domain import Features
 
 NEIGHBOURS = 10
-RING_TEXTS = 512  # that a new text is compared with: of each pair of models
-FEWEST_TEXTS = 100  # before that ten neighbours are too large a part of what there is
+RING_TEXTS = 512  # earlier texts that a new one is compared with, for each pair of models
+FEWEST_TEXTS = 100  # with fewer, ten neighbours are too large a share of all texts
 LENGTHS = (16, 64, 256, 1024)  # tokens, upper ends of the bands
 
 
 def falls_in(texts: Iterable[str], salt: str, share: float) -> bool:
-    """Whether a request with these texts is in a sample of `share` (0 to 1); another `salt`,
-    another independent sample.
+    """Whether a request with these texts is in a sample of `share` (0 to 1).
+
+    Samples with different `salt` are independent.
     """
     if share >= 1.0:
         return True
@@ -64,7 +63,7 @@ def slices_of(features: Features, longest: int, side: str | None) -> tuple[str, 
 
 
 class Times:
-    """Durations in buckets 5 % apart: percentiles within 2.5 %, whatever their number."""
+    """A histogram of durations with buckets 5 % apart: percentiles are within 2.5 %."""
 
     RATIO = 1.05
 
@@ -72,11 +71,11 @@ class Times:
         self._buckets = Counter[int]()
 
     def add(self, seconds: float) -> None:
-        """Count one duration; all below a microsecond are one."""
+        """Count one duration; all below a microsecond share a bucket."""
         self._buckets[round(math.log(max(seconds, 1e-6)) / math.log(self.RATIO))] += 1
 
     def percentile(self, percent: float) -> float | None:
-        """Seconds that `percent` of the durations do not exceed, None where there are none."""
+        """Seconds that `percent` of the durations do not exceed; None without durations."""
         left = math.ceil(self._buckets.total() * percent / 100.0)
         for bucket in sorted(self._buckets):
             left -= self._buckets[bucket]
@@ -95,7 +94,7 @@ class Times:
 
 @dataclass(slots=True)
 class Mean:
-    """A mean and how sure it is."""
+    """A mean and its confidence interval."""
 
     count: int = 0
     total: float = 0.0
@@ -126,7 +125,7 @@ class Mean:
 
 
 class Ring:
-    """The last texts that two models have embedded, as vectors of both; never as text."""
+    """The vectors of the last texts that two models have embedded; the texts are not kept."""
 
     def __init__(self, size: int = RING_TEXTS) -> None:
         self._size, self._next = size, 0
@@ -135,11 +134,11 @@ class Ring:
         self._pair: tuple[Vectors, Vectors] | None = None
 
     def add(self, digests: Sequence[bytes], first: Vectors, second: Vectors) -> list[float]:
-        """Take texts as (n, d1) and (n, d2) vectors of length 1; returns each new one's overlap
-        with those before it.
+        """Add texts as (n, d1) and (n, d2) vectors of length 1; returns the overlap of each new one
+        with the texts before it.
 
-        A text that is here already is passed over: it would be its own neighbour. Nothing is
-        returned before FEWEST_TEXTS.
+        A text that is in the ring already is skipped: it would be its own neighbour. Before
+        FEWEST_TEXTS the result is empty.
         """
         new = [row for row, digest in enumerate(digests) if digest not in self._digests]
         new = [
@@ -179,25 +178,25 @@ def _nearest(kept: Vectors, rows: Vectors) -> list[list[int]]:
 
 
 class Seen(NamedTuple):
-    """One request as a report counts it; seconds."""
+    """One request for a report; times in seconds."""
 
     slices: tuple[str, ...]
-    model: str  # that answered
+    model: str  # the one that answered
     texts: int
     tokens: int
     actual_s: float  # from arrival to the vectors
-    device_s: float  # by the model's latency curve, times the devices it occupies
+    device_s: float  # time by the model's latency curve, times the devices that it occupies
     in_time: bool | None = None  # None: it had no budget
     degraded: bool = False
-    quality: float = 0.0  # points that the config gives the model for this text
+    quality: float = 0.0  # the model's points for this text in the config
 
 
 class Shadowed(NamedTuple):
-    """What a shadow model made of a request."""
+    """A shadow model's result for one request."""
 
     overlaps: Sequence[float]
-    inference_s: float  # of the calls it travelled in
-    predicted_s: float | None  # what the model would have taken for the caller, had it been chosen
+    inference_s: float  # of the calls that carried it
+    predicted_s: float | None  # predicted latency for the caller if this model had been chosen
     device_s: float
 
 
@@ -241,7 +240,7 @@ class Tally:
             self.shadow_device_s += shadowed.device_s
 
     def common(self) -> dict[str, Any]:
-        """What both kinds of report say of a slice."""
+        """The values of a slice that both kinds of report contain."""
         return {
             "requests": self.requests,
             "texts": self.texts,
@@ -259,7 +258,7 @@ class ShadowReport:
     def __init__(self) -> None:
         self._tallies: dict[tuple[str, str], Tally] = {}
         self.compared = 0
-        self.left_out = Counter[str]()  # requests of the sample that were not compared, by why
+        self.left_out = Counter[str]()  # sampled requests that were not compared, by reason
 
     def add(self, seen: Seen, shadowed: Shadowed) -> None:
         """Count one request that both models have embedded."""
@@ -268,7 +267,7 @@ class ShadowReport:
             self._tallies.setdefault((seen.model, name), Tally()).add(seen, shadowed)
 
     def as_dict(self) -> dict[str, Any]:
-        """The report for JSON; slices with most requests first."""
+        """The report for JSON, largest slices first."""
         ordered = sorted(
             self._tallies.items(),
             key=lambda each: (each[0][0], each[0][1] != "all", -each[1].requests),
@@ -301,12 +300,12 @@ class CanaryReport:
         self.failed: dict[str, Counter[str]] = {arm: Counter() for arm in self.ARMS}
 
     def add(self, arm: str, seen: Seen) -> None:
-        """Count one answered request of "control" or "canary"."""
+        """Count one answered request of `arm`, "control" or "canary"."""
         for name in seen.slices:
             self._tallies.setdefault(name, {each: Tally() for each in self.ARMS})[arm].add(seen)
 
     def as_dict(self) -> dict[str, Any]:
-        """The report for JSON; both arms of a slice side by side."""
+        """The report for JSON, both arms of a slice side by side."""
         ordered = sorted(
             self._tallies.items(), key=lambda each: (each[0] != "all", -each[1]["canary"].requests)
         )

@@ -1,11 +1,11 @@
-"""`embedding-router completion`: what a shell needs to complete commands and options."""
+"""`embedding-router completion`: print a shell completion script."""
 
 import click
 import orjson
 from click.shell_completion import get_completion_class
 
 PROGRAM = "embedding-router"
-VARIABLE = "_EMBEDDING_ROUTER_COMPLETE"  # the name that click derives from the program's
+VARIABLE = "_EMBEDDING_ROUTER_COMPLETE"  # click derives this name from the program's
 
 
 @click.command()

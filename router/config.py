@@ -1,8 +1,7 @@
-"""The one config tree: what a user writes under `args:` of a Serve config file, parsed and checked
-in one place.
+"""The config tree under `args:` of a Serve config file, parsed and checked in one place.
 
-Every section refuses keys it does not know; `router.strict` turns that into a sentence that names
-the nearest valid one.
+Every section rejects unknown keys; `router.strict` turns that into a sentence that names the
+nearest valid key.
 """
 
 import re
@@ -34,12 +33,12 @@ from router.routing_config import Compare, NamedTier, Routing
 
 
 class Cache(Section):
-    """Vectors kept by exact text, in memory of each router replica and, behind it, in a Redis that
-    routers share.
+    """The cache of vectors by exact text, in the memory of each router replica and, behind it, in a
+    Redis that routers share.
     """
 
     max_bytes: Int = Field(default=256 * 1024 * 1024, ge=0)  # 0 turns it off
-    scope: Literal["shared", "key"] | None = None  # who shares it; None: key, where there are keys
+    scope: Literal["shared", "key"] | None = None  # None: key if there are keys, else shared
     redis_url: str | None = Field(
         default=None, pattern=r"^(rediss?|unix)://.|^env:[A-Za-z_][A-Za-z0-9_]*$"
     )
@@ -48,32 +47,31 @@ class Cache(Section):
 
 
 class DecisionLog(Section):
-    """A file of JSON lines, one per request, that `embedding-router replay` decides again; it never
-    holds text.
-    """
+    """A log of JSON lines, one per request, for `embedding-router replay`; it never holds text."""
 
-    path: str  # created where it does not exist; the routers of one machine may share it
-    # then it becomes PATH.1, in the place of the one before
+    path: str  # created if it does not exist; the routers of one machine can share it
+    # at this size the file is renamed to PATH.1 and replaces the previous one
     max_bytes: PositiveInt = 256 * 1024 * 1024
 
 
 class Batches(Section):
-    """Where files, batches and the use of keys are kept; all routers share the folder."""
+    """Storage of files, batches and usage by key; all routers share the folder."""
 
-    folder: str  # created where it does not exist; its file system must have file locks
+    folder: str  # created if it does not exist; its file system must support file locks
     max_bytes_per_key: PositiveInt = 10 * 1024**3  # of all files of one key
     lines_in_flight: PositiveInt = 64  # of all batches that one router runs
 
 
 class CollectionConfig(Section):
-    """What a request means by this name as its `space`; `MODEL/DIMENSIONS` alone is `space`.
+    """A collection: a name that requests can give as `space`. The short form `MODEL/DIMENSIONS`
+    sets `space` alone.
 
-    `input_type`, `instruction` and `truncate` hold for requests that do not give their own.
+    `input_type`, `instruction` and `truncate` are defaults for requests that do not give their own.
     """
 
     space: str | None = None  # MODEL/DIMENSIONS
-    spaces: tuple[str, ...] = ()  # the same, of several indexes; instead of `space`
-    # what the native models of several spaces were measured to keep of the best one's search
+    spaces: tuple[str, ...] = ()  # several of them, one for each index; instead of `space`
+    # measured file: the recall of each space's native model, relative to the best space
     proof: str | None = None
     input_type: Literal["query", "document"] | None = None
     instruction: str | None = Field(default=None, min_length=1)
@@ -81,12 +79,12 @@ class CollectionConfig(Section):
     adapters: tuple[
         str, ...
     ] = ()  # files made by `embedding-router align`; `encoders` takes them too
-    # models with `space_of`, and files of adapters, that may make vectors of its spaces too
+    # models with `space_of`, and adapter files, that can also make vectors of its spaces
     encoders: tuple[str, ...] = ()
-    adapt: Literal["queries", "all"] = "queries"  # what may come over an adapter
+    adapt: Literal["queries", "all"] = "queries"  # texts that can use an adapter
     # share of the best space's own recall that its queries keep on average
     min_recall: Float = Field(default=0.95, ge=0.0, le=1.0)
-    min_recall_each: Float = Field(default=0.5, ge=0.0, le=1.0)  # the least of any encoder
+    min_recall_each: Float = Field(default=0.5, ge=0.0, le=1.0)  # minimum for every encoder
     # fixed: every document was in the fit, so the figure for documents in the fit counts
     documents: Literal["growing", "fixed"] = "growing"
 
@@ -107,13 +105,13 @@ class CollectionConfig(Section):
 
     @property
     def all_spaces(self) -> tuple[str, ...]:
-        """Its space, or its spaces."""
+        """`space` or `spaces`, as a tuple."""
         return (self.space,) if self.space is not None else self.spaces
 
 
 class Autoscaling(Section):
-    """`policy_kwargs` of the autoscaling policy `deployments.autoscale:ByTokens`; see
-    router/capacity.py for what they mean.
+    """`policy_kwargs` of the autoscaling policy `deployments.autoscale:ByTokens`, explained in
+    router/capacity.py.
     """
 
     utilisation: Float = Field(default=0.8, gt=0.0, le=1.0)
@@ -125,29 +123,28 @@ class Autoscaling(Section):
 
 
 class KeyConfig(Section):
-    """What the holder of one API key may do; a list that is not given leaves everything of its kind
-    open.
+    """The permissions of one API key; a list that is not given allows everything of its kind.
 
-    The models are those of `models` and of `tiers` together.
+    The allowed models are those of `models` and of `tiers` together.
     """
 
-    hash: str  # of the key, as `embedding-router keys new` prints it; the key itself stands nowhere
+    hash: str  # of the key, as `embedding-router keys new` prints it; the key itself is not stored
     tiers: tuple[NamedTier, ...] | None = None
     models: tuple[str, ...] | None = None
     collections: tuple[str, ...] | None = None
     priorities: tuple[Literal["interactive", "bulk"], ...] | None = None
     requests_per_minute: PositiveInt | None = None
     tokens_per_minute: PositiveInt | None = None
-    weight: PositiveFloat = 1.0  # of its turns, where the work of several keys waits
-    admin: Flag = False  # may see what other callers do
+    weight: PositiveFloat = 1.0  # its share against other keys whose work waits
+    admin: Flag = False  # can see the requests of other callers
     defaults: KeyDefaults = KeyDefaults()
-    ignore_fields: Flag | tuple[str, ...] = False  # unknown fields that its requests may have
+    ignore_fields: Flag | tuple[str, ...] = False  # unknown fields that are dropped, not refused
 
     @field_validator("hash")
     @classmethod
     def _is_a_hash(cls, value: str) -> str:
-        # The value is not shown: who writes the key itself here by mistake shall not find it in a
-        # log as well.
+        # The value is not shown: if a user writes the key itself here by mistake, it must not also
+        # end up in a log.
         if not _HASH.fullmatch(value):
             raise ValueError(
                 "must be sha256: and 64 hexadecimal digits, as `embedding-router keys new` "
@@ -164,7 +161,7 @@ class KeyConfig(Section):
 
 
 class Cors(Section):
-    """Web pages of other origins whose scripts may call this service; none by default."""
+    """Origins whose web pages can call this service; none by default."""
 
     origins: tuple[str, ...] = ()  # SCHEME://HOST[:PORT], or * for all
 
@@ -180,7 +177,7 @@ class Cors(Section):
         return value
 
 
-SEALED = "sealed_args"  # in place of `args:`: the file that holds them
+SEALED = "sealed_args"  # the key that replaces `args:` and names the file that holds them
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -198,13 +195,14 @@ RELOADABLE = (
 
 
 class RouterArgs(Section):
-    """Everything under `args:`. `models` are from small to large: in the order they are written in,
-    or that of their `rank`.
+    """Everything under `args:`.
+
+    `models` are ordered from small to large: as they are written, or by their `rank`.
     """
 
     models: dict[str, ModelConfig] = Field(min_length=1)
     tiers: dict[NamedTier, str] = Field(min_length=1)
-    # by the name that a request may give as its space
+    # by the name that a request can give as its space
     collections: dict[str, CollectionConfig] = Field(default_factory=dict)
     routing: Routing = Routing()
     rerankers: dict[str, RerankerConfig] = Field(default_factory=dict)  # from small to large
@@ -215,29 +213,29 @@ class RouterArgs(Section):
     cache: Cache = Cache()
     decision_log: DecisionLog | None = None
     batches: Batches | None = None  # none: no files, no batches
-    # by a name of your choice; none: every request is answered
+    # by a name of your choice; none: no authentication
     keys: dict[str, KeyConfig] = Field(default_factory=dict)
-    auth: Literal["none"] | None = None  # must be written to answer other machines without keys
+    auth: Literal["none"] | None = None  # required to answer other machines without keys
     cors: Cors = Cors()
-    transport: Literal["direct", "handles"] = "direct"  # how calls reach replicas
-    metrics: bool = True  # in Ray's own, under embedding_router_*; those of vLLM too
+    transport: Literal["direct", "handles"] = "direct"  # of calls to replicas
+    metrics: bool = True  # exported with Ray's metrics as embedding_router_*; those of vLLM too
     stamps: bool = False  # of each request, in /v1/decisions
-    # relative paths start here; the folder of the process where it is not given
+    # folder of relative paths; default: the working directory of the process
     base_dir: str | None = None
 
     @property
     def served(self) -> dict[str, ModelConfig]:
-        """Embedding models, and the rerankers that are not another model's similarity."""
+        """Embedding models, and rerankers that are not the similarity of an embedding model."""
         own = {name: one for name, one in self.rerankers.items() if one.similarity is None}
         return {**self.models, **own}
 
     @property
     def deployed(self) -> dict[str, ModelConfig]:
-        """Those of them that have a deployment."""
+        """Served models that have a deployment."""
         return {name: one for name, one in self.served.items() if not one.engine.in_router}
 
     def place_of(self, name: str) -> str:
-        """Where a model or reranker stands in the config."""
+        """The config path of a model or reranker."""
         return f"{'models' if name in self.models else 'rerankers'}.{name}"
 
     @field_validator("models", "rerankers")
@@ -280,7 +278,7 @@ class RouterArgs(Section):
                 raise ValueError(f"models.{name}.space_of: {why}")
 
     def _no_space(self, text: str) -> str | None:
-        """Why this is no space of these models, in a clause; None where it is one."""
+        """Why this is no space of these models, as a clause; None if it is one."""
         model, _, size = text.rpartition("/")
         if (
             model not in self.models
@@ -308,7 +306,7 @@ class RouterArgs(Section):
     def _kinds(
         self,
     ) -> Iterator[tuple[str, Mapping[NamedTier, str], str, Mapping[str, ModelConfig]]]:
-        """The tiers and models of embeddings, then those of reranking, each with its key."""
+        """Tiers and models of embeddings, then those of reranking, each with its config key."""
         yield "tiers", self.tiers, "models", self.models
         yield "rerank_tiers", self.rerank_tiers, "rerankers", self.rerankers
 
@@ -383,7 +381,7 @@ class RouterArgs(Section):
                     f"{key}.{name}: a model id must be lower case, and must not be a tier's "
                     "name or 'router'"
                 )
-            # it stands in headers of answers
+            # it is sent in response headers
             if not name.isascii() or not name.isprintable() or " " in name:
                 raise ValueError(
                     f"{key}.{name}: a model id has ASCII letters, digits and signs only, and no "
@@ -392,7 +390,7 @@ class RouterArgs(Section):
 
     @model_validator(mode="after")
     def _no_half_precision_for_qwen3(self) -> "RouterArgs":
-        """Users report NaN: its activations leave the range of float16."""
+        """Qwen3-Embedding makes NaN in float16: users report that its activations overflow."""
         for name, model in self.models.items():
             dtype = model.engine.weights_dtype
             named = f"{name} {model.engine.hub_source}".lower()

@@ -23,9 +23,7 @@ class Point(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A curve and how far it is from the points it was fitted to, as shares of the measured
-    seconds.
-    """
+    """A curve and its errors on the fitted points, as shares of the measured seconds."""
 
     curve: Curve
     median_error: float
@@ -34,21 +32,19 @@ class Fit(NamedTuple):
 
     @property
     def knee_tokens(self) -> float:
-        """Tokens up to which a step of short texts takes `fixed_s`; 0 when there is no flat
-        part.
-        """
+        """Tokens up to which a step of short texts takes `fixed_s`; 0 without a flat part."""
         slope = self.curve.s_per_token
         return max(0.0, (self.curve.fixed_s - self.curve.base_s) / slope) if slope else 0.0
 
 
 def fit(points: Sequence[Point], batch_tokens: int, overhead_s: float = 0.0) -> Fit:
-    """Fit max(fixed, base + s_per_token * T + s_per_token_sq * sum(L^2) + s_per_text * N) with no
-    negative coefficient.
+    """Fit max(fixed, base + s_per_token * T + s_per_token_sq * sum(L^2) + s_per_text * N) with
+    non-negative coefficients.
 
-    Least absolute relative error, so stalls among the points do not bend the curve; every place of
-    the knee is tried. Where all points have as many texts, what a text costs cannot be told from
-    the base and stays there. Raises ValueError when there are fewer than three different sizes or a
-    point is not a finite positive number.
+    Minimises the absolute relative error, so that stalls do not bend the curve, and tries each
+    position of the knee. If all points have the same number of texts, the cost of a text cannot be
+    separated from the base and remains in it. Raises ValueError if there are fewer than three
+    different sizes or a point is not a finite positive number.
     """
     data = np.array(points, dtype=np.float64).reshape(-1, 4)
     if not (np.isfinite(data).all() and (data > 0.0).all()):
@@ -85,8 +81,9 @@ def fit(points: Sequence[Point], batch_tokens: int, overhead_s: float = 0.0) -> 
 
 
 def _non_negative(columns: Floats, seconds: Floats) -> Floats:
-    """Non-negative coefficients of least absolute relative error: reweighted least squares, exact
-    over the sets of columns.
+    """Non-negative coefficients of least absolute relative error.
+
+    Iteratively reweighted least squares; every set of columns is tried.
     """
     scale = columns.max(axis=0)
     relative = columns / scale / seconds[:, None]

@@ -1,15 +1,14 @@
-"""The decision log: one JSON line per request, with everything `decide` needs to decide it again,
-and never its text.
+"""The decision log: one JSON line per request, with all inputs of `decide`, but never the text.
 
     setting   the models and the policy; before the first request that was decided by them, and
               again whenever they change
-    request   what was asked, the load of every model, the decision, and how it ended
-    lost      how many requests were not written because the writer could not keep up
+    request   the request, the load of every model, the decision and the outcome
+    lost      the number of requests that were not written because the writer could not keep up
 
-Lines of several routers may share a file: each names its router. What a model learned while it
-served, and what it is worth in a space that it reaches by an adapter, differs from request to
-request, so a request carries what is not as in its setting. JSON keeps every bit of a float:
-deciding a request of the log again under its own setting gives the decision that was made, exactly
+Several routers can share a file: each line names its router. Some properties of a model differ from
+request to request: its learned curve, and its quality in a space that it reaches by an adapter. A
+request line therefore carries the properties that differ from its setting. JSON keeps every bit of
+a float: deciding a logged request again under its own setting gives exactly the same decision
 (router/replay.py).
 """
 
@@ -41,64 +40,62 @@ from router.usage import Use
 
 FORMAT = 1
 ANSWERED = "answered"
-RERANK = "rerank"  # the arm of requests that are decided among rerankers
+RERANK = "rerank"  # the arm of rerank requests
 
 
 class LogError(ValueError):
-    """A line that is not of a decision log; the message says which and why."""
+    """A line that does not belong to a decision log; the message says which and why."""
 
 
 class DecisionContext(NamedTuple):
-    """What a router decides by: its models, from small to large, and the parts of the config that
-    decisions depend on.
-    """
+    """The models, from small to large, and the parts of the config that decisions depend on."""
 
     models: Mapping[str, Model]
     policy: Policy
     tiers: Mapping[Tier, str]
     strict_tiers: bool
     default_budget_s: float | None
-    # of an experiment; its requests are logged as those of a router of their own
+    # of an experiment; its requests are logged as those of a separate router
     arm: str | None = None
 
 
 class Entry(NamedTuple):
-    """One request as it was decided, and how it ended."""
+    """One request, its decision and its outcome."""
 
-    at_s: float  # seconds since 1970, for people; the two that follow are on the router's own clock
+    at_s: float  # seconds since 1970, for readers; the next two are on the router's own clock
     arrived_s: float
     now: float  # of the decision
     request: Request
-    tier: Tier | None  # as the caller asked for it; None when a model or a space was named
+    tier: Tier | None  # as requested; None if a model or a space was named
     own_budget: bool  # the caller gave the budget, not the config
-    models: Mapping[str, Model]  # with the curves as they were then
+    models: Mapping[str, Model]  # with their curves at that time
     loads: Mapping[str, Load]
     decision: Decision
     outcome: str  # "answered", the code of the error the caller got, or "cancelled"
     actual_s: float | None  # from arrival to the vectors
-    space: str | None = None  # of the vectors; None: refused, or no vectors were asked for
-    encoder: str | None = None  # what made them vectors of that space
-    use: Use | None = None  # what its key used, where it was answered
+    space: str | None = None  # of the vectors; None: refused, or no vectors were requested
+    encoder: str | None = None  # the kind of encoder that made them
+    use: Use | None = None  # the usage of its key, if it was answered
     priority: str = "interactive"  # or "bulk"
     stamps: Stamps | None = None  # where they are taken
 
     @property
     def expected_recall(self) -> float | None:
-        """What the texts keep of the best search; None where the model is the space's own."""
+        """The recall that the texts keep of the best search; None for the space's own model."""
         if self.encoder in (None, "native"):
             return None
         return self.request.recalls.get(self.decision.model or "")
 
 
 class Logged(NamedTuple):
-    """An entry and the setting it was decided by."""
+    """An entry and the setting under which it was decided."""
 
     setting: DecisionContext
     entry: Entry
 
 
 def setting_line(setting: DecisionContext, router: str) -> bytes:
-    """The line that stands before the requests decided by `setting`."""
+    """The line that precedes the requests decided by `setting`."""
     policy = setting.policy
     return _line(
         {
@@ -122,7 +119,7 @@ def setting_line(setting: DecisionContext, router: str) -> bytes:
 
 
 def entry_line(entry: Entry, setting: DecisionContext, router: str) -> bytes:
-    """The line of one request; a setting line of the same router comes before it."""
+    """The line of one request; a setting line of the same router must precede it."""
     request, decision = entry.request, entry.decision
     models = {name: _changes(model, setting.models[name]) for name, model in entry.models.items()}
     return _line(
@@ -161,19 +158,19 @@ def entry_line(entry: Entry, setting: DecisionContext, router: str) -> bytes:
 
 
 def lost_line(requests: int, router: str) -> bytes:
-    """The line that says how many requests are missing here."""
+    """The line for a number of requests that are missing here."""
     return _line({"kind": "lost", "router": router, "requests": requests})
 
 
 def read(
     lines: Iterable[bytes], on_broken: Callable[[int], None] | None = None
 ) -> Iterator[Logged]:
-    """The requests of a log in the order they were written; a last line that was cut short is
-    passed over.
+    """Read the requests of a log in the order in which they were written.
 
-    A line that is not JSON, as a full disk or a crash leaves it, is skipped after a first good one,
-    and with it requests whose setting it held; `on_broken` is called with its number. Raises
-    LogError for a line of another kind or format, and for other requests without a setting.
+    An incomplete last line is ignored. After a first valid line, lines that are not JSON (after a
+    full disk or a crash) are skipped, and so are requests without a setting after such a line;
+    `on_broken` is called with the number of each. Raises LogError for a line of another kind or
+    format, and for other requests without a setting.
     """
     settings: dict[str, DecisionContext] = {}
     skip = on_broken or (lambda _: None)
@@ -268,7 +265,7 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
             **decision
             | {
                 "reason": Reason(decision["reason"]),
-                # a log of 0.1 has none: what was degraded by budget or load was pushed down
+                # logs of 0.1 have no such field: degraded by budget or load means pushed down
                 "pushed_down": decision.get(
                     "pushed_down",
                     decision["degraded"] and decision["reason"] in ("budget", "late"),
@@ -289,7 +286,7 @@ def _entry(data: dict[str, Any], setting: DecisionContext) -> Entry:
 
 
 def _changes(model: Model, setting: Model) -> dict[str, Any]:
-    """The fields of `model` that are not as in its setting."""
+    """The fields of `model` that differ from its setting."""
     if model is setting:
         return {}
     was = asdict(setting)

@@ -1,7 +1,7 @@
-"""The encoders that a config names, each held against its proof before anything starts.
+"""Load the encoders of a config and check each against its proof before anything starts.
 
-Every refusal is a sentence of its own: another fingerprint, too little kept, no proof, no such
-model, a space that is not the collection's.
+Every refusal has its own message: another fingerprint, too little recall, no proof, no such model,
+a space that is not the collection's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,20 +22,20 @@ from router.space import Space, fit
 from router.strict import ConfigError, suggestion
 from router.student import Student
 
-SAME_COSINE = 0.999  # of every probe, for the same weights in another place
+SAME_COSINE = 0.999  # minimum for every probe, for the same weights elsewhere
 
 
 class Unfit(ValueError):
-    """Why a model may not make a space's vectors, in a clause."""
+    """Why a model must not make a space's vectors, as a clause."""
 
 
 def load_encoders(args: RouterArgs) -> Encoders:
-    """All encoders of a config; raises ConfigError with all that are not fit."""
+    """Load all encoders of a config. Raises ConfigError with the problems of all of them."""
     return _Loading(args).encoders()
 
 
 def load_student(config: ModelConfig, base_dir: str | None) -> Student:
-    """The student of a model's config, read once for all that need it.
+    """Load the student of a model's config; the file is read once and cached.
 
     Raises OSError or ValueError.
     """
@@ -51,7 +51,7 @@ def _student(file: Path, changed_ns: int, size: int) -> Student:
 
 @dataclass
 class _Loading:
-    """One reading of a config."""
+    """The state while the encoders of a config are loaded."""
 
     args: RouterArgs
     problems: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ class _Loading:
         return Encoders(of_model, of_collection)
 
     def _of_model(self, name: str, config: ModelConfig, space: Space) -> Encoder:
-        """A model with `space_of`, before any collection says what it must keep."""
+        """Load a model with `space_of`; the minimum recall of a collection is checked later."""
         if config.engine.in_router:
             made = load_student(config, self.args.base_dir).about
             if made.space != space:
@@ -100,7 +100,7 @@ class _Loading:
         return Encoder(name, space, "same", proof=found.kept[name])
 
     def _check_probes(self, name: str, config: ModelConfig, space: Space) -> None:
-        """That the fingerprints of both models hold the same vectors."""
+        """Check that the fingerprints of both models hold the same vectors. Raises Unfit."""
         own, others = self._probes(name), self._probes(space.model)
         settings = config.fingerprint
         if settings is not None and settings.min_cosine < SAME_COSINE:
@@ -132,7 +132,7 @@ class _Loading:
         return fingerprint.load(resolve_path(config.file, self.args.base_dir))
 
     def _check_digest(self, model: str, made_with: str, command: str) -> None:
-        """That `model` is the one that a file was made with."""
+        """Check that `model` is the one that a file was made with. Raises Unfit."""
         if model not in self.args.models:
             raise Unfit(f"it needs {model}, which is not one of the models")
         config = self.args.models[model]
@@ -170,7 +170,7 @@ class _Loading:
         for at, entry in _entries(where, collection):
             try:
                 encoder = self._entry(entry, of_model)
-                if encoder is None:  # what is wrong with the model is said already
+                if encoder is None:  # the model's problem is reported already
                     continue
                 if encoder.space not in spaces:
                     led = "leads to" if encoder.kind == "adapter" else "makes vectors of"
@@ -195,14 +195,14 @@ class _Loading:
                     )
                 taken[key] = encoder
                 _check_kept(encoder, collection)
-            except FileNotFoundError as error:  # which names the entry itself
+            except FileNotFoundError as error:  # its message names the entry
                 self.problems.append(f"{at}: {error}")
             except (OSError, ValueError) as error:
                 self.problems.append(f"{at}: {entry}: {error}")
         return (*natives, *taken.values())
 
     def _natives(self, where: str, collection: CollectionConfig) -> tuple[Encoder, ...]:
-        """The native model of each space, with what a search in its index keeps of the best one."""
+        """The native encoder of each space, with the recall of its index relative to the best."""
         made = [native(Space.parse(space)) for space in collection.all_spaces]
         if len(made) == 1:
             return tuple(made)
@@ -236,7 +236,7 @@ class _Loading:
         return tuple(made)
 
     def _entry(self, entry: str, of_model: Mapping[str, Encoder]) -> Encoder | None:
-        """What one name or file of `encoders` or `adapters` means."""
+        """The encoder for one name or file of `encoders` or `adapters`."""
         if entry in self.args.models:
             if self.args.models[entry].space_of is None:
                 raise Unfit(
@@ -279,7 +279,7 @@ def _spaces_of(collection: CollectionConfig) -> str:
 
 
 def _cosines(one: Fingerprint, other: Fingerprint, dimensions: int) -> list[float]:
-    """Of the vectors of the probes that both have, in a space of so many dimensions."""
+    """Cosines of the vectors of the common probes, reduced to a space of `dimensions`."""
     if min(one.vectors.shape[1], other.vectors.shape[1]) < dimensions:
         raise Unfit(
             f"its fingerprint has vectors of {one.vectors.shape[1]} dimensions and the space has "
@@ -301,7 +301,7 @@ def _cosines(one: Fingerprint, other: Fingerprint, dimensions: int) -> list[floa
 
 
 def _check_kept(encoder: Encoder, collection: CollectionConfig) -> None:
-    """That it keeps enough for the collection; raises Unfit."""
+    """Check that an encoder keeps enough recall for the collection. Raises Unfit."""
     proof = encoder.space_proof if encoder.native else encoder.proof
     if proof is None:
         return

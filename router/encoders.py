@@ -1,16 +1,16 @@
-"""Encoders of a space: the models that may make its vectors, and what a search with each keeps.
+"""Encoders of a space: the models that can make its vectors, and the recall that each one keeps.
 
     native    the model in the space's id
-    same      the same weights in another place or precision, proven by probes (cosine >= 0.999) or
-              by measured recall
-    adapter   another model, over a linear map (router/adapters.py)
+    same      the same weights elsewhere or in another precision, proven by probes (cosine >= 0.999)
+              or by measured recall
+    adapter   another model with a linear map (router/adapters.py)
     student   a small encoder of queries, distilled into the space (router/student.py)
 
-Whatever is not native has proof: with the fingerprints of the models that it was measured with, or
-it is refused when the config is read (router/encoder_check.py).
+Every encoder that is not native needs a proof with the fingerprints of the models that were
+measured. Otherwise it is refused when the config is read (router/encoder_check.py).
 
-A collection of several spaces has an index for each. What a search in another index keeps of the
-best one is measured too, and an encoder is expected to keep both shares, one of the other.
+A collection of several spaces has an index for each. The recall of every index relative to the best
+one is measured too. An encoder's expected recall is the product of both shares.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,17 +30,17 @@ Sides = Literal["queries", "both"]
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """One model as a maker of one space's vectors."""
+    """One model that makes vectors of one space."""
 
     model: str
     space: Space
     kind: Kind
     sides: Sides = "queries"
-    proof: Proof | None = None  # of what it keeps in its space; None: all of it
-    # of what its space's own model keeps of the collection's best space; None: all, or `assumed`
+    proof: Proof | None = None  # of its recall in its space; None: it keeps all
+    # of its space's recall relative to the collection's best space; None: `assumed`
     space_proof: Proof | None = None
-    assumed: float = 1.0  # where the space was not measured
-    documents: Documents = "growing"  # of the collection: which figure of a proof counts
+    assumed: float = 1.0  # if the space was not measured
+    documents: Documents = "growing"  # of the collection: selects the figure of a proof
     adapter: Adapter | None = None
 
     @property
@@ -49,12 +49,12 @@ class Encoder:
         return self.kind == "native"
 
     def makes(self, side: str | None) -> bool:
-        """Whether it makes vectors of texts of this side; a side that nobody gave is no query."""
+        """Whether it makes vectors of texts of this side; an unknown side is not a query."""
         return self.sides == "both" or side == "query"
 
     def expected_recall(self, language: str | None = None) -> float:
-        """What a query in this language keeps of the best search, where it was measured; else what
-        queries keep overall.
+        """The share of the best search's recall that a query in this language keeps; that of all
+        queries if the language was not measured.
         """
         kept = self.assumed
         for proof in (self.proof, self.space_proof):
@@ -63,7 +63,7 @@ class Encoder:
         return min(1.0, kept)
 
     def recall_of(self, features: Features) -> float:
-        """What the texts of a request keep, the mean of a list."""
+        """The expected recall of a request's texts, the mean for a list."""
         if not features.kinds:
             return self.expected_recall(features.language)
         texts = sum(kind.texts for kind in features.kinds)
@@ -71,7 +71,7 @@ class Encoder:
         return kept / texts
 
     def land(self, vectors: Vectors) -> Vectors:
-        """(n, own size) vectors of its model in its space."""
+        """Bring (n, own size) vectors of its model into its space."""
         if self.adapter is not None:
             vectors = self.adapter.map(vectors)
         return fit(vectors, self.space.dimensions)
@@ -79,7 +79,7 @@ class Encoder:
 
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """All that is not native, as a config names it and its proofs allow it."""
+    """The encoders of a config, after their proofs were checked."""
 
     of_model: Mapping[str, Encoder] = field(default_factory=dict)  # models with `space_of`
     # by collection: native ones first, in the order of its spaces
@@ -87,13 +87,14 @@ class Encoders:
 
 
 def native(space: Space) -> Encoder:
-    """The space's own model."""
+    """The space's own model as an encoder."""
     return Encoder(space.model, space, "native", "both")
 
 
 def best_of_each(encoders: Iterable[Encoder], features: Features) -> dict[str, Encoder]:
-    """For each model the space in which it is expected to keep most of these texts: what it costs
-    is the same in all of them. The first of equals is taken.
+    """For each model, its encoder with the highest expected recall on these texts.
+
+    A model's cost is the same in every space. The first of equals is taken.
     """
     best: dict[str, tuple[float, Encoder]] = {}
     for encoder in encoders:
@@ -104,30 +105,29 @@ def best_of_each(encoders: Iterable[Encoder], features: Features) -> dict[str, E
 
 
 def best_model(encoders: Mapping[str, Encoder], recalls: Mapping[str, float]) -> str:
-    """The model that keeps most; of equals a native one, then the first."""
+    """The model with the highest recall; among equals a native one, then the first."""
     return max(encoders, key=lambda name: (recalls[name], encoders[name].native))
 
 
 @dataclass(slots=True)
 class EncoderChoice:
-    """The encoders that one request may be answered by, and its place in the average of its
-    collection.
-    """
+    """The encoders that can answer one request, and its booking in the collection's average."""
 
     encoders: Mapping[str, Encoder]  # by model
-    # what each keeps of the best search on these texts; empty where nothing is to be chosen
+    # share of the best search that each keeps on these texts; empty if there is no choice
     recalls: Mapping[str, float] = field(default_factory=dict)
-    nothing_read: frozenset[str] = frozenset()  # models that read nothing of one of the texts
+    nothing_read: frozenset[str] = frozenset()  # models that cannot read anything of some text
     queries: int = 0
     running: RunningRecall | None = None  # None: the caller left no choice
-    permitted: frozenset[str] | None = None  # models that the key may use; None: all
+    permitted: frozenset[str] | None = None  # models allowed for the key; None: all
     _model: str | None = None
     _booking: Booking | None = None
 
     def unfit(self) -> dict[str, Why]:
-        """The models that may not make the vectors now, and why.
+        """The models that must not make the vectors now, and why.
 
-        One that reads nothing of a text is taken where it is native and no other could be.
+        A model that cannot read anything of a text is used only if it is native and no other model
+        is possible.
         """
         if not self.recalls:
             return {}
@@ -142,7 +142,7 @@ class EncoderChoice:
         return whys
 
     def decided(self, model: str) -> None:
-        """The request goes to this model; where it went before does not count."""
+        """Book the request for this model; an earlier booking for another one is taken back."""
         if self.running is None or model == self._model:
             return
         self._take_back()
@@ -150,7 +150,7 @@ class EncoderChoice:
         self._booking = self.running.decided(self.recalls[model], self.queries)
 
     def ended(self, answered: bool) -> None:
-        """The request is over."""
+        """Finish the request: count its recall if it was answered, else take the booking back."""
         if self.running is None or self._model is None:
             return
         if not answered:
@@ -159,10 +159,10 @@ class EncoderChoice:
             self.running.answered(self.recalls[self._model], self.queries)
 
     def land(self, vectors: Vectors, model: str) -> tuple[Vectors, Space]:
-        """(n, own size) vectors of `model` in the space that it makes, and which that is: every
-        answer comes through here.
+        """Bring (n, own size) vectors of `model` into its space; returns them and the space.
 
-        A model that is no encoder of the spaces that were wanted is a KeyError, never an answer.
+        Every answer passes through here. Raises KeyError if the model is no encoder of the
+        requested spaces.
         """
         encoder = self.encoders[model]
         return encoder.land(vectors), encoder.space
@@ -183,8 +183,9 @@ def as_ranked(
     features: Features,
     work: Mapping[str, Work],
 ) -> dict[str, Model]:
-    """The models as the decision sees them for one request of a collection: in the order of what
-    they keep, and with the points of the best one times that share.
+    """The models as `decide` receives them for one request of a collection.
+
+    Encoders are ranked by recall; the quality of each is that of the best one times its recall.
     """
     order = sorted(encoders, key=lambda name: (recalls[name], encoders[name].native))
     own = models[order[-1]]

@@ -1,13 +1,16 @@
-"""The response, straight from the array to bytes; no vector ever becomes a list of Python floats.
+"""Encode the response directly from the array; vectors never become lists of Python floats.
 
-float JSON numbers, the shortest that read back as the same float32 base64 little-endian float32, 4
-bytes a dimension: what the openai client asks for by default int8 round(127 * v / max|v|), one
-scale for the whole vector, so cosines of 384 dimensions move by some 0.001 uint8 int8 + 128:
-subtract 128 before comparing ubinary the signs, 1 where v > 0, eight to a byte, first dimension in
-the highest bit, zeros after the last binary ubinary - 128 as int8: the form Cohere and
-sentence-transformers give and vector databases take
+    float     JSON numbers, the shortest that read back as the same float32
+    base64    little-endian float32, 4 bytes a dimension: the default of the openai client
+    int8      round(127 * v / max|v|), one scale for the whole vector, so cosines of 384 dimensions
+              change by about 0.001
+    uint8     int8 + 128: subtract 128 before comparing
+    ubinary   the signs, 1 where v > 0, eight to a byte, first dimension in the highest bit, zeros
+              after the last
+    binary    ubinary - 128 as int8: the format that Cohere and sentence-transformers return and
+              vector databases accept
 
-The bytes of all but `float` are sent in base64. A scale per vector needs no calibration set; a dot
+All formats but `float` are sent in base64. A scale per vector needs no calibration set. A dot
 product of int8 vectors must be divided by their lengths.
 """
 
@@ -20,16 +23,16 @@ from router.answers import Routing
 from router.arrays import Vectors
 from router.schema import EncodingFormat
 
-# about how many bytes of JSON one number of a vector takes, as bytes in base64 and as a number
+# approximate bytes of JSON for one number of a vector, in base64 and as a number
 IN_BASE64 = {"float": 12.0, "base64": 5.4, "int8": 1.4, "uint8": 1.4, "binary": 0.2, "ubinary": 0.2}
 AS_NUMBER = {"float": 12.0, "base64": 5.4, "int8": 3.8, "uint8": 3.8, "binary": 0.5, "ubinary": 0.5}
-AT_ONCE_NUMBERS = 100_000  # 6 ms; orjson lets no other thread run meanwhile
+AT_ONCE_NUMBERS = 100_000  # 6 ms, during which orjson holds the GIL
 
 
 def encode(
     vectors: Vectors, encoding_format: EncodingFormat, routing: Routing, prompt_tokens: int
 ) -> bytes:
-    """The whole JSON response for (n, dimensions) finite vectors in input order, n >= 1."""
+    """Return the JSON response for (n, dimensions) finite vectors in input order, n >= 1."""
     usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
     rest: dict[str, object] = {
         "model": routing["model"],
@@ -62,12 +65,12 @@ def encode(
 
 
 def estimated_bytes(texts: int, dimensions: int, bytes_each: float) -> int:
-    """About how long the response will be, with so many bytes for each number of a vector."""
+    """Estimate the size of the response, with `bytes_each` for each number of a vector."""
     return int(texts * dimensions * bytes_each) + 64 * texts
 
 
 def _row_by_row(rows: Vectors, rest: dict[str, object]) -> bytes:
-    """The same bytes; other threads have their turn between two rows."""
+    """The same bytes, made row by row so that other threads can run in between."""
     option = orjson.OPT_SERIALIZE_NUMPY
     data = b",".join(
         orjson.dumps({"object": "embedding", "index": index, "embedding": row}, option=option)
@@ -77,8 +80,9 @@ def _row_by_row(rows: Vectors, rest: dict[str, object]) -> bytes:
 
 
 def json_rows(rows: npt.NDArray[np.float32 | np.int8 | np.uint8], in_base64: bool = False) -> bytes:
-    """Rows as a JSON array of arrays of numbers, or of base64 texts; other threads have their turn
-    between two rows.
+    """Rows as a JSON array of arrays of numbers, or of base64 strings.
+
+    Other threads can run between two rows.
     """
     rows = np.ascontiguousarray(rows)
     if in_base64:
@@ -90,8 +94,9 @@ def json_rows(rows: npt.NDArray[np.float32 | np.int8 | np.uint8], in_base64: boo
 def quantise(
     vectors: Vectors, encoding_format: EncodingFormat
 ) -> npt.NDArray[np.float32 | np.int8 | np.uint8]:
-    """The array whose rows are sent in base64, contiguous: (n, dimensions), or (n, ceil(dimensions
-    / 8)) for the binary two.
+    """The contiguous array whose rows are sent in base64.
+
+    Its shape is (n, dimensions), or (n, ceil(dimensions / 8)) for binary and ubinary.
     """
     if encoding_format in ("int8", "uint8"):
         largest = np.abs(vectors).max(axis=1, keepdims=True)

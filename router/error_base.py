@@ -1,4 +1,4 @@
-"""What every error of the service has, and the words that its messages are made with."""
+"""The base class of the service's errors, and helpers for their messages."""
 
 import math
 import re
@@ -12,7 +12,7 @@ _NAMED = re.compile("\x1f([^\x1f]*)\x1f(\\[[0-9]+\\])?")
 
 
 def field(name: str) -> str:
-    """The name of a field, or what to send in it, in a message: each API has words of its own."""
+    """Mark a field's name, or a value for it, in a message: each API has its own names."""
     return f"\x1f{name}\x1f"
 
 
@@ -22,13 +22,13 @@ AS_QUERY = field('"input_type": "query"')
 
 
 class RouterError(Exception):
-    """An answer that is not 200: status, the four keys of an OpenAI error, and headers (names in
+    """A response that is not 200: status, the four keys of an OpenAI error, and headers (names in
     lower case).
     """
 
     status: ClassVar[int]
     code: ClassVar[str]
-    counted = False  # whether the service has told the metrics of it
+    counted = False  # whether it was counted in the metrics
 
     def __init__(
         self, message: str, param: str | None = None, headers: dict[str, str] | None = None
@@ -40,7 +40,7 @@ class RouterError(Exception):
 
     @property
     def message(self) -> str:
-        """What is wrong and what to do, in the words of the API that it is for."""
+        """The problem and its remedy, with the names of the API that was called."""
         return self._message.replace("\x1f", "")
 
     @message.setter
@@ -48,7 +48,7 @@ class RouterError(Exception):
         self._message = message
 
     def rename(self, names: Mapping[str, str]) -> None:
-        """Write other names for fields, or for one item of them such as `input[0]`."""
+        """Rename fields, or single items such as `input[0]`."""
 
         def renamed(found: re.Match[str]) -> str:
             name, place = found[1], found[2] or ""
@@ -61,7 +61,7 @@ class RouterError(Exception):
 
     @property
     def type(self) -> str:
-        """OpenAI's family of the error."""
+        """OpenAI's error type."""
         if self.status >= 500:
             return "server_error"
         return "rate_limit_error" if self.status == 429 else "invalid_request_error"
@@ -82,19 +82,17 @@ def render(error: RouterError) -> bytes:
 
 
 def suggest(name: str, valid: Iterable[str]) -> str:
-    """`; did you mean X?` for a name that resembles a valid one, else nothing."""
+    """`; did you mean X?` if the name resembles a valid one, else an empty string."""
     near = get_close_matches(name[:80].lower(), list(valid), n=1, cutoff=0.6)
-    return f"; did you mean {str(near[0])!r}?" if near else ""  # a member of an enum by its value
+    return f"; did you mean {str(near[0])!r}?" if near else ""  # str: an enum member's value
 
 
 def shorten(text: str, characters: int = 80) -> str:
-    """A caller's own text, quoted, short enough for a message."""
+    """Quote a caller's own text and shorten it for a message."""
     return repr(text if len(text) <= characters else text[: characters - 3] + "...")
 
 
 def retry_after(seconds: float) -> dict[str, str]:
-    """Both forms of the header: whole seconds for HTTP, milliseconds for OpenAI's clients; never a
-    time of 0.
-    """
+    """Both headers: whole seconds for HTTP, milliseconds for OpenAI's clients; never 0."""
     milliseconds = max(1, math.ceil(seconds * 1000)) if math.isfinite(seconds) else 60_000
     return {"retry-after": str(math.ceil(milliseconds / 1000)), "retry-after-ms": str(milliseconds)}

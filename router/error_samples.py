@@ -1,4 +1,4 @@
-"""One of each error, for the reference and the tests."""
+"""One instance of each error, for the reference and the tests."""
 
 from router.errors import (
     AdminKeyRequired,

@@ -1,4 +1,4 @@
-"""Every error a caller can see; nothing else leaves the service as an error.
+"""All errors that callers can receive.
 
     RouterError
     ├── InvalidJson               400  invalid_json
@@ -30,9 +30,9 @@
     ├── BudgetUnreachable         503  budget_unreachable    Retry-After
     └── DeadlineExceeded          504  deadline_exceeded
 
-The tree is closed: a class here is a code of the HTTP contract, and a message says what to do.
-`type` follows from the status as it does at OpenAI. OpenAI's clients retry every 409;
-`x-should-retry: false` stops them where only another request helps.
+The tree is closed: each class is a code of the HTTP contract, and each message says what to do.
+`type` follows from the status, as in OpenAI's API. OpenAI's clients retry every 409;
+`x-should-retry: false` prevents that if the same request cannot succeed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -109,7 +109,7 @@ class DimensionsNotSupported(RouterError):
     status, code = 400, "dimensions_not_supported"
 
     def __init__(self, dimensions: int, sizes: Sequence[str], param: str = "dimensions") -> None:
-        """`sizes` has one entry a model, for example `wordllama-256: 64, 128 or 256`."""
+        """`sizes` has one entry per model, for example `wordllama-256: 64, 128 or 256`."""
         super().__init__(
             f"{_number(dimensions)} dimensions are not available; send one of these: "
             f"{'; '.join(sizes)}",
@@ -137,7 +137,7 @@ class MaxTokensPerRequest(RouterError):
     status, code = 400, "max_tokens_per_request"
 
     def __init__(self, tokens: int | None, limit: int) -> None:
-        """`tokens` None: they were counted only as far as the limit."""
+        """`tokens` is None if counting stopped at the limit."""
         super().__init__(
             f"there are {tokens} tokens in {INPUT} and a request may have {limit} "
             "(limits.max_tokens_per_request); send its texts in several requests"
@@ -233,7 +233,7 @@ class NotFound(RouterError):
     def __init__(
         self, path: str, nearest: Route | None = None, collections: Iterable[str] | None = None
     ) -> None:
-        """`collections` are those that there are, where `path` names another one."""
+        """`collections` lists the existing ones, if `path` names another one."""
         if collections is not None:
             names = ", ".join(collections) or "no collection"
             super().__init__(
@@ -357,7 +357,7 @@ class RateLimitExceeded(RouterError):
 
     @classmethod
     def never(cls, tokens: int, per_minute: int) -> "RateLimitExceeded":
-        """For one request that needs more than the whole limit: waiting does not help."""
+        """The error for a request that needs more than the whole limit: waiting does not help."""
         error = cls(f"{per_minute} tokens per minute", 60.0)
         error.message = (
             f"this request has {tokens} tokens and this API key may use {per_minute} per minute, "
@@ -380,5 +380,5 @@ class HeadersTooLarge(RouterError):
 
 
 def _number(value: int) -> str:
-    """An integer of the caller's, which may have more digits than a message should."""
+    """A caller's integer, or "that many" if it has too many digits for a message."""
     return str(value) if abs(value) < 10**12 else "that many"

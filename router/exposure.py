@@ -1,4 +1,4 @@
-"""Which addresses are local, and the refusal to listen on others without keys."""
+"""Refuse to listen on addresses that are not local without API keys."""
 
 from ipaddress import ip_address
 
@@ -13,8 +13,9 @@ NOT_LOCAL = (
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether only this machine can reach a server that listens on `host`; a name other than
-    localhost may mean any address.
+    """Whether only this machine can reach a server on `host`.
+
+    False for names other than localhost, which can resolve to any address.
     """
     if host in ("127.0.0.1", "localhost", "::1"):  # nearly always
         return True
@@ -27,8 +28,8 @@ def is_loopback(host: str | None) -> bool:
 
 
 def require_local(args: RouterArgs, host: str | None, where: str) -> None:
-    """Raise ConfigError when the service would answer other machines without keys and nobody wrote
-    that it shall.
+    """Raise ConfigError if the service would answer other machines without keys, unless the config
+    allows it.
     """
     if not args.keys and args.auth != "none" and not is_loopback(host):
         raise ConfigError([f"{where} is {host!r}, which other machines reach; {NOT_LOCAL}"])

@@ -1,13 +1,12 @@
-"""Who goes next where several keys wait, and how much of a model bulk gets beside what is
-interactive.
+"""Fair queueing between keys, and bulk's guaranteed share of a model.
 
     FairQueue   start-time fair queueing (Goyal, Vin and Cheng, 1996): each key's next chunk has a
                 start tag, the lowest goes first, and sending t tokens moves the key's tag by
-                t / weight. Of two keys that both wait, neither is ahead of its share by more than
-                its largest chunk. A key that sent nothing saves up nothing.
-    BulkShare   bulk goes to replicas that have nothing interactive in hand. Beside interactive work
-                it goes when that has had (1 - share) / share times as long as bulk took: the share
-                is exact to one call.
+                t / weight. While two keys wait, neither is ahead of its share by more than its
+                largest chunk. An idle key saves up no credit.
+    BulkShare   bulk goes to replicas without interactive work. Beside interactive work it goes when
+                interactive work has had (1 - share) / share times as long as bulk: the share is
+                exact to one call.
 
 Pure: nothing here reads a clock.
 """
@@ -19,7 +18,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 
 class Sender(NamedTuple):
-    """Whose work it is: an API key, and its weight against the others."""
+    """The sender of work: an API key, and its weight against other keys."""
 
     key: str = ""
     weight: float = 1.0
@@ -29,18 +28,18 @@ ANY_SENDER = Sender()
 
 
 class Queued(Protocol):
-    """What a queue reads of a chunk."""
+    """The attributes of a chunk that a queue reads."""
 
     sender: Sender
     tokens: int
-    done: bool  # it has ended, and is passed over
+    done: bool  # it has ended and is skipped
 
 
 F = TypeVar("F", bound=Queued)
 
 
 class _Flow(Generic[F]):
-    """What one key has waiting."""
+    """The waiting chunks of one key."""
 
     __slots__ = ("chunks", "start")
 
@@ -50,7 +49,7 @@ class _Flow(Generic[F]):
 
 
 class FairQueue(Generic[F]):
-    """The chunks of one kind: those put back in front, then each key's in turn."""
+    """The chunks of one kind: those put back in front, then those of the keys in fair order."""
 
     __slots__ = ("_flows", "_front", "_heap", "_now", "_numbers")
 
@@ -59,13 +58,13 @@ class FairQueue(Generic[F]):
         self._flows: dict[str, _Flow[F]] = {}
         self._heap: list[tuple[float, int, _Flow[F]]] = []  # flows with chunks
         self._numbers = count()
-        self._now = 0.0  # the start tag of what went last
+        self._now = 0.0  # the start tag of the last chunk that was taken
 
     def __bool__(self) -> bool:
         return bool(self._front or self._heap)
 
     def append(self, chunk: F) -> None:
-        """Behind the others of its key."""
+        """Add a chunk behind the others of its key."""
         flow = self._flows.get(chunk.sender.key)
         if flow is None:
             flow = self._flows[chunk.sender.key] = _Flow(self._now)
@@ -75,15 +74,15 @@ class FairQueue(Generic[F]):
         flow.chunks.append(chunk)
 
     def appendleft(self, chunk: F) -> None:
-        """In front of all; it was charged when it first went."""
+        """Put a chunk back in front of all others; it was charged when it was first taken."""
         self._front.append(chunk)
 
     def first(self) -> F:
-        """The chunk that goes next; there is one."""
+        """The next chunk; the queue must not be empty."""
         return self._front[-1] if self._front else self._heap[0][2].chunks[0]
 
     def popleft(self) -> F:
-        """Take it out, and charge its key, unless it is dead."""
+        """Take out the next chunk and charge its key, unless the chunk has ended."""
         if self._front:
             return self._front.pop()
         start, _, flow = self._heap[0]
@@ -95,14 +94,14 @@ class FairQueue(Generic[F]):
             heapreplace(self._heap, (flow.start, next(self._numbers), flow))
         else:
             heappop(self._heap)
-            if not self._heap:  # nobody waits, so nobody is ahead
+            if not self._heap:  # no key waits, so none is ahead
                 self._flows.clear()
                 self._now = 0.0
         return chunk
 
 
 class Waiting:
-    """Tokens that wait, by key."""
+    """Waiting tokens by key."""
 
     __slots__ = ("_by_key", "_weights", "tokens")
 
@@ -112,7 +111,7 @@ class Waiting:
         self._weights = 0.0
 
     def add(self, tokens: int, sender: Sender) -> None:
-        """They wait now."""
+        """Count tokens that start to wait."""
         self.tokens += tokens
         own = self._by_key.get(sender.key)
         if own is None:
@@ -122,7 +121,7 @@ class Waiting:
             own[0] += tokens
 
     def remove(self, tokens: int, sender: Sender) -> None:
-        """They wait no longer."""
+        """Count tokens that no longer wait."""
         if not tokens:
             return
         self.tokens -= tokens
@@ -133,9 +132,10 @@ class Waiting:
             self._weights = self._weights - own[1] if self._by_key else 0.0
 
     def before(self, sender: Sender | None, calls: int = 0) -> int:
-        """Tokens that go before the next one of this key or with it: those of its own that wait,
-        what the others send in their turns meanwhile, and the `calls` tokens of the calls that
-        leave next, which take what they can carry. None: all.
+        """Tokens that are sent before this key's next one or with it (`sender` None: all).
+
+        These are its own waiting tokens, the tokens that other keys send in the meantime, and the
+        `calls` tokens that the next calls carry in any case.
         """
         if sender is None or self.tokens <= calls:
             return self.tokens
@@ -148,24 +148,26 @@ class Waiting:
 
 
 class BulkShare:
-    """What bulk took beside interactive work, in seconds of a replica."""
+    """Bulk's use of replicas beside interactive work, in seconds of a replica."""
 
     __slots__ = ("_call_s", "_debt_s", "_share", "turn")
 
     def __init__(self, share: float) -> None:
         self._share, self._debt_s = share, 0.0
-        self._call_s = 0.0  # that the last call took of bulk
+        self._call_s = 0.0  # bulk's part of the last call with bulk
         self.turn: int | None = None  # the kind of chunks that last went ahead of interactive ones
 
     @property
     def due(self) -> bool:
-        """Whether bulk may go although there is interactive work."""
+        """Whether bulk can be sent although there is interactive work."""
         return self._share > 0.0 and self._debt_s <= 0.0
 
     def sent(self, interactive_s: float, bulk_s: float, beside: bool, waits: bool) -> None:
-        """A call takes these seconds of each; `beside`: interactive work waits for it or is where
-        it goes; `waits`: there is more bulk. Time that was free counts for one call at most, and so
-        do turns that bulk could not take because its calls had no slot.
+        """Account for a call with these seconds of interactive work and bulk.
+
+        `beside`: interactive work waits for the call or is at its replica. `waits`: there is more
+        bulk. Free time counts for one call at most, and so do turns that bulk could not take
+        because its calls had no slot.
         """
         if bulk_s:
             self._call_s = bulk_s

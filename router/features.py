@@ -1,11 +1,10 @@
-"""What the router learns of a request's text before it decides: one `Features` for the whole list
-of texts.
+"""Extract the features of a request's texts: one `Features` for the whole list.
 
-Texts of a list count alike, however long they are. At most `SAMPLED_TEXTS` of them are looked at,
-each by its own sample (router/language.py), and each stands for its neighbours: texts in ASCII and
-others are sampled apart, half of the looks each, so that a few texts in another script among many
-are seen and counted as the few they are. Language and script are those of most texts; the list is
-code, or mixed, where at least half of its texts are so. What else it holds is in `kinds`.
+All texts of a list have the same weight, however long they are. At most `SAMPLED_TEXTS` of them are
+read, each by its own sample (router/language.py), and each represents its neighbours. ASCII texts
+and others are sampled separately, half of the sample each. So a few texts in another script among
+many are seen, and counted as a few. Language and script are those of most texts. The list is code,
+or mixed, if at least half of its texts are. `kinds` has the details.
 """
 
 import re
@@ -30,7 +29,7 @@ _ISO_639_1 = (
     "to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu"
 )
 _LANGUAGES = frozenset(_ISO_639_1.split())
-_MACROLANGUAGE = {  # tags that name a variety, or the same language by an older or longer code
+_MACROLANGUAGE = {  # codes of a variety, and older or longer codes of the same language
     "nb": "no", "nn": "no", "iw": "he", "in": "id", "ji": "yi", "mo": "ro", "sh": "hr",
     "cmn": "zh", "yue": "zh", "wuu": "zh",
     "nan": "zh", "hak": "zh", "arb": "ar", "arz": "ar", "ary": "ar", "apc": "ar", "pes": "fa",
@@ -53,11 +52,12 @@ _TAG = re.compile(
 
 
 def extract(texts: Sequence[str], hint: str | None = None, prior: Prior = NO_PRIOR) -> Features:
-    """The features of a list of texts; the top of this file says what they mean for a list.
+    """Extract the features of a list of texts, as described at the top of this file.
 
     Args:
-        texts: as the caller sent them, without a prompt. hint: a BCP-47 tag that replaces the
-        detection of language and mixed, and of script where it names one; `und` is no hint.
+        texts: as the caller sent them, without a prompt.
+        hint: a BCP-47 tag that replaces the detection of language and mixed, and of script if it
+            names one; `und` is no hint.
         prior: how much likelier a short text is in a language than in others, by ISO 639-1 code.
 
     Raises:
@@ -91,7 +91,7 @@ def extract(texts: Sequence[str], hint: str | None = None, prior: Prior = NO_PRI
 
 
 def _sample(texts: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """The texts to look at, and for how many each stands; together they stand for all."""
+    """The texts to read, each with the number of texts that it represents."""
     if len(texts) <= SAMPLED_TEXTS:
         yield from ((text, 1) for text in texts)
         return
@@ -110,7 +110,7 @@ def _texts(counts: Counter[Detected], holds: Callable[[Detected], bool]) -> int:
 
 
 def _most(counts: Counter[Detected], of: Callable[[Detected], str | None]) -> str | None:
-    """The value of most texts, the first in the list where several have as many."""
+    """The most frequent value; among equals the first in the list."""
     texts: Counter[str] = Counter()
     for one, count in counts.items():
         if (value := of(one)) is not None:
@@ -119,7 +119,7 @@ def _most(counts: Counter[Detected], of: Callable[[Detected], str | None]) -> st
 
 
 def _parse_tag(tag: str) -> tuple[str | None, str | None]:
-    """The ISO 639-1 language of a tag, None where it has none there, and the script it names."""
+    """The ISO 639-1 language of a tag, None if it has no such code, and the script of the tag."""
     match = _TAG.fullmatch(tag.strip().replace("_", "-").lower())
     if match is None:
         raise ValueError(

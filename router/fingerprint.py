@@ -1,12 +1,11 @@
-"""What proves that two processes run the same model: texts, what the model reads of them, and the
-vectors it makes.
+"""Proof that two processes run the same model: texts, the model's input for them, and its vectors.
 
-The proof has two halves. The router prepares the texts again and must get the very token ids, or
-prompted text, that are stored: that catches another tokenizer, prompt or instruction. A replica
-embeds what is stored and must get vectors of the same direction: that catches other weights,
-pooling or a changed revision. Neither half can pass with the other half's fault.
+The proof has two halves. The router prepares the texts again and must get exactly the stored token
+ids, or prompted text: this detects another tokenizer, prompt or instruction. A replica embeds the
+stored input and must get vectors of the same direction: this detects other weights, pooling or
+another revision. Each half alone would miss the other half's faults.
 
-Vectors are stored in 16 bits, which moves a cosine by less than 0.00001.
+Vectors are stored in 16 bits, which changes a cosine by less than 0.00001.
 """
 
 import base64
@@ -27,8 +26,8 @@ from router.schema import Side
 
 FORMAT = "embedding-router fingerprint 1"
 
-# Long and short, several scripts, code, signs, a decomposed text: a wrong pooling shows over many
-# tokens, a wrong tokenizer off English.
+# Long and short, several scripts, code, symbols, a decomposed text: a wrong pooling shows in long
+# texts, a wrong tokenizer in texts that are not English.
 TEXTS = (
     "Which proteins bind iron in the blood?",
     "The committee met on Tuesday to discuss the budget for the coming year. After three hours "
@@ -41,7 +40,7 @@ TEXTS = (
     "ZeroDivisionError when empty",
     "Über die Brücke fährt täglich ein Zug: 1.234,56 € – c'est déjà trop cher, n'est-ce pas? ☕🚆",
     "Который час? كم الساعة؟ 몇 시예요?",
-    # each accent and vowel as a character of its own
+    # each accent and vowel is a separate character
     unicodedata.normalize(
         "NFD", "Tôi muốn trả lại sản phẩm này. Größe geändert. 안녕하세요. ガラス"
     ),
@@ -49,8 +48,8 @@ TEXTS = (
 
 
 class Probe(NamedTuple):
-    """One text and what the model reads of it: token ids, or the prompted text where the engine
-    takes text.
+    """One text and the model's input for it: token ids, or the prompted text for engines that take
+    text.
     """
 
     text: str
@@ -61,7 +60,7 @@ class Probe(NamedTuple):
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Probes of one model and their vectors, (probes, dimensions), of length 1 but for the rounding
+    """Probes of one model and their vectors, (probes, dimensions), of length 1 except for rounding
     to 16 bits.
     """
 
@@ -71,14 +70,13 @@ class Fingerprint:
 
     @cached_property
     def digest(self) -> str:
-        """32 hexadecimal characters that stand for this proof; the model's name is not part
-        of it.
-        """
+        """A digest of 32 hexadecimal characters; it does not cover the model's name."""
         return digest_of_json(_rows(self))
 
     def misread(self, probe: Probe, ids: TokenIds | None, prompted: str | None) -> str | None:
-        """What is wrong with how the router prepared the text of `probe` just now, in a sentence;
-        None when nothing is.
+        """Compare `probe` with the input that the router has just prepared from its text.
+
+        Returns the error as a sentence, or None.
         """
         if (ids is None) != (probe.ids is None):
             made_with = "text" if probe.ids is None else "token ids"
@@ -100,8 +98,9 @@ class Fingerprint:
         )
 
     def mismatch(self, made: Vectors, min_cosine: float) -> str | None:
-        """What is wrong with vectors that were made of the probes just now, in a sentence; None
-        when nothing is.
+        """Compare the stored vectors with new vectors of the probes.
+
+        Returns the error as a sentence, or None.
         """
         if made.shape != self.vectors.shape:
             return (
@@ -124,20 +123,21 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class CardProof:
-    """A model's card as a proof; `digest` stands for it as a fingerprint's does for its vectors."""
+    """A model's card as a proof; its `digest` is used like that of a fingerprint."""
 
     model: str
     card: Card
-    revision: str | None = None  # the commit of the weights: a card alone does not name them
+    revision: str | None = None  # the commit of the weights, which the card does not contain
 
     @cached_property
     def digest(self) -> str:
-        """32 hexadecimal characters; the model's name is not part of it."""
+        """A digest of 32 hexadecimal characters; it does not cover the model's name."""
         return digest_of_json([self.card.model_dump(mode="json"), self.revision])
 
     def otherwise_pooled(self, pooling: str | None) -> str | None:
-        """What is wrong with how an engine pools, in a sentence; None where it is right or not
-        known.
+        """Compare an engine's pooling with the card's.
+
+        Returns the error as a sentence, or None if they are equal or one is unknown.
         """
         if None in (self.card.pooling, pooling) or pooling == self.card.pooling:
             return None
@@ -147,8 +147,9 @@ class CardProof:
         )
 
     def mismatch(self, queries: Vectors, documents: Vectors) -> str | None:
-        """What is wrong with vectors of length 1 that were made of the card's texts just now, in a
-        sentence; None when nothing is.
+        """Compare the card's similarities with those of new vectors, of length 1, of its texts.
+
+        Returns the error as a sentence, or None.
         """
         made = queries @ documents.T
         off = np.abs(made - np.array(self.card.similarities, np.float32))
@@ -170,8 +171,8 @@ Proof = Fingerprint | CardProof
 def digest_of(
     config: FingerprintConfig, model: str, base_dir: str | None, revision: str | None = None
 ) -> str:
-    """The digest of what a config says that a model proves; `revision` is the commit that the
-    config pins. Raises OSError or ValueError for an unusable file.
+    """The digest of the proof that a model's config names; `revision` is the commit that the config
+    pins. Raises OSError or ValueError for an unusable file.
     """
     if config.card is not None:
         return CardProof(model, config.card, revision).digest
@@ -179,7 +180,7 @@ def digest_of(
 
 
 def digest_of_probes(probes: Sequence[Probe], also: Sequence[Any]) -> str:
-    """32 hexadecimal characters that stand for what a model reads, and for `also`."""
+    """A digest, 32 hexadecimal characters, of a model's inputs and of `also`."""
     rows: list[Any] = [
         [one.side, one.prompted if one.ids is None else one.ids.tolist()] for one in probes
     ]
@@ -187,12 +188,12 @@ def digest_of_probes(probes: Sequence[Probe], also: Sequence[Any]) -> str:
 
 
 def make(model: str, probes: Sequence[Probe], vectors: Vectors) -> Fingerprint:
-    """The fingerprint of vectors that were made just now."""
+    """Make a fingerprint of new vectors, rounded to 16 bits."""
     return Fingerprint(model, probes, vectors.astype("<f2").astype(np.float32))
 
 
 def save(fingerprint: Fingerprint, path: Path) -> None:
-    """Write it as JSON, a line for each probe."""
+    """Write a fingerprint as JSON, one line per probe."""
     about = {
         "format": FORMAT,
         "model": fingerprint.model,
@@ -202,14 +203,15 @@ def save(fingerprint: Fingerprint, path: Path) -> None:
 
 
 def write_probes(path: Path, about: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a fingerprint of any kind as JSON, a line for each probe."""
+    """Write a fingerprint of any kind as JSON, one line per probe."""
     probes = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     path.write_text(f'{json.dumps(about)[:-1]}, "probes": [\n{probes}\n]}}\n', encoding="utf-8")
 
 
 def read_probes(path: Path, form: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A file that `write_probes` wrote, and its probes; raises ValueError or KeyError for one of
-    another format and one without probes.
+    """Read a file that `write_probes` wrote; returns its content and its probes.
+
+    Raises ValueError or KeyError if it has another format or no probes.
     """
     data = json.loads(path.read_text(encoding="utf-8"))
     if data["format"] != form:
@@ -220,13 +222,14 @@ def read_probes(path: Path, form: str) -> tuple[dict[str, Any], list[dict[str, A
 
 
 def digest_of_json(content: Any) -> str:
-    """32 hexadecimal characters."""
+    """A digest of 32 hexadecimal characters."""
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def load(path: Path) -> Fingerprint:
-    """Read a file that `save` wrote; raises ValueError naming the file when it is something
-    else.
+    """Read a file that `save` wrote.
+
+    Raises a ValueError that names the file if it is not a fingerprint.
     """
     try:
         data, rows = read_probes(path, FORMAT)

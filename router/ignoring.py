@@ -1,6 +1,6 @@
-"""Unknown fields of a body: refused, or dropped and named where the operator says so.
+"""Unknown fields of a body: refused, or dropped and reported if the operator allows it.
 
-A field that resembles one of ours is refused in any case, for it is most likely misspelt.
+A field that resembles a known one is always refused, because it is probably misspelt.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,21 +8,22 @@ from urllib.parse import quote
 
 from router.errors import InvalidValue, UnknownField, suggest
 
-MOST = 32  # unknown fields of one body that are looked at
+MOST = 32  # unknown fields in one body
 HEADER = "x-ignored-fields"
 _CHARACTERS = 80
 _SAFE = " !#$&'*+.^`|~:;=?@[]{}()<>/"
 
-# True: every unknown field is dropped; else those of these names
+# True: all unknown fields are dropped; a tuple: only these names
 Ignore = bool | tuple[str, ...]  # stored with batches too
 
 
 def unknown(
     names: Iterable[str], fields: Sequence[str], ignore: Ignore, own: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Those of `names` that are dropped; raises UnknownField for the first that is not.
+    """Return the `names` that are dropped.
 
-    `fields` are those that the body may have, `own` more that this service has elsewhere.
+    `fields` are the valid fields of the body, `own` further fields that this service has elsewhere.
+    Raises UnknownField for the first name that is not dropped, and InvalidValue for too many names.
     """
     dropped = []
     for name in names:
@@ -38,5 +39,5 @@ def unknown(
 
 
 def header(names: Iterable[str]) -> str:
-    """The names as a header has them."""
+    """The value of the header for these names."""
     return ", ".join(quote(name[:_CHARACTERS], safe=_SAFE) for name in names)

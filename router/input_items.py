@@ -1,5 +1,6 @@
-"""The `input` of a request: one text, texts, or token ids, checked faster than a schema could and
-with a sentence for the first item that is wrong.
+"""Check the `input` of a request: one text, several texts, or token ids.
+
+This is faster than a schema, and the error message names the first invalid item.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,10 @@ LARGEST_ID = 2**31 - 1
 def read_input(
     value: object, limits: Limits
 ) -> tuple[Sequence[str] | None, Sequence[TokenIds] | None]:
-    """Texts or token ids, or InvalidValue naming the first item that is wrong."""
+    """Return texts or token ids.
+
+    Raises MaxTokensPerRequest, or an InvalidValue that names the first invalid item.
+    """
     if type(value) is str:
         if not value:
             raise InvalidValue(f"{INPUT} is an empty string; send text", "input")
@@ -53,7 +57,7 @@ def read_input(
 
 
 def _check_count(tokens: int, limits: Limits) -> None:
-    """Before they are looked at one by one."""
+    """Raise MaxTokensPerRequest before the ids are checked one by one."""
     if tokens > limits.max_tokens_per_request:
         raise MaxTokensPerRequest(tokens, limits.max_tokens_per_request)
 

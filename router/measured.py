@@ -1,8 +1,9 @@
-"""Files of what a search keeps when another model makes its queries, for models that no fit made:
-the same weights in another place, and the native models of a collection's other spaces.
+"""Files of measured recall, for encoders that were not fitted: the same weights in another place,
+and the native models of a collection's other spaces.
 
-Adapters and students carry their proof in their own files. Here the figures are of models that were
-measured as they are, so both figures of a proof (documents in a fit, documents left out) are one.
+Recall is what a search keeps when another model makes its queries. Adapters and students carry
+their proof in their own files. These models were measured as they are, so both figures of a proof
+(documents in a fit, documents left out of it) are equal.
 """
 
 import json
@@ -18,16 +19,16 @@ FORMAT = "embedding-router measured 1"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What searches keep of one with the native model of `space`."""
+    """What searches with other models keep of a search with the native model of `space`."""
 
-    space: Space  # whose search counts as whole
+    space: Space  # recall is relative to a search with its native model
     # by model (an encoder of `space`) or by MODEL/DIMENSIONS (a search in that space's own index)
     kept: Mapping[str, Proof]
     fingerprints: Mapping[str, str]  # digests of the models that were measured, by model
 
 
 def as_proof(kept: Kept, by_language: Mapping[str, Kept], judged_by: str) -> Proof:
-    """The proof of a model that was fitted to nothing."""
+    """The proof of a model that was not fitted."""
     return Proof(
         "judgements" if judged_by == "judgements" else "neighbours",
         kept,
@@ -38,7 +39,7 @@ def as_proof(kept: Kept, by_language: Mapping[str, Kept], judged_by: str) -> Pro
 
 
 def save(measured: Measured, path: Path) -> None:
-    """Write it as JSON."""
+    """Write `measured` to a JSON file."""
     said = {
         "format": FORMAT,
         "space": str(measured.space),
@@ -49,9 +50,7 @@ def save(measured: Measured, path: Path) -> None:
 
 
 def load(path: Path) -> Measured:
-    """Read a file that `save` wrote; raises ValueError naming the file when it is something
-    else.
-    """
+    """Read a file that `save` wrote; raises ValueError naming the file if it is anything else."""
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         if said["format"] != FORMAT:

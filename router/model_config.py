@@ -1,4 +1,4 @@
-"""The config of one model: what it reads and makes, where it comes from, and how fast it is."""
+"""The config of one model: what it reads and produces, where it comes from, and how fast it is."""
 
 import re
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ from router.engine_config import (
 
 
 class Prompts(Section):
-    """What stands in front of a text. Templates may use {text} and, for queries, {instruction}."""
+    """Prompt templates: each has {text} once, and that of queries can also have {instruction}."""
 
     query: str = "{text}"
     document: str = "{text}"
-    instruction: str = ""  # used where a request gives none
+    instruction: str = ""  # used if a request gives none
     default: Literal["query", "document"] = "document"  # the side of a request without input_type
 
     @model_validator(mode="after")
@@ -42,7 +42,7 @@ class Prompts(Section):
 
 
 class CurveConfig(Section):
-    """See router.domain.Curve; the defaults are the prior that a model starts from before it is
+    """The coefficients of router.domain.Curve; the defaults are the prior until the model is
     measured.
     """
 
@@ -56,21 +56,21 @@ class CurveConfig(Section):
 
 
 class MatryoshkaRange(Section):
-    """Every size from `min` to the model's own may be asked for."""
+    """Requests can choose every size from `min` to the model's own."""
 
     min: PositiveInt
 
 
 class Card(Section):
-    """What a model's card publishes of its own example: similarities that only its weights, read by
-    its prompt and pooled its way, make again.
+    """The example on a model's card: similarities that only its weights, its prompt and its pooling
+    reproduce.
     """
 
     queries: tuple[str, ...] = Field(min_length=1)
     documents: tuple[str, ...] = Field(min_length=1)
-    similarities: tuple[tuple[Float, ...], ...]  # a row a query, a column a document
+    similarities: tuple[tuple[Float, ...], ...]  # one row per query, one column per document
     tolerance: PositiveFloat = 0.01  # of each similarity
-    instruction: str | None = None  # that the card's queries carry; the model's own if not given
+    instruction: str | None = None  # of the card's queries; None: the model's own
     query_prompt: str | None = None  # what the card puts before a query
     pooling: Literal["last", "mean", "cls"] | None = None  # how the card's model pools
 
@@ -86,15 +86,15 @@ class Card(Section):
 
 
 class FingerprintConfig(Section):
-    """How a replica proves that its weights are those that the vectors of this model came from: by
-    a file of them or by the model's card; a path alone is `file`.
+    """How a replica proves that its weights made this model's vectors: by a file of stored vectors
+    or by the model's card. A path alone is `file`.
     """
 
     file: str | None = None  # made by `embedding-router fingerprint`
     card: Card | None = None
-    # of each probe's vector with the stored one
+    # between each probe's vector and the stored one
     min_cosine: Float = Field(default=0.999, gt=0.0, le=1.0)
-    every_s: PositiveFloat = 600.0  # how often a replica that serves is asked again
+    every_s: PositiveFloat = 600.0  # how often a serving replica is checked again
 
     @model_validator(mode="before")
     @classmethod
@@ -109,14 +109,14 @@ class FingerprintConfig(Section):
 
 
 class LongTextsConfig(Section):
-    """Points of quality on long texts, whatever they are written in."""
+    """Quality points on long texts, in any language."""
 
     from_tokens: PositiveInt  # of the model's own tokens
     points: Float
 
 
 STUDENT = "student"
-MOST_TOKENS = 512  # of a text that a student reads
+MOST_TOKENS = 512  # a student reads no more of a text
 # A query takes about 0.1 ms in the router's process.
 STUDENT_CURVE = {
     "fixed_s": 0.0001,
@@ -125,7 +125,7 @@ STUDENT_CURVE = {
     "batch_tokens": 65536,
     "overhead_s": 0.0005,
 }
-# what a student cannot have: it reads and makes what its file says
+# fields that a student cannot have: its file says what it reads and produces
 NOT_OF_A_STUDENT = (
     "attention_tokens",
     "cold_start_s",
@@ -142,17 +142,17 @@ NOT_OF_A_STUDENT = (
 
 
 class ModelConfig(Section):
-    """One embedding model, served by one deployment of the same name; a student has none."""
+    """One embedding model, served by one deployment of its name; a student has no deployment."""
 
     engine: Engine
-    # the space of another model whose vectors it makes too; it has no tier and no rank then
+    # the space of another model, whose vectors this model makes; it then has no tier and no rank
     space_of: str | None = None
-    proof: str | None = None  # what it was measured to keep of that space
-    # the commit of the hub's repository, for `engine.source` and an equal `tokenizer`
+    proof: str | None = None  # the file that says what it keeps of that space
+    # the commit of the hub repository, for `engine.source` and for `tokenizer` if it is the same
     revision: str | None = None
     dimensions: PositiveInt
     max_tokens: PositiveInt
-    # how far a token sees, where that is less than the text: windows
+    # the attention window, if tokens do not attend to the whole text
     attention_tokens: PositiveInt | None = None
     # tokenizer.json, its folder, or `package:NAME/PATH`; none: the engine takes text
     tokenizer: str | None = None
@@ -170,13 +170,13 @@ class ModelConfig(Section):
     device_hour_cost: NonNegativeFloat | None = None  # for /v1/usage, in any currency
     good_for: str = ""
     required: Flag = True  # /health waits for it
-    # from no replica to a ready one: set it where min_replicas is 0
+    # time from no replica to a ready one; set it if min_replicas is 0
     cold_start_s: PositiveFloat | None = None
     calls_in_flight: PositiveInt = 3  # calls that one router keeps at one replica
     # of the text that a health check embeds; less than Serve's health_check_timeout_s
     health_timeout_s: PositiveFloat = 20.0
     rank: int | None = (
-        # smaller models have lower ones; all models have one, or none and their order is the rank
+        # smaller models have lower ranks; give all models a rank, or none: then their order counts
         None
     )
     # allocator and OpenMP settings for the replica's process
@@ -185,7 +185,7 @@ class ModelConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _sizes_of_a_student(cls, data: Any) -> Any:
-        """A student's file holds its sizes; `space_of` says the dimensions already."""
+        """Fill in a student's sizes and curve; its dimensions are those of `space_of`."""
         engine = data.get("engine") if isinstance(data, Mapping) else None
         if not isinstance(engine, Mapping) or engine.get("kind") != STUDENT:
             return data
@@ -245,7 +245,7 @@ class ModelConfig(Section):
         return self
 
     def pinned(self, source: str) -> str | None:
-        """The config's commit of `source`, where that is the engine's own repository."""
+        """The configured commit of `source`; None if that is not the engine's own repository."""
         return self.revision if source == self.engine.hub_source else None
 
     @model_validator(mode="after")
@@ -275,7 +275,7 @@ class ModelConfig(Section):
         return self
 
     def serves(self, dimensions: int) -> bool:
-        """Whether vectors of this size may be asked for: the model's own, or one it was
+        """Whether the model has vectors of this size: its own size, or one it was
         Matryoshka-trained for.
         """
         if isinstance(self.matryoshka, MatryoshkaRange):
@@ -286,7 +286,7 @@ class ModelConfig(Section):
 def resolve_path(path: str, base_dir: str | None = None) -> Path:
     """The file or folder that `path` names: `package:NAME/PATH` looks inside an installed package.
 
-    Raises FileNotFoundError with a sentence when the package or the file is not there.
+    Raises FileNotFoundError with a message for users if the package or the file is missing.
     """
     if path.startswith("package:"):
         from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""From the config to what the decision works with: models in order of rank, and the policy."""
+"""Build the decision's inputs from the config: models in order of rank, and the policy."""
 
 import json
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from router.rules import Floor, Policy
 
 
 def build_models(args: RouterArgs) -> dict[str, Model]:
-    """One `Model` for each that is served, in order; raises ValueError naming a profile that is not
-    usable.
+    """Build a `Model` for each served model, in order of rank; raises ValueError naming an unusable
+    profile.
     """
     return {
         name: Model(
@@ -30,7 +30,7 @@ def build_models(args: RouterArgs) -> dict[str, Model]:
 
 
 def points_of(config: ModelConfig) -> dict[str, float]:
-    """Points of quality by language; those of long texts are `long_texts_of`."""
+    """Quality points by language; `long_texts_of` has those of long texts."""
     return {
         key: value
         for key, value in config.quality.items()
@@ -39,14 +39,14 @@ def points_of(config: ModelConfig) -> dict[str, float]:
 
 
 def long_texts_of(config: ModelConfig) -> LongTexts | None:
-    """`long` of the model's quality, where the config has it."""
+    """The model's quality on long texts; None if the config does not have it."""
     long = config.quality.get("long")
     return LongTexts(long.from_tokens, long.points) if isinstance(long, LongTextsConfig) else None
 
 
 def memory_bytes(args: RouterArgs) -> dict[str, int | None]:
-    """What a replica of each model holds: as its profile measured it, else as the config says; None
-    where neither does.
+    """The memory of a replica of each model: as its profile measured it, else as configured, else
+    None.
     """
     found = {}
     for name, config in args.served.items():
@@ -64,12 +64,12 @@ def _profile(name: str, path: str, base_dir: str | None) -> Profile:
 
 
 def profile_device(name: str, config: ModelConfig, base_dir: str | None) -> str | None:
-    """What the profile of one model was measured on; None where it has no profile."""
+    """The device that the profile of a model was measured on; None if it has no profile."""
     return None if config.profile is None else _profile(name, config.profile, base_dir).device
 
 
 def build_policy(routing: Routing, tiers: Mapping[NamedTier, str]) -> Policy:
-    """The rules with their tiers replaced by the models that serve them."""
+    """Build the policy, with the tiers in rules replaced by the models that serve them."""
     return Policy(
         default=tiers[routing.default_tier],
         floors=tuple(
@@ -81,7 +81,7 @@ def build_policy(routing: Routing, tiers: Mapping[NamedTier, str]) -> Policy:
 
 
 def build_floor(name: str, when: When, model: str) -> Floor:
-    """Conditions in the form the decision uses."""
+    """Convert the conditions of a rule to the form that the decision uses."""
     return Floor(
         name=name,
         model=model,
@@ -97,8 +97,8 @@ def build_floor(name: str, when: When, model: str) -> Floor:
 
 
 def curve_of(name: str, config: ModelConfig, base_dir: str | None) -> Curve:
-    """The latency curve of one model: its profile's, else the config's; raises ValueError for a
-    profile that is not usable.
+    """The latency curve of a model, from its profile, else from the config; raises ValueError for
+    an unusable profile.
     """
     if config.profile is not None:
         return load_profile(json.loads(resolve_path(config.profile, base_dir).read_text()), name)

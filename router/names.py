@@ -1,12 +1,12 @@
-"""What one text in `model`, or one address, says: model or tier, space, side and latency budget.
+"""Parse a text in `model`, or an address: model or tier, space, side and latency budget.
 
     NAME     model id | alias | tier | collection | MODEL/DIMENSIONS
     model    NAME[-query | -document][@<n>ms]
     address  /in/{collection}[/query | /document] in front of a path
 
-A whole name of the config wins over a suffix. Models and tiers are found without case, suffixes
-too, collections exactly as the config writes them. `ambiguities` finds the texts of a config that
-would have two meanings.
+A whole name of the config takes precedence over a suffix. Models, tiers and suffixes ignore case;
+collections must be written as in the config. `ambiguities` finds the texts of a config that would
+have two meanings.
 """
 
 import re
@@ -27,7 +27,7 @@ _TIERS = frozenset(tier.value for tier in Tier)
 
 
 class Vocabulary(Protocol):
-    """The names of a config: what router.spaces.Catalogue finds by them."""
+    """Look-ups of a config's names, as router.spaces.Catalogue provides them."""
 
     @property
     def collections(self) -> Collection[str]:
@@ -41,7 +41,7 @@ class Vocabulary(Protocol):
 
 
 class Name(NamedTuple):
-    """What a text in `model` says."""
+    """The parsed text of `model`."""
 
     model: str | None = None  # a model or a tier; None where a collection is named
     space: str | None = None  # a collection or MODEL/DIMENSIONS
@@ -50,7 +50,7 @@ class Name(NamedTuple):
 
 
 class Address(NamedTuple):
-    """What stands in front of a path."""
+    """The prefix of a path: a collection, and a side if given."""
 
     collection: str
     side: Side | None
@@ -60,7 +60,7 @@ class Address(NamedTuple):
 
 
 def split_address(path: str) -> tuple[Address | None, str]:
-    """The address in front of `path`, if there is one, and the path behind it."""
+    """Split `path` into its address, if it has one, and the path after it."""
     if not path.startswith(PREFIX):
         return None, path
     collection, _, rest = path.removeprefix(PREFIX).partition("/")
@@ -73,7 +73,7 @@ def split_address(path: str) -> tuple[Address | None, str]:
 
 
 def read_name(vocabulary: Vocabulary, text: str) -> Name:
-    """What `text` says; a text that means nothing is its own model, which is not found later.
+    """Parse `text`; a text without a meaning becomes the name of a model, which is later not found.
 
     Raises InvalidValue for a budget of 0 ms.
     """
@@ -94,7 +94,7 @@ def read_name(vocabulary: Vocabulary, text: str) -> Name:
 
 
 def _whole(vocabulary: Vocabulary, text: str) -> Name | None:
-    """What `text` says without a suffix; None where it is no name of the config."""
+    """Read `text` as a name without a suffix; None if the config has no such name."""
     if text.lower() in _TIERS or vocabulary.lookup(text) is not None:
         return Name(model=text)
     if text in vocabulary.collections:
@@ -105,7 +105,7 @@ def _whole(vocabulary: Vocabulary, text: str) -> Name | None:
 
 
 def ambiguities(vocabulary: Vocabulary, args: RouterArgs) -> Iterator[str]:
-    """A sentence for each text that has two meanings."""
+    """Yield a sentence for each text that has two meanings."""
     places = {name: f"collections.{name}" for name in args.collections}
     aliases = {alias: id for id, model in args.models.items() for alias in model.aliases}
     for alias, id in aliases.items():
@@ -118,7 +118,7 @@ def ambiguities(vocabulary: Vocabulary, args: RouterArgs) -> Iterator[str]:
 
 
 def _other_meaning(vocabulary: Vocabulary, text: str) -> str | None:
-    """What a name of the config means beside itself, in words."""
+    """The second meaning of a name of the config, in words; None if it has only one."""
     if text in vocabulary.collections:
         if text.lower() in _TIERS:
             return f"the tier {text.lower()}"

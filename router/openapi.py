@@ -1,5 +1,5 @@
-"""The service as an OpenAPI 3.1 document, with the models and spaces of its own config in the
-examples.
+"""Describe the service as an OpenAPI 3.1 document; its examples use the configured models and
+spaces.
 """
 
 import copy
@@ -47,7 +47,7 @@ _KEYS: Json = {
 
 
 def document(catalogue: Catalogue) -> Json:
-    """The whole document, ready for JSON."""
+    """The complete document, ready for JSON."""
     request = copy.deepcopy(SCHEMAS["EmbeddingsRequest"])
     request["properties"]["model"]["examples"] = list(catalogue.names)
     statuses = sorted({error.status for error in RouterError.__subclasses__()})
@@ -93,7 +93,7 @@ def _paths(catalogue: Catalogue) -> Json:
 
 
 def _operations(catalogue: Catalogue) -> Json:
-    """What each handler does, by its name in router/routes.py."""
+    """The operation of each handler, by its name in router/routes.py."""
     vectors = {
         "description": "The vectors in the order of the input, and how the request was routed.",
         "headers": HEADERS,
@@ -230,7 +230,7 @@ def _health() -> Json:
 
 
 def summary(error: type[RouterError]) -> str:
-    """The first paragraph of its docstring, on one line."""
+    """The first paragraph of the error's docstring, on one line."""
     return " ".join((error.__doc__ or "").partition("\n\n")[0].split())
 
 

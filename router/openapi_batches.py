@@ -1,4 +1,4 @@
-"""Files, batches and use in the reference."""
+"""The operations on files, batches and usage in the OpenAPI reference."""
 
 from router.openapi_parts import ON_KEY, STRING, answer, body, content, in_path, operation, query
 from router.openapi_schemas import Json
@@ -22,7 +22,7 @@ _UPLOAD = {
 
 
 def batch_operations() -> Json:
-    """What each handler does, by its name in router/routes.py."""
+    """The operation of each handler, by its name in router/routes.py."""
     time: Json = {"type": "string", "format": "date-time"}
     by: Json = {"type": "array", "items": {"enum": list(BY)}}
     file, batch = answer("The file.", "FileObject"), answer("The batch.", "BatchObject")

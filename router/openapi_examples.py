@@ -1,4 +1,4 @@
-"""Example bodies of the reference."""
+"""Example bodies for the OpenAPI reference."""
 
 from router.openapi_parts import body, content
 from router.openapi_schemas import Json
@@ -38,7 +38,7 @@ def request_body(catalogue: Catalogue) -> Json:
 
 
 def rerank_bodies(catalogue: Catalogue) -> Json:
-    """Examples of requests for a ranking."""
+    """Example rerank requests."""
     query = "capital of France"
     texts = ["Paris is the capital of France.", "Cats sleep a lot."]
     free = {"query": query, "documents": texts, "top_n": 1}

@@ -1,4 +1,4 @@
-"""What the operations of the reference are made of: headers, parameters, answers and errors."""
+"""Building blocks of OpenAPI operations: headers, parameters, answers and errors."""
 
 from typing import Any
 
@@ -66,34 +66,34 @@ BY_HEADER: list[Json] = [{"$ref": f"#/components/parameters/{name}"} for name in
 
 
 def content(schema: Json | str, kind: str = "application/json", **more: Any) -> Json:
-    """A body of one kind; a schema may be given by its name."""
+    """A body of one media type; `schema` can be the name of a schema."""
     return {kind: {"schema": ref(schema) if isinstance(schema, str) else schema, **more}}
 
 
 def answer(description: str, schema: Json | str, kind: str = "application/json") -> Json:
-    """What a route answers."""
+    """A response with a description and a body."""
     return {"description": description, "content": content(schema, kind)}
 
 
 def body(inside: Json) -> Json:
-    """A request's body, of the kinds in `inside`."""
+    """A required request body of the media types in `inside`."""
     return {"required": True, "content": inside}
 
 
 def query(name: str, schema: Json, **more: Any) -> Json:
-    """A parameter of the query."""
+    """A query parameter."""
     return {"name": name, "in": "query", "schema": schema, **more}
 
 
 def in_path(name: str, **more: Any) -> Json:
-    """A parameter of the path."""
+    """A path parameter."""
     return {"name": name, "in": "path", "required": True, "schema": STRING, **more}
 
 
 def operation(
     id: str, tag: str, summary: str, ok: Json, statuses: tuple[int, ...] = (), **more: Any
 ) -> Json:
-    """What a handler does: its answer, and the statuses of its errors."""
+    """An operation, with its success response and a response for each error status."""
     refused = {str(one): {"$ref": f"#/components/responses/{one}"} for one in sorted(statuses)}
     return {
         "operationId": id,

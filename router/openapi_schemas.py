@@ -1,6 +1,4 @@
-"""The schemas of the reference, generated from the types that requests are read by and that say
-what is answered.
-"""
+"""The schemas of the OpenAPI reference, generated from the types of requests and answers."""
 
 from typing import Any, Literal
 
@@ -55,12 +53,12 @@ _ANSWERS: dict[str, Any] = {
     "TeiRerankResponse": list[shapes.TeiRank],
     "TeiError": shapes.TeiError,
 }
-# clients are generated from the document: a type keeps the name that it was published by
+# clients are generated from the document, so types keep the names that were published
 _PUBLISHED = {"AdapterUse": "Crossing"}
 
 
 class _WithoutTitles(GenerateJsonSchema):
-    """A title that only repeats the name of its field is left out."""
+    """A generator that omits titles, which only repeat the names of fields."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -91,7 +89,7 @@ def _schemas() -> Json:
 
 
 def _in_place(value: Any, inner: Json) -> Any:
-    """A schema with those of private types written where they are used."""
+    """Inline the schemas of private types where they are used."""
     if isinstance(value, list):
         return [_in_place(one, inner) for one in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The operations of reranking and of other embedding APIs in the reference."""
+"""The operations of reranking and of other embedding APIs in the OpenAPI reference."""
 
 from router.openapi_examples import rerank_bodies
 from router.openapi_parts import (
@@ -17,12 +17,12 @@ from router.spaces import Catalogue
 
 
 def one_of(*names: str) -> Json:
-    """A schema that is one of several."""
+    """A schema that is one of those named."""
     return {"oneOf": [ref(name) for name in names]}
 
 
 def rerank(catalogue: Catalogue) -> Json:
-    """What `rerank` does."""
+    """The operation of `rerank`."""
     headers = {name: one for name, one in HEADERS.items() if name != "x-embedding-space"}
     ranked = one_of("RerankResponse", "TeiRerankResponse")
     made = operation(
@@ -46,7 +46,7 @@ def rerank(catalogue: Catalogue) -> Json:
 
 
 def shape_operations(embeddings: Json) -> Json:
-    """What each handler does, by its name in router/routes.py; `embeddings` is OpenAI's."""
+    """The operation of each handler, by its name in router/routes.py; `embeddings` is OpenAI's."""
     return {
         "azure_embed": {
             **embeddings,

@@ -1,18 +1,17 @@
 """The decision: which model answers this request, and why each other one does not.
 
-    allowed   models that are permitted, produce what is pinned, read the longest text, and are
-              ready or known to be soon; for requests that name no model, those that know most of
-              the text's tokens; of a collection's encoders those that keep enough (encoders.py)
-    target    the pinned model or the explicit tier's, else the highest floor that a rule raises,
-              else the default tier's
+    allowed   models that are permitted, produce what is pinned, can read the longest text, and are
+              ready or have a known cold start. If no model is named, they also know most of the
+              text's tokens. Encoders of a collection also keep enough of a search (encoders.py)
+    target    the pinned model or the explicit tier's; else the highest floor of the rules that
+              apply; else the default tier's
     in time   allowed, not above the target (`strict`: nor below it), predicted tail within the
               budget
-    choice    the target where it is in time and was named, by the caller or a rule; else the model
-              in time with the most points of quality for this text, and the larger one where a
-              figure is missing or equal; else what on_budget_miss says
+    choice    the target if it is in time and was named by the caller or a rule; else the model in
+              time with the most quality points for this text, or the larger one if a figure is
+              missing or equal; else as on_budget_miss says
 
-Pure: the same request, models, loads and `now` give the same decision, whatever order the models
-come in.
+Pure: the same request, models, loads and `now` give the same decision, in any order of the models.
 """
 
 import math
@@ -48,11 +47,11 @@ _NOTHING = Prediction(0.0, 0.0)
 
 
 def predict(model: Model, load: Load, work: Work) -> Prediction:
-    """Closed form: the rest of the steps in flight, full steps for the backlog and this work, and
-    the step that ends it.
+    """Predict latency in closed form: the rest of the steps in flight, full steps for the backlog
+    and this work, and the step that ends it.
 
-    Steps are filled to the last token, so the end of a text may fall into a step of its own. Where
-    every vector is in the cache, no text is sent and nothing is waited for.
+    Steps are filled to the last token, so the end of a text can fall into a step of its own. If
+    every vector is in the cache, no text is sent and there is no wait.
     """
     if not work.texts:
         return _NOTHING
@@ -84,8 +83,8 @@ def decide(
     """Choose the model that serves `request`; `now` is seconds on the clock of
     `request.deadline_s`.
 
-    `loads` covers `models`; `request.work` covers those that `permitted` and `candidates` leave.
-    Raises nothing then.
+    `loads` must cover `models`, and `request.work` those that `permitted` and `candidates` allow.
+    Raises nothing if they do.
     """
     target, reason, rule = _target(policy, request, models)
     fits, tails, whys = _allowed(policy, request, models, loads)
@@ -118,7 +117,7 @@ def decide(
 
 
 def idle_tail_s(model: Model, load: Load, work: Work) -> float:
-    """The tail of the prediction once `model` has a ready replica and nothing else to do."""
+    """The predicted tail for `model` with a ready replica and no other work."""
     idle = load._replace(
         ready_replicas=max(1, load.ready_replicas),
         ahead_tokens=0,
@@ -129,7 +128,7 @@ def idle_tail_s(model: Model, load: Load, work: Work) -> float:
 
 
 def _largest_part(work: Work, most: int, replicas: int) -> Work:
-    """Of work that is spread over replicas in pieces of a step, that of the replica with most."""
+    """The largest part of work that is spread over replicas in pieces of a step."""
     share = max(most / work.tokens, 1.0 / replicas)
     return work._replace(
         tokens=math.ceil(work.tokens * share),
@@ -141,9 +140,7 @@ def _largest_part(work: Work, most: int, replicas: int) -> Work:
 def _allowed(
     policy: Policy, request: Request, models: Mapping[str, Model], loads: Mapping[str, Load]
 ) -> tuple[dict[str, Prediction], dict[str, float], dict[str, Why]]:
-    """Predictions, the tails of those models that may serve the request, and why each other model
-    may not.
-    """
+    """Predictions, the tails of the allowed models, and why each other model is not allowed."""
     fits: dict[str, Prediction] = {}
     tails: dict[str, float] = {}
     whys: dict[str, Why] = {}
@@ -172,8 +169,8 @@ def _allowed(
 def _leave_unread(
     policy: Policy, request: Request, tails: dict[str, float], whys: dict[str, Why]
 ) -> None:
-    """Leave out the models that do not know most of the text, or where none does, all but those
-    that know most of it.
+    """Remove the models that do not know enough of the text's tokens; if none does, keep those that
+    know most of them.
     """
     unread = {name: request.unread.get(name, 0.0) for name in tails}
     most = max(policy.max_unread, min(unread.values(), default=0.0))
@@ -186,7 +183,9 @@ def _leave_unread(
 def _target(
     policy: Policy, request: Request, models: Mapping[str, Model]
 ) -> tuple[str, Reason, str | None]:
-    """The model this request should have if time and load did not matter."""
+    """The target of this request, regardless of time and load; with the reason, and the rule that
+    applied.
+    """
     if request.target is not None:
         return request.target, Reason.PINNED if request.pinned else Reason.TIER, None
     target, rule = policy.default, None
@@ -210,9 +209,9 @@ def _in_reach(
     budget_s: float,
     whys: dict[str, Why],
 ) -> tuple[list[str], list[str]]:
-    """The models that may take the target's place or are the target: in time, and late ones.
+    """The target and the models that can replace it: those in time, and those too late.
 
-    None is larger than the target where that may serve, none smaller for `strict`.
+    None is larger than an allowed target; with `strict`, none is smaller.
     """
     limit = models[target].rank
     highest = limit if target in tails else math.inf
@@ -252,8 +251,8 @@ def _retry_after_s(
     late: list[str],
     budget_s: float,
 ) -> float | None:
-    """When the backlog of one of the models that are too late has gone so far that it is in time;
-    None where that is not all.
+    """Seconds until the backlog of a late model is short enough for it to be in time; None if
+    waiting helps none of them.
     """
     waits = [
         fits[name].total_s - budget_s / loads[name].margin

@@ -1,11 +1,11 @@
-"""Which replica has read a prefix: texts that begin alike are quicker there, where its engine keeps
-what it computed of a prefix. Pure.
+"""Track which replica has read a prefix: texts with that prefix are faster there if its engine
+caches prefixes. Pure.
 """
 
 from collections import OrderedDict
 from collections.abc import Container
 
-MOST = 1024  # prefixes that are remembered, those used last
+MOST = 1024  # most recently used prefixes that are kept
 
 
 class PrefixHomes:
@@ -20,11 +20,11 @@ class PrefixHomes:
         return len(self._homes)
 
     def get(self, prefix: bytes | None) -> str | None:
-        """The replica that has read it, if any."""
+        """The replica that has read `prefix`, if any."""
         return None if prefix is None else self._homes.get(prefix)
 
     def sent(self, prefix: bytes, replica: str, able: Container[str]) -> None:
-        """A call with it goes to `replica`; its home stays where it is while that is in `able`."""
+        """Record a call with `prefix` to `replica`; its home changes only if not in `able`."""
         if self._homes.get(prefix) not in able:
             self._homes[prefix] = replica
         self._homes.move_to_end(prefix)

@@ -1,4 +1,4 @@
-"""Profile files: what is known of a model's latency before it is loaded."""
+"""Profile files: a model's latency, known before the model is loaded."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from router.domain import Curve
 
 
 class ProfileError(ValueError):
-    """A profile that must not be used; the message names it and says why."""
+    """A profile that cannot be used; the message names it and says why."""
 
 
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -23,7 +23,7 @@ class _Strict(BaseModel):
 
 
 class ProfileCurve(_Strict):
-    """router.domain.Curve as it is written to a file."""
+    """router.domain.Curve as written to a file."""
 
     fixed_s: Seconds
     base_s: Seconds
@@ -31,11 +31,11 @@ class ProfileCurve(_Strict):
     s_per_token_sq: Seconds
     batch_tokens: PositiveInt
     overhead_s: Seconds
-    s_per_text: Seconds = 0.0  # not in profiles of before there was such a term
+    s_per_text: Seconds = 0.0  # older profiles lack this term
 
 
 class ProfileFit(_Strict):
-    """How well the curve met the points."""
+    """How well the curve fits the points."""
 
     median_error: Share
     p95_error: Share
@@ -43,16 +43,16 @@ class ProfileFit(_Strict):
 
 
 class ProfilePoint(_Strict):
-    """One measured step; see Point."""
+    """One measured step; see router.curve_fit.Point."""
 
     tokens: PositiveInt
     tokens_sq: PositiveInt
     seconds: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-    texts: PositiveInt | None = None  # likewise
+    texts: PositiveInt | None = None  # older profiles lack it
 
 
 class Profile(_Strict):
-    """What was measured of one model on one device."""
+    """The measurements of one model on one device."""
 
     model: str
     device: str
@@ -65,15 +65,15 @@ class Profile(_Strict):
 
 
 def load_profile(data: Mapping[str, Any], model_id: str) -> Curve:
-    """The curve in a profile's parsed JSON. Raises ProfileError when it is empty, of another model
-    or not plausible.
+    """Read the curve in a profile's parsed JSON; raises ProfileError if the profile is empty, of
+    another model or implausible.
     """
     return Curve(**read_profile(data, model_id).curve.model_dump())
 
 
 def read_profile(data: Mapping[str, Any], model_id: str) -> Profile:
-    """A profile's parsed JSON, checked as `load_profile` says; a file of several, {"profiles":
-    [...]}, has one for each model.
+    """Check a profile's parsed JSON as in `load_profile`; a file of several, {"profiles": [...]},
+    has one for each model.
     """
     if not data:
         raise ProfileError(

@@ -1,12 +1,12 @@
-"""What a search keeps when another model than a space's own makes its queries.
+"""What a search keeps when its queries are made by another model than the space's own.
 
-An encoder that is not native is let into a space by this figure alone. It is measured twice: for
-documents that the encoder was fitted on, and for documents that it never saw. The first is true of
-an index that was wholly in the fit. The second is true of documents that are added later, and is
-the one that counts unless a collection says that its documents are fixed.
+Only this figure admits an encoder that is not native into a space. It is measured twice: for
+documents that the encoder was fitted on, and for documents that it never saw. The first holds for
+an index that was wholly in the fit. The second holds for documents that are added later; it is the
+one that counts unless a collection declares its documents fixed.
 
-For the second figure the queries are split into folds, and each query is judged by an encoder that
-saw none of its relevant documents, over the whole index. Intervals are 95 % of a bootstrap over
+For the second figure the queries are split into folds. Each query is judged over the whole index,
+by an encoder that saw none of its relevant documents. Intervals are 95 % of a bootstrap over
 queries.
 """
 
@@ -31,7 +31,7 @@ MOST_LEFT_OUT = 0.5  # of the documents, in any fold
 
 
 class Kept(NamedTuple):
-    """What a search keeps of one with the space's own model, as shares of the latter."""
+    """What a search keeps of a search with the space's own model, as shares of the latter."""
 
     queries: int
     recall: float  # recall@10
@@ -40,7 +40,7 @@ class Kept(NamedTuple):
     ndcg: float  # nDCG@10
     ndcg_low: float
     ndcg_high: float
-    own_recall: float  # of the space's own model, as it is
+    own_recall: float  # of the space's own model, not a share
     own_ndcg: float
 
 
@@ -56,12 +56,12 @@ class Proof:
     unseen_by_language: Mapping[str, Kept]
 
     def kept(self, documents: Documents, language: str | None = None) -> Kept:
-        """The figure in force for queries in this language, where it was measured, else overall."""
+        """The figure for queries in this language if it was measured, else the overall one."""
         overall = self.fitted if documents == "fixed" else self.unseen
         return self.by_language(documents).get(language or "", overall)
 
     def by_language(self, documents: Documents) -> Mapping[str, Kept]:
-        """The figures in force, by language of the queries."""
+        """The figures that apply to `documents`, by language of the queries."""
         return self.fitted_by_language if documents == "fixed" else self.unseen_by_language
 
     def as_json(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Proof:
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Self:
-        """Raises KeyError or TypeError where it is not what `as_json` made."""
+        """Read the values of `as_json`; raises KeyError or TypeError for anything else."""
         return cls(
             said["judged_by"],
             Kept(**said["fitted"]),
@@ -91,7 +91,7 @@ def _plain(by_language: Mapping[str, Kept]) -> dict[str, dict[str, float]]:
 
 
 def summary(kept_fitted: Kept, kept_unseen: Kept) -> dict[str, Any]:
-    """Both figures under the names that reports give them, with their intervals."""
+    """Both figures with their intervals, under their names in reports."""
     said: dict[str, Any] = {"queries": kept_unseen.queries}
     intervals: dict[str, tuple[float, float]] = {}
     for name, kept in (("fitted", kept_fitted), ("unseen", kept_unseen)):
@@ -116,8 +116,8 @@ def prove(
     relevant: Sequence[Collection[int]],
     rows_by_language: Mapping[str, Sequence[int]],
 ) -> Proof:
-    """The proof of what was found for the same queries: by the encoder that saw all documents, by
-    those that did not see the relevant ones, and by the space's own model.
+    """Build a proof from three searches with the same queries: by the encoder that saw all
+    documents, by those that did not see the relevant ones, and by the space's own model.
     """
 
     def by_language(found: Found) -> dict[str, Kept]:
@@ -137,9 +137,9 @@ def prove(
 
 
 def kept_of(over: Found, own: Found, relevant: Sequence[Collection[int]]) -> Kept:
-    """What results over an encoder keep of the own model's, for the same queries.
+    """What an encoder's results keep of the own model's, for the same queries.
 
-    Where the own model finds nothing that is relevant there is nothing to keep: shares are 0.
+    If the own model finds nothing relevant, there is nothing to keep: shares are 0.
     """
     own_recall, own_ndcg = recall(own, relevant), ndcg(own, relevant)
     return Kept(
@@ -152,7 +152,7 @@ def kept_of(over: Found, own: Found, relevant: Sequence[Collection[int]]) -> Kep
 
 
 def _share(part: Scores, whole: Scores) -> tuple[float, float, float]:
-    """The share of the means, with the bounds of its interval."""
+    """The ratio of the means, with the bounds of its interval."""
     if not whole.any():
         return 0.0, 0.0, 0.0
     size = len(part)
@@ -164,12 +164,12 @@ def _share(part: Scores, whole: Scores) -> tuple[float, float, float]:
 
 
 def folds(relevant: Sequence[Collection[int]], documents: int, fewest: int = 0) -> list[Rows]:
-    """Rows of queries, a fold each, so that documents that are relevant to one fold's queries can
-    be left out of a fit.
+    """Split queries into folds, so that the documents relevant to one fold can be left out of a
+    fit.
 
-    Queries of neighbouring documents share a fold. There are more folds where three would leave out
-    more than half of the documents, or fewer than `fewest` in the fit. Raises ValueError where no
-    number of folds is enough.
+    Returns the rows of the queries of each fold. Queries of neighbouring documents share a fold.
+    There are more than three folds if three would leave out more than half of the documents, or
+    fewer than `fewest` would stay in the fit. Raises ValueError if no number of folds is enough.
     """
     order = np.array(sorted(range(len(relevant)), key=lambda row: min(relevant[row], default=0)))
     count = min(FOLDS, len(order))

@@ -1,10 +1,10 @@
-"""Decide the requests of a decision log again, under the policy they were decided by or another,
-and say what would change.
+"""Decide the requests of a decision log again, under their own policy or another, and report what
+would change.
 
-Each request is decided on the loads that were written with it. A policy that sends work elsewhere
-would have changed those loads, and what those would then have been is not said here. Times are
-therefore predictions, for both policies alike; what was measured stands beside them. Not replayed:
-`require_space` and `miss_share` (the margins are those of the log).
+Each request is decided on the loads that were logged with it. A policy that sends work elsewhere
+would have changed those loads; a replay does not model that. Times are therefore predictions for
+both policies; measured times are reported beside them. Not replayed: `require_space` and
+`miss_share` (the margins are those of the log).
 """
 
 from collections import Counter
@@ -20,18 +20,18 @@ from router.policy import decide
 from router.routing_config import NamedTier, Routing
 
 REFUSED = "refused"
-LEAST_FALL = 0.005  # points, below which means differ by rounding alone
+LEAST_FALL = 0.005  # points; smaller differences of means are rounding
 
 
 class Other(NamedTuple):
-    """The policy to decide by instead; `tiers` None keeps those of the log."""
+    """The policy to decide by instead; `tiers` None keeps the log's tiers."""
 
     routing: Routing
     tiers: Mapping[Tier, str] | None = None
 
     def setting(self, logged: DecisionContext) -> DecisionContext:
-        """The log's setting with this policy in it; raises ValueError for a tier whose model the
-        log does not have.
+        """The log's context with this policy; raises ValueError for a tier that is missing, or
+        whose model the log does not have.
         """
         tiers = logged.tiers if self.tiers is None else self.tiers
         for tier, model in tiers.items():
@@ -56,8 +56,8 @@ class Other(NamedTuple):
 
 
 class Side(NamedTuple):
-    """The requests of a log under one policy; latencies are predicted seconds of those that get an
-    answer.
+    """The requests of a log under one policy; latencies are predictions for the answered requests,
+    in seconds.
     """
 
     models: Mapping[str, int]  # requests by the model that answers, or REFUSED
@@ -65,14 +65,14 @@ class Side(NamedTuple):
     p95_s: float | None
     quality: float | None  # mean points over the answered
     degraded: int  # answered by a model with fewer points on the text than the target
-    misses: int  # with a budget that the predicted tail exceeds, refusals for that reason included
-    # mean share of the best search that the answered queries of collections with several encoders
-    # keep; None where there are none
+    misses: int  # predicted tail exceeds the budget; includes refusals for that reason
+    # mean share of the best search that answered queries keep, in collections with several
+    # encoders; None if there are none
     expected_recall: float | None = None
 
 
 class Slice(NamedTuple):
-    """Requests of a log whose texts are alike, under both policies.
+    """Requests of a log with similar texts, under both policies.
 
     Qualities are mean points by the config's figures, over the requests that both policies answer
     with a model that has a figure.
@@ -81,7 +81,7 @@ class Slice(NamedTuple):
     dimension: str  # "language", "script" or "kind"
     value: str  # a code; for "kind" `mixed` or `code`
     requests: int
-    moved: int  # that another model answers
+    moved: int  # to another model
     quality_before: float | None
     quality_after: float | None
 
@@ -96,7 +96,7 @@ class Slice(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What happened to the requests that were answered."""
+    """Measurements of the answered requests."""
 
     p50_s: float | None
     p95_s: float | None
@@ -104,7 +104,7 @@ class Measured(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a replay found."""
+    """The result of a replay."""
 
     requests: int
     budgets: int  # requests with a latency budget, under the policy of the log
@@ -112,7 +112,7 @@ class Summary(NamedTuple):
     after: Side
     measured: Measured
     moved: Mapping[tuple[str, str], Mapping[str, int]]  # (from, to) -> requests by the new reason
-    changed: int  # decisions that are not the logged one in every detail
+    changed: int  # decisions that differ from the logged one in any detail
     slices: tuple[Slice, ...]  # those with requests that moved, most moved first
 
     def as_dict(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class Summary(NamedTuple):
 
 
 def redecide(logged: Logged, other: DecisionContext | None = None) -> Decision:
-    """The decision on one request under its own setting, or under `other`."""
+    """Decide one request again, under its own context or under `other`."""
     setting, entry = logged
     request = entry.request
     if other is not None:
@@ -154,7 +154,7 @@ def redecide(logged: Logged, other: DecisionContext | None = None) -> Decision:
 
 
 def replay(log: Iterable[Logged], other: Other | None = None) -> Summary:
-    """Decide a log again; raises ValueError where `other` does not fit the log's models."""
+    """Decide a log again; raises ValueError if `other` does not fit the log's models."""
     settings: dict[
         int, tuple[DecisionContext, DecisionContext | None]
     ] = {}  # by identity: a log has few
@@ -163,7 +163,7 @@ def replay(log: Iterable[Logged], other: Other | None = None) -> Summary:
     changed = 0
     for logged in log:
         setting, entry = logged
-        if other is not None and setting.arm == RERANK:  # which other rules do not decide
+        if other is not None and setting.arm == RERANK:  # other rules do not decide these
             continue
         if id(setting) not in settings:
             settings[id(setting)] = (setting, None if other is None else other.setting(setting))
@@ -226,7 +226,7 @@ def _slice(dimension: str, value: str, rows: Sequence[tuple[Entry, Decision, Dec
 
 
 def _points(entry: Entry, decision: Decision) -> float | None:
-    """Points of the model that answers, by the config's figures."""
+    """Quality points of the model that answers, by the config's figures."""
     if decision.model is None:
         return None
     request = entry.request

@@ -1,4 +1,4 @@
-"""The replicas of one model that a router sends to, with what it has in flight at each.
+"""The replicas of one model that a router uses, and its calls in flight at each.
 
 A replica that failed is ejected for a while, and for longer each time it fails again without an
 answer between: a replica that fails fast would look like the least loaded of all. Pure: times are
@@ -13,18 +13,18 @@ from router.calls import LARGE, CallInFlight, ReplicaInFlight
 from router.feedback import Feedback
 from router.ledger import Group, Ledger
 
-# calls that an engine may fail, without an answer between, before its replica is ejected
+# engine failures in a row, without an answer between, that eject the replica
 FAILURES_IN_A_ROW = 5
-EJECTION_S = 2.0  # a replica that failed gets no calls for so long
-MOST_EJECTION_S = 30.0  # twice as long each time it fails again, up to this
+EJECTION_S = 2.0  # a failed replica gets no calls for this time
+MOST_EJECTION_S = 30.0  # the time doubles with each failure, up to this
 
 
 class ReplicaEjection:
-    """The replicas of one model that failed a moment ago."""
+    """The replicas of one model that are ejected."""
 
     def __init__(self) -> None:
         self._until_s: dict[str, float] = {}
-        # times that a replica was ejected, without an answer between
+        # ejections of a replica since its last answer
         self._strikes: dict[str, int] = {}
 
     def __contains__(self, replica: str) -> bool:
@@ -39,7 +39,7 @@ class ReplicaEjection:
         self._until_s[replica] = now + min(EJECTION_S * 2 ** (strikes - 1), MOST_EJECTION_S)
 
     def answered(self, replica: str) -> None:
-        """The replica works: its next failure is again the first."""
+        """Reset the count of a replica that answered: its next failure is again the first."""
         self._strikes.pop(replica, None)
 
     def keep(self, posted: Collection[str]) -> None:
@@ -60,7 +60,7 @@ class ReplicaEjection:
 
 
 class ReplicaSet:
-    """The replicas of one model, as its deployment posts them, without those that are ejected."""
+    """The replicas of one model that its deployment reports, without those that are ejected."""
 
     __slots__ = (
         "_feedback", "_ledger", "_model", "_posted", "at", "ejected", "in_flight", "laden", "ready",
@@ -71,18 +71,18 @@ class ReplicaSet:
         self._posted: tuple[str, ...] = ()
         self.ejected = ReplicaEjection()
         self.ready: tuple[str, ...] = ()
-        self.at: dict[str, ReplicaInFlight] = {}  # for each that is ready
+        self.at: dict[str, ReplicaInFlight] = {}  # by ready replica
         self.in_flight = [0, 0]  # calls at all of them: small, large
         self.laden = Group[str]()  # those with a large call
 
     def change(self, posted: Sequence[str]) -> None:
-        """These are the replicas that the deployment has now."""
+        """Take over the deployment's current replicas."""
         self._posted = tuple(posted)
         self.ejected.keep(posted)
         self._update()
 
     def eject(self, replica: str, now: float) -> None:
-        """Send nothing to a replica that just failed, until Serve has replaced it or some time has
+        """Stop sending to a replica that just failed, until Serve replaces it or some time has
         passed.
         """
         if replica in self._posted and replica not in self.ejected:
@@ -90,12 +90,12 @@ class ReplicaSet:
             self._update()
 
     def end_ejections(self, now: float) -> None:
-        """Send again to the replicas whose ejection ends at `now`."""
+        """Resume sending to the replicas whose ejection ends at `now`."""
         self.ejected.end(now)
         self._update()
 
     def blame(self, replica: str | None, now: float) -> None:
-        """The engine of a replica failed; several failures in a row eject it."""
+        """Count a failure of the engine of a replica; several in a row eject the replica."""
         if replica is not None and (at := self.at.get(replica)) is not None:
             at.failures += 1
             if at.failures >= FAILURES_IN_A_ROW:
@@ -111,7 +111,7 @@ class ReplicaSet:
         call.at.open.add(call)
 
     def call_ended(self, call: CallInFlight[Any]) -> None:
-        """Free the slot, unless the replica has left with it."""
+        """Free the slot of the call, unless its replica is gone."""
         call.at.open.discard(call)
         if self.at.get(call.replica) is call.at:
             self.in_flight[call.kind] -= 1
@@ -121,13 +121,13 @@ class ReplicaSet:
                 self.laden.discard(call.replica)
 
     def _update(self) -> None:
-        """Replicas that are gone take their share of the ledger with them."""
+        """Update the ready replicas; those that are gone leave the ledger and the feedback."""
         ready = [replica for replica in self._posted if replica not in self.ejected]
         for gone in set(self.ready) - set(ready):
             self._ledger.lost(self._model, gone)
             self._feedback.lost(gone)
             self.laden.discard(gone)
-            # what it still does takes no room from the others
+            # its remaining calls take no slots from the others
             for kind, calls in enumerate(self.at.pop(gone).calls):
                 self.in_flight[kind] -= calls
         for new in ready:

@@ -1,5 +1,5 @@
-"""What a router answers about itself: /v1/tiers, /v1/compare, /v1/decisions, /v1/what-if and
-/health. As router/answers.py.
+"""Answers of a router about itself: /v1/tiers, /v1/compare, /v1/decisions, /v1/what-if and /health.
+Fields are described as in router/answers.py.
 """
 
 from typing import Annotated, Any, Literal, NotRequired, get_args

@@ -1,4 +1,6 @@
-"""The config of rerankers: what scores a document for a query, and how the pair is written down."""
+"""The config of rerankers: the engine that scores a document for a query, and the template of
+pairs.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -25,7 +27,7 @@ Score = Literal["probability", "cosine", "raw"]
 class SimilarityEngine(EngineSection):
     """Rescoring by an embedding model of the same config: the score is the cosine of its vectors.
 
-    It has no deployment of its own: its work is that model's.
+    It has no deployment of its own; the embedding model does the work.
     """
 
     kind: Literal["similarity"]
@@ -33,17 +35,17 @@ class SimilarityEngine(EngineSection):
 
 
 class VllmRerankEngine(VllmEngine):
-    """vLLM with a classifier of one label; `args` may hold the `hf_overrides` that make one."""
+    """vLLM with a classifier of one label; `args` can hold the `hf_overrides` that make one."""
 
     module: ClassVar[str] = "vllm_rerank"
 
     def stored_dimensions(self, resolve: Any) -> None:
-        """None: a score has no size."""
+        """Return None: a score has no dimensions."""
 
 
 class RemoteRerankEngine(RemoteEngine):
-    """Any server with a rerank route: of Cohere's form (Cohere, Jina, `vllm serve`), or of Text
-    Embeddings Inference's.
+    """Any server with a rerank route, in the format of Cohere (also Jina and `vllm serve`) or of
+    Text Embeddings Inference.
     """
 
     module: ClassVar[str] = "remote_rerank"
@@ -69,7 +71,7 @@ class ScoreFingerprintConfig(Section):
 
     file: str  # made by `embedding-router fingerprint`
     max_difference: Float = Field(default=0.02, gt=0.0, le=1.0)  # of any score
-    every_s: PositiveFloat = 600.0  # how often a replica that serves is asked again
+    every_s: PositiveFloat = 600.0  # how often a serving replica is checked again
 
     @model_validator(mode="before")
     @classmethod
@@ -84,21 +86,21 @@ class RerankerConfig(ModelConfig):
     dimensions: PositiveInt = 1
     max_tokens: PositiveInt = 8192
     special_tokens: Flag = False  # the template has them
-    # what is read of a pair, special tokens included: {query} and {document} once each, and
-    # {instruction} where the model reads one; none: another server writes its own
+    # the text of a pair, special tokens included: {query} and {document} once each, and
+    # {instruction} if the model reads one; None: the other server has its own
     template: str | None = None
-    instruction: str = ""  # used where a request gives none
+    instruction: str = ""  # used if a request gives none
     fingerprint: ScoreFingerprintConfig | None = None  # type: ignore[assignment]
-    score: Score | None = None  # what a score is; None: cosine of similarity, else probability
+    score: Score | None = None  # None: cosine for `similarity`, else probability
 
     @property
     def similarity(self) -> str | None:
-        """The embedding model whose cosine is the score, for an engine that is one."""
+        """The embedding model whose cosine is the score; None for other engines."""
         return self.engine.model if isinstance(self.engine, SimilarityEngine) else None
 
     @property
     def score_kind(self) -> Score:
-        """What its scores are: they compare with those of no other kind."""
+        """The kind of its scores; scores of different kinds cannot be compared."""
         return self.score or ("probability" if self.similarity is None else "cosine")
 
     @field_validator("template")
@@ -111,8 +113,8 @@ class RerankerConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _reads_as_its_card(self) -> "RerankerConfig":
-        """A reranker has no card; refuse what only vectors have, and what similarity takes from
-        its model.
+        """Refuse what only embedding models have, and what a similarity reranker takes from its
+        model. A reranker has no card.
         """
         allowed = type(self).model_fields
         unused: tuple[str, ...] = ("dimensions", "prompts", "matryoshka", "space_of")
@@ -150,7 +152,7 @@ def deployed_config(data: Mapping[str, Any]) -> ModelConfig:
 def check_rerankers(
     rerankers: Mapping[str, RerankerConfig], models: Mapping[str, ModelConfig], routing: Routing
 ) -> None:
-    """Raise ValueError where rerankers and embedding models do not fit together."""
+    """Raise ValueError if rerankers and embedding models do not fit together."""
     names = {name.lower(): id for id, one in models.items() for name in (id, *one.aliases)}
     for id, one in rerankers.items():
         if one.similarity is not None and one.similarity not in models:

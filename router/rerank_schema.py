@@ -1,7 +1,7 @@
 """The body of POST /v1/rerank, /v2/rerank and /rerank: bytes and headers in, one request out.
 
-Cohere's and Jina's request, with the fields of /v1/embeddings that say how a request is routed.
-What router/schema.py says of every field and header holds here too.
+The request is that of Cohere and Jina, with the routing fields of /v1/embeddings. The rules for
+fields and headers in router/schema.py also apply here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from router.schema import (
 from router.settings import Context, settled
 
 DOCUMENTS = field("documents")
-# how errors name what is called otherwise at /v1/embeddings
+# names in errors that differ from those of /v1/embeddings
 NAMES = {'{"input": "text"}': '{"query": "text", "documents": ["text"]}', "input": "documents"}
 _TEXT_SCHEMA = {"type": "string", "minLength": 1}
 _DOCUMENTS_SCHEMA = {
@@ -50,7 +50,7 @@ _DOCUMENTS_SCHEMA = {
 
 
 def _same(name: str, description: str | None = None) -> Any:
-    """A field as /v1/embeddings has it."""
+    """The field of this name in /v1/embeddings."""
     field = EmbeddingsBody.model_fields[name]
     return Field(None, description=description or field.description)
 
@@ -110,7 +110,7 @@ class RerankBody(BaseModel):
 
 FIELDS = tuple(RerankBody.model_fields)
 _TEXTS = ("query", "documents")
-# that mean here what they mean for embeddings
+# fields with the same meaning as for embeddings
 _SHARED = (
     "model", "user", "quality", "latency_budget_ms", "on_budget_miss", "language", "truncate",
     "priority",
@@ -119,7 +119,7 @@ _NOT_HEADERS = ("x-embedding-space",)  # scores lie in no space
 
 
 class RerankRequest(NamedTuple):
-    """A checked request; `common` is how its documents are routed."""
+    """A checked request; `common` holds the documents and their routing."""
 
     query: str
     common: EmbeddingsRequest
@@ -151,8 +151,8 @@ def read_object(body: bytes, limits: Limits) -> dict[str, Any]:
 def parse(data: Mapping[str, Any], context: Context, ignore: Ignore = False) -> RerankRequest:
     """Check a request; the catalogue of `context` is that of rerankers.
 
-    `ignore` drops unknown fields. Raises UnknownField, InvalidValue, and what router.settings
-    raises.
+    `ignore` drops unknown fields. Raises UnknownField, InvalidValue, and the errors of
+    router.settings.
     """
     ignored = unknown((key for key in data if key not in FIELDS), FIELDS, ignore)
     data = {name: one for name, one in data.items() if name not in ignored}

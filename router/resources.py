@@ -1,7 +1,9 @@
-"""What a config books of CPUs, GPUs and types of cards, and which deployment would wait for what.
+"""The CPUs, GPUs and types of cards that a config books, and the deployments that would wait for
+them.
 
-Ray books and never measures: a replica whose booking fits on no node waits for ever, and Serve says
-so only in its log. A cluster may grow, so what is short there is a sentence and no error.
+Ray books resources and never measures them: a replica whose booking fits on no node waits forever,
+and Serve reports that only in its log. A cluster can grow, so a shortage there is reported as a
+sentence, not as an error.
 """
 
 import copy
@@ -13,13 +15,13 @@ from router.model_config import ModelConfig
 
 ROUTER = "router"
 TYPE = "accelerator_type:"
-SERVE_CPUS = 1.0  # of a replica whose deployment says nothing
-AUTO_REPLICAS = 100  # at most, where a deployment says `num_replicas: auto`
+SERVE_CPUS = 1.0  # of a replica whose deployment gives none
+AUTO_REPLICAS = 100  # at most, if a deployment has `num_replicas: auto`
 LIGHT_CPUS = 0.1  # of a replica that forwards texts or looks vectors up
 
 
 class Booking(NamedTuple):
-    """What each replica of one deployment occupies, and how many there are at least."""
+    """What each replica of one deployment occupies, and its least number of replicas."""
 
     deployment: str
     cpus: float
@@ -27,11 +29,11 @@ class Booking(NamedTuple):
     accelerator: str | None  # as Ray writes its type: L4, H100
     replicas: int
     required: bool  # /health waits for it
-    most: int = 1  # replicas that its autoscaling may start
+    most: int = 1  # the most replicas that its autoscaling can start
 
 
 class Wait(NamedTuple):
-    """One deployment without room for a replica, why, and what to do."""
+    """A deployment without room for a replica, the reason, and the remedy."""
 
     deployment: str
     resource: Literal["gpus", "cpus"]  # what is short
@@ -40,13 +42,13 @@ class Wait(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """All of it."""
+        """The reason and the remedy."""
         return f"{self.found}; {self.todo}"
 
 
 class Node:
-    """What is free on one machine, in Ray's names; cards one by one, as a share comes from one of
-    them.
+    """The free resources of one machine, in Ray's names. Cards are listed one by one, since a share
+    must come from a single card.
     """
 
     def __init__(self, cpus: float, gpus: float, accelerators: Iterable[str] | None) -> None:
@@ -54,7 +56,7 @@ class Node:
         self.accelerators = None if accelerators is None else frozenset(accelerators)
 
     def has_type(self, accelerator: str | None) -> bool:
-        """Whether its cards are of this type; true where their type is not known."""
+        """Whether its cards are of this type; true if their type is not known."""
         return accelerator is None or self.accelerators is None or accelerator in self.accelerators
 
     def take(self, booking: Booking) -> bool:
@@ -78,13 +80,13 @@ class Node:
 
 
 def node(resources: Mapping[str, float]) -> Node:
-    """A node from Ray's resources of it."""
+    """Build a node from Ray's resources."""
     types = [name.removeprefix(TYPE) for name in resources if name.startswith(TYPE)]
     return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0), types)
 
 
 def default_cpus(model: ModelConfig) -> float:
-    """What a replica of this model books where its deployment does not say it."""
+    """The CPUs that a replica of this model books if its deployment gives none."""
     return LIGHT_CPUS if model.engine.is_light else SERVE_CPUS
 
 
@@ -109,7 +111,7 @@ def _booking(name: str, own: Mapping[str, Any], cpus: float, required: bool) -> 
         booked = {"num_cpus": total[0], "num_gpus": total[1]}
     elif options is None:
         booked = {"num_cpus": cpus}
-    else:  # Serve takes it in the place of ours
+    else:  # Serve uses these instead of ours
         booked = {"num_cpus": options.get("num_cpus"), "num_gpus": options.get("num_gpus")}
     return Booking(
         name,
@@ -132,7 +134,8 @@ def total(booked: Sequence[Booking]) -> str:
 def waiting(booked: Sequence[Booking], nodes: Sequence[Node]) -> list[Wait]:
     """The deployments without room for all their replicas on these nodes.
 
-    First replicas go before second ones and the largest first; Serve may place them otherwise.
+    First replicas are placed before second ones, and the largest first; Serve can place them
+    otherwise.
     """
     free = copy.deepcopy(nodes)
     order = sorted(booked, key=lambda one: (-bool(one.accelerator), -one.gpus, -one.cpus))

@@ -1,9 +1,9 @@
-"""How well a search finds what it should: exact nearest neighbours, and the measures that adapters
-and new indexes are judged by.
+"""Measures of search quality: exact nearest neighbours, and the scores that adapters and new
+indexes are judged by.
 
 Cosine between two vectors of the same text says little about a search: a map can raise every cosine
-and still swap neighbours. So nothing here compares vectors of one text; everything compares what is
-found.
+and still swap neighbours. So nothing here compares vectors of one text; all scores compare search
+results.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,12 +17,12 @@ Found = npt.NDArray[np.int64]  # (queries, k) rows of documents, best first
 Scores = npt.NDArray[np.float64]  # (queries,)
 
 TOP = 10
-_BLOCK_SCORES = 2**24  # scored at a time: some 300 MB, however large the corpus
+_BLOCK_SCORES = 2**24  # scored at a time: about 300 MB for any corpus
 
 
 def nearest(queries: Vectors, documents: Vectors, k: int = TOP) -> Found:
-    """The `k` documents of the largest dot product with each query, or all where there are fewer;
-    among equals the first.
+    """The `k` documents with the largest dot product with each query, or all if there are fewer; of
+    equal ones the first.
     """
     k = min(k, len(documents))
     found = np.empty((len(queries), k), np.int64)
@@ -39,8 +39,8 @@ def nearest(queries: Vectors, documents: Vectors, k: int = TOP) -> Found:
 
 
 def recall(found: Found, relevant: Sequence[Collection[int]]) -> Scores:
-    """Share of each query's relevant documents that were found; at most as many count as can be
-    found at all.
+    """Share of each query's relevant documents that were found; counts at most as many as there are
+    results.
     """
     return np.array(
         [
@@ -51,7 +51,7 @@ def recall(found: Found, relevant: Sequence[Collection[int]]) -> Scores:
 
 
 def ndcg(found: Found, relevant: Sequence[Collection[int]]) -> Scores:
-    """Normalised discounted cumulative gain of each query, relevance being yes or no (Järvelin and
+    """Normalised discounted cumulative gain of each query with binary relevance (Järvelin and
     Kekäläinen 2002).
     """
     discounts = 1.0 / np.log2(np.arange(2, found.shape[1] + 2))

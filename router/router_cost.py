@@ -1,4 +1,4 @@
-"""What a router's processor spends on a request, and how many routers keep cards busy."""
+"""The processor time of a router per request, and how many routers keep cards busy."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -7,33 +7,33 @@ from router.domain import Curve
 
 
 class RouterCost(NamedTuple):
-    """Processor seconds of a router for each request, text and token."""
+    """Processor seconds of a router per request, per text and per token."""
 
     request_s: float
     text_s: float
     token_s: float
 
     def seconds(self, texts: float, tokens: float) -> float:
-        """Of one request with `texts` texts of `tokens` tokens each."""
+        """Processor seconds of one request with `texts` texts of `tokens` tokens each."""
         return self.request_s + texts * (self.text_s + self.token_s * tokens)
 
 
 class Shape(NamedTuple):
-    """What every request of a kind holds."""
+    """The texts in each request of a kind."""
 
     texts: int
     tokens: int  # of each
 
 
 class Card(NamedTuple):
-    """What one model has of the cards."""
+    """The curve of one model, and how many cards it has."""
 
     curve: Curve
     cards: float
 
 
 class Demand(NamedTuple):
-    """What full cards answer, and the routers that this takes."""
+    """The request rate of full cards, and the routers that it needs."""
 
     requests_per_s: float
     routers: float
@@ -45,12 +45,12 @@ QUESTION, DOCUMENTS = Shape(1, 32), Shape(32, 400)
 
 
 def texts_per_s(curve: Curve, tokens: int) -> float:
-    """Texts of so many tokens that one replica with full steps answers in a second."""
+    """Texts of so many tokens that one replica answers per second with full steps."""
     texts = max(1, curve.batch_tokens // tokens)
     return texts / curve.step(texts * tokens, texts * tokens * tokens, texts)
 
 
 def demand(models: Iterable[Card], shape: Shape, cost: RouterCost = MEASURED) -> Demand:
-    """What these cards answer in requests of this shape when they are full."""
+    """The demand of requests of this shape when these cards are full."""
     rate = sum(one.cards * texts_per_s(one.curve, shape.tokens) / shape.texts for one in models)
     return Demand(rate, rate * cost.seconds(shape.texts, shape.tokens))

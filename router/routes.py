@@ -1,9 +1,9 @@
-"""The routes of the service: which paths there are, with which methods, for whom.
+"""The routes of the service: their paths, methods and permitted callers.
 
-Everything that needs to know a path reads this table: the application, its fast path, access, the
-OpenAPI reference, and the messages of 404 and 405. A new route is a row here, a method of the
-application with the name of its handler (deployments/ingress/application.py), and its description
-(router/openapi.py). A route under /v1 that a key may call gets an alias without it by itself.
+All code that needs a path reads this table: the application, its fast path, access, the OpenAPI
+reference, and the messages of 404 and 405. A new route is a row here, a method of the application
+with the name of its handler (deployments/ingress/application.py), and its description
+(router/openapi.py). A route under /v1 that a key can call also gets an alias without /v1.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ DELETE = ("DELETE",)
 
 
 class Caller(StrEnum):
-    """Who may call a route of a service that has keys."""
+    """Who can call a route of a service that has keys."""
 
     ANYONE = "anyone"
     KEY = "key"
@@ -25,7 +25,7 @@ class Caller(StrEnum):
 
 
 class Route(NamedTuple):
-    """A path and what answers there; `{id}` in it stands for one part or more, slashes included."""
+    """A path and its handler; `{id}` in the path matches one or more parts, slashes included."""
 
     path: str
     methods: tuple[str, ...]
@@ -33,12 +33,12 @@ class Route(NamedTuple):
     handler: str
 
     def parameter(self, path: str) -> str:
-        """What `path` has in the place of `{id}`; nothing where the route has no such place."""
+        """The value of `{id}` in `path`; empty if the route has no `{id}`."""
         start, _, rest = self.path.partition("{")
         return path[len(start) : len(path) - len(rest.partition("}")[2])] if rest else ""
 
     def matches(self, path: str) -> bool:
-        """Whether `path` has at least one character in the place of `{id}`."""
+        """Whether this route matches `path`, with at least one character for `{id}`."""
         start, _, rest = self.path.partition("{")
         end = rest.partition("}")[2]
         return (
@@ -84,7 +84,7 @@ _ROUTES = (
 
 
 def _with_aliases(routes: Iterable[Route]) -> Iterator[Route]:
-    """Each route, and what callers with a key call under /v1 without that too."""
+    """Yield each route, and the aliases without /v1 of those that keys can call."""
     routes = tuple(routes)
     own = {route.path for route in routes}
     for route in routes:
@@ -98,7 +98,7 @@ ROUTES = tuple(_with_aliases(_ROUTES))
 
 
 def paths_of(handler: str) -> tuple[str, ...]:
-    """The paths at which `handler` answers, its own first, then aliases."""
+    """The paths of `handler`: its own first, then aliases."""
     return tuple(route.path for route in ROUTES if route.handler == handler)
 
 
@@ -125,7 +125,7 @@ class Table:
         )
 
     def find(self, path: str) -> list[Route]:
-        """The routes at `path`, one for each set of methods; empty where there is none."""
+        """The routes at `path`, one for each set of methods; empty if there is none."""
         if routes := self._at.get(path):
             return routes
         found = [route for route in self._patterns if route.matches(path)]
@@ -133,12 +133,12 @@ class Table:
         return [route for route in found if len(route.path) == most]
 
     def infers(self, path: str) -> bool:
-        """Whether a model answers what is posted to `path`."""
+        """Whether a model answers a POST to `path`."""
         return any(route.handler in INFERENCE for route in self.find(path))
 
     def caller(self, path: str) -> Caller:
-        """Who may call `path`. What lies below an admin's path is an admin's, also where there is
-        nothing, so that no key learns what is there.
+        """Who can call `path`. Any path below an admin's is for admins, even where no route exists,
+        so that other keys cannot find out what is there.
         """
         if routes := self._at.get(path):
             return routes[0].caller

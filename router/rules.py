@@ -1,9 +1,8 @@
-"""The rules by which a model is chosen among those that are in time, and the policy that holds
-them.
+"""The rules that choose a model among those in time, and the policy that holds them.
 
-The target is taken where it is in time and was named, by the caller or a rule; else the model in
-time with the most points of quality for this text, and the larger one where a figure is missing or
-equal.
+The target is chosen if it is in time and was named by the caller or a rule. Otherwise the model in
+time with the most quality points for this text is chosen, or the larger one if a figure is missing
+or equal.
 """
 
 from collections.abc import Mapping
@@ -23,14 +22,14 @@ from router.domain import (
 MIN_SHARE, MAX_UNREAD = 0.2, 0.5
 
 # The reason of a choice other than the target, by why the target is out. The caller's own limits (a
-# pinned space, what its key may use) are not among them: they move the target in silence.
+# pinned space, the models of its key) are not listed: they leave the reason as it is.
 INSTEAD = {
     Why.TOO_LONG: Reason.CONTEXT,
     Why.NOT_READY: Reason.UNAVAILABLE,
     Why.UNREAD: Reason.QUALITY,
 }
 
-# A look-up of an enum's member takes 0.1 us on Python 3.11, and every decision needs several.
+# Looking up an enum member takes 0.1 us on Python 3.11, and every decision needs several.
 AUTO, RULE, BUDGET, LATE = Reason.AUTO, Reason.RULE, Reason.BUDGET, Reason.LATE
 CHOSEN, LESS_QUALITY = Why.CHOSEN, Why.LESS_QUALITY
 ABOVE_TARGET, OVER_BUDGET = Why.ABOVE_TARGET, Why.OVER_BUDGET
@@ -86,18 +85,18 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the config says about deciding."""
+    """The configured rules and limits of decisions."""
 
     default: str
     floors: tuple[Floor, ...] = ()
     min_share: float = MIN_SHARE  # of a list's texts, for which a rule raises the target
-    max_unread: float = MAX_UNREAD  # share of unknown tokens above which a model is not `auto`'s
+    max_unread: float = MAX_UNREAD  # `auto` skips models with a larger share of unknown tokens
     default_is_named: bool = False  # the default is taken as it is, as if a rule had raised it
 
 
 def stand_ins(models: Mapping[str, Model], target: str, names: list[str], why: Why) -> list[str]:
-    """Of the models that may stand in for a target that is out, those that do so first: smaller
-    ones, or larger ones where the target cannot read the text; else the others.
+    """The preferred stand-ins for a target that is out: smaller models, or larger ones if the
+    target cannot read the text; all of `names` if there are none.
     """
     limit = models[target].rank
     larger_first = why in (Why.TOO_LONG, Why.UNREAD)
@@ -113,7 +112,7 @@ def by_rules(
     target: str,
     reason: Reason,
 ) -> tuple[str, Reason]:
-    """The choice among the models in time, and its reason."""
+    """Choose among the models in time; returns the model and the reason."""
     if target not in in_time:
         if whys[target] is OVER_BUDGET:
             return best_of(request, models, in_time), BUDGET
@@ -135,7 +134,7 @@ def by_rules(
 
 
 def best_of(request: Request, models: Mapping[str, Model], names: list[str]) -> str:
-    """The model with the most points for this text; a smaller one only where both figures are known
+    """The model with the most points for this text; a smaller one only if both figures are known
     and its own is higher.
     """
     best, *smaller = sorted(names, key=lambda name: -models[name].rank)
@@ -146,7 +145,9 @@ def best_of(request: Request, models: Mapping[str, Model], names: list[str]) -> 
 
 
 def gain_over(request: Request, one: Model, other: Model) -> float:
-    """Points of `one` for this text over those of `other`; ranks, where a figure is missing."""
+    """Quality points of `one` for this text minus those of `other`; the difference of ranks if a
+    figure is missing.
+    """
     features, work = request.features, request.work
     points = one.quality_of(features, work.get(one.id, NO_WORK))
     others = other.quality_of(features, work.get(other.id, NO_WORK))
@@ -161,7 +162,7 @@ def late_choice(
     tails: Mapping[str, float],
     whys: dict[str, Why],
 ) -> str:
-    """The model that answers although none is in time."""
+    """The model that answers when none is in time."""
     if request.on_miss is SERVE:
         if target in late:
             return target

@@ -1,14 +1,15 @@
-"""What the queries of one collection keep of its best search, on average, as they are answered.
+"""The running average of what one collection's queries keep of its best search.
 
-A native answer of the best space counts 1, an encoder's what it was measured to keep. An encoder
-that keeps less than the floor may answer only while the average is not below it. Each query counts
-less the more queries came after it, so that a quiet night does not pay for a whole day.
+A native answer in the best space counts as 1, an encoder's answer as the recall it was measured to
+keep. An encoder that keeps less than the floor can answer only while the average is not below the
+floor. A query counts less as more queries follow it, so that a quiet night does not pay for a whole
+day.
 
     average   recall kept / queries, both fading by e^(-1/window) a query
     admitted  recall >= floor, or average >= floor
 
-An answer below the floor is booked when it is decided, another one when it was given. So the
-average is never below the floor by more than one request, however many are under way:
+An answer below the floor is booked when it is decided, any other answer once it is given. So the
+average is never below the floor by more than one request, with any number in flight:
 floor * queries - kept <= queries of one request * (floor - recall of its encoder).
 
 Pure: no clock, no randomness.
@@ -18,11 +19,11 @@ import math
 from typing import NamedTuple
 
 WINDOW = 1000.0  # queries
-ROUNDING = 1e-9  # by which sums of floats may be off
+ROUNDING = 1e-9  # tolerance for sums of floats
 
 
 class Booking(NamedTuple):
-    """One request below the floor, to be taken back where it is not answered."""
+    """A booked request below the floor; it is taken back if it is not answered."""
 
     recall: float
     queries: int
@@ -49,18 +50,20 @@ class RunningRecall:
         return self._kept < (self.floor - ROUNDING) * self._queries
 
     def decided(self, recall: float, queries: int) -> Booking | None:
-        """A request goes to an encoder; None where nothing is booked before it is answered."""
+        """Book a request below the floor that goes to an encoder; None if it is counted only when
+        answered.
+        """
         if recall >= self.floor:
             return None
         self._count(recall, queries)
         return Booking(recall, queries, self._counted)
 
     def answered(self, recall: float, queries: int) -> None:
-        """A request that was not booked is answered."""
+        """Count an answered request that was not booked."""
         self._count(recall, queries)
 
     def take_back(self, booking: Booking) -> None:
-        """A request that was booked is not answered."""
+        """Take back a booked request that was not answered."""
         left = math.exp((booking.at - self._counted) / self.window) * booking.queries
         self._kept = max(0.0, self._kept - booking.recall * left)
         self._queries = max(0.0, self._queries - left)

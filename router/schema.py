@@ -5,10 +5,10 @@ What holds for every field:
   out.
 - Nothing is converted: "1" and true are not numbers, 1.0 is not an integer; NaN and infinity are
   refused.
-- A key that stands twice in the object counts with its last value, as in JavaScript, Python and Go.
-- Token ids are embedded as they stand: no prompt, so no `input_type` and no `instruction`.
-- An extension may be a header instead: X-Quality-Tier, X-Latency-Budget-Ms, X-Embedding-Space. The
-  body wins, and a header that loses is not looked at.
+- If a key occurs twice in the object, its last value counts, as in JavaScript, Python and Go.
+- Token ids are embedded as they are: no prompt, so no `input_type` and no `instruction`.
+- An extension can be a header instead: X-Quality-Tier, X-Latency-Budget-Ms, X-Embedding-Space. The
+  body takes precedence; a header that it overrides is not checked.
 
 `input_type` chooses the side of the prompt. `query` and `search_query` are queries, `document` and
 `search_document` are documents. `classification` and `clustering` are symmetric: both texts of a
@@ -54,7 +54,7 @@ InputType = Literal[
 Truncate = Literal["none", "end", "start"]
 Priority = Literal["interactive", "bulk"]
 Side = Literal["query", "document"]
-# where a setting of a request comes from; the later wins
+# where a setting of a request comes from; later ones take precedence
 Source = Literal["config", "key", "header", "address", "name", "body"]
 
 _TIERS = frozenset(tier.value for tier in Tier)
@@ -96,7 +96,7 @@ class EmbeddingsBody(BaseModel):
     and can say what is wrong.
     """
 
-    # Unknown keys are let in only to be named one at a time: a million of them must not make a
+    # Unknown keys are accepted here and reported one at a time: a million of them must not make a
     # million errors.
     model_config = ConfigDict(
         title="EmbeddingsRequest",
@@ -189,7 +189,7 @@ class EmbeddingsRequest(NamedTuple):
 
     texts: Sequence[str] | None
     ids: Sequence[TokenIds] | None
-    model: str | None = None  # as the caller wrote it; router.spaces says which model it is
+    model: str | None = None  # as the caller wrote it; router.spaces resolves it
     dimensions: int | None = None
     encoding_format: EncodingFormat = "float"
     user: str | None = None
@@ -197,7 +197,7 @@ class EmbeddingsRequest(NamedTuple):
     latency_budget_ms: float | None = None
     on_budget_miss: OnMiss = OnMiss.DEGRADE
     space: str | None = None
-    side: Side | None = None  # None: the default of the model that will embed it
+    side: Side | None = None  # None: the default of the model that embeds it
     input_type: InputType | None = None
     instruction: str | None = None
     language: str | None = None
@@ -224,11 +224,11 @@ class Given(NamedTuple):
 def parse(
     body: bytes, headers: Mapping[str, str], limits: Limits, priority: Priority = "interactive"
 ) -> EmbeddingsRequest:
-    """Check a request whose `model` is a model or a tier; `headers` has its names in lower case, or
-    does not mind their case.
+    """Check a request whose `model` is a model or a tier; `headers` has lower-case names or ignores
+    case.
 
-    `priority` is that of a request which gives none.
-    Raises RequestTooLarge, InvalidJson, UnknownField, InvalidValue or AmbiguousTokenIds.
+    `priority` is for requests that give none. Raises RequestTooLarge, InvalidJson, UnknownField,
+    InvalidValue or AmbiguousTokenIds.
     """
     given = read(body, limits)
     fields = given.body
@@ -242,7 +242,7 @@ def parse(
 
 
 def read(body: bytes, limits: Limits, ignore: Ignore = False) -> Given:
-    """The fields of a body, each checked by itself; `ignore` are unknown ones that it may have."""
+    """The fields of a body, each checked by itself; `ignore` says which unknown ones to drop."""
     if len(body) > limits.max_body_bytes:
         raise RequestTooLarge(limits.max_body_bytes)
     if len(body) > _LARGE_BODY:
@@ -257,9 +257,7 @@ def read(body: bytes, limits: Limits, ignore: Ignore = False) -> Given:
 
 
 def _read_large(body: bytes, limits: Limits, ignore: Ignore) -> Given:
-    """The same with orjson, which reads megabytes ten times as fast: while one body is read, nobody
-    else is answered.
-    """
+    """Read with orjson, ten times as fast on megabytes: no other request is answered meanwhile."""
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -300,7 +298,7 @@ def _given(
 
 
 def request_of(given: Given, limits: Limits, priority: Priority) -> EmbeddingsRequest:
-    """The request that checked fields make together."""
+    """Build the request from checked fields; raises AmbiguousTokenIds or InvalidValue."""
     fields, texts, ids, _ = given
     if ids is not None and (
         fields.token_ids is None or fields.model is None or fields.model.lower() in _TIERS
@@ -344,7 +342,7 @@ def request_of(given: Given, limits: Limits, priority: Priority) -> EmbeddingsRe
 
 
 def check_instruction(instruction: str, limits: Limits) -> None:
-    """It is copied into the prompt of every text."""
+    """Raise InvalidValue for a long instruction: it is copied into the prompt of every text."""
     if len(instruction) > (most := limits.max_instruction_characters):
         raise InvalidValue(
             f"instruction has {len(instruction)} characters and may have {most} "
@@ -354,7 +352,7 @@ def check_instruction(instruction: str, limits: Limits) -> None:
 
 
 def leaves_tier_open(model: str | None) -> bool:
-    """Whether the body says nothing about the tier, so that the header may."""
+    """Whether the body leaves the tier open, so that the header can give it."""
     return model is None or model.lower() == Tier.AUTO
 
 

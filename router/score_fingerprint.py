@@ -1,9 +1,8 @@
-"""What proves that two processes run the same reranker: pairs, what it reads of them, and the
-scores it gives.
+"""The proof that two processes run the same reranker: pairs, what it reads of them, and its scores.
 
 As with the fingerprint of vectors the proof has two halves (router/fingerprint.py). Scores are
-compared by their largest difference, for the cosine of two numbers says nothing. A reranker that
-gives all pairs about the same score ranks nothing, whatever was stored: its template or its
+compared by their largest difference, since the cosine of two numbers says nothing. A reranker that
+gives all pairs about the same score ranks nothing, whatever scores are stored: its template or its
 classifier is wrong.
 """
 
@@ -21,7 +20,7 @@ from router.fingerprint import digest_of_json, read_probes, write_probes
 FORMAT = "embedding-router score fingerprint 1"
 LEAST_SPREAD = 0.001
 
-# Answers and texts that answer nothing, long and short, in several scripts.
+# Right and wrong answers, long and short, in several scripts.
 PAIRS = (
     ("What is the capital of China?", "The capital of China is Beijing."),
     ("What is the capital of China?", "Bananas are rich in potassium and easy to peel."),
@@ -33,9 +32,7 @@ PAIRS = (
 
 
 class PairProbe(NamedTuple):
-    """One pair and what the reranker reads of it: token ids, or text where its engine takes
-    text.
-    """
+    """One pair and what the reranker reads of it: token ids, or text if its engine takes text."""
 
     query: str
     document: str
@@ -53,13 +50,11 @@ class ScoreFingerprint:
 
     @cached_property
     def digest(self) -> str:
-        """32 hexadecimal characters that stand for this proof."""
+        """32 hexadecimal characters that identify this proof."""
         return digest_of_json(_rows(self))
 
     def misread(self, now: Sequence[PairProbe]) -> str | None:
-        """What is wrong with how the router prepared the pairs just now, in a sentence; None when
-        nothing is.
-        """
+        """Describe what is wrong with how the router prepares the pairs now; None if nothing is."""
         for stored, made in zip(self.probes, now, strict=True):
             same = (
                 made.text == stored.text
@@ -74,9 +69,7 @@ class ScoreFingerprint:
         return None
 
     def mismatch(self, made: Vectors, max_difference: float) -> str | None:
-        """What is wrong with scores that were made just now, in a sentence; None when nothing
-        is.
-        """
+        """Describe what is wrong with scores that were just made; None if nothing is."""
         off = np.abs(made[:, 0] - np.array(self.scores, np.float32))
         worst = int(np.argmax(np.where(np.isfinite(off), off, np.inf)))
         if off[worst] <= max_difference:
@@ -90,9 +83,7 @@ class ScoreFingerprint:
 
 
 def too_even(model: str, scores: Vectors) -> str | None:
-    """What is wrong with scores that tell no pair from another, in a sentence; None when they
-    do.
-    """
+    """Describe what is wrong with scores that do not distinguish the pairs; None if they do."""
     spread = float(scores.max() - scores.min())
     if spread >= LEAST_SPREAD:
         return None
@@ -104,19 +95,17 @@ def too_even(model: str, scores: Vectors) -> str | None:
 
 
 def make(model: str, probes: Sequence[PairProbe], scores: Vectors) -> ScoreFingerprint:
-    """The fingerprint of scores that were made just now."""
+    """The fingerprint of scores that were just made."""
     return ScoreFingerprint(model, probes, [round(float(score), 6) for score in scores[:, 0]])
 
 
 def save(fingerprint: ScoreFingerprint, path: Path) -> None:
-    """Write it as JSON, a line for each probe."""
+    """Write `fingerprint` to a JSON file, one line per probe."""
     write_probes(path, {"format": FORMAT, "model": fingerprint.model}, _rows(fingerprint))
 
 
 def load(path: Path) -> ScoreFingerprint:
-    """Read a file that `save` wrote; raises ValueError naming the file when it is something
-    else.
-    """
+    """Read a file that `save` wrote; raises ValueError naming the file if it is anything else."""
     try:
         data, rows = read_probes(path, FORMAT)
         probes = [

@@ -1,20 +1,21 @@
-"""What a dispatcher sends, when and where: the half of its state that makes calls of the chunks
-that wait. `router.dispatching` is what became of them.
+"""Decide what a dispatcher sends, when and where: the half of its state that turns waiting chunks
+into calls. `router.dispatching` handles the results.
 
 Each replica has a few calls in flight: enough that the engine never waits for the router, few
 enough that the rest stays in this router's queue, where it can still be reordered, cancelled or
-sent elsewhere. Neither small nor large chunks may take every slot, so neither starves the other.
+sent elsewhere. Neither small nor large chunks can take every slot, so neither starves the other.
 
-A step of an engine costs much the same however few texts are in it. While a replica works on small
-chunks, the next ones are gathered. They go when the calls before them should be nearly done, or
-when they fill a batch: sending earlier only moves the wait to the replica and shrinks the batch.
+An engine step costs about the same with few texts as with many. While a replica works on small
+chunks, the next ones are gathered. They are sent when the calls before them should be nearly done,
+or when they fill a batch: sending earlier only moves the wait to the replica and shrinks the batch.
 
-Chunks whose texts begin alike, as the pairs of one query do, go to the replica that has read such
-a text before while it has room: its engine does not compute the beginning again. A busy replica has
-none while another idles: decisions expect work of several calls to be spread over all replicas.
+Chunks whose texts begin alike, such as the pairs of one query, go to the replica that has read that
+prefix, while it has room: its engine does not compute the prefix again. A busy replica counts as
+having no room while another is idle: decisions expect work of several calls to be spread over all.
 
-Nothing leaves before the turn of the shell's loop ends: requests that the shell read together share
-a call, and so do those of the callers whom a reply answered, as its slot is free only then.
+Nothing is sent before the current turn of the shell's loop ends. So requests that the shell read
+together share a call; so do the next requests of callers that one reply answered, since the slot of
+that reply is freed only then.
 """
 
 import math
@@ -39,11 +40,11 @@ from router.prefixes import PrefixHomes
 from router.queues import Queues
 from router.replica_health import ReplicaSet
 
-HANGS_AFTER = 5.0  # times what its calls should take
-NEARLY_DONE = 0.9  # of what a call should take: the next one is on its way before its engine waits
-KEPT = 0.995  # of what calls took, at each next one
-FEW = 0.02  # small calls against large ones, by seconds
-TIMER_S = 0.001  # uvloop's timers count milliseconds: less is not worth one
+HANGS_AFTER = 5.0  # times the expected time of a call
+NEARLY_DONE = 0.9  # of a call's expected time, so that the next call arrives in time
+KEPT = 0.995  # decay of `_worked_s` per call
+FEW = 0.02  # least seconds of small calls, relative to large ones
+TIMER_S = 0.001  # uvloop's timers count milliseconds: shorter waits get none
 
 
 class Sending(Generic[C, R]):
@@ -78,7 +79,7 @@ class Sending(Generic[C, R]):
         self._hang_s = math.inf  # when the timer HANG ends
         self._turn = False  # whether the timer TURN runs
         self._ejection_s = math.inf  # when the timer EJECTION ends
-        self._worked_s = [0.0, 1e-9]  # seconds of small and of large calls, of late
+        self._worked_s = [0.0, 1e-9]  # recent seconds of small and of large calls
 
     @property
     def replicas(self) -> tuple[str, ...]:
@@ -92,8 +93,8 @@ class Sending(Generic[C, R]):
     def _send(self, now: float) -> list[Instruction[C, R]]:
         """Launch what can be sent now."""
         queues = self._queues
-        blocked = [False, False]  # kinds of which nothing may go to a replica that has room
-        # replicas to which everything small goes that was gathered, in however many calls
+        blocked = [False, False]  # kinds without a chunk for the replicas with room
+        # replicas that get all gathered small chunks, in as many calls as that takes
         ready: set[str] = set()
         while True:
             small = not blocked[SMALL] and queues.waits(SMALL, now)
@@ -139,8 +140,8 @@ class Sending(Generic[C, R]):
         return self._replicas.in_flight[kind] < most
 
     def _pick(self, kind: int, now: float) -> tuple[str | None, list[C]]:
-        """A replica with room for the next call, and the chunks taken aside that may not go to it:
-        they wait for another replica, and no chunk waits behind them.
+        """A replica with room for the next call, and the chunks set aside because it failed them:
+        these wait for another replica without blocking the chunks behind them.
         """
         first = self._queues.first(kind)
         pick, idle = self.ledger.pick, kind is SMALL or first.bulk
@@ -156,8 +157,8 @@ class Sending(Generic[C, R]):
         return replica, [] if replica is None else self._queues.set_aside(kind, replica)
 
     def _among_laden(self) -> Sequence[str] | None:
-        """The replicas with large calls, where none idles and those are as many as large calls have
-        work for: a small text that waits behind a large one takes many times as long as it should.
+        """The replicas with large calls, if none is idle and they are enough for the large work: a
+        small text that waits behind a large one takes many times as long as it should.
         """
         if self.ledger.any_idle(self.model):
             return None
@@ -167,8 +168,8 @@ class Sending(Generic[C, R]):
         return laden if small_s > FEW * large_s and len(laden) >= max(1, most) else None
 
     def _has_room(self, replica: str, kind: int, now: float) -> bool:
-        """Whether a call of this kind may go to this replica now, waits there no longer than
-        elsewhere, and does not gather first.
+        """Whether a call of this kind can go to this replica now, waits there no longer than
+        elsewhere, and need not gather first.
         """
         if not self.ledger.has_room(self.model, replica):
             return False
@@ -180,8 +181,8 @@ class Sending(Generic[C, R]):
         return not self.limits.steps or not at.calls[SMALL] or at.nearly_done_s - now < TIMER_S
 
     def _gathers(self, replica: str, now: float) -> bool:
-        """Whether small chunks do better to wait for those before them than to follow them now;
-        sets the timer for when they do not.
+        """Whether small chunks should wait for the calls before them instead of being sent now;
+        sets the timer for the end of that wait.
         """
         at = self._replicas.at[replica]
         left_s = at.nearly_done_s - now

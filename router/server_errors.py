@@ -36,8 +36,8 @@ class InternalError(RouterError):
 class ModelUnavailable(RouterError):
     """No model that may answer this request is ready; `why` has one entry a model.
 
-    `lost`: the model's replicas or its server are gone or hang. Another model may then answer; a
-    text that an engine fails on goes to no other engine. `sent`: a replica had the text.
+    `lost`: the model's replicas or its server are gone or hang. Another model can then answer; a
+    text that makes an engine fail is sent to no other engine. `sent`: a replica had the text.
     """
 
     status, code = 503, "model_unavailable"
@@ -60,10 +60,10 @@ class BudgetUnreachable(RouterError):
     status, code = 503, "budget_unreachable"
 
     def __init__(self, budget_s: float, soonest_s: float, retry_after_s: float | None) -> None:
-        """`soonest_s` is the shortest that an allowed model is likely to take when it is idle.
+        """`soonest_s` is the shortest time that an idle allowed model is likely to take.
 
-        `retry_after_s` None: waiting does not help. Clients that do not know `x-should-retry` are
-        then told to come back late.
+        `retry_after_s` None: waiting does not help. Retry-After is then long, for clients that do
+        not know `x-should-retry`.
         """
         within = f"no allowed model is predicted to answer within {budget_s * 1000:.4g} ms"
         if retry_after_s is None:

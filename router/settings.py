@@ -1,12 +1,12 @@
-"""The settings of a request from all the places that can hold them: the key's defaults, headers,
-the address, the name in `model`, and the body.
+"""Merge the settings of a request from all their sources: the key's defaults, headers, the address,
+the name in `model`, and the body.
 
     config < key's defaults < header < body
 
-The name, the address, and the body (or else the header) are on one level: where they disagree
-about the space, the side, the tier or the budget the request is refused with both in the message.
-A header that the body overrules is not looked at. A key's defaults give way in silence to all of
-them; what the key may do is checked afterwards, on the result.
+The name, the address, and the body (or else the header) have the same precedence. If they disagree
+about the space, the side, the tier or the budget, the request is refused and the message names
+both. A header that the body overrides is not checked. All of them silently override a key's
+defaults. The permissions of the key are checked afterwards, on the result.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ _PRECEDENCE: Sequence[Source] = get_args(Source)
 
 
 class Said(NamedTuple):
-    """A value, where it stands, and that place in words."""
+    """A value, its source, and a description of that place for messages."""
 
     value: Value
     source: Source
@@ -45,21 +45,21 @@ class Said(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What stands around a body."""
+    """The context in which a body is read."""
 
     catalogue: Catalogue
     headers: Mapping[str, str]
     limits: Limits
     address: Address | None = None
     defaults: KeyDefaults = KeyDefaults()
-    priority: Priority = "interactive"  # of a key that may not use the usual one
-    # raises CollectionNotAllowed for what may not be named as a space
+    priority: Priority = "interactive"  # of requests that give none
+    # raises CollectionNotAllowed for names that the key may not use as a space
     check_space: Callable[[str], None] = lambda name: None
 
 
 def settled(given: Given, context: Context) -> EmbeddingsRequest:
-    """The request that a body makes in its context; raises what reading a name, a header and the
-    fields together raises, SpaceConflict and NameConflict.
+    """Resolve a body in its context to a request; raises SpaceConflict, NameConflict, and the
+    errors of the name, of the headers and of `request_of`.
     """
     sources: dict[str, Source] = {}
     catalogue, fields, address = context.catalogue, given.body, context.address
@@ -67,7 +67,7 @@ def settled(given: Given, context: Context) -> EmbeddingsRequest:
     name = Name() if model is None else read_name(catalogue, model)
     named = "" if model is None else f"model {shorten(model)}"
     if name.model is not None and not catalogue.means(name.model):
-        context.check_space(name.model)  # it is refused as a collection of others is
+        context.check_space(name.model)  # an unknown name is refused like a forbidden collection
     tier = _tier(given, name, named, context, sources)
     _side(given, name, named, address, sources)
     budgets = []
@@ -91,7 +91,7 @@ def settled(given: Given, context: Context) -> EmbeddingsRequest:
 def _tier(
     given: Given, name: Name, named: str, context: Context, sources: dict[str, Source]
 ) -> Tier | None:
-    """The tier of the body, else of the header; raises NameConflict where the name is another."""
+    """The tier of the body, else of the header; raises NameConflict if the name means another."""
     told = None
     if (tier := given.body.quality) is not None:
         told = Said(tier, "body", f"quality {tier.value!r}")
@@ -128,7 +128,9 @@ def _side(
     address: Address | None,
     sources: dict[str, Source],
 ) -> None:
-    """Write the side that the name, the address and the body agree on into the fields."""
+    """Write the side of the name, the address and the body into the fields; raises NameConflict if
+    they disagree.
+    """
     fields = given.body
     told = []
     if address is not None and address.side is not None:
@@ -153,7 +155,7 @@ def _side(
 def _space(
     given: Given, name: Name, named: str, context: Context, sources: dict[str, Source]
 ) -> tuple[str | None, str | None]:
-    """The space or collection, and the one of several spaces of that collection."""
+    """The space or collection, and the named one of several spaces of that collection."""
     fields, address = given.body, context.address
     told = []
     if fields.space is not None:
@@ -166,7 +168,7 @@ def _space(
         told.insert(0, Said(address.collection, "address", f"the address {address}"))
     if not told:
         return None, None
-    for one in told:  # before they are compared, which would tell what a collection is
+    for one in told:  # before the comparison, whose error would reveal what a collection is
         context.check_space(str(one.value))
     final = told[0]
     for place, one in enumerate(told[1:], 1):
@@ -182,8 +184,8 @@ def _space(
 
 
 def _same_space(first: Said, second: Said, catalogue: Catalogue) -> Said:
-    """The one of two that says more: a collection rather than a space of it. Raises
-    SpaceConflict.
+    """The one that says more: a collection rather than a space of it. Raises SpaceConflict if they
+    differ.
     """
     if first.value == second.value:
         return first
@@ -199,7 +201,7 @@ def _same_space(first: Said, second: Said, catalogue: Catalogue) -> Said:
 
 
 def _agreed(setting: str, told: Sequence[Said], sources: dict[str, Source]) -> Value:
-    """What all of them say; raises NameConflict where two differ."""
+    """The value that all sources agree on; raises NameConflict if two differ."""
     if not told:
         return None
     first = told[0]
@@ -216,7 +218,7 @@ def _agreed(setting: str, told: Sequence[Said], sources: dict[str, Source]) -> V
 def _with_defaults(
     request: EmbeddingsRequest, context: Context, sources: dict[str, Source]
 ) -> EmbeddingsRequest:
-    """The request with what its key's defaults say where nothing else does."""
+    """Fill in the defaults of the key where the request gives no value."""
     defaults = context.defaults
     if defaults.latency_budget_ms is not None and request.latency_budget_ms is None:
         request = request._replace(latency_budget_ms=defaults.latency_budget_ms)
@@ -237,7 +239,7 @@ def _with_defaults(
     space = defaults.space if request.space is None else None
     free = "quality" not in sources and leaves_tier_open(request.model)
     quality = defaults.quality if free else None
-    # a request that says nothing of its own contradicts no default: it gets that space's error
+    # a request without a tier or dimensions contradicts no default: it gets that space's error
     open_ = free and request.dimensions is None
     without = () if open_ and space is not None else ((None, quality),)
     for some in dict.fromkeys(((space, quality), (space, None), *without)):
@@ -256,7 +258,7 @@ def _with_defaults(
 def _fits(
     request: EmbeddingsRequest, some: tuple[str | None, Tier | None], catalogue: Catalogue
 ) -> EmbeddingsRequest | None:
-    """The request with a default space and a default tier; None where that contradicts itself."""
+    """The request with these defaults; None if the result contradicts itself."""
     space, quality = some
     filled = request._replace(space=request.space or space, quality=quality or request.quality)
     try:

@@ -1,4 +1,4 @@
-"""A vector space by its id, and vectors fitted to it."""
+"""Vector spaces by id, and the cut that fits vectors to a space."""
 
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 class Space(NamedTuple):
-    """Vectors that may be compared with each other; written `MODEL/DIMENSIONS`, where the model's
-    id may hold slashes.
+    """Vectors that can be compared with each other; written `MODEL/DIMENSIONS`, where the id of the
+    model can contain slashes.
     """
 
     model: str
@@ -26,7 +26,7 @@ class Space(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError when `text` does not end in a slash and a size."""
+        """Parse `MODEL/DIMENSIONS`; raises ValueError if it does not end in a slash and a size."""
         model, _, size = text.rpartition("/")
         if (
             not model
@@ -40,11 +40,11 @@ class Space(NamedTuple):
 
 
 def fit(vectors: Vectors, dimensions: int) -> Vectors:
-    """Cut (n, native) vectors to (n, dimensions) and give them length 1 again; no copy where the
-    width is native already.
+    """Cut (n, native) vectors to (n, dimensions) and scale them to length 1 again; no copy if the
+    width is already right.
 
-    A row's result does not depend on the rows beside it, so a cached vector equals a fresh one. A
-    row of zeros stays one.
+    The result of a row does not depend on the rows beside it, so a cached vector equals a fresh
+    one. A row of zeros stays zero. Raises ValueError if the vectors are too short.
     """
     native = vectors.shape[1]
     if dimensions == native:

@@ -1,16 +1,14 @@
-"""Which model and which vector space a request means, and the cut that brings a vector into a
-smaller space.
+"""Resolve which model and which vector space a request means.
 
-What contradicts itself is refused, never resolved in silence:
-- `space` against `model`, a tier or `dimensions`: SpaceConflict. A tier in either place counts, for
-  it names a model.
+Contradictions are refused, never resolved silently:
+- `space` against `model`, a tier or `dimensions`: SpaceConflict. A tier in either place counts,
+  since it names a model.
 - `quality` against a model id, or against another tier in `model`: InvalidValue.
-- `dimensions` that the pinned model, the tier's model, or no model at all gives:
+- `dimensions` that the pinned model or the tier's model does not have, or no model at all:
   DimensionsNotSupported.
 
-A tier is a wish, not a pin: unless the config says `strict_tiers` the router may answer it from a
-smaller model, so a service that requires a space (`routing.require_space`) refuses tiers as it
-refuses `auto`.
+A tier is a preference, not a pin: without `strict_tiers` the router can answer it from a smaller
+model. So a service that requires a space (`routing.require_space`) refuses tiers like `auto`.
 """
 
 from collections.abc import Collection, Iterable
@@ -37,8 +35,8 @@ _TIERS = frozenset(tier.value for tier in Tier)
 
 
 class NamedSpace(NamedTuple):
-    """A collection: its spaces, what requests that name it mean where they say nothing, and which
-    encoders may serve it.
+    """A collection: its spaces, the defaults of requests that name it, and the encoders that can
+    serve it.
     """
 
     name: str
@@ -51,34 +49,34 @@ class NamedSpace(NamedTuple):
     min_recall: float
 
     def narrowed(self, space: Space) -> "NamedSpace":
-        """The same with one of its spaces alone."""
+        """The collection with only one of its spaces."""
         encoders = tuple(encoder for encoder in self.encoders if encoder.space == space)
         return self._replace(spaces=(space,), encoders=encoders)
 
     def encoders_for(self, side: Side | None) -> tuple[Encoder, ...]:
-        """Those that make vectors of texts of this side; a side that nobody gave is not a query."""
+        """The encoders of texts of this side; a text without a side is not a query."""
         return tuple(encoder for encoder in self.encoders if encoder.makes(side))
 
 
 class Constraints(NamedTuple):
-    """What a request leaves open: the fields of router.domain.Request of the same names, and where
-    its vectors may lie.
+    """What a request leaves open: the fields of router.domain.Request of the same names, and the
+    spaces that its vectors can lie in.
     """
 
-    # the pinned model or the tier's; None: the rules choose, or what keeps most of a collection
+    # the pinned model or the tier's; None: the rules choose, or in a collection what keeps most
     target: str | None
-    tier: Tier | None  # as asked; None when a model or a space was named
+    tier: Tier | None  # as requested; None if a model or a space was named
     pinned: bool
     candidates: frozenset[str] | None  # None: every model
     dimensions: int | None  # None: the model's own
     strict: bool
-    # of the spaces that were named; empty: each model makes vectors of its own
+    # of the named spaces; empty: each model makes vectors of its own space
     encoders: tuple[Encoder, ...] = ()
-    collection: NamedSpace | None = None  # that was named
+    collection: NamedSpace | None = None  # the named one
 
 
 class Catalogue:
-    """The models, tiers and spaces of a config by every name that a caller may use for them."""
+    """The models, tiers and spaces of a config by every name that a caller can use for them."""
 
     def __init__(self, args: RouterArgs, encoders: Encoders | None = None) -> None:
         """`encoders` are those that router.encoder_check.load_encoders found fit; without them
@@ -87,7 +85,7 @@ class Catalogue:
         self.models: dict[str, ModelConfig] = dict(args.models)
         self.tiers: dict[Tier, str] = {Tier(tier): model for tier, model in args.tiers.items()}
         encoders = encoders or Encoders()
-        self.of_model = encoders.of_model  # encoders by model, of those with `space_of`
+        self.of_model = encoders.of_model  # encoders of the models with `space_of`, by model
         self.collections: dict[str, NamedSpace] = {}
         for name, config in args.collections.items():
             spaces = tuple(map(Space.parse, config.all_spaces))
@@ -101,7 +99,7 @@ class Catalogue:
                 config.adapt,
                 config.min_recall,
             )
-        # what a request that names no space may go to
+        # the models for requests that name no space
         self._in_order = [id for id, one in self.models.items() if one.space_of is None]
         self._free = frozenset(self._in_order)
         self.requires_space = args.routing.require_space
@@ -129,14 +127,14 @@ class Catalogue:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What may stand in `model`, as errors and the list of models say it: ids and tiers."""
+        """The values of `model` as errors and the list of models show them: ids and tiers."""
         return *self.models, Tier.AUTO.value, *(tier.value for tier in self.tiers)
 
     def lookup(self, name: str) -> str | None:
-        """The id of the model that `name` means: its id or an alias, without case, with or without
-        its hub prefix; None where it means none.
+        """The id of the model that `name` means: its id or an alias in any case, with or without
+        its hub prefix; None if it means none.
 
-        Where the config tells the hub id of a model only that prefix is right: `Other/x` is not
+        If the config gives the hub id of a model, only that prefix is right: `Other/x` is not
         `Org/x`.
         """
         asked = name.lower()
@@ -151,7 +149,9 @@ class Catalogue:
         return self.lookup(name) is not None or name.lower() in (*_TIERS, *self._rerankers)
 
     def find(self, name: str, param: str = "model") -> str:
-        """The same; raises ModelNotFound where it means none."""
+        """The id of the model that `name` means; raises ModelNotFound, or InvalidValue for a
+        reranker.
+        """
         if (id := self.lookup(name)) is not None:
             return id
         if (id := self._rerankers.get(name.lower())) is not None:
@@ -163,7 +163,7 @@ class Catalogue:
         raise ModelNotFound(name, self.names if param == "model" else tuple(self.models), param)
 
     def space_named(self, name: str) -> Space | None:
-        """The space that `name` is, if it is MODEL/DIMENSIONS of a model that is here."""
+        """The space that `name` is, if it is MODEL/DIMENSIONS of a configured model."""
         try:
             space = Space.parse(name)
         except ValueError:
@@ -190,9 +190,7 @@ class Catalogue:
         return Space(model, self.models[model].dimensions if dimensions is None else dimensions)
 
     def completed(self, request: EmbeddingsRequest) -> EmbeddingsRequest:
-        """The request with what its collection says, where it says nothing itself; token ids are
-        embedded as they stand.
-        """
+        """Fill in the defaults of the collection; a request with token ids is left as it is."""
         collection = self.collections.get(request.space or "")
         if collection is None or request.texts is None:
             return request
@@ -205,7 +203,7 @@ class Catalogue:
         )
 
     def resolve(self, request: EmbeddingsRequest) -> Constraints:
-        """What a completed request leaves open.
+        """Resolve a completed request to its constraints.
 
         Raises ModelNotFound, SpaceConflict, DimensionsNotSupported or InvalidValue.
         """
@@ -237,13 +235,13 @@ class Catalogue:
     def encoders(
         self, wanted: Constraints, models: Iterable[str], features: Features
     ) -> dict[str, Encoder]:
-        """What each of the models makes vectors of for these texts."""
+        """The encoder of each model for these texts."""
         if wanted.encoders:
             return best_of_each(wanted.encoders, features)
         return {model: native(self.space_of(model, wanted.dimensions)) for model in models}
 
     def _model_and_tier(self, request: EmbeddingsRequest) -> tuple[str | None, Tier]:
-        """The model that is named, and the tier; a tier in `model` is a tier."""
+        """The named model, and the tier; a tier in `model` counts as a tier."""
         tier = request.quality
         self._check_tier(tier, "quality")
         if request.model is None:
@@ -277,7 +275,7 @@ class Catalogue:
             )
 
     def _encoder_named(self, request: EmbeddingsRequest, model: str) -> Constraints:
-        """A model with `space_of` that was named without a space."""
+        """The constraints of a request that names a model with `space_of` and no space."""
         encoder = self.of_model[model]
         if request.dimensions not in (None, encoder.space.dimensions):
             raise DimensionsNotSupported(
@@ -364,7 +362,7 @@ class Catalogue:
     def _of_several(
         self, request: EmbeddingsRequest, collection: NamedSpace, wished: str | None, what: str
     ) -> tuple[Encoder, ...]:
-        """The encoders of all spaces that a query may be sent to."""
+        """The encoders of all spaces that a query can be sent to."""
         listed, send = ", ".join(map(str, collection.spaces)), field('"space"')
         if request.side != "query" or request.texts is None:
             raise SpaceConflict(
@@ -423,14 +421,16 @@ class Catalogue:
 
 
 def _hint(collection: NamedSpace | None, wished: str) -> str:
-    """What to send so that this model may serve the collection, where it may."""
+    """What to send so that this model can serve the collection; empty if it cannot."""
     if collection is None or all(one.model != wished for one in collection.encoders):
         return ""
     return f", or send {AS_QUERY}: {wished} may serve queries of it"
 
 
 def _hub_id(model: ModelConfig) -> str | None:
-    """`org/name` in lower case where an alias, or the engine's name of the model, is one."""
+    """`org/name` in lower case, from an alias or the engine's name of the model; None if neither is
+    one.
+    """
     for name in (*model.aliases, model.engine.served_name or ""):
         if name.count("/") == 1 and not name.startswith(("package:", ".", "~", "/")):
             return name.lower()

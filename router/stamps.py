@@ -1,8 +1,8 @@
-"""When a request passed each point of its way, for those who look for where its time goes.
+"""The time at which a request passed each point of its way, to see where its time goes.
 
     arrived      its headers were read
     planned      its body and its key were read
-    read         its texts were: tokens, language
+    read         its texts were read: tokens, language
     decided      a model was chosen
     queued       its texts joined the dispatcher's queue
     sent         the call with the last of them left
@@ -11,11 +11,11 @@
     in_step      the engine took them
     stepped      the last of their vectors was made
     replied      the replica wrote its reply
-    back         the router read that
-    answered     the vectors were the request's
+    back         the router read the reply
+    answered     the request had its vectors
     written      the answer was handed to the socket
 
-A point that the request did not pass is missing: one answered from the cache has no call.
+A point that the request did not pass is missing: a request answered from the cache has no call.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ STAMPS = ("arrived", "planned", "read", "decided", *CALL, "answered", "written")
 
 
 class Stamps:
-    """The points that one request has passed, on one clock, and how many texts its call had."""
+    """The points that one request has passed, on one clock, and the number of texts in its call."""
 
     __slots__ = ("_at", "call_texts")
 
@@ -34,16 +34,16 @@ class Stamps:
         self.call_texts: int | None = None  # its own and those of other requests
 
     def mark(self, name: str, at_s: float) -> None:
-        """The request passed this point."""
+        """Record that the request passed this point."""
         self._at[name] = at_s
 
     def called(self, times: Iterable[float], texts: int) -> None:
-        """The points of its call, which had so many texts; none where nothing was sent."""
+        """Record the points of its call, which had so many texts; no times if nothing was sent."""
         self._at.update(zip(CALL, times, strict=False))
         self.call_texts = texts or None
 
     def milliseconds(self) -> dict[str, float]:
-        """The points in the order of the way, in milliseconds since the first."""
+        """The points in order, in milliseconds since the first."""
         arrived_s = self._at["arrived"]
         return {
             name: round((self._at[name] - arrived_s) * 1000, 3)

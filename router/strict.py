@@ -1,9 +1,9 @@
-"""What is wrong with a config, one plain sentence per problem: where, what, and what to write
-instead.
+"""Describe what is wrong with a config, one plain sentence per problem: where, what, and what to
+write instead.
 
-pydantic says the same in its own words and once per branch of a union; users of a YAML file should
-not have to know either. Unknown keys are found by walking the models' fields, not by
-`extra="forbid"`, so that the same walk serves Ray Serve's own schema, which drops them in silence.
+pydantic reports the same in its own terms, and once per branch of a union; users of a YAML file
+should not have to know either. Unknown keys are found by walking the models' fields, not by
+`extra="forbid"`, so that the same walk serves Ray Serve's own schema, which drops them silently.
 """
 
 import re
@@ -32,20 +32,20 @@ ENGINE_KINDS, RERANK_KINDS = _kinds(Engine), _kinds(rerank_config.RerankEngine)
 
 
 class ConfigError(Exception):
-    """A config that cannot be used; `problems` has one sentence for each thing to mend."""
+    """A config that cannot be used; `problems` has one sentence for each thing to fix."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
 
     def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str]]]:
-        # Serve carries it from the process that builds the application
+        # Serve pickles it to carry it from the process that builds the application
         return ConfigError, (self.problems,)
 
 
 def parse_args(data: Any, where: str = "") -> RouterArgs:
-    """The config tree in `data`; raises ConfigError. `where` is the path of `data` in its file, for
-    the sentences.
+    """Parse the config in `data`; raises ConfigError. `where` is the path of `data` in its file,
+    for messages.
     """
     unknown = unknown_keys(RouterArgs, data, where)
     try:
@@ -58,10 +58,10 @@ def parse_args(data: Any, where: str = "") -> RouterArgs:
 
 
 def changed(args: Mapping[str, Any], changes: Any, where: str = "") -> RouterArgs:
-    """The config `args` with the sections in `changes` in the place of its own; raises ConfigError.
+    """The config `args`, with its sections replaced by those in `changes`; raises ConfigError.
 
-    `changes` is what stands as `user_config` of the router's deployment: Serve reloads that and
-    nothing else without a restart.
+    `changes` is the `user_config` of the router's deployment, the only part that Serve reloads
+    without a restart.
     """
     if not isinstance(changes, Mapping):
         raise ConfigError([f"{where or 'user_config'}: must be a mapping"])
@@ -81,10 +81,10 @@ def unknown_keys(model: type[BaseModel], data: Any, where: str = "") -> list[str
 
 
 def sentences(error: ValidationError, data: Any, where: str = "") -> list[str]:
-    """A sentence for every problem in `error`, unknown keys left out; `data` is what was validated.
+    """A sentence for every problem in `error` except unknown keys; `data` is what was validated.
 
-    Of a union only the branch that the value has the form of is spoken of, or all forms in one
-    sentence when it has none.
+    For a union, only the branch of the same form as the value is reported; if there is none, one
+    sentence lists all forms.
     """
     places = [_locate(detail, data, where) for detail in error.errors(include_url=False)]
     details = error.errors(include_url=False)
@@ -109,7 +109,7 @@ def sentences(error: ValidationError, data: Any, where: str = "") -> list[str]:
 
 
 def suggestion(word: str, valid: Iterable[str], what: str = "valid keys are") -> str:
-    """`did you mean X?` where one is close, otherwise all of them."""
+    """`did you mean X?` if one is close, otherwise all of them."""
     words = list(valid)
     close = get_close_matches(word.lower(), words, n=1)
     return f"did you mean {close[0]}?" if close else f"{what} {', '.join(words)}"
@@ -158,8 +158,8 @@ def _unknown_keys(
     path: str,
     removed: Mapping[str, str] = NOTHING,
 ) -> Iterator[str]:
-    """`valid` has the annotation of each key that may be there, `removed` what to do about a key of
-    an older version.
+    """Yield a sentence for each unknown key: `valid` has the annotations of the valid keys,
+    `removed` what to do about keys of older versions.
     """
     for key, inner in value.items():
         if key in valid:
@@ -178,7 +178,9 @@ def _is_list(value: Any) -> bool:
 
 
 def _tags_agree(model: type[BaseModel], value: Mapping[Any, Any]) -> bool:
-    """Whether the fields that tell the models of a union apart (`kind`) have this model's words."""
+    """Whether the fields that distinguish the models of a union (`kind`) have the values of this
+    model.
+    """
     return all(
         value.get(name) in get_args(field.annotation)
         for name, field in model.model_fields.items()
@@ -193,10 +195,10 @@ class _Place(NamedTuple):
 
 
 def _locate(detail: ErrorDetails, data: Any, where: str) -> _Place:
-    """Where in the data an error is.
+    """Locate an error in the data.
 
-    pydantic puts the names of union branches between the keys: a part that the data does not have
-    is such a name, unless it is the key that is missing.
+    pydantic puts the names of union branches between the keys. A part that the data does not have
+    is such a name, unless it is the missing key itself.
     """
     loc, path, union = detail["loc"], where, None
     is_key = loc[-1:] == ("[key]",)
@@ -262,7 +264,7 @@ def _choose(word: Any, expected: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    """The value as its YAML file has it, or what sort of thing it is when it is long."""
+    """The value as in its YAML file; only the kind of a mapping or list, and a long text cut."""
     if isinstance(value, Mapping):
         return "a mapping"
     if _is_list(value):

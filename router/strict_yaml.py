@@ -1,4 +1,4 @@
-"""YAML that refuses a key given twice, and answers whatever else is wrong in sentences."""
+"""Read YAML, refuse a key given twice, and report all other errors in sentences too."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +12,12 @@ from router.strict import (
 MAX_DEPTH = 64
 MAX_NUMBER = 400  # characters: Python refuses to write much longer ones, and reads base 60 slowly
 MAX_NODES = 200_000
-MOST = 2**63  # what JSON and every library after this one can hold
+MOST = 2**63  # what JSON and all later libraries can hold
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's, with bounds that hold for what aliases stand for too; whatever a value cannot be
-    made of is an error with its line.
+    """PyYAML's loader with bounds that include what aliases stand for. A value that cannot be
+    constructed is an error with its line.
     """
 
     def __init__(self, stream: str | bytes) -> None:
@@ -75,8 +75,8 @@ def _wrong(mark: Any, problem: str) -> yaml.MarkedYAMLError:
 
 
 def read(text: str | bytes) -> Any:
-    """The data of one YAML document; raises ConfigError with line numbers for bad syntax and for
-    keys given twice.
+    """Read one YAML document; raises ConfigError with line numbers for bad syntax and for keys
+    given twice.
     """
     try:
         loader = _Loader(text)  # reads the beginning already
@@ -102,9 +102,7 @@ def read(text: str | bytes) -> Any:
 
 
 def _twice(node: yaml.Node, seen: set[int]) -> Iterator[str]:
-    """A sentence for each key that a mapping gives twice; on nodes, because the data no longer
-    shows it.
-    """
+    """Yield a sentence for each key given twice; nodes are read, as the data no longer shows it."""
     if id(node) in seen:
         return
     seen.add(id(node))

@@ -1,12 +1,12 @@
 """A student: a small encoder of queries into another model's space, a bag of tokens.
 
-A text is cut into lower-cased words and pieces of words, each has a row of the teacher's size, and
-the vector is their weighted sum, given length 1. A head that was trained is folded into the rows,
-which are stored in 8 bits. Encoding needs only numpy and a tokenizer, so it is cheap enough for
-the router's own process.
+A text is cut into lower-cased words and pieces of words. Each has a row of the teacher's size; the
+vector is their weighted sum, scaled to length 1. A trained head is folded into the rows, which are
+stored in 8 bits. Encoding needs only numpy and a tokenizer, so it is cheap enough for the router's
+own process.
 
-Its file carries what lets it into a space: the teacher's fingerprint, a digest of itself, what a
-search with it keeps (router/proof.py), and the licences of the texts that it was made from.
+The file has what admits the student to a space: the teacher's fingerprint, a digest of itself, what
+a search with it keeps (router/proof.py), and the licences of the texts that it was made from.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from router.space import Space
 Rows = npt.NDArray[np.int64]  # (tokens,): places in the table
 
 FORMAT = "embedding-router student 1"
-UNKNOWN = 0  # id of what the vocabulary cannot read
+UNKNOWN = 0  # id of text outside the vocabulary
 _LEVELS = 127
 
 
@@ -44,30 +44,30 @@ class About:
     general_texts: int
     own_texts: int  # of the collection
     licences: Mapping[str, int] = field(default_factory=dict)  # texts by licence
-    overlap: float | None = None  # of the teacher's first ten, on sentences of documents left out
-    proof: Proof | None = None  # None: it was not judged on any collection
+    overlap: float | None = None  # with the teacher's first ten, on sentences of documents left out
+    proof: Proof | None = None  # None: not judged on any collection
 
 
 @dataclass(frozen=True)
 class Student:
-    """Rows of 8 bits with a scale and a weight each, and the tokenizer that finds them."""
+    """Rows of 8 bits, each with a scale and a weight, and the tokenizer that selects them."""
 
     about: About
     tokenizer: Tokenizer
     rows: npt.NDArray[np.int8]  # (tokens, dimensions)
     scales: Vectors  # (tokens,): a row's true values are its own times its scale
-    weights: Vectors  # (tokens,): what a token counts in a text
+    weights: Vectors  # (tokens,): the weight of a token in a text
 
     @cached_property
     def factors(self) -> Vectors:
-        """What a row is multiplied by in a sum."""
+        """The factor of each row in a sum."""
         made: Vectors = self.scales * self.weights
         made[UNKNOWN] = 0.0
         return made
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of all that decides a vector."""
+        """Digest of everything that determines a vector."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(self.tokenizer.to_str().encode())
         for part in (self.rows, self.scales, self.weights):
@@ -75,17 +75,17 @@ class Student:
         return digest.hexdigest()
 
     def reads(self, text: str) -> bool:
-        """Whether there is anything in the text that the student knows."""
+        """Whether the student knows any token of the text."""
         return self._known(self._ids(text)).size > 0
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """(n, dimensions) of length 1; zeros for a text of which the student reads nothing."""
+        """Encode texts to (n, dimensions) of length 1; zeros for a text without known tokens."""
         return self.encode_ids([self._ids(text) for text in texts])
 
     def encode_ids(self, texts: Sequence[npt.NDArray[np.integer[Any]]]) -> Vectors:
-        """The same for texts as its tokenizer reads them.
+        """Encode texts given as ids of its tokenizer.
 
-        Text by text, so that a vector does not depend on the texts beside it.
+        Each text is encoded by itself, so that a vector does not depend on the texts beside it.
         """
         made = np.zeros((len(texts), self.rows.shape[1]), np.float32)
         for place, ids in enumerate(texts):
@@ -113,7 +113,7 @@ def quantised(rows: Vectors) -> tuple[npt.NDArray[np.int8], Vectors]:
 
 
 def save(student: Student, path: Path) -> None:
-    """Write it as npz: rows, scales, weights, the tokenizer, and JSON for the rest."""
+    """Write `student` as npz: rows, scales, weights, the tokenizer, and JSON for the rest."""
     about = student.about
     said: dict[str, Any] = {
         "format": FORMAT,
@@ -139,9 +139,7 @@ def save(student: Student, path: Path) -> None:
 
 
 def load(path: Path) -> Student:
-    """Read a file that `save` wrote; raises ValueError naming the file when it is something
-    else.
-    """
+    """Read a file that `save` wrote; raises ValueError naming the file if it is anything else."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             said = json.loads(arrays["about"].tobytes())

@@ -1,4 +1,4 @@
-"""Other spellings of a field's values that mean the same to every client that sends them."""
+"""Accept spellings of field values that mean the same to every client that sends them."""
 
 from typing import Any
 

@@ -1,25 +1,24 @@
-"""Texts to token ids, once for every model that reads the same ids.
+"""Turn texts into token ids, once for every model that reads the same ids.
 
-Nothing here cuts or pads a text: what a tokenizer.json says about truncation and padding is
-switched off. Ids are those of the model's own tokenizer, added tokens that stand literally in a
-text included.
+Texts are never cut or padded: truncation and padding of a tokenizer.json are switched off. Ids are
+those of the model's own tokenizer, including added tokens that occur literally in a text.
 
 Qwen's tokenizer runs on tiktoken, several times as fast as `tokenizers`, with ranks read from the
-very tokenizer.json. The two give the same ids because:
-- Split: both split by one expression; the tests compare every code point of Unicode in the contexts
+same tokenizer.json. The two give the same ids because:
+- Split: both use one expression; the tests compare every code point of Unicode in the contexts that
   it distinguishes.
 - Merges: tiktoken joins any neighbours that spell a token, lowest id first; `tokenizers` only the
-  pairs it lists. They agree where every token of more than one byte has one merge, merges stand in
-  the order of ids, parts have lower ids than the whole and the merges alone rebuild every token.
+  pairs it lists. They agree if every token of more than one byte has one merge, merges are in the
+  order of ids, parts have lower ids than the whole and the merges alone rebuild every token.
   Suppose tiktoken joins neighbours into token t by another pair than the listed one: nothing was
   joined across t's borders, so inside them the listed merges did what they do on t alone, and ended
-  in that pair; then they would not rebuild t. `_ranks` checks these conditions on the file and
-  gives up the fast way otherwise.
+  in that pair; then they would not rebuild t. `_ranks` checks these conditions on the file;
+  otherwise tiktoken is not used.
 - NFC: texts that Python finds normalised stay as they are, others go through the tokenizer's own
   normaliser. Python's Unicode tables are at least as new as the normaliser's (tested), and a text
   normal by newer tables is normal by older ones.
-- The rest, texts with a literal added token and texts long enough to overflow tiktoken's stack,
-  goes to `tokenizers` itself.
+- Rest: texts with a literal added token, and texts long enough to overflow tiktoken's stack, go to
+  `tokenizers` itself.
 """
 
 import hashlib
@@ -58,7 +57,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 class Tokens(NamedTuple):
-    """What a model reads of each text, in their order."""
+    """The tokens that a model reads of each text, in the order of the texts."""
 
     ids: list[TokenIds] | None  # None where the engine takes text
     counts: list[int]  # special tokens included
@@ -67,15 +66,15 @@ class Tokens(NamedTuple):
 class Tokenizer(Protocol):
     """Tokenises texts, already in their prompt, for one model or several.
 
-    Tokenizers of equal `key` give equal ids for every text, and tokenizers of equal
-    `key_for(texts)` for these texts: files that differ in nothing but added tokens, as
-    Qwen3-Embedding's 0.6B and 4B do, share what contains none of those literally.
+    Tokenizers of equal `key` give equal ids for every text, and those of equal `key_for(texts)` for
+    these texts. Files that differ only in added tokens, such as those of Qwen3-Embedding's 0.6B and
+    4B, share the texts that contain none of these tokens.
     """
 
     key: str
 
     def key_for(self, texts: Sequence[str]) -> str:
-        """The key under which the tokens of these very texts may be shared."""
+        """The key under which the tokens of exactly these texts can be shared."""
 
     def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
         """Tokenise; raises ValueError naming the text that is not valid Unicode."""
@@ -83,12 +82,12 @@ class Tokenizer(Protocol):
     def unread(
         self, texts: Sequence[str], tokens: Tokens, before: str, after: str
     ) -> list[float] | None:
-        """The share of each text's own tokens that the tokenizer does not know; None where it knows
-        all. `tokens` are those of the texts between `before` and `after`.
+        """The share of unknown tokens in each text; None if all are known. `tokens` are those of
+        the texts between `before` and `after`.
         """
 
     def offsets(self, text: str) -> list[tuple[int, int]] | None:
-        """The characters, from and to, of each token but the special ones; None where it only
+        """The start and end, in characters, of each token except special ones; None if it only
         counts.
         """
 
@@ -99,21 +98,22 @@ def load(
     base_dir: str | None = None,
     revision: str | None = None,
 ) -> Tokenizer:
-    """The tokenizer that `source` names.
+    """Load the tokenizer that `source` names.
 
     Args:
-        source: a tokenizer.json or a folder that holds one, `package:NAME/PATH`, a hub id
-        `ORGANISATION/NAME` (downloaded unless
-            it is cached), or `callable:MODULE:FUNCTION` for engines that take text: FUNCTION(texts,
-            input_type) counts tokens; a function `unread(text)` of FUNCTION or of MODULE says which
-            share of a text's tokens the engine does not know.
+        source: a tokenizer.json or a folder that holds one; `package:NAME/PATH`; a hub id
+            `ORGANISATION/NAME`, downloaded unless it is cached; or `callable:MODULE:FUNCTION` for
+            engines that take text. FUNCTION(texts, input_type) counts tokens; a function
+            `unread(text)` of FUNCTION or of MODULE returns the share of a text's tokens that the
+            engine does not know.
         special_tokens: whether the tokenizer's own post-processor adds its special tokens; a
-        callable decides for itself. base_dir: where relative paths start. revision: the commit of a
-            hub repository; its newest where none is given.
+            callable decides for itself.
+        base_dir: where relative paths start.
+        revision: the commit of a hub repository; its newest if none is given.
 
     Raises:
         FileNotFoundError: there is no such file, package or repository.
-        ValueError: what is there is not a tokenizer.
+        ValueError: the source is not a tokenizer.
     """
     if source.startswith("callable:"):
         return _Counter(source)
@@ -134,7 +134,7 @@ def load(
 
 
 def of_library(inner: tokenizers.Tokenizer, key: str, special_tokens: bool) -> "_FileTokenizer":
-    """The tokenizer that the library has read; `key` stands for all that decides its ids."""
+    """Wrap a tokenizer of the library; `key` identifies everything that decides its ids."""
     inner.no_truncation()
     inner.no_padding()
     parts = json.loads(inner.to_str())
@@ -144,7 +144,7 @@ def of_library(inner: tokenizers.Tokenizer, key: str, special_tokens: bool) -> "
 
 
 class _FileTokenizer:
-    """A tokenizer.json run by `tokenizers`, which every Hugging Face model is defined by."""
+    """A tokenizer.json run by `tokenizers`, the library that defines Hugging Face tokenizers."""
 
     def __init__(
         self, inner: tokenizers.Tokenizer, parts: dict[str, Any], key: str, special_tokens: bool
@@ -156,7 +156,7 @@ class _FileTokenizer:
         added = parts["added_tokens"]
         self._has_added = _contains_any([token["content"] for token in added])
         self._ordinary_key = key
-        # else a text may come to contain one by being normalised
+        # otherwise normalising a text can create an added token in it
         if not any(token["normalized"] for token in added):
             ordinary = json.dumps(
                 {name: part for name, part in parts.items() if name != "added_tokens"},
@@ -199,7 +199,7 @@ class _FileTokenizer:
 
 
 class _FastTokenizer(_FileTokenizer):
-    """Qwen's tokenizer on tiktoken; the top of this file says why the ids are the same."""
+    """Qwen's tokenizer on tiktoken; the top of this file explains why the ids are the same."""
 
     def __init__(
         self,
@@ -236,7 +236,7 @@ class _FastTokenizer(_FileTokenizer):
 
 
 class _Counter:
-    """Counts the tokens of an engine that tokenises by itself."""
+    """Counts the tokens of an engine that has its own tokenizer."""
 
     def __init__(self, source: str) -> None:
         module, _, function = source.removeprefix("callable:").partition(":")
@@ -278,9 +278,11 @@ class _Counter:
 
 
 class Estimate:
-    """Counts where there is no tokenizer, for a server that may cut what is too long or compute it
-    for minutes: a token for every three bytes, and for every word and mark, so that few texts have
-    more.
+    """Estimated counts without a tokenizer, for a server that can cut long texts or compute them
+    for minutes.
+
+    A token for every three bytes, or for every word and mark if those are more, so that few texts
+    have more tokens than the estimate.
     """
 
     key = "estimate"
@@ -320,7 +322,7 @@ def refuse_surrogates(texts: Sequence[str]) -> None:
                 ) from None
 
 
-# models with one file share one copy in memory
+# models with the same file share one copy in memory
 _loaded: WeakValueDictionary[str, _FileTokenizer] = WeakValueDictionary()
 
 
@@ -334,7 +336,7 @@ def _find(source: str, base_dir: str | None, revision: str | None) -> Path:
 
         try:
             return Path(hf_hub_download(source, "tokenizer.json", revision=revision))
-        except Exception as refused:  # its errors share no class
+        except Exception as refused:  # its errors have no common class
             raise FileNotFoundError(
                 f"{error}; nor could tokenizer.json be had from the hub: {refused}"
             ) from refused
@@ -346,7 +348,7 @@ def _find(source: str, base_dir: str | None, revision: str | None) -> Path:
 
 
 def _unknown_id(inner: tokenizers.Tokenizer, parts: dict[str, Any]) -> int | None:
-    """The id that stands for what the vocabulary lacks; None where bytes do."""
+    """The id of text that the vocabulary lacks; None if bytes stand for it."""
     model = parts["model"]
     if model.get("byte_fallback"):
         return None
@@ -371,7 +373,7 @@ def _contains_any(tokens: Sequence[str]) -> Callable[[str], bool]:
 
 
 def _ranks(inner: tokenizers.Tokenizer, parts: dict[str, Any]) -> dict[bytes, int] | None:
-    """The ids of all byte strings for tiktoken, or None where it could give other ids than
+    """The ids of all byte strings for tiktoken, or None if it could give other ids than
     `tokenizers`.
     """
     model, steps = parts["model"], (parts["pre_tokenizer"] or {}).get("pretokenizers") or []

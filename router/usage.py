@@ -1,7 +1,7 @@
-"""Who used what: the sums of requests that were answered, by time, key, model and collection.
+"""Usage accounting: sums of answered requests, by time, key, model and collection.
 
-The device seconds of a request are those of its share of full batches, by the model's latency
-curve and times the devices that the model occupies. Texts whose vectors were known cost nothing.
+The device seconds of a request are its share of full batches by the model's latency curve, times
+the devices that the model occupies. Texts whose vectors were known cost nothing.
 """
 
 import re
@@ -18,14 +18,14 @@ from router.errors import AdminKeyRequired, InvalidValue, UnknownField, shorten
 
 HOUR_S, DAY_S = 3600, 86_400
 PARAMETERS = ("from", "to", "by", "key")
-_OFFSET = re.compile(r" ([0-9]{2}:[0-9]{2})$")  # of a time zone whose + a query made a space
+_OFFSET = re.compile(r" ([0-9]{2}:[0-9]{2})$")  # a time zone whose + became a space in the query
 
 By = Literal["key", "model", "collection"]
 BY: tuple[By, ...] = get_args(By)
 
 
 class Use(NamedTuple):
-    """What one answered request used; "" where no key, or no collection, was named."""
+    """The usage of one answered request; "" if no key, or no collection, was named."""
 
     key: str
     model: str
@@ -36,7 +36,7 @@ class Use(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What several requests used; `cost` is of those whose model has a price."""
+    """The usage of several requests; `cost` is of those whose model has a price."""
 
     requests: int = 0
     texts: int = 0
@@ -45,7 +45,7 @@ class Sums(NamedTuple):
     cost: float | None = None
 
     def plus(self, other: "Sums") -> "Sums":
-        """Both together."""
+        """The sum of both."""
         costs = [one for one in (self.cost, other.cost) if one is not None]
         return Sums(
             self.requests + other.requests,
@@ -57,7 +57,7 @@ class Sums(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """A stretch of time, and whose sums of it."""
+    """A span of time, and the key, model and collection of its sums."""
 
     start_s: int
     length_s: int
@@ -91,28 +91,28 @@ def add(slots: Slots, now: float, use: Use, device_hour_cost: float | None) -> N
 
 
 def merge(slots: Slots, more: Iterable[tuple[Slot, Sums]]) -> None:
-    """Count these too."""
+    """Add the sums in `more` to `slots`."""
     for slot, sums in more:
         before = slots.get(slot)
         slots[slot] = sums if before is None else before.plus(sums)
 
 
 def folded(slots: Iterable[tuple[Slot, Sums]], now: float) -> Slots:
-    """The same sums by the second for an hour, by the minute for a day, and then by the hour."""
+    """Fold sums: by the second for an hour, by the minute for a day, and then by the hour."""
     made: Slots = {}
     merge(made, ((slot_at(slot, now), sums) for slot, sums in slots))
     return made
 
 
 def slot_at(slot: Slot, now: float) -> Slot:
-    """The slot that holds the sums of this one at its age."""
+    """The slot that holds the sums of this slot at its age."""
     age_s = now - slot.start_s
     length_s = max(slot.length_s, 1 if age_s < HOUR_S else 60 if age_s < DAY_S else HOUR_S)
     return slot._replace(start_s=slot.start_s - slot.start_s % length_s, length_s=length_s)
 
 
 class FoldedSlots:
-    """Sums in memory, as `folded` has them: a slot is looked at again only when its time comes."""
+    """Sums in memory, folded as by `folded`; a slot is visited again only when it is due."""
 
     def __init__(self) -> None:
         self._by_length = {length_s: OrderedDict[Slot, Sums]() for length_s in (1, 60, HOUR_S)}
@@ -121,7 +121,7 @@ class FoldedSlots:
         return sum(map(len, self._by_length.values()))
 
     def merge(self, more: Iterable[tuple[Slot, Sums]], now: float) -> int:
-        """Count these too, and fold what has become old; returns how many slots were moved."""
+        """Add sums, and fold the slots that became old; returns how many slots were moved."""
         for slot, sums in more:
             merge(self._by_length[slot.length_s], [(slot, sums)])
         moved = 0
@@ -148,8 +148,8 @@ def lines(slots: Iterable[tuple[Slot, Sums]]) -> bytes:
 
 
 def read_lines(raw: Iterable[bytes], strict: bool = False) -> Iterator[tuple[Slot, Sums]]:
-    """The slots of a file; lines that are not whole are passed over, and so are lines of another
-    form. `strict`: those raise ValueError.
+    """Read the slots of a file; skips incomplete lines, and lines of another form. With `strict`,
+    the latter raise ValueError.
     """
     for line in raw:
         if line.endswith(b"\n"):
@@ -177,7 +177,7 @@ def _is_row(values: Any) -> bool:
 
 
 class UsageQuery(NamedTuple):
-    """What is asked for; `key` None: all keys."""
+    """A query for usage; `key` None: all keys."""
 
     from_s: float
     to_s: float
@@ -185,7 +185,7 @@ class UsageQuery(NamedTuple):
     key: str | None
 
     def touches(self, start_s: float, end_s: float) -> bool:
-        """Whether a stretch of time lies in the range, at least in part."""
+        """Whether a span of time overlaps the range."""
         return start_s < self.to_s and end_s > self.from_s
 
 
@@ -217,7 +217,7 @@ class Usage(BaseModel):
 def parse_usage(
     query: Sequence[tuple[str, str]], now: float, own: str, admin: bool, path: str
 ) -> UsageQuery:
-    """The checked query of a key; raises UnknownField, InvalidValue or AdminKeyRequired."""
+    """Check the query of a key; raises UnknownField, InvalidValue or AdminKeyRequired."""
     given: dict[str, str] = {}
     by = list[str]()
     for name, value in query:
@@ -260,7 +260,7 @@ def usage(
     kept: Literal["folder", "memory"],
     since_s: float | None,
 ) -> Usage:
-    """The answer: sums of the slots that the range touches."""
+    """The answer: sums of the slots that overlap the range."""
     totals: dict[tuple[str, ...], Sums] = {}
     for slot, sums in slots:
         if not asked.touches(slot.start_s, slot.start_s + slot.length_s):

@@ -1,7 +1,7 @@
-"""How common words are in each language, by the tables of the package wordfreq.
+"""Word frequencies in each language, from the tables of the package wordfreq.
 
-Words that make up at least one in 160,000 of a language are kept, as hashes in sorted arrays of
-4 MB in all. What was found for the last words is kept too: a few words make up most of all texts.
+Words that make up at least one in 160,000 of a language are kept, as hashes in sorted arrays of 4
+MB in all. Recent look-ups are cached: a few words make up most of all texts.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _SERBIAN = (
 )
 # wordfreq counts in centibels below 1: 300 is one word in a thousand
 _RAREST = 520
-_ABSENT = 620  # assumed of a word that a language's table does not have
+_ABSENT = 620  # assumed for a word that is not in a language's table
 _STRENGTH_BITS = 10
 _STRENGTH = (1 << _STRENGTH_BITS) - 1
 _KNOWN_WORDS = 4096  # of a quarter of a kB each
@@ -38,7 +38,7 @@ class _Table(NamedTuple):
 
 
 def strengths(words: Sequence[str]) -> dict[str, int]:
-    """By how many centibels each language makes the words more likely than one that has none of
+    """How many centibels more likely each language makes the words than a language with none of
     them. Words are in lower case.
     """
     centibels = [0] * len(LANGUAGES)
@@ -57,8 +57,8 @@ def _rows(word: str) -> tuple[int, ...]:
 
 @cache
 def load() -> _Table:
-    """Read the tables: a second at most, once in a process."""
-    import wordfreq  # for those that identify languages: it takes a third of a second
+    """Read the tables: takes a second at most, once per process."""
+    import wordfreq  # only processes that identify languages need it: it takes a third of a second
 
     hashes: list[npt.NDArray[np.int64]] = []
     lengths: list[tuple[int, int, int]] = []

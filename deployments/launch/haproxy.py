@@ -75,7 +75,7 @@ def starter(folder: Path, binary: str, headers_s: float, body_s: float) -> Path:
 def error_response(status: int) -> bytes:
     """Return the whole response for one of HAProxy's own errors.
 
-    Its body has the service's four keys. A 503 also says when the request can be sent again.
+    Its body has the service's four keys. A 503 has headers for the retry.
     """
     answered, code, message = ERRORS[status]
     kind = "server_error" if answered >= 500 else "invalid_request_error"

@@ -48,7 +48,7 @@ def not_cached(machine: Machine, commits: Mapping[str, str | None]) -> list[str]
 def room_for_weights(machine: Machine, args: RouterArgs, missing: list[str]) -> Iterator[Finding]:
     """Yield a finding if the disk of the cache is too small for the downloads.
 
-    Their size is taken from memory_bytes, which is not smaller.
+    Their size is taken as memory_bytes, which is not smaller.
     """
     needed = sum(
         model.memory_bytes or 0

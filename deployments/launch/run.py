@@ -6,8 +6,10 @@ Ray Serve reads its switches from the environment when it is imported, so `envir
 
 import logging
 import os
+import re
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -42,7 +44,12 @@ if TYPE_CHECKING:
     from ray.serve.schema import ServeStatus
 
 WATCH_S = 2.0
-WATCHES_FAILED = 5  # in a row, before a running service is given up
+WATCHES_FAILED = 5  # in a row, before a running service counts as ended
+LAST_LINES = 200  # of Ray's log
+
+
+class Ended(StartError):
+    """A service that ran has ended by itself."""
 
 
 @click.command()
@@ -83,7 +90,8 @@ def main(
     metrics_port: int | None,
     as_json: bool,
 ) -> None:
-    """Serve a config on this machine until Ctrl-C."""
+    """Serve a config on this machine until Ctrl-C; what ends by itself is started again."""
+    given_environment = dict(os.environ)
     config = _read(path)
     given = config.get("http_options")
     http = {"host": "127.0.0.1", "port": 8000, **(given if isinstance(given, dict) else {})}
@@ -131,6 +139,11 @@ def main(
                 said = _wait_until_ready(config, logs, stopped)
                 _watch(logs, said, stopped)
                 say("stopping", "stopping")
+    except Ended as problem:
+        if not stopped.is_set():
+            say(f"{problem}; starting again", "restart", message=str(problem))
+            # a new process: this one's variables were read when Serve was imported
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], given_environment)
     except (StartError, NoPorts, NotOurs) as problem:
         raise click.ClickException(str(problem)) from None
 
@@ -269,16 +282,17 @@ def _wait_until_ready(config: Mapping[str, Any], logs: Path, stopped: Event) -> 
 def _watch(logs: Path, said: dict[str, str], stopped: Event) -> None:
     """Print what happens until `stopped` is set.
 
-    A failed deploy does not end the service. Raises StartError when Serve is gone.
+    A failed deploy does not end the service. Raises Ended when Serve is gone.
     """
     failures = 0
     while not stopped.wait(WATCH_S):
         try:
             _tell_news(_status(logs), said)
-        except StartError:  # the controller can be restarting while requests are answered
+        # the controller can be restarting while requests are answered
+        except StartError as error:
             failures += 1
-            if failures == WATCHES_FAILED:
-                raise
+            if gone() or failures == WATCHES_FAILED:
+                raise Ended(str(error)) from None
         else:
             failures = 0
 
@@ -290,10 +304,20 @@ def _status(logs: Path) -> "ServeStatus":
 
     try:
         if missing := gone():
-            raise RuntimeError(f"{' and '.join(missing)} died")
+            raise RuntimeError(f"{' and '.join(missing)} died{_last_words(logs)}")
         return serve.status()
     except (ray.exceptions.RayError, RuntimeError, OSError) as error:
         raise StartError(f"Ray Serve ended by itself ({error}); see {logs}") from error
+
+
+def _last_words(logs: Path) -> str:
+    """Return the reason why Ray ended itself, if its log has one."""
+    with suppress(OSError):
+        lines = (logs / "raylet.out").read_text(errors="replace").splitlines()
+        for line in reversed(lines[-LAST_LINES:]):
+            if (found := re.search(r"[Rr]aylet exits .*", line)) is not None:
+                return f": {found[0]}"
+    return ""
 
 
 def _require_startable(status: "ServeStatus", logs: Path) -> None:

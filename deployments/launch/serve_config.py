@@ -1,8 +1,8 @@
-"""Check a whole Serve config file before Ray reads it: syntax, Serve's own keys, and our `args:`.
+"""Check a whole Serve config file before Ray reads it.
 
-Ray Serve drops unknown keys and accepts any value in nested sections until the deployment fails.
-PyYAML keeps the last of two equal keys. Each of these turns a typo into a setting that silently
-does nothing.
+The check covers syntax, Serve's own keys and values, and our `args:`. Ray Serve drops unknown keys
+and accepts any value in nested sections until the deployment fails. PyYAML keeps the last of two
+equal keys. Each of these turns a typo into a setting that silently does nothing.
 """
 
 import ast

@@ -1,11 +1,11 @@
-"""What a replica that runs its model on the CPU sets for itself: `environment: cpu-vllm`.
+"""Process settings for a replica that runs its model on the CPU: `environment: cpu-vllm`.
 
-glibc gives large buffers back to the kernel when they are freed, so every step of a model faults
-all of its memory in again: a third of the time of a batch or a long text. Kept, glibc is as fast as
-tcmalloc. Ray starts actors with one OpenMP thread a booked core, and these replicas book less than
-one.
+glibc returns large freed buffers to the kernel, so every step of a model faults all of its memory
+in again. That takes a third of the time of a batch or a long text. With its memory kept, glibc is
+as fast as tcmalloc. Ray starts actors with one OpenMP thread per booked core, and these replicas
+book less than one.
 
-The replica does this itself, before torch is imported: an `LD_PRELOAD` or environment variable in a
+The replica does this itself, before torch is imported. An `LD_PRELOAD` or environment variable in a
 runtime_env is lost when a config file sets `ray_actor_options`, and is inherited by processes that
 it does not suit.
 """
@@ -18,11 +18,9 @@ _KEPT_BYTES = 1 << 30
 
 
 def prepare() -> None:
-    """Keep freed memory, and use every core this process may run on unless Ray booked several for
-    it.
-    """
+    """Keep freed memory, and use every available core unless Ray booked several for it."""
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # not musl's, nor macOS's
+    if hasattr(libc, "mallopt"):  # missing in musl and macOS
         libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         libc.mallopt(_M_ARENA_MAX, 1)

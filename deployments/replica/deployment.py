@@ -30,7 +30,7 @@ STILL_S = 60.0
 
 
 class Embedder(Host):
-    """Every replica of a model's deployment is one of these."""
+    """One replica of a model's deployment."""
 
     _publisher: Publisher | None
     _listener: ReplicaServer | None
@@ -120,8 +120,9 @@ class Embedder(Host):
             )
 
     async def address(self, to: str | None = None) -> Address | None:
-        """Where this replica takes calls directly (deployments/dispatch/socket_transport.py); None
-        where it does not.
+        """Return where this replica takes calls directly; None where it does not.
+
+        See deployments/dispatch/socket_transport.py.
         """
         return self._address
 
@@ -138,7 +139,7 @@ class Embedder(Host):
 
 
 async def _say_still(model: str, engine: Engine) -> None:
-    """Log once a minute what an engine that still starts is doing."""
+    """Log once a minute what a starting engine is doing."""
     began = time.monotonic()
     while True:
         await asyncio.sleep(STILL_S)
@@ -147,7 +148,7 @@ async def _say_still(model: str, engine: Engine) -> None:
 
 
 def replica_tally(model: str) -> Tally:
-    """The tally of one replica, at 0."""
+    """Return the tally of one replica, with failures and proofs at 0."""
     tally = Tally(metrics.OF_REPLICA)
     for code in get_args(FailureCode):
         tally.add(metrics.FAILED_TEXTS, (model, code), 0)

@@ -1,4 +1,4 @@
-"""What a model runs on, in the words that its profile has of the device it was measured on."""
+"""The device that a model runs on, named as in the profiles measured on it."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def device_name() -> str:
-    """The accelerator of this process where it has one, else the processor."""
+    """Return the accelerator of this process, or the processor if it has none."""
     torch = sys.modules.get("torch")
     # Ray hides the cards from actors that book none
     booked = accelerator_bytes() or os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -19,14 +19,14 @@ def device_name() -> str:
 
 
 def processor() -> str:
-    """The processor of this machine and its cores."""
+    """Return the processor of this machine and its number of cores."""
     lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
 
 
 def accelerator_bytes() -> int:
-    """Most bytes that torch has reserved on the accelerator of this process; 0 without one."""
+    """Return torch's peak of reserved bytes on this process's accelerator; 0 without one."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return 0

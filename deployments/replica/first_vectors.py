@@ -1,7 +1,7 @@
 """The probe vectors of a model's first replica, kept for all later ones of the cluster.
 
-Ray's controller holds them, as it holds what Serve knows: they last as long as the cluster does.
-Names of Ray that it does not promise are used.
+They are kept in Ray's controller, like Serve's own state, and last as long as the cluster. The
+access uses names that Ray does not promise (deployments/serve_internals.py).
 """
 
 from typing import Protocol
@@ -12,26 +12,26 @@ NAMESPACE = "embedding-router"
 
 
 class FirstVectors(Protocol):
-    """Keeps what comes first under a key."""
+    """Keeps the first vectors of each key."""
 
     def keep(self, key: str, vectors: bytes) -> bytes:
-        """What is kept under `key`: `vectors`, where nothing was."""
+        """Return what is kept under `key`; if nothing is, keep `vectors`."""
 
 
 class InCluster:
-    """In the key-value store of Ray's controller; it decides between two that come at once."""
+    """The key-value store of Ray's controller; if two writes come at once, it decides."""
 
     def keep(self, key: str, vectors: bytes) -> bytes:
-        """What is kept under `key`: `vectors`, where nothing was."""
+        """Return what is kept under `key`; if nothing is, keep `vectors`."""
         return keep_first(key, vectors, NAMESPACE)
 
 
 class OfThisProcess:
-    """In memory: for tools that run one engine."""
+    """A dictionary in memory, for tools that run one engine."""
 
     def __init__(self) -> None:
         self._kept: dict[str, bytes] = {}
 
     def keep(self, key: str, vectors: bytes) -> bytes:
-        """What is kept under `key`: `vectors`, where nothing was."""
+        """Return what is kept under `key`; if nothing is, keep `vectors`."""
         return self._kept.setdefault(key, vectors)

@@ -1,6 +1,4 @@
-"""One model's deployment: the engine's life, admission, health, and what the replica reports of its
-load.
-"""
+"""One replica of a model: its engine's lifetime, admission, health and reported load."""
 
 import asyncio
 import logging
@@ -37,10 +35,10 @@ from router.arrays import Vectors
 from router.domain import Curve, attention
 from router.feedback import Counters
 
-ANSWERED_S = 5.0  # what callers get to hear that their engine is dead
-WRITTEN_S = 0.2  # what an answer takes from here to the socket
+ANSWERED_S = 5.0  # for callers to receive the error that their engine is dead
+WRITTEN_S = 0.2  # for a reply to get from here to the socket
 CHECKS_FAILED = 3  # in a row, after which Serve replaces the replica
-# than its curve, before an engine that is reading a long text passes for one that hangs
+# times its curve: an engine that reads a long text for longer counts as hanging
 SLOWER = 4.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0  # until an engine that cannot be reached is tried again
 
@@ -50,7 +48,10 @@ log = logging.getLogger("ray.serve")
 async def start_when_reachable(
     engine: Engine, model: str, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> None:
-    """Start an engine; what it calls may be away, and is tried for ever at a growing interval."""
+    """Start an engine.
+
+    While what it calls cannot be reached, the start is retried forever at growing intervals.
+    """
     wait_s = FIRST_WAIT_S
     while True:
         try:
@@ -62,8 +63,9 @@ async def start_when_reachable(
 
 
 class Host:
-    """One started engine and what is said of it; knows no Ray, so that tests can have it in their
-    own process.
+    """One started engine and its state.
+
+    It does not use Ray, so that tests can run it in their own process.
     """
 
     def __init__(
@@ -76,16 +78,18 @@ class Host:
         attention_tokens: int | None = None,
         leave: Callable[[int], object] | None = None,
     ) -> None:
-        """`leave` ends the process once its engine is dead and its callers know: a card's memory is
-        free only then. None leaves that to Serve, which takes three health checks and more.
+        """Host `engine`; `leave` ends the process once the engine is dead.
+
+        It is called after the callers got their errors. The memory of a card is free only then.
+        With None, Serve ends the process, which takes three health checks and more.
         """
         self._leave = leave
         self._leaving: asyncio.Task[None] | None = None
         self.start_phases: dict[str, float] = {}  # seconds of each part of the start
-        self._idle = asyncio.Event()  # no call is under way
+        self._idle = asyncio.Event()  # set while no call is in flight
         self._idle.set()
         self._engine, self._replica, self._identity = engine, replica, identity
-        # A row of one number is a score: of length 1 it would be 1 or -1, whatever was read.
+        # A row of one number is a score: scaled to length 1 it would always be 1 or -1.
         scores = getattr(engine, "scores", False)
         self._valid = _finite if scores else _unit_length
         self._invalid = (
@@ -100,7 +104,7 @@ class Host:
         )
         self._outstanding_tokens = self._served_tokens = self._calls = 0
         self._busy_s, self._busy_since_s = 0.0, 0.0
-        # at the last check: tokens served, tokens queued, calls that came or went
+        # at the last check: tokens served, tokens queued, calls that started or ended
         self._seen = (
             0,
             0,
@@ -109,7 +113,7 @@ class Host:
         self._changes = 0
         self._probe: asyncio.Task[None] | None = None
         self._probed_s = 0.0  # when it was sent
-        # longest that the engine may be at one text, of those that came since it last gave a sign
+        # longest time that the engine can take for one text, of those received since its last sign
         # of life
         self._longest_s = 0.0
         self._checks_failed = 0
@@ -120,8 +124,9 @@ class Host:
         self._failures: Counter[str] = Counter()  # texts, by the code of their failure
 
     async def embed(self, call: Call, to: str | None = None) -> Reply:
-        """Embed the texts of one call; `to` is read by the replica choice
-        (deployments/dispatch/request_router.py) and not here.
+        """Embed the texts of one call.
+
+        `to` is used only by the request router (deployments/dispatch/request_router.py).
 
         Texts whose time is over are dropped here and reported as expired. A cancelled call leaves
         the engine at once. Raises EngineDead when the engine is gone or hangs: the caller retries
@@ -139,13 +144,13 @@ class Host:
             except asyncio.CancelledError:
                 if self._dead is None:
                     raise
-                caller.uncancel()  # it was `_give_up`
+                caller.uncancel()  # `_give_up` cancelled it
                 raise EngineDead(self._dead) from None
             except EngineDead as error:
                 if self._dead is None and not self._stopped:
                     self._die(str(error))
                     log.error("%s; this replica answers no more\n%s", error, where(error))
-                # Serve logs what leaves here, causes and all, and those may quote a text
+                # Serve logs errors that leave here with their causes, which can quote a text
                 raise error from None
             except EngineOverloaded as error:
                 raise error from None
@@ -160,7 +165,7 @@ class Host:
     def _running(
         self, call: Call, caller: asyncio.Task[Any], tokens: int, arrived: float
     ) -> Iterator[None]:
-        """Count a call for as long as the block runs."""
+        """Count a call while the block runs."""
         span = (
             None
             if self._tracing is None
@@ -188,7 +193,7 @@ class Host:
                 self._busy_s += time.monotonic() - self._busy_since_s
 
     async def _embed(self, call: Call, tokens: int, arrived: float) -> Reply:
-        """Embed what has not expired."""
+        """Embed the texts that have not expired."""
         failed = {
             row: Failure("expired", "its deadline passed before it was embedded")
             for row, left_s in enumerate(call.expires_in_s)
@@ -272,17 +277,17 @@ class Host:
         )
 
     async def wake(self, to: str | None = None) -> None:
-        """Nothing: to be called is what starts a first replica."""
+        """Do nothing: the call itself starts a first replica."""
 
     async def check_health(self) -> None:
-        """Embed something; Serve replaces the replica when this raises three times in a row.
+        """Probe the engine; Serve replaces the replica when this raises three times in a row.
 
-        Work that has moved on since the last time is sign enough of life: behind it the probe might
-        wait longer than Serve does. That calls come and go is none: they may all go because nobody
-        waits any longer. A probe without an answer goes on until the next check, which then knows
-        at once; the third gives the engine up and sends its calls back to their routers. An engine
-        reads a text in one go, and may take minutes for a long one: so long its probe has to wait
-        too.
+        Progress since the last check is sign enough of life: behind other work the probe could wait
+        longer than Serve does. Calls that start and end are no progress: they can all end because
+        their callers have left. An unanswered probe goes on until the next check, which then does
+        not wait again. The third failed check gives up the engine and sends its calls back to their
+        routers. An engine reads a text in one go, which can take minutes for a long one; its probe
+        waits that long too.
         """
         if self._dead is not None:
             raise EngineDead(self._dead)
@@ -331,8 +336,9 @@ class Host:
         raise EngineError(why)
 
     def _seconds(self, tokens: int) -> float:
-        """How long the engine may be at a text of so many tokens before it passes for hanging; 0
-        where nothing is known.
+        """Return how long a text of so many tokens can take before the engine counts as hanging.
+
+        0 if there is no curve.
         """
         if self._curve is None:
             return 0.0
@@ -367,7 +373,7 @@ class Host:
         leave(1)
 
     def sample(self, tally: Tally, model: str) -> None:
-        """What this replica has done, into its metrics."""
+        """Copy the numbers of this replica into its metrics."""
         labels = (model,)
         busy_s = self._busy_s + (time.monotonic() - self._busy_since_s if self._calls else 0.0)
         tally.set(metrics.ENGINE_TOKENS, labels, self._served_tokens)
@@ -386,7 +392,7 @@ class Host:
                 tally.set(metrics.IDENTITY, (model, result), count)
 
     async def stop(self) -> None:
-        """Give back what the engine holds."""
+        """Stop the engine and release what it holds."""
         self._stopped = True
         self._stop_probe()
         if self._identity is not None:
@@ -395,20 +401,20 @@ class Host:
 
 
 def _unit_length(vectors: Vectors) -> npt.NDArray[np.bool_]:
-    """Which rows are what every caller is promised; NaN is not."""
+    """Return which rows are of length 1, as promised to every caller; NaN is not."""
     squares: Vectors = np.einsum("ij,ij->i", vectors, vectors)
     unit: npt.NDArray[np.bool_] = np.abs(squares - 1.0) < 1e-2
     return unit
 
 
 def _finite(scores: Vectors) -> npt.NDArray[np.bool_]:
-    """Which rows are scores."""
+    """Return which rows are finite scores."""
     finite: npt.NDArray[np.bool_] = np.isfinite(scores[:, 0])
     return finite
 
 
 def _stamps(arrived: float, times: Times) -> tuple[float, ...]:
-    """The points of a call that is answered now, in seconds since 1970."""
+    """Return the times of a call's stages until now, in seconds since 1970."""
     now = time.monotonic()
     behind_s = time.time() - now
     return tuple(at_s + behind_s for at_s in (arrived, *times, now))

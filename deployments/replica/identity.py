@@ -1,10 +1,10 @@
-"""Nobody answers in a model's name who has not proved to be it: the fingerprint's two halves at
-work (router/fingerprint.py).
+"""A replica serves only after it has reproduced its model's fingerprint (router/fingerprint.py).
 
-The router's half runs once at its start. A replica's half runs before it is ready, again every
-`every_s` while it serves, and, where the engine failed as a whole, before the next text is
-embedded: a remote server may come back as something else. While it serves the proof waits its turn
-in the engine's queue like any text, so it is no part of a health check's time limit.
+The router's half of the check runs once at its start. A replica's half runs before it is ready and
+every `every_s` while it serves. After the engine failed as a whole, it also runs before the next
+text is embedded, because a remote server can come back with other weights. While the replica
+serves, the proof waits in the engine's queue like any text, so it does not count towards the time
+limit of a health check.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ log = logging.getLogger("ray.serve")
 
 
 class WrongModel(EngineDead):
-    """The engine does not make the vectors of the model in whose name it would answer."""
+    """The engine's vectors are not those of the model that it should serve."""
 
 
 class Identity:
@@ -50,30 +50,30 @@ class Identity:
         self._proved_s = clock()
         self._running: asyncio.Task[None] | None = None
         self.passed = self.failed = self.put_off = 0  # proofs
-        # the engine failed since: no text may pass before it has proved itself again
+        # the engine failed since its last proof: texts must wait for a new one
         self.doubted = False
         self._doubts = 0
         self._proof: asyncio.Task[None] | None = None  # that texts wait for
 
     def doubt(self) -> None:
-        """The engine failed: what it was before proves nothing any more, nor does a proof that was
-        under way.
-        """
+        """Record that the engine failed: earlier proofs, and one in progress, no longer count."""
         self.doubted, self._doubts = True, self._doubts + 1
 
     async def certain(self) -> None:
-        """Return once nothing is doubted; raises as `prove` does. All who wait wait for the same
-        proof.
+        """Return once nothing is doubted.
+
+        All callers wait for the same proof. Raises as `prove` does.
         """
         while self.doubted:
             if self._proof is None or self._proof.done():
                 self._proof = asyncio.create_task(self.prove())
                 self._proof.add_done_callback(_seen)
-            await asyncio.shield(self._proof)  # it is not one caller's to cancel
+            await asyncio.shield(self._proof)  # one caller must not cancel it for all
 
     async def prove(self) -> None:
-        """Embed the probes; raises WrongModel when a vector is not the stored one's, EngineError
-        when there is none.
+        """Embed the probes and compare the vectors with the stored ones.
+
+        Raises WrongModel when a vector differs, EngineError when there is none.
         """
         try:
             await self._prove()
@@ -93,7 +93,7 @@ class Identity:
         self._proved_s, self.doubted = self._clock(), self._doubts != doubts
 
     def prove_in_time(self, failed: Callable[[WrongModel], None]) -> None:
-        """Start a proof where one is due; `failed` is told of a WrongModel."""
+        """Start a proof if one is due; a WrongModel is passed to `failed`."""
         if self._running is None and self._clock() - self._proved_s >= self._config.every_s:
             self._running = asyncio.create_task(self._prove_later(failed))
 
@@ -109,7 +109,7 @@ class Identity:
             self._running = None
 
     def stop(self) -> None:
-        """Give up the proofs that run."""
+        """Cancel the running proofs."""
         for proof in (self._running, self._proof):
             if proof is not None:
                 proof.cancel()
@@ -118,7 +118,8 @@ class Identity:
 class CardIdentity(Identity):
     """A proof by the model's card, then by the vectors that the model's first replica made.
 
-    The card's figures are rounded and of another machine; equal weights differ by far less.
+    The card's figures are rounded and come from another machine; vectors of equal weights differ by
+    far less.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class CardIdentity(Identity):
             *probes_of_card(preparer, name, config.card),
             *probes_of(preparer, name, model.max_tokens),
         ]
-        # what later replicas of other settings, or of other nodes, have to match all the same
+        # no other settings, and not the node: replicas that differ in these must match too
         reads = [model.dimensions, getattr(model.engine, "source", None), model.revision]
         self._key = f"{name}/{digest_of_probes(self._probes, reads)}"
         nothing = np.zeros((len(self._probes), model.dimensions), np.float32)
@@ -158,7 +159,7 @@ class CardIdentity(Identity):
             kept = await asyncio.to_thread(
                 self._first.keep, self._key, made.astype("<f2").tobytes()
             )
-        except Exception as error:  # Ray's store is away; its words are of no use to a caller
+        except Exception as error:  # Ray's store is away; its message is of no use to a caller
             raise EngineError(
                 f"the first replica's vectors cannot be read: {type(error).__name__}"
             ) from error
@@ -173,7 +174,7 @@ class CardIdentity(Identity):
 
 
 async def embedded(engine: Engine, model: str, probes: Sequence[Probe]) -> Vectors:
-    """The vectors of probes in their order; raises EngineError naming the one that has none."""
+    """Return the vectors of probes in order. Raises EngineError naming a probe that has none."""
     vectors = np.zeros((len(probes), engine.dimensions), np.float32)
     for side in ("query", "document"):
         rows = [row for row, probe in enumerate(probes) if probe.side == side]
@@ -187,7 +188,7 @@ async def embedded(engine: Engine, model: str, probes: Sequence[Probe]) -> Vecto
 
 
 def _seen(proof: "asyncio.Task[None]") -> None:
-    """Read the error that nobody waited for any longer."""
+    """Read the error of a proof, in case no caller waits for it any longer."""
     if not proof.cancelled():
         proof.exception()
 
@@ -198,8 +199,9 @@ def identity_of(
     base_dir: str | None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Identity | None:
-    """What `engine` must prove by a file, where its config names one; raises FileNotFoundError or
-    ValueError for an unusable one.
+    """Return what `engine` must prove by a file; None if its config names none.
+
+    Raises FileNotFoundError or ValueError for an unusable file.
     """
     if config is None or config.file is None:
         return None
@@ -214,9 +216,9 @@ def proof_of(
     first: FirstVectors,
     clock: Callable[[], float] = time.monotonic,
 ) -> Identity | None:
-    """What `engine` must prove to answer as the model `name`, by a file or by a card.
+    """Return what `engine` must prove, by a file or by a card, to serve as the model `name`.
 
-    None where the config says nothing. Raises as `identity_of` and the tokenizer do.
+    None if the config has no fingerprint. Raises as `identity_of` and the tokenizer do.
     """
     if model.fingerprint is not None and model.fingerprint.card is not None:
         return CardIdentity(engine, name, model, base_dir, first, clock)

@@ -1,5 +1,6 @@
-"""One model's engine in this process, fed just as the router would feed it: for tools that need
-vectors and no service.
+"""One model's engine in this process, for tools that need vectors without a service.
+
+Its input is prepared exactly as in the router.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +22,9 @@ TEXTS_A_BATCH = 64
 
 
 class Offline:
-    """Async context: the engine runs inside it. A model that has a fingerprint proves itself first,
-    as a replica does.
+    """Async context manager around a running engine.
+
+    A model that has a fingerprint must reproduce it first, as in a replica.
     """
 
     def __init__(self, args: RouterArgs, model: str, proves: bool = True) -> None:
@@ -59,14 +61,14 @@ class Offline:
         instruction: str | None = None,
         done: Callable[[int], object] = lambda texts: None,
     ) -> Vectors:
-        """(texts, own size) vectors in their order; what is too long is cut at its end. `done` is
-        told how many were embedded.
+        """Return (texts, own size) vectors in order; texts that are too long are cut at their end.
 
-        Raises EngineError naming the text that cannot be embedded.
+        `done` is called with the number of texts of each batch. Raises EngineError naming the text
+        that cannot be embedded.
         """
         vectors = np.empty((len(texts), self.engine.dimensions), np.float32)
-        # Texts of like length share a batch: padded engines would spend most of their time on the
-        # shorter ones.
+        # Texts of similar length share a batch. Otherwise engines that pad would spend most of
+        # their time on padding.
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
         for start in range(0, len(order), TEXTS_A_BATCH):
             places = order[start : start + TEXTS_A_BATCH]

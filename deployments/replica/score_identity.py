@@ -1,5 +1,7 @@
-"""What a replica of a reranker must prove before it serves: scores that differ, and those of its
-fingerprint where its config names one, else those of the reranker's first replica.
+"""The proof of a reranker's replica before it serves.
+
+Its scores must differ from each other. They must also match its fingerprint if its config names
+one, otherwise those of the reranker's first replica.
 
 No published scores of Qwen3-Reranker's example are known, so nothing can be compared beforehand.
 """
@@ -22,7 +24,7 @@ from router.model_config import FingerprintConfig, ModelConfig, resolve_path
 from router.rerank_config import RerankerConfig, ScoreFingerprintConfig
 from router.score_fingerprint import PairProbe, ScoreFingerprint, load, too_even
 
-EVERY_S = 600.0  # how often a reranker without a fingerprint is asked again
+EVERY_S = 600.0  # between two proofs of a reranker without a fingerprint
 MAX_DIFFERENCE: float = ScoreFingerprintConfig.model_fields["max_difference"].default
 
 
@@ -49,18 +51,18 @@ class ScoreIdentity(Identity):
             args = RouterArgs.model_construct(models={name: reranker}, base_dir=base_dir)
             pairs = pair_probes(Preparer(args), name, reranker)
         self._name, self._pairs, probes = name, pairs, probes_of_pairs(pairs)
-        # another server may change its weights as it likes
+        # another server can change its weights at any time
         self._first = None if config is not None or reranker.engine.runs_elsewhere else first
         reads = [getattr(reranker.engine, "source", None), reranker.revision, reranker.score_kind]
         self._key = f"{name}/scores/{digest_of_probes(probes, reads)}"
         nothing = np.zeros((len(probes), 1), np.float32)
         every_s = EVERY_S if config is None else config.every_s
-        # of which Identity reads only how often
+        # Identity reads only `every_s` of it
         often = FingerprintConfig.model_construct(every_s=every_s)
         super().__init__(engine, Fingerprint(name, probes, nothing), often, clock)
 
     async def scores(self) -> Vectors:
-        """The scores of the probes as they are now."""
+        """Return the current scores of the probes."""
         return await embedded(self._engine, self._name, self._fingerprint.probes)
 
     async def _prove(self) -> None:
@@ -75,13 +77,11 @@ class ScoreIdentity(Identity):
         self._proved_s, self.doubted = self._clock(), self._doubts != doubts
 
     async def _unlike_first(self, first: FirstVectors, scores: Vectors) -> str | None:
-        """What is wrong with scores beside those of the first replica, in a sentence; None when
-        nothing is.
-        """
+        """Return a sentence on how scores differ from the first replica's; None if they match."""
         made = scores.astype("<f4").tobytes()
         try:
             kept = await asyncio.to_thread(first.keep, self._key, made)
-        except Exception as error:  # Ray's store is away; its words are of no use to a caller
+        except Exception as error:  # Ray's store is away; its message is of no use to a caller
             raise EngineError(
                 f"the first replica's scores cannot be read: {type(error).__name__}"
             ) from error
@@ -93,7 +93,7 @@ class ScoreIdentity(Identity):
         return f"{wrong} (its fingerprint here is what this reranker's first replica made)"
 
     def _on_one_scale(self, scores: Vectors) -> Vectors:
-        """Log-odds as probabilities: what rounding moves is then as small for large ones."""
+        """Return log-odds as probabilities, so that rounding moves large ones little too."""
         if not self._raw:
             return scores
         odds: Vectors = (1.0 / (1.0 + np.exp(-scores))).astype(np.float32)
@@ -101,7 +101,7 @@ class ScoreIdentity(Identity):
 
 
 def probes_of_pairs(pairs: Sequence[PairProbe]) -> list[Probe]:
-    """Pairs as an engine gets them."""
+    """Return pairs as probes for an engine."""
     return [Probe(pair.document, "document", pair.ids, pair.text) for pair in pairs]
 
 
@@ -113,7 +113,7 @@ def any_proof_of(
     first: FirstVectors,
     clock: Callable[[], float] = time.monotonic,
 ) -> Identity | None:
-    """What `engine` must prove to answer as the model or reranker `name`."""
+    """Return what `engine` must prove to serve as the model or reranker `name`."""
     if isinstance(model, RerankerConfig):
         return ScoreIdentity(engine, name, model, base_dir, clock, first)
     return proof_of(engine, name, model, base_dir, first, clock)

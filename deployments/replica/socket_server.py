@@ -1,6 +1,4 @@
-"""The replica's end of the socket transport: it accepts connections from routers and answers
-their calls.
-"""
+"""The replica's end of the socket transport: accept connections of routers and answer calls."""
 
 import asyncio
 import hmac
@@ -27,17 +25,17 @@ from deployments.telemetry.logs import where
 
 
 class ReplicaServer:
-    """A replica's side."""
+    """The socket server of one replica."""
 
     def __init__(self, embed: Callable[[Call], Awaitable[Reply]]) -> None:
         self.embed = embed
         self.token = secrets.token_hex(32)
         self.callers: set[_Caller] = set()
-        self.strangers: set[_Caller] = set()  # have not said the token yet
+        self.strangers: set[_Caller] = set()  # have not sent the token yet
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str) -> int:
-        """Listen on a free port of `host`, which is returned."""
+        """Listen on a free port of `host` and return the port."""
         self._server = await asyncio.get_running_loop().create_server(
             lambda: _Caller(self), host, 0
         )
@@ -45,7 +43,7 @@ class ReplicaServer:
         return port
 
     async def stop(self) -> None:
-        """Answer what was taken, then hang up."""
+        """Answer the accepted calls, then close all connections."""
         while tasks := [task for caller in self.callers for task in caller.running.values()]:
             await asyncio.wait(tasks)
         if self._server is not None:
@@ -57,13 +55,13 @@ class ReplicaServer:
 
 
 class _Caller(Frames):
-    """One router, as a replica sees it."""
+    """The connection of one router."""
 
     def __init__(self, listener: ReplicaServer) -> None:
         super().__init__()
         self._listener = listener
         self._known = False
-        self.most_bytes = HELLO_BYTES  # until the token was right
+        self.most_bytes = HELLO_BYTES  # until the right token was sent
         self.running: dict[int, asyncio.Task[None]] = {}
         self._patience: asyncio.TimerHandle | None = None
 
@@ -111,7 +109,7 @@ class _Caller(Frames):
             self.write(number, REPLY, reply)
 
     def _forget(self) -> None:
-        """It is a stranger no more."""
+        """Remove this connection from the strangers and stop its timer."""
         self._listener.strangers.discard(self)
         if self._patience is not None:
             self._patience.cancel()

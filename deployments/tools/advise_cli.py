@@ -1,6 +1,4 @@
-"""`embedding-router advise`: every model of a running service on the user's own texts, and which
-are worth their price.
-"""
+"""`embedding-router advise`: measure on the user's own texts which models are worth their price."""
 
 import asyncio
 import sys
@@ -44,10 +42,10 @@ class Job(NamedTuple):
 
 
 class OnceEach(click.Command):
-    """A command that refuses a file's second option, which would win in silence."""
+    """A command that rejects a repeated file option, which would silently replace the first."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does."""
+        """Parse as click does. Raises UsageError for a repeated file option."""
         for name in ("--texts", "--queries", "--qrels"):
             if sum(arg == name or arg.startswith(f"{name}=") for arg in args) > 1:
                 raise click.UsageError(
@@ -250,7 +248,7 @@ def _read(
 
 
 def _search(reader: Reader, texts: Path, queries: Path | None, qrels: Path | None) -> Inputs:
-    """Documents, and where there are some, queries and judgements."""
+    """Read documents and, if given, queries and judgements."""
     one = Inputs()
     one.documents, one.names["texts"] = reader.texts(texts), texts.name
     if queries is not None:
@@ -291,7 +289,7 @@ async def _advise(client: Client, inputs: Inputs, job: Job) -> None:
 
 
 def _told(plan: Plan, todo: list[Estimate], gpu_hour: float | None) -> list[str]:
-    """What is to be done, before it begins."""
+    """Describe what will be done, before it begins."""
     lines, total_s, price = ["to embed, as the service predicts:"], 0.0, 0.0
     for candidate, each in zip(plan.candidates, todo, strict=True):
         total_s += each.seconds

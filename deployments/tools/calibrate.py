@@ -3,7 +3,7 @@
 `router.policy.predict` adds up the parts:
 
 - The curve is the time for which a call occupies the engine, from a batch to its vectors. Queued
-  calls wait for this time, and an engine in this process can measure nothing else.
+  calls wait for this time. With an engine in this process nothing else can be measured.
 - `overhead_s` is paid once a request, whatever is queued ahead: features, tokens, transport,
   encoding. Only a running router can measure it: the total of a short request less its inference.
 - Router work for each token (tokenising a long text, moving its vectors) grows with the call.

@@ -1,1 +1,1 @@
-"""Requests of other embedding APIs as requests of this one, and its answers as theirs."""
+"""Translate requests of other embedding APIs to this one, and its answers back to theirs."""

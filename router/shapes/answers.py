@@ -1,4 +1,4 @@
-"""What other embedding APIs answer, for the reference."""
+"""Response models of other embedding APIs, for the OpenAPI reference."""
 
 from typing import Literal, NotRequired
 

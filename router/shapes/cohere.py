@@ -1,4 +1,4 @@
-"""Cohere's POST /v2/embed: texts in, one list of vectors for each type that is named."""
+"""Cohere's POST /v2/embed: texts in, one list of vectors for each requested type."""
 
 from typing import Annotated, Any
 

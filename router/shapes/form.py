@@ -1,4 +1,4 @@
-"""What every form of an embedding request has: a body that is read, an answer, and an error."""
+"""What all API forms share: reading a body, writing an answer, and writing an error."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -23,7 +23,7 @@ B = TypeVar("B", bound=BaseModel)
 
 
 class Made(NamedTuple):
-    """What an answer is made of."""
+    """The content of an answer."""
 
     vectors: Vectors
     routing: Routing
@@ -32,8 +32,8 @@ class Made(NamedTuple):
 
 
 class Incoming(NamedTuple):
-    """A request that was read, how its answer is written, and about how many bytes that takes for
-    each number of a vector.
+    """A parsed request, the function that writes its answer, and about how many bytes an answer
+    takes for each number of a vector.
     """
 
     given: Given
@@ -42,26 +42,26 @@ class Incoming(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """One API's errors: its form, and its words for what messages name (router/error_base.py)."""
+    """One API's errors: their format, and its names for what messages mention (error_base.py)."""
 
     render: Callable[[RouterError], bytes]
     names: Mapping[str, str] = MappingProxyType({})
 
     def write(self, error: RouterError) -> bytes:
-        """The body of the answer."""
+        """The body of the error response."""
         error.rename(self.names)
         return self.render(error)
 
 
 class Form(NamedTuple):
-    """One API's way to ask for embeddings; `read` also gets what the path names."""
+    """One API's format of embedding requests; `read` also receives the name in the path."""
 
     read: Callable[[bytes, Limits, Ignore, str], Incoming]
     errors: Errors
 
 
 class ShapeBody(BaseModel):
-    """The fields of another API; those that it does not have were looked at before."""
+    """The base of other APIs' bodies; `read_body` handles unknown fields before validation."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 
@@ -89,5 +89,5 @@ def read_body(
 
 
 def given_of(texts: object, limits: Limits, ignored: tuple[str, ...], **fields: Any) -> Given:
-    """The request of these fields of ours and these texts."""
+    """Build the request from texts and from fields under this service's names."""
     return Given(EmbeddingsBody.model_construct(**fields), *read_input(texts, limits), ignored)

@@ -1,4 +1,4 @@
-"""What Jina's embedding API has beside OpenAI's fields: `task`, `late_chunking`, `normalized`,
+"""Fields of Jina's embedding API that OpenAI's lacks: `task`, `late_chunking`, `normalized`,
 `embedding_type`.
 """
 
@@ -29,7 +29,7 @@ _SAME = {"search_query": "query", "search_document": "document", "passage": "doc
 
 
 def input_type_of(task: Task, given: str | None) -> InputType:
-    """The `input_type` that a task means; raises InvalidValue where another one is given."""
+    """The `input_type` that a task means; raises InvalidValue if `given` contradicts it."""
     meant = _INPUT_TYPES[task]
     if given is not None and _SAME.get(given, given) != meant:
         raise InvalidValue(
@@ -48,7 +48,7 @@ class JinaFields(Protocol):
 
 
 def check(fields: JinaFields) -> None:
-    """Raise InvalidValue for what would have to change the vectors, and does not here."""
+    """Raise InvalidValue for fields that would change the vectors, which is not supported."""
     if fields.late_chunking:
         raise InvalidValue(
             "late_chunking is not done here: each text is embedded by itself; leave it out",

@@ -13,7 +13,7 @@ def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
 
 
 def _read_azure(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
-    """`name` is the deployment in the path; raises NameConflict where the body has another one."""
+    """Read a body for the deployment `name`; raises NameConflict if the body names another."""
     given = read(body, limits, ignore)
     model = given.body.model
     if model is not None and model.lower() != name.lower():

@@ -1,4 +1,4 @@
-"""The forms by the handler that they come by, as router/routes.py names it."""
+"""The API forms by handler, as named in router/routes.py."""
 
 from collections.abc import Mapping
 

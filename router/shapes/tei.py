@@ -88,7 +88,7 @@ def read_rerank(
 
 
 def cut(truncate: bool | None, direction: str | None) -> Literal["end", "start", "none"] | None:
-    """`truncate` as this service has it; None where it is not given."""
+    """Translate TEI's fields to this service's `truncate`; None if `truncate` is not given."""
     if not truncate:
         return None if truncate is None else "none"
     return "start" if direction == "left" else "end"

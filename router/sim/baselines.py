@@ -1,10 +1,11 @@
-"""Other ways to choose a model, with the same dispatchers behind them.
+"""Baseline policies that choose a model; the dispatchers are the same for all.
 
     always-small, always-large    one model, whatever the request
     by-length                     small for short texts, large for long ones
     largest-feasible              the largest model predicted to be in time (Zhang et al.,
                                   "Model-Switching", 2020)
-    least-headroom                the model predicted to be in time by least (llm-d, PolyServe)
+    least-headroom                the model predicted to be in time with the least to spare (llm-d,
+                                  PolyServe)
     slack-buckets                 more slack, a larger model (Khare et al., "SuperServe", 2025)
     least-loaded                  the model whose work would begin first
     static-rules                  the config's rules, whatever the budget and the load
@@ -19,7 +20,7 @@ from router.domain import Decision, Load, Model, Prediction, Reason, Request, Wh
 from router.policy import decide, predict
 from router.rules import Policy
 
-SHORT_TOKENS, LONG_TOKENS = 64, 512  # of `by-length`
+SHORT_TOKENS, LONG_TOKENS = 64, 512  # thresholds of `by-length`
 
 
 class Fit(NamedTuple):
@@ -67,8 +68,8 @@ def _least_loaded(fits: list[Fit], request: Request, budget_s: float) -> Fit:
 
 
 def _slack_buckets(fits: list[Fit], request: Request, budget_s: float) -> Fit:
-    """Buckets of equal width between the times of the smallest and the largest model; the slack is
-    what the budget leaves behind the shortest queue.
+    """Use buckets of equal width between the times of the smallest and the largest model. The slack
+    is the budget less the shortest predicted wait.
     """
     own = [fit.predicted.total_s - fit.predicted.wait_s for fit in fits]
     slack_s = budget_s - min(fit.predicted.wait_s for fit in fits)

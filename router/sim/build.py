@@ -1,4 +1,4 @@
-"""From a scenario and a config to a run."""
+"""Build and run a simulation from a scenario and a config."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,22 +34,22 @@ from router.strict import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What a config file says beside `args:`: replicas of each model and how they scale."""
+    """The parts of a config file outside `args:`: replicas of each model and how they scale."""
 
     replicas: Mapping[str, int]
     bounds: Mapping[str, Bounds]
     scaling: Autoscaling
-    scales: bool = False  # by tokens, as the config says
+    scales: bool = False  # the config scales by tokens
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """All that a run needs besides its policy: the same world gives the same arrivals."""
+    """Everything a run needs except its policy; the same world gives the same arrivals."""
 
     scenario: Scenario
     args: RouterArgs
     models: Mapping[str, Model]  # curves as the routers know them
-    profile: str  # where the curves come from, for people
+    profile: str  # where the curves come from, for display
     fleet: Fleet
     trace: Sequence[tuple[float, int]] = ()  # seconds and tokens
     log: Sequence[Logged] = ()
@@ -61,12 +61,12 @@ class World:
         return {name: given.get(name, self.fleet.replicas.get(name, 1)) for name in self.models}
 
     def with_replicas(self, replicas: Mapping[str, int]) -> "World":
-        """The same, with other replicas."""
+        """Return a copy with other replicas."""
         scenario = self.scenario.model_copy(update={"replicas": dict(replicas)})
         return replace(self, scenario=scenario)
 
     def updated(self, **changes: Any) -> "World":
-        """The same, with other fields of the scenario."""
+        """Return a copy with changed fields of the scenario."""
         return replace(self, scenario=self.scenario.model_copy(update=changes))
 
 
@@ -75,22 +75,22 @@ class Way:
     """How models are chosen in a run."""
 
     name: str
-    args: RouterArgs | None = None  # with other routing and tiers than the config's
+    args: RouterArgs | None = None  # replaces the config's, with other routing and tiers
     chooser: str | None = None  # a baseline
-    informed: bool = False  # one router, no stale reports, and steps that take what curves say
+    informed: bool = False  # one router, no stale reports, and steps exactly as the curves predict
     corrections: Corrections | None = None
     plain: bool = False  # every request is dispatched at once, to any replica
 
 
 def shapes_of(world: World, tokens: Iterable[int] | None = None) -> Shapes:
-    """What draws the declared classes."""
+    """Create the generator of request shapes for the declared classes."""
     kinds = [_kind(name, one) for name, one in world.scenario.traffic.classes.items()]
     return Shapes(kinds, world.models, world.args.models, tokens)
 
 
 def mean_rate(world: World, replicas: Mapping[str, int] | None = None) -> float:
-    """Requests per second; of rates by hour their highest. `replicas` are those that `load` is a
-    share of.
+    """Requests per second; the highest where rates are given by hour. `load` is a share of the rate
+    that keeps `replicas` fully busy.
     """
     traffic = world.scenario.traffic
     if traffic.load is not None:
@@ -129,7 +129,7 @@ def run(
     rate: float | None = None,
     watch: Callable[[float], None] | None = None,
 ) -> Outcome:
-    """Simulate the scenario, its models chosen in one way."""
+    """Simulate the scenario with one way of choosing models."""
     rate = mean_rate(world) if rate is None else rate
     made = Simulation(
         setup_of(world, way), arrivals(world, rate), length_s(world, rate), _scaler(world), watch
@@ -138,13 +138,13 @@ def run(
 
 
 def length_s(world: World, rate: float) -> float:
-    """Seconds that arrivals come for: the scenario's, or its trace's if that ends before."""
+    """Seconds with arrivals: the scenario's, or its trace's if that ends earlier."""
     seconds = world.scenario.seconds
     return min(seconds, (len(world.trace) - 1) / rate) if world.trace else seconds
 
 
 def setup_of(world: World, way: Way) -> Setup:
-    """What the simulation simulates."""
+    """Build the inputs of the simulation."""
     scenario, args = world.scenario, way.args or world.args
     policy = build_policy(args.routing, args.tiers)
     noise = Noise(
@@ -189,7 +189,7 @@ def setup_of(world: World, way: Way) -> Setup:
 
 
 def slowed(curve: Curve, times: float) -> Curve:
-    """A curve whose steps take `times` as long."""
+    """A curve whose steps take `times` times as long."""
     return replace(
         curve,
         fixed_s=curve.fixed_s * times,
@@ -218,7 +218,7 @@ def logged(world: World) -> Iterator[Arrival]:
 
 
 def check_log(log: Sequence[Logged], args: RouterArgs, name: str) -> None:
-    """Raise ConfigError where the log is of a config with other models."""
+    """Raise ConfigError if the log is empty or names a model that the config does not have."""
     if not log:
         raise ConfigError([f"{name} has no requests; `decision_log:` in the config writes them"])
     for one in log:
@@ -274,7 +274,7 @@ def _shape(one: Logged, world: World) -> Shape:
 
 
 def _lengths(work: Work) -> list[int]:
-    """Lengths of texts that add up to a request's work: the longest, and the rest alike."""
+    """Text lengths that add up to a request's work: the longest, and equal ones for the rest."""
     longest = min(work.longest, work.tokens)
     rest, others = work.tokens - longest, work.texts - 1
     if not others:
@@ -307,7 +307,7 @@ def _kind(name: str, one: Class) -> Kind:
 
 
 def _repeated(world: World) -> Iterator[int] | None:
-    """The trace's own lengths, again and again."""
+    """The trace's own lengths, repeated forever; None if the scenario does not use them."""
     if not world.scenario.traffic.trace_lengths:
         return None
 

@@ -1,10 +1,10 @@
-"""Bounds that no policy can beat, with all arrivals and service times known.
+"""Bounds that no policy can beat, computed from all arrivals and service times.
 
-The quality bound is the dual of the fluid problem: windows of 100 ms, every request served in full
-steps by one model in any window between its arrival and its deadline, or not at all. For any price
-of a replica's second in each window, the sum over requests of the best points less price, plus the
-price of all capacity, is at least what any policy reaches; the prices are lowered and raised until
-the sum is small. So the bound holds however far that got.
+The quality bound is the dual of a fluid problem in windows of 100 ms. Each request is served in
+full steps by one model, in any window between its arrival and its deadline, or not at all. Each
+model has a price for one second of a replica in each window. For any prices, this sum is at least
+what any policy reaches: over all requests the best points less price, plus the price of all
+capacity. The prices are adjusted until the sum is small; the bound holds wherever that stops.
 """
 
 import math
@@ -22,28 +22,28 @@ Ints = npt.NDArray[np.int64]
 
 WINDOW_S = 0.1
 ROUNDS = 300
-BLOCK = 10  # windows that start with one price
-GRAIN = 1.5  # of work: requests whose work differs by less are one group
+BLOCK = 10  # windows with the same initial prices
+GRAIN = 1.5  # ratio of work within which requests form one group
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Of all requests that arrived from `from_s` on."""
+    """Upper bounds over all requests that arrive from `from_s` on."""
 
     offered: int
-    quality: float  # points over the offered, at most
-    on_time: float  # share that any policy can answer in time, at most
+    quality: float  # mean points over the offered requests
+    on_time: float  # share of the offered requests that is answered in time
 
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
-    """Requests that are alike."""
+    """Groups of similar requests, one row each."""
 
     count: Floats
     first: Ints  # window of arrival
     last: Ints  # window of the deadline
     work: Floats  # replica seconds, (groups, models)
-    points: Floats  # of those that can be in time, else 0
+    points: Floats  # (groups, models); 0 where the model cannot be in time
     can: npt.NDArray[np.bool_]
 
 
@@ -54,7 +54,7 @@ def fluid_bound(
     seconds: float,
     from_s: float = 0.0,
 ) -> Bound:
-    """The best that replicas which never change could do; `models` have the true curves."""
+    """Bound the results of a fixed set of replicas; `models` have the true curves."""
     groups = _grouped(arrivals, models, seconds, from_s)
     offered = int(groups.count.sum())
     if not offered:
@@ -74,8 +74,8 @@ def least_device_seconds(
     seconds: float,
     window_s: float = 60.0,
 ) -> float:
-    """Device seconds that serve every request by `target`, in full steps, with as many replicas in
-    each minute as it takes (parts of one, too), and at least `least` of each model.
+    """The fewest device seconds that serve every request with `target`, in full steps. Each window
+    has as many replicas of it as needed, fractions included, and at least `least` of each model.
     """
     windows = math.ceil(seconds / window_s)
     busy = np.zeros(windows)
@@ -131,7 +131,7 @@ def _grouped(
 def _of(
     shape: Shape, models: Mapping[str, Model], names: list[str]
 ) -> tuple[object, Floats, Floats, npt.NDArray[np.bool_]]:
-    """What kind of request it is, its work, its points and which models can be in time."""
+    """Return a request's group key, its work, its points and which models can be in time."""
     work, points, can = np.zeros(len(names)), np.zeros(len(names)), np.zeros(len(names), bool)
     for place, name in enumerate(names):
         own = shape.work.get(name)
@@ -147,7 +147,7 @@ def _of(
 
 
 def _dual(groups: _Groups, points: Floats, room: Floats, windows: int) -> float:
-    """The least value found of the dual."""
+    """The smallest dual value found."""
     spans = groups.last - groups.first
     by_span = [(int(span), np.flatnonzero(spans == span)) for span in np.unique(spans)]
     prices = _blocks(groups, points, room, windows)
@@ -179,9 +179,7 @@ def _dual(groups: _Groups, points: Floats, room: Floats, windows: int) -> float:
 
 
 def _blocks(groups: _Groups, points: Floats, room: Floats, windows: int) -> Floats:
-    """Prices to begin with: those of each block of time on its own, as if all of it were one
-    window.
-    """
+    """Initial prices: each block of windows is solved on its own, as if it were one window."""
     prices = np.zeros((windows, len(room)))
     for start in range(0, windows, BLOCK):
         rows = np.flatnonzero((groups.first >= start) & (groups.first < start + BLOCK))
@@ -197,8 +195,8 @@ def _blocks(groups: _Groups, points: Floats, room: Floats, windows: int) -> Floa
 
 
 def _static(count: Floats, work: Floats, points: Floats, room: Floats) -> Floats:
-    """The prices of one window: together first, then one model after the other."""
-    dear = 1.0 / np.maximum(np.average(work, axis=0, weights=count), 1e-12)  # of one request
+    """Prices of one window: first one common factor for all models, then one model at a time."""
+    dear = 1.0 / np.maximum(np.average(work, axis=0, weights=count), 1e-12)  # of a mean request
     highest = (points / np.maximum(work, 1e-12)).max(axis=0)
 
     def value(prices: Floats) -> float:
@@ -222,7 +220,7 @@ def _static(count: Floats, work: Floats, points: Floats, room: Floats) -> Floats
 
 
 def _least(value: Callable[[float], float], high: float) -> float:
-    """Where a convex function is least, between 0 and `high`."""
+    """The point between 0 and `high` where a convex function is smallest."""
     low, most = 0.0, high
     if high <= 0.0 or value(0.0) <= value(high * 1e-6):
         return 0.0
@@ -236,11 +234,11 @@ def _least(value: Callable[[float], float], high: float) -> float:
 
 
 def _lowest(prices: Floats, span: int) -> tuple[Floats, Ints]:
-    """For each window and model the lowest price of it and the `span` that follow, and where."""
+    """For each window and model, the lowest price in it and the next `span` windows, and where."""
     windows, models = prices.shape
     lowest, where = prices.copy(), np.tile(np.arange(windows)[:, None], (1, models))
     reach = 1
-    while reach <= span:  # doubling: the lowest of twice as many
+    while reach <= span:  # each round doubles the windows covered
         step = min(reach, span + 1 - reach)
         other = np.minimum(np.arange(windows) + step, windows - 1)
         lower = lowest[other] < lowest

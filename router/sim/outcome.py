@@ -1,4 +1,4 @@
-"""What came of a simulated run, counted as it goes: its size does not grow with the requests."""
+"""Results of a simulated run, counted on the fly: their size is independent of the requests."""
 
 import math
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from router.domain import Decision
 from router.sim.traffic import Shape
 
-GRAIN = 1.01  # of latencies: a bucket is 1 % wide
+GRAIN = 1.01  # a latency bucket is 1 % wide
 LEAST_S = 1e-5
 _LOG = math.log(GRAIN)
 
@@ -26,17 +26,17 @@ class Latencies:
 
     @property
     def mean_s(self) -> float:
-        """Their mean, 0 for none."""
+        """Mean, 0 without values."""
         return self._sum_s / self.count if self.count else 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count one latency."""
         self.count += 1
         self._sum_s += seconds
         self._counts[int(math.log(max(seconds, LEAST_S) / LEAST_S) / _LOG)] += 1
 
     def quantile(self, share: float) -> float | None:
-        """The seconds that `share` of them did not exceed, to 1 %; None for none."""
+        """The latency that `share` of the values do not exceed, to 1 %; None without values."""
         left = math.ceil(share * self.count)
         for bucket, count in sorted(self._counts.items()):
             left -= count
@@ -47,21 +47,21 @@ class Latencies:
 
 @dataclass(slots=True)
 class Tally:
-    """Requests of one kind, one tenant or one stretch of time."""
+    """Counts of requests of one kind, one tenant or one interval."""
 
     offered: int = 0
     on_time: int = 0
     late: int = 0  # answered after their budget
     refused: int = 0  # answered with an error
     degraded: int = 0
-    quality: float = 0.0  # points over the answered
-    effective: float = 0.0  # points over those on time
-    tokens: int = 0  # of those on time, as the model that answered counts them
+    quality: float = 0.0  # sum of points of answered requests
+    effective: float = 0.0  # sum of points of requests on time
+    tokens: int = 0  # of requests on time, by the tokenizer of the model that answered
 
     def add(
         self, count: int, points: float, tokens: int, answered: bool, on_time: bool, degraded: bool
     ) -> None:
-        """Count requests that ended alike; `points` and `tokens` are sums over them."""
+        """Count requests with the same outcome; `points` and `tokens` are sums over them."""
         self.offered += count
         if not answered:
             self.refused += count
@@ -76,7 +76,7 @@ class Tally:
             self.late += count
 
     def as_dict(self) -> dict[str, Any]:
-        """Shares and means."""
+        """Return counts, shares and means for JSON."""
         answered = self.on_time + self.late
         return {
             "offered": self.offered,
@@ -92,15 +92,15 @@ class Tally:
 
 @dataclass(slots=True)
 class Moment:
-    """One stretch of time."""
+    """Counts of one interval."""
 
     tally: Tally = field(default_factory=Tally)
     models: Counter[str] = field(default_factory=Counter)
 
 
 Group: TypeAlias = tuple[str, str, str]  # kind, tenant, language
-# how requests of a group ended: stretch of time, whether they are counted beyond it, model, on
-# time, degraded, reason or error, rule
+# how requests of a group ended: interval, whether the warm-up was over, model, on time,
+# degraded, reason or error, rule
 _End: TypeAlias = tuple[Group, int, bool, str | None, bool, bool, str, str | None]
 
 
@@ -108,7 +108,7 @@ class Outcome:
     """The counts of one run."""
 
     def __init__(self, seconds: float, moments: int = 60, from_s: float = 0.0) -> None:
-        """Requests that arrive before `from_s` warm up, and are counted in `moments` only."""
+        """Requests before `from_s` are warm-up: only `moments` and `warm` count them."""
         self.every_s = max(seconds / moments, 1e-9)
         self.from_s, self.seconds = from_s, seconds
         self.total = Tally()
@@ -121,16 +121,16 @@ class Outcome:
         self.reasons: Counter[str] = Counter()
         self.why_degraded: Counter[tuple[str, str, str]] = Counter()  # tenant, language, reason
         self.errors: Counter[str] = Counter()
-        self.device_s: dict[str, float] = {}  # that replicas existed, in devices
-        self.busy_s: dict[str, float] = {}  # that they worked, in devices
-        self.replicas: list[tuple[float, str, int]] = []  # from when, model, ready ones
-        self.served: Counter[str] = Counter()  # tokens by tenant, while requests arrived
+        self.device_s: dict[str, float] = {}  # device seconds that replicas existed, by model
+        self.busy_s: dict[str, float] = {}  # device seconds that replicas were busy, by model
+        self.replicas: list[tuple[float, str, int]] = []  # since when, model, ready replicas
+        self.served: Counter[str] = Counter()  # tokens by tenant, answered while requests arrived
         self.last_late_s = 0.0  # arrival of the last request that was not on time
         self.warm = Tally()
         self.end_s = 0.0
 
     def answered(self, shape: Shape, decision: Decision, arrived_s: float, actual_s: float) -> None:
-        """A request was answered after `actual_s`."""
+        """Count a request that was answered after `actual_s`."""
         model, budget_s = decision.model, shape.budget_s
         assert model is not None
         on_time = budget_s is None or actual_s <= budget_s
@@ -152,7 +152,7 @@ class Outcome:
                 self.last_late_s = arrived_s
 
     def refused(self, shape: Shape, arrived_s: float, code: str) -> None:
-        """A request got an error: a miss."""
+        """Count a request that got an error, which is a miss."""
         counted = arrived_s >= self.from_s
         end = (shape.group, int(arrived_s / self.every_s), counted, None, False, False, code, None)
         self._ends.setdefault(end, [0, 0.0, 0])[0] += 1
@@ -160,7 +160,7 @@ class Outcome:
             self.last_late_s = arrived_s
 
     def settle(self) -> None:
-        """Add up what was counted; once, when everything has ended."""
+        """Add up the counts; call it once, when all requests have ended."""
         for end, (count, points, tokens) in self._ends.items():
             (kind, tenant, language), place, counted, model, *_, reason, rule = end
             moment = self.moments.setdefault(place, Moment())
@@ -189,16 +189,16 @@ class Outcome:
 
     @property
     def attainment(self) -> float:
-        """On time, of all that were offered."""
+        """Share of the offered requests that were answered on time."""
         return _share(self.total.on_time, self.total.offered)
 
     @property
     def effective_quality(self) -> float:
-        """Mean points over all that were offered; what is late or refused has none."""
+        """Mean points over the offered requests; late and refused ones have none."""
         return _share(self.total.effective, self.total.offered)
 
     def as_dict(self) -> dict[str, Any]:
-        """The run for JSON."""
+        """Return the results for JSON."""
         total = self.total
         devices = sum(self.device_s.values())
         return total.as_dict() | {

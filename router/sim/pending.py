@@ -1,4 +1,4 @@
-"""Requests under way, and the chunks that carry them."""
+"""Requests in flight, and the chunks that carry them."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from router.sim.traffic import Shape
 
 
 class Pending:
-    """One request under way."""
+    """One request in flight."""
 
     __slots__ = (
         "arrived_s", "decision", "failed", "inference_s", "left", "load", "queue_s", "shape",
@@ -19,10 +19,10 @@ class Pending:
         self, shape: Shape, arrived_s: float, decision: Decision, load: Load, pieces: int
     ) -> None:
         self.shape, self.arrived_s, self.decision, self.load = shape, arrived_s, decision, load
-        self.left = pieces  # that are not done
+        self.left = pieces  # pieces that are not done
         self.queue_s = self.inference_s = 0.0
         self.failed = False
-        self.tried_s: float | None = None  # when it was decided again
+        self.tried_s: float | None = None  # time of the second decision
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

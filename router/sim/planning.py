@@ -1,6 +1,4 @@
-"""The cheapest replicas that keep the budgets at the asked quality, by simulating one plan after
-another.
-"""
+"""Find the cheapest replicas that keep the budgets at the required quality, by simulation."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,23 +6,23 @@ from dataclasses import dataclass, replace
 
 from router.sim.build import Way, World, mean_rate, run
 
-REQUESTS = 3000  # of one try
+REQUESTS = 3000  # simulated in one try
 MOST_TRIES = 30
-SPARE = 4  # times the replicas, where nothing has to wait
+SPARE = 4  # factor on the replicas, so that no request has to wait
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One plan: replicas of each model, what they cost, and what they keep."""
+    """One simulated plan: replicas of each model, their cost and the results."""
 
     replicas: Mapping[str, int]
-    cost: float  # an hour, or devices where no cost is given
+    cost: float  # per hour; devices where no cost is given
     attainment: float
-    quality: float  # mean points of what is answered
+    quality: float  # mean points of answered requests
     keeps: bool
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return {name: getattr(self, name) for name in self.__slots__} | {
             "replicas": dict(self.replicas)
         }
@@ -32,15 +30,15 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What the search found; `best` is None where no plan that was tried keeps the goal."""
+    """Result of the search; `best` is None if no plan that was tried meets the goal."""
 
-    asked_quality: float  # the mean with nothing else to do, less what the goal may lose
+    asked_quality: float  # mean points without load, less the goal's `quality_loss`
     best: Tried | None
     tried: int
 
 
 def cost_of(world: World, replicas: Mapping[str, int]) -> float:
-    """Of an hour; devices where the scenario gives no cost."""
+    """Cost per hour; the number of devices where the scenario gives no cost."""
     given = world.scenario.gpu_hour
     total = 0.0
     for name, many in replicas.items():
@@ -53,7 +51,7 @@ class Planner:
     """Tries plans for one scenario at its highest rate, without its faults."""
 
     def __init__(self, world: World, way: Way, watch: Callable[[int], None] | None = None) -> None:
-        """`watch` gets the number of plans tried."""
+        """`watch` is called with the number of plans tried."""
         scenario = world.scenario
         self._rate = mean_rate(world)
         changes: dict[str, object] = {"faults": (), "autoscaling": None}
@@ -80,7 +78,7 @@ class Planner:
         self.asked_quality = self._mean_quality(free) - goal.quality_loss
 
     def search(self) -> Planned:
-        """More replicas until the goal is kept, then fewer as long as it is."""
+        """Add replicas until the goal is met, then remove some as long as it is."""
         now = self._try(self._world.replicas)
         while not now.keeps and len(self._known) < MOST_TRIES:
             plans = [self._more(now.replicas, name) for name in self._world.models]
@@ -103,7 +101,7 @@ class Planner:
         return Planned(self.asked_quality, now, len(self._known))
 
     def _short(self, tried: Tried) -> float:
-        """How near a plan is to the goal; 0 keeps it."""
+        """Distance from the goal as a negative number; 0 meets it."""
         points = min(0.0, tried.quality - self.asked_quality)
         return min(0.0, tried.attainment - self._on_time) + 0.05 * points
 

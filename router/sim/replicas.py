@@ -1,4 +1,4 @@
-"""A replica on the virtual clock: calls in the order they came, steps of at most a batch."""
+"""A replica on the virtual clock: calls run in order of arrival, in steps of at most a batch."""
 
 import math
 from collections import deque
@@ -18,14 +18,14 @@ NONE_FAILED: Mapping[int, Failure] = {}
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """How steps differ from their curve: lognormal around it, and rare stalls."""
+    """Deviation of steps from their curve: a lognormal factor, and rare stalls."""
 
     sigma: float = 0.0
     stall_share: float = 0.0  # of steps
     stall_s: float = 0.0
 
     def seconds(self, step_s: float, rng: Random) -> float:
-        """What a step takes that the curve says takes `step_s`."""
+        """Draw the seconds of a step that takes `step_s` by the curve."""
         if self.sigma:  # with a mean of 1
             step_s *= math.exp(self.sigma * rng.gauss(0.0, 1.0) - 0.5 * self.sigma * self.sigma)
         if self.stall_share and rng.random() < self.stall_share:
@@ -37,7 +37,7 @@ EXACT = Noise()
 
 
 class SimReply(NamedTuple):
-    """What a dispatcher reads of a replica's answer."""
+    """The part of a replica's reply that a dispatcher reads."""
 
     replica: str
     queue_s: float
@@ -52,10 +52,10 @@ class Sender(Protocol):
     """The dispatcher of a call."""
 
     def replied(self, job: "Job", reply: SimReply, now: float) -> None:
-        """A replica has answered it."""
+        """Handle the reply of the call's replica."""
 
     def lost(self, job: "Job", now: float) -> None:
-        """Its replica died."""
+        """Handle the death of the call's replica."""
 
 
 class Job:
@@ -70,7 +70,7 @@ class Job:
         self.dropped = False
 
     def lengths(self) -> list[int]:
-        """Tokens of its texts that no step took yet."""
+        """Tokens of each text that no step has taken yet."""
         counts = [count for chunk in self.call.chunks for count in chunk.lengths.tolist()]
         return counts[self.done :]
 
@@ -95,19 +95,19 @@ class SimReplica:
         rng: Random,
         now: float,
     ) -> None:
-        """`packs`: a step takes texts of several calls; else each call is a step."""
+        """`packs`: a step takes texts of several calls; otherwise each call is a step."""
         self.id, self.model, self._curve, self._span = id, model, curve, span
         self._packs, self._noise, self._rng = packs, noise, rng
         self._jobs: deque[Job] = deque()
-        self._running: list[Job] | None = None  # that end with the running step
+        self._running: list[Job] | None = None  # calls that end with the running step
         self.outstanding = self._served_tokens = 0
         self._busy_s = self._busy_since_s = 0.0
-        self.factor = 1.0  # on every step's time
+        self.factor = 1.0  # multiplies every step's time
         self.dead = self.draining = False
         self.since_s, self.until_s = now, math.inf
 
     def busy_s(self, now: float) -> float:
-        """Seconds with a call in hand."""
+        """Seconds with at least one call."""
         return self._busy_s + (now - self._busy_since_s if self.outstanding else 0.0)
 
     @property
@@ -116,21 +116,21 @@ class SimReplica:
         return self._running is None
 
     def put(self, job: Job, now: float) -> None:
-        """A call arrives."""
+        """Queue a call."""
         if not self.outstanding:
             self._busy_since_s = now
         self.outstanding += job.call.dispatch.tokens
         self._jobs.append(job)
 
     def drop(self, call: CallInFlight[SimChunk], now: float) -> None:
-        """A call was cancelled; what of it runs already goes on."""
+        """Cancel a call; a step that already runs goes on."""
         for job in [*self._jobs, *(self._running or ())]:
             if job.call is call and not job.dropped:
                 job.dropped = True
                 self._leave(job, now)
 
     def begin(self, now: float) -> float | None:
-        """Start a step with what waits; the seconds that it takes, None where nothing waits."""
+        """Start a step with the waiting texts; return its seconds, None where nothing waits."""
         jobs, most = self._jobs, self._curve.batch_tokens
         tokens = tokens_sq = texts = 0
         ending: list[Job] = []
@@ -162,12 +162,12 @@ class SimReplica:
         return self._noise.seconds(self._seconds(tokens, tokens_sq, texts), self._rng) * self.factor
 
     def end(self, now: float) -> list[Job]:
-        """The running step is over: the calls that end with it."""
+        """End the running step; return the calls that end with it."""
         done, self._running = self._running or [], None
         return done
 
     def reply(self, job: Job, now: float) -> SimReply:
-        """Count the call as served, and answer it."""
+        """Count the call as served, and return its reply."""
         tokens = job.call.dispatch.tokens
         self._served_tokens += tokens
         counters = Counters(self._served_tokens, self.busy_s(now))
@@ -178,7 +178,7 @@ class SimReplica:
         )
 
     def die(self, now: float) -> list[Job]:
-        """All calls that it had, now lost."""
+        """Mark the replica as dead; return the calls that are lost."""
         lost = [job for job in [*(self._running or ()), *self._jobs] if not job.dropped]
         self._jobs.clear()
         self._running, self.dead, self.outstanding = None, True, 0
@@ -190,7 +190,7 @@ class SimReplica:
             self._busy_s += now - self._busy_since_s
 
     def _part(self, job: Job, room: int, first: bool) -> tuple[int, int, int] | None:
-        """Texts of a call that still fit into the step; at least one into an empty one."""
+        """Take the texts of a call that fit into the step; an empty step takes at least one."""
         if not self._packs:
             return None
         taken: list[int] = []
@@ -205,7 +205,7 @@ class SimReplica:
         return sum(taken), attention(taken, self._span), len(taken)
 
     def _seconds(self, tokens: int, tokens_sq: int, texts: int) -> float:
-        """By the curve; a text that is longer than a batch takes several steps."""
+        """Seconds by the curve; a text that is longer than a batch takes several steps."""
         curve = self._curve
         most = curve.batch_tokens
         if tokens <= most:

@@ -1,5 +1,7 @@
-"""A router on the virtual clock: what deployments/service and deployments/dispatch do around the
-decisions, without sockets, texts and caches.
+"""A router on the virtual clock.
+
+It does what deployments/service and deployments/dispatch do around the decisions, without sockets,
+texts and caches.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -45,10 +47,10 @@ class Host(Protocol):
         """Send a call to its replica."""
 
     def cancel(self, dispatcher: "SimDispatcher", call: Call, now: float) -> None:
-        """Take a call back."""
+        """Cancel a call."""
 
     def set_timer(self, dispatcher: "SimDispatcher", timer: Timer, at_s: float) -> None:
-        """Call `timer_ended` then, unless the timer is set again before."""
+        """Call `timer_ended` at `at_s`, unless the timer is set again before."""
 
     def end_turn(self, dispatcher: "SimDispatcher") -> None:
         """End the timer TURN when this event is over."""
@@ -57,10 +59,10 @@ class Host(Protocol):
         """Start a first replica."""
 
     def answered(self, pending: Pending, now: float) -> float:
-        """A request has its vectors; returns the seconds that it took."""
+        """Count a request that has its vectors; return the seconds that it took."""
 
     def refused(self, shape: Shape, decision: Decision, at_s: float, code: str) -> None:
-        """A request got an error instead."""
+        """Count a request that got an error instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class PartialCorrection(Correction):
 
 
 class OldReports(Ledger):
-    """A ledger that hears of its replicas only by reports of their own, never in replies."""
+    """A ledger that ignores the loads in replies and uses only the replicas' separate reports."""
 
     __slots__ = ()
 
@@ -116,7 +118,7 @@ class OldReports(Ledger):
 
 
 class RandomPick(Ledger):
-    """A ledger that picks any replica."""
+    """A ledger that picks a replica at random."""
 
     __slots__ = ()
 
@@ -134,7 +136,7 @@ class RandomPick(Ledger):
 
 
 class SimDispatcher:
-    """One model's dispatcher in one router; the shell around its state."""
+    """One model's dispatcher in one router: the shell around its state."""
 
     __slots__ = ("_host", "_router", "model", "state", "timers")
 
@@ -149,7 +151,7 @@ class SimDispatcher:
         self.timers: dict[Timer, int] = {}  # the number of the event that ends each
 
     def execute(self, instructions: Iterable[Instruction[SimChunk, SimReply]], now: float) -> None:
-        """Do what the state says, in order."""
+        """Execute the state's instructions in order."""
         for one in instructions:
             if isinstance(one, CompleteChunk):
                 self._router.completed(one, now)
@@ -169,16 +171,16 @@ class SimDispatcher:
                 self._host.wake(self.model, now)
 
     def replied(self, job: Job, reply: SimReply, now: float) -> None:
-        """A replica has answered a call."""
+        """Pass a replica's reply to the state."""
         self.execute(self.state.replied(job.call, reply, now), now)
 
     def lost(self, job: Job, now: float) -> None:
-        """The replica of a call died."""
+        """Report to the state that the replica of a call died."""
         self.execute(self.state.replica_lost(job.call, "it died", now), now)
 
 
 class SimRouter:
-    """One router: its ledger, what it has learned, and a dispatcher for each model."""
+    """One router: its ledger, its learned corrections and a dispatcher for each model."""
 
     def __init__(
         self,
@@ -236,8 +238,8 @@ class SimRouter:
         self._decide(shape, shape.request(now), now, self.loads(now, shape.sender), None)
 
     def loads(self, now: float, sender: Sender) -> dict[str, Load]:
-        """What is happening at each model now, as this router knows it, for the next request of
-        this sender.
+        """The current load of each model as this router knows it, for the next request of this
+        sender.
         """
         ledger, rng = self.ledger, self._rng
         return {
@@ -305,7 +307,7 @@ class SimRouter:
         dispatcher.execute(dispatcher.state.submit(chunks, now), now)
 
     def completed(self, one: CompleteChunk[SimChunk, SimReply], now: float) -> None:
-        """A chunk has its vectors; with the last one the request is answered."""
+        """Complete a chunk; the last one answers its request."""
         pending, reply = one.chunk.request, one.reply
         pending.queue_s = max(pending.queue_s, one.waited_s)
         pending.inference_s = max(pending.inference_s, reply.inference_s)
@@ -328,8 +330,8 @@ class SimRouter:
             )
 
     def failed(self, pending: Pending, error: RouterError, now: float) -> None:
-        """A chunk got an error: the request is decided again where its model was lost, else it
-        failed.
+        """Handle a failed chunk. A request whose model was lost is decided again, once, if another
+        model can serve it; otherwise it is refused.
         """
         if pending.failed:
             return

@@ -1,4 +1,4 @@
-"""The autoscaler on the virtual clock: the product's own policy, behind Serve's delays."""
+"""The autoscaler on the virtual clock: the production policy with Serve's delays."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from router.sim.simulation import Simulation
 
 
 class Bounds(NamedTuple):
-    """What Serve's `autoscaling_config` of one model says."""
+    """Limits and delays from Serve's `autoscaling_config` of one model."""
 
     least: int
     most: int
@@ -17,7 +17,7 @@ class Bounds(NamedTuple):
 
 
 class ByTokensScaler:
-    """Decides on what the routers report."""
+    """Scales replicas by the demand that the routers report."""
 
     def __init__(
         self,
@@ -59,5 +59,5 @@ class ByTokensScaler:
         if more > 0 and now - self._up_since.setdefault(model, now) >= bounds.up_delay_s:
             simulation.start(model, more, now, self._start_s)
         elif more < 0 and now - self._down_since.setdefault(model, now) >= bounds.down_delay_s:
-            # those that start are not stopped: they would be needed again before they are ready
+            # starting replicas are kept: they would be needed again before they are ready
             simulation.stop(model, min(-more, ready - bounds.least, ready), now)

@@ -1,4 +1,4 @@
-"""A scenario file: what arrives, at which replicas, and what goes wrong."""
+"""The schema of a scenario file: traffic, replicas and faults."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -27,17 +27,17 @@ class Class(Section):
     """One class of requests."""
 
     share: PositiveFloat = 1.0  # of the requests; shares need not add up to 1
-    tokens: tuple[PositiveInt, PositiveInt] = (10, 60)  # of a text, evenly between the two
+    tokens: tuple[PositiveInt, PositiveInt] = (10, 60)  # of a text, uniform between the two
     texts: PositiveInt = 1  # in each request
     languages: Shares = Field(default_factory=lambda: {"en": 1.0}, min_length=1)
-    code: Share = 0.0  # share of the requests that is code
-    # one budget, or several with their shares; none where not given
+    code: Share = 0.0  # share of the requests that are code
+    # one budget, or several with their shares; by default none
     budget_ms: PositiveFloat | dict[PositiveFloat, PositiveFloat] | None = None
     on_budget_miss: OnMiss = OnMiss.DEGRADE
     priority: Literal["interactive", "bulk"] = "interactive"
     input_type: Literal["query", "document"] | None = None
-    tenant: str = ""  # the class itself where not given
-    weight: PositiveFloat = 1.0  # of the tenant's turns, where several wait
+    tenant: str = ""  # by default the name of the class
+    weight: PositiveFloat = 1.0  # of the tenant in fair queueing
     model: str | None = None  # pinned by the caller
 
     @field_validator("languages")
@@ -59,7 +59,7 @@ class Class(Section):
 
 
 class Burst(Section):
-    """A stretch with more requests."""
+    """An interval in which the rate is multiplied by `times`."""
 
     at_s: NonNegativeFloat
     seconds: PositiveFloat
@@ -69,15 +69,15 @@ class Burst(Section):
 class Traffic(Section):
     """What arrives, and when."""
 
-    # a rate, or rates by hour with straight lines between them
+    # a rate, or rates by hour with linear interpolation
     requests_per_s: PositiveFloat | dict[NonNegativeFloat, NonNegativeFloat] | None = None
-    # instead: 1 is the rate at which the replicas of the largest model would be fully busy
+    # instead: 1 is the rate that keeps the replicas of the largest model fully busy
     load: PositiveFloat | None = None
-    scale: PositiveFloat = 1.0  # times as much
+    scale: PositiveFloat = 1.0  # factor on the rate
     bursts: tuple[Burst, ...] = ()
-    trace: str | None = None  # a file whose arrival times are used, run at the rate above
-    trace_lengths: Flag = False  # its tokens too
-    log: str | None = None  # a decision log: its requests, at its rate times `scale`
+    trace: str | None = None  # a file of arrival times, replayed at the rate above
+    trace_lengths: Flag = False  # use the trace's token counts too
+    log: str | None = None  # a decision log, replayed at its own rate times `scale`
     classes: dict[str, Class] = Field(default_factory=lambda: {"queries": Class()}, min_length=1)
 
     @model_validator(mode="after")
@@ -93,22 +93,22 @@ class Traffic(Section):
 
 
 class NoiseSection(Section):
-    """How steps differ from the profile."""
+    """Deviation of steps from the profile."""
 
-    sigma: NonNegativeFloat = 0.05  # of the logarithm
+    sigma: NonNegativeFloat = 0.05  # of the step time's logarithm
     stall_share: Share = 0.0005  # of the steps
     stall_ms: NonNegativeFloat = 50.0
 
 
 class Reports(Section):
-    """How routers hear of replicas."""
+    """How routers receive the loads of replicas."""
 
-    in_replies: Flag = True  # as they do
-    every_ms: PositiveFloat | None = None  # by a report of its own, too
+    in_replies: Flag = True  # as in production
+    every_ms: PositiveFloat | None = None  # interval of additional reports
 
 
 class FaultSection(Section):
-    """What happens to replicas of a model: they die, or are `times` slower for some seconds."""
+    """A fault of a model's replicas: they die, or are `times` slower for some seconds."""
 
     at_s: NonNegativeFloat
     model: str
@@ -127,7 +127,7 @@ class FaultSection(Section):
 
 
 class ScalingSection(Section):
-    """Autoscaling: what is given here goes before the config's own."""
+    """Autoscaling; values given here override the config's."""
 
     start_s: PositiveFloat = 90.0  # until a started replica is ready
     every_s: PositiveFloat = 2.0
@@ -142,33 +142,33 @@ class ScalingSection(Section):
 
 
 class Goal(Section):
-    """What a plan must keep."""
+    """What a plan must achieve."""
 
     on_time: Share = 0.99
-    # points that it may lose against the same decisions with nothing else to do
+    # points that it can lose compared with the same decisions without load
     quality_loss: NonNegativeFloat = 1.0
 
 
 class Scenario(Section):
-    """The file."""
+    """A whole scenario file."""
 
     about: str = ""
-    config: str | None = None  # relative to the scenario; --config goes before it
-    profiles: str | None = None  # a file of profiles, in the place of the config's curves
+    config: str | None = None  # relative to the scenario; --config overrides it
+    profiles: str | None = None  # a file of profiles that replace the config's curves
     seconds: PositiveFloat = 60.0
-    warm_up_s: NonNegativeFloat = 0.0  # what arrives before is not counted
+    warm_up_s: NonNegativeFloat = 0.0  # earlier arrivals are not counted
     seed: Int = 0
     traffic: Traffic
     replicas: dict[str, Annotated[Int, Field(ge=0)]] = Field(default_factory=dict)
     routers: PositiveInt = 1
     reports: Reports = Reports()
     noise: NoiseSection = NoiseSection()
-    slower: PositiveFloat = 1.0  # cards that take so many times the profile's seconds
-    profile_error: PositiveFloat = 1.0  # the same, but the routers do not know it
+    slower: PositiveFloat = 1.0  # factor on the profile's seconds, for slower cards
+    profile_error: PositiveFloat = 1.0  # the same, but unknown to the routers
     faults: tuple[FaultSection, ...] = ()
     autoscaling: ScalingSection | None = None
-    policy: str | None = None  # a file, `rules`, or a baseline; --policy goes before it
-    gpu_hour: NonNegativeFloat | dict[str, NonNegativeFloat] | None = None  # cost of a device
+    policy: str | None = None  # a file, `rules`, or a baseline; --policy overrides it
+    gpu_hour: NonNegativeFloat | dict[str, NonNegativeFloat] | None = None  # cost of one device
     goal: Goal = Goal()
 
     @model_validator(mode="after")
@@ -179,7 +179,7 @@ class Scenario(Section):
 
 
 def parse_scenario(data: Any) -> Scenario:
-    """The scenario in `data`; raises ConfigError."""
+    """Parse a scenario. Raises ConfigError."""
     if not isinstance(data, Mapping):
         raise ConfigError(["a scenario is a mapping with `traffic:`; docs/simulator.md has them"])
     unknown = unknown_keys(Scenario, data)
@@ -193,7 +193,7 @@ def parse_scenario(data: Any) -> Scenario:
 
 
 def check_models(scenario: Scenario, models: Mapping[str, Any]) -> list[str]:
-    """A sentence for each model that the scenario names and the config does not have."""
+    """Return an error for each model that the scenario names and the config does not have."""
     named = [(f"replicas.{name}", name) for name in scenario.replicas]
     named += [(f"faults[{place}].model", one.model) for place, one in enumerate(scenario.faults)]
     named += [

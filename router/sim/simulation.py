@@ -1,15 +1,14 @@
-"""The events: one heap, one virtual clock.
+"""The event loop: one heap and one virtual clock.
 
     ARRIVE     a request, from the iterator of arrivals: only the next one is held
     STEP_DONE  a step of a replica ends: its calls are answered, and the next step begins
     TIMER      a dispatcher's timer ends (calls gathered long enough, hanging calls, ejections)
-    REPORT     replicas report what they hold, where the scenario has them do so
+    REPORT     replicas report their outstanding tokens, if the scenario enables it
     SCALE      the autoscaler decides on the routers' demand
     READY      a replica has started
-    FAULT      a replica dies, is slow, or is well again
+    FAULT      a replica dies, slows down or recovers
 
-Prices move with the decisions, as in a router. No event looks at all replicas, but reports of
-their own and the autoscaler's.
+Prices are updated by decisions, as in a router. Only REPORT and SCALE look at all replicas.
 """
 
 from collections import deque
@@ -32,31 +31,31 @@ from router.sim.replicas import EXACT, Job, Noise, SimReplica
 from router.sim.routers import ALL, Chooser, Corrections, SimDispatcher, SimRouter
 from router.sim.traffic import Arrival, Shape
 
-NOTICED_S = 1.0  # from a replica's death to the list of replicas without it
+NOTICED_S = 1.0  # from a replica's death to its removal from the list of replicas
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens to replicas of a model."""
+    """A fault of a model's replicas."""
 
     at_s: float
     model: str
     replicas: int = 1
     factor: float | None = None  # times slower; None: they die
-    seconds: float = 0.0  # for so long
+    seconds: float = 0.0  # duration of the slowdown
     restart_s: float | None = None  # until a dead one is replaced; None: never
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a run simulates."""
+    """The inputs of a run."""
 
     args: RouterArgs
     models: Mapping[str, Model]  # as the routers know them
     policy: Policy
     replicas: Mapping[str, int]
     packs: Mapping[str, bool] = field(default_factory=dict)  # steps take texts of several calls
-    curves: Mapping[str, Curve] = field(default_factory=dict)  # true ones, where others than known
+    curves: Mapping[str, Curve] = field(default_factory=dict)  # the true ones where they differ
     choose: Chooser = decide
     routers: int = 1
     noise: Noise = EXACT
@@ -76,7 +75,7 @@ class Scaler(Protocol):
     every_s: float
 
     def decide(self, simulation: "Simulation", now: float) -> None:
-        """Look at the demand, and call `start` and `stop`."""
+        """Read the demand, and call `start` and `stop`."""
 
 
 class Simulation:
@@ -90,19 +89,19 @@ class Simulation:
         scaler: Scaler | None = None,
         watch: Callable[[float], None] | None = None,
     ) -> None:
-        """`watch` gets the clock now and then."""
+        """`watch` is called with the clock every 1,000 arrivals."""
         self.setup, self._scaler, self._watch = setup, scaler, watch
         self._arrivals = iter(arrivals)
         self.outcome = Outcome(seconds, setup.moments, setup.warm_up_s)
         self._heap: list[tuple[float, int, Callable[[Any, float], None], Any]] = []
         self._numbers = count()
-        self._turns: deque[SimDispatcher] = deque()  # that end with the event
+        self._turns: deque[SimDispatcher] = deque()  # whose TURN ends with this event
         self._noise = Random(f"noise {setup.seed}")
         self._random = Random(f"routers {setup.seed}")
         self.now = 0.0
         self.events = 0
         self.arrived = self.ended = 0
-        self._more = True  # arrivals to come
+        self._more = True  # arrivals are left
         self.replicas: dict[str, SimReplica] = {}
         self.ready: dict[str, list[str]] = {name: [] for name in setup.models}
         self.starting = dict.fromkeys(setup.models, 0)
@@ -134,7 +133,7 @@ class Simulation:
             self._at(scaler.every_s, self._scale, None)
 
     def run(self) -> Outcome:
-        """Play all events until every request has ended."""
+        """Run all events until every request has ended."""
         heap, routers, pick, turns = self._heap, self.routers, self._random.random, self._turns
         only = routers[0] if len(routers) == 1 else None
         arrival = next(self._arrivals, None)
@@ -164,7 +163,7 @@ class Simulation:
     # What routers call
 
     def launch(self, dispatcher: SimDispatcher, call: CallInFlight[SimChunk], now: float) -> None:
-        """A call reaches its replica, or finds it dead."""
+        """Deliver a call to its replica; the call is lost if the replica is dead."""
         job, replica = Job(call, dispatcher, now), self.replicas.get(call.replica)
         if replica is None or replica.dead:
             self._at(now, self._refuse, job)  # after the instructions that launched it
@@ -174,12 +173,12 @@ class Simulation:
             self._begin(replica, now)
 
     def cancel(self, dispatcher: SimDispatcher, call: CallInFlight[SimChunk], now: float) -> None:
-        """Take a call back."""
+        """Cancel a call."""
         if (replica := self.replicas.get(call.replica)) is not None:
             replica.drop(call, now)
 
     def set_timer(self, dispatcher: SimDispatcher, timer: Timer, at_s: float) -> None:
-        """End the timer then, unless it is set again before."""
+        """End the timer at `at_s`, unless it is set again before."""
         number = next(self._numbers)
         dispatcher.timers[timer] = number
         heappush(self._heap, (at_s, number, self._timer_ended, (dispatcher, timer, number)))
@@ -211,13 +210,13 @@ class Simulation:
     # What the autoscaler calls
 
     def start(self, model: str, replicas: int, now: float, start_s: float) -> None:
-        """Start replicas: they cost from now on, and serve from `start_s` later."""
+        """Start replicas: they cost from now on, and serve after `start_s`."""
         self.starting[model] += replicas
         for _ in range(replicas):
             self._at(now + start_s, self._ready, (model, now))
 
     def stop(self, model: str, replicas: int, now: float) -> None:
-        """Take replicas out, the newest first; each ends when it has answered what it holds."""
+        """Stop replicas, the newest first; each ends when it has answered its calls."""
         for _ in range(replicas):
             replica = self.replicas[self.ready[model].pop()]
             replica.draining = True
@@ -239,7 +238,7 @@ class Simulation:
         if replica.dead:
             return
         jobs = replica.end(now)
-        self._begin(replica, now)  # before the answers arrive, and with them new calls
+        self._begin(replica, now)  # before the replies, which can launch new calls
         for job in jobs:
             if not job.dropped:
                 job.dispatcher.replied(job, replica.reply(job, now), now)
@@ -340,7 +339,7 @@ class Simulation:
             kept[replica.model] = kept.get(replica.model, 0.0) + devices * seconds
 
     def _settle(self) -> None:
-        """Book the replicas that are left, and check that nothing was lost on the way."""
+        """Account for the remaining replicas, and check that all ledgers are empty."""
         now = self.outcome.end_s = max(self.now, self.outcome.seconds)
         for replica in list(self.replicas.values()):
             self._spent(replica, now)

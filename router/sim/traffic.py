@@ -1,4 +1,4 @@
-"""What arrives: requests by shape, and when."""
+"""Simulated traffic: request shapes and arrival times."""
 
 import bisect
 import math
@@ -15,9 +15,9 @@ from router.domain import Features, Model, OnMiss, Request, Work, work_of
 from router.fair import Sender
 from router.model_config import ModelConfig
 
-BLOCK = 1024  # shapes that are drawn together
-VARIETY = 256  # requests of several texts that a class has for each language and budget
-LANGUAGES, BUDGETS, LENGTHS = 1 << 8, 1 << 8, 1 << 22  # room for each in a key
+BLOCK = 1024  # shapes drawn together
+VARIETY = 256  # different multi-text requests of a class for each language and budget
+LANGUAGES, BUDGETS, LENGTHS = 1 << 8, 1 << 8, 1 << 22  # the range of each in a key
 
 
 class Piece(NamedTuple):
@@ -28,7 +28,7 @@ class Piece(NamedTuple):
 
 
 class Shape:
-    """Everything of a request but its time; many requests share one."""
+    """Everything about a request except its time; many requests share one shape."""
 
     __slots__ = (
         "budget_s", "bulk", "candidates", "features", "group", "input_type", "kind", "on_miss",
@@ -59,7 +59,7 @@ class Shape:
         self.kind, self.tenant, self.features, self.work = kind, tenant, features, work
         self.group = (kind, tenant, features.language or "unknown")
         self.sender = Sender(tenant, weight)
-        # tokens that travel, by model
+        # tokens sent to replicas, by model
         self.sent = {name: sum(one.tokens for one in own) for name, own in pieces.items()}
         self.pieces, self.budget_s, self.bulk, self.input_type = pieces, budget_s, bulk, input_type
         self.on_miss, self.target, self.pinned, self.strict = on_miss, target, pinned, strict
@@ -71,7 +71,7 @@ class Shape:
         }
 
     def request(self, arrived_s: float) -> Request:
-        """The decision's input, for a request that arrives then."""
+        """The decision's input for a request that arrives at `arrived_s`."""
         return Request(
             self.work,
             self.features,
@@ -99,7 +99,7 @@ class Kind(NamedTuple):
 
     name: str
     share: float
-    tokens: tuple[int, int]  # of a text, evenly between the two
+    tokens: tuple[int, int]  # of a text, uniform between the two
     languages: Mapping[str, float]
     budgets_s: Mapping[float | None, float]
     texts: int = 1
@@ -113,7 +113,7 @@ class Kind(NamedTuple):
 
 
 class Shapes:
-    """Draws shapes of the declared classes, many at a time."""
+    """Draws shapes of the declared classes, a block at a time."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Shapes:
         configs: Mapping[str, ModelConfig],
         tokens: Iterable[int] | None = None,
     ) -> None:
-        """`tokens` gives the lengths of the texts in order, in the place of the declared ones."""
+        """`tokens` gives the text lengths in order and replaces the declared ones."""
         self._kinds, self._models, self._configs = kinds, models, configs
         self._lengths = None if tokens is None else iter(tokens)
         self._known: dict[int, Shape] = {}
@@ -130,7 +130,7 @@ class Shapes:
         self._source: np.random.Generator | None = None
 
     def draw(self, rng: Random) -> Shape:
-        """The next request's shape; raises StopIteration where the given lengths have ended."""
+        """The next request's shape. Raises StopIteration when the given lengths have ended."""
         shape = next(self._drawn, None)
         if shape is None:
             self._drawn = iter(self._block(rng))
@@ -138,8 +138,8 @@ class Shapes:
         return shape
 
     def _block(self, rng: Random) -> list[Shape]:
-        """The next shapes. Requests of one text are alike where their key is; of those with several
-        texts a class has `VARIETY` for each language and budget.
+        """Draw the next shapes. One-text requests with the same key share a shape. A class has
+        `VARIETY` multi-text shapes for each language and budget.
         """
         if self._source is None:
             self._source = np.random.default_rng(rng.getrandbits(64))
@@ -224,7 +224,7 @@ def pieces_of(counts: Sequence[int], batch_tokens: int, dimensions: int) -> tupl
 
 
 class Rate:
-    """Requests per second over time: straight lines between points, times a factor in bursts."""
+    """Requests per second over time: linear between points, times a factor in bursts."""
 
     def __init__(
         self,
@@ -255,12 +255,12 @@ class Rate:
 
     @property
     def changes(self) -> bool:
-        """Whether it is not the same at all times."""
+        """Whether the rate changes over time."""
         return len(self._rates) > 1 or bool(self._bursts)
 
 
 def poisson(rate: Rate, seconds: float, shapes: Shapes, rng: Random) -> Iterator[Arrival]:
-    """Independent arrivals; where the rate changes, by thinning."""
+    """Generate Poisson arrivals; if the rate changes, by thinning."""
     at_s, highest, changes = 0.0, rate.highest, rate.changes
     while highest > 0.0:
         at_s += rng.expovariate(highest)
@@ -273,7 +273,7 @@ def poisson(rate: Rate, seconds: float, shapes: Shapes, rng: Random) -> Iterator
 def replayed(
     times: Sequence[float], rate: float, seconds: float, shapes: Shapes, rng: Random
 ) -> Iterator[Arrival]:
-    """The arrivals of a trace, its clock run so fast that its mean rate is `rate`."""
+    """Replay the arrivals of a trace, with its clock scaled to a mean rate of `rate`."""
     own = (len(times) - 1) / max(times[-1] - times[0], 1e-9)
     for time_s in times:
         at_s = (time_s - times[0]) * own / rate
@@ -283,7 +283,7 @@ def replayed(
 
 
 def device_seconds(shape: Shape, model: Model) -> float:
-    """Device time of one request in full steps: the least that the curve allows."""
+    """Device time of one request in full steps: the minimum that the curve allows."""
     work, curve = shape.work[model.id], model.curve
     step_s = max(curve.base_s, curve.fixed_s - curve.s_per_token * curve.batch_tokens)
     return (
@@ -304,7 +304,7 @@ def full_rate(
 
 
 def _coarse(tokens: int) -> int:
-    """A length of three digits or so: then few shapes are made."""
+    """Round a length above 256 down to seven bits, so that few shapes are created."""
     if tokens <= 256:
         return tokens
     grain = 1 << (tokens.bit_length() - 7)
@@ -312,7 +312,7 @@ def _coarse(tokens: int) -> int:
 
 
 def _picks(shares: Sequence[float], at: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """For each number in [0, 1) the place of the share that it falls into."""
+    """The index of the share that each number in [0, 1) falls into."""
     sums = np.cumsum(shares)
     places = np.searchsorted(sums / sums[-1], at, side="right")
     return np.minimum(places, len(shares) - 1).astype(np.int64)

@@ -300,3 +300,21 @@ def test_neither_all_nor_nobody_is_let_in_by_accident(
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_S)
     assert done.returncode == 1
     assert sentence in done.stderr
+
+
+@pytest.mark.serve
+def test_a_service_whose_ray_dies_starts_again_and_says_why(start: Start) -> None:
+    instance = start({"word": "again"}, free_port())
+    instance.wait_for("ready on")
+    before = {process.pid for process in instance.descendants()}
+    agents = [one for one in instance.descendants() if "DashboardAgent" in " ".join(one.cmdline())]
+    assert agents
+    for agent in agents:
+        agent.kill()
+    wait_for(lambda: instance.output.count("ready on") == 2, "the second start", START_S)
+    assert "raylet died" in instance.output
+    assert "starting again" in instance.output
+    assert instance.get() == "again"
+    assert not before & {process.pid for process in instance.descendants()}
+    instance.process.send_signal(signal.SIGTERM)
+    assert instance.process.wait(STOP_S) == 0, instance.output

@@ -1,5 +1,5 @@
-"""What files and batches are stored with: names that sort by time, writes that are whole or not
-there, and locks that end with their process.
+"""Storage primitives of files and batches: ids that sort by time, atomic writes, and locks that
+end with their process.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ _ID = re.compile(r"[a-z]+[-_][0-9a-f]{32}")
 
 
 def new_id(prefix: str, now: float) -> str:
-    """`file-` or `batch_` and 32 hexadecimal digits; a later one is greater."""
+    """Create an id: `prefix` and 32 hexadecimal digits; later ids sort after earlier ones."""
     return f"{prefix}{int(now * 1000):012x}{secrets.token_hex(10)}"
 
 
 def is_id(text: str) -> bool:
-    """Whether this could be the id of a file or a batch: nothing else becomes a path."""
+    """Whether `text` has the form of a file or batch id; only such a text is used in a path."""
     return _ID.fullmatch(text) is not None
 
 
 def made(folder: Path) -> Path:
-    """The folder, which is there from now on; only the service's user may look into it."""
+    """Create the folder, if needed, for the service's user only, and return it."""
     if not folder.parent.exists():
         made(folder.parent)
     folder.mkdir(mode=ONLY_OWNER, exist_ok=True)
@@ -41,13 +41,13 @@ def made(folder: Path) -> Path:
 
 
 def of_key(folder: Path, key: str) -> Path:
-    """The part of a folder that belongs to one key; other keys never look there."""
+    """The subfolder of one key; it is never read for another key."""
     return folder / (key or OPEN)
 
 
 async def to_the_end(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call it in a thread, and wait for its end even where the caller is cancelled: afterwards what
-    it writes to may be closed, or belong to another router.
+    """Call `function` in a thread and wait for its end, even if the caller is cancelled. Only after
+    that can its files be closed or be taken over by another router.
     """
     call = partial(function, *args, **kwargs)
     running = asyncio.get_running_loop().run_in_executor(None, call)
@@ -58,13 +58,13 @@ async def to_the_end(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwa
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
-        running.exception()  # nobody else looks at it
+        running.exception()  # retrieve it, or asyncio logs it
         raise cancelled
     return running.result()
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put `content` in the place of what was there, at once; it outlives the machine's power."""
+    """Replace a file's content atomically; the new content survives a power failure."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -80,7 +80,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Let new names in a folder outlive the machine's power."""
+    """Make new names in a folder survive a power failure."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -89,7 +89,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def names_in(folder: Path, descending: bool = True) -> list[str]:
-    """The ids in a folder, newest first."""
+    """The ids in a folder, newest first if `descending`."""
     try:
         found = [entry for entry in os.listdir(folder) if is_id(entry)]
     except FileNotFoundError:
@@ -98,14 +98,14 @@ def names_in(folder: Path, descending: bool = True) -> list[str]:
 
 
 class Lock:
-    """A lock on a file, held until `release` or the end of this process, however that comes."""
+    """A lock on a file, held until `release` or until this process exits or is killed."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
 
     @classmethod
     def take(cls, path: Path, wait: bool = False) -> "Lock | None":
-        """The lock; None while another holder has it, unless the caller waits for that."""
+        """Take the lock. Without `wait`, return None if another holder has it."""
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "rb")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -115,13 +115,13 @@ class Lock:
         return cls(file)
 
     def release(self) -> None:
-        """Let the next one have it."""
+        """Release the lock."""
         self._file.close()
 
     @classmethod
     @contextmanager
     def held(cls, path: Path) -> "Iterator[None]":
-        """Wait for the lock, and have it for as long as the block runs."""
+        """Wait for the lock, and hold it while the block runs."""
         lock = cls.take(path, wait=True)
         assert lock is not None, "it was waited for"
         try:
@@ -131,10 +131,10 @@ class Lock:
 
 
 class Appended:
-    """A file of one writer, that grows by whole pieces."""
+    """A file with one writer, to which only whole pieces are appended."""
 
     def __init__(self, path: Path, keep: int | None = None) -> None:
-        """Keeps the first bytes of a file that is there; None: all of them."""
+        """Keep the first `keep` bytes of an existing file; None keeps all of them."""
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         self._file = os.fdopen(handle, "r+b", buffering=0)
         try:
@@ -145,7 +145,7 @@ class Appended:
             raise
 
     def append(self, piece: bytes) -> None:
-        """Write all of it, or nothing; raises OSError, and ValueError once it is closed."""
+        """Write all of `piece` or nothing. Raises OSError, and ValueError after `close`."""
         handle, written = self._file.fileno(), 0
         try:
             while written < len(piece):
@@ -159,17 +159,17 @@ class Appended:
         self._end += len(piece)
 
     def sync(self) -> None:
-        """Let it outlive the machine's power."""
+        """Make the written pieces survive a power failure."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file."""
         self._file.close()
 
 
 class Gently:
-    """Lets other threads run between the steps of a long one: while it holds the interpreter,
-    requests wait.
+    """Lets other threads run between the steps of a long task: requests wait while it holds the
+    interpreter.
     """
 
     BUSY_S = REST_S = 0.0005
@@ -178,15 +178,15 @@ class Gently:
         self._since_s = time.monotonic()
 
     def step(self) -> None:
-        """Rest, if it is time to."""
+        """Sleep for `REST_S` if `BUSY_S` has passed since the last rest."""
         if time.monotonic() - self._since_s >= self.BUSY_S:
             time.sleep(self.REST_S)
             self._since_s = time.monotonic()
 
 
 def lines_of(path: Path, most_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """The lines of an input file that are not blank, from 1; of a longer one only its beginning,
-    which is longer than `most_bytes` too.
+    """The non-blank lines of an input file, numbered from 1. A line over `most_bytes` is cut, but
+    stays over it.
     """
     gently = Gently()
     with path.open("rb") as stream:

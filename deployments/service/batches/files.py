@@ -1,6 +1,6 @@
-"""Files of keys in a folder: `files/KEY/ID/content`, and `meta.json` beside it.
+"""The files of each key in a folder: `files/KEY/ID/content`, with `meta.json` beside it.
 
-A file exists from the moment its `meta.json` does, which is written last and taken away first.
+A file exists while its `meta.json` does, which is written last and removed first.
 """
 
 import os
@@ -28,20 +28,20 @@ from router.errors import InvalidValue, NotFound, RequestTooLarge
 
 PREFIX = "file-"
 META, CONTENT, LOCK = "meta.json", "content", "lock"
-UNFINISHED_S = 7 * 24 * 3600.0  # a folder that is older has lost its router
+UNFINISHED_S = 7 * 24 * 3600.0  # an older folder was left by a router that died
 
 Purpose = Literal["batch", "batch_output"]
 
 
 class FileStore:
-    """The files of all keys; each sees its own. Its methods wait for the disk: call them in
+    """The files of all keys; each key sees its own. The methods block on the disk: call them in
     threads.
     """
 
     def __init__(
         self, folder: Path, most_bytes_of_key: int, clock: Callable[[], float] = time.time
     ) -> None:
-        """Creates the folder; raises OSError where that cannot be."""
+        """Create the folder. Raises OSError if that fails."""
         self._folder, self._most_bytes, self._clock = (
             made(folder / "files"),
             most_bytes_of_key,
@@ -49,7 +49,7 @@ class FileStore:
         )
 
     def upload(self, key: str, most_bytes: int) -> "Upload":
-        """A new file of this key; raises RequestTooLarge where the key has no room left."""
+        """Start an upload of this key. Raises RequestTooLarge if the key has no room left."""
         room = partial(self._room, key)
         if room() <= 0:
             raise self._full()
@@ -61,11 +61,11 @@ class FileStore:
             raise
 
     def taken(self, key: str) -> int:
-        """Bytes of all files of a key."""
+        """Total bytes of a key's files."""
         return sum(file.bytes for file in self._all(key))
 
     def _room(self, key: str) -> int:
-        """Bytes that the files of a key may still have."""
+        """Bytes that a key can still store."""
         return self._most_bytes - self.taken(key)
 
     def _full(self) -> RequestTooLarge:
@@ -77,7 +77,7 @@ class FileStore:
         return error
 
     def get(self, key: str, id: str, param: str | None = None) -> FileObject:
-        """One file; raises NotFound, for a file of another key too."""
+        """Return one file. Raises NotFound, also for a file of another key."""
         if is_id(id):
             try:
                 return FileObject.model_validate_json((self._place(key, id) / META).read_bytes())
@@ -88,7 +88,7 @@ class FileStore:
     def page(
         self, key: str, after: str | None, limit: int, descending: bool, purpose: str | None
     ) -> tuple[list[FileObject], bool]:
-        """Files behind `after`, newest first, and whether there are more."""
+        """Return at most `limit` files after `after`, and whether there are more."""
         found: list[FileObject] = []
         names = behind(names_in(of_key(self._folder, key), descending), after)
         for name in names:
@@ -103,7 +103,7 @@ class FileStore:
         return found, False
 
     def open(self, key: str, id: str) -> tuple[FileObject, BinaryIO]:
-        """One file and its content; raises NotFound."""
+        """Return one file and its open content. Raises NotFound."""
         file = self.get(key, id)
         try:
             return file, (self._place(key, id) / CONTENT).open("rb")
@@ -111,12 +111,12 @@ class FileStore:
             raise not_found("file", id, "GET /v1/files lists yours") from None
 
     def content(self, key: str, id: str) -> Path:
-        """Where the content of a file lies."""
+        """The path of a file's content."""
         return self._place(key, id) / CONTENT
 
     def delete(self, key: str, id: str, keep_content: bool) -> None:
-        """Take a file away; its content stays until `forget` where a batch still reads it. Raises
-        NotFound.
+        """Delete a file. With `keep_content`, for a batch that still reads it, the content stays
+        until `forget`. Raises NotFound.
         """
         self.get(key, id)
         place = self._place(key, id)
@@ -132,7 +132,7 @@ class FileStore:
             shutil.rmtree(place, ignore_errors=True)
 
     def adopt(self, key: str, id: str, content: Path, filename: str, now: int) -> None:
-        """Make a file of what lies at `content`; doing it again after half of it is safe."""
+        """Turn `content` into an output file of a key; repeating an interrupted call is safe."""
         place = made(self._place(key, id))
         if content.exists():
             with content.open("rb") as stream:
@@ -170,8 +170,8 @@ class FileStore:
 
 
 class Upload:
-    """A file that arrives; nothing of it can be seen until `finish`. `room` counts the bytes that
-    finished files leave.
+    """A file that is being uploaded, invisible until `finish`. `room` returns the bytes that the
+    key's finished files leave.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Upload:
         self.size = 0
 
     def write(self, data: bytes) -> None:
-        """Some more bytes; raises RequestTooLarge."""
+        """Append bytes. Raises RequestTooLarge."""
         self.size += len(data)
         if self.size > self._most_bytes:
             raise RequestTooLarge(
@@ -197,8 +197,8 @@ class Upload:
         self._stream.write(data)
 
     def finish(self, filename: str, purpose: Purpose, now: int) -> FileObject:
-        """It is whole: from now on it is there, whatever happens. Raises RequestTooLarge where
-        another upload took the room meanwhile.
+        """Make the complete file visible and durable. Raises RequestTooLarge if another upload took
+        the room meanwhile.
         """
         self._stream.flush()
         os.fsync(self._stream.fileno())
@@ -210,7 +210,7 @@ class Upload:
             filename=filename,
             purpose=purpose,
         )
-        with Lock.held(self._place.parent / LOCK):  # in all routers one upload of a key at a time
+        with Lock.held(self._place.parent / LOCK):  # one upload of a key at a time in all routers
             if self.size > self._room():
                 raise self._full
             self._part.replace(self._place / CONTENT)
@@ -219,14 +219,14 @@ class Upload:
         return file
 
     def abandon(self) -> None:
-        """Leave nothing of it."""
+        """Remove everything that was uploaded."""
         with suppress(OSError):  # the disk may be full
             self._stream.close()
         shutil.rmtree(self._place, ignore_errors=True)
 
 
 def behind(names: list[str], after: str | None) -> list[str]:
-    """The names that follow `after`; raises InvalidValue where it is not among them."""
+    """The names that follow `after`. Raises InvalidValue if it is not among them."""
     if after is None:
         return names
     if after not in names:

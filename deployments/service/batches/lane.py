@@ -1,5 +1,5 @@
-"""How much of all batches is in flight in one router: requests of others must find little in front
-of them, and answers must fit in memory.
+"""Limits how much of all batches is in flight in one router: other requests must not wait behind
+much of it, and the answers must fit in memory.
 """
 
 import asyncio
@@ -10,14 +10,14 @@ MOST_BYTES = 8 * 1024 * 1024  # of input
 
 
 class Weight(NamedTuple):
-    """What one line takes."""
+    """The size of one line of a batch."""
 
     texts: int
     size: int  # bytes
 
 
 class Turn:
-    """One line's use of the lane, for a time or several; leaving twice is leaving once."""
+    """One line's place in the lane, entered once or repeatedly; a second `leave` does nothing."""
 
     def __init__(self, lane: "BulkLane", weight: Weight) -> None:
         self._lane, self._weight, self._inside = lane, weight, False
@@ -28,14 +28,14 @@ class Turn:
         self._inside = True
 
     def leave(self) -> None:
-        """Give the room back."""
+        """Release the room."""
         if self._inside:
             self._inside = False
             self._lane.leave(self._weight)
 
 
 class BulkLane:
-    """Lines in flight; those that wait are let in in their order, and one alone may be of any
+    """Lines in flight. Waiting lines are admitted in order, and an empty lane admits a line of any
     size.
     """
 
@@ -46,7 +46,7 @@ class BulkLane:
         self._left = asyncio.Event()
 
     async def enter(self, weight: Weight) -> None:
-        """Wait until there is room; `leave` gives it back."""
+        """Wait until there is room, and take it; `leave` releases it."""
         async with self._turn:
             while self.lines and not self._fits(weight):
                 self._left.clear()
@@ -56,7 +56,7 @@ class BulkLane:
             self._size += weight.size
 
     def leave(self, weight: Weight) -> None:
-        """The line has ended."""
+        """Release the room of a line."""
         self.lines -= 1
         self._texts -= weight.texts
         self._size -= weight.size

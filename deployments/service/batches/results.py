@@ -1,5 +1,5 @@
-"""The lines of a batch's two output files: appended whole, read again by the router that goes on
-after another one died.
+"""The two output files of a batch. Lines are appended whole, and read again by a router that takes
+over after another one died.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from router.batches import Counts, Ending
 
 
 class Result(NamedTuple):
-    """One line that has ended."""
+    """The result of one line."""
 
     number: int
     succeeded: bool
@@ -21,10 +21,10 @@ class Result(NamedTuple):
 
 
 class Results:
-    """Both files of a batch, open for the one router that runs it."""
+    """Both output files of a batch, open in the one router that runs it."""
 
     def __init__(self, place: Place) -> None:
-        """Reads which lines are done, and cuts off half a line at an end."""
+        """Read which lines are done, and cut off an incomplete last line."""
         self.done: set[int] = set()
         self._files: list[Appended] = []
         counts = []
@@ -39,7 +39,7 @@ class Results:
         self.counts = Counts(*counts)
 
     def _opened(self, path: Path) -> Appended:
-        """The file, with what follows its last whole line cut off."""
+        """Open a file, and cut off everything after its last complete line."""
         whole = 0
         if path.exists():
             for number, size in _whole_lines(path):
@@ -48,7 +48,7 @@ class Results:
         return Appended(path, whole)
 
     def add(self, results: Iterable[Result]) -> None:
-        """Append these; raises OSError with none of those that did not fit."""
+        """Append results. Raises OSError at the first that cannot be written whole."""
         gently = Gently()
         for number, succeeded, line in results:
             self._files[0 if succeeded else 1].append(line)
@@ -65,7 +65,7 @@ class Results:
                 self.add([Result(number, False, not_run_line(number, custom_id, ending))])
 
     def sync(self) -> None:
-        """Let what was added outlive the machine's power."""
+        """Make the added lines survive a power failure."""
         for file in self._files:
             file.sync()
 
@@ -76,7 +76,7 @@ class Results:
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[int, int]]:
-    """Number and size of each line up to the first that is not whole."""
+    """Number and size of each line before the first incomplete one."""
     gently = Gently()
     with path.open("rb") as stream:
         for line in stream:

@@ -1,5 +1,5 @@
-"""Runs the batches of a shared folder: each is run by the one router that holds its lock, and by
-another one when that router is gone.
+"""Runs the batches of a shared folder. A batch is run by the router that holds its lock; if that
+router dies, another one takes over.
 """
 
 import asyncio
@@ -39,22 +39,22 @@ from router.batches import (
 )
 from router.keys import Grant
 
-LOOK_EVERY_S = 1.0  # for new batches, for cancellations, and to save what has been done
-MOST_AT_ONCE, MOST_OF_KEY = 16, 4  # batches that one router runs
+LOOK_EVERY_S = 1.0  # to find new batches and cancellations, and to save progress
+MOST_AT_ONCE, MOST_OF_KEY = 16, 4  # batches that one router runs, and of one key
 READ_LINES, READ_BYTES = 64, 1024 * 1024  # of an input file at a time
-AFTER_FAILURE_S = 10.0  # before a batch whose folder failed is looked at again
+AFTER_FAILURE_S = 10.0  # before a batch that raised an error is tried again
 
 log = logging.getLogger("ray.serve")
 
 
 class LineAnswer(NamedTuple):
-    """What the service answers to the body of one line."""
+    """The service's answer to the body of one line."""
 
     status: int
     headers: dict[str, str]
     body: bytes
     request_id: str
-    sent: bool = False  # a replica was given its texts
+    sent: bool = False  # its texts were sent to a replica
     release: Callable[[], None] = lambda: None  # called once the body is written
 
 
@@ -65,7 +65,7 @@ class Submit(Protocol):
 
 
 class Line(NamedTuple):
-    """One line that is still to be run."""
+    """One line that has not been run yet."""
 
     number: int
     custom_id: str
@@ -74,7 +74,7 @@ class Line(NamedTuple):
 
 
 class FileGone(Exception):
-    """A file that a batch needs is not there any more."""
+    """A file that a batch needs was removed."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -82,7 +82,7 @@ class FileGone(Exception):
 
 
 def read_some(lines: Iterator[Line]) -> list[Line]:
-    """The next lines, a few and of a few bytes; none at the end."""
+    """Read the next lines, up to READ_LINES or READ_BYTES; none at the end."""
     found: list[Line] = []
     size = 0
     for line in lines:
@@ -94,7 +94,7 @@ def read_some(lines: Iterator[Line]) -> list[Line]:
 
 
 class _Answered(NamedTuple):
-    """A line and its answer, on their way to the disk."""
+    """A line and its answer that are not written yet."""
 
     line: Line
     answer: LineAnswer
@@ -108,7 +108,7 @@ def _result(one: _Answered) -> Result:
 
 
 class Runner:
-    """Runs batches for as long as `run` does; nothing is lost when it is cancelled or killed."""
+    """Runs batches while `run` runs; nothing is lost when it is cancelled or killed."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Runner:
         self._not_before_s: dict[Place, float] = {}
 
     async def run(self) -> None:
-        """Take what is unfinished and nobody runs, forever."""
+        """Run unfinished batches that no other router runs, forever."""
         try:
             while True:
                 try:
@@ -177,7 +177,7 @@ class Runner:
 
 
 class _Run:
-    """One batch, from what is stored of it to its end."""
+    """Runs one batch from its stored state to its end."""
 
     def __init__(self, runner: Runner, place: Place) -> None:
         self._runner, self._place = runner, place
@@ -187,7 +187,7 @@ class _Run:
         self._writing: asyncio.Task[None] | None = None
 
     async def go(self) -> None:
-        """Take every step that is left; a batch whose files are gone fails."""
+        """Run all remaining steps; a batch whose files were removed fails."""
         self._batch = await asyncio.to_thread(load, self._place)
         try:
             await self._go()
@@ -246,7 +246,7 @@ class _Run:
         return validation
 
     async def _run_lines(self, results: Results) -> Ending:
-        """Run what is left until that is nothing, the window ends, or the key cancels."""
+        """Run the remaining lines until all are done, the window ends, or the key cancels."""
         feeding = asyncio.create_task(self._feed(results))
         try:
             while True:
@@ -255,7 +255,7 @@ class _Run:
                 if ending := ending_of(self._batch, cancelled, left, self._store.clock()):
                     return ending
                 if feeding.done():
-                    await feeding  # raises what stopped it
+                    await feeding  # raises the error that stopped it
                     raise RuntimeError(f"{left} lines of the batch are not in its input file")
                 counted = self._batch.model_copy(update={"counts": results.counts})
                 if counted != self._batch:
@@ -267,12 +267,12 @@ class _Run:
                 await asyncio.gather(feeding, return_exceptions=True)
 
     async def _feed(self, results: Results) -> None:
-        """Read lines and run them, no more at once than the lane may hold."""
+        """Read lines and run them, at most as many at once as the lane can hold."""
         grant = grant_of(self._batch.grant)
         room = asyncio.Semaphore(self._runner.most_lines)
         source = self._left(set(results.done))
 
-        def over(turn: Turn, _: object) -> None:  # runs for a task too that never began
+        def over(turn: Turn, _: object) -> None:  # also runs for a task that never started
             turn.leave()
             room.release()
 
@@ -285,7 +285,7 @@ class _Run:
                     await turn.enter()
                     task = group.create_task(self._run_line(grant, line, turn, results))
                     task.add_done_callback(partial(over, turn))
-                    await asyncio.sleep(0)  # one line at a time: requests of others come between
+                    await asyncio.sleep(0)  # other requests run between two lines
                 lines = await asyncio.to_thread(read_some, source)
 
     def _left(self, done: set[int]) -> Iterator[Line]:
@@ -301,7 +301,7 @@ class _Run:
         return FileGone(f"the input file was removed before {when}", "input_file_id")
 
     async def _run_line(self, grant: Grant, line: Line, turn: Turn, results: Results) -> None:
-        """Run one line, which is in the lane, until it has an answer that is written."""
+        """Run one line, which is in the lane, until its answer is written."""
         tries = Tries()
         while True:
             try:
@@ -327,7 +327,7 @@ class _Run:
         await asyncio.shield(written)
 
     async def _write_all(self, results: Results) -> None:
-        """Append what waits, together."""
+        """Append all waiting answers together."""
         while self._unwritten:
             now, self._unwritten = self._unwritten, []
             error: OSError | None = None
@@ -362,7 +362,7 @@ class _Run:
             await to_the_end(results.close)
 
     def _finish(self, batch: Batch, ending: Ending) -> None:
-        """Write what was not run, and put the output in its place; every step may be repeated."""
+        """Write the lines that were not run, and publish the output; every step can be repeated."""
         place, files = self._place, self._store.files
         if not batch.written:
             results = Results(place)
@@ -393,6 +393,6 @@ class _Run:
         self._leave()
 
     def _leave(self) -> None:
-        """Remove what only a batch that runs needs."""
+        """Remove what only a running batch needs."""
         self._store.forget_input(self._place, self._batch)
         (self._place.folder / LOCK).unlink(missing_ok=True)

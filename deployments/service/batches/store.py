@@ -1,6 +1,6 @@
-"""Batches of keys in a folder: `batches/KEY/ID/`, with
+"""The batches of each key in a folder, `batches/KEY/ID/`, with
 
-batch.json     the state; written by the router that holds the lock, and by the one that makes it
+batch.json     the state; written by the router that holds the lock, and by the one that creates it
 cancel         its cancellation was requested
 lock           held by the router that runs it
 output.jsonl   answers so far, and
@@ -54,7 +54,7 @@ log = logging.getLogger("ray.serve")
 
 
 class Place(NamedTuple):
-    """Where a batch lies."""
+    """The key, id and folder of a batch."""
 
     key: str
     id: str
@@ -62,26 +62,26 @@ class Place(NamedTuple):
 
 
 class BatchStore:
-    """The batches of all keys; each sees its own. Its methods wait for the disk: call them in
+    """The batches of all keys; each key sees its own. The methods block on the disk: call them in
     threads.
     """
 
     def __init__(
         self, folder: Path, files: FileStore, clock: Callable[[], float] = time.time
     ) -> None:
-        """Creates the folder; raises OSError where that cannot be."""
+        """Create the folder. Raises OSError if that fails."""
         self.folder, self.files, self.clock = folder, files, clock
         self._folder = made(folder / "batches")
-        self._over: set[Path] = set()  # batches that no router has to look at again
-        self._unreadable: set[Path] = set()  # those that were reported
+        self._over: set[Path] = set()  # finished batches, which are not read again
+        self._unreadable: set[Path] = set()  # batches that were reported
         kept = [batch for key in self._keys() for _, batch in self._unfinished_of(key)]
-        if not self._unreadable:  # what those need is not known
+        if not self._unreadable:  # which files those need is unknown
             files.clean(
                 {id for one in kept for id in (one.input_file_id, one.output_id, one.error_id)}
             )
 
     def create(self, grant: Grant, body: BatchBody, address: str = "") -> BatchObject:
-        """A new batch of this key; raises NotFound, InvalidValue or RateLimitExceeded."""
+        """Create a batch of this key. Raises NotFound, InvalidValue or RateLimitExceeded."""
         file = self.files.get(grant.name, body.input_file_id, "input_file_id")
         if file.purpose != "batch":
             raise InvalidValue(
@@ -119,7 +119,7 @@ class BatchStore:
         return shown(batch)
 
     def get(self, key: str, id: str) -> BatchObject:
-        """OpenAI's object of one batch; raises NotFound, for a batch of another key too."""
+        """Return OpenAI's object of one batch. Raises NotFound, also for a batch of another key."""
         if is_id(id):
             try:
                 return self._shown(self._place(key, id))
@@ -130,20 +130,20 @@ class BatchStore:
         raise not_found("batch", id, "GET /v1/batches lists yours")
 
     def page(self, key: str, after: str | None, limit: int) -> tuple[list[BatchObject], bool]:
-        """Batches behind `after`, newest first, and whether there are more."""
+        """Return up to `limit` batches after `after`, newest first, and whether more follow."""
         found: list[BatchObject] = []
         for name in behind(names_in(of_key(self._folder, key)), after):
             try:
                 batch = self.get(key, name)
             except NotFound:
-                continue  # being made; or its router died before it had answered
+                continue  # being created, or its router died before it answered
             if len(found) == limit:
                 return found, True
             found.append(batch)
         return found, False
 
     def cancel(self, key: str, id: str) -> BatchObject:
-        """Request that no more lines of a batch are run; raises NotFound or InvalidValue."""
+        """Request that no more lines of a batch are run. Raises NotFound or InvalidValue."""
         status = self.get(key, id).status
         if status in CANCELLABLE:
             (self._place(key, id).folder / CANCEL).touch(mode=0o600)
@@ -152,17 +152,17 @@ class BatchStore:
         return self.get(key, id)
 
     def unfinished(self) -> list[Place]:
-        """Every batch that something is left to do for, oldest first."""
+        """Every unfinished batch, oldest first."""
         found = [place for key in self._keys() for place, _ in self._unfinished_of(key)]
         return sorted(found, key=lambda place: place.id)
 
     def delete_file(self, key: str, id: str) -> None:
-        """Take a file away; a batch that reads it goes on. Raises NotFound."""
+        """Delete a file; a batch that reads it goes on. Raises NotFound."""
         read = any(batch.input_file_id == id for _, batch in self._unfinished_of(key))
         self.files.delete(key, id, read)
 
     def forget_input(self, place: Place, batch: Batch) -> None:
-        """Remove an input file that was deleted while this batch read it, which is over now."""
+        """Remove the input of an ended batch, if it was deleted and no other batch reads it."""
         others = self._unfinished_of(place.key)
         if all(other.input_file_id != batch.input_file_id for _, other in others):
             self.files.forget(place.key, batch.input_file_id)
@@ -177,7 +177,7 @@ class BatchStore:
             if place.folder not in self._over:
                 try:
                     batch = load(place)
-                except FileNotFoundError:  # being made; or its router died before it had answered
+                except FileNotFoundError:  # being created, or its router died before it answered
                     continue
                 except (OSError, ValidationError) as error:
                     self._report(place, error)
@@ -190,7 +190,7 @@ class BatchStore:
         return found
 
     def _report(self, place: Place, error: Exception) -> None:
-        """Log once that the others go on without this one."""
+        """Log once that a batch cannot be read and is passed over."""
         if place.folder not in self._unreadable:
             self._unreadable.add(place.folder)
             log.error(
@@ -211,29 +211,27 @@ class BatchStore:
 
 
 def open_store(settings: config.Batches, base_dir: str | None) -> BatchStore:
-    """The files and batches in the folder that a config names; raises OSError where it cannot be
-    used.
-    """
+    """Open the files and batches in the config's folder. Raises OSError if it cannot be used."""
     folder = Path(base_dir or ".") / Path(settings.folder).expanduser()
     made(folder)
     return BatchStore(folder, FileStore(folder, settings.max_bytes_per_key))
 
 
 def load(place: Place) -> Batch:
-    """The state of a batch as it was saved last; raises OSError or ValidationError."""
+    """Return the last saved state of a batch. Raises OSError or ValidationError."""
     return Batch.model_validate_json((place.folder / STATE).read_bytes())
 
 
 def save(place: Place, batch: Batch) -> None:
-    """Put a state in the place of the one before."""
+    """Replace the saved state of a batch."""
     write_whole(place.folder / STATE, batch.model_dump_json().encode())
 
 
 def lock(place: Place) -> Lock | None:
-    """The right to run a batch; None while another router has it."""
+    """Take the lock to run a batch; None if another router has it."""
     return Lock.take(place.folder / LOCK)
 
 
 def cancel_requested(place: Place) -> bool:
-    """Whether its key wants no more lines of it."""
+    """Whether the cancellation of a batch was requested."""
     return (place.folder / CANCEL).exists()

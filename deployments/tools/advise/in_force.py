@@ -1,9 +1,9 @@
-"""What becomes of the rules that a service has today, and of texts that were not measured.
+"""Combine measured rules with the rules in force, and add caution for texts not measured.
 
-`routing.yaml` replaces the rules in force. A rule is left out of it only where the measured texts
-settle that its model is not needed: no larger model's interval reaches the least gain. The rest of
-a rule is kept and marked, for example its languages and scripts that no text is written in. Texts
-that were not measured, and that no kept rule raises, get a rule of caution.
+`routing.yaml` replaces the rules in force. It leaves out a rule only if the measured texts settle
+that the rule's model is not needed: no larger model's interval reaches the least gain. The rest of
+a rule is kept and marked, such as languages and scripts of no measured text. Texts that were not
+measured, and that no kept rule raises, get a rule of caution.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class InForce(NamedTuple):
 
 
 def in_force(plan: Plan) -> InForce | None:
-    """The policy that the plan holds; None where the service did not give it."""
+    """Return the policy that the plan holds; None if the service did not give it."""
     if plan.policy is None:
         return None
     other = parse_policy(plan.policy.encode(), "the policy in force")
@@ -45,7 +45,7 @@ def in_force(plan: Plan) -> InForce | None:
 def derive(
     plan: Plan, tasks: Sequence[Task], min_gain: float, rows: Where | None = None
 ) -> Derived:
-    """The routing that the texts support, with what is kept of the rules in force."""
+    """Derive the routing that the texts support, with what is kept of the rules in force."""
     search = Search(plan, tasks, min_gain, rows)
     found, now = search.derive(), in_force(plan)
     if now is None:
@@ -60,7 +60,7 @@ def derive(
 
 
 def _as_it_is(found: Derived, now: InForce) -> Derived:
-    """Everything as it is in force: nothing was measured that speaks for a change."""
+    """Keep everything that is in force: no measurement supports a change."""
     default = now.routing.default_tier
     model = now.tiers[default]
     kept = tuple(
@@ -80,13 +80,13 @@ def _kept(rule: Rule, now: InForce, when: Mapping[str, Any], why: str, name: str
 
 
 def _default_points(plan: Plan) -> dict[str, float]:
-    """What the config says of texts in a language that it has no figure for, by model."""
+    """Configured quality for languages without a figure of their own, by model."""
     figures = {each.name: each.configured for each in plan.candidates if each.tiers}
     return {name: own["default"] for name, own in figures.items() if "default" in own}
 
 
 class _Rest:
-    """Adds rules to those that were found."""
+    """Adds kept rules and rules of caution to the measured ones."""
 
     def __init__(
         self, search: Search, found: Derived, now: InForce | None, points: Mapping[str, float]
@@ -105,7 +105,7 @@ class _Rest:
         return self
 
     def with_caution(self) -> Derived:
-        """The routing, with rules for texts that were not measured."""
+        """Return the routing, with rules for texts that were not measured."""
         if self._found.default_choice is not None:
             self._be_cautious()
         return self._found._replace(rules=tuple(self._rules), dropped=tuple(self._dropped))
@@ -140,7 +140,7 @@ class _Rest:
         return self._add(_kept(rule, now, when, self._open(choice, model)))
 
     def _keep_parts(self, rule: Rule, now: InForce, model: str, key: str) -> None:
-        """Leave out of a rule the languages or scripts that were measured and do not need it."""
+        """Keep a rule without the languages or scripts that were measured and do not need it."""
         given = list(getattr(rule.when, key))
         settled, others = list[str](), list[str]()
         for value, choice in self._measured(key).items():
@@ -241,7 +241,7 @@ class _Rest:
             self._add(Found(name, when, tier, floor, said, None, "caution"))
 
     def _is_over(self, rule: Found, floor: str) -> bool:
-        """Whether a rule raises at least as far; a model that was not measured counts as far."""
+        """Whether a rule raises to `floor` or above; an unmeasured model counts as above."""
         return self._rank.get(rule.model, len(self._rank)) >= self._rank[floor]
 
     def _raises(self, key: str, value: str, floor: str) -> bool:
@@ -251,7 +251,7 @@ class _Rest:
         )
 
     def _caution_floor(self) -> tuple[str, str]:
-        """The model for texts that were not measured, and why it and no smaller one."""
+        """Return the model for texts that were not measured, and the reason for it."""
         raised = {
             name: choice.model
             for name, choice in self._found.languages.items()

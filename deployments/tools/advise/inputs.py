@@ -1,5 +1,6 @@
-"""What the user brings: JSON lines, CSV or Parquet, every broken line named by its file and
-number.
+"""Read the user's files: JSON lines, CSV or Parquet.
+
+Every broken line is reported by its file and number.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from deployments.tools.advise.rows import InputError, Row, lines_of, rows_of
 from deployments.tools.corpus import Text
 from router.retrieval import TOP
 
-LEAST_UNITS = 30  # queries, pairs or texts that were judged; a slice of fewer cannot tell
+LEAST_UNITS = 30  # judged queries, pairs or texts; a slice of fewer proves nothing
 SHOWN = 10  # broken lines that are printed; all are counted
 PAIR_FIELDS = (("text_a", "text_b"), ("text1", "text2"), ("sentence1", "sentence2"), ("a", "b"))
 SCORE_FIELDS = ("score", "similarity", "label")
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 
 class Pair(NamedTuple):
-    """Two texts and how alike people found them."""
+    """Two texts and how similar people found them."""
 
     one: str
     other: str
@@ -32,8 +33,9 @@ class Pair(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """A text of a class; where a file has a column `split`, those of `train` teach and all others
-    are asked.
+    """A text of a class.
+
+    `teaches` is true in rows of the split `train` and false in others; None without a split.
     """
 
     text: str
@@ -43,7 +45,7 @@ class Labelled(NamedTuple):
 
 @dataclass(slots=True)
 class Inputs:
-    """Everything that was read; names are those of the files."""
+    """Everything that was read; the keys are the names of the files."""
 
     documents: list[Text] = field(default_factory=list)
     queries: list[Text] = field(default_factory=list)
@@ -58,7 +60,7 @@ class Inputs:
 
     @property
     def sets(self) -> tuple["Inputs", ...]:
-        """Each with texts, queries and judgements of its own."""
+        """All sets, each with texts, queries and judgements of its own."""
         return self, *self.more
 
     @property
@@ -72,13 +74,11 @@ class Inputs:
 
     @property
     def different_documents(self) -> list[Text]:
-        """Each text once."""
+        """The documents, each text once."""
         return list({document.text: document for document in self.documents}.values())
 
     def check(self) -> None:
-        """Raise InputError where there is too little to measure anything with, before anybody
-        embeds it.
-        """
+        """Raise InputError if there is too little to measure, before anything is embedded."""
         counts = {name: len(pairs) for name, pairs in self.pairs.items()}
         counts |= {
             name: sum(not one.teaches for one in rows) for name, rows in self.labelled.items()
@@ -103,7 +103,7 @@ class Inputs:
             )
 
     def digest(self) -> str:
-        """Of everything that measurements depend on."""
+        """Digest everything that measurements depend on."""
         made = hashlib.blake2b(digest_size=16)
         for one in self.sets:
             judgements = sorted((q, sorted(d.items())) for q, d in one.judgements.items())
@@ -114,7 +114,7 @@ class Inputs:
 
 
 class Reader:
-    """Reads files and remembers what is wrong with them."""
+    """Reads files and collects their problems."""
 
     def __init__(
         self, skip_bad: bool, text_field: str = "text", id_field: str | None = None
@@ -124,8 +124,9 @@ class Reader:
         self.skipped = 0
 
     def texts(self, path: Path) -> list[Text]:
-        """Texts with ids; an id is the field `id` or `_id`, or the row's number where there is
-        none.
+        """Read texts with ids.
+
+        An id is the field `id_field` if one is named; otherwise `id`, `_id` or the row's number.
         """
         seen: dict[str, int] = {}
 
@@ -142,7 +143,7 @@ class Reader:
         return self._all(path, take)
 
     def pairs(self, path: Path) -> list[Pair]:
-        """Pairs with a score; a CSV file without a heading has the columns text, text, score."""
+        """Read pairs with a score; without a heading, CSV columns are text, text, score."""
 
         def take(_: Row, data: dict[str, Any]) -> Pair:
             names = next((names for names in PAIR_FIELDS if names[0] in data), PAIR_FIELDS[0])
@@ -157,7 +158,7 @@ class Reader:
         return found
 
     def labelled(self, path: Path) -> list[Labelled]:
-        """Texts with a class and, where there is one, a split."""
+        """Read texts with a class and, if there is one, a split."""
 
         def take(_: Row, data: dict[str, Any]) -> Labelled:
             label = next(
@@ -186,8 +187,9 @@ class Reader:
     def judgements(
         self, path: Path, queries: Sequence[Text], documents: Sequence[Text]
     ) -> dict[str, dict[str, int]]:
-        """Grades by query and document, from lines `query document grade` or TREC's `query 0
-        document grade`.
+        """Read grades by query and document.
+
+        Lines are `query document grade` or TREC's `query 0 document grade`.
         """
         known_queries, known_documents = (
             {query.id for query in queries},
@@ -208,7 +210,7 @@ class Reader:
             try:
                 query, document, grade = parts[0].decode(), parts[-2].decode(), float(parts[-1])
             except (IndexError, ValueError):
-                if number > 1:  # the first may be a heading
+                if number > 1:  # the first can be a heading
                     self.problems.append(
                         f"{_where(path, number)}: it must be `query document grade`"
                     )
@@ -232,8 +234,9 @@ class Reader:
         }
 
     def settle(self) -> list[str]:
-        """What was skipped, a sentence each; raises InputError where something is wrong and may not
-        be skipped.
+        """Return what was skipped, a sentence each.
+
+        Raises InputError if lines are broken and must not be skipped.
         """
         shown = self.problems[:SHOWN]
         if more := len(self.problems) - len(shown):
@@ -276,13 +279,14 @@ class Reader:
 
 
 def _is_known(parts: Sequence[bytes], queries: set[str]) -> bool:
-    """Whether a first line is no heading."""
+    """Whether a first line names a query, so that it is no heading."""
     return parts[0].decode(errors="replace") in queries
 
 
 def sampled(inputs: Inputs, most: int) -> Inputs:
-    """At most `most` rows of every file, evenly spaced; documents that a judgement names always
-    stay.
+    """Take at most `most` rows of every file, evenly spaced.
+
+    Documents that a judgement names always stay.
     """
     asked = (
         [query for query in inputs.queries if query.id in inputs.judgements]
@@ -356,7 +360,7 @@ def _text(data: dict[str, Any], names: Sequence[str]) -> str:
 
 
 def _lacks(data: dict[str, Any], names: Sequence[str]) -> str:
-    """Which column is missing, which there are, and which of them is probably meant."""
+    """Say which column is missing, which there are, and which of them is probably meant."""
     empty = [name for name in names if name in data]
     if empty:
         return f"its {empty[0]!r} is empty"

@@ -1,4 +1,4 @@
-"""Names of languages, as a sentence has them."""
+"""English names of languages."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,11 @@ _LANGUAGES = {
 
 
 def language(code: str) -> str:
-    """A language's English name, or its code."""
+    """Return a language's English name, or its code."""
     return _LANGUAGES.get(code, code)
 
 
 def names_of(codes: Sequence[str]) -> str:
-    """Languages as a sentence has them."""
+    """Join the names of languages as in a sentence."""
     words = [language(code) for code in codes]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

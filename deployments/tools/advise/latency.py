@@ -1,9 +1,9 @@
-"""Latency and throughput of every model through the service, in rounds that take turns so that a
-slow minute is slow for all.
+"""Measure latency and throughput of every model through the service.
 
-Each text gets a number in front that no run before had, so that no cache knows it. A round asks,
-for each model: single texts one at a time, single texts a few at a time, and batches enough for
-every device. What a round found is a line in a file before the next begins.
+Models alternate in rounds, so that a slow minute affects all of them. Each text gets a number in
+front that no earlier run used, so that no cache has it. A round sends, for each model: single texts
+one at a time, single texts a few at a time, and batches enough for every device. The result of a
+round is written to a file as a line before the next begins.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ from deployments.tools.progress import bar
 ROUNDS = 5
 AT_ONCE = 4
 BATCH_TEXTS = 16
-BATCHES = 4  # for each device, of one throughput round, all in flight
+BATCHES = 4  # of one throughput round, for each device; all in flight
 
 
 class Round(NamedTuple):
-    """What one round of one model took."""
+    """Measurements of one model in one round."""
 
     round: int
     model: str
@@ -41,13 +41,14 @@ class Round(NamedTuple):
     texts: int  # of the batches
     tokens: int
     wall_s: float
-    # resident, of the largest replica, where it runs on this machine
+    # resident, of the largest replica, if it runs on this machine
     memory_bytes: int | None = None
 
 
 class Timing(NamedTuple):
-    """One model over all rounds. Latencies are those a client sees; device seconds are of all
-    replicas while they are busy.
+    """One model over all rounds.
+
+    Latencies are those that a client sees; device seconds are of all replicas while they are busy.
     """
 
     requests: int  # of each kind
@@ -66,10 +67,10 @@ class Timing(NamedTuple):
 async def measure(
     client: Client, plan: Plan, output: Path, requests: int, is_local: bool = False
 ) -> list[Round]:
-    """All rounds, those that `output` already has among them; `requests` of each kind for each
-    model.
+    """Measure the rounds that `output` lacks, and return all rounds.
 
-    `is_local` says that the service runs on this machine, where its memory can be seen.
+    `requests` of each kind are sent to each model. `is_local`: the service runs on this machine,
+    where its memory can be read.
     """
     file = output / "latency.jsonl"
     done = read(file)
@@ -80,7 +81,7 @@ async def measure(
             if (number, candidate.name) not in have]  # fmt: skip
     if not left:
         return done
-    for candidate in plan.candidates:  # once without counting
+    for candidate in plan.candidates:  # warm-up, not counted
         await _ask(client, candidate, interactive[0])
     with bar(
         total=len(left),
@@ -98,7 +99,7 @@ async def measure(
 
 
 def read(file: Path) -> list[Round]:
-    """The rounds in a file; a last line that a kill cut short is passed over."""
+    """Read the rounds in a file; a last line that a kill cut short is skipped."""
     if not file.exists():
         return []
     lines = file.read_bytes().splitlines(keepends=True)
@@ -108,7 +109,7 @@ def read(file: Path) -> list[Round]:
 def summary(
     plan: Plan, rounds: Sequence[Round], budget_ms: float | None, gpu_hour: float | None
 ) -> dict[str, Timing]:
-    """Each model's figures."""
+    """Return each model's timing."""
     made = {}
     for candidate in plan.candidates:
         own = [one for one in rounds if one.model == candidate.name]
@@ -136,8 +137,9 @@ def summary(
 
 
 def samples(plan: Plan) -> tuple[list[tuple[Side, str]], list[tuple[Side, str]]]:
-    """Texts that people wait for (queries, pairs and labelled texts; documents where there is
-    nothing else), and of all sides.
+    """Return texts that people wait for, and texts of all sides.
+
+    People wait for queries, pairs and labelled texts; documents are used if there is nothing else.
     """
     waited: list[tuple[Side, str]] = [
         (side, text) for side in ("query", "symmetric") for text in plan.texts[side]
@@ -183,7 +185,7 @@ async def _round(
 
 
 async def _ask(client: Client, candidate: Candidate, one: tuple[Side, str]) -> float:
-    """Milliseconds of one interactive request."""
+    """Send one interactive request; return its milliseconds."""
     side, text = one
     started_s = time.perf_counter()
     await client.embed(
@@ -197,9 +199,10 @@ async def _ask(client: Client, candidate: Candidate, one: tuple[Side, str]) -> f
 
 
 def _new(text: str) -> str:
-    """The text as no cache knows it; at its front, where cutting a long one does not take it away.
+    """Put a random number in front of the text, so that no cache has it.
 
-    The number is not that of the round: a second run would be answered from the cache of the first.
+    At the front, truncation of a long text does not remove it. It is not the round's number: a
+    second run would then be answered from the cache of the first.
     """
     return f"{secrets.randbelow(9_000_000) + 1_000_000} {text}"
 
@@ -211,7 +214,7 @@ def _order(plan: Plan, number: int) -> list[Candidate]:
 
 
 def _append(file: Path, found: Round) -> None:
-    """A whole line on the disk, after what a kill may have left of another."""
+    """Write a whole line to disk, after removing what a kill left of another."""
     kept = file.read_bytes() if file.exists() else b""
     if kept and not kept.endswith(b"\n"):
         file.write_bytes(kept[: kept.rfind(b"\n") + 1])

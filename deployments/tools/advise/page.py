@@ -1,6 +1,4 @@
-"""The report as one page: its style, its plots and its text are all inside, and it asks for nothing
-else.
-"""
+"""The report as one page that contains its style, plots and text, and loads nothing else."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ SHOWN_SLICES = 30
 
 
 def draw(data: Mapping[str, Any], routing: str) -> str:
-    """The page."""
+    """Draw the page."""
     import jinja2
     from markupsafe import Markup
 
@@ -52,7 +50,7 @@ def draw(data: Mapping[str, Any], routing: str) -> str:
 
 
 def slice_name(dimension: str, value: str) -> str:
-    """A slice in words."""
+    """Name a slice in words."""
     if dimension == "all":
         return "all"
     if dimension == "language":
@@ -70,14 +68,14 @@ def slice_name(dimension: str, value: str) -> str:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A number for people; a dash where there is none."""
+    """Format a number; a dash for None."""
     if value is None:
         return "–"
     return f"{value:,.{digits}f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def bytes_of(value: float | None) -> str:
-    """Bytes in their own size."""
+    """Format bytes in a suitable unit."""
     if value is None:
         return "–"
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
@@ -87,12 +85,12 @@ def bytes_of(value: float | None) -> str:
 
 
 def seconds(value: float) -> str:
-    """Device seconds in the size that people say."""
+    """Format device seconds, as hours from 7,200 s on."""
     return f"{value:,.0f} s" if value < 7200 else f"{value / 3600:,.1f} h"
 
 
 def _against(data: Mapping[str, Any], key: str, label: str, budget: float | None) -> str:
-    """Quality of every model against what it takes."""
+    """Plot the quality of every model against its latency or cost."""
     models = [model for model in data["models"] if model["quality"] is not None]
     if not models:
         return ""
@@ -137,7 +135,7 @@ def _against(data: Mapping[str, Any], key: str, label: str, budget: float | None
 
 
 def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
-    """What the largest model brings over the next smaller one, slice by slice, with intervals."""
+    """Plot what the largest model gains over the next smaller one by slice, with intervals."""
     by_task = []
     for task in data["tasks"]:
         if task["kind"] == "agreement":
@@ -192,7 +190,7 @@ def _forest(data: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _sizes(data: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Quality against the size of an index."""
+    """Plot quality against the size of an index."""
     rows = data["dimensions"]
     if not rows:
         return ""

@@ -1,16 +1,15 @@
-"""Tasks: what each model is worth on the user's texts, as one number per query, pair or text, so
-that models can be paired.
+"""Tasks score each model on the user's texts: one number per query, pair or text.
+
+All models are scored on the same units, so that they can be paired. All values are points of 100.
 
     retrieval   per query nDCG@10; recall@10, recall@100 and MRR beside it (ir-measures)
-    pairs       per pair the cosine; the task's value is Spearman's correlation with what people
-                said (scipy)
+    pairs       per pair the cosine; the task's value is Spearman's correlation with people's
+                scores (scipy)
     labels      per text whether its five nearest neighbours vote for its label; V-measure of
                 k-means beside it (scikit-learn)
     agreement   per text the share of its ten nearest neighbours that the largest model finds too.
-                Not quality: a model that is better than the largest would agree with it just as
-                little as one that is worse
-
-All values are points of 100.
+                Not quality: a model that is better than the largest would agree with it as little
+                as one that is worse
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from router.retrieval import TOP, Found, nearest, overlap
 
 Kind = Literal["retrieval", "pairs", "labels", "agreement"]
 Rows = npt.NDArray[np.int64]
-DEPTH = 100  # documents of a query that measures look at
+DEPTH = 100  # documents of a query that measures use
 NEIGHBOURS = 5
 AGREEMENT_UNITS = 500
 AGREEMENT_OTHERS = 200  # texts that similarities are ranked over
@@ -56,7 +55,7 @@ class Task:
     kind: Kind
     metric: str
     units: tuple[Unit, ...]
-    gold: Floats | None = None  # pairs: what people said
+    gold: Floats | None = None  # pairs: people's scores
     # by model, one for each unit; cosines for pairs
     scores: dict[str, Floats] = field(default_factory=dict)
     # by model: other measures, in points
@@ -65,7 +64,7 @@ class Task:
     cuts: dict[str, dict[int, float]] = field(default_factory=dict)
 
     def value(self, scores: Floats, rows: Rows) -> float:
-        """The task's metric over some of its units; NaN where there are too few to have one."""
+        """Return the task's metric over some of its units; NaN if there are too few."""
         if self.gold is None:
             return 100.0 * float(scores[rows].mean()) if len(rows) else float("nan")
         if len(rows) < 3 or not np.ptp(self.gold[rows]) or not np.ptp(scores[rows]):
@@ -73,8 +72,9 @@ class Task:
         return 100.0 * float(stats.spearmanr(self.gold[rows], scores[rows]).statistic)
 
     def resampled(self, draws: Rows) -> "dict[str, Floats]":
-        """The metric of every model over each row of `draws`, (times, units): the same units for
-        all, so models are paired.
+        """Return the metric of every model over each row of `draws`, (times, units).
+
+        All models get the same units, so that they are paired.
         """
         if self.gold is None:
             return {
@@ -88,7 +88,7 @@ class Task:
 
 
 def _standard(values: Floats) -> Floats:
-    """Ranks of each row, centred and of length 1: their dot product is Spearman's correlation."""
+    """Rank each row, centred and of length 1; dot products are then Spearman's correlation."""
     ranks = stats.rankdata(values, axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
     length = np.linalg.norm(ranks, axis=1, keepdims=True)
@@ -96,8 +96,9 @@ def _standard(values: Floats) -> Floats:
 
 
 def tasks(plan: Plan, inputs: Inputs, output: Path) -> list[Task]:
-    """Every task that the inputs make possible, scored by every model; one model's vectors are in
-    memory at a time.
+    """Score every task that the inputs make possible with every model.
+
+    One model's vectors are in memory at a time.
     """
     made = [_retrieval(name, one) for name, one in inputs.retrieval.items()]
     made += [_pairs(name, pairs) for name, pairs in inputs.pairs.items()]
@@ -131,7 +132,7 @@ def tasks(plan: Plan, inputs: Inputs, output: Path) -> list[Task]:
                 )
                 if whole:
                     task.scores[candidate.name], task.more[candidate.name] = scores, more
-    for task in made:  # in the order of the models again
+    for task in made:  # back in the order of the models
         for table in (task.scores, task.more, task.cuts):
             _reorder(table, plan.candidates)
     return made
@@ -150,7 +151,7 @@ def _reorder(table: dict, candidates: Sequence[Candidate]) -> None:  # type: ign
 
 
 def _cut(vector: Vectors, size: int) -> Vectors:
-    """The first `size` numbers, of length 1 again: what the service answers to `dimensions`."""
+    """Cut a vector to `size` numbers, of length 1 again, as the service does for `dimensions`."""
     if len(vector) == size:
         return vector
     short = vector[:size]
@@ -193,7 +194,7 @@ def _retrieval(name: str, inputs: Inputs) -> Task:
 def retrieval_scores(
     inputs: Inputs, by_text: Mapping[str, Mapping[str, Vectors]]
 ) -> tuple[Floats, dict[str, float]]:
-    """nDCG@10 of every query, and the means of the other measures."""
+    """Return nDCG@10 of every query, and the means of the other measures."""
     import ir_measures
     from ir_measures import RR, R, nDCG
 
@@ -238,8 +239,9 @@ def _labels(name: str, rows: Sequence[Labelled]) -> Task:
 
 
 def neighbour_hits(vectors: Vectors, rows: Sequence[Labelled]) -> Floats:
-    """1 where a text's nearest neighbours vote for its label: those that teach, or all others where
-    no split is given.
+    """Return 1 for each text whose nearest neighbours vote for its label, otherwise 0.
+
+    Neighbours are the texts that teach, or all other texts if no split is given.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -255,7 +257,7 @@ def neighbour_hits(vectors: Vectors, rows: Sequence[Labelled]) -> Floats:
         )
     else:
         taught = asked = labels
-        # never itself
+        # without the text itself
         found = search.fit(vectors).kneighbors(
             None, min(NEIGHBOURS, len(rows) - 1), return_distance=False
         )
@@ -263,7 +265,7 @@ def neighbour_hits(vectors: Vectors, rows: Sequence[Labelled]) -> Floats:
 
 
 def v_measure(vectors: Vectors, rows: Sequence[Labelled]) -> float:
-    """How well k-means, told how many labels there are, finds them again; points."""
+    """Cluster by k-means into as many clusters as labels; return the V-measure in points."""
     from sklearn.cluster import KMeans
     from sklearn.metrics import v_measure_score
 
@@ -273,7 +275,7 @@ def v_measure(vectors: Vectors, rows: Sequence[Labelled]) -> float:
 
 
 class Agreement:
-    """How alike the models search where nobody judged what is right."""
+    """How alike the models search, for texts without judgements."""
 
     def __init__(self, inputs: Inputs) -> None:
         self._documents = inputs.different_documents
@@ -291,7 +293,7 @@ class Agreement:
         self.task = Task("agreement", "agreement", f"overlap@{TOP} with the largest model", units)
 
     def score(self, model: str, by_text: Mapping[str, Mapping[str, Vectors]]) -> None:
-        """Take a model in, the largest first."""
+        """Add a model; the largest must come first."""
         documents = np.stack([by_text["document"][document.text] for document in self._documents])
         asked = np.stack([by_text[self._side][text.text] for text in self._asked])
         found = nearest(asked, documents, TOP + 1)
@@ -320,8 +322,9 @@ def _without(row: Found, place: int) -> Found:
 
 
 def read_whole(task: Task, plan: Plan) -> Iterator[tuple[str, float]]:
-    """For every model the share of a task's units, or of their answers, that it cannot read whole;
-    only where there are any.
+    """Yield each model with the share of a task's units that it cannot read whole.
+
+    A unit counts if it or its answer is too long. Models without such units are left out.
     """
     for candidate in plan.candidates:
         tokens = plan.tokens[candidate.name]

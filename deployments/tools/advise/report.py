@@ -1,4 +1,4 @@
-"""Everything that was found as one dictionary, and the three files that hold it."""
+"""Everything that was found, as one dictionary and as three files."""
 
 import datetime
 import json
@@ -26,7 +26,7 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What is written: the data, and the policy file's text."""
+    """The contents of the report: its data, and the policy file's text."""
 
     data: Mapping[str, Any]
     routing: str
@@ -41,7 +41,7 @@ def make(
     gpu_hour: float | None,
     min_gain: float,
 ) -> Report:
-    """Measure what the kept vectors are worth, and put it together."""
+    """Measure quality with the kept vectors, and put the report together."""
     tasks = quality.tasks(plan, inputs, output)
     found = slicing.holm([one for task in tasks for one in slicing.slices(plan, task)])
     derived = derive(plan, tasks, min_gain)
@@ -92,7 +92,7 @@ def make(
 
 
 def written(report: Report, output: Path) -> str:
-    """Write the three files; returns what to print."""
+    """Write the three files; return what to print."""
     from deployments.tools.advise.page import draw
 
     texts = {
@@ -207,7 +207,7 @@ def _choice(choice: Choice | None) -> dict[str, Any] | None:
 
 
 def _finite(data: Any) -> Any:
-    """Plain data with numbers rounded to what they mean, and null where there is none."""
+    """Convert to plain data; numbers have six digits, NaN and infinity become null."""
     if isinstance(data, float):
         return (
             None if data != data or data in (float("inf"), float("-inf")) else float(f"{data:.6g}")

@@ -1,4 +1,4 @@
-"""Rows of JSON lines, CSV and Parquet, the broken ones among them."""
+"""Read rows of JSON lines, CSV and Parquet, including broken ones."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ LONGEST_CELL = 2**30  # characters; the csv module's own limit is shorter than w
 
 
 class InputError(ToolError):
-    """Files that cannot be measured with; the message has one sentence per problem."""
+    """Files that cannot be used to measure; the message has one sentence per problem."""
 
 
 class Row(NamedTuple):
@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 
 def rows_of(path: Path, headless: tuple[str, ...]) -> Iterator[Row]:
-    """The rows of a file by its ending; raises InputError or CorpusError."""
+    """Yield the rows of a file, read by its ending. Raises InputError or CorpusError."""
     match path.suffix.lower():
         case ".jsonl" | ".ndjson" | ".json":
             yield from _json_rows(path)
@@ -60,8 +60,9 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path, delimiter: str, headless: tuple[str, ...]) -> Iterator[Row]:
-    """Rows by their heading; `headless` names the columns of a file that has none, told by a number
-    in its last column.
+    """Yield rows by their heading.
+
+    `headless` names the columns of a file without a heading, which has a number in its last column.
     """
     try:
         file = path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
@@ -111,7 +112,7 @@ def _is_number(cell: str) -> bool:
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """The lines of a file without a byte order mark; raises CorpusError."""
+    """Yield the lines of a file without a byte order mark. Raises CorpusError."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file):

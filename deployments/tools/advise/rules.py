@@ -1,16 +1,14 @@
-"""The routing that the data supports: a default tier, and floors for the texts on which a larger
-model is worth it.
+"""The routing that the data supports: a default tier, and floors where a larger model is worth it.
 
 For a group of texts the choice is the smallest model that no larger one beats measurably and by the
-least gain that is worth it; the models' differences are averaged over the tasks that have enough
-such texts, each task alike. The default is the lowest choice of any language that was measured, for
-rules can only raise. Then, one after the other, each rule is looked for among the texts that no
-rule before it raised, so that no rule is made of another's evidence: languages (by their plain
-texts), then scripts, mixed texts, code, and long texts. The significance asked of each is 0.05
-shared out over all the looks.
+least gain that is worth it. Differences of models are averaged over the tasks that have enough such
+texts, with equal weights. The default is the lowest choice of any measured language, because rules
+can only raise. Each rule is then searched for among the texts that no earlier rule raised, so that
+no rule uses another's evidence: languages (by their plain texts), then scripts, mixed texts, code,
+and long texts. The significance required of each is 0.05 divided by the number of comparisons.
 
-A length is a rule's only where the gain of the long texts is measurably larger than that of the
-short ones: where both gain alike, the fewer short texts would often look as if they gained nothing.
+A length becomes a rule only if long texts gain measurably more than short ones: where both gain
+alike, the fewer short texts would often look as if they gained nothing.
 """
 
 import math
@@ -34,7 +32,7 @@ NO_LARGER = "no larger model is shown to be worth its price"
 
 
 class Evidence(NamedTuple):
-    """What one task says of a group of texts."""
+    """The result of one task for a group of texts."""
 
     task: str
     metric: str
@@ -43,7 +41,7 @@ class Evidence(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The model that is enough for a group of texts; None where no task has enough of them."""
+    """The model that is enough for a group of texts; None if no task has enough of them."""
 
     model: str | None
     units: int
@@ -52,7 +50,7 @@ class Choice(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A rule and why."""
+    """A rule, and why it was made."""
 
     name: str
     when: Mapping[str, Any]
@@ -64,7 +62,7 @@ class Found(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A rule in force, or a part of one, that the measured texts speak against."""
+    """A rule in force, or a part of one, that the measurements make unnecessary."""
 
     name: str
     when: Mapping[str, Any]
@@ -72,7 +70,7 @@ class Dropped(NamedTuple):
 
 
 class Derived(NamedTuple):
-    """A whole routing."""
+    """A complete routing."""
 
     default: str  # tier
     default_model: str
@@ -81,12 +79,12 @@ class Derived(NamedTuple):
     rules: tuple[Found, ...]
     languages: Mapping[str, Choice]  # those with enough texts
     silent: tuple[str, ...]  # what no rule was made for, and why
-    tiers: Mapping[str, str] | None = None  # those in force, where they are known
+    tiers: Mapping[str, str] | None = None  # those in force, if known
     settings: Mapping[str, Any] = {}  # other keys of `routing:` in force
     dropped: tuple[Dropped, ...] = ()
 
     def routing(self, tiers: Container[str] | None = None) -> dict[str, Any]:
-        """As `routing:` of a config; only the rules of `tiers` where given."""
+        """Return `routing:` of a config; with only the rules of `tiers`, if given."""
         return {
             "default_tier": self.default,
             **self.settings,
@@ -99,7 +97,7 @@ class Derived(NamedTuple):
 
 
 class Search:
-    """Looks for rules among some rows of some tasks."""
+    """Searches for rules in some rows of some tasks."""
 
     def __init__(
         self, plan: Plan, tasks: Sequence[Task], min_gain: float, rows: Where | None = None
@@ -107,7 +105,7 @@ class Search:
         self._plan, self.min_gain = plan, min_gain
         self._tasks = [task for task in tasks if task.kind != "agreement"]
         self._rows = rows or {task.name: np.arange(len(task.units)) for task in self._tasks}
-        # A floor is a tier, so only models that have one can be chosen.
+        # A floor is a tier, so only models that have a tier can be chosen.
         self.tier = {
             candidate.name: candidate.tiers[0] for candidate in plan.candidates if candidate.tiers
         }
@@ -117,7 +115,7 @@ class Search:
         self._scripts: dict[str, Choice] | None = None
 
     def scripts(self) -> Mapping[str, Choice]:
-        """The choices for the scripts that have enough texts."""
+        """Return the choices for the scripts that have enough texts."""
         if self._scripts is None:
             rows_of = self._values(lambda unit: unit.features.script)
             self._scripts = {
@@ -126,7 +124,7 @@ class Search:
         return self._scripts
 
     def derive(self) -> Derived:
-        """The default tier and the rules."""
+        """Derive the default tier and the rules."""
         languages = self._values(lambda unit: unit.features.language)
         measured = {name: rows for name, rows in languages.items() if self.is_enough(rows)}
         conditions = self._conditions()
@@ -210,8 +208,9 @@ class Search:
         )
 
     def _of_language(self, rows: Where) -> Choice:
-        """The choice for a language's plain texts: code, mixed and long texts may get rules of
-        their own.
+        """Choose a model for a language's plain texts.
+
+        Code, mixed and long texts can get rules of their own.
         """
         plain = self._only(rows, lambda unit: not (unit.features.mixed or unit.features.code))
         choice = self.choose(plain if self.is_enough(plain) else rows)
@@ -231,8 +230,9 @@ class Search:
         return choice
 
     def _length(self, rows: Where, rank: int) -> tuple[int, Choice] | None:
-        """The length below which the model of this rank is enough and from which on it is not; the
-        highest there is.
+        """Find the highest length from which on the model of this rank is not enough.
+
+        Below it, the model is enough.
         """
         for edge, short, long in self._cuts(rows):
             above, below = self.choose(long), self.choose(short)
@@ -244,8 +244,9 @@ class Search:
         return None
 
     def _differ(self, above: Choice, below: Choice, smaller: str) -> bool:
-        """Whether the larger model gains measurably more above than below; these are other texts,
-        so errors add in squares.
+        """Whether the larger model gains measurably more above than below.
+
+        The two groups have different texts, so errors add in squares.
         """
         more, less = (
             next(
@@ -262,8 +263,9 @@ class Search:
         )
 
     def _cuts(self, rows: Where) -> list[tuple[int, Where, Where]]:
-        """Lengths with enough texts on both sides, from the highest: the length, the shorter texts,
-        the others.
+        """List lengths with enough texts on both sides, from the highest.
+
+        Each comes with the shorter texts and the other texts.
         """
         made = []
         for edge in reversed(BANDS):
@@ -285,7 +287,7 @@ class Search:
         }
 
     def choose(self, rows: Where) -> Choice:
-        """The smallest model that is enough for these texts."""
+        """Choose the smallest model that is enough for these texts."""
         by_task, evidence = [], []
         for task in self._tasks:
             own = rows.get(task.name, np.empty(0, np.int64))
@@ -351,7 +353,7 @@ class Search:
         return rules
 
     def _conditions(self) -> list[Condition]:
-        """Rules that may be made, in order: name, `when`, and whether it holds."""
+        """List the rules that can be made, in order: name, `when`, and whether it holds."""
         scripts = Counter(unit.features.script for task in self._tasks for unit in task.units)
         made: list[Condition] = [
             (f"script-{script.lower()}", {"scripts": [script]}, _has_script(script))
@@ -381,7 +383,7 @@ class Search:
 
 
 def pool(same: Sequence[Difference]) -> Difference:
-    """The mean of one pair's differences over independent tasks."""
+    """Average one pair's differences over independent tasks."""
     points = sum(one.points for one in same) / len(same)
     error = math.sqrt(sum(one.error**2 for one in same)) / len(same)
     return Difference(
@@ -396,7 +398,7 @@ def pool(same: Sequence[Difference]) -> Difference:
 
 
 def told(choice: Choice, base: str) -> str:
-    """The evidence in a line."""
+    """Format the evidence as a line."""
     gains = [
         one for one in choice.differences if one.smaller == base and one.larger == choice.model
     ]

@@ -1,4 +1,4 @@
-"""The derived rules as a routing section, each with its evidence above it."""
+"""Format the derived rules as a routing section, each with its evidence above it."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ def yaml(
     late: Mapping[str, float],
     min_gain: float,
 ) -> str:
-    """The policy file, with the evidence as comments; JSON's strings and lists are YAML too."""
+    """Format the policy file, with evidence as comments; JSON strings and lists are valid YAML."""
     models = [candidate for candidate in plan.candidates if candidate.tiers]
     own = {tier: candidate.name for candidate in models for tier in candidate.tiers}
     lines = [

@@ -1,13 +1,12 @@
-"""The service under measurement: what it offers, what the run will cost, and every vector kept in a
-folder.
+"""Survey the service, predict what a run will cost, and keep every vector in a folder.
 
-    OUT/run.json                        what is measured: a digest of the inputs, the models, how
-                                        texts turn into tokens
-    OUT/vectors/MODEL/SIDE/part-*       the vectors, as `embedding-router migrate` keeps them: a
-                                        part that is there is whole
-    OUT/latency.jsonl                   a line for each round of each model
+    OUT/run.json                    what is measured: a digest of the inputs, the models, how texts
+                                    turn into tokens
+    OUT/vectors/MODEL/SIDE/part-*   the vectors, as `embedding-router migrate` keeps them: a part
+                                    that exists is complete
+    OUT/latency.jsonl               a line for each round of each model
 
-So a run that was killed goes on where it stopped, and one that is complete makes its report again
+A run that was killed continues where it stopped. A run that is complete makes its report again
 without the service.
 """
 
@@ -52,35 +51,36 @@ class AdviseError(ToolError):
 
 
 class Candidate(NamedTuple):
-    """A model of the service, as /v1/tiers has it; they come from small to large."""
+    """A model of the service, as in /v1/tiers; candidates are ordered from small to large."""
 
     name: str
     tiers: tuple[str, ...]
     dimensions: int
-    cuts: tuple[int, ...]  # smaller sizes that it was trained for, its own among them, ascending
+    cuts: tuple[int, ...]  # sizes that it was trained for, up to its own, ascending
     max_tokens: int
     devices: float  # of all its ready replicas
     memory_bytes: int | None
     engine: str
-    fingerprint: str | None = None  # what its replicas prove to be; None: nobody knows
+    fingerprint: str | None = None  # None: it has none
     configured: Mapping[str, float] = {}  # `quality` of the config
 
     @property
     def space(self) -> str:
-        """Its own vector space."""
+        """The model's own vector space."""
         return f"{self.name}/{self.dimensions}"
 
 
 class Tokens(NamedTuple):
-    """About how many tokens a model makes of a text: a line through counted samples of each
-    script.
+    """Estimates the tokens that a model makes of a text.
+
+    Each script has a line, fitted to counted samples.
     """
 
     # by script, "" for any other: tokens = first + second * characters
     lines: dict[str, tuple[float, float]]
 
     def of(self, characters: int, script: str | None) -> int:
-        """Tokens of a text."""
+        """Estimate the tokens of a text."""
         first, each = self.lines.get(script or "", self.lines[""])
         return max(1, round(first + each * characters))
 
@@ -107,13 +107,13 @@ class Plan:
 
     @property
     def all_tiers(self) -> Mapping[str, str]:
-        """The tiers of the service, or else those of the models that are measured."""
+        """The tiers of the service, otherwise those of the models that are measured."""
         own = {tier: candidate.name for candidate in self.candidates for tier in candidate.tiers}
         return self.tiers or own
 
 
 def texts_of(inputs: Inputs) -> dict[Side, tuple[str, ...]]:
-    """Every text that is embedded, once for each side it is embedded on."""
+    """Collect every text to embed, once for each side that it is embedded on."""
     symmetric = [
         text for pairs in inputs.pairs.values() for pair in pairs for text in (pair.one, pair.other)
     ]
@@ -128,8 +128,9 @@ def texts_of(inputs: Inputs) -> dict[Side, tuple[str, ...]]:
 
 
 async def plan(client: Client, inputs: Inputs, output: Path, wanted: Sequence[str]) -> Plan:
-    """What is to be measured: as the folder `output` has it from an earlier run of the same inputs,
-    else asked of the service.
+    """Return the plan of an earlier run in `output`, otherwise survey the service.
+
+    Raises AdviseError if the earlier run had other inputs or models.
     """
     digest, file = inputs.digest(), output / "run.json"
     if file.exists():
@@ -169,7 +170,7 @@ async def plan(client: Client, inputs: Inputs, output: Path, wanted: Sequence[st
 
 
 def estimate(plan: Plan, output: Path) -> list[Estimate]:
-    """What is missing, by model."""
+    """Estimate what is still to be embedded, by model."""
     made = []
     for candidate in plan.candidates:
         left = {side: _missing(output, candidate, side, plan.texts[side]) for side in SIDES}
@@ -183,7 +184,7 @@ def estimate(plan: Plan, output: Path) -> list[Estimate]:
 async def embed_all(client: Client, plan: Plan, output: Path, batch: int, in_flight: int) -> None:
     """Embed what is missing with every model, from small to large, on the bulk lane.
 
-    Raises AdviseError where a model is not the one that made the vectors which are there.
+    Raises AdviseError if a model is not the one that made the existing vectors.
     """
     todo = estimate(plan, output)
     if not any(each.texts for each in todo):
@@ -213,7 +214,7 @@ async def embed_all(client: Client, plan: Plan, output: Path, batch: int, in_fli
 
 
 def vectors_of(plan: Plan, output: Path, candidate: Candidate, side: Side) -> dict[str, Vectors]:
-    """The kept vectors of a model by text, rows of length 1."""
+    """Read the kept vectors of a model by text; they have length 1."""
     texts = plan.texts[side]
     if not texts:
         return {}
@@ -243,7 +244,7 @@ async def _same_weights(client: Client, plan: Plan, output: Path) -> None:
 
 
 def _manifest(candidate: Candidate, texts: Sequence[str]) -> Manifest:
-    # The inputs have a digest of their own in run.json: sizes alone are told apart here.
+    # run.json has a digest of the inputs, so their size is enough here.
     return Manifest(
         candidate.space,
         candidate.fingerprint,
@@ -256,7 +257,7 @@ def _manifest(candidate: Candidate, texts: Sequence[str]) -> Manifest:
 
 
 def _missing(output: Path, candidate: Candidate, side: Side, texts: Sequence[str]) -> int:
-    """Texts without a vector; does not make the folder."""
+    """Count texts without a vector; does not create the folder."""
     folder, rows = _folder(output, candidate, side), len(texts)
     starts = range(0, rows, PART_ROWS)
     ends = [min(start + PART_ROWS, rows) for start in starts]
@@ -271,8 +272,9 @@ def _missing(output: Path, candidate: Candidate, side: Side, texts: Sequence[str
 
 
 async def _survey(client: Client, inputs: Inputs, wanted: Sequence[str]) -> dict[str, Any]:
-    """What the service says before anything is embedded: its models, tokens of sampled texts, and
-    how long it would take.
+    """Collect what the service reports before anything is embedded.
+
+    These are its models, token counts of sampled texts, and the predicted times.
     """
     answer = await client.tiers()
     named = {answer["tiers"].get(name, name) for name in wanted}  # a tier stands for its model
@@ -301,7 +303,7 @@ async def _survey(client: Client, inputs: Inputs, wanted: Sequence[str]) -> dict
         )
     for row in rows:
         if not row["replicas_ready"]:
-            await client.embed(["ready?"], model=row["model"])  # a model at zero replicas starts
+            await client.embed(["ready?"], model=row["model"])  # starts a model at zero replicas
     texts = texts_of(inputs)
     tokens, predicted = {}, {}
     with bar(total=len(rows), desc="asking what it will take", unit="model", leave=False) as shown:
@@ -351,7 +353,7 @@ def _candidate(row: Mapping[str, Any], tiers: Mapping[str, str]) -> Candidate:
 async def _tokens(
     client: Client, model: str, texts: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
-    """A line for each script through what the service counted of samples of all lengths."""
+    """Fit a line for each script to the service's token counts of samples of all lengths."""
     by_script: dict[str, list[str]] = {}
     for text in texts:
         by_script.setdefault(script_of(text) or "", []).append(text)
@@ -377,7 +379,11 @@ async def _tokens(
 
 
 def _line(characters: Sequence[int], tokens: Sequence[int]) -> tuple[float, float]:
-    """Least squares of relative errors, through one point where all texts are of one length."""
+    """Fit a line by least squares of relative errors.
+
+    It goes through zero if there are fewer than three lengths, or if a coefficient would be
+    negative.
+    """
     lengths, counts = np.array(characters, np.float64), np.array(tokens, np.float64)
     if len(set(characters)) < 3:
         return 0.0, float(counts.sum() / lengths.sum())
@@ -392,13 +398,13 @@ def _line(characters: Sequence[int], tokens: Sequence[int]) -> tuple[float, floa
 async def _predicted(
     client: Client, row: Mapping[str, Any], side: Side, texts: Sequence[str]
 ) -> float:
-    """Seconds of a text among many, as the service predicts for an even sample of them."""
+    """Return the seconds of a text among many, predicted by the service for an even sample."""
     places = np.linspace(0, len(texts) - 1, min(PREDICTED, len(texts)), dtype=np.int64)
     sample = [texts[place] for place in places]
     answer = await client.route(sample, model=row["model"], truncate="end", **INPUT_TYPES[side])
     mine = next(model for model in answer["models"] if model["model"] == row["model"])
     work_ms = mine["work_ms"]
-    # a text that is longer than it reads is cut when it is embedded, and is not predicted
+    # nothing is predicted for a text beyond the model's context, which embedding would cut
     if work_ms is None:
         tokens = answer["features"]["tokens"]
         short = await client.route(

@@ -1,11 +1,9 @@
-"""Where a larger model is measurably better: paired bootstrap differences, over all units and over
-slices of them.
+"""Where a larger model is measurably better: paired bootstrap over all units and over slices.
 
-Each resample draws the same units for all models, so what is hard for all cancels out. The
-intervals are percentiles of 1,000 resamples, 95 %; the p-values take the difference for normal with
-the resamples' deviation. Whoever looks at forty slices finds two that differ by chance: Holm's
-method raises the p-values of all comparisons of the report together, and only what is then below
-0.05 is called measured.
+Each resample draws the same units for all models, so what is hard for all cancels out. Intervals
+are percentiles of 1,000 resamples, 95 %; p-values assume that the difference is normal with the
+resamples' deviation. By chance about two of forty slices differ, so Holm's method raises the
+p-values of all comparisons of the report together. Only what is then below 0.05 is called measured.
 """
 
 from collections import Counter
@@ -26,7 +24,7 @@ SHOWN_LANGUAGES = 12
 
 
 class Difference(NamedTuple):
-    """A larger model against a smaller one on the same units; points."""
+    """Points of a larger model over a smaller one on the same units."""
 
     smaller: str
     larger: str
@@ -38,19 +36,21 @@ class Difference(NamedTuple):
 
     @property
     def is_measured(self) -> bool:
-        """Whether it is there at all, either way; after `holm` that holds for all looks
-        together.
+        """Whether the models differ measurably, either way.
+
+        After `holm` this holds for all comparisons together.
         """
         return self.p < ALPHA
 
 
 class Slice(NamedTuple):
-    """Some units of a task, and every model on them; `differences` is empty where there are too few
-    to tell.
+    """Some units of a task, and every model's value on them.
+
+    `differences` is empty if there are too few units to tell.
     """
 
     task: str
-    dimension: str  # "all", "language", "length", ...
+    dimension: str  # "all", "language", "tokens", ...
     value: str
     units: int
     values: Mapping[str, float]
@@ -60,7 +60,7 @@ class Slice(NamedTuple):
 def differences(
     task: Task, models: Sequence[str], rows: Rows, resamples: int = RESAMPLES
 ) -> tuple[Difference, ...]:
-    """Every model against every smaller one, on these units."""
+    """Compare every model with every smaller one on these units."""
     rng = np.random.default_rng(SEED)
     draws = rows[rng.integers(0, len(rows), (resamples, len(rows)))]
     drawn = task.resampled(draws)
@@ -73,8 +73,9 @@ def differences(
 
 
 def gaps(task: Task, models: Sequence[str], rows: Rows) -> tuple[Difference, ...]:
-    """As `differences`, and faster: the error of a mean needs no resamples, that of a correlation
-    few.
+    """Compare as `differences` does, but faster.
+
+    The error of a mean needs no resamples, that of a correlation few.
     """
     if task.gold is not None:
         return differences(task, models, rows, FEW_RESAMPLES)
@@ -98,21 +99,24 @@ def gaps(task: Task, models: Sequence[str], rows: Rows) -> tuple[Difference, ...
 
 
 def difference(smaller: str, larger: str, points: float, drawn: Floats) -> Difference:
-    """From its resamples."""
+    """Make a difference from its resamples."""
     error = float(drawn.std(ddof=1))
     low, high = (float(edge) for edge in np.quantile(drawn, (0.025, 0.975)))
     return Difference(smaller, larger, points, low, high, p_value(points, error), error)
 
 
 def p_value(points: float, error: float) -> float:
-    """Two-sided, of no difference."""
+    """Two-sided p-value of no difference."""
     if error <= 0.0:
         return 1.0 if points == 0.0 else 0.0
     return float(2.0 * stats.norm.sf(abs(points) / error))
 
 
 def slices(plan: Plan, task: Task) -> Iterator[Slice]:
-    """The whole task, then its slices; a dimension in which all units are alike is left out."""
+    """Yield the whole task, then its slices.
+
+    A dimension in which all units are alike is left out.
+    """
     models = list(task.scores)
     everything = np.arange(len(task.units))
     yield _slice(task, models, "all", "all", everything)
@@ -127,7 +131,7 @@ def slices(plan: Plan, task: Task) -> Iterator[Slice]:
 
 
 def dimensions(plan: Plan, task: Task) -> list[tuple[str, Callable[[Unit], str | None]]]:
-    """What a task's units are told apart by."""
+    """List the dimensions that a task is sliced by, with the value of a unit in each."""
     largest = plan.candidates[-1].name
     languages = Counter(unit.features.language or "unknown" for unit in task.units)
     shown = {language for language, _ in languages.most_common(SHOWN_LANGUAGES)}
@@ -158,7 +162,7 @@ def dimensions(plan: Plan, task: Task) -> list[tuple[str, Callable[[Unit], str |
 
 
 def band(tokens: int) -> str:
-    """The band that a length falls into."""
+    """Name the band that a length falls into."""
     edges = (0, *BANDS)
     place = max(index for index, edge in enumerate(edges) if tokens >= edge)
     if place == 0:
@@ -171,7 +175,7 @@ def band(tokens: int) -> str:
 
 
 def holm(found: Sequence[Slice]) -> list[Slice]:
-    """The slices with p-values that hold for all comparisons together (Holm 1979)."""
+    """Raise p-values so that they hold for all comparisons together (Holm 1979)."""
     raw = [one.p for each in found for one in each.differences]
     order = sorted(range(len(raw)), key=raw.__getitem__)
     adjusted, highest = [0.0] * len(raw), 0.0
@@ -188,7 +192,7 @@ def holm(found: Sequence[Slice]) -> list[Slice]:
 def enough(
     found: Sequence[Difference], models: Sequence[str], min_gain: float, alpha: float = ALPHA
 ) -> str:
-    """The smallest model that no larger one beats measurably and by at least `min_gain` points."""
+    """Find the smallest model that no larger one beats measurably by `min_gain` points or more."""
     for model in models:
         if not any(
             one.smaller == model and one.p < alpha and one.points >= min_gain for one in found
@@ -198,8 +202,9 @@ def enough(
 
 
 def doubt(found: Sequence[Difference], model: str, min_gain: float) -> Difference | None:
-    """The larger model that may still be worth it after all: its interval reaches `min_gain` points
-    over this one.
+    """Return the difference to the larger model that can still be worth it; None without one.
+
+    Its interval reaches `min_gain` points over this model.
     """
     open_still = [one for one in found if one.smaller == model and one.high >= min_gain]
     return max(open_still, key=lambda one: one.high, default=None)

@@ -1,14 +1,13 @@
-"""What a routing would have done to the user's texts: the router's own `decide`, text by text,
-without load.
+"""Apply a routing to the user's texts: the router's own `decide`, text by text, without load.
 
-Scores of two models are never ranked against each other: a retrieval query counts with the index of
-its own model, a labelled text with the neighbours of its own model, and of pairs each model's are
-correlated among themselves, weighted by their number. That is what a service does that keeps an
-index per model, or whose requests need no index.
+Scores of two models are never ranked against each other. A retrieval query uses the index of its
+own model, and a labelled text the neighbours of its own model. Pairs are correlated for each model
+on its own, weighted by their number. This is what a service does that keeps an index per model, or
+whose requests need no index.
 
-Rules that are judged by the texts they were made from look better than they are. So the figure is
-given a second time with rules that were made from the other half of the texts; where a half has too
-few texts to make any, there is no such figure.
+Rules look better than they are on the texts that they were made from. So the figure is given a
+second time, with rules that were made from the other half of the texts. Without enough texts in
+each half there is no such figure.
 """
 
 import math
@@ -35,7 +34,7 @@ Assigned = Mapping[str, Sequence[str]]  # by task, the model of each unit
 
 
 class Outcome(NamedTuple):
-    """A policy over all tasks, each with the same share of the traffic."""
+    """The result of a policy over all tasks, each with the same share of the traffic."""
 
     name: str
     quality: float  # points
@@ -48,12 +47,12 @@ class Outcome(NamedTuple):
 
 
 def assign(plan: Plan, tasks: Sequence[Task], derived: Derived) -> dict[str, list[str]]:
-    """The model that answers each unit of each task."""
+    """Return the model that answers each unit of each task."""
     tiers: dict[Any, str] = {
         Tier(tier): candidate.name for candidate in plan.candidates for tier in candidate.tiers
     }
     policy = build_policy(Routing.model_validate(derived.routing(tiers)), tiers)
-    # A decision without a deadline asks no curve, but it predicts for each model.
+    # Without a deadline no decision depends on the curve, but predictions need one.
     curve = Curve(0.001, 0.0, 0.0, 0.0, 8192)
     models = {
         candidate.name: Model(candidate.name, rank, candidate.max_tokens, curve, {})
@@ -83,7 +82,10 @@ def outcomes(
     min_gain: float,
     gpu_hour: float | None,
 ) -> list[Outcome]:
-    """Always each model, and routed; none without tasks that measure quality."""
+    """Return the outcome of each model alone, and of the routing.
+
+    The list is empty without tasks that measure quality.
+    """
     judged = [task for task in tasks if task.kind != "agreement"]
     if not judged:
         return []
@@ -132,8 +134,9 @@ def outcomes(
 
 
 def _crossed(plan: Plan, tasks: Sequence[Task], min_gain: float) -> Assigned | None:
-    """Each half of the texts assigned by the rules that the other half supports; None where a half
-    supports no choice at all.
+    """Assign each half of the texts by rules from the other half.
+
+    Returns None if a half supports no choice at all.
     """
     halves = [
         {task.name: np.arange(start, len(task.units), 2) for task in tasks} for start in (0, 1)
@@ -154,8 +157,9 @@ def _groups(models: Sequence[str]) -> list[tuple[str, Rows]]:
 
 
 def _value(task: Task, models: Sequence[str], grouped_by: Sequence[str]) -> float:
-    """The task's metric under an assignment; pairs are correlated within the groups of the routed
-    assignment, for all alike.
+    """Return the task's metric under an assignment.
+
+    Pairs are correlated within the groups of the routed assignment, for all assignments alike.
     """
     if task.gold is None:
         return 100.0 * float(_chosen(task, models).mean())
@@ -212,8 +216,9 @@ def _both(mine: Sequence[str], theirs: Sequence[str]) -> list[tuple[tuple[str, s
 def _device_s(
     plan: Plan, tasks: Sequence[Task], assigned: Assigned, timing: Mapping[str, Timing]
 ) -> float:
-    """Device seconds of a million requests, by their tokens; a pair counts as its longer text
-    twice.
+    """Device seconds of a million requests, by their tokens.
+
+    A pair counts as twice its longer text.
     """
     total = 0.0
     for task in tasks:

@@ -14,7 +14,7 @@ from deployments.tools.advise.slices import Difference, Slice
 from deployments.tools.advise.traffic import CROSSED, ROUTED, Outcome
 
 ONE_LANGUAGE = 0.9  # share of a task's units that makes it a task of one language
-MOST_LANGUAGES = 3  # named of a mixture
+MOST_LANGUAGES = 3  # named in a mixture
 
 
 def verdict(
@@ -26,7 +26,7 @@ def verdict(
     min_gain: float,
     timing: Mapping[str, Timing],
 ) -> tuple[str, list[str]]:
-    """The sentence, and what stands below it."""
+    """Return the headline, and the lines below it."""
     largest = [candidate for candidate in plan.candidates if candidate.tiers][-1].name
     if not traffic:
         task = tasks[0]
@@ -78,7 +78,7 @@ def verdict(
 def _policies(
     traffic: Sequence[Outcome],
 ) -> tuple[Outcome, Outcome | None, dict[str, Outcome]]:
-    """Routed, routed by the rules of the other half where there are any, and always each model."""
+    """Return outcomes: routed, routed by the other half's rules if any, and always each model."""
     return (
         next(one for one in traffic if one.name == ROUTED),
         next((one for one in traffic if one.name == CROSSED), None),
@@ -101,7 +101,7 @@ def _compared(one: Outcome, other: Outcome) -> str:
 
 
 def _worse(found: Sequence[Slice], min_gain: float) -> list[str]:
-    """Where a larger model is measurably worse than a smaller one, by at least `min_gain`."""
+    """List where a larger model is measurably worse than a smaller one by at least `min_gain`."""
     by_pair: dict[tuple[str, str], list[str]] = {}
     for one in found:
         if one.dimension != "language":
@@ -120,8 +120,9 @@ def _worse(found: Sequence[Slice], min_gain: float) -> list[str]:
 def _headline(
     plan: Plan, largest: str, derived: Derived, timing: Mapping[str, Timing], min_gain: float
 ) -> str:
-    """What is worth it and what it costs, what is enough, and what these texts cannot tell: no
-    measurable gain is not yet no gain.
+    """Say what is worth it and what it costs, what is enough, and what these texts cannot tell.
+
+    No measurable gain does not yet mean no gain.
     """
     if derived.languages:
         choices = {
@@ -157,7 +158,7 @@ def _headline(
 
 
 def about_rules(derived: Derived) -> list[str]:
-    """What pasting routing.yaml does to the rules in force."""
+    """Explain what pasting routing.yaml does to the rules in force."""
     if derived.tiers is None:
         return [
             "The rules in force are not known: routing.yaml replaces them, so compare it with them "
@@ -179,8 +180,9 @@ def about_rules(derived: Derived) -> list[str]:
 def _gains(
     largest: str, worth: Mapping[str, Choice], derived: Derived, timing: Mapping[str, Timing]
 ) -> str:
-    """What the largest model brings for each language over the model that would answer otherwise,
-    and what that costs.
+    """Say what the largest model gains for each language, and what that costs.
+
+    It is compared with the model that would answer otherwise.
     """
     models = list(timing)
     base = derived.default_model
@@ -209,7 +211,7 @@ def _versus(one: Outcome, other: Outcome) -> str:
 
 
 def _task_verdict(task: Task, whole: Slice, min_gain: float) -> str:
-    """Of the whole task, by the differences that hold for all comparisons together."""
+    """Sum up a task by the differences that hold for all comparisons together."""
     models, found = list(task.scores), whole.differences
     model = slicing.enough(found, models, min_gain)
     about = f"{task.name} ({_spoken(task)}, {len(task.units)} {NOUNS[task.kind]})"
@@ -228,7 +230,7 @@ def _task_verdict(task: Task, whole: Slice, min_gain: float) -> str:
 
 
 def _spoken(task: Task) -> str:
-    """The language of a task, or the largest shares of its mixture."""
+    """Name the language of a task, or the largest shares of its mixture."""
     counts = Counter(unit.features.language for unit in task.units if unit.features.language)
     if not counts:
         return "language unknown"
@@ -254,12 +256,12 @@ def _named(plan: Plan, model: str) -> str:
 
 
 def says(one: Slice, models: Sequence[str], min_gain: float) -> tuple[str, str]:
-    """What a slice says of the larger models: a word for its colour, and the sentence."""
+    """Sum up a slice: a word for its colour, and a sentence on the larger models."""
     if not one.differences:
         return "few", f"too few to tell ({one.units})"
     model = slicing.enough(one.differences, models, min_gain)
     if place := models.index(model):
-        # Those that rule the smaller ones out: the chosen model's own where it has one.
+        # Those that rule the smaller models out; the chosen model's own is preferred.
         gains = [
             each
             for each in one.differences

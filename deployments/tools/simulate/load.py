@@ -35,7 +35,7 @@ def load_world(
     log: Path | None = None,
     scale: float | None = None,
 ) -> World:
-    """The scenario in a file and all that it names; raises ConfigError.
+    """Load a scenario and all that it names. Raises ConfigError.
 
     `log` and `scale` replace those of its traffic.
     """
@@ -51,7 +51,7 @@ def load_world(
             )
         config = _file(path, scenario.config, "config")
     args, app = application(config)
-    # of those that embed: requests for scores are not simulated
+    # only models that embed: requests for scores are not simulated
     models = {name: one for name, one in build_models(args).items() if name in args.models}
     if problems := check_models(scenario, models):
         raise ConfigError([f"{path}: {problem}" for problem in problems])
