@@ -1,1 +1,1 @@
-"""One request's way: read, decide, embed, answer; and what is recorded of it."""
+"""The path of a request: read, decide, embed, answer; and the records of it."""

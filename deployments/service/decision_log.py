@@ -1,13 +1,13 @@
-"""Writes the decision log (router/decision_log.py has its format) on a thread of its own.
+"""Writes the decision log on a separate thread (router/decision_log.py defines the format).
 
 A request costs the event loop one append. Every line is one write to a file opened for appending,
-so the routers of a machine may share a file. A file that has grown to `max_bytes` becomes PATH.1,
-in the place of the one before it: a log never takes more than twice that. The router that renames
-holds a lock on the file that is renamed, so that two routers do not do it one after the other.
+so the routers of a machine can share a file. A file that reaches `max_bytes` is renamed to PATH.1
+and replaces the previous one, so a log takes at most twice that. The renaming router locks the
+file, so that no second router renames it again.
 
-A line that could not be written whole, because the disk is full, is taken out of the file again and
-written once there is room. Until then requests wait in memory, and those beyond its bound are
-counted. Writers hold a shared lock, the one that removes half a line an exclusive one.
+A line that was only partly written, because the disk is full, is removed from the file and written
+again once there is room. Until then requests wait in memory; those beyond its bound are only
+counted. Writers hold a shared lock; the one that removes a partial line holds an exclusive one.
 """
 
 import errno
@@ -30,7 +30,7 @@ log = logging.getLogger("ray.serve")
 
 
 class DecisionLog:
-    """An open log file; `add` from one thread, `close` at the end."""
+    """An open log file; call `add` from one thread, and `close` at the end."""
 
     def __init__(
         self,
@@ -39,11 +39,11 @@ class DecisionLog:
         router: str,
         write: Callable[[int, bytes], int] = os.write,
     ) -> None:
-        """Creates the folder and the file; raises OSError when they cannot be written."""
+        """Create the folder and the file. Raises OSError when they cannot be written."""
         self._path, self._max_bytes, self._router = path, max_bytes, router
         self._write_bytes = write
         self._waiting: deque[tuple[DecisionContext, Entry]] = deque()
-        self._unsaid = 0  # requests of which the next line says that they are missing
+        self._unsaid = 0  # lost requests that the next line must report
         self.lost = 0  # requests that are not in the file
         self.failures = 0  # writes that failed
         self._failing = False
@@ -55,7 +55,7 @@ class DecisionLog:
         self._thread.start()
 
     def add(self, setting: DecisionContext, entry: Entry) -> None:
-        """Take one request; it is on its way to the file within `WRITE_EVERY_S`."""
+        """Queue one request; the thread writes it after at most `WRITE_EVERY_S`."""
         if self._stopped.is_set():
             return
         if len(self._waiting) < MOST_WAITING:
@@ -65,7 +65,7 @@ class DecisionLog:
             self._unsaid += 1
 
     def close(self) -> None:
-        """Write what waits and close the file."""
+        """Write the queued requests and close the file."""
         self._stopped.set()
         self._thread.join()
 
@@ -120,7 +120,7 @@ class DecisionLog:
             self._unsaid -= unsaid
 
     def _append(self, line: bytes) -> None:
-        """Write one line whole, or nothing; raises OSError."""
+        """Write one whole line, or nothing. Raises OSError."""
         fcntl.flock(self._file, fcntl.LOCK_SH)
         try:
             written = self._write_bytes(self._file, line)
@@ -132,7 +132,7 @@ class DecisionLog:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _take_back(self, start: int, end: int) -> None:
-        """Remove half a line; where another router has written behind it, end it instead."""
+        """Remove a partial line; if another router has written after it, end the line instead."""
         fcntl.flock(self._file, fcntl.LOCK_EX)
         if os.fstat(self._file).st_size == end:
             os.ftruncate(self._file, start)
@@ -140,7 +140,7 @@ class DecisionLog:
             self._write_bytes(self._file, b"\n")
 
     def _make_room(self) -> None:
-        """Begin a new file when this one is full, or when another router already has."""
+        """Switch to a new file if this one is full; rename it unless another router did."""
         if os.fstat(self._file).st_size < self._max_bytes:
             return
         fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -151,15 +151,15 @@ class DecisionLog:
         except OSError:
             fcntl.flock(self._file, fcntl.LOCK_UN)
             raise
-        os.close(full)  # and with it the lock
+        os.close(full)  # which also releases the lock
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
 def open_log(settings: config.DecisionLog, base_dir: str | None) -> DecisionLog:
-    """The log that a config asks for, of a router with a name of its own; raises OSError when it
-    cannot be written.
+    """Open the configured log, with a random name for this router. Raises OSError when it cannot be
+    written.
     """
-    path = Path(base_dir or ".") / Path(settings.path).expanduser()  # an absolute path stays itself
+    path = Path(base_dir or ".") / Path(settings.path).expanduser()  # keeps an absolute path
     return DecisionLog(path, settings.max_bytes, secrets.token_hex(4))

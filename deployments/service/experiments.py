@@ -1,9 +1,8 @@
-"""Shadow and canary on live traffic (router/compare.py says what they are and what is counted).
+"""Shadow and canary on live traffic (router/compare.py defines them and what is counted).
 
-A shadow starts when the caller has his answer, on the bulk lane, which yields to every interactive
-request; it has no share in the cache, and no demand is booked for it. What there is no room for is
-left out and counted, never queued without bound: a shadow is a sample. Whatever goes wrong with it
-is a number in the report.
+A shadow starts after the caller's answer, as bulk work, which yields to every interactive request.
+It does not use the cache, and no demand is booked for it. The queue is bounded: what does not fit
+is left out and counted, because a shadow is a sample. Errors are only counted in the report.
 """
 
 import asyncio
@@ -32,7 +31,7 @@ from router.schema import EmbeddingsRequest
 log = logging.getLogger("ray.serve")
 
 MOST_WAITING = 256  # requests; beyond it the newest are left out
-MOST_AT_ONCE = 4  # of them under way
+MOST_AT_ONCE = 4  # of them in flight
 MOST_TEXTS = 16  # of one request
 DEADLINE_S = 60.0
 
@@ -40,21 +39,21 @@ CONTROL, CANARY = CanaryReport.ARMS
 
 
 class Answered(NamedTuple):
-    """What the service tells of a request that has its vectors."""
+    """An answered request, as the service reports it to the experiments."""
 
     request: EmbeddingsRequest
     decision_input: Request
     decision: Decision
     models: Mapping[str, Model]
-    digests: Sequence[bytes]  # of its texts as the model that answered read them
-    vectors: Vectors  # of that model, in its own size
+    digests: Sequence[bytes]  # of its texts as the answering model read them
+    vectors: Vectors  # of that model, in its native size
     arrived_s: float
     actual_s: float
     arm: str | None
 
 
 class Comparison:
-    """The experiments of one router replica, as the config says now."""
+    """The experiments of one router replica under the current config."""
 
     def __init__(
         self,
@@ -73,12 +72,12 @@ class Comparison:
         self._use(args)
 
     def reload(self, args: RouterArgs) -> None:
-        """Go on with these; an experiment that changed begins again, and its report with it."""
+        """Use a new config; if `compare` changed, the experiments and reports start again."""
         if args.compare != self._args.compare:
             self._use(args)
 
     def _use(self, args: RouterArgs) -> None:
-        # but for `compare`, of the sections read here none changes without a restart
+        # of the sections read here, only `compare` can change without a restart
         self._args = args
         self.shadow, self.canary = args.compare.shadow, args.compare.canary
         self.since_s = self._clock()
@@ -90,7 +89,7 @@ class Comparison:
             if self.shadow is None
             else build_floor("shadow", self.shadow.when, self.shadow.model).applies
         )
-        # A cache of its own that keeps nothing: no shadow takes room from a caller's vectors.
+        # A separate cache that keeps nothing: a shadow takes no room from callers' vectors.
         self._gatherer = (
             None
             if self.shadow is None
@@ -98,11 +97,10 @@ class Comparison:
         )
 
     def arm(self, request: EmbeddingsRequest, decision_input: Request) -> str | None:
-        """Which rules decide the request: CANARY, CONTROL, or None where it is not in the
-        experiment.
+        """Return which rules decide the request: CANARY, CONTROL, or None if it takes no part.
 
-        Only a request that left everything open takes part: one with a model, a tier, a space or a
-        size never does.
+        Only a request that leaves the choice open takes part: none with a model, a tier, a space
+        or a size.
         """
         canary = self.canary
         if (
@@ -116,23 +114,23 @@ class Comparison:
         return CANARY if falls_in(request.texts, "canary", canary.share) else CONTROL
 
     def entered(self) -> None:
-        """A caller waits for this router."""
+        """Count a caller that starts to wait."""
         self._under_way += 1
         self._idle.clear()
 
     def left(self) -> None:
-        """He does not any more."""
+        """Count a caller that no longer waits."""
         self._under_way -= 1
         if not self._under_way:
             self._idle.set()
 
     def failed(self, arm: str | None, code: str) -> None:
-        """A request of an arm of the canary ended with this error."""
+        """Count an error of a request in an arm of the canary."""
         if arm is not None:
             self.canaried.failed[arm][code] += 1
 
     def answered(self, answered: Answered) -> None:
-        """Count an answer for the canary, and shadow it where it is in the sample."""
+        """Count an answer for the canary, and shadow it if it is in the sample."""
         if answered.arm is not None:
             self.canaried.add(answered.arm, _seen(answered))
         shadow, texts = self.shadow, answered.request.texts
@@ -153,25 +151,25 @@ class Comparison:
         else:
             self._waiting.append(_sample(answered))
             if len(self._workers) < (1 if shadow.wait_for_idle else MOST_AT_ONCE):
-                # An empty context: nothing of the request that has ended goes along.
+                # An empty context: nothing of the ended request is inherited.
                 worker = asyncio.get_running_loop().create_task(self._work(), context=Context())
                 self._workers.add(worker)
                 worker.add_done_callback(self._workers.discard)
 
     async def close(self) -> None:
-        """Take back what is under way."""
+        """Cancel all shadows."""
         self._waiting.clear()
         for worker in list(self._workers):
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
 
     async def settled(self) -> None:
-        """Returns when no shadow waits or is under way."""
+        """Wait until no shadow is queued or in flight."""
         while self._workers:
             await asyncio.wait(set(self._workers))
 
     def as_dict(self) -> dict[str, Any]:
-        """What GET /v1/compare answers."""
+        """The response of GET /v1/compare."""
         running_s = round(self._clock() - self.since_s, 1)
         return {
             "object": "comparison",
@@ -199,9 +197,9 @@ class Comparison:
                 return
             if shadow.wait_for_idle:
                 await self._idle.wait()
-                if not self._waiting:  # a change of the config threw them away meanwhile
+                if not self._waiting:  # a config change discarded them meanwhile
                     return
-                report, shadow = self.shadowed, self.shadow  # or it put others in their place
+                report, shadow = self.shadowed, self.shadow  # or it replaced them
                 if shadow is None:
                     return
             answered = self._waiting.popleft()
@@ -209,12 +207,12 @@ class Comparison:
                 await self._compare(answered, report, shadow)
             except RouterError as error:
                 report.left_out[error.code] += 1
-            except Exception as error:  # a fault of ours must not end the comparison
+            except Exception as error:  # a bug must not end the comparison
                 report.left_out["internal_error"] += 1
                 log.error("a shadow failed:\n%s", where(error))
 
     async def _compare(self, answered: Answered, report: ShadowReport, shadow: Shadow) -> None:
-        # a reload brings others
+        # a reload replaces these
         request, gatherer, rings = (
             answered.request,
             self._gatherer,
@@ -236,8 +234,8 @@ class Comparison:
                 ring.add, answered.digests, answered.vectors, got.vectors
             )
         predicted = answered.decision.predictions.get(shadow.model)
-        # Both would have had a cache: the shadow's cost is that of as many texts as the other model
-        # had to embed.
+        # A cache would have served both: the shadow is charged for the share of texts that the
+        # other model had to embed.
         new = answered.decision_input.work[answered.decision.model].texts / len(request.texts)
         report.add(
             _seen(answered),
@@ -277,9 +275,7 @@ def _device_s(model: Model, work: Work) -> float:
 
 
 def _sample(answered: Answered) -> Answered:
-    """At most MOST_TEXTS of the request's texts, spread over all of it, with their share of its
-    work.
-    """
+    """Reduce a request to at most MOST_TEXTS evenly spread texts, with their share of its work."""
     texts, model = answered.request.texts, answered.decision.model
     assert texts is not None
     assert model is not None

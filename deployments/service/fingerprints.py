@@ -9,8 +9,8 @@ from router.strict import ConfigError
 
 
 def check_reading(args: RouterArgs, preparer: Preparer) -> dict[str, Proof]:
-    """The router's half, for each model that has a fingerprint; raises ConfigError naming those
-    that would be read wrongly.
+    """Check the router's half of each model's fingerprint, and return the fingerprints. Raises
+    ConfigError naming the models that would be read wrongly.
     """
     fingerprints: dict[str, Proof] = {}
     problems = []
@@ -50,8 +50,8 @@ def check_reading(args: RouterArgs, preparer: Preparer) -> dict[str, Proof]:
 
 
 def probes_of(preparer: Preparer, name: str, max_tokens: int) -> list[Probe]:
-    """The texts of a new fingerprint as the router sends them to this model: both sides of the
-    prompt where they differ.
+    """The texts of a new fingerprint as the router sends them to this model; with both sides of
+    the prompt where they differ.
     """
     probes: list[Probe] = []
     for text in TEXTS:

@@ -1,11 +1,11 @@
-"""The vectors of one request: what is known drops out, a text that is on its way already is waited
-for, the rest is sent.
+"""Collect the vectors of one request: cached texts are looked up, texts in flight are awaited, and
+the rest is sent.
 
-Everything is keyed by model and digest of what the model reads, so nothing ever crosses a model.
-Order and duplicates are kept by place: each text of the request ends at the row it had. A text is
-waited for only where that costs little: not an interactive one for a bulk one, none for a request
-of several batches, and when the request that sent it fails or leaves, those who waited send it
-themselves.
+Everything is keyed by model and digest of what the model reads, so nothing crosses models. Order
+and duplicates are kept: each text of the request ends in the row it had. A text is awaited only
+where that costs little. An interactive request does not wait for a bulk one, and no request waits
+for one of several batches. If the request that sent a text fails or is cancelled, the waiting ones
+send it themselves.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, frozen=True)
 class InFlightText:
-    """Where a text that was sent will appear."""
+    """Where the vector of a text in flight will appear."""
 
     made: "asyncio.Future[Rows]"
     row: int
@@ -42,7 +42,7 @@ class InFlightText:
 
 
 class Gatherer:
-    """One model's cache lookups, texts on their way, and lane."""
+    """One model's cache lookups, texts in flight, and dispatcher."""
 
     def __init__(
         self, dispatcher: ModelDispatcher, cache: VectorCache, shared: SharedCache | None = None
@@ -52,7 +52,7 @@ class Gatherer:
         self.coalesced = 0  # texts that waited for another request's
 
     async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Rows:
-        """Raises RouterError when a text has no vector by `deadline_s` (on the lane's clock)."""
+        """Raises RouterError when a text has no vector by `deadline_s` (dispatcher's clock)."""
         dispatcher, digests = self._dispatcher, prepared.digests
         entries = self._cache.get_many(dispatcher.model, digests)
         if self._shared is not None and None in entries:
@@ -90,9 +90,7 @@ class Gatherer:
     async def _look_further(
         self, shared: SharedCache, digests: Sequence[bytes], entries: list[Entry | None]
     ) -> None:
-        """Put what the shared cache has into `entries` and the own cache; what is on its way is not
-        asked for.
-        """
+        """Fill `entries` and the own cache from the shared one, except texts in flight."""
         unknown = {
             digest: place
             for place, digest in enumerate(digests)
@@ -120,7 +118,7 @@ class Gatherer:
     async def _wait(
         self, others: dict[bytes, InFlightText], prepared: Prepared, deadline_s: float, bulk: bool
     ) -> dict[bytes, tuple[Rows, int]]:
-        """Rows of texts that other requests sent; those whose sender failed are sent from here."""
+        """Await texts that other requests sent; send those whose sender failed."""
         found: dict[bytes, tuple[Rows, int]] = {}
         self.coalesced += len(others)
         if others:
@@ -156,7 +154,7 @@ class Gatherer:
         dispatcher = self._dispatcher
         shared: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
         counts = prepared.counts if places is None else [prepared.counts[place] for place in places]
-        if sum(counts) <= dispatcher.batch_tokens:  # nobody waits for the rest of a large request
+        if sum(counts) <= dispatcher.batch_tokens:  # no request waits for the rest of a large one
             for digest, row in own.items():
                 self._on_their_way[digest] = InFlightText(shared, row, bulk)
         try:
@@ -194,7 +192,7 @@ class Gatherer:
         finally:
             for future in futures:
                 if not future.cancel() and not future.cancelled():
-                    # read, so that the error of a later chunk is not reported as lost
+                    # retrieve the error of a later chunk, or asyncio logs it
                     future.exception()
         self._check(answers, places, left_s)
         if len(answers) == 1:
@@ -231,7 +229,7 @@ class Gatherer:
 
 
 def _firsts(places: list[int], digests: Sequence[bytes]) -> list[int]:
-    """Of each digest the first place."""
+    """The first place of each digest."""
     seen: dict[bytes, int] = {}
     for place in places:
         seen.setdefault(digests[place], place)

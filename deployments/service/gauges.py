@@ -1,4 +1,4 @@
-"""The metrics that are read from the service once a second, and not counted request by request."""
+"""Metrics that are read from the service once a second instead of counted per request."""
 
 from dataclasses import fields
 

@@ -1,21 +1,21 @@
-"""Memory that a large request took goes back to the system.
+"""Return the memory of large requests to the system.
 
-The allocator keeps what was freed, in one arena for each thread that allocated. What one text of
-megabytes took would then stay until the router ends.
+The allocator keeps freed memory, in one arena for each thread that allocated. The memory of one
+text of megabytes would otherwise be kept until the router ends.
 """
 
 import asyncio
 import ctypes
 from contextlib import suppress
 
-LARGE = 1_000_000  # characters or bytes, from which a request is followed by this
-AFTER_S = 1.0  # so that many large requests are followed by one
+LARGE = 1_000_000  # characters or bytes; the least size that is trimmed after
+AFTER_S = 1.0  # so that many large requests cause one trim
 
 _waiting: set[asyncio.AbstractEventLoop] = set()
 
 
 def give_back(size: int) -> None:
-    """Soon after something of this size, give back what is free; a small one costs a comparison."""
+    """Return free memory soon after something of this size; a small one costs a comparison."""
     if size < LARGE:
         return
     loop = asyncio.get_running_loop()

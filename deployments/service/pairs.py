@@ -1,7 +1,7 @@
 """Pairs of a query and its documents, as each reranker reads them.
 
-A reranker of its own reads both in one text, by its template. Rescoring by similarity embeds the
-query once and each document alone; what is counted and cut is the document in either case.
+A reranker with its own model reads both in one text, built from its template. Rescoring by
+similarity embeds the query once and each document alone. Both count and cut the document.
 """
 
 import re
@@ -27,14 +27,14 @@ _MARK = "."  # stands for a document where a prompt's own tokens are counted
 
 @dataclass(frozen=True, slots=True)
 class PreparedPairs(Prepared):
-    """Documents with what is around them; `query` where that is a text of its own."""
+    """Documents with their prompts; `query` is set where it is a separate text."""
 
     query: Prepared | None = None
-    limit: int | None = None  # the most tokens of a document with its prompt, as the request says
+    limit: int | None = None  # most tokens of a document with its prompt, by the request
 
 
 class PairPreparer(Preparer):
-    """The tokenizers of `other`, and the prompts around the documents of one request."""
+    """Prepares the pairs of one request with the tokenizers of `other`."""
 
     def __init__(
         self, other: Preparer, rerankers: Mapping[str, RerankerConfig], request: RerankRequest
@@ -59,14 +59,14 @@ class PairPreparer(Preparer):
         return before, after
 
     def prefix_of(self, model: str, instruction: str | None) -> bytes | None:
-        """A digest of what stands before each document; None where the query is no part of it."""
+        """A digest of the text before each document; None if the query is not part of it."""
         if self._rerankers[model].similarity is not None:
             return None
         before, _ = self._prompt(model, "document", instruction)
         return blake2b(before.encode(), digest_size=16).digest()
 
     def longest_for(self, model: str) -> int:
-        """The most tokens of a document with its prompt, as the request limits them."""
+        """The most tokens of a document with its prompt, within the request's limit."""
         limit = self.limit_for(model)
         own = super().longest_for(model)
         return own if limit is None else min(own, limit)
@@ -90,7 +90,7 @@ class PairPreparer(Preparer):
         return replace(prepared, **shorter), long
 
     def limit_for(self, model: str) -> int | None:
-        """What `max_tokens_per_doc` is with the prompt's own tokens; None where it is not given."""
+        """`max_tokens_per_doc` plus the prompt's own tokens; None where it is not given."""
         most = self._request.max_tokens_per_doc
         if most is None:
             return None
@@ -99,7 +99,7 @@ class PairPreparer(Preparer):
         return self._limits[model]
 
     def prompt_tokens(self, model: str) -> int:
-        """Tokens around a document."""
+        """Tokens of the prompt around a document."""
         tokenizer = self.tokenizers[model]
         if tokenizer is None:
             return 0
@@ -131,7 +131,7 @@ class PairReader(Reader):
         scope: str = "",
         client: str = "",
     ) -> Read:
-        """As PreparedPairs; raises ContextLengthExceeded where no model reads the query."""
+        """Read as PreparedPairs. Raises ContextLengthExceeded where no model reads the query."""
         return await self._read(texts, side, instruction, language, models, scope, client)
 
     def reading(
@@ -141,7 +141,7 @@ class PairReader(Reader):
         instruction: str | None,
         models: Iterable[str],
     ) -> int:
-        """What it costs to read the documents, and the query as one text more."""
+        """The cost of reading the documents, and the query as one more text."""
         query = len(self.request.query) + TEXT_CHARACTERS
         return query + super().reading(texts, side, instruction, models)
 
@@ -177,7 +177,7 @@ class PairReader(Reader):
     def _queries(
         self, instruction: str | None, models: Sequence[str], scope: str, alone: bool
     ) -> dict[str, Prepared]:
-        """The query as a text, for those of `models` to which it has not too many tokens."""
+        """Prepare the query as a text; models for which it has too many tokens are left out."""
         query = (self.request.query,)
         try:
             return self._pairs.prepare(query, "query", instruction, models, self._limits, scope)
@@ -187,7 +187,7 @@ class PairReader(Reader):
             return {}
 
     def _of_prompts(self, error: InvalidValue, documents: int) -> InvalidValue:
-        """The error of prompts that are too long, which is the query's where it makes them so."""
+        """The error of prompts that are too long; it names the query if that makes them so."""
         characters, most = len(self.request.query), self._limits.max_prompt_characters
         if characters * documents <= most:
             return error
@@ -222,14 +222,14 @@ class PairReader(Reader):
 
 
 def of_query(error: RouterError) -> RouterError:
-    """The error of a query that was read as a text of its own, in the words of this route."""
+    """Reword the error of a query that was read as a separate text for this route."""
     error.rename(dict.fromkeys(("input", "input[0]"), "query"))
     error.message = _CUTTING.sub("shorten it: a query is never cut", error.message)
     return error
 
 
 def _part(text: str, most_bytes: int, where: Literal["end", "start"]) -> str:
-    """As much of a text as has so many bytes of UTF-8."""
+    """Cut a text at its end or start to at most `most_bytes` of UTF-8."""
     data = text.encode()
     if len(data) <= most_bytes:
         return text

@@ -1,4 +1,4 @@
-"""A request's plan and its answer, as plain values."""
+"""Plain values for a request's plan and its answer."""
 
 import time
 from collections.abc import Callable, Container
@@ -25,25 +25,25 @@ from router.usage import Use, device_s
 
 
 class Meter(Protocol):
-    """What a caller's limits are charged with."""
+    """Charges a caller's limits."""
 
     def reading(self, characters: int) -> None:
-        """Texts of so many characters are tokenised from now on; what is refused later costs."""
+        """Note that so many characters are tokenised; this is charged even after a refusal."""
 
     async def charge(self, tokens: int) -> None:
-        """These are sent next; raises RouterError where they are too many."""
+        """Charge tokens that are sent next. Raises RouterError if they are too many."""
 
 
 class Caller(NamedTuple):
-    """Who a request is from, as far as its way depends on that."""
+    """The caller of a request, as far as the request's path depends on it."""
 
     permitted: frozenset[str] | None = None  # models; None: all
     meter: Meter | None = None
-    client: str = ""  # its key, else its address: who has to take turns with himself
-    scope: str = ""  # callers of one scope share what was read and embedded before
+    client: str = ""  # its key, otherwise its address: one client's texts share a limit
+    scope: str = ""  # callers of one scope share cached reads and vectors
     key: str = ""  # its name in the config
-    weight: float = 1.0  # against other keys, where their work waits
-    # raises RouterError where an answer of so many vectors of so many dimensions cannot go out
+    weight: float = 1.0  # against other keys, when work waits
+    # raises RouterError if an answer of so many vectors of so many dimensions cannot be sent
     room: Callable[[int, int], None] | None = None
     stamps: Stamps | None = None  # of this request, where they are taken
 
@@ -52,7 +52,7 @@ ANYONE = Caller()
 
 
 class Plan(NamedTuple):
-    """A request decided and not yet sent."""
+    """A request that is decided and not yet sent."""
 
     request: EmbeddingsRequest
     wanted: Constraints
@@ -70,23 +70,23 @@ class Plan(NamedTuple):
     arm: str | None  # of the canary
     tried: str | None = None  # the model that could not answer, where this is the second decision
     tried_s: float = 0.0  # from the first decision to this one
-    choice: EncoderChoice = NOTHING_TO_CHOOSE  # what makes the vectors of the spaces
+    choice: EncoderChoice = NOTHING_TO_CHOOSE  # the encoders that it can go to
 
     @property
     def chosen(self) -> Prepared:
-        """The texts as the model that was decided on reads them."""
+        """The texts as the chosen model reads them."""
         model = self.decision.model or self.decision.target or ""
         return self.prepared.get(model) or next(iter(self.prepared.values()))
 
     @property
     def tokens(self) -> int:
-        """Of all texts, as that model counts them."""
+        """Tokens of all texts, by that model's count."""
         return sum(self.chosen.counts)
 
     @property
     def tokens_once_cut(self) -> int:
-        """What an embedding would be charged: each text at most what the model reads, where the
-        request has long ones cut.
+        """Tokens that an embedding is charged: each text at most what the model reads, if the
+        request has long texts cut.
         """
         model, chosen = self.decision.model, self.chosen
         if model is None or not chosen.exact or self.request.truncate not in ("end", "start"):
@@ -96,11 +96,11 @@ class Plan(NamedTuple):
 
 
 class Answered(Protocol):
-    """What is recorded of an answer, whatever it holds."""
+    """The part of any answer that is recorded."""
 
     @property
     def prompt_tokens(self) -> int:
-        """That were read."""
+        """Tokens that were read."""
 
     @property
     def truncated(self) -> list[int]:
@@ -108,23 +108,23 @@ class Answered(Protocol):
 
     @property
     def queue_s(self) -> float:
-        """That it waited."""
+        """Seconds in the queue."""
 
     @property
     def inference_s(self) -> float:
-        """That the engine took."""
+        """Seconds in the engine."""
 
     @property
     def total_s(self) -> float:
-        """From arrival to the answer."""
+        """Seconds from arrival to the answer."""
 
     @property
     def encoder(self) -> Encoder | None:
-        """What made its vectors; None where there are none."""
+        """The encoder of its vectors; None if it has none."""
 
 
 class Answer(NamedTuple):
-    """Vectors of one request, all of one space, and how they came to be."""
+    """Vectors of one request, all of one space, and how they were made."""
 
     vectors: Vectors  # (texts, dimensions of the space), rows of length 1
     space: Space
@@ -136,14 +136,14 @@ class Answer(NamedTuple):
     queue_s: float
     inference_s: float
     total_s: float
-    encoder: Encoder  # what made the vectors of the space
+    encoder: Encoder  # that made the vectors of the space
     expected_recall: float | None  # of these texts; None where the model is the space's own
     canary: bool  # decided by the canary's rules
     unread: float  # share of the texts' tokens that the model does not know
 
 
 def use_of(plan: Plan, answer: Answered, key: str, collections: Container[str]) -> Use:
-    """What an answered request used."""
+    """The usage of an answered request."""
     model, space = plan.decision.model or "", plan.request.space or ""
     work = plan.work.get(model, NO_WORK)
     return Use(
@@ -163,7 +163,7 @@ def entry_of(
     use: Use | None = None,
     stamps: Stamps | None = None,
 ) -> Entry:
-    """What the decision log says of a request that ended."""
+    """The decision log's entry for a request that ended."""
     encoder = plan.choice.encoders.get(plan.decision.model or "")
     return Entry(
         time.time(),

@@ -1,6 +1,4 @@
-"""What every plan goes through, of embeddings and of reranking: it is booked as demand, sent, and
-learned from.
-"""
+"""Runs plans of embeddings and of reranking: each is booked as demand, sent, and learned from."""
 
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -20,11 +18,11 @@ from router.errors import DeadlineExceeded
 from router.feedback import tell
 from router.stamps import Stamps
 
-RECENT = 1024  # answers per model that percentiles are made of
+RECENT = 1024  # answers per model from which percentiles are computed
 
 
 class PlanRunner:
-    """Carries out the plans of one planner; `dispatchers` are by the names that it decides on."""
+    """Runs the plans of one planner; `dispatchers` are keyed by the names that it decides on."""
 
     def __init__(
         self,
@@ -43,13 +41,13 @@ class PlanRunner:
         }
 
     def begin(self, plan: Plan, permitted: frozenset[str] | None) -> str:
-        """Book the decision as demand; returns the model that was decided on, or raises the error
-        of a request that none may serve.
+        """Book the decision as demand, and return the chosen model. Raises RouterError if no model
+        can serve the request.
         """
         deadline_s = plan.decision_input.deadline_s
         feedback = self._planner.feedback
         missed = tell(feedback, plan.decision, plan.work, plan.arrived_s, deadline_s)
-        if missed is not None and missed in self._dispatchers:  # a student is always awake
+        if missed is not None and missed in self._dispatchers:  # a student needs no replica
             self._dispatchers[missed].warm()
         if plan.decision.model is None:
             raise refusal(self._planner.args, plan, permitted)
@@ -57,7 +55,7 @@ class PlanRunner:
         return plan.decision.model
 
     def deadline_of(self, plan: Plan) -> float:
-        """When its answer is worth nothing any more."""
+        """The time after which the answer is worthless."""
         return deadline_of(plan, self._limits)
 
     async def send(
@@ -67,7 +65,7 @@ class PlanRunner:
         tracing: Tracing | None,
         stamps: Stamps | None = None,
     ) -> Rows:
-        """The rows that `work` returns; raises DecidedAgain where another model shall make them."""
+        """Return the rows of `work`. Raises DecidedAgain where another model must make them."""
         gathering = self.second_tries.first(plan, work)
         try:
             if tracing is None:
@@ -82,16 +80,16 @@ class PlanRunner:
         except DeadlineExceeded:
             raise DeadlineExceeded(
                 self.deadline_of(plan) - plan.arrived_s
-            ) from None  # what the caller gave, not what was left of it here
+            ) from None  # the caller's limit, not the time left here
 
     def learn(self, plan: Plan, model: str, got: Rows, cut: bool) -> float:
-        """Compare what was predicted with what was; `cut` says that texts were. Returns the time
-        that the request took.
+        """Learn from the actual time compared with the predicted one, and return it. `cut`: texts
+        were cut.
         """
         now, decision = self._clock(), plan.decision
         total_s = now - plan.arrived_s
-        # Bulk waits for everybody else, so how late it was says nothing of the next interactive
-        # request. What was cut may be in the cache although the whole text was not.
+        # Bulk waits for all other work, so its delay says nothing about the next interactive
+        # request. A cut text can be in the cache although the whole text was not.
         unforeseen, bulk = cut and got.known, plan.request.priority == "bulk"
         if not bulk:
             self.latencies[model].append((now, total_s))

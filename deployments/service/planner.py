@@ -1,4 +1,4 @@
-"""From a request to a plan: read its texts, and decide which model answers."""
+"""Turn a request into a plan: read its texts, and decide which model answers."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ from router.spaces import Catalogue, Constraints
 
 
 class Planner:
-    """What decides: the tables of the config that may change, and what is known of each model."""
+    """Decides by the config's tables, which can change, and the feedback of each model."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class Planner:
         self._clock, self._rng = clock, rng
         self.policy = build_policy(args.routing, args.tiers)
         self._setting, self._canary = self._settle()
-        # what the queries of each collection with several encoders keep
+        # mean recall of the queries of each collection with several encoders
         self.running: dict[str, RunningRecall] = _averages(catalogue)
 
     def reload(self, args: RouterArgs, catalogue: Catalogue) -> None:
-        """Plan by these tables from the next request on."""
+        """Plan by this config from the next request on."""
         if args.routing.language_prior != self.routing.language_prior:
             prior, pool = args.routing.language_prior, self.reader.pool
             self.reader = Reader(self._preparer, prior, args.limits, pool)
@@ -67,15 +67,15 @@ class Planner:
 
     @property
     def models(self) -> dict[str, Model]:
-        """Every model with the curve that is known now."""
+        """Every model with its current curve."""
         return {name: feedback.model for name, feedback in self.feedback.items()}
 
     async def plan(
         self, request: EmbeddingsRequest, caller: Caller = ANYONE, reader: Reader | None = None
     ) -> Plan:
-        """Read the text and decide; raises RouterError when no model may serve the request.
+        """Read the texts and decide. Raises RouterError when the request cannot be planned.
 
-        `reader` reads the texts of this one request, where that is not the planner's own.
+        `reader` replaces the planner's own for this request.
         """
         SENDER.set(Sender(caller.key, caller.weight))
         reader = reader or self.reader
@@ -115,7 +115,7 @@ class Planner:
                 caller.scope,
                 caller.client,
             )
-            if len(prepared) < len(candidates):  # to the others it has too many tokens
+            if len(prepared) < len(candidates):  # it has too many tokens for the others
                 if wanted.target in candidates - prepared.keys():
                     raise MaxTokensPerRequest(None, self.args.limits.max_tokens_per_request)
                 wanted = wanted._replace(candidates=frozenset(prepared))
@@ -139,7 +139,7 @@ class Planner:
         decided_s = self._clock()
         decision = decide(setting.policy, decision_input, models, loads, decided_s)
         if decision.reason is Reason.NO_MODEL and request.truncate not in (None, "none"):
-            # Nothing reads the text as it is: decide on what would be left of it.
+            # No model reads the whole text: decide on the cut text.
             work = self._cut_work(prepared)
             decision_input = decision_input._replace(work=work)
             decision = decide(setting.policy, decision_input, models, loads, decided_s)
@@ -169,10 +169,10 @@ class Planner:
         features: Features,
         permitted: frozenset[str] | None,
     ) -> EncoderChoice:
-        """What may make the vectors of these texts, and what each keeps.
+        """The encoders that can make the vectors of these texts, and the recall of each.
 
-        The average of a collection counts what the router chooses: not what a caller, or what its
-        key may use, left no choice about.
+        The average of a collection counts only requests for which the router has a choice, not
+        those that the caller or the key's permissions have fixed.
         """
         encoders = self.catalogue.encoders(wanted, prepared, features)
         if not wanted.encoders or (len(encoders) == 1 and next(iter(encoders.values())).native):
@@ -188,7 +188,7 @@ class Planner:
         return EncoderChoice(encoders, recalls, frozenset(blind), request.items, running, permitted)
 
     def loads(self) -> dict[str, Load]:
-        """What is happening at each model now, as this router knows it, for the current sender."""
+        """The current load of each model as this router knows it, for the current sender."""
         now, sender = self._clock(), SENDER.get()
         return {
             name: feedback.load(self._ledger, now, self._rng, sender)
@@ -196,12 +196,12 @@ class Planner:
         }
 
     def _resolve(self, request: EmbeddingsRequest, reader: Reader) -> Constraints:
-        """What a completed request leaves open."""
+        """The constraints of a completed request."""
         return self.catalogue.resolve(request)
 
     def _work(self, model: str, prepared: Prepared) -> Work:
-        """What the request asks of one model: the texts that are not in the cache, but the longest
-        of all.
+        """The work of the request at one model: the texts that are not in the cache, but the
+        longest of all.
         """
         counts, span = prepared.counts, self.args.models[model].attention_tokens
         if not prepared.exact:  # only the engine knows whether it can read the text
@@ -211,7 +211,7 @@ class Planner:
         return work_of(counts, span, self.feedback[model].model.long, rest)
 
     def _settle(self) -> tuple[DecisionContext, DecisionContext]:
-        """What this service decides by from now on: usually, and for the requests of the canary."""
+        """Build the decision contexts of the current config: the usual one and the canary's."""
         args, canary = self.args, self.args.compare.canary
         usual = DecisionContext(
             self.models,
@@ -234,7 +234,7 @@ class Planner:
         return usual, usual._replace(policy=policy, default_budget_s=budget_s, arm=CANARY)
 
     def _cut_work(self, prepared: dict[str, Prepared]) -> dict[str, Work]:
-        """The same once every text is cut to what its model reads."""
+        """The work at each model if every text is cut to what that model reads."""
         return cut_work(self.args, prepared)
 
     def _input_of(
@@ -272,7 +272,7 @@ class Planner:
 
 
 def _averages(catalogue: Catalogue) -> dict[str, RunningRecall]:
-    """A new average for each collection whose queries several encoders may answer."""
+    """A new average for each collection whose queries several encoders can answer."""
     return {
         name: RunningRecall(collection.min_recall)
         for name, collection in catalogue.collections.items()

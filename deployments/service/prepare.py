@@ -1,9 +1,9 @@
-"""Prompt and tokens of a request, made once for all models that read them alike.
+"""Prompt and tokens of a request, computed once for all models that read them alike.
 
-Models whose tokenizer and prompt are the same (the whole Qwen3 family) share one tokenisation. An
-engine that takes text gets the prompted text, and its tokens are counted here where its tokenizer
-can be had, else estimated; the engine has the last word, but for servers elsewhere: those may cut a
-text in silence, so an estimate is a limit for them.
+Models with the same tokenizer and prompt (the whole Qwen3 family) share one tokenisation. An engine
+that takes text gets the prompted text. Its tokens are counted here if its tokenizer is available,
+otherwise estimated. The engine then checks the length itself, except for servers elsewhere: those
+can cut a text silently, so the estimate is their limit.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from router.errors import InvalidValue, MaxTokensPerRequest
 from router.schema import Side
 from router.tokenizer import Estimate, Tokenizer, Tokens, load, of_library, refuse_surrogates
 
-PIECE_CHARACTERS = 65_536  # are tokenised at a time, where tokens have a limit
-CLOSE_TOKENS = 4  # fewer than a model reads are near enough
-CUT_TOKENS = 128  # that a cut between two pieces of a text may add, an unknown word in two at most
-BYTES_A_TOKEN = 3  # where an engine counts for itself
+PIECE_CHARACTERS = 65_536  # tokenised at a time, where tokens are limited
+CLOSE_TOKENS = 4  # so many below the limit is close enough
+CUT_TOKENS = 128  # that a cut between two pieces can add: at most an unknown word in two
+BYTES_A_TOKEN = 3  # an estimate, where the engine counts
 
 T = TypeVar("T")
 
@@ -34,17 +34,17 @@ class Prepared:
     texts: Sequence[str] | None  # prompted, where the engine takes text
     counts: Sequence[int]
     side: Side
-    exact: bool  # counts are taken as they are: a tokenizer's, or the estimate for a server
-    # of what the model reads and of the scope, one a text: the cache's key
+    exact: bool  # counts are final: a tokenizer's, or the estimate for a server
+    # one a text, of what the model reads and of the scope: the cache's key
     digests: Sequence[bytes]
     # share of each text's tokens that the tokenizer does not know; None where it knows all
     unread: Sequence[float] | None = None
     scope: str = ""
-    prefix: bytes | None = None  # of what all texts begin with, where an engine may gain by that
+    prefix: bytes | None = None  # of the texts' common beginning, where an engine can use it
 
     @property
     def unreadable(self) -> list[int]:
-        """The texts of which nothing is read."""
+        """Places of the texts of which the model reads nothing."""
         if self.unread is None and all(self.counts):
             return []
         unread = self.unread or [0.0] * len(self.counts)
@@ -56,7 +56,7 @@ class Prepared:
 
     @property
     def mean_unread(self) -> float:
-        """Share of unknown tokens, the mean over the texts."""
+        """Mean share of unknown tokens over the texts."""
         return sum(self.unread) / len(self.unread) if self.unread else 0.0
 
     def unread_by(self, min_share: float) -> float:
@@ -69,12 +69,12 @@ class Prepared:
 
 
 class Preparer:
-    """Tokenizers of all models of a config; thread-safe once made."""
+    """The tokenizers of all models of a config; thread-safe."""
 
     _by_source: dict[tuple[str, bool, str | None], Tokenizer]
 
     def __init__(self, args: RouterArgs, other: "Preparer | None" = None) -> None:
-        """Tokenizers that `other` has are shared with it."""
+        """Share the tokenizers that `other` has."""
         self._models = args.models
         self.tokenizers: dict[str, Tokenizer | None] = {}
         by_source = self._by_source = {} if other is None else other._by_source
@@ -100,12 +100,11 @@ class Preparer:
         limits: Limits | None = None,
         scope: str = "",
     ) -> dict[str, Prepared]:
-        """Prompted and tokenised texts by model; models that read alike share one value.
+        """Prompt and tokenise texts for each model; models that read alike share one value.
 
-        Nothing is found in a cache under the digests of another `scope`.
-        Models by whose tokens the texts are more than `limits` allow are left out; raises
-        MaxTokensPerRequest where none is left, and InvalidValue where the prompts of all texts are
-        too long.
+        Digests of another `scope` never match in a cache. Models for which the texts have more
+        tokens than `limits` allow are left out. Raises MaxTokensPerRequest if none is left, and
+        InvalidValue if the prompts of all texts are too long.
         """
         most = None if limits is None else limits.max_tokens_per_request
         groups: dict[tuple[object, ...], Prepared | None] = {}
@@ -140,8 +139,8 @@ class Preparer:
         return prepared
 
     def given(self, ids: Sequence[TokenIds], model: str, scope: str = "") -> dict[str, Prepared]:
-        """Token ids that the caller made for `model`, taken as they are: the prompt, if any, is in
-        them.
+        """Token ids that the caller made for `model`, used unchanged: they include the prompt, if
+        any.
         """
         side = self._models[model].prompts.default
         return {
@@ -157,7 +156,7 @@ class Preparer:
         }
 
     def prompt_characters(self, model: str, side: Side | None, instruction: str | None) -> int:
-        """How many characters `model` reads around each text."""
+        """Characters of the prompt that `model` reads around each text."""
         side = side or self._models[model].prompts.default
         return sum(map(len, self._prompt(model, side, instruction)))
 
@@ -173,8 +172,8 @@ class Preparer:
         where: Literal["end", "start"],
         instruction: str | None,
     ) -> tuple[Prepared, list[int]]:
-        """Shorten what is too long for `model`, keeping its prompt and special tokens; also says
-        which texts were cut.
+        """Shorten texts that are too long for `model`, keeping its prompt and special tokens; also
+        return which texts were cut.
         """
         limit = self.longest_for(model)
         # an estimate is no reason to cut: the engine refuses what it cannot read
@@ -203,9 +202,7 @@ class Preparer:
     def cut_ids(
         self, prepared: Prepared, model: str, where: Literal["end", "start"]
     ) -> tuple[Prepared, list[int]]:
-        """Shorten token ids that are too many for `model`; which of them are special is the
-        caller's to know.
-        """
+        """Shorten token ids that are too long for `model`; special tokens are up to the caller."""
         limit, given = self._models[model].max_tokens, prepared.ids or ()
         long = [index for index, row in enumerate(given) if len(row) > limit]
         return self.given(
@@ -215,7 +212,7 @@ class Preparer:
         )[model], long
 
     def _prompt(self, model: str, side: Side, instruction: str | None) -> tuple[str, str]:
-        """What stands before a text and after it."""
+        """The prompt before a text and after it."""
         prompts = self._models[model].prompts
         template = prompts.query if side == "query" else prompts.document
         if template == "{text}":  # nearly always
@@ -233,10 +230,10 @@ class Preparer:
         model: str,
         where: Literal["end", "start"],
     ) -> str:
-        """The text, which has `count` tokens with its prompt, cut to what `model` reads.
+        """Cut a text, which has `count` tokens with its prompt, to what `model` reads.
 
-        A tokenizer that knows where its tokens stand reads the whole text once more; what is left
-        is read again to see that it fits, for at the cut other tokens may come to be.
+        A tokenizer that returns offsets reads the whole text once more. The rest is tokenised
+        again to check that it fits, because the tokens at the cut can change.
         """
         limit, tokenizer = self.longest_for(model), self.tokenizers[model]
         assert tokenizer is not None, "an estimate is no reason to cut"
@@ -278,8 +275,8 @@ def _spliced(
 def _lengths(
     offsets: Sequence[tuple[int, int]], start: int, characters: int, where: Literal["end", "start"]
 ) -> list[int]:
-    """How long a text of `characters` from `start` on is, cut so that it ends, or starts, with each
-    of its tokens in turn.
+    """Lengths of a text of `characters` from `start` on, cut to end, or to start, with each of its
+    tokens in turn.
     """
     own = [(a - start, b - start) for a, b in offsets if start < b <= start + characters]
     if where == "end":
@@ -290,7 +287,7 @@ def _lengths(
 def _by_offsets(
     counted: Callable[[int], int], lengths: Sequence[int], count: int, limit: int
 ) -> int:
-    """The length that leaves out as many tokens as are too many; 0 where no token fits."""
+    """The length without the surplus tokens; 0 where no token fits."""
     keep = len(lengths)
     while count > limit:
         keep -= count - limit
@@ -301,8 +298,8 @@ def _by_offsets(
 
 
 def _by_counting(counted: Callable[[int], int], count: int, length: int, limit: int) -> int:
-    """The same for a tokenizer that only counts: looked for where it would be if all tokens were as
-    long as those last counted, so that little more than what fits is counted, a few times.
+    """The same for a tokenizer that only counts. Each guess assumes tokens as long as those counted
+    last, so that only a few texts are counted, hardly longer than what fits.
     """
     low, high, aim = 0, length, limit - CLOSE_TOKENS // 2
     at, seen, each = length, count, length / count
@@ -330,7 +327,7 @@ def _tokenised(
     most: int | None,
     scope: str,
 ) -> Prepared | None:
-    """None where there are more than `most` tokens."""
+    """Tokenise prompted texts; None if there are more than `most` tokens."""
     unread = None
     if tokenizer is None:
         estimates = [max(1, len(text.encode()) // BYTES_A_TOKEN) for text in prompted]
@@ -359,7 +356,7 @@ def _tokens(
     if sum(map(len, texts)) <= PIECE_CHARACTERS:
         tokens = tokenizer(texts, side)
         return tokens if sum(tokens.counts) <= most else None
-    refuse_surrogates(texts)  # here, for below a text is known by its place in a run
+    refuse_surrogates(texts)  # here, because below a text is named by its place in a run
     ids, counts, left = list[TokenIds](), list[int](), most
     for run in _runs(texts):
         if len(run[0]) > max(most, PIECE_CHARACTERS) and _exceeds(run[0], side, tokenizer, left):
@@ -385,7 +382,7 @@ def _runs(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _exceeds(text: str, side: Side, tokenizer: Tokenizer, most: int) -> bool:
-    """Whether a long text has more than `most` tokens, found out by as much of it as that takes."""
+    """Whether a long text has more than `most` tokens; reads only as much of it as needed."""
     left = most
     for start in range(0, len(text), PIECE_CHARACTERS):
         (count,) = tokenizer((text[start : start + PIECE_CHARACTERS],), side).counts
@@ -396,7 +393,7 @@ def _exceeds(text: str, side: Side, tokenizer: Tokenizer, most: int) -> bool:
 
 
 def _check_prompts(texts: int, characters: int, instruction: str | None, limits: Limits) -> None:
-    """Before they are built: a short body must not become a long one."""
+    """Raise InvalidValue before prompts make a short body too long."""
     if texts * characters > (most := limits.max_prompt_characters):
         raise InvalidValue(
             f"{texts} texts with a prompt of {characters} characters each have "

@@ -1,9 +1,7 @@
-"""What the router reads of a request's texts before it decides: tokens for every model that may
-answer, and features.
+"""Read a request's texts before the decision: tokens for every candidate model, and features.
 
-Texts come again, searches above all. What was read of a short single text is kept for the next
-time, which then costs neither a tokeniser nor the identification of its language; the vector itself
-is the cache's matter (router/cache.py).
+Texts are repeated, above all searches. The result for a short single text is kept, so that a repeat
+costs neither tokenisation nor language identification. Vectors are cached by router/cache.py.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,22 +17,22 @@ from router.features import extract
 from router.language_id import NO_PRIOR, Prior
 from router.schema import EmbeddingsRequest, Side
 
-# a longer request is tokenised in a thread, so that nobody else waits for it
+# a longer request is tokenised in a thread, so that other requests do not wait for it
 OFF_LOOP_CHARACTERS = 5_000
-TEXT_CHARACTERS = 20  # a text costs as much as so many characters, however short it is
+TEXT_CHARACTERS = 20  # the fixed cost of a text, in characters
 KNOWN_TEXTS = 8192  # of about 2 kB each at most, the text and its tokens
 KNOWN_CHARACTERS = 400
 
 
 class Read(NamedTuple):
-    """What was read; others may read the same object, so nobody writes to it."""
+    """The result of reading; requests can share the object, so it is never changed."""
 
     prepared: dict[str, Prepared]  # by model
     features: Features
 
 
 class Reader:
-    """Reads texts; a change of what it is made with takes another reader."""
+    """Reads texts; create a new reader to change its settings."""
 
     def __init__(
         self,
@@ -49,7 +47,7 @@ class Reader:
 
     @cached_property
     def known(self) -> "_lru_cache_wrapper[Read]":
-        """Reads a short text, or finds what was read of it; it and the reader hold each other."""
+        """Read a short text, or return the cached result; it and the reader refer to each other."""
         return lru_cache(KNOWN_TEXTS)(self._one)
 
     def reading(
@@ -59,7 +57,7 @@ class Reader:
         instruction: str | None,
         models: Iterable[str],
     ) -> int:
-        """What it costs to read the texts, in characters: the longest prompt counts once a text."""
+        """The cost of reading the texts, in characters; the longest prompt counts once per text."""
         prompt = max(
             (self._preparer.prompt_characters(name, side, instruction) for name in models),
             default=0,
@@ -67,7 +65,7 @@ class Reader:
         return sum(map(len, texts)) + len(texts) * (prompt + TEXT_CHARACTERS)
 
     def check(self, client: str, characters: int) -> None:
-        """Raise RateLimitExceeded where so much may not be read now."""
+        """Raise RateLimitExceeded if so many characters cannot be read now."""
         if characters > OFF_LOOP_CHARACTERS:
             self.pool.check(client, characters)
 
@@ -81,8 +79,8 @@ class Reader:
         scope: str = "",
         client: str = "",
     ) -> Read:
-        """Raises InvalidValue where `language` is none, and ValueError naming a text that is not
-        valid Unicode.
+        """Read texts for `models`. Raises InvalidValue where `language` is none, and ValueError
+        naming a text that is not valid Unicode.
         """
         if len(texts) == 1 and len(texts[0]) + len(instruction or "") <= KNOWN_CHARACTERS:
             return self.known(texts[0], side, instruction, language, models, scope)
@@ -98,7 +96,7 @@ class Reader:
         scope: str,
         client: str,
     ) -> Read:
-        """Read texts beside the event loop where that takes long."""
+        """Read texts, in a thread where that takes long."""
         characters = self.reading(texts, side, instruction, models)
         if characters > OFF_LOOP_CHARACTERS:
             read = partial(self._prepare, texts, side, instruction, models, scope)
@@ -110,7 +108,7 @@ class Reader:
     async def cut(
         self, prepared: Prepared, request: EmbeddingsRequest, model: str, client: str
     ) -> tuple[Prepared, list[int]]:
-        """The texts cut to what `model` reads, and which of them were."""
+        """Return the texts cut to what `model` reads, and which of them were cut."""
         where, texts = request.truncate, request.texts
         assert where in ("end", "start"), "the others are not cut"
         if texts is None:

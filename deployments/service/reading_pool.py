@@ -1,7 +1,7 @@
-"""Threads that read long texts, so that nobody else waits for them.
+"""Threads that read long texts, so that other requests do not wait for them.
 
-Short texts go first, one thread is never taken by a long one, and a client has at most two: long
-texts of one client leave the others their turn. What waits is bounded in characters.
+Short texts go first, one thread never takes a long one, and a client has at most two threads: long
+texts of one client do not block the others. Waiting texts are bounded in characters.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 THREADS = 3
 THREADS_OF_A_CLIENT = 2
-LONG_CHARACTERS = 50_000  # such texts leave one thread to the others
+LONG_CHARACTERS = 50_000  # longer texts leave one thread to the others
 BUSY_RETRY_S = 1.0
 
 
@@ -38,18 +38,18 @@ class _Job:
 
 
 class ReadingPool:
-    """For one event loop; at most `max_characters` at once, half of them of one client."""
+    """A pool for one event loop; at most `max_characters` at once, half of them of one client."""
 
     def __init__(self, max_characters: int) -> None:
         self._max_characters = max_characters
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="reading")
-        self._waiting: list[_Job] = []  # in the order of their turn
+        self._waiting: list[_Job] = []  # by length, then by arrival
         self._running: list[_Job] = []
-        self._characters: Counter[str] = Counter()  # in work, by client
+        self._characters: Counter[str] = Counter()  # waiting or being read, by client
         self._number = 0
 
     def check(self, client: str, characters: int) -> None:
-        """Raise RateLimitExceeded where these are too many beside what is in work."""
+        """Raise RateLimitExceeded if these are too many beside those in work."""
         most = self._max_characters
         own, in_work = self._characters[client], self._characters.total()
         limit = "{} characters being read at once (limits.max_reading_characters)"
@@ -59,8 +59,8 @@ class ReadingPool:
             raise RateLimitExceeded(limit.format(most // 2), BUSY_RETRY_S, "this client")
 
     async def run(self, client: str, characters: int, work: Callable[[], T]) -> T:
-        """The result of `work` in a thread, when it is its turn; whoever is cancelled before does
-        not take it.
+        """Run `work` in a thread, in its turn, and return its result. If it is cancelled before, it
+        does not run.
         """
         self._number += 1
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()

@@ -1,9 +1,9 @@
-"""The last decisions of one router replica, in memory, for /v1/decisions and /v1/what-if; no text
-is ever among them.
+"""The last decisions of one router replica, in memory, for /v1/decisions and /v1/what-if. They
+never contain text.
 
-Router replicas share nothing, so each answers with its own decisions and says whose they are.
-Whoever polls sends the cursors of all the routers that have answered so far, and sees every
-decision of each: a load balancer may send each poll where it likes.
+Router replicas share nothing, so each returns its own decisions with its name. A client sends the
+cursors of all routers that have answered so far, and so sees every decision of each, wherever a
+load balancer sends its polls.
 """
 
 import re
@@ -18,7 +18,7 @@ from router.errors import InvalidValue, UnknownField, shorten
 from router.stamps import Stamps
 
 MOST = 1000  # of about 2.3 kB each
-LIMIT, MOST_SHOWN = 100, 200  # in one answer: it is made on the event loop, in about 20 us each
+LIMIT, MOST_SHOWN = 100, 200  # in one answer, built on the event loop in about 20 us each
 _PARAMETERS = ("after", "limit")
 _CURSOR = re.compile(r"([0-9a-f]{8}):([0-9]{1,15})")
 
@@ -26,7 +26,7 @@ _CURSOR = re.compile(r"([0-9a-f]{8}):([0-9]{1,15})")
 class RecentRequest(NamedTuple):
     """The query of /v1/decisions."""
 
-    after: Mapping[str, int]  # by router: the number of the last decision that is known already
+    after: Mapping[str, int]  # by router: the number of the last known decision
     limit: int
 
 
@@ -34,26 +34,26 @@ class Recent:
     """A ring of the last decisions; `add` costs a request one append."""
 
     def __init__(self, most: int = MOST) -> None:
-        self.router = secrets.token_hex(4)  # a name for as long as this replica lives
+        self.router = secrets.token_hex(4)  # a name for the life of this replica
         self._ring: deque[Logged] = deque(maxlen=most)
         self._count = 0
 
     def add(self, setting: DecisionContext, entry: Entry) -> None:
-        """Keep one request in the place of the oldest."""
+        """Add one request, in place of the oldest."""
         self._ring.append(Logged(setting, entry))
         self._count += 1
 
     def logged(self) -> list[Logged]:
-        """All that are kept, oldest first."""
+        """All kept requests, oldest first."""
         return list(self._ring)
 
     def view(self, query: RecentRequest, routers: int) -> dict[str, Any]:
-        """The newest decisions after the cursor, oldest first, for JSON; `missed` came after the
-        cursor too and are not here.
+        """The newest decisions after the cursor, oldest first, for JSON; `missed` counts those
+        after the cursor that are left out.
         """
         last = query.after.get(self.router)
         oldest = self._count - len(self._ring) + 1
-        # A cursor of the future is of nobody: begin anew.
+        # A cursor beyond the last decision is invalid: start again.
         known = 0 if last is None or last > self._count else last
         first = max(oldest, known + 1, self._count - query.limit + 1)
         kept = islice(self._ring, first - oldest, None)
@@ -71,7 +71,7 @@ class Recent:
 
 
 def parse_query(query: Mapping[str, str]) -> RecentRequest:
-    """The query as it was meant; raises UnknownField or InvalidValue."""
+    """Parse the query. Raises UnknownField or InvalidValue."""
     for name in query:
         if name not in _PARAMETERS:
             raise UnknownField(name, _PARAMETERS)
@@ -133,5 +133,5 @@ def _stamped(stamps: Stamps) -> dict[str, Any]:
 
 
 def milliseconds(seconds: float | None) -> float | None:
-    """Seconds as HTTP shows them."""
+    """Convert seconds to milliseconds as HTTP shows them."""
     return None if seconds is None else round(seconds * 1000, 2)

@@ -1,4 +1,4 @@
-"""The error of a request that no model may serve, and what it says the caller can do."""
+"""The error of a request that no model can serve, with advice for the caller."""
 
 from collections.abc import Collection
 
@@ -23,16 +23,14 @@ from router.spaces import Constraints
 
 
 def refusal(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None) -> RouterError:
-    """The contract's error for a request that no model may serve, with the decision's
-    reason.
-    """
+    """The contract's error for a request that no model can serve, with the decision's reason."""
     error = _why_refused(args, plan, permitted)
     error.headers["x-routing-reason"] = plan.decision.label
     return error
 
 
 def usable_names(args: RouterArgs, permitted: frozenset[str]) -> list[str]:
-    """What a key may write as `model`: its models, and the tiers that mean one of them."""
+    """The values of `model` for a key: its models, and the tiers that map to one of them."""
     tiers = (str(tier) for tier, name in args.tiers.items() if name in permitted)
     return [*(name for name in args.models if name in permitted), *tiers]
 
@@ -44,9 +42,7 @@ def check_permitted(
     permitted: frozenset[str],
     candidates: Collection[str],
 ) -> None:
-    """Raise TierNotAllowed where a key may use none of the `candidates`, or not its tier's
-    model.
-    """
+    """Raise TierNotAllowed if a key has no `candidates`, or no right to its tier's model."""
     tier, target = wanted.tier, wanted.target
     if tier is not None and target is not None and target not in permitted:
         field = "quality" if request.quality is tier else "model"
@@ -58,8 +54,8 @@ def check_permitted(
 
 
 def cut_work(args: RouterArgs, prepared: dict[str, Prepared]) -> dict[str, Work]:
-    """What it asks of each model when every text is cut to what that model reads; cut texts are
-    taken to be new.
+    """The work at each model when every text is cut to what that model reads; all texts are taken
+    to be uncached.
     """
     work = {}
     for name, one in prepared.items():
@@ -101,8 +97,7 @@ def _why_refused(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None)
         )
     if any(whys[name] in (Why.NOT_READY, Why.BELOW_FLOOR) for name in able):
         return ModelUnavailable([f"{name}: {whys[name]}" for name in able], RETRY_AFTER_S)
-    # Nothing reads it whole: say which model would be given it cut, for that is what the
-    # message advises.
+    # No model reads it whole: name the model that would get it cut, as the message advises.
     cut = decide(
         plan.setting.policy,
         plan.decision_input._replace(work=cut_work(args, plan.prepared), on_miss=OnMiss.SERVE),

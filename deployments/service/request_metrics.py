@@ -1,7 +1,7 @@
-"""The metrics of each request: what the router counts when one ends.
+"""Metrics of requests: what the router counts when one ends.
 
-`ended` runs for every request and only counts. Numbers that the service keeps anyway are read once
-a second by deployments/service/gauges.py.
+`ended` runs for every request and only counts. Numbers that the service already keeps are read
+once a second by deployments/service/gauges.py.
 """
 
 from typing import Literal, NamedTuple
@@ -31,7 +31,7 @@ class _Times(NamedTuple):
 
 
 class Events:
-    """The router's tally and the rules by which labels are chosen."""
+    """The router's tally, and the rules that choose its labels."""
 
     def __init__(self, args: RouterArgs) -> None:
         self.tally = Tally(metrics.OF_ROUTER)
@@ -44,7 +44,7 @@ class Events:
             self.tally.add(metrics.RATE_LIMITED, (limit,), 0)
 
     def reloaded(self, args: RouterArgs) -> None:
-        """The languages that have a label of their own: those that the config tells apart."""
+        """Update the languages with their own label: those that the config distinguishes."""
         named = {"en", "zh"}
         for model in (*args.models.values(), *args.rerankers.values()):
             named.update(model.quality)
@@ -63,25 +63,25 @@ class Events:
         return features.language if features.language in self._languages else metrics.OTHER
 
     def unread(self, outcome: str) -> None:
-        """A request was refused before the service saw it; `outcome` is the code of its error."""
+        """Count a request that was refused before the service; `outcome` is its error's code."""
         self.tally.add(metrics.REQUESTS, (NONE, NONE, NONE, NONE, outcome))
 
     def used(self, use: Use) -> None:
-        """A request of a key was answered."""
+        """Count an answered request of a key."""
         labels = (use.key or NONE, use.model or NONE, use.collection or NONE)
         self.tally.add(metrics.KEY_REQUESTS, labels)
         self.tally.add(metrics.KEY_TOKENS, labels, use.tokens)
         self.tally.add(metrics.KEY_DEVICE_SECONDS, labels, use.device_s)
 
     def rate_limited(self, limit: Literal["requests", "tokens"]) -> None:
-        """A key had used up its requests or its tokens; to be told besides `unread`."""
+        """Count a request over its key's request or token limit, in addition to `unread`."""
         self.tally.add(metrics.RATE_LIMITED, (limit,))
 
     def ended(
         self, request: EmbeddingsRequest, plan: Plan | None, answer: Answered | None, outcome: str
     ) -> None:
-        """A request is over. `outcome` is `answered`, `cancelled` or an error's code; without a
-        decision `plan` is None.
+        """Count a request that ended. `outcome` is `answered`, `cancelled` or an error's code;
+        without a decision `plan` is None.
         """
         tally, texts = self.tally, request.items
         if plan is None:
@@ -146,8 +146,7 @@ class Events:
             return
         times.queue.observe(answer.queue_s)
         times.inference.observe(answer.inference_s)
-        # As in Service._answer: these are the requests of which the prediction is meant to be
-        # right.
+        # As in PlanRunner.learn: predictions are meant to be right for these requests.
         if predicted_s and not answer.truncated and plan.request.priority != "bulk":
             times.predicted.observe(predicted_s)
             times.ratio.observe(answer.total_s / predicted_s)
@@ -155,9 +154,7 @@ class Events:
             tally.add(metrics.PREDICTIONS, (model, within))
 
     def _begin_with_nothing(self, model: str) -> None:
-        """Series at 0, so that the first event of a kind is an increase and not a series that
-        appears.
-        """
+        """Start series at 0, so that the first event of a kind is an increase, not a new series."""
         tally = self.tally
         for result in RESULTS:
             tally.add(metrics.BUDGETS, (model, result), 0)

@@ -1,8 +1,8 @@
-"""Reranking: the plans, dispatchers and cache of embeddings, for pairs of a query and a document.
+"""Rerank pairs of a query and a document with the plans, dispatchers and cache of embeddings.
 
-A reranker that has a deployment is a model whose rows are one number wide. Rescoring by similarity
-is work of the embedding model that it names: in that model's ledger, under its limits and for the
-keys that may use it, and its vectors are cached as those of any other request.
+A reranker with a deployment is a model whose rows are one number wide. Rescoring by similarity is
+work of the embedding model that it names: it counts in that model's ledger, under its limits, and
+for the keys permitted to use it. Its vectors are cached like those of any other request.
 """
 
 import asyncio
@@ -45,9 +45,9 @@ from router.spaces import Catalogue, Constraints
 
 
 class Ranking(NamedTuple):
-    """The documents of one request in the order of their scores, and how they came to be."""
+    """The documents of one request in order of score, and how they were scored."""
 
-    results: list[tuple[int, np.float32]]  # places in the request, with scores that fall
+    results: list[tuple[int, np.float32]]  # places in the request and scores, highest first
     model: str
     score: Score
     tier: str | None
@@ -60,24 +60,24 @@ class Ranking(NamedTuple):
     inference_s: float
     total_s: float
     unread: float
-    encoder: Encoder | None = None  # it has no vectors
+    encoder: Encoder | None = None  # a ranking has no vectors
 
 
 class Scorer(Protocol):
-    """Gives each document of a request a row of one number."""
+    """Computes a row of one number for each document of a request."""
 
     async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Rows:
-        """Raises RouterError when a document has no score by `deadline_s`."""
+        """Return the scores. Raises RouterError when a document has none by `deadline_s`."""
 
 
 class SimilarityScorer:
-    """Scores by the cosine of an embedding model's vectors, which its own cache keeps."""
+    """Scores by the cosine of an embedding model's vectors, which are kept in its cache."""
 
     def __init__(self, gatherer: Scorer) -> None:
         self._gatherer = gatherer
 
     async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Rows:
-        """As Scorer."""
+        """See `Scorer`."""
         assert isinstance(prepared, PreparedPairs)
         assert prepared.query is not None, "similarity reads the query alone"
         gather = self._gatherer.gather
@@ -108,7 +108,7 @@ class SimilarityScorer:
 
 
 class RerankPlanner(Planner):
-    """Decides among rerankers; `views` are their configs as their texts are read."""
+    """Decides among rerankers, with the config of `view_of`."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class RerankPlanner(Planner):
 
     @property
     def models(self) -> dict[str, Model]:
-        """Every reranker with the curve that is known now of what computes its scores."""
+        """Every reranker with the current curve of the model that computes its scores."""
         return {id: made(self.feedback[id].model) for id, made in self._models.items()}
 
     def _settle(self) -> tuple[DecisionContext, DecisionContext]:
@@ -191,7 +191,7 @@ class RerankPlanner(Planner):
         }
 
     def _work_of(self, model: str, pairs: PreparedPairs, limit: int | None) -> Work:
-        """What the documents, of at most `limit` tokens, and the query ask of a model."""
+        """The work of the documents, of at most `limit` tokens each, and of the query."""
         config, counts, digests = self.args.models[model], [*pairs.counts], [*pairs.digests]
         if not pairs.exact:  # only the engine knows whether it can read the text
             limit = min(limit or config.max_tokens, config.max_tokens)
@@ -206,7 +206,7 @@ class RerankPlanner(Planner):
 
 
 class Reranking:
-    """The rerankers of one router replica, over what its service has."""
+    """The rerankers of one router replica, on top of its service."""
 
     def __init__(self, service: Service) -> None:
         args = self._args = service.args
@@ -238,7 +238,7 @@ class Reranking:
 
     @property
     def planner(self) -> RerankPlanner:
-        """What decides now; raises ModelNotFound where the config has no rerankers."""
+        """The planner of the current config. Raises ModelNotFound if it has no rerankers."""
         service = self._service
         if self._planner is None:
             error = ModelNotFound("auto", ())
@@ -253,30 +253,30 @@ class Reranking:
 
     @property
     def catalogue(self) -> Catalogue:
-        """The names that `model` may be; raises ModelNotFound where there are no rerankers."""
+        """The names that `model` can be. Raises ModelNotFound if there are no rerankers."""
         return self.planner.catalogue
 
     @property
     def rerankers(self) -> Mapping[str, RerankerConfig]:
-        """By id, from small to large."""
+        """The rerankers by id, from small to large."""
         return self._args.rerankers
 
     @property
     def tiers(self) -> Mapping[NamedTier, str]:
-        """The reranker of each tier, as it is now."""
+        """The current reranker of each tier."""
         return self._service.args.rerank_tiers
 
     @property
     def models(self) -> Mapping[str, Model]:
-        """Every reranker with the curve that is known now."""
+        """Every reranker with its current curve."""
         return {} if self._planner is None else self._planner.models
 
     def loads(self) -> Mapping[str, Load]:
-        """What is happening at what computes each reranker's scores."""
+        """The current load of the model that computes each reranker's scores."""
         return {} if self._planner is None else self._planner.loads()
 
     def max_tokens(self, id: str) -> int:
-        """What a reranker reads: of a pair, or by similarity of a text."""
+        """The most tokens that a reranker reads: of a pair, or of one text by similarity."""
         return self._args.models.get(self._dispatched_as[id], self._args.rerankers[id]).max_tokens
 
     async def rerank(self, request: RerankRequest, caller: Caller = ANYONE) -> Ranking:
@@ -299,7 +299,7 @@ class Reranking:
         )
 
     def permitted(self, models: frozenset[str] | None) -> frozenset[str] | None:
-        """The rerankers that a key may use which may use these models."""
+        """The rerankers that a key can use if it can use these models."""
         if models is None:
             return None
         return frozenset(id for id, name in self._dispatched_as.items() if name in models)
@@ -339,12 +339,12 @@ class Reranking:
         )
 
     def _tier_of(self, model: str, wanted: Constraints) -> str | None:
-        """The tier that a reranker stands for: that of the request where it is one of several."""
+        """The tier of a reranker: the request's, if the reranker has that one among others."""
         tiers = [tier for tier, id in self._args.rerank_tiers.items() if id == model]
         return wanted.tier if wanted.tier in tiers else next(iter(tiers), None)
 
     def _follow_losses(self) -> None:
-        """Decide requests again that wait for a model which lost its last replica."""
+        """Decide waiting requests again when their model loses its last replica."""
         ledger, tries = self._service.ledger, self._runner.second_tries
         first = ledger.on_last_lost
 
@@ -359,14 +359,14 @@ class Reranking:
 
 
 def ranked(scores: Vectors, top_n: int | None) -> list[tuple[int, np.float32]]:
-    """Places by falling score, equal scores by place; the first `top_n` of them."""
+    """The `top_n` places with the highest scores, in order; equal scores by place."""
     order = np.argsort(-scores, kind="stable")[:top_n]
     return [(int(place), scores[place]) for place in order]
 
 
 def view_of(args: RouterArgs) -> RouterArgs:
-    """The config as decisions among rerankers see it; where one works by an embedding model, that
-    model's sizes and prompts stand under its name.
+    """The config for decisions among rerankers. A reranker by similarity has the sizes and prompts
+    of its embedding model.
     """
     models: dict[str, ModelConfig] = {}
     for id, one in args.rerankers.items():
@@ -386,7 +386,7 @@ def view_of(args: RouterArgs) -> RouterArgs:
 
 
 def catalogue_of(args: RouterArgs) -> Catalogue:
-    """The names that `model` of a rerank request may be."""
+    """The names that `model` of a rerank request can be."""
     return Catalogue(view_of(args).model_copy(update={"models": args.rerankers}))
 
 
@@ -395,6 +395,6 @@ def _as_reranker(id: str, rank: int, config: RerankerConfig, model: Model) -> Mo
 
 
 def _seen(task: "asyncio.Future[Rows]") -> None:
-    """Read the error that nobody waited for any longer."""
+    """Retrieve the error of an abandoned task, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()

@@ -14,8 +14,8 @@ from router.strict import ConfigError
 
 
 def check_scores_reading(args: RouterArgs, preparer: Preparer) -> None:
-    """The router's half, for each reranker that has a fingerprint; raises ConfigError naming those
-    that would be read wrongly.
+    """Check the router's half of each reranker's fingerprint. Raises ConfigError naming those that
+    would be read wrongly.
     """
     problems = []
     for name, one in args.rerankers.items():

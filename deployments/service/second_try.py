@@ -1,10 +1,10 @@
-"""The second decision on a request whose model cannot answer any more.
+"""The second decision on a request whose model can no longer answer.
 
-A model loses its last replica, or the replicas or the server that a request went to are lost twice:
-the whole request is decided again among the models that it may use, within its budget and its
-space, and vectors already made are thrown away. There is one second try. A request that no other
-model may serve, or has room for, goes on waiting for the first. A request that an engine fails on
-is not decided again: its text could harm the next engine too.
+It follows when a model loses its last replica, or when a request's replicas or server are lost
+twice. The whole request is decided again among its permitted models, within its budget and its
+space; vectors already made are discarded. There is one second try. A request that no other model
+can serve, or has room for, keeps waiting for the first. A request that fails in an engine is not
+decided again: its text could harm the next engine too.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from router.errors import ModelUnavailable
 from router.policy import decide
 
 T = TypeVar("T")
-Coming = tuple[int, int]  # interactive and bulk tokens on their way to a model
-# whether the model that a plan names takes its request, after what is coming there
+Coming = tuple[int, int]  # interactive and bulk tokens that are coming to a model
+# whether a plan's model has room for its request, after the tokens that are coming there
 HasRoom = Callable[[Plan, Coming], bool]
 
 
@@ -33,7 +33,7 @@ class DecidedAgain(Exception):
 
 
 class _Waiting:
-    """A request that waits for its model, in the task that waits."""
+    """A request that waits for its model, and the waiting task."""
 
     __slots__ = ("again", "cancelled_before", "plan", "task")
 
@@ -57,12 +57,12 @@ class SecondTries:
         self._waiting: dict[str, set[_Waiting]] = {}
 
     def last_lost(self, model: str) -> None:
-        """A model has no replica left; those that wait for it are decided again soon."""
+        """Schedule a second decision for the requests of a model without replicas."""
         if self._waiting.get(model):
             asyncio.get_running_loop().call_soon(self._decide_waiting, model)
 
     async def first(self, plan: Plan, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`; raises DecidedAgain where another model shall answer instead."""
+        """Return the result of `work`. Raises DecidedAgain where another model must answer."""
         model = plan.decision.model
         if model is None or plan.tried is not None or len(plan.work) < 2:
             return await work
@@ -101,7 +101,7 @@ class SecondTries:
             tokens, (interactive, bulk) = again.work[other].tokens, coming.get(other, (0, 0))
             if again.request.priority == "bulk":
                 coming[other] = interactive, bulk + tokens
-            else:  # the next decision sees it ahead
+            else:  # the next decision counts it as ahead
                 coming[other] = interactive + tokens, bulk
                 ahead_tokens = loads[other].ahead_tokens + tokens
                 loads = loads | {other: loads[other]._replace(ahead_tokens=ahead_tokens)}
@@ -111,7 +111,7 @@ class SecondTries:
     def _decided(
         self, plan: Plan, loads: dict[str, Load], coming: Mapping[str, Coming]
     ) -> Plan | None:
-        """The plan with another model; None where no other may serve the request or has room."""
+        """The plan with another model; None where no other can serve the request or has room."""
         now = self._clock()
         decision_input = plan.decision_input._replace(unfit=plan.choice.unfit())
         decision = decide(plan.setting.policy, decision_input, plan.models, loads, now)
@@ -135,7 +135,7 @@ class SecondTries:
 def has_room(
     dispatchers: Mapping[str, ModelDispatcher], limits: Limits, plan: Plan, coming: Coming
 ) -> bool:
-    """Whether the model that `plan` names takes its request, after what is coming there."""
+    """Whether the model of `plan` has room for its request, after the tokens coming there."""
     model = plan.decision.model
     if model is None:
         return False
@@ -147,7 +147,7 @@ def has_room(
 
 
 def deadline_of(plan: Plan, limits: Limits) -> float:
-    """When the answer is worth nothing any more."""
+    """The time after which the answer is worthless."""
     deadline_s = plan.arrived_s + limits.request_timeout_s
     budget_s = plan.decision_input.deadline_s
     if plan.request.on_budget_miss is OnMiss.REJECT and budget_s is not None:

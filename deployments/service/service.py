@@ -1,5 +1,5 @@
-"""One request's way, in order: features, tokens, decision, cache, dispatch, space. The ingress
-speaks HTTP around it.
+"""The path of a request, in order: features, tokens, decision, cache, dispatch, space. The
+ingress handles HTTP around it.
 """
 
 import logging
@@ -54,12 +54,12 @@ log = logging.getLogger("ray.serve")
 CANCELLED = "cancelled"  # the outcome of a request whose client left
 
 A = TypeVar("A", bound=Answered)
-# carries a plan out for a caller, in the trace of his request where it has one
+# runs a plan for a caller, in the trace of the request if there is one
 Answering = Callable[[Plan, Caller, Tracing | None], Awaitable[A]]
 
 
 class Service:
-    """Everything one router replica knows: models, policy, ledger, lanes and cache."""
+    """Everything one router replica has: models, policy, ledger, dispatchers and cache."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Service:
         tracing: Tracing | None = None,
     ) -> None:
         self.args = args
-        # how long the last replica of a model took to start, by phase, where the transport is told
+        # seconds that each model's last replica took to start, by phase, if the transport has them
         self.starts: Mapping[str, Mapping[str, float]] = getattr(transport, "starts", {})
         self.cards: Cards = getattr(transport, "cards", Cards())
         catalogue = Catalogue(args, load_encoders(args))
@@ -155,11 +155,11 @@ class Service:
         self.events: Events | None = Events(args) if args.metrics else None
 
     def reload(self, args: RouterArgs, catalogue: Catalogue) -> None:
-        """Serve by these rules, tiers and collections from the next request on; running ones keep
+        """Use these rules, tiers and collections from the next request on; running requests keep
         theirs, in their plans.
 
-        `catalogue` is that of `args`, which differ from those at the start in RELOADABLE sections
-        only.
+        `catalogue` is that of `args`, which can differ from the ones at the start only in
+        RELOADABLE sections.
         """
         self.args = args
         self.planner.reload(args, catalogue)
@@ -169,25 +169,25 @@ class Service:
 
     @property
     def catalogue(self) -> Catalogue:
-        """The names of the config that is served now."""
+        """The names of the current config."""
         return self.planner.catalogue
 
     @property
     def reader(self) -> Reader:
-        """What reads texts now."""
+        """The current reader of texts."""
         return self.planner.reader
 
     @property
     def models(self) -> dict[str, Model]:
-        """Every model with the curve that is known now."""
+        """Every model with its current curve."""
         return self.planner.models
 
     def loads(self) -> dict[str, Load]:
-        """What is happening at each model now, as this router knows it."""
+        """The current load of each model as this router knows it."""
         return self.planner.loads()
 
     def deployed_loads(self) -> dict[str, Load]:
-        """The same for all that have a deployment, rerankers too."""
+        """The same for all models with a deployment, rerankers included."""
         now = self.clock()
         return {
             name: feedback.load(self.ledger, now, self.rng)
@@ -195,12 +195,12 @@ class Service:
         }
 
     async def plan(self, request: EmbeddingsRequest, caller: Caller = ANYONE) -> Plan:
-        """Read the text and decide; raises RouterError when no model may serve the request."""
+        """Read the texts and decide. Raises RouterError when the request cannot be planned."""
         return await self.planner.plan(request, caller)
 
     def runs_on(self, model: str, device: str) -> None:
-        """A replica of this model runs on `device`; a profile of another one is where learning
-        begins.
+        """Note that a replica of this model runs on `device`; a profile of another device is only
+        where learning starts.
         """
         known = self._profiled_on.get(model)
         if known not in (None, device) and self.feedback[model].elsewhere():
@@ -212,7 +212,7 @@ class Service:
             )
 
     def replicas_changed(self, model: str, replicas: Sequence[str]) -> None:
-        """What the board says of one model's deployment."""
+        """Pass on the current replicas of one model's deployment."""
         if model in self.dispatchers:
             self.dispatchers[model].replicas_changed(replicas)
 
@@ -221,7 +221,7 @@ class Service:
         request: EmbeddingsRequest,
         caller: Caller = ANYONE,
     ) -> Answer:
-        """Answer one request with vectors of one space; raises RouterError with the contract's
+        """Answer one request with vectors of one space. Raises RouterError with the contract's
         code.
         """
         return await self.recorded(request, self.plan(request, caller), self._answer, caller)
@@ -233,8 +233,8 @@ class Service:
         answering: Answering[A],
         caller: Caller,
     ) -> A:
-        """The answer to a request, once more by another model where the first was lost; its
-        metrics, spans and log entries are written.
+        """Return the answer to a request, from another model if the first was lost, and write its
+        metrics, spans and log entries.
         """
         plan, answer, outcome = None, None, CANCELLED
         try:
@@ -281,7 +281,7 @@ class Service:
                     self.log.add(plan.setting, entry)
 
     def _used(self, plan: Plan, answer: Answered, caller: Caller) -> Use:
-        """Count what an answer took."""
+        """Count what an answer used."""
         use = use_of(plan, answer, caller.key, self.catalogue.collections)
         if self.use_log is not None:
             self.use_log.add(use)

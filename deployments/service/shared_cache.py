@@ -1,16 +1,15 @@
 """Vectors that routers share through Redis: exact, bounded in time, and never in the way.
 
-A value is known by everything that its vector depends on: the model's name, size and engine
-settings, its fingerprint, and the digest of what the model reads. A model without a fingerprint is
-not shared: a name and a path do not prove that two routers have the same weights behind them. A
-value carries a checksum over its key, so that what is damaged, cut, or written by somebody else
-under this name is a miss and not a vector.
+A key contains everything that the vector depends on: the model's name, size and engine settings,
+its fingerprint, and the digest of what the model reads. A model without a fingerprint is not
+shared: a name and a path do not prove that two routers have the same weights. A value carries a
+checksum that includes its key, so that a damaged, truncated or foreign value is a miss.
 
-Redis may be slow, away or full of nonsense. Look-ups of requests that wait at the same time travel
-in one MGET; a request waits for its own at most `redis_timeout_s` for each 32 texts, then goes on
-without. After three failures in a row nobody asks for a while, which doubles up to half a minute;
-only an answer in time ends the row. Writes happen behind the answer and are dropped when too many
-wait. All of it is counted.
+Redis can be slow, down or full of invalid values. Concurrent look-ups are sent in one MGET. A
+request waits at most `redis_timeout_s` for each 32 texts of its own, then goes on without them.
+After three failures in a row look-ups pause for a time that doubles up to 30 s; only an answer in
+time ends the series. Writes follow the answer and are dropped when too many wait. Everything is
+counted.
 """
 
 import asyncio
@@ -35,7 +34,7 @@ from router.fingerprint import Proof
 from router.strict import ConfigError
 
 VERSION = b"er1:"
-FAILURES = 3  # in a row, until nobody asks
+FAILURES = 3  # in a row, until look-ups pause
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 BATCH_KEYS = 256  # of one MGET, and of one pipeline of SETs
 BOX_TEXTS = 32
@@ -47,7 +46,7 @@ log = logging.getLogger("ray.serve")
 
 
 class Client(Protocol):
-    """What is asked of Redis."""
+    """The operations that are needed of Redis."""
 
     async def get(self, keys: Sequence[bytes]) -> Sequence[bytes | None]: ...
 
@@ -58,12 +57,12 @@ class Client(Protocol):
 
 @dataclass(slots=True)
 class Counters:
-    """What the shared cache has done, in texts; `failures` and `slow` in look-ups and pipelines."""
+    """Counters of the shared cache, in texts; `failures` and `slow` in look-ups and pipelines."""
 
     hits: int = 0
     misses: int = 0
-    skipped: int = 0  # not asked for, as Redis had failed before
-    slow: int = 0  # look-ups that were not waited for any longer
+    skipped: int = 0  # not looked up, because Redis had failed before
+    slow: int = 0  # look-ups that timed out
     failures: int = 0
     invalid: int = 0  # values that are no vector of this model
     written: int = 0
@@ -106,12 +105,12 @@ class SharedCache:
         self._late = False  # it took longer than one of them waited
 
     def shares(self, model: str) -> bool:
-        """Whether vectors of this model are shared, and Redis is being asked at all."""
+        """Whether vectors of this model are shared."""
         return model in self._identities
 
     @property
     def paused(self) -> bool:
-        """Whether Redis failed so often that nobody asks it now."""
+        """Whether Redis failed so often that it is not used now."""
         return self._clock() < self._closed_until_s
 
     async def get_many(self, model: str, digests: Sequence[bytes]) -> list[Entry | None]:
@@ -130,7 +129,7 @@ class SharedCache:
         if not ask.future.done():
             ask.future.cancel()
             self.counters.slow += 1
-            # one answer is late once
+            # a late MGET counts once
             if not (self._late and any(one is ask for one in self._under_way)):
                 self._late = True
                 self._failed(f"no answer within {self._timeout_s * 1000:g} ms")
@@ -148,7 +147,7 @@ class SharedCache:
     def put_many(
         self, model: str, digests: Sequence[bytes], vectors: Vectors, tokens: Sequence[int]
     ) -> None:
-        """Write behind the answer; returns at once."""
+        """Queue entries to write after the answer; returns at once."""
         if self.paused:
             self.counters.dropped += len(digests)
             return
@@ -167,12 +166,12 @@ class SharedCache:
             self._writing = asyncio.get_running_loop().create_task(self._write())
 
     async def written(self) -> None:
-        """When nothing waits to be written any more."""
+        """Wait until everything is written."""
         while self._writing is not None:
             await asyncio.wait((self._writing,))
 
     async def close(self) -> None:
-        """Give up what runs and hang up."""
+        """Cancel running commands and close the connections."""
         for task in (self._reading, self._writing):
             if task is not None:
                 task.cancel()
@@ -200,7 +199,7 @@ class SharedCache:
                     if len(found) != len(keys):
                         raise ValueError(f"{len(found)} values for {len(keys)} keys")
                     values = found
-                except Exception as error:  # whatever a client library says of a broken server
+                except Exception as error:  # any error of a client library for a broken server
                     self._broke(error)
                 else:
                     if not self._late:
@@ -261,7 +260,7 @@ class SharedCache:
 
 
 def pack(key: bytes, vector: Vectors, tokens: int) -> bytes:
-    """One value: a checksum over all the rest and the key, the tokens, little-endian float32."""
+    """One value: a checksum over the rest and the key, the tokens, little-endian float32."""
     body = struct.pack("<I", tokens) + np.ascontiguousarray(vector, "<f4").tobytes()
     return _checksum(key, body) + body
 
@@ -283,7 +282,7 @@ def _checksum(key: bytes, body: bytes) -> bytes:
 
 
 def identities_of(args: RouterArgs, fingerprints: Mapping[str, Proof]) -> dict[str, bytes]:
-    """What stands before the digests in the keys of each model that may be shared."""
+    """The key prefix, before the digest, of each model that can be shared."""
     found = {}
     for name, fingerprint in fingerprints.items():
         model = args.models[name]
@@ -296,8 +295,8 @@ def identities_of(args: RouterArgs, fingerprints: Mapping[str, Proof]) -> dict[s
 
 
 def open_shared(args: RouterArgs, fingerprints: Mapping[str, Proof]) -> SharedCache | None:
-    """The cache of `cache.redis_url`, not yet connected; raises ConfigError where there can be
-    none.
+    """The cache of `cache.redis_url`, not yet connected; None without a URL. Raises ConfigError if
+    it cannot be created.
     """
     url = args.cache.redis_url
     if url is None:
@@ -332,7 +331,7 @@ def open_shared(args: RouterArgs, fingerprints: Mapping[str, Proof]) -> SharedCa
 
 
 class RedisClient:
-    """Redis by redis-py; connects when it is first asked, and again after a failure."""
+    """Redis with redis-py; connects on the first command, and again after a failure."""
 
     def __init__(self, url: str) -> None:
         from redis.asyncio import Redis

@@ -1,4 +1,4 @@
-"""The spans that a request has inside the router: how it was read, decided and answered."""
+"""Spans of a request inside the router: how it was read, decided and answered."""
 
 import time
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from router.stamps import CALL, Stamps
 
 
 def planned(stamps: Stamps, plan: Plan, now: float) -> None:
-    """Mark how far a request is that was decided just now."""
+    """Mark the stamps of a request that was decided just now."""
     stamps.mark("planned", plan.arrived_s)
     stamps.mark("read", plan.read_s)
     stamps.mark("decided", now)
@@ -67,8 +67,8 @@ class Dispatching(CurrentSpan):
         self._tracer, self._model = tracing.tracer, model
 
     def answered(self, got: Rows, now: float) -> None:
-        """What the vectors cost; the engine's span ends now, which is `now` on the clock of the
-        stamps.
+        """Record what the vectors cost; the engine's span ends now, which is `now` on the clock of
+        the stamps.
         """
         self._span.set_attributes(
             {

@@ -1,4 +1,4 @@
-"""Students in the router's own process: the vectors of one request's queries, without a replica."""
+"""Encode queries with students in the router's own process, without a replica."""
 
 import asyncio
 import time
@@ -14,15 +14,15 @@ AT_ONCE_TOKENS = 2000  # about 5 ms; more are encoded in a thread
 
 
 class StudentGatherer:
-    """One student's cache lookups and vectors, as a Gatherer has them of a model's replicas."""
+    """One student's cache lookups and vectors, with the interface of Gatherer."""
 
-    coalesced = 0  # no text is on its way long enough to be waited for
+    coalesced = 0  # no text is in flight long enough to be awaited
 
     def __init__(self, model: str, student: Student, cache: VectorCache) -> None:
         self._model, self._student, self._cache = model, student, cache
 
     async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Rows:
-        """The vectors of the texts; those that are not in the cache are made now."""
+        """Return the vectors of the texts; those that are not in the cache are computed now."""
         assert prepared.ids is not None, "the router reads for a student"
         began, digests = time.perf_counter(), prepared.digests
         entries = self._cache.get_many(self._model, digests)

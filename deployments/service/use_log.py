@@ -1,8 +1,8 @@
-"""Keeps what keys used: in files that routers share, one of each router and day, or in memory.
+"""Keeps the usage of keys: in shared files, one for each router and day, or in memory.
 
-A request costs the event loop one addition. A thread appends what has come together twice a second;
-a router that is killed loses that half second. What is older than an hour is folded to minutes, and
-files of days that are over to hours.
+A request costs the event loop one addition. A thread appends the sums twice a second; a router that
+is killed loses that half second. Usage older than an hour is folded to minutes, and files of
+days before yesterday are folded to hours.
 """
 
 import asyncio
@@ -35,14 +35,14 @@ from router.usage import (
 )
 
 WRITE_EVERY_S = 0.5
-SECONDS, HOURS = ".seconds.jsonl", ".hours.jsonl"  # how fine a file of a day is
+SECONDS, HOURS = ".seconds.jsonl", ".hours.jsonl"  # resolution of a day's file
 _NAME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\.[^.]+\.(seconds|hours)\.jsonl")
 
 log = logging.getLogger("ray.serve")
 
 
 class UseLog:
-    """What one router counts; `add` on the event loop, `run` beside it."""
+    """The usage that one router counts; call `add` on the event loop, with `run` as a task."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class UseLog:
         router: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`folder` None: in memory. Raises OSError where the folder cannot be made."""
+        """`folder` None: in memory. Raises OSError if the folder cannot be created."""
         served = {
             **args.models,
             **{
@@ -63,17 +63,17 @@ class UseLog:
         self._router, self.clock = router, clock
         self._since_s = clock()
         self._new: Slots = {}  # since the last write
-        self._kept = FoldedSlots()  # what is in no file
-        self._file: tuple[str, Appended] | None = None  # of a day
+        self._kept = FoldedSlots()  # sums that are in no file
+        self._file: tuple[str, Appended] | None = None  # the day and its file
         self._writing = asyncio.Lock()
         self._failing = False
 
     def add(self, use: Use) -> None:
-        """Count one request that was answered."""
+        """Count one answered request."""
         add(self._new, self.clock(), use, self._costs.get(use.model))
 
     async def run(self) -> None:
-        """Write what was counted, forever, and what is left at the end."""
+        """Write the counted usage forever, and the rest when cancelled."""
         fold_at_s = 0.0
         try:
             while True:
@@ -91,12 +91,12 @@ class UseLog:
                 self.close()
 
     async def answer(self, asked: UsageQuery) -> Usage:
-        """The sums of all routers, or in memory those of this one since it began."""
+        """The sums of all routers; in memory, those of this one since it started."""
         await self._write()
         return await asyncio.to_thread(self._answer, asked, list(self._kept.items()))
 
     async def _write(self) -> None:
-        """Put what was counted into the file, or keep it where there is none."""
+        """Append the counted usage to the file, or keep it if there is none."""
         async with self._writing:
             new, self._new = self._new, {}
             self._kept.merge(new.items(), self.clock())
@@ -152,8 +152,8 @@ class UseLog:
         await to_the_end(self._fold_files)
 
     def _fold_own(self) -> None:
-        """Fold what is older than an hour in the file that is being written."""
-        self.close()  # the next write opens what takes its place
+        """Fold usage older than an hour in the file that is being written."""
+        self.close()  # the next write opens the folded file
         for path in self._files():
             if path.name.endswith(f".{self._router}{SECONDS}"):
                 self._try_to_fold(path, path.name)
@@ -168,7 +168,7 @@ class UseLog:
                 self._try_to_fold(path, path.name.removesuffix(SECONDS) + HOURS)
 
     def _try_to_fold(self, path: Path, name: str) -> None:
-        """Fold a file, which has this name afterwards."""
+        """Fold a file and rename it to `name`."""
         try:
             with path.open("rb") as stream:
                 slots = folded(gently(read_lines(stream, strict=True)), self.clock())
@@ -181,7 +181,7 @@ class UseLog:
 
 
 def gently(slots: Iterable[tuple[Slot, Sums]]) -> Iterator[tuple[Slot, Sums]]:
-    """The same, with rests in which requests are answered."""
+    """The same slots, with pauses in which requests are answered."""
     rests = Gently()
     for one in slots:
         rests.step()
@@ -197,7 +197,7 @@ def _start_s(path: Path) -> float:
 
 
 def _is_day(name: str) -> bool:
-    """Whether this is the name of a file of use."""
+    """Whether this is the name of a usage file."""
     try:
         return _NAME.fullmatch(name) is not None and bool(datetime.fromisoformat(name[:10]))
     except ValueError:
@@ -205,7 +205,7 @@ def _is_day(name: str) -> bool:
 
 
 def _slots_of(path: Path) -> Iterator[tuple[Slot, Sums]]:
-    """The sums of a file, which another router may be folding."""
+    """The sums of a file, which another router might be folding."""
     folded_path = path.with_name(path.name.removesuffix(SECONDS) + HOURS)
     for one in (path, folded_path):
         with suppress(FileNotFoundError), one.open("rb") as stream:
