@@ -1,4 +1,4 @@
-"""The calls with which `embedding-router calibrate` measures a model, and how long they take."""
+"""The measurement plan of `embedding-router calibrate`, and its expected duration."""
 
 import math
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from router.domain import Curve, attention
 
-SHORTEST = 8  # tokens; in a full batch of these what a text costs shows beside what its tokens do
-MOST_TEXTS = 512  # of one call
-REPEATS = 7  # of every size
+SHORTEST = 8  # tokens; a full batch of these shows the cost of a text beside that of its tokens
+MOST_TEXTS = 512  # in one call
+REPEATS = 7  # for each size
 
 
 class Cell(NamedTuple):
@@ -20,7 +20,7 @@ class Cell(NamedTuple):
 
 def cells(max_tokens: int, batch_tokens: int, most_texts: int) -> list[Cell]:
     """Text lengths 8, 16, 32, ... and `max_tokens`, each with 1, 2, 4, ... texts and as many as
-    fill a batch, or `most_texts`.
+    fill a batch, at most `most_texts`.
     """
     lengths, found = [], list[Cell]()
     length = min(SHORTEST, max_tokens)
@@ -36,8 +36,9 @@ def cells(max_tokens: int, batch_tokens: int, most_texts: int) -> list[Cell]:
 
 
 def calls(sizes: Sequence[Cell], batch_tokens: int, repeats: int) -> int:
-    """How many calls measure these sizes `repeats` times: those of one step once more to warm up,
-    those of several a third as often.
+    """The number of calls that measure these sizes `repeats` times.
+
+    Sizes of one step have one more call to warm up; those of several steps a third of the calls.
     """
     return sum(_times(cell, batch_tokens, repeats) for cell in sizes)
 
@@ -50,7 +51,7 @@ def _times(cell: Cell, batch_tokens: int, repeats: int) -> int:
 def expected_s(
     curve: Curve, max_tokens: int, most_texts: int, span: int | None, repeats: int = REPEATS
 ) -> float:
-    """Seconds that measuring a model takes, by a curve that is known of it; `span` is its
+    """Estimate the seconds to measure a model from a known curve; `span` is its
     `attention_tokens`.
     """
     total_s = 0.0

@@ -1,4 +1,4 @@
-"""Which devices the replicas of each model have, and which models share one."""
+"""The devices of each model's replicas, and the models that share one."""
 
 from collections.abc import Iterable
 
@@ -10,11 +10,11 @@ class Cards:
         self._replicas: dict[str, tuple[str, frozenset[tuple[str, str]]]] = {}
 
     def joined(self, replica: str, model: str, node: str, devices: Iterable[str]) -> None:
-        """A replica of `model` has these devices of `node`; none on a processor."""
+        """Register a replica of `model` with its devices on `node`; none if it runs on a CPU."""
         self._replicas[replica] = model, frozenset((node, device) for device in devices)
 
     def left(self, replica: str) -> None:
-        """A replica is gone."""
+        """Remove a replica."""
         self._replicas.pop(replica, None)
 
     def groups(self) -> dict[tuple[str, ...], tuple[str, str]]:

@@ -77,7 +77,7 @@ class Entry(NamedTuple):
     encoder: str | None = None  # the kind of encoder that made them
     use: Use | None = None  # the usage of its key, if it was answered
     priority: str = "interactive"  # or "bulk"
-    stamps: Stamps | None = None  # where they are taken
+    stamps: Stamps | None = None  # if they are recorded
 
     @property
     def expected_recall(self) -> float | None:

@@ -1,13 +1,12 @@
-"""The dispatcher of one model as a state machine: events in, instructions out. Texts of many
-requests travel together in calls to its replicas.
+"""The dispatcher of one model as a state machine: events in, instructions out.
 
-A request is cut into chunks of at most one engine batch; small chunks share a call, a large one has
-a call of its own. `router.sending` decides which call goes when and where; here is what became of
-it.
+A request is cut into chunks of at most one engine batch. Small chunks of many requests share a call
+to a replica; a large chunk has its own call. `router.sending` decides when and where each call is
+sent; this module handles its outcome.
 
-Each event is a method. It takes the time, changes the state, and returns what the shell must do, in
-order. The module reads no clock and starts nothing, so that a test can replay any order of events.
-Every chunk ends once: by CompleteChunk, by FailChunk, or by `chunk_cancelled`.
+Each event is a method. It takes the time, changes the state, and returns instructions for the shell
+in order. The module reads no clock and starts nothing, so that a test can replay any order of
+events. Every chunk ends once: by CompleteChunk, by FailChunk, or by `chunk_cancelled`.
 """
 
 import math
@@ -39,23 +38,23 @@ class DispatcherState(Sending[C, R]):
 
     @property
     def replicas_out(self) -> int:
-        """Replicas that are ejected now."""
+        """The number of replicas that are ejected now."""
         return len(self._replicas.ejected)
 
     @property
     def calls_open(self) -> int:
-        """Calls that have not ended."""
+        """The number of calls that have not ended."""
         return len(self._calls)
 
     def demand(self, now: float) -> DemandReport:
-        """What this router needs of the model, for the autoscaler."""
+        """This router's demand for the model, for the autoscaler."""
         backlog_tokens = self.ledger.backlog_tokens(self.model) + self._queues.bulk.tokens
         return self.feedback.ask(backlog_tokens, now)
 
     # Events
 
     def submit(self, chunks: Sequence[C], now: float) -> list[Instruction[C, R]]:
-        """The chunks of one request, which was admitted, arrive in this order."""
+        """The chunks of one admitted request arrive, in this order."""
         for chunk in chunks:
             self._queues.put(chunk)
         if not self.limits.steps or any(chunk.kind is LARGE for chunk in chunks):
@@ -89,7 +88,7 @@ class DispatcherState(Sending[C, R]):
         held, running = reply.outstanding_tokens, reply.running_tokens
         self.ledger.reported(model, reply.replica, held, now, running_tokens=running)
         left = reply.outstanding_tokens + self._queues.tokens // max(1, len(self.replicas))
-        if reply.replica in self._replicas.at:  # one that is gone since is not remembered again
+        if reply.replica in self._replicas.at:  # otherwise it is gone and must stay forgotten
             full = left >= self.limits.call_size.tokens
             self.feedback.served(reply.replica, reply.counters, full=full)
         self.feedback.stepped(
@@ -106,8 +105,8 @@ class DispatcherState(Sending[C, R]):
     def connection_lost(
         self, call: CallInFlight[C], why: str, now: float
     ) -> list[Instruction[C, R]]:
-        """The connection broke under a call. A first time counts for no try: if the replica died,
-        the next call to it reports that.
+        """The connection broke during a call. The first time does not count as a try: if the
+        replica died, the next call to it reports that.
         """
         if self._end(call):
             self._retry(call.chunks, why, call.replica, connection_broken=True)
@@ -122,7 +121,8 @@ class DispatcherState(Sending[C, R]):
         self, call: CallInFlight[C], why: str, now: float, unreachable: bool = False
     ) -> list[Instruction[C, R]]:
         """The engine raised an error: retry chunk by chunk, so that a bad chunk harms no other.
-        `unreachable`: what the engine calls is away, whatever the texts are.
+
+        `unreachable`: the engine could not reach its server, so the texts are not to blame.
         """
         if self._end(call):
             self._replicas.blame(call.replica, now)
@@ -147,7 +147,7 @@ class DispatcherState(Sending[C, R]):
         return self.refused(call, self._stopping(), now)
 
     def replicas_changed(self, posted: Sequence[str], now: float) -> list[Instruction[C, R]]:
-        """These are the replicas now."""
+        """The deployment has these replicas now."""
         self._replicas.change(posted)
         return self._send(now)
 
@@ -173,7 +173,7 @@ class DispatcherState(Sending[C, R]):
         return self._drain()
 
     def wake_failed(self) -> None:
-        """No replica will come: the next request asks again."""
+        """The request for a replica failed: the next request makes a new one."""
         self.feedback.awake()
 
     def close(self) -> list[Instruction[C, R]]:
@@ -185,13 +185,13 @@ class DispatcherState(Sending[C, R]):
     # Ends of calls
 
     def _end(self, call: CallInFlight[C]) -> bool:
-        """End a call and free its slot; whether that was still to do."""
+        """End a call and free its slot; False if it had ended already."""
         if closed := self._close(call):
             self._replicas.call_ended(call)
         return closed
 
     def _close(self, call: CallInFlight[C]) -> bool:
-        """End a call, but for its slot; whether that was still to do."""
+        """End a call, but keep its slot; False if it had ended already."""
         if not call.open:
             return False
         call.open = False
@@ -206,7 +206,7 @@ class DispatcherState(Sending[C, R]):
             if chunk.done:
                 continue
             fault = _engine_fault(reply, start, stop) if reply.failed else None
-            if fault is not None and not chunk.tries:  # perhaps of this replica alone
+            if fault is not None and not chunk.tries:  # perhaps only this replica fails
                 chunk.suspect, chunk.engine_failed = reply.replica, True
                 self._retry([chunk], fault, reply.replica, alone=True)
                 continue
@@ -224,10 +224,10 @@ class DispatcherState(Sending[C, R]):
         alone: bool = False,
         connection_broken: bool = False,
     ) -> None:
-        """Queue each chunk once more, in front and for another replica; a second failure is its
-        caller's.
+        """Queue each chunk again, in front and for another replica; a second failure is returned to
+        its caller.
         """
-        for chunk in reversed(chunks):  # each goes in front of the one before
+        for chunk in reversed(chunks):  # each is put in front of the previous one
             if chunk.done:
                 continue
             if connection_broken and not chunk.connections_broken:
@@ -266,7 +266,7 @@ class DispatcherState(Sending[C, R]):
 
 
 def _engine_fault(reply: Reply, start: int, stop: int) -> str | None:
-    """What the engine says of the first text of these rows that it failed on."""
+    """The engine's error for the first failed text in these rows; None without one."""
     for row, failure in reply.failed.items():
         if start <= row < stop and failure.code == "engine":
             return failure.message

@@ -1,7 +1,7 @@
-"""The words of the router as plain values; everything else here takes and returns these.
+"""The router's basic types as plain values, used by all other modules of this package.
 
-Units are in the names: `_s` seconds, `_tokens` tokens. Times are plain floats on whatever clock the
-caller reads; nothing in this file reads one.
+Units are in the names: `_s` seconds, `_tokens` tokens. Times are floats on the caller's clock;
+nothing in this file reads a clock.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,8 +14,9 @@ UNKNOWN_LANGUAGE = "unknown"
 
 
 class Tier(StrEnum):
-    """Quality tier a request may ask for; each named one maps to a model in the config, AUTO leaves
-    it to the rules.
+    """The quality tier of a request.
+
+    The config maps each tier to a model, except AUTO, for which the rules decide.
     """
 
     FAST = "fast"
@@ -25,7 +26,7 @@ class Tier(StrEnum):
 
 
 class OnMiss(StrEnum):
-    """What to do with a request that no allowed model can answer within its latency budget."""
+    """The action for a request that no allowed model can answer within its latency budget."""
 
     DEGRADE = "degrade"
     SERVE = "serve"
@@ -33,19 +34,19 @@ class OnMiss(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why the chosen model was chosen, or why a request was refused. RULE is followed by the rule's
-    name in headers.
+    """Why the model was chosen, or why a request was refused. In headers RULE is followed by the
+    rule's name.
     """
 
     PINNED = "pinned"  # the caller named the model or its space
-    TIER = "tier"  # the tier the caller asked for
+    TIER = "tier"  # the caller requested a tier
     RULE = "rule"  # the highest floor that a rule raised
     AUTO = "auto"  # no rule applied: the default tier
     QUALITY = "quality"  # no rule applied, and this model has more points for the text
     CONTEXT = "context"  # the target cannot read a text this long
     UNAVAILABLE = "unavailable"  # the target has no ready replica
-    BUDGET = "budget"  # the target would be too late, this is the best for the text that is not
-    LATE = "late"  # no allowed model fits the budget; answered all the same, as on_budget_miss says
+    BUDGET = "budget"  # the target would be too late; this is the best model that is in time
+    LATE = "late"  # no allowed model fits the budget; answered anyway, as on_budget_miss says
     NO_MODEL = "no_model"  # refused: no model may serve this request
     OVER_BUDGET = "over_budget"  # refused: no allowed model fits the budget
 
@@ -68,9 +69,9 @@ class Why(StrEnum):
 
 
 class Work(NamedTuple):
-    """What a request asks of one model, in that model's own tokens."""
+    """The work of a request for one model, in that model's own tokens."""
 
-    tokens: int  # of all texts together, special tokens and prompt included
+    tokens: int  # of all texts together, including special tokens and prompts
     longest: int  # of the longest text
     tokens_sq: int  # the attention term, see `attention`
     texts: int = 1
@@ -81,8 +82,9 @@ NO_WORK = Work(0, 0, 0)
 
 
 def attention(counts: Iterable[int], span: int | None) -> int:
-    """Pairs of tokens that attend to each other, summed over texts: tokens squared, or times the
-    `span` they reach at most.
+    """The number of pairs of tokens that attend to each other, summed over texts.
+
+    For each text it is its tokens squared, or its tokens times min(tokens, `span`).
     """
     if span is None:
         return sum(count * count for count in counts)
@@ -91,7 +93,7 @@ def attention(counts: Iterable[int], span: int | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class TextKind:
-    """Texts of a list that are alike, and how many of them there are."""
+    """A group of similar texts in a list, and their number."""
 
     language: str | None
     script: str | None
@@ -102,20 +104,20 @@ class TextKind:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the router learned of a request's text. Of a list these are what most of its texts are,
-    and `kinds` says what else is in it.
+    """The features of a request's text. For a list they are those of most of its texts, and `kinds`
+    has the details.
     """
 
     characters: int
     language: str | None  # ISO 639-1
-    script: str | None  # ISO 15924, e.g. Latn, Hans is reported as Hani
+    script: str | None  # ISO 15924, e.g. Latn; Hans is reported as Hani
     mixed: bool
     code: bool
-    kinds: tuple[TextKind, ...] = ()  # of a list of several texts; most texts first
+    kinds: tuple[TextKind, ...] = ()  # for a list of several texts; most frequent first
 
     @property
     def languages(self) -> dict[str, int]:
-        """Texts by language for a list of several texts, most first; empty for one text."""
+        """Texts by language for a list, most frequent first; empty for one text."""
         counts: dict[str, int] = {}
         for kind in self.kinds:
             name = kind.language or UNKNOWN_LANGUAGE
@@ -135,22 +137,22 @@ class Curve:
     """Latency of one engine step on N texts of T tokens: a line in T, sum(L^2) and N, never below
     `fixed_s`.
 
-    max(fixed_s, base_s + s_per_token * T + s_per_token_sq * sum(L^2) + s_per_text * N), L being the
-    tokens of each text. Flat up to a knee, then linear, plus attention for long texts (the shape
-    published for embedding prefill, and measured for each model by `embedding-router calibrate`),
-    plus what an engine pays for a text however short it is.
+    max(fixed_s, base_s + s_per_token * T + s_per_token_sq * sum(L^2) + s_per_text * N), where L is
+    the tokens of each text. It is flat up to a knee, then linear, plus attention for long texts
+    (the shape published for embedding prefill, and measured for each model by `embedding-router
+    calibrate`), plus the engine's cost per text, however short it is.
     """
 
     fixed_s: float
     base_s: float
     s_per_token: float
     s_per_token_sq: float
-    batch_tokens: int  # most tokens one step takes
+    batch_tokens: int  # maximum tokens of one step
     overhead_s: float = 0.0  # router, transport and encoding, per request
     s_per_text: float = 0.0
 
     def step(self, tokens: float, tokens_sq: float = 0.0, texts: float = 0.0) -> float:
-        """Seconds of one step that carries `texts` texts of `tokens` tokens whose squared lengths
+        """Seconds of one step with `texts` texts of `tokens` tokens in all, whose squared lengths
         sum to `tokens_sq`.
         """
         seconds = (
@@ -162,7 +164,7 @@ class Curve:
         return seconds if seconds > self.fixed_s else self.fixed_s
 
     def with_overhead(self, overhead_s: float) -> "Curve":
-        """The same steps with another overhead."""
+        """The same curve with another overhead."""
         return Curve(
             self.fixed_s, self.base_s, self.s_per_token, self.s_per_token_sq, self.batch_tokens,
             overhead_s, self.s_per_text,
@@ -171,7 +173,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class LongTexts:
-    """Points of quality on texts of `from_tokens` tokens and more, whatever they are written in."""
+    """Quality points on texts of at least `from_tokens` tokens, in any language or script."""
 
     from_tokens: int
     points: float
@@ -190,8 +192,9 @@ def work_of(
     long: LongTexts | None,
     new: Sequence[int] | None = None,
 ) -> Work:
-    """The work that texts of so many tokens are for a model whose tokens see `span` others; `new`
-    are those of them that are not in the cache, where some are.
+    """The work of texts with these token counts for a model with an attention span of `span`.
+
+    `new` is the counts of the texts that are not in the cache (None: all).
     """
     new = counts if new is None else new
     share = share_of_long(long, counts)
@@ -200,7 +203,7 @@ def work_of(
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One embedding model as the decision sees it; `rank` orders models from small (0) to large."""
+    """One embedding model, for the decision; `rank` orders models from small (0) to large."""
 
     id: str
     rank: int
@@ -217,9 +220,7 @@ class Model:
         )
 
     def quality_of(self, features: Features, work: Work = NO_WORK) -> float | None:
-        """Points of quality on this text, for a list the mean of its texts; None where the config
-        gives no figure.
-        """
+        """Quality points on this text, the mean for a list; None if the config gives no figure."""
         kinds = features.kinds
         points = self._mean_points(kinds) if kinds else self._points_of(features)
         if self.long is None or not work.long:
@@ -249,33 +250,33 @@ class Model:
 
 
 class Load(NamedTuple):
-    """What is happening at a model now, as this router knows it.
+    """The current load of a model, as known to this router.
 
-    `ahead_tokens` waits at the better of two sampled replicas, behind the step that runs there. A
-    model with no ready replica is unavailable, or cold when `cold_start_s` says how long until it
-    is ready.
+    `ahead_tokens` wait at the better of two sampled replicas, behind the step that runs there. A
+    model without a ready replica is unavailable, or cold if `cold_start_s`, the time until it is
+    ready, is set.
     """
 
     ready_replicas: int = 1
     ahead_tokens: int = 0
-    running_rest_s: float = 0.0  # what is left of the step that runs now, or of two in flight
+    running_rest_s: float = 0.0  # remaining time of the running step, or of two in flight
     margin: float = 1.0  # factor on the prediction that only the declared share of requests exceeds
     cold_start_s: float | None = None
     bias: float = 1.0  # factor on the curve that makes the median prediction right
 
 
 class Request(NamedTuple):
-    """One request, ready to be decided.
+    """One request as the input of a decision.
 
-    `candidates` are the models that can produce what the caller pinned (None: a free request);
-    `permitted` those its key may use (None: all). `target` is the model of an explicit tier or pin;
-    None lets the rules set it. `unread` is the share of a text's tokens that a model's tokenizer
-    does not know; of a list, the share that enough of its texts reach to count.
+    `candidates` are the models that can make the pinned vectors (None: a free request); `permitted`
+    are those that its key allows (None: all). `target` is the model of an explicit tier or pin;
+    with None the rules set it. `unread` is the share of a text's tokens that a model's tokenizer
+    does not know; for a list, the share that enough of its texts reach to count.
     """
 
     work: Mapping[str, Work]
     features: Features
-    deadline_s: float | None = None  # on the clock that `now` is read from
+    deadline_s: float | None = None  # on the clock of `now`
     target: str | None = None
     pinned: bool = False
     strict: bool = False  # never below the target
@@ -283,30 +284,30 @@ class Request(NamedTuple):
     permitted: frozenset[str] | None = None
     on_miss: OnMiss = OnMiss.DEGRADE
     input_type: str | None = None
-    unread: Mapping[str, float] = MappingProxyType({})  # by model, where it is above 0
-    # share of the best search that each encoder of the spaces keeps, where there are several
+    unread: Mapping[str, float] = MappingProxyType({})  # by model, only if above 0
+    # share of the best search that each encoder of the spaces keeps, if there are several
     recalls: Mapping[str, float] = MappingProxyType({})
-    unfit: Mapping[str, Why] = MappingProxyType({})  # encoders that may not make these vectors
+    unfit: Mapping[str, Why] = MappingProxyType({})  # encoders that must not make these vectors
 
 
 class Prediction(NamedTuple):
-    """Seconds until the answer is ready, and how much of that is waiting."""
+    """Seconds until the answer is ready, and the part of it that is waiting."""
 
     total_s: float
     wait_s: float
 
 
 class Candidate(NamedTuple):
-    """One model in a decision: what it was predicted to take and why it was or was not chosen."""
+    """One model in a decision: its prediction, and why it was or was not chosen."""
 
     model: str
-    predicted_s: float | None  # None when the model was out before a prediction was made
+    predicted_s: float | None  # None if the model was excluded before a prediction was made
     wait_s: float | None
     why: Why
 
 
 class Decision(NamedTuple):
-    """The model chosen, or `model` None and a retry time when the request is refused."""
+    """The chosen model; for a refused request, `model` None and a retry time."""
 
     model: str | None
     target: str | None
@@ -316,14 +317,15 @@ class Decision(NamedTuple):
     wait_s: float | None
     degraded: bool  # fewer points on this text than the target; smaller where a figure is missing
     whys: Mapping[str, Why]  # of every model
-    predictions: Mapping[str, Prediction]  # of the models that got as far as one
+    predictions: Mapping[str, Prediction]  # only for models that were not excluded before
     retry_after_s: float | None = None
-    # budget or load kept it from the target, and the model that serves it is no better for the text
+    # not sent to the target because of budget or load, and the chosen model is no better for the
+    # text
     pushed_down: bool = False
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """Every model with its prediction and why it was or was not chosen; made when asked for."""
+        """Every model with its prediction and why it was or was not chosen."""
         made = ((name, why, self.predictions.get(name)) for name, why in self.whys.items())
         return tuple(Candidate(name, p and p.total_s, p and p.wait_s, why) for name, why, p in made)
 

@@ -316,7 +316,7 @@ class RequestTooLarge(RouterError):
 
     @classmethod
     def by_answer(cls, size: int, limit: int) -> "RequestTooLarge":
-        """For texts whose vectors would be more bytes than may go out."""
+        """The error for texts whose answer would be larger than `limit`."""
         error = cls(limit)
         error.param = "input"
         error.message = (

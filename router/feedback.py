@@ -1,18 +1,17 @@
-"""What a router learns of one model while it serves: its curve, its two factors, its rate and
-its demand.
+"""What a router learns about one model while it serves: its curve, two factors, rate and demand.
 
-The service tells of every decision, call and completion; `load` gives the next decision what
-follows from them. Pure: times are arguments.
+The service reports every decision, call and completion; `load` returns the result for the next
+decision. Pure: times are arguments.
 
-A model whose predictions were bad gets a margin so high that no budget fits it, and then no
-completion would ever lower the margin again. So a margin that nothing tests relaxes with time: each
-second without a completion counts as one answer that was fast enough, until it is 1. (Sending a
-share of requests there to find out would make their callers pay for it.)
+After bad predictions a model's margin can be so high that no budget fits it, and then no completion
+would ever lower the margin again. So an untested margin relaxes with time: each second without a
+completion counts as one answer in time, until the margin is 1. (Probing the model with a share of
+the requests would be at the expense of their callers.)
 
-Of every answer it is known how long it waited and was in the engine. The rest is overhead: the
-router's own time and the way to the replica. Its running median takes the place of the curve's
-`overhead_s`, which no profile of an engine alone can know: as a part of the bias it would make long
-texts look slow because short ones pay it too.
+Each answer includes the time that it waited and was in the engine. The rest is overhead: the
+router's own time and the way to the replica. Its running median replaces the curve's `overhead_s`,
+which a profile of an engine alone cannot contain. As a part of the bias it would make long texts
+look slow because short ones pay it too.
 """
 
 from collections.abc import Mapping
@@ -26,21 +25,21 @@ from router.ledger import Ledger, Random
 from router.routing_config import Routing
 
 RELAX_EVERY_S = 1.0
-MOST_TICKS = 600  # of a clock that jumped
+MOST_TICKS = 600  # at a time, if the clock jumped
 OVERHEAD_ETA = 0.1  # each answer moves the median of the overhead by e^+-0.05
-OVERHEAD_NEWS = 0.1  # further off than this the curve is replaced
+OVERHEAD_NEWS = 0.1  # relative difference at which the curve is replaced
 LEAST_OVERHEAD_S, MOST_OVERHEAD_S = 1e-4, 10.0
 
 
 class Counters(NamedTuple):
-    """What a replica has done since it started, as its replies say."""
+    """The counters of a replica since its start, from its replies."""
 
     served_tokens: int
     busy_s: float
 
 
 class Feedback:
-    """One model's state; `model` carries the curve as learned so far."""
+    """One model's state; `model` has the curve as learned so far."""
 
     def __init__(
         self,
@@ -50,10 +49,10 @@ class Feedback:
         now: float,
         cold_start_s: float | None = None,
     ) -> None:
-        """`measured` says that the curve comes from a profile: its shape stays, bias and overhead
-        are learned, until `elsewhere` says that the profile is of another device.
+        """`measured`: the curve is from a profile. Its shape is kept, and only bias and overhead
+        are learned, until `elsewhere` is called because the profile is of another device.
 
-        `cold_start_s` is what a model that scales to zero takes from its first request to a ready
+        `cold_start_s` is the time of a model that scales to zero from its first request to a ready
         replica.
         """
         self.model = model
@@ -67,14 +66,14 @@ class Feedback:
         self._learner: Learner | ProfileLearner | None = None if measured else Learner(model.curve)
         self._replicas: dict[
             str, tuple[Counters, bool]
-        ] = {}  # with whether it had a full batch to do
+        ] = {}  # and whether a full batch was left for it
         self._full_seen = False
         self._tested_s = now
         self._cold_start_s = cold_start_s
         self._woken_s: float | None = None
 
     def load(self, ledger: Ledger, now: float, rng: Random, sender: Sender | None = None) -> Load:
-        """What `decide` needs to know of this model at `now`, for a request of `sender`."""
+        """The load of this model at `now`, for the decision on a request of `sender`."""
         self._relax(now)
         return ledger.load(
             self.model,
@@ -88,8 +87,8 @@ class Feedback:
 
     @property
     def tokens_per_s(self) -> float:
-        """What one busy replica serves when enough waits: as seen, or until then as its curve says
-        of full steps.
+        """The rate of one busy replica with enough waiting work: as measured, or until then from
+        the curve for full steps.
         """
         if self._full_seen:
             return max(self.rate.tokens_per_s, self.full_rate.tokens_per_s)
@@ -100,8 +99,9 @@ class Feedback:
         )
 
     def wake(self, now: float) -> bool:
-        """Work waits for a model without replicas: whether somebody must ask for one (the first
-        time only).
+        """Note that work waits for a model without replicas.
+
+        Returns whether the caller must request one, which is true the first time only.
         """
         if self._cold_start_s is None or self._woken_s is not None:
             return False
@@ -109,30 +109,27 @@ class Feedback:
         return True
 
     def awake(self) -> None:
-        """A replica is there."""
+        """Note that a replica is ready, or that none will come: the next `wake` requests one."""
         self._woken_s = None
 
     def _cold_s(self, now: float) -> float | None:
-        """Seconds until a model without replicas is ready; one that is overdue is expected any
-        moment.
-        """
+        """Seconds until a model without replicas is ready, at least 1 if it is overdue."""
         if self._cold_start_s is None or self._woken_s is None:
             return self._cold_start_s
         return max(1.0, self._cold_start_s - (now - self._woken_s))
 
     def chosen(self, tokens: int, now: float) -> None:
-        """A request of `tokens` tokens goes to this model."""
+        """Count a request of `tokens` tokens that is sent to this model."""
         self.offered.add(tokens, now)
 
     def missed(self, tokens: int, now: float) -> None:
-        """A request of `tokens` tokens would have gone to this model and was sent to a
-        smaller one.
-        """
+        """Count a request of `tokens` tokens for this model that was pushed down or refused."""
         self.shadow.add(tokens, now)
 
     def elsewhere(self) -> bool:
-        """The model runs on another device than its profile is of: learn how its curve differs
-        there. Whether that is news.
+        """Learn how the curve differs on a device that is not the profile's.
+
+        Returns False if a curve is learned already.
         """
         if self._learner is not None:
             return False
@@ -150,11 +147,9 @@ class Feedback:
             )
 
     def served(self, replica: str, counters: Counters, full: bool = False) -> None:
-        """A reply told what its replica has done so far; counters that fell are those of a replica
-        that started again.
+        """Process the counters in a replica's reply; counters that fell mean that it restarted.
 
-        `full` says that a batch or more is left for it: what it does between two such replies is
-        what it can do.
+        `full`: at least a batch is left for it. The rate between two such replies is its full rate.
         """
         before, was_full = self._replicas.get(replica, (Counters(0, 0.0), False))
         tokens, busy_s = (
@@ -169,7 +164,7 @@ class Feedback:
         self._replicas[replica] = counters, full
 
     def ask(self, backlog_tokens: int, now: float) -> DemandReport:
-        """What this router asks of the model, for the autoscaler."""
+        """This router's demand for the model, for the autoscaler."""
         return DemandReport(
             self.offered.asked(now),
             self.shadow.asked(now),
@@ -180,7 +175,7 @@ class Feedback:
         )
 
     def lost(self, replica: str) -> None:
-        """A replica is gone."""
+        """Forget a replica that is gone."""
         self._replicas.pop(replica, None)
 
     def completed(
@@ -192,17 +187,17 @@ class Feedback:
         margin: float | None = None,
         engine_s: float | None = None,
     ) -> None:
-        """A request took `actual_s`; `predicted_s` was said when the factors were `bias` and
-        `margin` (None: as they are now).
+        """Learn from a request that took `actual_s`. `predicted_s` is its prediction, made with the
+        factors `bias` and `margin` (None: the current margin).
 
-        `engine_s` of that it waited or was in the engine; the rest is overhead, which a slower
-        engine does not change.
+        `engine_s` is the time that it waited or was in the engine. The rest is overhead, which does
+        not depend on the engine's speed.
         """
         self.correction.observe(actual_s, predicted_s, bias, margin)
         self._tested_s = now
         if engine_s is not None and actual_s > engine_s:
             self._overhead.observe(actual_s - engine_s)
-            # by which it is multiplied
+            # Predictions multiply the overhead by the bias, so divide by it.
             curve, overhead_s = (
                 self.model.curve,
                 self._overhead.value / self.correction.bias,
@@ -224,12 +219,13 @@ def tell(
     now: float,
     deadline_s: float | None = None,
 ) -> str | None:
-    """Book one decision as demand: for the model it chose, and for the target that it was pushed
-    down or refused from. A target that another model is better than for this text missed nothing.
+    """Count one decision as demand for the chosen model, and as missed demand for a target that it
+    was pushed down or refused from.
 
-    Returns that target where it was booked. One that the caller's own limits exclude (a pinned
-    space, what its key may use) is not in `work` and missed nothing; nor did one that would miss
-    `deadline_s` with nobody in front: no replica would help.
+    Returns that target if its demand was counted. It is not counted if the chosen model is better
+    for this text; if the caller's limits exclude the target (a pinned space, the permissions of its
+    key), so that it is not in `work`; or if it would miss `deadline_s` even without a queue,
+    because another replica would not help.
     """
     if decision.model is not None:
         feedback[decision.model].chosen(work[decision.model].tokens, now)
@@ -237,7 +233,7 @@ def tell(
     pushed = decision.pushed_down if decision.model else decision.reason is Reason.OVER_BUDGET
     if target is None or target not in work or not pushed:
         return None
-    if decision.whys.get(target) in (Why.TOO_LONG, Why.UNREAD):  # no replica would read it
+    if decision.whys.get(target) in (Why.TOO_LONG, Why.UNREAD):  # another replica would not help
         return None
     predicted = decision.predictions.get(target)
     if (

@@ -1,30 +1,28 @@
-"""Latency curves: fitted to measured steps, read from profiles, learned from completions, and
-corrected while they serve.
+"""Latency curves that are learned from served steps, and corrected by completions.
 
-    fit            measured steps -> Curve, by least absolute relative error
-    load_profile   the JSON file that `embedding-router calibrate` writes, refused by name when it
-                   cannot be right
-    Learner        a curve for a model without a profile, from the steps it serves
-    Correction     two factors per model on every prediction: `bias` makes its median right,
-                   `margin` its tail
+    Learner          the curve of a model without a profile, from the steps it serves
+    ProfileLearner   the curve of a model whose profile is of another device
+    Correction       two factors on every prediction of a model: `bias` corrects the median,
+                     `margin` the tail
 
-The bias is a running mean of log(actual / curve) in which no completion counts as more than
-BIAS_CLIP off (Huber, "Robust estimation of a location parameter", 1964): a stall is a step like any
-other, and a drift is followed within a dozen completions.
+(router/curve_fit.py fits curves to measured steps; router/profile.py reads profiles.)
+
+The bias is a running mean of log(actual / curve) in which the error of a completion is clipped to
+BIAS_CLIP (Huber, "Robust estimation of a location parameter", 1964): a stall has a limited effect,
+and a drift is followed within a dozen completions.
 
 The margin is an online quantile. Each completion moves log m by eta * (1[actual / predicted > m] -
-aim), so over n completions the share that is exceeded differs from `aim` by (log m_n - log m_0) /
-(eta * n), whatever the distribution (Gibbs and Candes, "Adaptive conformal inference under
-distribution shift", 2021; here in log space, where a factor of two is as far up as down). A large
-eta keeps every window of requests close to the aim and follows drift, at the price of a margin that
-wobbles by about eta; see tests/unit/router/test_latency.py for what that buys. Two loops, because
-answers come late:
-- The inner one compares with the factors as they are now, not as they were at the decision: a burst
-  of late answers in flight counts until the margin covers it and no further, however many there
-  are.
-- Such a burst was missed all the same. So the outer loop counts what exceeded the margin that its
-  decision was made with, and moves the aim until these are the declared share: a factor of
-  e^AIM_ETA for each, within e^+-MOST_AIM of what was declared.
+aim). So over n completions the share that exceeds it differs from `aim` by (log m_n - log m_0) /
+(eta * n), for every distribution (Gibbs and Candes, "Adaptive conformal inference under
+distribution shift", 2021; here in log space, where factors of 2 and 1/2 are equally far). A large
+eta keeps every window of requests close to the aim and follows drift, but the margin fluctuates by
+about eta; tests/unit/router/test_latency.py shows the effect. There are two loops, because answers
+arrive late:
+- The inner loop compares with the current factors, not with those at the decision: a burst of late
+  answers in flight counts only until the margin covers it, however large the burst is.
+- The answers of such a burst were late nevertheless. The outer loop counts answers that exceeded
+  the margin of their own decision, and moves the aim until they are the declared share: by a factor
+  of e^AIM_ETA for each, within e^+-MOST_AIM of the declared share.
 """
 
 import math
@@ -38,20 +36,20 @@ BIAS_GAIN, BIAS_CLIP = 0.2, 0.4
 
 
 class Learner:
-    """Learns base and slope of a curve from the steps a model serves, starting at `prior`.
+    """Learns base and slope of a curve from the steps that a model serves, starting at `prior`.
 
-    Recursive least squares on relative errors, forgetting over about 100 steps; a step counts at
-    most as twice what was expected, so that a stall does not pass for slowness. What it cannot tell
-    apart (attention, what a text costs, the flat part) stays that of `prior`, and so does the slope
-    beyond the largest step seen, until a good part of a full one was: short texts may all lie in
-    the flat part, and say nothing of a long one.
+    Recursive least squares on relative errors, forgetting over about 100 steps. A step counts as at
+    most twice the expected time, so that a stall does not look like a slow model. Terms that cannot
+    be separated (attention, the cost of a text, the flat part) are taken from `prior`. So is the
+    slope beyond the largest step seen, until a step of ENOUGH times a full one was seen: short
+    texts can all lie in the flat part, which reveals nothing about longer ones.
     """
 
     __slots__ = ("_base_s", "_covariance", "_largest_tokens", "_per_knot", "_prior", "count")
 
     FORGET = 0.99
     ENOUGH = 0.25  # of a full step
-    # slope is held per this many tokens, so that both unknowns are of one size
+    # the unit of the slope, so that both unknowns are of similar size
     KNOT_TOKENS = 1000.0
 
     def __init__(self, prior: Curve) -> None:
@@ -76,7 +74,7 @@ class Learner:
         error_s = min(max(seconds - known_s, 0.0), 2.0 * expected_s) - expected_s
         base, both, slope = self._covariance
         toward_base, toward_slope = base + both * knots, both + slope * knots
-        # else constant sizes blow it up
+        # without this limit, steps of constant size make the covariance grow without bound
         forget = self.FORGET if base + slope < 1e4 * expected_s * expected_s else 1.0
         gain = 1.0 / (forget * expected_s * expected_s + toward_base + toward_slope * knots)
         base_s, per_knot = (
@@ -86,8 +84,8 @@ class Learner:
         base = (base - gain * toward_base * toward_base) / forget
         both = (both - gain * toward_base * toward_slope) / forget
         slope = (slope - gain * toward_slope * toward_slope) / forget
-        # Neither is below 0. What the steps told is a sum of the two: the one that is held at 0
-        # takes the other along with it.
+        # Neither can be below 0. The steps determine a sum of the two, so when one is held at 0
+        # the other moves with it.
         if base_s < 0.0 < base:
             base_s, per_knot = 0.0, per_knot - both / base * base_s
         if per_knot < 0.0 < slope:
@@ -101,7 +99,7 @@ class Learner:
 
     @property
     def curve(self) -> Curve:
-        """The curve as learned so far; `prior` until a step was seen."""
+        """The curve learned so far; `prior` before the first step."""
         return self.curve_with(self._prior.overhead_s) if self.count else self._prior
 
     def curve_with(self, overhead_s: float) -> Curve:
@@ -120,22 +118,21 @@ class Learner:
 
 
 class ProfileLearner:
-    """Learns what a profile of another device has to be multiplied by, term by term, from the steps
-    that a model serves here.
+    """Learns a factor for each term of another device's profile from the steps that a model serves.
 
-    Recursive least squares on relative errors, as `Learner` does it. A profile says much about how
-    the terms are related, so what is seen first scales all of them alike; what they differ by on
-    this device follows with the steps that show it. A term that the profile does not have stays
-    away, but for the base: another device may have one. Steps that are in the profile's flat part
-    say nothing of its line, and teach `fixed_s` alone.
+    Recursive least squares on relative errors, as in `Learner`. The profile's ratios between the
+    terms are a good guess, so the first steps scale all terms alike; differences are learned from
+    the steps that show them. A term that the profile lacks remains 0, except the base: another
+    device can have one. Steps in the profile's flat part contain no information about the line, and
+    change `fixed_s` alone.
     """
 
     __slots__ = ("_covariance", "_factors", "_flat", "_flat_seen", "_prior", "_units", "count")
 
     FORGET = 0.99
-    ALIKE, APART = 100.0, 9.0  # variances, in squares of what a step is off by
-    MOST = 2.0  # times what was expected that a step counts as; a stall is not slowness
-    FIRST, MOST_FIRST = 10, 8.0  # of the first steps, as the device may be much slower
+    ALIKE, APART = 100.0, 9.0  # variances, in units of a step's squared relative error
+    MOST = 2.0  # a step counts as at most this many times the expected time, because of stalls
+    FIRST, MOST_FIRST = 10, 8.0  # the limit for the first steps: the device can be much slower
     FLAT_GAIN, FLAT_CLIP = 0.03, 0.7
 
     def __init__(self, prior: Curve) -> None:
@@ -192,7 +189,7 @@ class ProfileLearner:
 
     @property
     def curve(self) -> Curve:
-        """The curve as learned so far."""
+        """The curve learned so far."""
         return self.curve_with(self._prior.overhead_s)
 
     def curve_with(self, overhead_s: float) -> Curve:
@@ -207,7 +204,7 @@ class ProfileLearner:
 
 
 class Quantile:
-    """What a declared share of the values exceeds, followed online; see the top of this file."""
+    """An online estimate of the value that a declared share exceeds; see the top of this file."""
 
     __slots__ = ("eta", "highest", "lowest", "share", "value")
 
@@ -230,7 +227,7 @@ class Quantile:
         )
 
     def observe(self, value: float) -> bool:
-        """Take one value in; says whether it exceeded the quantile as it stood."""
+        """Add one value; returns whether it exceeded the quantile before the update."""
         exceeded = value > self.value
         moved = self.value * math.exp(self.eta * (exceeded - self.share))
         self.value = min(max(moved, self.lowest), self.highest)
@@ -249,11 +246,11 @@ class Correction:
     MOST_BIAS = 100.0
 
     def __init__(self, miss_share: float) -> None:
-        # factor on the curve after which half of the predictions are too long and half too short
+        # factor on the curve that makes half of the predictions too long and half too short
         self.bias = 1.0
         self._margin = Quantile(miss_share, MARGIN_ETA, lowest=self.LEAST_MARGIN)
         self._share = miss_share
-        self._missed = 0.0  # more than declared (above 0) or less, in steps of AIM_ETA
+        self._missed = 0.0  # misses above (> 0) or below the declared share, in steps of AIM_ETA
 
     @property
     def margin(self) -> float:
@@ -261,8 +258,8 @@ class Correction:
         return self._margin.value
 
     def relax(self, times: int) -> None:
-        """Let a margin above 1 fall as after `times` answers that came in time; below 1 only
-        answers bring it.
+        """Lower a margin above 1 as `times` answers in time would; only real answers bring it
+        below 1.
         """
         if self._margin.value > 1.0:
             self._margin.value = max(
@@ -272,10 +269,10 @@ class Correction:
     def observe(
         self, actual_s: float, predicted_s: float, bias: float, margin: float | None = None
     ) -> None:
-        """A request took `actual_s`; `predicted_s` was said when the factors were `bias` and
-        `margin` (None: the margin now).
+        """Learn from a request that took `actual_s`. `predicted_s` is its prediction, made with the
+        factors `bias` and `margin` (None: the current margin).
 
-        Times that are not positive are passed over.
+        Times that are not positive are ignored.
         """
         if not (actual_s > 0.0 and predicted_s > 0.0):
             return

@@ -1,28 +1,29 @@
-"""What one router replica knows of the work that every model replica has in hand, in tokens.
+"""One router replica's estimate of the work at every model replica, in tokens.
 
-    own          tokens this router sent and has no answer for: exact at every moment
-    last report  tokens the replica held, from all routers, when it last said so (with a reply, or
-                 every 50-100 ms)
+    own          tokens that this router sent and that are not answered: always exact
+    last report  tokens that the replica held, from all routers, at its last report (with a reply,
+                 or every 50-100 ms)
     outstanding  last report + R * (own now - own at the report), and never less than own
 
-R routers share the traffic evenly and see much the same reports, so what this one sent or got back
-since the report, the others did too (interpreting old load by the arrivals since: Dahlin,
-"Interpreting stale load information", 2000; own arrivals times the dispatchers as the estimate:
-Goren, Vargaftik and Moses, "Stochastic coordination in heterogeneous load balancing systems",
-2021). A report that is not renewed fades to nothing over `REPORT_LIFE_S`: a replica nobody hears
-from is tried again.
+R routers share the traffic evenly and receive almost the same reports. So the others are assumed to
+have sent and received as much as this one since the report (interpreting old load by the arrivals
+since: Dahlin, "Interpreting stale load information", 2000; own arrivals times the dispatchers as
+the estimate: Goren, Vargaftik and Moses, "Stochastic coordination in heterogeneous load balancing
+systems", 2021). A report that is not renewed fades to 0 over `REPORT_LIFE_S`, so that a silent
+replica is tried again.
 
-A reply also says that a step just ended, so what the replica holds then is what its next step runs;
-work for an idle replica starts a step at once. From that follows how much of the running step is
-left, and that the rest of the backlog waits behind it.
+A reply also means that a step has just ended, so the tokens that the replica then holds are its
+next step; work for an idle replica starts a step at once. The remaining time of the running step
+follows from that. The rest of the backlog waits behind it.
 
-An engine with two steps in flight makes up a step while the one before it runs, and texts that come
-later cannot join either. Its replies say how many tokens were running when its step ended: what
-else it held then is the step that was made up next, and both pass before a new text's own.
+An engine with two steps in flight prepares a step while the previous one runs, and later texts
+cannot join either. Its replies contain the tokens that were running when its step ended: all other
+tokens that it held are the prepared step, and a new text waits for both.
 
 Replicas are compared by tokens, never by requests, two at a time (Mitzenmacher, "The power of two
-choices in randomized load balancing", 2001): with old reports, taking the least loaded of all would
-send every router to the same replica (Mitzenmacher, "How useful is old information?", 2000).
+choices in randomized load balancing", 2001). With old reports, choosing the least loaded of all
+would make every router choose the same replica (Mitzenmacher, "How useful is old information?",
+2000).
 
 Pure and O(1) for every event: time and randomness are arguments.
 """
@@ -35,7 +36,7 @@ from router.domain import Load, Model
 from router.fair import ANY_SENDER, Sender, Waiting
 
 REPORT_LIFE_S = 1.0
-FOUR = 4  # replicas that are compared for small texts, whose wait is most of their time
+FOUR = 4  # replicas compared for small texts, whose latency is mostly waiting
 M = TypeVar("M", bound=Hashable)
 
 
@@ -43,11 +44,11 @@ class Random(Protocol):
     """A source of floats in [0, 1), such as random.Random."""
 
     def random(self) -> float:
-        """The next one."""
+        """Return the next float."""
 
 
 class Replica:
-    """One replica of a model, as this router sees it; made by `Ledger.joined`."""
+    """One router's view of a model replica; made by `Ledger.joined`."""
 
     __slots__ = (
         "_joined", "_next_tokens", "_reported_own", "_reported_s", "_reported_tokens", "_step_s",
@@ -58,16 +59,16 @@ class Replica:
         self.id = id
         self.own_tokens = 0
         self.own_calls = 0
-        self._reported_tokens = 0  # by the last report, all routers
-        self._reported_own = 0  # own tokens when it came
+        self._reported_tokens = 0  # in the last report, from all routers
+        self._reported_own = 0  # own tokens at the last report
         self._reported_s = 0.0
-        self._step_s = -math.inf  # when the running step began
-        self._step_tokens = 0  # and what it could take
-        self._next_tokens = 0  # what the step behind it could, where that is made up already
+        self._step_s = -math.inf  # start of the running step
+        self._step_tokens = 0  # tokens that it could take
+        self._next_tokens = 0  # tokens of the next step, if it is prepared already
         self._joined = True  # until it is lost
 
     def outstanding_tokens(self, now: float, routers: int) -> int:
-        """Tokens the replica has taken and not finished, for all `routers` routers, at `now`."""
+        """Estimate the replica's unfinished tokens from all `routers` routers at `now`."""
         own = self.own_tokens
         others = self._reported_tokens - own + routers * (own - self._reported_own)
         if others <= 0:
@@ -79,7 +80,7 @@ class Replica:
 
 
 class Dispatch:
-    """One call under way; hand it back to `Ledger.completed` once, however the call ends."""
+    """One call in flight; pass it to `Ledger.completed` once, however the call ends."""
 
     __slots__ = ("ahead_tokens", "model", "open", "replica", "tokens")
 
@@ -87,12 +88,12 @@ class Dispatch:
         self.model = model
         self.replica = replica
         self.tokens = tokens
-        self.ahead_tokens = ahead_tokens  # that the replica held when the call went there
+        self.ahead_tokens = ahead_tokens  # tokens at the replica when the call was sent
         self.open = True
 
 
 class Group(Generic[M]):
-    """Members in no order; each is found by its place, and joins and leaves in O(1)."""
+    """An unordered set with indexed members; members are added and removed in O(1)."""
 
     __slots__ = ("_places", "members")
 
@@ -101,13 +102,13 @@ class Group(Generic[M]):
         self._places: dict[M, int] = {}
 
     def add(self, member: M) -> None:
-        """A member stays one."""
+        """Add a member; no effect if it is one already."""
         if member not in self._places:
             self._places[member] = len(self.members)
             self.members.append(member)
 
     def discard(self, member: M) -> None:
-        """Move the last member to the place that becomes free."""
+        """Remove a member; the last one moves to its place."""
         place = self._places.pop(member, None)
         if place is not None:
             last = self.members.pop()
@@ -117,7 +118,7 @@ class Group(Generic[M]):
 
 
 class _Pool:
-    """The replicas of one model: all, those with room for a call, those without one."""
+    """The replicas of one model: all, those with room for a call, and those without calls."""
 
     __slots__ = ("by_id", "calls_in_flight", "joined", "roomy", "unused", "waiting")
 
@@ -129,11 +130,11 @@ class _Pool:
 
 
 class Ledger:
-    """Own calls, own queue and last reports of one router replica over all models.
+    """Own calls, own queue and last reports of one router replica, for all models.
 
-    `calls_in_flight` names every model and the calls that this router keeps at one of its replicas.
-    `routers` is the number of router replicas that share the load evenly, this one included; set it
-    when that changes.
+    `calls_in_flight` is, for every model, the maximum of this router's calls at one of its
+    replicas. `routers` is the number of router replicas that share the load evenly, including this
+    one; set it when that changes.
     """
 
     __slots__ = ("_pools", "on_last_lost", "routers")
@@ -144,7 +145,7 @@ class Ledger:
         self._pools = {model: _Pool(calls) for model, calls in calls_in_flight.items()}
 
     def joined(self, model: str, replica: str) -> None:
-        """A replica is ready to take work; saying it twice changes nothing."""
+        """Add a replica that is ready to take work; a second call has no effect."""
         pool = self._pools[model]
         if replica not in pool.by_id:
             made = pool.by_id[replica] = Replica(replica)
@@ -152,8 +153,9 @@ class Ledger:
                 group.add(made)
 
     def lost(self, model: str, replica: str) -> int:
-        """A replica is gone: own tokens it had are forgotten and returned, its calls may still be
-        handed to `completed`.
+        """Remove a replica and return this router's tokens at it.
+
+        Its calls can still be passed to `completed`.
         """
         pool = self._pools[model]
         gone = pool.by_id.pop(replica, None)
@@ -168,12 +170,13 @@ class Ledger:
         return tokens
 
     def queued(self, model: str, tokens: int, sender: Sender = ANY_SENDER) -> None:
-        """Tokens entered this router's own queue for `model`."""
+        """Count tokens that entered this router's own queue for `model`."""
         self._pools[model].waiting.add(tokens, sender)
 
     def unqueued(self, model: str, tokens: int, sender: Sender = ANY_SENDER) -> None:
-        """Tokens left that queue: dispatched, expired or cancelled. Raises ValueError when more
-        leave than entered.
+        """Count tokens that left that queue: dispatched, expired or cancelled.
+
+        Raises ValueError if more tokens leave than entered.
         """
         waiting = self._pools[model].waiting
         if tokens > waiting.tokens:
@@ -191,12 +194,12 @@ class Ledger:
         prefer_idle: bool = False,
         among: Sequence[str] | None = None,
     ) -> str | None:
-        """The less loaded of two random replicas that have room for another call of this router;
-        None when none has.
+        """Choose the less loaded of two random replicas with room for another call of this router;
+        None if there is none.
 
-        `prefer_idle` takes a replica that holds nothing where there is one, drawn or not, and
-        compares four where no other router's calls come between. `among`: one of these where one
-        that is drawn has room.
+        `prefer_idle` chooses an idle replica if there is one, drawn or not; otherwise, with a
+        single router, it compares FOUR replicas. `among`: choose one of these, if one of two that
+        are drawn has room.
         """
         pool = self._pools[model]
         if among:
@@ -222,22 +225,21 @@ class Ledger:
         return replica.id
 
     def has_room(self, model: str, replica: str) -> bool:
-        """Whether a replica that is joined has room for another call of this router."""
+        """Whether a joined replica has room for another call of this router."""
         pool = self._pools[model]
         state = pool.by_id.get(replica)
         return state is not None and state.own_calls < pool.calls_in_flight
 
     def any_idle(self, model: str) -> bool:
-        """Whether this router has no call at some replica of `model`."""
+        """Whether some replica of `model` has no call of this router."""
         return bool(self._pools[model].unused.members)
 
     def dispatched(
         self, model: str, replica: str, tokens: int, now: float | None = None
     ) -> Dispatch:
-        """A call with `tokens` tokens goes to `replica`. Raises KeyError when that is not joined
-        (any more).
+        """Record a call with `tokens` tokens to `replica`. Raises KeyError if it is not joined.
 
-        Given `now`, a step is known to begin with it when the replica was idle.
+        With `now`, the call starts a step if the replica was idle.
         """
         pool = self._pools[model]
         state = pool.by_id[replica]
@@ -255,12 +257,12 @@ class Ledger:
         return Dispatch(model, state, tokens, ahead_tokens)
 
     def completed(self, dispatch: Dispatch) -> None:
-        """The call ended, well or not; saying it twice changes nothing."""
+        """Record the end of a call, successful or not; a second call has no effect."""
         if not dispatch.open:
             return
         dispatch.open = False
         state = dispatch.replica
-        if not state._joined:  # lost meanwhile: its tokens are already forgotten
+        if not state._joined:  # lost in the meantime, together with its tokens
             return
         pool = self._pools[dispatch.model]
         state.own_tokens -= dispatch.tokens
@@ -278,11 +280,10 @@ class Ledger:
         in_reply: bool = True,
         running_tokens: int | None = None,
     ) -> None:
-        """The replica says that it holds `held_tokens` tokens of all routers; for a report in a
-        reply, call `completed` first.
+        """Record a replica's report that it holds `held_tokens` tokens of all routers.
 
-        `running_tokens` of them were in the next step when one ended; None where an engine makes
-        that up only then.
+        For a report in a reply, call `completed` first. `running_tokens` of them were already in
+        the next step when one ended; None for an engine that prepares the next step only then.
         """
         state = self._pools[model].by_id.get(replica)
         if state is not None:
@@ -306,12 +307,11 @@ class Ledger:
         bias: float = 1.0,
         sender: Sender | None = None,
     ) -> Load:
-        """What `decide` needs to know of `model`: the better of two sampled replicas, and this
-        router's own queue.
+        """The load of `model` for `decide`: the better of two sampled replicas, and the own queue.
 
-        The own queue is served by all replicas, and the other routers are taken to have one like
-        it; of what waits counts what goes before the next request of `sender` (None: all).
-        `cold_start_s` counts only while no replica is joined.
+        The own queue is served by all replicas, and the other routers are assumed to have similar
+        queues. Only work that is sent before the next request of `sender` counts (None: all).
+        `cold_start_s` is used only while no replica is joined.
         """
         pool = self._pools[model.id]
         replicas = len(pool.joined.members)
@@ -332,12 +332,12 @@ class Ledger:
             rest_s = state._step_s + bias * steps_s - now
             if rest_s > 0.0:
                 ahead -= running
-            else:  # they are over: nothing is known of the one that runs now
+            else:  # they are over; the step that runs now is unknown
                 rest_s = 0.0
         return Load(replicas, ahead + waiting // replicas, rest_s, margin, None, bias)
 
     def outstanding_tokens(self, model: str, now: float) -> dict[str, int]:
-        """Per replica, what this router believes it holds; for metrics, O(replicas)."""
+        """The estimated tokens at each replica; for metrics, O(replicas)."""
         return {
             state.id: state.outstanding_tokens(now, self.routers)
             for state in self._pools[model].joined.members
@@ -349,27 +349,25 @@ class Ledger:
         return pool.waiting.tokens + sum(state.own_tokens for state in pool.joined.members)
 
     def replicas(self, model: str) -> int:
-        """How many replicas of `model` take work."""
+        """The number of replicas of `model` that take work."""
         return len(self._pools[model].joined.members)
 
     def waiting_tokens(self, model: str, sender: Sender | None = None) -> int:
-        """Tokens in this router's own queue for `model`, or those that go before the next ones of
+        """Tokens in this router's own queue for `model`, or only those before the next ones of
         `sender`.
         """
         pool = self._pools[model]
         return pool.waiting.tokens if sender is None else pool.waiting.before(sender)
 
     def assert_empty(self) -> None:
-        """Raise AssertionError naming every model or replica that still has own work; for tests and
-        shutdown.
+        """Raise an AssertionError that names every model or replica with own work left; for tests
+        and shutdown.
         """
         left = list(self._left())
         assert not left, "the ledger is not empty: " + "; ".join(left)
 
     def _lighter(self, replicas: list[Replica], now: float, rng: Random) -> tuple[Replica, int]:
-        """The one of two different random replicas with fewer tokens outstanding, and its
-        tokens.
-        """
+        """The less loaded of two different random replicas, and its outstanding tokens."""
         count = len(replicas)
         if count == 1:
             return replicas[0], replicas[0].outstanding_tokens(now, self.routers)
@@ -385,7 +383,7 @@ class Ledger:
     def _idle(
         self, unused: list[Replica], now: float, rng: Random, exclude: str | None
     ) -> Replica | None:
-        """The first replica that holds nothing, also of other routers, from a random place on."""
+        """The first replica from a random place on that holds no tokens, from any router."""
         start = int(rng.random() * len(unused))
         for index in range(start - len(unused), start):
             replica = unused[index]
