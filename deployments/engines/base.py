@@ -127,7 +127,7 @@ class Embedded:
     # behind earlier batches, in engines that run one batch at a time
     waited_s: float = 0.0
     times: Times | None = None  # where the engine knows them
-    # in the step that ran on when the last of these texts was done; None: one step at a time
+    # in the step still running when the last of these texts was done; None: one step at a time
     running_tokens: int | None = None
 
 

@@ -1,21 +1,18 @@
-"""vLLM in pooling mode: token ids in, one float32 row a text out, at the model's full width.
+"""vLLM in pooling mode: token ids in, one float32 row per text out, at the model's full width.
 
-By default the engine lives in the replica's own process (vllm_in_process.InProcess), without vLLM's
-tokenizer, and batches continuously. `in_process: false` starts vLLM's worker processes instead, for
-several devices a replica.
-
-What this file settles for vLLM, each replaced by the same name under `args`:
-- max_model_len is the config's `max_tokens`: no key-value memory for texts that the router refuses
-  anyway.
-- On a CPU: eager, as compiling costs more than it gives there, and the norms by kernels
-  (vllm_kernels.py); key-value memory for one longest text and a short one per sequence, as vLLM
-  would take nearly all of the machine's memory, which a second replica then lacks; no prefix cache,
-  for its blocks are of 128 tokens there: no prompt fills one, and every text pays for looking. A
-  reranker has both: its pairs begin with a template and a query, which fill blocks of 32 tokens.
-- On a device, in this process: vLLM schedules a step while the one before runs
-  (`async_scheduling`), which it leaves off for pooling models.
-- Chunked prefill, and prefix caching on a GPU, stay vLLM's defaults (on for causal models with
-  last-token pooling): tests hold both to the reference.
+By default the engine runs in the replica's process (vllm_in_process.InProcess), without vLLM's
+tokenizer, and batches continuously. `in_process: false` starts vLLM's worker processes, for several
+devices per replica. The same name under `args` overrides each default that this file sets:
+- max_model_len is the config's `max_tokens`: no key-value memory for texts that the router refuses.
+- On a CPU: eager, as compiling costs more than it saves, with kernels for norms (vllm_kernels.py).
+  Key-value memory is for one longest text and a short one per sequence: vLLM would take nearly all
+  memory and leave none for a second replica. No prefix cache: no prompt fills its blocks of 128
+  tokens, and every lookup costs. A reranker has one, with blocks of 32 tokens, which the template
+  and the query of its pairs fill.
+- On a device, in this process: `async_scheduling`, which schedules a step while the previous one
+  runs. vLLM leaves it off for pooling models.
+- Chunked prefill, and prefix caching on a GPU, keep vLLM's defaults (on for causal models with
+  last-token pooling); tests compare both with the reference.
 """
 
 import asyncio
@@ -49,7 +46,7 @@ from router.arrays import Vectors
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-CPU_BLOCK = 32  # tokens: the smallest that vLLM's kernels for CPUs prefer
+CPU_BLOCK = 32  # tokens: the smallest block that vLLM's CPU kernels prefer
 SHORT = 128  # tokens of a short text: vLLM's own block on a CPU
 _SETTLED = {
     "model": "write it as `source`",
@@ -59,7 +56,7 @@ _SETTLED = {
 
 
 def create(settings: engine_config.VllmEngine, setup: Setup) -> "VllmEngine":
-    """Make the engine of a config, not yet started."""
+    """Create the engine without starting it."""
     return VllmEngine(
         settings,
         setup.dimensions,
@@ -74,7 +71,7 @@ class VllmEngine:
     """One model on vLLM; `batch_tokens` is known after start."""
 
     pooling_params: Mapping[str, Any] = EMBED
-    shares_prefixes = False  # whether its texts begin alike for more than a few tokens
+    shares_prefixes = False  # whether its texts share a beginning of more than a few tokens
 
     def __init__(
         self,
@@ -91,14 +88,12 @@ class VllmEngine:
         self.pooling: str | None = None  # what vLLM found in the checkpoint, known after start
         self.start_log = StartLog(beside("vllm"))
         self.phases: dict[str, float] = {}  # seconds of each part of the start
-        self.holds_card = False  # whose memory is free only when this process is gone
+        self.holds_card = False  # whose memory is freed only when this process ends
         self._vocabulary = 0
         self._backend: InProcess | Workers | None = None
 
     async def start(self) -> None:
-        """Load the model and embed one token; raises EngineError with vLLM's reason when it
-        cannot.
-        """
+        """Load the model and embed one token; raises EngineError with vLLM's reason on failure."""
         chosen = InProcess if self._settings.in_process else Workers
         self._backend = chosen(self._config, self._stats, self.pooling_params)
         try:
@@ -133,7 +128,7 @@ class VllmEngine:
         ids = token_ids(batch)
         failed = unreadable(ids, self.max_tokens, self._vocabulary)
         rows = [row for row in range(len(ids)) if row not in failed]
-        # rows that fail stay harmless numbers
+        # failed rows keep harmless values
         vectors = np.ones((len(ids), self.dimensions), np.float32)
         encoded = await self._backend.encode({row: ids[row] for row in rows}, vectors)
         failed |= encoded.failed
@@ -147,7 +142,7 @@ class VllmEngine:
         )
 
     def _unusable(self, vectors: Vectors) -> dict[int, EngineError]:
-        """Make the rows fit to be answered; returns those that cannot be."""
+        """Prepare the rows for the answer, in place; returns the unusable ones."""
         return normalise(vectors)
 
     def queued_tokens(self) -> int:
@@ -155,8 +150,8 @@ class VllmEngine:
         return 0 if self._backend is None else self._backend.queued_tokens
 
     async def check_health(self) -> None:
-        """Wait for a probe's answer or any other text's: behind a long queue the next answer is
-        sign enough of life.
+        """Wait for the answer to a probe or to any other text: behind a long queue, any answer
+        shows that vLLM is alive.
         """
         if self._backend is None:
             raise EngineDead("vLLM is not running")
@@ -171,7 +166,7 @@ class VllmEngine:
             own.cancel()
 
     async def stop(self) -> None:
-        """End the stepping thread or the workers and give their memory back."""
+        """End the stepping thread or the workers and release their memory."""
         if self._backend is not None:
             backend, self._backend = self._backend, None
             await backend.stop()
@@ -184,18 +179,18 @@ def vllm_config(
     revision: str | None = None,
     shares_prefixes: bool = False,
 ) -> "VllmConfig":
-    """Import vLLM and make its whole configuration; blocks for seconds.
+    """Import vLLM and create its whole configuration; blocks for seconds.
 
-    Raises EngineError for an argument that vLLM does not have, FileNotFoundError where `source`
-    names nothing.
+    Raises EngineError for an argument that vLLM does not have, and FileNotFoundError if `source`
+    does not exist.
     """
     source = model_source(settings.source, base_dir)
-    # Both are read while vLLM is imported or configured; the engine's own parameter for the first
+    # vLLM reads these while it is imported or configured; the engine's own parameter for the first
     # does not switch it off.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if settings.in_process else "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would post model, card and provider
-    # which names its texts itself: vLLM would make each name random, with a call to the kernel
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would send model, card and provider
+    # InProcess names its texts itself: vLLM would randomise each name with a system call
     if settings.in_process:
         os.environ["VLLM_DISABLE_REQUEST_ID_RANDOMIZATION"] = "1"
     _hide_broken_torchvision()
@@ -220,7 +215,7 @@ def vllm_config(
         "use_tqdm_on_load": False,
     }
     if not settings.in_process and settings.args.get("tensor_parallel_size", 1) != 1:
-        # in a placement group vLLM would choose Ray, and wait for cards that this replica has
+        # in a placement group vLLM would choose Ray and wait for devices that this replica holds
         defaults["distributed_executor_backend"] = "mp"
     if revision is not None and source == settings.source:  # a folder has none
         defaults["revision"] = revision
@@ -237,7 +232,7 @@ def vllm_config(
     args = EngineArgs(
         model=source, runner="pooling", skip_tokenizer_init=True, **(defaults | settings.args)
     )
-    # its batch sizes are meant for serving
+    # this context has the batch sizes for serving
     made = args.create_engine_config(UsageContext.OPENAI_API_SERVER)
     if (
         on_cpu
@@ -257,10 +252,10 @@ def _cache_bytes(made: "VllmConfig") -> int:
 
 
 def _hide_broken_torchvision() -> None:
-    """Make vLLM believe that torchvision is absent where it cannot be imported.
+    """Hide torchvision from vLLM if it cannot be imported.
 
     Installing a CPU build of torch over a CUDA one leaves a torchvision that fails on import, and
-    `import vllm` with it.
+    `import vllm` fails with it.
     """
     import torch
 

@@ -1,5 +1,5 @@
-"""What both ways to run vLLM share, and one of them: in vLLM's own worker processes. The other one
-is in vllm_in_process.py.
+"""Code shared by both ways to run vLLM, and one of them: vLLM's own worker processes. The other way
+is vllm_in_process.py.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ EMBED: Mapping[str, Any] = MappingProxyType({"task": "embed"})
 
 
 class Facts(NamedTuple):
-    """What vLLM says of the model it loaded."""
+    """Facts about the model that vLLM loaded."""
 
     dimensions: int
     max_tokens: int
@@ -33,7 +33,7 @@ class Facts(NamedTuple):
 
 
 def facts_of(config: "VllmConfig", dimensions: int) -> Facts:
-    """What the configuration says, with the width that a vector had."""
+    """Read the facts from the configuration; `dimensions` is the width of a vector."""
     model = config.model_config
     return Facts(
         dimensions,
@@ -46,8 +46,9 @@ def facts_of(config: "VllmConfig", dimensions: int) -> Facts:
 
 
 def log_options(stats: EngineStats | None, config: "VllmConfig") -> dict[str, Any]:
-    """What vLLM's engines take for recording our statistics or none. vLLM's spans need its records,
-    so with them it counts where nothing is published too.
+    """The arguments with which vLLM's engines record our statistics, or none.
+
+    vLLM's spans need its records, so with spans it counts even if nothing is published.
     """
     traced = config.observability_config.otlp_traces_endpoint is not None
     if stats is None and not traced:
@@ -59,7 +60,7 @@ def log_options(stats: EngineStats | None, config: "VllmConfig") -> dict[str, An
 
 
 class Encoded(NamedTuple):
-    """What became of a call's texts: the rows that vLLM refused, and what Embedded says."""
+    """The outcome of a call: the rows that vLLM refused, and fields of Embedded."""
 
     failed: dict[int, EngineError]
     times: Times | None = None
@@ -73,20 +74,20 @@ class Answers:
         self._next: asyncio.Future[None] | None = None
 
     def next(self) -> "asyncio.Future[None]":
-        """Done at the next answer."""
+        """Return a future that is done at the next answer."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
         return self._next
 
     def seen(self) -> None:
-        """An answer came."""
+        """Complete that future."""
         if self._next is not None:
             self._next.set_result(None)
             self._next = None
 
 
 class Workers:
-    """vLLM's AsyncLLM: an engine process and one worker process a device."""
+    """vLLM's AsyncLLM: an engine process and one worker process per device."""
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class Workers:
         stats: EngineStats | None = None,
         pooling: Mapping[str, Any] = EMBED,
     ) -> None:
-        """`pooling` is what vLLM's PoolingParams are made of."""
+        """`pooling` holds the arguments of vLLM's PoolingParams."""
         self.queued_tokens = 0
         self._stats, self._pooling = stats, pooling
         self._make_config = make_config
@@ -159,11 +160,11 @@ class Workers:
         self._answers.seen()
 
     def next_answer(self) -> "asyncio.Future[None]":
-        """Done when any text is answered."""
+        """Return a future that is done when any text is answered."""
         return self._answers.next()
 
     async def stop(self) -> None:
-        """End the processes; what was not answered fails with EngineDead."""
+        """End the processes; unanswered texts fail with EngineDead."""
         self._dead = self._dead or EngineDead("the engine was stopped")
         if self._llm is not None:
             llm, self._llm = self._llm, None

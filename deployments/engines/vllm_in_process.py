@@ -1,21 +1,17 @@
 """vLLM's engine in this process, stepped by a thread.
 
-The event loop makes engine requests of the texts of a call, while the thread waits for the device.
-The thread takes those and cancelled ones between two steps, so that texts join and leave a running
-batch (continuous batching), and hands what a step finished to the event loop in one wake-up.
-Nothing else touches the engine; everything about a job but its vectors changes on the event loop
-alone. An exception in a step leaves the engine in an unknown state: all jobs fail with EngineDead
-and so does every later one.
+The event loop makes engine requests from a call's texts while the thread waits for the device.
+Between two steps the thread takes new and cancelled jobs, so that texts join and leave a running
+batch (continuous batching). It passes what a step finished to the event loop in one wake-up. Only
+the thread touches the engine; it also writes a job's vectors, remaining count and times. After an
+exception in a step the engine's state is unknown: all jobs, also later ones, fail with EngineDead.
 
-Texts go to vLLM's core and come from it without the objects that LLMEngine makes of each for its
-other callers, which take longer than the core's own work to add one. Only vLLM's own spans need
-them.
+Texts bypass the objects that LLMEngine makes of each, which take longer than the core's own work to
+add one. Only vLLM's own spans need them. A step holds whole texts, unless vLLM holds one that is
+longer than a step: vLLM copies a step's vectors at once only if every text in it is finished.
 
-A step holds whole texts, unless one that vLLM holds is longer than a step: vLLM copies the vectors
-of a step at once only where every text in it is finished.
-
-On a CPU a step of few tokens runs on one thread: a second one waits for the first in a spin between
-kernels, on a core that the router needs. Steps of many tokens run on all.
+On a CPU a step of few tokens runs on one thread: between kernels, a second thread would spin on a
+core that the router needs. Steps of many tokens run on all threads.
 """
 
 import asyncio
@@ -44,11 +40,11 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
 SMALL_STEP_TOKENS = 512  # up to here one CPU thread is enough
-STOP_S = 30.0  # how long a step that runs may keep `stop` waiting
-# How long a thread that prepares may keep one that steps from the interpreter, in seconds. Python's
+STOP_S = 30.0  # how long `stop` waits for a running step
+# Seconds for which a preparing thread can keep the interpreter from the stepping thread. Python's
 # own 5 ms are a tenth of a step of short texts, and a step needs the interpreter hundreds of times.
 SWITCH_S = 0.0005
-SLICE = 64  # texts that are prepared before the event loop does something else
+SLICE = 64  # texts that are prepared before the event loop runs other tasks
 
 
 class _Job:
@@ -78,12 +74,12 @@ class InProcess:
         stats: EngineStats | None = None,
         pooling: Mapping[str, Any] = EMBED,
     ) -> None:
-        """`pooling` is what vLLM's PoolingParams are made of."""
+        """`pooling` holds the arguments of vLLM's PoolingParams."""
         self.queued_tokens = 0
         self._stats, self._pooling = stats, pooling
-        self.engine: LLMEngine | None = None  # the thread's; look, do not touch
+        self.engine: LLMEngine | None = None  # owned by the thread; elsewhere only read
         self._make_config = make_config
-        # a job comes again when it was cancelled; None ends
+        # a cancelled job is put in again; None ends the thread
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._jobs: set[_Job] = set()
         self._answers = Answers()
@@ -92,7 +88,7 @@ class InProcess:
         self._requests: _Requests | None = None
 
     async def start(self) -> Facts:
-        """Load on the thread that will step, as torch keeps the device and thread counts per
+        """Load on the thread that will step, because torch keeps the device and thread counts per
         thread.
         """
         loop = asyncio.get_running_loop()
@@ -143,11 +139,11 @@ class InProcess:
         return Encoded(job.failed, times, job.running_tokens)
 
     def next_answer(self) -> "asyncio.Future[None]":
-        """Done when any text is answered."""
+        """Return a future that is done when any text is answered."""
         return self._answers.next()
 
     async def stop(self) -> None:
-        """End the thread after the step that runs; what was not answered fails with EngineDead."""
+        """End the thread after the running step; unanswered texts fail with EngineDead."""
         self._die(EngineDead("the engine was stopped"))
         self._inbox.put(None)
         if self._thread is not None:
@@ -175,7 +171,7 @@ class InProcess:
 
     def _run(self, loop: asyncio.AbstractEventLoop, started: "asyncio.Future[Facts]") -> None:
         def tell(function: Callable[..., Any], *args: object) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            with suppress(RuntimeError):  # the loop is closed: no caller is left
                 loop.call_soon_threadsafe(function, *args)
 
         def start(facts: Facts | None, error: BaseException | None) -> None:
@@ -207,20 +203,20 @@ class InProcess:
             tell(self._die, dead)
         finally:
             self.engine = None
-            # a device that failed fails here once more
+            # a failed device fails again here
             with suppress(*((Exception,) if failed else ())):
                 engine.engine_core.shutdown()
 
     def _load(self) -> "LLMEngine":
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        config = self._make_config()  # the first to import vLLM, which reads the environment then
+        config = self._make_config()  # imports vLLM, which then reads the environment
         if config.scheduler_config.async_scheduling:
             sys.setswitchinterval(SWITCH_S)
         return LLMEngine.from_vllm_config(config, **log_options(self._stats, config))
 
     def _step(self, core: "_Core", tell: Callable[..., None]) -> None:
-        """Take what came in, step, hand out what is done, until told to stop."""
+        """Take new jobs, run a step and deliver finished jobs, until stopped."""
         while True:
             wait = not core.running
             while wait or not self._inbox.empty():
@@ -240,7 +236,7 @@ class InProcess:
 
 
 class _Requests:
-    """Makes engine requests, on any one thread: vLLM lets that run beside a step."""
+    """Makes engine requests, on any one thread; vLLM allows this during a step."""
 
     def __init__(self, engine: "LLMEngine", pooling: Mapping[str, Any]) -> None:
         from msgspec.structs import replace
@@ -251,7 +247,7 @@ class _Requests:
         self._names = map(str, count())
         self._most_tokens = engine.model_config.max_model_len
         self._replace = replace
-        # vLLM's checks of a request's parameters, once for all
+        # vLLM's checks of a request's parameters, once for all texts
         self._pattern = engine.input_processor.process_inputs(
             "pattern",
             tokens_input([0]),
@@ -260,14 +256,14 @@ class _Requests:
         )
 
     def make(self, ids: TokenIds) -> "Request":
-        """One text's request; raises ValueError for one that the model cannot read."""
+        """Make the request of a text; raises ValueError if the model cannot read it."""
         if not 0 < len(ids) <= self._most_tokens:
             raise ValueError(f"it has {len(ids)} tokens, the model reads 1 to {self._most_tokens}")
         made: Request = self._prepare(self.described(next(self._names), ids.tolist()))[0]
         return made
 
     def described(self, name: str, ids: list[int]) -> "EngineCoreRequest":
-        """What every part of vLLM makes its own objects of."""
+        """The request from which every part of vLLM makes its own objects."""
         return self._replace(
             self._pattern,
             request_id=name,
@@ -282,7 +278,7 @@ class _Core:
 
     def __init__(self, engine: "LLMEngine", requests: _Requests, stats: EngineStats | None) -> None:
         self._requests = requests
-        # LLMEngine's own objects of every text, where its spans need them
+        # LLMEngine's own objects of every text, if its spans need them
         self._spans = engine.output_processor if engine.output_processor.tracing_enabled else None
         self._client: Any = engine.engine_core
         self._core: Any = self._client.engine_core
@@ -293,10 +289,10 @@ class _Core:
             self._texts = Texts(stats)
         self._set_threads = _thread_setter(engine.vllm_config)
         scheduling = self._core.scheduler.scheduler_config
-        # None where every step has whole texts, or may not
+        # None without chunked prefill: then a step never cuts a text
         self._cuts = scheduling if scheduling.enable_chunked_prefill else None
         self._step_tokens = self._core.scheduler.max_num_scheduled_tokens
-        self._longer = 0  # texts that no step can hold
+        self._longer = 0  # number of texts that no step can hold
         self._tokens = 0
         self.running: dict[str, tuple[_Job, int, int]] = {}  # job, row, tokens
 
@@ -309,7 +305,7 @@ class _Core:
         raise EngineError("vLLM ended its probe without an answer")
 
     def add(self, job: _Job) -> None:
-        """Give the texts of a job to vLLM."""
+        """Add the texts of a job to vLLM."""
         job.taken_s = time.monotonic()
         for row, request in job.requests:
             tokens = request.num_prompt_tokens
@@ -321,7 +317,7 @@ class _Core:
             self._core.add_request(request)
 
     def abort(self, job: _Job) -> None:
-        """Take what is left of a job out of vLLM."""
+        """Remove the unfinished texts of a job from vLLM."""
         gone = [name for _, request in job.requests if (name := request.request_id) in self.running]
         self._client.abort_requests(gone)
         if self._spans is not None:
@@ -335,7 +331,7 @@ class _Core:
             self._longer += texts
 
     def step(self) -> tuple[bool, list[_Job]]:
-        """Run one step; whether it finished a text, and the jobs that are done."""
+        """Run one step; returns whether it finished a text, and the finished jobs."""
         if self._set_threads is not None:
             self._set_threads(self._tokens)
         if self._cuts is not None:
@@ -355,7 +351,7 @@ class _Core:
         return bool(finished), done
 
     def _running_tokens(self) -> int | None:
-        """Of the steps that the device has still to do; None where it has one at a time."""
+        """Tokens of the steps that the device still has to run; None: one step at a time."""
         in_flight = self._core.batch_queue
         if in_flight is None:
             return None
@@ -376,7 +372,7 @@ class _Core:
 
 
 def _write(job: _Job, rows: list[int], vectors: "list[torch.Tensor]") -> bool:
-    """Write what a step made of a job; whether that was the last of it."""
+    """Write a step's vectors of a job; returns whether the job is finished."""
     import torch
 
     job.vectors[rows] = torch.stack(vectors).float().numpy()
@@ -388,11 +384,11 @@ def _write(job: _Job, rows: list[int], vectors: "list[torch.Tensor]") -> bool:
 
 
 def _same_for_all(config: "VllmConfig", pooling: Mapping[str, Any]) -> "PoolingParams":
-    """One object that all texts share: vLLM would copy it deeply for each, which takes a fifth of
-    the time to add one.
+    """One object that all texts share: vLLM would deep-copy it for each, which takes a fifth of the
+    time to add one.
 
     What vLLM writes into it follows from the task and the model, which are the same for every text.
-    Where it has to reach other processes it is one of vLLM's own, as only those can be pickled.
+    If other processes need it, it is of vLLM's own class, because only that can be pickled.
     """
     from vllm import PoolingParams
 
@@ -407,8 +403,8 @@ def _same_for_all(config: "VllmConfig", pooling: Mapping[str, Any]) -> "PoolingP
 
 
 def _thread_setter(config: "VllmConfig") -> Callable[[int], None] | None:
-    """Sets this thread's OpenMP threads for a step of so many tokens; None where the model does not
-    run on several of a CPU.
+    """Return a function that sets this thread's OpenMP threads for a step of so many tokens; None
+    unless the model runs on several CPU threads.
     """
     import torch
 
@@ -421,7 +417,7 @@ def _thread_setter(config: "VllmConfig") -> Callable[[int], None] | None:
         nonlocal now
         wanted = 1 if tokens <= SMALL_STEP_TOKENS else every
         if wanted != now:
-            # vLLM replaces torch's own name by one that does nothing
+            # vLLM replaces torch.set_num_threads with a function that does nothing
             torch._C.set_num_threads(wanted)
             now = wanted
 

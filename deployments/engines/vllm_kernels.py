@@ -1,9 +1,8 @@
-"""RMSNorm on a CPU by the kernel that vLLM's package has for it, and does not use unless it
-compiles the model.
+"""RMSNorm on a CPU with vLLM's own kernel, which vLLM uses only if it compiles the model.
 
-Run eagerly, the norm is eight passes over memory in float32: four tenths of a step of many tokens
-(docs/performance.md). vLLM lets others provide its operations by name; this is one such provider.
-What the kernel does not take goes vLLM's own way. Importing this imports torch.
+In eager mode the norm is eight passes over memory in float32: four tenths of a step of many tokens
+(docs/performance.md). vLLM accepts other providers of its operations by name; this is one of them.
+Inputs that the kernel does not take go to vLLM's own code. Importing this imports torch.
 """
 
 import logging
@@ -17,8 +16,8 @@ log = logging.getLogger("ray.serve")
 
 
 def fast_norms() -> dict[str, list[str]]:
-    """Register the provider; returns vLLM's `ir_op_priority` that prefers it, empty where this vLLM
-    has no such thing.
+    """Register the provider; returns vLLM's `ir_op_priority` that prefers it, empty if this vLLM
+    does not support it.
     """
     try:
         from vllm.ir import ops

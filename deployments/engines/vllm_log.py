@@ -1,8 +1,8 @@
-"""vLLM's own log: kept in a file, and read for how long each part of a start took.
+"""vLLM's own log, kept in a file and read for the duration of each part of a start.
 
-vLLM writes to the standard output of its process, which a Serve replica loses. There it stays at
-VLLM_LOGGING_LEVEL (here: ERROR); the file gets everything from INFO on: the attention backend, the
-size of the key-value cache, what was compiled, what memory was free.
+vLLM writes to the standard output of its process, which a Serve replica loses. The level there
+stays VLLM_LOGGING_LEVEL (here: ERROR). The file gets everything from INFO up: the attention
+backend, the size of the key-value cache, what was compiled, what memory was free.
 """
 
 import logging
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 FORMAT = "%(levelname)s %(asctime)s %(name)s %(message)s"
-# By phase the lines of vLLM that end in its seconds. What they leave of a start is loading.
+# For each phase, the line of vLLM that reports its seconds. The rest of a start is loading.
 SAID = {
     "download": re.compile(r"Time spent downloading weights for .*: ([\d.]+) seconds"),
     "compile": re.compile(r"torch\.compile took ([\d.]+) s in total"),
@@ -20,7 +20,7 @@ SAID = {
 
 
 class StartLog(logging.Handler):
-    """Follows one start; `doing` is the last thing that vLLM said."""
+    """Follows one start; `doing` is vLLM's last message."""
 
     def __init__(self, file: Path | None) -> None:
         super().__init__(logging.INFO)
@@ -38,7 +38,7 @@ class StartLog(logging.Handler):
                 self._seconds[phase] += float(found[1])
 
     def attach(self) -> None:
-        """Begin to read: vLLM is imported, and has set up its logging."""
+        """Start to read, once vLLM is imported and has set up its logging."""
         self._seconds["import"] = time.monotonic() - self._began_s
         logger = logging.getLogger("vllm")
         for handler in logger.handlers:
@@ -52,7 +52,7 @@ class StartLog(logging.Handler):
             logger.addHandler(written)
 
     def phases(self) -> dict[str, float]:
-        """Seconds of each phase until now; nothing is read after."""
+        """Stop reading; returns the seconds of each phase until now."""
         logging.getLogger("vllm").removeHandler(self)
         whole = time.monotonic() - self._began_s
         return self._seconds | {"load": max(0.0, whole - sum(self._seconds.values()))}

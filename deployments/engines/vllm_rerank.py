@@ -1,9 +1,9 @@
 """vLLM as a reranker: token ids of a pair in, one score out.
 
 A causal model such as Qwen3-Reranker scores by how much more likely "yes" is than "no" as its next
-token. vLLM makes a classifier of one label from the rows of those two words, where
-`args.hf_overrides` says so, and reads the tokenizer once for their ids. A score is never scaled to
-length 1, which would make 1 or -1 of it.
+token. With `args.hf_overrides`, vLLM makes a classifier of one label from the rows of those two
+words and reads the tokenizer once for their ids. A score is never scaled to length 1, which would
+turn it into 1 or -1.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from router.arrays import Vectors
 
 
 def create(settings: engine_config.VllmEngine, setup: Setup) -> "VllmRerankEngine":
-    """Make the engine of a config, not yet started."""
+    """Create the engine without starting it."""
     return VllmRerankEngine(settings, setup)
 
 
@@ -39,7 +39,7 @@ class VllmRerankEngine(VllmEngine):
 
 
 def not_finite(scores: Vectors) -> dict[int, EngineError]:
-    """The rows that are no scores."""
+    """The rows whose score is not finite."""
     return {
         int(row): EngineError(f"the model's score for pair {row} is not finite")
         for row in np.flatnonzero(~np.isfinite(scores[:, 0]))

@@ -1,11 +1,10 @@
 """vLLM's own metrics, in our tally instead of Ray's objects.
 
-What is measured and when is vLLM's to decide, as for its RayPrometheusStatLogger. That logger keeps
-about sixty metrics and tells Ray every value of every text, about fifteen calls of 5-8 us for each;
-ours adds the twelve that mean something for embeddings to dictionaries, which are published with
-the rest of the replica's. With worker processes they come from the records that all of vLLM's
-loggers get. In one process not even those of texts are made: `Texts` reads what vLLM's core says of
-each.
+vLLM decides what is measured and when, as for its RayPrometheusStatLogger. That logger keeps about
+sixty metrics and reports every value of every text to Ray, in about fifteen calls of 5-8 us a text.
+Ours adds the twelve that matter for embeddings to dictionaries, which are published with the
+replica's other metrics. With worker processes the values come from the records that all of vLLM's
+loggers get. In one process those of texts are not made: `Texts` reads the output of vLLM's core.
 """
 
 from collections.abc import Sequence
@@ -43,10 +42,10 @@ _WHOLE, _QUEUED, _COMPUTED = (
 
 
 class Texts:
-    """Counts texts as they leave vLLM's core in this process, by what the core itself says of each.
+    """Counts texts as they leave vLLM's core in this process, from the core's own output.
 
-    vLLM's LLMEngine makes three objects for every text to say the same, which takes several times
-    as long.
+    vLLM's LLMEngine makes three objects for every text to report the same, which takes several
+    times as long.
     """
 
     def __init__(self, stats: EngineStats) -> None:
@@ -58,7 +57,7 @@ class Texts:
         )
 
     def count(self, outputs: Sequence["EngineCoreOutput"], now: float) -> None:
-        """Add what one step answered."""
+        """Add the texts of one step."""
         read = computed = preempted = 0
         for output in outputs:
             if (prefill := output.prefill_stats) is not None:
@@ -85,8 +84,8 @@ class Texts:
 
 
 def stat_logger(stats: EngineStats) -> type[RayPrometheusStatLogger]:
-    """A class, as vLLM makes the logger itself; of this base, or vLLM would start its own
-    Prometheus logger beside it.
+    """Return a class, because vLLM creates the logger itself. Without this base class, vLLM would
+    also start its own Prometheus logger.
     """
     tally, labels = stats.tally, (stats.model,)
     of_a_step, whole, queued, computed = (
@@ -98,7 +97,7 @@ def stat_logger(stats: EngineStats) -> type[RayPrometheusStatLogger]:
         def __init__(
             self, vllm_config: "VllmConfig", engine_indexes: list[int] | None = None
         ) -> None:
-            """Begin at nothing, so that every series is there before the first text."""
+            """Start at zero, so that every series exists before the first text."""
             for metric in OF_VLLM:
                 if metric.kind != "histogram" and metric is not _ENDED:
                     tally.add(metric, labels, 0)
@@ -136,7 +135,7 @@ def stat_logger(stats: EngineStats) -> type[RayPrometheusStatLogger]:
                 computed.observe(text.inference_time)
 
         def _nothing(self, *args: Any, **named: Any) -> None:
-            """What is not kept: sleep, admission by vLLM's own server, the cache's
+            """Ignore what is not kept: sleep, admission by vLLM's own server, the cache's
             configuration.
             """
 

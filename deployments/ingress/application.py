@@ -1,5 +1,5 @@
-"""HTTP to domain and back; thin. One ASGI application, no framework between the socket and the
-router's own values.
+"""Thin translation of HTTP to the domain and back: one ASGI application, with no framework between
+the socket and the router's own values.
 """
 
 import asyncio
@@ -54,19 +54,19 @@ from router.shapes.table import FORMS
 from router.stamps import Stamps
 
 CLIENT_LEFT = 499
-STARTING_S = 1.0  # until it is worth to ask again
-LATE_S = 1.0  # what the answer to a deadline may itself take
-OFF_LOOP_BYTES = 6_000_000  # 30 ms as JSON: more are written in a thread
-BULK_OFF_LOOP_BYTES = 128 * 1024  # sooner, as nobody waits for these
+STARTING_S = 1.0  # until a client can retry
+LATE_S = 1.0  # extra time for the answer to a missed deadline
+OFF_LOOP_BYTES = 6_000_000  # 30 ms as JSON; larger answers are written in a thread
+BULK_OFF_LOOP_BYTES = 128 * 1024  # lower, as no user waits for these
 LARGE_AT_ONCE = 2
-BODILESS = (204, 304)  # a length beside these would be that of an answer which is not sent
+BODILESS = (204, 304)  # a content-length here would be that of a body that is not sent
 
 log = logging.getLogger("ray.serve")
 Handler = Callable[[Grant, HttpRequest], Awaitable[HttpAnswer]]
 
 
 class RouterState(Protocol):
-    """What the application needs of its router; `access` is missing until the config has
+    """The parts of the router that the application uses; `access` is missing until the config has
     arrived.
     """
 
@@ -79,22 +79,22 @@ class RouterState(Protocol):
     use_log: UseLog
 
     async def close(self) -> None:
-        """Write what waits to be written, and hang up."""
+        """Write buffered data and close the connections."""
 
 
 class Application:
     """The ASGI application of one router replica.
 
-    `alone` is without Serve around it, as every request is that comes by `exchange`. Serve says
-    `x-request-id` itself, begins a trace, and cancels the call of a client that leaves, unless the
-    request says that the router does (deployments/launch/haproxy.py).
+    `alone` means without Serve around it, as for every request through `exchange`. Serve itself
+    sends `x-request-id`, starts a trace, and cancels the call of a client that leaves, unless a
+    header of the request leaves that to the router (deployments/launch/haproxy.py).
     """
 
     def __init__(self, router: RouterState, alone: bool = False) -> None:
         self._router, self._alone = router, alone
         self._gate, self._outgoing = asgi.Gate(), Outgoing()
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
-        # by the names of router/routes.py; the rest are views that read nothing of the request
+        # by the names of router/routes.py; the others are views that do not read the request
         self._handlers: dict[str, Handler] = {
             **dict.fromkeys(FORMS, self._embed),
             "rerank": self._rerank,
@@ -128,8 +128,8 @@ class Application:
                 http_request.stamps.mark("written", time.monotonic())
 
     async def exchange(self, http_request: HttpRequest) -> HttpAnswer:
-        """The answer to a request that did not pass Serve (deployments/ingress/fast_path.py), with
-        all of its headers.
+        """Answer a request that bypassed Serve (deployments/ingress/fast_path.py), with all headers
+        of the answer.
         """
         tracing = self._router.tracing
         span = (
@@ -153,7 +153,7 @@ class Application:
         arrived_s = time.monotonic()
         REQUEST_IDS.set((http_request.id,))
         access, caller = getattr(self._router, "access", None), None
-        if access is None:  # Serve starts its server before it hands the config over
+        if access is None:  # Serve starts its server before it passes the config
             unavailable = ModelUnavailable(["this router is starting"], STARTING_S)
             early = failed(unavailable, http_request)
             return early._replace(
@@ -179,7 +179,7 @@ class Application:
                 caller = access.caller(http_request)
                 answer = await self._answer(caller, http_request)
         except ClientLeft:
-            answer = HttpAnswer(CLIENT_LEFT, b"")  # nobody reads it; Serve counts it
+            answer = HttpAnswer(CLIENT_LEFT, b"")  # no client reads it; Serve counts it
         except RouterError as error:
             self.refused(error, http_request.path)
             answer = failed(error, http_request)
@@ -202,8 +202,8 @@ class Application:
         return answer._replace(headers=given)
 
     def refused(self, error: RouterError, path: str) -> None:
-        """Tell the metrics of an embedding request that the service never saw, and of a limit that
-        was used up.
+        """Count an inference request that never reached the service, and a limit that was used
+        up.
         """
         events = self._router.service.events
         if events is None:
@@ -276,16 +276,14 @@ class Application:
             return await self._charged(caller, http_request, client, explain)
 
     async def embed_line(self, grant: Grant, http_request: HttpRequest, client: str) -> HttpAnswer:
-        """The answer to one line of a batch (deployments/ingress/batches.py); raises
-        RouterError.
-        """
+        """Answer one line of a batch (deployments/ingress/batches.py); raises RouterError."""
         return await self._charged(grant, http_request, client, explain=False)
 
     async def _charged(
         self, grant: Grant, http_request: HttpRequest, client: str, explain: bool
     ) -> HttpAnswer:
-        """One request that counts against its key's limits; a caller who leaves before the answer
-        pays all the same.
+        """Answer a request that counts against its key's limits; a caller who leaves before the
+        answer still pays.
         """
         service, bill = self._router.service, await self._router.access.meters.open(grant)
         shared = service.args.cache.scope == "shared"
@@ -293,7 +291,7 @@ class Application:
         caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight, stamps=stamps)
         with billed(bill):
             request, incoming = await self._request(grant, http_request)
-            # The dispatcher keeps to the deadline; this holds where nothing came to it.
+            # The dispatcher enforces the deadline; this limit holds if nothing reached it.
             limit_s, watched = service.args.limits.request_timeout_s, http_request.watched
             try:
                 if explain:
@@ -353,7 +351,7 @@ class Application:
                     self._router.reranking.catalogue,
                     http_request.headers,
                     limits,
-                    None,  # an address names a collection, and no ranking lies in one
+                    None,  # an address names a collection, and a ranking has none
                     grant.defaults,
                     grant.default_priority,
                 )
@@ -374,16 +372,16 @@ class Application:
             return made._replace(held=held)
 
     def _check_room(self, client: str, bytes_each: float, texts: int, dimensions: int) -> None:
-        """Raise the error of an answer that would not go out, before its vectors are made."""
+        """Refuse an answer that cannot be sent, before its vectors are made."""
         size = encoding.estimated_bytes(texts, dimensions, bytes_each)
         self._outgoing.check(client, size, self._router.service.args.limits)
 
     def _held(self, client: str, size: int, bill: Charge | None) -> Held:
-        """Count the answer among those on their way; raises RateLimitExceeded."""
+        """Count the answer among those being sent; raises RateLimitExceeded."""
         try:
             return self._outgoing.hold(client, size, self._router.service.args.limits)
         except RateLimitExceeded as error:
-            error.counted = True  # by the service, as answered
+            error.counted = True  # the service counted it as answered
             if bill is not None:
                 bill.failed(error.status)
             raise
@@ -391,7 +389,7 @@ class Application:
     async def _request(
         self, caller: Grant, http_request: HttpRequest
     ) -> tuple[EmbeddingsRequest, Incoming]:
-        """The request, and how its answer is written."""
+        """Read the request, and how its answer is written."""
         service = self._router.service
         limits = service.args.limits
         body = await asgi.body(
@@ -417,8 +415,8 @@ class Application:
 
 
 def _asset(http_request: HttpRequest, asset: console.Asset) -> HttpAnswer:
-    """A file of the console; its links are relative, so under a route prefix the page needs the
-    slash at its end.
+    """A file of the console; its links are relative, so under a route prefix the page's path must
+    end with a slash.
     """
     prefix = http_request.scope.get("root_path", "")
     if prefix and http_request.scope["path"] == prefix:
@@ -429,7 +427,7 @@ def _asset(http_request: HttpRequest, asset: console.Asset) -> HttpAnswer:
 
 
 def _entity(answer: HttpAnswer) -> dict[str, str]:
-    """The headers about its body."""
+    """The headers about the body of an answer."""
     if answer.status in BODILESS:
         return {}
     return {"content-type": answer.content_type, "content-length": str(len(answer.body))}

@@ -1,5 +1,5 @@
-"""The few things of ASGI that the ingress needs: bodies, headers and clients with limits, and
-noticing that a client has left.
+"""The parts of ASGI that the ingress needs: bodies, headers and clients with limits, and detecting
+that a client has left.
 """
 
 import asyncio
@@ -37,41 +37,41 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = Mapping[str, str]
 T = TypeVar("T")
 
-SEND_BYTES = 64 * 1024  # of an answer are given to the server at a time
-FILE_BYTES = 256 * 1024  # of a file, the same
-LEAST_BYTES_PER_S = 1000  # that a reader has to take of its answer
-SEND_TIMEOUT_S = 10.0  # for each, where the answer says nothing else
+SEND_BYTES = 64 * 1024  # of an answer, passed to the server at a time
+FILE_BYTES = 256 * 1024  # the same for a file
+LEAST_BYTES_PER_S = 1000  # that a client must read of its answer
+SEND_TIMEOUT_S = 10.0  # for each part, unless the answer sets another
 MOST_GZIP_FILES = 32  # in one body
-GZIP_FREE_BYTES = 1024 * 1024  # that a gzip body may become, however few were sent
-OFF_LOOP_GZIP_BYTES = 16_384  # a millisecond of inflating, at most: more is done in a thread
+GZIP_FREE_BYTES = 1024 * 1024  # that a gzip body can become, however small it was sent
+OFF_LOOP_GZIP_BYTES = 16_384  # at most a millisecond of inflating; more is done in a thread
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class ClientLeft(Exception):
-    """The client closed the connection: nobody reads an answer."""
+    """The client closed the connection and reads no answer."""
 
 
 class HttpAnswer(NamedTuple):
-    """What one route returns."""
+    """The result of a route."""
 
     status: int
     body: bytes
     content_type: str = "application/json"
     headers: Headers = MappingProxyType({})
-    held: Held | None = None  # released when its reader has it
-    stream: BinaryIO | None = None  # the body, where that is a file; closed at the end
+    held: Held | None = None  # released when the client has read it
+    stream: BinaryIO | None = None  # the body, if it is a file; closed at the end
 
 
 class HttpRequest:
-    """One request: what the server says of it, its headers by name in lower case, its path, and
-    where its body comes from.
+    """One request: its scope, its headers by name in lower case, its path, and the source of its
+    body.
 
-    Of a header that stands twice the last value counts. The path is that below the application's
-    route prefix, without a slash at its end. `id` is the caller's `x-request-id` or a new one.
-    `alone` says that Serve is not around the application, `sent` is the body where all of it is
-    there already, `came_s` is when its headers were read. `address` is what stands in front of the
-    path: /in/COLLECTION, `ignored` the fields of the body that were dropped. `errors` writes
-    errors, where the path alone does not say in which form. `stamps` is None unless they are taken.
+    The last value of a repeated header counts. The path is the one below the application's route
+    prefix, without a trailing slash. `id` is the caller's `x-request-id` or a new one. `alone`
+    means that Serve is not around the application. `sent` is the body if all of it has arrived,
+    `came_s` the time at which the headers were read. `address` is the part before the path,
+    /in/COLLECTION, and `ignored` the fields of the body that were dropped. `errors` writes errors
+    if the path alone does not determine their form. `stamps` is None unless they are taken.
     """
 
     __slots__ = (
@@ -113,21 +113,21 @@ class HttpRequest:
 
     @property
     def watched(self) -> Receive | None:
-        """What tells that the client left, where that is the application's to notice: else Serve
-        cancels the call.
+        """The receiver to watch for a client that leaves; None if Serve cancels the call
+        instead.
         """
         unwatched = self.alone or self.headers.get(DISCONNECT_DISABLED_HEADER) == "?1"
         return self.receive if unwatched else None
 
 
-# Where a proxy in front writes the client's address; set for every process by who starts the proxy
-# (deployments/launch/environment.py).
+# The header in which a proxy in front writes the client's address; set for every process when the
+# proxy is started (deployments/launch/environment.py).
 ADDRESS_HEADER_VARIABLE = "EMBEDDING_ROUTER_CLIENT_ADDRESS_HEADER"
 BUSY_RETRY_S = 1.0
 
 
 class Gate:
-    """How many requests are under way in this router, in all and of each client."""
+    """The number of running requests in this router, in total and of each client."""
 
     def __init__(self) -> None:
         self._all = 0
@@ -135,8 +135,8 @@ class Gate:
 
     @contextmanager
     def passed(self, client: str, limits: Limits) -> Iterator[None]:
-        """Counts one request for as long as the block runs; raises RateLimitExceeded where there
-        are too many already.
+        """Count one request while the block runs; raises RateLimitExceeded if there are too many
+        already.
         """
         own = self._of.get(client, 0)
         if self._all >= limits.max_requests:
@@ -160,18 +160,18 @@ class Gate:
 
 
 def client_of(http_request: HttpRequest, limits: Limits) -> str:
-    """The address that the request comes from, as far as it is known."""
+    """The address of the request's client, as far as it is known."""
     name = limits.client_address_header or os.environ.get(ADDRESS_HEADER_VARIABLE, "")
     if name and (forwarded := http_request.headers.get(name.lower())):
         return forwarded.rpartition(",")[
             2
-        ].strip()  # what stands before it the client may have written itself
+        ].strip()  # the client itself can have written the entries before it
     client = http_request.scope.get("client")
     return client[0] if client else ""
 
 
 def check_headers(scope: Scope, limits: Limits) -> None:
-    """Raises HeadersTooLarge."""
+    """Check the number and the size of the headers; raises HeadersTooLarge."""
     given = scope["headers"]
     if (
         len(given) > limits.max_headers
@@ -181,15 +181,13 @@ def check_headers(scope: Scope, limits: Limits) -> None:
 
 
 def request_id(given: Headers) -> str:
-    """The caller's `x-request-id` when it is short and printable, else a new one."""
+    """The caller's `x-request-id` if it is short and printable, otherwise a new one."""
     own = given.get("x-request-id", "")
     return own if _REQUEST_ID.fullmatch(own) else f"{random.getrandbits(128):032x}"
 
 
 def query(scope: Scope) -> Mapping[str, str]:
-    """The query's parameters; of a name that stands twice the last value counts. Raises
-    InvalidValue.
-    """
+    """The query's parameters; the last value of a repeated name counts. Raises InvalidValue."""
     return dict(query_list(scope))
 
 
@@ -206,7 +204,7 @@ def query_list(scope: Scope) -> list[tuple[str, str]]:
 async def body(
     http_request: HttpRequest, limit: int, timeout_s: float, gzip_ratio: int = 100
 ) -> bytes:
-    """The whole body as it was before gzip; raises RequestTooLarge, RequestTimeout, ClientLeft,
+    """Read the whole body, unzipped; raises RequestTooLarge, RequestTimeout, ClientLeft or
     InvalidValue.
     """
     coding = http_request.headers.get("content-encoding", "").strip().lower()
@@ -225,11 +223,11 @@ async def body(
 
 
 def _inflated(sent: bytes, limit: int, ratio: int) -> bytes:
-    """At most `limit` bytes, and at most `ratio` times as many as were sent."""
+    """Inflate to at most `limit` bytes, and at most `ratio` times as many as were sent."""
     may_become = max(GZIP_FREE_BYTES, ratio * len(sent))
     parts, left = list[bytes](), min(limit, may_become)
-    while sent:  # gzip may be several files after one another
-        if len(parts) == MOST_GZIP_FILES:  # each costs a copy of all that follows it
+    while sent:  # a gzip body can be several files in a row
+        if len(parts) == MOST_GZIP_FILES:  # each costs a copy of what follows it
             raise InvalidValue(
                 f"the body is more than {MOST_GZIP_FILES} gzip files after one another; send one",
                 "content-encoding",
@@ -260,8 +258,8 @@ def _inflated(sent: bytes, limit: int, ratio: int) -> bytes:
 
 
 async def _sent(http_request: HttpRequest, limit: int, timeout_s: float) -> bytes:
-    """The body; raises RequestTooLarge before it is read where its length is declared, ClientLeft
-    on a broken upload.
+    """Read the body as it was sent; raises RequestTooLarge (before reading if the length is
+    declared), RequestTimeout, or ClientLeft on a broken upload.
     """
     if http_request.sent is not None:
         if len(http_request.sent) > limit:
@@ -294,11 +292,11 @@ async def _whole(receive: Receive, limit: int) -> bytes:
 async def attended(
     work: Coroutine[Any, Any, T], limit_s: float, receive: Receive | None = None
 ) -> T:
-    """The result of `work`, which is cancelled after `limit_s` with TimeoutError, and with
-    ClientLeft when `receive` tells so.
+    """Run `work`; cancel it with TimeoutError after `limit_s`, and with ClientLeft if `receive`
+    reports a disconnect.
 
-    Neither a timer nor a listener is there before the work first waits for something: what can be
-    answered at once costs neither.
+    The timer and the listener start only when the work first waits for something: synchronous
+    answers need neither.
     """
     attendant = _Attendant(limit_s, receive)
     try:
@@ -312,7 +310,7 @@ async def attended(
 
 
 class _Attendant:
-    """Cancels the task that made it when its time is over or its client has left."""
+    """Cancels the task that created it when the time is over or the client has left."""
 
     def __init__(self, limit_s: float, receive: Receive | None) -> None:
         caller = asyncio.current_task()
@@ -341,7 +339,7 @@ class _Attendant:
             self._caller.cancel()
 
     def why(self) -> Exception | None:
-        """Why the work was cancelled; None where somebody else did it too, which goes first."""
+        """Why the work was cancelled; None if another cancellation takes precedence."""
         return (
             None
             if self._why is None or self._caller.uncancel() > self._cancelled_before
@@ -364,7 +362,7 @@ async def _disconnect(receive: Receive) -> None:
 async def respond(
     send: Send, status: int, content: bytes, given: Headers, held: Held | None = None
 ) -> None:
-    """One whole response, in pieces that its reader has to take in time."""
+    """Send one whole response, in parts that the client must read in time."""
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
     stall_s = SEND_TIMEOUT_S if held is None else held.stall_s
     try:
@@ -375,7 +373,7 @@ async def respond(
             async with asyncio.timeout(stall_s):
                 await send({"type": "http.response.body", "body": part, "more_body": more})
     except TimeoutError:
-        pass  # the server closes what was not sent whole
+        pass  # the server closes an incomplete response
     finally:
         if held is not None:
             held.release()
@@ -384,7 +382,7 @@ async def respond(
 async def respond_with_file(
     send: Send, status: int, given: Headers, stream: BinaryIO, stall_s: float, whole: bool = True
 ) -> None:
-    """One response whose body is a file, read as it is taken; not `whole`: its headers alone."""
+    """Send a response whose body is a file, read in parts; if not `whole`, only its headers."""
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
     try:
         await send({"type": "http.response.start", "status": status, "headers": raw})
@@ -395,13 +393,13 @@ async def respond_with_file(
             async with asyncio.timeout(stall_s):
                 await send({"type": "http.response.body", "body": part, "more_body": more})
     except TimeoutError:
-        pass  # the server closes what was not sent whole
+        pass  # the server closes an incomplete response
     finally:
         stream.close()
 
 
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a handshake with 426, or close it where the server cannot send a response."""
+    """Answer a handshake with 426, or close it if the server cannot send a response."""
     await receive()
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close"})
@@ -420,8 +418,8 @@ async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def lifespan(receive: Receive, send: Send) -> None:
-    """Says yes to both: what a router starts, Serve's own hooks start, and the caller stops it
-    afterwards.
+    """Confirm startup and shutdown: Serve's own hooks start what a router runs, and the caller
+    stops it afterwards.
     """
     while True:
         message = await receive()
