@@ -1,10 +1,9 @@
-"""The chunks of one model that wait in a router: small and large ones, of each the interactive
-before the bulk, of each of these the keys in turn.
+"""The waiting chunks of one model: small and large ones, interactive before bulk, keys in turn.
 
-Small chunks share a call, a large one has a call of its own. The ledger counts what is interactive.
-Bulk goes where nothing interactive waits, and beyond that in its guaranteed share of the time
-(router/fair.py), so that it ends however much else there is. A cancelled chunk stops counting at
-once and leaves the queue when its turn comes.
+Small chunks share a call, a large one has a call of its own. The ledger counts the interactive
+ones. Bulk is sent if nothing interactive waits, and otherwise in its guaranteed share of the time
+(router/fair.py), so that it finishes under any load. A cancelled chunk stops counting at once and
+leaves the queue when its turn comes.
 
 Pure: times are arguments.
 """
@@ -23,7 +22,7 @@ _is_bulk = attrgetter("bulk")
 
 
 def bulk_size(limits: DispatchLimits, feedback: Feedback) -> BulkSize:
-    """What a call with bulk in it may take, as the model's curve is known now."""
+    """The limit of a call with bulk in it, by the current curve of the model."""
     curve, bias = feedback.model.curve, feedback.correction.bias
     return BulkSize(curve, bias, limits.bulk_call_s, limits.attention_tokens)
 
@@ -49,16 +48,16 @@ class Queues(Generic[C]):
         self._share = BulkShare(limits.bulk_share)
         self.bulk = Waiting()
         self._small = [0, 0]  # tokens of small chunks: interactive, bulk
-        self._many = [0, 0]  # chunks of each kind, dead ones too
+        self._many = [0, 0]  # chunks of each kind, including dead ones
 
     @property
     def tokens(self) -> int:
-        """All that wait, bulk too."""
+        """The tokens of all waiting chunks, bulk included."""
         return self._ledger.waiting_tokens(self.model) + self.bulk.tokens
 
     @property
     def small_tokens(self) -> int:
-        """Of small chunks that may share the next call: of bulk only where nothing else waits."""
+        """Tokens of small chunks that can share the next call: bulk only if nothing else waits."""
         interactive, bulk = self._small
         return interactive or bulk
 
@@ -79,7 +78,7 @@ class Queues(Generic[C]):
             self._ledger.queued(self.model, chunk.tokens, chunk.sender)
 
     def uncount(self, chunk: C) -> None:
-        """Count the chunk no longer among what waits; a second call changes nothing."""
+        """Stop counting the chunk as waiting; a second call changes nothing."""
         if chunk.waiting:
             chunk.waiting = False
             if chunk.kind is SMALL:
@@ -90,8 +89,8 @@ class Queues(Generic[C]):
                 self._ledger.unqueued(self.model, chunk.tokens, chunk.sender)
 
     def waits(self, kind: int, now: float) -> bool:
-        """Whether a live chunk of this kind waits that may go to some replica; dead ones in front
-        are dropped on the way.
+        """Whether a live chunk of this kind waits that can go to some replica; drops dead ones in
+        front.
         """
         if not self._many[kind]:
             return False
@@ -101,7 +100,7 @@ class Queues(Generic[C]):
         return self._lives(bulk, now) and (not self._interactive_waits or self._due(kind))
 
     def first(self, kind: int) -> C:
-        """The chunk that goes next to a replica without interactive work; one waits."""
+        """The chunk that goes next to a replica without interactive work; there must be one."""
         return next(queue for queue in self._in_order(kind, True) if queue).first()
 
     def set_aside(self, kind: int, replica: str) -> list[C]:
@@ -114,8 +113,8 @@ class Queues(Generic[C]):
         return found
 
     def called(self, chunks: Sequence[C], seconds: float, free: bool) -> None:
-        """These chunks, just taken, go to a replica for so long; `free`: it has no interactive
-        work of this router.
+        """Record that the chunks just taken go to a replica for so long; `free`: it has no
+        interactive work of this router.
         """
         tokens = bulk = 0
         for chunk in chunks:
@@ -132,14 +131,14 @@ class Queues(Generic[C]):
         return self._ledger.waiting_tokens(self.model) > 0
 
     def _due(self, kind: int) -> bool:
-        """Whether bulk of this kind may go beside interactive work: it is bulk's turn, and not that
+        """Whether bulk of this kind can go beside interactive work: it is bulk's turn, and not that
         of the other kind.
         """
         share = self._share
         return share.due and not (share.turn == kind and self._queues[1 - kind][1])
 
     def _in_order(self, kind: int, free: bool) -> tuple[FairQueue[C], ...]:
-        """The queues that a call takes of now, in order."""
+        """The queues that a call takes chunks from now, in order."""
         interactive, bulk = self._queues[kind]
         if bulk and self._due(kind):
             return bulk, interactive
@@ -155,13 +154,13 @@ class Queues(Generic[C]):
         return False
 
     def put_back(self, aside: list[C]) -> None:
-        """Put them in front again, in the order in which they stood there."""
+        """Put chunks back in front, in the order that they had there."""
         for chunk in reversed(aside):
             self._many[chunk.kind] += 1
             self._queues[chunk.kind][chunk.bulk].appendleft(chunk)
 
     def take_large(self, now: float, free: bool) -> list[C]:
-        """One chunk for a replica (`free` as for `called`), or none where none may go there."""
+        """Take one chunk for a replica (`free` as for `called`), or none if none can go there."""
         for queue in self._in_order(LARGE, free):
             while queue:
                 chunk = self._next(queue)
@@ -170,7 +169,7 @@ class Queues(Generic[C]):
         return []
 
     def take_small(self, now: float, exclude_failed_at: str | None, free: bool) -> list[C]:
-        """Small chunks for one call, as many as it may carry: interactive first, or bulk where it
+        """Take small chunks for one call, as many as it can carry: interactive first, or bulk if it
         is due; `free` as for `called`.
 
         All are of one group. No chunk that the replica `exclude_failed_at` failed joins the first.
@@ -202,11 +201,11 @@ class Queues(Generic[C]):
         return self._interactive_first(chunks)
 
     def _interactive_first(self, chunks: list[C]) -> list[C]:
-        """Bulk that was due was taken first, so that it had room."""
+        """Put interactive chunks first; bulk that was due was taken first, so that it had room."""
         return sorted(chunks, key=_is_bulk) if chunks and chunks[0].bulk else chunks
 
     def take_all(self) -> Iterator[C]:
-        """Every chunk, dead or alive."""
+        """Take every chunk, dead or alive."""
         for pair in self._queues:
             for queue in pair:
                 while queue:

@@ -1,4 +1,4 @@
-"""Requests and tokens per minute of each key, kept together by routers that share nothing but a
+"""Requests and tokens per minute of each key, limited jointly by routers that share nothing but a
 short report twice a second.
 
 A limit is one token bucket for the whole service: it holds a minute's worth and fills at limit / 60
@@ -6,22 +6,20 @@ a second. Every router keeps
 
     level       its view of that bucket: filled by the clock, less what it spent, less what the
                 others reported
-    allowance   the part of the level that it may spend by itself until it hears of the others again
-    demand      what was asked of it lately, admitted or not (halves every 2 seconds)
+    allowance   the part of the level that it can spend by itself until the next exchange
+    demand      what was requested of it recently, admitted or not (halves every 2 seconds)
 
-In an exchange a router hears what the others spent and what they may still spend. Its share is a
-tenth divided evenly and nine tenths by demand, and its new allowance is that share of the level,
-but never more than the level less what the others may still spend. So all allowances together are
-at most the level, and the limit holds while routers exchange, however the requests are spread. Two
-things bend it:
-- Two routers that exchange at the same moment with demand that moves may disagree about shares for
+In an exchange a router learns what the others spent and what they can still spend. A tenth of all
+shares is divided evenly, nine tenths by demand. The new allowance of a router is its share of the
+level, but never more than the level less what the others can still spend. So all allowances
+together are at most the level, and the limit holds while routers exchange, for any distribution of
+requests. There are two exceptions:
+- Two routers that exchange at the same moment while demand changes can disagree about shares for
   that one exchange.
-- What a router spent and did not report is unknown to the others when it dies, and a router that
-  starts has its even share of a full bucket until it first hears: at most limit / routers, once for
-  each.
-Of a router that is not heard it is assumed that it spends what it was last known to have and an
-even share of the refill, so routers that are cut off from each other fall back to limit / routers
-each: neither open nor closed.
+- The unreported spending of a router that dies is unknown to the others, and a router that starts
+  has its even share of a full bucket until its first exchange: at most limit / routers, once each.
+A silent router is assumed to spend its last known allowance and an even share of the refill. So
+routers that are cut off from each other fall back to limit / routers each: neither open nor closed.
 
 Pure: `now` is seconds on any clock that only rises; reports hold no times.
 """
@@ -31,19 +29,19 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 DEMAND_HALF_LIFE_S = 2.0
-EVEN_PART = 0.1  # of all shares, so that a router that was idle answers its first requests at once
+EVEN_PART = 0.1  # of all shares, so that an idle router answers its first requests at once
 EXCHANGE_S = 0.5
-SILENT_S = 3 * EXCHANGE_S  # without a report, after which a router counts as not heard
-# after which a router that was not heard is gone for good: its id is not used again
+SILENT_S = 3 * EXCHANGE_S  # without a report, after which a router counts as silent
+# after which a silent router is gone for good: its id is not used again
 FORGET_S = 600.0
 ROUNDING = 1e-9
-LEAST_FILL_S = 1e-3  # a bucket is asked five times for one request, and filled once
+LEAST_FILL_S = 1e-3  # one request reads a bucket five times, and fills it once
 
 Kind = Literal["requests", "tokens"]
 
 
 class Limit(NamedTuple):
-    """Which bucket: a limit that changes is another one, full."""
+    """The identity of a bucket: a changed limit gets another bucket, which is full."""
 
     key: str  # the key's name
     kind: Kind
@@ -51,7 +49,7 @@ class Limit(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What one router tells the others of one bucket."""
+    """The report of one router to the others about one bucket."""
 
     used: float  # since it started, less refunds
     allowance: float
@@ -70,7 +68,7 @@ class _Heard:
 
 @dataclass(slots=True)
 class Bucket:
-    """One limit as one router knows it."""
+    """One limit as seen by one router."""
 
     per_minute: int
     at_s: float
@@ -78,7 +76,7 @@ class Bucket:
     level: float = 0.0
     allowance: float = 0.0
     share: float = 1.0
-    present: float = 1.0  # part of all routers that was heard, this one included
+    present: float = 1.0  # share of all routers that is not silent, this one included
     used: float = 0.0
     demand: float = 0.0
     per_s: float = field(init=False)  # how fast the whole bucket fills
@@ -92,7 +90,7 @@ class Bucket:
         self.allowance = self.share * self.level
 
     def advance(self, now: float) -> None:
-        """Fill for the time since the last call, once that is a millisecond."""
+        """Fill for the time since the last call, if that is at least a millisecond."""
         passed_s = now - self.at_s
         if passed_s >= LEAST_FILL_S:
             self.at_s = now
@@ -105,7 +103,7 @@ class Bucket:
             self.demand *= 0.5 ** (passed_s / DEMAND_HALF_LIFE_S)
 
     def take(self, cost: int, now: float, again: bool = False) -> bool:
-        """Spend `cost` if this router may; a refusal counts as demand, `again` the same one."""
+        """Spend `cost` if the allowance covers it; counts as demand, unless it is tried `again`."""
         self.advance(now)
         if not again:
             self.demand += cost
@@ -115,7 +113,7 @@ class Bucket:
         return True
 
     def settle(self, difference: int, now: float) -> None:
-        """Correct what was taken once it is known better; a refund is below 0, a debt makes others
+        """Correct what was taken once the cost is known; a refund is below 0, a debt makes others
         wait.
         """
         self.advance(now)
@@ -123,20 +121,20 @@ class Bucket:
         self.level = min(float(self.per_minute), self.level)
 
     def wait_s(self, cost: int, now: float) -> float:
-        """When `cost` may be asked for again: the bucket has to fill, or only the shares have to
+        """Seconds until `cost` can be tried again: the bucket must fill, or only the shares must
         move.
         """
         self.advance(now)
         return max(EXCHANGE_S, (cost - self.level) / self.per_s)
 
     def spent(self, now: float) -> bool:
-        """Whether not even one more may be taken, anywhere."""
+        """Whether no router can take even one more."""
         self.advance(now)
         return self.level < 1.0
 
     def elsewhere(self, cost: int) -> bool:
-        """Whether an exchange could help one that was refused: the bucket holds `cost`, and other
-        routers may spend it.
+        """Whether an exchange could help a request that was refused: the bucket holds `cost`, and
+        other routers can spend it.
         """
         return self.level >= cost > self.allowance
 
@@ -148,12 +146,12 @@ class Bucket:
         return int(max(0.0, self.level) + ROUNDING), (self.per_minute - self.level) / self.per_s
 
     def report(self, now: float) -> Report:
-        """What the others shall know."""
+        """The report for the other routers."""
         self.advance(now)
         return Report(self.used, self.allowance, self.demand, self.level, now - self.born_s)
 
     def heard(self, router: str, report: Report, now: float, knows_me: bool) -> None:
-        """Take in what another router reports; `knows_me` when its level holds what this one has
+        """Take in the report of another router; `knows_me` if its level includes what this router
         spent.
         """
         self.advance(now)
@@ -162,17 +160,17 @@ class Bucket:
             self.level -= report.used - before.used
         elif report.age_s < now - self.born_s:
             self.level -= report.used
-        else:  # the older one has seen what was spent before this one was there
+        else:  # the older router has seen what was spent before this one started
             self.level = min(self.level, report.level - (0.0 if knows_me else self.used))
-        # Whatever routers tell that meet again: a minute's debt at most.
+        # When separated routers meet again, the debt is a minute's worth at most.
         self.level = max(self.level, -float(self.per_minute))
         self._heard[router] = _Heard(report.used, report.allowance, report.demand, now)
 
     def share_out(self, routers: int, now: float, shrink_only: bool = False) -> None:
-        """Take the share that follows from demand; `shrink_only` for a router that answers
-        another's exchange.
+        """Take the share that follows from demand; `shrink_only` for a router that answers an
+        exchange.
 
-        `routers` is how many there are, this one included.
+        `routers` is the number of routers, this one included.
         """
         self.advance(now)
         self._heard = {name: one for name, one in self._heard.items() if now - one.at_s <= FORGET_S}
@@ -191,7 +189,7 @@ class Bucket:
         self.share = self.present * (EVEN_PART / present + (1.0 - EVEN_PART) * by_demand)
         promised = sum(max(0.0, one.allowance) for one in others) + sum(silent[:missing]) + unknown
         fair = min(self.share * self.level, self.level - promised)
-        # A debt stays a debt: it is in the level, which the share is of.
+        # A debt remains a debt: it is part of the level that the share is taken of.
         self.allowance = min(self.allowance, fair) if shrink_only else fair
 
     def _spend(self, cost: float) -> None:
@@ -208,14 +206,14 @@ class Quotas:
         self._buckets: dict[Limit, Bucket] = {}
 
     def bucket(self, limit: Limit, now: float) -> Bucket:
-        """That of a limit, full where there was none."""
+        """The bucket of a limit; a new bucket is full."""
         bucket = self._buckets.get(limit)
         if bucket is None:
             bucket = self._buckets[limit] = Bucket(limit.per_minute, now, self.routers)
         return bucket
 
     def reports(self, now: float) -> dict[Limit, Report]:
-        """What an exchange starts with: the buckets that are not full and idle."""
+        """The reports that start an exchange: of the buckets that are not both full and idle."""
         return {
             limit: report
             for limit, bucket in self._buckets.items()
@@ -225,8 +223,8 @@ class Quotas:
     def answer(
         self, router: str, reports: Mapping[Limit, Report], now: float
     ) -> dict[Limit, Report]:
-        """What this router replies to another one's exchange, having taken it in and given up what
-        it leaves.
+        """Take in the exchange of another router, give up the allowance that it leaves, and return
+        the replies.
         """
         replies = {}
         for limit, report in reports.items():
@@ -237,7 +235,7 @@ class Quotas:
         return replies
 
     def exchanged(self, replies: Mapping[str, Mapping[Limit, Report]], now: float) -> None:
-        """Take in the replies of all others that answered, and take the share that follows."""
+        """Take in the replies of all routers that answered, and take the share that follows."""
         for router, reports in replies.items():
             for limit, report in reports.items():
                 self.bucket(limit, now).heard(router, report, now, knows_me=True)
@@ -245,7 +243,7 @@ class Quotas:
             bucket.share_out(self.routers, now)
 
     def keep(self, limits: Iterable[Limit]) -> None:
-        """Forget every other bucket: its limit is not in the config any more."""
+        """Forget every other bucket: its limit is no longer in the config."""
         wanted = set(limits)
         self._buckets = {
             limit: bucket for limit, bucket in self._buckets.items() if limit in wanted

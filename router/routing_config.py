@@ -24,7 +24,7 @@ NamedTier = Literal[Tier.FAST, Tier.BALANCED, Tier.BEST]
 
 
 class When(Section):
-    """Conditions of a rule; all that are given must hold. A rule without any always holds."""
+    """Conditions of a rule; all given ones must hold. A rule without conditions always holds."""
 
     min_tokens: PositiveInt | None = None  # of the longest text
     max_tokens: PositiveInt | None = None
@@ -78,7 +78,7 @@ class Routing(Section):
     # how much likelier a short text is in this language (ISO 639-1) than in one without a figure
     language_prior: dict[str, PositiveFloat] = Field(default_factory=dict)
     default_budget_ms: PositiveFloat | None = None
-    # of a list's texts, from which on a rule that they match raises the floor of the list
+    # share of a list's texts that must match a rule for it to raise the floor of the list
     min_share: Float = Field(default=0.2, gt=0.0, le=1.0)
     # share of a text's tokens unknown to a model, above which `auto` does not choose it
     max_unread: Float = Field(default=0.5, ge=0.0, le=1.0)
@@ -95,19 +95,19 @@ class Routing(Section):
 
 
 class Shadow(Section):
-    """A share of the answered requests is embedded by another model too, on its bulk lane; answers
+    """Embed a share of the answered requests with another model too, on its bulk lane; answers
     never change.
     """
 
     model: str
     share: Float = Field(gt=0.0, le=1.0)
-    when: When = When()  # which requests; all where nothing is given
-    # start only while this router has no request under way: for models that share a machine
+    when: When = When()  # which requests; all if nothing is given
+    # start only while this router has no request in flight: for models that share a machine
     wait_for_idle: Flag = False
 
 
 class Canary(Section):
-    """A share of the free requests is decided by other rules: a `model` for all of them, or a
+    """Decide a share of the free requests by other rules: one `model` for all of them, or a
     `routing` of its own.
     """
 
@@ -125,7 +125,7 @@ class Canary(Section):
 
 
 class Compare(Section):
-    """Other models and other rules, tried on live traffic; reloaded without a restart, off where
+    """Other models and other rules, tried on live traffic; reloaded without a restart, off if
     nothing is given.
     """
 
