@@ -1,4 +1,4 @@
-"""The arrays that travel through the router."""
+"""Types of the router's arrays."""
 
 import numpy as np
 import numpy.typing as npt

@@ -17,7 +17,7 @@ from router.ledger import Dispatch
 SMALL, LARGE = 0, 1  # kinds of chunks, and of the calls that carry them
 SMALL_TOKENS = 512  # a chunk up to this size shares a call
 SMALL_ROWS = 32
-SMALL_BYTES = 65_536  # of text, which may be long and have few tokens
+SMALL_BYTES = 65_536  # of text, which can be long but have few tokens
 FEW_TEXTS = 16  # up to this number plain Python is faster than numpy
 MESSAGE_BYTES = 3_500_000  # of 4 MiB; the rest is for headers, counts and pickle
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 class Rate:
     """Tokens per second served while busy, averaged over about the last `window_s` busy seconds;
-    `tokens_per_s` at first.
+    initially `tokens_per_s`.
     """
 
     __slots__ = ("_seconds", "_tokens", "window_s")

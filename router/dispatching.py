@@ -177,7 +177,7 @@ class DispatcherState(Sending[C, R]):
         self.feedback.awake()
 
     def close(self) -> list[Instruction[C, R]]:
-        """The router stops: fail what waits. The shell cancels the calls."""
+        """The router stops: fail all waiting chunks. The shell cancels the calls."""
         for chunk in self._queues.take_all():
             self._fail(chunk, self._stopping())
         return self._drain()

@@ -47,7 +47,7 @@ class Reason(StrEnum):
     UNAVAILABLE = "unavailable"  # the target has no ready replica
     BUDGET = "budget"  # the target would be too late; this is the best model that is in time
     LATE = "late"  # no allowed model fits the budget; answered anyway, as on_budget_miss says
-    NO_MODEL = "no_model"  # refused: no model may serve this request
+    NO_MODEL = "no_model"  # refused: no model is allowed to serve this request
     OVER_BUDGET = "over_budget"  # refused: no allowed model fits the budget
 
 

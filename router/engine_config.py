@@ -209,7 +209,7 @@ class CallableEngine(EngineSection):
 
 
 class RemoteEngine(EngineSection):
-    """Any OpenAI-compatible embeddings server, for example SGLang, TEI or `vllm serve`."""
+    """An OpenAI-compatible embeddings server, for example SGLang, TEI or `vllm serve`."""
 
     takes_token_ids, takes_texts = False, True
     runs_elsewhere = True

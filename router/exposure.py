@@ -17,7 +17,7 @@ def is_loopback(host: str | None) -> bool:
 
     False for names other than localhost, which can resolve to any address.
     """
-    if host in ("127.0.0.1", "localhost", "::1"):  # nearly always
+    if host in ("127.0.0.1", "localhost", "::1"):  # the usual hosts
         return True
     try:
         address = ip_address((host or "").strip("[]"))

@@ -137,8 +137,8 @@ class Feedback:
         return True
 
     def stepped(self, tokens: int, tokens_sq: int, seconds: float, texts: int = 1) -> None:
-        """A call was `seconds` at its replica; `tokens` counts what was ahead of it, `tokens_sq`
-        and `texts` its own texts.
+        """Learn from a call that took `seconds` at its replica. `tokens` includes the tokens ahead
+        of it; `tokens_sq` and `texts` are of its own texts.
         """
         if self._learner is not None:
             self._learner.observe(tokens, tokens_sq, seconds, texts)

@@ -62,8 +62,9 @@ class Learner:
         self._covariance = (100.0 * spread, 0.0, 100.0 * spread)  # symmetric: (base, both, slope)
 
     def observe(self, tokens: int, tokens_sq: int, seconds: float, texts: int = 1) -> None:
-        """A step carried `texts` texts of `tokens` tokens and took `seconds`; numbers that cannot
-        be a step are passed over.
+        """Learn from a step of `texts` texts with `tokens` tokens that took `seconds`.
+
+        Impossible numbers are ignored.
         """
         if not (tokens > 0 and 0.0 < seconds < math.inf):
             return
@@ -103,7 +104,7 @@ class Learner:
         return self.curve_with(self._prior.overhead_s) if self.count else self._prior
 
     def curve_with(self, overhead_s: float) -> Curve:
-        """The same with another overhead."""
+        """The curve learned so far, with another overhead."""
         prior = self._prior
         if not self.count:
             return prior.with_overhead(overhead_s)
@@ -152,8 +153,9 @@ class ProfileLearner:
         ]
 
     def observe(self, tokens: int, tokens_sq: int, seconds: float, texts: int = 1) -> None:
-        """A step carried `texts` texts of `tokens` tokens and took `seconds`; numbers that cannot
-        be a step are passed over.
+        """Learn from a step of `texts` texts with `tokens` tokens that took `seconds`.
+
+        Impossible numbers are ignored.
         """
         if not (tokens > 0 and 0.0 < seconds < math.inf):
             return
@@ -193,7 +195,7 @@ class ProfileLearner:
         return self.curve_with(self._prior.overhead_s)
 
     def curve_with(self, overhead_s: float) -> Curve:
-        """The same with another overhead."""
+        """The curve learned so far, with another overhead."""
         base_s, s_per_token, s_per_token_sq, s_per_text = map(
             operator.mul, self._factors, self._units
         )

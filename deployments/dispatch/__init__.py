@@ -1,1 +1,1 @@
-"""Texts of many requests in calls to a model's replicas: queues, transports, replica health."""
+"""Send the texts of many requests to a model's replicas: queues, calls and transports."""

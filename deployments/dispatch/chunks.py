@@ -1,5 +1,5 @@
-"""The part of a request that travels as one: cut from it, joined with others in a call, answered
-with rows.
+"""Chunks: parts of a request that are sent as one, joined with others in a call, and answered with
+rows.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
 
-# whose request the current task carries out, if it is one
+# the sender of the request that the current task handles, if any
 SENDER: ContextVar[Sender | None] = ContextVar("SENDER", default=None)
 
 
@@ -33,7 +33,7 @@ class Rows(NamedTuple):
     queue_s: float
     inference_s: float
     known: int = 0  # texts that nothing was sent for: cached, duplicate or already in flight
-    stamps: tuple[float, ...] = ()  # of router/stamps.py's CALL, on the dispatcher's clock
+    stamps: tuple[float, ...] = ()  # CALL of router/stamps.py, on the dispatcher's clock
     call_texts: int = 0  # of the call with these stamps
 
 
@@ -67,7 +67,7 @@ def cut_chunk(
     origin: "SpanContext | None",
     prefix: bytes | None = None,
 ) -> Chunk:
-    """The texts of a request from `start` to `stop`, for the request of the current context."""
+    """Cut the texts from `start` to `stop`, for the request of the current context."""
     own, flat = None if texts is None else list(texts[start:stop]), None
     if ids is not None:
         flat = ids[start] if stop - start == 1 else np.concatenate(ids[start:stop])
@@ -91,7 +91,7 @@ def cut_chunk(
 
 
 def call_of(chunks: list[Chunk], now: float) -> Call:
-    """One call that carries these chunks, in order."""
+    """Make one call of these chunks, in order."""
     only = chunks[0]
     if len(chunks) == 1:
         left_s = None if only.deadline_s is None else only.deadline_s - now

@@ -1,8 +1,8 @@
 """The asyncio shell of one model's dispatcher: it executes what `router.dispatching` decides.
 
-It makes chunks of texts, reports events with the time, and does what the instructions say: it runs
-calls as tasks, sets timers and answers futures. Which call goes when and where, what is retried and
-which replica is ejected is decided in `router.dispatching` alone.
+It makes chunks of texts, reports events with their time, and executes the instructions: it runs
+calls as tasks, sets timers and completes futures. Only `router.dispatching` decides when and where
+a call is sent, what is retried and which replica is ejected.
 """
 
 import asyncio
@@ -76,8 +76,8 @@ class ModelDispatcher:
         bulk_share: float = 0.1,
         stamps: bool = False,
     ) -> None:
-        """`attention_tokens` and what follows it are those of DispatchLimits; `stamps` says that
-        every call is stamped, not only those that are traced.
+        """`attention_tokens` and the parameters after it are those of DispatchLimits; `stamps`
+        stamps every call, not only those that are traced.
         """
         self._stamps = stamps
         self.model, self.dimensions, self.batch_tokens = model, dimensions, batch_tokens
@@ -103,7 +103,7 @@ class ModelDispatcher:
 
     @property
     def counters(self) -> DispatchCounters:
-        """What this dispatcher has done."""
+        """Counters of this dispatcher's work."""
         return self._state.counters
 
     @property
@@ -113,7 +113,7 @@ class ModelDispatcher:
 
     @property
     def replicas_out(self) -> int:
-        """Replicas that failed a moment ago and get no calls now."""
+        """The number of replicas that failed recently and get no calls now."""
         return self._state.replicas_out
 
     def submit(
@@ -126,13 +126,13 @@ class ModelDispatcher:
         bulk: bool = False,
         prefix: bytes | None = None,
     ) -> "list[asyncio.Future[Rows]]":
-        """Queue the texts of one request; one future per chunk, in order. Cancel the futures to
-        take the work back.
+        """Queue the texts of one request; return one future per chunk, in order. Cancel the futures
+        to withdraw the work.
 
         Texts with an equal `prefix` begin alike, and go to one replica while it has room.
         `deadline_s` is on this dispatcher's clock: text that was not sent by then is dropped with
         DeadlineExceeded. Raises Overloaded when the queue of this router is full, or so long that
-        the text would wait longer than it may.
+        the text would wait longer than allowed.
         """
         now = self.clock()
         self._state.admission.admit(sum(counts), deadline_s, bulk, now, SENDER.get())
@@ -158,8 +158,8 @@ class ModelDispatcher:
         bulk: bool = False,
         coming: tuple[int, int] = (0, 0),
     ) -> bool:
-        """Whether `submit` would take texts of so many tokens, after `coming` interactive and bulk
-        tokens that are on their way here.
+        """Whether `submit` would admit texts of so many tokens, after `coming` interactive and bulk
+        tokens that are still to be submitted.
         """
         admission, now = self._state.admission, self.clock()
         return admission.refusal(tokens, deadline_s, bulk, now, coming, SENDER.get()) is None
@@ -173,11 +173,11 @@ class ModelDispatcher:
         self._execute(self._state.warm(self.clock()))
 
     def ask(self) -> DemandReport:
-        """What this router needs of the model, for the autoscaler."""
+        """This router's demand for the model, for the autoscaler."""
         return self._state.demand(self.clock())
 
     async def close(self) -> None:
-        """Cancel what is in flight and fail what waits."""
+        """Cancel the calls in flight, and fail the queued texts."""
         for timer in self._timers.values():
             timer.cancel()
         self._execute(self._state.close())
@@ -217,8 +217,8 @@ class ModelDispatcher:
         future.set_result(rows)
 
     def _launch(self, call: ChunkCall) -> None:
-        # An empty context: Serve takes the request id of the current one, and its replica choice
-        # needs a unique id per call.
+        # An empty context: Serve reads the request id from it, and its replica choice needs a
+        # unique id per call.
         task = asyncio.get_running_loop().create_task(self._run_call(call), context=Context())
         self._calls[call] = task
         task.add_done_callback(partial(self._on_call_done, call))
@@ -257,7 +257,7 @@ class ModelDispatcher:
         return reply
 
     def _on_error(self, call: ChunkCall, error: Exception) -> None:
-        """Report the event that the error of a call means."""
+        """Report the event for the error of a call."""
         state, why, now = self._state, str(error), self.clock()
         if isinstance(error, ReplicaLost):
             self._note(call, error, why)
@@ -279,7 +279,7 @@ class ModelDispatcher:
             self._execute(state.engine_failed(call, f"{name}: {why}", now))
 
     def _note(self, call: ChunkCall, error: Exception, message: str) -> None:
-        """In the context of the call: log its failure for the requests in it, and mark its span.
+        """Log the failure of a call for its requests, and mark its span, in the call's context.
         `message` quotes no text.
         """
         REQUEST_IDS.set(tuple(one for chunk in call.chunks for one in chunk.request_ids))
@@ -288,7 +288,7 @@ class ModelDispatcher:
             self.tracing.failed(error)
 
     def _on_call_done(self, call: ChunkCall, task: "asyncio.Task[None]") -> None:
-        # Not in the task: one that is cancelled before it first runs never gets there.
+        # Not in the task, which never runs if it is cancelled before it starts.
         del self._calls[call]
         if task.cancelled():
             self._execute(self._state.call_cancelled(call, self.clock()))

@@ -1,4 +1,4 @@
-"""Frames over a socket between a router and a replica: what both ends share."""
+"""Socket frames between a router and a replica, shared by both ends."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 HELLO, CALL, CANCEL, REPLY, ERROR = range(5)
 
 
-_HEAD = struct.Struct("<IIB")  # bytes that follow, number of the call, kind
+_HEAD = struct.Struct("<IIB")  # payload bytes, number of the call, kind
 
 
 HELLO_BYTES = 256
@@ -22,13 +22,13 @@ MOST_BYTES = 1 << 28
 CONNECT_S = 5.0
 
 
-_QUIET_S, _PROBES = 4, 3  # a peer that says nothing for so long is asked so often, every 2 s
+_QUIET_S, _PROBES = 4, 3  # seconds of silence before a probe; number of probes, every 2 s
 
 
 class Address(NamedTuple):
-    """Where one replica listens, and what must be said there; `start` is how long each part of its
-    start took, `device` what it runs on, where that is known, `devices` are the accelerators of
-    `node` that it has.
+    """Where one replica listens, and the token that a router must send. `start` has the seconds of
+    each phase of its start, `device` what it runs on, if known, and `devices` its accelerators
+    on `node`.
     """
 
     replica: str
@@ -42,7 +42,7 @@ class Address(NamedTuple):
 
 
 class Frames(asyncio.Protocol):
-    """Cuts what arrives into frames."""
+    """Splits received bytes into frames."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -50,7 +50,7 @@ class Frames(asyncio.Protocol):
         self.most_bytes = MOST_BYTES
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are of no common class
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's have no common class
         with socket.socket(
             fileno=os.dup(transport.get_extra_info("socket").fileno())
         ) as same:  # uvloop's have no options
@@ -75,7 +75,7 @@ class Frames(asyncio.Protocol):
         raise NotImplementedError
 
     def write(self, number: int, kind: int, payload: bytes = b"") -> None:
-        """Send one frame, if there is still somebody to send it to."""
+        """Send one frame, if the connection is still open."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(_HEAD.pack(len(payload), number, kind) + payload)
 
@@ -90,9 +90,7 @@ class Frames(asyncio.Protocol):
 
 
 def _keep_alive(sock: socket.socket) -> None:
-    """Notice within some 10 s that the other machine is gone; the kernel tells of a process that
-    is.
-    """
+    """Detect a vanished peer machine within about 10 s; its kernel reports a dead process."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
         ("TCP_KEEPIDLE", _QUIET_S),

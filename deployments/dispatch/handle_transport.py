@@ -1,6 +1,4 @@
-"""How a call leaves the router's process: Serve handles, by value, with errors put into the
-dispatcher's words.
-"""
+"""Transport of calls over Serve handles, by value, with errors translated for the dispatcher."""
 
 import asyncio
 from collections.abc import Iterator
@@ -25,9 +23,9 @@ ASK_S = 10.0  # for a replica's address
 class HandleTransport:
     """Sends calls through one Serve handle per model.
 
-    By value and pickled: measured at half the latency of object references for replies of a few KiB
-    to 1 MiB, and a reply is a writable array. Cancelling the awaiting task cancels the call in the
-    replica.
+    Calls are pickled and passed by value: measured at half the latency of object references for
+    replies of a few KiB to 1 MiB, and a reply is a writable array. Cancelling the awaiting task
+    cancels the call in the replica.
     """
 
     def __init__(self, handles: dict[str, DeploymentHandle[Any]]) -> None:
@@ -47,8 +45,8 @@ class HandleTransport:
 
     @property
     def can_count(self) -> bool:
-        """Whether Serve's own counts of running calls can be kept from here, for calls that do not
-        pass through it.
+        """Whether Serve's counts of running calls can be updated from here, for calls that bypass
+        Serve.
         """
         return None not in self._counts.values()
 
@@ -64,7 +62,7 @@ class HandleTransport:
             counts.ended(replica_id)
 
     async def address(self, model: str, replica: str) -> Address | None:
-        """Where `replica` takes calls directly, None where it does not; raises ConnectionError or
+        """Where `replica` takes calls directly; None if it does not. Raises ConnectionError or
         TimeoutError.
         """
         try:
@@ -82,7 +80,7 @@ class HandleTransport:
             reply: Reply = await self._embed[model].remote(call, to=replica)
         except RayActorError as error:
             raise ReplicaLost(f"{type(error).__name__} at replica {replica}") from error
-        # before the others: it may be one of them as well, with a traceback for its words
+        # before the others: it can be one of them as well, with a traceback as its message
         except RayTaskError as error:
             if isinstance(error.cause, EngineDead):
                 raise ReplicaLost(f"the engine of replica {replica} died: {error.cause}") from error
@@ -100,5 +98,5 @@ class HandleTransport:
         return stamped(reply)
 
     async def wake(self, model: str) -> None:
-        """A call that waits in Serve's handle is what makes it start the first replica."""
+        """Start the first replica: a call that waits in Serve's handle makes Serve do so."""
         await self._wake[model].remote()

@@ -1,5 +1,5 @@
-"""The board on which Serve's request routers post the replicas of each model, read by the
-dispatcher of the same process.
+"""The board on which Serve's request routers post the replicas of each model for the dispatchers
+of the same process.
 """
 
 import threading
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 
 class Board:
-    """Replica ids by deployment name; watchers are told of every change, possibly from another
+    """Replica ids by deployment name; watchers are called for every change, possibly from another
     thread.
     """
 
@@ -17,7 +17,7 @@ class Board:
         self._watchers: list[Callable[[str, tuple[str, ...]], None]] = []
 
     def post(self, deployment: str, replicas: Sequence[str]) -> None:
-        """Replace what is known of one deployment."""
+        """Replace the replicas of one deployment."""
         now = tuple(replicas)
         with self._lock:
             if self._replicas.get(deployment) != now:
@@ -26,7 +26,7 @@ class Board:
                     watcher(deployment, now)
 
     def watch(self, watcher: Callable[[str, tuple[str, ...]], None]) -> None:
-        """Call `watcher` with everything known now and with every later change."""
+        """Call `watcher` with all current replicas and with every later change."""
         with self._lock:
             self._watchers.append(watcher)
             for deployment, replicas in self._replicas.items():

@@ -1,10 +1,9 @@
-"""Which replica of a model takes a call: the one that the router's ledger chose by tokens.
+"""Serve's request router: a call goes to the replica that the router's ledger chose by tokens.
 
-Serve pickles this module by value, so it holds no state; what it learns goes to
-deployments/dispatch/replica_registry.py, which it imports when it runs, inside the router's
-process. Every call is sent from a context of its own (see dispatcher.py), so its internal request
-id is unique: Serve's default matching by that id is right here, and would hang if two calls shared
-one.
+Serve pickles this module by value, so it holds no state. It posts replicas to
+deployments/dispatch/replica_registry.py, which it imports at run time, inside the router's process.
+Every call is sent from its own context (see dispatcher.py), so its internal request id is unique:
+Serve's default matching by that id is right here, and would hang if two calls shared one.
 """
 
 import random
@@ -16,7 +15,7 @@ class ByTokens(RequestRouter):
     """Ranks the replica named in the call's `to` first, the others in random order after it."""
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """Tell the router's process which replicas there are, at once and without a poll."""
+        """Post the current replicas to the router's process, at once and without a poll."""
         super().update_replicas(replicas)
         from deployments.dispatch.replica_registry import board
         from deployments.serve_internals import deployment_of
@@ -24,7 +23,7 @@ class ByTokens(RequestRouter):
         board.post(deployment_of(self), [replica.replica_id.unique_id for replica in replicas])
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
-        """A dead replica leaves the board before Serve's controller has noticed."""
+        """Remove a dead replica from the board before Serve's controller has noticed."""
         super().on_replica_actor_died(replica_id)
         from deployments.dispatch.replica_registry import board
         from deployments.serve_internals import deployment_of

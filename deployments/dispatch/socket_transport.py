@@ -1,20 +1,17 @@
-"""Calls to replicas over sockets of our own (`transport: direct`), without the cost of a Serve
-handle call.
+"""Calls to replicas over direct sockets (`transport: direct`), without the cost of a handle call.
 
-Serve stays in charge of everything but the call itself: which replicas there are, health, start,
-stop, scaling. Each replica listens on a port and keeps a random token. A router asks a replica for
-both through its Serve handle, so only who may make handle calls can connect; whoever connects says
-the token first and is cut off otherwise. While there is no connection, calls take the handle: when
-a replica is new, when a firewall is in the way, when Ray's own traffic is encrypted (RAY_USE_TLS).
+Serve still controls everything but the call itself: replicas, health, start, stop, scaling. Each
+replica listens on a port and has a random token. A router gets both through the replica's Serve
+handle, so only a process that can make handle calls can connect; a peer that does not send the
+token first is disconnected. Calls use the handle while there is no connection: for a new replica,
+behind a firewall, and when Ray's own traffic is encrypted (RAY_USE_TLS).
 
-- A cancelled call is cancelled at the replica; a router that dies takes its texts out of the
-  engine.
-- A replica that dies ends its connections, which is known at once: what it had is LineLost, and the
-  next call to it, over Serve's handle, says whether only the line broke. A node that vanishes is
-  noticed by TCP in 10 s, and what it had is ReplicaLost. A replica that Serve stops answers what it
-  has taken first.
-- Serve counts these calls as it counts its own, so `target_ongoing_requests` and its gauges mean
-  what they did.
+- A cancelled call is cancelled at the replica; when a router dies, its texts leave the engine.
+- A replica that dies closes its connections, which is noticed at once. Its calls get
+  ConnectionLost, and the next call, over Serve's handle, shows whether only the connection broke.
+  TCP detects a vanished node in 10 s, and its calls get ReplicaLost. A replica that Serve stops
+  first answers the calls that it has taken.
+- Serve counts these calls like its own, so `target_ongoing_requests` and its gauges stay valid.
 """
 
 import asyncio
@@ -56,23 +53,23 @@ log = logging.getLogger("ray.serve")
 
 
 class Handles(Protocol):
-    """What is asked of Serve's handles."""
+    """The operations that are needed of Serve's handles."""
 
     async def send(self, model: str, call: Call, replica: str) -> Reply: ...
 
     async def wake(self, model: str) -> None: ...
 
     async def address(self, model: str, replica: str) -> Address | None:
-        """Where `replica` listens, or another one that answered in its place; None where it has no
+        """Where `replica` listens, or another replica that answered instead; None if it has no
         socket.
         """
 
     def counted(self, model: str, replica: str) -> AbstractContextManager[None]:
-        """Counts a call for Serve's autoscaling and gauges while it runs."""
+        """Count a call for Serve's autoscaling and gauges while it runs."""
 
 
 class Connection(Frames):
-    """A router's side: one connection to one replica, with any number of calls under way."""
+    """A router's connection to one replica, with any number of calls in flight."""
 
     def __init__(self, replica: str) -> None:
         super().__init__()
@@ -86,7 +83,7 @@ class Connection(Frames):
 
     @classmethod
     async def open(cls, address: Address) -> "Connection":
-        """Connect and be let in; raises OSError or TimeoutError."""
+        """Connect and authenticate. Raises OSError or TimeoutError."""
         async with asyncio.timeout(CONNECT_S):
             _, line = await asyncio.get_running_loop().create_connection(
                 lambda: cls(address.replica), address.host, address.port
@@ -101,10 +98,10 @@ class Connection(Frames):
 
     async def send(self, call: Call) -> Reply:
         """Make one call; cancelling it cancels it at the replica. Raises ReplicaLost, or
-        EngineError with what failed there.
+        EngineError for an error at the replica.
 
-        Raises RequestTooLarge for what the replica would hang up on, with the calls of everybody
-        else.
+        Raises RequestTooLarge for a call at which the replica would close the connection, and
+        with it all other calls.
         """
         if self.lost.done():
             raise ConnectionLost(f"the connection to replica {self.replica} is closed")
@@ -126,7 +123,7 @@ class Connection(Frames):
                 self.close()
 
     def retire(self) -> None:
-        """Close when the calls that run have been answered: the replica is being stopped."""
+        """Close after the running calls are answered: the replica is being stopped."""
         self._retired = True
         if not self._calls:
             self.close()
@@ -159,7 +156,7 @@ class Connection(Frames):
 
     def connection_lost(self, exc: Exception | None) -> None:
         why = f"the connection to replica {self.replica} broke" + (f": {exc}" if exc else "")
-        # else nobody is there to say anything
+        # otherwise the peer's machine is silent
         hung_up = exc is None or isinstance(exc, ConnectionError)
         for future in self._calls.values():
             if not future.done():
@@ -171,7 +168,7 @@ class Connection(Frames):
 
 
 class DirectTransport:
-    """Sends each call over the replica's own line where there is one, else through Serve's
+    """Sends each call over the replica's connection if there is one, otherwise through Serve's
     handle.
     """
 
@@ -180,13 +177,13 @@ class DirectTransport:
         self.lines: dict[str, Connection] = {}  # by replica
         self.starts: dict[str, Mapping[str, float]] = {}  # by model: its last replica's, by phase
         self.cards = Cards()
-        self._shared: set[tuple[str, ...]] = set()  # models of which it was said
+        self._shared: set[tuple[str, ...]] = set()  # groups that were reported
         self._telling: asyncio.TimerHandle | None = None
         self.on_device: Callable[[str, str], object] = lambda model, device: None
         self._keeping: dict[tuple[str, str], asyncio.Task[None]] = {}  # (model, replica)
 
     async def send(self, model: str, call: Call, replica: str) -> Reply:
-        """Call `replica`; raises ReplicaLost when it died on the way, else EngineError."""
+        """Call `replica`. Raises ReplicaLost if it died during the call, otherwise EngineError."""
         line = self.lines.get(replica)
         if line is None or line.lost.done():
             return await self._handles.send(model, call, replica)
@@ -194,12 +191,12 @@ class DirectTransport:
             return await line.send(call)
 
     async def wake(self, model: str) -> None:
-        """Ask Serve for a first replica."""
+        """Request a first replica from Serve."""
         await self._handles.wake(model)
 
     def replicas_changed(self, model: str, replicas: Sequence[str]) -> None:
-        """Connect to the replicas that are new, and hang up on those that are gone when they have
-        answered.
+        """Connect to new replicas, and close the connections of removed ones after their last
+        answer.
         """
         for key in [key for key in self._keeping if key[0] == model and key[1] not in replicas]:
             self._keeping.pop(key).cancel()
@@ -208,11 +205,11 @@ class DirectTransport:
             if (model, replica) not in self._keeping:
                 self._keeping[model, replica] = asyncio.get_running_loop().create_task(
                     self._keep(model, replica),
-                    context=Context(),  # see dispatcher.py: no two handle calls of one request
+                    context=Context(),  # see dispatcher.py: a unique request id per call
                 )
 
     async def _keep(self, model: str, replica: str) -> None:
-        """Hold a line to this replica for as long as Serve lists it."""
+        """Keep a connection to this replica while Serve lists it."""
         tries = 0
         while True:
             try:
@@ -229,7 +226,7 @@ class DirectTransport:
                     line = self.lines[replica] = await Connection.open(address)
                     tries = 0
                     await asyncio.shield(line.lost)
-            # also what Ray says when it is not well: the handle takes the calls meanwhile
+            # also Ray's own errors: calls use the handle meanwhile
             except Exception as error:
                 tries += 1
                 if tries == 1:
@@ -246,8 +243,8 @@ class DirectTransport:
             await asyncio.sleep(_AGAIN_S * min(tries + 1, 30))
 
     def _has(self, model: str, address: Address) -> None:
-        """Note the devices of a replica; what models share is said once all that start together
-        have come.
+        """Note the devices of a replica; shared ones are reported once, after all replicas that
+        start together have joined.
         """
         self.cards.joined(address.replica, model, address.node, address.devices)
         if self.cards.shared_with(model) and self._telling is None:
@@ -269,7 +266,7 @@ class DirectTransport:
                 )
 
     async def close(self) -> None:
-        """Hang up everywhere."""
+        """Close all connections."""
         if self._telling is not None:
             self._telling.cancel()
         tasks = list(self._keeping.values())
@@ -281,5 +278,5 @@ class DirectTransport:
 
 
 def allowed() -> bool:
-    """Whether calls may leave Ray's own connections: not where those are encrypted."""
+    """Whether calls can bypass Ray's own connections: not where those are encrypted."""
     return os.environ.get("RAY_USE_TLS", "0") in ("0", "", "false")

@@ -1,4 +1,4 @@
-"""How a call reaches a replica: what a lane asks of its transport, and what it may be told."""
+"""How a call reaches a replica: the interface of a dispatcher's transport, and its errors."""
 
 from typing import Protocol
 
@@ -6,21 +6,21 @@ from deployments.dispatch.wire import Call, Reply
 
 
 class ReplicaLost(Exception):
-    """The replica died or cannot be reached; the work may be sent elsewhere."""
+    """The replica died or cannot be reached; the work can be sent elsewhere."""
 
 
 class ConnectionLost(ReplicaLost):
-    """The connection to the replica broke, which says nothing of the replica: there may be another
-    way to it.
+    """The connection to the replica broke; the replica itself can still be reachable in another
+    way.
     """
 
 
 class Transport(Protocol):
-    """How a call reaches a replica; raises ReplicaLost when it did not, or died on the way, else
-    what the engine raised.
+    """Sends calls to replicas. Raises ReplicaLost if the replica was not reached or died during the
+    call, otherwise the engine's error.
     """
 
     async def send(self, model: str, call: Call, replica: str) -> Reply: ...
 
     async def wake(self, model: str) -> None:
-        """Ask for a replica of a model that has none; returns when there is one."""
+        """Request a replica of a model that has none; returns when there is one."""

@@ -1,10 +1,10 @@
-"""What travels between a router and a model's replica: one call carries texts of many requests, one
-reply their vectors.
+"""Messages between a router and a model's replica: a call carries texts of many requests, a reply
+their vectors.
 
-Plain tuples of numpy arrays and lists. Over a Serve handle they are pickled; over a socket
-(deployments/dispatch/socket_transport.py) they are packed here: two counts, the arrays as they lie
-in memory, the rest as JSON. Nothing that is unpacked can run code. A reply of `max_rows` rows stays
-below gRPC's default limit of 4 MiB a message, whatever environment the replicas were started with.
+Messages are plain tuples of numpy arrays and lists. Over a Serve handle they are pickled; over a
+socket (deployments/dispatch/socket_transport.py) they are packed here: two counts, the arrays as in
+memory, the rest as JSON. Unpacking never runs code. A reply of `max_rows` rows stays below gRPC's
+default limit of 4 MiB per message, whatever the environment of the replicas.
 """
 
 import struct
@@ -22,7 +22,7 @@ FailureCode = Literal["too_long", "invalid", "expired", "engine"]
 
 
 class Call(NamedTuple):
-    """Texts for one model; `ids` is flat and `lengths` cuts it, or `texts` for engines that take
+    """Texts for one model: flat `ids`, which `lengths` splits, or `texts` for engines that take
     text.
     """
 
@@ -30,10 +30,10 @@ class Call(NamedTuple):
     lengths: npt.NDArray[np.int32]  # (texts,) tokens of each, counted or estimated by the router
     texts: list[str] | None
     input_type: Literal["query", "document"]
-    expires_in_s: list[float | None]  # per text: after this it is worth nothing to its caller
+    expires_in_s: list[float | None]  # per text: after this its vector is worthless
     request_ids: tuple[str, ...] = ()  # of the requests in it, for the replica's log
     traceparent: str | None = None  # W3C's, of the call's span where it is recorded
-    stamped: bool = False  # the reply says when it passed the points of router/stamps.py
+    stamped: bool = False  # the reply has the times of router/stamps.py
 
 
 class Failure(NamedTuple):
@@ -46,7 +46,7 @@ class Failure(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """The vectors of a call, row by row, and what the replica knows of itself."""
+    """The vectors of a call, row by row, and the state of the replica."""
 
     vectors: Vectors  # (texts, native dimensions)
     tokens: list[int]
@@ -56,18 +56,18 @@ class Reply(NamedTuple):
     inference_s: float
     outstanding_tokens: int  # at this replica, from every router, when it replied
     counters: Counters
-    # in the next step when the one that ended did; None: the engine has one in flight
+    # tokens in the next step when this call's step ended; None: one step at a time
     running_tokens: int | None = None
-    stamps: tuple[float, ...] = ()  # at_replica and on, in seconds since 1970
+    stamps: tuple[float, ...] = ()  # from `at_replica` on, in seconds since 1970
 
 
 def stamped(reply: Reply) -> Reply:
-    """The reply, which is back now, where it has stamps."""
+    """Add the current time to the stamps of a reply, if it has any."""
     return reply._replace(stamps=(*reply.stamps, time.time())) if reply.stamps else reply
 
 
 def split_ids(ids: TokenIds, lengths: npt.NDArray[np.int32]) -> list[TokenIds]:
-    """The flat ids of a call as one array a text, without a copy."""
+    """Split the flat ids of a call into one array per text, without a copy."""
     return np.split(ids, np.cumsum(lengths)[:-1])
 
 
@@ -75,7 +75,7 @@ _COUNTS = struct.Struct("<ii")
 
 
 def pack_call(call: Call) -> bytes:
-    """One call as bytes; `unpack_call` makes it again."""
+    """Pack one call as bytes for `unpack_call`."""
     rows, tokens = len(call.lengths), -1 if call.ids is None else len(call.ids)
     parts = [_COUNTS.pack(rows, tokens), np.ascontiguousarray(call.lengths, "<i4").tobytes()]
     if call.ids is not None:
@@ -86,7 +86,7 @@ def pack_call(call: Call) -> bytes:
 
 
 def unpack_call(data: bytearray) -> Call:
-    """The call in `data`, which its arrays keep alive; raises ValueError where it is none."""
+    """Unpack the call in `data`, which its arrays keep alive. Raises ValueError for other data."""
     rows, tokens = _counts(data)
     lengths = np.frombuffer(data, "<i4", rows, _COUNTS.size)
     end = _COUNTS.size + 4 * rows
@@ -98,9 +98,9 @@ def unpack_call(data: bytearray) -> Call:
 
 
 def pack_reply(reply: Reply) -> bytes:
-    """One reply as bytes; `unpack_reply` makes it again."""
+    """Pack one reply as bytes for `unpack_reply`."""
     rows, width = reply.vectors.shape
-    more: tuple[float | None, ...] = ()  # without, the reply is as version 0.1 wrote it
+    more: tuple[float | None, ...] = ()  # without these, the reply is as in version 0.1
     if reply.running_tokens is not None or reply.stamps:
         more = (reply.running_tokens, *reply.stamps)
     rest = orjson.dumps(
@@ -121,8 +121,8 @@ def pack_reply(reply: Reply) -> bytes:
 
 
 def unpack_reply(data: bytearray) -> Reply:
-    """The reply in `data`, which its vectors keep alive and may be written to; raises ValueError
-    where it is none.
+    """Unpack the reply in `data`, which its writable vectors keep alive. Raises ValueError for
+    other data.
     """
     rows, width = _counts(data)
     vectors = np.frombuffer(data, "<f4", rows * width, _COUNTS.size).reshape(rows, width)
