@@ -43,7 +43,7 @@ class Vocabulary(Protocol):
 class Name(NamedTuple):
     """The parsed text of `model`."""
 
-    model: str | None = None  # a model or a tier; None where a collection is named
+    model: str | None = None  # a model or a tier; None if a collection is named
     space: str | None = None  # a collection or MODEL/DIMENSIONS
     side: Side | None = None
     budget_ms: float | None = None

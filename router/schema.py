@@ -201,7 +201,7 @@ class EmbeddingsRequest(NamedTuple):
     input_type: InputType | None = None
     instruction: str | None = None
     language: str | None = None
-    truncate: Truncate | None = None  # None: as the collection says, else none
+    truncate: Truncate | None = None  # None: the setting of the collection, else none
     priority: Priority = "interactive"
     sources: Mapping[str, Source] | None = None  # of its settings, where they were looked up
     space_within: str | None = None  # the one of several spaces of the collection in `space`

@@ -82,8 +82,8 @@ class Tokenizer(Protocol):
     def unread(
         self, texts: Sequence[str], tokens: Tokens, before: str, after: str
     ) -> list[float] | None:
-        """The share of unknown tokens in each text; None if all are known. `tokens` are those of
-        the texts between `before` and `after`.
+        """The share of each text's own tokens that the tokenizer does not know; None if it knows
+        all. `tokens` are those of the texts between `before` and `after`.
         """
 
     def offsets(self, text: str) -> list[tuple[int, int]] | None:
