@@ -52,7 +52,9 @@ class Gatherer:
         self.coalesced = 0  # texts that waited for another request's
 
     async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Rows:
-        """Raises RouterError when a text has no vector by `deadline_s` (dispatcher's clock)."""
+        """Return all rows. Raises RouterError if one is missing at `deadline_s`, which is on the
+        dispatcher's clock.
+        """
         dispatcher, digests = self._dispatcher, prepared.digests
         entries = self._cache.get_many(dispatcher.model, digests)
         if self._shared is not None and None in entries:

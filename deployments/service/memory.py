@@ -8,7 +8,7 @@ import asyncio
 import ctypes
 from contextlib import suppress
 
-LARGE = 1_000_000  # characters or bytes; the least size that is trimmed after
+LARGE = 1_000_000  # characters or bytes, from which memory is returned
 AFTER_S = 1.0  # so that many large requests cause one trim
 
 _waiting: set[asyncio.AbstractEventLoop] = set()

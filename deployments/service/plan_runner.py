@@ -83,8 +83,8 @@ class PlanRunner:
             ) from None  # the caller's limit, not the time left here
 
     def learn(self, plan: Plan, model: str, got: Rows, cut: bool) -> float:
-        """Learn from the actual time compared with the predicted one, and return it. `cut`: texts
-        were cut.
+        """Learn from the actual time against the predicted one, and return the actual one. `cut`:
+        texts were cut.
         """
         now, decision = self._clock(), plan.decision
         total_s = now - plan.arrived_s

@@ -393,7 +393,7 @@ def _exceeds(text: str, side: Side, tokenizer: Tokenizer, most: int) -> bool:
 
 
 def _check_prompts(texts: int, characters: int, instruction: str | None, limits: Limits) -> None:
-    """Raise InvalidValue before prompts make a short body too long."""
+    """Raise InvalidValue before prompts are built: a short body must not become a long one."""
     if texts * characters > (most := limits.max_prompt_characters):
         raise InvalidValue(
             f"{texts} texts with a prompt of {characters} characters each have "

@@ -339,7 +339,7 @@ class Reranking:
         )
 
     def _tier_of(self, model: str, wanted: Constraints) -> str | None:
-        """The tier of a reranker: the request's, if the reranker has that one among others."""
+        """The tier of a reranker: the request's, if it has that one, otherwise its first."""
         tiers = [tier for tier, id in self._args.rerank_tiers.items() if id == model]
         return wanted.tier if wanted.tier in tiers else next(iter(tiers), None)
 

@@ -24,7 +24,7 @@ SHORT_TOKENS, LONG_TOKENS = 64, 512  # thresholds of `by-length`
 
 
 class Fit(NamedTuple):
-    """A model that may serve a request, and its predicted times."""
+    """A model that can serve a request, and its predicted times."""
 
     name: str
     rank: int

@@ -67,7 +67,7 @@ class Burst(Section):
 
 
 class Traffic(Section):
-    """What arrives, and when."""
+    """The requests that arrive, and their rate."""
 
     # a rate, or rates by hour with linear interpolation
     requests_per_s: PositiveFloat | dict[NonNegativeFloat, NonNegativeFloat] | None = None

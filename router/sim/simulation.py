@@ -1,6 +1,6 @@
 """The event loop: one heap and one virtual clock.
 
-    ARRIVE     a request, from the iterator of arrivals: only the next one is held
+    ARRIVE     a request arrives; only the next one is held in memory
     STEP_DONE  a step of a replica ends: its calls are answered, and the next step begins
     TIMER      a dispatcher's timer ends (calls gathered long enough, hanging calls, ejections)
     REPORT     replicas report their outstanding tokens, if the scenario enables it

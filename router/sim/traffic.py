@@ -21,7 +21,7 @@ LANGUAGES, BUDGETS, LENGTHS = 1 << 8, 1 << 8, 1 << 22  # the range of each in a 
 
 
 class Piece(NamedTuple):
-    """A part of a request that travels as one chunk."""
+    """A part of a request that is sent as one chunk."""
 
     lengths: npt.NDArray[np.int32]
     tokens: int

@@ -220,7 +220,7 @@ class Upload:
 
     def abandon(self) -> None:
         """Remove everything that was uploaded."""
-        with suppress(OSError):  # the disk may be full
+        with suppress(OSError):  # the disk can be full
             self._stream.close()
         shutil.rmtree(self._place, ignore_errors=True)
 
