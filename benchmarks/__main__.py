@@ -11,6 +11,7 @@ NAMES = (
     "batch_jobs",
     "budgets",
     "chaos",
+    "clients",
     "data_plane",
     "decide",
     "device",

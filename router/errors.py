@@ -310,6 +310,7 @@ class RequestTooLarge(RouterError):
     """The body has more bytes than the service reads."""
 
     status, code = 413, "request_too_large"
+    SMALLER = ", or ask for encoding_format base64 or fewer dimensions"
 
     def __init__(self, limit: int, then: str = "send its texts in several requests") -> None:
         super().__init__(f"the body is larger than {limit} bytes; {then}")
@@ -321,8 +322,8 @@ class RequestTooLarge(RouterError):
         error.param = "input"
         error.message = (
             f"the answer would have about {size} bytes and may have {limit} "
-            "(limits.max_answer_bytes); send the texts in several requests, or ask for "
-            "encoding_format base64 or fewer dimensions"
+            "(limits.max_answer_bytes); send the texts in several "
+            f"requests{field(cls.SMALLER)}"
         )
         return error
 

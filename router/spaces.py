@@ -31,6 +31,8 @@ from router.names import ambiguities
 from router.schema import EmbeddingsRequest, Side, Truncate
 from router.space import Space
 
+SPACE = '"space"'
+OR_MODEL = ', or a model id in "model"'
 _TIERS = frozenset(tier.value for tier in Tier)
 
 
@@ -218,9 +220,8 @@ class Catalogue:
         if self.requires_space:
             example = self.space_of(self._in_order[0])
             raise InvalidValue(
-                'this service answers only requests that name their vector space; send "space", '
-                f'for example "{example}", '
-                'or a model id in "model"',
+                "this service answers only requests that name their vector space; send "
+                f'{field(SPACE)}, for example "{example}"{field(OR_MODEL)}',
                 "space",
             )
         target = self.tiers.get(tier)
@@ -363,7 +364,7 @@ class Catalogue:
         self, request: EmbeddingsRequest, collection: NamedSpace, wished: str | None, what: str
     ) -> tuple[Encoder, ...]:
         """The encoders of all spaces that a query can be sent to."""
-        listed, send = ", ".join(map(str, collection.spaces)), field('"space"')
+        listed, send = ", ".join(map(str, collection.spaces)), field(SPACE)
         if request.side != "query" or request.texts is None:
             raise SpaceConflict(
                 f"collection {collection.name!r} has an index in each of {listed}: send "
@@ -403,7 +404,8 @@ class Catalogue:
         model = self.find(space.model, "space")
         if (own := self.models[model].space_of) is not None:
             raise InvalidValue(
-                f'{model} has no space of its own, its vectors are of {own}: send "space": "{own}"',
+                f"{model} has no space of its own, its vectors are of {own}: send "
+                f'{field(SPACE)}: "{own}"',
                 "space",
             )
         return Space(model, space.dimensions)

@@ -157,6 +157,8 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(config, dict) or not config.get("applications"):
         raise click.ClickException(f"{path} is no Serve config: it has no `applications:`")
+    if not isinstance(config["applications"], list):
+        raise click.ClickException(f"{path}: `applications` must be a list")
     return config
 
 
@@ -165,8 +167,10 @@ def _open(path: Path, config: dict[str, Any]) -> None:
     from deployments.launch.serve_config import IMPORT_PATHS
 
     for application in config["applications"]:
-        if application.get("import_path") in IMPORT_PATHS:
-            args = application.get("args") or {}
+        if not isinstance(application, dict) or application.get("import_path") not in IMPORT_PATHS:
+            continue
+        args = application.get("args") or {}
+        if isinstance(args, dict):  # `_check` reports what else it is
             if args.get("keys"):
                 raise StartError(f"{path} has `keys:`, so its callers need one: remove --auth none")
             application["args"] = {**args, "auth": "none"}

@@ -7,7 +7,7 @@ from pydantic import Field, WithJsonSchema
 
 from router.config import Limits
 from router.encoding import AS_NUMBER, json_rows, quantise
-from router.errors import AmbiguousTokenIds, InvalidValue, RouterError
+from router.errors import AmbiguousTokenIds, InvalidValue, RequestTooLarge, RouterError
 from router.ignoring import Ignore
 from router.schema import EncodingFormat, InputType, Truncate
 from router.shapes.form import (
@@ -20,6 +20,7 @@ from router.shapes.form import (
     given_of,
     read_body,
 )
+from router.spaces import OR_MODEL, SPACE
 from router.synonyms import ANY_CASE
 
 
@@ -88,7 +89,10 @@ NAMES = {
     "input": "texts",
     "dimensions": "output_dimension",
     '{"input": "text"}': '{"texts": ["text"]}',
-    '"space"': '"model"',
+    SPACE: '"model"',
+    OR_MODEL: "",
+    RequestTooLarge.SMALLER: ', or ask for "embedding_types": ["base64"] or a smaller '
+    "output_dimension",
     AmbiguousTokenIds.WITH_IDS: "",
 }
 COHERE = Form(_read, Errors(_render, NAMES))

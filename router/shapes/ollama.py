@@ -7,10 +7,11 @@ from pydantic import Field, WithJsonSchema
 
 from router.config import Limits
 from router.encoding import json_rows
-from router.errors import AmbiguousTokenIds, RouterError
+from router.errors import AmbiguousTokenIds, RequestTooLarge, RouterError
 from router.ignoring import Ignore
 from router.schema import INPUT_SCHEMA
 from router.shapes.form import Errors, Form, Incoming, Made, ShapeBody, given_of, read_body
+from router.spaces import OR_MODEL, SPACE
 
 _TAG = ":latest"
 
@@ -56,7 +57,9 @@ def _render(error: RouterError) -> bytes:
 NAMES = {
     '{"input": "text"}': '{"model": "auto", "input": "text"}',
     '"truncate": "end"': '"truncate": true',
-    '"space"': '"model"',
+    SPACE: '"model"',
+    OR_MODEL: "",
+    RequestTooLarge.SMALLER: ", or ask for fewer dimensions",
     '"input_type": "query"': "a name that ends in -query",
     AmbiguousTokenIds.WITH_IDS: "",
 }

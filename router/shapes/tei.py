@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema
 from router.body_errors import explain_problem
 from router.config import Limits
 from router.encoding import json_rows
-from router.errors import AmbiguousTokenIds, InvalidValue, RouterError
+from router.errors import AmbiguousTokenIds, InvalidValue, RequestTooLarge, RouterError
 from router.ignoring import Ignore, unknown
 from router.schema import FIELDS, INPUT_SCHEMA
 from router.shapes.form import (
@@ -23,6 +23,7 @@ from router.shapes.form import (
     given_of,
     read_body,
 )
+from router.spaces import OR_MODEL, SPACE
 from router.synonyms import ANY_CASE
 
 Direction = Annotated[Literal["left", "right"], ANY_CASE]
@@ -110,7 +111,9 @@ def _render(error: RouterError) -> bytes:
 
 _NAMES = {
     '"truncate": "end"': '"truncate": true',
-    '"space"': "the header X-Embedding-Space",
+    SPACE: "the header X-Embedding-Space",
+    OR_MODEL: "",
+    RequestTooLarge.SMALLER: ", or ask for fewer dimensions",
     "input_type": "prompt_name",
     '"input_type": "query"': '"prompt_name": "query"',
     AmbiguousTokenIds.WITH_IDS: "",

@@ -283,6 +283,62 @@ def test_what_limits_and_collections_refuse_is_in_the_words_of_each_api() -> Non
             assert says in error, error
 
 
+def message(answer: httpx.Response) -> str:
+    error = answer.json().get("error", answer.json())
+    return error if isinstance(error, str) else str(error["message"])
+
+
+LARGE: list[tuple[str, str]] = [
+    ("embed", "encoding_format base64 or fewer dimensions"),
+    ("azure_embed", "encoding_format base64 or fewer dimensions"),
+    ("cohere_embed", '"embedding_types": ["base64"] or a smaller output_dimension'),
+    ("ollama_embed", "fewer dimensions"),
+    ("tei_embed", "fewer dimensions"),
+]
+
+
+def test_what_makes_an_answer_smaller_is_a_field_of_each_api() -> None:
+    assert {handler for handler, _ in LARGE} == FORMS.keys()
+    with (
+        served(ARGS | {"limits": {"max_answer_bytes": 100}}) as (url, _),
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        for handler, says in LARGE:
+            path, body = BODIES[handler]
+            answer = client.post(path, json=body)
+            assert answer.status_code == 413, answer.text
+            assert is_error_of(handler, answer)
+            assert message(answer).endswith(f"in several requests, or ask for {says}")
+
+
+def test_a_space_that_is_required_is_sent_in_a_field_of_each_api() -> None:
+    sent = {
+        "embed": '"space", for example "{}", or a model id in "model"',
+        "cohere_embed": '"model", for example "{}"',
+        "ollama_embed": '"model", for example "{}"',
+        "tei_embed": 'the header X-Embedding-Space, for example "{}"',
+    }
+    with (
+        served(ARGS | {"routing": {"require_space": True}}) as (url, _),
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        for handler, says in sent.items():
+            path, body = BODIES[handler]
+            body = {name: value for name, value in body.items() if name != "model"}
+            answer = client.post(path, json=body)
+            assert answer.status_code == 400, answer.text
+            said = message(answer)
+            space = said.split('example "')[1].split('"')[0]
+            assert said.endswith(f"send {says.format(space)}"), said
+            # what it says is answered
+            if handler == "tei_embed":
+                answer = client.post(path, json=body, headers={"x-embedding-space": space})
+            else:
+                name = "space" if handler == "embed" else "model"
+                answer = client.post(path, json=body | {name: space})
+            assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize(("handler", "body", "status", "says"), REFUSED)
 def test_an_error_has_the_form_of_its_api(
     http: httpx.Client, handler: str, body: dict[str, Any], status: int, says: str

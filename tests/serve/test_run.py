@@ -302,6 +302,30 @@ def test_neither_all_nor_nobody_is_let_in_by_accident(
     assert sentence in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"args": "x"}, "applications[0]"),
+        ({"args": ["x"]}, "applications[0]"),
+        ("x", "applications[0]"),
+        (None, "`applications` must be a list"),
+    ],
+    ids=["text", "list", "no-application", "no-list"],
+)
+def test_what_is_no_config_is_named_where_keys_are_left_out(
+    tmp_path: Path, config: object, sentence: str
+) -> None:
+    if isinstance(config, dict):
+        config = {"name": "embeddings", "import_path": "deployments.app:build_app"} | config
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump({"applications": [config] if config else 5}))
+    command = [sys.executable, "-m", "router.cli", "run", "--port", str(free_port())]
+    command += ["--auth", "none", "--config", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_S)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert sentence in done.stderr
+
+
 @pytest.mark.serve
 def test_a_service_whose_ray_dies_starts_again_and_says_why(start: Start) -> None:
     instance = start({"word": "again"}, free_port())

@@ -1,5 +1,6 @@
 """JavaScript clients, installed once beside the Python environment, and scripts that use them."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -7,8 +8,12 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "benchmarks" / "node"
 HOME = Path(sys.prefix) / "node-clients"
-# what npm says where its registry cannot be reached
-_UNREACHABLE = ("ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "EAI_AGAIN", "E403", "E503")
+_CODE = re.compile(r"^npm (?:error|ERR!) code (\S+)", re.M)
+# codes of a registry that cannot be reached or refuses: of the network, of HTTP, of TLS
+_UNREACHABLE = re.compile(
+    r"E(CONN|AI_|NET|HOST|PIPE|PROTO|NOTFOUND|ADDRNOTAVAIL|[A-Z]*TIMEDOUT|[A-Z]*TIMEOUT).*"
+    r"|E[45]\d\d|FETCH_ERROR|(UND_)?ERR_(SOCKET|SSL|TLS|STREAM|PROXY).*|.*CERT.*|.*LEAF_SIGNATURE"
+)
 
 
 class Unreachable(Exception):
@@ -23,14 +28,20 @@ def modules() -> Path:
         HOME.mkdir(exist_ok=True)
         for name in ("package.json", "package-lock.json", ".npmrc"):
             shutil.copy(PACKAGE / name, HOME)
-        npm = [_program("npm"), "ci", "--no-audit", "--no-fund"]
+        npm = [_program("npm"), "ci", "--no-audit", "--no-fund", "--fetch-retries=0"]
+        npm.append("--fetch-timeout=20000")
         done = subprocess.run(npm, cwd=HOME, capture_output=True, text=True)
-        if done.returncode and any(word in done.stderr for word in _UNREACHABLE):
-            raise Unreachable(done.stderr)
         if done.returncode:
-            raise RuntimeError(f"npm ci failed:\n{done.stderr}")
+            raise failure(done.stderr)
         shutil.copy(lock, installed)
     return HOME
+
+
+def failure(said: str) -> Exception:
+    """The error for what a failed `npm ci` said; what is not the registry's is a RuntimeError."""
+    if any(map(_UNREACHABLE.fullmatch, _CODE.findall(said))):
+        return Unreachable(said)
+    return RuntimeError(f"npm ci failed:\n{said}")
 
 
 def run(script: str, *arguments: str) -> str:

@@ -16,6 +16,7 @@ import yaml
 from ray.scripts.scripts import cli as ray_cli
 from ray.serve.scripts import cli as serve_cli
 
+from benchmarks.__main__ import NAMES
 from deployments.launch.serve_config import check
 from router.cli import main as own_cli
 
@@ -181,6 +182,7 @@ def test_benchmarks_and_their_options_exist() -> None:
         name, *words = command[3:] or ["--help"]
         if name == "NAME" or name.startswith("-"):
             continue
+        assert name in NAMES, f"{where}: {' '.join(command)}"
         main = import_module(f"benchmarks.{name}").main
         wrong = unknown_option(main, words) if isinstance(main, click.Command) else None
         assert wrong is None, f"{where}: {' '.join(command)} has no {wrong}"
