@@ -1,7 +1,7 @@
 # The image of every pod with GPUs, of the routers and of the head (configs/kuberay.yaml). One stage: torch brings its own CUDA,
 # so no CUDA image is needed, only a driver 580 or newer on the host.
 #
-#   docker build -t ghcr.io/your-organisation/embedding-router:0.1.0 .
+#   docker build -t ghcr.io/your-organisation/embedding-router:0.2.0 .
 #
 # With weights inside, for nodes that should not download them (commits as in the config; HF_HOME is then /opt/models):
 #   docker build --build-arg MODELS="Qwen/Qwen3-Embedding-0.6B@97b0c614be4d77ee51c0cef4e5f07c00f9eb65b3" ...

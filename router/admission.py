@@ -66,7 +66,8 @@ class Admission:
         `coming` is the interactive and bulk tokens that will arrive soon; they count as waiting.
         Work of other keys counts only if it is sent before that of `sender` (None: all of it).
         """
-        waiting = self._ledger.waiting_tokens(self._queues.model, sender) + coming[0]
+        before = None if bulk else sender  # bulk waits for interactive work of all keys
+        waiting = self._ledger.waiting_tokens(self._queues.model, before) + coming[0]
         bulk_tokens = self._queues.bulk.before(sender) + coming[1]
         same = bulk_tokens if bulk else waiting
         if same and same + tokens > self._limits.max_queued_tokens:

@@ -49,6 +49,8 @@ class Queues(Generic[C]):
         self.bulk = Waiting()
         self._small = [0, 0]  # tokens of small chunks: interactive, bulk
         self._many = [0, 0]  # chunks of each kind, including dead ones
+        # interactive tokens of each kind that can go to no replica with room now
+        self.stuck = [0, 0]
 
     @property
     def tokens(self) -> int:
@@ -110,7 +112,12 @@ class Queues(Generic[C]):
             while queue and queue.first().failed_at == replica:
                 found.append(queue.popleft())
         self._many[kind] -= len(found)
+        self.stuck[kind] = sum(chunk.tokens for chunk in found if chunk.waiting and not chunk.bulk)
         return found
+
+    def needs_free(self, kind: int) -> bool:
+        """Whether the next chunk is bulk that is not due: it goes only where it delays nothing."""
+        return self.first(kind).bulk and not self._due(kind)
 
     def called(self, chunks: Sequence[C], seconds: float, free: bool) -> None:
         """Record that the chunks just taken go to a replica for so long; `free`: it has no
@@ -128,7 +135,7 @@ class Queues(Generic[C]):
 
     @property
     def _interactive_waits(self) -> bool:
-        return self._ledger.waiting_tokens(self.model) > 0
+        return self._ledger.waiting_tokens(self.model) > sum(self.stuck)
 
     def _due(self, kind: int) -> bool:
         """Whether bulk of this kind can go beside interactive work: it is bulk's turn, and not that
@@ -163,8 +170,10 @@ class Queues(Generic[C]):
         """Take one chunk for a replica (`free` as for `called`), or none if none can go there."""
         for queue in self._in_order(LARGE, free):
             while queue:
-                chunk = self._next(queue)
-                if self._alive(chunk, now):
+                chunk = queue.first()
+                alive = self._alive(chunk, now)  # first: a key pays for no dead chunk
+                self._next(queue)
+                if alive:
                     return [chunk]
         return []
 
@@ -193,8 +202,9 @@ class Queues(Generic[C]):
                     or (chunk.bulk and size is not None and size.exceeded(count, bulk_sq, texts))
                 ):
                     return self._interactive_first(chunks)
+                alive = self._alive(chunk, now)
                 self._next(queue)
-                if self._alive(chunk, now):
+                if alive:
                     chunks.append(chunk)
                     tokens, rows = count, texts
                     text_bytes += chunk.text_bytes

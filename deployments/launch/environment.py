@@ -3,8 +3,8 @@
 The folder is swept once the instance is gone. Ray Serve reads its switches from the environment
 when it is imported. Three of the choices made here need a reason:
 
-- HAProxy and throughput mode answer about seven times as many requests as Serve's Python proxy;
-  they are used where HAProxy runs.
+- Serve's Python proxy takes about four times the processor time of a short request
+  (`python -m benchmarks fronts`). HAProxy and throughput mode are used where HAProxy runs.
 - Ray listens on every interface, whatever host Serve gets, and anyone who reaches it can run code.
   Each instance therefore gets a secret token of its own. Set RAY_AUTH_MODE to choose otherwise.
 - Everything that has a fixed port or path gets one of this instance's own. Otherwise a second

@@ -201,7 +201,7 @@ class Host:
         }
         keep = [row for row in range(len(call.lengths)) if row not in failed]
         if not keep:
-            return self._reply(call, None, keep, failed, 0.0, 0.0)
+            return self._reply(call, None, keep, failed, 0.0, 0.0, tokens)
         ids = split_ids(call.ids, call.lengths) if call.ids is not None else None
         batch = Batch(
             ids=[ids[row] for row in keep] if ids is not None else None,

@@ -53,7 +53,9 @@ class ScoreIdentity(Identity):
         self._name, self._pairs, probes = name, pairs, probes_of_pairs(pairs)
         # another server can change its weights at any time
         self._first = None if config is not None or reranker.engine.runs_elsewhere else first
-        reads = [getattr(reranker.engine, "source", None), reranker.revision, reranker.score_kind]
+        # corrected overrides of a model make other scores
+        settings = [getattr(reranker.engine, name, None) for name in ("source", "args")]
+        reads = [*settings, reranker.revision, reranker.score_kind]
         self._key = f"{name}/scores/{digest_of_probes(probes, reads)}"
         nothing = np.zeros((len(probes), 1), np.float32)
         every_s = EVERY_S if config is None else config.every_s

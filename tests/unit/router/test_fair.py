@@ -152,6 +152,87 @@ def test_bulk_goes_where_nothing_interactive_is_in_hand() -> None:
     machine.close()
 
 
+def test_bulk_goes_beside_interactive_work_where_calls_are_worked_on_side_by_side() -> None:
+    machine = DispatchMachine("a", "b", curve=LINE, steps=False)
+    for _ in range(2):
+        machine.submit(20)
+    assert {call.replica for call in machine.open} == {"a", "b"}
+    machine.submit(*[1000] * 12, bulk=True)
+    assert sum(call.chunks[0].bulk for call in machine.open) == 4  # all slots of large calls
+    machine.answer_all()
+    machine.close()
+
+
+def test_bulk_is_admitted_by_the_interactive_work_of_all_keys() -> None:
+    machine = DispatchMachine("a", curve=LINE)
+    machine.submit(*[400] * 80, sender=ONE)
+    admission, soon = machine.state.admission, machine.now + 0.5
+    assert admission.refusal(20, soon, True, machine.now, sender=OTHER) is not None
+    assert admission.refusal(20, soon, False, machine.now, sender=OTHER) is None
+    machine.answer_all()
+    machine.close()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_bulk_uses_every_replica_without_interactive_work(seed: int) -> None:
+    machine = DispatchMachine("a", "b", "c", "d", curve=LINE, seed=seed)
+    busy = machine.submit(20)[0]
+    machine.submit(*[1000] * 20, bulk=True)
+    assert busy.call is not None
+    others = {"a", "b", "c", "d"} - {busy.call.replica}
+    assert others <= {call.replica for call in machine.open if call.chunks[0].bulk}
+    machine.answer_all()
+    machine.close()
+
+
+@pytest.mark.parametrize("tokens", [20, 1000])
+def test_a_text_that_waits_for_another_replica_holds_up_no_bulk(tokens: int) -> None:
+    machine = DispatchMachine("a", "b", curve=LINE, calls_in_flight=1)
+    first, second = machine.submit(20)[0], machine.submit(20)[0]
+    assert first.call is not None
+    assert second.call is not None
+    failed = first.call
+    machine.fail(failed)  # the chunk waits for the other replica, which does not answer
+    assert not first.done
+    for _ in range(3):
+        machine.submit(tokens, bulk=True)
+        (call,) = [one for one in machine.open if one is not second.call]
+        assert call.replica == failed.replica
+        assert call.chunks[0].bulk
+        machine.answer(call)
+    machine.answer_all()
+    machine.close()
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+def test_large_texts_have_turns_where_one_call_is_in_flight(bulk: bool) -> None:
+    machine = DispatchMachine("a", curve=LINE, calls_in_flight=1, bulk_share=0.2)
+    machine.submit(10)
+    large = machine.submit(900, bulk=bulk)[0]
+    for _ in range(12):  # a small text comes during each call
+        machine.submit(10)
+        machine.answer(machine.open[0])
+        if large.call is not None:
+            break
+    assert large.call is not None
+    machine.answer_all()
+    machine.close()
+
+
+def test_a_key_pays_for_no_text_that_expired() -> None:
+    machine = DispatchMachine("a", curve=LINE, calls_in_flight=1)
+    machine.submit(900)
+    machine.submit(*[20] * 40, sender=ONE, deadline_s=machine.now + 1.0)
+    machine.submit(*[20] * 60, sender=ONE)
+    machine.submit(*[20] * 100, sender=OTHER)
+    machine.move(2.0)
+    machine.answer(machine.open[0])
+    keys = Counter(chunk.sender.key for chunk in machine.open[0].chunks)
+    assert keys == {"one": 25, "other": 25}
+    machine.answer_all()
+    machine.close()
+
+
 WAITS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 500)), max_size=30)
 
 
