@@ -53,34 +53,34 @@ class AdapterUse(TypedDict):
 
 @described
 class _Decided(TypedDict):
-    """What was decided for a request."""
+    """The routing decision for a request."""
 
     model: str
     """The model that read the texts."""
     tier: TierName
     """The tier that this model stands for."""
     reason: ReasonLabel
-    """Why this model: pinned, tier, rule:NAME, auto, quality, context, unavailable, budget, load or
-    late."""
+    """Why this model: pinned, tier, rule:NAME, auto, quality, context, unavailable, budget
+    or late."""
     language: str | None
     """ISO 639-1 code of the texts, null where it is not known."""
     tokens: int
-    """What the model read, prompts and special tokens included."""
+    """Tokens that the model read, including prompts and special tokens."""
     degraded: bool
     """The model has fewer points of quality for this text than the target; where the config gives
     no figure, it is smaller."""
     cached: int
-    """How many of the texts were known already."""
+    """The number of texts whose vectors came from the cache."""
 
 
 @described
 class Routing(_Decided):
-    """The `routing` object of a response: what was decided for it."""
+    """The `routing` object of a response: the routing decision."""
 
     space: str
     """MODEL/DIMENSIONS: only vectors of the same space may be compared."""
     predicted_ms: float | None
-    """What the router expected the answer to take."""
+    """The predicted duration of the request."""
     truncated: Annotated[list[int], _default([])]
     """Indices of the texts that were cut."""
     adapter: Annotated[AdapterUse | None, _default(None)]
@@ -112,7 +112,7 @@ class _Embedding(TypedDict):
 
 
 class EmbeddingsResponse(TypedDict):
-    """OpenAI's answer, and how the request was routed."""
+    """OpenAI's response with the routing decision."""
 
     object: Literal["list"]
     data: list[_Embedding]
@@ -138,15 +138,15 @@ class RerankResult(TypedDict):
 
 
 class RerankUsage(_Usage):
-    """What the model read."""
+    """Tokens that the model read."""
 
 
 @described
 class RerankRouting(_Decided):
-    """What was decided for the request."""
+    """The routing decision for the request."""
 
     predicted_ms: float
-    """What the router expected the answer to take."""
+    """The predicted duration of the request."""
     score: Score
     """What the scores are."""
     truncated: list[int]
@@ -235,7 +235,7 @@ class Route(TypedDict):
 
 @described
 class Model(TypedDict):
-    """Something that `model` may be."""
+    """A name that `model` accepts."""
 
     id: str
     object: Literal["model"]
@@ -253,7 +253,7 @@ class Model(TypedDict):
 
 
 class ModelList(TypedDict):
-    """Everything that `model` may be."""
+    """The names that `model` accepts."""
 
     object: Literal["list"]
     data: list[Model]
@@ -267,6 +267,6 @@ class _Problem(TypedDict):
 
 
 class Error(TypedDict):
-    """What every answer is that is not 200."""
+    """The body of every response that is not 200."""
 
     error: _Problem

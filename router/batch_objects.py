@@ -26,7 +26,7 @@ class FileObject(Published):
 
 
 class FileDeleted(Published):
-    """A file is gone."""
+    """The response to a deleted file."""
 
     id: str
     object: Literal["file"] = "file"

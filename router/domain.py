@@ -14,9 +14,8 @@ UNKNOWN_LANGUAGE = "unknown"
 
 
 class Tier(StrEnum):
-    """The quality tier of a request.
-
-    The config maps each tier to a model, except AUTO, for which the rules decide.
+    """The quality tier of a request. The config maps each tier to a model, except `auto`, for which
+    the routing rules choose the model.
     """
 
     FAST = "fast"
@@ -26,7 +25,9 @@ class Tier(StrEnum):
 
 
 class OnMiss(StrEnum):
-    """The action for a request that no allowed model can answer within its latency budget."""
+    """What happens if no allowed model is predicted to meet the latency budget: `degrade` uses the
+    fastest model, `serve` uses the model of the tier or rule, and `reject` returns 503.
+    """
 
     DEGRADE = "degrade"
     SERVE = "serve"

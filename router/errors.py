@@ -63,13 +63,13 @@ class InvalidJson(RouterError):
 
 
 class InvalidValue(RouterError):
-    """A field has a value that it cannot have, or is missing."""
+    """A field is missing or has an invalid value."""
 
     status, code = 400, "invalid_value"
 
 
 class UnknownField(RouterError):
-    """A top-level key that the contract does not have."""
+    """The request has a top-level field that the API does not define."""
 
     status, code = 400, "unknown_field"
 
@@ -82,8 +82,8 @@ class UnknownField(RouterError):
 
 
 class AmbiguousTokenIds(RouterError):
-    """Token ids of which nobody said whose they are: another model's ids would give wrong vectors
-    without an error.
+    """The input holds token ids, and the request does not name the model that they belong to.
+    Embedded by another model, they would give wrong vectors without an error.
     """
 
     status, code = 400, "ambiguous_token_ids"
@@ -104,7 +104,7 @@ class AmbiguousTokenIds(RouterError):
 
 
 class DimensionsNotSupported(RouterError):
-    """No model that the request leaves open gives vectors of this size."""
+    """No model that the request allows can return vectors of this size."""
 
     status, code = 400, "dimensions_not_supported"
 
@@ -118,7 +118,7 @@ class DimensionsNotSupported(RouterError):
 
 
 class ContextLengthExceeded(RouterError):
-    """One text has more tokens than the model reads, and `truncate` is none."""
+    """A text has more tokens than the model can read, and `truncate` is none."""
 
     status, code = 400, "context_length_exceeded"
 
@@ -132,7 +132,7 @@ class ContextLengthExceeded(RouterError):
 
 
 class MaxTokensPerRequest(RouterError):
-    """All texts together have more tokens than one request may."""
+    """The texts together have more tokens than one request can have."""
 
     status, code = 400, "max_tokens_per_request"
 
@@ -149,7 +149,7 @@ class MaxTokensPerRequest(RouterError):
 
 
 class InvalidApiKey(RouterError):
-    """No key, or one that is not valid; the message does not say which keys are."""
+    """The API key is missing or not valid. The message does not say which keys are valid."""
 
     status, code = 401, "invalid_api_key"
 
@@ -162,7 +162,7 @@ class InvalidApiKey(RouterError):
 
 
 class TierNotAllowed(RouterError):
-    """The key may not use what the request asks for."""
+    """The API key does not permit the requested model or tier."""
 
     status, code = 403, "tier_not_allowed"
 
@@ -173,7 +173,7 @@ class TierNotAllowed(RouterError):
 
 
 class CollectionNotAllowed(RouterError):
-    """The key may not use this collection."""
+    """The API key does not permit this collection."""
 
     status, code = 403, "collection_not_allowed"
 
@@ -189,7 +189,7 @@ class CollectionNotAllowed(RouterError):
 
 
 class PriorityNotAllowed(RouterError):
-    """The key may not use this priority."""
+    """The API key does not permit this priority."""
 
     status, code = 403, "priority_not_allowed"
 
@@ -202,7 +202,7 @@ class PriorityNotAllowed(RouterError):
 
 
 class OriginNotAllowed(RouterError):
-    """A web page of another origin sent a request to a service that is open on its own machine."""
+    """A service without keys received a request from a web page of another origin."""
 
     status, code = 403, "origin_not_allowed"
 
@@ -214,7 +214,7 @@ class OriginNotAllowed(RouterError):
 
 
 class AdminKeyRequired(RouterError):
-    """What other callers did is shown to admin keys only."""
+    """The path shows requests of other callers, so it needs an admin key."""
 
     status, code = 403, "admin_key_required"
 
@@ -226,7 +226,7 @@ class AdminKeyRequired(RouterError):
 
 
 class NotFound(RouterError):
-    """No such path."""
+    """Nothing exists at this path."""
 
     status, code = 404, "not_found"
 
@@ -249,7 +249,7 @@ class NotFound(RouterError):
 
 
 class ModelNotFound(RouterError):
-    """No model, tier or alias of this name."""
+    """No model, tier or alias has this name."""
 
     status, code = 404, "model_not_found"
 
@@ -261,7 +261,7 @@ class ModelNotFound(RouterError):
 
 
 class MethodNotAllowed(RouterError):
-    """The path exists and has other methods."""
+    """The path exists, but does not support this method."""
 
     status, code = 405, "method_not_allowed"
 
@@ -274,8 +274,8 @@ class MethodNotAllowed(RouterError):
 
 
 class RequestTimeout(RouterError):
-    """The client took too long to send its body; the connection ends with the answer, or it could
-    go on sending.
+    """The client took too long to send its body. The service closes the connection after the
+    response.
     """
 
     status, code = 408, "request_timeout"
@@ -289,7 +289,7 @@ class RequestTimeout(RouterError):
 
 
 class SpaceConflict(RouterError):
-    """The pinned vector space and another part of the request cannot both be met."""
+    """The pinned vector space conflicts with another part of the request."""
 
     status, code = 409, "space_conflict"
 
@@ -298,7 +298,9 @@ class SpaceConflict(RouterError):
 
 
 class NameConflict(RouterError):
-    """The name, the address and a field of the request disagree about a setting."""
+    """The name in `model`, the address and a field of the request set different values for the same
+    option.
+    """
 
     status, code = 409, "name_conflict"
 
@@ -307,7 +309,7 @@ class NameConflict(RouterError):
 
 
 class RequestTooLarge(RouterError):
-    """The body has more bytes than the service reads."""
+    """The request body is too large, or its response would be."""
 
     status, code = 413, "request_too_large"
     SMALLER = ", or ask for encoding_format base64 or fewer dimensions"
@@ -329,7 +331,7 @@ class RequestTooLarge(RouterError):
 
 
 class NotSupported(RouterError):
-    """A handshake for a protocol that is not spoken here."""
+    """The service does not support the protocol of this handshake, such as WebSocket."""
 
     status, code = 426, "not_supported"
 
@@ -341,13 +343,12 @@ class NotSupported(RouterError):
 
 
 class RateLimitExceeded(RouterError):
-    """The client has used up what it may use for now; `limit` is a phrase such as `100000 tokens
-    per minute`.
-    """
+    """The client has reached its rate limit."""
 
     status, code = 429, "rate_limit_exceeded"
 
     def __init__(self, limit: str, retry_after_s: float, who: str = "this API key") -> None:
+        """`limit` is a phrase such as `100000 tokens per minute`."""
         self.kind: Literal["tokens", "requests"] = "tokens" if "tokens" in limit else "requests"
         self.of_key = who == "this API key"
         super().__init__(
@@ -369,7 +370,7 @@ class RateLimitExceeded(RouterError):
 
 
 class HeadersTooLarge(RouterError):
-    """The request has more headers, or longer ones, than the service reads."""
+    """The request has too many headers, or headers that are too long."""
 
     status, code = 431, "headers_too_large"
 

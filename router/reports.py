@@ -43,7 +43,7 @@ class _TierRow(TypedDict):
     """Other models with a replica on the same accelerator, as replicas report it
     (`transport: direct`)."""
     matryoshka: list[int] | dict[str, int] | None
-    """Smaller sizes that may be asked for: a list, {min: N} for all from N up, or null."""
+    """Smaller sizes that a request can set: a list, {min: N} for all from N up, or null."""
     p50_ms: float | None
     p95_ms: float | None
     predicted_ms: dict[str, float]
@@ -59,14 +59,14 @@ class _TierRow(TypedDict):
 
 
 class RerankerLoad(TypedDict):
-    """What is happening at what computes the scores."""
+    """The state of the deployment that computes the scores."""
 
     ahead_tokens: float
     margin: float
 
 
 class Reranker(TypedDict):
-    """A reranker, live."""
+    """The current state of a reranker."""
 
     model: str
     tier: TierName
@@ -85,7 +85,7 @@ class Reranker(TypedDict):
 
 @described
 class Tiers(TypedDict):
-    """The decision matrix, live."""
+    """The current models, tiers and rules, with loads and latencies."""
 
     object: Literal["list"]
     policy: PolicyName
@@ -94,7 +94,7 @@ class Tiers(TypedDict):
     collections: AnyObject
     """What each collection's name means as a request's space."""
     reload_error: str | None
-    """That the last change of the config was not taken; to an admin why."""
+    """The last config change was rejected; an admin key sees why."""
     router: str
     """The router replica that answers; loads and latencies are as it knows them."""
     routers: int
@@ -108,7 +108,7 @@ class Tiers(TypedDict):
 
 
 class Comparison(TypedDict):
-    """What a shadow and a canary have found."""
+    """The results of a shadow and a canary."""
 
     object: Literal["comparison"]
     shadow: AnyObject | None
@@ -128,7 +128,7 @@ class _Recent(TypedDict):
     mixed: bool
     code: bool
     tier: str | None
-    """As asked; null where a model or a space was named."""
+    """The requested tier; null if the request named a model or a space."""
     pinned: bool
     input_type: str | None
     priority: Priority
@@ -162,7 +162,7 @@ class Decisions(TypedDict):
     routers: int
     """How many router replicas there are."""
     next: str
-    """What to send as `after` to see the ones that follow."""
+    """The value of `after` that returns the following ones."""
     missed: int
     """Later decisions that are not here: more than the limit, or than are kept."""
     data: list[_Recent]
@@ -226,13 +226,13 @@ class WhatIf(TypedDict):
     measured: _Measured
     moved: list[_Moved]
     changed: int
-    """Decisions that differ in any detail, those that moved among them."""
+    """Decisions that differ in any detail, including those that moved."""
     slices: list[_Slice]
 
 
 @described
 class Health(TypedDict):
-    """Whether every model that must be ready is."""
+    """Whether every required model is ready."""
 
     status: Literal["ok", "starting"]
     waiting_for: NotRequired[list[str]]

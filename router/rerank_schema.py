@@ -66,7 +66,7 @@ class RerankBody(BaseModel):
         allow_inf_nan=False,
         extra="forbid",
         json_schema_extra={
-            "description": "Cohere's and Jina's request, and what this service adds."
+            "description": "Cohere's and Jina's request with the extensions of this service."
         },
     )
 

@@ -105,7 +105,7 @@ class EmbeddingsBody(BaseModel):
         extra="allow",
         json_schema_extra={
             "additionalProperties": False,
-            "description": "OpenAI's request and what this service adds to it.",
+            "description": "OpenAI's request with the extensions of this service.",
         },
     )
 

@@ -7,7 +7,7 @@ from router.error_base import RouterError, retry_after
 
 
 class Overloaded(RouterError):
-    """More work waits than the service takes on."""
+    """More work is queued than the service accepts."""
 
     status, code = 429, "overloaded"
 
@@ -20,9 +20,7 @@ class Overloaded(RouterError):
 
 
 class InternalError(RouterError):
-    """A fault of the service; what happened is in its log under the request's id, never in the
-    answer.
-    """
+    """The service failed. Its log has the details under the request id; the response has none."""
 
     status, code = 500, "internal_error"
 
@@ -34,7 +32,9 @@ class InternalError(RouterError):
 
 
 class ModelUnavailable(RouterError):
-    """No model that may answer this request is ready; `why` has one entry a model.
+    """No model that can answer this request is ready.
+
+    `why` has one entry per model.
 
     `lost`: the model's replicas or its server are gone or hang. Another model can then answer; a
     text that makes an engine fail is sent to no other engine. `sent`: a replica had the text.
@@ -55,7 +55,7 @@ class ModelUnavailable(RouterError):
 
 
 class BudgetUnreachable(RouterError):
-    """No allowed model is predicted to answer in time, and `on_budget_miss` is reject."""
+    """No allowed model is predicted to meet the latency budget, and `on_budget_miss` is reject."""
 
     status, code = 503, "budget_unreachable"
 
@@ -86,7 +86,7 @@ class BudgetUnreachable(RouterError):
 
 
 class DeadlineExceeded(RouterError):
-    """The request was not answered within the time it may take."""
+    """The request was not answered within its time limit."""
 
     status, code = 504, "deadline_exceeded"
 

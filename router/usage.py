@@ -190,7 +190,7 @@ class UsageQuery(NamedTuple):
 
 
 class UsageRow(BaseModel):
-    """What was used; null where it was not grouped by this, or none was named."""
+    """One row of usage. A field is null if rows are not grouped by it or requests named none."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
@@ -205,7 +205,7 @@ class UsageRow(BaseModel):
 
 
 class Usage(BaseModel):
-    """What answered requests used."""
+    """The usage of answered requests."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 

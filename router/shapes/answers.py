@@ -11,7 +11,7 @@ Numbers = list[list[float]]
 
 
 class CohereEmbeddings(BaseModel):
-    """A list of vectors for each type that was named."""
+    """A list of vectors for each requested type."""
 
     float_: Numbers | None = Field(None, alias="float")
     int8: list[list[int]] | None = None
@@ -22,7 +22,7 @@ class CohereEmbeddings(BaseModel):
 
 
 class BilledUnits(BaseModel):
-    """What the model read."""
+    """Tokens that the model read."""
 
     input_tokens: int
 
@@ -35,7 +35,7 @@ class CohereMeta(BaseModel):
 
 
 class CohereEmbedResponse(BaseModel):
-    """Cohere's answer, and how the request was routed."""
+    """Cohere's response with the routing decision."""
 
     id: str
     embeddings: CohereEmbeddings

@@ -25,7 +25,7 @@ from router.synonyms import ANY_CASE
 
 
 class CohereEmbedRequest(ShapeBody):
-    """Cohere's request. `images` and `inputs` are refused: only texts are embedded here."""
+    """Cohere's request. `images` and `inputs` are refused: this service embeds only texts."""
 
     texts: Annotated[Any, WithJsonSchema(TEXTS_SCHEMA)] = None
     model: str | None = Field(None, min_length=1)

@@ -30,7 +30,7 @@ Direction = Annotated[Literal["left", "right"], ANY_CASE]
 
 
 class TeiEmbedRequest(ShapeBody):
-    """TEI's request. It names no model: the address or the key says what it means."""
+    """TEI's request. It names no model; the address or the key sets it."""
 
     inputs: Annotated[Any, WithJsonSchema(INPUT_SCHEMA)]
     truncate: bool | None = None
