@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 from deployments.ingress.outgoing import Held
+from deployments.ingress.pace import PATIENCE
 from deployments.serve_internals import DISCONNECT_DISABLED_HEADER
 from router.config import Limits
 from router.errors import (
@@ -39,8 +40,7 @@ T = TypeVar("T")
 
 SEND_BYTES = 64 * 1024  # of an answer, passed to the server at a time
 FILE_BYTES = 256 * 1024  # the same for a file
-LEAST_BYTES_PER_S = 1000  # that a client must read of its answer
-SEND_TIMEOUT_S = 10.0  # for each part, unless the answer sets another
+SEND_TIMEOUT_S = 10.0  # unless the answer sets another
 MOST_GZIP_FILES = 32  # in one body
 GZIP_FREE_BYTES = 1024 * 1024  # that a gzip body can become, however small it was sent
 OFF_LOOP_GZIP_BYTES = 16_384  # at most a millisecond of inflating; more is done in a thread
@@ -370,7 +370,7 @@ async def respond(
         for start in range(0, max(1, len(content)), SEND_BYTES):
             part = content[start : start + SEND_BYTES] if len(content) > SEND_BYTES else content
             more = start + SEND_BYTES < len(content)
-            async with asyncio.timeout(stall_s):
+            async with asyncio.timeout(PATIENCE * stall_s):
                 await send({"type": "http.response.body", "body": part, "more_body": more})
     except TimeoutError:
         pass  # the server closes an incomplete response
@@ -390,7 +390,7 @@ async def respond_with_file(
         while more:
             part = await asyncio.to_thread(stream.read, FILE_BYTES) if whole else b""
             more = len(part) == FILE_BYTES
-            async with asyncio.timeout(stall_s):
+            async with asyncio.timeout(PATIENCE * stall_s):
                 await send({"type": "http.response.body", "body": part, "more_body": more})
     except TimeoutError:
         pass  # the server closes an incomplete response

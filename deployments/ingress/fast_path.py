@@ -19,12 +19,12 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 from deployments.ingress.asgi import (
-    LEAST_BYTES_PER_S,
     SEND_TIMEOUT_S,
     HttpAnswer,
     HttpRequest,
@@ -32,6 +32,7 @@ from deployments.ingress.asgi import (
     Scope,
     request_id,
 )
+from deployments.ingress.pace import Pace, unread
 from deployments.ingress.routes import TABLE
 from deployments.serve_internals import (
     REQUEST_TIMEOUT_HEADER,
@@ -294,7 +295,8 @@ class HttpExchange(RequestResponseCycle):
         headers: Mapping[str, str],
         stall_s: float = SEND_TIMEOUT_S,
     ) -> None:
-        await self._taken(stall_s)  # an earlier answer on this connection
+        pace = Pace(stall_s)
+        await self._taken(pace)  # an earlier answer on this connection
         if self.disconnected or self.transport.is_closing():
             return
         values = "".join(headers.values())
@@ -315,29 +317,26 @@ class HttpExchange(RequestResponseCycle):
             view = memoryview(body)
             for start in range(0, len(body), ONE_WRITE_BYTES):
                 self.transport.write(view[start : start + ONE_WRITE_BYTES])
-                await self._taken(stall_s)
+                await self._taken(pace)
                 if self.disconnected:
                     return
         if self.flow.write_paused:
-            await self._taken(stall_s)
+            await self._taken(pace)
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
 
-    async def _taken(self, stall_s: float) -> None:
-        """Wait until the client has read most of what was written; abort a client that reads fewer
-        than LEAST_BYTES_PER_S for `stall_s`.
-        """
+    async def _taken(self, pace: Pace) -> None:
+        """Wait until the client has read most of what was written; abort a client that is late."""
         while self.flow.write_paused and not self.disconnected:
-            before = self.transport.get_write_buffer_size()
-            try:
-                async with asyncio.timeout(stall_s):
+            before, began_s = unread(self.transport), time.monotonic()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pace.look_s):
                     await self.flow.drain()
-            except TimeoutError:
-                taken = before - self.transport.get_write_buffer_size()
-                if taken < LEAST_BYTES_PER_S * stall_s:
-                    log.info("a reader took %d bytes of its answer in %g s", taken, stall_s)
-                    self.transport.abort()
-                    return
+            left = unread(self.transport)
+            if pace.late(before - left, time.monotonic() - began_s) and self.flow.write_paused:
+                log.info("a reader is too slow: it has not taken %d bytes of its answer", left)
+                self.transport.abort()
+                return

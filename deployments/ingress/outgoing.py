@@ -10,7 +10,7 @@ BUSY_RETRY_S = 1.0
 
 
 class Held:
-    """One answer being sent; `stall_s` is how long its client can read next to nothing."""
+    """One answer being sent; `stall_s` is how far its client can fall behind (pace.py)."""
 
     __slots__ = ("_client", "_outgoing", "_size", "stall_s")
 

@@ -706,3 +706,31 @@ async def test_a_reader_that_takes_nothing_of_serves_answer_holds_none_of_ours()
             mute.sendall(post("/v1/models") + post())
             await until(lambda: not outgoing.bytes_of)
             assert stage.echo.ids
+
+
+@pytest.mark.parametrize(("bytes_per_s", "stays"), [(20_000, True), (500, False)])
+async def test_a_reader_may_be_slow_but_not_slower_than_the_least(
+    bytes_per_s: int, stays: bool
+) -> None:
+    """Its kernel takes parts of about 100 kB, the server's asks for more after about 1.3 MB."""
+    outgoing, limits, size = Outgoing(), Limits(send_timeout_s=2.5), 20_000_000
+    async with staged(Replica()) as stage:
+        stage.echo.answer = HttpAnswer(
+            200,
+            b"a" * size,
+            headers={"content-length": str(size)},
+            held=outgoing.hold("a", size, limits),
+        )
+        with socket.socket() as slow:
+            slow.connect(("127.0.0.1", stage.port))
+            slow.sendall(post())
+            slow.setblocking(False)
+            got = 0
+            while (got < 12 * bytes_per_s) if stays else outgoing.bytes_of:
+                with suppress(BlockingIOError, *(() if stays else (ConnectionError,))):
+                    part = slow.recv(bytes_per_s // 10)
+                    assert part or not stays, f"cut off after {got} bytes"
+                    got += len(part)
+                await asyncio.sleep(0.1)
+            assert bool(outgoing.bytes_of) == stays
+        await until(lambda: not outgoing.bytes_of)
