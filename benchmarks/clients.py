@@ -221,7 +221,7 @@ def names_of(url: str) -> Names:
     """Find them in what the service lists."""
     rows = httpx.get(f"{url}/v1/tiers", headers=_bearer(), timeout=60).json()["data"]
     sized = next(row for row in rows if row["matryoshka"])
-    space = next(row for row in rows if row is not sized)
+    space = next(row for row in rows if row is not sized and _has_sides(url, row["space"]))
     tier = next(row["tier"] for row in rows if row["tier"])
     return Names(
         f"{space['model']}/{space['dimensions']}",
@@ -229,6 +229,14 @@ def names_of(url: str) -> Names:
         min(sized["matryoshka"]),
         tier,
     )
+
+
+def _has_sides(url: str, space: str) -> bool:
+    """Whether queries and documents of the model have vectors of their own."""
+    query, document = (
+        with_httpx(url, f"{space}-{side}", TEXTS, None) for side in ("query", "document")
+    )
+    return not np.allclose(query, document)
 
 
 def checks(embed: Embed, url: str, names: Names) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -339,9 +339,12 @@ class Reranking:
         )
 
     def _tier_of(self, model: str, wanted: Constraints) -> str | None:
-        """The tier of a reranker: the request's, if it has that one, otherwise its first."""
+        """The tier of a reranker: the request's or the default one, if it has that, otherwise its
+        first.
+        """
         tiers = [tier for tier, id in self._args.rerank_tiers.items() if id == model]
-        return wanted.tier if wanted.tier in tiers else next(iter(tiers), None)
+        likely = (wanted.tier, self._args.rerank_routing.default_tier)
+        return next((tier for tier in likely if tier in tiers), next(iter(tiers), None))
 
     def _follow_losses(self) -> None:
         """Decide waiting requests again when their model loses its last replica."""

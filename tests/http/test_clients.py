@@ -27,16 +27,16 @@ PYTHON, JAVASCRIPT = (
     [title for title, (language, _) in RECIPES.items() if language == one]
     for one in ("python", "js")
 )
-NAME, TEXTS = "all-minilm-l6-v2/384", ["Paris lies on the Seine.", "Berlin lies on the Spree."]
+NAME, TEXTS = "multilingual-e5-small/384", ["Paris lies on the Seine.", "Berlin lies on the Spree."]
 QUERY = "Where is Paris?"
 SIZED = MODEL | {"dimensions": 256, "matryoshka": [64, 128]}
 PINNED = {name: one for name, one in MODEL.items() if name != "matryoshka"} | {"dimensions": 384}
 ARGS: dict[str, Any] = {  # the names of configs/local.yaml
     "models": {
         "wordllama-256": SIZED,
-        "all-minilm-l6-v2": PINNED | {"aliases": ["text-embedding-3-small"]},
+        "multilingual-e5-small": PINNED | {"aliases": ["text-embedding-3-small"]},
     },
-    "tiers": {"fast": "wordllama-256", "balanced": "all-minilm-l6-v2"},
+    "tiers": {"fast": "wordllama-256", "best": "multilingual-e5-small"},
     "collections": {"docs": NAME},
 }
 
