@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextvars import copy_context
 from typing import Any, TypeVar
 
+from deployments.dispatch.chunks import SENDER
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.service.plan import Plan
 from router.config import Limits
@@ -89,13 +90,17 @@ class SecondTries:
             others.discard(waiting)
 
     def _decide_waiting(self, model: str) -> None:
-        if self._loads()[model].ready_replicas:
+        by_sender = {SENDER.get(): self._loads()}  # waits depend on the key that sends
+        if by_sender[SENDER.get()][model].ready_replicas:
             return
         coming: dict[str, Coming] = {}
         for waiting in sorted(self._waiting.get(model, ()), key=lambda one: one.plan.arrived_s):
             if waiting.again is not None:
                 continue
-            loads = waiting.context.run(self._loads_after, coming)
+            sender = waiting.context.get(SENDER)
+            if sender not in by_sender:
+                by_sender[sender] = waiting.context.run(self._loads)
+            loads = loads_after(by_sender[sender], coming)
             again = waiting.context.run(self._decided, waiting.plan, loads, coming)
             if again is None:
                 continue
@@ -108,15 +113,6 @@ class SecondTries:
                 coming[other] = interactive + tokens, bulk
             waiting.again = again
             waiting.task.cancel()
-
-    def _loads_after(self, coming: Mapping[str, Coming]) -> dict[str, Load]:
-        """The loads for the key of the current context, with interactive work to come ahead."""
-        loads = dict(self._loads())
-        for model, (interactive, _) in coming.items():
-            if model in loads:
-                ahead_tokens = loads[model].ahead_tokens + interactive
-                loads[model] = loads[model]._replace(ahead_tokens=ahead_tokens)
-        return loads
 
     def _decided(
         self, plan: Plan, loads: dict[str, Load], coming: Mapping[str, Coming]
@@ -140,6 +136,16 @@ class SecondTries:
             return None
         plan.choice.decided(decision.model)
         return again
+
+
+def loads_after(loads: Mapping[str, Load], coming: Mapping[str, Coming]) -> dict[str, Load]:
+    """The loads with the interactive tokens that are coming counted as ahead."""
+    after = dict(loads)
+    for model, (interactive, _) in coming.items():
+        if model in after:
+            ahead_tokens = after[model].ahead_tokens + interactive
+            after[model] = after[model]._replace(ahead_tokens=ahead_tokens)
+    return after
 
 
 def has_room(
