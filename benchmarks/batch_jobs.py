@@ -21,6 +21,7 @@ import numpy as np
 import psutil
 
 from benchmarks.chaos_stage import Stage, stage
+from benchmarks.marks import Row, at_least, at_most, conclude, show, to_file
 from router.limits_config import Limits
 
 KILLED = ("router", "small", "router", "large")
@@ -29,15 +30,6 @@ PIECES = 1.2  # of the longest piece of bulk work, by which an interactive reque
 POINTS = 1.0  # by which the share that is in time may fall
 ENDED = ("completed", "failed", "expired", "cancelled")
 PIECE_MS = Limits().bulk_call_ms
-
-
-class Row(NamedTuple):
-    """One figure and what it was to be."""
-
-    name: str
-    value: float
-    mark: float | None = None
-    met: bool | None = None
 
 
 class Phase(NamedTuple):
@@ -194,8 +186,8 @@ def judged(result: Result) -> list[Row]:
         Row("lines", result.lines),
         Row("seconds until the batch ended", result.seconds),
         *(Row(f"killed: {name}", count) for name, count in result.killed.items()),
-        Row("lines missing", missing, 0, not missing),
-        Row("lines twice or of no batch", more, 0, not more),
+        at_most("lines missing", missing, 0),
+        at_most("lines twice or of no batch", more, 0),
         Row("interactive requests, alone", alone.sent),
         Row("interactive p50, alone, ms", alone.p50_ms),
         Row("interactive p95, alone, ms", alone.p95_ms),
@@ -203,8 +195,8 @@ def judged(result: Result) -> list[Row]:
         Row("lines done beside them", result.done_beside),
         Row("interactive requests, beside", beside.sent),
         Row("interactive p50, beside, ms", beside.p50_ms),
-        Row("interactive p95, beside, ms", beside.p95_ms, slowest_ms, beside.p95_ms <= slowest_ms),
-        Row("in time, beside, %", beside.in_time, least, beside.in_time >= least),
+        at_most("interactive p95, beside, ms", beside.p95_ms, slowest_ms),
+        at_least("in time, beside, %", beside.in_time, least),
         Row("interactive requests not answered", alone.failed + beside.failed),
     ]
 
@@ -214,16 +206,10 @@ def judged(result: Result) -> list[Row]:
 @click.option("--rate", default=20.0, show_default=True, help="Interactive requests a second.")
 @click.option("--seconds", default=60.0, show_default=True, help="Of each interactive phase.")
 @click.option("--kills", default=8, show_default=True, help="Processes that are killed.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the rows to FILE.")
+@to_file
 @click.option("--port", default=8150, show_default=True, help="This one and the next are used.")
 def main(lines: int, rate: float, seconds: float, kills: int, file: Path | None, port: int) -> None:
     """Run a batch beside interactive requests and under kills; exits 1 where a mark was missed."""
     rows = judged(asyncio.run(measure(lines, rate, seconds, kills, port)))
-    for row in rows:
-        sign = ">=" if row.name.startswith("in time") else "<="
-        mark = "" if row.mark is None else f"  {sign} {row.mark:.1f}"
-        click.echo(f"{row.name:<38} {row.value:10.1f}{mark}")
-    if file is not None:
-        file.write_text(json.dumps([row._asdict() for row in rows], indent=1))
-    if missed := [row.name for row in rows if row.met is False]:
-        raise click.ClickException(f"missed: {', '.join(missed)}")
+    show(rows)
+    conclude(rows, file)
