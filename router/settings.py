@@ -9,12 +9,21 @@ both. A header that the body overrides is not checked. All of them silently over
 defaults. The permissions of the key are checked afterwards, on the result.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple, get_args
 
 from router.config import Limits
 from router.domain import Tier
-from router.errors import NameConflict, RouterError, SpaceConflict, field, shorten
+from router.errors import (
+    CollectionNotAllowed,
+    ModelNotFound,
+    NameConflict,
+    RouterError,
+    SpaceConflict,
+    field,
+    shorten,
+)
 from router.key_defaults import KeyDefaults
 from router.names import Address, Name, read_name
 from router.schema import (
@@ -68,6 +77,8 @@ def settled(given: Given, context: Context) -> EmbeddingsRequest:
     named = "" if model is None else f"model {shorten(model)}"
     if name.model is not None and not catalogue.means(name.model):
         context.check_space(name.model)  # an unknown name is refused like a forbidden collection
+        if catalogue.collections:
+            raise ModelNotFound(name.model, (*catalogue.names, *_allowed(context)))
     tier = _tier(given, name, named, context, sources)
     _side(given, name, named, address, sources)
     budgets = []
@@ -86,6 +97,14 @@ def settled(given: Given, context: Context) -> EmbeddingsRequest:
         sources["priority"] = "body"
     request = request_of(given, context.limits, context.priority)._replace(space_within=within)
     return _with_defaults(request, context, sources)._replace(sources=sources)
+
+
+def _allowed(context: Context) -> Iterator[str]:
+    """The collections that the key may use."""
+    for name in context.catalogue.collections:
+        with suppress(CollectionNotAllowed):
+            context.check_space(name)
+            yield name
 
 
 def _tier(
