@@ -11,6 +11,7 @@ import pytest
 from benchmarks import advise_english, elsewhere, marks, outages, timing
 from benchmarks.abuse import MARKS, MIDDLE, SHORT
 from benchmarks.abuse_attacks import ATTACKS
+from benchmarks.live import ROOT
 from benchmarks.outages import ANSWERED, Sent
 from tests.unit.test_live_benchmarks import entry
 
@@ -140,7 +141,8 @@ def test_texts_of_a_probe_are_as_many_as_asked_and_none_twice() -> None:
 def test_the_error_after_learning_is_that_of_later_answers_of_a_model() -> None:
     answers = [entry(2.0)] * elsewhere.LEARNED + [entry(1.25)] * 60
     found = elsewhere.errors([*answers, entry(9.0, outcome="cancelled")])
-    assert found == {"small": (pytest.approx(0.5), pytest.approx(0.2))}
+    assert set(found) == {"small"}
+    assert found["small"] == pytest.approx((0.5, 0.2))
 
 
 def test_the_ratio_of_two_profiles_has_a_mark() -> None:
@@ -151,7 +153,7 @@ def test_the_ratio_of_two_profiles_has_a_mark() -> None:
 
 
 def profiles(folder: Path, device: str) -> None:
-    for file in (elsewhere.ROOT / "configs" / "profiles").glob("local-*.json"):
+    for file in (ROOT / "configs" / "profiles").glob("local-*.json"):
         profile = json.loads(file.read_text()) | {"device": device}
         (folder / file.name).write_text(json.dumps(profile))
 
@@ -175,7 +177,7 @@ def test_profiles_of_another_machine_or_shipped_ones_of_this_one_are_refused(
     with pytest.raises(click.ClickException, match="is of another one"):
         elsewhere.side_by_side(tmp_path, "a new machine")
     shipped = elsewhere.device_of(
-        elsewhere.ROOT / "configs" / "profiles" / "local-wordllama-256.json", "wordllama-256"
+        ROOT / "configs" / "profiles" / "local-wordllama-256.json", "wordllama-256"
     )
     profiles(tmp_path, shipped)
     with pytest.raises(click.ClickException, match="nothing to compare"):
@@ -216,7 +218,7 @@ def test_a_routing_from_english_texts_may_lower_no_points(
 def test_advise_is_given_the_english_sets_alone(tmp_path: Path) -> None:
     for name in ("stsb-en.csv", "stsb-zh.csv", "banking77-test.csv"):
         (tmp_path / name).write_text("text,label\n")
-    scifact = {"corpus": {}, "queries": {}, "qrels": {}}
+    scifact: dict[str, Any] = {"corpus": {}, "queries": {}, "qrels": {}}
     (tmp_path / "scifact-mini.json").write_text(json.dumps(scifact))
     for whole in (False, True):
         given = advise_english.english(tmp_path, tmp_path / "inputs", whole)
