@@ -7,14 +7,10 @@ What holds for every field:
   refused.
 - If a key occurs twice in the object, its last value counts, as in JavaScript, Python and Go.
 - Token ids are embedded as they are: no prompt, so no `input_type` and no `instruction`.
-- An extension can be a header instead: X-Quality-Tier, X-Latency-Budget-Ms, X-Embedding-Space. The
-  body takes precedence; a header that it overrides is not checked.
 
-`input_type` chooses the side of the prompt. `query` and `search_query` are queries, `document` and
-`search_document` are documents. `classification` and `clustering` are symmetric: both texts of a
-comparison get the same prompt, so they take the side that the model's config calls its default,
-unless an `instruction` is given, which only a query prompt can carry. An `instruction` without
-`input_type` makes a query; with a document it is an error, not a sentence that is silently dropped.
+`input_type` chooses the side of the prompt. `classification` and `clustering` are symmetric and
+take the side that the model's config calls its default. An `instruction` makes a query; with a
+document it is an error. router/settings.py merges the body with headers and other sources.
 """
 
 import re
