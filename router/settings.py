@@ -9,12 +9,21 @@ both. A header that the body overrides is not checked. All of them silently over
 defaults. The permissions of the key are checked afterwards, on the result.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple, get_args
 
 from router.config import Limits
 from router.domain import Tier
-from router.errors import NameConflict, RouterError, SpaceConflict, field, shorten
+from router.errors import (
+    CollectionNotAllowed,
+    ModelNotFound,
+    NameConflict,
+    RouterError,
+    SpaceConflict,
+    field,
+    shorten,
+)
 from router.key_defaults import KeyDefaults
 from router.names import Address, Name
 from router.schema import (
@@ -69,6 +78,8 @@ def settled(given: Given, context: Context) -> EmbeddingsRequest:
     name = _NO_NAME if fields.model is None else catalogue.read_name(fields.model)
     if name.model is not None and not catalogue.means(name.model):
         context.check_space(name.model)  # an unknown name is refused like a forbidden collection
+        if catalogue.collections:
+            raise ModelNotFound(name.model, (*catalogue.names, *_allowed(context)))
     tier = _tier(given, name, context, sources)
     input_type = _input_type(given, name, context, sources)
     budget_ms = _budget_ms(given, name, context, sources)
@@ -83,6 +94,14 @@ def settled(given: Given, context: Context) -> EmbeddingsRequest:
     if defaults.space is None and defaults.quality is None:
         return request
     return _with_defaults(request, context, sources)
+
+
+def _allowed(context: Context) -> Iterator[str]:
+    """The collections that the key may use."""
+    for name in context.catalogue.collections:
+        with suppress(CollectionNotAllowed):
+            context.check_space(name)
+            yield name
 
 
 def _named(given: Given) -> str:
