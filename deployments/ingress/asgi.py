@@ -45,6 +45,7 @@ SEND_TIMEOUT_S = 10.0  # unless the answer sets another
 MOST_GZIP_FILES = 32  # in one body
 GZIP_FREE_BYTES = 1024 * 1024  # that a gzip body can become, however small it was sent
 ON_LOOP_BYTES = 64 * 1024  # a gzip body that becomes more is inflated in a thread
+GZIP = b"\x1f\x8b"  # how every file begins
 MOST_RATIO = 1032  # of deflate: a larger size in a trailer is no size
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -238,12 +239,17 @@ class _Inflated:
         self._may_become = max(GZIP_FREE_BYTES, ratio * len(sent))
 
     def refuse_by_trailer(self) -> None:
-        """Refuse a body whose last four bytes, its size in a gzip file, say that it is too large.
+        """Refuse a small body whose last four bytes, its size in gzip, say that it is too large.
 
-        Raises RequestTooLarge. A size that no gzip file can have is left to the inflating.
+        Raises RequestTooLarge. A size that no gzip file can have is left to the inflating, and so
+        is a large body: it could be one that was cut off, with other bytes there.
         """
         size = int.from_bytes(self._sent[-4:], "little")
-        if min(self._limit, self._may_become) < size <= MOST_RATIO * len(self._sent):
+        if (
+            self._sent.startswith(GZIP)
+            and len(self._sent) <= ON_LOOP_BYTES
+            and min(self._limit, self._may_become) < size <= MOST_RATIO * len(self._sent)
+        ):
             raise self._too_large()
 
     def within(self, most: int) -> bytes | None:
