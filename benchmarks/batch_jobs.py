@@ -2,33 +2,45 @@
 batch_jobs [--json FILE]`.
 
 Fake engines in a real Ray Serve behind HAProxy (benchmarks/chaos_stage.py). Interactive requests
-with a budget come at a steady rate, first alone and then beside the batch. Then routers and
-replicas are killed until the batch ends. Each of its lines must be in one of its two files, once.
+with a budget come at a steady rate, first alone and then beside the batch. They go on while the
+router that runs the batch and replicas that answer it are killed with SIGKILL, by turns, until it
+ends. Each of its lines must then be in its output, once.
 """
 
 import asyncio
 import json
+import math
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import aiohttp
 import click
 import numpy as np
 import psutil
 
-from benchmarks.chaos_stage import Stage, stage
+from benchmarks.chaos_stage import RECOVER_S, stage
 from router.limits_config import Limits
 
-KILLED = ("router", "small", "router", "large")
+KILLED = ("router", "large")  # by turns
 BUDGETS_MS = (100.0, 250.0, 1000.0)
 PIECES = 1.2  # of the longest piece of bulk work, by which an interactive request may take longer
 POINTS = 1.0  # by which the share that is in time may fall
+AT_LEAST = (
+    "in time",
+    "kills",
+    "batches",
+    "lines left",
+    "lines done",
+)  # of these rows
 ENDED = ("completed", "failed", "expired", "cancelled")
 PIECE_MS = Limits().bulk_call_ms
+ANSWER_S = 60.0  # within which a request is answered, or counts as not answered
 
 
 class Row(NamedTuple):
@@ -54,12 +66,17 @@ class Result(NamedTuple):
     """What was measured."""
 
     lines: int
+    kills: int  # that were to be
     seconds: float
+    completed: bool
     done_beside: int  # lines, while interactive requests were measured
+    left: int  # lines, when the first process was killed
     killed: Counter[str]
     found: Counter[str]
+    refused: int  # of the lines found
     alone: Phase
     beside: Phase
+    under_kills: Phase
 
 
 def line(number: int) -> str:
@@ -70,97 +87,167 @@ def line(number: int) -> str:
 
 
 async def interactive(
-    session: aiohttp.ClientSession, url: str, rate: float, seconds: float
+    session: aiohttp.ClientSession,
+    url: str,
+    rate: float,
+    seconds: float = math.inf,
+    stop: asyncio.Event | None = None,
 ) -> Phase:
-    """Send requests at a steady rate."""
+    """Send requests at a steady rate for `seconds`, or until `stop` is set."""
     took_ms, budgets_ms = list[float](), list[float]()
 
-    async def one(number: int) -> bool:
+    async def one(number: int) -> None:
         budget_ms = BUDGETS_MS[number % len(BUDGETS_MS)]
         begun_s = time.monotonic()
         text = f"interactive {time.time_ns()}"
         body = {"model": "large", "input": text, "latency_budget_ms": budget_ms}
         answered = False
-        with suppress(aiohttp.ClientError):
+        with suppress(aiohttp.ClientError, TimeoutError):
             async with session.post(f"{url}/v1/embeddings", json=body) as answer:
                 await answer.read()
                 answered = answer.status == 200
-        took_ms.append((time.monotonic() - begun_s) * 1000 if answered else np.inf)
+        took_ms.append((time.monotonic() - begun_s) * 1000 if answered else math.inf)
         budgets_ms.append(budget_ms)
-        return answered
 
-    start_s = time.monotonic()
+    start_s, number = time.monotonic(), 0
     async with asyncio.TaskGroup() as group:
-        tasks = []
-        for number in range(round(rate * seconds)):
+        while not number or (number < rate * seconds and not (stop is not None and stop.is_set())):
             await asyncio.sleep(max(0.0, start_s + number / rate - time.monotonic()))
-            tasks.append(group.create_task(one(number)))
-    p50, p95 = np.percentile(took_ms, (50, 95), method="higher")
+            group.create_task(one(number))
+            number += 1
+    return phase(took_ms, budgets_ms)
+
+
+def phase(took_ms: list[float], budgets_ms: list[float]) -> Phase:
+    """Sum up requests; one that was not answered took forever."""
     in_time = 100 * float(np.mean(np.array(took_ms) <= np.array(budgets_ms)))
-    failed = sum(not task.result() for task in tasks)
-    return Phase(len(tasks), failed, float(p50), float(p95), in_time)
+    ordered = sorted(took_ms)
+    p50, p95 = (ordered[math.ceil(share * len(ordered)) - 1] for share in (0.5, 0.95))
+    return Phase(len(ordered), ordered.count(math.inf), p50, p95, in_time)
 
 
 async def _json(session: aiohttp.ClientSession, method: str, url: str, **sent: Any) -> Any:
     """The answer of a router, asked again while one that was killed is still in the proxy."""
-    for _ in range(600):
+    end_s = time.monotonic() + RECOVER_S
+    while time.monotonic() < end_s:
         with suppress(aiohttp.ClientError, TimeoutError):
             async with session.request(method, url, **sent) as answer:
                 if answer.status == 200:
                     return await answer.json()
         await asyncio.sleep(0.2)
-    raise click.ClickException(f"{method} {url} was not answered")
+    raise click.ClickException(f"{method} {url} was not answered within {RECOVER_S:g} s")
 
 
-async def _begun(session: aiohttp.ClientSession, url: str, lines: int) -> str:
-    form = aiohttp.FormData({"purpose": "batch"})
-    form.add_field("file", "\n".join(map(line, range(lines))), filename="in.jsonl")
-    async with session.post(f"{url}/v1/files", data=form) as answer:
-        answer.raise_for_status()
-        file = await answer.json()
-    body = {
-        "input_file_id": file["id"],
-        "endpoint": "/v1/embeddings",
-        "completion_window": "24h",
-    }
-    made = await _json(session, "POST", f"{url}/v1/batches", json=body)
-    return str(made["id"])
+class HasProcesses(Protocol):
+    """A running service whose processes can be killed."""
+
+    @property
+    def url(self) -> str: ...
+
+    def replicas(self, deployment: str) -> list[psutil.Process]: ...
 
 
-async def _state(on: Stage, session: aiohttp.ClientSession, batch: str) -> tuple[Any, int]:
-    """The batch, and how many of its lines are done."""
-    now = await _json(session, "GET", f"{on.url}/v1/batches/{batch}")
-    return now, now["request_counts"]["completed"] + now["request_counts"]["failed"]
+class Job:
+    """The batch, as a client sees it."""
 
+    def __init__(self, on: HasProcesses, session: aiohttp.ClientSession, lines: int) -> None:
+        self._on, self._session, self.lines = on, session, lines
+        self.id, self.state = "", dict[str, Any]()
 
-async def _kill_until_ended(
-    on: Stage, session: aiohttp.ClientSession, batch: str, lines: int, kills: int
-) -> tuple[dict[str, Any], Counter[str]]:
-    """Kill one process each time that a part of what is left is done."""
-    killed: Counter[str] = Counter()
-    now, done = await _state(on, session, batch)
-    every = max(1, (lines - done) // (kills + 1))
-    due = done
-    while now["status"] not in ENDED:
-        if done >= due and killed.total() < kills:
-            name = KILLED[killed.total() % len(KILLED)]
-            with suppress(IndexError, psutil.NoSuchProcess):  # one is still being replaced
-                on.replicas(name)[0].kill()
-                killed[name] += 1
-                due += every
-        await asyncio.sleep(0.5)
-        now, done = await _state(on, session, batch)
-    return now, killed
-
-
-async def _found(session: aiohttp.ClientSession, url: str, batch: dict[str, Any]) -> Counter[str]:
-    found: Counter[str] = Counter()
-    for id in filter(None, (batch["output_file_id"], batch["error_file_id"])):
-        async with session.get(f"{url}/v1/files/{id}/content") as answer:
+    async def begin(self) -> None:
+        """Upload the lines, make a batch of them, and wait until some are done."""
+        form = aiohttp.FormData({"purpose": "batch"})
+        form.add_field("file", "\n".join(map(line, range(self.lines))), filename="in.jsonl")
+        async with self._session.post(f"{self._on.url}/v1/files", data=form) as answer:
             answer.raise_for_status()
-            async for raw in answer.content:
-                found[json.loads(raw)["custom_id"]] += 1
-    return found
+            file = await answer.json()
+        body = {
+            "input_file_id": file["id"],
+            "endpoint": "/v1/embeddings",
+            "completion_window": "24h",
+        }
+        async with self._session.post(f"{self._on.url}/v1/batches", json=body) as answer:
+            answer.raise_for_status()
+            self.id = (await answer.json())["id"]
+        await self.until(lambda: self.done > 0)
+
+    @property
+    def done(self) -> int:
+        """The lines that were done when its state was last read."""
+        counts = self.state["request_counts"]
+        return int(counts["completed"] + counts["failed"])
+
+    @property
+    def ended(self) -> bool:
+        """Whether it had ended when its state was last read."""
+        return self.state["status"] in ENDED
+
+    async def look(self) -> None:
+        """Read its state."""
+        url = f"{self._on.url}/v1/batches/{self.id}"
+        self.state = await _json(self._session, "GET", url)
+
+    async def until(self, reached: Callable[[], bool]) -> None:
+        """Wait until a condition holds or the batch has ended; it may not stand still meanwhile."""
+        await self.look()
+        last, since_s = self.done, time.monotonic()
+        while not self.ended and not reached():
+            if self.done > last:
+                last, since_s = self.done, time.monotonic()
+            elif time.monotonic() - since_s > RECOVER_S:
+                raise click.ClickException(f"no line was done in {RECOVER_S:g} s: {self.state}")
+            await asyncio.sleep(0.5)
+            await self.look()
+
+    async def killed(self, kills: int) -> Counter[str]:
+        """Kill so many processes, one each time that a part of what is left is done, and wait until
+        the batch has ended.
+        """
+        killed: Counter[str] = Counter()
+        await self.look()
+        begun = self.done
+        every = (self.lines - begun) / (kills + 1)
+        for number in range(kills):
+            name = KILLED[number % len(KILLED)]
+            await self.until(partial(self._killed, name, begun + every * number))
+            if self.ended:
+                break
+            killed[name] += 1
+        await self.until(lambda: False)
+        return killed
+
+    def _killed(self, name: str, due: float) -> bool:
+        """Kill one process of this name once so many lines are done; False until then."""
+        victim = None if self.done < due else self._victim(name)
+        with suppress(psutil.NoSuchProcess):
+            if victim is not None:
+                victim.kill()
+                return True
+        return False
+
+    def _victim(self, name: str) -> psutil.Process | None:
+        """The router that runs the batch, or any replica of a model; None while there is none."""
+        found = self._on.replicas(name)
+        return next((one for one in found if name != "router" or self._runs(one)), None)
+
+    def _runs(self, router: psutil.Process) -> bool:
+        """Whether a router has files of the batch open."""
+        with suppress(psutil.Error):
+            return any(f"/{self.id}/" in file.path for file in router.open_files())
+        return False
+
+    async def found(self) -> tuple[Counter[str], int]:
+        """How often each line is in the output, and how many were refused."""
+        found: Counter[str] = Counter()
+        refused = 0
+        for id in filter(None, (self.state["output_file_id"], self.state["error_file_id"])):
+            async with self._session.get(f"{self._on.url}/v1/files/{id}/content") as answer:
+                answer.raise_for_status()
+                async for raw in answer.content:
+                    row = json.loads(raw)
+                    found[row["custom_id"]] += 1
+                    refused += (row["response"] or {}).get("status_code") != 200
+        return found, refused
 
 
 async def measure(lines: int, rate: float, seconds: float, kills: int, port: int) -> Result:
@@ -170,18 +257,41 @@ async def measure(lines: int, rate: float, seconds: float, kills: int, port: int
         async with (
             stage(Path(scratch), port, batches=folder) as on,
             aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=60), read_bufsize=2**20
+                timeout=aiohttp.ClientTimeout(total=ANSWER_S), read_bufsize=2**20
             ) as session,
         ):
             await interactive(session, on.url, rate, min(seconds, 5.0))  # warm
             alone = await interactive(session, on.url, rate, seconds)
-            begun_s, batch = time.monotonic(), await _begun(session, on.url, lines)
+            job, begun_s = Job(on, session, lines), time.monotonic()
+            await job.begin()
+            before = job.done
             beside = await interactive(session, on.url, rate, seconds)
-            _, done = await _state(on, session, batch)
-            ended, killed = await _kill_until_ended(on, session, batch, lines, kills)
-            took_s = time.monotonic() - begun_s
-            found = await _found(session, on.url, ended)
-    return Result(lines, took_s, done, killed, found, alone, beside)
+            await job.look()
+            done, left, stop = job.done - before, lines - job.done, asyncio.Event()
+            load = asyncio.create_task(interactive(session, on.url, rate, stop=stop))
+            try:
+                killed = await job.killed(kills)
+                took_s = time.monotonic() - begun_s
+            finally:
+                stop.set()
+                under_kills = await load
+            await on.recovered()
+            found, refused = await job.found()
+            completed = job.state["status"] == "completed"
+    return Result(
+        lines,
+        kills,
+        took_s,
+        completed,
+        done,
+        left,
+        killed,
+        found,
+        refused,
+        alone,
+        beside,
+        under_kills,
+    )
 
 
 def judged(result: Result) -> list[Row]:
@@ -190,23 +300,40 @@ def judged(result: Result) -> list[Row]:
     wanted = {f"c{number}" for number in range(result.lines)}
     missing, more = len(wanted - found.keys()), found.total() - len(wanted & found.keys())
     slowest_ms, least = alone.p95_ms + PIECES * PIECE_MS, alone.in_time - POINTS
+    unanswered, kills = alone.failed + beside.failed, result.killed.total()
     return [
         Row("lines", result.lines),
         Row("seconds until the batch ended", result.seconds),
         *(Row(f"killed: {name}", count) for name, count in result.killed.items()),
+        Row("kills before its end", kills, result.kills, kills >= result.kills),
+        Row("batches completed", result.completed, 1, result.completed),
         Row("lines missing", missing, 0, not missing),
         Row("lines twice or of no batch", more, 0, not more),
+        Row("lines refused", result.refused, 0, not result.refused),
         Row("interactive requests, alone", alone.sent),
         Row("interactive p50, alone, ms", alone.p50_ms),
         Row("interactive p95, alone, ms", alone.p95_ms),
         Row("in time, alone, %", alone.in_time),
-        Row("lines done beside them", result.done_beside),
+        Row("lines left after those beside", result.left, 1, result.left >= 1),
+        Row("lines done beside", result.done_beside, 1, result.done_beside >= 1),
         Row("interactive requests, beside", beside.sent),
         Row("interactive p50, beside, ms", beside.p50_ms),
         Row("interactive p95, beside, ms", beside.p95_ms, slowest_ms, beside.p95_ms <= slowest_ms),
         Row("in time, beside, %", beside.in_time, least, beside.in_time >= least),
-        Row("interactive requests not answered", alone.failed + beside.failed),
+        Row("interactive requests not answered", unanswered, 0, not unanswered),
+        Row("interactive requests, under kills", result.under_kills.sent),
+        Row("not answered, under kills", result.under_kills.failed),
+        Row("interactive p95, under kills, ms", result.under_kills.p95_ms),
+        Row("in time, under kills, %", result.under_kills.in_time),
     ]
+
+
+def shown(row: Row) -> dict[str, Any]:
+    """The row as JSON, which has no infinity: the time of a request that was not answered."""
+    return {
+        name: None if isinstance(one, float) and math.isinf(one) else one
+        for name, one in row._asdict().items()
+    }
 
 
 @click.command()
@@ -220,10 +347,10 @@ def main(lines: int, rate: float, seconds: float, kills: int, file: Path | None,
     """Run a batch beside interactive requests and under kills; exits 1 where a mark was missed."""
     rows = judged(asyncio.run(measure(lines, rate, seconds, kills, port)))
     for row in rows:
-        sign = ">=" if row.name.startswith("in time") else "<="
+        sign = ">=" if row.name.startswith(AT_LEAST) else "<="
         mark = "" if row.mark is None else f"  {sign} {row.mark:.1f}"
         click.echo(f"{row.name:<38} {row.value:10.1f}{mark}")
     if file is not None:
-        file.write_text(json.dumps([row._asdict() for row in rows], indent=1))
+        file.write_text(json.dumps({"rows": [shown(row) for row in rows]}, indent=1))
     if missed := [row.name for row in rows if row.met is False]:
         raise click.ClickException(f"missed: {', '.join(missed)}")

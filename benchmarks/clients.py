@@ -9,12 +9,14 @@ as a request of httpx does, and must get the same vectors:
     budget    `@60000ms` in the name
     size      a smaller vector, where the client has a field for it
     error     the sentence of the service about a name that it does not have
+    batch     the same vectors by files and batches, where the client has calls for them
 
 `-` means that the client has no such field. The JavaScript clients need npm's registry once.
 """
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -25,13 +27,16 @@ import httpx
 import numpy as np
 
 from router.arrays import Vectors
+from router.domain import Tier
+from router.names import SIDES
 from tests.support import node
 
 TEXTS = ["Where is Paris?", "Paris lies on the Seine."]
-FEATURES = ("texts", "query", "tier", "budget", "size", "error")
+FEATURES = ("texts", "query", "tier", "budget", "size", "error", "batch")
 KEY = "unused"
 NOWHERE = "no-such-model"
 SCRIPT = Path(__file__).with_name("node") / "embed.mjs"
+BATCH_S = 120.0  # for two texts
 
 
 class Unsupported(Exception):
@@ -176,17 +181,17 @@ def with_ollama(url: str, model: str, texts: list[str], size: int | None) -> Any
 
 
 def with_tei(url: str, model: str, texts: list[str], size: int | None) -> Any:
-    """A request of Text Embeddings Inference, which names no model: a header holds the space."""
-    name, _, side = model.rpartition("-")
-    if "@" in model or "/" not in name:
-        raise Unsupported
-    body = {"inputs": texts, "prompt_name": side} | ({} if size is None else {"dimensions": size})
-    answer = httpx.post(
-        f"{url}/embed",
-        json=body,
-        headers=_bearer() | {"x-embedding-space": name},
-        timeout=60,
-    )
+    """A request of Text Embeddings Inference, which has headers in place of a name."""
+    name, _, budget = model.partition("@")
+    bare, _, side = name.rpartition("-")
+    body: dict[str, Any] = {"inputs": texts}
+    if side in SIDES:
+        name, body = bare, body | {"prompt_name": side}
+    space = name if size is None else f"{name}/{size}"
+    says = {"x-quality-tier": name} if name in list(Tier) else {"x-embedding-space": space}
+    if budget:
+        says["x-latency-budget-ms"] = budget.removesuffix("ms")
+    answer = httpx.post(f"{url}/embed", json=body, headers=_bearer() | says, timeout=60)
     if answer.is_error:
         raise RuntimeError(answer.text)
     return answer.json()
@@ -205,6 +210,47 @@ CLIENTS: dict[str, Embed] = {
     "cohere": with_cohere,
     "ollama": with_ollama,
     "TEI request": with_tei,
+}
+
+
+def batch_with_openai(url: str, model: str, texts: list[str], size: int | None) -> Any:
+    """Files and batches of OpenAI's client."""
+    from openai import OpenAI
+
+    with OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+        lines = [
+            {
+                "custom_id": str(number),
+                "method": "POST",
+                "url": "/v1/embeddings",
+                "body": {"model": model, "input": text},
+            }
+            for number, text in enumerate(texts)
+        ]
+        content = "\n".join(map(json.dumps, lines)).encode()
+        file = client.files.create(file=("in.jsonl", content), purpose="batch")
+        batch = client.batches.create(
+            input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h"
+        )
+        end_s = time.monotonic() + BATCH_S
+        while batch.status in ("validating", "in_progress", "finalizing"):
+            if time.monotonic() > end_s:
+                raise TimeoutError(f"the batch is still {batch.status}")
+            time.sleep(0.2)
+            batch = client.batches.retrieve(batch.id)
+        if batch.output_file_id is None:
+            raise RuntimeError(f"the batch is {batch.status}: {batch.errors}")
+        rows = [*map(json.loads, client.files.content(batch.output_file_id).iter_lines())]
+        for id in (file.id, batch.output_file_id):
+            client.files.delete(id)
+    rows.sort(key=lambda row: int(row["custom_id"]))
+    return [row["response"]["body"]["data"][0]["embedding"] for row in rows]
+
+
+# by client: the same by a batch
+BATCHES: dict[str, Embed] = {
+    "openai (Python)": batch_with_openai,
+    "openai (Node)": with_node("batch"),
 }
 
 
@@ -239,11 +285,12 @@ def _has_sides(url: str, space: str) -> bool:
     return not np.allclose(query, document)
 
 
-def checks(embed: Embed, url: str, names: Names) -> Iterator[tuple[str, Callable[[], object]]]:
+def checks(client: str, url: str, names: Names) -> Iterator[tuple[str, Callable[[], object]]]:
     """The features, each with what tries it: it raises where the client cannot."""
     document, query = f"{names.space}-document", f"{names.space}-query"
+    embed = CLIENTS[client]
 
-    def same(model: str, size: int | None = None) -> Vectors:
+    def same(model: str, size: int | None = None, embed: Embed = embed) -> Vectors:
         made = np.array(embed(url, model, TEXTS, size), np.float32)
         np.testing.assert_allclose(made, with_httpx(url, model, TEXTS, size), atol=1e-5)
         return made
@@ -262,18 +309,24 @@ def checks(embed: Embed, url: str, names: Names) -> Iterator[tuple[str, Callable
             raise AssertionError(f"the message hides the sentence: {raised}") from raised
         raise AssertionError("no error was raised")
 
+    def batch() -> None:
+        if client not in BATCHES:
+            raise Unsupported
+        same(document, embed=BATCHES[client])
+
     yield "texts", lambda: same(document)
     yield "query", sides
     yield "tier", lambda: same(names.tier)
     yield "budget", lambda: same(f"{document}@60000ms")
     yield "size", lambda: same(names.sized, names.size)
     yield "error", error
+    yield "batch", batch
 
 
-def row(embed: Embed, url: str, names: Names) -> dict[str, str]:
+def row(client: str, url: str, names: Names) -> dict[str, str]:
     """`yes`, `-`, or what went wrong, by feature."""
     found: dict[str, str] = {}
-    for feature, check in checks(embed, url, names):
+    for feature, check in checks(client, url, names):
         try:
             check()
         except Unsupported:
@@ -299,10 +352,10 @@ def main(base_url: str, file: Path | None) -> None:
     """Try every client, and print the table."""
     names, rows = names_of(base_url), list[dict[str, Any]]()
     click.echo(f"{'client':18}" + "".join(f"{feature:>9}" for feature in FEATURES))
-    for client, embed in CLIENTS.items():
+    for client in CLIENTS:
         found = dict.fromkeys(FEATURES, "npm's registry is out of reach")
         with suppress(node.Unreachable):
-            found = row(embed, base_url, names)
+            found = row(client, base_url, names)
         short = {feature: one if one in ("yes", "-") else "no" for feature, one in found.items()}
         click.echo(f"{client:18}" + "".join(f"{short[feature]:>9}" for feature in FEATURES))
         for feature, one in found.items():

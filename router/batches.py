@@ -26,7 +26,9 @@ from pydantic import (
 )
 from pydantic_core import to_jsonable_python
 
-from router.errors import InvalidJson, InvalidValue, NotFound, UnknownField, shorten
+from router.body_errors import sentence
+from router.errors import InvalidJson, InvalidValue, NotFound, shorten
+from router.ignoring import Ignore, unknown
 from router.keys import Grant
 
 ENDPOINT = "/v1/embeddings"
@@ -210,17 +212,19 @@ class BatchBody(BaseModel):
 FIELDS = tuple(BatchBody.model_fields)
 
 
-def parse_batch(body: bytes) -> BatchBody:
-    """Parse and check a request. Raises InvalidJson, UnknownField or InvalidValue."""
+def parse_batch(body: bytes, ignore: Ignore = False) -> tuple[BatchBody, tuple[str, ...]]:
+    """Parse and check a request, and return it with the unknown fields that were dropped. Raises
+    InvalidJson, UnknownField or InvalidValue.
+    """
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidJson(f"the body is not valid JSON: {error.msg}") from None
     if not isinstance(data, dict):
         raise InvalidJson('the body must be a JSON object such as {"input_file_id": "file-..."}')
-    for name in data:
-        if name not in FIELDS:
-            raise UnknownField(name, FIELDS)
+    ignored = unknown((name for name in data if name not in FIELDS), FIELDS, ignore)
+    for name in ignored:
+        del data[name]
     try:
         given = BatchBody.model_validate(data)
     except ValidationError as invalid:
@@ -230,10 +234,9 @@ def parse_batch(body: bytes) -> BatchBody:
             raise InvalidValue(f"{field} is missing", field) from None
         if field == "completion_window":
             raise _wrong_window(data[field]) from None
-        message = re.sub(r"^(Input|String) should ", "must ", problem["msg"])
-        raise InvalidValue(f"{field}: {message}", field) from None
+        raise InvalidValue(f"{field}: {sentence(problem['msg'])}", field) from None
     window_s(given.completion_window)
-    return given
+    return given, ignored
 
 
 def window_s(window: str) -> int:

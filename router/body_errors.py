@@ -46,7 +46,7 @@ def explain_problem(problem: ErrorDetails) -> InvalidValue:
     if kind == "string_pattern_mismatch":
         must = "must be a BCP-47 tag such as 'en' or 'zh-Hant'"
     else:
-        must = re.sub(r"^(Input|String) should ", "must ", problem["msg"])
+        must = sentence(problem["msg"])
     value = problem["input"]
     hint = (
         suggest(value, re.findall(r"'([^']+)'", must))
@@ -54,6 +54,12 @@ def explain_problem(problem: ErrorDetails) -> InvalidValue:
         else ""
     )
     return InvalidValue(f"{name} {must}, it is {kind_of(value)}{hint}", name)
+
+
+def sentence(message: str) -> str:
+    """What a value must be, from pydantic's message."""
+    must = re.sub(r"^(Input|String|List|Dictionary) should ", "must ", message)
+    return must.replace(" after validation", "")
 
 
 def not_an_object(data: object) -> InvalidJson:

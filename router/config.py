@@ -7,7 +7,7 @@ nearest valid key.
 import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -199,6 +199,13 @@ class RouterArgs(Section):
 
     `models` are ordered from small to large: as they are written, or by their `rank`.
     """
+
+    HINTS: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("name", "route_prefix", "import_path", "deployments", "autoscaling_policy"),
+        "it belongs beside `args:`, not under it",
+    ) | dict.fromkeys(
+        ("http_options", "logging_config"), "it belongs at the top of the file, not under `args:`"
+    )
 
     models: dict[str, ModelConfig] = Field(min_length=1)
     tiers: dict[NamedTier, str] = Field(min_length=1)

@@ -81,9 +81,9 @@ def render(error: RouterError) -> bytes:
     )
 
 
-def suggest(name: str, valid: Iterable[str]) -> str:
+def suggest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str:
     """`; did you mean X?` if the name resembles a valid one, else an empty string."""
-    near = get_close_matches(name[:80].lower(), list(valid), n=1, cutoff=0.6)
+    near = get_close_matches(name[:80].lower(), list(valid), n=1, cutoff=cutoff)
     return f"; did you mean {str(near[0])!r}?" if near else ""  # str: an enum member's value
 
 

@@ -36,7 +36,6 @@ The tree is closed: each class is a code of the HTTP contract, and each message 
 """
 
 from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher
 from typing import Literal
 
 from router.error_base import AS_QUERY as AS_QUERY
@@ -233,11 +232,13 @@ class NotFound(RouterError):
     def __init__(
         self, path: str, nearest: Route | None = None, collections: Iterable[str] | None = None
     ) -> None:
-        """`collections` lists the existing ones, if `path` names another one."""
+        """`collections` lists the existing ones, if `path` is an address that names another one."""
         if collections is not None:
-            names = ", ".join(collections) or "no collection"
+            known = tuple(collections)
+            hint = suggest(path.split("/")[2], known) or ";"
+            names = ", ".join(known) or "no collection"
             super().__init__(
-                f"the address {shorten(path)} names no collection; this service has {names}"
+                f"the address {shorten(path)} names no collection{hint} this service has {names}"
             )
             return
         hint = (
@@ -252,12 +253,13 @@ class ModelNotFound(RouterError):
     """No model, tier or alias has this name."""
 
     status, code = 404, "model_not_found"
+    ALIKE = 0.7  # names of embedding models have much in common
 
     def __init__(self, asked: str, valid: Sequence[str], param: str = "model") -> None:
-        bare = asked.lower().rpartition("/")[2][:80]
-        nearest_first = sorted(valid, key=lambda name: -SequenceMatcher(None, bare, name).ratio())
-        names = f"valid names, nearest first, are {', '.join(nearest_first)}"
-        super().__init__(f"there is no model {shorten(asked)}; {names}", param)
+        bare = asked.rpartition("/")[2].partition("@")[0]
+        hint = suggest(bare, valid, self.ALIKE) or ";"
+        names = f"valid names are {', '.join(valid)}"
+        super().__init__(f"there is no model {shorten(asked)}{hint} {names}", param)
 
 
 class MethodNotAllowed(RouterError):

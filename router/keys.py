@@ -14,7 +14,7 @@ import hmac
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from router.config import KeyConfig, RouterArgs
+from router.config import KeyConfig, Limits, RouterArgs
 from router.errors import CollectionNotAllowed, PriorityNotAllowed
 from router.ignoring import Ignore
 from router.key_defaults import KeyDefaults
@@ -46,6 +46,10 @@ class Grant(NamedTuple):
         return (
             "interactive" if self.priorities is None or "interactive" in self.priorities else "bulk"
         )
+
+    def ignores(self, limits: Limits) -> Ignore:
+        """The unknown fields of a body that are dropped for the caller."""
+        return limits.unknown_fields == "ignore" or self.ignore_fields
 
     def check(self, request: EmbeddingsRequest) -> None:
         """Raise CollectionNotAllowed or PriorityNotAllowed; models are checked in the decision.

@@ -106,31 +106,36 @@ def _whole(vocabulary: Vocabulary, text: str) -> Name | None:
 
 def ambiguities(vocabulary: Vocabulary, args: RouterArgs) -> Iterator[str]:
     """Yield a sentence for each text that has two meanings."""
-    places = {name: f"collections.{name}" for name in args.collections}
+    # by text: where it is written, and what it means there
+    places = {name: (f"collections.{name}", f"the collection {name}") for name in args.collections}
     aliases = {alias: id for id, model in args.models.items() for alias in model.aliases}
     for alias, id in aliases.items():
-        places.setdefault(alias, f"models.{id}.aliases: {alias!r}")
+        places.setdefault(alias, (f"models.{id}.aliases: {alias!r}", f"the model {id}"))
     for id in args.models:
-        places.setdefault(id, f"models.{id}")
-    for text, place in places.items():
-        if (other := _other_meaning(vocabulary, text)) is not None:
+        places.setdefault(id, (f"models.{id}", f"the model {id}"))
+    for id, reranker in args.rerankers.items():
+        for name in (id, *reranker.aliases):
+            places[name] = f"rerankers.{id}", f"the reranker {id}"
+    for text, (place, own) in places.items():
+        other = next((one for one in _meanings(vocabulary, text) if one != own), None)
+        if other is not None:
             yield f"{place}: as a request's model {text!r} also means {other}; choose another name"
 
 
-def _other_meaning(vocabulary: Vocabulary, text: str) -> str | None:
-    """The second meaning of a name of the config, in words; None if it has only one."""
+def _meanings(vocabulary: Vocabulary, text: str) -> Iterator[str]:
+    """Yield everything that a text means as the `model` of an embedding request, in words."""
+    if text.lower() in _TIERS:
+        yield f"the tier {text.lower()}"
+    if (model := vocabulary.lookup(text)) is not None:
+        yield f"the model {model}"
     if text in vocabulary.collections:
-        if text.lower() in _TIERS:
-            return f"the tier {text.lower()}"
-        if (model := vocabulary.lookup(text)) is not None:
-            return f"the model {model}"
-    elif (space := vocabulary.space_named(text)) is not None:
-        return f"the space {space}"
+        yield f"the collection {text}"
+    if (space := vocabulary.space_named(text)) is not None:
+        yield f"the space {space}"
     for pattern, what in ((_BUDGET, "within {} ms"), (_SIDE, "on the side {}")):
         found = pattern.fullmatch(text)
         if found is None:
             continue
         inner = read_name(vocabulary, found[1])
         if inner.space or inner.side or inner.budget_ms or _whole(vocabulary, found[1]):
-            return f"{found[1]} {what.format(found[2].lower())}"
-    return None
+            yield f"{found[1]} {what.format(found[2].lower())}"

@@ -13,6 +13,7 @@ from router.openapi_examples import policy, request_body, response_example
 from router.openapi_parts import (
     BY_HEADER,
     HEADERS,
+    IGNORED,
     ON_ADMIN,
     ON_READ,
     ON_REQUEST,
@@ -58,7 +59,8 @@ def document(catalogue: Catalogue) -> Json:
             "version": _version(),
             "description": "OpenAI-compatible embeddings. Each request goes to the model that "
             "serves it best now; every vector says which vector space it belongs to, and a caller "
-            "can pin one.",
+            "can pin one. A path of `/v1` may begin with `/in/COLLECTION`, `/in/COLLECTION/query` "
+            "or `/in/COLLECTION/document`, which set what `space` and `input_type` set.",
         },
         "security": [{"apiKey": []}, {"azureKey": []}, {}],
         "paths": _paths(catalogue),
@@ -73,10 +75,14 @@ def document(catalogue: Catalogue) -> Json:
 
 def _paths(catalogue: Catalogue) -> Json:
     """The routes of the table, each described by its operation."""
-    operations = _operations(catalogue)
+    described = operations(catalogue)
     paths: Json = {}
     for route in ROUTES:
-        operation = operations[route.handler]
+        operation = {
+            "tags": [route.tag],
+            "summary": route.summary,
+            **described[route.handler],
+        }
         first, *aliases = paths_of(route.handler)
         if route.path in aliases:
             place = aliases.index(route.path) + 1
@@ -92,7 +98,7 @@ def _paths(catalogue: Catalogue) -> Json:
     return paths
 
 
-def _operations(catalogue: Catalogue) -> Json:
+def operations(catalogue: Catalogue) -> Json:
     """The operation of each handler, by its name in router/routes.py."""
     vectors = {
         "description": "The vectors in the order of the input, and how the request was routed.",
@@ -101,8 +107,6 @@ def _operations(catalogue: Catalogue) -> Json:
     }
     embeddings = operation(
         "embed",
-        "embeddings",
-        "Embed texts",
         vectors,
         ON_REQUEST,
         description="OpenAI's endpoint. All texts of a request are embedded by one model, in one "
@@ -110,15 +114,14 @@ def _operations(catalogue: Catalogue) -> Json:
         requestBody=request_body(catalogue),
         parameters=BY_HEADER,
     )
+    page = answer("A web page.", STRING, "text/html")
     return {
         **shape_operations(embeddings),
         "embed": embeddings,
         "rerank": rerank(catalogue),
         "explain": operation(
             "route",
-            "routing",
-            "Explain where a request would go",
-            answer("The decision.", "Route"),
+            answer("The decision.", "Route") | IGNORED,
             ON_REQUEST,
             description="The body of /v1/embeddings; answers the decision and why each other "
             "model was not chosen.",
@@ -127,15 +130,11 @@ def _operations(catalogue: Catalogue) -> Json:
         ),
         "models": operation(
             "listModels",
-            "models",
-            "List models and tiers",
             answer("Everything that `model` may be.", "ModelList"),
             ON_READ,
         ),
         "model": operation(
             "getModel",
-            "models",
-            "Show one model or tier",
             answer("The model.", "Model"),
             (404, *ON_READ),
             description="An id may be written without case, with its hub prefix, and with `/` as "
@@ -144,16 +143,12 @@ def _operations(catalogue: Catalogue) -> Json:
         ),
         "tiers": operation(
             "listTiers",
-            "routing",
-            "Show the decision matrix, live",
             answer("One row a model, from small to large.", "Tiers"),
             ON_READ,
             description="What each model can do, what it costs, and what is happening at it now.",
         ),
         "compare": operation(
             "compare",
-            "routing",
-            "Show what a shadow or a canary has found on live traffic",
             answer("Both; null where none runs.", "Comparison"),
             ON_ADMIN,
             description="What `compare:` of the config asks for, as this router replica has "
@@ -161,8 +156,6 @@ def _operations(catalogue: Catalogue) -> Json:
         ),
         "decisions": operation(
             "listDecisions",
-            "routing",
-            "List the last decisions of one router replica",
             answer("The decisions.", "Decisions"),
             (400, *ON_ADMIN),
             description="Oldest first, never with a text. Router replicas share nothing: the "
@@ -185,15 +178,11 @@ def _operations(catalogue: Catalogue) -> Json:
         ),
         "policy": operation(
             "getPolicy",
-            "routing",
-            "Show the routing rules in force, ready to be edited and posted back",
             answer("`routing:` and `tiers:`.", "Policy", "application/yaml"),
             ON_ADMIN,
         ),
         "what_if": operation(
             "whatIf",
-            "routing",
-            "Decide the last requests again by other rules",
             answer("What would have moved.", "WhatIf"),
             (400, 413, *ON_ADMIN),
             description="`routing:`, `tiers:` or both, as in the config file; what is left out "
@@ -205,23 +194,17 @@ def _operations(catalogue: Catalogue) -> Json:
             ),
         ),
         "health": _health(),
-        "live": operation(
-            "live", "health", "Say that the router runs", answer("It runs.", "Health"), (401,)
-        ),
-        "reference": operation(
-            "document", "pages", "This document", answer("OpenAPI 3.1.", {"type": "object"}), (401,)
-        ),
+        "live": operation("live", answer("It runs.", "Health"), (401,)),
+        "reference": operation("document", answer("OpenAPI 3.1.", {"type": "object"}), (401,)),
         **batch_operations(),
-        "console": _page("console", "The console: a page to try requests and watch decisions"),
-        "docs": _page("docs", "This document as a page"),
+        "console": operation("console", page, (401,)),
+        "docs": operation("docs", page, (401,)),
     }
 
 
 def _health() -> Json:
     made = operation(
         "health",
-        "health",
-        "Say whether every model that must be ready is",
         answer("Ready.", "Health"),
         (401,),
     )
@@ -248,10 +231,6 @@ def _error_response(status: int) -> Json:
         "content": content(schema, examples=examples),
         **({"headers": RETRY} if status in (429, 503) else {}),
     }
-
-
-def _page(id: str, summary: str) -> Json:
-    return operation(id, "pages", summary, answer("A web page.", STRING, "text/html"), (401,))
 
 
 def _version() -> str:

@@ -1,6 +1,16 @@
 """The operations on files, batches and usage in the OpenAPI reference."""
 
-from router.openapi_parts import ON_KEY, STRING, answer, body, content, in_path, operation, query
+from router.openapi_parts import (
+    IGNORED,
+    ON_KEY,
+    STRING,
+    answer,
+    body,
+    content,
+    in_path,
+    operation,
+    query,
+)
 from router.openapi_schemas import Json
 from router.usage import BY
 
@@ -29,8 +39,6 @@ def batch_operations() -> Json:
     return {
         "usage": operation(
             "getUsage",
-            "usage",
-            "Sum up what the key used; an admin key sees all keys",
             answer("The sums.", "Usage"),
             ON_KEY,
             parameters=[
@@ -42,9 +50,7 @@ def batch_operations() -> Json:
         ),
         "upload_file": operation(
             "uploadFile",
-            "files",
-            "Upload the lines of a batch",
-            file,
+            file | IGNORED,
             (*ON_KEY, 408, 413),
             description="JSON lines, each with custom_id, method, url and body. At most "
             "limits.max_file_bytes (200 MiB).",
@@ -52,8 +58,6 @@ def batch_operations() -> Json:
         ),
         "files": operation(
             "listFiles",
-            "files",
-            "List the files of the key, newest first",
             answer("The files.", "FileList"),
             ON_KEY,
             parameters=[
@@ -63,28 +67,22 @@ def batch_operations() -> Json:
                 query("purpose", STRING),
             ],
         ),
-        "file": operation("getFile", "files", "Show one file", file, ON_KEY, parameters=_ID),
+        "file": operation("getFile", file, ON_KEY, parameters=_ID),
         "delete_file": operation(
             "deleteFile",
-            "files",
-            "Delete a file; a batch that reads it goes on",
             answer("It is gone.", "FileDeleted"),
             ON_KEY,
             parameters=_ID,
         ),
         "file_content": operation(
             "getFileContent",
-            "files",
-            "Read a file",
             answer("Its bytes.", STRING, "application/jsonl"),
             ON_KEY,
             parameters=_ID,
         ),
         "create_batch": operation(
             "createBatch",
-            "batches",
-            "Embed the lines of a file when there is time",
-            batch,
+            batch | IGNORED,
             (*ON_KEY, 408, 413, 429),
             description="Each line is a request for embeddings on the bulk lane, with the "
             "permissions that the key has now. What is wrong with the file is in `errors` of the "
@@ -93,16 +91,12 @@ def batch_operations() -> Json:
         ),
         "batches": operation(
             "listBatches",
-            "batches",
-            "List the batches of the key, newest first",
             answer("The batches.", "BatchList"),
             ON_KEY,
             parameters=[_AFTER, _limit(100, 20)],
         ),
-        "batch": operation("getBatch", "batches", "Show one batch", batch, ON_KEY, parameters=_ID),
-        "cancel_batch": operation(
-            "cancelBatch", "batches", "Run no more lines of a batch", batch, ON_KEY, parameters=_ID
-        ),
+        "batch": operation("getBatch", batch, ON_KEY, parameters=_ID),
+        "cancel_batch": operation("cancelBatch", batch, ON_KEY, parameters=_ID),
     }
 
 

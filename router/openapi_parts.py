@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from router import ignoring
 from router.answers import ReasonLabel
 from router.openapi_schemas import Json, ref
 
@@ -23,6 +24,7 @@ _SAID: dict[str, tuple[str, Json]] = {
     "x-queue-ms": ("Time spent waiting.", _MS),
     "x-inference-ms": ("Time in the model.", _MS),
     "x-total-ms": ("Time in the service.", _MS),
+    ignoring.HEADER: ("Fields of the body that were dropped, if there were any.", STRING),
 }
 HEADERS: Json = {
     name: {"description": text, "schema": schema} for name, (text, schema) in _SAID.items()
@@ -42,6 +44,7 @@ HEADERS: Json = {
         ),
     )
 }
+IGNORED: Json = {"headers": {ignoring.HEADER: HEADERS[ignoring.HEADER]}}
 RETRY: Json = {
     name: {"description": text, "schema": {"type": "integer", "minimum": 1}}
     for name, text in (
@@ -90,15 +93,13 @@ def in_path(name: str, **more: Any) -> Json:
     return {"name": name, "in": "path", "required": True, "schema": STRING, **more}
 
 
-def operation(
-    id: str, tag: str, summary: str, ok: Json, statuses: tuple[int, ...] = (), **more: Any
-) -> Json:
-    """An operation, with its success response and a response for each error status."""
+def operation(id: str, ok: Json, statuses: tuple[int, ...] = (), **more: Any) -> Json:
+    """An operation, with its success response and a response for each error status. The table of
+    routes has its summary.
+    """
     refused = {str(one): {"$ref": f"#/components/responses/{one}"} for one in sorted(statuses)}
     return {
         "operationId": id,
-        "tags": [tag],
-        "summary": summary,
         **more,
         "responses": {"200": ok, **refused},
     }

@@ -27,8 +27,6 @@ def rerank(catalogue: Catalogue) -> Json:
     ranked = one_of("RerankResponse", "TeiRerankResponse")
     made = operation(
         "rerank",
-        "reranking",
-        "Rank documents for a query",
         answer("The documents by falling score, and how the request was routed.", ranked)
         | {"headers": headers},
         description="Cohere's and Jina's endpoint. One reranker reads all documents. A body with "
@@ -51,7 +49,6 @@ def shape_operations(embeddings: Json) -> Json:
         "azure_embed": {
             **embeddings,
             "operationId": "azureEmbed",
-            "summary": "Embed texts, as Azure's clients ask for it",
             "description": "OpenAI's endpoint with the name of the model in the path.",
             "parameters": [
                 in_path("model"),
@@ -67,8 +64,6 @@ def _shape(name: str) -> Json:
     vectors = answer("The vectors in the order of the texts.", f"{name}EmbedResponse")
     made = operation(
         f"{name.lower()}Embed",
-        "embeddings",
-        f"Embed texts, as {name}'s clients ask for it",
         vectors | {"headers": HEADERS},
         description="A translation of /v1/embeddings; headers and errors are those of a request "
         "there, errors in this API's form.",

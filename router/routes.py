@@ -2,7 +2,7 @@
 
 All code that needs a path reads this table: the application, its fast path, access, the OpenAPI
 reference, and the messages of 404 and 405. A new route is a row here, a method of the application
-with the name of its handler (deployments/ingress/application.py), and its description
+with the name of its handler (deployments/ingress/application.py), and its request and answers
 (router/openapi.py). A route under /v1 that a key can call also gets an alias without /v1.
 """
 
@@ -31,6 +31,8 @@ class Route(NamedTuple):
     methods: tuple[str, ...]
     caller: Caller
     handler: str
+    tag: str = ""  # its part of the reference
+    summary: str = ""
 
     def parameter(self, path: str) -> str:
         """The value of `{id}` in `path`; empty if the route has no `{id}`."""
@@ -49,37 +51,85 @@ class Route(NamedTuple):
         )
 
 
+def _part(
+    tag: str, caller: Caller, *rows: tuple[tuple[str, ...], str, str, str]
+) -> Iterator[Route]:
+    """The routes of one part of the reference: methods, path, handler and summary of each."""
+    for methods, path, handler, summary in rows:
+        yield Route(path, methods, caller, handler, tag, summary)
+
+
 _ROUTES = (
-    Route("/v1/embeddings", POST, Caller.KEY, "embed"),
-    Route("/openai/deployments/{model}/embeddings", POST, Caller.KEY, "azure_embed"),
-    Route("/v2/embed", POST, Caller.KEY, "cohere_embed"),
-    Route("/embed", POST, Caller.KEY, "tei_embed"),
-    Route("/api/embed", POST, Caller.KEY, "ollama_embed"),
-    Route("/v1/rerank", POST, Caller.KEY, "rerank"),
-    Route("/v2/rerank", POST, Caller.KEY, "rerank"),
-    Route("/v1/route", POST, Caller.KEY, "explain"),
-    Route("/v1/models", GET, Caller.KEY, "models"),
-    Route("/v1/models/{id}", GET, Caller.KEY, "model"),
-    Route("/v1/tiers", GET, Caller.KEY, "tiers"),
-    Route("/v1/files", POST, Caller.KEY, "upload_file"),
-    Route("/v1/files", GET, Caller.KEY, "files"),
-    Route("/v1/files/{id}", GET, Caller.KEY, "file"),
-    Route("/v1/files/{id}", DELETE, Caller.KEY, "delete_file"),
-    Route("/v1/files/{id}/content", GET, Caller.KEY, "file_content"),
-    Route("/v1/batches", POST, Caller.KEY, "create_batch"),
-    Route("/v1/batches", GET, Caller.KEY, "batches"),
-    Route("/v1/batches/{id}", GET, Caller.KEY, "batch"),
-    Route("/v1/batches/{id}/cancel", POST, Caller.KEY, "cancel_batch"),
-    Route("/v1/usage", GET, Caller.KEY, "usage"),
-    Route("/v1/compare", GET, Caller.ADMIN, "compare"),
-    Route("/v1/decisions", GET, Caller.ADMIN, "decisions"),
-    Route("/v1/what-if", GET, Caller.ADMIN, "policy"),
-    Route("/v1/what-if", POST, Caller.ADMIN, "what_if"),
-    Route("/health", GET, Caller.ANYONE, "health"),
-    Route("/health/live", GET, Caller.ANYONE, "live"),
-    Route("/openapi.json", GET, Caller.ANYONE, "reference"),
-    Route("/", GET, Caller.ANYONE, "console"),
-    Route("/docs", GET, Caller.ANYONE, "docs"),
+    *_part(
+        "embeddings",
+        Caller.KEY,
+        (POST, "/v1/embeddings", "embed", "Embed texts"),
+        (POST, "/openai/deployments/{model}/embeddings", "azure_embed", "Embed texts, as Azure"),
+        (POST, "/v2/embed", "cohere_embed", "Embed texts, as Cohere"),
+        (POST, "/embed", "tei_embed", "Embed texts, as Text Embeddings Inference"),
+        (POST, "/api/embed", "ollama_embed", "Embed texts, as Ollama"),
+    ),
+    *_part(
+        "reranking",
+        Caller.KEY,
+        (POST, "/v1/rerank", "rerank", "Rank documents for a query"),
+        (POST, "/v2/rerank", "rerank", "Rank documents for a query"),
+    ),
+    *_part(
+        "routing",
+        Caller.KEY,
+        (POST, "/v1/route", "explain", "Explain where a request would go"),
+        (GET, "/v1/tiers", "tiers", "Show the decision matrix, live"),
+    ),
+    *_part(
+        "models",
+        Caller.KEY,
+        (GET, "/v1/models", "models", "List everything that `model` may be"),
+        (GET, "/v1/models/{id}", "model", "Show one entry of that list"),
+    ),
+    *_part(
+        "files",
+        Caller.KEY,
+        (POST, "/v1/files", "upload_file", "Upload the lines of a batch"),
+        (GET, "/v1/files", "files", "List the files of the key, newest first"),
+        (GET, "/v1/files/{id}", "file", "Show one file"),
+        (DELETE, "/v1/files/{id}", "delete_file", "Delete a file; a batch that reads it goes on"),
+        (GET, "/v1/files/{id}/content", "file_content", "Read a file"),
+    ),
+    *_part(
+        "batches",
+        Caller.KEY,
+        (POST, "/v1/batches", "create_batch", "Embed the lines of a file when there is time"),
+        (GET, "/v1/batches", "batches", "List the batches of the key, newest first"),
+        (GET, "/v1/batches/{id}", "batch", "Show one batch"),
+        (POST, "/v1/batches/{id}/cancel", "cancel_batch", "Run no more lines of a batch"),
+    ),
+    *_part(
+        "usage",
+        Caller.KEY,
+        (GET, "/v1/usage", "usage", "Sum up what the key used; an admin key sees all keys"),
+    ),
+    *_part(
+        "routing",
+        Caller.ADMIN,
+        (GET, "/v1/compare", "compare", "Show what a shadow or a canary found on live traffic"),
+        (GET, "/v1/decisions", "decisions", "List the last decisions of one router replica"),
+        (GET, "/v1/what-if", "policy", "Show the routing rules in force, to edit and post back"),
+        (POST, "/v1/what-if", "what_if", "Decide the last requests again by other rules"),
+    ),
+    *_part(
+        "health",
+        Caller.ANYONE,
+        (GET, "/health", "health", "Say whether every model that must be ready is"),
+        (GET, "/health/live", "live", "Say that the router runs"),
+    ),
+    *_part(
+        "pages",
+        Caller.ANYONE,
+        (GET, "/openapi.json", "reference", "This document"),
+        (GET, "/", "console", "The console: a page to try requests and watch decisions"),
+        (GET, "/docs", "docs", "This document as a page"),
+    ),
 )
 
 

@@ -65,7 +65,7 @@ def _refuse_priced(value: Any) -> Any:
 class Routing(Section):
     """How requests are decided; reloaded without a restart."""
 
-    REMOVED: ClassVar[Mapping[str, str]] = dict.fromkeys(
+    HINTS: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("quality_weight", "price_eta", "price_utilisation"),
         "removed in 0.2 with the policy `priced`; delete the line",
     )

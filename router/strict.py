@@ -145,7 +145,7 @@ def _unknown_in_mapping(annotation: Any, value: Mapping[Any, Any], path: str) ->
             yield from _unknown(models[0], value, path)
     elif _is_model(annotation):
         fields = {name: field.annotation for name, field in annotation.model_fields.items()}
-        yield from _unknown_keys(fields, value, path, getattr(annotation, "REMOVED", {}))
+        yield from _unknown_keys(fields, value, path, getattr(annotation, "HINTS", NOTHING))
     elif origin is dict and args:
         named = get_origin(args[0]) is Literal
         keys = map(str, get_args(args[0])) if named else value
@@ -156,16 +156,16 @@ def _unknown_keys(
     valid: Mapping[Any, Any],
     value: Mapping[Any, Any],
     path: str,
-    removed: Mapping[str, str] = NOTHING,
+    hints: Mapping[str, str] = NOTHING,
 ) -> Iterator[str]:
-    """Yield a sentence for each unknown key: `valid` has the annotations of the valid keys,
-    `removed` what to do about keys of older versions.
+    """Yield a sentence for each unknown key: `valid` has the annotations of the valid keys, `hints`
+    what to do about some others, such as those of older versions.
     """
     for key, inner in value.items():
         if key in valid:
             yield from _unknown(valid[key], inner, join(path, str(key)))
         else:
-            what = removed.get(key) or f"unknown key; {suggestion(str(key), valid)}"
+            what = hints.get(key) or f"unknown key; {suggestion(str(key), valid)}"
             yield f"{join(path, str(key))}: {what}"
 
 

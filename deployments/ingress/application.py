@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
 
-from deployments.ingress import asgi, console
+from deployments.ingress import asgi, console, docs_page
 from deployments.ingress.asgi import ClientLeft, HttpAnswer, HttpRequest, Receive, Scope, Send
 from deployments.ingress.auth import Access
 from deployments.ingress.batches import BatchHandlers
@@ -43,6 +43,7 @@ from router.errors import (
 )
 from router.keys import Grant
 from router.names import Address
+from router.openapi import document
 from router.rerank_schema import read_object
 from router.routes import Caller as RouteCaller
 from router.routes import Route, methods_of
@@ -103,6 +104,7 @@ class Application:
             "decisions": self._decisions,
             "what_if": self._what_if,
             "console": self._console,
+            "docs": self._docs,
             **BatchHandlers(router).handlers,
         }
 
@@ -217,7 +219,7 @@ class Application:
         path, method = http_request.path, http_request.scope["method"]
         routes = TABLE.find(path)
         if not routes:
-            raise NotFound(path, TABLE.nearest(path))
+            raise NotFound(f"{http_request.address or ''}{path}", TABLE.nearest(path))
         route = next((route for route in routes if method in route.methods), None)
         if route is None:
             raise MethodNotAllowed(method, path, methods_of(routes))
@@ -251,6 +253,9 @@ class Application:
 
     async def _console(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
         return _asset(http_request, console.ASSETS[http_request.path])
+
+    async def _docs(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        return docs_page.answer(document(self._router.service.catalogue), http_request)
 
     async def _what_if(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
         service, policy = self._router.service, await self._policy(http_request)
@@ -355,8 +360,7 @@ class Application:
                     grant.defaults,
                     grant.default_priority,
                 )
-                ignore = limits.unknown_fields == "ignore" or grant.ignore_fields
-                request = form.read(data, context, ignore)
+                request = form.read(data, context, grant.ignores(limits))
                 http_request.ignored = request.ignored
                 grant.check(request.common)
                 work = self._router.reranking.rerank(request, caller)
@@ -404,7 +408,7 @@ class Application:
             caller.default_priority,
             caller.check_space,
         )
-        ignore = limits.unknown_fields == "ignore" or caller.ignore_fields
+        ignore = caller.ignores(limits)
         (route, *_) = TABLE.find(http_request.path)
         name = route.parameter(http_request.path)
         incoming = FORMS.get(route.handler, OPENAI).read(body, limits, ignore, name)

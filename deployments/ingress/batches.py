@@ -86,8 +86,8 @@ class BatchHandlers:
 
     async def _upload(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
         store, limits = self._store, self._router.service.args.limits
-        made = await receive_file(http_request, limits, store.files, grant.name, store.clock)
-        return _json(made)
+        ignore = grant.ignores(limits)
+        return _json(await receive_file(http_request, limits, store, grant.name, ignore))
 
     async def _files(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
         store, query = self._store, _query(http_request, ("after", "limit", "order", "purpose"))
@@ -128,7 +128,8 @@ class BatchHandlers:
             raise PriorityNotAllowed("bulk", grant.priorities)
         body = await asgi.body(http_request, MOST_BODY_BYTES, limits.body_timeout_s)
         address = str(http_request.address or "")
-        return _json(await asyncio.to_thread(store.create, grant, parse_batch(body), address))
+        given, http_request.ignored = parse_batch(body, grant.ignores(limits))
+        return _json(await asyncio.to_thread(store.create, grant, given, address))
 
     async def _batches(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
         store, query = self._store, _query(http_request, ("after", "limit"))

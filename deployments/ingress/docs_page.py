@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from deployments.ingress.asgi import HttpAnswer, HttpRequest
+
 # the colours of the console (console/console.css)
 STYLE = """
 :root { color-scheme: light dark; --ground: #f4f6f8; --surface: #fff; --line: #d8dee5;
@@ -44,7 +46,7 @@ details { margin: .5rem 0 } summary { cursor: pointer }
 @media (max-width: 50rem) { .page { grid-template-columns: minmax(0, 1fr); padding: .7rem }
   nav ol { position: static; max-height: none; columns: 2 } }
 """
-BASE = "http://localhost:8000"
+_HOST = re.compile(r"[\w.\-:\[\]]+", re.ASCII)
 _STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 HEADERS = {
     "content-security-policy": (
@@ -56,8 +58,23 @@ HEADERS = {
 }
 
 
-def page(document: Mapping[str, Any]) -> str:
-    """Render an OpenAPI document as HTML."""
+def answer(document: Mapping[str, Any], http_request: HttpRequest) -> HttpAnswer:
+    """The page, with the address at which it was requested in its examples."""
+    content = page(document, base_of(http_request)).encode()
+    return HttpAnswer(200, content, "text/html; charset=utf-8", HEADERS)
+
+
+def base_of(http_request: HttpRequest) -> str:
+    """The URL of the service as the client wrote it."""
+    headers, scope = http_request.headers, http_request.scope
+    host, proxy = headers.get("host", ""), headers.get("x-forwarded-proto", "")
+    scheme = proxy if proxy in ("http", "https") else scope.get("scheme", "http")
+    at = host if _HOST.fullmatch(host) else "localhost:8000"
+    return f"{scheme}://{at}{scope.get('root_path', '')}"
+
+
+def page(document: Mapping[str, Any], base: str) -> str:
+    """Render an OpenAPI document as HTML; `base` is the URL of the service."""
     title = _text(document["info"]["title"])
     entries = [
         (_anchor(method, path), method.upper(), path)
@@ -76,8 +93,8 @@ def page(document: Mapping[str, Any]) -> str:
         f'<header><h1>{title}: reference</h1><a href="./">Back to the console</a>'
         '<a href="openapi.json">openapi.json</a></header><div class="page">'
         f'<nav aria-label="Contents"><ol>{listed}</ol></nav><main>'
-        f"<p>{_text(document['info'].get('description', ''))}</p>"
-        f"{''.join(_operations(document))}</main></div></body></html>"
+        f"<p>{_prose(document['info'].get('description', ''))}</p>"
+        f"{''.join(_operations(document, base))}</main></div></body></html>"
     )
 
 
@@ -86,24 +103,26 @@ def _anchor(method: str, path: str) -> str:
     return "-".join(words)
 
 
-def _operations(document: Mapping[str, Any]) -> Iterator[str]:
+def _operations(document: Mapping[str, Any], base: str) -> Iterator[str]:
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             yield (
                 f'<section id="{_anchor(method, path)}"><h2><span class="method">'
                 f"{_text(method.upper())}</span> <code>{_text(path)}</code></h2>"
             )
-            yield f"<p>{_text(operation.get('description') or operation.get('summary', ''))}</p>"
+            yield f"<p><b>{_prose(operation.get('summary', ''))}</b></p>"
+            if description := operation.get("description"):
+                yield f"<p>{_prose(description)}</p>"
             content = (
                 operation.get("requestBody", {}).get("content", {}).get("application/json", {})
             )
             if content:
                 yield _fields(document, _resolve(document, content.get("schema", {})))
                 yield from _examples(content)
-            yield from _calls(method, path, content)
+            yield from _calls(method, base + _filled(path, operation), content)
             rows = "".join(
                 f"<tr><td>{_text(status)}</td><td>"
-                f"{_text(_resolve(document, answer).get('description', ''))}</td></tr>"
+                f"{_prose(_resolve(document, answer).get('description', ''))}</td></tr>"
                 for status, answer in operation.get("responses", {}).items()
             )
             yield f"<table><tr><th>status</th><th>answer</th></tr>{rows}</table></section>"
@@ -113,7 +132,7 @@ def _fields(document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     required = set(schema.get("required", ()))
     rows = "".join(
         f"<tr><td><code>{_text(name)}</code>{' *' if name in required else ''}</td>"
-        f"<td>{_text(field.get('description', ''))}{_choices(document, field)}</td></tr>"
+        f"<td>{_prose(field.get('description', ''))}{_choices(document, field)}</td></tr>"
         for name, field in schema.get("properties", {}).items()
     )
     return f"<table><tr><th>field (* required)</th><th></th></tr>{rows}</table>"
@@ -137,16 +156,25 @@ def _choices(document: Mapping[str, Any], field: Mapping[str, Any]) -> str:
 def _examples(content: Mapping[str, Any]) -> Iterator[str]:
     for example in content.get("examples", {}).values():
         value = json.dumps(example["value"], ensure_ascii=False, indent=2)
-        yield f"<p>{_text(example.get('summary', ''))}</p><pre>{_text(value)}</pre>"
+        yield f"<p>{_prose(example.get('summary', ''))}</p><pre>{_text(value)}</pre>"
 
 
-def _calls(method: str, path: str, content: Mapping[str, Any]) -> Iterator[str]:
+def _filled(path: str, operation: Mapping[str, Any]) -> str:
+    """The path with an example of each of its parameters, or with the name in capitals."""
+    for one in operation.get("parameters", ()):
+        if one.get("in") == "path":
+            value = str(one.get("example", one["name"].upper()))
+            path = path.replace(f"{{{one['name']}}}", value)
+    return path
+
+
+def _calls(method: str, url: str, content: Mapping[str, Any]) -> Iterator[str]:
     """The first example as commands: curl, and Python with httpx."""
     examples = list(content.get("examples", {}).values())
     if method == "post" and not examples:
         return
     body = examples[0]["value"] if examples else None
-    curl = [f"curl {BASE}{path}", "-H 'authorization: Bearer KEY'"]
+    curl = [f"curl {url}", "-H 'authorization: Bearer KEY'"]
     python = ["import httpx", ""]
     more = ""
     if body is not None:
@@ -154,7 +182,7 @@ def _calls(method: str, path: str, content: Mapping[str, Any]) -> Iterator[str]:
         curl += ["-H 'content-type: application/json'", f"-d '{sent}'"]
         more = f", json={body!r}"
     python += [
-        "answer = httpx." + method + f'("{BASE}{path}"{more},',
+        f'answer = httpx.{method}("{url}"{more},',
         '    headers={"authorization": "Bearer KEY"}, timeout=60)',
         "print(answer.json())",
     ]
@@ -176,3 +204,8 @@ def _resolve(document: Mapping[str, Any], value: Mapping[str, Any]) -> Mapping[s
 
 def _text(value: object) -> str:
     return html.escape(str(value))
+
+
+def _prose(text: str) -> str:
+    """Text in which `backticks` mark code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(text))

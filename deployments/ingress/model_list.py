@@ -7,7 +7,7 @@ from deployments.service.service import Service
 from router.domain import Tier
 from router.errors import ModelNotFound, RouterError
 from router.keys import Grant
-from router.names import SIDES, read_name
+from router.names import SIDES
 from router.spaces import NamedSpace
 
 Card = dict[str, Any]
@@ -37,21 +37,21 @@ class ModelList:
     def card(self, given: str, caller: Grant) -> Card:
         """One entry of that list, or the meaning of a name with a suffix; raises ModelNotFound."""
         catalogue = self._service.catalogue
-        name = read_name(catalogue, given)
+        name = catalogue.read_name(given)
         if name.space in catalogue.collections:
             collection = f"{name.space}-{name.side}" if name.side else name.space
             for card in self._collections(caller):
                 if card["id"] == collection:
                     return card | {"id": given}
-            raise ModelNotFound(given, self._names(caller))
+            raise self._not_found(given, caller)
         model = (name.model or "").lower()
         if model not in (Tier.AUTO, *self._service.args.tiers):
             try:
                 model = catalogue.find(name.model or given)
             except RouterError:  # such as a reranker that the caller cannot use
-                raise ModelNotFound(given, self._names(caller)) from None
-        if model not in (names := self._names(caller)):
-            raise ModelNotFound(given, names)
+                raise self._not_found(given, caller) from None
+        if model not in self._names(caller):
+            raise self._not_found(given, caller)
         card = self._card(model)
         if name.space is not None:
             return card | {"id": name.space, "dimensions": int(name.space.rpartition("/")[2])}
@@ -64,6 +64,14 @@ class ModelList:
             "auto",
             *(str(tier) for tier, name in args.tiers.items() if caller.may_use(name)),
         ]
+
+    def _not_found(self, given: str, caller: Grant) -> ModelNotFound:
+        collections = (
+            name
+            for name in self._service.catalogue.collections
+            if caller.collections is None or name in caller.collections
+        )
+        return ModelNotFound(given, (*self._names(caller), *collections))
 
     def _card(self, name: str) -> Card:
         tiers = {str(tier): model for tier, model in self._service.args.tiers.items()}

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any
 
 from python_multipart.exceptions import MultipartParseError
@@ -10,10 +9,12 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from deployments.ingress.asgi import ClientLeft, HttpRequest
 from deployments.service.batches.disk import to_the_end
-from deployments.service.batches.files import FileStore, Upload
+from deployments.service.batches.files import Upload
+from deployments.service.batches.store import BatchStore
 from router.batch_objects import FileObject
 from router.config import Limits
-from router.errors import InvalidValue, RequestTimeout, RequestTooLarge, UnknownField, shorten
+from router.errors import InvalidValue, RequestTimeout, RequestTooLarge, shorten
+from router.ignoring import Ignore, unknown
 
 FIELDS = ("file", "purpose")
 PURPOSE = "batch"
@@ -25,9 +26,9 @@ LEAST_BYTES_PER_S = 64 * 1024  # a slower upload occupies its place for too long
 
 
 async def receive_file(
-    http_request: HttpRequest, limits: Limits, store: FileStore, key: str, now: Callable[[], float]
+    http_request: HttpRequest, limits: Limits, store: BatchStore, key: str, ignore: Ignore
 ) -> FileObject:
-    """Store the file of a request.
+    """Store the file of a request; `ignore` drops unknown fields.
 
     Raises RequestTooLarge, RequestTimeout, InvalidValue, UnknownField or ClientLeft, and then
     leaves nothing of the file.
@@ -36,12 +37,12 @@ async def receive_file(
     declared = http_request.headers.get("content-length", "")
     if declared.isdigit() and int(declared[:18]) > limits.max_file_bytes + AROUND_BYTES:
         raise _too_large(limits)
-    upload = await asyncio.to_thread(store.upload, key, limits.max_file_bytes)
+    upload = await asyncio.to_thread(store.files.upload, key, limits.max_file_bytes)
     try:
-        form = Form(boundary, upload)
+        form = Form(boundary, upload, ignore)
         await _fed(http_request, limits, form)
-        name = form.check()
-        return await to_the_end(upload.finish, name, "batch", int(now()))
+        name, http_request.ignored = form.check(), form.ignored
+        return await to_the_end(upload.finish, name, "batch", int(store.clock()))
     except BaseException:
         await to_the_end(upload.abandon)
         raise
@@ -97,8 +98,9 @@ async def _fed(http_request: HttpRequest, limits: Limits, form: "Form") -> None:
 class Form:
     """The fields of a form: `purpose` is kept, `file` is written to its upload."""
 
-    def __init__(self, boundary: bytes, upload: Upload) -> None:
-        self._upload = upload
+    def __init__(self, boundary: bytes, upload: Upload, ignore: Ignore) -> None:
+        self._upload, self._ignore = upload, ignore
+        self.ignored: tuple[str, ...] = ()  # unknown fields that were dropped
         self._seen: dict[str, bytearray] = {}
         self._field, self._name, self._value = "", bytearray(), bytearray()
         self._headers: dict[bytes, bytes] = {}
@@ -145,7 +147,8 @@ class Form:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         self._field = options.get(b"name", b"").decode("utf-8", "replace")
         if self._field not in FIELDS:
-            raise UnknownField(self._field, FIELDS)
+            self.ignored = unknown((*self.ignored, self._field), FIELDS, self._ignore)
+            return
         if self._field in self._seen:
             raise InvalidValue(f"{self._field} is sent twice; send it once", self._field)
         self._seen[self._field] = bytearray()
@@ -157,7 +160,8 @@ class Form:
         if self._field == "file":
             self._upload.write(data[start:end])
             return
-        value = self._seen[self._field]
+        if (value := self._seen.get(self._field)) is None:
+            return
         value.extend(data[start:end])
         if len(value) > MOST_FIELD_BYTES:
             raise InvalidValue(f"{self._field} is too long", self._field)

@@ -8,8 +8,6 @@ import numpy as np
 import orjson
 
 from deployments.ingress import rerank_views
-from deployments.ingress.docs_page import HEADERS as DOCS_HEADERS
-from deployments.ingress.docs_page import page
 from deployments.ingress.explanation import settings
 from deployments.ingress.model_list import ModelList
 from deployments.ingress.what_if import WhatIf, current
@@ -54,12 +52,6 @@ class Views:
             "compare": lambda _: _json(200, service.comparison.as_dict()),
             "policy": lambda _: (200, current(service.args), "application/yaml"),
             "reference": lambda _: _json(200, document(service.catalogue)),
-            "docs": lambda _: (
-                200,
-                page(document(service.catalogue)).encode(),
-                "text/html; charset=utf-8",
-                DOCS_HEADERS,
-            ),
         }
 
     def health(self) -> Response:

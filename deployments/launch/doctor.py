@@ -227,12 +227,13 @@ def _ray(machine: Machine) -> Iterator[Finding]:
     if address and not answers(address):
         todo = f"rm {trap}: `serve run` waits for it"
         yield Finding("ray cluster", "warn", f"{trap} names {address}, where nothing answers", todo)
-    else:
-        yield Finding(
-            "ray cluster",
-            "ok",
-            f"one runs at {address}: `serve run` joins it" if address else "none runs here",
-        )
+        return
+    joined = [f"one runs at {address}: `serve run` joins it"] if address else []
+    own = [
+        f"`embedding-router run` (process {pid}) has its own, which `serve run` does not join"
+        for pid in machine.services
+    ]
+    yield Finding("ray cluster", "ok", "; ".join([*joined, *own]) or "none runs here")
 
 
 def _haproxy() -> Finding:

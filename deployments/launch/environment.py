@@ -19,7 +19,7 @@ import secrets
 import shutil
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +34,7 @@ SCRATCH, OWNER = (
     "er-",
     "owner",
 )
+FOLDERS = Path("/tmp")  # short: HAProxy's socket paths have at most 97 characters
 OWNER_BYTES = 200
 HAPROXY_OWN_FILES = 500  # in addition to those of connections
 # below the kernel's range of ephemeral ports
@@ -93,6 +94,19 @@ def _own_text(file: Path) -> str:
 
 def sweep(where: Path) -> None:
     """Remove the folders of this user's instances that were killed."""
+    for folder, pid in _instances(where):
+        if pid is None:
+            with suppress(OSError):
+                shutil.rmtree(folder)
+
+
+def running(where: Path) -> list[int]:
+    """Return the process ids of this user's instances that run."""
+    return sorted(pid for _, pid in _instances(where) if pid is not None)
+
+
+def _instances(where: Path) -> Iterator[tuple[Path, int | None]]:
+    """Yield the folder of each instance of this user and its process id; None if it was killed."""
     for claim in where.glob(f"{SCRATCH}*/{OWNER}"):
         with suppress(OSError, ValueError):
             text = _own_text(claim)
@@ -103,8 +117,7 @@ def sweep(where: Path) -> None:
                 lives = owner(psutil.Process(pid)) == text
             except psutil.NoSuchProcess:
                 lives = False
-            if not lives:
-                shutil.rmtree(claim.parent)
+            yield claim.parent, pid if lives else None
 
 
 def environment(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import psutil
 
+from deployments.launch.environment import FOLDERS, running
 from deployments.replica.device import processor
 from deployments.serve_internals import counted_cpus
 
@@ -44,6 +45,7 @@ class Machine(NamedTuple):
     cuda: str | None = None  # the version that torch was built for
     compiler: str | None = "cc"
     headers: Path | None = None  # the folder that should hold Python.h
+    services: Sequence[int] = ()  # the processes of `embedding-router run` of this user
 
 
 def this_machine() -> Machine:
@@ -70,6 +72,7 @@ def this_machine() -> Machine:
         _cuda(),
         next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None),
         Path(sysconfig.get_path("include")),
+        running(FOLDERS),
     )
 
 

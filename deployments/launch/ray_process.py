@@ -78,9 +78,11 @@ def serving(
     try:
         try:
             _on_signals(stopped)
+            say("starting Ray", "starting", what="Ray")
             context = _start_ray(dashboard_port, metrics_port, stopped)
             _on_signals(stopped)  # Ray installed its own handler of SIGTERM
             _require_room(config)
+            say("starting Ray Serve", "starting", what="Ray Serve")
             client = serve_internals.start_serve(wanted)
             serve_internals.deploy(client, wanted)
         except (ray.exceptions.RayError, RuntimeError, OSError) as error:

@@ -23,6 +23,7 @@ import psutil
 
 from deployments.launch import haproxy
 from deployments.launch.environment import (
+    FOLDERS,
     OWNER,
     SCRATCH,
     NoPorts,
@@ -101,15 +102,14 @@ def main(
             f"{path}: http_options.host is a name or an address, http_options.port a number"
         )
     config["http_options"] = http
+    say(f"checking {path}", "checking", file=str(path))
     stopped = Event()
     try:
         _require_free(http["host"], http["port"])
         if metrics_port is not None:
             _require_free("0.0.0.0", metrics_port, "--metrics-port")
-        sweep(Path("/tmp"))
-        with tempfile.TemporaryDirectory(
-            prefix=SCRATCH, dir="/tmp"
-        ) as scratch:  # short: HAProxy's socket paths have at most 97 characters
+        sweep(FOLDERS)
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=FOLDERS) as scratch:
             folder = Path(scratch)
             (folder / OWNER).write_text(owner(psutil.Process()))
             limits = _limits(config)
@@ -156,7 +156,10 @@ def _read(path: Path) -> dict[str, Any]:
             "\n".join(f"{path}: {problem}" for problem in error.problems)
         ) from None
     if not isinstance(config, dict) or not config.get("applications"):
-        raise click.ClickException(f"{path} is no Serve config: it has no `applications:`")
+        from deployments.launch.serve_config import check
+
+        told = f"{path} is no Serve config: it has no `applications:`"
+        raise click.ClickException("\n".join([told, *check(path)]))
     if not isinstance(config["applications"], list):
         raise click.ClickException(f"{path}: `applications` must be a list")
     return config

@@ -5,15 +5,13 @@ and accepts any value in nested sections until the deployment fails. PyYAML keep
 equal keys. Each of these turns a typo into a setting that silently does nothing.
 """
 
-import ast
 import copy
 import math
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 from ray.serve.config import (
@@ -23,11 +21,11 @@ from ray.serve.config import (
     GangSchedulingConfig,
     RequestRouterConfig,
 )
-from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
+from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
+from deployments.launch.cluster_check import cluster_problems
 from deployments.launch.constructor_check import constructor_problems, reload_problems
 from deployments.launch.model_check import model_problems, own_folder_first
-from deployments.serve_internals import validate_cluster
 from router.config import Autoscaling, RouterArgs
 from router.exposure import require_local
 from router.resources import bookings
@@ -51,18 +49,38 @@ ACCESS_LOG = (
 )
 POLICIES = ("deployments.autoscale:ByTokens", "deployments.autoscale.ByTokens")
 
-RAY_IMAGE = "latest_dlami"
-FIND_IMAGE = (
-    "aws ssm get-parameter --region REGION --query Parameter.Value --output text --name "
-    "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
-)
-
 # Sections that Serve's schema leaves as plain dicts: their values are checked only here.
 OF_DEPLOYMENT: Mapping[str, type[BaseModel]] = {
     "autoscaling_config": AutoscalingConfig,
     "request_router_config": RequestRouterConfig,
     "gang_scheduling_config": GangSchedulingConfig,
 }
+
+
+_OF_ARGS = set(RouterArgs.model_fields) - set(ServeApplicationSchema.model_fields)
+
+
+class _Application(ServeApplicationSchema):
+    """An application, with hints for our own keys where they have no effect."""
+
+    HINTS: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        _OF_ARGS, "it belongs under the `args:` of the application"
+    )
+
+
+class _File(ServeDeploySchema):
+    """A whole file, with hints for keys that belong to an application."""
+
+    HINTS: ClassVar[Mapping[str, str]] = {
+        name: f"it belongs to an application: write it as applications[0].{name}"
+        for name in ServeApplicationSchema.model_fields
+    } | {
+        name: f"it belongs under the `args:` of an application: write it as applications[0].args."
+        f"{name}"
+        for name in _OF_ARGS
+    }
+
+    applications: list[_Application]  # type: ignore[assignment]
 
 
 class Report(NamedTuple):
@@ -95,7 +113,7 @@ def examine(path: str | Path, host: str | None = None) -> Report:
     except ConfigError as error:
         return Report(error.problems, [])
     if isinstance(data, Mapping) and "available_node_types" in data:
-        return Report(list(_cluster(data)), [])
+        return Report(list(cluster_problems(data)), [])
     if isinstance(data, Mapping) and data.get("kind") == "RayService":
         spec = data.get("spec")
         inner = spec.get("serveConfigV2") if isinstance(spec, Mapping) else None
@@ -157,67 +175,6 @@ def application(path: str | Path) -> tuple[RouterArgs, dict[str, Any]]:
     raise ConfigError([f"{path}: it has no application with import_path: {IMPORT_PATH}"])
 
 
-def _cluster(data: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what `ray up` would refuse, or would ask the cloud for; no cloud is called here."""
-    types = data["available_node_types"]
-    for name, node in types.items() if isinstance(types, Mapping) else ():
-        if not (isinstance(node, Mapping) and node.get("resources")):
-            yield (
-                f"available_node_types.{name}.resources: state them, accelerator_type:... too; "
-                "else ray up asks the cloud"
-            )
-        if isinstance(node, Mapping) and _on_aws(data):
-            yield from _image(node, f"available_node_types.{name}.node_config")
-    if not data.get("cluster_name"):
-        yield "cluster_name: required"
-    try:
-        validate_cluster(copy.deepcopy(dict(data)))
-    except ImportError as error:
-        yield f"cannot be checked here: {error}; install jsonschema"
-    except Exception as error:  # jsonschema's own, and any other from Ray's helpers
-        yield str(getattr(error, "message", error)).splitlines()[0]
-
-
-def _on_aws(data: Mapping[str, Any]) -> bool:
-    provider = data.get("provider")
-    return isinstance(provider, Mapping) and provider.get("type") == "aws"
-
-
-def _image(node: Mapping[str, Any], where: str) -> Iterator[str]:
-    """Yield a problem if the image cannot hold vLLM: none, Ray's default, or not an id."""
-    config = node.get("node_config")
-    image = config.get("ImageId") if isinstance(config, Mapping) else None
-    if isinstance(config, Mapping) and image is None and "LaunchTemplate" in config:
-        return  # the template names it
-    if image is None:
-        problem = "is missing, and Ray's default is Ubuntu 18.04, which cannot install vLLM"
-    elif str(image).lower() in {RAY_IMAGE, *_ray_images()}:
-        problem = f"{image} is Ray's image of Ubuntu 18.04, which cannot install vLLM"
-    elif re.fullmatch(r"ami-([0-9a-f]{8}|[0-9a-f]{17})", str(image)):
-        return
-    else:
-        problem = f"{image!r} is no id of an image"
-    yield f"{where}.ImageId: {problem}; write one of your region: {FIND_IMAGE}"
-
-
-def _ray_images() -> set[str]:
-    """Return the images that Ray uses for `latest_dlami`, one per region.
-
-    They are parsed from Ray's source, because importing the module needs boto3.
-    """
-    import ray
-
-    source = Path(ray.__file__).parent / "autoscaler" / "_private" / "aws" / "config.py"
-    for node in ast.parse(source.read_text()).body if source.exists() else ():
-        if (
-            isinstance(node, ast.Assign)
-            and isinstance(name := node.targets[0], ast.Name)
-            and name.id == "DEFAULT_AMI"
-        ):
-            return set(ast.literal_eval(node.value).values())
-    return set()
-
-
 def _sorted(data: Any) -> Any:
     """Return the data with sorted keys.
 
@@ -231,7 +188,7 @@ def _sorted(data: Any) -> Any:
 def _examine(data: Any, host: str | None) -> Report:
     if not isinstance(data, Mapping):
         return Report(["the file must be a mapping with the key applications"], [])
-    problems = unknown_keys(ServeDeploySchema, data)
+    problems = unknown_keys(_File, data)
     problems += [
         f"{section}.port: must be 1 to 65535, it is {port}"
         for section in ("http_options", "grpc_options")

@@ -1,13 +1,18 @@
 """A batch whose router is killed: another one goes on, and every line is in the output once."""
 
+import asyncio
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import psutil
 from openai import APIConnectionError, OpenAI
 from openai.types import Batch
 
+from benchmarks.batch_jobs import Job
 from tests.support.router_process import router_process
 from tests.support.waiting import wait_for
 
@@ -106,3 +111,49 @@ def test_every_line_is_there_once_after_routers_were_killed_and_a_line_was_torn(
         else:
             raise AssertionError("the router was not killed")
         check(other, batch)
+
+
+class Routers:
+    """Routers of one folder, as the benchmark of batches sees a service."""
+
+    def __init__(self, folder: Path, *found: tuple[str, int]) -> None:
+        self._folder = folder
+        self._found = {psutil.Process(id): url for url, id in found}
+
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        dead = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return [one for one in self._found if one.is_running() and one.status() not in dead]
+
+    @property
+    def url(self) -> str:
+        return self._found[self.replicas("router")[-1]]
+
+    def running(self) -> list[psutil.Process]:
+        """The routers that hold the lock of a batch."""
+        (lock,) = self._folder.glob("batches/_/*/lock")
+        return [
+            one
+            for one in self.replicas("router")
+            if str(lock) in {file.path for file in one.open_files()}
+        ]
+
+
+def test_the_benchmark_of_batches_kills_the_router_that_runs_one(tmp_path: Path) -> None:
+    sections = {**args(tmp_path), "tiers": {"fast": "large"}}
+    slower = {**SLOW, "base_s": 0.1}
+    sections["models"] = {"large": {**sections["models"]["small"], "engine": slower}}
+    with router_process(sections) as one, router_process(sections) as two:
+        routers = Routers(tmp_path, *((url, process.pid) for url, process in (one, two)))
+
+        async def job() -> tuple[Counter[str], int]:
+            async with aiohttp.ClientSession() as session:
+                job = Job(routers, session, LINES)
+                await job.begin()
+                (running,) = routers.running()
+                assert await job.killed(1) == {"router": 1}
+                assert not running.is_running() or running.status() == psutil.STATUS_ZOMBIE
+                assert len(routers.replicas("router")) == 1
+                return await job.found()
+
+        found, refused = asyncio.run(job())
+    assert (found, refused) == (Counter(f"c{number}" for number in range(LINES)), 0)

@@ -42,8 +42,9 @@ ARGS: dict[str, Any] = {  # the names of configs/local.yaml
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with served(ARGS) as (url, _):
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    batches = {"folder": str(tmp_path_factory.mktemp("batches"))}
+    with served({**ARGS, "batches": batches}) as (url, _):
         yield url
 
 
@@ -101,7 +102,7 @@ def stated() -> dict[str, list[str]]:
 
 
 def check(name: str, url: str) -> None:
-    found = clients.row(clients.CLIENTS[name], url, clients.names_of(url))
+    found = clients.row(name, url, clients.names_of(url))
     assert [*found.values()] == stated()[name]
 
 

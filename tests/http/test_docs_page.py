@@ -5,11 +5,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 import pytest
 
+from deployments.ingress.asgi import HttpRequest
+from deployments.ingress.docs_page import base_of
 from tests.support.browser import chromium, needs_chromium
 from tests.support.local_service import ARGS, served
 
@@ -44,11 +46,42 @@ def commands(page: str, kind: str) -> dict[str, str]:
 
 def test_the_commands_of_the_page_work_as_they_stand(url: str, page: str) -> None:
     for kind, run in (("curl", ["bash", "-c"]), ("Python", [sys.executable, "-c"])):
-        text = commands(page, kind)["/v1/embeddings"].replace("http://localhost:8000", url)
+        text = commands(page, kind)["/v1/embeddings"]
+        assert url in text
         ended = subprocess.run([*run, text], capture_output=True, text=True, timeout=120)
         assert ended.returncode == 0, ended.stderr
         assert "embedding" in ended.stdout, ended.stdout
         assert "/v1/tiers" in commands(page, kind)
+
+
+def test_code_in_descriptions_is_shown_as_code(page: str) -> None:
+    assert "<code>context_length_exceeded</code>: " in page
+    assert "`" not in re.sub(r"<pre>.*?</pre>", "", page, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("headers", "base"),
+    [
+        ({"host": "router.example:9000"}, "http://router.example:9000"),
+        ({"host": "[::1]:9000"}, "http://[::1]:9000"),
+        ({"host": "a.example", "x-forwarded-proto": "https"}, "https://a.example"),
+        ({"host": "a.example", "x-forwarded-proto": "gopher"}, "http://a.example"),
+        ({"host": "a b; rm -rf ~"}, "http://localhost:8000"),
+        ({}, "http://localhost:8000"),
+    ],
+    ids=str,
+)
+def test_examples_have_the_address_at_which_the_page_was_requested(
+    headers: dict[str, str], base: str
+) -> None:
+    async def never() -> Any:
+        raise AssertionError("the body is not read")
+
+    sent = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": "GET", "path": "/docs", "headers": sent}
+    assert base_of(HttpRequest(scope, never, True)) == base
+    scope |= {"root_path": "/some", "path": "/some/docs"}
+    assert base_of(HttpRequest(scope, never, True)) == f"{base}/some"
 
 
 @needs_chromium

@@ -406,6 +406,33 @@ def test_a_reload_that_makes_a_name_ambiguous_is_refused(
         asyncio.run(reload())
 
 
+@pytest.mark.parametrize(
+    ("key", "allowed"), [("free", {*ARGS["collections"]}), ("limited", {"shop"})]
+)
+def test_a_wrong_name_lists_the_collections_that_the_key_may_use(
+    locked: httpx.Client, key: str, allowed: set[str]
+) -> None:
+    # of the form of a space, for which a key needs a model alone
+    sent = {"input": "text", "model": "nothing/8"}
+    for answer in (
+        locked.post("/v1/embeddings", json=sent, headers=bearer(key)),
+        locked.get("/v1/models/nothing/8", headers=bearer(key)),
+    ):
+        error = answer.json()["error"]
+        assert error["code"] == "model_not_found"
+        listed = error["message"].partition(" valid names are ")[2].split(", ")
+        assert allowed == set(listed) & {*ARGS["collections"]}
+
+
+def test_a_wrong_name_gets_the_nearest(locked: httpx.Client) -> None:
+    sent = {"input": "text", "model": "docss"}
+    error = locked.post("/v1/embeddings", json=sent, headers=bearer("free")).json()["error"]
+    assert "did you mean 'docs'?" in error["message"]
+    error = locked.post("/v1/embeddings", json=sent, headers=bearer("limited")).json()["error"]
+    assert error["code"] == "collection_not_allowed"
+    assert "docs'?" not in error["message"]
+
+
 def test_the_list_of_models_has_every_name_that_the_key_may_use(locked: httpx.Client) -> None:
     def listed(key: str) -> dict[str, str]:
         answer = locked.get("/models", headers=bearer(key)).json()

@@ -22,15 +22,19 @@ LONG = {"input": ["text " * 4000] * 5, "truncate": "end", "model": "reader"}
 
 
 @pytest.fixture(scope="module")
-def http() -> Iterator[httpx.Client]:
-    with served(ARGS) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
+def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    batches = {"folder": str(tmp_path_factory.mktemp("batches"))}
+    with (
+        served(ARGS | {"batches": batches}) as (url, _),
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
         yield client
 
 
 @pytest.fixture(scope="module")
-def tolerant() -> Iterator[httpx.Client]:
-    limits = {"unknown_fields": "ignore"}
-    args = ARGS | {"limits": limits}
+def tolerant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    batches = {"folder": str(tmp_path_factory.mktemp("batches"))}
+    args = ARGS | {"limits": {"unknown_fields": "ignore"}, "batches": batches}
     with served(args) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
@@ -51,6 +55,41 @@ def test_unknown_fields_are_dropped_and_named(
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-ignored-fields"] == ("keep_alive, %C3%BCnknown%0D%0Ax: y%2C z")
     assert "x-ignored-fields" not in tolerant.post(f"/v1/{route}", json=body).headers
+
+
+def test_unknown_fields_of_files_and_batches_are_dropped_and_named(
+    tolerant: httpx.Client,
+) -> None:
+    upload: dict[str, Any] = {"file": ("in.jsonl", b"{}"), "purpose": (None, "batch")}
+    more = {"expires_after[anchor]": (None, "created_at"), "expires_after[seconds]": (None, "9")}
+    made = tolerant.post("/v1/files", files=upload | more)
+    assert made.headers["x-ignored-fields"] == "expires_after[anchor], expires_after[seconds]"
+    assert made.json()["bytes"] == 2
+    body = {
+        "input_file_id": made.json()["id"],
+        "endpoint": "/v1/embeddings",
+        "completion_window": "24h",
+        "output_expires_after": {"anchor": "created_at", "seconds": 9},
+    }
+    answer = tolerant.post("/v1/batches", json=body)
+    assert answer.headers["x-ignored-fields"] == "output_expires_after"
+    for wrong in (
+        tolerant.post("/v1/files", files=upload | {"purposes": (None, "x")}),
+        tolerant.post("/v1/batches", json=body | {"end_point": "x"}),
+    ):
+        assert wrong.json()["error"]["code"] == "unknown_field"
+        assert "did you mean" in wrong.json()["error"]["message"]
+
+
+def test_unknown_fields_of_files_and_batches_are_refused_where_nothing_else_is_said(
+    http: httpx.Client,
+) -> None:
+    upload: dict[str, Any] = {"file": ("in.jsonl", b"{}"), "purpose": (None, "batch")}
+    upload |= {"more": (None, "x")}
+    body = {"input_file_id": "file-0", "endpoint": "x", "completion_window": "24h", "more": 1}
+    for answer in (http.post("/v1/files", files=upload), http.post("/v1/batches", json=body)):
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (400, "unknown_field", "more")
 
 
 @pytest.mark.parametrize("body", [{"input": "text"}, LONG], ids=["short", "long"])

@@ -12,6 +12,9 @@ import psutil
 import pytest
 from openai import OpenAI
 
+from benchmarks import clients
+from tests.http.test_clients import check
+from tests.support import node
 from tests.support.launched import ROOT, Launched
 from tests.support.notebook import executed, read, said
 from tests.support.waiting import WAIT_S, wait_for
@@ -51,6 +54,14 @@ def test_each_text_goes_to_the_model_for_it(
     if language is not None:
         assert routing["language"] == language
     assert np.linalg.norm(answer.data[0].embedding) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", clients.CLIENTS)
+def test_unmodified_clients_can_say_what_the_page_says(local: Launched, name: str) -> None:
+    try:
+        check(name, local.url)
+    except node.Unreachable:
+        pytest.skip("npm's registry is out of reach")
 
 
 def test_a_list_of_2048_items_is_answered_in_order(openai_client: OpenAI) -> None:

@@ -326,6 +326,16 @@ def test_what_is_no_config_is_named_where_keys_are_left_out(
     assert sentence in done.stderr
 
 
+def test_a_section_of_ours_alone_is_no_config_and_says_where_it_belongs(tmp_path: Path) -> None:
+    path = tmp_path / "routing.yaml"
+    path.write_text("routing: {default_tier: fast}\n")
+    command = [sys.executable, "-m", "router.cli", "run", "--config", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=START_S)
+    assert done.returncode == 1
+    assert "is no Serve config: it has no `applications:`" in done.stderr
+    assert "routing: it belongs under the `args:` of an application" in done.stderr
+
+
 @pytest.mark.serve
 def test_a_service_whose_ray_dies_starts_again_and_says_why(start: Start) -> None:
     instance = start({"word": "again"}, free_port())

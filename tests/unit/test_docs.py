@@ -1,11 +1,15 @@
-"""Decisions have one format; links lead somewhere; verbs of `make` exist."""
+"""Decisions have one format; links lead somewhere; verbs of `make` exist; the drawing is true."""
 
+import json
 import re
 from datetime import date
 from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
+
+from deployments.tools import route_cli
 
 ROOT = Path(__file__).parents[2]
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("0*.md"))
@@ -41,3 +45,20 @@ def test_every_verb_of_make_that_is_named_exists() -> None:
     for path in PAGES:
         named = re.findall(r"(?:^|`|sudo )make ([a-z-]+)", path.read_text("utf-8"), re.MULTILINE)
         assert set(named) <= verbs, path
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+def test_the_texts_of_the_drawing_go_where_it_shows(page: str) -> None:
+    (drawing,) = re.findall(
+        r"^```\n((?:(?!```).)*?─►.*?)^```",
+        (ROOT / page).read_text("utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+    texts = re.findall(r'"([^"]+)"(?:[^"\n]*? (\d+) ms)?', drawing.splitlines()[0])
+    (tiers,) = re.findall(r"^.*│ balanced .*$", drawing, re.MULTILINE)
+    assert len(texts) == 3
+    for (text, budget_ms), tier in zip(texts, re.findall(r"│ (\w+)", tiers), strict=True):
+        budget = ["--latency-budget-ms", budget_ms] if budget_ms else []
+        config = str(ROOT / "configs" / "local.yaml")
+        told = CliRunner().invoke(route_cli.main, [text, "--config", config, "--json", *budget])
+        assert json.loads(told.output)["decision"]["tier"] == tier, told.output

@@ -1,7 +1,9 @@
 """What the live benchmarks conclude from what they saw."""
 
+import math
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -165,24 +167,51 @@ def test_a_ratio_is_told_with_the_interval_that_its_rounds_leave() -> None:
     )  # of the rounds' ratios, not of the medians
 
 
+ALONE = batch_jobs.Phase(100, 0, 5.0, 10.0, 99.0)
+BESIDE = batch_jobs.Phase(100, 0, 8.0, 20.0, 98.0)
+WHOLE = batch_jobs.Result(
+    lines=2,
+    kills=2,
+    seconds=9.0,
+    completed=True,
+    done_beside=1,
+    left=1,
+    killed=Counter(router=1, large=1),
+    found=Counter(c0=1, c1=1),
+    refused=0,
+    alone=ALONE,
+    beside=BESIDE,
+    under_kills=BESIDE,
+)
+
+
 @pytest.mark.parametrize(
-    ("found", "p95_ms", "in_time", "missed"),
+    ("changed", "missed"),
     [
-        ({"c0": 1, "c1": 1}, 70.0, 98.5, []),
-        ({"c0": 1}, 20.0, 99.0, ["lines missing"]),
-        ({"c0": 1, "c1": 2}, 20.0, 99.0, ["lines twice or of no batch"]),
-        ({"c0": 1, "c1": 1, "c2": 1}, 20.0, 99.0, ["lines twice or of no batch"]),
-        ({"c0": 1, "c1": 1}, 70.1, 99.0, ["interactive p95, beside, ms"]),
-        ({"c0": 1, "c1": 1}, 20.0, 97.9, ["in time, beside, %"]),
+        ({"beside": BESIDE._replace(p95_ms=70.0)}, []),
+        ({"beside": BESIDE._replace(p95_ms=70.1)}, ["interactive p95, beside, ms"]),
+        ({"beside": BESIDE._replace(in_time=97.9)}, ["in time, beside, %"]),
+        ({"beside": BESIDE._replace(failed=1)}, ["interactive requests not answered"]),
+        ({"alone": ALONE._replace(failed=1)}, ["interactive requests not answered"]),
+        ({"found": Counter(c0=1)}, ["lines missing"]),
+        ({"found": Counter(c0=1, c1=2)}, ["lines twice or of no batch"]),
+        ({"found": Counter(c0=1, c1=1, c2=1)}, ["lines twice or of no batch"]),
+        ({"refused": 1}, ["lines refused"]),
+        ({"completed": False}, ["batches completed"]),
+        ({"killed": Counter(router=1)}, ["kills before its end"]),
+        ({"left": 0}, ["lines left after those beside"]),
+        ({"done_beside": 0}, ["lines done beside"]),
     ],
+    ids=str,
 )
 def test_a_batch_job_is_judged_by_its_lines_and_by_what_others_notice(
-    found: dict[str, int], p95_ms: float, in_time: float, missed: list[str]
+    changed: dict[str, Any], missed: list[str]
 ) -> None:
-    alone = batch_jobs.Phase(100, 0, 5.0, 10.0, 99.0)
-    beside = batch_jobs.Phase(100, 0, 8.0, p95_ms, in_time)
-    killed = Counter(router=2)
-    result = batch_jobs.Result(2, 9.0, 1, killed, Counter(found), alone, beside)
-    rows = batch_jobs.judged(result)
+    rows = batch_jobs.judged(WHOLE._replace(**changed))
     assert [row.name for row in rows if row.met is False] == missed
-    assert {row.name: row.value for row in rows}["killed: router"] == killed["router"]
+
+
+def test_an_interactive_request_that_is_not_answered_is_the_slowest() -> None:
+    found = batch_jobs.phase([math.inf, *map(float, range(19))], [100.0] * 20)
+    assert found == (20, 1, 9.0, 18.0, 95.0)
+    assert batch_jobs.shown(batch_jobs.Row("p95", math.inf))["value"] is None

@@ -4,6 +4,7 @@ models.
 
 import json
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,22 @@ def test_the_traps_that_ray_leaves_behind_are_found(tmp_path: Path) -> None:
     (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
     (stale,) = found(machine(tmp_path), "ray cluster")
     assert (stale.state, "rm " in stale.todo) == ("warn", True)
+
+
+def test_a_ray_of_a_running_service_is_named_beside_one_that_serve_run_joins(
+    tmp_path: Path,
+) -> None:
+    assert found(machine(tmp_path), "ray cluster")[0].found == "none runs here"
+    (own,) = found(machine(tmp_path, services=[4242, 4343]), "ray cluster")
+    assert own.state == "ok"
+    assert own.found.count("which `serve run` does not join") == 2
+    assert "`embedding-router run` (process 4242) has its own" in own.found
+    with socket.create_server(("127.0.0.1", 0)) as cluster:
+        address = f"127.0.0.1:{cluster.getsockname()[1]}"
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+        (both,) = found(machine(tmp_path, services=[4242]), "ray cluster")
+    assert f"one runs at {address}: `serve run` joins it; `embedding-router run`" in both.found
 
 
 def test_little_room_is_a_warning_that_says_how_to_make_more(tmp_path: Path) -> None:

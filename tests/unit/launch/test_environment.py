@@ -13,6 +13,7 @@ from deployments.launch.environment import (
     environment,
     owner,
     private_folder,
+    running,
     sweep,
 )
 
@@ -55,6 +56,7 @@ def claimed(where: Path, name: str, text: str = GONE) -> Path:
 def test_the_folders_of_killed_instances_go_and_those_of_live_ones_stay(tmp_path: Path) -> None:
     dead = claimed(tmp_path, "er-dead")
     alive = claimed(tmp_path, "er-alive", owner(psutil.Process()))
+    assert running(tmp_path) == [os.getpid()]
     sweep(tmp_path)
     assert not dead.exists()
     assert alive.exists()

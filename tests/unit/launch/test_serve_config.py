@@ -81,6 +81,27 @@ UNKNOWN = {
         "args.limits.max_item",
         f"{APP}.args.limits.max_item: unknown key; did you mean max_items?",
     ),
+    "our-section-at-the-top": (
+        "file.routing",
+        "routing: it belongs under the `args:` of an application: write it as "
+        "applications[0].args.routing",
+    ),
+    "our-section-beside-args": (
+        "app.rerank_tiers",
+        f"{APP}.rerank_tiers: it belongs under the `args:` of the application",
+    ),
+    "deployments-at-the-top": (
+        "file.deployments",
+        "deployments: it belongs to an application: write it as applications[0].deployments",
+    ),
+    "deployments-under-args": (
+        "args.deployments",
+        f"{APP}.args.deployments: it belongs beside `args:`, not under it",
+    ),
+    "options-of-the-file-under-args": (
+        "args.http_options",
+        f"{APP}.args.http_options: it belongs at the top of the file, not under `args:`",
+    ),
 }
 
 
@@ -89,6 +110,16 @@ def test_an_unknown_key_is_refused_wherever_serve_would_drop_it(
     tmp_path: Path, place: str, sentence: str
 ) -> None:
     assert check(serve_file(tmp_path, place, 1)) == [sentence]
+
+
+def test_a_file_with_nothing_but_a_section_of_ours_says_where_it_belongs(tmp_path: Path) -> None:
+    path = tmp_path / "routing.yaml"
+    path.write_text("routing: {default_tier: fast}\n")
+    assert check(path) == [
+        "routing: it belongs under the `args:` of an application: write it as "
+        "applications[0].args.routing",
+        "applications: missing, it has no default",
+    ]
 
 
 POLICY = {"policy": {"policy_fn": "x:y"}}

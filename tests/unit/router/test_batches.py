@@ -186,7 +186,7 @@ def test_a_request_for_a_batch_is_checked(changes: dict[str, Any], field: str) -
 
 
 def test_a_request_for_a_batch_is_openais() -> None:
-    body = parse_batch(json.dumps({**REQUEST, "metadata": {"a": "b"}}).encode())
+    body, _ = parse_batch(json.dumps({**REQUEST, "metadata": {"a": "b"}}).encode())
     assert (body.completion_window, body.metadata) == ("24h", {"a": "b"})
     for raw in (b"", b"[]", b"{"):
         with pytest.raises(InvalidJson):

@@ -150,11 +150,35 @@ def test_a_field_that_resembles_nothing_gets_the_list_without_a_guess() -> None:
     assert "did you mean" not in UnknownField("zzz", ["input", "dimensions"]).message
 
 
-def test_an_unknown_model_lists_the_valid_names_nearest_first_without_its_hub_prefix() -> None:
-    error = ModelNotFound(
-        "Qwen/Qwen3-Embedding-4", ["all-minilm-l6-v2", "qwen3-embedding-8b", "qwen3-embedding-4b"]
-    )
-    assert error.message.endswith("are qwen3-embedding-4b, qwen3-embedding-8b, all-minilm-l6-v2")
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("Qwen/Qwen3-Embedding-4", "qwen3-embedding-4b"),
+        ("all-MiniLM-L6-v3", "all-minilm-l6-v2"),
+        ("balance", "balanced"),
+        ("balanc@50ms", "balanced"),
+        ("text-embedding-3-small", None),
+        ("gpt-4o", None),
+        ("", None),
+    ],
+)
+def test_an_unknown_model_gets_the_nearest_name_if_one_resembles_it_and_then_all(
+    name: str, nearest: str | None
+) -> None:
+    valid = ["all-minilm-l6-v2", "qwen3-embedding-8b", "qwen3-embedding-4b", "balanced"]
+    message = ModelNotFound(name, valid).message
+    assert message.endswith(f" valid names are {', '.join(valid)}")
+    assert ("did you mean" in message) == (nearest is not None)
+    assert nearest is None or f"; did you mean '{nearest}'?" in message
+
+
+@pytest.mark.parametrize(("path", "nearest"), [("/in/dosc/query", "docs"), ("/in/nothing", None)])
+def test_an_unknown_collection_gets_the_nearest_name_and_then_all(
+    path: str, nearest: str | None
+) -> None:
+    message = NotFound(path, collections=["docs", "faq"]).message
+    assert message.endswith(" this service has docs, faq")
+    assert ("did you mean 'docs'?" in message) == (nearest == "docs")
 
 
 def test_the_fix_for_langchain_is_named_where_token_ids_are_refused() -> None:

@@ -10,6 +10,14 @@ from router.names import Address, Name, read_name, split_address
 from router.spaces import Catalogue
 
 MODEL = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 64, "matryoshka": [4]}
+
+
+def reranker(name: str, *aliases: str) -> dict[str, Any]:
+    """A config's reranker and its tier."""
+    one = {"engine": {"kind": "similarity", "model": "small"}, "aliases": aliases}
+    return {"rerankers": {name: one}, "rerank_tiers": {"fast": name}}
+
+
 CONFIG: dict[str, Any] = {
     "models": {
         "small": MODEL | {"aliases": ["org/small", "text-embedding-3-small"]},
@@ -65,6 +73,7 @@ CATALOGUE = catalogue()
 )
 def test_a_text_says_one_thing(text: str, name: Name) -> None:
     assert read_name(CATALOGUE, text) == name
+    assert CATALOGUE.read_name(text) == CATALOGUE.read_name(text) == name
 
 
 def test_a_budget_of_nothing_is_refused() -> None:
@@ -108,6 +117,9 @@ def test_an_address_stands_in_front_of_a_path(
         ({"collections": {"docs": "large/8", "docs@5ms": "large/8"}}, "docs within 5 ms"),
         ({"collections": {"docs": "large/8", "docs-query@5ms": "large/8"}}, "within 5 ms"),
         ({"models": CONFIG["models"] | {"small-query": MODEL}}, "small on the side query"),
+        (reranker("docs"), "rerankers.docs: .* also means the collection docs"),
+        (reranker("docs-query"), "rerankers.docs-query: .* also means docs on the side query"),
+        (reranker("ranker", "Shop-2"), "rerankers.ranker: .* also means the collection Shop-2"),
         ({"models": CONFIG["models"] | {"x": MODEL | {"aliases": ["docs-query"]}}}, "models.x"),
         ({"models": CONFIG["models"] | {"x": MODEL | {"aliases": ["small/4"]}}}, "space small/4"),
         ({"models": CONFIG["models"] | {"x": MODEL | {"aliases": ["small/4-query"]}}}, "models.x"),
