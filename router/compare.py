@@ -9,8 +9,7 @@ after a restart. So caches stay effective, and a repeated request returns the sa
 
 Vectors of two models must never be compared with each other, but their neighbours can be. The
 overlap is the share of a new text's ten nearest earlier texts under one model that are also among
-its ten nearest under the other. Two models that agree give the same search results. Where they
-differ, only labelled data shows which one is right (`embedding-router advise`).
+its ten nearest under the other. Only labelled data shows which model is right where they differ.
 
 Pure: no clock, no randomness.
 """

@@ -15,6 +15,7 @@ one is measured too. An encoder's expected recall is the product of both shares.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
 
 from router.adapters import Adapter
@@ -86,6 +87,7 @@ class Encoders:
     of_collection: Mapping[str, tuple[Encoder, ...]] = field(default_factory=dict)
 
 
+@lru_cache(1024)
 def native(space: Space) -> Encoder:
     """The space's own model as an encoder."""
     return Encoder(space.model, space, "native", "both")

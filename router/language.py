@@ -2,23 +2,11 @@
 
 Only a sample is read, so that the cost does not grow with the text: `SAMPLE_CHARACTERS` in four
 slices, evenly spaced from the first character to the last, and for code the first
-`CODE_CHARACTERS`. Within the sample:
-- Code is checked first, because language identification takes code for English. It is a weighted
-  count per character of symbols, operators, keywords and snake_case, camelCase or called names.
-  Code has no language.
-- Script: a histogram by Unicode's Script property. Kana absorb Han (Jpan), Hangul absorbs Han. A
-  Chinese, Japanese or Korean character counts as 2.5 letters, because it carries about as much.
-- Mixed: a second script with 10 % of the letters, not counting Latin names and acronyms; or, within
-  one script, windows in which fastText is sure of languages that are not close relatives. Wrong on
-  about 1.5 % of texts in one language, right on all pairs of sentences across scripts and on 80 %
-  of those within one.
-- Language: by the script if one language dominates it. Han is Chinese, unless Shift JIS can encode
-  the text and neither GB 2312 nor Big5 can: then it has forms that only Japanese uses, or mixes
-  those of both. Otherwise fastText and word frequencies (router/language_id.py) decide on windows
-  of the sample, and on its first `TEXT_CHARACTERS` if the windows disagree. The language is None
-  for texts that are too short, and for languages without an ISO 639-1 code.
-
-Texts are composed (NFC), and web and mail addresses are removed, so that neither affects a result.
+`CODE_CHARACTERS`. Texts are composed (NFC), and web and mail addresses are removed, so that neither
+affects a result. Then, in this order: code, script, mixed, and language, by the script if one
+language dominates it, else by fastText and word frequencies (router/language_id.py).
+docs/internals.md describes each. The language is None for texts that are too short, and for
+languages without an ISO 639-1 code.
 """
 
 import re

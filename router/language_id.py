@@ -121,15 +121,14 @@ def identify(words: str, script: str, prior: Prior = NO_PRIOR) -> tuple[str | No
     listed = sorted(allowed.listed, key=strengths.__getitem__, reverse=True) if strengths else []
     most = strengths[listed[0]] if listed else 0
     unlisted = _UNLISTED_SHARE * most
+    languages = dict.fromkeys((*known, *listed[:_LIKELY_LANGUAGES]))
+    if prior:
+        languages.update(dict.fromkeys(sorted(prior.keys() & allowed.languages)))
     weights = {
         language: (known.get(language, 0.0) + _LEAST_PROBABILITY)
         * math.exp(_WORD_WEIGHT * (strengths.get(language, unlisted) - most))
         * prior.get(language, 1.0)
-        for language in (
-            *known,
-            *listed[:_LIKELY_LANGUAGES],
-            *(sorted(prior.keys() & allowed.languages) if prior else ()),
-        )
+        for language in languages
     }
     best = max(weights, key=weights.__getitem__, default="")
     return (_iso(best), weights[best] / sum(weights.values())) if best else (None, 0.0)

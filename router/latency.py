@@ -2,27 +2,13 @@
 
     Learner          the curve of a model without a profile, from the steps it serves
     ProfileLearner   the curve of a model whose profile is of another device
-    Correction       two factors on every prediction of a model: `bias` corrects the median,
-                     `margin` the tail
+    Correction       two factors on every prediction of a model: `bias`, a clipped running mean,
+                     corrects the median; `margin`, an online quantile, the tail
 
-(router/curve_fit.py fits curves to measured steps; router/profile.py reads profiles.)
-
-The bias is a running mean of log(actual / curve) in which the error of a completion is clipped to
-BIAS_CLIP (Huber, "Robust estimation of a location parameter", 1964): a stall has a limited effect,
-and a drift is followed within a dozen completions.
-
-The margin is an online quantile. Each completion moves log m by eta * (1[actual / predicted > m] -
-aim). So over n completions the share that exceeds it differs from `aim` by (log m_n - log m_0) /
-(eta * n), for every distribution (Gibbs and Candes, "Adaptive conformal inference under
-distribution shift", 2021; here in log space, where factors of 2 and 1/2 are equally far). A large
-eta keeps every window of requests close to the aim and follows drift, but the margin fluctuates by
-about eta; tests/unit/router/test_latency.py shows the effect. There are two loops, because answers
-arrive late:
-- The inner loop compares with the current factors, not with those at the decision: a burst of late
-  answers in flight counts only until the margin covers it, however large the burst is.
-- The answers of such a burst were late nevertheless. The outer loop counts answers that exceeded
-  the margin of their own decision, and moves the aim until they are the declared share: by a factor
-  of e^AIM_ETA for each, within e^+-MOST_AIM of the declared share.
+The margin has two loops, because answers arrive late: the inner one compares with the current
+factors, the outer one counts answers that exceeded the margin of their own decision.
+docs/internals.md has the formulas and the literature; router/curve_fit.py fits curves to measured
+steps, and router/profile.py reads profiles.
 """
 
 import math

@@ -2,28 +2,12 @@
 
     own          tokens that this router sent and that are not answered: always exact
     last report  tokens that the replica held, from all routers, at its last report (with a reply,
-                 or every 50-100 ms)
+                 or every 50-100 ms); it fades to 0 over `REPORT_LIFE_S`
     outstanding  last report + R * (own now - own at the report), and never less than own
 
-R routers share the traffic evenly and receive almost the same reports. So the others are assumed to
-have sent and received as much as this one since the report (interpreting old load by the arrivals
-since: Dahlin, "Interpreting stale load information", 2000; own arrivals times the dispatchers as
-the estimate: Goren, Vargaftik and Moses, "Stochastic coordination in heterogeneous load balancing
-systems", 2021). A report that is not renewed fades to 0 over `REPORT_LIFE_S`, so that a silent
-replica is tried again.
-
-A reply also means that a step has just ended, so the tokens that the replica then holds are its
-next step; work for an idle replica starts a step at once. The remaining time of the running step
-follows from that. The rest of the backlog waits behind it.
-
-An engine with two steps in flight prepares a step while the previous one runs, and later texts
-cannot join either. Its replies contain the tokens that were running when its step ended: all other
-tokens that it held are the prepared step, and a new text waits for both.
-
-Replicas are compared by tokens, never by requests, two at a time (Mitzenmacher, "The power of two
-choices in randomized load balancing", 2001). With old reports, choosing the least loaded of all
-would make every router choose the same replica (Mitzenmacher, "How useful is old information?",
-2000).
+A reply means that a step has just ended: the tokens that the replica then holds are its next step.
+Replicas are compared by tokens, never by requests, two at a time. docs/internals.md has the reasons
+and the literature.
 
 Pure and O(1) for every event: time and randomness are arguments.
 """

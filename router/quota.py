@@ -1,25 +1,15 @@
 """Requests and tokens per minute of each key, limited jointly by routers that share nothing but a
 short report twice a second.
 
-A limit is one token bucket for the whole service: it holds a minute's worth and fills at limit / 60
-a second. Every router keeps
+A limit is one token bucket for the whole service. Every router keeps
 
     level       its view of that bucket: filled by the clock, less what it spent, less what the
                 others reported
     allowance   the part of the level that it can spend by itself until the next exchange
-    demand      what was requested of it recently, admitted or not (halves every 2 seconds)
+    demand      what was requested of it recently, admitted or not
 
-In an exchange a router learns what the others spent and what they can still spend. A tenth of all
-shares is divided evenly, nine tenths by demand. The new allowance of a router is its share of the
-level, but never more than the level less what the others can still spend. So all allowances
-together are at most the level, and the limit holds while routers exchange, for any distribution of
-requests. There are two exceptions:
-- Two routers that exchange at the same moment while demand changes can disagree about shares for
-  that one exchange.
-- The unreported spending of a router that dies is unknown to the others, and a router that starts
-  has its even share of a full bucket until its first exchange: at most limit / routers, once each.
-A silent router is assumed to spend its last known allowance and an even share of the refill. So
-routers that are cut off from each other fall back to limit / routers each: neither open nor closed.
+All allowances together are at most the level, so the limit holds for any distribution of requests;
+docs/internals.md shows why, and names the two exceptions.
 
 Pure: `now` is seconds on any clock that only rises; reports hold no times.
 """

@@ -1,8 +1,7 @@
 """The running average of what one collection's queries keep of its best search.
 
 A native answer in the best space counts as 1, an encoder's answer as the recall it was measured to
-keep. An encoder that keeps less than the floor can answer only while the average is not below the
-floor. A query counts less as more queries follow it, so that a quiet night does not pay for a whole
+keep. A query counts less as more queries follow it, so that a quiet night does not pay for a whole
 day.
 
     average   recall kept / queries, both fading by e^(-1/window) a query

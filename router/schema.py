@@ -7,14 +7,10 @@ What holds for every field:
   refused.
 - If a key occurs twice in the object, its last value counts, as in JavaScript, Python and Go.
 - Token ids are embedded as they are: no prompt, so no `input_type` and no `instruction`.
-- An extension can be a header instead: X-Quality-Tier, X-Latency-Budget-Ms, X-Embedding-Space. The
-  body takes precedence; a header that it overrides is not checked.
 
-`input_type` chooses the side of the prompt. `query` and `search_query` are queries, `document` and
-`search_document` are documents. `classification` and `clustering` are symmetric: both texts of a
-comparison get the same prompt, so they take the side that the model's config calls its default,
-unless an `instruction` is given, which only a query prompt can carry. An `instruction` without
-`input_type` makes a query; with a document it is an error, not a sentence that is silently dropped.
+`input_type` chooses the side of the prompt. `classification` and `clustering` are symmetric and
+take the side that the model's config calls its default. An `instruction` makes a query; with a
+document it is an error. router/settings.py merges the body with headers and other sources.
 """
 
 import re
@@ -213,6 +209,19 @@ class EmbeddingsRequest(NamedTuple):
         return len(self.texts if self.texts is not None else self.ids or ())
 
 
+class Settings(NamedTuple):
+    """The settings of a request that can have several sources."""
+
+    model: str | None
+    quality: Tier | None
+    latency_budget_ms: float | None
+    space: str | None
+    space_within: str | None
+    input_type: InputType | None
+    priority: Priority
+    sources: Mapping[str, Source] | None = None
+
+
 class Given(NamedTuple):
     """A body that was read: its fields, and its input as texts or as token ids."""
 
@@ -232,14 +241,19 @@ def parse(
     InvalidValue or AmbiguousTokenIds.
     """
     given = read(body, limits)
-    fields = given.body
-    if fields.quality is None and leaves_tier_open(fields.model):
-        fields.quality = quality_header(headers.get("x-quality-tier"))
-    fields.latency_budget_ms = fields.latency_budget_ms or budget_header(
-        headers.get("x-latency-budget-ms")
+    fields, quality = given.body, given.body.quality
+    if quality is None and leaves_tier_open(fields.model):
+        quality = quality_header(headers.get("x-quality-tier"))
+    settings = Settings(
+        fields.model,
+        quality,
+        fields.latency_budget_ms or budget_header(headers.get("x-latency-budget-ms")),
+        fields.space or space_header(headers.get("x-embedding-space")),
+        None,
+        fields.input_type,
+        fields.priority or priority,
     )
-    fields.space = fields.space or space_header(headers.get("x-embedding-space"))
-    return request_of(given, limits, priority)
+    return request_of(given, limits, settings)
 
 
 def read(body: bytes, limits: Limits, ignore: Ignore = False) -> Given:
@@ -298,25 +312,27 @@ def _given(
     return Given(fields, *read_input(value, limits), ignored)
 
 
-def request_of(given: Given, limits: Limits, priority: Priority) -> EmbeddingsRequest:
-    """Build the request from checked fields; raises AmbiguousTokenIds or InvalidValue."""
+def request_of(given: Given, limits: Limits, settings: Settings) -> EmbeddingsRequest:
+    """Build the request from checked fields and settings; raises AmbiguousTokenIds or
+    InvalidValue.
+    """
     fields, texts, ids, _ = given
-    if ids is not None and (
-        fields.token_ids is None or fields.model is None or fields.model.lower() in _TIERS
-    ):
+    model, quality, budget_ms, space, within, input_type, priority, sources = settings
+    instruction = fields.instruction
+    if ids is not None and (fields.token_ids is None or model is None or model.lower() in _TIERS):
         raise AmbiguousTokenIds
-    side = SIDES[fields.input_type]
-    if fields.instruction is not None:
+    side = SIDES[input_type]
+    if instruction is not None:
         if side == "document":
             raise InvalidValue(
-                f"instruction belongs to queries and input_type is {fields.input_type!r}; leave "
-                "one of them out",
+                f"instruction belongs to queries and input_type is {input_type!r}; leave one of "
+                "them out",
                 "instruction",
             )
         side = "query"
-        check_instruction(fields.instruction, limits)
-    if ids is not None and (fields.instruction or fields.input_type):
-        field = "instruction" if fields.instruction else "input_type"
+        check_instruction(instruction, limits)
+    if ids is not None and (instruction or input_type):
+        field = "instruction" if instruction else "input_type"
         raise InvalidValue(
             f"{field} makes a prompt, and token ids are embedded as they stand; leave it out, or "
             "send text",
@@ -325,20 +341,22 @@ def request_of(given: Given, limits: Limits, priority: Priority) -> EmbeddingsRe
     return EmbeddingsRequest(
         texts,
         ids,
-        fields.model,
+        model,
         fields.dimensions,
         fields.encoding_format or "float",
         fields.user,
-        fields.quality or Tier.AUTO,
-        fields.latency_budget_ms,
+        quality or Tier.AUTO,
+        budget_ms,
         fields.on_budget_miss or OnMiss.DEGRADE,
-        fields.space,
+        space,
         side,
-        fields.input_type,
-        fields.instruction,
+        input_type,
+        instruction,
         fields.language,
         fields.truncate,
-        fields.priority or priority,
+        priority,
+        sources,
+        within,
     )
 
 

@@ -1,21 +1,13 @@
 """Decide what a dispatcher sends, when and where: the half of its state that turns waiting chunks
 into calls. `router.dispatching` handles the results.
 
-Each replica has a few calls in flight: enough that the engine never waits for the router, few
-enough that the rest stays in this router's queue, where it can still be reordered, cancelled or
-sent elsewhere. Neither small nor large chunks can take every slot, so neither starves the other.
+- Each replica has a few calls in flight; the rest waits here, where it can still be reordered.
+- Small chunks are gathered until the calls before them should be nearly done, or a batch is full.
+- Chunks whose texts begin alike go to the replica that has read that prefix, while it has room.
+- Nothing is sent before the current turn of the shell's loop ends, so that requests that were read
+  together share a call.
 
-An engine step costs about the same with few texts as with many. While a replica works on small
-chunks, the next ones are gathered. They are sent when the calls before them should be nearly done,
-or when they fill a batch: sending earlier only moves the wait to the replica and shrinks the batch.
-
-Chunks whose texts begin alike, such as the pairs of one query, go to the replica that has read that
-prefix, while it has room: its engine does not compute the prefix again. A busy replica counts as
-having no room while another is idle: decisions expect work of several calls to be spread over all.
-
-Nothing is sent before the current turn of the shell's loop ends. So requests that the shell read
-together share a call; so do the next requests of callers that one reply answered, since the slot of
-that reply is freed only then.
+docs/internals.md has the reasons.
 """
 
 import math

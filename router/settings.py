@@ -25,13 +25,14 @@ from router.errors import (
     shorten,
 )
 from router.key_defaults import KeyDefaults
-from router.names import Address, Name, read_name
+from router.names import Address, Name
 from router.schema import (
     SIDES,
     EmbeddingsRequest,
     Given,
+    InputType,
     Priority,
-    Side,
+    Settings,
     Source,
     budget_header,
     leaves_tier_open,
@@ -42,7 +43,9 @@ from router.schema import (
 from router.spaces import Catalogue
 
 Value = str | float | None
+_NO_NAME = Name()
 _PRECEDENCE: Sequence[Source] = get_args(Source)
+_NAMED_TIERS = {tier.value: tier for tier in Tier if tier is not Tier.AUTO}
 
 
 class Said(NamedTuple):
@@ -70,33 +73,27 @@ def settled(given: Given, context: Context) -> EmbeddingsRequest:
     """Resolve a body in its context to a request; raises SpaceConflict, NameConflict, and the
     errors of the name, of the headers and of `request_of`.
     """
+    fields, catalogue, defaults = given.body, context.catalogue, context.defaults
     sources: dict[str, Source] = {}
-    catalogue, fields, address = context.catalogue, given.body, context.address
-    model = fields.model
-    name = Name() if model is None else read_name(catalogue, model)
-    named = "" if model is None else f"model {shorten(model)}"
+    name = _NO_NAME if fields.model is None else catalogue.read_name(fields.model)
     if name.model is not None and not catalogue.means(name.model):
         context.check_space(name.model)  # an unknown name is refused like a forbidden collection
         if catalogue.collections:
             raise ModelNotFound(name.model, (*catalogue.names, *_allowed(context)))
-    tier = _tier(given, name, named, context, sources)
-    _side(given, name, named, address, sources)
-    budgets = []
-    if name.budget_ms is not None:
-        budgets.append(Said(name.budget_ms, "name", named))
-    if (budget_ms := fields.latency_budget_ms) is not None:
-        budgets.append(Said(budget_ms, "body", f"latency_budget_ms {budget_ms:g}"))
-    elif (budget_ms := budget_header(context.headers.get("x-latency-budget-ms"))) is not None:
-        words = f"the header X-Latency-Budget-Ms {budget_ms:g}"
-        budgets.append(Said(budget_ms, "header", words))
-    agreed = _agreed("latency_budget_ms", budgets, sources)
-    fields.latency_budget_ms = agreed if isinstance(agreed, float) else None
-    fields.space, within = _space(given, name, named, context, sources)
-    fields.model, fields.quality = name.model, tier
+    tier = _tier(given, name, context, sources)
+    input_type = _input_type(given, name, context, sources)
+    budget_ms = _budget_ms(given, name, context, sources)
+    space, within = _space(given, name, context, sources)
+    priority = fields.priority or defaults.priority or context.priority
     if fields.priority is not None:
         sources["priority"] = "body"
-    request = request_of(given, context.limits, context.priority)._replace(space_within=within)
-    return _with_defaults(request, context, sources)._replace(sources=sources)
+    elif defaults.priority is not None or context.priority != "interactive":
+        sources["priority"] = "key"
+    settings = Settings(name.model, tier, budget_ms, space, within, input_type, priority, sources)
+    request = request_of(given, context.limits, settings)
+    if defaults.space is None and defaults.quality is None:
+        return request
+    return _with_defaults(request, context, sources)
 
 
 def _allowed(context: Context) -> Iterator[str]:
@@ -107,9 +104,11 @@ def _allowed(context: Context) -> Iterator[str]:
             yield name
 
 
-def _tier(
-    given: Given, name: Name, named: str, context: Context, sources: dict[str, Source]
-) -> Tier | None:
+def _named(given: Given) -> str:
+    return f"model {shorten(given.body.model or '')}"
+
+
+def _tier(given: Given, name: Name, context: Context, sources: dict[str, Source]) -> Tier | None:
     """The tier of the body, else of the header; raises NameConflict if the name means another."""
     told = None
     if (tier := given.body.quality) is not None:
@@ -118,7 +117,7 @@ def _tier(
         tier = quality_header(header)
         told = Said(tier, "header", f"the header X-Quality-Tier {tier.value!r}")
     own = (name.model or "").lower()
-    own_tier = Tier(own) if own in set(Tier) and own != Tier.AUTO else None
+    own_tier = _NAMED_TIERS.get(own)
     if own_tier is not None and tier in (None, Tier.AUTO, own_tier):
         sources["quality"] = "body" if told and told[:2] == (own_tier, "body") else "name"
         return tier
@@ -128,51 +127,78 @@ def _tier(
     meant = context.catalogue.tiers.get(tier, model)
     if own_tier is not None:
         raise NameConflict(
-            f"{named} means the tier {own_tier.value} and {told.words} is another; leave one of "
-            "them out",
+            f"{_named(given)} means the tier {own_tier.value} and {told.words} is another; leave "
+            "one of them out",
             "model",
         )
     if model is not None and meant != model:
         raise NameConflict(
-            f"{named} names {model} and {told.words} means {meant}; leave one of them out", "model"
+            f"{_named(given)} names {model} and {told.words} means {meant}; leave one of them out",
+            "model",
         )
     sources["quality"] = told.source
     return tier
 
 
-def _side(
-    given: Given,
-    name: Name,
-    named: str,
-    address: Address | None,
-    sources: dict[str, Source],
-) -> None:
-    """Write the side of the name, the address and the body into the fields; raises NameConflict if
-    they disagree.
+def _input_type(
+    given: Given, name: Name, context: Context, sources: dict[str, Source]
+) -> InputType | None:
+    """The side of the name, the address and the body, else the key's default; raises NameConflict
+    if they disagree.
     """
-    fields = given.body
+    fields, address = given.body, context.address
     told = []
     if address is not None and address.side is not None:
         told.append(Said(address.side, "address", f"the address {address}"))
     if name.side is not None:
-        told.append(Said(name.side, "name", named))
+        told.append(Said(name.side, "name", _named(given)))
     if fields.input_type is not None:
         side = SIDES[fields.input_type]
         words = f"{field('input_type')} {fields.input_type!r}"
         told.append(Said(side or fields.input_type, "body", words))
     agreed = _agreed("input_type", told, sources)
-    if fields.input_type is None and agreed is not None:
+    if fields.input_type is not None:
+        return fields.input_type
+    if agreed is not None:
         if fields.instruction is not None and agreed == "document":
             raise NameConflict(
                 f"{told[0].words} says document and instruction belongs to queries; leave one of "
                 "them out",
                 "instruction",
             )
-        fields.input_type = "query" if agreed == "query" else "document"
+        return "query" if agreed == "query" else "document"
+    default = context.defaults.input_type
+    if default is None or given.texts is None or fields.instruction is not None:
+        return None
+    sources["input_type"] = "key"
+    return default
+
+
+def _budget_ms(
+    given: Given, name: Name, context: Context, sources: dict[str, Source]
+) -> float | None:
+    """The budget of the name, and of the body or else the header; else the key's default. Raises
+    NameConflict if they disagree.
+    """
+    told = []
+    if name.budget_ms is not None:
+        told.append(Said(name.budget_ms, "name", _named(given)))
+    if (budget_ms := given.body.latency_budget_ms) is not None:
+        told.append(Said(budget_ms, "body", f"latency_budget_ms {budget_ms:g}"))
+    elif (budget_ms := budget_header(context.headers.get("x-latency-budget-ms"))) is not None:
+        words = f"the header X-Latency-Budget-Ms {budget_ms:g}"
+        told.append(Said(budget_ms, "header", words))
+    agreed = _agreed("latency_budget_ms", told, sources)
+    if isinstance(agreed, float):
+        return agreed
+    default = context.defaults.latency_budget_ms
+    if default is not None:
+        sources["latency_budget_ms"] = "key"
+    return default
 
 
 def _space(
-    given: Given, name: Name, named: str, context: Context, sources: dict[str, Source]
+    given: Given, name: Name, context: Context, sources: dict[str, Source]
 ) -> tuple[str | None, str | None]:
     """The space or collection, and the named one of several spaces of that collection."""
     fields, address = given.body, context.address
@@ -182,7 +208,7 @@ def _space(
     elif (space := space_header(context.headers.get("x-embedding-space"))) is not None:
         told.append(Said(space, "header", f"the header X-Embedding-Space {shorten(space)}"))
     if name.space is not None:
-        told.insert(0, Said(name.space, "name", named))
+        told.insert(0, Said(name.space, "name", _named(given)))
     if address is not None:
         told.insert(0, Said(address.collection, "address", f"the address {address}"))
     if not told:
@@ -237,24 +263,8 @@ def _agreed(setting: str, told: Sequence[Said], sources: dict[str, Source]) -> V
 def _with_defaults(
     request: EmbeddingsRequest, context: Context, sources: dict[str, Source]
 ) -> EmbeddingsRequest:
-    """Fill in the defaults of the key where the request gives no value."""
+    """Fill in the space and the tier of the key where the request gives none."""
     defaults = context.defaults
-    if defaults.latency_budget_ms is not None and request.latency_budget_ms is None:
-        request = request._replace(latency_budget_ms=defaults.latency_budget_ms)
-        sources["latency_budget_ms"] = "key"
-    if "priority" not in sources and defaults.priority is not None:
-        request, sources["priority"] = request._replace(priority=defaults.priority), "key"
-    elif "priority" not in sources and context.priority != "interactive":
-        sources["priority"] = "key"
-    if (
-        defaults.input_type is not None
-        and request.texts is not None
-        and request.side is None
-        and request.input_type is None
-    ):
-        side: Side = defaults.input_type
-        request = request._replace(side=side, input_type=side)
-        sources["input_type"] = "key"
     space = defaults.space if request.space is None else None
     free = "quality" not in sources and leaves_tier_open(request.model)
     quality = defaults.quality if free else None

@@ -12,6 +12,7 @@ model. So a service that requires a space (`routing.require_space`) refuses tier
 """
 
 from collections.abc import Collection, Iterable
+from functools import lru_cache, partial
 from typing import Literal, NamedTuple
 
 from router.config import RouterArgs
@@ -27,12 +28,13 @@ from router.errors import (
     shorten,
 )
 from router.model_config import MatryoshkaRange, ModelConfig
-from router.names import ambiguities
+from router.names import Name, ambiguities, read_name
 from router.schema import EmbeddingsRequest, Side, Truncate
 from router.space import Space
 
 SPACE = '"space"'
 OR_MODEL = ', or a model id in "model"'
+KNOWN_NAMES, KNOWN_CHARACTERS = 1024, 200  # texts of `model` that stay parsed
 _TIERS = frozenset(tier.value for tier in Tier)
 
 
@@ -126,6 +128,7 @@ class Catalogue:
                 self._names.setdefault(hub_id, id)
         if problems := list(ambiguities(self, args)):
             raise ValueError("; ".join(problems))
+        self._known_name = lru_cache(KNOWN_NAMES)(partial(read_name, self))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -145,6 +148,10 @@ class Catalogue:
         prefix, _, last = asked.rpartition("/")
         id = self._names.get(last) if prefix else None
         return id if id is not None and self._hub_ids[id] is None else None
+
+    def read_name(self, text: str) -> Name:
+        """Parse a text in `model` (router/names.py); raises InvalidValue for a budget of 0 ms."""
+        return self._known_name(text) if len(text) <= KNOWN_CHARACTERS else read_name(self, text)
 
     def means(self, name: str) -> bool:
         """Whether it is the name of a model, a tier or a reranker."""

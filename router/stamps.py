@@ -1,21 +1,7 @@
 """The time at which a request passed each point of its way, to see where its time goes.
 
-    arrived      its headers were read
-    planned      its body and its key were read
-    read         its texts were read: tokens, language
-    decided      a model was chosen
-    queued       its texts joined the dispatcher's queue
-    sent         the call with the last of them left
-    at_replica   the replica began with that call
-    prepared     the engine had made its own requests of the texts
-    in_step      the engine took them
-    stepped      the last of their vectors was made
-    replied      the replica wrote its reply
-    back         the router read the reply
-    answered     the request had its vectors
-    written      the answer was handed to the socket
-
-A point that the request did not pass is missing: a request answered from the cache has no call.
+docs/observability.md explains each point. One that the request did not pass is missing: a request
+answered from the cache has no call.
 """
 
 from collections.abc import Iterable

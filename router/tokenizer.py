@@ -4,21 +4,8 @@ Texts are never cut or padded: truncation and padding of a tokenizer.json are sw
 those of the model's own tokenizer, including added tokens that occur literally in a text.
 
 Qwen's tokenizer runs on tiktoken, several times as fast as `tokenizers`, with ranks read from the
-same tokenizer.json. The two give the same ids because:
-- Split: both use one expression; the tests compare every code point of Unicode in the contexts that
-  it distinguishes.
-- Merges: tiktoken joins any neighbours that spell a token, lowest id first; `tokenizers` only the
-  pairs it lists. They agree if every token of more than one byte has one merge, merges are in the
-  order of ids, parts have lower ids than the whole and the merges alone rebuild every token.
-  Suppose tiktoken joins neighbours into token t by another pair than the listed one: nothing was
-  joined across t's borders, so inside them the listed merges did what they do on t alone, and ended
-  in that pair; then they would not rebuild t. `_ranks` checks these conditions on the file;
-  otherwise tiktoken is not used.
-- NFC: texts that Python finds normalised stay as they are, others go through the tokenizer's own
-  normaliser. Python's Unicode tables are at least as new as the normaliser's (tested), and a text
-  normal by newer tables is normal by older ones.
-- Rest: texts with a literal added token, and texts long enough to overflow tiktoken's stack, go to
-  `tokenizers` itself.
+same tokenizer.json. docs/internals.md explains why the two give the same ids; `_ranks` checks the
+conditions on the file.
 """
 
 import hashlib

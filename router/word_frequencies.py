@@ -6,6 +6,7 @@ MB in all. Recent look-ups are cached: a few words make up most of all texts.
 
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from struct import Struct
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,8 @@ _RAREST = 520
 _ABSENT = 620  # assumed for a word that is not in a language's table
 _STRENGTH_BITS = 10
 _STRENGTH = (1 << _STRENGTH_BITS) - 1
+_FIELD_BITS = 32
+_FIELDS = Struct(f"<{len(LANGUAGES)}I")
 _KNOWN_WORDS = 4096  # of a quarter of a kB each
 
 
@@ -41,18 +44,25 @@ def strengths(words: Sequence[str]) -> dict[str, int]:
     """How many centibels more likely each language makes the words than a language with none of
     them. Words are in lower case.
     """
-    centibels = [0] * len(LANGUAGES)
-    for word in words:
-        for row in _rows(word):
-            centibels[row >> _STRENGTH_BITS] += row & _STRENGTH
-    return dict(zip(LANGUAGES, centibels, strict=True)) if any(centibels) else {}
+    packed = sum(map(_packed, words))
+    if not packed:
+        return {}
+    return dict(
+        zip(LANGUAGES, _FIELDS.unpack(packed.to_bytes(_FIELDS.size, "little")), strict=True)
+    )
 
 
 @lru_cache(_KNOWN_WORDS)
-def _rows(word: str) -> tuple[int, ...]:
+def _packed(word: str) -> int:
+    """A word's strengths as one integer with a field for each language: words are then summed with
+    one addition each.
+    """
     table, number = load(), hash(word)
     start, end = table.hashes.searchsorted(number), table.hashes.searchsorted(number, "right")
-    return tuple(table.rows[start:end])
+    return sum(
+        (row & _STRENGTH) << (_FIELD_BITS * (row >> _STRENGTH_BITS))
+        for row in table.rows[start:end]
+    )
 
 
 @cache

@@ -9,8 +9,7 @@ devices per replica. The same name under `args` overrides each default that this
   memory and leave none for a second replica. No prefix cache: no prompt fills its blocks of 128
   tokens, and every lookup costs. A reranker has one, with blocks of 32 tokens, which the template
   and the query of its pairs fill.
-- On a device, in this process: `async_scheduling`, which schedules a step while the previous one
-  runs. vLLM leaves it off for pooling models.
+- On a device, in this process: `async_scheduling`, which vLLM leaves off for pooling models.
 - Chunked prefill, and prefix caching on a GPU, keep vLLM's defaults (on for causal models with
   last-token pooling); tests compare both with the reference.
 """

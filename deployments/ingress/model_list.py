@@ -7,7 +7,7 @@ from deployments.service.service import Service
 from router.domain import Tier
 from router.errors import ModelNotFound, RouterError
 from router.keys import Grant
-from router.names import SIDES, read_name
+from router.names import SIDES
 from router.spaces import NamedSpace
 
 Card = dict[str, Any]
@@ -37,7 +37,7 @@ class ModelList:
     def card(self, given: str, caller: Grant) -> Card:
         """One entry of that list, or the meaning of a name with a suffix; raises ModelNotFound."""
         catalogue = self._service.catalogue
-        name = read_name(catalogue, given)
+        name = catalogue.read_name(given)
         if name.space in catalogue.collections:
             collection = f"{name.space}-{name.side}" if name.side else name.space
             for card in self._collections(caller):

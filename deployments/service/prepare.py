@@ -158,7 +158,8 @@ class Preparer:
     def prompt_characters(self, model: str, side: Side | None, instruction: str | None) -> int:
         """Characters of the prompt that `model` reads around each text."""
         side = side or self._models[model].prompts.default
-        return sum(map(len, self._prompt(model, side, instruction)))
+        before, after = self._prompt(model, side, instruction)
+        return len(before) + len(after)
 
     def longest_for(self, model: str) -> int:
         """The most tokens of a text that `model` reads."""

@@ -58,10 +58,9 @@ class Reader:
         models: Iterable[str],
     ) -> int:
         """The cost of reading the texts, in characters; the longest prompt counts once per text."""
-        prompt = max(
-            (self._preparer.prompt_characters(name, side, instruction) for name in models),
-            default=0,
-        )
+        prompt = 0
+        for name in models:
+            prompt = max(prompt, self._preparer.prompt_characters(name, side, instruction))
         return sum(map(len, texts)) + len(texts) * (prompt + TEXT_CHARACTERS)
 
     def check(self, client: str, characters: int) -> None:

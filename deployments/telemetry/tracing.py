@@ -1,14 +1,8 @@
 """Our spans among Serve's: what the router did with a request, and which calls carried it.
 
 With `tracing_config`, Serve opens a span for every HTTP request and every call between deployments.
-Ours are below the request's:
-
-    features   reading the text: tokens, language
-    decide     the decision, as attributes: model, reason, tier, predicted_ms, tokens, why each
-               other model was not chosen
-    dispatch   from the decision to the vectors
-    engine     the engine's part of it
-    embed      a replica's work on a call, in its own process
+Ours (docs/observability.md lists them) are below the request's: `features`, `decide`, `dispatch`,
+`engine`, and `embed` for a replica's work on a call, in its own process.
 
 One call to a replica carries texts of many requests. Its span `call` is a child of the first traced
 request's `dispatch` and links to those of the others. The replica's `embed` is below it, through

@@ -11,8 +11,7 @@
 
 A call of more than one batch counts as its average step, as in `predict`. Sizes double from 8
 tokens to the model's context and from one text to a full batch, in random order, so that a slow
-minute affects all sizes alike. Every text is new and of random words, so no cache has it and
-no two begin alike.
+minute affects all sizes alike. Every text is new and of random words, so that no cache has it.
 """
 
 import math

@@ -73,6 +73,7 @@ CATALOGUE = catalogue()
 )
 def test_a_text_says_one_thing(text: str, name: Name) -> None:
     assert read_name(CATALOGUE, text) == name
+    assert CATALOGUE.read_name(text) == CATALOGUE.read_name(text) == name
 
 
 def test_a_budget_of_nothing_is_refused() -> None:
