@@ -7,6 +7,7 @@ from importlib import import_module
 NAMES = (
     "abuse",
     "advise",
+    "advise_english",
     "autoscale",
     "batch_jobs",
     "budgets",
@@ -15,6 +16,7 @@ NAMES = (
     "data_plane",
     "decide",
     "device",
+    "elsewhere",
     "encoding",
     "fairness",
     "features",
@@ -26,6 +28,7 @@ NAMES = (
     "memory",
     "mteb",
     "observability",
+    "outages",
     "points",
     "profile",
     "qwen3_shapes",
@@ -41,6 +44,7 @@ NAMES = (
     "spaces",
     "student_query",
     "students",
+    "timing",
     "where",
 )
 

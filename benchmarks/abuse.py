@@ -10,7 +10,6 @@ more, middle ones within five times or 300 ms more, and memory must come back to
 
 import asyncio
 import contextlib
-import json
 import random
 import signal
 import statistics
@@ -26,6 +25,7 @@ import psutil
 
 from benchmarks.abuse_attacks import ATTACKS, MODEL
 from benchmarks.live import ROOT, router
+from benchmarks.marks import Row, at_most, conclude, show, to_file
 from deployments.tools.calibrate import replicas
 from router.keys import hash_of, new_key
 
@@ -57,15 +57,6 @@ class Mark(NamedTuple):
 
 MARKS = {SHORT: Mark(3.0, 0.040), MIDDLE: Mark(5.0, 0.300)}
 MEMORY_SHARE, MEMORY_MIB = 1.2, 100.0
-
-
-class Row(NamedTuple):
-    """One figure and what it was to be."""
-
-    name: str
-    value: float
-    mark: float | None
-    met: bool | None
 
 
 class Load:
@@ -152,21 +143,15 @@ async def play(
     after_s, after_mib = await load.run(seconds), memory_mib(process)
     rows = []
     for kind, mark in MARKS.items():
-        allowed_s = mark.allows(before_s[kind])
+        allowed_ms = mark.allows(before_s[kind]) * 1000
         rows += [
-            Row(f"{name}: {kind} p99 before, ms", before_s[kind] * 1000, None, None),
-            Row(
-                f"{name}: {kind} p99 during, ms",
-                during_s[kind] * 1000,
-                allowed_s * 1000,
-                during_s[kind] <= allowed_s,
-            ),
-            Row(f"{name}: {kind} p99 after, ms", after_s[kind] * 1000, None, None),
+            Row(f"{name}: {kind} p99 before, ms", before_s[kind] * 1000),
+            at_most(f"{name}: {kind} p99 during, ms", during_s[kind] * 1000, allowed_ms),
+            Row(f"{name}: {kind} p99 after, ms", after_s[kind] * 1000),
         ]
     allowed_mib = max(before_mib * MEMORY_SHARE, before_mib + MEMORY_MIB)
-    rows.append(Row(f"{name}: memory before, MiB", before_mib, None, None))
-    met = after_mib <= allowed_mib
-    rows.append(Row(f"{name}: memory after, MiB", after_mib, allowed_mib, met))
+    rows.append(Row(f"{name}: memory before, MiB", before_mib))
+    rows.append(at_most(f"{name}: memory after, MiB", after_mib, allowed_mib))
     return rows
 
 
@@ -184,12 +169,9 @@ async def play_all(names: tuple[str, ...], seconds: float) -> list[Row]:
             await load.run(seconds)  # warm
             for name in names:
                 rows += await play(name, service.url, load, service.process, seconds)
-                for row in rows[-8:]:
-                    mark = "" if row.mark is None else f"  <= {row.mark:.1f}"
-                    missed = "  MISSED" if row.met is False else ""
-                    click.echo(f"{row.name:<45} {row.value:10.1f}{mark}{missed}")
-            rows.append(Row("requests of the load that failed", load.failed, 0, not load.failed))
-            click.echo(f"{load.failed} requests of the load failed")
+                show(rows[-8:])
+            rows.append(at_most("requests of the load that failed", load.failed, 0))
+            show(rows[-1:])
     return rows
 
 
@@ -198,11 +180,7 @@ async def play_all(names: tuple[str, ...], seconds: float) -> list[Row]:
     "--attack", "names", multiple=True, type=click.Choice(list(ATTACKS)), help="All without it."
 )
 @click.option("--seconds", default=10.0, show_default=True, help="Before, during and after each.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the rows to FILE.")
+@to_file
 def main(names: tuple[str, ...], seconds: float, file: Path | None) -> None:
     """Attack a service and say what its other clients noticed; exits 1 where a mark was missed."""
-    rows = asyncio.run(play_all(names or tuple(ATTACKS), seconds))
-    if file is not None:
-        file.write_text(json.dumps([row._asdict() for row in rows], indent=1))
-    if missed := [row.name for row in rows if row.met is False]:
-        raise click.ClickException(f"missed: {', '.join(missed)}")
+    conclude(asyncio.run(play_all(names or tuple(ATTACKS), seconds)), file)

@@ -19,7 +19,7 @@ import psutil
 import yaml
 
 from benchmarks.chaos_load import Model
-from benchmarks.live import ROOT
+from benchmarks.live import ROOT, processes
 
 MODELS = {"small": Model(64, 1), "large": Model(128, 2)}
 REPLICAS = {"router": 2, "small": 1, "large": 2}
@@ -119,13 +119,7 @@ class Stage:
 
     def processes(self, pattern: str) -> list[psutil.Process]:
         """Those of the service whose title matches."""
-        found = []
-        for process in self.process.children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                title = " ".join(process.cmdline()).strip() or process.name()
-                if process.status() != psutil.STATUS_ZOMBIE and re.search(pattern, title):
-                    found.append(process)
-        return found
+        return processes(self.process, pattern)
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """The replicas of one deployment; while one works the name of a method follows its own."""

@@ -10,6 +10,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -130,7 +131,11 @@ def router(
             yield Router(url, args, psutil.Process(started.pid))
         finally:
             started.send_signal(signal.SIGINT)
-            started.wait(STOP_S)
+            try:
+                started.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                started.send_signal(signal.SIGINT)  # the second one ends everything at once
+                started.wait(STOP_S)
 
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "RAY_worker_niceness": "0"}
@@ -140,10 +145,25 @@ def _wait_until_ready(url: str, started: "subprocess.Popen[bytes]", log: Path) -
     until_s = time.monotonic() + READY_S
     while time.monotonic() < until_s and started.poll() is None:
         with suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/health", timeout=5).status_code == httpx.codes.OK:
+            if httpx.get(f"{url}/health", timeout=5, verify=False).status_code == httpx.codes.OK:
                 return
         time.sleep(0.5)
     raise click.ClickException(f"the router did not become ready:\n{log.read_text()[-2000:]}")
+
+
+def processes(root: psutil.Process, pattern: str) -> list[psutil.Process]:
+    """Find the living processes below `root` whose title matches."""
+    found: list[psutil.Process] = []
+    try:
+        below = root.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return found
+    for process in below:
+        with suppress(psutil.Error):
+            title = " ".join(process.cmdline()).strip() or process.name()
+            if process.status() != psutil.STATUS_ZOMBIE and re.search(pattern, title):
+                found.append(process)
+    return found
 
 
 class Texts:

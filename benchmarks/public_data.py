@@ -9,6 +9,7 @@
     stsb-en.csv, stsb-zh.csv                    pairs of sentences and their likeness, 0 to 5
     banking77-train.csv, banking77-test.csv     questions of bank customers and their intents
     language-id.jsonl    {"text", "lang"}: short texts in 42 languages
+    language-mixed.json  {"mixed": [[pair, text]], "mono": [[language, text]]}: in two languages
 
 `tests/data/language` has a sample of each but the Chinese one: enough for load, not for figures.
 """
@@ -31,6 +32,7 @@ FILES = {
     "banking77-train.csv": "banking77: text and category under a heading (PolyAI)",
     "banking77-test.csv": "the same, its test set",
     "language-id.jsonl": "short texts in 42 languages: `text` and `lang` on each line",
+    "language-mixed.json": "texts in two languages, and in one: `mixed` and `mono`",
 }
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 

@@ -45,11 +45,12 @@ class VectorCache:
         return len(self._entries)
 
     def unknown(self, model: str, digests: Sequence[bytes]) -> list[int]:
-        """The indices of the digests without an entry; changes neither counters nor recency."""
-        entries = self._entries
-        if not entries:
-            return list(range(len(digests)))
-        return [index for index, digest in enumerate(digests) if (model, digest) not in entries]
+        """The first index of each digest without an entry; changes neither counters nor recency."""
+        entries, first = self._entries, dict[bytes, int]()
+        for index, digest in enumerate(digests):
+            if (model, digest) not in entries:
+                first.setdefault(digest, index)
+        return list(first.values())
 
     def get_many(self, model: str, digests: Sequence[bytes]) -> list[Entry | None]:
         """The entry of each digest, or None; each counts as one hit or miss."""

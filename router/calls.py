@@ -103,6 +103,9 @@ class Chunk:
         )
         self.kind = SMALL if small else LARGE
 
+    def drop(self) -> None:
+        """Release what a subclass carries: the chunk is never sent."""
+
     def tokens_sq(self, span: int | None) -> int:
         """The attention term of the curve, as `router.domain.attention` computes it."""
         if len(self.lengths) <= FEW_TEXTS:

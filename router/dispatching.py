@@ -68,7 +68,9 @@ class DispatcherState(Sending[C, R]):
             chunk.done = True
             self._queues.uncount(chunk)
             call = chunk.call
-            if call is not None and call.open:
+            if call is None:  # it can stay in the queue for long
+                chunk.drop()
+            elif call.open:
                 call.live -= 1
                 if not call.live:
                     self.counters.cancelled_calls += 1

@@ -4,7 +4,9 @@ fastText's lid.176 (compressed) is used first, then word frequencies (router/wor
 fastText is not sure. fastText gets only words: punctuation, numbers, identifiers, hexadecimal and
 invisible characters contain no information about the language, but change its answer. Only labels
 that are possible in the script count. If the first one is not sure, each language's probability is
-multiplied by the likelihood of the words and by the prior from the config.
+multiplied by the likelihood of the words and by the prior from the config. One or two words that
+are common in English are English unless another language is clearly likelier: "hi" is a pronoun in
+Catalan, and far more frequent there, but a text that is nothing else is a greeting.
 """
 
 import math
@@ -51,6 +53,13 @@ _LIKELY_LANGUAGES = 6  # languages with the highest word frequencies, in additio
 _WORD_WEIGHT = 0.4 * math.log(10) / 100
 # The assumed strength of a language without a table, as a share of the best one's.
 _UNLISTED_SHARE = 0.75
+
+# A word is common in English if it is one in 60,000. A few such words are of another language from
+# this probability on, or from the higher one if that language has no table with one of them.
+_ENGLISH = "en"
+_COMMON = 140  # centibels, as in word_frequencies.strengths
+_FEW_WORDS = 2
+_CLEARLY, _CLEARLY_UNLISTED = 0.55, 0.80
 
 _CASED = ("Lu", "Ll")
 _LINK = re.compile(r"[!-~]*(?:://|@|\bwww\.)[!-~]*")
@@ -110,8 +119,11 @@ def identify(words: str, script: str, prior: Prior = NO_PRIOR) -> tuple[str | No
 
     If fastText is not sure, its answer is weighted by word frequencies and by `prior`.
     """
-    if not words:
+    distinct = set(words.split())
+    if not distinct:
         return None, 0.0
+    if len(distinct) == 1:
+        (words,) = distinct  # a word that is repeated says no more
     known = _probabilities(words, script, _FEW_LABELS)
     surest = max(known, key=known.__getitem__, default="")
     if known.get(surest, 0.0) >= _SURE:
@@ -131,7 +143,18 @@ def identify(words: str, script: str, prior: Prior = NO_PRIOR) -> tuple[str | No
         for language in languages
     }
     best = max(weights, key=weights.__getitem__, default="")
-    return (_iso(best), weights[best] / sum(weights.values())) if best else (None, 0.0)
+    if not best:
+        return None, 0.0
+    probability = weights[best] / sum(weights.values())
+    if len(distinct) <= _FEW_WORDS and best != _ENGLISH:
+        clearly = _CLEARLY if strengths.get(best) else _CLEARLY_UNLISTED
+        if probability < clearly and all(map(_is_common_in_english, distinct)):
+            best = _ENGLISH
+    return _iso(best), probability
+
+
+def _is_common_in_english(word: str) -> bool:
+    return word_frequencies.strengths([word]).get(_ENGLISH, 0) >= _COMMON
 
 
 def guess(words: str, script: str) -> tuple[str | None, float]:

@@ -104,7 +104,7 @@ class Catalogue:
                 config.min_recall,
             )
         # the models for requests that name no space
-        self._in_order = [id for id, one in self.models.items() if one.space_of is None]
+        self._in_order = list(args.native)
         self._free = frozenset(self._in_order)
         self.requires_space = args.routing.require_space
         self._strict_tiers = args.routing.strict_tiers

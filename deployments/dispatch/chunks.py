@@ -48,6 +48,10 @@ class Chunk(router.calls.Chunk):
     request_ids: tuple[str, ...] = ()
     origin: "SpanContext | None" = None  # of the request's span, where that is recorded
 
+    def drop(self) -> None:
+        """Release the texts."""
+        self.ids = self.texts = None
+
 
 def text_bytes(texts: Sequence[str]) -> int:
     """An upper bound of the UTF-8 bytes of these texts."""

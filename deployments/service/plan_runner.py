@@ -82,15 +82,15 @@ class PlanRunner:
                 self.deadline_of(plan) - plan.arrived_s
             ) from None  # the caller's limit, not the time left here
 
-    def learn(self, plan: Plan, model: str, got: Rows, cut: bool) -> float:
-        """Learn from the actual time against the predicted one, and return the actual one. `cut`:
-        texts were cut.
-        """
+    def learn(self, plan: Plan, model: str, got: Rows) -> float:
+        """Learn from the actual time against the predicted one, and return the actual one."""
         now, decision = self._clock(), plan.decision
         total_s = now - plan.arrived_s
         # Bulk waits for all other work, so its delay says nothing about the next interactive
-        # request. A cut text can be in the cache although the whole text was not.
-        unforeseen, bulk = cut and got.known, plan.request.priority == "bulk"
+        # request. Texts can turn out to be known that were not when the request was planned: in
+        # the shared cache, in flight for another request, or once they are cut.
+        sent = len(got.tokens) - got.known
+        unforeseen, bulk = sent < plan.work[model].texts, plan.request.priority == "bulk"
         if not bulk:
             self.latencies[model].append((now, total_s))
         if (

@@ -200,7 +200,7 @@ class Planner:
         return self.catalogue.resolve(request)
 
     def _work(self, model: str, prepared: Prepared) -> Work:
-        """The work of the request at one model: the texts that are not in the cache, but the
+        """The work of the request at one model: each text that is not in the cache once, but the
         longest of all.
         """
         counts, span = prepared.counts, self.args.models[model].attention_tokens

@@ -321,7 +321,7 @@ class Reranking:
         bulk, deadline_s = request.priority == "bulk", self._runner.deadline_of(plan)
         work: Coroutine[Any, Any, Rows] = self._scorers[model].gather(prepared, deadline_s, bulk)
         got = await self._runner.send(plan, work, tracing, caller.stamps)
-        total_s = self._runner.learn(plan, model, got, bool(truncated))
+        total_s = self._runner.learn(plan, model, got)
         return Ranking(
             ranked(got.vectors[:, 0], reader.request.top_n),
             model,

@@ -307,7 +307,7 @@ class Service:
         bulk, deadline_s = request.priority == "bulk", self.runner.deadline_of(plan)
         work = self.gatherers[model].gather(prepared, deadline_s, bulk)
         got = await self.runner.send(plan, work, tracing, caller.stamps)
-        total_s = self.runner.learn(plan, model, got, bool(truncated))
+        total_s = self.runner.learn(plan, model, got)
         if not truncated:
             self.comparison.answered(
                 Compared(

@@ -192,6 +192,19 @@ def test_a_small_budget_keeps_texts_whose_vectors_are_at_hand(http: httpx.Client
     assert late["reason"] == "budget"
 
 
+def test_a_text_that_a_list_repeats_is_predicted_once(http: httpx.Client) -> None:
+    def work_ms(texts: list[str]) -> float:
+        answer = http.post("/v1/route", json={"input": texts, "model": "best"}).json()
+        return float(next(one["work_ms"] for one in answer["models"] if one["chosen"]))
+
+    text = "a sentence that a list repeats " * 10
+    once, twenty = work_ms([text]), work_ms([text] * 20)
+    assert twenty == pytest.approx(once)
+    assert work_ms([f"{number} {text}" for number in range(20)]) > 10 * once
+    routing = embed(http, input=[text] * 20, model="best")["routing"]
+    assert routing["cached"] == 19
+
+
 def test_queries_and_documents_have_their_own_prompts(http: httpx.Client) -> None:
     query = vectors(embed(http, input="protein per day", model="best", input_type="query"))
     document = vectors(embed(http, input="protein per day", model="best", input_type="document"))

@@ -1,11 +1,13 @@
 """A text is decided by its words, whatever form it comes in."""
 
 import unicodedata
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
+from benchmarks import languages
 from deployments.ingress.application import Application
 from deployments.ingress.deployment import Router
 from router.schema import EmbeddingsRequest
@@ -13,6 +15,7 @@ from router.strict import parse_args
 from tests.support.local_service import FAKE
 
 PlainRouter = Router.__mro__[1]  # without what Serve puts around it
+EACH = 5  # texts of a language
 VIETNAMESE = "Tôi muốn trả lại sản phẩm này vì nó bị hỏng"
 
 
@@ -33,6 +36,92 @@ def test_short_texts_are_decided_by_their_words(
     assert answer["features"]["language"] == language
     model = "multilingual-e5-small" if language == "de" else "wordllama-256"
     assert answer["decision"]["model"] == model
+
+
+def decided(http: httpx.Client, texts: str | list[str]) -> dict[str, Any]:
+    answer = http.post("/v1/route", json={"input": texts})
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    features = {name: value for name, value in body["features"].items() if name != "tokens"}
+    return {**features, "model": body["decision"]["model"]}
+
+
+@pytest.mark.parametrize("text", ["hi", "Hi!", "hi hi", "hello", "thanks", "ok", "nope"])
+def test_a_greeting_does_not_need_the_largest_model(http: httpx.Client, text: str) -> None:
+    assert decided(http, text)["model"] == "wordllama-256"
+
+
+def test_650_variants_of_short_queries_are_decided_as_the_queries_are(http: httpx.Client) -> None:
+    plain = {query: decided(http, query) for query in languages.QUERIES}
+    found = [
+        decided(http, change(query)) == plain[query]
+        for query in languages.QUERIES
+        for change in languages.VARIANTS.values()
+    ]
+    assert len(found) >= 600
+    assert languages.share(found) == 1.0
+    assert languages.share(one["model"] == "wordllama-256" for one in plain.values()) == 1.0
+
+
+def test_texts_in_42_languages_are_decided_alike_in_both_forms(http: httpx.Client) -> None:
+    texts = languages.labelled(languages.DATA)
+    assert len({text.language for text in texts}) == 42
+    alike = []
+    for language in sorted({text.language for text in texts}):
+        for text in [text.text for text in texts if text.language == language][:EACH]:
+            forms = [unicodedata.normalize(form, text) for form in languages.FORMS]
+            composed, decomposed = (decided(http, form) for form in forms)
+            alike.append(composed == decomposed)
+    assert languages.share(alike) == 1.0
+
+
+def test_texts_in_42_languages_have_one_vector_in_both_forms(http: httpx.Client) -> None:
+    texts = {text.language: text.text for text in languages.labelled(languages.DATA)}
+    cosines = []
+    for form in languages.FORMS:
+        body = {
+            "input": [unicodedata.normalize(form, text) for text in texts.values()],
+            "model": "multilingual-e5-small",
+        }
+        answer = http.post("/v1/embeddings", json=body).json()
+        cosines.append(np.array([item["embedding"] for item in answer["data"]]))
+    assert len(texts) == 42
+    assert languages.share((cosines[0] * cosines[1]).sum(axis=1) > 0.99999) == 1.0
+
+
+FOREIGN = "ar bg bn el fa he hi ja ko ru sr ta th uk ur zh".split()  # noqa: SIM905
+
+
+def test_a_list_is_decided_by_the_share_of_its_texts(http: httpx.Client) -> None:
+    """Of ten texts so many are not English; a floor is raised from a fifth on."""
+    by_language: dict[str, list[str]] = {}
+    for text in languages.labelled(languages.DATA):
+        by_language.setdefault(text.language, []).append(text.text)
+    english = languages.questions(languages.DATA)[:10]
+    right, counted = list[bool](), list[bool]()
+    for language in FOREIGN:
+        foreign = (by_language[language] * 10)[:9]
+        for count in (1, 2, 3, 5, 7, 9):
+            texts = [*foreign[:count], *english[count:]]
+            for order in (texts, texts[::-1], [*texts[5:], *texts[:5]]):
+                found = decided(http, order)
+                high = found["model"] == "multilingual-e5-small"
+                right.append(high == (count >= 2))
+                counted.append(found["languages"].get("en", 0) == 10 - count)
+    assert len(right) == 16 * 6 * 3
+    assert languages.share(right) == 1.0
+    assert languages.share(counted) >= 0.95
+
+
+@pytest.mark.parametrize("long", ["english", "chinese"])
+def test_one_long_text_in_a_list_outvotes_none(http: httpx.Client, long: str) -> None:
+    english, chinese = "The delivery was late.", "\u9001\u8d27\u665a\u4e86"
+    if long == "english":
+        found = decided(http, [*[chinese] * 9, english * 8])
+        assert (found["language"], found["model"]) == ("zh", "multilingual-e5-small")
+    else:
+        found = decided(http, [*[english] * 9, chinese * 30])
+        assert (found["language"], found["model"]) == ("en", "wordllama-256")
 
 
 def test_both_forms_of_a_text_have_one_decision_and_one_vector(http: httpx.Client) -> None:

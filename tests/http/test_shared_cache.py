@@ -307,6 +307,30 @@ def test_a_second_router_answers_what_the_first_has_seen_without_its_engine(
 
 
 @pytest.mark.models
+def test_texts_that_redis_turns_out_to_know_do_not_make_a_model_look_faster(
+    server: RedisServer,
+) -> None:
+    """A router plans them as new; their answers say nothing about the model's time."""
+    shared = [f"a text that both routers get {number}" for number in range(40)]
+    with served(with_redis(server.url)) as (first, one):
+        embed(first, shared)
+        asyncio.run_coroutine_threadsafe(one.service.shared.written(), one.loop).result(60)  # type: ignore[union-attr]
+    with served(with_redis(server.url)) as (second, router):
+        correction = router.service.feedback["wordllama-256"].correction
+
+        def learned(texts: list[str]) -> bool:
+            before = correction.bias, correction.margin
+            embed(second, texts)
+            return (correction.bias, correction.margin) != before
+
+        assert not learned(shared[:20])
+        assert not learned([*shared[20:], *(f"new {number}" for number in range(20))])
+        assert learned([f"newer {number}" for number in range(20)])
+        assert learned([f"newest {number}" for number in range(20)] * 2), "planned once each"
+        assert learned([*shared, "another"]), "the router itself knows all but one"
+
+
+@pytest.mark.models
 def test_a_model_without_a_fingerprint_is_not_shared(server: RedisServer) -> None:
     with served(with_redis(server.url)) as (url, _):
         embed(url, ["alone"], "best")

@@ -5,6 +5,7 @@ who is touched by a failure. What depends on time alone is in tests/unit/router/
 import asyncio
 import math
 import random
+import weakref
 from collections.abc import AsyncIterator, Callable
 
 import numpy as np
@@ -484,6 +485,39 @@ async def test_work_whose_caller_left_is_dropped_before_it_is_sent(bench: Bench)
     await bench.transport.answer_all()
     assert [9] not in [call.firsts for call in bench.transport.sent]
     assert bench.dispatcher.counters.dropped == 1
+
+
+async def test_texts_whose_callers_left_are_not_kept_while_no_replica_is_ready(
+    bench: Bench,
+) -> None:
+    bench.dispatcher.replicas_changed([])
+    live = bench.submit(0, 900)[0]
+    ids = [np.full(900, number, np.int32) for number in range(1, 4)]
+    kept = [weakref.ref(one) for one in ids]
+    left = [
+        bench.dispatcher.submit([one], None, [len(one)], "document", None)[0] for one in ids[:2]
+    ]
+    texts = bench.dispatcher.submit([ids[2]], None, [900], "document", None)
+    del ids
+    for future in left:
+        future.cancel()
+    await settle()
+    assert [one() is None for one in kept] == [True, True, False]
+    bench.dispatcher.replicas_changed(["a"])
+    await settle()
+    await bench.transport.answer_all()
+    assert firsts([await live, await texts[0]]) == [0, 3]
+
+
+async def test_a_neighbour_s_texts_are_sent_although_another_caller_left_first(
+    bench: Bench,
+) -> None:
+    left, stays = bench.submit(1, 10)[0], bench.submit(2, 10)[0]
+    bench.dispatcher.replicas_changed(["a"])  # both share a call that has not been written yet
+    left.cancel()
+    await settle()
+    await bench.transport.answer_all()
+    assert firsts([await stays]) == [2]
 
 
 async def test_work_whose_deadline_passed_is_dropped_with_an_error(bench: Bench) -> None:

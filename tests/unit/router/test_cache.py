@@ -50,6 +50,15 @@ def test_a_kept_vector_is_a_read_only_copy() -> None:
         entry.vector[0] = 5.0
 
 
+def test_what_is_unknown_is_named_once_and_its_lookup_changes_nothing() -> None:
+    cache = VectorCache(10**6)
+    assert cache.unknown("model", names(1, 2, 1)) == [0, 1]
+    cache.put_many("model", names(1), row(0), [1])
+    assert cache.unknown("model", names(2, 1, 3, 2, 1, 3)) == [0, 2]
+    assert cache.unknown("other", names(1)) == [0]
+    assert (cache.hits, cache.misses) == (0, 0)
+
+
 def test_the_least_recently_used_goes_first() -> None:
     cache = VectorCache(2 * entry_bytes())
     cache.put_many("model", names(1, 2), np.concatenate([row(1), row(2)]), [1, 1])

@@ -135,6 +135,57 @@ def test_a_few_words_have_their_language(text: str, language: str) -> None:
     assert detect(text).language == language
 
 
+COMMON_ENGLISH = """
+hi hello hey thanks thank you okay yes yeah nope bye goodbye please help sorry testing wow
+cool sure great nice good fine start stop cancel refund order price status account invoice
+delivery shipping support contact morning night what why who when where how then sad happy
+angry tired hungry food water bread fish apple summer winter school street city country
+world tree flower open closed buy sell pay cheap write read call send work team game play
+"""
+
+
+def test_common_english_words_alone_are_of_no_other_language() -> None:
+    found = [detect(word).language for word in COMMON_ENGLISH.split()]
+    assert set(found) <= {"en", None}
+    assert languages.share(language == "en" for language in found) >= 0.85
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("hi", "HI", "Hi!", "hi.", "hi :)", "hi \U0001f44b", "(hi)", "hi hi", "\nhi\n"),
+        *("hi there", "hi all", "hi team", "hi, bob", "Hi Maria", "hello", "thanks", "ok", "fine"),
+        *("fine then", "nope", "nope nope", "sad", "sad news", "then"),
+    ],
+)
+def test_a_greeting_is_english(text: str) -> None:
+    assert detect(text).language == "en"
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("merci", "fr"),
+        ("oui", "fr"),
+        ("son", "fr"),
+        ("danke", "de"),
+        ("nein", "de"),
+        ("die", "de"),
+        ("gracias", "es"),
+        ("non", "it"),
+        ("pan", "pl"),
+    ],
+)
+def test_a_word_of_another_language_stays_there_though_english_uses_it(
+    text: str, language: str
+) -> None:
+    assert detect(text).language == language
+
+
+def test_a_prior_goes_before_common_english() -> None:
+    assert detect("hi", {"ca": 5.0}).language == "ca"
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -1,0 +1,160 @@
+"""Does a routing that was made from English texts alone harm a mixed load? `python -m benchmarks
+advise_english --data FOLDER [--scifact] [-o FOLDER] [--json FILE]`.
+
+Starts the models of `configs/local.yaml`, sends questions of bank customers, short texts in 42
+languages and texts in two languages with `model: auto`, and keeps the decision log. Then it runs
+`embedding-router advise` on the English sets alone (the STS benchmark and banking77, SciFact with
+--scifact, which takes minutes more), and `embedding-router replay` of the log under the
+routing.yaml that came out. By the config's figures the mean points of the log must not fall, and
+those of no language that was not measured may.
+"""
+
+import asyncio
+import csv
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.advise import convert
+from benchmarks.languages import labelled, pairs
+from benchmarks.live import ROOT, Ask, Client, Text, router
+from benchmarks.marks import Row, at_least, at_most, conclude, show, to_file
+from benchmarks.public_data import require, whole
+from router.decision_log import read
+
+CLIENTS = 4
+MOST_CHARACTERS = 600
+LOG_S = 30.0
+
+
+def mixed_texts(folder: Path, count: int) -> list[str]:
+    """A third each: English questions, texts in 42 languages, texts in two languages."""
+    rng, third = random.Random(5), count // 3
+    with (folder / "banking77-test.csv").open(newline="") as rows:
+        questions = [row["text"] for row in csv.DictReader(rows)]
+    kinds = [
+        questions,
+        [one.text for one in labelled(folder)],
+        [one.text for one in pairs(folder, "mixed")],
+    ]
+    texts = [
+        text[:MOST_CHARACTERS] for kind in kinds for text in rng.sample(kind, min(third, len(kind)))
+    ]
+    rng.shuffle(texts)
+    return texts
+
+
+async def send(url: str, texts: Sequence[str]) -> int:
+    """Have every text embedded by the model that `auto` chooses; returns how many were."""
+    waiting = list(texts)
+    answered = 0
+    async with Client(url) as client:
+
+        async def one() -> None:
+            nonlocal answered
+            while waiting:
+                ask = Ask(Text(waiting.pop(), "", ""), {"model": "auto"})
+                answered += (await client.send(ask)).status == 200
+
+        await asyncio.gather(*(one() for _ in range(CLIENTS)))
+    return answered
+
+
+def written(log: Path, requests: int) -> bytes:
+    """The log as soon as it holds so many requests."""
+    until_s = time.monotonic() + LOG_S
+    while True:
+        data = log.read_bytes()
+        if sum(1 for _ in read(data.splitlines(keepends=True))) >= requests:
+            return data
+        if time.monotonic() > until_s:
+            raise click.ClickException(f"{log} does not hold {requests} requests")
+        time.sleep(0.2)
+
+
+def command(*arguments: str) -> str:
+    """What a command of the service prints; raises click.ClickException where it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "router.cli", *arguments], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    if done.returncode != 0:
+        raise click.ClickException(f"embedding-router {arguments[0]} ended with {done.returncode}")
+    return done.stdout.decode()
+
+
+def english(folder: Path, into: Path, scifact: bool) -> list[str]:
+    """The options of `advise` that name the English sets."""
+    given, found = convert(folder, into), list[str]()
+    for option, value in zip(given[::2], given[1::2], strict=True):
+        name = Path(value).name
+        if name != "sts-zh.csv" and (scifact or not name.startswith("scifact")):
+            found += [option, value]
+    return found
+
+
+def judged(summary: Mapping[str, Any], sent: int, answered: int) -> list[Row]:
+    """The figures of a replay, and those with a mark."""
+    before, after = summary["before"]["quality"], summary["after"]["quality"]
+    fallen = [
+        one
+        for one in summary["slices"]
+        if one["falls"] and one["dimension"] == "language" and one["value"] != "en"
+    ]
+    return [
+        Row("mixed requests", sent),
+        at_least("mixed requests answered", answered, sent),
+        at_least("mixed requests replayed", summary["requests"], sent),
+        Row("requests that moved", sum(one["requests"] for one in summary["moved"])),
+        Row("mean points before", before),
+        at_least("mean points after", after, before),
+        at_most("languages not measured whose points fall", len(fallen), 0),
+    ]
+
+
+@click.command()
+@whole
+@click.option("--scifact", is_flag=True, help="Measure 1,000 abstracts too.")
+@click.option("--most", default=300, show_default=True, help="Rows of each file.")
+@click.option("--texts", default=882, show_default=True, help="Of the mixed log.")
+@click.option(
+    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Keep the files here."
+)
+@to_file
+def main(
+    folder: Path, scifact: bool, most: int, texts: int, output: Path | None, file: Path | None
+) -> None:
+    """Make a routing from English texts and replay a mixed log under it; exits 1 where points are
+    lost.
+    """
+    needed = ["stsb-en.csv", "stsb-zh.csv", "banking77-test.csv", "language-id.jsonl"]
+    require(folder, *needed, "language-mixed.json", "scifact-mini.json")
+    with tempfile.TemporaryDirectory() as scratch:
+        made = (output or Path(scratch)).absolute()
+        made.mkdir(parents=True, exist_ok=True)
+        log = made / "decisions.jsonl"
+        log.unlink(missing_ok=True)
+        config = ROOT / "configs" / "local.yaml"
+        with router(config, None, decision_log={"path": str(log)}) as running:
+            sent = mixed_texts(folder, texts)
+            answered = asyncio.run(send(running.url, sent))
+            mixed = made / "mixed.jsonl"  # without what advise sends
+            mixed.write_bytes(written(log, answered))
+            command(
+                *("advise", "--base-url", running.url, "--most", str(most), "--requests", "20"),
+                *english(folder, made / "inputs", scifact),
+                *("--yes", "-o", str(made / "report")),
+            )
+        policy = made / "report" / "routing.yaml"
+        summary = json.loads(command("replay", str(mixed), "--policy", str(policy), "--json"))
+        click.echo(policy.read_text())
+    rows = judged(summary, len(sent), answered)
+    show(rows)
+    conclude(rows, file)

@@ -1,0 +1,160 @@
+"""Are predictions right on a machine that no profile names? `python -m benchmarks elsewhere --own
+FOLDER [--json FILE]`.
+
+First make profiles of this machine:
+
+    embedding-router calibrate --config configs/local.yaml --model all --repeats 2 -o FOLDER
+
+Every model of `configs/local.yaml` then serves twice side by side, with its shipped profile, which
+was measured on another device, and with that of FOLDER. Both answer the same texts of the mix, one
+at a time and by turns. Counted is the median error of what was predicted for the requests after the
+first 300 of each: with the shipped profile it may be 1.25 times that with the profile made here.
+"""
+
+import asyncio
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from benchmarks.live import CHARACTERS_A_TOKEN, ROOT, Ask, Client, Router, Texts, router
+from benchmarks.marks import Row, at_most, conclude, show, to_file
+from benchmarks.public_data import sample
+from deployments.replica.device import processor
+from router.decision_log import ANSWERED, Entry, read
+from router.profile import read_profile
+
+LEARNED = 300  # requests
+MARK = 1.25
+CONFIG = ROOT / "configs" / "local.yaml"
+OWN = "{}-own-profile"
+LOG_S = 30.0
+
+
+def device_of(profile: Path, model: str) -> str:
+    """The device that a profile was measured on; raises click.ClickException."""
+    if not profile.exists():
+        raise click.ClickException(
+            f"{profile} is missing: run `embedding-router calibrate --config configs/local.yaml "
+            f"--model all --repeats 2 -o {profile.parent}` first"
+        )
+    return read_profile(json.loads(profile.read_text()), model).device
+
+
+def side_by_side(folder: Path, here: str) -> dict[str, Any]:
+    """`configs/local.yaml` with each model twice; raises click.ClickException where a profile is of
+    the wrong device.
+    """
+    config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
+    [application] = config["applications"]
+    args, deployments = application["args"], application["deployments"]
+    args["base_dir"] = str(ROOT)
+    for name, model in list(args["models"].items()):
+        own = folder / f"{CONFIG.stem}-{name}.json"
+        if (device := device_of(own, name)) != here:
+            raise click.ClickException(f"{own} is of {device}, and this is {here}")
+        shipped = ROOT / model["profile"]
+        if device_of(shipped, name) == here:
+            raise click.ClickException(f"{shipped} is of this device, {here}: nothing to compare")
+        args["models"][OWN.format(name)] = {**model, "profile": str(own.absolute())}
+        [deployment] = [one for one in deployments if one["name"] == name]
+        deployments.append({**deployment, "name": OWN.format(name)})
+    return config
+
+
+async def drive(running: Router, models: Sequence[str], requests: int, folder: Path) -> None:
+    """Send so many texts to each model alone, each to both of its deployments."""
+    texts = Texts(random.Random(0), folder)
+    async with Client(running.url) as client:
+        for name in models:
+            most = CHARACTERS_A_TOKEN * running.args.models[name].max_tokens
+            for turn in range(requests):
+                text = next(text for text in texts if len(text.text) <= most)
+                both = [name, OWN.format(name)]
+                for model in both if turn % 2 else reversed(both):
+                    told = await client.send(Ask(text, {"model": model}))
+                    if told.status != 200:
+                        raise click.ClickException(f"{model} answered {told.status}")
+
+
+def logged(log: Path, requests: int) -> list[Entry]:
+    """The entries of so many requests, as soon as they are written."""
+    until_s = time.monotonic() + LOG_S
+    while True:
+        with log.open("rb") as lines:
+            entries = [logged.entry for logged in read(lines)]
+        if len(entries) >= requests or time.monotonic() > until_s:
+            return entries
+        time.sleep(0.2)
+
+
+def errors(entries: Iterable[Entry]) -> dict[str, tuple[float, float]]:
+    """By model the median error of its first LEARNED requests and of the others."""
+    off = dict[str, list[float]]()
+    for one in entries:
+        if one.outcome == ANSWERED and one.actual_s and one.decision.model:
+            error = abs((one.decision.predicted_s or 0.0) / one.actual_s - 1.0)
+            off.setdefault(one.decision.model, []).append(error)
+    return {
+        name: (statistics.median(found[:LEARNED]), statistics.median(found[LEARNED:]))
+        for name, found in off.items()
+    }
+
+
+def judged(found: Mapping[str, tuple[float, float]], models: Iterable[str]) -> list[Row]:
+    """The errors of each model in percent, and the ratio with its mark."""
+    return list(
+        chain.from_iterable(
+            (
+                Row(f"{name}: shipped, first {LEARNED}, %", 100 * found[name][0]),
+                Row(f"{name}: shipped, after, %", 100 * found[name][1]),
+                Row(f"{name}: made here, first {LEARNED}, %", 100 * found[OWN.format(name)][0]),
+                Row(f"{name}: made here, after, %", 100 * found[OWN.format(name)][1]),
+                at_most(f"{name}: ratio", found[name][1] / found[OWN.format(name)][1], MARK),
+            )
+            for name in models
+        )
+    )
+
+
+@click.command()
+@click.option(
+    "--own",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Profiles of this machine.",
+)
+@click.option(
+    "--requests",
+    type=click.IntRange(LEARNED + 50),
+    default=500,
+    show_default=True,
+    help="To each model.",
+)
+@sample
+@to_file
+def main(own: Path, requests: int, folder: Path, file: Path | None) -> None:
+    """Compare predictions of the shipped profiles with those of profiles made here; exits 1 where
+    they are worse than the mark allows.
+    """
+    here = processor()
+    with tempfile.TemporaryDirectory() as scratch:
+        path, log = Path(scratch) / CONFIG.name, Path(scratch) / "decisions.jsonl"
+        config = side_by_side(own, here)
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        models = list(config["applications"][0]["args"]["tiers"].values())
+        with router(path, None, decision_log={"path": str(log)}) as running:
+            asyncio.run(drive(running, models, requests, folder))
+            entries = logged(log, 2 * len(models) * requests)
+    click.echo(f"on {here}, texts of {folder}")
+    rows = judged(errors(entries), models)
+    show(rows)
+    conclude(rows, file)

@@ -1,0 +1,165 @@
+"""What does the time of an answer tell one key of what another key embedded? `python -m benchmarks
+timing [--texts N] [--json FILE]`.
+
+The models of `configs/local.yaml` with two keys, once with `cache.scope: shared` and once with
+`key`. The first key embeds half of the texts. The second one then asks for all of them in random
+order, each once. Compared are the client's clock and the figures that the service returns: of all
+pairs of a text that was embedded before and one that was not, the share in which the first has the
+lower figure. It is 0.5 where a figure tells nothing and 1 where it tells everything.
+
+The Mann-Whitney test (two-sided) says how probable such a share is by chance. With `key` no figure
+may lie below 0.001. With `shared` every figure must: this shows that the test finds a difference
+where there is one.
+"""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import click
+import numpy as np
+from scipy.stats import mannwhitneyu
+
+from benchmarks.live import ROOT, router
+from benchmarks.marks import Row, at_least, at_most, conclude, show, to_file
+from router.keys import hash_of, new_key
+
+KEYS = {name: new_key(name[:4].encode() * 8) for name in ("first", "second")}
+WORDS = ("account", "address", "balance", "card", "charge", "delivery", "fee", "invoice", "order")
+CHANCE = 0.001  # a rarer difference is none by chance
+WARM = 30  # requests of either key before
+
+Seen = Mapping[str, float]  # figures of one answer, by name
+Ask = Callable[[aiohttp.ClientSession, str, str, str], Awaitable[Seen]]
+
+
+class Told(NamedTuple):
+    """What one figure tells."""
+
+    figure: str
+    share: float  # of the pairs in which the known text has the lower one
+    chance: float
+    right: float  # of the texts that the best limit tells apart
+
+
+def judged(figure: str, known: Sequence[float], new: Sequence[float]) -> Told:
+    """How far the values of known texts lie below those of new ones."""
+    ones, others = np.asarray(known), np.asarray(new)
+    both = np.concatenate([ones, others])
+    right = max(float((ones <= limit).sum() + (others > limit).sum()) for limit in both)
+    if both.min() == both.max():
+        return Told(figure, 0.5, 1.0, right / len(both))
+    test = mannwhitneyu(ones, others)
+    share = 1.0 - float(test.statistic) / (len(ones) * len(others))
+    return Told(figure, share, float(test.pvalue), right / len(both))
+
+
+def rows(scope: str, told: Sequence[Told]) -> list[Row]:
+    """Three figures of each, the second one with its mark."""
+    marked = at_least if scope == "key" else at_most
+    found = list[Row]()
+    for one in told:
+        found += [
+            Row(f"{scope}: {one.figure}, share", one.share),
+            marked(f"{scope}: {one.figure}, by chance", one.chance, CHANCE),
+            Row(f"{scope}: {one.figure}, told apart, %", 100 * one.right),
+        ]
+    return found
+
+
+def texts(count: int, rng: random.Random) -> list[str]:
+    """Short texts of one length, none twice."""
+    words = (" ".join(rng.choices(WORDS, k=12)) for _ in range(count))
+    return [f"{rng.getrandbits(64):016x} {chosen}" for chosen in words]
+
+
+async def embed(session: aiohttp.ClientSession, key: str, text: str, model: str) -> Seen:
+    """One text for one key."""
+    start_s = time.perf_counter()
+    async with session.post(
+        "/v1/embeddings",
+        json={"input": text, "model": model, "encoding_format": "base64"},
+        headers={"authorization": f"Bearer {KEYS[key]}"},
+    ) as answer:
+        data = await answer.read()
+        took_s = time.perf_counter() - start_s
+        answer.raise_for_status()
+        return {
+            "time of the answer": took_s,
+            "x-total-ms": float(answer.headers["x-total-ms"]),
+            "x-inference-ms": float(answer.headers["x-inference-ms"]),
+            "routing.cached": -float(json.loads(data)["routing"]["cached"]),
+        }
+
+
+async def route(session: aiohttp.ClientSession, key: str, text: str, model: str) -> Seen:
+    """What /v1/route says of one text."""
+    async with session.post(
+        "/v1/route",
+        json={"input": text, "model": model},
+        headers={"authorization": f"Bearer {KEYS[key]}"},
+    ) as answer:
+        answer.raise_for_status()
+        [work_ms] = [one["work_ms"] for one in (await answer.json())["models"] if one["chosen"]]
+        return {"work_ms of /v1/route": float(work_ms or 0.0)}
+
+
+async def probe(url: str, count: int, model: str, seed: int) -> list[Told]:
+    """What each figure tells the second key."""
+    rng = random.Random(seed)
+    async with aiohttp.ClientSession(url) as session:
+        for key in KEYS:
+            for text in texts(WARM, rng):
+                await embed(session, key, text, model)
+        return [
+            *await compared(session, embed, count, model, rng),
+            *await compared(session, route, count // 2, model, rng),
+        ]
+
+
+async def compared(
+    session: aiohttp.ClientSession, ask: Ask, count: int, model: str, rng: random.Random
+) -> list[Told]:
+    """Have the first key embed `count` texts, and ask for these and as many new ones by the other
+    key.
+    """
+    known, new = texts(count, rng), texts(count, rng)
+    for text in known:
+        await embed(session, "first", text, model)
+    order = [*known, *new]
+    rng.shuffle(order)
+    seen = {text: await ask(session, "second", text, model) for text in order}
+    return [
+        judged(figure, [seen[text][figure] for text in known], [seen[text][figure] for text in new])
+        for figure in seen[order[0]]
+    ]
+
+
+@click.command()
+@click.option(
+    "--texts",
+    "count",
+    default=400,
+    type=click.IntRange(50),
+    show_default=True,
+    help="Known ones, and as many new ones.",
+)
+@click.option("--model", default="all-minilm-l6-v2", show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@to_file
+def main(count: int, model: str, seed: int, file: Path | None) -> None:
+    """Test what timing tells one key of another; exits 1 where `key` tells anything."""
+    keys = {name: {"hash": hash_of(key)} for name, key in KEYS.items()}
+    found = list[Row]()
+    for scope in ("shared", "key"):
+        config = ROOT / "configs" / "local.yaml"
+        with router(config, None, keys=keys, cache={"scope": scope}) as running:
+            told = asyncio.run(probe(running.url, count, model, seed))
+        found += rows(scope, told)
+    show(found)
+    conclude(found, file)
