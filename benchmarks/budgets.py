@@ -87,7 +87,8 @@ def main(
 ) -> None:
     """Measure the share that is answered in time, for this policy and for four simpler ones."""
     with router(config, base_url) as running:
-        models = build_models(running.args)
+        known = build_models(running.args)
+        models = {name: known[name] for name in running.args.native}
         capacity, told = asyncio.run(
             _drive(running.url, models, seconds, turns, folder, random.Random(seed))
         )

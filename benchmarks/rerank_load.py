@@ -69,7 +69,7 @@ class Mix:
     def __init__(self, rng: random.Random, folder: Path, args: RouterArgs) -> None:
         self._rng, self._texts = rng, Texts(rng, folder)
         self._largest = {
-            "embeddings": list(args.models)[-1],
+            "embeddings": list(args.native)[-1],
             "reranking": list(args.rerankers)[-1],
         }
 

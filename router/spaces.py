@@ -70,7 +70,7 @@ class Catalogue:
                 config.min_recall,
             )
         # the models for requests that name no space
-        self.in_order = [id for id, one in self.models.items() if one.space_of is None]
+        self.in_order = list(args.native)
         self.free = frozenset(self.in_order)
         self.requires_space = args.routing.require_space
         self.strict_tiers = args.routing.strict_tiers
