@@ -109,7 +109,8 @@ class EmbeddingsBody(BaseModel):
     model: str | None = Field(
         None,
         min_length=1,
-        description="A model id, or a tier: auto (default), fast, balanced, best.",
+        description="A model id or alias, a tier (auto is the default), a collection or "
+        "MODEL/DIMENSIONS. `-query` or `-document` may follow, and then `@50ms`.",
     )
     dimensions: int | None = Field(
         None,

@@ -39,6 +39,7 @@ pre { overflow: auto; padding: .8rem; background: var(--ground); border: 1px sol
 table { border-collapse: collapse; width: 100% }
 td, th { text-align: left; padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; overflow-wrap: anywhere }
+td:first-child, th:first-child { overflow-wrap: normal; white-space: nowrap }
 th, .method, small { color: var(--soft) }
 .method { display: inline-block; min-width: 3.5rem; font-weight: 700 }
 details { margin: .5rem 0 } summary { cursor: pointer }
