@@ -1,6 +1,7 @@
 """What the benchmarks of faults conclude from what they saw."""
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def test_rows_are_written_and_a_missed_mark_ends_the_command(tmp_path: Path) -> 
     for missed in (marks.at_most("four", 1.1, 1.0), marks.at_least("four", 0.9, 1.0)):
         with pytest.raises(click.ClickException, match="missed: four"):
             marks.conclude([*rows, missed], file)
+    marks.conclude([marks.Row("never", math.inf)], file)
+    assert json.loads(file.read_text())[0]["value"] is None
 
 
 def sent(*ends_s: float, took_s: float = 0.1, outcome: str = ANSWERED) -> list[Sent]:
