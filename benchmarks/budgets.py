@@ -33,8 +33,7 @@ import click
 import httpx
 import numpy as np
 
-from benchmarks.live import CHARACTERS_A_TOKEN, Ask, Client, Text, Texts, Told, router
-from benchmarks.public_data import sample
+from benchmarks.live import CHARACTERS_A_TOKEN, Ask, Client, Text, Texts, Told, of_turns, router
 from router.domain import Features, Model
 from router.models import build_models
 
@@ -57,25 +56,7 @@ class Chooser(NamedTuple):
 
 
 @click.command()
-@click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default="configs/local.yaml",
-)
-@click.option("--base-url", help="A router that runs this config already.")
-@click.option(
-    "--seconds", type=click.FloatRange(1.0), default=6.0, show_default=True, help="Of one turn."
-)
-@click.option(
-    "--turns",
-    type=click.IntRange(1),
-    default=3,
-    show_default=True,
-    help="Of every way at every load.",
-)
-@sample
-@click.option("--json", "as_json", is_flag=True)
-@click.option("--seed", type=int, default=0)
+@of_turns(seconds=6.0, turns=3)
 def main(
     config: Path,
     base_url: str | None,
@@ -87,7 +68,8 @@ def main(
 ) -> None:
     """Measure the share that is answered in time, for this policy and for four simpler ones."""
     with router(config, base_url) as running:
-        models = build_models(running.args)
+        known = build_models(running.args)
+        models = {name: known[name] for name in running.args.native}
         capacity, told = asyncio.run(
             _drive(running.url, models, seconds, turns, folder, random.Random(seed))
         )

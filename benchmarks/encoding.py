@@ -21,6 +21,7 @@ from router.answers import Routing
 from router.cache import VectorCache
 from router.config import Limits, RouterArgs
 from router.encoding import encode
+from router.resolving import resolve
 from router.schema import parse
 from router.space import fit
 from router.spaces import Catalogue
@@ -93,8 +94,8 @@ def cases() -> dict[str, Callable[[], object]]:
         "parse 1 short text": lambda: parse(short, headers, limits),
         "parse 2048 texts": lambda: parse(many, headers, limits),
         "parse 300 x 1000 token ids": lambda: parse(ids, headers, limits),
-        "resolve auto": lambda: catalogue.resolve(free),
-        "resolve space": lambda: catalogue.resolve(pinned),
+        "resolve auto": lambda: resolve(catalogue, free),
+        "resolve space": lambda: resolve(catalogue, pinned),
         "fit 32 x 4096 to 1024": lambda: fit(rows, 1024),
         "cache: look up 1": lambda: cache.get_many("model", digests[:1]),
         "cache: look up 32": lambda: cache.get_many("model", digests),

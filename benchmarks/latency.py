@@ -213,7 +213,7 @@ async def _drive(
         await phase("burst x3", mix, 3 * load * capacity, 5.0)
         await phase("after it", mix, load * capacity, seconds / 4)
         for model in sorted(
-            running.args.models, key=lambda model: model == slow
+            running.args.native, key=lambda model: model == slow
         ):  # the one that is slowed last
             own = load * await client.capacity(alone(model), clients=4, seconds=4.0)
             await client.at_rate(alone(model), own, 2.0, rng)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import click
@@ -28,7 +28,7 @@ import httpx
 import psutil
 import yaml
 
-from benchmarks.public_data import read, require
+from benchmarks.public_data import read, require, sample
 from deployments.launch.serve_config import application
 from deployments.tools.calibrate import replicas
 from router.config import RouterArgs
@@ -40,6 +40,45 @@ CHARACTERS_A_TOKEN = 2.5
 READY_S = 180.0
 STOP_S = 30.0
 ANSWER_S = 60.0
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def of_turns(seconds: float, turns: int) -> Callable[[Command], Command]:
+    """The options of a benchmark that loads a router by several ways in turns."""
+    options = (
+        click.option(
+            "--config",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            default="configs/local.yaml",
+            show_default=True,
+            help="Has the models and the rerankers.",
+        ),
+        click.option("--base-url", help="A router that runs this config already."),
+        click.option(
+            "--seconds",
+            type=click.FloatRange(1.0),
+            default=seconds,
+            show_default=True,
+            help="Of one turn.",
+        ),
+        click.option(
+            "--turns",
+            type=click.IntRange(1),
+            default=turns,
+            show_default=True,
+            help="Of every way at every load.",
+        ),
+        sample,
+        click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON."),
+        click.option("--seed", type=int, default=0, show_default=True),
+    )
+
+    def decorated(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorated
 
 
 class Text(NamedTuple):

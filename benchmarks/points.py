@@ -76,7 +76,8 @@ class Decider:
 
     def __init__(self, args: RouterArgs) -> None:
         self._args, self._preparer = args, Preparer(args)
-        self.models: dict[str, Model] = build_models(args)
+        known = build_models(args)
+        self.models: dict[str, Model] = {name: known[name] for name in args.native}
         self.policy: Policy = build_policy(args.routing, args.tiers)
         self.loads = dict.fromkeys(self.models, Load())
 

@@ -30,8 +30,7 @@ import httpx
 import numpy as np
 
 from benchmarks.budgets import BUDGETS_S, LOADS
-from benchmarks.live import Ask, Client, Text, Texts, Told, router
-from benchmarks.public_data import sample
+from benchmarks.live import Ask, Client, Text, Texts, Told, of_turns, router
 from router.config import RouterArgs
 
 RERANK_BUDGETS_S = (1.0, 3.0)
@@ -69,7 +68,7 @@ class Mix:
     def __init__(self, rng: random.Random, folder: Path, args: RouterArgs) -> None:
         self._rng, self._texts = rng, Texts(rng, folder)
         self._largest = {
-            "embeddings": list(args.models)[-1],
+            "embeddings": list(args.native)[-1],
             "reranking": list(args.rerankers)[-1],
         }
 
@@ -106,27 +105,7 @@ def kind_of(documents: Sequence[str]) -> str:
 
 
 @click.command()
-@click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default="configs/local.yaml",
-    show_default=True,
-    help="Has the models and the rerankers.",
-)
-@click.option("--base-url", help="A router that runs this config already.")
-@click.option(
-    "--seconds", type=click.FloatRange(1.0), default=8.0, show_default=True, help="Of one turn."
-)
-@click.option(
-    "--turns",
-    type=click.IntRange(1),
-    default=4,
-    show_default=True,
-    help="Of every way at every load.",
-)
-@sample
-@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@of_turns(seconds=8.0, turns=4)
 def main(
     config: Path,
     base_url: str | None,

@@ -288,18 +288,26 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     from matplotlib import pyplot
 
     sets = list(dict.fromkeys(row.set for row in rows))
+    policies = list(dict.fromkeys(row.policy for row in rows))
+    colours = {policy: f"C{number}" for number, policy in enumerate(policies)}
     figure, panels = pyplot.subplots(1, len(sets), figsize=(5 * len(sets), 4), squeeze=False)
     for axes, name in zip(panels[0], sets, strict=True):
         of_set = [row for row in rows if row.set == name]
         for policy in dict.fromkeys(row.policy for row in of_set):
             line = [row for row in of_set if row.policy == policy]
             style = "--" if policy in FIXED else "-"
-            loads = [100 * row.load for row in line]
-            axes.plot(loads, [row.ndcg for row in line], style, marker="o", label=policy)
+            axes.plot(
+                [100 * row.load for row in line],
+                [row.ndcg for row in line],
+                style,
+                color=colours[policy],
+                marker="o",
+                label=policy,
+            )
         axes.axhline(of_set[0].idle_ndcg, color="black", linewidth=0.8, linestyle=":")
         axes.set(title=name, xlabel="load, % of what the best model can answer", ylim=(0, None))
     panels[0][0].set_ylabel("nDCG@10, late = 0 (dotted: best model, idle)")
-    panels[0][-1].legend(fontsize=8)
+    panels[0][0].legend(fontsize=8, loc="lower left")  # the first set has every policy
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     pyplot.close(figure)

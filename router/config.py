@@ -237,6 +237,13 @@ class RouterArgs(Section):
         return {**self.models, **own}
 
     @property
+    def native(self) -> dict[str, ModelConfig]:
+        """Embedding models with a space of their own, from small to large: what a request that
+        names no space can go to.
+        """
+        return {name: one for name, one in self.models.items() if one.space_of is None}
+
+    @property
     def deployed(self) -> dict[str, ModelConfig]:
         """Served models that have a deployment."""
         return {name: one for name, one in self.served.items() if not one.engine.in_router}

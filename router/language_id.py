@@ -21,6 +21,7 @@ from typing import NamedTuple
 import fasttext
 
 from router import word_frequencies
+from router.word_frequencies import INDEX, LANGUAGES
 
 # Weights by ISO 639-1 code, relative to 1 for languages that are not listed.
 Prior = Mapping[str, float]
@@ -132,29 +133,32 @@ def identify(words: str, script: str, prior: Prior = NO_PRIOR) -> tuple[str | No
     strengths = word_frequencies.strengths(words.split())
     listed = sorted(allowed.listed, key=strengths.__getitem__, reverse=True) if strengths else []
     most = strengths[listed[0]] if listed else 0
-    unlisted = _UNLISTED_SHARE * most
-    languages = dict.fromkeys((*known, *listed[:_LIKELY_LANGUAGES]))
+    languages = dict.fromkeys((*known, *(LANGUAGES[index] for index in listed[:_LIKELY_LANGUAGES])))
     if prior:
         languages.update(dict.fromkeys(sorted(prior.keys() & allowed.languages)))
-    weights = {
-        language: (known.get(language, 0.0) + _LEAST_PROBABILITY)
-        * math.exp(_WORD_WEIGHT * (strengths.get(language, unlisted) - most))
-        * prior.get(language, 1.0)
-        for language in languages
-    }
+    weights = {}
+    for language in languages:
+        index = INDEX.get(language) if strengths else None
+        strength = _UNLISTED_SHARE * most if index is None else strengths[index]
+        likelihood = math.exp(_WORD_WEIGHT * (strength - most))
+        weights[language] = (known.get(language, 0.0) + _LEAST_PROBABILITY) * likelihood
+        if prior:
+            weights[language] *= prior.get(language, 1.0)
     best = max(weights, key=weights.__getitem__, default="")
     if not best:
         return None, 0.0
     probability = weights[best] / sum(weights.values())
     if len(distinct) <= _FEW_WORDS and best != _ENGLISH:
-        clearly = _CLEARLY if strengths.get(best) else _CLEARLY_UNLISTED
+        listed_best = bool(strengths) and best in INDEX and strengths[INDEX[best]] > 0
+        clearly = _CLEARLY if listed_best else _CLEARLY_UNLISTED
         if probability < clearly and all(map(_is_common_in_english, distinct)):
             best = _ENGLISH
     return _iso(best), probability
 
 
 def _is_common_in_english(word: str) -> bool:
-    return word_frequencies.strengths([word]).get(_ENGLISH, 0) >= _COMMON
+    strengths = word_frequencies.strengths([word])
+    return bool(strengths) and strengths[INDEX[_ENGLISH]] >= _COMMON
 
 
 def guess(words: str, script: str) -> tuple[str | None, float]:
@@ -195,7 +199,7 @@ class _Allowed(NamedTuple):
 
     by_label: Mapping[str, str]  # fastText's label -> language
     languages: frozenset[str]
-    listed: tuple[str, ...]  # those with a table of word frequencies
+    listed: tuple[int, ...]  # those with a table of word frequencies, by index in LANGUAGES
 
 
 @cache
@@ -205,7 +209,7 @@ def _allowed(script: str) -> _Allowed:
     return _Allowed(
         {f"__label__{label}": _MAPPED.get(label, label) for label in labels},
         languages,
-        tuple(sorted(languages.intersection(word_frequencies.LANGUAGES))),
+        tuple(index for language, index in INDEX.items() if language in languages),
     )
 
 

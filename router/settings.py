@@ -26,6 +26,7 @@ from router.errors import (
 )
 from router.key_defaults import KeyDefaults
 from router.names import Address, Name
+from router.resolving import completed, resolve
 from router.schema import (
     SIDES,
     EmbeddingsRequest,
@@ -291,7 +292,7 @@ def _fits(
     space, quality = some
     filled = request._replace(space=request.space or space, quality=quality or request.quality)
     try:
-        catalogue.resolve(catalogue.completed(filled))
+        resolve(catalogue, completed(catalogue, filled))
     except RouterError:
         return None
     return filled

@@ -19,6 +19,7 @@ LANGUAGES = (
     "is", "it", "lt", "lv", "mk", "ms", "nl", "no", "pl", "pt", "ro", "ru", "sk", "sl", "sr", "sv",
     "tl", "tr", "uk", "ur", "vi",
 )  # fmt: skip
+INDEX = {language: index for index, language in enumerate(LANGUAGES)}
 _SERBIAN = (
     (*zip(("lj", "nj", "dž"), "љњџ", strict=True),),
     str.maketrans("abvgdđežzijklmnoprstćufhcčš", "абвгдђежзијклмнопрстћуфхцчш"),
@@ -40,16 +41,12 @@ class _Table(NamedTuple):
     rows: memoryview  # index in LANGUAGES, and in the lowest bits centibels above _ABSENT
 
 
-def strengths(words: Sequence[str]) -> dict[str, int]:
+def strengths(words: Sequence[str]) -> Sequence[int]:
     """How many centibels more likely each language makes the words than a language with none of
-    them. Words are in lower case.
+    them, in the order of LANGUAGES; empty if no language has any. Words are in lower case.
     """
     packed = sum(map(_packed, words))
-    if not packed:
-        return {}
-    return dict(
-        zip(LANGUAGES, _FIELDS.unpack(packed.to_bytes(_FIELDS.size, "little")), strict=True)
-    )
+    return _FIELDS.unpack(packed.to_bytes(_FIELDS.size, "little")) if packed else ()
 
 
 @lru_cache(_KNOWN_WORDS)

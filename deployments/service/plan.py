@@ -17,9 +17,9 @@ from router.domain import (
     Work,
 )
 from router.encoders import NOTHING_TO_CHOOSE, Encoder, EncoderChoice
+from router.resolving import Constraints
 from router.schema import EmbeddingsRequest
 from router.space import Space
-from router.spaces import Constraints
 from router.stamps import Stamps
 from router.usage import Use, device_s
 

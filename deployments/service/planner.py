@@ -20,10 +20,11 @@ from router.feedback import Feedback
 from router.ledger import Ledger
 from router.models import build_policy
 from router.policy import decide
+from router.resolving import Constraints, completed, encoders_of, resolve
 from router.rules import Policy
 from router.running_recall import RunningRecall
 from router.schema import EmbeddingsRequest
-from router.spaces import Catalogue, Constraints
+from router.spaces import Catalogue
 
 
 class Planner:
@@ -81,7 +82,7 @@ class Planner:
         reader = reader or self.reader
         permitted = caller.permitted
         arrived_s = self._clock()
-        request = self.catalogue.completed(request)
+        request = completed(self.catalogue, request)
         wanted = self._resolve(request, reader)
         candidates = [
             name
@@ -174,7 +175,7 @@ class Planner:
         The average of a collection counts only requests for which the router has a choice, not
         those that the caller or the key's permissions have fixed.
         """
-        encoders = self.catalogue.encoders(wanted, prepared, features)
+        encoders = encoders_of(self.catalogue, wanted, prepared, features)
         if not wanted.encoders or (len(encoders) == 1 and next(iter(encoders.values())).native):
             return EncoderChoice(encoders)
         recalls = {name: encoder.recall_of(features) for name, encoder in encoders.items()}
@@ -197,7 +198,7 @@ class Planner:
 
     def _resolve(self, request: EmbeddingsRequest, reader: Reader) -> Constraints:
         """The constraints of a completed request."""
-        return self.catalogue.resolve(request)
+        return resolve(self.catalogue, request)
 
     def _work(self, model: str, prepared: Prepared) -> Work:
         """The work of the request at one model: each text that is not in the cache once, but the

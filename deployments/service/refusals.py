@@ -18,8 +18,8 @@ from router.errors import (
 )
 from router.models import long_texts_of
 from router.policy import decide, idle_tail_s
+from router.resolving import Constraints
 from router.schema import EmbeddingsRequest
-from router.spaces import Constraints
 
 
 def refusal(args: RouterArgs, plan: Plan, permitted: frozenset[str] | None) -> RouterError:

@@ -39,9 +39,10 @@ from router.model_config import ModelConfig
 from router.models import long_texts_of, points_of
 from router.rerank_config import RerankerConfig, Score
 from router.rerank_schema import RerankRequest
+from router.resolving import Constraints, resolve
 from router.routing_config import Compare, NamedTier
 from router.schema import EmbeddingsRequest
-from router.spaces import Catalogue, Constraints
+from router.spaces import Catalogue
 
 
 class Ranking(NamedTuple):
@@ -149,7 +150,7 @@ class RerankPlanner(Planner):
     def _resolve(self, request: EmbeddingsRequest, reader: Reader) -> Constraints:
         assert isinstance(reader, PairReader)
         try:
-            wanted = self.catalogue.resolve(request)
+            wanted = resolve(self.catalogue, request)
         except ModelNotFound as error:
             self._refuse_embeddings(request.model)
             raise error from None

@@ -123,16 +123,18 @@ def main(
     overhead too: the better profile of the two.
     """
     args, serve = application(path)
-    if model != ALL and model not in args.models:
+    # a student has no replica, and nothing to predict
+    able = [name for name, one in args.models.items() if not one.engine.in_router]
+    if model != ALL and model not in able:
         raise click.UsageError(
-            f"there is no model {model!r} in {path}; there are {', '.join(args.models)} and {ALL}"
+            f"{path} has no deployment of {model!r}; there are {', '.join(able)} and {ALL}"
         )
     if model == ALL and output.suffix == ".json":
         raise click.UsageError(
             f"--model all writes one file for each model: give a folder, not {output}"
         )
     written: dict[str, Any] = {}
-    for name in args.models if model == ALL else [model]:
+    for name in able if model == ALL else [model]:
         settings = args.models[name]
         known = settings.curve is not None or settings.profile is not None
         curve = build_models(args)[name].curve

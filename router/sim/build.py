@@ -214,7 +214,8 @@ def logged(world: World) -> Iterator[Arrival]:
         at_s = (one.entry.at_s - first_s) / scale
         if at_s >= seconds:
             return
-        yield Arrival(at_s, _shape(one, world))
+        if any(name in world.models for name in one.entry.request.work):  # not only a student
+            yield Arrival(at_s, _shape(one, world))
 
 
 def check_log(log: Sequence[Logged], args: RouterArgs, name: str) -> None:
@@ -236,6 +237,7 @@ def check_log(log: Sequence[Logged], args: RouterArgs, name: str) -> None:
 def _shape(one: Logged, world: World) -> Shape:
     entry, args = one.entry, world.args
     request, default_ms = entry.request, args.routing.default_budget_ms
+    own = {name: work for name, work in request.work.items() if name in world.models}
     if entry.own_budget and request.deadline_s is not None:
         budget_s: float | None = request.deadline_s - entry.arrived_s
     else:
@@ -251,13 +253,13 @@ def _shape(one: Logged, world: World) -> Shape:
         )
         if work.tokens
         else tuple[Piece, ...]()
-        for name, work in request.work.items()
+        for name, work in own.items()
     }
     return Shape(
         "log",
         "log",
         request.features,
-        dict(request.work),
+        own,
         pieces,
         budget_s,
         False,

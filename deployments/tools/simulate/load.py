@@ -51,8 +51,8 @@ def load_world(
             )
         config = _file(path, scenario.config, "config")
     args, app = application(config)
-    # only models that embed: requests for scores are not simulated
-    models = {name: one for name, one in build_models(args).items() if name in args.models}
+    # only models that a request without a space goes to; requests for scores are not simulated
+    models = {name: one for name, one in build_models(args).items() if name in args.native}
     if problems := check_models(scenario, models):
         raise ConfigError([f"{path}: {problem}" for problem in problems])
     models, profile = _profiled(path, config, scenario, args, models)
@@ -62,7 +62,8 @@ def load_world(
             for name, model in models.items()
         }
         profile += f", on cards {scenario.slower:g} times slower"
-    world = World(scenario, args, models, profile, _fleet(app))
+    native = args.model_copy(update={"models": args.native})
+    world = World(scenario, native, models, profile, _fleet(app))
     if scenario.traffic.trace is not None:
         world = replace(
             world, trace=read_trace(trace or _file(path, scenario.traffic.trace, "traffic.trace"))
@@ -129,9 +130,9 @@ def load_way(given: str | None, scenario: Path, args: RouterArgs) -> Way:
     policy = with_tiers(read_policy(path), args.tiers, path)
     tiers: Mapping[Any, str] = policy.tiers or {}
     for tier, model in tiers.items():
-        if model not in args.models:
+        if model not in args.native:
             raise ConfigError(
-                [f"{path}: tiers.{tier} names {model!r}; models are {', '.join(args.models)}"]
+                [f"{path}: tiers.{tier} names {model!r}; models are {', '.join(args.native)}"]
             )
     return Way(path.name, args.model_copy(update={"routing": policy.routing, "tiers": tiers}))
 

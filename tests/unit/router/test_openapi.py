@@ -18,6 +18,7 @@ from router.errors import (
     render,
 )
 from router.openapi import document, operations
+from router.resolving import resolve
 from router.routes import ROUTES
 from router.schema import FIELDS, parse
 from router.spaces import Catalogue
@@ -98,7 +99,7 @@ def test_every_example_request_is_accepted_by_the_service_and_by_the_schema(
     ]
     for example in content["examples"].values():
         jsonschema.Draft202012Validator(schema(content["schema"])).validate(example["value"])
-        served.resolve(parse(json.dumps(example["value"]).encode(), {}, Limits()))
+        resolve(served, parse(json.dumps(example["value"]).encode(), {}, Limits()))
 
 
 def test_the_request_is_the_one_that_is_parsed() -> None:

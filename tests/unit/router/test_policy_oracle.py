@@ -138,13 +138,18 @@ def local() -> RouterArgs:
     return RouterArgs.model_validate(config["applications"][0]["args"] | {"base_dir": str(ROOT)})
 
 
+def native(args: RouterArgs) -> dict[str, Model]:
+    """The models that a request without a space can go to."""
+    return {name: one for name, one in build_models(args).items() if name in args.native}
+
+
 @pytest.mark.parametrize("budget_ms", [None, 60.0, 30.0, 15.0, 6.0], ids=lambda ms: f"{ms} ms")
 @pytest.mark.parametrize("rules", [True, False], ids=["the shipped rules", "no rules"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_the_figures_of_local_yaml_no_feasible_model_has_more_points(
     local: RouterArgs, kind: str, rules: bool, budget_ms: float | None
 ) -> None:
-    models, text = build_models(local), KINDS[kind]
+    models, text = native(local), KINDS[kind]
     policy = build_policy(local.routing, local.tiers)
     if not rules:
         policy = Policy(policy.default)
@@ -179,7 +184,7 @@ def test_with_the_figures_of_local_yaml_no_feasible_model_has_more_points(
 def test_chinese_under_a_budget_that_e5_misses_goes_to_the_model_that_is_better_at_it(
     local: RouterArgs,
 ) -> None:
-    models, tokens = build_models(local), 120
+    models, tokens = native(local), 120
     request = Request(
         dict.fromkeys(models, Work(tokens, tokens, tokens * tokens)), KINDS["zh"], deadline_s=0.06
     )

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router import resolving
 from router.config import RouterArgs
 from router.domain import Tier
 from router.encoders import native
@@ -15,9 +16,10 @@ from router.errors import (
     RouterError,
     SpaceConflict,
 )
+from router.resolving import Constraints
 from router.schema import EmbeddingsRequest
 from router.space import Space, fit
-from router.spaces import Catalogue, Constraints
+from router.spaces import Catalogue
 
 FAKE = {"kind": "fake"}
 
@@ -57,7 +59,7 @@ MINILM = "all-minilm-l6-v2"
 
 
 def resolve(where: Catalogue = CATALOGUE, **request: Any) -> Constraints:
-    return where.resolve(EmbeddingsRequest(texts=("text",), ids=None, **request))
+    return resolving.resolve(where, EmbeddingsRequest(texts=("text",), ids=None, **request))
 
 
 @pytest.mark.parametrize(

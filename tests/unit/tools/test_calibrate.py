@@ -229,6 +229,14 @@ def test_the_command_says_what_is_wrong(config: Path, wanted: list[str], why: st
     assert why in told.output
 
 
+def test_a_student_has_no_replica_to_measure(tmp_path: Path) -> None:
+    local = str(Path(__file__).resolve().parents[3] / "configs" / "local.yaml")
+    options = ["--config", local, "--model", "minilm-student", "-o", str(tmp_path / "x.json")]
+    done = CliRunner().invoke(main, options)
+    assert done.exit_code == 2
+    assert "has no deployment of 'minilm-student'; there are wordllama-256, " in done.output
+
+
 @pytest.mark.parametrize(
     ("median", "p95", "said"),
     [

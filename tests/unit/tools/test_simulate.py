@@ -64,6 +64,14 @@ def test_the_first_line_is_the_fleet_its_cost_and_the_cheapest_plan(tmp_path: Pa
     assert f"{best['cost']:.2f} an hour" in report["verdict"]
 
 
+def test_a_student_is_no_candidate_of_requests_that_name_no_space(tmp_path: Path) -> None:
+    local = CONFIG.parent / "local.yaml"
+    traffic = {"requests_per_s": 20, "classes": {"q": {"budget_ms": 100}}}
+    done = simulate(tmp_path, {"seconds": 1, "traffic": traffic, "config": str(local)}, "--json")
+    assert done.exit_code == 0, done.output
+    assert "minilm-student" not in done.stdout
+
+
 def test_a_fleet_that_is_too_small_gets_a_larger_plan(tmp_path: Path) -> None:
     traffic = SMALL["traffic"] | {"requests_per_s": 9000}  # type: ignore[operator]
     done = simulate(tmp_path, SMALL | {"traffic": traffic, "seconds": 0.2}, "--json", plan=True)

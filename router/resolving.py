@@ -1,0 +1,296 @@
+"""Resolve a request to what it leaves open: models, sizes and vector spaces.
+
+Contradictions are refused, never resolved silently:
+- `space` against `model`, a tier or `dimensions`: SpaceConflict. A tier in either place counts,
+  since it names a model.
+- `quality` against a model id, or against another tier in `model`: InvalidValue.
+- `dimensions` that the pinned model or the tier's model does not have, or no model at all:
+  DimensionsNotSupported.
+
+A tier is a preference, not a pin: without `strict_tiers` the router can answer it from a smaller
+model. So a service that requires a space (`routing.require_space`) refuses tiers like `auto`.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from router.domain import Features, Tier
+from router.encoders import Encoder, best_of_each, native
+from router.errors import (
+    AS_QUERY,
+    DimensionsNotSupported,
+    InvalidValue,
+    SpaceConflict,
+    field,
+    shorten,
+)
+from router.schema import EmbeddingsRequest
+from router.space import Space
+from router.spaces import OR_MODEL, SPACE, TIERS, Catalogue, NamedSpace
+
+
+class Constraints(NamedTuple):
+    """What a request leaves open: the fields of router.domain.Request of the same names, and the
+    spaces that its vectors can lie in.
+    """
+
+    # the pinned model or the tier's; None: the rules choose, or in a collection what keeps most
+    target: str | None
+    tier: Tier | None  # as requested; None if a model or a space was named
+    pinned: bool
+    candidates: frozenset[str] | None  # None: every model
+    dimensions: int | None  # None: the model's own
+    strict: bool
+    # of the named spaces; empty: each model makes vectors of its own space
+    encoders: tuple[Encoder, ...] = ()
+    collection: NamedSpace | None = None  # the named one
+
+
+def completed(catalogue: Catalogue, request: EmbeddingsRequest) -> EmbeddingsRequest:
+    """Fill in the defaults of the collection; a request with token ids is left as it is."""
+    collection = catalogue.collections.get(request.space or "")
+    if collection is None or request.texts is None:
+        return request
+    side = request.side or (collection.input_type if request.input_type is None else None)
+    return request._replace(
+        side=side,
+        instruction=request.instruction or (None if side == "document" else collection.instruction),
+        truncate=request.truncate or collection.truncate,
+    )
+
+
+def resolve(catalogue: Catalogue, request: EmbeddingsRequest) -> Constraints:
+    """Resolve a completed request to its constraints.
+
+    Raises ModelNotFound, SpaceConflict, DimensionsNotSupported or InvalidValue.
+    """
+    model, tier = _model_and_tier(catalogue, request)
+    if request.space is not None:
+        return _in_space(catalogue, request, request.space, model, tier)
+    if model is not None and model not in catalogue.free:
+        return _encoder_named(catalogue, request, model)
+    if model is not None:
+        _check_size(catalogue, request.dimensions, (model,))
+        return Constraints(model, None, True, frozenset((model,)), request.dimensions, False)
+    if catalogue.requires_space:
+        example = catalogue.space_of(catalogue.in_order[0])
+        raise InvalidValue(
+            "this service answers only requests that name their vector space; send "
+            f'{field(SPACE)}, for example "{example}"{field(OR_MODEL)}',
+            "space",
+        )
+    target = catalogue.tiers.get(tier)
+    _check_size(catalogue, request.dimensions, catalogue.in_order if target is None else (target,))
+    able = None if request.dimensions is None else _able(catalogue, request.dimensions)
+    if able is None and len(catalogue.free) < len(catalogue.models):
+        able = catalogue.free
+    return Constraints(
+        target, tier, False, able, request.dimensions, target is not None and catalogue.strict_tiers
+    )
+
+
+def encoders_of(
+    catalogue: Catalogue, wanted: Constraints, models: Iterable[str], features: Features
+) -> dict[str, Encoder]:
+    """The encoder of each model for these texts."""
+    if wanted.encoders:
+        return best_of_each(wanted.encoders, features)
+    return {model: native(catalogue.space_of(model, wanted.dimensions)) for model in models}
+
+
+def _model_and_tier(catalogue: Catalogue, request: EmbeddingsRequest) -> tuple[str | None, Tier]:
+    """The named model, and the tier; a tier in `model` counts as a tier."""
+    tier = request.quality
+    _check_tier(catalogue, tier, "quality")
+    if request.model is None:
+        return None, tier
+    named = request.model.lower()
+    if named in TIERS:
+        own = Tier(named)
+        _check_tier(catalogue, own, "model")
+        if own is not tier and own is not Tier.AUTO and tier is not Tier.AUTO:
+            raise InvalidValue(
+                f"model asks for tier {named!r}, quality for {tier.value!r}; leave one of them out",
+                "quality",
+            )
+        return None, tier if own is Tier.AUTO else own
+    model = catalogue.find(request.model)
+    meant = catalogue.tiers.get(tier, model)
+    if meant != model:
+        raise InvalidValue(
+            f"model names {model}, quality {tier.value!r} means {meant}; leave one of them out",
+            "quality",
+        )
+    return model, Tier.AUTO
+
+
+def _check_tier(catalogue: Catalogue, tier: Tier, param: str) -> None:
+    if tier is not Tier.AUTO and tier not in catalogue.tiers:
+        raise InvalidValue(
+            f"this service has no tier {tier.value!r}; it has "
+            f"{', '.join((Tier.AUTO, *catalogue.tiers))}",
+            param,
+        )
+
+
+def _encoder_named(catalogue: Catalogue, request: EmbeddingsRequest, model: str) -> Constraints:
+    """The constraints of a request that names a model with `space_of` and no space."""
+    encoder = catalogue.of_model[model]
+    if request.dimensions not in (None, encoder.space.dimensions):
+        raise DimensionsNotSupported(
+            request.dimensions, [f"{model}: {encoder.space.dimensions}"], "dimensions"
+        )
+    _check_side(catalogue, request, encoder)
+    able = frozenset((model,))
+    return Constraints(model, None, True, able, request.dimensions, False, (encoder,))
+
+
+def _check_side(catalogue: Catalogue, request: EmbeddingsRequest, encoder: Encoder) -> None:
+    if not encoder.makes(request.side if request.texts is not None else None):
+        raise InvalidValue(
+            f"{encoder.model} makes only queries of {encoder.space}; send "
+            f"{AS_QUERY}, or name {encoder.space.model}",
+            "input_type",
+        )
+
+
+def _in_space(
+    catalogue: Catalogue, request: EmbeddingsRequest, text: str, model: str | None, tier: Tier
+) -> Constraints:
+    collection = catalogue.collections.get(text)
+    if collection is not None and request.space_within is not None:
+        one = _parse_space(catalogue, request.space_within)
+        if one not in collection.spaces:  # the config changed a moment ago
+            raise SpaceConflict(f"collection {text!r} has no index in {one} any more")
+        collection = collection.narrowed(one)
+    wished = model or catalogue.tiers.get(tier)
+    what = f"model names {model}" if model else f"tier {tier.value!r} means {wished}"
+    several = collection is not None and len(collection.spaces) > 1
+    if collection is not None and several:
+        encoders = _of_several(catalogue, request, collection, wished, what)
+    else:
+        encoders = _of_one(catalogue, request, text, collection, wished, what)
+    if model is not None:
+        encoders = tuple(encoder for encoder in encoders if encoder.model == model)
+    able = frozenset(encoder.model for encoder in encoders)
+    only = encoders[0].space if len(encoders) == 1 else None
+    return Constraints(
+        wished or (None if several else encoders[0].model),
+        None,
+        True,
+        able,
+        only.dimensions if only else request.dimensions,
+        False,
+        encoders,
+        collection,
+    )
+
+
+def _of_one(
+    catalogue: Catalogue,
+    request: EmbeddingsRequest,
+    text: str,
+    collection: NamedSpace | None,
+    wished: str | None,
+    what: str,
+) -> tuple[Encoder, ...]:
+    """The encoders of the one space that `text` means."""
+    space = collection.spaces[0] if collection is not None else _parse_space(catalogue, text)
+    encoders: tuple[Encoder, ...] = (native(space),)
+    if collection is not None and request.texts is not None:
+        encoders = collection.encoders_for(request.side)
+    named = f"space {text!r}" if str(space) == text.lower() else f"space {text!r} is {space}: it"
+    if wished is not None and all(encoder.model != wished for encoder in encoders):
+        if collection is None and wished in catalogue.of_model:
+            encoder = catalogue.of_model[wished]
+            if encoder.space == space:
+                _check_side(catalogue, request, encoder)
+                encoders = (*encoders, encoder)
+        if encoders[-1].model != wished:
+            raise SpaceConflict(
+                f"{named} needs model {space.model} and {what}; leave one of them out"
+                + _hint(collection, wished)
+            )
+    if request.dimensions is not None and request.dimensions != space.dimensions:
+        raise SpaceConflict(
+            f"{named} has {space.dimensions} dimensions and {field('dimensions')} is "
+            f"{request.dimensions}; leave one of them out"
+        )
+    _check_size(catalogue, space.dimensions, (space.model,), "space")
+    return encoders
+
+
+def _of_several(
+    catalogue: Catalogue,
+    request: EmbeddingsRequest,
+    collection: NamedSpace,
+    wished: str | None,
+    what: str,
+) -> tuple[Encoder, ...]:
+    """The encoders of all spaces that a query can be sent to."""
+    listed, send = ", ".join(map(str, collection.spaces)), field(SPACE)
+    if request.side != "query" or request.texts is None:
+        raise SpaceConflict(
+            f"collection {collection.name!r} has an index in each of {listed}: send "
+            f'{send}: "{collection.spaces[0]}", or the other one that this text is for; only '
+            f"a query of text ({AS_QUERY}) may be sent to any of them"
+        )
+    encoders = collection.encoders
+    if request.dimensions is not None:
+        encoders = tuple(
+            encoder for encoder in encoders if encoder.space.dimensions == request.dimensions
+        )
+        if not encoders:
+            raise DimensionsNotSupported(
+                request.dimensions, [str(space) for space in collection.spaces], "dimensions"
+            )
+    if wished is not None and all(encoder.model != wished for encoder in encoders):
+        raise SpaceConflict(
+            f"collection {collection.name!r} has the spaces {listed}, and {what}, which makes "
+            "vectors of none of them; leave one of them out"
+        )
+    return encoders
+
+
+def _parse_space(catalogue: Catalogue, text: str) -> Space:
+    try:
+        space = Space.parse(text)
+    except ValueError:
+        known = (
+            f", or one of the collections {', '.join(catalogue.collections)}"
+            if catalogue.collections
+            else ""
+        )
+        example = catalogue.space_of(next(iter(catalogue.models)))
+        raise InvalidValue(
+            f"space must be MODEL/DIMENSIONS such as {example}{known}; it is {shorten(text)}",
+            "space",
+        ) from None
+    model = catalogue.find(space.model, "space")
+    if (own := catalogue.models[model].space_of) is not None:
+        raise InvalidValue(
+            f"{model} has no space of its own, its vectors are of {own}: send "
+            f'{field(SPACE)}: "{own}"',
+            "space",
+        )
+    return Space(model, space.dimensions)
+
+
+def _able(catalogue: Catalogue, dimensions: int) -> frozenset[str]:
+    return frozenset(id for id in catalogue.free if catalogue.models[id].serves(dimensions))
+
+
+def _check_size(
+    catalogue: Catalogue, dimensions: int | None, models: Collection[str], param: str = "dimensions"
+) -> None:
+    if dimensions is not None and not any(catalogue.models[id].serves(dimensions) for id in models):
+        raise DimensionsNotSupported(
+            dimensions, [f"{id}: {catalogue.sizes(id)}" for id in models], param
+        )
+
+
+def _hint(collection: NamedSpace | None, wished: str) -> str:
+    """What to send so that this model can serve the collection; empty if it cannot."""
+    if collection is None or all(one.model != wished for one in collection.encoders):
+        return ""
+    return f", or send {AS_QUERY}: {wished} may serve queries of it"
