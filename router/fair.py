@@ -112,6 +112,8 @@ class Waiting:
 
     def add(self, tokens: int, sender: Sender) -> None:
         """Count tokens that start to wait."""
+        if not tokens:  # an entry without tokens would never be removed
+            return
         self.tokens += tokens
         own = self._by_key.get(sender.key)
         if own is None:

@@ -30,6 +30,7 @@ class Card(NamedTuple):
 
     curve: Curve
     cards: float
+    prompt_tokens: int = 0  # read with each text: the template of a reranker
 
 
 class Demand(NamedTuple):
@@ -52,5 +53,9 @@ def texts_per_s(curve: Curve, tokens: int) -> float:
 
 def demand(models: Iterable[Card], shape: Shape, cost: RouterCost = MEASURED) -> Demand:
     """The demand of requests of this shape when these cards are full."""
-    rate = sum(one.cards * texts_per_s(one.curve, shape.tokens) / shape.texts for one in models)
-    return Demand(rate, rate * cost.seconds(shape.texts, shape.tokens))
+    rate = routers = 0.0
+    for one in models:
+        tokens = shape.tokens + one.prompt_tokens
+        own = one.cards * texts_per_s(one.curve, tokens) / shape.texts
+        rate, routers = rate + own, routers + own * cost.seconds(shape.texts, tokens)
+    return Demand(rate, routers)

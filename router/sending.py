@@ -144,11 +144,11 @@ class Sending(Generic[C, R]):
         failed_at = first.failed_at if len(self.replicas) > 1 else None
         if self._queues.needs_free(kind) and self.limits.steps:
             return self._pick_free(kind, now, failed_at), []
-        home = self._homes.get(first.prefix)
-        if home is not None and home != failed_at and self._has_room(home, kind, now):
-            return home, []
         among = None if idle else self._among_laden()
         replica = pick(self.model, now, self._rng, failed_at, prefer_idle=idle, among=among)
+        home = self._homes.get(first.prefix)
+        if home is not None and home != failed_at and self._goes_home(home, kind, now, replica):
+            return home, []
         if replica is not None or failed_at is None:
             return replica, []
         replica = pick(self.model, now, self._rng, prefer_idle=idle)
@@ -173,12 +173,11 @@ class Sending(Generic[C, R]):
         among = [replica for replica in free if replica != failed_at] or free
         if not among:
             return None
-        home = self._homes.get(self._queues.first(kind).prefix)
-        if home in among and self._has_room(home, kind, now):
-            return home
         first = int(self._rng.random() * len(among))  # routers break ties differently
         tokens = self.ledger.outstanding_tokens(self.model, now)
-        return min(among[first:] + among[:first], key=tokens.__getitem__)
+        least = min(among[first:] + among[:first], key=tokens.__getitem__)
+        home = self._homes.get(self._queues.first(kind).prefix)
+        return home if home in among and self._goes_home(home, kind, now, least) else least
 
     def _among_laden(self) -> Sequence[str] | None:
         """The replicas with large calls, if none is idle and they are enough for the large work: a
@@ -191,15 +190,17 @@ class Sending(Generic[C, R]):
         most = min(round(replicas * large_s / (small_s + large_s)), replicas - 1)
         return laden if small_s > FEW * large_s and len(laden) >= max(1, most) else None
 
-    def _has_room(self, replica: str, kind: int, now: float) -> bool:
-        """Whether a call of this kind can go to this replica now, waits there no longer than
-        elsewhere, and need not gather first.
+    def _goes_home(self, home: str, kind: int, now: float, other: str | None) -> bool:
+        """Whether a call of this kind can go to the home of its prefix now, waits there behind no
+        more calls than at `other`, and need not gather first.
         """
-        if not self.ledger.has_room(self.model, replica):
+        if not self.ledger.has_room(self.model, home):
             return False
-        at = self._replicas.at[replica]
+        at = self._replicas.at[home]
         if not any(at.calls) or self.ledger.any_idle(self.model):
             return not any(at.calls)
+        if other is not None and sum(at.calls) > sum(self._replicas.at[other].calls):
+            return False
         if kind is LARGE:
             return at.calls[LARGE] < max(1, self.limits.calls_in_flight - 1)
         return not self.limits.steps or not at.calls[SMALL] or at.nearly_done_s - now < TIMER_S

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import torch
     from vllm import PoolingParams
     from vllm.config import VllmConfig
+    from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
     from vllm.v1.engine.llm_engine import LLMEngine
     from vllm.v1.request import Request
@@ -355,7 +356,7 @@ class _Core:
         in_flight = self._core.batch_queue
         if in_flight is None:
             return None
-        return sum(int(output.total_num_scheduled_tokens) for _, output, _ in in_flight)
+        return sum(step_tokens(step) for _, step, _ in in_flight)
 
     def _outputs(self) -> "list[EngineCoreOutput]":
         outputs = self._client.get_output()
@@ -369,6 +370,14 @@ class _Core:
 
             self._spans.process_outputs(made, outputs.timestamp, IterationStats())
         return made
+
+
+def step_tokens(step: "SchedulerOutput") -> int:
+    """Tokens of a step's texts, with those that its texts found in the prefix cache: calls and the
+    tokens that a replica holds are counted so too.
+    """
+    found = sum(text.num_computed_tokens for text in step.scheduled_new_reqs)
+    return int(step.total_num_scheduled_tokens + found)
 
 
 def _write(job: _Job, rows: list[int], vectors: "list[torch.Tensor]") -> bool:

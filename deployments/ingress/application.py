@@ -338,9 +338,16 @@ class Application:
         client = f"key {grant.name}" if grant.name else asgi.client_of(http_request, limits)
         with self._gate.passed(client, limits):
             bill = await self._router.access.meters.open(grant)
-            scope, stamps = "" if shared else grant.name, http_request.stamps
+            scope, address = "" if shared else grant.name, http_request.address
             caller = Caller(
-                grant.models, bill, client, scope, grant.name, grant.weight, stamps=stamps
+                grant.models,
+                bill,
+                client,
+                scope,
+                grant.name,
+                grant.weight,
+                stamps=http_request.stamps,
+                collection="" if address is None else address.collection,
             )
             with billed(bill):
                 body = await asgi.body(
@@ -356,7 +363,7 @@ class Application:
                     self._router.reranking.catalogue,
                     http_request.headers,
                     limits,
-                    None,  # an address names a collection, and a ranking has none
+                    None,  # a ranking has no space: its address only says which usage it is
                     grant.defaults,
                     grant.default_priority,
                 )

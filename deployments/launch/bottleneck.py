@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from deployments.launch.machine import Finding, Machine
 from router.config import RouterArgs
 from router.models import curve_of
+from router.rerank_config import RerankerConfig
 from router.resources import ROUTER, Booking
 from router.router_cost import DOCUMENTS, QUESTION, Card, Shape, demand
+
+CHARACTERS_A_TOKEN = 4  # of a reranker's template, which is English
 
 
 def routers_finding(
@@ -42,22 +45,25 @@ def routers_finding(
 
 def _cards(machine: Machine, args: RouterArgs, booked: dict[str, Booking]) -> Iterator[Card]:
     """Yield each model's share of the cards with all replicas, capped at those of this machine."""
+    models = args.deployed
     given = {
         name: (one.most, min(1.0, one.gpus))
         for name, one in booked.items()
-        if one.gpus and name in args.models
+        if one.gpus and name in models
     }
     total = sum(most * share for most, share in given.values())
     here = math.inf if isinstance(machine.gpus, str) else len(machine.gpus)
     for name, (most, share) in given.items():
-        model = args.models[name]
+        model = models[name]
         if model.curve is None and model.profile is None:
             continue
         try:
             curve = curve_of(name, model, args.base_dir)
         except (OSError, ValueError):
             continue  # check-config reports it
-        yield Card(curve, most * share * min(1.0, here / total))
+        template = (model.template or "") if isinstance(model, RerankerConfig) else ""
+        cards = most * share * min(1.0, here / total)
+        yield Card(curve, cards, len(template) // CHARACTERS_A_TOKEN)
 
 
 def _rate(requests_per_s: float, shape: Shape) -> str:

@@ -289,25 +289,21 @@ def _ports(wanted: dict[int, str]) -> Iterator[Finding]:
 
 
 def _config(machine: Machine, path: Path) -> Iterator[Finding]:
+    from deployments.launch import serve_config  # imports Ray, takes seconds
     from deployments.launch.model_check import HUB_ID
-    from deployments.launch.serve_config import (
-        application,
-        check,
-        slow_way,
-    )  # imports Ray, takes seconds
     from router.strict_yaml import read
 
-    problems = check(path)
-    for problem in problems:
+    report = serve_config.examine(path)
+    for problem in report.problems:
         yield Finding("config", "fail", problem, f"mend {path}")
     try:
-        args, serve = application(path)
+        args, serve = serve_config.application(path)
     except ConfigError:
         yield from _ports({8000: PORTS[8000]})
         return
-    if not problems:
-        yield Finding("config", "ok", f"{path}: {len(args.models)} models")
-    if (note := slow_way(path)) is not None:
+    if not report.problems:
+        yield Finding("config", "ok", f"{path}: {report.summary}")
+    if (note := serve_config.slow_way(path)) is not None:
         yield Finding("access log", "warn", note)
     yield from _profiles(machine, args, path)
     options = read(path.read_bytes()).get("http_options") or {}

@@ -84,13 +84,25 @@ class _File(ServeDeploySchema):
 
 
 class Report(NamedTuple):
-    """The result of checking a file.
+    """The result of checking a file, which can be deployed if `problems` is empty.
 
-    `problems` is empty if it can be deployed; `models` are the ids of our models, in order.
+    `models` are the ids of models and rerankers with a deployment, `rerankers` of all rerankers.
     """
 
     problems: list[str]
     models: list[str]
+    rerankers: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """The models and rerankers with their counts."""
+        models = [name for name in self.models if name not in self.rerankers]
+        counted = [
+            f"{len(names)} {kind}{'' if len(names) == 1 else 's'}: {', '.join(names)}"
+            for kind, names in (("model", models), ("reranker", self.rerankers))
+            if names
+        ]
+        return "; ".join(counted) or "no model in it"
 
 
 def check(path: str | Path, host: str | None = None) -> list[str]:
@@ -120,10 +132,10 @@ def examine(path: str | Path, host: str | None = None) -> Report:
         if not isinstance(inner, str):
             return Report(["spec.serveConfigV2: must be text that holds the Serve config"], [])
         try:
-            problems, models = _examine(_sorted(read(inner)), host)
+            report = _examine(_sorted(read(inner)), host)
         except ConfigError as error:
-            problems, models = error.problems, []
-        return Report([f"spec.serveConfigV2: {problem}" for problem in problems], models)
+            report = Report(error.problems, [])
+        return report._replace(problems=[f"spec.serveConfigV2: {one}" for one in report.problems])
     return _examine(data, host)
 
 
@@ -197,7 +209,7 @@ def _examine(data: Any, host: str | None) -> Report:
         and not 1 <= port <= 65535
     ]
     whole = _validate(ServeDeploySchema, data, "")
-    models: list[str] = []
+    models, rerankers = list[str](), list[str]()
     applications = data.get("applications")
     for index, application in enumerate(applications if isinstance(applications, list) else ()):
         if not isinstance(application, Mapping):
@@ -212,6 +224,7 @@ def _examine(data: Any, host: str | None) -> Report:
                 problems += error.problems
             else:
                 models += args.deployed
+                rerankers += args.rerankers
                 before = len(problems)
                 problems += _deployments(
                     args, application.get("deployments") or [], f"{where}.deployments"
@@ -247,6 +260,7 @@ def _examine(data: Any, host: str | None) -> Report:
             *(problem for problem in whole if problem.removeprefix("the file: ") not in said),
         ],
         models,
+        tuple(rerankers),
     )
 
 

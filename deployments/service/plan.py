@@ -46,6 +46,7 @@ class Caller(NamedTuple):
     # raises RouterError if an answer of so many vectors of so many dimensions cannot be sent
     room: Callable[[int, int], None] | None = None
     stamps: Stamps | None = None  # of this request, where they are taken
+    collection: str = ""  # of the address of a ranking, whose request has no space
 
 
 ANYONE = Caller()
@@ -142,14 +143,14 @@ class Answer(NamedTuple):
     unread: float  # share of the texts' tokens that the model does not know
 
 
-def use_of(plan: Plan, answer: Answered, key: str, collections: Container[str]) -> Use:
+def use_of(plan: Plan, answer: Answered, caller: Caller, collections: Container[str]) -> Use:
     """The usage of an answered request."""
     model, space = plan.decision.model or "", plan.request.space or ""
     work = plan.work.get(model, NO_WORK)
     return Use(
-        key,
+        caller.key,
         model,
-        space if space in collections else "",
+        space if space in collections else caller.collection,
         plan.request.items,
         answer.prompt_tokens,
         device_s(plan.models[model], work) if model in plan.models else 0.0,

@@ -282,7 +282,7 @@ class Service:
 
     def _used(self, plan: Plan, answer: Answered, caller: Caller) -> Use:
         """Count what an answer used."""
-        use = use_of(plan, answer, caller.key, self.catalogue.collections)
+        use = use_of(plan, answer, caller, self.catalogue.collections)
         if self.use_log is not None:
             self.use_log.add(use)
         if self.events is not None:

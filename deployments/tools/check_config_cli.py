@@ -10,7 +10,9 @@ from router.resources import Booking, Node, Wait, bookings, waiting
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--json", "as_json", is_flag=True, help="Files, models and problems as JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Files, models, rerankers and problems as JSON."
+)
 @click.pass_context
 def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
     """Check Serve config files before they are deployed.
@@ -27,6 +29,7 @@ def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
                         "file": file,
                         "problems": report.problems,
                         "models": report.models,
+                        "rerankers": report.rerankers,
                         "books": [booking._asdict() for booking in _books(file, report)],
                     }
                     for file, report in reports.items()
@@ -37,22 +40,17 @@ def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
         context.exit(1 if any(report.problems for report in reports.values()) else 0)
     failed = False
     for file in files:
-        problems, models = report = examine(file)
+        report = examine(file)
         books = _books(file, report)
-        for problem in problems:
+        for problem in report.problems:
             click.echo(f"{file}: {problem}", err=True)
-        if not problems:
-            count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
-            click.echo(
-                f"{file}: ok, {count}: {', '.join(models)}"
-                if models
-                else f"{file}: ok, no model in it"
-            )
+        if not report.problems:
+            click.echo(f"{file}: ok, {report.summary}")
             for wait in _waiting_here(books):
                 click.echo(f"{file}: on this machine {wait.sentence}")
             if (note := slow_way(file)) is not None:
                 click.echo(f"{file}: {note}")
-        failed = failed or bool(problems)
+        failed = failed or bool(report.problems)
     context.exit(1 if failed else 0)
 
 

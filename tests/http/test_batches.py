@@ -127,17 +127,20 @@ def test_a_batch_embeds_every_line_once(service: Service) -> None:
 
 
 def test_the_address_of_a_batch_is_that_of_its_lines(service: Service) -> None:
+    """All of OpenAI's client works there, files too."""
     openai = client(service)
-    file = upload(openai, [*lines(1, model="auto"), {**lines(1)[0], "custom_id": "other"}])
     there = openai.with_options(base_url=f"{service[0]}/in/docs/v1")
+    file = upload(there, [*lines(1, model="auto"), {**lines(1)[0], "custom_id": "other"}])
+    assert openai.files.retrieve(file) == there.files.retrieve(file)
     batch = there.batches.create(
         input_file_id=file, endpoint="/v1/embeddings", completion_window="24h"
     )
-    batch = ended(openai, batch)
-    (good,) = rows(openai, batch.output_file_id).values()
+    batch = ended(there, batch)
+    (good,) = rows(there, batch.output_file_id).values()
     assert good["response"]["body"]["routing"]["space"] == "large/8"
-    (bad,) = rows(openai, batch.error_file_id).values()
+    (bad,) = rows(there, batch.error_file_id).values()
     assert bad["response"]["status_code"] == 409
+    assert there.files.delete(file).deleted
     nowhere = openai.with_options(base_url=f"{service[0]}/in/nothing/v1")
     with pytest.raises(NotFoundError, match="nothing"):
         nowhere.batches.create(

@@ -274,7 +274,9 @@ def test_the_name_may_carry_a_budget(fresh: httpx.Client) -> None:
 LONG = "word " * 100  # 125 tokens of the fake engine, and 60 or 40 are read
 
 
-def test_a_long_document_goes_to_a_reranker_that_reads_it_or_is_refused(http: httpx.Client) -> None:
+def test_a_document_longer_than_a_pinned_reranker_reads_is_refused_by_its_place(
+    http: httpx.Client,
+) -> None:
     refused = http.post(
         "/v1/rerank", json={"query": "q", "documents": ["a", LONG], "model": "quick"}
     )

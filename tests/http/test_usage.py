@@ -162,6 +162,30 @@ def test_the_sums_are_those_of_the_decision_log(tmp_path: Path) -> None:
     assert {use.model for use in kept} == {"small", "large", "scores", "compares"}
 
 
+def test_a_ranking_at_an_address_is_usage_of_that_collection() -> None:
+    keys = {**ARGS["keys"], "other": {**ARGS["keys"]["other"], "collections": []}}
+    headers = {"authorization": f"Bearer {KEYS['one']}"}
+    body = {"query": "which", "documents": ["d", "e"]}
+    with served({**ARGS, "keys": keys}) as (url, router):
+        for address in ("/in/docs", "/in/docs/query", ""):
+            answer = httpx.post(f"{url}{address}/v1/rerank", json=body, headers=headers)
+            assert answer.json()["model"] == "scores", answer.text
+        assert ids(rows(url, "one")) == [
+            ("one", "scores", None, 1),
+            ("one", "scores", "docs", 2),
+        ]
+        assert router.service.events is not None
+        counted = router.service.events.tally.values[metrics.KEY_REQUESTS]
+        assert counted["one", "scores", "docs"] == 2
+        for address, key, code in (
+            ("/in/nothing", "one", "not_found"),
+            ("/in/docs", "other", "collection_not_allowed"),
+        ):
+            bearer = {"authorization": f"Bearer {KEYS[key]}"}
+            refused = httpx.post(f"{url}{address}/v1/rerank", json=body, headers=bearer)
+            assert refused.json()["error"]["code"] == code
+
+
 def test_a_time_range_is_kept_to_the_second(tmp_path: Path) -> None:
     with served({**ARGS, "batches": {"folder": str(tmp_path)}}) as (url, _):
 

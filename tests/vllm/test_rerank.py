@@ -13,36 +13,23 @@ import pytest
 import yaml
 
 from deployments.engines import create
+from deployments.engines.base import Batch
+from deployments.engines.vllm_in_process import step_tokens
 from deployments.replica.identity import WrongModel
 from deployments.replica.score_identity import ScoreIdentity
 from deployments.service.pairs import PairPreparer
 from deployments.service.prepare import Preparer
+from deployments.telemetry.metrics import OF_VLLM, EngineStats, Tally
 from router import score_fingerprint
 from router.rerank_config import RerankerConfig
 from router.rerank_schema import RerankRequest
 from router.schema import EmbeddingsRequest
 from tests.support.local_service import LocalRouter, served
+from tests.support.qwen3_reranking import DOCUMENTS, QUERY, WITHIN, pairs_of, scores_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.models]
 
 ROOT = Path(__file__).parents[2]
-PREFIX = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
-    'the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
-    "<|im_start|>user\n"
-)
-SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-SUFFIX_IDS = [151645, 198, 151644, 77091, 198, 151667, 271, 151668, 271]
-TASK = "Given a web search query, retrieve relevant passages that answer the query"
-YES, NO = 9693, 2152
-QUERY = "What is the capital of China?"
-DOCUMENTS = [
-    "The capital of China is Beijing.",
-    "Gravity attracts bodies towards each other.",
-    "今天天气很好，我们去公园散步吧。",
-    "def mean(values):\n    return sum(values) / len(values)",
-    "word " * 300,
-]
 MAX_TOKENS = 512
 
 
@@ -82,43 +69,9 @@ def rerank(url: str, **body: Any) -> dict[str, Any]:
     return parsed
 
 
-def body_of(document: str) -> str:
-    return f"<Instruct>: {TASK}\n<Query>: {QUERY}\n<Document>: {document}"
-
-
 @pytest.fixture(scope="module")
-def pieces(tiny_qwen3: Path) -> Any:
-    """Ids as Qwen's own example makes them: three pieces without special tokens, the middle one
-    cut.
-    """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(tiny_qwen3 / "tokenizer.json"))
-
-    def ids(text: str) -> list[int]:
-        found: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-        return found
-
-    def pair(document: str) -> list[int]:
-        room = MAX_TOKENS - len(ids(PREFIX)) - len(ids(SUFFIX))
-        return ids(PREFIX) + ids(body_of(document))[:room] + ids(SUFFIX)
-
-    assert ids(SUFFIX) == SUFFIX_IDS
-    return pair
-
-
-@pytest.fixture(scope="module")
-def expected(tiny_qwen3: Path, pieces: Any) -> list[float]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(str(tiny_qwen3), dtype=torch.float32).eval()
-    scores = []
-    with torch.no_grad():
-        for document in DOCUMENTS:
-            logits = model(torch.tensor([pieces(document)])).logits[0, -1]
-            scores.append(float(torch.softmax(logits[[NO, YES]], 0)[1]))
-    return scores
+def expected(tiny_qwen3: Path) -> list[float]:
+    return scores_of(tiny_qwen3, pairs_of(tiny_qwen3, DOCUMENTS, MAX_TOKENS))
 
 
 def test_scores_are_those_of_transformers(
@@ -126,13 +79,15 @@ def test_scores_are_those_of_transformers(
 ) -> None:
     answer = rerank(running[0])
     found = {one["index"]: one["relevance_score"] for one in answer["results"]}
-    np.testing.assert_allclose([found[place] for place in range(5)], expected, atol=0.003)
-    assert np.ptp(expected) > 0.003, "the reference tells these documents apart"
+    np.testing.assert_allclose(
+        [found[place] for place in range(len(DOCUMENTS))], expected, atol=WITHIN
+    )
+    assert np.ptp(expected) > WITHIN, "the reference tells these documents apart"
     assert [one["index"] for one in answer["results"]] == sorted(found, key=lambda i: -found[i])
     assert answer["routing"]["score"] == "probability"
 
 
-def test_the_ids_of_the_template_are_those_of_its_pieces(tiny_qwen3: Path, pieces: Any) -> None:
+def test_the_ids_of_the_template_are_those_of_its_pieces(tiny_qwen3: Path) -> None:
     from router.config import RouterArgs
 
     config = RerankerConfig.model_validate(reranker(tiny_qwen3))
@@ -141,15 +96,14 @@ def test_the_ids_of_the_template_are_those_of_its_pieces(tiny_qwen3: Path, piece
     preparer = PairPreparer(Preparer(args), {"tiny": config}, request)
     read = preparer.prepare(DOCUMENTS, "document", None, ["tiny"])["tiny"]
     assert read.ids is not None
-    for row, document in zip(read.ids, DOCUMENTS, strict=True):
-        assert row.tolist() == pieces(document)
+    assert [row.tolist() for row in read.ids] == pairs_of(tiny_qwen3, DOCUMENTS, MAX_TOKENS)
 
 
 def test_the_order_does_not_depend_on_the_batch(running: tuple[str, LocalRouter]) -> None:
     whole = {one["index"]: one["relevance_score"] for one in rerank(running[0])["results"]}
     for place, document in enumerate(DOCUMENTS):
         alone = rerank(running[0], documents=[document])["results"][0]["relevance_score"]
-        assert alone == pytest.approx(whole[place], abs=0.003)
+        assert alone == pytest.approx(whole[place], abs=WITHIN)
 
 
 def test_a_long_document_is_cut_alone_and_named(running: tuple[str, LocalRouter]) -> None:
@@ -159,11 +113,11 @@ def test_a_long_document_is_cut_alone_and_named(running: tuple[str, LocalRouter]
     )
     assert refused.json()["error"]["code"] == "context_length_exceeded"
     cut = rerank(url, documents=[*DOCUMENTS, long], truncate="end")
-    assert cut["routing"]["truncated"] == [5]
+    assert cut["routing"]["truncated"] == [len(DOCUMENTS)]
     whole = {one["index"]: one["relevance_score"] for one in rerank(url)["results"]}
     found = {one["index"]: one["relevance_score"] for one in cut["results"]}
-    for place in range(5):
-        assert found[place] == pytest.approx(whole[place], abs=0.003)
+    for place in range(len(DOCUMENTS)):
+        assert found[place] == pytest.approx(whole[place], abs=WITHIN)
 
 
 def test_a_replica_proves_its_scores(
@@ -201,17 +155,39 @@ def score_fingerprint_probes(
     return pair_probes(Preparer(args), "tiny", config)
 
 
-def test_scores_that_are_all_alike_are_refused() -> None:
-    config = RerankerConfig.model_validate(
-        {"engine": {"kind": "fake"}, "template": "{query}{document}"}
-    )
-    engine = create(config, None)
+async def test_pairs_of_one_query_share_what_was_computed_of_their_beginning(
+    tiny_qwen3: Path,
+) -> None:
+    """On a CPU too, in blocks of 32 tokens; the scores are those without it."""
+    ids = [np.array(one, np.int32) for one in pairs_of(tiny_qwen3, DOCUMENTS, MAX_TOKENS)]
+    scores, found = dict[bool, Any](), dict[bool, float]()
+    for shared in (True, False):
+        one = reranker(tiny_qwen3)
+        if not shared:
+            one["engine"]["args"]["enable_prefix_caching"] = False
+        tally = Tally(OF_VLLM)
+        engine = create(RerankerConfig.model_validate(one), None, EngineStats(tally, "m"))
+        await engine.start()
+        try:
+            for _ in range(2):
+                scores[shared] = (await engine.embed(Batch(ids=ids))).vectors
+            assert scheduled(engine, ids[0]) == (len(ids[0]), shared)
+        finally:
+            await engine.stop()
+        counts = {metric.name: sum(values.values()) for metric, values in tally.values.items()}
+        found[shared] = counts["prefix_cache_hits"]
+    assert found[False] == 0
+    # the first 64 tokens of each pair are the same; at the second time all but the last block
+    assert found[True] >= 2 * 64 * (len(ids) - 1)
+    np.testing.assert_allclose(scores[True], scores[False], atol=WITHIN)
 
-    class Even(type(engine)):  # type: ignore[misc]
-        def _made(self, keys: Any) -> Any:
-            return np.full((len(keys), 1), 0.5, np.float32)
 
-    engine.__class__ = Even
-    identity = ScoreIdentity(engine, "even", config, None, lambda: 0.0)
-    with pytest.raises(WrongModel, match="it would rank nothing"):
-        asyncio.run(identity.prove())
+def scheduled(engine: Any, ids: Any) -> tuple[int, bool]:
+    """The tokens of a step with this pair, and whether some of them are not computed again. Nothing
+    else runs, so its engine steps no more.
+    """
+    backend = engine._backend
+    scheduler = backend.engine.engine_core.engine_core.scheduler
+    scheduler.add_request(backend._requests.make(ids))
+    step = scheduler.schedule()
+    return step_tokens(step), step.total_num_scheduled_tokens < len(ids)

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -253,11 +254,22 @@ def test_a_shell_gets_a_script_that_completes_our_commands(shell: str) -> None:
 
 
 @pytest.mark.models
+def test_models_and_rerankers_of_a_config_are_counted(tmp_path: Path) -> None:
+    file = ROOT / "configs" / "local.yaml"
+    (one,) = found(machine(tmp_path), "config", file)
+    assert one.found == (
+        f"{file}: 3 models: wordllama-256, all-minilm-l6-v2, multilingual-e5-small; "
+        "2 rerankers: all-minilm-l6-v2-similarity, multilingual-e5-small-similarity"
+    )
+
+
+@pytest.mark.models
 def test_check_config_in_json_names_files_problems_and_models() -> None:
     file = str(ROOT / "configs" / "local.yaml")
     told = json.loads(CliRunner().invoke(main, ["check-config", "--json", file]).stdout)
     assert told[0]["problems"] == []
-    assert told[0]["models"][0] == "wordllama-256"
+    assert told[0]["models"] == ["wordllama-256", "all-minilm-l6-v2", "multilingual-e5-small"]
+    assert told[0]["rerankers"] == [f"{name}-similarity" for name in told[0]["models"][1:]]
 
 
 def test_profiles_of_another_device_are_named_with_what_calibrating_takes(tmp_path: Path) -> None:
@@ -288,13 +300,35 @@ def test_routers_that_are_full_before_the_cards_are_named(tmp_path: Path) -> Non
     assert found(cluster, "routers", enough)[0].state == "ok"
     # fewer cards take fewer requests than the config could start replicas for
     one = found(cluster._replace(gpus=[H100]), "routers", ROOT / "configs" / "qwen3.yaml")
-    assert requests_of(one[0]) == pytest.approx(requests_of(short) / 10, rel=0.1)
+    assert requests_of(one[0]) == pytest.approx(requests_of(short) / 12, rel=0.1)
     assert found(cluster, "routers", ROOT / "configs" / "local.yaml") == []
+
+
+def test_cards_of_rerankers_are_cards_that_routers_keep_full(tmp_path: Path) -> None:
+    """Of 13 cards embedding models have ten, the rerankers one and two."""
+    cluster = machine(tmp_path, gpus=[H100] * 13, cpus=64)
+    (whole,) = found(cluster, "routers", ROOT / "configs" / "qwen3.yaml")
+    data = qwen3()
+    args = data["applications"][0]["args"]
+    for name in ("rerankers", "rerank_tiers", "rerank_routing"):
+        del args[name]
+    data["applications"][0]["deployments"] = [
+        one for one in data["applications"][0]["deployments"] if "reranker" not in one["name"]
+    ]
+    path = tmp_path / "without.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    (without,) = found(cluster, "routers", path)
+    assert requests_of(whole) > requests_of(without)
+
+
+def qwen3() -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "qwen3.yaml").read_text())
+    return data
 
 
 def with_routers(folder: Path, count: int) -> Path:
     """configs/qwen3.yaml with so many routers at most."""
-    data = yaml.safe_load((ROOT / "configs" / "qwen3.yaml").read_text())
+    data = qwen3()
     (router,) = [one for one in data["applications"][0]["deployments"] if one["name"] == "router"]
     router["autoscaling_config"]["max_replicas"] = count
     path = folder / "routers.yaml"

@@ -140,8 +140,8 @@ def test_a_good_file_is_named_with_its_models() -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     assert (
         result.stdout
-        == f"{file}: ok, 5 models: qwen3-embedding-0.6b, qwen3-embedding-4b, qwen3-embedding-8b, "
-        "qwen3-reranker-0.6b, qwen3-reranker-4b\n"
+        == f"{file}: ok, 3 models: qwen3-embedding-0.6b, qwen3-embedding-4b, qwen3-embedding-8b; "
+        "2 rerankers: qwen3-reranker-0.6b, qwen3-reranker-4b\n"
     )
 
 

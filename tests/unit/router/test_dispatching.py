@@ -302,6 +302,21 @@ def test_a_home_with_room_is_taken_before_one_with_less_to_do(seed: int) -> None
 
 
 @pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(("length", "steps"), [(900, True), (900, False), (10, False)])
+@pytest.mark.parametrize("bulk", [False, True])
+def test_a_home_gets_no_more_calls_than_another_replica(
+    seed: int, length: int, steps: bool, bulk: bool
+) -> None:
+    machine = DispatchMachine("a", "b", curve=TENTH, calls_in_flight=8, steps=steps, seed=seed)
+    for _ in range(10):
+        machine.submit(length, prefix=b"query", bulk=bulk)
+    replicas = [replica for replica, _ in machine.sent]
+    assert replicas == [replicas[0], *sorted({"a", "b"} - {replicas[0]})] * 5
+    machine.answer_all()
+    machine.close()
+
+
+@pytest.mark.parametrize("seed", range(20))
 def test_a_small_chunk_gathers_for_no_home_while_another_replica_idles(seed: int) -> None:
     machine = DispatchMachine("a", "b", "c", curve=TENTH, seed=seed)
     for sent in range(1, 4):

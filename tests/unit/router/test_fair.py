@@ -233,7 +233,7 @@ def test_a_key_pays_for_no_text_that_expired() -> None:
     machine.close()
 
 
-WAITS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 500)), max_size=30)
+WAITS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 500)), max_size=30)
 
 
 @given(WAITS, st.sampled_from("abcd"), st.sampled_from([0.5, 1.0, 3.0]))
@@ -250,8 +250,17 @@ def test_what_goes_before_a_key_is_its_own_and_the_turns_of_others(
         own[name] += tokens
     before = waiting.before(senders[key])
     assert own[key] <= before <= waiting.tokens == waiting.before(None) == own.total()
-    if not own[key] or len(own) == 1:
+    if not own[key] or len(+own) == 1:
         assert before == own[key]
     for name, tokens in waits:
         waiting.remove(tokens, senders[name])
     assert waiting.tokens == waiting.before(senders[key]) == 0
+
+
+def test_texts_without_tokens_leave_no_key_among_those_that_wait() -> None:
+    waiting = Waiting()
+    waiting.add(0, Sender("empty", 100.0))
+    waiting.remove(0, Sender("empty", 100.0))
+    waiting.add(100, ONE)
+    waiting.add(100, OTHER)
+    assert waiting.before(ONE) == 200, "the key of no tokens takes no turn"

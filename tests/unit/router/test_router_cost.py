@@ -29,5 +29,13 @@ def test_texts_of_one_request_share_its_cost() -> None:
     assert lists.routers == pytest.approx(20.0 * (0.001 + 50 * 0.0011))
 
 
+def test_a_reranker_reads_its_template_with_each_text() -> None:
+    one = demand([Card(CURVE, 1.0, prompt_tokens=100)], Shape(1, 100), COST)
+    assert one.requests_per_s == pytest.approx(500.0)
+    assert one.routers == pytest.approx(500.0 * (0.001 + 0.0001 + 0.002))
+    both = demand([Card(CURVE, 1.0), Card(CURVE, 1.0, 100)], Shape(1, 100), COST)
+    assert both.requests_per_s == pytest.approx(1500.0)
+
+
 def test_no_cards_need_no_router() -> None:
     assert demand([], Shape(1, 32)) == (0.0, 0.0)
