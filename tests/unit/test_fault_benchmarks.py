@@ -164,8 +164,9 @@ def profiles(folder: Path, device: str) -> None:
 def test_each_model_serves_with_both_profiles(tmp_path: Path) -> None:
     profiles(tmp_path, "a new machine")
     [application] = elsewhere.side_by_side(tmp_path, "a new machine")["applications"]
-    names = set(application["args"]["models"])
-    assert {elsewhere.OWN.format(name) for name in application["args"]["tiers"].values()} < names
+    tiers = set(application["args"]["tiers"].values())
+    names = tiers | {elsewhere.OWN.format(name) for name in tiers}
+    assert names <= application["args"]["models"].keys()
     deployments = {one["name"]: one for one in application["deployments"]}
     assert names < deployments.keys()
     assert sum(one["ray_actor_options"]["num_cpus"] for one in deployments.values()) <= 2
