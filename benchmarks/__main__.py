@@ -38,6 +38,7 @@ NAMES = (
     "search",
     "shadow",
     "sim",
+    "sim_models",
     "sim_thousand",
     "sim_truth",
     "soak",

@@ -8,7 +8,8 @@ from itertools import count
 from typing import Any
 
 from deployments.engines.vllm_backends import Encoded
-from deployments.engines.vllm_in_process import InProcess, _Core, _Job, _same_for_all
+from deployments.engines.vllm_core import Core, Job, same_for_all
+from deployments.engines.vllm_in_process import InProcess
 from router.arrays import TokenIds, Vectors
 
 
@@ -17,7 +18,7 @@ class Before(InProcess):
 
     async def encode(self, ids: Mapping[int, TokenIds], vectors: Vectors) -> Encoded:
         """Give the ids to the thread as lists."""
-        job = _Job(sum(map(len, ids.values())), vectors, asyncio.get_running_loop().create_future())
+        job = Job(sum(map(len, ids.values())), vectors, asyncio.get_running_loop().create_future())
         texts: Any = [(row, text.tolist()) for row, text in ids.items()]
         job.requests, job.left = texts, len(texts)
         self._jobs.add(job)
@@ -26,15 +27,15 @@ class Before(InProcess):
         await job.future
         return Encoded(job.failed)
 
-    def _step(self, core: _Core, tell: Callable[..., None]) -> None:
+    def _step(self, core: Core, tell: Callable[..., None]) -> None:
         from vllm.inputs import tokens_input
 
         engine = self.engine
         assert engine is not None
-        params, names = _same_for_all(engine.vllm_config, self._pooling), map(str, count())
-        running: dict[str, tuple[_Job, int]] = {}
+        params, names = same_for_all(engine.vllm_config, self._pooling), map(str, count())
+        running: dict[str, tuple[Job, int]] = {}
         while True:
-            wait, done = not running, list[_Job]()
+            wait, done = not running, list[Job]()
             while wait or not self._inbox.empty():
                 wait = False
                 if (job := self._inbox.get()) is None:

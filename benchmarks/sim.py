@@ -8,98 +8,38 @@ the same policy with one router, no noise and no stale reports, so that what lie
 informed run and the bound is lost by the policy, and the rest by what it does not know.
 """
 
-import functools
+import gc
 import json
 import multiprocessing
-import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import click
 
-from deployments.tools.simulate.load import load_way, load_world
-from router.sim.build import Way, World, arrivals, length_s, mean_rate, run, slowed
-from router.sim.oracle import Bound, fluid_bound, least_device_seconds
+from benchmarks.sim_runs import (
+    LARGE,
+    LOADS,
+    REQUESTS,
+    SEEDS,
+    Row,
+    at_load,
+    bound_of,
+    mean,
+    percent,
+    points,
+    way_of,
+    world_of,
+)
+from benchmarks.sim_verdicts import VERDICTS
+from router.sim.build import Way, World, arrivals, mean_rate, run
+from router.sim.oracle import least_device_seconds
 from router.sim.outcome import Outcome
-from router.sim.routers import Corrections
 
-ROOT = Path(__file__).resolve().parents[1]
-SCENARIOS = ROOT / "configs" / "scenarios"
-LARGE = "qwen3-embedding-8b"
-REQUESTS = 12_000  # of one run
-WARM = 0.2  # share of them that is not counted
-LOADS = (0.6, 0.8, 0.95, 1.2)
 STATIC = ("static-rules", "least-loaded", "by-length")
 PINNED = "always-large"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One mark: what it is, what was reached, and what others reach."""
-
-    name: str
-    what: str
-    value: float
-    mark: str
-    met: bool | None  # None: there is no mark, the figure is a verdict's
-    baseline: str = ""
-    oracle: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {key: getattr(self, key) for key in self.__slots__} | {"simulated": True}
-
-
-@functools.cache
-def world_of(name: str) -> World:
-    """A scenario."""
-    return load_world(SCENARIOS / f"{name}.yaml")
-
-
-def way_of(name: str | None = None) -> Way:
-    """A policy by name, or that of the scenarios; all with the same share of misses."""
-    world, path = world_of("load-80"), SCENARIOS / "load-80.yaml"
-    own = load_way(world.scenario.policy, path, world.args)
-    return own if name is None else replace(load_way(name, path, world.args), args=own.args)
-
-
-def at_load(load: float, requests: int = REQUESTS, **changes: Any) -> World:
-    """Independent arrivals at a load, so many requests."""
-    world = world_of("load-80")
-    traffic = world.scenario.traffic.model_copy(update={"load": load})
-    seconds = requests / mean_rate(world.updated(traffic=traffic))
-    return world.updated(traffic=traffic, seconds=seconds, warm_up_s=WARM * seconds, **changes)
-
-
-def bound_of(world: World) -> Bound:
-    """The fluid bound on a world's arrivals."""
-    rate = mean_rate(world)
-    return fluid_bound(
-        arrivals(world, rate),
-        world.models,
-        world.replicas,
-        length_s(world, rate),
-        world.scenario.warm_up_s,
-    )
-
-
-def mean(values: Iterable[float]) -> float:
-    return statistics.fmean(values)
-
-
-def points(value: float) -> str:
-    return f"{value:.2f}"
-
-
-def percent(value: float) -> str:
-    return f"{100.0 * value:.2f} %"
-
-
-SEEDS = (0, 1, 2)
 
 
 def t1() -> Iterator[Row]:
@@ -177,30 +117,20 @@ def t3() -> Iterator[Row]:
     world = at_load(1.2, 20_000)
     own = run(world, way_of())
     others = {name: run(world, way_of(name)) for name in STATIC}
-    # an answer with fewer points is no violation, so only those of equal quality or better count
-    equal = {
-        name: other
-        for name, other in others.items()
-        if (other.total.quality / max(1, other.total.offered))
-        >= own.total.quality / own.total.offered - 0.05
-    }
     misses = 1.0 - own.attainment
-    ratios = {name: (1.0 - other.attainment) / max(misses, 1e-9) for name, other in equal.items()}
-    least = min(ratios.values(), default=float("nan"))
-    informed = run(world, replace(way_of(), informed=True))
+    least = min((1.0 - other.attainment) / misses for other in others.values())
+    informed = 1.0 - run(world, replace(way_of(), informed=True)).attainment
     calm = world.updated(noise=world.scenario.noise.model_copy(update={"stall_share": 0.0}))
-    calm_own = run(calm, way_of())
-    calm_others = (1.0 - run(calm, way_of(name)).attainment for name in equal)
-    calmly = f"{min(calm_others, default=float('nan')) / max(1e-9, 1.0 - calm_own.attainment):.1f}"
     yield Row(
-        "T3", "times fewer violations than static choices of at least its quality, 120 % load",
+        "T3", "times fewer violations than each static choice, 120 % load",
         least, ">= 10", least >= 10.0,
         "; ".join(
             f"{name} {percent(1 - other.attainment)} late at {points(other.effective_quality)}"
             for name, other in others.items()
         ),
-        f"own {percent(misses)} late at {points(own.effective_quality)}, informed "
-        f"{percent(1 - informed.attainment)}; without stalls {calmly} times",
+        f"own {percent(misses)} late at {points(own.effective_quality)}: policy "
+        f"{percent(informed)}, information {percent(misses - informed)}; without stalls "
+        f"{percent(1 - run(calm, way_of()).attainment)}",
     )  # fmt: skip
 
 
@@ -323,126 +253,6 @@ def t9() -> Iterator[Row]:
     )  # fmt: skip
 
 
-def ablations() -> Iterator[Row]:
-    """What each learned correction is worth, with profiles that are right and 30 % wrong."""
-    for error in (1.0, 1.3):
-        world = at_load(0.95, profile_error=error)
-        full = run(world, way_of())
-        for name, kept in (
-            ("bias", Corrections(bias=False)),
-            ("margin", Corrections(margin=False)),
-            ("overhead", Corrections(overhead=False)),
-        ):
-            without = run(world, replace(way_of(), corrections=kept))
-            gain = full.effective_quality - without.effective_quality
-            yield Row(
-                f"ablation {name} x{error:g}",
-                f"points of effective quality that {name} brings, profile x{error:g}, 95 % load",
-                gain, "", None,
-                f"without: {percent(without.attainment)} on time at "
-                f"{points(without.effective_quality)}",
-                f"with: {percent(full.attainment)} at {points(full.effective_quality)}",
-            )  # fmt: skip
-
-
-def fairness() -> Iterator[Row]:
-    """An ingest beside too much interactive load, and keys that flood."""
-    flood, rate = flooded(1.2, {"ingest": 0.02})
-    alone, less = flooded(1.2, {})
-    share = alone.args.limits.bulk_share
-    slow = {
-        name: replace(model, curve=slowed(model.curve, 1.0 / (1.0 - share)))
-        for name, model in alone.models.items()
-    }
-    own, cut = run(flood, way_of(), rate), run(replace(alone, models=slow), way_of(), less)
-    asked = [own.kinds[name] for name in ("shop", "wiki")]
-    in_time = sum(one.on_time for one in asked) / sum(one.offered for one in asked)
-    yield Row(
-        "fairness interactive", "points on time beside an ingest, less those with the capacity cut",
-        100.0 * (in_time - cut.attainment), ">= -1", in_time >= cut.attainment - 0.01,
-        f"cut {percent(cut.attainment)} at {points(cut.effective_quality)}",
-        f"own {percent(in_time)}",
-    )  # fmt: skip
-    yield Row(
-        "fairness ingest", "seconds from the last arrival until the whole ingest is answered",
-        own.end_s - flood.scenario.seconds, "", None,
-        f"{own.kinds['ingest'].offered} requests of 32 texts",
-    )  # fmt: skip
-    for weight in (1.0, 2.0):
-        world, rate = flooded(0.2, {"one": 0.4, "other": 0.8}, {"one": weight})
-        served = run(world, way_of(), rate).served
-        ratio = served["one"] / served["other"] / weight
-        yield Row(
-            f"fairness {weight:g} to 1", "served of two keys' floods, against their weights",
-            ratio, "0.95 to 1.05", 0.95 <= ratio <= 1.05, "",
-            f"tokens {dict(served)}; `other` sends twice as much",
-        )  # fmt: skip
-
-
-def flooded(
-    load: float, floods: Mapping[str, float], weights: Mapping[str, float] = MappingProxyType({})
-) -> tuple[World, float]:
-    """The tenants that search, at a load, and ingests of so many requests for each of theirs."""
-    world = world_of("tenants")
-    traffic, seconds = world.scenario.traffic, 4.0
-    ingest = traffic.classes["ingest"]
-    search = {name: one for name, one in traffic.classes.items() if one is not ingest}
-    shares = sum(one.share for one in search.values())
-    searching = traffic.model_copy(update={"classes": search, "load": load})
-    rate = mean_rate(world.updated(traffic=searching))
-    classes = search | {
-        name: ingest.model_copy(update={"share": shares * each, "weight": weights.get(name, 1.0)})
-        for name, each in floods.items()
-    }
-    world = world.updated(
-        traffic=traffic.model_copy(update={"classes": classes}), seconds=seconds, warm_up_s=1.0
-    )
-    return world, rate * (1.0 + sum(floods.values()))
-
-
-STEP = {0.0: 2.0, 0.2: 2.0, 0.2001: 8.0, 0.5: 8.0, 0.5001: 3.0, 0.8: 3.0}  # requests/s by hour
-
-
-def autoscaler() -> Iterator[Row]:
-    """The autoscaler's constants, on a step up and down."""
-    world = world_of("day")
-    traffic = world.scenario.traffic.model_copy(update={"requests_per_s": STEP})
-    world = world.updated(traffic=traffic, seconds=2880.0, warm_up_s=300.0)
-    scaling = world.scenario.autoscaling
-    assert scaling is not None
-    for name, changes in (
-        ("as shipped", {}),
-        ("utilisation 0.7", {"utilisation": 0.7}),
-        ("utilisation 0.9", {"utilisation": 0.9}),
-        ("drain_s 20", {"drain_s": 20.0}),
-        ("hold_s 60", {"hold_s": 60.0}),
-        ("upscale_delay_s 0", {"upscale_delay_s": 0.0}),
-        ("all faster", {"drain_s": 20.0, "upscale_delay_s": 0.0, "every_s": 1.0}),
-        ("hold_s 60, no delay", {"hold_s": 60.0, "upscale_delay_s": 0.0}),
-        ("hold_s 120, no delay", {"hold_s": 120.0, "upscale_delay_s": 0.0}),
-        ("hold_s 60, 0.9, no delay", {"hold_s": 60.0, "utilisation": 0.9, "upscale_delay_s": 0.0}),
-    ):
-        changed = scaling.model_copy(update=changes)
-        outcome = run(world.updated(autoscaling=changed), way_of())
-        most = max(ready for _, model, ready in outcome.replicas if model == LARGE)
-        up_s = 0.2001 * 3600.0
-        ready_s = next(
-            (
-                at - up_s
-                for at, model, n in outcome.replicas
-                if model == LARGE and at > up_s and n >= 4
-            ),
-            float("nan"),
-        )
-        yield Row(
-            f"autoscaler {name}",
-            "device hours of a fourfold step up and down again",
-            sum(outcome.device_s.values()) / 3600.0, "", None,
-            f"{percent(outcome.attainment)} on time at {points(outcome.effective_quality)}",
-            f"four of the largest ready after {ready_s:.0f} s (a start takes 90), at most {most}",
-        )  # fmt: skip
-
-
 def speed() -> Iterator[Row]:
     """How fast the simulator is."""
     world = at_load(1.2, 20_000)
@@ -456,8 +266,10 @@ def speed() -> Iterator[Row]:
     )  # fmt: skip
 
 
+# the longest first, so that all processes end together
 PARTS: Mapping[str, Callable[[], Iterator[Row]]] = {
     "t9": t9,
+    **VERDICTS,
     "t5-free": t5_free,
     "t5-pinned": t5_pinned,
     "t4": t4,
@@ -465,9 +277,6 @@ PARTS: Mapping[str, Callable[[], Iterator[Row]]] = {
     "t1": t1,
     "t2": t2,
     "t3": t3,
-    "fairness": fairness,
-    "ablations": ablations,
-    "autoscaler": autoscaler,
     "speed": speed,
 }
 
@@ -483,7 +292,9 @@ def _rows(part: str) -> list[dict[str, Any]]:
 def main(parts: Sequence[str], processes: int, path: Path | None) -> None:
     """Simulate every scenario, and compare with the marks."""
     rows = list[dict[str, Any]]()
-    with multiprocessing.Pool(processes) as pool:
+    click.echo(f"simulated, by {world_of('load-80').profile}")
+    # as in a router's process: permanent objects are not scanned again
+    with multiprocessing.Pool(processes, initializer=gc.freeze) as pool:
         for found in pool.imap_unordered(_rows, parts or list(PARTS)):
             for row in found:
                 rows.append(row)

@@ -5,6 +5,7 @@ The fleet is cut into cells, each with a router of its own for its share of the 
 process of its own. Prints what was simulated, how long it took and the memory of the largest cell.
 """
 
+import gc
 import multiprocessing
 import resource
 import time
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from benchmarks.sim import way_of, world_of
+from benchmarks.sim_runs import way_of, world_of
 from router.sim.build import run
 
 
@@ -65,7 +66,7 @@ def main(devices: float, rate: float, seconds: float, cells: int, processes: int
     """Simulate a fleet in cells."""
     started = time.perf_counter()
     parts = [Cell(devices / cells, rate / cells, seconds, seed) for seed in range(cells)]
-    with multiprocessing.Pool(processes, maxtasksperchild=1) as pool:
+    with multiprocessing.Pool(processes, gc.freeze, maxtasksperchild=1) as pool:
         rows = pool.map(simulate, parts, chunksize=1)
     requests, cpu_s = (sum(row[key] for row in rows) for key in ("requests", "cpu_s"))
     counted = sum(row["counted"] for row in rows)

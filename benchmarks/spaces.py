@@ -37,7 +37,8 @@ from deployments.tools.proof_report import ndcg_kept, recall_kept
 from deployments.tools.vector_store import VectorStore
 from router.adapters import METHODS, Adapter, Method, save
 from router.arrays import Vectors
-from router.config import CollectionConfig, RouterArgs
+from router.collection_config import CollectionConfig
+from router.config import RouterArgs
 from router.encoder_check import load_encoders
 from router.fingerprint import digest_of
 from router.model_config import ModelConfig

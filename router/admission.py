@@ -67,15 +67,15 @@ class Admission:
         Work of other keys counts only if it is sent before that of `sender` (None: all of it).
         """
         before = None if bulk else sender  # bulk waits for interactive work of all keys
-        waiting = self._ledger.waiting_tokens(self._queues.model, before) + coming[0]
-        bulk_tokens = self._queues.bulk.before(sender) + coming[1]
-        same = bulk_tokens if bulk else waiting
+        same = waiting = self._ledger.waiting_tokens(self._queues.model, before) + coming[0]
+        if bulk:
+            same = self._queues.bulk.before(sender) + coming[1]
         if same and same + tokens > self._limits.max_queued_tokens:
             return Overloaded(self._queues.model, RETRY_AFTER_S)
         if (waiting or same) and self._replicas.ready:
             rate = self._feedback.tokens_per_s * len(self._replicas.ready) / self._ledger.routers
             if bulk:  # interactive work is sent first, even if it arrives later
-                waiting += bulk_tokens
+                waiting += same
                 least = max(LEAST_BULK_SHARE, self._limits.bulk_share)
                 rate = max(least * rate, rate - self._interactive.tokens_per_s(now))
             wait_s = waiting / rate

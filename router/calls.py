@@ -168,13 +168,9 @@ class CallInFlight(Generic[C]):
     limit_s: float  # the call hangs if its replica has answered no call for so long
     hangs_at_s: float
     live: int  # chunks that were not cancelled
+    interactive: bool  # whether it carries interactive chunks
     open: bool = True
     hung: str | None = None  # the message for the log, after it was given up
-
-    @property
-    def interactive(self) -> bool:
-        """Whether it carries interactive chunks."""
-        return not all(chunk.bulk for chunk in self.chunks)
 
     @property
     def replica(self) -> str:

@@ -55,8 +55,11 @@ class Demand:
 
     def add(self, tokens: int, now: float) -> None:
         """Count `tokens` tokens that were requested at `now`."""
-        self._rate = self.tokens_per_s(now) + tokens / self.window_s
-        self._since_s = max(now, self._since_s)
+        age_s = now - self._since_s
+        if age_s > 0.0:
+            self._rate *= math.exp(-age_s / self.window_s)
+            self._since_s = now
+        self._rate += tokens / self.window_s
 
     def asked(self, now: float) -> float:
         """The average at `now`; 0 after three windows without requests, so that a model can scale
@@ -66,7 +69,8 @@ class Demand:
 
     def tokens_per_s(self, now: float) -> float:
         """The average at `now`; a clock that goes back counts as stopped."""
-        return self._rate * math.exp(-max(0.0, now - self._since_s) / self.window_s)
+        age_s = now - self._since_s
+        return self._rate * math.exp(-age_s / self.window_s) if age_s > 0.0 else self._rate
 
 
 class DemandReport(NamedTuple):

@@ -15,9 +15,9 @@ from pydantic import (
     model_validator,
 )
 
+from router.collection_config import CollectionConfig
 from router.domain import Tier
 from router.engine_config import (
-    Flag,
     Float,
     Int,
     NonNegativeFloat,
@@ -25,7 +25,7 @@ from router.engine_config import (
     PositiveInt,
     Section,
 )
-from router.key_defaults import KeyDefaults, check_defaults
+from router.key_config import KeyConfig, check_keys
 from router.limits_config import Limits as Limits
 from router.model_config import ModelConfig
 from router.rerank_config import RerankerConfig, check_rerankers
@@ -62,53 +62,6 @@ class Batches(Section):
     lines_in_flight: PositiveInt = 64  # of all batches that one router runs
 
 
-class CollectionConfig(Section):
-    """A collection: a name that requests can give as `space`. The short form `MODEL/DIMENSIONS`
-    sets `space` alone.
-
-    `input_type`, `instruction` and `truncate` are defaults for requests that do not give their own.
-    """
-
-    space: str | None = None  # MODEL/DIMENSIONS
-    spaces: tuple[str, ...] = ()  # several of them, one for each index; instead of `space`
-    # measured file: the recall of each space's native model, relative to the best space
-    proof: str | None = None
-    input_type: Literal["query", "document"] | None = None
-    instruction: str | None = Field(default=None, min_length=1)
-    truncate: Literal["none", "end", "start"] = "none"
-    adapters: tuple[
-        str, ...
-    ] = ()  # files made by `embedding-router align`; `encoders` takes them too
-    # models with `space_of`, and adapter files, that can also make vectors of its spaces
-    encoders: tuple[str, ...] = ()
-    adapt: Literal["queries", "all"] = "queries"  # texts that can use an adapter
-    # share of the best space's own recall that its queries keep on average
-    min_recall: Float = Field(default=0.95, ge=0.0, le=1.0)
-    min_recall_each: Float = Field(default=0.5, ge=0.0, le=1.0)  # minimum for every encoder
-    # fixed: every document was in the fit, so the figure for documents in the fit counts
-    documents: Literal["growing", "fixed"] = "growing"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, data: Any) -> Any:
-        return {"space": data} if isinstance(data, str) else data
-
-    @model_validator(mode="after")
-    def _one_of_space_and_spaces(self) -> "CollectionConfig":
-        if (self.space is None) == (not self.spaces):
-            raise ValueError("a collection has either `space` or `spaces`; give one of the two")
-        if len(set(self.spaces)) < len(self.spaces):
-            raise ValueError("spaces: one is named twice; remove it")
-        if self.proof is not None and len(self.spaces) < 2:
-            raise ValueError("proof: it compares several `spaces`, and there is one; remove it")
-        return self
-
-    @property
-    def all_spaces(self) -> tuple[str, ...]:
-        """`space` or `spaces`, as a tuple."""
-        return (self.space,) if self.space is not None else self.spaces
-
-
 class Autoscaling(Section):
     """`policy_kwargs` of the autoscaling policy `deployments.autoscale:ByTokens`, explained in
     router/capacity.py.
@@ -120,44 +73,6 @@ class Autoscaling(Section):
     hold_s: NonNegativeFloat = 300.0
     slack: Float = Field(default=0.1, ge=0.0, lt=1.0)
     devices: PositiveFloat | None = None
-
-
-class KeyConfig(Section):
-    """The permissions of one API key; a list that is not given allows everything of its kind.
-
-    The allowed models are those of `models` and of `tiers` together.
-    """
-
-    hash: str  # of the key, as `embedding-router keys new` prints it; the key itself is not stored
-    tiers: tuple[NamedTier, ...] | None = None
-    models: tuple[str, ...] | None = None
-    collections: tuple[str, ...] | None = None
-    priorities: tuple[Literal["interactive", "bulk"], ...] | None = None
-    requests_per_minute: PositiveInt | None = None
-    tokens_per_minute: PositiveInt | None = None
-    weight: PositiveFloat = 1.0  # its share against other keys whose work waits
-    admin: Flag = False  # can see the requests of other callers
-    defaults: KeyDefaults = KeyDefaults()
-    ignore_fields: Flag | tuple[str, ...] = False  # unknown fields that are dropped, not refused
-
-    @field_validator("hash")
-    @classmethod
-    def _is_a_hash(cls, value: str) -> str:
-        # The value is not shown: if a user writes the key itself here by mistake, it must not also
-        # end up in a log.
-        if not _HASH.fullmatch(value):
-            raise ValueError(
-                "must be sha256: and 64 hexadecimal digits, as `embedding-router keys new` "
-                "prints them"
-            )
-        return value
-
-    @field_validator("priorities")
-    @classmethod
-    def _some_priority(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if value == ():
-            raise ValueError("must not be empty: a key without a priority can send no requests")
-        return value
 
 
 class Cors(Section):
@@ -178,9 +93,7 @@ class Cors(Section):
 
 
 SEALED = "sealed_args"  # the key that replaces `args:` and names the file that holds them
-_HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
-_KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 # sections that change without a restart
 RELOADABLE = (
@@ -417,28 +330,9 @@ class RouterArgs(Section):
 
     @model_validator(mode="after")
     def _keys_name_what_exists(self) -> "RouterArgs":
-        owner: dict[str, str] = {}
-        for name, key in self.keys.items():
-            if not _KEY_NAME.fullmatch(name):
-                raise ValueError(
-                    f"keys: {name!r} is no name of a key: letters, digits, '.', '_' and '-', at "
-                    "most 64"
-                )
-            if (other := owner.setdefault(key.hash, name)) != name:
-                raise ValueError(
-                    f"keys.{name}: its hash is that of keys.{other}; a key has one name"
-                )
-            for kind in ("tiers", "models", "collections"):
-                known = getattr(self, kind)
-                if kind == "models":
-                    known = {**self.models, **self.rerankers}
-                for one in getattr(key, kind) or ():
-                    if one not in known:
-                        raise ValueError(
-                            f"keys.{name}.{kind}: there is no {str(one)!r}; there are "
-                            f"{', '.join(known) or 'none'}"
-                        )
-            check_defaults(f"keys.{name}.defaults", key, self.models, self.tiers, self.collections)
+        check_keys(
+            self.keys, self.models, (*self.models, *self.rerankers), self.tiers, self.collections
+        )
         if self.keys and self.auth == "none":
             raise ValueError(
                 "auth: none says that nobody needs a key, and keys: has some; remove one of them"

@@ -55,9 +55,11 @@ class DispatcherState(Sending[C, R]):
 
     def submit(self, chunks: Sequence[C], now: float) -> list[Instruction[C, R]]:
         """The chunks of one admitted request arrive, in this order."""
+        at_once = not self.limits.steps
         for chunk in chunks:
             self._queues.put(chunk)
-        if not self.limits.steps or any(chunk.kind is LARGE for chunk in chunks):
+            at_once = at_once or chunk.kind is LARGE
+        if at_once:
             return self._send(now)
         self._send_after_turn()
         return self._drain()
@@ -83,13 +85,15 @@ class DispatcherState(Sending[C, R]):
             return self._drain()
         at, model, dispatch = call.at, self.model, call.dispatch
         at.answered(now)
-        faults = sum(failure.code == "engine" for failure in reply.failed.values())
+        faults = 0
+        if reply.failed:
+            faults = sum(failure.code == "engine" for failure in reply.failed.values())
         if faults < call.texts:
             at.failures = 0
             self._replicas.ejected.answered(reply.replica)
         held, running = reply.outstanding_tokens, reply.running_tokens
         self.ledger.reported(model, reply.replica, held, now, running_tokens=running)
-        left = reply.outstanding_tokens + self._queues.tokens // max(1, len(self.replicas))
+        left = held + self._queues.tokens // max(1, len(self._replicas.ready))
         if reply.replica in self._replicas.at:  # otherwise it is gone and must stay forgotten
             full = left >= self.limits.call_size.tokens
             self.feedback.served(reply.replica, reply.counters, full=full)
@@ -198,7 +202,7 @@ class DispatcherState(Sending[C, R]):
             return False
         call.open = False
         self.ledger.completed(call.dispatch)
-        self._calls.discard(call)
+        self._calls.pop(call, None)
         return True
 
     def _deliver(self, call: CallInFlight[C], reply: R, now: float) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 
 from router import adapters, fingerprint, measured, student
 from router.adapters import Adapter
-from router.config import CollectionConfig, RouterArgs
+from router.collection_config import CollectionConfig
+from router.config import RouterArgs
 from router.encoders import Encoder, Encoders, native
 from router.fingerprint import Fingerprint
 from router.measured import Measured

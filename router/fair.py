@@ -51,17 +51,15 @@ class _Flow(Generic[F]):
 class FairQueue(Generic[F]):
     """The chunks of one kind: those put back in front, then those of the keys in fair order."""
 
-    __slots__ = ("_flows", "_front", "_heap", "_now", "_numbers")
+    __slots__ = ("_flows", "_front", "_heap", "_now", "_numbers", "count")
 
     def __init__(self) -> None:
+        self.count = 0  # chunks in it
         self._front: deque[F] = deque()
         self._flows: dict[str, _Flow[F]] = {}
         self._heap: list[tuple[float, int, _Flow[F]]] = []  # flows with chunks
         self._numbers = count()
         self._now = 0.0  # the start tag of the last chunk that was taken
-
-    def __bool__(self) -> bool:
-        return bool(self._front or self._heap)
 
     def append(self, chunk: F) -> None:
         """Add a chunk behind the others of its key."""
@@ -72,17 +70,24 @@ class FairQueue(Generic[F]):
             flow.start = max(flow.start, self._now)
             heappush(self._heap, (flow.start, next(self._numbers), flow))
         flow.chunks.append(chunk)
+        self.count += 1
 
     def appendleft(self, chunk: F) -> None:
         """Put a chunk back in front of all others; it was charged when it was first taken."""
         self._front.append(chunk)
+        self.count += 1
 
-    def first(self) -> F:
-        """The next chunk; the queue must not be empty."""
-        return self._front[-1] if self._front else self._heap[0][2].chunks[0]
+    def first(self) -> F | None:
+        """The next chunk; None if there is none."""
+        if self._front:
+            return self._front[-1]
+        return self._heap[0][2].chunks[0] if self._heap else None
 
     def popleft(self) -> F:
-        """Take out the next chunk and charge its key, unless the chunk has ended."""
+        """Take out the next chunk and charge its key, unless the chunk has ended. Raises IndexError
+        if there is none.
+        """
+        self.count -= 1
         if self._front:
             return self._front.pop()
         start, _, flow = self._heap[0]

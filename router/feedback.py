@@ -38,6 +38,9 @@ class Counters(NamedTuple):
     busy_s: float
 
 
+NOT_SEEN = (Counters(0, 0.0), False)
+
+
 class Feedback:
     """One model's state; `model` has the curve as learned so far."""
 
@@ -74,16 +77,11 @@ class Feedback:
 
     def load(self, ledger: Ledger, now: float, rng: Random, sender: Sender | None = None) -> Load:
         """The load of this model at `now`, for the decision on a request of `sender`."""
-        self._relax(now)
-        return ledger.load(
-            self.model,
-            now,
-            rng,
-            margin=self.correction.margin,
-            cold_start_s=self._cold_s(now),
-            bias=self.correction.bias,
-            sender=sender,
-        )
+        if now - self._tested_s >= RELAX_EVERY_S:
+            self._relax(now)
+        correction = self.correction
+        cold_s = None if self._cold_start_s is None else self._cold_s(now)
+        return ledger.load(self.model, now, rng, correction.margin, cold_s, correction.bias, sender)
 
     @property
     def tokens_per_s(self) -> float:
@@ -151,7 +149,7 @@ class Feedback:
 
         `full`: at least a batch is left for it. The rate between two such replies is its full rate.
         """
-        before, was_full = self._replicas.get(replica, (Counters(0, 0.0), False))
+        before, was_full = self._replicas.get(replica, NOT_SEEN)
         tokens, busy_s = (
             counters.served_tokens - before.served_tokens,
             counters.busy_s - before.busy_s,
@@ -207,9 +205,8 @@ class Feedback:
 
     def _relax(self, now: float) -> None:
         rests = min(int((now - self._tested_s) / RELAX_EVERY_S), MOST_TICKS)
-        if rests > 0:
-            self._tested_s = now
-            self.correction.relax(rests)
+        self._tested_s = now
+        self.correction.relax(rests)
 
 
 def tell(

@@ -14,10 +14,10 @@ import hmac
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from router.config import KeyConfig, Limits, RouterArgs
+from router.config import Limits, RouterArgs
 from router.errors import CollectionNotAllowed, PriorityNotAllowed
 from router.ignoring import Ignore
-from router.key_defaults import KeyDefaults
+from router.key_config import KeyConfig, KeyDefaults
 from router.schema import EmbeddingsRequest, Priority
 from router.space import Space
 

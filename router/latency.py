@@ -227,7 +227,7 @@ class Correction:
     to `observe`.
     """
 
-    __slots__ = ("_margin", "_missed", "_share", "bias")
+    __slots__ = ("_margin", "_missed", "_share", "bias", "margin")
 
     LEAST_MARGIN = 0.5
     LEAST_BIAS = 0.1
@@ -236,23 +236,19 @@ class Correction:
     def __init__(self, miss_share: float) -> None:
         # factor on the curve that makes half of the predictions too long and half too short
         self.bias = 1.0
+        # factor on the corrected prediction that only the declared share of requests exceeds
+        self.margin = 1.0
         self._margin = Quantile(miss_share, MARGIN_ETA, lowest=self.LEAST_MARGIN)
         self._share = miss_share
         self._missed = 0.0  # misses above (> 0) or below the declared share, in steps of AIM_ETA
-
-    @property
-    def margin(self) -> float:
-        """Factor on the corrected prediction that only the declared share of requests exceeds."""
-        return self._margin.value
 
     def relax(self, times: int) -> None:
         """Lower a margin above 1 as `times` answers in time would; only real answers bring it
         below 1.
         """
-        if self._margin.value > 1.0:
-            self._margin.value = max(
-                1.0, self._margin.value * math.exp(-MARGIN_ETA * self._margin.share * times)
-            )
+        if self.margin > 1.0:
+            relaxed = self.margin * math.exp(-MARGIN_ETA * self._margin.share * times)
+            self.margin = self._margin.value = max(1.0, relaxed)
 
     def observe(
         self, actual_s: float, predicted_s: float, bias: float, margin: float | None = None
@@ -271,5 +267,6 @@ class Correction:
         self._margin.share = min(self._share * math.exp(-self._missed), 0.5)
         ratio = actual_s * bias / (predicted_s * self.bias)
         self._margin.observe(ratio)
+        self.margin = self._margin.value
         self.bias *= math.exp(BIAS_GAIN * min(max(math.log(ratio), -BIAS_CLIP), BIAS_CLIP))
         self.bias = min(max(self.bias, self.LEAST_BIAS), self.MOST_BIAS)

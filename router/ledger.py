@@ -21,6 +21,7 @@ from router.fair import ANY_SENDER, Sender, Waiting
 
 REPORT_LIFE_S = 1.0
 FOUR = 4  # replicas compared for small texts, whose latency is mostly waiting
+SCANNED = 16  # replicas that are looked at for an idle one, or for one without interactive work
 M = TypeVar("M", bound=Hashable)
 
 
@@ -181,14 +182,14 @@ class Ledger:
         """Choose the less loaded of two random replicas with room for another call of this router;
         None if there is none.
 
-        `prefer_idle` chooses an idle replica if there is one, drawn or not; otherwise, with a
-        single router, it compares FOUR replicas. `among`: choose one of these, if one of two that
-        are drawn has room.
+        `prefer_idle` chooses an idle replica if one is found among at most SCANNED without calls of
+        this router; otherwise, with a single router, it compares FOUR replicas. `among`: choose one
+        of these, if one of two that are drawn has room.
         """
         pool = self._pools[model]
         if among:
-            drawn = {among[int(rng.random() * len(among))] for _ in range(2)} - {exclude}
-            states = [pool.by_id[id] for id in drawn if id in pool.by_id]
+            drawn = dict.fromkeys(among[int(rng.random() * len(among))] for _ in range(2))
+            states = [pool.by_id[id] for id in drawn if id != exclude and id in pool.by_id]
             if free := [one for one in states if one.own_calls < pool.calls_in_flight]:
                 return min(free, key=lambda one: one.outstanding_tokens(now, self.routers)).id
         roomy = pool.roomy.members
@@ -205,8 +206,13 @@ class Ledger:
                 more = roomy
                 if len(roomy) > FOUR:
                     more = [roomy[int(rng.random() * len(roomy))] for _ in range(FOUR)]
-                replica = min(more, key=lambda one: one.outstanding_tokens(now, 1))
+                replica = self._least_loaded(more, now)
         return replica.id
+
+    def least_loaded(self, model: str, among: Sequence[str], now: float) -> str:
+        """The first of these joined replicas with the fewest outstanding tokens."""
+        by_id = self._pools[model].by_id
+        return self._least_loaded([by_id[id] for id in among], now).id
 
     def has_room(self, model: str, replica: str) -> bool:
         """Whether a joined replica has room for another call of this router."""
@@ -299,8 +305,10 @@ class Ledger:
         """
         pool = self._pools[model.id]
         replicas = len(pool.joined.members)
-        calls = replicas * model.curve.batch_tokens
-        waiting = pool.waiting.before(sender, calls) * self.routers
+        waiting, calls = pool.waiting.tokens, replicas * model.curve.batch_tokens
+        if waiting > calls:
+            waiting = pool.waiting.before(sender, calls)
+        waiting *= self.routers
         if not replicas:
             return Load(0, waiting, 0.0, margin, cold_start_s, bias)
         state, ahead = self._lighter(pool.joined.members, now, rng)
@@ -364,12 +372,21 @@ class Ledger:
         )
         return (one, tokens) if tokens <= others else (other, others)
 
+    def _least_loaded(self, replicas: Sequence[Replica], now: float) -> Replica:
+        """The first replica with the fewest outstanding tokens."""
+        least, fewest = replicas[0], math.inf
+        for replica in replicas:
+            tokens = replica.outstanding_tokens(now, self.routers)
+            if tokens < fewest:
+                least, fewest = replica, tokens
+        return least
+
     def _idle(
         self, unused: list[Replica], now: float, rng: Random, exclude: str | None
     ) -> Replica | None:
         """The first replica from a random place on that holds no tokens, from any router."""
-        start = int(rng.random() * len(unused))
-        for index in range(start - len(unused), start):
+        start = int(rng.random() * len(unused)) - len(unused)
+        for index in range(start, start + min(len(unused), SCANNED)):
             replica = unused[index]
             if replica.id != exclude and not replica.outstanding_tokens(now, self.routers):
                 return replica

@@ -48,7 +48,6 @@ class Queues(Generic[C]):
         self._share = BulkShare(limits.bulk_share)
         self.bulk = Waiting()
         self._small = [0, 0]  # tokens of small chunks: interactive, bulk
-        self._many = [0, 0]  # chunks of each kind, including dead ones
         # interactive tokens of each kind that can go to no replica with room now
         self.stuck = [0, 0]
 
@@ -66,7 +65,6 @@ class Queues(Generic[C]):
     def put(self, chunk: C, front: bool = False) -> None:
         """Queue the chunk behind the others of its kind, or before them."""
         queue = self._queues[chunk.kind][chunk.bulk]
-        self._many[chunk.kind] += 1
         if front:
             queue.appendleft(chunk)
         else:
@@ -94,30 +92,38 @@ class Queues(Generic[C]):
         """Whether a live chunk of this kind waits that can go to some replica; drops dead ones in
         front.
         """
-        if not self._many[kind]:
-            return False
         interactive, bulk = self._queues[kind]
-        if self._lives(interactive, now):
+        if interactive.count and self._lives(interactive, now):
             return True
-        return self._lives(bulk, now) and (not self._interactive_waits or self._due(kind))
+        return (
+            bulk.count > 0
+            and self._lives(bulk, now)
+            and (not self._interactive_waits or self._due(kind))
+        )
 
     def first(self, kind: int) -> C:
-        """The chunk that goes next to a replica without interactive work; there must be one."""
-        return next(queue for queue in self._in_order(kind, True) if queue).first()
+        """The chunk that goes next to a replica without interactive work. Raises LookupError if no
+        chunk waits.
+        """
+        for queue in self._in_order(kind, True):
+            if (chunk := queue.first()) is not None:
+                return chunk
+        raise LookupError(f"no chunk waits for {self.model}")
 
     def set_aside(self, kind: int, replica: str) -> list[C]:
         """Take out the chunks in front that `replica` failed; they still count as waiting."""
         found = []
         for queue in self._queues[kind]:
-            while queue and queue.first().failed_at == replica:
+            while (chunk := queue.first()) is not None and chunk.failed_at == replica:
                 found.append(queue.popleft())
-        self._many[kind] -= len(found)
         self.stuck[kind] = sum(chunk.tokens for chunk in found if chunk.waiting and not chunk.bulk)
         return found
 
-    def needs_free(self, kind: int) -> bool:
-        """Whether the next chunk is bulk that is not due: it goes only where it delays nothing."""
-        return self.first(kind).bulk and not self._due(kind)
+    def needs_free(self, chunk: C) -> bool:
+        """Whether this chunk, the next one, is bulk that is not due: it goes only where it delays
+        nothing.
+        """
+        return chunk.bulk and not self._due(chunk.kind)
 
     def called(self, chunks: Sequence[C], seconds: float, free: bool) -> None:
         """Record that the chunks just taken go to a replica for so long; `free`: it has no
@@ -127,9 +133,12 @@ class Queues(Generic[C]):
         for chunk in chunks:
             tokens += chunk.tokens
             bulk += chunk.tokens if chunk.bulk else 0
+        if not bulk:
+            self._share.sent(seconds, 0.0, False, self.bulk.tokens > 0)
+            return
         bulk_s = seconds * bulk / max(1, tokens)
-        beside = not free or 0 < bulk < tokens or self._interactive_waits
-        if bulk and beside:
+        beside = not free or bulk < tokens or self._interactive_waits
+        if beside:
             self._share.turn = chunks[0].kind
         self._share.sent(seconds - bulk_s, bulk_s, beside, self.bulk.tokens > 0)
 
@@ -142,20 +151,20 @@ class Queues(Generic[C]):
         of the other kind.
         """
         share = self._share
-        return share.due and not (share.turn == kind and self._queues[1 - kind][1])
+        return share.due and not (share.turn == kind and self._queues[1 - kind][1].count)
 
     def _in_order(self, kind: int, free: bool) -> tuple[FairQueue[C], ...]:
         """The queues that a call takes chunks from now, in order."""
         interactive, bulk = self._queues[kind]
-        if bulk and self._due(kind):
+        if not bulk.count:
+            return (interactive,)
+        if self._due(kind):
             return bulk, interactive
-        if bulk and free and not self._interactive_waits:
-            return (bulk,)
-        return (interactive,)
+        return (bulk,) if free and not self._interactive_waits else (interactive,)
 
     def _lives(self, queue: FairQueue[C], now: float) -> bool:
-        while queue:
-            if self._alive(queue.first(), now):
+        while (chunk := queue.first()) is not None:
+            if self._alive(chunk, now):
                 return True
             self._next(queue)
         return False
@@ -163,14 +172,12 @@ class Queues(Generic[C]):
     def put_back(self, aside: list[C]) -> None:
         """Put chunks back in front, in the order that they had there."""
         for chunk in reversed(aside):
-            self._many[chunk.kind] += 1
             self._queues[chunk.kind][chunk.bulk].appendleft(chunk)
 
     def take_large(self, now: float, free: bool) -> list[C]:
         """Take one chunk for a replica (`free` as for `called`), or none if none can go there."""
         for queue in self._in_order(LARGE, free):
-            while queue:
-                chunk = queue.first()
+            while (chunk := queue.first()) is not None:
                 alive = self._alive(chunk, now)  # first: a key pays for no dead chunk
                 self._next(queue)
                 if alive:
@@ -188,8 +195,7 @@ class Queues(Generic[C]):
         size = bulk_size(self._limits, self._feedback) if self.bulk.tokens else None
         tokens = rows = text_bytes = bulk_sq = 0
         for queue in self._in_order(SMALL, free):
-            while queue:
-                chunk = queue.first()
+            while (chunk := queue.first()) is not None:
                 count, texts = tokens + chunk.tokens, rows + len(chunk.lengths)
                 if chunk.bulk and size is not None:
                     bulk_sq += chunk.tokens_sq(size.attention_tokens)
@@ -218,12 +224,11 @@ class Queues(Generic[C]):
         """Take every chunk, dead or alive."""
         for pair in self._queues:
             for queue in pair:
-                while queue:
+                while queue.count:
                     yield self._next(queue)
 
     def _next(self, queue: FairQueue[C]) -> C:
         chunk = queue.popleft()
-        self._many[chunk.kind] -= 1
         self.uncount(chunk)
         return chunk
 

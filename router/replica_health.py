@@ -63,7 +63,8 @@ class ReplicaSet:
     """The replicas of one model that its deployment reports, without those that are ejected."""
 
     __slots__ = (
-        "_feedback", "_ledger", "_model", "_posted", "at", "ejected", "in_flight", "laden", "ready",
+        "_feedback", "_ledger", "_model", "_posted", "at", "ejected", "free", "in_flight", "laden",
+        "ready",
     )  # fmt: skip
 
     def __init__(self, model: str, ledger: Ledger, feedback: Feedback) -> None:
@@ -74,6 +75,7 @@ class ReplicaSet:
         self.at: dict[str, ReplicaInFlight] = {}  # by ready replica
         self.in_flight = [0, 0]  # calls at all of them: small, large
         self.laden = Group[str]()  # those with a large call
+        self.free = Group[str]()  # those without an interactive call
 
     def change(self, posted: Sequence[str]) -> None:
         """Take over the deployment's current replicas."""
@@ -105,7 +107,9 @@ class ReplicaSet:
         """Give the call a slot at its replica."""
         self.in_flight[call.kind] += 1
         call.at.calls[call.kind] += 1
-        call.at.interactive += call.interactive
+        if call.interactive:
+            call.at.interactive += 1
+            self.free.discard(call.replica)
         if call.kind is LARGE:
             self.laden.add(call.replica)
         call.at.open.add(call)
@@ -116,23 +120,30 @@ class ReplicaSet:
         if self.at.get(call.replica) is call.at:
             self.in_flight[call.kind] -= 1
             call.at.calls[call.kind] -= 1
-            call.at.interactive -= call.interactive
+            if call.interactive:
+                call.at.interactive -= 1
+                if not call.at.interactive:
+                    self.free.add(call.replica)
             if not call.at.calls[LARGE]:
                 self.laden.discard(call.replica)
 
     def _update(self) -> None:
         """Update the ready replicas; those that are gone leave the ledger and the feedback."""
         ready = [replica for replica in self._posted if replica not in self.ejected]
-        for gone in set(self.ready) - set(ready):
+        left = set(ready)
+        for gone in [replica for replica in self.ready if replica not in left]:
             self._ledger.lost(self._model, gone)
             self._feedback.lost(gone)
             self.laden.discard(gone)
+            self.free.discard(gone)
             # its remaining calls take no slots from the others
             for kind, calls in enumerate(self.at.pop(gone).calls):
                 self.in_flight[kind] -= calls
         for new in ready:
             self._ledger.joined(self._model, new)
-            self.at.setdefault(new, ReplicaInFlight())
+            if new not in self.at:
+                self.at[new] = ReplicaInFlight()
+                self.free.add(new)
         self.ready = tuple(ready)
         if ready:
             self._feedback.awake()

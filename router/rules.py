@@ -137,10 +137,15 @@ def best_of(request: Request, models: Mapping[str, Model], names: list[str]) -> 
     """The model with the most points for this text; a smaller one only if both figures are known
     and its own is higher.
     """
-    best, *smaller = sorted(names, key=lambda name: -models[name].rank)
-    for name in smaller:
-        if gain_over(request, models[name], models[best]) > 0.0:
-            best = name
+    if len(names) == 1:
+        return names[0]
+    features, work = request.features, request.work
+    (_, best), *smaller = sorted([(models[name].rank, name) for name in names], reverse=True)
+    most = models[best].quality_of(features, work.get(best, NO_WORK))
+    for _, name in smaller:
+        points = models[name].quality_of(features, work.get(name, NO_WORK))
+        if points is not None and most is not None and points > most:
+            best, most = name, points
     return best
 
 

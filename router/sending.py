@@ -27,7 +27,7 @@ from router.instructions import (
     Timer,
     WakeReplica,
 )
-from router.ledger import Ledger, Random
+from router.ledger import SCANNED, Ledger, Random
 from router.prefixes import PrefixHomes
 from router.queues import Queues
 from router.replica_health import ReplicaSet
@@ -37,6 +37,7 @@ NEARLY_DONE = 0.9  # of a call's expected time, so that the next call arrives in
 KEPT = 0.995  # decay of `_worked_s` per call
 FEW = 0.02  # least seconds of small calls, relative to large ones
 TIMER_S = 0.001  # uvloop's timers count milliseconds: shorter waits get none
+END_OF_TURN = SetTimer(Timer.TURN, 0.0)
 
 
 class Sending(Generic[C, R]):
@@ -64,7 +65,7 @@ class Sending(Generic[C, R]):
         self._queues: Queues[C] = Queues(model, limits, feedback, ledger, self.counters, self._fail)
         self._replicas = ReplicaSet(model, ledger, feedback)
         self.admission = Admission(self._queues, self._replicas, limits, feedback, ledger, now)
-        self._calls: set[CallInFlight[C]] = set()
+        self._calls: dict[CallInFlight[C], None] = {}  # an ordered set: the same run every time
         self._homes = PrefixHomes()
         self._gather_s = math.inf  # when the timer GATHER ends
         self._answered: list[CallInFlight[C]] = []  # the timer TURN frees their slots
@@ -111,7 +112,7 @@ class Sending(Generic[C, R]):
                 chunks = queues.take_large(now, free)
             elif not gathers:
                 ready.add(replica)
-                failed_at = replica if len(self.replicas) > 1 else None
+                failed_at = replica if len(self._replicas.ready) > 1 else None
                 chunks = queues.take_small(now, failed_at, free)
             if aside:
                 queues.put_back(aside)
@@ -127,7 +128,7 @@ class Sending(Generic[C, R]):
         """Whether one more call of this kind leaves room for the other kind; large ones always
         leave some. With one call in flight, kinds that wait alternate.
         """
-        replicas = len(self.replicas)
+        replicas = len(self._replicas.ready)
         most = self.limits.calls_in_flight * replicas
         if other_waits and self.limits.calls_in_flight == 1 and kind == self._last:
             return False
@@ -141,12 +142,12 @@ class Sending(Generic[C, R]):
         """
         first = self._queues.first(kind)
         pick, idle = self.ledger.pick, kind is SMALL or first.bulk
-        failed_at = first.failed_at if len(self.replicas) > 1 else None
-        if self._queues.needs_free(kind) and self.limits.steps:
+        failed_at = first.failed_at if len(self._replicas.ready) > 1 else None
+        if self._queues.needs_free(first) and self.limits.steps:
             return self._pick_free(kind, now, failed_at), []
         among = None if idle else self._among_laden()
         replica = pick(self.model, now, self._rng, failed_at, prefer_idle=idle, among=among)
-        home = self._homes.get(first.prefix)
+        home = None if first.prefix is None else self._homes.get(first.prefix)
         if home is not None and home != failed_at and self._goes_home(home, kind, now, replica):
             return home, []
         if replica is not None or failed_at is None:
@@ -162,22 +163,22 @@ class Sending(Generic[C, R]):
 
     def _pick_free(self, kind: int, now: float, failed_at: str | None) -> str | None:
         """The replica for bulk that is not due: the home of its prefix, otherwise the least loaded
-        one, among those with room and without interactive work. One that failed the chunk is taken
-        only if no other is free.
+        of a few, among those with room and without interactive work. One that failed the chunk is
+        taken only if no other is found.
         """
-        free = [
-            replica
-            for replica in self.replicas
-            if self._free(replica) and self.ledger.has_room(self.model, replica)
-        ]
-        among = [replica for replica in free if replica != failed_at] or free
+        ledger, free = self.ledger, self._replicas.free.members
+        start = int(self._rng.random() * len(free)) - len(free)  # routers break ties differently
+        looked = [free[place] for place in range(start, start + min(len(free), SCANNED))]
+        roomy = [replica for replica in looked if ledger.has_room(self.model, replica)]
+        among = [replica for replica in roomy if replica != failed_at] or roomy
         if not among:
             return None
-        first = int(self._rng.random() * len(among))  # routers break ties differently
-        tokens = self.ledger.outstanding_tokens(self.model, now)
-        least = min(among[first:] + among[:first], key=tokens.__getitem__)
+        least = ledger.least_loaded(self.model, among, now)
         home = self._homes.get(self._queues.first(kind).prefix)
-        return home if home in among and self._goes_home(home, kind, now, least) else least
+        if home is None or home == failed_at or home not in self._replicas.at:
+            return least
+        goes = self._free(home) and self._goes_home(home, kind, now, least)
+        return home if goes else least
 
     def _among_laden(self) -> Sequence[str] | None:
         """The replicas with large calls, if none is idle and they are enough for the large work: a
@@ -186,7 +187,7 @@ class Sending(Generic[C, R]):
         if self.ledger.any_idle(self.model):
             return None
         small_s, large_s = self._worked_s
-        laden, replicas = self._replicas.laden.members, len(self.replicas)
+        laden, replicas = self._replicas.laden.members, len(self._replicas.ready)
         most = min(round(replicas * large_s / (small_s + large_s)), replicas - 1)
         return laden if small_s > FEW * large_s and len(laden) >= max(1, most) else None
 
@@ -226,8 +227,10 @@ class Sending(Generic[C, R]):
     def _launch(self, chunks: list[C], kind: int, replica: str, now: float) -> None:
         at, curve = self._replicas.at[replica], self.feedback.model.curve
         tokens = texts = tokens_sq = 0
+        interactive = False
         for chunk in chunks:
             tokens += chunk.tokens
+            interactive = interactive or not chunk.bulk
             texts += len(chunk.lengths)
             tokens_sq += chunk.tokens_sq(self.limits.attention_tokens)
         bias = self.feedback.correction.bias
@@ -235,7 +238,8 @@ class Sending(Generic[C, R]):
             before_s = max(at.nearly_done_s, now) if at.calls[SMALL] else now
             at.nearly_done_s = before_s + NEARLY_DONE * curve.step(tokens, 0.0, texts) * bias
         seconds = curve.step(tokens, tokens_sq, texts) * bias
-        self._worked_s = [one * KEPT for one in self._worked_s]
+        small_s, large_s = self._worked_s
+        self._worked_s = [KEPT * small_s, KEPT * large_s]
         self._worked_s[kind] += seconds
         self._queues.called(chunks, seconds, self._free(replica))
         self._last = kind
@@ -243,28 +247,29 @@ class Sending(Generic[C, R]):
         expected_s = curve.step(dispatch.ahead_tokens + tokens, tokens_sq, texts)
         limit_s = max(self.limits.replica_timeout_s, HANGS_AFTER * expected_s)
         call = CallInFlight(
-            chunks, kind, at, dispatch, texts, tokens_sq, now, limit_s, now + limit_s, len(chunks)
-        )
+            chunks, kind, at, dispatch, texts, tokens_sq, now, limit_s, now + limit_s, len(chunks),
+            interactive,
+        )  # fmt: skip
         for chunk in chunks:
             chunk.call = call
             if chunk.prefix is not None:
                 self._homes.sent(chunk.prefix, replica, self._replicas.at)
         self._replicas.call_began(call)
-        self._calls.add(call)
+        self._calls[call] = None
         self.counters.calls += 1
         if call.hangs_at_s < self._hang_s:
             self._time_hangs(call.hangs_at_s, now)
         self._out.append(LaunchCall(call))
 
     def _wake(self, now: float) -> None:
-        if not self.replicas and self.feedback.wake(now):
+        if not self._replicas.ready and self.feedback.wake(now):
             self.counters.wakes += 1
             self._out.append(WakeReplica())
 
     def _send_after_turn(self) -> None:
         if not self._turn:
             self._turn = True
-            self._out.append(SetTimer(Timer.TURN, 0.0))
+            self._out.append(END_OF_TURN)
 
     def _time_ejections(self, now: float) -> None:
         end_s = self._replicas.ejected.next_end_s()

@@ -24,7 +24,7 @@ from router.errors import (
     field,
     shorten,
 )
-from router.key_defaults import KeyDefaults
+from router.key_config import KeyDefaults
 from router.names import Address, Name
 from router.resolving import completed, resolve
 from router.schema import (

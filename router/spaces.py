@@ -6,10 +6,7 @@ from typing import Literal, NamedTuple
 from router.config import RouterArgs
 from router.domain import Tier
 from router.encoders import Encoder, Encoders, native
-from router.errors import (
-    InvalidValue,
-    ModelNotFound,
-)
+from router.errors import InvalidValue, ModelNotFound
 from router.model_config import MatryoshkaRange, ModelConfig
 from router.names import Name, ambiguities, read_name
 from router.schema import Side, Truncate

@@ -5,43 +5,31 @@ work of the embedding model that it names: it counts in that model's ledger, und
 for the keys permitted to use it. Its vectors are cached like those of any other request.
 """
 
-import asyncio
-from collections.abc import Callable, Collection, Coroutine, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Coroutine, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from deployments.dispatch.chunks import Rows
 from deployments.service.experiments import Comparison
-from deployments.service.pairs import PairPreparer, PairReader, PreparedPairs, of_query
+from deployments.service.pairs import PairPreparer, PairReader, PreparedPairs
 from deployments.service.plan import ANYONE, Caller, Plan
 from deployments.service.plan_runner import PlanRunner
-from deployments.service.planner import Planner
-from deployments.service.prepare import Prepared, Preparer
-from deployments.service.reader import Reader
+from deployments.service.prepare import Preparer
+from deployments.service.rerank_planner import RerankPlanner, catalogue_of, view_of
 from deployments.service.score_proofs import check_scores_reading
+from deployments.service.scorers import Scorer, SimilarityScorer
 from deployments.service.service import Service
 from deployments.telemetry.tracing import Tracing
 from router.arrays import Vectors
-from router.config import RouterArgs
-from router.decision_log import RERANK, DecisionContext
-from router.domain import Decision, Features, Load, Model, Work, work_of
+from router.domain import Decision, Features, Load, Model
 from router.encoders import Encoder
-from router.errors import (
-    InvalidValue,
-    ModelNotFound,
-    RouterError,
-    field,
-)
-from router.model_config import ModelConfig
-from router.models import long_texts_of, points_of
+from router.errors import ModelNotFound
 from router.rerank_config import RerankerConfig, Score
 from router.rerank_schema import RerankRequest
-from router.resolving import Constraints, resolve
-from router.routing_config import Compare, NamedTier
-from router.schema import EmbeddingsRequest
+from router.resolving import Constraints
+from router.routing_config import NamedTier
 from router.spaces import Catalogue
 
 
@@ -62,148 +50,6 @@ class Ranking(NamedTuple):
     total_s: float
     unread: float
     encoder: Encoder | None = None  # a ranking has no vectors
-
-
-class Scorer(Protocol):
-    """Computes a row of one number for each document of a request."""
-
-    async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Rows:
-        """Return the scores. Raises RouterError when a document has none by `deadline_s`."""
-
-
-class SimilarityScorer:
-    """Scores by the cosine of an embedding model's vectors, which are kept in its cache."""
-
-    def __init__(self, gatherer: Scorer) -> None:
-        self._gatherer = gatherer
-
-    async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Rows:
-        """See `Scorer`."""
-        assert isinstance(prepared, PreparedPairs)
-        assert prepared.query is not None, "similarity reads the query alone"
-        gather = self._gatherer.gather
-        asked = asyncio.ensure_future(self._query(prepared.query, deadline_s, bulk))
-        asked.add_done_callback(_seen)
-        try:
-            documents = await gather(prepared, deadline_s, bulk)
-            query = await asked
-        finally:
-            asked.cancel()
-        cosines: Vectors = np.clip(documents.vectors @ query.vectors[0], -1.0, 1.0)
-        return Rows(
-            cosines[:, None],
-            [*query.tokens, *documents.tokens],
-            {},
-            max(query.queue_s, documents.queue_s),
-            max(query.inference_s, documents.inference_s),
-            documents.known,
-            documents.stamps,
-            documents.call_texts,
-        )
-
-    async def _query(self, query: Prepared, deadline_s: float, bulk: bool) -> Rows:
-        try:
-            return await self._gatherer.gather(query, deadline_s, bulk)
-        except RouterError as error:
-            raise of_query(error) from None
-
-
-class RerankPlanner(Planner):
-    """Decides among rerankers, with the config of `view_of`."""
-
-    def __init__(
-        self,
-        args: RouterArgs,
-        service: Service,
-        preparer: Preparer,
-        dispatched_as: Mapping[str, str],
-        comparison: Comparison,
-    ) -> None:
-        self._rerankers, self._embeddings = args.rerankers, service.planner
-        self._dispatched_as = dispatched_as
-        self._models: dict[str, Callable[[Model], Model]] = {
-            id: partial(_as_reranker, id, rank, config)
-            for rank, (id, config) in enumerate(args.rerankers.items())
-        }
-        super().__init__(
-            view_of(args),
-            catalogue_of(args),
-            {id: service.feedback[name] for id, name in dispatched_as.items()},
-            preparer,
-            service.ledger,
-            service.cache,
-            comparison,
-            service.clock,
-            service.rng,
-        )
-
-    @property
-    def models(self) -> dict[str, Model]:
-        """Every reranker with the current curve of the model that computes its scores."""
-        return {id: made(self.feedback[id].model) for id, made in self._models.items()}
-
-    def _settle(self) -> tuple[DecisionContext, DecisionContext]:
-        usual, _ = super()._settle()
-        usual = usual._replace(arm=RERANK)
-        return usual, usual
-
-    def _resolve(self, request: EmbeddingsRequest, reader: Reader) -> Constraints:
-        assert isinstance(reader, PairReader)
-        try:
-            wanted = resolve(self.catalogue, request)
-        except ModelNotFound as error:
-            self._refuse_embeddings(request.model)
-            raise error from None
-        if (score := reader.request.score) is None:
-            return wanted
-        able = frozenset(id for id, one in self._rerankers.items() if one.score_kind == score)
-        if wanted.candidates is not None:
-            able &= wanted.candidates
-        if not able:
-            kinds = ", ".join(f"{id}: {one.score_kind}" for id, one in self._rerankers.items())
-            raise InvalidValue(
-                f"no reranker that this request leaves open has scores of kind {score!r} "
-                f"({kinds}); leave {field('score')} out, or name another model",
-                "score",
-            )
-        return wanted._replace(candidates=able)
-
-    def _refuse_embeddings(self, name: str | None) -> None:
-        """Raise InvalidValue where `name` is an embedding model."""
-        try:
-            model = self._embeddings.catalogue.find(name or "")
-        except RouterError:
-            return
-        raise InvalidValue(
-            f"{model} is an embedding model and ranks nothing; send auto, or one of the rerankers "
-            f"{', '.join(self._rerankers) or '(none: write some under rerankers)'}",
-            "model",
-        )
-
-    def _work(self, model: str, prepared: Prepared) -> Work:
-        assert isinstance(prepared, PreparedPairs)
-        return self._work_of(model, prepared, prepared.limit)
-
-    def _cut_work(self, prepared: dict[str, Prepared]) -> dict[str, Work]:
-        return {
-            name: self._work_of(name, one, self.args.models[name].max_tokens)
-            for name, one in prepared.items()
-            if isinstance(one, PreparedPairs)
-        }
-
-    def _work_of(self, model: str, pairs: PreparedPairs, limit: int | None) -> Work:
-        """The work of the documents, of at most `limit` tokens each, and of the query."""
-        config, counts, digests = self.args.models[model], [*pairs.counts], [*pairs.digests]
-        if not pairs.exact:  # only the engine knows whether it can read the text
-            limit = min(limit or config.max_tokens, config.max_tokens)
-        if limit is not None:
-            counts = [min(count, limit) for count in counts]
-        if pairs.query is not None:
-            counts += pairs.query.counts
-            digests += pairs.query.digests
-        unknown = self._cache.unknown(self._dispatched_as[model], digests)
-        rest = None if len(unknown) == len(counts) else [counts[place] for place in unknown]
-        return work_of(counts, config.attention_tokens, long_texts_of(config), rest)
 
 
 class Reranking:
@@ -366,39 +212,3 @@ def ranked(scores: Vectors, top_n: int | None) -> list[tuple[int, np.float32]]:
     """The `top_n` places with the highest scores, in order; equal scores by place."""
     order = np.argsort(-scores, kind="stable")[:top_n]
     return [(int(place), scores[place]) for place in order]
-
-
-def view_of(args: RouterArgs) -> RouterArgs:
-    """The config for decisions among rerankers. A reranker by similarity has the sizes and prompts
-    of its embedding model.
-    """
-    models: dict[str, ModelConfig] = {}
-    for id, one in args.rerankers.items():
-        own = {"aliases": one.aliases, "quality": one.quality, "good_for": one.good_for}
-        served = None if one.similarity is None else args.models[one.similarity]
-        models[id] = one if served is None else served.model_copy(update=own)
-    return args.model_copy(
-        update={
-            "models": models,
-            "rerankers": {},
-            "tiers": args.rerank_tiers,
-            "routing": args.rerank_routing,
-            "collections": {},
-            "compare": Compare(),
-        }
-    )
-
-
-def catalogue_of(args: RouterArgs) -> Catalogue:
-    """The names that `model` of a rerank request can be."""
-    return Catalogue(view_of(args).model_copy(update={"models": args.rerankers}))
-
-
-def _as_reranker(id: str, rank: int, config: RerankerConfig, model: Model) -> Model:
-    return replace(model, id=id, rank=rank, quality=points_of(config), long=long_texts_of(config))
-
-
-def _seen(task: "asyncio.Future[Rows]") -> None:
-    """Retrieve the error of an abandoned task, so that asyncio does not log it."""
-    if not task.cancelled():
-        task.exception()

@@ -23,7 +23,7 @@ from deployments.tools.options import (
 from deployments.tools.origins import Configured, Served, parse_space
 from router import adapters
 from router.adapters import METHODS, Adapter, Method
-from router.config import CollectionConfig
+from router.collection_config import CollectionConfig
 from router.space import Space
 
 FLOOR: float = CollectionConfig.model_fields["min_recall"].default

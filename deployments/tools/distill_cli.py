@@ -36,7 +36,7 @@ from deployments.tools.origins import origin_of, parse_space
 from deployments.tools.vector_store import VectorStore
 from deployments.tools.vocabulary import wordpieces
 from router import student as students
-from router.config import CollectionConfig
+from router.collection_config import CollectionConfig
 from router.model_config import resolve_path
 from router.student import Student
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from router.config import CollectionConfig
+from router.collection_config import CollectionConfig
 from router.proof import Kept, Proof, summary
 
 EACH: float = CollectionConfig.model_fields["min_recall_each"].default

@@ -1,6 +1,8 @@
 """`embedding-router simulate`: simulate load, machines or rules on a virtual clock."""
 
+import gc
 from pathlib import Path
+from typing import Any
 
 import click
 import orjson
@@ -11,6 +13,23 @@ from deployments.tools.simulate.load import load_way, load_world
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEEDED = ("jinja2", "matplotlib")  # for a page
+
+
+class ModelReplicas(click.ParamType[tuple[str, int]]):
+    """A model and how many replicas it has."""
+
+    name = "model and number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        """Split at the last `=`."""
+        if isinstance(value, tuple):
+            return value
+        model, _, count = str(value).rpartition("=")
+        if not model or not (count.isascii() and count.isdigit()):
+            self.fail(f"{value!r} is not MODEL=N, such as qwen3-embedding-8b=3", param, ctx)
+        return model, int(count)
 
 
 @click.command()
@@ -31,6 +50,13 @@ NEEDED = ("jinja2", "matplotlib")  # for a page
 @click.option(
     "--scale", type=click.FloatRange(min=0, min_open=True), help="Times as many requests."
 )
+@click.option(
+    "--replicas",
+    type=ModelReplicas(),
+    metavar="MODEL=N",
+    multiple=True,
+    help="Replicas of a model, in the place of the scenario's; can be given several times.",
+)
 @click.option("--no-plan", is_flag=True, help="Do not look for the cheapest replicas.")
 @click.option("--baselines", is_flag=True, help="Also simulate other policies, and the bounds.")
 @click.option(
@@ -48,6 +74,7 @@ def main(
     log: Path | None,
     trace: Path | None,
     scale: float | None,
+    replicas: tuple[tuple[str, int], ...],
     no_plan: bool,
     baselines: bool,
     output: Path | None,
@@ -60,8 +87,9 @@ def main(
     """
     if output is not None:
         _check_packages()
-    world = load_world(scenario, config, trace, log, scale)
+    world = load_world(scenario, config, trace, log, scale, dict(replicas))
     way = load_way(policy or world.scenario.policy, scenario, world.args)
+    gc.freeze()  # as in a router's process: permanent objects are not scanned again
     with bar(total=100, bar_format="{desc}  {percentage:3.0f}%|{bar}| {elapsed} gone") as shown:
 
         def watch(what: str, share: float) -> None:

@@ -54,7 +54,7 @@ class Recipe(NamedTuple):
 
 GENERAL = Recipe(15, 2e-3, 512)  # for up to 20,000 texts; more texts take fewer epochs
 FEWEST_EPOCHS = 5
-OWN = Recipe(3, 1e-3, 512)
+OWN = Recipe(3, 5e-4, 512)
 OWN_ALONE = Recipe(6, 2e-3, 512)  # without a general stage before it
 
 

@@ -15,7 +15,7 @@ from deployments.tools.align import AlignError
 from deployments.tools.options import FILE, check_origin, errors_shown, origin_options
 from deployments.tools.origins import origin_of, parse_space
 from deployments.tools.verify import FEWEST_TEXTS, Sample, Verdict, Verified, read_sample, verify
-from router.config import CollectionConfig
+from router.collection_config import CollectionConfig
 from router.proof import Kept
 from router.space import Space, fit
 

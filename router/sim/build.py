@@ -80,6 +80,7 @@ class Way:
     informed: bool = False  # one router, no stale reports, and steps exactly as the curves predict
     corrections: Corrections | None = None
     plain: bool = False  # every request is dispatched at once, to any replica
+    two_choices: bool = False  # small texts go to the less loaded of two replicas
 
 
 def shapes_of(world: World, tokens: Iterable[int] | None = None) -> Shapes:
@@ -170,6 +171,7 @@ def setup_of(world: World, way: Way) -> Setup:
             for one in scenario.faults
         ),
         plain=way.plain,
+        two_choices=way.two_choices,
         warm_up_s=scenario.warm_up_s,
         seed=scenario.seed,
     )
@@ -248,9 +250,7 @@ def _shape(one: Logged, world: World) -> Shape:
         target = tiers.get(entry.tier)
         strict = target is not None and args.routing.strict_tiers
     pieces = {
-        name: pieces_of(
-            _lengths(work), world.models[name].curve.batch_tokens, args.models[name].dimensions
-        )
+        name: pieces_of(_lengths(work), world.models[name].curve.batch_tokens, args.models[name])
         if work.tokens
         else tuple[Piece, ...]()
         for name, work in own.items()

@@ -142,10 +142,11 @@ class Outcome:
         if sums is None:
             sums = self._ends[end] = [0, 0.0, 0]
         sums[0] += 1
+        tokens = shape.work[model].tokens
         sums[1] += shape.points[model]
-        sums[2] += shape.work[model].tokens
+        sums[2] += tokens
         if self.from_s <= arrived_s + actual_s <= self.seconds:
-            self.served[shape.tenant] += shape.work[model].tokens
+            self.served[shape.tenant] += tokens
         if counted:
             self.latencies.add(actual_s)
             if not on_time and arrived_s > self.last_late_s:

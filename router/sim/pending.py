@@ -30,3 +30,8 @@ class SimChunk(Chunk):
     """A part of one request."""
 
     request: Pending
+    squared: int  # its attention term
+
+    def tokens_sq(self, span: int | None) -> int:
+        """The attention term, which the traffic computed once for all requests of a shape."""
+        return self.squared

@@ -78,14 +78,18 @@ class Planner:
         self.asked_quality = self._mean_quality(free) - goal.quality_loss
 
     def search(self) -> Planned:
-        """Add replicas until the goal is met, then remove some as long as it is."""
+        """Add replicas until the goal is met, then remove some as long as it is.
+
+        More are added where that helps most, and everywhere if it helps nowhere.
+        """
         now = self._try(self._world.replicas)
         while not now.keeps and len(self._known) < MOST_TRIES:
             plans = [self._more(now.replicas, name) for name in self._world.models]
             plans.append({name: 2 * max(1, many) for name, many in now.replicas.items()})
             each = [self._try(plan) for plan in plans]
             kept = [one for one in each if one.keeps]
-            now = min(kept, key=lambda one: one.cost) if kept else max(each, key=self._short)
+            best = min(kept, key=lambda one: one.cost) if kept else max(each, key=self._short)
+            now = best if best.keeps or self._short(best) > self._short(now) else each[-1]
         if not now.keeps:
             return Planned(self.asked_quality, None, len(self._known))
         part = 2

@@ -7,7 +7,7 @@ texts and caches.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from router.calls import MESSAGE_BYTES, CallInFlight, CallSize, DispatchLimits, max_rows
 from router.config import RouterArgs
@@ -31,7 +31,7 @@ from router.ledger import Random as Source
 from router.rules import Policy
 from router.sim.pending import Pending, SimChunk
 from router.sim.replicas import Job, SimReply
-from router.sim.traffic import Arrival, Shape
+from router.sim.traffic import Arrival, Piece, Shape
 
 Chooser: TypeAlias = Callable[
     [Policy, Request, Mapping[str, Model], Mapping[str, Load], float], Decision
@@ -71,12 +71,9 @@ class Corrections:
 
     bias: bool = True
     margin: bool = True
+    aim: bool = True  # the outer loop of the margin
     overhead: bool = True
-
-    @property
-    def all(self) -> bool:
-        """Whether nothing is switched off."""
-        return self.bias and self.margin and self.overhead
+    curve: bool = True  # learned from steps, where the config has no profile
 
 
 ALL = Corrections()
@@ -95,8 +92,10 @@ class PartialCorrection(Correction):
         super().observe(actual_s, predicted_s, bias, margin)
         if not self._kept.bias:
             self.bias = 1.0
+        if not self._kept.aim:
+            self._missed = 0.0
         if not self._kept.margin:
-            self._margin.value = 1.0
+            self.margin = self._margin.value = 1.0
 
 
 class OldReports(Ledger):
@@ -115,6 +114,23 @@ class OldReports(Ledger):
     ) -> None:
         if not in_reply:
             super().reported(model, replica, held_tokens, now, in_reply, running_tokens)
+
+
+class TwoChoices(Ledger):
+    """A ledger that treats small texts as large ones: the less loaded of two replicas."""
+
+    __slots__ = ()
+
+    def pick(
+        self,
+        model: str,
+        now: float,
+        rng: Source,
+        exclude: str | None = None,
+        prefer_idle: bool = False,
+        among: Sequence[str] | None = None,
+    ) -> str | None:
+        return super().pick(model, now, rng, exclude, False, among)
 
 
 class RandomPick(Ledger):
@@ -194,12 +210,17 @@ class SimRouter:
         corrections: Corrections = ALL,
         reports_in_replies: bool = True,
         plain: bool = False,
+        two_choices: bool = False,
     ) -> None:
-        """`plain` dispatches every request at once, to any replica."""
+        """`plain` dispatches every request at once, to any replica; `two_choices` picks the less
+        loaded of two replicas for small texts too.
+        """
         self._plain = plain
         self._args, self._policy, self._choose, self._host = args, policy, choose, host
         self._rng, self._learns = rng, corrections
-        made = RandomPick if plain else Ledger if reports_in_replies else OldReports
+        made: type[Ledger] = Ledger if reports_in_replies else OldReports
+        if plain or two_choices:
+            made = RandomPick if plain else TwoChoices
         calls = {
             name: MANY if plain else config.calls_in_flight for name, config in args.models.items()
         }
@@ -207,9 +228,9 @@ class SimRouter:
         routing, self.feedback = args.routing, dict[str, Feedback]()
         for name, model in models.items():
             config = args.models[name]
-            measured = config.profile is not None
+            measured = config.profile is not None or not corrections.curve
             feedback = Feedback(model, measured, routing, 0.0, config.cold_start_s)
-            if not corrections.all:
+            if corrections != ALL:
                 feedback.correction = PartialCorrection(routing.miss_share, corrections)
             self.feedback[name] = feedback
         self.dispatchers = {
@@ -277,7 +298,7 @@ class SimRouter:
         self._submit(pending, pieces, request, now)
 
     def _submit(
-        self, pending: Pending, pieces: Sequence[Any], request: Request, now: float
+        self, pending: Pending, pieces: Sequence[Piece], request: Request, now: float
     ) -> None:
         shape, model = pending.shape, pending.decision.model
         assert model is not None
@@ -296,6 +317,7 @@ class SimRouter:
             SimChunk(
                 lengths=piece.lengths,
                 tokens=piece.tokens,
+                squared=piece.tokens_sq,
                 bulk=shape.bulk,
                 sender=shape.sender,
                 deadline_s=deadline_s,

@@ -85,6 +85,8 @@ class Traffic(Section):
         given = [self.requests_per_s is not None, self.load is not None, self.log is not None]
         if sum(given) != 1:
             raise ValueError("give one of requests_per_s, load and log")
+        if isinstance(self.requests_per_s, dict) and not any(self.requests_per_s.values()):
+            raise ValueError("requests_per_s needs a rate above 0 at one of its hours")
         if self.trace_lengths and self.trace is None:
             raise ValueError("trace_lengths needs a trace")
         if self.log is not None and (self.trace is not None or self.bursts):
@@ -139,6 +141,13 @@ class ScalingSection(Section):
     drain_s: PositiveFloat | None = None
     hold_s: NonNegativeFloat | None = None
     slack: Float | None = Field(default=None, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "ScalingSection":
+        least, most = self.min_replicas, self.max_replicas
+        if least is not None and most is not None and least > most:
+            raise ValueError(f"min_replicas is {least}, more than max_replicas, {most}")
+        return self
 
 
 class Goal(Section):

@@ -64,6 +64,7 @@ class Setup:
     corrections: Corrections = ALL
     faults: tuple[Fault, ...] = ()
     plain: bool = False  # every request is dispatched at once, to any replica
+    two_choices: bool = False  # small texts go to the less loaded of two replicas
     warm_up_s: float = 0.0
     moments: int = 60
     seed: int = 0
@@ -117,6 +118,7 @@ class Simulation:
                 setup.corrections,
                 setup.reports_in_replies,
                 setup.plain,
+                setup.two_choices,
             )
             for number in range(setup.routers)
         ]

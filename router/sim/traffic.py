@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.calls import cuts, max_rows
-from router.domain import Features, Model, OnMiss, Request, Work, work_of
+from router.domain import Features, Model, OnMiss, Request, Work, attention, work_of
 from router.fair import Sender
 from router.model_config import ModelConfig
 
@@ -25,6 +25,7 @@ class Piece(NamedTuple):
 
     lengths: npt.NDArray[np.int32]
     tokens: int
+    tokens_sq: int
 
 
 class Shape:
@@ -126,16 +127,19 @@ class Shapes:
         self._kinds, self._models, self._configs = kinds, models, configs
         self._lengths = None if tokens is None else iter(tokens)
         self._known: dict[int, Shape] = {}
-        self._drawn: Iterator[Shape] = iter(())
+        self._drawn: Iterator[Shape] | None = None
         self._source: np.random.Generator | None = None
 
     def draw(self, rng: Random) -> Shape:
         """The next request's shape. Raises StopIteration when the given lengths have ended."""
-        shape = next(self._drawn, None)
-        if shape is None:
-            self._drawn = iter(self._block(rng))
-            shape = next(self._drawn)
-        return shape
+        if self._drawn is None:
+            self._drawn = self.stream(rng)
+        return next(self._drawn)
+
+    def stream(self, rng: Random) -> Iterator[Shape]:
+        """The shapes of the next requests, until the given lengths have ended."""
+        while block := self._block(rng):
+            yield from block
 
     def _block(self, rng: Random) -> list[Shape]:
         """Draw the next shapes. One-text requests with the same key share a shape. A class has
@@ -196,7 +200,7 @@ class Shapes:
                 continue
             model = self._models[name]
             work[name] = work_of(counts, config.attention_tokens, model.long)
-            pieces[name] = pieces_of(counts, model.curve.batch_tokens, config.dimensions)
+            pieces[name] = pieces_of(counts, model.curve.batch_tokens, config)
         return Shape(
             kind.name,
             kind.tenant or kind.name,
@@ -215,12 +219,14 @@ class Shapes:
         )
 
 
-def pieces_of(counts: Sequence[int], batch_tokens: int, dimensions: int) -> tuple[Piece, ...]:
+def pieces_of(counts: Sequence[int], batch_tokens: int, config: ModelConfig) -> tuple[Piece, ...]:
     """The chunks that a request's texts are cut into."""
-    return tuple(
-        Piece(np.asarray(counts[start:stop], np.int32), sum(counts[start:stop]))
-        for start, stop in cuts(counts, None, batch_tokens, max_rows(dimensions))
-    )
+    found = list[Piece]()
+    for start, stop in cuts(counts, None, batch_tokens, max_rows(config.dimensions)):
+        own = counts[start:stop]
+        tokens_sq = attention(own, config.attention_tokens)
+        found.append(Piece(np.asarray(own, np.int32), sum(own), tokens_sq))
+    return tuple(found)
 
 
 class Rate:
@@ -262,12 +268,14 @@ class Rate:
 def poisson(rate: Rate, seconds: float, shapes: Shapes, rng: Random) -> Iterator[Arrival]:
     """Generate Poisson arrivals; if the rate changes, by thinning."""
     at_s, highest, changes = 0.0, rate.highest, rate.changes
+    drawn, random = shapes.stream(rng), rng.random
     while highest > 0.0:
-        at_s += rng.expovariate(highest)
+        at_s -= math.log(1.0 - random()) / highest
         if at_s >= seconds:
             return
-        if not changes or rng.random() * highest < rate.at(at_s):
-            yield Arrival(at_s, shapes.draw(rng))
+        if changes and random() * highest >= rate.at(at_s):
+            continue
+        yield Arrival(at_s, next(drawn))
 
 
 def replayed(

@@ -99,6 +99,36 @@ def test_related_sentences_are_closer_than_unrelated_ones(
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.02
 
 
+@pytest.mark.parametrize(
+    ("query", "documents", "model", "reason"),
+    [
+        (
+            "capital of France",
+            ["Cats sleep a lot.", "Paris is the capital of France."],
+            "all-minilm-l6-v2-similarity",
+            "auto",
+        ),
+        (
+            "法国的首都",
+            ["猫很爱睡觉。", "巴黎是法国的首都。"],
+            "multilingual-e5-small-similarity",
+            "rule:not-english",
+        ),
+    ],
+    ids=["english", "chinese"],
+)
+def test_documents_are_ranked_by_similarity_of_the_larger_models(
+    local: Launched, query: str, documents: list[str], model: str, reason: str
+) -> None:
+    body = {"query": query, "documents": documents}
+    answer = httpx.post(f"{local.url}/v1/rerank", json=body, timeout=60).json()
+    first, second = answer["results"]
+    assert [first["index"], second["index"]] == [1, 0]
+    assert first["relevance_score"] > second["relevance_score"] + 0.02
+    routing = answer["routing"]
+    assert (routing["model"], routing["reason"], routing["score"]) == (model, reason, "cosine")
+
+
 def test_every_tier_answers_and_says_its_space(local: Launched) -> None:
     for tier, space in {
         "fast": "wordllama-256/256",

@@ -10,7 +10,15 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from deployments.launch.serve_config import check
-from router import config, engine_config, key_defaults, model_config, rerank_config, routing_config
+from router import (
+    collection_config,
+    config,
+    engine_config,
+    key_config,
+    model_config,
+    rerank_config,
+    routing_config,
+)
 from router.config import RouterArgs
 from router.domain import Curve
 from router.engine_config import EngineSection, Section
@@ -202,7 +210,7 @@ HEADINGS: dict[str, type[Section]] = {
     "kind: remote": engine_config.RemoteEngine,
     "kind: student": engine_config.StudentEngine,
     "kind: fake": engine_config.FakeEngine,
-    "args.collections.NAME": config.CollectionConfig,
+    "args.collections.NAME": collection_config.CollectionConfig,
     "args.routing": routing_config.Routing,
     "args.routing.rules": routing_config.Rule,
     "args.routing.rules.when": routing_config.When,
@@ -213,8 +221,8 @@ HEADINGS: dict[str, type[Section]] = {
     "args.cache": config.Cache,
     "args.decision_log": config.DecisionLog,
     "args.batches": config.Batches,
-    "args.keys.NAME": config.KeyConfig,
-    "args.keys.NAME.defaults": key_defaults.KeyDefaults,
+    "args.keys.NAME": key_config.KeyConfig,
+    "args.keys.NAME.defaults": key_config.KeyDefaults,
     "args.cors": config.Cors,
     "autoscaling_policy.policy_kwargs": config.Autoscaling,
 }

@@ -14,7 +14,7 @@ import yaml
 
 from deployments.engines import create
 from deployments.engines.base import Batch
-from deployments.engines.vllm_in_process import step_tokens
+from deployments.engines.vllm_core import step_tokens
 from deployments.replica.identity import WrongModel
 from deployments.replica.score_identity import ScoreIdentity
 from deployments.service.pairs import PairPreparer

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from deployments.launch.serve_config import POLICIES as BY_TOKENS
@@ -34,16 +35,18 @@ def load_world(
     trace: Path | None = None,
     log: Path | None = None,
     scale: float | None = None,
+    replicas: Mapping[str, int] = MappingProxyType({}),
 ) -> World:
     """Load a scenario and all that it names. Raises ConfigError.
 
-    `log` and `scale` replace those of its traffic.
+    `log` and `scale` replace those of its traffic, and `replicas` those of some models.
     """
     try:
         scenario = parse_scenario(read(path.read_bytes()))
     except ConfigError as error:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
     scenario = _with_traffic(scenario, log, scale)
+    scenario = scenario.model_copy(update={"replicas": {**scenario.replicas, **replicas}})
     if config is None:
         if scenario.config is None:
             raise ConfigError(
@@ -188,9 +191,8 @@ def _profiled(
         curves = {name: load_profile(data, name) for name in models}
         devices = {read_profile(data, name).device for name in models}
     except (ProfileError, ValueError) as error:
-        raise ConfigError(
-            [f"{file}: {error}; measure it with `embedding-router calibrate`"]
-        ) from None
+        hint = "" if "calibrate" in str(error) else "; measure it with `embedding-router calibrate`"
+        raise ConfigError([f"{file}: {error}{hint}"]) from None
     made = {
         name: replace(model, curve=replace(curves[name], overhead_s=model.curve.overhead_s))
         for name, model in models.items()

@@ -42,7 +42,7 @@ from router.batches import (
     wrong_endpoint,
 )
 from router.errors import InvalidJson, InvalidValue, UnknownField
-from router.key_defaults import KeyDefaults
+from router.key_config import KeyDefaults
 from router.keys import EVERYTHING, Grant
 
 NEW = Batch(

@@ -462,3 +462,16 @@ def test_large_texts_alone_use_every_replica() -> None:
     assert {call.replica for call in machine.open} == {"a", "b", "c", "d"}
     machine.answer_all()
     machine.close()
+
+
+def test_bulk_finds_the_one_replica_without_interactive_work_among_many() -> None:
+    machine = DispatchMachine(*map(str, range(40)), bulk_share=0.0)
+    for _ in range(40):
+        machine.submit(10)
+    assert len({call.replica for call in machine.open}) == 40
+    free = machine.open[0].replica
+    machine.answer(machine.open[0])
+    (chunk,) = machine.submit(10, bulk=True)
+    assert machine.sent[-1] == (free, [chunk.number])
+    machine.answer_all()
+    machine.close()

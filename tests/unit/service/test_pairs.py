@@ -12,7 +12,7 @@ from deployments.service.pairs import PairPreparer, PairReader, PreparedPairs
 from deployments.service.prepare import Preparer
 from deployments.service.reader import OFF_LOOP_CHARACTERS
 from deployments.service.reading_pool import ReadingPool
-from deployments.service.reranking import view_of
+from deployments.service.rerank_planner import view_of
 from router.config import Limits
 from router.errors import InvalidValue, MaxTokensPerRequest
 from router.language_id import NO_PRIOR

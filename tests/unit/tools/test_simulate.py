@@ -112,6 +112,19 @@ def test_other_rules_and_twice_the_traffic_are_options(tmp_path: Path) -> None:
     assert next(iter(best["result"]["models"])) == "qwen3-embedding-8b"
 
 
+def test_one_card_fewer_is_an_option(tmp_path: Path) -> None:
+    done = simulate(tmp_path, SMALL, "--json", "--replicas", "qwen3-embedding-8b=1")
+    report = json.loads(done.stdout)
+    assert report["replicas"] == SMALL["replicas"] | {"qwen3-embedding-8b": 1}  # type: ignore[operator]
+    unknown = simulate(tmp_path, SMALL, "--replicas", "qwen3-embedding-9b=1")
+    assert unknown.exit_code == 1
+    assert "did you mean qwen3-embedding-8b?" in unknown.output
+    for word in ("qwen3-embedding-8b", "qwen3-embedding-8b=", "=2", "qwen3-embedding-8b=-1"):
+        wrong = simulate(tmp_path, SMALL, "--replicas", word)
+        assert wrong.exit_code == 2
+        assert "is not MODEL=N, such as qwen3-embedding-8b=3" in wrong.output
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -130,6 +143,9 @@ def test_other_rules_and_twice_the_traffic_are_options(tmp_path: Path) -> None:
         ({"traffic": {"requests_per_s": 1, "trace": str(CONFIG)}}, "TIMESTAMP"),
         ({"faults": [{"at_s": 1, "model": "qwen3-embedding-8b", "times": 2}]}, "go together"),
         ({"warm_up_s": 2}, "nothing is counted"),
+        ({"traffic": {"requests_per_s": {}}}, "needs a rate above 0"),
+        ({"traffic": {"requests_per_s": {0: 0, 5: 0}}}, "needs a rate above 0"),
+        ({"autoscaling": {"min_replicas": 5, "max_replicas": 2}}, "more than max_replicas"),
     ],
 )
 def test_what_cannot_be_simulated_is_a_sentence_that_says_what_to_do(

@@ -1,8 +1,13 @@
 """The simulator against what is known: nothing is lost, and queues are as long as theory says."""
 
+import os
+import subprocess
+import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -59,6 +64,15 @@ def simulation(
     return Simulation(setup, poisson(Rate([(0.0, rate)]), seconds, shapes, Random(seed)), seconds)
 
 
+ROOT = Path(__file__).resolve().parents[4]
+SAME = """
+from tests.unit.router.sim.test_truth import Fault, Noise, QUERY, args_of, simulation
+faults = (Fault(0.5, "large", 3, restart_s=0.3), Fault(1.0, "small", 2, factor=40.0, seconds=0.5))
+kind = QUERY._replace(tokens=(20, 900), budgets_s={0.05: 1.0, None: 1.0})
+run = simulation(args_of(), 900.0, 2.0, kind, faults=faults, routers=3, noise=Noise(0.1, 0.01, 0.1),
+    replicas={"small": 5, "large": 5})
+print(run.run().as_dict())
+"""
 QUERY = Kind("query", 1.0, (20, 80), {"en": 1.0}, {0.05: 1.0})
 
 
@@ -85,6 +99,39 @@ def test_every_request_ends_once_whatever_fails(routers: int) -> None:
 def test_the_same_seed_gives_the_same_run_and_another_one_another() -> None:
     runs = [simulation(args_of(), 400.0, 3.0, QUERY, seed).run().as_dict() for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_the_same_seed_gives_the_same_run_in_another_process() -> None:
+    """Nothing depends on the order of a set, which Python changes from process to process."""
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", SAME],
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert done[0] == done[1]
+    assert len(done[0]) > 1000
+
+
+def test_memory_grows_with_replicas_and_not_with_requests() -> None:
+    peak_bytes(1.0, 2)  # fills what is kept between runs
+    least = peak_bytes(2.0, 2)
+    assert peak_bytes(8.0, 2) < 1.6 * least
+    assert peak_bytes(2.0, 256) > 2.0 * least
+
+
+def peak_bytes(seconds: float, replicas: int) -> int:
+    """The memory that a run takes at most."""
+    tracemalloc.start()
+    try:
+        each = {"small": replicas, "large": replicas}
+        simulation(args_of(), 500.0, seconds, QUERY, replicas=each).run()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_more_load_never_serves_more_of_it_in_time() -> None:

@@ -1,0 +1,204 @@
+"""The simulator against a service with real models: `python -m benchmarks sim_models`.
+
+In one run it starts the service of --config, measures profiles through it, sends the same requests
+twice, and simulates the decision log of the first time with these profiles. It prints how far the
+simulator is from the mean of both times, and how far these are from each other: the simulator may
+be off by twice that.
+"""
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import httpx
+import yaml
+
+from benchmarks.budgets import BUDGETS_S
+from benchmarks.live import Ask, Client, Texts, Told, router
+from benchmarks.public_data import sample
+from deployments.tools.simulate.load import load_world
+from router.profile import load_profile
+from router.sim.build import Way, World, run
+from router.sim.outcome import Outcome
+
+CLIENTS, CAPACITY_S = 16, 5.0
+LONGEST = 512  # tokens of the texts that profiles are measured with
+WARM_S = 10.0  # what arrives earlier is not counted
+
+
+class Sent(NamedTuple):
+    """One request of the replay."""
+
+    at_s: float
+    ask: Ask
+
+
+def asks(texts: Texts, rng: random.Random) -> Ask:
+    """The next request: a text of the mix with one of its kind's budgets."""
+    text = next(texts)
+    budget_s = rng.choice(BUDGETS_S[text.kind])
+    return Ask(text, {"latency_budget_ms": 1000 * budget_s}, budget_s)
+
+
+async def replay(url: str, sent: Sequence[Sent]) -> list[Told]:
+    """Send each request at its time."""
+    async with Client(url) as client:
+        start_s = time.perf_counter()
+
+        async def one(each: Sent) -> Told:
+            await asyncio.sleep(max(0.0, start_s + each.at_s - time.perf_counter()))
+            return await client.send(each.ask)
+
+        return list(await asyncio.gather(*map(one, sent)))
+
+
+async def capacity(url: str, folder: Path, rng: random.Random) -> float:
+    """Answers per second of a few clients."""
+    texts = Texts(rng, folder)
+    async with Client(url) as client:
+        return await client.capacity(lambda: asks(texts, rng), CLIENTS, CAPACITY_S)
+
+
+def profiled(world: World, config: Path, url: str, repeats: int) -> World:
+    """The world with the curves of profiles that are measured through the service now."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, "-m", "router.cli", "calibrate", "--config", str(config)]
+        command += ["--model", "all", "-o", scratch, "--base-url", url]
+        command += ["--max-tokens", str(LONGEST), "--repeats", str(repeats)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        files = {name: Path(scratch) / f"{config.stem}-{name}.json" for name in world.models}
+        models = {
+            name: replace(model, curve=load_profile(json.loads(files[name].read_bytes()), name))
+            for name, model in world.models.items()
+        }
+    return replace(world, models=models, profile="profiles of this run")
+
+
+def logged(world: World, first_s: float, end_s: float) -> World:
+    """The world with the requests that were logged between these times."""
+    log = [one for one in world.log if first_s <= one.entry.at_s <= end_s]
+    at_s = [one.entry.at_s for one in log]
+    noise = world.scenario.noise.model_copy(update={"stall_share": 0.0})
+    world = world.updated(seconds=max(at_s) - min(at_s) + 1e-6, warm_up_s=WARM_S, noise=noise)
+    return replace(world, log=log)
+
+
+@click.command()
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default="configs/local.yaml",
+    show_default=True,
+)
+@click.option("--seconds", type=click.FloatRange(20.0), default=60.0, show_default=True)
+@click.option(
+    "--load",
+    type=click.FloatRange(0.0, min_open=True),
+    default=0.4,
+    show_default=True,
+    help="Share of the answers that a few clients get per second.",
+)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@sample
+@click.option("--seed", type=int, default=0)
+@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
+def main(
+    config: Path,
+    seconds: float,
+    load: float,
+    repeats: int,
+    folder: Path,
+    seed: int,
+    path: Path | None,
+) -> None:
+    """Replay the same requests twice through a service, and once through the simulator."""
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        log, scenario = Path(scratch) / "decisions.jsonl", Path(scratch) / "scenario.yaml"
+        logging, no_cache = {"path": str(log)}, {"max_bytes": 0}
+        with router(config, None, decision_log=logging, cache=no_cache) as running:
+            rate = load * asyncio.run(capacity(running.url, folder, rng))
+            texts, sent, at_s = Texts(rng, folder), list[Sent](), 0.0
+            while (at_s := at_s + rng.expovariate(rate)) < seconds:
+                sent.append(Sent(at_s, asks(texts, rng)))
+            first_s = time.time()
+            runs = [asyncio.run(replay(running.url, sent))]
+            end_s = time.time()
+            runs.append(asyncio.run(replay(running.url, sent)))
+            scenario.write_text(yaml.safe_dump({"traffic": {"log": str(log)}}))
+            world = logged(load_world(scenario, config), first_s, end_s)
+            world = profiled(world, config, running.url, repeats)
+    rows = compared(run(world, Way("as configured")), runs, sent)
+    click.echo(
+        f"{len(sent)} requests at {rate:.1f}/s, {world.profile}; "
+        f"{sum(told.status != httpx.codes.OK for told in runs[0] + runs[1])} errors"
+    )
+    for row in rows:
+        measured = ", ".join(f"{each:.4g}" for each in row["measured"])
+        click.echo(
+            f"{row['name']:<28} simulated {row['simulated']:.4g}, measured {measured}; off by "
+            f"{row['value']:.1%}, mark {row['mark']} {'met' if row['met'] else 'missed'}"
+        )
+    if path is not None:
+        path.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def compared(
+    outcome: Outcome, runs: Sequence[Sequence[Told]], sent: Sequence[Sent]
+) -> list[dict[str, Any]]:
+    """One row for each figure: simulated, measured twice, and how far off."""
+    counted = [
+        [told for each, told in zip(sent, answers, strict=True) if each.at_s >= WARM_S]
+        for answers in runs
+    ]
+    simulated = {
+        "p50, s": outcome.latencies.quantile(0.5),
+        "p99, s": outcome.latencies.quantile(0.99),
+    }
+    simulated["on time"] = outcome.attainment
+    measured = {
+        "p50, s": [_quantile([told.total_s for told in one], 0.5) for one in counted],
+        "p99, s": [_quantile([told.total_s for told in one], 0.99) for one in counted],
+        "on time": [_on_time(one) for one in counted],
+    }
+    rows = []
+    for name, values in measured.items():
+        mean, value = sum(values) / len(values), simulated[name] or 0.0
+        apart = abs(values[0] - values[1]) / mean
+        off = abs(value - mean) / mean
+        rows.append(
+            {
+                "name": f"models {name}",
+                "value": off,
+                "mark": f"<= {2 * apart:.1%}",
+                "met": off <= 2 * apart,
+                "simulated": value,
+                "measured": values,
+            }
+        )
+    return rows
+
+
+def _on_time(answers: Sequence[Told]) -> float:
+    kept = [
+        told.status == httpx.codes.OK and told.total_s <= (told.ask.budget_s or 0.0)
+        for told in answers
+    ]
+    return sum(kept) / len(kept)
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What the simulated marks and verdicts share: worlds, policies, bounds and rows.
+
+100 % load is the rate at which the replicas of the largest model would be fully busy if it answered
+everything.
+"""
+
+import functools
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deployments.tools.simulate.load import load_way, load_world
+from router.sim.build import Way, World, arrivals, length_s, mean_rate
+from router.sim.oracle import Bound, fluid_bound
+
+ROOT = Path(__file__).resolve().parents[1]
+SCENARIOS = ROOT / "configs" / "scenarios"
+LARGE = "qwen3-embedding-8b"
+REQUESTS = 12_000  # of one run
+SEEDS = (0, 1, 2)
+LOADS = (0.6, 0.8, 0.95, 1.2)
+WARM = 0.2  # share of them that is not counted
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One mark: what it is, what was reached, and what others reach."""
+
+    name: str
+    what: str
+    value: float
+    mark: str
+    met: bool | None  # None: there is no mark, the figure is a verdict's
+    baseline: str = ""
+    oracle: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        given = {key: getattr(self, key) for key in self.__slots__}
+        return given | {"simulated": True, "profile": world_of("load-80").profile}
+
+
+@functools.cache
+def world_of(name: str) -> World:
+    """A scenario."""
+    return load_world(SCENARIOS / f"{name}.yaml")
+
+
+def way_of(name: str | None = None) -> Way:
+    """A policy by name, or that of the scenarios; all with the same share of misses."""
+    world, path = world_of("load-80"), SCENARIOS / "load-80.yaml"
+    own = load_way(world.scenario.policy, path, world.args)
+    return own if name is None else replace(load_way(name, path, world.args), args=own.args)
+
+
+def at_load(load: float, requests: int = REQUESTS, **changes: Any) -> World:
+    """Independent arrivals at a load, so many requests."""
+    world = world_of("load-80")
+    traffic = world.scenario.traffic.model_copy(update={"load": load})
+    seconds = requests / mean_rate(world.updated(traffic=traffic))
+    return world.updated(traffic=traffic, seconds=seconds, warm_up_s=WARM * seconds, **changes)
+
+
+def bound_of(world: World) -> Bound:
+    """The fluid bound on a world's arrivals."""
+    rate = mean_rate(world)
+    return fluid_bound(
+        arrivals(world, rate),
+        world.models,
+        world.replicas,
+        length_s(world, rate),
+        world.scenario.warm_up_s,
+    )
+
+
+def mean(values: Iterable[float]) -> float:
+    return statistics.fmean(values)
+
+
+def points(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def percent(value: float) -> str:
+    return f"{100.0 * value:.2f} %"
