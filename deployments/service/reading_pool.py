@@ -60,7 +60,7 @@ class ReadingPool:
 
     def __init__(self, max_characters: int, cores: int | None = None) -> None:
         self._max_characters = max_characters
-        self._long_of_a_client = min(THREADS_OF_A_CLIENT, max(1, (cores or _cores()) // 2))
+        self.long_of_a_client = min(THREADS_OF_A_CLIENT, max(1, (cores or _cores()) // 2))
         self._threads = ThreadPoolExecutor(
             THREADS, thread_name_prefix="reading", initializer=_yield_to_others
         )
@@ -112,7 +112,7 @@ class ReadingPool:
                 not job.long
                 or (
                     long_ones.total() < THREADS - 1
-                    and long_ones[job.client] < self._long_of_a_client
+                    and long_ones[job.client] < self.long_of_a_client
                 )
             ):
                 return job
