@@ -25,31 +25,16 @@ import numpy as np
 import psutil
 
 from benchmarks.chaos_stage import RECOVER_S, stage
+from benchmarks.marks import Row, at_least, at_most, conclude, show, to_file
 from router.limits_config import Limits
 
 KILLED = ("router", "large")  # by turns
 BUDGETS_MS = (100.0, 250.0, 1000.0)
 PIECES = 1.2  # of the longest piece of bulk work, by which an interactive request may take longer
 POINTS = 1.0  # by which the share that is in time may fall
-AT_LEAST = (
-    "in time",
-    "kills",
-    "batches",
-    "lines left",
-    "lines done",
-)  # of these rows
 ENDED = ("completed", "failed", "expired", "cancelled")
 PIECE_MS = Limits().bulk_call_ms
 ANSWER_S = 60.0  # within which a request is answered, or counts as not answered
-
-
-class Row(NamedTuple):
-    """One figure and what it was to be."""
-
-    name: str
-    value: float
-    mark: float | None = None
-    met: bool | None = None
 
 
 class Phase(NamedTuple):
@@ -299,28 +284,26 @@ def judged(result: Result) -> list[Row]:
     alone, beside, found = result.alone, result.beside, result.found
     wanted = {f"c{number}" for number in range(result.lines)}
     missing, more = len(wanted - found.keys()), found.total() - len(wanted & found.keys())
-    slowest_ms, least = alone.p95_ms + PIECES * PIECE_MS, alone.in_time - POINTS
-    unanswered, kills = alone.failed + beside.failed, result.killed.total()
     return [
         Row("lines", result.lines),
         Row("seconds until the batch ended", result.seconds),
         *(Row(f"killed: {name}", count) for name, count in result.killed.items()),
-        Row("kills before its end", kills, result.kills, kills >= result.kills),
-        Row("batches completed", result.completed, 1, result.completed),
-        Row("lines missing", missing, 0, not missing),
-        Row("lines twice or of no batch", more, 0, not more),
-        Row("lines refused", result.refused, 0, not result.refused),
+        at_least("kills before its end", result.killed.total(), result.kills),
+        at_least("batches completed", result.completed, 1),
+        at_most("lines missing", missing, 0),
+        at_most("lines twice or of no batch", more, 0),
+        at_most("lines refused", result.refused, 0),
         Row("interactive requests, alone", alone.sent),
         Row("interactive p50, alone, ms", alone.p50_ms),
         Row("interactive p95, alone, ms", alone.p95_ms),
         Row("in time, alone, %", alone.in_time),
-        Row("lines left after those beside", result.left, 1, result.left >= 1),
-        Row("lines done beside", result.done_beside, 1, result.done_beside >= 1),
+        at_least("lines left after those beside", result.left, 1),
+        at_least("lines done beside", result.done_beside, 1),
         Row("interactive requests, beside", beside.sent),
         Row("interactive p50, beside, ms", beside.p50_ms),
-        Row("interactive p95, beside, ms", beside.p95_ms, slowest_ms, beside.p95_ms <= slowest_ms),
-        Row("in time, beside, %", beside.in_time, least, beside.in_time >= least),
-        Row("interactive requests not answered", unanswered, 0, not unanswered),
+        at_most("interactive p95, beside, ms", beside.p95_ms, alone.p95_ms + PIECES * PIECE_MS),
+        at_least("in time, beside, %", beside.in_time, alone.in_time - POINTS),
+        at_most("interactive requests not answered", alone.failed + beside.failed, 0),
         Row("interactive requests, under kills", result.under_kills.sent),
         Row("not answered, under kills", result.under_kills.failed),
         Row("interactive p95, under kills, ms", result.under_kills.p95_ms),
@@ -328,29 +311,15 @@ def judged(result: Result) -> list[Row]:
     ]
 
 
-def shown(row: Row) -> dict[str, Any]:
-    """The row as JSON, which has no infinity: the time of a request that was not answered."""
-    return {
-        name: None if isinstance(one, float) and math.isinf(one) else one
-        for name, one in row._asdict().items()
-    }
-
-
 @click.command()
 @click.option("--lines", default=50_000, show_default=True, type=click.IntRange(1, 50_000))
 @click.option("--rate", default=20.0, show_default=True, help="Interactive requests a second.")
 @click.option("--seconds", default=60.0, show_default=True, help="Of each interactive phase.")
 @click.option("--kills", default=8, show_default=True, help="Processes that are killed.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the rows to FILE.")
+@to_file
 @click.option("--port", default=8150, show_default=True, help="This one and the next are used.")
 def main(lines: int, rate: float, seconds: float, kills: int, file: Path | None, port: int) -> None:
     """Run a batch beside interactive requests and under kills; exits 1 where a mark was missed."""
     rows = judged(asyncio.run(measure(lines, rate, seconds, kills, port)))
-    for row in rows:
-        sign = ">=" if row.name.startswith(AT_LEAST) else "<="
-        mark = "" if row.mark is None else f"  {sign} {row.mark:.1f}"
-        click.echo(f"{row.name:<38} {row.value:10.1f}{mark}")
-    if file is not None:
-        file.write_text(json.dumps({"rows": [shown(row) for row in rows]}, indent=1))
-    if missed := [row.name for row in rows if row.met is False]:
-        raise click.ClickException(f"missed: {', '.join(missed)}")
+    show(rows)
+    conclude(rows, file)

@@ -50,14 +50,15 @@ def device_of(profile: Path, model: str) -> str:
 
 
 def side_by_side(folder: Path, here: str) -> dict[str, Any]:
-    """`configs/local.yaml` with each model twice; raises click.ClickException where a profile is of
-    the wrong device.
+    """`configs/local.yaml` with the model of each tier twice; raises click.ClickException where a
+    profile is of the wrong device.
     """
     config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
     [application] = config["applications"]
     args, deployments = application["args"], application["deployments"]
     args["base_dir"] = str(ROOT)
-    for name, model in list(args["models"].items()):
+    for name in args["tiers"].values():
+        model = args["models"][name]
         own = folder / f"{CONFIG.stem}-{name}.json"
         if (device := device_of(own, name)) != here:
             raise click.ClickException(f"{own} is of {device}, and this is {here}")

@@ -1,9 +1,10 @@
 """Figures with the marks that they are to meet, as benchmarks print and write them."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -45,6 +46,14 @@ def show(rows: Iterable[Row]) -> None:
 def conclude(rows: Sequence[Row], file: Path | None) -> None:
     """Write the rows to the file. Raises click.ClickException where a mark was missed."""
     if file is not None:
-        file.write_text(json.dumps([row._asdict() for row in rows], indent=1))
+        file.write_text(json.dumps([_json(row) for row in rows], indent=1))
     if missed := [row.name for row in rows if row.met is False]:
         raise click.ClickException(f"missed: {', '.join(missed)}")
+
+
+def _json(row: Row) -> dict[str, Any]:
+    """The row for JSON, which has no infinity: the time of a request that was not answered."""
+    return {
+        name: None if isinstance(one, float) and not math.isfinite(one) else one
+        for name, one in row._asdict().items()
+    }

@@ -116,7 +116,7 @@ def operations(catalogue: Catalogue) -> Json:
     )
     page = answer("A web page.", STRING, "text/html")
     return {
-        **shape_operations(embeddings),
+        **shape_operations(embeddings, next(iter(catalogue.models))),
         "embed": embeddings,
         "rerank": rerank(catalogue),
         "explain": operation(

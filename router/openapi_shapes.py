@@ -43,15 +43,17 @@ def rerank(catalogue: Catalogue) -> Json:
     return made
 
 
-def shape_operations(embeddings: Json) -> Json:
-    """The operation of each handler, by its name in router/routes.py; `embeddings` is OpenAI's."""
+def shape_operations(embeddings: Json, model: str) -> Json:
+    """The operation of each handler, by its name in router/routes.py; `embeddings` is OpenAI's,
+    `model` an example.
+    """
     return {
         "azure_embed": {
             **embeddings,
             "operationId": "azureEmbed",
             "description": "OpenAI's endpoint with the name of the model in the path.",
             "parameters": [
-                in_path("model"),
+                in_path("model", example=model),
                 query("api-version", {"type": "string"}),
                 *BY_HEADER,
             ],

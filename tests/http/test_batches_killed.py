@@ -119,14 +119,15 @@ class Routers:
     def __init__(self, folder: Path, *found: tuple[str, int]) -> None:
         self._folder = folder
         self._found = {psutil.Process(id): url for url, id in found}
+        self.url, _ = found[0]
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
         dead = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
         return [one for one in self._found if one.is_running() and one.status() not in dead]
 
-    @property
-    def url(self) -> str:
-        return self._found[self.replicas("router")[-1]]
+    def leave(self, process: psutil.Process) -> None:
+        """Send requests to another router."""
+        self.url = next(url for other, url in self._found.items() if other != process)
 
     def running(self) -> list[psutil.Process]:
         """The routers that hold the lock of a batch."""
@@ -150,6 +151,7 @@ def test_the_benchmark_of_batches_kills_the_router_that_runs_one(tmp_path: Path)
                 job = Job(routers, session, LINES)
                 await job.begin()
                 (running,) = routers.running()
+                routers.leave(running)
                 assert await job.killed(1) == {"router": 1}
                 assert not running.is_running() or running.status() == psutil.STATUS_ZOMBIE
                 assert len(routers.replicas("router")) == 1

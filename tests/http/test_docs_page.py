@@ -54,11 +54,12 @@ def commands(page: str, kind: str) -> dict[str, str]:
 
 def test_the_commands_of_the_page_work_as_they_stand(url: str, page: str) -> None:
     for kind, run in (("curl", ["bash", "-c"]), ("Python", [sys.executable, "-c"])):
-        text = commands(page, kind)["/v1/embeddings"]
-        assert url in text
-        ended = subprocess.run([*run, text], capture_output=True, text=True, timeout=120)
-        assert ended.returncode == 0, ended.stderr
-        assert "embedding" in ended.stdout, ended.stdout
+        for path in ("/v1/embeddings", "/openai/deployments/{model}/embeddings"):
+            text = commands(page, kind)[path]
+            assert url in text
+            ended = subprocess.run([*run, text], capture_output=True, text=True, timeout=120)
+            assert ended.returncode == 0, ended.stderr
+            assert "embedding" in ended.stdout, ended.stdout
         assert "/v1/tiers" in commands(page, kind)
 
 

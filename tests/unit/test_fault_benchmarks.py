@@ -1,6 +1,7 @@
 """What the benchmarks of faults conclude from what they saw."""
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def test_rows_are_written_and_a_missed_mark_ends_the_command(tmp_path: Path) -> 
     for missed in (marks.at_most("four", 1.1, 1.0), marks.at_least("four", 0.9, 1.0)):
         with pytest.raises(click.ClickException, match="missed: four"):
             marks.conclude([*rows, missed], file)
+    marks.conclude([marks.Row("never", math.inf)], file)
+    assert json.loads(file.read_text())[0]["value"] is None
 
 
 def sent(*ends_s: float, took_s: float = 0.1, outcome: str = ANSWERED) -> list[Sent]:
@@ -161,8 +164,9 @@ def profiles(folder: Path, device: str) -> None:
 def test_each_model_serves_with_both_profiles(tmp_path: Path) -> None:
     profiles(tmp_path, "a new machine")
     [application] = elsewhere.side_by_side(tmp_path, "a new machine")["applications"]
-    names = set(application["args"]["models"])
-    assert {elsewhere.OWN.format(name) for name in application["args"]["tiers"].values()} < names
+    tiers = set(application["args"]["tiers"].values())
+    names = tiers | {elsewhere.OWN.format(name) for name in tiers}
+    assert names <= application["args"]["models"].keys()
     deployments = {one["name"]: one for one in application["deployments"]}
     assert names < deployments.keys()
     assert sum(one["ray_actor_options"]["num_cpus"] for one in deployments.values()) <= 2

@@ -214,4 +214,3 @@ def test_a_batch_job_is_judged_by_its_lines_and_by_what_others_notice(
 def test_an_interactive_request_that_is_not_answered_is_the_slowest() -> None:
     found = batch_jobs.phase([math.inf, *map(float, range(19))], [100.0] * 20)
     assert found == (20, 1, 9.0, 18.0, 95.0)
-    assert batch_jobs.shown(batch_jobs.Row("p95", math.inf))["value"] is None
