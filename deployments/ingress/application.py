@@ -60,6 +60,7 @@ LATE_S = 1.0  # extra time for the answer to a missed deadline
 OFF_LOOP_BYTES = 6_000_000  # 30 ms as JSON; larger answers are written in a thread
 BULK_OFF_LOOP_BYTES = 128 * 1024  # lower, as no user waits for these
 LARGE_AT_ONCE = 2
+INFLATED_CHARACTERS = 50_000  # what inflating a body counts as among texts that are read
 BODILESS = (204, 304)  # a content-length here would be that of a body that is not sent
 
 log = logging.getLogger("ray.serve")
@@ -295,7 +296,7 @@ class Application:
         scope, stamps = "" if shared else grant.name, http_request.stamps
         caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight, stamps=stamps)
         with billed(bill):
-            request, incoming = await self._request(grant, http_request)
+            request, incoming = await self._request(grant, http_request, client)
             # The dispatcher enforces the deadline; this limit holds if nothing reached it.
             limit_s, watched = service.args.limits.request_timeout_s, http_request.watched
             try:
@@ -350,12 +351,7 @@ class Application:
                 collection="" if address is None else address.collection,
             )
             with billed(bill):
-                body = await asgi.body(
-                    http_request,
-                    limits.max_body_bytes,
-                    limits.body_timeout_s,
-                    limits.max_gzip_ratio,
-                )
+                body = await self._body(http_request, client)
                 data = read_object(body, limits)
                 http_request.errors = errors_of(data)
                 form = form_of(data)
@@ -397,15 +393,24 @@ class Application:
                 bill.failed(error.status)
             raise
 
+    async def _body(self, http_request: HttpRequest, client: str) -> bytes:
+        """The body of an inference request; a large gzip one takes a turn of its client."""
+        limits, pool = self._router.service.args.limits, self._router.service.reader.pool
+        return await asgi.body(
+            http_request,
+            limits.max_body_bytes,
+            limits.body_timeout_s,
+            limits.max_gzip_ratio,
+            partial(pool.run, client, INFLATED_CHARACTERS),
+        )
+
     async def _request(
-        self, caller: Grant, http_request: HttpRequest
+        self, caller: Grant, http_request: HttpRequest, client: str
     ) -> tuple[EmbeddingsRequest, Incoming]:
         """Read the request, and how its answer is written."""
         service = self._router.service
         limits = service.args.limits
-        body = await asgi.body(
-            http_request, limits.max_body_bytes, limits.body_timeout_s, limits.max_gzip_ratio
-        )
+        body = await self._body(http_request, client)
         context = Context(
             service.catalogue,
             http_request.headers,

@@ -5,13 +5,14 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import psutil
@@ -19,6 +20,8 @@ import psutil
 from deployments import serve_internals
 from deployments.launch import haproxy
 from router.config import SEALED
+
+T = TypeVar("T")
 
 POLL_S = 0.25
 
@@ -95,9 +98,10 @@ def serving(
         with redirect_stdout(
             StringIO()
         ):  # Ray reports the controller's death, which is intended here
-            if client is not None and not gone():
-                serve_internals.shut_down(client, SHUTDOWN_S)
-            ray.shutdown()
+            if not gone():  # otherwise a call that waits in another thread may never end
+                if client is not None:
+                    serve_internals.shut_down(client, SHUTDOWN_S)
+                ray.shutdown()
         _end(started, LINGER_S)
 
 
@@ -203,6 +207,31 @@ def gone() -> list[str]:
         if child.status() != psutil.STATUS_ZOMBIE
     }
     return sorted(serve_internals.VITAL_PROCESSES - alive)
+
+
+def unless_gone(call: Callable[[], T], gone: Callable[[], list[str]] = gone) -> T:
+    """Return the result of a call to Ray. Raises RuntimeError as soon as a vital process is gone.
+
+    The call runs in a thread of its own, which is left behind if it waits forever.
+    """
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except Exception as error:
+            result.set_exception(error)
+
+    if not (missing := gone()):
+        Thread(target=run, daemon=True).start()
+    while not missing:
+        try:
+            return result.result(POLL_S)
+        except TimeoutError:
+            if result.done():
+                raise
+            missing = gone()
+    raise RuntimeError(f"{' and '.join(missing)} died")
 
 
 def _end(processes: list[psutil.Process], linger_s: float) -> None:

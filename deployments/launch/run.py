@@ -34,7 +34,15 @@ from deployments.launch.environment import (
 )
 from deployments.launch.machine import devices
 from deployments.launch.profiles import foreign_profiles
-from deployments.launch.ray_process import POLL_S, StartError, gone, metrics_url, say, serving
+from deployments.launch.ray_process import (
+    POLL_S,
+    StartError,
+    gone,
+    metrics_url,
+    say,
+    serving,
+    unless_gone,
+)
 from deployments.serve_internals import haproxy_binary
 from router.config import Limits
 from router.strict import ConfigError, parse_args
@@ -310,11 +318,10 @@ def _status(logs: Path) -> "ServeStatus":
     from ray import serve
 
     try:
-        if missing := gone():
-            raise RuntimeError(f"{' and '.join(missing)} died{_last_words(logs)}")
-        return serve.status()
+        return unless_gone(serve.status)
     except (ray.exceptions.RayError, RuntimeError, OSError) as error:
-        raise StartError(f"Ray Serve ended by itself ({error}); see {logs}") from error
+        why = _last_words(logs) if gone() else ""
+        raise StartError(f"Ray Serve ended by itself ({error}{why}); see {logs}") from error
 
 
 def _last_words(logs: Path) -> str:

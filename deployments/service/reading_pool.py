@@ -1,14 +1,19 @@
 """Threads that read long texts, so that other requests do not wait for them.
 
-Short texts go first, one thread never takes a long one, and a client has at most two threads: long
-texts of one client do not block the others. Waiting texts are bounded in characters.
+Short texts go first, one thread never takes a long one, and a client has at most two threads, one
+of them for long texts where there are two cores: long texts of one client do not block the others.
+The threads have a lower priority than the rest of the machine, so that models and the router's own
+loop keep their cores. Waiting texts are bounded in characters.
 """
 
 import asyncio
+import os
+import threading
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -21,7 +26,16 @@ T = TypeVar("T")
 THREADS = 3
 THREADS_OF_A_CLIENT = 2
 LONG_CHARACTERS = 50_000  # longer texts leave one thread to the others
+NICER = 5  # than the process: a third of a core's time beside another program
 BUSY_RETRY_S = 1.0
+
+
+def _yield_to_others() -> None:
+    """Lower the priority of this thread, where threads have one of their own (Linux)."""
+    with suppress(OSError, AttributeError):
+        thread = threading.get_native_id()
+        own = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, own + NICER)
 
 
 @dataclass(order=True, slots=True)
@@ -37,12 +51,19 @@ class _Job:
         return self.characters > LONG_CHARACTERS
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class ReadingPool:
     """A pool for one event loop; at most `max_characters` at once, half of them of one client."""
 
-    def __init__(self, max_characters: int) -> None:
+    def __init__(self, max_characters: int, cores: int | None = None) -> None:
         self._max_characters = max_characters
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="reading")
+        self._long_of_a_client = min(THREADS_OF_A_CLIENT, max(1, (cores or _cores()) // 2))
+        self._threads = ThreadPoolExecutor(
+            THREADS, thread_name_prefix="reading", initializer=_yield_to_others
+        )
         self._waiting: list[_Job] = []  # by length, then by arrival
         self._running: list[_Job] = []
         self._characters: Counter[str] = Counter()  # waiting or being read, by client
@@ -85,10 +106,14 @@ class ReadingPool:
 
     def _next(self) -> _Job | None:
         of_clients = Counter(job.client for job in self._running)
-        long_ones = sum(job.long for job in self._running)
+        long_ones = Counter(job.client for job in self._running if job.long)
         for job in self._waiting:
             if of_clients[job.client] < THREADS_OF_A_CLIENT and (
-                not job.long or long_ones < THREADS - 1
+                not job.long
+                or (
+                    long_ones.total() < THREADS - 1
+                    and long_ones[job.client] < self._long_of_a_client
+                )
             ):
                 return job
         return None

@@ -139,6 +139,39 @@ def test_a_gzip_body_may_not_become_any_size(prompted: tuple[str, LocalRouter]) 
     assert ask(prompted[0], content=small, headers={"content-encoding": "gzip"}).status_code == 200
 
 
+BOMB = gzip.compress(b'{"input": "' + b"a " * 4_000_000 + b'"}')
+WHOLE = b'{"input": "' + b"word " * 20_000 + b'", "model": "fast"}'
+
+
+def with_size(packed: bytes, size: int) -> bytes:
+    """The same file, with another size in its trailer."""
+    return packed[:-4] + size.to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("packed", "status", "code"),
+    [
+        (BOMB, 413, "request_too_large"),
+        (with_size(BOMB, 5), 413, "request_too_large"),
+        (gzip.compress(b" ") + BOMB, 413, "request_too_large"),
+        (BOMB + gzip.compress(b" "), 413, "request_too_large"),
+        (BOMB[:-2000], 413, "request_too_large"),
+        (gzip.compress(WHOLE), 200, None),
+        (gzip.compress(WHOLE[:100]) + gzip.compress(WHOLE[100:]), 200, None),
+        (gzip.compress(WHOLE)[:-9], 400, "invalid_value"),
+        (with_size(gzip.compress(WHOLE), 2**32 - 1), 400, "invalid_value"),
+        (WHOLE, 400, "invalid_value"),
+    ],
+    ids=["bomb", "lies", "behind", "before", "cut", "whole", "two", "short", "wrong", "plain"],
+)
+def test_a_gzip_body_is_judged_by_what_it_becomes(
+    prompted: tuple[str, LocalRouter], packed: bytes, status: int, code: str | None
+) -> None:
+    answer = ask(prompted[0], content=packed, headers={"content-encoding": "gzip"})
+    assert answer.status_code == status, answer.text
+    assert status == 200 or error(answer)[1] == code
+
+
 def metered(**limits: int) -> dict[str, Any]:
     return {
         "models": {"small": {**ARGS["models"]["all-minilm-l6-v2"], "max_tokens": 100_000}},

@@ -12,7 +12,7 @@ from deployments.ingress.application import Application
 from deployments.ingress.deployment import Router
 from router.schema import EmbeddingsRequest
 from router.strict import parse_args
-from tests.support.local_service import FAKE
+from tests.support.local_service import ARGS, FAKE, served
 
 PlainRouter = Router.__mro__[1]  # without what Serve puts around it
 EACH = 5  # texts of a language
@@ -122,6 +122,36 @@ def test_one_long_text_in_a_list_outvotes_none(http: httpx.Client, long: str) ->
     else:
         found = decided(http, [*[english] * 9, chinese * 30])
         assert (found["language"], found["model"]) == ("en", "wordllama-256")
+
+
+UNREAD = {
+    "emoji": ["\U0001f600", "\U0001f621"],
+    "mathematical letters": ["\U0001d4d7\U0001d4ee\U0001d4f5", "\U0001d54e\U0001d560\U0001d563"],
+    "circled digits": ["\u2460\u2461", "\u2462\u2463"],
+    "Cherokee": ["\u13e3\u13b3\u13a9", "\u13a0\u13c2\u13f4\u13eb\u13ef"],
+    "Tifinagh": ["\u2d5c\u2d30\u2d4e\u2d30\u2d63\u2d49\u2d56\u2d5c", "\u2d30\u2d63\u2d53\u2d4d"],
+    "Inuktitut": ["\u1403\u14c4\u1483\u144e\u1450\u1466", "\u14c4\u14c7\u1557\u1466"],
+}
+
+
+@pytest.mark.parametrize("texts", UNREAD.values(), ids=UNREAD)
+def test_a_text_goes_to_no_model_that_reads_nothing_of_it(texts: list[str]) -> None:
+    routing = {"default_tier": "balanced"}
+    with served(ARGS | {"routing": routing}) as (url, _), httpx.Client(base_url=url) as http:
+
+        def embedded(**body: Any) -> dict[str, Any]:
+            answer = http.post("/v1/embeddings", json={"input": texts, **body}, timeout=60)
+            assert answer.status_code == 200, answer.text
+            parsed: dict[str, Any] = answer.json()
+            return parsed
+
+        free, pinned = embedded(), embedded(model="all-minilm-l6-v2")
+        assert free["model"] != "all-minilm-l6-v2"
+        assert "unread" not in free["routing"]
+        one, other = (np.array(item["embedding"]) for item in free["data"])
+        assert one @ other < 0.999
+        assert pinned["model"] == "all-minilm-l6-v2"
+        assert pinned["routing"]["unread"] == 1.0
 
 
 def test_both_forms_of_a_text_have_one_decision_and_one_vector(http: httpx.Client) -> None:

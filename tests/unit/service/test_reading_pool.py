@@ -1,13 +1,15 @@
 """Whose turn it is among long texts."""
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import Callable
 
 import pytest
 
 from deployments.service import reading_pool
-from deployments.service.reading_pool import LONG_CHARACTERS, ReadingPool
+from deployments.service.reading_pool import LONG_CHARACTERS, NICER, ReadingPool
 from router.errors import RateLimitExceeded
 
 LONG = LONG_CHARACTERS + 1
@@ -48,7 +50,7 @@ class Bench:
 
 
 async def test_a_client_has_two_threads_and_one_is_left_to_shorter_texts() -> None:
-    bench = Bench(ReadingPool(10**9))
+    bench = Bench(ReadingPool(10**9, cores=4))
     for index in range(3):
         bench.put(f"a{index}", "a", LONG)
     bench.put("b", "b", LONG)
@@ -66,6 +68,37 @@ async def test_a_client_has_two_threads_and_one_is_left_to_shorter_texts() -> No
     assert bench.began[-1] == "d"
     await bench.close()
     assert sorted(bench.began) == ["a0", "a1", "a2", "b", "c", "d", "e"]
+
+
+async def test_on_two_cores_one_client_reads_one_long_text_at_a_time() -> None:
+    bench = Bench(ReadingPool(10**9, cores=2))
+    for name, client, characters in (
+        ("a0", "a", LONG),
+        ("a1", "a", LONG + 1),
+        ("b0", "b", LONG + 2),
+        ("b1", "b", LONG + 3),
+        ("a2", "a", 6000),
+    ):
+        bench.put(name, client, characters)
+    await bench.until(lambda: len(bench.began) == 3)
+    assert bench.began == ["a0", "b0", "a2"]
+    await bench.end("a0")
+    await bench.until(lambda: len(bench.began) == 4)
+    assert bench.began[-1] == "a1"
+    await bench.close()
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="priorities of threads are Linux's"
+)
+async def test_reading_yields_to_the_rest_of_the_process() -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    own = priority()
+    found = await ReadingPool(10**9).run("a", 6000, priority)
+    assert found == min(19, own + NICER)
+    assert priority() == own
 
 
 async def test_short_texts_go_first() -> None:
