@@ -258,6 +258,9 @@ class Views:
                     "why": str(candidate.why),
                 }
                 for candidate in decision.candidates
+                # another encoder of a space is no choice for a request that cannot use it
+                if candidate.why is not Why.NOT_IN_SPACE
+                or self._service.args.models[candidate.model].space_of is None
             ],
         }
         return orjson.dumps(body)

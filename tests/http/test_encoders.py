@@ -151,6 +151,10 @@ async def test_a_student_is_no_candidate_of_a_request_that_names_no_space(tmp_pa
             answer = await refused(client, **body, input_type="query")
             assert answer[1] == "model_unavailable"
             assert "tiny" not in answer[2]
+            route = (await client.post("/v1/route", json={"input": "text", **body})).json()
+            assert "tiny" not in {model["model"] for model in route["models"]}
+        route = (await client.post("/v1/route", json={"input": "text", **QUERY})).json()
+        assert "tiny" in {model["model"] for model in route["models"]}
 
 
 async def test_a_caller_may_name_a_student(tmp_path: Path) -> None:
