@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
 
-from deployments.ingress import asgi, console, docs_page
+from deployments.ingress import asgi, bodies, console, docs_page, responses
 from deployments.ingress.asgi import ClientLeft, HttpAnswer, HttpRequest, Receive, Scope, Send
 from deployments.ingress.auth import Access
 from deployments.ingress.batches import BatchHandlers
@@ -111,22 +111,22 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await asgi.lifespan(receive, send)
+            await responses.lifespan(receive, send)
             await self._router.close()
         elif scope["type"] == "websocket":
-            await asgi.refuse_websocket(scope, receive, send)
+            await responses.refuse_websocket(scope, receive, send)
         elif scope["type"] == "http":
             http_request = HttpRequest(scope, receive, self._alone)
             answer = await self._whole(http_request)
             if answer.stream is not None:
                 stall_s = self._router.service.args.limits.send_timeout_s
                 whole = scope["method"] != "HEAD"
-                await asgi.respond_with_file(
+                await responses.respond_with_file(
                     send, answer.status, answer.headers, answer.stream, stall_s, whole
                 )
                 return
             body = b"" if scope["method"] == "HEAD" else answer.body
-            await asgi.respond(send, answer.status, body, answer.headers, answer.held)
+            await responses.respond(send, answer.status, body, answer.headers, answer.held)
             if http_request.stamps is not None:
                 http_request.stamps.mark("written", time.monotonic())
 
@@ -269,7 +269,7 @@ class Application:
     async def _policy(self, http_request: HttpRequest) -> bytes:
         limits = self._router.service.args.limits
         try:
-            return await asgi.body(http_request, MAX_POLICY_BYTES, limits.body_timeout_s)
+            return await bodies.body(http_request, MAX_POLICY_BYTES, limits.body_timeout_s)
         except RequestTooLarge:
             raise RequestTooLarge(
                 MAX_POLICY_BYTES, "a policy has only `routing:` and `tiers:`"
@@ -396,7 +396,7 @@ class Application:
     async def _body(self, http_request: HttpRequest, client: str) -> bytes:
         """The body of an inference request; a large gzip one takes a turn of its client."""
         limits, pool = self._router.service.args.limits, self._router.service.reader.pool
-        return await asgi.body(
+        return await bodies.body(
             http_request,
             limits.max_body_bytes,
             limits.body_timeout_s,

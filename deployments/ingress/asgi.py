@@ -1,12 +1,11 @@
-"""The parts of ASGI that the ingress needs: bodies, headers and clients with limits, and detecting
-that a client has left.
+"""Requests and their clients in ASGI: headers, limits on clients, and detecting that a client has
+left. bodies.py reads bodies, responses.py sends answers.
 """
 
 import asyncio
 import os
 import random
 import re
-import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -14,18 +13,12 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 from deployments.ingress.outgoing import Held
-from deployments.ingress.pace import PATIENCE
 from deployments.serve_internals import DISCONNECT_DISABLED_HEADER
 from router.config import Limits
 from router.errors import (
     HeadersTooLarge,
     InvalidValue,
-    NotSupported,
     RateLimitExceeded,
-    RequestTimeout,
-    RequestTooLarge,
-    render,
-    shorten,
 )
 from router.names import split_address
 from router.shapes.form import Errors
@@ -37,16 +30,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = Mapping[str, str]
 T = TypeVar("T")
-OffLoop = Callable[[Callable[[], bytes]], Awaitable[bytes]]
 
-SEND_BYTES = 64 * 1024  # of an answer, passed to the server at a time
-FILE_BYTES = 256 * 1024  # the same for a file
 SEND_TIMEOUT_S = 10.0  # unless the answer sets another
-MOST_GZIP_FILES = 32  # in one body
-GZIP_FREE_BYTES = 1024 * 1024  # that a gzip body can become, however small it was sent
-ON_LOOP_BYTES = 64 * 1024  # a gzip body that becomes more is inflated in a thread
-GZIP = b"\x1f\x8b"  # how every file begins
-MOST_RATIO = 1032  # of deflate: a larger size in a trailer is no size
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -204,134 +189,6 @@ def query_list(scope: Scope) -> list[tuple[str, str]]:
         raise InvalidValue("the query has more than 16 parameters") from None
 
 
-async def body(
-    http_request: HttpRequest,
-    limit: int,
-    timeout_s: float,
-    gzip_ratio: int = 100,
-    off_loop: OffLoop | None = None,
-) -> bytes:
-    """Read the whole body, unzipped; raises RequestTooLarge, RequestTimeout, ClientLeft or
-    InvalidValue. `off_loop` runs what inflates a large body.
-    """
-    coding = http_request.headers.get("content-encoding", "").strip().lower()
-    if coding not in ("", "identity", "gzip", "x-gzip"):
-        raise InvalidValue(
-            f"content-encoding {shorten(coding)} is not known here; send the body plain or with "
-            "gzip",
-            "content-encoding",
-        )
-    sent = await _sent(http_request, limit, timeout_s)
-    if coding not in ("gzip", "x-gzip"):
-        return sent
-    inflated = _Inflated(sent, limit, gzip_ratio)
-    inflated.refuse_by_trailer()
-    if (whole := inflated.within(ON_LOOP_BYTES)) is not None:
-        return whole
-    return await (off_loop or asyncio.to_thread)(inflated.whole)
-
-
-class _Inflated:
-    """A gzip body, inflated to at most `limit` bytes, and `ratio` times as many as were sent."""
-
-    def __init__(self, sent: bytes, limit: int, ratio: int) -> None:
-        self._sent, self._limit, self._ratio = sent, limit, ratio
-        self._may_become = max(GZIP_FREE_BYTES, ratio * len(sent))
-
-    def refuse_by_trailer(self) -> None:
-        """Refuse a small body whose last four bytes, its size in gzip, say that it is too large.
-
-        Raises RequestTooLarge. A size that no gzip file can have is left to the inflating, and so
-        is a large body: it could be one that was cut off, with other bytes there.
-        """
-        size = int.from_bytes(self._sent[-4:], "little")
-        if (
-            self._sent.startswith(GZIP)
-            and len(self._sent) <= ON_LOOP_BYTES
-            and min(self._limit, self._may_become) < size <= MOST_RATIO * len(self._sent)
-        ):
-            raise self._too_large()
-
-    def within(self, most: int) -> bytes | None:
-        """The body, or None if it is larger than `most`; raises as `whole`."""
-        return self._all(min(most, self._limit, self._may_become))
-
-    def whole(self) -> bytes:
-        """The body; raises RequestTooLarge, or InvalidValue if it is not gzip."""
-        made = self._all(min(self._limit, self._may_become))
-        if made is None:
-            raise self._too_large()
-        return made
-
-    def _all(self, most: int) -> bytes | None:
-        parts, left, sent = list[bytes](), most, self._sent
-        while sent:  # a gzip body can be several files in a row
-            if len(parts) == MOST_GZIP_FILES:  # each costs a copy of what follows it
-                raise InvalidValue(
-                    f"the body is more than {MOST_GZIP_FILES} gzip files after one another; send "
-                    "one",
-                    "content-encoding",
-                )
-            stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-            try:
-                part = stream.decompress(sent, left + 1)
-            except zlib.error as error:
-                raise InvalidValue(
-                    f"content-encoding says gzip and the body is not: {error}", "content-encoding"
-                ) from None
-            left -= len(part)
-            if left < 0:
-                return None
-            if not stream.eof:
-                raise InvalidValue(
-                    "content-encoding says gzip and the body ends too early", "content-encoding"
-                )
-            parts.append(part)
-            sent = stream.unused_data
-        return b"".join(parts)
-
-    def _too_large(self) -> RequestTooLarge:
-        if self._may_become < self._limit:
-            return RequestTooLarge(
-                self._may_become,
-                f"a gzip body may become {self._ratio} times as large as what is sent "
-                "(limits.max_gzip_ratio); send it plain",
-            )
-        return RequestTooLarge(self._limit)
-
-
-async def _sent(http_request: HttpRequest, limit: int, timeout_s: float) -> bytes:
-    """Read the body as it was sent; raises RequestTooLarge (before reading if the length is
-    declared), RequestTimeout, or ClientLeft on a broken upload.
-    """
-    if http_request.sent is not None:
-        if len(http_request.sent) > limit:
-            raise RequestTooLarge(limit)
-        return http_request.sent
-    declared = http_request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared[:12]) > limit:
-        raise RequestTooLarge(limit)
-    try:
-        return await attended(_whole(http_request.receive, limit), timeout_s)
-    except TimeoutError:
-        raise RequestTimeout(timeout_s) from None
-
-
-async def _whole(receive: Receive, limit: int) -> bytes:
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        part = message.get("body", b"")
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            raise RequestTooLarge(limit)
-        if not message.get("more_body", False):
-            return b"".join(parts) if len(parts) > 1 else part
-
-
 async def attended(
     work: Coroutine[Any, Any, T], limit_s: float, receive: Receive | None = None
 ) -> T:
@@ -400,74 +257,3 @@ class _Attendant:
 async def _disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def respond(
-    send: Send, status: int, content: bytes, given: Headers, held: Held | None = None
-) -> None:
-    """Send one whole response, in parts that the client must read in time."""
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
-    stall_s = SEND_TIMEOUT_S if held is None else held.stall_s
-    try:
-        await send({"type": "http.response.start", "status": status, "headers": raw})
-        for start in range(0, max(1, len(content)), SEND_BYTES):
-            part = content[start : start + SEND_BYTES] if len(content) > SEND_BYTES else content
-            more = start + SEND_BYTES < len(content)
-            async with asyncio.timeout(PATIENCE * stall_s):
-                await send({"type": "http.response.body", "body": part, "more_body": more})
-    except TimeoutError:
-        pass  # the server closes an incomplete response
-    finally:
-        if held is not None:
-            held.release()
-
-
-async def respond_with_file(
-    send: Send, status: int, given: Headers, stream: BinaryIO, stall_s: float, whole: bool = True
-) -> None:
-    """Send a response whose body is a file, read in parts; if not `whole`, only its headers."""
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()]
-    try:
-        await send({"type": "http.response.start", "status": status, "headers": raw})
-        more = True
-        while more:
-            part = await asyncio.to_thread(stream.read, FILE_BYTES) if whole else b""
-            more = len(part) == FILE_BYTES
-            async with asyncio.timeout(PATIENCE * stall_s):
-                await send({"type": "http.response.body", "body": part, "more_body": more})
-    except TimeoutError:
-        pass  # the server closes an incomplete response
-    finally:
-        stream.close()
-
-
-async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a handshake with 426, or close it if the server cannot send a response."""
-    await receive()
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close"})
-        return
-    error = NotSupported()
-    content = render(error)
-    given = {
-        "content-type": "application/json",
-        "content-length": str(len(content)),
-        **error.headers,
-    }
-    raw = [(name.encode(), value.encode()) for name, value in given.items()]
-    start = {"type": "websocket.http.response.start", "status": error.status, "headers": raw}
-    await send(start)
-    await send({"type": "websocket.http.response.body", "body": content})
-
-
-async def lifespan(receive: Receive, send: Send) -> None:
-    """Confirm startup and shutdown: Serve's own hooks start what a router runs, and the caller
-    stops it afterwards.
-    """
-    while True:
-        message = await receive()
-        if message["type"] == "lifespan.startup":
-            await send({"type": "lifespan.startup.complete"})
-        elif message["type"] == "lifespan.shutdown":
-            await send({"type": "lifespan.shutdown.complete"})
-            return

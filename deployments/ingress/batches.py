@@ -10,7 +10,7 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from deployments.ingress import asgi
+from deployments.ingress import asgi, bodies
 from deployments.ingress.asgi import HttpAnswer, HttpRequest, Message
 from deployments.ingress.routes import TABLE
 from deployments.ingress.uploads import receive_file
@@ -126,7 +126,7 @@ class BatchHandlers:
         store, limits = self._store, self._router.service.args.limits
         if grant.priorities is not None and "bulk" not in grant.priorities:
             raise PriorityNotAllowed("bulk", grant.priorities)
-        body = await asgi.body(http_request, MOST_BODY_BYTES, limits.body_timeout_s)
+        body = await bodies.body(http_request, MOST_BODY_BYTES, limits.body_timeout_s)
         address = str(http_request.address or "")
         given, http_request.ignored = parse_batch(body, grant.ignores(limits))
         return _json(await asyncio.to_thread(store.create, grant, given, address))

@@ -19,7 +19,7 @@ from ray.serve._private import http_util
 from ray.serve._private.http_util import RequestIdMiddleware
 from ray.serve._private.logging_utils import log_access_log_filter
 
-from deployments.ingress import asgi, fast_path
+from deployments.ingress import asgi, bodies, fast_path, responses
 from deployments.ingress.application import Application
 from deployments.ingress.asgi import HttpAnswer, HttpRequest, Receive, Scope
 from deployments.ingress.outgoing import Outgoing
@@ -80,7 +80,7 @@ class Replica:
             setattr(self, name, value)
 
     async def asgi(self, scope: Scope, receive: Receive, send: asgi.Send) -> None:
-        await asgi.respond(send, 200, b"slow", {"content-length": "4"})
+        await responses.respond(send, 200, b"slow", {"content-length": "4"})
 
 
 class Echo:
@@ -104,7 +104,7 @@ class Echo:
         if self.error is not None:
             raise self.error
         try:
-            body = await asgi.body(http_request, self.most_bytes, 5.0)
+            body = await bodies.body(http_request, self.most_bytes, 5.0)
             await asgi.attended(self.gate.wait(), 5.0, http_request.watched)
         except RequestTooLarge:
             return HttpAnswer(413, b"", headers={"content-length": "0"})
@@ -286,7 +286,7 @@ class Reads(Replica):
             if name.decode().replace("-", "_") in ("serve_multiplexed_model_id", "traceparent"):
                 value.decode()
         own = headers[b"x-request-id"].decode()
-        await asgi.respond(send, 200, own.encode(), {"content-length": str(len(own))})
+        await responses.respond(send, 200, own.encode(), {"content-length": str(len(own))})
 
 
 @pytest.mark.parametrize(
