@@ -148,6 +148,9 @@ def router(
         one["args"]["models"] |= models
     with tempfile.TemporaryDirectory() as scratch:
         path, log = Path(scratch) / config.name, Path(scratch) / "log"
+        for one in data["applications"]:
+            if "batches" in one["args"]:  # not the user's own
+                one["args"]["batches"]["folder"] = str(Path(scratch) / "batches")
         path.write_text(yaml.safe_dump(data, sort_keys=False))  # the order of models is their rank
         port = free_port()
         command = [

@@ -209,7 +209,7 @@ def local_config(file: Path) -> dict[str, int]:
     application["args"]["base_dir"] = str(ROOT)
     application["deployments"][0]["num_replicas"] = REPLICAS["router"]
     file.write_text(yaml.safe_dump(data, sort_keys=False))
-    return {"router": REPLICAS["router"], **dict.fromkeys(application["args"]["models"], 1)}
+    return {"router": REPLICAS["router"], **dict.fromkeys(application["args"]["tiers"].values(), 1)}
 
 
 async def play_all(running: Router, names: tuple[str, ...], replicas: dict[str, int]) -> list[Row]:

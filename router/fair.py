@@ -87,10 +87,11 @@ class FairQueue(Generic[F]):
         """Take out the next chunk and charge its key, unless the chunk has ended. Raises IndexError
         if there is none.
         """
-        self.count -= 1
         if self._front:
+            self.count -= 1
             return self._front.pop()
         start, _, flow = self._heap[0]
+        self.count -= 1
         chunk = flow.chunks.popleft()
         self._now = start
         if not chunk.done:

@@ -67,9 +67,10 @@ class BudgetUnreachable(RouterError):
         """
         within = f"no allowed model is predicted to answer within {budget_s * 1000:.4g} ms"
         if retry_after_s is None:
+            enough_ms = max(math.ceil(soonest_s * 1000), math.floor(budget_s * 1000) + 1)
             super().__init__(
                 f"{within}, not even an idle one: raise latency_budget_ms to "
-                f"{math.ceil(soonest_s * 1000)} or more, or send "
+                f"{enough_ms} or more, or send "
                 '"on_budget_miss": "degrade" to be answered late',
                 "latency_budget_ms",
                 retry_after(math.inf)

@@ -401,7 +401,7 @@ class Application:
             limits.max_body_bytes,
             limits.body_timeout_s,
             limits.max_gzip_ratio,
-            partial(pool.run, client, INFLATED_CHARACTERS),
+            partial(pool.admit, client, INFLATED_CHARACTERS),
         )
 
     async def _request(

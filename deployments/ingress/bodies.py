@@ -38,7 +38,7 @@ async def body(
         return sent
     inflated = _Inflated(sent, limit, gzip_ratio)
     inflated.refuse_by_trailer()
-    if (whole := inflated.within(ON_LOOP_BYTES)) is not None:
+    if len(sent) <= ON_LOOP_BYTES and (whole := inflated.within(ON_LOOP_BYTES)) is not None:
         return whole
     return await (off_loop or asyncio.to_thread)(inflated.whole)
 

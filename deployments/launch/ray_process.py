@@ -228,8 +228,8 @@ def unless_gone(call: Callable[[], T], gone: Callable[[], list[str]] = gone) -> 
         try:
             return result.result(POLL_S)
         except TimeoutError:
-            if result.done():
-                raise
+            if result.done():  # it ended just now, or the call itself ran out of time
+                return result.result()
             missing = gone()
     raise RuntimeError(f"{' and '.join(missing)} died")
 

@@ -14,6 +14,7 @@ from deployments.service.prepare import BYTES_A_TOKEN, Prepared, Preparer
 from deployments.service.reader import TEXT_CHARACTERS, Read, Reader
 from deployments.service.reading_pool import ReadingPool
 from router.config import Limits
+from router.domain import Features, TextKind
 from router.errors import ContextLengthExceeded, InvalidValue, MaxTokensPerRequest, RouterError
 from router.language_id import Prior
 from router.rerank_config import RerankerConfig
@@ -107,6 +108,11 @@ class PairPreparer(Preparer):
         return tokenizer([before + _MARK + after], "document").counts[0] - 1
 
 
+def kind_of(one: Features, texts: int) -> TextKind:
+    """So many texts with these features."""
+    return TextKind(one.language, one.script, one.mixed, one.code, texts)
+
+
 class PairReader(Reader):
     """Reads the documents of one request, and its query."""
 
@@ -120,6 +126,7 @@ class PairReader(Reader):
     ) -> None:
         super().__init__(preparer, prior, limits, pool)
         self.request, self._pairs = request, preparer
+        self.documents: Features | None = None  # of the documents alone, once they are read
 
     async def read(
         self,
@@ -133,6 +140,18 @@ class PairReader(Reader):
     ) -> Read:
         """Read as PreparedPairs. Raises ContextLengthExceeded where no model reads the query."""
         return await self._read(texts, side, instruction, language, models, scope, client)
+
+    def _features(self, texts: Sequence[str], language: str | None) -> Features:
+        """Those of the pairs: the query counts as much as all documents together."""
+        own = self.documents = super()._features(texts, language)
+        query = super()._features([self.request.query], language)
+        kinds = own.kinds or (kind_of(own, len(texts)),)
+        return replace(
+            own,
+            mixed=own.mixed or query.mixed,
+            code=own.code or query.code,
+            kinds=(*kinds, kind_of(query, len(texts))),
+        )
 
     def reading(
         self,

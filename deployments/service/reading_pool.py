@@ -8,6 +8,7 @@ loop keep their cores. Waiting texts are bounded in characters.
 
 import asyncio
 import os
+import sys
 import threading
 from bisect import insort
 from collections import Counter
@@ -26,13 +27,15 @@ T = TypeVar("T")
 THREADS = 3
 THREADS_OF_A_CLIENT = 2
 LONG_CHARACTERS = 50_000  # longer texts leave one thread to the others
-NICER = 5  # than the process: a third of a core's time beside another program
+NICER = 5  # than the process: a quarter of a core's time beside its event loop
 BUSY_RETRY_S = 1.0
 
 
 def _yield_to_others() -> None:
     """Lower the priority of this thread, where threads have one of their own (Linux)."""
-    with suppress(OSError, AttributeError):
+    if sys.platform != "linux":  # elsewhere the number of a thread may be that of a process
+        return
+    with suppress(OSError):
         thread = threading.get_native_id()
         own = os.getpriority(os.PRIO_PROCESS, thread)
         os.setpriority(os.PRIO_PROCESS, thread, own + NICER)
@@ -78,6 +81,11 @@ class ReadingPool:
             raise RateLimitExceeded(limit.format(most), BUSY_RETRY_S, "this router")
         if own and own + characters > most // 2:
             raise RateLimitExceeded(limit.format(most // 2), BUSY_RETRY_S, "this client")
+
+    async def admit(self, client: str, characters: int, work: Callable[[], T]) -> T:
+        """Check, then run `work`; raises RateLimitExceeded."""
+        self.check(client, characters)
+        return await self.run(client, characters, work)
 
     async def run(self, client: str, characters: int, work: Callable[[], T]) -> T:
         """Run `work` in a thread, in its turn, and return its result. If it is cancelled before, it

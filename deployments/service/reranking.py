@@ -175,7 +175,7 @@ class Reranking:
             self._args.rerankers[model].score_kind,
             self._tier_of(model, plan.wanted),
             plan.decision,
-            plan.features,
+            reader.documents or plan.features,
             sum(got.tokens),
             got.known,
             truncated,

@@ -54,9 +54,7 @@ def http() -> Iterator[httpx.Client]:
 
 
 def rerank(http: httpx.Client, *documents: str, **body: Any) -> dict[str, Any]:
-    answer = http.post(
-        "/v1/rerank", json={"query": "which ?", "documents": list(documents), **body}
-    )
+    answer = http.post("/v1/rerank", json={"query": "which ?", "documents": list(documents)} | body)
     assert answer.status_code == 200, answer.text
     parsed: dict[str, Any] = answer.json()
     return parsed
@@ -95,6 +93,14 @@ def test_rules_by_language_and_length_choose_a_reranker(
 ) -> None:
     routing = rerank(http, *documents)["routing"]
     assert (routing["model"], routing["reason"]) == (model, reason)
+
+
+@pytest.mark.parametrize("documents", [[SHORT], [SHORT, "The church is old.", "Trains are late."]])
+def test_a_query_counts_as_much_as_its_documents(http: httpx.Client, documents: list[str]) -> None:
+    routing = rerank(http, *documents, query="Wo genau liegt der alte Bahnhof?")["routing"]
+    assert (routing["model"], routing["reason"]) == ("reads-400", "rule:not-english")
+    assert routing["language"] == "en", "that of the documents"
+    assert routing.get("languages") == (None if len(documents) == 1 else {"en": len(documents)})
 
 
 def test_a_long_document_takes_all_of_its_request_to_a_reranker_that_reads_it(

@@ -4,6 +4,7 @@ from collections.abc import Generator, Iterator
 from contextlib import suppress
 
 import pytest
+import yaml
 from openai import OpenAI
 
 from tests.support.launched import ROOT, Launched, launched
@@ -28,8 +29,16 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(scope="module")
-def local() -> Iterator[Launched]:
-    with launched(ROOT / "configs" / "local.yaml") as running:
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    """`configs/local.yaml` as it is, but for the folder of its batches."""
+    folder = tmp_path_factory.mktemp("local")
+    config = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())
+    args = config["applications"][0]["args"]
+    args["base_dir"] = str(ROOT)
+    args["batches"]["folder"] = str(folder / "batches")
+    path = folder / "local.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    with launched(path) as running:
         yield running
 
 
