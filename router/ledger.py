@@ -97,7 +97,7 @@ class Group(Generic[M]):
         place = self._places.pop(member, None)
         if place is not None:
             last = self.members.pop()
-            if last is not member:
+            if place < len(self.members):
                 self.members[place] = last
                 self._places[last] = place
 

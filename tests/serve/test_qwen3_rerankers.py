@@ -161,7 +161,7 @@ def test_a_replica_killed_mid_request_loses_no_request_and_no_order(
             killed.set()
         answers = [one.result() for one in waiting]
     assert other.is_running()
-    (log,) = rerankers.logs.glob("replica_*router*.log")
+    (log,) = rerankers.logs.glob("replica_embedding-router_router_*.log")
     wait_for(
         lambda: f"of {SMALL} failed" in log.read_text(), "the router to say that a call failed"
     )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.domain import Curve, Model, work_of
-from router.ledger import REPORT_LIFE_S, Dispatch, Ledger
+from router.ledger import REPORT_LIFE_S, Dispatch, Group, Ledger
 from router.policy import predict
 
 untimed = settings(deadline=None)
@@ -362,3 +362,13 @@ def test_the_ledger_is_never_negative_and_ends_at_zero(
         book.completed(call)
     book.unqueued("m", book.waiting_tokens("m"))
     book.assert_empty()
+
+
+def test_a_group_knows_its_members_by_value() -> None:
+    group = Group[str]()
+    group.add("one")
+    group.add("two")
+    for name in ("two", "one"):
+        group.discard("".join(list(name)))  # another object with the same value
+        assert name not in group.members
+    assert group.members == []

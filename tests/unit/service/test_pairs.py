@@ -141,10 +141,12 @@ async def test_pairs_of_one_query_and_instruction_have_one_prefix() -> None:
     assert await prefix("which?", "a", model="cosine") is None, "documents are read alone"
 
 
-async def test_the_features_are_those_of_the_documents() -> None:
+async def test_the_features_are_those_of_the_pairs() -> None:
     reader, _ = reader_of("wo ist der Bahnhof von Heidelberg", ["Where is the railway station?"])
     features = (await reader.read(reader.request.documents, None, None, None, ("pairs",))).features
-    assert (features.language, features.languages) == ("en", {})
+    assert (features.language, features.languages) == ("en", {"en": 1, "de": 1})
+    assert reader.documents is not None
+    assert (reader.documents.language, reader.documents.languages) == ("en", {})
 
 
 @pytest.mark.parametrize("documents", [["a"], ["a", "b"]])
