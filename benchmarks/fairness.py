@@ -1,196 +1,169 @@
-"""Fairness, live: bulk beside too much interactive load, and two keys that flood: `python -m
-benchmarks fairness`.
+"""Fairness, live: an ingest beside too much interactive load, and two keys that flood: `python -m
+benchmarks fairness [--config FILE] [--json FILE]`.
 
-The service is the whole router in this process, on a real socket, with an engine that sleeps as
-long as its curve says. 100 % load is the rate at which the engine is busy with full steps.
+All requests are for one model, the largest of the config, on a service with real models. 100 % load
+is what this model answers of new texts (benchmarks/live.py has the mix). In turns:
 
-    flood   interactive requests at 120 % load, and an ingest of as much work as its share does in
-            that time: it must end, and interactive requests must be in time as often as
-    cut     the same requests without the ingest, on an engine that is slower by the share
-    keys    two keys with the same weight that flood, one with twice as many connections
+    flood   interactive requests at 120 % load, refused where they would be late, and an ingest of
+            as much work as its guaranteed share can do in that time
+    cut     interactive requests alone, at the load that 120 % is where the model has only the rest
+            of its time
 
-Real time: run it on a machine with nothing else to do.
+The ingest must end in the time that its share needs, and interactive requests must be in time as
+often in `flood` as in `cut`. Then two keys of the same weight flood the model, one with twice as
+many connections: either is to be served as much as the other.
 """
 
 import asyncio
-import json
+import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from random import Random
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import click
 import httpx
 
+from benchmarks.live import Ask, Client, Texts, Told, router
+from benchmarks.marks import Row, at_least, at_most, conclude, show, to_file
+from benchmarks.public_data import sample
 from router.keys import hash_of, new_key
-from tests.support.local_service import served
 
-BATCH_TOKENS, BASE_S, S_PER_TOKEN = 512, 0.05, 0.0008
-FULL_RATE = BATCH_TOKENS / (BASE_S + S_PER_TOKEN * BATCH_TOKENS)  # tokens per second
-LEAST_TOKENS, MOST_TOKENS = 20, 100
-SHARE, LOAD, BUDGET_S = 0.1, 1.2, 1.5
-INGEST_TEXTS, INGEST_TOKENS = 8, 52
+LOAD, BUDGET_S = 1.2, 1.5
+WITHIN = 1.0  # percentage points of interactive requests in time
+GRACE_S = 2.0  # until the last piece of an ingest is answered
+INGEST_TEXTS = 8  # in one request
 KEYS = {name: new_key(secrets.token_bytes(32)) for name in ("one", "other", "ingest")}
 
 
-class Sent(NamedTuple):
-    """An interactive request."""
+class Flood(NamedTuple):
+    """What one turn showed."""
 
-    at_s: float
-    tokens: int
-
-
-def config(times: float = 1.0) -> dict[str, Any]:
-    """One model whose steps take `times` as long. A router without a tokenizer counts a token for
-    three characters and the engine one for four, so the engine's tokens take a third longer.
-    """
-    model = {
-        "engine": {
-            "kind": "fake",
-            "base_s": BASE_S * times,
-            "s_per_token": S_PER_TOKEN * times * 4 / 3,
-        },
-        "dimensions": 64,
-        "max_tokens": 8192,
-        "curve": {
-            "fixed_s": 0.0,
-            "base_s": BASE_S * times,
-            "s_per_token": S_PER_TOKEN * times,
-            "batch_tokens": BATCH_TOKENS,
-            "overhead_s": 0.004,
-        },
-    }
-    return {
-        "models": {"only": model},
-        "tiers": {"fast": "only"},
-        "cache": {"max_bytes": 0},
-        "keys": {name: {"hash": hash_of(key)} for name, key in KEYS.items()},
-        "limits": {"bulk_share": SHARE},
-    }
+    in_time: float  # percent of the interactive requests
+    ingest_s: float = 0.0  # until all of the ingest was answered
 
 
-def arrivals(seconds: float, rng: Random) -> Iterator[Sent]:
-    """Independent arrivals at the load."""
-    rate = LOAD * FULL_RATE / ((LEAST_TOKENS + MOST_TOKENS) / 2)
-    at_s = 0.0
-    while (at_s := at_s + rng.expovariate(rate)) < seconds:
-        yield Sent(at_s, 4 * rng.randrange(LEAST_TOKENS // 4, MOST_TOKENS // 4))
+class Stage(NamedTuple):
+    """A model of a running service, and new texts for it."""
 
+    url: str
+    model: str
+    texts: Texts
+    rng: random.Random
 
-def text(number: int, tokens: int) -> str:
-    return f"{number} ".ljust(3 * tokens, "x")
+    def client(self, key: str) -> Client:
+        return Client(self.url, headers={"authorization": f"Bearer {KEYS[key]}"})
 
+    def one(self) -> Ask:
+        """An interactive request without a budget."""
+        return Ask(next(self.texts), {"model": self.model})
 
-async def interactive(url: str, sent: Sequence[Sent]) -> float:
-    """The share of the requests that are answered within their budget."""
-    limits = httpx.Limits(max_connections=None, keepalive_expiry=1.0)
-    async with httpx.AsyncClient(base_url=url, timeout=60.0, limits=limits) as client:
-        start_s = time.perf_counter()
+    def in_time(self) -> Ask:
+        """An interactive request that is refused where it would be late."""
+        options = {"latency_budget_ms": 1000 * BUDGET_S, "on_budget_miss": "reject"}
+        return Ask(next(self.texts), {"model": self.model, **options}, BUDGET_S)
 
-        async def one(number: int, ask: Sent) -> bool:
-            await asyncio.sleep(max(0.0, start_s + ask.at_s - time.perf_counter()))
-            body = {
-                "input": text(number, ask.tokens),
-                "latency_budget_ms": 1000 * BUDGET_S,
-                "on_budget_miss": "reject",
-            }
-            began_s = time.perf_counter()
-            answer = await client.post("/v1/embeddings", json=body, headers=_key("one"))
-            return answer.is_success and time.perf_counter() - began_s <= BUDGET_S
+    def bulk(self) -> Ask:
+        """A request of an ingest."""
+        texts = [next(self.texts).text for _ in range(INGEST_TEXTS)]
+        options = {"model": self.model, "input": texts, "priority": "bulk"}
+        return Ask(next(self.texts), options)
 
-        found = await asyncio.gather(*(one(number, ask) for number, ask in enumerate(sent)))
-    return sum(found) / len(found)
+    async def interactive(self, rate: float, seconds: float) -> float:
+        """Percent of the requests that are answered within their budget."""
+        async with self.client("one") as client:
+            told = await client.at_rate(self.in_time, rate, seconds, self.rng)
+        return 100 * sum(ok(one) and one.total_s <= BUDGET_S for one in told) / max(1, len(told))
 
-
-async def ingest(url: str, requests: int) -> float:
-    """Seconds until all of an ingest is answered."""
-    async with httpx.AsyncClient(
-        base_url=url, timeout=300.0, limits=httpx.Limits(max_connections=None)
-    ) as client:
+    async def ingest(self, requests: int) -> float:
+        """Seconds until all of so many requests are answered."""
         began_s = time.perf_counter()
-
-        async def one(number: int) -> None:
-            texts = [
-                text(INGEST_TEXTS * number + place, INGEST_TOKENS) for place in range(INGEST_TEXTS)
-            ]
-            body = {"input": texts, "priority": "bulk", "model": "only"}
-            (
-                await client.post("/v1/embeddings", json=body, headers=_key("ingest"))
-            ).raise_for_status()
-
-        await asyncio.gather(*(one(number) for number in range(requests)))
+        async with self.client("ingest") as client:
+            told = await asyncio.gather(*(client.send(self.bulk()) for _ in range(requests)))
+        if failed := sum(not ok(one) for one in told):
+            raise click.ClickException(f"{failed} requests of the ingest were not answered")
         return time.perf_counter() - began_s
 
+    async def keys(self, seconds: float) -> Counter[str]:
+        """Requests of two keys that are answered in this time; each client waits for its answer."""
+        served, end_s = Counter[str](), time.perf_counter() + seconds
 
-async def flood(url: str, sent: Sequence[Sent], requests: int) -> tuple[float, float]:
-    """Both at once: the share in time, and when the ingest ended."""
-    in_time, ended_s = await asyncio.gather(interactive(url, sent), ingest(url, requests))
-    return in_time, ended_s
-
-
-async def keys(url: str, seconds: float) -> Counter[str]:
-    """Requests that each of two keys has answered in this time; each waits for its answers."""
-    served_of, numbers = Counter[str](), count()
-    async with httpx.AsyncClient(
-        base_url=url, timeout=60.0, limits=httpx.Limits(max_connections=None)
-    ) as client:
-        end_s = time.perf_counter() + seconds
-
-        async def loop(name: str) -> None:
+        async def loop(client: Client, name: str) -> None:
             while time.perf_counter() < end_s:
-                body = {"input": text(next(numbers), 60), "model": "only"}
-                answer = await client.post("/v1/embeddings", json=body, headers=_key(name))
-                answer.raise_for_status()
-                served_of[name] += time.perf_counter() < end_s
+                told = await client.send(self.one())
+                served[name] += ok(told) and time.perf_counter() < end_s
 
-        await asyncio.gather(*(loop("one") for _ in range(32)), *(loop("other") for _ in range(64)))
-    return served_of
+        async with self.client("one") as one, self.client("other") as other:
+            clients = [(one, "one")] * 32 + [(other, "other")] * 64
+            await asyncio.gather(*(loop(*each) for each in clients))
+        return served
 
 
-def _key(name: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {KEYS[name]}"}
+def ok(told: Told) -> bool:
+    return told.status == httpx.codes.OK
+
+
+async def play(stage: Stage, share: float, seconds: float, turns: int) -> list[Row]:
+    """All parts, one after another."""
+    async with stage.client("one") as client, stage.client("ingest") as bulk:
+        rate = await client.capacity(stage.one, 16, seconds)
+        bulk_rate = await bulk.capacity(stage.bulk, 4, seconds)
+    requests = max(1, round(share * seconds * bulk_rate))
+    floods, cuts = list[Flood](), list[float]()
+    for _ in range(turns):
+        both = stage.interactive(LOAD * rate, seconds), stage.ingest(requests)
+        floods.append(Flood(*await asyncio.gather(*both)))
+        cuts.append(await stage.interactive(LOAD * rate / (1 - share), seconds))
+    served = await stage.keys(seconds)
+    return [
+        Row("interactive answers per second at 100 %", rate),
+        Row("texts of the ingest in a turn", requests * INGEST_TEXTS),
+        *judged(floods, cuts, requests / bulk_rate / share, served),
+    ]
+
+
+def judged(
+    floods: Sequence[Flood], cuts: Sequence[float], needed_s: float, served: Mapping[str, int]
+) -> list[Row]:
+    """The figures beside their marks; `needed_s` is how long the share needs for the ingest."""
+    cut, ratio = fmean(cuts), served["one"] / max(1, served["other"])
+    longest_s = max(one.ingest_s for one in floods)
+    return [
+        at_most("ingest: seconds until its end", longest_s, needed_s + GRACE_S),
+        Row("interactive in time with the capacity cut, %", cut),
+        at_least("interactive in time, %", fmean(one.in_time for one in floods), cut - WITHIN),
+        at_least("two keys: served, one to the other", ratio, 0.95),
+        at_most("two keys: served, the other to one", 1 / max(1e-9, ratio), 1 / 0.95),
+    ]
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(2.0), default=40.0, show_default=True)
-@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
-def main(seconds: float, path: Path | None) -> None:
-    """Flood a service, and see who is served."""
-    sent = list(arrivals(seconds, Random(0)))
-    tokens = INGEST_TEXTS * INGEST_TOKENS
-    work_s = BASE_S + S_PER_TOKEN * tokens  # of one bulk request, a call of its own
-    requests = round(SHARE * seconds / work_s)
-    with served(config()) as (url, _):
-        in_time, ended_s = asyncio.run(flood(url, sent, requests))
-    with served(config(1.0 / (1.0 - SHARE))) as (url, _):
-        cut = asyncio.run(interactive(url, sent))
-    with served(config()) as (url, _):
-        counts = asyncio.run(keys(url, seconds / 4))
-    bound_s = requests * work_s / SHARE + 2.0
-    ratio = counts["one"] / max(1, counts["other"])
-    rows = [
-        _row("bulk ends", "seconds that the ingest took", ended_s, f"<= {bound_s:.0f}",
-             ended_s <= bound_s),
-        _row("interactive", f"share in time; {cut:.4f} with the capacity cut", in_time,
-             f">= {cut - 0.01:.4f}", in_time >= cut - 0.01),
-        _row("two keys", f"served, one to the other: {dict(counts)}", ratio, "0.95 to 1.05",
-             0.95 <= ratio <= 1.05),
-    ]  # fmt: skip
-    for row in rows:
-        met = "met" if row["met"] else "missed"
-        click.echo(
-            f"{row['name']:<12} {row['value']:>8.4g} {row['mark']:>13} {met:<7} {row['what']}"
-        )
-    if path is not None:
-        path.write_text(json.dumps(rows, indent=1) + "\n")
-
-
-def _row(name: str, what: str, value: float, mark: str, met: bool) -> dict[str, Any]:
-    return {"name": name, "what": what, "value": value, "mark": mark, "met": met}
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default="configs/local.yaml",
+    show_default=True,
+)
+@click.option("--seconds", type=click.FloatRange(2.0), default=20.0, show_default=True)
+@click.option("--turns", type=click.IntRange(1), default=3, show_default=True)
+@sample
+@click.option("--seed", type=int, default=0, show_default=True)
+@to_file
+def main(
+    config: Path, seconds: float, turns: int, folder: Path, seed: int, file: Path | None
+) -> None:
+    """Flood a service, and see who is served; exits 1 where a mark was missed."""
+    keys: dict[str, Any] = {name: {"hash": hash_of(key)} for name, key in KEYS.items()}
+    rng = random.Random(seed)
+    with router(config, None, keys=keys, cache={"max_bytes": 0}) as running:
+        stage = Stage(running.url, list(running.args.native)[-1], Texts(rng, folder), rng)
+        share = running.args.limits.bulk_share
+        rows = asyncio.run(play(stage, share, seconds, turns))
+    show(rows)
+    conclude(rows, file)
 
 
 if __name__ == "__main__":

@@ -243,12 +243,19 @@ class Texts:
 class Client:
     """Sends requests to one router; open it with `async with`."""
 
-    def __init__(self, url: str, keeps_bodies: bool = False) -> None:
-        self._url, self._keeps_bodies = f"{url}/v1", keeps_bodies
+    def __init__(
+        self,
+        url: str,
+        keeps_bodies: bool = False,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._url, self._keeps_bodies, self._headers = f"{url}/v1", keeps_bodies, headers
 
     async def __aenter__(self) -> "Client":
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=ANSWER_S)
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=ANSWER_S),
+            headers=self._headers,
         )
         return self
 

@@ -139,7 +139,9 @@ class Service(NamedTuple):
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, KeyError, ValueError):
             async with session.get("/v1/tiers") as answer:
                 rows = (await answer.json())["data"]
-                return all(row["replicas_ready"] >= self.replicas[row["model"]] for row in rows)
+                return all(
+                    row["replicas_ready"] >= self.replicas.get(row["model"], 0) for row in rows
+                )
         return False
 
 

@@ -2,16 +2,20 @@
 scaling are replaced, and nothing is cached.
 
 Tiny random checkpoints at the widths of the 0.6B, the 4B and the 8B, which has the section of the
-4B, with the real tokenizer, against transformers. The 0.6B has two replicas.
+4B, with the real tokenizer, against transformers. The 0.6B has two replicas, of which the last test
+kills one.
 """
 
 import copy
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -28,6 +32,7 @@ WIDTHS = {SMALL: 1024, MIDDLE: 2560, LARGE: 4096}
 REPLICAS = {SMALL: 2, MIDDLE: 1, LARGE: 1}
 MAX_TOKENS = 8192
 LONG = "gravity " * 9000
+WORK_S = 0.5  # of a processor, which an idle replica does not use meanwhile
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +134,61 @@ def test_tiers_and_hub_names_lead_to_the_rerankers(rerankers: Launched) -> None:
     assert rerank(rerankers, model="fast")["model"] == SMALL
     assert rerank(rerankers)["model"] == MIDDLE
     assert rerank(rerankers, model="Qwen/Qwen3-Reranker-4B")["model"] == MIDDLE
+
+
+def test_a_replica_killed_mid_request_loses_no_request_and_no_order(
+    rerankers: Launched, checkpoints: dict[str, Path]
+) -> None:
+    """Lists of two calls each are ranked until a replica that works on them is dead."""
+    lists = [[f"{one} of list {many}" + " and more" * 75 for one in range(36)] for many in range(2)]
+    read = [pairs_of(checkpoints[SMALL], one, MAX_TOKENS) for one in lists]
+    assert all(sum(map(len, one)) > MAX_TOKENS for one in read)
+    killed = Event()
+
+    def load(documents: list[str]) -> list[dict[str, Any]]:
+        answers = [rerank(rerankers, documents=documents, model=SMALL)]
+        while not killed.is_set():
+            answers.append(rerank(rerankers, documents=documents, model=SMALL))
+        return answers
+
+    idle_s = {one: cpu_s(one) for one in both_replicas(rerankers)}
+
+    def busy() -> list[psutil.Process]:
+        return [one for one, before_s in idle_s.items() if cpu_s(one) > before_s + WORK_S]
+
+    with ThreadPoolExecutor(len(lists)) as pool:
+        waiting = [pool.submit(load, one) for one in lists]
+        try:
+            wait_for(lambda: bool(busy()), "a replica to work")
+            victim = busy()[0]
+            victim.kill()
+        finally:
+            killed.set()
+        answers = [one.result() for one in waiting]
+    assert all(one.is_running() for one in idle_s if one != victim)
+    (log,) = rerankers.logs.glob("replica_embedding-router_router_*.log")
+    wait_for(
+        lambda: f"of {SMALL} failed" in log.read_text(), "the router to say that a call failed"
+    )
+    for found, pairs in zip(answers, read, strict=True):
+        scores = scores_of(checkpoints[SMALL], pairs)
+        for answer in found:
+            np.testing.assert_allclose(by_document(answer), scores, atol=WITHIN)
+
+
+def both_replicas(running: Launched) -> list[psutil.Process]:
+    """Those of the 0.6B; one that checks its health has another title just then."""
+    found: list[psutil.Process] = []
+
+    def both() -> bool:
+        found[:] = running.replicas(SMALL)
+        return len(found) == 2
+
+    wait_for(both, "two replicas")
+    return found
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Processor seconds that it has used."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
