@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from deployments.serve_internals import log_buffers
+from deployments.serve_internals import log_buffers, logs_every_request
 
 # of the requests that are being processed
 REQUEST_IDS: ContextVar[tuple[str, ...]] = ContextVar("request_ids", default=())
@@ -46,7 +46,13 @@ class Context(logging.Filter):
 
 
 def install(traced: bool) -> None:
-    """Add the ids to Serve's logger in this process; further calls do nothing."""
+    """Add the ids to Serve's logger in this process, and write its lines at once.
+
+    With `RAY_SERVE_THROUGHPUT_OPTIMIZED` Serve holds 1,000 lines or until an error, which is meant
+    for the access log: where that is on, warnings are still written at once.
+    """
+    for buffer in log_buffers(log):
+        buffer.flushLevel = logging.WARNING if logs_every_request(log) else logging.NOTSET
     if not any(isinstance(one, Context) for one in log.filters):
         log.addFilter(Context(traced))
 

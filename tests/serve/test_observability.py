@@ -88,8 +88,6 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
     path.write_text(yaml.safe_dump(config(), sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_metrics_report_interval_ms", "1000")  # 10 s by default
-        # a line is in its file when it is written
-        patch.setenv("RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE", "1")
         with launched(path) as running:
             yield running
 

@@ -13,7 +13,7 @@ from deployments.dispatch.wire import Call
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, EngineFailed
 from deployments.engines.fake import FakeEngine
 from deployments.replica.host import Host
-from deployments.telemetry.logs import REQUEST_IDS, Context, kept, where
+from deployments.telemetry.logs import REQUEST_IDS, Context, install, kept, where
 from router import engine_config
 
 SECRET = "zq7marigold"
@@ -51,6 +51,32 @@ def test_a_library_that_sets_up_logging_leaves_serves_log_where_it_was(tmp_path:
         assert buffered.target is file
         assert (tmp_path / "replica.log").read_text() == "before\nafter\n"
     finally:
+        log.removeHandler(buffered)
+        file.close()
+
+
+@pytest.mark.parametrize(("access_log", "written"), [(False, "one\ntwo\n"), (True, "")])
+def test_lines_are_in_serves_log_at_once(tmp_path: Path, access_log: bool, written: str) -> None:
+    from ray.serve._private.logging_utils import log_access_log_filter
+
+    file = logging.FileHandler(tmp_path / "replica.log")
+    buffered = MemoryHandler(1000, logging.ERROR, target=file)
+    if not access_log:
+        buffered.addFilter(log_access_log_filter)
+    log = logging.getLogger("ray.serve")
+    level, filters = log.level, log.filters[:]
+    log.setLevel(logging.INFO)
+    log.addHandler(buffered)
+    try:
+        install(False)
+        log.info("one")
+        log.info("two")
+        assert (tmp_path / "replica.log").read_text() == written
+        log.warning("three")
+        assert (tmp_path / "replica.log").read_text() == "one\ntwo\nthree\n"
+    finally:
+        log.setLevel(level)
+        log.filters[:] = filters
         log.removeHandler(buffered)
         file.close()
 
