@@ -49,9 +49,10 @@ def device_of(profile: Path, model: str) -> str:
     return read_profile(json.loads(profile.read_text()), model).device
 
 
-def side_by_side(folder: Path, here: str) -> dict[str, Any]:
-    """`configs/local.yaml` with the model of each tier twice; raises click.ClickException where a
-    profile is of the wrong device.
+def side_by_side(folder: Path, here: str, scratch: Path) -> dict[str, Any]:
+    """`configs/local.yaml` with the model of each tier twice, the second with its profile of
+    `folder`, which goes to `scratch` under the name of the second. Raises click.ClickException
+    where a profile is of the wrong device.
     """
     config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
     [application] = config["applications"]
@@ -65,7 +66,10 @@ def side_by_side(folder: Path, here: str) -> dict[str, Any]:
         shipped = ROOT / model["profile"]
         if device_of(shipped, name) == here:
             raise click.ClickException(f"{shipped} is of this device, {here}: nothing to compare")
-        args["models"][OWN.format(name)] = {**model, "profile": str(own.absolute())}
+        named = json.loads(own.read_text()) | {"model": OWN.format(name)}
+        profile = scratch / f"{OWN.format(name)}.json"
+        profile.write_text(json.dumps(named))
+        args["models"][OWN.format(name)] = {**model, "profile": str(profile)}
         [deployment] = [one for one in deployments if one["name"] == name]
         deployments.append({**deployment, "name": OWN.format(name)})
     return config
@@ -149,7 +153,7 @@ def main(own: Path, requests: int, folder: Path, file: Path | None) -> None:
     here = processor()
     with tempfile.TemporaryDirectory() as scratch:
         path, log = Path(scratch) / CONFIG.name, Path(scratch) / "decisions.jsonl"
-        config = side_by_side(own, here)
+        config = side_by_side(own, here, Path(scratch))
         path.write_text(yaml.safe_dump(config, sort_keys=False))
         models = list(config["applications"][0]["args"]["tiers"].values())
         with router(path, None, decision_log={"path": str(log)}) as running:

@@ -71,12 +71,12 @@ def estimated_bytes(texts: int, dimensions: int, bytes_each: float) -> int:
 
 def _row_by_row(rows: Vectors, rest: dict[str, object]) -> bytes:
     """The same bytes, made row by row so that other threads can run in between."""
-    option = orjson.OPT_SERIALIZE_NUMPY
-    data = b",".join(
-        orjson.dumps({"object": "embedding", "index": index, "embedding": row}, option=option)
-        for index, row in enumerate(rows)
-    )
-    return b'{"object":"list","data":[' + data + b"]," + orjson.dumps(rest)[1:]
+    option, pieces = orjson.OPT_SERIALIZE_NUMPY, [b'{"object":"list","data":[']
+    for index, row in enumerate(rows):
+        one = {"object": "embedding", "index": index, "embedding": row}
+        pieces += (orjson.dumps(one, option=option), b",")
+    pieces[-1:] = (b"],", orjson.dumps(rest)[1:])
+    return b"".join(pieces)
 
 
 def json_rows(rows: npt.NDArray[np.float32 | np.int8 | np.uint8], in_base64: bool = False) -> bytes:

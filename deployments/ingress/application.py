@@ -57,9 +57,8 @@ from router.stamps import Stamps
 CLIENT_LEFT = 499
 STARTING_S = 1.0  # until a client can retry
 LATE_S = 1.0  # extra time for the answer to a missed deadline
-OFF_LOOP_BYTES = 6_000_000  # 30 ms as JSON; larger answers are written in a thread
+OFF_LOOP_BYTES = 1_000_000  # 5 ms as JSON; larger answers are written in a thread
 BULK_OFF_LOOP_BYTES = 128 * 1024  # lower, as no user waits for these
-LARGE_AT_ONCE = 2
 INFLATED_CHARACTERS = 50_000  # what inflating a body counts as among texts that are read
 BODILESS = (204, 304)  # a content-length here would be that of a body that is not sent
 
@@ -95,7 +94,7 @@ class Application:
     def __init__(self, router: RouterState, alone: bool = False) -> None:
         self._router, self._alone = router, alone
         self._gate, self._outgoing = asgi.Gate(), Outgoing()
-        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._large = asyncio.Lock()  # writing numbers holds the interpreter
         # by the names of router/routes.py; the others are views that do not read the request
         self._handlers: dict[str, Handler] = {
             **dict.fromkeys(FORMS, self._embed),
@@ -328,6 +327,7 @@ class Application:
                     made = await asyncio.to_thread(
                         embeddings, answer, service.catalogue, incoming.write, http_request.id
                     )
+                await service.reader.pool.turns.next()
         except BaseException:
             held.release()
             raise

@@ -318,6 +318,7 @@ class HttpExchange(RequestResponseCycle):
             for start in range(0, len(body), ONE_WRITE_BYTES):
                 self.transport.write(view[start : start + ONE_WRITE_BYTES])
                 await self._taken(pace)
+                await asyncio.sleep(0)  # a fast reader never makes this wait
                 if self.disconnected:
                     return
         if self.flow.write_paused:

@@ -19,6 +19,7 @@ from deployments.dispatch.chunks import Rows
 from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.service.prepare import Prepared
 from deployments.service.shared_cache import SharedCache
+from deployments.service.turns import LARGE_TEXTS, Turns
 from router.admission import RETRY_AFTER_S
 from router.cache import Entry, VectorCache
 from router.errors import (
@@ -45,9 +46,14 @@ class Gatherer:
     """One model's cache lookups, texts in flight, and dispatcher."""
 
     def __init__(
-        self, dispatcher: ModelDispatcher, cache: VectorCache, shared: SharedCache | None = None
+        self,
+        dispatcher: ModelDispatcher,
+        cache: VectorCache,
+        shared: SharedCache | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._dispatcher, self._cache, self._shared = dispatcher, cache, shared
+        self._turns = turns or Turns()
         self._on_their_way: dict[bytes, InFlightText] = {}
         self.coalesced = 0  # texts that waited for another request's
 
@@ -161,6 +167,8 @@ class Gatherer:
                 self._on_their_way[digest] = InFlightText(shared, row, bulk)
         try:
             made = await self._calls_run(prepared, places, deadline_s, bulk)
+            if len(prepared.counts) > LARGE_TEXTS:
+                await self._turns.next()
             self._cache.put_many(dispatcher.model, list(own), made.vectors, made.tokens)
             if self._shared is not None:
                 self._shared.put_many(dispatcher.model, list(own), made.vectors, made.tokens)

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from deployments.service.memory import give_back
+from deployments.service.turns import Turns
 from router.errors import RateLimitExceeded
 
 T = TypeVar("T")
@@ -71,6 +72,7 @@ class ReadingPool:
         self._running: list[_Job] = []
         self._characters: Counter[str] = Counter()  # waiting or being read, by client
         self._number = 0
+        self.turns = Turns()
 
     def check(self, client: str, characters: int) -> None:
         """Raise RateLimitExceeded if these are too many beside those in work."""
@@ -98,11 +100,13 @@ class ReadingPool:
         insort(self._waiting, job)
         self._start()
         try:
-            return await result
+            read = await result
         finally:
             if job in self._waiting:
                 self._waiting.remove(job)
                 self._release(job)
+        await self.turns.next()
+        return read
 
     def _start(self) -> None:
         while len(self._running) < THREADS and (job := self._next()) is not None:

@@ -140,6 +140,7 @@ class Service:
                 dispatcher,
                 self.cache,
                 self.shared if self.shared and self.shared.shares(name) else None,
+                self.reader.pool.turns,
             )
             for name, dispatcher in self.dispatchers.items()
         }
