@@ -69,7 +69,9 @@ def side_by_side(folder: Path, here: str, scratch: Path) -> dict[str, Any]:
         named = json.loads(own.read_text()) | {"model": OWN.format(name)}
         profile = scratch / f"{OWN.format(name)}.json"
         profile.write_text(json.dumps(named))
-        args["models"][OWN.format(name)] = {**model, "profile": str(profile)}
+        own_model = {**model, "profile": str(profile)}
+        del own_model["fingerprint"]  # it names the model
+        args["models"][OWN.format(name)] = own_model
         [deployment] = [one for one in deployments if one["name"] == name]
         deployments.append({**deployment, "name": OWN.format(name)})
     return config

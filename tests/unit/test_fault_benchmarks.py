@@ -8,12 +8,14 @@ from typing import Any
 
 import click
 import pytest
+import yaml
 
 from benchmarks import advise_english, elsewhere, marks, outages, timing
 from benchmarks.abuse import MARKS, MIDDLE, SHORT
 from benchmarks.abuse_attacks import ATTACKS
 from benchmarks.live import ROOT
 from benchmarks.outages import ANSWERED, Sent
+from deployments.launch.serve_config import application as application_of
 from tests.unit.test_live_benchmarks import entry
 
 
@@ -163,9 +165,13 @@ def profiles(folder: Path, device: str) -> None:
 
 def test_each_model_serves_with_both_profiles(tmp_path: Path) -> None:
     profiles(tmp_path, "a new machine")
-    [application] = elsewhere.side_by_side(tmp_path, "a new machine")["applications"]
+    config = elsewhere.side_by_side(tmp_path, "a new machine", tmp_path)
+    [application] = config["applications"]
     tiers = set(application["args"]["tiers"].values())
     names = tiers | {elsewhere.OWN.format(name) for name in tiers}
+    file = tmp_path / "local.yaml"
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    assert names <= application_of(file)[0].models.keys()  # what the service would start with
     assert names <= application["args"]["models"].keys()
     deployments = {one["name"]: one for one in application["deployments"]}
     assert names < deployments.keys()
@@ -176,16 +182,16 @@ def test_profiles_of_another_machine_or_shipped_ones_of_this_one_are_refused(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(click.ClickException, match="calibrate"):
-        elsewhere.side_by_side(tmp_path, "a new machine")
+        elsewhere.side_by_side(tmp_path, "a new machine", tmp_path)
     profiles(tmp_path, "another one")
     with pytest.raises(click.ClickException, match="is of another one"):
-        elsewhere.side_by_side(tmp_path, "a new machine")
+        elsewhere.side_by_side(tmp_path, "a new machine", tmp_path)
     shipped = elsewhere.device_of(
         ROOT / "configs" / "profiles" / "local-wordllama-256.json", "wordllama-256"
     )
     profiles(tmp_path, shipped)
     with pytest.raises(click.ClickException, match="nothing to compare"):
-        elsewhere.side_by_side(tmp_path, shipped)
+        elsewhere.side_by_side(tmp_path, shipped, tmp_path)
 
 
 def replayed(**changed: Any) -> dict[str, Any]:

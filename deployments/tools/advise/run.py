@@ -278,8 +278,16 @@ async def _survey(client: Client, inputs: Inputs, wanted: Sequence[str]) -> dict
     """
     answer = await client.tiers()
     named = {answer["tiers"].get(name, name) for name in wanted}  # a tier stands for its model
-    rows = [row for row in answer["data"] if not wanted or row["model"] in named]
-    names = [row["model"] for row in answer["data"]]
+    # a student makes the vectors of another model's space, and only those of queries
+    spaces = {row["model"]: row["space"].rpartition("/")[0] for row in answer["data"]}
+    if other := next((name for name in named if spaces.get(name, name) != name), None):
+        raise AdviseError(
+            f"{other} makes vectors of the space of {spaces[other]}, and its own recall is in "
+            f"/v1/tiers; measure {spaces[other]}"
+        )
+    own = [row for row in answer["data"] if spaces[row["model"]] == row["model"]]
+    rows = [row for row in own if not wanted or row["model"] in named]
+    names = [row["model"] for row in own]
     if unknown := [name for name in wanted if answer["tiers"].get(name, name) not in names]:
         tiers = ", ".join(answer["tiers"])
         raise AdviseError(
@@ -288,7 +296,7 @@ async def _survey(client: Client, inputs: Inputs, wanted: Sequence[str]) -> dict
         )
     if len(rows) < 2:
         only = ", ".join(row["model"] for row in rows)
-        others = [name for name in names if name not in named]
+        others = [name for name in names if wanted and name not in named]
         raise AdviseError(
             f"the service has one model ({only}), and a comparison takes two"
             if not others
