@@ -62,7 +62,8 @@ async def send(url: str, texts: Sequence[str]) -> int:
             nonlocal answered
             while waiting:
                 ask = Ask(Text(waiting.pop(), "", ""), {"model": "auto"})
-                answered += (await client.send(ask)).status == 200
+                told = await client.send(ask)
+                answered += told.status == 200
 
         await asyncio.gather(*(one() for _ in range(CLIENTS)))
     return answered
@@ -122,7 +123,7 @@ def judged(summary: Mapping[str, Any], sent: int, answered: int) -> list[Row]:
 @click.command()
 @whole
 @click.option("--scifact", is_flag=True, help="Measure 1,000 abstracts too.")
-@click.option("--most", default=300, show_default=True, help="Rows of each file.")
+@click.option("--most", default=1500, show_default=True, help="Rows of each file.")
 @click.option("--texts", default=882, show_default=True, help="Of the mixed log.")
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Keep the files here."
