@@ -218,13 +218,14 @@ def _check_model(text: str, context: Context) -> None:
     if name.space is None and (name.model is None or catalogue.means(name.model)):
         return
     other = Name() if embeddings is None else embeddings.read_name(text)
-    what = None
-    if embeddings is not None and other.space in embeddings.collections:
+    what: str | None = None
+    space = other.space
+    if embeddings is not None and space is not None and space in embeddings.collections:
         with suppress(CollectionNotAllowed):
-            context.check_space(other.space)
-            what = f"{other.space} is a collection"
-    elif other.space is not None:
-        what = f"{other.space} is a vector space"
+            context.check_space(space)
+            what = f"{space} is a collection"
+    elif space is not None:
+        what = f"{space} is a vector space"
     elif embeddings is not None and (model := embeddings.lookup(other.model or "")) is not None:
         what = f"{model} is an embedding model"
     if what is None:

@@ -144,7 +144,7 @@ CHINESE = "今天天气很好"
 async def test_recall_of_a_language_that_was_not_measured_is_said_to_be_overall(
     tmp_path: Path, input: str | list[str], recall: float, overall: bool
 ) -> None:
-    async with served(tmp_path, languages={"en": 0.9, "unknown": 0.5}) as (client, _):
+    async with served(tmp_path, languages={"en": 0.9, "unknown": 0.9}) as (client, _):
         body = {"space": SPACE, "model": "tiny", "input_type": "query", "input": input}
         routing = (await embed(client, **body))["routing"]
         assert routing["expected_recall"] == recall, routing

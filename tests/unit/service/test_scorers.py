@@ -35,13 +35,13 @@ def ranked(reranking: Reranking, number: int) -> "asyncio.Task[Ranking]":
 
 
 async def test_pairs_that_wait_are_work_of_the_embedding_model_until_they_are_scored() -> None:
-    transport = HandTransport(FAKE["dimensions"])
+    transport = HandTransport(ARGS.models["served"].dimensions)
     service = Service(ARGS, transport, clock=lambda: 0.0, rng=random.Random(1))
     reranking, ledger = Reranking(service), service.ledger
     for name in ("served", "other"):
         service.replicas_changed(name, [name])
 
-    backlogs, tasks = [0], []
+    backlogs, tasks = [0], list["asyncio.Task[Ranking]"]()
     for number in range(12):
         tasks.append(ranked(reranking, number))
         await settle()
