@@ -122,7 +122,7 @@ class Validation:
             self.problems.append(bad.at(line))
             return
         self.problems += [fault.at(line) for fault in _faults(data)]
-        custom_id = data.get("custom_id")
+        custom_id = data.get("custom_id", "")
         if _is_id(custom_id) and (first := self._ids.setdefault(custom_id, line)) != line:
             duplicate = BadLine(
                 "duplicate_custom_id",

@@ -65,9 +65,9 @@ class Context(NamedTuple):
     address: Address | None = None
     defaults: KeyDefaults = KeyDefaults()
     priority: Priority = "interactive"  # of requests that give none
-    embeddings: Catalogue | None = None  # names that rank nothing, for a ranking's `model`
     # raises CollectionNotAllowed for names that the key may not use as a space
     check_space: Callable[[str], None] = lambda name: None
+    embeddings: Catalogue | None = None  # names that rank nothing, for a ranking's `model`
 
 
 def settled(given: Given, context: Context) -> EmbeddingsRequest:
