@@ -98,6 +98,12 @@ class Routing(_Decided):
     """Texts by language, for a list of several texts."""
     unread: NotRequired[Annotated[float | None, _default(None)]]
     """Share of the texts' tokens that the model does not know, where there are any."""
+    elapsed_ms: NotRequired[Annotated[float | None, _default(None)]]
+    """Where reason is late: from the arrival of the request to the decision, which was already gone
+    from its latency budget."""
+    recall_measured_for: NotRequired[Annotated[list[str] | None, _default(None)]]
+    """Languages for which expected_recall was measured, where a text has another one: the figure
+    is that of all queries measured."""
 
 
 class _Usage(TypedDict):
@@ -155,6 +161,9 @@ class RerankRouting(_Decided):
     """Documents by language, for several documents."""
     unread: NotRequired[float]
     """Share of the texts' tokens that the model does not know, where there are any."""
+    elapsed_ms: NotRequired[float]
+    """Where reason is late: from the arrival of the request to the decision, which was already gone
+    from its latency budget."""
 
 
 class RerankResponse(TypedDict):
@@ -191,6 +200,10 @@ class _Decision(TypedDict):
     expected_recall: float | None
     unread: NotRequired[float]
     """As routing.unread of an answer."""
+    elapsed_ms: float
+    """From the arrival of the request to the decision: already gone from its latency budget."""
+    recall_measured_for: NotRequired[list[str]]
+    """As routing.recall_measured_for of an answer."""
 
 
 _Text = TypedDict("_Text", {"value": str | None, "from": Source})
@@ -222,6 +235,8 @@ class _Candidate(TypedDict):
     """Where several encoders may answer; `encoder` and `expected_recall` too."""
     encoder: NotRequired[Kind]
     expected_recall: NotRequired[float]
+    recall_measured_for: NotRequired[list[str]]
+    """Languages for which expected_recall was measured; for others it is that of all queries."""
 
 
 class Route(TypedDict):

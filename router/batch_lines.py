@@ -1,7 +1,7 @@
 """The lines of a batch's input file and of its output."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -29,34 +29,49 @@ class BadLine(ValueError):
 
 
 def read_line(raw: bytes) -> tuple[str, dict[str, Any]]:
-    """Return the `custom_id` and the body of one line. Raises BadLine."""
+    """Return the `custom_id` and the body of one line. Raises BadLine for its first fault."""
+    data = _object(raw)
+    for fault in _faults(data):
+        raise fault
+    return data["custom_id"], data["body"]
+
+
+def _object(raw: bytes) -> dict[str, Any]:
     try:
         data = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise BadLine("invalid_json_line", f"the line is not valid JSON: {error.msg}") from None
     if not isinstance(data, dict):
         raise BadLine("invalid_json_line", "the line must be a JSON object")
-    custom_id = data.get("custom_id")
-    if not isinstance(custom_id, str) or not 1 <= len(custom_id) <= MOST_ID_CHARACTERS:
-        raise BadLine(
+    return data
+
+
+def _faults(data: Mapping[str, Any]) -> Iterator[BadLine]:
+    """Yield each fault of a line, apart from those of the request in its body."""
+    if not _is_id(data.get("custom_id")):
+        yield BadLine(
             "invalid_custom_id",
             f"custom_id must be a string of 1 to {MOST_ID_CHARACTERS} characters",
             "custom_id",
         )
     if data.get("method") != METHOD:
-        raise BadLine("invalid_method", f'method must be "{METHOD}"', "method")
+        yield BadLine("invalid_method", f'method must be "{METHOD}"', "method")
     if data.get("url") != ENDPOINT:
-        raise BadLine("invalid_url", f'url must be "{ENDPOINT}", the endpoint of the batch', "url")
+        yield BadLine("invalid_url", f'url must be "{ENDPOINT}", the endpoint of the batch', "url")
     body = data.get("body")
     if not isinstance(body, dict):
-        raise BadLine(
+        yield BadLine(
             "invalid_body", f"body must be the JSON object of a {ENDPOINT} request", "body"
         )
+        return
     try:
         dumped(body)
     except InvalidJson as error:
-        raise BadLine("invalid_body", error.message, "body") from None
-    return custom_id, body
+        yield BadLine("invalid_body", error.message, "body")
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= MOST_ID_CHARACTERS
 
 
 def bulk(body: Mapping[str, Any]) -> bytes:
@@ -102,16 +117,20 @@ class Validation:
                     f"the line is longer than {most_bytes} bytes (limits.max_body_bytes); send its "
                     "texts in several lines",
                 )
-            custom_id, _ = read_line(raw)
-            if (first := self._ids.setdefault(custom_id, line)) != line:
-                raise BadLine(
-                    "duplicate_custom_id",
-                    f"custom_id {shorten(custom_id)} is also that of line {first}; give each line "
-                    "its own",
-                    "custom_id",
-                )
+            data = _object(raw)
         except BadLine as bad:
             self.problems.append(bad.at(line))
+            return
+        self.problems += [fault.at(line) for fault in _faults(data)]
+        custom_id = data.get("custom_id", "")
+        if _is_id(custom_id) and (first := self._ids.setdefault(custom_id, line)) != line:
+            duplicate = BadLine(
+                "duplicate_custom_id",
+                f"custom_id {shorten(custom_id)} is also that of line {first}; give each line "
+                "its own",
+                "custom_id",
+            )
+            self.problems.append(duplicate.at(line))
 
     def end(self) -> None:
         """Finish: a file without lines is a problem."""

@@ -49,6 +49,11 @@ class Encoder:
         """Whether it is the space's own model."""
         return self.kind == "native"
 
+    @property
+    def proofs(self) -> tuple[Proof, ...]:
+        """The measurements that its expected recall is made of."""
+        return tuple(proof for proof in (self.proof, self.space_proof) if proof is not None)
+
     def makes(self, side: str | None) -> bool:
         """Whether it makes vectors of texts of this side; an unknown side is not a query."""
         return self.sides == "both" or side == "query"
@@ -58,10 +63,20 @@ class Encoder:
         queries if the language was not measured.
         """
         kept = self.assumed
-        for proof in (self.proof, self.space_proof):
-            if proof is not None:
-                kept *= proof.kept(self.documents, language).recall
+        for proof in self.proofs:
+            kept *= proof.kept(self.documents, language).recall
         return min(1.0, kept)
+
+    @property
+    def measured_for(self) -> tuple[str, ...]:
+        """The languages with a figure of their own, in every proof."""
+        languages = [set(proof.by_language(self.documents)) for proof in self.proofs]
+        return tuple(sorted(set.intersection(*languages) - {"unknown"})) if languages else ()
+
+    def measured(self, features: Features) -> bool:
+        """Whether the expected recall was measured for the language of every text."""
+        languages = [kind.language for kind in features.kinds] or [features.language]
+        return set(languages) <= set(self.measured_for)
 
     def recall_of(self, features: Features) -> float:
         """The expected recall of a request's texts, the mean for a list."""

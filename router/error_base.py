@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import orjson
 
+ALIKE = 0.7  # names of embedding models have much in common
 _NAMED = re.compile("\x1f([^\x1f]*)\x1f(\\[[0-9]+\\])?")
 
 
@@ -83,8 +84,29 @@ def render(error: RouterError) -> bytes:
 
 def suggest(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str:
     """`; did you mean X?` if the name resembles a valid one, else an empty string."""
-    near = get_close_matches(name[:80].lower(), list(valid), n=1, cutoff=cutoff)
-    return f"; did you mean {str(near[0])!r}?" if near else ""  # str: an enum member's value
+    return did_you_mean(_nearest(name, valid, cutoff))
+
+
+def nearest_name(asked: str, valid: Iterable[str]) -> str | None:
+    """The model, alias, tier, space or collection that `asked` resembles, as a whole or without
+    its budget, hub prefix or size; None if it resembles none.
+    """
+    names, bare = list(valid), asked[:80].partition("@")[0]
+    head, _, last = bare.rpartition("/")
+    parts = bare, head if last.isdecimal() else last
+    return next((near for part in parts if (near := _nearest(part, names, ALIKE))), None)
+
+
+def did_you_mean(name: str | None) -> str:
+    """`; did you mean X?`, or an empty string without a name."""
+    return "" if name is None else f"; did you mean {name!r}?"
+
+
+def _nearest(name: str, valid: Iterable[str], cutoff: float) -> str | None:
+    """The valid name that resembles `name` most, in any case."""
+    by_lower = {one.lower(): one for one in reversed([*map(str, valid)])}  # the first has its case
+    near = get_close_matches(name[:80].lower(), by_lower, n=1, cutoff=cutoff)
+    return by_lower[near[0]] if near else None
 
 
 def shorten(text: str, characters: int = 80) -> str:

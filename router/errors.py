@@ -42,7 +42,9 @@ from router.error_base import AS_QUERY as AS_QUERY
 from router.error_base import CUT as CUT
 from router.error_base import INPUT as INPUT
 from router.error_base import RouterError as RouterError
+from router.error_base import did_you_mean as did_you_mean
 from router.error_base import field as field
+from router.error_base import nearest_name as nearest_name
 from router.error_base import render as render
 from router.error_base import retry_after as _retry_after
 from router.error_base import shorten as shorten
@@ -244,6 +246,8 @@ class NotFound(RouterError):
         hint = (
             f"embeddings are at POST {EMBEDDINGS[0]},"
             if nearest is None
+            else f"of Ollama's API this service has POST {nearest.path}, with the texts in input;"
+            if nearest.handler == "ollama_embed"
             else f"did you mean {nearest.methods[0]} {nearest.path}?"
         )
         super().__init__(f"there is nothing at {shorten(path)}; {hint} /docs lists every path")
@@ -253,13 +257,26 @@ class ModelNotFound(RouterError):
     """No model, tier or alias has this name."""
 
     status, code = 404, "model_not_found"
-    ALIKE = 0.7  # names of embedding models have much in common
 
-    def __init__(self, asked: str, valid: Sequence[str], param: str = "model") -> None:
-        bare = asked.rpartition("/")[2].partition("@")[0]
-        hint = suggest(bare, valid, self.ALIKE) or ";"
+    def __init__(
+        self, asked: str, valid: Sequence[str], param: str = "model", more: Iterable[str] = ()
+    ) -> None:
+        """`more` are names that are suggested, but not listed."""
+        hint = did_you_mean(nearest_name(asked, (*valid, *more))) or ";"
         names = f"valid names are {', '.join(valid)}"
         super().__init__(f"there is no model {shorten(asked)}{hint} {names}", param)
+
+    @classmethod
+    def of_space(
+        cls, space: str, model: str, models: Sequence[str], near: str | None
+    ) -> "ModelNotFound":
+        """The error for MODEL/DIMENSIONS in `space`; `near` is the space that was perhaps meant."""
+        error, hint = cls(model, models, "space"), did_you_mean(near) or ";"
+        error.message = (
+            f"there is no model {shorten(model)} for the space {shorten(space)}{hint} the models "
+            f"are {', '.join(models)}"
+        )
+        return error
 
 
 class MethodNotAllowed(RouterError):

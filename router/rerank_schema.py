@@ -5,6 +5,7 @@ fields and headers in router/schema.py also apply here.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, NamedTuple
 
 import orjson
@@ -13,8 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 from router.body_errors import dumped, explain, explain_json, kind_of, not_an_object
 from router.config import Limits
 from router.domain import OnMiss, Tier
-from router.errors import InvalidJson, InvalidValue, RequestTooLarge, field, shorten
+from router.errors import (
+    CollectionNotAllowed,
+    InvalidJson,
+    InvalidValue,
+    ModelNotFound,
+    RequestTooLarge,
+    UnknownField,
+    field,
+    shorten,
+)
 from router.ignoring import Ignore, unknown
+from router.names import Name
 from router.rerank_config import Score
 from router.schema import (
     EmbeddingsBody,
@@ -27,6 +38,7 @@ from router.schema import (
 from router.settings import Context, settled
 
 DOCUMENTS = field("documents")
+OR_MODEL = ", or name another model"
 # names in errors that differ from those of /v1/embeddings
 NAMES = {'{"input": "text"}': '{"query": "text", "documents": ["text"]}', "input": "documents"}
 _TEXT_SCHEMA = {"type": "string", "minLength": 1}
@@ -109,6 +121,7 @@ class RerankBody(BaseModel):
 
 
 FIELDS = tuple(RerankBody.model_fields)
+OF_VECTORS = EmbeddingsBody.model_fields.keys() - FIELDS - {"input"}
 _TEXTS = ("query", "documents")
 # fields with the same meaning as for embeddings
 _SHARED = (
@@ -154,7 +167,17 @@ def parse(data: Mapping[str, Any], context: Context, ignore: Ignore = False) -> 
     `ignore` drops unknown fields. Raises UnknownField, InvalidValue, and the errors of
     router.settings.
     """
-    ignored = unknown((key for key in data if key not in FIELDS), FIELDS, ignore)
+    try:
+        ignored = unknown((key for key in data if key not in FIELDS), FIELDS, ignore)
+    except UnknownField as error:
+        if error.param in OF_VECTORS:
+            rerankers = ", ".join(context.catalogue.models)
+            error.message = (
+                f"{error.param} is a field of requests for vectors (POST /v1/embeddings), and a "
+                f"ranking has none; leave it out, and name what ranks in model: auto, or one of "
+                f"the rerankers {rerankers}"
+            )
+        raise
     data = {name: one for name, one in data.items() if name not in ignored}
     query = read_query(data.get("query"))
     documents = read_documents(data.get("documents"), context.limits)
@@ -165,6 +188,8 @@ def parse(data: Mapping[str, Any], context: Context, ignore: Ignore = False) -> 
         raise explain(invalid, small, FIELDS) from None
     if given.instruction is not None:
         check_instruction(given.instruction, context.limits)
+    if given.model is not None:
+        _check_model(given.model, context)
     shared = {name: getattr(given, name) for name in _SHARED}
     fields = EmbeddingsBody.model_construct(None, input=None, **shared)
     headers = {name: one for name, one in context.headers.items() if name not in _NOT_HEADERS}
@@ -181,6 +206,34 @@ def parse(data: Mapping[str, Any], context: Context, ignore: Ignore = False) -> 
         given.max_tokens_per_doc,
         given.score,
         ignored,
+    )
+
+
+def _check_model(text: str, context: Context) -> None:
+    """Raise InvalidValue where `model` names what makes vectors, and ModelNotFound where it names
+    nothing that the key may use.
+    """
+    catalogue, embeddings = context.catalogue, context.embeddings
+    name = catalogue.read_name(text)
+    if name.space is None and (name.model is None or catalogue.means(name.model)):
+        return
+    other = Name() if embeddings is None else embeddings.read_name(text)
+    what: str | None = None
+    space = other.space
+    if embeddings is not None and space is not None and space in embeddings.collections:
+        with suppress(CollectionNotAllowed):
+            context.check_space(space)
+            what = f"{space} is a collection"
+    elif space is not None:
+        what = f"{space} is a vector space"
+    elif embeddings is not None and (model := embeddings.lookup(other.model or "")) is not None:
+        what = f"{model} is an embedding model"
+    if what is None:
+        raise ModelNotFound(text, catalogue.names, more=catalogue.aliases)
+    raise InvalidValue(
+        f"{what} and ranks nothing; send auto, or one of the rerankers "
+        f"{', '.join(catalogue.models)}",
+        "model",
     )
 
 

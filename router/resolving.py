@@ -22,7 +22,6 @@ from router.errors import (
     InvalidValue,
     SpaceConflict,
     field,
-    shorten,
 )
 from router.schema import EmbeddingsRequest
 from router.space import Space
@@ -253,27 +252,16 @@ def _of_several(
 
 
 def _parse_space(catalogue: Catalogue, text: str) -> Space:
-    try:
-        space = Space.parse(text)
-    except ValueError:
-        known = (
-            f", or one of the collections {', '.join(catalogue.collections)}"
-            if catalogue.collections
-            else ""
-        )
-        example = catalogue.space_of(next(iter(catalogue.models)))
+    space = catalogue.space_named(text)
+    if space is None:
+        raise catalogue.unknown_space(text, catalogue.collections)
+    if (own := catalogue.models[space.model].space_of) is not None:
         raise InvalidValue(
-            f"space must be MODEL/DIMENSIONS such as {example}{known}; it is {shorten(text)}",
-            "space",
-        ) from None
-    model = catalogue.find(space.model, "space")
-    if (own := catalogue.models[model].space_of) is not None:
-        raise InvalidValue(
-            f"{model} has no space of its own, its vectors are of {own}: send "
+            f"{space.model} has no space of its own, its vectors are of {own}: send "
             f'{field(SPACE)}: "{own}"',
             "space",
         )
-    return Space(model, space.dimensions)
+    return space
 
 
 def _able(catalogue: Catalogue, dimensions: int) -> frozenset[str]:

@@ -159,6 +159,14 @@ INFERENCE = frozenset(
 )
 
 
+OLLAMA = paths_of("ollama_embed")[0]
+
+
+def is_ollamas(path: str) -> bool:
+    """Whether only a client of Ollama calls such a path."""
+    return f"{path}/".startswith(OLLAMA[: OLLAMA.rindex("/") + 1])
+
+
 class Table:
     """Routes by path."""
 
@@ -196,6 +204,8 @@ class Table:
 
     def nearest(self, path: str) -> Route | None:
         """The route that a wrong path most likely means."""
+        if is_ollamas(path) and OLLAMA in self._at:
+            return self._at[OLLAMA][0]
         close = get_close_matches(path[:100].lower(), self._at, n=1, cutoff=0.75)
         return self._at[close[0]][0] if close else None
 

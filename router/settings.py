@@ -17,7 +17,6 @@ from router.config import Limits
 from router.domain import Tier
 from router.errors import (
     CollectionNotAllowed,
-    ModelNotFound,
     NameConflict,
     RouterError,
     SpaceConflict,
@@ -68,6 +67,7 @@ class Context(NamedTuple):
     priority: Priority = "interactive"  # of requests that give none
     # raises CollectionNotAllowed for names that the key may not use as a space
     check_space: Callable[[str], None] = lambda name: None
+    embeddings: Catalogue | None = None  # names that rank nothing, for a ranking's `model`
 
 
 def settled(given: Given, context: Context) -> EmbeddingsRequest:
@@ -79,8 +79,7 @@ def settled(given: Given, context: Context) -> EmbeddingsRequest:
     name = _NO_NAME if fields.model is None else catalogue.read_name(fields.model)
     if name.model is not None and not catalogue.means(name.model):
         context.check_space(name.model)  # an unknown name is refused like a forbidden collection
-        if catalogue.collections:
-            raise ModelNotFound(name.model, (*catalogue.names, *_allowed(context)))
+        raise catalogue.unknown_model(name.model, [*_allowed(context)])
     tier = _tier(given, name, context, sources)
     input_type = _input_type(given, name, context, sources)
     budget_ms = _budget_ms(given, name, context, sources)
@@ -223,6 +222,8 @@ def _space(
             final = wider if final in (earlier, one) else final
     sources["space"] = max((one.source for one in told), key=_PRECEDENCE.index)
     collection = context.catalogue.collections.get(str(final.value))
+    if collection is None and context.catalogue.space_named(str(final.value)) is None:
+        raise context.catalogue.unknown_space(str(final.value), [*_allowed(context)])
     if collection is None or len(collection.spaces) == 1:
         return str(final.value), None
     spaces = (context.catalogue.space_named(str(one.value)) for one in told if one is not final)

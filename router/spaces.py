@@ -1,14 +1,15 @@
 """The models, tiers, collections and spaces of a config by the names that callers use."""
 
+from collections.abc import Collection, Iterator
 from functools import lru_cache, partial
 from typing import Literal, NamedTuple
 
 from router.config import RouterArgs
 from router.domain import Tier
 from router.encoders import Encoder, Encoders, native
-from router.errors import InvalidValue, ModelNotFound
+from router.errors import InvalidValue, ModelNotFound, did_you_mean, nearest_name, shorten
 from router.model_config import MatryoshkaRange, ModelConfig
-from router.names import Name, ambiguities, read_name
+from router.names import SIDES, Name, ambiguities, read_name
 from router.schema import Side, Truncate
 from router.space import Space
 
@@ -120,19 +121,74 @@ class Catalogue:
         """Whether it is the name of a model, a tier or a reranker."""
         return self.lookup(name) is not None or name.lower() in (*TIERS, *self._rerankers)
 
-    def find(self, name: str, param: str = "model") -> str:
+    def find(self, name: str) -> str:
         """The id of the model that `name` means; raises ModelNotFound, or InvalidValue for a
         reranker.
         """
         if (id := self.lookup(name)) is not None:
             return id
-        if (id := self._rerankers.get(name.lower())) is not None:
-            raise InvalidValue(
-                f"{id} is a reranker and makes no vectors; send its pairs to POST /v1/rerank, or "
-                f"name one of {', '.join(self.models)}",
-                param,
+        raise self.unknown_model(name, ())
+
+    def unknown_model(
+        self, text: str, collections: Collection[str]
+    ) -> InvalidValue | ModelNotFound:
+        """The error for a `model` that means nothing here, with the nearest name, alias or space,
+        or one of `collections`.
+        """
+        if (error := self._is_reranker(text, "model")) is not None:
+            return error
+        sides = (f"{name}-{side}" for name in collections for side in SIDES)
+        more = (*self.aliases, *sides, *self._spaces_by_name(text))
+        return ModelNotFound(text, (*self.names, *collections), more=more)
+
+    def unknown_space(
+        self, text: str, collections: Collection[str]
+    ) -> InvalidValue | ModelNotFound:
+        """The error for a `space` that means nothing here, with the nearest space or one of
+        `collections`.
+        """
+        if (error := self._is_reranker(text, "space")) is not None:
+            return error
+        near = nearest_name(text, (*collections, *self._spaces_by_name(text)))
+        if near is None and (name := nearest_name(text, (*self.in_order, *self.aliases))):
+            near = str(self.space_of(self._names[name.lower()]))
+        try:
+            model = Space.parse(text).model
+        except ValueError:
+            known = f", or one of the collections {', '.join(collections)}" if collections else ""
+            return InvalidValue(
+                f"space must be MODEL/DIMENSIONS such as {self.space_of(next(iter(self.models)))}"
+                f"{known}; it is {shorten(text)}{did_you_mean(near)}",
+                "space",
             )
-        raise ModelNotFound(name, self.names if param == "model" else tuple(self.models), param)
+        return ModelNotFound.of_space(text, model, tuple(self.models), near)
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The aliases of all models."""
+        return tuple(alias for model in self.models.values() for alias in model.aliases)
+
+    def _is_reranker(self, text: str, param: str) -> InvalidValue | None:
+        """The error for a reranker, whatever suffix its name has; None for any other text."""
+        bare = text.lower().partition("@")[0]
+        forms = (bare, *(bare.removesuffix(f"-{side}") for side in SIDES), bare.rpartition("/")[0])
+        id = next((self._rerankers[form] for form in forms if form in self._rerankers), None)
+        if id is None:
+            return None
+        return InvalidValue(
+            f"{id} is a reranker and makes no vectors; send its pairs to POST /v1/rerank, or "
+            f"name one of {', '.join(self.models)}",
+            param,
+        )
+
+    def _spaces_by_name(self, text: str) -> Iterator[str]:
+        """A space of each model by its id and aliases: of the size in `text`, or else its own."""
+        size = text.rpartition("/")[2]
+        wanted = int(size) if size.isdecimal() and len(size) < 8 else 0
+        for id in self.in_order:
+            model = self.models[id]
+            dimensions = wanted if model.serves(wanted) else model.dimensions
+            yield from (f"{name}/{dimensions}" for name in (id, *model.aliases))
 
     def space_named(self, name: str) -> Space | None:
         """The space that `name` is, if it is MODEL/DIMENSIONS of a configured model."""

@@ -35,6 +35,7 @@ class Rows(NamedTuple):
     known: int = 0  # texts that nothing was sent for: cached, duplicate or already in flight
     stamps: tuple[float, ...] = ()  # CALL of router/stamps.py, on the dispatcher's clock
     call_texts: int = 0  # of the call with these stamps
+    known_aside: int = 0  # of the known texts, those without a row of their own
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

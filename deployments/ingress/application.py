@@ -16,7 +16,7 @@ from deployments.ingress.batches import BatchHandlers
 from deployments.ingress.billing import billed
 from deployments.ingress.outgoing import Held, Outgoing
 from deployments.ingress.rate_limits import Charge
-from deployments.ingress.rerank import errors_of, form_of
+from deployments.ingress.rerank import context_of, errors_of, form_of
 from deployments.ingress.routes import TABLE
 from deployments.ingress.shapes import embeddings, failed
 from deployments.ingress.views import Views
@@ -355,14 +355,7 @@ class Application:
                 data = read_object(body, limits)
                 http_request.errors = errors_of(data)
                 form = form_of(data)
-                context = Context(
-                    self._router.reranking.catalogue,
-                    http_request.headers,
-                    limits,
-                    None,  # a ranking has no space: its address only says which usage it is
-                    grant.defaults,
-                    grant.default_priority,
-                )
+                context = context_of(self._router.reranking, service, grant, http_request.headers)
                 request = form.read(data, context, grant.ignores(limits))
                 http_request.ignored = request.ignored
                 grant.check(request.common)

@@ -1,6 +1,6 @@
 """/v1/models: everything that a caller can write in `model`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from deployments.service.service import Service
@@ -34,8 +34,10 @@ class ModelList:
             *self._collections(caller),
         ]
 
-    def card(self, given: str, caller: Grant) -> Card:
-        """One entry of that list, or the meaning of a name with a suffix; raises ModelNotFound."""
+    def card(self, given: str, caller: Grant, rerankers: Sequence[str]) -> Card:
+        """One entry of that list, or the meaning of a name with a suffix. Raises ModelNotFound,
+        whose message also has the names of `rerankers`.
+        """
         catalogue = self._service.catalogue
         name = catalogue.read_name(given)
         if name.space in catalogue.collections:
@@ -43,15 +45,15 @@ class ModelList:
             for card in self._collections(caller):
                 if card["id"] == collection:
                     return card | {"id": given}
-            raise self._not_found(given, caller)
+            raise self._not_found(given, caller, rerankers)
         model = (name.model or "").lower()
         if model not in (Tier.AUTO, *self._service.args.tiers):
             try:
                 model = catalogue.find(name.model or given)
             except RouterError:  # such as a reranker that the caller cannot use
-                raise self._not_found(given, caller) from None
+                raise self._not_found(given, caller, rerankers) from None
         if model not in self._names(caller):
-            raise self._not_found(given, caller)
+            raise self._not_found(given, caller, rerankers)
         card = self._card(model)
         if name.space is not None:
             return card | {"id": name.space, "dimensions": int(name.space.rpartition("/")[2])}
@@ -65,13 +67,14 @@ class ModelList:
             *(str(tier) for tier, name in args.tiers.items() if caller.may_use(name)),
         ]
 
-    def _not_found(self, given: str, caller: Grant) -> ModelNotFound:
+    def _not_found(self, given: str, caller: Grant, rerankers: Sequence[str]) -> ModelNotFound:
         collections = (
             name
             for name in self._service.catalogue.collections
             if caller.collections is None or name in caller.collections
         )
-        return ModelNotFound(given, (*self._names(caller), *collections))
+        more = (card["id"] for card in self.cards(caller))
+        return ModelNotFound(given, (*self._names(caller), *collections, *rerankers), more=more)
 
     def _card(self, name: str) -> Card:
         tiers = {str(tier): model for tier, model in self._service.args.tiers.items()}

@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 import orjson
 
 from deployments.ingress.asgi import HttpAnswer
-from deployments.service.reranking import Ranking
+from deployments.service.reranking import Ranking, Reranking
+from deployments.service.service import Service
+from router.domain import Reason
 from router.errors import InvalidValue
 from router.ignoring import Ignore
+from router.keys import Grant
 from router.rerank_schema import RerankRequest, parse, read_documents
 from router.settings import Context
 from router.shapes import tei
@@ -40,6 +43,22 @@ def form_of(data: Mapping[str, Any]) -> Form:
     )
 
 
+def context_of(
+    reranking: Reranking, service: Service, grant: Grant, headers: Mapping[str, str]
+) -> Context:
+    """The context of a rerank request. Raises ModelNotFound if there are no rerankers."""
+    return Context(
+        reranking.catalogue,
+        headers,
+        service.args.limits,
+        None,  # a ranking has no space: its address only says which usage it is
+        grant.defaults,
+        grant.default_priority,
+        grant.check_space,
+        service.catalogue,
+    )
+
+
 def _write(request: RerankRequest, ranking: Ranking, id: str) -> HttpAnswer:
     decision = ranking.decision
     results: list[dict[str, Any]] = [
@@ -48,6 +67,7 @@ def _write(request: RerankRequest, ranking: Ranking, id: str) -> HttpAnswer:
     if request.return_documents:
         for one in results:
             one["document"] = {"text": request.documents[one["index"]]}
+    elapsed_ms = round(ranking.elapsed_s * 1000, 2)
     languages, unread = ranking.features.languages, round(ranking.unread, 4)
     body = {
         "id": id,
@@ -67,6 +87,7 @@ def _write(request: RerankRequest, ranking: Ranking, id: str) -> HttpAnswer:
             "truncated": ranking.truncated,
             **({"languages": languages} if languages else {}),
             **({"unread": unread} if unread else {}),
+            **({"elapsed_ms": elapsed_ms} if decision.reason is Reason.LATE else {}),
         },
     }
     made = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)

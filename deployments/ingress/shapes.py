@@ -6,8 +6,10 @@ from deployments.ingress.asgi import HttpAnswer, HttpRequest
 from deployments.ingress.routes import TABLE
 from deployments.service.plan import Answer
 from router.answers import AdapterUse, Routing
+from router.domain import Reason
 from router.errors import RouterError, render
 from router.rerank_schema import NAMES
+from router.routes import is_ollamas
 from router.shapes.form import Errors, Made
 from router.shapes.openai import OPENAI
 from router.shapes.table import FORMS
@@ -23,8 +25,10 @@ def failed(error: RouterError, http_request: HttpRequest) -> HttpAnswer:
     """The error in the form of the request's API."""
     errors = http_request.errors
     if errors is None:
-        routes = TABLE.find(http_request.path)
-        errors = _ERRORS.get(routes[0].handler, OPENAI.errors) if routes else OPENAI.errors
+        path = http_request.path
+        routes = TABLE.find(path)
+        handler = routes[0].handler if routes else "ollama_embed" if is_ollamas(path) else ""
+        errors = _ERRORS.get(handler, OPENAI.errors)
     return HttpAnswer(error.status, errors.write(error), headers=error.headers)
 
 
@@ -58,6 +62,10 @@ def embeddings(
         routing["languages"] = answer.features.languages
     if unread := round(answer.unread, 4):
         routing["unread"] = unread
+    if decision.reason is Reason.LATE:
+        routing["elapsed_ms"] = round(answer.elapsed_s * 1000, 2)
+    if recall is not None and not answer.encoder.measured(answer.features):
+        routing["recall_measured_for"] = [*answer.encoder.measured_for]
     body = write(Made(answer.vectors, routing, answer.prompt_tokens, id))
     return HttpAnswer(
         200,

@@ -85,10 +85,11 @@ class Views:
 
     def model(self, name: str, caller: Grant) -> Response:
         """One entry of that list; raises ModelNotFound."""
-        for card in rerank_views.cards(self._reranking, caller):
-            if card["id"].lower() == name.lower():
+        rerankers = {card["id"]: card for card in rerank_views.cards(self._reranking, caller)}
+        for id, card in rerankers.items():
+            if id.lower() == name.lower():
                 return _json(200, card)
-        return _json(200, self._models.card(name, caller))
+        return _json(200, self._models.card(name, caller, tuple(rerankers)))
 
     def tiers(self, caller: Grant) -> Response:
         """The live decision matrix, limited to what the caller can use."""
@@ -240,6 +241,12 @@ class Views:
                 if encoder is None or encoder.native
                 else round(recalls[encoder.model], 4),
                 **({"unread": unread} if unread else {}),
+                "elapsed_ms": milliseconds(plan.elapsed_s),
+                **(
+                    {}
+                    if encoder is None or encoder.native or encoder.measured(features)
+                    else {"recall_measured_for": encoder.measured_for}
+                ),
             },
             "settings": settings(plan, self._service.args),
             "models": [
@@ -296,6 +303,7 @@ def _encoding(plan: Plan, model: str) -> dict[str, Any]:
         "space": str(encoder.space),
         "encoder": encoder.kind,
         "expected_recall": round(recall, 4),
+        **({} if encoder.proofs == () else {"recall_measured_for": encoder.measured_for}),
     }
 
 

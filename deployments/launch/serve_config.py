@@ -86,20 +86,26 @@ class _File(ServeDeploySchema):
 class Report(NamedTuple):
     """The result of checking a file, which can be deployed if `problems` is empty.
 
-    `models` are the ids of models and rerankers with a deployment, `rerankers` of all rerankers.
+    `models` are the ids of models and rerankers with a deployment, `rerankers` of all rerankers,
+    `students` of the models that run in the router.
     """
 
     problems: list[str]
     models: list[str]
     rerankers: tuple[str, ...] = ()
+    students: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
-        """The models and rerankers with their counts."""
+        """The models, rerankers and students with their counts."""
         models = [name for name in self.models if name not in self.rerankers]
         counted = [
             f"{len(names)} {kind}{'' if len(names) == 1 else 's'}: {', '.join(names)}"
-            for kind, names in (("model", models), ("reranker", self.rerankers))
+            for kind, names in (
+                ("model", models),
+                ("reranker", self.rerankers),
+                ("student", self.students),
+            )
             if names
         ]
         return "; ".join(counted) or "no model in it"
@@ -209,7 +215,7 @@ def _examine(data: Any, host: str | None) -> Report:
         and not 1 <= port <= 65535
     ]
     whole = _validate(ServeDeploySchema, data, "")
-    models, rerankers = list[str](), list[str]()
+    models, rerankers, students = list[str](), list[str](), list[str]()
     applications = data.get("applications")
     for index, application in enumerate(applications if isinstance(applications, list) else ()):
         if not isinstance(application, Mapping):
@@ -225,6 +231,7 @@ def _examine(data: Any, host: str | None) -> Report:
             else:
                 models += args.deployed
                 rerankers += args.rerankers
+                students += [id for id, one in args.models.items() if one.engine.in_router]
                 before = len(problems)
                 problems += _deployments(
                     args, application.get("deployments") or [], f"{where}.deployments"

@@ -74,6 +74,11 @@ class Plan(NamedTuple):
     choice: EncoderChoice = NOTHING_TO_CHOOSE  # the encoders that it can go to
 
     @property
+    def elapsed_s(self) -> float:
+        """From the arrival to the decision: the part of a latency budget that was already gone."""
+        return self.decided_s - self.arrived_s
+
+    @property
     def chosen(self) -> Prepared:
         """The texts as the chosen model reads them."""
         model = self.decision.model or self.decision.target or ""
@@ -141,6 +146,7 @@ class Answer(NamedTuple):
     expected_recall: float | None  # of these texts; None where the model is the space's own
     canary: bool  # decided by the canary's rules
     unread: float  # share of the texts' tokens that the model does not know
+    elapsed_s: float = 0.0  # from the arrival to the decision
 
 
 def use_of(plan: Plan, answer: Answered, caller: Caller, collections: Container[str]) -> Use:

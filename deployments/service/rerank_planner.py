@@ -13,10 +13,11 @@ from deployments.service.service import Service
 from router.config import RouterArgs
 from router.decision_log import RERANK, DecisionContext
 from router.domain import Model, Work, work_of
-from router.errors import InvalidValue, ModelNotFound, RouterError, field
+from router.errors import InvalidValue, field
 from router.model_config import ModelConfig
 from router.models import long_texts_of, points_of
-from router.rerank_config import RerankerConfig
+from router.rerank_config import RerankerConfig, Score
+from router.rerank_schema import OR_MODEL
 from router.resolving import Constraints, resolve
 from router.routing_config import Compare
 from router.schema import EmbeddingsRequest
@@ -34,7 +35,7 @@ class RerankPlanner(Planner):
         dispatched_as: Mapping[str, str],
         comparison: Comparison,
     ) -> None:
-        self._rerankers, self._embeddings = args.rerankers, service.planner
+        self._rerankers = args.rerankers
         self._dispatched_as = dispatched_as
         self._models: dict[str, Callable[[Model], Model]] = {
             id: partial(_as_reranker, id, rank, config)
@@ -64,35 +65,28 @@ class RerankPlanner(Planner):
 
     def _resolve(self, request: EmbeddingsRequest, reader: Reader) -> Constraints:
         assert isinstance(reader, PairReader)
-        try:
-            wanted = resolve(self.catalogue, request)
-        except ModelNotFound as error:
-            self._refuse_embeddings(request.model)
-            raise error from None
+        wanted = resolve(self.catalogue, request)
         if (score := reader.request.score) is None:
             return wanted
         able = frozenset(id for id, one in self._rerankers.items() if one.score_kind == score)
         if wanted.candidates is not None:
             able &= wanted.candidates
         if not able:
-            kinds = ", ".join(f"{id}: {one.score_kind}" for id, one in self._rerankers.items())
-            raise InvalidValue(
-                f"no reranker that this request leaves open has scores of kind {score!r} "
-                f"({kinds}); leave {field('score')} out, or name another model",
-                "score",
-            )
+            raise InvalidValue(self._without(score), "score")
         return wanted._replace(candidates=able)
 
-    def _refuse_embeddings(self, name: str | None) -> None:
-        """Raise InvalidValue where `name` is an embedding model."""
-        try:
-            model = self._embeddings.catalogue.find(name or "")
-        except RouterError:
-            return
-        raise InvalidValue(
-            f"{model} is an embedding model and ranks nothing; send auto, or one of the rerankers "
-            f"{', '.join(self._rerankers) or '(none: write some under rerankers)'}",
-            "model",
+    def _without(self, score: Score) -> str:
+        """The message where no reranker that the request leaves open has such scores."""
+        kinds = {id: one.score_kind for id, one in self._rerankers.items()}
+        listed = ", ".join(f"{id}: {kind}" for id, kind in kinds.items())
+        if score in kinds.values():
+            return (
+                f"no reranker that this request leaves open has scores of kind {score!r} "
+                f"({listed}); leave {field('score')} out{field(OR_MODEL)}"
+            )
+        return (
+            f"{field('score')} needs a reranker whose scores are of kind {score!r}, and this "
+            f"service has none ({listed}); leave {field('score')} out"
         )
 
     def _work(self, model: str, prepared: Prepared) -> Work:

@@ -49,6 +49,7 @@ class Ranking(NamedTuple):
     inference_s: float
     total_s: float
     unread: float
+    elapsed_s: float  # from the arrival to the decision
     encoder: Encoder | None = None  # a ranking has no vectors
 
 
@@ -177,12 +178,13 @@ class Reranking:
             plan.decision,
             reader.documents or plan.features,
             sum(got.tokens),
-            got.known,
+            got.known - got.known_aside,
             truncated,
             got.queue_s + plan.tried_s,
             got.inference_s,
             total_s,
             prepared.mean_unread,
+            plan.elapsed_s,
         )
 
     def _tier_of(self, model: str, wanted: Constraints) -> str | None:

@@ -44,9 +44,10 @@ class SimilarityScorer:
             {},
             max(query.queue_s, documents.queue_s),
             max(query.inference_s, documents.inference_s),
-            documents.known,
+            query.known + documents.known,
             documents.stamps,
             documents.call_texts,
+            query.known,
         )
 
     async def _query(self, query: Prepared, deadline_s: float, bulk: bool) -> Rows:

@@ -340,4 +340,5 @@ class Service:
             None if encoder.native else plan.choice.recalls[model],
             plan.arm == CANARY,
             prepared.mean_unread,
+            plan.elapsed_s,
         )

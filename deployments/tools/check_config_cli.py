@@ -11,7 +11,10 @@ from router.resources import Booking, Node, Wait, bookings, waiting
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
-    "--json", "as_json", is_flag=True, help="Files, models, rerankers and problems as JSON."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Files, models, rerankers, students and problems as JSON.",
 )
 @click.pass_context
 def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
@@ -30,6 +33,7 @@ def main(context: click.Context, files: tuple[str, ...], as_json: bool) -> None:
                         "problems": report.problems,
                         "models": report.models,
                         "rerankers": report.rerankers,
+                        "students": report.students,
                         "books": [booking._asdict() for booking in _books(file, report)],
                     }
                     for file, report in reports.items()

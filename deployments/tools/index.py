@@ -17,7 +17,7 @@ from deployments.tools.writing import Corpus
 from router.arrays import Vectors
 from router.measured import as_proof
 from router.proof import Judged, Proof, Rows, kept_of
-from router.retrieval import ndcg, nearest
+from router.retrieval import ndcg, nearest, recall
 from router.space import Space, fit
 
 
@@ -29,6 +29,8 @@ class Compared(NamedTuple):
     queries: int
     documents: int  # that were searched
     kept: dict[str, Proof]  # by other space, and by model that made queries of the best
+    own_recall: float  # recall@10 of the best space itself
+    own_ndcg: float
 
 
 def chosen(
@@ -96,7 +98,15 @@ def compare(
                 for language, places in languages.items()
             }
             kept[name] = as_proof(kept_of(over, own, relevant), by_language, judged_by)
-    return Compared(Space.parse(best), judged_by, len(given.queries), len(rows), kept)
+    return Compared(
+        Space.parse(best),
+        judged_by,
+        len(given.queries),
+        len(rows),
+        kept,
+        float(recall(own, relevant).mean()),
+        float(ndcg(own, relevant).mean()),
+    )
 
 
 def _fitted(model: str, vectors: Vectors, space: str) -> Vectors:

@@ -110,7 +110,8 @@ def main(
     to all other requests. Kill it at any moment and start it again with the same options: every
     text ends there exactly once. With --queries it measures what a search in each other space keeps
     of a search in the best one, and writes DIR/proof.json, which the config names as the
-    collection's `proof`. --encoder does the same for a model that is to make queries of the best
+    collection's `proof`. With --qrels it also measures recall@10 and nDCG@10 of the best one, which
+    may be the only one. --encoder does the same for a model that is to make queries of the best
     space; the config names the file as that model's `proof`.
     """
     check_parquet()
@@ -149,9 +150,10 @@ async def _index(client: Client, job: Job, as_json: bool) -> None:
             if not as_json:
                 click.echo(f"{folder}: {rows} vectors of {space} in {files} files")
         compared = None
-        if job.queries is not None and (len(written) > 1 or job.encoders):
+        if job.queries is not None:
             compared = await _measure(client, job, found, written)
-            measured.save(_as_measured(found, compared), job.output / PROOF)
+            if compared.kept:
+                measured.save(_as_measured(found, compared), job.output / PROOF)
     if as_json:
         body = {
             "collection": job.collection,
@@ -177,7 +179,14 @@ def _check(job: Job, found: Collection) -> None:
                 f"{', '.join(found.fingerprints)}"
             )
     models = [*(space.rpartition("/")[0] for space in found.spaces), *job.encoders]
-    if job.queries is None or len(models) < 2:
+    if job.queries is None:
+        return
+    if len(models) < 2 and job.qrels is None:
+        raise MigrationError(
+            f"collection {found.name!r} has one space, so --queries alone measures nothing; give "
+            "--qrels to measure what its search finds, or --encoder to compare another model"
+        )
+    if len(models) < 2:
         return
     for model in models:
         if found.fingerprints[model] is None:
@@ -233,11 +242,13 @@ def _as_measured(found: Collection, compared: Compared) -> Measured:
 
 def _as_plain(job: Job, compared: Compared) -> dict[str, Any]:
     return {
-        "file": str(job.output / PROOF),
+        "file": str(job.output / PROOF) if compared.kept else None,
         "best": str(compared.best),
         "judged_by": compared.judged_by,
         "queries": compared.queries,
         "documents": compared.documents,
+        "own_recall": compared.own_recall if job.qrels else None,
+        "own_ndcg": compared.own_ndcg if job.qrels else None,
         "kept": {
             space: {
                 "recall_kept": proof.unseen.recall,
@@ -258,16 +269,21 @@ def _report(job: Job, found: Collection, compared: Compared | None) -> Iterator[
     """Format what was measured, and what to write into the config."""
     if compared is not None:
         measure = "your judgements" if job.qrels else f"what {compared.best} finds"
+        own = (
+            f", recall@10 {compared.own_recall:.3f}, nDCG@10 {compared.own_ndcg:.3f}"
+            if job.qrels
+            else ""
+        )
         yield (
             f"{compared.queries} queries over {compared.documents} documents, judged by {measure}; "
-            f"best: {compared.best}"
+            f"best: {compared.best}{own}"
         )
         for name, kept in compared.kept.items():
             yield from _lines(name, kept)
     elif len(found.spaces) > 1:
         yield "nothing was measured: give --queries, and --qrels if you have judgements"
     yield f"load each folder of {job.output} into an index of its own"
-    if compared is None:
+    if compared is None or not compared.kept:
         return
     proof, encoders = job.output / PROOF, ", ".join(job.encoders)
     for model in job.encoders:

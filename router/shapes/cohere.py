@@ -43,9 +43,13 @@ class CohereEmbedRequest(ShapeBody):
 
 def _read(body: bytes, limits: Limits, ignore: Ignore, name: str) -> Incoming:
     fields, ignored = read_body(CohereEmbedRequest, body, limits, ignore)
-    for other in ("images", "inputs"):
+    for other, what in (("images", "images"), ("inputs", "texts and images together")):
         if getattr(fields, other) is not None:
-            raise InvalidValue(f"{other} is not served, only texts are; send texts", other)
+            raise InvalidValue(
+                f"{other} needs a model that reads {what}, and the models of this service read "
+                f"text; send text in texts, and leave {other} out",
+                other,
+            )
     if not isinstance(fields.texts, list):
         raise InvalidValue("texts must be an array of the texts to embed", "texts")
     given = given_of(

@@ -11,6 +11,7 @@ from router.config import Limits
 from router.encoding import json_rows
 from router.errors import AmbiguousTokenIds, InvalidValue, RequestTooLarge, RouterError
 from router.ignoring import Ignore, unknown
+from router.rerank_schema import OR_MODEL as OR_ANOTHER
 from router.schema import FIELDS, INPUT_SCHEMA
 from router.shapes.form import (
     TEXT_SCHEMA,
@@ -127,6 +128,7 @@ RERANK_ERRORS = Errors(
     | {
         **dict.fromkeys(("input", "documents"), "texts"),
         "score": "raw_scores",
+        OR_ANOTHER: "",
         '{"input": "text"}': '{"query": "text", "texts": ["text"]}',
     },
 )

@@ -17,6 +17,7 @@ from router.encoder_check import load_encoders
 from router.spaces import Catalogue
 from router.strict import changed, parse_args
 from tests.support.bridges import (
+    proof_of,
     with_fingerprints,
     write_adapter,
     write_measured,
@@ -46,11 +47,12 @@ def bridge(args: dict[str, Any], folder: Path) -> list[str]:
 
 @asynccontextmanager
 async def served(
-    folder: Path, recall: float = 0.97, **docs: Any
+    folder: Path, recall: float = 0.97, languages: dict[str, float] | None = None, **docs: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, LocalRouter]]:
     """A router whose collection `docs` has a student, `tiny`, of large/64."""
     args = await with_fingerprints(ARGS, folder)
-    weights = write_student(args, folder, SPACE, recall)
+    proof = {"proof": proof_of(recall, by_language=languages)}
+    weights = write_student(args, folder, SPACE, recall, proof)
     tiny = {"engine": {"kind": "student", "weights": weights}, "space_of": SPACE}
     args["models"] = {**args["models"], "tiny": tiny}
     args["collections"] = {"docs": {"space": SPACE, "encoders": ["tiny"], **docs}}
@@ -122,6 +124,50 @@ async def test_a_student_answers_queries_when_no_model_is_ready(tmp_path: Path) 
         assert again["routing"]["cached"] == 2
         np.testing.assert_array_equal(vectors(again), vectors(answer))
         assert (await client.get("/health")).status_code == 503
+
+
+ENGLISH = "some other text, and another one that is rather long"
+CHINESE = "今天天气很好"
+
+
+@pytest.mark.parametrize(
+    ("input", "recall", "overall"),
+    [
+        (ENGLISH, 0.9, False),
+        (CHINESE, 0.97, True),
+        ([ENGLISH, ENGLISH], 0.9, False),
+        ([ENGLISH, CHINESE], 0.935, True),
+        ("a", 0.97, True),  # of no known language
+    ],
+    ids=["measured", "not measured", "list", "mixed list", "unknown"],
+)
+async def test_recall_of_a_language_that_was_not_measured_is_said_to_be_overall(
+    tmp_path: Path, input: str | list[str], recall: float, overall: bool
+) -> None:
+    async with served(tmp_path, languages={"en": 0.9, "unknown": 0.9}) as (client, _):
+        body = {"space": SPACE, "model": "tiny", "input_type": "query", "input": input}
+        routing = (await embed(client, **body))["routing"]
+        assert routing["expected_recall"] == recall, routing
+        assert routing.get("recall_measured_for") == (["en"] if overall else None)
+        route = (await client.post("/v1/route", json=body)).json()
+        assert route["decision"]["expected_recall"] == recall
+        assert route["decision"].get("recall_measured_for") == (["en"] if overall else None)
+        route = (await client.post("/v1/route", json={**QUERY, "input": input})).json()
+        rows = {one["model"]: one for one in route["models"]}
+        assert rows["tiny"]["recall_measured_for"] == ["en"]
+        assert "recall_measured_for" not in rows["large"]  # nothing of it was measured
+
+
+async def test_a_late_answer_says_how_much_of_the_budget_was_gone(tmp_path: Path) -> None:
+    async with served(tmp_path) as (client, _):
+        native = {"model": "large", "latency_budget_ms": 200}
+        late = (await embed(client, **native))["routing"]
+        assert (late["reason"], late["elapsed_ms"] >= 0.0) == ("late", True)
+        unhurried = (await embed(client, model="large", input="a text"))["routing"]
+        assert (unhurried["reason"], "elapsed_ms" in unhurried) == ("pinned", False)
+        for budget in (native, {"model": "large"}):
+            route = (await client.post("/v1/route", json={"input": "text", **budget})).json()
+            assert route["decision"]["elapsed_ms"] >= 0.0
 
 
 async def test_a_student_answers_a_query_that_the_native_model_would_answer_late(

@@ -188,10 +188,37 @@ def test_a_collection_of_one_space_has_one_index_and_nothing_to_compare(
     url: str, tmp_path: Path
 ) -> None:
     some = dict(list(TEXTS.items())[:20])
-    more = ["--queries", queries(tmp_path, ["what?"])]
-    done = index(*command(url, "one", corpus(tmp_path, some), tmp_path / "out", *more))
+    texts, out = corpus(tmp_path, some), tmp_path / "out"
+    refused = index(
+        *command(url, "one", texts, out, "--queries", queries(tmp_path, ["what?"] * 20))
+    )
+    assert refused.exit_code == 1
+    assert "collection 'one' has one space, so --queries alone measures nothing" in refused.output
+    assert not out.exists()
+    done = index(*command(url, "one", texts, out))
     assert done.exit_code == 0, done.output
-    assert [row["id"] for row in rows_of(tmp_path / "out" / "small" / "64")] == list(some)
+    assert [row["id"] for row in rows_of(out / "small" / "64")] == list(some)
+    assert not (out / "proof.json").exists()
+
+
+def test_judgements_measure_the_only_space_of_a_collection(url: str, tmp_path: Path) -> None:
+    asked = [f"a question about {row}" for row in range(20)]
+    found = nearest(
+        embedded(url, asked, "small/64", "query"),
+        embedded(url, list(TEXTS.values()), "small/64", "document"),
+    )
+    missed = [next(place for place in range(300) if place not in row) for row in found.tolist()]
+    right = [*found[:15, 0].tolist(), *missed[15:]]  # the search finds 15 of 20
+    qrels, ids = tmp_path / "qrels.tsv", list(TEXTS)
+    qrels.write_text("".join(f"q{row}\t{ids[place]}\t1\n" for row, place in enumerate(right)))
+    more = ["--queries", queries(tmp_path, asked), "--qrels", str(qrels)]
+    arguments = command(url, "one", corpus(tmp_path), tmp_path / "out", *more)
+    said = json.loads(index(*arguments, "--json").stdout)["proof"]
+    assert (said["best"], said["judged_by"], said["kept"]) == ("small/64", "judgements", {})
+    assert (said["own_recall"], said["own_ndcg"], said["file"]) == (0.75, 0.75, None)
+    shown = index(*arguments)
+    assert "best: small/64, recall@10 0.750, nDCG@10 0.750" in shown.output
+    assert "in the config" not in shown.output
     assert not (tmp_path / "out" / "proof.json").exists()
 
 

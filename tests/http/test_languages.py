@@ -38,6 +38,29 @@ def test_short_texts_are_decided_by_their_words(
     assert answer["decision"]["model"] == model
 
 
+BLANK = [" ", "   ", "\n", "\t \r\n", "\u3000", "\u00a0"]
+
+
+@pytest.mark.parametrize("prior", [{}, {"en": 5.0, "de": 5.0}], ids=str)
+def test_white_space_is_served_and_has_no_language(prior: dict[str, float]) -> None:
+    args = ARGS | {"routing": ARGS["routing"] | {"language_prior": prior}}
+    with served(args) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
+        for text in BLANK:
+            for model in ("auto", *args["models"]):
+                answer = client.post("/v1/embeddings", json={"input": text, "model": model})
+                assert answer.status_code == 200, answer.text
+                assert answer.json()["routing"]["language"] is None
+            explained = client.post("/v1/route", json={"input": text}).json()["features"]
+            assert (explained["language"], explained["script"]) == (None, None)
+        texts = ["Tell me more about this railway station.", *BLANK]
+        several = client.post("/v1/embeddings", json={"input": texts}).json()
+        assert several["routing"]["languages"] == {"en": 1, "unknown": len(BLANK)}
+        assert len(several["data"]) == len(texts)
+        for refused in ("", ["a", ""]):
+            answer = client.post("/v1/embeddings", json={"input": refused})
+            assert answer.json()["error"]["code"] == "invalid_value"
+
+
 def decided(http: httpx.Client, texts: str | list[str]) -> dict[str, Any]:
     answer = http.post("/v1/route", json={"input": texts})
     assert answer.status_code == 200, answer.text

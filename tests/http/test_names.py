@@ -461,3 +461,57 @@ def test_the_list_of_models_has_every_name_that_the_key_may_use(locked: httpx.Cl
     assert locked.get("/models/docs", headers=bearer("limited")).status_code == 404
     suffixed = locked.get("/models/fast-query@5ms", headers=bearer("limited")).json()
     assert (suffixed["id"], suffixed["model"]) == ("fast-query@5ms", "small")
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/route"])
+@pytest.mark.parametrize(
+    ("sent", "near"),
+    [
+        ({"model": "dosc"}, "docs"),
+        ({"model": "DOCS"}, "docs"),
+        ({"model": "docs-qury"}, "docs-query"),
+        ({"model": "my fak@50ms"}, "my faq"),
+        ({"model": "text-embeding-3-small"}, "text-embedding-3-small"),
+        ({"model": "larg/4"}, "large/4"),
+        ({"model": "bset"}, "best"),
+        ({"space": "dosc"}, "docs"),
+        ({"space": "My FAQ"}, "my faq"),
+        ({"space": "docs/16"}, "docs"),
+        ({"space": "larg/8"}, "large/8"),
+        ({"space": "larg/5"}, "large/8"),
+        ({"space": "large"}, "large/8"),
+        ({"space": "text-embeding-3-small/4"}, "text-embedding-3-small/4"),
+        ({"space": "text-embedding-3-small"}, "text-embedding-3-small/8"),
+        ({"space": "xyzzy"}, None),
+        ({"model": "xyzzy/8"}, None),
+    ],
+    ids=str,
+)
+def test_the_nearest_name_may_be_a_model_an_alias_a_space_or_a_collection(
+    http: httpx.Client, path: str, sent: dict[str, str], near: str | None
+) -> None:
+    answer = http.post(path, json={"input": "text", **sent})
+    error = answer.json()["error"]
+    ((param, name),) = sent.items()
+    assert (answer.status_code, error["param"]) == (
+        400 if param == "space" and "/" not in name else 404,
+        param,
+    )
+    assert ("did you mean" in error["message"]) == (near is not None), error["message"]
+    assert near is None or f"; did you mean {near!r}?" in error["message"]
+    if "space" in sent:
+        as_header = {"X-Embedding-Space": name}
+        assert http.post(path, json={"input": "text"}, headers=as_header).json()["error"] == error
+
+
+def test_a_key_gets_no_collection_that_it_may_not_use_as_the_nearest(locked: httpx.Client) -> None:
+    for sent in ({"space": "docs/8"}, {"model": "docs/8"}, {"space": "docz/8"}):
+        body = {"input": "text", **sent}
+        errors = [
+            locked.post("/v1/embeddings", json=body, headers=bearer(key)).json()["error"]
+            for key in ("limited", "free")
+        ]
+        assert {error["code"] for error in errors} == {"model_not_found"}
+        assert ["mean 'docs'?" in error["message"] for error in errors] == [False, True]
+    error = locked.get("/v1/models/text-embeding-3-small", headers=bearer("free")).json()["error"]
+    assert "did you mean 'text-embedding-3-small'?" in error["message"]

@@ -215,10 +215,11 @@ def test_similarity_is_the_cosine_of_the_vectors_that_the_model_gives(http: http
 
 
 def test_similarity_takes_vectors_that_were_made_before_from_the_cache(http: httpx.Client) -> None:
-    body = {"input": ["known to the cache"], "model": "large", "input_type": "document"}
-    http.post("/v1/embeddings", json=body)
+    for side, text in (("document", "known to the cache"), ("query", "which?")):
+        body = {"input": [text], "model": "large", "input_type": side}
+        http.post("/v1/embeddings", json=body)
     answer = rerank(http, model="by-large", documents=["known to the cache", "new to the cache"])
-    assert answer["routing"]["cached"] == 1
+    assert answer["routing"]["cached"] == 1  # of the documents
 
 
 def test_pairs_that_were_scored_before_come_from_the_cache(http: httpx.Client) -> None:
@@ -247,6 +248,7 @@ def test_no_other_scale_stands_in_for_a_pinned_model_or_score(fresh: httpx.Clien
     text: dict[str, Any] = {"query": "of the scale", "latency_budget_ms": 250}
     pinned = rerank(fresh, model="slow", **text)
     assert (pinned["model"], pinned["routing"]["reason"]) == ("slow", "late")
+    assert pinned["routing"]["elapsed_ms"] >= 0.0
     raw = rerank(fresh, score="raw", **text)
     assert (raw["model"], raw["routing"]["score"]) == ("slow", "raw")
     for fixed in ({"model": "slow"}, {"score": "raw"}):

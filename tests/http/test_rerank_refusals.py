@@ -1,5 +1,6 @@
 """What is refused of a rerank request, in its own words, and what one costs."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -74,3 +75,145 @@ def test_reranking_costs_what_computes_it_costs(name: str, an_hour: float) -> No
         (row,) = httpx.get(f"{url}/v1/usage", headers=headers).json()["data"]
         assert row["device_seconds"] > 0
         assert row["cost"] == pytest.approx(row["device_seconds"] / 3600 * an_hour, rel=1e-3)
+
+
+NAMED: dict[str, Any] = ARGS | {
+    "collections": {"docs": "large/16", "faq": {"spaces": ["small/8", "large/16"]}},
+    "keys": {
+        "all": {"hash": hash_of("er-all"), "priorities": ["interactive"]},
+        "faq": {"hash": hash_of("er-faq"), "collections": ["faq"]},
+        "bulk": {"hash": hash_of("er-bulk"), "priorities": ["bulk"], "tokens_per_minute": 1000},
+        "admin": {"hash": hash_of("er-admin"), "admin": True},
+    },
+}
+RANK = "ranks nothing; send auto, or one of the rerankers quick, slow, by-large"
+
+
+@pytest.fixture(scope="module")
+def named() -> Iterator[httpx.Client]:
+    with served(NAMED) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def rerank(client: httpx.Client, key: str, path: str = "/v1/rerank", **body: Any) -> httpx.Response:
+    texts = "texts" if body.pop("tei", False) else "documents"
+    sent = {"query": "which?", texts: ["one", "two"], **body}
+    return client.post(path, json=sent, headers={"authorization": f"Bearer er-{key}"})
+
+
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        ("docs", "docs is a collection"),
+        ("docs-query@50ms", "docs is a collection"),
+        ("faq", "faq is a collection"),
+        ("large/16", "large/16 is a vector space"),
+        ("LARGE/7", "large/7 is a vector space"),
+        ("large", "large is an embedding model"),
+        ("large@50ms", "large is an embedding model"),
+        ("small-document", "small is an embedding model"),
+    ],
+)
+def test_what_makes_vectors_is_named_as_what_it_is(
+    named: httpx.Client, model: str, what: str
+) -> None:
+    for path in ("/v1/rerank", "/v2/rerank", "/rerank"):
+        answer = rerank(named, "all", path, model=model)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (
+            400,
+            "invalid_value",
+            "model",
+        )
+        assert error["message"] == f"{what} and {RANK}"
+
+
+@pytest.mark.parametrize(
+    ("model", "near"),
+    [("quik", "quick"), ("Org/Quik", "Org/Quick"), ("by-larg@50ms", "by-large"), ("nothing", None)],
+)
+def test_a_wrong_name_of_a_reranker_gets_the_nearest(
+    named: httpx.Client, model: str, near: str | None
+) -> None:
+    answer = rerank(named, "all", model=model)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (404, "model_not_found")
+    assert ("did you mean" in error["message"]) == (near is not None)
+    assert near is None or f"did you mean {near!r}?" in error["message"]
+    listed = named.get(f"/v1/models/{model}", headers={"authorization": "Bearer er-all"}).json()
+    assert near is None or f"did you mean {near!r}?" in listed["error"]["message"]
+
+
+def test_a_collection_that_the_key_may_not_use_is_a_name_like_any_other(
+    named: httpx.Client,
+) -> None:
+    there, nowhere = (rerank(named, "faq", model=model) for model in ("docs", "dxyz"))
+    assert (there.status_code, nowhere.status_code) == (404, 404)
+    assert there.text.replace("docs", "dxyz") == nowhere.text
+    assert "faq is a collection" in rerank(named, "faq", model="faq").text
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [{"space": "docs"}, {"space": "large/16"}, {"dimensions": 8}, {"input_type": "query"}],
+    ids=str,
+)
+def test_a_field_of_vectors_is_refused_with_what_ranks(
+    named: httpx.Client, sent: dict[str, Any]
+) -> None:
+    (field,) = sent
+    error = rerank(named, "all", **sent).json()["error"]
+    assert (error["code"], error["param"]) == ("unknown_field", field)
+    assert error["message"].startswith(f"{field} is a field of requests for vectors")
+    assert "the rerankers quick, slow, by-large" in error["message"]
+
+
+@pytest.mark.parametrize("model", ["quick", "QUICK@50ms", "quick-query", "quick/1", "Org/Quick"])
+def test_a_reranker_makes_no_vectors_whatever_suffix_it_has(
+    named: httpx.Client, model: str
+) -> None:
+    for field in ("model", "space"):
+        answer = named.post(
+            "/v1/embeddings",
+            json={"input": "a", field: model},
+            headers={"authorization": "Bearer er-all"},
+        )
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (400, field)
+        assert error["message"].startswith("quick is a reranker and makes no vectors")
+
+
+PATHS = [("/v1/rerank", False), ("/v2/rerank", False), ("/rerank", False), ("/rerank", True)]
+
+
+@pytest.mark.parametrize(("path", "tei"), PATHS, ids=str)
+def test_a_bulk_key_ranks_on_the_bulk_lane_and_pays_for_it(
+    named: httpx.Client, path: str, tei: bool
+) -> None:
+    def last() -> dict[str, Any]:
+        seen = named.get("/v1/decisions?limit=1", headers={"authorization": "Bearer er-admin"})
+        (entry,) = seen.json()["data"]
+        return dict(entry)
+
+    answer = rerank(named, "bulk", path, tei=tei)
+    assert answer.status_code == 200, answer.text
+    assert last()["priority"] == "bulk"
+    left = int(answer.headers["x-ratelimit-remaining-tokens"])
+    again = rerank(named, "bulk", path, tei=tei, query="another query")
+    assert int(again.headers["x-ratelimit-remaining-tokens"]) < left
+    assert rerank(named, "all", path, tei=tei).status_code == 200
+    assert last()["priority"] == "interactive"
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+def test_a_lane_that_the_key_may_not_use_is_refused(named: httpx.Client, path: str) -> None:
+    for key, lane, own in (("all", "bulk", "interactive"), ("bulk", "interactive", "bulk")):
+        answer = rerank(named, key, path, priority=lane)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (
+            403,
+            "priority_not_allowed",
+            "priority",
+        )
+        assert f'send "priority": "{own}"' in error["message"]
+        assert rerank(named, key, path, priority=own).status_code == 200

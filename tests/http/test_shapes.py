@@ -205,7 +205,12 @@ REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
     ("cohere_embed", {"texts": ["a", ""]}, 400, "texts[1] is an empty string"),
     ("cohere_embed", {"texts": "a"}, 400, "texts must be an array"),
     ("cohere_embed", {}, 400, "texts must be an array"),
-    ("cohere_embed", {"texts": ["a"], "images": ["b"]}, 400, "images is not served"),
+    ("cohere_embed", {"texts": ["a"], "images": ["b"]}, 400,
+     "images needs a model that reads images, and the models of this service read text; send text "
+     "in texts, and leave images out"),
+    ("cohere_embed", {"images": ["b"], "model": "small"}, 400, "images needs a model"),
+    ("cohere_embed", {"inputs": [{"content": []}]}, 400,
+     "inputs needs a model that reads texts and images together"),
     ("cohere_embed", {"texts": ["a"], "embedding_types": ["half"]}, 400, "embedding_types"),
     ("cohere_embed", {"texts": ["a"], "output_dimension": 5}, 400, "5 dimensions"),
     ("cohere_embed", {"texts": ["a"], "quality": "best"}, 400, "unknown field 'quality'"),
@@ -254,6 +259,38 @@ def test_a_body_that_is_no_object_is_answered_with_an_example_of_this_api(
         answer = http.post(BODIES[handler][0], content=content)
         assert json.dumps(EXAMPLES[handler]) in answer.text.replace("\\", "")
     assert http.post(BODIES[handler][0], json=EXAMPLES[handler]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/embeddings"),
+        ("GET", "/api/tags"),
+        ("POST", "/api/show"),
+        ("POST", "/api/generate"),
+        ("GET", "/api/version"),
+        ("GET", "/api/"),
+        ("POST", "/in/docs/api/embeddings"),
+    ],
+)
+def test_what_is_not_served_of_ollama_is_answered_in_its_form(
+    locked: tuple[str, LocalRouter], http: httpx.Client, method: str, path: str
+) -> None:
+    sent = {"model": "small", "prompt": "a"}
+    answer = http.request(method, path, json=None if method == "GET" else sent)
+    assert (answer.status_code, list(answer.json())) == (404, ["error"])
+    message = answer.json()["error"]
+    assert "of Ollama's API this service has POST /api/embed, with the texts in input" in message
+    refused = httpx.request(method, f"{locked[0]}{path}")
+    assert (refused.status_code, list(refused.json())) == (401, ["error"])
+    assert isinstance(refused.json()["error"], str)
+
+
+@pytest.mark.parametrize("path", ["/apiary", "/v2/x", "/v1/embed", "/embed/x", "/info"])
+def test_other_paths_are_answered_in_the_form_of_openai(http: httpx.Client, path: str) -> None:
+    answer = http.get(path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert "Ollama" not in answer.text
 
 
 def test_what_limits_and_collections_refuse_is_in_the_words_of_each_api() -> None:

@@ -46,6 +46,22 @@ def test_raw_scores_need_a_reranker_that_has_them(http: httpx.Client) -> None:
     assert (answer.status_code, answer.headers["x-embedding-model"]) == (200, "slow")
 
 
+def test_raw_scores_that_no_reranker_has_are_refused_in_words_of_this_api() -> None:
+    without = {name: one for name, one in ARGS["rerankers"].items() if name != "slow"}
+    tiers = {"fast": "quick", "best": "by-large"}
+    body = {"query": "which", "texts": DOCUMENTS, "raw_scores": True}
+    with served(ARGS | {"rerankers": without, "rerank_tiers": tiers}) as (url, _):
+        answer = httpx.post(f"{url}/rerank", json=body, timeout=60)
+        assert (answer.status_code, answer.json()["error"]) == (
+            400,
+            "raw_scores needs a reranker whose scores are of kind 'raw', and this service has none "
+            "(quick: probability, by-large: cosine); leave raw_scores out",
+        )
+        plain = {"query": "which", "documents": DOCUMENTS, "score": "raw"}
+        error = httpx.post(f"{url}/v1/rerank", json=plain, timeout=60).json()["error"]
+        assert (error["param"], error["message"][:24]) == ("score", "score needs a reranker w")
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [

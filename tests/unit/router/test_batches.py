@@ -108,6 +108,19 @@ def test_a_line_that_cannot_be_run_is_refused_with_a_code(raw: bytes, code: str)
     assert [(problem.line, problem.code) for problem in found.problems] == [(2, code)]
 
 
+def test_all_faults_of_a_line_are_said() -> None:
+    bad = {"custom_id": 7, "method": "GET", "url": "/v1/rerank", "body": []}
+    found = validated(line(), json.dumps(bad).encode(), line(method="PUT"))
+    assert [(problem.line, problem.code, problem.param) for problem in found.problems] == [
+        (2, "invalid_custom_id", "custom_id"),
+        (2, "invalid_method", "method"),
+        (2, "invalid_url", "url"),
+        (2, "invalid_body", "body"),
+        (3, "invalid_method", "method"),
+        (3, "duplicate_custom_id", "custom_id"),
+    ]
+
+
 def test_a_custom_id_stands_once() -> None:
     found = validated(line(), line(custom_id="b"), line())
     (problem,) = found.problems

@@ -2,6 +2,7 @@
 nothing heavy.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -143,6 +144,16 @@ def test_a_good_file_is_named_with_its_models() -> None:
         == f"{file}: ok, 3 models: qwen3-embedding-0.6b, qwen3-embedding-4b, qwen3-embedding-8b; "
         "2 rerankers: qwen3-reranker-0.6b, qwen3-reranker-4b\n"
     )
+
+
+def test_students_are_counted_beside_models_and_rerankers() -> None:
+    file = str(Path(__file__).resolve().parents[3] / "configs" / "local.yaml")
+    result = run("check-config", file)
+    assert result.exit_code == 0, result.output
+    assert "; 1 student: minilm-student\n" in result.stdout
+    (listed,) = json.loads(run("check-config", "--json", file).stdout)
+    assert listed["students"] == ["minilm-student"]
+    assert not set(listed["students"]) & set(listed["models"])
 
 
 def test_one_bad_file_of_several_fails_and_all_are_reported(tmp_path: Path) -> None:
