@@ -13,7 +13,6 @@ Real time: run it on a machine with nothing else to do.
 """
 
 import asyncio
-import json
 import secrets
 import time
 from collections import Counter
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 import click
 import httpx
 
+from benchmarks.marks import to_file, verdict, write
 from router.keys import hash_of, new_key
 from tests.support.local_service import served
 
@@ -157,8 +157,8 @@ def _key(name: str) -> dict[str, str]:
 
 @click.command()
 @click.option("--seconds", type=click.FloatRange(2.0), default=40.0, show_default=True)
-@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
-def main(seconds: float, path: Path | None) -> None:
+@to_file
+def main(seconds: float, file: Path | None) -> None:
     """Flood a service, and see who is served."""
     sent = list(arrivals(seconds, Random(0)))
     tokens = INGEST_TEXTS * INGEST_TOKENS
@@ -181,12 +181,9 @@ def main(seconds: float, path: Path | None) -> None:
              0.95 <= ratio <= 1.05),
     ]  # fmt: skip
     for row in rows:
-        met = "met" if row["met"] else "missed"
-        click.echo(
-            f"{row['name']:<12} {row['value']:>8.4g} {row['mark']:>13} {met:<7} {row['what']}"
-        )
-    if path is not None:
-        path.write_text(json.dumps(rows, indent=1) + "\n")
+        reached = f"{row['value']:>8.4g} {row['mark']:>13} {verdict(row['met']):<7}"
+        click.echo(f"{row['name']:<12} {reached} {row['what']}")
+    write(rows, file)
 
 
 def _row(name: str, what: str, value: float, mark: str, met: bool) -> dict[str, Any]:

@@ -7,7 +7,6 @@ the mean of their time from one stamp to the next. The last row is what the clie
 the router: in itself, in HAProxy, in the kernel.
 """
 
-import json
 import statistics
 import tempfile
 import threading
@@ -21,6 +20,7 @@ import httpx
 
 from benchmarks import load, servers
 from benchmarks.data_plane import POINTS, WARM_S
+from benchmarks.marks import flat, to_file, write
 from router.stamps import STAMPS
 
 EVERY_S = 1.0
@@ -104,7 +104,7 @@ def table(found: Mapping[str, Any]) -> str:
 )
 @click.option("--seconds", default=6.0, type=click.FloatRange(2), show_default=True)
 @click.option("--rounds", default=1, type=click.IntRange(1), show_default=True)
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+@to_file
 @click.option(
     "--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints are kept."
 )
@@ -112,7 +112,7 @@ def main(
     points: tuple[str, ...],
     seconds: float,
     rounds: int,
-    json_file: Path | None,
+    file: Path | None,
     folder: Path | None,
 ) -> None:
     """Print where the time of the median request of a point goes."""
@@ -130,8 +130,7 @@ def main(
                     answers.append(_measure(server, name, seconds, seed, word_file))
                     click.echo(_heading(answers[-1]))
                     click.echo(table(answers[-1]) + "\n")
-    if json_file is not None:
-        json_file.write_text(json.dumps(answers, indent=1) + "\n")
+    write(flat(answers, "point"), file)
 
 
 def _measure(
