@@ -29,7 +29,7 @@ import click
 from benchmarks import load, servers
 from benchmarks.load import Load, Shape
 from benchmarks.marks import Row, to_file, write
-from benchmarks.servers import ONE, NotReady, Server
+from benchmarks.servers import ONE, NotReady, Server, kept
 
 BARE, EVERY_CORE, OURS, LITELLM, RAY_LLM = (
     "vllm serve",
@@ -183,11 +183,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Draw the results into this PNG.",
 )
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where checkpoints of 2.3 GB are kept.",
-)
+@kept
 @click.option(
     "--litellm",
     envvar="BENCH_LITELLM",
@@ -200,12 +196,11 @@ def main(
     rounds: int,
     file: Path | None,
     plot: Path | None,
-    folder: Path | None,
+    folder: Path,
     litellm: Path | None,
 ) -> None:
     """Compare the data plane with the engine's own server and with other routers."""
     chosen = _chosen(points)
-    folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
     one = [name for name in chosen if len(POINTS[name].shape.models) == 1]
     three = [name for name in chosen if name not in one]
     measurements = (2 * len(one) + 3 * len(three)) * rounds

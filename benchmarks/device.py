@@ -16,7 +16,6 @@ import multiprocessing
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -28,6 +27,7 @@ import click
 import numpy as np
 
 from benchmarks.marks import to_file, write
+from benchmarks.servers import kept
 from router.arrays import TokenIds
 
 if TYPE_CHECKING:
@@ -319,18 +319,13 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     type=click.Choice([name for name in WAYS if name not in ("before", "now")]),
 )
 @to_file
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the checkpoint is kept.",
-)
+@kept
 def main(
-    rounds: int, seconds: float, also: tuple[str, ...], file: Path | None, folder: Path | None
+    rounds: int, seconds: float, also: tuple[str, ...], file: Path | None, folder: Path
 ) -> None:
     """Measure what Python costs a device, in turns with the loop of version 0.1."""
     from tests.support.tiny_qwen3 import write_tiny_qwen3
 
-    folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
     checkpoint = write_tiny_qwen3(folder / "pretend-device", heads=2)
     rows = rows_of(measure(["before", "now", *also], checkpoint, rounds, seconds))
     click.echo(table(rows))

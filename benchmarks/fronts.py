@@ -19,7 +19,7 @@ import click
 from benchmarks import load, servers
 from benchmarks.data_plane import POINTS, Measured, measure, row, table
 from benchmarks.marks import numbers, to_file, write
-from benchmarks.servers import ONE
+from benchmarks.servers import ONE, kept
 
 RUN, SERVE_RUN = "embedding-router run", "serve run"
 SHAPES = ("short c=1", "short c=32", "batch c=8")
@@ -30,12 +30,9 @@ SHAPES = ("short c=1", "short c=32", "batch c=8")
 @click.option("--seconds", default=4.0, type=click.FloatRange(1), show_default=True)
 @click.option("--rounds", default=3, type=click.IntRange(1), show_default=True)
 @to_file
-@click.option(
-    "--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints are kept."
-)
-def main(engine: str, seconds: float, rounds: int, file: Path | None, folder: Path | None) -> None:
+@kept
+def main(engine: str, seconds: float, rounds: int, file: Path | None, folder: Path) -> None:
     """Compare the two ways to start the service."""
-    folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
     points = {name: replace(POINTS[name], base=RUN) for name in SHAPES}
     seen: dict[str, dict[str, list[Measured]]] = {name: {} for name in points}
     with ExitStack() as stack:

@@ -27,12 +27,12 @@ class Row(NamedTuple):
 
 def at_most(name: str, value: float, mark: float | None) -> Row:
     """A figure that may not be larger than its mark; without a mark it is only shown."""
-    return Row(name, value, mark, None if mark is None else value <= mark)
+    return Row(name, value, mark, None if mark is None else bool(value <= mark))
 
 
 def at_least(name: str, value: float, mark: float | None) -> Row:
     """A figure that may not be smaller than its mark."""
-    return Row(name, value, mark, None if mark is None else value >= mark)
+    return Row(name, value, mark, None if mark is None else bool(value >= mark))
 
 
 def verdict(met: bool | None) -> str:

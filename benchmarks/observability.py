@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks import load, servers
 from benchmarks.load import Shape
 from benchmarks.marks import numbers, to_file, write
-from benchmarks.servers import ONE, Server
+from benchmarks.servers import ONE, Server, kept
 from benchmarks.switched import PATH, Standing
 from router.keys import hash_of, new_key
 from tests.support.tiny_qwen3 import quick_dtype
@@ -172,23 +172,18 @@ def words() -> list[str]:
     help="What to measure; more than once.",
 )
 @click.option("--vllm", is_flag=True, help="vLLM with a small random Qwen3 instead of a table.")
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where checkpoints of 2.3 GB are kept.",
-)
+@kept
 @to_file
 def main(
     seconds: float,
     rounds: int,
     chosen: tuple[str, ...],
     vllm: bool,
-    folder: Path | None,
+    folder: Path,
     file: Path | None,
 ) -> None:
     """Measure what metrics, traces and keys cost."""
     names = [NOTHING, *dict.fromkeys(chosen)]
-    folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
     model, model_config = (ONE, tiny_qwen3(folder)) if vllm else ("wordllama-256", WORDLLAMA)
     with tempfile.TemporaryDirectory(prefix="bench-") as made:
         scratch = Path(made)

@@ -393,7 +393,10 @@ def main(
         if row.met is False:
             click.echo(f"    {why}")
     lines = [
-        {**Row(f"{one.set}, {one.load:.0%} {one.policy}: nDCG", one.ndcg)._asdict(), "line": one}
+        {
+            **Row(f"{one.set}, {one.load:.0%} {one.policy}: nDCG", one.ndcg)._asdict(),
+            "line": one._asdict(),
+        }
         for one in rows
     ]
     write([*lines, *(row for row, _ in reached)], file)

@@ -21,6 +21,7 @@ import httpx
 from benchmarks import load, servers
 from benchmarks.data_plane import POINTS, WARM_S
 from benchmarks.marks import flat, to_file, write
+from benchmarks.servers import kept
 from router.stamps import STAMPS
 
 EVERY_S = 1.0
@@ -105,18 +106,15 @@ def table(found: Mapping[str, Any]) -> str:
 @click.option("--seconds", default=6.0, type=click.FloatRange(2), show_default=True)
 @click.option("--rounds", default=1, type=click.IntRange(1), show_default=True)
 @to_file
-@click.option(
-    "--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints are kept."
-)
+@kept
 def main(
     points: tuple[str, ...],
     seconds: float,
     rounds: int,
     file: Path | None,
-    folder: Path | None,
+    folder: Path,
 ) -> None:
     """Print where the time of the median request of a point goes."""
-    folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
     models = sorted({model for point in points for model in POINTS[point].shape.models})
     answers = []
     with tempfile.TemporaryDirectory(prefix="bench-") as made:
