@@ -62,7 +62,8 @@ def main() -> None:
             f"  {name:<14} {_summary(import_module(f'benchmarks.{name}').__doc__ or '')}"
             for name in NAMES
         )
-        print("\n".join([__doc__ or "", "", *names, "", "Each has --help of its own."]))
+        more = "Each has --help of its own; those that measure write their figures to --json FILE."
+        print("\n".join([__doc__ or "", "", *names, "", more]))
         return
     if first and not first.startswith("-"):
         if first not in NAMES:

@@ -24,7 +24,7 @@ import click
 import psutil
 
 from benchmarks.abuse_attacks import ATTACKS, MODEL
-from benchmarks.live import ROOT, router
+from benchmarks.live import LOCAL, ROOT, router
 from benchmarks.marks import Row, at_most, conclude, show, to_file
 from deployments.tools.calibrate import replicas
 from router.keys import hash_of, new_key
@@ -158,7 +158,7 @@ async def play(
 async def play_all(names: tuple[str, ...], seconds: float) -> list[Row]:
     """All attacks on one service, one after another."""
     rows = list[Row]()
-    with router(ROOT / "configs" / "local.yaml", None, keys=KEYS) as service:
+    with router(LOCAL, None, keys=KEYS) as service:
         assert service.process is not None
         async with aiohttp.ClientSession(
             service.url,

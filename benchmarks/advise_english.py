@@ -16,7 +16,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,12 @@ import click
 
 from benchmarks.advise import convert
 from benchmarks.languages import labelled, pairs
-from benchmarks.live import ROOT, Ask, Client, Text, router
+from benchmarks.live import LOCAL, ROOT, Ask, Client, Text, router, written
 from benchmarks.marks import Row, at_least, at_most, conclude, show, to_file
 from benchmarks.public_data import require, whole
-from router.decision_log import read
 
 CLIENTS = 4
 MOST_CHARACTERS = 600
-LOG_S = 30.0
 
 
 def mixed_texts(folder: Path, count: int) -> list[str]:
@@ -67,18 +64,6 @@ async def send(url: str, texts: Sequence[str]) -> int:
 
         await asyncio.gather(*(one() for _ in range(CLIENTS)))
     return answered
-
-
-def written(log: Path, requests: int) -> bytes:
-    """The log as soon as it holds so many requests."""
-    until_s = time.monotonic() + LOG_S
-    while True:
-        data = log.read_bytes()
-        if sum(1 for _ in read(data.splitlines(keepends=True))) >= requests:
-            return data
-        if time.monotonic() > until_s:
-            raise click.ClickException(f"{log} does not hold {requests} requests")
-        time.sleep(0.2)
 
 
 def command(*arguments: str) -> str:
@@ -142,8 +127,7 @@ def main(
         made.mkdir(parents=True, exist_ok=True)
         log = made / "decisions.jsonl"
         log.unlink(missing_ok=True)
-        config = ROOT / "configs" / "local.yaml"
-        with router(config, None, decision_log={"path": str(log)}) as running:
+        with router(LOCAL, None, decision_log={"path": str(log)}) as running:
             sent = mixed_texts(folder, texts)
             answered = asyncio.run(send(running.url, sent))
             mixed = made / "mixed.jsonl"  # without what advise sends

@@ -25,7 +25,6 @@ model. Late: later than 500 ms on the client's clock, refusals included.
 
 import asyncio
 import itertools
-import json
 import random
 import tempfile
 import time
@@ -39,6 +38,7 @@ import psutil
 import yaml
 
 from benchmarks.live import Ask, Client, Router, Text, Told, router
+from benchmarks.marks import flat, to_file, write
 from deployments.tools.calibrate import replicas
 
 RATE = 1000.0  # tokens/s of a large replica
@@ -218,9 +218,9 @@ def summarise(
     "--seconds", type=click.FloatRange(20.0), default=90.0, show_default=True, help="Of the trace."
 )
 @click.option("--pinned", is_flag=True, help="Nothing may be answered by the small model.")
-@click.option("--json", "as_json", is_flag=True)
+@to_file
 @click.option("--seed", type=int, default=0)
-def main(chosen: Sequence[str], seconds: float, pinned: bool, as_json: bool, seed: int) -> None:
+def main(chosen: Sequence[str], seconds: float, pinned: bool, file: Path | None, seed: int) -> None:
     """Run a load with a step up and a step down under each autoscaling policy."""
     rows = []
     for policy in chosen or POLICIES:
@@ -230,9 +230,7 @@ def main(chosen: Sequence[str], seconds: float, pinned: bool, as_json: bool, see
             with router(path, None) as running:
                 told, seen = asyncio.run(trace(running, seconds, pinned, random.Random(seed)))
         rows.append(summarise(policy, told, seen, seconds))
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return
+    write(flat(rows, "policy"), file)
     ideal = sum(load * share * seconds for load, share in STEPS)
     click.echo(
         f"{seconds:.0f} s; {NEEDED} replicas needed at most, {ideal:.0f} replica-seconds of work"

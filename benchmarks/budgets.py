@@ -22,7 +22,6 @@ answer is worth nothing.
 """
 
 import asyncio
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ import httpx
 import numpy as np
 
 from benchmarks.live import CHARACTERS_A_TOKEN, Ask, Client, Text, Texts, Told, of_turns, router
+from benchmarks.marks import Row, flat, write
 from router.domain import Features, Model
 from router.models import build_models
 
@@ -63,7 +63,7 @@ def main(
     seconds: float,
     turns: int,
     folder: Path,
-    as_json: bool,
+    file: Path | None,
     seed: int,
 ) -> None:
     """Measure the share that is answered in time, for this policy and for four simpler ones."""
@@ -74,10 +74,8 @@ def main(
             _drive(running.url, models, seconds, turns, folder, random.Random(seed))
         )
     rows = [summarise(name, load, answers, models) for (load, name), answers in told.items()]
-    if as_json:
-        click.echo(json.dumps({"capacity_per_s": capacity, "rows": rows}, indent=2))
-    else:
-        click.echo("\n".join(_table(rows, capacity)))
+    click.echo("\n".join(_table(rows, capacity)))
+    write([Row("requests/s of the largest model", capacity), *flat(rows, "load", "policy")], file)
 
 
 def choosers(models: Mapping[str, Model], rng: random.Random) -> list[Chooser]:

@@ -1,5 +1,5 @@
 """What happens to requests when something breaks? `python -m benchmarks chaos [--scenario NAME]...
-[--json]`.
+[--json FILE]`.
 
 One service on fake engines, two routers, two replicas of the larger model, and in each scenario one
 fault under a load whose answers are known beforehand. Lost and wrong must be 0: a request is
@@ -23,6 +23,7 @@ import psutil
 
 from benchmarks.chaos_load import PAUSE_S, Checked, Tally
 from benchmarks.chaos_stage import MODELS, REQUEST_TIMEOUT_S, Stage, stage
+from benchmarks.marks import Row, at_least, at_most, numbers, to_file, write
 
 BEFORE_S, AFTER_S = 2.0, 2.0  # load before the fault, and after the recovery
 HOLD_S = 6.0  # how long a fault without a recovery of its own lasts
@@ -389,16 +390,29 @@ def row(result: Result) -> str:
     return "\n".join([line, *(f"    {what}" for what in faults)])
 
 
-async def _play_all(names: tuple[str, ...], port: int, as_json: bool) -> list[Result]:
+def judged(result: Result) -> list[Row]:
+    """The figures of a result, with their marks."""
+    name = result.scenario
+    return [
+        Row(f"{name}: sent", result.sent),
+        at_least(f"{name}: right", result.right, 1),
+        Row(f"{name}: refused", sum(result.refused.values())),
+        *numbers(f"{name}: refused", result.refused),
+        at_most(f"{name}: lost", len(result.lost), 0),
+        at_most(f"{name}: wrong", len(result.wrong), 0),
+        at_most(f"{name}: other promises broken", bool(result.broken), 0),
+        *numbers(name, {"worst, s": result.worst_s, "recovered, s": result.recovered_s}),
+    ]
+
+
+async def _play_all(names: tuple[str, ...], port: int) -> list[Result]:
     results = []
     with tempfile.TemporaryDirectory(prefix="er-chaos-", dir="/tmp") as scratch:
         async with stage(Path(scratch), port) as on:
-            if not as_json:
-                click.echo(f"{PAUSE_S=:g}\n{HEAD}")
+            click.echo(f"{PAUSE_S=:g}\n{HEAD}")
             for name in names:
                 results.append(await play(on, name))
-                if not as_json:
-                    click.echo(row(results[-1]))
+                click.echo(row(results[-1]))
     return results
 
 
@@ -409,9 +423,9 @@ async def _play_all(names: tuple[str, ...], port: int, as_json: bool) -> list[Re
     multiple=True,
     help="One of them; may be given several times. All without it.",
 )
-@click.option("--json", "as_json", is_flag=True)
+@to_file
 @click.option("--port", default=8140, show_default=True, help="This one and the next are used.")
-def main(names: tuple[str, ...], as_json: bool, port: int) -> None:
+def main(names: tuple[str, ...], file: Path | None, port: int) -> None:
     """Break one thing after another under load and count what became of the requests; exits 1 where
     a promise was broken.
     """
@@ -419,8 +433,7 @@ def main(names: tuple[str, ...], as_json: bool, port: int) -> None:
         raise click.ClickException(
             f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}"
         )
-    results = asyncio.run(_play_all(names or tuple(SCENARIOS), port, as_json))
-    if as_json:
-        click.echo(json.dumps([result._asdict() for result in results], indent=1))
+    results = asyncio.run(_play_all(names or tuple(SCENARIOS), port))
+    write([one for result in results for one in judged(result)], file)
     if not all(result.clean for result in results):
         raise click.ClickException("requests were lost or answered wrong, or a promise was broken")

@@ -26,6 +26,7 @@ import click
 import httpx
 import numpy as np
 
+from benchmarks.marks import to_file, write
 from router.arrays import Vectors
 from router.domain import Tier
 from router.names import SIDES
@@ -345,9 +346,7 @@ def _bearer() -> dict[str, str]:
 
 @click.command()
 @click.option("--base-url", default="http://localhost:8000", show_default=True)
-@click.option(
-    "--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write the rows here."
-)
+@to_file
 def main(base_url: str, file: Path | None) -> None:
     """Try every client, and print the table."""
     names, rows = names_of(base_url), list[dict[str, Any]]()
@@ -363,8 +362,7 @@ def main(base_url: str, file: Path | None) -> None:
                 click.echo(f"    {feature}: {one}", err=True)
             value = {"name": f"{client}: {feature}", "value": one, "mark": "yes or -"}
             rows.append(value | {"met": one in ("yes", "-")})
-    if file is not None:
-        file.write_text(json.dumps({"rows": rows}, indent=1))
+    write(rows, file)
 
 
 if __name__ == "__main__":

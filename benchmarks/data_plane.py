@@ -15,7 +15,6 @@ Texts are new in every request, but for points that say otherwise. The client is
 installed, else one of ours.
 """
 
-import json
 import statistics
 import tempfile
 import time
@@ -29,7 +28,8 @@ import click
 
 from benchmarks import load, servers
 from benchmarks.load import Load, Shape
-from benchmarks.servers import ONE, NotReady, Server
+from benchmarks.marks import Row, to_file, write
+from benchmarks.servers import ONE, NotReady, Server, kept
 
 BARE, EVERY_CORE, OURS, LITELLM, RAY_LLM = (
     "vllm serve",
@@ -177,22 +177,13 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     help="Of each measurement.",
 )
 @click.option("--rounds", default=3, type=click.IntRange(1), show_default=True)
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the results here.",
-)
+@to_file
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Draw the results into this PNG.",
 )
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where checkpoints of 2.3 GB are kept.",
-)
+@kept
 @click.option(
     "--litellm",
     envvar="BENCH_LITELLM",
@@ -203,14 +194,13 @@ def main(
     points: str,
     seconds: float,
     rounds: int,
-    json_path: Path | None,
+    file: Path | None,
     plot: Path | None,
-    folder: Path | None,
+    folder: Path,
     litellm: Path | None,
 ) -> None:
     """Compare the data plane with the engine's own server and with other routers."""
     chosen = _chosen(points)
-    folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
     one = [name for name in chosen if len(POINTS[name].shape.models) == 1]
     three = [name for name in chosen if name not in one]
     measurements = (2 * len(one) + 3 * len(three)) * rounds
@@ -250,13 +240,9 @@ def main(
                                 err=True,
                             )
             rows |= {name: row(POINTS[name], seen[name]) for name in names}
-            if json_path is not None:
-                json_path.write_text(
-                    json.dumps(
-                        {"points": [{"point": name, **found} for name, found in rows.items()]},
-                        indent=1,
-                    )
-                )
+            write(
+                (Row(name, found["ratio"])._asdict() | found for name, found in rows.items()), file
+            )
     click.echo(table(rows))
     if plot is not None:
         from benchmarks.plot import draw

@@ -20,6 +20,7 @@ from time import perf_counter_ns
 
 import click
 
+from benchmarks.marks import Row, at_most, numbers, show, to_file, write
 from router.domain import Curve, Features, Load, Model, Request, Work
 from router.latency import Correction
 from router.ledger import Ledger
@@ -141,7 +142,7 @@ def p50_us(folder: Path) -> float:
     return float(found[1])
 
 
-def compare(folder: Path, pairs: int) -> None:
+def compare(folder: Path, pairs: int) -> list[Row]:
     """Print what `decide` takes here and in another checkout, by turns."""
     own, others = list[float](), list[float]()
     for _ in range(pairs):
@@ -153,6 +154,8 @@ def compare(folder: Path, pairs: int) -> None:
     print(
         f"here / there  {statistics.median(ratios):.2f} (pairs {ratios[0]:.2f} to {ratios[-1]:.2f})"
     )
+    names = ("decide, p50 there, us", "decide, p50 here, us", "here / there")
+    return list(map(Row, names, (there, here, statistics.median(ratios))))
 
 
 @click.command()
@@ -162,16 +165,17 @@ def compare(folder: Path, pairs: int) -> None:
     help="Another checkout, whose `decide` is measured by turns with this one's.",
 )
 @click.option("--pairs", type=click.IntRange(1), default=9, show_default=True)
-def main(against: Path | None, pairs: int) -> None:
+@to_file
+def main(against: Path | None, pairs: int, file: Path | None) -> None:
     """Print a table of p50 and p99, quietest and median round."""
     if against is None:
-        measure()
+        write(measure(), file)
     else:
-        compare(against, pairs)
+        write(compare(against, pairs), file)
 
 
-def measure() -> None:
-    """The table."""
+def measure() -> list[Row]:
+    """Print the table; its figures."""
     subjects = {
         "nothing (the clock)": lambda rng: lambda: None,
         "decide": deciding(Policy("small", FLOORS)),
@@ -187,18 +191,24 @@ def measure() -> None:
             rounds[name].append((taken[CALLS // 2] / 1000, taken[CALLS * 99 // 100] / 1000))
         gc.collect()
     print(f"{'microseconds':<22}{'p50 quiet':>10}{'median':>8}{'p99 quiet':>11}{'median':>8}")
+    figures = list[Row]()
     for name, seen in rounds.items():
         p50, p99 = zip(*seen, strict=True)
+        quietest = {"p50 of the quietest round, us": min(p50), "p99, us": min(p99)}
+        figures += numbers(name, quietest)
         print(
             f"{name:<22}{min(p50):>10.2f}{statistics.median(p50):>8.2f}{min(p99):>11.2f}{statistics.median(p99):>8.2f}"
         )
     print()
     quiet = map(min, zip(*rounds["decide"], strict=True))
-    for what, reached, most in zip(("p50", "p99"), quiet, (MOST_P50_US, MOST_P99_US), strict=True):
-        print(
-            f"decide, {what:<4}{reached:>8.2f}   mark <= {most:g} us   "
-            f"{'met' if reached <= most else 'missed'}"
+    marked = [
+        at_most(f"decide, {what}, us", reached, most)
+        for what, reached, most in zip(
+            ("p50", "p99"), quiet, (MOST_P50_US, MOST_P99_US), strict=True
         )
+    ]
+    show(marked)
+    return [*figures, *marked]
 
 
 if __name__ == "__main__":

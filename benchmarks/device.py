@@ -12,12 +12,10 @@ tell more of the machine; `median` is the median of the rounds' own ratios.
 """
 
 import asyncio
-import json
 import multiprocessing
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -28,6 +26,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 import numpy as np
 
+from benchmarks.marks import to_file, write
+from benchmarks.servers import kept
 from router.arrays import TokenIds
 
 if TYPE_CHECKING:
@@ -277,13 +277,14 @@ def rows_of(seen: Rounds) -> list[dict[str, Any]]:
             ok = ratio >= least if least is not None else ratio <= (most or MOST_MIXED)
             rows.append(
                 {
+                    "name": f"{point}, {name}",
                     "point": point,
                     "way": name,
                     **told[values.index(best(values))],
-                    "ratio": ratio,
+                    "value": ratio,
                     "median": statistics.median(each),
                     "mark": least if least is not None else most,
-                    "ok": ok if name == "now" else None,
+                    "met": ok if name == "now" else None,
                 }
             )
     return rows
@@ -296,7 +297,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         told = ", ".join(
             f"{key} {value:.2f}" if value < 20 else f"{key} {value:.0f}"
             for key, value in row.items()
-            if isinstance(value, float) and key not in ("ratio", "mark")
+            if isinstance(value, float) and key not in ("value", "mark")
         )
         mark = {
             None: "",
@@ -304,7 +305,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             False: f" (mark {row['mark']}: missed)",
         }
         lines.append(
-            f"{row['point']:<23} {row['way']:<17} {row['ratio']:5.2f}{mark[row['ok']]}  {told}"
+            f"{row['point']:<23} {row['way']:<17} {row['value']:5.2f}{mark[row['met']]}  {told}"
         )
     return "\n".join(lines)
 
@@ -317,25 +318,19 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     multiple=True,
     type=click.Choice([name for name in WAYS if name not in ("before", "now")]),
 )
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the checkpoint is kept.",
-)
+@to_file
+@kept
 def main(
-    rounds: int, seconds: float, also: tuple[str, ...], json_file: Path | None, folder: Path | None
+    rounds: int, seconds: float, also: tuple[str, ...], file: Path | None, folder: Path
 ) -> None:
     """Measure what Python costs a device, in turns with the loop of version 0.1."""
     from tests.support.tiny_qwen3 import write_tiny_qwen3
 
-    folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
     checkpoint = write_tiny_qwen3(folder / "pretend-device", heads=2)
     rows = rows_of(measure(["before", "now", *also], checkpoint, rounds, seconds))
     click.echo(table(rows))
-    if json_file is not None:
-        json_file.write_text(json.dumps(rows, indent=1) + "\n")
-    if any(row["ok"] is False for row in rows):
+    write(rows, file)
+    if any(row["met"] is False for row in rows):
         sys.exit(1)
 
 

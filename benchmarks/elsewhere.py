@@ -16,7 +16,6 @@ import json
 import random
 import statistics
 import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -25,7 +24,17 @@ from typing import Any
 import click
 import yaml
 
-from benchmarks.live import CHARACTERS_A_TOKEN, ROOT, Ask, Client, Router, Texts, router
+from benchmarks.live import (
+    CHARACTERS_A_TOKEN,
+    LOCAL,
+    ROOT,
+    Ask,
+    Client,
+    Router,
+    Texts,
+    router,
+    written,
+)
 from benchmarks.marks import Row, at_most, conclude, show, to_file
 from benchmarks.public_data import sample
 from deployments.replica.device import processor
@@ -34,9 +43,7 @@ from router.profile import read_profile
 
 LEARNED = 300  # requests
 MARK = 1.25
-CONFIG = ROOT / "configs" / "local.yaml"
 OWN = "{}-own-profile"
-LOG_S = 30.0
 
 
 def device_of(profile: Path, model: str) -> str:
@@ -54,13 +61,13 @@ def side_by_side(folder: Path, here: str, scratch: Path) -> dict[str, Any]:
     `folder`, which goes to `scratch` under the name of the second. Raises click.ClickException
     where a profile is of the wrong device.
     """
-    config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
+    config: dict[str, Any] = yaml.safe_load(LOCAL.read_text())
     [application] = config["applications"]
     args, deployments = application["args"], application["deployments"]
     args["base_dir"] = str(ROOT)
     for name in args["tiers"].values():
         model = args["models"][name]
-        own = folder / f"{CONFIG.stem}-{name}.json"
+        own = folder / f"{LOCAL.stem}-{name}.json"
         if (device := device_of(own, name)) != here:
             raise click.ClickException(f"{own} is of {device}, and this is {here}")
         shipped = ROOT / model["profile"]
@@ -90,17 +97,6 @@ async def drive(running: Router, models: Sequence[str], requests: int, folder: P
                     told = await client.send(Ask(text, {"model": model}))
                     if told.status != 200:
                         raise click.ClickException(f"{model} answered {told.status}")
-
-
-def logged(log: Path, requests: int) -> list[Entry]:
-    """The entries of so many requests, as soon as they are written."""
-    until_s = time.monotonic() + LOG_S
-    while True:
-        with log.open("rb") as lines:
-            entries = [logged.entry for logged in read(lines)]
-        if len(entries) >= requests or time.monotonic() > until_s:
-            return entries
-        time.sleep(0.2)
 
 
 def errors(entries: Iterable[Entry]) -> dict[str, tuple[float, float]]:
@@ -154,14 +150,14 @@ def main(own: Path, requests: int, folder: Path, file: Path | None) -> None:
     """
     here = processor()
     with tempfile.TemporaryDirectory() as scratch:
-        path, log = Path(scratch) / CONFIG.name, Path(scratch) / "decisions.jsonl"
+        path, log = Path(scratch) / LOCAL.name, Path(scratch) / "decisions.jsonl"
         config = side_by_side(own, here, Path(scratch))
         path.write_text(yaml.safe_dump(config, sort_keys=False))
         models = list(config["applications"][0]["args"]["tiers"].values())
         with router(path, None, decision_log={"path": str(log)}) as running:
             asyncio.run(drive(running, models, requests, folder))
-            entries = logged(log, 2 * len(models) * requests)
+            lines = written(log, 2 * len(models) * requests).splitlines(keepends=True)
     click.echo(f"on {here}, texts of {folder}")
-    rows = judged(errors(entries), models)
+    rows = judged(errors(one.entry for one in read(lines)), models)
     show(rows)
     conclude(rows, file)

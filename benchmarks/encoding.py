@@ -12,11 +12,14 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import orjson
 
+from benchmarks.marks import Row, to_file, write
 from router.answers import Routing
 from router.cache import VectorCache
 from router.config import Limits, RouterArgs
@@ -115,7 +118,9 @@ def cases() -> dict[str, Callable[[], object]]:
     }
 
 
-def main() -> None:
+@click.command()
+@to_file
+def main(file: Path | None) -> None:
     """Time every case in microseconds a call."""
     timed = cases()
     took: dict[str, list[float]] = {name: [] for name in timed}
@@ -126,6 +131,7 @@ def main() -> None:
     print(f"{'us a call':<32}{'quietest':>12}{'median':>12}")
     for name, us in took.items():
         print(f"{name:<32}{min(us):>12.2f}{statistics.median(us):>12.2f}")
+    write((Row(f"{name}, quietest, us", min(us)) for name, us in took.items()), file)
 
 
 def _seconds(call: Callable[[], object], times: int) -> float:

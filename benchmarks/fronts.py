@@ -9,7 +9,6 @@ Ray's defaults, and joins no other Ray. `--engine fake` costs next to nothing, s
 is the way of a request; with `vllm` two tiny models share the cores with it.
 """
 
-import json
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,7 +18,8 @@ import click
 
 from benchmarks import load, servers
 from benchmarks.data_plane import POINTS, Measured, measure, row, table
-from benchmarks.servers import ONE
+from benchmarks.marks import numbers, to_file, write
+from benchmarks.servers import ONE, kept
 
 RUN, SERVE_RUN = "embedding-router run", "serve run"
 SHAPES = ("short c=1", "short c=32", "batch c=8")
@@ -29,13 +29,10 @@ SHAPES = ("short c=1", "short c=32", "batch c=8")
 @click.option("--engine", type=click.Choice(["fake", "vllm"]), default="fake", show_default=True)
 @click.option("--seconds", default=4.0, type=click.FloatRange(1), show_default=True)
 @click.option("--rounds", default=3, type=click.IntRange(1), show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-@click.option(
-    "--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints are kept."
-)
-def main(engine: str, seconds: float, rounds: int, as_json: bool, folder: Path | None) -> None:
+@to_file
+@kept
+def main(engine: str, seconds: float, rounds: int, file: Path | None, folder: Path) -> None:
     """Compare the two ways to start the service."""
-    folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
     points = {name: replace(POINTS[name], base=RUN) for name in SHAPES}
     seen: dict[str, dict[str, list[Measured]]] = {name: {} for name in points}
     with ExitStack() as stack:
@@ -55,10 +52,11 @@ def main(engine: str, seconds: float, rounds: int, as_json: bool, folder: Path |
                     seen[name].setdefault(server.name, []).append(got)
                     click.echo(f"{name:<12} {server.name:<22} {got.per_s:8.1f}/s", err=True)
     rows = {name: row(point, seen[name]) for name, point in points.items()}
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
-    else:
-        click.echo(table(rows))
+    click.echo(table(rows))
+    write(
+        (one for name, found in rows.items() for one in numbers(name, found["servers"])),
+        file,
+    )
 
 
 if __name__ == "__main__":

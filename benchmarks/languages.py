@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 import click
 
+from benchmarks.marks import Row, to_file, write
 from router.language import Detected, detect, is_code
 
 DATA = Path(__file__).resolve().parent.parent / "tests" / "data" / "language"
@@ -168,16 +169,19 @@ def share(values: Iterable[bool]) -> float:
     show_default="tests/data/language",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
 )
-def main(data: Path) -> None:
+@to_file
+def main(data: Path, file: Path | None) -> None:
     """Print the shares, and the variants that were not decided as the plain query is."""
-    for name, value in accuracy(data).items():
-        print(f"{name:<32}{value:>8.2%}")
-    print(f"{'alike in NFC and NFD':<32}{same_in_both_forms(data):>8.2%}")
     changed = changed_variants()
     variants = len(QUERIES) * len(VARIANTS)
-    english = share(detect(query).language == "en" for query in QUERIES)
-    print(f"{'right, short English queries':<32}{english:>8.2%}")
-    print(f"{f'alike, {variants} variants of them':<32}{1 - len(changed) / variants:>8.2%}")
+    shares = accuracy(data) | {
+        "alike in NFC and NFD": same_in_both_forms(data),
+        "right, short English queries": share(detect(one).language == "en" for one in QUERIES),
+        f"alike, {variants} variants of them": 1 - len(changed) / variants,
+    }
+    for name, value in shares.items():
+        print(f"{name:<32}{value:>8.2%}")
+    write(map(Row, shares, shares.values()), file)
     for name, query, plain, found in changed:
         print(f"  {query!r} is {plain.language}, with {name} {found.language}")
 

@@ -19,7 +19,7 @@ waits. A process that sleeps cannot be slowed, so none is.
 """
 
 import asyncio
-import json
+import math
 import random
 import signal
 import statistics
@@ -35,7 +35,17 @@ import click
 import psutil
 import yaml
 
-from benchmarks.live import CHARACTERS_A_TOKEN, ROOT, Ask, Client, Router, Texts, router
+from benchmarks.live import (
+    CHARACTERS_A_TOKEN,
+    ROOT,
+    Ask,
+    Client,
+    Router,
+    Texts,
+    router,
+    with_config,
+)
+from benchmarks.marks import Row, at_most, flat, show, to_file, write
 from benchmarks.public_data import sample
 from deployments.launch.serve_config import application
 from router.curve_fit import Point, fit
@@ -57,11 +67,7 @@ class Phase(NamedTuple):
 
 
 @click.command()
-@click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default="configs/local.yaml",
-)
+@with_config
 @click.option(
     "--base-url",
     help="A router that runs already; then its --log is needed too, and nothing is slowed.",
@@ -94,7 +100,7 @@ class Phase(NamedTuple):
     help="Engines that sleep as long as Qwen3 takes on an H200, instead of --config.",
 )
 @sample
-@click.option("--json", "as_json", is_flag=True)
+@to_file
 @click.option("--seed", type=int, default=0)
 def main(
     config: Path,
@@ -105,7 +111,7 @@ def main(
     slow: str,
     slept: bool,
     folder: Path,
-    as_json: bool,
+    file: Path | None,
     seed: int,
 ) -> None:
     """Measure how far predictions are from what comes, and print it beside the marks."""
@@ -129,15 +135,13 @@ def main(
         with path.open("rb") as lines:
             entries = [logged.entry for logged in read(lines)]
     found = summarise(entries, phases, share, slow)
-    if as_json:
-        plan = [phase._asdict() for phase in phases]
-        click.echo(
-            json.dumps(
-                {"capacity_per_s": capacity, "miss_share": share, "phases": plan, **found}, indent=2
-            )
-        )
-    else:
-        click.echo("\n".join(_table(found, capacity, load, share, slow)))
+    click.echo("\n".join(_table(found, capacity, load, share, slow)))
+    marked = list(judged(found, share))
+    show(marked)
+    write(
+        [Row("capacity, requests/s", capacity), *flat(found["rows"], "phase", "model"), *marked],
+        file,
+    )
 
 
 def slept_config() -> dict[str, Any]:
@@ -379,55 +383,29 @@ def _table(
             f"{row['ratio']:>12.2f} {row['over_tail']:>10.1%}"
         )
     yield ""
-    steady = next(
-        (row for row in found["rows"] if row["phase"] == "steady" and row["model"] == "all"), None
-    )
-    if steady is not None:
-        yield _mark(
-            "median error, steady",
-            f"{steady['error']:.1%}",
-            f"<= {MOST_ERROR:.0%}",
-            steady["error"] <= MOST_ERROR,
-        )
+
+
+def judged(found: dict[str, Any], share: float) -> Iterator[Row]:
+    """The figures that have a mark, and those beside them."""
     for row in found["rows"]:
-        if row["phase"] == "alone":
-            yield _mark(
-                f"  {row['model']}",
-                f"{row['error']:.1%}",
-                f"<= {MOST_ERROR:.0%}",
-                row["error"] <= MOST_ERROR,
-            )
+        if row["phase"] == "alone" or (row["phase"], row["model"]) == ("steady", "all"):
+            name = f"{row['phase']}, {row['model']}: median error, %"
+            yield at_most(name, 100 * row["error"], 100 * MOST_ERROR)
     for row in found["undisturbed"]:
-        yield (
-            f"  {row['model']}, all idle: {row['error']:.1%} over {row['requests']} answers; "
-            f"a curve fitted to these very answers is off by {row['hindsight']:.1%}"
-        )
+        name = f"{row['model']}, all idle"
+        yield Row(f"{name}: answers", row["requests"])
+        yield Row(f"{name}: median error, %", 100 * row["error"])
+        yield Row(f"{name}: that of a curve fitted to them, %", 100 * row["hindsight"])
     worst = found["worst_share_of_1000"]
     if worst is None:
-        yield (
-            f"fewer than {WINDOW} requests were answered: take more --seconds for the share of "
-            "a thousand"
-        )
+        click.echo(f"fewer than {WINDOW} requests were answered: take more --seconds")
     else:
-        points = abs(worst - share) * 100
-        yield _mark(
-            "worst share of any 1,000",
-            f"{worst:.1%}",
-            f"{share:.1%} +- {MOST_POINTS} points",
-            points <= MOST_POINTS,
-        )
+        yield Row(f"worst share of any {WINDOW} over their tail, %", 100 * worst)
+        name = f"points from the declared {share:.1%}"
+        yield at_most(name, 100 * abs(worst - share), MOST_POINTS)
     for phase, after in found["recovered_after"].items():
-        reached = "never" if after is None else f"{after} completions"
-        yield _mark(
-            f"recovered, {phase}",
-            reached,
-            f"<= {MOST_COMPLETIONS}",
-            after is not None and after <= MOST_COMPLETIONS,
-        )
-
-
-def _mark(what: str, reached: str, wanted: str, met: bool) -> str:
-    return f"{what:<26} {reached:>16}   mark {wanted:<18} {'met' if met else 'missed'}"
+        completions = math.inf if after is None else after
+        yield at_most(f"{phase}: completions until it is learned", completions, MOST_COMPLETIONS)
 
 
 if __name__ == "__main__":

@@ -28,31 +28,37 @@ import httpx
 import psutil
 import yaml
 
+from benchmarks.marks import to_file
 from benchmarks.public_data import read, require, sample
 from deployments.launch.serve_config import application
 from deployments.tools.calibrate import replicas
 from router.config import RouterArgs
+from router.decision_log import read as decisions
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
+LOCAL = ROOT / "configs" / "local.yaml"
 # fewer than texts have here: a client must not send one that is too long for its model
 CHARACTERS_A_TOKEN = 2.5
 READY_S = 180.0
 STOP_S = 30.0
 ANSWER_S = 60.0
+LOG_S = 30.0
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+with_config = click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=LOCAL,
+    show_default="configs/local.yaml",
+    help="Has the models.",
+)
 
 
 def of_turns(seconds: float, turns: int) -> Callable[[Command], Command]:
     """The options of a benchmark that loads a router by several ways in turns."""
     options = (
-        click.option(
-            "--config",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            default="configs/local.yaml",
-            show_default=True,
-            help="Has the models and the rerankers.",
-        ),
+        with_config,
         click.option("--base-url", help="A router that runs this config already."),
         click.option(
             "--seconds",
@@ -69,7 +75,7 @@ def of_turns(seconds: float, turns: int) -> Callable[[Command], Command]:
             help="Of every way at every load.",
         ),
         sample,
-        click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON."),
+        to_file,
         click.option("--seed", type=int, default=0, show_default=True),
     )
 
@@ -191,6 +197,18 @@ def _wait_until_ready(url: str, started: "subprocess.Popen[bytes]", log: Path) -
                 return
         time.sleep(0.5)
     raise click.ClickException(f"the router did not become ready:\n{log.read_text()[-2000:]}")
+
+
+def written(log: Path, requests: int) -> bytes:
+    """A decision log as soon as it holds so many requests; raises click.ClickException."""
+    until_s = time.monotonic() + LOG_S
+    while True:
+        data = log.read_bytes()
+        if sum(1 for _ in decisions(data.splitlines(keepends=True))) >= requests:
+            return data
+        if time.monotonic() > until_s:
+            raise click.ClickException(f"{log} does not hold {requests} requests")
+        time.sleep(0.2)
 
 
 def processes(root: psutil.Process, pattern: str) -> list[psutil.Process]:

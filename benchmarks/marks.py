@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,12 +27,33 @@ class Row(NamedTuple):
 
 def at_most(name: str, value: float, mark: float | None) -> Row:
     """A figure that may not be larger than its mark; without a mark it is only shown."""
-    return Row(name, value, mark, None if mark is None else value <= mark)
+    return Row(name, value, mark, None if mark is None else bool(value <= mark))
 
 
 def at_least(name: str, value: float, mark: float | None) -> Row:
     """A figure that may not be smaller than its mark."""
-    return Row(name, value, mark, None if mark is None else value >= mark)
+    return Row(name, value, mark, None if mark is None else bool(value >= mark))
+
+
+def verdict(met: bool | None) -> str:
+    """The word for a mark; none where there is no mark."""
+    return "" if met is None else "met" if met else "missed"
+
+
+def flat(table: Iterable[Mapping[str, Any]], *keys: str) -> Iterator[Row]:
+    """A row without a mark for each number of a table; the values at `keys` name its line."""
+    for line in table:
+        name = ", ".join(str(line[key]) for key in keys)
+        yield from numbers(name, {key: one for key, one in line.items() if key not in keys})
+
+
+def numbers(name: str, figures: Mapping[str, Any]) -> Iterator[Row]:
+    """A row without a mark for each number, and for those in mappings within."""
+    for key, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from numbers(f"{name}: {key}", value)
+        elif value is None or isinstance(value, int | float):
+            yield Row(f"{name}: {key}", math.nan if value is None else value)
 
 
 def show(rows: Iterable[Row]) -> None:
@@ -43,17 +64,23 @@ def show(rows: Iterable[Row]) -> None:
         click.echo(f"{row.name:<46} {row.value:10.2f}{mark}{judged}")
 
 
+def write(rows: Iterable[Row | Mapping[str, Any]], file: Path | None) -> None:
+    """Write the rows to the file; a mapping has the keys of a Row and more."""
+    if file is not None:
+        found = [_json(row if isinstance(row, Mapping) else row._asdict()) for row in rows]
+        file.write_text(json.dumps({"rows": found}, indent=1) + "\n")
+
+
 def conclude(rows: Sequence[Row], file: Path | None) -> None:
     """Write the rows to the file. Raises click.ClickException where a mark was missed."""
-    if file is not None:
-        file.write_text(json.dumps([_json(row) for row in rows], indent=1))
+    write(rows, file)
     if missed := [row.name for row in rows if row.met is False]:
         raise click.ClickException(f"missed: {', '.join(missed)}")
 
 
-def _json(row: Row) -> dict[str, Any]:
+def _json(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row for JSON, which has no infinity: the time of a request that was not answered."""
     return {
         name: None if isinstance(one, float) and not math.isfinite(one) else one
-        for name, one in row._asdict().items()
+        for name, one in row.items()
     }

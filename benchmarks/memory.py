@@ -14,6 +14,8 @@ import click
 
 from benchmarks import load, servers
 from benchmarks.data_plane import POINTS, WARM_S
+from benchmarks.marks import Row, at_most, conclude, to_file
+from benchmarks.servers import kept
 
 CACHE_BYTES = 16 * 1024 * 1024
 MIX = ("short c=32", "batch c=8", "long c=8", "repeated c=32")
@@ -29,14 +31,12 @@ SLICE_S = 5.0
     show_default=True,
     help="Growth in the second half that still counts as flat.",
 )
-@click.option(
-    "--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints are kept."
-)
-def main(seconds: float, engine: str, allowed_mib: float, folder: Path | None) -> None:
+@kept
+@to_file
+def main(seconds: float, engine: str, allowed_mib: float, folder: Path, file: Path | None) -> None:
     """Load one router in turn with every shape and print its processes' memory; fails when it
     grows.
     """
-    folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         word_file = Path(scratch) / "words"
         word_file.write_text("\n".join(load.words(str(servers.checkpoints(folder)[servers.ONE]))))
@@ -63,5 +63,9 @@ def main(seconds: float, engine: str, allowed_mib: float, folder: Path | None) -
                 )
     grown_mib = max(seen[-len(MIX) :]) - max(seen[len(seen) // 2 - len(MIX) : len(seen) // 2])
     click.echo(f"second half: {grown_mib:+.1f} MiB")
-    if grown_mib > allowed_mib or failures:
-        raise click.ClickException("memory grew or requests failed")
+    rows = [
+        Row("requests answered", answered),
+        at_most("requests failed", failures, 0),
+        at_most("growth in the second half, MiB", grown_mib, allowed_mib),
+    ]
+    conclude(rows, file)

@@ -12,14 +12,13 @@ stands around it weighs most. `--vllm` takes a block of Qwen3 on vLLM instead, w
 metrics. What is to be told from noise is the row `nothing again`.
 """
 
-import json
 import random
 import secrets
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,7 +31,8 @@ import numpy as np
 
 from benchmarks import load, servers
 from benchmarks.load import Shape
-from benchmarks.servers import ONE, Server
+from benchmarks.marks import numbers, to_file, write
+from benchmarks.servers import ONE, Server, kept
 from benchmarks.switched import PATH, Standing
 from router.keys import hash_of, new_key
 from tests.support.tiny_qwen3 import quick_dtype
@@ -172,28 +172,18 @@ def words() -> list[str]:
     help="What to measure; more than once.",
 )
 @click.option("--vllm", is_flag=True, help="vLLM with a small random Qwen3 instead of a table.")
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where checkpoints of 2.3 GB are kept.",
-)
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the results here.",
-)
+@kept
+@to_file
 def main(
     seconds: float,
     rounds: int,
     chosen: tuple[str, ...],
     vllm: bool,
-    folder: Path | None,
-    json_path: Path | None,
+    folder: Path,
+    file: Path | None,
 ) -> None:
     """Measure what metrics, traces and keys cost."""
     names = [NOTHING, *dict.fromkeys(chosen)]
-    folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
     model, model_config = (ONE, tiny_qwen3(folder)) if vllm else ("wordllama-256", WORDLLAMA)
     with tempfile.TemporaryDirectory(prefix="bench-") as made:
         scratch = Path(made)
@@ -218,8 +208,7 @@ def main(
             f"  {one['cpu_ms']:.3f} ms CPU each ({one['router_ms']:.3f} of it the router), "
             f"ratio {_with_interval(one, 'cpu_ratio')}"
         )
-    if json_path is not None:
-        json_path.write_text(json.dumps(rows, indent=1))
+    write((figure for name, one in rows.items() for figure in numbers(name, one)), file)
 
 
 def measured(
@@ -266,9 +255,9 @@ def measured(
     return found
 
 
-def row(rounds: Sequence[Measured], without: Sequence[Measured]) -> dict[str, Any]:
+def row(rounds: Sequence[Measured], without: Sequence[Measured]) -> dict[str, float]:
     """One choice of parts beside none of them."""
-    answer: dict[str, Any] = {
+    answer = {
         "requests_per_s": statistics.median(one.per_s for one in rounds),
         "cpu_ms": statistics.median(one.cpu_ms for one in rounds),
         "router_ms": statistics.median(one.router_ms for one in rounds),
@@ -279,7 +268,8 @@ def row(rounds: Sequence[Measured], without: Sequence[Measured]) -> dict[str, An
     }
     for name, of in quantities.items():
         ratios = [of(one) / of(other) for one, other in zip(rounds, without, strict=True)]
-        answer[name], answer[f"{name}_interval"] = statistics.median(ratios), interval(ratios)
+        low, high = interval(ratios)
+        answer |= {name: statistics.median(ratios), f"{name}_low": low, f"{name}_high": high}
     return answer
 
 
@@ -291,9 +281,8 @@ def interval(ratios: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _with_interval(row: dict[str, Any], name: str) -> str:
-    low, high = row[f"{name}_interval"]
-    return f"{row[name]:.3f} [{low:.3f}, {high:.3f}]"
+def _with_interval(row: Mapping[str, float], name: str) -> str:
+    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
 
 
 if __name__ == "__main__":

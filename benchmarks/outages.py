@@ -29,7 +29,7 @@ import yaml
 
 from benchmarks.chaos_stage import REPLICAS
 from benchmarks.chaos_stage import config as fake_config
-from benchmarks.live import ROOT, Router, processes, router
+from benchmarks.live import LOCAL, ROOT, Router, processes, router
 from benchmarks.marks import Row, at_least, at_most, conclude, show, to_file
 
 BUDGET_MS = 500
@@ -206,7 +206,7 @@ def _share(sent: list[Sent]) -> float:
 
 def local_config(file: Path) -> dict[str, int]:
     """Write `configs/local.yaml` with two routers; returns the replicas of each deployment."""
-    data: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())
+    data: dict[str, Any] = yaml.safe_load(LOCAL.read_text())
     application = data["applications"][0]
     application["args"]["base_dir"] = str(ROOT)
     application["deployments"][0]["num_replicas"] = REPLICAS["router"]

@@ -52,7 +52,7 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Draw what `make bench ARGS="--json FILE"` wrote."""
     source, target = map(Path, sys.argv[1:])
-    draw({row["point"]: row for row in json.loads(source.read_text())["points"]}, target)
+    draw({row["name"]: row for row in json.loads(source.read_text())["rows"]}, target)
 
 
 if __name__ == "__main__":

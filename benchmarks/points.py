@@ -23,8 +23,10 @@ import click
 import numpy as np
 
 from benchmarks.languages import ACROSS_SCRIPTS, labelled, pairs
-from benchmarks.public_data import SAMPLE, xquad_zh
-from benchmarks.spaces import ROOT, Engines
+from benchmarks.live import with_config
+from benchmarks.marks import Row, flat, to_file, write
+from benchmarks.public_data import sample, xquad_zh
+from benchmarks.spaces import Engines
 from deployments.launch.serve_config import application
 from deployments.service.prepare import Preparer
 from router import domain, ledger, policy, retrieval, rules
@@ -43,7 +45,7 @@ BUDGETS_MS = (None, 60.0, 30.0, 15.0, 6.0)
 CODE: tuple[ModuleType, ...] = (domain, ledger, policy, retrieval, rules)
 
 
-class Row(NamedTuple):
+class Kind(NamedTuple):
     """The texts of one kind at one budget."""
 
     kind: str
@@ -129,7 +131,7 @@ class Decider:
         ]
 
 
-def rows(decider: Decider, kinds: Mapping[str, Sequence[str]]) -> list[Row]:
+def rows(decider: Decider, kinds: Mapping[str, Sequence[str]]) -> list[Kind]:
     """A line for each kind of text and each budget."""
     return [
         _row(decider, kind, texts, budget_ms)
@@ -138,7 +140,7 @@ def rows(decider: Decider, kinds: Mapping[str, Sequence[str]]) -> list[Row]:
     ]
 
 
-def _row(decider: Decider, kind: str, texts: Sequence[str], budget_ms: float | None) -> Row:
+def _row(decider: Decider, kind: str, texts: Sequence[str], budget_ms: float | None) -> Kind:
     chosen, best, late, models = list[float](), list[float](), 0, Counter[str]()
     for text in texts:
         request = decider.request(text, None, budget_ms)
@@ -150,7 +152,7 @@ def _row(decider: Decider, kind: str, texts: Sequence[str], budget_ms: float | N
         models[decision.model] += 1
         chosen.append(decider.points(request, decision.model))
         best.append(max((decider.points(request, name) for name in feasible), default=chosen[-1]))
-    return Row(
+    return Kind(
         kind, budget_ms, len(texts), late, float(np.mean(chosen)), float(np.mean(best)), models
     )
 
@@ -201,20 +203,11 @@ def shares(models: Mapping[str, int]) -> str:
 
 
 @click.command()
-@click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default=ROOT / "configs" / "local.yaml",
-)
-@click.option(
-    "--data",
-    "folder",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=SAMPLE,
-    help="Folder of public data (benchmarks/public_data.py).  [default: tests/data/language]",
-)
+@with_config
+@sample
 @click.option("--search", is_flag=True, help="Search Chinese XQuAD too; needs it in --data.")
-def main(config: Path, folder: Path, search: bool) -> None:
+@to_file
+def main(config: Path, folder: Path, search: bool, file: Path | None) -> None:
     """Print what each budget costs."""
     args = application(config)[0]
     found = rows(Decider(args), texts_by_kind(folder))
@@ -227,10 +220,13 @@ def main(config: Path, folder: Path, search: bool) -> None:
             for row in line
         )
         click.echo(f"{kind:<6} {line[0].texts:4d}" + "".join(f"{cell:>16}" for cell in cells))
+    figures = [*flat((one._asdict() for one in found), "kind", "budget_ms")]
     if search:
         click.echo(f"\n{'Chinese questions':<28} {'nDCG@10':>7}  answered by")
         for one in asyncio.run(searched(args, folder)):
             click.echo(f"{one.name:<28} {100 * one.ndcg:7.1f}  {shares(one.models)}")
+            figures.append(Row(f"Chinese questions, {one.name}: nDCG", one.ndcg))
+    write(figures, file)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import psutil
 
 from benchmarks import load, servers
 from benchmarks.data_plane import POINTS, WARM_S
+from benchmarks.servers import kept
 
 RATE = 400  # samples a second
 WAITING = (
@@ -49,14 +50,11 @@ SHOWN = 2  # threads of each process
     help="Also what is compiled: slower, and the figures of the load suffer.",
 )
 @click.option("--gil", is_flag=True, help="Only what holds the interpreter's lock.")
-@click.option(
-    "--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints are kept."
-)
+@kept
 def main(
-    points: tuple[str, ...], seconds: float, rows: int, native: bool, gil: bool, folder: Path | None
+    points: tuple[str, ...], seconds: float, rows: int, native: bool, gil: bool, folder: Path
 ) -> None:
     """Profile router and replica under the load of a point."""
-    folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
     models = sorted({model for point in points for model in POINTS[point].shape.models})
     with tempfile.TemporaryDirectory(prefix="bench-") as made:
         scratch = Path(made)

@@ -9,7 +9,6 @@ one for another model, does not do it again.
 """
 
 import asyncio
-import json
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,8 @@ from typing import NamedTuple
 import click
 import numpy as np
 
+from benchmarks.live import with_config
+from benchmarks.marks import flat, to_file, write
 from benchmarks.public_data import Judged, scifact, whole
 from deployments.engines.base import Batch
 from deployments.launch.serve_config import application
@@ -26,7 +27,6 @@ from router.config import RouterArgs
 from router.retrieval import TOP, Found, ndcg, nearest
 
 DEPTHS = (10, 20, 50, 100)
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "local.yaml"
 
 
 class Embedded(NamedTuple):
@@ -38,10 +38,10 @@ class Embedded(NamedTuple):
     document_s: float
 
 
-class Row(NamedTuple):
+class Search(NamedTuple):
     """One search, and CPU milliseconds of the second model for a query."""
 
-    search: str
+    name: str
     ndcg: float
     new_ms: float | None  # no document of it is in the cache
     cached_ms: float | None  # all are
@@ -49,12 +49,7 @@ class Row(NamedTuple):
 
 @click.command()
 @whole
-@click.option(
-    "--config",
-    default=CONFIG,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Has the models.",
-)
+@with_config
 @click.option("--first", default="wordllama-256", show_default=True, help="Finds candidates.")
 @click.option(
     "--second",
@@ -69,14 +64,14 @@ class Row(NamedTuple):
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for what each model made and took; what is there is not made again.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+@to_file
 def main(
     folder: Path,
     config: Path,
     first: str,
     seconds: tuple[str, ...],
     keep: Path | None,
-    as_json: bool,
+    file: Path | None,
 ) -> None:
     """Measure nDCG@10 by depth, and print the table."""
     data = scifact(folder, between="\n")  # as the table in docs/reranking.md was made
@@ -84,7 +79,7 @@ def main(
     places = {document.id: place for place, document in enumerate(data.documents)}
     relevant = [{places[id] for id in data.relevant[query.id]} for query in data.queries]
     found = nearest(*_kept(args, first, data, keep)[:2], k=max(DEPTHS))
-    rows = [Row(f"{first} alone", points_of(found, relevant), None, None)]
+    rows = [Search(f"{first} alone", points_of(found, relevant), None, None)]
     for second in seconds:
         own = _kept(args, second, data, keep)
         query_ms = 1000 * own.query_s
@@ -92,18 +87,16 @@ def main(
             again = rescored(found[:, :depth], own.queries, own.documents)
             new_ms = query_ms + depth * 1000 * own.document_s
             name = f"first {depth} rescored by {second}"
-            rows.append(Row(name, points_of(again, relevant), new_ms, query_ms))
+            rows.append(Search(name, points_of(again, relevant), new_ms, query_ms))
         alone = nearest(own.queries, own.documents)
-        rows.append(Row(f"{second} alone", points_of(alone, relevant), None, query_ms))
-    if as_json:
-        click.echo(json.dumps([row._asdict() for row in rows], indent=2))
-        return
+        rows.append(Search(f"{second} alone", points_of(alone, relevant), None, query_ms))
     click.echo(f"nDCG@10 x 100 of {len(relevant)} claims over {len(places)} abstracts\n")
     click.echo("| search | nDCG@10 | CPU ms a query, documents new | documents in the cache |")
     click.echo("|---|---|---|---|")
     for row in rows:
         times = " | ".join("" if ms is None else f"{ms:.0f}" for ms in row[2:])
-        click.echo(f"| {row.search} | {row.ndcg:.1f} | {times} |")
+        click.echo(f"| {row.name} | {row.ndcg:.1f} | {times} |")
+    write(flat((row._asdict() for row in rows), "name"), file)
 
 
 def points_of(found: Found, relevant: list[set[int]]) -> float:

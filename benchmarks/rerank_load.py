@@ -17,9 +17,7 @@ is 1 where one is missed.
 """
 
 import asyncio
-import json
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +29,7 @@ import numpy as np
 
 from benchmarks.budgets import BUDGETS_S, LOADS
 from benchmarks.live import Ask, Client, Text, Texts, Told, of_turns, router
+from benchmarks.marks import Row, at_least, conclude, numbers
 from router.config import RouterArgs
 
 RERANK_BUDGETS_S = (1.0, 3.0)
@@ -43,7 +42,7 @@ POLICY, ALWAYS = "best within budget", "always best"
 MARK = 0.95  # of either kind, in time
 
 
-class Row(NamedTuple):
+class Share(NamedTuple):
     """What became of one kind of request, chosen one way at one load."""
 
     load: float
@@ -112,7 +111,7 @@ def main(
     seconds: float,
     turns: int,
     folder: Path,
-    as_json: bool,
+    file: Path | None,
     seed: int,
 ) -> None:
     """Measure which share of either kind is answered in time."""
@@ -120,14 +119,14 @@ def main(
     with router(config, base_url) as running:
         mix = Mix(rng, folder, running.args)
         capacity, told = asyncio.run(_drive(running.url, mix, seconds, turns, rng))
-    rows = summarise(told)
-    missed = [row for row in rows if row.met is False]
-    if as_json:
-        found = [row._asdict() | {"met": row.met} for row in rows]
-        click.echo(json.dumps({"capacity_per_s": capacity, "rows": found}, indent=2))
-    else:
-        click.echo("\n".join(_table(rows, capacity)))
-    sys.exit(bool(missed))
+    shares = summarise(told)
+    click.echo("\n".join(_table(shares, capacity)))
+    rows = [Row("requests/s of the largest models", capacity)]
+    for load, policy, kind, requests, in_time, *others in shares:
+        name, mark = f"{load:.0%} {policy}, {kind}", MARK if policy == POLICY else None
+        rows += [Row(f"{name}: requests", requests), at_least(f"{name}: in time", in_time, mark)]
+        rows += numbers(name, dict(zip(Share._fields[5:], others, strict=True)))
+    conclude(rows, file)
 
 
 async def _drive(
@@ -152,7 +151,7 @@ async def _drive(
     return capacity, told
 
 
-def summarise(told: Mapping[tuple[float, str], Sequence[Told]]) -> list[Row]:
+def summarise(told: Mapping[tuple[float, str], Sequence[Told]]) -> list[Share]:
     """The rows of the table, of each load and way those of both kinds."""
     rows = []
     for (load, policy), all_of in told.items():
@@ -165,7 +164,7 @@ def summarise(told: Mapping[tuple[float, str], Sequence[Told]]) -> list[Row]:
             p50_s, p99_s = np.percentile([one.total_s for one in some], (50, 99))
             models = Counter(one.model for one in good if one.model)
             rows.append(
-                Row(
+                Share(
                     load,
                     policy,
                     kind,
@@ -180,7 +179,7 @@ def summarise(told: Mapping[tuple[float, str], Sequence[Told]]) -> list[Row]:
     return rows
 
 
-def _table(rows: Sequence[Row], capacity: float) -> Iterator[str]:
+def _table(rows: Sequence[Share], capacity: float) -> Iterator[str]:
     yield (
         f"the largest models answer {capacity:.1f} of these requests a second; loads are shares "
         "of that\n"

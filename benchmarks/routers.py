@@ -26,6 +26,7 @@ import yaml
 
 from benchmarks import load, servers
 from benchmarks.load import Shape
+from benchmarks.marks import flat, numbers, to_file, write
 from benchmarks.servers import ONE
 from router.domain import Curve
 from router.router_cost import Card, RouterCost
@@ -159,8 +160,8 @@ def errors(points: Sequence[Point], cost: RouterCost) -> list[float]:
     "--from", "given", type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Measure nothing; use the points of this file.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the points and the fit as JSON.")
-def main(seconds: float, output: Path | None, given: Path | None, as_json: bool) -> None:
+@to_file
+def main(seconds: float, output: Path | None, given: Path | None, file: Path | None) -> None:
     """Measure what a router spends on a request; say how many routers a card needs."""
     if given is not None:
         points = read(given)
@@ -170,10 +171,8 @@ def main(seconds: float, output: Path | None, given: Path | None, as_json: bool)
     found = report(points)
     if output is not None:
         output.write_text(json.dumps(found, indent=1) + "\n")
-    if as_json:
-        click.echo(json.dumps(found, indent=1))
-        return
     click.echo(table(points, curves()))
+    write([*numbers("cost", found["cost"]), *flat(found["points"], "texts", "tokens")], file)
     off = errors(points, fit(points))
     click.echo(
         f"\nfit: {fit(points)}, off by {np.median(off):.0%} in the median, {max(off):.0%} at most",

@@ -38,7 +38,8 @@ import orjson
 import psutil
 import pybase64
 
-from benchmarks.live import ROOT, Ask, Client, Router, Text, Told, router
+from benchmarks.live import Ask, Client, Router, Text, Told, router, with_config
+from benchmarks.marks import Row, at_least, at_most, show, to_file, write
 from benchmarks.public_data import SETS, Judged, whole
 from benchmarks.search_stage import Stage, prepare
 from deployments.launch.serve_config import application
@@ -66,7 +67,7 @@ class Scored(NamedTuple):
     idle_ndcg: float  # of the best model on the same query
 
 
-class Row(NamedTuple):
+class AtLoad(NamedTuple):
     """A policy at a load."""
 
     set: str
@@ -198,10 +199,10 @@ class Driver:
         return spent
 
 
-def row_of(name: str, load: float, policy: str, found: Sequence[Scored], cpu_s: float) -> Row:
+def row_of(name: str, load: float, policy: str, found: Sequence[Scored], cpu_s: float) -> AtLoad:
     """The figures of one policy at one load."""
     values = np.array([one.ndcg for one in found])
-    return Row(
+    return AtLoad(
         name,
         load,
         policy,
@@ -215,45 +216,27 @@ def row_of(name: str, load: float, policy: str, found: Sequence[Scored], cpu_s: 
     )
 
 
-def marks(rows: Sequence[Row], fast_idle: float) -> Iterator[str]:
-    """Each mark of one set: met, or missed by how much and why."""
+def marks(rows: Sequence[AtLoad]) -> Iterator[tuple[Row, str]]:
+    """Each mark of one set, and where nDCG went."""
     at = {(row.load, row.policy): row for row in rows}
-    idle = rows[0].idle_ndcg
-    if fast_idle >= idle - WITHIN_A_POINT:
-        yield (
-            f"not counted: the fastest model is within a point of the best ({fast_idle:.3f} and "
-            f"{idle:.3f})"
-        )
     busy = [row for row in rows if row.load == LOADS[-1] and row.policy not in FIXED]
     if not busy:
-        yield "missed: no routed policy could start"
+        yield at_least(f"{rows[0].set}: routed policies that could start", 0, 1), ""
         return
     top = max(busy, key=lambda row: row.ndcg)
     for policy in FIXED[:2]:
-        other = at[LOADS[-1], policy]
-        yield _mark(
-            top.ndcg > other.ndcg,
-            f"120 %: {top.policy} {top.ndcg:.3f} against {policy} {other.ndcg:.3f}",
-            _why(top),
-        )
-    yield _mark(
-        top.ndcg >= KEPT_AT_120 * top.idle_ndcg,
-        f"120 %: {top.policy} keeps {top.ndcg / top.idle_ndcg:.1%} of idle always best "
-        f"(mark {KEPT_AT_120:.0%})",
-        _why(top),
-    )
+        other = 100 * at[LOADS[-1], policy].ndcg
+        name = f"{top.set}, 120 %: points of {top.policy} against {policy}"
+        yield Row(name, 100 * top.ndcg, other, 100 * top.ndcg > other), _why(top)
+    name = f"{top.set}, 120 %: kept by {top.policy} of idle always best, %"
+    yield at_least(name, 100 * top.ndcg / top.idle_ndcg, 100 * KEPT_AT_120), _why(top)
     for row in rows:
         if row.load == LOADS[0] and row.policy not in FIXED:
-            lost = row.idle_ndcg - row.ndcg
-            yield _mark(
-                lost <= LOST_AT_30,
-                f"30 %: {row.policy} loses {100 * lost:.1f} points of {100 * row.idle_ndcg:.1f} "
-                f"(mark {100 * LOST_AT_30:.1f})",
-                _why(row),
-            )
+            name = f"{row.set}, 30 %: points that {row.policy} loses"
+            yield at_most(name, 100 * (row.idle_ndcg - row.ndcg), 100 * LOST_AT_30), _why(row)
 
 
-def _why(row: Row) -> str:
+def _why(row: AtLoad) -> str:
     """Where nDCG went."""
     late = 1 - row.in_time
     found = row.ndcg / row.in_time if row.in_time else 0.0
@@ -263,11 +246,7 @@ def _why(row: Row) -> str:
     )
 
 
-def _mark(met: bool, text: str, why: str) -> str:
-    return f"met: {text}" if met else f"missed: {text}: {why}"
-
-
-def table(rows: Sequence[Row]) -> Iterator[str]:
+def table(rows: Sequence[AtLoad]) -> Iterator[str]:
     """The rows as text."""
     yield (
         f"{'set':10}{'load':>6}  {'policy':20} {'queries':>8} {'in time':>8} "
@@ -280,7 +259,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
         )
 
 
-def plot(rows: Sequence[Row], path: Path) -> None:
+def plot(rows: Sequence[AtLoad], path: Path) -> None:
     """Quality against load, a line a policy, a panel a set."""
     import matplotlib
 
@@ -313,7 +292,9 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     pyplot.close(figure)
 
 
-async def drive(driver: Driver, seconds: float, turns: int, budget_ms: float | None) -> list[Row]:
+async def drive(
+    driver: Driver, seconds: float, turns: int, budget_ms: float | None
+) -> list[AtLoad]:
     """All loads of one set."""
     async with Client(driver._running.url, keeps_bodies=True) as client:
         await driver.rest(client)
@@ -335,11 +316,7 @@ async def drive(driver: Driver, seconds: float, turns: int, budget_ms: float | N
 
 
 @click.command()
-@click.option(
-    "--config",
-    default=ROOT / "configs" / "local.yaml",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
+@with_config
 @whole
 @click.option(
     "--keep",
@@ -365,7 +342,7 @@ async def drive(driver: Driver, seconds: float, turns: int, budget_ms: float | N
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="What --json wrote of another set; --plot draws it too.",
 )
-@click.option("--json", "as_json", is_flag=True)
+@to_file
 @click.option("--seed", type=int, default=0)
 def main(
     config: Path,
@@ -380,12 +357,13 @@ def main(
     only_prepare: bool,
     picture: Path | None,
     beside: Sequence[Path],
-    as_json: bool,
+    file: Path | None,
     seed: int,
 ) -> None:
     """Measure seven ways to answer the queries of an index."""
     args, _ = application(config)
-    rng, rows, said = random.Random(seed), list[Row](), list[str]()
+    rng, rows, said = random.Random(seed), list[AtLoad](), list[str]()
+    reached = list[tuple[Row, str]]()
     for name in names:
         language, read = SETS[name]
         judged = read(folder)
@@ -400,15 +378,28 @@ def main(
             found = asyncio.run(drive(driver, seconds, turns, budget_ms))
         rows += found
         said += [f"{name}: left out: {policy}: {why}" for policy, why in stage.left_out.items()]
-        said += [f"{name}: {line}" for line in marks(found, driver.fast_idle)]
-    if picture is not None and rows:
-        others = [Row(**row) for file in beside for row in json.loads(file.read_text())["rows"]]
-        plot([*others, *rows], picture)
-    if as_json:
-        body = {"rows": [row._asdict() for row in rows], "marks": said}
-        click.echo(json.dumps(body, indent=2))
-    elif rows:
-        click.echo("\n".join([*table(rows), "", *said]))
+        if driver.fast_idle >= (idle := found[0].idle_ndcg) - WITHIN_A_POINT:
+            close = f"within a point of the best ({driver.fast_idle:.3f} and {idle:.3f})"
+            said.append(f"{name}: not counted: the fastest model is {close}")
+        reached += marks(found)
+    if not rows:
+        return
+    if picture is not None:
+        others = [one for file in beside for one in json.loads(file.read_text())["rows"]]
+        plot([*(AtLoad(**one["line"]) for one in others if "line" in one), *rows], picture)
+    click.echo("\n".join([*table(rows), "", *said]))
+    for row, why in reached:
+        show([row])
+        if row.met is False:
+            click.echo(f"    {why}")
+    lines = [
+        {
+            **Row(f"{one.set}, {one.load:.0%} {one.policy}: nDCG", one.ndcg)._asdict(),
+            "line": one._asdict(),
+        }
+        for one in rows
+    ]
+    write([*lines, *(row for row, _ in reached)], file)
 
 
 if __name__ == "__main__":

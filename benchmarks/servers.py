@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import click
 import httpx
 import psutil
 import yaml
@@ -36,6 +38,12 @@ from tests.support.tiny_qwen3 import quick_dtype, write_tiny_qwen3
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = {"qwen3-embedding-0.6b": 1024, "qwen3-embedding-4b": 2560, "qwen3-embedding-8b": 4096}
 ONE = "qwen3-embedding-0.6b"
+kept = click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(tempfile.gettempdir()) / "embedding-router-bench",
+    help="Where checkpoints of 2.3 GB are kept.",
+)
 MAX_TOKENS = 4096
 KV_BYTES = 1 << 30
 READY_S = 300.0

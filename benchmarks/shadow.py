@@ -10,7 +10,6 @@ these ratios move between two halves of the turns that were not shadowed, which 
 """
 
 import asyncio
-import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,18 +19,15 @@ import click
 import httpx
 import numpy as np
 
-from benchmarks.live import Ask, Client, Text, Texts, router
+from benchmarks.live import Ask, Client, Text, Texts, router, with_config
+from benchmarks.marks import flat, to_file, write
 from benchmarks.public_data import sample
 
 SIDES = ("query", "document")
 
 
 @click.command()
-@click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default="configs/local.yaml",
-)
+@with_config
 @click.option("--model", default="all-minilm-l6-v2", show_default=True, help="Who answers.")
 @click.option(
     "--shadow",
@@ -53,7 +49,7 @@ SIDES = ("query", "document")
 @click.option("--turns", type=click.IntRange(2), default=8, show_default=True, help="Of each side.")
 @click.option("--wait-for-idle/--no-wait-for-idle", default=True, show_default=True)
 @sample
-@click.option("--json", "as_json", is_flag=True)
+@to_file
 @click.option("--seed", type=int, default=0)
 def main(
     config: Path,
@@ -64,7 +60,7 @@ def main(
     turns: int,
     wait_for_idle: bool,
     folder: Path,
-    as_json: bool,
+    file: Path | None,
     seed: int,
 ) -> None:
     """Measure the latency of requests that are shadowed against that of requests that are not."""
@@ -95,10 +91,8 @@ def main(
                 **{name: found[name] for name in ("compared", "left_out", "waiting")},
             }
         )
-    if as_json:
-        click.echo(json.dumps({"model": model, "load": load, "rows": rows}, indent=2))
-    else:
-        click.echo("\n".join(_table(model, load, rows)))
+    click.echo("\n".join(_table(model, load, rows)))
+    write(flat(rows, "shadow"), file)
 
 
 async def _drive(
@@ -147,7 +141,10 @@ def summarise(times: dict[str, list[list[float]]]) -> dict[str, Any]:
             float(np.percentile(np.concatenate(plain[start::2]), percent)) for start in (0, 1)
         ]
         out |= {
-            f"p{percent}_ms": [round(alone * 1000, 2), round(shadowed * 1000, 2)],
+            f"p{percent}_ms": {
+                "alone": round(alone * 1000, 2),
+                "shadowed": round(shadowed * 1000, 2),
+            },
             f"p{percent}_ratio": round(shadowed / alone, 3),
             f"p{percent}_noise": round(max(halves) / min(halves), 3),
         }
@@ -167,7 +164,7 @@ def _table(model: str, load: float, rows: Sequence[dict[str, Any]]) -> list[str]
             f"{row['waiting']} waiting, left out: {row['left_out'] or 'none'}"
         )
         for percent in (50, 95):
-            alone, shadowed = row[f"p{percent}_ms"]
+            alone, shadowed = row[f"p{percent}_ms"].values()
             lines.append(
                 f"  p{percent}  {alone:8.2f} {shadowed:8.2f}   ratio "
                 f"{row[f'p{percent}_ratio']:.2f}   "

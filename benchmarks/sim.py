@@ -9,7 +9,6 @@ informed run and the bound is lost by the policy, and the rest by what it does n
 """
 
 import gc
-import json
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,12 +18,13 @@ from typing import Any
 
 import click
 
+from benchmarks.marks import to_file, verdict, write
 from benchmarks.sim_runs import (
     LARGE,
     LOADS,
     REQUESTS,
     SEEDS,
-    Row,
+    Simulated,
     at_load,
     bound_of,
     mean,
@@ -42,7 +42,7 @@ STATIC = ("static-rules", "least-loaded", "by-length")
 PINNED = "always-large"
 
 
-def t1() -> Iterator[Row]:
+def t1() -> Iterator[Simulated]:
     """Attainment at 80 % load."""
     for name, scenario, mark in (
         ("T1 conv", "azure-conv", 0.999),
@@ -55,7 +55,7 @@ def t1() -> Iterator[Row]:
         large = mean(run(one, way_of("always-large")).attainment for one in worlds)
         informed = mean(run(one, replace(way_of(), informed=True)).attainment for one in worlds)
         bound = bound_of(world).on_time
-        yield Row(
+        yield Simulated(
             name,
             f"attainment at 80 % load, {scenario}, {len(SEEDS)} seeds",
             own,
@@ -67,7 +67,7 @@ def t1() -> Iterator[Row]:
         )
 
 
-def t2() -> Iterator[Row]:
+def t2() -> Iterator[Simulated]:
     """Overload."""
     admitted, goodput, said = list[float](), list[float](), list[str]()
     for load in (1.2, 3.0):
@@ -78,11 +78,11 @@ def t2() -> Iterator[Row]:
         goodput.append(outcome.attainment / bound_of(world).on_time)
         large = run(world, way_of("always-large"))
         said.append(f"always-large {percent(large.attainment)} at {load:.0%}")
-    yield Row(
+    yield Simulated(
         "T2 admitted", "admitted requests on time, the worse of 120 and 300 % load",
         min(admitted), ">= 0.99", min(admitted) >= 0.99, "; ".join(said),
     )  # fmt: skip
-    yield Row(
+    yield Simulated(
         "T2 goodput", "on time, against the bound, the worse of 120 and 300 % load",
         min(goodput), ">= 0.95", min(goodput) >= 0.95, "; ".join(said), "1",
     )  # fmt: skip
@@ -91,7 +91,7 @@ def t2() -> Iterator[Row]:
     end_s = burst.at_s + burst.seconds
     back_s = recovery_s(run(world, way_of()), end_s)
     large_s = recovery_s(run(world, way_of("always-large")), end_s)
-    yield Row(
+    yield Simulated(
         "T2 recovery", "seconds after a threefold burst until attainment is that of before",
         back_s, "< 1", back_s < 1.0, f"always-large {large_s:.1f} s",
     )  # fmt: skip
@@ -112,7 +112,7 @@ def recovery_s(outcome: Outcome, end_s: float) -> float:
     return float("inf")
 
 
-def t3() -> Iterator[Row]:
+def t3() -> Iterator[Simulated]:
     """Violations against static choices."""
     world = at_load(1.2, 20_000)
     own = run(world, way_of())
@@ -121,7 +121,7 @@ def t3() -> Iterator[Row]:
     least = min((1.0 - other.attainment) / misses for other in others.values())
     informed = 1.0 - run(world, replace(way_of(), informed=True)).attainment
     calm = world.updated(noise=world.scenario.noise.model_copy(update={"stall_share": 0.0}))
-    yield Row(
+    yield Simulated(
         "T3", "times fewer violations than each static choice, 120 % load",
         least, ">= 10", least >= 10.0,
         "; ".join(
@@ -134,7 +134,7 @@ def t3() -> Iterator[Row]:
     )  # fmt: skip
 
 
-def t4() -> Iterator[Row]:
+def t4() -> Iterator[Simulated]:
     """Loss against the fluid bound."""
     losses, informed, shares = list[float](), list[float](), list[float]()
     for load in LOADS:
@@ -150,12 +150,12 @@ def t4() -> Iterator[Row]:
         )
     lost, policy = mean(losses), mean(informed)
     split = f"policy {points(policy)}, information {points(lost - policy)}"
-    yield Row(
+    yield Simulated(
         "T4 mean", f"points lost against the bound, mean of loads {LOADS}",
         lost, "<= 0.5", lost <= 0.5, "", split,
     )  # fmt: skip
     gap = mean(shares)
-    yield Row(
+    yield Simulated(
         "T4 gap", "share of what lies between always-small and the bound",
         gap, ">= 0.9", gap >= 0.9, "", split,
     )  # fmt: skip
@@ -163,7 +163,7 @@ def t4() -> Iterator[Row]:
     bound, own = bound_of(world), run(world, way_of())
     known = run(world, replace(way_of(), informed=True))
     loss = bound.quality - own.effective_quality
-    yield Row(
+    yield Simulated(
         "T4 burst", "points lost against the bound with a threefold burst",
         loss, "<= 1.0", loss <= 1.0, "",
         f"policy {points(bound.quality - known.effective_quality)}, information "
@@ -189,29 +189,29 @@ def capacity(way: Way, quality: float, least: float = 0.99) -> float:
     return low
 
 
-def t5_free() -> Iterator[Row]:
+def t5_free() -> Iterator[Simulated]:
     """Capacity against always-large, on the same replicas."""
     full = run(at_load(0.05, 6000), way_of("always-large")).total
     quality = full.quality / (full.on_time + full.late)
     own, large = capacity(way_of(), quality), capacity(way_of("always-large"), quality)
-    yield Row(
+    yield Simulated(
         "T5 free", "capacity at 99 % on time and <= 1.0 point lost, against always-large",
         own / large, ">= 2.5", own / large >= 2.5,
         f"always-large at most {large:.2f} of its full load", f"own {own:.2f}",
     )  # fmt: skip
 
 
-def t5_pinned() -> Iterator[Row]:
+def t5_pinned() -> Iterator[Simulated]:
     """The same, where only replica, order and timing are left to choose."""
     way = way_of(PINNED)
     own, plain = capacity(way, 0.0), capacity(replace(way, plain=True), 0.0)
-    yield Row(
+    yield Simulated(
         "T5 pinned", "capacity at 99 % on time, against dispatch at once to any replica",
         own / plain, ">= 1.2", own / plain >= 1.2, f"at once {plain:.2f}", f"own {own:.2f}",
     )  # fmt: skip
 
 
-def t8() -> Iterator[Row]:
+def t8() -> Iterator[Simulated]:
     """64 routers."""
     world = world_of("stale-reports")
     many = run(world, way_of())
@@ -219,7 +219,7 @@ def t8() -> Iterator[Row]:
     one = run(world, replace(way_of(), informed=True))
     own = run(world.updated(routers=1, reports=replies_only(world)), way_of())
     loss = 100.0 * (own.attainment - many.attainment)
-    yield Row(
+    yield Simulated(
         "T8", "points of attainment that 64 routers with reports of 100 ms lose against one",
         loss, "<= 0.5", loss <= 0.5,
         f"with reports in replies they lose {100 * (own.attainment - replies.attainment):.2f}",
@@ -232,7 +232,7 @@ def replies_only(world: World) -> Any:
     return world.scenario.reports.model_copy(update={"in_replies": True, "every_ms": None})
 
 
-def t9() -> Iterator[Row]:
+def t9() -> Iterator[Simulated]:
     """A day."""
     world = world_of("day")
     outcome, rate = run(world, way_of()), mean_rate(world)
@@ -245,7 +245,7 @@ def t9() -> Iterator[Row]:
     )
     hours = sum(outcome.device_s.values()) / 3600.0
     over = hours / (least / 3600.0) - 1.0
-    yield Row(
+    yield Simulated(
         "T9", "device hours of a day above the fluid bound",
         over, "<= 0.15", over <= 0.15 and outcome.attainment >= 0.999,
         f"attainment {percent(outcome.attainment)}, which T1 has at 99.9 %",
@@ -253,21 +253,21 @@ def t9() -> Iterator[Row]:
     )  # fmt: skip
 
 
-def speed() -> Iterator[Row]:
+def speed() -> Iterator[Simulated]:
     """How fast the simulator is."""
     world = at_load(1.2, 20_000)
     rate = mean_rate(world)
     started = time.process_time()
     outcome = run(world, way_of(), rate)
     reached = (outcome.total.offered + outcome.warm.offered) / (time.process_time() - started)
-    yield Row(
+    yield Simulated(
         "speed", "simulated requests per second of one processor core", reached, ">= 20000",
         reached >= 20_000,
     )  # fmt: skip
 
 
 # the longest first, so that all processes end together
-PARTS: Mapping[str, Callable[[], Iterator[Row]]] = {
+PARTS: Mapping[str, Callable[[], Iterator[Simulated]]] = {
     "t9": t9,
     **VERDICTS,
     "t5-free": t5_free,
@@ -288,8 +288,8 @@ def _rows(part: str) -> list[dict[str, Any]]:
 @click.command()
 @click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help="Only these.")
 @click.option("--processes", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
-def main(parts: Sequence[str], processes: int, path: Path | None) -> None:
+@to_file
+def main(parts: Sequence[str], processes: int, file: Path | None) -> None:
     """Simulate every scenario, and compare with the marks."""
     rows = list[dict[str, Any]]()
     click.echo(f"simulated, by {world_of('load-80').profile}")
@@ -298,15 +298,13 @@ def main(parts: Sequence[str], processes: int, path: Path | None) -> None:
         for found in pool.imap_unordered(_rows, parts or list(PARTS)):
             for row in found:
                 rows.append(row)
-                met = "" if row["met"] is None else "met" if row["met"] else "missed"
-                reached = f"{row['value']:>10.4g} {row['mark']:>9} {met:<7}"
+                reached = f"{row['value']:>10.4g} {row['mark']:>9} {verdict(row['met']):<7}"
                 click.echo(f"{row['name']:<22} {reached} {row['what']}")
                 for key in ("baseline", "oracle"):
                     if row[key]:
                         click.echo(f"{'':<24}{key}: {row[key]}")
     rows.sort(key=lambda row: str(row["name"]))
-    if path is not None:
-        path.write_text(json.dumps(rows, indent=1) + "\n")
+    write(rows, file)
 
 
 if __name__ == "__main__":

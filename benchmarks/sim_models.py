@@ -23,8 +23,10 @@ import httpx
 import yaml
 
 from benchmarks.budgets import BUDGETS_S
-from benchmarks.live import Ask, Client, Texts, Told, router
+from benchmarks.live import Ask, Client, Texts, Told, router, with_config
+from benchmarks.marks import to_file, verdict, write
 from benchmarks.public_data import sample
+from benchmarks.sim_runs import quantile
 from deployments.tools.simulate.load import load_world
 from router.profile import load_profile
 from router.sim.build import Way, World, run
@@ -93,12 +95,7 @@ def logged(world: World, first_s: float, end_s: float) -> World:
 
 
 @click.command()
-@click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default="configs/local.yaml",
-    show_default=True,
-)
+@with_config
 @click.option("--seconds", type=click.FloatRange(20.0), default=60.0, show_default=True)
 @click.option(
     "--load",
@@ -110,7 +107,7 @@ def logged(world: World, first_s: float, end_s: float) -> World:
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @sample
 @click.option("--seed", type=int, default=0)
-@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
+@to_file
 def main(
     config: Path,
     seconds: float,
@@ -118,7 +115,7 @@ def main(
     repeats: int,
     folder: Path,
     seed: int,
-    path: Path | None,
+    file: Path | None,
 ) -> None:
     """Replay the same requests twice through a service, and once through the simulator."""
     rng = random.Random(seed)
@@ -146,10 +143,9 @@ def main(
         measured = ", ".join(f"{each:.4g}" for each in row["measured"])
         click.echo(
             f"{row['name']:<28} simulated {row['simulated']:.4g}, measured {measured}; off by "
-            f"{row['value']:.1%}, mark {row['mark']} {'met' if row['met'] else 'missed'}"
+            f"{row['value']:.1%}, mark {row['mark']} {verdict(row['met'])}"
         )
-    if path is not None:
-        path.write_text(json.dumps(rows, indent=1) + "\n")
+    write(rows, file)
 
 
 def compared(
@@ -166,8 +162,8 @@ def compared(
     }
     simulated["on time"] = outcome.attainment
     measured = {
-        "p50, s": [_quantile([told.total_s for told in one], 0.5) for one in counted],
-        "p99, s": [_quantile([told.total_s for told in one], 0.99) for one in counted],
+        "p50, s": [quantile([told.total_s for told in one], 0.5) for one in counted],
+        "p99, s": [quantile([told.total_s for told in one], 0.99) for one in counted],
         "on time": [_on_time(one) for one in counted],
     }
     rows = []
@@ -194,10 +190,6 @@ def _on_time(answers: Sequence[Told]) -> float:
         for told in answers
     ]
     return sum(kept) / len(kept)
-
-
-def _quantile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ WARM = 0.2  # share of them that is not counted
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One mark: what it is, what was reached, and what others reach."""
+class Simulated:
+    """One row: what it is, what was simulated, its mark in words, and what others reach."""
 
     name: str
     what: str
@@ -73,6 +73,12 @@ def bound_of(world: World) -> Bound:
         length_s(world, rate),
         world.scenario.warm_up_s,
     )
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """The value that so large a share of all lies below."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def mean(values: Iterable[float]) -> float:

@@ -10,10 +10,12 @@ import multiprocessing
 import resource
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
+from benchmarks.marks import flat, to_file, write
 from benchmarks.sim_runs import way_of, world_of
 from router.sim.build import run
 
@@ -62,7 +64,10 @@ def simulate(cell: Cell) -> dict[str, Any]:
 @click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True)
 @click.option("--cells", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--processes", type=click.IntRange(1), default=2, show_default=True)
-def main(devices: float, rate: float, seconds: float, cells: int, processes: int) -> None:
+@to_file
+def main(
+    devices: float, rate: float, seconds: float, cells: int, processes: int, file: Path | None
+) -> None:
     """Simulate a fleet in cells."""
     started = time.perf_counter()
     parts = [Cell(devices / cells, rate / cells, seconds, seed) for seed in range(cells)]
@@ -79,6 +84,7 @@ def main(devices: float, rate: float, seconds: float, cells: int, processes: int
         f"{time.perf_counter() - started:.0f} s, {requests / cpu_s:.0f} requests a CPU second; "
         f"at most {max(row['memory_kib'] for row in rows) / 1024:.0f} MiB a cell"
     )
+    write(flat(({"cell": place, **row} for place, row in enumerate(rows)), "cell"), file)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ machine with nothing else to do.
 """
 
 import asyncio
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -19,6 +18,8 @@ from typing import Any, NamedTuple
 import click
 import httpx
 
+from benchmarks.marks import to_file, verdict, write
+from benchmarks.sim_runs import quantile
 from router.models import build_models, build_policy
 from router.sim.replicas import Noise
 from router.sim.simulation import Setup, Simulation
@@ -138,8 +139,8 @@ def simulate(sent: Sequence[Sent], seconds: float, overhead_s: float) -> tuple[A
 @click.option("--seconds", type=click.FloatRange(5.0), default=60.0, show_default=True)
 @click.option("--rate", type=click.FloatRange(0.1), default=12.0, show_default=True)
 @click.option("--seed", type=int, default=0)
-@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
-def main(seconds: float, rate: float, seed: int, path: Path | None) -> None:
+@to_file
+def main(seconds: float, rate: float, seed: int, file: Path | None) -> None:
     """Replay the same requests through the service and the simulator."""
     with served(config(0.004)) as (url, _):
         took = asyncio.run(idle_s(url, 40))
@@ -153,7 +154,7 @@ def main(seconds: float, rate: float, seed: int, path: Path | None) -> None:
     outcome, _ = simulate(sent, seconds, overhead_s)
     rows = []
     for name, share in (("p50", 0.5), ("p99", 0.99)):
-        real = [_quantile(took, share) for took, _ in rounds]
+        real = [quantile(took, share) for took, _ in rounds]
         mean = sum(real) / len(real)
         value = outcome.latencies.quantile(share) / mean - 1.0
         rows.append(
@@ -172,19 +173,14 @@ def main(seconds: float, rate: float, seed: int, path: Path | None) -> None:
             f"{row['name']}: simulated {1000 * row['simulated_s']:.1f} ms, measured "
             + ", ".join(f"{1000 * each:.1f}" for each in row["measured_s"])
             + f" ms; {100 * row['value']:.1f} % off, mark {row['mark']}: "
-            + ("met" if row["met"] else "missed")
+            + verdict(row["met"])
         )
     share = outcome.models["large"] / outcome.models.total()
     click.echo(
         f"{len(sent)} requests, {1000 * overhead_s:.1f} ms overhead; answered by the large model: "
         f"simulated {share:.1%}, measured " + ", ".join(f"{each:.1%}" for each in large)
     )
-    if path is not None:
-        path.write_text(json.dumps(rows, indent=1) + "\n")
-
-
-def _quantile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+    write(rows, file)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from benchmarks.sim_runs import (
     LARGE,
     LOADS,
     SEEDS,
-    Row,
+    Simulated,
     at_load,
     bound_of,
     mean,
@@ -23,7 +23,7 @@ from router.sim.outcome import Outcome
 from router.sim.routers import Corrections
 
 
-def ablations() -> Iterator[Row]:
+def ablations() -> Iterator[Simulated]:
     """What each learned correction is worth, with profiles that are right and 30 % wrong."""
     for error in (1.0, 1.3):
         world = at_load(0.95, profile_error=error)
@@ -37,7 +37,7 @@ def ablations() -> Iterator[Row]:
         ):
             without = run(world, replace(way_of(), corrections=kept))
             gain = full.effective_quality - without.effective_quality
-            yield Row(
+            yield Simulated(
                 f"ablation {name} x{error:g}",
                 f"points of effective quality that {name} brings, profile x{error:g}, 95 % load",
                 gain, "", None,
@@ -47,7 +47,7 @@ def ablations() -> Iterator[Row]:
             )  # fmt: skip
 
 
-def fairness() -> Iterator[Row]:
+def fairness() -> Iterator[Simulated]:
     """An ingest beside too much interactive load, and keys that flood."""
     flood, rate = flooded(1.2, {"ingest": 0.02})
     alone, less = flooded(1.2, {})
@@ -59,13 +59,13 @@ def fairness() -> Iterator[Row]:
     own, cut = run(flood, way_of(), rate), run(replace(alone, models=slow), way_of(), less)
     asked = [own.kinds[name] for name in ("shop", "wiki")]
     in_time = sum(one.on_time for one in asked) / sum(one.offered for one in asked)
-    yield Row(
+    yield Simulated(
         "fairness interactive", "points on time beside an ingest, less those with the capacity cut",
         100.0 * (in_time - cut.attainment), ">= -1", in_time >= cut.attainment - 0.01,
         f"cut {percent(cut.attainment)} at {points(cut.effective_quality)}",
         f"own {percent(in_time)}",
     )  # fmt: skip
-    yield Row(
+    yield Simulated(
         "fairness ingest", "seconds from the last arrival until the whole ingest is answered",
         own.end_s - flood.scenario.seconds, "", None,
         f"{own.kinds['ingest'].offered} requests of 32 texts",
@@ -74,7 +74,7 @@ def fairness() -> Iterator[Row]:
         world, rate = flooded(0.2, {"one": 0.4, "other": 0.8}, {"one": weight})
         served = run(world, way_of(), rate).served
         ratio = served["one"] / served["other"] / weight
-        yield Row(
+        yield Simulated(
             f"fairness {weight:g} to 1", "served of two keys' floods, against their weights",
             ratio, "0.95 to 1.05", 0.95 <= ratio <= 1.05, "",
             f"tokens {dict(served)}; `other` sends twice as much",
@@ -106,7 +106,7 @@ MANY = 16  # replicas
 STEP = {0.0: 2.0, 0.2: 2.0, 0.2001: 8.0, 0.5: 8.0, 0.5001: 3.0, 0.8: 3.0}  # requests/s by hour
 
 
-def autoscaler() -> Iterator[Row]:
+def autoscaler() -> Iterator[Simulated]:
     """The autoscaler's constants, on a step up and down."""
     world = world_of("day")
     traffic = world.scenario.traffic.model_copy(update={"requests_per_s": STEP})
@@ -117,7 +117,7 @@ def autoscaler() -> Iterator[Row]:
         changes = {"hold_s": hold_s, "utilisation": utilisation, "upscale_delay_s": delay_s}
         changed = world.updated(autoscaling=scaling.model_copy(update=changes))
         runs = [run(changed.updated(seed=seed), way_of()) for seed in (0, 1)]
-        yield Row(
+        yield Simulated(
             f"autoscaler {hold_s:g} {utilisation:g} {delay_s:g}",
             f"device hours of a fourfold step up and down, hold_s {hold_s:g}, utilisation "
             f"{utilisation:g}, upscale_delay_s {delay_s:g}, 2 seeds",
@@ -139,7 +139,7 @@ def ready_s(outcome: Outcome) -> float:
     return next(ready, float("nan"))
 
 
-def miss_share() -> Iterator[Row]:
+def miss_share() -> Iterator[Simulated]:
     """What the declared share of misses trades: requests on time against points of quality."""
     loads = {load: at_load(load) for load in LOADS} | {"burst": world_of("burst")}
     bounds = {load: bound_of(world).quality for load, world in loads.items()}
@@ -155,7 +155,7 @@ def miss_share() -> Iterator[Row]:
             name: mean(run(world_of(name).updated(seed=seed), way).attainment for seed in SEEDS)
             for name in ("azure-conv", "azure-code")
         }
-        yield Row(
+        yield Simulated(
             f"miss_share {share:g}",
             f"points lost against the bound, mean of loads {LOADS}, at this miss_share",
             mean(lost[load] for load in LOADS), "", None,
@@ -164,13 +164,13 @@ def miss_share() -> Iterator[Row]:
         )  # fmt: skip
 
 
-def idle() -> Iterator[Row]:
+def idle() -> Iterator[Simulated]:
     """Small texts at an idle replica, or at the least loaded of four, against two choices."""
     replicas = dict.fromkeys(world_of("load-80").models, MANY)
     for load in (0.6, 0.95):
         world = at_load(load, 20_000, replicas=replicas)
         own, two = run(world, way_of()), run(world, replace(way_of(), two_choices=True))
-        yield Row(
+        yield Simulated(
             f"idle {load:.0%}",
             f"points of effective quality that an idle replica for small texts brings, {MANY} "
             f"replicas of each model, {load:.0%} load",

@@ -9,18 +9,17 @@ every router. What then is more than before is a leak.
 """
 
 import asyncio
-import json
 import random
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
-from benchmarks.chaos import HEAD, SCENARIOS, Result, row
+from benchmarks.chaos import HEAD, SCENARIOS, Result, judged, row
 from benchmarks.chaos_load import Checked
 from benchmarks.chaos_stage import MODELS, REPLICAS, REQUEST_TIMEOUT_S, Stage, stage
+from benchmarks.marks import Row, at_most, to_file, write
 
 EVERY_S = 20.0
 FAULTS = (
@@ -132,20 +131,22 @@ async def soak(
 @click.option(
     "--seed", default=0, show_default=True, help="Of the order of the faults and of the texts."
 )
-@click.option("--json", "as_json", is_flag=True)
+@to_file
 @click.option("--port", default=8140, show_default=True, help="This one and the next are used.")
-def main(seconds: float, allowed_mib: float, seed: int, as_json: bool, port: int) -> None:
+def main(seconds: float, allowed_mib: float, seed: int, file: Path | None, port: int) -> None:
     """Load one service for --seconds with a fault every 20 s; exits 1 where a request was lost or
     wrong, or memory grew.
     """
     result, memory = asyncio.run(soak(seconds, port, seed))
-    if as_json:
-        told: dict[str, Any] = {"result": result._asdict(), "memory_mib": memory}
-        click.echo(json.dumps(told, indent=1))
-    else:
-        click.echo("\n".join([HEAD, row(result), "", f"{'MiB':<22} {'before':>8} {'after':>8}"]))
-        for role, (start, end) in memory.items():
-            click.echo(f"{role:<22} {start:8.0f} {end:8.0f}")
+    click.echo("\n".join([HEAD, row(result), "", f"{'MiB':<22} {'before':>8} {'after':>8}"]))
+    rows = judged(result)
+    for role, (start, end) in memory.items():
+        click.echo(f"{role:<22} {start:8.0f} {end:8.0f}")
+        rows += [
+            Row(f"{role}: MiB before", start),
+            at_most(f"{role}: MiB after", end, start + allowed_mib),
+        ]
+    write(rows, file)
     grown = [role for role, (start, end) in memory.items() if end - start > allowed_mib]
     if not result.clean or grown:
         raise click.ClickException(

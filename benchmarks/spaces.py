@@ -28,6 +28,8 @@ from typing import NamedTuple
 import click
 import numpy as np
 
+from benchmarks.live import with_config
+from benchmarks.marks import Row, numbers, to_file, write
 from benchmarks.public_data import scifact, whole
 from deployments.launch.serve_config import application
 from deployments.replica.offline import Offline
@@ -47,7 +49,6 @@ from router.schema import Side
 from router.space import Space
 from router.strict import ConfigError
 
-ROOT = Path(__file__).resolve().parents[1]
 TABLE, MINILM, E5, MPNET = (
     "wordllama-256",
     "all-minilm-l6-v2",
@@ -106,7 +107,7 @@ class Engines:
         return await self._running[model].embed(texts, side)
 
 
-async def trap(embed: Remembering, data: Data) -> list[str]:
+async def trap(embed: Remembering, data: Data, figures: list[Row]) -> list[str]:
     """Recall of one model's index, the other's, and the one in which both are mixed."""
     texts, asked = (
         [document.text for document in data.documents],
@@ -131,15 +132,23 @@ async def trap(embed: Remembering, data: Data) -> list[str]:
         ("both by turns, documents and queries", turns(documents), turns(queries)),
         ("documents of the first, queries of the second", documents[MINILM], queries[E5]),
     ):
-        found = nearest(search, index)
-        lines.append(
-            f"{name:44} {recall(found, relevant).mean():9.3f} {ndcg(found, relevant).mean():8.3f}"
-        )
+        places_found = nearest(search, index)
+        found = {
+            "recall@10": float(recall(places_found, relevant).mean()),
+            "nDCG@10": float(ndcg(places_found, relevant).mean()),
+        }
+        lines.append(f"{name:44} {found['recall@10']:9.3f} {found['nDCG@10']:8.3f}")
+        figures += numbers(name, found)
     return lines
 
 
 async def bridges(
-    embed: Remembering, args: RouterArgs, data: Data, methods: Sequence[Method], more: bool
+    embed: Remembering,
+    args: RouterArgs,
+    data: Data,
+    methods: Sequence[Method],
+    more: bool,
+    figures: list[Row],
 ) -> list[str]:
     """What each map keeps."""
     pairs = [(TABLE, MINILM), (MINILM, E5), (E5, MINILM), (TABLE, E5)]
@@ -178,6 +187,8 @@ async def bridges(
                     f"{ndcg_kept(fitted_on):>28} {ndcg_kept(unseen):>22}  {verdict(args, made)}"
                 )
                 click.echo(lines[-1], err=True)
+                kept = {"in the fit": fitted_on._asdict(), "left out": unseen._asdict()}
+                figures += numbers(f"{source} to {target}, {on}, {method}", kept)
     return lines
 
 
@@ -211,21 +222,19 @@ def with_mpnet(args: RouterArgs, folder: Path) -> RouterArgs:
 
 async def measure(
     args: RouterArgs, data: Data, keep: Path | None, methods: Sequence[Method], more: bool
-) -> None:
-    """Print both tables."""
+) -> list[Row]:
+    """Print both tables; their figures."""
+    figures = list[Row]()
     async with AsyncExitStack() as stack:
         engines = Engines(args, stack)
         embed = Remembering(engines if keep is None else VectorStore(engines, keep, CHUNK))
-        click.echo("\n".join(await trap(embed, data)) + "\n")
-        click.echo("\n".join(await bridges(embed, args, data, methods, more)))
+        click.echo("\n".join(await trap(embed, data, figures)) + "\n")
+        click.echo("\n".join(await bridges(embed, args, data, methods, more, figures)))
+    return figures
 
 
 @click.command()
-@click.option(
-    "--config",
-    default=ROOT / "configs" / "local.yaml",
-    type=click.Path(exists=True, path_type=Path),
-)
+@with_config
 @whole
 @click.option(
     "--mpnet",
@@ -250,6 +259,7 @@ async def measure(
     is_flag=True,
     help="Fit on sentences and on another domain as well; takes several times as long.",
 )
+@to_file
 def main(
     config: Path,
     folder: Path,
@@ -257,6 +267,7 @@ def main(
     keep: Path | None,
     methods: tuple[Method, ...],
     more: bool,
+    file: Path | None,
 ) -> None:
     """Measure the trap and the adapters."""
     args, _ = application(config)
@@ -264,7 +275,7 @@ def main(
         args = with_mpnet(args, mpnet)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-    asyncio.run(measure(args, read_data(folder), keep, methods, more))
+    write(asyncio.run(measure(args, read_data(folder), keep, methods, more)), file)
 
 
 if __name__ == "__main__":

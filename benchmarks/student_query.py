@@ -22,10 +22,11 @@ import click
 import numpy as np
 import yaml
 
-from benchmarks.live import ROOT, Router, router
+from benchmarks.live import Router, router, with_config
+from benchmarks.marks import Row, at_most, numbers, show, to_file, write
 from benchmarks.public_data import sample, scifact
-from router import student
 from router.space import Space
+from router.student import load
 
 TAUGHT, COLLECTION = "student", "claims"
 MOST_RATIO = 1.2  # the mark
@@ -144,49 +145,38 @@ def ratio_of(found: Found) -> tuple[float, float, float]:
 
 
 @click.command()
-@click.option(
-    "--config",
-    default=ROOT / "configs" / "local.yaml",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
+@with_config
 @sample
 @click.option(
     "--student",
-    "file",
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A student of one of the config's models.",
 )
 @click.option("--requests", type=click.IntRange(10), default=3000, show_default=True)
-@click.option("--json", "as_json", is_flag=True)
-def main(config: Path, folder: Path, file: Path, requests: int, as_json: bool) -> None:
+@to_file
+def main(config: Path, folder: Path, student: Path, requests: int, file: Path | None) -> None:
     """Time queries that a student answers beside queries from the cache."""
-    space = student.load(file).about.space
+    space = load(student).about.space
     claims = [query.text for query in scifact(folder).queries][:CLAIMS]
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "student.yaml"
-        path.write_text(yaml.safe_dump(config_of(config, file.resolve(), space), sort_keys=False))
+        path.write_text(
+            yaml.safe_dump(config_of(config, student.resolve(), space), sort_keys=False)
+        )
         with router(path, None) as running:
             found = alternate(running, space.model, claims, requests)
     whole, low, high = ratio_of(found)
-    rows = {
-        name: {
-            "p50_ms": 1000 * float(np.percentile(seconds, 50)),
-            "p99_ms": 1000 * float(np.percentile(seconds, 99)),
-        }
-        for name, seconds in (("from the cache", found.cached), ("by the student", found.taught))
-    }
-    if as_json:
-        body = {"requests": requests, "rows": rows, "ratio": whole, "interval": [low, high]}
-        click.echo(json.dumps(body, indent=2))
-        return
-    for name, row in rows.items():
-        click.echo(f"{name:16} p50 {row['p50_ms']:6.3f} ms   p99 {row['p99_ms']:6.3f} ms")
-    met = "met" if whole <= MOST_RATIO else "missed"
-    click.echo(
-        f"{met}: p50 by the student is {whole:.2f} [{low:.2f}, {high:.2f}] times that from the "
-        f"cache (mark {MOST_RATIO}), {requests} requests of each, no model ready"
-    )
+    rows = list[Row]()
+    for name, seconds in (("from the cache", found.cached), ("by the student", found.taught)):
+        p50_ms, p99_ms = map(float, 1000 * np.percentile(seconds, [50, 99]))
+        click.echo(f"{name:16} p50 {p50_ms:6.3f} ms   p99 {p99_ms:6.3f} ms")
+        rows += numbers(name, {"p50, ms": p50_ms, "p99, ms": p99_ms})
+    click.echo(f"the ratio is in [{low:.2f}, {high:.2f}], {requests} requests of each")
+    ratio = at_most("p50 by the student, to that from the cache", whole, MOST_RATIO)
+    show([ratio])
+    rows += [ratio, Row("the ratio at least", low), Row("the ratio at most", high)]
+    write(rows, file)
 
 
 if __name__ == "__main__":

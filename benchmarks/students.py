@@ -17,15 +17,17 @@ figures are one.
 import asyncio
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import numpy as np
 
+from benchmarks.live import with_config
+from benchmarks.marks import Row, numbers, to_file, write
 from benchmarks.public_data import SETS, Judged, whole
-from benchmarks.spaces import MINILM, ROOT, Engines
+from benchmarks.spaces import MINILM, Engines
 from deployments.launch.serve_config import application
 from deployments.tools.align import Material, Remembering
 from deployments.tools.corpus import read_rows
@@ -52,14 +54,6 @@ TEXTS_A_FILE = 512
 SIZES = (125, 250, 500)  # of documents in a fit, and then all of them
 
 
-class Row(NamedTuple):
-    """One line of the table."""
-
-    name: str
-    documents: int  # in the fit
-    made: Distilled
-
-
 def query_ms(student: Student, queries: list[str]) -> tuple[float, float]:
     """The median and the 99th percentile of one query at a time."""
     student.encode(queries[:50])
@@ -79,19 +73,23 @@ def megabytes(student: Student) -> float:
         return file.stat().st_size / 1e6
 
 
-def line(row: Row, queries: list[str]) -> str:
-    """One line of the table."""
-    student = row.made.student
+def line(name: str, documents: int, made: Distilled, queries: list[str]) -> Iterator[Row]:
+    """Print one line of the table; its figures."""
+    student = made.student
     proof = student.about.proof
     assert proof is not None
     middle, late = query_ms(student, queries)
-    overlap = student.about.overlap or 0.0
-    return (
-        f"{row.name:16} {row.documents:9d} {recall_kept(proof.fitted):>24} "
+    overlap, size = student.about.overlap or 0.0, megabytes(student)
+    click.echo(
+        f"{name:16} {documents:9d} {recall_kept(proof.fitted):>24} "
         f"{recall_kept(proof.unseen):>24} {ndcg_kept(proof.fitted):>24} "
-        f"{ndcg_kept(proof.unseen):>24} {overlap:7.1%} {row.made.training_s:8.1f} "
-        f"{middle:6.3f} ({late:.3f}) {megabytes(student):5.1f}"
+        f"{ndcg_kept(proof.unseen):>24} {overlap:7.1%} {made.training_s:8.1f} "
+        f"{middle:6.3f} ({late:.3f}) {size:5.1f}"
     )
+    kept = {"in the fit": proof.fitted._asdict(), "left out": proof.unseen._asdict()}
+    costs = {"overlap": overlap, "training, s": made.training_s, "MB": size}
+    times = {"p50, ms": middle, "p99, ms": late}
+    return numbers(f"{name}, {documents}", {**kept, **costs, **times})
 
 
 def some(data: Judged, count: int) -> Material:
@@ -109,15 +107,15 @@ async def measure(
     most_words: int,
     keep: Path | None,
     output: Path | None,
-) -> None:
-    """Print the table, and write the general student."""
+) -> list[Row]:
+    """Print the table, and write the general student; its figures."""
     args, _ = application(config)
     model = args.models[name]
     assert model.fingerprint is not None
     digest = digest_of(model.fingerprint, name, args.base_dir)
     sizes = [size for size in SIZES if size < len(data.documents)] + [len(data.documents)]
     words = Words(wordpieces(resolve_path(WORDPIECES)), most_words)
-    queries = [query.text for query in data.queries]
+    queries, found = [query.text for query in data.queries], list[Row]()
     async with AsyncExitStack() as stack:
         engines: Embed = Engines(args, stack)
         store = engines if keep is None else VectorStore(engines, keep, TEXTS_A_FILE)
@@ -132,7 +130,7 @@ async def measure(
         ) -> Student:
             given = some(data, count)
             made = await distil_own(teacher, given, start, words, epochs, lambda texts: None)
-            click.echo(line(Row(kind, count if epochs != 0 else 0, made), queries))
+            found.extend(line(kind, count if epochs != 0 else 0, made, queries))
             return made.student
 
         start: Start | None = None
@@ -156,14 +154,11 @@ async def measure(
             if general:
                 await row("general + own", start, count)
             await row("own", None, count)
+    return found
 
 
 @click.command()
-@click.option(
-    "--config",
-    default=ROOT / "configs" / "local.yaml",
-    type=click.Path(exists=True, path_type=Path),
-)
+@with_config
 @whole
 @click.option("--set", "name", type=click.Choice(list(SETS)), default="scifact", show_default=True)
 @click.option("--model", default=MINILM, show_default=True, help="The teacher.")
@@ -185,6 +180,7 @@ async def measure(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the general student here.",
 )
+@to_file
 def main(
     config: Path,
     folder: Path,
@@ -194,12 +190,13 @@ def main(
     keep: Path | None,
     words: int,
     output: Path | None,
+    file: Path | None,
 ) -> None:
     """Measure students."""
     if output is not None and not general:
         raise click.UsageError("--save writes the general student: give --general")
     data = SETS[name].read(folder)
-    asyncio.run(measure(config, model, data, list(general), words, keep, output))
+    write(asyncio.run(measure(config, model, data, list(general), words, keep, output)), file)
 
 
 if __name__ == "__main__":

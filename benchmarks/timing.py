@@ -25,7 +25,7 @@ import click
 import numpy as np
 from scipy.stats import mannwhitneyu
 
-from benchmarks.live import ROOT, router
+from benchmarks.live import LOCAL, router
 from benchmarks.marks import Row, at_least, at_most, conclude, show, to_file
 from router.keys import hash_of, new_key
 
@@ -157,8 +157,7 @@ def main(count: int, model: str, seed: int, file: Path | None) -> None:
     keys = {name: {"hash": hash_of(key)} for name, key in KEYS.items()}
     found = list[Row]()
     for scope in ("shared", "key"):
-        config = ROOT / "configs" / "local.yaml"
-        with router(config, None, keys=keys, cache={"scope": scope}) as running:
+        with router(LOCAL, None, keys=keys, cache={"scope": scope}) as running:
             told = asyncio.run(probe(running.url, count, model, seed))
         found += rows(scope, told)
     show(found)

@@ -7,7 +7,6 @@ the mean of their time from one stamp to the next. The last row is what the clie
 the router: in itself, in HAProxy, in the kernel.
 """
 
-import json
 import statistics
 import tempfile
 import threading
@@ -21,6 +20,8 @@ import httpx
 
 from benchmarks import load, servers
 from benchmarks.data_plane import POINTS, WARM_S
+from benchmarks.marks import flat, to_file, write
+from benchmarks.servers import kept
 from router.stamps import STAMPS
 
 EVERY_S = 1.0
@@ -104,19 +105,16 @@ def table(found: Mapping[str, Any]) -> str:
 )
 @click.option("--seconds", default=6.0, type=click.FloatRange(2), show_default=True)
 @click.option("--rounds", default=1, type=click.IntRange(1), show_default=True)
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--folder", type=click.Path(file_okay=False, path_type=Path), help="Where checkpoints are kept."
-)
+@to_file
+@kept
 def main(
     points: tuple[str, ...],
     seconds: float,
     rounds: int,
-    json_file: Path | None,
-    folder: Path | None,
+    file: Path | None,
+    folder: Path,
 ) -> None:
     """Print where the time of the median request of a point goes."""
-    folder = folder or Path(tempfile.gettempdir()) / "embedding-router-bench"
     models = sorted({model for point in points for model in POINTS[point].shape.models})
     answers = []
     with tempfile.TemporaryDirectory(prefix="bench-") as made:
@@ -130,8 +128,7 @@ def main(
                     answers.append(_measure(server, name, seconds, seed, word_file))
                     click.echo(_heading(answers[-1]))
                     click.echo(table(answers[-1]) + "\n")
-    if json_file is not None:
-        json_file.write_text(json.dumps(answers, indent=1) + "\n")
+    write(flat(answers, "point"), file)
 
 
 def _measure(

@@ -10,6 +10,7 @@ or mixed, if at least half of its texts are. `kinds` has the details.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from router.domain import Features, TextKind
 from router.language import Detected, detect, is_code, script_of
@@ -88,6 +89,21 @@ def extract(texts: Sequence[str], hint: str | None = None, prior: Prior = NO_PRI
         code=code,
         kinds=kinds,
     )
+
+
+def of_pairs(query: Features, documents: Features, pairs: int) -> Features:
+    """The features of pairs: the query counts as much as all documents together."""
+    kinds = documents.kinds or (_kind(documents, pairs),)
+    return replace(
+        documents,
+        mixed=documents.mixed or query.mixed,
+        code=documents.code or query.code,
+        kinds=(*kinds, _kind(query, pairs)),
+    )
+
+
+def _kind(one: Features, texts: int) -> TextKind:
+    return TextKind(one.language, one.script, one.mixed, one.code, texts)
 
 
 def _sample(texts: Sequence[str]) -> Iterator[tuple[str, int]]:

@@ -38,10 +38,11 @@ class DecisionLog:
         max_bytes: int,
         router: str,
         write: Callable[[int, bytes], int] = os.write,
+        most_waiting: int = MOST_WAITING,
     ) -> None:
         """Create the folder and the file. Raises OSError when they cannot be written."""
         self._path, self._max_bytes, self._router = path, max_bytes, router
-        self._write_bytes = write
+        self._write_bytes, self._most_waiting = write, most_waiting
         self._waiting: deque[tuple[DecisionContext, Entry]] = deque()
         self._unsaid = 0  # lost requests that the next line must report
         self.lost = 0  # requests that are not in the file
@@ -58,7 +59,7 @@ class DecisionLog:
         """Queue one request; the thread writes it after at most `WRITE_EVERY_S`."""
         if self._stopped.is_set():
             return
-        if len(self._waiting) < MOST_WAITING:
+        if len(self._waiting) < self._most_waiting:
             self._waiting.append((setting, entry))
         else:
             self.lost += 1

@@ -14,8 +14,9 @@ from deployments.service.prepare import BYTES_A_TOKEN, Prepared, Preparer
 from deployments.service.reader import TEXT_CHARACTERS, Read, Reader
 from deployments.service.reading_pool import ReadingPool
 from router.config import Limits
-from router.domain import Features, TextKind
+from router.domain import Features
 from router.errors import ContextLengthExceeded, InvalidValue, MaxTokensPerRequest, RouterError
+from router.features import of_pairs
 from router.language_id import Prior
 from router.rerank_config import RerankerConfig
 from router.rerank_schema import RerankRequest
@@ -108,11 +109,6 @@ class PairPreparer(Preparer):
         return tokenizer([before + _MARK + after], "document").counts[0] - 1
 
 
-def kind_of(one: Features, texts: int) -> TextKind:
-    """So many texts with these features."""
-    return TextKind(one.language, one.script, one.mixed, one.code, texts)
-
-
 class PairReader(Reader):
     """Reads the documents of one request, and its query."""
 
@@ -142,16 +138,10 @@ class PairReader(Reader):
         return await self._read(texts, side, instruction, language, models, scope, client)
 
     def _features(self, texts: Sequence[str], language: str | None) -> Features:
-        """Those of the pairs: the query counts as much as all documents together."""
+        """Those of the pairs."""
         own = self.documents = super()._features(texts, language)
         query = super()._features([self.request.query], language)
-        kinds = own.kinds or (kind_of(own, len(texts)),)
-        return replace(
-            own,
-            mixed=own.mixed or query.mixed,
-            code=own.code or query.code,
-            kinds=(*kinds, kind_of(query, len(texts))),
-        )
+        return of_pairs(query, own, len(texts))
 
     def reading(
         self,

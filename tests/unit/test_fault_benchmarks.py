@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from benchmarks import advise_english, elsewhere, marks, outages, timing
+from benchmarks.__main__ import NAMES
 from benchmarks.abuse import MARKS, MIDDLE, SHORT
 from benchmarks.abuse_attacks import ATTACKS
 from benchmarks.live import ROOT
@@ -41,12 +43,35 @@ def test_rows_are_written_and_a_missed_mark_ends_the_command(tmp_path: Path) -> 
     file = tmp_path / "rows.json"
     rows = [marks.at_most("one", 1.0, 1.0), marks.at_least("two", 1.0, 1.0), marks.Row("three", 3)]
     marks.conclude(rows, file)
-    assert json.loads(file.read_text())[0] == {"name": "one", "value": 1, "mark": 1, "met": True}
+    assert json.loads(file.read_text())["rows"][0] == {
+        "name": "one",
+        "value": 1,
+        "mark": 1,
+        "met": True,
+    }
     for missed in (marks.at_most("four", 1.1, 1.0), marks.at_least("four", 0.9, 1.0)):
         with pytest.raises(click.ClickException, match="missed: four"):
             marks.conclude([*rows, missed], file)
     marks.conclude([marks.Row("never", math.inf)], file)
-    assert json.loads(file.read_text())[0]["value"] is None
+    assert json.loads(file.read_text())["rows"][0]["value"] is None
+
+
+def test_every_number_of_a_table_is_a_row() -> None:
+    line = {"load": 0.8, "policy": "auto", "p50": 2.5, "late": None, "models": {"small": 3}}
+    found = {row.name: row.value for row in marks.flat([line | {"note": "-"}], "load", "policy")}
+    assert math.isnan(found.pop("0.8, auto: late"))
+    assert found == {"0.8, auto: p50": 2.5, "0.8, auto: models: small": 3}
+
+
+MAKERS = ("advise", "general_texts", "mteb", "profile", "qwen3_shapes")  # of files, not of figures
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*MAKERS}))
+def test_every_benchmark_writes_its_figures_to_a_file(name: str) -> None:
+    main = import_module(f"benchmarks.{name}").main
+    [option] = [one for one in main.params if "--json" in one.opts]
+    assert isinstance(option.type, click.Path)
+    assert option.name == "file"
 
 
 def sent(*ends_s: float, took_s: float = 0.1, outcome: str = ANSWERED) -> list[Sent]:

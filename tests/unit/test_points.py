@@ -3,21 +3,22 @@
 import pytest
 
 from benchmarks import points
-from benchmarks.points import BUDGETS_MS, LANGUAGES, Row
+from benchmarks.live import LOCAL
+from benchmarks.points import BUDGETS_MS, LANGUAGES, Kind
 from benchmarks.public_data import SAMPLE
-from benchmarks.spaces import E5, MINILM, ROOT, TABLE
+from benchmarks.spaces import E5, MINILM, TABLE
 from deployments.launch.serve_config import application
 
 pytestmark = pytest.mark.models
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[Row]:
-    args = application(ROOT / "configs" / "local.yaml")[0]
+def rows() -> list[Kind]:
+    args = application(LOCAL)[0]
     return points.rows(points.Decider(args), points.texts_by_kind(SAMPLE))
 
 
-def test_no_text_gets_fewer_points_than_a_model_within_its_budget_has(rows: list[Row]) -> None:
+def test_no_text_gets_fewer_points_than_a_model_within_its_budget_has(rows: list[Kind]) -> None:
     assert {row.kind for row in rows} == {*LANGUAGES, "code", "mixed"}
     assert {row.budget_ms for row in rows} == set(BUDGETS_MS)
     assert all(row.texts >= 15 for row in rows)
@@ -25,7 +26,7 @@ def test_no_text_gets_fewer_points_than_a_model_within_its_budget_has(rows: list
 
 
 def test_without_a_budget_the_best_model_reads_chinese_and_a_tight_one_never_means_the_worst(
-    rows: list[Row],
+    rows: list[Kind],
 ) -> None:
     chinese = {row.budget_ms: row.models for row in rows if row.kind == "zh"}
     assert chinese[None] == {E5: 17}

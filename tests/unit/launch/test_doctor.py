@@ -273,8 +273,13 @@ def test_check_config_in_json_names_files_problems_and_models() -> None:
 
 
 def test_profiles_of_another_device_are_named_with_what_calibrating_takes(tmp_path: Path) -> None:
-    local = ROOT / "configs" / "local.yaml"
-    shipped = "Intel(R) Xeon(R) Processor, 2 cores"
+    shipped, name = "Intel(R) Xeon(R) Processor, 2 cores", "wordllama-256"
+    model = {"engine": {"kind": "fake"}, "dimensions": 8, "max_tokens": 512}
+    profile = str(ROOT / "configs" / "profiles" / f"local-{name}.json")
+    args = {"models": {name: model | {"profile": profile}}, "tiers": {"fast": name}}
+    application = {"name": "one", "import_path": "deployments.app:build", "args": args}
+    local = tmp_path / "local.yaml"
+    local.write_text(yaml.safe_dump({"applications": [application]}))
     (other,) = found(machine(tmp_path, processor="AMD EPYC, 8 cores"), "profiles", local)
     assert (other.state, shipped in other.found, "AMD EPYC" in other.found) == ("warn", True, True)
     assert re.search(r"embedding-router calibrate --config .*about \d+ min", other.todo)

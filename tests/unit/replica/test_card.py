@@ -1,6 +1,7 @@
 """A model's card proves its weights: a tiny Qwen3 checkpoint with a card of its own."""
 
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 from pydantic import ValidationError
 
 from deployments import engines
+from deployments.engines.base import Engine
 from deployments.replica.first_vectors import OfThisProcess
-from deployments.replica.identity import WrongModel, proof_of
+from deployments.replica.identity import Identity, WrongModel, proof_of
 from deployments.replica.offline import Offline
 from deployments.service.fingerprints import check_reading
 from deployments.service.prepare import Preparer
 from router.arrays import Vectors
+from router.engine_config import TransformersEngine
 from router.fingerprint import digest_of
 from router.model_config import ModelConfig
 from router.strict import ConfigError, parse_args
@@ -70,8 +73,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 @pytest.fixture(scope="module")
 def published(folders: dict[int, Path]) -> list[list[float]]:
     """What the card of the first checkpoint says: its own similarities, rounded as cards are."""
-    import asyncio
-
     args = parse_args({"models": {NAME: model(folders[0])}, "tiers": {"fast": NAME}})
 
     async def vectors() -> tuple[Vectors, Vectors]:
@@ -87,40 +88,55 @@ def configured(data: dict[str, Any]) -> ModelConfig:
     return parse_args({"models": {NAME: data}, "tiers": {"fast": NAME}}).models[NAME]
 
 
-@asynccontextmanager
-async def proving(config: ModelConfig, first: OfThisProcess | None = None) -> Any:
-    engine = engines.create(config, None)
-    identity = proof_of(engine, NAME, config, None, first or OfThisProcess())
+STARTED: dict[TransformersEngine, Engine] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _engines_end() -> Iterator[None]:
+    """Each engine is started once; an engine here belongs to no event loop."""
+    yield
+    for engine in STARTED.values():
+        asyncio.run(engine.stop())
+    STARTED.clear()
+
+
+async def proving(
+    config: ModelConfig, first: OfThisProcess | None = None, own: ModelConfig | None = None
+) -> Identity:
+    """The proof of a config, over the engine of `own` if that is another one."""
+    settings = (own or config).engine
+    assert isinstance(settings, TransformersEngine)
+    if settings not in STARTED:
+        engine = engines.create(own or config, None)
+        await engine.start()
+        STARTED[settings] = engine
+    identity = proof_of(STARTED[settings], NAME, config, None, first or OfThisProcess())
     assert identity is not None
-    await engine.start()
-    try:
-        yield identity
-    finally:
-        await engine.stop()
+    return identity
 
 
 async def test_the_checkpoint_of_the_card_is_accepted_again_and_again(
     folders: dict[int, Path], published: Any
 ) -> None:
     config = configured(model(folders[0], fingerprint=card_of(published)))
-    async with proving(config) as identity:
-        await identity.prove()
-        await identity.prove()
-        assert (identity.passed, identity.failed) == (2, 0)
+    identity = await proving(config)
+    await identity.prove()
+    await identity.prove()
+    assert (identity.passed, identity.failed) == (2, 0)
 
 
 async def test_another_seed_is_refused_by_the_cards_numbers(
     folders: dict[int, Path], published: Any
 ) -> None:
     config = configured(model(folders[1], fingerprint=card_of(published)))
-    async with proving(config) as identity:
-        with pytest.raises(
-            WrongModel,
-            match=r"tiny: the similarity of .* is .*, its card says .*"
-            "not the card's weights",
-        ):
-            await identity.prove()
-        assert identity.failed == 1
+    identity = await proving(config)
+    with pytest.raises(
+        WrongModel,
+        match=r"tiny: the similarity of .* is .*, its card says .*"
+        "not the card's weights",
+    ):
+        await identity.prove()
+    assert identity.failed == 1
 
 
 async def test_another_pooling_is_refused_by_name_and_without_it_by_the_numbers(
@@ -132,9 +148,9 @@ async def test_another_pooling_is_refused_by_name_and_without_it_by_the_numbers(
         (card_of(published, pooling=None), "its card says"),
     ):
         config = configured(model(folders[0], engine=mean, fingerprint=fingerprint))
-        async with proving(config) as identity:
-            with pytest.raises(WrongModel, match=sentence):
-                await identity.prove()
+        identity = await proving(config)
+        with pytest.raises(WrongModel, match=sentence):
+            await identity.prove()
 
 
 async def test_a_missing_prompt_is_refused_before_anything_starts_and_by_the_numbers(
@@ -145,9 +161,9 @@ async def test_a_missing_prompt_is_refused_before_anything_starts_and_by_the_num
         configured(model(folders[0], prompts=bare, fingerprint=card_of(published)))
     unsaid = card_of(published, query_prompt=None)
     config = configured(model(folders[0], prompts=bare, fingerprint=unsaid))
-    async with proving(config) as identity:
-        with pytest.raises(WrongModel, match="its card says"):
-            await identity.prove()
+    identity = await proving(config)
+    with pytest.raises(WrongModel, match="its card says"):
+        await identity.prove()
 
 
 async def test_an_instruction_of_ones_own_is_no_other_prompt(
@@ -156,8 +172,7 @@ async def test_an_instruction_of_ones_own_is_no_other_prompt(
     own = {"query": "Instruct: {instruction}\nQuery:{text}", "instruction": "Find recipes"}
     fingerprint = card_of(published, instruction=INSTRUCTION)
     config = configured(model(folders[0], prompts=own, fingerprint=fingerprint))
-    async with proving(config) as identity:
-        await identity.prove()
+    await (await proving(config)).prove()
 
 
 async def test_later_replicas_must_make_the_vectors_of_the_first(
@@ -168,25 +183,15 @@ async def test_later_replicas_must_make_the_vectors_of_the_first(
     """
     lax = card_of(published, tolerance=2.0)
     first = OfThisProcess()
-    async with proving(configured(model(folders[0], fingerprint=lax)), first) as identity:
-        await identity.prove()
+    await (await proving(configured(model(folders[0], fingerprint=lax)), first)).prove()
     copy = {"kind": "transformers", "source": str(folders[0]), "pooling": "last"}
     half = configured(model(folders[0], engine=copy | {"dtype": "bfloat16"}, fingerprint=lax))
-    async with proving(half, first) as identity:
-        await identity.prove()
+    await (await proving(half, first)).prove()
     # the same config, other weights under it
     exchanged = configured(model(folders[0], fingerprint=lax))
-    engine = engines.create(configured(model(folders[1])), None)
-    identity = proof_of(engine, NAME, exchanged, None, first)
-    assert identity is not None
-    await engine.start()
-    try:
-        with pytest.raises(
-            WrongModel, match=r"has cosine .*the vectors of this model's first replica"
-        ):
-            await identity.prove()
-    finally:
-        await engine.stop()
+    identity = await proving(exchanged, first, own=configured(model(folders[1])))
+    with pytest.raises(WrongModel, match=r"has cosine .*the vectors of this model's first replica"):
+        await identity.prove()
 
 
 def test_the_router_knows_a_card_by_its_digest(folders: dict[int, Path], published: Any) -> None:

@@ -16,7 +16,6 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.service import decision_log as writer
 from deployments.service.decision_log import DecisionLog, open_log
 from deployments.tools.replay_cli import main
 from router import config
@@ -372,8 +371,8 @@ def test_when_one_router_rotates_the_other_follows(tmp_path: Path) -> None:
 
 
 def test_requests_that_are_not_written_are_counted(tmp_path: Path) -> None:
-    path, same, one, added = tmp_path / "log", setting(), entry(), writer.MOST_WAITING + 50
-    log = DecisionLog(path, 10**9, "r")
+    path, same, one, added = tmp_path / "log", setting(), entry(), 1050
+    log = DecisionLog(path, 10**9, "r", most_waiting=1000)
     for _ in range(added):
         log.add(same, one)
     log.close()

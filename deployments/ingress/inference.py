@@ -1,0 +1,212 @@
+"""Answer the requests that models serve: embeddings, rankings, and explanations of a decision."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol
+
+from deployments.ingress import asgi, bodies
+from deployments.ingress.asgi import HttpAnswer, HttpRequest
+from deployments.ingress.auth import Access
+from deployments.ingress.billing import billed
+from deployments.ingress.outgoing import Held, Outgoing
+from deployments.ingress.rate_limits import Charge
+from deployments.ingress.rerank import context_of, errors_of, form_of
+from deployments.ingress.routes import TABLE
+from deployments.ingress.shapes import embeddings
+from deployments.ingress.views import Views
+from deployments.service.memory import give_back
+from deployments.service.plan import Caller
+from deployments.service.reranking import Reranking
+from deployments.service.service import Service
+from router import encoding
+from router.errors import DeadlineExceeded, RateLimitExceeded
+from router.keys import Grant
+from router.rerank_schema import read_object
+from router.schema import EmbeddingsRequest
+from router.settings import Context, settled
+from router.shapes.form import Incoming
+from router.shapes.openai import OPENAI
+from router.shapes.table import FORMS
+
+LATE_S = 1.0  # extra time for the answer to a missed deadline
+OFF_LOOP_BYTES = 1_000_000  # 5 ms as JSON; larger answers are written in a thread
+BULK_OFF_LOOP_BYTES = 128 * 1024  # lower, as no user waits for these
+INFLATED_CHARACTERS = 50_000  # what inflating a body counts as among texts that are read
+
+
+class HasModels(Protocol):
+    """The parts of the router that the handlers use."""
+
+    service: Service
+    reranking: Reranking
+    views: Views
+    access: Access
+
+
+class Inference:
+    """The handlers of requests that models serve, by their names in router/routes.py."""
+
+    def __init__(self, router: HasModels) -> None:
+        self._router = router
+        self._gate, self._outgoing = asgi.Gate(), Outgoing()
+        self._large = asyncio.Lock()  # writing numbers holds the interpreter
+        self.handlers: dict[str, Callable[[Grant, HttpRequest], Awaitable[HttpAnswer]]] = {
+            **dict.fromkeys(FORMS, self._embed),
+            "rerank": self._rerank,
+            "explain": self._explain,
+        }
+
+    async def _embed(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        return await self._limited(caller, http_request, explain=False)
+
+    async def _explain(self, caller: Grant, http_request: HttpRequest) -> HttpAnswer:
+        return await self._limited(caller, http_request, explain=True)
+
+    async def _limited(self, caller: Grant, http_request: HttpRequest, explain: bool) -> HttpAnswer:
+        limits = self._router.service.args.limits
+        client = f"key {caller.name}" if caller.name else asgi.client_of(http_request, limits)
+        with self._gate.passed(client, limits):
+            return await self._charged(caller, http_request, client, explain)
+
+    async def embed_line(self, grant: Grant, http_request: HttpRequest, client: str) -> HttpAnswer:
+        """Answer one line of a batch (deployments/ingress/batches.py); raises RouterError."""
+        return await self._charged(grant, http_request, client, explain=False)
+
+    async def _charged(
+        self, grant: Grant, http_request: HttpRequest, client: str, explain: bool
+    ) -> HttpAnswer:
+        """Answer a request that counts against its key's limits; a caller who leaves before the
+        answer still pays.
+        """
+        service, bill = self._router.service, await self._router.access.meters.open(grant)
+        shared = service.args.cache.scope == "shared"
+        scope, stamps = "" if shared else grant.name, http_request.stamps
+        caller = Caller(grant.models, bill, client, scope, grant.name, grant.weight, stamps=stamps)
+        with billed(bill):
+            request, incoming = await self._request(grant, http_request, client)
+            # The dispatcher enforces the deadline; this limit holds if nothing reached it.
+            limit_s, watched = service.args.limits.request_timeout_s, http_request.watched
+            try:
+                if explain:
+                    planned = asgi.attended(
+                        service.plan(request, caller), limit_s + LATE_S, watched
+                    )
+                    plan = await planned
+                    if bill is not None:  # the text was read, as for an embedding
+                        await bill.charge(plan.tokens_once_cut)
+                    return HttpAnswer(200, self._router.views.explanation(plan))
+                room = partial(self._check_room, client, incoming.bytes_each)
+                work = service.embed(request, caller._replace(room=room))
+                answer = await asgi.attended(work, limit_s + LATE_S, watched)
+            except TimeoutError:
+                raise DeadlineExceeded(limit_s) from None
+        size = encoding.estimated_bytes(
+            len(answer.vectors), answer.vectors.shape[1], incoming.bytes_each
+        )
+        held = self._held(client, size, bill)
+        if bill is not None:
+            bill.answered(answer.prompt_tokens)
+        give_back(size)
+        try:
+            if size <= (BULK_OFF_LOOP_BYTES if request.priority == "bulk" else OFF_LOOP_BYTES):
+                made = embeddings(answer, service.catalogue, incoming.write, http_request.id)
+            else:
+                async with self._large:
+                    made = await asyncio.to_thread(
+                        embeddings, answer, service.catalogue, incoming.write, http_request.id
+                    )
+                await service.reader.pool.turns.next()
+        except BaseException:
+            held.release()
+            raise
+        return made._replace(held=held)
+
+    async def _rerank(self, grant: Grant, http_request: HttpRequest) -> HttpAnswer:
+        service = self._router.service
+        limits, shared = service.args.limits, service.args.cache.scope == "shared"
+        client = f"key {grant.name}" if grant.name else asgi.client_of(http_request, limits)
+        with self._gate.passed(client, limits):
+            bill = await self._router.access.meters.open(grant)
+            scope, address = "" if shared else grant.name, http_request.address
+            caller = Caller(
+                grant.models,
+                bill,
+                client,
+                scope,
+                grant.name,
+                grant.weight,
+                stamps=http_request.stamps,
+                collection="" if address is None else address.collection,
+            )
+            with billed(bill):
+                body = await self._body(http_request, client)
+                data = read_object(body, limits)
+                http_request.errors = errors_of(data)
+                form = form_of(data)
+                context = context_of(self._router.reranking, service, grant, http_request.headers)
+                request = form.read(data, context, grant.ignores(limits))
+                http_request.ignored = request.ignored
+                grant.check(request.common)
+                work = self._router.reranking.rerank(request, caller)
+                limit_s = limits.request_timeout_s
+                try:
+                    ranking = await asgi.attended(work, limit_s + LATE_S, http_request.watched)
+                except TimeoutError:
+                    raise DeadlineExceeded(limit_s) from None
+            made = form.write(request, ranking, http_request.id)
+            held = self._held(client, len(made.body), bill)
+            if bill is not None:
+                bill.answered(ranking.prompt_tokens)
+            return made._replace(held=held)
+
+    def _check_room(self, client: str, bytes_each: float, texts: int, dimensions: int) -> None:
+        """Refuse an answer that cannot be sent, before its vectors are made."""
+        size = encoding.estimated_bytes(texts, dimensions, bytes_each)
+        self._outgoing.check(client, size, self._router.service.args.limits)
+
+    def _held(self, client: str, size: int, bill: Charge | None) -> Held:
+        """Count the answer among those being sent; raises RateLimitExceeded."""
+        try:
+            return self._outgoing.hold(client, size, self._router.service.args.limits)
+        except RateLimitExceeded as error:
+            error.counted = True  # the service counted it as answered
+            if bill is not None:
+                bill.failed(error.status)
+            raise
+
+    async def _body(self, http_request: HttpRequest, client: str) -> bytes:
+        """The body of an inference request; a large gzip one takes a turn of its client."""
+        limits, pool = self._router.service.args.limits, self._router.service.reader.pool
+        return await bodies.body(
+            http_request,
+            limits.max_body_bytes,
+            limits.body_timeout_s,
+            limits.max_gzip_ratio,
+            partial(pool.admit, client, INFLATED_CHARACTERS),
+        )
+
+    async def _request(
+        self, caller: Grant, http_request: HttpRequest, client: str
+    ) -> tuple[EmbeddingsRequest, Incoming]:
+        """Read the request, and how its answer is written."""
+        service = self._router.service
+        limits = service.args.limits
+        body = await self._body(http_request, client)
+        context = Context(
+            service.catalogue,
+            http_request.headers,
+            limits,
+            http_request.address,
+            caller.defaults,
+            caller.default_priority,
+            caller.check_space,
+        )
+        ignore = caller.ignores(limits)
+        (route, *_) = TABLE.find(http_request.path)
+        name = route.parameter(http_request.path)
+        incoming = FORMS.get(route.handler, OPENAI).read(body, limits, ignore, name)
+        http_request.ignored = incoming.given.ignored
+        request = settled(incoming.given, context)
+        caller.check(request)
+        return request, incoming
