@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import click
 import httpx
 
-from benchmarks.live import Ask, Client, Texts, Told, router
+from benchmarks.live import Ask, Client, Texts, Told, router, with_config
 from benchmarks.marks import Row, at_least, at_most, conclude, show, to_file
 from benchmarks.public_data import sample
 from router.keys import hash_of, new_key
@@ -141,12 +141,7 @@ def judged(
 
 
 @click.command()
-@click.option(
-    "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default="configs/local.yaml",
-    show_default=True,
-)
+@with_config
 @click.option("--seconds", type=click.FloatRange(2.0), default=20.0, show_default=True)
 @click.option("--turns", type=click.IntRange(1), default=3, show_default=True)
 @sample
