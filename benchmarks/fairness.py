@@ -11,7 +11,7 @@ is what this model answers of new texts (benchmarks/live.py has the mix). In tur
 
 The ingest must end in the time that its share needs, and interactive requests must be in time as
 often in `flood` as in `cut`. Then two keys of the same weight flood the model, one with twice as
-many connections: either is to be served as much as the other.
+many connections: either is to be served as much text as the other.
 """
 
 import asyncio
@@ -88,13 +88,14 @@ class Stage(NamedTuple):
         return time.perf_counter() - began_s
 
     async def keys(self, seconds: float) -> Counter[str]:
-        """Requests of two keys that are answered in this time; each client waits for its answer."""
+        """Characters of two keys that are answered in this time; each client waits for its answer."""
         served, end_s = Counter[str](), time.perf_counter() + seconds
 
         async def loop(client: Client, name: str) -> None:
             while time.perf_counter() < end_s:
                 told = await client.send(self.one())
-                served[name] += ok(told) and time.perf_counter() < end_s
+                if ok(told) and time.perf_counter() < end_s:
+                    served[name] += len(told.ask.text.text)
 
         async with self.client("one") as one, self.client("other") as other:
             clients = [(one, "one")] * 32 + [(other, "other")] * 64
