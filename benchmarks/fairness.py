@@ -88,7 +88,7 @@ class Stage(NamedTuple):
         return time.perf_counter() - began_s
 
     async def keys(self, seconds: float) -> Counter[str]:
-        """Characters of two keys that are answered in this time; each client waits for its answer."""
+        """Characters of two keys that are answered in this time; each client awaits its answer."""
         served, end_s = Counter[str](), time.perf_counter() + seconds
 
         async def loop(client: Client, name: str) -> None:
