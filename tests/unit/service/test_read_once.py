@@ -4,6 +4,7 @@ and never again while it is known.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import orjson
 import pytest
@@ -18,7 +19,7 @@ from tests.support.hand_transport import HandTransport, settle
 from tests.support.local_service import FAKE, WORDLLAMA
 
 TEXT, OTHER = "wo ist der Bahnhof von Heidelberg", "wer hat den Hund gesehen"
-ARGS = {
+ARGS: dict[str, Any] = {
     "models": {
         "small": {**FAKE, "dimensions": 4, "quality": {"default": 60.0}},
         "large": {**FAKE, "dimensions": 4, "quality": {"default": 70.0}},  # reads the same tokens
