@@ -1,11 +1,12 @@
 """The reference engine: Hugging Face transformers, plain and slow; the others must match it.
 
 Texts of similar length share a forward pass, padded on the right and masked, of at most
-`batch_tokens` tokens including padding. Pooling takes the last token, the mean of all, or the first
-(cls), then scales to length 1, as sentence-transformers does.
+`batch_tokens` tokens including padding; passes.py chooses which. Pooling takes the last token, the
+mean of all, or the first (cls), then scales to length 1, as sentence-transformers does.
 """
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from deployments.engines.common import (
     token_ids,
     unreadable,
 )
+from deployments.engines.passes import Passes
 from router import engine_config
 from router.arrays import TokenIds, Vectors
 
@@ -56,6 +58,7 @@ class TransformersEngine:
         self._model: Any = None
         self._vocabulary = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="transformers-engine")
+        self.passes = Passes(settings.batch_tokens)
         self._queued_tokens = 0
 
     async def start(self) -> None:
@@ -103,10 +106,12 @@ class TransformersEngine:
         left = sum(tokens[row] for row in readable)
         self._queued_tokens += left
         try:
-            for rows in _passes(readable, tokens, self.batch_tokens):
-                vectors[rows] = await asyncio.get_running_loop().run_in_executor(
+            for places in self.passes.cut([tokens[row] for row in readable]):
+                rows = [readable[place] for place in places]
+                vectors[rows], seconds = await asyncio.get_running_loop().run_in_executor(
                     self._thread, self._forward, self._model, [ids[row] for row in rows]
                 )
+                self.passes.observe(len(rows), tokens[rows[-1]], seconds)
                 done = sum(tokens[row] for row in rows)
                 self._queued_tokens -= done
                 left -= done
@@ -116,9 +121,11 @@ class TransformersEngine:
             self._queued_tokens -= left
         return Embedded(vectors, tokens, normalise(vectors) | failed)
 
-    def _forward(self, model: Any, ids: list[TokenIds]) -> Vectors:
+    def _forward(self, model: Any, ids: list[TokenIds]) -> tuple[Vectors, float]:
+        """The vectors of one pass, and its seconds."""
         import torch
 
+        began_s = time.perf_counter()
         longest = max(map(len, ids))
         padded = np.zeros((len(ids), longest), np.int64)
         mask = np.zeros_like(padded)
@@ -130,7 +137,7 @@ class TransformersEngine:
                 input_ids=torch.from_numpy(padded).to(model.device), attention_mask=attention
             ).last_hidden_state
             pooled: Vectors = self._pool(states.float(), attention).cpu().numpy()
-        return pooled
+        return pooled, time.perf_counter() - began_s
 
     def _pool(self, states: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
         """(texts, tokens, dimensions) to (texts, dimensions)."""
@@ -154,15 +161,3 @@ class TransformersEngine:
         """Drop the model; the running pass still finishes."""
         self._model = None
         self._thread.shutdown(wait=False, cancel_futures=True)
-
-
-def _passes(rows: list[int], tokens: list[int], batch_tokens: int) -> list[list[int]]:
-    """Split rows, sorted by length, into runs of at most `batch_tokens` tokens with padding, or one
-    longer text.
-    """
-    passes: list[list[int]] = []
-    for row in rows:
-        if not passes or (len(passes[-1]) + 1) * tokens[row] > batch_tokens:
-            passes.append([])
-        passes[-1].append(row)
-    return passes

@@ -44,6 +44,10 @@ class SleepingReplicas:
         self._served: dict[str, int] = {}
         self._busy_s: dict[str, float] = {}
 
+    async def step(self, model: str, seconds: float) -> None:
+        """Run a step that takes so long on a device of its own."""
+        await asyncio.sleep(seconds)
+
     async def send(self, model: str, call: Call, replica: str) -> Reply:
         turn = self._turns.setdefault(replica, asyncio.Lock())
         tokens, arrived_s = int(call.lengths.sum()), self._loop.time()
@@ -52,7 +56,7 @@ class SleepingReplicas:
             started_s = self._loop.time()
             lengths = call.lengths.astype(np.int64)
             squares = int((lengths * lengths).sum())
-            await asyncio.sleep(self._curves[model].step(tokens, squares, len(lengths)))
+            await self.step(model, self._curves[model].step(tokens, squares, len(lengths)))
         now = self._loop.time()
         self._held[replica] -= tokens
         self._served[replica] = self._served.get(replica, 0) + tokens

@@ -1,0 +1,62 @@
+"""Choose which texts share a forward pass that is padded to its longest text.
+
+Padding costs as much as text, and every pass has a cost of its own: the first wants texts of like
+length in many passes, the second few passes. `Passes` learns both costs from the passes that run,
+and cuts the texts, sorted by length, into the cheapest passes by dynamic programming.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+SEEN = 64  # passes to learn from
+PAIRS = 1000  # of tokens that attend to each other: the unit of their cost
+# The costs before the first pass, in tokens: of a pass, of a token, and of so many pairs.
+PRIOR = np.array([64.0, 1.0, 0.2])
+TRUST = 0.001  # in the prior, in passes; it decides where passes are too alike to tell costs apart
+
+
+class Passes:
+    """Cuts texts into passes of at most `most_tokens` tokens with padding, or one longer text."""
+
+    def __init__(self, most_tokens: int) -> None:
+        self._most_tokens = most_tokens
+        self._seen: deque[tuple[int, int, float]] = deque(maxlen=SEEN)
+        self.costs = PRIOR
+
+    def observe(self, texts: int, longest: int, seconds: float) -> None:
+        """Learn from a pass."""
+        if seconds > 0.0:
+            self._seen.append((texts, longest, seconds))
+
+    def cut(self, lengths: Sequence[int]) -> list[list[int]]:
+        """The places of each pass's texts, for lengths in ascending order."""
+        self._learn()
+        fixed, token, pairs = self.costs.tolist()
+        count = len(lengths)
+        best, first = np.zeros(count + 1), [0] * (count + 1)
+        for end in range(1, count + 1):
+            longest = lengths[end - 1]
+            starts = np.arange(max(0, end - max(1, self._most_tokens // longest)), end)
+            each = token * longest + pairs * longest * longest / PAIRS
+            total = best[starts] + fixed + (end - starts) * each
+            place = int(np.argmin(total))
+            best[end], first[end] = total[place], int(starts[place])
+        passes = list[list[int]]()
+        while count:
+            passes.append(list(range(first[count], count)))
+            count = first[count]
+        return passes[::-1]
+
+    def _learn(self) -> None:
+        """Fit the costs to the passes by least squares on relative errors, near the prior."""
+        if not self._seen:
+            return
+        texts, longest, seconds = map(np.array, zip(*self._seen, strict=True))
+        tokens = texts * longest
+        terms = np.stack([np.ones(len(texts)), tokens, tokens * longest / PAIRS], axis=1) * PRIOR
+        scale = float(np.median(seconds / terms.sum(axis=1)))
+        rows = np.concatenate([terms * (scale / seconds)[:, None], np.eye(3) * TRUST**0.5])
+        aims = np.concatenate([np.ones(len(terms)), np.full(3, TRUST**0.5)])
+        self.costs = PRIOR * np.maximum(np.linalg.lstsq(rows, aims, rcond=None)[0], 0.0)
