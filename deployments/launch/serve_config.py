@@ -268,6 +268,7 @@ def _examine(data: Any, host: str | None) -> Report:
         ],
         models,
         tuple(rerankers),
+        tuple(students),
     )
 
 
