@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,8 +53,8 @@ def numbers(name: str, figures: Mapping[str, Any]) -> Iterator[Row]:
     for key, value in figures.items():
         if isinstance(value, Mapping):
             yield from numbers(f"{name}: {key}", value)
-        elif value is None or isinstance(value, int | float):
-            yield Row(f"{name}: {key}", math.nan if value is None else value)
+        elif value is None or (isinstance(value, Real) and not isinstance(value, bool)):
+            yield Row(f"{name}: {key}", math.nan if value is None else float(value))
 
 
 def show(rows: Iterable[Row]) -> None:
@@ -80,7 +81,12 @@ def conclude(rows: Sequence[Row], file: Path | None) -> None:
 
 def _json(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row for JSON, which has no infinity: the time of a request that was not answered."""
-    return {
-        name: None if isinstance(one, float) and not math.isfinite(one) else one
-        for name, one in row.items()
-    }
+    return {name: _finite(one) for name, one in row.items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _json(value)
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

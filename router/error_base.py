@@ -4,10 +4,12 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from itertools import islice
 from typing import ClassVar
 
 import orjson
 
+MOST_NAMES = 1000  # that are compared with a wrong one: a caller waits for it
 ALIKE = 0.7  # names of embedding models have much in common
 _NAMED = re.compile("\x1f([^\x1f]*)\x1f(\\[[0-9]+\\])?")
 
@@ -91,7 +93,7 @@ def nearest_name(asked: str, valid: Iterable[str]) -> str | None:
     """The model, alias, tier, space or collection that `asked` resembles, as a whole or without
     its budget, hub prefix or size; None if it resembles none.
     """
-    names, bare = list(valid), asked[:80].partition("@")[0]
+    names, bare = list(islice(valid, MOST_NAMES)), asked[:80].partition("@")[0]
     head, _, last = bare.rpartition("/")
     parts = bare, head if last.isdecimal() else last
     return next((near for part in parts if (near := _nearest(part, names, ALIKE))), None)

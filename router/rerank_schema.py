@@ -4,8 +4,8 @@ The request is that of Cohere and Jina, with the routing fields of /v1/embedding
 fields and headers in router/schema.py also apply here.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, NamedTuple
 
 import orjson
@@ -167,17 +167,9 @@ def parse(data: Mapping[str, Any], context: Context, ignore: Ignore = False) -> 
     `ignore` drops unknown fields. Raises UnknownField, InvalidValue, and the errors of
     router.settings.
     """
-    try:
+    rerankers = ", ".join(context.catalogue.models)
+    with explained(f", and name what ranks in model: auto, or one of the rerankers {rerankers}"):
         ignored = unknown((key for key in data if key not in FIELDS), FIELDS, ignore)
-    except UnknownField as error:
-        if error.param in OF_VECTORS:
-            rerankers = ", ".join(context.catalogue.models)
-            error.message = (
-                f"{error.param} is a field of requests for vectors (POST /v1/embeddings), and a "
-                f"ranking has none; leave it out, and name what ranks in model: auto, or one of "
-                f"the rerankers {rerankers}"
-            )
-        raise
     data = {name: one for name, one in data.items() if name not in ignored}
     query = read_query(data.get("query"))
     documents = read_documents(data.get("documents"), context.limits)
@@ -209,9 +201,23 @@ def parse(data: Mapping[str, Any], context: Context, ignore: Ignore = False) -> 
     )
 
 
+@contextmanager
+def explained(more: str = "") -> Iterator[None]:
+    """Say of an unknown field that requests for vectors have what it is for; then `more`."""
+    try:
+        yield
+    except UnknownField as error:
+        if error.param in OF_VECTORS:
+            error.message = (
+                f"{error.param} is a field of requests for vectors (POST /v1/embeddings), and a "
+                f"ranking has none; leave it out{more}"
+            )
+        raise
+
+
 def _check_model(text: str, context: Context) -> None:
     """Raise InvalidValue where `model` names what makes vectors, and ModelNotFound where it names
-    nothing that the key may use.
+    nothing. Collections that the key may not use are nothing.
     """
     catalogue, embeddings = context.catalogue, context.embeddings
     name = catalogue.read_name(text)

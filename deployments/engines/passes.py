@@ -1,16 +1,15 @@
 """Choose which texts share a forward pass that is padded to its longest text.
 
-Padding costs as much as text, and every pass has a cost of its own: the first wants texts of like
-length in many passes, the second few passes. `Passes` learns both costs from the passes that run,
+Padding costs as much as text, so texts of like length should share a pass; and every pass has a
+cost of its own, so there should be few. `Passes` learns both costs from the passes that run,
 and cuts the texts, sorted by length, into the cheapest passes by dynamic programming.
 """
 
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 
-SEEN = 64  # passes to learn from
+SEEN = 64  # shapes of passes to learn from
 PAIRS = 1000  # of tokens that attend to each other: the unit of their cost
 # The costs before the first pass, in tokens: of a pass, of a token, and of so many pairs.
 PRIOR = np.array([64.0, 1.0, 0.2])
@@ -22,13 +21,17 @@ class Passes:
 
     def __init__(self, most_tokens: int) -> None:
         self._most_tokens = most_tokens
-        self._seen: deque[tuple[int, int, float]] = deque(maxlen=SEEN)
+        # seconds of the last pass of each shape, so that one shape does not push out the others
+        self._seen = dict[tuple[int, int], float]()
         self.costs = PRIOR
 
     def observe(self, texts: int, longest: int, seconds: float) -> None:
         """Learn from a pass."""
         if seconds > 0.0:
-            self._seen.append((texts, longest, seconds))
+            self._seen.pop((texts, longest), None)
+            self._seen[texts, longest] = seconds
+            if len(self._seen) > SEEN:
+                del self._seen[next(iter(self._seen))]
 
     def cut(self, lengths: Sequence[int]) -> list[list[int]]:
         """The places of each pass's texts, for lengths in ascending order."""
@@ -53,7 +56,8 @@ class Passes:
         """Fit the costs to the passes by least squares on relative errors, near the prior."""
         if not self._seen:
             return
-        texts, longest, seconds = map(np.array, zip(*self._seen, strict=True))
+        texts, longest = map(np.array, zip(*self._seen, strict=True))
+        seconds = np.array([*self._seen.values()])
         tokens = texts * longest
         terms = np.stack([np.ones(len(texts)), tokens, tokens * longest / PAIRS], axis=1) * PRIOR
         scale = float(np.median(seconds / terms.sum(axis=1)))

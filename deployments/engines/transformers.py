@@ -106,9 +106,10 @@ class TransformersEngine:
         left = sum(tokens[row] for row in readable)
         self._queued_tokens += left
         try:
-            for places in self.passes.cut([tokens[row] for row in readable]):
+            loop, lengths = asyncio.get_running_loop(), [tokens[row] for row in readable]
+            for places in await loop.run_in_executor(self._thread, self.passes.cut, lengths):
                 rows = [readable[place] for place in places]
-                vectors[rows], seconds = await asyncio.get_running_loop().run_in_executor(
+                vectors[rows], seconds = await loop.run_in_executor(
                     self._thread, self._forward, self._model, [ids[row] for row in rows]
                 )
                 self.passes.observe(len(rows), tokens[rows[-1]], seconds)

@@ -155,6 +155,7 @@ class Router:
         self,
     ) -> None:  # not in a thread: a handle needs the loop that it is used in
         """Update how many routers share the load; Serve calls this every few seconds."""
+        logs.at_once()  # a new `logging_config` brings new buffers
         routers = self._others.count()
         self.service.ledger.routers = routers
         self.access.meters.routers_are(routers)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, get_args
 
 from deployments.ingress import asgi, bodies
 from deployments.ingress.asgi import HttpAnswer, HttpRequest
@@ -23,7 +23,7 @@ from router import encoding
 from router.errors import DeadlineExceeded, RateLimitExceeded
 from router.keys import Grant
 from router.rerank_schema import read_object
-from router.schema import EmbeddingsRequest
+from router.schema import EmbeddingsRequest, Priority
 from router.settings import Context, settled
 from router.shapes.form import Incoming
 from router.shapes.openai import OPENAI
@@ -50,7 +50,8 @@ class Inference:
     def __init__(self, router: HasModels) -> None:
         self._router = router
         self._gate, self._outgoing = asgi.Gate(), Outgoing()
-        self._large = asyncio.Lock()  # writing numbers holds the interpreter
+        # writing numbers holds the interpreter: one answer of each priority is written at a time
+        self._large = {priority: asyncio.Lock() for priority in get_args(Priority)}
         self.handlers: dict[str, Callable[[Grant, HttpRequest], Awaitable[HttpAnswer]]] = {
             **dict.fromkeys(FORMS, self._embed),
             "rerank": self._rerank,
@@ -112,7 +113,7 @@ class Inference:
             if size <= (BULK_OFF_LOOP_BYTES if request.priority == "bulk" else OFF_LOOP_BYTES):
                 made = embeddings(answer, service.catalogue, incoming.write, http_request.id)
             else:
-                async with self._large:
+                async with self._large[request.priority]:
                     made = await asyncio.to_thread(
                         embeddings, answer, service.catalogue, incoming.write, http_request.id
                     )

@@ -12,7 +12,7 @@ from router.domain import Reason
 from router.errors import InvalidValue
 from router.ignoring import Ignore
 from router.keys import Grant
-from router.rerank_schema import RerankRequest, parse, read_documents
+from router.rerank_schema import RerankRequest, explained, parse, read_documents
 from router.settings import Context
 from router.shapes import tei
 from router.shapes.form import Errors
@@ -110,7 +110,8 @@ def _predicted_ms(ranking: Ranking) -> float:
 
 
 def _read_tei(data: Mapping[str, Any], context: Context, ignore: Ignore) -> RerankRequest:
-    ignored, fields = tei.read_rerank(data, ignore)
+    with explained():
+        ignored, fields = tei.read_rerank(data, ignore)
     texts = read_documents(data["texts"], context.limits)
     request = parse(
         {

@@ -94,6 +94,11 @@ class Embedder(Host):
         parts = ", ".join(f"{name} {took:.1f}" for name, took in self.start_phases.items())
         log.info("%s ready in %.1f s (%s)", model_id, time.monotonic() - started, parts)
 
+    async def check_health(self) -> None:
+        """Probe the engine, as `Host` does."""
+        logs.at_once()  # a new `logging_config` brings new buffers
+        await super().check_health()
+
     async def _listen(self, replica: str) -> None:
         listener, host = ReplicaServer(self.embed), ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         try:

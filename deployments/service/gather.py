@@ -62,6 +62,8 @@ class Gatherer:
         dispatcher's clock.
         """
         dispatcher, digests = self._dispatcher, prepared.digests
+        if len(digests) > LARGE_TEXTS:
+            await self._turns.next()
         entries = self._cache.get_many(dispatcher.model, digests)
         if self._shared is not None and None in entries:
             await self._look_further(self._shared, digests, entries)

@@ -105,7 +105,8 @@ class ReadingPool:
             if job in self._waiting:
                 self._waiting.remove(job)
                 self._release(job)
-        await self.turns.next()
+        if job.long:  # many texts, and what follows on the loop takes long too
+            await self.turns.next()
         return read
 
     def _start(self) -> None:

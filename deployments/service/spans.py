@@ -72,7 +72,7 @@ class Dispatching(CurrentSpan):
         """
         self._span.set_attributes(
             {
-                "embedding.cached": got.known,
+                "embedding.cached": got.known - got.known_aside,
                 "embedding.queue_ms": round(got.queue_s * 1000, 2),
                 "embedding.inference_ms": round(got.inference_s * 1000, 2),
             }

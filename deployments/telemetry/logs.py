@@ -46,15 +46,20 @@ class Context(logging.Filter):
 
 
 def install(traced: bool) -> None:
-    """Add the ids to Serve's logger in this process, and write its lines at once.
+    """Add the ids to Serve's logger in this process, and write its lines at once."""
+    at_once()
+    if not any(isinstance(one, Context) for one in log.filters):
+        log.addFilter(Context(traced))
+
+
+def at_once() -> None:
+    """Write Serve's lines at once; further calls do nothing.
 
     With `RAY_SERVE_THROUGHPUT_OPTIMIZED` Serve holds 1,000 lines or until an error, which is meant
     for the access log: where that is on, warnings are still written at once.
     """
     for buffer in log_buffers(log):
         buffer.flushLevel = logging.WARNING if logs_every_request(log) else logging.NOTSET
-    if not any(isinstance(one, Context) for one in log.filters):
-        log.addFilter(Context(traced))
 
 
 @contextmanager

@@ -150,7 +150,8 @@ async def _index(client: Client, job: Job, as_json: bool) -> None:
             if not as_json:
                 click.echo(f"{folder}: {rows} vectors of {space} in {files} files")
         compared = None
-        if job.queries is not None:
+        several = len(written) > 1 or bool(job.encoders)
+        if job.queries is not None and (several or job.qrels is not None):
             compared = await _measure(client, job, found, written)
             if compared.kept:
                 measured.save(_as_measured(found, compared), job.output / PROOF)
@@ -179,14 +180,7 @@ def _check(job: Job, found: Collection) -> None:
                 f"{', '.join(found.fingerprints)}"
             )
     models = [*(space.rpartition("/")[0] for space in found.spaces), *job.encoders]
-    if job.queries is None:
-        return
-    if len(models) < 2 and job.qrels is None:
-        raise MigrationError(
-            f"collection {found.name!r} has one space, so --queries alone measures nothing; give "
-            "--qrels to measure what its search finds, or --encoder to compare another model"
-        )
-    if len(models) < 2:
+    if job.queries is None or len(models) < 2:
         return
     for model in models:
         if found.fingerprints[model] is None:
@@ -282,6 +276,11 @@ def _report(job: Job, found: Collection, compared: Compared | None) -> Iterator[
             yield from _lines(name, kept)
     elif len(found.spaces) > 1:
         yield "nothing was measured: give --queries, and --qrels if you have judgements"
+    elif job.queries is not None:
+        yield (
+            f"nothing was measured: collection {found.name!r} has one space, so give --qrels to "
+            "measure what its search finds, or --encoder to compare another model"
+        )
     yield f"load each folder of {job.output} into an index of its own"
     if compared is None or not compared.kept:
         return

@@ -135,7 +135,7 @@ def _table(answer: dict[str, Any], budget_ms: float | None) -> Iterator[str]:
             f"{decision['space']}"
         )
     if budget_ms is not None:
-        gone = f", {gone_ms:g} ms gone" if (gone_ms := decision["elapsed_ms"]) else ""
+        gone = f", {gone_ms:g} ms gone" if (gone_ms := decision.get("elapsed_ms")) else ""
         yield f"budget    {budget_ms:g} ms{gone}; a model fits when its tail does"
     yield ""
     width = max(len(model["model"]) for model in answer["models"])

@@ -332,6 +332,7 @@ async def test_the_same_weights_in_another_place_make_documents_too(tmp_path: Pa
         copied = await embed(client, space="docs", input_type="document")
         assert (copied["routing"]["model"], copied["routing"]["encoder"]) == ("copy", "same")
         assert (copied["routing"]["space"], copied["routing"]["expected_recall"]) == (SPACE, 1.0)
+        assert "recall_measured_for" not in copied["routing"]  # nothing had to be measured
         np.testing.assert_allclose(vectors(copied), vectors(native), atol=1e-6)
         assert (await refused(client, space=SPACE))[1] == "model_unavailable"
     await router.stop()

@@ -168,6 +168,14 @@ def test_a_field_of_vectors_is_refused_with_what_ranks(
     assert "the rerankers quick, slow, by-large" in error["message"]
 
 
+def test_teis_ranking_has_no_field_of_vectors_either(named: httpx.Client) -> None:
+    body = {"query": "a", "texts": ["b"], "dimensions": 64}
+    headers = {"authorization": "Bearer er-all"}
+    answer = named.post("/rerank", json=body, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("dimensions is a field of requests for vectors")
+
+
 @pytest.mark.parametrize("model", ["quick", "QUICK@50ms", "quick-query", "quick/1", "Org/Quick"])
 def test_a_reranker_makes_no_vectors_whatever_suffix_it_has(
     named: httpx.Client, model: str

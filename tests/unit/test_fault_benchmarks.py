@@ -11,7 +11,7 @@ import click
 import pytest
 import yaml
 
-from benchmarks import advise_english, elsewhere, marks, outages, timing
+from benchmarks import advise_english, elsewhere, fairness, marks, outages, timing
 from benchmarks.__main__ import NAMES
 from benchmarks.abuse import MARKS, MIDDLE, SHORT
 from benchmarks.abuse_attacks import ATTACKS
@@ -261,3 +261,19 @@ def test_advise_is_given_the_english_sets_alone(tmp_path: Path) -> None:
         assert names[-2:] == ["sts-en.csv", "banking77.csv"]
         assert given[-4::2] == ["--pairs", "--labels"]
         assert len(names) == (5 if whole else 2)
+
+
+@pytest.mark.parametrize(
+    ("served", "missed"),
+    [
+        ({"one": 100, "other": 100}, []),
+        ({"one": 100, "other": 0}, ["the other to one"]),
+        ({"one": 90, "other": 100}, ["one to the other"]),
+    ],
+)
+def test_either_key_must_be_served_as_much_as_the_other(
+    served: dict[str, int], missed: list[str]
+) -> None:
+    floods = [fairness.Flood(90.0, 10.0)]
+    rows = fairness.judged(floods, [90.5], 20.0, served)
+    assert [row.name.partition("served, ")[2] for row in rows if row.met is False] == missed

@@ -278,7 +278,7 @@ async def _survey(client: Client, inputs: Inputs, wanted: Sequence[str]) -> dict
     """
     answer = await client.tiers()
     named = {answer["tiers"].get(name, name) for name in wanted}  # a tier stands for its model
-    # a student makes the vectors of another model's space, and only those of queries
+    # models with `space_of`, such as students, make vectors of another model's space
     spaces = {row["model"]: row["space"].rpartition("/")[0] for row in answer["data"]}
     if other := next((name for name in named if spaces.get(name, name) != name), None):
         raise AdviseError(

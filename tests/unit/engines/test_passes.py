@@ -97,3 +97,13 @@ def test_passes_that_are_all_alike_do_not_mislead() -> None:
 
 def test_nothing_is_cut_of_nothing() -> None:
     assert Passes(8192).cut([]) == []
+
+
+def test_passes_of_one_shape_do_not_push_out_what_the_others_taught() -> None:
+    lengths = [10] * 4 + [40] * 4
+    passes = taught(4096, 300.0, 1.0, 0.1)
+    before = passes.cut(lengths)
+    assert before != Passes(4096).cut(lengths)  # else there is nothing to forget
+    for _ in range(200):  # health checks of an idle replica
+        passes.observe(1, 1, 301.0)
+    assert passes.cut(lengths) == before

@@ -13,7 +13,7 @@ from deployments.dispatch.wire import Call
 from deployments.engines.base import Batch, Embedded, EngineDead, EngineError, EngineFailed
 from deployments.engines.fake import FakeEngine
 from deployments.replica.host import Host
-from deployments.telemetry.logs import REQUEST_IDS, Context, install, kept, where
+from deployments.telemetry.logs import REQUEST_IDS, Context, at_once, install, kept, where
 from router import engine_config
 
 SECRET = "zq7marigold"
@@ -74,6 +74,12 @@ def test_lines_are_in_serves_log_at_once(tmp_path: Path, access_log: bool, writt
         assert (tmp_path / "replica.log").read_text() == written
         log.warning("three")
         assert (tmp_path / "replica.log").read_text() == "one\ntwo\nthree\n"
+        log.removeHandler(buffered)
+        buffered = MemoryHandler(1000, logging.ERROR, target=file)  # as a new `logging_config` has
+        log.addHandler(buffered)
+        at_once()
+        log.warning("four")
+        assert (tmp_path / "replica.log").read_text().endswith("four\n")
     finally:
         log.setLevel(level)
         log.filters[:] = filters
