@@ -160,20 +160,40 @@ class ProfileLearner:
         line_s = max(line_s, 1e-6)
         terms = [term / line_s for term in terms]
         toward = [sum(map(operator.mul, row, terms)) for row in self._covariance]
-        spread = sum(map(operator.mul, toward, terms))
-        forget = self.FORGET if spread < self.ALIKE else 1.0
+        spread = max(sum(map(operator.mul, toward, terms)), 1e-9)
         most = self.MOST if self.count > self.FIRST else self.MOST_FIRST
-        gain = (min(seconds / line_s, most) - 1.0) / (forget + spread)
-        self._factors = [
-            max(0.0, factor + gain * one) for factor, one in zip(self._factors, toward, strict=True)
-        ]
+        gain = (min(seconds / line_s, most) - 1.0) / (self.FORGET + spread)
+        # Only what the step shows is forgotten (directional forgetting, Kulhavy 1987). If all were,
+        # steps of one size would make the variance of the rest grow without bound, and a little
+        # noise would then change the factors by any amount.
+        change = (1.0 - self.FORGET) / spread - 1.0 / (self.FORGET + spread)
         self._covariance = [
             [
-                (value - one * other / (forget + spread)) / forget
+                value + one * other * change / self.FORGET
                 for value, other in zip(row, toward, strict=True)
             ]
             for row, one in zip(self._covariance, toward, strict=True)
         ]
+        self._factors = self._held(
+            [factor + gain * one for factor, one in zip(self._factors, toward, strict=True)]
+        )
+
+    def _held(self, factors: list[float]) -> list[float]:
+        """The factors with none below 0. Steps determine sums of terms, so when one factor is held
+        at 0 the others move with it.
+        """
+        for _ in factors:
+            place = min(range(len(factors)), key=factors.__getitem__)
+            below, own = factors[place], self._covariance[place][place]
+            if below >= 0.0:
+                break
+            if own > 0.0:
+                factors = [
+                    factor - row[place] / own * below
+                    for factor, row in zip(factors, self._covariance, strict=True)
+                ]
+            factors[place] = 0.0
+        return [max(0.0, factor) for factor in factors]
 
     @property
     def curve(self) -> Curve:

@@ -143,3 +143,26 @@ def test_one_size_seen_for_long_does_not_make_what_was_learned_overflow() -> Non
     assert learner.curve.step(1000, 250_000, 1) == pytest.approx(
         truth.step(1000, 250_000, 1), rel=0.1
     )
+
+
+def test_many_steps_of_one_size_leave_the_rest_of_a_profile_as_it_was() -> None:
+    """A long list of like texts, then single ones: what the list did not show must not run away."""
+    rng, prior = random.Random(0), Curve(0.019, 0.017, 1.7e-4, 8.5e-8, 2048, 0.003, 3.1e-4)
+
+    def true_s(texts: int) -> float:
+        tokens = 14 * texts
+        return 0.028 + 1.4e-4 * tokens + 8.5e-8 * 14 * tokens + 4.4e-4 * texts
+
+    learner = ProfileLearner(prior)
+
+    def step(texts: int) -> None:
+        stall = 3.0 if rng.random() < 0.03 else 1.0
+        seconds = stall * true_s(texts) * rng.lognormvariate(0.0, 0.25)
+        learner.observe(14 * texts, 14 * 14 * texts, seconds, texts)
+
+    for turn in range(6000):
+        step(16 if turn < 4000 or turn % 10 else 1)
+        if turn > 500:
+            for texts in (1, 64, 256):
+                found = learner.curve.step(14 * texts, 14 * 14 * texts, texts) / true_s(texts)
+                assert 0.6 < found < 1.6, (turn, texts)
