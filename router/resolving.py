@@ -254,7 +254,7 @@ def _of_several(
 def _parse_space(catalogue: Catalogue, text: str) -> Space:
     space = catalogue.space_named(text)
     if space is None:
-        raise catalogue.unknown_space(text, ())
+        raise catalogue.unknown_space(text, catalogue.collections)
     if (own := catalogue.models[space.model].space_of) is not None:
         raise InvalidValue(
             f"{space.model} has no space of its own, its vectors are of {own}: send "

@@ -56,7 +56,10 @@ class ModelList:
             raise self._not_found(given, caller, rerankers)
         card = self._card(model)
         if name.space is not None:
-            return card | {"id": name.space, "dimensions": int(name.space.rpartition("/")[2])}
+            size, config = int(name.space.rpartition("/")[2]), self._service.args.models.get(model)
+            if config is None or config.space_of is not None or not config.serves(size):
+                raise self._not_found(given, caller, rerankers)
+            return card | {"id": name.space, "dimensions": size}
         return card if (name.side, name.budget_ms) == (None, None) else card | {"id": given}
 
     def _names(self, caller: Grant) -> list[str]:

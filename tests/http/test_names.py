@@ -458,6 +458,8 @@ def test_the_list_of_models_has_every_name_that_the_key_may_use(locked: httpx.Cl
     for name in every:
         card = locked.get(f"/v1/models/{name}", headers=bearer("free"))
         assert card.status_code == 200, name
+    for name in ("small/7", "small/100000"):  # no space that has vectors
+        assert locked.get(f"/v1/models/{name}", headers=bearer("free")).status_code == 404
     assert locked.get("/models/docs", headers=bearer("limited")).status_code == 404
     suffixed = locked.get("/models/fast-query@5ms", headers=bearer("limited")).json()
     assert (suffixed["id"], suffixed["model"]) == ("fast-query@5ms", "small")
