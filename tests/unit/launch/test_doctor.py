@@ -254,12 +254,13 @@ def test_a_shell_gets_a_script_that_completes_our_commands(shell: str) -> None:
 
 
 @pytest.mark.models
-def test_models_and_rerankers_of_a_config_are_counted(tmp_path: Path) -> None:
+def test_models_rerankers_and_students_of_a_config_are_counted(tmp_path: Path) -> None:
     file = ROOT / "configs" / "local.yaml"
     (one,) = found(machine(tmp_path), "config", file)
     assert one.found == (
         f"{file}: 3 models: wordllama-256, all-minilm-l6-v2, multilingual-e5-small; "
-        "2 rerankers: all-minilm-l6-v2-similarity, multilingual-e5-small-similarity"
+        "2 rerankers: all-minilm-l6-v2-similarity, multilingual-e5-small-similarity; "
+        "1 student: minilm-student"
     )
 
 
