@@ -109,10 +109,9 @@ class TransformersEngine:
             loop, lengths = asyncio.get_running_loop(), [tokens[row] for row in readable]
             for places in await loop.run_in_executor(self._thread, self.passes.cut, lengths):
                 rows = [readable[place] for place in places]
-                vectors[rows], seconds = await loop.run_in_executor(
+                vectors[rows] = await loop.run_in_executor(
                     self._thread, self._forward, self._model, [ids[row] for row in rows]
                 )
-                self.passes.observe(len(rows), tokens[rows[-1]], seconds)
                 done = sum(tokens[row] for row in rows)
                 self._queued_tokens -= done
                 left -= done
@@ -122,8 +121,8 @@ class TransformersEngine:
             self._queued_tokens -= left
         return Embedded(vectors, tokens, normalise(vectors) | failed)
 
-    def _forward(self, model: Any, ids: list[TokenIds]) -> tuple[Vectors, float]:
-        """The vectors of one pass, and its seconds."""
+    def _forward(self, model: Any, ids: list[TokenIds]) -> Vectors:
+        """The vectors of one pass. `passes` learns its time, and is used in this thread only."""
         import torch
 
         began_s = time.perf_counter()
@@ -138,7 +137,8 @@ class TransformersEngine:
                 input_ids=torch.from_numpy(padded).to(model.device), attention_mask=attention
             ).last_hidden_state
             pooled: Vectors = self._pool(states.float(), attention).cpu().numpy()
-        return pooled, time.perf_counter() - began_s
+        self.passes.observe(len(ids), longest, time.perf_counter() - began_s)
+        return pooled
 
     def _pool(self, states: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
         """(texts, tokens, dimensions) to (texts, dimensions)."""

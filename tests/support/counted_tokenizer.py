@@ -1,4 +1,4 @@
-"""A tokenizer that counts the characters it was given."""
+"""A tokenizer that counts the texts and characters it was given."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,15 @@ class Counted:
     """Another tokenizer, counted."""
 
     def __init__(self, inner: Tokenizer) -> None:
-        self._inner, self.key, self.characters = inner, inner.key, 0
+        self._inner, self.key = inner, inner.key
+        self.characters = self.texts = 0
 
     def key_for(self, texts: Sequence[str]) -> str:
         return self._inner.key_for(texts)
 
     def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
         self.characters += sum(map(len, texts))
+        self.texts += len(texts)
         return self._inner(texts, input_type)
 
     def unread(

@@ -3,7 +3,7 @@ and never again while it is known.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -13,8 +13,8 @@ from deployments.service.service import Service
 from router.language import detect
 from router.schema import parse
 from router.strict import parse_args
-from router.tokenizer import Tokenizer, Tokens
 from tests.support.called import Called
+from tests.support.counted_tokenizer import Counted
 from tests.support.hand_transport import HandTransport, settle
 from tests.support.local_service import FAKE, WORDLLAMA
 
@@ -30,28 +30,6 @@ ARGS: dict[str, Any] = {
 }
 
 
-class Counting:
-    """A tokenizer that counts the texts that it tokenises."""
-
-    def __init__(self, inner: Tokenizer) -> None:
-        self.key, self._inner, self.texts = inner.key, inner, 0
-
-    def key_for(self, texts: Sequence[str]) -> str:
-        return self._inner.key_for(texts)
-
-    def __call__(self, texts: Sequence[str], input_type: str) -> Tokens:
-        self.texts += len(texts)
-        return self._inner(texts, input_type)
-
-    def unread(
-        self, texts: Sequence[str], tokens: Tokens, before: str, after: str
-    ) -> list[float] | None:
-        return self._inner.unread(texts, tokens, before, after)
-
-    def offsets(self, text: str) -> list[tuple[int, int]] | None:
-        return self._inner.offsets(text)
-
-
 class Bench:
     """A service whose tokenizers, identification of languages and replicas are counted."""
 
@@ -59,10 +37,10 @@ class Bench:
         self.called, self.transport, self._counted = called, HandTransport(), 0
         self.service = Service(parse_args(ARGS), self.transport)
         tokenizers = self.service.preparer.tokenizers
-        counting: dict[int, Counting] = {}  # models that share a tokenizer still share it
+        counting: dict[int, Counted] = {}  # models that share a tokenizer still share it
         for name, inner in tokenizers.items():
             assert inner is not None
-            tokenizers[name] = counting.setdefault(id(inner), Counting(inner))
+            tokenizers[name] = counting.setdefault(id(inner), Counted(inner))
         self.tokenizers = list(counting.values())
         for name in ARGS["models"]:
             self.service.replicas_changed(name, [name])
