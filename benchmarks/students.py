@@ -9,9 +9,9 @@ of the training of one student, milliseconds of a query (one at a time, one thre
 included), and megabytes of the file. `--set xquad-zh --model multilingual-e5-small` is another
 teacher, in Chinese.
 
-`python -m benchmarks general_texts` writes general texts. `--most N` uses the first N of them, which
-the figures of each student name. `--keep FOLDER` keeps vectors between runs. `--save FILE` writes
-the general student with its proof: documents that it never saw, so both figures are one.
+`python -m benchmarks general_texts` writes general texts. `--most N` uses the first N of them; the
+figures of each student have their number. `--keep FOLDER` keeps vectors between runs. `--save FILE`
+writes the general student with its proof: documents that it never saw, so both figures are one.
 """
 
 import asyncio
