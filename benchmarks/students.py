@@ -4,10 +4,11 @@ benchmarks students --data FOLDER --general general.jsonl`.
 SciFact-mini: 300 claims searched over 1,000 abstracts, relevance judged by people. `general` knows
 no abstract at all; `general + own` was trained on the abstracts' sentences after that; `own` on
 these alone. Each is judged with the relevant abstracts in its fit and, by folds, with these left
-out. Smaller fits see some of the abstracts and search all of them. The last columns are CPU seconds
-of the training of one student, milliseconds of a query (one at a time, one thread, tokeniser
-included), and megabytes of the file. `--set xquad-zh --model multilingual-e5-small` is another
-teacher, in Chinese.
+out. Smaller fits see some of the abstracts and search all of them. `cosine` is the mean cosine of
+the student's and the teacher's vectors of the claims. The last columns are CPU seconds of the
+training of one student, milliseconds of a query (one at a time, one thread, tokeniser included),
+and megabytes of the file. `--set xquad-zh --model multilingual-e5-small` is another teacher, in
+Chinese.
 
 `python -m benchmarks general_texts` writes general texts. `--most N` uses the first N of them; the
 figures of each student have their number. `--keep FOLDER` keeps vectors between runs. `--save FILE`
@@ -20,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
@@ -45,6 +47,7 @@ from deployments.tools.distill_cli import WORDPIECES
 from deployments.tools.proof_report import ndcg_kept, recall_kept
 from deployments.tools.vector_store import Embed, VectorStore
 from deployments.tools.vocabulary import wordpieces
+from router.arrays import Vectors
 from router.fingerprint import digest_of
 from router.model_config import resolve_path
 from router.space import Space
@@ -73,24 +76,39 @@ def megabytes(student: Student) -> float:
         return file.stat().st_size / 1e6
 
 
-def line(name: str, documents: int, made: Distilled, queries: list[str]) -> Iterator[Row]:
+class Asked(NamedTuple):
+    """The queries, and the teacher's vectors of them."""
+
+    texts: list[str]
+    vectors: Vectors
+
+
+def line(name: str, documents: int, made: Distilled, queries: Asked) -> Iterator[Row]:
     """Print one line of the table; its figures."""
     student = made.student
     proof = student.about.proof
     assert proof is not None
-    middle, late = query_ms(student, queries)
+    middle, late = query_ms(student, queries.texts)
+    near = float((student.encode(queries.texts) * queries.vectors).sum(axis=1).mean())
     overlap, size = student.about.overlap or 0.0, megabytes(student)
     click.echo(
         f"{name:16} {documents:9d} {recall_kept(proof.fitted):>24} "
         f"{recall_kept(proof.unseen):>24} {ndcg_kept(proof.fitted):>24} "
-        f"{ndcg_kept(proof.unseen):>24} {overlap:7.1%} {made.training_s:8.1f} "
+        f"{ndcg_kept(proof.unseen):>24} {overlap:7.1%} {near:6.3f} {made.training_s:8.1f} "
         f"{middle:6.3f} ({late:.3f}) {size:5.1f}"
     )
     kept = {"in the fit": proof.fitted._asdict(), "left out": proof.unseen._asdict()}
-    costs = {"overlap": overlap, "training, s": made.training_s, "MB": size}
+    costs = {"overlap": overlap, "cosine": near, "training, s": made.training_s, "MB": size}
     times = {"p50, ms": middle, "p99, ms": late}
     texts = {"general texts": student.about.general_texts}
     return numbers(f"{name}, {documents}", {**kept, **costs, **times, **texts})
+
+
+def likeness(vectors: Vectors) -> float:
+    """The mean cosine of two different vectors of length 1."""
+    count = len(vectors)
+    total = vectors.sum(axis=0, dtype=np.float64)
+    return float((total @ total - count) / (count * (count - 1)))
 
 
 def some(data: Judged, count: int) -> Material:
@@ -117,14 +135,23 @@ async def measure(
     digest = digest_of(model.fingerprint, name, args.base_dir)
     sizes = [size for size in SIZES if size < len(data.documents)] + [len(data.documents)]
     words = Words(wordpieces(resolve_path(WORDPIECES)), most_words)
-    queries, found = [query.text for query in data.queries], list[Row]()
+    found = list[Row]()
     async with AsyncExitStack() as stack:
         engines: Embed = Engines(args, stack)
         store = engines if keep is None else VectorStore(engines, keep, TEXTS_A_FILE)
         teacher = Teacher(Remembering(store), Space(name, model.dimensions), digest)
+        queries = [query.text for query in data.queries]
+        asked = Asked(queries, await teacher.queries(queries))
+        documents = await teacher.documents([document.text for document in data.documents])
+        alike = likeness(documents)
+        click.echo(
+            f"Two documents have a cosine of {alike:.3f} on average for the teacher", err=True
+        )
+        found.extend(numbers("teacher", {"cosine of two documents": alike}))
         click.echo(
             f"{'student':16} {'documents':>9} {'recall kept: in the fit':>24} {'left out':>24} "
-            f"{'nDCG kept: in the fit':>24} {'left out':>24} overlap training ms p50 (p99)    MB"
+            f"{'nDCG kept: in the fit':>24} {'left out':>24} overlap cosine training "
+            "ms p50 (p99)    MB"
         )
 
         async def row(
@@ -132,7 +159,7 @@ async def measure(
         ) -> Student:
             given = some(data, count)
             made = await distil_own(teacher, given, start, words, epochs, lambda texts: None)
-            found.extend(line(kind, count if epochs != 0 else 0, made, queries))
+            found.extend(line(kind, count if epochs != 0 else 0, made, asked))
             return made.student
 
         start: Start | None = None
