@@ -80,19 +80,21 @@ class Gatherer:
             return await self._send(prepared, own, None, deadline_s, bulk)
 
         made = Rows(np.empty((0, dispatcher.dimensions), np.float32), [], {}, 0.0, 0.0)
+        places = [place for place, digest in enumerate(digests) if digest in own]
         if own:
-            places = [place for place, digest in enumerate(digests) if digest in own]
             made = await self._send(prepared, own, _firsts(places, digests), deadline_s, bulk)
         found = await self._wait(others, prepared, deadline_s, bulk)
-        vectors, tokens = (
-            np.empty((len(digests), dispatcher.dimensions), np.float32),
-            [0] * len(digests),
-        )
+        vectors = np.empty((len(digests), dispatcher.dimensions), np.float32)
+        tokens = [0] * len(digests)
+        rows = [own[digests[place]] for place in places]
+        vectors[places] = made.vectors[rows]
+        for place, row in zip(places, rows, strict=True):
+            tokens[place] = made.tokens[row]
         for place, (digest, entry) in enumerate(zip(digests, entries, strict=True)):
             if entry is not None:
                 vectors[place], tokens[place] = entry
-            else:
-                source, row = (made, own[digest]) if digest in own else found[digest]
+            elif digest in found:
+                source, row = found[digest]
                 vectors[place], tokens[place] = source.vectors[row], source.tokens[row]
         known = len(digests) - len(own)
         return made._replace(vectors=vectors, tokens=tokens, known=known)
