@@ -171,18 +171,23 @@ class Gatherer:
                 self._on_their_way[digest] = InFlightText(shared, row, bulk)
         try:
             made = await self._calls_run(prepared, places, deadline_s, bulk)
-            if len(prepared.counts) > LARGE_TEXTS:
-                await self._turns.next()
-            self._cache.put_many(dispatcher.model, list(own), made.vectors, made.tokens)
-            if self._shared is not None:
-                self._shared.put_many(dispatcher.model, list(own), made.vectors, made.tokens)
             shared.set_result(made)
+            if len(prepared.counts) > LARGE_TEXTS:
+                await self._turns.run(lambda: self._keep(list(own), made))
+            else:
+                self._keep(list(own), made)
             return made
         finally:
             shared.cancel()
             for digest in own:
                 if (waited := self._on_their_way.get(digest)) is not None and waited.made is shared:
                     del self._on_their_way[digest]
+
+    def _keep(self, digests: list[bytes], made: Rows) -> None:
+        model = self._dispatcher.model
+        self._cache.put_many(model, digests, made.vectors, made.tokens)
+        if self._shared is not None:
+            self._shared.put_many(model, digests, made.vectors, made.tokens)
 
     async def _calls_run(
         self, prepared: Prepared, places: list[int] | None, deadline_s: float, bulk: bool
