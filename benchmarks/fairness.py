@@ -80,7 +80,8 @@ class Stage(NamedTuple):
         """Percent of the requests of `seconds`, after WARM_S, that are answered in their budget."""
         async with self.client("one") as client:
             before = client.at_rate(self.in_time, rate, WARM_S, self.rng)
-            _, told = await asyncio.gather(before, self._later(client, rate, seconds))
+            both = await asyncio.gather(before, self._later(client, rate, seconds))
+        told = both[1]
         return 100 * sum(ok(one) and one.total_s <= BUDGET_S for one in told) / max(1, len(told))
 
     async def _later(self, client: Client, rate: float, seconds: float) -> list[Told]:
