@@ -50,6 +50,7 @@ class RerankPlanner(Planner):
             comparison,
             service.clock,
             service.rng,
+            service.neighbours,
         )
 
     @property
