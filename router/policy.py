@@ -68,9 +68,20 @@ def predict(model: Model, load: Load, work: Work) -> Prediction:
         step_s = curve.step(most)
         wait_s += load.bias * waiting * step_s
         own_s += full * step_s
+    if load.beside_s:  # the device is shared equally until either of two has done its work
+        work_s = wait_s + load.bias * own_s
+        wait_s += sum([min(work_s, beside_s) for beside_s in load.beside_s])
     if not load.ready_replicas and load.cold_start_s is not None:
         wait_s += load.cold_start_s
     return Prediction(wait_s + load.bias * own_s, wait_s)
+
+
+def busy_s(model: Model, load: Load) -> float:
+    """Seconds of the work that is before a replica, without a request of one's own."""
+    curve = model.curve
+    full, rest = divmod(load.ahead_tokens, curve.batch_tokens)
+    steps_s = full * curve.step(curve.batch_tokens) + (curve.step(rest) if rest else 0.0)
+    return load.running_rest_s + load.bias * steps_s
 
 
 def decide(
@@ -123,6 +134,7 @@ def idle_tail_s(model: Model, load: Load, work: Work) -> float:
         ahead_tokens=0,
         running_rest_s=0.0,
         cold_start_s=None,
+        beside_s=(),
     )
     return predict(model, idle, work).total_s * load.margin
 

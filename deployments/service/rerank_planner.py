@@ -51,6 +51,7 @@ class RerankPlanner(Planner):
             comparison,
             service.clock,
             service.rng,
+            service.neighbours,
         )
 
     @property
