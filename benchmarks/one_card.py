@@ -6,11 +6,10 @@ sharing), as CUDA slices time between processes; on cards of their own they do n
 the median error of predictions, |predicted / actual - 1|, for interactive requests:
 
     own cards   nothing is shared: what is left is waiting and batching
+    unaware     one card, and the router does not know that it is one
     one card    the service as it is, with the curves that it learns and with those of profiles
-    ledger      a prediction that adds the work of the neighbours, as the router's ledger sees it,
-                with a bias of its own
-    truth       the same with the work that the card really has: what no knowledge of the neighbours
-                at the time of the decision can go below
+    truth       a prediction from the work that the card really has, with a bias of its own: what no
+                knowledge of the neighbours at the time of the decision can go below
 
 The virtual clock makes the figures the same on every machine.
 """

@@ -14,7 +14,7 @@ which a profile of an engine alone cannot contain. As a part of the bias it woul
 look slow because short ones pay it too.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from router.capacity import Demand, DemandReport, Rate
@@ -59,8 +59,6 @@ class Feedback:
         replica.
         """
         self.model = model
-        # whether another model works on the same device, so that a step took longer
-        self.disturbed: Callable[[], bool] = lambda: False
         self.correction = Correction(routing.miss_share)
         first_s = max(model.curve.overhead_s, LEAST_OVERHEAD_S)
         self._overhead = Quantile(0.5, OVERHEAD_ETA, first_s, LEAST_OVERHEAD_S, MOST_OVERHEAD_S)
@@ -140,7 +138,7 @@ class Feedback:
         """Learn from a call that took `seconds` at its replica. `tokens` includes the tokens ahead
         of it; `tokens_sq` and `texts` are of its own texts.
         """
-        if self._learner is not None and not self.disturbed():
+        if self._learner is not None:
             self._learner.observe(tokens, tokens_sq, seconds, texts)
             self.model = self.model.with_curve(
                 self._learner.curve_with(self.model.curve.overhead_s)

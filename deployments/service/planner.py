@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 
 from deployments.dispatch.chunks import SENDER
 from deployments.service.experiments import CANARY, Comparison
-from deployments.service.neighbours import Neighbours
 from deployments.service.plan import ANYONE, Caller, Plan
 from deployments.service.prepare import Prepared, Preparer
 from deployments.service.reader import Reader
@@ -42,13 +41,12 @@ class Planner:
         comparison: Comparison,
         clock: Callable[[], float],
         rng: random.Random,
-        neighbours: Neighbours,
     ) -> None:
         self.args, self.catalogue, self.routing = args, catalogue, args.routing
         self.feedback, self.comparison = feedback, comparison
         self.reader = Reader(preparer, args.routing.language_prior, args.limits)
         self._preparer, self._ledger, self._cache = preparer, ledger, cache
-        self._clock, self._rng, self._neighbours = clock, rng, neighbours
+        self._clock, self._rng = clock, rng
         self.policy = build_policy(args.routing, args.tiers)
         self._setting, self._canary = self._settle()
         # mean recall of the queries of each collection with several encoders
@@ -193,11 +191,10 @@ class Planner:
     def loads(self) -> dict[str, Load]:
         """The current load of each model as this router knows it, for the current sender."""
         now, sender = self._clock(), SENDER.get()
-        loads = {
+        return {
             name: feedback.load(self._ledger, now, self._rng, sender)
             for name, feedback in self.feedback.items()
         }
-        return self._neighbours.beside(loads, self.feedback)
 
     def _resolve(self, request: EmbeddingsRequest, reader: Reader) -> Constraints:
         """The constraints of a completed request."""

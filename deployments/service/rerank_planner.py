@@ -51,7 +51,6 @@ class RerankPlanner(Planner):
             comparison,
             service.clock,
             service.rng,
-            service.neighbours,
         )
 
     @property

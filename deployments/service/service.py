@@ -6,7 +6,6 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from deployments.dispatch.dispatcher import ModelDispatcher
@@ -17,7 +16,6 @@ from deployments.service.experiments import CANARY, Comparison
 from deployments.service.experiments import Answered as Compared
 from deployments.service.fingerprints import check_reading
 from deployments.service.gather import Gatherer
-from deployments.service.neighbours import Neighbours
 from deployments.service.plan import ANYONE, Answer, Answered, Caller, Plan, entry_of, use_of
 from deployments.service.plan_runner import PlanRunner
 from deployments.service.planner import Planner
@@ -96,10 +94,9 @@ class Service:
         self.fingerprints = check_reading(args, self.preparer)
         self.clock = clock
         self.rng = rng or random.Random()
-        self.ledger = Ledger({name: model.calls_in_flight for name, model in args.served.items()})
-        self.neighbours = Neighbours(self.cards, self.feedback, self.ledger, clock, self.rng)
-        for name, feedback in self.feedback.items():
-            feedback.disturbed = partial(self.neighbours.work, name)
+        self.ledger = Ledger(
+            {name: model.calls_in_flight for name, model in args.served.items()}, cards=self.cards
+        )
         self.cache = VectorCache(args.cache.max_bytes)
         self.dispatchers = {
             name: ModelDispatcher(
@@ -135,7 +132,6 @@ class Service:
             self.comparison,
             clock,
             self.rng,
-            self.neighbours,
         )
         self.runner = PlanRunner(self.planner, self.dispatchers, args.limits, clock, args.models)
         self.second_tries, self.latencies = self.runner.second_tries, self.runner.latencies
