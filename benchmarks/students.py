@@ -9,9 +9,9 @@ of the training of one student, milliseconds of a query (one at a time, one thre
 included), and megabytes of the file. `--set xquad-zh --model multilingual-e5-small` is another
 teacher, in Chinese.
 
-`python -m benchmarks general_texts` writes general texts. `--keep FOLDER` keeps vectors between
-runs. `--save FILE` writes the general student with its proof: documents that it never saw, so both
-figures are one.
+`python -m benchmarks general_texts` writes general texts. `--most N` uses the first N of them; the
+figures of each student have their number. `--keep FOLDER` keeps vectors between runs. `--save FILE`
+writes the general student with its proof: documents that it never saw, so both figures are one.
 """
 
 import asyncio
@@ -89,7 +89,8 @@ def line(name: str, documents: int, made: Distilled, queries: list[str]) -> Iter
     kept = {"in the fit": proof.fitted._asdict(), "left out": proof.unseen._asdict()}
     costs = {"overlap": overlap, "training, s": made.training_s, "MB": size}
     times = {"p50, ms": middle, "p99, ms": late}
-    return numbers(f"{name}, {documents}", {**kept, **costs, **times})
+    texts = {"general texts": student.about.general_texts}
+    return numbers(f"{name}, {documents}", {**kept, **costs, **times, **texts})
 
 
 def some(data: Judged, count: int) -> Material:
@@ -104,6 +105,7 @@ async def measure(
     name: str,
     data: Judged,
     general: list[Path],
+    most: int | None,
     most_words: int,
     keep: Path | None,
     output: Path | None,
@@ -135,7 +137,7 @@ async def measure(
 
         start: Start | None = None
         if general:
-            rows = [one for file in general for one in read_rows(file)]
+            rows = [one for file in general for one in read_rows(file)][:most]
             licences = [str(one.get("licence", "not said")) for one in rows]
             began = time.process_time()
             texts = [str(one["text"]) for one in rows]
@@ -169,6 +171,11 @@ async def measure(
     help="General texts; without them only `own` is measured.",
 )
 @click.option(
+    "--most",
+    type=click.IntRange(1),
+    help="Use the first N general texts, where a teacher is too slow for all.",
+)
+@click.option(
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep vectors here between runs.",
@@ -187,6 +194,7 @@ def main(
     name: str,
     model: str,
     general: tuple[Path, ...],
+    most: int | None,
     keep: Path | None,
     words: int,
     output: Path | None,
@@ -195,8 +203,11 @@ def main(
     """Measure students."""
     if output is not None and not general:
         raise click.UsageError("--save writes the general student: give --general")
+    if most is not None and not general:
+        raise click.UsageError("--most counts general texts: give --general")
     data = SETS[name].read(folder)
-    write(asyncio.run(measure(config, model, data, list(general), words, keep, output)), file)
+    found = asyncio.run(measure(config, model, data, list(general), most, words, keep, output))
+    write(found, file)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import secrets
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -44,12 +45,17 @@ from router.exposure import require_local
 from router.spaces import Catalogue
 from router.strict import ConfigError, changed
 
+# How long a thread that writes a large answer or reads long texts keeps the interpreter when the
+# event loop waits for it, as the loop does after every system call. Python's default is 5 ms.
+SWITCH_S = 0.0002
+
 
 @serve.ingress()
 class Router:
     """The router's deployment: one instance in every router replica; instances share nothing."""
 
     def __init__(self, fixed: dict[str, Any], handles: dict[str, DeploymentHandle[Any]]) -> None:
+        sys.setswitchinterval(SWITCH_S)
         self._fixed, self._handles = fixed, handles
         self._others = Routers()
         self._processor = ProcessorShare()

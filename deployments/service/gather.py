@@ -80,19 +80,21 @@ class Gatherer:
             return await self._send(prepared, own, None, deadline_s, bulk)
 
         made = Rows(np.empty((0, dispatcher.dimensions), np.float32), [], {}, 0.0, 0.0)
+        places = [place for place, digest in enumerate(digests) if digest in own]
         if own:
-            places = [place for place, digest in enumerate(digests) if digest in own]
             made = await self._send(prepared, own, _firsts(places, digests), deadline_s, bulk)
         found = await self._wait(others, prepared, deadline_s, bulk)
-        vectors, tokens = (
-            np.empty((len(digests), dispatcher.dimensions), np.float32),
-            [0] * len(digests),
-        )
+        vectors = np.empty((len(digests), dispatcher.dimensions), np.float32)
+        tokens = [0] * len(digests)
+        rows = [own[digests[place]] for place in places]
+        vectors[places] = made.vectors[rows]
+        for place, row in zip(places, rows, strict=True):
+            tokens[place] = made.tokens[row]
         for place, (digest, entry) in enumerate(zip(digests, entries, strict=True)):
             if entry is not None:
                 vectors[place], tokens[place] = entry
-            else:
-                source, row = (made, own[digest]) if digest in own else found[digest]
+            elif digest in found:
+                source, row = found[digest]
                 vectors[place], tokens[place] = source.vectors[row], source.tokens[row]
         known = len(digests) - len(own)
         return made._replace(vectors=vectors, tokens=tokens, known=known)
@@ -169,18 +171,23 @@ class Gatherer:
                 self._on_their_way[digest] = InFlightText(shared, row, bulk)
         try:
             made = await self._calls_run(prepared, places, deadline_s, bulk)
-            if len(prepared.counts) > LARGE_TEXTS:
-                await self._turns.next()
-            self._cache.put_many(dispatcher.model, list(own), made.vectors, made.tokens)
-            if self._shared is not None:
-                self._shared.put_many(dispatcher.model, list(own), made.vectors, made.tokens)
             shared.set_result(made)
+            if len(prepared.counts) > LARGE_TEXTS:
+                await self._turns.run(lambda: self._keep(list(own), made))
+            else:
+                self._keep(list(own), made)
             return made
         finally:
             shared.cancel()
             for digest in own:
                 if (waited := self._on_their_way.get(digest)) is not None and waited.made is shared:
                     del self._on_their_way[digest]
+
+    def _keep(self, digests: list[bytes], made: Rows) -> None:
+        model = self._dispatcher.model
+        self._cache.put_many(model, digests, made.vectors, made.tokens)
+        if self._shared is not None:
+            self._shared.put_many(model, digests, made.vectors, made.tokens)
 
     async def _calls_run(
         self, prepared: Prepared, places: list[int] | None, deadline_s: float, bulk: bool

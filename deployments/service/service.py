@@ -150,7 +150,9 @@ class Service:
             if config.engine.in_router:
                 self.ledger.joined(name, "router")
                 student = load_student(config, args.base_dir)
-                self.gatherers[name] = StudentGatherer(name, student, self.cache)
+                self.gatherers[name] = StudentGatherer(
+                    name, student, self.cache, self.reader.pool.turns
+                )
         self.recent = Recent()
         self.log: DecisionLog | None = None
         self.use_log: UseLog | None = None

@@ -7,10 +7,12 @@ import numpy as np
 
 from deployments.dispatch.chunks import Rows
 from deployments.service.prepare import Prepared
+from deployments.service.turns import LARGE_TEXTS, Turns
+from router.arrays import Vectors
 from router.cache import VectorCache
 from router.student import Student
 
-AT_ONCE_TOKENS = 2000  # about 5 ms; more are encoded in a thread
+AT_ONCE_TOKENS = 2000  # about 5 ms; more, or many texts, are encoded in a thread
 
 
 class StudentGatherer:
@@ -18,30 +20,47 @@ class StudentGatherer:
 
     coalesced = 0  # no text is in flight long enough to be awaited
 
-    def __init__(self, model: str, student: Student, cache: VectorCache) -> None:
+    def __init__(
+        self, model: str, student: Student, cache: VectorCache, turns: Turns | None = None
+    ) -> None:
         self._model, self._student, self._cache = model, student, cache
+        self._turns = turns or Turns()
 
     async def gather(self, prepared: Prepared, deadline_s: float, bulk: bool) -> Rows:
         """Return the vectors of the texts; those that are not in the cache are computed now."""
-        assert prepared.ids is not None, "the router reads for a student"
-        began, digests = time.perf_counter(), prepared.digests
+        digests, counts = prepared.digests, prepared.counts
+        if len(digests) > LARGE_TEXTS:
+            await self._turns.next()
         entries = self._cache.get_many(self._model, digests)
         new = [place for place, entry in enumerate(entries) if entry is None]
-        ids = [prepared.ids[place] for place in new]
-        if sum(prepared.counts[place] for place in new) <= AT_ONCE_TOKENS:
-            made = self._student.encode_ids(ids)
+        began = time.perf_counter()
+        made = await self._encode(prepared, new)
+        took_s = time.perf_counter() - began
+
+        def keep() -> None:
+            self._cache.put_many(
+                self._model,
+                [digests[place] for place in new],
+                made,
+                [counts[place] for place in new],
+            )
+
+        if len(new) > LARGE_TEXTS:
+            await self._turns.run(keep)
         else:
-            made = await asyncio.to_thread(self._student.encode_ids, ids)
-        self._cache.put_many(
-            self._model,
-            [digests[place] for place in new],
-            made,
-            [prepared.counts[place] for place in new],
-        )
+            keep()
         vectors = np.empty((len(digests), made.shape[1]), np.float32)
         vectors[new] = made
         for place, entry in enumerate(entries):
             if entry is not None:
                 vectors[place] = entry.vector
-        took_s, known = time.perf_counter() - began, len(digests) - len(new)
-        return Rows(vectors, list(prepared.counts), {}, 0.0, took_s if new else 0.0, known)
+        known = len(digests) - len(new)
+        return Rows(vectors, list(counts), {}, 0.0, took_s if new else 0.0, known)
+
+    async def _encode(self, prepared: Prepared, new: list[int]) -> Vectors:
+        assert prepared.ids is not None, "the router reads for a student"
+        ids = [prepared.ids[place] for place in new]
+        tokens = sum(prepared.counts[place] for place in new)
+        if tokens <= AT_ONCE_TOKENS and len(new) <= LARGE_TEXTS:
+            return self._student.encode_ids(ids)
+        return await asyncio.to_thread(self._student.encode_ids, ids)

@@ -6,6 +6,7 @@ them at each of its own steps. With turns a pass has one of them.
 """
 
 import asyncio
+from collections.abc import Callable
 
 LARGE_TEXTS = 256  # a step of fewer takes less than a millisecond
 
@@ -15,8 +16,20 @@ class Turns:
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
+        self._steps: set[asyncio.Task[None]] = set()  # the event loop holds tasks weakly
 
     async def next(self) -> None:
         """Return when no other step is due in this pass of the loop."""
         async with self._turn:
             await asyncio.sleep(0)
+
+    async def run(self, step: Callable[[], None]) -> None:
+        """Run `step` in its turn, even if the caller leaves before that."""
+        task = asyncio.create_task(self._run(step))
+        self._steps.add(task)
+        task.add_done_callback(self._steps.discard)
+        await asyncio.shield(task)
+
+    async def _run(self, step: Callable[[], None]) -> None:
+        await self.next()
+        step()

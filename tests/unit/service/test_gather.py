@@ -14,6 +14,7 @@ from deployments.dispatch.dispatcher import ModelDispatcher
 from deployments.dispatch.wire import Failure
 from deployments.service.gather import Gatherer
 from deployments.service.prepare import Prepared
+from deployments.service.turns import LARGE_TEXTS, Turns
 from router.cache import VectorCache
 from router.domain import Curve, Model
 from router.errors import ContextLengthExceeded, DeadlineExceeded, ModelUnavailable
@@ -21,12 +22,13 @@ from router.feedback import Feedback
 from router.ledger import Ledger
 from router.routing_config import Routing
 from tests.support.hand_transport import HandTransport, settle
+from tests.support.held_turns import HeldTurns
 
 
 class Bench:
     """One gatherer over a transport worked by hand; a text is a number, its vector repeats it."""
 
-    def __init__(self, cache_bytes: int = 1_000_000) -> None:
+    def __init__(self, cache_bytes: int = 1_000_000, turns: Turns | None = None) -> None:
         self.transport, self.ledger, self.cache = (
             HandTransport(),
             Ledger({"m": 3}),
@@ -48,7 +50,7 @@ class Bench:
             rng=random.Random(1),
         )
         self.dispatcher.replicas_changed(["a"])
-        self.gatherer = Gatherer(self.dispatcher, self.cache)
+        self.gatherer = Gatherer(self.dispatcher, self.cache, turns=turns)
 
     def ask(
         self, *texts: int, deadline_s: float = 60.0, bulk: bool = False
@@ -181,3 +183,42 @@ async def test_without_a_cache_nothing_is_kept() -> None:
         await bench.transport.answer_all()
         assert texts(await task) == [1]
     assert bench.sent == [1, 1]
+
+
+async def test_what_was_made_is_kept_though_the_caller_left_before_its_turn() -> None:
+    turns = HeldTurns()
+    turns.allow(1)
+    bench, numbers = Bench(turns=turns), range(1, LARGE_TEXTS + 2)
+    task = bench.ask(*numbers)
+    await bench.transport.answer_all()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (task.cancelled(), turns.asked.qsize(), len(bench.cache)) == (True, 2, 0)
+    turns.allow(2)
+    await settle()
+    sent = len(bench.transport.sent)
+    assert texts(await bench.ask(*numbers)) == list(numbers)
+    assert len(bench.transport.sent) == sent
+    await bench.dispatcher.close()
+    await settle()
+    bench.ledger.assert_empty()
+
+
+async def test_the_one_who_waits_needs_no_second_call_if_the_sender_leaves_before_its_turn() -> (
+    None
+):
+    turns = HeldTurns()
+    turns.allow(1)
+    bench, numbers = Bench(turns=turns), [1] * LARGE_TEXTS + [2]
+    first = bench.ask(*numbers)
+    await settle()
+    second = bench.ask(2, 1)
+    await bench.transport.answer_all()
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert texts(await second) == [2, 1]
+    assert sorted(bench.sent) == [1, 2]
+    turns.allow(1)
+    await bench.dispatcher.close()
+    await settle()
+    bench.ledger.assert_empty()
